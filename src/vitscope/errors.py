@@ -1,0 +1,41 @@
+"""The errors a person sees: each says what was given, what was expected and what to do.
+
+Exit codes follow from the class: `UsageError` and its children end the command line with 2 (asked
+for something that cannot be), every other `VitscopeError` with 1 (it was asked rightly and failed).
+"""
+
+
+class VitscopeError(Exception):
+    """Anything vitscope refuses or cannot do; the message is one line meant for a person."""
+
+
+class UsageError(VitscopeError):
+    """What was asked for does not exist or does not fit: a path, a size, a layer, an option."""
+
+
+class UnknownModelError(UsageError):
+    """No model answers to the id that was given."""
+
+
+class UnsupportedModelError(VitscopeError):
+    """The model is known, but one of its settings would make the decomposition wrong."""
+
+
+class ModelUnreachableError(VitscopeError):
+    """The weights are neither cached nor to be had over the network."""
+
+
+class ImbalanceError(VitscopeError):
+    """A ledger does not add up to what the model itself computed."""
+
+
+class NonFiniteError(VitscopeError):
+    """An activation is NaN or infinite."""
+
+
+class ImageReadError(VitscopeError):
+    """One picture cannot be read; a run skips, counts and lists it."""
+
+
+class ResultError(VitscopeError):
+    """A saved result is missing, damaged, or does not fit the one it is to be merged with."""

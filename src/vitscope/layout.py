@@ -1,0 +1,119 @@
+"""Which token is what: a layout is data read from the model, never a convention assumed of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from vitscope.errors import UnsupportedModelError, UsageError
+
+GROUPS = ("cls", "registers", "distillation", "patches")
+"""Every group a token can belong to, in the order in which results list them."""
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """The groups that a token sequence is made of, and the row of it that is analysed.
+
+    Attributes:
+        groups: Token positions per group, in the order of `GROUPS`; a group the model lacks is
+            absent. The ranges are disjoint and cover the sequence.
+        grid: Patches as (rows, columns); the patch group is this grid in row-major order.
+        query: Position of the token whose attention row is analysed ([CLS]), or None where the
+            query is a learned probe outside the sequence (attention pooling).
+    """
+
+    groups: Mapping[str, range]
+    grid: tuple[int, int]
+    query: int | None
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the token sequence."""
+        return sum(len(positions) for positions in self.groups.values())
+
+    def describe(self) -> str:
+        """The layout in words.
+
+        Returns:
+            For example "1 cls + 4 registers + 16 x 16 patches = 261 tokens".
+        """
+        counts = [f"{len(p)} {name}" for name, p in self.groups.items() if name != "patches"]
+        rows, columns = self.grid
+        return " + ".join([*counts, f"{rows} x {columns} patches"]) + f" = {self.num_tokens} tokens"
+
+    def check_num_tokens(self, num_tokens: int) -> None:
+        """Refuse a sequence of another length than the layout's.
+
+        Args:
+            num_tokens: Length of the sequence the model computed with.
+
+        Raises:
+            UnsupportedModelError: If it differs from the layout's.
+        """
+        if num_tokens != self.num_tokens:
+            raise UnsupportedModelError(
+                f"expected {self.describe()}, the model computed with {num_tokens}: tokens were "
+                "added or dropped on the way (patch dropout, prompts, padding); switch that off"
+            )
+
+
+def make_layout(
+    order: Mapping[str, int], grid: tuple[int, int], *, pooling_query: bool = False
+) -> TokenLayout:
+    """Lay the groups out one behind the other.
+
+    Args:
+        order: Number of tokens per group in sequence order; the patch count may be left to the
+            grid by giving any number (it is replaced by rows x columns). Empty groups are dropped.
+        grid: Patches as (rows, columns).
+        pooling_query: Whether a learned probe outside the sequence is the query; otherwise the
+            first `cls` token is.
+
+    Returns:
+        The layout, its groups in the order of `GROUPS`.
+
+    Raises:
+        UnsupportedModelError: If there is neither a [CLS] token nor a pooling query.
+    """
+    ranges: dict[str, range] = {}
+    start = 0
+    for name, count in order.items():
+        size = grid[0] * grid[1] if name == "patches" else count
+        ranges[name] = range(start, start + size)
+        start += size
+    groups = {name: ranges[name] for name in GROUPS if len(ranges.get(name, ())) > 0}
+    if not pooling_query and "cls" not in groups:
+        raise UnsupportedModelError(
+            "the model has no [CLS] token and no attention pooling: its global feature is an "
+            "average of the patches, so there is no attention row to ask about; choose a model "
+            "with a [CLS] token or an attention-pooling head"
+        )
+    query = None if pooling_query else groups["cls"].start
+    return TokenLayout(groups=MappingProxyType(groups), grid=grid, query=query)
+
+
+def make_grid(height_px: int, width_px: int, patch_size: tuple[int, int]) -> tuple[int, int]:
+    """Patch grid of an input of a given size.
+
+    Args:
+        height_px: Input height in pixels.
+        width_px: Input width in pixels.
+        patch_size: Patch (height, width) in pixels.
+
+    Returns:
+        (rows, columns).
+
+    Raises:
+        UsageError: If a side is not a positive multiple of the patch's.
+    """
+    for name, side, patch in (
+        ("height", height_px, patch_size[0]),
+        ("width", width_px, patch_size[1]),
+    ):
+        if side < patch or side % patch:
+            below = max(patch, side // patch * patch)
+            raise UsageError(
+                f"an input {name} of {side} px does not fit the patch size of {patch} px: use a "
+                f"multiple of {patch}, such as {below} or {below + patch}"
+            )
+    return height_px // patch_size[0], width_px // patch_size[1]

@@ -1,0 +1,334 @@
+"""From a trace to a ledger that balances: who wrote what on the [CLS] row.
+
+Requirements met here:
+
+- The entries add up: t = Σ_g c_g + bias and r = skip + Σ_g c_g + bias, by construction.
+- The proof is external: t and r are compared with what the model itself computed.
+- No model, no image, no set of images: every function is pure and works on one batch.
+
+Source: Lappe & Giese (NeurIPS 2025), eq. 1 to 3 and 6.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.errors import ImbalanceError, NonFiniteError
+from vitscope.trace import AttentionTail, ClsTrace
+
+Path = tuple[str, ...]
+"""Name of a quantity as a path: ("cosine", "residual", "skip")."""
+
+RowFunction = Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch out"]]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Ledger:
+    """The itemised row of one block for a batch of images.
+
+    Attributes:
+        layer: Index of the block.
+        groups: Names of the token groups, the order of every `group` axis.
+        attention_mass: Σ_{i in g} a_h[i] per head; sums to 1 over groups.
+        group_values: Σ_{i in g} a_h[i] v_h[i] divided by the group's mass: the values of the
+            group's own softmax. Times `attention_mass` they are the paper's eq. 2.
+        contributions: c_g, what each group wrote on the row (eq. 3).
+        skip: x[cls]; None for a pooling query.
+        bias: γ ∘ b_O, the term that belongs to no token.
+        tail: The map that made `contributions` out of the values.
+        balance_error: ‖t − t_model‖ / ‖t_model‖ per image.
+        residual_error: ‖r − r_model‖ / ‖r_model‖ per image.
+    """
+
+    layer: int
+    groups: tuple[str, ...]
+    attention_mass: Float[Tensor, "batch head group"]
+    group_values: Float[Tensor, "batch head group head_dim"]
+    contributions: Float[Tensor, "batch group dim"]
+    skip: Float[Tensor, "batch dim"] | None
+    bias: Float[Tensor, " dim"]
+    tail: AttentionTail
+    balance_error: Float[Tensor, " batch"]
+    residual_error: Float[Tensor, " batch"]
+
+    @cached_property
+    def attention_total(self) -> Float[Tensor, "batch dim"]:
+        """T = Σ_g c_g + bias: what the attention module writes."""
+        return self.contributions.sum(dim=1) + self.bias
+
+    @cached_property
+    def residual_total(self) -> Float[Tensor, "batch dim"]:
+        """R = skip + t (eq. 6); t itself for a pooling query, which has no skip connection."""
+        return self.attention_total if self.skip is None else self.skip + self.attention_total
+
+    @property
+    def residual_terms(self) -> dict[str, Float[Tensor, "batch dim"]]:
+        """The terms of r that depend on the image: each group, skip, and non_patch.
+
+        `non_patch` = r − c_patches − bias; absent where there is nothing but patches.
+        """
+        terms = {name: self.contributions[:, i] for i, name in enumerate(self.groups)}
+        if self.skip is not None:
+            terms["skip"] = self.skip
+        others = [term for name, term in terms.items() if name != "patches"]
+        if others:
+            terms["non_patch"] = torch.stack(others).sum(dim=0)
+        return terms
+
+    def group_contribution(self, group: str) -> Float[Tensor, "batch dim"]:
+        """Contribution c_g of one group.
+
+        Args:
+            group: One of `groups`.
+
+        Returns:
+            c_g.
+        """
+        return self.contributions[:, self.groups.index(group)]
+
+
+def make_ledger(trace: ClsTrace) -> Ledger:
+    """Decompose a row into its groups' contributions.
+
+    Per head and group g, with logits s and logsumexp L: the mass is exp(L_g − L), the group's own
+    softmax average is softmax(s_g) · v_g; both stay finite however small the mass.
+
+    Args:
+        trace: The row as the model computed it.
+
+    Returns:
+        The ledger, in float64 where the model runs in float64 and in float32 otherwise.
+
+    Raises:
+        NonFiniteError: If the model's row holds a NaN or an infinity.
+    """
+    dtype = torch.float64 if trace.logits.dtype == torch.float64 else torch.float32
+    _check_finite(trace)
+    logits = trace.logits.to(dtype)
+    total = logits.logsumexp(dim=-1)
+    masses, means = [], []
+    for positions in trace.layout.groups.values():
+        part = slice(positions.start, positions.stop)
+        masses.append((logits[..., part].logsumexp(dim=-1) - total).exp())
+        weights = logits[..., part].softmax(dim=-1)
+        values = trace.values[:, :, part].to(dtype)
+        means.append((weights.unsqueeze(-2) @ values).squeeze(-2))
+    mass, group_values = torch.stack(masses, dim=-1), torch.stack(means, dim=-2)
+    skip = None if trace.skip is None else trace.skip.to(dtype)
+    tail = trace.tail
+    contributions = project_values(tail, mass.unsqueeze(-1) * group_values)
+    bias = _tail_bias(tail, dtype)
+    attention_total = contributions.sum(dim=1) + bias
+    residual_total = attention_total if skip is None else skip + attention_total
+    return Ledger(
+        layer=trace.layer,
+        groups=tuple(trace.layout.groups),
+        attention_mass=mass,
+        group_values=group_values,
+        contributions=contributions,
+        skip=skip,
+        bias=bias,
+        tail=tail,
+        balance_error=relative_error(attention_total, trace.branch),
+        residual_error=relative_error(residual_total, trace.residual),
+    )
+
+
+def project_values(
+    tail: AttentionTail, values: Float[Tensor, "batch head group head_dim"]
+) -> Float[Tensor, "batch group dim"]:
+    """γ ∘ W_O · concat_h(values_h), the linear part of the attention tail.
+
+    Args:
+        tail: W_O, b_O and γ; b_O is not added.
+        values: Values per head and group.
+
+    Returns:
+        One vector of the residual stream per group.
+    """
+    flat = concat_heads(values)
+    projected = flat @ tail.weight.to(values.dtype).mT
+    return projected if tail.scale is None else projected * tail.scale.to(values.dtype)
+
+
+def concat_heads(
+    values: Float[Tensor, "batch head group head_dim"],
+) -> Float[Tensor, "batch group value_dim"]:
+    """Put the heads of each group side by side.
+
+    Args:
+        values: Values per head and group.
+
+    Returns:
+        concat_h(values_h) per group.
+    """
+    return values.transpose(1, 2).flatten(2)
+
+
+def relative_error(
+    found: Float[Tensor, "batch dim"], expected: Float[Tensor, "batch dim"]
+) -> Float[Tensor, " batch"]:
+    """‖found − expected‖ / ‖expected‖ per image, in float64.
+
+    Args:
+        found: Computed from the ledger.
+        expected: The model's own tensor.
+
+    Returns:
+        The relative error; 0 where both are zero.
+    """
+    expected = expected.double()
+    difference = (found.double() - expected).norm(dim=-1)
+    return torch.where(difference == 0, difference, difference / expected.norm(dim=-1))
+
+
+def balance_tolerance(dtype: torch.dtype, *, reduced_matmul: bool = False) -> float:
+    """Largest balance error a run accepts (spec, section 3).
+
+    Args:
+        dtype: Precision the model runs in.
+        reduced_matmul: Whether float32 products may be computed with fewer bits (TF32).
+
+    Returns:
+        1e-10 for float64, 1e-4 for float32, 3e-2 for TF32 and the half precisions.
+    """
+    if dtype == torch.float64:
+        return 1e-10
+    return 1e-4 if dtype == torch.float32 and not reduced_matmul else 3e-2
+
+
+def check_balance(ledger: Ledger, tolerance: float) -> None:
+    """Refuse a ledger that does not add up to what the model computed.
+
+    Args:
+        ledger: The ledger of a batch.
+        tolerance: Largest relative error accepted.
+
+    Raises:
+        ImbalanceError: Naming layer, error and likely cause.
+    """
+    for name, error, cause in (
+        (
+            "the attention branch",
+            ledger.balance_error,
+            "the adapter's account of this attention is incomplete (a mask, gate, inner norm or "
+            "scale it does not model), or the model was altered after it was wrapped",
+        ),
+        (
+            "the residual stream",
+            ledger.residual_error,
+            "something acts between the attention branch and the residual sum (drop path in "
+            "training mode, a post-norm or a parallel branch)",
+        ),
+    ):
+        worst = float(error.max())
+        if not worst <= tolerance:
+            raise ImbalanceError(
+                f"the ledger of layer {ledger.layer} does not balance: {name} differs from the "
+                f"model's own by {worst:.2e} (tolerance {tolerance:.0e}); likely cause: {cause}"
+            )
+
+
+def compute_scalars(ledger: Ledger) -> dict[Path, Float[Tensor, " batch"]]:
+    """Every per-image number of the ledger (spec, section 3), in float64.
+
+    Args:
+        ledger: The ledger of a batch.
+
+    Returns:
+        One value per image under each path: ("attention_mass", group), ("patch_share",),
+        ("contribution_norm", term), ("cosine", "attention" or "residual", term),
+        ("restricted_cosine", "attention", group), ("share", term) and ("balance_error",). NaN
+        where undefined, as the cosine with a vector of zeros is.
+    """
+    mass = ledger.attention_mass.double().mean(dim=1)
+    masses = {name: mass[:, i] for i, name in enumerate(ledger.groups)}
+    groups = {name: ledger.group_contribution(name).double() for name in ledger.groups}
+    terms = {name: term.double() for name, term in ledger.residual_terms.items()}
+    bias = ledger.bias.double().expand(mass.shape[0], -1)
+    t, r = ledger.attention_total.double(), ledger.residual_total.double()
+    scalars: dict[Path, Tensor] = {("attention_mass", n): m for n, m in masses.items()}
+    scalars["patch_share",] = masses["patches"] / (
+        masses["patches"] + masses.get("registers", torch.zeros_like(masses["patches"]))
+    )
+    itemised = {name: term for name, term in terms.items() if name != "non_patch"} | {"bias": bias}
+    totals = {"attention_total": t, "residual_total": r}
+    for name, vector in chain(itemised.items(), totals.items()):
+        scalars["contribution_norm", name] = vector.norm(dim=-1)
+    for name, vector in groups.items():
+        scalars["cosine", "attention", name] = _cosine(vector, t)
+    for name, vector in terms.items():
+        scalars["cosine", "residual", name] = _cosine(vector, r)
+    for name, vector in groups.items():
+        scalars["restricted_cosine", "attention", name] = _cosine(vector + bias, t)
+    for name, vector in itemised.items():
+        scalars["share", name] = (vector * r).sum(dim=-1) / (r * r).sum(dim=-1)
+    scalars["balance_error",] = ledger.balance_error
+    return scalars
+
+
+def compute_readouts(
+    ledger: Ledger,
+    finish_block: RowFunction,
+    embed: RowFunction | None,
+    *,
+    renormalize: bool = False,
+) -> dict[str, dict[str, Float[Tensor, "batch out"]]]:
+    """Full and keep-only outputs in the readouts that every other figure is made of (spec, 4).
+
+    Args:
+        ledger: The ledger of a batch.
+        finish_block: The block's MLP half on a row of the residual stream.
+        embed: Final norm and projection on a row of the last block's output; None leaves the
+            `embedding` readout out (it exists for the last layer alone).
+        renormalize: Divide by the kept mass, as if the softmax ran over the kept tokens only.
+
+    Returns:
+        For `values`, `attention`, `block` and `embedding` a tensor under "full" and under each
+        kept group. `attention` holds c_g + bias. The `residual` readout needs no tensors of its
+        own: it compares r with `Ledger.residual_terms`.
+    """
+    full_values = ledger.attention_mass.unsqueeze(-1) * ledger.group_values
+    kept = ledger.group_values if renormalize else full_values
+    flat = concat_heads(kept)
+    contributions = project_values(ledger.tail, kept) if renormalize else ledger.contributions
+    values = {"full": concat_heads(full_values).sum(dim=1)}
+    attention = {"full": ledger.attention_total}
+    block = {"full": finish_block(ledger.residual_total)}
+    for i, name in enumerate(ledger.groups):
+        values[name] = flat[:, i]
+        attention[name] = contributions[:, i] + ledger.bias
+        stream = attention[name] if ledger.skip is None else ledger.skip + attention[name]
+        block[name] = finish_block(stream)
+    readouts = {"values": values, "attention": attention, "block": block}
+    if embed is not None:
+        readouts["embedding"] = {name: embed(row) for name, row in block.items()}
+    return readouts
+
+
+def _cosine(
+    a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]
+) -> Float[Tensor, " batch"]:
+    return (a * b).sum(dim=-1) / (a.norm(dim=-1) * b.norm(dim=-1))
+
+
+def _tail_bias(tail: AttentionTail, dtype: torch.dtype) -> Float[Tensor, " dim"]:
+    if tail.bias is None:
+        return tail.weight.new_zeros(tail.weight.shape[0], dtype=dtype)
+    bias = tail.bias.to(dtype)
+    return bias if tail.scale is None else bias * tail.scale.to(dtype)
+
+
+def _check_finite(trace: ClsTrace) -> None:
+    rows = [trace.branch, trace.residual, trace.output]
+    finite = torch.stack([row.isfinite().all(dim=-1) for row in rows]).all(dim=0)
+    if not finite.all():
+        raise NonFiniteError(
+            f"NaN or infinite activations in layer {trace.layer} for image "
+            f"{int((~finite).nonzero()[0, 0])} of the batch"
+        )

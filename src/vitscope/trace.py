@@ -1,0 +1,50 @@
+"""What one block hands over for the row under study: a ledger is made of it and checked by it."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.layout import TokenLayout
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AttentionTail:
+    """The affine map from concatenated heads to the residual stream: γ ∘ (W_O · + b_O).
+
+    Attributes:
+        weight: W_O.
+        bias: b_O, or None where the projection has none.
+        scale: Layer scale γ, or None where the model has none.
+    """
+
+    weight: Float[Tensor, "dim value_dim"]
+    bias: Float[Tensor, " dim"] | None
+    scale: Float[Tensor, " dim"] | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ClsTrace:
+    """One attention row of one block, as the model itself computed it, for a batch of images.
+
+    Attributes:
+        layer: Index of the block, from 0; the number of blocks for an attention-pooling head.
+        layout: Which token is what.
+        logits: Scaled query-key products of the row, before the softmax.
+        values: Value vectors of all tokens. Large: do not keep it beyond the batch.
+        skip: x[cls], the residual stream entering the block on the row; None for a pooling query.
+        tail: The map from concatenated heads to the residual stream.
+        branch: What the model's attention branch wrote on the row (t), layer scale included.
+        residual: The model's residual stream after the attention branch on the row (r).
+        output: The block's output on the row.
+    """
+
+    layer: int
+    layout: TokenLayout
+    logits: Float[Tensor, "batch head token"]
+    values: Float[Tensor, "batch head token head_dim"]
+    skip: Float[Tensor, "batch dim"] | None
+    tail: AttentionTail
+    branch: Float[Tensor, "batch dim"]
+    residual: Float[Tensor, "batch dim"]
+    output: Float[Tensor, "batch dim"]
