@@ -314,7 +314,8 @@ def compute_readouts(
 def _cosine(
     a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]
 ) -> Float[Tensor, " batch"]:
-    return (a * b).sum(dim=-1) / (a.norm(dim=-1) * b.norm(dim=-1))
+    cosine: Tensor = (a * b).sum(dim=-1) / (a.norm(dim=-1) * b.norm(dim=-1))
+    return cosine
 
 
 def _tail_bias(tail: AttentionTail, dtype: torch.dtype) -> Float[Tensor, " dim"]:

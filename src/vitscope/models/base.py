@@ -8,6 +8,7 @@ Requirements met here:
 - Hooks are gone when the forward is over, whatever happened in it.
 """
 
+import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -371,3 +372,20 @@ def count_parameters(module: nn.Module) -> int:
         The sum of the sizes of its parameters.
     """
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def hash_weights(module: nn.Module) -> str:
+    """Digest of a model's weights: of names, precisions, shapes and bytes.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        BLAKE2b, 128 bits, hexadecimal.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

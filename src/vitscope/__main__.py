@@ -1,0 +1,7 @@
+"""`python -m vitscope`."""
+
+import sys
+
+from vitscope.cli import main
+
+sys.exit(main())

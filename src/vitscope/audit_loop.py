@@ -1,0 +1,338 @@
+"""The one loop: pictures through a model, rows into sums, sums into a result."""
+
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.config import AuditConfig
+from vitscope.errors import ImageReadError, ImbalanceError, NonFiniteError
+from vitscope.images import ImageBatch, ImageSet, iter_batches
+from vitscope.ledger import (
+    Ledger,
+    balance_tolerance,
+    check_balance,
+    compute_readouts,
+    compute_scalars,
+    make_ledger,
+    relative_error,
+)
+from vitscope.ledger import Path as ScalarPath
+from vitscope.metrics.jackknife import block_of
+from vitscope.models.base import Pixels, ViTAdapter, hash_weights
+from vitscope.records import RecordWriter
+from vitscope.result import AuditResult, Manifest, finish_result, make_scratch
+from vitscope.storage import printable_path, staged_folder
+from vitscope.trace import ClsTrace
+
+Key = TypeVar("Key")
+Readouts = dict[str, dict[str, Float[Tensor, "batch out"]]]
+OnProgress = Callable[[int, int], None]
+
+_LIBRARIES = (
+    "vitscope",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "open-clip-torch",
+    "numpy",
+)
+
+
+def audit(
+    vit: ViTAdapter,
+    images: ImageSet | str | Path | Sequence[str | Path],
+    config: AuditConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+) -> AuditResult:
+    """Audit a model on a set of pictures.
+
+    Args:
+        vit: The model; it is moved to the configured device and precision, in place.
+        images: A prepared set, or folders, files and lists of paths to make one of with the
+            model's own preprocessing.
+        config: Settings; the defaults if None.
+        out: Folder to write the result into; a temporary one if None.
+        overwrite: Whether an earlier result in `out` is replaced.
+        on_progress: Called with (pictures done, pictures in all) after every batch.
+
+    Returns:
+        The result.
+
+    Raises:
+        UsageError: If settings, pictures or folder do not fit.
+        ImageReadError: If no picture could be read.
+        ImbalanceError: If a ledger does not balance.
+        NonFiniteError: If an activation is not finite.
+        VitscopeError: If the disk does not take the result.
+    """
+    config = config or AuditConfig()
+    image_set = _make_image_set(vit, images, config)
+    run = _Run(vit, image_set, config)
+    if out is None:
+        scratch = make_scratch()
+        run.execute(Path(scratch.name), on_progress)
+        return AuditResult(Path(scratch.name), scratch)
+    with staged_folder(Path(out), overwrite=overwrite) as staging:
+        run.execute(staging, on_progress)
+    return AuditResult(Path(out))
+
+
+def _make_image_set(
+    vit: ViTAdapter, images: ImageSet | str | Path | Sequence[str | Path], config: AuditConfig
+) -> ImageSet:
+    if isinstance(images, ImageSet):
+        return images
+    sources = [images] if isinstance(images, (str, Path)) else list(images)
+    preprocessing = vit.preprocessing
+    if config.size is not None:
+        preprocessing = preprocessing.with_size(config.size)
+    vit.make_layout(*preprocessing.size)
+    return ImageSet.from_sources(sources, preprocessing, limit=config.limit, seed=config.seed)
+
+
+class _Run:
+    """One model over one set of pictures, into one folder."""
+
+    def __init__(self, vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> None:
+        self._layers = vit.select_layers(config.layers)
+        self._device = config.resolve_device()
+        self._weights_hash = hash_weights(vit.module)
+        self._vit = vit.to(self._device, config.torch_dtype)
+        self._images = images
+        self._config = config
+        self._manifest = self._make_manifest()
+        self._sums = self._manifest.make_sums()
+
+    def execute(self, folder: Path, on_progress: OnProgress | None) -> None:
+        started = datetime.now(UTC)
+        failures: list[tuple[str, str]] = []
+        keep = self._config.features == "keep"
+        last = self._manifest.last_layer
+        writers = {n: RecordWriter(folder, n, last, keep_features=keep) for n in self._layers}
+        with ExitStack() as stack:
+            for writer in writers.values():
+                stack.callback(writer.close)
+            done = 0
+            for batch in iter_batches(
+                self._images,
+                batch_size=self._config.batch_size,
+                num_workers=self._config.num_workers,
+                pin_memory=self._device.type == "cuda",
+            ):
+                failures += [
+                    (printable_path(self._images.paths[f.index]), f.reason) for f in batch.failures
+                ]
+                if batch.indices:
+                    self._take_batch(batch, writers)
+                done += len(batch.indices) + len(batch.failures)
+                if on_progress is not None:
+                    on_progress(done, len(self._images))
+        if len(failures) == len(self._images):
+            path, reason = failures[0]
+            raise ImageReadError(
+                f"none of the {len(failures)} pictures could be read; the first, {path}: {reason}"
+            )
+        provenance = self._make_provenance(started)
+        finish_result(folder, self._manifest, self._sums, failures=failures, provenance=provenance)
+
+    def _take_batch(self, batch: ImageBatch, writers: Mapping[int, RecordWriter]) -> None:
+        paths = [printable_path(self._images.paths[index]) for index in batch.indices]
+        pixels = batch.pixels.to(self._device, non_blocking=True)
+        try:
+            rows = decompose_layers(
+                self._vit,
+                pixels,
+                self._layers,
+                renormalize=self._config.renormalize,
+                tolerance=self._manifest.tolerance,
+            )
+        except NonFiniteError:
+            raise self._locate_non_finite(pixels, paths) from None
+        blocks = [block_of(image_id) for image_id in batch.ids]
+        identities = list(zip(paths, batch.ids, strict=True))
+        for layer, row in rows.items():
+            self._sums[layer].update(row.features, blocks)
+            writers[layer].append(identities, row.scalars, row.features, {"bias": row.bias})
+
+    def _locate_non_finite(self, pixels: Pixels, paths: Sequence[str]) -> NonFiniteError:
+        found = self._vit.find_non_finite(pixels)
+        layer, image = found or (self._manifest.last_layer, 0)
+        remedy = (
+            "check the weights"
+            if self._config.dtype in {"float32", "float64"}
+            else ("run in float32")
+        )
+        return NonFiniteError(
+            f"NaN or infinite activations, first in the output of layer {layer}, for "
+            f"{paths[image]}: {remedy}"
+        )
+
+    def _make_manifest(self) -> Manifest:
+        vit, info, config = self._vit, self._vit.info, self._config
+        size = self._images.preprocessing.size
+        layout = vit.make_layout(*size)
+        patch_height, patch_width = info.patch_size
+        reduced = self._device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+        return Manifest(
+            model={
+                "id": info.id,
+                "family": info.family,
+                "num_params": info.num_params,
+                "depth": info.depth,
+                "embed_dim": info.embed_dim,
+                "num_heads": info.num_heads,
+                "patch_size": patch_height if patch_height == patch_width else info.patch_size,
+                "num_registers": info.num_registers,
+                "global_feature": info.global_feature,
+                "input_size": list(size),
+                "grid": list(layout.grid),
+                "dtype": config.dtype,
+                "notes": list(info.notes),
+            },
+            weights_hash=self._weights_hash,
+            layers=self._layers,
+            listed_layers=config.layers != "last",
+            groups=tuple(layout.groups),
+            has_skip=layout.query is not None,
+            renormalize=config.renormalize,
+            dtype="float64" if config.dtype == "float64" else "float32",
+            tolerance=balance_tolerance(config.torch_dtype, reduced_matmul=reduced),
+        )
+
+    def _make_provenance(self, started: datetime) -> dict[str, Any]:
+        return {
+            "config": asdict(self._config),
+            "model_source": self._vit.info.source,
+            "weights_hash": self._weights_hash,
+            "preprocessing": asdict(self._images.preprocessing),
+            "num_pictures_given": len(self._images),
+            "versions": {"python": sys.version.split()[0], **_library_versions()},
+            "platform": platform.platform(),
+            "device": str(self._device),
+            "started": started.isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+class LayerRows(NamedTuple):
+    """What a batch leaves behind of one layer, on the CPU.
+
+    Attributes:
+        scalars: One number per image under each path.
+        features: One row per image under each name.
+        bias: γ ∘ b_O, the same for every image.
+    """
+
+    scalars: dict[ScalarPath, Float[Tensor, " batch"]]
+    features: dict[str, Tensor]
+    bias: Float[Tensor, " dim"]
+
+
+def decompose_layers(
+    vit: ViTAdapter,
+    pixels: Pixels,
+    layers: Sequence[int],
+    *,
+    renormalize: bool,
+    tolerance: float,
+) -> dict[int, LayerRows]:
+    """One forward pass: the numbers and features of every chosen layer, proven.
+
+    Args:
+        vit: The model.
+        pixels: Preprocessed images, on the model's device.
+        layers: Layers to decompose.
+        renormalize: Whether restricted outputs are divided by the kept mass.
+        tolerance: Largest error accepted in any proof.
+
+    Returns:
+        Per layer the per-image numbers and the kept features, on the CPU.
+
+    Raises:
+        ImbalanceError: If a ledger or a readout differs from the model's own tensors.
+        NonFiniteError: If an activation is not finite.
+    """
+    found: dict[int, LayerRows] = {}
+    embeddings: dict[int, Tensor] = {}
+
+    def take(trace: ClsTrace) -> None:
+        ledger = make_ledger(trace)
+        check_balance(ledger, tolerance)
+        readouts = compute_readouts(
+            ledger,
+            partial(vit.finish_block, trace.layer),
+            vit.embed if trace.layer == vit.last_layer else None,
+            renormalize=renormalize,
+        )
+        scalars = compute_scalars(ledger)
+        scalars["residual_error",] = ledger.residual_error
+        scalars["block_error",] = relative_error(readouts["block"]["full"], trace.output)
+        if "embedding" in readouts:
+            embeddings[trace.layer] = readouts["embedding"]["full"]
+        features = _collect_features(ledger, readouts, renormalize=renormalize)
+        found[trace.layer] = LayerRows(_to_cpu(scalars), _to_cpu(features), ledger.bias.cpu())
+
+    output = vit.trace(pixels, layers, take)
+    for layer, embedding in embeddings.items():
+        found[layer].scalars["embedding_error",] = relative_error(embedding, output).cpu()
+    for layer, row in found.items():
+        _check_readouts(layer, row.scalars, tolerance)
+    return {layer: found[layer] for layer in layers}
+
+
+def _collect_features(
+    ledger: Ledger, readouts: Readouts, *, renormalize: bool
+) -> dict[str, Tensor]:
+    features = {f"term/{name}": term for name, term in ledger.residual_terms.items()}
+    features.pop("term/non_patch", None)
+    for readout in ("values", "attention", "block", "embedding"):
+        for name, rows in readouts.get(readout, {}).items():
+            features[f"{readout}/{name}"] = rows
+    if not renormalize:
+        # Sums of what is kept anyway.
+        for name in ["values/full", *(n for n in features if n.startswith("attention/"))]:
+            del features[name]
+    features.pop("attention/full", None)
+    features["attention_mass"] = ledger.attention_mass
+    return features
+
+
+def _check_readouts(layer: int, scalars: Mapping[ScalarPath, Tensor], tolerance: float) -> None:
+    for name in ("block", "embedding"):
+        error = scalars.get((f"{name}_error",))
+        if error is not None and not float(error.max()) <= tolerance:
+            raise ImbalanceError(
+                f"the {name} readout of layer {layer} differs from the model's own output by "
+                f"{float(error.max()):.2e} (tolerance {tolerance:.0e}); likely cause: the second "
+                "half of the block, the final norm or the projection is not what the adapter takes "
+                "it to be"
+            )
+
+
+def _to_cpu(tensors: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
+    return {key: tensor.cpu() for key, tensor in tensors.items()}
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

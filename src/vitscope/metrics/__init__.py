@@ -1,0 +1,1 @@
+"""Statistics over a set of images: float64 sums that merge, and pure functions of them."""

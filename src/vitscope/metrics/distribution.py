@@ -1,0 +1,45 @@
+"""How a per-image number is distributed over the images."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Mean, spread and quantiles over images.
+
+    Attributes:
+        mean: Arithmetic mean.
+        std: Standard deviation of these images (divisor n).
+        p05: 5 % quantile, linear interpolation between order statistics.
+        p50: Median.
+        p95: 95 % quantile.
+    """
+
+    mean: float
+    std: float
+    p05: float
+    p50: float
+    p95: float
+
+
+def compute_distribution(values: Float64[np.ndarray, " image"]) -> Distribution | None:
+    """Summarise one number per image, whatever the order of the images.
+
+    Args:
+        values: One number per image; NaN where it is undefined for that image.
+
+    Returns:
+        The distribution over the images where it is defined; None where there is none.
+    """
+    # Sorted first, so that the sums do not depend on the order in which images came.
+    defined = np.sort(values[~np.isnan(values)])
+    if defined.size == 0:
+        return None
+    mean = math.fsum(defined) / defined.size
+    std = math.sqrt(math.fsum((defined - mean) ** 2) / defined.size)
+    p05, p50, p95 = (float(q) for q in np.quantile(defined, [0.05, 0.5, 0.95]))
+    return Distribution(mean, std, p05, p50, p95)

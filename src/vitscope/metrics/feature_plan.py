@@ -1,0 +1,92 @@
+"""Which features of an image are kept, and which pairs of them are compared.
+
+Kept are the fewest from which everything else is a sum: values and terms per group, the skip, and
+the outputs of the two nonlinear readouts. Constants (the bias) are left out: no estimate over a
+set of images depends on them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+READOUTS = ("values", "attention", "residual", "block", "embedding")
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class FeaturePlan:
+    """Names of kept features, of the features made from them by adding, and of compared pairs.
+
+    Attributes:
+        kept: Names of the features that are stored, such as "term/patches".
+        sums: Every feature that is compared, as the kept features it is the sum of.
+        comparisons: Per readout, kept part -> (full feature, restricted feature), for CKA.
+        shares: Per total ("attention", "residual"), term -> (full feature, term), for the
+            variance shares.
+    """
+
+    kept: tuple[str, ...]
+    sums: Mapping[str, tuple[str, ...]]
+    comparisons: Mapping[str, Mapping[str, Pair]]
+    shares: Mapping[str, Mapping[str, Pair]]
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """Every pair whose moments are summed, self-pairs included."""
+        wanted: dict[Pair, None] = {}
+        for parts in self.comparisons.values():
+            for full, part in parts.values():
+                wanted |= {(full, part): None, (full, full): None, (part, part): None}
+        for parts in self.shares.values():
+            for full, part in parts.values():
+                wanted |= {(full, part): None, (full, full): None}
+        return tuple(wanted)
+
+
+def make_plan(
+    groups: tuple[str, ...], *, has_skip: bool, has_embedding: bool, renormalize: bool
+) -> FeaturePlan:
+    """The plan for a model's groups.
+
+    Args:
+        groups: Token groups of the model.
+        has_skip: Whether the row has a skip connection (a pooling query has none).
+        has_embedding: Whether the layer is the last, whose output becomes the global feature.
+        renormalize: Whether restricted outputs are divided by the kept attention mass.
+
+    Returns:
+        What to keep and what to compare.
+    """
+    terms = {name: f"term/{name}" for name in (*groups, *(["skip"] if has_skip else []))}
+    values = {name: f"values/{name}" for name in groups}
+    nonlinear = ["block", *(["embedding"] if has_embedding else [])]
+    kept = [*values.values(), *terms.values()]
+    kept += [f"{readout}/{name}" for readout in nonlinear for name in ("full", *groups)]
+    if renormalize:
+        kept += ["values/full", *(f"attention/{name}" for name in groups)]
+
+    sums: dict[str, tuple[str, ...]] = {name: (name,) for name in kept}
+    if not renormalize:
+        sums["values/full"] = tuple(values.values())
+    sums["attention/full"] = tuple(terms[name] for name in groups)
+    sums["residual/full"] = tuple(terms.values())
+    parts = dict(terms)
+    if others := tuple(name for key, name in terms.items() if key != "patches"):
+        sums["residual/non_patch"] = others
+        parts["non_patch"] = "residual/non_patch"
+
+    attention = {name: f"attention/{name}" if renormalize else terms[name] for name in groups}
+    compared = {"values": values, "attention": attention, "residual": parts}
+    compared |= {readout: {name: f"{readout}/{name}" for name in groups} for readout in nonlinear}
+    return FeaturePlan(
+        kept=tuple(kept),
+        sums=MappingProxyType(sums),
+        comparisons={
+            readout: {name: (f"{readout}/full", feature) for name, feature in part.items()}
+            for readout, part in compared.items()
+        },
+        shares={
+            "attention": {name: ("attention/full", terms[name]) for name in groups},
+            "residual": {name: ("residual/full", feature) for name, feature in terms.items()},
+        },
+    )

@@ -1,0 +1,353 @@
+"""Sums over images from which CKA and variance shares follow, with intervals; they merge exactly.
+
+A block's rows are their own sufficient statistics: they are kept as they are while that takes less
+room than the moments of size d² that they are folded into later. Memory is bounded by
+O(blocks · pairs · d²) however many images come, and small runs stay far below the bound.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.errors import ResultError
+from vitscope.metrics.feature_plan import FeaturePlan, Pair
+from vitscope.metrics.jackknife import NUM_BLOCKS, compute_interval
+from vitscope.metrics.linear_cka import (
+    Hsic,
+    compute_cka,
+    compute_hsic,
+    expected_biased_cka,
+    is_constant,
+)
+from vitscope.metrics.moments import (
+    PairMoments,
+    Rows,
+    compute_covariance_trace,
+    compute_moments,
+    shift_moments,
+)
+
+Vector = Float[Tensor, " dim"]
+
+_FOLD_AT = 4
+"""Rows per dimension at which a block is folded: about where its moments become the smaller form
+(some 36 pairs of d² numbers of 8 bytes against some 15 features of d numbers of 4 bytes a row)."""
+
+
+@dataclass(frozen=True)
+class CkaEstimate:
+    """Linear CKA of a restricted output with the full one.
+
+    Attributes:
+        biased: The paper's estimator.
+        unbiased: The estimator that does not grow with d / n.
+        ci95: 95 % jackknife interval of `unbiased`; None where it cannot be told.
+        biased_if_unrelated: What `biased` would be, about, for unrelated features of these
+            (effective) dimensions on this many images.
+    """
+
+    biased: float
+    unbiased: float
+    ci95: tuple[float, float] | None
+    biased_if_unrelated: float
+
+
+@dataclass(frozen=True)
+class ShareEstimate:
+    """Part of a total's variance over images that a term accounts for.
+
+    Attributes:
+        value: Σ ⟨term − mean, total − mean⟩ / Σ ‖total − mean‖²; sums to 1 over terms.
+        ci95: 95 % jackknife interval; None where it cannot be told.
+    """
+
+    value: float
+    ci95: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class _PairEstimates:
+    """Statistics of one pair over all images and with each non-empty block left out."""
+
+    hsic: Hsic
+    covariance: float
+    constant: bool
+    left_out: tuple[tuple[Hsic, float], ...]
+
+
+class FeatureSums:
+    """The sums of one layer: `update` with batches, `merge` with other sums, then estimate."""
+
+    def __init__(self, plan: FeaturePlan, dtype: torch.dtype = torch.float32) -> None:
+        """Start with no images.
+
+        Args:
+            plan: Which features come and which are compared.
+            dtype: Precision of the features; tells variation from rounding.
+        """
+        self.plan = plan
+        self.dtype = dtype
+        self._rows: list[dict[str, list[Tensor]]] = [{} for _ in range(NUM_BLOCKS)]
+        self._moments: list[dict[Pair, PairMoments]] = [{} for _ in range(NUM_BLOCKS)]
+        self._reference: dict[str, Vector] = {}
+        self._counts = [0] * NUM_BLOCKS
+        self._unfolded = [0] * NUM_BLOCKS
+        self._cache: dict[Pair, _PairEstimates] = {}
+
+    @property
+    def num_images(self) -> int:
+        """Images seen."""
+        return sum(self._counts)
+
+    def update(self, features: Mapping[str, Rows], blocks: Sequence[int]) -> None:
+        """Take in a batch.
+
+        Args:
+            features: The plan's kept features, one row per image, on the CPU.
+            blocks: Jackknife block of each image.
+        """
+        self._cache.clear()
+        members = torch.tensor(blocks)
+        for block in sorted(set(blocks)):
+            chosen = (members == block).nonzero().squeeze(1)
+            for name in self.plan.kept:
+                self._rows[block].setdefault(name, []).append(features[name][chosen])
+            self._counts[block] += len(chosen)
+            self._unfolded[block] += len(chosen)
+            self._fold_if_full(block)
+
+    def merge(self, other: Self) -> None:
+        """Take in the sums of a disjoint set of images.
+
+        Args:
+            other: Sums of the same plan; left unchanged.
+
+        Raises:
+            ResultError: If the plans differ.
+        """
+        if self.plan != other.plan or self.dtype != other.dtype:
+            raise ResultError("these sums are of different features and cannot be merged")
+        self._cache.clear()
+        if not self._reference:
+            self._reference = dict(other._reference)
+        for block in range(NUM_BLOCKS):
+            for pair, moments in other._moments[block].items():
+                self._add_moments(block, pair, self._rebase(other, pair, moments))
+            for name, chunks in other._rows[block].items():
+                self._rows[block].setdefault(name, []).extend(chunks)
+            self._counts[block] += other._counts[block]
+            self._unfolded[block] += other._unfolded[block]
+            self._fold_if_full(block)
+
+    def compute_mean(self, name: str) -> Vector:
+        """Mean of a feature over all images.
+
+        Args:
+            name: One of the plan's `sums`.
+
+        Returns:
+            The mean, in float64.
+        """
+        total = torch.zeros((), dtype=torch.float64)
+        pair = next(pair for pair in self.plan.pairs if name in pair)
+        for block in range(NUM_BLOCKS):
+            if rows := self._stacked_rows(block):
+                total = total + self._feature(rows, name).sum(dim=0)
+            if moments := self._moments[block].get(pair):
+                shifted = moments.sum_x if pair[0] == name else moments.sum_y
+                total = total + shifted + moments.count * self._reference[name]
+        return total / self.num_images
+
+    def estimate_cka(self, readout: str, part: str) -> CkaEstimate:
+        """CKA between the full and a restricted output.
+
+        Args:
+            readout: A readout of the plan.
+            part: A kept part of that readout.
+
+        Returns:
+            The estimates; NaN where one of the two does not vary over the images.
+        """
+        full, kept = self.plan.comparisons[readout][part]
+        xy, xx, yy = (self._estimate(pair) for pair in ((full, kept), (full, full), (kept, kept)))
+        if xx.constant or yy.constant:
+            return CkaEstimate(math.nan, math.nan, None, math.nan)
+        unbiased = compute_cka(xy.hsic.unbiased, xx.hsic.unbiased, yy.hsic.unbiased)
+        left_out = [
+            compute_cka(a.unbiased, b.unbiased, c.unbiased)
+            for (a, _), (b, _), (c, _) in zip(xy.left_out, xx.left_out, yy.left_out, strict=True)
+        ]
+        return CkaEstimate(
+            biased=compute_cka(xy.hsic.biased, xx.hsic.biased, yy.hsic.biased),
+            unbiased=unbiased,
+            ci95=compute_interval(unbiased, left_out, self._block_sizes()),
+            biased_if_unrelated=expected_biased_cka(
+                self.num_images, self._effective_dim(xx), self._effective_dim(yy)
+            ),
+        )
+
+    def estimate_share(self, total: str, term: str) -> ShareEstimate:
+        """Part of a total's variance that a term accounts for.
+
+        Args:
+            total: "attention" or "residual".
+            term: A term of that total.
+
+        Returns:
+            The share; NaN where the total does not vary over the images.
+        """
+        full, part = self.plan.shares[total][term]
+        xy, xx = self._estimate((full, part)), self._estimate((full, full))
+        if xx.constant:
+            return ShareEstimate(math.nan, None)
+        value = xy.covariance / xx.covariance
+        left_out = [
+            a / b if b > 0 else math.nan
+            for (_, a), (_, b) in zip(xy.left_out, xx.left_out, strict=True)
+        ]
+        return ShareEstimate(value, compute_interval(value, left_out, self._block_sizes()))
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Everything there is to save.
+
+        Returns:
+            Named tensors; `from_tensors` makes the same sums of them.
+        """
+        tensors = {f"reference/{name}": vector for name, vector in self._reference.items()}
+        for block in range(NUM_BLOCKS):
+            for name, rows in self._stacked_rows(block).items():
+                tensors[f"block{block}/rows/{name}"] = rows
+            for (x, y), moments in self._moments[block].items():
+                for field in fields(moments):
+                    key = f"block{block}/moments/{x}|{y}/{field.name}"
+                    tensors[key] = getattr(moments, field.name).contiguous()
+        return tensors
+
+    @classmethod
+    def from_tensors(
+        cls, plan: FeaturePlan, dtype: torch.dtype, tensors: Mapping[str, Tensor]
+    ) -> Self:
+        """Restore saved sums.
+
+        Args:
+            plan: The plan they were made with.
+            dtype: Precision of the features.
+            tensors: What `to_tensors` returned.
+
+        Returns:
+            The sums.
+
+        Raises:
+            ResultError: If a tensor of the plan is missing.
+        """
+        sums = cls(plan, dtype)
+        try:
+            sums._restore(tensors)
+        except KeyError as error:
+            raise ResultError(
+                f"the saved sums lack {error.args[0]!r}: the file is damaged"
+            ) from None
+        return sums
+
+    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
+        for block in range(NUM_BLOCKS):
+            if f"block{block}/rows/{self.plan.kept[0]}" in tensors:
+                for name in self.plan.kept:
+                    self._rows[block][name] = [tensors[f"block{block}/rows/{name}"]]
+                self._unfolded[block] = len(self._rows[block][self.plan.kept[0]][0])
+            x, y = self.plan.pairs[0]
+            if f"block{block}/moments/{x}|{y}/count" in tensors:
+                for x, y in self.plan.pairs:
+                    prefix = f"block{block}/moments/{x}|{y}/"
+                    self._moments[block][x, y] = PairMoments(
+                        **{f.name: tensors[prefix + f.name] for f in fields(PairMoments)}
+                    )
+                self._counts[block] = round(float(self._moments[block][self.plan.pairs[0]].count))
+                self._reference = {n: tensors[f"reference/{n}"] for n in self._compared()}
+            self._counts[block] += self._unfolded[block]
+
+    def _compared(self) -> Iterable[str]:
+        return dict.fromkeys(name for pair in self.plan.pairs for name in pair)
+
+    def _feature(self, rows: Mapping[str, Rows], name: str) -> Rows:
+        parts = [rows[part].double() for part in self.plan.sums[name]]
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
+
+    def _stacked_rows(self, block: int) -> dict[str, Rows]:
+        rows = self._rows[block]
+        for name, chunks in rows.items():
+            if len(chunks) > 1:
+                rows[name] = [torch.cat(chunks)]
+        return {name: chunks[0] for name, chunks in rows.items()}
+
+    def _fold_if_full(self, block: int) -> None:
+        if self._unfolded[block] == 0:
+            return
+        width = max(chunks[0].shape[1] for chunks in self._rows[block].values())
+        if self._unfolded[block] < _FOLD_AT * width:
+            return
+        rows = self._stacked_rows(block)
+        if not self._reference:
+            self._reference = {n: self._feature(rows, n).mean(dim=0) for n in self._compared()}
+        for pair in self.plan.pairs:
+            self._add_moments(block, pair, self._moments_of_rows(rows, pair, self._reference))
+        self._rows[block], self._unfolded[block] = {}, 0
+
+    def _add_moments(self, block: int, pair: Pair, moments: PairMoments) -> None:
+        held = self._moments[block].get(pair)
+        self._moments[block][pair] = moments if held is None else held + moments
+
+    def _moments_of_rows(
+        self, rows: Mapping[str, Rows], pair: Pair, reference: Mapping[str, Vector]
+    ) -> PairMoments:
+        x, y = pair
+        return compute_moments(
+            self._feature(rows, x), self._feature(rows, y), reference[x], reference[y]
+        )
+
+    def _rebase(self, other: Self, pair: Pair, moments: PairMoments) -> PairMoments:
+        x, y = pair
+        offset_x = self._reference[x] - other._reference[x]
+        offset_y = self._reference[y] - other._reference[y]
+        return shift_moments(moments, offset_x, offset_y)
+
+    def _block_sizes(self) -> list[int]:
+        return [count for count in self._counts if count]
+
+    def _block_moments(self, pair: Pair, reference: Mapping[str, Vector]) -> list[PairMoments]:
+        found = []
+        for block in range(NUM_BLOCKS):
+            parts = [self._moments[block][pair]] if pair in self._moments[block] else []
+            if rows := self._stacked_rows(block):
+                parts.append(self._moments_of_rows(rows, pair, reference))
+            if parts:
+                found.append(parts[0] if len(parts) == 1 else parts[0] + parts[1])
+        return found
+
+    def _estimate(self, pair: Pair) -> _PairEstimates:
+        if pair in self._cache:
+            return self._cache[pair]
+        reference = self._reference or {name: self.compute_mean(name) for name in pair}
+        blocks = self._block_moments(pair, reference)
+        total = sum(blocks[1:], start=blocks[0])
+        rests = [total - block for block in blocks]
+        self._cache[pair] = _PairEstimates(
+            hsic=compute_hsic(total),
+            covariance=float(compute_covariance_trace(total)),
+            constant=pair[0] == pair[1]
+            and is_constant(total, reference[pair[0]], torch.finfo(self.dtype).eps),
+            left_out=tuple((compute_hsic(r), float(compute_covariance_trace(r))) for r in rests),
+        )
+        return self._cache[pair]
+
+    def _effective_dim(self, estimate: _PairEstimates) -> float:
+        # Participation ratio (tr Σ)² / tr Σ², the denominator estimated without bias.
+        if not estimate.hsic.unbiased > 0:
+            return math.nan
+        variance = estimate.covariance / (self.num_images - 1)
+        return variance**2 / estimate.hsic.unbiased

@@ -1,0 +1,102 @@
+"""Files of a Hugging Face repository: from the cache where they are, from the hub otherwise.
+
+Requirements met here:
+
+- A cached model loads without a single request.
+- Without a network the answer comes at once: one look-up, no retries.
+- Every failure is one line that says what to do.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+
+from vitscope.errors import ModelUnreachableError, UnknownModelError
+
+_CONNECTION_ERRORS: tuple[type[BaseException], ...] = HfHubHTTPError.__bases__
+"""OSError and the base error of whichever HTTP client this version of the hub's library uses."""
+
+
+def find_snapshot(repo_id: str, others: Sequence[str], weights: Sequence[str]) -> Path:
+    """Find or fetch a repository's files.
+
+    Args:
+        repo_id: The repository, "organisation/name".
+        others: File names wanted beside the weights; the first must exist, the rest may.
+        weights: Name patterns of weight files, best first; the first that the repository has
+            is taken.
+
+    Returns:
+        A folder that holds `others[0]`, where `others` is not empty, and the weights.
+
+    Raises:
+        UnknownModelError: If the hub knows no such repository.
+        ModelUnreachableError: If it is neither cached nor to be had, or has no such files.
+    """
+    for local in (True, False):
+        for pattern in weights:
+            wanted = [*others, pattern, f"{pattern}.index.json"]
+            folder = _take_snapshot(repo_id, wanted, local=local)
+            if folder is not None and _is_complete(folder, others[:1], pattern):
+                return folder
+    expected = " or ".join([*others[:1], *weights])
+    raise ModelUnreachableError(
+        f"the repository {repo_id} does not hold the files of a model (expected {expected})"
+    )
+
+
+# None where nothing is cached and only the cache was asked.
+def _take_snapshot(repo_id: str, patterns: list[str], *, local: bool) -> Path | None:
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=patterns, local_files_only=local))
+    except HFValidationError:
+        raise UnknownModelError(
+            f"{repo_id!r} is no model id: expected organisation/name, a local folder or a name "
+            "from the catalogue"
+        ) from None
+    except GatedRepoError:
+        raise ModelUnreachableError(
+            f"{repo_id} is gated: accept its terms on its page on the hub, log in with "
+            "`hf auth login`, then run again"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UnknownModelError(
+            f"the model hub has no public repository {repo_id}: check the spelling, or log in "
+            "with `hf auth login` if it is private"
+        ) from None
+    except LocalEntryNotFoundError as error:
+        if local:
+            return None
+        raise _make_unreachable(repo_id, error) from None
+    except _CONNECTION_ERRORS as error:
+        raise _make_unreachable(repo_id, error) from None
+
+
+def _make_unreachable(repo_id: str, error: BaseException) -> ModelUnreachableError:
+    # The hub's library wraps the reason it was refused in a paragraph of advice.
+    reason = str(error.__cause__ or error).strip().partition("\n")[0]
+    return ModelUnreachableError(
+        f"{repo_id} is not cached and cannot be fetched ({reason}): connect to the network, or "
+        "give the path of a local folder that holds the model"
+    )
+
+
+def _is_complete(folder: Path, required: Sequence[str], pattern: str) -> bool:
+    # An interrupted download may leave some parts of split weights.
+    if not all((folder / name).is_file() for name in required):
+        return False
+    present = {path.name for path in folder.glob(pattern)}
+    for index in folder.glob(f"{pattern}.index.json"):
+        parts = set(json.loads(index.read_text())["weight_map"].values())
+        if not parts <= present:
+            return False
+    return bool(present)

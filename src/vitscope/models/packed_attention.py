@@ -1,0 +1,91 @@
+"""torch's own multi-head attention, which keeps W_Q, W_K and W_V in one packed matrix.
+
+The module may answer from a fused kernel that calls no submodule, so there is nothing to tap: the
+one query row, the keys and the values are made again from its recorded input and its weights.
+"""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from vitscope.errors import UnsupportedModelError
+from vitscope.models.base import AttentionCall, Heads
+from vitscope.models.parts import split_heads
+from vitscope.trace import AttentionTail
+
+
+def check_packed_attention(attention: nn.Module, owner: str) -> nn.MultiheadAttention:
+    """Refuse everything but plain attention with tokens in the second dimension.
+
+    Args:
+        attention: What the model uses as its attention module.
+        owner: Whose it is, for the message.
+
+    Returns:
+        The module.
+
+    Raises:
+        UnsupportedModelError: Naming the setting that changes the algebra.
+    """
+    if type(attention) is not nn.MultiheadAttention:
+        raise UnsupportedModelError(
+            f"the attention of {owner} is a {type(attention).__name__}, expected torch's "
+            "MultiheadAttention: vitscope has no exact account of it"
+        )
+    settings = {
+        "batch_first=False": not attention.batch_first,
+        "kdim or vdim": attention.in_proj_weight is None,
+        "add_bias_kv": attention.bias_k is not None or attention.bias_v is not None,
+        "add_zero_attn": attention.add_zero_attn,
+        f"out_proj={type(attention.out_proj).__name__}": (
+            type(attention.out_proj) is not NonDynamicallyQuantizableLinear
+        ),
+    }
+    for name, given in settings.items():
+        if given:
+            raise UnsupportedModelError(
+                f"the attention of {owner} uses {name}, which vitscope does not model"
+            )
+    return attention
+
+
+def make_packed_heads(attention: nn.MultiheadAttention, call: AttentionCall, row: int) -> Heads:
+    """Queries of one row, and keys and values of all tokens.
+
+    Args:
+        attention: The module, checked by `check_packed_attention`.
+        call: What it was called with.
+        row: Position of the query in the sequence of queries.
+
+    Returns:
+        The heads, in the module's own precision.
+    """
+    names = ("query", "key", "value")
+    given = dict(zip(names, call.args, strict=False)) | call.kwargs
+    inputs = (given["query"][:, row : row + 1], given["key"], given["value"])
+    weights = attention.in_proj_weight.chunk(3)
+    packed_bias = attention.in_proj_bias
+    biases = (None,) * 3 if packed_bias is None else packed_bias.chunk(3)
+    query, keys, values = (
+        split_heads(linear(tokens, weight, bias), attention.num_heads)
+        for tokens, weight, bias in zip(inputs, weights, biases, strict=True)
+    )
+    return Heads(query=query[:, :, 0], keys=keys, values=values)
+
+
+def make_packed_tail(
+    attention: nn.MultiheadAttention, scale: Float[Tensor, " dim"] | None
+) -> AttentionTail:
+    """The map from concatenated heads to the residual stream.
+
+    Args:
+        attention: The module.
+        scale: Layer scale γ, or None.
+
+    Returns:
+        W_O, b_O and γ; the parameters themselves, so that moving the model moves them.
+    """
+    return AttentionTail(
+        weight=attention.out_proj.weight, bias=attention.out_proj.bias, scale=scale
+    )

@@ -1,0 +1,296 @@
+"""timm: `VisionTransformer` (DINOv2, DeiT III, CLIP, DINO, …) and `Eva` (DINOv3, EVA-02, …).
+
+Requirements met here:
+
+- The classes and settings that are understood are listed; everything else is refused by name,
+  and before anything is fetched.
+- The global feature is the one timm hands out, save where timm averages patches although there is a
+  [CLS] token: then it is the [CLS] token's, and the model's notes say so.
+- Weights come from timm's own repositories, or from a file; both as data, never as code.
+"""
+
+import io
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from timm.layers import HybridEmbed, PatchEmbed
+from timm.models import eva, is_model_in_modules, vision_transformer
+from timm.models.deit import VisionTransformerDistilled
+from torch import Tensor, nn
+
+from vitscope.errors import UnknownModelError, UnsupportedModelError, UsageError
+from vitscope.layout import TokenLayout, make_grid, make_layout
+from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
+from vitscope.models.checkpoints import load_weights, read_checkpoint
+from vitscope.models.hub import find_snapshot
+from vitscope.models.parts import require
+from vitscope.models.timm_blocks import make_block_parts, make_pool_parts
+from vitscope.preprocessing import Interpolation, Preprocessing
+
+_FAMILIES = {
+    vision_transformer.VisionTransformer: "timm/vit",
+    VisionTransformerDistilled: "timm/deit",
+    eva.Eva: "timm/eva",
+}
+_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")
+"""Files of timm whose models are of these classes."""
+
+_WEIGHTS_FILE = "model.safetensors"
+_RESIZES: dict[str, Literal["cover", "stretch"]] = {"center": "cover", "squash": "stretch"}
+_CLIP_TOWERS = ("_clip_", "_pe_core_", "_mci_")
+"""In the names of architectures whose `head` is the projection into the space shared with text."""
+
+
+def make_timm_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAdapter:
+    """Adapt a timm model.
+
+    Args:
+        module: A timm `VisionTransformer`, `VisionTransformerDistilled` or `Eva`; it is put into
+            evaluation mode.
+        model_id: The id that results shall carry; the class name if not given.
+
+    Returns:
+        The adapter. Of a model with an attention-pooling head, that head is analysed.
+
+    Raises:
+        UnsupportedModelError: If a class or setting is not among those understood, or the model
+            has neither a [CLS] token nor an attention-pooling head.
+    """
+    tower: Any = module.eval()
+    name = model_id or type(module).__name__
+    require(type(module) in _FAMILIES, name, f"the architecture {type(module).__name__}")
+    require(
+        type(tower.patch_embed) in {PatchEmbed, HybridEmbed},
+        name,
+        f"the patch embedding {type(tower.patch_embed).__name__}",
+    )
+    preprocessing = _read_preprocessing(tower, name)
+    layout_of = _make_layout_function(tower)
+    layout = layout_of(*preprocessing.size)
+    depth = len(tower.blocks)
+    if tower.attn_pool is None:
+        blocks = {i: make_block_parts(block, name) for i, block in enumerate(tower.blocks)}
+    else:
+        blocks = {depth: make_pool_parts(tower.attn_pool, name)}
+    run, embed_row = _make_feature_functions(tower)
+    analysed: Any = blocks[max(blocks)].attention
+    unused_head = 0 if is_clip_tower(module) else count_parameters(tower.head)
+    return ViTAdapter(
+        module=module,
+        info=ModelInfo(
+            id=name,
+            family=_FAMILIES[type(module)],
+            num_params=count_parameters(module) - unused_head,
+            depth=depth,
+            embed_dim=tower.embed_dim,
+            num_heads=analysed.num_heads,
+            patch_size=_read_patch_size(tower),
+            num_registers=len(layout.groups.get("registers", ())),
+            global_feature="cls" if tower.attn_pool is None else "attention pooling",
+            notes=_make_notes(tower),
+        ),
+        preprocessing=preprocessing,
+        blocks=blocks,
+        make_layout=layout_of,
+        run=run,
+        embed_row=embed_row,
+    )
+
+
+def load_timm(name: str, checkpoint: Path | None = None) -> ViTAdapter:
+    """Build a timm model and fill it.
+
+    Args:
+        name: Architecture and tag, such as "vit_small_patch14_dinov2.lvd142m"; without a tag,
+            timm's default one.
+        checkpoint: A file with other weights for the same architecture (see `read_checkpoint`);
+            None takes the tag's from the cache or the model hub.
+
+    Returns:
+        The adapter; the input size may vary, as far as the patch grid allows.
+
+    Raises:
+        UnknownModelError: If timm has no such model, or no weights are published for it.
+        UnsupportedModelError: If the model is not among those understood.
+        ModelUnreachableError: If the weights are neither cached nor to be had.
+        UsageError: If the checkpoint cannot be read or does not fit.
+    """
+    model_id = f"timm:{name}"
+    _check_name(name)
+    with torch.device("meta"):
+        make_timm_adapter(_create(name), model_id=model_id)
+    if checkpoint is not None:
+        return _load_from_file(name, checkpoint)
+    repository = timm.get_pretrained_cfg(name).hf_hub_id
+    if not repository:
+        raise UnknownModelError(
+            f"timm publishes no weights for {name}: give a file, {model_id}@checkpoint.pth"
+        )
+    file = find_snapshot(repository, (), (_WEIGHTS_FILE,)) / _WEIGHTS_FILE
+    source = {"file": str(file), "custom_load": False}
+    module = _create(name, pretrained=True, pretrained_cfg_overlay=source)
+    adapter = make_timm_adapter(module, model_id=model_id)
+    return adapter.named(model_id, f"Hugging Face hub, {repository}")
+
+
+def is_clip_tower(module: nn.Module) -> bool:
+    """Whether a timm model's `head` is a projection that belongs to its global feature.
+
+    Args:
+        module: A timm model.
+
+    Returns:
+        True for image towers of CLIP models as published, False once they were fine-tuned to
+        classify and for every other model, whose `head` is a classifier.
+    """
+    tower: Any = module
+    config = getattr(tower, "pretrained_cfg", None) or {}
+    return (
+        any(part in (config.get("architecture") or "") for part in _CLIP_TOWERS)
+        and "ft_in" not in (config.get("tag") or "")
+        and isinstance(tower.head, nn.Linear)
+        and tower.head.out_features == config.get("num_classes")
+    )
+
+
+def _make_feature_functions(
+    tower: Any,
+) -> tuple[Callable[[Pixels], Tensor], Callable[[Tensor], Tensor]]:
+    project = tower.head if is_clip_tower(tower) else nn.Identity()
+    if tower.attn_pool is not None:
+        return (
+            lambda pixels: project(
+                tower.forward_head(tower.forward_features(pixels), pre_logits=True)
+            ),
+            lambda rows: project(tower.fc_norm(rows)),
+        )
+    return (
+        lambda pixels: project(tower.fc_norm(tower.forward_features(pixels)[:, 0])),
+        lambda rows: project(tower.fc_norm(tower.norm(rows))),
+    )
+
+
+def _make_layout_function(tower: Any) -> Callable[[int, int], TokenLayout]:
+    order = _count_tokens(tower)
+    patch_size = _read_patch_size(tower)
+    fixed = None if tower.dynamic_img_size else tuple(tower.patch_embed.img_size)
+
+    def layout_of(height: int, width: int) -> TokenLayout:
+        if fixed is not None and (height, width) != fixed:
+            raise UsageError(
+                f"an input of {height} x {width} px was given to a model built for "
+                f"{fixed[0]} x {fixed[1]} px alone: give it that size, or build it with "
+                "timm.create_model(..., dynamic_img_size=True)"
+            )
+        grid = make_grid(height, width, patch_size)
+        return make_layout(order, grid, pooling_query=tower.attn_pool is not None)
+
+    return layout_of
+
+
+def _count_tokens(tower: Any) -> dict[str, int]:
+    # In sequence order; the patches are counted by the grid.
+    patches = {"patches": 0}
+    # Eva pools over all tokens; VisionTransformer over the patches, unless told otherwise.
+    if tower.attn_pool is not None and not getattr(tower, "pool_include_prefix", True):
+        return patches
+    cls = 0 if tower.cls_token is None else 1
+    registers = 0 if tower.reg_token is None else tower.reg_token.shape[1]
+    distillation = 1 if hasattr(tower, "dist_token") else 0
+    return {"cls": cls, "distillation": distillation, "registers": registers} | patches
+
+
+def _read_patch_size(tower: Any) -> tuple[int, int]:
+    height, width = tower.patch_embed.feat_ratio(as_scalar=False)
+    return int(height), int(width)
+
+
+def _read_preprocessing(tower: Any, name: str) -> Preprocessing:
+    config = resolve_model_data_config(tower)
+    crop, interpolation = config["crop_mode"], config["interpolation"]
+    channels = config["input_size"][0]
+    require(channels == 3, name, f"pictures of {channels} channels (in_chans)")
+    require(crop in _RESIZES, name, f"the crop mode {crop!r} (crop_mode)")
+    require(interpolation in get_args(Interpolation), name, f"the interpolation {interpolation!r}")
+    height, width = tower.patch_embed.img_size
+    return Preprocessing(
+        size=(height, width),
+        resize=_RESIZES[crop],
+        crop_fraction=config["crop_pct"],
+        interpolation=interpolation,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+
+
+def _make_notes(tower: Any) -> tuple[str, ...]:
+    if hasattr(tower, "dist_token"):
+        return (
+            "timm averages the [CLS] and the distillation token; the [CLS] token was analysed, and "
+            "the embedding is its own",
+        )
+    if tower.attn_pool is None and tower.global_pool not in {"token", ""}:
+        return (
+            f"timm pools this model's tokens ({tower.global_pool}); the [CLS] token was analysed, "
+            "and the embedding is its own",
+        )
+    return ()
+
+
+def _check_name(name: str) -> None:
+    known = {*timm.list_models(include_tags=True), *timm.list_models()}
+    if name not in known:
+        near = get_close_matches(name, known, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists its names"
+        raise UnknownModelError(f"timm has no model {name!r}: {hint}")
+    if not is_model_in_modules(name, _MODULES):
+        raise UnsupportedModelError(
+            f"timm:{name} is not a VisionTransformer or Eva of timm: choose one that is, such as "
+            "vit_small_patch14_dinov2.lvd142m"
+        )
+
+
+def _create(name: str, **kwargs: Any) -> nn.Module:
+    module: nn.Module = timm.create_model(name, dynamic_img_size=True, **kwargs)
+    return module
+
+
+def _load_from_file(name: str, checkpoint: Path) -> ViTAdapter:
+    model_id = f"timm:{name}@{checkpoint}"
+    # timm resamples their position embeddings in ways of their own, by the architecture's name.
+    require("flexi" not in name and "radio" not in name, model_id, "weights from another source")
+    module: Any = _create(name)
+    weights = _convert_names(read_checkpoint(checkpoint), module, checkpoint)
+    # A classifier plays no part in the global feature; a projection does.
+    optional = () if is_clip_tower(module) else ("head.", "head_dist.")
+    load_weights(module, weights, checkpoint, optional=optional)
+    adapter = make_timm_adapter(module, model_id=model_id)
+    note = (
+        f"the weights come from a file; pictures are prepared as timm does for {name} (mean "
+        f"{adapter.preprocessing.mean}), which should be how its weights were trained"
+    )
+    info = replace(adapter.info, source=str(checkpoint), notes=(*adapter.info.notes, note))
+    return replace(adapter, info=info)
+
+
+def _convert_names(
+    weights: dict[str, Tensor], module: nn.Module, checkpoint: Path
+) -> dict[str, Tensor]:
+    try:
+        # timm's converter for Eva prints what it leaves out.
+        with redirect_stdout(io.StringIO()):
+            if isinstance(module, eva.Eva):
+                return dict(eva.checkpoint_filter_fn(weights, module))
+            return dict(
+                vision_transformer.checkpoint_filter_fn(weights, module, adapt_layer_scale=True)
+            )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"{checkpoint} does not fit {type(module).__name__}: {reason}") from None

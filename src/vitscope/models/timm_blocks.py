@@ -1,0 +1,181 @@
+"""timm's blocks and pooling heads taken apart: what is understood of them, and what is refused.
+
+Requirements met here:
+
+- The classes and settings that are understood are listed; everything else is refused by name.
+- Queries and keys are read off `q_norm` and `k_norm`, which timm calls even where they do nothing;
+  values off their projection. What never passes through a module is recomputed from its input.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxtyping import Float
+from timm.layers import (
+    Attention,
+    AttentionPoolLatent,
+    AttentionRope,
+    GluMlp,
+    LayerScale,
+    Mlp,
+    SwiGLU,
+    apply_rot_embed_cat,
+)
+from timm.models.eva import EvaAttention, EvaBlock
+from timm.models.vision_transformer import Block
+from torch import Tensor, cat, nn
+from torch.nn.functional import linear
+
+from vitscope.models.base import AttentionCall, BlockParts, Heads
+from vitscope.models.parts import make_prenorm_parts, require, split_heads
+from vitscope.trace import AttentionTail
+
+_ATTENTIONS = (Attention, AttentionRope, EvaAttention)
+_MLPS = (Mlp, GluMlp, SwiGLU)
+
+
+def make_block_parts(block: Any, model: str) -> BlockParts:
+    """Take a transformer block apart.
+
+    Args:
+        block: A block of a timm `VisionTransformer` or `Eva`.
+        model: The model's id, for the error.
+
+    Returns:
+        The block's parts.
+
+    Raises:
+        UnsupportedModelError: If a class or setting is not among those understood.
+    """
+    _check_block(block, model)
+    attention = block.attn
+    taps = {"query": attention.q_norm, "keys": attention.k_norm}
+    if getattr(attention, "q_bias", None) is None:
+        taps["values"] = attention.v_proj if attention.qkv is None else attention.qkv
+    make_heads = _make_heads_function(attention)
+    if type(block) is EvaBlock:
+        return _make_eva_parts(block, taps, make_heads)
+    return make_prenorm_parts(block, taps=taps, make_heads=make_heads)
+
+
+def make_pool_parts(pool: Any, model: str) -> BlockParts:
+    """Take an attention-pooling head apart, whose learned query stands in for [CLS].
+
+    Args:
+        pool: The `attn_pool` of a timm model.
+        model: The model's id, for the error.
+
+    Returns:
+        The head's parts; it has no skip connection.
+
+    Raises:
+        UnsupportedModelError: If a class or setting is not among those understood.
+    """
+    require(type(pool) is AttentionPoolLatent, model, f"the pooling {type(pool).__name__}")
+    require(pool.latent_len == 1, model, f"a pooling with {pool.latent_len} queries (latent_len)")
+    require(pool.pool == "token", model, f"a pooling of its queries by {pool.pool!r} (pool_type)")
+    require(pool.mlp is not None, model, "a pooling without projection (out_features=0)")
+
+    def make_heads(call: AttentionCall, row: int) -> Heads:
+        values = call.taps["values"].chunk(2, dim=-1)[1]
+        return Heads(
+            query=call.taps["query"][:, :, row],
+            keys=call.taps["keys"],
+            values=split_heads(values, pool.num_heads),
+        )
+
+    return BlockParts(
+        block=pool,
+        attention=pool,
+        taps={"query": pool.q_norm, "keys": pool.k_norm, "values": pool.kv},
+        make_heads=make_heads,
+        scale=pool.scale,
+        tail=AttentionTail(weight=pool.proj.weight, bias=pool.proj.bias, scale=None),
+        branch=pool.proj,
+        mlp_norm=pool.norm,
+        finish=lambda rows: rows + pool.mlp(pool.norm(rows)),
+    )
+
+
+def _check_block(block: Any, model: str) -> None:
+    require(type(block) in {Block, EvaBlock}, model, f"blocks {type(block).__name__}")
+    if type(block) is Block:
+        scale = type(block.ls1)
+        require(scale in {LayerScale, nn.Identity}, model, f"a layer scale {scale.__name__}")
+    require(type(block.mlp) in _MLPS, model, f"an MLP {type(block.mlp).__name__}")
+    attention = block.attn
+    require(type(attention) in _ATTENTIONS, model, f"attention {type(attention).__name__}")
+    require(
+        isinstance(attention.norm, nn.Identity),
+        model,
+        "a norm between heads and projection (scale_attn_norm, scale_attn_inner)",
+    )
+    require(getattr(attention, "gate", None) is None, model, "gated attention (gated)")
+    projection = type(attention.proj)
+    require(projection is nn.Linear, model, f"an attention projection {projection.__name__}")
+
+
+def _make_eva_parts(
+    block: Any,
+    taps: Mapping[str, nn.Module],
+    make_heads: Callable[[AttentionCall, int], Heads],
+) -> BlockParts:
+    attention = block.attn
+
+    def finish(rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        branch = block.mlp(block.norm2(rows))
+        finished: Tensor = rows + (branch if block.gamma_2 is None else block.gamma_2 * branch)
+        return finished
+
+    return BlockParts(
+        block=block,
+        attention=attention,
+        taps=taps,
+        make_heads=make_heads,
+        scale=attention.scale,
+        tail=AttentionTail(
+            weight=attention.proj.weight, bias=attention.proj.bias, scale=block.gamma_1
+        ),
+        branch=attention,
+        branch_scale=block.gamma_1,
+        mlp_norm=block.norm2,
+        finish=finish,
+    )
+
+
+def _make_heads_function(attention: Any) -> Callable[[AttentionCall, int], Heads]:
+    heads = attention.num_heads
+    value_heads = getattr(attention, "num_kv_heads", heads)
+
+    def make_heads(call: AttentionCall, row: int) -> Heads:
+        # [CLS] is among the prefix tokens, which have no rotary position: its query is done.
+        query = call.taps["query"][:, :, row]
+        keys = _rotate(attention, call.taps["keys"], call.kwargs.get("rope"))
+        values = split_heads(_take_values(attention, call), value_heads)
+        # Grouped queries: head h reads key-value head h // group.
+        group = heads // value_heads
+        if group > 1:
+            keys, values = (x.repeat_interleave(group, dim=1) for x in (keys, values))
+        return Heads(query, keys, values)
+
+    return make_heads
+
+
+def _take_values(attention: Any, call: AttentionCall) -> Float[Tensor, "batch token value_dim"]:
+    if "values" in call.taps:
+        # A fused projection writes queries, keys and values behind one another.
+        fused = call.taps["values"]
+        return fused if attention.qkv is None else fused.chunk(3, dim=-1)[2]
+    # With bare biases the weights are applied as a function, and no module is called.
+    return linear(call.args[0], attention.qkv.weight.chunk(3)[2], attention.v_bias)
+
+
+def _rotate(
+    attention: Any, keys: Float[Tensor, "batch head token head_dim"], rope: Tensor | None
+) -> Float[Tensor, "batch head token head_dim"]:
+    if rope is None:
+        return keys
+    prefix = attention.num_prefix_tokens
+    half = getattr(attention, "rotate_half", False)
+    patches = apply_rot_embed_cat(keys[:, :, prefix:], rope, half=half)
+    return cat([keys[:, :, :prefix], patches], dim=2).to(keys.dtype)

