@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -82,13 +82,13 @@ def audit(
     """
     config = config or AuditConfig()
     image_set = _make_image_set(vit, images, config)
-    run = _Run(vit, image_set, config)
+    run = AuditRun(vit, image_set, config)
     if out is None:
         scratch = make_scratch()
-        run.execute(Path(scratch.name), on_progress)
+        run.execute(Path(scratch.name), run.iter_batches(), on_progress)
         return AuditResult(Path(scratch.name), scratch)
     with staged_folder(Path(out), overwrite=overwrite) as staging:
-        run.execute(staging, on_progress)
+        run.execute(staging, run.iter_batches(), on_progress)
     return AuditResult(Path(out))
 
 
@@ -105,10 +105,17 @@ def _make_image_set(
     return ImageSet.from_sources(sources, preprocessing, limit=config.limit, seed=config.seed)
 
 
-class _Run:
+class AuditRun:
     """One model over one set of pictures, into one folder."""
 
     def __init__(self, vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> None:
+        """Move the model into place and prepare empty sums.
+
+        Args:
+            vit: The model.
+            images: The pictures.
+            config: Settings.
+        """
         self._layers = vit.select_layers(config.layers)
         self._device = config.resolve_device()
         self._weights_hash = hash_weights(vit.module)
@@ -118,22 +125,38 @@ class _Run:
         self._manifest = self._make_manifest()
         self._sums = self._manifest.make_sums()
 
-    def execute(self, folder: Path, on_progress: OnProgress | None) -> None:
+    def iter_batches(self) -> Iterator[ImageBatch]:
+        """Decode the pictures.
+
+        Returns:
+            Their batches, in order.
+        """
+        return iter_batches(
+            self._images,
+            batch_size=self._config.batch_size,
+            num_workers=self._config.num_workers,
+            pin_memory=self._device.type == "cuda",
+        )
+
+    def execute(
+        self, folder: Path, batches: Iterable[ImageBatch], on_progress: OnProgress | None
+    ) -> None:
+        """Take in all batches and write the result.
+
+        Args:
+            folder: Folder to write into.
+            batches: The decoded pictures.
+            on_progress: Called with (pictures done, pictures in all) after every batch.
+
+        Raises:
+            ImageReadError: If no picture could be read.
+        """
         started = datetime.now(UTC)
         failures: list[tuple[str, str]] = []
-        keep = self._config.features == "keep"
-        last = self._manifest.last_layer
-        writers = {n: RecordWriter(folder, n, last, keep_features=keep) for n in self._layers}
         with ExitStack() as stack:
-            for writer in writers.values():
-                stack.callback(writer.close)
+            writers = self._open_writers(folder, stack)
             done = 0
-            for batch in iter_batches(
-                self._images,
-                batch_size=self._config.batch_size,
-                num_workers=self._config.num_workers,
-                pin_memory=self._device.type == "cuda",
-            ):
+            for batch in batches:
                 failures += [
                     (printable_path(self._images.paths[f.index]), f.reason) for f in batch.failures
                 ]
@@ -149,6 +172,14 @@ class _Run:
             )
         provenance = self._make_provenance(started)
         finish_result(folder, self._manifest, self._sums, failures=failures, provenance=provenance)
+
+    def _open_writers(self, folder: Path, stack: ExitStack) -> dict[int, RecordWriter]:
+        keep = self._config.features == "keep"
+        last = self._manifest.last_layer
+        writers = {n: RecordWriter(folder, n, last, keep_features=keep) for n in self._layers}
+        for writer in writers.values():
+            stack.callback(writer.close)
+        return writers
 
     def _take_batch(self, batch: ImageBatch, writers: Mapping[int, RecordWriter]) -> None:
         paths = [printable_path(self._images.paths[index]) for index in batch.indices]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vitscope.errors import ResultError
 from vitscope.ledger import Path as ScalarPath
+from vitscope.storage import open_to_readers
 
 SHARD_ROWS = 1024
 IDENTITY = ("path", "image_id")
@@ -128,9 +129,25 @@ class RecordWriter:
         self._writer.write_table(table, row_group_size=len(self._identities))
         if self._shards is not None:
             shard = {name: torch.cat(chunks) for name, chunks in self._features.items()}
-            save_file(shard | self._constants, self._shards / f"{self._num_shards:05d}.safetensors")
+            write_tensors(
+                self._shards / f"{self._num_shards:05d}.safetensors", shard | self._constants
+            )
         self._num_shards += 1
         self._identities, self._scalars, self._features = [], {}, {}
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file.
+
+    Args:
+        path: File to write.
+        tensors: Contiguous tensors by name.
+        metadata: Text that goes with them.
+    """
+    save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+    open_to_readers(path)
 
 
 def read_shard(path: Path, names: Sequence[str]) -> dict[str, Tensor]:

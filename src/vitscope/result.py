@@ -15,12 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from vitscope.errors import ResultError
 from vitscope.metrics.feature_plan import FeaturePlan, make_plan
 from vitscope.metrics.feature_sums import FeatureSums
-from vitscope.records import iter_row_groups, shard_paths, table_path
+from vitscope.records import iter_row_groups, shard_paths, table_path, write_tensors
 from vitscope.storage import MARKER, read_json, staged_folder, write_json
 from vitscope.summary import add_centred_cosines, summarize_errors, summarize_layer
 from vitscope.verdict import judge
@@ -276,7 +275,7 @@ def _write_sums(folder: Path, manifest: Manifest, sums: Mapping[int, FeatureSums
         for layer, part in sums.items()
         for name, tensor in part.to_tensors().items()
     }
-    save_file(tensors, folder / _SUMS, metadata={"manifest": json.dumps(asdict(manifest))})
+    write_tensors(folder / _SUMS, tensors, {"manifest": json.dumps(asdict(manifest))})
 
 
 def _read_sums(folder: Path) -> tuple[Manifest, dict[int, FeatureSums]]:

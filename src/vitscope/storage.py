@@ -38,7 +38,7 @@ def staged_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
         try:
             yield staging
-            staging.chmod(0o777 & ~_umask())
+            open_to_readers(staging)
             _move_into_place(staging, target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -125,10 +125,17 @@ def _plain(content: Any) -> Any:
     return content
 
 
-def _umask() -> int:
+def open_to_readers(path: Path) -> None:
+    """Give a file or folder the permissions that new ones have here.
+
+    Libraries that write through temporary files leave theirs private to the user.
+
+    Args:
+        path: The file or folder.
+    """
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def _move_into_place(staging: Path, target: Path) -> None:

@@ -96,8 +96,7 @@ def make_verdict(summary: Mapping[str, Any]) -> Text:
     Returns:
         Text.
     """
-    status = summary["verdict"]
-    return Text.assemble("verdict: ", (status, _COLOURS[status]), f": {summary['verdict_text']}")
+    return Text.assemble("verdict: ", (summary["verdict_text"], _COLOURS[summary["verdict"]]))
 
 
 def make_comparison(summaries: Sequence[Mapping[str, Any]]) -> Table:
@@ -111,7 +110,7 @@ def make_comparison(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """
     table = Table(title="Where the [CLS] output comes from", title_justify="left")
     table.add_column("model", overflow="fold")
-    for name in ("params", "patch attention", "CKA(r, patches)", "95 % interval", "door"):
+    for name in ("params", "patch attention", "CKA(r, patches)", "door"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for summary in summaries:
@@ -122,8 +121,7 @@ def make_comparison(summaries: Sequence[Mapping[str, Any]]) -> Table:
             Text(summary["model"]["id"]),
             f"{summary['model']['num_params'] / 1e6:.0f} M",
             _number(_mean(summary, "attention_mass", "patches")),
-            _number(cka["unbiased"]),
-            _interval(cka["ci95"]),
+            _estimate(cka["unbiased"], cka["ci95"]),
             _ABSENT if share is None else f"{door} {share:.0%}",
             Text(summary["verdict"], style=_COLOURS[summary["verdict"]]),
         )
@@ -133,15 +131,7 @@ def make_comparison(summaries: Sequence[Mapping[str, Any]]) -> Table:
 def _make_bill(summary: Mapping[str, Any]) -> Table:
     table = Table(caption=_caption(summary), caption_justify="left")
     table.add_column("source")
-    for name in (
-        "attention mass",
-        "norm",
-        "share of variance",
-        "95 % interval",
-        "CKA with r",
-        "95 % interval",
-        "centred cos",
-    ):
+    for name in ("attention", "norm", "variance share", "CKA with r", "centred cos"):
         table.add_column(name, justify="right")
     for term in _ROWS:
         share = summary["variance_share"]["residual"].get(term)
@@ -152,10 +142,8 @@ def _make_bill(summary: Mapping[str, Any]) -> Table:
             term,
             _number(_mean(summary, "attention_mass", term)),
             _number(_mean(summary, "contribution_norm", term), 1),
-            _number(share["value"]),
-            _interval(share["ci95"]),
-            _number(cka["unbiased"]),
-            _interval(cka["ci95"]),
+            _estimate(share["value"], share["ci95"]),
+            _estimate(cka["unbiased"], cka["ci95"]),
             _number(_mean(summary, "centred_cosine", "residual", term)),
         )
     return table
@@ -164,8 +152,11 @@ def _make_bill(summary: Mapping[str, Any]) -> Table:
 def _caption(summary: Mapping[str, Any]) -> str:
     cka = summary["cka"]["residual"]["patches"]
     floor = cka["biased_if_unrelated"]
-    told = "" if floor is None else f"; of unrelated features about {floor:.3f}"
-    return f"CKA is unbiased; biased CKA(r, patches) is {_number(cka['biased'])}{told}"
+    told = "" if floor is None else f" (of unrelated features about {floor:.3f})"
+    return (
+        f"± 95 % intervals. CKA is the unbiased estimate; biased, CKA(r, patches) is "
+        f"{_number(cka['biased'])}{told}."
+    )
 
 
 def _mean(summary: Mapping[str, Any], *path: str) -> float | None:
@@ -179,5 +170,6 @@ def _number(value: float | None, digits: int = 3) -> str:
     return _ABSENT if value is None else f"{value:.{digits}f}"
 
 
-def _interval(ci95: Sequence[float] | None) -> str:
-    return _ABSENT if ci95 is None else f"{ci95[0]:.3f} to {ci95[1]:.3f}"
+def _estimate(value: float | None, ci95: Sequence[float] | None) -> str:
+    # Intervals are symmetric about their estimate.
+    return _number(value) if ci95 is None else f"{value:.3f} ± {(ci95[1] - ci95[0]) / 2:.3f}"
