@@ -1,7 +1,6 @@
 """The one loop: pictures through a model, rows into sums, sums into a result."""
 
 import platform
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -31,8 +30,8 @@ from vitscope.ledger import Path as ScalarPath
 from vitscope.metrics.jackknife import block_of
 from vitscope.models.base import Pixels, ViTAdapter, hash_weights
 from vitscope.records import RecordWriter
-from vitscope.result import AuditResult, Manifest, finish_result, make_scratch
-from vitscope.storage import printable_path, staged_folder
+from vitscope.result import AuditResult, Manifest, finish_result
+from vitscope.storage import printable_path, scratch_folder, staged_folder
 from vitscope.trace import ClsTrace
 
 Key = TypeVar("Key")
@@ -84,9 +83,9 @@ def audit(
     image_set = _make_image_set(vit, images, config)
     run = AuditRun(vit, image_set, config)
     if out is None:
-        scratch = make_scratch()
-        run.execute(Path(scratch.name), run.iter_batches(), on_progress)
-        return AuditResult(Path(scratch.name), scratch)
+        with scratch_folder() as folder:
+            run.execute(folder, run.iter_batches(), on_progress)
+        return AuditResult.own(folder)
     with staged_folder(Path(out), overwrite=overwrite) as staging:
         run.execute(staging, run.iter_batches(), on_progress)
     return AuditResult(Path(out))
@@ -252,7 +251,11 @@ class AuditRun:
             "weights_hash": self._weights_hash,
             "preprocessing": asdict(self._images.preprocessing),
             "num_pictures_given": len(self._images),
-            "versions": {"python": sys.version.split()[0], **_library_versions()},
+            "versions": {
+                "python": platform.python_version(),
+                **_library_versions(),
+                "torch": torch.__version__,
+            },
             "platform": platform.platform(),
             "device": str(self._device),
             "started": started.isoformat(timespec="seconds"),

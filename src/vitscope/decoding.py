@@ -146,8 +146,8 @@ def preprocess_image(
     """Resize, centre crop, scale to [0, 1] and normalise.
 
     The numbers are those of torchvision's Resize, CenterCrop, ToTensor and Normalize on a PIL
-    image, bit for bit. A picture so long and thin that resized whole it would have more than 67
-    megapixels is resampled only where the crop keeps it, which may round differently.
+    image, bit for bit. A picture so long and thin that it would have more than 67 megapixels when
+    resized whole is resampled only where the crop keeps it, which may round differently.
 
     Args:
         image: The picture, in mode RGB.

@@ -3,10 +3,10 @@
 import csv
 import json
 import shutil
-import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,7 @@ from vitscope.errors import ResultError
 from vitscope.metrics.feature_plan import FeaturePlan, make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.records import iter_row_groups, shard_paths, table_path, write_tensors
-from vitscope.storage import MARKER, read_json, staged_folder, write_json
+from vitscope.storage import MARKER, read_json, scratch_folder, staged_folder, write_json
 from vitscope.summary import add_centred_cosines, summarize_errors, summarize_layer
 from vitscope.verdict import judge
 
@@ -94,7 +94,20 @@ class AuditResult:
     """
 
     folder: Path
-    _scratch: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+
+    @classmethod
+    def own(cls, folder: Path) -> Self:
+        """Open a result whose folder lasts no longer than the object.
+
+        Args:
+            folder: A complete result in a temporary folder.
+
+        Returns:
+            The result; `save` it to keep it.
+        """
+        result = cls(folder)
+        weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
+        return result
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -199,27 +212,16 @@ class AuditResult:
         for other in others:
             for layer, part in other.read_sums().items():
                 sums[layer].merge(part)
-        scratch = make_scratch()
-        folder = Path(scratch.name)
-        _merge_records(folder, manifest, [result.folder for result in results])
-        finish_result(
-            folder,
-            manifest,
-            sums,
-            failures=list(chain.from_iterable(result.failures for result in results)),
-            provenance={"merged_from": [result.provenance for result in results]},
-        )
-        return type(self)(folder, scratch)
-
-
-def make_scratch() -> "tempfile.TemporaryDirectory[str]":
-    """A temporary folder that lasts as long as the result that owns it.
-
-    Returns:
-        The folder, removed when it is no longer referred to.
-    """
-    # With delete=False it would stay; the default warns when it is collected without a call.
-    return tempfile.TemporaryDirectory(prefix="vitscope-")
+        with scratch_folder() as folder:
+            _merge_records(folder, manifest, [result.folder for result in results])
+            finish_result(
+                folder,
+                manifest,
+                sums,
+                failures=list(chain.from_iterable(result.failures for result in results)),
+                provenance={"merged_from": [result.provenance for result in results]},
+            )
+        return self.own(folder)
 
 
 def finish_result(

@@ -44,6 +44,21 @@ def staged_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(staging, ignore_errors=True)
 
 
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder that is removed if the body raises, and otherwise the caller's to remove.
+
+    Yields:
+        The folder.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="vitscope-"))
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 def check_target(target: Path, *, overwrite: bool) -> None:
     """Refuse a folder that something else lives in.
 

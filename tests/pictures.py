@@ -1,0 +1,15 @@
+"""Small pictures made on the spot, varied enough that their features differ."""
+
+import numpy as np
+from PIL import Image
+
+
+def write_pictures(folder, count, *, start=0, size=(40, 48)):
+    """Write `count` random smooth colour pictures, named by number; the same number, same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(start, start + count):
+        generator = np.random.default_rng(number)
+        coarse = generator.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+        picture.save(folder / f"{number:04d}.png")
+    return folder
