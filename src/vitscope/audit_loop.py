@@ -5,37 +5,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from vitscope.config import AuditConfig
-from vitscope.errors import ImageReadError, ImbalanceError, NonFiniteError
+from vitscope.decomposition import decompose_layers
+from vitscope.errors import ImageReadError, NonFiniteError
 from vitscope.images import ImageBatch, ImageSet, iter_batches
-from vitscope.ledger import (
-    Ledger,
-    balance_tolerance,
-    check_balance,
-    compute_readouts,
-    compute_scalars,
-    make_ledger,
-    relative_error,
-)
-from vitscope.ledger import Path as ScalarPath
+from vitscope.ledger import balance_tolerance
 from vitscope.metrics.jackknife import block_of
 from vitscope.models.base import Pixels, ViTAdapter, hash_weights
 from vitscope.records import RecordWriter
 from vitscope.result import AuditResult, Manifest, finish_result
 from vitscope.storage import printable_path, scratch_folder, staged_folder
-from vitscope.trace import ClsTrace
 
-Key = TypeVar("Key")
-Readouts = dict[str, dict[str, Float[Tensor, "batch out"]]]
 OnProgress = Callable[[int, int], None]
 
 _LIBRARIES = (
@@ -261,105 +247,6 @@ class AuditRun:
             "started": started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-
-
-class LayerRows(NamedTuple):
-    """What a batch leaves behind of one layer, on the CPU.
-
-    Attributes:
-        scalars: One number per image under each path.
-        features: One row per image under each name.
-        bias: γ ∘ b_O, the same for every image.
-    """
-
-    scalars: dict[ScalarPath, Float[Tensor, " batch"]]
-    features: dict[str, Tensor]
-    bias: Float[Tensor, " dim"]
-
-
-def decompose_layers(
-    vit: ViTAdapter,
-    pixels: Pixels,
-    layers: Sequence[int],
-    *,
-    renormalize: bool,
-    tolerance: float,
-) -> dict[int, LayerRows]:
-    """One forward pass: the numbers and features of every chosen layer, proven.
-
-    Args:
-        vit: The model.
-        pixels: Preprocessed images, on the model's device.
-        layers: Layers to decompose.
-        renormalize: Whether restricted outputs are divided by the kept mass.
-        tolerance: Largest error accepted in any proof.
-
-    Returns:
-        Per layer the per-image numbers and the kept features, on the CPU.
-
-    Raises:
-        ImbalanceError: If a ledger or a readout differs from the model's own tensors.
-        NonFiniteError: If an activation is not finite.
-    """
-    found: dict[int, LayerRows] = {}
-    embeddings: dict[int, Tensor] = {}
-
-    def take(trace: ClsTrace) -> None:
-        ledger = make_ledger(trace)
-        check_balance(ledger, tolerance)
-        readouts = compute_readouts(
-            ledger,
-            partial(vit.finish_block, trace.layer),
-            vit.embed if trace.layer == vit.last_layer else None,
-            renormalize=renormalize,
-        )
-        scalars = compute_scalars(ledger)
-        scalars["residual_error",] = ledger.residual_error
-        scalars["block_error",] = relative_error(readouts["block"]["full"], trace.output)
-        if "embedding" in readouts:
-            embeddings[trace.layer] = readouts["embedding"]["full"]
-        features = _collect_features(ledger, readouts, renormalize=renormalize)
-        found[trace.layer] = LayerRows(_to_cpu(scalars), _to_cpu(features), ledger.bias.cpu())
-
-    output = vit.trace(pixels, layers, take)
-    for layer, embedding in embeddings.items():
-        found[layer].scalars["embedding_error",] = relative_error(embedding, output).cpu()
-    for layer, row in found.items():
-        _check_readouts(layer, row.scalars, tolerance)
-    return {layer: found[layer] for layer in layers}
-
-
-def _collect_features(
-    ledger: Ledger, readouts: Readouts, *, renormalize: bool
-) -> dict[str, Tensor]:
-    features = {f"term/{name}": term for name, term in ledger.residual_terms.items()}
-    features.pop("term/non_patch", None)
-    for readout in ("values", "attention", "block", "embedding"):
-        for name, rows in readouts.get(readout, {}).items():
-            features[f"{readout}/{name}"] = rows
-    if not renormalize:
-        # Sums of what is kept anyway.
-        for name in ["values/full", *(n for n in features if n.startswith("attention/"))]:
-            del features[name]
-    features.pop("attention/full", None)
-    features["attention_mass"] = ledger.attention_mass
-    return features
-
-
-def _check_readouts(layer: int, scalars: Mapping[ScalarPath, Tensor], tolerance: float) -> None:
-    for name in ("block", "embedding"):
-        error = scalars.get((f"{name}_error",))
-        if error is not None and not float(error.max()) <= tolerance:
-            raise ImbalanceError(
-                f"the {name} readout of layer {layer} differs from the model's own output by "
-                f"{float(error.max()):.2e} (tolerance {tolerance:.0e}); likely cause: the second "
-                "half of the block, the final norm or the projection is not what the adapter takes "
-                "it to be"
-            )
-
-
-def _to_cpu(tensors: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
-    return {key: tensor.cpu() for key, tensor in tensors.items()}
 
 
 def _library_versions() -> dict[str, str]:

@@ -69,10 +69,11 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     Raises:
         UsageError: If the folder is not empty and may not be replaced.
     """
-    if not target.exists():
+    existing = next(place for place in (target, *target.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise UsageError(f"{existing} is a file: give a folder to write the result into")
+    if existing != target:
         return
-    if not target.is_dir():
-        raise UsageError(f"{target} is a file: give a folder to write the result into")
     if not any(target.iterdir()):
         return
     if not (target / MARKER).is_file():

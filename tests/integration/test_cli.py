@@ -1,0 +1,218 @@
+"""The command line as a person meets it: what it prints, what it leaves, how it ends."""
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+from pictures import write_pictures
+from vitscope import AuditResult
+from vitscope.cli import main
+from vitscope.testing.randomize import randomize
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    config = Dinov2WithRegistersConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+        num_register_tokens=2,
+    )
+    randomize(Dinov2WithRegistersModel(config)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"), 24)
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output and standard error, unwrapped."""
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def one_line(err):
+    """The single line that an error is."""
+    lines = [line for line in err.splitlines() if line.startswith("vitscope: ")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    return lines[0]
+
+
+def test_audit_prints_a_table_and_a_verdict(capsys, model_folder, pictures, tmp_path):
+    code, out, _ = run(
+        capsys, "audit", pictures, "--model", model_folder, "--out", tmp_path / "out", "--size", 32
+    )
+    assert code == 0
+    (folder,) = (tmp_path / "out").iterdir()
+    assert f"written to {folder}" in out
+    for words in ("patches", "registers", "skip", "verdict:", "24 pictures", "ledger balances"):
+        assert words in out
+    summary = AuditResult.load(folder).summary
+    assert " ".join(summary["verdict_text"].split()) in " ".join(out.split())
+    assert {path.name for path in folder.iterdir()} == {
+        *("summary.json", "images.parquet", "features", "sums.safetensors"),
+        *("failures.csv", "provenance.json"),
+    }
+
+
+def test_several_models_end_in_a_comparison(capsys, model_folder, pictures, tmp_path):
+    other = tmp_path / "twin"
+    other.symlink_to(model_folder)
+    arguments = ["--model", model_folder, "--model", other, "--out", tmp_path / "out"]
+    code, out, _ = run(capsys, "audit", pictures, *arguments, "--size", 32, "--layers", "all")
+    assert code == 0
+    assert "Where the [CLS] output comes from" in out
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_options_reach_the_result(capsys, model_folder, pictures, tmp_path):
+    options = "--limit 9 --batch-size 4 --dtype float64 --layers 0 --size 16x40 --seed 3"
+    options += " --num-workers 1 --device cpu --renormalize --features drop"
+    where = ["--model", model_folder, "--out", tmp_path / "out"]
+    code, _, _ = run(capsys, "audit", pictures, *where, *options.split())
+    assert code == 0
+    (folder,) = (tmp_path / "out").iterdir()
+    result = AuditResult.load(folder)
+    assert result.provenance["config"] == {
+        "limit": 9,
+        "batch_size": 4,
+        "device": "cpu",
+        "dtype": "float64",
+        "layers": "0",
+        "size": [16, 40],
+        "num_workers": 1,
+        "seed": 3,
+        "renormalize": True,
+        "features": "drop",
+    }
+    assert result.summary["data"]["num_images"] == 9
+    assert set(result.summary["layers"]) == {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["audit", "{pictures}", "--out", "{out}", "--model"], "--model"),
+        (["audit", "--model", "{model}", "--out", "{out}"], "no pictures given"),
+        (["audit", "{out}/nowhere", "--model", "{model}", "--out", "{out}"], "nowhere"),
+        (["audit", "{pictures}", "--model", "dinov2-smal", "--out", "{out}"], "dinov2-small"),
+        (["audit", "{pictures}", "--model", "{model}", "--out", "{out}", "--size", "33"], "33"),
+        (
+            ["audit", "{pictures}", "--model", "{model}", "--out", "{out}", "--layers", "7"],
+            "layer 7",
+        ),
+        (
+            ["audit", "{pictures}", "--model", "{model}", "--out", "{out}", "--limit", "0"],
+            "limit 0",
+        ),
+        (["audit", "{pictures}", "--model", "{model}", "--out", "{out}", "--device", "tpu"], "tpu"),
+        (["audit", "{pictures}", "--model", "{model}", "--out", "{pictures}/0000.png"], "0000.png"),
+        (["adit"], 'Did you mean "audit"'),
+        (["audit", "{pictures}", "--modle", "x"], "modle"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(
+    capsys, model_folder, pictures, tmp_path, arguments, message
+):
+    places = {"pictures": pictures, "model": model_folder, "out": tmp_path / "out"}
+    code, _, err = run(capsys, *(argument.format(**places) for argument in arguments))
+    assert code == 2
+    assert message in one_line(err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unreadable_folder_of_pictures_is_exit_code_1(capsys, model_folder, tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.jpg").write_bytes(b"x")
+    where = ["--model", model_folder, "--out", tmp_path / "out", "--size", 32]
+    code, _, err = run(capsys, "audit", tmp_path / "bad", *where)
+    assert code == 1
+    assert "none of the 1 pictures could be read" in one_line(err)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_second_run_needs_overwrite(capsys, model_folder, pictures, tmp_path):
+    command = ["audit", pictures, "--model", model_folder, "--out", tmp_path / "out", "--size", 32]
+    assert run(capsys, *command)[0] == 0
+    code, _, err = run(capsys, *command)
+    assert code == 2
+    assert "--overwrite" in one_line(err)
+    assert run(capsys, *command, "--overwrite")[0] == 0
+
+
+def test_hostile_names_are_shown_as_they_are(capsys, model_folder, tmp_path):
+    folder = write_pictures(tmp_path / "[red]x[/red]", 3)
+    (folder / "0000.png").rename(folder / os.fsdecode(b"\xff[bold]\n.png"))
+    where = ["--model", model_folder, "--out", tmp_path / "[blue]out[/]", "--size", 32]
+    code, out, _ = run(capsys, "audit", folder, *where)
+    assert code == 0
+    assert "[blue]out[/]" in out
+    (result,) = (tmp_path / "[blue]out[/]").iterdir()
+    paths = AuditResult.load(result).images.column("path").to_pylist()
+    assert any(path.endswith("\\xff[bold]\n.png") for path in paths)
+
+
+def test_help_teaches(capsys):
+    assert run(capsys, "--help")[0] == 0
+    code, out, _ = run(capsys, "audit", "--help")
+    assert code == 0
+    for word in ("--model", "--layers", "timm:NAME", "Example"):
+        assert word in out
+
+
+def start(arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "vitscope", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_ctrl_c_leaves_one_line_and_nothing_else(model_folder, pictures, tmp_path):
+    slow = tmp_path / "slow.txt"
+    slow.write_text("\n".join(str(path) for path in pictures.iterdir()) + "\n")
+    # Enough batches of one, each picture named once by each of many spellings of its path.
+    lines = [f"{p.parent}/{'./' * n}{p.name}" for n in range(60) for p in pictures.iterdir()]
+    slow.write_text("\n".join(lines))
+    out = tmp_path / "out"
+    where = ["--model", model_folder, "--out", out, "--size", "320", "--batch-size", "1"]
+    with start(["audit", slow, *where]) as process:
+        deadline = time.monotonic() + 60
+        while not (out.exists() and list(out.iterdir())) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "stopped" in one_line(err)
+    assert list(out.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(model_folder, pictures, tmp_path):
+    def limit_files():
+        # Files may not grow past 20 kB, as if the disk were full there.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    out = tmp_path / "out"
+    where = ["--model", model_folder, "--out", out, "--size", "32"]
+    with start(["audit", pictures, *where], preexec_fn=limit_files) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.search(r"cannot write .*out.*: ", one_line(err))
+    assert list(out.iterdir()) == []
