@@ -330,7 +330,7 @@ class _BlockRecorder:
         return keep
 
     def _keep_branch(self, _: nn.Module, __: Any, output: Any) -> None:
-        branch = _take_row(output[0] if isinstance(output, tuple) else output, self._row)
+        branch = _take_row(output, self._row)
         scale = self._parts.branch_scale
         self._rows["branch"] = branch.clone() if scale is None else branch * scale
 
@@ -338,7 +338,6 @@ class _BlockRecorder:
         self._rows["residual"] = _take_row(args[0], self._row).clone()
 
     def _leave_block(self, _: nn.Module, __: Any, output: Any) -> None:
-        stream = output[0] if isinstance(output, tuple) else output
         query, keys, values = self._parts.make_heads(self._call, self._row)
         self._layout.check_num_tokens(keys.shape[2])
         dtype = torch.float64 if keys.dtype == torch.float64 else torch.float32
@@ -352,13 +351,15 @@ class _BlockRecorder:
             tail=self._parts.tail,
             branch=self._rows["branch"],
             residual=self._rows["residual"],
-            output=_take_row(stream, self._row).clone(),
+            output=_take_row(output, self._row).clone(),
         )
         self._call, self._rows = AttentionCall(), {}
         self._on_trace(trace)
 
 
-def _take_row(stream: Tensor, row: int) -> Tensor:
+def _take_row(value: Any, row: int) -> Tensor:
+    # Some blocks hand their stream over in a tuple, DINOv3's in a list of one.
+    stream: Tensor = value[0] if isinstance(value, tuple | list) else value
     return stream if stream.ndim == 2 else stream[:, row]
 
 

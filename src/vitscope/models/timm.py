@@ -13,7 +13,6 @@ import io
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,6 +29,7 @@ from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
 from vitscope.models.checkpoints import load_weights, read_checkpoint
 from vitscope.models.hub import find_snapshot
+from vitscope.models.near_matches import describe_near_matches
 from vitscope.models.parts import require
 from vitscope.models.timm_blocks import make_block_parts, make_pool_parts
 from vitscope.preprocessing import Interpolation, Preprocessing
@@ -63,9 +63,9 @@ def make_timm_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTA
         UnsupportedModelError: If a class or setting is not among those understood, or the model
             has neither a [CLS] token nor an attention-pooling head.
     """
-    tower: Any = module.eval()
     name = model_id or type(module).__name__
     require(type(module) in _FAMILIES, name, f"the architecture {type(module).__name__}")
+    tower: Any = module.eval()
     require(
         type(tower.patch_embed) in {PatchEmbed, HybridEmbed},
         name,
@@ -73,7 +73,8 @@ def make_timm_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTA
     )
     preprocessing = _read_preprocessing(tower, name)
     layout_of = _make_layout_function(tower)
-    layout = layout_of(*preprocessing.size)
+    # A model without a row to analyse is refused here, not at its first batch.
+    layout_of(*preprocessing.size)
     depth = len(tower.blocks)
     if tower.attn_pool is None:
         blocks = {i: make_block_parts(block, name) for i, block in enumerate(tower.blocks)}
@@ -81,18 +82,17 @@ def make_timm_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTA
         blocks = {depth: make_pool_parts(tower.attn_pool, name)}
     run, embed_row = _make_feature_functions(tower)
     analysed: Any = blocks[max(blocks)].attention
-    unused_head = 0 if is_clip_tower(module) else count_parameters(tower.head)
     return ViTAdapter(
         module=module,
         info=ModelInfo(
             id=name,
             family=_FAMILIES[type(module)],
-            num_params=count_parameters(module) - unused_head,
+            num_params=_count_tower_parameters(tower),
             depth=depth,
             embed_dim=tower.embed_dim,
             num_heads=analysed.num_heads,
             patch_size=_read_patch_size(tower),
-            num_registers=len(layout.groups.get("registers", ())),
+            num_registers=_count_registers(tower),
             global_feature="cls" if tower.attn_pool is None else "attention pooling",
             notes=_make_notes(tower),
         ),
@@ -180,16 +180,20 @@ def _make_feature_functions(
 def _make_layout_function(tower: Any) -> Callable[[int, int], TokenLayout]:
     order = _count_tokens(tower)
     patch_size = _read_patch_size(tower)
-    fixed = None if tower.dynamic_img_size else tuple(tower.patch_embed.img_size)
+    built_for, built_grid = tower.patch_embed.img_size, tower.patch_embed.grid_size
 
     def layout_of(height: int, width: int) -> TokenLayout:
-        if fixed is not None and (height, width) != fixed:
+        if tower.dynamic_img_size:
+            grid = make_grid(height, width, patch_size)
+        elif (height, width) == tuple(built_for):
+            # Pixels beyond the last whole patch are cut off, so the size need not fit the grid.
+            grid = tuple(built_grid)
+        else:
             raise UsageError(
                 f"an input of {height} x {width} px was given to a model built for "
-                f"{fixed[0]} x {fixed[1]} px alone: give it that size, or build it with "
+                f"{built_for[0]} x {built_for[1]} px alone: give it that size, or build it with "
                 "timm.create_model(..., dynamic_img_size=True)"
             )
-        grid = make_grid(height, width, patch_size)
         return make_layout(order, grid, pooling_query=tower.attn_pool is not None)
 
     return layout_of
@@ -202,9 +206,13 @@ def _count_tokens(tower: Any) -> dict[str, int]:
     if tower.attn_pool is not None and not getattr(tower, "pool_include_prefix", True):
         return patches
     cls = 0 if tower.cls_token is None else 1
-    registers = 0 if tower.reg_token is None else tower.reg_token.shape[1]
     distillation = 1 if hasattr(tower, "dist_token") else 0
-    return {"cls": cls, "distillation": distillation, "registers": registers} | patches
+    prefix = {"cls": cls, "distillation": distillation, "registers": _count_registers(tower)}
+    return prefix | patches
+
+
+def _count_registers(tower: Any) -> int:
+    return 0 if tower.reg_token is None else int(tower.reg_token.shape[1])
 
 
 def _read_patch_size(tower: Any) -> tuple[int, int]:
@@ -215,13 +223,13 @@ def _read_patch_size(tower: Any) -> tuple[int, int]:
 def _read_preprocessing(tower: Any, name: str) -> Preprocessing:
     config = resolve_model_data_config(tower)
     crop, interpolation = config["crop_mode"], config["interpolation"]
-    channels = config["input_size"][0]
+    first_kernel = next(p for p in tower.patch_embed.parameters() if p.ndim == 4)
+    channels = first_kernel.shape[1]
     require(channels == 3, name, f"pictures of {channels} channels (in_chans)")
     require(crop in _RESIZES, name, f"the crop mode {crop!r} (crop_mode)")
     require(interpolation in get_args(Interpolation), name, f"the interpolation {interpolation!r}")
-    height, width = tower.patch_embed.img_size
     return Preprocessing(
-        size=(height, width),
+        size=_choose_size(tower),
         resize=_RESIZES[crop],
         crop_fraction=config["crop_pct"],
         interpolation=interpolation,
@@ -230,26 +238,49 @@ def _read_preprocessing(tower: Any, name: str) -> Preprocessing:
     )
 
 
+def _choose_size(tower: Any) -> tuple[int, int]:
+    rows, columns = tower.patch_embed.grid_size
+    height, width = tower.patch_embed.img_size
+    if tower.dynamic_img_size:
+        patch_height, patch_width = _read_patch_size(tower)
+        return rows * patch_height, columns * patch_width
+    return height, width
+
+
+def _count_tower_parameters(tower: Any) -> int:
+    heads = [] if is_clip_tower(tower) else [tower.head, getattr(tower, "head_dist", nn.Identity())]
+    return count_parameters(tower) - sum(count_parameters(head) for head in heads)
+
+
 def _make_notes(tower: Any) -> tuple[str, ...]:
+    notes = []
     if hasattr(tower, "dist_token"):
-        return (
+        notes.append(
             "timm averages the [CLS] and the distillation token; the [CLS] token was analysed, and "
-            "the embedding is its own",
+            "the embedding is its own"
         )
-    if tower.attn_pool is None and tower.global_pool not in {"token", ""}:
-        return (
+    elif tower.attn_pool is None and tower.global_pool not in {"token", ""}:
+        notes.append(
             f"timm pools this model's tokens ({tower.global_pool}); the [CLS] token was analysed, "
-            "and the embedding is its own",
+            "and the embedding is its own"
         )
-    return ()
+    size, built_for = _choose_size(tower), tuple(tower.patch_embed.img_size)
+    if size != built_for:
+        notes.append(
+            f"built for {built_for[0]} x {built_for[1]} px, which is no multiple of the patch; "
+            f"{size[0]} x {size[1]} px is given instead"
+        )
+    return tuple(notes)
 
 
 def _check_name(name: str) -> None:
     known = {*timm.list_models(include_tags=True), *timm.list_models()}
     if name not in known:
-        near = get_close_matches(name, known, n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists its names"
-        raise UnknownModelError(f"timm has no model {name!r}: {hint}")
+        near = describe_near_matches(name, known)
+        raise UnknownModelError(
+            f"timm has no model {name!r}: expected one of timm.list_models(), with or without a "
+            f"tag{near}"
+        )
     if not is_model_in_modules(name, _MODULES):
         raise UnsupportedModelError(
             f"timm:{name} is not a VisionTransformer or Eva of timm: choose one that is, such as "
@@ -264,8 +295,11 @@ def _create(name: str, **kwargs: Any) -> nn.Module:
 
 def _load_from_file(name: str, checkpoint: Path) -> ViTAdapter:
     model_id = f"timm:{name}@{checkpoint}"
-    # timm resamples their position embeddings in ways of their own, by the architecture's name.
-    require("flexi" not in name and "radio" not in name, model_id, "weights from another source")
+    if "flexi" in name or "radio" in name:
+        raise UnsupportedModelError(
+            f"{model_id}: timm resamples the position embeddings of this architecture in a way of "
+            "its own, which weights from a file would miss; leave the file out"
+        )
     module: Any = _create(name)
     weights = _convert_names(read_checkpoint(checkpoint), module, checkpoint)
     # A classifier plays no part in the global feature; a projection does.

@@ -75,6 +75,8 @@ def make_pool_parts(pool: Any, model: str) -> BlockParts:
     require(pool.latent_len == 1, model, f"a pooling with {pool.latent_len} queries (latent_len)")
     require(pool.pool == "token", model, f"a pooling of its queries by {pool.pool!r} (pool_type)")
     require(pool.mlp is not None, model, "a pooling without projection (out_features=0)")
+    projection = type(pool.proj)
+    require(projection is nn.Linear, model, f"a pooling projection {projection.__name__}")
 
     def make_heads(call: AttentionCall, row: int) -> Heads:
         values = call.taps["values"].chunk(2, dim=-1)[1]

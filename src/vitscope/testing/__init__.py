@@ -1,0 +1,1 @@
+"""Tiny random ViTs of every family and checks, for the tests and for people who add an adapter."""

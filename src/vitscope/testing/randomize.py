@@ -1,0 +1,42 @@
+"""Random weights that a test can fail on: no zeros, no ones, no attention that is uniform."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+_GAIN = 1.4
+"""Standard deviation of a linear map's output for an input of unit variance: the query-key logits
+then spread by about its square, enough for attention to choose."""
+
+
+def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Fill every parameter with random numbers of a size that keeps activations near 1.
+
+    Libraries initialise biases and [CLS] tokens to zero, layer scales to 1e-5 and norms to one; a
+    test on such weights would not notice that a bias, a scale or a norm was left out. Here matrices
+    and convolutions are normal with standard deviation 1.4 / √fan_in, tokens and position
+    embeddings are unit normal, biases spread by 0.3 around 0, and all other vectors (norm weights,
+    layer scales) by 0.3 around 1.
+
+    Args:
+        module: The model; its parameters are overwritten, its buffers left.
+        seed: The same seed gives the same numbers, whatever the state of torch's own generator.
+
+    Returns:
+        The same module, in evaluation mode.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(_shape_noise(name, noise))
+    return module.eval()
+
+
+def _shape_noise(name: str, noise: Tensor) -> Tensor:
+    if noise.ndim in {2, 4}:
+        return noise * (_GAIN / math.sqrt(noise[0].numel()))
+    if noise.ndim > 1:
+        return noise
+    return 0.3 * noise if name.endswith("bias") else 1 + 0.3 * noise

@@ -1,0 +1,115 @@
+"""Real DINOv2 ViT-S/14 weights: the paper's picture of a small model, through every back end."""
+
+import re
+
+import pytest
+import timm
+import torch
+
+from hub_twin import DinoVisionTransformer
+from vitscope import AuditConfig, ImageSet, audit, decompose, wrap_model
+from vitscope.images import iter_batches
+from vitscope.models.embedded import embedded_available, load_embedded_dinov2
+from vitscope.models.transformers_preprocessing import default_preprocessing
+from vitscope.photographs import write_demo_photographs
+
+pytestmark = [
+    pytest.mark.real_weights,
+    pytest.mark.skipif(
+        not embedded_available(), reason="the packages of the demo extra are absent"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photographs")
+    write_demo_photographs(folder)
+    # The whole of each photograph, not its crops: pictures that are independent.
+    return sorted(folder.glob("*whole*"))
+
+
+@pytest.fixture(scope="module")
+def real():
+    return load_embedded_dinov2()
+
+
+def test_the_numbers_are_those_of_a_small_model(real, photographs):
+    """The figures were measured on 250 ImageNet photographs; these are 51 others.
+
+    Norms differ from picture to picture by a tenth (standard deviation 3.3 of 30.5), and these
+    pictures hold textures and drawings that ImageNet has few of: 8 % is the margin of their mean.
+    """
+    vit = wrap_model(real, preprocessing=default_preprocessing("dinov2", (224, 224)))
+    summary = audit(vit, photographs, AuditConfig(batch_size=17)).summary
+    assert summary["ledger"]["max_balance_error"] < 1e-5
+    assert summary["attention_mass"]["patches"]["mean"] == pytest.approx(0.945, abs=0.025)
+    norms = {name: value["mean"] for name, value in summary["contribution_norm"].items()}
+    assert norms["patches"] == pytest.approx(30.5, rel=0.08)
+    assert norms["skip"] == pytest.approx(15.9, rel=0.08)
+    assert norms["cls"] == pytest.approx(1.0, abs=0.4)
+    assert norms["bias"] == pytest.approx(38.7, rel=0.01)
+    cka = {r: summary["cka"][r] for r in ("residual", "attention")}
+    assert cka["residual"]["patches"]["biased"] == pytest.approx(0.997, abs=0.003)
+    assert cka["attention"]["patches"]["biased"] == pytest.approx(0.9997, abs=0.0005)
+    assert cka["residual"]["skip"]["biased"] == pytest.approx(0.62, abs=0.1)
+    shares = {n: s["value"] for n, s in summary["variance_share"]["residual"].items()}
+    assert shares == pytest.approx({"patches": 0.910, "skip": 0.078, "cls": 0.012}, abs=0.02)
+    centred = summary["centred_cosine"]["attention"]["patches"]
+    assert centred["p50"] == pytest.approx(0.998, abs=0.003)
+    assert summary["verdict"] == "holds"
+    assert summary["door"] == "skip"
+
+
+def rename(state):
+    """transformers' names of DINOv2 weights as timm and the hub code have them."""
+    pairs = (
+        (r"embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
+        (r"embeddings\.position_embeddings", "pos_embed"),
+        (r"embeddings\.", ""),
+        (r"encoder\.layer\.", "blocks."),
+        (r"attention\.o_proj", "attn.proj"),
+        (r"layer_scale(\d)\.lambda1", r"ls\1.gamma"),
+        (r"^layernorm\.", "norm."),
+    )
+    renamed = {}
+    for name, value in state.items():
+        for pattern, replacement in pairs:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value
+    for name in [name for name in renamed if ".attention.q_proj." in name]:
+        parts = [renamed.pop(name.replace("q_proj", f"{part}_proj")) for part in "qkv"]
+        renamed[name.replace("attention.q_proj", "attn.qkv")] = torch.cat(parts)
+    return renamed
+
+
+def as_timm(real):
+    module = timm.create_model("vit_small_patch14_dinov2", dynamic_img_size=True)
+    state = rename(real.state_dict())
+    state.pop("mask_token")
+    module.load_state_dict(state)
+    return module
+
+
+def as_hub(real):
+    module = DinoVisionTransformer(
+        img_size=518, patch_size=14, embed_dim=384, depth=12, num_heads=6, init_values=1.0
+    )
+    module.load_state_dict(rename(real.state_dict()))
+    return module
+
+
+@pytest.mark.parametrize("convert", [as_timm, as_hub])
+def test_the_same_weights_give_the_same_ledger_in_every_library(real, photographs, convert):
+    # At 518 px nothing is resampled: back ends resample position embeddings each in their own way.
+    preprocessing = default_preprocessing("dinov2", (224, 224)).with_size((518, 518))
+    images = ImageSet.from_sources(photographs[:2], preprocessing)
+    pixels = next(iter_batches(images, batch_size=2)).pixels
+    expected = decompose(wrap_model(real), pixels)
+    found = decompose(wrap_model(convert(real)), pixels)
+    assert found.groups == expected.groups
+    # Twelve float32 blocks apart by the order of their sums: 1e-5 of the row's size is rounding.
+    size = expected.residual_total.norm(dim=-1).max()
+    for name in ("attention_mass", "contributions", "skip", "bias"):
+        difference = (getattr(found, name) - getattr(expected, name)).norm(dim=-1).max()
+        assert difference <= 1e-5 * size, name
