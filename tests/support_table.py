@@ -1,0 +1,55 @@
+"""The table of supported models in docs/models.md, made from the models that are tested.
+
+python tests/support_table.py    writes the page anew
+"""
+
+from pathlib import Path
+
+import torch
+
+from vitscope import wrap_model
+from vitscope.testing import check_adapter
+from vitscope.testing.tiny_open_clip import TINY_OPEN_CLIP
+from vitscope.testing.tiny_timm import TINY_TIMM
+from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
+
+PAGE = Path(__file__).parent.parent / "docs" / "models.md"
+TINY_MODELS = {
+    f"{library}/{name}": build
+    for library, models in (
+        ("transformers", TINY_TRANSFORMERS),
+        ("timm", TINY_TIMM),
+        ("open_clip", TINY_OPEN_CLIP),
+    )
+    for name, build in models.items()
+}
+HEAD = """# Supported models
+
+Made by `python tests/support_table.py` from the tiny models that the tests run: each is built from
+the real library's classes with random weights, and in every layer balances against the model's own
+tensors to 1e-10 in float64 and 1e-4 in float32. The torch.hub code of facebookresearch/dinov2 and
+facebookresearch/dinov3 is tested on structural twins.
+
+| tested model | family | tokens | global feature |
+|---|---|---|---|
+"""
+
+
+def tiny_pixels(vit):
+    height, width = vit.preprocessing.size
+    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def make_row(name):
+    vit = wrap_model(TINY_MODELS[name]())
+    check_adapter(vit, tiny_pixels(vit))
+    tokens = vit.make_layout(*vit.preprocessing.size).describe()
+    return f"| {name} | {vit.info.family} | {tokens} | {vit.info.global_feature} |\n"
+
+
+def make_page():
+    return HEAD + "".join(make_row(name) for name in TINY_MODELS)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(make_page(), encoding="utf-8")
