@@ -80,5 +80,8 @@ def assert_ledger_matches(ledger, layout, reference: Reference, tolerance: float
         assert ledger.skip is None
     else:
         assert (ledger.skip.double() - reference.skip).norm(dim=-1).max() <= tolerance * size
-    for total, expected in ((ledger.attention_total, reference.t), (ledger.residual_total, reference.r)):
+    for total, expected in (
+        (ledger.attention_total, reference.t),
+        (ledger.residual_total, reference.r),
+    ):
         assert (total.double() - expected).norm(dim=-1).max() <= tolerance * size

@@ -10,7 +10,9 @@ Requirements met here:
 """
 
 import os
+import signal
 import stat
+import sys
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -175,6 +177,7 @@ def iter_batches(
         num_workers=num_workers,
         collate_fn=_Collate(images.preprocessing.size),
         pin_memory=pin_memory and torch.cuda.is_available(),
+        worker_init_fn=_leave_interrupts_to_the_run,
         # Of its own, so that reading pictures does not advance the caller's random numbers.
         generator=torch.Generator(),
     )
@@ -185,6 +188,14 @@ def iter_batches(
             f"reading pictures stopped ({str(error).splitlines()[-1]}): free memory, the shared "
             "memory of a container (/dev/shm) included, or use smaller batches or fewer workers"
         ) from error
+
+
+def _leave_interrupts_to_the_run(_: int) -> None:
+    # Ctrl-C reaches every process of a terminal; the run hears it and ends those that read.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # One that is stopped while it hands a batch over would complain of its broken pipe. Nothing
+    # else is lost: what goes wrong with a picture or a batch is raised in the run.
+    sys.excepthook = lambda *_: None
 
 
 @dataclass(frozen=True, eq=False)

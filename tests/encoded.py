@@ -1,0 +1,85 @@
+"""Files of pictures for the tests: written with Pillow, or byte by byte where Pillow cannot."""
+
+import struct
+import zlib
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitscope.decoding import decode_image
+from vitscope.errors import ImageReadError
+
+RED, GREEN, BLUE = [255, 0, 0], [0, 255, 0], [0, 0, 255]
+WHITE, BLACK = [255, 255, 255], [0, 0, 0]
+ORIENTATION = 274
+
+_RNG = np.random.default_rng(0)
+NOISE = _RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+SMOOTH = np.asarray(
+    Image.fromarray(_RNG.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((64, 48))
+)
+GRADIENT = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+
+
+def encode(picture, file_format, **options) -> bytes:
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    buffer = BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def decode(data: bytes, background: int = 255) -> np.ndarray:
+    image = decode_image(data, background=background)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def reason(data: bytes) -> str:
+    """Why a file is refused, in one line."""
+    with pytest.raises(ImageReadError) as caught:
+        decode_image(data, background=255)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+def grey(values) -> np.ndarray:
+    return np.repeat(np.asarray(values)[..., None], 3, axis=-1)
+
+
+def exif(orientation) -> Image.Exif:
+    tags = Image.Exif()
+    tags[ORIENTATION] = orientation
+    return tags
+
+
+def palette_picture() -> Image.Image:
+    """Red, green, blue, black."""
+    image = Image.frombytes("P", (4, 1), bytes([0, 1, 2, 3]))
+    image.putpalette([*RED, *GREEN, *BLUE, *BLACK])
+    return image
+
+
+def png(depth: int, colour: int, size: tuple[int, int], rows: bytes, extra: bytes = b"") -> bytes:
+    """A PNG file of any depth, which Pillow cannot write; each row begins with a zero byte."""
+    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0)
+    body = png_chunk(b"IHDR", header) + extra + png_chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + body + png_chunk(b"IEND", b"")
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + checksum
+
+
+def tiff(size: tuple[int, int], bits: tuple[int, ...], photometric: int, data: bytes, extra=None):
+    """An uncompressed little-endian TIFF file of one or two samples a pixel."""
+    tags = {256: size[0], 257: size[1], 259: 1, 262: photometric, 277: len(bits), 278: size[1]}
+    tags |= {258: bits[0] if len(bits) == 1 else bits[0] | bits[1] << 16, 279: len(data)}
+    tags |= {} if extra is None else {338: extra}
+    tags[273] = 8 + 2 + 12 * (len(tags) + 1) + 4
+    counts = {258: len(bits)}
+    entries = [struct.pack("<HHII", tag, 3, counts.get(tag, 1), tags[tag]) for tag in sorted(tags)]
+    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8) + directory + data

@@ -1,0 +1,288 @@
+"""Folders written by `save_pretrained`: what is loaded of them, and what is refused in one line."""
+
+import json
+import pickle
+import re
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import save_file
+from transformers import (
+    BitImageProcessor,
+    CLIPConfig,
+    CLIPForImageClassification,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from vitscope.errors import ModelUnreachableError, UnknownModelError, UnsupportedModelError
+from vitscope.models.transformers import load_transformers
+from vitscope.preprocessing import Preprocessing
+from vitscope.testing.randomize import randomize
+from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SIZE = {
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+TEXT = {
+    "vocab_size": 8,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 4,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def dinov2(tmp_path):
+    """A folder with a tiny DINOv2 and its image processor."""
+    TINY_TRANSFORMERS["dinov2"]().save_pretrained(tmp_path)
+    BitImageProcessor(
+        size={"shortest_edge": 40},
+        crop_size={"height": 32, "width": 32},
+        image_mean=IMAGENET_MEAN,
+        image_std=IMAGENET_STD,
+    ).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def run(adapter, pixels=PIXELS):
+    return adapter.trace(pixels, [adapter.last_layer], lambda _: None)
+
+
+def refuse(folder, error, words):
+    with pytest.raises(error, match=words) as caught:
+        load_transformers(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+# --- loaded ------------------------------------------------------------------------------------
+
+
+def test_a_saved_model_comes_back_with_its_preprocessing(dinov2):
+    adapter = load_transformers(str(dinov2))
+    assert torch.equal(run(adapter), run_tiny("dinov2"))
+    assert adapter.preprocessing == Preprocessing(
+        size=(32, 32),
+        resize="cover",
+        crop_fraction=0.8,
+        interpolation="bicubic",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+    assert (adapter.info.id, adapter.info.source) == (str(dinov2), "a local folder")
+    assert adapter.info.notes == ()
+    assert adapter.parameter.dtype == torch.float32
+
+
+def run_tiny(name):
+    with torch.no_grad():
+        return TINY_TRANSFORMERS[name]()(PIXELS).pooler_output
+
+
+def test_a_cached_repository_is_loaded_and_named_with_its_revision(dinov2, tmp_path, monkeypatch):
+    revision, cache = "0123456789ab" + 28 * "c", tmp_path / "cache"
+    folder = cache / "models--someone--model"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(revision)
+    (folder / "snapshots").mkdir()
+    (folder / "snapshots" / revision).symlink_to(dinov2, target_is_directory=True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    adapter = load_transformers("someone/model")
+    assert torch.equal(run(adapter), run_tiny("dinov2"))
+    assert adapter.info.id == "someone/model"
+    assert adapter.info.source == "Hugging Face someone/model, revision 0123456789ab"
+
+
+def test_weights_are_loaded_in_float32_whatever_they_were_saved_in(dinov2):
+    TINY_TRANSFORMERS["dinov2"]().to(torch.bfloat16).save_pretrained(dinov2)
+    assert load_transformers(str(dinov2)).parameter.dtype == torch.float32
+
+
+def test_a_folder_without_image_processor_gets_the_customary_one_and_a_note(dinov2):
+    (dinov2 / "preprocessor_config.json").unlink()
+    adapter = load_transformers(str(dinov2))
+    assert adapter.preprocessing.size == (224, 224)
+    assert adapter.preprocessing.crop_fraction == 224 / 256
+    assert "preprocessing" in adapter.info.notes[0]
+
+
+def test_a_pytorch_file_is_read_as_data(dinov2):
+    state = TINY_TRANSFORMERS["dinov2"]().state_dict()
+    (dinov2 / "model.safetensors").unlink()
+    torch.save(state, dinov2 / "pytorch_model.bin")
+    assert torch.equal(run(load_transformers(str(dinov2))), run_tiny("dinov2"))
+
+
+def test_a_whole_clip_model_gives_its_image_tower_with_projection(tmp_path, capfd):
+    vision = SIZE | {"projection_dim": 12}
+    config = CLIPConfig(vision_config=vision, text_config=TEXT, projection_dim=12)
+    module = randomize(CLIPModel(config))
+    module.save_pretrained(tmp_path)
+    CLIPImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    ).save_pretrained(tmp_path)
+    capfd.readouterr()
+    adapter = load_transformers(str(tmp_path))
+    assert capfd.readouterr() == ("", "")
+    with torch.no_grad():
+        assert torch.equal(run(adapter), module.get_image_features(PIXELS).pooler_output)
+    assert (adapter.preprocessing.mean, adapter.preprocessing.std) == (CLIP_MEAN, CLIP_STD)
+    assert adapter.preprocessing.crop_fraction == 1
+
+
+def test_a_clip_tower_without_projection_stays_without(tmp_path):
+    module = randomize(CLIPVisionModel(CLIPVisionConfig(**SIZE)))
+    module.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = module(PIXELS).pooler_output
+    assert torch.equal(run(load_transformers(str(tmp_path))), expected)
+
+
+def test_a_whole_siglip_model_gives_its_image_tower(tmp_path):
+    module = randomize(SiglipModel(SiglipConfig(vision_config=SIZE, text_config=TEXT)))
+    module.save_pretrained(tmp_path)
+    SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    adapter = load_transformers(str(tmp_path))
+    with torch.no_grad():
+        assert torch.equal(run(adapter), module.get_image_features(PIXELS).pooler_output)
+    assert (adapter.preprocessing.size, adapter.preprocessing.resize) == ((32, 32), "stretch")
+
+
+def test_a_classifier_gives_its_tower(tmp_path):
+    module = randomize(ViTForImageClassification(ViTConfig(**SIZE)))
+    module.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = module.vit(PIXELS).last_hidden_state[:, 0]
+    assert torch.equal(run(load_transformers(str(tmp_path))), expected)
+
+
+def name_as_before_version_5(key):
+    key = re.sub(
+        r"attention\.([qkv])_proj",
+        lambda found: {
+            "q": "attention.attention.query",
+            "k": "attention.attention.key",
+            "v": "attention.attention.value",
+        }[found[1]],
+        key,
+    )
+    return key.replace("attention.o_proj", "attention.output.dense")
+
+
+@pytest.mark.parametrize("prefix", ["", "dinov2."])
+def test_checkpoints_as_they_lie_on_the_hub_are_understood(dinov2, prefix):
+    state = TINY_TRANSFORMERS["dinov2"]().state_dict()
+    older = {prefix + name_as_before_version_5(key): value for key, value in state.items()}
+    save_file(older, dinov2 / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(run(load_transformers(str(dinov2))), run_tiny("dinov2"))
+
+
+def test_a_kernel_that_a_configuration_asks_for_is_not_fetched(dinov2):
+    change_config(dinov2, _attn_implementation="somebody/kernel", attn_implementation="x/y")
+    assert load_transformers(str(dinov2)).module.config._attn_implementation == "sdpa"
+
+
+# --- refused -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"auto_map": {"AutoModel": "code.Model"}}, "does not execute"),
+        ({"model_type": "my_vit"}, "model type my_vit, expected one of clip, deit, dinov2"),
+        ({"model_type": "vit_mae"}, "drops patches"),
+        ({"model_type": "siglip2"}, "NaFlex"),
+        ({"quantization_config": {"load_in_8bit": True}}, "quantised"),
+        ({"num_hidden_layers": 4}, "leave 18 tensors of Dinov2Model unset"),
+        ({"hidden_size": "wide"}, "hidden_size"),
+        ({"hidden_act": "nothing"}, "nothing"),
+    ],
+)
+def test_configurations_that_are_refused(dinov2, changes, words):
+    change_config(dinov2, **changes)
+    refuse(dinov2, UnsupportedModelError, words)
+
+
+def test_a_model_that_classifies_averages_is_refused(tmp_path):
+    config = CLIPConfig(vision_config=SIZE, text_config=TEXT)
+    CLIPForImageClassification(config).save_pretrained(tmp_path)
+    refuse(tmp_path, UnsupportedModelError, "average of the patches")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", ""])
+def test_a_damaged_configuration(dinov2, content):
+    (dinov2 / "config.json").write_text(content)
+    refuse(dinov2, UnsupportedModelError, "damaged")
+
+
+def test_a_folder_without_configuration(tmp_path):
+    refuse(tmp_path, UnknownModelError, r"no config\.json")
+
+
+def test_a_folder_without_weights(dinov2):
+    (dinov2 / "model.safetensors").unlink()
+    refuse(dinov2, ModelUnreachableError, r"model\.safetensors")
+
+
+def test_truncated_weights(dinov2):
+    path = dinov2 / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    refuse(dinov2, ModelUnreachableError, "cannot be read")
+
+
+def test_weights_of_another_width(dinov2):
+    change_config(dinov2, hidden_size=64)
+    refuse(dinov2, ModelUnreachableError, r"fits config\.json")
+
+
+class Executed:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_code_in_a_pytorch_file_is_not_executed(dinov2, tmp_path):
+    (dinov2 / "model.safetensors").unlink()
+    written = tmp_path / "written"
+    torch.save({"x": Executed(written)}, dinov2 / "pytorch_model.bin", pickle_module=pickle)
+    refuse(dinov2, ModelUnreachableError, "not executed")
+    assert not written.exists()
+
+
+def test_an_image_processor_of_its_own_is_refused(dinov2):
+    path = dinov2 / "preprocessor_config.json"
+    path.write_text(
+        json.dumps({"image_processor_type": "Mine", "auto_map": {"AutoImageProcessor": "a.B"}})
+    )
+    refuse(dinov2, UnsupportedModelError, "image processor")

@@ -1,0 +1,364 @@
+"""Sets of pictures: which files they are, in which order, and how they come in batches."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from encoded import NOISE, encode
+from vitscope import images as images_module
+from vitscope.decoding import decode_image, image_id, preprocess_image
+from vitscope.errors import UsageError, VitscopeError
+from vitscope.images import ImageSet, find_images, iter_batches
+from vitscope.preprocessing import Preprocessing
+
+PREPROCESSING = Preprocessing(size=(8, 12), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+HOSTILE_NAMES = [
+    "-rf.png",
+    "<script>alert(1)</script>.png".replace("/", "\u2215"),
+    "two\nlines.png",
+    "#comment.png",
+    " spaced .png",
+    "été \U0001f40d.png",
+    os.fsdecode(b"not-utf-8-\xff.png"),
+    "a'b\"c,d;e.PNG",
+]
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    yield
+    assert multiprocessing.active_children() == []
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    path = tmp_path / "pictures"
+    path.mkdir()
+    return path
+
+
+def touch(folder: Path, *names: str) -> list[Path]:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return [folder / name for name in names]
+
+
+def names(paths, folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in paths]
+
+
+def write_pictures(folder: Path, count: int, broken: tuple[int, ...] = ()) -> ImageSet:
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        data = encode(rng.integers(0, 256, (10, 14, 3), dtype=np.uint8), "PNG")
+        (folder / f"{i:03}.png").write_bytes(data[: len(data) // 2] if i in broken else data)
+    return ImageSet.from_sources([folder], PREPROCESSING)
+
+
+# Finding
+
+
+def test_a_folder_is_searched_to_its_depth_in_the_order_of_relative_paths(folder):
+    touch(folder, "b.jpg", "a/z.png", "a.webp", "a/b/c.tif", "B.jpg", "a-b/x.gif")
+    expected = ["B.jpg", "a-b/x.gif", "a.webp", "a/b/c.tif", "a/z.png", "b.jpg"]
+    assert names(find_images([folder]), folder) == expected
+    assert find_images([str(folder)]) == find_images([folder])
+
+
+def test_only_pictures_of_a_folder_count_and_nothing_hidden(folder):
+    wanted = [f"x.{e}" for e in ("JPEG", "Jpg", "avif", "bmp", "jp2", "pgm", "ppm", "tiff", "webp")]
+    touch(folder, *wanted, "notes.txt", "x.py", "x", "x.jpg.part", "x.eps", "x.pdf")
+    touch(folder, ".hidden.jpg", "._x.jpg", ".git/x.jpg", "a/.thumbs/x.jpg", "jpg", ".jpg")
+    assert names(find_images([folder]), folder) == sorted(wanted)
+
+
+def test_a_hidden_folder_that_is_named_is_searched(tmp_path):
+    touch(tmp_path, ".cache/x.jpg")
+    assert names(find_images([tmp_path / ".cache"]), tmp_path) == [".cache/x.jpg"]
+
+
+def test_a_named_file_is_taken_whatever_it_is_called(folder):
+    paths = touch(folder, "picture", "picture.dat", ".hidden")
+    assert find_images(paths) == tuple(paths)
+
+
+def test_sources_keep_their_order_and_a_path_comes_once(folder, monkeypatch):
+    a, b, c = touch(folder, "a.jpg", "b.jpg", "c.jpg")
+    assert find_images([c, folder, a]) == (c, a, b)
+    monkeypatch.chdir(folder)
+    assert find_images(["b.jpg", folder, "./b.jpg"]) == (Path("b.jpg"), a, c)
+
+
+def test_links_are_followed_but_not_forever(folder, tmp_path):
+    touch(folder, "a/x.jpg")
+    touch(tmp_path, "elsewhere/y.jpg")
+    (folder / "a" / "up").symlink_to(folder)
+    (folder / "a" / "self").symlink_to(folder / "a" / "self")
+    (folder / "there").symlink_to(tmp_path / "elsewhere")
+    (folder / "there-too").symlink_to(tmp_path / "elsewhere")
+    (folder / "gone.jpg").symlink_to(tmp_path / "gone.jpg")
+    # A picture whose link is broken is listed, so that it is counted among the failures.
+    assert names(find_images([folder]), folder) == ["a/x.jpg", "gone.jpg", "there/y.jpg"]
+
+
+def test_hostile_names_are_found_and_read(folder):
+    for name in HOSTILE_NAMES:
+        (folder / name).write_bytes(encode(NOISE, "PNG"))
+    images = ImageSet.from_sources([folder], PREPROCESSING)
+    assert names(images.paths, folder) == sorted(HOSTILE_NAMES)
+    for num_workers in (0, 1):
+        (batch,) = iter_batches(images, batch_size=99, num_workers=num_workers)
+        assert batch.indices == list(range(len(HOSTILE_NAMES)))
+
+
+def test_a_text_file_lists_paths_relative_to_itself(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listing = folder / "list.TXT"
+    lines = [
+        "\ufeffb.jpg",
+        "",
+        "# a comment",
+        "  # another",
+        "   ",
+        "sub/a.jpg\r",
+        str(tmp_path / "absolute.jpg"),
+        " leading and trailing .jpg ",
+        "b.jpg",
+        "./#1.jpg",
+    ]
+    listing.write_bytes("\n".join(lines).encode() + b"\nnot-utf-8-\xff.jpg")
+    expected = [
+        folder / "b.jpg",
+        folder / "sub/a.jpg",
+        tmp_path / "absolute.jpg",
+        folder / " leading and trailing .jpg ",
+        folder / "#1.jpg",
+        folder / os.fsdecode(b"not-utf-8-\xff.jpg"),
+    ]
+    assert find_images([listing]) == tuple(expected)
+    assert find_images(["pictures/list.TXT"])[0] == Path("pictures/b.jpg")
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ([], "no pictures were named"),
+        (["."], "expected files ending in .apng .avif"),
+        (["missing"], "'missing' does not exist: give a folder"),
+        (["null\0byte"], "does not exist"),
+        ([""], "'' does not exist"),
+        (["x" * 5000], "cannot be searched for pictures: File name too long"),
+        (["empty.txt"], "'empty.txt' names no picture: expected one path a line"),
+        (["x\n<b>\udcff"], r"'x\n<b>\udcff' does not exist"),
+    ],
+)
+def test_sources_without_pictures_are_refused_in_one_line(folder, monkeypatch, sources, expected):
+    monkeypatch.chdir(folder)
+    (folder / "empty.txt").write_text("# nothing\n\n")
+    with pytest.raises(UsageError) as caught:
+        find_images(sources)
+    assert expected in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_folder_that_may_not_be_searched_is_named(folder, monkeypatch):
+    touch(folder, "a/x.jpg", "b/x.jpg")
+
+    def scandir(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UsageError, match=r"pictures' cannot be searched.*Permission denied"):
+        find_images([folder])
+
+
+# Drawing
+
+
+def test_a_limit_draws_at_random_and_keeps_the_order(folder):
+    touch(folder, *(f"{i:03}.jpg" for i in range(100)))
+    everything = find_images([folder])
+    draws = [
+        ImageSet.from_sources([folder], PREPROCESSING, limit=20, seed=seed).paths
+        for seed in (0, 0, 1)
+    ]
+    assert draws[0] == draws[1] != draws[2]
+    for paths in draws:
+        assert len(set(paths)) == 20
+        assert list(paths) == sorted(paths)
+        # Not from the front: that all 20 come from the first half has probability 1e-7.
+        assert set(paths) & set(everything[50:])
+
+
+@pytest.mark.parametrize("limit", [None, 3, 4, 10**9])
+def test_a_limit_beyond_the_set_takes_all_of_it(folder, limit):
+    paths = touch(folder, "a.jpg", "b.jpg", "c.jpg")
+    images = ImageSet.from_sources([folder], PREPROCESSING, limit=limit)
+    assert images.paths == tuple(paths)
+    assert len(images) == 3
+    assert images.preprocessing is PREPROCESSING
+
+
+@pytest.mark.parametrize("options", [{"limit": 0}, {"limit": -1}, {"seed": -1}])
+def test_a_limit_or_seed_out_of_range_is_refused(folder, options):
+    touch(folder, "a.jpg")
+    with pytest.raises(UsageError, match="expected"):
+        ImageSet.from_sources([folder], PREPROCESSING, **options)
+
+
+# Batches
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_come_in_order_with_failures_apart(folder, num_workers):
+    images = write_pictures(folder, 11, broken=(1, 4, 5, 6, 7))
+    batches = list(iter_batches(images, batch_size=4, num_workers=num_workers))
+    assert [batch.indices for batch in batches] == [[0, 2, 3], [], [8, 9, 10]]
+    assert [[f.index for f in batch.failures] for batch in batches] == [[1], [4, 5, 6, 7], []]
+    assert [batch.pixels.shape[0] for batch in batches] == [3, 0, 3]
+    for batch in batches:
+        assert batch.pixels.shape[1:] == (3, 8, 12)
+        assert batch.pixels.dtype == torch.float32
+        assert all("damaged or cut short" in failure.reason for failure in batch.failures)
+        for row, index in enumerate(batch.indices):
+            data = images.paths[index].read_bytes()
+            expected = preprocess_image(decode_image(data, background=255), PREPROCESSING)
+            assert torch.equal(batch.pixels[row], expected)
+            assert batch.ids[row] == image_id(data)
+
+
+def test_the_background_is_the_preprocessings(folder):
+    clear = encode(np.zeros((8, 12, 4), dtype=np.uint8), "PNG")
+    (folder / "clear.png").write_bytes(clear)
+    preprocessing = Preprocessing(size=(8, 12), mean=(0,) * 3, std=(1,) * 3, background=51)
+    (batch,) = iter_batches(ImageSet.from_sources([folder], preprocessing), batch_size=1)
+    assert torch.equal(batch.pixels, torch.full((1, 3, 8, 12), 51 / 255))
+
+
+def test_what_cannot_be_opened_is_a_failure_of_that_picture(folder, monkeypatch):
+    (folder / "good.png").write_bytes(encode(NOISE, "PNG"))
+    (folder / "large.png").write_bytes(bytes(10_000))
+    os.mkfifo(folder / "pipe.png")
+    (folder / "closed.png").write_bytes(encode(NOISE, "PNG"))
+    monkeypatch.setattr(images_module, "MAX_FILE_BYTES", 9_999)
+    read_bytes = Path.read_bytes
+
+    def refuse_closed(path):
+        if path.name == "closed.png":  # The superuser may read whatever its permissions say.
+            raise PermissionError(13, "Permission denied")
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse_closed)
+    expected = {
+        "good.png": None,
+        "large.png": "too large: 10000 bytes, more than 9999",
+        "pipe.png": "not a regular file",
+        "closed.png": "cannot be opened: Permission denied",
+        "vanished.png": "cannot be opened: No such file or directory",
+        ".": "not a regular file",
+        "null\0byte.png": "cannot be opened: embedded null byte",
+    }
+    images = ImageSet(tuple(folder / name for name in expected), PREPROCESSING)
+    (batch,) = iter_batches(images, batch_size=9)
+    assert batch.indices == [0]
+    assert [failure.reason for failure in batch.failures] == list(expected.values())[1:]
+
+
+def test_a_picture_for_which_memory_runs_out_is_a_failure(folder, monkeypatch):
+    def run_out(image, preprocessing):
+        raise MemoryError
+
+    monkeypatch.setattr(images_module, "preprocess_image", run_out)
+    (batch,) = iter_batches(write_pictures(folder, 2), batch_size=2)
+    assert ["not enough memory" in failure.reason for failure in batch.failures] == [True, True]
+
+
+def test_the_callers_random_numbers_are_left_alone(folder):
+    before = torch.random.get_rng_state()
+    list(iter_batches(write_pictures(folder, 3), batch_size=2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="pins where there is a CUDA device")
+def test_pinning_without_a_device_does_nothing(folder):
+    images = write_pictures(folder, 3)
+    (plain,) = iter_batches(images, batch_size=3)
+    (pinned,) = iter_batches(images, batch_size=3, pin_memory=True)
+    assert torch.equal(pinned.pixels, plain.pixels)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_pinning_with_a_device(folder, num_workers):
+    images = write_pictures(folder, 3, broken=(1,))
+    (plain,) = iter_batches(images, batch_size=3)
+    (pinned,) = iter_batches(images, batch_size=3, num_workers=num_workers, pin_memory=True)
+    assert pinned.pixels.is_pinned()
+    assert torch.equal(pinned.pixels, plain.pixels)
+    assert (pinned.indices, pinned.ids, pinned.failures) == (
+        plain.indices,
+        plain.ids,
+        plain.failures,
+    )
+
+
+# Processes
+
+
+def test_leaving_early_ends_the_processes(folder):
+    batches = iter_batches(write_pictures(folder, 20), batch_size=1, num_workers=2)
+    assert next(batches).indices == [0]
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_dies_is_told_in_one_line(folder, monkeypatch):
+    images = write_pictures(folder, 2)
+    # The processes are forks of this one, and so is what they read with.
+    monkeypatch.setattr(images_module, "decode_image", lambda *_, **__: os._exit(1))
+    with pytest.raises(VitscopeError, match=r"reading pictures stopped \(.+\): free memory"):
+        list(iter_batches(images, batch_size=1, num_workers=1))
+
+
+def test_ctrl_c_ends_a_run_and_its_processes(folder):
+    write_pictures(folder, 60)
+    script = f"""
+        import sys, time
+        from vitscope import images
+        from vitscope.preprocessing import Preprocessing
+
+        preprocessing = Preprocessing(size=(8, 8), mean=(0,) * 3, std=(1,) * 3)
+        pictures = images.ImageSet.from_sources([{str(folder)!r}], preprocessing)
+        read = images._read_file
+        images._read_file = lambda path: (time.sleep(0.2), read(path))[1]
+        try:
+            for batch in images.iter_batches(pictures, batch_size=1, num_workers=2):
+                print(batch.indices[0], flush=True)
+        except KeyboardInterrupt:
+            sys.exit(130)
+    """
+    # A group of its own, whose every process the terminal would interrupt.
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "0\n"
+    os.killpg(process.pid, signal.SIGINT)
+    _, complaints = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert complaints == ""
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)

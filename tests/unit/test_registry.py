@@ -1,0 +1,280 @@
+"""Which library an id or a module goes to, and what is said where it leads nowhere."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from vitscope.errors import (
+    ModelUnreachableError,
+    UnknownModelError,
+    UnsupportedModelError,
+    UsageError,
+)
+from vitscope.models import embedded, open_clip, registry, timm, torch_hub, transformers
+from vitscope.models.catalogue import CATALOGUE
+from vitscope.models.near_matches import describe_near_matches
+from vitscope.models.registry import load_model, wrap_model
+from vitscope.preprocessing import Preprocessing
+from vitscope.testing.tiny_open_clip import TINY_OPEN_CLIP
+from vitscope.testing.tiny_timm import TINY_TIMM
+from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
+
+PREPROCESSING = Preprocessing(size=(32, 32), mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
+SIZES = (
+    *(
+        f"dinov2-{size}{reg}"
+        for size in ("small", "base", "large", "giant")
+        for reg in ("", "-reg")
+    ),
+    *(f"deit3-{size}" for size in ("small", "base", "large", "huge")),
+    "deit-tiny",
+    *(f"clip-{size}" for size in ("b32", "b16", "l14")),
+    *(f"openclip-{size}" for size in ("b32", "b16", "l14", "h14", "g14", "bigg14")),
+    *(f"ibot-{size}" for size in ("small", "base", "large")),
+)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What each library's loader was asked for; they all answer with one tiny model."""
+    calls = []
+    adapter = transformers.make_transformers_adapter(TINY_TRANSFORMERS["dinov2"]())
+
+    def record(library):
+        def load(*arguments):
+            calls.append((library, *arguments))
+            return adapter.named("its own id", f"from {library}")
+
+        return load
+
+    monkeypatch.setattr(transformers, "load_transformers", record("transformers"))
+    monkeypatch.setattr(timm, "load_timm", record("timm"))
+    monkeypatch.setattr(torch_hub, "load_hub", record("torch_hub"))
+    monkeypatch.setattr(open_clip, "load_open_clip", record("open_clip"))
+    return calls
+
+
+def fail_to_reach(repo_or_folder):
+    raise ModelUnreachableError(f"{repo_or_folder} is not cached")
+
+
+# --- ids ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model_id", "call"),
+    [
+        ("facebook/dinov2-base", ("transformers", "facebook/dinov2-base")),
+        ("dinov2-giant-reg", ("transformers", "facebook/dinov2-with-registers-giant")),
+        ("clip-l14", ("transformers", "openai/clip-vit-large-patch14")),
+        ("timm:vit_x.y", ("timm", "vit_x.y", None)),
+        ("timm:vit_x@a/b.pth", ("timm", "vit_x", Path("a/b.pth"))),
+        ("deit3-huge", ("timm", "deit3_huge_patch14_224.fb_in1k", None)),
+        ("torchhub:dinov2_vits14", ("torch_hub", "dinov2_vits14", None)),
+        ("torchhub:dinov3_vits16@w.pth", ("torch_hub", "dinov3_vits16", Path("w.pth"))),
+        ("open_clip:ViT-B-32/tag", ("open_clip", "ViT-B-32/tag")),
+        ("openclip-bigg14", ("open_clip", "ViT-bigG-14/laion2b_s39b_b160k")),
+    ],
+)
+def test_an_id_goes_to_its_library(asked, model_id, call):
+    adapter = load_model(model_id)
+    assert asked == [call]
+    assert (adapter.info.id, adapter.info.source) == (model_id, f"from {call[0]}")
+
+
+def test_a_local_folder_goes_to_transformers(asked, tmp_path, monkeypatch):
+    load_model(str(tmp_path))
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    load_model("org/name")
+    assert asked == [("transformers", str(tmp_path)), ("transformers", "org/name")]
+
+
+@pytest.mark.parametrize(
+    ("model_id", "suggestion"),
+    [
+        ("dinov2-smal", "did you mean dinov2-small"),
+        ("DINOv2-Large", "did you mean dinov2-large"),
+        ("clip-b31", "did you mean clip-b32"),
+        ("open_clp:ViT-B-32/laion2b_s34b_b79k", "did you mean open_clip:ViT-B-32"),
+        ("resnet50", "expected a name from the catalogue"),
+        ("./no/such/folder", "local folder"),
+        ("timm:", "timm:NAME"),
+        ("", "unknown model ''"),
+    ],
+)
+def test_an_unknown_id_is_answered_with_what_there_is(asked, model_id, suggestion):
+    with pytest.raises(UnknownModelError, match=suggestion) as caught:
+        load_model(model_id)
+    assert asked == []
+    assert "\n" not in str(caught.value)
+
+
+def test_a_repository_that_the_hub_does_not_know_is_answered_with_the_nearest(monkeypatch):
+    def fail(repo_or_folder):
+        raise UnknownModelError(f"no public repository {repo_or_folder}")
+
+    monkeypatch.setattr(transformers, "load_transformers", fail)
+    with pytest.raises(UnknownModelError, match=r"no public .*did you mean facebook/dinov2-small"):
+        load_model("facebook/dinov2-smal")
+
+
+def test_open_clip_without_the_package(monkeypatch):
+    monkeypatch.setattr(registry, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"pip install 'vitscope\[open-clip\]'"):
+        load_model("openclip-b32")
+
+
+# --- catalogue ---------------------------------------------------------------------------------
+
+
+def test_the_catalogue_holds_every_model_of_the_paper():
+    assert sorted(CATALOGUE) == sorted(SIZES)
+
+
+def test_every_timm_and_open_clip_id_of_the_catalogue_exists():
+    import open_clip as open_clip_library
+    import timm as timm_library
+
+    for entry in CATALOGUE.values():
+        library, _, name = entry.id.partition(":")
+        if library == "timm":
+            weights = name.partition("@")[0]
+            architecture = weights.partition(".")[0]
+            assert weights in timm_library.list_pretrained(f"{architecture}.*")
+        elif library == "open_clip":
+            assert tuple(name.split("/")) in open_clip_library.list_pretrained()
+        else:
+            assert entry.id.startswith(("facebook/", "openai/"))
+
+
+@pytest.mark.parametrize(
+    ("size", "folder"), [("small", "vits_16"), ("base", "vitb_16"), ("large", "vitl_16")]
+)
+def test_ibot_says_what_to_fetch_and_how_to_load_it(asked, size, folder):
+    with pytest.raises(UsageError) as caught:
+        load_model(f"ibot-{size}")
+    message = str(caught.value)
+    assert f"/ibot/{folder}/checkpoint_teacher.pth" in message
+    assert CATALOGUE[f"ibot-{size}"].id in message
+    # The tag behind the architecture says how the pictures are normalised: as iBOT was trained.
+    form = rf"timm:vit_{size}_patch16_224\.(dino|mae)@checkpoint_teacher\.pth"
+    assert re.search(form, message)
+    assert "\n" not in message
+    assert asked == []
+
+
+# --- the embedded default ----------------------------------------------------------------------
+
+
+def test_dinov2_small_falls_back_on_the_embedded_weights(monkeypatch):
+    monkeypatch.setattr(transformers, "load_transformers", fail_to_reach)
+    monkeypatch.setattr(embedded, "embedded_available", lambda: True)
+    monkeypatch.setattr(embedded, "load_embedded_dinov2", TINY_TRANSFORMERS["dinov2"])
+    adapter = load_model("dinov2-small")
+    assert (adapter.info.id, adapter.info.source) == ("dinov2-small", embedded.EMBEDDED_SOURCE)
+    assert len(adapter.info.notes) == 1
+    assert "package" in adapter.info.notes[0]
+    assert adapter.preprocessing.crop_fraction == 224 / 256
+
+
+def test_without_embedded_weights_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(transformers, "load_transformers", fail_to_reach)
+    monkeypatch.setattr(embedded, "embedded_available", lambda: False)
+    with pytest.raises(ModelUnreachableError, match=r"not cached.*vitscope\[demo\]"):
+        load_model("dinov2-small")
+
+
+@pytest.mark.parametrize("model_id", ["dinov2-base", "facebook/dinov2-small"])
+def test_no_other_id_falls_back(monkeypatch, model_id):
+    monkeypatch.setattr(transformers, "load_transformers", fail_to_reach)
+    monkeypatch.setattr(embedded, "embedded_available", lambda: True)
+    with pytest.raises(ModelUnreachableError, match="not cached"):
+        load_model(model_id)
+
+
+# --- modules -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("build", "family"),
+    [
+        (TINY_TRANSFORMERS["clip"], "transformers/clip"),
+        (TINY_TIMM["dinov2"], "timm/vit"),
+        (TINY_OPEN_CLIP["plain"], "open_clip/vit"),
+    ],
+)
+def test_a_module_goes_to_its_library(build, family):
+    module = build().train()
+    adapter = wrap_model(module, preprocessing=PREPROCESSING, model_id="mine")
+    assert (adapter.info.family, adapter.info.id) == (family, "mine")
+    assert adapter.preprocessing == PREPROCESSING
+    assert not any(part.training for part in module.modules())
+    own = wrap_model(module)
+    assert own.info.id == type(module).__name__
+    assert own.preprocessing != PREPROCESSING
+
+
+def test_a_copy_of_the_hub_code_is_told_by_the_name_of_its_class(monkeypatch):
+    class DinoVisionTransformer(nn.Module):
+        pass
+
+    adapter = transformers.make_transformers_adapter(TINY_TRANSFORMERS["dinov2"]())
+
+    def make(module, *, model_id):
+        return replace(adapter, info=replace(adapter.info, id=f"hub {model_id}"))
+
+    monkeypatch.setattr(torch_hub, "make_hub_adapter", make)
+    assert wrap_model(DinoVisionTransformer(), model_id="x").info.id == "hub x"
+
+
+@pytest.mark.parametrize("module", [nn.Linear(2, 2), nn.DataParallel(TINY_TIMM["vit"]())])
+def test_other_modules_are_refused_with_what_works(module):
+    with pytest.raises(UnsupportedModelError, match="transformers, timm, open_clip") as caught:
+        wrap_model(module)
+    assert type(module).__name__ in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# --- imports -----------------------------------------------------------------------------------
+
+IMPORTS = """
+import sys
+from vitscope.models.registry import wrap_model
+def report():
+    print(*sorted({"transformers", "timm", "open_clip"} & sys.modules.keys()), sep=",")
+report()
+"""
+WITH_TIMM = """
+import timm
+wrap_model(timm.create_model("test_vit"))
+report()
+"""
+WITH_TRANSFORMERS = """
+from transformers import ViTConfig, ViTModel
+size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+wrap_model(ViTModel(ViTConfig(**size)))
+report()
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "library"), [(WITH_TIMM, "timm"), (WITH_TRANSFORMERS, "transformers")]
+)
+def test_only_the_library_asked_for_is_imported(code, library):
+    finished = subprocess.run(
+        [sys.executable, "-c", IMPORTS + code], capture_output=True, text=True, check=True
+    )
+    assert finished.stdout.splitlines() == ["", library]
+
+
+def test_near_matches_in_words():
+    known = ["alpha", "alphas", "Beta"]
+    assert describe_near_matches("beta", known) == "; did you mean Beta?"
+    assert describe_near_matches("alpha", known) == "; did you mean alpha or alphas?"
+    assert describe_near_matches("zzzz", known) == ""

@@ -1,0 +1,102 @@
+"""Settings of image processors translated, or refused by name."""
+
+import pytest
+
+from vitscope.errors import UnsupportedModelError
+from vitscope.models.transformers_preprocessing import default_preprocessing, make_preprocessing
+from vitscope.preprocessing import Preprocessing
+
+MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+BASE = {
+    "image_processor_type": "BitImageProcessor",
+    "do_resize": True,
+    "size": {"shortest_edge": 256},
+    "resample": 3,
+    "do_center_crop": True,
+    "crop_size": {"height": 224, "width": 224},
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "do_convert_rgb": True,
+    "image_mean": MEAN,
+    "image_std": STD,
+}
+
+
+def make(**changes):
+    return make_preprocessing(BASE | changes)
+
+
+def test_shortest_edge_and_square_crop():
+    assert make() == Preprocessing(
+        size=(224, 224), resize="cover", crop_fraction=0.875, mean=MEAN, std=STD
+    )
+
+
+def test_height_and_width_without_crop_stretch():
+    made = make(size={"height": 32, "width": 48}, do_center_crop=False)
+    assert (made.size, made.resize, made.crop_fraction) == ((32, 48), "stretch", 1.0)
+
+
+def test_height_and_width_with_crop():
+    size, crop = {"height": 256, "width": 128}, {"height": 224, "width": 112}
+    made = make(size=size, crop_size=crop)
+    assert (made.size, made.resize, made.crop_fraction) == ((224, 112), "stretch", 0.875)
+
+
+@pytest.mark.parametrize(
+    ("resample", "name"), [(0, "nearest"), (1, "lanczos"), (2, "bilinear"), (3, "bicubic")]
+)
+def test_interpolation(resample, name):
+    assert make(resample=resample).interpolation == name
+
+
+def test_no_normalisation_leaves_values_in_0_to_1():
+    made = make(do_normalize=False)
+    assert (made.mean, made.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def test_one_mean_for_all_channels():
+    assert make(image_mean=0.5).mean == (0.5, 0.5, 0.5)
+
+
+def test_names_of_older_and_other_variants_of_a_processor_are_the_same():
+    for suffix in ("", "Fast", "Pil"):
+        assert make(image_processor_type=f"ViTImageProcessor{suffix}") == make()
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"image_processor_type": "ConvNextImageProcessor"}, "ConvNextImageProcessor"),
+        ({"do_pad": True}, "do_pad=True"),
+        ({"do_flip_channel_order": True}, "do_flip_channel_order"),
+        ({"do_resize": False}, "do_resize=False"),
+        ({"do_rescale": False}, "do_rescale=False"),
+        ({"rescale_factor": 1 / 127.5}, "rescale_factor"),
+        ({"resample": 4}, "resample=4"),
+        ({"size": {"longest_edge": 256}}, "size=.*longest_edge"),
+        ({"size": {"shortest_edge": 256, "longest_edge": 512}}, "size="),
+        ({"do_center_crop": False}, "crop_size=None"),
+        ({"crop_size": {"height": 224, "width": 200}}, "crop_size="),
+        ({"crop_size": {"height": 300, "width": 300}}, "crop_size="),
+        (
+            {"size": {"height": 256, "width": 128}, "crop_size": {"height": 64, "width": 64}},
+            "crop_size=",
+        ),
+    ],
+)
+def test_what_has_no_counterpart_is_refused_by_name(changes, name):
+    with pytest.raises(UnsupportedModelError, match=name) as caught:
+        make(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_steps_that_are_switched_off_do_not_matter():
+    assert make(do_pad=False) == make()
+
+
+def test_defaults_take_the_size_of_the_configuration_save_dinov2s():
+    assert default_preprocessing("vit", (384, 384)).size == (384, 384)
+    assert default_preprocessing("clip", (336, 336)).crop_fraction == 1
+    assert default_preprocessing("dinov2", (518, 518)).size == (224, 224)
