@@ -1,7 +1,7 @@
 """Cost of an audit against the bare forward pass, as a ratio in one run.
 
-The same decoded batches go, in turn, through the model alone and through the audit (forward, ledger,
-proofs, sums, tables and feature shards); both are timed over all batches, alternating, and the
+The same decoded batches go, in turn, through the model alone and through the audit (forward,
+ledger, proofs, sums, tables, feature shards); both are timed over all batches, alternating, and the
 median of the rounds' ratios is printed, with the peak memory of the process.
 
     python benchmarks/audit_against_forward.py IMAGES --model dinov2-small

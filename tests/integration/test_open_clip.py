@@ -16,13 +16,13 @@ from open_clip.coca_model import MultimodalCfg
 from torch import nn
 
 from reference import assert_ledger_matches, make_reference
+from tracing import collect, make_pixels
 from vitscope.errors import (
     ModelUnreachableError,
     UnknownModelError,
     UnsupportedModelError,
     UsageError,
 )
-from vitscope.ledger import make_ledger
 from vitscope.models import open_clip as adapters
 from vitscope.models.open_clip import load_open_clip, make_open_clip_adapter
 from vitscope.testing.tiny_open_clip import TINY_OPEN_CLIP, make_tiny_clip
@@ -35,19 +35,6 @@ HEADS = 4
 @cache
 def build(name):
     return TINY_OPEN_CLIP[name]()
-
-
-def make_pixels(tower):
-    generator = torch.Generator().manual_seed(7)
-    return torch.randn(2, 3, *tower.image_size, generator=generator, dtype=torch.float64)
-
-
-def collect(adapter, pixels):
-    """Traces and ledgers of all layers, and the global feature."""
-    found = []
-    layers = adapter.select_layers("all")
-    feature = adapter.trace(pixels, layers, lambda trace: found.append((trace, make_ledger(trace))))
-    return found, feature
 
 
 # --- the reference's own account of torch's packed attention --------------------------------------
@@ -80,7 +67,7 @@ def references(name):
     streams = []
     for block in blocks:
         block.register_forward_pre_hook(lambda _, args: streams.append(args[0].detach().clone()))
-    tower(make_pixels(tower))
+    tower(make_pixels(tower.image_size))
     return [
         reference_of_block(block.state_dict(), stream)
         for block, stream in zip(blocks, streams, strict=True)
@@ -95,7 +82,7 @@ def references(name):
 def test_every_layer_matches_the_reference(name, dtype):
     tolerance = TOLERANCES[dtype]
     adapter = make_open_clip_adapter(copy.deepcopy(build(name))).to("cpu", dtype)
-    found, _ = collect(adapter, make_pixels(adapter.module))
+    found, _ = collect(adapter, make_pixels(adapter.module.image_size))
     expected = references(name)
     assert len(found) == len(expected) == 3
     for (trace, ledger), reference in zip(found, expected, strict=True):
@@ -110,7 +97,7 @@ def test_every_tower_balances_and_embeds_as_open_clip_does(name, dtype):
     tolerance = TOLERANCES[dtype]
     module = copy.deepcopy(build(name)).to(dtype)
     adapter = make_open_clip_adapter(module)
-    pixels = make_pixels(module.visual)
+    pixels = make_pixels(module.visual.image_size)
     found, feature = collect(adapter, pixels)
     for trace, ledger in found:
         assert ledger.balance_error.max() <= tolerance
@@ -130,7 +117,7 @@ def test_blocks_see_the_batch_in_the_first_dimension():
     handle = tower.transformer.resblocks[0].attn.register_forward_pre_hook(
         lambda _, args: shapes.append([tuple(arg.shape) for arg in args])
     )
-    tower(make_pixels(tower).float())
+    tower(make_pixels(tower.image_size).float())
     handle.remove()
     assert shapes == [[(2, 17, 32)] * 3]
 

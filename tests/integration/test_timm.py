@@ -15,8 +15,8 @@ from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import nn
 
 from reference import assert_ledger_matches, make_reference
+from tracing import collect, make_pixels
 from vitscope.errors import UnsupportedModelError, UsageError
-from vitscope.ledger import make_ledger
 from vitscope.models.timm import make_timm_adapter
 from vitscope.preprocessing import Preprocessing
 from vitscope.testing.randomize import randomize
@@ -35,19 +35,6 @@ def list_inputs():
         yield pytest.param(name, (height, width), id=f"{name}-{height}x{width}")
         if module.dynamic_img_size:
             yield pytest.param(name, (height - 8, width + 16), id=f"{name}-wide")
-
-
-def make_pixels(size, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(7)
-    return torch.randn(2, 3, *size, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def collect(adapter, pixels):
-    """Traces and ledgers of all layers, and the global feature."""
-    found = []
-    layers = adapter.select_layers("all")
-    feature = adapter.trace(pixels, layers, lambda trace: found.append((trace, make_ledger(trace))))
-    return found, feature
 
 
 # --- the reference's own account of timm's attention -------------------------------------------

@@ -15,6 +15,7 @@ from torch import nn
 import hub_twin
 import hub_twin_dinov3
 from reference import assert_ledger_matches, make_reference
+from tracing import collect, make_pixels
 from vitscope.errors import (
     ModelUnreachableError,
     UnknownModelError,
@@ -22,7 +23,6 @@ from vitscope.errors import (
     UsageError,
     VitscopeError,
 )
-from vitscope.ledger import make_ledger
 from vitscope.models.torch_hub import load_hub, make_hub_adapter
 from vitscope.testing.randomize import randomize
 
@@ -55,18 +55,6 @@ MODELS = [
     *(pytest.param(make_dinov2, settings, id=f"dinov2 {n}") for n, settings in DINOV2.items()),
     *(pytest.param(make_dinov3, settings, id=f"dinov3 {n}") for n, settings in DINOV3.items()),
 ]
-
-
-def make_pixels(size, dtype):
-    generator = torch.Generator().manual_seed(7)
-    return torch.randn(2, 3, *size, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def collect(adapter, pixels):
-    found = []
-    layers = adapter.select_layers("all")
-    feature = adapter.trace(pixels, layers, lambda trace: found.append((trace, make_ledger(trace))))
-    return found, feature
 
 
 def list_blocks(module):

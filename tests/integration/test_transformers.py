@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from reference import assert_ledger_matches, make_reference
-from vitscope.ledger import make_ledger
+from tracing import collect, make_pixels
 from vitscope.models.transformers import make_transformers_adapter
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
 
@@ -29,19 +29,6 @@ STYLES = {"dinov2": DINO, "dinov3": DINO, "vit": VIT, "deit": VIT, "clip": CLIP}
 @cache
 def build(name):
     return TINY_TRANSFORMERS[name]()
-
-
-def make_pixels(size):
-    generator = torch.Generator().manual_seed(7)
-    return torch.randn(2, 3, *size, generator=generator, dtype=torch.float64)
-
-
-def collect(adapter, pixels):
-    """Traces and ledgers of all layers, and the global feature."""
-    found = []
-    layers = adapter.select_layers("all")
-    feature = adapter.trace(pixels, layers, lambda trace: found.append((trace, make_ledger(trace))))
-    return found, feature
 
 
 def call(module, pixels, **options):

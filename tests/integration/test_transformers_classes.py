@@ -30,32 +30,14 @@ from transformers import (
 )
 from transformers.models.vit.modeling_vit import ViTAttention
 
+from tiny_configs import SIZE, TEXT
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.ledger import make_ledger
 from vitscope.models.transformers import make_transformers_adapter
 from vitscope.testing.randomize import randomize
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
 
-SIZE = {
-    "image_size": 16,
-    "patch_size": 8,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-}
-TEXT = {
-    "vocab_size": 8,
-    "hidden_size": 8,
-    "intermediate_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 4,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-PIXELS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
 def make_pair(kind, config, **vision):

@@ -23,6 +23,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from tiny_configs import SIZE, TEXT
 from vitscope.errors import ModelUnreachableError, UnknownModelError, UnsupportedModelError
 from vitscope.models.transformers import load_transformers
 from vitscope.preprocessing import Preprocessing
@@ -32,25 +33,6 @@ from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIZE = {
-    "image_size": 32,
-    "patch_size": 8,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-}
-TEXT = {
-    "vocab_size": 8,
-    "hidden_size": 8,
-    "intermediate_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 4,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
 PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
