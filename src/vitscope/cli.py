@@ -89,6 +89,8 @@ def audit(
     """
     if not images:
         raise UsageError("no pictures given: name a folder, pictures, or a text file of paths")
+    from vitscope.models.registry import check_model_id  # here, for what it imports is slow
+
     config = AuditConfig(
         limit=limit,
         batch_size=batch_size,
@@ -101,6 +103,8 @@ def audit(
         renormalize=renormalize,
         features=features,
     )
+    for model_id in model:
+        check_model_id(model_id)
     targets = {model_id: out / name for model_id, name in _name_folders(model).items()}
     for target in targets.values():
         check_target(target, overwrite=overwrite)

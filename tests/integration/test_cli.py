@@ -79,6 +79,16 @@ def test_several_models_end_in_a_comparison(capsys, model_folder, pictures, tmp_
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
+def test_a_mistyped_second_model_is_told_before_the_first_is_run(
+    capsys, model_folder, pictures, tmp_path
+):
+    models = ["--model", model_folder, "--model", "dinov2-smal"]
+    code, _, err = run(capsys, "audit", pictures, *models, "--out", tmp_path / "out")
+    assert code == 2
+    assert "dinov2-small" in one_line(err)
+    assert not (tmp_path / "out").exists()
+
+
 def test_options_reach_the_result(capsys, model_folder, pictures, tmp_path):
     options = "--limit 9 --batch-size 4 --dtype float64 --layers 0 --size 16x40 --seed 3"
     options += " --num-workers 1 --device cpu --renormalize --features drop"

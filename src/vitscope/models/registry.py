@@ -50,11 +50,38 @@ def load_model(model_id: str) -> ViTAdapter:
         ModelUnreachableError: If the weights are neither cached nor to be had.
         UnsupportedModelError: If the model has a part or setting that is not understood.
     """
+    check_model_id(model_id)
     if model_id in CATALOGUE:
         adapter = _load_entry(model_id, CATALOGUE[model_id])
     else:
         adapter = _load_by_address(model_id)
     return adapter.named(model_id, adapter.info.source)
+
+
+def check_model_id(model_id: str) -> None:
+    """Refuse an id that leads nowhere, without importing a library or touching the network.
+
+    Args:
+        model_id: The id, as `load_model` takes it.
+
+    Raises:
+        UnknownModelError: If it is of no known form; the message names the nearest.
+        UsageError: If its weights must be fetched by hand first.
+    """
+    entry = CATALOGUE.get(model_id)
+    if entry is not None and entry.checkpoint:
+        raise UsageError(
+            f"{model_id} cannot be downloaded by its name: fetch {entry.checkpoint} and give "
+            f"{entry.id}, with the path of that file behind the @"
+        )
+    library, _, name = model_id.partition(":")
+    addressed = (library in _LOADERS and name) or _is_folder(model_id)
+    if entry is None and not addressed and _REPOSITORY.fullmatch(model_id) is None:
+        raise UnknownModelError(
+            f"unknown model {model_id!r}: expected a name from the catalogue, a local folder, "
+            "organisation/name on Hugging Face, timm:NAME or torchhub:NAME (with @CHECKPOINT for a "
+            f"file of weights), or open_clip:ARCHITECTURE/TAG{_describe_near(model_id)}"
+        )
 
 
 def wrap_model(
@@ -84,11 +111,6 @@ def wrap_model(
 
 
 def _load_entry(name: str, entry: CatalogueEntry) -> ViTAdapter:
-    if entry.checkpoint:
-        raise UsageError(
-            f"{name} cannot be downloaded by its name: fetch {entry.checkpoint} and give "
-            f"{entry.id}, with the path of that file behind the @"
-        )
     try:
         return _load_by_address(entry.id)
     except ModelUnreachableError as error:
@@ -100,21 +122,20 @@ def _load_entry(name: str, entry: CatalogueEntry) -> ViTAdapter:
 def _load_by_address(model_id: str) -> ViTAdapter:
     library, _, name = model_id.partition(":")
     load = _LOADERS.get(library)
-    if load is not None and name:
+    if load is not None:
         return load(name)
-    if model_id and Path(model_id).expanduser().is_dir():
-        return _load_transformers(model_id)
-    near = describe_near_matches(model_id, [*CATALOGUE, *(e.id for e in CATALOGUE.values())])
-    if _REPOSITORY.fullmatch(model_id) is None:
-        raise UnknownModelError(
-            f"unknown model {model_id!r}: expected a name from the catalogue, a local folder, "
-            "organisation/name on Hugging Face, timm:NAME or torchhub:NAME (with @CHECKPOINT for a "
-            f"file of weights), or open_clip:ARCHITECTURE/TAG{near}"
-        )
     try:
         return _load_transformers(model_id)
     except UnknownModelError as error:
-        raise UnknownModelError(f"{error}{near}") from None
+        raise UnknownModelError(f"{error}{_describe_near(model_id)}") from None
+
+
+def _is_folder(model_id: str) -> bool:
+    return bool(model_id) and Path(model_id).expanduser().is_dir()
+
+
+def _describe_near(model_id: str) -> str:
+    return describe_near_matches(model_id, [*CATALOGUE, *(e.id for e in CATALOGUE.values())])
 
 
 def _load_transformers(repo_or_folder: str) -> ViTAdapter:
