@@ -4,6 +4,7 @@ The files are read as data; no code of the packages that carry them is run. Each
 several pictures, so pictures of one photograph are alike: whoever shows results says so.
 """
 
+import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 from PIL import Image
 
 from vitscope.extras import find_package_path
+from vitscope.storage import staged_folder
+
+CREDITS = "credits.csv"
 
 # A crop of 0.6 is then about 307 px on its shorter side: larger than common input sizes.
 _MAX_SHORTER_SIDE_PX = 512
@@ -78,11 +82,12 @@ class DemoPhotographs:
         """The set in words.
 
         Returns:
-            For example "255 pictures: 5 crops of each of 51 photographs".
+            How many pictures of how many photographs, and what follows for intervals.
         """
         return (
             f"{self.num_pictures} pictures: {self.crops_per_photograph} crops of each of "
-            f"{len(self.credits)} photographs"
+            f"{len(self.credits)} photographs. Crops of one photograph are alike, so the intervals "
+            "below are narrower than for as many photographs."
         )
 
 
@@ -91,22 +96,28 @@ def write_demo_photographs(folder: Path) -> DemoPhotographs:
 
     Each photograph is scaled down to at most 512 px on its shorter side and gives five pictures:
     the whole, and from each corner 0.6 of width and height, so that neighbours overlap by a third.
-    The same packages give the same files.
+    The same packages give the same files. Credits go beside them, in `credits.csv`.
 
     Args:
-        folder: Where to write; made if it does not exist.
+        folder: Where to write; pictures written there earlier are replaced.
 
     Returns:
         How many pictures of which photographs.
 
     Raises:
-        UsageError: If the extra `demo` is not installed.
+        UsageError: If the extra `demo` is not installed, or something else is in the folder.
+        VitscopeError: If the disk does not take the pictures.
     """
     photographs = dict(_find_photographs())
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in photographs:
-        for name, crop in make_crops(_read(path)):
-            crop.save(folder / f"{path.stem}_{name}.jpg", quality=95)
+    with staged_folder(folder, overwrite=True, marker=CREDITS) as staging:
+        for path in photographs:
+            for name, crop in make_crops(_read(path)):
+                crop.save(staging / f"{path.stem}_{name}.jpg", quality=95)
+        with (staging / CREDITS).open("w", encoding="utf-8", newline="") as file:
+            rows = [
+                (credit.title, credit.package, credit.licence) for credit in photographs.values()
+            ]
+            csv.writer(file).writerows([("title", "package", "licence"), *rows])
     return DemoPhotographs(
         credits=tuple(photographs.values()), crops_per_photograph=len(_CROP_NAMES)
     )

@@ -19,12 +19,13 @@ MARKER = "summary.json"
 
 
 @contextmanager
-def staged_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def staged_folder(target: Path, *, overwrite: bool = False, marker: str = MARKER) -> Iterator[Path]:
     """Write a folder beside its place and move it there when it is whole.
 
     Args:
         target: Where the folder shall be.
-        overwrite: Whether an earlier result there is replaced; anything else never is.
+        overwrite: Whether what was written there earlier is replaced; anything else never is.
+        marker: The file by which what was written earlier is known.
 
     Yields:
         The folder to write into; it is removed if the body raises.
@@ -32,7 +33,7 @@ def staged_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         VitscopeError: If the disk does not take it.
     """
-    check_target(target, overwrite=overwrite)
+    check_target(target, overwrite=overwrite, marker=marker)
     with _plain_disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
@@ -59,12 +60,13 @@ def scratch_folder() -> Iterator[Path]:
         raise
 
 
-def check_target(target: Path, *, overwrite: bool) -> None:
+def check_target(target: Path, *, overwrite: bool, marker: str = MARKER) -> None:
     """Refuse a folder that something else lives in.
 
     Args:
-        target: Where a result shall be written.
-        overwrite: Whether an earlier result may be replaced.
+        target: Where a folder shall be written.
+        overwrite: Whether what was written there earlier may be replaced.
+        marker: The file by which it is known.
 
     Raises:
         UsageError: If the folder is not empty and may not be replaced.
@@ -76,9 +78,9 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         return
     if not any(target.iterdir()):
         return
-    if not (target / MARKER).is_file():
+    if not (target / marker).is_file():
         raise UsageError(
-            f"{target} is not empty and holds no vitscope result: choose another folder"
+            f"{target} is not empty and was not written by vitscope: choose another folder"
         )
     if not overwrite:
         raise UsageError(

@@ -330,6 +330,17 @@ def test_a_process_that_dies_is_told_in_one_line(folder, monkeypatch):
         list(iter_batches(images, batch_size=1, num_workers=1))
 
 
+def test_processes_leave_ctrl_c_to_the_run(folder, monkeypatch):
+    def interrupt_oneself(data, *, background):
+        os.kill(os.getpid(), signal.SIGINT)
+        return decode_image(data, background=background)
+
+    images = write_pictures(folder, 2)
+    monkeypatch.setattr(images_module, "decode_image", interrupt_oneself)
+    (batch,) = iter_batches(images, batch_size=2, num_workers=1)
+    assert batch.indices == [0, 1]
+
+
 def test_ctrl_c_ends_a_run_and_its_processes(folder):
     write_pictures(folder, 60)
     script = f"""

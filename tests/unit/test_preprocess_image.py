@@ -50,7 +50,9 @@ def torchvision_pixels(image, preprocessing: Preprocessing, resize) -> torch.Ten
 
 
 @pytest.mark.parametrize("interpolation", FILTERS)
-@pytest.mark.parametrize(("crop_fraction", "resize"), [(1.0, 28), (28 / 32, 32), (28 / 33, 33)])
+@pytest.mark.parametrize(
+    ("crop_fraction", "resize"), [(1.0, 28), (0.875, 32), (28 / 33, 33), (0.94, 30)]
+)
 @pytest.mark.parametrize("size", SIZES)
 def test_cover_is_torchvisions_shorter_side(size, crop_fraction, resize, interpolation):
     preprocessing = make_preprocessing(crop_fraction=crop_fraction, interpolation=interpolation)

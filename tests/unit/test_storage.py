@@ -68,7 +68,7 @@ def test_what_is_not_a_result_is_never_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     for overwrite in (False, True):
         with (
-            pytest.raises(UsageError, match="holds no vitscope result"),
+            pytest.raises(UsageError, match="was not written by vitscope"),
             staged_folder(tmp_path, overwrite=overwrite),
         ):
             pass
