@@ -6,8 +6,11 @@ the same hold for agreement with the reference, whose float32 inputs are the sam
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
 from timm.layers import GlobalResponseNormMlp
 from timm.models.eva import Eva
 from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
@@ -16,6 +19,7 @@ from torch import nn
 
 from reference import assert_ledger_matches, make_reference
 from tracing import collect, make_pixels
+from vitscope.decoding import preprocess_image
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.models.timm import make_timm_adapter
 from vitscope.preprocessing import Preprocessing
@@ -370,7 +374,20 @@ def test_preprocessing_is_read_from_the_models_configuration():
     assert make_timm_adapter(module).preprocessing == Preprocessing(
         size=(32, 32),
         resize="stretch",
-        crop_fraction=0.9,
+        crop_fraction=32 / 35,
         mean=(0.1, 0.2, 0.3),
         std=(0.4, 0.5, 0.6),
     )
+
+
+@pytest.mark.parametrize("shape", [(90, 60), (41, 200), (32, 32)])
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+@pytest.mark.parametrize("crop_pct", [0.875, 0.9, 1.0])
+def test_pictures_are_prepared_as_timm_does_to_the_bit(shape, crop_mode, crop_pct):
+    module = with_config(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="bicubic")
+    module.pretrained_cfg |= {"crop_pct": crop_pct, "crop_mode": crop_mode}
+    module.pretrained_cfg["input_size"] = (3, 32, 32)
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    expected = create_transform(**resolve_model_data_config(module))(picture)
+    assert torch.equal(preprocess_image(picture, make_timm_adapter(module).preprocessing), expected)

@@ -1,5 +1,7 @@
 """Loading timm models by name: from the hub's cache and from files, without a network."""
 
+import math
+
 import pytest
 import timm
 import torch
@@ -112,7 +114,7 @@ def test_projection_is_told_from_classifier(name, expected):
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "resize", "crop_fraction", "red"),
+    ("name", "size", "resize", "crop_pct", "red"),
     [
         ("vit_small_patch14_dinov2.lvd142m", 518, "cover", 1.0, 0.485),
         ("deit3_small_patch16_224.fb_in1k", 224, "cover", 0.9, 0.485),
@@ -122,11 +124,11 @@ def test_projection_is_told_from_classifier(name, expected):
         ("vit_so400m_patch14_siglip_384.webli", 378, "cover", 0.9, 0.5),
     ],
 )
-def test_preprocessing_of_known_names(name, size, resize, crop_fraction, red):
+def test_preprocessing_of_known_names(name, size, resize, crop_pct, red):
     preprocessing = make_timm_adapter(make_on_meta(name)).preprocessing
     assert preprocessing.size == (size, size)
     assert preprocessing.resize == resize
-    assert preprocessing.crop_fraction == pytest.approx(crop_fraction)
+    assert preprocessing.crop_fraction == pytest.approx(size / math.floor(size / crop_pct))
     assert preprocessing.mean[0] == pytest.approx(red)
 
 

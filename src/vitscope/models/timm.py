@@ -10,6 +10,7 @@ Requirements met here:
 """
 
 import io
+import math
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -228,10 +229,12 @@ def _read_preprocessing(tower: Any, name: str) -> Preprocessing:
     require(channels == 3, name, f"pictures of {channels} channels (in_chans)")
     require(crop in _RESIZES, name, f"the crop mode {crop!r} (crop_mode)")
     require(interpolation in get_args(Interpolation), name, f"the interpolation {interpolation!r}")
+    size = _choose_size(tower)
     return Preprocessing(
-        size=_choose_size(tower),
+        size=size,
         resize=_RESIZES[crop],
-        crop_fraction=config["crop_pct"],
+        # timm rounds the size before the crop down: 224 / 0.9 is 248.
+        crop_fraction=size[0] / math.floor(size[0] / config["crop_pct"]),
         interpolation=interpolation,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
