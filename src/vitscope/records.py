@@ -18,7 +18,7 @@ from vitscope.errors import ResultError
 from vitscope.ledger import Path as ScalarPath
 from vitscope.storage import open_to_readers
 
-SHARD_ROWS = 1024
+SHARD_ROWS = 256
 IDENTITY = ("path", "image_id")
 
 

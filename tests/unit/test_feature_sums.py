@@ -14,6 +14,7 @@ from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.jackknife import NUM_BLOCKS, block_of, compute_interval
 from vitscope.metrics.linear_cka import compute_hsic, expected_biased_cka
 from vitscope.metrics.moments import compute_moments, shift_moments
+from vitscope.metrics.row_store import RowStore
 
 GROUPS = ("cls", "registers", "patches")
 
@@ -336,3 +337,27 @@ def test_blocks_are_even_and_depend_on_identity_alone():
     assert len(counts) == NUM_BLOCKS
     assert counts.min() > 400
     assert [block_of(i) for i in ids[:5]] == [block_of(i) for i in ids[:5]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes=st.lists(st.integers(0, 700), max_size=6), seed=st.integers(0, 2**16), data=st.data())
+def test_stored_rows_are_the_rows_of_their_block(sizes, seed, data):
+    generator = torch.Generator().manual_seed(seed)
+    store = RowStore()
+    rows, blocks = torch.empty(0, 2), torch.empty(0, dtype=torch.int64)
+    for size in sizes:
+        batch = torch.randn(size, 2, generator=generator)
+        members = torch.randint(3, (size,), generator=generator)
+        store.append({"a": batch, "b": -batch}, members.tolist())
+        rows, blocks = torch.cat([rows, batch]), torch.cat([blocks, members])
+        if data.draw(st.booleans()):
+            # Reading in between reorders what is held, and must not change what is there.
+            store.of_block(0)
+    assert len(store) == len(rows)
+    for block in range(4):
+        found = store.of_block(block)
+        expected = rows[blocks == block]
+        assert bool(found) == bool(len(expected))
+        if found:
+            assert sorted(found["a"].tolist()) == sorted(expected.tolist())
+            assert torch.equal(found["b"], -found["a"])

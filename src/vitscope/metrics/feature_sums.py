@@ -1,7 +1,7 @@
 """Sums over images from which CKA and variance shares follow, with intervals; they merge exactly.
 
-A block's rows are their own sufficient statistics: they are kept as they are while that takes less
-room than the moments of size d² that they are folded into later. Memory is bounded by
+Rows are their own sufficient statistics: they are kept as they are while that takes less room than
+the moments of size d² per block that they are folded into later. Memory is bounded by
 O(blocks · pairs · d²) however many images come, and small runs stay far below the bound.
 """
 
@@ -31,12 +31,13 @@ from vitscope.metrics.moments import (
     compute_moments,
     shift_moments,
 )
+from vitscope.metrics.row_store import RowStore
 
 Vector = Float[Tensor, " dim"]
 
 _FOLD_AT = 4
-"""Rows per dimension at which a block is folded: about where its moments become the smaller form
-(some 36 pairs of d² numbers of 8 bytes against some 15 features of d numbers of 4 bytes a row)."""
+"""Rows per block and dimension at which rows are folded. From about there on moments are smaller:
+some 36 pairs of d² numbers of 8 bytes against some 15 features of d numbers of 4 bytes a row."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,10 @@ class FeatureSums:
         """
         self.plan = plan
         self.dtype = dtype
-        self._rows: list[dict[str, list[Tensor]]] = [{} for _ in range(NUM_BLOCKS)]
+        self._rows = RowStore()
         self._moments: list[dict[Pair, PairMoments]] = [{} for _ in range(NUM_BLOCKS)]
         self._reference: dict[str, Vector] = {}
         self._counts = [0] * NUM_BLOCKS
-        self._unfolded = [0] * NUM_BLOCKS
         self._cache: dict[Pair, _PairEstimates] = {}
 
     @property
@@ -112,14 +112,10 @@ class FeatureSums:
             blocks: Jackknife block of each image.
         """
         self._cache.clear()
-        members = torch.tensor(blocks)
-        for block in sorted(set(blocks)):
-            chosen = (members == block).nonzero().squeeze(1)
-            for name in self.plan.kept:
-                self._rows[block].setdefault(name, []).append(features[name][chosen])
-            self._counts[block] += len(chosen)
-            self._unfolded[block] += len(chosen)
-            self._fold_if_full(block)
+        self._rows.append({name: features[name] for name in self.plan.kept}, blocks)
+        for block in blocks:
+            self._counts[block] += 1
+        self._fold_if_full()
 
     def merge(self, other: Self) -> None:
         """Take in the sums of a disjoint set of images.
@@ -138,11 +134,11 @@ class FeatureSums:
         for block in range(NUM_BLOCKS):
             for pair, moments in other._moments[block].items():
                 self._add_moments(block, pair, self._rebase(other, pair, moments))
-            for name, chunks in other._rows[block].items():
-                self._rows[block].setdefault(name, []).extend(chunks)
             self._counts[block] += other._counts[block]
-            self._unfolded[block] += other._unfolded[block]
-            self._fold_if_full(block)
+        if len(other._rows):
+            rows, blocks = other._rows.to_tensors()
+            self._rows.append(rows, blocks.tolist())
+        self._fold_if_full()
 
     def compute_mean(self, name: str) -> Vector:
         """Mean of a feature over all images.
@@ -156,7 +152,7 @@ class FeatureSums:
         total = torch.zeros((), dtype=torch.float64)
         pair = next(pair for pair in self.plan.pairs if name in pair)
         for block in range(NUM_BLOCKS):
-            if rows := self._stacked_rows(block):
+            if rows := self._rows.of_block(block):
                 total = total + self._feature(rows, name).sum(dim=0)
             if moments := self._moments[block].get(pair):
                 shifted = moments.sum_x if pair[0] == name else moments.sum_y
@@ -219,12 +215,13 @@ class FeatureSums:
             Named tensors; `from_tensors` makes the same sums of them.
         """
         tensors = {f"reference/{name}": vector for name, vector in self._reference.items()}
+        if len(self._rows):
+            rows, tensors["blocks"] = self._rows.to_tensors()
+            tensors |= {f"rows/{name}": values for name, values in rows.items()}
         for block in range(NUM_BLOCKS):
-            for name, rows in self._stacked_rows(block).items():
-                tensors[f"block{block}/rows/{name}"] = rows
             for (x, y), moments in self._moments[block].items():
                 for field in fields(moments):
-                    key = f"block{block}/moments/{x}|{y}/{field.name}"
+                    key = f"moments/{block}/{x}|{y}/{field.name}"
                     tensors[key] = getattr(moments, field.name).contiguous()
         return tensors
 
@@ -255,21 +252,18 @@ class FeatureSums:
         return sums
 
     def _restore(self, tensors: Mapping[str, Tensor]) -> None:
+        if "blocks" in tensors:
+            rows = {name: tensors[f"rows/{name}"] for name in self.plan.kept}
+            self._rows.append(rows, tensors["blocks"].tolist())
+            self._counts = torch.bincount(tensors["blocks"], minlength=NUM_BLOCKS).tolist()
+        x, y = self.plan.pairs[0]
         for block in range(NUM_BLOCKS):
-            if f"block{block}/rows/{self.plan.kept[0]}" in tensors:
-                for name in self.plan.kept:
-                    self._rows[block][name] = [tensors[f"block{block}/rows/{name}"]]
-                self._unfolded[block] = len(self._rows[block][self.plan.kept[0]][0])
-            x, y = self.plan.pairs[0]
-            if f"block{block}/moments/{x}|{y}/count" in tensors:
-                for x, y in self.plan.pairs:
-                    prefix = f"block{block}/moments/{x}|{y}/"
-                    self._moments[block][x, y] = PairMoments(
-                        **{f.name: tensors[prefix + f.name] for f in fields(PairMoments)}
-                    )
-                self._counts[block] = round(float(self._moments[block][self.plan.pairs[0]].count))
+            if f"moments/{block}/{x}|{y}/count" in tensors:
+                self._moments[block] = {
+                    pair: _read_moments(tensors, block, pair) for pair in self.plan.pairs
+                }
+                self._counts[block] += round(float(self._moments[block][x, y].count))
                 self._reference = {n: tensors[f"reference/{n}"] for n in self._compared()}
-            self._counts[block] += self._unfolded[block]
 
     def _compared(self) -> Iterable[str]:
         return dict.fromkeys(name for pair in self.plan.pairs for name in pair)
@@ -278,25 +272,20 @@ class FeatureSums:
         parts = [rows[part].double() for part in self.plan.sums[name]]
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
 
-    def _stacked_rows(self, block: int) -> dict[str, Rows]:
-        rows = self._rows[block]
-        for name, chunks in rows.items():
-            if len(chunks) > 1:
-                rows[name] = [torch.cat(chunks)]
-        return {name: chunks[0] for name, chunks in rows.items()}
-
-    def _fold_if_full(self, block: int) -> None:
-        if self._unfolded[block] == 0:
+    def _fold_if_full(self) -> None:
+        if len(self._rows) < max(1, _FOLD_AT * self._rows.width * NUM_BLOCKS):
             return
-        width = max(chunks[0].shape[1] for chunks in self._rows[block].values())
-        if self._unfolded[block] < _FOLD_AT * width:
-            return
-        rows = self._stacked_rows(block)
-        if not self._reference:
-            self._reference = {n: self._feature(rows, n).mean(dim=0) for n in self._compared()}
-        for pair in self.plan.pairs:
-            self._add_moments(block, pair, self._moments_of_rows(rows, pair, self._reference))
-        self._rows[block], self._unfolded[block] = {}, 0
+        for block in range(NUM_BLOCKS):
+            if rows := self._rows.of_block(block):
+                if not self._reference:
+                    self._reference = {
+                        name: self._feature(rows, name).mean(dim=0) for name in self._compared()
+                    }
+                for pair in self.plan.pairs:
+                    self._add_moments(
+                        block, pair, self._moments_of_rows(rows, pair, self._reference)
+                    )
+        self._rows = RowStore()
 
     def _add_moments(self, block: int, pair: Pair, moments: PairMoments) -> None:
         held = self._moments[block].get(pair)
@@ -323,7 +312,7 @@ class FeatureSums:
         found = []
         for block in range(NUM_BLOCKS):
             parts = [self._moments[block][pair]] if pair in self._moments[block] else []
-            if rows := self._stacked_rows(block):
+            if rows := self._rows.of_block(block):
                 parts.append(self._moments_of_rows(rows, pair, reference))
             if parts:
                 found.append(parts[0] if len(parts) == 1 else parts[0] + parts[1])
@@ -351,3 +340,8 @@ class FeatureSums:
             return math.nan
         variance = estimate.covariance / (self.num_images - 1)
         return variance**2 / estimate.hsic.unbiased
+
+
+def _read_moments(tensors: Mapping[str, Tensor], block: int, pair: Pair) -> PairMoments:
+    prefix = f"moments/{block}/{pair[0]}|{pair[1]}/"
+    return PairMoments(**{f.name: tensors[prefix + f.name] for f in fields(PairMoments)})
