@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
-from vitscope.config import AuditConfig
-from vitscope.decomposition import decompose_layers
-from vitscope.errors import ImageReadError, NonFiniteError
+from vitscope.config import AuditConfig, parse_layers
+from vitscope.decomposition import LayerRows, decompose_layers, tolerance_of
+from vitscope.errors import ImageReadError, NonFiniteError, UsageError, VitscopeError
 from vitscope.images import ImageBatch, ImageSet, iter_batches
-from vitscope.ledger import balance_tolerance
+from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.jackknife import block_of
 from vitscope.models.base import Pixels, ViTAdapter, hash_weights
 from vitscope.records import RecordWriter
 from vitscope.result import AuditResult, Manifest, finish_result
-from vitscope.storage import printable_path, scratch_folder, staged_folder
+from vitscope.storage import is_result, never, printable_path, scratch_folder, staged_folder
 
 OnProgress = Callable[[int, int], None]
 
@@ -47,9 +47,11 @@ def audit(
     """Audit a model on a set of pictures.
 
     Args:
-        vit: The model; it is moved to the configured device and precision, in place.
+        vit: The model; it runs on the configured device in the configured precision, and is left
+            as it was.
         images: A prepared set, or folders, files and lists of paths to make one of with the
-            model's own preprocessing.
+            model's own preprocessing. A prepared set is taken as it is, so `limit`, `size` and
+            `seed` must be left alone.
         config: Settings; the defaults if None.
         out: Folder to write the result into; a temporary one if None.
         overwrite: Whether an earlier result in `out` is replaced.
@@ -72,7 +74,7 @@ def audit(
         with scratch_folder() as folder:
             run.execute(folder, run.iter_batches(), on_progress)
         return AuditResult.own(folder)
-    with staged_folder(Path(out), overwrite=overwrite) as staging:
+    with staged_folder(Path(out), replaces=is_result if overwrite else never) as staging:
         run.execute(staging, run.iter_batches(), on_progress)
     return AuditResult(Path(out))
 
@@ -81,11 +83,17 @@ def _make_image_set(
     vit: ViTAdapter, images: ImageSet | str | Path | Sequence[str | Path], config: AuditConfig
 ) -> ImageSet:
     if isinstance(images, ImageSet):
+        for name in ("limit", "size", "seed"):
+            if getattr(config, name) != getattr(AuditConfig(), name):
+                raise UsageError(
+                    f"{name} is set, but the pictures come as a prepared ImageSet: choose them and "
+                    "their size there, or give folders and files"
+                )
         return images
     sources = [images] if isinstance(images, (str, Path)) else list(images)
     preprocessing = vit.preprocessing
-    if config.size is not None:
-        preprocessing = preprocessing.with_size(config.size)
+    if config.input_size is not None:
+        preprocessing = preprocessing.with_size(config.input_size)
     vit.make_layout(*preprocessing.size)
     return ImageSet.from_sources(sources, preprocessing, limit=config.limit, seed=config.seed)
 
@@ -94,21 +102,21 @@ class AuditRun:
     """One model over one set of pictures, into one folder."""
 
     def __init__(self, vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> None:
-        """Move the model into place and prepare empty sums.
+        """Prepare the run; the model is not touched yet.
 
         Args:
             vit: The model.
             images: The pictures.
             config: Settings.
         """
-        self._layers = vit.select_layers(config.layers)
+        self._layers = vit.select_layers(parse_layers(config.layers))
         self._device = config.resolve_device()
         self._weights_hash = hash_weights(vit.module)
-        self._vit = vit.to(self._device, config.torch_dtype)
+        self._vit = vit
         self._images = images
         self._config = config
-        self._manifest = self._make_manifest()
-        self._sums = self._manifest.make_sums()
+        with vit.placed(self._device, config.torch_dtype):
+            self._manifest = self._make_manifest()
 
     def iter_batches(self) -> Iterator[ImageBatch]:
         """Decode the pictures.
@@ -135,10 +143,14 @@ class AuditRun:
 
         Raises:
             ImageReadError: If no picture could be read.
+            ImbalanceError: If a ledger does not balance.
+            NonFiniteError: If an activation is not finite.
         """
         started = datetime.now(UTC)
         failures: list[tuple[str, str]] = []
+        sums = self._manifest.make_sums(folder)
         with ExitStack() as stack:
+            stack.enter_context(self._vit.placed(self._device, self._config.torch_dtype))
             writers = self._open_writers(folder, stack)
             done = 0
             for batch in batches:
@@ -146,7 +158,7 @@ class AuditRun:
                     (printable_path(self._images.paths[f.index]), f.reason) for f in batch.failures
                 ]
                 if batch.indices:
-                    self._take_batch(batch, writers)
+                    self._take_batch(batch, sums, writers)
                 done += len(batch.indices) + len(batch.failures)
                 if on_progress is not None:
                     on_progress(done, len(self._images))
@@ -156,7 +168,7 @@ class AuditRun:
                 f"none of the {len(failures)} pictures could be read; the first, {path}: {reason}"
             )
         provenance = self._make_provenance(started)
-        finish_result(folder, self._manifest, self._sums, failures=failures, provenance=provenance)
+        finish_result(folder, self._manifest, sums, failures=failures, provenance=provenance)
 
     def _open_writers(self, folder: Path, stack: ExitStack) -> dict[int, RecordWriter]:
         keep = self._config.features == "keep"
@@ -166,36 +178,56 @@ class AuditRun:
             stack.callback(writer.close)
         return writers
 
-    def _take_batch(self, batch: ImageBatch, writers: Mapping[int, RecordWriter]) -> None:
+    def _take_batch(
+        self,
+        batch: ImageBatch,
+        sums: Mapping[int, FeatureSums],
+        writers: Mapping[int, RecordWriter],
+    ) -> None:
         paths = [printable_path(self._images.paths[index]) for index in batch.indices]
+        rows = self._decompose(batch, paths)
+        blocks = [block_of(image_id) for image_id in batch.ids]
+        identities = list(zip(paths, batch.ids, strict=True))
+        for layer, row in rows.items():
+            sums[layer].update(row.features, blocks)
+            writers[layer].append(identities, row.scalars, row.features, {"bias": row.bias})
+
+    def _decompose(self, batch: ImageBatch, paths: Sequence[str]) -> dict[int, LayerRows]:
         pixels = batch.pixels.to(self._device, non_blocking=True)
         try:
-            rows = decompose_layers(
+            return decompose_layers(
                 self._vit,
                 pixels,
                 self._layers,
                 renormalize=self._config.renormalize,
                 tolerance=self._manifest.tolerance,
             )
-        except NonFiniteError:
-            raise self._locate_non_finite(pixels, paths) from None
-        blocks = [block_of(image_id) for image_id in batch.ids]
-        identities = list(zip(paths, batch.ids, strict=True))
-        for layer, row in rows.items():
-            self._sums[layer].update(row.features, blocks)
-            writers[layer].append(identities, row.scalars, row.features, {"bias": row.bias})
+        except NonFiniteError as error:
+            raise self._locate_non_finite(error, pixels, paths) from None
+        except RuntimeError as error:
+            # torch's own OutOfMemoryError is of a GPU; the CPU's allocator raises this one.
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(
+                error
+            ):
+                raise
+            raise VitscopeError(
+                f"not enough memory on {self._device} for {len(paths)} pictures at a time: use a "
+                "smaller batch size or input size"
+            ) from None
 
-    def _locate_non_finite(self, pixels: Pixels, paths: Sequence[str]) -> NonFiniteError:
+    def _locate_non_finite(
+        self, error: NonFiniteError, pixels: Pixels, paths: Sequence[str]
+    ) -> VitscopeError:
+        exact = self._config.dtype in {"float32", "float64"}
+        remedy = "check the weights" if exact else "run in float32"
         found = self._vit.find_non_finite(pixels)
-        layer, image = found or (self._manifest.last_layer, 0)
-        remedy = (
-            "check the weights"
-            if self._config.dtype in {"float32", "float64"}
-            else ("run in float32")
-        )
+        if found is None:
+            return VitscopeError(f"{error}, which is {paths[error.image]}: {remedy}")
+        layer, image = found
         return NonFiniteError(
             f"NaN or infinite activations, first in the output of layer {layer}, for "
-            f"{paths[image]}: {remedy}"
+            f"{paths[image]}: {remedy}",
+            image=image,
         )
 
     def _make_manifest(self) -> Manifest:
@@ -203,7 +235,6 @@ class AuditRun:
         size = self._images.preprocessing.size
         layout = vit.make_layout(*size)
         patch_height, patch_width = info.patch_size
-        reduced = self._device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
         return Manifest(
             model={
                 "id": info.id,
@@ -227,7 +258,8 @@ class AuditRun:
             has_skip=layout.query is not None,
             renormalize=config.renormalize,
             dtype="float64" if config.dtype == "float64" else "float32",
-            tolerance=balance_tolerance(config.torch_dtype, reduced_matmul=reduced),
+            preprocessing=asdict(self._images.preprocessing),
+            tolerance=tolerance_of(vit),
         )
 
     def _make_provenance(self, started: datetime) -> dict[str, Any]:

@@ -3,20 +3,24 @@
 Exit codes: 0 done, 1 failed, 2 bad usage.
 """
 
+import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
+from rich.text import Text
 
 import vitscope
-from vitscope.config import AuditConfig, DTypeName, parse_size
+from vitscope.config import AuditConfig
 from vitscope.errors import UsageError, VitscopeError
-from vitscope.storage import check_target
+from vitscope.storage import check_target, is_result, never, printable_path
 from vitscope.terminal import make_comparison, make_progress, make_report
 
 if TYPE_CHECKING:
@@ -34,47 +38,19 @@ app = App(
     print_error=False,
     suppress_keyboard_interrupt=False,
     result_action="return_value",
+    default_parameter=Parameter(negative=()),
 )
+_DEFAULTS = AuditConfig()
+_DEBUG = "VITSCOPE_DEBUG"
 
 
 @app.command
 def audit(
-    *images: Annotated[
-        Path, Parameter(help="Folders (searched recursively), pictures, or text files of paths.")
-    ],
-    model: Annotated[
-        list[str],
-        Parameter(
-            help=(
-                "Model id, once per model: a plain name (dinov2-small-reg), a Hugging Face id or "
-                "local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG."
-            ),
-            negative="",
-        ),
-    ],
-    out: Annotated[Path, Parameter(help="Folder for the results, one folder a model.")],
-    limit: Annotated[int | None, Parameter(help="Draw this many pictures at random.")] = None,
-    batch_size: Annotated[int, Parameter(help="Pictures per forward pass.")] = 32,
-    device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[DTypeName, Parameter(help="Precision the model runs in.")] = "float32",
-    layers: Annotated[
-        str, Parameter(help="Layers to audit: last, all, or block numbers from 0 such as 3,7.")
-    ] = "last",
-    size: Annotated[
-        str | None, Parameter(help="Input size in pixels: 518, or HEIGHTxWIDTH as in 224x336.")
-    ] = None,
-    num_workers: Annotated[int, Parameter(help="Processes that decode pictures.")] = 0,
-    seed: Annotated[int, Parameter(help="Seed of the draw that --limit makes.")] = 0,
-    renormalize: Annotated[
-        bool, Parameter(help="Divide restricted outputs by the kept attention mass.", negative="")
-    ] = False,
-    features: Annotated[
-        Literal["keep", "drop"],
-        Parameter(help="Keep every picture's features beside the sums, or drop them."),
-    ] = "keep",
-    overwrite: Annotated[
-        bool, Parameter(help="Replace earlier results in --out.", negative="")
-    ] = False,
+    *images: Path,
+    model: list[str],
+    out: Path,
+    overwrite: bool = False,
+    config: Annotated[AuditConfig, Parameter(name="*")] = _DEFAULTS,
 ) -> None:
     """Audit models on a set of pictures.
 
@@ -84,66 +60,77 @@ def audit(
 
     Example:  vitscope audit photos/ --model dinov2-small --model dinov2-large-reg --out results
 
-    Raises:
-        UsageError: If no picture source is given.
+    Args:
+        images: Folders (searched recursively), pictures, or text files (.txt) of paths.
+        model: Model id, once per model: a plain name (dinov2-small-reg), a Hugging Face id or local
+            folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        out: Folder for the results, one folder a model.
+        overwrite: Replace earlier results in that folder.
+        config: Settings.
     """
-    if not images:
-        raise UsageError("no pictures given: name a folder, pictures, or a text file of paths")
-    from vitscope.models.registry import check_model_id  # here, for what it imports is slow
-
-    config = AuditConfig(
-        limit=limit,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-        layers=layers,
-        size=None if size is None else parse_size(size),
-        num_workers=num_workers,
-        seed=seed,
-        renormalize=renormalize,
-        features=features,
-    )
-    for model_id in model:
-        check_model_id(model_id)
-    targets = {model_id: out / name for model_id, name in _name_folders(model).items()}
-    for target in targets.values():
-        check_target(target, overwrite=overwrite)
+    # What is asked for is checked as far as it can be before anything is loaded.
+    pictures = _find_pictures(images)
+    config.resolve_device()
+    targets = _choose_targets(model, out, overwrite=overwrite)
     console = Console()
     summaries = []
-    for model_id, target in targets.items():
-        result = _audit_one(model_id, images, config, target, overwrite=overwrite)
-        summaries.append(result.summary)
-        console.print(make_report(summaries[-1]))
-        console.print(f"written to {target}\n", markup=False, highlight=False, soft_wrap=True)
-    if len(summaries) > 1:
-        console.print(make_comparison(summaries))
+    try:
+        for model_id, target in targets.items():
+            result = _audit_one(model_id, pictures, config, target, overwrite=overwrite)
+            summaries.append(result.summary)
+            console.print(make_report(summaries[-1]))
+            console.print(_say_written(target), soft_wrap=True)
+    finally:
+        if len(summaries) > 1:
+            console.print(make_comparison(summaries))
 
 
 @app.command
 def demo(
-    *,
-    out: Annotated[Path, Parameter(help="Folder for pictures and result.")] = Path("vitscope-demo"),
-    limit: Annotated[int | None, Parameter(help="Draw this many pictures at random.")] = None,
-    overwrite: Annotated[
-        bool, Parameter(help="Replace an earlier demo in --out.", negative="")
-    ] = False,
+    *, out: Path = Path("vitscope-demo"), limit: int | None = None, overwrite: bool = False
 ) -> None:
-    """Audit DINOv2-small on openly licensed photographs; needs no model hub.
+    """Audit DINOv2-small on freely licensed photographs; needs no model hub.
 
     Weights come from the hub or its cache where they can be had, otherwise out of an installed
     package; photographs out of installed packages.
+
+    Args:
+        out: Folder for pictures and result.
+        limit: Draw this many pictures at random.
+        overwrite: Replace an earlier demo in that folder.
     """
     from vitscope.photographs import write_demo_photographs
 
-    target = out / "dinov2-small"
-    check_target(target, overwrite=overwrite)
-    pictures = write_demo_photographs(out / "pictures")
+    config = AuditConfig(limit=limit)
+    targets = _choose_targets(["dinov2-small"], out, overwrite=overwrite)
+    photographs = write_demo_photographs(out / "pictures")
     console = Console()
-    console.print(pictures.describe(), markup=False, highlight=False)
-    config = replace(AuditConfig(), limit=limit)
-    result = _audit_one("dinov2-small", [out / "pictures"], config, target, overwrite=overwrite)
-    console.print(make_report(result.summary))
-    console.print(f"written to {target}", markup=False, highlight=False, soft_wrap=True)
+    console.print(Text(photographs.describe()))
+    for model_id, target in targets.items():
+        result = _audit_one(model_id, [out / "pictures"], config, target, overwrite=overwrite)
+        console.print(make_report(result.summary))
+        console.print(_say_written(target), soft_wrap=True)
+
+
+def _find_pictures(sources: Sequence[Path]) -> Sequence[Path]:
+    from vitscope.images import find_images  # here, for what it imports is slow
+
+    return find_images(sources)
+
+
+def _choose_targets(model_ids: Sequence[str], out: Path, *, overwrite: bool) -> dict[str, Path]:
+    from vitscope.models.registry import check_model_id
+
+    for model_id in model_ids:
+        check_model_id(model_id)
+    targets = {model_id: out / name for model_id, name in _name_folders(model_ids).items()}
+    for target in targets.values():
+        check_target(target, is_result if overwrite else never)
+    return targets
+
+
+def _say_written(target: Path) -> Text:
+    return Text(f"written to {printable_path(target)}\n")
 
 
 def _audit_one(
@@ -167,10 +154,12 @@ def _audit_one(
 
 
 def _name_folders(model_ids: Sequence[str]) -> dict[str, str]:
-    # A model's folder is its id with what file systems dislike replaced.
+    # A model's folder is its id with what file systems dislike replaced; of a local folder, its
+    # name alone.
     names: dict[str, str] = {}
     for model_id in dict.fromkeys(model_ids):
-        stem = re.sub(r"[^\w.-]+", "-", model_id, flags=re.ASCII).strip(".-") or "model"
+        stem = Path(model_id).name if Path(model_id).is_absolute() else model_id
+        stem = re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip(".-")[:100] or "model"
         name, number = stem, 2
         while name in names.values():
             name, number = f"{stem}-{number}", number + 1
@@ -187,8 +176,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    # A terminate signal cleans up as Ctrl-C does; what a terminal cannot show is replaced.
+    with suppress(ValueError):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app(arguments)
+        sys.stdout.flush()
     except CycloptsError as error:
         return _fail(str(error), 2)
     except UsageError as error:
@@ -196,10 +192,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VitscopeError as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
-        return _fail("stopped by the keyboard; the unfinished result was removed", 1)
+        return _fail("stopped; the unfinished result was removed", 1)
+    except Exception as error:
+        if os.environ.get(_DEBUG):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        return _fail(f"unexpected error, {reason} (set {_DEBUG}=1 to see where)", 1)
     return 0
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"vitscope: {' '.join(message.split())}\n")
+    line = f"vitscope: {' '.join(message.split())}"
+    with suppress(OSError):
+        sys.stderr.write(f"{line}\n")
     return code

@@ -16,18 +16,19 @@ class AuditConfig:
     """How an audit is run.
 
     Attributes:
-        limit: Look at this many pictures, drawn at random; None for all.
+        limit: Look at this many pictures, drawn at random; all of them by default.
         batch_size: Pictures per forward pass; the numbers do not depend on it.
-        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
+        device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
         dtype: Precision the model runs in; sums are always float64.
-        layers: "last", "all", or block numbers from 0, separated by commas.
-        size: Input (height, width) in pixels; None for the model's own.
+        layers: Layers to audit: last, all, or block numbers from 0 such as 3,7.
+        size: Input size in pixels, such as 518, or HEIGHTxWIDTH as in 224x336; the model's own by
+            default.
         num_workers: Processes that decode pictures beside the model; 0 decodes in line.
-        seed: Seed of the draw that `limit` makes.
+        seed: Seed of the draw that a limit makes.
         renormalize: Divide restricted outputs by the kept attention mass, as if the softmax ran
             over the kept tokens alone; the paper keeps the weights as they are.
-        features: "keep" the features of every picture beside the sums, or "drop" them and with
-            them the per-picture centred cosines.
+        features: Keep every picture's features beside the sums, or drop them and with them the
+            per-picture centred cosines.
     """
 
     limit: int | None = None
@@ -35,7 +36,7 @@ class AuditConfig:
     device: str = "auto"
     dtype: DTypeName = "float32"
     layers: str = "last"
-    size: tuple[int, int] | None = None
+    size: str | None = None
     num_workers: int = 0
     seed: int = 0
     renormalize: bool = False
@@ -47,7 +48,7 @@ class AuditConfig:
         Raises:
             UsageError: Naming the setting.
         """
-        for name, least in (("limit", 1), ("batch_size", 1), ("num_workers", 0)):
+        for name, least in (("limit", 1), ("batch_size", 1), ("num_workers", 0), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"{name.replace('_', '-')} {value}: expected {least} or more")
@@ -57,6 +58,9 @@ class AuditConfig:
             )
         if self.features not in {"keep", "drop"}:
             raise UsageError(f"features {self.features!r}: expected keep or drop")
+        if self.size is not None:
+            parse_size(self.size)
+        parse_layers(self.layers)
 
     @property
     def torch_dtype(self) -> "torch.dtype":
@@ -65,6 +69,11 @@ class AuditConfig:
 
         dtype: torch.dtype = getattr(torch, self.dtype)
         return dtype
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """Input (height, width) in pixels; None for the model's own."""
+        return None if self.size is None else parse_size(self.size)
 
     def resolve_device(self) -> "torch.device":
         """Where to run.
@@ -82,7 +91,8 @@ class AuditConfig:
             return torch.device("cpu") if accelerator is None else accelerator
         try:
             device = torch.device(self.device)
-            torch.empty(0, device=device)
+            # Reading a number back proves that the device computes ("meta" does not).
+            torch.ones(1, device=device).item()
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(
@@ -110,3 +120,27 @@ def parse_size(text: str) -> tuple[int, int]:
         )
     height, width = int(parts[0]), int(parts[-1])
     return height, width
+
+
+def parse_layers(text: str) -> Literal["last", "all"] | tuple[int, ...]:
+    """Read a choice of layers.
+
+    Args:
+        text: "last", "all", or block numbers separated by commas.
+
+    Returns:
+        The word, or the numbers.
+
+    Raises:
+        UsageError: If it is something else.
+    """
+    if text == "last":
+        return "last"
+    if text == "all":
+        return "all"
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"layers {text!r}: expected last, all, or block numbers such as 3,7"
+        ) from None

@@ -2,26 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import ImbalanceError
 from vitscope.ledger import (
     Ledger,
+    ScalarPath,
     balance_tolerance,
     check_balance,
+    check_rows_finite,
     compute_readouts,
     compute_scalars,
     make_ledger,
     relative_error,
 )
-from vitscope.ledger import Path as ScalarPath
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.trace import ClsTrace
 
-Key = TypeVar("Key")
 Readouts = dict[str, dict[str, Float[Tensor, "batch out"]]]
 
 
@@ -52,12 +53,12 @@ def decompose(vit: ViTAdapter, pixels: Pixels, layer: int | None = None) -> Ledg
         found.append(make_ledger(trace))
 
     vit.trace(pixels.to(vit.parameter.device), [wanted], take)
-    check_balance(found[0], balance_tolerance(vit.parameter.dtype))
+    check_balance(found[0], tolerance_of(vit))
     return found[0]
 
 
 def restrict(vit: ViTAdapter, ledger: Ledger, *, renormalize: bool = False) -> Readouts:
-    """Outputs that keep one group and drop the others' terms, in every readout (spec, section 4).
+    """Outputs that keep one group and drop the others' terms, in every readout (docs/method.md).
 
     Args:
         vit: The model that the ledger came from.
@@ -79,8 +80,24 @@ def restrict(vit: ViTAdapter, ledger: Ledger, *, renormalize: bool = False) -> R
     )
 
 
+def tolerance_of(vit: ViTAdapter) -> float:
+    """Largest error accepted of a model as it is placed now.
+
+    Args:
+        vit: The model.
+
+    Returns:
+        The tolerance of its precision and of the products of its device.
+    """
+    parameter = vit.parameter
+    reduced = torch.backends.cuda.matmul.fp32_precision not in {"none", "ieee"}
+    return balance_tolerance(
+        parameter.dtype, reduced_matmul=reduced and parameter.device.type == "cuda"
+    )
+
+
 class LayerRows(NamedTuple):
-    """What a batch leaves behind of one layer, on the CPU.
+    """What a batch leaves behind of one layer.
 
     Attributes:
         scalars: One number per image under each path.
@@ -111,11 +128,11 @@ def decompose_layers(
         tolerance: Largest error accepted in any proof.
 
     Returns:
-        Per layer the per-image numbers and the kept features, on the CPU.
+        Per layer the per-image numbers and the kept features.
 
     Raises:
         ImbalanceError: If a ledger or a readout differs from the model's own tensors.
-        NonFiniteError: If an activation is not finite.
+        NonFiniteError: If an activation or a restricted output is not finite.
     """
     found: dict[int, LayerRows] = {}
     embeddings: dict[int, Tensor] = {}
@@ -131,15 +148,18 @@ def decompose_layers(
         )
         scalars = compute_scalars(ledger)
         scalars["residual_error",] = ledger.residual_error
-        scalars["block_error",] = relative_error(readouts["block"]["full"], trace.output)
+        scalars["block_error",] = relative_error(readouts["block"]["full"], trace.output.cpu())
         if "embedding" in readouts:
             embeddings[trace.layer] = readouts["embedding"]["full"]
         features = _collect_features(ledger, readouts, renormalize=renormalize)
-        found[trace.layer] = LayerRows(_to_cpu(scalars), _to_cpu(features), ledger.bias.cpu())
+        for name, rows in features.items():
+            finite = rows.flatten(1).isfinite().all(dim=-1)
+            check_rows_finite(finite, f"of {name} ", trace.layer)
+        found[trace.layer] = LayerRows(scalars, features, ledger.bias)
 
-    output = vit.trace(pixels, layers, take)
+    output = vit.trace(pixels, layers, take).cpu()
     for layer, embedding in embeddings.items():
-        found[layer].scalars["embedding_error",] = relative_error(embedding, output).cpu()
+        found[layer].scalars["embedding_error",] = relative_error(embedding, output)
     for layer, row in found.items():
         _check_readouts(layer, row.scalars, tolerance)
     return {layer: found[layer] for layer in layers}
@@ -172,7 +192,3 @@ def _check_readouts(layer: int, scalars: Mapping[ScalarPath, Tensor], tolerance:
                 "half of the block, the final norm or the projection is not what the adapter takes "
                 "it to be"
             )
-
-
-def _to_cpu(tensors: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
-    return {key: tensor.cpu() for key, tensor in tensors.items()}

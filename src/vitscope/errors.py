@@ -30,7 +30,21 @@ class ImbalanceError(VitscopeError):
 
 
 class NonFiniteError(VitscopeError):
-    """An activation is NaN or infinite."""
+    """An activation is NaN or infinite.
+
+    Attributes:
+        image: Position within the batch of the first image concerned.
+    """
+
+    def __init__(self, message: str, *, image: int) -> None:
+        """Say what is not finite.
+
+        Args:
+            message: What, in which layer and for which image.
+            image: Position within the batch.
+        """
+        super().__init__(message)
+        self.image = image
 
 
 class ImageReadError(VitscopeError):

@@ -15,13 +15,13 @@ from functools import cached_property
 from itertools import chain
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitscope.errors import ImbalanceError, NonFiniteError
 from vitscope.trace import AttentionTail, ClsTrace
 
-Path = tuple[str, ...]
+ScalarPath = tuple[str, ...]
 """Name of a quantity as a path: ("cosine", "residual", "skip")."""
 
 RowFunction = Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch out"]]
@@ -29,7 +29,7 @@ RowFunction = Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch out"]]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Ledger:
-    """The itemised row of one block for a batch of images.
+    """The itemised row of one block for a batch of images, on the CPU.
 
     Attributes:
         layer: Index of the block.
@@ -58,12 +58,12 @@ class Ledger:
 
     @cached_property
     def attention_total(self) -> Float[Tensor, "batch dim"]:
-        """T = Σ_g c_g + bias: what the attention module writes."""
+        """The attention branch t = Σ_g c_g + bias: what the attention module writes."""
         return self.contributions.sum(dim=1) + self.bias
 
     @cached_property
     def residual_total(self) -> Float[Tensor, "batch dim"]:
-        """R = skip + t (eq. 6); t itself for a pooling query, which has no skip connection."""
+        """The residual stream r = skip + t (eq. 6); t itself for a pooling query."""
         return self.attention_total if self.skip is None else self.skip + self.attention_total
 
     @property
@@ -95,6 +95,9 @@ class Ledger:
 def make_ledger(trace: ClsTrace) -> Ledger:
     """Decompose a row into its groups' contributions.
 
+    What is long (keys, values, W_O) is multiplied where the model is; what is left, a few rows per
+    image, comes to the CPU, where float64 is to be had whatever the device.
+
     Per head and group g, with logits s and logsumexp L: the mass is exp(L_g − L), the group's own
     softmax average is softmax(s_g) · v_g; both stay finite however small the mass.
 
@@ -119,23 +122,22 @@ def make_ledger(trace: ClsTrace) -> Ledger:
         values = trace.values[:, :, part].to(dtype)
         means.append((weights.unsqueeze(-2) @ values).squeeze(-2))
     mass, group_values = torch.stack(masses, dim=-1), torch.stack(means, dim=-2)
-    skip = None if trace.skip is None else trace.skip.to(dtype)
-    tail = trace.tail
-    contributions = project_values(tail, mass.unsqueeze(-1) * group_values)
-    bias = _tail_bias(tail, dtype)
+    contributions = project_values(trace.tail, mass.unsqueeze(-1) * group_values).cpu()
+    bias = _tail_bias(trace.tail, dtype).cpu()
+    skip = None if trace.skip is None else trace.skip.to(dtype).cpu()
     attention_total = contributions.sum(dim=1) + bias
     residual_total = attention_total if skip is None else skip + attention_total
     return Ledger(
         layer=trace.layer,
         groups=tuple(trace.layout.groups),
-        attention_mass=mass,
-        group_values=group_values,
+        attention_mass=mass.cpu(),
+        group_values=group_values.cpu(),
         contributions=contributions,
         skip=skip,
         bias=bias,
-        tail=tail,
-        balance_error=relative_error(attention_total, trace.branch),
-        residual_error=relative_error(residual_total, trace.residual),
+        tail=trace.tail,
+        balance_error=relative_error(attention_total, trace.branch.cpu()),
+        residual_error=relative_error(residual_total, trace.residual.cpu()),
     )
 
 
@@ -188,7 +190,7 @@ def relative_error(
 
 
 def balance_tolerance(dtype: torch.dtype, *, reduced_matmul: bool = False) -> float:
-    """Largest balance error a run accepts (spec, section 3).
+    """Largest balance error a run accepts (docs/method.md).
 
     Args:
         dtype: Precision the model runs in.
@@ -234,8 +236,8 @@ def check_balance(ledger: Ledger, tolerance: float) -> None:
             )
 
 
-def compute_scalars(ledger: Ledger) -> dict[Path, Float[Tensor, " batch"]]:
-    """Every per-image number of the ledger (spec, section 3), in float64.
+def compute_scalars(ledger: Ledger) -> dict[ScalarPath, Float[Tensor, " batch"]]:
+    """Every per-image number of the ledger (docs/method.md), in float64.
 
     Args:
         ledger: The ledger of a batch.
@@ -252,7 +254,7 @@ def compute_scalars(ledger: Ledger) -> dict[Path, Float[Tensor, " batch"]]:
     terms = {name: term.double() for name, term in ledger.residual_terms.items()}
     bias = ledger.bias.double().expand(mass.shape[0], -1)
     t, r = ledger.attention_total.double(), ledger.residual_total.double()
-    scalars: dict[Path, Tensor] = {("attention_mass", n): m for n, m in masses.items()}
+    scalars: dict[ScalarPath, Tensor] = {("attention_mass", n): m for n, m in masses.items()}
     scalars["patch_share",] = masses["patches"] / (
         masses["patches"] + masses.get("registers", torch.zeros_like(masses["patches"]))
     )
@@ -261,11 +263,11 @@ def compute_scalars(ledger: Ledger) -> dict[Path, Float[Tensor, " batch"]]:
     for name, vector in chain(itemised.items(), totals.items()):
         scalars["contribution_norm", name] = vector.norm(dim=-1)
     for name, vector in groups.items():
-        scalars["cosine", "attention", name] = _cosine(vector, t)
+        scalars["cosine", "attention", name] = cosine(vector, t)
     for name, vector in terms.items():
-        scalars["cosine", "residual", name] = _cosine(vector, r)
+        scalars["cosine", "residual", name] = cosine(vector, r)
     for name, vector in groups.items():
-        scalars["restricted_cosine", "attention", name] = _cosine(vector + bias, t)
+        scalars["restricted_cosine", "attention", name] = cosine(vector + bias, t)
     for name, vector in itemised.items():
         scalars["share", name] = (vector * r).sum(dim=-1) / (r * r).sum(dim=-1)
     scalars["balance_error",] = ledger.balance_error
@@ -279,7 +281,7 @@ def compute_readouts(
     *,
     renormalize: bool = False,
 ) -> dict[str, dict[str, Float[Tensor, "batch out"]]]:
-    """Full and keep-only outputs in the readouts that every other figure is made of (spec, 4).
+    """Full and keep-only outputs, in every readout but `residual` (docs/method.md).
 
     Args:
         ledger: The ledger of a batch.
@@ -294,28 +296,41 @@ def compute_readouts(
         own: it compares r with `Ledger.residual_terms`.
     """
     full_values = ledger.attention_mass.unsqueeze(-1) * ledger.group_values
-    kept = ledger.group_values if renormalize else full_values
-    flat = concat_heads(kept)
-    contributions = project_values(ledger.tail, kept) if renormalize else ledger.contributions
+    kept_values = ledger.group_values if renormalize else full_values
+    contributions = ledger.contributions
+    if renormalize:
+        tail = ledger.tail
+        contributions = project_values(tail, kept_values.to(tail.weight.device)).cpu()
     values = {"full": concat_heads(full_values).sum(dim=1)}
     attention = {"full": ledger.attention_total}
-    block = {"full": finish_block(ledger.residual_total)}
-    for i, name in enumerate(ledger.groups):
-        values[name] = flat[:, i]
-        attention[name] = contributions[:, i] + ledger.bias
-        stream = attention[name] if ledger.skip is None else ledger.skip + attention[name]
-        block[name] = finish_block(stream)
+    for i, (name, row) in enumerate(zip(ledger.groups, contributions.unbind(dim=1), strict=True)):
+        values[name] = concat_heads(kept_values)[:, i]
+        attention[name] = row + ledger.bias
+    streams = torch.stack(list(attention.values()))
+    if ledger.skip is not None:
+        streams = streams + ledger.skip
+    # All rows at once: the second half of the block is run one time.
+    finished = finish_block(streams.flatten(0, 1))
+    block = dict(zip(attention, finished.reshape(*streams.shape[:2], -1), strict=True))
     readouts = {"values": values, "attention": attention, "block": block}
     if embed is not None:
-        readouts["embedding"] = {name: embed(row) for name, row in block.items()}
+        embedded = embed(finished).reshape(*streams.shape[:2], -1)
+        readouts["embedding"] = dict(zip(attention, embedded, strict=True))
     return readouts
 
 
-def _cosine(
-    a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]
-) -> Float[Tensor, " batch"]:
-    cosine: Tensor = (a * b).sum(dim=-1) / (a.norm(dim=-1) * b.norm(dim=-1))
-    return cosine
+def cosine(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
+    """Cosine per image.
+
+    Args:
+        a: One vector per image.
+        b: Another.
+
+    Returns:
+        Their cosines; NaN where one of the two is zero or undefined.
+    """
+    found: Tensor = (a * b).sum(dim=-1) / (a.norm(dim=-1) * b.norm(dim=-1))
+    return found
 
 
 def _tail_bias(tail: AttentionTail, dtype: torch.dtype) -> Float[Tensor, " dim"]:
@@ -326,10 +341,24 @@ def _tail_bias(tail: AttentionTail, dtype: torch.dtype) -> Float[Tensor, " dim"]
 
 
 def _check_finite(trace: ClsTrace) -> None:
-    rows = [trace.branch, trace.residual, trace.output]
-    finite = torch.stack([row.isfinite().all(dim=-1) for row in rows]).all(dim=0)
-    if not finite.all():
+    rows = torch.stack([trace.branch, trace.residual, trace.output])
+    check_rows_finite(rows.isfinite().all(dim=-1).all(dim=0), "", trace.layer)
+
+
+def check_rows_finite(finite: Bool[Tensor, " batch"], what: str, layer: int) -> None:
+    """Refuse NaN and infinities by layer and image.
+
+    Args:
+        finite: Whether the row of each image is finite.
+        what: What the rows are, in words that go before "in layer"; may be empty.
+        layer: Layer they belong to.
+
+    Raises:
+        NonFiniteError: Naming the first image whose row is not finite.
+    """
+    if not bool(finite.all()):
+        image = int((~finite).nonzero()[0, 0])
         raise NonFiniteError(
-            f"NaN or infinite activations in layer {trace.layer} for image "
-            f"{int((~finite).nonzero()[0, 0])} of the batch"
+            f"NaN or infinite activations {what}in layer {layer} for image {image} of the batch",
+            image=image,
         )

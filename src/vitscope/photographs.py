@@ -109,7 +109,12 @@ def write_demo_photographs(folder: Path) -> DemoPhotographs:
         VitscopeError: If the disk does not take the pictures.
     """
     photographs = dict(_find_photographs())
-    with staged_folder(folder, overwrite=True, marker=CREDITS) as staging:
+    names = {f"{path.stem}_{crop}.jpg" for path in photographs for crop in _CROP_NAMES}
+
+    def is_ours(there: Path) -> bool:
+        return {entry.name for entry in there.iterdir()} == {CREDITS, *names}
+
+    with staged_folder(folder, replaces=is_ours) as staging:
         for path in photographs:
             for name, crop in make_crops(_read(path)):
                 crop.save(staging / f"{path.stem}_{name}.jpg", quality=95)

@@ -10,13 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from vitscope.errors import ResultError
-from vitscope.ledger import Path as ScalarPath
-from vitscope.storage import open_to_readers
+from vitscope.ledger import ScalarPath
+from vitscope.tensor_files import write_tensors
 
 SHARD_ROWS = 256
 IDENTITY = ("path", "image_id")
@@ -134,40 +131,6 @@ class RecordWriter:
             )
         self._num_shards += 1
         self._identities, self._scalars, self._features = [], {}, {}
-
-
-def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write a safetensors file.
-
-    Args:
-        path: File to write.
-        tensors: Contiguous tensors by name.
-        metadata: Text that goes with them.
-    """
-    save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
-    open_to_readers(path)
-
-
-def read_shard(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
-    """Read features of one shard.
-
-    Args:
-        path: A file of `shard_paths`.
-        names: The features wanted.
-
-    Returns:
-        One row per image under each name.
-
-    Raises:
-        ResultError: If the shard lacks a feature or cannot be read.
-    """
-    try:
-        with safe_open(path, framework="pt") as shard:
-            return {name: shard.get_tensor(name) for name in names}
-    except Exception as error:  # noqa: BLE001 - safetensors raises its own bare Exception type
-        raise ResultError(f"the feature shard {path} cannot be read: {error}") from None
 
 
 def iter_row_groups(path: Path) -> Iterator[pa.Table]:

@@ -14,14 +14,22 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors import safe_open
 
-from vitscope.errors import ResultError
+from vitscope.errors import ResultError, UsageError
 from vitscope.metrics.feature_plan import FeaturePlan, make_plan
 from vitscope.metrics.feature_sums import FeatureSums
-from vitscope.records import iter_row_groups, shard_paths, table_path, write_tensors
-from vitscope.storage import MARKER, read_json, scratch_folder, staged_folder, write_json
+from vitscope.records import iter_row_groups, shard_paths, table_path
+from vitscope.storage import (
+    MARKER,
+    is_result,
+    never,
+    read_json,
+    scratch_folder,
+    staged_folder,
+    write_json,
+)
 from vitscope.summary import add_centred_cosines, summarize_errors, summarize_layer
+from vitscope.tensor_files import read_tensors, write_tensors
 from vitscope.verdict import judge
 
 SCHEMA_VERSION = 1
@@ -41,6 +49,7 @@ class Manifest:
         has_skip: Whether the row has a skip connection.
         renormalize: Whether restricted outputs were divided by the kept mass.
         dtype: Precision of the features.
+        preprocessing: How pictures were prepared.
         tolerance: Largest balance error that was accepted.
     """
 
@@ -52,6 +61,7 @@ class Manifest:
     has_skip: bool
     renormalize: bool
     dtype: str
+    preprocessing: dict[str, Any]
     tolerance: float
 
     @property
@@ -75,14 +85,20 @@ class Manifest:
             renormalize=self.renormalize,
         )
 
-    def make_sums(self) -> dict[int, FeatureSums]:
+    def make_sums(self, folder: Path) -> dict[int, FeatureSums]:
         """Empty sums for every layer.
+
+        Args:
+            folder: Folder of the result, which their rows are written to.
 
         Returns:
             Sums by layer.
         """
         dtype = getattr(torch, self.dtype)
-        return {layer: FeatureSums(self.make_plan(layer), dtype) for layer in self.layers}
+        return {
+            layer: FeatureSums(self.make_plan(layer), dtype, _rows_folder(folder, layer))
+            for layer in self.layers
+        }
 
 
 @dataclass(frozen=True)
@@ -187,9 +203,12 @@ class AuditResult:
             UsageError: If something else is there.
             VitscopeError: If the disk does not take it.
         """
-        with staged_folder(Path(folder), overwrite=overwrite) as staging:
+        target = Path(folder)
+        if target.resolve().is_relative_to(self.folder.resolve()):
+            raise UsageError(f"{folder} is inside the result itself: choose another folder")
+        with staged_folder(target, replaces=is_result if overwrite else never) as staging:
             shutil.copytree(self.folder, staging, dirs_exist_ok=True)
-        return type(self)(Path(folder))
+        return type(self)(target)
 
     def merge(self, *others: Self) -> Self:
         """The result of the union of disjoint image sets.
@@ -208,11 +227,11 @@ class AuditResult:
         for other in others:
             _check_same(manifest, other.manifest, other.folder)
         _check_disjoint([result.folder for result in results])
-        sums = self.read_sums()
-        for other in others:
-            for layer, part in other.read_sums().items():
-                sums[layer].merge(part)
         with scratch_folder() as folder:
+            sums = manifest.make_sums(folder)
+            for result in results:
+                for layer, part in result.read_sums().items():
+                    sums[layer].merge(part)
             _merge_records(folder, manifest, [result.folder for result in results])
             finish_result(
                 folder,
@@ -282,26 +301,24 @@ def _write_sums(folder: Path, manifest: Manifest, sums: Mapping[int, FeatureSums
 
 def _read_sums(folder: Path) -> tuple[Manifest, dict[int, FeatureSums]]:
     path = folder / _SUMS
+    tensors, metadata = read_tensors(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            content = json.loads(file.metadata()["manifest"])
-            manifest = Manifest(**content | {k: tuple(content[k]) for k in ("layers", "groups")})
-            names = {layer: f"{layer:03d}/" for layer in manifest.layers}
-            tensors = {
-                layer: {
-                    key.removeprefix(prefix): file.get_tensor(key)
-                    for key in file.keys()  # noqa: SIM118 - not a mapping
-                    if key.startswith(prefix)
-                }
-                for layer, prefix in names.items()
-            }
-    except Exception as error:  # noqa: BLE001 - safetensors raises its own bare Exception type
-        raise ResultError(f"{path} cannot be read: {error}") from None
+        content = json.loads(metadata["manifest"])
+        manifest = Manifest(**content | {k: tuple(content[k]) for k in ("layers", "groups")})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ResultError(f"{path} cannot be read: its description is damaged ({error})") from None
     dtype = getattr(torch, manifest.dtype)
-    return manifest, {
-        layer: FeatureSums.from_tensors(manifest.make_plan(layer), dtype, part)
-        for layer, part in tensors.items()
-    }
+    sums = {}
+    for layer in manifest.layers:
+        prefix = f"{layer:03d}/"
+        part = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        plan = manifest.make_plan(layer)
+        sums[layer] = FeatureSums.from_tensors(plan, dtype, part, _rows_folder(folder, layer))
+    return manifest, sums
+
+
+def _rows_folder(folder: Path, layer: int) -> Path:
+    return folder / "sums" / f"{layer:03d}"
 
 
 def _check_same(ours: Manifest, theirs: Manifest, folder: Path) -> None:

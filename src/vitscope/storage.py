@@ -5,8 +5,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +17,80 @@ from vitscope.errors import ResultError, UsageError, VitscopeError
 MARKER = "summary.json"
 """The file that makes a folder a result: written last, so a folder that has it is complete."""
 
+_ENTRIES = {
+    MARKER,
+    "failures.csv",
+    "features",
+    "images.parquet",
+    "layers",
+    "provenance.json",
+    "sums",
+    "sums.safetensors",
+}
+_SUFFIXES = {".csv", ".json", ".parquet", ".safetensors"}
+
+Replaces = Callable[[Path], bool]
+"""Tells of a folder that is not empty whether it may be replaced."""
+
+
+def never(_: Path) -> bool:
+    """Replace nothing.
+
+    Returns:
+        False.
+    """
+    return False
+
+
+def is_result(folder: Path) -> bool:
+    """Whether a folder holds a result of vitscope and nothing else.
+
+    Args:
+        folder: A folder.
+
+    Returns:
+        True where every entry is one that an audit writes.
+    """
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    entries = {path.name for path in folder.iterdir()}
+    if not (MARKER in entries <= _ENTRIES and all(path.suffix in _SUFFIXES for path in files)):
+        return False
+    try:
+        return "schema_version" in read_json(folder / MARKER)
+    except (ResultError, TypeError):
+        return False
+
 
 @contextmanager
-def staged_folder(target: Path, *, overwrite: bool = False, marker: str = MARKER) -> Iterator[Path]:
+def staged_folder(target: Path, *, replaces: Replaces = never) -> Iterator[Path]:
     """Write a folder beside its place and move it there when it is whole.
 
     Args:
         target: Where the folder shall be.
-        overwrite: Whether what was written there earlier is replaced; anything else never is.
-        marker: The file by which what was written earlier is known.
+        replaces: Whether what is there may be replaced; asked before and after the writing.
 
     Yields:
         The folder to write into; it is removed if the body raises.
 
     Raises:
+        UsageError: If something is there that may not be replaced.
         VitscopeError: If the disk does not take it.
     """
-    check_target(target, overwrite=overwrite, marker=marker)
+    check_target(target, replaces)
     with _plain_disk_errors(target):
+        made = not target.parent.exists()
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.partial-", dir=target.parent))
         try:
             yield staging
             open_to_readers(staging)
+            check_target(target, replaces)
             _move_into_place(staging, target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+            if made:
+                with suppress(OSError):
+                    target.parent.rmdir()  # what is not empty stays
 
 
 @contextmanager
@@ -60,32 +108,36 @@ def scratch_folder() -> Iterator[Path]:
         raise
 
 
-def check_target(target: Path, *, overwrite: bool, marker: str = MARKER) -> None:
+def check_target(target: Path, replaces: Replaces = never) -> None:
     """Refuse a folder that something else lives in.
 
     Args:
         target: Where a folder shall be written.
-        overwrite: Whether what was written there earlier may be replaced.
-        marker: The file by which it is known.
+        replaces: Whether what is there may be replaced.
 
     Raises:
-        UsageError: If the folder is not empty and may not be replaced.
+        UsageError: If it cannot be written there, or something may not be replaced.
     """
-    existing = next(place for place in (target, *target.absolute().parents) if place.exists())
-    if not existing.is_dir():
-        raise UsageError(f"{existing} is a file: give a folder to write the result into")
-    if existing != target:
+    try:
+        str(target).encode()
+        existing = next(p for p in (target, *target.absolute().parents) if _is_there(p))
+        if not existing.is_dir():
+            raise UsageError(f"{existing} is a file: give a folder to write into")
+        occupied = existing == target and any(target.iterdir())
+    except UnicodeEncodeError:
+        name = printable_path(target)
+        raise UsageError(f"{name} is not valid UTF-8: give a folder of another name") from None
+    except OSError as error:
+        raise UsageError(f"{target} cannot be written to: {error.strerror}") from None
+    if not occupied or replaces(target):
         return
-    if not any(target.iterdir()):
-        return
-    if not (target / marker).is_file():
-        raise UsageError(
-            f"{target} is not empty and was not written by vitscope: choose another folder"
-        )
-    if not overwrite:
+    if is_result(target):
         raise UsageError(
             f"{target} already holds a result: choose another folder or add --overwrite"
         )
+    raise UsageError(
+        f"{target} is not empty and was not written by vitscope: choose another folder"
+    )
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -156,14 +208,29 @@ def open_to_readers(path: Path) -> None:
     path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def _move_into_place(staging: Path, target: Path) -> None:
-    if target.exists() and any(target.iterdir()):
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
-        target.rename(old / target.name)
-        staging.rename(target)
-        shutil.rmtree(old)
-    else:
+    if not target.exists() or not any(target.iterdir()):
         staging.replace(target)
+        return
+    attic = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.old-", dir=target.parent))
+    try:
+        target.rename(attic / "old")
+        staging.rename(target)
+    except BaseException:
+        if not target.exists():
+            (attic / "old").rename(target)
+        raise
+    finally:
+        if target.exists():
+            shutil.rmtree(attic)
 
 
 @contextmanager

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from vitscope.ledger import Path as ScalarPath
+from vitscope.ledger import ScalarPath, cosine
 from vitscope.metrics.distribution import compute_distribution
 from vitscope.metrics.feature_plan import FeaturePlan
 from vitscope.metrics.feature_sums import FeatureSums
-from vitscope.records import IDENTITY, column_name, read_shard, replace_columns, shard_paths
+from vitscope.records import IDENTITY, column_name, replace_columns, shard_paths
+from vitscope.tensor_files import read_tensors
 
 TERMS = ("cls", "registers", "distillation", "patches", "skip", "non_patch", "bias")
 TOTALS = ("attention_total", "residual_total")
@@ -125,10 +126,10 @@ def add_centred_cosines(folder: Path, table: Path, layer: int, sums: FeatureSums
     kept = sorted({part for name in names for part in plan.sums[name]})
 
     def cosines_of(shard: Path) -> dict[ScalarPath, Tensor]:
-        rows = read_shard(shard, kept)
+        rows, _ = read_tensors(shard, kept)
         centred = {name: _centre(rows, plan, name, mean) for name, mean in means.items()}
         return {
-            ("centred_cosine", total, term): _cosine(centred[name], centred[totals[total]])
+            ("centred_cosine", total, term): cosine(centred[name], centred[totals[total]])
             for total, terms in parts.items()
             for term, name in terms.items()
         }
@@ -143,11 +144,6 @@ def _centre(rows: Mapping[str, Tensor], plan: FeaturePlan, name: str, mean: Tens
     noise = 10 * torch.finfo(rows[plan.sums[name][0]].dtype).eps * mean.norm()
     centred[centred.norm(dim=1) <= noise] = math.nan
     return centred
-
-
-def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    cosine: Tensor = (a * b).sum(dim=1) / (a.norm(dim=1) * b.norm(dim=1))
-    return cosine
 
 
 def _put(tree: dict[str, Any], path: ScalarPath, value: Any) -> None:

@@ -40,6 +40,8 @@ class RateColumn(ProgressColumn):
             The rate as text.
         """
         speed = task.finished_speed or task.speed
+        if speed is None and task.elapsed and task.completed:
+            speed = task.completed / task.elapsed
         return Text("" if speed is None else f"{speed:.1f} images/s", style="progress.data.speed")
 
 

@@ -92,6 +92,8 @@ def _sentence(
         claim = f"patch integration {'holds' if status == 'holds' else 'is ' + status}"
     if door is None:
         return f"{claim} ({numbers})"
-    source = f"{_DOORS[door]} ({shares[door]:.0%} of the output's variance)"
+    # Without a skip connection the query is a learned probe, and [CLS] one of the tokens it reads.
+    name = _DOORS[door] if "skip" in shares else _DOORS[door].replace("'s attention to itself", "")
+    source = f"{name} ({shares[door]:.0%} of the output's variance)"
     tail = "the largest other source is" if status == "holds" else "the output comes through"
     return f"{claim} ({numbers}); {tail} {source}"

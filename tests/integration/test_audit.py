@@ -1,6 +1,5 @@
 """The whole job on tiny models: numbers against plain code, and everything that can go wrong."""
 
-import json
 import math
 
 import numpy as np
@@ -8,25 +7,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from audits import NUMBERS, assert_same_numbers, numbers, tiny_vit
 from pictures import write_pictures
 from vitscope import AuditConfig, AuditResult, ImageSet, audit, decompose, restrict
 from vitscope.errors import (
-    ImageReadError,
-    ImbalanceError,
-    NonFiniteError,
     ResultError,
-    UsageError,
 )
 from vitscope.images import iter_batches
-from vitscope.models.timm import make_timm_adapter
-from vitscope.testing.tiny_timm import TINY_TIMM
 
 NUM_PICTURES = 26
 STATISTICS = {"mean", "std", "p05", "p50", "p95"}
-
-
-def tiny_vit(name="dinov2_reg"):
-    return make_timm_adapter(TINY_TIMM[name](), model_id=f"tiny/{name}")
 
 
 @pytest.fixture(scope="module")
@@ -37,44 +27,6 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def result(pictures):
     return audit(tiny_vit(), pictures, AuditConfig(batch_size=8, dtype="float64"))
-
-
-def flatten(tree, prefix=()):
-    if isinstance(tree, dict):
-        return {
-            k: v for key, value in tree.items() for k, v in flatten(value, (*prefix, key)).items()
-        }
-    if isinstance(tree, list) and tree and all(isinstance(v, float) for v in tree):
-        return {
-            k: v for i, value in enumerate(tree) for k, v in flatten(value, (*prefix, i)).items()
-        }
-    return {prefix: tree}
-
-
-def assert_same_numbers(a, b, tolerance):
-    a, b = flatten(a), flatten(b)
-    assert a.keys() == b.keys()
-    for path, value in a.items():
-        if isinstance(value, float):
-            assert b[path] == pytest.approx(value, rel=tolerance, abs=tolerance), path
-
-
-NUMBERS = (
-    "attention_mass",
-    "patch_share",
-    "contribution_norm",
-    "cosine",
-    "centred_cosine",
-    "restricted_cosine",
-    "share",
-    "variance_share",
-    "cka",
-)
-
-
-def numbers(result):
-    summary = result.summary
-    return {name: summary[name] for name in NUMBERS if name in summary}
 
 
 def test_summary_has_every_promised_key(result):
@@ -289,130 +241,3 @@ def test_attention_pooling_has_neither_skip_nor_door(pictures):
     assert summary["verdict"] == "holds"
     assert summary["door"] is None
     assert summary["model"]["global_feature"] == "attention pooling"
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_lower_precision_balances_within_its_tolerance(pictures, dtype):
-    summary = audit(tiny_vit(), pictures, AuditConfig(dtype=dtype)).summary
-    assert 0 < summary["ledger"]["max_balance_error"] <= summary["ledger"]["tolerance"]
-    assert summary["ledger"]["tolerance"] == (1e-4 if dtype == "float32" else 3e-2)
-
-
-def test_unreadable_pictures_are_skipped_counted_and_listed(pictures, tmp_path):
-    folder = write_pictures(tmp_path / "mixed", 5)
-    (folder / "0002.png").write_bytes(b"not a picture")
-    (folder / "<b>evil,\n.jpg").write_bytes(b"")
-    found = audit(tiny_vit(), folder, out=tmp_path / "out")
-    assert found.summary["data"] == {"num_images": 4, "num_failed": 2}
-    assert {path.rsplit("/", 1)[1] for path, _ in found.failures} == {"0002.png", "<b>evil,\n.jpg"}
-    assert found.images.num_rows == 4
-
-
-def test_nothing_readable_is_a_failure_that_leaves_nothing(tmp_path):
-    folder = tmp_path / "bad"
-    folder.mkdir()
-    (folder / "a.jpg").write_bytes(b"x")
-    with pytest.raises(ImageReadError, match="none of the 1 pictures"):
-        audit(tiny_vit(), folder, out=tmp_path / "out")
-    assert [p.name for p in tmp_path.iterdir()] == ["bad"]
-
-
-def test_nan_is_located_in_layer_and_picture(pictures):
-    vit = tiny_vit()
-
-    def poison(module, args, output):
-        output = output.clone()
-        output[2] = float("nan")
-        return output
-
-    vit.module.blocks[0].register_forward_hook(poison)
-    third = sorted(pictures.iterdir())[2].name
-    with pytest.raises(NonFiniteError, match=rf"layer 0, for .*{third}"):
-        audit(vit, pictures)
-
-
-def test_an_altered_model_does_not_balance(pictures, tmp_path):
-    vit = tiny_vit()
-    vit.module.blocks[1].attn.proj.register_forward_hook(lambda _, __, out: out * 1.001)
-    with pytest.raises(ImbalanceError, match=r"layer 1 does not balance.*likely cause"):
-        audit(vit, pictures, out=tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_altered_mlp_half_is_noticed(pictures):
-    vit = tiny_vit()
-    vit.module.blocks[1].register_forward_hook(lambda _, __, out: out + 1)
-    with pytest.raises(ImbalanceError, match=r"block readout of layer 1"):
-        audit(vit, pictures)
-
-
-def test_an_altered_head_is_noticed(pictures):
-    vit = tiny_vit()
-    run = vit.run
-    object.__setattr__(vit, "run", lambda pixels: run(pixels) + 1)
-    with pytest.raises(ImbalanceError, match=r"embedding readout of layer 1"):
-        audit(vit, pictures)
-
-
-def test_an_interrupted_run_leaves_nothing(pictures, tmp_path):
-    def interrupt(done, total):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        audit(tiny_vit(), pictures, out=tmp_path / "out", on_progress=interrupt)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_any_size_that_fits(pictures):
-    summary = audit(tiny_vit(), pictures, AuditConfig(size=(16, 40))).summary
-    assert summary["model"]["input_size"] == [16, 40]
-    assert summary["model"]["grid"] == [2, 5]
-    with pytest.raises(UsageError, match="33 px does not fit the patch size of 8"):
-        audit(tiny_vit(), pictures, AuditConfig(size=(33, 40)))
-
-
-@pytest.mark.parametrize("layers", ["2", "-1", "first", "0,9", ""])
-def test_unknown_layers_are_refused(pictures, layers):
-    with pytest.raises(UsageError, match="layer"):
-        audit(tiny_vit(), pictures, AuditConfig(layers=layers))
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_few_pictures_say_so_and_hold_no_nan(tmp_path, count):
-    folder = write_pictures(tmp_path / "few", count)
-    found = audit(tiny_vit(), folder, out=tmp_path / "out")
-    text = (found.folder / "summary.json").read_text()
-    summary = json.loads(text, parse_constant=pytest.fail)
-    assert summary["verdict"] == "not enough images"
-    assert summary["data"]["num_images"] == count
-
-
-def test_damaged_results_say_so(result, tmp_path):
-    copy = result.save(tmp_path / "copy")
-    (copy.folder / "sums.safetensors").write_bytes(b"x")
-    with pytest.raises(ResultError, match=r"sums.safetensors cannot be read"):
-        copy.read_sums()
-    summary = copy.summary | {"schema_version": 99}
-    (copy.folder / "summary.json").write_text(json.dumps(summary))
-    with pytest.raises(ResultError, match="written with schema 99"):
-        AuditResult.load(copy.folder)
-    with pytest.raises(ResultError, match="is not a vitscope result"):
-        AuditResult.load(tmp_path)
-
-
-def test_progress_counts_every_picture(pictures):
-    seen = []
-    audit(
-        tiny_vit(),
-        pictures,
-        AuditConfig(batch_size=10),
-        on_progress=lambda *counts: seen.append(counts),
-    )
-    assert seen == [(10, 26), (20, 26), (26, 26)]
-
-
-def test_provenance_names_settings_versions_and_weights(result):
-    provenance = result.provenance
-    assert provenance["config"]["batch_size"] == 8
-    assert provenance["versions"]["torch"] == torch.__version__
-    assert len(provenance["weights_hash"]) == 32

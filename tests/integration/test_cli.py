@@ -9,11 +9,13 @@ import sys
 import time
 
 import pytest
+import torch
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from pictures import write_pictures
 from vitscope import AuditResult
 from vitscope.cli import main
+from vitscope.models.embedded import embedded_available
 from vitscope.testing.randomize import randomize
 
 
@@ -64,7 +66,7 @@ def test_audit_prints_a_table_and_a_verdict(capsys, model_folder, pictures, tmp_
     summary = AuditResult.load(folder).summary
     assert " ".join(summary["verdict_text"].split()) in " ".join(out.split())
     assert {path.name for path in folder.iterdir()} == {
-        *("summary.json", "images.parquet", "features", "sums.safetensors"),
+        *("summary.json", "images.parquet", "features", "sums.safetensors", "sums"),
         *("failures.csv", "provenance.json"),
     }
 
@@ -103,7 +105,7 @@ def test_options_reach_the_result(capsys, model_folder, pictures, tmp_path):
         "device": "cpu",
         "dtype": "float64",
         "layers": "0",
-        "size": [16, 40],
+        "size": "16x40",
         "num_workers": 1,
         "seed": 3,
         "renormalize": True,
@@ -117,7 +119,7 @@ def test_options_reach_the_result(capsys, model_folder, pictures, tmp_path):
     ("arguments", "message"),
     [
         (["audit", "{pictures}", "--out", "{out}", "--model"], "--model"),
-        (["audit", "--model", "{model}", "--out", "{out}"], "no pictures given"),
+        (["audit", "--model", "{model}", "--out", "{out}"], "no pictures were named"),
         (["audit", "{out}/nowhere", "--model", "{model}", "--out", "{out}"], "nowhere"),
         (["audit", "{pictures}", "--model", "dinov2-smal", "--out", "{out}"], "dinov2-small"),
         (["audit", "{pictures}", "--model", "{model}", "--out", "{out}", "--size", "33"], "33"),
@@ -152,7 +154,7 @@ def test_an_unreadable_folder_of_pictures_is_exit_code_1(capsys, model_folder, t
     code, _, err = run(capsys, "audit", tmp_path / "bad", *where)
     assert code == 1
     assert "none of the 1 pictures could be read" in one_line(err)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_second_run_needs_overwrite(capsys, model_folder, pictures, tmp_path):
@@ -184,13 +186,20 @@ def test_help_teaches(capsys):
         assert word in out
 
 
-def start(arguments, **options):
+def start(arguments, prepare=None):
+    """Run the program as from a terminal: in the background, Ctrl-C would be ignored."""
+
+    def restore():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if prepare is not None:
+            prepare()
+
     return subprocess.Popen(
         [sys.executable, "-m", "vitscope", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
+        preexec_fn=restore,
     )
 
 
@@ -210,7 +219,7 @@ def test_ctrl_c_leaves_one_line_and_nothing_else(model_folder, pictures, tmp_pat
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "stopped" in one_line(err)
-    assert list(out.iterdir()) == []
+    assert not out.exists()
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(model_folder, pictures, tmp_path):
@@ -221,8 +230,98 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(model_folder, pictures, tmp_
 
     out = tmp_path / "out"
     where = ["--model", model_folder, "--out", out, "--size", "32"]
-    with start(["audit", pictures, *where], preexec_fn=limit_files) as process:
+    with start(["audit", pictures, *where], prepare=limit_files) as process:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert re.search(r"cannot write .*out.*: ", one_line(err))
-    assert list(out.iterdir()) == []
+    assert not out.exists()
+
+
+def test_terminating_a_run_leaves_nothing_either(model_folder, pictures, tmp_path):
+    lines = [f"{p.parent}/{'./' * n}{p.name}" for n in range(60) for p in pictures.iterdir()]
+    slow, out = tmp_path / "slow.txt", tmp_path / "out"
+    slow.write_text("\n".join(lines))
+    where = ["--model", model_folder, "--out", out, "--size", "320", "--batch-size", "1"]
+    with start(["audit", slow, *where]) as process:
+        deadline = time.monotonic() + 60
+        while not (out.exists() and list(out.iterdir())) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "stopped" in one_line(err)
+    assert not out.exists()
+
+
+def test_too_little_memory_is_one_line(capsys, model_folder, pictures, tmp_path, monkeypatch):
+    def exhaust(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr("vitscope.audit_loop.decompose_layers", exhaust)
+    where = ["--model", model_folder, "--out", tmp_path / "out", "--size", 32]
+    code, _, err = run(capsys, "audit", pictures, *where)
+    assert code == 1
+    assert "not enough memory on cpu for 24 pictures" in one_line(err)
+
+
+def test_an_unexpected_error_is_one_line_and_its_place_is_to_be_had(
+    capsys, model_folder, pictures, tmp_path, monkeypatch
+):
+    def stumble(*_, **__):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("vitscope.audit_loop.decompose_layers", stumble)
+    where = ["--model", model_folder, "--out", tmp_path / "out", "--size", 32]
+    code, _, err = run(capsys, "audit", pictures, *where)
+    assert code == 1
+    assert "ZeroDivisionError: a bug (set VITSCOPE_DEBUG=1" in one_line(err)
+    monkeypatch.setenv("VITSCOPE_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        run(capsys, "audit", pictures, *where)
+
+
+def test_a_later_model_that_fails_leaves_the_earlier_ones_whole(
+    capsys, model_folder, pictures, tmp_path
+):
+    twin = tmp_path / "twin"
+    twin.symlink_to(model_folder)
+    models = ["--model", model_folder, "--model", twin, "--model", "timm:resnet18"]
+    code, out, err = run(
+        capsys, "audit", pictures, *models, "--out", tmp_path / "out", "--size", 32
+    )
+    assert code != 0
+    assert "resnet18" in one_line(err)
+    assert "Where the [CLS] output comes from" in out
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_pictures_are_looked_for_before_a_model_is_loaded(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("vitscope.load_model", lambda _: pytest.fail("a model was loaded"))
+    where = ["--model", "dinov2-giant", "--out", tmp_path / "out"]
+    code, _, err = run(capsys, "audit", tmp_path / "nowhere", *where)
+    assert code == 2
+    assert "nowhere" in one_line(err)
+
+
+@pytest.mark.real_weights
+@pytest.mark.skipif(not embedded_available(), reason="the packages of the demo extra are absent")
+def test_the_demo_runs_twice_and_says_what_it_wrote(capsys, tmp_path):
+    out = tmp_path / "demo"
+    code, printed, _ = run(capsys, "demo", "--out", out, "--limit", 8)
+    assert code == 0
+    assert "crops of each of 51 photographs" in printed
+    assert f"written to {out}/dinov2-small" in printed
+    assert (out / "pictures" / "credits.csv").is_file()
+    assert run(capsys, "demo", "--out", out, "--limit", 8)[0] == 2
+    assert run(capsys, "demo", "--out", out, "--limit", 8, "--overwrite")[0] == 0
+
+
+def test_the_demo_does_not_touch_what_is_not_its_own(capsys, tmp_path):
+    mine = tmp_path / "demo" / "pictures"
+    mine.mkdir(parents=True)
+    (mine / "mine.png").write_text("x")
+    (mine / "credits.csv").write_text("x")
+    code, _, err = run(capsys, "demo", "--out", tmp_path / "demo", "--overwrite")
+    assert code == 2
+    assert "was not written by vitscope" in one_line(err)
+    assert (mine / "mine.png").read_text() == "x"

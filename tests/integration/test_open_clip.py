@@ -25,6 +25,7 @@ from vitscope.errors import (
 )
 from vitscope.models import open_clip as adapters
 from vitscope.models.open_clip import load_open_clip, make_open_clip_adapter
+from vitscope.models.timm import make_timm_adapter
 from vitscope.testing.tiny_open_clip import TINY_OPEN_CLIP, make_tiny_clip
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -109,6 +110,24 @@ def test_every_tower_balances_and_embeds_as_open_clip_does(name, dtype):
     with torch.no_grad():
         output = module.visual(pixels.to(dtype))
     assert torch.equal(feature, output[0] if isinstance(output, tuple) else output)
+
+
+@pytest.mark.parametrize("name", [name for name in TINY_OPEN_CLIP if name.startswith("timm")])
+def test_a_timm_tower_has_the_ledgers_of_its_trunk(name):
+    module = copy.deepcopy(build(name)).double()
+    adapter, trunk = make_open_clip_adapter(module), make_timm_adapter(module.visual.trunk)
+    pixels = make_pixels(module.visual.image_size)
+    found, feature = collect(adapter, pixels)
+    expected, _ = collect(trunk, pixels)
+    assert len(found) == len(expected) == len(adapter.blocks)
+    # The same tensors in the same order of sums: not a bit may differ.
+    for (trace, ledger), (_, of_trunk) in zip(found, expected, strict=True):
+        assert ledger.groups == of_trunk.groups
+        assert torch.equal(ledger.contributions, of_trunk.contributions)
+        assert torch.equal(ledger.residual_total, of_trunk.residual_total)
+        assert trace.layout == trunk.make_layout(*module.visual.image_size)
+    with torch.no_grad():
+        assert torch.equal(feature, module.encode_image(pixels))
 
 
 def test_blocks_see_the_batch_in_the_first_dimension():
@@ -286,6 +305,25 @@ def test_weights_trained_with_quick_gelu_get_it_whatever_the_architecture_says(c
     assert type(adapter.module.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
     assert "QuickGELU" in adapter.info.notes[0]
     assert type(model.visual.transformer.resblocks[0].mlp.gelu) is nn.GELU
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("RN50/openai", "open_clip:RN50/openai has an image tower of class ModifiedResNet"),
+        ("coca_ViT-B-32/laion2b_s13b_b90k", "attentional_pool"),
+        ("ViT-L-14-CLIPA/datacomp1b", "pool_type='avg'"),
+        ("EVA02-B-16/merged2b_s8b_b131k", "scale_attn_inner"),
+        ("convnext_base/laion400m_s13b_b51k", "the architecture ConvNeXt"),
+    ],
+)
+def test_a_tower_that_is_not_understood_is_refused_before_anything_is_fetched(
+    monkeypatch, name, words
+):
+    monkeypatch.setattr(adapters, "_find_weights", lambda *_: pytest.fail("weights were asked for"))
+    with pytest.raises(UnsupportedModelError, match=words) as caught:
+        load_open_clip(name)
+    assert "\n" not in str(caught.value)
 
 
 def test_damaged_weights(cached, tmp_path):

@@ -1,6 +1,7 @@
 """Loading timm models by name: from the hub's cache and from files, without a network."""
 
 import math
+import re
 
 import pytest
 import timm
@@ -92,6 +93,29 @@ class TestRefusedBeforeAnythingIsFetched:
         with pytest.raises(UnsupportedModelError, match="scale_attn_inner"):
             load_timm("eva02_base_patch16_clip_224.merged2b")
 
+    def test_tokens_of_several_teachers(self):
+        with pytest.raises(
+            UnsupportedModelError, match=r"radio_v3.* teachers.*\(RADIO\)"
+        ) as caught:
+            load_timm("vit_base_patch16_radio_v3.c_radio")
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("name", "native"),
+        [
+            ("vit_base_patch32_clip_224.openai", "vit_base_patch32_clip_quickgelu_224.openai"),
+            ("vit_large_patch14_clip_224.dfn2b", "vit_large_patch14_clip_quickgelu_224.dfn2b"),
+            (
+                "vit_base_patch16_clip_224.metaclip_400m",
+                "vit_base_patch16_clip_quickgelu_224.metaclip_400m",
+            ),
+        ],
+    )
+    def test_weights_trained_with_another_activation(self, name, native):
+        with pytest.raises(UsageError, match=f"load timm:{re.escape(native)}$") as caught:
+            load_timm(name)
+        assert "\n" not in str(caught.value)
+
     def test_no_weights_published(self):
         with pytest.raises(UnknownModelError, match=r"timm:vit_small_patch16_36x1_224@checkpoint"):
             load_timm("vit_small_patch16_36x1_224")
@@ -130,6 +154,45 @@ def test_preprocessing_of_known_names(name, size, resize, crop_pct, red):
     assert preprocessing.resize == resize
     assert preprocessing.crop_fraction == pytest.approx(size / math.floor(size / crop_pct))
     assert preprocessing.mean[0] == pytest.approx(red)
+
+
+def test_every_weight_that_timm_says_is_natively_quickgelu_is_found():
+    # timm says so in a note of its own on the weights' settings.
+    plain = [name for name in timm.list_pretrained("vit_*_clip_*") if "quickgelu" not in name]
+    native = {name for name in plain if "QuickGELU" in str(timm.get_pretrained_cfg(name).notes)}
+    assert len(native) > 10
+    small = {"embed_dim": 32, "depth": 1, "num_heads": 2}
+    notes = {name: make_timm_adapter(timm.create_model(name, **small)).info.notes for name in plain}
+    assert {name for name in plain if "QuickGELU" in str(notes[name])} == native
+
+
+def test_weights_under_the_name_of_their_activation_need_no_note():
+    notes = make_timm_adapter(make_on_meta("vit_base_patch32_clip_quickgelu_224.openai")).info.notes
+    assert notes == ()
+
+
+def test_a_wrapped_model_with_the_other_activation_says_so():
+    wrapped = make_timm_adapter(make_on_meta("vit_base_patch32_clip_224.openai"))
+    assert "build vit_base_patch32_clip_quickgelu_224.openai" in wrapped.info.notes[0]
+    with torch.device("meta"):
+        mended = timm.create_model("vit_base_patch32_clip_224.openai", act_layer="quick_gelu")
+    assert make_timm_adapter(mended).info.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("vit_base_patch16_224.mae", "MAE never trains its [CLS] token"),
+        ("eva02_tiny_patch14_224.mim_in22k", "masked image modelling never trains its [CLS]"),
+        ("eva02_tiny_patch14_336.mim_in22k_ft_in1k", None),
+        ("vit_base_patch16_224.dino", None),
+    ],
+)
+def test_cls_token_that_was_never_trained_is_noted(name, words):
+    notes = make_timm_adapter(make_on_meta(name)).info.notes
+    found = [note for note in notes if "never trains" in note]
+    assert len(found) == (words is not None)
+    assert all(note.startswith(words) for note in found)
 
 
 # --- weights of the hub ---------------------------------------------------------------------------
@@ -183,6 +246,18 @@ def test_self_distillation_checkpoint(tmp_path, weights):
     assert adapter.info.id == f"timm:{TINY}@{path}"
     assert adapter.info.source == str(path)
     assert str(adapter.preprocessing.mean) in adapter.info.notes[-1]
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_224.mae", "vit_base_patch32_clip_224.openai"])
+def test_what_is_true_of_the_tags_weights_is_not_said_of_a_file(tmp_path, monkeypatch, name):
+    # As iBOT's large model, which is loaded by MAE's tag for its preprocessing's sake.
+    small = {"embed_dim": 32, "depth": 1, "num_heads": 2, "dynamic_img_size": True}
+    module = timm.create_model(name, **small)
+    monkeypatch.setattr(vitscope_timm, "_create", lambda _: timm.create_model(name, **small))
+    adapter = load_timm(name, save(tmp_path, module.state_dict()))
+    assert [note.partition(";")[0] for note in adapter.info.notes] == [
+        "the weights come from a file"
+    ]
 
 
 def test_other_classifier_is_ignored(tmp_path, weights):

@@ -4,7 +4,9 @@ Tolerances: the product's own limits for a balanced ledger, 1e-10 in float64 and
 """
 
 import copy
+import os
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from urllib.error import URLError
 
@@ -24,6 +26,7 @@ from vitscope.errors import (
     VitscopeError,
 )
 from vitscope.models.torch_hub import load_hub, make_hub_adapter
+from vitscope.models.transformers_preprocessing import default_preprocessing
 from vitscope.testing.randomize import randomize
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -206,7 +209,7 @@ def test_published_model(hub, capsys):
     assert settings["trust_repo"] is settings["pretrained"] is True
     assert adapter.info.id == "torchhub:dinov2_vits14_reg"
     assert adapter.info.source == "torch.hub, facebookresearch/dinov2"
-    assert adapter.preprocessing.size == (224, 224)
+    assert adapter.preprocessing == default_preprocessing("dinov2", (224, 224))
     assert adapter.preprocessing.crop_fraction == 224 / 256
     assert capsys.readouterr().out == ""
 
@@ -257,7 +260,46 @@ def test_dinov3_from_a_file(hub, tmp_path, suffix, red):
     assert hub.calls[0][2]["pretrained"] is False
     assert torch.equal(adapter.module.cls_token, weights["cls_token"])
     assert adapter.preprocessing.mean[0] == red
+    # As for the same weights in transformers: the whole picture, stretched.
+    own = default_preprocessing("dinov3_vit", (224, 224))
+    assert replace(adapter.preprocessing, mean=own.mean, std=own.std) == own
+    assert (own.size, own.resize, own.interpolation) == ((224, 224), "stretch", "bilinear")
     assert adapter.info.source == str(path)
+
+
+class Payload:
+    """What hostile weights would hold: reading them must not call this."""
+
+    ran = False
+
+    def __reduce__(self):
+        return (setattr, (Payload, "ran", True))
+
+
+FORCED = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+
+
+@pytest.mark.parametrize("before", [(None, None), ("0", "1")])
+def test_published_weights_are_read_as_data_whatever_the_code_asks_for(
+    tmp_path, monkeypatch, before
+):
+    for name, value in zip(FORCED, before, strict=True):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    path = tmp_path / "dinov2_vits14_pretrain.pth"
+    torch.save({"cls_token": Payload()}, path)
+
+    def load(*_, **__):
+        # The publisher's code calls this on its own address; here the file is already cached.
+        return torch.hub.load_state_dict_from_url(f"https://host/{path.name}", model_dir=tmp_path)
+
+    monkeypatch.setattr(torch.hub, "load", load)
+    with pytest.raises(ModelUnreachableError, match=r"torchhub:dinov2_vits14 .*not exec") as caught:
+        load_hub("dinov2_vits14")
+    assert "\n" not in str(caught.value)
+    assert not Payload.ran
+    assert tuple(os.environ.get(name) for name in FORCED) == before
 
 
 def test_file_that_does_not_fit(hub, tmp_path):

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 from huggingface_hub import constants
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     BitImageProcessor,
     CLIPConfig,
@@ -16,11 +16,15 @@ from transformers import (
     CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    DeiTForMaskedImageModeling,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
     ViTConfig,
     ViTForImageClassification,
+    ViTModel,
 )
 
 from tiny_configs import SIZE, TEXT
@@ -242,6 +246,59 @@ def test_truncated_weights(dinov2):
 def test_weights_of_another_width(dinov2):
     change_config(dinov2, hidden_size=64)
     refuse(dinov2, ModelUnreachableError, r"fits config\.json")
+
+
+def add_weights(folder, extra):
+    path = folder / "model.safetensors"
+    save_file(load_file(path) | extra, path, metadata={"format": "pt"})
+
+
+def test_weights_that_the_tower_has_no_place_for(tmp_path):
+    TINY_TRANSFORMERS["dinov2_registers"]().save_pretrained(tmp_path)
+    change_config(tmp_path, model_type="dinov2", architectures=["Dinov2Model"])
+    words = r"no place for 1 tensors .*\(embeddings\.register_tokens\): they belong"
+    refuse(tmp_path, UnsupportedModelError, words)
+
+
+@pytest.mark.parametrize("prefix", ["", "dinov2."])
+def test_weights_without_a_place_are_named_up_to_three(dinov2, prefix):
+    gates = {f"encoder.layer.{i}.attention.gate.weight": torch.ones(2) for i in range(4)}
+    state = load_file(dinov2 / "model.safetensors") | gates
+    named = {prefix + key: value for key, value in state.items()}
+    save_file(named, dinov2 / "model.safetensors", metadata={"format": "pt"})
+    words = r"4 tensors .*layer\.0\..*layer\.1\..*layer\.2\.attention\.gate\.weight, …\)"
+    refuse(dinov2, UnsupportedModelError, words)
+
+
+@pytest.mark.parametrize(
+    "name", ["classifier.weight", "decoder.0.bias", "pooler.dense.weight", "dinov2.pooler.bias"]
+)
+def test_what_stands_on_top_of_a_tower_is_left_out(dinov2, name):
+    add_weights(dinov2, {name: torch.ones(2)})
+    assert torch.equal(run(load_transformers(str(dinov2))), run_tiny("dinov2"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        (DeiTForImageClassificationWithTeacher, DeiTConfig),
+        (DeiTForMaskedImageModeling, DeiTConfig),
+        (ViTModel, ViTConfig),
+    ],
+)
+def test_other_heads_mask_tokens_and_poolers_are_left_out(tmp_path, kind, config):
+    randomize(kind(config(**SIZE))).save_pretrained(tmp_path)
+    assert load_transformers(str(tmp_path)).info.depth == 2
+
+
+def test_position_indices_of_older_versions_are_left_out(tmp_path):
+    config = CLIPConfig(vision_config=SIZE, text_config=TEXT)
+    CLIPModel(config).save_pretrained(tmp_path)
+    indices = {
+        f"{kind}_model.embeddings.position_ids": torch.arange(17) for kind in ("vision", "text")
+    }
+    add_weights(tmp_path, indices)
+    assert load_transformers(str(tmp_path)).info.depth == 2
 
 
 class Executed:

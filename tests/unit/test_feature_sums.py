@@ -1,6 +1,8 @@
 """Sums against the plain forms they stand for: n x n Gram matrices, explicit means, whole sets."""
 
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitscope.errors import ResultError
-from vitscope.metrics.feature_plan import READOUTS, make_plan
+from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.jackknife import NUM_BLOCKS, block_of, compute_interval
 from vitscope.metrics.linear_cka import compute_hsic, expected_biased_cka
@@ -109,7 +111,7 @@ def test_cka_equals_the_gram_matrix_form(n, dim, offset):
 
 
 def test_every_readout_is_compared():
-    assert tuple(PLAN.comparisons) == READOUTS
+    assert set(PLAN.comparisons) == {"values", "attention", "residual", "block", "embedding"}
     assert set(PLAN.comparisons["residual"]) == {*GROUPS, "skip", "non_patch"}
 
 
@@ -182,21 +184,34 @@ def test_merging_is_associative(seed, sizes):
     assert_same(estimates(a), estimates(d), 1e-8)
 
 
-def test_saved_sums_are_the_same_sums():
+@pytest.mark.parametrize("dim", [1, 4, 40], ids=["mostly folded", "both", "rows"])
+def test_saved_sums_are_the_same_sums(dim, tmp_path):
     n = 190
-    features = make_features(PLAN, n, 4, seed=3, offset=5.0)
-    sums = feed(PLAN, features, [i % NUM_BLOCKS for i in range(n)], list(range(n)), 9)
-    assert any("rows" in name for name in sums.to_tensors())
-    assert any("moments" in name for name in sums.to_tensors())
-    restored = FeatureSums.from_tensors(PLAN, torch.float32, sums.to_tensors())
+    features = make_features(PLAN, n, dim, seed=3, offset=5.0)
+    sums = FeatureSums(PLAN, rows_folder=tmp_path)
+    for start in range(0, n, 19):
+        rows = list(range(start, start + 19))
+        sums.update(take(features, rows), [i % NUM_BLOCKS for i in rows])
+    tensors = sums.to_tensors()
+    assert any("moments" in name for name in tensors) == (dim < 40)
+    assert any(tmp_path.glob("*.safetensors"))
+    restored = FeatureSums.from_tensors(PLAN, torch.float32, tensors, tmp_path)
     assert restored.num_images == n
     assert estimates(restored) == estimates(sums)
-    with pytest.raises(ResultError, match="damaged"):
-        FeatureSums.from_tensors(
-            PLAN,
-            torch.float32,
-            {k: v for k, v in sums.to_tensors().items() if not k.endswith("sum_pq")},
-        )
+
+
+def test_damaged_sums_say_what_is_missing(tmp_path):
+    features = make_features(PLAN, 190, 4, seed=3, offset=5.0)
+    sums = FeatureSums(PLAN, rows_folder=tmp_path)
+    sums.update(features, [i % NUM_BLOCKS for i in range(190)])
+    sums.update(take(features, [0]), [0])
+    tensors = sums.to_tensors()
+    some = {name: value for name, value in tensors.items() if not name.endswith("sum_pq")}
+    with pytest.raises(ResultError, match=r"sum_pq.*damaged"):
+        FeatureSums.from_tensors(PLAN, torch.float32, some, tmp_path)
+    next(tmp_path.glob("*.safetensors")).unlink()
+    with pytest.raises(ResultError, match="rows of 1 images"):
+        FeatureSums.from_tensors(PLAN, torch.float32, tensors, tmp_path)
 
 
 def test_memory_stays_flat_once_blocks_are_folded():
@@ -329,35 +344,32 @@ def test_student_quantiles_are_right():
         assert area / whole == pytest.approx(0.95, abs=1e-5)
 
 
-def test_blocks_are_even_and_depend_on_identity_alone():
+def test_blocks_are_even():
     import hashlib
 
     ids = [hashlib.blake2b(str(i).encode(), digest_size=16).hexdigest() for i in range(5000)]
     counts = np.bincount([block_of(i) for i in ids], minlength=NUM_BLOCKS)
     assert len(counts) == NUM_BLOCKS
     assert counts.min() > 400
-    assert [block_of(i) for i in ids[:5]] == [block_of(i) for i in ids[:5]]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(sizes=st.lists(st.integers(0, 700), max_size=6), seed=st.integers(0, 2**16), data=st.data())
-def test_stored_rows_are_the_rows_of_their_block(sizes, seed, data):
+def test_stored_rows_come_back_in_order(sizes, seed, data):
     generator = torch.Generator().manual_seed(seed)
-    store = RowStore()
     rows, blocks = torch.empty(0, 2), torch.empty(0, dtype=torch.int64)
-    for size in sizes:
-        batch = torch.randn(size, 2, generator=generator)
-        members = torch.randint(3, (size,), generator=generator)
-        store.append({"a": batch, "b": -batch}, members.tolist())
-        rows, blocks = torch.cat([rows, batch]), torch.cat([blocks, members])
-        if data.draw(st.booleans()):
-            # Reading in between reorders what is held, and must not change what is there.
-            store.of_block(0)
-    assert len(store) == len(rows)
-    for block in range(4):
-        found = store.of_block(block)
-        expected = rows[blocks == block]
-        assert bool(found) == bool(len(expected))
-        if found:
-            assert sorted(found["a"].tolist()) == sorted(expected.tolist())
-            assert torch.equal(found["b"], -found["a"])
+    with tempfile.TemporaryDirectory() as folder:
+        store = RowStore(Path(folder))
+        for size in sizes:
+            batch = torch.randn(size, 2, generator=generator)
+            members = torch.randint(3, (size,), generator=generator)
+            store.append({"a": batch, "b": -batch}, members.tolist())
+            rows, blocks = torch.cat([rows, batch]), torch.cat([blocks, members])
+            if data.draw(st.booleans()):
+                # Reading in between writes what is pending, and must not change what is there.
+                list(store.iter_rows(["a"]))
+        assert len(store) == len(rows)
+        parts = list(store.iter_rows(["b"]))
+        assert len(RowStore(Path(folder))) == len(rows)
+    assert torch.equal(torch.cat([torch.empty(0, 2), *(-part["b"] for part, _ in parts)]), rows)
+    assert torch.cat([blocks[:0], *(part for _, part in parts)]).tolist() == blocks.tolist()

@@ -96,6 +96,27 @@ def test_a_local_folder_goes_to_transformers(asked, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "model_id",
+    [
+        "/" + "very/long/" * 30 + 300 * "x",
+        300 * "x",
+        "tiny\0model",
+        "~nobody-of-this-name/model",
+    ],
+)
+def test_a_name_that_cannot_be_a_path_is_an_unknown_model(asked, model_id):
+    with pytest.raises(UnknownModelError, match="unknown model") as caught:
+        load_model(model_id)
+    assert asked == []
+    assert "\n" not in str(caught.value)
+
+
+def test_a_repository_name_that_cannot_be_a_path_is_an_unknown_model():
+    with pytest.raises(UnknownModelError, match="no model id"):
+        load_model("organisation/" + 300 * "x")
+
+
+@pytest.mark.parametrize(
     ("model_id", "suggestion"),
     [
         ("dinov2-smal", "did you mean dinov2-small"),
@@ -135,6 +156,26 @@ def test_open_clip_without_the_package(monkeypatch):
 
 def test_the_catalogue_holds_every_model_of_the_paper():
     assert sorted(CATALOGUE) == sorted(SIZES)
+
+
+def test_every_family_of_the_paper_has_each_of_its_sizes_once():
+    sizes = {}
+    for entry in CATALOGUE.values():
+        sizes.setdefault(entry.family, []).append(entry.size)
+    assert {family: sorted(found) for family, found in sizes.items()} == {
+        "DINOv2": ["B", "L", "S", "g"],
+        "DINOv2 with registers": ["B", "L", "S", "g"],
+        "DeiT III": ["B", "H", "L", "S", "Ti"],
+        "CLIP (OpenAI)": ["B/16", "B/32", "L/14"],
+        "CLIP (OpenCLIP)": ["B/16", "B/32", "H/14", "L/14", "bigG/14", "g/14"],
+        "iBOT": ["B", "L", "S"],
+    }
+
+
+def test_the_note_of_an_entry_reaches_the_user(asked):
+    assert "DeiT, not DeiT III" in load_model("deit-tiny").info.notes[-1]
+    plain = load_model("deit3-small").info.notes
+    assert load_model("deit-tiny").info.notes[:-1] == plain
 
 
 def test_every_timm_and_open_clip_id_of_the_catalogue_exists():
@@ -178,9 +219,37 @@ def test_dinov2_small_falls_back_on_the_embedded_weights(monkeypatch):
     monkeypatch.setattr(embedded, "load_embedded_dinov2", TINY_TRANSFORMERS["dinov2"])
     adapter = load_model("dinov2-small")
     assert (adapter.info.id, adapter.info.source) == ("dinov2-small", embedded.EMBEDDED_SOURCE)
-    assert len(adapter.info.notes) == 1
-    assert "package" in adapter.info.notes[0]
+    assert adapter.info.notes == (
+        "facebook/dinov2-small is not cached: the weights come from a package of the demo extra",
+    )
     assert adapter.preprocessing.crop_fraction == 224 / 256
+
+
+@pytest.mark.parametrize(
+    ("message", "clause"),
+    [
+        (
+            "the weights of a/b cannot be read (header: too large): expected model.safetensors",
+            "the weights of a/b cannot be read (header: too large)",
+        ),
+        (
+            "the repository a/b does not hold the files",
+            "the repository a/b does not hold the files",
+        ),
+        (f"a/b is not cached ({50 * 'word '}): connect to the network", "a/b is not cached (word "),
+    ],
+)
+def test_the_true_reason_of_the_fallback_is_noted_in_short(monkeypatch, message, clause):
+    def fail(_):
+        raise ModelUnreachableError(message)
+
+    monkeypatch.setattr(transformers, "load_transformers", fail)
+    monkeypatch.setattr(embedded, "embedded_available", lambda: True)
+    monkeypatch.setattr(embedded, "load_embedded_dinov2", TINY_TRANSFORMERS["dinov2"])
+    (note,) = load_model("dinov2-small").info.notes
+    assert note.startswith(clause)
+    assert note.endswith(": the weights come from a package of the demo extra")
+    assert len(note) <= 145
 
 
 def test_without_embedded_weights_the_extra_is_named(monkeypatch):

@@ -3,15 +3,20 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from vitscope.errors import ResultError, UsageError, VitscopeError
-from vitscope.storage import printable_path, read_json, staged_folder, write_json
+from vitscope.storage import is_result, printable_path, read_json, staged_folder, write_json
 
 
 def write_result(folder, text="new"):
-    (folder / "summary.json").write_text(text)
+    write_json(folder / "summary.json", {"schema_version": 1, "text": text})
+
+
+def read_result(folder):
+    return read_json(folder / "summary.json")["text"]
 
 
 def test_folder_appears_whole(tmp_path):
@@ -19,7 +24,7 @@ def test_folder_appears_whole(tmp_path):
     with staged_folder(target) as staging:
         write_result(staging)
         assert not target.exists()
-    assert (target / "summary.json").read_text() == "new"
+    assert read_result(target) == "new"
     assert [p.name for p in target.parent.iterdir()] == ["result"]
 
 
@@ -51,29 +56,93 @@ def test_an_earlier_result_stays_until_the_new_one_is_whole(tmp_path):
         write_result(staging, "old")
 
     def fail():
-        with staged_folder(target, overwrite=True) as staging:
+        with staged_folder(target, replaces=is_result) as staging:
             write_result(staging, "new")
             raise RuntimeError("halfway")
 
     with pytest.raises(RuntimeError, match="halfway"):
         fail()
-    assert (target / "summary.json").read_text() == "old"
-    with staged_folder(target, overwrite=True) as staging:
+    assert read_result(target) == "old"
+    with staged_folder(target, replaces=is_result) as staging:
         write_result(staging, "new")
-    assert (target / "summary.json").read_text() == "new"
+    assert read_result(target) == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["result"]
 
 
-def test_what_is_not_a_result_is_never_replaced(tmp_path):
-    (tmp_path / "thesis.tex").write_text("x")
-    for overwrite in (False, True):
-        with (
-            pytest.raises(UsageError, match="was not written by vitscope"),
-            staged_folder(tmp_path, overwrite=overwrite),
-        ):
-            pass
-    with pytest.raises(UsageError, match="is a file"), staged_folder(tmp_path / "thesis.tex"):
+def foreign_folders():
+    """Folders that look a little like a result, and hold something of the user's."""
+    yield "no summary", {"thesis.tex": "x"}
+    yield "another program's summary", {"summary.json": "{}"}
+    yield "a list", {"summary.json": "[1]"}
+    yield "a result and a thesis", {"summary.json": '{"schema_version": 1}', "thesis.tex": "x"}
+    yield "a thesis inside", {"summary.json": '{"schema_version": 1}', "features/thesis.tex": "x"}
+
+
+@pytest.mark.parametrize(("kind", "files"), list(foreign_folders()))
+def test_what_is_not_a_result_is_never_replaced(tmp_path, kind, files):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert not is_result(tmp_path)
+    with (
+        pytest.raises(UsageError, match="was not written by vitscope"),
+        staged_folder(tmp_path, replaces=is_result),
+    ):
         pass
+    assert all((tmp_path / name).read_text() == text for name, text in files.items())
+
+
+def test_what_comes_into_the_target_meanwhile_stays(tmp_path):
+    target = tmp_path / "result"
+
+    def race():
+        with staged_folder(target, replaces=is_result) as staging:
+            write_result(staging)
+            target.mkdir()
+            (target / "thesis.tex").write_text("x")
+
+    with pytest.raises(UsageError, match="was not written by vitscope"):
+        race()
+    assert [path.name for path in target.iterdir()] == ["thesis.tex"]
+    assert [path.name for path in tmp_path.iterdir()] == ["result"]
+
+
+@pytest.mark.parametrize("make", ["file", "dangling link", "long name", "not UTF-8"])
+def test_targets_that_cannot_be_are_refused_before_anything_is_written(tmp_path, make):
+    target = tmp_path / "target"
+    if make == "file":
+        target.write_text("x")
+    elif make == "dangling link":
+        target.symlink_to(tmp_path / "nowhere")
+    elif make == "long name":
+        target = tmp_path / ("x" * 300)
+    else:
+        target = tmp_path / os.fsdecode(b"\xff")
+    with pytest.raises(UsageError), staged_folder(target):
+        pytest.fail("the body was entered")
+
+
+def test_the_old_result_comes_back_when_the_move_fails(tmp_path, monkeypatch):
+    target = tmp_path / "result"
+    with staged_folder(target) as staging:
+        write_result(staging, "old")
+    rename = Path.rename
+
+    def fail_on_staging(self, new):
+        if ".partial-" in self.name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, new)
+
+    monkeypatch.setattr(Path, "rename", fail_on_staging)
+
+    def replace():
+        with staged_folder(target, replaces=is_result) as staging:
+            write_result(staging, "new")
+
+    with pytest.raises(VitscopeError, match="cannot write"):
+        replace()
+    assert read_result(target) == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["result"]
 
 
 def test_a_result_is_replaced_only_on_request(tmp_path):

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-READOUTS = ("values", "attention", "residual", "block", "embedding")
 Pair = tuple[str, str]
 
 

@@ -1,13 +1,17 @@
 """Sums over images from which CKA and variance shares follow, with intervals; they merge exactly.
 
-Rows are their own sufficient statistics: they are kept as they are while that takes less room than
-the moments of size d² per block that they are folded into later. Memory is bounded by
-O(blocks · pairs · d²) however many images come, and small runs stay far below the bound.
+Rows are their own sufficient statistics: they are kept as they are, on disk, while that takes less
+room than the moments of size d² per block that they are folded into later. Memory is O(d²) per
+compared pair however many images come.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -84,16 +88,26 @@ class _PairEstimates:
 class FeatureSums:
     """The sums of one layer: `update` with batches, `merge` with other sums, then estimate."""
 
-    def __init__(self, plan: FeaturePlan, dtype: torch.dtype = torch.float32) -> None:
-        """Start with no images.
+    def __init__(
+        self,
+        plan: FeaturePlan,
+        dtype: torch.dtype = torch.float32,
+        rows_folder: Path | None = None,
+    ) -> None:
+        """Start with the rows that the folder holds, if any.
 
         Args:
             plan: Which features come and which are compared.
             dtype: Precision of the features; tells variation from rounding.
+            rows_folder: Where rows are kept; a temporary folder if None.
         """
         self.plan = plan
         self.dtype = dtype
-        self._rows = RowStore()
+        if rows_folder is None:
+            rows_folder = Path(tempfile.mkdtemp(prefix="vitscope-rows-"))
+            weakref.finalize(self, shutil.rmtree, rows_folder, ignore_errors=True)
+        self._rows = RowStore(rows_folder)
+        self._totals: dict[str, Vector] = {}
         self._moments: list[dict[Pair, PairMoments]] = [{} for _ in range(NUM_BLOCKS)]
         self._reference: dict[str, Vector] = {}
         self._counts = [0] * NUM_BLOCKS
@@ -112,7 +126,10 @@ class FeatureSums:
             blocks: Jackknife block of each image.
         """
         self._cache.clear()
-        self._rows.append({name: features[name] for name in self.plan.kept}, blocks)
+        kept = {name: features[name] for name in self.plan.kept}
+        for name, rows in kept.items():
+            self._add_total(name, rows.double().sum(dim=0))
+        self._rows.append(kept, blocks)
         for block in blocks:
             self._counts[block] += 1
         self._fold_if_full()
@@ -135,8 +152,9 @@ class FeatureSums:
             for pair, moments in other._moments[block].items():
                 self._add_moments(block, pair, self._rebase(other, pair, moments))
             self._counts[block] += other._counts[block]
-        if len(other._rows):
-            rows, blocks = other._rows.to_tensors()
+        for name, total in other._totals.items():
+            self._add_total(name, total)
+        for rows, blocks in other._rows.iter_rows(self.plan.kept):
             self._rows.append(rows, blocks.tolist())
         self._fold_if_full()
 
@@ -149,14 +167,7 @@ class FeatureSums:
         Returns:
             The mean, in float64.
         """
-        total = torch.zeros((), dtype=torch.float64)
-        pair = next(pair for pair in self.plan.pairs if name in pair)
-        for block in range(NUM_BLOCKS):
-            if rows := self._rows.of_block(block):
-                total = total + self._feature(rows, name).sum(dim=0)
-            if moments := self._moments[block].get(pair):
-                shifted = moments.sum_x if pair[0] == name else moments.sum_y
-                total = total + shifted + moments.count * self._reference[name]
+        total = torch.stack([self._totals[part] for part in self.plan.sums[name]]).sum(dim=0)
         return total / self.num_images
 
     def estimate_cka(self, readout: str, part: str) -> CkaEstimate:
@@ -209,15 +220,15 @@ class FeatureSums:
         return ShareEstimate(value, compute_interval(value, left_out, self._block_sizes()))
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Everything there is to save.
+        """Everything there is to save beside the rows, which are written to their folder.
 
         Returns:
-            Named tensors; `from_tensors` makes the same sums of them.
+            Named tensors; `from_tensors` makes the same sums of them and the rows' folder.
         """
+        self._rows.flush()
         tensors = {f"reference/{name}": vector for name, vector in self._reference.items()}
-        if len(self._rows):
-            rows, tensors["blocks"] = self._rows.to_tensors()
-            tensors |= {f"rows/{name}": values for name, values in rows.items()}
+        tensors |= {f"total/{name}": vector for name, vector in self._totals.items()}
+        tensors["counts"] = torch.tensor(self._counts)
         for block in range(NUM_BLOCKS):
             for (x, y), moments in self._moments[block].items():
                 for field in fields(moments):
@@ -227,7 +238,11 @@ class FeatureSums:
 
     @classmethod
     def from_tensors(
-        cls, plan: FeaturePlan, dtype: torch.dtype, tensors: Mapping[str, Tensor]
+        cls,
+        plan: FeaturePlan,
+        dtype: torch.dtype,
+        tensors: Mapping[str, Tensor],
+        rows_folder: Path,
     ) -> Self:
         """Restore saved sums.
 
@@ -235,14 +250,15 @@ class FeatureSums:
             plan: The plan they were made with.
             dtype: Precision of the features.
             tensors: What `to_tensors` returned.
+            rows_folder: Where the rows are.
 
         Returns:
             The sums.
 
         Raises:
-            ResultError: If a tensor of the plan is missing.
+            ResultError: If a tensor of the plan, or rows, are missing.
         """
-        sums = cls(plan, dtype)
+        sums = cls(plan, dtype, rows_folder)
         try:
             sums._restore(tensors)
         except KeyError as error:
@@ -252,18 +268,23 @@ class FeatureSums:
         return sums
 
     def _restore(self, tensors: Mapping[str, Tensor]) -> None:
-        if "blocks" in tensors:
-            rows = {name: tensors[f"rows/{name}"] for name in self.plan.kept}
-            self._rows.append(rows, tensors["blocks"].tolist())
-            self._counts = torch.bincount(tensors["blocks"], minlength=NUM_BLOCKS).tolist()
+        self._counts = tensors["counts"].tolist()
+        if self.num_images:
+            self._totals = {name: tensors[f"total/{name}"] for name in self.plan.kept}
         x, y = self.plan.pairs[0]
+        folded = 0
         for block in range(NUM_BLOCKS):
             if f"moments/{block}/{x}|{y}/count" in tensors:
                 self._moments[block] = {
                     pair: _read_moments(tensors, block, pair) for pair in self.plan.pairs
                 }
-                self._counts[block] += round(float(self._moments[block][x, y].count))
+                folded += round(float(self._moments[block][x, y].count))
                 self._reference = {n: tensors[f"reference/{n}"] for n in self._compared()}
+        if folded + len(self._rows) != self.num_images:
+            raise KeyError(f"rows of {self.num_images - folded - len(self._rows)} images")
+
+    def _add_total(self, name: str, total: Vector) -> None:
+        self._totals[name] = self._totals[name] + total if name in self._totals else total
 
     def _compared(self) -> Iterable[str]:
         return dict.fromkeys(name for pair in self.plan.pairs for name in pair)
@@ -273,31 +294,33 @@ class FeatureSums:
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
 
     def _fold_if_full(self) -> None:
-        if len(self._rows) < max(1, _FOLD_AT * self._rows.width * NUM_BLOCKS):
+        width = max((len(total) for total in self._totals.values()), default=0)
+        if len(self._rows) < max(1, _FOLD_AT * width * NUM_BLOCKS):
             return
-        for block in range(NUM_BLOCKS):
-            if rows := self._rows.of_block(block):
-                if not self._reference:
-                    self._reference = {
-                        name: self._feature(rows, name).mean(dim=0) for name in self._compared()
-                    }
-                for pair in self.plan.pairs:
-                    self._add_moments(
-                        block, pair, self._moments_of_rows(rows, pair, self._reference)
-                    )
-        self._rows = RowStore()
+        if not self._reference:
+            self._reference = {name: self.compute_mean(name) for name in self._compared()}
+        for pair in self.plan.pairs:
+            for block, moments in self._iter_moments_of_rows(pair, self._reference):
+                self._add_moments(block, pair, moments)
+        self._rows.clear()
 
     def _add_moments(self, block: int, pair: Pair, moments: PairMoments) -> None:
         held = self._moments[block].get(pair)
         self._moments[block][pair] = moments if held is None else held + moments
 
-    def _moments_of_rows(
-        self, rows: Mapping[str, Rows], pair: Pair, reference: Mapping[str, Vector]
-    ) -> PairMoments:
+    def _iter_moments_of_rows(
+        self, pair: Pair, reference: Mapping[str, Vector]
+    ) -> Iterator[tuple[int, PairMoments]]:
         x, y = pair
-        return compute_moments(
-            self._feature(rows, x), self._feature(rows, y), reference[x], reference[y]
-        )
+        names = sorted({*self.plan.sums[x], *self.plan.sums[y]})
+        for rows, blocks in self._rows.iter_rows(names):
+            full_x, full_y = self._feature(rows, x), self._feature(rows, y)
+            for block in sorted(set(blocks.tolist())):
+                of_block = blocks == block
+                yield (
+                    block,
+                    compute_moments(full_x[of_block], full_y[of_block], reference[x], reference[y]),
+                )
 
     def _rebase(self, other: Self, pair: Pair, moments: PairMoments) -> PairMoments:
         x, y = pair
@@ -308,21 +331,17 @@ class FeatureSums:
     def _block_sizes(self) -> list[int]:
         return [count for count in self._counts if count]
 
-    def _block_moments(self, pair: Pair, reference: Mapping[str, Vector]) -> list[PairMoments]:
-        found = []
-        for block in range(NUM_BLOCKS):
-            parts = [self._moments[block][pair]] if pair in self._moments[block] else []
-            if rows := self._rows.of_block(block):
-                parts.append(self._moments_of_rows(rows, pair, reference))
-            if parts:
-                found.append(parts[0] if len(parts) == 1 else parts[0] + parts[1])
-        return found
+    def _block_moments(self, pair: Pair, reference: Mapping[str, Vector]) -> dict[int, PairMoments]:
+        found = {k: held[pair] for k, held in enumerate(self._moments) if pair in held}
+        for block, moments in self._iter_moments_of_rows(pair, reference):
+            found[block] = found[block] + moments if block in found else moments
+        return dict(sorted(found.items()))
 
     def _estimate(self, pair: Pair) -> _PairEstimates:
         if pair in self._cache:
             return self._cache[pair]
         reference = self._reference or {name: self.compute_mean(name) for name in pair}
-        blocks = self._block_moments(pair, reference)
+        blocks = list(self._block_moments(pair, reference).values())
         total = sum(blocks[1:], start=blocks[0])
         rests = [total - block for block in blocks]
         self._cache[pair] = _PairEstimates(

@@ -3,7 +3,7 @@
 The moments of disjoint sets of rows add; those of a subset subtract; a change of reference point is
 exact algebra. So sets can be split, merged and left out without a second look at the rows.
 
-Source: the sums of spec section 5; Song et al. (JMLR 2012) for the estimator they serve.
+Source: Song et al. (JMLR 2012) for the estimator that they serve.
 """
 
 from dataclasses import dataclass, fields

@@ -1,29 +1,41 @@
-"""Rows of several features, each row in a jackknife block, held in one large array per feature.
+"""Rows of several features, each row in a jackknife block, on disk but for the last few.
 
-Batches are copied into arrays that grow rather than kept as they come: thousands of small tensors
-that outlive the large ones around them would scatter over the heap and keep it from shrinking.
+Memory does not grow with the number of rows: they are written in shards behind the compute and read
+back a few shards, and only the features asked for, at a time.
 """
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-Rows = Float[Tensor, "image dim"]
+from vitscope.tensor_files import read_tensors, write_tensors
 
-_FIRST_CAPACITY = 1024
+Rows = Float[Tensor, "image dim"]
+Blocks = Int64[Tensor, " image"]
+
+_SHARD_ROWS = 256
+_SHARDS_AT_ONCE = 8
+_BLOCKS = "blocks"
 
 
 class RowStore:
-    """Append batches, read the rows of one block."""
+    """Append batches, go through all rows."""
 
-    def __init__(self) -> None:
-        """Start empty."""
-        self._table: dict[str, Rows] = {}
-        self._blocks: list[int] = []
-        self._sorted = True
+    def __init__(self, folder: Path) -> None:
+        """Open a folder of shards.
+
+        Args:
+            folder: Where the shards are or shall be; it need not exist yet.
+        """
+        self._folder = folder
+        self._shards = sorted(folder.glob("*.safetensors"))
+        self._pending: dict[str, list[Tensor]] = {}
+        self._num_pending = 0
+        self._num_saved = sum(len(read_tensors(s, [_BLOCKS])[0][_BLOCKS]) for s in self._shards)
 
     def __len__(self) -> int:
         """Count the rows.
@@ -31,12 +43,7 @@ class RowStore:
         Returns:
             Their number.
         """
-        return len(self._blocks)
-
-    @property
-    def width(self) -> int:
-        """Dimension of the widest feature; 0 while empty."""
-        return max((values.shape[1] for values in self._table.values()), default=0)
+        return self._num_saved + self._num_pending
 
     def append(self, features: Mapping[str, Rows], blocks: Sequence[int]) -> None:
         """Take in a batch.
@@ -45,55 +52,40 @@ class RowStore:
             features: One row per image under each name; the same names every time.
             blocks: Block of each image.
         """
-        start = len(self._blocks)
-        self._blocks += blocks
-        self._sorted = False
-        for name, rows in features.items():
-            if name not in self._table:
-                self._table[name] = rows.new_empty(_FIRST_CAPACITY, rows.shape[1])
-            while len(self._table[name]) < len(self._blocks):
-                # Twice the room; what is not yet written takes no memory.
-                self._table[name] = _grow(self._table[name], start)
-            self._table[name][start : len(self._blocks)] = rows
+        for name, rows in {**features, _BLOCKS: torch.tensor(blocks)}.items():
+            self._pending.setdefault(name, []).append(rows)
+        self._num_pending += len(blocks)
+        if self._num_pending >= _SHARD_ROWS:
+            self.flush()
 
-    def of_block(self, block: int) -> dict[str, Rows]:
-        """The rows of one block.
+    def flush(self) -> None:
+        """Write what is not on disk yet."""
+        if not self._num_pending:
+            return
+        shard = {name: torch.cat(chunks) for name, chunks in self._pending.items()}
+        self._shards.append(self._folder / f"{len(self._shards):05d}.safetensors")
+        write_tensors(self._shards[-1], shard)
+        self._num_saved += self._num_pending
+        self._pending, self._num_pending = {}, 0
+
+    def iter_rows(self, names: Sequence[str]) -> Iterator[tuple[dict[str, Rows], Blocks]]:
+        """Go through all rows, some shards at a time.
 
         Args:
-            block: Which.
+            names: The features wanted.
 
-        Returns:
-            Views of its rows under each name; empty where it has none.
+        Yields:
+            One row per image under each name, and the block of each image.
         """
-        self._sort()
-        part = slice(bisect_left(self._blocks, block), bisect_right(self._blocks, block))
-        if part.start == part.stop:
-            return {}
-        return {name: values[part] for name, values in self._table.items()}
+        self.flush()
+        for start in range(0, len(self._shards), _SHARDS_AT_ONCE):
+            shards = self._shards[start : start + _SHARDS_AT_ONCE]
+            parts = [read_tensors(shard, [*names, _BLOCKS])[0] for shard in shards]
+            rows = {name: torch.cat([part[name] for part in parts]) for name in [*names, _BLOCKS]}
+            yield rows, rows.pop(_BLOCKS)
 
-    def to_tensors(self) -> tuple[dict[str, Rows], Int64[Tensor, " image"]]:
-        """All rows, sorted by block.
-
-        Returns:
-            Views: one row per image under each name; and the block of each.
-        """
-        self._sort()
-        size = len(self._blocks)
-        rows = {name: values[:size] for name, values in self._table.items()}
-        return rows, torch.tensor(self._blocks, dtype=torch.int64)
-
-    def _sort(self) -> None:
-        if self._sorted:
-            return
-        blocks = torch.tensor(self._blocks)
-        order = blocks.argsort(stable=True)
-        for values in self._table.values():
-            values[: len(order)] = values[order]
-        self._blocks = blocks[order].tolist()
-        self._sorted = True
-
-
-def _grow(values: Rows, size: int) -> Rows:
-    larger = values.new_empty(2 * len(values), values.shape[1])
-    larger[:size] = values[:size]
-    return larger
+    def clear(self) -> None:
+        """Forget all rows and remove their shards."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._shards, self._pending = [], {}
+        self._num_saved = self._num_pending = 0

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -148,7 +148,7 @@ class ViTAdapter:
         return next(p for p in self.module.parameters() if p.is_floating_point())
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "ViTAdapter":
-        """Move the model, in place.
+        """Move the model, in place and for good.
 
         Args:
             device: Where to run.
@@ -159,6 +159,28 @@ class ViTAdapter:
         """
         self.module.to(device=device, dtype=dtype)
         return self
+
+    @contextmanager
+    def placed(self, device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
+        """Run the model on a device and in a precision, and leave it as it was found.
+
+        Args:
+            device: Where to run.
+            dtype: Precision to run in; weights are cast.
+
+        Yields:
+            Nothing; the model is back where it was, with its own weights, when the context ends.
+        """
+        parameters = [(parameter, parameter.data) for parameter in self.module.parameters()]
+        buffers = [(m, name, b) for m in self.module.modules() for name, b in m._buffers.items()]
+        try:
+            self.module.to(device=device, dtype=dtype)
+            yield
+        finally:
+            for parameter, data in parameters:
+                parameter.data = data
+            for module, name, buffer in buffers:
+                module._buffers[name] = buffer
 
     def named(self, model_id: str, source: str) -> "ViTAdapter":
         """The same model under another id.
@@ -172,11 +194,11 @@ class ViTAdapter:
         """
         return replace(self, info=replace(self.info, id=model_id, source=source))
 
-    def select_layers(self, layers: str | Collection[int]) -> tuple[int, ...]:
+    def select_layers(self, layers: Literal["last", "all"] | Collection[int]) -> tuple[int, ...]:
         """Turn a choice of layers into indices.
 
         Args:
-            layers: "last", "all", indices separated by commas, or a collection of indices.
+            layers: "last", "all", or a collection of indices.
 
         Returns:
             Sorted indices; the last layer is always among them, for the headline comes from it.
@@ -185,18 +207,8 @@ class ViTAdapter:
             UsageError: If an index is not a layer with an analysable row.
         """
         if layers == "last":
-            chosen: set[int] = set()
-        elif layers == "all":
-            chosen = set(self.blocks)
-        elif isinstance(layers, str):
-            try:
-                chosen = {int(part) for part in layers.split(",")}
-            except ValueError:
-                raise UsageError(
-                    f"layers {layers!r}: expected last, all, or block numbers such as 3,7"
-                ) from None
-        else:
-            chosen = set(layers)
+            return (self.last_layer,)
+        chosen = set(self.blocks) if layers == "all" else {int(layer) for layer in layers}
         if unknown := sorted(chosen - set(self.blocks)):
             raise UsageError(
                 f"layer {unknown[0]} of {self.info.id} has no row to analyse: choose from "
@@ -238,10 +250,10 @@ class ViTAdapter:
             rows: Residual stream after the attention branch.
 
         Returns:
-            The block's output, in the dtype of `rows`.
+            The block's output, where and in the precision that `rows` are.
         """
         with torch.inference_mode():
-            return self.blocks[layer].finish(rows.to(self.parameter.dtype)).to(rows.dtype)
+            return self.blocks[layer].finish(rows.to(self.parameter)).to(rows)
 
     def embed(self, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch out"]:
         """Final norm and projection of rows of the last block's output.
@@ -250,10 +262,10 @@ class ViTAdapter:
             rows: The last block's output on the row.
 
         Returns:
-            The global feature, in the dtype of `rows`.
+            The global feature, where and in the precision that `rows` are.
         """
         with torch.inference_mode():
-            return self.embed_row(rows.to(self.parameter.dtype)).to(rows.dtype)
+            return self.embed_row(rows.to(self.parameter)).to(rows)
 
     def find_non_finite(self, pixels: Pixels) -> tuple[int, int] | None:
         """Where NaN or infinity first enters the analysed row.

@@ -18,7 +18,7 @@ class CatalogueEntry:
         size: The paper's label of its size.
         checkpoint: Where a person fetches the weights, of a model that has no id to download it
             by; its `id` then says how to load the file.
-        note: What a reader should know.
+        note: What a reader of its numbers should know; `load_model` adds it to the model's notes.
     """
 
     id: str

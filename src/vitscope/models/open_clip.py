@@ -4,7 +4,9 @@ Requirements met here:
 
 - Attention is torch's packed module; whatever else open_clip can put there is refused by name.
 - Weights trained with QuickGELU get QuickGELU, whatever the architecture's name says.
-- Without a network the answer comes at once: the weights are looked up before anything is built.
+- A tower that is not understood is refused before its weights are fetched.
+- Without a network the answer comes at once: the weights are looked up before the text tower is
+  built.
 """
 
 from collections.abc import Mapping
@@ -15,7 +17,9 @@ from pickle import UnpicklingError
 from typing import Any, Literal
 
 import open_clip
+import torch
 from jaxtyping import Float
+from open_clip import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.timm_model import TimmModel
 from open_clip.transform import PreprocessCfg
@@ -111,9 +115,11 @@ def load_open_clip(name: str) -> ViTAdapter:
             f"open_clip has no pretrained model {name!r}: expected ARCHITECTURE/TAG"
             + describe_near_matches(name, known)
         )
+    config = open_clip.get_model_config(architecture)
+    _check_architecture(config, f"open_clip:{name}")
     quick = bool(settings.get("quick_gelu", False))
     notes = []
-    if quick and not (open_clip.get_model_config(architecture) or {}).get("quick_gelu", False):
+    if quick and not config.get("quick_gelu", False):
         notes.append(f"{tag} was trained with QuickGELU, which replaces {architecture}'s GELU")
     adapter = make_open_clip_adapter(
         _build(architecture, _find_weights(name, settings), settings, name),
@@ -121,6 +127,15 @@ def load_open_clip(name: str) -> ViTAdapter:
     )
     info = replace(adapter.info, source=f"open_clip {name}", notes=(*adapter.info.notes, *notes))
     return replace(adapter, info=info)
+
+
+def _check_architecture(config: Mapping[str, Any], model_id: str) -> None:
+    # The image tower as it will be, without memory, under a text tower that costs nothing.
+    vision = CLIPVisionCfg(**{**config["vision_cfg"], "timm_model_pretrained": False})
+    text = CLIPTextCfg(context_length=1, vocab_size=1, width=8, heads=1, layers=1)
+    with torch.device("meta"):
+        module = CLIP(embed_dim=config["embed_dim"], vision_cfg=vision, text_cfg=text)
+        make_open_clip_adapter(module, model_id=model_id)
 
 
 def _build(architecture: str, weights: Path, settings: Mapping[str, Any], name: str) -> nn.Module:

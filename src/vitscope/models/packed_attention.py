@@ -4,14 +4,15 @@ The module may answer from a fused kernel that calls no submodule, so there is n
 one query row, the keys and the values are made again from its recorded input and its weights.
 """
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from vitscope.errors import UnsupportedModelError
 from vitscope.models.base import AttentionCall, Heads
-from vitscope.models.parts import split_heads
+from vitscope.models.parts import require, split_heads
 from vitscope.trace import AttentionTail
 
 
@@ -28,26 +29,20 @@ def check_packed_attention(attention: nn.Module, owner: str) -> nn.MultiheadAtte
     Raises:
         UnsupportedModelError: Naming the setting that changes the algebra.
     """
-    if type(attention) is not nn.MultiheadAttention:
-        raise UnsupportedModelError(
-            f"the attention of {owner} is a {type(attention).__name__}, expected torch's "
-            "MultiheadAttention: vitscope has no exact account of it"
-        )
-    settings = {
-        "batch_first=False": not attention.batch_first,
-        "kdim or vdim": attention.in_proj_weight is None,
-        "add_bias_kv": attention.bias_k is not None or attention.bias_v is not None,
-        "add_zero_attn": attention.add_zero_attn,
-        f"out_proj={type(attention.out_proj).__name__}": (
-            type(attention.out_proj) is not NonDynamicallyQuantizableLinear
-        ),
-    }
-    for name, given in settings.items():
-        if given:
-            raise UnsupportedModelError(
-                f"the attention of {owner} uses {name}, which vitscope does not model"
-            )
-    return attention
+    kind = type(attention)
+    require(kind is nn.MultiheadAttention, owner, f"attention {kind.__name__}")
+    packed: Any = attention
+    projection = type(packed.out_proj)
+    for known, setting in (
+        (packed.batch_first, "batch_first=False"),
+        (packed.in_proj_weight is not None, "kdim or vdim"),
+        (packed.bias_k is None and packed.bias_v is None, "add_bias_kv"),
+        (not packed.add_zero_attn, "add_zero_attn"),
+        (projection is NonDynamicallyQuantizableLinear, f"out_proj={projection.__name__}"),
+    ):
+        require(known, owner, f"attention with {setting}")
+    checked: nn.MultiheadAttention = packed
+    return checked
 
 
 def make_packed_heads(attention: nn.MultiheadAttention, call: AttentionCall, row: int) -> Heads:

@@ -8,6 +8,7 @@ Requirements met here:
 """
 
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
@@ -23,6 +24,7 @@ from vitscope.errors import (
 )
 from vitscope.models.base import ViTAdapter
 from vitscope.models.catalogue import CATALOGUE, CatalogueEntry
+from vitscope.models.folders import find_folder
 from vitscope.models.near_matches import describe_near_matches
 from vitscope.preprocessing import Preprocessing
 
@@ -75,7 +77,7 @@ def check_model_id(model_id: str) -> None:
             f"{entry.id}, with the path of that file behind the @"
         )
     library, _, name = model_id.partition(":")
-    addressed = (library in _LOADERS and name) or _is_folder(model_id)
+    addressed = (library in _LOADERS and name) or find_folder(model_id) is not None
     if entry is None and not addressed and _REPOSITORY.fullmatch(model_id) is None:
         raise UnknownModelError(
             f"unknown model {model_id!r}: expected a name from the catalogue, a local folder, "
@@ -112,11 +114,16 @@ def wrap_model(
 
 def _load_entry(name: str, entry: CatalogueEntry) -> ViTAdapter:
     try:
-        return _load_by_address(entry.id)
+        adapter = _load_by_address(entry.id)
     except ModelUnreachableError as error:
         if name != _EMBEDDED:
             raise
-        return _load_embedded(error)
+        adapter = _load_embedded(error)
+    return _add_note(adapter, entry.note) if entry.note else adapter
+
+
+def _add_note(adapter: ViTAdapter, note: str) -> ViTAdapter:
+    return replace(adapter, info=replace(adapter.info, notes=(*adapter.info.notes, note)))
 
 
 def _load_by_address(model_id: str) -> ViTAdapter:
@@ -128,10 +135,6 @@ def _load_by_address(model_id: str) -> ViTAdapter:
         return _load_transformers(model_id)
     except UnknownModelError as error:
         raise UnknownModelError(f"{error}{_describe_near(model_id)}") from None
-
-
-def _is_folder(model_id: str) -> bool:
-    return bool(model_id) and Path(model_id).expanduser().is_dir()
 
 
 def _describe_near(model_id: str) -> str:
@@ -197,9 +200,14 @@ def _load_embedded(error: ModelUnreachableError) -> ViTAdapter:
     adapter = make_transformers_adapter(
         load_embedded_dinov2(), preprocessing=default_preprocessing("dinov2", (224, 224))
     )
-    note = "the model hub could not be reached: the weights come from a package of the demo extra"
-    info = replace(adapter.info, source=EMBEDDED_SOURCE, notes=(*adapter.info.notes, note))
-    return replace(adapter, info=info)
+    note = f"{_shorten_reason(error)}: the weights come from a package of the demo extra"
+    return _add_note(adapter.named(adapter.info.id, EMBEDDED_SOURCE), note)
+
+
+def _shorten_reason(error: ModelUnreachableError) -> str:
+    # Behind the last colon stands what to do about it, which has been done.
+    reason = str(error).rpartition(": ")[0] or str(error)
+    return textwrap.shorten(reason, 90, placeholder=" …")
 
 
 def _adapt(

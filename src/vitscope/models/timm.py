@@ -7,6 +7,7 @@ Requirements met here:
 - The global feature is the one timm hands out, save where timm averages patches although there is a
   [CLS] token: then it is the [CLS] token's, and the model's notes say so.
 - Weights come from timm's own repositories, or from a file; both as data, never as code.
+- Published weights run with the activation they were trained with, or not at all.
 """
 
 import io
@@ -20,7 +21,7 @@ from typing import Any, Literal, get_args
 import timm
 import torch
 from timm.data import resolve_model_data_config
-from timm.layers import HybridEmbed, PatchEmbed
+from timm.layers import HybridEmbed, PatchEmbed, QuickGELU
 from timm.models import eva, is_model_in_modules, vision_transformer
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
@@ -64,9 +65,21 @@ def make_timm_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTA
         UnsupportedModelError: If a class or setting is not among those understood, or the model
             has neither a [CLS] token nor an attention-pooling head.
     """
-    name = model_id or type(module).__name__
+    adapter = _adapt(module, model_id or type(module).__name__)
+    notes = (*adapter.info.notes, *_make_weight_notes(module))
+    return replace(adapter, info=replace(adapter.info, notes=notes))
+
+
+def _adapt(module: nn.Module, name: str) -> ViTAdapter:
+    # Whatever weights the module holds: those of the tag it was built by, or others.
     require(type(module) in _FAMILIES, name, f"the architecture {type(module).__name__}")
     tower: Any = module.eval()
+    require(
+        "radio" not in _read_published(tower)[0],
+        name,
+        "a [CLS] token for each of several teachers, of which timm counts all but the first among "
+        "the registers (RADIO)",
+    )
     require(
         type(tower.patch_embed) in {PatchEmbed, HybridEmbed},
         name,
@@ -121,14 +134,21 @@ def load_timm(name: str, checkpoint: Path | None = None) -> ViTAdapter:
         UnknownModelError: If timm has no such model, or no weights are published for it.
         UnsupportedModelError: If the model is not among those understood.
         ModelUnreachableError: If the weights are neither cached nor to be had.
-        UsageError: If the checkpoint cannot be read or does not fit.
+        UsageError: If the checkpoint cannot be read or does not fit, or the tag's weights were
+            trained with another activation than the architecture's.
     """
     model_id = f"timm:{name}"
     _check_name(name)
     with torch.device("meta"):
-        make_timm_adapter(_create(name), model_id=model_id)
+        unfilled = _create(name)
+        make_timm_adapter(unfilled, model_id=model_id)
     if checkpoint is not None:
         return _load_from_file(name, checkpoint)
+    if native := _find_quick_gelu_name(unfilled):
+        raise UsageError(
+            f"{model_id} would run weights trained with QuickGELU as a model with GELU, and its "
+            f"numbers would not be theirs: load timm:{native}"
+        )
     repository = timm.get_pretrained_cfg(name).hf_hub_id
     if not repository:
         raise UnknownModelError(
@@ -152,13 +172,28 @@ def is_clip_tower(module: nn.Module) -> bool:
         classify and for every other model, whose `head` is a classifier.
     """
     tower: Any = module
-    config = getattr(tower, "pretrained_cfg", None) or {}
+    architecture, tag = _read_published(tower)
     return (
-        any(part in (config.get("architecture") or "") for part in _CLIP_TOWERS)
-        and "ft_in" not in (config.get("tag") or "")
+        any(part in architecture for part in _CLIP_TOWERS)
+        and "ft_in" not in tag
         and isinstance(tower.head, nn.Linear)
-        and tower.head.out_features == config.get("num_classes")
+        and tower.head.out_features == tower.pretrained_cfg.get("num_classes")
     )
+
+
+def _read_published(tower: Any) -> tuple[str, str]:
+    # Architecture and tag that the module was built by; empty where it was built by hand.
+    config = getattr(tower, "pretrained_cfg", None) or {}
+    return config.get("architecture") or "", config.get("tag") or ""
+
+
+def _find_quick_gelu_name(tower: Any) -> str | None:
+    # timm publishes weights trained with QuickGELU under two names, and runs them with plain GELU
+    # under the shorter one.
+    architecture, tag = _read_published(tower)
+    native = f"{architecture.replace('_clip_', '_clip_quickgelu_')}.{tag}"
+    trained_with_it = "_clip_" in architecture and native in timm.list_pretrained()
+    return native if trained_with_it and type(tower.blocks[0].mlp.act) is not QuickGELU else None
 
 
 def _make_feature_functions(
@@ -276,6 +311,23 @@ def _make_notes(tower: Any) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _make_weight_notes(tower: Any) -> tuple[str, ...]:
+    tag = _read_published(tower)[1]
+    notes = []
+    if tag == "mae" or (tag.startswith("mim_") and "_ft_" not in tag):
+        method = "MAE" if tag == "mae" else "masked image modelling"
+        notes.append(
+            f"{method} never trains its [CLS] token: no loss is taken there, so its row was not "
+            "learned as a global feature"
+        )
+    if native := _find_quick_gelu_name(tower):
+        notes.append(
+            f"the weights of {tag} were trained with QuickGELU, but this model has another "
+            f"activation: build {native} to get their numbers"
+        )
+    return tuple(notes)
+
+
 def _check_name(name: str) -> None:
     known = {*timm.list_models(include_tags=True), *timm.list_models()}
     if name not in known:
@@ -298,7 +350,7 @@ def _create(name: str, **kwargs: Any) -> nn.Module:
 
 def _load_from_file(name: str, checkpoint: Path) -> ViTAdapter:
     model_id = f"timm:{name}@{checkpoint}"
-    if "flexi" in name or "radio" in name:
+    if "flexi" in name:
         raise UnsupportedModelError(
             f"{model_id}: timm resamples the position embeddings of this architecture in a way of "
             "its own, which weights from a file would miss; leave the file out"
@@ -308,7 +360,7 @@ def _load_from_file(name: str, checkpoint: Path) -> ViTAdapter:
     # A classifier plays no part in the global feature; a projection does.
     optional = () if is_clip_tower(module) else ("head.", "head_dist.")
     load_weights(module, weights, checkpoint, optional=optional)
-    adapter = make_timm_adapter(module, model_id=model_id)
+    adapter = _adapt(module, model_id)
     note = (
         f"the weights come from a file; pictures are prepared as timm does for {name} (mean "
         f"{adapter.preprocessing.mean}), which should be how its weights were trained"

@@ -5,16 +5,19 @@ Requirements met here:
 - Code of two publishers' repositories is run, for the entries listed here, and of nobody else.
 - The classes cannot be imported without running that code, so a model is recognised by the names
   of its classes and of their parts; a part that is not listed is refused by name.
+- Weights are read as data, never as code, whatever the publisher's code asks for.
 - Queries, keys and values are the output of the `qkv` module, whatever kernel runs after it
   (xformers, scaled_dot_product_attention, plain); DINOv3's masked key bias is in it.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -34,7 +37,7 @@ from vitscope.models.base import (
 from vitscope.models.checkpoints import load_weights, read_checkpoint
 from vitscope.models.near_matches import describe_near_matches
 from vitscope.models.parts import make_prenorm_parts, require, split_heads
-from vitscope.preprocessing import Preprocessing
+from vitscope.models.transformers_preprocessing import default_preprocessing
 
 _DINOV2 = "facebookresearch/dinov2"
 _DINOV3 = "facebookresearch/dinov3"
@@ -49,8 +52,6 @@ _MLPS = {"Mlp", "SwiGLUFFN", "SwiGLUFFNFused", "SwiGLUFFNAligned"}
 _BLOCK_PARTS = {"norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2"}
 _ATTENTION_PARTS = {"qkv", "attn_drop", "proj", "proj_drop"}
 
-_Colour = tuple[float, float, float]
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SATELLITE_MEAN, _SATELLITE_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
 _SATELLITE_TAG = "sat493m"
 """In the names of DINOv3's checkpoints of satellite pictures, which are normalised differently."""
@@ -64,7 +65,7 @@ def make_hub_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAd
         model_id: The id that results shall carry; the class name if not given.
 
     Returns:
-        The adapter, with the preprocessing of DINOv2's evaluation.
+        The adapter, with the preprocessing customary for DINOv2 or DINOv3.
 
     Raises:
         UnsupportedModelError: If a class or part is not among those understood.
@@ -94,7 +95,8 @@ def make_hub_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAd
             patch_size=patch_size,
             num_registers=registers,
         ),
-        preprocessing=_make_preprocessing(_IMAGENET_MEAN, _IMAGENET_STD),
+        # The same as for the same weights in transformers.
+        preprocessing=default_preprocessing("dinov3_vit" if rotary else "dinov2", (224, 224)),
         blocks=blocks,
         make_layout=layout_of,
         run=tower,
@@ -142,7 +144,7 @@ def load_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
 
 def _build(repository: str, name: str, *, pretrained: bool) -> nn.Module:
     try:
-        with _quiet():
+        with _quiet(), _weights_only():
             load: Callable[..., nn.Module] = torch.hub.load
             # The ref is the repository's own default branch: there is no fork to guard against.
             return load(
@@ -157,6 +159,10 @@ def _build(repository: str, name: str, *, pretrained: bool) -> nn.Module:
         raise VitscopeError(
             f"the code of {repository} needs the package {error.name}, which is not installed: "
             f"pip install {error.name}"
+        ) from None
+    except UnpicklingError:
+        raise ModelUnreachableError(
+            f"the weights of torchhub:{name} hold more than tensors: such a file is not executed"
         ) from None
     except (OSError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
@@ -174,16 +180,31 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Make every `torch.load` refuse code, also where the publisher's code asks for it."""
+    # torch.hub's own download of weights asks for plain unpickling by default. Torch reads these
+    # at each call, the first overrides what was asked for, and both together are an error.
+    wanted = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def _adapt_filled(module: nn.Module, model_id: str, checkpoint: Path) -> ViTAdapter:
     model_id = f"{model_id}@{checkpoint}"
     adapter = make_hub_adapter(module, model_id=model_id).named(model_id, str(checkpoint))
     if _SATELLITE_TAG not in checkpoint.name:
         return adapter
-    return replace(adapter, preprocessing=_make_preprocessing(_SATELLITE_MEAN, _SATELLITE_STD))
-
-
-def _make_preprocessing(mean: _Colour, std: _Colour) -> Preprocessing:
-    return Preprocessing(size=(224, 224), crop_fraction=224 / 256, mean=mean, std=std)
+    satellite = replace(adapter.preprocessing, mean=_SATELLITE_MEAN, std=_SATELLITE_STD)
+    return replace(adapter, preprocessing=satellite)
 
 
 def _list_blocks(tower: Any) -> list[Any]:

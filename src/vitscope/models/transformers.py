@@ -9,7 +9,6 @@ Requirements met here:
 """
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
+from vitscope.models.folders import find_folder
 from vitscope.models.hub import find_snapshot
 from vitscope.models.transformers_blocks import is_class, make_blocks
 from vitscope.models.transformers_families import FAMILIES, Family
@@ -120,9 +120,8 @@ def load_transformers(repo_or_folder: str) -> ViTAdapter:
         UnsupportedModelError: If the model is not of a supported family, needs code from its
             repository, or has a part or setting that is not among those understood.
     """
-    folder = Path(repo_or_folder).expanduser()
-    source = "a local folder"
-    if not folder.is_dir():
+    folder, source = find_folder(repo_or_folder), "a local folder"
+    if folder is None:
         folder = find_snapshot(repo_or_folder, [CONFIG_FILE, *PROCESSOR_FILES], _WEIGHTS)
         source = f"Hugging Face {repo_or_folder}, revision {folder.name[:12]}"
     adapter = make_transformers_adapter(

@@ -4,10 +4,12 @@ Requirements met here:
 
 - The class comes from an allow-list by model type; what a repository brings along is not executed.
 - Weights are read from safetensors, or by PyTorch's reader with `weights_only=True`.
-- They fit exactly: a model with a part left at random is refused.
+- They fit exactly: a model with a part left at random is refused, and so are weights of the tower
+  that the model has no place for.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +51,15 @@ _REFUSED: Mapping[str, str] = {
     "ijepa": "it has no [CLS] token, its global feature is an average of the patches",
 }
 """Why some neighbours of the supported families are refused, by the start of their model type."""
+
+
+_LEFT_OUT = re.compile(
+    r"(text_model|text_projection|visual_projection|decoder|head|lm_head|(\w+_)?classifier)\."
+    r"|logit_(scale|bias)$"
+    r"|((\w+\.)?pooler\.|(.*\.)?(mask_token|position_ids)$)"
+)
+"""Names of weights that are no part of a vision tower in evaluation: text towers, classifiers and
+decoders on top, projections of one without, poolers, and what only pre-training uses."""
 
 
 def describe_families() -> str:
@@ -125,13 +136,24 @@ def load_tower(folder: Path, name: str) -> nn.Module:
             raise UnsupportedModelError(
                 f"transformers cannot build {name} from its config.json ({_first_line(error)})"
             ) from None
+    _check_fit(report, class_name, name)
+    tower: nn.Module = module.eval()
+    return tower
+
+
+def _check_fit(report: Mapping[str, Any], class_name: str, name: str) -> None:
     if unset := sorted(report["missing_keys"]):
         raise UnsupportedModelError(
             f"the weights of {name} leave {len(unset)} tensors of {class_name} unset, {unset[0]} "
             "among them: they belong to another architecture"
         )
-    tower: nn.Module = module.eval()
-    return tower
+    unused = sorted(key for key in report["unexpected_keys"] if not _LEFT_OUT.match(key))
+    if unused:
+        raise UnsupportedModelError(
+            f"{class_name} has no place for {len(unused)} tensors among the weights of {name} "
+            f"({', '.join(unused[:3])}{', …' if unused[3:] else ''}): they belong to another "
+            "architecture"
+        )
 
 
 def _read_config(folder: Path, name: str) -> dict[str, Any]:

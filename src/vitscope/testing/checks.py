@@ -17,7 +17,7 @@ def check_adapter(vit: ViTAdapter, pixels: Pixels) -> dict[str, float]:
     weights says most when none of them are zeros or ones; see `randomize`.
 
     Args:
-        vit: The adapter; the model is left in float32 on its device.
+        vit: The adapter.
         pixels: A few preprocessed images.
 
     Returns:
@@ -29,23 +29,16 @@ def check_adapter(vit: ViTAdapter, pixels: Pixels) -> dict[str, float]:
     layers = vit.select_layers("all")
     device = vit.parameter.device
     worst: dict[str, float] = {}
-    for dtype in (torch.float64, torch.float32):
-        vit.to(device, dtype)
-        rows = decompose_layers(
-            vit,
-            pixels.to(device),
-            layers,
-            renormalize=False,
-            tolerance=balance_tolerance(dtype),
-        )
-        if dtype == torch.float64:
-            found = {
-                name: [
-                    float(row.scalars[name,].max())
-                    for row in rows.values()
-                    if (name,) in row.scalars
-                ]
-                for name in PROOFS
-            }
-            worst = {name: max(errors) for name, errors in found.items()}
+    for dtype in (torch.float32, torch.float64):
+        with vit.placed(device, dtype):
+            rows = decompose_layers(
+                vit,
+                pixels.to(device),
+                layers,
+                renormalize=False,
+                tolerance=balance_tolerance(dtype),
+            )
+        for name in PROOFS:
+            errors = [row.scalars[name,] for row in rows.values() if (name,) in row.scalars]
+            worst[name] = max(float(error.max()) for error in errors)
     return worst

@@ -1,0 +1,49 @@
+"""Named tensors in safetensors files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vitscope.errors import ResultError
+from vitscope.storage import open_to_readers
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a file.
+
+    Args:
+        path: File to write; its folder is made if need be.
+        tensors: Contiguous tensors by name.
+        metadata: Text that goes with them.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+    open_to_readers(path)
+
+
+def read_tensors(
+    path: Path, names: Sequence[str] | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a file, or some of its tensors.
+
+    Args:
+        path: A file that `write_tensors` wrote.
+        names: The tensors wanted; all if None.
+
+    Returns:
+        The tensors by name, and the text that goes with them.
+
+    Raises:
+        ResultError: If the file cannot be read or lacks one of them.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            wanted = list(file.keys()) if names is None else names
+            return {name: file.get_tensor(name) for name in wanted}, file.metadata() or {}
+    except Exception as error:  # noqa: BLE001 - safetensors raises its own bare Exception type
+        raise ResultError(f"{path} cannot be read: {error}") from None

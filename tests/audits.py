@@ -1,0 +1,47 @@
+"""What the tests of the whole job share: a tiny model, and how two results are compared."""
+
+import pytest
+
+from vitscope.models.timm import make_timm_adapter
+from vitscope.testing.tiny_timm import TINY_TIMM
+
+NUMBERS = (
+    "attention_mass",
+    "patch_share",
+    "contribution_norm",
+    "cosine",
+    "centred_cosine",
+    "restricted_cosine",
+    "share",
+    "variance_share",
+    "cka",
+)
+
+
+def tiny_vit(name="dinov2_reg"):
+    return make_timm_adapter(TINY_TIMM[name](), model_id=f"tiny/{name}")
+
+
+def flatten(tree, prefix=()):
+    if isinstance(tree, dict):
+        return {
+            k: v for key, value in tree.items() for k, v in flatten(value, (*prefix, key)).items()
+        }
+    if isinstance(tree, list) and tree and all(isinstance(v, float) for v in tree):
+        return {
+            k: v for i, value in enumerate(tree) for k, v in flatten(value, (*prefix, i)).items()
+        }
+    return {prefix: tree}
+
+
+def assert_same_numbers(a, b, tolerance):
+    a, b = flatten(a), flatten(b)
+    assert a.keys() == b.keys()
+    for path, value in a.items():
+        if isinstance(value, float):
+            assert b[path] == pytest.approx(value, rel=tolerance, abs=tolerance), path
+
+
+def numbers(result):
+    summary = result.summary
+    return {name: summary[name] for name in NUMBERS if name in summary}

@@ -1,0 +1,208 @@
+"""The whole job where something is wrong: pictures, numbers, models, settings, files."""
+
+import json
+
+import pytest
+import torch
+
+from audits import assert_same_numbers, numbers, tiny_vit
+from pictures import write_pictures
+from vitscope import AuditConfig, AuditResult, ImageSet, audit
+from vitscope.errors import (
+    ImageReadError,
+    ImbalanceError,
+    NonFiniteError,
+    ResultError,
+    UsageError,
+    VitscopeError,
+)
+
+NUM_PICTURES = 26
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"), NUM_PICTURES)
+
+
+@pytest.fixture(scope="module")
+def result(pictures):
+    return audit(tiny_vit(), pictures, AuditConfig(batch_size=8, dtype="float64"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_lower_precision_balances_within_its_tolerance(pictures, dtype):
+    summary = audit(tiny_vit(), pictures, AuditConfig(dtype=dtype)).summary
+    assert 0 < summary["ledger"]["max_balance_error"] <= summary["ledger"]["tolerance"]
+    assert summary["ledger"]["tolerance"] == (1e-4 if dtype == "float32" else 3e-2)
+
+
+def test_unreadable_pictures_are_skipped_counted_and_listed(pictures, tmp_path):
+    folder = write_pictures(tmp_path / "mixed", 5)
+    (folder / "0002.png").write_bytes(b"not a picture")
+    (folder / "<b>evil,\n.jpg").write_bytes(b"")
+    found = audit(tiny_vit(), folder, out=tmp_path / "out")
+    assert found.summary["data"] == {"num_images": 4, "num_failed": 2}
+    assert {path.rsplit("/", 1)[1] for path, _ in found.failures} == {"0002.png", "<b>evil,\n.jpg"}
+    assert found.images.num_rows == 4
+
+
+def test_nothing_readable_is_a_failure_that_leaves_nothing(tmp_path):
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"x")
+    with pytest.raises(ImageReadError, match="none of the 1 pictures"):
+        audit(tiny_vit(), folder, out=tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["bad"]
+
+
+def test_nan_is_located_in_layer_and_picture(pictures):
+    vit = tiny_vit()
+
+    def poison(module, args, output):
+        output = output.clone()
+        output[2] = float("nan")
+        return output
+
+    vit.module.blocks[0].register_forward_hook(poison)
+    third = sorted(pictures.iterdir())[2].name
+    with pytest.raises(NonFiniteError, match=rf"layer 0, for .*{third}"):
+        audit(vit, pictures)
+
+
+def test_an_altered_model_does_not_balance(pictures, tmp_path):
+    vit = tiny_vit()
+    vit.module.blocks[1].attn.proj.register_forward_hook(lambda _, __, out: out * 1.001)
+    with pytest.raises(ImbalanceError, match=r"layer 1 does not balance.*likely cause"):
+        audit(vit, pictures, out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_altered_mlp_half_is_noticed(pictures):
+    vit = tiny_vit()
+    vit.module.blocks[1].register_forward_hook(lambda _, __, out: out + 1)
+    with pytest.raises(ImbalanceError, match=r"block readout of layer 1"):
+        audit(vit, pictures)
+
+
+def test_an_altered_head_is_noticed(pictures):
+    vit = tiny_vit()
+    run = vit.run
+    object.__setattr__(vit, "run", lambda pixels: run(pixels) + 1)
+    with pytest.raises(ImbalanceError, match=r"embedding readout of layer 1"):
+        audit(vit, pictures)
+
+
+def test_an_interrupted_run_leaves_nothing(pictures, tmp_path):
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        audit(tiny_vit(), pictures, out=tmp_path / "out", on_progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_any_size_that_fits(pictures):
+    summary = audit(tiny_vit(), pictures, AuditConfig(size="16x40")).summary
+    assert summary["model"]["input_size"] == [16, 40]
+    assert summary["model"]["grid"] == [2, 5]
+    with pytest.raises(UsageError, match="33 px does not fit the patch size of 8"):
+        audit(tiny_vit(), pictures, AuditConfig(size="33x40"))
+
+
+@pytest.mark.parametrize("layers", ["2", "-1", "0,9"])
+def test_unknown_layers_are_refused(pictures, layers):
+    with pytest.raises(UsageError, match="layer"):
+        audit(tiny_vit(), pictures, AuditConfig(layers=layers))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_few_pictures_say_so_and_hold_no_nan(tmp_path, count):
+    folder = write_pictures(tmp_path / "few", count)
+    found = audit(tiny_vit(), folder, out=tmp_path / "out")
+    text = (found.folder / "summary.json").read_text()
+    summary = json.loads(text, parse_constant=pytest.fail)
+    assert summary["verdict"] == "not enough images"
+    assert summary["data"]["num_images"] == count
+
+
+def test_damaged_results_say_so(result, tmp_path):
+    copy = result.save(tmp_path / "copy")
+    (copy.folder / "sums.safetensors").write_bytes(b"x")
+    with pytest.raises(ResultError, match=r"sums.safetensors cannot be read"):
+        copy.read_sums()
+    summary = copy.summary | {"schema_version": 99}
+    (copy.folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ResultError, match="written with schema 99"):
+        AuditResult.load(copy.folder)
+    with pytest.raises(ResultError, match="is not a vitscope result"):
+        AuditResult.load(tmp_path)
+
+
+def test_progress_counts_every_picture(pictures):
+    seen = []
+    audit(
+        tiny_vit(),
+        pictures,
+        AuditConfig(batch_size=10),
+        on_progress=lambda *counts: seen.append(counts),
+    )
+    assert seen == [(10, 26), (20, 26), (26, 26)]
+
+
+def test_provenance_names_settings_versions_and_weights(result):
+    provenance = result.provenance
+    assert provenance["config"]["batch_size"] == 8
+    assert provenance["versions"]["torch"] == torch.__version__
+    assert len(provenance["weights_hash"]) == 32
+
+
+def test_a_restricted_output_that_overflows_is_named(pictures, monkeypatch):
+    vit = tiny_vit()
+    finish = type(vit).finish_block
+
+    def overflow(self, layer, rows):
+        # Rows come group by group: the third group's second picture.
+        found = finish(self, layer, rows)
+        found[3 * 26 + 1] = float("inf")
+        return found
+
+    monkeypatch.setattr(type(vit), "finish_block", overflow)
+    second = sorted(pictures.iterdir())[1].name
+    with pytest.raises(VitscopeError, match=rf"block/patches in layer 1 .*{second}"):
+        audit(vit, pictures)
+
+
+def test_the_model_is_left_as_it_was_found(pictures):
+    vit = tiny_vit()
+    before = {name: value.clone() for name, value in vit.module.state_dict().items()}
+    expected = audit(vit, pictures)
+    audit(vit, pictures, AuditConfig(dtype="bfloat16"))
+    after = vit.module.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert all(after[name].dtype == value.dtype for name, value in before.items())
+    assert_same_numbers(numbers(expected), numbers(audit(vit, pictures)), 0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("limit", 3), ("size", "16"), ("seed", 1)])
+def test_a_prepared_set_is_not_chosen_from_again(pictures, name, value):
+    vit = tiny_vit()
+    images = ImageSet.from_sources([pictures], vit.preprocessing)
+    with pytest.raises(UsageError, match=f"{name} is set"):
+        audit(vit, images, AuditConfig(**{name: value}))
+
+
+def test_pictures_prepared_differently_do_not_merge(result, tmp_path):
+    vit = tiny_vit()
+    other = vit.preprocessing.with_size(vit.preprocessing.size)
+    object.__setattr__(other, "mean", (0.1, 0.2, 0.3))
+    folder = write_pictures(tmp_path, 4, start=100)
+    images = ImageSet.from_sources([folder], other)
+    found = audit(vit, images, AuditConfig(dtype="float64"))
+    with pytest.raises(ResultError, match="its preprocessing differs"):
+        result.merge(found)
+
+
+def test_a_result_is_not_saved_into_itself(result):
+    with pytest.raises(UsageError, match="inside the result itself"):
+        result.save(result.folder / "copy")
