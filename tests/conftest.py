@@ -5,5 +5,6 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
+for _folder in (".", "unit"):
+    sys.path.insert(0, str(Path(__file__).parent / _folder))
 torch.set_num_threads(1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vitscope.audit_loop import audit
     from vitscope.config import AuditConfig
-    from vitscope.decomposition import decompose, restrict
+    from vitscope.decomposition import decompose, map_tokens, restrict
     from vitscope.errors import VitscopeError
     from vitscope.images import ImageSet
     from vitscope.ledger import Ledger
@@ -28,6 +28,7 @@ __all__ = [
     "audit",
     "decompose",
     "load_model",
+    "map_tokens",
     "restrict",
     "wrap_model",
 ]
@@ -43,6 +44,7 @@ _HOMES = {
     "audit": "audit_loop",
     "decompose": "decomposition",
     "load_model": "models.registry",
+    "map_tokens": "decomposition",
     "restrict": "decomposition",
     "wrap_model": "models.registry",
 }

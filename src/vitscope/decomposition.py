@@ -1,6 +1,6 @@
 """One batch taken apart and proven: for people who want the tensors, and for the audit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from vitscope.ledger import (
     relative_error,
 )
 from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.token_maps import TokenMaps, make_token_maps
 from vitscope.trace import ClsTrace
 
 Readouts = dict[str, dict[str, Float[Tensor, "batch out"]]]
@@ -45,16 +46,49 @@ def decompose(vit: ViTAdapter, pixels: Pixels, layer: int | None = None) -> Ledg
     Source:
         Lappe & Giese (NeurIPS 2025), eq. 3 and 6.
     """
+    found: list[Ledger] = []
+    _trace_layer(vit, pixels, layer, lambda trace: found.append(_make_balanced(vit, trace)))
+    return found[0]
+
+
+def map_tokens(vit: ViTAdapter, pixels: Pixels, layer: int | None = None) -> TokenMaps:
+    """What every single token wrote on the [CLS] row of one block, beside its raw attention.
+
+    Args:
+        vit: The model.
+        pixels: Preprocessed images, of any size that fits the patch grid.
+        layer: Index of the block, from 0; the last one if None.
+
+    Returns:
+        Attention, ‖c_i‖ and ⟨c_i, r⟩ / ‖r‖² per token; `on_grid` lays patches out.
+
+    Raises:
+        UsageError: If the size does not fit, or the layer has no row to analyse.
+        ImbalanceError: If the ledger does not balance.
+        NonFiniteError: If an activation is not finite.
+    """
+    found: list[TokenMaps] = []
+    _trace_layer(
+        vit,
+        pixels,
+        layer,
+        lambda trace: found.append(make_token_maps(trace, _make_balanced(vit, trace))),
+    )
+    return found[0]
+
+
+def _trace_layer(
+    vit: ViTAdapter, pixels: Pixels, layer: int | None, take: Callable[[ClsTrace], None]
+) -> None:
     wanted = vit.last_layer if layer is None else layer
     vit.select_layers([wanted])
-    found: list[Ledger] = []
-
-    def take(trace: ClsTrace) -> None:
-        found.append(make_ledger(trace))
-
     vit.trace(pixels.to(vit.parameter.device), [wanted], take)
-    check_balance(found[0], tolerance_of(vit))
-    return found[0]
+
+
+def _make_balanced(vit: ViTAdapter, trace: ClsTrace) -> Ledger:
+    ledger = make_ledger(trace)
+    check_balance(ledger, tolerance_of(vit))
+    return ledger
 
 
 def restrict(vit: ViTAdapter, ledger: Ledger, *, renormalize: bool = False) -> Readouts:
