@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -112,7 +112,7 @@ class AuditResult:
     folder: Path
 
     @classmethod
-    def own(cls, folder: Path) -> Self:
+    def own(cls, folder: Path) -> "AuditResult":
         """Open a result whose folder lasts no longer than the object.
 
         Args:
@@ -126,7 +126,7 @@ class AuditResult:
         return result
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls, folder: str | Path) -> "AuditResult":
         """Open a saved result.
 
         Args:
@@ -189,7 +189,7 @@ class AuditResult:
         """
         return _read_sums(self.folder)[1]
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> "AuditResult":
         """Copy the result to another place.
 
         Args:
@@ -210,7 +210,7 @@ class AuditResult:
             shutil.copytree(self.folder, staging, dirs_exist_ok=True)
         return type(self)(target)
 
-    def merge(self, *others: Self) -> Self:
+    def merge(self, *others: "AuditResult") -> "AuditResult":
         """The result of the union of disjoint image sets.
 
         Args:

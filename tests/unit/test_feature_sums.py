@@ -303,7 +303,7 @@ def test_unrelated_features_reach_the_stated_floor_and_an_unbiased_zero():
     )
     biased = xy.biased / math.sqrt(xx.biased * yy.biased)
     # The floor is a ratio of expectations; one draw of 400 x 150 stays within a few per cent of it.
-    assert biased == pytest.approx(expected_biased_cka(n, d, d), rel=0.03)
+    assert biased == pytest.approx(expected_biased_cka(n, float(d), float(d)), rel=0.03)
     assert xy.unbiased / math.sqrt(xx.unbiased * yy.unbiased) == pytest.approx(0, abs=0.01)
 
 

@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -134,7 +133,7 @@ class FeatureSums:
             self._counts[block] += 1
         self._fold_if_full()
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: "FeatureSums") -> None:
         """Take in the sums of a disjoint set of images.
 
         Args:
@@ -243,7 +242,7 @@ class FeatureSums:
         dtype: torch.dtype,
         tensors: Mapping[str, Tensor],
         rows_folder: Path,
-    ) -> Self:
+    ) -> "FeatureSums":
         """Restore saved sums.
 
         Args:
@@ -322,7 +321,7 @@ class FeatureSums:
                     compute_moments(full_x[of_block], full_y[of_block], reference[x], reference[y]),
                 )
 
-    def _rebase(self, other: Self, pair: Pair, moments: PairMoments) -> PairMoments:
+    def _rebase(self, other: "FeatureSums", pair: Pair, moments: PairMoments) -> PairMoments:
         x, y = pair
         offset_x = self._reference[x] - other._reference[x]
         offset_y = self._reference[y] - other._reference[y]
