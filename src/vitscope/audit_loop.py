@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vitscope.config import AuditConfig, parse_layers
-from vitscope.decomposition import LayerRows, decompose_layers, tolerance_of
+from vitscope.decomposition import LayerRows, choose_tolerance, decompose_layers
 from vitscope.errors import ImageReadError, NonFiniteError, UsageError, VitscopeError
 from vitscope.images import ImageBatch, ImageSet, iter_batches
 from vitscope.metrics.feature_sums import FeatureSums
@@ -115,8 +115,7 @@ class AuditRun:
         self._vit = vit
         self._images = images
         self._config = config
-        with vit.placed(self._device, config.torch_dtype):
-            self._manifest = self._make_manifest()
+        self._manifest = self._make_manifest()
 
     def iter_batches(self) -> Iterator[ImageBatch]:
         """Decode the pictures.
@@ -259,7 +258,7 @@ class AuditRun:
             renormalize=config.renormalize,
             dtype="float64" if config.dtype == "float64" else "float32",
             preprocessing=asdict(self._images.preprocessing),
-            tolerance=tolerance_of(vit),
+            tolerance=choose_tolerance(config.torch_dtype, self._device),
         )
 
     def _make_provenance(self, started: datetime) -> dict[str, Any]:

@@ -87,7 +87,8 @@ def _trace_layer(
 
 def _make_balanced(vit: ViTAdapter, trace: ClsTrace) -> Ledger:
     ledger = make_ledger(trace)
-    check_balance(ledger, tolerance_of(vit))
+    parameter = vit.parameter
+    check_balance(ledger, choose_tolerance(parameter.dtype, parameter.device))
     return ledger
 
 
@@ -114,20 +115,18 @@ def restrict(vit: ViTAdapter, ledger: Ledger, *, renormalize: bool = False) -> R
     )
 
 
-def tolerance_of(vit: ViTAdapter) -> float:
-    """Largest error accepted of a model as it is placed now.
+def choose_tolerance(dtype: torch.dtype, device: torch.device) -> float:
+    """Largest error accepted of a model in a precision on a device.
 
     Args:
-        vit: The model.
+        dtype: Precision the model runs in.
+        device: Where it runs; on a GPU float32 products may be set to fewer bits.
 
     Returns:
-        The tolerance of its precision and of the products of its device.
+        The tolerance.
     """
-    parameter = vit.parameter
     reduced = torch.backends.cuda.matmul.fp32_precision not in {"none", "ieee"}
-    return balance_tolerance(
-        parameter.dtype, reduced_matmul=reduced and parameter.device.type == "cuda"
-    )
+    return balance_tolerance(dtype, reduced_matmul=reduced and device.type == "cuda")
 
 
 class LayerRows(NamedTuple):
