@@ -5,6 +5,7 @@ import pytest
 from vitscope.models.timm import make_timm_adapter
 from vitscope.testing.tiny_timm import TINY_TIMM
 
+NUM_PICTURES = 26
 NUMBERS = (
     "attention_mass",
     "patch_share",

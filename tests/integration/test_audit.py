@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from audits import NUMBERS, assert_same_numbers, numbers, tiny_vit
+from audits import NUM_PICTURES, NUMBERS, assert_same_numbers, numbers, tiny_vit
 from pictures import write_pictures
 from vitscope import AuditConfig, AuditResult, ImageSet, audit, decompose, restrict
 from vitscope.errors import (
@@ -15,18 +15,7 @@ from vitscope.errors import (
 )
 from vitscope.images import iter_batches
 
-NUM_PICTURES = 26
 STATISTICS = {"mean", "std", "p05", "p50", "p95"}
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"), NUM_PICTURES)
-
-
-@pytest.fixture(scope="module")
-def result(pictures):
-    return audit(tiny_vit(), pictures, AuditConfig(batch_size=8, dtype="float64"))
 
 
 def test_summary_has_every_promised_key(result):

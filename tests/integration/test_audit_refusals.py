@@ -17,18 +17,6 @@ from vitscope.errors import (
     VitscopeError,
 )
 
-NUM_PICTURES = 26
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"), NUM_PICTURES)
-
-
-@pytest.fixture(scope="module")
-def result(pictures):
-    return audit(tiny_vit(), pictures, AuditConfig(batch_size=8, dtype="float64"))
-
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_lower_precision_balances_within_its_tolerance(pictures, dtype):
