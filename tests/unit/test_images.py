@@ -365,6 +365,8 @@ def test_ctrl_c_ends_a_run_and_its_processes(folder):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # As from a terminal: what is started in the background inherits an interrupt ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stdout.readline() == "0\n"
     os.killpg(process.pid, signal.SIGINT)
