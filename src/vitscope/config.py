@@ -1,6 +1,7 @@
 """The settings of an audit: the same for the library, the command line and the saved provenance."""
 
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import TYPE_CHECKING, Literal
 
 from vitscope.errors import UsageError
@@ -94,7 +95,7 @@ class AuditConfig:
             # Reading a number back proves that the device computes ("meta" does not).
             torch.ones(1, device=device).item()
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
+            reason = shorten(str(error), width=100, placeholder=" …")
             raise UsageError(
                 f"device {self.device!r} is not available here ({reason}): use auto or cpu"
             ) from None

@@ -136,10 +136,11 @@ class AuditResult:
             The result.
 
         Raises:
-            ResultError: If it is not a complete result of this schema.
+            ResultError: If it is not a result of this schema.
         """
         result = cls(Path(folder))
-        found = result.summary.get("schema_version")
+        summary = result.summary
+        found = summary.get("schema_version") if isinstance(summary, dict) else None
         if found != SCHEMA_VERSION:
             raise ResultError(
                 f"{folder} was written with schema {found}, this version reads {SCHEMA_VERSION}"
@@ -165,7 +166,7 @@ class AuditResult:
         Raises:
             ResultError: If the sums cannot be read.
         """
-        return _read_sums(self.folder)[0]
+        return _read_manifest(self.folder)
 
     @property
     def images(self) -> pa.Table:
@@ -187,7 +188,16 @@ class AuditResult:
         Raises:
             ResultError: If they cannot be read.
         """
-        return _read_sums(self.folder)[1]
+        manifest = self.manifest
+        tensors, _ = read_tensors(self.folder / _SUMS)
+        dtype = getattr(torch, manifest.dtype)
+        sums = {}
+        for layer in manifest.layers:
+            prefix = f"{layer:03d}/"
+            part = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            plan, rows = manifest.make_plan(layer), _rows_folder(self.folder, layer)
+            sums[layer] = FeatureSums.from_tensors(plan, dtype, part, rows, owner=self)
+        return sums
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> "AuditResult":
         """Copy the result to another place.
@@ -221,6 +231,7 @@ class AuditResult:
 
         Raises:
             ResultError: If they are of different things, or share a picture.
+            VitscopeError: If the disk does not take the result.
         """
         results = (self, *others)
         manifest = self.manifest
@@ -299,22 +310,14 @@ def _write_sums(folder: Path, manifest: Manifest, sums: Mapping[int, FeatureSums
     write_tensors(folder / _SUMS, tensors, {"manifest": json.dumps(asdict(manifest))})
 
 
-def _read_sums(folder: Path) -> tuple[Manifest, dict[int, FeatureSums]]:
+def _read_manifest(folder: Path) -> Manifest:
     path = folder / _SUMS
-    tensors, metadata = read_tensors(path)
+    _, metadata = read_tensors(path, [])
     try:
         content = json.loads(metadata["manifest"])
-        manifest = Manifest(**content | {k: tuple(content[k]) for k in ("layers", "groups")})
+        return Manifest(**content | {k: tuple(content[k]) for k in ("layers", "groups")})
     except (KeyError, TypeError, ValueError) as error:
         raise ResultError(f"{path} cannot be read: its description is damaged ({error})") from None
-    dtype = getattr(torch, manifest.dtype)
-    sums = {}
-    for layer in manifest.layers:
-        prefix = f"{layer:03d}/"
-        part = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        plan = manifest.make_plan(layer)
-        sums[layer] = FeatureSums.from_tensors(plan, dtype, part, _rows_folder(folder, layer))
-    return manifest, sums
 
 
 def _rows_folder(folder: Path, layer: int) -> Path:
@@ -322,14 +325,20 @@ def _rows_folder(folder: Path, layer: int) -> Path:
 
 
 def _check_same(ours: Manifest, theirs: Manifest, folder: Path) -> None:
-    a, b = asdict(ours), asdict(theirs)
-    different = [name for name in a if a[name] != b[name]]
-    if different:
-        name = different[0]
-        raise ResultError(
-            f"{folder} cannot be merged: its {name} differs ({b[name]!r} against {a[name]!r}); "
-            "merge results of the same model, weights and settings"
-        )
+    a, b = _describe_same(ours), _describe_same(theirs)
+    for name, value in a.items():
+        if b.get(name) != value:
+            raise ResultError(
+                f"{folder} cannot be merged: its {name} differs ({b.get(name)!r} against "
+                f"{value!r}); merge results of the same model, weights and settings"
+            )
+
+
+def _describe_same(manifest: Manifest) -> dict[str, Any]:
+    # A model may be reached by several ids, and notes tell how it was.
+    content = asdict(manifest)
+    model = content.pop("model")
+    return {f"model's {k}": v for k, v in model.items() if k not in {"id", "notes"}} | content
 
 
 def _check_disjoint(folders: Sequence[Path]) -> None:

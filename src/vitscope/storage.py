@@ -77,8 +77,10 @@ def staged_folder(target: Path, *, replaces: Replaces = never) -> Iterator[Path]
         VitscopeError: If the disk does not take it.
     """
     check_target(target, replaces)
+    # As it really lies: a link is written through, "." has a name and a parent.
+    target = target.resolve()
+    missing = [parent for parent in target.parents if not parent.exists()]
     with _plain_disk_errors(target):
-        made = not target.parent.exists()
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.partial-", dir=target.parent))
         try:
@@ -88,9 +90,9 @@ def staged_folder(target: Path, *, replaces: Replaces = never) -> Iterator[Path]
             _move_into_place(staging, target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-            if made:
+            for parent in missing:
                 with suppress(OSError):
-                    target.parent.rmdir()  # what is not empty stays
+                    parent.rmdir()  # what is not empty stays
 
 
 @contextmanager
@@ -99,10 +101,14 @@ def scratch_folder() -> Iterator[Path]:
 
     Yields:
         The folder.
+
+    Raises:
+        VitscopeError: If the disk does not take what is written.
     """
     folder = Path(tempfile.mkdtemp(prefix="vitscope-"))
     try:
-        yield folder
+        with _plain_disk_errors(folder):
+            yield folder
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

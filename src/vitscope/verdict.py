@@ -1,5 +1,6 @@
 """May the attention maps be believed? The one sentence an audit ends in."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -80,7 +81,8 @@ def _sentence(
     shares: Mapping[str, float],
 ) -> str:
     interval = "" if cka.ci95 is None else f", 95 % interval {cka.ci95[0]:.3f} to {cka.ci95[1]:.3f}"
-    numbers = f"CKA(r, patches) = {cka.unbiased:.3f}{interval}, n = {num_images}"
+    value = "undefined" if math.isnan(cka.unbiased) else f"{cka.unbiased:.3f}"
+    numbers = f"CKA(r, patches) = {value}{interval}, n = {num_images}"
     if status == "not enough images":
         return f"not enough images to tell ({numbers}): audit more pictures"
     if status == "borderline":

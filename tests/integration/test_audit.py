@@ -1,5 +1,6 @@
 """The whole job on tiny models: numbers against plain code, and everything that can go wrong."""
 
+import gc
 import math
 
 import numpy as np
@@ -159,7 +160,7 @@ def test_merging_disjoint_results_equals_their_union(result, pictures, tmp_path)
 
 def test_results_of_different_settings_do_not_merge(result, tmp_path):
     other = audit(tiny_vit(), write_pictures(tmp_path, 4, start=100), AuditConfig())
-    with pytest.raises(ResultError, match="cannot be merged: its model differs"):
+    with pytest.raises(ResultError, match="cannot be merged: its model's dtype differs"):
         result.merge(other)
     other = audit(
         tiny_vit(), tmp_path, AuditConfig(dtype="float64", renormalize=True, batch_size=2)
@@ -186,6 +187,19 @@ def test_sums_alone_give_the_estimates_back(result):
         saved["unbiased"],
         *saved["ci95"],
     ]
+
+
+def test_sums_outlive_a_temporary_result(pictures):
+    sums = audit(tiny_vit(), pictures, AuditConfig(dtype="float64")).read_sums()[1]
+    gc.collect()
+    assert np.isfinite(sums.estimate_cka("residual", "patches").unbiased)
+
+
+def test_a_model_reached_by_another_id_merges(result, tmp_path):
+    vit = tiny_vit().named("tiny/twin", "elsewhere")
+    folder = write_pictures(tmp_path, 3, start=200)
+    merged = result.merge(audit(vit, folder, AuditConfig(dtype="float64")))
+    assert merged.summary["data"]["num_images"] == NUM_PICTURES + 3
 
 
 def test_features_alone_give_the_row_back(result):

@@ -161,11 +161,19 @@ def test_a_restricted_output_that_overflows_is_named(pictures, monkeypatch):
         audit(vit, pictures)
 
 
+def stop(done, total):
+    raise UsageError("stop")
+
+
 def test_the_model_is_left_as_it_was_found(pictures):
     vit = tiny_vit()
     before = {name: value.clone() for name, value in vit.module.state_dict().items()}
     expected = audit(vit, pictures)
+    vit.module.cls_token.grad = torch.ones_like(vit.module.cls_token)
     audit(vit, pictures, AuditConfig(dtype="bfloat16"))
+    with pytest.raises(UsageError, match="stop"):
+        audit(vit, pictures, AuditConfig(dtype="float64"), on_progress=stop)
+    assert vit.module.cls_token.grad.dtype == torch.float32
     after = vit.module.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert all(after[name].dtype == value.dtype for name, value in before.items())

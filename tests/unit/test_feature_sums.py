@@ -200,6 +200,23 @@ def test_saved_sums_are_the_same_sums(dim, tmp_path):
     assert estimates(restored) == estimates(sums)
 
 
+@pytest.mark.parametrize("dim", [1, 40], ids=["folding", "rows"])
+def test_what_is_saved_is_only_read(dim, tmp_path):
+    features = make_features(PLAN, 30, dim, seed=3)
+    sums = FeatureSums(PLAN, rows_folder=tmp_path)
+    sums.update(features, [i % NUM_BLOCKS for i in range(30)])
+    tensors = sums.to_tensors()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*")}
+    assert before
+    restored = FeatureSums.from_tensors(PLAN, torch.float32, tensors, tmp_path)
+    more = make_features(PLAN, 300, dim, seed=4)
+    restored.update(more, [i % NUM_BLOCKS for i in range(300)])
+    restored.merge(FeatureSums.from_tensors(PLAN, torch.float32, tensors, tmp_path))
+    assert restored.num_images == 360
+    assert math.isfinite(restored.estimate_cka("residual", "patches").unbiased)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
 def test_damaged_sums_say_what_is_missing(tmp_path):
     features = make_features(PLAN, 190, 4, seed=3, offset=5.0)
     sums = FeatureSums(PLAN, rows_folder=tmp_path)
@@ -370,6 +387,6 @@ def test_stored_rows_come_back_in_order(sizes, seed, data):
                 list(store.iter_rows(["a"]))
         assert len(store) == len(rows)
         parts = list(store.iter_rows(["b"]))
-        assert len(RowStore(Path(folder))) == len(rows)
+        assert len(RowStore(Path(folder) / "new", saved=Path(folder))) == len(rows)
     assert torch.equal(torch.cat([torch.empty(0, 2), *(-part["b"] for part, _ in parts)]), rows)
     assert torch.cat([blocks[:0], *(part for _, part in parts)]).tolist() == blocks.tolist()

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from vitscope.errors import ResultError, UsageError, VitscopeError
-from vitscope.storage import is_result, printable_path, read_json, staged_folder, write_json
+from vitscope.storage import (
+    is_result,
+    printable_path,
+    read_json,
+    scratch_folder,
+    staged_folder,
+    write_json,
+)
 
 
 def write_result(folder, text="new"):
@@ -173,3 +180,40 @@ def test_missing_and_damaged_json_say_so(tmp_path):
 def test_any_file_name_can_be_printed(tmp_path):
     name = os.fsdecode(b"caf\xe9\n<b>.jpg")
     assert printable_path(tmp_path / name).endswith("caf\\xe9\n<b>.jpg")
+
+
+@pytest.mark.parametrize("kind", ["link to an empty folder", "here"])
+def test_an_empty_folder_is_written_into_however_it_is_named(tmp_path, monkeypatch, kind):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    if kind == "here":
+        monkeypatch.chdir(empty)
+        target = Path()
+    else:
+        target = tmp_path / "link"
+        target.symlink_to(empty)
+    with staged_folder(target) as staging:
+        write_result(staging)
+    assert read_result(empty) == "new"
+
+
+def test_folders_made_on_the_way_go_with_a_failure(tmp_path):
+    def fail():
+        with staged_folder(tmp_path / "a" / "b" / "result"):
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_in_a_temporary_folder_too():
+    def fill():
+        with scratch_folder() as folder:
+            made.append(folder)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    made = []
+    with pytest.raises(VitscopeError, match="No space left"):
+        fill()
+    assert not made[0].exists()

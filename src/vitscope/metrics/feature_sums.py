@@ -93,19 +93,21 @@ class FeatureSums:
         dtype: torch.dtype = torch.float32,
         rows_folder: Path | None = None,
     ) -> None:
-        """Start with the rows that the folder holds, if any.
+        """Start with no images.
 
         Args:
             plan: Which features come and which are compared.
             dtype: Precision of the features; tells variation from rounding.
-            rows_folder: Where rows are kept; a temporary folder if None.
+            rows_folder: Where rows are written; a temporary folder if None.
         """
         self.plan = plan
         self.dtype = dtype
         if rows_folder is None:
             rows_folder = Path(tempfile.mkdtemp(prefix="vitscope-rows-"))
             weakref.finalize(self, shutil.rmtree, rows_folder, ignore_errors=True)
+        self._rows_folder = rows_folder
         self._rows = RowStore(rows_folder)
+        self._owner: object = None
         self._totals: dict[str, Vector] = {}
         self._moments: list[dict[Pair, PairMoments]] = [{} for _ in range(NUM_BLOCKS)]
         self._reference: dict[str, Vector] = {}
@@ -242,14 +244,16 @@ class FeatureSums:
         dtype: torch.dtype,
         tensors: Mapping[str, Tensor],
         rows_folder: Path,
+        owner: object = None,
     ) -> "FeatureSums":
-        """Restore saved sums.
+        """Restore saved sums; what is saved is only read, whatever is done with them.
 
         Args:
             plan: The plan they were made with.
             dtype: Precision of the features.
             tensors: What `to_tensors` returned.
             rows_folder: Where the rows are.
+            owner: Whatever must live as long as the sums for the rows to be there.
 
         Returns:
             The sums.
@@ -257,7 +261,9 @@ class FeatureSums:
         Raises:
             ResultError: If a tensor of the plan, or rows, are missing.
         """
-        sums = cls(plan, dtype, rows_folder)
+        sums = cls(plan, dtype)
+        sums._owner = owner
+        sums._rows = RowStore(sums._rows_folder, saved=rows_folder)
         try:
             sums._restore(tensors)
         except KeyError as error:

@@ -4,7 +4,6 @@ Memory does not grow with the number of rows: they are written in shards behind 
 back a few shards, and only the features asked for, at a time.
 """
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -25,14 +24,16 @@ _BLOCKS = "blocks"
 class RowStore:
     """Append batches, go through all rows."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open a folder of shards.
+    def __init__(self, folder: Path, saved: Path | None = None) -> None:
+        """Start with the rows of another folder, which is only ever read, or with none.
 
         Args:
-            folder: Where the shards are or shall be; it need not exist yet.
+            folder: Where shards shall be written; it need not exist yet.
+            saved: Folder of shards to start with.
         """
         self._folder = folder
-        self._shards = sorted(folder.glob("*.safetensors"))
+        self._shards = [] if saved is None else sorted(saved.glob("*.safetensors"))
+        self._num_written = 0
         self._pending: dict[str, list[Tensor]] = {}
         self._num_pending = 0
         self._num_saved = sum(len(read_tensors(s, [_BLOCKS])[0][_BLOCKS]) for s in self._shards)
@@ -63,8 +64,9 @@ class RowStore:
         if not self._num_pending:
             return
         shard = {name: torch.cat(chunks) for name, chunks in self._pending.items()}
-        self._shards.append(self._folder / f"{len(self._shards):05d}.safetensors")
+        self._shards.append(self._folder / f"{self._num_written:05d}.safetensors")
         write_tensors(self._shards[-1], shard)
+        self._num_written += 1
         self._num_saved += self._num_pending
         self._pending, self._num_pending = {}, 0
 
@@ -85,7 +87,9 @@ class RowStore:
             yield rows, rows.pop(_BLOCKS)
 
     def clear(self) -> None:
-        """Forget all rows and remove their shards."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Forget all rows and remove the shards that were written here."""
+        for shard in self._shards:
+            if shard.parent == self._folder:
+                shard.unlink()
         self._shards, self._pending = [], {}
         self._num_saved = self._num_pending = 0

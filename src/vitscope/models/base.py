@@ -171,14 +171,16 @@ class ViTAdapter:
         Yields:
             Nothing; the model is back where it was, with its own weights, when the context ends.
         """
-        parameters = [(parameter, parameter.data) for parameter in self.module.parameters()]
+        parameters = [(p, p.data, p.grad) for p in self.module.parameters()]
         buffers = [(m, name, b) for m in self.module.modules() for name, b in m._buffers.items()]
         try:
+            for parameter, _, _ in parameters:
+                parameter.grad = None  # it would be cast and moved too
             self.module.to(device=device, dtype=dtype)
             yield
         finally:
-            for parameter, data in parameters:
-                parameter.data = data
+            for parameter, data, gradient in parameters:
+                parameter.data, parameter.grad = data, gradient
             for module, name, buffer in buffers:
                 module._buffers[name] = buffer
 
