@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelUnreachableError, UnknownModelError, UsageError
 from vitscope.layout import TokenLayout, make_grid, make_layout
-from vitscope.models.base import BlockParts, ModelInfo, Pixels, ViTAdapter, count_parameters
+from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
+from vitscope.models.blocks import BlockParts
 from vitscope.models.hub import find_snapshot
 from vitscope.models.near_matches import describe_near_matches
 from vitscope.models.packed_attention import (

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from vitscope.models.base import AttentionCall, Heads
+from vitscope.models.blocks import AttentionCall, Heads
 from vitscope.models.parts import require, split_heads
 from vitscope.trace import AttentionTail
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.errors import UnsupportedModelError
-from vitscope.models.base import AttentionCall, BlockParts, Heads
+from vitscope.models.blocks import AttentionCall, BlockParts, Heads
 from vitscope.trace import AttentionTail
 
 

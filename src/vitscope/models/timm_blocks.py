@@ -26,7 +26,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, cat, nn
 from torch.nn.functional import linear
 
-from vitscope.models.base import AttentionCall, BlockParts, Heads
+from vitscope.models.blocks import AttentionCall, BlockParts, Heads
 from vitscope.models.parts import make_prenorm_parts, require, split_heads
 from vitscope.trace import AttentionTail
 

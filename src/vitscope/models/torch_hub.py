@@ -26,14 +26,8 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelUnreachableError, UnknownModelError, UsageError, VitscopeError
 from vitscope.layout import TokenLayout, make_grid, make_layout
-from vitscope.models.base import (
-    AttentionCall,
-    BlockParts,
-    Heads,
-    ModelInfo,
-    ViTAdapter,
-    count_parameters,
-)
+from vitscope.models.base import ModelInfo, ViTAdapter, count_parameters
+from vitscope.models.blocks import AttentionCall, BlockParts, Heads
 from vitscope.models.checkpoints import load_weights, read_checkpoint
 from vitscope.models.near_matches import describe_near_matches
 from vitscope.models.parts import make_prenorm_parts, require, split_heads

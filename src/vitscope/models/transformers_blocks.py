@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.errors import UnsupportedModelError
-from vitscope.models.base import AttentionCall, BlockParts, Heads
+from vitscope.models.blocks import AttentionCall, BlockParts, Heads
 from vitscope.models.packed_attention import (
     check_packed_attention,
     make_packed_heads,

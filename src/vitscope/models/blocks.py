@@ -1,0 +1,178 @@
+"""One block of any library's ViT: where its tensors are found, and how they are read off.
+
+Requirements met here:
+
+- The model runs unchanged, with its own kernels; nothing of size tokens x tokens is made.
+- Queries, keys and values are the module's own tensors wherever they pass through a module.
+- Everything a trace holds for the proof (t, r, the block's output) is read off the model.
+- Hooks are gone when the forward is over, whatever happened in it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from vitscope.layout import TokenLayout
+from vitscope.trace import AttentionTail, ClsTrace
+
+
+class Heads(NamedTuple):
+    """One query row and the keys and values of all tokens, split into heads.
+
+    Norms and rotary positions are applied.
+    """
+
+    query: Float[Tensor, "batch head head_dim"]
+    keys: Float[Tensor, "batch head token head_dim"]
+    values: Float[Tensor, "batch head token head_dim"]
+
+
+@dataclass(eq=False)
+class AttentionCall:
+    """What passed through one attention module in one forward.
+
+    Attributes:
+        args: Positional arguments of the attention module.
+        kwargs: Its keyword arguments.
+        taps: Outputs of the modules that `BlockParts.taps` names.
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    taps: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BlockParts:
+    """One block taken apart: where its tensors are found, and its second half as a function.
+
+    Attributes:
+        block: The block; its first argument is the residual stream, its output the next one.
+        attention: The attention module; its arguments are recorded.
+        taps: Modules whose outputs `make_heads` needs, by name.
+        make_heads: From the recorded call and the query's position to queries, keys and values,
+            exactly as the module makes them.
+        scale: Factor on the query-key products.
+        tail: W_O, b_O and γ.
+        branch: Module whose output is the attention branch (the first element, of a tuple).
+        branch_scale: γ where `branch` comes before it (layer scale kept as a bare parameter).
+        mlp_norm: Module whose input is the residual stream after the attention branch.
+        finish: The block's MLP half on rows of that stream.
+    """
+
+    block: nn.Module
+    attention: nn.Module
+    taps: Mapping[str, nn.Module]
+    make_heads: Callable[[AttentionCall, int], Heads]
+    scale: float
+    tail: AttentionTail
+    branch: nn.Module
+    branch_scale: Float[Tensor, " dim"] | None = None
+    mlp_norm: nn.Module
+    finish: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]]
+
+
+class BlockRecorder:
+    """Collects one block's tensors during one forward; emits the trace when the block is done."""
+
+    def __init__(
+        self,
+        layer: int,
+        parts: BlockParts,
+        layout: TokenLayout,
+        on_trace: Callable[[ClsTrace], None],
+    ) -> None:
+        """Prepare to record.
+
+        Args:
+            layer: Index of the block.
+            parts: The block.
+            layout: Which token is what, for the input that is to come.
+            on_trace: Called with the trace when the block is done.
+        """
+        self._layer = layer
+        self._parts = parts
+        self._layout = layout
+        self._on_trace = on_trace
+        self._row = 0 if layout.query is None else layout.query
+        self._call = AttentionCall()
+        self._rows: dict[str, Tensor] = {}
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Listen to the block for as long as the context lasts.
+
+        Yields:
+            Nothing; the hooks are removed when the context ends.
+        """
+        parts = self._parts
+        handles: list[RemovableHandle] = [
+            parts.block.register_forward_pre_hook(self._enter_block, with_kwargs=True),
+            parts.attention.register_forward_pre_hook(self._enter_attention, with_kwargs=True),
+            parts.branch.register_forward_hook(self._keep_branch),
+            parts.mlp_norm.register_forward_pre_hook(self._keep_residual),
+            parts.block.register_forward_hook(self._leave_block),
+        ]
+        handles += [
+            module.register_forward_hook(self._make_tap(name))
+            for name, module in parts.taps.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter_block(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        stream = args[0] if args else next(iter(kwargs.values()))
+        if self._layout.query is not None:
+            # A clone: a block may add to its input in place.
+            self._rows["skip"] = _take_row(stream, self._row).clone()
+
+    def _enter_attention(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._call.args, self._call.kwargs = args, kwargs
+
+    def _make_tap(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(_: nn.Module, __: Any, output: Any) -> None:
+            self._call.taps[name] = output
+
+        return keep
+
+    def _keep_branch(self, _: nn.Module, __: Any, output: Any) -> None:
+        branch = _take_row(output, self._row)
+        scale = self._parts.branch_scale
+        self._rows["branch"] = branch.clone() if scale is None else branch * scale
+
+    def _keep_residual(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+        self._rows["residual"] = _take_row(args[0], self._row).clone()
+
+    def _leave_block(self, _: nn.Module, __: Any, output: Any) -> None:
+        query, keys, values = self._parts.make_heads(self._call, self._row)
+        self._layout.check_num_tokens(keys.shape[2])
+        dtype = torch.float64 if keys.dtype == torch.float64 else torch.float32
+        products = keys.to(dtype) @ query.to(dtype).unsqueeze(-1)
+        trace = ClsTrace(
+            layer=self._layer,
+            layout=self._layout,
+            logits=products.squeeze(-1) * self._parts.scale,
+            values=values,
+            skip=self._rows.get("skip"),
+            tail=self._parts.tail,
+            branch=self._rows["branch"],
+            residual=self._rows["residual"],
+            output=_take_row(output, self._row).clone(),
+        )
+        self._call, self._rows = AttentionCall(), {}
+        self._on_trace(trace)
+
+
+def _take_row(value: Any, row: int) -> Tensor:
+    # Some blocks hand their stream over in a tuple, DINOv3's in a list of one.
+    stream: Tensor = value[0] if isinstance(value, tuple | list) else value
+    return stream if stream.ndim == 2 else stream[:, row]
