@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
@@ -72,17 +72,7 @@ def audit(
     pictures = _find_pictures(images)
     config.resolve_device()
     targets = _choose_targets(model, out, overwrite=overwrite)
-    console = Console()
-    summaries = []
-    try:
-        for model_id, target in targets.items():
-            result = _audit_one(model_id, pictures, config, target, overwrite=overwrite)
-            summaries.append(result.summary)
-            console.print(make_report(summaries[-1]))
-            console.print(_say_written(target), soft_wrap=True)
-    finally:
-        if len(summaries) > 1:
-            console.print(make_comparison(summaries))
+    _audit_all(targets, pictures, config, overwrite=overwrite)
 
 
 @app.command
@@ -104,12 +94,8 @@ def demo(
     config = AuditConfig(limit=limit)
     targets = _choose_targets(["dinov2-small"], out, overwrite=overwrite)
     photographs = write_demo_photographs(out / "pictures")
-    console = Console()
-    console.print(Text(photographs.describe()))
-    for model_id, target in targets.items():
-        result = _audit_one(model_id, [out / "pictures"], config, target, overwrite=overwrite)
-        console.print(make_report(result.summary))
-        console.print(_say_written(target), soft_wrap=True)
+    Console().print(Text(photographs.describe()))
+    _audit_all(targets, [out / "pictures"], config, overwrite=overwrite)
 
 
 def _find_pictures(sources: Sequence[Path]) -> Sequence[Path]:
@@ -129,8 +115,21 @@ def _choose_targets(model_ids: Sequence[str], out: Path, *, overwrite: bool) -> 
     return targets
 
 
-def _say_written(target: Path) -> Text:
-    return Text(f"written to {printable_path(target)}\n")
+def _audit_all(
+    targets: Mapping[str, Path], images: Sequence[Path], config: AuditConfig, *, overwrite: bool
+) -> None:
+    console = Console()
+    summaries = []
+    try:
+        for model_id, target in targets.items():
+            result = _audit_one(model_id, images, config, target, overwrite=overwrite)
+            summaries.append(result.summary)
+            console.print(make_report(summaries[-1]))
+            console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
+    finally:
+        # What is done is compared even where a later model fails.
+        if len(summaries) > 1:
+            console.print(make_comparison(summaries))
 
 
 def _audit_one(
