@@ -95,7 +95,8 @@ def read_column(table: Path, name: str) -> np.ndarray:
     Returns:
         Its values in float64, NaN where there is none.
     """
-    column = pq.read_table(table, columns=[name]).column(name)
+    with pq.ParquetFile(table) as file:
+        column = file.read(columns=[name]).column(name)
     values: np.ndarray = column.to_numpy().astype(np.float64)
     return values
 
