@@ -1,8 +1,9 @@
-"""The settings of an audit: the same for the library, the command line and the saved provenance."""
+"""The settings of a run: the same for the library, the command line and the saved provenance."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from vitscope.errors import UsageError
 
@@ -13,35 +14,28 @@ DTypeName = Literal["float32", "float64", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditConfig:
-    """How an audit is run.
+class RunConfig:
+    """How a model is run over pictures, whatever is asked of it.
 
     Attributes:
-        limit: Look at this many pictures, drawn at random; all of them by default.
         batch_size: Pictures per forward pass; the numbers do not depend on it.
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
         dtype: Precision the model runs in; sums are always float64.
-        layers: Layers to audit: last, all, or block numbers from 0 such as 3,7.
         size: Input size in pixels, such as 518, or HEIGHTxWIDTH as in 224x336; the model's own by
             default.
         num_workers: Processes that decode pictures beside the model; 0 decodes in line.
-        seed: Seed of the draw that a limit makes.
+        seed: Seed of every random draw.
         renormalize: Divide restricted outputs by the kept attention mass, as if the softmax ran
             over the kept tokens alone; the paper keeps the weights as they are.
-        features: Keep every picture's features beside the sums, or drop them and with them the
-            per-picture centred cosines.
     """
 
-    limit: int | None = None
     batch_size: int = 32
     device: str = "auto"
     dtype: DTypeName = "float32"
-    layers: str = "last"
     size: str | None = None
     num_workers: int = 0
     seed: int = 0
     renormalize: bool = False
-    features: Literal["keep", "drop"] = "keep"
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be.
@@ -49,19 +43,23 @@ class AuditConfig:
         Raises:
             UsageError: Naming the setting.
         """
-        for name, least in (("limit", 1), ("batch_size", 1), ("num_workers", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"{name.replace('_', '-')} {value}: expected {least} or more")
-        if self.dtype not in {"float32", "float64", "bfloat16", "float16"}:
-            raise UsageError(
-                f"dtype {self.dtype!r}: expected float32, float64, bfloat16 or float16"
-            )
-        if self.features not in {"keep", "drop"}:
-            raise UsageError(f"features {self.features!r}: expected keep or drop")
+        self._check_least(batch_size=1, num_workers=0, seed=0)
+        self._check_choice(dtype=get_args(DTypeName))
         if self.size is not None:
             parse_size(self.size)
-        parse_layers(self.layers)
+
+    def _check_least(self, **least: int) -> None:
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise UsageError(f"{name.replace('_', '-')} {value}: expected {bound} or more")
+
+    def _check_choice(self, **choices: Sequence[str]) -> None:
+        for name, known in choices.items():
+            value = getattr(self, name)
+            if value not in known:
+                expected = f"{', '.join(known[:-1])} or {known[-1]}"
+                raise UsageError(f"{name.replace('_', '-')} {value!r}: expected {expected}")
 
     @property
     def torch_dtype(self) -> "torch.dtype":
@@ -100,6 +98,58 @@ class AuditConfig:
                 f"device {self.device!r} is not available here ({reason}): use auto or cpu"
             ) from None
         return device
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig(RunConfig):
+    """How an audit is run.
+
+    Attributes:
+        limit: Look at this many pictures, drawn at random; all of them by default.
+        layers: Layers to audit: last, all, or block numbers from 0 such as 3,7.
+        features: Keep every picture's features beside the sums, or drop them and with them the
+            per-picture centred numbers.
+    """
+
+    limit: int | None = None
+    layers: str = "last"
+    features: Literal["keep", "drop"] = "keep"
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be.
+
+        Raises:
+            UsageError: Naming the setting.
+        """
+        super().__post_init__()
+        self._check_least(limit=1)
+        self._check_choice(features=("keep", "drop"))
+        parse_layers(self.layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneShotConfig(RunConfig):
+    """How one-shot classification is run.
+
+    Attributes:
+        draws: Times that a training and a test picture of every class are drawn.
+        classifier: nearest training feature by cosine, logistic regression, or both.
+        limit: Use this many classes, drawn at random; all of them by default.
+    """
+
+    draws: int = 100
+    classifier: Literal["nearest", "logistic", "both"] = "nearest"
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be.
+
+        Raises:
+            UsageError: Naming the setting.
+        """
+        super().__post_init__()
+        self._check_least(draws=2, limit=2)
+        self._check_choice(classifier=("nearest", "logistic", "both"))
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -19,15 +19,18 @@ MARKER = "summary.json"
 
 _ENTRIES = {
     MARKER,
+    "draws.parquet",
     "failures.csv",
     "features",
     "images.parquet",
     "layers",
+    "maps",
     "provenance.json",
     "sums",
     "sums.safetensors",
+    "token_sums.safetensors",
 }
-_SUFFIXES = {".csv", ".json", ".parquet", ".safetensors"}
+_SUFFIXES = {".csv", ".json", ".npz", ".parquet", ".safetensors"}
 
 Replaces = Callable[[Path], bool]
 """Tells of a folder that is not empty whether it may be replaced."""

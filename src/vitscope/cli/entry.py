@@ -1,0 +1,77 @@
+"""The program: its commands, and how it ends.
+
+Exit codes: 0 done, 1 failed, 2 bad usage.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from io import TextIOWrapper
+
+from cyclopts import App, CycloptsError, Parameter
+
+import vitscope
+from vitscope.cli.audit import audit, demo
+from vitscope.errors import UsageError, VitscopeError
+
+app = App(
+    name="vitscope",
+    version=vitscope.__version__,
+    help=(
+        "Tells you whether the attention maps of your Vision Transformer can be believed: how "
+        "much of its global feature really comes from where its [CLS] attention points."
+    ),
+    help_epilogue="Start with:  vitscope demo",
+    exit_on_error=False,
+    print_error=False,
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+    default_parameter=Parameter(negative=()),
+)
+_DEBUG = "VITSCOPE_DEBUG"
+
+for _command in (audit, demo):
+    app.command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Words after the program's name; those of this process if None.
+
+    Returns:
+        The exit code.
+    """
+    # A terminate signal cleans up as Ctrl-C does; what a terminal cannot show is replaced.
+    with suppress(ValueError):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        app(arguments)
+        sys.stdout.flush()
+    except CycloptsError as error:
+        return _fail(str(error), 2)
+    except UsageError as error:
+        return _fail(str(error), 2)
+    except VitscopeError as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("stopped; the unfinished result was removed", 1)
+    except Exception as error:
+        if os.environ.get(_DEBUG):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        return _fail(f"unexpected error, {reason} (set {_DEBUG}=1 to see where)", 1)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    line = f"vitscope: {' '.join(message.split())}"
+    with suppress(OSError):
+        sys.stderr.write(f"{line}\n")
+    return code

@@ -1,0 +1,62 @@
+"""What every command does first: find the pictures, check the models, choose the folders."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from vitscope.storage import check_target, is_result, never
+
+
+def find_pictures(sources: Sequence[Path]) -> Sequence[Path]:
+    """List the pictures that were named; see `vitscope.images.find_images`.
+
+    Args:
+        sources: Folders, pictures, text files of paths.
+
+    Returns:
+        Their paths.
+    """
+    from vitscope.images import find_images  # here, for what it imports is slow
+
+    return find_images(sources)
+
+
+def choose_targets(model_ids: Sequence[str], out: Path, *, overwrite: bool) -> dict[str, Path]:
+    """Check what is asked for as far as it can be before anything is loaded.
+
+    Args:
+        model_ids: Ids of models.
+        out: Folder that holds a folder per model.
+        overwrite: Whether earlier results there may be replaced.
+
+    Returns:
+        Each model's folder, in the order of the ids.
+    """
+    from vitscope.models.registry import check_model_id
+
+    for model_id in model_ids:
+        check_model_id(model_id)
+    targets = {model_id: out / name for model_id, name in name_folders(model_ids).items()}
+    for target in targets.values():
+        check_target(target, is_result if overwrite else never)
+    return targets
+
+
+def name_folders(model_ids: Sequence[str]) -> dict[str, str]:
+    """Name a folder for each model: its id with what file systems dislike replaced.
+
+    Args:
+        model_ids: Ids of models; of a local folder its name alone is taken.
+
+    Returns:
+        A name per id, each different.
+    """
+    names: dict[str, str] = {}
+    for model_id in dict.fromkeys(model_ids):
+        stem = Path(model_id).name if Path(model_id).is_absolute() else model_id
+        stem = re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip(".-")[:100] or "model"
+        name, number = stem, 2
+        while name in names.values():
+            name, number = f"{stem}-{number}", number + 1
+        names[model_id] = name
+    return names
