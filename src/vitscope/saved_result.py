@@ -1,0 +1,116 @@
+"""What every saved result is: a folder that lasts, or one that goes with the object."""
+
+import csv
+import shutil
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from vitscope.errors import ResultError, UsageError
+from vitscope.storage import MARKER, is_result, never, read_json, staged_folder
+
+SCHEMA_VERSION = 2
+FAILURES, PROVENANCE = "failures.csv", "provenance.json"
+
+
+@dataclass(frozen=True)
+class SavedResult:
+    """A result on disk; a thin face over its files.
+
+    Attributes:
+        KIND: What the result is of, as its summary says.
+        folder: Where it lies.
+    """
+
+    KIND: ClassVar[str]
+    folder: Path
+
+    @classmethod
+    def own(cls, folder: Path) -> Self:
+        """Open a result whose folder lasts no longer than the object.
+
+        Args:
+            folder: A complete result in a temporary folder.
+
+        Returns:
+            The result; `save` it to keep it.
+        """
+        result = cls(folder)
+        weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
+        return result
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Open a saved result.
+
+        Args:
+            folder: A folder that a run or `save` wrote.
+
+        Returns:
+            The result.
+
+        Raises:
+            ResultError: If it is not a result of this kind and schema.
+        """
+        result = cls(Path(folder))
+        summary = result.summary
+        summary = summary if isinstance(summary, dict) else {}
+        if (found := summary.get("schema_version")) != SCHEMA_VERSION:
+            raise ResultError(
+                f"{folder} was written with schema {found}, this version reads {SCHEMA_VERSION}"
+            )
+        if (kind := summary.get("kind")) != cls.KIND:
+            raise ResultError(f"{folder} is a result of kind {kind!r}: expected {cls.KIND!r}")
+        return result
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Every number over the pictures, as in `summary.json`."""
+        summary: dict[str, Any] = read_json(self.folder / MARKER)
+        return summary
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Configuration, versions, weights hash."""
+        provenance: dict[str, Any] = read_json(self.folder / PROVENANCE)
+        return provenance
+
+    @property
+    def failures(self) -> list[tuple[str, str]]:
+        """Pictures that could not be read, with the reason."""
+        with (self.folder / FAILURES).open(encoding="utf-8", newline="") as file:
+            return [(row["path"], row["reason"]) for row in csv.DictReader(file)]
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
+        """Copy the result to another place.
+
+        Args:
+            folder: Where to.
+            overwrite: Whether an earlier result there is replaced.
+
+        Returns:
+            The result at its new place.
+
+        Raises:
+            UsageError: If something else is there.
+            VitscopeError: If the disk does not take it.
+        """
+        target = Path(folder)
+        if target.resolve().is_relative_to(self.folder.resolve()):
+            raise UsageError(f"{folder} is inside the result itself: choose another folder")
+        with staged_folder(target, replaces=is_result if overwrite else never) as staging:
+            shutil.copytree(self.folder, staging, dirs_exist_ok=True)
+        return type(self)(target)
+
+
+def write_failures(folder: Path, failures: Sequence[tuple[str, str]]) -> None:
+    """Name the pictures that could not be read.
+
+    Args:
+        folder: Folder of the result.
+        failures: Path and reason of each.
+    """
+    with (folder / FAILURES).open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("path", "reason"), *failures])
