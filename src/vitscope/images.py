@@ -152,6 +152,32 @@ def find_images(sources: Sequence[str | Path]) -> tuple[Path, ...]:
     return tuple(found.values())
 
 
+def read_file(path: Path) -> bytes:
+    """Read a picture's file, whatever is called one.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        ImageReadError: If it cannot be opened, is no regular file or is too large.
+    """
+    try:
+        status = path.stat()
+        # A pipe or a device may keep whoever opens it waiting, or never end.
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageReadError("not a regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise ImageReadError(f"too large: {status.st_size} bytes, more than {MAX_FILE_BYTES}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageReadError(f"cannot be opened: {error.strerror or error}") from error
+    except ValueError as error:  # A null character in the path.
+        raise ImageReadError(f"cannot be opened: {error}") from error
+
+
 def iter_batches(
     images: ImageSet, *, batch_size: int, num_workers: int = 0, pin_memory: bool = False
 ) -> Iterator[ImageBatch]:
@@ -215,7 +241,7 @@ class _Pictures(Dataset[_Picture | ImageFailure]):
     def __getitem__(self, index: int) -> _Picture | ImageFailure:
         preprocessing = self._images.preprocessing
         try:
-            data = _read_file(self._images.paths[index])
+            data = read_file(self._images.paths[index])
             image = decode_image(data, background=preprocessing.background)
             return _Picture(index, image_id(data), preprocess_image(image, preprocessing))
         except ImageReadError as error:
@@ -237,21 +263,6 @@ class _Collate:
             pixels=torch.stack(pixels) if pixels else torch.empty(0, 3, *self.size),
             failures=[outcome for outcome in outcomes if isinstance(outcome, ImageFailure)],
         )
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        status = path.stat()
-        # A pipe or a device may keep whoever opens it waiting, or never end.
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageReadError("not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise ImageReadError(f"too large: {status.st_size} bytes, more than {MAX_FILE_BYTES}")
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageReadError(f"cannot be opened: {error.strerror or error}") from error
-    except ValueError as error:  # A null character in the path.
-        raise ImageReadError(f"cannot be opened: {error}") from error
 
 
 def _expand(source: str | Path) -> list[Path]:

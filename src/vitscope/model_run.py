@@ -117,6 +117,14 @@ class ModelRun:
             done += len(batch.indices) + len(batch.failures)
             if on_progress is not None:
                 on_progress(done, len(self._images))
+        self.check_some_read()
+
+    def check_some_read(self) -> None:
+        """Refuse a run that has nothing to tell.
+
+        Raises:
+            ImageReadError: If every picture of the set is among the failures.
+        """
         if len(self.failures) == len(self._images):
             path, reason = self.failures[0]
             raise ImageReadError(

@@ -1,4 +1,4 @@
-"""May the attention maps be believed? The one sentence an audit ends in."""
+"""May the attention maps be believed? The one sentence that an audit, or one picture, ends in."""
 
 import math
 from collections.abc import Mapping
@@ -8,11 +8,16 @@ from typing import Literal
 from vitscope.metrics.feature_sums import CkaEstimate
 
 Status = Literal["holds", "weakened", "broken", "borderline", "not enough images"]
+PictureStatus = Literal["most", "part", "do not read", "cannot tell"]
 
 HOLDS_FROM = 0.9
 BROKEN_BELOW = 0.5
 MIN_IMAGES = 20
 """Two images a jackknife block on average; with fewer the interval itself means nothing."""
+
+MOST_WITHIN_PERCENT = 20
+PART_WITHIN_PERCENT = 50
+"""How far from 100 % the patches' share may be where the map shows most, or part, of it."""
 
 _DOORS = {
     "registers": "the register tokens",
@@ -94,8 +99,87 @@ def _sentence(
         claim = f"patch integration {'holds' if status == 'holds' else 'is ' + status}"
     if door is None:
         return f"{claim} ({numbers})"
-    # Without a skip connection the query is a learned probe, and [CLS] one of the tokens it reads.
-    name = _DOORS[door] if "skip" in shares else _DOORS[door].replace("'s attention to itself", "")
-    source = f"{name} ({shares[door]:.0%} of the output's variance)"
+    source = f"{_name_door(door, shares)} ({shares[door]:.0%} of the output's variance)"
     tail = "the largest other source is" if status == "holds" else "the output comes through"
     return f"{claim} ({numbers}); {tail} {source}"
+
+
+def _name_door(door: str, shares: Mapping[str, float]) -> str:
+    # Without a skip connection the query is a learned probe, and [CLS] one of the tokens it reads.
+    return _DOORS[door] if "skip" in shares else _DOORS[door].replace("'s attention to itself", "")
+
+
+@dataclass(frozen=True)
+class PictureVerdict:
+    """Whether one picture's attention map may be read as an explanation of its output.
+
+    Attributes:
+        status: "most" of the output comes from the patches, "part" of it does, the map is "do not
+            read", or the numbers "cannot tell".
+        share: The patches' signed share of the output; NaN where it is undefined.
+        door: The source other than patches with the largest share, whatever its sign; None where
+            there is none.
+        text: The verdict as a sentence.
+        basis: What the shares are shares of, in words.
+    """
+
+    status: PictureStatus
+    share: float
+    door: str | None
+    text: str
+    basis: str
+
+
+def judge_picture(shares: Mapping[str, float], num_reference: int | None) -> PictureVerdict:
+    """Read the verdict on one picture off its bill.
+
+    The map shows most of the output where the patches' share is 80 to 120 %, part of it from 50 to
+    150 %, and is not to be read beyond. Shares are signed: above 100 % other sources take back what
+    patches wrote, which a map hides as it hides what others add.
+
+    Args:
+        shares: Signed shares of the output by term (groups and skip), which sum to 1; NaN where
+            there is nothing to share.
+        num_reference: Pictures behind the means that output and terms were centred on; None where
+            the shares are those of r − bias.
+
+    Returns:
+        The verdict.
+    """
+    basis = (
+        "shares of r − bias; one picture without a reference: what is the same for every picture "
+        "still counts"
+        if num_reference is None
+        else f"shares of r − mean r, means over {num_reference} reference pictures"
+    )
+    patches = shares["patches"]
+    if math.isnan(patches):
+        constant = "the bias" if num_reference is None else "the mean of the reference pictures"
+        text = f"cannot tell what carries this output: it does not differ from {constant}"
+        return PictureVerdict("cannot tell", patches, None, text, basis)
+    status, claim = _read_share(_percent(patches))
+    text = f"patches carry {_percent_text(patches)} of this output: {claim}"
+    others = {name: share for name, share in shares.items() if name in _DOORS}
+    door = max(others, key=lambda name: abs(others[name])) if others else None
+    if door is not None:
+        source = f"{_name_door(door, shares)} ({_percent_text(others[door])})"
+        text = f"{text}; the largest other source is {source}"
+    return PictureVerdict(status, patches, door, text, basis)
+
+
+def _read_share(percent: int) -> tuple[PictureStatus, str]:
+    distance = abs(100 - percent)
+    if distance <= MOST_WITHIN_PERCENT:
+        return "most", "the map shows where most of it comes from"
+    if distance <= PART_WITHIN_PERCENT:
+        return "part", "the map shows only part of where it comes from"
+    return "do not read", "do not read this map as an explanation"
+
+
+def _percent(share: float) -> int:
+    # The number that the sentence shows is the one that is held against the lines.
+    return round(100 * share)
+
+
+def _percent_text(share: float) -> str:
+    return f"{_percent(share)} %".replace("-", "−")

@@ -350,8 +350,8 @@ def test_ctrl_c_ends_a_run_and_its_processes(folder):
 
         preprocessing = Preprocessing(size=(8, 8), mean=(0,) * 3, std=(1,) * 3)
         pictures = images.ImageSet.from_sources([{str(folder)!r}], preprocessing)
-        read = images._read_file
-        images._read_file = lambda path: (time.sleep(0.2), read(path))[1]
+        read = images.read_file
+        images.read_file = lambda path: (time.sleep(0.2), read(path))[1]
         try:
             for batch in images.iter_batches(pictures, batch_size=1, num_workers=2):
                 print(batch.indices[0], flush=True)
