@@ -14,6 +14,8 @@ Requirements met here:
 
 import struct
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from hashlib import blake2b
 from io import BytesIO
@@ -116,6 +118,26 @@ def decode_image(data: bytes, *, background: int) -> Image.Image:
             pixels than Pillow's limit against decompression bombs (2 x `Image.MAX_IMAGE_PIXELS`,
             unless changed 179 megapixels), which is told before anything is decoded.
     """
+    with open_picture(data) as image:
+        if image.format == "PNG":
+            _widen_png_key(image, depth=data[_PNG_DEPTH_BYTE])
+        return turn_upright(_to_rgb(image, background), image)
+
+
+@contextmanager
+def open_picture(data: bytes, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
+    """Decode a file's pixels as they are stored, with one kind of error for whatever is wrong.
+
+    Args:
+        data: The bytes of the file.
+        formats: Names, as Pillow has them, of the formats that it may be in.
+
+    Yields:
+        The picture in the mode and the orientation of the file.
+
+    Raises:
+        ImageReadError: As of `decode_image`; also if what the caller does with the picture raises.
+    """
     if not data:
         raise ImageReadError("the file is empty")
     try:
@@ -123,12 +145,14 @@ def decode_image(data: bytes, *, background: int) -> Image.Image:
             # Odd metadata and large sizes: nothing that anybody could act on in the middle of a
             # run, and nothing that changes the pixels.
             warnings.filterwarnings("ignore", module=r"PIL\b")
-            return _decode(data, background)
+            with Image.open(BytesIO(data), formats=_openable_formats(tuple(formats))) as image:
+                image.load()
+                yield image
     except ImageReadError:
         raise
     except UnidentifiedImageError as error:
         raise ImageReadError(
-            f"not a picture, or damaged at its beginning: expected {', '.join(FORMATS)}"
+            f"not a picture, or damaged at its beginning: expected {', '.join(formats)}"
         ) from error
     except Image.DecompressionBombError as error:
         raise ImageReadError(f"too large: {_describe(error).split(',')[0]}") from error
@@ -138,6 +162,20 @@ def decode_image(data: bytes, *, background: int) -> Image.Image:
         # As broad as can be: ten decoders, each with habits of its own, fed bytes from anywhere;
         # what they may raise is documented nowhere and changes between versions.
         raise ImageReadError(f"damaged or cut short: {_describe(error)}") from error
+
+
+def turn_upright(image: Image.Image, source: Image.Image) -> Image.Image:
+    """Turn a picture as the metadata of the file that it came from ask.
+
+    Args:
+        image: The picture as it is stored, in any mode.
+        source: What `open_picture` made of the file.
+
+    Returns:
+        The picture as a viewer shows it.
+    """
+    turn = _TURNS.get(_read_orientation(source))
+    return image if turn is None else image.transpose(turn)
 
 
 def preprocess_image(
@@ -156,7 +194,44 @@ def preprocess_image(
     Returns:
         Normalised pixels in float32.
     """
-    cropped = _resize_and_crop(image, preprocessing)
+    return normalize_pixels(resize_and_crop(image, preprocessing), preprocessing)
+
+
+def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """The part of a picture that a model is given, at the size at which it is given it.
+
+    Args:
+        image: The picture, in a mode that Pillow resamples.
+        preprocessing: What the model asks for.
+
+    Returns:
+        A picture of the size (height, width) of `preprocessing`.
+    """
+    height, width = preprocessing.size
+    columns, rows = _compute_resized_size(image.size, preprocessing)
+    # Rounded as torchvision does: half a pixel goes to the even side.
+    left, top = round((columns - width) / 2), round((rows - height) / 2)
+    resampling = _FILTERS[preprocessing.interpolation]
+    if columns * rows <= _MAX_RESIZED_PIXELS:
+        resized = image.resize((columns, rows), resampling)
+        return resized.crop((left, top, left + width, top + height))
+    return _resample_part(
+        image, (columns, rows), (left, top, left + width, top + height), resampling
+    )
+
+
+def normalize_pixels(
+    cropped: Image.Image, preprocessing: Preprocessing
+) -> Float[Tensor, "channel height width"]:
+    """Scale a picture's levels to [0, 1] and normalise them.
+
+    Args:
+        cropped: The picture, in mode RGB, as `resize_and_crop` leaves it.
+        preprocessing: What the model asks for.
+
+    Returns:
+        Normalised pixels in float32.
+    """
     mean = np.array(preprocessing.mean, dtype=np.float32).reshape(3, 1, 1)
     std = np.array(preprocessing.std, dtype=np.float32).reshape(3, 1, 1)
     levels = np.asarray(cropped).transpose(2, 0, 1)
@@ -167,25 +242,15 @@ def preprocess_image(
 
 
 @cache
-def _openable_formats() -> tuple[str, ...]:
+def _openable_formats(formats: tuple[str, ...]) -> tuple[str, ...]:
     Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+    return tuple(name for name in formats if name in Image.OPEN)
 
 
 def _describe(error: Exception) -> str:
     # In one printable line, for the text of a decoder's error may quote the file.
     text = " ".join(str(error).split()) or type(error).__name__
     return "".join(c if c.isprintable() else "?" for c in text[:200])
-
-
-def _decode(data: bytes, background: int) -> Image.Image:
-    with Image.open(BytesIO(data), formats=_openable_formats()) as image:
-        image.load()
-        if image.format == "PNG":
-            _widen_png_key(image, depth=data[_PNG_DEPTH_BYTE])
-        turn = _TURNS.get(_read_orientation(image))
-        colours = _to_rgb(image, background)
-    return colours if turn is None else colours.transpose(turn)
 
 
 def _read_orientation(image: Image.Image) -> int:
@@ -285,20 +350,6 @@ def _scale_levels(
     table = np.rint(np.arange(white + 1) * (255 / white)).astype(np.uint8)
     grey: UInt8[np.ndarray, "height width"] = table[values]
     return grey
-
-
-def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    height, width = preprocessing.size
-    columns, rows = _compute_resized_size(image.size, preprocessing)
-    # Rounded as torchvision does: half a pixel goes to the even side.
-    left, top = round((columns - width) / 2), round((rows - height) / 2)
-    resampling = _FILTERS[preprocessing.interpolation]
-    if columns * rows <= _MAX_RESIZED_PIXELS:
-        resized = image.resize((columns, rows), resampling)
-        return resized.crop((left, top, left + width, top + height))
-    return _resample_part(
-        image, (columns, rows), (left, top, left + width, top + height), resampling
-    )
 
 
 def _resample_part(

@@ -15,17 +15,31 @@ import stat
 import sys
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vitscope.decoding import decode_image, image_id, picture_extensions, preprocess_image
+from vitscope.covariates import (
+    PICTURE_COVARIATES,
+    SEGMENT_COVARIATES,
+    compute_covariates,
+    compute_segment_covariates,
+)
+from vitscope.decoding import (
+    decode_image,
+    image_id,
+    normalize_pixels,
+    picture_extensions,
+    resize_and_crop,
+)
 from vitscope.errors import ImageReadError, UsageError, VitscopeError
+from vitscope.masks import crop_mask, decode_mask, find_masks
 from vitscope.preprocessing import Preprocessing
 
 MAX_FILE_BYTES = 2**31
@@ -39,10 +53,13 @@ class ImageSet:
     Attributes:
         paths: The picture files; an index into them names a picture in a run.
         preprocessing: What is done to each after decoding.
+        masks: For each picture the file of its mask (see `vitscope.masks`), None where it has none;
+            empty where no masks were given.
     """
 
     paths: tuple[Path, ...]
     preprocessing: Preprocessing
+    masks: tuple[Path | None, ...] = ()
 
     @classmethod
     def from_sources(
@@ -52,6 +69,7 @@ class ImageSet:
         *,
         limit: int | None = None,
         seed: int = 0,
+        masks: str | Path | None = None,
     ) -> "ImageSet":
         """Find pictures and, if asked, draw some of them at random.
 
@@ -61,23 +79,27 @@ class ImageSet:
             limit: How many to draw; all of them where there are no more. They are drawn rather
                 than taken from the front, because the front of a sorted folder is one class.
             seed: Seed of the draw.
+            masks: Folder of PNG masks that are called as the pictures are; a picture without one
+                has no segment covariates.
 
         Returns:
             The set, in the order in which the pictures were found.
 
         Raises:
-            UsageError: If a source is missing or holds no picture, or the limit or the seed is out
-                of range.
+            UsageError: If a source is missing or holds no picture, the limit or the seed is out of
+                range, or the masks are not those of the pictures.
         """
         if limit is not None and limit < 1:
             raise UsageError(f"a limit of {limit} pictures: expected at least 1")
         if seed < 0:
             raise UsageError(f"seed {seed}: expected 0 or more")
         paths = find_images(sources)
+        matched = () if masks is None else find_masks(masks, paths)
         if limit is not None and limit < len(paths):
-            drawn = np.random.default_rng(seed).choice(len(paths), limit, replace=False)
-            paths = tuple(paths[i] for i in sorted(drawn))
-        return cls(paths=paths, preprocessing=preprocessing)
+            drawn = sorted(np.random.default_rng(seed).choice(len(paths), limit, replace=False))
+            paths = tuple(paths[i] for i in drawn)
+            matched = tuple(matched[i] for i in drawn) if matched else ()
+        return cls(paths=paths, preprocessing=preprocessing, masks=matched)
 
     def __len__(self) -> int:
         """Count the pictures.
@@ -110,12 +132,15 @@ class ImageBatch:
         ids: Their identities, which depend on their bytes alone.
         pixels: Their preprocessed pixels; none at all where none could be read.
         failures: The others.
+        covariates: What describes the pictures without a label, by name: `PICTURE_COVARIATES`, and
+            `SEGMENT_COVARIATES` where the set has masks; NaN where one is undefined.
     """
 
     indices: list[int]
     ids: list[str]
     pixels: Float[Tensor, "batch channel height width"]
     failures: list[ImageFailure]
+    covariates: dict[str, Float64[Tensor, " batch"]] = field(default_factory=dict)
 
     def pin_memory(self) -> "ImageBatch":
         """The same batch in page-locked memory; the loader calls it where pinning is asked for.
@@ -201,7 +226,7 @@ def iter_batches(
         _Pictures(images),
         batch_size=batch_size,
         num_workers=num_workers,
-        collate_fn=_Collate(images.preprocessing.size),
+        collate_fn=_Collate(images.preprocessing.size, _name_covariates(images)),
         pin_memory=pin_memory and torch.cuda.is_available(),
         worker_init_fn=_leave_interrupts_to_the_run,
         # Of its own, so that reading pictures does not advance the caller's random numbers.
@@ -229,6 +254,7 @@ class _Picture:
     index: int
     id: str
     pixels: Float[Tensor, "channel height width"]
+    covariates: dict[str, float]
 
 
 class _Pictures(Dataset[_Picture | ImageFailure]):
@@ -239,20 +265,47 @@ class _Pictures(Dataset[_Picture | ImageFailure]):
         return len(self._images)
 
     def __getitem__(self, index: int) -> _Picture | ImageFailure:
-        preprocessing = self._images.preprocessing
         try:
-            data = read_file(self._images.paths[index])
-            image = decode_image(data, background=preprocessing.background)
-            return _Picture(index, image_id(data), preprocess_image(image, preprocessing))
+            return self._read(index)
         except ImageReadError as error:
             return ImageFailure(index, str(error))
         except MemoryError:
             return ImageFailure(index, "too large: not enough memory to read it")
 
+    def _read(self, index: int) -> _Picture:
+        preprocessing = self._images.preprocessing
+        data = read_file(self._images.paths[index])
+        image = decode_image(data, background=preprocessing.background)
+        cropped = resize_and_crop(image, preprocessing)
+        return _Picture(
+            index=index,
+            id=image_id(data),
+            pixels=normalize_pixels(cropped, preprocessing),
+            covariates=compute_covariates(cropped) | self._describe_segments(index, image),
+        )
+
+    def _describe_segments(self, index: int, image: Image.Image) -> dict[str, float]:
+        if not self._images.masks:
+            return {}
+        path = self._images.masks[index]
+        if path is None:
+            return dict.fromkeys(SEGMENT_COVARIATES, np.nan)
+        try:
+            mask = decode_mask(read_file(path))
+            segments = crop_mask(mask, image, self._images.preprocessing)
+        except ImageReadError as error:
+            raise ImageReadError(f"its mask: {error}") from error
+        return compute_segment_covariates(segments)
+
+
+def _name_covariates(images: ImageSet) -> tuple[str, ...]:
+    return PICTURE_COVARIATES + SEGMENT_COVARIATES if images.masks else PICTURE_COVARIATES
+
 
 @dataclass(frozen=True)
 class _Collate:
     size: tuple[int, int]
+    covariates: tuple[str, ...]
 
     def __call__(self, outcomes: list[_Picture | ImageFailure]) -> ImageBatch:
         pictures = [outcome for outcome in outcomes if isinstance(outcome, _Picture)]
@@ -262,6 +315,10 @@ class _Collate:
             ids=[picture.id for picture in pictures],
             pixels=torch.stack(pixels) if pixels else torch.empty(0, 3, *self.size),
             failures=[outcome for outcome in outcomes if isinstance(outcome, ImageFailure)],
+            covariates={
+                name: torch.tensor([p.covariates[name] for p in pictures], dtype=torch.float64)
+                for name in self.covariates
+            },
         )
 
 
