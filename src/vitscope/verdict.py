@@ -147,8 +147,8 @@ def judge_picture(shares: Mapping[str, float], num_reference: int | None) -> Pic
         The verdict.
     """
     basis = (
-        "shares of r − bias; one picture without a reference: what is the same for every picture "
-        "still counts"
+        "shares of r − bias; one picture without a reference audit: what is the same for every "
+        "picture still counts"
         if num_reference is None
         else f"shares of r − mean r, means over {num_reference} reference pictures"
     )

@@ -1,0 +1,345 @@
+"""Pictures explained one by one, each in its own shape: maps, numbers and a verdict."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from vitscope.config import RunConfig
+from vitscope.decoding import decode_image, image_id, normalize_pixels, resize_and_crop
+from vitscope.decomposition import choose_tolerance
+from vitscope.errors import ImageReadError, UsageError
+from vitscope.explanation import (
+    Explanation,
+    Framing,
+    PictureExplanation,
+    finish_explanation,
+    measure_picture,
+    write_picture,
+)
+from vitscope.images import ImageSet, find_images, read_file
+from vitscope.ledger import Ledger, check_balance, make_ledger
+from vitscope.model_run import (
+    ModelRun,
+    OnProgress,
+    PlacedBatch,
+    choose_preprocessing,
+    describe_model,
+)
+from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.preprocessing import Preprocessing
+from vitscope.result import AuditResult
+from vitscope.storage import is_result, never, printable_path, scratch_folder, staged_folder
+from vitscope.token_maps import TokenMaps, make_token_maps
+from vitscope.trace import ClsTrace
+from vitscope.verdict import MIN_IMAGES, judge_picture
+
+MAX_ASPECT = 8
+"""Longest side, as a multiple of the shorter, of a picture that is explained whole: what attention
+costs grows with its square."""
+
+
+def explain(
+    vit: ViTAdapter,
+    images: str | Path | Sequence[str | Path],
+    config: RunConfig | None = None,
+    *,
+    layer: int | None = None,
+    reference: AuditResult | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Explanation:
+    """Show for single pictures where their [CLS] output came from, and what its map leaves out.
+
+    A picture keeps its shape: its shorter side gets the input size, the longer one is scaled alike
+    and rounded to whole patches. Where the model takes one size only, or the size asked for is not
+    square, pictures are cropped to it, and their `framing` says so.
+
+    Args:
+        vit: The model; it runs on the configured device in the configured precision, and is left
+            as it was.
+        images: Folders, picture files, text files of paths.
+        config: Settings; the defaults if None. Pictures run one by one, whatever the batch size.
+        layer: Index of the block, from 0; the last one if None.
+        reference: An audit of the same weights with the same preprocessing. The verdict is then on
+            what differs from the means over its pictures; otherwise on r − bias.
+        out: Folder to write the result into; a temporary one if None.
+        overwrite: Whether an earlier result in `out` is replaced.
+        on_progress: Called with (pictures done, pictures in all) after every picture.
+
+    Returns:
+        The result.
+
+    Raises:
+        UsageError: If settings, pictures, reference or folder do not fit.
+        ImageReadError: If no picture could be read.
+        ImbalanceError: If a ledger does not balance.
+        NonFiniteError: If an activation is not finite.
+        VitscopeError: If the disk does not take the result.
+
+    Source:
+        Lappe & Giese (NeurIPS 2025), Fig. 4.
+    """
+    config = config or RunConfig()
+    sources = [images] if isinstance(images, (str, Path)) else list(images)
+    run = ExplainRun(vit, find_images(sources), config, layer, reference)
+    if out is None:
+        with scratch_folder() as folder:
+            run.execute(folder, on_progress)
+        return Explanation.own(folder)
+    with staged_folder(Path(out), replaces=is_result if overwrite else never) as staging:
+        run.execute(staging, on_progress)
+    return Explanation(Path(out))
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What a picture's terms are centred on.
+
+    Attributes:
+        means: Mean of each term.
+        num_images: Pictures behind them.
+        model_id: Id of the model in the audit they are of.
+    """
+
+    means: Mapping[str, Float[Tensor, " dim"]]
+    num_images: int
+    model_id: str
+
+
+def read_reference(
+    audited: AuditResult, weights_hash: str, layer: int, preprocessing: Preprocessing
+) -> Reference:
+    """The means of an audit, if it is one of the same model looking at pictures alike.
+
+    Args:
+        audited: The audit.
+        weights_hash: Digest of the weights of the model that explains.
+        layer: Layer that is explained.
+        preprocessing: How its pictures are prepared.
+
+    Returns:
+        The means.
+
+    Raises:
+        UsageError: If weights or preprocessing differ, the layer was not audited, or there are too
+            few pictures for means.
+    """
+    manifest, folder = audited.manifest, printable_path(audited.folder)
+    if manifest.weights_hash != weights_hash:
+        raise UsageError(
+            f"the reference {folder} is of {manifest.model['id']} with other weights: give an "
+            "audit of the model that explains"
+        )
+    if layer not in manifest.layers:
+        raise UsageError(
+            f"the reference {folder} holds layers {list(manifest.layers)}, not {layer}: audit it "
+            f"with --layers {layer}"
+        )
+    for name, value in json.loads(json.dumps(asdict(preprocessing))).items():
+        found = manifest.preprocessing.get(name)
+        if found != value:
+            raise UsageError(
+                f"the reference {folder} was audited with {name} {found}, the pictures are "
+                f"prepared with {value}: use the same"
+            )
+    sums = audited.read_sums()[layer]
+    if sums.num_images < MIN_IMAGES:
+        raise UsageError(
+            f"the reference {folder} holds {sums.num_images} pictures, whose means say little: "
+            f"audit {MIN_IMAGES} or more"
+        )
+    terms = [*manifest.groups, *(["skip"] if manifest.has_skip else [])]
+    means = {name: sums.compute_mean(f"term/{name}") for name in terms}
+    return Reference(means, sums.num_images, manifest.model["id"])
+
+
+def fit_whole(
+    size: tuple[int, int], preprocessing: Preprocessing, patch_size: tuple[int, int]
+) -> Preprocessing:
+    """Preprocessing that keeps a picture's shape, to the nearest whole patch.
+
+    Args:
+        size: (width, height) of the picture in pixels.
+        preprocessing: The model's own, for a square input.
+        patch_size: Patch (height, width) in pixels.
+
+    Returns:
+        The same with an input whose shorter side is the square's.
+
+    Raises:
+        ImageReadError: If the picture is longer than `MAX_ASPECT` times its shorter side.
+    """
+    width, height = size
+    if max(size) > MAX_ASPECT * min(size):
+        raise ImageReadError(
+            f"{width} x {height} px is more than {MAX_ASPECT} times as long as short: crop it to "
+            "the part that is to be explained"
+        )
+    shorter = min(preprocessing.size)
+    rows, columns = (
+        max(1, round(shorter * side / min(size) / patch))
+        for side, patch in zip((height, width), patch_size, strict=True)
+    )
+    whole = (rows * patch_size[0], columns * patch_size[1])
+    return replace(preprocessing, size=whole, resize="cover", crop_fraction=1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    path: str
+    image_id: str
+    framing: Framing
+    picture: UInt8[np.ndarray, "height width 3"]
+    pixels: Pixels
+
+
+class ExplainRun:
+    """One model explaining pictures, into one folder."""
+
+    def __init__(
+        self,
+        vit: ViTAdapter,
+        paths: tuple[Path, ...],
+        config: RunConfig,
+        layer: int | None,
+        reference: AuditResult | None,
+    ) -> None:
+        """Prepare the run; the model is not touched yet.
+
+        Args:
+            vit: The model.
+            paths: The picture files.
+            config: Settings.
+            layer: Index of the block; the last one if None.
+            reference: An audit whose means the verdicts are against.
+
+        Raises:
+            UsageError: If settings or reference do not fit.
+        """
+        if config.renormalize:
+            raise UsageError(
+                "renormalize is set, but maps show the attention weights as they are: leave it out"
+            )
+        self._vit = vit
+        self._paths = paths
+        self._config = config
+        self._layer = vit.last_layer if layer is None else layer
+        vit.select_layers([self._layer])
+        self._preprocessing = choose_preprocessing(vit, config)
+        self._run = ModelRun(vit, ImageSet(paths, self._preprocessing), config)
+        self._tolerance = choose_tolerance(config.torch_dtype, self._run.device)
+        self._reference = (
+            None
+            if reference is None
+            else read_reference(reference, self._run.weights_hash, self._layer, self._preprocessing)
+        )
+
+    def execute(self, folder: Path, on_progress: OnProgress | None) -> None:
+        """Explain all pictures and write the result.
+
+        Args:
+            folder: Folder to write into.
+            on_progress: Called with (pictures done, pictures in all) after every picture.
+
+        Raises:
+            ImageReadError: If no picture could be read.
+            ImbalanceError: If a ledger does not balance.
+            NonFiniteError: If an activation is not finite.
+        """
+        entries: list[dict[str, Any]] = []
+        with self._run.placed():
+            for done, path in enumerate(self._paths, start=1):
+                try:
+                    seen = self._see(path)
+                except ImageReadError as error:
+                    self._run.failures.append((printable_path(path), str(error)))
+                else:
+                    entries.append(write_picture(folder, len(entries), self._explain(seen)))
+                if on_progress is not None:
+                    on_progress(done, len(self._paths))
+        self._run.check_some_read()
+        finish_explanation(
+            folder,
+            self._describe(max(entry["balance_error"] for entry in entries)),
+            entries,
+            failures=self._run.failures,
+            provenance=self._run.make_provenance(),
+        )
+
+    def _see(self, path: Path) -> _Seen:
+        try:
+            data = read_file(path)
+            image = decode_image(data, background=self._preprocessing.background)
+            preprocessing, framing = self._frame(image.size)
+            shown = resize_and_crop(image, preprocessing)
+            pixels = normalize_pixels(shown, preprocessing).unsqueeze(0)
+        except MemoryError:
+            raise ImageReadError("too large: not enough memory to read it") from None
+        return _Seen(
+            path=printable_path(path),
+            image_id=image_id(data),
+            framing=framing,
+            picture=np.asarray(shown),
+            pixels=pixels.to(self._run.device),
+        )
+
+    def _frame(self, size: tuple[int, int]) -> tuple[Preprocessing, Framing]:
+        height, width = self._preprocessing.size
+        if height != width:
+            return self._preprocessing, "cropped"
+        whole = fit_whole(size, self._preprocessing, self._vit.info.patch_size)
+        try:
+            self._vit.make_layout(*whole.size)
+        except UsageError:  # It takes its own size only.
+            return self._preprocessing, "cropped"
+        return whole, "whole"
+
+    def _explain(self, seen: _Seen) -> PictureExplanation:
+        batch = PlacedBatch([0], [seen.image_id], [seen.path], seen.pixels)
+        with self._run.plain_errors(batch):
+            ledger, maps = self._trace(seen.pixels)
+        reference = self._reference
+        numbers, bill = measure_picture(ledger, None if reference is None else reference.means)
+        attention = maps.on_grid(maps.attention)[0]
+        return PictureExplanation(
+            path=seen.path,
+            image_id=seen.image_id,
+            framing=seen.framing,
+            picture=seen.picture,
+            attention=attention.mean(dim=0).numpy(),
+            head_attention=attention.numpy(),
+            contribution_norm=maps.on_grid(maps.contribution_norm)[0].numpy(),
+            share=maps.on_grid(maps.share)[0].numpy(),
+            head_share=maps.on_grid(maps.head_share)[0].numpy(),
+            numbers=numbers,
+            verdict=judge_picture(bill, None if reference is None else reference.num_images),
+        )
+
+    def _trace(self, pixels: Pixels) -> tuple[Ledger, TokenMaps]:
+        found: list[tuple[Ledger, TokenMaps]] = []
+
+        def take(trace: ClsTrace) -> None:
+            ledger = make_ledger(trace)
+            check_balance(ledger, self._tolerance)
+            found.append((ledger, make_token_maps(trace, ledger)))
+
+        self._vit.trace(pixels, [self._layer], take)
+        return found[0]
+
+    def _describe(self, max_balance_error: float) -> dict[str, Any]:
+        reference = self._reference
+        return {
+            "model": describe_model(self._vit, self._preprocessing.size, self._config.dtype),
+            "layer": self._layer,
+            "reference": None
+            if reference is None
+            else {"model_id": reference.model_id, "num_images": reference.num_images},
+            "ledger": {"max_balance_error": max_balance_error, "tolerance": self._tolerance},
+        }

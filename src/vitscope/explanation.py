@@ -1,0 +1,269 @@
+"""Single pictures explained: what their [CLS] output came from, and maps of it, as a saved result.
+
+Requirements met here:
+
+- A saved explanation is all that its figures need: the picture as the model saw it, the maps, the
+  numbers and the verdict.
+- Files are read without running anything: arrays of numbers and JSON alone.
+"""
+
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from vitscope.errors import ResultError
+from vitscope.ledger import Ledger, ScalarPath, compute_scalars, cosine
+from vitscope.saved_result import PROVENANCE, SCHEMA_VERSION, SavedResult, write_failures
+from vitscope.storage import MARKER, write_json
+from vitscope.verdict import PictureVerdict
+
+Framing = Literal["whole", "cropped"]
+Numbers = dict[str, Any]
+"""Nested dictionaries of numbers, as in `summary.json`; NaN where undefined."""
+
+_NOT_NUMBERS = {"path", "image_id", "maps", "framing", "input_size", "grid", "verdict"}
+_MAPS = ("picture", "attention", "head_attention", "contribution_norm", "share", "head_share")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PictureExplanation:
+    """One picture: what it was to the model, who wrote its output, and where on it.
+
+    Attributes:
+        path: Its file, printable.
+        image_id: Digest of its bytes.
+        framing: "whole" where nothing but the rounding to whole patches was cropped, "cropped"
+            where it was fitted to the one input size there is.
+        picture: The picture as the model saw it, before normalisation.
+        attention: Attention of the [CLS] query on each patch, mean over heads.
+        head_attention: The same per head, a_h[i].
+        contribution_norm: ‖c_i‖, the length of what each patch wrote.
+        share: ⟨c_i, r⟩ / ‖r‖², its signed share of the row.
+        head_share: The same per head; sums to `share` over heads.
+        numbers: What is told of the token groups; see docs/result.md.
+        verdict: Whether the map may be read as an explanation.
+    """
+
+    path: str
+    image_id: str
+    framing: Framing
+    picture: UInt8[np.ndarray, "height width 3"]
+    attention: Float[np.ndarray, "row column"]
+    head_attention: Float[np.ndarray, "head row column"]
+    contribution_norm: Float[np.ndarray, "row column"]
+    share: Float[np.ndarray, "row column"]
+    head_share: Float[np.ndarray, "head row column"]
+    numbers: Numbers
+    verdict: PictureVerdict
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches as (rows, columns)."""
+        rows, columns = self.attention.shape
+        return rows, columns
+
+
+class Explanation(SavedResult):
+    """Explained pictures on disk; a thin face over their files.
+
+    Attributes:
+        folder: Where they lie.
+    """
+
+    KIND: ClassVar[str] = "explanation"
+
+    def __len__(self) -> int:
+        """Count the pictures.
+
+        Returns:
+            Their number, those that could not be read left out.
+        """
+        return len(self.summary["pictures"])
+
+    def read_picture(self, index: int) -> PictureExplanation:
+        """One of the pictures.
+
+        Args:
+            index: Its place in `summary["pictures"]`.
+
+        Returns:
+            Its maps, numbers and verdict.
+
+        Raises:
+            ResultError: If the files do not hold it.
+        """
+        path = self.folder / _maps_name(index)
+        try:
+            entry = self.summary["pictures"][index]
+            verdict = entry["verdict"]
+            with np.load(path, allow_pickle=False) as arrays:
+                maps = {name: arrays[name] for name in _MAPS}
+            return PictureExplanation(
+                path=entry["path"],
+                image_id=entry["image_id"],
+                framing=entry["framing"],
+                **maps,
+                numbers=_with_nan({k: v for k, v in entry.items() if k not in _NOT_NUMBERS}),
+                verdict=PictureVerdict(**verdict | {"share": _with_nan(verdict["share"])}),
+            )
+        except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
+            raise ResultError(f"{path} cannot be read as picture {index}: {error}") from None
+
+
+def measure_picture(
+    ledger: Ledger, means: Mapping[str, Float[Tensor, " dim"]] | None
+) -> tuple[Numbers, dict[str, float]]:
+    """What is told of one picture's groups, and the bill its verdict is read off.
+
+    Args:
+        ledger: The ledger of one picture.
+        means: Mean of each term over reference pictures; None without a reference.
+
+    Returns:
+        The numbers as nested dictionaries: all of `compute_scalars`, `share_without_bias`, and with
+        means `centred_share` and `centred_cosine`. Beside them the centred shares, or without means
+        those without the bias.
+    """
+    scalars = dict(compute_scalars(ledger))
+    for name, share in compute_share_without_bias(ledger).items():
+        scalars["share_without_bias", name] = share
+    if means is not None:
+        scalars |= compute_centred(ledger, means)
+    numbers: Numbers = {}
+    for path, value in scalars.items():
+        tree = numbers
+        for part in path[:-1]:
+            tree = tree.setdefault(part, {})
+        tree[path[-1]] = float(value.item())
+    bill: dict[str, float] = numbers["share_without_bias" if means is None else "centred_share"]
+    return numbers, bill
+
+
+def compute_share_without_bias(ledger: Ledger) -> dict[str, Float[Tensor, " batch"]]:
+    """Signed shares ⟨c_g, r − bias⟩ / ‖r − bias‖² of groups and skip, which sum to 1.
+
+    Args:
+        ledger: The ledger of a batch.
+
+    Returns:
+        One share per image and term, in float64; NaN where r − bias is zero.
+    """
+    return _compute_shares(_varying_terms(ledger))
+
+
+def compute_centred(
+    ledger: Ledger, means: Mapping[str, Float[Tensor, " dim"]]
+) -> dict[ScalarPath, Float[Tensor, " batch"]]:
+    """The bill of what differs from the means over other pictures; the bias drops out.
+
+    With o_g = c_g − mean c_g (skip likewise), o_t their sum over groups and o_r their sum with the
+    skip: shares ⟨o_g, o_r⟩ / ‖o_r‖², which sum to 1, and cosines cos(o_g, o_t), cos(o_g, o_r).
+
+    Args:
+        ledger: The ledger of a batch.
+        means: Mean of each term (groups and skip) over a set of pictures.
+
+    Returns:
+        ("centred_share", term) and ("centred_cosine", "attention" or "residual", term) per image,
+        in float64; NaN where nothing but rounding noise is left of a vector.
+    """
+    terms = {name: term - means[name] for name, term in _varying_terms(ledger).items()}
+    noise = 10 * torch.finfo(ledger.contributions.dtype).eps
+    totals = {"attention": list(ledger.groups), "residual": list(terms)}
+    found: dict[ScalarPath, Tensor] = {}
+    for total, names in totals.items():
+        whole = torch.stack([terms[name] for name in names]).sum(dim=0)
+        constant = whole.norm(dim=-1) <= noise * sum(float(means[name].norm()) for name in names)
+        for name in names:
+            lost = constant | (terms[name].norm(dim=-1) <= noise * means[name].norm())
+            value = cosine(terms[name], whole)
+            found["centred_cosine", total, name] = value.masked_fill(lost, math.nan)
+    for name, share in _compute_shares(terms).items():  # of the residual total, the last above
+        found["centred_share", name] = share.masked_fill(constant, math.nan)
+    return found
+
+
+def _varying_terms(ledger: Ledger) -> dict[str, Float[Tensor, "batch dim"]]:
+    terms = {name: term.double() for name, term in ledger.residual_terms.items()}
+    terms.pop("non_patch", None)
+    return terms
+
+
+def _compute_shares(terms: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " batch"]]:
+    whole = torch.stack(list(terms.values())).sum(dim=0)
+    size = (whole * whole).sum(dim=-1)
+    return {name: (term * whole).sum(dim=-1) / size for name, term in terms.items()}
+
+
+def write_picture(folder: Path, index: int, picture: PictureExplanation) -> dict[str, Any]:
+    """Write one picture's maps.
+
+    Args:
+        folder: Folder of the result.
+        index: Its place among the pictures.
+        picture: The picture.
+
+    Returns:
+        Its entry in the summary.
+    """
+    name = _maps_name(index)
+    (folder / name).parent.mkdir(exist_ok=True)
+    arrays: dict[str, Any] = {field: getattr(picture, field) for field in _MAPS}
+    np.savez_compressed(folder / name, **arrays)
+    return {
+        "path": picture.path,
+        "image_id": picture.image_id,
+        "maps": name,
+        "framing": picture.framing,
+        "input_size": list(picture.picture.shape[:2]),
+        "grid": list(picture.grid),
+        "verdict": asdict(picture.verdict),
+        **picture.numbers,
+    }
+
+
+def finish_explanation(
+    folder: Path,
+    content: Mapping[str, Any],
+    entries: Sequence[Mapping[str, Any]],
+    *,
+    failures: Sequence[tuple[str, str]],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write what goes beside the maps; `summary.json` comes last.
+
+    Args:
+        folder: Folder that holds the maps.
+        content: The summary's parts that tell of model, layer and reference.
+        entries: What `write_picture` returned, in order.
+        failures: Path and reason of each picture that could not be read.
+        provenance: Configuration and versions.
+    """
+    write_failures(folder, failures)
+    write_json(folder / PROVENANCE, provenance)
+    summary = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": Explanation.KIND,
+        **content,
+        "data": {"num_images": len(entries), "num_failed": len(failures)},
+        "pictures": entries,
+    }
+    write_json(folder / MARKER, summary)
+
+
+def _maps_name(index: int) -> str:
+    return f"maps/{index:04d}.npz"
+
+
+def _with_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _with_nan(value) for key, value in content.items()}
+    return math.nan if content is None else content
