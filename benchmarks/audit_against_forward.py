@@ -21,7 +21,7 @@ from cyclopts import App, Parameter
 
 import vitscope
 from vitscope.audit_loop import AuditRun
-from vitscope.images import ImageBatch, ImageSet
+from vitscope.images import ImageBatch, ImageSet, iter_batches
 
 app = App(help=__doc__)
 
@@ -40,13 +40,12 @@ def main(
     vit = vitscope.load_model(model)
     config = vitscope.AuditConfig(batch_size=batch_size, layers=layers, dtype=dtype)
     image_set = ImageSet.from_sources(list(images), vit.preprocessing, limit=limit)
-    run = AuditRun(vit, image_set, config)
-    batches = list(run.iter_batches())
+    batches = list(iter_batches(image_set, batch_size=batch_size))
     device = vit.parameter.device
 
     def run_audit(stream: Iterable[ImageBatch]) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            AuditRun(vit, image_set, config).execute(Path(folder), stream, None)
+            AuditRun(vit, image_set, config).execute(Path(folder), batches=stream)
 
     def forward(batch: ImageBatch) -> float:
         start = time.perf_counter()

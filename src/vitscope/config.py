@@ -106,12 +106,15 @@ class AuditConfig(RunConfig):
 
     Attributes:
         limit: Look at this many pictures, drawn at random; all of them by default.
+        masks: Folder of panoptic masks (PNG files called as the pictures, segment id = R + 256 G +
+            65536 B), whose segments are described and held against the model's numbers.
         layers: Layers to audit: last, all, or block numbers from 0 such as 3,7.
         features: Keep every picture's features beside the sums, or drop them and with them the
             per-picture centred numbers.
     """
 
     limit: int | None = None
+    masks: str | None = None
     layers: str = "last"
     features: Literal["keep", "drop"] = "keep"
 

@@ -22,7 +22,7 @@ from vitscope.ledger import (
 )
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.token_maps import TokenMaps, make_token_maps
-from vitscope.trace import ClsTrace
+from vitscope.trace import ClsTrace, StreamTrace, TokenStates
 
 Readouts = dict[str, dict[str, Float[Tensor, "batch out"]]]
 
@@ -136,11 +136,13 @@ class LayerRows(NamedTuple):
         scalars: One number per image under each path.
         features: One row per image under each name.
         bias: γ ∘ b_O, the same for every image.
+        tokens: States of the outstanding tokens; None for a pooling query.
     """
 
     scalars: dict[ScalarPath, Float[Tensor, " batch"]]
     features: dict[str, Tensor]
     bias: Float[Tensor, " dim"]
+    tokens: TokenStates | None
 
 
 def decompose_layers(
@@ -150,6 +152,7 @@ def decompose_layers(
     *,
     renormalize: bool,
     tolerance: float,
+    on_stream: Callable[[StreamTrace], None] | None = None,
 ) -> dict[int, LayerRows]:
     """One forward pass: the numbers and features of every chosen layer, proven.
 
@@ -159,6 +162,8 @@ def decompose_layers(
         layers: Layers to decompose.
         renormalize: Whether restricted outputs are divided by the kept mass.
         tolerance: Largest error accepted in any proof.
+        on_stream: Called with what the residual stream was at every depth; left out, nothing of
+            it is read.
 
     Returns:
         Per layer the per-image numbers and the kept features.
@@ -188,9 +193,9 @@ def decompose_layers(
         for name, rows in features.items():
             finite = rows.flatten(1).isfinite().all(dim=-1)
             check_rows_finite(finite, f"of {name} ", trace.layer)
-        found[trace.layer] = LayerRows(scalars, features, ledger.bias)
+        found[trace.layer] = LayerRows(scalars, features, ledger.bias, trace.tokens)
 
-    output = vit.trace(pixels, layers, take).cpu()
+    output = vit.trace(pixels, layers, take, on_stream).cpu()
     for layer, embedding in embeddings.items():
         found[layer].scalars["embedding_error",] = relative_error(embedding, output)
     for layer, row in found.items():

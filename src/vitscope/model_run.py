@@ -8,19 +8,22 @@ Requirements met here:
 """
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
 import torch
+from jaxtyping import Float64
+from torch import Tensor
 
 from vitscope.config import RunConfig
 from vitscope.errors import ImageReadError, NonFiniteError, VitscopeError
-from vitscope.images import ImageSet, iter_batches
+from vitscope.images import ImageBatch, ImageSet, iter_batches
 from vitscope.models.base import Pixels, ViTAdapter, hash_weights
+from vitscope.models.catalogue import find_entry
 from vitscope.preprocessing import Preprocessing
 from vitscope.storage import printable_path
 
@@ -47,12 +50,14 @@ class PlacedBatch:
         ids: Their identities, which depend on their bytes alone.
         paths: Their paths, printable.
         pixels: Their preprocessed pixels, on the model's device.
+        covariates: What describes them without a label, by name.
     """
 
     indices: list[int]
     ids: list[str]
     paths: list[str]
     pixels: Pixels
+    covariates: dict[str, Float64[Tensor, " batch"]] = field(default_factory=dict)
 
 
 class ModelRun:
@@ -88,11 +93,14 @@ class ModelRun:
         with self._vit.placed(self.device, self._config.torch_dtype):
             yield
 
-    def iter_batches(self, on_progress: OnProgress | None) -> Iterator[PlacedBatch]:
+    def iter_batches(
+        self, on_progress: OnProgress | None, batches: Iterable[ImageBatch] | None = None
+    ) -> Iterator[PlacedBatch]:
         """Go through the pictures in order; what happens to a batch is told in plain words.
 
         Args:
             on_progress: Called with (pictures done, pictures in all) after every batch.
+            batches: The pictures already decoded; they are read if None.
 
         Yields:
             Batches of at least one picture that was read.
@@ -101,23 +109,31 @@ class ModelRun:
             ImageReadError: If no picture could be read.
         """
         done = 0
-        for batch in iter_batches(
-            self._images,
-            batch_size=self._config.batch_size,
-            num_workers=self._config.num_workers,
-            pin_memory=self.device.type == "cuda",
-        ):
+        for batch in self.read_batches() if batches is None else batches:
             self.failures += [
                 (printable_path(self._images.paths[f.index]), f.reason) for f in batch.failures
             ]
             if batch.indices:
                 paths = [printable_path(self._images.paths[index]) for index in batch.indices]
                 pixels = batch.pixels.to(self.device, non_blocking=True)
-                yield PlacedBatch(batch.indices, batch.ids, paths, pixels)
+                yield PlacedBatch(batch.indices, batch.ids, paths, pixels, batch.covariates)
             done += len(batch.indices) + len(batch.failures)
             if on_progress is not None:
                 on_progress(done, len(self._images))
         self.check_some_read()
+
+    def read_batches(self) -> Iterator[ImageBatch]:
+        """Decode the pictures.
+
+        Returns:
+            Their batches, in order.
+        """
+        return iter_batches(
+            self._images,
+            batch_size=self._config.batch_size,
+            num_workers=self._config.num_workers,
+            pin_memory=self.device.type == "cuda",
+        )
 
     def check_some_read(self) -> None:
         """Refuse a run that has nothing to tell.
@@ -229,11 +245,13 @@ def describe_model(vit: ViTAdapter, size: tuple[int, int], dtype: str) -> dict[s
     Returns:
         What it is, in words and numbers that JSON takes.
     """
-    info, layout = vit.info, vit.make_layout(*size)
+    info, layout, entry = vit.info, vit.make_layout(*size), find_entry(vit.info.id)
     patch_height, patch_width = info.patch_size
     return {
         "id": info.id,
         "family": info.family,
+        "recipe": info.family if entry is None else entry.family,
+        "size": None if entry is None else entry.size,
         "num_params": info.num_params,
         "depth": info.depth,
         "embed_dim": info.embed_dim,

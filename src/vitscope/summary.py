@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from vitscope.ledger import ScalarPath, cosine
+from vitscope.metrics.directions import describe_directions
 from vitscope.metrics.distribution import compute_distribution
 from vitscope.metrics.feature_plan import FeaturePlan
 from vitscope.metrics.feature_sums import FeatureSums
+from vitscope.metrics.gram_ledger import estimate_gram_ledger
 from vitscope.records import IDENTITY, column_name, replace_columns, shard_paths
 from vitscope.tensor_files import read_tensors
 
@@ -37,6 +39,7 @@ def scalar_paths() -> Iterator[ScalarPath]:
             yield from ((kind, total, term) for term in TERMS)
     yield from (("restricted_cosine", "attention", term) for term in TERMS)
     yield from (("share", term) for term in TERMS)
+    yield from (("centred_share", term) for term in TERMS)
 
 
 def summarize_layer(table: Path, sums: FeatureSums) -> dict[str, Any]:
@@ -63,6 +66,14 @@ def summarize_layer(table: Path, sums: FeatureSums) -> dict[str, Any]:
         readout: {part: asdict(sums.estimate_cka(readout, part)) for part in parts}
         for readout, parts in sums.plan.comparisons.items()
     }
+    summary["gram_ledger"] = {
+        total: {
+            a: {b: asdict(share) for b, share in row.items()}
+            for a, row in estimate_gram_ledger(sums, total).items()
+        }
+        for total in sums.plan.shares
+    }
+    summary["directions"] = asdict(describe_directions(sums))
     return summary
 
 
@@ -101,11 +112,11 @@ def read_column(table: Path, name: str) -> np.ndarray:
     return values
 
 
-def add_centred_cosines(folder: Path, table: Path, layer: int, sums: FeatureSums) -> None:
+def add_centred_numbers(folder: Path, table: Path, layer: int, sums: FeatureSums) -> None:
     """Second pass over the kept features, for which the means over all images must be known.
 
-    Adds cos(c − mean c, t − mean t) and the same with r to the layer's table; does nothing where
-    features were dropped.
+    Adds to the layer's table cos(c − mean c, t − mean t), the same with r, and each picture's own
+    bill ⟨c − mean c, r − mean r⟩ / ‖r − mean r‖²; does nothing where features were dropped.
 
     Args:
         folder: Folder of the result.
@@ -126,16 +137,22 @@ def add_centred_cosines(folder: Path, table: Path, layer: int, sums: FeatureSums
     means = {name: sums.compute_mean(name) for name in names}
     kept = sorted({part for name in names for part in plan.sums[name]})
 
-    def cosines_of(shard: Path) -> dict[ScalarPath, Tensor]:
+    def numbers_of(shard: Path) -> dict[ScalarPath, Tensor]:
         rows, _ = read_tensors(shard, kept)
         centred = {name: _centre(rows, plan, name, mean) for name, mean in means.items()}
-        return {
+        numbers: dict[ScalarPath, Tensor] = {
             ("centred_cosine", total, term): cosine(centred[name], centred[totals[total]])
             for total, terms in parts.items()
             for term, name in terms.items()
         }
+        r = centred["residual/full"]
+        for term, (_, name) in plan.shares["residual"].items():
+            # Of a constant nothing is left, and nothing is its share.
+            written = centred[name].nan_to_num(nan=0.0)
+            numbers["centred_share", term] = (written * r).sum(dim=1) / (r * r).sum(dim=1)
+        return numbers
 
-    replace_columns(table, (cosines_of(shard) for shard in shards))
+    replace_columns(table, (numbers_of(shard) for shard in shards))
 
 
 def _centre(rows: Mapping[str, Tensor], plan: FeaturePlan, name: str, mean: Tensor) -> Tensor:

@@ -24,6 +24,39 @@ class AttentionTail:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class TokenStates:
+    """What a block made of its outstanding tokens, for a batch of images.
+
+    Attributes:
+        names: Names of the tokens, the order of every `chosen` axis: those that are no patches
+            ("cls", "register_0", …), then "highest_patch", the patch of the highest norm in each
+            image.
+        norms: Norms of the chosen tokens at the block's input.
+        mean_patch_norm: Mean norm of the patches there.
+        states: The chosen tokens' `hidden` state at the block's input, `normed` by the block's
+            first layer norm, and their `keys` and `values`, heads side by side.
+    """
+
+    names: tuple[str, ...]
+    norms: Float[Tensor, "batch chosen"]
+    mean_patch_norm: Float[Tensor, " batch"]
+    states: dict[str, Float[Tensor, "batch chosen _"]]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StreamTrace:
+    """The residual stream at every depth, from the embeddings to the last block's output.
+
+    Attributes:
+        rows: The [CLS] row at each depth; None for a model without one.
+        patch_norms: Norm of each patch token at each depth.
+    """
+
+    rows: Float[Tensor, "batch depth dim"] | None
+    patch_norms: Float[Tensor, "batch depth patch"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ClsTrace:
     """One attention row of one block, as the model itself computed it, for a batch of images.
 
@@ -37,6 +70,7 @@ class ClsTrace:
         branch: What the model's attention branch wrote on the row (t), layer scale included.
         residual: The model's residual stream after the attention branch on the row (r).
         output: The block's output on the row.
+        tokens: States of the outstanding tokens; None for a pooling query.
     """
 
     layer: int
@@ -48,3 +82,4 @@ class ClsTrace:
     branch: Float[Tensor, "batch dim"]
     residual: Float[Tensor, "batch dim"]
     output: Float[Tensor, "batch dim"]
+    tokens: TokenStates | None = None

@@ -22,7 +22,7 @@ STATISTICS = {"mean", "std", "p05", "p50", "p95"}
 def test_summary_has_every_promised_key(result):
     summary = result.summary
     groups = {"cls", "registers", "patches"}
-    assert summary["schema_version"] == 1
+    assert summary["schema_version"] == 2
     assert set(summary["model"]) >= {
         *("id", "family", "num_params", "depth", "embed_dim", "num_heads", "patch_size"),
         *("num_registers", "input_size", "grid", "dtype"),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vitscope.errors import ResultError
 from vitscope.metrics.feature_plan import FeaturePlan, Pair
-from vitscope.metrics.jackknife import NUM_BLOCKS, compute_interval
+from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate, compute_interval, make_estimate
 from vitscope.metrics.linear_cka import (
     Hsic,
     compute_cka,
@@ -59,19 +59,6 @@ class CkaEstimate:
     unbiased: float
     ci95: tuple[float, float] | None
     biased_if_unrelated: float
-
-
-@dataclass(frozen=True)
-class ShareEstimate:
-    """Part of a total's variance over images that a term accounts for.
-
-    Attributes:
-        value: Σ ⟨term − mean, total − mean⟩ / Σ ‖total − mean‖²; sums to 1 over terms.
-        ci95: 95 % jackknife interval; None where it cannot be told.
-    """
-
-    value: float
-    ci95: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -118,6 +105,22 @@ class FeatureSums:
     def num_images(self) -> int:
         """Images seen."""
         return sum(self._counts)
+
+    @property
+    def block_sizes(self) -> list[int]:
+        """Images in each jackknife block that holds any."""
+        return [count for count in self._counts if count]
+
+    def compute_block_moments(self, pair: Pair) -> list[PairMoments]:
+        """Moments of a pair in each jackknife block that holds images.
+
+        Args:
+            pair: One of the plan's `pairs`.
+
+        Returns:
+            Moments about one reference, which lies near the means.
+        """
+        return self._block_moments(pair, self._reference_of(pair))
 
     def update(self, features: Mapping[str, Rows], blocks: Sequence[int]) -> None:
         """Take in a batch.
@@ -193,14 +196,16 @@ class FeatureSums:
         return CkaEstimate(
             biased=compute_cka(xy.hsic.biased, xx.hsic.biased, yy.hsic.biased),
             unbiased=unbiased,
-            ci95=compute_interval(unbiased, left_out, self._block_sizes()),
+            ci95=compute_interval(unbiased, left_out, self.block_sizes),
             biased_if_unrelated=expected_biased_cka(
                 self.num_images, self._effective_dim(xx), self._effective_dim(yy)
             ),
         )
 
-    def estimate_share(self, total: str, term: str) -> ShareEstimate:
-        """Part of a total's variance that a term accounts for.
+    def estimate_share(self, total: str, term: str) -> Estimate:
+        """Part of a total's variance over images that a term accounts for.
+
+        Σ ⟨term − mean, total − mean⟩ / Σ ‖total − mean‖²; sums to 1 over terms.
 
         Args:
             total: "attention" or "residual".
@@ -212,13 +217,13 @@ class FeatureSums:
         full, part = self.plan.shares[total][term]
         xy, xx = self._estimate((full, part)), self._estimate((full, full))
         if xx.constant:
-            return ShareEstimate(math.nan, None)
+            return Estimate(math.nan, None)
         value = xy.covariance / xx.covariance
         left_out = [
             a / b if b > 0 else math.nan
             for (_, a), (_, b) in zip(xy.left_out, xx.left_out, strict=True)
         ]
-        return ShareEstimate(value, compute_interval(value, left_out, self._block_sizes()))
+        return make_estimate(value, left_out, self.block_sizes)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Everything there is to save beside the rows, which are written to their folder.
@@ -333,20 +338,20 @@ class FeatureSums:
         offset_y = self._reference[y] - other._reference[y]
         return shift_moments(moments, offset_x, offset_y)
 
-    def _block_sizes(self) -> list[int]:
-        return [count for count in self._counts if count]
+    def _reference_of(self, pair: Pair) -> Mapping[str, Vector]:
+        return self._reference or {name: self.compute_mean(name) for name in pair}
 
-    def _block_moments(self, pair: Pair, reference: Mapping[str, Vector]) -> dict[int, PairMoments]:
+    def _block_moments(self, pair: Pair, reference: Mapping[str, Vector]) -> list[PairMoments]:
         found = {k: held[pair] for k, held in enumerate(self._moments) if pair in held}
         for block, moments in self._iter_moments_of_rows(pair, reference):
             found[block] = found[block] + moments if block in found else moments
-        return dict(sorted(found.items()))
+        return [moments for _, moments in sorted(found.items())]
 
     def _estimate(self, pair: Pair) -> _PairEstimates:
         if pair in self._cache:
             return self._cache[pair]
-        reference = self._reference or {name: self.compute_mean(name) for name in pair}
-        blocks = list(self._block_moments(pair, reference).values())
+        reference = self._reference_of(pair)
+        blocks = self._block_moments(pair, reference)
         total = sum(blocks[1:], start=blocks[0])
         rests = [total - block for block in blocks]
         self._cache[pair] = _PairEstimates(
@@ -358,8 +363,31 @@ class FeatureSums:
         )
         return self._cache[pair]
 
+    def estimate_effective_dim(self, feature: str) -> float:
+        """Effective number of dimensions in which a feature varies over images.
+
+        Args:
+            feature: A feature that the plan compares with itself.
+
+        Returns:
+            The participation ratio (tr Σ)² / tr Σ² of its covariance, tr Σ² estimated without bias;
+            NaN where the feature does not vary or there are too few images.
+        """
+        estimate = self._estimate((feature, feature))
+        return math.nan if estimate.constant else self._effective_dim(estimate)
+
+    def is_constant(self, feature: str) -> bool:
+        """Whether a feature is the same for every image, up to rounding.
+
+        Args:
+            feature: A feature that the plan compares with itself.
+
+        Returns:
+            True where it does not vary.
+        """
+        return self._estimate((feature, feature)).constant
+
     def _effective_dim(self, estimate: _PairEstimates) -> float:
-        # Participation ratio (tr Σ)² / tr Σ², the denominator estimated without bias.
         if not estimate.hsic.unbiased > 0:
             return math.nan
         variance = estimate.covariance / (self.num_images - 1)

@@ -9,11 +9,39 @@ Source: Busing, Meijer & van der Leeden, "Delete-m jackknife for unequal m" (Sta
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 NUM_BLOCKS = 10
 
 # Student's t, 97.5 %, for 1 to NUM_BLOCKS - 1 degrees of freedom.
 _T_975 = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.306, 2.26216)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number estimated over a set of images.
+
+    Attributes:
+        value: The estimate; NaN where it is undefined.
+        ci95: 95 % jackknife interval; None where it cannot be told.
+    """
+
+    value: float
+    ci95: tuple[float, float] | None
+
+
+def make_estimate(value: float, left_out: Sequence[float], sizes: Sequence[int]) -> Estimate:
+    """An estimate with its interval.
+
+    Args:
+        value: The estimate over all images.
+        left_out: The same with one block of images left out, for each block that holds images.
+        sizes: Number of images in each of those blocks.
+
+    Returns:
+        Both.
+    """
+    return Estimate(value, compute_interval(value, left_out, sizes))
 
 
 def block_of(image_id: str) -> int:

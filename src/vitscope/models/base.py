@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from vitscope.errors import UsageError
 from vitscope.layout import TokenLayout
 from vitscope.models.blocks import BlockParts, BlockRecorder
+from vitscope.models.stream import StreamRecorder
 from vitscope.preprocessing import Preprocessing
-from vitscope.trace import ClsTrace
+from vitscope.trace import ClsTrace, StreamTrace
 
 Pixels = Float[Tensor, "batch channel height width"]
 
@@ -63,6 +64,8 @@ class ViTAdapter:
         make_layout: From input height and width in pixels to the token layout.
         run: The model's own forward, from pixels to the global feature it hands its users.
         embed_row: Final norm and projection on rows of the last block's output.
+        encoder: All blocks of the encoder, in order, of a model whose analysable block is a pooling
+            head; empty where `blocks` are they.
     """
 
     module: nn.Module
@@ -72,6 +75,7 @@ class ViTAdapter:
     make_layout: Callable[[int, int], TokenLayout]
     run: Callable[[Pixels], Float[Tensor, "batch out"]]
     embed_row: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch out"]]
+    encoder: tuple[nn.Module, ...] = ()
 
     @property
     def last_layer(self) -> int:
@@ -159,6 +163,7 @@ class ViTAdapter:
         pixels: Pixels,
         layers: Collection[int],
         on_trace: Callable[[ClsTrace], None],
+        on_stream: Callable[[StreamTrace], None] | None = None,
     ) -> Float[Tensor, "batch out"]:
         """Run the model on a batch and hand over the row of each chosen layer as it is passed.
 
@@ -167,6 +172,8 @@ class ViTAdapter:
             layers: Indices into `blocks`.
             on_trace: Called once per layer while the forward goes on, so that one layer's values
                 are alive at a time.
+            on_stream: Called once when the forward is over, with what the residual stream was at
+                every depth; left out, nothing of it is read.
 
         Returns:
             The model's own global feature.
@@ -176,7 +183,13 @@ class ViTAdapter:
             for layer in layers:
                 recorder = BlockRecorder(layer, self.blocks[layer], layout, on_trace)
                 stack.enter_context(recorder.attached())
-            return self.run(pixels.to(self.parameter.dtype))
+            stream = StreamRecorder(self.encoder or [p.block for p in self.blocks.values()], layout)
+            if on_stream is not None:
+                stack.enter_context(stream.attached())
+            output = self.run(pixels.to(self.parameter.dtype))
+            if on_stream is not None:
+                on_stream(stream.finish())
+            return output
 
     def finish_block(
         self, layer: int, rows: Float[Tensor, "batch dim"]

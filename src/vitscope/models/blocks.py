@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from vitscope.layout import TokenLayout
+from vitscope.models.stream import take_stream
+from vitscope.models.token_states import TokenPicker
 from vitscope.trace import AttentionTail, ClsTrace
 
 
@@ -62,6 +64,8 @@ class BlockParts:
         tail: W_O, b_O and γ.
         branch: Module whose output is the attention branch (the first element, of a tuple).
         branch_scale: γ where `branch` comes before it (layer scale kept as a bare parameter).
+        attention_norm: The first layer norm, between the stream and the attention; None for a
+            pooling head.
         mlp_norm: Module whose input is the residual stream after the attention branch.
         finish: The block's MLP half on rows of that stream.
     """
@@ -74,6 +78,7 @@ class BlockParts:
     tail: AttentionTail
     branch: nn.Module
     branch_scale: Float[Tensor, " dim"] | None = None
+    attention_norm: nn.Module | None = None
     mlp_norm: nn.Module
     finish: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]]
 
@@ -103,6 +108,7 @@ class BlockRecorder:
         self._row = 0 if layout.query is None else layout.query
         self._call = AttentionCall()
         self._rows: dict[str, Tensor] = {}
+        self._picker = None if layout.query is None else TokenPicker(layout)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -119,6 +125,8 @@ class BlockRecorder:
             parts.mlp_norm.register_forward_pre_hook(self._keep_residual),
             parts.block.register_forward_hook(self._leave_block),
         ]
+        if self._picker is not None and parts.attention_norm is not None:
+            handles.append(parts.attention_norm.register_forward_hook(self._keep_normed))
         handles += [
             module.register_forward_hook(self._make_tap(name))
             for name, module in parts.taps.items()
@@ -130,13 +138,18 @@ class BlockRecorder:
                 handle.remove()
 
     def _enter_block(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        stream = args[0] if args else next(iter(kwargs.values()))
-        if self._layout.query is not None:
+        stream = take_stream(args[0] if args else next(iter(kwargs.values())))
+        if self._picker is not None:
             # A clone: a block may add to its input in place.
             self._rows["skip"] = _take_row(stream, self._row).clone()
+            self._picker.pick(stream)
 
     def _enter_attention(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._call.args, self._call.kwargs = args, kwargs
+
+    def _keep_normed(self, _: nn.Module, __: Any, output: Any) -> None:
+        assert self._picker is not None
+        self._picker.keep("normed", output)
 
     def _make_tap(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(_: nn.Module, __: Any, output: Any) -> None:
@@ -156,6 +169,9 @@ class BlockRecorder:
         query, keys, values = self._parts.make_heads(self._call, self._row)
         self._layout.check_num_tokens(keys.shape[2])
         dtype = torch.float64 if keys.dtype == torch.float64 else torch.float32
+        if self._picker is not None:
+            self._picker.keep("keys", keys)
+            self._picker.keep("values", values)
         products = keys.to(dtype) @ query.to(dtype).unsqueeze(-1)
         trace = ClsTrace(
             layer=self._layer,
@@ -167,12 +183,12 @@ class BlockRecorder:
             branch=self._rows["branch"],
             residual=self._rows["residual"],
             output=_take_row(output, self._row).clone(),
+            tokens=None if self._picker is None else self._picker.finish(),
         )
         self._call, self._rows = AttentionCall(), {}
         self._on_trace(trace)
 
 
 def _take_row(value: Any, row: int) -> Tensor:
-    # Some blocks hand their stream over in a tuple, DINOv3's in a list of one.
-    stream: Tensor = value[0] if isinstance(value, tuple | list) else value
+    stream = take_stream(value)
     return stream if stream.ndim == 2 else stream[:, row]

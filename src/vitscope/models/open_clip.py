@@ -212,6 +212,7 @@ def _make_block(block: Any, name: str) -> BlockParts:
         scale=float(attention.head_dim) ** -0.5,
         tail=make_packed_tail(attention, getattr(block.ls_1, "gamma", None)),
         branch=block.ls_1,
+        attention_norm=block.ln_1,
         mlp_norm=block.ln_2,
         finish=lambda rows: rows + block.ls_2(block.mlp(block.ln_2(rows))),
     )

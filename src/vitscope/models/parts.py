@@ -75,6 +75,7 @@ def make_prenorm_parts(
             scale=getattr(block.ls1, "gamma", None),
         ),
         branch=block.ls1,
+        attention_norm=block.norm1,
         mlp_norm=block.norm2,
         finish=lambda rows: rows + block.ls2(block.mlp(block.norm2(rows))),
     )

@@ -115,6 +115,7 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
         make_layout=layout_of,
         run=run,
         embed_row=embed_row,
+        encoder=tuple(tower.blocks),
     )
 
 

@@ -140,6 +140,7 @@ def _make_eva_parts(
         ),
         branch=attention,
         branch_scale=block.gamma_1,
+        attention_norm=block.norm1,
         mlp_norm=block.norm2,
         finish=finish,
     )

@@ -102,6 +102,7 @@ def make_transformers_adapter(
         make_layout=partial(_make_layout, family, config),
         run=partial(_run, tower, projection, family),
         embed_row=partial(_embed_row, tower, projection, family),
+        encoder=tuple(tower.get_submodule(family.layers).children()),
     )
 
 

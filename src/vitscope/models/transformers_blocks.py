@@ -127,6 +127,7 @@ def _make_block(layer: nn.Module, family: Family) -> BlockParts:
             scale=None if scale is None else scale.lambda1,
         ),
         branch=attention if scale is None else scale,
+        attention_norm=layer.get_submodule(names.norms[0]),
         mlp_norm=mlp_norm,
         finish=partial(_finish_block, mlp_norm, layer.get_submodule("mlp"), mlp_scale),
     )

@@ -1,0 +1,89 @@
+"""The summary of what goes together over pictures, and over layers: covariates, registers, skip."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from vitscope.metrics.associations import associate
+from vitscope.metrics.distribution import compute_distribution
+from vitscope.metrics.jackknife import block_of
+from vitscope.metrics.rank_correlation import correlate_ranks
+from vitscope.summary import read_column
+
+_COVARIATE = "covariate_"
+_SHARES = ("share", "centred_share")
+_SOURCES = ("patches", "registers", "skip")
+
+
+def summarize_covariates(table: Path) -> dict[str, Any]:
+    """What the look of a picture has to do with where its output comes from.
+
+    Args:
+        table: The last layer's Parquet table.
+
+    Returns:
+        Distribution of each covariate; its rank correlations with patch share and residual shares;
+        a regression of each of these on all covariates.
+    """
+    columns = pq.read_schema(table).names
+    covariates = {
+        name.removeprefix(_COVARIATE): read_column(table, name)
+        for name in columns
+        if name.startswith(_COVARIATE)
+    }
+    targets = {name: read_column(table, name) for name in _list_targets(columns) if name in columns}
+    distributions = {name: compute_distribution(values) for name, values in covariates.items()}
+    return {
+        "distributions": {
+            name: None if found is None else asdict(found) for name, found in distributions.items()
+        },
+        **associate(covariates, targets, _read_blocks(table)),
+    }
+
+
+def summarize_interdependence(
+    table: Path, layers: Mapping[int, Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """How the registers' share and the skip connection's share of the output go together.
+
+    Args:
+        table: The last layer's Parquet table.
+        layers: Summaries of all audited layers.
+
+    Returns:
+        Their rank correlation over pictures (of the last layer; of centred shares where features
+        were kept) and over layers (of variance shares); None for a model without registers or
+        without a skip connection.
+    """
+    columns = pq.read_schema(table).names
+    kind = _SHARES[1] if f"{_SHARES[1]}_skip" in columns else _SHARES[0]
+    names = [f"{kind}_{source}" for source in ("registers", "skip")]
+    if not set(names) <= set(columns):
+        return None
+    over_pictures = correlate_ranks(*(read_column(table, name) for name in names))
+    shares = [summary["variance_share"]["residual"] for summary in layers.values()]
+    over_layers = correlate_ranks(
+        *(np.array([s[source]["value"] for s in shares]) for source in ("registers", "skip"))
+    )
+    return {
+        "shares": kind,
+        "over_pictures": asdict(over_pictures),
+        "over_layers": asdict(over_layers) if len(layers) > 1 else None,
+    }
+
+
+def _list_targets(columns: Collection[str]) -> Iterator[str]:
+    if "share_registers" in columns:  # Without registers it is 1 for every picture.
+        yield "patch_share"
+    for kind in _SHARES:
+        yield from (f"{kind}_{source}" for source in _SOURCES)
+
+
+def _read_blocks(table: Path) -> np.ndarray:
+    with pq.ParquetFile(table) as file:
+        ids = file.read(columns=["image_id"]).column(0).to_pylist()
+    return np.array([block_of(image_id) for image_id in ids])

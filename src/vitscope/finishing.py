@@ -1,0 +1,89 @@
+"""What follows from the tables and sums of a run: the second pass, the summary, the verdict."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitscope.association_summary import summarize_covariates, summarize_interdependence
+from vitscope.manifest import Manifest, write_sums
+from vitscope.metrics.audit_sums import AuditSums
+from vitscope.records import table_path
+from vitscope.saved_result import PROVENANCE, SCHEMA_VERSION, write_failures
+from vitscope.storage import MARKER, write_json
+from vitscope.summary import add_centred_numbers, summarize_errors, summarize_layer
+from vitscope.token_summary import (
+    summarize_anatomy,
+    summarize_high_norm_tokens,
+    summarize_layer_similarity,
+)
+from vitscope.verdict import judge
+
+
+def finish_result(
+    folder: Path,
+    manifest: Manifest,
+    sums: AuditSums,
+    *,
+    failures: Sequence[tuple[str, str]],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write what follows from tables, features and sums; `summary.json` comes last.
+
+    Args:
+        folder: Folder that holds the tables and feature shards.
+        manifest: What the result is of.
+        sums: Sums over its images.
+        failures: Pictures that could not be read, with the reason.
+        provenance: Configuration and versions.
+    """
+    tables = {layer: table_path(folder, layer, manifest.last_layer) for layer in manifest.layers}
+    for layer, table in tables.items():
+        add_centred_numbers(folder, table, layer, sums.features[layer])
+    write_sums(folder, manifest, sums)
+    write_failures(folder, failures)
+    write_json(folder / PROVENANCE, provenance)
+    norms = summarize_high_norm_tokens(tables[manifest.last_layer], sums.patch_norms)
+    layers = {}
+    for layer, table in tables.items():
+        layers[layer] = summarize_layer(table, sums.features[layer])
+        if layer in sums.tokens:
+            # The block's input is the output of the one before it.
+            outliers = norms[layer]["threshold"] is not None
+            tokens = sums.tokens[layer]
+            layers[layer]["anatomy"] = summarize_anatomy(table, tokens, has_outliers=outliers)
+    write_json(folder / MARKER, _summarize(manifest, sums, tables, layers, len(failures), norms))
+
+
+def _summarize(
+    manifest: Manifest,
+    sums: AuditSums,
+    tables: Mapping[int, Path],
+    layers: Mapping[int, dict[str, Any]],
+    num_failed: int,
+    norms: list[dict[str, Any]],
+) -> dict[str, Any]:
+    headline, table = layers[manifest.last_layer], tables[manifest.last_layer]
+    last = sums.features[manifest.last_layer]
+    shares = {
+        term: share["value"] for term, share in headline["variance_share"]["residual"].items()
+    }
+    verdict = judge(last.estimate_cka("residual", "patches"), last.num_images, shares)
+    summary = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "audit",
+        "model": manifest.model,
+        "data": {"num_images": last.num_images, "num_failed": num_failed},
+        "ledger": summarize_errors(tables.values()) | {"tolerance": manifest.tolerance},
+        "verdict": verdict.status,
+        "door": verdict.door,
+        "verdict_text": verdict.text,
+        "layer": manifest.last_layer,
+        **headline,
+        "layer_similarity": summarize_layer_similarity(table),
+        "high_norm_tokens": norms,
+        "covariates": summarize_covariates(table),
+        "interdependence": summarize_interdependence(table, layers),
+    }
+    if manifest.listed_layers:
+        summary["layers"] = layers
+    return summary

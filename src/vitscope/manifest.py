@@ -1,0 +1,213 @@
+"""What a result is of, and the files that its sums lie in."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitscope.errors import ResultError
+from vitscope.metrics.audit_sums import AuditSums
+from vitscope.metrics.feature_plan import FeaturePlan, make_plan
+from vitscope.metrics.feature_sums import FeatureSums
+from vitscope.metrics.patch_norms import PatchNormCounts
+from vitscope.metrics.token_sums import TokenSums
+from vitscope.tensor_files import read_tensors, write_tensors
+
+_SUMS, _TOKEN_SUMS = "sums.safetensors", "token_sums.safetensors"
+_PATCH_NORMS = "patch_norms/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a result is of: two results merge when their manifests are equal.
+
+    Attributes:
+        model: The `model` part of the summary.
+        weights_hash: Digest of the weights.
+        layers: Layers that were audited, sorted; the headline comes from the last of them.
+        listed_layers: Whether the summary lists quantities per layer.
+        groups: Token groups of the model.
+        has_skip: Whether the row has a skip connection.
+        tokens: Names of the tokens whose states are summed; empty for a pooling query.
+        renormalize: Whether restricted outputs were divided by the kept mass.
+        dtype: Precision of the features.
+        preprocessing: How pictures were prepared.
+        has_masks: Whether segments of masks were described.
+        tolerance: Largest balance error that was accepted.
+    """
+
+    model: dict[str, Any]
+    weights_hash: str
+    layers: tuple[int, ...]
+    listed_layers: bool
+    groups: tuple[str, ...]
+    has_skip: bool
+    tokens: tuple[str, ...]
+    renormalize: bool
+    dtype: str
+    preprocessing: dict[str, Any]
+    has_masks: bool
+    tolerance: float
+
+    @property
+    def last_layer(self) -> int:
+        """The layer that the headline comes from."""
+        return self.layers[-1]
+
+    def make_plan(self, layer: int) -> FeaturePlan:
+        """The feature plan of a layer.
+
+        Args:
+            layer: One of `layers`.
+
+        Returns:
+            What is kept and compared there.
+        """
+        return make_plan(
+            self.groups,
+            has_skip=self.has_skip,
+            has_embedding=layer == self.last_layer,
+            renormalize=self.renormalize,
+        )
+
+    def make_sums(self, folder: Path) -> AuditSums:
+        """Empty sums for every layer.
+
+        Args:
+            folder: Folder of the result, which rows of features are written to.
+
+        Returns:
+            The sums.
+        """
+        dtype = getattr(torch, self.dtype)
+        return AuditSums(
+            features={
+                layer: FeatureSums(self.make_plan(layer), dtype, rows_folder(folder, layer))
+                for layer in self.layers
+            },
+            tokens={layer: TokenSums(self.tokens) for layer in self.layers if self.tokens},
+            patch_norms=PatchNormCounts(),
+        )
+
+
+def check_same(ours: Manifest, theirs: Manifest, folder: Path) -> None:
+    """Refuse to merge results of different things.
+
+    Args:
+        ours: What the first result is of.
+        theirs: What another is of.
+        folder: Where the other lies, for the message.
+
+    Raises:
+        ResultError: Naming the first thing that differs.
+    """
+    a, b = _describe_same(ours), _describe_same(theirs)
+    for name, value in a.items():
+        if b.get(name) != value:
+            raise ResultError(
+                f"{folder} cannot be merged: its {name} differs ({b.get(name)!r} against "
+                f"{value!r}); merge results of the same model, weights and settings"
+            )
+
+
+def rows_folder(folder: Path, layer: int) -> Path:
+    """Where the rows of a layer's features lie.
+
+    Args:
+        folder: Folder of the result.
+        layer: One of its layers.
+
+    Returns:
+        A folder; it need not exist.
+    """
+    return folder / "sums" / f"{layer:03d}"
+
+
+def write_sums(folder: Path, manifest: Manifest, sums: AuditSums) -> None:
+    """Write all sums, and what they are of.
+
+    Args:
+        folder: Folder of the result.
+        manifest: What the result is of.
+        sums: The sums.
+    """
+    features = _with_layers({k: s.to_tensors() for k, s in sums.features.items()})
+    write_tensors(folder / _SUMS, features, {"manifest": json.dumps(asdict(manifest))})
+    tokens = _with_layers({k: s.to_tensors() for k, s in sums.tokens.items()})
+    norms = {f"{_PATCH_NORMS}{k}": v for k, v in sums.patch_norms.to_tensors().items()}
+    write_tensors(folder / _TOKEN_SUMS, tokens | norms)
+
+
+def read_sums(folder: Path, manifest: Manifest, owner: object) -> AuditSums:
+    """Read all sums.
+
+    Args:
+        folder: Folder of the result.
+        manifest: What the result is of.
+        owner: Whatever must live as long as the sums for their rows to be there.
+
+    Returns:
+        The sums; what is saved is only read, whatever is done with them.
+    """
+    features, _ = read_tensors(folder / _SUMS)
+    tokens, _ = read_tensors(folder / _TOKEN_SUMS)
+    dtype = getattr(torch, manifest.dtype)
+    return AuditSums(
+        features={
+            layer: FeatureSums.from_tensors(
+                manifest.make_plan(layer),
+                dtype,
+                _take(features, f"{layer:03d}/"),
+                rows_folder(folder, layer),
+                owner=owner,
+            )
+            for layer in manifest.layers
+        },
+        tokens={
+            layer: TokenSums.from_tensors(manifest.tokens, _take(tokens, f"{layer:03d}/"))
+            for layer in manifest.layers
+            if manifest.tokens
+        },
+        patch_norms=PatchNormCounts.from_tensors(_take(tokens, _PATCH_NORMS)),
+    )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read what a result is of.
+
+    Args:
+        folder: Folder of the result.
+
+    Returns:
+        Its manifest.
+
+    Raises:
+        ResultError: If it cannot be read.
+    """
+    path = folder / _SUMS
+    _, metadata = read_tensors(path, [])
+    try:
+        content = json.loads(metadata["manifest"])
+        return Manifest(**content | {k: tuple(content[k]) for k in ("layers", "groups", "tokens")})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ResultError(f"{path} cannot be read: its description is damaged ({error})") from None
+
+
+def _with_layers(parts: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{layer:03d}/{k}": v for layer, part in parts.items() for k, v in part.items()}
+
+
+def _take(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _describe_same(manifest: Manifest) -> dict[str, Any]:
+    # A model may be reached by several ids, which name recipe and size; notes tell how it was.
+    content = asdict(manifest)
+    model = content.pop("model")
+    named = {"id", "notes", "recipe", "size"}
+    return {f"model's {k}": v for k, v in model.items() if k not in named} | content

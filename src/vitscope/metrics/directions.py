@@ -1,0 +1,125 @@
+"""Directions of variance: do two terms write along the same directions of the residual stream?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.metrics.feature_sums import FeatureSums
+from vitscope.metrics.moments import PairMoments
+
+NUM_DIRECTIONS = 10
+"""Leading principal directions of each term that are compared."""
+
+Covariance = Float[Tensor, "dim dim"]
+
+
+@dataclass(frozen=True)
+class SharedDirections:
+    """How the leading directions of two terms lie to one another.
+
+    Attributes:
+        principal_angles_deg: Angles between the two leading subspaces, ascending: 0 where they
+            share a direction, 90 where one has a direction that the other has nothing of.
+        shared_variance: Part of the first term's variance that lies in the second's subspace.
+        shared_variance_if_unrelated: What a subspace of that many directions drawn at random would
+            hold of it on average: their number over the width of the stream.
+    """
+
+    principal_angles_deg: tuple[float, ...]
+    shared_variance: float
+    shared_variance_if_unrelated: float
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The directions in which the terms of the residual stream vary over images.
+
+    Attributes:
+        num_directions: Leading directions per term; fewer where a term varies in fewer.
+        effective_rank: Per term (tr Σ)² / tr Σ², the number of directions it varies in.
+        pairs: By the names of two terms that vary.
+    """
+
+    num_directions: int
+    effective_rank: Mapping[str, float]
+    pairs: Mapping[str, Mapping[str, SharedDirections]]
+
+
+def describe_directions(sums: FeatureSums) -> Directions:
+    """Compare the leading principal directions of all terms of the residual stream.
+
+    Args:
+        sums: Sums over images.
+
+    Returns:
+        Effective rank of each term, and each ordered pair's angles and shared variance. No pair is
+        compared with fewer than 2 x `NUM_DIRECTIONS` images, for then the directions are those of
+        the sample.
+    """
+    features = {term: pair[1] for term, pair in sums.plan.shares["residual"].items()}
+    ranks = {term: sums.estimate_effective_dim(feature) for term, feature in features.items()}
+    pairs: dict[str, dict[str, SharedDirections]] = {}
+    if sums.num_images >= 2 * NUM_DIRECTIONS:
+        covariances = {
+            term: _covariance(sums.compute_block_moments((feature, feature)))
+            for term, feature in features.items()
+            if not sums.is_constant(feature)
+        }
+        leading = {term: find_leading_directions(c) for term, c in covariances.items()}
+        pairs = {
+            a: {
+                b: compare_directions(covariances[a], leading[a], leading[b])
+                for b in leading
+                if b != a
+            }
+            for a in leading
+        }
+    return Directions(NUM_DIRECTIONS, ranks, pairs)
+
+
+def find_leading_directions(covariance: Covariance) -> Float[Tensor, "dim direction"]:
+    """Principal directions of the largest variance.
+
+    Args:
+        covariance: Covariance of a term.
+
+    Returns:
+        At most `NUM_DIRECTIONS` orthonormal columns; those without variance are left out.
+    """
+    values, vectors = torch.linalg.eigh(covariance)
+    rank = int((values > values[-1] * len(values) * torch.finfo(values.dtype).eps).sum())
+    leading: Tensor = vectors[:, -min(NUM_DIRECTIONS, rank) :].flip(1)
+    return leading
+
+
+def compare_directions(
+    covariance: Covariance,
+    ours: Float[Tensor, "dim direction"],
+    theirs: Float[Tensor, "dim other_direction"],
+) -> SharedDirections:
+    """How one term's variance and directions lie to another's directions.
+
+    Args:
+        covariance: Covariance of the first term.
+        ours: Its leading directions.
+        theirs: Leading directions of the second term.
+
+    Returns:
+        Principal angles (Björck & Golub 1973) and shared variance tr(Vᵀ Σ V) / tr Σ.
+    """
+    cosines = torch.linalg.svdvals(ours.mT @ theirs).clamp(max=1)
+    within = (theirs * (covariance @ theirs)).sum() / covariance.trace()
+    return SharedDirections(
+        principal_angles_deg=tuple(cosines.arccos().rad2deg().tolist()),
+        shared_variance=float(within),
+        shared_variance_if_unrelated=theirs.shape[1] / theirs.shape[0],
+    )
+
+
+def _covariance(blocks: list[PairMoments]) -> Covariance:
+    m = sum(blocks[1:], start=blocks[0])
+    scatter = m.cross - torch.outer(m.sum_x, m.sum_y) / m.count
+    return (scatter + scatter.mT) / (2 * (m.count - 1))

@@ -1,0 +1,206 @@
+"""Sums over images of the states of a few outstanding tokens; they merge exactly.
+
+Mean pairwise cosine and share of variance both follow from the sums of a state, of its direction
+and of its squared norm: no pair of images is formed.
+
+Source: Lappe & Giese (NeurIPS 2025), section 3.2 and Fig. 2b.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from vitscope.errors import ResultError
+from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate, make_estimate
+
+NUM_TOP_DIMENSIONS = 100
+
+_SUM, _DIRECTION, _SQUARE = "sum", "direction", "square"
+
+
+@dataclass(frozen=True)
+class TopDimensions:
+    """The dimensions in which a token's hidden state is largest on average.
+
+    Attributes:
+        indices: The dimensions, by falling mean activation; at most `NUM_TOP_DIMENSIONS`.
+        before: Mean activation of each at the block's input.
+        after: Mean activation of each after the block's first layer norm.
+    """
+
+    indices: tuple[int, ...]
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+
+class TokenSums:
+    """The sums of one layer: `update` with batches, `merge` with other sums, then estimate."""
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        """Start with no images.
+
+        Args:
+            tokens: Names of the tokens.
+        """
+        self.tokens = tuple(tokens)
+        self._counts: Int64[Tensor, " block"] = torch.zeros(NUM_BLOCKS, dtype=torch.int64)
+        self._sums: dict[str, Tensor] = {}
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Names of the states seen, such as "hidden" and "keys"."""
+        return tuple(dict.fromkeys(key.partition("/")[0] for key in self._sums))
+
+    def update(
+        self, states: Mapping[str, Float[Tensor, "batch token _"]], blocks: Sequence[int]
+    ) -> None:
+        """Take in a batch.
+
+        Args:
+            states: Each state of the tokens, in the order of `tokens`, on the CPU.
+            blocks: Jackknife block of each image.
+        """
+        index = torch.tensor(blocks)
+        self._counts += torch.bincount(index, minlength=NUM_BLOCKS)
+        for state, rows in states.items():
+            exact = rows.double()
+            norms = exact.norm(dim=-1, keepdim=True)
+            self._add(f"{state}/{_SUM}", exact, index)
+            # A vector of zeros has no direction: NaN from here on.
+            self._add(f"{state}/{_DIRECTION}", exact / norms, index)
+            self._add(f"{state}/{_SQUARE}", norms.square(), index)
+
+    def merge(self, other: "TokenSums") -> None:
+        """Take in the sums of a disjoint set of images.
+
+        Args:
+            other: Sums of the same tokens; left unchanged.
+
+        Raises:
+            ResultError: If the tokens differ.
+        """
+        if self.tokens != other.tokens:
+            raise ResultError("these sums are of different tokens and cannot be merged")
+        self._counts = self._counts + other._counts
+        for name, total in other._sums.items():
+            self._sums[name] = self._sums[name] + total if name in self._sums else total
+
+    def estimate_pairwise_cosine(self, state: str, token: str) -> Estimate:
+        """Mean cosine of a token's state over all pairs of images.
+
+        Args:
+            state: One of `states`.
+            token: One of `tokens`.
+
+        Returns:
+            (‖Σ û_i‖² − n) / (n (n − 1)) with û = x / ‖x‖, and its interval; NaN for fewer than two
+            images or a state of zeros.
+        """
+        directions = self._of_token(f"{state}/{_DIRECTION}", token)
+
+        def mean_cosine(rows: Tensor, count: int) -> float:
+            if count < 2:
+                return math.nan
+            total = rows.sum(dim=0)
+            return (float(total @ total) - count) / (count * (count - 1))
+
+        counts = self._counts
+        value = mean_cosine(directions, int(counts.sum()))
+        left_out = [
+            mean_cosine(directions[torch.arange(NUM_BLOCKS) != k], int(counts.sum() - counts[k]))
+            for k in self._blocks()
+        ]
+        return self._estimate(value, left_out)
+
+    def estimate_variance_share(self, state: str, token: str) -> Estimate:
+        """Part of a state's mean squared norm that varies over images.
+
+        Args:
+            state: One of `states`.
+            token: One of `tokens`.
+
+        Returns:
+            1 − ‖mean x‖² / mean ‖x‖², and its interval: 0 for a constant, 1 for a state whose mean
+            is zero; NaN for a state of zeros.
+        """
+        sums = self._of_token(f"{state}/{_SUM}", token)
+        squares = self._of_token(f"{state}/{_SQUARE}", token)[:, 0]
+
+        def share(kept: Tensor) -> float:
+            count, square = float(self._counts[kept].sum()), float(squares[kept].sum())
+            total = sums[kept].sum(dim=0)
+            if not square > 0:
+                return math.nan
+            return max(0.0, 1 - float(total @ total) / (count * square))
+
+        every = torch.arange(NUM_BLOCKS)
+        return self._estimate(share(every), [share(every != k) for k in self._blocks()])
+
+    def find_top_dimensions(self, token: str) -> TopDimensions:
+        """Where mean activation is highest at the block's input, and what the norm makes of them.
+
+        Args:
+            token: One of `tokens`.
+
+        Returns:
+            The dimensions and their mean activations.
+        """
+        count = float(self._counts.sum())
+        before = self._of_token(f"hidden/{_SUM}", token).sum(dim=0) / count
+        after = self._of_token(f"normed/{_SUM}", token).sum(dim=0) / count
+        indices = before.argsort(descending=True, stable=True)[:NUM_TOP_DIMENSIONS]
+        return TopDimensions(
+            indices=tuple(indices.tolist()),
+            before=tuple(before[indices].tolist()),
+            after=tuple(after[indices].tolist()),
+        )
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Everything there is to save.
+
+        Returns:
+            Named tensors; `from_tensors` makes the same sums of them.
+        """
+        return {"counts": self._counts, **self._sums}
+
+    @classmethod
+    def from_tensors(cls, tokens: Sequence[str], tensors: Mapping[str, Tensor]) -> "TokenSums":
+        """Restore saved sums.
+
+        Args:
+            tokens: Names of the tokens.
+            tensors: What `to_tensors` returned.
+
+        Returns:
+            The sums.
+
+        Raises:
+            ResultError: If they do not fit.
+        """
+        sums = cls(tokens)
+        parts = dict(tensors)
+        counts = parts.pop("counts", None)
+        if counts is None or any(p.shape[:2] != (NUM_BLOCKS, len(tokens)) for p in parts.values()):
+            raise ResultError("the saved sums of tokens are damaged: audit again")
+        sums._counts, sums._sums = counts, parts
+        return sums
+
+    def _add(self, name: str, rows: Float[Tensor, "batch token _"], index: Tensor) -> None:
+        held = self._sums.get(name)
+        if held is None:
+            held = self._sums[name] = rows.new_zeros(NUM_BLOCKS, *rows.shape[1:])
+        # Out of place: what is held may be shared with the sums it was merged from.
+        self._sums[name] = held.index_add(0, index, rows)
+
+    def _of_token(self, name: str, token: str) -> Float[Tensor, "block _"]:
+        return self._sums[name][:, self.tokens.index(token)]
+
+    def _blocks(self) -> list[int]:
+        return self._counts.nonzero().flatten().tolist()
+
+    def _estimate(self, value: float, left_out: Sequence[float]) -> Estimate:
+        return make_estimate(value, left_out, self._counts[self._counts > 0].tolist())

@@ -1,0 +1,118 @@
+"""The summary of tokens and depths: register anatomy, layer similarity, high-norm patch tokens."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from vitscope.metrics.distribution import compute_distribution
+from vitscope.metrics.patch_norms import PatchNormCounts
+from vitscope.metrics.token_sums import TokenSums
+from vitscope.records import column_name
+from vitscope.summary import read_column
+
+HIGHEST_PATCH = "highest_patch"
+_PATCHES = "patches"
+
+
+def summarize_anatomy(table: Path, sums: TokenSums, *, has_outliers: bool) -> dict[str, Any]:
+    """What [CLS], the registers and the highest-norm patch are at the input of a block.
+
+    Args:
+        table: The layer's Parquet table.
+        sums: Sums of the tokens' states.
+        has_outliers: Whether there are high-norm patch tokens at the block's input.
+
+    Returns:
+        Norms, the dominant register, which token is the one to look at ("analysed": the dominant
+        register; without registers the highest-norm patch, if there are outliers), and each
+        token's states.
+    """
+    norms = {name: _read_norms(table, name) for name in (*sums.tokens, _PATCHES)}
+    registers = [name for name in sums.tokens if name.startswith("register_")]
+    dominant = _find_dominant(np.stack([norms[n] for n in registers])) if registers else None
+    if dominant is not None:
+        analysed = registers[dominant["index"]]
+    else:
+        analysed = HIGHEST_PATCH if has_outliers else None
+    return {
+        "norms": {name: _describe(values) for name, values in norms.items()},
+        "dominant_register": dominant,
+        "analysed": analysed,
+        "tokens": {token: _summarize_token(sums, token) for token in sums.tokens},
+    }
+
+
+def summarize_layer_similarity(table: Path) -> list[dict[str, Any]] | None:
+    """cos(x_cls at depth ℓ, x_cls at the last depth) over images, ℓ = 0..L.
+
+    Args:
+        table: The last layer's Parquet table.
+
+    Returns:
+        A distribution per depth; None for a model whose stream has no [CLS] row.
+    """
+    return [
+        {"layer": depth, **(_describe(read_column(table, name)) or {})}
+        for depth, name in enumerate(_list_depths(table, "layer_similarity"))
+    ] or None
+
+
+def summarize_high_norm_tokens(table: Path, norms: PatchNormCounts) -> list[dict[str, Any]]:
+    """Outliers among the patch tokens, depth by depth.
+
+    Args:
+        table: The last layer's Parquet table.
+        norms: Counts of patch norms.
+
+    Returns:
+        Per depth the fitted threshold, the fraction of tokens and of images above it, how far the
+        place on the grid decides, and quantiles of all norms.
+    """
+    found = []
+    for depth, name in enumerate(_list_depths(table, "highest_patch_norm")):
+        tokens, highest = norms.fit(depth), read_column(table, name)
+        above = 0.0 if tokens.threshold is None else float((highest >= tokens.threshold).mean())
+        found.append(
+            {"layer": depth, **asdict(tokens), "images_fraction": above, "max": float(max(highest))}
+        )
+    return found
+
+
+def _summarize_token(sums: TokenSums, token: str) -> dict[str, Any]:
+    states = {
+        state: {
+            "pairwise_cosine": asdict(sums.estimate_pairwise_cosine(state, token)),
+            "variance_share": asdict(sums.estimate_variance_share(state, token)),
+        }
+        for state in sums.states
+    }
+    return {**states, "top_dimensions": asdict(sums.find_top_dimensions(token))}
+
+
+def _find_dominant(norms: np.ndarray) -> dict[str, Any]:
+    # One row a register, one column an image.
+    counts = np.bincount(norms.argmax(axis=0), minlength=len(norms))
+    index = int(counts.argmax())
+    others = np.delete(norms, index, axis=0)
+    return {
+        "index": index,
+        "share": float(counts[index] / counts.sum()),
+        "counts": counts.tolist(),
+        "ratio": float(norms[index].mean() / others.mean()) if len(others) else None,
+    }
+
+
+def _read_norms(table: Path, name: str) -> np.ndarray:
+    return read_column(table, column_name(("token_norm", name)))
+
+
+def _list_depths(table: Path, prefix: str) -> list[str]:
+    return sorted(n for n in pq.read_schema(table).names if n.startswith(f"{prefix}_"))
+
+
+def _describe(values: np.ndarray) -> dict[str, Any] | None:
+    distribution = compute_distribution(values)
+    return None if distribution is None else asdict(distribution)
