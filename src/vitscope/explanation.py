@@ -105,7 +105,7 @@ class Explanation(SavedResult):
             entry = self.summary["pictures"][index]
             verdict = entry["verdict"]
             with np.load(path, allow_pickle=False) as arrays:
-                maps = {name: arrays[name] for name in _MAPS}
+                maps = _check_maps({name: arrays[name] for name in _MAPS})
             return PictureExplanation(
                 path=entry["path"],
                 image_id=entry["image_id"],
@@ -257,6 +257,19 @@ def finish_explanation(
         "pictures": entries,
     }
     write_json(folder / MARKER, summary)
+
+
+def _check_maps(maps: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    picture, grid = maps["picture"], maps["attention"].shape
+    heads = maps["head_attention"].shape[:1]
+    wanted = {"attention": grid, "contribution_norm": grid, "share": grid}
+    wanted |= {"head_attention": heads + grid, "head_share": heads + grid}
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or len(grid) != 2:
+        raise ValueError("expected a picture of red, green and blue, and maps of rows and columns")
+    for name, shape in wanted.items():
+        if maps[name].shape != shape or not np.isfinite(maps[name]).all():
+            raise ValueError(f"expected finite numbers of shape {shape} in {name}")
+    return maps
 
 
 def _maps_name(index: int) -> str:

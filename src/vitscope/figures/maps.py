@@ -1,0 +1,344 @@
+"""One picture explained by one or several models: its maps, and under each what it leaves out.
+
+Places are in inches from the upper left corner, so that a figure is as high as its pictures and
+words need it to be.
+
+Source: Lappe & Giese (NeurIPS 2025), Fig. 4.
+"""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from vitscope.errors import UsageError
+from vitscope.explanation import Explanation, PictureExplanation
+from vitscope.figures.saved import printable
+from vitscope.figures.style import (
+    BASE_PT,
+    FAINT,
+    INK,
+    PAGE_IN,
+    SMALL_PT,
+    TERMS,
+    in_style,
+    literal,
+    name_term,
+)
+
+_SEQUENTIAL, _DIVERGING = "cividis", "PuOr"
+_LEFT_IN, _COLUMNS_IN = 0.08, (0.08, 1.62, 3.52, 5.42)
+_MAP_IN, _TALLEST_IN = 1.32, 2.4
+_HEADS_ACROSS, _HEAD_IN, _TALLEST_HEAD_IN, _HEAD_GAP_IN = 8, 0.72, 1.3, 0.1
+_LABEL_IN, _TITLE_IN, _UNIT_IN, _SMALL_LINE_IN, _LINE_IN = 0.2, 0.13, 0.13, 0.107, 0.13
+_GAP_IN = 0.16
+_NO_BREAK = "\u00a0"
+_PICTURE_LETTERS, _CAPTION_LETTERS, _VERDICT_LETTERS, _BASIS_LETTERS = 27, 36, 115, 135
+"""Letters that fit a line, of the widest that words consist of."""
+
+
+@in_style
+def plot_explanations(
+    explanations: Sequence[Explanation], picture: int = 0, *, heads: bool = False
+) -> Figure:
+    """The picture, its raw attention, its value-weighted and its signed-share map; a row a model.
+
+    Args:
+        explanations: Results of `explain` that hold the picture.
+        picture: Its place in the first of them.
+        heads: Whether maps of every head follow under each row.
+
+    Returns:
+        The figure; the verdict stands under each row.
+
+    Raises:
+        UsageError: If there is no such picture in one of them.
+    """
+    rows = [_make_row(*found, heads=heads) for found in _find(explanations, picture)]
+    sheet = _Sheet(PAGE_IN, sum(row.height for row in rows))
+    top = 0.0
+    for row in rows:
+        _draw_row(sheet, top, row)
+        top += row.height
+    return sheet.figure
+
+
+def _find(
+    explanations: Sequence[Explanation], picture: int
+) -> list[tuple[str, PictureExplanation]]:
+    if not explanations:
+        raise UsageError("no explanation was given: expected one or more")
+    entries = explanations[0].summary["pictures"]
+    if not 0 <= picture < len(entries):
+        raise UsageError(f"picture {picture} does not exist: expected 0 to {len(entries) - 1}")
+    wanted = entries[picture]["image_id"]
+    found = [(_label(explanations[0]), explanations[0].read_picture(picture))]
+    for explanation in explanations[1:]:
+        ids = [entry["image_id"] for entry in explanation.summary["pictures"]]
+        if wanted not in ids:
+            raise UsageError(
+                f"the explanation by {_label(explanation)} lacks "
+                f"{printable(entries[picture]['path'])}: give explanations of the same pictures"
+            )
+        found.append((_label(explanation), explanation.read_picture(ids.index(wanted))))
+    return found
+
+
+def _label(explanation: Explanation) -> str:
+    summary = explanation.summary
+    layer, depth = summary["layer"], summary["model"]["depth"]
+    where = "attention pooling" if layer == depth else f"layer {layer} of 0 to {depth - 1}"
+    return f"{printable(summary['model']['id'])}, {where}"
+
+
+# --- what there is to draw -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Map:
+    title: str
+    unit: str
+    values: Float[np.ndarray, "*head row column"]
+    signed: bool = False
+    caption: tuple[str, ...] = ()
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        largest = float(np.abs(self.values).max()) or 1.0
+        return (-largest if self.signed else 0.0), largest
+
+
+@dataclass(frozen=True)
+class _Row:
+    label: str
+    picture: PictureExplanation
+    picture_caption: tuple[str, ...]
+    maps: tuple[_Map, ...]
+    head_maps: tuple[_Map, ...]
+    verdict: tuple[str, ...]
+    basis: tuple[str, ...]
+
+    def fit(self, width: float, tallest: float) -> tuple[float, float]:
+        """Size of a map in the picture's shape.
+
+        Args:
+            width: Widest it may be, in inches.
+            tallest: Highest it may be, in inches.
+
+        Returns:
+            (width, height) in inches.
+        """
+        rows, columns = self.picture.picture.shape[:2]
+        height = min(tallest, width * rows / columns)
+        return height * columns / rows, height
+
+    @property
+    def captions_height(self) -> float:
+        lines = [len(self.picture_caption), *(len(one.caption) for one in self.maps)]
+        return max(lines) * _SMALL_LINE_IN + 0.1
+
+    @property
+    def heads_height(self) -> float:
+        height = self.fit(_HEAD_IN, _TALLEST_HEAD_IN)[1] + _UNIT_IN + _HEAD_GAP_IN
+        down = [math.ceil(len(one.values) / _HEADS_ACROSS) for one in self.head_maps]
+        return sum(_TITLE_IN + 0.04 + n * height for n in down)
+
+    @property
+    def height(self) -> float:
+        maps = _TITLE_IN + _UNIT_IN + self.fit(_MAP_IN, _TALLEST_IN)[1] + self.captions_height
+        words = len(self.verdict) * _LINE_IN + len(self.basis) * _SMALL_LINE_IN
+        return 0.06 + _LABEL_IN + maps + words + 0.06 + self.heads_height + _GAP_IN
+
+
+def _make_row(label: str, one: PictureExplanation, *, heads: bool) -> _Row:
+    name = printable(one.path.rsplit("/", 1)[-1])
+    shown = "shown whole" if one.framing == "whole" else "cropped to the input size"
+    text = one.verdict.text
+    return _Row(
+        label=label,
+        picture=one,
+        picture_caption=_wrap([name, shown], _PICTURE_LETTERS),
+        maps=_make_maps(one),
+        head_maps=(
+            _Map("attention of each head", "% of its row", 100 * one.head_attention),
+            _Map("signed share of each head", "% of ‖r‖²", 100 * one.head_share, signed=True),
+        )
+        if heads
+        else (),
+        verdict=_wrap([f"{text[0].upper()}{text[1:]}."], _VERDICT_LETTERS),
+        basis=_wrap([f"The verdict is on {one.verdict.basis}."], _BASIS_LETTERS),
+    )
+
+
+def _make_maps(one: PictureExplanation) -> tuple[_Map, ...]:
+    numbers = one.numbers
+    mass, share, cosines = numbers["attention_mass"], numbers["share"], numbers["cosine"]
+    patch_share = _number(numbers["patch_share"])
+    attention = [
+        f"on patches {_percent(mass['patches'])}",
+        f"elsewhere: {_list_others(mass)}",
+        f"patch share {patch_share}" + ("" if "registers" in mass else " (no registers)"),
+    ]
+    weighted = [
+        f"cos(c_patches, t) = {_number(cosines['attention']['patches'])}",
+        "cos(c_patches + bias, t) = "
+        f"{_number(numbers['restricted_cosine']['attention']['patches'])}",
+    ]
+    if "centred_cosine" in numbers:
+        centred = numbers["centred_cosine"]["attention"]["patches"]
+        weighted.append(f"cos, both less their means = {_number(centred)}")
+    return (
+        _Map(
+            # A pooling query has no skip connection.
+            "attention of [CLS]" if "skip" in share else "attention of pooling query",
+            "mean over heads, % of the row",
+            100 * one.attention,
+            caption=_wrap(attention, _CAPTION_LETTERS),
+        ),
+        _Map(
+            "value-weighted map",
+            "‖c_i‖, length of what patch i wrote",
+            one.contribution_norm,
+            caption=_wrap(weighted, _CAPTION_LETTERS),
+        ),
+        _Map(
+            "signed-share map",
+            "⟨c_i, r⟩ / ‖r‖², %",
+            100 * one.share,
+            signed=True,
+            caption=_wrap(
+                [f"patches {_percent(share['patches'])}", f"elsewhere: {_list_others(share)}"],
+                _CAPTION_LETTERS,
+            ),
+        ),
+    )
+
+
+def _list_others(values: Mapping[str, float]) -> str:
+    others = [name for name in TERMS if name in values and name != "patches"]
+    named = [f"{name_term(n)} {_percent(values[n])}".replace(" ", _NO_BREAK) for n in others]
+    return ", ".join(named) or "nothing"
+
+
+def _wrap(lines: Sequence[str], letters: int) -> tuple[str, ...]:
+    # No line ends between a number and its unit.
+    whole = [line.replace(" %", f"{_NO_BREAK}%") for line in lines]
+    return tuple(part for line in whole for part in textwrap.wrap(line, letters))
+
+
+def _number(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.3f}".replace("-", "−")
+
+
+def _percent(share: float) -> str:
+    if math.isnan(share):
+        return "undefined"
+    return f"{round(100 * share, 1) + 0.0:.1f} %".replace("-", "−")
+
+
+# --- where it is drawn ---------------------------------------------------------------------------
+
+
+class _Sheet:
+    """A figure that is written on in inches from its upper left corner."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.figure = Figure(figsize=(width, height))
+        self._size = (width, height)
+
+    def place(self, left: float, top: float, width: float, height: float) -> Axes:
+        across, down = self._size
+        return self.figure.add_axes(
+            (left / across, 1 - (top + height) / down, width / across, height / down)
+        )
+
+    def write(
+        self, left: float, top: float, lines: Sequence[str], *, size: float = SMALL_PT, **look: Any
+    ) -> None:
+        line = _SMALL_LINE_IN if size < BASE_PT else _LINE_IN
+        for number, text in enumerate(lines):
+            across, down = left / self._size[0], 1 - (top + number * line) / self._size[1]
+            self.figure.text(across, down, literal(text), fontsize=size, va="top", **look)
+
+
+def _draw_row(sheet: _Sheet, top: float, row: _Row) -> None:
+    one, (width, height) = row.picture, row.fit(_MAP_IN, _TALLEST_IN)
+    top += 0.06
+    sheet.write(_LEFT_IN, top, [row.label], size=BASE_PT + 1, weight="bold")
+    title, unit = top + _LABEL_IN, top + _LABEL_IN + _TITLE_IN
+    maps = unit + _UNIT_IN
+    captions = maps + height + 0.04
+    size = "{} × {} px, {} × {} patches".format(*one.picture.shape[:2], *one.grid)
+    heads = [("picture", size, row.picture_caption)]
+    heads += [(each.title, each.unit, each.caption) for each in row.maps]
+    for left, (name, measure, caption) in zip(_COLUMNS_IN, heads, strict=True):
+        sheet.write(left, title, [name], size=BASE_PT, weight="bold")
+        sheet.write(left, unit, [measure], color=FAINT)
+        sheet.write(left, captions, caption)
+    panel = sheet.place(_COLUMNS_IN[0], maps, width, height)
+    _show(panel, one).set_interpolation("lanczos")
+    for left, each in zip(_COLUMNS_IN[1:], row.maps, strict=True):
+        image = _show(sheet.place(left, maps, width, height), one, each, each.values)
+        _draw_bar(sheet, image, left + width + 0.05, maps, height)
+    words = maps + height + row.captions_height
+    sheet.write(_LEFT_IN, words, row.verdict, size=BASE_PT, weight="bold")
+    below = words + len(row.verdict) * _LINE_IN
+    sheet.write(_LEFT_IN, below, row.basis, color=FAINT)
+    below += len(row.basis) * _SMALL_LINE_IN + 0.06
+    for each in row.head_maps:
+        below = _draw_heads(sheet, below, row, each)
+
+
+def _draw_heads(sheet: _Sheet, top: float, row: _Row, each: _Map) -> float:
+    width, height = row.fit(_HEAD_IN, _TALLEST_HEAD_IN)
+    sheet.write(_LEFT_IN, top, [f"{each.title}, {each.unit}"], weight="bold")
+    top += _TITLE_IN + 0.04
+    step = (width + _HEAD_GAP_IN, height + _UNIT_IN + _HEAD_GAP_IN)
+    last = min(len(each.values), _HEADS_ACROSS)
+    for head, values in enumerate(each.values):
+        down, across = divmod(head, _HEADS_ACROSS)
+        left, above = _LEFT_IN + across * step[0], top + down * step[1]
+        sheet.write(left, above, [str(head)], color=FAINT)
+        image = _show(sheet.place(left, above + _UNIT_IN, width, height), row.picture, each, values)
+        if head == 0:
+            _draw_bar(sheet, image, _LEFT_IN + last * step[0], above + _UNIT_IN, height)
+    return top + math.ceil(len(each.values) / _HEADS_ACROSS) * step[1]
+
+
+def _show(
+    panel: Axes,
+    one: PictureExplanation,
+    each: _Map | None = None,
+    values: Float[np.ndarray, "row column"] | None = None,
+) -> AxesImage:
+    height, width = one.picture.shape[:2]
+    image = panel.imshow(
+        one.picture if values is None else values,
+        extent=(0, width, height, 0),
+        interpolation="nearest",
+        aspect="auto",
+    )
+    if each is not None:
+        image.set(cmap=_DIVERGING if each.signed else _SEQUENTIAL, norm=Normalize(*each.limits))
+    panel.set(xticks=[], yticks=[])
+    for spine in panel.spines.values():
+        spine.set(visible=True, linewidth=0.4, color=INK)
+    return image
+
+
+def _draw_bar(sheet: _Sheet, image: AxesImage, left: float, top: float, height: float) -> None:
+    bar = sheet.figure.colorbar(image, cax=sheet.place(left, top, 0.07, height))
+    bar.locator = MaxNLocator(max(1, min(4, int(height / 0.2))))
+    bar.formatter = FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−"))
+    bar.update_ticks()
+    bar.outline.set_linewidth(0.4)
+    bar.ax.tick_params(labelsize=SMALL_PT, pad=1)
