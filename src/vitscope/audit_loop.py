@@ -8,7 +8,12 @@ from pathlib import Path
 from torch import Tensor
 
 from vitscope.config import AuditConfig, parse_layers
-from vitscope.decomposition import LayerRows, choose_tolerance, decompose_layers
+from vitscope.decomposition import (
+    LayerRows,
+    choose_groups,
+    choose_tolerance,
+    decompose_layers,
+)
 from vitscope.errors import UsageError
 from vitscope.finishing import finish_result
 from vitscope.images import ImageBatch, ImageSet
@@ -181,6 +186,7 @@ class AuditRun:
             self._layers,
             renormalize=self._config.renormalize,
             tolerance=self._manifest.tolerance,
+            cls_term=self._config.cls_term,
             on_stream=streams.append,
         )
 
@@ -193,7 +199,7 @@ class AuditRun:
             weights_hash=self._run.weights_hash,
             layers=self._layers,
             listed_layers=config.layers != "last",
-            groups=tuple(layout.groups),
+            groups=choose_groups(layout, config.cls_term),
             has_skip=layout.query is not None,
             tokens=() if layout.query is None else name_tokens(layout),
             renormalize=config.renormalize,

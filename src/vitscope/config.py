@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 DTypeName = Literal["float32", "float64", "bfloat16", "float16"]
+ClsTerm = Literal["own", "registers", "patches"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class RunConfig:
         seed: Seed of every random draw.
         renormalize: Divide restricted outputs by the kept attention mass, as if the softmax ran
             over the kept tokens alone; the paper keeps the weights as they are.
+        cls_term: Where [CLS]'s attention to itself is counted, which the paper leaves open: a group
+            of its own, or among the registers (of models that have any) or the patches.
     """
 
     batch_size: int = 32
@@ -36,6 +39,7 @@ class RunConfig:
     num_workers: int = 0
     seed: int = 0
     renormalize: bool = False
+    cls_term: ClsTerm = "own"
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be.
@@ -44,7 +48,7 @@ class RunConfig:
             UsageError: Naming the setting.
         """
         self._check_least(batch_size=1, num_workers=0, seed=0)
-        self._check_choice(dtype=get_args(DTypeName))
+        self._check_choice(dtype=get_args(DTypeName), cls_term=get_args(ClsTerm))
         if self.size is not None:
             parse_size(self.size)
 

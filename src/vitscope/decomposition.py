@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope.config import ClsTerm
 from vitscope.errors import ImbalanceError
+from vitscope.layout import TokenLayout
 from vitscope.ledger import (
     Ledger,
     ScalarPath,
@@ -18,6 +20,7 @@ from vitscope.ledger import (
     compute_readouts,
     compute_scalars,
     make_ledger,
+    merge_groups,
     relative_error,
 )
 from vitscope.models.base import Pixels, ViTAdapter
@@ -129,6 +132,24 @@ def choose_tolerance(dtype: torch.dtype, device: torch.device) -> float:
     return balance_tolerance(dtype, reduced_matmul=reduced and device.type == "cuda")
 
 
+def choose_groups(layout: TokenLayout, cls_term: ClsTerm) -> tuple[str, ...]:
+    """Token groups that a row is decomposed into.
+
+    Args:
+        layout: Which token is what.
+        cls_term: Where the attention of [CLS] to itself is counted. "own" leaves it a group of its
+            own, as does "registers" for a model without any, and every choice for a pooling query,
+            to which [CLS] is one token of many.
+
+    Returns:
+        Names of the groups.
+    """
+    groups = tuple(layout.groups)
+    if layout.query is None or cls_term not in groups:
+        return groups
+    return tuple(name for name in groups if name != "cls")
+
+
 class LayerRows(NamedTuple):
     """What a batch leaves behind of one layer.
 
@@ -152,6 +173,7 @@ def decompose_layers(
     *,
     renormalize: bool,
     tolerance: float,
+    cls_term: ClsTerm = "own",
     on_stream: Callable[[StreamTrace], None] | None = None,
 ) -> dict[int, LayerRows]:
     """One forward pass: the numbers and features of every chosen layer, proven.
@@ -162,6 +184,7 @@ def decompose_layers(
         layers: Layers to decompose.
         renormalize: Whether restricted outputs are divided by the kept mass.
         tolerance: Largest error accepted in any proof.
+        cls_term: Where [CLS]'s attention to itself is counted; see `choose_groups`.
         on_stream: Called with what the residual stream was at every depth; left out, nothing of
             it is read.
 
@@ -178,6 +201,8 @@ def decompose_layers(
     def take(trace: ClsTrace) -> None:
         ledger = make_ledger(trace)
         check_balance(ledger, tolerance)
+        if set(ledger.groups) != set(choose_groups(trace.layout, cls_term)):
+            ledger = merge_groups(ledger, "cls", into=cls_term)
         readouts = compute_readouts(
             ledger,
             partial(vit.finish_block, trace.layer),

@@ -10,7 +10,7 @@ Source: Lappe & Giese (NeurIPS 2025), eq. 1 to 3 and 6.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 
@@ -234,6 +234,37 @@ def check_balance(ledger: Ledger, tolerance: float) -> None:
                 f"the ledger of layer {ledger.layer} does not balance: {name} differs from the "
                 f"model's own by {worst:.2e} (tolerance {tolerance:.0e}); likely cause: {cause}"
             )
+
+
+def merge_groups(ledger: Ledger, part: str, into: str) -> Ledger:
+    """The same ledger with one group's tokens counted among another's.
+
+    Args:
+        ledger: The ledger of a batch.
+        part: A group that is no longer told apart.
+        into: The group that takes its tokens in.
+
+    Returns:
+        A ledger of the same totals. The merged group's values are those of its own softmax: the
+        two groups' averages weighted by their masses.
+    """
+    i, j = ledger.groups.index(into), ledger.groups.index(part)
+    kept = [k for k in range(len(ledger.groups)) if k != j]
+    mass, values = ledger.attention_mass.clone(), ledger.group_values.clone()
+    contributions = ledger.contributions.clone()
+    weighted = (mass.unsqueeze(-1) * values)[:, :, [i, j]].sum(dim=2)
+    mass[..., i] += mass[..., j]
+    merged = weighted / mass[..., i].unsqueeze(-1)
+    # Where both masses vanish in this precision, neither average counts.
+    values[:, :, i] = torch.where(mass[..., i].unsqueeze(-1) > 0, merged, values[:, :, i])
+    contributions[:, i] += contributions[:, j]
+    return replace(
+        ledger,
+        groups=tuple(ledger.groups[k] for k in kept),
+        attention_mass=mass[..., kept],
+        group_values=values[:, :, kept],
+        contributions=contributions[:, kept],
+    )
 
 
 def compute_scalars(ledger: Ledger) -> dict[ScalarPath, Float[Tensor, " batch"]]:

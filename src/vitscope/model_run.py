@@ -23,7 +23,6 @@ from vitscope.config import RunConfig
 from vitscope.errors import ImageReadError, NonFiniteError, VitscopeError
 from vitscope.images import ImageBatch, ImageSet, iter_batches
 from vitscope.models.base import Pixels, ViTAdapter, hash_weights
-from vitscope.models.catalogue import find_entry
 from vitscope.preprocessing import Preprocessing
 from vitscope.storage import printable_path
 
@@ -245,13 +244,13 @@ def describe_model(vit: ViTAdapter, size: tuple[int, int], dtype: str) -> dict[s
     Returns:
         What it is, in words and numbers that JSON takes.
     """
-    info, layout, entry = vit.info, vit.make_layout(*size), find_entry(vit.info.id)
+    info, layout = vit.info, vit.make_layout(*size)
     patch_height, patch_width = info.patch_size
     return {
         "id": info.id,
         "family": info.family,
-        "recipe": info.family if entry is None else entry.family,
-        "size": None if entry is None else entry.size,
+        "recipe": info.recipe or info.family,
+        "size": info.size,
         "num_params": info.num_params,
         "depth": info.depth,
         "embed_dim": info.embed_dim,

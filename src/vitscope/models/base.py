@@ -36,6 +36,9 @@ class ModelInfo:
         global_feature: "cls" or "attention pooling".
         source: Where the weights came from.
         notes: What a reader of the numbers should know about this model.
+        recipe: Its training recipe, the same for models that differ in size alone; empty where it
+            is not known.
+        size: Label of its size within the recipe; None where it is not known.
     """
 
     id: str
@@ -49,6 +52,8 @@ class ModelInfo:
     global_feature: str = "cls"
     source: str = "given by the caller"
     notes: tuple[str, ...] = ()
+    recipe: str = ""
+    size: str | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -135,6 +140,18 @@ class ViTAdapter:
             A copy that shares the module.
         """
         return replace(self, info=replace(self.info, id=model_id, source=source))
+
+    def labelled(self, recipe: str, size: str | None) -> "ViTAdapter":
+        """The same model with its place among others.
+
+        Args:
+            recipe: Its training recipe.
+            size: Label of its size.
+
+        Returns:
+            A copy that shares the module.
+        """
+        return replace(self, info=replace(self.info, recipe=recipe, size=size))
 
     def select_layers(self, layers: Literal["last", "all"] | Collection[int]) -> tuple[int, ...]:
         """Turn a choice of layers into indices.
