@@ -23,11 +23,12 @@ from math import ceil, floor
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer, UInt8
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from jaxtyping import Float
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.Image import Resampling, Transpose
 from torch import Tensor
 
+from vitscope.colours import convert_to_rgb, widen_png_key
 from vitscope.errors import ImageReadError
 from vitscope.preprocessing import Interpolation, Preprocessing
 
@@ -67,9 +68,6 @@ _METADATA_ERRORS = (
 
 _PNG_DEPTH_BYTE = 24
 """Where every PNG file states its bits per sample."""
-
-_WHITE_IS_ZERO = 0
-"""TIFF's photometric interpretation that Pillow minds at 8 bits and forgets above."""
 
 _MAX_RESIZED_PIXELS = 2**26
 """Largest picture that is resized whole before it is cropped (256 MiB as Pillow keeps it)."""
@@ -120,8 +118,8 @@ def decode_image(data: bytes, *, background: int) -> Image.Image:
     """
     with open_picture(data) as image:
         if image.format == "PNG":
-            _widen_png_key(image, depth=data[_PNG_DEPTH_BYTE])
-        return turn_upright(_to_rgb(image, background), image)
+            widen_png_key(image, depth=data[_PNG_DEPTH_BYTE])
+        return turn_upright(convert_to_rgb(image, background), image)
 
 
 @contextmanager
@@ -259,97 +257,6 @@ def _read_orientation(image: Image.Image) -> int:
     except _METADATA_ERRORS:
         return 1  # A viewer shows a picture whose metadata are broken, and shows it as stored.
     return orientation if isinstance(orientation, int) else 1
-
-
-def _widen_png_key(image: Image.Image, depth: int) -> None:
-    """Bring the transparent colour of a PNG to the 8 bits that Pillow brought its pixels to.
-
-    Pillow leaves it at the depth of the file, where it matches nothing.
-    """
-    key = image.info.get("transparency")
-    if image.mode == "L" and depth < 8 and isinstance(key, int):
-        image.info["transparency"] = key * 255 // (2**depth - 1)
-    elif image.mode == "RGB" and depth == 16 and isinstance(key, tuple):
-        image.info["transparency"] = tuple(level >> 8 for level in key)
-
-
-def _to_rgb(image: Image.Image, background: int) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        image = _to_8_bit(image)
-    if image.has_transparency_data:
-        return _lay_on(background, image)
-    if image.mode == "CMYK":
-        return _ink_to_rgb(image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _lay_on(background: int, image: Image.Image) -> Image.Image:
-    canvas = Image.new("RGB", image.size, (background,) * 3)
-    if image.mode == "La":  # Premultiplied grey, which Pillow converts to nothing but LA.
-        image = image.convert("LA")
-    layer = image.convert("RGBA")
-    canvas.paste(layer, mask=layer)
-    return canvas
-
-
-def _ink_to_rgb(image: Image.Image) -> Image.Image:
-    profile = image.info.get("icc_profile")
-    if profile:
-        try:
-            translated = ImageCms.profileToProfile(
-                image,
-                ImageCms.ImageCmsProfile(BytesIO(profile)),
-                ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")),
-                outputMode="RGB",
-            )
-        except (ImageCms.PyCMSError, OSError):
-            translated = None  # The profile is broken, or is not one of inks.
-        if translated is not None:
-            return translated
-    return image.convert("RGB")
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    tags = getattr(image, "tag_v2", {})
-    if image.mode == "F":
-        grey = _scale_fractions(values)
-    else:
-        # A TIFF may use fewer bits than it stores; everything else that is read here uses 16.
-        bits = min(16, tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
-        grey = _scale_levels(values, white=2**bits - 1)
-    if tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO:
-        grey = 255 - grey
-    scaled = Image.fromarray(grey)
-    key = image.info.get("transparency")
-    if isinstance(key, int):
-        scaled.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
-    return scaled
-
-
-def _scale_fractions(
-    values: Float[np.ndarray, "height width"],
-) -> UInt8[np.ndarray, "height width"]:
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 1):  # Put so that NaN is refused too.
-        raise ImageReadError(
-            f"floating-point values from {low:g} to {high:g}: only 0 (black) to 1 (white) is read"
-        )
-    grey: UInt8[np.ndarray, "height width"] = np.rint(values * 255).astype(np.uint8)
-    return grey
-
-
-def _scale_levels(
-    values: Integer[np.ndarray, "height width"], white: int
-) -> UInt8[np.ndarray, "height width"]:
-    low, high = values.min(), values.max()
-    if low < 0 or high > white:
-        raise ImageReadError(
-            f"whole numbers from {low} to {high}: only 0 (black) to {white} (white) is read"
-        )
-    table = np.rint(np.arange(white + 1) * (255 / white)).astype(np.uint8)
-    grey: UInt8[np.ndarray, "height width"] = table[values]
-    return grey
 
 
 def _resample_part(
