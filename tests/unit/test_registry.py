@@ -1,6 +1,5 @@
 """Which library an id or a module goes to, and what is said where it leads nowhere."""
 
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +15,6 @@ from vitscope.errors import (
     UsageError,
 )
 from vitscope.models import embedded, open_clip, registry, timm, torch_hub, transformers
-from vitscope.models.catalogue import CATALOGUE
 from vitscope.models.near_matches import describe_near_matches
 from vitscope.models.registry import load_model, wrap_model
 from vitscope.preprocessing import Preprocessing
@@ -25,18 +23,6 @@ from vitscope.testing.tiny_timm import TINY_TIMM
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
 
 PREPROCESSING = Preprocessing(size=(32, 32), mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
-SIZES = (
-    *(
-        f"dinov2-{size}{reg}"
-        for size in ("small", "base", "large", "giant")
-        for reg in ("", "-reg")
-    ),
-    *(f"deit3-{size}" for size in ("small", "base", "large", "huge")),
-    "deit-tiny",
-    *(f"clip-{size}" for size in ("b32", "b16", "l14")),
-    *(f"openclip-{size}" for size in ("b32", "b16", "l14", "h14", "g14", "bigg14")),
-    *(f"ibot-{size}" for size in ("small", "base", "large")),
-)
 
 
 @pytest.fixture
@@ -154,60 +140,10 @@ def test_open_clip_without_the_package(monkeypatch):
 # --- catalogue ---------------------------------------------------------------------------------
 
 
-def test_the_catalogue_holds_every_model_of_the_paper():
-    assert sorted(CATALOGUE) == sorted(SIZES)
-
-
-def test_every_family_of_the_paper_has_each_of_its_sizes_once():
-    sizes = {}
-    for entry in CATALOGUE.values():
-        sizes.setdefault(entry.family, []).append(entry.size)
-    assert {family: sorted(found) for family, found in sizes.items()} == {
-        "DINOv2": ["B", "L", "S", "g"],
-        "DINOv2 with registers": ["B", "L", "S", "g"],
-        "DeiT III": ["B", "H", "L", "S", "Ti"],
-        "CLIP (OpenAI)": ["B/16", "B/32", "L/14"],
-        "CLIP (OpenCLIP)": ["B/16", "B/32", "H/14", "L/14", "bigG/14", "g/14"],
-        "iBOT": ["B", "L", "S"],
-    }
-
-
 def test_the_note_of_an_entry_reaches_the_user(asked):
     assert "DeiT, not DeiT III" in load_model("deit-tiny").info.notes[-1]
     plain = load_model("deit3-small").info.notes
     assert load_model("deit-tiny").info.notes[:-1] == plain
-
-
-def test_every_timm_and_open_clip_id_of_the_catalogue_exists():
-    import open_clip as open_clip_library
-    import timm as timm_library
-
-    for entry in CATALOGUE.values():
-        library, _, name = entry.id.partition(":")
-        if library == "timm":
-            weights = name.partition("@")[0]
-            architecture = weights.partition(".")[0]
-            assert weights in timm_library.list_pretrained(f"{architecture}.*")
-        elif library == "open_clip":
-            assert tuple(name.split("/")) in open_clip_library.list_pretrained()
-        else:
-            assert entry.id.startswith(("facebook/", "openai/"))
-
-
-@pytest.mark.parametrize(
-    ("size", "folder"), [("small", "vits_16"), ("base", "vitb_16"), ("large", "vitl_16")]
-)
-def test_ibot_says_what_to_fetch_and_how_to_load_it(asked, size, folder):
-    with pytest.raises(UsageError) as caught:
-        load_model(f"ibot-{size}")
-    message = str(caught.value)
-    assert f"/ibot/{folder}/checkpoint_teacher.pth" in message
-    assert CATALOGUE[f"ibot-{size}"].id in message
-    # The tag behind the architecture says how the pictures are normalised: as iBOT was trained.
-    form = rf"timm:vit_{size}_patch16_224\.(dino|mae)@checkpoint_teacher\.pth"
-    assert re.search(form, message)
-    assert "\n" not in message
-    assert asked == []
 
 
 # --- the embedded default ----------------------------------------------------------------------
@@ -215,7 +151,7 @@ def test_ibot_says_what_to_fetch_and_how_to_load_it(asked, size, folder):
 
 def test_dinov2_small_falls_back_on_the_embedded_weights(monkeypatch):
     monkeypatch.setattr(transformers, "load_transformers", fail_to_reach)
-    monkeypatch.setattr(embedded, "embedded_available", lambda: True)
+    monkeypatch.setattr(registry, "embedded_available", lambda: True)
     monkeypatch.setattr(embedded, "load_embedded_dinov2", TINY_TRANSFORMERS["dinov2"])
     adapter = load_model("dinov2-small")
     assert (adapter.info.id, adapter.info.source) == ("dinov2-small", embedded.EMBEDDED_SOURCE)
@@ -244,7 +180,7 @@ def test_the_true_reason_of_the_fallback_is_noted_in_short(monkeypatch, message,
         raise ModelUnreachableError(message)
 
     monkeypatch.setattr(transformers, "load_transformers", fail)
-    monkeypatch.setattr(embedded, "embedded_available", lambda: True)
+    monkeypatch.setattr(registry, "embedded_available", lambda: True)
     monkeypatch.setattr(embedded, "load_embedded_dinov2", TINY_TRANSFORMERS["dinov2"])
     (note,) = load_model("dinov2-small").info.notes
     assert note.startswith(clause)
@@ -254,7 +190,7 @@ def test_the_true_reason_of_the_fallback_is_noted_in_short(monkeypatch, message,
 
 def test_without_embedded_weights_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(transformers, "load_transformers", fail_to_reach)
-    monkeypatch.setattr(embedded, "embedded_available", lambda: False)
+    monkeypatch.setattr(registry, "embedded_available", lambda: False)
     with pytest.raises(ModelUnreachableError, match=r"not cached.*vitscope\[demo\]"):
         load_model("dinov2-small")
 
@@ -262,7 +198,7 @@ def test_without_embedded_weights_the_extra_is_named(monkeypatch):
 @pytest.mark.parametrize("model_id", ["dinov2-base", "facebook/dinov2-small"])
 def test_no_other_id_falls_back(monkeypatch, model_id):
     monkeypatch.setattr(transformers, "load_transformers", fail_to_reach)
-    monkeypatch.setattr(embedded, "embedded_available", lambda: True)
+    monkeypatch.setattr(registry, "embedded_available", lambda: True)
     with pytest.raises(ModelUnreachableError, match="not cached"):
         load_model(model_id)
 

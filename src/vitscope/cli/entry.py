@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 import vitscope
 from vitscope.cli.audit import audit, demo
+from vitscope.cli.models import models
 from vitscope.errors import UsageError, VitscopeError
 
 app = App(
@@ -32,7 +33,7 @@ app = App(
 )
 _DEBUG = "VITSCOPE_DEBUG"
 
-for _command in (audit, demo):
+for _command in (audit, demo, models):
     app.command(_command)
 
 

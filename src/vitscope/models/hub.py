@@ -61,6 +61,23 @@ def find_snapshot(repo_id: str, others: Sequence[str], weights: Sequence[str]) -
     return fetched
 
 
+def is_cached(repo_id: str, others: Sequence[str], weights: Sequence[str]) -> bool:
+    """Whether a repository's weights are in the cache, whole; asks the cache alone.
+
+    Args:
+        repo_id: The repository, "organisation/name".
+        others: File names that must be there beside the weights.
+        weights: Name patterns of weight files, any of which will do.
+
+    Returns:
+        True if they are; False also where the cache cannot be read.
+    """
+    try:
+        return _find_folder(repo_id, others, weights, local=True) is not None
+    except ModelUnreachableError:
+        return False
+
+
 def _find_folder(
     repo_id: str, others: Sequence[str], weights: Sequence[str], *, local: bool
 ) -> Path | None:

@@ -23,13 +23,11 @@ from vitscope.errors import (
     UsageError,
 )
 from vitscope.models.base import ViTAdapter
-from vitscope.models.catalogue import CATALOGUE, CatalogueEntry
+from vitscope.models.catalogue import CATALOGUE, CatalogueEntry, find_entry
+from vitscope.models.embedded_file import EMBEDDED_NAME, embedded_available
 from vitscope.models.folders import find_folder
 from vitscope.models.near_matches import describe_near_matches
 from vitscope.preprocessing import Preprocessing
-
-_EMBEDDED = "dinov2-small"
-"""The plain name whose weights a registry package carries too."""
 
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -57,6 +55,8 @@ def load_model(model_id: str) -> ViTAdapter:
         adapter = _load_entry(model_id, CATALOGUE[model_id])
     else:
         adapter = _load_by_address(model_id)
+    if (entry := find_entry(model_id)) is not None:
+        adapter = adapter.labelled(entry.family, entry.size)
     return adapter.named(model_id, adapter.info.source)
 
 
@@ -116,13 +116,15 @@ def _load_entry(name: str, entry: CatalogueEntry) -> ViTAdapter:
     try:
         adapter = _load_by_address(entry.id)
     except ModelUnreachableError as error:
-        if name != _EMBEDDED:
+        if name != EMBEDDED_NAME:
             raise
         adapter = _load_embedded(error)
     return _add_note(adapter, entry.note) if entry.note else adapter
 
 
 def _add_note(adapter: ViTAdapter, note: str) -> ViTAdapter:
+    if note in adapter.info.notes:  # what the adapter itself can tell from the weights
+        return adapter
     return replace(adapter, info=replace(adapter.info, notes=(*adapter.info.notes, note)))
 
 
@@ -183,11 +185,7 @@ _LOADERS: Mapping[str, Callable[[str], ViTAdapter]] = {
 
 
 def _load_embedded(error: ModelUnreachableError) -> ViTAdapter:
-    from vitscope.models.embedded import (
-        EMBEDDED_SOURCE,
-        embedded_available,
-        load_embedded_dinov2,
-    )
+    from vitscope.models.embedded import EMBEDDED_SOURCE, load_embedded_dinov2
 
     if not embedded_available():
         raise ModelUnreachableError(

@@ -1,0 +1,62 @@
+"""The table of models with plain names in docs/catalogue.md, made from the catalogue.
+
+python tests/catalogue_page.py    writes the page anew
+"""
+
+from itertools import groupby
+from pathlib import Path
+
+from vitscope.models.catalogue import CATALOGUE, SIZE_CLASSES
+
+PAGE = Path(__file__).parent.parent / "docs" / "catalogue.md"
+HEAD = """# Models with plain names
+
+Made by `python tests/catalogue_page.py` from the catalogue, every line of which the tests compare
+with the model that the installed library builds. `vitscope models` lists the same and says which
+weights are on your machine.
+
+Parameters are those of the vision tower as it is analysed. The download is the whole file in
+float32: of CLIP with its text tower, of DeiT III with its classifier. None is gated. A family's
+short name stands in brackets; the class is what its sizes are compared by across families:
+{classes}.
+"""
+COLUMNS = """
+| name | size | class | parameters | width / blocks / heads | patch | tokens | download | source |
+|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def make_page():
+    limits = [f"{name} below {limit / 1e6:.0f} million" for name, limit in SIZE_CLASSES.items()]
+    classes = ", ".join([*limits[:-1], f"{list(SIZE_CLASSES)[-1]} from there on"])
+    families = groupby(CATALOGUE.values(), key=lambda entry: entry.family_key)
+    return HEAD.format(classes=classes) + "".join(make_family(list(e)) for _, e in families)
+
+
+def make_family(entries):
+    first = entries[0]
+    heading = f"\n## {first.family} (`{first.family_key}`)\n\nLicence: {first.licence}.\n"
+    for note in dict.fromkeys(entry.note for entry in entries if entry.note):
+        named = [entry.name for entry in entries if entry.note == note]
+        whose = "Note" if len(named) == len(entries) else f"Note of {', '.join(named)}"
+        heading += f"{whose}: {note}.\n"
+    return heading + COLUMNS + "".join(make_row(entry) for entry in entries)
+
+
+def make_row(entry):
+    cells = (
+        f"`{entry.name}`",
+        entry.size,
+        entry.size_class,
+        f"{entry.num_params:,}",
+        f"{entry.width} / {entry.depth} / {entry.num_heads}",
+        str(entry.patch_size),
+        entry.layout.describe(),
+        entry.download,
+        f"{entry.source} (by hand)" if entry.checkpoint else f"`{entry.source}`",
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(make_page(), encoding="utf-8")
