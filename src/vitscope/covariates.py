@@ -9,7 +9,7 @@ import math
 from functools import cache
 
 import numpy as np
-from jaxtyping import Float64, Int32, Integer, UInt8
+from jaxtyping import Float64, Int16, Int32, Integer, UInt8
 from PIL import Image
 from scipy import fft, ndimage
 
@@ -110,15 +110,20 @@ def _compute_entropy(grey: Grey) -> float:
 def _compute_edge_density(grey: Grey) -> float:
     if min(grey.shape) < 3:
         return np.nan
-    levels = grey.astype(np.int32)
+    levels = grey.astype(np.int16)  # Wide enough for a gradient, which is at most 1020.
     down = levels[:-2] + 2 * levels[1:-1] + levels[2:]
     across = levels[:, :-2] + 2 * levels[:, 1:-1] + levels[:, 2:]
-    squares = (down[:, 2:] - down[:, :-2]) ** 2 + (across[2:] - across[:-2]) ** 2
+    squares = _square(down[:, 2:] - down[:, :-2]) + _square(across[2:] - across[:-2])
     return float(np.mean(squares > EDGE_THRESHOLD**2))
 
 
+def _square(values: Int16[np.ndarray, "height width"]) -> Int32[np.ndarray, "height width"]:
+    squares: Int32[np.ndarray, "height width"] = np.multiply(values, values, dtype=np.int32)
+    return squares
+
+
 def _compute_colourfulness(levels: UInt8[np.ndarray, "height width 3"]) -> float:
-    red, green, blue = (levels[..., channel].astype(np.int32) for channel in range(3))
+    red, green, blue = (levels[..., channel].astype(np.int16) for channel in range(3))
     # Twice yellow less blue, so that both are whole numbers and their sums exact.
     rg_mean, rg_variance = _compute_moments(red - green)
     yb_mean, yb_variance = _compute_moments(red + green - 2 * blue)
@@ -126,17 +131,20 @@ def _compute_colourfulness(levels: UInt8[np.ndarray, "height width 3"]) -> float
     return spread + 0.3 * math.hypot(rg_mean, yb_mean / 2)
 
 
-def _compute_moments(values: Int32[np.ndarray, "height width"]) -> tuple[float, float]:
+def _compute_moments(values: Int16[np.ndarray, "height width"]) -> tuple[float, float]:
     n, total = values.size, int(values.sum(dtype=np.int64))
-    squares = int(np.square(values).sum(dtype=np.int64))
+    squares = int(_square(values).sum(dtype=np.int64))
     return total / n, (n * squares - total**2) / n**2
 
 
 def _compute_spatial_frequency(grey: Grey) -> float:
     window, weights, radii = _make_spectrum_tables(*grey.shape)
-    mean = (window * grey).sum() / window.sum()
-    spectrum = fft.rfft2(window * (grey - mean))
-    power = weights * (spectrum.real**2 + spectrum.imag**2)
+    seen = window * grey
+    seen -= window * (seen.sum() / window.sum())
+    spectrum = fft.rfft2(seen, overwrite_x=True)
+    power = spectrum.real**2
+    power += spectrum.imag**2
+    power *= weights
     return float((power * radii).sum() / power.sum())
 
 
