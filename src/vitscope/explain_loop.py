@@ -128,8 +128,8 @@ def read_reference(
         The means.
 
     Raises:
-        UsageError: If weights or preprocessing differ, the layer was not audited, or there are too
-            few pictures for means.
+        UsageError: If weights, preprocessing or groups differ, the layer was not audited, or there
+            are too few pictures for means.
     """
     manifest, folder = audited.manifest, printable_path(audited.folder)
     if manifest.weights_hash != weights_hash:
@@ -154,6 +154,11 @@ def read_reference(
         raise UsageError(
             f"the reference {folder} holds {sums.num_images} pictures, whose means say little: "
             f"audit {MIN_IMAGES} or more"
+        )
+    if manifest.has_skip and "cls" not in manifest.groups:
+        raise UsageError(
+            f"the reference {folder} counts [CLS]'s attention to itself among other tokens: audit "
+            "with --cls-term own"
         )
     terms = [*manifest.groups, *(["skip"] if manifest.has_skip else [])]
     means = {name: sums.compute_mean(f"term/{name}") for name in terms}
@@ -223,10 +228,12 @@ class ExplainRun:
         Raises:
             UsageError: If settings or reference do not fit.
         """
-        if config.renormalize:
-            raise UsageError(
-                "renormalize is set, but maps show the attention weights as they are: leave it out"
-            )
+        for name in ("renormalize", "cls_term"):
+            if getattr(config, name) != getattr(RunConfig(), name):
+                raise UsageError(
+                    f"{name} is set, but maps show every token's attention weight as it is: leave "
+                    "it out"
+                )
         self._vit = vit
         self._paths = paths
         self._config = config

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from vitscope.errors import UsageError
 from vitscope.explanation import Explanation, PictureExplanation
@@ -41,6 +41,7 @@ _MAP_IN, _TALLEST_IN = 1.32, 2.4
 _HEADS_ACROSS, _HEAD_IN, _TALLEST_HEAD_IN, _HEAD_GAP_IN = 8, 0.72, 1.3, 0.1
 _LABEL_IN, _TITLE_IN, _UNIT_IN, _SMALL_LINE_IN, _LINE_IN = 0.2, 0.13, 0.13, 0.107, 0.13
 _GAP_IN = 0.16
+_LOW_BAR_IN, _LOWEST_BAR_IN = 0.45, 0.16
 _NO_BREAK = "\u00a0"
 _PICTURE_LETTERS, _CAPTION_LETTERS, _VERDICT_LETTERS, _BASIS_LETTERS = 27, 36, 115, 135
 """Letters that fit a line, of the widest that words consist of."""
@@ -144,7 +145,7 @@ class _Row:
     @property
     def captions_height(self) -> float:
         lines = [len(self.picture_caption), *(len(one.caption) for one in self.maps)]
-        return max(lines) * _SMALL_LINE_IN + 0.1
+        return max(lines) * _SMALL_LINE_IN + 0.12
 
     @property
     def heads_height(self) -> float:
@@ -276,7 +277,7 @@ def _draw_row(sheet: _Sheet, top: float, row: _Row) -> None:
     sheet.write(_LEFT_IN, top, [row.label], size=BASE_PT + 1, weight="bold")
     title, unit = top + _LABEL_IN, top + _LABEL_IN + _TITLE_IN
     maps = unit + _UNIT_IN
-    captions = maps + height + 0.04
+    captions = maps + height + 0.06
     size = "{} × {} px, {} × {} patches".format(*one.picture.shape[:2], *one.grid)
     heads = [("picture", size, row.picture_caption)]
     heads += [(each.title, each.unit, each.caption) for each in row.maps]
@@ -310,7 +311,8 @@ def _draw_heads(sheet: _Sheet, top: float, row: _Row, each: _Map) -> float:
         sheet.write(left, above, [str(head)], color=FAINT)
         image = _show(sheet.place(left, above + _UNIT_IN, width, height), row.picture, each, values)
         if head == 0:
-            _draw_bar(sheet, image, _LEFT_IN + last * step[0], above + _UNIT_IN, height)
+            beside = _LEFT_IN + last * step[0]
+            _draw_bar(sheet, image, beside, above + _UNIT_IN, max(height, _LOWEST_BAR_IN))
     return top + math.ceil(len(each.values) / _HEADS_ACROSS) * step[1]
 
 
@@ -337,8 +339,10 @@ def _show(
 
 def _draw_bar(sheet: _Sheet, image: AxesImage, left: float, top: float, height: float) -> None:
     bar = sheet.figure.colorbar(image, cax=sheet.place(left, top, 0.07, height))
-    bar.locator = MaxNLocator(max(1, min(4, int(height / 0.2))))
-    bar.formatter = FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−"))
+    low = height < _LOW_BAR_IN
+    # Beside a low map there is room for the two ends alone.
+    bar.locator = FixedLocator(image.get_clim()) if low else MaxNLocator(min(4, int(height / 0.2)))
+    bar.formatter = FuncFormatter(lambda value, _: f"{value:.3g}".replace("-", "−"))
     bar.update_ticks()
     bar.outline.set_linewidth(0.4)
     bar.ax.tick_params(labelsize=SMALL_PT, pad=1)

@@ -1,0 +1,80 @@
+"""The figures of explained pictures, named by the pictures, in one folder."""
+
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+from vitscope.explanation import Explanation
+from vitscope.figures.draw import Format, is_figures, save_figure
+from vitscope.figures.maps import plot_explanations
+from vitscope.figures.saved import slug
+from vitscope.saved_result import SCHEMA_VERSION
+from vitscope.storage import never, staged_folder, write_json
+
+
+def draw_explanations(
+    explanations: Sequence[Explanation],
+    out: str | Path,
+    *,
+    formats: Sequence[Format] = ("png",),
+    heads: bool = False,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Draw every explained picture, one row for each model that explains it.
+
+    Args:
+        explanations: Results of `explain`, one a model.
+        out: Folder for the figures; written whole or not at all.
+        formats: Files of each figure.
+        heads: Whether maps of every head are drawn too.
+        overwrite: Whether earlier figures there are replaced.
+
+    Returns:
+        The files.
+
+    Raises:
+        UsageError: If something else is at `out`.
+        VitscopeError: If the disk does not take the figures.
+    """
+    target = Path(out)
+    files: list[Path] = []
+    with staged_folder(target, replaces=is_figures if overwrite else never) as staging:
+        entries = []
+        for name, image_id in _name_pictures(explanations).items():
+            shown = [one for one in explanations if image_id in _ids_of(one)]
+            figure = plot_explanations(shown, _ids_of(shown[0]).index(image_id), heads=heads)
+            names = [f"{name}.{kind}" for kind in dict.fromkeys(formats)]
+            for file in names:
+                save_figure(figure, staging / file)
+            entries.append({"name": name, "files": names, "image_id": image_id})
+            files += [target / file for file in names]
+        index = {"kind": "figures", "schema_version": SCHEMA_VERSION, "figures": entries}
+        write_json(staging / "index.json", index)
+    return files
+
+
+def _name_pictures(explanations: Sequence[Explanation]) -> dict[str, str]:
+    """Name each picture so that any file system takes it.
+
+    Args:
+        explanations: The results.
+
+    Returns:
+        Identity of each picture by its name, in the order they come.
+    """
+    names: dict[str, str] = {}
+    for entry in chain.from_iterable(one.summary["pictures"] for one in explanations):
+        if entry["image_id"] in names.values():
+            continue
+        stem = Path(entry["path"]).stem
+        readable = any(letter.isascii() and letter.isalnum() for letter in stem)
+        stem = name = slug(stem) if readable else "picture"
+        number = 2
+        while name.casefold() in {other.casefold() for other in names}:
+            name, number = f"{stem}-{number}", number + 1
+        names[name] = entry["image_id"]
+    return names
+
+
+def _ids_of(explanation: Explanation) -> list[str]:
+    return [entry["image_id"] for entry in explanation.summary["pictures"]]
