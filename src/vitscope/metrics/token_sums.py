@@ -65,14 +65,15 @@ class TokenSums:
             blocks: Jackknife block of each image.
         """
         index = torch.tensor(blocks)
-        self._counts += torch.bincount(index, minlength=NUM_BLOCKS)
+        self._counts = self._counts + torch.bincount(index, minlength=NUM_BLOCKS)
+        membership = torch.nn.functional.one_hot(index, NUM_BLOCKS).double().mT
         for state, rows in states.items():
             exact = rows.double()
             norms = exact.norm(dim=-1, keepdim=True)
-            self._add(f"{state}/{_SUM}", exact, index)
+            self._add(f"{state}/{_SUM}", exact, membership)
             # A vector of zeros has no direction: NaN from here on.
-            self._add(f"{state}/{_DIRECTION}", exact / norms, index)
-            self._add(f"{state}/{_SQUARE}", norms.square(), index)
+            self._add(f"{state}/{_DIRECTION}", exact / norms, membership)
+            self._add(f"{state}/{_SQUARE}", norms.square(), membership)
 
     def merge(self, other: "TokenSums") -> None:
         """Take in the sums of a disjoint set of images.
@@ -189,12 +190,14 @@ class TokenSums:
         sums._counts, sums._sums = counts, parts
         return sums
 
-    def _add(self, name: str, rows: Float[Tensor, "batch token _"], index: Tensor) -> None:
-        held = self._sums.get(name)
-        if held is None:
-            held = self._sums[name] = rows.new_zeros(NUM_BLOCKS, *rows.shape[1:])
-        # Out of place: what is held may be shared with the sums it was merged from.
-        self._sums[name] = held.index_add(0, index, rows)
+    def _add(
+        self,
+        name: str,
+        rows: Float[Tensor, "batch token _"],
+        membership: Float[Tensor, "block batch"],
+    ) -> None:
+        total = torch.tensordot(membership, rows, dims=1)
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
 
     def _of_token(self, name: str, token: str) -> Float[Tensor, "block _"]:
         return self._sums[name][:, self.tokens.index(token)]
