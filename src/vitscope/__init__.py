@@ -9,26 +9,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vitscope.audit_loop import audit
-    from vitscope.config import AuditConfig
+    from vitscope.config import AuditConfig, OneShotConfig, RunConfig
     from vitscope.decomposition import decompose, map_tokens, restrict
     from vitscope.errors import VitscopeError
+    from vitscope.explain_loop import explain
+    from vitscope.explanation import Explanation
     from vitscope.images import ImageSet
     from vitscope.ledger import Ledger
     from vitscope.models.base import ViTAdapter
     from vitscope.models.registry import load_model, wrap_model
+    from vitscope.one_shot_loop import one_shot
+    from vitscope.one_shot_result import OneShotResult
     from vitscope.result import AuditResult
 
 __all__ = [
     "AuditConfig",
     "AuditResult",
+    "Explanation",
     "ImageSet",
     "Ledger",
+    "OneShotConfig",
+    "OneShotResult",
+    "RunConfig",
     "ViTAdapter",
     "VitscopeError",
     "audit",
     "decompose",
+    "explain",
     "load_model",
     "map_tokens",
+    "one_shot",
     "restrict",
     "wrap_model",
 ]
@@ -37,14 +47,20 @@ __version__ = "0.1.0"
 _HOMES = {
     "AuditConfig": "config",
     "AuditResult": "result",
+    "Explanation": "explanation",
     "ImageSet": "images",
     "Ledger": "ledger",
+    "OneShotConfig": "config",
+    "OneShotResult": "one_shot_result",
+    "RunConfig": "config",
     "ViTAdapter": "models.base",
     "VitscopeError": "errors",
     "audit": "audit_loop",
     "decompose": "decomposition",
+    "explain": "explain_loop",
     "load_model": "models.registry",
     "map_tokens": "decomposition",
+    "one_shot": "one_shot_loop",
     "restrict": "decomposition",
     "wrap_model": "models.registry",
 }

@@ -14,7 +14,9 @@ from cyclopts import App, CycloptsError, Parameter
 
 import vitscope
 from vitscope.cli.audit import audit, demo
+from vitscope.cli.explain import explain
 from vitscope.cli.models import models
+from vitscope.cli.one_shot import one_shot
 from vitscope.errors import UsageError, VitscopeError
 
 app = App(
@@ -33,7 +35,7 @@ app = App(
 )
 _DEBUG = "VITSCOPE_DEBUG"
 
-for _command in (audit, demo, models):
+for _command in (audit, demo, one_shot, models, explain):
     app.command(_command)
 
 

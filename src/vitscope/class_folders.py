@@ -1,0 +1,87 @@
+"""Pictures with labels: a folder that holds a folder a class."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from vitscope.errors import UsageError
+from vitscope.images import find_images
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """The classes of a folder.
+
+    Attributes:
+        classes: Pictures of each class that has at least two, by the name of its folder, sorted.
+        too_small: Names of the other folders.
+        num_unlabelled: Pictures that lie in no class's folder and are left out.
+    """
+
+    classes: Mapping[str, tuple[Path, ...]]
+    too_small: tuple[str, ...]
+    num_unlabelled: int
+
+    def limited(self, limit: int | None, seed: int) -> "ClassFolders":
+        """Draw some of the classes at random.
+
+        Args:
+            limit: How many; all of them where there are no more, or if None.
+            seed: Seed of the draw.
+
+        Returns:
+            The same folders with those classes alone.
+        """
+        if limit is None or limit >= len(self.classes):
+            return self
+        names = list(self.classes)
+        drawn = np.random.default_rng(seed).choice(len(names), limit, replace=False)
+        return replace(self, classes={names[i]: self.classes[names[i]] for i in sorted(drawn)})
+
+
+def find_classes(folder: str | Path) -> ClassFolders:
+    """List the pictures of every class in a folder.
+
+    Args:
+        folder: Folder with one sub-folder a class, whose name is the label; pictures further down
+            belong to the same class. Hidden folders and files are skipped.
+
+    Returns:
+        The classes.
+
+    Raises:
+        UsageError: If it is no folder, or holds fewer than two classes with two pictures.
+    """
+    root = Path(folder)
+    name = repr(os.fspath(folder))
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"{name} is a file: give a folder with one sub-folder a class")
+    found = find_images([folder])
+    by_class: dict[str, list[Path]] = {
+        entry.name: []
+        for entry in sorted(root.iterdir())
+        if entry.is_dir() and not entry.name.startswith(".")
+    }
+    if not by_class:
+        raise UsageError(
+            f"{name} has no sub-folders, so its {len(found)} pictures have no labels: put the "
+            "pictures of each class into a folder of its own"
+        )
+    num_unlabelled = 0
+    for path in found:
+        label, *rest = path.relative_to(root).parts
+        if rest:
+            by_class[label].append(path)
+        else:
+            num_unlabelled += 1
+    classes = {label: tuple(paths) for label, paths in by_class.items() if len(paths) > 1}
+    if len(classes) < 2:
+        raise UsageError(
+            f"{name} holds {len(by_class)} sub-folders, {len(classes)} of them with at least two "
+            "pictures: give at least two such classes"
+        )
+    too_small = tuple(label for label in by_class if label not in classes)
+    return ClassFolders(classes, too_small, num_unlabelled)

@@ -1,0 +1,206 @@
+"""One-shot classification: one training and one test picture a class, drawn again and again.
+
+Requirements met here:
+
+- A draw depends on which pictures there are and on the seed, never on the order they came in.
+- Two copies of one picture are never a training and a test picture of the same class.
+- Where scores tie, nothing is won by the order of the classes: a feature that is the same for
+  every picture scores exactly chance.
+
+Source: Lappe & Giese (NeurIPS 2025), Fig. 3b.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from scipy.special import stdtrit
+from sklearn.linear_model import LogisticRegression
+
+Features = Float64[np.ndarray, "class dim"]
+"""Row i is of a picture of class i."""
+
+Scores = Float64[np.ndarray, "class class"]
+"""Row i: how well the test picture of class i fits each class."""
+
+Scorer = Callable[[Features], Scores]
+
+# Cosines and logits of float32 features that are nearer than this differ by rounding alone.
+_TIE = 1e-9
+
+
+class Accuracy(NamedTuple):
+    """Part of the test pictures that are classified rightly.
+
+    Attributes:
+        top1: The true class has the highest score.
+        top5: The true class is among the five highest.
+    """
+
+    top1: float
+    top5: float
+
+
+class Estimate(NamedTuple):
+    """A mean over draws.
+
+    Attributes:
+        value: The mean.
+        ci95: 95 % interval (low, high); None where there are fewer than two draws.
+    """
+
+    value: float
+    ci95: tuple[float, float] | None
+
+
+def group_pictures(labels: Sequence[str], identities: Sequence[str]) -> dict[str, list[int]]:
+    """The different pictures of every class, in an order that is theirs alone.
+
+    Args:
+        labels: Class of each picture.
+        identities: Digest of each picture's bytes.
+
+    Returns:
+        Places in the given sequences by class, sorted by label and then by identity; of pictures
+        that are the same, byte for byte, in one class the first.
+    """
+    places = sorted(range(len(labels)), key=lambda i: (labels[i], identities[i]))
+    groups: dict[str, dict[str, int]] = {}
+    for place in places:
+        groups.setdefault(labels[place], {}).setdefault(identities[place], place)
+    return {label: list(members.values()) for label, members in groups.items()}
+
+
+def draw_pairs(
+    classes: Sequence[Sequence[int]], num_draws: int, seed: int
+) -> Int64[np.ndarray, "draw class 2"]:
+    """Draw a training and another test picture of every class, each pair equally likely.
+
+    Args:
+        classes: Pictures of each class, at least two, as `group_pictures` sorts them.
+        num_draws: How many times.
+        seed: Seed of the draws.
+
+    Returns:
+        Per draw and class the training and the test picture.
+    """
+    generator = np.random.default_rng(seed)
+    pairs = np.empty((num_draws, len(classes), 2), dtype=np.int64)
+    for column, pictures in enumerate(classes):
+        train = generator.integers(len(pictures), size=num_draws)
+        test = generator.integers(len(pictures) - 1, size=num_draws)
+        test += test >= train  # the training picture is skipped
+        pairs[:, column] = np.asarray(pictures)[np.stack([train, test], axis=-1)]
+    return pairs
+
+
+def fit_nearest(train: Features) -> Scorer:
+    """Nearest training feature: a class scores the cosine with its one training picture.
+
+    Args:
+        train: Training features.
+
+    Returns:
+        The classifier. A feature of zeros has a cosine of 0 with everything.
+    """
+    directions = _normalise(train)
+    return lambda test: _normalise(test) @ directions.T
+
+
+def fit_logistic(train: Features) -> Scorer:
+    """Multinomial logistic regression on one training picture a class.
+
+    Features are centred on the mean of the training features and divided by one number, their root
+    mean square deviation over pictures and dimensions; test features by the same. A deviation per
+    dimension would be a guess from as many pictures as there are classes, and would make the
+    answer depend on the basis that the features are written in.
+
+    scikit-learn's `LogisticRegression`, L2 penalty with C = 1, intercept, solver lbfgs from zeros,
+    tolerance 1e-4, at most 1000 iterations: nothing in it is random.
+
+    Args:
+        train: Training features.
+
+    Returns:
+        The classifier; a class scores its logit.
+    """
+    centre = train.mean(axis=0)
+    size = np.sqrt(np.mean((train - centre) ** 2))
+    scale = size if size > 0 else 1.0
+    model = LogisticRegression(C=1.0, solver="lbfgs", tol=1e-4, max_iter=1000)
+    with warnings.catch_warnings():
+        # One picture a class is what is meant, and no regression in disguise.
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")
+        model.fit((train - centre) / scale, np.arange(len(train)))
+
+    def score(test: Features) -> Scores:
+        logits: np.ndarray = model.decision_function((test - centre) / scale)
+        # Of two classes scikit-learn gives the second one's alone.
+        return logits if logits.ndim == 2 else np.stack([-logits, logits], axis=-1)
+
+    return score
+
+
+CLASSIFIERS: Mapping[str, Callable[[Features], Scorer]] = MappingProxyType(
+    {"nearest": fit_nearest, "logistic": fit_logistic}
+)
+"""From training features to a classifier, by name."""
+
+
+def compute_accuracy(scores: Scores) -> Accuracy:
+    """Top-1 and top-5 accuracy over one test picture a class.
+
+    Args:
+        scores: Scores of every test picture for every class.
+
+    Returns:
+        The accuracies. Of classes that tie with the true one each is as likely to be named first: a
+        test picture counts with the probability that the true class is among the k first.
+    """
+    truth = scores.diagonal()[:, None]
+    above = (scores > truth + _TIE).sum(axis=1)
+    tied = (np.abs(scores - truth) <= _TIE).sum(axis=1)
+    top1, top5 = (float(np.mean(np.clip((k - above) / tied, 0, 1))) for k in (1, 5))
+    return Accuracy(top1, top5)
+
+
+def average_draws(values: Float64[np.ndarray, " draw"]) -> Estimate:
+    """Mean over draws with a 95 % interval, Student's t: mean ± t(R − 1) · s / √R.
+
+    The interval covers the draw of the two pictures of each class: where the mean over endlessly
+    many draws from this picture set lies. It does not cover the choice of the picture set, whose
+    classes and pictures are taken as given.
+
+    Args:
+        values: One number per draw.
+
+    Returns:
+        Mean and interval.
+    """
+    draws = len(values)
+    mean = float(np.mean(values))
+    if draws < 2:
+        return Estimate(mean, None)
+    half = float(stdtrit(draws - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(draws))
+    return Estimate(mean, (mean - half, mean + half))
+
+
+def chance_accuracy(num_classes: int) -> Accuracy:
+    """What guessing would give.
+
+    Args:
+        num_classes: Number of classes.
+
+    Returns:
+        1 / C and min(5, C) / C.
+    """
+    return Accuracy(1 / num_classes, min(5, num_classes) / num_classes)
+
+
+def _normalise(rows: Features) -> Features:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    directions: Features = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    return directions

@@ -1,0 +1,220 @@
+"""One-shot classification: a labelled folder through a model once, then drawn from many times."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from vitscope.class_folders import ClassFolders, find_classes
+from vitscope.config import OneShotConfig
+from vitscope.decomposition import LayerRows, choose_tolerance, decompose_layers
+from vitscope.errors import VitscopeError
+from vitscope.images import ImageSet
+from vitscope.ledger import check_rows_finite
+from vitscope.metrics.one_shot import CLASSIFIERS, compute_accuracy, draw_pairs, group_pictures
+from vitscope.model_run import ModelRun, OnProgress, choose_preprocessing, describe_model
+from vitscope.models.base import ViTAdapter
+from vitscope.one_shot_result import DrawScore, OneShotResult, finish_one_shot
+from vitscope.storage import is_result, never, printable_path, scratch_folder, staged_folder
+
+Outputs = dict[str, dict[str, Float[np.ndarray, "*picture dim"]]]
+"""Readout -> part -> one row a picture."""
+
+_KINDS = ("term", "values", "attention", "block", "embedding")
+
+
+def one_shot(
+    vit: ViTAdapter,
+    folder: str | Path,
+    config: OneShotConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+    on_draw: OnProgress | None = None,
+) -> OneShotResult:
+    """Tell classes apart after one picture of each, by the full output and by parts of it.
+
+    Per draw one random training and one other random test picture of every class are taken. A
+    classifier is trained on the full outputs of the training pictures and tested on the full, the
+    keep-only and the skip-only outputs of the test pictures (docs/method.md).
+
+    Args:
+        vit: The model; it runs on the configured device in the configured precision, and is left
+            as it was.
+        folder: Folder with one sub-folder a class; see `find_classes`.
+        config: Settings; the defaults if None.
+        out: Folder to write the result into; a temporary one if None.
+        overwrite: Whether an earlier result in `out` is replaced.
+        on_progress: Called with (pictures done, pictures in all) after every batch.
+        on_draw: Called with (draws done, draws in all) after every draw.
+
+    Returns:
+        The result.
+
+    Raises:
+        UsageError: If settings, pictures or folder do not fit.
+        ImageReadError: If no picture could be read.
+        ImbalanceError: If a ledger does not balance.
+        NonFiniteError: If an activation is not finite.
+        VitscopeError: If fewer than two classes are left once unreadable pictures are out, or the
+            disk does not take the result.
+
+    Source:
+        Lappe & Giese (NeurIPS 2025), Fig. 3b.
+    """
+    config = config or OneShotConfig()
+    run = _OneShotRun(vit, find_classes(folder).limited(config.limit, config.seed), config)
+    if out is None:
+        with scratch_folder() as scratch:
+            run.execute(scratch, on_progress, on_draw)
+        return OneShotResult.own(scratch)
+    with staged_folder(Path(out), replaces=is_result if overwrite else never) as staging:
+        run.execute(staging, on_progress, on_draw)
+    return OneShotResult(Path(out))
+
+
+@dataclass(frozen=True, eq=False)
+class _Pictures:
+    """Every picture that was read, with its features."""
+
+    labels: list[str]
+    ids: list[str]
+    features: dict[str, Float[np.ndarray, "picture dim"]]
+    bias: Float[np.ndarray, " dim"]
+
+    def make_outputs(self, places: Int64[np.ndarray, "set class"]) -> Outputs:
+        chosen = {name: rows[places].astype(np.float64) for name, rows in self.features.items()}
+        return _make_outputs(chosen, self.bias.astype(np.float64))
+
+
+class _OneShotRun:
+    """One model over one labelled folder."""
+
+    def __init__(self, vit: ViTAdapter, folders: ClassFolders, config: OneShotConfig) -> None:
+        preprocessing = choose_preprocessing(vit, config)
+        self._labels = [label for label, paths in folders.classes.items() for _ in paths]
+        paths = tuple(path for paths in folders.classes.values() for path in paths)
+        self._run = ModelRun(vit, ImageSet(paths, preprocessing), config)
+        self._model = describe_model(vit, preprocessing.size, config.dtype)
+        self._vit = vit
+        self._folders = folders
+        self._config = config
+
+    def execute(
+        self, folder: Path, on_progress: OnProgress | None, on_draw: OnProgress | None
+    ) -> None:
+        pictures = self._extract(on_progress)
+        groups = group_pictures(pictures.labels, pictures.ids)
+        classes = {label: members for label, members in groups.items() if len(members) > 1}
+        if len(classes) < 2:
+            raise VitscopeError(
+                f"of {len(self._folders.classes)} classes {len(classes)} hold two different "
+                f"readable pictures ({len(self._run.failures)} pictures could not be read): at "
+                "least two such classes are needed"
+            )
+        pairs = draw_pairs(list(classes.values()), self._config.draws, self._config.seed)
+        scores: list[DrawScore] = []
+        for draw, pair in enumerate(pairs):
+            scores += self._classify(draw, pictures.make_outputs(pair.T))
+            if on_draw is not None:
+                on_draw(draw + 1, len(pairs))
+        finish_one_shot(
+            folder,
+            scores,
+            model=self._model,
+            data=self._describe_data(pictures, classes),
+            failures=self._run.failures,
+            provenance=self._run.make_provenance(),
+        )
+
+    def _extract(self, on_progress: OnProgress | None) -> _Pictures:
+        layer = self._vit.last_layer
+        tolerance = choose_tolerance(self._config.torch_dtype, self._run.device)
+        labels: list[str] = []
+        ids: list[str] = []
+        chunks: dict[str, list[Tensor]] = {}
+        with self._run.placed():
+            for batch in self._run.iter_batches(on_progress):
+                with self._run.plain_errors(batch):
+                    rows = decompose_layers(
+                        self._vit,
+                        batch.pixels,
+                        [layer],
+                        renormalize=self._config.renormalize,
+                        tolerance=tolerance,
+                        cls_term=self._config.cls_term,
+                    )[layer]
+                    features = rows.features | _keep_skip_alone(self._vit, rows)
+                for name, part in features.items():
+                    if name.partition("/")[0] in _KINDS:
+                        chunks.setdefault(name, []).append(part)
+                labels += [self._labels[index] for index in batch.indices]
+                ids += batch.ids
+        # One after the other, so that no more than one feature is there twice.
+        stacked = {name: torch.cat(chunks.pop(name)).numpy() for name in list(chunks)}
+        return _Pictures(labels, ids, stacked, rows.bias.numpy())
+
+    def _classify(self, draw: int, outputs: Outputs) -> Iterator[DrawScore]:
+        chosen = self._config.classifier
+        for classifier in CLASSIFIERS if chosen == "both" else (chosen,):
+            for readout, parts in outputs.items():
+                score = CLASSIFIERS[classifier](parts["full"][0])
+                for part, (_, test) in parts.items():
+                    accuracy = compute_accuracy(score(test))
+                    yield DrawScore(draw, classifier, readout, part, accuracy)
+
+    def _describe_data(
+        self, pictures: _Pictures, classes: Mapping[str, Sequence[int]]
+    ) -> dict[str, Any]:
+        num_read = sum(label in classes for label in pictures.labels)
+        num_images = sum(len(members) for members in classes.values())
+        left_out = set(self._folders.classes) - set(classes)
+        dropped = sorted([*self._folders.too_small, *left_out])
+        return {
+            "num_classes": len(classes),
+            "num_images": num_images,
+            "num_failed": len(self._run.failures),
+            "num_repeated": num_read - num_images,
+            "num_unlabelled": self._folders.num_unlabelled,
+            "dropped_classes": [printable_path(Path(label)) for label in dropped],
+            "num_dropped": len(dropped),
+        }
+
+
+def _keep_skip_alone(vit: ViTAdapter, rows: LayerRows) -> dict[str, Tensor]:
+    # Block output and global feature of skip + bias: what is left if no token is attended to.
+    if "term/skip" not in rows.features:
+        return {}
+    block = vit.finish_block(vit.last_layer, rows.features["term/skip"] + rows.bias)
+    found = {"block/skip": block, "embedding/skip": vit.embed(block)}
+    for name, part in found.items():
+        check_rows_finite(part.isfinite().all(dim=-1), f"of {name} ", vit.last_layer)
+    return found
+
+
+def _make_outputs(
+    features: Mapping[str, Float[np.ndarray, "*picture dim"]], bias: Float[np.ndarray, " dim"]
+) -> Outputs:
+    # Full and restricted outputs in every readout, from the features that an audit keeps too.
+    kinds: Outputs = {kind: {} for kind in _KINDS}
+    for name, rows in features.items():
+        kind, part = name.split("/")
+        kinds[kind][part] = rows
+    terms, values = kinds["term"], kinds["values"]
+    groups = {name: term for name, term in terms.items() if name != "skip"}
+    total = np.sum(list(groups.values()), axis=0) + bias
+    # Where outputs are renormalised the full ones are no sums, and all are kept as they are.
+    kept = kinds["attention"] or {name: term + bias for name, term in groups.items()}
+    return {
+        "attention": {"full": total, **kept},
+        "residual": {"full": total + terms.get("skip", 0.0), **terms},
+        "values": {"full": np.sum(list(values.values()), axis=0), **values},
+        "block": kinds["block"],
+        "embedding": kinds["embedding"],
+    }
