@@ -1,0 +1,52 @@
+"""`vitscope figures`."""
+
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.text import Text
+
+from vitscope.errors import UsageError
+from vitscope.storage import printable_path
+
+
+def figures(
+    *results: Path,
+    out: Path,
+    format: list[Literal["png", "pdf", "svg"]] | None = None,  # noqa: A002 - the option's name
+    overwrite: bool = False,
+) -> None:
+    """Draw every figure that saved results have the numbers for.
+
+    Nothing is computed anew and no model is loaded. What is drawn, from which results, and what is
+    not and why, is listed in index.md beside the figures.
+
+    Example:  vitscope figures results --out figures --format pdf
+
+    Args:
+        results: Results, or folders that hold results (searched).
+        out: Folder for the figures.
+        format: Kinds of files, once per kind; png and pdf if none is given.
+        overwrite: Replace earlier figures in that folder.
+
+    Raises:
+        UsageError: If no result is named.
+    """
+    if not results:
+        raise UsageError("no result was given: name one or more folders of results")
+    from vitscope.figures.draw import draw_figures  # here, for what it imports is slow
+
+    drawn = draw_figures(results, out, formats=format or ("png", "pdf"), overwrite=overwrite)
+    console = Console()
+    for figure in drawn.drawn:
+        console.print(Text(f"{figure.name}: {_count(figure.shown)}"), soft_wrap=True)
+        for label, reason in figure.omitted.items():
+            console.print(Text(f"  not shown: {label}: {reason}", style="dim"), soft_wrap=True)
+    for name, reason in drawn.skipped.items():
+        console.print(Text(f"not drawn: {name}: {reason}", style="yellow"), soft_wrap=True)
+    where = f"{len(drawn.drawn)} figures written to {printable_path(out)}"
+    console.print(Text(where), soft_wrap=True)
+
+
+def _count(shown: tuple[object, ...]) -> str:
+    return f"{len(shown)} result{'s' * (len(shown) != 1)}"

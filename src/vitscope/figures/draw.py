@@ -1,0 +1,253 @@
+"""Every figure that saved results have the numbers for, in one folder with its index."""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from matplotlib import rcParams
+from matplotlib.figure import Figure
+
+from vitscope.errors import ResultError, UsageError
+from vitscope.figures.drawing import Drawing, NothingToDrawError
+from vitscope.figures.plan import plan_figures
+from vitscope.figures.saved import ModelResult, load_results
+from vitscope.figures.style import in_style
+from vitscope.saved_result import SCHEMA_VERSION
+from vitscope.storage import (
+    MARKER,
+    check_target,
+    never,
+    printable_path,
+    read_json,
+    staged_folder,
+    write_json,
+)
+
+Format = Literal["png", "pdf", "svg"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+_INDEX, _KIND = "index.json", "figures"
+# Nothing of when or with what a figure was drawn: the same numbers give the same bytes.
+_METADATA: Mapping[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "svg": {"Date": None, "Creator": None},
+}
+
+
+@dataclass(frozen=True)
+class DrawnFigure:
+    """A figure on disk.
+
+    Attributes:
+        name: Of the figure, the same for every set of results.
+        files: Its files, one a format.
+        shown: Results whose numbers are on it.
+        omitted: Reason for each result that is not, by its label.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    shown: tuple[ModelResult, ...]
+    omitted: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class FigureFolder:
+    """What `draw_figures` drew and what it did not.
+
+    Attributes:
+        folder: Where the figures lie.
+        drawn: The figures.
+        skipped: Reason for each figure that could not be drawn, by its name.
+    """
+
+    folder: Path
+    drawn: tuple[DrawnFigure, ...]
+    skipped: Mapping[str, str]
+
+    @property
+    def files(self) -> list[Path]:
+        """Every figure's files."""
+        return [path for figure in self.drawn for path in figure.files]
+
+
+def draw_figures(
+    folders: Sequence[str | Path],
+    out: str | Path,
+    *,
+    formats: Sequence[Format] = ("png", "pdf"),
+    overwrite: bool = False,
+) -> FigureFolder:
+    """Draw every figure that saved results have the numbers for.
+
+    Args:
+        folders: Results of audits, one-shot classification and explanations, or folders that hold
+            such results anywhere below.
+        out: Folder for the figures and their index (`index.md` for people, `index.json`); written
+            whole or not at all.
+        formats: Files of each figure.
+        overwrite: Whether earlier figures there are replaced.
+
+    Returns:
+        What was drawn, and why the rest was not.
+
+    Raises:
+        UsageError: If a format is unknown, a folder holds no result, a model comes twice, or
+            something else is at `out`.
+        ResultError: If a summary is damaged or of another schema.
+        VitscopeError: If the disk does not take the figures.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise UsageError(
+            f"format {', '.join(unknown) or '(none)'}: expected one of {', '.join(FORMATS)}"
+        )
+    target = Path(out)
+    _check_place(target, overwrite=overwrite)
+    results = load_results([Path(folder) for folder in folders])
+    _check_different(results)
+    drawn: list[DrawnFigure] = []
+    skipped: dict[str, str] = {}
+    with staged_folder(target, replaces=is_figures if overwrite else never) as staging:
+        for planned in plan_figures(results):
+            try:
+                drawing = planned.draw()
+            except (NothingToDrawError, ResultError) as reason:
+                skipped[planned.name] = str(reason)
+                continue
+            # Laid out once, so that all its files are alike.
+            _fix_layout(drawing.figure)
+            files = [f"{planned.name}.{name}" for name in dict.fromkeys(formats)]
+            for file in files:
+                save_figure(drawing.figure, staging / file)
+            drawn.append(_describe(planned.name, [target / file for file in files], drawing))
+        found = FigureFolder(target, tuple(drawn), skipped)
+        (staging / "index.md").write_text(_write_page(found), encoding="utf-8")
+        write_json(staging / _INDEX, _write_index(found))
+    return found
+
+
+@in_style
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure; the same figure gives the same bytes.
+
+    Args:
+        figure: The figure.
+        path: Its file, of one of `FORMATS` by its name.
+    """
+    figure.savefig(path, metadata=_METADATA[path.suffix.removeprefix(".")])
+
+
+@in_style
+def _fix_layout(figure: Figure) -> None:
+    # At the resolution of the files: letters are a little wider or narrower at another.
+    figure.set_dpi(rcParams["savefig.dpi"])
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
+def is_figures(folder: Path) -> bool:
+    """Whether a folder holds figures of vitscope and nothing else.
+
+    Args:
+        folder: A folder.
+
+    Returns:
+        True where every entry is one that `draw_figures` writes.
+    """
+    allowed = {f".{name}" for name in FORMATS} | {".md", ".json"}
+    if not all(path.is_file() and path.suffix in allowed for path in folder.iterdir()):
+        return False
+    try:
+        index = read_json(folder / _INDEX)
+    except ResultError:
+        return False
+    return isinstance(index, dict) and index.get("kind") == _KIND
+
+
+def _check_place(target: Path, *, overwrite: bool) -> None:
+    for parent in (target, *target.absolute().parents):
+        if (parent / MARKER).is_file():
+            raise UsageError(
+                f"{printable_path(target)} is inside the result {printable_path(parent)}: give "
+                "another folder for the figures"
+            )
+    if not overwrite and target.is_dir() and any(target.iterdir()) and is_figures(target):
+        raise UsageError(
+            f"{printable_path(target)} already holds figures: choose another folder or add "
+            "--overwrite"
+        )
+    check_target(target, is_figures if overwrite else never)
+
+
+def _check_different(results: Sequence[ModelResult]) -> None:
+    places: dict[tuple[str, str, float | None], Path] = {}
+    for result in results:
+        key = (result.kind, result.label, result.params_m)
+        if result.kind != "explanation" and key in places:
+            raise UsageError(
+                f"{printable_path(places[key])} and {printable_path(result.folder)} are both of "
+                f"{result.label}, and would be one point on every figure: draw them apart"
+            )
+        places[key] = result.folder
+
+
+def _describe(name: str, files: Sequence[Path], drawing: Drawing) -> DrawnFigure:
+    return DrawnFigure(name, tuple(files), drawing.shown, dict(drawing.omitted))
+
+
+def _write_index(found: FigureFolder) -> dict[str, Any]:
+    return {
+        "kind": _KIND,
+        "schema_version": SCHEMA_VERSION,
+        "figures": [
+            {
+                "name": figure.name,
+                "files": [path.name for path in figure.files],
+                "results": [
+                    {
+                        "folder": printable_path(result.folder),
+                        "kind": result.kind,
+                        "model": result.model_id,
+                        "num_images": result.num_images,
+                        "weights_hash": result.weights_hash,
+                    }
+                    for result in figure.shown
+                ],
+                "omitted": figure.omitted,
+            }
+            for figure in found.drawn
+        ],
+        "skipped": found.skipped,
+    }
+
+
+def _write_page(found: FigureFolder) -> str:
+    lines = ["# Figures", ""]
+    for figure in found.drawn:
+        links = ", ".join(f"[{path.suffix[1:]}]({path.name})" for path in figure.files)
+        lines += [f"## {figure.name}", "", links, ""]
+        lines += [
+            f"- {_plain(result.label)}: {_plain(result.model_id)}, n = {result.num_images}, "
+            f"weights {_plain(result.weights_hash or 'not known')}"
+            for result in figure.shown
+        ]
+        lines += [
+            f"- not shown: {_plain(label)}: {_plain(reason)}"
+            for label, reason in figure.omitted.items()
+        ]
+        lines.append("")
+    if found.skipped:
+        lines += ["## Not drawn", ""]
+        lines += [f"- {name}: {_plain(reason)}" for name, reason in found.skipped.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    # Neither markup nor a link, whatever an id holds.
+    for letter in r"\`*_[]|<>":
+        text = text.replace(letter, f"\\{letter}")
+    return html.escape(text, quote=False)

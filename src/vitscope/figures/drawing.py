@@ -1,0 +1,137 @@
+"""What a figure function gives back: the figure, whose numbers it shows, and what it leaves out."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from matplotlib.figure import Figure
+
+from vitscope.errors import ResultError, VitscopeError
+from vitscope.figures.saved import ModelResult, group_by_family
+
+T = TypeVar("T")
+_MOST_NAMES = 6
+
+
+class NothingToDrawError(VitscopeError):
+    """A figure, or one model's part of it, that the results hold no numbers for."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure and where it comes from.
+
+    Attributes:
+        figure: The figure.
+        shown: Results whose numbers are on it.
+        omitted: Reason for each result that is not, by its label.
+    """
+
+    figure: Figure
+    shown: tuple[ModelResult, ...]
+    omitted: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Selection(Generic[T]):
+    """Results that have what a figure needs, with what was read of them.
+
+    Attributes:
+        found: What was read, by result; in order of family and size.
+        omitted: Reason for each other result, by its label.
+    """
+
+    found: tuple[tuple[ModelResult, T], ...]
+    omitted: Mapping[str, str]
+
+    @property
+    def results(self) -> tuple[ModelResult, ...]:
+        """The results that have it."""
+        return tuple(result for result, _ in self.found)
+
+    @property
+    def families(self) -> dict[str, list[tuple[ModelResult, T]]]:
+        """What was read, family by family, smallest model first."""
+        values = {result.folder: value for result, value in self.found}
+        return {
+            family: [(member, values[member.folder]) for member in members]
+            for family, members in group_by_family(self.results).items()
+        }
+
+    def draw(self, figure: Figure) -> Drawing:
+        """The drawing of what was selected.
+
+        Args:
+            figure: The figure that shows it.
+
+        Returns:
+            The drawing.
+        """
+        return Drawing(figure, self.results, self.omitted)
+
+
+def select(
+    results: Iterable[ModelResult], read: Callable[[ModelResult], T], *, kind: str = "audit"
+) -> Selection[T]:
+    """Read what a figure needs out of each result.
+
+    Args:
+        results: Results of any kind.
+        read: Reads one; raises NothingToDrawError where the result does not have it.
+        kind: The kind of result that the figure is of; others are left aside.
+
+    Returns:
+        What was found, and why not elsewhere.
+
+    Raises:
+        NothingToDrawError: If no result has it.
+    """
+    found: list[tuple[ModelResult, T]] = []
+    omitted: dict[str, str] = {}
+    for result in sorted(results, key=lambda one: one.order):
+        if result.kind != kind:
+            continue
+        try:
+            found.append((result, read(result)))
+        except (NothingToDrawError, ResultError) as reason:
+            omitted[result.label] = str(reason)
+    if not found:
+        raise NothingToDrawError(describe_omitted(omitted) or f"no result of the kind {kind!r}")
+    return Selection(tuple(found), omitted)
+
+
+def describe_omitted(omitted: Mapping[str, str]) -> str:
+    """Who is left out and why, as one sentence.
+
+    Args:
+        omitted: Reason by label.
+
+    Returns:
+        Labels grouped by reason; empty where nobody is left out.
+    """
+    reasons: dict[str, list[str]] = {}
+    for label, reason in omitted.items():
+        reasons.setdefault(reason, []).append(label)
+    return "; ".join(f"{_enumerate(labels)}: {reason}" for reason, labels in reasons.items())
+
+
+def describe_n(results: Sequence[ModelResult]) -> str:
+    """How many pictures the numbers of a figure are over.
+
+    Args:
+        results: Results on the figure.
+
+    Returns:
+        Such as "n = 5,000 pictures" or "n = 4,990 to 5,000 pictures a model".
+    """
+    counts = sorted({result.num_images for result in results})
+    each = " a model" if len(results) > 1 else ""
+    if len(counts) == 1:
+        return f"n = {counts[0]:,} pictures{each}"
+    return f"n = {counts[0]:,} to {counts[-1]:,} pictures{each}"
+
+
+def _enumerate(labels: Sequence[str]) -> str:
+    more = len(labels) - _MOST_NAMES
+    names = ", ".join(labels[:_MOST_NAMES])
+    return f"{names} and {more} more" if more > 0 else names

@@ -1,0 +1,74 @@
+"""The Gram ledger: how much of the representational geometry each term and each pair carries."""
+
+from typing import Any
+
+from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
+from vitscope.figures.matrices import plot_matrix
+from vitscope.figures.numbers import Interval, find, find_terms, read_estimate
+from vitscope.figures.panels import finish, make_panels
+from vitscope.figures.saved import ModelResult
+from vitscope.figures.style import in_style, in_term_order
+
+_TITLES = {"attention": "attention branch t", "residual": "residual stream r"}
+Ledger = dict[tuple[str, str], Interval]
+
+
+@in_style
+def plot_gram_ledger(result: ModelResult) -> Drawing:
+    """One model's Gram ledger (paper eq. 5) as heat maps.
+
+    Args:
+        result: An audit.
+
+    Returns:
+        The drawing: the attention branch and the residual stream.
+
+    Raises:
+        NothingToDrawError: If it has none.
+    """
+    selection = select([result], _read_ledgers)
+    ledgers = selection.found[0][1]
+    figure, panels = make_panels(len(ledgers), columns=2, panel_height_in=2.7, share_y=False)
+    largest = max(abs(cell.value) for cells in ledgers.values() for cell in cells.values()) or 1.0
+    for (total, cells), panel in zip(ledgers.items(), panels, strict=True):
+        terms = in_term_order(list({term for pair in cells for term in pair}))
+        image = plot_matrix(
+            panel,
+            terms,
+            {pair: cell.value for pair, cell in cells.items()},
+            {pair: _write(cell) for pair, cell in cells.items()},
+            colours="PuOr_r",
+            limits=(-largest, largest),
+        )
+        panel.set_title(_TITLES[total])
+    bar = figure.colorbar(image, ax=panels, shrink=0.8, pad=0.02)
+    bar.set_label("part of the Gram matrix's squared norm")
+    notes = [
+        "⟨G, G_ab⟩ / ⟨G, G⟩ over ordered pairs of terms, centred over pictures: all cells of a "
+        f"panel sum to 1. Last block, {describe_n(selection.results)}; ±: 95 % intervals."
+    ]
+    finish(figure, notes, heading=f"Gram ledger: {result.label}")
+    return selection.draw(figure)
+
+
+def _read_ledgers(result: ModelResult) -> dict[str, Ledger]:
+    ledgers = {total: _read_cells(find(result.summary, "gram_ledger", total)) for total in _TITLES}
+    found = {total: cells for total, cells in ledgers.items() if cells}
+    if not found:
+        raise NothingToDrawError("it has no Gram ledger")
+    return found
+
+
+def _read_cells(tree: Any) -> Ledger:
+    return {
+        (a, b): cell
+        for a, row in find_terms(tree).items()
+        for b, content in find_terms(row).items()
+        if (cell := read_estimate(content)) is not None
+    }
+
+
+def _write(cell: Interval) -> str:
+    if cell.low is None or cell.high is None:
+        return f"{cell.value:.2f}"
+    return f"{cell.value:.2f}\n±{(cell.high - cell.low) / 2:.2f}"

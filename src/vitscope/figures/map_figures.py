@@ -1,0 +1,51 @@
+"""The maps of explained pictures out of any set of results: figure 4."""
+
+from collections.abc import Sequence
+
+from vitscope.figures.drawing import Drawing, NothingToDrawError
+from vitscope.figures.numbers import find
+from vitscope.figures.saved import ModelResult
+
+
+def list_pictures(explanations: Sequence[ModelResult]) -> list[str]:
+    """Pictures that any of the results explains.
+
+    Args:
+        explanations: Results of the kind "explanation".
+
+    Returns:
+        Their image ids, each once, in the order they are found.
+    """
+    return list(dict.fromkeys(i for result in explanations for i in _ids_of(result)))
+
+
+def plot_maps(explanations: Sequence[ModelResult], image_id: str) -> Drawing:
+    """One picture's maps, a row for each model that explains it (Fig. 4).
+
+    Args:
+        explanations: Results of the kind "explanation".
+        image_id: The picture.
+
+    Returns:
+        The drawing.
+
+    Raises:
+        NothingToDrawError: If no result explains it.
+    """
+    # Here, for maps are read with torch, and no other figure needs it.
+    from vitscope.explanation import Explanation
+    from vitscope.figures.maps import plot_explanations
+
+    shown = [result for result in explanations if image_id in _ids_of(result)]
+    if not shown:
+        raise NothingToDrawError("no result explains this picture")
+    opened = [Explanation.load(result.folder) for result in shown]
+    figure = plot_explanations(opened, _ids_of(shown[0]).index(image_id))
+    omitted = {r.label: "does not explain this picture" for r in explanations if r not in shown}
+    return Drawing(figure, tuple(shown), omitted)
+
+
+def _ids_of(result: ModelResult) -> list[str]:
+    pictures = result.summary.get("pictures")
+    entries = pictures if isinstance(pictures, list) else []
+    return [str(find(entry, "image_id")) for entry in entries]

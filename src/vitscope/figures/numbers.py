@@ -1,0 +1,157 @@
+"""Reading numbers out of a summary, where any may be missing."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number with the ends of its interval, all finite.
+
+    Attributes:
+        value: The estimate, or the mean of a distribution.
+        low: Lower end; None where there is no interval.
+        high: Upper end; None where there is no interval.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def errors(self) -> tuple[float, float]:
+        """Distances from the value to the two ends, zero where there is no interval."""
+        low = self.value if self.low is None else self.low
+        high = self.value if self.high is None else self.high
+        return max(0.0, self.value - low), max(0.0, high - self.value)
+
+
+@dataclass(frozen=True)
+class CkaInterval(Interval):
+    """An unbiased CKA with its interval, and the paper's estimator beside it.
+
+    Attributes:
+        biased: The biased CKA; None where it is missing.
+        biased_if_unrelated: What it would be, about, for unrelated features.
+    """
+
+    biased: float | None = None
+    biased_if_unrelated: float | None = None
+
+
+def find(tree: Any, *path: str) -> Any:
+    """Go down nested dictionaries.
+
+    Args:
+        tree: Content of a summary.
+        *path: Keys.
+
+    Returns:
+        What is there; None where a key is absent on the way.
+    """
+    for key in path:
+        if not isinstance(tree, Mapping):
+            return None
+        tree = tree.get(key)
+    return tree
+
+
+def find_terms(tree: Any, *path: str) -> dict[str, Any]:
+    """A part of a summary that is keyed by names.
+
+    Args:
+        tree: Content of a summary.
+        *path: Keys.
+
+    Returns:
+        The dictionary there; empty where there is none.
+    """
+    found = find(tree, *path)
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or nothing.
+
+    Args:
+        value: Whatever a summary holds.
+
+    Returns:
+        The value as a float; None where it is null, not finite or no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def numbers(values: Any) -> list[float] | None:
+    """A list of finite numbers, or nothing.
+
+    Args:
+        values: Whatever a summary holds.
+
+    Returns:
+        The values as floats; None where it is no list, empty, or one of them is missing.
+    """
+    if not isinstance(values, (list, tuple)) or not values:
+        return None
+    found = [number(value) for value in values]
+    complete = [value for value in found if value is not None]
+    return complete if len(complete) == len(found) else None
+
+
+def read_estimate(tree: Any, key: str = "value") -> Interval | None:
+    """An estimate with its 95 % interval.
+
+    Args:
+        tree: A dictionary with `ci95`.
+        key: Name of the number.
+
+    Returns:
+        The estimate; None where the number is missing.
+    """
+    value = number(find(tree, key))
+    if value is None:
+        return None
+    ends = numbers(find(tree, "ci95"))
+    if ends is None or len(ends) != 2:
+        return Interval(value)
+    return Interval(value, min(ends), max(ends))
+
+
+def read_cka(tree: Any) -> CkaInterval | None:
+    """A CKA with its 95 % interval.
+
+    Args:
+        tree: A dictionary with `unbiased`, `ci95`, `biased`, `biased_if_unrelated`.
+
+    Returns:
+        The estimate; None where the unbiased one is missing.
+    """
+    found = read_estimate(tree, "unbiased")
+    if found is None:
+        return None
+    biased, floor = number(find(tree, "biased")), number(find(tree, "biased_if_unrelated"))
+    return CkaInterval(found.value, found.low, found.high, biased, floor)
+
+
+def read_spread(tree: Any) -> Interval | None:
+    """The mean of a distribution with its 5 and 95 % quantiles.
+
+    Args:
+        tree: A dictionary with `mean`, `p05` and `p95`.
+
+    Returns:
+        The three; None where the mean is missing.
+    """
+    mean = number(find(tree, "mean"))
+    low, high = number(find(tree, "p05")), number(find(tree, "p95"))
+    if mean is None:
+        return None
+    return Interval(mean, low, high)

@@ -1,0 +1,227 @@
+"""Laying out a figure: panels, a heading, a legend and the words under it, none over another."""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from vitscope.figures.drawing import describe_omitted
+from vitscope.figures.style import (
+    BASE_PT,
+    COLUMN_IN,
+    FAINT,
+    PAGE_IN,
+    SMALL_PT,
+    FamilyLook,
+    colour_term,
+    literal,
+    mark_term,
+    name_term,
+)
+
+_PT_PER_IN = 72
+_LETTER_EM = 0.55
+"""Width of a letter of DejaVu Sans as part of its size, on average and generously."""
+_MARGIN_IN = 0.06
+_LINE_IN = 0.1
+_LEGEND_ROW_IN = 0.16
+_HEADING_IN = 0.2
+
+
+def make_panels(
+    count: int,
+    *,
+    columns: int = 3,
+    panel_height_in: float = 1.9,
+    share_y: bool = True,
+    width_in: float | None = None,
+) -> tuple[Figure, list[Axes]]:
+    """A figure of equal panels, row by row.
+
+    Args:
+        count: Panels.
+        columns: At most so many beside each other.
+        panel_height_in: Height of a row in inches.
+        share_y: Whether all panels have the same vertical axis.
+        width_in: Width of the figure; that of a column for one panel, of a page for more, if None.
+
+    Returns:
+        The figure and its panels.
+    """
+    columns = min(count, columns)
+    rows = math.ceil(count / columns)
+    width = width_in or (COLUMN_IN if columns == 1 else PAGE_IN)
+    figure = Figure(figsize=(width, rows * panel_height_in), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=False, sharey=share_y, squeeze=False)
+    panels: list[Axes] = list(np.asarray(grid).flat)
+    for unused in panels[count:]:
+        unused.remove()
+    for index, panel in enumerate(panels[:count]):
+        panel.tick_params(labelleft=not share_y or index % columns == 0)
+    return figure, panels[:count]
+
+
+def finish(
+    figure: Figure,
+    notes: Sequence[str],
+    *,
+    heading: str = "",
+    handles: Sequence[Artist] = (),
+    omitted: Mapping[str, str] | None = None,
+) -> Figure:
+    """Add what stands above and below the panels, making the figure higher by what it needs.
+
+    Args:
+        figure: A figure of `make_panels`, fully drawn.
+        notes: Sentences under the panels: n, what bars mean.
+        heading: Line above the panels.
+        handles: Entries of the legend.
+        omitted: Reason for each model that is not shown.
+
+    Returns:
+        The same figure.
+    """
+    left_out = describe_omitted(omitted or {})
+    words = " ".join([*notes, *([f"Not shown: {left_out}."] if left_out else [])])
+    width, height = figure.get_size_inches()
+    usable = width - 2 * _MARGIN_IN
+    lines = textwrap.wrap(words, int(usable / _letter_in(SMALL_PT - 0.5)))
+    columns = count_legend_columns(handles, usable)
+    below = len(lines) * _LINE_IN + 2 * _MARGIN_IN
+    legend_in = math.ceil(len(handles) / columns) * _LEGEND_ROW_IN
+    above = legend_in + (_HEADING_IN if heading else 0.0) + 2 * _MARGIN_IN
+    total = height + below + above
+    figure.set_size_inches(width, total)
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.set(rect=(0, below / total, 1, height / total))  # type: ignore[call-arg]
+    left = _MARGIN_IN / width
+    figure.text(
+        left,
+        _MARGIN_IN / total,
+        literal("\n".join(lines)),
+        fontsize=SMALL_PT - 0.5,
+        color="#555555",
+        va="bottom",
+        linespacing=1.25,
+    )
+    if heading:
+        top = 1 - _MARGIN_IN / total
+        figure.text(left, top, literal(heading), fontsize=8, weight="bold", va="top")
+    if handles:
+        top = 1 - (_MARGIN_IN + (_HEADING_IN if heading else 0.0)) / total
+        figure.legend(
+            handles=by_rows(handles, columns),
+            loc="upper left",
+            bbox_to_anchor=(left, top),
+            borderaxespad=0,
+            ncols=columns,
+        )
+    return figure
+
+
+def label_rows(panels: Sequence[Axes], label: str) -> None:
+    """Name the vertical axis at the left of each row of panels.
+
+    Args:
+        panels: Panels of `make_panels`.
+        label: What the axis is of.
+    """
+    for panel in panels:
+        place = panel.get_subplotspec()
+        if place is not None and place.is_first_col():
+            panel.set_ylabel(label)
+
+
+def term_handles(terms: Sequence[str], *, joined: bool = True) -> list[Artist]:
+    """Legend entries of terms.
+
+    Args:
+        terms: Terms as in a summary.
+        joined: Whether their points are joined by a line.
+
+    Returns:
+        An entry each.
+    """
+    return [
+        Line2D(
+            [],
+            [],
+            color=colour_term(term),
+            marker=mark_term(term),
+            linestyle="-" if joined else "none",
+            label=name_term(term),
+        )
+        for term in terms
+    ]
+
+
+def family_handles(looks: Mapping[str, FamilyLook]) -> list[Artist]:
+    """Legend entries of model families.
+
+    Args:
+        looks: Look of each family.
+
+    Returns:
+        An entry each.
+    """
+    return [
+        Line2D(
+            [],
+            [],
+            color=look.colour,
+            marker=look.marker,
+            linestyle=look.dashes,
+            label=literal(family),
+        )
+        for family, look in looks.items()
+    ]
+
+
+def count_legend_columns(handles: Sequence[Artist], width_in: float) -> int:
+    """How many entries of a legend fit beside each other.
+
+    Args:
+        handles: The entries.
+        width_in: Room in inches.
+
+    Returns:
+        A number of columns, one at least.
+    """
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    entry_in = longest * _letter_in(BASE_PT) + 0.45
+    return max(1, min(len(handles) or 1, int(width_in / entry_in)))
+
+
+def by_rows(handles: Sequence[Artist], columns: int) -> list[Artist]:
+    """Entries of a legend so ordered that they are read row by row.
+
+    Args:
+        handles: The entries in the order they shall be read in.
+        columns: Columns of the legend, which matplotlib fills one after another.
+
+    Returns:
+        The same entries.
+    """
+    return [handle for column in range(columns) for handle in handles[column::columns]]
+
+
+def mark_empty(panel: Axes, reason: str) -> None:
+    """Say in a panel why there is nothing in it.
+
+    Args:
+        panel: The panel.
+        reason: A few words.
+    """
+    panel.set(xticks=[], yticks=[])
+    text = literal("\n".join(textwrap.wrap(reason, 26)))
+    panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", va="center", color=FAINT)
+
+
+def _letter_in(size_pt: float) -> float:
+    return size_pt * _LETTER_EM / _PT_PER_IN

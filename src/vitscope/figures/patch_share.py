@@ -1,0 +1,87 @@
+"""Does [CLS] attend to patches or to registers: figure 2a."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from jaxtyping import Float64
+from matplotlib.axes import Axes
+
+from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
+from vitscope.figures.panels import finish, make_panels
+from vitscope.figures.saved import ModelResult, format_millions
+from vitscope.figures.style import INK, TERM_COLOURS, in_style, literal
+
+_FEWEST_FOR_SHAPE = 20
+"""From so many pictures on the shape of a distribution is worth drawing."""
+
+
+@in_style
+def plot_patch_share(results: Iterable[ModelResult]) -> Drawing:
+    """Attention of [CLS] on patches against registers: its distribution over pictures, by size.
+
+    Args:
+        results: Results; audits of models with registers are used.
+
+    Returns:
+        The drawing, a panel per family.
+
+    Raises:
+        NothingToDrawError: If no audited model has registers.
+    """
+    selection = select(results, _read_shares)
+    figure, panels = make_panels(len(selection.families), panel_height_in=2.3)
+    for (family, members), panel in zip(selection.families.items(), panels, strict=True):
+        for place, (_, shares) in enumerate(members):
+            _plot_distribution(panel, place, shares)
+        panel.set_xticks(range(len(members)), [_name_size(model) for model, _ in members])
+        panel.set_xlim(-0.6, len(members) - 0.4)
+        panel.set_ylim(-0.02, 1.02)
+        panel.set_title(literal(family))
+        panel.grid(axis="y")
+    panels[0].set_ylabel("patches / (patches + registers)")
+    notes = [
+        "[CLS] attention mass of the last block, mean over heads: 1 = all on patches, 0 = all on "
+        f"registers. Distribution over pictures, {describe_n(selection.results)}; box: quartiles, "
+        "whiskers: 5 to 95 % of the pictures, dot: mean."
+    ]
+    finish(figure, notes, omitted=selection.omitted)
+    return selection.draw(figure)
+
+
+def _read_shares(result: ModelResult) -> Float64[np.ndarray, " image"]:
+    if result.num_registers == 0:
+        raise NothingToDrawError("no registers")
+    shares = result.read_column("patch_share")
+    if shares is None or not np.isfinite(shares).any():
+        raise NothingToDrawError("no patch share per picture")
+    defined: Float64[np.ndarray, " image"] = shares[np.isfinite(shares)]
+    return defined
+
+
+def _plot_distribution(panel: Axes, place: int, shares: Float64[np.ndarray, " image"]) -> None:
+    colour = TERM_COLOURS["patches"]
+    if shares.size >= _FEWEST_FOR_SHAPE and np.ptp(shares) > 1e-3:
+        parts = panel.violinplot(shares, [place], widths=0.8, showextrema=False)
+        for body in parts["bodies"]:  # type: ignore[attr-defined]
+            body.set(facecolor=colour, alpha=0.3, edgecolor=colour, linewidth=0.5)
+    low, first, median, third, high = np.quantile(shares, [0.05, 0.25, 0.5, 0.75, 0.95])
+    box = {"whislo": low, "q1": first, "med": median, "q3": third, "whishi": high, "fliers": []}
+    line = {"color": colour, "linewidth": 0.8}
+    panel.bxp(
+        [box],
+        positions=[place],
+        widths=0.16,
+        showfliers=False,
+        boxprops=line,
+        whiskerprops=line,
+        capprops=line,
+        medianprops={"color": colour, "linewidth": 1.6},
+        manage_ticks=False,
+    )
+    panel.plot([place], [shares.mean()], marker="o", color=INK, markersize=3, linestyle="none")
+
+
+def _name_size(model: ModelResult) -> str:
+    if model.size is None or model.params_m is None:
+        return literal(model.short_label)
+    return literal(f"{model.size}\n{format_millions(model.params_m)}")

@@ -1,0 +1,240 @@
+"""One look for every figure: sizes, fonts, and colours that mean the same throughout."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib as mpl
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Dashes = tuple[float, tuple[float, ...]]
+
+COLUMN_IN = 3.5
+"""Width of a column of a paper, in inches."""
+PAGE_IN = 7.2
+"""Width of a full page."""
+SMALL_PT, BASE_PT = 6.0, 7.0
+INK, FAINT, HAIRLINE = "#222222", "#8c8c8c", "#d9d9d9"
+
+TERMS = ("patches", "registers", "cls", "distillation", "skip", "bias")
+"""Where the output can come from, in the order of every legend."""
+
+# Okabe and Ito's palette: told apart with every common kind of colour blindness.
+TERM_COLOURS = {
+    "patches": "#0072B2",
+    "registers": "#D55E00",
+    "cls": "#CC79A7",
+    "distillation": "#E69F00",
+    "skip": "#009E73",
+    "bias": "#999999",
+    "non_patch": "#56B4E9",
+    "full": INK,
+    "highest_patch": "#56B4E9",
+}
+TERM_MARKERS = {
+    "patches": "o",
+    "registers": "s",
+    "cls": "D",
+    "distillation": "P",
+    "skip": "^",
+    "bias": "X",
+    "non_patch": "v",
+    "full": "*",
+    "highest_patch": "p",
+}
+TERM_NAMES = {
+    "cls": "[CLS] itself",
+    "skip": "skip connection",
+    "distillation": "distillation token",
+    "bias": "projection bias",
+    "non_patch": "all but patches",
+    "full": "full output",
+    "highest_patch": "highest patch",
+}
+
+
+@dataclass(frozen=True)
+class FamilyLook:
+    """How the line of a model family looks.
+
+    Attributes:
+        colour: Its colour.
+        marker: Its marker.
+        dashes: Its dashes, as matplotlib takes them.
+    """
+
+    colour: str
+    marker: str
+    dashes: Dashes
+
+
+_SOLID: Dashes = (0, ())
+_DASHED: Dashes = (0, (4, 1.5))
+_DOTTED: Dashes = (0, (1, 1.2))
+_DASH_DOT: Dashes = (0, (5, 1.5, 1, 1.5))
+# Paul Tol's "muted" palette, apart from the colours of the terms.
+_FAMILY_LOOKS = {
+    "DINOv2": FamilyLook("#332288", "o", _SOLID),
+    "DINOv2 with registers": FamilyLook("#CC6677", "s", _SOLID),
+    "DeiT III": FamilyLook("#44AA99", "^", _SOLID),
+    "CLIP (OpenAI)": FamilyLook("#117733", "D", _DASHED),
+    "CLIP (OpenCLIP)": FamilyLook("#999933", "v", _DASHED),
+    "iBOT": FamilyLook("#882255", "P", _DASH_DOT),
+    "DINO": FamilyLook("#AA4499", "X", _DOTTED),
+    "DINOv3": FamilyLook("#332288", "*", _DOTTED),
+    "MAE": FamilyLook("#88CCEE", "h", _DASH_DOT),
+    "SigLIP": FamilyLook("#DDCC77", "<", _SOLID),
+    "SigLIP 2": FamilyLook("#DDCC77", ">", _DASHED),
+    "EVA-02": FamilyLook("#882255", "d", _DOTTED),
+}
+_OTHER_LOOKS = tuple(
+    FamilyLook(colour, marker, dashes)
+    for dashes in (_SOLID, _DASHED, _DOTTED)
+    for colour, marker in (
+        ("#332288", "o"),
+        ("#CC6677", "^"),
+        ("#117733", "D"),
+        ("#882255", "P"),
+        ("#44AA99", "v"),
+        ("#999933", "h"),
+        ("#88CCEE", "s"),
+    )
+)
+
+_SETTINGS: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.labelsize": BASE_PT,
+    "axes.linewidth": 0.6,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": BASE_PT,
+    "axes.titleweight": "bold",
+    "axes.unicode_minus": True,
+    "errorbar.capsize": 1.5,
+    "font.family": "DejaVu Sans",
+    "font.size": BASE_PT,
+    "grid.color": HAIRLINE,
+    "grid.linewidth": 0.5,
+    "hatch.linewidth": 0.5,
+    "legend.borderpad": 0.0,
+    "legend.columnspacing": 1.4,
+    "legend.fontsize": BASE_PT,
+    "legend.frameon": False,
+    "legend.handlelength": 2.2,
+    "legend.handletextpad": 0.5,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.8,
+    "mathtext.fontset": "dejavusans",
+    "pdf.fonttype": 42,
+    "savefig.dpi": 300,
+    "svg.hashsalt": "vitscope",
+    "text.color": INK,
+    "xtick.color": INK,
+    "xtick.labelsize": SMALL_PT,
+    "xtick.major.size": 2.5,
+    "xtick.major.width": 0.6,
+    "ytick.color": INK,
+    "ytick.labelsize": SMALL_PT,
+    "ytick.major.size": 2.5,
+    "ytick.major.width": 0.6,
+}
+
+
+def in_style(draw: Callable[P, T]) -> Callable[P, T]:
+    """Let a function draw, or write, in the common look, whatever the reader's own settings are.
+
+    Args:
+        draw: A function that makes artists or saves a figure.
+
+    Returns:
+        The function, in the look.
+    """
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
+        settings: Any = {k: v for k, v in mpl.rcParamsDefault.items() if k != "backend"}
+        with mpl.rc_context(settings | _SETTINGS):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def name_term(term: str) -> str:
+    """A term in the field's words.
+
+    Args:
+        term: As in a summary, such as "cls" or "register_2".
+
+    Returns:
+        Such as "[CLS] itself" or "register 2".
+    """
+    return TERM_NAMES.get(term, literal(term.replace("_", " ")))
+
+
+def colour_term(term: str) -> str:
+    """The colour of a term, the same on every figure.
+
+    Args:
+        term: As in a summary.
+
+    Returns:
+        Its colour; single registers have that of registers.
+    """
+    return TERM_COLOURS.get("registers" if term.startswith("register_") else term, FAINT)
+
+
+def mark_term(term: str) -> str:
+    """The marker of a term.
+
+    Args:
+        term: As in a summary.
+
+    Returns:
+        Its marker.
+    """
+    return TERM_MARKERS.get("registers" if term.startswith("register_") else term, "o")
+
+
+def in_term_order(terms: Sequence[str]) -> list[str]:
+    """Terms in the order of every legend.
+
+    Args:
+        terms: Terms as in a summary.
+
+    Returns:
+        The same terms, the unknown last.
+    """
+    known = {term: index for index, term in enumerate(("full", *TERMS))}
+    return sorted(terms, key=lambda term: (known.get(term, len(known)), term))
+
+
+def look_of_families(families: Sequence[str]) -> dict[str, FamilyLook]:
+    """A look for each family: known recipes always have the same.
+
+    Args:
+        families: Families on the figure.
+
+    Returns:
+        Their looks.
+    """
+    unknown = [family for family in families if family not in _FAMILY_LOOKS]
+    others = {f: _OTHER_LOOKS[i % len(_OTHER_LOOKS)] for i, f in enumerate(unknown)}
+    return {family: _FAMILY_LOOKS.get(family) or others[family] for family in families}
+
+
+def literal(text: str) -> str:
+    """Text that is shown as it is: a dollar sign starts no formula, an underscore hides nothing.
+
+    Args:
+        text: Text of a result.
+
+    Returns:
+        The text for matplotlib.
+    """
+    shown = f" {text}" if text.startswith("_") else text
+    return shown.replace("$", r"\$")

@@ -1,0 +1,282 @@
+"""Results of made-up models, written to the summary's schema, for figures to be drawn from."""
+
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SIZES = {"S": 22.1, "B": 86.6, "L": 304.4, "g": 1136.5}
+DEPTHS = {"Ti": 12, "S": 12, "B": 12, "L": 24, "H": 32, "g": 40}
+FAMILIES = {
+    "DINOv2": SIZES,
+    "DINOv2 with registers": SIZES,
+    "DeiT III": {"Ti": 5.5, "S": 21.7, "B": 85.8, "L": 303.3, "H": 630.8},
+    "CLIP (OpenAI)": {"B/32": 87.8, "B/16": 86.2, "L/14": 304.0},
+    "CLIP (OpenCLIP)": {
+        "B/32": 87.8,
+        "B/16": 86.2,
+        "L/14": 304.0,
+        "H/14": 630.8,
+        "g/14": 1011.6,
+        "bigG/14": 1843.3,
+    },
+    "iBOT": {"S": 21.7, "B": 85.8, "L": 303.3},
+}
+COVARIATES = (
+    *("entropy", "edge_density", "colourfulness", "spatial_frequency", "saliency_concentration"),
+    *("num_segments", "largest_segment", "mean_segment"),
+)
+
+
+def estimate(value, half=0.02):
+    return {"value": value, "ci95": [value - half, value + half]}
+
+
+def distribution(values):
+    p05, p50, p95 = np.quantile(values, [0.05, 0.5, 0.95])
+    return {"mean": values.mean(), "std": values.std(), "p05": p05, "p50": p50, "p95": p95}
+
+
+def describe_model(family, size, params_m, registers, name):
+    depth = DEPTHS.get((size or "B").split("/")[0], 48)
+    return {
+        "id": name,
+        "recipe": family,
+        "size": size,
+        "family": "transformers/made-up",
+        "num_params": None if params_m is None else int(params_m * 1e6),
+        "num_registers": registers,
+        "depth": depth,
+        "embed_dim": 384,
+        "grid": [16, 16],
+    }
+
+
+def make_audit(family="DINOv2", size="S", params_m=22.1, *, registers=0, n=400, name=None):
+    """A summary and the columns of its pictures; larger models rely less on their patches."""
+    name = name or f"made/{family}-{size}".lower().replace(" ", "-")
+    random = np.random.default_rng(sum(map(ord, f"{family}{size}")))
+    big = min(1.0, max(0.0, math.log10((params_m or 50) / 10) / 2.1))
+    model = describe_model(family, size, params_m, registers, name)
+    terms = ["cls", *(["registers"] if registers else []), "patches", "skip"]
+    shares = {"patches": 0.95 - 0.75 * big, "cls": 0.01, "registers": 0.0, "skip": 0.0}
+    rest = 1 - shares["patches"] - shares["cls"]
+    shares["registers"] = rest * 0.8 if registers else 0.0
+    shares["skip"] = rest - shares["registers"]
+    columns = make_columns(random, n, big, registers, shares)
+    summary = {
+        "schema_version": 2,
+        "kind": "audit",
+        "model": model,
+        "data": {"num_images": n, "num_failed": 0},
+        "contribution_norm": {
+            "patches": distribution(random.normal(30 - 20 * big, 3, n)),
+            "skip": distribution(random.normal(16 + 40 * big, 4, n)),
+        },
+        "variance_share": {"residual": {term: estimate(shares[term]) for term in terms}},
+        "cka": {
+            "attention": {
+                part: make_cka(value)
+                for part, value in (("patches", 1 - 0.7 * big**2), ("registers", 0.1 + 0.7 * big))
+                if part in terms
+            },
+            "residual": {
+                "patches": make_cka(1 - 0.8 * big**2),
+                "skip": make_cka(0.2 + 0.7 * big**2),
+            },
+        },
+        "gram_ledger": {
+            "attention": make_gram({t: shares[t] for t in terms if t != "skip"}),
+            "residual": make_gram({t: shares[t] for t in terms}),
+        },
+        "directions": make_directions(terms, random),
+        "anatomy": make_anatomy(registers, big, random, n),
+        "layer_similarity": make_similarity(model["depth"], big, random, n),
+        "high_norm_tokens": make_high_norm(model["depth"], big, registers),
+        "covariates": make_covariates(terms, random, n),
+        "interdependence": {
+            "shares": "centred_share",
+            "over_pictures": {"rho": -0.62, "ci95": [-0.68, -0.55], "p": 1e-9, "n": n},
+            "over_layers": None,
+        }
+        if registers
+        else None,
+    }
+    return summary, columns
+
+
+def make_columns(random, n, big, registers, shares):
+    columns = {"path": [f"{i}.png" for i in range(n)], "image_id": [f"{i:040x}" for i in range(n)]}
+    alpha, beta = 12 * (1 - big) + 1, 12 * big + 0.6
+    columns["patch_share"] = random.beta(alpha, beta, n) if registers else np.ones(n)
+    if registers:
+        columns["centred_share_registers"] = random.normal(shares["registers"], 0.15, n)
+        columns["centred_share_skip"] = (
+            0.5 - 0.6 * columns["centred_share_registers"] + random.normal(0, 0.08, n)
+        )
+    return columns
+
+
+def make_cka(value):
+    value = min(value, 0.99)
+    return {
+        "unbiased": value,
+        "ci95": [value - 0.03, value + 0.03],
+        "biased": min(1.0, value + 0.03),
+        "biased_if_unrelated": 0.12,
+    }
+
+
+def make_gram(shares):
+    total = sum(shares.values())
+    return {
+        a: {b: estimate(x * y / total**2, 0.01) for b, y in shares.items()}
+        for a, x in shares.items()
+    }
+
+
+def make_directions(terms, random):
+    pairs = {a: {} for a in terms}
+    for i, a in enumerate(terms):
+        for b in terms[i + 1 :]:
+            angles = np.sort(random.uniform(10, 90, 10)).tolist()
+            for one, other in ((a, b), (b, a)):
+                pairs[one][other] = {
+                    "principal_angles_deg": angles,
+                    "shared_variance": float(random.uniform(0.05, 0.8)),
+                    "shared_variance_if_unrelated": 0.026,
+                }
+    ranks = {term: float(random.uniform(3, 60)) for term in terms}
+    return {"num_directions": 10, "effective_rank": ranks, "pairs": pairs}
+
+
+def make_anatomy(registers, big, random, n):
+    norms = {"cls": 45.0, **{f"register_{i}": 40.0 + 8 * i for i in range(registers)}}
+    if registers:
+        norms["register_2"] = 60 + 600 * big
+    norms |= {"patches": 42.0, "highest_patch": 75.0}
+    analysed = "register_2" if registers else None
+    tokens = {}
+    for token in [*(t for t in norms if t != "patches")]:
+        base = 0.999 if token == "register_2" else float(random.uniform(0.3, 0.7))
+        tokens[token] = {
+            state: {
+                "pairwise_cosine": estimate(base * scale, 0.01),
+                "variance_share": estimate(1 - base * scale, 0.01),
+            }
+            for state, scale in (("hidden", 1), ("normed", 0.8), ("keys", 0.7), ("values", 0.5))
+        }
+        before = np.sort(random.exponential(30 * base, 100))[::-1]
+        tokens[token]["top_dimensions"] = {
+            "indices": list(range(100)),
+            "before": before.tolist(),
+            "after": (0.05 * before + random.normal(0, 0.3, 100)).tolist(),
+        }
+    dominant = {"index": 2, "share": 0.998, "counts": [0, 1, n - 1, 0], "ratio": 11.3}
+    return {
+        "norms": {k: distribution(random.normal(v, 0.05 * v, n)) for k, v in norms.items()},
+        "dominant_register": dominant if registers else None,
+        "analysed": analysed,
+        "tokens": tokens,
+    }
+
+
+def make_similarity(depth, big, random, n):
+    rows = []
+    for layer in range(depth + 1):
+        x = layer / depth
+        value = (1 - big) * (-0.3 * x * (x < 1) + (x == 1)) + big * x**1.5
+        rows.append({"layer": layer, **distribution(random.normal(value, 0.04 * (x < 1), n))})
+    return rows
+
+
+def make_high_norm(depth, big, registers):
+    rows = []
+    for layer in range(depth + 1):
+        there = big > 0.6 and not registers and layer > depth / 2
+        rows.append(
+            {
+                "layer": layer,
+                "threshold": 150.0 if there else None,
+                "fraction": 0.02 * big if there else 0.0,
+                "images_fraction": 0.9 if there else 0.0,
+                "position_share": 0.2 if there else None,
+                "median": 20.0 + 2 * layer,
+                "p99": 40.0 + 3 * layer,
+                "max": 400.0 if there else 50.0 + 3 * layer,
+            }
+        )
+    return rows
+
+
+def make_covariates(terms, random, n):
+    targets = ["patch_share"]
+    targets += [f"{k}_{t}" for k in ("share", "centred_share") for t in terms if t != "cls"]
+    correlations = {}
+    for target in targets:
+        correlations[target] = {}
+        for covariate in COVARIATES:
+            rho = float(random.uniform(-0.5, 0.5))
+            correlations[target][covariate] = {
+                "rho": rho,
+                "ci95": [rho - 0.1, rho + 0.1],
+                "p": 0.01,
+                "p_holm": 0.001 if abs(rho) > 0.2 else 0.8,
+                "n": n,
+            }
+    return {
+        "distributions": {},
+        "correlations": correlations,
+        "regressions": {t: {"r2": 0.12, "coefficients": {}, "n": n} for t in targets},
+    }
+
+
+def make_one_shot(family="DINOv2", size="S", params_m=22.1, *, registers=0, name=None):
+    """A summary of one-shot classification."""
+    name = name or f"made/{family}-{size}".lower().replace(" ", "-")
+    big = min(1.0, max(0.0, math.log10(params_m / 10) / 2.1))
+    parts = {"full": 0.7 + 0.1 * big, "patches": 0.7 - 0.5 * big**2, "skip": 0.2 + 0.3 * big}
+    if registers:
+        parts["registers"] = 0.1 + 0.5 * big
+    accuracy = {
+        part: {"top1": estimate(value * 0.8), "top5": estimate(value)}
+        for part, value in parts.items()
+    }
+    return {
+        "schema_version": 2,
+        "kind": "one-shot",
+        "model": describe_model(family, size, params_m, registers, name),
+        "data": {"num_classes": 101, "num_images": 404, "num_failed": 0, "num_dropped": 0},
+        "draws": 20,
+        "readout": "attention",
+        "accuracy": {
+            "nearest": {"attention": accuracy},
+            "logistic": {"attention": accuracy},
+        },
+        "chance": {"top1": 1 / 101, "top5": 5 / 101},
+    }
+
+
+def write_result(folder, summary, columns=None):
+    """Lay a result down as a folder."""
+    folder.mkdir(parents=True)
+    if columns is not None:
+        pq.write_table(pa.table(columns), folder / "images.parquet")
+    (folder / "provenance.json").write_text(json.dumps({"weights_hash": "abc123"}))
+    (folder / "summary.json").write_text(json.dumps(summary, default=float))
+    return folder
+
+
+def write_all(root, families=None, **settings):
+    """Audit and one-shot of every size of some families."""
+    for family in families or FAMILIES:
+        for size, params in FAMILIES[family].items():
+            registers = 4 if "registers" in family else 0
+            name = f"{family}-{size}".replace("/", "-").replace(" ", "-")
+            audit = make_audit(family, size, params, registers=registers, **settings)
+            write_result(root / "audits" / name, *audit)
+            one_shot = make_one_shot(family, size, params, registers=registers)
+            write_result(root / "one-shot" / name, one_shot)
+    return root
