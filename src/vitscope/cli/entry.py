@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 import vitscope
 from vitscope.cli.audit import audit, demo
 from vitscope.cli.explain import explain
+from vitscope.cli.figures import figures
 from vitscope.cli.models import models
 from vitscope.cli.one_shot import one_shot
 from vitscope.errors import UsageError, VitscopeError
@@ -35,7 +36,7 @@ app = App(
 )
 _DEBUG = "VITSCOPE_DEBUG"
 
-for _command in (audit, demo, one_shot, models, explain):
+for _command in (audit, demo, one_shot, models, explain, figures):
     app.command(_command)
 
 
