@@ -67,7 +67,8 @@ def plot_anatomy(result: ModelResult) -> Drawing:
     notes = [
         f"At the input of the last block; {describe_n(selection.results)}. Norms: mean over "
         "pictures, bars: 5 to 95 % of the pictures. Cosines between different pictures: bars: 95 % "
-        "intervals. Dimensions: orange or blue the analysed token, grey the others.",
+        "intervals.",
+        *_describe_lines(found.analysed),
         *_describe_dominant(found.dominant),
     ]
     finish(figure, notes, heading=f"Token anatomy: {result.label}")
@@ -175,6 +176,10 @@ def _plot_dimensions(panels: Sequence[Axes], found: _Anatomy) -> None:
         panel.axhline(0, color=FAINT, linewidth=0.5, zorder=1)
         panel.set_xlabel("dimension, by mean activation before")
         panel.set_ylabel("mean activation")
+
+
+def _describe_lines(analysed: str | None) -> list[str]:
+    return [] if analysed is None else [f"Dimensions: {name_term(analysed)}, grey: other tokens."]
 
 
 def _describe_dominant(dominant: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from vitscope.figures.numbers import find, read_cka
 from vitscope.figures.panels import family_handles, finish, make_panels
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.sizes import (
+    join_sizes,
     mark_biased,
     plot_line,
     require_params,
@@ -56,7 +57,7 @@ def plot_restricted_cka(results: Iterable[ModelResult]) -> Drawing:
                 points,
                 colour=look.colour,
                 marker=look.marker,
-                dashes=look.dashes,
+                dashes=join_sizes((model for model, _ in having), look.dashes),
                 label=family,
             )
             mark_biased(panel, points, look.colour)

@@ -91,7 +91,9 @@ def _read(result: ModelResult) -> _Directions:
         if (rank := number(value)) is not None
     }
     if not (angles and shared and ranks):
-        raise NothingToDrawError("its directions of variance are undefined")
+        raise NothingToDrawError(
+            "its directions cannot be compared (too few pictures, or one source alone)"
+        )
     count = int(number(find(tree, "num_directions")) or 0)
     return _Directions(count, ranks, angles, shared, chance)
 

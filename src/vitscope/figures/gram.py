@@ -53,9 +53,12 @@ def plot_gram_ledger(result: ModelResult) -> Drawing:
 
 def _read_ledgers(result: ModelResult) -> dict[str, Ledger]:
     ledgers = {total: _read_cells(find(result.summary, "gram_ledger", total)) for total in _TITLES}
-    found = {total: cells for total, cells in ledgers.items() if cells}
-    if not found:
+    if not any(ledgers.values()):
         raise NothingToDrawError("it has no Gram ledger")
+    # One cell alone is the whole of itself.
+    found = {total: cells for total, cells in ledgers.items() if len(cells) > 1}
+    if not found:
+        raise NothingToDrawError("its output has one source alone, which is all of it")
     return found
 
 
@@ -69,6 +72,8 @@ def _read_cells(tree: Any) -> Ledger:
 
 
 def _write(cell: Interval) -> str:
+    # What rounds to zero has no sign.
+    value = f"{round(cell.value, 2) + 0.0:.2f}".replace("-", "−")
     if cell.low is None or cell.high is None:
-        return f"{cell.value:.2f}"
-    return f"{cell.value:.2f}\n±{(cell.high - cell.low) / 2:.2f}"
+        return value
+    return f"{value}\n±{(cell.high - cell.low) / 2:.2f}"

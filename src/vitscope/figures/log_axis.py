@@ -3,9 +3,10 @@
 import math
 
 from matplotlib.axis import Axis
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 _MOST_TICKS = 5
+_NARROW = 2
 
 
 def use_plain_ticks(axis: Axis) -> None:
@@ -15,14 +16,16 @@ def use_plain_ticks(axis: Axis) -> None:
         axis: A logarithmic axis whose limits are those that it will keep.
     """
     low, high = sorted(axis.get_view_interval())
-    axis.set_major_locator(FixedLocator(_choose_ticks(low, high)))
+    narrow = high < _NARROW * low
+    ticks = MaxNLocator(_MOST_TICKS - 1) if narrow else FixedLocator(_choose_ticks(low, high))
+    axis.set_major_locator(ticks)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: _format_tick(value)))
 
 
 def _choose_ticks(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for steps in ((1, 2, 5), (1, 3), (1,)):
+    for steps in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1, 3), (1,)):
         ticks = [step * 10.0**power for power in powers for step in steps]
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) <= _MOST_TICKS:
@@ -31,4 +34,4 @@ def _choose_ticks(low: float, high: float) -> list[float]:
 
 
 def _format_tick(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1 else f"{value:.2g}"
+    return f"{value:,g}" if value >= 1 else f"{value:.3g}"

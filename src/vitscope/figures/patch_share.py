@@ -1,5 +1,6 @@
 """Does [CLS] attend to patches or to registers: figure 2a."""
 
+import textwrap
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,6 +12,8 @@ from vitscope.figures.panels import finish, make_panels
 from vitscope.figures.saved import ModelResult, format_millions
 from vitscope.figures.style import INK, TERM_COLOURS, in_style, literal
 
+_TICK_LETTERS = 12
+_FEWEST_SLOTS = 3
 _FEWEST_FOR_SHAPE = 20
 """From so many pictures on the shape of a distribution is worth drawing."""
 
@@ -34,7 +37,8 @@ def plot_patch_share(results: Iterable[ModelResult]) -> Drawing:
         for place, (_, shares) in enumerate(members):
             _plot_distribution(panel, place, shares)
         panel.set_xticks(range(len(members)), [_name_size(model) for model, _ in members])
-        panel.set_xlim(-0.6, len(members) - 0.4)
+        slack = max(0.6, (_FEWEST_SLOTS - len(members) + 1) / 2)
+        panel.set_xlim(-slack, len(members) - 1 + slack)
         panel.set_ylim(-0.02, 1.02)
         panel.set_title(literal(family))
         panel.grid(axis="y")
@@ -83,5 +87,5 @@ def _plot_distribution(panel: Axes, place: int, shares: Float64[np.ndarray, " im
 
 def _name_size(model: ModelResult) -> str:
     if model.size is None or model.params_m is None:
-        return literal(model.short_label)
+        return literal("\n".join(textwrap.wrap(model.short_label, _TICK_LETTERS)))
     return literal(f"{model.size}\n{format_millions(model.params_m)}")

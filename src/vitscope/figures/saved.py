@@ -18,7 +18,7 @@ from vitscope.saved_result import PROVENANCE, SCHEMA_VERSION
 from vitscope.storage import MARKER, printable_path, read_json
 
 KINDS = ("audit", "one-shot", "explanation")
-_LONGEST = 60
+_LONGEST, _SHORT = 60, 32
 _RECIPES = (
     "DINOv2",
     "DINOv2 with registers",
@@ -98,10 +98,8 @@ class ModelResult:
 
     @property
     def short_label(self) -> str:
-        """The label within its family: the size, or its parameters."""
-        if self.size is not None:
-            return self.size
-        return self.model_id if self.params_m is None else format_millions(self.params_m)
+        """The label within its family: the size, or a short form of its id."""
+        return self.size or shorten(self.model_id, _SHORT)
 
     @property
     def order(self) -> tuple[int, str, float, str, str]:
@@ -183,10 +181,21 @@ def printable(value: object) -> str:
     """
     text = " ".join(str(value).split())
     safe = "".join(c if c.isprintable() and ord(c) < 0x250 else _escape(c) for c in text)
-    if len(safe) <= _LONGEST:
-        return safe
-    half = (_LONGEST - 1) // 2
-    return f"{safe[:half]}…{safe[-half:]}"
+    return shorten(safe, _LONGEST)
+
+
+def shorten(text: str, longest: int) -> str:
+    """Text that is cut in the middle where it is too long.
+
+    Args:
+        text: Any text.
+        longest: Letters that it may have.
+
+    Returns:
+        The text, or its beginning and end.
+    """
+    half = (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 
 
 def format_millions(params_m: float) -> str:

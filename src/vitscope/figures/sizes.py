@@ -74,6 +74,19 @@ def title_above_sizes(panel: Axes, title: str) -> None:
     panel.set_title(literal(title), pad=11)
 
 
+def join_sizes(models: Iterable[ModelResult], dashes: Dashes | str = "-") -> Dashes | str:
+    """The line between the points of a family; none where a model has no size to be joined by.
+
+    Args:
+        models: Models of one family.
+        dashes: Dashes of the line.
+
+    Returns:
+        The dashes, or "none".
+    """
+    return dashes if all(model.size is not None for model in models) else "none"
+
+
 def plot_line(
     panel: Axes,
     points: Sequence[Point],

@@ -9,6 +9,7 @@ from vitscope.figures.drawing import Selection
 from vitscope.figures.numbers import Interval
 from vitscope.figures.panels import finish, label_rows, make_panels, term_handles
 from vitscope.figures.sizes import (
+    join_sizes,
     mark_biased,
     plot_line,
     require_params,
@@ -47,7 +48,8 @@ def plot_terms_by_family(
         for term in _terms_of(members):
             points = [(require_params(m), terms[term]) for m, terms in members if term in terms]
             colour = colour_term(term)
-            plot_line(panel, points, colour=colour, marker=mark_term(term), label=term)
+            marker, dashes = mark_term(term), join_sizes(model for model, _ in members)
+            plot_line(panel, points, colour=colour, marker=marker, dashes=dashes, label=term)
             mark_biased(panel, points, colour)
         use_size_axis(panel, [member for member, _ in members], span)
         title_above_sizes(panel, family)
