@@ -1,0 +1,68 @@
+"""A claim of the paper, and the ways in which one is held against the models."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vitscope.reproduction.comparisons import Check, all_of, in_order
+from vitscope.reproduction.evidence import Data, Measured, ModelEvidence, Quantity, measure
+
+Models = Sequence[ModelEvidence]
+Test = Callable[[Measured], Check]
+
+PLAIN, REGISTERS = "DINOv2", "DINOv2 with registers"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of the paper with the criterion that stands for it.
+
+    Attributes:
+        where: Figure or section.
+        statement: What the paper says.
+        criterion: When the measurement agrees.
+        check: Holds the criterion against all models.
+        data: Set of pictures.
+    """
+
+    where: str
+    statement: str
+    criterion: str
+    check: Callable[[Models], Check]
+    data: Data = "COCO"
+
+
+def check_each(
+    recipe: str, sizes: str, quantity: Quantity, test: Test, data: Data = "COCO"
+) -> Callable[[Models], Check]:
+    """A test that every one of some sizes must pass.
+
+    Args:
+        recipe: Training recipe.
+        sizes: Sizes, a letter each.
+        quantity: What is tested.
+        test: The test.
+        data: Set of pictures.
+
+    Returns:
+        The check.
+    """
+    return lambda models: all_of(
+        [test(measure(models, data, recipe, size, quantity)) for size in sizes]
+    )
+
+
+def compare_in_giant(
+    models: Models, smaller: Quantity, larger: Quantity, data: Data = "COCO"
+) -> Check:
+    """Whether one number of giant with registers is smaller than another.
+
+    Args:
+        models: All models.
+        smaller: The number that is expected to be the smaller one.
+        larger: The other.
+        data: Set of pictures.
+
+    Returns:
+        The answer.
+    """
+    return in_order(*(measure(models, data, REGISTERS, "g", q) for q in (smaller, larger)))
