@@ -9,8 +9,10 @@ Requirements met here:
 
 import math
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -29,6 +31,17 @@ Framing = Literal["whole", "cropped"]
 Numbers = dict[str, Any]
 """Nested dictionaries of numbers, as in `summary.json`; NaN where undefined."""
 
+_DAMAGE = (
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading JSON and archives of arrays raises on files that are not what they say they are."""
 _NOT_NUMBERS = {"path", "image_id", "maps", "framing", "input_size", "grid", "verdict"}
 _MAPS = ("picture", "attention", "head_attention", "contribution_norm", "share", "head_share")
 
@@ -104,7 +117,7 @@ class Explanation(SavedResult):
         try:
             entry = self.summary["pictures"][index]
             verdict = entry["verdict"]
-            with np.load(path, allow_pickle=False) as arrays:
+            with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
                 maps = _check_maps({name: arrays[name] for name in _MAPS})
             return PictureExplanation(
                 path=entry["path"],
@@ -114,7 +127,7 @@ class Explanation(SavedResult):
                 numbers=_with_nan({k: v for k, v in entry.items() if k not in _NOT_NUMBERS}),
                 verdict=PictureVerdict(**verdict | {"share": _with_nan(verdict["share"])}),
             )
-        except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             raise ResultError(f"{path} cannot be read as picture {index}: {error}") from None
 
 

@@ -36,7 +36,7 @@ from vitscope.figures.style import (
 )
 
 _SEQUENTIAL, _DIVERGING = "cividis", "PuOr"
-_LEFT_IN, _COLUMNS_IN = 0.08, (0.08, 1.62, 3.52, 5.42)
+_LEFT_IN, _COLUMNS_IN = 0.08, (0.08, 1.6, 3.48, 5.36)
 _MAP_IN, _TALLEST_IN = 1.32, 2.4
 _HEADS_ACROSS, _HEAD_IN, _TALLEST_HEAD_IN, _HEAD_GAP_IN = 8, 0.72, 1.3, 0.1
 _LABEL_IN, _TITLE_IN, _UNIT_IN, _SMALL_LINE_IN, _LINE_IN = 0.2, 0.13, 0.13, 0.107, 0.13

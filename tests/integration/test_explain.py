@@ -1,0 +1,278 @@
+"""Explaining pictures as a whole: maps against plain full attention, shapes, references, files.
+
+Tolerance of maps: 1e-6 relative to the largest number. The model runs in float64 on both sides;
+its pixels are normalised in float32.
+"""
+
+import copy
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from audits import tiny_vit
+from pictures import write_pictures
+from reference import make_reference
+from vitscope import AuditConfig, AuditResult, Explanation, RunConfig, audit, explain
+from vitscope.errors import ImageReadError, ResultError, UsageError
+
+FLOAT64 = RunConfig(dtype="float64")
+HEADS = 4
+
+
+@pytest.fixture(scope="module")
+def shaped(tmp_path_factory):
+    """A wide, a tall and a square picture."""
+    folder = tmp_path_factory.mktemp("shaped")
+    for name, size in (("wide", (90, 40)), ("tall", (40, 71)), ("square", (50, 50))):
+        (written,) = write_pictures(folder / name, 1, size=size).iterdir()
+        written.rename(folder / f"{name}.png")
+        (folder / name).rmdir()
+    return folder
+
+
+def layer_norm(x, norm):
+    x = x - x.mean(dim=-1, keepdim=True)
+    x = x / (x.square().mean(dim=-1, keepdim=True) + norm.eps).sqrt()
+    return x * norm.weight + norm.bias
+
+
+@torch.no_grad()
+def plain_reference(module, layer, picture, preprocessing):
+    """The last row by full attention, from the picture that the result says the model saw."""
+    mean, std = np.float32(preprocessing.mean), np.float32(preprocessing.std)
+    levels = (picture.astype(np.float32) / np.float32(255) - mean) / std
+    pixels = torch.from_numpy(levels).permute(2, 0, 1)[None].double()
+    module, streams = copy.deepcopy(module).double(), []
+    block = module.blocks[layer]
+    block.register_forward_pre_hook(lambda _, args: streams.append(args[0]))
+    module(pixels)
+    x = layer_norm(streams[0], block.norm1)
+    projected = x @ block.attn.qkv.weight.T + block.attn.qkv.bias
+    q, k, v = projected.reshape(1, x.shape[1], 3, HEADS, -1).permute(2, 0, 3, 1, 4)
+    return make_reference(
+        q,
+        k,
+        v,
+        scale=q.shape[-1] ** -0.5,
+        out_weight=block.attn.proj.weight,
+        out_bias=block.attn.proj.bias,
+        layer_scale=getattr(block.ls1, "gamma", None),
+        stream=streams[0],
+        query=0,
+    )
+
+
+def assert_close(found, expected):
+    expected = expected.numpy()
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_maps_equal_full_attention(shaped, layer):
+    vit = tiny_vit()
+    result = explain(vit, shaped, FLOAT64, layer=layer)
+    assert len(result) == 3
+    for index in range(3):
+        one = result.read_picture(index)
+        reference = plain_reference(vit.module, layer, one.picture, vit.preprocessing)
+        contributions, r = reference.token_contributions[0, 5:], reference.r[0]
+        assert_close(one.head_attention, reference.attention[0, :, 5:].reshape(HEADS, *one.grid))
+        assert_close(one.attention, reference.attention[0, :, 5:].mean(dim=0).reshape(one.grid))
+        assert_close(one.contribution_norm, contributions.norm(dim=-1).reshape(one.grid))
+        assert_close(one.share, (contributions @ r / (r @ r)).reshape(one.grid))
+        weighted = reference.token_values[0, 5:].reshape(-1, HEADS, 8)
+        weight = vit.module.blocks[layer].attn.proj.weight.detach().double()
+        weight = (weight * vit.module.blocks[layer].ls1.gamma.detach().double()[:, None]).reshape(
+            -1, HEADS, 8
+        )
+        of_heads = torch.einsum("nhd,ehd,e->hn", weighted, weight, r) / (r @ r)
+        assert_close(one.head_share, of_heads.reshape(HEADS, *one.grid))
+
+
+def test_numbers_equal_the_definitions(shaped):
+    vit = tiny_vit()
+    one = explain(vit, shaped / "wide.png", FLOAT64).read_picture(0)
+    reference = plain_reference(vit.module, 1, one.picture, vit.preprocessing)
+    tokens = reference.token_contributions[0]
+    terms = {"cls": tokens[0], "registers": tokens[1:5].sum(0), "patches": tokens[5:].sum(0)}
+    masses = reference.attention[0].mean(dim=0)
+    t, r, bias = reference.t[0], reference.r[0], reference.bias
+
+    def cos(a, b):
+        return float(a @ b / (a.norm() * b.norm()))
+
+    numbers, near = one.numbers, {"rel": 1e-5}
+    mass = {"cls": masses[0], "registers": masses[1:5].sum(), "patches": masses[5:].sum()}
+    mass = {name: float(value) for name, value in mass.items()}
+    assert numbers["attention_mass"] == pytest.approx(mass, **near)
+    share = mass["patches"] / (mass["patches"] + mass["registers"])
+    assert numbers["patch_share"] == pytest.approx(share, **near)
+    of_t = {
+        "cosine": cos(terms["patches"], t),
+        "restricted_cosine": cos(terms["patches"] + bias, t),
+    }
+    for name, expected in of_t.items():
+        assert numbers[name]["attention"]["patches"] == pytest.approx(expected, **near)
+    terms |= {"skip": reference.skip[0]}
+    varying = {k: float(v @ (r - bias) / (r - bias).norm() ** 2) for k, v in terms.items()}
+    assert numbers["share_without_bias"] == pytest.approx(varying, **near)
+    assert one.verdict.share == pytest.approx(varying["patches"], **near)
+    bill = {k: float(v @ r / r.norm() ** 2) for k, v in (terms | {"bias": bias}).items()}
+    assert numbers["share"] == pytest.approx(bill, **near)
+    assert sum(numbers["share"].values()) == pytest.approx(1, abs=1e-10)
+    # One bill: the map's patches are the patches of the bill.
+    assert one.share.sum() == pytest.approx(numbers["share"]["patches"], abs=1e-10)
+    assert one.head_share.sum(axis=0) == pytest.approx(one.share, abs=1e-12)
+
+
+# --- shapes --------------------------------------------------------------------------------------
+
+
+def test_pictures_keep_their_shape(shaped):
+    result = explain(tiny_vit(), shaped)
+    found = {Path(e["path"]).stem: e for e in result.summary["pictures"]}
+    assert {name: entry["grid"] for name, entry in found.items()} == {
+        "wide": [4, 9],
+        "tall": [7, 4],
+        "square": [4, 4],
+    }
+    assert {entry["framing"] for entry in found.values()} == {"whole"}
+    for index in range(3):
+        one = result.read_picture(index)
+        assert one.picture.shape[:2] == tuple(8 * side for side in one.grid)
+
+
+def test_a_model_of_one_size_crops_and_says_so(shaped):
+    result = explain(tiny_vit("deit3"), shaped)
+    framings = {Path(e["path"]).stem: e["framing"] for e in result.summary["pictures"]}
+    assert framings == {"wide": "cropped", "tall": "cropped", "square": "whole"}
+    assert all(e["grid"] == [4, 4] for e in result.summary["pictures"])
+
+
+def test_the_shorter_side_gets_the_size_asked_for(shaped):
+    wide = shaped / "wide.png"
+    # 90 x 40 px at a height of 48: 108 px, 13.5 patches.
+    (entry,) = explain(tiny_vit(), wide, RunConfig(size="48")).summary["pictures"]
+    assert entry["input_size"] == [48, 112]
+    (entry,) = explain(tiny_vit(), wide, RunConfig(size="24x40")).summary["pictures"]
+    assert (entry["input_size"], entry["framing"]) == ([24, 40], "cropped")
+    with pytest.raises(UsageError, match="does not fit the patch size"):
+        explain(tiny_vit(), wide, RunConfig(size="30"))
+
+
+def test_attention_pooling_has_no_skip(shaped):
+    one = explain(tiny_vit("siglip"), shaped / "tall.png").read_picture(0)
+    assert set(one.numbers["share"]) == {"patches", "bias"}
+    assert one.verdict.status == "most"
+    assert one.verdict.door is None
+
+
+# --- references ----------------------------------------------------------------------------------
+
+
+def test_with_a_reference_the_verdict_is_on_the_audits_own_numbers(tmp_path):
+    """The same square pictures in both: the audit's centred columns say what must come out."""
+    squares = write_pictures(tmp_path / "squares", 24, size=(32, 32))
+    vit = tiny_vit()
+    vit = replace(vit, preprocessing=replace(vit.preprocessing, crop_fraction=1.0))
+    audited = audit(vit, squares, AuditConfig(dtype="float64"))
+    result = explain(vit, squares, FLOAT64, reference=audited)
+    assert result.summary["reference"]["num_images"] == 24
+    rows = {row["path"]: row for row in audited.images.to_pylist()}
+    for entry in result.summary["pictures"]:
+        row = rows[entry["path"]]
+        for term in ("patches", "registers", "cls", "skip"):
+            found = entry["centred_cosine"]["residual"][term]
+            assert found == pytest.approx(row[f"centred_cosine_residual_{term}"], abs=1e-9)
+            share = row[f"centred_share_{term}"]
+            assert entry["centred_share"][term] == pytest.approx(share, abs=1e-9)
+        assert sum(entry["centred_share"].values()) == pytest.approx(1, abs=1e-9)
+        assert entry["verdict"]["share"] == entry["centred_share"]["patches"]
+        assert "24 reference pictures" in entry["verdict"]["basis"]
+
+
+def test_references_that_do_not_fit_are_refused(result, shaped, tmp_path):
+    one = shaped / "wide.png"
+    other = tiny_vit()
+    other.module.blocks[0].attn.proj.bias.data += 1
+    with pytest.raises(UsageError, match="with other weights: give an audit of the model"):
+        explain(other, one, reference=result)
+    with pytest.raises(UsageError, match=r"holds layers \[1\], not 0: audit it with --layers 0"):
+        explain(tiny_vit(), one, layer=0, reference=result)
+    with pytest.raises(UsageError, match=r"audited with size \[32, 32\].*\[40, 40\]"):
+        explain(tiny_vit(), one, RunConfig(size="40"), reference=result)
+    few = audit(tiny_vit(), write_pictures(tmp_path / "few", 3))
+    with pytest.raises(UsageError, match="holds 3 pictures, whose means say little"):
+        explain(tiny_vit(), one, reference=few)
+    merged = audit(tiny_vit(), write_pictures(tmp_path / "m", 20), AuditConfig(cls_term="patches"))
+    with pytest.raises(UsageError, match="audit with --cls-term own"):
+        explain(tiny_vit(), one, reference=merged)
+    explanation = explain(tiny_vit(), one, out=tmp_path / "explained")
+    with pytest.raises(ResultError, match="kind 'explanation'"):
+        AuditResult.load(explanation.folder)
+
+
+# --- what cannot be asked, what cannot be read ---------------------------------------------------
+
+
+def test_settings_without_meaning_are_refused(shaped):
+    with pytest.raises(UsageError, match="renormalize is set, but maps show"):
+        explain(tiny_vit(), shaped, RunConfig(renormalize=True))
+    with pytest.raises(UsageError, match="cls_term is set"):
+        explain(tiny_vit(), shaped, RunConfig(cls_term="patches"))
+    with pytest.raises(UsageError, match="layer 7 of tiny/dinov2_reg has no row to analyse"):
+        explain(tiny_vit(), shaped, layer=7)
+
+
+def test_unreadable_pictures_are_named_and_the_others_explained(shaped, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing more")
+    Image.new("RGB", (900, 100)).save(tmp_path / "strip.png")
+    bad = [tmp_path / "broken.jpg", tmp_path / "strip.png", tmp_path / "missing.png"]
+    (tmp_path / "list.txt").write_text("\n".join(str(path) for path in bad))
+    done = []
+    result = explain(
+        tiny_vit(),
+        [tmp_path / "list.txt", shaped / "wide.png"],
+        on_progress=lambda *counts: done.append(counts),
+    )
+    assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert result.summary["data"] == {"num_images": 1, "num_failed": 3}
+    reasons = dict(result.failures)
+    assert "damaged" in reasons[str(bad[0])]
+    assert "8 times as long as short" in reasons[str(bad[1])]
+    assert "cannot be opened" in reasons[str(bad[2])]
+    with pytest.raises(ImageReadError, match="none of the 3 pictures could be read"):
+        explain(tiny_vit(), tmp_path / "list.txt")
+
+
+def test_hostile_names_survive(shaped, tmp_path):
+    name = b"<b>&$x_1$\n\xff.png"
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    path.write_bytes((shaped / "tall.png").read_bytes())
+    result = explain(tiny_vit(), path, out=tmp_path / "out")
+    one = Explanation.load(tmp_path / "out").read_picture(0)
+    assert one.path.endswith("<b>&$x_1$\n\\xff.png")
+    assert len(result) == 1
+
+
+def test_results_are_replaced_only_when_asked(shaped, tmp_path):
+    first = explain(tiny_vit(), shaped / "wide.png", out=tmp_path / "out")
+    with pytest.raises(UsageError, match="already holds a result"):
+        explain(tiny_vit(), shaped / "tall.png", out=tmp_path / "out")
+    assert first.read_picture(0).grid == (4, 9)
+    explain(tiny_vit(), shaped / "tall.png", out=tmp_path / "out", overwrite=True)
+    assert Explanation.load(tmp_path / "out").read_picture(0).grid == (7, 4)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("summary.json", "maps", "provenance.json", "failures.csv")
+    }
+
+
+def test_a_temporary_result_can_be_kept(shaped, tmp_path):
+    explain(tiny_vit(), shaped / "wide.png").save(tmp_path / "kept")
+    assert Explanation.load(tmp_path / "kept").provenance["config"]["dtype"] == "float32"

@@ -1,0 +1,255 @@
+"""The figure of an explained picture: all of it is there, and nothing lies over anything else."""
+
+import os
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from audits import tiny_vit
+from pictures import write_pictures
+from vitscope import Explanation, RunConfig, explain
+from vitscope.cli import main
+from vitscope.errors import UsageError
+from vitscope.figures.draw import is_figures
+from vitscope.figures.explained import draw_explanations
+from vitscope.figures.maps import plot_explanations
+
+
+@pytest.fixture(scope="module")
+def shaped(tmp_path_factory):
+    """Pictures as wide, as tall and as hostile by name as they may be."""
+    folder = tmp_path_factory.mktemp("shaped")
+    (square,) = write_pictures(folder / "square", 1).iterdir()
+    with Image.open(square) as picture:
+        names = (b"wide.png", b"tall.png", b"<b>$x_1$\n\xff\xe7.png")
+        for name, size in zip(names, ((320, 40), (40, 320), (60, 40)), strict=True):
+            with Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).open("wb") as file:
+                picture.resize(size).save(file, "png")
+    square.unlink()
+    square.parent.rmdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def explained(shaped):
+    """By a model with registers, one that pools by attention and one of a single size."""
+    return [explain(tiny_vit(name), shaped) for name in ("dinov2_reg", "siglip", "deit3")]
+
+
+def words_of(figure):
+    return [text.get_text() for text in figure.texts]
+
+
+def flatten(words):
+    return " ".join(" ".join(words).replace("\u00a0", " ").split())
+
+
+def boxes_of(figure):
+    """Where every text and every map ends up, in pixels."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    texts = [text.get_window_extent(renderer) for text in figure.texts]
+    # A bar's labels are part of it.
+    return texts + [axes.get_tightbbox(renderer) for axes in figure.axes]
+
+
+@pytest.mark.parametrize("heads", [False, True])
+@pytest.mark.parametrize("picture", [0, 1, 2])
+def test_nothing_overlaps_and_nothing_leaves_the_page(explained, picture, heads):
+    figure = plot_explanations(explained, picture, heads=heads)
+    boxes = boxes_of(figure)
+    width, height = figure.get_size_inches() * figure.dpi
+    for box in boxes:
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= width
+        assert box.y1 <= height
+    for a, b in combinations(boxes, 2):
+        over = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        # One pixel of a hundredth of an inch is the width of a line.
+        assert min(over) <= 1, (a, b)
+
+
+def test_every_number_and_verdict_is_there(explained):
+    figure = plot_explanations(explained, 1)
+    words = flatten(words_of(figure))
+    for explanation in explained:
+        one = explanation.read_picture(1)
+        numbers, verdict = one.numbers, one.verdict
+        assert verdict.text[1:] in words
+        assert verdict.basis in words
+        assert f"cos(c_patches, t) = {numbers['cosine']['attention']['patches']:.3f}" in words
+        restricted = numbers["restricted_cosine"]["attention"]["patches"]
+        assert f"cos(c_patches + bias, t) = {restricted:.3f}" in words
+        assert f"on patches {100 * numbers['attention_mass']['patches']:.1f} %" in words
+        assert f"patch share {numbers['patch_share']:.3f}" in words
+        skip = numbers["share"].get("skip")
+        if skip is not None:
+            assert f"skip connection {100 * skip:.1f} %".replace("-", "−") in words
+    for label in ("tiny/dinov2_reg, layer 1 of 0 to 1", "tiny/siglip, attention pooling"):
+        assert label in words
+    assert "cropped to the input size" in words
+    assert "nan" not in words.lower()
+
+
+def test_maps_are_drawn_as_they_are(explained):
+    figure = plot_explanations(explained[:1], 1)
+    one = explained[0].read_picture(1)
+    images = [axes.images[0] for axes in figure.axes if axes.images]
+    drawn = [np.asarray(image.get_array()) for image in images]
+    assert np.array_equal(drawn[0], one.picture)
+    assert drawn[1] == pytest.approx(100 * one.attention)
+    assert np.array_equal(drawn[2], one.contribution_norm)
+    assert drawn[3] == pytest.approx(100 * one.share)
+    low, high = images[3].get_clim()
+    assert low == -high
+    assert [image.get_clim()[0] for image in images[1:3]] == [0, 0]
+    for image in images:
+        box = image.axes.get_window_extent()
+        height, width = one.picture.shape[:2]
+        assert box.width / box.height == pytest.approx(width / height, rel=1e-6)
+
+
+def test_every_head_is_drawn_on_one_scale(explained):
+    one = explained[0].read_picture(0)
+    images = [
+        axes.images[0]
+        for axes in plot_explanations(explained[:1], 0, heads=True).axes
+        if axes.images
+    ][4:]
+    assert len(images) == 2 * len(one.head_attention)
+    assert len({image.get_clim() for image in images}) == 2
+    for image, values in zip(images, [*one.head_attention, *one.head_share], strict=True):
+        assert np.asarray(image.get_array()) == pytest.approx(100 * values)
+
+
+def test_pictures_that_are_not_there_are_refused(explained, shaped, tmp_path):
+    with pytest.raises(UsageError, match="no explanation was given"):
+        plot_explanations([])
+    with pytest.raises(UsageError, match="picture 3 does not exist: expected 0 to 2"):
+        plot_explanations(explained, 3)
+    other = explain(tiny_vit(), write_pictures(tmp_path / "others", 1))
+    with pytest.raises(UsageError, match=r"lacks .*give explanations of the same pictures"):
+        plot_explanations([explained[0], other], 0)
+
+
+def test_figures_are_named_by_their_pictures(explained, tmp_path):
+    out = tmp_path / "figures"
+    one = explained[1:2]
+    files = draw_explanations(one, out, formats=("png", "svg", "pdf"))
+    stems = {path.stem for path in files}
+    assert {"wide", "tall"} < stems
+    assert len(stems) == 3
+    assert len(files) == 9
+    assert {path.name for path in out.iterdir()} == {*(f.name for f in files), "index.json"}
+    for path in files:
+        assert path.name.isascii()
+        starts = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
+        assert path.read_bytes().startswith(starts[path.suffix])
+    assert is_figures(out)
+    again = draw_explanations(one, tmp_path / "again")
+    assert [p.read_bytes() for p in again] == [p.read_bytes() for p in files if p.suffix == ".png"]
+
+
+def test_equal_names_get_numbers_and_equal_pictures_one_figure(tmp_path):
+    for number, folder in enumerate(("a", "B")):
+        write_pictures(tmp_path / folder, 1, start=number)
+    twin = tmp_path / "twin.png"
+    twin.write_bytes((tmp_path / "a" / "0000.png").read_bytes())
+    result = explain(tiny_vit(), [tmp_path / "a", tmp_path / "B", twin])
+    files = draw_explanations([result], tmp_path / "figures")
+    assert [path.name for path in files] == ["0000.png", "0001.png"]
+    (tmp_path / "B" / "0001.png").rename(tmp_path / "B" / "0000.PNG")
+    result = explain(tiny_vit(), [tmp_path / "a", tmp_path / "B"])
+    files = draw_explanations([result], tmp_path / "other")
+    assert [path.name for path in files] == ["0000.png", "0000-2.png"]
+
+
+def test_other_peoples_files_are_never_replaced(explained, tmp_path):
+    (tmp_path / "wide.png").write_bytes(b"a picture of the user's")
+    with pytest.raises(UsageError, match="not written by vitscope"):
+        draw_explanations(explained, tmp_path, overwrite=True)
+    assert (tmp_path / "wide.png").read_bytes() == b"a picture of the user's"
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model_folders(tmp_path_factory):
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    from tiny_configs import SIZE
+    from vitscope.testing.randomize import randomize
+
+    folder = tmp_path_factory.mktemp("models")
+    for registers in (2, 4):
+        settings = {k: v for k, v in SIZE.items() if k != "intermediate_size"}
+        config = Dinov2WithRegistersConfig(**settings, num_register_tokens=registers)
+        randomize(Dinov2WithRegistersModel(config)).save_pretrained(folder / f"reg{registers}")
+    return folder / "reg2", folder / "reg4"
+
+
+def run(capsys, *arguments):
+    code = main(["explain", *(str(argument) for argument in arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_explain_prints_verdicts_and_leaves_results_and_figures(
+    capsys, model_folders, shaped, tmp_path
+):
+    a, b = model_folders
+    out = tmp_path / "out"
+    pictures = [shaped / "wide.png", shaped / "tall.png"]
+    arguments = [*pictures, "--model", a, "--model", b, "--out", out, "--size", 32, "--heads"]
+    code, printed, _ = run(capsys, *arguments, "--format", "svg", "--format", "png")
+    assert code == 0
+    said = " ".join(printed.split())
+    for name in ("reg2", "reg4"):
+        result = Explanation.load(out / name)
+        assert len(result) == 2
+        for entry in result.summary["pictures"]:
+            assert " ".join(entry["verdict"]["text"].split()) in said
+    assert "4 figures written to" in said
+    assert len(list((out / "figures").glob("*.svg"))) == 2
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert "already holds a result" in err
+    code, _, _ = run(capsys, *arguments, "--overwrite")
+    assert code == 0
+    assert not list((out / "figures").glob("*.svg"))
+
+
+def test_a_reference_for_each_model_or_none(capsys, model_folders, shaped, tmp_path):
+    a, b = model_folders
+    models = ["--model", a, "--model", b, "--out", tmp_path / "out"]
+    code, _, err = run(capsys, shaped, *models, "--reference", tmp_path)
+    assert code == 2
+    assert "1 references for 2 models: give one a model" in err
+    code, _, err = run(capsys, shaped, "--model", a, "--out", tmp_path, "--reference", tmp_path)
+    assert code == 1
+    assert "is not a vitscope result" in err
+
+
+def test_what_is_done_is_drawn_though_a_later_model_fails(capsys, model_folders, shaped, tmp_path):
+    a, _ = model_folders
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text('{"model_type": "dinov2"}')
+    out = tmp_path / "out"
+    arguments = ["--model", a, "--model", broken, "--out", out, "--size", 32]
+    code, printed, err = run(capsys, shaped / "wide.png", *arguments)
+    assert code != 0
+    assert "Traceback" not in err
+    assert "1 figures written" in printed
+    assert (out / "figures" / "wide.png").is_file()
+
+
+def test_the_size_is_that_of_the_shorter_side(shaped):
+    (entry,) = explain(tiny_vit(), shaped / "wide.png", RunConfig(size="16")).summary["pictures"]
+    assert entry["input_size"] == [16, 128]

@@ -1,0 +1,267 @@
+"""The bill of one picture against plain numpy, and what is kept of it on disk.
+
+Tolerance 1e-10: both sides compute in float64, from numbers of size 1 to 100.
+"""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_ledger import random_trace
+
+from vitscope.errors import ImageReadError, ResultError
+from vitscope.explain_loop import fit_whole
+from vitscope.explanation import (
+    Explanation,
+    PictureExplanation,
+    compute_centred,
+    compute_share_without_bias,
+    finish_explanation,
+    measure_picture,
+    write_picture,
+)
+from vitscope.ledger import make_ledger
+from vitscope.preprocessing import Preprocessing
+from vitscope.verdict import judge_picture
+
+GROUPS = {"cls": slice(0, 1), "registers": slice(1, 3), "patches": slice(3, 9)}
+
+
+def make_case(seed=0, *, skip=True):
+    """A ledger, and the terms of its reference as plain arrays (image, dim)."""
+    order = None if skip else {"patches": 6}
+    trace, reference = random_trace(seed, skip=skip, order=order)
+    groups = GROUPS if skip else {"patches": slice(0, 6)}
+    tokens = reference.token_contributions.numpy()
+    terms = {name: tokens[:, part].sum(axis=1) for name, part in groups.items()}
+    if skip:
+        terms["skip"] = reference.skip.numpy()
+    return make_ledger(trace), terms
+
+
+def plain_cosine(a, b):
+    return (a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum())
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_shares_without_the_bias_equal_the_definition(skip):
+    ledger, terms = make_case(1, skip=skip)
+    found = compute_share_without_bias(ledger)
+    whole = sum(terms.values())
+    assert found.keys() == terms.keys()
+    for name, term in terms.items():
+        for image in range(len(whole)):
+            expected = term[image] @ whole[image] / (whole[image] @ whole[image])
+            assert float(found[name][image]) == pytest.approx(expected, abs=1e-10)
+    assert torch.stack(list(found.values())).sum(dim=0).numpy() == pytest.approx(1, abs=1e-10)
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_the_centred_bill_equals_the_definition(skip):
+    ledger, terms = make_case(2, skip=skip)
+    generator = np.random.default_rng(3)
+    means = {name: generator.normal(size=term.shape[1]) for name, term in terms.items()}
+    found = compute_centred(ledger, {n: torch.from_numpy(m) for n, m in means.items()})
+    offsets = {name: term - means[name] for name, term in terms.items()}
+    r = sum(offsets.values())
+    t = r - offsets.get("skip", 0)
+    for name, offset in offsets.items():
+        for image in range(len(r)):
+            share = offset[image] @ r[image] / (r[image] @ r[image])
+            cosine = plain_cosine(offset[image], r[image])
+            assert float(found["centred_share", name][image]) == pytest.approx(share, abs=1e-10)
+            assert float(found["centred_cosine", "residual", name][image]) == pytest.approx(cosine)
+            if name != "skip":
+                of_t = plain_cosine(offset[image], t[image])
+                got = float(found["centred_cosine", "attention", name][image])
+                assert got == pytest.approx(of_t, abs=1e-10)
+    assert ("centred_cosine", "attention", "skip") not in found
+
+
+def test_a_picture_that_is_its_own_mean_is_undefined_not_noise():
+    ledger, terms = make_case(4)
+    means = {name: torch.from_numpy(term[0] * (1 + 1e-15)) for name, term in terms.items()}
+    found = compute_centred(ledger, means)
+    for path, values in found.items():
+        assert math.isnan(float(values[0])), path
+        assert not math.isnan(float(values[1])), path
+
+
+def test_a_constant_term_has_no_direction_but_the_others_keep_theirs():
+    ledger, terms = make_case(5)
+    means = {name: torch.zeros(term.shape[1]).double() for name, term in terms.items()}
+    means["skip"] = torch.from_numpy(terms["skip"][0])
+    found = compute_centred(ledger, means)
+    assert math.isnan(float(found["centred_cosine", "residual", "skip"][0]))
+    assert float(found["centred_share", "skip"][0]) == 0
+    shares = [float(v[0]) for path, v in found.items() if path[0] == "centred_share"]
+    assert sum(shares) == pytest.approx(1, abs=1e-10)
+
+
+def make_single():
+    trace, _ = random_trace(6)
+    one = {f: getattr(trace, f)[:1] for f in ("logits", "values", "skip", "branch", "residual")}
+    return make_ledger(type(trace)(**{**trace.__dict__, **one, "output": trace.output[:1]}))
+
+
+def test_the_bill_of_the_verdict_is_the_centred_one_where_there_are_means():
+    ledger = make_single()
+    numbers, shares = measure_picture(ledger, None)
+    assert shares == numbers["share_without_bias"]
+    assert "centred_share" not in numbers
+    assert sum(numbers["share"].values()) == pytest.approx(1, abs=1e-10)
+    means = {name: torch.ones(ledger.bias.shape[0]).double() for name in (*GROUPS, "skip")}
+    numbers, shares = measure_picture(ledger, means)
+    assert shares == numbers["centred_share"]
+
+
+# --- pictures in their own shape -----------------------------------------------------------------
+
+
+def preprocessing(side):
+    return Preprocessing(
+        size=(side, side), resize="stretch", crop_fraction=0.875, mean=(0,) * 3, std=(1,) * 3
+    )
+
+
+@given(
+    st.integers(1, 4000),
+    st.floats(1, 8),
+    st.booleans(),
+    st.sampled_from([(14, 14), (16, 16), (8, 4)]),
+    st.integers(1, 40),
+)
+@settings(max_examples=200)
+def test_a_picture_keeps_its_shape_to_half_a_patch(shorter, aspect, tall, patch, patches):
+    longer = min(8 * shorter, round(shorter * aspect))
+    width, height = (shorter, longer) if tall else (longer, shorter)
+    side = patches * max(patch)
+    found = fit_whole((width, height), preprocessing(side), patch)
+    rows, columns = found.size
+    assert rows % patch[0] == columns % patch[1] == 0
+    assert min(rows, columns) == side
+    scale = side / shorter
+    assert abs(rows - height * scale) <= patch[0] / 2 + 1e-6
+    assert abs(columns - width * scale) <= patch[1] / 2 + 1e-6
+    assert (found.resize, found.crop_fraction) == ("cover", 1.0)
+
+
+def test_a_strip_is_refused():
+    with pytest.raises(ImageReadError, match="900 x 100 px is more than 8 times as long as short"):
+        fit_whole((900, 100), preprocessing(224), (14, 14))
+
+
+# --- on disk -------------------------------------------------------------------------------------
+
+
+def make_picture(path="a/dog.jpg", **changes):
+    generator = np.random.default_rng(0)
+    head_attention, head_share = generator.random((2, 3, 4, 5), dtype=np.float32)
+    values = {
+        "path": path,
+        "image_id": "ab" * 16,
+        "framing": "whole",
+        "picture": generator.integers(0, 256, (32, 40, 3), dtype=np.uint8),
+        "attention": head_attention.mean(axis=0),
+        "head_attention": head_attention,
+        "contribution_norm": generator.random((4, 5), dtype=np.float32),
+        "share": head_share.sum(axis=0),
+        "head_share": head_share,
+        "numbers": {"patch_share": 0.5, "cosine": {"residual": {"skip": math.nan}}},
+        "verdict": judge_picture({"patches": 0.9, "skip": 0.1}, None),
+    }
+    return PictureExplanation(**values | changes)
+
+
+def save(folder, *pictures):
+    folder.mkdir()
+    entries = [write_picture(folder, i, picture) for i, picture in enumerate(pictures)]
+    content = {"model": {"id": "m"}, "layer": 1, "reference": None}
+    finish_explanation(folder, content, entries, failures=[("b.jpg", "bad")], provenance={})
+    return Explanation.load(folder)
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    undefined = judge_picture({"patches": math.nan, "skip": math.nan}, 30)
+    saved = save(tmp_path / "e", make_picture(), make_picture("c.jpg", verdict=undefined))
+    assert len(saved) == 2
+    assert saved.failures == [("b.jpg", "bad")]
+    assert saved.summary["kind"] == "explanation"
+    text = (saved.folder / "summary.json").read_text()
+    assert "NaN" not in text
+    original, found = make_picture(), saved.read_picture(0)
+    for name in ("picture", "attention", "head_attention", "contribution_norm", "share"):
+        assert np.array_equal(getattr(found, name), getattr(original, name))
+        assert getattr(found, name).dtype == getattr(original, name).dtype
+    assert found.verdict == original.verdict
+    assert found.grid == (4, 5)
+    assert math.isnan(found.numbers["cosine"]["residual"]["skip"])
+    again = saved.read_picture(1)
+    assert again.verdict.status == "cannot tell"
+    assert math.isnan(again.verdict.share)
+    assert again.verdict.door is None
+
+
+def test_a_result_of_another_kind_is_refused(tmp_path):
+    saved = save(tmp_path / "e", make_picture())
+    summary = json.loads((saved.folder / "summary.json").read_text()) | {"kind": "audit"}
+    (saved.folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ResultError, match="kind 'audit': expected 'explanation'"):
+        Explanation.load(saved.folder)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("a saved array ran code",))
+
+
+def replace_maps(saved, **changes):
+    path = saved.folder / "maps" / "0000.npz"
+    with np.load(path) as arrays:
+        content = dict(arrays)
+    np.savez(path, **content | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"share": np.array([Bomb()], dtype=object)},
+        {"share": np.zeros((5, 4))},
+        {"head_share": np.zeros((2, 4, 5))},
+        {"contribution_norm": np.full((4, 5), np.nan)},
+        {"picture": np.zeros((32, 40), dtype=np.uint8)},
+        {"picture": np.zeros((32, 40, 3))},
+    ],
+)
+def test_damaged_maps_are_refused_and_never_run(tmp_path, changes):
+    saved = save(tmp_path / "e", make_picture())
+    replace_maps(saved, **changes)
+    with pytest.raises(ResultError, match=r"0000\.npz cannot be read as picture 0"):
+        saved.read_picture(0)
+
+
+def test_missing_cut_or_foreign_files_are_refused(tmp_path):
+    saved = save(tmp_path / "e", make_picture())
+    path = saved.folder / "maps" / "0000.npz"
+    data = path.read_bytes()
+    for content in (data[: len(data) // 2], b"", b"no archive"):
+        path.write_bytes(content)
+        with pytest.raises(ResultError, match="cannot be read"):
+            saved.read_picture(0)
+    path.unlink()
+    with pytest.raises(ResultError, match="cannot be read"):
+        saved.read_picture(0)
+    with pytest.raises(ResultError, match="cannot be read"):
+        saved.read_picture(7)
+
+
+def test_maps_are_read_from_the_result_alone_whatever_the_summary_says(tmp_path):
+    saved = save(tmp_path / "e", make_picture())
+    summary = json.loads((saved.folder / "summary.json").read_text())
+    summary["pictures"][0]["maps"] = "../../etc/passwd"
+    (saved.folder / "summary.json").write_text(json.dumps(summary))
+    assert saved.read_picture(0).grid == (4, 5)
