@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -16,8 +17,9 @@ from vitscope.decomposition import (
 )
 from vitscope.errors import UsageError
 from vitscope.finishing import finish_result
+from vitscope.gallery import GalleryCandidates
 from vitscope.images import ImageBatch, ImageSet
-from vitscope.ledger import ScalarPath, cosine
+from vitscope.ledger import ScalarPath, check_rows_finite, cosine
 from vitscope.manifest import Manifest
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.jackknife import block_of
@@ -135,11 +137,12 @@ class AuditRun:
             NonFiniteError: If an activation is not finite.
         """
         sums = self._manifest.make_sums(folder)
+        candidates = GalleryCandidates()
         with ExitStack() as stack:
             stack.enter_context(self._run.placed())
             writers = self._open_writers(folder, stack)
             for batch in self._run.iter_batches(on_progress, batches):
-                self._take_batch(batch, sums, writers)
+                self._take_batch(batch, sums, writers, candidates)
         finish_result(
             folder,
             self._manifest,
@@ -147,6 +150,8 @@ class AuditRun:
             failures=self._run.failures,
             provenance=self._run.make_provenance(),
         )
+        if self._config.gallery:
+            candidates.write_gallery(folder, self._images, self._config.gallery)
 
     def _open_writers(self, folder: Path, stack: ExitStack) -> dict[int, RecordWriter]:
         keep = self._config.features == "keep"
@@ -157,14 +162,21 @@ class AuditRun:
         return writers
 
     def _take_batch(
-        self, batch: PlacedBatch, sums: AuditSums, writers: Mapping[int, RecordWriter]
+        self,
+        batch: PlacedBatch,
+        sums: AuditSums,
+        writers: Mapping[int, RecordWriter],
+        candidates: GalleryCandidates,
     ) -> None:
         streams: list[StreamTrace] = []
         with self._run.plain_errors(batch):
-            rows = self._decompose(batch, streams)
-        (stream,) = streams
+            rows = self._decompose(batch, streams, candidates)
+            (stream,) = streams
+            patch_norms = stream.patch_norms.cpu()
+            # No row under study looks at what the last block makes of the patches.
+            finite = patch_norms.isfinite().flatten(1).all(dim=-1)
+            check_rows_finite(finite, "of patches ", self._manifest.last_layer)
         blocks = [block_of(image_id) for image_id in batch.ids]
-        patch_norms = stream.patch_norms.cpu()
         sums.patch_norms.update(patch_norms)
         scalars_of_last = _describe_stream(stream.rows, patch_norms)
         scalars_of_last |= {("covariate", k): v for k, v in batch.covariates.items()}
@@ -179,7 +191,10 @@ class AuditRun:
             identities = list(zip(batch.paths, batch.ids, strict=True))
             writers[layer].append(identities, scalars, row.features, {"bias": row.bias})
 
-    def _decompose(self, batch: PlacedBatch, streams: list[StreamTrace]) -> dict[int, LayerRows]:
+    def _decompose(
+        self, batch: PlacedBatch, streams: list[StreamTrace], candidates: GalleryCandidates
+    ) -> dict[int, LayerRows]:
+        wanted = self._config.gallery > 0 and any(map(candidates.wants, batch.ids))
         return decompose_layers(
             self._vit,
             batch.pixels,
@@ -188,6 +203,7 @@ class AuditRun:
             tolerance=self._manifest.tolerance,
             cls_term=self._config.cls_term,
             on_stream=streams.append,
+            on_maps=partial(candidates.update, batch.indices, batch.ids) if wanted else None,
         )
 
     def _make_manifest(self) -> Manifest:

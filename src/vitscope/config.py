@@ -115,12 +115,14 @@ class AuditConfig(RunConfig):
         layers: Layers to audit: last, all, or block numbers from 0 such as 3,7.
         features: Keep every picture's features beside the sums, or drop them and with them the
             per-picture centred numbers.
+        gallery: Keep this many pictures with their maps, for the report to show; 0 for none.
     """
 
     limit: int | None = None
     masks: str | None = None
     layers: str = "last"
     features: Literal["keep", "drop"] = "keep"
+    gallery: int = 48
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be.
@@ -129,7 +131,7 @@ class AuditConfig(RunConfig):
             UsageError: Naming the setting.
         """
         super().__post_init__()
-        self._check_least(limit=1)
+        self._check_least(limit=1, gallery=0)
         self._check_choice(features=("keep", "drop"))
         parse_layers(self.layers)
 
@@ -157,6 +159,34 @@ class OneShotConfig(RunConfig):
         super().__post_init__()
         self._check_least(draws=2, limit=2)
         self._check_choice(classifier=("nearest", "logistic", "both"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproductionConfig(OneShotConfig):
+    """How the paper's experiments are run; what the paper leaves open is chosen here.
+
+    Attributes:
+        pictures: Look at this many pictures of each set, drawn at random; all by default.
+        examples: Pictures, drawn at random, whose maps are shown (the paper's Fig. 4 is of one).
+        readout: Output that restricted outputs are compared in for the claims of Fig. 3: attention
+            is after the output projection, values before it, where the paper's equations stop.
+        size: Input size in pixels, such as 224 or 518, or HEIGHTxWIDTH; rounded for each model to
+            whole patches. The model's own by default, and where it takes no other.
+    """
+
+    pictures: int | None = None
+    examples: int = 3
+    readout: Literal["attention", "values"] = "attention"
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be.
+
+        Raises:
+            UsageError: Naming the setting.
+        """
+        super().__post_init__()
+        self._check_least(pictures=1, examples=1)
+        self._check_choice(readout=("attention", "values"))
 
 
 def parse_size(text: str) -> tuple[int, int]:

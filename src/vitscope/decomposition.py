@@ -175,6 +175,7 @@ def decompose_layers(
     tolerance: float,
     cls_term: ClsTerm = "own",
     on_stream: Callable[[StreamTrace], None] | None = None,
+    on_maps: Callable[[TokenMaps], None] | None = None,
 ) -> dict[int, LayerRows]:
     """One forward pass: the numbers and features of every chosen layer, proven.
 
@@ -187,6 +188,8 @@ def decompose_layers(
         cls_term: Where [CLS]'s attention to itself is counted; see `choose_groups`.
         on_stream: Called with what the residual stream was at every depth; left out, nothing of
             it is read.
+        on_maps: Called with what every single token of the last of the layers wrote; left out, no
+            maps are made.
 
     Returns:
         Per layer the per-image numbers and the kept features.
@@ -201,6 +204,8 @@ def decompose_layers(
     def take(trace: ClsTrace) -> None:
         ledger = make_ledger(trace)
         check_balance(ledger, tolerance)
+        if on_maps is not None and trace.layer == max(layers):
+            on_maps(make_token_maps(trace, ledger))
         if set(ledger.groups) != set(choose_groups(trace.layout, cls_term)):
             ledger = merge_groups(ledger, "cls", into=cls_term)
         readouts = compute_readouts(

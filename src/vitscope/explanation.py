@@ -8,21 +8,18 @@ Requirements met here:
 """
 
 import math
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from io import BytesIO
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import ResultError
 from vitscope.ledger import Ledger, ScalarPath, compute_scalars, cosine
+from vitscope.picture_maps import PictureMaps, read_maps, write_maps
 from vitscope.saved_result import PROVENANCE, SCHEMA_VERSION, SavedResult, write_failures
 from vitscope.storage import MARKER, write_json
 from vitscope.verdict import PictureVerdict
@@ -31,23 +28,11 @@ Framing = Literal["whole", "cropped"]
 Numbers = dict[str, Any]
 """Nested dictionaries of numbers, as in `summary.json`; NaN where undefined."""
 
-_DAMAGE = (
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What reading JSON and archives of arrays raises on files that are not what they say they are."""
 _NOT_NUMBERS = {"path", "image_id", "maps", "framing", "input_size", "grid", "verdict"}
-_MAPS = ("picture", "attention", "head_attention", "contribution_norm", "share", "head_share")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class PictureExplanation:
+class PictureExplanation(PictureMaps):
     """One picture: what it was to the model, who wrote its output, and where on it.
 
     Attributes:
@@ -55,12 +40,6 @@ class PictureExplanation:
         image_id: Digest of its bytes.
         framing: "whole" where nothing but the rounding to whole patches was cropped, "cropped"
             where it was fitted to the one input size there is.
-        picture: The picture as the model saw it, before normalisation.
-        attention: Attention of the [CLS] query on each patch, mean over heads.
-        head_attention: The same per head, a_h[i].
-        contribution_norm: ‖c_i‖, the length of what each patch wrote.
-        share: ⟨c_i, r⟩ / ‖r‖², its signed share of the row.
-        head_share: The same per head; sums to `share` over heads.
         numbers: What is told of the token groups; see docs/result.md.
         verdict: Whether the map may be read as an explanation.
     """
@@ -68,20 +47,8 @@ class PictureExplanation:
     path: str
     image_id: str
     framing: Framing
-    picture: UInt8[np.ndarray, "height width 3"]
-    attention: Float[np.ndarray, "row column"]
-    head_attention: Float[np.ndarray, "head row column"]
-    contribution_norm: Float[np.ndarray, "row column"]
-    share: Float[np.ndarray, "row column"]
-    head_share: Float[np.ndarray, "head row column"]
     numbers: Numbers
     verdict: PictureVerdict
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patches as (rows, columns)."""
-        rows, columns = self.attention.shape
-        return rows, columns
 
 
 class Explanation(SavedResult):
@@ -114,20 +81,19 @@ class Explanation(SavedResult):
             ResultError: If the files do not hold it.
         """
         path = self.folder / _maps_name(index)
+        maps = read_maps(path)
         try:
             entry = self.summary["pictures"][index]
             verdict = entry["verdict"]
-            with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-                maps = _check_maps({name: arrays[name] for name in _MAPS})
             return PictureExplanation(
                 path=entry["path"],
                 image_id=entry["image_id"],
                 framing=entry["framing"],
-                **maps,
+                **{field.name: getattr(maps, field.name) for field in fields(PictureMaps)},
                 numbers=_with_nan({k: v for k, v in entry.items() if k not in _NOT_NUMBERS}),
                 verdict=PictureVerdict(**verdict | {"share": _with_nan(verdict["share"])}),
             )
-        except _DAMAGE as error:
+        except (LookupError, TypeError, ValueError) as error:
             raise ResultError(f"{path} cannot be read as picture {index}: {error}") from None
 
 
@@ -228,9 +194,7 @@ def write_picture(folder: Path, index: int, picture: PictureExplanation) -> dict
         Its entry in the summary.
     """
     name = _maps_name(index)
-    (folder / name).parent.mkdir(exist_ok=True)
-    arrays: dict[str, Any] = {field: getattr(picture, field) for field in _MAPS}
-    np.savez_compressed(folder / name, **arrays)
+    write_maps(folder / name, picture)
     return {
         "path": picture.path,
         "image_id": picture.image_id,
@@ -270,19 +234,6 @@ def finish_explanation(
         "pictures": entries,
     }
     write_json(folder / MARKER, summary)
-
-
-def _check_maps(maps: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    picture, grid = maps["picture"], maps["attention"].shape
-    heads = maps["head_attention"].shape[:1]
-    wanted = {"attention": grid, "contribution_norm": grid, "share": grid}
-    wanted |= {"head_attention": heads + grid, "head_share": heads + grid}
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or len(grid) != 2:
-        raise ValueError("expected a picture of red, green and blue, and maps of rows and columns")
-    for name, shape in wanted.items():
-        if maps[name].shape != shape or not np.isfinite(maps[name]).all():
-            raise ValueError(f"expected finite numbers of shape {shape} in {name}")
-    return maps
 
 
 def _maps_name(index: int) -> str:

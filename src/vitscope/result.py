@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 
 from vitscope.errors import ResultError, UsageError
 from vitscope.finishing import finish_result
+from vitscope.gallery import Gallery, merge_galleries, read_gallery
 from vitscope.manifest import Manifest, check_same, read_manifest, read_sums
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.token_sums import TokenSums
-from vitscope.records import iter_row_groups, shard_paths, table_path
+from vitscope.records import TableWriter, iter_row_groups, shard_paths, table_path
 from vitscope.saved_result import SavedResult
 from vitscope.storage import scratch_folder
 
@@ -47,6 +48,11 @@ class AuditResult(SavedResult):
     def images(self) -> pa.Table:
         """One row an image, of the last layer."""
         return pq.read_table(self.folder / "images.parquet")
+
+    @property
+    def gallery(self) -> Gallery | None:
+        """The pictures that are kept with their maps; None where none were."""
+        return read_gallery(self.folder)
 
     def read_sums(self) -> dict[int, FeatureSums]:
         """The sums over the [CLS] row that the estimates came from.
@@ -122,6 +128,7 @@ class AuditResult(SavedResult):
                 failures=list(chain.from_iterable(result.failures for result in results)),
                 provenance={"merged_from": [result.provenance for result in results]},
             )
+            merge_galleries(folder, [result.folder for result in results])
         return self.own(folder)
 
     def _read_all_sums(self) -> AuditSums:
@@ -162,10 +169,6 @@ def _concat_tables(target: Path, tables: Sequence[Path], *, drop_centred: bool) 
         if not (drop_centred and name.startswith("centred_"))
     ]
     groups: Iterator[pa.Table] = chain.from_iterable(iter_row_groups(table) for table in tables)
-    with ExitStack() as stack:
-        writer: pq.ParquetWriter | None = None
+    with closing(TableWriter(target)) as writer:
         for group in groups:
-            rows = group.select(names)
-            if writer is None:
-                writer = stack.enter_context(pq.ParquetWriter(target, rows.schema))
-            writer.write_table(rows, row_group_size=rows.num_rows)
+            writer.write(group.select(names))

@@ -22,6 +22,8 @@ _ENTRIES = {
     "draws.parquet",
     "failures.csv",
     "features",
+    "gallery",
+    "gallery.json",
     "images.parquet",
     "layers",
     "maps",

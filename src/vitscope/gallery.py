@@ -1,0 +1,343 @@
+"""The gallery of an audit: a deliberate sample of its pictures, kept with their maps.
+
+Requirements met here:
+
+- The maps come out of the audit's one pass, so its numbers and these maps are of the same row.
+- What is shown is chosen after the pass, when the numbers are known: extremes, quantiles, and
+  pictures drawn at random; the choice is written down with the pictures.
+- Memory does not grow with the number of pictures, and the choice depends neither on their order
+  nor on the batch size. The galleries of two results merge.
+"""
+
+import math
+import shutil
+from bisect import insort
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from vitscope.decoding import decode_image, image_id, resize_and_crop
+from vitscope.errors import ImageReadError, ResultError
+from vitscope.images import ImageSet, read_file
+from vitscope.picture_maps import PictureMaps, read_maps, write_maps
+from vitscope.preprocessing import Preprocessing
+from vitscope.storage import printable_path, read_json, write_json
+from vitscope.token_maps import TokenMaps
+
+Why = Literal["lowest", "highest", "quantile", "random"]
+"""What a picture was chosen for: its number among all pictures, or the draw."""
+
+CANDIDATE_BYTES = 64 * 2**20
+"""Memory for the maps of the pictures that a gallery is chosen from: 4,500 pictures of 16 x 16
+patches under 6 heads, 240 of 37 x 37 under 24."""
+
+_INDEX, _FOLDER = "gallery.json", "gallery"
+_NUMBERS = ("centred_share_patches", "share_patches")
+"""What pictures are chosen by: the first that the table has."""
+
+
+@dataclass(frozen=True)
+class GalleryPicture:
+    """A picture of a gallery.
+
+    Attributes:
+        path: Its file, printable.
+        image_id: Digest of its bytes.
+        why: What it was chosen for.
+        maps: File of its maps within the result.
+    """
+
+    path: str
+    image_id: str
+    why: Why
+    maps: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The pictures of an audit that are kept with their maps.
+
+    Attributes:
+        folder: Folder of the result.
+        number: Column of `images.parquet` that they were chosen by.
+        limit: Pictures that were asked for.
+        num_candidates: Pictures that they were chosen from, drawn at random from all.
+        num_images: All pictures.
+        pictures: The pictures; the first of them are a balanced sample too.
+    """
+
+    folder: Path
+    number: str
+    limit: int
+    num_candidates: int
+    num_images: int
+    pictures: tuple[GalleryPicture, ...]
+
+    def read_maps(self, index: int) -> PictureMaps:
+        """One of the pictures, with its maps.
+
+        Args:
+            index: Its place in `pictures`.
+
+        Returns:
+            The picture and its maps.
+        """
+        return read_maps(self.folder / self.pictures[index].maps)
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    index: int
+    maps: Mapping[str, np.ndarray]
+
+
+class GalleryCandidates:
+    """Maps of the pictures that a gallery will be chosen from.
+
+    As many as a fixed amount of memory holds: those with the smallest digests, a random draw that
+    depends on nothing but which pictures were seen.
+    """
+
+    def __init__(self, max_bytes: int = CANDIDATE_BYTES) -> None:
+        """Start without any.
+
+        Args:
+            max_bytes: Memory for their maps; one picture is always held.
+        """
+        self._max_bytes = max_bytes
+        self._limit: float = math.inf
+        self._held: dict[str, _Candidate] = {}
+        self._digests: list[str] = []  # of those held, sorted
+
+    def __len__(self) -> int:
+        """Count the candidates.
+
+        Returns:
+            Pictures whose maps are held.
+        """
+        return len(self._held)
+
+    def wants(self, digest: str) -> bool:
+        """Whether a picture would be held.
+
+        Args:
+            digest: Identity of the picture.
+
+        Returns:
+            True where there is room for it, or it takes another's place.
+        """
+        if digest in self._held:
+            return False
+        return len(self._held) < self._limit or digest < self._digests[-1]
+
+    def update(self, indices: Sequence[int], ids: Sequence[str], maps: TokenMaps) -> None:
+        """Take in a batch.
+
+        Args:
+            indices: Places of the pictures in their set.
+            ids: Their identities.
+            maps: Their maps.
+        """
+        heads = maps.on_grid(maps.attention)
+        grids = {
+            "attention": heads.mean(dim=1),
+            "head_attention": heads,
+            "contribution_norm": maps.on_grid(maps.contribution_norm),
+            "share": maps.on_grid(maps.share),
+            "head_share": maps.on_grid(maps.head_share),
+        }
+        for row, (index, digest) in enumerate(zip(indices, ids, strict=True)):
+            if not self.wants(digest):
+                continue
+            # Copied, for a view would keep the whole batch alive.
+            one = {name: grid[row].numpy().astype(np.float32) for name, grid in grids.items()}
+            self._held[digest] = _Candidate(index, one)
+            insort(self._digests, digest)
+            self._limit = max(1, self._max_bytes // sum(array.nbytes for array in one.values()))
+            if len(self._held) > self._limit:
+                del self._held[self._digests.pop()]
+
+    def write_gallery(self, folder: Path, images: ImageSet, limit: int) -> None:
+        """Choose the pictures and write them with their maps.
+
+        Pictures are read again for it; one that has changed or gone since is left out.
+
+        Args:
+            folder: Folder of the result, whose table is complete.
+            images: The set that `update` told places in.
+            limit: Pictures in the gallery.
+        """
+        numbers = _read_numbers(folder)
+        entries: list[GalleryPicture] = []
+        for digest, why in numbers.choose(self._held, limit):
+            held = self._held[digest]
+            picture = _read_picture(images.paths[held.index], digest, images.preprocessing)
+            if picture is None:
+                continue
+            name = _maps_name(len(entries))
+            write_maps(folder / name, PictureMaps(picture=picture, **held.maps))
+            path = printable_path(images.paths[held.index])
+            entries.append(GalleryPicture(path, digest, why, name))
+        _write_index(folder, numbers, entries, limit=limit, num_candidates=len(self._held))
+
+
+def read_gallery(folder: Path) -> Gallery | None:
+    """The gallery of a result.
+
+    Args:
+        folder: Folder of the result.
+
+    Returns:
+        The gallery; None where the result has none.
+
+    Raises:
+        ResultError: If it is damaged.
+    """
+    path = folder / _INDEX
+    if not path.exists():
+        return None
+    content = read_json(path)
+    try:
+        pictures = [_check_entry(k, entry) for k, entry in enumerate(content.pop("pictures"))]
+        return Gallery(folder, **content, pictures=tuple(pictures))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ResultError(f"{printable_path(path)} cannot be read: {reason}") from None
+
+
+def _check_entry(index: int, entry: Mapping[str, str]) -> GalleryPicture:
+    # A file that an index names is opened only where vitscope itself would have put it.
+    if entry["why"] not in get_args(Why) or entry["maps"] != _maps_name(index):
+        raise ValueError(f"picture {index} is not as vitscope writes them")
+    return GalleryPicture(**entry)  # type: ignore[arg-type]  # `why` was checked
+
+
+def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
+    """Choose the gallery of a merged result out of the galleries of its parts, by the same rule.
+
+    The extremes of the parts hold those of the whole, and so do the draws.
+
+    Args:
+        folder: Folder of the merged result, whose table is complete.
+        parts: Folders of the results that were merged.
+    """
+    galleries = [found for part in parts if (found := read_gallery(part)) is not None]
+    if not galleries:
+        return
+    candidates = {
+        one.image_id: (one, gallery.folder / one.maps)
+        for gallery in galleries
+        for one in gallery.pictures
+    }
+    limit = max(gallery.limit for gallery in galleries)
+    numbers = _read_numbers(folder)
+    entries: list[GalleryPicture] = []
+    (folder / _FOLDER).mkdir()
+    for digest, why in numbers.choose(candidates, limit):
+        one, source = candidates[digest]
+        name = _maps_name(len(entries))
+        shutil.copyfile(source, folder / name)
+        entries.append(GalleryPicture(one.path, digest, why, name))
+    num_candidates = sum(gallery.num_candidates for gallery in galleries)
+    _write_index(folder, numbers, entries, limit=limit, num_candidates=num_candidates)
+
+
+def choose_pictures(
+    numbers: Mapping[str, float], everyone: Sequence[float], limit: int
+) -> list[tuple[str, Why]]:
+    """Choose pictures that show the spread of a number and what is ordinary.
+
+    A quarter of them have the lowest values, a quarter the highest, a quarter lie nearest to evenly
+    spaced quantiles of all pictures, and the rest are those with the smallest digests, which is a
+    draw at random. They come in turns, so that any first part of them is balanced too.
+
+    Args:
+        numbers: The number of each candidate by its digest; NaN where it is undefined.
+        everyone: The number of every picture, candidate or not.
+        limit: Pictures wanted; fewer where there are fewer candidates.
+
+    Returns:
+        Digest of each chosen picture, and why it was chosen.
+    """
+    quarter = max(1, limit // 4)
+    ranked = sorted((v, digest) for digest, v in numbers.items() if math.isfinite(v))
+    queues: dict[Why, Iterator[str]] = {
+        "lowest": (digest for _, digest in ranked[:quarter]),
+        "highest": (digest for _, digest in ranked[::-1][:quarter]),
+        "quantile": iter(_nearest_to_quantiles(ranked, everyone, quarter)),
+        "random": iter(sorted(numbers)),
+    }
+    chosen: dict[str, Why] = {}
+    wanted = min(limit, len(numbers))
+    while len(chosen) < wanted:
+        for why, queue in queues.items():
+            found = next((digest for digest in queue if digest not in chosen), None)
+            if found is not None and len(chosen) < wanted:
+                chosen[found] = why
+    return list(chosen.items())
+
+
+def _nearest_to_quantiles(
+    ranked: Sequence[tuple[float, str]], everyone: Sequence[float], count: int
+) -> list[str]:
+    values = np.asarray([value for value in everyone if math.isfinite(value)])
+    if not ranked or not values.size:
+        return []
+    middles = np.quantile(values, (np.arange(count) + 0.5) / count)
+    nearest = (min(ranked, key=lambda one: (abs(one[0] - m), one[1])) for m in middles)
+    return [digest for _, digest in nearest]
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    name: str
+    by_digest: Mapping[str, float]
+    values: Sequence[float]
+
+    def choose(self, candidates: Iterable[str], limit: int) -> list[tuple[str, Why]]:
+        return choose_pictures({d: self.by_digest[d] for d in candidates}, self.values, limit)
+
+
+def _read_numbers(folder: Path) -> _Numbers:
+    with pq.ParquetFile(folder / "images.parquet") as file:
+        name = next(name for name in _NUMBERS if name in file.schema_arrow.names)
+        columns = file.read(columns=["image_id", name])
+    values = columns[name].to_numpy().astype(np.float64).tolist()
+    return _Numbers(name, dict(zip(columns["image_id"].to_pylist(), values, strict=True)), values)
+
+
+def _read_picture(path: Path, digest: str, preprocessing: Preprocessing) -> np.ndarray | None:
+    try:
+        data = read_file(path)
+        if image_id(data) != digest:
+            return None
+        image = decode_image(data, background=preprocessing.background)
+    except ImageReadError:
+        return None
+    return np.asarray(resize_and_crop(image, preprocessing))
+
+
+def _write_index(
+    folder: Path,
+    numbers: _Numbers,
+    entries: Sequence[GalleryPicture],
+    *,
+    limit: int,
+    num_candidates: int,
+) -> None:
+    content = {
+        "number": numbers.name,
+        "limit": limit,
+        "num_candidates": num_candidates,
+        "num_images": len(numbers.values),
+        "pictures": [asdict(entry) for entry in entries],
+    }
+    write_json(folder / _INDEX, content)
+
+
+def _maps_name(index: int) -> str:
+    return f"{_FOLDER}/{index:04d}.npz"

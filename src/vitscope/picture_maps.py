@@ -1,0 +1,93 @@
+"""One picture as a model saw it, with the maps of what its tokens wrote, in one file of arrays.
+
+Files are read without running anything: arrays of numbers alone.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vitscope.errors import ResultError
+from vitscope.storage import printable_path
+
+_DAMAGE = (EOFError, LookupError, OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
+"""What reading an archive of arrays raises on a file that is not what it says it is."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PictureMaps:
+    """A picture and one number per patch of it, as the patches lie in it.
+
+    Attributes:
+        picture: The picture as the model saw it, before normalisation.
+        attention: Attention of the [CLS] query on each patch, mean over heads.
+        head_attention: The same per head, a_h[i].
+        contribution_norm: ‖c_i‖, the length of what each patch wrote.
+        share: ⟨c_i, r⟩ / ‖r‖², its signed share of the row.
+        head_share: The same per head; sums to `share` over heads.
+    """
+
+    picture: UInt8[np.ndarray, "height width 3"]
+    attention: Float[np.ndarray, "row column"]
+    head_attention: Float[np.ndarray, "head row column"]
+    contribution_norm: Float[np.ndarray, "row column"]
+    share: Float[np.ndarray, "row column"]
+    head_share: Float[np.ndarray, "head row column"]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches as (rows, columns)."""
+        rows, columns = self.attention.shape
+        return rows, columns
+
+
+def write_maps(path: Path, maps: PictureMaps) -> None:
+    """Write a picture and its maps.
+
+    Args:
+        path: File to write (.npz); its folder is made if need be.
+        maps: The picture and its maps.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {field.name: getattr(maps, field.name) for field in fields(PictureMaps)}
+    np.savez_compressed(path, **arrays)
+
+
+def read_maps(path: Path) -> PictureMaps:
+    """Read a picture and its maps.
+
+    Args:
+        path: A file that `write_maps` wrote.
+
+    Returns:
+        The picture and its maps.
+
+    Raises:
+        ResultError: If the file does not hold them.
+    """
+    try:
+        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            found = {field.name: arrays[field.name] for field in fields(PictureMaps)}
+        _check(found)
+    except _DAMAGE as error:
+        raise ResultError(f"{printable_path(path)} cannot be read as maps: {error}") from None
+    return PictureMaps(**found)
+
+
+def _check(maps: Mapping[str, np.ndarray]) -> None:
+    picture, grid = maps["picture"], maps["attention"].shape
+    heads = maps["head_attention"].shape[:1]
+    wanted = {"attention": grid, "contribution_norm": grid, "share": grid}
+    wanted |= {"head_attention": heads + grid, "head_share": heads + grid}
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or len(grid) != 2:
+        raise ValueError("expected a picture of red, green and blue, and maps of rows and columns")
+    for name, shape in wanted.items():
+        found = maps[name]
+        if found.dtype.kind != "f" or found.shape != shape or not np.isfinite(found).all():
+            raise ValueError(f"expected finite numbers of shape {shape} in {name}")
