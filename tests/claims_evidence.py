@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+from vitscope.reproduction.claims import judge_claims
 from vitscope.reproduction.evidence import ModelEvidence
 
 N = 400
@@ -150,6 +151,30 @@ def make_one_shot(kept, n):
     }
 
 
+def find(models, words, data="COCO", **settings):
+    """The one finding whose claim holds the words."""
+    found = [f for f in judge_claims(models, **settings) if words in f.claim and f.data == data]
+    assert len(found) == 1, [finding.claim for finding in found]
+    return found[0]
+
+
+def put(models, recipe, size, value, *path, stage="audit"):
+    """The same models, one of them with one number of its result replaced."""
+    return [
+        replace(model, **{stage: put_in(getattr(model, stage), value, *path)})
+        if (model.recipe, model.size) == (recipe, size)
+        else model
+        for model in models
+    ]
+
+
+def put_in(tree, value, key, *path):
+    new = value if not path else put_in(tree[key], value, *path)
+    if isinstance(tree, list):
+        return [*tree[:key], new, *tree[key:][1:]]
+    return {**tree, key: new}
+
+
 def change_numbers(tree, change):
     """The same tree with `change(key, value)` in the place of every number and interval."""
     if isinstance(tree, dict):
@@ -193,6 +218,11 @@ def widen(key, value):
     if key == "std":
         return 1e6
     return value
+
+
+def leave_out_intervals(key, value):
+    """A number that comes without what says how sure it is."""
+    return None if key in {"ci95", "std"} else value
 
 
 def forget(key, value):

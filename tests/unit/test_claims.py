@@ -1,33 +1,34 @@
 """Every claim of the paper reaches each answer that it can, for the right reason."""
 
-import csv
-import json
 import re
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from claims_evidence import (
     PARAMS,
     SIZES,
     N,
     change_all,
+    find,
     forget,
+    leave_out_intervals,
     make_model,
     make_models,
     mean,
+    put,
     spoil,
     widen,
 )
-from claims_page import PAGE, make_page
 from vitscope.errors import UsageError
-from vitscope.reproduction.claims import Finding, judge_claims, list_claims, write_claims
-from vitscope.reproduction.claims_table import make_claims_table
+from vitscope.reproduction.claims import judge_claims, list_claims
 
+STAGES = ("audit", "imagenet", "one_shot")
+JUNK = ({}, {"data": []}, {"data": {"num_images": 400}, "layer_similarity": [1, 2, 3]})
 CLAIMS = list_claims()
 NAMES = [f"{claim.where} {claim.data}: {claim.statement}" for claim in CLAIMS]
 TINY = next(i for i, claim in enumerate(CLAIMS) if "tiny" in claim.statement)
@@ -41,6 +42,22 @@ def places(*words):
 WITHOUT_INTERVAL = places("spread", "ignore", "scales")
 OF_COUNTS = places("same register", "clean attention map")
 AGREES, DISAGREES = make_models(True), make_models(False)
+WORLDS = {
+    "like the paper": AGREES,
+    "the opposite": DISAGREES,
+    "nothing": [],
+    "few like the paper": [make_model(m.recipe, m.size, n=19) for m in AGREES],
+    "few of the opposite": [make_model(m.recipe, m.size, agrees=False, n=19) for m in AGREES],
+    "wide like the paper": change_all(AGREES, widen),
+    "wide of the opposite": change_all(DISAGREES, widen),
+    "without intervals": change_all(AGREES, leave_out_intervals),
+    "undefined": change_all(AGREES, forget),
+    "no numbers": change_all(AGREES, spoil),
+    **{
+        f"junk {i}": [replace(m, **dict.fromkeys(STAGES, junk)) for m in AGREES]
+        for i, junk in enumerate(JUNK)
+    },
+}
 EACH = pytest.mark.parametrize("index", range(len(CLAIMS)), ids=NAMES)
 
 
@@ -53,27 +70,9 @@ EACH_TOLD = each_but({TINY})
 EACH_WITH_WIDTH = each_but({TINY} | WITHOUT_INTERVAL | OF_COUNTS)
 
 
-def find(models, words, data="COCO", **settings):
-    found = [f for f in judge_claims(models, **settings) if words in f.claim and f.data == data]
-    assert len(found) == 1, [finding.claim for finding in found]
-    return found[0]
-
-
-def put(models, recipe, size, value, *path, stage="audit"):
-    """The same models, one of them with one number of its result replaced."""
-    return [
-        replace(model, **{stage: put_in(getattr(model, stage), value, *path)})
-        if (model.recipe, model.size) == (recipe, size)
-        else model
-        for model in models
-    ]
-
-
-def put_in(tree, value, key, *path):
-    new = value if not path else put_in(tree[key], value, *path)
-    if isinstance(tree, list):
-        return [*tree[:key], new, *tree[key:][1:]]
-    return {**tree, key: new}
+@cache
+def judged(world):
+    return judge_claims(WORLDS[world])
 
 
 # Each claim and each answer
@@ -81,42 +80,63 @@ def put_in(tree, value, key, *path):
 
 @EACH_TOLD
 def test_a_measurement_like_the_papers_agrees(index):
-    finding = judge_claims(AGREES)[index]
+    finding = judged("like the paper")[index]
     assert (finding.answer, finding.reason) == ("agrees", "")
     assert f"n = {N}" in finding.measured
 
 
 @EACH_TOLD
 def test_the_opposite_disagrees_and_says_which_number(index):
-    finding = judge_claims(DISAGREES)[index]
+    finding = judged("the opposite")[index]
     assert finding.answer == "disagrees"
     assert finding.reason
 
 
 @EACH
 def test_no_model_cannot_tell_and_names_what_is_missing(index):
-    finding = judge_claims([])[index]
+    finding = judged("nothing")[index]
     assert finding.answer == "cannot tell"
     assert finding.measured == "not measured"
     assert re.search("no (audit|one-shot result|DeiT III tiny weights)", finding.reason)
 
 
 @EACH_TOLD
-@pytest.mark.parametrize("models", [AGREES, DISAGREES], ids=["like the paper", "the opposite"])
-def test_few_pictures_cannot_tell(index, models):
-    few = [make_model(m.recipe, m.size, agrees=models is AGREES, n=19) for m in models]
-    finding = judge_claims(few)[index]
+@pytest.mark.parametrize("world", ["few like the paper", "few of the opposite"])
+def test_few_pictures_cannot_tell(index, world):
+    finding = judged(world)[index]
     assert finding.answer == "cannot tell"
     assert "n = 19" in finding.reason
     assert "n = 19" in finding.measured
 
 
+@EACH_TOLD
+@pytest.mark.parametrize("world", ["undefined", "no numbers"])
+def test_undefined_numbers_cannot_tell(index, world):
+    finding = judged(world)[index]
+    assert finding.answer == "cannot tell"
+    assert finding.measured == "not measured"
+    assert finding.reason
+
+
+@EACH
+@pytest.mark.parametrize("world", [f"junk {i}" for i in range(len(JUNK))])
+def test_nothing_of_a_damaged_summary_breaks_the_table(index, world):
+    assert judged(world)[index].answer == "cannot tell"
+
+
 @EACH_WITH_WIDTH
-@pytest.mark.parametrize("models", [AGREES, DISAGREES], ids=["like the paper", "the opposite"])
-def test_wide_intervals_cannot_tell(index, models):
-    finding = judge_claims(change_all(models, widen))[index]
+@pytest.mark.parametrize("world", ["wide like the paper", "wide of the opposite"])
+def test_wide_intervals_cannot_tell(index, world):
+    finding = judged(world)[index]
     assert finding.answer == "cannot tell"
     assert re.search("interval|no better than chance", finding.reason)
+
+
+@EACH_WITH_WIDTH
+def test_missing_intervals_cannot_tell(index):
+    finding = judged("without intervals")[index]
+    assert finding.answer == "cannot tell"
+    assert "no interval" in finding.reason
 
 
 @pytest.mark.parametrize(
@@ -132,15 +152,6 @@ def test_parts_of_the_pictures_near_the_line_cannot_tell(words, path, line):
     assert f"holds {line}" in finding.reason
 
 
-@EACH_TOLD
-@pytest.mark.parametrize("change", [forget, spoil])
-def test_undefined_numbers_cannot_tell(index, change):
-    finding = judge_claims(change_all(AGREES, change))[index]
-    assert finding.answer == "cannot tell"
-    assert finding.measured == "not measured"
-    assert finding.reason
-
-
 def test_numbers_without_an_interval_need_a_hundred_pictures():
     models = [make_model(m.recipe, m.size, n=99) for m in AGREES]
     for index in WITHOUT_INTERVAL:
@@ -149,23 +160,6 @@ def test_numbers_without_an_interval_need_a_hundred_pictures():
         assert "n = 99" in finding.reason
         assert "100 pictures" in finding.reason
     assert len(WITHOUT_INTERVAL) == 3
-
-
-@EACH_WITH_WIDTH
-def test_missing_intervals_cannot_tell(index):
-    def without(key, value):
-        return None if key in {"ci95", "std"} else value
-
-    finding = judge_claims(change_all(AGREES, without))[index]
-    assert finding.answer == "cannot tell"
-    assert "no interval" in finding.reason
-
-
-@EACH
-def test_nothing_of_a_damaged_summary_breaks_the_table(index):
-    for junk in ({}, {"data": []}, {"data": {"num_images": 400}, "layer_similarity": [1, 2, 3]}):
-        models = [replace(model, audit=junk, imagenet=junk, one_shot=junk) for model in AGREES]
-        assert judge_claims(models)[index].answer == "cannot tell"
 
 
 # Single claims
@@ -288,79 +282,6 @@ def test_the_accuracies_stand_beside_what_is_kept():
     assert "L 0.2 [0.1842, 0.2162] (top-5: patches 20.0%, full 80.0%)" in finding.measured
 
 
-# Trends
-
-
-def trend_of(values, half=0.01, sizes=SIZES["iBOT"]):
-    models = AGREES
-    for size, value in zip(sizes, values, strict=True):
-        skip = {"unbiased": value, "ci95": [value - half, value + half]}
-        models = put(models, "iBOT", size, skip, "cka", "residual", "skip")
-    return find(models, "iBOT: CKA(full, skip) rises")
-
-
-@pytest.mark.parametrize(
-    ("values", "half", "answer"),
-    [
-        ((0.1, 0.5, 0.9), 0.01, "agrees"),
-        ((0.1, 0.1, 0.9), 0.01, "agrees"),
-        ((0.5, 0.4, 0.9), 0.01, "agrees"),
-        ((0.9, 0.5, 0.1), 0.01, "disagrees"),
-        ((0.1, 0.5, 0.9), 0.5, "cannot tell"),
-        ((0.5, 0.5, 0.5), 0.01, "cannot tell"),
-        ((0.5, 0.9, 0.5), 0.01, "disagrees"),
-    ],
-)
-def test_a_trend_goes_by_its_ends(values, half, answer):
-    assert trend_of(values, half).answer == answer
-
-
-def test_ends_in_order_are_no_trend_where_most_sizes_go_the_other_way():
-    # Of the six pairs three rise and three fall.
-    models = AGREES
-    for size, value in zip(("S", "B", "L", "H"), (0.5, 0.9, 0.2, 0.55), strict=True):
-        patches = {"mean": value, "std": 0.01}
-        skip = {"mean": 1.0, "std": 0.0}
-        for part, norm in (("patches", skip), ("skip", patches)):
-            models = put(models, "DeiT III", size, norm, "contribution_norm", part)
-    finding = find(models, "DeiT III: the skip")
-    assert finding.answer == "disagrees"
-    assert finding.reason == "of 6 pairs of sizes that differ, 3 go the other way"
-
-
-def test_a_trend_shows_the_sizes_from_small_to_large():
-    measured = find(DISAGREES, "(OpenAI): CKA(full, skip)").measured
-    assert re.findall(r"(\S+/\d+) ", measured) == ["B/16", "B/32", "L/14"]
-
-
-def test_a_trend_needs_its_ends_and_names_them():
-    models = [m for m in AGREES if m.recipe != "DINOv2" or m.size in {"S", "B"}]
-    finding = find(models, "DINOv2: CKA(full, patches)")
-    assert finding.answer == "cannot tell"
-    assert finding.reason == "no audit of DINOv2 g"
-
-
-def test_a_trend_does_without_a_size_between():
-    models = [m for m in AGREES if (m.recipe, m.size) != ("DINOv2", "B")]
-    finding = find(models, "DINOv2: CKA(full, patches)")
-    assert finding.answer == "agrees"
-    assert " B " not in finding.measured
-
-
-def test_larger_sizes_than_the_needed_ones_take_part():
-    value = {"unbiased": 0.05, "ci95": [0.04, 0.06]}
-    models = put(AGREES, "CLIP (OpenCLIP)", "bigG/14", value, "cka", "residual", "skip")
-    assert find(models, "(OpenCLIP): CKA(full, skip)").answer == "disagrees"
-
-
-def test_every_large_model_must_be_early():
-    path = ("layer_similarity", 9, "mean")
-    models = put(AGREES, "CLIP (OpenCLIP)", "bigG/14", 0.1, *path)
-    finding = find(models, "larger CLIP (OpenCLIP)")
-    assert finding.answer == "disagrees"
-    assert "in bigG/14 is not above 0.5" in finding.reason
-
-
 def test_tiny_is_deit_and_never_in_the_trends_of_deit_iii():
     finding = judge_claims(AGREES)[TINY]
     assert finding.answer == "cannot tell"
@@ -450,62 +371,3 @@ def test_every_recipe_of_a_figure_has_its_rows(where, recipes):
 
 def test_the_sizes_of_the_test_are_ordered_as_their_names_say():
     assert PARAMS["S"] < PARAMS["B"] < PARAMS["L"] < PARAMS["H"] < PARAMS["g"]
-
-
-# The table
-
-
-def test_the_files_hold_every_finding(tmp_path):
-    findings = judge_claims(AGREES)
-    write_claims(tmp_path / "claims", findings)
-    rows = [asdict(finding) for finding in findings]
-    content = json.loads((tmp_path / "claims" / "claims.json").read_text())
-    assert content["claims"] == rows
-    with (tmp_path / "claims" / "claims.csv").open(encoding="utf-8", newline="") as file:
-        assert list(csv.DictReader(file)) == rows
-    page = (tmp_path / "claims" / "claims.md").read_text()
-    assert f"{len(findings) - 1} agree, 0 disagree, 1 cannot be told" in page
-    table = [line for line in page.splitlines() if line.startswith("|")]
-    assert len(table) == len(findings) + 2
-
-
-HOSTILE = "a|b\n| `c` <script>alert(1)</script> [x](http://e.vil) _em_ *b* \\| \udcff =1+1 ü"
-
-
-def test_hostile_text_is_one_cell_of_plain_text(tmp_path):
-    finding = Finding("Fig. 2a", "COCO", HOSTILE, "c", HOSTILE, "cannot tell", HOSTILE)
-    write_claims(tmp_path / "claims", [finding])
-    page = (tmp_path / "claims" / "claims.md").read_text()
-    line = page.splitlines()[-1]
-    assert len(re.split(r"(?<!\\)(?:\\\\)*\|", line)) == 8
-    assert "<script>" not in page
-    assert r"\[x\](http" in line
-    with (tmp_path / "claims" / "claims.csv").open(encoding="utf-8", newline="") as file:
-        (row,) = csv.DictReader(file)
-    assert row["claim"] == HOSTILE.replace("\udcff", r"\udcff")
-    assert list(row) == [field.name for field in fields(Finding)]
-    (saved,) = json.loads((tmp_path / "claims" / "claims.json").read_text())["claims"]
-    assert saved["claim"] == HOSTILE
-
-
-def test_an_earlier_table_is_replaced_and_nothing_else(tmp_path):
-    write_claims(tmp_path / "claims", judge_claims([]))
-    write_claims(tmp_path / "claims", judge_claims(AGREES))
-    assert "0 disagree, 1 cannot" in (tmp_path / "claims" / "claims.md").read_text()
-    (tmp_path / "claims" / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError):
-        write_claims(tmp_path / "claims", judge_claims(AGREES))
-    assert (tmp_path / "claims" / "mine.txt").read_text() == "mine"
-
-
-def test_the_terminal_shows_answers_numbers_and_reasons():
-    console = Console(width=160, record=True)
-    finding = Finding("Fig. 2a", "COCO", "[bold]said[/]", "c", "[red]0.3", "disagrees", "so [x]")
-    console.print(make_claims_table([finding]))
-    shown = console.export_text()
-    for text in ("[bold]said[/]", "[red]0.3", "so [x]", "disagrees", "Fig. 2a", "1 disagree,"):
-        assert text in shown
-
-
-def test_the_page_is_made_from_the_list():
-    assert PAGE.read_text(encoding="utf-8") == make_page()

@@ -98,8 +98,8 @@ def _claim_anatomy() -> list[Claim]:
         Claim(
             "Sec. 3.2",
             "in giant the layer norm scales that register's outlier dimensions down",
-            "of the 100 strongest dimensions, largest over median activation at most half as "
-            "large after the layer norm as before",
+            "largest over median activation of the 100 strongest dimensions, after the layer norm "
+            "over before: below 0.5",
             each("g", SCALED_DOWN, partial(below, line=0.5)),
         ),
         Claim(
