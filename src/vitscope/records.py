@@ -5,6 +5,7 @@ a later pass can go through both side by side with one shard in memory.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -58,6 +59,46 @@ def shard_paths(folder: Path, layer: int) -> list[Path]:
     return sorted((folder / "features" / f"{layer:03d}").glob("*.safetensors"))
 
 
+class TableWriter:
+    """Writes a Parquet table, one row group at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Prepare the file; it is opened by the first rows, whose columns are the table's.
+
+        Args:
+            path: Where to.
+        """
+        self._path = path
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, rows: pa.Table) -> None:
+        """Write a row group.
+
+        Args:
+            rows: The rows.
+        """
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, rows.schema)
+        with self._given_up_on_failure():
+            self._writer.write_table(rows, row_group_size=rows.num_rows)
+
+    def close(self) -> None:
+        """Finish the file, if any rows came."""
+        if self._writer is not None and self._writer.is_open:
+            with self._given_up_on_failure():
+                self._writer.close()
+
+    @contextmanager
+    def _given_up_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            # Its finaliser would try again, fail again, and print that to the standard error.
+            assert self._writer is not None
+            self._writer.is_open = False
+            raise
+
+
 class RecordWriter:
     """Writes one layer's rows behind the compute, a shard at a time."""
 
@@ -70,12 +111,12 @@ class RecordWriter:
             last_layer: The layer that the headline comes from.
             keep_features: Whether feature shards are written beside the table.
         """
-        self._table = table_path(folder, layer, last_layer)
-        self._table.parent.mkdir(parents=True, exist_ok=True)
+        table = table_path(folder, layer, last_layer)
+        table.parent.mkdir(parents=True, exist_ok=True)
+        self._table = TableWriter(table)
         self._shards = folder / "features" / f"{layer:03d}" if keep_features else None
         if self._shards is not None:
             self._shards.mkdir(parents=True, exist_ok=True)
-        self._writer: pq.ParquetWriter | None = None
         self._identities: list[tuple[str, str]] = []
         self._scalars: dict[ScalarPath, list[Tensor]] = {}
         self._features: dict[str, list[Tensor]] = {}
@@ -109,10 +150,11 @@ class RecordWriter:
 
     def close(self) -> None:
         """Write what is left and finish the files."""
-        if self._identities:
-            self._flush()
-        if self._writer is not None:
-            self._writer.close()
+        try:
+            if self._identities:
+                self._flush()
+        finally:
+            self._table.close()
 
     def _flush(self) -> None:
         columns: dict[str, object] = {
@@ -120,10 +162,7 @@ class RecordWriter:
         }
         for path, chunks in self._scalars.items():
             columns[column_name(path)] = torch.cat(chunks).double().numpy()
-        table = pa.table(columns)
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._table, table.schema)
-        self._writer.write_table(table, row_group_size=len(self._identities))
+        self._table.write(pa.table(columns))
         if self._shards is not None:
             shard = {name: torch.cat(chunks) for name, chunks in self._features.items()}
             write_tensors(
@@ -155,18 +194,14 @@ def replace_columns(path: Path, new_columns: Iterator[Mapping[ScalarPath, Tensor
         new_columns: For each row group in turn, one number per image under each path.
     """
     replacement = path.with_suffix(".new")
-    writer: pq.ParquetWriter | None = None
-    for table, columns in zip(iter_row_groups(path), new_columns, strict=True):
-        extended = table
-        for scalar_path, values in columns.items():
-            name, array = column_name(scalar_path), pa.array(values.double().numpy())
-            if name in extended.column_names:
-                extended = extended.set_column(extended.column_names.index(name), name, array)
-            else:
-                extended = extended.append_column(name, array)
-        if writer is None:
-            writer = pq.ParquetWriter(replacement, extended.schema)
-        writer.write_table(extended, row_group_size=extended.num_rows)
-    if writer is not None:
-        writer.close()
-        replacement.replace(path)
+    with closing(TableWriter(replacement)) as writer:
+        for table, columns in zip(iter_row_groups(path), new_columns, strict=True):
+            extended = table
+            for scalar_path, values in columns.items():
+                name, array = column_name(scalar_path), pa.array(values.double().numpy())
+                if name in extended.column_names:
+                    extended = extended.set_column(extended.column_names.index(name), name, array)
+                else:
+                    extended = extended.append_column(name, array)
+            writer.write(extended)
+    replacement.replace(path)

@@ -1,13 +1,13 @@
 """The summary of tokens and depths: register anatomy, layer similarity, high-norm patch tokens."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from vitscope.metrics.distribution import compute_distribution
+from vitscope.metrics.distribution import Distribution, compute_distribution
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.token_sums import TokenSums
 from vitscope.records import column_name
@@ -15,6 +15,7 @@ from vitscope.summary import read_column
 
 HIGHEST_PATCH = "highest_patch"
 _PATCHES = "patches"
+_UNDEFINED = dict.fromkeys(field.name for field in fields(Distribution))
 
 
 def summarize_anatomy(table: Path, sums: TokenSums, *, has_outliers: bool) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def summarize_layer_similarity(table: Path) -> list[dict[str, Any]] | None:
         A distribution per depth; None for a model whose stream has no [CLS] row.
     """
     return [
-        {"layer": depth, **(_describe(read_column(table, name)) or {})}
+        {"layer": depth, **(_describe(read_column(table, name)) or _UNDEFINED)}
         for depth, name in enumerate(_list_depths(table, "layer_similarity"))
     ] or None
 

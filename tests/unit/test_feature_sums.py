@@ -283,6 +283,17 @@ def test_too_few_images_give_no_unbiased_value(n):
     assert cka.ci95 is None
 
 
+@pytest.mark.parametrize("blocks", [[0, 0, 1], [0, 0, 0, 1], [0, 1]])
+def test_a_block_that_leaves_one_image_tells_no_interval(blocks):
+    """Of one image nothing varies but rounding, and rounding has no share."""
+    features = make_features(PLAN, len(blocks), 6, seed=7, offset=3.0)
+    sums = feed(PLAN, features, blocks, list(range(len(blocks))), 2)
+    share = sums.estimate_share("residual", "patches")
+    assert math.isfinite(share.value)
+    assert share.ci95 is None
+    assert compute_interval(1.0, [0.9, 1.1], [2, 2]) is not None
+
+
 def test_different_plans_do_not_merge():
     other = make_plan(("patches",), has_skip=True, has_embedding=True, renormalize=False)
     with pytest.raises(ResultError, match="different features"):

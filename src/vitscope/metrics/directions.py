@@ -89,10 +89,13 @@ def find_leading_directions(covariance: Covariance) -> Float[Tensor, "dim direct
     Returns:
         At most `NUM_DIRECTIONS` orthonormal columns; those without variance are left out.
     """
-    values, vectors = torch.linalg.eigh(covariance)
-    rank = int((values > values[-1] * len(values) * torch.finfo(values.dtype).eps).sum())
-    leading: Tensor = vectors[:, -min(NUM_DIRECTIONS, rank) :].flip(1)
-    return leading
+    from scipy.linalg import eigh  # here, for its import takes time; torch's finds all directions
+
+    dim = len(covariance)
+    wanted = (max(0, dim - NUM_DIRECTIONS), dim - 1)
+    values, vectors = (torch.from_numpy(x) for x in eigh(covariance, subset_by_index=wanted))
+    varying = values > values[-1] * dim * torch.finfo(values.dtype).eps
+    return vectors[:, varying].flip(1)
 
 
 def compare_directions(

@@ -4,8 +4,10 @@ Source: Lappe & Giese (NeurIPS 2025), eq. 5.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.metrics.feature_sums import FeatureSums
@@ -35,7 +37,7 @@ def estimate_gram_ledger(sums: FeatureSums, total: str) -> GramLedger:
     # Per term: the centred cross moments with the total over all images, then with each block
     # left out, each laid flat.
     crosses = [_centred_crosses(sums.compute_block_moments(pair)) for pair in pairs.values()]
-    products = torch.einsum("akd,bkd->kab", torch.stack(crosses), torch.stack(crosses))
+    products = torch.stack([_multiply(terms) for terms in zip(*crosses, strict=True)])
     shares = products / products.sum(dim=(1, 2), keepdim=True)
     if sums.is_constant(full):
         shares = torch.full_like(shares, math.nan)
@@ -49,9 +51,14 @@ def estimate_gram_ledger(sums: FeatureSums, total: str) -> GramLedger:
     }
 
 
-def _centred_crosses(blocks: list[PairMoments]) -> Tensor:
+def _centred_crosses(blocks: list[PairMoments]) -> list[Tensor]:
     total = sum(blocks[1:], start=blocks[0])
-    return torch.stack([_centre(total), *(_centre(total - block) for block in blocks)])
+    return [_centre(total), *(_centre(total - block) for block in blocks)]
+
+
+def _multiply(terms: Sequence[Tensor]) -> Float[Tensor, "term term"]:
+    rows = torch.stack(list(terms))
+    return rows @ rows.mT
 
 
 def _centre(moments: PairMoments) -> Tensor:

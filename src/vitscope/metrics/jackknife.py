@@ -70,13 +70,14 @@ def compute_interval(
         sizes: Number of images m_j in each of those blocks.
 
     Returns:
-        (low, high) about the estimate, or None where it cannot be told: fewer than two blocks, or
-        a value undefined.
+        (low, high) about the estimate, or None where it cannot be told: fewer than two blocks, a
+        value undefined, or a block that holds all images but one.
     """
-    blocks = len(sizes)
+    blocks, total = len(sizes), sum(sizes)
     if blocks < 2 or not all(math.isfinite(value) for value in (estimate, *left_out)):
         return None
-    total = sum(sizes)
+    if total - max(sizes) < 2:
+        return None  # one image has no variance: what is estimated of it is rounding
     ratios = [total / size for size in sizes]
     centre = blocks * estimate - sum(
         (1 - size / total) * value for size, value in zip(sizes, left_out, strict=True)

@@ -6,7 +6,6 @@ Source: Darcet et al., "Vision Transformers Need Registers" (ICLR 2024): outlier
 second, separate mode of the distribution of patch norms.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,7 +23,7 @@ NUM_BINS = _BINS_PER_OCTAVE * (_HIGHEST_OCTAVE - _LOWEST_OCTAVE)
 
 _SEPARATION = _BINS_PER_OCTAVE
 _WINDOW = 5
-_MIN_DIP = 4.0
+_MIN_DIP = 5.0
 
 
 @dataclass(frozen=True)
@@ -215,11 +214,11 @@ def find_threshold_bin(histogram: np.ndarray) -> int | None:
     """First bin of a second, separate mode of high norms.
 
     The histogram is summed over a sliding window of five bins (0.3 octaves). Its highest point is
-    the mode of ordinary tokens. A second mode is the highest point at least an octave (twice the
-    norm) above it, provided that the histogram dips in between: the lowest window between the two
-    must hold fewer tokens than the second mode's by more than four standard deviations of counts,
-    and at most half as many. The threshold is the middle of the lowest stretch of that dip. A
-    distribution with one mode, however long its tail, has none.
+    the mode of ordinary tokens. A second mode lies at least an octave (twice the norm) above it,
+    and the histogram dips in between: the lowest window between the two must hold fewer tokens
+    than the second mode's by more than five standard deviations of counts, and at most half as
+    many. Of several such points the highest is taken. The threshold is the middle of the lowest
+    stretch of the dip. A distribution with one mode, however long its tail, has none.
 
     Args:
         histogram: Tokens per bin.
@@ -227,17 +226,17 @@ def find_threshold_bin(histogram: np.ndarray) -> int | None:
     Returns:
         The bin, or None.
     """
-    smooth = np.convolve(histogram, np.ones(_WINDOW), mode="same")
+    # The last bin holds all that lies beyond: it may be the end of a tail, and makes no mode.
+    smooth = np.convolve(histogram[:-1], np.ones(_WINDOW), mode="same")
     mode = int(smooth.argmax())
-    above = smooth[mode + _SEPARATION :]
-    if above.size == 0 or above.max() == 0:
+    peaks = smooth[mode:]
+    valleys = np.minimum.accumulate(peaks)
+    is_mode = (peaks - valleys > _MIN_DIP * np.sqrt(peaks + valleys)) & (valleys <= peaks / 2)
+    is_mode[:_SEPARATION] = False
+    if not is_mode.any():
         return None
-    second = mode + _SEPARATION + int(above.argmax())
-    between = smooth[mode : second + 1]
-    peak, valley = float(smooth[second]), float(between.min())
-    if peak - valley <= _MIN_DIP * math.sqrt(peak + valley) or valley > peak / 2:
-        return None
-    lowest = np.flatnonzero(between == valley)
+    second = int(np.where(is_mode, peaks, 0).argmax())
+    lowest = np.flatnonzero(peaks[:second] == valleys[second])
     return mode + int(lowest[len(lowest) // 2])
 
 

@@ -19,7 +19,7 @@ from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate, make_estimate
 
 NUM_TOP_DIMENSIONS = 100
 
-_SUM, _DIRECTION, _SQUARE = "sum", "direction", "square"
+_PARTS = _SUM, _DIRECTION, _SQUARE = "sum", "direction", "square"
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class TokenSums:
 
         Returns:
             1 − ‖mean x‖² / mean ‖x‖², and its interval: 0 for a constant, 1 for a state whose mean
-            is zero; NaN for a state of zeros.
+            is zero; NaN for fewer than two images or a state of zeros.
         """
         sums = self._of_token(f"{state}/{_SUM}", token)
         squares = self._of_token(f"{state}/{_SQUARE}", token)[:, 0]
@@ -134,7 +134,7 @@ class TokenSums:
         def share(kept: Tensor) -> float:
             count, square = float(self._counts[kept].sum()), float(squares[kept].sum())
             total = sums[kept].sum(dim=0)
-            if not square > 0:
+            if count < 2 or not square > 0:
                 return math.nan
             return max(0.0, 1 - float(total @ total) / (count * square))
 
@@ -184,10 +184,12 @@ class TokenSums:
         """
         sums = cls(tokens)
         parts = dict(tensors)
-        counts = parts.pop("counts", None)
-        if counts is None or any(p.shape[:2] != (NUM_BLOCKS, len(tokens)) for p in parts.values()):
-            raise ResultError("the saved sums of tokens are damaged: audit again")
+        counts = parts.pop("counts", torch.empty(0))
         sums._counts, sums._sums = counts, parts
+        complete = {f"{state}/{part}" for state in sums.states for part in _PARTS}
+        fitting = all(part.shape[:2] == (NUM_BLOCKS, len(tokens)) for part in parts.values())
+        if counts.shape != (NUM_BLOCKS,) or not fitting or complete != parts.keys():
+            raise ResultError("the saved sums of tokens are damaged: audit again")
         return sums
 
     def _add(
