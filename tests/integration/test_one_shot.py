@@ -1,0 +1,473 @@
+"""One-shot classification of labelled folders by tiny models: numbers, counts, refusals."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from audits import tiny_vit
+from pictures import write_pictures
+from vitscope import AuditConfig, ImageSet, OneShotConfig, OneShotResult, audit, decompose, one_shot
+from vitscope import restrict as restrict_outputs
+from vitscope.class_folders import find_classes
+from vitscope.cli import main
+from vitscope.errors import (
+    ImageReadError,
+    ImbalanceError,
+    NonFiniteError,
+    ResultError,
+    UsageError,
+    VitscopeError,
+)
+from vitscope.images import iter_batches
+from vitscope.metrics.one_shot import draw_pairs, group_pictures
+from vitscope.models.embedded import embedded_available, load_embedded_dinov2
+from vitscope.models.registry import wrap_model
+from vitscope.models.transformers_preprocessing import default_preprocessing
+
+CALTECH = Path(__file__).parents[3] / "shared" / "data" / "caltech-oneshot"
+NUM_CLASSES = 7
+EXACT = {"dtype": "float64", "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Seven classes of three to five pictures, one of them a level further down."""
+    root = tmp_path_factory.mktemp("classes")
+    for number in range(NUM_CLASSES):
+        below = "deep/er" if number == 3 else "."
+        count = 3 + number % 3
+        write_pictures(root / f"class {number}" / below, count, start=10 * number)
+    return root
+
+
+@pytest.fixture(scope="module")
+def result(folder):
+    return one_shot(tiny_vit(), folder, OneShotConfig(draws=12, classifier="both", **EXACT))
+
+
+def read_draws(result):
+    """(draw, classifier, readout, part) -> (top1, top5)."""
+    return {
+        (row["draw"], row["classifier"], row["readout"], row["part"]): (row["top1"], row["top5"])
+        for row in result.draws.to_pylist()
+    }
+
+
+def plain_outputs(vit, paths, *, renormalize):
+    """Full and restricted outputs in every readout, of the public functions on one batch."""
+    (batch,) = iter_batches(ImageSet(tuple(paths), vit.preprocessing), batch_size=len(paths))
+    ledger = decompose(vit, batch.pixels)
+    outputs = restrict_outputs(vit, ledger, renormalize=renormalize)
+    terms = ledger.residual_terms
+    del terms["non_patch"]
+    outputs["residual"] = {"full": ledger.residual_total, **terms}
+    outputs["block"]["skip"] = vit.finish_block(vit.last_layer, ledger.skip + ledger.bias)
+    outputs["embedding"]["skip"] = vit.embed(outputs["block"]["skip"])
+    arrays = {r: {n: x.detach().numpy() for n, x in p.items()} for r, p in outputs.items()}
+    return batch.ids, arrays
+
+
+def plain_nearest(train, test):
+    """(top-1, top-5) by comparing every test picture with every training picture."""
+    ranks = []
+    for i, a in enumerate(test):
+        cosines = [a @ b / np.sqrt((a @ a) * (b @ b)) for b in train]
+        ranks.append(sorted(cosines, reverse=True).index(cosines[i]))
+    return np.mean([r < 1 for r in ranks]), np.mean([r < 5 for r in ranks])
+
+
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_nearest_accuracies_equal_plain_code(folder, renormalize):
+    config = OneShotConfig(draws=4, seed=3, renormalize=renormalize, **EXACT)
+    found = read_draws(one_shot(tiny_vit(), folder, config))
+    paths = sorted(folder.rglob("*.png"))
+    labels = [path.relative_to(folder).parts[0] for path in paths]
+    vit = tiny_vit().to("cpu", torch.float64)
+    ids, outputs = plain_outputs(vit, paths, renormalize=renormalize)
+    pairs = draw_pairs(list(group_pictures(labels, ids).values()), 4, 3)
+    expected = {
+        (draw, "nearest", readout, part): plain_nearest(parts["full"][pair[:, 0]], x[pair[:, 1]])
+        for draw, pair in enumerate(pairs)
+        for readout, parts in outputs.items()
+        for part, x in parts.items()
+    }
+    assert found.keys() == expected.keys()
+    for key, accuracy in expected.items():
+        assert found[key] == pytest.approx(accuracy), key
+
+
+def test_summary_has_every_promised_key(result):
+    summary = result.summary
+    assert summary["kind"] == "one-shot"
+    assert summary["schema_version"] == 2
+    assert summary["draws"] == 12
+    assert summary["readout"] == "attention"
+    assert summary["chance"] == pytest.approx({"top1": 1 / 7, "top5": 5 / 7})
+    assert summary["data"] == {
+        "num_classes": NUM_CLASSES,
+        "num_images": 27,
+        "num_failed": 0,
+        "num_repeated": 0,
+        "num_unlabelled": 0,
+        "dropped_classes": [],
+        "num_dropped": 0,
+    }
+    parts = {"full", "patches", "registers", "cls"}
+    for readouts in summary["accuracy"].values():
+        found = {readout: set(part) for readout, part in readouts.items()}
+        assert found == {
+            "attention": parts,
+            "values": parts,
+            **dict.fromkeys(("residual", "block", "embedding"), parts | {"skip"}),
+        }
+    assert set(summary["accuracy"]) == {"nearest", "logistic"}
+    for draw in range(12):
+        assert (draw, "logistic", "residual", "skip") in read_draws(result)
+    assert result.provenance["config"]["draws"] == 12
+    assert len(result.provenance["weights_hash"]) == 32
+
+
+def test_means_over_draws_are_those_of_the_table(result):
+    draws = read_draws(result)
+    for classifier, readouts in result.summary["accuracy"].items():
+        for readout, parts in readouts.items():
+            for part, entry in parts.items():
+                values = np.array([draws[d, classifier, readout, part] for d in range(12)])
+                for column, name in enumerate(("top1", "top5")):
+                    low, high = entry[name]["ci95"]
+                    assert entry[name]["value"] == pytest.approx(values[:, column].mean())
+                    half = 2.200985 * values[:, column].std(ddof=1) / np.sqrt(12)
+                    assert high - low == pytest.approx(2 * half, rel=1e-6)
+
+
+def test_the_model_is_described_as_in_an_audit(result, folder):
+    audited = audit(tiny_vit(), folder, AuditConfig(**EXACT)).summary
+    assert result.summary["model"] == audited["model"]
+
+
+@pytest.mark.parametrize("config", [{"batch_size": 1}, {"batch_size": 5, "num_workers": 1}])
+def test_batches_and_workers_change_nothing(result, folder, config):
+    again = OneShotConfig(draws=12, classifier="both", **EXACT, **config)
+    assert read_draws(one_shot(tiny_vit(), folder, again)) == read_draws(result)
+
+
+def test_names_of_files_change_nothing(result, folder, tmp_path):
+    for number, path in enumerate(sorted(folder.rglob("*.png"), reverse=True)):
+        target = tmp_path / path.relative_to(folder).parts[0]
+        target.mkdir(exist_ok=True)
+        shutil.copyfile(path, target / f"{number}.png")
+    again = one_shot(tiny_vit(), tmp_path, OneShotConfig(draws=12, classifier="both", **EXACT))
+    assert read_draws(again) == read_draws(result)
+
+
+def test_another_seed_draws_others(result, folder):
+    other = one_shot(tiny_vit(), folder, OneShotConfig(draws=12, seed=1, **EXACT))
+    mine = {k: v for k, v in read_draws(result).items() if k[1] == "nearest"}
+    assert read_draws(other) != mine
+
+
+def test_a_limit_draws_classes(folder):
+    config = OneShotConfig(draws=2, limit=3, seed=2, **EXACT)
+    summary = one_shot(tiny_vit(), folder, config).summary
+    assert summary["data"]["num_classes"] == 3
+    assert summary["chance"] == pytest.approx({"top1": 1 / 3, "top5": 1})
+    chosen = [tuple(find_classes(folder).limited(3, seed).classes) for seed in range(8)]
+    assert all(list(names) == sorted(names) for names in chosen)
+    assert len(set(chosen)) > 1
+    assert find_classes(folder).limited(99, 0) == find_classes(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("dinov2", {"full", "patches", "cls"}),
+        ("deit_distilled", {"full", "patches", "cls", "distillation"}),
+        ("siglip", {"full", "patches"}),
+    ],
+)
+def test_parts_are_those_that_the_model_has(folder, name, parts):
+    summary = one_shot(tiny_vit(name), folder, OneShotConfig(draws=2)).summary
+    found = summary["accuracy"]["nearest"]
+    skip = set() if name == "siglip" else {"skip"}
+    assert set(found["attention"]) == parts
+    assert set(found["embedding"]) == set(found["residual"]) == parts | skip
+    if name == "siglip":
+        # The patches are all there is, but for the constant bias that `residual` leaves out.
+        assert found["attention"]["patches"] == found["attention"]["full"]
+
+
+def test_the_cls_term_goes_where_it_is_sent(folder, result):
+    config = OneShotConfig(draws=12, cls_term="registers", **EXACT)
+    found = one_shot(tiny_vit(), folder, config).summary["accuracy"]["nearest"]["attention"]
+    assert set(found) == {"full", "patches", "registers"}
+    kept = result.summary["accuracy"]["nearest"]["attention"]
+    assert found["patches"] == kept["patches"]
+
+
+@pytest.fixture
+def messy(tmp_path):
+    """Two classes that can be used, and everything that cannot."""
+    root = tmp_path / "messy"
+    for number in range(2):
+        write_pictures(root / f"good {number}", 3, start=10 * number)
+    write_pictures(root, 2, start=90)
+    write_pictures(root / "single", 1, start=30)
+    (root / "empty").mkdir()
+    twins = write_pictures(root / "twins", 1, start=40)
+    shutil.copyfile(twins / "0040.png", twins / "again.png")
+    broken = write_pictures(root / "broken", 2, start=50)
+    (broken / "0050.png").write_bytes(b"not a picture")
+    shutil.copyfile(root / "good 1" / "0010.png", root / "good 1" / "copy.png")
+    write_pictures(root / ".hidden", 2, start=60)
+    return root
+
+
+def test_what_cannot_be_used_is_named_and_counted(messy):
+    result = one_shot(tiny_vit(), messy, OneShotConfig(draws=2))
+    assert result.summary["data"] == {
+        "num_classes": 2,
+        "num_images": 6,
+        "num_failed": 1,
+        "num_repeated": 1,
+        "num_unlabelled": 2,
+        "dropped_classes": ["broken", "empty", "single", "twins"],
+        "num_dropped": 4,
+    }
+    ((path, reason),) = result.failures
+    assert path.endswith("broken/0050.png")
+    assert reason
+
+
+def test_copies_of_a_picture_change_nothing(folder, result, tmp_path):
+    shutil.copytree(folder, tmp_path / "copies")
+    for path in sorted((tmp_path / "copies").rglob("*1.png")):
+        shutil.copyfile(path, path.with_name(f"0 {path.name}"))
+    again = one_shot(
+        tiny_vit(), tmp_path / "copies", OneShotConfig(draws=12, classifier="both", **EXACT)
+    )
+    assert read_draws(again) == read_draws(result)
+    assert again.summary["data"]["num_repeated"] == NUM_CLASSES
+
+
+def make_folder(root, kind):
+    """A folder of a kind that cannot be classified."""
+    if kind == "no sub-folders":
+        write_pictures(root, 3)
+    elif kind == "one class":
+        write_pictures(root / "only", 3)
+    elif kind == "one picture each":
+        for number in range(3):
+            write_pictures(root / str(number), 1, start=number)
+    elif kind == "no pictures":
+        (root / "a").mkdir(parents=True)
+        (root / "b").mkdir()
+    elif kind == "a file":
+        write_pictures(root.parent, 1)
+        return root.parent / "0000.png"
+    return root
+
+
+BAD_FOLDERS = [
+    ("no sub-folders", "has no sub-folders, so its 3 pictures have no labels"),
+    ("one class", "holds 1 sub-folders, 1 of them with at least two pictures"),
+    ("one picture each", "holds 3 sub-folders, 0 of them with at least two pictures"),
+    ("no pictures", "names no picture"),
+    ("a file", "is a file: give a folder with one sub-folder a class"),
+    ("nowhere", "does not exist"),
+]
+
+
+@pytest.mark.parametrize(("kind", "message"), BAD_FOLDERS)
+def test_folders_without_classes_are_refused(tmp_path, kind, message):
+    with pytest.raises(UsageError, match=message):
+        one_shot(tiny_vit(), make_folder(tmp_path / "in", kind))
+
+
+def test_pictures_that_cannot_be_read_may_leave_too_few_classes(tmp_path):
+    for number in range(2):
+        write_pictures(tmp_path / "in" / str(number), 2, start=10 * number)
+    (tmp_path / "in" / "1" / "0010.png").write_bytes(b"x")
+    with pytest.raises(VitscopeError, match=r"of 2 classes 1 hold .* \(1 pictures could not be"):
+        one_shot(tiny_vit(), tmp_path / "in", out=tmp_path / "out")
+    for path in (tmp_path / "in").rglob("*.png"):
+        path.write_bytes(b"x")
+    with pytest.raises(ImageReadError, match="none of the 4 pictures"):
+        one_shot(tiny_vit(), tmp_path / "in", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_altered_model_stops_the_run(folder, tmp_path):
+    vit = tiny_vit()
+    vit.module.blocks[1].attn.proj.register_forward_hook(lambda _, __, out: out * 1.001)
+    with pytest.raises(ImbalanceError, match="layer 1 does not balance"):
+        one_shot(vit, folder, out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_is_located_in_layer_and_picture(folder):
+    vit = tiny_vit()
+
+    def poison(module, args, output):
+        output = output.clone()
+        output[2] = float("nan")
+        return output
+
+    vit.module.blocks[0].register_forward_hook(poison)
+    with pytest.raises(NonFiniteError, match=r"layer 0, for .*class 0/0002.png"):
+        one_shot(vit, folder)
+
+
+def test_a_skip_output_that_overflows_is_named(folder, monkeypatch):
+    vit = tiny_vit()
+    finish = type(vit).finish_block
+
+    def overflow(self, layer, rows):
+        found = finish(self, layer, rows).clone()
+        if len(rows) == 27:  # the skip alone; groups come several times as many
+            found[1] = float("inf")
+        return found
+
+    monkeypatch.setattr(type(vit), "finish_block", overflow)
+    with pytest.raises(VitscopeError, match=r"block/skip in layer 1 .*class 0/0001.png"):
+        one_shot(vit, folder)
+
+
+def test_progress_counts_pictures_and_draws(folder):
+    pictures, draws = [], []
+    one_shot(
+        tiny_vit(),
+        folder,
+        OneShotConfig(draws=3, batch_size=10),
+        on_progress=lambda *counts: pictures.append(counts),
+        on_draw=lambda *counts: draws.append(counts),
+    )
+    assert pictures == [(10, 27), (20, 27), (27, 27)]
+    assert draws == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_results_are_saved_loaded_and_told_apart(result, folder, tmp_path):
+    saved = result.save(tmp_path / "saved")
+    assert OneShotResult.load(saved.folder).summary == result.summary
+    assert {path.name for path in saved.folder.iterdir()} == {
+        *("summary.json", "draws.parquet", "failures.csv", "provenance.json")
+    }
+    with pytest.raises(UsageError, match="already holds a result"):
+        one_shot(tiny_vit(), folder, out=saved.folder)
+    audited = audit(tiny_vit(), folder)
+    with pytest.raises(ResultError, match="kind 'audit': expected 'one-shot'"):
+        OneShotResult.load(audited.folder)
+    replaced = one_shot(
+        tiny_vit(), folder, OneShotConfig(draws=2), out=saved.folder, overwrite=True
+    )
+    assert OneShotResult.load(replaced.folder).summary["draws"] == 2
+
+
+HOSTILE = os.fsdecode(b"\xff[red]<b>\x1b[2J")
+
+
+def test_hostile_class_names_are_printed_harmlessly(model_folder, tmp_path, capsys):
+    root = tmp_path / "in"
+    for number, name in enumerate((HOSTILE, "b")):
+        write_pictures(root / name, 2, start=10 * number)
+    write_pictures(root / f"{HOSTILE} too", 1, start=30)
+    arguments = ["--model", str(model_folder), "--size", "32", "--draws", "2"]
+    code = main(["one-shot", str(root), *arguments, "--out", str(tmp_path / "out")])
+    assert code == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "[red]<b>" in out
+    (folder,) = (tmp_path / "out").iterdir()
+    text = (folder / "summary.json").read_text("utf-8")
+    dropped = json.loads(text, parse_constant=pytest.fail)["data"]["dropped_classes"]
+    assert dropped == ["\\xff[red]<b>\x1b[2J too"]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    from vitscope.testing import randomize
+
+    config = Dinov2WithRegistersConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+        num_register_tokens=2,
+    )
+    folder = tmp_path_factory.mktemp("model")
+    randomize(Dinov2WithRegistersModel(config)).save_pretrained(folder)
+    return folder
+
+
+def test_the_command_prints_a_table_and_what_it_means(model_folder, messy, tmp_path, capsys):
+    arguments = ["--model", str(model_folder), "--size", "32", "--draws", "3", "--seed", "4"]
+    arguments += ["--classifier", "both", "--out", str(tmp_path / "out")]
+    assert main(["one-shot", str(messy), *arguments]) == 0
+    captured = capsys.readouterr()
+    out = " ".join(captured.out.split())
+    for words in (
+        "2 classes, 6 pictures, 1 not readable, 1 the same again and left out, 2 in no class's",
+        "4 classes dropped, with fewer than two different readable pictures: 'broken', 'empty'",
+        "over 3 draws",
+        "patches",
+        "registers",
+        "skip",
+        "chance",
+    ):
+        assert words in out
+    (folder,) = (tmp_path / "out").iterdir()
+    config = OneShotResult.load(folder).provenance["config"]
+    assert (config["draws"], config["seed"], config["classifier"]) == (3, 4, "both")
+    assert "draws" in captured.err
+
+
+@pytest.mark.parametrize(("kind", "message"), BAD_FOLDERS)
+def test_the_command_refuses_in_one_line_before_a_model_is_loaded(tmp_path, capsys, kind, message):
+    folder = make_folder(tmp_path / "in", kind)
+    arguments = ["--model", "dinov2-giant", "--out", str(tmp_path / "out")]
+    assert main(["one-shot", str(folder), *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--draws", "1", "draws 1: expected 2 or more"),
+        ("--limit", "1", "limit 1"),
+        ("--seed", "-1", "seed -1"),
+    ],
+)
+def test_bad_settings_are_refused(folder, tmp_path, capsys, option, value, message):
+    arguments = ["--model", "dinov2-small", "--out", str(tmp_path / "out"), option, value]
+    assert main(["one-shot", str(folder), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.real_weights
+@pytest.mark.skipif(
+    not CALTECH.is_dir(), reason="no shared/data/caltech-oneshot beside the checkout"
+)
+@pytest.mark.skipif(not embedded_available(), reason="the packages of the demo extra are absent")
+def test_patches_of_a_small_model_classify_as_well_as_its_output():
+    """60 photographs of 15 classes: patches within two points of the full output, chance far below."""
+    preprocessing = default_preprocessing("dinov2", (224, 224))
+    vit = wrap_model(load_embedded_dinov2(), preprocessing=preprocessing)
+    summary = one_shot(vit, CALTECH, OneShotConfig(limit=15, classifier="both")).summary
+    assert summary["data"]["num_classes"] == 15
+    for readouts in summary["accuracy"].values():
+        for readout in ("attention", "embedding"):
+            top1 = {part: entry["top1"] for part, entry in readouts[readout].items()}
+            full, patches = top1["full"], top1["patches"]
+            assert patches["value"] == pytest.approx(full["value"], abs=0.02)
+            assert full["ci95"][0] > 4 / 15
+            assert "registers" not in top1
+            assert top1["cls"]["value"] < 0.5 * full["value"]
