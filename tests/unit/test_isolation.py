@@ -27,6 +27,11 @@ def test_saved_results_are_read_without_a_model_library():
     assert not modules_after(code) & set(LIBRARIES)
 
 
+def test_figures_need_neither_torch_nor_a_window():
+    found = modules_after("import vitscope.figures")
+    assert not found & {"torch", "matplotlib.pyplot", "tkinter", *LIBRARIES}
+
+
 @pytest.mark.parametrize(
     ("used", "module"),
     [

@@ -144,8 +144,10 @@ def save_figure(figure: Figure, path: Path) -> None:
 def _fix_layout(figure: Figure) -> None:
     # At the resolution of the files: letters are a little wider or narrower at another.
     figure.set_dpi(rcParams["savefig.dpi"])
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 def is_figures(folder: Path) -> bool:

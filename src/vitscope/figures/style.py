@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from itertools import cycle
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
@@ -222,9 +223,9 @@ def look_of_families(families: Sequence[str]) -> dict[str, FamilyLook]:
     Returns:
         Their looks.
     """
-    unknown = [family for family in families if family not in _FAMILY_LOOKS]
-    others = {f: _OTHER_LOOKS[i % len(_OTHER_LOOKS)] for i, f in enumerate(unknown)}
-    return {family: _FAMILY_LOOKS.get(family) or others[family] for family in families}
+    known = {family: _FAMILY_LOOKS[family] for family in families if family in _FAMILY_LOOKS}
+    others = cycle(look for look in _OTHER_LOOKS if look not in known.values())
+    return {family: known[family] if family in known else next(others) for family in families}
 
 
 def literal(text: str) -> str:

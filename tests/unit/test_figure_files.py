@@ -1,0 +1,346 @@
+"""Figures on disk: whole or not at all, the same bytes again, whatever a result holds."""
+
+import json
+import math
+import random
+import xml.etree.ElementTree as ET
+from itertools import pairwise
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+
+from made_results import FAMILIES, make_audit, make_one_shot, write_all, write_result
+from vitscope.cli import main
+from vitscope.errors import ResultError, UsageError, VitscopeError
+from vitscope.figures import NothingToDrawError, draw_figures, load_results
+from vitscope.figures.draw import FORMATS, save_figure
+from vitscope.figures.patch_share import plot_patch_share
+from vitscope.figures.plan import OF_ALL_MODELS, plan_figures
+
+HOSTILE = "$\\frac{$ <script>alert(1)</script>\n\n日本 _x [a](b) `c` &amp; \x1b[31m" + "z" * 300
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Every size of six families, audited and classified."""
+    return write_all(tmp_path_factory.mktemp("many"))
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """One model with registers and one without."""
+    root = tmp_path_factory.mktemp("few")
+    write_result(root / "a", *make_audit("DINOv2", "S", 22.1))
+    write_result(root / "b", *make_audit("DINOv2 with registers", "g", 1136.5, registers=4))
+    write_result(root / "c", make_one_shot("DINOv2", "S", 22.1))
+    return root
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Figures of results that hold norms and patch shares alone."""
+    root = tmp_path_factory.mktemp("drawn")
+    for name, model in (
+        ("a", {"family": "DINOv2"}),
+        ("b", {"family": "DINOv2 with registers", "registers": 4}),
+    ):
+        summary, columns = make_audit(**model)
+        kept = ("schema_version", "kind", "model", "data", "contribution_norm")
+        write_result(root / name, {key: summary[key] for key in kept}, columns)
+    return draw_figures([root], root / "out", formats=("svg",))
+
+
+def draw_some(root, names=""):
+    """Every figure of the results that can be drawn, of those whose names begin so."""
+    figures = {}
+    for planned in plan_figures(load_results([root])):
+        if not planned.name.startswith(names):
+            continue
+        try:
+            figures[planned.name] = planned.draw().figure
+        except (NothingToDrawError, ResultError):
+            continue
+    return figures
+
+
+def lay_out(figure):
+    """Put everything in its place; the renderer that knows how wide letters are."""
+    canvas = FigureCanvasAgg(figure)
+    figure.set_dpi(300)
+    canvas.draw()
+    return canvas.get_renderer()
+
+
+def assert_all_finite(figure):
+    for line in figure.findobj(Line2D):
+        assert np.isfinite(line.get_xydata().astype(float)).all()
+    for patch in figure.findobj(Rectangle):
+        assert np.isfinite(patch.get_bbox().get_points()).all()
+    for image in figure.findobj(AxesImage):
+        assert np.isfinite(np.ma.compressed(image.get_array())).all()
+    for panel in figure.axes:
+        for collection in panel.collections:
+            for path in collection.get_paths():
+                assert np.isfinite(path.vertices).all()
+    written = " ".join(text.get_text() for text in figure.findobj(Text)).lower()
+    assert "nan" not in written.split()
+    assert "none" not in written.split()
+
+
+@pytest.mark.parametrize("name", [*OF_ALL_MODELS, "fig7_norms", "fig8", "fig9", "fig3b"])
+def test_nothing_written_is_cut_off_or_over_something_else(many, name):
+    plans = plan_figures(load_results([many]))
+    figure = next(plan for plan in plans if plan.name.startswith(name)).draw().figure
+    renderer = lay_out(figure)
+    whole = figure.bbox
+    boxes = [legend.get_window_extent(renderer) for legend in figure.legends]
+    boxes += [text.get_window_extent(renderer) for text in figure.texts]
+    panels = [panel.get_tightbbox(renderer) for panel in figure.axes]
+    for box in (*boxes, *panels):
+        assert box.x0 >= -1
+        assert box.y0 >= -1
+        assert box.x1 <= whole.x1 + 1
+        assert box.y1 <= whole.y1 + 1
+    every = boxes + panels
+    for i, first in enumerate(every):
+        for second in every[i + 1 :]:
+            width = min(first.x1, second.x1) - max(first.x0, second.x0)
+            height = min(first.y1, second.y1) - max(first.y0, second.y0)
+            assert width <= 1 or height <= 1
+
+
+def test_ticks_and_sizes_do_not_run_into_one_another(many):
+    for name, figure in draw_some(many, ("fig3a", "fig8", "fig3b_one_shot_nearest_top1")).items():
+        renderer = lay_out(figure)
+        for panel in figure.axes:
+            for texts in (panel.texts, panel.get_xticklabels()):
+                boxes = [t.get_window_extent(renderer) for t in texts if t.get_visible()]
+                boxes.sort(key=lambda box: box.x0)
+                for left, right in pairwise(boxes):
+                    assert left.x1 <= right.x0, name
+
+
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 10**6), rate=st.floats(0.02, 0.9))
+def test_whatever_number_is_missing_no_figure_shows_it_or_breaks(tmp_path_factory, seed, rate):
+    root = tmp_path_factory.mktemp("gaps")
+    chance = random.Random(seed)
+
+    def spoil(tree):
+        if chance.random() < rate / 10:
+            return chance.choice([None, "text", [], {}, math.nan, True])
+        if isinstance(tree, dict):
+            return {key: spoil(value) for key, value in tree.items()}
+        if isinstance(tree, list) and chance.random() < 0.5:
+            return [spoil(value) for value in tree]
+        if isinstance(tree, int | float) and chance.random() < rate:
+            return chance.choice([None, math.nan, math.inf, 10**400])
+        return tree
+
+    kept = ("schema_version", "kind", "model")
+    summary, columns = make_audit("DINOv2", "S", 22.1, registers=chance.choice([0, 4]), n=30)
+    spoiled = {k: v if k in kept else spoil(v) for k, v in summary.items()}
+    columns["patch_share"][chance.randrange(30)] = math.nan
+    write_result(root / "audit", spoiled, columns)
+    one_shot = make_one_shot("DINOv2", "S", 22.1)
+    spoiled = {k: v if k in kept else spoil(v) for k, v in one_shot.items()}
+    write_result(root / "one-shot", spoiled)
+    for figure in draw_some(root).values():
+        assert_all_finite(figure)
+
+
+@pytest.mark.parametrize("part", [None, "missing"])
+def test_each_part_of_a_summary_may_be_absent(tmp_path, part):
+    summary, columns = make_audit("DINOv2", "S", 22.1, n=30)
+    bare = {key: summary[key] for key in ("schema_version", "kind", "model")}
+    if part is None:
+        bare |= dict.fromkeys(set(summary) - set(bare))
+    write_result(tmp_path / "bare", bare, columns)
+    found = draw_figures([tmp_path / "bare"], tmp_path / "out", formats=("svg",))
+    assert found.files == []
+    assert all(found.skipped.values())
+    assert "## Not drawn" in (tmp_path / "out" / "index.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["fig2a", "fig2b_anatomy__DINOv2-S", "interdependence"])
+def test_the_same_results_give_the_same_bytes_whatever_the_reader_prefers(few, tmp_path, name):
+    (first,) = draw_some(few, name).values()
+    with mpl.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.hashsalt": None}):
+        (second,) = draw_some(few, name).values()
+        for kind in FORMATS:
+            save_figure(second, tmp_path / f"second.{kind}")
+    for kind in FORMATS:
+        save_figure(first, tmp_path / f"first.{kind}")
+        first_bytes, second_bytes = (
+            (tmp_path / f"{one}.{kind}").read_bytes() for one in ("first", "second")
+        )
+        assert first_bytes == second_bytes, kind
+
+
+def test_the_index_tells_what_every_figure_came_from(drawn):
+    index = json.loads((drawn.folder / "index.json").read_text())
+    assert [figure["name"] for figure in index["figures"]] == [f.name for f in drawn.drawn]
+    assert index["skipped"] == dict(drawn.skipped)
+    by_name = {figure["name"]: figure for figure in index["figures"]}
+    assert set(by_name) == {"fig2a_patch_share", "fig5a_norms", "fig7_norms"}
+    assert by_name["fig2a_patch_share"]["results"] == [
+        {
+            "folder": str(drawn.folder.parent / "b"),
+            "kind": "audit",
+            "model": "made/dinov2-with-registers-s",
+            "num_images": 400,
+            "weights_hash": "abc123",
+        }
+    ]
+    assert set(by_name) == {"fig2a_patch_share", "fig5a_norms", "fig7_norms"}
+    assert by_name["fig2a_patch_share"]["omitted"] == {"DINOv2 S": "no registers"}
+    assert "no explained picture" in index["skipped"]["fig4_maps"]
+    listed = {file for figure in index["figures"] for file in figure["files"]}
+    assert listed == {path.name for path in drawn.files}
+    there = {path.name for path in drawn.folder.iterdir()}
+    assert listed | {"index.md", "index.json"} == there
+
+
+def test_hostile_names_are_shown_as_plain_text(tmp_path):
+    registers = make_audit(HOSTILE, HOSTILE, 22.1, registers=4, n=30, name=HOSTILE)
+    write_result(tmp_path / "a", *registers)
+    one_shot = make_one_shot(HOSTILE, HOSTILE, 22.1, name=HOSTILE)
+    one_shot["accuracy"] = {HOSTILE: one_shot["accuracy"]["nearest"]}
+    write_result(tmp_path / "c", one_shot)
+    found = draw_figures([tmp_path], tmp_path / "out", formats=("svg",))
+    assert len(found.drawn) > 12
+    for path in found.files:
+        tags = {element.tag.rpartition("}")[2] for element in ET.parse(path).iter()}
+        assert not tags & {"script", "foreignObject", "a", "text"}
+        assert path.name.isascii()
+    page = (tmp_path / "out" / "index.md").read_text()
+    assert "<script" not in page
+    assert "[a](b)" not in page
+
+
+def test_a_dollar_sign_starts_no_formula(tmp_path):
+    write_result(tmp_path / "a", *make_audit("a$x_1$b", "$S$", 22.1, registers=4, n=30))
+    for figure in draw_some(tmp_path).values():
+        for text in figure.findobj(Text):
+            assert not mpl.cbook.is_math_text(text.get_text())
+
+
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend(tmp_path):
+    write_result(tmp_path / "a", *make_audit("_mine", "S", 22.1, n=30))
+    (figure,) = draw_some(tmp_path, "fig3a").values()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [" _mine"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"schema_version": 1}', "was written with schema 1, figures are drawn from schema 2"),
+        ('{"schema_version": 2}', "unknown kind None"),
+        ('{"schema_version": 2, "kind": "poem"}', "unknown kind 'poem'"),
+        ("[]", "was written with schema None"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_what_is_no_result_of_this_schema_is_refused(few, tmp_path, content, message):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "summary.json").write_text(content)
+    with pytest.raises(ResultError, match=message):
+        draw_figures([few, tmp_path / "bad"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_table_costs_its_own_figures_alone(tmp_path):
+    write_result(tmp_path / "a", *make_audit("DINOv2 with registers", "S", 22.1, registers=4))
+    (tmp_path / "a" / "images.parquet").write_bytes(b"not a table")
+    with pytest.raises(NothingToDrawError, match=r"images\.parquet cannot be read"):
+        plot_patch_share(load_results([tmp_path / "a"]))
+    assert set(draw_some(tmp_path, ("fig2a", "variance"))) == {"variance_share"}
+
+
+def test_results_are_searched_for_and_counted_once(few):
+    results = load_results([few, few / "a", few / "." / "a"])
+    assert [result.folder.name for result in results] == ["a", "b", "c"]
+
+
+def test_what_is_still_being_written_is_not_a_result(few, tmp_path):
+    write_result(tmp_path / ".out.partial-1" / "a", *make_audit())
+    with pytest.raises(UsageError, match="is not a result and holds none"):
+        load_results([tmp_path])
+
+
+def test_one_model_twice_is_refused(few, tmp_path):
+    write_result(tmp_path / "again", *make_audit("DINOv2", "S", 22.1))
+    with pytest.raises(UsageError, match="both of DINOv2 S"):
+        draw_figures([few, tmp_path / "again"], tmp_path / "out")
+
+
+def test_figures_are_replaced_only_when_asked_and_nothing_else_ever(few, tmp_path):
+    out = tmp_path / "out"
+    draw_figures([few / "c"], out, formats=("svg", "png"))
+    with pytest.raises(UsageError, match="already holds figures"):
+        draw_figures([few / "c"], out)
+    draw_figures([few / "c"], out, formats=("svg",), overwrite=True)
+    assert not list(out.glob("*.png"))
+    (out / "letter.txt").write_text("mine")
+    with pytest.raises(UsageError, match="was not written by vitscope"):
+        draw_figures([few / "c"], out, overwrite=True)
+    assert (out / "letter.txt").read_text() == "mine"
+    with pytest.raises(UsageError, match="is inside the result"):
+        draw_figures([few], few / "c" / "figures")
+
+
+def test_nothing_is_left_where_the_disk_refuses(few, tmp_path, monkeypatch):
+    def refuse(figure, path):
+        save_figure(figure, path)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vitscope.figures.draw.save_figure", refuse)
+    with pytest.raises(VitscopeError, match="No space left"):
+        draw_figures([few / "c"], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("formats", [(), ("gif",), ("png", "../x")])
+def test_unknown_formats_are_refused(few, tmp_path, formats):
+    with pytest.raises(UsageError, match="expected one of png, pdf, svg"):
+        draw_figures([few], tmp_path / "out", formats=formats)
+
+
+def test_two_hundred_models_keep_their_files_apart(tmp_path):
+    for place in range(3):
+        summary, columns = make_audit("mine", None, 20.0 + place, n=30, name="x/" + "y" * 90)
+        summary["model"]["id"] += str(place) if place else ""
+        write_result(tmp_path / str(place), summary, columns)
+    names = [plan.name for plan in plan_figures(load_results([tmp_path]))]
+    assert len(names) == len({name.casefold() for name in names})
+
+
+def test_the_command_says_what_it_drew_and_what_not(few, tmp_path, capsys):
+    arguments = ["figures", str(few / "c"), "--out", str(tmp_path / "out"), "--format", "svg"]
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert "fig3b_one_shot_nearest_top5: 1 result" in told
+    assert "not drawn: fig2a_patch_share: no audit among the results" in told
+    assert f"figures written to {tmp_path / 'out'}" in " ".join(told.split())
+    assert main(arguments) == 2
+    assert "already holds figures" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0
+    assert main(["figures", "--out", str(tmp_path / "other")]) == 2
+    assert "no result was given" in capsys.readouterr().err
+
+
+def test_every_family_of_the_paper_is_on_the_figures_of_all_models(many):
+    plans = {plan.name: plan for plan in plan_figures(load_results([many]))}
+    shown = {result.family for result in plans["variance_share"].draw().shown}
+    assert shown == set(FAMILIES)
+    assert {r.family for r in plans["fig6_residual_cka"].draw().shown} == {"DINOv2"}
+    others = {r.family for r in plans["fig8_residual_cka"].draw().shown}
+    assert others == set(FAMILIES) - {"DINOv2"}
