@@ -367,7 +367,7 @@ def cosine(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> Floa
 def _tail_bias(tail: AttentionTail, dtype: torch.dtype) -> Float[Tensor, " dim"]:
     if tail.bias is None:
         return tail.weight.new_zeros(tail.weight.shape[0], dtype=dtype)
-    bias = tail.bias.to(dtype)
+    bias = tail.bias.detach().to(dtype)
     return bias if tail.scale is None else bias * tail.scale.to(dtype)
 
 

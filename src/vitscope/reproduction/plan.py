@@ -1,0 +1,105 @@
+"""What a reproduction is going to do: which models, from where, at which settings."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitscope.errors import UsageError
+from vitscope.models.base import ViTAdapter
+from vitscope.models.cache import find_weights
+from vitscope.models.catalogue import CatalogueEntry, plan_models
+from vitscope.models.registry import load_model
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedModel:
+    """One model of a reproduction.
+
+    Attributes:
+        name: Its plain name.
+        recipe: Training recipe.
+        size: Label of its size.
+        num_params: Parameters of the vision tower.
+        source: Where its weights come from.
+        download_mb: Size of the file that would be fetched, in megabytes; 0 where nothing would.
+        state: Where its weights are now.
+        load: Loads it.
+    """
+
+    name: str
+    recipe: str
+    size: str
+    num_params: int
+    source: str
+    download_mb: int
+    state: str
+    load: Callable[[], ViTAdapter]
+
+
+def plan_reproduction(
+    families: str, sizes: str, checkpoints: Path | None = None
+) -> list[PlannedModel]:
+    """Choose the models of a reproduction.
+
+    Args:
+        families: Short names of training recipes, separated by commas.
+        sizes: Classes of size, separated by commas.
+        checkpoints: Folder of weights that were fetched by hand, each file called as its model
+            (ibot-small.pth).
+
+    Returns:
+        The models, family by family, from small to large; nothing is loaded.
+
+    Raises:
+        UsageError: If a family or size is not known, or the folder does not exist.
+    """
+    if checkpoints is not None and not checkpoints.is_dir():
+        raise UsageError(f"{checkpoints} is no folder: give one that holds files of weights")
+    chosen = plan_models(split_words(families), split_words(sizes))
+    return [_plan_model(name, entry, checkpoints) for name, entry in chosen]
+
+
+def split_words(text: str) -> Sequence[str]:
+    """Read a list of words.
+
+    Args:
+        text: Words separated by commas.
+
+    Returns:
+        The words, without spaces around them.
+    """
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _plan_model(name: str, entry: CatalogueEntry, checkpoints: Path | None) -> PlannedModel:
+    state: str = find_weights(entry)
+    file = _find_checkpoint(name, checkpoints) if entry.checkpoint else None
+    if file is not None:
+        state = "at hand"
+    return PlannedModel(
+        name=name,
+        recipe=entry.family,
+        size=entry.size,
+        num_params=entry.num_params,
+        source=str(file or entry.source),
+        download_mb=0 if state in {"cached", "embedded", "at hand"} else entry.download_mb,
+        state=state,
+        load=(lambda: load_model(name))
+        if file is None
+        else (lambda: _load_file(name, entry, file)),
+    )
+
+
+def _find_checkpoint(name: str, checkpoints: Path | None) -> Path | None:
+    if checkpoints is None:
+        return None
+    files = (checkpoints / f"{name}{suffix}" for suffix in _SUFFIXES)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _load_file(name: str, entry: CatalogueEntry, file: Path) -> ViTAdapter:
+    architecture = entry.id.partition("@")[0]
+    vit = load_model(f"{architecture}@{file}").labelled(entry.family, entry.size)
+    return vit.named(name, vit.info.source)

@@ -1,0 +1,127 @@
+"""The whole reproduction in little: tiny random models on pictures made on the spot, offline.
+
+It shows that everything runs, and what every figure looks like; its numbers are of random weights
+and say nothing about the models whose places they take.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vitscope.models.base import ViTAdapter
+from vitscope.models.catalogue import CATALOGUE, CatalogueEntry
+from vitscope.reproduction.plan import PlannedModel
+from vitscope.storage import staged_folder
+
+_PATCH_PX, _SIDE_PX = 8, 64
+_SHAPES = {"ti": (16, 2), "s": (32, 3), "b": (48, 4), "l": (64, 5), "g": (96, 6)}
+"""Width and depth that stand for each class of size."""
+
+_OUTLIERS = (9, 36, 54)
+"""Patches that the largest models without registers are given a high norm at."""
+
+_NUM_CLASSES, _NUM_EACH = 6, 8
+_NOTE = "random weights in the place of {name}: its numbers say nothing about that model"
+
+
+def plan_smoke(models: Sequence[PlannedModel]) -> list[PlannedModel]:
+    """Put a tiny random model in the place of each planned one.
+
+    Args:
+        models: Models of the catalogue.
+
+    Returns:
+        The same names, recipes and sizes, with parameters in the same order of size.
+    """
+    return [
+        replace(
+            model,
+            source="random weights",
+            download_mb=0,
+            state="made on the spot",
+            num_params=_count_params(CATALOGUE[model.name]),
+            load=partial(_load_tiny, model.name),
+        )
+        for model in models
+    ]
+
+
+def write_smoke_pictures(folder: Path) -> Path:
+    """Write pictures of a few classes, one folder a class, wide and tall ones among them.
+
+    Args:
+        folder: Where to; pictures written there earlier are replaced.
+
+    Returns:
+        The folder.
+    """
+    generator = np.random.default_rng(0)
+    with staged_folder(folder, replaces=_holds_pictures_alone) as staging:
+        for label in range(_NUM_CLASSES):
+            home = staging / f"class-{label}"
+            home.mkdir()
+            common = generator.uniform(0, 255, (5, 5, 3))
+            for number in range(_NUM_EACH):
+                own = generator.uniform(0, 255, (5, 5, 3))
+                size = ((96, 72), (72, 96), (80, 80))[number % 3]
+                picture = _draw(0.6 * common + 0.4 * own, size, generator)
+                picture.save(home / f"{number:02d}.png")
+    return folder
+
+
+def _draw(coarse: np.ndarray, size: tuple[int, int], generator: np.random.Generator) -> Image.Image:
+    # Smooth colours under noise whose strength differs, so that covariates differ too.
+    smooth = Image.fromarray(coarse.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    levels = np.asarray(smooth, dtype=np.float64)
+    noise = generator.normal(0, generator.uniform(0, 40), levels.shape)
+    return Image.fromarray((levels + noise).clip(0, 255).astype(np.uint8))
+
+
+def _holds_pictures_alone(folder: Path) -> bool:
+    return all(path.is_dir() or path.suffix == ".png" for path in folder.rglob("*"))
+
+
+def _load_tiny(name: str) -> ViTAdapter:
+    from vitscope.models.timm import make_timm_adapter
+    from vitscope.testing.randomize import randomize
+
+    entry = CATALOGUE[name]
+    tower: Any = randomize(_build(entry), seed=sum(name.encode()))
+    if entry.num_registers == 0 and entry.size_class in {"l", "g"}:
+        with torch.no_grad():
+            tower.pos_embed[:, [-i for i in _OUTLIERS]] *= 30
+    vit = make_timm_adapter(tower, model_id=f"smoke/{name}").labelled(entry.family, entry.size)
+    return replace(vit, info=replace(vit.info, notes=(*vit.info.notes, _NOTE.format(name=name))))
+
+
+def _build(entry: CatalogueEntry) -> Any:
+    from timm.models.vision_transformer import VisionTransformer
+
+    width, depth = _SHAPES[entry.size_class]
+    pooling = entry.global_feature != "cls"
+    return VisionTransformer(
+        img_size=_SIDE_PX,
+        patch_size=_PATCH_PX,
+        embed_dim=width,
+        depth=depth,
+        num_heads=4,
+        num_classes=0,
+        init_values=1e-5 if entry.family_key in {"dinov2", "dinov2-reg", "deit3"} else None,
+        pre_norm="clip" in entry.family_key,
+        class_token=not pooling,
+        global_pool="map" if pooling else "token",
+        reg_tokens=entry.num_registers,
+        no_embed_class=entry.num_registers > 0,
+        dynamic_img_size=True,
+    )
+
+
+def _count_params(entry: CatalogueEntry) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in _build(entry).parameters())

@@ -1,0 +1,221 @@
+"""The whole reproduction in little: offline, resumable, and going on where a model fails."""
+
+import csv
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from audits import tiny_vit
+from vitscope.cli import main
+from vitscope.config import ReproductionConfig, RunConfig
+from vitscope.errors import ModelUnreachableError, UsageError
+from vitscope.models.catalogue import CATALOGUE
+from vitscope.reproduction.plan import plan_reproduction
+from vitscope.reproduction.run import Reproduction, choose_size, read_outcomes
+from vitscope.reproduction.smoke import plan_smoke, write_smoke_pictures
+from vitscope.storage import read_json
+
+CONFIG = ReproductionConfig(draws=4)
+
+
+def silent(*_stage):
+    return lambda *_progress: None
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_smoke_pictures(tmp_path_factory.mktemp("smoke") / "pictures")
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The command as a person runs it, on three recipes."""
+    out = tmp_path_factory.mktemp("smoke") / "paper"
+    arguments = ["reproduce", "--smoke", "--out", str(out), "--draws", "10"]
+    arguments += ["--families", "dinov2,dinov2-reg,clip", "--sizes", "s,l,g"]
+    code = main(arguments)
+    return code, out
+
+
+def plan(families="dinov2-reg", sizes="s,b"):
+    return plan_smoke(plan_reproduction(families, sizes))
+
+
+def test_smoke_leaves_every_figure_and_the_claims(smoke):
+    code, out = smoke
+    assert code == 0
+    drawn = {path.name for path in (out / "figures").glob("*.png")}
+    for number in ("2a", "2b", "3a", "3b", "4", "5a", "5b", "6", "7", "8", "9"):
+        assert any(name.startswith(f"fig{number}_") for name in drawn), number
+    for name in ("gram_ledger", "directions", "covariates", "high_norm_grid", "variance_share"):
+        assert any(file.startswith(name) for file in drawn), name
+    assert any((out / "figures-imagenet").glob("fig3a*.png"))
+    with (out / "claims" / "claims.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["answer"] for row in rows} <= {"agrees", "disagrees", "cannot tell"}
+    # No model stands for iBOT or DeiT III here: nothing is claimed of them.
+    assert all(row["answer"] == "cannot tell" for row in rows if "iBOT" in row["claim"])
+    assert all(row["reason"] for row in rows if row["answer"] != "agrees")
+    assert "NaN" not in (out / "claims" / "claims.json").read_text(encoding="utf-8")
+
+
+def test_smoke_says_that_its_weights_are_random(smoke):
+    _, out = smoke
+    summaries = sorted((out / "results").glob("*/pictures/summary.json"))
+    assert len(summaries) == 7
+    for path in summaries:
+        model = read_json(path)["model"]
+        assert model["id"].startswith("smoke/")
+        assert any("random weights" in note for note in model["notes"])
+
+
+def test_planted_outliers_are_found_and_the_rest_is_clean(smoke):
+    _, out = smoke
+
+    def outliers(name):
+        summary = read_json(out / "results" / name / "pictures" / "summary.json")
+        return [row["fraction"] for row in summary["high_norm_tokens"]]
+
+    assert outliers("dinov2-giant")[0] == pytest.approx(3 / 64)
+    assert not any(outliers("dinov2-small"))
+    assert not any(outliers("dinov2-giant-reg"))
+
+
+def test_what_is_finished_is_kept_and_what_is_missing_is_made_again(pictures, tmp_path):
+    def run():
+        return Reproduction(plan(), tmp_path / "paper", CONFIG, images=pictures, imagenet=pictures)
+
+    first = run()
+    assert {outcome.status for outcome in first.execute(silent)} == {"done"}
+    gone = first.result_folder("dinov2-base-reg", "pictures")
+    before = (gone / "summary.json").read_bytes()
+    kept = first.result_folder("dinov2-base-reg", "imagenet") / "summary.json"
+    untouched = kept.stat().st_mtime_ns
+    for path in sorted(gone.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    statuses = {(o.model, o.stage): o.status for o in run().execute(silent)}
+    made = {key for key, status in statuses.items() if status == "done"}
+    assert made == {("dinov2-base-reg", "pictures")}
+    assert (gone / "summary.json").read_bytes() == before
+    assert kept.stat().st_mtime_ns == untouched
+
+
+def test_a_model_that_fails_is_reported_and_the_others_go_on(pictures, tmp_path):
+    def unreachable():
+        raise ModelUnreachableError("no network")
+
+    def broken():
+        raise RuntimeError("of the library's\nown making")
+
+    small, base = plan()
+    models = [replace(small, load=unreachable), replace(small, name="odd", load=broken), base]
+    run = Reproduction(models, tmp_path / "paper", CONFIG, images=pictures)
+    outcomes = {(o.model, o.stage): o for o in run.execute(silent)}
+    assert outcomes["dinov2-small-reg", "pictures"].status == "failed"
+    assert outcomes["dinov2-small-reg", "pictures"].reason == "no network"
+    assert "RuntimeError: of the library's own making" in outcomes["odd", "maps"].reason
+    assert outcomes["dinov2-base-reg", "pictures"].status == "done"
+    assert outcomes["dinov2-base-reg", "one-shot"].status == "skipped"
+    assert "--imagenet" in outcomes["dinov2-base-reg", "one-shot"].reason
+    saved = {(o["model"], o["stage"]): o["status"] for o in read_outcomes(tmp_path / "paper")}
+    assert saved == {key: outcome.status for key, outcome in outcomes.items()}
+
+
+def test_unlabelled_pictures_are_audited_and_not_classified(pictures, tmp_path):
+    flat = pictures / "class-0"
+    run = Reproduction(plan(sizes="s"), tmp_path / "paper", CONFIG, images=pictures, imagenet=flat)
+    outcomes = {o.stage: o for o in run.execute(silent)}
+    assert outcomes["imagenet"].status == "done"
+    assert outcomes["one-shot"].status == "skipped"
+
+
+def test_other_settings_or_pictures_do_not_meet_in_one_folder(pictures, tmp_path):
+    out = tmp_path / "paper"
+    Reproduction(plan(sizes="s"), out, CONFIG, images=pictures).execute(silent)
+    with pytest.raises(UsageError, match="cls_term was 'own', now 'registers'"):
+        Reproduction(plan(), out, replace(CONFIG, cls_term="registers"), images=pictures)
+    with pytest.raises(UsageError, match="images was '48 pictures"):
+        Reproduction(plan(), out, CONFIG, images=pictures / "class-1")
+    # Speed is no setting of the numbers, and more models may come.
+    Reproduction(plan(), out, replace(CONFIG, batch_size=5), images=pictures)
+
+
+def test_a_folder_of_something_else_is_left_alone(pictures, tmp_path):
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(UsageError, match="not empty"):
+        Reproduction(plan(), tmp_path, CONFIG, images=pictures)
+
+
+def test_choices_the_paper_left_open_reach_every_result(pictures, tmp_path):
+    settings = replace(CONFIG, cls_term="registers", renormalize=True, size="40x48", pictures=24)
+    run = Reproduction(
+        plan(sizes="s"), tmp_path / "p", settings, images=pictures, imagenet=pictures
+    )
+    assert {outcome.reason for outcome in run.execute(silent)} == {""}
+    for stage in run.stages:
+        folder = run.result_folder("dinov2-small-reg", stage)
+        config = read_json(folder / "provenance.json")["config"]
+        assert config["size"] == "40x48", stage
+        if stage != "maps":
+            assert (config["cls_term"], config["renormalize"]) == ("registers", True), stage
+    summary = json.loads(
+        (run.result_folder("dinov2-small-reg", "pictures") / "summary.json").read_text()
+    )
+    assert set(summary["attention_mass"]) == {"registers", "patches"}
+    assert summary["data"]["num_images"] == 24
+
+
+def test_sizes_are_rounded_to_whole_patches_where_a_model_takes_them():
+    asked = RunConfig(size="45x34")
+    assert choose_size(tiny_vit("dinov2_reg"), asked) == "48x32"
+    assert choose_size(tiny_vit("vit"), asked) is None  # built for one size alone
+    assert choose_size(tiny_vit("dinov2_reg"), RunConfig()) is None
+
+
+def test_weights_fetched_by_hand_are_found_by_name(tmp_path):
+    (before,) = plan_reproduction("ibot", "s", tmp_path)
+    assert before.state == "by hand"
+    timm = pytest.importorskip("timm")
+    module = timm.create_model("vit_small_patch16_224", num_classes=0)
+    torch.save(
+        {"state_dict": {f"module.backbone.{k}": v for k, v in module.state_dict().items()}},
+        tmp_path / "ibot-small.pth",
+    )
+    (planned,) = plan_reproduction("ibot", "s", tmp_path)
+    assert (planned.state, planned.download_mb) == ("at hand", 0)
+    vit = planned.load()
+    assert (vit.info.id, vit.info.recipe, vit.info.size) == ("ibot-small", "iBOT", "S")
+    with pytest.raises(UsageError, match="no folder"):
+        plan_reproduction("ibot", "s", tmp_path / "nowhere")
+
+
+def test_the_plan_is_shown_before_anything_runs(capsys, monkeypatch, pictures, tmp_path):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code = main(
+        [
+            "reproduce",
+            "--images",
+            str(pictures),
+            "--families",
+            "dinov2-reg",
+            "--sizes",
+            "b",
+            "--out",
+            str(tmp_path / "paper"),
+        ]
+    )
+    captured = capsys.readouterr()
+    assert code == 1  # nothing can be fetched
+    entry = CATALOGUE["dinov2-base-reg"]
+    for words in ("The plan", entry.repository, f"{entry.download_mb} MB", "not cached", "0 of 2"):
+        assert words in captured.out, words
+    assert re.search(r"failed.*cannot be fetched", captured.out)
+    assert "no model could be audited" in captured.err
+
+
+def test_without_pictures_one_line_says_what_to_do(capsys):
+    assert main(["reproduce"]) == 2
+    assert "--images FOLDER" in capsys.readouterr().err
