@@ -13,3 +13,11 @@ def write_pictures(folder, count, *, start=0, size=(40, 48)):
         picture = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
         picture.save(folder / f"{number:04d}.png")
     return folder
+
+
+def write_classes(folder, count):
+    """Write a folder a class, of three to five pictures; of every seventh, further down."""
+    for number in range(count):
+        below = "deep/er" if number % 7 == 3 else "."
+        write_pictures(folder / f"class {number}" / below, 3 + number % 3, start=10 * number)
+    return folder
