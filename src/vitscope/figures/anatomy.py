@@ -192,7 +192,8 @@ def _describe_dominant(dominant: Mapping[str, Any]) -> list[str]:
 
 
 def _name_one(token: str, analysed: str | None) -> str:
-    return f"{name_term(token)} (analysed)" if token == analysed else name_term(token)
+    name = {"cls": "[CLS]"}.get(token, name_term(token))
+    return f"{name} (analysed)" if token == analysed else name
 
 
 def _short(token: str) -> str:

@@ -1,13 +1,12 @@
 """What makes a picture go to the registers: rank correlations with what can be seen in it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
 from vitscope.figures.drawing import Drawing, NothingToDrawError, select
-from vitscope.figures.numbers import Interval, find, find_terms, number, read_estimate
+from vitscope.figures.numbers import Interval, find, find_terms, number, read_estimate, write_number
 from vitscope.figures.panels import finish, make_panels
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.style import BASE_PT, HAIRLINE, INK, colour_term, in_style, literal, mark_term
@@ -55,9 +54,7 @@ def plot_covariates(result: ModelResult) -> Drawing:
     selection = select([result], _read)
     found = selection.found[0][1]
     rows = list(dict.fromkeys(name for target in found.values() for name in target))
-    figure, panels = make_panels(
-        len(found), columns=_count_columns(len(found)), panel_height_in=0.75 + 0.17 * len(rows)
-    )
+    figure, panels = make_panels(len(found), columns=4, panel_height_in=0.75 + 0.17 * len(rows))
     for (target, correlations), panel in zip(found.items(), panels, strict=True):
         _plot_forest(panel, rows, correlations, target.rsplit("_", 1)[-1])
         panel.set_title(f"{_TARGETS[target]}\n{_describe_fit(result, target)}")
@@ -71,11 +68,6 @@ def plot_covariates(result: ModelResult) -> Drawing:
     ]
     finish(figure, notes, heading=f"What goes with a picture's sources: {result.label}")
     return selection.draw(figure)
-
-
-def _count_columns(panels: int) -> int:
-    # A page holds four beside each other; rows are filled evenly, and never a lone wide one.
-    return max(2, math.ceil(panels / math.ceil(panels / 4)))
 
 
 def _read(result: ModelResult) -> dict[str, Correlations]:
@@ -123,7 +115,7 @@ def _plot_forest(panel: Axes, rows: Sequence[str], correlations: Correlations, s
 
 def _describe_fit(result: ModelResult, target: str) -> str:
     r2 = number(find(result.summary, "covariates", "regressions", target, "r2"))
-    return "R² not known" if r2 is None else f"R² = {r2:.2f}".replace("-", "−")
+    return "R² not known" if r2 is None else f"R² = {write_number(r2)}"
 
 
 def _describe_counts(targets: Sequence[Correlations]) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
 from vitscope.figures.matrices import plot_matrix
-from vitscope.figures.numbers import Interval, find, find_terms, read_estimate
+from vitscope.figures.numbers import Interval, find, find_terms, read_estimate, write_number
 from vitscope.figures.panels import finish, make_panels
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.style import in_style, in_term_order
@@ -72,8 +72,7 @@ def _read_cells(tree: Any) -> Ledger:
 
 
 def _write(cell: Interval) -> str:
-    # What rounds to zero has no sign.
-    value = f"{round(cell.value, 2) + 0.0:.2f}".replace("-", "−")
+    value = write_number(cell.value)
     if cell.low is None or cell.high is None:
         return value
     return f"{value}\n±{(cell.high - cell.low) / 2:.2f}"

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
-from vitscope.figures.numbers import find, read_estimate
+from vitscope.figures.numbers import find, read_estimate, write_number
 from vitscope.figures.panels import finish, label_rows, make_panels
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.style import HAIRLINE, TERM_COLOURS, in_style, literal
@@ -73,6 +73,7 @@ def _describe_rho(model: ModelResult) -> str:
         rho = read_estimate(find(model.summary, "interdependence", key), "rho")
         if rho is None:
             continue
-        ends = "" if rho.low is None else f" [{rho.low:.2f}, {rho.high:.2f}]"
-        told.append(f"{words} = {rho.value:.2f}{ends}".replace("-", "−"))
+        ends = [write_number(end) for end in (rho.low, rho.high) if end is not None]
+        interval = f" [{', '.join(ends)}]" if ends else ""
+        told.append(f"{words} = {write_number(rho.value)}{interval}")
     return "; ".join(told) if told else "ρ undefined"

@@ -106,6 +106,19 @@ def numbers(values: Any) -> list[float] | None:
     return complete if len(complete) == len(found) else None
 
 
+def write_number(value: float, digits: int = 2) -> str:
+    """A number as it is printed: what rounds to zero has no sign, and minus is a minus.
+
+    Args:
+        value: A finite number.
+        digits: Digits after the point.
+
+    Returns:
+        Such as "−0.25".
+    """
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
 def read_estimate(tree: Any, key: str = "value") -> Interval | None:
     """An estimate with its 95 % interval.
 

@@ -53,8 +53,9 @@ def make_panels(
     Returns:
         The figure and its panels.
     """
-    columns = min(count, columns)
+    # As few rows as can be, filled as evenly as can be.
     rows = math.ceil(count / columns)
+    columns = math.ceil(count / rows)
     width = width_in or (COLUMN_IN if columns == 1 else PAGE_IN)
     figure = Figure(figsize=(width, rows * panel_height_in), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=False, sharey=share_y, squeeze=False)

@@ -115,8 +115,13 @@ def _plan_maps(results: Results) -> Iterator[PlannedFigure]:
     pictures = list_pictures(explanations)
     if not pictures:
         yield PlannedFigure("fig4_maps", partial(_refuse, "no explained picture among the results"))
+    families = dict.fromkeys(result.family for result in explanations)
     for number, image_id in enumerate(pictures):
-        yield PlannedFigure(f"fig4_maps_{number:03d}", partial(plot_maps, explanations, image_id))
+        # A sheet a family: a row for every model of all families would be as tall as a tower.
+        for family in families:
+            rows = [result for result in explanations if result.family == family]
+            name = f"fig4_maps_{number:03d}__{slug(family)}"
+            yield PlannedFigure(name, partial(plot_maps, rows, image_id))
 
 
 def _draw_some(draw: Callable[[Results], Drawing], results: Results, whose: str) -> Drawing:
