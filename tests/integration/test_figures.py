@@ -66,7 +66,7 @@ def test_the_grid_shows_where_high_norm_tokens_sit(pictures, tmp_path):
     config = AuditConfig(batch_size=16, dtype="float64", size="32")
     result = audit(vit, pictures, config, out=tmp_path / "outliers")
     (saved,) = load_results([tmp_path / "outliers"])
-    (panel, _) = plot_high_norm_grid(saved).figure.axes
+    panel = plot_high_norm_grid(saved).figure.axes[0]
     grid = panel.images[0].get_array()
     assert grid.shape == tuple(result.summary["model"]["grid"])
     assert grid[1, 1] == pytest.approx(100)

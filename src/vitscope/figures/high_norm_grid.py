@@ -34,7 +34,7 @@ def plot_high_norm_grid(result: ModelResult) -> Drawing:
     image = panel.imshow(100 * grid, cmap="cividis", vmin=0)
     panel.set_title(f"layer {layer} (0: embeddings)")
     panel.set(xlabel="column", ylabel="row")
-    bar = figure.colorbar(image, ax=panel, shrink=0.85)
+    bar = figure.colorbar(image, cax=panel.inset_axes((1.04, 0, 0.05, 1)))
     bar.set_label("pictures with one here (%)")
     place = number(find(_row_of(result, layer), "position_share"))
     notes = [

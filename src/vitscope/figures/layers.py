@@ -20,7 +20,7 @@ _NORM_LINES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("max", "largest", {"color": _PATCHES, "linestyle": ":"}),
     ("p99", "99 % quantile", {"color": _PATCHES, "linestyle": "--"}),
     ("median", "median", {"color": _PATCHES}),
-    ("threshold", "threshold", {"color": _REGISTERS, "linestyle": "none", "marker": "_"}),
+    ("threshold", "threshold", {"color": _REGISTERS, "linestyle": "none", "marker": "_", "ms": 7}),
 )
 _FRACTION_LINES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("fraction", "of patch tokens", {"color": _PATCHES, "marker": "o", "markersize": 2.5}),
