@@ -19,14 +19,14 @@ def draw_all_figures(run: Reproduction, formats: Sequence[Format]) -> list[Figur
         formats: Files of each figure.
 
     Returns:
-        The figures of the main set of pictures in `figures`, and those of the second set in
-        `figures-imagenet`, of each as far as there are results.
+        The figures of the main set of pictures in `figures`, and those of the second set, where
+        it is another, in `figures-imagenet`; of each as far as there are results.
     """
+    kinds: dict[str, tuple[str, ...]] = {"figures": (PICTURES, ONE_SHOT, MAPS)}
+    if not run.has_one_set:
+        kinds["figures-imagenet"] = (IMAGENET,)
     drawn = []
-    for name, stages in (
-        ("figures", (PICTURES, ONE_SHOT, MAPS)),
-        ("figures-imagenet", (IMAGENET,)),
-    ):
+    for name, stages in kinds.items():
         folders = [
             run.result_folder(model.name, stage)
             for model in run.models

@@ -131,6 +131,11 @@ class Reproduction:
         labelled = () if self._unlabelled else (ONE_SHOT,)
         return (PICTURES, *second, *labelled, MAPS)
 
+    @property
+    def has_one_set(self) -> bool:
+        """Whether the second set of pictures is the first over again."""
+        return bool(self._settings["images"] == self._settings.get("imagenet"))
+
     def execute(self, on_stage: OnStage) -> list[StageOutcome]:
         """Run everything that is not finished.
 
