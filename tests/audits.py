@@ -6,7 +6,7 @@ from vitscope.models.timm import make_timm_adapter
 from vitscope.testing.tiny_timm import TINY_TIMM
 
 NUM_PICTURES = 26
-NUMBERS = (
+LAYER_NUMBERS = (
     "attention_mass",
     "patch_share",
     "contribution_norm",
@@ -14,8 +14,21 @@ NUMBERS = (
     "centred_cosine",
     "restricted_cosine",
     "share",
+    "centred_share",
     "variance_share",
     "cka",
+    "gram_ledger",
+    "directions",
+    "anatomy",
+)
+"""What a summary says of each layer."""
+
+NUMBERS = (
+    *LAYER_NUMBERS,
+    "layer_similarity",
+    "high_norm_tokens",
+    "covariates",
+    "interdependence",
 )
 
 
@@ -28,7 +41,7 @@ def flatten(tree, prefix=()):
         return {
             k: v for key, value in tree.items() for k, v in flatten(value, (*prefix, key)).items()
         }
-    if isinstance(tree, list) and tree and all(isinstance(v, float) for v in tree):
+    if isinstance(tree, list):
         return {
             k: v for i, value in enumerate(tree) for k, v in flatten(value, (*prefix, i)).items()
         }
@@ -41,6 +54,8 @@ def assert_same_numbers(a, b, tolerance):
     for path, value in a.items():
         if isinstance(value, float):
             assert b[path] == pytest.approx(value, rel=tolerance, abs=tolerance), path
+        else:
+            assert b[path] == value, path
 
 
 def numbers(result):

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from audits import NUM_PICTURES, NUMBERS, assert_same_numbers, numbers, tiny_vit
+from audits import LAYER_NUMBERS, NUM_PICTURES, assert_same_numbers, numbers, tiny_vit
 from pictures import write_pictures
 from vitscope import AuditConfig, AuditResult, ImageSet, audit, decompose, restrict
 from vitscope.errors import (
@@ -38,6 +38,7 @@ def test_summary_has_every_promised_key(result):
         assert set(summary[kind]["residual"]) == {*groups, "skip", "non_patch"}
     assert set(summary["restricted_cosine"]["attention"]) == groups
     assert set(summary["share"]) == terms
+    assert set(summary["centred_share"]) == {*groups, "skip"}
     assert set(summary["variance_share"]["attention"]) == groups
     assert set(summary["variance_share"]["residual"]) == {*groups, "skip"}
     parts = dict.fromkeys(("values", "attention", "block", "embedding"), groups)
@@ -117,7 +118,11 @@ def test_numbers_equal_plain_code_on_whole_matrices(result, pictures):
 def test_shares_sum_to_one(result):
     summary = result.summary
     assert sum(s["mean"] for s in summary["attention_mass"].values()) == pytest.approx(1)
-    assert sum(s["mean"] for s in summary["share"].values()) == pytest.approx(1)
+    for name in ("share", "centred_share"):
+        assert sum(s["mean"] for s in summary[name].values()) == pytest.approx(1)
+    for pairs in summary["gram_ledger"].values():
+        shares = [share["value"] for row in pairs.values() for share in row.values()]
+        assert sum(shares) == pytest.approx(1)
     for shares in summary["variance_share"].values():
         assert sum(s["value"] for s in shares.values()) == pytest.approx(1)
 
@@ -172,9 +177,18 @@ def test_results_of_different_settings_do_not_merge(result, tmp_path):
 def test_dropping_features_leaves_out_the_centred_numbers_alone(result, pictures):
     dropped = audit(tiny_vit(), pictures, AuditConfig(dtype="float64", features="drop"))
     assert not (dropped.folder / "features").exists()
-    expected = numbers(result)
-    del expected["centred_cosine"]
-    assert_same_numbers(expected, numbers(dropped), 1e-9)
+    expected, found = numbers(result), numbers(dropped)
+    for name in ("centred_cosine", "centred_share"):
+        del expected[name]
+        assert name not in found
+    # What goes together is told of the raw shares then.
+    assert expected.pop("interdependence")["shares"] == "centred_share"
+    assert found.pop("interdependence")["shares"] == "share"
+    for kind in ("correlations", "regressions"):
+        targets = expected["covariates"][kind]
+        expected["covariates"][kind] = {k: v for k, v in targets.items() if "centred" not in k}
+        assert len(expected["covariates"][kind]) == len(targets) - 3
+    assert_same_numbers(expected, found, 1e-9)
     assert not any(name.startswith("centred") for name in dropped.images.column_names)
 
 
@@ -217,8 +231,15 @@ def test_all_layers_are_listed_and_the_last_is_the_headline(result, pictures):
     found = audit(tiny_vit(), pictures, AuditConfig(dtype="float64", layers="all"))
     summary = found.summary
     assert set(summary["layers"]) == {"0", "1"}
-    assert_same_numbers(numbers(result), numbers(found), 1e-9)
-    assert_same_numbers({name: summary["layers"]["1"][name] for name in NUMBERS}, numbers(found), 0)
+    expected = numbers(result)
+    # Over the layers there is something to say only where several were asked for.
+    assert expected["interdependence"].pop("over_layers") is None
+    assert summary["interdependence"]["over_layers"]["n"] == 2
+    found_numbers = numbers(found)
+    del found_numbers["interdependence"]["over_layers"]
+    assert_same_numbers(expected, found_numbers, 1e-9)
+    of_last = {name: summary["layers"]["1"][name] for name in LAYER_NUMBERS}
+    assert_same_numbers(of_last, {name: summary[name] for name in LAYER_NUMBERS}, 0)
     assert "embedding" not in summary["layers"]["0"]["cka"]
     # Every picture enters block 0 with the same [CLS] token: nothing can depend on it.
     assert summary["layers"]["0"]["cka"]["residual"]["skip"]["unbiased"] is None
