@@ -128,7 +128,7 @@ def test_ticks_and_sizes_do_not_run_into_one_another(many):
                     assert left.x1 <= right.x0, name
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 10**6), rate=st.floats(0.02, 0.9))
 def test_whatever_number_is_missing_no_figure_shows_it_or_breaks(tmp_path_factory, seed, rate):
     root = tmp_path_factory.mktemp("gaps")
@@ -155,6 +155,7 @@ def test_whatever_number_is_missing_no_figure_shows_it_or_breaks(tmp_path_factor
     write_result(root / "one-shot", spoiled)
     for figure in draw_some(root).values():
         assert_all_finite(figure)
+        figure.draw_without_rendering()
 
 
 @pytest.mark.parametrize("part", [None, "missing"])

@@ -10,7 +10,7 @@ from vitscope.figures.depth_by_family import Layers, plot_depth_by_family
 from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
 from vitscope.figures.log_axis import use_plain_ticks
 from vitscope.figures.numbers import Interval, find, number, read_spread
-from vitscope.figures.panels import finish, make_panels
+from vitscope.figures.panels import finish, make_panels, mark_empty
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.style import FAINT, TERM_COLOURS, in_style
 
@@ -116,7 +116,10 @@ def plot_high_norm_layers(result: ModelResult) -> Drawing:
         panel.set_xlabel("layer (0: embeddings)")
         panel.set_xlim(-0.5, max(layer for layer, _ in rows) + 0.5)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.6)
+        if panel.lines:
+            panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.6)
+        else:
+            mark_empty(panel, "not known of any layer")
     words = [f"{describe_n(selection.results)}. Norms of block outputs before the final norm."]
     if all(number(find(row, "threshold")) is None for _, row in rows):
         words.append("No threshold in any layer: no token stands out of the others.")
