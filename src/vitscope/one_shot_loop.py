@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from vitscope.class_folders import ClassFolders, find_classes
@@ -120,10 +121,13 @@ class _OneShotRun:
             )
         pairs = draw_pairs(list(classes.values()), self._config.draws, self._config.seed)
         scores: list[DrawScore] = []
-        for draw, pair in enumerate(pairs):
-            scores += self._classify(draw, pictures.make_outputs(pair.T))
-            if on_draw is not None:
-                on_draw(draw + 1, len(pairs))
+        # Many small products: threads that wait for each other on a busy machine make them a
+        # hundred times slower, and their number would change the last digits.
+        with threadpool_limits(limits=1, user_api="blas"):
+            for draw, pair in enumerate(pairs):
+                scores += self._classify(draw, pictures.make_outputs(pair.T))
+                if on_draw is not None:
+                    on_draw(draw + 1, len(pairs))
         finish_one_shot(
             folder,
             scores,

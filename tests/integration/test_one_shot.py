@@ -246,7 +246,7 @@ def test_patches_of_a_small_model_classify_as_well_as_its_output():
     """60 photographs of 15 classes: patches within two points of the output, chance far below."""
     preprocessing = default_preprocessing("dinov2", (224, 224))
     vit = wrap_model(load_embedded_dinov2(), preprocessing=preprocessing)
-    summary = one_shot(vit, CALTECH, OneShotConfig(limit=15, classifier="both")).summary
+    summary = one_shot(vit, CALTECH, OneShotConfig(limit=15, draws=40, classifier="both")).summary
     assert summary["data"]["num_classes"] == 15
     for readouts in summary["accuracy"].values():
         for readout in ("attention", "embedding"):

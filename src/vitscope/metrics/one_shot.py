@@ -19,7 +19,6 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.special import stdtrit
 from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
 
 Features = Float64[np.ndarray, "picture dim"]
 """A row a picture; of training and of test pictures one a class, in the same order."""
@@ -131,9 +130,7 @@ def fit_logistic(train: Features) -> Scorer:
     centre = train.mean(axis=0)
     size = np.sqrt(np.mean((train - centre) ** 2))
     model = LogisticRegression(C=1.0, solver="lbfgs", tol=1e-6, max_iter=1000)
-    # Many small products: threads that wait for each other on a busy machine make them a hundred
-    # times slower, and their number would change the last digits.
-    with threadpool_limits(limits=1, user_api="blas"), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # One picture a class is what is meant, and no regression in disguise.
         warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")
         # The penalty keeps the weights in the span of the training features, of one dimension a
