@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vitscope.models.registry import load_model, wrap_model
     from vitscope.one_shot_loop import one_shot
     from vitscope.one_shot_result import OneShotResult
+    from vitscope.report import write_report
     from vitscope.result import AuditResult
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "one_shot",
     "restrict",
     "wrap_model",
+    "write_report",
 ]
 __version__ = "0.1.0"
 
@@ -63,6 +65,7 @@ _HOMES = {
     "one_shot": "one_shot_loop",
     "restrict": "decomposition",
     "wrap_model": "models.registry",
+    "write_report": "report",
 }
 
 

@@ -101,6 +101,38 @@ def staged_folder(target: Path, *, replaces: Replaces = never) -> Iterator[Path]
 
 
 @contextmanager
+def staged_file(target: Path, *, replaces: Replaces = never) -> Iterator[Path]:
+    """Write a file beside its place and move it there when it is whole.
+
+    Args:
+        target: Where the file shall be.
+        replaces: Whether what is there may be replaced; asked before and after the writing.
+
+    Yields:
+        The file to write; it is removed if the body raises.
+
+    Raises:
+        UsageError: If something is there that may not be replaced.
+        VitscopeError: If the disk does not take it.
+    """
+    _check_file_target(target, replaces)
+    target = target.resolve()
+    with _plain_disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{target.name[:100]}.partial-"
+        descriptor, name = tempfile.mkstemp(prefix=prefix, dir=target.parent)
+        os.close(descriptor)
+        staging = Path(name)
+        try:
+            yield staging
+            open_to_readers(staging)
+            _check_file_target(target, replaces)
+            staging.replace(target)
+        finally:
+            staging.unlink(missing_ok=True)
+
+
+@contextmanager
 def scratch_folder() -> Iterator[Path]:
     """A temporary folder that is removed if the body raises, and otherwise the caller's to remove.
 
@@ -149,6 +181,22 @@ def check_target(target: Path, replaces: Replaces = never) -> None:
     raise UsageError(
         f"{target} is not empty and was not written by vitscope: choose another folder"
     )
+
+
+def _check_file_target(target: Path, replaces: Replaces) -> None:
+    name = printable_path(target)
+    check_target(target.absolute().parent, lambda _: True)
+    try:
+        if target.is_dir():
+            raise UsageError(f"{name} is a folder: give a file to write")
+        refused = _is_there(target) and not (target.is_file() and replaces(target))
+    except OSError as error:
+        raise UsageError(f"{name} cannot be written to: {error.strerror}") from None
+    if refused:
+        raise UsageError(
+            f"{name} is already there and is not replaced: choose another file, or add "
+            "--overwrite if vitscope wrote it"
+        )
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -18,6 +18,7 @@ from vitscope.cli.explain import explain
 from vitscope.cli.figures import figures
 from vitscope.cli.models import models
 from vitscope.cli.one_shot import one_shot
+from vitscope.cli.report import report
 from vitscope.cli.reproduce import reproduce
 from vitscope.errors import UsageError, VitscopeError
 
@@ -37,7 +38,7 @@ app = App(
 )
 _DEBUG = "VITSCOPE_DEBUG"
 
-for _command in (audit, demo, one_shot, models, explain, figures, reproduce):
+for _command in (audit, demo, one_shot, models, explain, figures, report, reproduce):
     app.command(_command)
 
 

@@ -1,0 +1,152 @@
+"""What happens on the way through the layers: to [CLS], and to single patches."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from vitscope.figures.drawing import NothingToDrawError, Selection, describe_n, select
+from vitscope.figures.numbers import Interval, find, number, read_spread
+from vitscope.figures.saved import ModelResult
+from vitscope.report.charts import Domain, plot_depth
+from vitscope.report.figure import (
+    Panel,
+    ReportFigure,
+    Table,
+    describe_interval,
+    make_figure,
+    note_omitted,
+    tell_interval,
+    tell_number,
+    tell_percent,
+)
+
+Results = Sequence[ModelResult]
+Layers = Mapping[int, Interval]
+
+
+def draw_layer_similarity(results: Results) -> ReportFigure:
+    """Cosine of [CLS] at each depth with [CLS] at the last.
+
+    Args:
+        results: Results of any kind.
+
+    Returns:
+        The figure.
+    """
+
+    def draw() -> Mapping[str, Any]:
+        selection = select(results, lambda one: _read_layers(one, "layer_similarity", read_spread))
+        notes = (f"{describe_n(selection.results)}. Bands: 5 to 95 % of the pictures.",)
+        return _draw(selection, "cosine with the last [CLS]", tell_number, notes)
+
+    return make_figure(
+        draw,
+        key="layer-similarity",
+        title="When is the output made?",
+        meaning="How alike [CLS] after each layer is to what it is in the end: a jump at the last "
+        "layer means that the output is gathered there, a slow rise that it was carried along.",
+        terms=("layer-similarity",),
+    )
+
+
+def draw_high_norm(results: Results) -> ReportFigure:
+    """Fraction of patch tokens above the fitted threshold, by depth.
+
+    Args:
+        results: Results of any kind.
+
+    Returns:
+        The figure.
+    """
+
+    def draw() -> Mapping[str, Any]:
+        selection = select(results, lambda one: _read_layers(one, "high_norm_tokens", _read_share))
+        clean = [
+            model.label
+            for model, layers in selection.found
+            if not any(value.value for value in layers.values())
+        ]
+        notes = [f"{describe_n(selection.results)}. Norms of block outputs before the final norm."]
+        if clean:
+            notes.append(f"At no depth a patch token stands out of the others: {', '.join(clean)}.")
+        top = max(value.value for _, layers in selection.found for value in layers.values())
+        domain = (0.0, 1.08 * top if top else 0.01)
+        return _draw(
+            selection, "high-norm patch tokens", tell_percent, tuple(notes), domain, form="%"
+        )
+
+    return make_figure(
+        draw,
+        key="high-norm",
+        title="Are patches used as storage?",
+        meaning="The part of patch tokens whose norm stands out of all others, layer by layer: "
+        "such tokens have given up their place in the picture to hold something else.",
+        terms=("high-norm",),
+    )
+
+
+def _draw(
+    selection: Selection[Layers],
+    axis: str,
+    told: Callable[[float], str],
+    notes: Sequence[str],
+    domain: Domain = None,
+    form: str = "",
+) -> Mapping[str, Any]:
+    panels = []
+    for family, members in selection.families.items():
+        names = _name_apart([model.short_label for model, _ in members])
+        rows = [
+            {
+                "series": name,
+                "layer": layer,
+                "told": tell_interval(value, told),
+                **describe_interval(value),
+            }
+            for name, (_, layers) in zip(names, members, strict=True)
+            for layer, value in layers.items()
+        ]
+        words = f"{axis} of {family} by layer"
+        title = members[0][0].label if len(members) == 1 else family
+        panels.append(Panel(title, plot_depth(rows, axis, words, domain=domain, form=form)))
+    depth = max(max(layers) for _, layers in selection.found)
+    table = Table(
+        ("model", *(f"layer {layer}" for layer in range(depth + 1))),
+        tuple(
+            (model.label, *(_tell(layers.get(layer), told) for layer in range(depth + 1)))
+            for model, layers in selection.found
+        ),
+    )
+    notes = (*notes, *note_omitted(selection.omitted))
+    return {"panels": tuple(panels), "table": table, "notes": notes}
+
+
+def _name_apart(labels: Sequence[str]) -> list[str]:
+    # Two audits of one model are two lines.
+    counts = Counter[str]()
+    names = []
+    for label in labels:
+        counts[label] += 1
+        names.append(label if counts[label] == 1 else f"{label} ({counts[label]})")
+    return names
+
+
+def _tell(value: Interval | None, told: Callable[[float], str]) -> str:
+    return "–" if value is None else told(value.value)
+
+
+def _read_layers(result: ModelResult, key: str, read: Callable[[Any], Interval | None]) -> Layers:
+    rows = find(result.summary, key)
+    found = {
+        int(layer): value
+        for row in (rows if isinstance(rows, list) else [])
+        if (layer := number(find(row, "layer"))) is not None and (value := read(row)) is not None
+    }
+    if not found:
+        raise NothingToDrawError(f"it has no {key.replace('_', ' ')}")
+    return dict(sorted(found.items()))
+
+
+def _read_share(row: Any) -> Interval | None:
+    share = number(find(row, "fraction"))
+    return None if share is None else Interval(share)

@@ -1,0 +1,182 @@
+"""Saved results as one HTML file."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import metadata
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from vitscope.errors import UsageError
+from vitscope.figures.saved import ModelResult, load_results
+from vitscope.report.anatomy import draw_anatomy
+from vitscope.report.charts import plot_histogram
+from vitscope.report.covariates import draw_covariates
+from vitscope.report.definitions import read_definitions
+from vitscope.report.depth import draw_high_norm, draw_layer_similarity
+from vitscope.report.embedding import as_written, embed_json, embed_script, make_policy
+from vitscope.report.figure import ReportFigure, name_term
+from vitscope.report.legend import draw_key
+from vitscope.report.pictures import MAX_BYTES, collect_pictures
+from vitscope.report.sources import (
+    draw_attention,
+    draw_bill,
+    draw_cka,
+    draw_norms,
+    draw_one_shot,
+)
+from vitscope.report.verdicts import describe_origin, describe_verdict
+from vitscope.storage import never, staged_file
+
+_GENERATOR = '<meta name="generator" content="vitscope '
+_SCRIPTS = ("charts.js", "numbers.js", "maps.js", "gallery.js", "view.js")
+_SECTIONS = (
+    ("verdict", "Verdict"),
+    ("sources", "Sources"),
+    ("layers", "Layers"),
+    ("tokens", "Special tokens"),
+    ("pictures", "Pictures"),
+    ("gallery", "Gallery"),
+    ("definitions", "Definitions"),
+)
+
+
+def write_report(
+    results: Sequence[str | Path],
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    max_picture_bytes: int = MAX_BYTES,
+) -> Path:
+    """Write saved results as one HTML file that opens from disk and loads nothing.
+
+    Args:
+        results: Results, or folders that hold results anywhere below.
+        out: File to write; written whole or not at all.
+        overwrite: Whether an earlier report there is replaced.
+        max_picture_bytes: What pictures and maps may take in it.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: If no result is given, a folder holds none, or something else is at `out`.
+        ResultError: If a result is damaged.
+        VitscopeError: If the disk does not take the file.
+    """
+    if not results:
+        raise UsageError("no result was given: name one or more folders of results")
+    target = Path(out)
+    with staged_file(target, replaces=is_report if overwrite else never) as staging:
+        found = load_results([Path(folder) for folder in results])
+        staging.write_text(render_report(found, max_picture_bytes), encoding="utf-8")
+    return target
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a report that may be replaced by another.
+
+    Args:
+        path: A file.
+
+    Returns:
+        True where vitscope wrote it.
+    """
+    with path.open("rb") as file:
+        return _GENERATOR.encode() in file.read(4096)
+
+
+def render_report(results: Sequence[ModelResult], max_picture_bytes: int = MAX_BYTES) -> str:
+    """The text of the page.
+
+    Args:
+        results: Results of any kind, in order.
+        max_picture_bytes: What pictures and maps may take in it.
+
+    Returns:
+        HTML.
+    """
+    audits = [result for result in results if result.kind == "audit"]
+    chapters = _make_chapters(results)
+    covariates = draw_covariates(results)
+    figures = [figure for chapter in chapters for figure in chapter["figures"]]
+    charts = {
+        f"{figure.key}/{index}": panel.spec
+        for figure in (*figures, covariates)
+        for index, panel in enumerate(figure.panels)
+    }
+    pictures = collect_pictures(results, max_bytes=max_picture_bytes)
+    labels = [one["label"] for one in pictures["distributions"]]
+    for index, label in enumerate(labels):
+        words = f"spread over pictures, {label}: the number chosen above"
+        charts[f"distribution/{index}"] = plot_histogram(words)
+    scripts = [embed_script(_bundle_library()), _read_scripts()]
+    style = _read_template("report.css")
+    return (
+        _load_environment()
+        .get_template("report.html.j2")
+        .render(
+            title="Can these attention maps be believed?",
+            version=metadata.version("vitscope"),
+            policy=make_policy(scripts, [style]),
+            style=as_written(style),
+            scripts=[as_written(script) for script in scripts],
+            charts=as_written(embed_json(charts)),
+            pictures=as_written(embed_json(pictures)),
+            sections=_SECTIONS,
+            cards=[describe_verdict(audit) for audit in audits],
+            chapters=chapters,
+            distributions=labels,
+            covariates=covariates,
+            has_pictures=bool(pictures["galleries"]),
+            definitions=read_definitions(),
+            origins=[describe_origin(result) for result in results],
+        )
+    )
+
+
+def _make_chapters(results: Sequence[ModelResult]) -> list[Mapping[str, Any]]:
+    sources: list[ReportFigure] = [
+        draw_bill(results),
+        draw_attention(results),
+        draw_norms(results),
+        draw_cka("residual", results),
+        draw_cka("attention", results),
+        *draw_one_shot(results),
+    ]
+    layers = [draw_layer_similarity(results), draw_high_norm(results)]
+    return [
+        {"key": "sources", "title": "Sources", "figures": sources},
+        {"key": "layers", "title": "Layers", "figures": layers},
+        {"key": "tokens", "title": "Special tokens", "figures": [draw_anatomy(results)]},
+    ]
+
+
+@cache
+def _bundle_library() -> str:
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return bundle
+
+
+def _read_scripts() -> str:
+    # One module, so that its files share names and the page's window holds none of them.
+    return embed_script("\n".join(map(_read_template, _SCRIPTS)))
+
+
+def _read_template(name: str) -> str:
+    return files("vitscope.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+@cache
+def _load_environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("vitscope.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.globals |= {"name_term": name_term, "key_of": draw_key}
+    return environment

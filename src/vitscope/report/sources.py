@@ -1,0 +1,232 @@
+"""Where the output comes from: the bill, the attention, the geometry, and what classes survive."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from vitscope.figures.drawing import NothingToDrawError, describe_n, select
+from vitscope.figures.numbers import (
+    Interval,
+    find,
+    find_terms,
+    number,
+    read_cka,
+    read_estimate,
+    read_spread,
+)
+from vitscope.figures.one_shot import list_classifiers
+from vitscope.figures.saved import ModelResult, printable
+from vitscope.report.figure import (
+    ReportFigure,
+    Terms,
+    draw_terms,
+    make_figure,
+    tell_percent,
+)
+
+Results = Sequence[ModelResult]
+_READOUTS = {"residual": "the residual stream r", "attention": "the attention branch's output t"}
+
+
+def draw_bill(results: Results) -> ReportFigure:
+    """The itemised bill: variance share of each term.
+
+    Args:
+        results: Results of any kind.
+
+    Returns:
+        The figure.
+    """
+    return make_figure(
+        lambda: _draw(
+            results, _read_shares, "share of the output’s variance", tell_percent, form="%"
+        ),
+        key="bill",
+        title="Where does the output come from?",
+        meaning="Each bar is the part of the output’s variance over pictures that one source "
+        "wrote; the bars of a model add up to 100 %, and a bar below zero takes away.",
+        terms=("variance-share", "terms", "interval"),
+    )
+
+
+def draw_attention(results: Results) -> ReportFigure:
+    """Attention mass of each token group.
+
+    Args:
+        results: Results of any kind.
+
+    Returns:
+        The figure.
+    """
+    return make_figure(
+        lambda: _draw(
+            results,
+            partial(_read_means, "attention_mass"),
+            "attention of [CLS]",
+            tell_percent,
+            form="%",
+            domain=(0.0, 1.0),
+            note="Thin lines: 5 to 95 % of the pictures.",
+        ),
+        key="attention",
+        title="Where does [CLS] look?",
+        meaning="How much of the [CLS] token's attention goes to each kind of token, before what "
+        "these tokens write is weighed: a map can only ever show the patches’ part.",
+        terms=("attention-mass", "terms"),
+    )
+
+
+def draw_norms(results: Results) -> ReportFigure:
+    """Length of what each term adds.
+
+    Args:
+        results: Results of any kind.
+
+    Returns:
+        The figure.
+    """
+    return make_figure(
+        lambda: _draw(
+            results,
+            partial(_read_means, "contribution_norm"),
+            "length of what is added",
+            lambda value: f"{value:.3g}",
+            note="Thin lines: 5 to 95 % of the pictures.",
+        ),
+        key="norms",
+        title="How long is what each source adds?",
+        meaning="The mean length of the vector that each source adds to [CLS]. What is long and "
+        "the same for every picture counts here and not in the bill.",
+        terms=("contribution-norm", "terms"),
+    )
+
+
+def draw_cka(readout: str, results: Results) -> ReportFigure:
+    """CKA of the full output with that of one source alone.
+
+    Args:
+        readout: "residual" or "attention".
+        results: Results of any kind.
+
+    Returns:
+        The figure.
+    """
+    return make_figure(
+        lambda: _draw(
+            results,
+            partial(_read_ckas, readout),
+            "CKA with the full output",
+            domain=(-0.05, 1.05),
+            note="Thin lines: 95 % intervals of the unbiased estimate, which is about 0 for "
+            "unrelated features. Grey ticks: what the biased estimate would give for unrelated "
+            "features of this width and number of pictures.",
+        ),
+        key=f"cka-{readout}",
+        title="Would one source alone do?"
+        if readout == "residual"
+        else "Would one kind of token alone do?",
+        meaning=f"How alike {_READOUTS[readout]} and what one source wrote arrange the pictures: "
+        "1 is the same arrangement, 0 an unrelated one.",
+        terms=("cka", "readouts", "interval"),
+    )
+
+
+def draw_one_shot(results: Results) -> list[ReportFigure]:
+    """One-shot accuracy by part of the output, a figure for each classifier.
+
+    Args:
+        results: Results of any kind.
+
+    Returns:
+        The figures; none where no result is of one-shot classification.
+    """
+    return [
+        make_figure(
+            lambda name=classifier: _draw(  # type: ignore[misc]
+                results,
+                partial(_read_accuracies, name),
+                "top-1 accuracy",
+                tell_percent,
+                form="%",
+                domain=(0.0, 1.0),
+                kind="one-shot",
+                note=f"Thin lines: 95 % intervals over draws. {_tell_chance(results)}",
+            ),
+            key=f"one-shot-{place}",
+            title=f"Do the classes survive? ({printable(classifier)} classifier)",
+            meaning="A classifier learns from full outputs, one picture a class, and is tested on "
+            "outputs that one source alone wrote.",
+            terms=("one-shot", "terms"),
+        )
+        for place, classifier in enumerate(list_classifiers(results))
+    ]
+
+
+def _tell_chance(results: Results) -> str:
+    chances = {
+        tell_percent(chance)
+        for result in results
+        if (chance := number(find(result.summary, "chance", "top1"))) is not None
+    }
+    return f"Chance: {', '.join(sorted(chances))}." if chances else ""
+
+
+def _draw(
+    results: Results,
+    read: Any,
+    axis: str,
+    told: Any = None,
+    *,
+    domain: tuple[float, float] | None = None,
+    form: str = "",
+    kind: str = "audit",
+    note: str = "",
+) -> Mapping[str, Any]:
+    selection = select(results, read, kind=kind)
+    drawn = draw_terms(selection, axis, domain=domain, told=told, form=form)
+    notes = (f"{describe_n(selection.results)}. {note}".strip(), *drawn["notes"])
+    return drawn | {"notes": notes}
+
+
+def _read_shares(result: ModelResult) -> Terms:
+    shares = find_terms(result.summary, "variance_share", "residual")
+    return _complete(
+        {term: read_estimate(share) for term, share in shares.items()},
+        "its variance shares are undefined",
+    )
+
+
+def _read_means(kind: str, result: ModelResult) -> Terms:
+    spreads = find_terms(result.summary, kind)
+    return _complete(
+        {
+            term: read_spread(spread)
+            for term, spread in spreads.items()
+            if not term.endswith("_total")
+        },
+        f"it has no {kind.replace('_', ' ')}",
+    )
+
+
+def _read_ckas(readout: str, result: ModelResult) -> Terms:
+    ckas = find_terms(result.summary, "cka", readout)
+    return _complete(
+        {term: read_cka(cka) for term, cka in ckas.items() if term != "non_patch"},
+        "its CKA is undefined (fewer than 4 pictures, or constant output)",
+    )
+
+
+def _read_accuracies(classifier: str, result: ModelResult) -> Terms:
+    readout = str(find(result.summary, "readout"))
+    parts = find_terms(result.summary, "accuracy", classifier, readout)
+    return _complete(
+        {part: read_estimate(find(tops, "top1")) for part, tops in parts.items()},
+        f"no accuracy with {printable(classifier)}",
+    )
+
+
+def _complete(found: Mapping[str, Interval | None], reason: str) -> Terms:
+    known = {term: value for term, value in found.items() if value is not None}
+    if not known:
+        raise NothingToDrawError(reason)
+    return known

@@ -1,0 +1,208 @@
+// The gallery: pictures sorted and filtered by any of their numbers.
+
+const terms = ["patches", "registers", "cls", "distillation", "skip"];
+const termNames = { patches: "patches", registers: "registers", cls: "[CLS] itself", distillation: "distillation", skip: "skip" };
+const shareKinds = ["centred_share_", "share_without_bias_", "share_"];
+const control = (name) => document.getElementById(`gallery-${name}`);
+const cards = control("cards");
+const state = { gallery: null, shown: [], elements: new Map() };
+
+function numberOf(gallery, picture, name) {
+  return picture.numbers[gallery.columns.indexOf(name)];
+}
+
+function sharesOf(gallery, picture) {
+  const kind = shareKinds.find((prefix) => gallery.columns.includes(`${prefix}patches`));
+  if (kind === undefined) return { kind: null, shares: [] };
+  const shares = terms
+    .map((term) => ({ term, value: numberOf(gallery, picture, kind + term) }))
+    .filter(({ value }) => typeof value === "number");
+  return { kind, shares };
+}
+
+function makeShares(shares) {
+  const bar = make("span", { className: "shares" });
+  bar.setAttribute("aria-hidden", "true");
+  const whole = shares.reduce((sum, { value }) => sum + Math.abs(value), 0) || 1;
+  for (const { term, value } of shares) {
+    const part = make("span", { className: value < 0 ? "negative" : "" });
+    part.style.width = `${(100 * Math.abs(value)) / whole}%`;
+    part.style.background = `var(--${term})`;
+    bar.append(part);
+  }
+  return bar;
+}
+
+const percent = (share) => `${(100 * share).toFixed(0)} %`.replace("-", "−");
+
+function tellShares(shares) {
+  return shares.map(({ term, value }) => `${termNames[term]} ${percent(value)}`).join(" · ");
+}
+
+function makeTile(picture, which, name) {
+  const tile = make("span", { className: "tile" }, makeImage(picture));
+  tile.style.aspectRatio = `${picture.size[0]} / ${picture.size[1]}`;
+  if (which !== null) {
+    const canvas = make("canvas");
+    canvas.style.opacity = `${control("mix").value}%`;
+    paint(canvas, openMap(picture, which));
+    tile.append(canvas);
+  }
+  return make("span", {}, tile, make("span", { className: "tile-name", textContent: name }));
+}
+
+function fillCard(button, gallery, picture) {
+  const { shares } = sharesOf(gallery, picture);
+  const cosine = ["centred_cosine_residual_patches", "cosine_residual_patches"].find((name) => gallery.columns.includes(name));
+  const tiles = make(
+    "span",
+    { className: "tiles" },
+    makeTile(picture, null, "picture"),
+    makeTile(picture, "attention", "attention"),
+    makeTile(picture, "norm", "value-weighted"),
+  );
+  const told = make("span", { className: "card-line" }, make("span", { textContent: tellShares(shares) }));
+  const lines = [told, ...(cosine === undefined ? [] : [makeLine(gallery, picture, cosine)])];
+  const name = make("span", { className: "card-name", textContent: picture.name });
+  button.replaceChildren(tiles, name, makeShares(shares), ...lines);
+  tellSorted(button, gallery, picture);
+}
+
+function makeLine(gallery, picture, name) {
+  const value = tell(numberOf(gallery, picture, name));
+  const line = make("span", { className: "card-line" }, make("span", { textContent: fullName(name) }), make("span", { textContent: value }));
+  line.dataset.number = name;
+  return line;
+}
+
+function tellSorted(button, gallery, picture) {
+  button.querySelector(".sorted")?.remove();
+  const name = control("sort").value;
+  if (!name || button.querySelector(`[data-number="${name}"]`)) return;
+  const line = makeLine(gallery, picture, name);
+  line.classList.add("sorted");
+  button.append(line);
+}
+
+const comingNear = new IntersectionObserver(
+  (entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      comingNear.unobserve(target);
+      fillCard(target, state.gallery, state.gallery.pictures[target.dataset.index]);
+    }
+  },
+  { rootMargin: "600px" },
+);
+
+// What is not near the screen is filled when there is time: the page then prints whole.
+function fillRest() {
+  const { gallery } = state;
+  const index = state.shown.find((at) => state.elements.get(at).firstChild.childElementCount === 0);
+  if (index === undefined) return;
+  const button = state.elements.get(index).firstChild;
+  comingNear.unobserve(button);
+  fillCard(button, gallery, gallery.pictures[index]);
+  whenIdle(fillRest);
+}
+
+function makeCard(picture, index) {
+  const button = make("button", { type: "button", className: "card", tabIndex: -1 });
+  button.dataset.index = index;
+  button.addEventListener("click", () => openView(state.shown.indexOf(index)));
+  return make("li", {}, button);
+}
+
+function chooseGallery(index) {
+  comingNear.disconnect();
+  state.gallery = data.galleries[index];
+  state.elements = new Map(state.gallery.pictures.map((picture, at) => [at, makeCard(picture, at)]));
+  control("note").textContent = state.gallery.note;
+  const kept = control("sort").value;
+  offer(control("sort"), state.gallery.columns);
+  control("sort").value = state.gallery.columns.includes(kept) ? kept : state.gallery.sort;
+  const filtered = control("filter").value;
+  offer(control("filter"), state.gallery.columns, "any number");
+  control("filter").value = state.gallery.columns.includes(filtered) ? filtered : "";
+  arrange();
+  whenIdle(fillRest);
+}
+
+function isWanted(picture) {
+  const wanted = control("name").value.trim().toLowerCase();
+  if (wanted && !picture.path.toLowerCase().includes(wanted)) return false;
+  const name = control("filter").value;
+  if (!name) return true;
+  const value = numberOf(state.gallery, picture, name);
+  const from = control("from").value === "" ? -Infinity : Number(control("from").value);
+  const to = control("to").value === "" ? Infinity : Number(control("to").value);
+  return value !== null && value >= from && value <= to;
+}
+
+function arrange() {
+  const { gallery } = state;
+  const sort = control("sort").value;
+  const order = Number(control("order").value);
+  const limited = control("filter").value !== "";
+  control("from").disabled = control("to").disabled = !limited;
+  state.shown = gallery.pictures
+    .map((picture, index) => ({ picture, index, value: numberOf(gallery, picture, sort) ?? null }))
+    .filter(({ picture }) => isWanted(picture))
+    // What is undefined comes last, whichever way round.
+    .sort((a, b) => (a.value === null) - (b.value === null) || order * (a.value - b.value) || a.index - b.index)
+    .map(({ index }) => index);
+  cards.replaceChildren(...state.shown.map((index) => state.elements.get(index)));
+  state.shown.forEach((index, place) => {
+    const button = state.elements.get(index).firstChild;
+    const picture = gallery.pictures[index];
+    button.tabIndex = place === 0 ? 0 : -1;
+    const told = sort ? `, ${fullName(sort)} ${tell(numberOf(gallery, picture, sort))}` : "";
+    button.setAttribute("aria-label", `${picture.name}${told}. Open.`);
+    if (button.childElementCount === 0) comingNear.observe(button);
+    else tellSorted(button, gallery, picture);
+  });
+  const way = order > 0 ? "lowest" : "highest";
+  const sorted = sort ? `, ${way} “${fullName(sort)}” first` : "";
+  control("status").textContent = `${state.shown.length} of ${gallery.pictures.length} pictures${sorted}.`;
+}
+
+function walk(event) {
+  const here = state.shown.indexOf(Number(event.target.dataset?.index));
+  if (here < 0) return;
+  const across = Math.max(1, getComputedStyle(cards).gridTemplateColumns.split(" ").length);
+  const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: across, ArrowUp: -across, Home: -here, End: state.shown.length - 1 - here };
+  if (!(event.key in steps)) return;
+  event.preventDefault();
+  focusCard(Math.min(state.shown.length - 1, Math.max(0, here + steps[event.key])));
+}
+
+function focusCard(place) {
+  for (const { firstChild } of state.elements.values()) firstChild.tabIndex = -1;
+  const button = state.elements.get(state.shown[place]).firstChild;
+  button.tabIndex = 0;
+  button.focus();
+}
+
+function mixCards() {
+  const opacity = `${control("mix").value}%`;
+  for (const canvas of cards.querySelectorAll("canvas")) canvas.style.opacity = opacity;
+}
+
+function startGallery() {
+  if (data.galleries.length === 0) return;
+  data.galleries.forEach(({ label }, index) => control("model").append(new Option(label, index)));
+  control("model").addEventListener("change", () => chooseGallery(control("model").value));
+  for (const name of ["sort", "order", "filter", "from", "to", "name"]) control(name).addEventListener("input", arrange);
+  control("mix").addEventListener("input", mixCards);
+  control("controls").addEventListener("submit", (event) => event.preventDefault());
+  control("controls").addEventListener("reset", (event) => {
+    event.preventDefault();
+    for (const name of ["filter", "from", "to", "name"]) control(name).value = "";
+    control("sort").value = state.gallery.sort;
+    control("order").value = "1";
+    arrange();
+  });
+  cards.addEventListener("keydown", walk);
+  chooseGallery(0);
+}
+startGallery();

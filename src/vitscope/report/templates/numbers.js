@@ -1,0 +1,88 @@
+// Numbers of pictures: how they are named, written and chosen, and how they are spread.
+
+const data = JSON.parse(document.getElementById("pictures-data").textContent);
+const columns = new Map(data.columns.map((column) => [column.name, column]));
+
+function tell(value) {
+  if (value === null || value === undefined) return "undefined";
+  const size = Math.abs(value);
+  const text = size !== 0 && (size < 1e-3 || size >= 1e5) ? value.toExponential(2) : value.toPrecision(3);
+  return text.replace(/-/g, "−");
+}
+
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+function fullName(name) {
+  const { group, label } = columns.get(name);
+  return `${group}: ${label}`;
+}
+
+function offer(select, names, first) {
+  select.replaceChildren();
+  if (first !== undefined) select.append(new Option(first, ""));
+  const groups = new Map();
+  for (const name of columns.keys()) {
+    if (!names.includes(name)) continue;
+    const { group } = columns.get(name);
+    if (!groups.has(group)) {
+      groups.set(group, make("optgroup", { label: group }));
+      select.append(groups.get(group));
+    }
+    groups.get(group).append(new Option(fullName(name), name));
+  }
+}
+
+const spread = document.getElementById("distribution-number");
+
+async function showSpread() {
+  const { definition } = columns.get(spread.value);
+  const link = document.getElementById("distribution-definition");
+  const word = document.getElementById(`def-${definition}`);
+  link.href = word ? `#def-${definition}` : "#definitions";
+  link.textContent = word ? word.textContent : "the words of this report";
+  const without = data.distributions.filter(({ bins }) => !(spread.value in bins)).map(({ label }) => label);
+  const missing = document.getElementById("distribution-missing");
+  missing.textContent = without.length ? `Not told of, or the same for every picture of: ${without.join(", ")}.` : "";
+  await Promise.all(Array.from(document.querySelectorAll("[data-bins]"), showBins));
+}
+
+async function showBins(chart) {
+  const index = chart.dataset.bins;
+  const bins = data.distributions[index].bins[spread.value];
+  const told = document.querySelector(`[data-told="${index}"]`);
+  chart.parentElement.hidden = bins === undefined;
+  if (bins === undefined) {
+    waiting.delete(chart); // drawn when there is something to draw
+    near.unobserve(chart);
+    return;
+  }
+  told.textContent =
+    `${fullName(spread.value)}: mean ${tell(bins.mean)}, median ${tell(bins.p50)}, ` +
+    `5 to 95 % from ${tell(bins.p05)} to ${tell(bins.p95)}; n = ${bins.n.toLocaleString("en")}.`;
+  const rows = bins.counts.map((count, bin) => ({
+    low: bins.start + bin * bins.step,
+    high: bins.start + (bin + 1) * bins.step,
+    share: count / bins.n,
+  }));
+  charts[chart.dataset.chart].data.values = rows; // where it is not drawn yet
+  const view = await draw(chart);
+  await view.data("bins", rows).resize().runAsync();
+}
+
+function startSpread() {
+  const names = new Set(data.distributions.flatMap(({ bins }) => Object.keys(bins)));
+  if (names.size === 0) {
+    spread.disabled = true;
+    return;
+  }
+  offer(spread, [...names]);
+  const count = (name) => data.distributions.filter(({ bins }) => name in bins).length;
+  spread.value = Array.from(spread.options, ({ value }) => value).reduce((a, b) => (count(b) > count(a) ? b : a));
+  spread.addEventListener("change", showSpread);
+  showSpread();
+}
+startSpread();
