@@ -8,15 +8,20 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from audits import LAYER_NUMBERS, NUM_PICTURES, assert_same_numbers, numbers, tiny_vit
+from audits import (
+    LAYER_NUMBERS,
+    NUM_PICTURES,
+    STATISTICS,
+    assert_same_numbers,
+    numbers,
+    tiny_vit,
+)
 from pictures import write_pictures
 from vitscope import AuditConfig, AuditResult, ImageSet, audit, decompose, restrict
 from vitscope.errors import (
     ResultError,
 )
 from vitscope.images import iter_batches
-
-STATISTICS = {"mean", "std", "p05", "p50", "p95"}
 
 
 def test_summary_has_every_promised_key(result):

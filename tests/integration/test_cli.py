@@ -67,7 +67,7 @@ def test_audit_prints_a_table_and_a_verdict(capsys, model_folder, pictures, tmp_
     assert " ".join(summary["verdict_text"].split()) in " ".join(out.split())
     assert {path.name for path in folder.iterdir()} == {
         *("summary.json", "images.parquet", "features", "sums.safetensors", "sums"),
-        *("failures.csv", "provenance.json"),
+        *("token_sums.safetensors", "gallery.json", "gallery", "failures.csv", "provenance.json"),
     }
 
 
@@ -93,7 +93,8 @@ def test_a_mistyped_second_model_is_told_before_the_first_is_run(
 
 def test_options_reach_the_result(capsys, model_folder, pictures, tmp_path):
     options = "--limit 9 --batch-size 4 --dtype float64 --layers 0 --size 16x40 --seed 3"
-    options += " --num-workers 1 --device cpu --renormalize --features drop"
+    options += " --num-workers 1 --device cpu --renormalize --features drop --gallery 2"
+    options += " --cls-term patches"
     where = ["--model", model_folder, "--out", tmp_path / "out"]
     code, _, _ = run(capsys, "audit", pictures, *where, *options.split())
     assert code == 0
@@ -110,6 +111,9 @@ def test_options_reach_the_result(capsys, model_folder, pictures, tmp_path):
         "seed": 3,
         "renormalize": True,
         "features": "drop",
+        "gallery": 2,
+        "cls_term": "patches",
+        "masks": None,
     }
     assert result.summary["data"]["num_images"] == 9
     assert set(result.summary["layers"]) == {"0", "1"}

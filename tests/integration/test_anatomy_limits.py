@@ -1,0 +1,135 @@
+"""Outliers, and what cannot be told, through the whole audit: said or left empty, never NaN."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, PngImagePlugin
+
+from audits import STATISTICS, read_strictly, tiny_vit
+from pictures import write_pictures
+from vitscope import AuditConfig, audit
+from vitscope.errors import UsageError, VitscopeError
+
+EXACT = AuditConfig(dtype="float64")
+
+# --- high-norm tokens ----------------------------------------------------------------------------
+
+
+HIGH = (5, 10)
+
+
+@pytest.fixture(scope="module")
+def outliers(pictures):
+    """A model that gives two places on the grid a norm some hundred times the others'."""
+    vit = tiny_vit("dinov2")
+    with torch.no_grad():
+        for place in HIGH:
+            vit.module.pos_embed[0, 1 + place] *= 300
+    return audit(vit, pictures, EXACT)
+
+
+def test_high_norm_tokens_are_reported_with_their_place(outliers):
+    summary = read_strictly(outliers)
+    for row in summary["high_norm_tokens"]:
+        assert row["median"] * 2 < row["threshold"] < row["max"] / 2
+        assert row["fraction"] == pytest.approx(2 / 16)
+        assert row["images_fraction"] == 1
+        assert row["position_share"] == pytest.approx(1)
+        grid = outliers.high_norm_grid(row["layer"])
+        assert grid.shape == (4, 4)
+        assert set(np.flatnonzero(grid)) == set(HIGH)
+        assert grid.max() == grid.flat[HIGH[0]] == 1
+    assert summary["anatomy"]["analysed"] == "highest_patch"
+    assert summary["anatomy"]["norms"]["highest_patch"]["p05"] > row["threshold"] / 10
+
+
+def test_a_clean_grid_is_empty(result):
+    assert not result.high_norm_grid(0).any()
+
+
+@pytest.mark.parametrize("depth", [-1, 3])
+def test_a_depth_that_is_not_there_is_refused(result, depth):
+    with pytest.raises(UsageError, match=rf"depth {depth}: expected 0 .* to 2"):
+        result.high_norm_grid(depth)
+
+
+# --- what cannot be told -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["dinov2_reg", "vit_map"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_pictures_leave_what_is_undefined_empty(tmp_path, name, count):
+    folder = write_pictures(tmp_path / "few", count)
+    found = audit(tiny_vit(name), folder, AuditConfig(dtype="float64", layers="all"))
+    summary = read_strictly(found)
+    assert all(rank is None for rank in summary["directions"]["effective_rank"].values())
+    assert summary["directions"]["pairs"] == {}
+    assert [row["threshold"] for row in summary["high_norm_tokens"]] == [None] * 3
+    shares = [s for row in summary["gram_ledger"]["residual"].values() for s in row.values()]
+    assert all((share["value"] is None) == (count == 1) for share in shares)
+    if name == "vit_map":
+        return
+    for estimates in summary["anatomy"]["tokens"]["register_0"].values():
+        for estimate in (estimates.get("pairwise_cosine"), estimates.get("variance_share")):
+            assert estimate is None or (estimate["value"] is None) == (count == 1)
+    assert summary["interdependence"]["over_pictures"]["rho"] is None
+    assert summary["layer_similarity"][0]["mean"] is not None
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    """The same picture 24 times, each file with a remark of its own."""
+    folder = write_pictures(tmp_path_factory.mktemp("copies"), 1)
+    picture = Image.open(folder / "0000.png")
+    for number in range(1, 24):
+        remark = PngImagePlugin.PngInfo()
+        remark.add_text("number", str(number))
+        picture.save(folder / f"{number:04d}.png", pnginfo=remark)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["dinov2_reg", "vit_map"])
+def test_copies_of_one_picture_have_nothing_that_varies(copies, name):
+    # A batch at a time, so that every copy goes through the same kernels.
+    found = audit(tiny_vit(name), copies, AuditConfig(dtype="float64", batch_size=6, layers="all"))
+    summary = read_strictly(found)
+    assert summary["data"]["num_images"] == 24
+    assert summary["directions"]["pairs"] == {}
+    assert all(rank is None for rank in summary["directions"]["effective_rank"].values())
+    for pairs in summary["gram_ledger"].values():
+        for row in pairs.values():
+            assert all(share == {"value": None, "ci95": None} for share in row.values())
+    if name == "dinov2_reg":
+        for parts in summary["anatomy"]["tokens"].values():
+            assert parts["keys"]["pairwise_cosine"]["value"] == pytest.approx(1, abs=1e-12)
+            assert parts["keys"]["variance_share"]["value"] == pytest.approx(0, abs=1e-12)
+        assert summary["anatomy"]["dominant_register"]["share"] == 1
+
+
+def test_a_cls_token_of_zeros_has_no_similarity_with_anything(pictures):
+    vit = tiny_vit()
+    with torch.no_grad():
+        vit.module.cls_token.zero_()
+    found = audit(vit, pictures, AuditConfig(dtype="float64", layers="all"))
+    summary = read_strictly(found)
+    first, *rest = summary["layer_similarity"]
+    assert first == {"layer": 0} | dict.fromkeys(STATISTICS)
+    assert all(row["mean"] is not None for row in rest)
+    hidden = summary["layers"]["0"]["anatomy"]["tokens"]["cls"]["hidden"]
+    assert hidden["pairwise_cosine"] == hidden["variance_share"] == {"value": None, "ci95": None}
+
+
+def test_a_patch_that_overflows_in_the_last_block_is_told(pictures, tmp_path):
+    """No row that is decomposed looks at it: the ledger balances."""
+    vit = tiny_vit()
+
+    def overflow(_, __, output):
+        output = output.clone()
+        output[1, 7] = float("nan")
+        return output
+
+    vit.module.blocks[-1].register_forward_hook(overflow)
+    second = sorted(pictures.iterdir())[1].name
+    with pytest.raises(VitscopeError, match=rf"infinite activations of patches .*{second}"):
+        audit(vit, pictures, EXACT, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
