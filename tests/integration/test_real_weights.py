@@ -34,14 +34,18 @@ def real():
     return load_embedded_dinov2()
 
 
-def test_the_numbers_are_those_of_a_small_model(real, photographs):
+@pytest.fixture(scope="module")
+def summary(real, photographs):
+    vit = wrap_model(real, preprocessing=default_preprocessing("dinov2", (224, 224)))
+    return audit(vit, photographs, AuditConfig(batch_size=17)).summary
+
+
+def test_the_numbers_are_those_of_a_small_model(summary):
     """The figures were measured on 250 ImageNet photographs; these are 51 others.
 
     Norms differ from picture to picture by a tenth (standard deviation 3.3 of 30.5), and these
     pictures hold textures and drawings that ImageNet has few of: 8 % is the margin of their mean.
     """
-    vit = wrap_model(real, preprocessing=default_preprocessing("dinov2", (224, 224)))
-    summary = audit(vit, photographs, AuditConfig(batch_size=17)).summary
     assert summary["ledger"]["max_balance_error"] < 1e-5
     assert summary["attention_mass"]["patches"]["mean"] == pytest.approx(0.945, abs=0.025)
     norms = {name: value["mean"] for name, value in summary["contribution_norm"].items()}
@@ -59,6 +63,42 @@ def test_the_numbers_are_those_of_a_small_model(real, photographs):
     assert centred["p50"] == pytest.approx(0.998, abs=0.003)
     assert summary["verdict"] == "holds"
     assert summary["door"] == "skip"
+
+
+def test_the_cls_token_turns_at_the_very_last_layer(summary):
+    """−0.01 at the embeddings, −0.32 before the last block, on those 250; here −0.02 and −0.34."""
+    means = [row["mean"] for row in summary["layer_similarity"]]
+    assert len(means) == 13
+    assert means[0] == pytest.approx(-0.01, abs=0.03)
+    assert means[11] == pytest.approx(-0.32, abs=0.06)
+    assert all(-0.45 < mean < 0 for mean in means[:12])
+    last = summary["layer_similarity"][12]
+    assert (last["p05"], last["mean"], last["p95"]) == pytest.approx((1, 1, 1), abs=1e-14)
+
+
+def test_a_small_model_without_registers_is_clean(summary):
+    """No patch is an outlier at any depth, though norms reach three times the median."""
+    rows = summary["high_norm_tokens"]
+    assert [row["layer"] for row in rows] == list(range(13))
+    for row in rows:
+        assert (row["threshold"], row["position_share"]) == (None, None)
+        assert row["fraction"] == row["images_fraction"] == 0.0
+    assert max(row["max"] / row["median"] for row in rows) > 2.5
+    anatomy = summary["anatomy"]
+    assert (anatomy["dominant_register"], anatomy["analysed"]) == (None, None)
+    assert set(anatomy["tokens"]) == {"cls", "highest_patch"}
+    assert summary["interdependence"] is None
+
+
+def test_patches_write_more_than_the_skip_connection_carries(summary):
+    """The paper's Fig. 5a for a small model; 30.5 against 15.9 on ImageNet."""
+    norms = {name: value["mean"] for name, value in summary["contribution_norm"].items()}
+    assert norms["patches"] / norms["skip"] == pytest.approx(30.5 / 15.9, rel=0.15)
+    # What the skip connection carries is what enters the block on [CLS].
+    assert norms["skip"] == pytest.approx(summary["anatomy"]["norms"]["cls"]["mean"], rel=1e-6)
+    ledger = summary["gram_ledger"]["residual"]
+    assert ledger["patches"]["patches"]["value"] == pytest.approx(0.91, abs=0.05)
+    assert ledger["patches"]["patches"]["value"] > 10 * ledger["skip"]["skip"]["value"]
 
 
 def rename(state):
