@@ -69,8 +69,11 @@ def reproduce(
     sizes = sizes or (_SMOKE_SIZES if smoke else _ALL_SIZES)
     models = plan_reproduction(families, sizes, checkpoints)
     if smoke:
+        import torch
+
         from vitscope.reproduction.smoke import plan_smoke, write_smoke_pictures
 
+        torch.set_num_threads(1)  # tiny models lose more to waiting threads than they gain
         models = plan_smoke(models)
         images = imagenet = write_smoke_pictures(out / "smoke-pictures")
     if images is None:
