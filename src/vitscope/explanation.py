@@ -20,6 +20,8 @@ from torch import Tensor
 from vitscope.errors import ResultError
 from vitscope.ledger import Ledger, ScalarPath, compute_scalars, cosine
 from vitscope.picture_maps import PictureMaps, read_maps, write_maps
+from vitscope.plots import ExplanationPlots
+from vitscope.result_html import show_explanation
 from vitscope.saved_result import PROVENANCE, SCHEMA_VERSION, SavedResult, write_failures
 from vitscope.storage import MARKER, write_json
 from vitscope.verdict import PictureVerdict
@@ -51,7 +53,7 @@ class PictureExplanation(PictureMaps):
     verdict: PictureVerdict
 
 
-class Explanation(SavedResult):
+class Explanation(SavedResult, ExplanationPlots):
     """Explained pictures on disk; a thin face over their files.
 
     Attributes:
@@ -59,6 +61,9 @@ class Explanation(SavedResult):
     """
 
     KIND: ClassVar[str] = "explanation"
+
+    def _repr_html_(self) -> str:
+        return show_explanation(self.summary)
 
     def __len__(self) -> int:
         """Count the pictures.

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitscope.metrics.one_shot import Accuracy, average_draws, chance_accuracy
+from vitscope.plots import OneShotPlots
+from vitscope.result_html import show_one_shot
 from vitscope.saved_result import PROVENANCE, SCHEMA_VERSION, SavedResult, write_failures
 from vitscope.storage import MARKER, write_json
 
@@ -18,7 +20,7 @@ _DRAWS = "draws.parquet"
 
 
 @dataclass(frozen=True)
-class OneShotResult(SavedResult):
+class OneShotResult(SavedResult, OneShotPlots):
     """One-shot accuracies on disk; a thin face over its files.
 
     Attributes:
@@ -26,6 +28,9 @@ class OneShotResult(SavedResult):
     """
 
     KIND: ClassVar[str] = "one-shot"
+
+    def _repr_html_(self) -> str:
+        return show_one_shot(self.summary)
 
     @property
     def draws(self) -> pa.Table:

@@ -20,13 +20,15 @@ from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.token_sums import TokenSums
+from vitscope.plots import AuditPlots
 from vitscope.records import TableWriter, iter_row_groups, shard_paths, table_path
+from vitscope.result_html import show_audit
 from vitscope.saved_result import SavedResult
 from vitscope.storage import scratch_folder
 
 
 @dataclass(frozen=True)
-class AuditResult(SavedResult):
+class AuditResult(SavedResult, AuditPlots):
     """An audit on disk; a thin face over its files.
 
     Attributes:
@@ -34,6 +36,9 @@ class AuditResult(SavedResult):
     """
 
     KIND: ClassVar[str] = "audit"
+
+    def _repr_html_(self) -> str:
+        return show_audit(self.summary)
 
     @property
     def manifest(self) -> Manifest:

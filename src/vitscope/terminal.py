@@ -16,6 +16,21 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from vitscope.result_text import (
+    ABSENT,
+    TextTable,
+    describe_audit,
+    describe_dropped,
+    describe_explanation,
+    describe_one_shot,
+    mean_of,
+    tabulate_accuracies,
+    tabulate_bill,
+    tell_estimate,
+    tell_number,
+    tell_one_shot,
+)
+
 _COLOURS = {
     "holds": "bold green",
     "weakened": "bold yellow",
@@ -29,8 +44,6 @@ _PICTURE_COLOURS = {
     "do not read": "bold red",
     "cannot tell": "bold magenta",
 }
-_ROWS = ("patches", "registers", "distillation", "cls", "skip")
-_ABSENT = "–"
 
 
 class RateColumn(ProgressColumn):
@@ -80,20 +93,10 @@ def make_report(summary: Mapping[str, Any]) -> Group:
     Returns:
         Something rich can print.
     """
-    model, data = summary["model"], summary["data"]
-    rows, columns = model["grid"]
-    height, width = model["input_size"]
-    failed = f", {data['num_failed']} not readable" if data["num_failed"] else ""
-    head = Text.assemble(
-        (model["id"], "bold"),
-        f"  {data['num_images']} pictures{failed}, {height} x {width} px, {rows} x {columns} "
-        f"patches, {model['num_registers']} registers, layer {summary['layer']}, "
-        f"{model['dtype']}\n",
-        f"ledger balances to {summary['ledger']['max_balance_error']:.1e} "
-        f"(tolerance {summary['ledger']['tolerance']:.0e})",
-    )
-    notes = [Text(f"note: {note}", style="dim") for note in model["notes"]]
-    return Group(head, *notes, _make_bill(summary), make_verdict(summary))
+    subject, balance = describe_audit(summary)
+    head = Text.assemble((summary["model"]["id"], "bold"), f"  {subject}\n{balance}")
+    bill = _make_table(tabulate_bill(summary))
+    return Group(head, *_list_notes(summary), bill, make_verdict(summary))
 
 
 def make_verdict(summary: Mapping[str, Any]) -> Text:
@@ -129,9 +132,9 @@ def make_comparison(summaries: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(
             Text(summary["model"]["id"]),
             f"{summary['model']['num_params'] / 1e6:.0f} M",
-            _number(_mean(summary, "attention_mass", "patches")),
-            _estimate(cka["unbiased"], cka["ci95"]),
-            _ABSENT if share is None else f"{door} {share:.0%}",
+            tell_number(mean_of(summary, "attention_mass", "patches")),
+            tell_estimate(cka["unbiased"], cka["ci95"]),
+            ABSENT if share is None else f"{door} {share:.0%}",
             Text(summary["verdict"], style=_COLOURS[summary["verdict"]]),
         )
     return table
@@ -146,30 +149,12 @@ def make_one_shot_report(summary: Mapping[str, Any]) -> Group:
     Returns:
         Something rich can print.
     """
-    model, data = summary["model"], summary["data"]
-    height, width = model["input_size"]
-    counts = (
-        ("num_failed", "not readable"),
-        ("num_repeated", "the same again and left out"),
-        ("num_unlabelled", "in no class's folder and left out"),
-    )
-    told = "".join(f", {data[name]} {words}" for name, words in counts if data[name])
-    head = Text.assemble(
-        (model["id"], "bold"),
-        f"  {data['num_classes']} classes, {data['num_images']} pictures{told}, {height} x {width} "
-        f"px, {model['num_registers']} registers, {model['dtype']}",
-    )
-    lines = [Text(f"note: {note}", style="dim") for note in model["notes"]]
-    if names := data["dropped_classes"]:
-        listed = ", ".join(map(repr, names[:10])) + (", …" if len(names) > 10 else "")
-        lines.append(
-            Text(
-                f"{len(names)} classes dropped, with fewer than two different readable pictures: "
-                f"{listed}",
-                style="yellow",
-            )
-        )
-    return Group(head, *lines, _make_accuracies(summary), Text(_tell_one_shot(summary)))
+    head = Text.assemble((summary["model"]["id"], "bold"), f"  {describe_one_shot(summary)}")
+    lines = _list_notes(summary)
+    if dropped := describe_dropped(summary):
+        lines.append(Text(dropped, style="yellow"))
+    table = _make_table(tabulate_accuracies(summary))
+    return Group(head, *lines, table, Text(tell_one_shot(summary)))
 
 
 def make_explanation_report(summary: Mapping[str, Any]) -> Group:
@@ -181,14 +166,9 @@ def make_explanation_report(summary: Mapping[str, Any]) -> Group:
     Returns:
         Something rich can print.
     """
-    model, pictures = summary["model"], summary["pictures"]
-    head = Text.assemble(
-        (model["id"], "bold"),
-        f"  layer {summary['layer']}, {model['num_registers']} registers, {model['dtype']}; ledger "
-        f"balances to {summary['ledger']['max_balance_error']:.1e} (tolerance "
-        f"{summary['ledger']['tolerance']:.0e})",
-    )
-    lines = [Text(f"note: {note}", style="dim") for note in model["notes"]]
+    pictures = summary["pictures"]
+    head = Text.assemble((summary["model"]["id"], "bold"), f"  {describe_explanation(summary)}")
+    lines = _list_notes(summary)
     for picture in pictures:
         verdict, cropped = picture["verdict"], picture["framing"] == "cropped"
         style = _PICTURE_COLOURS[verdict["status"]]
@@ -198,98 +178,21 @@ def make_explanation_report(summary: Mapping[str, Any]) -> Group:
     return Group(head, *lines, *(Text(basis, style="dim") for basis in bases))
 
 
-def _make_accuracies(summary: Mapping[str, Any]) -> Table:
-    accuracy, chance = summary["accuracy"], summary["chance"]
+def _list_notes(summary: Mapping[str, Any]) -> list[Text]:
+    return [Text(f"note: {note}", style="dim") for note in summary["model"]["notes"]]
+
+
+def _make_table(content: TextTable) -> Table:
     table = Table(
-        title="One-shot accuracy in %, trained on full outputs",
+        title=content.title or None,
         title_justify="left",
-        caption=f"± 95 % intervals over {summary['draws']} draws of the two pictures a class.",
+        caption=content.caption,
         caption_justify="left",
     )
-    table.add_column("readout")
-    table.add_column("tested on")
-    for classifier in accuracy:
-        for name in ("top-1", "top-5"):
-            table.add_column(f"{name} {classifier}", justify="right")
-    for readout in (summary["readout"], "embedding"):
-        for part in ("full", *_ROWS):
-            found = [readouts[readout].get(part) for readouts in accuracy.values()]
-            if found[0] is not None:
-                cells = (_percent(**entry[name]) for entry in found for name in chance)
-                table.add_row(readout if part == "full" else "", part, *cells)
+    for index, name in enumerate(content.columns):
+        table.add_column(name, justify="left" if index < content.num_labels else "right")
+    for section in content.sections:
+        for row in section:
+            table.add_row(*row)
         table.add_section()
-    guessed = [f"{100 * value:.1f}" for value in chance.values()]
-    table.add_row("chance", "", *(guessed * len(accuracy)))
     return table
-
-
-def _percent(value: float, ci95: Sequence[float]) -> str:
-    return f"{100 * value:.1f} ± {100 * (ci95[1] - ci95[0]) / 2:.1f}"
-
-
-def _tell_one_shot(summary: Mapping[str, Any]) -> str:
-    readouts = next(iter(summary["accuracy"].values()))
-    parts = {name: entry["top1"] for name, entry in readouts[summary["readout"]].items()}
-    chance, full = summary["chance"]["top1"], parts["full"]["value"]
-    if parts["full"]["ci95"][0] <= chance:
-        return "cannot tell: the full output itself does no better than chance"
-    kept = {
-        name: max(0.0, (parts[name]["value"] - chance) / (full - chance))
-        for name in ("patches", "registers")
-        if name in parts
-    }
-    told = ", ".join(f"{name} alone keep {share:.0%}" for name, share in kept.items())
-    if kept["patches"] >= 0.9:
-        meaning = "what tells the classes apart can be read from the patches"
-    elif kept["patches"] >= 0.5:
-        meaning = "the patches hold only part of what tells the classes apart"
-    else:
-        meaning = "what tells the classes apart did not come from the patches"
-    return f"of what the full attention output reaches beyond chance (top-1), {told}: {meaning}"
-
-
-def _make_bill(summary: Mapping[str, Any]) -> Table:
-    table = Table(caption=_caption(summary), caption_justify="left")
-    table.add_column("source")
-    for name in ("attention", "norm", "variance share", "CKA with r", "centred cos"):
-        table.add_column(name, justify="right")
-    for term in _ROWS:
-        share = summary["variance_share"]["residual"].get(term)
-        if share is None:
-            continue
-        cka = summary["cka"]["residual"][term]
-        table.add_row(
-            term,
-            _number(_mean(summary, "attention_mass", term)),
-            _number(_mean(summary, "contribution_norm", term), 1),
-            _estimate(share["value"], share["ci95"]),
-            _estimate(cka["unbiased"], cka["ci95"]),
-            _number(_mean(summary, "centred_cosine", "residual", term)),
-        )
-    return table
-
-
-def _caption(summary: Mapping[str, Any]) -> str:
-    cka = summary["cka"]["residual"]["patches"]
-    floor = cka["biased_if_unrelated"]
-    told = "" if floor is None else f" (of unrelated features about {floor:.3f})"
-    return (
-        f"± 95 % intervals. CKA is the unbiased estimate; biased, CKA(r, patches) is "
-        f"{_number(cka['biased'])}{told}."
-    )
-
-
-def _mean(summary: Mapping[str, Any], *path: str) -> float | None:
-    found: Any = summary
-    for part in path:
-        found = None if found is None else found.get(part)
-    return None if found is None else found["mean"]
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return _ABSENT if value is None else f"{value:.{digits}f}"
-
-
-def _estimate(value: float | None, ci95: Sequence[float] | None) -> str:
-    # Intervals are symmetric about their estimate.
-    return _number(value) if ci95 is None else f"{value:.3f} ± {(ci95[1] - ci95[0]) / 2:.3f}"

@@ -23,6 +23,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from vitscope.errors import UsageError
 from vitscope.explanation import Explanation, PictureExplanation
 from vitscope.figures.saved import printable
+from vitscope.figures.shown import ShownFigure
 from vitscope.figures.style import (
     BASE_PT,
     FAINT,
@@ -253,7 +254,7 @@ class _Sheet:
     """A figure that is written on in inches from its upper left corner."""
 
     def __init__(self, width: float, height: float) -> None:
-        self.figure = Figure(figsize=(width, height))
+        self.figure = ShownFigure(figsize=(width, height))
         self._size = (width, height)
 
     def place(self, left: float, top: float, width: float, height: float) -> Axes:

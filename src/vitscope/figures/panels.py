@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from vitscope.figures.drawing import describe_omitted
+from vitscope.figures.shown import ShownFigure
 from vitscope.figures.style import (
     BASE_PT,
     COLUMN_IN,
@@ -57,7 +58,7 @@ def make_panels(
     rows = math.ceil(count / columns)
     columns = math.ceil(count / rows)
     width = width_in or (COLUMN_IN if columns == 1 else PAGE_IN)
-    figure = Figure(figsize=(width, rows * panel_height_in), layout="constrained")
+    figure = ShownFigure(figsize=(width, rows * panel_height_in), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=False, sharey=share_y, squeeze=False)
     panels: list[Axes] = list(np.asarray(grid).flat)
     for unused in panels[count:]:

@@ -1,0 +1,265 @@
+"""What a person reads of a result: the same words and tables in the terminal and in a notebook."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = tuple[str, ...]
+Summary = Mapping[str, Any]
+
+TERMS = ("patches", "registers", "distillation", "cls", "skip")
+"""Where the output can come from, in the order of the rows."""
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table as text.
+
+    Attributes:
+        columns: Heading of each column.
+        num_labels: Columns of words, which come first; the others hold numbers.
+        sections: Rows that belong together.
+        caption: What is to be known of the numbers.
+        title: What they are of; empty where it goes without saying.
+    """
+
+    columns: Row
+    num_labels: int
+    sections: tuple[tuple[Row, ...], ...]
+    caption: str
+    title: str = ""
+
+
+def describe_audit(summary: Summary) -> tuple[str, str]:
+    """What was audited, and how well the ledger balances.
+
+    Args:
+        summary: Content of `summary.json` of an audit.
+
+    Returns:
+        The two as phrases.
+    """
+    model, data = summary["model"], summary["data"]
+    rows, columns = model["grid"]
+    height, width = model["input_size"]
+    failed = f", {data['num_failed']} not readable" if data["num_failed"] else ""
+    return (
+        f"{data['num_images']} pictures{failed}, {height} x {width} px, {rows} x {columns} "
+        f"patches, {model['num_registers']} registers, layer {summary['layer']}, "
+        f"{model['dtype']}",
+        _describe_balance(summary),
+    )
+
+
+def describe_one_shot(summary: Summary) -> str:
+    """What was classified.
+
+    Args:
+        summary: Content of `summary.json` of a one-shot result.
+
+    Returns:
+        A phrase.
+    """
+    model, data = summary["model"], summary["data"]
+    height, width = model["input_size"]
+    counts = (
+        ("num_failed", "not readable"),
+        ("num_repeated", "the same again and left out"),
+        ("num_unlabelled", "in no class's folder and left out"),
+    )
+    told = "".join(f", {data[name]} {words}" for name, words in counts if data[name])
+    return (
+        f"{data['num_classes']} classes, {data['num_images']} pictures{told}, {height} x {width} "
+        f"px, {model['num_registers']} registers, {model['dtype']}"
+    )
+
+
+def describe_dropped(summary: Summary) -> str:
+    """Which classes were left out.
+
+    Args:
+        summary: Content of `summary.json` of a one-shot result.
+
+    Returns:
+        A phrase with the first ten; empty where none was.
+    """
+    names = summary["data"]["dropped_classes"]
+    if not names:
+        return ""
+    listed = ", ".join(map(repr, names[:10])) + (", …" if len(names) > 10 else "")
+    return (
+        f"{len(names)} classes dropped, with fewer than two different readable pictures: {listed}"
+    )
+
+
+def describe_explanation(summary: Summary) -> str:
+    """What explained the pictures, and how well the ledger balances.
+
+    Args:
+        summary: Content of `summary.json` of an explanation.
+
+    Returns:
+        A phrase.
+    """
+    model = summary["model"]
+    return (
+        f"layer {summary['layer']}, {model['num_registers']} registers, {model['dtype']}; "
+        f"{_describe_balance(summary)}"
+    )
+
+
+def tabulate_bill(summary: Summary) -> TextTable:
+    """The itemised bill: what each source was attended to, wrote and decided.
+
+    Args:
+        summary: Content of `summary.json` of an audit.
+
+    Returns:
+        A row a source.
+    """
+    return TextTable(
+        ("source", "attention", "norm", "variance share", "CKA with r", "centred cos"),
+        num_labels=1,
+        sections=(tuple(_bill_rows(summary)),),
+        caption=_bill_caption(summary),
+    )
+
+
+def tabulate_accuracies(summary: Summary) -> TextTable:
+    """One-shot accuracies by readout and by the part of the output that was tested.
+
+    Args:
+        summary: Content of `summary.json` of a one-shot result.
+
+    Returns:
+        A row a part, with chance in the end.
+    """
+    accuracy, chance = summary["accuracy"], summary["chance"]
+    numbers = [f"{name} {classifier}" for classifier in accuracy for name in ("top-1", "top-5")]
+    sections = [
+        tuple(_accuracy_rows(summary, readout)) for readout in (summary["readout"], "embedding")
+    ]
+    guessed = [f"{100 * value:.1f}" for value in chance.values()] * len(accuracy)
+    return TextTable(
+        ("readout", "tested on", *numbers),
+        num_labels=2,
+        sections=(*sections, (("chance", "", *guessed),)),
+        caption=f"± 95 % intervals over {summary['draws']} draws of the two pictures a class.",
+        title="One-shot accuracy in %, trained on full outputs",
+    )
+
+
+def tell_one_shot(summary: Summary) -> str:
+    """What the accuracies mean.
+
+    Args:
+        summary: Content of `summary.json` of a one-shot result.
+
+    Returns:
+        A sentence with its numbers.
+    """
+    readouts = next(iter(summary["accuracy"].values()))
+    parts = {name: entry["top1"] for name, entry in readouts[summary["readout"]].items()}
+    chance, full = summary["chance"]["top1"], parts["full"]["value"]
+    if parts["full"]["ci95"][0] <= chance:
+        return "cannot tell: the full output itself does no better than chance"
+    kept = {
+        name: max(0.0, (parts[name]["value"] - chance) / (full - chance))
+        for name in ("patches", "registers")
+        if name in parts
+    }
+    told = ", ".join(f"{name} alone keep {share:.0%}" for name, share in kept.items())
+    if kept["patches"] >= 0.9:
+        meaning = "what tells the classes apart can be read from the patches"
+    elif kept["patches"] >= 0.5:
+        meaning = "the patches hold only part of what tells the classes apart"
+    else:
+        meaning = "what tells the classes apart did not come from the patches"
+    return f"of what the full attention output reaches beyond chance (top-1), {told}: {meaning}"
+
+
+def mean_of(summary: Summary, *path: str) -> float | None:
+    """The mean of one of a summary's distributions.
+
+    Args:
+        summary: Content of `summary.json`.
+        *path: Where the distribution is.
+
+    Returns:
+        The mean; None where there is no such distribution.
+    """
+    found: Any = summary
+    for part in path:
+        found = None if found is None else found.get(part)
+    return None if found is None else found["mean"]
+
+
+def tell_number(value: float | None, digits: int = 3) -> str:
+    """A number as text.
+
+    Args:
+        value: The number; None where it is undefined.
+        digits: Digits after the point.
+
+    Returns:
+        The text, a dash for what is undefined.
+    """
+    return ABSENT if value is None else f"{value:.{digits}f}"
+
+
+def tell_estimate(value: float | None, ci95: Sequence[float] | None) -> str:
+    """An estimate as text.
+
+    Args:
+        value: The number; None where it is undefined.
+        ci95: Its 95 % interval, which is symmetric about it; None where there is none.
+
+    Returns:
+        The number, with half the interval's width where there is one.
+    """
+    return tell_number(value) if ci95 is None else f"{value:.3f} ± {(ci95[1] - ci95[0]) / 2:.3f}"
+
+
+def _describe_balance(summary: Summary) -> str:
+    ledger = summary["ledger"]
+    error, tolerance = ledger["max_balance_error"], ledger["tolerance"]
+    return f"ledger balances to {error:.1e} (tolerance {tolerance:.0e})"
+
+
+def _bill_rows(summary: Summary) -> Iterator[Row]:
+    for term in TERMS:
+        share = summary["variance_share"]["residual"].get(term)
+        if share is None:
+            continue
+        cka = summary["cka"]["residual"][term]
+        yield (
+            term,
+            tell_number(mean_of(summary, "attention_mass", term)),
+            tell_number(mean_of(summary, "contribution_norm", term), 1),
+            tell_estimate(share["value"], share["ci95"]),
+            tell_estimate(cka["unbiased"], cka["ci95"]),
+            tell_number(mean_of(summary, "centred_cosine", "residual", term)),
+        )
+
+
+def _bill_caption(summary: Summary) -> str:
+    cka = summary["cka"]["residual"]["patches"]
+    floor = cka["biased_if_unrelated"]
+    told = "" if floor is None else f" (of unrelated features about {floor:.3f})"
+    return (
+        f"± 95 % intervals. CKA is the unbiased estimate; biased, CKA(r, patches) is "
+        f"{tell_number(cka['biased'])}{told}."
+    )
+
+
+def _accuracy_rows(summary: Summary, readout: str) -> Iterator[Row]:
+    for part in ("full", *TERMS):
+        found = [of_readout[readout].get(part) for of_readout in summary["accuracy"].values()]
+        if found[0] is not None:
+            cells = (_percent(**entry[name]) for entry in found for name in summary["chance"])
+            yield (readout if part == "full" else "", part, *cells)
+
+
+def _percent(value: float, ci95: Sequence[float]) -> str:
+    return f"{100 * value:.1f} ± {100 * (ci95[1] - ci95[0]) / 2:.1f}"

@@ -1,0 +1,187 @@
+"""Results show themselves: as HTML that says the summary's numbers and nothing else, as figures."""
+
+import json
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from audits import tiny_vit
+from pictures import write_classes
+from vitscope import AuditResult, Explanation, OneShotConfig, explain, one_shot
+from vitscope.errors import UsageError
+from vitscope.figures import NothingToDrawError
+
+HOSTILE = "<img src=x onerror=alert(1)>&amp;\"'</td><script>alert(2)</script>"
+ALLOWED = {"div", "p", "strong", "span", "table", "thead", "tbody", "tr", "th", "td"}
+
+
+class Page(HTMLParser):
+    """What a browser would make of a piece of HTML: tags, attributes, text, cells of tables."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.attributes, self.text, self.rows = set(), set(), "", []
+        self.open = []
+        self.feed(html)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in {"td", "th"}:
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def explanation(pictures):
+    return explain(tiny_vit(), sorted(pictures.iterdir())[:2])
+
+
+@pytest.fixture(scope="module")
+def accuracies(tmp_path_factory):
+    folder = write_classes(tmp_path_factory.mktemp("classes"), 4)
+    return one_shot(tiny_vit(), folder, OneShotConfig(draws=5, classifier="both"))
+
+
+def changed(result, folder, change):
+    """A copy of a result whose summary was changed."""
+    shutil.copytree(result.folder, folder)
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text())
+    change(summary)
+    path.write_text(json.dumps(summary))
+    return type(result).load(folder)
+
+
+def test_an_audit_shows_its_verdict_and_its_bill_with_intervals(result):
+    page, summary = Page(result._repr_html_()), result.summary
+    assert summary["verdict_text"] in page.text
+    assert f"{summary['data']['num_images']} pictures" in page.text
+    shares = summary["variance_share"]["residual"]
+    assert {row[0] for row in page.rows[1:]} == set(shares)
+    for row in page.rows[1:]:
+        told = dict(zip(page.rows[0], row, strict=True))
+        low, high = shares[row[0]]["ci95"]
+        value, half = map(float, told["variance share"].split(" ± "))
+        assert value == pytest.approx(shares[row[0]]["value"], abs=5e-4)
+        assert half == pytest.approx((high - low) / 2, abs=5e-4)
+        cka = summary["cka"]["residual"][row[0]]["unbiased"]
+        assert float(told["CKA with r"].split(" ± ")[0]) == pytest.approx(cka, abs=5e-4)
+    (skip,) = (row for row in page.rows if row[0] == "skip")
+    assert skip[page.rows[0].index("attention")] == "–"
+
+
+def test_one_shot_classification_shows_its_accuracies(accuracies):
+    page, summary = Page(accuracies._repr_html_()), accuracies.summary
+    patches = next(row for row in page.rows if row[1] == "patches")
+    told = dict(zip(page.rows[0], patches, strict=True))
+    for classifier in ("nearest", "logistic"):
+        top1 = summary["accuracy"][classifier]["attention"]["patches"]["top1"]["value"]
+        assert float(told[f"top-1 {classifier}"].split(" ± ")[0]) == pytest.approx(
+            100 * top1, abs=0.05
+        )
+    assert page.rows[-1][0] == "chance"
+    assert "over 5 draws" in page.text
+
+
+def test_an_explanation_shows_the_verdict_on_each_picture(explanation):
+    page = Page(explanation._repr_html_())
+    for number, (row, picture) in enumerate(
+        zip(page.rows[1:], explanation.summary["pictures"], strict=True)
+    ):
+        assert row[:2] == [str(number), picture["path"]]
+        assert picture["verdict"]["text"] in row[2]
+
+
+def test_undefined_numbers_are_dashes(result, tmp_path):
+    def undefine(summary):
+        summary["variance_share"]["residual"]["patches"] = {"value": None, "ci95": None}
+        summary["cka"]["residual"]["patches"] |= {"unbiased": None, "ci95": None, "biased": None}
+        summary["centred_cosine"]["residual"]["patches"] = None
+
+    page = Page(changed(result, tmp_path / "undefined", undefine)._repr_html_())
+    patches = next(row for row in page.rows if row[0] == "patches")
+    assert patches[3:] == ["–", "–", "–"]
+    assert "nan" not in page.text.lower()
+    assert "None" not in page.text
+
+
+def test_hostile_text_is_shown_and_not_executed(result, accuracies, explanation, tmp_path):
+    def poison(summary):
+        summary["model"] |= {"id": HOSTILE, "notes": [HOSTILE], "dtype": HOSTILE}
+        if "verdict_text" in summary:
+            summary["verdict_text"] = HOSTILE
+        if "dropped_classes" in summary["data"]:
+            summary["data"]["dropped_classes"] = [HOSTILE]
+        for picture in summary.get("pictures", []):
+            picture["path"] = picture["verdict"]["text"] = picture["verdict"]["basis"] = HOSTILE
+
+    for number, given in enumerate((result, accuracies, explanation)):
+        page = Page(changed(given, tmp_path / str(number), poison)._repr_html_())
+        assert page.tags <= ALLOWED
+        assert page.attributes <= {"style", "scope"}
+        assert page.text.count(HOSTILE) >= 3
+
+
+def test_every_figure_of_a_result_is_drawn_or_says_what_is_missing(result, accuracies, explanation):
+    drawn, missing = {}, {}
+    for given in (result, accuracies, explanation):
+        for name in (name for name in dir(given) if name.startswith("plot_")):
+            try:
+                drawn[name] = getattr(given, name)()
+            except NothingToDrawError as reason:
+                missing[name] = str(reason)
+    # A tiny random model has no high-norm tokens.
+    assert list(missing) == ["plot_high_norm_grid"]
+    assert "no high-norm patch tokens" in missing["plot_high_norm_grid"]
+    assert len(drawn) == 14
+    assert all(isinstance(figure, Figure) for figure in drawn.values())
+
+
+def test_a_figure_shows_the_number_of_its_result(result):
+    shares = result.summary["variance_share"]["residual"]
+    stacked, _ = result.plot_bill().axes
+    widths = {bars.get_label(): bars.patches[0].get_width() for bars in stacked.containers}
+    assert widths.keys() == shares.keys()
+    for term, width in widths.items():
+        assert width == pytest.approx(100 * shares[term]["value"])
+
+
+def test_a_figure_shows_itself_in_a_notebook_without_pyplot(explanation, tmp_path):
+    png, size = explanation.plot_maps(1, heads=True)._repr_png_()
+    path = tmp_path / "maps.png"
+    path.write_bytes(png)
+    with Image.open(path) as image:
+        assert image.size == pytest.approx((2 * size["width"], 2 * size["height"]), abs=2)
+        assert len(image.convert("RGB").getcolors(2**24)) > 100
+
+
+def test_pictures_and_classifiers_that_are_not_there_are_refused(explanation, accuracies):
+    with pytest.raises(UsageError, match="picture 7 does not exist: expected 0 to 1"):
+        explanation.plot_maps(7)
+    with pytest.raises(NothingToDrawError):
+        accuracies.plot_accuracy("nonsense")
+
+
+def test_a_loaded_result_draws_as_the_one_it_was_saved_from(result, explanation, tmp_path):
+    loaded = AuditResult.load(result.save(tmp_path / "audit").folder)
+    assert (
+        loaded.plot_layer_similarity()._repr_png_() == result.plot_layer_similarity()._repr_png_()
+    )
+    reopened = Explanation.load(explanation.save(tmp_path / "explanation").folder)
+    assert reopened._repr_html_() == explanation._repr_html_()
