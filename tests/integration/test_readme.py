@@ -24,4 +24,4 @@ def test_the_ten_lines_of_python_run(tmp_path, monkeypatch, capsys):
     exec(compile(code, str(README), "exec"), {})
     out = capsys.readouterr().out
     assert "patch integration holds" in out
-    assert (tmp_path / "results" / "dinov2-small" / "summary.json").is_file()
+    assert (tmp_path / "results" / "from-python" / "summary.json").is_file()

@@ -1,0 +1,36 @@
+"""The reference of the command line in docs/cli.md, made from the program itself.
+
+python tests/cli_page.py    writes the page anew
+"""
+
+import re
+from pathlib import Path
+
+from vitscope.cli.entry import app
+
+PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
+HEAD = """# Command line
+
+Made by `python tests/cli_page.py` from the program itself; `vitscope COMMAND --help` says the same.
+
+Exit codes: 0 done; 1 failed; 2 something was asked for that cannot be. What went wrong is one line
+on standard error ([all of them](errors.md)). Progress goes to standard error, results to standard
+output. `VITSCOPE_DEBUG=1` shows where an unexpected error came from.
+"""
+_EXAMPLE = re.compile(r"^Example:  (.+)$", re.MULTILINE)
+_CONTENTS = re.compile(r"^## Table of Contents\n.*?(?=^\*\*Commands)", re.MULTILINE | re.DOTALL)
+
+
+def make_page():
+    generated = app.generate_docs(output_format="markdown")
+    # The page has a title and a table of contents of its own.
+    _, _, generated = generated.partition("\n")
+    generated = _CONTENTS.sub("", generated)
+    generated = _EXAMPLE.sub(r"```console\n$ \1\n```", generated)
+    generated = generated.replace(" *[default: False]*", "")
+    lines = [line.rstrip() for line in generated.strip().splitlines()]
+    return "\n".join([HEAD, *lines, ""])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(make_page(), encoding="utf-8")
