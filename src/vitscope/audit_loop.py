@@ -71,7 +71,7 @@ def audit(
         VitscopeError: If the disk does not take the result.
     """
     config = config or AuditConfig()
-    run = AuditRun(vit, _make_image_set(vit, images, config), config)
+    run = AuditRun(vit, make_image_set(vit, images, config), config)
     if out is None:
         with scratch_folder() as folder:
             run.execute(folder, on_progress)
@@ -81,9 +81,23 @@ def audit(
     return AuditResult(Path(out))
 
 
-def _make_image_set(
+def make_image_set(
     vit: ViTAdapter, images: ImageSet | str | Path | Sequence[str | Path], config: AuditConfig
 ) -> ImageSet:
+    """The pictures of an audit as a set.
+
+    Args:
+        vit: The model, whose own preprocessing a set is made with.
+        images: As `audit` takes them.
+        config: Settings.
+
+    Returns:
+        The set.
+
+    Raises:
+        UsageError: If a source holds no picture, or a setting is for sources and a prepared set was
+            given.
+    """
     if isinstance(images, ImageSet):
         for name in ("limit", "size", "seed", "masks"):
             if getattr(config, name) != getattr(AuditConfig(), name):

@@ -1,0 +1,9 @@
+"""Audits while a model is trained: a core that knows no trainer, and a callback for each library.
+
+`vitscope.training.lightning` and `vitscope.training.transformers` are imported by whoever trains
+with one of them; neither is imported here.
+"""
+
+from vitscope.training.training_audit import TrainingAudit
+
+__all__ = ["TrainingAudit"]

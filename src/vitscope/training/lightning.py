@@ -1,0 +1,70 @@
+"""Audits during training with Lightning, logged by the trainer's own loggers."""
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from vitscope.training.schedule import AuditSchedule, OnError
+from vitscope.training.training_audit import TrainingAudit
+
+# The same library under its two names; a trainer of either takes callbacks of the other.
+if TYPE_CHECKING or find_spec("lightning") is not None:
+    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.callbacks import Callback
+else:
+    from pytorch_lightning import Callback, LightningModule, Trainer
+
+
+class AuditCallback(Callback):  # type: ignore[misc]
+    """Audits the model before the first optimizer step, and then after every so many.
+
+    The numbers go to all loggers of the trainer, at the number of optimizer steps made. In
+    distributed training the process of rank 0 audits while the others wait for it.
+    """
+
+    def __init__(
+        self, audit: TrainingAudit, *, every: int = 500, on_error: OnError = "raise"
+    ) -> None:
+        """Prepare the callback.
+
+        Args:
+            audit: The audit; its `submodule` is looked for in the LightningModule.
+            every: Optimizer steps from one audit to the next.
+            on_error: Whether an audit that fails ends training ("raise"), or is warned of ("warn").
+
+        Raises:
+            UsageError: If a setting cannot be.
+        """
+        self._schedule = AuditSchedule(audit, every, on_error)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Audit the model as training finds it; Lightning calls this.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The model.
+
+        Raises:
+            VitscopeError: If the audit fails and is not only warned of.
+        """
+        self._log_audit(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Audit the model if it is time; Lightning calls this.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The model.
+            *_: What the training step was given and gave.
+
+        Raises:
+            VitscopeError: If the audit fails and is not only warned of.
+        """
+        self._log_audit(trainer, pl_module)
+
+    def _log_audit(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        numbers = self._schedule.measure(pl_module, trainer.global_step)
+        if numbers:
+            for logger in trainer.loggers:
+                logger.log_metrics(numbers, step=trainer.global_step)
