@@ -43,6 +43,23 @@ def test_high_norm_tokens_are_reported_with_their_place(outliers):
     assert summary["anatomy"]["norms"]["highest_patch"]["p05"] > row["threshold"] / 10
 
 
+def test_tokens_are_analysed_where_they_are_outliers_on_the_way_into_the_block(pictures):
+    """Those that the last block makes come too late for it."""
+    vit = tiny_vit("dinov2")
+
+    def enlarge(_, __, output):
+        output = output.clone()
+        output[:, [1 + place for place in HIGH]] *= 300
+        return output
+
+    vit.module.blocks[-1].register_forward_hook(enlarge)
+    summary = audit(vit, pictures, EXACT).summary
+    thresholds = [row["threshold"] for row in summary["high_norm_tokens"]]
+    assert thresholds[:2] == [None, None]
+    assert thresholds[2] is not None
+    assert summary["anatomy"]["analysed"] is None
+
+
 def test_a_clean_grid_is_empty(result):
     assert not result.high_norm_grid(0).any()
 
