@@ -84,10 +84,8 @@ def staged_folder(target: Path, *, replaces: Replaces = never) -> Iterator[Path]
     check_target(target, replaces)
     # As it really lies: a link is written through, "." has a name and a parent.
     target = target.resolve()
-    missing = [parent for parent in target.parents if not parent.exists()]
-    with _plain_disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.partial-", dir=target.parent))
+    with _plain_disk_errors(target), _parents_of(target):
+        staging = Path(tempfile.mkdtemp(prefix=_partial_name(target), dir=target.parent))
         try:
             yield staging
             open_to_readers(staging)
@@ -95,9 +93,6 @@ def staged_folder(target: Path, *, replaces: Replaces = never) -> Iterator[Path]
             _move_into_place(staging, target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-            for parent in missing:
-                with suppress(OSError):
-                    parent.rmdir()  # what is not empty stays
 
 
 @contextmanager
@@ -117,10 +112,8 @@ def staged_file(target: Path, *, replaces: Replaces = never) -> Iterator[Path]:
     """
     _check_file_target(target, replaces)
     target = target.resolve()
-    with _plain_disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{target.name[:100]}.partial-"
-        descriptor, name = tempfile.mkstemp(prefix=prefix, dir=target.parent)
+    with _plain_disk_errors(target), _parents_of(target):
+        descriptor, name = tempfile.mkstemp(prefix=_partial_name(target), dir=target.parent)
         os.close(descriptor)
         staging = Path(name)
         try:
@@ -290,6 +283,22 @@ def _move_into_place(staging: Path, target: Path) -> None:
     finally:
         if target.exists():
             shutil.rmtree(attic)
+
+
+def _partial_name(target: Path) -> str:
+    return f".{target.name[:100]}.partial-"
+
+
+@contextmanager
+def _parents_of(target: Path) -> Iterator[None]:
+    missing = [parent for parent in target.parents if not parent.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for parent in missing:
+            with suppress(OSError):
+                parent.rmdir()  # what is not empty stays
 
 
 @contextmanager

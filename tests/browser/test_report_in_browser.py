@@ -1,0 +1,301 @@
+"""The report in a real browser, opened from disk with the network off."""
+
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from audits import tiny_vit
+from browser_numbers import numbers_by_name
+from pictures import write_pictures
+from vitscope import AuditConfig, AuditResult, audit, write_report
+from vitscope.storage import printable_path
+
+DESKTOP, PHONE = (1440, 900), (360, 740)
+SHARE = "centred_share_patches"
+PAINTED = """canvas => {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return Array.from({ length: data.length / 4 }, (_, k) => data[4 * k] + data[4 * k + 1]);
+}"""
+
+
+def opacity_of(locator):
+    return float(locator.evaluate("element => getComputedStyle(element).opacity"))
+
+
+def names_of(page):
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.card')].every(card => card.childElementCount)"
+    )
+    return page.locator(".card .card-name").all_text_contents()
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_it_opens_without_complaint_or_request(visit, report, size, colours):
+    seen = visit(report, width=size[0], height=size[1], colours=colours)
+    names_of(seen.page)
+    assert seen.complaints == []
+    assert seen.requests == []
+    # Nothing sticks out to the side.
+    assert seen.page.evaluate("document.documentElement.scrollWidth") == size[0]
+
+
+def test_every_chart_is_drawn_and_says_what_it_is(visit, report):
+    page = visit(report).page
+    charts = page.locator(".panel:not([hidden]) .chart")
+    assert charts.count() > 10
+    described = page.locator(".panel:not([hidden]) .chart[role=graphics-document][aria-label]")
+    assert described.count() == charts.count()
+
+
+def test_what_is_hostile_is_shown_and_not_run(visit, report, pictures):
+    page = visit(report).page
+    model = page.locator("#gallery-model option", has_text="</script>").get_attribute("value")
+    page.locator("#gallery-model").select_option(value=model)
+    expected = {printable_path(Path(path.name)) for path in pictures.iterdir()}
+    assert set(names_of(page)) == expected
+    assert any("<img" in name for name in expected)
+    page.locator(".card").first.click()
+    for _ in range(24):
+        page.locator("#view-next").click()
+    assert "</script><script>window.pwned" in page.locator("#view-path").inner_text()
+    assert "</script><script>window.pwned" in page.locator("#verdict").inner_text()
+    assert page.evaluate("window.pwned") is None
+    allowed = "script[type='application/json'], script[type=module]"
+    assert page.locator("script").count() == page.locator(allowed).count() == 4
+    assert page.locator("b, [onerror], [onload]").count() == 0
+
+
+def test_pictures_are_sorted_by_any_number_both_ways(visit, report, results):
+    page = visit(report).page
+    page.locator("#gallery-model").select_option(label="tiny/dinov2_reg")
+    for number in (SHARE, "patch_share", "covariate_entropy"):
+        expected = numbers_by_name(AuditResult.load(results / "registers"), number)
+        page.locator("#gallery-sort").select_option(value=number)
+        for order, reverse in (("1", False), ("-1", True)):
+            page.locator("#gallery-order").select_option(value=order)
+            found = [expected[name] for name in names_of(page)]
+            assert len(found) == 16
+            assert found == sorted(found, reverse=reverse)
+
+
+def test_pictures_are_filtered_by_number_and_name(visit, report, results):
+    page = visit(report).page
+    page.locator("#gallery-model").select_option(label="tiny/dinov2_reg")
+    numbers = numbers_by_name(AuditResult.load(results / "registers"), SHARE)
+    page.locator("#gallery-filter").select_option(value=SHARE)
+    below, above = sorted(numbers.values())[7:9]
+    middle = (below + above) / 2
+    page.locator("#gallery-to").fill(f"{middle:.9f}")
+    kept = {name for name, value in numbers.items() if value < middle}
+    assert set(names_of(page)) == kept
+    assert page.locator("#gallery-status").inner_text().startswith(f"{len(kept)} of 16 pictures")
+    page.locator("#gallery-name").fill("nothing is called so")
+    assert page.locator(".card").count() == 0
+    page.get_by_role("button", name="Clear").click()
+    assert page.locator(".card").count() == 16
+    page.locator("#gallery-name").fill("<IMG SRC")
+    assert all("<img src" in name for name in names_of(page))
+
+
+def test_the_slider_mixes_maps_with_pictures(visit, report):
+    page = visit(report).page
+    names_of(page)
+    canvas = page.locator(".card canvas").first
+    page.locator("#gallery-mix").fill("0")
+    assert opacity_of(canvas) == 0
+    page.locator("#gallery-mix").fill("100")
+    assert opacity_of(canvas) == 1
+    page.locator(".card").first.click()
+    page.locator("#view-mix").fill("20")
+    assert opacity_of(page.locator("#view-stage canvas")) == pytest.approx(0.2)
+
+
+def test_maps_are_painted_as_they_were_measured(visit, report, results):
+    """The brightest patch on the canvas is the one with the most attention."""
+    gallery = AuditResult.load(results / "registers").gallery
+    page = visit(report).page
+    page.locator("#gallery-model").select_option(label="tiny/dinov2_reg")
+    page.locator("#gallery-sort").select_option(value=SHARE)
+    names_of(page)
+    by_name = {picture.path.rsplit("/", 1)[-1]: k for k, picture in enumerate(gallery.pictures)}
+    for place in (0, 5):
+        card = page.locator(".card").nth(place)
+        maps = gallery.read_maps(by_name[card.locator(".card-name").text_content()])
+        for canvas, values in ((0, maps.attention), (1, maps.contribution_norm)):
+            # Cividis grows in red + green with the value.
+            painted = card.locator("canvas").nth(canvas).evaluate(PAINTED)
+            assert max(range(len(painted)), key=painted.__getitem__) == values.argmax()
+
+
+def test_the_large_view_tells_what_a_patch_holds(visit, report, results):
+    gallery = AuditResult.load(results / "registers").gallery
+    page = visit(report).page
+    page.locator("#gallery-model").select_option(label="tiny/dinov2_reg")
+    names_of(page)
+    name = page.locator(".card .card-name").first.text_content()
+    index = next(k for k, p in enumerate(gallery.pictures) if p.path.rsplit("/", 1)[-1] == name)
+    maps = gallery.read_maps(index)
+    page.locator(".card").first.click()
+    assert page.locator("#view-name").inner_text() == name
+    assert "Patches carry" in page.locator("#view-told").inner_text()
+    stage = page.locator("#view-stage")
+    box = stage.bounding_box()
+    rows, columns = maps.grid
+    stage.hover(position={"x": box["width"] * 2.5 / columns, "y": box["height"] * 1.5 / rows})
+    told = page.locator("#view-token").inner_text()
+    assert told.startswith("Patch in row 2, column 3: ")
+    attention = float(told.split("attention (mean over heads) ")[1].split(" %")[0])
+    # Maps are kept in 255 steps of the largest value, and told to three digits.
+    step = 100 * float(maps.attention.max()) / 255
+    assert attention == pytest.approx(100 * maps.attention[1, 2], abs=step)
+    length = float(told.split("‖c‖ ")[1].split(";")[0])
+    step = float(maps.contribution_norm.max()) / 255
+    assert length == pytest.approx(maps.contribution_norm[1, 2], abs=step)
+    page.get_by_role("button", name="Attention of head 2").click()
+    assert page.locator("#view-map").input_value() == "2"
+    stage.hover(position={"x": 1, "y": 1})
+    told = page.locator("#view-token").inner_text()
+    head = float(told.split("attention of head 2 ")[1].split(" %")[0])
+    step = 100 * float(maps.head_attention[2].max()) / 255
+    assert head == pytest.approx(100 * maps.head_attention[2, 0, 0], abs=step)
+
+
+def test_the_same_picture_is_found_at_the_other_models(visit, report):
+    page = visit(report).page
+    page.locator("#gallery-model").select_option(label="tiny/dinov2_reg, explained")
+    names_of(page)
+    page.locator(".card").first.click()
+    name = page.locator("#view-name").inner_text()
+    others = page.locator("#view-others button")
+    if others.count():
+        label = others.first.inner_text()
+        others.first.click()
+        assert page.locator("#view-name").inner_text() == name
+        assert page.locator("#gallery-model option:checked").inner_text() == label
+
+
+def test_everything_can_be_done_from_the_keyboard(visit, report):
+    page = visit(report).page
+    names = names_of(page)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.locator(".card").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert (
+        page.evaluate("document.activeElement.querySelector('.card-name').textContent") == names[2]
+    )
+    page.keyboard.press("Home")
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    assert page.locator("#view").is_visible()
+    assert page.locator("#view-name").inner_text() == names[-1]
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#view-name").inner_text() == names[0]
+    page.keyboard.press("ArrowLeft")
+    page.locator("#view-stage").focus()
+    page.keyboard.press("ArrowDown")
+    first = page.locator("#view-token").inner_text()
+    page.keyboard.press("ArrowDown")
+    assert first.startswith("Patch in row")
+    assert page.locator("#view-token").inner_text() != first
+    assert page.locator("#view-name").inner_text() == names[-1]
+    page.keyboard.press("Escape")
+    assert not page.locator("#view").is_visible()
+    # Back where it came from, and with a focus that can be seen.
+    assert (
+        page.evaluate("document.activeElement.querySelector('.card-name').textContent") == names[-1]
+    )
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_colours_follow_the_system_and_the_switch(visit, report):
+    background = "getComputedStyle(document.body).backgroundColor"
+    page = visit(report, colours="dark").page
+    dark = page.evaluate(background)
+    page.get_by_text("Light", exact=True).click()
+    light = page.evaluate(background)
+    assert light == "rgb(255, 255, 255)" != dark
+    page.get_by_text("Dark", exact=True).click()
+    assert page.evaluate(background) == dark
+    page.get_by_text("Auto", exact=True).click()
+    assert page.evaluate(background) == dark
+    page.emulate_media(color_scheme="light")
+    assert page.evaluate(background) == light
+
+
+def test_it_prints_on_white_without_its_controls(visit, report):
+    page = visit(report, colours="dark").page
+    names_of(page)
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not page.locator("#gallery-controls").is_visible()
+    assert page.locator(".card-verdict").first.is_visible()
+    assert page.pdf(format="A4").startswith(b"%PDF")
+
+
+def test_spreads_are_shown_of_any_number(visit, report, results):
+    page = visit(report).page
+    page.locator("#distribution-number").select_option(value="covariate_entropy")
+    (index,) = page.evaluate(
+        "[...document.querySelectorAll('[data-told]')].filter(p => p.parentElement.textContent"
+        ".includes('tiny/dinov2_reg')).map(p => p.dataset.told)"
+    )
+    values = AuditResult.load(results / "registers").images["covariate_entropy"].to_pylist()
+    told = page.locator(f"[data-told='{index}']")
+    page.wait_for_function(
+        "() => /entropy/.test(document.querySelector('[data-told]').textContent)"
+    )
+    mean = float(told.inner_text().split("mean ")[1].split(",")[0])
+    assert mean == pytest.approx(sum(values) / len(values), rel=5e-3)
+    bars = page.locator("[data-bins='0'] [aria-roledescription=bar]")
+    page.wait_for_function(
+        "() => document.querySelectorAll(\"[data-bins='0'] [aria-roledescription=bar]\").length > 5"
+    )
+    assert bars.count() <= 28
+
+
+def test_every_link_leads_somewhere(visit, report):
+    page = visit(report).page
+    broken = page.evaluate(
+        "[...document.querySelectorAll('a[href]')].map(a => a.getAttribute('href'))"
+        ".filter(href => !href.startsWith('#') || !document.getElementById(href.slice(1)))"
+    )
+    assert broken == []
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("opened", [False, True], ids=["page", "large view"])
+def test_axe_finds_nothing_serious(visit, report, colours, opened):
+    package = pytest.importorskip("axe_playwright_python")
+    axe = files(package.__name__).joinpath("axe.min.js").read_text(encoding="utf-8")
+    page = visit(report, colours=colours).page
+    names_of(page)
+    if opened:
+        page.locator(".card").first.click()
+    page.evaluate(axe)
+    found = page.evaluate("axe.run()")
+    serious = [
+        (one["id"], one["help"], [node["target"] for node in one["nodes"]][:3])
+        for one in found["violations"]
+        if one["impact"] in {"serious", "critical"}
+    ]
+    assert serious == []
+
+
+def test_a_report_of_two_hundred_pictures_opens_in_two_seconds(visit, tmp_path):
+    folder = write_pictures(tmp_path / "pictures", 200)
+    audit(tiny_vit(), folder, AuditConfig(), out=tmp_path / "result")
+    path = write_report([tmp_path / "result"], tmp_path / "report.html")
+    assert path.stat().st_size < 3 * 2**20
+    seconds = []
+    for _ in range(3):  # the machine may be busy with something else
+        started = time.perf_counter()
+        page = visit(path, wait=False).page
+        page.wait_for_selector("#bill .chart.drawn")
+        page.wait_for_selector(".card[aria-label]", state="attached")
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 2

@@ -1,0 +1,7 @@
+"""What a page must show, read from the result itself."""
+
+
+def numbers_by_name(result, number):
+    """A number of the gallery's pictures by file name."""
+    rows = {row["image_id"]: row[number] for row in result.images.to_pylist()}
+    return {p.path.rsplit("/", 1)[-1]: rows[p.image_id] for p in result.gallery.pictures}

@@ -1,0 +1,291 @@
+"""The page from results of every kind: what it says, leaves out, and where it may be written."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from audits import tiny_vit
+from made_results import make_audit, make_one_shot, write_all, write_result
+from pictures import write_pictures
+from vitscope import AuditConfig, audit
+from vitscope.cli import main
+from vitscope.errors import ResultError, UsageError
+from vitscope.figures.saved import load_results
+from vitscope.report import write_report
+from vitscope.report.columns import collect_numbers, count_bins, describe_column
+from vitscope.report.definitions import read_definitions
+from vitscope.report.page import render_report
+from vitscope.report.pictures import collect_pictures
+
+
+class Page(HTMLParser):
+    """Ids, links, visible text, and the data of a page."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.ids, self.links, self.texts, self.data, self._inside = [], [], [], {}, None
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if "id" in found:
+            self.ids.append(found["id"])
+        if tag == "a":
+            self.links.append(found["href"])
+        if tag in {"script", "style"}:
+            self._inside = found.get("id", tag)
+
+    def handle_endtag(self, tag):
+        if tag in {"script", "style"}:
+            self._inside = None
+
+    def handle_data(self, data):
+        if self._inside is None:
+            self.texts.append(data)
+        else:
+            self.data[self._inside] = data
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return write_all(tmp_path_factory.mktemp("made"), ["DINOv2", "DINOv2 with registers"], n=60)
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    return Page(render_report(load_results([made])))
+
+
+def render(folder, summary, columns=None):
+    write_result(folder, summary, columns)
+    return Page(render_report(load_results([folder])))
+
+
+def test_every_figure_links_to_its_definition(page):
+    assert len(page.ids) == len(set(page.ids))
+    assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
+    assert {f"def-{key}" for key in read_definitions()} <= set(page.ids)
+
+
+def test_definitions_are_those_of_the_method():
+    """The terms that both have are called the same."""
+    method = (Path(__file__).parents[2] / "docs" / "method.md").read_text()
+    for term in (
+        *("Variance share", "Linear CKA", "High-norm patch tokens", "Register anatomy"),
+        *(
+            "attention_mass",
+            "patch_share",
+            "contribution_norm",
+            "centred_share",
+            "layer_similarity",
+        ),
+    ):
+        assert term.lower().replace("_", " ") in method.lower().replace("_", " ")
+        titles = [one.title.lower() for one in read_definitions().values()]
+        known = (
+            term.lower().replace("_", " ").replace("contribution norm", "length of a contribution")
+        )
+        assert known in titles
+
+
+def test_charts_hold_the_numbers_of_the_results(page, made):
+    charts = json.loads(page.data["charts"])
+    specs = [spec for key, spec in charts.items() if key.startswith("bill/")]
+    rows = [row for row in _rows_of(specs) if "term" in row]
+    found = {(row["model"], row["term"]): row["value"] for row in rows}
+    for result in load_results([made / "audits"]):
+        for term, share in result.summary["variance_share"]["residual"].items():
+            assert found[result.label, term] == pytest.approx(share["value"])
+
+
+def _rows_of(tree):
+    """Every row of data in a specification, wherever Altair put it."""
+    if isinstance(tree, list):
+        return [row for item in tree for row in _rows_of(item)]
+    if not isinstance(tree, dict):
+        return []
+    own = [tree] if "value" in tree and "told" in tree else []
+    return own + [row for value in tree.values() for row in _rows_of(value)]
+
+
+def test_charts_are_what_vega_lite_takes(page):
+    for spec in json.loads(page.data["charts"]).values():
+        alt.Chart.from_dict(spec)
+
+
+def test_numbers_of_one_shot_stand_beside_those_of_the_audit(page):
+    assert "Do the classes survive? (nearest classifier)" in page.text
+    assert "Chance: 1.0 %" in page.text
+
+
+def test_a_model_stands_with_its_sizes_and_alone_with_its_bars(tmp_path, made):
+    several = json.loads(Page(render_report(load_results([made]))).data["charts"])
+    assert "parameters (millions)" in json.dumps(several["bill/0"])
+    alone = write_result(tmp_path / "one", *make_audit())
+    single = json.loads(Page(render_report(load_results([alone]))).data["charts"])
+    assert "parameters" not in json.dumps(single["bill/0"])
+
+
+def test_what_is_missing_is_said_in_words(tmp_path):
+    summary, columns = make_audit(n=60)
+    for key in ("variance_share", "cka", "anatomy", "layer_similarity", "covariates"):
+        summary[key] = None
+    page = render(tmp_path / "r", summary, columns)
+    assert page.text.count("Nothing to show:") >= 6
+    assert "its variance shares are undefined" in page.text
+    assert "No picture was kept with its maps" in page.text
+
+
+def test_undefined_numbers_never_reach_a_chart(tmp_path):
+    summary, columns = make_audit(n=60)
+    broken = json.loads(json.dumps(summary, default=float), parse_float=lambda _: math.nan)
+    (tmp_path / "r").mkdir()
+    text = json.dumps(broken).replace("NaN", "null")
+    page = render(tmp_path / "r" / "audit", json.loads(text), columns)
+    for kind in ("charts", "pictures-data"):
+        assert "NaN" not in page.data[kind]
+        json.loads(page.data[kind], parse_constant=lambda name: pytest.fail(name))
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "</script><b>", 3, True])
+def test_hand_made_summaries_are_shown_as_text_or_left_out(tmp_path, value):
+    summary, columns = make_audit(n=30)
+    summary["model"] |= dict.fromkeys(("id", "recipe", "size", "notes", "num_params"), value)
+    summary |= dict.fromkeys(("verdict", "verdict_text", "cka", "anatomy"), value)
+    page = render(tmp_path / "r", summary, columns)
+    assert "<b>" not in page.data["charts"] + page.data["pictures-data"]
+    assert set(page.data) == {"style", "charts", "pictures-data", "script"}
+    assert page.text.count("</script><b>") == (
+        0 if value != "</script><b>" else page.text.count("<b>")
+    )
+
+
+def test_a_result_without_table_is_refused(tmp_path):
+    folder = write_result(tmp_path / "r", make_audit(n=20)[0])
+    with pytest.raises(ResultError, match=r"images\.parquet cannot be read"):
+        render_report(load_results([folder]))
+
+
+def test_one_shot_alone_has_no_verdict(tmp_path):
+    page = render(tmp_path / "r", make_one_shot())
+    assert "No audit is among the results, so there is no verdict" in page.text
+    assert "Do the classes survive?" in page.text
+
+
+def test_pictures_that_do_not_fit_are_left_out_and_counted(tmp_path):
+    folder = write_pictures(tmp_path / "pictures", 12)
+    result = audit(tiny_vit(), folder, AuditConfig(gallery=10), out=tmp_path / "r")
+    results = load_results([result.folder])
+    whole = collect_pictures(results)["galleries"][0]
+    assert len(whole["pictures"]) == 10
+    assert "10 of 12 pictures" in whole["note"]
+    few = collect_pictures(results, max_bytes=4000)["galleries"][0]
+    assert 0 < len(few["pictures"]) < 10
+    assert [p["id"] for p in few["pictures"]] == [
+        p["id"] for p in whole["pictures"][: len(few["pictures"])]
+    ]
+    left = 10 - len(few["pictures"])
+    assert f"{left} of them are left out" in few["note"]
+    rows = {row["image_id"]: row for row in result.images.to_pylist()}
+    for picture in whole["pictures"]:
+        numbers = dict(zip(whole["columns"], picture["numbers"], strict=True))
+        for name, value in numbers.items():
+            assert value == pytest.approx(rows[picture["id"]][name], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("centred_share_patches", "Centred share: patches"),
+        ("centred_cosine_residual_cls", "Centred cosine with r: [CLS] itself"),
+        ("contribution_norm_residual_total", "Length of contribution: all together (r)"),
+        ("layer_similarity_07", "Layer similarity: depth 7"),
+        ("covariate_edge_density", "Picture: edge density"),
+        ("token_norm_register_2", "Norm: register 2"),
+        ("patch_share", "Attention mass: patches against registers"),
+        ("something_new", "Other: something new"),
+    ],
+)
+def test_columns_are_told_in_words(name, words):
+    column = describe_column(name)
+    assert f"{column.group}: {column.label}" == words
+    assert column.definition in {"", *read_definitions()}
+
+
+def test_numbers_that_are_the_same_for_every_picture_are_left_out():
+    random = np.random.default_rng(0)
+    table = pa.table(
+        {
+            "path": ["a", "b", "c"],
+            "image_id": ["1", "2", "3"],
+            "share_patches": random.normal(size=3),
+            "share_skip": [math.nan, 1.0, 2.0],
+            "contribution_norm_bias": [38.7, 38.7 + 1e-6, 38.7],
+            "cosine_attention_cls": [math.nan] * 3,
+        }
+    )
+    numbers = collect_numbers(table)
+    assert [column.name for column in numbers.columns] == ["share_patches", "share_skip"]
+    assert numbers.rows == {"1": 0, "2": 1, "3": 2}
+
+
+def test_bins_count_every_defined_picture_once():
+    values = np.concatenate([np.random.default_rng(1).normal(size=500), [math.nan] * 7])
+    bins = count_bins(values)
+    assert sum(bins["counts"]) == bins["n"] == 500
+    edges = bins["start"] + bins["step"] * np.arange(len(bins["counts"]) + 1)
+    assert edges[0] == np.nanmin(values)
+    assert edges[-1] == pytest.approx(np.nanmax(values))
+    inside = (values >= edges[3]) & (values < edges[4])
+    assert bins["counts"][3] == inside.sum()
+    assert bins["p50"] == pytest.approx(np.nanmedian(values))
+
+
+# --- where it is written -------------------------------------------------------------------------
+
+
+def test_a_report_is_written_whole_and_replaces_nothing_but_a_report(made, tmp_path):
+    out = write_report([made], tmp_path / "deep" / "report.html")
+    html = out.read_text(encoding="utf-8")
+    assert html.endswith("</html>") or html.endswith("</html>\n")
+    assert not re.search(r"(?:src|href)=[\"'](?:https?:)?//", html.split("<script")[0])
+    with pytest.raises(UsageError, match="already there"):
+        write_report([made], out)
+    assert write_report([made], out, overwrite=True) == out
+    thesis = tmp_path / "thesis.html"
+    thesis.write_text("<p>mine</p>")
+    with pytest.raises(UsageError, match="is not replaced"):
+        write_report([made], thesis, overwrite=True)
+    assert thesis.read_text() == "<p>mine</p>"
+    with pytest.raises(UsageError, match="is a folder"):
+        write_report([made], tmp_path, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "thesis.html"]
+
+
+def test_nothing_is_left_where_a_result_is_damaged(tmp_path):
+    folder = write_result(tmp_path / "r", make_audit(n=20)[0])
+    with pytest.raises(ResultError):
+        write_report([folder], tmp_path / "out" / "report.html")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_writes_it_and_says_where(made, tmp_path, capsys):
+    out = tmp_path / "report.html"
+    assert main(["report", str(made), "--out", str(out)]) == 0
+    assert str(out) in capsys.readouterr().out
+    assert main(["report", str(made), "--out", str(out)]) == 2
+    assert "already there" in capsys.readouterr().err
+    assert main(["report", "--out", str(out)]) == 2
+    assert "no result was given" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "none"), "--out", str(tmp_path / "b.html")]) == 2
