@@ -161,7 +161,14 @@ def plot_depth(
     names = list(dict.fromkeys(row["series"] for row in rows))
     looks = {name: index % len(SERIES) for index, name in enumerate(names)}
     legend = (
-        alt.Legend(orient="top", title=None, labelLimit=150, symbolType="stroke")
+        alt.Legend(
+            orient="top",
+            title=None,
+            labelLimit=150,
+            symbolType="stroke",
+            symbolOpacity=1,
+            symbolSize=300,
+        )
         if len(names) > 1
         else None
     )

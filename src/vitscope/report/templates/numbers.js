@@ -5,6 +5,7 @@ const columns = new Map(data.columns.map((column) => [column.name, column]));
 
 function tell(value) {
   if (value === null || value === undefined) return "undefined";
+  if (value === 0) return "0";
   const size = Math.abs(value);
   const text = size !== 0 && (size < 1e-3 || size >= 1e5) ? value.toExponential(2) : value.toPrecision(3);
   return text.replace(/-/g, "−");
