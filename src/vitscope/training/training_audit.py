@@ -130,18 +130,33 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    compiled = any(module._compiled_call_impl is not None for module in model.modules())
+    modules = list(model.modules())
+    modes = [(module, module.training) for module in modules]
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(torch.autocast(device.type, enabled=False))
-        if compiled:
+        stack.enter_context(_plain_forward(modules))
+        if any(module._compiled_call_impl is not None for module in modules):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
             yield
         finally:
             for module, training in modes:
                 module.training = training
+
+
+@contextmanager
+def _plain_forward(modules: Sequence[nn.Module]) -> Iterator[None]:
+    # accelerate puts mixed precision around the forward of a model, and keeps the plain one.
+    kept = "_original_forward"
+    wrapped = [(module, module.forward) for module in modules if kept in vars(module)]
+    for module, _ in wrapped:
+        module.forward = vars(module)[kept]
+    try:
+        yield
+    finally:
+        for module, forward in wrapped:
+            module.forward = forward
 
 
 def _check_whole(tower: nn.Module) -> None:

@@ -1,0 +1,73 @@
+"""The numbers that are logged during training are those of the summary."""
+
+import copy
+import math
+
+import pytest
+
+from audits import tiny_vit
+from pictures import write_pictures
+from vitscope import AuditConfig, audit
+from vitscope.training.numbers import list_numbers
+
+
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory):
+    folder = write_pictures(tmp_path_factory.mktemp("pictures"), 21)
+    return audit(tiny_vit(), folder, AuditConfig(layers="all", gallery=0)).summary
+
+
+def test_each_number_is_the_summarys(summary):
+    numbers = list_numbers(summary)
+    cka = summary["cka"]["residual"]["patches"]
+    expected = {
+        "attention_mass_patches": summary["attention_mass"]["patches"]["mean"],
+        "patch_share": summary["patch_share"]["mean"],
+        "contribution_norm_skip": summary["contribution_norm"]["skip"]["mean"],
+        "centred_cosine_residual_patches": summary["centred_cosine"]["residual"]["patches"]["mean"],
+        "variance_share_residual_skip": summary["variance_share"]["residual"]["skip"]["value"],
+        "cka_embedding_registers": summary["cka"]["embedding"]["registers"]["unbiased"],
+        "cka_residual_patches": cka["unbiased"],
+        "cka_residual_patches_low": cka["ci95"][0],
+        "cka_residual_patches_high": cka["ci95"][1],
+        "token_norm_register_2": summary["anatomy"]["norms"]["register_2"]["mean"],
+        "layer_similarity_before_last": summary["layer_similarity"][-2]["mean"],
+        "balance_error": summary["ledger"]["max_balance_error"],
+        "num_images": 21,
+        "layer_00/token_norm_cls": summary["layers"]["0"]["anatomy"]["norms"]["cls"]["mean"],
+        "layer_01/patch_share": summary["patch_share"]["mean"],
+    }
+    for name, value in expected.items():
+        assert numbers[f"vitscope/{name}"] == value, name
+    shares = summary["variance_share"]["residual"]
+    told = sum(numbers[f"vitscope/variance_share_residual_{term}"] for term in shares)
+    assert told == pytest.approx(1, abs=1e-9)
+
+
+def test_all_are_finite_floats_with_names_that_loggers_take(summary):
+    numbers = list_numbers(summary)
+    assert all(type(value) is float and math.isfinite(value) for value in numbers.values())
+    assert all(name.replace("/", "").replace("_", "").isalnum() for name in numbers)
+
+
+def test_the_fraction_of_high_norm_tokens_is_the_largest_of_all_depths(summary):
+    changed = copy.deepcopy(summary)
+    changed["high_norm_tokens"][1]["fraction"] = 0.25
+    assert list_numbers(changed)["vitscope/high_norm_fraction"] == 0.25
+
+
+def test_undefined_numbers_are_absent(summary):
+    changed = copy.deepcopy(summary)
+    changed["cka"]["residual"]["patches"] |= {"unbiased": None, "ci95": None}
+    changed["patch_share"] = None
+    changed["layer_similarity"] = None
+    changed["anatomy"] = None
+    gone = list_numbers(summary).keys() - list_numbers(changed).keys()
+    tokens = {name for name in list_numbers(summary) if name.startswith("vitscope/token_norm")}
+    assert gone == tokens | {
+        "vitscope/cka_residual_patches",
+        "vitscope/cka_residual_patches_low",
+        "vitscope/cka_residual_patches_high",
+        "vitscope/patch_share",
+        "vitscope/layer_similarity_before_last",
+    }
