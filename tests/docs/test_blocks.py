@@ -33,6 +33,8 @@ def check_command(words):
         assert "vitscope" in words[-1] or words[-1].startswith("."), words
     elif name == "python":
         assert (ROOT / arguments[0]).is_file(), words
+    elif name == "pytest":
+        assert arguments[0] == "-m", words
     else:
         pytest.fail(f"neither vitscope nor a command that the tests know: {words}")
 

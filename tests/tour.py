@@ -1,0 +1,89 @@
+"""Everything that the tour and the README show, by running what they say on real weights.
+
+python tests/tour.py    runs the commands of docs/index.md (some minutes) and writes docs/tour/ anew
+
+Needs the packages of the demo extra, and chromium for the picture of the report.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+
+from page_blocks import ROOT, read_blocks
+from vitscope import AuditResult
+from vitscope.terminal import make_report
+
+SHOWN = ROOT / "docs" / "tour"
+WIDTH = 84
+FIGURES = ("variance_share", "fig5b_layer_similarity")
+
+
+def run_commands(home):
+    """Run the tour's commands whose output it shows, each in a file named by the command."""
+    program = Path(sys.executable).with_name("vitscope")
+    environment = os.environ | {"COLUMNS": str(WIDTH), "HF_HUB_OFFLINE": "1"}
+    blocks = read_blocks(ROOT / "docs" / "index.md")
+    for block in [block for block in blocks if "--8<--" in block.code]:
+        (words,) = (command.split() for command in block.commands)
+        done = subprocess.run(
+            [program, *words[1:]],
+            cwd=home,
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        lines = [line.rstrip() for line in done.stdout.strip().splitlines()]
+        (SHOWN / f"{words[1]}.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def draw_demo(home):
+    console = Console(record=True, width=WIDTH, file=StringIO())
+    console.print(make_report(AuditResult.load(home / "vitscope-demo" / "dinov2-small").summary))
+    drawn = console.export_svg(title="vitscope demo")
+    # Without the web font: a picture fetches nothing.
+    local = re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL)
+    (SHOWN / "demo.svg").write_text(local, encoding="utf-8")
+
+
+def copy_figures(home):
+    for name in FIGURES:
+        shutil.copyfile(home / "figures" / f"{name}.svg", SHOWN / f"{name}.svg")
+    picture = home / "cat" / "figures" / "chelsea_whole.png"
+    shutil.copyfile(picture, SHOWN / "explained.png")
+
+
+def picture_report(home):
+    subprocess.run(
+        [
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--hide-scrollbars",
+            "--window-size=1200,1000",
+            f"--screenshot={SHOWN / 'report.png'}",
+            (home / "report.html").as_uri(),
+        ],
+        check=True,
+        capture_output=True,
+    )
+
+
+def main():
+    shutil.rmtree(SHOWN, ignore_errors=True)
+    SHOWN.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        for step in (run_commands, draw_demo, copy_figures, picture_report):
+            step(home)
+
+
+if __name__ == "__main__":
+    main()
