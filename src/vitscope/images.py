@@ -55,11 +55,13 @@ class ImageSet:
         preprocessing: What is done to each after decoding.
         masks: For each picture the file of its mask (see `vitscope.masks`), None where it has none;
             empty where no masks were given.
+        described: Whether pictures come with covariates.
     """
 
     paths: tuple[Path, ...]
     preprocessing: Preprocessing
     masks: tuple[Path | None, ...] = ()
+    described: bool = True
 
     @classmethod
     def from_sources(
@@ -281,8 +283,13 @@ class _Pictures(Dataset[_Picture | ImageFailure]):
             index=index,
             id=image_id(data),
             pixels=normalize_pixels(cropped, preprocessing),
-            covariates=compute_covariates(cropped) | self._describe_segments(index, image),
+            covariates=self._describe(index, image, cropped),
         )
+
+    def _describe(self, index: int, image: Image.Image, cropped: Image.Image) -> dict[str, float]:
+        if not self._images.described:
+            return {}
+        return compute_covariates(cropped) | self._describe_segments(index, image)
 
     def _describe_segments(self, index: int, image: Image.Image) -> dict[str, float]:
         if not self._images.masks:
@@ -299,6 +306,8 @@ class _Pictures(Dataset[_Picture | ImageFailure]):
 
 
 def _name_covariates(images: ImageSet) -> tuple[str, ...]:
+    if not images.described:
+        return ()
     return PICTURE_COVARIATES + SEGMENT_COVARIATES if images.masks else PICTURE_COVARIATES
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int64
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -21,6 +21,7 @@ from vitscope.metrics.one_shot import CLASSIFIERS, compute_accuracy, draw_pairs,
 from vitscope.model_run import ModelRun, OnProgress, choose_preprocessing, describe_model
 from vitscope.models.base import ViTAdapter
 from vitscope.one_shot_result import DrawScore, OneShotResult, finish_one_shot
+from vitscope.row_files import RowFiles
 from vitscope.storage import is_result, never, printable_path, scratch_folder, staged_folder
 
 Outputs = dict[str, dict[str, Float[np.ndarray, "*picture dim"]]]
@@ -101,7 +102,7 @@ class _OneShotRun:
         preprocessing = choose_preprocessing(vit, config)
         self._labels = [label for label, paths in folders.classes.items() for _ in paths]
         paths = tuple(path for paths in folders.classes.values() for path in paths)
-        self._run = ModelRun(vit, ImageSet(paths, preprocessing), config)
+        self._run = ModelRun(vit, ImageSet(paths, preprocessing, described=False), config)
         self._model = describe_model(vit, preprocessing.size, config.dtype)
         self._vit = vit
         self._folders = folders
@@ -110,7 +111,17 @@ class _OneShotRun:
     def execute(
         self, folder: Path, on_progress: OnProgress | None, on_draw: OnProgress | None
     ) -> None:
-        pictures = self._extract(on_progress)
+        with TemporaryDirectory(prefix="vitscope-features-", dir=folder) as scratch:
+            self._execute(folder, Path(scratch), on_progress, on_draw)
+
+    def _execute(
+        self,
+        folder: Path,
+        scratch: Path,
+        on_progress: OnProgress | None,
+        on_draw: OnProgress | None,
+    ) -> None:
+        pictures = self._extract(scratch, on_progress)
         groups = group_pictures(pictures.labels, pictures.ids)
         classes = {label: members for label, members in groups.items() if len(members) > 1}
         if len(classes) < 2:
@@ -137,16 +148,15 @@ class _OneShotRun:
             provenance=self._run.make_provenance(),
         )
 
-    def _extract(self, on_progress: OnProgress | None) -> _Pictures:
+    def _extract(self, scratch: Path, on_progress: OnProgress | None) -> _Pictures:
         layer = self._vit.last_layer
         tolerance = choose_tolerance(self._config.torch_dtype, self._run.device)
         labels: list[str] = []
         ids: list[str] = []
-        chunks: dict[str, list[Tensor]] = {}
-        with self._run.placed():
+        with self._run.placed(), RowFiles(scratch) as files:
             for batch in self._run.iter_batches(on_progress):
                 with self._run.plain_errors(batch):
-                    rows = decompose_layers(
+                    row = decompose_layers(
                         self._vit,
                         batch.pixels,
                         [layer],
@@ -154,15 +164,12 @@ class _OneShotRun:
                         tolerance=tolerance,
                         cls_term=self._config.cls_term,
                     )[layer]
-                    features = rows.features | _keep_skip_alone(self._vit, rows)
-                for name, part in features.items():
-                    if name.partition("/")[0] in _KINDS:
-                        chunks.setdefault(name, []).append(part)
+                    features = row.features | _keep_skip_alone(self._vit, row)
+                wanted = {n: f for n, f in features.items() if n.partition("/")[0] in _KINDS}
+                files.append({name: rows.numpy() for name, rows in wanted.items()})
                 labels += [self._labels[index] for index in batch.indices]
                 ids += batch.ids
-        # One after the other, so that no more than one feature is there twice.
-        stacked = {name: torch.cat(chunks.pop(name)).numpy() for name in list(chunks)}
-        return _Pictures(labels, ids, stacked, rows.bias.numpy())
+        return _Pictures(labels, ids, files.open_rows(), row.bias.numpy())
 
     def _classify(self, draw: int, outputs: Outputs) -> Iterator[DrawScore]:
         chosen = self._config.classifier

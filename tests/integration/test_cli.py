@@ -179,7 +179,7 @@ def test_hostile_names_are_shown_as_they_are(capsys, model_folder, tmp_path):
     assert "[blue]out[/]" in out
     (result,) = (tmp_path / "[blue]out[/]").iterdir()
     paths = AuditResult.load(result).images.column("path").to_pylist()
-    assert any(path.endswith("\\xff[bold]\n.png") for path in paths)
+    assert any(path.endswith("\\xff[bold]\\n.png") for path in paths)
 
 
 def test_help_teaches(capsys):
@@ -329,3 +329,11 @@ def test_the_demo_does_not_touch_what_is_not_its_own(capsys, tmp_path):
     assert code == 2
     assert "was not written by vitscope" in one_line(err)
     assert (mine / "mine.png").read_text() == "x"
+
+
+def test_an_error_that_quotes_a_hostile_name_stays_one_printable_line(capsys, tmp_path):
+    code, _, err = run(
+        capsys, "audit", tmp_path / "\x1b]0;owned\x07\x9b2J", "--model", "x/y", "--out", "o"
+    )
+    assert code == 2
+    assert one_line(err).isprintable()

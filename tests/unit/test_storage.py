@@ -179,7 +179,7 @@ def test_missing_and_damaged_json_say_so(tmp_path):
 
 def test_any_file_name_can_be_printed(tmp_path):
     name = os.fsdecode(b"caf\xe9\n<b>.jpg")
-    assert printable_path(tmp_path / name).endswith("caf\\xe9\n<b>.jpg")
+    assert printable_path(tmp_path / name).endswith("caf\\xe9\\n<b>.jpg")
 
 
 @pytest.mark.parametrize("kind", ["link to an empty folder", "here"])
@@ -217,3 +217,10 @@ def test_a_full_disk_is_one_line_in_a_temporary_folder_too():
     with pytest.raises(VitscopeError, match="No space left"):
         fill()
     assert not made[0].exists()
+
+
+@pytest.mark.parametrize("hostile", ["\x1b[2J", "\x9b31m", "\x07", "\r", "\u202e", "\n"])
+def test_names_cannot_steer_a_terminal(tmp_path, hostile):
+    shown = printable_path(tmp_path / f"a{hostile}b.jpg")
+    assert shown.isprintable()
+    assert hostile not in shown

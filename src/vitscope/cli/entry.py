@@ -21,6 +21,7 @@ from vitscope.cli.one_shot import one_shot
 from vitscope.cli.report import report
 from vitscope.cli.reproduce import reproduce
 from vitscope.errors import UsageError, VitscopeError
+from vitscope.storage import printable
 
 app = App(
     name="vitscope",
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    line = f"vitscope: {' '.join(message.split())}"
+    line = f"vitscope: {printable(' '.join(message.split()))}"
     with suppress(OSError):
         sys.stderr.write(f"{line}\n")
     return code
