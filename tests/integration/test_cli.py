@@ -59,8 +59,10 @@ def test_audit_prints_a_table_and_a_verdict(capsys, model_folder, pictures, tmp_
         capsys, "audit", pictures, "--model", model_folder, "--out", tmp_path / "out", "--size", 32
     )
     assert code == 0
-    (folder,) = (tmp_path / "out").iterdir()
+    folder, report = sorted((tmp_path / "out").iterdir())
     assert f"written to {folder}" in out
+    assert f"open {report} in a browser" in out
+    assert "<html" in report.read_text(encoding="utf-8")
     for words in ("patches", "registers", "skip", "verdict:", "24 pictures", "ledger balances"):
         assert words in out
     summary = AuditResult.load(folder).summary
@@ -78,7 +80,7 @@ def test_several_models_end_in_a_comparison(capsys, model_folder, pictures, tmp_
     code, out, _ = run(capsys, "audit", pictures, *arguments, "--size", 32, "--layers", "all")
     assert code == 0
     assert "Where the [CLS] output comes from" in out
-    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert len(list((tmp_path / "out").glob("*/summary.json"))) == 2
 
 
 def test_a_mistyped_second_model_is_told_before_the_first_is_run(
@@ -94,7 +96,7 @@ def test_a_mistyped_second_model_is_told_before_the_first_is_run(
 def test_options_reach_the_result(capsys, model_folder, pictures, tmp_path):
     options = "--limit 9 --batch-size 4 --dtype float64 --layers 0 --size 16x40 --seed 3"
     options += " --num-workers 1 --device cpu --renormalize --features drop --gallery 2"
-    options += " --cls-term patches"
+    options += " --cls-term patches --no-report"
     where = ["--model", model_folder, "--out", tmp_path / "out"]
     code, _, _ = run(capsys, "audit", pictures, *where, *options.split())
     assert code == 0
@@ -163,6 +165,7 @@ def test_an_unreadable_folder_of_pictures_is_exit_code_1(capsys, model_folder, t
 
 def test_a_second_run_needs_overwrite(capsys, model_folder, pictures, tmp_path):
     command = ["audit", pictures, "--model", model_folder, "--out", tmp_path / "out", "--size", 32]
+    command += ["--no-report"]
     assert run(capsys, *command)[0] == 0
     code, _, err = run(capsys, *command)
     assert code == 2
@@ -174,6 +177,7 @@ def test_hostile_names_are_shown_as_they_are(capsys, model_folder, tmp_path):
     folder = write_pictures(tmp_path / "[red]x[/red]", 3)
     (folder / "0000.png").rename(folder / os.fsdecode(b"\xff[bold]\n.png"))
     where = ["--model", model_folder, "--out", tmp_path / "[blue]out[/]", "--size", 32]
+    where += ["--no-report"]
     code, out, _ = run(capsys, "audit", folder, *where)
     assert code == 0
     assert "[blue]out[/]" in out
@@ -296,7 +300,19 @@ def test_a_later_model_that_fails_leaves_the_earlier_ones_whole(
     assert code != 0
     assert "resnet18" in one_line(err)
     assert "Where the [CLS] output comes from" in out
-    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert len(list((tmp_path / "out").glob("*/summary.json"))) == 2
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_a_file_of_somebody_else_s_is_not_taken_for_a_report(
+    capsys, model_folder, pictures, tmp_path
+):
+    (tmp_path / "report.html").write_text("mine")
+    where = ["--model", model_folder, "--out", tmp_path, "--size", 32, "--limit", 4]
+    code, out, _ = run(capsys, "audit", pictures, *where)
+    assert code == 0  # the audit itself is whole
+    assert "no report was written" in out
+    assert (tmp_path / "report.html").read_text() == "mine"
 
 
 def test_pictures_are_looked_for_before_a_model_is_loaded(capsys, tmp_path, monkeypatch):
@@ -317,7 +333,7 @@ def test_the_demo_runs_twice_and_says_what_it_wrote(capsys, tmp_path):
     assert f"written to {out}/dinov2-small" in printed
     assert (out / "pictures" / "credits.csv").is_file()
     assert run(capsys, "demo", "--out", out, "--limit", 8)[0] == 2
-    assert run(capsys, "demo", "--out", out, "--limit", 8, "--overwrite")[0] == 0
+    assert run(capsys, "demo", "--out", out, "--limit", 8, "--overwrite", "--no-report")[0] == 0
 
 
 def test_the_demo_does_not_touch_what_is_not_its_own(capsys, tmp_path):

@@ -11,13 +11,15 @@ from rich.text import Text
 import vitscope
 from vitscope.cli.targets import choose_targets, find_pictures
 from vitscope.config import AuditConfig
-from vitscope.storage import printable_path
+from vitscope.errors import VitscopeError
+from vitscope.storage import printable, printable_path
 from vitscope.terminal import make_comparison, make_progress, make_report
 
 if TYPE_CHECKING:
     from vitscope.result import AuditResult
 
 _DEFAULTS = AuditConfig()
+_Report = Annotated[bool, Parameter(negative="--no-report")]
 
 
 def audit(
@@ -25,6 +27,7 @@ def audit(
     model: list[str],
     out: Path,
     overwrite: bool = False,
+    report: _Report = True,
     config: Annotated[AuditConfig, Parameter(name="*")] = _DEFAULTS,
 ) -> None:
     """Audit models on a set of pictures.
@@ -41,17 +44,22 @@ def audit(
             folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
         out: Folder for the results, one folder a model.
         overwrite: Replace earlier results in that folder.
+        report: Write report.html beside the results: charts and pictures in one file to open.
         config: Settings.
     """
     # What is asked for is checked as far as it can be before anything is loaded.
     pictures = find_pictures(images)
     config.resolve_device()
     targets = choose_targets(model, out, overwrite=overwrite)
-    _audit_all(targets, pictures, config, overwrite=overwrite)
+    _audit_all(targets, pictures, config, overwrite=overwrite, report=report)
 
 
 def demo(
-    *, out: Path = Path("vitscope-demo"), limit: int | None = None, overwrite: bool = False
+    *,
+    out: Path = Path("vitscope-demo"),
+    limit: int | None = None,
+    overwrite: bool = False,
+    report: _Report = True,
 ) -> None:
     """Audit DINOv2-small on freely licensed photographs; needs no model hub.
 
@@ -62,6 +70,7 @@ def demo(
         out: Folder for pictures and result.
         limit: Draw this many pictures at random.
         overwrite: Replace an earlier demo in that folder.
+        report: Write report.html beside the result: charts and pictures in one file to open.
     """
     from vitscope.photographs import write_demo_photographs
 
@@ -69,24 +78,49 @@ def demo(
     targets = choose_targets(["dinov2-small"], out, overwrite=overwrite)
     photographs = write_demo_photographs(out / "pictures")
     Console().print(Text(photographs.describe()))
-    _audit_all(targets, [out / "pictures"], config, overwrite=overwrite)
+    _audit_all(targets, [out / "pictures"], config, overwrite=overwrite, report=report)
 
 
 def _audit_all(
-    targets: Mapping[str, Path], images: Sequence[Path], config: AuditConfig, *, overwrite: bool
+    targets: Mapping[str, Path],
+    images: Sequence[Path],
+    config: AuditConfig,
+    *,
+    overwrite: bool,
+    report: bool,
 ) -> None:
     console = Console()
     summaries = []
+    done: list[Path] = []
     try:
         for model_id, target in targets.items():
             result = _audit_one(model_id, images, config, target, overwrite=overwrite)
             summaries.append(result.summary)
+            done.append(target)
             console.print(make_report(summaries[-1]))
             console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
+    except KeyboardInterrupt:
+        report = False  # whoever stops it does not want to wait
+        raise
     finally:
-        # What is done is compared even where a later model fails.
+        # What is done is compared and shown even where a later model fails.
         if len(summaries) > 1:
             console.print(make_comparison(summaries))
+        if report and done:
+            _write_report(done, console)
+
+
+def _write_report(results: Sequence[Path], console: Console) -> None:
+    from vitscope.report import write_report  # here, for what it imports is slow
+
+    target = results[0].parent / "report.html"
+    try:
+        write_report(results, target, overwrite=True)
+    except VitscopeError as error:
+        # The results themselves are whole and saved.
+        console.print(Text(f"no report was written: {printable(str(error))}"), soft_wrap=True)
+    else:
+        console.print(Text(f"open {printable_path(target)} in a browser"), soft_wrap=True)
 
 
 def _audit_one(
