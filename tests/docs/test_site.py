@@ -71,6 +71,14 @@ def test_every_page_is_in_the_site_and_loads_from_it_alone(site):
             assert not re.match(r"(\w+:)?//", address), f"{page.name} loads {address}"
 
 
+def test_every_page_can_be_reached_from_the_side_bar():
+    settings = (ROOT / "zensical.toml").read_text(encoding="utf-8")
+    listed = set(re.findall(r'= "([\w/-]+\.md)"', settings))
+    assert listed == {
+        page.relative_to(ROOT / "docs").as_posix() for page in PAGES if "docs" in page.parts
+    }
+
+
 def test_styles_load_nothing_from_elsewhere(site):
     for sheet in site.rglob("*.css"):
         loaded = re.findall(r"(?:url\(|@import )[\"']?((?:https?:)?//[^)\"']+)", sheet.read_text())
