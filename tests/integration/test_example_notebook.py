@@ -1,0 +1,58 @@
+"""The example notebook runs as it is committed, and shows what it says it shows."""
+
+from html import unescape
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from vitscope import AuditResult
+from vitscope.models.embedded import embedded_available
+
+NOTEBOOK = Path(__file__).parents[2] / "examples" / "audit_in_a_notebook.ipynb"
+
+
+@pytest.fixture
+def notebook():
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def outputs_of(notebook, source):
+    """What the cells with this source showed, by MIME type."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    cells = [cell for cell in code if source in cell.source]
+    assert cells, source
+    return [output["data"] for cell in cells for output in cell.outputs if "data" in output]
+
+
+def test_it_is_committed_without_output(notebook):
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+
+
+@pytest.mark.real_weights
+@pytest.mark.skipif(not embedded_available(), reason="the packages of the demo extra are absent")
+def test_it_runs_and_results_and_figures_show_themselves(notebook, tmp_path, monkeypatch):
+    # Nothing of the reader's own set-up, and no waiting for a hub that is not there.
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    client = NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    )
+    client.execute()
+    saved = AuditResult.load(tmp_path / "results" / "dinov2-small").summary
+    assert saved["data"]["num_images"] == 40
+    (shown,) = outputs_of(notebook, "result = audit")
+    assert saved["verdict_text"] in unescape(shown["text/html"])
+    (explained,) = outputs_of(notebook, "explanation = explain")
+    assert "reference pictures" in explained["text/html"]
+    for source in ("plot_bill", "plot_layer_similarity", "plot_maps"):
+        (figure,) = outputs_of(notebook, source)
+        assert "image/png" in figure
+    (last,) = outputs_of(notebook, "AuditResult.load")
+    assert last["text/plain"].strip("'\"") == saved["verdict_text"]
