@@ -233,6 +233,7 @@ class AuditRun:
             has_skip=layout.query is not None,
             tokens=() if layout.query is None else name_tokens(layout),
             renormalize=config.renormalize,
+            cls_term=config.cls_term,
             dtype="float64" if config.dtype == "float64" else "float32",
             preprocessing=asdict(self._images.preprocessing),
             has_masks=bool(self._images.masks),

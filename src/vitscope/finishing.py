@@ -72,6 +72,7 @@ def _summarize(
         "schema_version": SCHEMA_VERSION,
         "kind": "audit",
         "model": manifest.model,
+        "settings": manifest.settings,
         "data": {"num_images": last.num_images, "num_failed": num_failed},
         "ledger": summarize_errors(tables.values()) | {"tolerance": manifest.tolerance},
         "verdict": verdict.status,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitscope.config import ClsTerm
 from vitscope.errors import ResultError
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_plan import FeaturePlan, make_plan
@@ -34,6 +35,8 @@ class Manifest:
         has_skip: Whether the row has a skip connection.
         tokens: Names of the tokens whose states are summed; empty for a pooling query.
         renormalize: Whether restricted outputs were divided by the kept mass.
+        cls_term: Where the attention of [CLS] to itself was to be counted, whose groups may be the
+            same wherever that is.
         dtype: Precision of the features.
         preprocessing: How pictures were prepared.
         has_masks: Whether segments of masks were described.
@@ -48,6 +51,7 @@ class Manifest:
     has_skip: bool
     tokens: tuple[str, ...]
     renormalize: bool
+    cls_term: ClsTerm
     dtype: str
     preprocessing: dict[str, Any]
     has_masks: bool
@@ -57,6 +61,15 @@ class Manifest:
     def last_layer(self) -> int:
         """The layer that the headline comes from."""
         return self.layers[-1]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was chosen that changes what the headline's numbers mean."""
+        return {
+            "renormalize": self.renormalize,
+            "cls_term": self.cls_term,
+            "layer": self.last_layer,
+        }
 
     def make_plan(self, layer: int) -> FeaturePlan:
         """The feature plan of a layer.

@@ -144,6 +144,11 @@ class _OneShotRun:
             scores,
             model=self._model,
             data=self._describe_data(pictures, classes),
+            settings={
+                "renormalize": self._config.renormalize,
+                "cls_term": self._config.cls_term,
+                "layer": self._vit.last_layer,
+            },
             failures=self._run.failures,
             provenance=self._run.make_provenance(),
         )

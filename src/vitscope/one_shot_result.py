@@ -63,6 +63,7 @@ def finish_one_shot(
     *,
     model: Mapping[str, Any],
     data: Mapping[str, Any],
+    settings: Mapping[str, Any],
     failures: Sequence[tuple[str, str]],
     provenance: Mapping[str, Any],
 ) -> None:
@@ -73,6 +74,7 @@ def finish_one_shot(
         scores: Every draw.
         model: The `model` part of the summary.
         data: The `data` part; its `num_classes` says what chance is.
+        settings: What was chosen that changes what the numbers mean.
         failures: Pictures that could not be read, with the reason.
         provenance: Configuration and versions.
     """
@@ -83,6 +85,7 @@ def finish_one_shot(
         "kind": OneShotResult.KIND,
         "schema_version": SCHEMA_VERSION,
         "model": model,
+        "settings": settings,
         "data": data,
         "draws": len({score.draw for score in scores}),
         "readout": HEADLINE_READOUT,

@@ -179,6 +179,28 @@ def test_results_of_different_settings_do_not_merge(result, tmp_path):
         result.merge(other)
 
 
+def test_cls_terms_that_give_the_same_groups_do_not_merge(result, tmp_path):
+    names = sorted(write_pictures(tmp_path, 6, start=300).iterdir())
+    registers, patches, own = (
+        audit(tiny_vit(), names[i : i + 2], AuditConfig(dtype="float64", cls_term=term))
+        for i, term in zip((0, 2, 4), ("registers", "patches", "own"), strict=True)
+    )
+    assert registers.manifest.groups == patches.manifest.groups == ("registers", "patches")
+    with pytest.raises(ResultError, match=r"its cls_term differs \('patches' against 'reg"):
+        registers.merge(patches)
+    for ours, theirs in ((own, registers), (registers, own), (own, patches), (result, patches)):
+        with pytest.raises(ResultError, match=r"cannot be merged: its (groups|cls_term) differs"):
+            ours.merge(theirs)
+    assert result.merge(own).manifest.cls_term == "own"
+
+
+def test_the_summary_tells_the_settings_that_change_the_numbers(result, pictures):
+    assert result.summary["settings"] == {"renormalize": False, "cls_term": "own", "layer": 1}
+    config = AuditConfig(dtype="float64", cls_term="registers", renormalize=True)
+    found = audit(tiny_vit(), sorted(pictures.iterdir())[:3], config).summary["settings"]
+    assert found == {"renormalize": True, "cls_term": "registers", "layer": 1}
+
+
 def test_dropping_features_leaves_out_the_centred_numbers_alone(result, pictures):
     dropped = audit(tiny_vit(), pictures, AuditConfig(dtype="float64", features="drop"))
     assert not (dropped.folder / "features").exists()

@@ -190,6 +190,7 @@ def test_parts_are_those_that_the_model_has(folder, name, parts):
 
 def test_the_cls_term_goes_where_it_is_sent(folder, result):
     config = OneShotConfig(draws=12, cls_term="registers", **EXACT)
+    assert result.summary["settings"] == {"renormalize": False, "cls_term": "own", "layer": 1}
     found = one_shot(tiny_vit(), folder, config).summary["accuracy"]["nearest"]["attention"]
     assert set(found) == {"full", "patches", "registers"}
     kept = result.summary["accuracy"]["nearest"]["attention"]
