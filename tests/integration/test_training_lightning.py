@@ -29,13 +29,6 @@ from vitscope.training import TrainingAudit
 from vitscope.training.lightning import AuditCallback
 from vitscope.training.schedule import AuditWarning
 
-pytestmark = [
-    # What Lightning tells of a training that is as small as this.
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:The number of training batches"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec"),
-]
-
 
 def make_module(library):
     class Training(library.LightningModule):

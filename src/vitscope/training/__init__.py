@@ -4,6 +4,7 @@
 with one of them; neither is imported here.
 """
 
+from vitscope.training.numbers import list_numbers
 from vitscope.training.training_audit import TrainingAudit
 
-__all__ = ["TrainingAudit"]
+__all__ = ["TrainingAudit", "list_numbers"]
