@@ -39,6 +39,10 @@ _BADGE_COLOURS = {
 }
 _LINE = "margin:0.2em 0"
 _SMALL = "margin:0.2em 0;font-size:85%;opacity:0.8"
+_TABLE = (
+    "border-collapse:collapse;border:0;color:inherit;font:inherit;"
+    "font-variant-numeric:tabular-nums"
+)
 _CELL = "padding:0.15em 0.7em;border:0;background:none"
 
 
@@ -145,7 +149,7 @@ def _make_table(columns: Sequence[str], num_labels: int, rows: str, below: str) 
         for index, name in enumerate(columns)
     )
     return (
-        f'<table style="border-collapse:collapse;border:0;color:inherit;font:inherit;font-variant-numeric:tabular-nums">'
+        f'<table style="{_TABLE}">'
         f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
         f'<p style="{_SMALL}">{escape(below)}</p>'
     )
