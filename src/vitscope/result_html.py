@@ -40,8 +40,7 @@ _BADGE_COLOURS = {
 _LINE = "margin:0.2em 0"
 _SMALL = "margin:0.2em 0;font-size:85%;opacity:0.8"
 _TABLE = (
-    "border-collapse:collapse;border:0;color:inherit;font:inherit;"
-    "font-variant-numeric:tabular-nums"
+    "border-collapse:collapse;border:0;color:inherit;font:inherit;font-variant-numeric:tabular-nums"
 )
 _CELL = "padding:0.15em 0.7em;border:0;background:none"
 
