@@ -54,6 +54,9 @@ def describe_model(family, size, params_m, registers, name):
     }
 
 
+SETTINGS = {"renormalize": False, "cls_term": "own", "layer": 11}
+
+
 def make_audit(family="DINOv2", size="S", params_m=22.1, *, registers=0, n=400, name=None):
     """A summary and the columns of its pictures; larger models rely less on their patches."""
     name = name or f"made/{family}-{size}".lower().replace(" ", "-")
@@ -70,6 +73,7 @@ def make_audit(family="DINOv2", size="S", params_m=22.1, *, registers=0, n=400, 
         "schema_version": 2,
         "kind": "audit",
         "model": model,
+        "settings": dict(SETTINGS),
         "data": {"num_images": n, "num_failed": 0},
         "contribution_norm": {
             "patches": distribution(random.normal(30 - 20 * big, 3, n)),
@@ -77,11 +81,14 @@ def make_audit(family="DINOv2", size="S", params_m=22.1, *, registers=0, n=400, 
         },
         "variance_share": {"residual": {term: estimate(shares[term]) for term in terms}},
         "cka": {
-            "attention": {
-                part: make_cka(value)
+            readout: {
+                part: make_cka(value - less)
                 for part, value in (("patches", 1 - 0.7 * big**2), ("registers", 0.1 + 0.7 * big))
                 if part in terms
-            },
+            }
+            for readout, less in (("attention", 0), ("values", 0.05))
+        }
+        | {
             "residual": {
                 "patches": make_cka(1 - 0.8 * big**2),
                 "skip": make_cka(0.2 + 0.7 * big**2),
@@ -244,16 +251,22 @@ def make_one_shot(family="DINOv2", size="S", params_m=22.1, *, registers=0, name
         part: {"top1": estimate(value * 0.8), "top5": estimate(value)}
         for part, value in parts.items()
     }
+    values = {
+        part: {top: estimate(found["value"] / 2) for top, found in tops.items()}
+        for part, tops in accuracy.items()
+        if part != "skip"
+    }
     return {
         "schema_version": 2,
         "kind": "one-shot",
+        "settings": dict(SETTINGS),
         "model": describe_model(family, size, params_m, registers, name),
         "data": {"num_classes": 101, "num_images": 404, "num_failed": 0, "num_dropped": 0},
         "draws": 20,
         "readout": "attention",
         "accuracy": {
-            "nearest": {"attention": accuracy},
-            "logistic": {"attention": accuracy},
+            classifier: {"attention": accuracy, "values": values}
+            for classifier in ("nearest", "logistic")
         },
         "chance": {"top1": 1 / 101, "top5": 5 / 101},
     }

@@ -37,15 +37,20 @@ class AuditPlots:
 
         return _draw_alone(self.folder, plot_bill)
 
-    def plot_restricted_cka(self) -> "Figure":
+    def plot_restricted_cka(
+        self, readout: Literal["attention", "values"] = "attention"
+    ) -> "Figure":
         """CKA of the attention output with what patches or registers alone write (Fig. 3a).
+
+        Args:
+            readout: Whether outputs are compared after the output projection, or before it.
 
         Returns:
             The figure.
         """
         from vitscope.figures.cka import plot_restricted_cka
 
-        return _draw_alone(self.folder, plot_restricted_cka)
+        return _draw_alone(self.folder, lambda found: plot_restricted_cka(found, readout))
 
     def plot_residual_cka(self) -> "Figure":
         """CKA of the output with patches, skip and the other terms (Fig. 6).
@@ -168,13 +173,17 @@ class OneShotPlots:
     folder: Path
 
     def plot_accuracy(
-        self, classifier: str = "nearest", top: Literal["top1", "top5"] = "top5"
+        self,
+        classifier: str = "nearest",
+        top: Literal["top1", "top5"] = "top5",
+        readout: Literal["attention", "values"] = "attention",
     ) -> "Figure":
         """Accuracy by the part of the output that was tested (Fig. 3b).
 
         Args:
             classifier: As in the summary: "nearest" or "logistic".
             top: Whether the first, or one of the first five guesses must be right.
+            readout: Whether outputs are taken after the output projection, or before it.
 
         Returns:
             The figure.
@@ -184,7 +193,9 @@ class OneShotPlots:
         """
         from vitscope.figures.one_shot import plot_one_shot
 
-        return _draw_alone(self.folder, lambda found: plot_one_shot(found, classifier, top))
+        return _draw_alone(
+            self.folder, lambda found: plot_one_shot(found, classifier, top, readout)
+        )
 
 
 class ExplanationPlots:

@@ -79,4 +79,4 @@ def test_few_pictures_leave_no_number_that_is_none(pictures, tmp_path, capsys):
     told = " ".join(capsys.readouterr().out.split())
     assert code == 0
     assert "not drawn: fig3a_restricted_cka" in told
-    assert "fewer than 4 pictures" in told
+    assert "its CKA is undefined with fewer than 4 pictures" in told

@@ -322,6 +322,37 @@ def test_known_families_always_look_the_same_and_unknown_ones_differ():
     assert len(set(together.values())) == len(together)
 
 
+def undefined(tree):
+    return {key: undefined(v) for key, v in tree.items()} if isinstance(tree, dict) else None
+
+
+@pytest.mark.parametrize(
+    ("plot", "readout"), [(plot_restricted_cka, "attention"), (plot_residual_cka, "residual")]
+)
+def test_an_undefined_cka_is_put_down_to_what_it_comes_from(plot, readout):
+    def refuse(model):
+        with pytest.raises(NothingToDrawError) as caught:
+            plot([model])
+        return str(caught.value).removeprefix("DINOv2 S: ")
+
+    model = audit("DINOv2", "S", 22.1)
+    shares = {readout: model.summary["variance_share"]["residual"]}
+    ckas = model.summary["cka"]
+    model.summary.update(cka={}, variance_share=shares)
+    assert refuse(model) == f"it has no CKA in the readout {readout}"
+    model.summary["cka"] = {readout: {k: {**v, "unbiased": None} for k, v in ckas[readout].items()}}
+    assert refuse(model) == "its unbiased CKA is undefined: too few pictures for how they differ"
+    model.summary["cka"] = undefined(ckas)
+    same = "is the same for every picture"
+    assert refuse(model) == f"its CKA is undefined: what is kept of its output {same}"
+    model.summary["variance_share"] = undefined(shares)
+    assert refuse(model) == f"its CKA is undefined: its output {same}"
+    model.summary["variance_share"] = {}
+    assert refuse(model) == f"its CKA is undefined: its output, or what is kept of it, {same}"
+    model.summary["data"]["num_images"] = 3
+    assert refuse(model) == "its CKA is undefined with fewer than 4 pictures"
+
+
 @pytest.mark.parametrize(
     ("draw", "reason"),
     [

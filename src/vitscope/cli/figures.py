@@ -14,6 +14,7 @@ def figures(
     *results: Path,
     out: Path,
     format: list[Literal["png", "pdf", "svg"]] | None = None,  # noqa: A002 - the option's name
+    readout: Literal["attention", "values"] = "attention",
     overwrite: bool = False,
 ) -> None:
     """Draw every figure that saved results have the numbers for.
@@ -27,6 +28,8 @@ def figures(
         results: Results, or folders that hold results (searched).
         out: Folder for the figures.
         format: Kinds of files, once per kind; png and pdf if none is given.
+        readout: Output that Fig. 3 compares in: attention is after the output projection, values
+            before it, where the paper's equations stop.
         overwrite: Replace earlier figures in that folder.
 
     Raises:
@@ -36,7 +39,9 @@ def figures(
         raise UsageError("no result was given: name one or more folders of results")
     from vitscope.figures.draw import draw_figures  # here, for what it imports is slow
 
-    drawn = draw_figures(results, out, formats=format or ("png", "pdf"), overwrite=overwrite)
+    drawn = draw_figures(
+        results, out, formats=format or ("png", "pdf"), readout=readout, overwrite=overwrite
+    )
     console = Console()
     for figure in drawn.drawn:
         console.print(Text(f"{figure.name}: {_count(figure.shown)}"), soft_wrap=True)

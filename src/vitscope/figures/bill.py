@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 
+from vitscope.figures.choices import count_cls
 from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
 from vitscope.figures.numbers import Interval, find_terms, read_estimate
 from vitscope.figures.panels import finish, make_panels, term_handles
@@ -11,6 +12,7 @@ from vitscope.figures.saved import ModelResult
 from vitscope.figures.style import (
     INK,
     SMALL_PT,
+    TERMS,
     colour_term,
     in_style,
     in_term_order,
@@ -37,7 +39,7 @@ def plot_bill(results: Iterable[ModelResult]) -> Drawing:
     Raises:
         NothingToDrawError: If no audit has shares.
     """
-    selection = select(results, _read_shares)
+    selection = select(results, _read_shares, choices=[count_cls(*TERMS)])
     count = len(selection.found)
     figure, (stacked, apart) = make_panels(2, columns=2, panel_height_in=0.55 + _ROW_IN * count)
     terms = in_term_order(list({term for _, shares in selection.found for term in shares}))
@@ -58,7 +60,9 @@ def plot_bill(results: Iterable[ModelResult]) -> Drawing:
         apart.axhline(row - 0.5, color="#eeeeee", linewidth=0.6, zorder=0)
     notes = [
         "Variance over pictures of the residual stream r of [CLS] after the last block's "
-        f"attention; what is the same for every picture drops out. {describe_n(selection.results)}."
+        "attention; what is the same for every picture drops out. "
+        f"{describe_n(selection.results)}.",
+        *selection.choices,
     ]
     finish(figure, notes, handles=term_handles(terms, joined=False), omitted=selection.omitted)
     return selection.draw(figure)

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 from functools import partial
 
+from vitscope.figures.choices import RENORMALIZE, Readout, count_cls, name_readout
 from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
-from vitscope.figures.numbers import find, read_cka
+from vitscope.figures.numbers import find, find_terms, number, read_cka, read_estimate
 from vitscope.figures.panels import family_handles, finish, make_panels
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.sizes import (
@@ -18,6 +19,10 @@ from vitscope.figures.sizes import (
 from vitscope.figures.style import in_style, look_of_families, name_term
 from vitscope.figures.terms_by_family import Terms, plot_terms_by_family
 
+_KEPT = ("patches", "registers")
+_ADDED = ("patches", "skip")
+_FEWEST_FOR_CKA = 4
+"""With three pictures the unbiased estimator divides by zero."""
 _LIMITS = (-0.05, 1.05)
 _NOTES = (
     "Filled: unbiased linear CKA, bars: 95 % intervals.",
@@ -27,13 +32,14 @@ _NOTES = (
 
 
 @in_style
-def plot_restricted_cka(results: Iterable[ModelResult]) -> Drawing:
+def plot_restricted_cka(results: Iterable[ModelResult], readout: Readout = "attention") -> Drawing:
     """CKA of the attention branch's output with that of one token type alone, over size (Fig. 3a).
 
     One panel for patches and one for registers, a line per family.
 
     Args:
         results: Results; audits alone are used.
+        readout: Whether outputs are compared after the output projection, or before it.
 
     Returns:
         The drawing.
@@ -41,8 +47,12 @@ def plot_restricted_cka(results: Iterable[ModelResult]) -> Drawing:
     Raises:
         NothingToDrawError: If no audit has the estimates.
     """
-    selection = select(results, partial(_read_parts, "attention", ("patches", "registers")))
-    parts = [p for p in ("patches", "registers") if any(p in found for _, found in selection.found)]
+    selection = select(
+        results,
+        partial(_read_parts, readout, _KEPT),
+        choices=[count_cls(*_KEPT), RENORMALIZE],
+    )
+    parts = [part for part in _KEPT if any(part in found for _, found in selection.found)]
     figure, panels = make_panels(len(parts), columns=2, panel_height_in=2.3)
     span = [require_params(result) for result in selection.results]
     looks = look_of_families([*selection.families])
@@ -67,9 +77,9 @@ def plot_restricted_cka(results: Iterable[ModelResult]) -> Drawing:
         panel.set_ylim(*_LIMITS)
     panels[0].set_ylabel("CKA with the full output")
     notes = [
-        "Attention branch of the last block, without the skip connection; "
-        f"{describe_n(selection.results)}.",
+        f"Output of {name_readout(readout)}; {describe_n(selection.results)}.",
         *_NOTES,
+        *selection.choices,
     ]
     finish(figure, notes, handles=family_handles(looks), omitted=selection.omitted)
     return selection.draw(figure)
@@ -88,7 +98,9 @@ def plot_residual_cka(results: Iterable[ModelResult]) -> Drawing:
     Raises:
         NothingToDrawError: If no audit has the estimates.
     """
-    selection = select(results, partial(_read_parts, "residual", ("patches", "skip")))
+    selection = select(
+        results, partial(_read_parts, "residual", _ADDED), choices=[count_cls(*_ADDED)]
+    )
     figure = plot_terms_by_family(
         selection,
         y_label="CKA with the output r",
@@ -102,10 +114,38 @@ def plot_residual_cka(results: Iterable[ModelResult]) -> Drawing:
     return selection.draw(figure)
 
 
+def tell_undefined_cka(result: ModelResult, readout: str, parts: Sequence[str]) -> str:
+    """Why an audit has no unbiased CKA to show.
+
+    Args:
+        result: An audit without one.
+        readout: The readout.
+        parts: Parts of it that a figure wants.
+
+    Returns:
+        A phrase about the audit.
+    """
+    found = find_terms(result.summary, "cka", readout)
+    if not any(part in found for part in parts):
+        return f"it has no CKA in the readout {readout}"
+    if result.num_images < _FEWEST_FOR_CKA:
+        return f"its CKA is undefined with fewer than {_FEWEST_FOR_CKA} pictures"
+    if any(number(find(found.get(part), "biased")) is not None for part in parts):
+        return "its unbiased CKA is undefined: too few pictures for how they differ"
+    shares = find_terms(result.summary, "variance_share", readout)
+    if not shares:
+        constant = "its output, or what is kept of it,"
+    elif all(read_estimate(share) is None for share in shares.values()):
+        constant = "its output"
+    else:
+        constant = "what is kept of its output"
+    return f"its CKA is undefined: {constant} is the same for every picture"
+
+
 def _read_parts(readout: str, parts: Sequence[str], result: ModelResult) -> Terms:
     require_params(result)
     estimates = {part: read_cka(find(result.summary, "cka", readout, part)) for part in parts}
     found = {part: cka for part, cka in estimates.items() if cka is not None}
     if not found:
-        raise NothingToDrawError("its CKA is undefined (fewer than 4 pictures, or constant output)")
+        raise NothingToDrawError(tell_undefined_cka(result, readout, parts))
     return found

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
+from vitscope.figures.choices import count_cls
 from vitscope.figures.drawing import Drawing, NothingToDrawError, select
 from vitscope.figures.numbers import Interval, find, find_terms, number, read_estimate, write_number
 from vitscope.figures.panels import finish, make_panels
@@ -51,7 +52,7 @@ def plot_covariates(result: ModelResult) -> Drawing:
     Raises:
         NothingToDrawError: If it has none.
     """
-    selection = select([result], _read)
+    selection = select([result], _read, choices=[count_cls(*_SOURCES)])
     found = selection.found[0][1]
     rows = list(dict.fromkeys(name for target in found.values() for name in target))
     figure, panels = make_panels(len(found), columns=4, panel_height_in=0.75 + 0.17 * len(rows))
@@ -64,7 +65,8 @@ def plot_covariates(result: ModelResult) -> Drawing:
     notes = [
         f"n = {_describe_counts(list(found.values()))} pictures; bars: 95 % intervals. Filled: "
         "told from 0 (p < 0.05 after Holm's correction for the number of rows). R²: of a ridge "
-        "regression on all rows, for pictures that it was not fitted to."
+        "regression on all rows, for pictures that it was not fitted to.",
+        *selection.choices,
     ]
     finish(figure, notes, heading=f"What goes with a picture's sources: {result.label}")
     return selection.draw(figure)

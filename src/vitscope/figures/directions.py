@@ -5,12 +5,13 @@ from itertools import combinations
 
 from matplotlib.axes import Axes
 
+from vitscope.figures.choices import count_cls
 from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
 from vitscope.figures.matrices import plot_matrix
 from vitscope.figures.numbers import find, find_terms, number, numbers
 from vitscope.figures.panels import finish, make_panels
 from vitscope.figures.saved import ModelResult
-from vitscope.figures.style import SMALL_PT, colour_term, in_style, in_term_order, name_term
+from vitscope.figures.style import SMALL_PT, TERMS, colour_term, in_style, in_term_order, name_term
 
 Pair = tuple[str, str]
 
@@ -47,7 +48,7 @@ def plot_directions(result: ModelResult) -> Drawing:
     Raises:
         NothingToDrawError: If it has none.
     """
-    selection = select([result], _read)
+    selection = select([result], _read, choices=[count_cls(*TERMS)])
     found = selection.found[0][1]
     figure, (angles, shared, ranks) = make_panels(3, panel_height_in=2.5, share_y=False)
     _plot_angles(angles, found)
@@ -57,7 +58,8 @@ def plot_directions(result: ModelResult) -> Drawing:
         f"Leading {found.count} directions of each term's variance over pictures, last block, "
         f"{describe_n(selection.results)}. Shared variance: part of the row's variance within "
         "the span of the column's directions; in brackets what unrelated directions would share. "
-        "Effective rank: (tr Σ)² / tr Σ²."
+        "Effective rank: (tr Σ)² / tr Σ².",
+        *selection.choices,
     ]
     finish(figure, notes, heading=f"Directions of variance: {result.label}")
     return selection.draw(figure)

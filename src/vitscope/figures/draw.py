@@ -10,6 +10,7 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 
 from vitscope.errors import ResultError, UsageError
+from vitscope.figures.choices import READOUTS, Readout
 from vitscope.figures.drawing import Drawing, NothingToDrawError
 from vitscope.figures.plan import plan_figures
 from vitscope.figures.saved import ModelResult, load_results
@@ -78,6 +79,7 @@ def draw_figures(
     out: str | Path,
     *,
     formats: Sequence[Format] = ("png", "pdf"),
+    readout: Readout = "attention",
     overwrite: bool = False,
 ) -> FigureFolder:
     """Draw every figure that saved results have the numbers for.
@@ -88,14 +90,16 @@ def draw_figures(
         out: Folder for the figures and their index (`index.md` for people, `index.json`); written
             whole or not at all.
         formats: Files of each figure.
+        readout: Output that figure 3 compares in: "attention" is after the output projection,
+            "values" before it, where the paper's equations stop.
         overwrite: Whether earlier figures there are replaced.
 
     Returns:
         What was drawn, and why the rest was not.
 
     Raises:
-        UsageError: If a format is unknown, a folder holds no result, a model comes twice, or
-            something else is at `out`.
+        UsageError: If a format or the readout is unknown, a folder holds no result, a model comes
+            twice, or something else is at `out`.
         ResultError: If a summary is damaged or of another schema.
         VitscopeError: If the disk does not take the figures.
     """
@@ -104,6 +108,8 @@ def draw_figures(
         raise UsageError(
             f"format {', '.join(unknown) or '(none)'}: expected one of {', '.join(FORMATS)}"
         )
+    if readout not in READOUTS:
+        raise UsageError(f"readout {readout!r}: expected one of {', '.join(READOUTS)}")
     target = Path(out)
     _check_place(target, overwrite=overwrite)
     results = load_results([Path(folder) for folder in folders])
@@ -111,7 +117,7 @@ def draw_figures(
     drawn: list[DrawnFigure] = []
     skipped: dict[str, str] = {}
     with staged_folder(target, replaces=is_figures if overwrite else never) as staging:
-        for planned in plan_figures(results):
+        for planned in plan_figures(results, readout):
             try:
                 drawing = planned.draw()
             except (NothingToDrawError, ResultError) as reason:

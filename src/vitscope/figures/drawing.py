@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 from matplotlib.figure import Figure
 
 from vitscope.errors import ResultError, VitscopeError
+from vitscope.figures.choices import Choice, describe_choices, find_mixture
 from vitscope.figures.saved import ModelResult, group_by_family
 
 T = TypeVar("T")
@@ -39,10 +40,12 @@ class Selection(Generic[T]):
     Attributes:
         found: What was read, by result; in order of family and size.
         omitted: Reason for each other result, by its label.
+        choices: What was chosen otherwise than by default, a sentence each.
     """
 
     found: tuple[tuple[ModelResult, T], ...]
     omitted: Mapping[str, str]
+    choices: tuple[str, ...] = ()
 
     @property
     def results(self) -> tuple[ModelResult, ...]:
@@ -71,7 +74,11 @@ class Selection(Generic[T]):
 
 
 def select(
-    results: Iterable[ModelResult], read: Callable[[ModelResult], T], *, kind: str = "audit"
+    results: Iterable[ModelResult],
+    read: Callable[[ModelResult], T],
+    *,
+    kind: str = "audit",
+    choices: Sequence[Choice] = (),
 ) -> Selection[T]:
     """Read what a figure needs out of each result.
 
@@ -79,12 +86,13 @@ def select(
         results: Results of any kind.
         read: Reads one; raises NothingToDrawError where the result does not have it.
         kind: The kind of result that the figure is of; others are left aside.
+        choices: Choices that what is read depends on, in which the results must agree.
 
     Returns:
         What was found, and why not elsewhere.
 
     Raises:
-        NothingToDrawError: If no result has it.
+        NothingToDrawError: If no result has it, or results differ in a choice.
     """
     found: list[tuple[ModelResult, T]] = []
     omitted: dict[str, str] = {}
@@ -97,7 +105,10 @@ def select(
             omitted[result.label] = str(reason)
     if not found:
         raise NothingToDrawError(describe_omitted(omitted) or f"no result of the kind {kind!r}")
-    return Selection(tuple(found), omitted)
+    selected = [result for result, _ in found]
+    if mixture := find_mixture(choices, selected):
+        raise NothingToDrawError(mixture)
+    return Selection(tuple(found), omitted, describe_choices(choices, selected))
 
 
 def describe_omitted(omitted: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Float64
 
+from vitscope.figures.choices import count_cls
 from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
 from vitscope.figures.numbers import find, read_estimate, write_number
 from vitscope.figures.panels import finish, label_rows, make_panels
@@ -27,7 +28,7 @@ def plot_interdependence(results: Iterable[ModelResult]) -> Drawing:
     Raises:
         NothingToDrawError: If no audited model has registers and a skip connection.
     """
-    selection = select(results, _read_pairs)
+    selection = select(results, _read_pairs, choices=[count_cls("registers", "skip")])
     figure, panels = make_panels(len(selection.found), panel_height_in=2.2, share_y=False)
     for (model, (registers, skip)), panel in zip(selection.found, panels, strict=True):
         size = float(np.clip(60 / np.sqrt(len(skip)), 1, 9))
@@ -48,7 +49,8 @@ def plot_interdependence(results: Iterable[ModelResult]) -> Drawing:
     notes = [
         "Each dot a picture: centred shares, of what differs from the mean picture, where features "
         f"were kept, else raw ones; {describe_n(selection.results)}. ρ: Spearman's rank "
-        "correlation; brackets: 95 % interval."
+        "correlation; brackets: 95 % interval.",
+        *selection.choices,
     ]
     finish(figure, notes, omitted=selection.omitted)
     return selection.draw(figure)

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable
 
+from vitscope.figures.choices import count_cls
 from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
 from vitscope.figures.numbers import find, read_spread
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.sizes import require_params
 from vitscope.figures.style import in_style
 from vitscope.figures.terms_by_family import Terms, plot_terms_by_family
+
+_TERMS = ("patches", "skip")
 
 
 @in_style
@@ -23,7 +26,7 @@ def plot_norms(results: Iterable[ModelResult]) -> Drawing:
     Raises:
         NothingToDrawError: If no audit has the norms.
     """
-    selection = select(results, _read_norms)
+    selection = select(results, _read_norms, choices=[count_cls(*_TERMS)])
     figure = plot_terms_by_family(
         selection,
         y_label="norm added to [CLS]",
@@ -37,10 +40,7 @@ def plot_norms(results: Iterable[ModelResult]) -> Drawing:
 
 def _read_norms(result: ModelResult) -> Terms:
     require_params(result)
-    norms = {
-        term: read_spread(find(result.summary, "contribution_norm", term))
-        for term in ("patches", "skip")
-    }
+    norms = {term: read_spread(find(result.summary, "contribution_norm", term)) for term in _TERMS}
     found = {term: norm for term, norm in norms.items() if norm is not None}
     if not found:
         raise NothingToDrawError("it has no norms of contributions")

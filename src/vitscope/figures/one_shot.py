@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from matplotlib.lines import Line2D
 
+from vitscope.figures.choices import RENORMALIZE, Readout, count_cls, name_readout
 from vitscope.figures.drawing import Drawing, NothingToDrawError, select
 from vitscope.figures.numbers import Interval, find, find_terms, number, read_estimate
 from vitscope.figures.saved import ModelResult, printable
@@ -37,13 +38,16 @@ def list_classifiers(results: Iterable[ModelResult]) -> list[str]:
 
 
 @in_style
-def plot_one_shot(results: Iterable[ModelResult], classifier: str, top: Top) -> Drawing:
+def plot_one_shot(
+    results: Iterable[ModelResult], classifier: str, top: Top, readout: Readout = "attention"
+) -> Drawing:
     """One-shot accuracy by part of the output, over size, a panel per family (Fig. 3b).
 
     Args:
         results: Results; one-shot ones alone are used.
         classifier: As in their summaries.
         top: Whether the first, or one of the first five guesses must be right.
+        readout: Whether outputs are taken after the output projection, or before it.
 
     Returns:
         The drawing.
@@ -51,12 +55,18 @@ def plot_one_shot(results: Iterable[ModelResult], classifier: str, top: Top) -> 
     Raises:
         NothingToDrawError: If no result has it.
     """
-    selection = select(results, partial(_read_accuracies, classifier, top), kind="one-shot")
+    selection = select(
+        results,
+        partial(_read_accuracies, classifier, top, readout),
+        kind="one-shot",
+        choices=[count_cls(*TERMS), RENORMALIZE],
+    )
     figure = plot_terms_by_family(
         selection,
         y_label=f"one-shot {_NAMES[top]} accuracy (%)",
         notes=(
-            f"Classifier: {printable(classifier)}, trained on full outputs. "
+            f"Classifier: {printable(classifier)}, trained on full outputs of "
+            f"{name_readout(readout)}. "
             f"{_describe_draws(selection.results)}; bars: 95 % intervals over draws.",
         ),
         limits=(-3, 103),
@@ -69,17 +79,18 @@ def plot_one_shot(results: Iterable[ModelResult], classifier: str, top: Top) -> 
     return selection.draw(figure)
 
 
-def _read_accuracies(classifier: str, top: Top, result: ModelResult) -> Terms:
+def _read_accuracies(classifier: str, top: Top, readout: str, result: ModelResult) -> Terms:
     require_params(result)
-    readout = find(result.summary, "readout")
-    parts = find_terms(result.summary, "accuracy", classifier, str(readout))
+    parts = find_terms(result.summary, "accuracy", classifier, readout)
     found = {}
     for part in ("full", *TERMS):
         accuracy = read_estimate(find(parts.get(part), top))
         if accuracy is not None:
             found[part] = _in_percent(accuracy)
     if not found:
-        raise NothingToDrawError(f"no {_NAMES[top]} accuracy with {printable(classifier)}")
+        raise NothingToDrawError(
+            f"no {_NAMES[top]} accuracy with {printable(classifier)} in the readout {readout}"
+        )
     return found
 
 

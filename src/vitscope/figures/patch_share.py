@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 from matplotlib.axes import Axes
 
+from vitscope.figures.choices import count_cls
 from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
 from vitscope.figures.panels import finish, make_panels
 from vitscope.figures.saved import ModelResult, format_millions
@@ -16,6 +17,21 @@ _TICK_LETTERS = 12
 _FEWEST_SLOTS = 3
 _FEWEST_FOR_SHAPE = 20
 """From so many pictures on the shape of a distribution is worth drawing."""
+
+_SIDES = {
+    "own": ("patches", "registers", "patches / (patches + registers)"),
+    "registers": (
+        "patches",
+        "registers and [CLS] itself",
+        "patches / (patches + registers + [CLS])",
+    ),
+    "patches": (
+        "patches and [CLS] itself",
+        "registers",
+        "(patches + [CLS]) /\n(patches + [CLS] + registers)",
+    ),
+}
+"""What an attention of 1 and of 0 is on, and the ratio, by where [CLS]'s own part is counted."""
 
 
 @in_style
@@ -31,7 +47,9 @@ def plot_patch_share(results: Iterable[ModelResult]) -> Drawing:
     Raises:
         NothingToDrawError: If no audited model has registers.
     """
-    selection = select(results, _read_shares)
+    counted = count_cls("patches", "registers")
+    selection = select(results, _read_shares, choices=[counted])
+    patches, registers, ratio = _SIDES[counted.agree(selection.results) or "own"]
     figure, panels = make_panels(len(selection.families), panel_height_in=2.3)
     for (family, members), panel in zip(selection.families.items(), panels, strict=True):
         for place, (_, shares) in enumerate(members):
@@ -42,11 +60,12 @@ def plot_patch_share(results: Iterable[ModelResult]) -> Drawing:
         panel.set_ylim(-0.02, 1.02)
         panel.set_title(literal(family))
         panel.grid(axis="y")
-    panels[0].set_ylabel("patches / (patches + registers)")
+    panels[0].set_ylabel(ratio)
     notes = [
-        "[CLS] attention mass of the last block, mean over heads: 1 = all on patches, 0 = all on "
-        f"registers. Distribution over pictures, {describe_n(selection.results)}; box: quartiles, "
-        "whiskers: 5 to 95 % of the pictures, dot: mean."
+        f"[CLS] attention mass of the last block, mean over heads: 1 = all on {patches}, 0 = all "
+        f"on {registers}. Distribution over pictures, {describe_n(selection.results)}; box: "
+        "quartiles, whiskers: 5 to 95 % of the pictures, dot: mean.",
+        *selection.choices,
     ]
     finish(figure, notes, omitted=selection.omitted)
     return selection.draw(figure)

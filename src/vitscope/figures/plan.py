@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vitscope.figures.anatomy import plot_anatomy
 from vitscope.figures.bill import plot_bill
+from vitscope.figures.choices import Readout
 from vitscope.figures.cka import plot_residual_cka, plot_restricted_cka
 from vitscope.figures.covariates import plot_covariates
 from vitscope.figures.directions import plot_directions
@@ -68,25 +69,32 @@ class PlannedFigure:
     draw: Callable[[], Drawing]
 
 
-def plan_figures(results: Results) -> list[PlannedFigure]:
+def plan_figures(results: Results, readout: Readout = "attention") -> list[PlannedFigure]:
     """Every figure that the results could have.
 
     Args:
         results: Results of any kind.
+        readout: Output that figure 3 compares in.
 
     Returns:
         The figures in the order of the paper, ours last.
     """
-    plans = [*_plan_audits(results), *_plan_one_shot(results), *_plan_maps(results)]
+    plans = [
+        *_plan_audits(results, readout),
+        *_plan_one_shot(results, readout),
+        *_plan_maps(results),
+    ]
     return sorted(plans, key=lambda plan: (not plan.name.startswith("fig"), plan.name))
 
 
-def _plan_audits(results: Results) -> Iterator[PlannedFigure]:
+def _plan_audits(results: Results, readout: Readout) -> Iterator[PlannedFigure]:
     audits = [result for result in results if result.kind == "audit"]
     main = [result for result in audits if result.family == _MAIN_FAMILY]
     others = [result for result in audits if result.family != _MAIN_FAMILY]
+    of_all = dict(OF_ALL_MODELS)
+    of_all["fig3a_restricted_cka"] = partial(plot_restricted_cka, readout=readout)
     for figures, chosen, whose in (
-        (OF_ALL_MODELS, audits, "no audit"),
+        (of_all, audits, "no audit"),
         (OF_THE_MAIN_FAMILY, main, f"no audit of {_MAIN_FAMILY} without registers"),
         (OF_THE_OTHER_FAMILIES, others, f"no audit of another family than {_MAIN_FAMILY}"),
     ):
@@ -100,14 +108,14 @@ def _plan_audits(results: Results) -> Iterator[PlannedFigure]:
             yield PlannedFigure(f"{name}__{names[result.folder]}", partial(draw_one, result))
 
 
-def _plan_one_shot(results: Results) -> Iterator[PlannedFigure]:
+def _plan_one_shot(results: Results, readout: Readout) -> Iterator[PlannedFigure]:
     classifiers = list_classifiers(results)
     if not classifiers:
         yield PlannedFigure("fig3b_one_shot", partial(_refuse, "no one-shot result among them"))
     for classifier in classifiers:
         for top in TOPS:
             name = f"fig3b_one_shot_{slug(classifier)}_{top}"
-            yield PlannedFigure(name, partial(plot_one_shot, results, classifier, top))
+            yield PlannedFigure(name, partial(plot_one_shot, results, classifier, top, readout))
 
 
 def _plan_maps(results: Results) -> Iterator[PlannedFigure]:

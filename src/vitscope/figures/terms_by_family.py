@@ -60,7 +60,7 @@ def plot_terms_by_family(
     label_rows(panels, y_label)
     return finish(
         figure,
-        notes,
+        [*notes, *selection.choices],
         handles=[*term_handles(_terms_of(selection.found)), *more_handles],
         omitted=selection.omitted,
     )
