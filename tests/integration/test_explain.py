@@ -257,7 +257,7 @@ def test_hostile_names_survive(shaped, tmp_path):
     path.write_bytes((shaped / "tall.png").read_bytes())
     result = explain(tiny_vit(), path, out=tmp_path / "out")
     one = Explanation.load(tmp_path / "out").read_picture(0)
-    assert one.path.endswith("<b>&$x_1$\n\\xff.png")
+    assert one.path.endswith("<b>&$x_1$\\n\\xff.png")
     assert len(result) == 1
 
 

@@ -160,7 +160,7 @@ def test_hostile_class_names_are_printed_harmlessly(model_folder, tmp_path, caps
     (folder,) = (tmp_path / "out").iterdir()
     text = (folder / "summary.json").read_text("utf-8")
     dropped = json.loads(text, parse_constant=pytest.fail)["data"]["dropped_classes"]
-    assert dropped == ["\\xff[red]<b>\x1b[2J too"]
+    assert dropped == ["\\xff[red]<b>\\x1b[2J too"]
 
 
 @pytest.fixture(scope="module")
