@@ -7,6 +7,7 @@ from typing import Any
 from vitscope.association_summary import summarize_covariates, summarize_interdependence
 from vitscope.manifest import Manifest, write_sums
 from vitscope.metrics.audit_sums import AuditSums
+from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.records import table_path
 from vitscope.saved_result import PROVENANCE, SCHEMA_VERSION, write_failures
 from vitscope.storage import MARKER, write_json
@@ -16,7 +17,7 @@ from vitscope.token_summary import (
     summarize_high_norm_tokens,
     summarize_layer_similarity,
 )
-from vitscope.verdict import judge
+from vitscope.verdict import Constant, judge
 
 
 def finish_result(
@@ -67,7 +68,8 @@ def _summarize(
     shares = {
         term: share["value"] for term, share in headline["variance_share"]["residual"].items()
     }
-    verdict = judge(last.estimate_cka("residual", "patches"), last.num_images, shares)
+    cka = last.estimate_cka("residual", "patches")
+    verdict = judge(cka, last.num_images, shares, _find_constant(last))
     summary = {
         "schema_version": SCHEMA_VERSION,
         "kind": "audit",
@@ -88,3 +90,10 @@ def _summarize(
     if manifest.listed_layers:
         summary["layers"] = layers
     return summary
+
+
+def _find_constant(sums: FeatureSums) -> Constant | None:
+    output, patches = sums.plan.comparisons["residual"]["patches"]
+    if sums.is_constant(output):
+        return "output"
+    return "patches" if sums.is_constant(patches) else None

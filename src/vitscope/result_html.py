@@ -31,6 +31,7 @@ _BADGE_COLOURS = {
     "weakened": _DOUBTFUL,
     "borderline": _DOUBTFUL,
     "broken": _BAD,
+    "no variation": _UNKNOWN,
     "not enough images": _UNKNOWN,
     "most": _GOOD,
     "part": _DOUBTFUL,

@@ -36,6 +36,7 @@ _COLOURS = {
     "weakened": "bold yellow",
     "broken": "bold red",
     "borderline": "bold yellow",
+    "no variation": "bold magenta",
     "not enough images": "bold magenta",
 }
 _PICTURE_COLOURS = {

@@ -7,7 +7,8 @@ from typing import Literal
 
 from vitscope.metrics.feature_sums import CkaEstimate
 
-Status = Literal["holds", "weakened", "broken", "borderline", "not enough images"]
+Status = Literal["holds", "weakened", "broken", "borderline", "no variation", "not enough images"]
+Constant = Literal["output", "patches"]
 PictureStatus = Literal["most", "part", "do not read", "cannot tell"]
 
 HOLDS_FROM = 0.9
@@ -43,28 +44,47 @@ class Verdict:
     text: str
 
 
-def judge(cka: CkaEstimate, num_images: int, shares: Mapping[str, float]) -> Verdict:
+def judge(
+    cka: CkaEstimate,
+    num_images: int,
+    shares: Mapping[str, float],
+    constant: Constant | None = None,
+) -> Verdict:
     """Read the verdict off the numbers.
 
     Patch integration holds from an unbiased residual CKA(r, c_patches) of 0.9 on, is weakened
     from 0.5 and broken below. An interval that crosses one of the two lines is borderline; one
-    that crosses both, or that cannot be had, says that there were not enough images.
+    that crosses both, or that cannot be had, says that there were not enough images. Where the
+    output, or what patches wrote, is the same for every one of several images, no number of them
+    would tell.
 
     Args:
         cka: CKA of r with c_patches.
         num_images: Images it was estimated from.
         shares: Variance shares of the residual stream by term.
+        constant: What does not vary over the images, if the output or what patches wrote does not.
 
     Returns:
         The verdict.
     """
     others = {name: share for name, share in shares.items() if name in _DOORS and share == share}
     door = max(others, key=others.__getitem__) if others else None
-    status = _status(cka, num_images)
-    return Verdict(status, door, _sentence(status, door, cka, num_images, shares))
+    status = _status(cka, num_images, constant)
+    numbers = _describe(cka, num_images)
+    claim = _claim(status, cka, constant)
+    if status == "not enough images":
+        return Verdict(status, door, f"{claim} ({numbers}): audit more pictures")
+    if door is None:
+        return Verdict(status, door, f"{claim} ({numbers})")
+    source = f"{_name_door(door, shares)} ({shares[door]:.0%} of the output's variance)"
+    tail = "the largest other source is" if status == "holds" else "the output comes through"
+    return Verdict(status, door, f"{claim} ({numbers}); {tail} {source}")
 
 
-def _status(cka: CkaEstimate, num_images: int) -> Status:
+def _status(cka: CkaEstimate, num_images: int, constant: Constant | None) -> Status:
+    # A single image has nothing to differ from.
+    if constant is not None and num_images > 1:
+        return "no variation"
     if num_images < MIN_IMAGES or cka.ci95 is None:
         return "not enough images"
     low, high = cka.ci95
@@ -78,30 +98,24 @@ def _status(cka: CkaEstimate, num_images: int) -> Status:
     return "weakened" if cka.unbiased >= BROKEN_BELOW else "broken"
 
 
-def _sentence(
-    status: Status,
-    door: str | None,
-    cka: CkaEstimate,
-    num_images: int,
-    shares: Mapping[str, float],
-) -> str:
-    interval = "" if cka.ci95 is None else f", 95 % interval {cka.ci95[0]:.3f} to {cka.ci95[1]:.3f}"
-    value = "undefined" if math.isnan(cka.unbiased) else f"{cka.unbiased:.3f}"
-    numbers = f"CKA(r, patches) = {value}{interval}, n = {num_images}"
+def _claim(status: Status, cka: CkaEstimate, constant: Constant | None) -> str:
     if status == "not enough images":
-        return f"not enough images to tell ({numbers}): audit more pictures"
+        return "not enough images to tell"
+    if status == "no variation":
+        what = "the output" if constant == "output" else "what patches wrote"
+        return f"{what} is the same for every picture"
     if status == "borderline":
         assert cka.ci95 is not None
         holds = cka.ci95[0] < HOLDS_FROM <= cka.ci95[1]
         between = "holds and weakened" if holds else "weakened and broken"
-        claim = f"patch integration is borderline between {between}"
-    else:
-        claim = f"patch integration {'holds' if status == 'holds' else 'is ' + status}"
-    if door is None:
-        return f"{claim} ({numbers})"
-    source = f"{_name_door(door, shares)} ({shares[door]:.0%} of the output's variance)"
-    tail = "the largest other source is" if status == "holds" else "the output comes through"
-    return f"{claim} ({numbers}); {tail} {source}"
+        return f"patch integration is borderline between {between}"
+    return f"patch integration {'holds' if status == 'holds' else 'is ' + status}"
+
+
+def _describe(cka: CkaEstimate, num_images: int) -> str:
+    interval = "" if cka.ci95 is None else f", 95 % interval {cka.ci95[0]:.3f} to {cka.ci95[1]:.3f}"
+    value = "undefined" if math.isnan(cka.unbiased) else f"{cka.unbiased:.3f}"
+    return f"CKA(r, patches) = {value}{interval}, n = {num_images}"
 
 
 def _name_door(door: str, shares: Mapping[str, float]) -> str:

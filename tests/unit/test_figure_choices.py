@@ -180,7 +180,7 @@ def test_figure_3_compares_in_the_readout_that_is_asked_for(readout):
 def test_a_readout_that_a_result_lacks_is_named():
     model, result = audit(), one_shot()
     del model.summary["cka"]["values"], result.summary["accuracy"]["nearest"]["values"]
-    with pytest.raises(NothingToDrawError, match="no CKA in the readout values"):
+    with pytest.raises(NothingToDrawError, match="its CKA is missing in the readout values"):
         plot_restricted_cka([model], "values")
     with pytest.raises(NothingToDrawError, match="with nearest in the readout values"):
         plot_one_shot([result], "nearest", "top1", "values")

@@ -339,9 +339,11 @@ def test_an_undefined_cka_is_put_down_to_what_it_comes_from(plot, readout):
     shares = {readout: model.summary["variance_share"]["residual"]}
     ckas = model.summary["cka"]
     model.summary.update(cka={}, variance_share=shares)
-    assert refuse(model) == f"it has no CKA in the readout {readout}"
+    assert refuse(model) == f"its CKA is missing in the readout {readout}"
     model.summary["cka"] = {readout: {k: {**v, "unbiased": None} for k, v in ckas[readout].items()}}
-    assert refuse(model) == "its unbiased CKA is undefined: too few pictures for how they differ"
+    assert (
+        refuse(model) == "its CKA is undefined without bias: too few pictures for how they differ"
+    )
     model.summary["cka"] = undefined(ckas)
     same = "is the same for every picture"
     assert refuse(model) == f"its CKA is undefined: what is kept of its output {same}"

@@ -57,3 +57,22 @@ def test_undefined_shares_are_no_door():
 def test_borderline_says_between_what():
     assert "between holds and weakened" in judge(cka(0.89, 0.85, 0.93), 100, SHARES).text
     assert "between weakened and broken" in judge(cka(0.52, 0.45, 0.6), 100, SHARES).text
+
+
+@pytest.mark.parametrize(
+    ("constant", "n", "status", "words"),
+    [
+        ("output", 200, "no variation", "the output is the same for every picture"),
+        ("patches", 200, "no variation", "what patches wrote is the same for every picture"),
+        ("output", 2, "no variation", "the output is the same for every picture"),
+        ("output", 1, "not enough images", "not enough images to tell"),
+        (None, 200, "not enough images", "audit more pictures"),
+    ],
+)
+def test_what_does_not_vary_is_not_put_down_to_too_few_images(constant, n, status, words):
+    shares = {"patches": math.nan, "skip": math.nan} if constant == "output" else SHARES
+    verdict = judge(cka(math.nan, None, None), n, shares, constant)
+    assert verdict.status == status
+    assert words in verdict.text
+    assert ("audit more" in verdict.text) == (status == "not enough images")
+    assert f"CKA(r, patches) = undefined, n = {n}" in verdict.text

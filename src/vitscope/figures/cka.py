@@ -5,7 +5,7 @@ from functools import partial
 
 from vitscope.figures.choices import RENORMALIZE, Readout, count_cls, name_readout
 from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
-from vitscope.figures.numbers import find, find_terms, number, read_cka, read_estimate
+from vitscope.figures.numbers import find, read_cka, tell_undefined_cka
 from vitscope.figures.panels import family_handles, finish, make_panels
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.sizes import (
@@ -21,8 +21,6 @@ from vitscope.figures.terms_by_family import Terms, plot_terms_by_family
 
 _KEPT = ("patches", "registers")
 _ADDED = ("patches", "skip")
-_FEWEST_FOR_CKA = 4
-"""With three pictures the unbiased estimator divides by zero."""
 _LIMITS = (-0.05, 1.05)
 _NOTES = (
     "Filled: unbiased linear CKA, bars: 95 % intervals.",
@@ -114,38 +112,11 @@ def plot_residual_cka(results: Iterable[ModelResult]) -> Drawing:
     return selection.draw(figure)
 
 
-def tell_undefined_cka(result: ModelResult, readout: str, parts: Sequence[str]) -> str:
-    """Why an audit has no unbiased CKA to show.
-
-    Args:
-        result: An audit without one.
-        readout: The readout.
-        parts: Parts of it that a figure wants.
-
-    Returns:
-        A phrase about the audit.
-    """
-    found = find_terms(result.summary, "cka", readout)
-    if not any(part in found for part in parts):
-        return f"it has no CKA in the readout {readout}"
-    if result.num_images < _FEWEST_FOR_CKA:
-        return f"its CKA is undefined with fewer than {_FEWEST_FOR_CKA} pictures"
-    if any(number(find(found.get(part), "biased")) is not None for part in parts):
-        return "its unbiased CKA is undefined: too few pictures for how they differ"
-    shares = find_terms(result.summary, "variance_share", readout)
-    if not shares:
-        constant = "its output, or what is kept of it,"
-    elif all(read_estimate(share) is None for share in shares.values()):
-        constant = "its output"
-    else:
-        constant = "what is kept of its output"
-    return f"its CKA is undefined: {constant} is the same for every picture"
-
-
 def _read_parts(readout: str, parts: Sequence[str], result: ModelResult) -> Terms:
     require_params(result)
     estimates = {part: read_cka(find(result.summary, "cka", readout, part)) for part in parts}
     found = {part: cka for part, cka in estimates.items() if cka is not None}
     if not found:
-        raise NothingToDrawError(tell_undefined_cka(result, readout, parts))
+        why = tell_undefined_cka(result.summary, readout, parts)
+        raise NothingToDrawError(f"its CKA {why}")
     return found

@@ -1,9 +1,12 @@
 """Reading numbers out of a summary, where any may be missing."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+_FEWEST_FOR_CKA = 4
+"""With three pictures the unbiased estimator divides by zero."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,34 @@ def read_cka(tree: Any) -> CkaInterval | None:
         return None
     biased, floor = number(find(tree, "biased")), number(find(tree, "biased_if_unrelated"))
     return CkaInterval(found.value, found.low, found.high, biased, floor)
+
+
+def tell_undefined_cka(summary: Mapping[str, Any], readout: str, parts: Sequence[str]) -> str:
+    """Why an audit has no unbiased CKA.
+
+    Args:
+        summary: Content of its summary.
+        readout: The readout.
+        parts: Parts of it, none of which has one.
+
+    Returns:
+        A phrase that goes after "its CKA".
+    """
+    found = find_terms(summary, "cka", readout)
+    if not any(part in found for part in parts):
+        return f"is missing in the readout {readout}"
+    if (number(find(summary, "data", "num_images")) or 0) < _FEWEST_FOR_CKA:
+        return f"is undefined with fewer than {_FEWEST_FOR_CKA} pictures"
+    if any(number(find(found.get(part), "biased")) is not None for part in parts):
+        return "is undefined without bias: too few pictures for how they differ"
+    shares = find_terms(summary, "variance_share", readout)
+    if not shares:
+        constant = "its output, or what is kept of it,"
+    elif all(read_estimate(share) is None for share in shares.values()):
+        constant = "its output"
+    else:
+        constant = "what is kept of its output"
+    return f"is undefined: {constant} is the same for every picture"
 
 
 def read_spread(tree: Any) -> Interval | None:

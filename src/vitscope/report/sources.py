@@ -13,6 +13,7 @@ from vitscope.figures.numbers import (
     read_cka,
     read_estimate,
     read_spread,
+    tell_undefined_cka,
 )
 from vitscope.figures.one_shot import list_classifiers
 from vitscope.figures.saved import ModelResult, printable
@@ -212,7 +213,7 @@ def _read_ckas(readout: str, result: ModelResult) -> Terms:
     ckas = find_terms(result.summary, "cka", readout)
     return _complete(
         {term: read_cka(cka) for term, cka in ckas.items() if term != "non_patch"},
-        "its CKA is undefined (fewer than 4 pictures, or constant output)",
+        f"its CKA {tell_undefined_cka(result.summary, readout, list(ckas))}",
     )
 
 

@@ -25,6 +25,7 @@ _MOODS = {
     "weakened": ("middling", "▲"),
     "broken": ("bad", "✕"),
     "borderline": ("middling", "◆"),
+    "no variation": ("unknown", "?"),
     "not enough images": ("unknown", "?"),
 }
 

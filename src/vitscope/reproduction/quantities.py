@@ -12,6 +12,7 @@ from vitscope.figures.numbers import (
     numbers,
     read_cka,
     read_estimate,
+    tell_undefined_cka,
 )
 from vitscope.reproduction.evidence import (
     MIN_PICTURES_WITHOUT_INTERVAL,
@@ -48,7 +49,7 @@ def cka(readout: str, part: str) -> Quantity:
     def read(summary: Summary) -> Reading:
         found = read_cka(find(summary, "cka", readout, part))
         if found is None:
-            raise UntoldError(MISSING)
+            raise UntoldError(tell_undefined_cka(summary, readout, [part]))
         biased = "" if found.biased is None else f"biased {found.biased:.4g}"
         return Reading(found.value, found.low, found.high, biased)
 

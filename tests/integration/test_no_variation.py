@@ -1,0 +1,116 @@
+"""An output, or patches, that are the same for every picture: one sentence, wherever it is told."""
+
+from io import StringIO
+from typing import get_args
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from audits import tiny_vit
+from pictures import write_pictures
+from vitscope import AuditConfig, audit
+from vitscope.figures import NothingToDrawError
+from vitscope.figures.cka import plot_restricted_cka
+from vitscope.figures.saved import load_results
+from vitscope.report import verdicts
+from vitscope.report.sources import draw_cka
+from vitscope.reproduction.evidence import ModelEvidence, measure
+from vitscope.reproduction.quantities import cka
+from vitscope.result_html import _BADGE_COLOURS
+from vitscope.terminal import _COLOURS, make_comparison, make_report
+from vitscope.verdict import Status
+
+CONFIG = AuditConfig(dtype="float64", gallery=0)
+
+
+@pytest.fixture(scope="module")
+def same_pixels(tmp_path_factory):
+    """Files that differ in their bytes and show the same picture."""
+    folder = tmp_path_factory.mktemp("same")
+    (source,) = write_pictures(folder / "source", 1).iterdir()
+    with Image.open(source) as picture:
+        for level in range(6):
+            picture.save(folder / f"{level}.png", compress_level=level)
+    source.unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def constant_output(same_pixels, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "output"
+    return audit(tiny_vit(), same_pixels, CONFIG, out=out)
+
+
+@pytest.fixture(scope="module")
+def constant_patches(pictures, tmp_path_factory):
+    vit = tiny_vit()
+    with torch.no_grad():  # The last block's attention writes nothing but its bias.
+        vit.module.blocks[-1].attn.proj.weight.zero_()
+    return audit(vit, pictures, CONFIG, out=tmp_path_factory.mktemp("out") / "patches")
+
+
+def test_a_constant_output_is_said_to_be_one(constant_output):
+    summary = constant_output.summary
+    assert summary["verdict"] == "no variation"
+    assert summary["door"] is None
+    assert summary["verdict_text"] == (
+        "the output is the same for every picture (CKA(r, patches) = undefined, n = 6)"
+    )
+
+
+def test_constant_patches_are_said_to_be_so_and_the_door_is_named(constant_patches):
+    summary = constant_patches.summary
+    assert summary["verdict"] == "no variation"
+    assert summary["door"] == "skip"
+    assert summary["verdict_text"] == (
+        "what patches wrote is the same for every picture (CKA(r, patches) = undefined, n = 26); "
+        "the output comes through the [CLS] token's skip connection (100% of the output's variance)"
+    )
+
+
+def test_every_status_has_its_look_everywhere():
+    for looks in (_COLOURS, _BADGE_COLOURS, verdicts._MOODS):
+        assert set(looks) >= set(get_args(Status))
+    assert set(_COLOURS) == set(verdicts._MOODS) == set(get_args(Status))
+
+
+@pytest.mark.parametrize("which", ["constant_output", "constant_patches"])
+def test_terminal_notebook_and_report_say_the_same(which, request):
+    result = request.getfixturevalue(which)
+    text = result.summary["verdict_text"]
+    console = Console(width=400, record=True, file=StringIO())
+    console.print(make_report(result.summary), make_comparison([result.summary]))
+    told = console.export_text()
+    assert text in told
+    assert "no variation" in told
+    assert "no variation" in result._repr_html_()
+    (loaded,) = load_results([result.folder])
+    card = verdicts.describe_verdict(loaded)
+    assert (card["status"], card["mood"]) == ("no variation", "unknown")
+    assert card["text"] == f"{text[:1].upper()}{text[1:]}."
+
+
+@pytest.mark.parametrize(
+    ("which", "reason"),
+    [
+        ("constant_output", "its output is the same for every picture"),
+        ("constant_patches", "what is kept of its output is the same for every picture"),
+    ],
+)
+def test_report_and_claims_give_the_reason_that_is_true(which, reason, request):
+    result = request.getfixturevalue(which)
+    model = ModelEvidence("DINOv2", "S", 22, audit=result.summary)
+    measured = measure([model], "COCO", "DINOv2", "S", cka("residual", "patches"))
+    assert measured.gap == f"DINOv2 S: CKA(r, patches) is undefined: {reason}"
+    shown = draw_cka("residual", load_results([result.folder]))
+    # Where the patches alone are constant, the skip connection is there to be shown.
+    assert (f"its CKA is undefined: {reason}" in shown.missing) == (which == "constant_output")
+
+
+@pytest.mark.parametrize("which", ["constant_output", "constant_patches"])
+def test_figures_give_the_reason_that_is_true(which, request):
+    # Of an attention branch that writes its bias alone, the output itself is constant.
+    with pytest.raises(NothingToDrawError, match="undefined: its output is the same for every"):
+        plot_restricted_cka(load_results([request.getfixturevalue(which).folder]))
