@@ -167,6 +167,10 @@ class ReproductionConfig(OneShotConfig):
 
     Attributes:
         pictures: Look at this many pictures of each set, drawn at random; all by default.
+        masks: Folder of panoptic masks of the main set (PNG files called as the pictures, segment
+            id = R + 256 G + 65536 B), whose segments are held against the models' numbers.
+        layers: Layers to audit: last, all (for how shares go together over the layers), or block
+            numbers from 0 such as 3,7.
         examples: Pictures, drawn at random, whose maps are shown (the paper's Fig. 4 is of one).
         readout: Output that restricted outputs are compared in for the claims of Fig. 3: attention
             is after the output projection, values before it, where the paper's equations stop.
@@ -175,6 +179,8 @@ class ReproductionConfig(OneShotConfig):
     """
 
     pictures: int | None = None
+    masks: str | None = None
+    layers: str = "last"
     examples: int = 3
     readout: Literal["attention", "values"] = "attention"
 
@@ -187,6 +193,7 @@ class ReproductionConfig(OneShotConfig):
         super().__post_init__()
         self._check_least(pictures=1, examples=1)
         self._check_choice(readout=("attention", "values"))
+        parse_layers(self.layers)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -75,7 +75,7 @@ class ModelRun:
             config: How it is run.
         """
         self.device = config.resolve_device()
-        self.weights_hash = hash_weights(vit.module)
+        self.weights_hash = vit.weights_hash or hash_weights(vit.module)
         self.failures: list[tuple[str, str]] = []
         self._vit = vit
         self._images = images

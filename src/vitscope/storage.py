@@ -56,14 +56,26 @@ def is_result(folder: Path) -> bool:
     Returns:
         True where every entry is one that an audit writes.
     """
-    files = [path for path in folder.rglob("*") if not path.is_dir()]
-    entries = {path.name for path in folder.iterdir()}
-    if not (MARKER in entries <= _ENTRIES and all(path.suffix in _SUFFIXES for path in files)):
+    if not (holds_result_files(folder) and (folder / MARKER).exists()):
         return False
     try:
         return "schema_version" in read_json(folder / MARKER)
     except (ResultError, TypeError):
         return False
+
+
+def holds_result_files(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a run writes, damaged or incomplete though it may be.
+
+    Args:
+        folder: A folder.
+
+    Returns:
+        True where every entry is called as those of a result.
+    """
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    entries = {path.name for path in folder.iterdir()}
+    return entries <= _ENTRIES and all(path.suffix in _SUFFIXES for path in files)
 
 
 @contextmanager
@@ -120,6 +132,7 @@ def staged_file(target: Path, *, replaces: Replaces = never) -> Iterator[Path]:
             yield staging
             open_to_readers(staging)
             _check_file_target(target, replaces)
+            _flush(staging)  # or a crash could leave an empty file in the place of the old one
             staging.replace(target)
         finally:
             staging.unlink(missing_ok=True)
@@ -201,6 +214,21 @@ def write_json(path: Path, content: Any) -> None:
     """
     text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def replace_json(path: Path, content: Any) -> None:
+    """Write JSON in the place of an earlier file: whoever reads finds the old one or the new one.
+
+    Args:
+        path: File to write.
+        content: As `write_json` takes it.
+
+    Raises:
+        UsageError: If a folder is there.
+        VitscopeError: If the disk does not take it; the old file stays.
+    """
+    with staged_file(path, replaces=lambda _: True) as staging:
+        write_json(staging, content)
 
 
 def read_json(path: Path) -> Any:
@@ -286,7 +314,7 @@ def _move_into_place(staging: Path, target: Path) -> None:
     if not target.exists() or not any(target.iterdir()):
         staging.replace(target)
         return
-    attic = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.old-", dir=target.parent))
+    attic = Path(tempfile.mkdtemp(prefix=_attic_name(target), dir=target.parent))
     try:
         target.rename(attic / "old")
         staging.rename(target)
@@ -299,8 +327,34 @@ def _move_into_place(staging: Path, target: Path) -> None:
             shutil.rmtree(attic)
 
 
+def remove_leftovers(target: Path) -> None:
+    """Remove what a killed process left beside its place; nobody may be writing there now.
+
+    Args:
+        target: Folder or file that it was writing.
+    """
+    target = target.resolve()
+    if not target.parent.is_dir():
+        return
+    for path in target.parent.iterdir():
+        if path.name.startswith((_partial_name(target), _attic_name(target))):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
 def _partial_name(target: Path) -> str:
     return f".{target.name[:100]}.partial-"
+
+
+def _attic_name(target: Path) -> str:
+    return f".{target.name[:100]}.old-"
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 @contextmanager

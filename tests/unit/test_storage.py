@@ -12,6 +12,8 @@ from vitscope.storage import (
     is_result,
     printable_path,
     read_json,
+    remove_leftovers,
+    replace_json,
     scratch_folder,
     staged_folder,
     write_json,
@@ -167,6 +169,35 @@ def test_json_holds_no_nan(tmp_path):
         "c": {"d": [1, None]},
         "3": "é",
     }
+
+
+def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    replace_json(path, {"text": "old"})
+
+    def full(*_args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(VitscopeError, match="No space left on device"):
+            replace_json(path, {"text": "new"})
+    assert read_json(path) == {"text": "old"}
+    replace_json(path, {"text": "new"})
+    assert read_json(path) == {"text": "new"}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    for name in (".a.partial-x1", ".a.old-x1", ".ab.partial-x1", "a", ".a"):
+        (tmp_path / name / "maps").mkdir(parents=True)
+    (tmp_path / ".a.partial-file").write_text("x")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".a.partial-link").symlink_to(tmp_path / "elsewhere")
+    remove_leftovers(tmp_path / "a")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {".ab.partial-x1", "a", ".a", "elsewhere"}
+    remove_leftovers(tmp_path / "nowhere" / "a")
 
 
 def test_missing_and_damaged_json_say_so(tmp_path):

@@ -1,6 +1,7 @@
 """`vitscope reproduce`."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,18 +20,19 @@ if TYPE_CHECKING:
     from vitscope.figures.draw import Format
     from vitscope.model_run import OnProgress
     from vitscope.reproduction.plan import PlannedModel
-    from vitscope.reproduction.run import Reproduction, StageOutcome
+    from vitscope.reproduction.run import Reproduction
+    from vitscope.reproduction.state import StageOutcome
 
 _DEFAULTS = ReproductionConfig()
 _ALL_SIZES, _SMOKE_SIZES = "ti,s,b,l,g", "s,l,g"
-_STATUS_STYLES = {"done": "green", "kept": "green", "skipped": "dim", "failed": "bold red"}
+_STATUS_STYLES = {"done": "green", "kept": "green", "failed": "bold red"}
 
 
 def reproduce(
     *,
     images: Path | None = None,
     imagenet: Path | None = None,
-    families: str = "dinov2,dinov2-reg,deit3,clip,ibot",
+    families: str = "dinov2,dinov2-reg,deit3,clip,openclip,ibot",
     sizes: str | None = None,
     checkpoints: Path | None = None,
     out: Path = Path("vitscope-reproduction"),
@@ -59,22 +61,29 @@ def reproduce(
         config: Settings; what the paper leaves open is chosen here.
 
     Raises:
-        UsageError: If no pictures are given.
-        VitscopeError: If no model could be audited.
+        UsageError: If no pictures are given, or `out` holds something else or results of other
+            settings.
+        VitscopeError: If no model could be audited, or figures or claims could not be written.
         KeyboardInterrupt: When it is stopped, after saying that what is finished is kept.
     """
     from vitscope.reproduction.plan import plan_reproduction
-    from vitscope.reproduction.run import PICTURES, Reproduction
+    from vitscope.reproduction.run import Reproduction
+    from vitscope.reproduction.stages import PICTURES
 
     sizes = sizes or (_SMOKE_SIZES if smoke else _ALL_SIZES)
     models = plan_reproduction(families, sizes, checkpoints)
     if smoke:
         import torch
 
-        from vitscope.reproduction.smoke import plan_smoke, write_smoke_pictures
+        from vitscope.reproduction.smoke import (
+            check_smoke_folder,
+            plan_smoke,
+            write_smoke_pictures,
+        )
 
         torch.set_num_threads(1)  # tiny models lose more to waiting threads than they gain
         models = plan_smoke(models)
+        check_smoke_folder(out, out / "smoke-pictures")
         images = imagenet = write_smoke_pictures(out / "smoke-pictures")
     if images is None:
         raise UsageError("no pictures: give --images FOLDER (or try it out with --smoke)")
@@ -89,7 +98,7 @@ def reproduce(
         console.print("what is finished is kept: the same command goes on from there")
         raise
     console.print(_make_outcome_table(outcomes))
-    if not any(run.is_done(model.name, PICTURES) for model in models):
+    if not any(run.is_done(name, PICTURES) for name in run.model_names):
         raise VitscopeError("no model could be audited: the table above says why")
     _conclude(run, console, ["png"] if smoke else ["png", "pdf"])
 
@@ -108,51 +117,85 @@ class _StageBars:
 
 
 def _conclude(run: "Reproduction", console: Console, formats: "Sequence[Format]") -> None:
-    from vitscope.reproduction.claims_table import make_claims_table
-    from vitscope.reproduction.conclusion import draw_all_figures, judge_all_claims
+    from vitscope.reproduction.conclusion import FIGURES
 
-    for folder in draw_all_figures(run, formats):
+    work = [partial(_show_claims, run, console)]
+    work += [partial(_show_figures, run, console, name, formats) for name in FIGURES]
+    reasons = []
+    for each in work:
+        try:
+            each()
+        except VitscopeError as error:  # what one of them lacks is no reason to lack the others
+            reasons.append(str(error))
+    console.print(Text(f"everything is in {printable_path(run.out)}"), soft_wrap=True)
+    if reasons:
+        raise VitscopeError("; ".join(reasons))
+
+
+def _show_claims(run: "Reproduction", console: Console) -> None:
+    from vitscope.reproduction.claims_table import make_claims_table
+    from vitscope.reproduction.conclusion import judge_all_claims
+
+    console.print(make_claims_table(judge_all_claims(run)))
+
+
+def _show_figures(
+    run: "Reproduction", console: Console, name: str, formats: "Sequence[Format]"
+) -> None:
+    from vitscope.reproduction.conclusion import draw_all_figures
+
+    folder = draw_all_figures(run, name, formats)
+    if folder is not None:
         where = printable_path(folder.folder)
         console.print(Text(f"{len(folder.drawn)} figures in {where}"), soft_wrap=True)
-    console.print(make_claims_table(judge_all_claims(run)))
-    console.print(Text(f"everything is in {printable_path(run.out)}"), soft_wrap=True)
 
 
 def _make_plan_table(run: "Reproduction") -> Table:
     table = Table(title="The plan", title_justify="left")
-    table.add_column("model", overflow="fold")
-    table.add_column("size")
-    table.add_column("parameters", justify="right")
-    table.add_column("weights from", overflow="fold")
-    table.add_column("download", justify="right")
-    table.add_column("weights are")
-    table.add_column("finished", justify="right")
+    table.add_column("model", no_wrap=True)
+    table.add_column("size", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    table.add_column("weights", overflow="fold")
+    table.add_column("finished", justify="right", no_wrap=True)
     for model in run.models:
         table.add_row(*_describe_model(run, model))
     total = sum(model.download_mb for model in run.models)
-    table.caption = f"{total / 1000:.1f} GB to download at most; models run in this order"
+    download = f"{total / 1000:.1f} GB to download at most" if total else "nothing to download"
+    table.caption = f"{download}; models run in this order"
     return table
 
 
 def _describe_model(run: "Reproduction", model: "PlannedModel") -> list[str | Text]:
+    from vitscope.figures.saved import format_millions
+
     finished = sum(run.is_done(model.name, stage) for stage in run.stages)
+    download = [f"{model.download_mb} MB"] if model.download_mb else []
     return [
         Text(model.name),
         model.size,
-        f"{model.num_params / 1e6:.3g} M",
-        Text(model.source),
-        f"{model.download_mb} MB" if model.download_mb else "–",
-        model.state,
+        format_millions(model.num_params / 1e6),
+        Text(", ".join([model.state, *download, model.source])),
         f"{finished} of {len(run.stages)}",
     ]
 
 
 def _make_outcome_table(outcomes: Sequence["StageOutcome"]) -> Table:
-    table = Table(title="How it went", title_justify="left")
-    for name in ("model", "stage", "", "why"):
-        table.add_column(name, overflow="fold")
+    table = Table(title="How it went", title_justify="left", caption_justify="left")
+    table.add_column("model", no_wrap=True)
+    table.add_column("stages")
+    table.add_column("", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    alike: dict[tuple[str, str, str], list[str]] = {}
     for outcome in outcomes:
-        style = _STATUS_STYLES[outcome.status]
-        status = Text(outcome.status, style=style)
-        table.add_row(Text(outcome.model), outcome.stage, status, Text(outcome.reason))
+        key = (outcome.model, outcome.status, outcome.reason)
+        alike.setdefault(key, []).append(outcome.stage)
+    left_out = {}
+    for (model, status, reason), stages in alike.items():
+        if status == "skipped":  # for all models alike
+            left_out[", ".join(stages)] = reason
+            continue
+        styled = Text(status, style=_STATUS_STYLES[status])
+        table.add_row(Text(model), ", ".join(stages), styled, Text(reason))
+    lines = [f"left out for all models: {stages}, {reason}" for stages, reason in left_out.items()]
+    table.caption = Text("\n".join(lines)) if lines else None
     return table

@@ -71,6 +71,8 @@ class ViTAdapter:
         embed_row: Final norm and projection on rows of the last block's output.
         encoder: All blocks of the encoder, in order, of a model whose analysable block is a pooling
             head; empty where `blocks` are they.
+        weights_hash: Digest of its weights where `hashed` has taken it; every run takes its own
+            otherwise.
     """
 
     module: nn.Module
@@ -81,6 +83,7 @@ class ViTAdapter:
     run: Callable[[Pixels], Float[Tensor, "batch out"]]
     embed_row: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch out"]]
     encoder: tuple[nn.Module, ...] = ()
+    weights_hash: str | None = None
 
     @property
     def last_layer(self) -> int:
@@ -140,6 +143,14 @@ class ViTAdapter:
             A copy that shares the module.
         """
         return replace(self, info=replace(self.info, id=model_id, source=source))
+
+    def hashed(self) -> "ViTAdapter":
+        """The same model with the digest of its weights, for several runs to take it once.
+
+        Returns:
+            A copy that shares the module, whose weights must not change from now on.
+        """
+        return replace(self, weights_hash=hash_weights(self.module))
 
     def labelled(self, recipe: str, size: str | None) -> "ViTAdapter":
         """The same model with its place among others.

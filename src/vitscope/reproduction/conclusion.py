@@ -1,41 +1,27 @@
-"""What stands at the end of a reproduction: the figures, and the paper's claims held against it."""
+"""What stands at the end of a reproduction: the paper's claims held against it, and the figures.
 
-from collections.abc import Sequence
+Both are of every model that is finished in the folder, whichever run finished it.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from vitscope.figures.draw import FigureFolder, Format, draw_figures
 from vitscope.reproduction.claims import Finding, judge_claims, write_claims
-from vitscope.reproduction.evidence import ModelEvidence
-from vitscope.reproduction.plan import PlannedModel
-from vitscope.reproduction.run import IMAGENET, MAPS, ONE_SHOT, PICTURES, Reproduction
+from vitscope.reproduction.evidence import Data, ModelEvidence
+from vitscope.reproduction.run import Reproduction
+from vitscope.reproduction.stages import IMAGENET, MAPS, ONE_SHOT, PICTURES
 from vitscope.storage import MARKER, read_json
 
+FIGURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"figures": (PICTURES, ONE_SHOT, MAPS), "figures-imagenet": (IMAGENET,)}
+)
+"""Folders of figures, and the stages that each is drawn from."""
 
-def draw_all_figures(run: Reproduction, formats: Sequence[Format]) -> list[FigureFolder]:
-    """Draw every figure of a reproduction.
-
-    Args:
-        run: A reproduction with at least one finished audit.
-        formats: Files of each figure.
-
-    Returns:
-        The figures of the main set of pictures in `figures`, and those of the second set, where
-        it is another, in `figures-imagenet`; of each as far as there are results.
-    """
-    kinds: dict[str, tuple[str, ...]] = {"figures": (PICTURES, ONE_SHOT, MAPS)}
-    if not run.has_one_set:
-        kinds["figures-imagenet"] = (IMAGENET,)
-    drawn = []
-    for name, stages in kinds.items():
-        folders = [
-            run.result_folder(model.name, stage)
-            for model in run.models
-            for stage in stages
-            if run.is_done(model.name, stage)
-        ]
-        if folders:
-            drawn.append(draw_figures(folders, run.out / name, formats=formats, overwrite=True))
-    return drawn
+_STAGES: Mapping[Data, str] = MappingProxyType(
+    {"COCO": PICTURES, "ImageNet": IMAGENET, "one-shot": ONE_SHOT}
+)
 
 
 def judge_all_claims(run: Reproduction) -> list[Finding]:
@@ -46,28 +32,66 @@ def judge_all_claims(run: Reproduction) -> list[Finding]:
 
     Returns:
         One finding a claim; also in the folder `claims`.
+
+    Raises:
+        UsageError: If something else is in that folder.
+        VitscopeError: If the disk does not take the table.
     """
-    evidence = [_collect(run, model) for model in run.models]
+    found = [_collect(run, name) for name in run.model_names]
     findings = judge_claims(
-        evidence, readout=run.config.readout, classifier=_choose_classifier(run.config.classifier)
+        [evidence for evidence in found if evidence is not None],
+        readout=run.config.readout,
+        classifier=_choose_classifier(run.config.classifier),
     )
     write_claims(run.out / "claims", findings)
     return findings
 
 
-def _collect(run: Reproduction, model: PlannedModel) -> ModelEvidence:
-    def read(stage: str) -> dict[str, Any] | None:
-        path = run.result_folder(model.name, stage) / MARKER
-        summary: dict[str, Any] | None = read_json(path) if path.is_file() else None
-        return summary
+def draw_all_figures(
+    run: Reproduction, name: str, formats: Sequence[Format]
+) -> FigureFolder | None:
+    """Draw the figures of one set of pictures.
 
+    Args:
+        run: A reproduction.
+        name: One of `FIGURES`.
+        formats: Files of each figure.
+
+    Returns:
+        The figures, as far as there are results; None where there is no result.
+
+    Raises:
+        UsageError: If something else is in the folder of that name.
+        VitscopeError: If the disk does not take the figures.
+    """
+    folders = [
+        run.result_folder(model, stage)
+        for model in run.model_names
+        for stage in FIGURES[name]
+        if run.is_done(model, stage)
+    ]
+    if not folders:
+        return None
+    return draw_figures(folders, run.out / name, formats=formats, overwrite=True)
+
+
+def _collect(run: Reproduction, name: str) -> ModelEvidence | None:
+    summaries: dict[Data, dict[str, Any]] = {
+        data: read_json(run.result_folder(name, stage) / MARKER)
+        for data, stage in _STAGES.items()
+        if run.is_done(name, stage)
+    }
+    if not summaries:
+        return None
+    model = next(iter(summaries.values()))["model"]
     return ModelEvidence(
-        recipe=model.recipe,
-        size=model.size,
-        num_params=model.num_params,
-        audit=read(PICTURES),
-        imagenet=read(IMAGENET),
-        one_shot=read(ONE_SHOT),
+        recipe=model["recipe"],
+        size=model["size"],
+        num_params=model["num_params"],
+        audit=summaries.get("COCO"),
+        imagenet=summaries.get("ImageNet"),
+        one_shot=summaries.get("one-shot"),
+        absent={data: run.why_left_out(stage) for data, stage in _STAGES.items()},
     )
 
 

@@ -1,7 +1,7 @@
 """What was measured of each model: numbers with intervals, or the reason why there is none."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vitscope.errors import UsageError
@@ -29,6 +29,7 @@ class ModelEvidence:
         audit: Summary of the audit on the main set of pictures, where there is one.
         imagenet: Summary of the audit on the second set.
         one_shot: Summary of the one-shot classification.
+        absent: Why a summary is not there, by set of pictures, where the reason is known.
     """
 
     recipe: str
@@ -37,6 +38,7 @@ class ModelEvidence:
     audit: Summary | None = None
     imagenet: Summary | None = None
     one_shot: Summary | None = None
+    absent: Mapping[Data, str] = field(default_factory=dict)
 
     def summary(self, data: Data) -> Summary | None:
         """What was measured on one set of pictures.
@@ -191,7 +193,8 @@ def _read(model: ModelEvidence, data: Data, quantity: Quantity) -> Measured:
     name = f"{model.recipe} {size}"
     summary = model.summary(data)
     if summary is None:
-        return Measured(name, size, quantity, None, 0, f"no {_KINDS[data]} of {name}")
+        gap = model.absent.get(data) or f"no {_KINDS[data]} of {name}"
+        return Measured(name, size, quantity, None, 0, gap)
     count = count_pictures(summary)
     try:
         reading = quantity.read(summary)

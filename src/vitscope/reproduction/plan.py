@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from vitscope.errors import UsageError
@@ -9,6 +10,7 @@ from vitscope.models.base import ViTAdapter
 from vitscope.models.cache import find_weights
 from vitscope.models.catalogue import CatalogueEntry, plan_models
 from vitscope.models.registry import load_model
+from vitscope.storage import printable
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -25,6 +27,8 @@ class PlannedModel:
         source: Where its weights come from.
         download_mb: Size of the file that would be fetched, in megabytes; 0 where nothing would.
         state: Where its weights are now.
+        weights: What the weights are known again by before they are loaded: where they come from,
+            and of a file at hand also size and time; empty where there are none.
         load: Loads it.
     """
 
@@ -35,6 +39,7 @@ class PlannedModel:
     source: str
     download_mb: int
     state: str
+    weights: str
     load: Callable[[], ViTAdapter]
 
 
@@ -86,6 +91,7 @@ def _plan_model(name: str, entry: CatalogueEntry, checkpoints: Path | None) -> P
         source=str(file or entry.source),
         download_mb=0 if state in {"cached", "embedded", "at hand"} else entry.download_mb,
         state=state,
+        weights=entry.repository if file is None else _describe_file(file),
         load=(lambda: load_model(name))
         if file is None
         else (lambda: _load_file(name, entry, file)),
@@ -97,6 +103,12 @@ def _find_checkpoint(name: str, checkpoints: Path | None) -> Path | None:
         return None
     files = (checkpoints / f"{name}{suffix}" for suffix in _SUFFIXES)
     return next((file for file in files if file.is_file()), None)
+
+
+def _describe_file(file: Path) -> str:
+    status = file.stat()
+    written = datetime.fromtimestamp(status.st_mtime, UTC).isoformat()
+    return f"{printable(file.name)} ({status.st_size} bytes, of {written})"
 
 
 def _load_file(name: str, entry: CatalogueEntry, file: Path) -> ViTAdapter:

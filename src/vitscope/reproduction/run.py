@@ -4,57 +4,46 @@ Requirements met here:
 
 - What is finished stays: the same command goes on where it was stopped.
 - A model that cannot be had, or fails, is reported, and the others go on.
-- Results of different settings or pictures never meet in one folder.
+- Results of different settings, pictures or weights never meet in one folder.
 """
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import partial
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
-
-from vitscope.audit_loop import audit
-from vitscope.class_folders import find_classes
-from vitscope.config import AuditConfig, OneShotConfig, ReproductionConfig, RunConfig
+from vitscope.config import ReproductionConfig
 from vitscope.errors import UsageError, VitscopeError
-from vitscope.explain_loop import explain
-from vitscope.images import find_images
 from vitscope.model_run import OnProgress
 from vitscope.models.base import ViTAdapter
-from vitscope.one_shot_loop import one_shot
+from vitscope.reproduction.picture_sets import PictureSets
 from vitscope.reproduction.plan import PlannedModel
+from vitscope.reproduction.stages import (
+    IMAGENET,
+    MAPS,
+    ONE_SHOT,
+    PICTURES,
+    RESULTS,
+    describe_stage,
+    find_damage,
+    run_stage,
+)
+from vitscope.reproduction.state import (
+    STATE,
+    ReproductionState,
+    StageOutcome,
+    StageRecord,
+    check_folder,
+    held_alone,
+)
 from vitscope.result import AuditResult
-from vitscope.storage import MARKER, check_target, printable_path, read_json, write_json
+from vitscope.storage import holds_result_files, printable_path, remove_leftovers
+from vitscope.verdict import MIN_IMAGES
 
-PICTURES, IMAGENET, ONE_SHOT, MAPS = "pictures", "imagenet", "one-shot", "maps"
 _T = TypeVar("_T")
-_STATE = "reproduction.json"
-_SPEED_ALONE = {"batch_size", "device", "num_workers"}
-"""Settings that change no number beyond rounding: they may differ when a run goes on."""
-_OF_RESTRICTIONS = {"renormalize", "cls_term"}
 
 OnStage = Callable[[str, str], OnProgress]
 """Called with (model, stage) when a stage begins; told of its progress thereafter."""
-
-
-@dataclass(frozen=True)
-class StageOutcome:
-    """How one stage of one model ended.
-
-    Attributes:
-        model: Plain name.
-        stage: "pictures", "imagenet", "one-shot" or "maps".
-        status: "done", "kept" from an earlier run, "failed" or "skipped".
-        reason: Why it failed or was skipped; empty otherwise.
-    """
-
-    model: str
-    stage: str
-    status: str
-    reason: str = ""
 
 
 class Reproduction:
@@ -85,20 +74,39 @@ class Reproduction:
             imagenet: A second set; with a folder a class, one-shot classification too.
 
         Raises:
-            UsageError: If pictures are missing, or `out` holds something else, or results of other
-                settings or pictures.
+            UsageError: If pictures are missing, or `out` holds something else, or finished stages
+                of other settings or pictures.
+            ResultError: If what `out` remembers is damaged.
         """
         self.models = models
         self.out = out
         self.config = config
-        self._images = images
-        self._imagenet = imagenet
-        self._pictures = find_images([images])
-        self._unlabelled = "no second set of pictures was given (--imagenet)"
-        if imagenet is not None:
-            self._unlabelled = _why_unlabelled(imagenet)
-        self._settings = self._describe_settings()
-        self._check_out()
+        self._sets = PictureSets.find(images, imagenet, config.masks)
+        self._settings = {stage: describe_stage(stage, config, self._sets) for stage in RESULTS}
+        self._weights = {planned.name: planned.weights for planned in models}
+        check_folder(out, images)
+        self._remember()
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of each model that the given pictures allow, in their order."""
+        return tuple(stage for stage in RESULTS if not self.why_left_out(stage))
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The models of this run, and those of which the folder holds something."""
+        return tuple(dict.fromkeys([*self._weights, *self._state.models]))
+
+    def why_left_out(self, stage: str) -> str:
+        """Why a stage is run for no model.
+
+        Args:
+            stage: One of the stages.
+
+        Returns:
+            The reason; empty where it is run.
+        """
+        return {IMAGENET: self._sets.no_second, ONE_SHOT: self._sets.unlabelled}.get(stage, "")
 
     def result_folder(self, model: str, stage: str) -> Path:
         """Where a stage's result lies.
@@ -113,28 +121,16 @@ class Reproduction:
         return self.out / "results" / model / stage
 
     def is_done(self, model: str, stage: str) -> bool:
-        """Whether a stage is finished.
+        """Whether a stage is finished, as it would be made now.
 
         Args:
             model: Plain name.
             stage: One of the stages.
 
         Returns:
-            True where its result is whole.
+            True where its result is whole and of the present settings, pictures and weights.
         """
-        return (self.result_folder(model, stage) / MARKER).is_file()
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The stages of each model that the given pictures allow."""
-        second = () if self._imagenet is None else (IMAGENET,)
-        labelled = () if self._unlabelled else (ONE_SHOT,)
-        return (PICTURES, *second, *labelled, MAPS)
-
-    @property
-    def has_one_set(self) -> bool:
-        """Whether the second set of pictures is the first over again."""
-        return bool(self._settings["images"] == self._settings.get("imagenet"))
+        return stage in self.stages and not self._find_fault(model, stage)
 
     def execute(self, on_stage: OnStage) -> list[StageOutcome]:
         """Run everything that is not finished.
@@ -144,132 +140,143 @@ class Reproduction:
 
         Returns:
             How each stage of each model ended.
+
+        Raises:
+            UsageError: If another run is at work in the folder.
+            VitscopeError: If the disk does not take what must be remembered.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
-        write_json(self.out / _STATE, {"settings": self._settings, "outcomes": []})
         outcomes: list[StageOutcome] = []
-        for planned in self.models:
-            outcomes += self._run_model(planned, on_stage)
-            content = {"settings": self._settings, "outcomes": [asdict(o) for o in outcomes]}
-            write_json(self.out / _STATE, content)
+        with held_alone(self.out):
+            self._remember()  # another run may have been there since
+            for name in (STATE, "claims", "figures", "figures-imagenet"):
+                remove_leftovers(self.out / name)
+            for planned in self.models:
+                outcomes += self._run_model(planned, on_stage)
+                self._state.close(outcomes)
         return outcomes
+
+    def _remember(self) -> None:
+        self._state = ReproductionState(self.out)
+        for model in self._state.models:
+            for stage in self.stages:
+                self._check_settings(model, stage)
+
+    def _check_settings(self, model: str, stage: str) -> None:
+        record = self._state.find(model, stage)
+        if record is None or find_damage(stage, self.result_folder(model, stage), record):
+            return  # nothing of it is finished
+        for name, value in self._settings[stage].items():
+            if (before := record.settings.get(name)) != value:
+                raise UsageError(
+                    f"{printable_path(self.out)} holds {stage} of {model} with other settings "
+                    f"({name} was {before!r}, now {value!r}): choose another folder, or the same "
+                    "settings"
+                )
 
     def _run_model(self, planned: PlannedModel, on_stage: OnStage) -> list[StageOutcome]:
         name = planned.name
+        left_out = {stage: self.why_left_out(stage) for stage in RESULTS}
+        skipped = [StageOutcome(name, s, "skipped", why) for s, why in left_out.items() if why]
         missing = [stage for stage in self.stages if not self.is_done(name, stage)]
         kept = [StageOutcome(name, s, "kept") for s in self.stages if s not in missing]
-        if self._unlabelled:
-            kept.append(StageOutcome(name, ONE_SHOT, "skipped", self._unlabelled))
         if not missing:
-            return kept
-        vit, reason = _attempt(planned.load)
+            return [*kept, *skipped]
+        vit, reason = _attempt(lambda: planned.load().hashed())
         if vit is None:
-            return [*kept, *(StageOutcome(name, stage, "failed", reason) for stage in missing)]
-        outcomes = []
-        for stage in missing:
-            work = partial(self._run_stage, vit, name, stage, on_stage(name, stage))
-            _, reason = _attempt(work)
-            status = "failed" if reason else "done"
-            outcomes.append(StageOutcome(name, stage, status, reason))
-        return [*kept, *outcomes]
+            failed = [StageOutcome(name, stage, "failed", reason) for stage in missing]
+            return [*kept, *failed, *skipped]
+        return [*(self._run_stage(planned, s, vit, on_stage) for s in self.stages), *skipped]
 
-    def _run_stage(self, vit: ViTAdapter, name: str, stage: str, on_progress: OnProgress) -> None:
-        out = self.result_folder(name, stage)
-        size = choose_size(vit, self.config)
-        shared = self._shared_settings() | {"size": size}
-        if stage in {PICTURES, IMAGENET}:
-            source = self._images if stage == PICTURES else self._imagenet
-            assert source is not None
-            settings = AuditConfig(**shared, limit=self.config.pictures)
-            audit(vit, source, settings, out=out, on_progress=on_progress)
-        elif stage == ONE_SHOT:
-            assert self._imagenet is not None
-            own = {n: getattr(self.config, n) for n in ("draws", "classifier", "limit")}
-            settings_one_shot = OneShotConfig(**shared, **own)
-            one_shot(vit, self._imagenet, settings_one_shot, out=out, on_progress=on_progress)
-        else:
-            # Means of merged groups are no means of single tokens' groups.
-            usable = self.is_done(name, PICTURES) and self.config.cls_term == "own"
-            reference = AuditResult.load(self.result_folder(name, PICTURES)) if usable else None
-            explain(
+    def _run_stage(
+        self, planned: PlannedModel, stage: str, vit: ViTAdapter, on_stage: OnStage
+    ) -> StageOutcome:
+        name, folder = planned.name, self.result_folder(planned.name, stage)
+        assert vit.weights_hash is not None
+        fault = self._find_fault(name, stage, vit.weights_hash)
+        if not fault:
+            return StageOutcome(name, stage, "kept")
+        notes = [f"made again: {fault}"] if folder.exists() else []
+        reference = None
+        if stage == MAPS:
+            reference, why_none = self._find_reference(name)
+            notes += [f"without a reference audit: {why_none}"] if why_none else []
+        record = StageRecord(
+            settings=self._settings[stage],
+            model_id=vit.info.id,
+            weights=planned.weights,
+            weights_hash=vit.weights_hash,
+            reference=self._settings[PICTURES] if reference else None,
+        )
+
+        def work() -> None:
+            self._clear(name, stage)
+            self._state.begin(name, stage, record)
+            progress = on_stage(name, stage)
+            run_stage(
+                stage,
                 vit,
-                self._choose_examples(),
-                # A map is of single tokens: nothing is restricted, and no group takes others in.
-                RunConfig(**{k: v for k, v in shared.items() if k not in _OF_RESTRICTIONS}),
+                self.config,
+                self._sets,
                 reference=reference,
-                out=out,
-                on_progress=on_progress,
+                out=folder,
+                on_progress=progress,
             )
+            self._state.finish(name, stage, folder)
 
-    def _shared_settings(self) -> dict[str, Any]:
-        return {field.name: getattr(self.config, field.name) for field in fields(RunConfig)}
+        _, reason = _attempt(work)
+        if reason:
+            return StageOutcome(name, stage, "failed", reason)
+        return StageOutcome(name, stage, "done", "; ".join(notes))
 
-    def _choose_examples(self) -> list[Path]:
-        # The same pictures for every model, so that their maps can be laid side by side.
-        count = min(self.config.examples, len(self._pictures))
-        generator = np.random.default_rng(self.config.seed)
-        drawn = generator.choice(len(self._pictures), count, replace=False)
-        return [self._pictures[i] for i in sorted(drawn)]
-
-    def _describe_settings(self) -> dict[str, Any]:
-        settings = {k: v for k, v in asdict(self.config).items() if k not in _SPEED_ALONE}
-        settings["images"] = _digest_pictures(self._pictures)
-        if self._imagenet is not None:
-            settings["imagenet"] = _digest_pictures(find_images([self._imagenet]))
-        return settings
-
-    def _may_go_on(self, folder: Path) -> bool:
-        # An earlier reproduction; or nothing but the pictures themselves.
-        entries = [path for path in folder.iterdir() if not self._images.is_relative_to(path)]
-        return (folder / _STATE).is_file() or not entries
-
-    def _check_out(self) -> None:
-        check_target(self.out, self._may_go_on)
-        if not (self.out / _STATE).is_file():
+    def _clear(self, name: str, stage: str) -> None:
+        # A record is written before its result, so no earlier result may be there.
+        folder = self.result_folder(name, stage)
+        remove_leftovers(folder)
+        if not folder.is_dir():
             return
-        before = read_json(self.out / _STATE)["settings"]
-        for name, value in self._settings.items():
-            if before.get(name, value) != value:
-                raise UsageError(
-                    f"{self.out} holds a reproduction with other settings ({name} was "
-                    f"{before[name]!r}, now {value!r}): choose another folder, or the same settings"
-                )
+        is_own = self._state.find(name, stage) is not None and holds_result_files(folder)
+        if any(folder.iterdir()) and not is_own:
+            raise UsageError(
+                f"{printable_path(folder)} holds what no stage of this folder wrote: move it away"
+            )
+        shutil.rmtree(folder)
 
+    def _find_fault(self, name: str, stage: str, weights_hash: str | None = None) -> str:
+        # Why a result is not the one that would be made now; empty where it is.
+        record = self._state.find(name, stage)
+        if record is None:
+            return "nothing is known of it"
+        if damage := find_damage(stage, self.result_folder(name, stage), record):
+            return damage
+        if record.settings != self._settings[stage]:
+            return "it was made with other settings"
+        weights = self._weights.get(name)
+        if weights and record.weights != weights:
+            return f"its weights were those of {record.weights}, and are now of {weights}"
+        if weights_hash not in {None, record.weights_hash}:
+            return "the model's weights are others now"
+        return self._find_fault_of_maps(name, record) if stage == MAPS else ""
 
-def choose_size(vit: ViTAdapter, config: RunConfig) -> str | None:
-    """Input size for a model: the one asked for, rounded to whole patches, or else its own.
+    def _find_fault_of_maps(self, name: str, record: StageRecord) -> str:
+        audited = self._settings[PICTURES]
+        if record.reference == audited:
+            return ""  # even if that audit has been lost since
+        reference, _ = self._find_reference(name)
+        if reference is not None:
+            return "there is an audit now to hold it against"
+        return "" if record.reference is None else "it was held against an audit of other settings"
 
-    Args:
-        vit: The model.
-        config: What was asked for.
-
-    Returns:
-        A size as `RunConfig` takes it; None for the model's own, also where it takes no other.
-    """
-    if config.input_size is None:
-        return None
-    height, width = (
-        max(1, round(side / patch)) * patch
-        for side, patch in zip(config.input_size, vit.info.patch_size, strict=True)
-    )
-    try:
-        vit.make_layout(height, width)
-    except UsageError:
-        return None
-    return f"{height}x{width}"
-
-
-def read_outcomes(out: Path) -> list[Mapping[str, str]]:
-    """How the stages of the last run ended.
-
-    Args:
-        out: Folder of a reproduction.
-
-    Returns:
-        The fields of each `StageOutcome`.
-    """
-    outcomes: list[Mapping[str, str]] = read_json(out / _STATE)["outcomes"]
-    return outcomes
+    def _find_reference(self, name: str) -> tuple[AuditResult | None, str]:
+        # The audit that maps are held against, or why there is none.
+        if self.config.cls_term != "own":
+            # Means of merged groups are no means of single tokens' groups.
+            return None, "[CLS]'s attention to itself is counted among other tokens"
+        if not self.is_done(name, PICTURES):
+            return None, "there is none"
+        audit = AuditResult.load(self.result_folder(name, PICTURES))
+        if (count := audit.summary["data"]["num_images"]) < MIN_IMAGES:
+            return None, f"it holds {count} pictures, and means take {MIN_IMAGES}"
+        return audit, ""
 
 
 def _attempt(work: Callable[[], _T]) -> tuple[_T | None, str]:
@@ -284,19 +291,3 @@ def _attempt(work: Callable[[], _T]) -> tuple[_T | None, str]:
         return None, " ".join(str(error).split())
     except Exception as error:  # noqa: BLE001 - whatever a library raises, the other models go on
         return None, " ".join(f"unexpected error, {type(error).__name__}: {error}".split())
-
-
-def _why_unlabelled(folder: Path) -> str:
-    try:
-        find_classes(folder)
-    except UsageError as error:
-        return str(error)
-    return ""
-
-
-def _digest_pictures(paths: Sequence[Path]) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for path in paths:
-        size = path.stat().st_size if path.exists() else -1
-        digest.update(f"{printable_path(path.absolute())}\0{size}\n".encode())
-    return f"{len(paths)} pictures, {digest.hexdigest()}"

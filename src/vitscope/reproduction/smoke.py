@@ -4,9 +4,10 @@ It shows that everything runs, and what every figure looks like; its numbers are
 and say nothing about the models whose places they take.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vitscope.errors import UsageError
 from vitscope.models.base import ViTAdapter
 from vitscope.models.catalogue import CATALOGUE, CatalogueEntry
 from vitscope.reproduction.plan import PlannedModel
-from vitscope.storage import staged_folder
+from vitscope.reproduction.state import STATE, check_folder
+from vitscope.storage import printable_path, staged_folder
 
 _PATCH_PX, _SIDE_PX = 8, 64
 _SHAPES = {"ti": (16, 2), "s": (32, 3), "b": (48, 4), "l": (64, 5), "g": (96, 6)}
@@ -45,6 +48,7 @@ def plan_smoke(models: Sequence[PlannedModel]) -> list[PlannedModel]:
             source="random weights",
             download_mb=0,
             state="made on the spot",
+            weights="random weights",
             num_params=_count_params(CATALOGUE[model.name]),
             load=partial(_load_tiny, model.name),
         )
@@ -56,23 +60,62 @@ def write_smoke_pictures(folder: Path) -> Path:
     """Write pictures of a few classes, one folder a class, wide and tall ones among them.
 
     Args:
-        folder: Where to; pictures written there earlier are replaced.
+        folder: Where to; where exactly these pictures are there already they stay as they are.
 
     Returns:
         The folder.
+
+    Raises:
+        UsageError: If anything else is in the folder.
+        VitscopeError: If the disk does not take the pictures.
     """
-    generator = np.random.default_rng(0)
-    with staged_folder(folder, replaces=_holds_pictures_alone) as staging:
-        for label in range(_NUM_CLASSES):
-            home = staging / f"class-{label}"
-            home.mkdir()
-            common = generator.uniform(0, 255, (5, 5, 3))
-            for number in range(_NUM_EACH):
-                own = generator.uniform(0, 255, (5, 5, 3))
-                size = ((96, 72), (72, 96), (80, 80))[number % 3]
-                picture = _draw(0.6 * common + 0.4 * own, size, generator)
-                picture.save(home / f"{number:02d}.png")
+    pictures = _make_pictures()
+    if folder.is_dir() and _holds_exactly(folder, pictures):
+        return folder
+    with staged_folder(folder) as staging:
+        for name, data in pictures.items():
+            (staging / name).parent.mkdir(exist_ok=True)
+            (staging / name).write_bytes(data)
     return folder
+
+
+def check_smoke_folder(out: Path, pictures: Path) -> None:
+    """Refuse a folder that is not of a reproduction in little.
+
+    Args:
+        out: Folder of the reproduction, which may be new.
+        pictures: Where its pictures are, or will be.
+
+    Raises:
+        UsageError: If something else is there.
+    """
+    check_folder(out, pictures)
+    if (out / STATE).exists() and not pictures.exists():
+        raise UsageError(
+            f"{printable_path(out)} holds a reproduction with pictures of its own: give --smoke "
+            "another folder"
+        )
+
+
+def _make_pictures() -> dict[str, bytes]:
+    generator = np.random.default_rng(0)
+    pictures = {}
+    for label in range(_NUM_CLASSES):
+        common = generator.uniform(0, 255, (5, 5, 3))
+        for number in range(_NUM_EACH):
+            own = generator.uniform(0, 255, (5, 5, 3))
+            size = ((96, 72), (72, 96), (80, 80))[number % 3]
+            file = BytesIO()
+            _draw(0.6 * common + 0.4 * own, size, generator).save(file, format="PNG")
+            pictures[f"class-{label}/{number:02d}.png"] = file.getvalue()
+    return pictures
+
+
+def _holds_exactly(folder: Path, pictures: Mapping[str, bytes]) -> bool:
+    names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+    return names == set(pictures) and all(
+        (folder / name).read_bytes() == data for name, data in pictures.items()
+    )
 
 
 def _draw(coarse: np.ndarray, size: tuple[int, int], generator: np.random.Generator) -> Image.Image:
@@ -81,10 +124,6 @@ def _draw(coarse: np.ndarray, size: tuple[int, int], generator: np.random.Genera
     levels = np.asarray(smooth, dtype=np.float64)
     noise = generator.normal(0, generator.uniform(0, 40), levels.shape)
     return Image.fromarray((levels + noise).clip(0, 255).astype(np.uint8))
-
-
-def _holds_pictures_alone(folder: Path) -> bool:
-    return all(path.is_dir() or path.suffix == ".png" for path in folder.rglob("*"))
 
 
 def _load_tiny(name: str) -> ViTAdapter:

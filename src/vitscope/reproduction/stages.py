@@ -1,0 +1,157 @@
+"""The stages of a reproduction: what each is made of, and how it is run."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from vitscope.audit_loop import audit
+from vitscope.config import AuditConfig, OneShotConfig, ReproductionConfig, RunConfig
+from vitscope.errors import ResultError, UsageError
+from vitscope.explain_loop import explain
+from vitscope.explanation import Explanation
+from vitscope.model_run import OnProgress
+from vitscope.models.base import ViTAdapter
+from vitscope.one_shot_loop import one_shot
+from vitscope.one_shot_result import OneShotResult
+from vitscope.reproduction.picture_sets import PictureSets
+from vitscope.reproduction.state import StageRecord, count_contents
+from vitscope.result import AuditResult
+from vitscope.saved_result import SavedResult
+
+PICTURES, IMAGENET, ONE_SHOT, MAPS = "pictures", "imagenet", "one-shot", "maps"
+
+RESULTS: Mapping[str, type[SavedResult]] = MappingProxyType(
+    {PICTURES: AuditResult, IMAGENET: AuditResult, ONE_SHOT: OneShotResult, MAPS: Explanation}
+)
+"""The stages in the order in which they are run, and what is left of each."""
+
+_OF_MAPS = ("dtype", "size", "seed")
+_OF_RESTRICTIONS = ("renormalize", "cls_term")
+_OF_AUDITS = (*_OF_MAPS, *_OF_RESTRICTIONS, "pictures", "layers")
+_OF_ONE_SHOT = ("draws", "classifier", "limit")
+# What is left out changes no number beyond rounding, or the claims and figures alone.
+_SETTINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        PICTURES: _OF_AUDITS,
+        IMAGENET: _OF_AUDITS,
+        ONE_SHOT: (*_OF_MAPS, *_OF_RESTRICTIONS, *_OF_ONE_SHOT),
+        MAPS: (*_OF_MAPS, "examples"),
+    }
+)
+_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {PICTURES: ("images", "masks"), IMAGENET: ("imagenet",), ONE_SHOT: ("imagenet",)}
+    | {MAPS: ("images",)}
+)
+
+
+def describe_stage(stage: str, config: ReproductionConfig, sets: PictureSets) -> dict[str, Any]:
+    """What the numbers of a stage depend on beside the model.
+
+    Args:
+        stage: One of `RESULTS`.
+        config: Settings.
+        sets: The pictures.
+
+    Returns:
+        Its settings and the digests of its pictures, by name, as JSON takes them.
+    """
+    settings = {name: getattr(config, name) for name in _SETTINGS[stage]}
+    return settings | {name: sets.digests.get(name) for name in _SETS[stage]}
+
+
+def run_stage(
+    stage: str,
+    vit: ViTAdapter,
+    config: ReproductionConfig,
+    sets: PictureSets,
+    *,
+    reference: AuditResult | None,
+    out: Path,
+    on_progress: OnProgress,
+) -> None:
+    """Run a stage of one model.
+
+    Args:
+        stage: One of `RESULTS`, which the pictures allow.
+        vit: The model.
+        config: Settings.
+        sets: The pictures.
+        reference: Audit that maps are held against, where there is one.
+        out: Folder of the result.
+        on_progress: Called with (pictures done, pictures in all).
+
+    Raises:
+        VitscopeError: As `audit`, `one_shot` and `explain` do.
+    """
+    shared = {field.name: getattr(config, field.name) for field in fields(RunConfig)}
+    shared["size"] = choose_size(vit, config)
+    if stage == MAPS:
+        # A map is of single tokens: nothing is restricted, and no group takes others in.
+        plain = RunConfig(**{k: v for k, v in shared.items() if k not in _OF_RESTRICTIONS})
+        examples = sets.draw_examples(config.examples, config.seed)
+        explain(vit, examples, plain, reference=reference, out=out, on_progress=on_progress)
+        return
+    source = sets.images if stage == PICTURES else sets.imagenet
+    assert source is not None
+    if stage == ONE_SHOT:
+        own = {name: getattr(config, name) for name in _OF_ONE_SHOT}
+        one_shot(vit, source, OneShotConfig(**shared, **own), out=out, on_progress=on_progress)
+        return
+    settings = AuditConfig(
+        **shared,
+        limit=config.pictures,
+        layers=config.layers,
+        masks=config.masks if stage == PICTURES else None,
+    )
+    audit(vit, source, settings, out=out, on_progress=on_progress)
+
+
+def find_damage(stage: str, folder: Path, record: StageRecord) -> str:
+    """Why a result on disk is not the one that was recorded.
+
+    Args:
+        stage: One of `RESULTS`.
+        folder: Where the result lies.
+        record: What it was made of.
+
+    Returns:
+        The reason; empty where the result is whole.
+    """
+    if not folder.exists():
+        return "it was not finished"
+    try:
+        result = RESULTS[stage].load(folder)
+        made_by = result.summary["model"]["id"], result.provenance["weights_hash"]
+        contents = count_contents(folder)
+    except (ResultError, LookupError, TypeError, OSError) as error:
+        return f"it is damaged ({error})"
+    if made_by != (record.model_id, record.weights_hash):
+        return "it is of another model, or of other weights, than was recorded"
+    if record.contents not in {"", contents}:
+        return f"it is damaged ({contents}, but {record.contents} when it was finished)"
+    return ""
+
+
+def choose_size(vit: ViTAdapter, config: RunConfig) -> str | None:
+    """Input size for a model: the one asked for, rounded to whole patches, or else its own.
+
+    Args:
+        vit: The model.
+        config: What was asked for.
+
+    Returns:
+        A size as `RunConfig` takes it; None for the model's own, also where it takes no other.
+    """
+    if config.input_size is None:
+        return None
+    height, width = (
+        max(1, round(side / patch)) * patch
+        for side, patch in zip(config.input_size, vit.info.patch_size, strict=True)
+    )
+    try:
+        vit.make_layout(height, width)
+    except UsageError:
+        return None
+    return f"{height}x{width}"

@@ -1,0 +1,253 @@
+"""What the folder of a reproduction remembers: of what each of its results was made.
+
+Requirements met here:
+
+- A result never stands without its record: the record is written first.
+- A run that is stopped, killed or out of disk leaves the earlier record whole.
+- Two runs never write into one folder at the same time.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from vitscope.errors import ResultError, UsageError, VitscopeError
+from vitscope.storage import check_target, printable_path, read_json, replace_json
+
+STATE = "reproduction.json"
+_LOCK = ".reproduction.lock"
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecord:
+    """What a result was made of.
+
+    Attributes:
+        settings: Settings and digests of pictures that its numbers depend on.
+        model_id: Id that the result carries.
+        weights: File or place that the weights came from.
+        weights_hash: Digest of the weights themselves.
+        reference: Settings of the audit that maps were held against; None where there was none.
+        contents: How many files, and how large, the result had when it was finished; empty before.
+    """
+
+    settings: Mapping[str, Any]
+    model_id: str
+    weights: str
+    weights_hash: str
+    reference: Mapping[str, Any] | None = None
+    contents: str = ""
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """How one stage of one model ended.
+
+    Attributes:
+        model: Plain name.
+        stage: "pictures", "imagenet", "one-shot" or "maps".
+        status: "done", "kept" from an earlier run, "failed" or "skipped".
+        reason: Why it failed, was skipped or was made again, or what it had to do without.
+    """
+
+    model: str
+    stage: str
+    status: str
+    reason: str = ""
+
+
+class ReproductionState:
+    """The records of a folder.
+
+    Attributes:
+        outcomes: How the stages of the last run ended.
+    """
+
+    def __init__(self, out: Path) -> None:
+        """Read what the folder remembers; nothing, where it is new.
+
+        Args:
+            out: Folder of a reproduction.
+
+        Raises:
+            ResultError: If its memory is damaged.
+        """
+        self._path = out / STATE
+        self._records: dict[str, dict[str, StageRecord]] = {}
+        self.outcomes: Sequence[StageOutcome] = ()
+        if self._path.exists():
+            self._read(out)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models of which something was begun."""
+        return tuple(self._records)
+
+    def find(self, model: str, stage: str) -> StageRecord | None:
+        """The record of a result.
+
+        Args:
+            model: Plain name.
+            stage: Name of the stage.
+
+        Returns:
+            Its record; None where none was begun.
+        """
+        return self._records.get(model, {}).get(stage)
+
+    def begin(self, model: str, stage: str, record: StageRecord) -> None:
+        """Remember, on disk, of what a result is going to be made.
+
+        Args:
+            model: Plain name.
+            stage: Name of the stage.
+            record: Its record.
+
+        Raises:
+            VitscopeError: If the disk does not take it.
+        """
+        stages = self._records.get(model, {}) | {stage: record}
+        self._write(self._records | {model: stages})
+
+    def finish(self, model: str, stage: str, folder: Path) -> None:
+        """Remember what a finished result holds; on disk with what is written next.
+
+        Args:
+            model: Plain name.
+            stage: Name of the stage, which was begun.
+            folder: The result.
+        """
+        record = replace(self._records[model][stage], contents=count_contents(folder))
+        self._records[model][stage] = record
+
+    def close(self, outcomes: Sequence[StageOutcome]) -> None:
+        """Remember, on disk, how the stages ended.
+
+        Args:
+            outcomes: Those of this run.
+
+        Raises:
+            VitscopeError: If the disk does not take it.
+        """
+        self.outcomes = tuple(outcomes)
+        self._write(self._records)
+
+    def _write(self, records: dict[str, dict[str, StageRecord]]) -> None:
+        content = {
+            "version": _VERSION,
+            "outcomes": [asdict(outcome) for outcome in self.outcomes],
+            "stages": {
+                model: {stage: asdict(record) for stage, record in stages.items()}
+                for model, stages in records.items()
+            },
+        }
+        replace_json(self._path, content)
+        self._records = records
+
+    def _read(self, out: Path) -> None:
+        try:
+            content = read_json(self._path)
+            if content["version"] != _VERSION:
+                raise ValueError(f"version {content['version']}")
+            self.outcomes = tuple(StageOutcome(**outcome) for outcome in content["outcomes"])
+            self._records = {
+                _check_name(model): {
+                    _check_name(stage): _read_record(record) for stage, record in stages.items()
+                }
+                for model, stages in content["stages"].items()
+            }
+        except (ResultError, LookupError, TypeError, ValueError, AttributeError) as error:
+            name = printable_path(self._path)
+            raise ResultError(
+                f"{name} cannot be read, so nobody knows what the results beside it were made of: "
+                "choose another folder, or put a copy of the file back (vitscope figures draws "
+                f"what is in {printable_path(out / 'results')}; the reason: {error})"
+            ) from None
+
+
+def count_contents(folder: Path) -> str:
+    """What a result holds, so that a file that was lost or cut is noticed.
+
+    Args:
+        folder: A result.
+
+    Returns:
+        The number of its files and of their bytes, in words.
+    """
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return f"{len(sizes)} files, {sum(sizes)} bytes"
+
+
+def check_folder(out: Path, images: Path) -> None:
+    """Refuse a folder that something else lives in.
+
+    Args:
+        out: Folder of a reproduction, which may be new.
+        images: The main set of pictures, which may lie in it.
+
+    Raises:
+        UsageError: If it holds anything but an earlier reproduction and the pictures.
+    """
+
+    def may_go_on(folder: Path) -> bool:
+        within = images.absolute()
+        entries = {
+            path.name for path in folder.iterdir() if not within.is_relative_to(path.absolute())
+        }
+        return STATE in entries or entries <= {_LOCK}
+
+    check_target(out, may_go_on)
+
+
+@contextmanager
+def held_alone(out: Path) -> Iterator[None]:
+    """Have the folder to oneself; a process that dies lets go of it.
+
+    Args:
+        out: Folder of a reproduction; made where it is not there.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UsageError: If another process has it.
+        VitscopeError: If it cannot be written to.
+    """
+    name = printable_path(out)
+    with ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            _lock(stack.enter_context((out / _LOCK).open("w")).fileno())
+        except BlockingIOError:
+            raise UsageError(
+                f"another run is at work in {name}: wait for it, or choose another folder"
+            ) from None
+        except OSError as error:
+            raise VitscopeError(f"{name} cannot be written to: {error.strerror}") from error
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    if os.name == "posix":  # the others have no lock that goes with its process
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _read_record(content: dict[str, Any]) -> StageRecord:
+    record = StageRecord(**content)
+    texts = (record.model_id, record.weights, record.weights_hash, record.contents)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(record.settings, dict):
+        raise TypeError(f"a record of {', '.join(field.name for field in fields(StageRecord))}")
+    return record
+
+
+def _check_name(name: str) -> str:
+    # It becomes part of a path.
+    if name in {"", ".", ".."} or Path(name).name != name:
+        raise ValueError(f"{name!r} is no name")
+    return name

@@ -1,0 +1,439 @@
+"""A reproduction goes on where it was left, and takes nothing for what it is not."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitscope.cli import main
+from vitscope.config import ReproductionConfig
+from vitscope.errors import ModelUnreachableError, ResultError, UsageError, VitscopeError
+from vitscope.models.base import hash_weights
+from vitscope.reproduction.conclusion import draw_all_figures, judge_all_claims
+from vitscope.reproduction.plan import plan_reproduction
+from vitscope.reproduction.run import Reproduction
+from vitscope.reproduction.smoke import plan_smoke, write_smoke_pictures
+from vitscope.reproduction.state import held_alone
+from vitscope.storage import read_json, write_json
+
+CONFIG = ReproductionConfig(draws=2, examples=1)
+NAME = "dinov2-small-reg"
+DONE = {"pictures": "done", "imagenet": "done", "one-shot": "done", "maps": "done"}
+KEPT = dict.fromkeys(DONE, "kept")
+
+
+def silent(*_stage):
+    return lambda *_progress: None
+
+
+def plan(families="dinov2-reg", sizes="s"):
+    return plan_smoke(plan_reproduction(families, sizes))
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """The main set and three others with classes."""
+    home = tmp_path_factory.mktemp("sets")
+    main_set = write_smoke_pictures(home / "main")
+    for name, classes in {"a": (0, 1), "b": (2, 3), "few": (4,)}.items():
+        for label in classes:
+            shutil.copytree(main_set / f"class-{label}", home / name / f"class-{label}")
+    return home
+
+
+@pytest.fixture(scope="module")
+def finished(sets, tmp_path_factory):
+    """A folder in which every stage is finished."""
+    out = tmp_path_factory.mktemp("finished") / "paper"
+    outcomes = start(out, sets).execute(silent)
+    assert {o.stage: o.status for o in outcomes} == DONE
+    return out
+
+
+@pytest.fixture
+def out(finished, tmp_path):
+    """A copy of that folder, to do anything to."""
+    return Path(shutil.copytree(finished, tmp_path / "paper"))
+
+
+def start(out, sets, config=CONFIG, *, models=None, images="main", imagenet: str | None = "a"):
+    return Reproduction(
+        plan() if models is None else models,
+        out,
+        config,
+        images=sets / images,
+        imagenet=None if imagenet is None else sets / imagenet,
+    )
+
+
+def run(*args, **kwargs):
+    return {o.stage: o for o in start(*args, **kwargs).execute(silent)}
+
+
+def statuses(*args, **kwargs):
+    return {stage: o.status for stage, o in run(*args, **kwargs).items()}
+
+
+def never_loaded():
+    raise AssertionError("the model was loaded")
+
+
+def test_what_is_finished_is_kept_without_loading_the_model(out, sets):
+    (model,) = plan()
+    unloadable = replace(model, load=never_loaded)
+    assert statuses(out, sets, models=[unloadable]) == KEPT
+
+
+def test_what_is_missing_is_made_again_and_the_rest_is_not_touched(out, sets):
+    gone = out / "results" / NAME / "imagenet"
+    before = (gone / "summary.json").read_bytes()
+    untouched = (out / "results" / NAME / "maps" / "summary.json").stat().st_mtime_ns
+    shutil.rmtree(gone)
+    assert statuses(out, sets) == KEPT | {"imagenet": "done"}
+    assert (gone / "summary.json").read_bytes() == before
+    assert (out / "results" / NAME / "maps" / "summary.json").stat().st_mtime_ns == untouched
+
+
+def test_the_second_set_is_remembered_over_a_run_without_it(out, sets):
+    assert "imagenet" not in {s for s, o in run(out, sets, imagenet=None).items() if o.reason == ""}
+    with pytest.raises(UsageError, match="imagenet was '16 pictures"):
+        start(out, sets, imagenet="b")
+    assert statuses(out, sets, imagenet="a") == KEPT
+
+
+@pytest.mark.parametrize(
+    ("change", "stage"),
+    [
+        ({"cls_term": "registers"}, "pictures"),
+        ({"pictures": 30}, "pictures"),
+        ({"layers": "all"}, "pictures"),
+        ({"size": "40"}, "pictures"),
+        ({"draws": 3}, "one-shot"),
+        ({"classifier": "both"}, "one-shot"),
+        ({"limit": 2}, "one-shot"),
+        ({"examples": 2}, "maps"),
+    ],
+)
+def test_a_setting_refuses_the_stages_that_it_concerns(out, sets, change, stage):
+    (name,) = change
+    with pytest.raises(UsageError, match=rf"holds {stage} of {NAME} .*\({name} was "):
+        start(out, sets, replace(CONFIG, **change))
+    # And none but those: of a stage that is not finished any setting may be another.
+    concerned = {"pictures": ["pictures", "imagenet"]}.get(stage, [stage])
+    if name in {"cls_term", "size"}:
+        concerned = [*DONE][: 3 if name == "cls_term" else 4]
+    for each in concerned:
+        shutil.rmtree(out / "results" / NAME / each)
+    start(out, sets, replace(CONFIG, **change))
+
+
+def test_what_changes_no_number_refuses_nothing(out, sets):
+    other = replace(CONFIG, batch_size=5, readout="values")
+    assert statuses(out, sets, other) == KEPT
+
+
+def test_a_picture_exchanged_for_one_of_its_size_is_noticed(out, sets, tmp_path):
+    changed = Path(shutil.copytree(sets / "main", tmp_path / "changed"))
+    assert statuses(out, sets, images=changed) == KEPT  # a set may move
+    picture = changed / "class-0" / "00.png"
+    data = bytearray(picture.read_bytes())
+    data[-20] ^= 1
+    picture.write_bytes(data)
+    with pytest.raises(UsageError, match="images was '48 pictures"):
+        start(out, sets, images=changed)
+
+
+def damage_summary(folder):
+    (folder / "summary.json").write_text('{"schema_version": 2')
+
+
+def damage_kind(folder):
+    write_json(folder / "summary.json", read_json(folder / "summary.json") | {"kind": "audit"})
+
+
+def lose_a_file(folder):
+    next(path for path in folder.rglob("*.parquet")).unlink()
+
+
+def change_the_weights_hash(folder):
+    content = read_json(folder / "provenance.json") | {"weights_hash": "0" * 32}
+    write_json(folder / "provenance.json", content)
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_summary, damage_kind, lose_a_file, change_the_weights_hash]
+)
+def test_a_damaged_result_is_made_again_and_that_is_told(out, sets, damage):
+    damage(out / "results" / NAME / "one-shot")
+    outcomes = run(out, sets)
+    assert {s: o.status for s, o in outcomes.items()} == KEPT | {"one-shot": "done"}
+    assert outcomes["one-shot"].reason.startswith("made again: it is ")
+    assert statuses(out, sets) == KEPT
+
+
+def test_a_file_of_the_users_in_a_damaged_result_is_not_removed(out, sets):
+    letter = out / "results" / NAME / "one-shot" / "letter.txt"
+    letter.write_text("dear")
+    damage_summary(letter.parent)
+    outcomes = run(out, sets)
+    assert outcomes["one-shot"].status == "failed"
+    assert "move it away" in outcomes["one-shot"].reason
+    assert letter.read_text() == "dear"
+
+
+def test_a_result_that_nobody_recorded_is_not_taken_for_ones_own(out, sets):
+    home = out / "results" / "dinov2-base-reg"
+    shutil.copytree(out / "results" / NAME / "one-shot", home / "one-shot")
+    outcomes = start(out, sets, models=plan(sizes="b")).execute(silent)
+    foreign = next(o for o in outcomes if o.stage == "one-shot")
+    assert (foreign.status, "move it away" in foreign.reason) == ("failed", True)
+
+
+def test_weights_from_another_file_make_everything_again(out, sets):
+    (model,) = plan()
+    outcomes = run(out, sets, models=[replace(model, weights="ibot.pth (5 bytes)")])
+    assert {stage: o.status for stage, o in outcomes.items()} == DONE
+    assert "are now of ibot.pth (5 bytes)" in outcomes["pictures"].reason
+    # Where no file is at hand there is nothing to hold against what is finished.
+    assert statuses(out, sets, models=[replace(model, weights="", load=never_loaded)]) == KEPT
+
+
+def test_other_weights_from_the_same_place_make_everything_again(out, sets):
+    (model,) = plan()
+    (base,) = plan(sizes="b")
+    other = replace(model, load=base.load)
+    assert statuses(out, sets, models=[other]) == KEPT  # nothing is loaded, so nothing is noticed
+    shutil.rmtree(out / "results" / NAME / "imagenet")
+    outcomes = run(out, sets, models=[other])
+    assert {stage: o.status for stage, o in outcomes.items()} == DONE
+    assert outcomes["pictures"].reason == "made again: the model's weights are others now"
+
+
+def fail_audits_of(monkeypatch, name):
+    import vitscope.reproduction.stages as module
+
+    real = module.audit
+
+    def audit(vit, images, *args, **kwargs):
+        if Path(images).name == name:
+            raise VitscopeError("out of memory")
+        return real(vit, images, *args, **kwargs)
+
+    monkeypatch.setattr(module, "audit", audit)
+
+
+def read_reference(out):
+    return read_json(out / "results" / NAME / "maps" / "summary.json")["reference"]
+
+
+def test_maps_made_without_a_reference_are_made_again_with_one(sets, tmp_path, monkeypatch):
+    out = tmp_path / "paper"
+    with monkeypatch.context() as patched:
+        fail_audits_of(patched, "main")
+        first = run(out, sets, imagenet=None)
+    assert (first["pictures"].status, first["maps"].status) == ("failed", "done")
+    assert first["maps"].reason == "without a reference audit: there is none"
+    assert read_reference(out) is None
+    second = run(out, sets, imagenet=None)
+    assert (second["pictures"].status, second["maps"].status) == ("done", "done")
+    assert "there is an audit now" in second["maps"].reason
+    assert read_reference(out)["num_images"] == 48
+
+
+def test_maps_are_kept_where_only_their_reference_was_lost(out, sets, monkeypatch):
+    shutil.rmtree(out / "results" / NAME / "pictures")
+    fail_audits_of(monkeypatch, "main")
+    assert statuses(out, sets) == KEPT | {"pictures": "failed"}
+
+
+def test_few_pictures_are_no_reference(sets, tmp_path):
+    outcomes = run(tmp_path / "paper", sets, images="few", imagenet=None)
+    assert outcomes["maps"].status == "done"
+    assert "it holds 8 pictures, and means take 20" in outcomes["maps"].reason
+    assert statuses(tmp_path / "paper", sets, images="few", imagenet=None)["maps"] == "kept"
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"version": 1, "stages": {}}', "version 9", "path"])
+def test_a_damaged_memory_is_one_clear_line(out, sets, damage):
+    path = out / "reproduction.json"
+    content = read_json(path)
+    if damage == "version 9":
+        write_json(path, content | {"version": 9})
+    elif damage == "path":
+        write_json(path, content | {"stages": {"../../x": {}}})
+    else:
+        path.write_text(damage)
+    with pytest.raises(ResultError, match=r"cannot be read, so .* choose another folder"):
+        start(out, sets)
+
+
+def test_a_full_disk_loses_nothing_that_is_finished(sets, tmp_path, monkeypatch):
+    import vitscope.reproduction.state as module
+
+    out = tmp_path / "paper"
+    real, calls = module.replace_json, []
+
+    def fill_up(path, content):
+        calls.append(path)
+        if len(calls) > 2:  # before the second stage's result
+            raise VitscopeError("cannot write: No space left on device")
+        real(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "replace_json", fill_up)
+        with pytest.raises(VitscopeError, match="No space left"):
+            start(out, sets).execute(silent)
+    assert statuses(out, sets) == DONE | {"pictures": "kept", "imagenet": "kept"}
+
+
+def test_remains_of_a_killed_run_are_removed(out, sets):
+    home = out / "results" / NAME
+    shutil.rmtree(home / "maps")
+    for name in (".maps.partial-abc", ".maps.old-abc"):
+        (home / name / "maps").mkdir(parents=True)
+    (out / ".reproduction.json.partial-abc").write_text("{")
+    (out / ".figures.partial-abc").mkdir()
+    (home / ".maps").mkdir()  # of somebody else
+    assert statuses(out, sets)["maps"] == "done"
+    assert {path.name for path in home.iterdir()} == {*DONE, ".maps"}
+    assert {path.name for path in out.iterdir()} == {
+        ".reproduction.lock",
+        "reproduction.json",
+        "results",
+    }
+
+
+def test_two_runs_do_not_write_into_one_folder(out, sets):
+    second = start(out, sets)
+    with held_alone(out), pytest.raises(UsageError, match="another run is at work"):
+        second.execute(silent)
+    assert {o.status for o in second.execute(silent)} == {"kept"}
+
+
+def test_claims_and_figures_are_of_every_finished_model(out, sets):
+    def unreachable():
+        raise ModelUnreachableError("no network")
+
+    (large,) = plan(sizes="l")
+    later = start(out, sets, models=[replace(large, load=unreachable)])
+    later.execute(silent)
+    finding = next(f for f in judge_all_claims(later) if "small and base attend" in f.claim)
+    assert "S 0." in finding.measured
+    shown = {
+        Path(result["folder"]).parent.name
+        for figure in read_json(draw_all_figures(later, "figures", ["png"]).folder / "index.json")[
+            "figures"
+        ]
+        for result in figure["results"]
+    }
+    assert shown == {NAME}
+    # A set that is not given now is not claimed of.
+    without = start(out, sets, models=[large], imagenet=None)
+    findings = [f for f in judge_all_claims(without) if f.data == "ImageNet"]
+    of_small = [f for f in findings if "small's and base's" in f.claim]
+    assert {f.measured for f in findings} == {"not measured"}
+    assert [f.reason.startswith("no second set of pictures was given") for f in of_small] == [True]
+
+
+def test_one_set_given_twice_is_audited_once(sets, tmp_path):
+    twin = Path(shutil.copytree(sets / "main", tmp_path / "twin"))
+    given_twice = start(tmp_path / "paper", sets, imagenet=twin)
+    assert given_twice.stages == ("pictures", "one-shot", "maps")
+    assert "first over again" in given_twice.why_left_out("imagenet")
+
+
+def test_masks_and_layers_reach_the_audit_of_the_main_set(sets, tmp_path):
+    flat = tmp_path / "flat"
+    masks = tmp_path / "masks"
+    for folder in (flat, masks):
+        folder.mkdir()
+    for path in (sets / "main" / "class-0").iterdir():
+        shutil.copy(path, flat / path.name)
+        with Image.open(path) as picture:
+            numbers = np.zeros(picture.size[::-1], dtype=np.uint8)
+        numbers[: numbers.shape[0] // 2] = 1
+        Image.fromarray(numbers).save(masks / path.name)
+    config = replace(CONFIG, masks=str(masks), layers="all")
+    out = tmp_path / "paper"
+    outcomes = run(out, sets, config, images=flat)
+    assert {stage: o.status for stage, o in outcomes.items()} == DONE
+    summary = read_json(out / "results" / NAME / "pictures" / "summary.json")
+    assert len(summary["layers"]) == summary["model"]["depth"]
+    assert "num_segments" in summary["covariates"]["distributions"]
+    assert summary["interdependence"]["over_layers"] is not None
+    second = read_json(out / "results" / NAME / "imagenet" / "summary.json")
+    assert "num_segments" not in second["covariates"]["distributions"]
+    os.utime(next(masks.iterdir()), ns=(1, 1))
+    with pytest.raises(UsageError, match="masks was '8 masks"):
+        start(out, sets, config, images=flat)
+    with pytest.raises(UsageError, match="holds no mask"):
+        start(tmp_path / "other", sets, replace(CONFIG, masks=str(sets)))
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    out = tmp_path_factory.mktemp("smoke") / "paper"
+    assert smoke_again(out) == 0
+    return out
+
+
+def smoke_again(out):
+    arguments = ["reproduce", "--smoke", "--out", str(out), "--draws", "2"]
+    return main([*arguments, "--families", "dinov2-reg", "--sizes", "s"])
+
+
+def test_smoke_goes_on_too_and_leaves_its_pictures_as_they_are(smoke, capsys):
+    picture = smoke / "smoke-pictures" / "class-0" / "00.png"
+    before = picture.stat().st_mtime_ns
+    assert smoke_again(smoke) == 0
+    assert "kept" in capsys.readouterr().out
+    assert picture.stat().st_mtime_ns == before
+
+
+def test_smoke_writes_nothing_into_a_folder_of_something_else(out, tmp_path, capsys):
+    before = {path.name for path in out.iterdir()}
+    assert smoke_again(out) == 2
+    assert "give --smoke another folder" in capsys.readouterr().err
+    assert {path.name for path in out.iterdir()} == before
+    letters = tmp_path / "letters"
+    (letters / "smoke-pictures").mkdir(parents=True)
+    photograph = letters / "smoke-pictures" / "ours.png"
+    Image.new("RGB", (8, 8)).save(photograph)
+    assert smoke_again(letters) == 2
+    (letters / "letter.txt").write_text("dear")
+    assert smoke_again(letters) == 2
+    assert {path.name for path in letters.iterdir()} == {"smoke-pictures", "letter.txt"}
+    assert photograph.exists()
+
+
+def test_a_foreign_file_among_the_figures_costs_the_figures_alone(smoke, tmp_path, capsys):
+    out = Path(shutil.copytree(smoke, tmp_path / "paper"))
+    shutil.rmtree(out / "claims")
+    (out / "figures" / "letter.txt").write_text("dear")
+    assert smoke_again(out) == 1
+    captured = capsys.readouterr()
+    assert (out / "claims" / "claims.csv").exists()
+    assert "you measured" in captured.out
+    assert len(captured.err.strip().splitlines()[-1:]) == 1
+    assert "figures is not empty" in captured.err
+    assert (out / "figures" / "letter.txt").read_text() == "dear"
+
+
+def test_weights_are_hashed_once_a_model(sets, tmp_path, monkeypatch):
+    import vitscope.model_run
+    import vitscope.models.base
+
+    hashed = []
+
+    def count(module):
+        hashed.append(module)
+        return hash_weights(module)
+
+    for module in (vitscope.model_run, vitscope.models.base):
+        monkeypatch.setattr(module, "hash_weights", count)
+    assert statuses(tmp_path / "paper", sets) == DONE
+    assert len(hashed) == 1
