@@ -6,7 +6,7 @@ python tests/catalogue_page.py    writes the page anew
 from itertools import groupby
 from pathlib import Path
 
-from vitscope.models.catalogue import CATALOGUE, SIZE_CLASSES
+from vitscope.models.catalogue import CATALOGUE, FAMILIES, SIZE_CLASSES
 
 PAGE = Path(__file__).parent.parent / "docs" / "catalogue.md"
 HEAD = """# Models with plain names
@@ -35,7 +35,9 @@ def make_page():
 
 def make_family(entries):
     first = entries[0]
-    heading = f"\n## {first.family} (`{first.family_key}`)\n\nLicence: {first.licence}.\n"
+    heading = (
+        f"\n## {FAMILIES[first.family_key]} (`{first.family_key}`)\n\nLicence: {first.licence}.\n"
+    )
     for note in dict.fromkeys(entry.note for entry in entries if entry.note):
         named = [entry.name for entry in entries if entry.note == note]
         whose = "Note" if len(named) == len(entries) else f"Note of {', '.join(named)}"

@@ -15,7 +15,8 @@ SIZES = {
     "CLIP (OpenAI)": ("B/32", "B/16", "L/14"),
     "CLIP (OpenCLIP)": ("B/32", "B/16", "L/14", "H/14", "g/14", "bigG/14"),
     "iBOT": ("S", "B", "L"),
-    "DeiT III": ("Ti", "S", "B", "L", "H"),
+    "DeiT": ("Ti",),
+    "DeiT III": ("S", "B", "L", "H"),
 }
 # How far the models of a size have gone from relying on patches (0) to relying on skip (1).
 GONE = {"S": 0.0, "B": 0.1, "L": 0.5, "H": 0.7, "g": 0.9, "bigG": 1.0, "Ti": 0.7}
@@ -80,7 +81,7 @@ def make_similarity(recipe, size, *, agrees):
     late = [mean(-0.3)] * 12 + [mean(1.0, 0.0)]
     early = [mean(-0.2 + 0.1 * depth) for depth in range(12)] + [mean(1.0, 0.0)]
     if recipe == "DeiT III":
-        order = {"Ti": 0.3, "S": 0.2, "B": 0.6 if agrees else 0.3, "L": 0.4, "H": 0.5}
+        order = {"S": 0.2, "B": 0.6 if agrees else 0.3, "L": 0.4, "H": 0.5}
         return [*late[:9], mean(order[size]), *late[-3:]]
     large = letter(size) not in {"S", "B"} and (recipe, size) != ("DINOv2", "L")
     return early if large == agrees else late

@@ -12,7 +12,8 @@ DEPTHS = {"Ti": 12, "S": 12, "B": 12, "L": 24, "H": 32, "g": 40}
 FAMILIES = {
     "DINOv2": SIZES,
     "DINOv2 with registers": SIZES,
-    "DeiT III": {"Ti": 5.5, "S": 21.7, "B": 85.8, "L": 303.3, "H": 630.8},
+    "DeiT": {"Ti": 5.5},
+    "DeiT III": {"S": 21.7, "B": 85.8, "L": 303.3, "H": 630.8},
     "CLIP (OpenAI)": {"B/32": 87.8, "B/16": 86.2, "L/14": 304.0},
     "CLIP (OpenCLIP)": {
         "B/32": 87.8,

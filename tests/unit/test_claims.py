@@ -25,6 +25,7 @@ from claims_evidence import (
     widen,
 )
 from vitscope.errors import UsageError
+from vitscope.models.catalogue import SIZE_CLASSES, plan_models
 from vitscope.reproduction.claims import judge_claims, list_claims
 
 STAGES = ("audit", "imagenet", "one_shot")
@@ -287,6 +288,11 @@ def test_tiny_is_deit_and_never_in_the_trends_of_deit_iii():
     assert finding.answer == "cannot tell"
     assert "another recipe" in finding.reason
     assert "Ti 1.2" in finding.measured
+    assert "S 0.5" in finding.measured
+    plan = plan_models(["deit3"], list(SIZE_CLASSES))
+    planned = [(entry.family, entry.size) for _, entry in plan]
+    assert planned[0] == ("DeiT", "Ti")
+    assert {(m.recipe, m.size) for m in AGREES if "DeiT" in m.recipe} == set(planned)
     without = [model for model in AGREES if model.size != "Ti"]
     for one, other in zip(judge_claims(AGREES), judge_claims(without), strict=True):
         assert one == other or "tiny" in one.claim
@@ -355,8 +361,8 @@ def test_every_figure_with_a_claim_has_a_row():
 @pytest.mark.parametrize(
     ("where", "recipes"),
     [
-        ("Fig. 7", set(SIZES) - {"DINOv2 with registers"}),
-        ("Fig. 8", set(SIZES) - {"DINOv2 with registers"}),
+        ("Fig. 7", set(SIZES) - {"DINOv2 with registers", "DeiT"}),
+        ("Fig. 8", set(SIZES) - {"DINOv2 with registers", "DeiT"}),
         ("Fig. 9", {"CLIP (OpenAI)", "CLIP (OpenCLIP)", "iBOT", "DeiT III"}),
     ],
 )

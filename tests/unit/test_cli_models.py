@@ -59,6 +59,7 @@ def test_every_model_is_a_row_under_its_family(run):
         "\nDINOv2 with registers (dinov2-reg): Apache-2.0, 1 cls + 4 registers + patches\n" in out
     )
     assert "\nSigLIP 2 (siglip2): Apache-2.0, patches, attention pooling\n" in out
+    assert "\nDeiT III (deit3): Apache-2.0, 1 cls + patches\n" in out
     assert "\nnote of deit-tiny: DeiT, not DeiT III" in out
     assert "\nnote: MAE never trains its [CLS] token" in out
     assert f"\n{len(CATALOGUE)} models, 2 on this machine. " in out
@@ -96,6 +97,7 @@ def expand(text):
         ("clip-b??", ["clip-b32", "clip-b16"]),
         ("registers", [f"dinov2-{size}-reg" for size in ("small", "base", "large", "giant")]),
         ("deit iii", ["deit-tiny", "deit3-small", "deit3-base", "deit3-large", "deit3-huge"]),
+        ("deit", ["deit-tiny", "deit3-small", "deit3-base", "deit3-large", "deit3-huge"]),
         ("mae", ["mae-base", "mae-large", "mae-huge"]),
     ],
 )

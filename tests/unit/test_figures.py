@@ -147,6 +147,15 @@ def test_residual_cka_has_a_panel_a_family_and_the_same_colours_everywhere():
             assert colour == TERM_COLOURS[container.get_label()]
 
 
+def test_the_tiny_deit_is_no_size_of_deit_iii():
+    tiny, others = plot_norms(audits("DeiT", "DeiT III")).figure.axes
+    assert tiny.get_title(loc="left") == "DeiT"
+    assert len(bars(tiny)["patches"][0]) == 1
+    assert len(bars(others)["patches"][0]) == 4
+    looks = look_of_families(["DeiT", "DeiT III"])
+    assert looks["DeiT"] != looks["DeiT III"]
+
+
 def test_norms_show_means_and_the_spread_of_pictures():
     model = audit("DINOv2", "L", 304.4)
     (panel,) = plot_norms([model]).figure.axes

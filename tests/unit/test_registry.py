@@ -146,6 +146,14 @@ def test_the_note_of_an_entry_reaches_the_user(asked):
     assert load_model("deit-tiny").info.notes[:-1] == plain
 
 
+@pytest.mark.parametrize(
+    ("name", "label"), [("deit-tiny", ("DeiT", "Ti")), ("deit3-small", ("DeiT III", "S"))]
+)
+def test_an_entry_labels_its_model_with_its_own_recipe(asked, name, label):
+    info = load_model(name).info
+    assert (info.recipe, info.size) == label
+
+
 # --- the embedded default ----------------------------------------------------------------------
 
 

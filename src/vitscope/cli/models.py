@@ -82,7 +82,7 @@ def _select(pattern: str | None) -> list[CatalogueEntry]:
 
 
 def _is_named(entry: CatalogueEntry, wanted: str) -> bool:
-    names = (entry.name, entry.family_key, entry.family.lower())
+    names = (entry.name, entry.family_key, entry.family.lower(), FAMILIES[entry.family_key].lower())
     return any(fnmatchcase(name, wanted) for name in names)
 
 
@@ -152,7 +152,8 @@ def _describe_family(entries: Sequence[CatalogueEntry], *, sources: bool) -> Tex
     counts = [f"{len(p)} {name}" for name, p in first.layout.groups.items() if name != "patches"]
     pooled = [] if first.global_feature == "cls" else [first.global_feature]
     facts = ", ".join([first.licence, " + ".join([*counts, "patches"]), *pooled])
-    text = Text.assemble(("\n" + first.family, "bold"), f" ({first.family_key}): {facts}")
+    name = FAMILIES[first.family_key]
+    text = Text.assemble(("\n" + name, "bold"), f" ({first.family_key}): {facts}")
     if sources:
         text.append(f"\nfrom {_abbreviate([entry.source for entry in entries])}", style="dim")
     for note, noted in groupby(entries, key=lambda entry: entry.note):

@@ -26,6 +26,7 @@ _RECIPES = (
     "DINO",
     "iBOT",
     "MAE",
+    "DeiT",
     "DeiT III",
     "CLIP (OpenAI)",
     "CLIP (OpenCLIP)",

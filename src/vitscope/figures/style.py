@@ -79,6 +79,7 @@ _DASH_DOT: Dashes = (0, (5, 1.5, 1, 1.5))
 _FAMILY_LOOKS = {
     "DINOv2": FamilyLook("#332288", "o", _SOLID),
     "DINOv2 with registers": FamilyLook("#CC6677", "s", _SOLID),
+    "DeiT": FamilyLook("#44AA99", "v", _DOTTED),
     "DeiT III": FamilyLook("#44AA99", "^", _SOLID),
     "CLIP (OpenAI)": FamilyLook("#117733", "D", _DASHED),
     "CLIP (OpenCLIP)": FamilyLook("#999933", "v", _DASHED),

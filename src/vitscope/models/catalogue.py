@@ -25,8 +25,9 @@ class CatalogueEntry:
     Attributes:
         name: Its plain name.
         id: The id it is loaded by.
-        family: The training recipe, the same for all of its sizes.
-        family_key: The family's short name, as `plan_models` takes it.
+        family: Its training recipe: models of one recipe are sizes of each other.
+        family_key: Short name of the family that it is planned and listed with, as `plan_models`
+            takes it; a family may hold a model of another recipe, where its own lacks the size.
         size: The label of its size.
         num_params: Parameters of the vision tower as it is analysed.
         width: Width of the residual stream.
@@ -115,10 +116,15 @@ _COLUMNS = (
 )
 
 
-def _read_catalogue() -> dict[str, CatalogueEntry]:
+def _read_tables() -> dict[str, Any]:
     text = files("vitscope.models").joinpath("catalogue.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+def _read_entries(tables: Mapping[str, Any]) -> dict[str, CatalogueEntry]:
     entries = {}
-    for key, family in tomllib.loads(text).items():
+    for key, table in tables.items():
+        family = dict(table)
         rows, particulars = family.pop("models"), family.pop("particulars", {})
         for row in rows:
             own: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
@@ -134,13 +140,15 @@ def _find_repository(model_id: str) -> str:
     return model_id
 
 
-CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType(_read_catalogue())
+_TABLES = _read_tables()
+
+CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType(_read_entries(_TABLES))
 """Every model by its plain name: family by family, each from small to large."""
 
 FAMILIES: Mapping[str, str] = MappingProxyType(
-    {entry.family_key: entry.family for entry in CATALOGUE.values()}
+    {key: table["family"] for key, table in _TABLES.items()}
 )
-"""The training recipes by their short names."""
+"""The families by their short names."""
 
 
 def plan_models(families: Sequence[str], sizes: Sequence[str]) -> list[tuple[str, CatalogueEntry]]:
