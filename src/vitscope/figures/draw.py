@@ -1,6 +1,5 @@
 """Every figure that saved results have the numbers for, in one folder with its index."""
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from vitscope.figures.drawing import Drawing, NothingToDrawError
 from vitscope.figures.plan import plan_figures
 from vitscope.figures.saved import ModelResult, load_results
 from vitscope.figures.style import in_style
+from vitscope.markdown import escape_markdown
 from vitscope.saved_result import SCHEMA_VERSION
 from vitscope.storage import (
     MARKER,
@@ -238,24 +238,17 @@ def _write_page(found: FigureFolder) -> str:
         links = ", ".join(f"[{path.suffix[1:]}]({path.name})" for path in figure.files)
         lines += [f"## {figure.name}", "", links, ""]
         lines += [
-            f"- {_plain(result.label)}: {_plain(result.model_id)}, n = {result.num_images}, "
-            f"weights {_plain(result.weights_hash or 'not known')}"
+            f"- {escape_markdown(result.label)}: {escape_markdown(result.model_id)}, "
+            f"n = {result.num_images}, weights {escape_markdown(result.weights_hash or 'not known')}"
             for result in figure.shown
         ]
         lines += [
-            f"- not shown: {_plain(label)}: {_plain(reason)}"
+            f"- not shown: {escape_markdown(label)}: {escape_markdown(reason)}"
             for label, reason in figure.omitted.items()
         ]
         lines.append("")
     if found.skipped:
         lines += ["## Not drawn", ""]
-        lines += [f"- {name}: {_plain(reason)}" for name, reason in found.skipped.items()]
+        lines += [f"- {name}: {escape_markdown(reason)}" for name, reason in found.skipped.items()]
         lines.append("")
     return "\n".join(lines)
-
-
-def _plain(text: str) -> str:
-    # Neither markup nor a link, whatever an id holds.
-    for letter in r"\`*_[]|<>":
-        text = text.replace(letter, f"\\{letter}")
-    return html.escape(text, quote=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vitscope.errors import ResultError
 from vitscope.figures.numbers import find
+from vitscope.markdown import escape_markdown
 from vitscope.reproduction.comparisons import ANSWERS, Answer
 from vitscope.reproduction.evidence import Data
 from vitscope.saved_result import SCHEMA_VERSION
@@ -110,18 +111,10 @@ def _make_page(findings: Sequence[Finding]) -> str:
         "",
         _row(_HEADINGS),
         _row(["---"] * len(_HEADINGS)),
-        *(_row([_cell(text) for text in row]) for row in rows),
+        *(_row([escape_markdown(text) for text in row]) for row in rows),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _cell(text: str) -> str:
-    # One line, neither markup nor a link nor the end of a cell, whatever an id holds.
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for letter in r"\`*_[]|":
-        text = text.replace(letter, f"\\{letter}")
-    return text

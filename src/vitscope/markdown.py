@@ -1,0 +1,30 @@
+"""Text in Markdown files, whatever it holds."""
+
+import re
+
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+# What emphasises, quotes, links, ends a cell or starts a formula, also where GitHub adds to
+# CommonMark: bare addresses, crossed out words, formulas, people.
+_MARKUP = re.compile(r"[\\`*_~\[\]|$@]|:(?=//)|(?<=www)\.", re.IGNORECASE)
+# A heading, a list, a rule, only where a line starts.
+_START = re.compile(r"^(?=[#+=-])|^\d{1,9}(?=[.)])")
+
+
+def escape_markdown(text: str) -> str:
+    """Text as one line of Markdown that shows it and nothing else.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The text, white space folded, with what would be markup escaped: for a paragraph, an item of
+        a list, or a cell of a table.
+
+    Source:
+        CommonMark 0.31.2, sections 2.4 (backslash escapes) and 2.5 (entities).
+    """
+    line = " ".join(text.split())
+    escaped = _MARKUP.sub(r"\\\g<0>", line)
+    escaped = _START.sub(r"\g<0>\\", escaped)
+    # Entities, for not every reader knows a backslash before them.
+    return "".join(_ENTITIES.get(letter, letter) for letter in escaped)
