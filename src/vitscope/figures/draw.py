@@ -239,7 +239,8 @@ def _write_page(found: FigureFolder) -> str:
         lines += [f"## {figure.name}", "", links, ""]
         lines += [
             f"- {escape_markdown(result.label)}: {escape_markdown(result.model_id)}, "
-            f"n = {result.num_images}, weights {escape_markdown(result.weights_hash or 'not known')}"
+            f"n = {result.num_images}, "
+            f"weights {escape_markdown(result.weights_hash or 'not known')}"
             for result in figure.shown
         ]
         lines += [
