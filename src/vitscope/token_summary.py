@@ -15,22 +15,21 @@ from vitscope.summary import read_column
 
 HIGHEST_PATCH = "highest_patch"
 _PATCHES = "patches"
-_MIN_IMAGES_FRACTION = 0.5
 _UNDEFINED = dict.fromkeys(field.name for field in fields(Distribution))
 
 
-def summarize_anatomy(table: Path, sums: TokenSums, *, images_fraction: float) -> dict[str, Any]:
+def summarize_anatomy(table: Path, sums: TokenSums, *, has_outliers: bool) -> dict[str, Any]:
     """What [CLS], the registers and the highest-norm patch are at the input of a block.
 
     Args:
         table: The layer's Parquet table.
         sums: Sums of the tokens' states.
-        images_fraction: Part of the images with a high-norm patch token at the block's input.
+        has_outliers: Whether there are high-norm patch tokens at the block's input.
 
     Returns:
         Norms, the dominant register, which token is the one to look at ("analysed": the dominant
-        register; without registers the highest-norm patch, if it is an outlier in at least half
-        of the images), in what part of the images it is one, and each token's states.
+        register; without registers the highest-norm patch, if there are outliers), and each
+        token's states.
     """
     norms = {name: _read_norms(table, name) for name in (*sums.tokens, _PATCHES)}
     registers = [name for name in sums.tokens if name.startswith("register_")]
@@ -38,13 +37,11 @@ def summarize_anatomy(table: Path, sums: TokenSums, *, images_fraction: float) -
     if dominant is not None:
         analysed = registers[dominant["index"]]
     else:
-        # Of fewer, the sums over the highest patch of every image are of ordinary tokens.
-        analysed = HIGHEST_PATCH if images_fraction >= _MIN_IMAGES_FRACTION else None
+        analysed = HIGHEST_PATCH if has_outliers else None
     return {
         "norms": {name: _describe(values) for name, values in norms.items()},
         "dominant_register": dominant,
         "analysed": analysed,
-        "images_fraction": images_fraction,
         "tokens": {token: _summarize_token(sums, token) for token in sums.tokens},
     }
 

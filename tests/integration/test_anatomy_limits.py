@@ -9,7 +9,6 @@ from audits import STATISTICS, read_strictly, tiny_vit
 from pictures import write_pictures
 from vitscope import AuditConfig, audit
 from vitscope.errors import UsageError, VitscopeError
-from vitscope.token_summary import summarize_anatomy
 
 EXACT = AuditConfig(dtype="float64")
 
@@ -41,7 +40,6 @@ def test_high_norm_tokens_are_reported_with_their_place(outliers):
         assert set(np.flatnonzero(grid)) == set(HIGH)
         assert grid.max() == grid.flat[HIGH[0]] == 1
     assert summary["anatomy"]["analysed"] == "highest_patch"
-    assert summary["anatomy"]["images_fraction"] == 1
     assert summary["anatomy"]["norms"]["highest_patch"]["p05"] > row["threshold"] / 10
 
 
@@ -60,20 +58,6 @@ def test_tokens_are_analysed_where_they_are_outliers_on_the_way_into_the_block(p
     assert thresholds[:2] == [None, None]
     assert thresholds[2] is not None
     assert summary["anatomy"]["analysed"] is None
-
-
-@pytest.mark.parametrize(
-    ("part", "analysed"),
-    [(0, None), (0.03, None), (0.49, None), (0.5, "highest_patch"), (1, "highest_patch")],
-)
-def test_the_highest_patch_is_analysed_where_it_is_an_outlier_in_most_images(
-    outliers, part, analysed
-):
-    """Its sums are over every image: of few outliers, they are those of ordinary tokens."""
-    sums = outliers.read_token_sums()[1]
-    table = outliers.folder / "images.parquet"
-    anatomy = summarize_anatomy(table, sums, images_fraction=part)
-    assert (anatomy["analysed"], anatomy["images_fraction"]) == (analysed, part)
 
 
 def test_a_clean_grid_is_empty(result):

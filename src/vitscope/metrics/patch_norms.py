@@ -6,25 +6,24 @@ Source: Darcet et al., "Vision Transformers Need Registers" (ICLR 2024): outlier
 second, separate mode of the distribution of patch norms.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vitscope.errors import ResultError
-from vitscope.metrics.norm_bins import (
-    BINS_PER_OCTAVE,
-    NUM_BINS,
-    WINDOW,
-    bin_of,
-    lower_edge,
-    sum_windows,
-)
-from vitscope.metrics.second_mode import find_threshold_bin
+
+_BINS_PER_OCTAVE = 16
+_LOWEST_OCTAVE, _HIGHEST_OCTAVE = -10, 14
+NUM_BINS = _BINS_PER_OCTAVE * (_HIGHEST_OCTAVE - _LOWEST_OCTAVE)
+"""Bins of norms from 2^-10 to 2^14, each 4.4 % wide; what lies beyond is in the first or last."""
+
+_SEPARATION = _BINS_PER_OCTAVE
+_WINDOW = 5
+_MIN_DIP = 5.0
 
 
 @dataclass(frozen=True)
@@ -50,74 +49,44 @@ class HighNormTokens:
     p99: float
 
 
-@dataclass(eq=False)
-class _DepthCounts:
-    """Counts of one depth.
-
-    Attributes:
-        first_bin: The bin that the first column is of.
-        by_place: Tokens per place on the grid (row-major) and bin, in the range of bins that occur.
-        image_squares: Σ over images of the square of an image's count in the window of each bin.
-    """
-
-    first_bin: int
-    by_place: Int32[np.ndarray, "patch occupied"]
-    image_squares: Int64[np.ndarray, " bin"]
-
-    @property
-    def end_bin(self) -> int:
-        return self.first_bin + int(self.by_place.shape[1])
-
-    def add(self, other: "_DepthCounts") -> None:
-        first, end = min(self.first_bin, other.first_bin), max(self.end_bin, other.end_bin)
-        if (first, end) != (self.first_bin, self.end_bin):
-            margins = (self.first_bin - first, end - self.end_bin)
-            self.by_place, self.first_bin = np.pad(self.by_place, ((0, 0), margins)), first
-        start = other.first_bin - first
-        self.by_place[:, start : start + other.by_place.shape[1]] += other.by_place
-        self.image_squares += other.image_squares
-
-    def fill(self) -> Int32[np.ndarray, "patch bin"]:
-        return np.pad(self.by_place, ((0, 0), (self.first_bin, NUM_BINS - self.end_bin)))
-
-
 class PatchNormCounts:
     """How many patch tokens had which norm, at each depth and place: `update`, `merge`, `fit`."""
 
-    def __init__(self) -> None:
-        """Start with no images."""
-        self._depths: list[_DepthCounts] = []
+    def __init__(self, counts: Int64[Tensor, "depth patch bin"] | None = None) -> None:
+        """Start with no images, or with saved counts.
+
+        Args:
+            counts: What `counts` of another object was.
+        """
+        self._counts = counts
+
+    @property
+    def counts(self) -> Int64[Tensor, "depth patch bin"] | None:
+        """Tokens per depth, place on the grid (row-major) and bin; None without images."""
+        return self._counts
 
     @property
     def num_images(self) -> int:
         """Images seen."""
-        return int(self._depths[0].by_place[0].sum()) if self._depths else 0
+        return 0 if self._counts is None else int(self._counts[0, 0].sum())
 
     @property
     def num_depths(self) -> int:
         """Depths counted at: the embeddings and the output of each block."""
-        return len(self._depths)
-
-    def count_at(self, depth: int) -> Int32[np.ndarray, "patch bin"]:
-        """Counts of one depth.
-
-        Args:
-            depth: 0 for the embeddings, ℓ for the output of the ℓ-th block.
-
-        Returns:
-            Tokens per place on the grid (row-major) and bin.
-        """
-        return self._depths[depth].fill()
+        return 0 if self._counts is None else len(self._counts)
 
     def update(self, norms: Float[Tensor, "batch depth patch"]) -> None:
         """Take in a batch.
 
         Args:
-            norms: Norm of each patch token at each depth, on any device.
+            norms: Norm of each patch token at each depth.
         """
-        # Few bytes cross from the device; and bincount wants whole numbers of full length.
-        bins = bin_of(norms).to(torch.int16).cpu().numpy()
-        self._add([_count(bins[:, depth].astype(np.int64)) for depth in range(bins.shape[1])])
+        _, depth, patch = norms.shape
+        if self._counts is None:
+            self._counts = torch.zeros(depth, patch, NUM_BINS, dtype=torch.int64)
+        cells = torch.arange(depth * patch).reshape(depth, patch) * NUM_BINS
+        index = (cells + bin_of(norms)).flatten()
+        self._counts.view(-1).index_add_(0, index, torch.ones_like(index))
 
     def merge(self, other: "PatchNormCounts") -> None:
         """Take in the counts of a disjoint set of images.
@@ -128,17 +97,14 @@ class PatchNormCounts:
         Raises:
             ResultError: If depths or grid differ.
         """
-        if other._depths:
-            self._add(copy.deepcopy(other._depths))
-
-    def _add(self, depths: list[_DepthCounts]) -> None:
-        if not self._depths:
-            self._depths = depths
+        if other.counts is None:
             return
-        if [len(d.by_place) for d in self._depths] != [len(d.by_place) for d in depths]:
+        if self._counts is None:
+            self._counts = other.counts.clone()
+            return
+        if self._counts.shape != other.counts.shape:
             raise ResultError("these counts are of different grids and cannot be merged")
-        for ours, theirs in zip(self._depths, depths, strict=True):
-            ours.add(theirs)
+        self._counts += other.counts
 
     def fit(self, depth: int) -> HighNormTokens:
         """Tell the outliers of one depth from the rest.
@@ -149,8 +115,10 @@ class PatchNormCounts:
         Returns:
             The threshold that the norms of all images ask for, and what lies above it.
         """
-        of_depth, first = self.count_at(depth), self._find_threshold(depth)
+        assert self._counts is not None
+        of_depth = self._counts[depth].numpy()
         histogram = of_depth.sum(axis=0)
+        first = find_threshold_bin(histogram)
         share = None
         if first is not None and self.num_images > 1:
             share = _explained_by_place(of_depth[:, first:].sum(axis=1), self.num_images)
@@ -171,31 +139,25 @@ class PatchNormCounts:
         Returns:
             Part of the images, per patch in row-major order; zeros where there are no outliers.
         """
-        first = self._find_threshold(depth)
-        above = self.count_at(depth)[:, NUM_BINS if first is None else first :]
+        assert self._counts is not None
+        of_depth = self._counts[depth].numpy()
+        first = find_threshold_bin(of_depth.sum(axis=0))
+        above = of_depth[:, NUM_BINS if first is None else first :]
         frequency: np.ndarray = above.sum(axis=1) / self.num_images
         return frequency
 
-    def _find_threshold(self, depth: int) -> int | None:
-        squares = self._depths[depth].image_squares
-        return find_threshold_bin(self.count_at(depth), squares, self.num_images)
-
     def to_tensors(self) -> dict[str, Tensor]:
-        """Everything there is to save; bins outside a depth's occupied range are left out.
+        """Everything there is to save; bins outside the occupied range are left out.
 
         Returns:
             Named tensors; `from_tensors` makes the same counts of them.
         """
-        if not self._depths:
+        if self._counts is None:
             return {}
-        counts = np.concatenate([depth.by_place for depth in self._depths], axis=1)
-        ranges = [(depth.first_bin, depth.end_bin) for depth in self._depths]
-        squares = np.stack([depth.image_squares for depth in self._depths])
-        return {
-            "counts": torch.from_numpy(counts),
-            "ranges": torch.tensor(ranges, dtype=torch.int64),
-            "image_squares": torch.from_numpy(squares),
-        }
+        occupied = self._counts.sum(dim=(0, 1)).nonzero().flatten()
+        low, high = int(occupied[0]), int(occupied[-1]) + 1
+        kept = self._counts[:, :, low:high].to(torch.int32).contiguous()
+        return {"counts": kept, "first_bin": torch.tensor([low])}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "PatchNormCounts":
@@ -210,53 +172,72 @@ class PatchNormCounts:
         Raises:
             ResultError: If a part is missing or does not fit.
         """
-        restored = cls()
         if not tensors:
-            return restored
+            return cls()
         try:
-            counts, ranges, squares = (
-                tensors[name].numpy() for name in ("counts", "ranges", "image_squares")
-            )
-            restored._depths = _split(counts, ranges, squares)
-        except (KeyError, ValueError) as error:
+            kept, low = tensors["counts"].long(), int(tensors["first_bin"][0])
+            counts = torch.zeros(*kept.shape[:2], NUM_BINS, dtype=torch.int64)
+            counts[:, :, low : low + kept.shape[2]] = kept
+        except (KeyError, IndexError, RuntimeError) as error:
             raise ResultError(
                 f"the saved counts of patch norms are damaged ({error}): audit again"
             ) from None
-        return restored
+        return cls(counts)
 
 
-def _count(bins: Int64[np.ndarray, "batch patch"]) -> _DepthCounts:
-    images, places = bins.shape
-    # A margin for the windows around the outermost bins, which is cut off again.
-    first = int(bins.min()) - WINDOW // 2
-    width = int(bins.max()) + WINDOW // 2 + 1 - first
-    offsets = bins - first
-    cells = offsets + width * np.arange(places)
-    by_place = np.bincount(cells.ravel(), minlength=places * width).reshape(places, width)
-    cells = offsets + width * np.arange(images)[:, np.newaxis]
-    by_image = np.bincount(cells.ravel(), minlength=images * width).reshape(images, width)
-    squares = np.zeros(NUM_BINS, dtype=np.int64)
-    low, high = max(first, 0), min(first + width, NUM_BINS)
-    squares[low:high] = (sum_windows(by_image) ** 2).sum(axis=0)[low - first : high - first]
-    kept = slice(WINDOW // 2, width - WINDOW // 2)
-    return _DepthCounts(first + WINDOW // 2, by_place[:, kept].astype(np.int32), squares)
+def bin_of(norms: Float[Tensor, "*axes"]) -> Int64[Tensor, "*axes"]:
+    """Bin of each norm on the logarithmic scale.
+
+    Args:
+        norms: Norms, not negative.
+
+    Returns:
+        ⌊16 (log₂ norm + 10)⌋, from 0 to `NUM_BINS` − 1.
+    """
+    scaled = (norms.double().log2() - _LOWEST_OCTAVE) * _BINS_PER_OCTAVE
+    return scaled.floor().clamp(0, NUM_BINS - 1).long()
 
 
-def _split(counts: np.ndarray, ranges: np.ndarray, squares: np.ndarray) -> list[_DepthCounts]:
-    if counts.ndim != 2 or ranges.ndim != 2 or ranges.shape[1:] != (2,):
-        raise ValueError(f"shapes {counts.shape} and {ranges.shape}")
-    first, end = ranges.T
-    if not ((first >= 0) & (first < end) & (end <= NUM_BINS)).all():
-        raise ValueError(f"ranges {ranges.tolist()}")
-    stops = (end - first).cumsum()
-    if not len(ranges) or stops[-1] != counts.shape[1] or squares.shape != (len(ranges), NUM_BINS):
-        raise ValueError(f"shapes {counts.shape} and {squares.shape} for {len(ranges)} depths")
-    parts = np.split(counts.astype(np.int32), stops[:-1], axis=1)
-    kept = squares.astype(np.int64)
-    return [
-        _DepthCounts(int(low), part.copy(), row.copy())
-        for low, part, row in zip(first, parts, kept, strict=True)
-    ]
+def lower_edge(bin_index: int) -> float:
+    """Least norm that falls into a bin.
+
+    Args:
+        bin_index: Index of the bin.
+
+    Returns:
+        2^(index / 16 − 10).
+    """
+    return float(2.0 ** (bin_index / _BINS_PER_OCTAVE + _LOWEST_OCTAVE))
+
+
+def find_threshold_bin(histogram: np.ndarray) -> int | None:
+    """First bin of a second, separate mode of high norms.
+
+    The histogram is summed over a sliding window of five bins (0.3 octaves). Its highest point is
+    the mode of ordinary tokens. A second mode lies at least an octave (twice the norm) above it,
+    and the histogram dips in between: the lowest window between the two must hold fewer tokens
+    than the second mode's by more than five standard deviations of counts, and at most half as
+    many. Of several such points the highest is taken. The threshold is the middle of the lowest
+    stretch of the dip. A distribution with one mode, however long its tail, has none.
+
+    Args:
+        histogram: Tokens per bin.
+
+    Returns:
+        The bin, or None.
+    """
+    # The last bin holds all that lies beyond: it may be the end of a tail, and makes no mode.
+    smooth = np.convolve(histogram[:-1], np.ones(_WINDOW), mode="same")
+    mode = int(smooth.argmax())
+    peaks = smooth[mode:]
+    valleys = np.minimum.accumulate(peaks)
+    is_mode = (peaks - valleys > _MIN_DIP * np.sqrt(peaks + valleys)) & (valleys <= peaks / 2)
+    is_mode[:_SEPARATION] = False
+    if not is_mode.any():
+        return None
+    second = int(np.where(is_mode, peaks, 0).argmax())
+    lowest = np.flatnonzero(peaks[:second] == valleys[second])
+    return mode + int(lowest[len(lowest) // 2])
 
 
 def _explained_by_place(outliers: np.ndarray, num_images: int) -> float:
@@ -271,4 +252,4 @@ def _quantile(histogram: np.ndarray, q: float) -> float:
     # The middle, on the logarithmic scale, of the bin that the order statistic falls into.
     rank = q * (histogram.sum() - 1)
     index = int(np.searchsorted(histogram.cumsum(), rank, side="right"))
-    return lower_edge(index) * 2 ** (0.5 / BINS_PER_OCTAVE)
+    return lower_edge(index) * 2 ** (0.5 / _BINS_PER_OCTAVE)
