@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from vitscope.config import RunConfig
@@ -67,8 +68,10 @@ def explain(
         images: Folders, picture files, text files of paths.
         config: Settings; the defaults if None. Pictures run one by one, whatever the batch size.
         layer: Index of the block, from 0; the last one if None.
-        reference: An audit of the same weights with the same preprocessing. The verdict is then on
-            what differs from the means over its pictures; otherwise on r − bias.
+        reference: An audit of the same weights whose preprocessing is that of the model and
+            settings here; its pictures are cropped all the same, and a verdict tells where its
+            picture is not. It is then on what differs from the means over the audit's pictures;
+            otherwise on r − bias.
         out: Folder to write the result into; a temporary one if None.
         overwrite: Whether an earlier result in `out` is replaced.
         on_progress: Called with (pictures done, pictures in all) after every picture.
@@ -201,6 +204,7 @@ class _Seen:
     path: str
     image_id: str
     framing: Framing
+    framed_as_audited: bool
     picture: UInt8[np.ndarray, "height width 3"]
     pixels: Pixels
 
@@ -286,6 +290,7 @@ class ExplainRun:
             image = decode_image(data, background=self._preprocessing.background)
             preprocessing, framing = self._frame(image.size)
             shown = resize_and_crop(image, preprocessing)
+            framed_as_audited = self._is_framed_as_audited(image, shown)
             pixels = normalize_pixels(shown, preprocessing).unsqueeze(0)
         except MemoryError:
             raise ImageReadError("too large: not enough memory to read it") from None
@@ -293,6 +298,7 @@ class ExplainRun:
             path=printable_path(path),
             image_id=image_id(data),
             framing=framing,
+            framed_as_audited=framed_as_audited,
             picture=np.asarray(shown),
             pixels=pixels.to(self._run.device),
         )
@@ -307,6 +313,12 @@ class ExplainRun:
         except UsageError:  # It takes its own size only.
             return self._preprocessing, "cropped"
         return whole, "whole"
+
+    def _is_framed_as_audited(self, image: Image.Image, shown: Image.Image) -> bool:
+        # Another size may be the same part of a picture, and the same size another part.
+        if shown.size[::-1] != self._preprocessing.size:
+            return False
+        return shown.tobytes() == resize_and_crop(image, self._preprocessing).tobytes()
 
     def _explain(self, seen: _Seen) -> PictureExplanation:
         batch = PlacedBatch([0], [seen.image_id], [seen.path], seen.pixels)
@@ -326,7 +338,11 @@ class ExplainRun:
             share=maps.on_grid(maps.share)[0].numpy(),
             head_share=maps.on_grid(maps.head_share)[0].numpy(),
             numbers=numbers,
-            verdict=judge_picture(bill, None if reference is None else reference.num_images),
+            verdict=judge_picture(
+                bill,
+                None if reference is None else reference.num_images,
+                cropped_to=None if seen.framed_as_audited else self._preprocessing.size,
+            ),
         )
 
     def _trace(self, pixels: Pixels) -> tuple[Ledger, TokenMaps]:

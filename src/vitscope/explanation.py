@@ -10,6 +10,7 @@ Requirements met here:
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -71,7 +72,18 @@ class Explanation(SavedResult, ExplanationPlots):
         Returns:
             Their number, those that could not be read left out.
         """
-        return len(self.summary["pictures"])
+        return len(self._entries)
+
+    @property
+    def image_ids(self) -> list[str]:
+        """Identity of each picture, in the order of `summary["pictures"]`."""
+        return [entry["image_id"] for entry in self._entries]
+
+    @cached_property
+    def _entries(self) -> list[dict[str, Any]]:
+        # The summary of many pictures is long, and each picture is one entry of it.
+        entries: list[dict[str, Any]] = self.summary["pictures"]
+        return entries
 
     def read_picture(self, index: int) -> PictureExplanation:
         """One of the pictures.
@@ -88,7 +100,7 @@ class Explanation(SavedResult, ExplanationPlots):
         path = self.folder / _maps_name(index)
         maps = read_maps(path)
         try:
-            entry = self.summary["pictures"][index]
+            entry = self._entries[index]
             verdict = entry["verdict"]
             return PictureExplanation(
                 path=entry["path"],

@@ -144,7 +144,12 @@ class PictureVerdict:
     basis: str
 
 
-def judge_picture(shares: Mapping[str, float], num_reference: int | None) -> PictureVerdict:
+def judge_picture(
+    shares: Mapping[str, float],
+    num_reference: int | None,
+    *,
+    cropped_to: tuple[int, int] | None = None,
+) -> PictureVerdict:
     """Read the verdict on one picture off its bill.
 
     The map shows most of the output where the patches' share is 80 to 120 %, part of it from 50 to
@@ -156,16 +161,13 @@ def judge_picture(shares: Mapping[str, float], num_reference: int | None) -> Pic
             there is nothing to share.
         num_reference: Pictures behind the means that output and terms were centred on; None where
             the shares are those of r − bias.
+        cropped_to: Input (height, width) in pixels that those were cropped to, where this picture
+            was given in another framing; None where it was framed as they were.
 
     Returns:
         The verdict.
     """
-    basis = (
-        "shares of r − bias; one picture without a reference audit: what is the same for every "
-        "picture still counts"
-        if num_reference is None
-        else f"shares of r − mean r, means over {num_reference} reference pictures"
-    )
+    basis = _describe_basis(num_reference, cropped_to)
     patches = shares["patches"]
     if math.isnan(patches):
         constant = "the bias" if num_reference is None else "the mean of the reference pictures"
@@ -179,6 +181,22 @@ def judge_picture(shares: Mapping[str, float], num_reference: int | None) -> Pic
         source = f"{_name_door(door, shares)} ({_percent_text(others[door])})"
         text = f"{text}; the largest other source is {source}"
     return PictureVerdict(status, patches, door, text, basis)
+
+
+def _describe_basis(num_reference: int | None, cropped_to: tuple[int, int] | None) -> str:
+    if num_reference is None:
+        return (
+            "shares of r − bias; one picture without a reference audit: what is the same for every "
+            "picture still counts"
+        )
+    basis = f"shares of r − mean r, means over {num_reference} reference pictures"
+    if cropped_to is None:
+        return f"{basis} framed as this one"
+    height, width = cropped_to
+    return (
+        f"{basis} cropped to {height} x {width} px; this one is whole, and the means of whole "
+        "pictures may differ"
+    )
 
 
 def _read_share(percent: int) -> tuple[PictureStatus, str]:

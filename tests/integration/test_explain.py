@@ -19,6 +19,7 @@ from pictures import write_pictures
 from reference import make_reference
 from vitscope import AuditConfig, AuditResult, Explanation, RunConfig, audit, explain
 from vitscope.errors import ImageReadError, ResultError, UsageError
+from vitscope.storage import read_json
 
 FLOAT64 = RunConfig(dtype="float64")
 HEADS = 4
@@ -195,6 +196,33 @@ def test_with_a_reference_the_verdict_is_on_the_audits_own_numbers(tmp_path):
         assert sum(entry["centred_share"].values()) == pytest.approx(1, abs=1e-9)
         assert entry["verdict"]["share"] == entry["centred_share"]["patches"]
         assert "24 reference pictures" in entry["verdict"]["basis"]
+
+
+@pytest.mark.parametrize("crop_fraction", [1.0, 0.875])
+def test_the_basis_says_where_a_picture_is_framed_otherwise_than_the_audits(
+    shaped, tmp_path, crop_fraction
+):
+    pictures = write_pictures(tmp_path / "many", 20)
+    for name, whole in (("dinov2_reg", {"wide", "tall"}), ("deit3", set())):
+        vit = tiny_vit(name)
+        own = replace(vit.preprocessing, crop_fraction=crop_fraction)
+        vit = replace(vit, preprocessing=own)
+        found = explain(vit, shaped, reference=audit(vit, pictures)).summary["pictures"]
+        # The whole square is the audit's crop only where that crops no edge.
+        whole = whole | ({"square"} if crop_fraction < 1 else set())
+        bases = {Path(entry["path"]).stem: entry["verdict"]["basis"] for entry in found}
+        for stem, basis in bases.items():
+            assert ("cropped to 32 x 32 px; this one is whole" in basis) == (stem in whole), stem
+            assert ("reference pictures framed as this one" in basis) == (stem not in whole), stem
+
+
+def test_a_summary_is_read_once_for_all_its_pictures(shaped, monkeypatch):
+    result, read = explain(tiny_vit(), shaped), []
+    monkeypatch.setattr(
+        "vitscope.saved_result.read_json", lambda path: read.append(path) or read_json(path)
+    )
+    assert [result.read_picture(index).image_id for index in range(len(result))] == result.image_ids
+    assert read == [result.folder / "summary.json"]
 
 
 def test_references_that_do_not_fit_are_refused(result, shaped, tmp_path):

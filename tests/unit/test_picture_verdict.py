@@ -72,5 +72,12 @@ def test_undefined_shares_cannot_tell(num_reference, words):
 
 
 def test_the_basis_says_what_the_shares_are_of():
-    assert "means over 250 reference pictures" in judge_picture(bill(0.9), 250).basis
+    framed = judge_picture(bill(0.9), 250).basis
+    assert framed == "shares of r − mean r, means over 250 reference pictures framed as this one"
+    whole = judge_picture(bill(0.9), 250, cropped_to=(224, 336)).basis
+    assert whole == (
+        "shares of r − mean r, means over 250 reference pictures cropped to 224 x 336 px; this one "
+        "is whole, and the means of whole pictures may differ"
+    )
+    assert judge_picture(bill(0.9), None, cropped_to=(224, 224)) == judge_picture(bill(0.9), None)
     assert "without a reference" in judge_picture(bill(0.9), None).basis

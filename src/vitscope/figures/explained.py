@@ -41,8 +41,8 @@ def draw_explanations(
     with staged_folder(target, replaces=is_figures if overwrite else never) as staging:
         entries = []
         for name, image_id in _name_pictures(explanations).items():
-            shown = [one for one in explanations if image_id in _ids_of(one)]
-            figure = plot_explanations(shown, _ids_of(shown[0]).index(image_id), heads=heads)
+            shown = [one for one in explanations if image_id in one.image_ids]
+            figure = plot_explanations(shown, shown[0].image_ids.index(image_id), heads=heads)
             names = [f"{name}.{kind}" for kind in dict.fromkeys(formats)]
             for file in names:
                 save_figure(figure, staging / file)
@@ -74,7 +74,3 @@ def _name_pictures(explanations: Sequence[Explanation]) -> dict[str, str]:
             name, number = f"{stem}-{number}", number + 1
         names[name] = entry["image_id"]
     return names
-
-
-def _ids_of(explanation: Explanation) -> list[str]:
-    return [entry["image_id"] for entry in explanation.summary["pictures"]]

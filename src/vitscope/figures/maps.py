@@ -85,7 +85,7 @@ def _find(
     wanted = entries[picture]["image_id"]
     found = [(_label(explanations[0]), explanations[0].read_picture(picture))]
     for explanation in explanations[1:]:
-        ids = [entry["image_id"] for entry in explanation.summary["pictures"]]
+        ids = explanation.image_ids
         if wanted not in ids:
             raise UsageError(
                 f"the explanation by {_label(explanation)} lacks "
