@@ -34,12 +34,14 @@ class _Anatomy:
         norms: Norm of each token.
         tokens: States of each token, as in the summary.
         analysed: The token to look at; None where no token stands out.
+        outliers: Part of the pictures with a high-norm patch; None where not known.
         dominant: What is told of the dominant register.
     """
 
     norms: dict[str, Interval]
     tokens: dict[str, Any]
     analysed: str | None
+    outliers: float | None
     dominant: dict[str, Any]
 
 
@@ -70,6 +72,7 @@ def plot_anatomy(result: ModelResult) -> Drawing:
         "intervals.",
         *_describe_lines(found.analysed),
         *_describe_dominant(found.dominant),
+        *_describe_outliers(found.outliers),
     ]
     finish(figure, notes, heading=f"Token anatomy: {result.label}")
     return selection.draw(figure)
@@ -86,6 +89,7 @@ def _read(result: ModelResult) -> _Anatomy:
         norms,
         find_terms(tree, "tokens"),
         analysed if isinstance(analysed, str) else None,
+        number(find(tree, "images_fraction")),
         find_terms(tree, "dominant_register"),
     )
 
@@ -189,6 +193,13 @@ def _describe_dominant(dominant: Mapping[str, Any]) -> list[str]:
     ratio = number(dominant.get("ratio"))
     times = "" if ratio is None else f", its mean norm {ratio:.3g} times that of the others"
     return [f"Register {index:.0f} has the highest norm in {share:.1%} of the pictures{times}."]
+
+
+def _describe_outliers(part: float | None) -> list[str]:
+    if not part:
+        return []
+    rest = "" if part == 1 else "; in the others the highest patch is an ordinary one"
+    return [f"{part:.1%} of the pictures have a high-norm patch{rest}."]
 
 
 def _name_one(token: str, analysed: str | None) -> str:
