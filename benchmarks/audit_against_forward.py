@@ -20,8 +20,8 @@ import torch
 from cyclopts import App, Parameter
 
 import vitscope
-from vitscope.audit_loop import AuditRun
-from vitscope.images import ImageBatch, ImageSet, iter_batches
+from vitscope.pictures.images import ImageBatch, ImageSet, iter_batches
+from vitscope.runs.audit_loop import AuditRun
 
 app = App(help=__doc__)
 

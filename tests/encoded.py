@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitscope.decoding import decode_image
 from vitscope.errors import ImageReadError
+from vitscope.pictures.decoding import decode_image
 
 RED, GREEN, BLUE = [255, 0, 0], [0, 255, 0], [0, 0, 255]
 WHITE, BLACK = [255, 255, 255], [0, 0, 0]

@@ -5,7 +5,7 @@ import torch
 
 from audits import tiny_vit
 from vitscope import ImageSet
-from vitscope.images import iter_batches
+from vitscope.pictures.images import iter_batches
 
 REGISTERS = tuple(f"register_{i}" for i in range(4))
 

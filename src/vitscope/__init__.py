@@ -8,20 +8,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitscope.audit_loop import audit
     from vitscope.config import AuditConfig, OneShotConfig, RunConfig
     from vitscope.decomposition import decompose, map_tokens, restrict
     from vitscope.errors import VitscopeError
-    from vitscope.explain_loop import explain
-    from vitscope.explanation import Explanation
-    from vitscope.images import ImageSet
     from vitscope.ledger import Ledger
     from vitscope.models.base import ViTAdapter
     from vitscope.models.registry import load_model, wrap_model
-    from vitscope.one_shot_loop import one_shot
-    from vitscope.one_shot_result import OneShotResult
+    from vitscope.pictures.images import ImageSet
     from vitscope.report import write_report
-    from vitscope.result import AuditResult
+    from vitscope.results.audit_result import AuditResult
+    from vitscope.results.explanation import Explanation
+    from vitscope.results.one_shot_result import OneShotResult
+    from vitscope.runs.audit_loop import audit
+    from vitscope.runs.explain_loop import explain
+    from vitscope.runs.one_shot_loop import one_shot
 
 __all__ = [
     "AuditConfig",
@@ -48,21 +48,21 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AuditConfig": "config",
-    "AuditResult": "result",
-    "Explanation": "explanation",
-    "ImageSet": "images",
+    "AuditResult": "results.audit_result",
+    "Explanation": "results.explanation",
+    "ImageSet": "pictures.images",
     "Ledger": "ledger",
     "OneShotConfig": "config",
-    "OneShotResult": "one_shot_result",
+    "OneShotResult": "results.one_shot_result",
     "RunConfig": "config",
     "ViTAdapter": "models.base",
     "VitscopeError": "errors",
-    "audit": "audit_loop",
+    "audit": "runs.audit_loop",
     "decompose": "decomposition",
-    "explain": "explain_loop",
+    "explain": "runs.explain_loop",
     "load_model": "models.registry",
     "map_tokens": "decomposition",
-    "one_shot": "one_shot_loop",
+    "one_shot": "runs.one_shot_loop",
     "restrict": "decomposition",
     "wrap_model": "models.registry",
     "write_report": "report",

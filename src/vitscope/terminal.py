@@ -16,7 +16,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from vitscope.result_text import (
+from vitscope.results.result_text import (
     ABSENT,
     TextTable,
     describe_audit,

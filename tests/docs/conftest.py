@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import vitscope.models.registry as registry
-import vitscope.photographs as photographs
+import vitscope.pictures.photographs as photographs
 from audits import tiny_vit
 from pictures import write_classes, write_pictures
 from vitscope import AuditConfig, OneShotConfig, audit, explain, one_shot

@@ -21,7 +21,7 @@ from vitscope import AuditConfig, AuditResult, ImageSet, audit, decompose, restr
 from vitscope.errors import (
     ResultError,
 )
-from vitscope.images import iter_batches
+from vitscope.pictures.images import iter_batches
 
 
 def test_summary_has_every_promised_key(result):

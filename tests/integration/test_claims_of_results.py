@@ -6,9 +6,9 @@ from audits import tiny_vit
 from pictures import write_pictures
 from vitscope import AuditConfig, audit
 from vitscope.config import OneShotConfig
-from vitscope.one_shot_loop import one_shot
 from vitscope.reproduction.claims import list_claims
 from vitscope.reproduction.evidence import UntoldError
+from vitscope.runs.one_shot_loop import one_shot
 
 CLAIMS = list_claims()
 NUM_PICTURES = 30

@@ -265,7 +265,7 @@ def test_too_little_memory_is_one_line(capsys, model_folder, pictures, tmp_path,
     def exhaust(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr("vitscope.audit_loop.decompose_layers", exhaust)
+    monkeypatch.setattr("vitscope.runs.audit_loop.decompose_layers", exhaust)
     where = ["--model", model_folder, "--out", tmp_path / "out", "--size", 32]
     code, _, err = run(capsys, "audit", pictures, *where)
     assert code == 1
@@ -278,7 +278,7 @@ def test_an_unexpected_error_is_one_line_and_its_place_is_to_be_had(
     def stumble(*_, **__):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("vitscope.audit_loop.decompose_layers", stumble)
+    monkeypatch.setattr("vitscope.runs.audit_loop.decompose_layers", stumble)
     where = ["--model", model_folder, "--out", tmp_path / "out", "--size", 32]
     code, _, err = run(capsys, "audit", pictures, *where)
     assert code == 1

@@ -19,7 +19,7 @@ from pictures import write_pictures
 from reference import make_reference
 from vitscope import AuditConfig, AuditResult, Explanation, RunConfig, audit, explain
 from vitscope.errors import ImageReadError, ResultError, UsageError
-from vitscope.storage import read_json
+from vitscope.files.storage import read_json
 
 FLOAT64 = RunConfig(dtype="float64")
 HEADS = 4
@@ -219,7 +219,7 @@ def test_the_basis_says_where_a_picture_is_framed_otherwise_than_the_audits(
 def test_a_summary_is_read_once_for_all_its_pictures(shaped, monkeypatch):
     result, read = explain(tiny_vit(), shaped), []
     monkeypatch.setattr(
-        "vitscope.saved_result.read_json", lambda path: read.append(path) or read_json(path)
+        "vitscope.results.saved_result.read_json", lambda path: read.append(path) or read_json(path)
     )
     assert [result.read_picture(index).image_id for index in range(len(result))] == result.image_ids
     assert read == [result.folder / "summary.json"]

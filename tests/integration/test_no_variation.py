@@ -18,9 +18,9 @@ from vitscope.report import verdicts
 from vitscope.report.sources import draw_cka
 from vitscope.reproduction.evidence import ModelEvidence, measure
 from vitscope.reproduction.quantities import cka
-from vitscope.result_html import _BADGE_COLOURS
+from vitscope.results.result_html import _BADGE_COLOURS
+from vitscope.results.verdict import Status
 from vitscope.terminal import _COLOURS, make_comparison, make_report
-from vitscope.verdict import Status
 
 CONFIG = AuditConfig(dtype="float64", gallery=0)
 

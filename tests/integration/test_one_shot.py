@@ -11,16 +11,16 @@ from audits import tiny_vit
 from pictures import write_classes
 from vitscope import AuditConfig, ImageSet, OneShotConfig, OneShotResult, audit, decompose, one_shot
 from vitscope import restrict as restrict_outputs
-from vitscope.class_folders import find_classes
 from vitscope.errors import (
     ResultError,
     UsageError,
 )
-from vitscope.images import iter_batches
 from vitscope.metrics.one_shot import draw_pairs, group_pictures
 from vitscope.models.embedded import embedded_available, load_embedded_dinov2
 from vitscope.models.registry import wrap_model
 from vitscope.models.transformers_preprocessing import default_preprocessing
+from vitscope.pictures.class_folders import find_classes
+from vitscope.pictures.images import iter_batches
 
 CALTECH = Path(__file__).parents[3] / "shared" / "data" / "caltech-oneshot"
 NUM_CLASSES = 7

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vitscope.models.embedded import embedded_available
-from vitscope.photographs import write_demo_photographs
+from vitscope.pictures.photographs import write_demo_photographs
 
 README = Path(__file__).parents[2] / "README.md"
 

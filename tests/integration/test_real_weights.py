@@ -8,10 +8,10 @@ import torch
 
 from hub_twin import DinoVisionTransformer
 from vitscope import AuditConfig, ImageSet, audit, decompose, wrap_model
-from vitscope.images import iter_batches
 from vitscope.models.embedded import embedded_available, load_embedded_dinov2
 from vitscope.models.transformers_preprocessing import default_preprocessing
-from vitscope.photographs import write_demo_photographs
+from vitscope.pictures.images import iter_batches
+from vitscope.pictures.photographs import write_demo_photographs
 
 pytestmark = [
     pytest.mark.real_weights,

@@ -11,13 +11,13 @@ from audits import tiny_vit
 from vitscope.cli import main
 from vitscope.config import ReproductionConfig, RunConfig
 from vitscope.errors import ModelUnreachableError, UsageError
+from vitscope.files.storage import read_json
 from vitscope.models.catalogue import CATALOGUE
 from vitscope.reproduction.plan import plan_reproduction
 from vitscope.reproduction.run import Reproduction
 from vitscope.reproduction.smoke import plan_smoke, write_smoke_pictures
 from vitscope.reproduction.stages import choose_size
 from vitscope.reproduction.state import ReproductionState
-from vitscope.storage import read_json
 
 CONFIG = ReproductionConfig(draws=4)
 

@@ -12,13 +12,13 @@ from PIL import Image
 from vitscope.cli import main
 from vitscope.config import ReproductionConfig
 from vitscope.errors import ModelUnreachableError, ResultError, UsageError, VitscopeError
+from vitscope.files.storage import read_json, write_json
 from vitscope.models.base import hash_weights
 from vitscope.reproduction.conclusion import draw_all_figures, judge_all_claims
 from vitscope.reproduction.plan import plan_reproduction
 from vitscope.reproduction.run import Reproduction
 from vitscope.reproduction.smoke import plan_smoke, write_smoke_pictures
 from vitscope.reproduction.state import held_alone
-from vitscope.storage import read_json, write_json
 
 CONFIG = ReproductionConfig(draws=2, examples=1)
 NAME = "dinov2-small-reg"
@@ -424,8 +424,8 @@ def test_a_foreign_file_among_the_figures_costs_the_figures_alone(smoke, tmp_pat
 
 
 def test_weights_are_hashed_once_a_model(sets, tmp_path, monkeypatch):
-    import vitscope.model_run
     import vitscope.models.base
+    import vitscope.runs.model_run
 
     hashed = []
 
@@ -433,7 +433,7 @@ def test_weights_are_hashed_once_a_model(sets, tmp_path, monkeypatch):
         hashed.append(module)
         return hash_weights(module)
 
-    for module in (vitscope.model_run, vitscope.models.base):
+    for module in (vitscope.runs.model_run, vitscope.models.base):
         monkeypatch.setattr(module, "hash_weights", count)
     assert statuses(tmp_path / "paper", sets) == DONE
     assert len(hashed) == 1

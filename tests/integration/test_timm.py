@@ -19,10 +19,10 @@ from torch import nn
 
 from reference import assert_ledger_matches, make_reference
 from tracing import collect, make_pixels
-from vitscope.decoding import preprocess_image
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.models.timm import make_timm_adapter
-from vitscope.preprocessing import Preprocessing
+from vitscope.pictures.decoding import preprocess_image
+from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.testing.randomize import randomize
 from vitscope.testing.tiny_timm import TINY_TIMM
 

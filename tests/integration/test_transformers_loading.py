@@ -30,7 +30,7 @@ from transformers import (
 from tiny_configs import SIZE, TEXT
 from vitscope.errors import ModelUnreachableError, UnknownModelError, UnsupportedModelError
 from vitscope.models.transformers import load_transformers
-from vitscope.preprocessing import Preprocessing
+from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.testing.randomize import randomize
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
 

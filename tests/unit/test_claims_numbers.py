@@ -21,7 +21,7 @@ from vitscope.reproduction.comparisons import (
 )
 from vitscope.reproduction.evidence import MIN_PICTURES, Measured, Quantity, Reading, UntoldError
 from vitscope.reproduction.readings import divide, read_mean, read_proportion
-from vitscope.verdict import MIN_IMAGES
+from vitscope.results.verdict import MIN_IMAGES
 
 QUANTITY = Quantity("height", "height", lambda _: Reading(0.0))
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vitscope.covariates import (
+from vitscope.pictures.covariates import (
     PICTURE_COVARIATES,
     SEGMENT_COVARIATES,
     compute_covariates,

@@ -18,8 +18,8 @@ from encoded import (
     reason,
     tiff,
 )
-from vitscope.decoding import decode_image, image_id
 from vitscope.errors import ImageReadError
+from vitscope.pictures.decoding import decode_image, image_id
 
 
 def test_an_empty_file():

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from test_ledger import random_trace
 
 from vitscope.errors import ImageReadError, ResultError
-from vitscope.explain_loop import fit_whole
-from vitscope.explanation import (
+from vitscope.ledger import make_ledger
+from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.results.explanation import (
     Explanation,
     PictureExplanation,
     compute_centred,
@@ -24,9 +25,8 @@ from vitscope.explanation import (
     measure_picture,
     write_picture,
 )
-from vitscope.ledger import make_ledger
-from vitscope.preprocessing import Preprocessing
-from vitscope.verdict import judge_picture
+from vitscope.results.verdict import judge_picture
+from vitscope.runs.explain_loop import fit_whole
 
 GROUPS = {"cls": slice(0, 1), "registers": slice(1, 3), "patches": slice(3, 9)}
 

@@ -22,8 +22,8 @@ from vitscope.figures.layers import plot_layer_similarity
 from vitscope.figures.norms import plot_norms
 from vitscope.figures.one_shot import plot_one_shot
 from vitscope.figures.patch_share import plot_patch_share
-from vitscope.one_shot_result import OneShotResult
-from vitscope.result import AuditResult
+from vitscope.results.audit_result import AuditResult
+from vitscope.results.one_shot_result import OneShotResult
 
 REGISTERS = "[CLS]'s attention to itself is counted among the registers, in models that have any."
 PATCHES = "[CLS]'s attention to itself is counted among the patches."

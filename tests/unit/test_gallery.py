@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from audits import tiny_vit
 from pictures import write_pictures
 from vitscope import AuditConfig, AuditResult, audit, map_tokens
-from vitscope.decoding import decode_image, image_id, normalize_pixels, resize_and_crop
 from vitscope.errors import ResultError, UsageError
-from vitscope.gallery import GalleryCandidates, choose_pictures, read_gallery
 from vitscope.layout import make_layout
-from vitscope.picture_maps import read_maps
+from vitscope.pictures.decoding import decode_image, image_id, normalize_pixels, resize_and_crop
+from vitscope.results.gallery import GalleryCandidates, choose_pictures, read_gallery
+from vitscope.results.picture_maps import read_maps
 from vitscope.token_maps import TokenMaps
 
 digests = st.integers(0, 2**128 - 1).map(lambda number: f"{number:032x}")

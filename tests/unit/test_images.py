@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from encoded import NOISE, encode
-from vitscope import images as images_module
-from vitscope.decoding import decode_image, image_id, preprocess_image
 from vitscope.errors import UsageError, VitscopeError
-from vitscope.images import ImageSet, find_images, iter_batches
-from vitscope.preprocessing import Preprocessing
+from vitscope.pictures import images as images_module
+from vitscope.pictures.decoding import decode_image, image_id, preprocess_image
+from vitscope.pictures.images import ImageSet, find_images, iter_batches
+from vitscope.pictures.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(size=(8, 12), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 HOSTILE_NAMES = [
@@ -345,8 +345,8 @@ def test_ctrl_c_ends_a_run_and_its_processes(folder):
     write_pictures(folder, 60)
     script = f"""
         import sys, time
-        from vitscope import images
-        from vitscope.preprocessing import Preprocessing
+        from vitscope.pictures import images
+        from vitscope.pictures.preprocessing import Preprocessing
 
         preprocessing = Preprocessing(size=(8, 8), mean=(0,) * 3, std=(1,) * 3)
         pictures = images.ImageSet.from_sources([{str(folder)!r}], preprocessing)

@@ -58,6 +58,6 @@ def test_public_names_are_all_there():
 
 def test_functions_are_not_shadowed_by_their_modules():
     """`import vitscope.x` must not turn the function `vitscope.x` into a module."""
-    code = "import vitscope.cli, vitscope.audit_loop, vitscope.decomposition\n"
+    code = "import vitscope.cli, vitscope.runs.audit_loop, vitscope.decomposition\n"
     code += "import vitscope\nassert callable(vitscope.audit) and callable(vitscope.decompose)"
     modules_after(code)

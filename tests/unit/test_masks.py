@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from encoded import encode, exif, palette_picture
-from vitscope.covariates import (
+from vitscope.errors import ImageReadError, UsageError
+from vitscope.pictures.covariates import (
     PICTURE_COVARIATES,
     SEGMENT_COVARIATES,
     compute_covariates,
     compute_segment_covariates,
 )
-from vitscope.decoding import decode_image, resize_and_crop
-from vitscope.errors import ImageReadError, UsageError
-from vitscope.images import ImageSet, iter_batches
-from vitscope.masks import crop_mask, decode_mask, find_masks
-from vitscope.preprocessing import Preprocessing
+from vitscope.pictures.decoding import decode_image, resize_and_crop
+from vitscope.pictures.images import ImageSet, iter_batches
+from vitscope.pictures.masks import crop_mask, decode_mask, find_masks
+from vitscope.pictures.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(size=(8, 12), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 RNG = np.random.default_rng(0)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from vitscope.errors import UsageError
 from vitscope.extras import find_package_path
-from vitscope.photographs import DemoPhotographs, make_crops, write_demo_photographs
+from vitscope.pictures.photographs import DemoPhotographs, make_crops, write_demo_photographs
 
 
 def _has_packages() -> bool:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitscope.verdict import judge_picture
+from vitscope.results.verdict import judge_picture
 
 
 def bill(patches, **others):

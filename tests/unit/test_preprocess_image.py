@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
-from vitscope import decoding
-from vitscope.decoding import preprocess_image
-from vitscope.preprocessing import Preprocessing
+from vitscope.pictures import decoding
+from vitscope.pictures.decoding import preprocess_image
+from vitscope.pictures.preprocessing import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RNG = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from vitscope.errors import (
 from vitscope.models import embedded, open_clip, registry, timm, torch_hub, transformers
 from vitscope.models.near_matches import describe_near_matches
 from vitscope.models.registry import load_model, wrap_model
-from vitscope.preprocessing import Preprocessing
+from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.testing.tiny_open_clip import TINY_OPEN_CLIP
 from vitscope.testing.tiny_timm import TINY_TIMM
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS

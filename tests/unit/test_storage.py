@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vitscope.errors import ResultError, UsageError, VitscopeError
-from vitscope.storage import (
+from vitscope.files.storage import (
     is_result,
     printable_path,
     read_json,

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from vitscope.metrics.feature_sums import CkaEstimate
-from vitscope.verdict import judge
+from vitscope.results.verdict import judge
 
 
 def cka(value, low, high):

@@ -12,11 +12,11 @@ import vitscope
 from vitscope.cli.targets import choose_targets, find_pictures
 from vitscope.config import AuditConfig
 from vitscope.errors import VitscopeError
-from vitscope.storage import printable, printable_path
+from vitscope.files.storage import printable, printable_path
 from vitscope.terminal import make_comparison, make_progress, make_report
 
 if TYPE_CHECKING:
-    from vitscope.result import AuditResult
+    from vitscope.results.audit_result import AuditResult
 
 _DEFAULTS = AuditConfig()
 _Report = Annotated[bool, Parameter(negative="--no-report")]
@@ -72,7 +72,7 @@ def demo(
         overwrite: Replace an earlier demo in that folder.
         report: Write report.html beside the result: charts and pictures in one file to open.
     """
-    from vitscope.photographs import write_demo_photographs
+    from vitscope.pictures.photographs import write_demo_photographs
 
     config = AuditConfig(limit=limit)
     targets = choose_targets(["dinov2-small"], out, overwrite=overwrite)

@@ -21,7 +21,7 @@ from vitscope.cli.one_shot import one_shot
 from vitscope.cli.report import report
 from vitscope.cli.reproduce import reproduce
 from vitscope.errors import UsageError, VitscopeError
-from vitscope.storage import printable
+from vitscope.files.storage import printable
 
 app = App(
     name="vitscope",

@@ -12,13 +12,13 @@ import vitscope
 from vitscope.cli.targets import choose_targets, find_pictures
 from vitscope.config import DTypeName, RunConfig
 from vitscope.errors import UsageError
-from vitscope.storage import check_target, never, printable_path
+from vitscope.files.storage import check_target, never, printable_path
 from vitscope.terminal import make_explanation_report, make_progress
 
 if TYPE_CHECKING:
-    from vitscope.explanation import Explanation
     from vitscope.figures.draw import Format
-    from vitscope.result import AuditResult
+    from vitscope.results.audit_result import AuditResult
+    from vitscope.results.explanation import Explanation
 
 
 def explain(

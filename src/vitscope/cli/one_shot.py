@@ -10,11 +10,11 @@ from rich.text import Text
 import vitscope
 from vitscope.cli.targets import choose_targets
 from vitscope.config import OneShotConfig
-from vitscope.storage import printable_path
+from vitscope.files.storage import printable_path
 from vitscope.terminal import make_one_shot_report, make_progress
 
 if TYPE_CHECKING:
-    from vitscope.one_shot_result import OneShotResult
+    from vitscope.results.one_shot_result import OneShotResult
 
 _DEFAULTS = OneShotConfig()
 
@@ -44,7 +44,7 @@ def one_shot(
         overwrite: Replace earlier results in that folder.
         config: Settings.
     """
-    from vitscope.class_folders import find_classes  # here, for what it imports is slow
+    from vitscope.pictures.class_folders import find_classes  # here, for what it imports is slow
 
     # What is asked for is checked as far as it can be before anything is loaded.
     find_classes(folder)

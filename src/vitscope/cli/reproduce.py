@@ -13,15 +13,15 @@ from rich.text import Text
 
 from vitscope.config import ReproductionConfig
 from vitscope.errors import UsageError, VitscopeError
-from vitscope.storage import printable_path
+from vitscope.files.storage import printable_path
 from vitscope.terminal import make_progress
 
 if TYPE_CHECKING:
     from vitscope.figures.draw import Format
-    from vitscope.model_run import OnProgress
     from vitscope.reproduction.plan import PlannedModel
     from vitscope.reproduction.run import Reproduction
     from vitscope.reproduction.state import StageOutcome
+    from vitscope.runs.model_run import OnProgress
 
 _DEFAULTS = ReproductionConfig()
 _ALL_SIZES, _SMOKE_SIZES = "ti,s,b,l,g", "s,l,g"

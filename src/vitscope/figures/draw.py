@@ -14,9 +14,8 @@ from vitscope.figures.drawing import Drawing, NothingToDrawError
 from vitscope.figures.plan import plan_figures
 from vitscope.figures.saved import ModelResult, load_results
 from vitscope.figures.style import in_style
-from vitscope.markdown import escape_markdown
-from vitscope.saved_result import SCHEMA_VERSION
-from vitscope.storage import (
+from vitscope.files.markdown import escape_markdown
+from vitscope.files.storage import (
     MARKER,
     check_target,
     never,
@@ -25,6 +24,7 @@ from vitscope.storage import (
     staged_folder,
     write_json,
 )
+from vitscope.results.saved_result import SCHEMA_VERSION
 
 Format = Literal["png", "pdf", "svg"]
 FORMATS: tuple[Format, ...] = get_args(Format)

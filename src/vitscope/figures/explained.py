@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from vitscope.explanation import Explanation
 from vitscope.figures.draw import Format, is_figures, save_figure
 from vitscope.figures.maps import plot_explanations
 from vitscope.figures.saved import slug
-from vitscope.saved_result import SCHEMA_VERSION
-from vitscope.storage import never, staged_folder, write_json
+from vitscope.files.storage import never, staged_folder, write_json
+from vitscope.results.explanation import Explanation
+from vitscope.results.saved_result import SCHEMA_VERSION
 
 
 def draw_explanations(

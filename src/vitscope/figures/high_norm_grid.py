@@ -69,6 +69,6 @@ def _row_of(result: ModelResult, layer: int) -> Any:
 
 def _read_grid(result: ModelResult, layer: int) -> Grid:
     # Here, for reading sums needs torch, and no other figure does.
-    from vitscope.result import AuditResult
+    from vitscope.results.audit_result import AuditResult
 
     return np.asarray(AuditResult.load(result.folder).high_norm_grid(layer), dtype=np.float64)

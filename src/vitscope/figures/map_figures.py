@@ -33,8 +33,8 @@ def plot_maps(explanations: Sequence[ModelResult], image_id: str) -> Drawing:
         NothingToDrawError: If no result explains it.
     """
     # Here, for maps are read with torch, and no other figure needs it.
-    from vitscope.explanation import Explanation
     from vitscope.figures.maps import plot_explanations
+    from vitscope.results.explanation import Explanation
 
     shown = [result for result in explanations if image_id in _ids_of(result)]
     if not shown:

@@ -21,7 +21,6 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from vitscope.errors import UsageError
-from vitscope.explanation import Explanation, PictureExplanation
 from vitscope.figures.saved import printable
 from vitscope.figures.shown import ShownFigure
 from vitscope.figures.style import (
@@ -35,6 +34,7 @@ from vitscope.figures.style import (
     literal,
     name_term,
 )
+from vitscope.results.explanation import Explanation, PictureExplanation
 
 _SEQUENTIAL, _DIVERGING = "cividis", "PuOr"
 _LEFT_IN, _COLUMNS_IN = 0.08, (0.08, 1.6, 3.48, 5.36)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vitscope.tensor_files import read_tensors, write_tensors
+from vitscope.files.tensor_files import read_tensors, write_tensors
 
 Rows = Float[Tensor, "image dim"]
 Blocks = Int64[Tensor, " image"]

@@ -14,7 +14,7 @@ from vitscope.errors import UsageError
 from vitscope.layout import TokenLayout
 from vitscope.models.blocks import BlockParts, BlockRecorder
 from vitscope.models.stream import StreamRecorder
-from vitscope.preprocessing import Preprocessing
+from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.trace import ClsTrace, StreamTrace
 
 Pixels = Float[Tensor, "batch channel height width"]

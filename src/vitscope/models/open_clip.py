@@ -40,7 +40,7 @@ from vitscope.models.packed_attention import (
 )
 from vitscope.models.parts import require
 from vitscope.models.timm import is_clip_tower, make_timm_adapter
-from vitscope.preprocessing import Preprocessing
+from vitscope.pictures.preprocessing import Preprocessing
 
 _RESIZES: Mapping[str, Literal["cover", "stretch"]] = {"shortest": "cover", "squash": "stretch"}
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")

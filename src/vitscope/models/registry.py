@@ -27,7 +27,7 @@ from vitscope.models.catalogue import CATALOGUE, CatalogueEntry, find_entry
 from vitscope.models.embedded_file import EMBEDDED_NAME, embedded_available
 from vitscope.models.folders import find_folder
 from vitscope.models.near_matches import describe_near_matches
-from vitscope.preprocessing import Preprocessing
+from vitscope.pictures.preprocessing import Preprocessing
 
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 

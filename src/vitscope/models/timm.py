@@ -34,7 +34,7 @@ from vitscope.models.hub import find_snapshot
 from vitscope.models.near_matches import describe_near_matches
 from vitscope.models.parts import require
 from vitscope.models.timm_blocks import make_block_parts, make_pool_parts
-from vitscope.preprocessing import Interpolation, Preprocessing
+from vitscope.pictures.preprocessing import Interpolation, Preprocessing
 
 _FAMILIES = {
     vision_transformer.VisionTransformer: "timm/vit",

@@ -33,7 +33,7 @@ from vitscope.models.transformers_preprocessing import (
     default_preprocessing,
     read_preprocessing,
 )
-from vitscope.preprocessing import Preprocessing
+from vitscope.pictures.preprocessing import Preprocessing
 
 _WRAPPERS = {
     "CLIPModel": "vision_model",

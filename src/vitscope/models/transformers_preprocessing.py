@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from vitscope.errors import UnsupportedModelError
-from vitscope.preprocessing import Interpolation, Preprocessing
+from vitscope.pictures.preprocessing import Interpolation, Preprocessing
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

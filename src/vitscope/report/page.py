@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vitscope.errors import UsageError
 from vitscope.figures.saved import ModelResult, load_results
+from vitscope.files.storage import never, staged_file
 from vitscope.report.anatomy import draw_anatomy
 from vitscope.report.charts import plot_histogram
 from vitscope.report.covariates import draw_covariates
@@ -29,7 +30,6 @@ from vitscope.report.sources import (
     draw_one_shot,
 )
 from vitscope.report.verdicts import describe_origin, describe_verdict
-from vitscope.storage import never, staged_file
 
 _GENERATOR = '<meta name="generator" content="vitscope '
 _SCRIPTS = ("charts.js", "numbers.js", "maps.js", "gallery.js", "view.js")

@@ -9,10 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from vitscope.errors import ResultError
-from vitscope.explanation import Explanation
 from vitscope.figures.saved import ModelResult
-from vitscope.gallery import Gallery, read_gallery
-from vitscope.picture_maps import PictureMaps
+from vitscope.files.storage import printable_path
 from vitscope.report.columns import (
     PictureNumbers,
     collect_numbers,
@@ -21,8 +19,10 @@ from vitscope.report.columns import (
     round_numbers,
 )
 from vitscope.report.embedding import encode_bytes, encode_map, encode_picture
-from vitscope.storage import printable_path
-from vitscope.verdict import judge_picture
+from vitscope.results.explanation import Explanation
+from vitscope.results.gallery import Gallery, read_gallery
+from vitscope.results.picture_maps import PictureMaps
+from vitscope.results.verdict import judge_picture
 
 MAX_BYTES = 20 * 2**20
 """What pictures and maps may take in the page; fewer pictures are shown where it is not enough."""

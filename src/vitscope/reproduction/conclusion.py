@@ -8,11 +8,11 @@ from types import MappingProxyType
 from typing import Any
 
 from vitscope.figures.draw import FigureFolder, Format, draw_figures
+from vitscope.files.storage import MARKER, read_json
 from vitscope.reproduction.claims import Finding, judge_claims, write_claims
 from vitscope.reproduction.evidence import Data, ModelEvidence
 from vitscope.reproduction.run import Reproduction
 from vitscope.reproduction.stages import IMAGENET, MAPS, ONE_SHOT, PICTURES
-from vitscope.storage import MARKER, read_json
 
 FIGURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"figures": (PICTURES, ONE_SHOT, MAPS), "figures-imagenet": (IMAGENET,)}

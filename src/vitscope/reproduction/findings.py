@@ -8,11 +8,11 @@ from pathlib import Path
 
 from vitscope.errors import ResultError
 from vitscope.figures.numbers import find
-from vitscope.markdown import escape_markdown
+from vitscope.files.markdown import escape_markdown
+from vitscope.files.storage import read_json, staged_folder, write_json
 from vitscope.reproduction.comparisons import ANSWERS, Answer
 from vitscope.reproduction.evidence import Data
-from vitscope.saved_result import SCHEMA_VERSION
-from vitscope.storage import read_json, staged_folder, write_json
+from vitscope.results.saved_result import SCHEMA_VERSION
 
 _CSV, _JSON, _PAGE = "claims.csv", "claims.json", "claims.md"
 _KIND = "claims"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vitscope.class_folders import find_classes
 from vitscope.errors import UsageError
-from vitscope.images import find_images
-from vitscope.masks import find_masks
+from vitscope.pictures.class_folders import find_classes
+from vitscope.pictures.images import find_images
+from vitscope.pictures.masks import find_masks
 
 
 @dataclass(frozen=True)

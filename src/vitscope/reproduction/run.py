@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from vitscope.config import ReproductionConfig
 from vitscope.errors import UsageError, VitscopeError
-from vitscope.model_run import OnProgress
+from vitscope.files.storage import holds_result_files, printable_path, remove_leftovers
 from vitscope.models.base import ViTAdapter
 from vitscope.reproduction.picture_sets import PictureSets
 from vitscope.reproduction.plan import PlannedModel
@@ -36,9 +36,9 @@ from vitscope.reproduction.state import (
     check_folder,
     held_alone,
 )
-from vitscope.result import AuditResult
-from vitscope.storage import holds_result_files, printable_path, remove_leftovers
-from vitscope.verdict import MIN_IMAGES
+from vitscope.results.audit_result import AuditResult
+from vitscope.results.verdict import MIN_IMAGES
+from vitscope.runs.model_run import OnProgress
 
 _T = TypeVar("_T")
 

@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from vitscope.errors import UsageError
+from vitscope.files.storage import printable_path, staged_folder
 from vitscope.models.base import ViTAdapter
 from vitscope.models.catalogue import CATALOGUE, CatalogueEntry
 from vitscope.reproduction.plan import PlannedModel
 from vitscope.reproduction.state import STATE, check_folder
-from vitscope.storage import printable_path, staged_folder
 
 _PATCH_PX, _SIDE_PX = 8, 64
 _SHAPES = {"ti": (16, 2), "s": (32, 3), "b": (48, 4), "l": (64, 5), "g": (96, 6)}

@@ -6,19 +6,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from vitscope.audit_loop import audit
 from vitscope.config import AuditConfig, OneShotConfig, ReproductionConfig, RunConfig
 from vitscope.errors import ResultError, UsageError
-from vitscope.explain_loop import explain
-from vitscope.explanation import Explanation
-from vitscope.model_run import OnProgress
 from vitscope.models.base import ViTAdapter
-from vitscope.one_shot_loop import one_shot
-from vitscope.one_shot_result import OneShotResult
 from vitscope.reproduction.picture_sets import PictureSets
 from vitscope.reproduction.state import StageRecord, count_contents
-from vitscope.result import AuditResult
-from vitscope.saved_result import SavedResult
+from vitscope.results.audit_result import AuditResult
+from vitscope.results.explanation import Explanation
+from vitscope.results.one_shot_result import OneShotResult
+from vitscope.results.saved_result import SavedResult
+from vitscope.runs.audit_loop import audit
+from vitscope.runs.explain_loop import explain
+from vitscope.runs.model_run import OnProgress
+from vitscope.runs.one_shot_loop import one_shot
 
 PICTURES, IMAGENET, ONE_SHOT, MAPS = "pictures", "imagenet", "one-shot", "maps"
 

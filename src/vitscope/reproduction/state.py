@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vitscope.errors import ResultError, UsageError, VitscopeError
-from vitscope.storage import check_target, printable_path, read_json, replace_json
+from vitscope.files.storage import check_target, printable_path, read_json, replace_json
 
 STATE = "reproduction.json"
 _LOCK = ".reproduction.lock"

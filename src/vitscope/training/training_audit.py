@@ -16,15 +16,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vitscope.audit_loop import AuditRun, make_image_set
 from vitscope.config import AuditConfig
 from vitscope.errors import UsageError
-from vitscope.images import ImageBatch, ImageSet, iter_batches
+from vitscope.files.storage import scratch_folder
 from vitscope.models.base import ViTAdapter
 from vitscope.models.registry import wrap_model
-from vitscope.preprocessing import Preprocessing
-from vitscope.result import AuditResult
-from vitscope.storage import scratch_folder
+from vitscope.pictures.images import ImageBatch, ImageSet, iter_batches
+from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.results.audit_result import AuditResult
+from vitscope.runs.audit_loop import AuditRun, make_image_set
 
 
 class TrainingAudit:

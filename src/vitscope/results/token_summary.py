@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 from vitscope.metrics.distribution import Distribution, compute_distribution
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.token_sums import TokenSums
-from vitscope.records import column_name
-from vitscope.summary import read_column
+from vitscope.results.records import column_name
+from vitscope.results.summary import read_column
 
 HIGHEST_PATCH = "highest_patch"
 _PATCHES = "patches"

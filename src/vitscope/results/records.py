@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from vitscope.files.tensor_files import write_tensors
 from vitscope.ledger import ScalarPath
-from vitscope.tensor_files import write_tensors
 
 SHARD_ROWS = 256
 IDENTITY = ("path", "image_id")

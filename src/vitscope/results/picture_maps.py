@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from vitscope.errors import ResultError
-from vitscope.storage import printable_path
+from vitscope.files.storage import printable_path
 
 _DAMAGE = (EOFError, LookupError, OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
 """What reading an archive of arrays raises on a file that is not what it says it is."""

@@ -13,18 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitscope.errors import ResultError, UsageError
-from vitscope.finishing import finish_result
-from vitscope.gallery import Gallery, merge_galleries, read_gallery
-from vitscope.manifest import Manifest, check_same, read_manifest, read_sums
+from vitscope.files.storage import scratch_folder
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.token_sums import TokenSums
-from vitscope.plots import AuditPlots
-from vitscope.records import TableWriter, iter_row_groups, shard_paths, table_path
-from vitscope.result_html import show_audit
-from vitscope.saved_result import SavedResult
-from vitscope.storage import scratch_folder
+from vitscope.results.finishing import finish_result
+from vitscope.results.gallery import Gallery, merge_galleries, read_gallery
+from vitscope.results.manifest import Manifest, check_same, read_manifest, read_sums
+from vitscope.results.plots import AuditPlots
+from vitscope.results.records import TableWriter, iter_row_groups, shard_paths, table_path
+from vitscope.results.result_html import show_audit
+from vitscope.results.saved_result import SavedResult
 
 
 @dataclass(frozen=True)

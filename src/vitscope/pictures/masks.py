@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Int32
 from PIL import Image
 
-from vitscope.decoding import open_picture, resize_and_crop, turn_upright
 from vitscope.errors import ImageReadError, UsageError
-from vitscope.preprocessing import Preprocessing
+from vitscope.pictures.decoding import open_picture, resize_and_crop, turn_upright
+from vitscope.pictures.preprocessing import Preprocessing
 
 _STORED_VALUES = ("1", "L", "P", "I", "I;16")
 """Pillow's modes of PNG files whose values are the numbers themselves."""

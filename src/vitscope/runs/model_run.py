@@ -21,10 +21,10 @@ from torch import Tensor
 
 from vitscope.config import RunConfig
 from vitscope.errors import ImageReadError, NonFiniteError, VitscopeError
-from vitscope.images import ImageBatch, ImageSet, iter_batches
+from vitscope.files.storage import printable_path
 from vitscope.models.base import Pixels, ViTAdapter, hash_weights
-from vitscope.preprocessing import Preprocessing
-from vitscope.storage import printable_path
+from vitscope.pictures.images import ImageBatch, ImageSet, iter_batches
+from vitscope.pictures.preprocessing import Preprocessing
 
 OnProgress = Callable[[int, int], None]
 """Called with (done, in all)."""

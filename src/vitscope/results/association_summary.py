@@ -12,7 +12,7 @@ from vitscope.metrics.associations import associate
 from vitscope.metrics.distribution import compute_distribution
 from vitscope.metrics.jackknife import block_of
 from vitscope.metrics.rank_correlation import correlate_ranks
-from vitscope.summary import read_column
+from vitscope.results.summary import read_column
 
 _COVARIATE = "covariate_"
 _SHARES = ("share", "centred_share")

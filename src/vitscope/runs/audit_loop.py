@@ -16,25 +16,25 @@ from vitscope.decomposition import (
     decompose_layers,
 )
 from vitscope.errors import UsageError
-from vitscope.finishing import finish_result
-from vitscope.gallery import GalleryCandidates
-from vitscope.images import ImageBatch, ImageSet
+from vitscope.files.storage import is_result, never, scratch_folder, staged_folder
 from vitscope.ledger import ScalarPath, check_rows_finite, cosine
-from vitscope.manifest import Manifest
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.jackknife import block_of
-from vitscope.model_run import (
+from vitscope.models.base import ViTAdapter
+from vitscope.models.token_states import name_tokens
+from vitscope.pictures.images import ImageBatch, ImageSet
+from vitscope.results.audit_result import AuditResult
+from vitscope.results.finishing import finish_result
+from vitscope.results.gallery import GalleryCandidates
+from vitscope.results.manifest import Manifest
+from vitscope.results.records import RecordWriter
+from vitscope.runs.model_run import (
     ModelRun,
     OnProgress,
     PlacedBatch,
     choose_preprocessing,
     describe_model,
 )
-from vitscope.models.base import ViTAdapter
-from vitscope.models.token_states import name_tokens
-from vitscope.records import RecordWriter
-from vitscope.result import AuditResult
-from vitscope.storage import is_result, never, scratch_folder, staged_folder
 from vitscope.trace import StreamTrace, TokenStates
 
 

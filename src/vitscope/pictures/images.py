@@ -25,22 +25,22 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vitscope.covariates import (
+from vitscope.errors import ImageReadError, UsageError, VitscopeError
+from vitscope.pictures.covariates import (
     PICTURE_COVARIATES,
     SEGMENT_COVARIATES,
     compute_covariates,
     compute_segment_covariates,
 )
-from vitscope.decoding import (
+from vitscope.pictures.decoding import (
     decode_image,
     image_id,
     normalize_pixels,
     picture_extensions,
     resize_and_crop,
 )
-from vitscope.errors import ImageReadError, UsageError, VitscopeError
-from vitscope.masks import crop_mask, decode_mask, find_masks
-from vitscope.preprocessing import Preprocessing
+from vitscope.pictures.masks import crop_mask, decode_mask, find_masks
+from vitscope.pictures.preprocessing import Preprocessing
 
 MAX_FILE_BYTES = 2**31
 """Largest file that is read: more than the largest picture that is decoded takes uncompressed."""
@@ -53,8 +53,8 @@ class ImageSet:
     Attributes:
         paths: The picture files; an index into them names a picture in a run.
         preprocessing: What is done to each after decoding.
-        masks: For each picture the file of its mask (see `vitscope.masks`), None where it has none;
-            empty where no masks were given.
+        masks: For each picture the file of its mask (see `vitscope.pictures.masks`), None where it
+            has none; empty where no masks were given.
         described: Whether pictures come with covariates.
     """
 

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vitscope.files.storage import MARKER, write_json
 from vitscope.metrics.one_shot import Accuracy, average_draws, chance_accuracy
-from vitscope.plots import OneShotPlots
-from vitscope.result_html import show_one_shot
-from vitscope.saved_result import PROVENANCE, SCHEMA_VERSION, SavedResult, write_failures
-from vitscope.storage import MARKER, write_json
+from vitscope.results.plots import OneShotPlots
+from vitscope.results.result_html import show_one_shot
+from vitscope.results.saved_result import PROVENANCE, SCHEMA_VERSION, SavedResult, write_failures
 
 HEADLINE_READOUT = "attention"
 _DRAWS = "draws.parquet"

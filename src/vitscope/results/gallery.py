@@ -20,12 +20,12 @@ from typing import Literal, get_args
 import numpy as np
 import pyarrow.parquet as pq
 
-from vitscope.decoding import decode_image, image_id, resize_and_crop
 from vitscope.errors import ImageReadError, ResultError
-from vitscope.images import ImageSet, read_file
-from vitscope.picture_maps import PictureMaps, read_maps, write_maps
-from vitscope.preprocessing import Preprocessing
-from vitscope.storage import printable_path, read_json, write_json
+from vitscope.files.storage import printable_path, read_json, write_json
+from vitscope.pictures.decoding import decode_image, image_id, resize_and_crop
+from vitscope.pictures.images import ImageSet, read_file
+from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.results.picture_maps import PictureMaps, read_maps, write_maps
 from vitscope.token_maps import TokenMaps
 
 Why = Literal["lowest", "highest", "quantile", "random"]

@@ -19,13 +19,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import ResultError
+from vitscope.files.storage import MARKER, write_json
 from vitscope.ledger import Ledger, ScalarPath, compute_scalars, cosine
-from vitscope.picture_maps import PictureMaps, read_maps, write_maps
-from vitscope.plots import ExplanationPlots
-from vitscope.result_html import show_explanation
-from vitscope.saved_result import PROVENANCE, SCHEMA_VERSION, SavedResult, write_failures
-from vitscope.storage import MARKER, write_json
-from vitscope.verdict import PictureVerdict
+from vitscope.results.picture_maps import PictureMaps, read_maps, write_maps
+from vitscope.results.plots import ExplanationPlots
+from vitscope.results.result_html import show_explanation
+from vitscope.results.saved_result import PROVENANCE, SCHEMA_VERSION, SavedResult, write_failures
+from vitscope.results.verdict import PictureVerdict
 
 Framing = Literal["whole", "cropped"]
 Numbers = dict[str, Any]

@@ -1,4 +1,4 @@
-"""How a model wants its pictures: the values alone; `vitscope.images` carries them out."""
+"""How a model wants its pictures: the values alone; `vitscope.pictures.images` carries them out."""
 
 from dataclasses import dataclass, replace
 from typing import Literal

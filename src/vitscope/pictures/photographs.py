@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from vitscope.extras import find_package_path
-from vitscope.storage import staged_folder
+from vitscope.files.storage import staged_folder
 
 CREDITS = "credits.csv"
 

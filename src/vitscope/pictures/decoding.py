@@ -28,9 +28,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.Image import Resampling, Transpose
 from torch import Tensor
 
-from vitscope.colours import convert_to_rgb, widen_png_key
 from vitscope.errors import ImageReadError
-from vitscope.preprocessing import Interpolation, Preprocessing
+from vitscope.pictures.colours import convert_to_rgb, widen_png_key
+from vitscope.pictures.preprocessing import Interpolation, Preprocessing
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """Names, as Pillow has them, of the formats that are read."""

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vitscope.errors import ResultError
-from vitscope.storage import open_to_readers
+from vitscope.files.storage import open_to_readers
 
 
 def write_tensors(

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from vitscope.result_text import (
+from vitscope.results.result_text import (
     TextTable,
     describe_audit,
     describe_dropped,

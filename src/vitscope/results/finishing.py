@@ -4,20 +4,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitscope.association_summary import summarize_covariates, summarize_interdependence
-from vitscope.manifest import Manifest, write_sums
+from vitscope.files.storage import MARKER, write_json
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_sums import FeatureSums
-from vitscope.records import table_path
-from vitscope.saved_result import PROVENANCE, SCHEMA_VERSION, write_failures
-from vitscope.storage import MARKER, write_json
-from vitscope.summary import add_centred_numbers, summarize_errors, summarize_layer
-from vitscope.token_summary import (
+from vitscope.results.association_summary import summarize_covariates, summarize_interdependence
+from vitscope.results.manifest import Manifest, write_sums
+from vitscope.results.records import table_path
+from vitscope.results.saved_result import PROVENANCE, SCHEMA_VERSION, write_failures
+from vitscope.results.summary import add_centred_numbers, summarize_errors, summarize_layer
+from vitscope.results.token_summary import (
     summarize_anatomy,
     summarize_high_norm_tokens,
     summarize_layer_similarity,
 )
-from vitscope.verdict import Constant, judge
+from vitscope.results.verdict import Constant, judge
 
 
 def finish_result(

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from vitscope.config import ClsTerm
 from vitscope.errors import ResultError
+from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_plan import FeaturePlan, make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.token_sums import TokenSums
-from vitscope.tensor_files import read_tensors, write_tensors
 
 _SUMS, _TOKEN_SUMS = "sums.safetensors", "token_sums.safetensors"
 _PATCH_NORMS = "patch_norms/"

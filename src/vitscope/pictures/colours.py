@@ -29,7 +29,7 @@ def widen_png_key(image: Image.Image, depth: int) -> None:
 
 
 def convert_to_rgb(image: Image.Image, background: int) -> Image.Image:
-    """Show a picture in 8-bit red, green and blue, as `vitscope.decoding.decode_image` says.
+    """Show a picture in 8-bit red, green and blue, as `decode_image` says.
 
     Args:
         image: The picture, loaded, in any mode and with the metadata of its file.

@@ -12,10 +12,16 @@ from PIL import Image
 from torch import Tensor
 
 from vitscope.config import RunConfig
-from vitscope.decoding import decode_image, image_id, normalize_pixels, resize_and_crop
 from vitscope.decomposition import choose_tolerance
 from vitscope.errors import ImageReadError, UsageError
-from vitscope.explanation import (
+from vitscope.files.storage import is_result, never, printable_path, scratch_folder, staged_folder
+from vitscope.ledger import Ledger, check_balance, make_ledger
+from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.pictures.decoding import decode_image, image_id, normalize_pixels, resize_and_crop
+from vitscope.pictures.images import ImageSet, find_images, read_file
+from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.results.audit_result import AuditResult
+from vitscope.results.explanation import (
     Explanation,
     Framing,
     PictureExplanation,
@@ -23,22 +29,16 @@ from vitscope.explanation import (
     measure_picture,
     write_picture,
 )
-from vitscope.images import ImageSet, find_images, read_file
-from vitscope.ledger import Ledger, check_balance, make_ledger
-from vitscope.model_run import (
+from vitscope.results.verdict import MIN_IMAGES, judge_picture
+from vitscope.runs.model_run import (
     ModelRun,
     OnProgress,
     PlacedBatch,
     choose_preprocessing,
     describe_model,
 )
-from vitscope.models.base import Pixels, ViTAdapter
-from vitscope.preprocessing import Preprocessing
-from vitscope.result import AuditResult
-from vitscope.storage import is_result, never, printable_path, scratch_folder, staged_folder
 from vitscope.token_maps import TokenMaps, make_token_maps
 from vitscope.trace import ClsTrace
-from vitscope.verdict import MIN_IMAGES, judge_picture
 
 MAX_ASPECT = 8
 """Longest side, as a multiple of the shorter, of a picture that is explained whole: what attention

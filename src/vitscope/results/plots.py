@@ -220,8 +220,8 @@ class ExplanationPlots:
         Raises:
             UsageError: If there is no such picture.
         """
-        from vitscope.explanation import Explanation
         from vitscope.figures.maps import plot_explanations
+        from vitscope.results.explanation import Explanation
 
         return plot_explanations([Explanation(self.folder)], picture, heads=heads)
 

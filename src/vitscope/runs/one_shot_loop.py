@@ -11,18 +11,18 @@ from jaxtyping import Float, Int64
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from vitscope.class_folders import ClassFolders, find_classes
 from vitscope.config import OneShotConfig
 from vitscope.decomposition import LayerRows, choose_tolerance, decompose_layers
 from vitscope.errors import VitscopeError
-from vitscope.images import ImageSet
+from vitscope.files.row_files import RowFiles
+from vitscope.files.storage import is_result, never, printable_path, scratch_folder, staged_folder
 from vitscope.ledger import check_rows_finite
 from vitscope.metrics.one_shot import CLASSIFIERS, compute_accuracy, draw_pairs, group_pictures
-from vitscope.model_run import ModelRun, OnProgress, choose_preprocessing, describe_model
 from vitscope.models.base import ViTAdapter
-from vitscope.one_shot_result import DrawScore, OneShotResult, finish_one_shot
-from vitscope.row_files import RowFiles
-from vitscope.storage import is_result, never, printable_path, scratch_folder, staged_folder
+from vitscope.pictures.class_folders import ClassFolders, find_classes
+from vitscope.pictures.images import ImageSet
+from vitscope.results.one_shot_result import DrawScore, OneShotResult, finish_one_shot
+from vitscope.runs.model_run import ModelRun, OnProgress, choose_preprocessing, describe_model
 
 Outputs = dict[str, dict[str, Float[np.ndarray, "*picture dim"]]]
 """Readout -> part -> one row a picture."""

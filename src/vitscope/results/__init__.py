@@ -1,0 +1,1 @@
+"""Saved results: everything later is drawn from them, without a model."""

@@ -1,0 +1,1 @@
+"""Where a model meets pictures: audits, one-shot classification, explanations."""
