@@ -12,13 +12,14 @@ from PIL import Image
 from vitscope.cli import main
 from vitscope.config import ReproductionConfig
 from vitscope.errors import ModelUnreachableError, ResultError, UsageError, VitscopeError
+from vitscope.files.locking import held_alone
 from vitscope.files.storage import read_json, write_json
 from vitscope.models.base import hash_weights
 from vitscope.reproduction.conclusion import draw_all_figures, judge_all_claims
 from vitscope.reproduction.plan import plan_reproduction
 from vitscope.reproduction.run import Reproduction
 from vitscope.reproduction.smoke import plan_smoke, write_smoke_pictures
-from vitscope.reproduction.state import held_alone
+from vitscope.reproduction.state import LOCK
 
 CONFIG = ReproductionConfig(draws=2, examples=1)
 NAME = "dinov2-small-reg"
@@ -309,7 +310,7 @@ def test_remains_of_a_killed_run_are_removed(out, sets):
 
 def test_two_runs_do_not_write_into_one_folder(out, sets):
     second = start(out, sets)
-    with held_alone(out), pytest.raises(UsageError, match="another run is at work"):
+    with held_alone(out, LOCK), pytest.raises(UsageError, match="another run is at work"):
         second.execute(silent)
     assert {o.status for o in second.execute(silent)} == {"kept"}
 

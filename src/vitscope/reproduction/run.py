@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from vitscope.config import ReproductionConfig
 from vitscope.errors import UsageError, VitscopeError
+from vitscope.files.locking import held_alone
 from vitscope.files.storage import holds_result_files, printable_path, remove_leftovers
 from vitscope.models.base import ViTAdapter
 from vitscope.reproduction.picture_sets import PictureSets
@@ -29,12 +30,12 @@ from vitscope.reproduction.stages import (
     run_stage,
 )
 from vitscope.reproduction.state import (
+    LOCK,
     STATE,
     ReproductionState,
     StageOutcome,
     StageRecord,
     check_folder,
-    held_alone,
 )
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.verdict import MIN_IMAGES
@@ -146,7 +147,7 @@ class Reproduction:
             VitscopeError: If the disk does not take what must be remembered.
         """
         outcomes: list[StageOutcome] = []
-        with held_alone(self.out):
+        with held_alone(self.out, LOCK):
             self._remember()  # another run may have been there since
             for name in (STATE, "claims", "figures", "figures-imagenet"):
                 remove_leftovers(self.out / name)

@@ -7,18 +7,16 @@ Requirements met here:
 - Two runs never write into one folder at the same time.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from vitscope.errors import ResultError, UsageError, VitscopeError
+from vitscope.errors import ResultError
 from vitscope.files.storage import check_target, printable_path, read_json, replace_json
 
 STATE = "reproduction.json"
-_LOCK = ".reproduction.lock"
+LOCK = ".reproduction.lock"
 _VERSION = 1
 
 
@@ -198,44 +196,9 @@ def check_folder(out: Path, images: Path) -> None:
         entries = {
             path.name for path in folder.iterdir() if not within.is_relative_to(path.absolute())
         }
-        return STATE in entries or entries <= {_LOCK}
+        return STATE in entries or entries <= {LOCK}
 
     check_target(out, may_go_on)
-
-
-@contextmanager
-def held_alone(out: Path) -> Iterator[None]:
-    """Have the folder to oneself; a process that dies lets go of it.
-
-    Args:
-        out: Folder of a reproduction; made where it is not there.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        UsageError: If another process has it.
-        VitscopeError: If it cannot be written to.
-    """
-    name = printable_path(out)
-    with ExitStack() as stack:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            _lock(stack.enter_context((out / _LOCK).open("w")).fileno())
-        except BlockingIOError:
-            raise UsageError(
-                f"another run is at work in {name}: wait for it, or choose another folder"
-            ) from None
-        except OSError as error:
-            raise VitscopeError(f"{name} cannot be written to: {error.strerror}") from error
-        yield
-
-
-def _lock(descriptor: int) -> None:
-    if os.name == "posix":  # the others have no lock that goes with its process
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _read_record(content: dict[str, Any]) -> StageRecord:
