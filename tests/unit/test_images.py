@@ -14,10 +14,12 @@ import torch
 
 from encoded import NOISE, encode
 from vitscope.errors import UsageError, VitscopeError
+from vitscope.pictures import addresses as addresses_module
 from vitscope.pictures import images as images_module
 from vitscope.pictures.decoding import decode_image, image_id, preprocess_image
-from vitscope.pictures.images import ImageSet, find_images, iter_batches
+from vitscope.pictures.images import ImageSet, iter_batches
 from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.pictures.sources import find_images
 
 PREPROCESSING = Preprocessing(size=(8, 12), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 HOSTILE_NAMES = [
@@ -114,7 +116,7 @@ def test_hostile_names_are_found_and_read(folder):
     for name in HOSTILE_NAMES:
         (folder / name).write_bytes(encode(NOISE, "PNG"))
     images = ImageSet.from_sources([folder], PREPROCESSING)
-    assert names(images.paths, folder) == sorted(HOSTILE_NAMES)
+    assert names(images.addresses, folder) == sorted(HOSTILE_NAMES)
     for num_workers in (0, 1):
         (batch,) = iter_batches(images, batch_size=99, num_workers=num_workers)
         assert batch.indices == list(range(len(HOSTILE_NAMES)))
@@ -188,7 +190,7 @@ def test_a_limit_draws_at_random_and_keeps_the_order(folder):
     touch(folder, *(f"{i:03}.jpg" for i in range(100)))
     everything = find_images([folder])
     draws = [
-        ImageSet.from_sources([folder], PREPROCESSING, limit=20, seed=seed).paths
+        ImageSet.from_sources([folder], PREPROCESSING, limit=20, seed=seed).addresses
         for seed in (0, 0, 1)
     ]
     assert draws[0] == draws[1] != draws[2]
@@ -203,7 +205,7 @@ def test_a_limit_draws_at_random_and_keeps_the_order(folder):
 def test_a_limit_beyond_the_set_takes_all_of_it(folder, limit):
     paths = touch(folder, "a.jpg", "b.jpg", "c.jpg")
     images = ImageSet.from_sources([folder], PREPROCESSING, limit=limit)
-    assert images.paths == tuple(paths)
+    assert images.addresses == tuple(paths)
     assert len(images) == 3
     assert images.preprocessing is PREPROCESSING
 
@@ -230,7 +232,7 @@ def test_batches_come_in_order_with_failures_apart(folder, num_workers):
         assert batch.pixels.dtype == torch.float32
         assert all("damaged or cut short" in failure.reason for failure in batch.failures)
         for row, index in enumerate(batch.indices):
-            data = images.paths[index].read_bytes()
+            data = images.addresses[index].read_bytes()
             expected = preprocess_image(decode_image(data, background=255), PREPROCESSING)
             assert torch.equal(batch.pixels[row], expected)
             assert batch.ids[row] == image_id(data)
@@ -249,7 +251,7 @@ def test_what_cannot_be_opened_is_a_failure_of_that_picture(folder, monkeypatch)
     (folder / "large.png").write_bytes(bytes(10_000))
     os.mkfifo(folder / "pipe.png")
     (folder / "closed.png").write_bytes(encode(NOISE, "PNG"))
-    monkeypatch.setattr(images_module, "MAX_FILE_BYTES", 9_999)
+    monkeypatch.setattr(addresses_module, "MAX_FILE_BYTES", 9_999)
     read_bytes = Path.read_bytes
 
     def refuse_closed(path):
@@ -350,8 +352,8 @@ def test_ctrl_c_ends_a_run_and_its_processes(folder):
 
         preprocessing = Preprocessing(size=(8, 8), mean=(0,) * 3, std=(1,) * 3)
         pictures = images.ImageSet.from_sources([{str(folder)!r}], preprocessing)
-        read = images.read_file
-        images.read_file = lambda path: (time.sleep(0.2), read(path))[1]
+        read = images.read_picture
+        images.read_picture = lambda address: (time.sleep(0.2), read(address))[1]
         try:
             for batch in images.iter_batches(pictures, batch_size=1, num_workers=2):
                 print(batch.indices[0], flush=True)

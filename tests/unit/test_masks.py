@@ -214,7 +214,7 @@ def test_covariates_come_with_their_pictures(folders, num_workers):
     images = ImageSet.from_sources([folders[0]], PREPROCESSING, masks=folders[1])
     found = read_all(images, num_workers)
     assert tuple(found) == PICTURE_COVARIATES + SEGMENT_COVARIATES
-    for row, path in enumerate(images.paths):
+    for row, path in enumerate(images.addresses):
         picture = decode_image(path.read_bytes(), background=255)
         expected = compute_covariates(resize_and_crop(picture, PREPROCESSING))
         expected |= dict.fromkeys(SEGMENT_COVARIATES, np.nan)
@@ -235,10 +235,10 @@ def test_without_masks_there_are_no_segments(folders):
 def test_a_draw_keeps_pictures_and_masks_together(folders):
     write_set(folders, 20, masked=set(range(0, 20, 2)))
     images = ImageSet.from_sources([folders[0]], PREPROCESSING, limit=9, seed=3, masks=folders[1])
-    assert len(images.masks) == len(images.paths) == 9
+    assert len(images.masks) == len(images.addresses) == 9
     assert any(images.masks)
     assert not all(images.masks)
-    for path, mask in zip(images.paths, images.masks, strict=True):
+    for path, mask in zip(images.addresses, images.masks, strict=True):
         assert (mask is not None) == (int(path.stem) % 2 == 0)
         assert mask is None or mask.stem == path.stem
 

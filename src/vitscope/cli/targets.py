@@ -8,7 +8,7 @@ from vitscope.files.storage import check_target, is_result, never
 
 
 def find_pictures(sources: Sequence[Path]) -> Sequence[Path]:
-    """List the pictures that were named; see `vitscope.pictures.images.find_images`.
+    """List the pictures that were named; see `vitscope.pictures.sources.find_images`.
 
     Args:
         sources: Folders, pictures, text files of paths.
@@ -16,7 +16,7 @@ def find_pictures(sources: Sequence[Path]) -> Sequence[Path]:
     Returns:
         Their paths.
     """
-    from vitscope.pictures.images import find_images  # here, for what it imports is slow
+    from vitscope.pictures.sources import find_images  # here, for what it imports is slow
 
     return find_images(sources)
 

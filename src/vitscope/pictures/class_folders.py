@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vitscope.errors import UsageError
-from vitscope.pictures.images import find_images
+from vitscope.pictures.sources import find_images
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,15 @@
-"""Sets of pictures: finding them, drawing from them, reading them in batches.
+"""Sets of pictures: drawing from them, reading them in batches.
 
 Requirements met here:
 
-- The order of a set, and so everything computed from it, does not depend on the file system.
-- File names are bytes from anywhere: they are never decoded strictly, split or printed raw.
 - A picture that cannot be read is counted and named in its batch; the others go on.
 - Memory does not grow with the number of pictures, and batches come in the set's order however
   many processes read them.
 """
 
-import os
 import signal
-import stat
 import sys
-from codecs import BOM_UTF8
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +21,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vitscope.errors import ImageReadError, UsageError, VitscopeError
+from vitscope.pictures.addresses import (
+    PictureAddress,
+    Source,
+    printable_address,
+    read_file,
+    read_picture,
+)
 from vitscope.pictures.covariates import (
     PICTURE_COVARIATES,
     SEGMENT_COVARIATES,
@@ -36,29 +38,26 @@ from vitscope.pictures.decoding import (
     decode_image,
     image_id,
     normalize_pixels,
-    picture_extensions,
     resize_and_crop,
 )
 from vitscope.pictures.masks import crop_mask, decode_mask, find_masks
 from vitscope.pictures.preprocessing import Preprocessing
-
-MAX_FILE_BYTES = 2**31
-"""Largest file that is read: more than the largest picture that is decoded takes uncompressed."""
+from vitscope.pictures.sources import find_images
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Pictures on disk and how a model wants them.
+    """Pictures where they lie and how a model wants them.
 
     Attributes:
-        paths: The picture files; an index into them names a picture in a run.
+        addresses: Where each picture lies; an index into them names a picture in a run.
         preprocessing: What is done to each after decoding.
         masks: For each picture the file of its mask (see `vitscope.pictures.masks`), None where it
             has none; empty where no masks were given.
         described: Whether pictures come with covariates.
     """
 
-    paths: tuple[Path, ...]
+    addresses: tuple[PictureAddress, ...]
     preprocessing: Preprocessing
     masks: tuple[Path | None, ...] = ()
     described: bool = True
@@ -66,7 +65,7 @@ class ImageSet:
     @classmethod
     def from_sources(
         cls,
-        sources: Sequence[str | Path],
+        sources: Source | Sequence[Source],
         preprocessing: Preprocessing,
         *,
         limit: int | None = None,
@@ -95,13 +94,29 @@ class ImageSet:
             raise UsageError(f"a limit of {limit} pictures: expected at least 1")
         if seed < 0:
             raise UsageError(f"seed {seed}: expected 0 or more")
-        paths = find_images(sources)
-        matched = () if masks is None else find_masks(masks, paths)
-        if limit is not None and limit < len(paths):
-            drawn = sorted(np.random.default_rng(seed).choice(len(paths), limit, replace=False))
-            paths = tuple(paths[i] for i in drawn)
-            matched = tuple(matched[i] for i in drawn) if matched else ()
-        return cls(paths=paths, preprocessing=preprocessing, masks=matched)
+        addresses = find_images(sources)
+        matched = () if masks is None else find_masks(masks, addresses)
+        everything = cls(addresses, preprocessing, matched)
+        if limit is None or limit >= len(addresses):
+            return everything
+        drawn = np.random.default_rng(seed).choice(len(addresses), limit, replace=False)
+        return everything.select(sorted(drawn.tolist()))
+
+    def select(self, indices: Iterable[int]) -> "ImageSet":
+        """Some of the pictures, with their masks.
+
+        Args:
+            indices: Their places in this set, in the order wanted.
+
+        Returns:
+            A set of those alone, which counts from 0 again.
+        """
+        chosen = list(indices)
+        return replace(
+            self,
+            addresses=tuple(self.addresses[index] for index in chosen),
+            masks=tuple(self.masks[index] for index in chosen) if self.masks else (),
+        )
 
     def __len__(self) -> int:
         """Count the pictures.
@@ -109,7 +124,18 @@ class ImageSet:
         Returns:
             Their number.
         """
-        return len(self.paths)
+        return len(self.addresses)
+
+    def name_picture(self, index: int) -> str:
+        """What tables and messages call a picture.
+
+        Args:
+            index: Its place in the set.
+
+        Returns:
+            Its address, printable.
+        """
+        return printable_address(self.addresses[index])
 
 
 @dataclass(frozen=True)
@@ -151,58 +177,6 @@ class ImageBatch:
             A copy with its pixels pinned.
         """
         return replace(self, pixels=self.pixels.pin_memory())
-
-
-def find_images(sources: Sequence[str | Path]) -> tuple[Path, ...]:
-    """List the pictures that sources name.
-
-    Args:
-        sources: Any of these. A folder: searched with everything below it for files with the
-            extension of a picture, sorted by relative path; hidden files and folders are skipped,
-            links to folders are followed, each folder once. A text file (`.txt`): a path a line,
-            relative to the text file's folder; empty lines and lines that begin with # are
-            skipped. Any other file: taken as a picture whatever it is called.
-
-    Returns:
-        Paths in the order of the sources, each once. Those that a text file lists are not looked
-        up: one that is missing is one picture that cannot be read.
-
-    Raises:
-        UsageError: If a source does not exist, cannot be searched or names no picture.
-    """
-    found: dict[Path, Path] = {}
-    for source in sources:
-        for path in _expand(source):
-            found.setdefault(path.absolute(), path)
-    if not found:
-        raise UsageError("no pictures were named: give folders, picture files or a text file")
-    return tuple(found.values())
-
-
-def read_file(path: Path) -> bytes:
-    """Read a picture's file, whatever is called one.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its bytes.
-
-    Raises:
-        ImageReadError: If it cannot be opened, is no regular file or is too large.
-    """
-    try:
-        status = path.stat()
-        # A pipe or a device may keep whoever opens it waiting, or never end.
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageReadError("not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise ImageReadError(f"too large: {status.st_size} bytes, more than {MAX_FILE_BYTES}")
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageReadError(f"cannot be opened: {error.strerror or error}") from error
-    except ValueError as error:  # A null character in the path.
-        raise ImageReadError(f"cannot be opened: {error}") from error
 
 
 def iter_batches(
@@ -276,7 +250,7 @@ class _Pictures(Dataset[_Picture | ImageFailure]):
 
     def _read(self, index: int) -> _Picture:
         preprocessing = self._images.preprocessing
-        data = read_file(self._images.paths[index])
+        data = read_picture(self._images.addresses[index])
         image = decode_image(data, background=preprocessing.background)
         cropped = resize_and_crop(image, preprocessing)
         return _Picture(
@@ -329,68 +303,3 @@ class _Collate:
                 for name in self.covariates
             },
         )
-
-
-def _expand(source: str | Path) -> list[Path]:
-    path = Path(source)
-    name = repr(os.fspath(source))
-    try:
-        # An empty name is what an unset shell variable leaves; Path takes it for this folder.
-        if not os.fspath(source) or not path.exists():
-            raise UsageError(
-                f"{name} does not exist: give a folder, a picture, or a .txt file with one path "
-                "a line"
-            )
-        if path.is_dir():
-            paths, expected = _search(path), f"files ending in {_list_extensions()}"
-        elif path.suffix.lower() == ".txt":
-            paths, expected = _read_list(path), "one path a line"
-        else:
-            paths, expected = [path], ""
-    except OSError as error:
-        raise UsageError(f"{name} cannot be searched for pictures: {error.strerror}") from error
-    if not paths:
-        raise UsageError(f"{name} names no picture: expected {expected}")
-    return paths
-
-
-def _list_extensions() -> str:
-    return " ".join(sorted(picture_extensions()))
-
-
-def _search(folder: Path) -> list[Path]:
-    extensions = picture_extensions()
-    found: list[Path] = []
-    seen: set[tuple[int, int]] = set()
-    pending = [folder]
-    while pending:
-        current = pending.pop()
-        status = current.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(current) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
-        # Backwards, for the last folder put on the pile is the first to be searched.
-        for entry in sorted(visible, key=lambda entry: entry.name, reverse=True):
-            path = current / entry.name
-            if _is_folder(entry):
-                pending.append(path)
-            elif path.suffix.lower() in extensions:
-                found.append(path)
-    return sorted(found, key=Path.as_posix)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # A link that leads to itself, or to where nobody may look.
-        return False
-
-
-def _read_list(source: Path) -> list[Path]:
-    lines = source.read_bytes().removeprefix(BOM_UTF8).split(b"\n")
-    names = (os.fsdecode(line.removesuffix(b"\r")) for line in lines)
-    return [
-        source.parent / name for name in names if name.strip() and not name.lstrip().startswith("#")
-    ]

@@ -10,8 +10,8 @@ import numpy as np
 
 from vitscope.errors import UsageError
 from vitscope.pictures.class_folders import find_classes
-from vitscope.pictures.images import find_images
 from vitscope.pictures.masks import find_masks
+from vitscope.pictures.sources import find_images
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 
 from vitscope.errors import ImageReadError, ResultError
 from vitscope.files.storage import printable_path, read_json, write_json
+from vitscope.pictures.addresses import PictureAddress, read_picture
 from vitscope.pictures.decoding import decode_image, image_id, resize_and_crop
-from vitscope.pictures.images import ImageSet, read_file
+from vitscope.pictures.images import ImageSet
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.results.picture_maps import PictureMaps, read_maps, write_maps
 from vitscope.token_maps import TokenMaps
@@ -175,12 +176,12 @@ class GalleryCandidates:
         entries: list[GalleryPicture] = []
         for digest, why in numbers.choose(self._held, limit):
             held = self._held[digest]
-            picture = _read_picture(images.paths[held.index], digest, images.preprocessing)
+            picture = _read_picture(images.addresses[held.index], digest, images.preprocessing)
             if picture is None:
                 continue
             name = _maps_name(len(entries))
             write_maps(folder / name, PictureMaps(picture=picture, **held.maps))
-            path = printable_path(images.paths[held.index])
+            path = images.name_picture(held.index)
             entries.append(GalleryPicture(path, digest, why, name))
         _write_index(folder, numbers, entries, limit=limit, num_candidates=len(self._held))
 
@@ -310,9 +311,11 @@ def _read_numbers(folder: Path) -> _Numbers:
     return _Numbers(name, dict(zip(columns["image_id"].to_pylist(), values, strict=True)), values)
 
 
-def _read_picture(path: Path, digest: str, preprocessing: Preprocessing) -> np.ndarray | None:
+def _read_picture(
+    address: PictureAddress, digest: str, preprocessing: Preprocessing
+) -> np.ndarray | None:
     try:
-        data = read_file(path)
+        data = read_picture(address)
         if image_id(data) != digest:
             return None
         image = decode_image(data, background=preprocessing.background)

@@ -22,6 +22,7 @@ from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.jackknife import block_of
 from vitscope.models.base import ViTAdapter
 from vitscope.models.token_states import name_tokens
+from vitscope.pictures.addresses import Source
 from vitscope.pictures.images import ImageBatch, ImageSet
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.finishing import finish_result
@@ -40,7 +41,7 @@ from vitscope.trace import StreamTrace, TokenStates
 
 def audit(
     vit: ViTAdapter,
-    images: ImageSet | str | Path | Sequence[str | Path],
+    images: ImageSet | Source | Sequence[Source],
     config: AuditConfig | None = None,
     *,
     out: str | Path | None = None,
@@ -82,7 +83,7 @@ def audit(
 
 
 def make_image_set(
-    vit: ViTAdapter, images: ImageSet | str | Path | Sequence[str | Path], config: AuditConfig
+    vit: ViTAdapter, images: ImageSet | Source | Sequence[Source], config: AuditConfig
 ) -> ImageSet:
     """The pictures of an audit as a set.
 
@@ -106,10 +107,9 @@ def make_image_set(
                     "their size there, or give folders and files"
                 )
         return images
-    sources = [images] if isinstance(images, (str, Path)) else list(images)
     preprocessing = choose_preprocessing(vit, config)
     return ImageSet.from_sources(
-        sources, preprocessing, limit=config.limit, seed=config.seed, masks=config.masks
+        images, preprocessing, limit=config.limit, seed=config.seed, masks=config.masks
     )
 
 

@@ -17,9 +17,16 @@ from vitscope.errors import ImageReadError, UsageError
 from vitscope.files.storage import is_result, never, printable_path, scratch_folder, staged_folder
 from vitscope.ledger import Ledger, check_balance, make_ledger
 from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.pictures.addresses import (
+    PictureAddress,
+    Source,
+    printable_address,
+    read_picture,
+)
 from vitscope.pictures.decoding import decode_image, image_id, normalize_pixels, resize_and_crop
-from vitscope.pictures.images import ImageSet, find_images, read_file
+from vitscope.pictures.images import ImageSet
 from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.pictures.sources import find_images
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.explanation import (
     Explanation,
@@ -47,7 +54,7 @@ costs grows with its square."""
 
 def explain(
     vit: ViTAdapter,
-    images: str | Path | Sequence[str | Path],
+    images: Source | Sequence[Source],
     config: RunConfig | None = None,
     *,
     layer: int | None = None,
@@ -90,8 +97,7 @@ def explain(
         Lappe & Giese (NeurIPS 2025), Fig. 4.
     """
     config = config or RunConfig()
-    sources = [images] if isinstance(images, (str, Path)) else list(images)
-    run = ExplainRun(vit, find_images(sources), config, layer, reference)
+    run = ExplainRun(vit, find_images(images), config, layer, reference)
     if out is None:
         with scratch_folder() as folder:
             run.execute(folder, on_progress)
@@ -215,7 +221,7 @@ class ExplainRun:
     def __init__(
         self,
         vit: ViTAdapter,
-        paths: tuple[Path, ...],
+        addresses: tuple[PictureAddress, ...],
         config: RunConfig,
         layer: int | None,
         reference: AuditResult | None,
@@ -224,7 +230,7 @@ class ExplainRun:
 
         Args:
             vit: The model.
-            paths: The picture files.
+            addresses: Where the pictures lie.
             config: Settings.
             layer: Index of the block; the last one if None.
             reference: An audit whose means the verdicts are against.
@@ -239,12 +245,12 @@ class ExplainRun:
                     "it out"
                 )
         self._vit = vit
-        self._paths = paths
+        self._addresses = addresses
         self._config = config
         self._layer = vit.last_layer if layer is None else layer
         vit.select_layers([self._layer])
         self._preprocessing = choose_preprocessing(vit, config)
-        self._run = ModelRun(vit, ImageSet(paths, self._preprocessing), config)
+        self._run = ModelRun(vit, ImageSet(addresses, self._preprocessing), config)
         self._tolerance = choose_tolerance(config.torch_dtype, self._run.device)
         self._reference = (
             None
@@ -266,15 +272,15 @@ class ExplainRun:
         """
         entries: list[dict[str, Any]] = []
         with self._run.placed():
-            for done, path in enumerate(self._paths, start=1):
+            for done, address in enumerate(self._addresses, start=1):
                 try:
-                    seen = self._see(path)
+                    seen = self._see(address)
                 except ImageReadError as error:
-                    self._run.failures.append((printable_path(path), str(error)))
+                    self._run.failures.append((printable_address(address), str(error)))
                 else:
                     entries.append(write_picture(folder, len(entries), self._explain(seen)))
                 if on_progress is not None:
-                    on_progress(done, len(self._paths))
+                    on_progress(done, len(self._addresses))
         self._run.check_some_read()
         finish_explanation(
             folder,
@@ -284,9 +290,9 @@ class ExplainRun:
             provenance=self._run.make_provenance(),
         )
 
-    def _see(self, path: Path) -> _Seen:
+    def _see(self, address: PictureAddress) -> _Seen:
         try:
-            data = read_file(path)
+            data = read_picture(address)
             image = decode_image(data, background=self._preprocessing.background)
             preprocessing, framing = self._frame(image.size)
             shown = resize_and_crop(image, preprocessing)
@@ -295,7 +301,7 @@ class ExplainRun:
         except MemoryError:
             raise ImageReadError("too large: not enough memory to read it") from None
         return _Seen(
-            path=printable_path(path),
+            path=printable_address(address),
             image_id=image_id(data),
             framing=framing,
             framed_as_audited=framed_as_audited,

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from vitscope.config import RunConfig
 from vitscope.errors import ImageReadError, NonFiniteError, VitscopeError
-from vitscope.files.storage import printable_path
 from vitscope.models.base import Pixels, ViTAdapter, hash_weights
 from vitscope.pictures.images import ImageBatch, ImageSet, iter_batches
 from vitscope.pictures.preprocessing import Preprocessing
@@ -110,10 +109,10 @@ class ModelRun:
         done = 0
         for batch in self.read_batches() if batches is None else batches:
             self.failures += [
-                (printable_path(self._images.paths[f.index]), f.reason) for f in batch.failures
+                (self._images.name_picture(f.index), f.reason) for f in batch.failures
             ]
             if batch.indices:
-                paths = [printable_path(self._images.paths[index]) for index in batch.indices]
+                paths = [self._images.name_picture(index) for index in batch.indices]
                 pixels = batch.pixels.to(self.device, non_blocking=True)
                 yield PlacedBatch(batch.indices, batch.ids, paths, pixels, batch.covariates)
             done += len(batch.indices) + len(batch.failures)

@@ -11,7 +11,6 @@ Requirements met here:
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -21,6 +20,7 @@ from vitscope.errors import UsageError
 from vitscope.files.storage import scratch_folder
 from vitscope.models.base import ViTAdapter
 from vitscope.models.registry import wrap_model
+from vitscope.pictures.addresses import Source
 from vitscope.pictures.images import ImageBatch, ImageSet, iter_batches
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.results.audit_result import AuditResult
@@ -35,7 +35,7 @@ class TrainingAudit:
 
     def __init__(
         self,
-        images: ImageSet | str | Path | Sequence[str | Path],
+        images: ImageSet | Source | Sequence[Source],
         config: AuditConfig | None = None,
         *,
         submodule: str = "",
