@@ -16,7 +16,7 @@ from encoded import NOISE, encode
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.pictures import addresses as addresses_module
 from vitscope.pictures import images as images_module
-from vitscope.pictures.decoding import decode_image, image_id, preprocess_image
+from vitscope.pictures.decoding import decode_image, decode_picture, image_id, preprocess_image
 from vitscope.pictures.images import ImageSet, iter_batches
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.pictures.sources import find_images
@@ -327,18 +327,18 @@ def test_leaving_early_ends_the_processes(folder):
 def test_a_process_that_dies_is_told_in_one_line(folder, monkeypatch):
     images = write_pictures(folder, 2)
     # The processes are forks of this one, and so is what they read with.
-    monkeypatch.setattr(images_module, "decode_image", lambda *_, **__: os._exit(1))
+    monkeypatch.setattr(images_module, "decode_picture", lambda *_, **__: os._exit(1))
     with pytest.raises(VitscopeError, match=r"reading pictures stopped \(.+\): free memory"):
         list(iter_batches(images, batch_size=1, num_workers=1))
 
 
 def test_processes_leave_ctrl_c_to_the_run(folder, monkeypatch):
-    def interrupt_oneself(data, *, background):
+    def interrupt_oneself(data, preprocessing):
         os.kill(os.getpid(), signal.SIGINT)
-        return decode_image(data, background=background)
+        return decode_picture(data, preprocessing)
 
     images = write_pictures(folder, 2)
-    monkeypatch.setattr(images_module, "decode_image", interrupt_oneself)
+    monkeypatch.setattr(images_module, "decode_picture", interrupt_oneself)
     (batch,) = iter_batches(images, batch_size=2, num_workers=1)
     assert batch.indices == [0, 1]
 

@@ -69,6 +69,10 @@ _METADATA_ERRORS = (
 _PNG_DEPTH_BYTE = 24
 """Where every PNG file states its bits per sample."""
 
+_DRAFT_MARGIN = 2
+"""How many times larger than it is resized to a picture that is decoded as a draft stays, so that
+the filter still has several pixels for each of its own."""
+
 _MAX_RESIZED_PIXELS = 2**26
 """Largest picture that is resized whole before it is cropped (256 MiB as Pillow keeps it)."""
 
@@ -96,7 +100,31 @@ def image_id(data: bytes) -> str:
     return blake2b(data, digest_size=16).hexdigest()
 
 
-def decode_image(data: bytes, *, background: int) -> Image.Image:
+def decode_picture(data: bytes, preprocessing: Preprocessing) -> Image.Image:
+    """Read a picture as `decode_image` does, at the size and on the background that a model wants.
+
+    Args:
+        data: The bytes of its file.
+        preprocessing: What the model asks for; with `draft` a large JPEG file comes smaller than it
+            is stored, and still at least twice as large as it is resized to.
+
+    Returns:
+        The picture in mode RGB.
+
+    Raises:
+        ImageReadError: As of `decode_image`.
+    """
+    least = None
+    if preprocessing.draft:
+        # The larger side for both: the file may be turned once it is decoded.
+        side = _DRAFT_MARGIN * max(_compute_target(preprocessing))
+        least = (side, side)
+    return decode_image(data, background=preprocessing.background, least_size=least)
+
+
+def decode_image(
+    data: bytes, *, background: int, least_size: tuple[int, int] | None = None
+) -> Image.Image:
     """Read a picture as a viewer would show it.
 
     Deep greyscale (16 bit, or whole numbers from 0 to 65535) is scaled to 8 bit; floating-point
@@ -107,6 +135,9 @@ def decode_image(data: bytes, *, background: int) -> Image.Image:
     Args:
         data: The bytes of its file.
         background: Colour, 0 to 255, that a transparent picture is laid on.
+        least_size: (width, height) that is enough of a JPEG file: where it is stored larger, it is
+            decoded at the smallest of a half, a quarter and an eighth that is not below; whole if
+            None.
 
     Returns:
         The picture in mode RGB.
@@ -116,19 +147,25 @@ def decode_image(data: bytes, *, background: int) -> Image.Image:
             pixels than Pillow's limit against decompression bombs (2 x `Image.MAX_IMAGE_PIXELS`,
             unless changed 179 megapixels), which is told before anything is decoded.
     """
-    with open_picture(data) as image:
+    with open_picture(data, least_size=least_size) as image:
         if image.format == "PNG":
             widen_png_key(image, depth=data[_PNG_DEPTH_BYTE])
         return turn_upright(convert_to_rgb(image, background), image)
 
 
 @contextmanager
-def open_picture(data: bytes, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
+def open_picture(
+    data: bytes,
+    formats: Sequence[str] = FORMATS,
+    *,
+    least_size: tuple[int, int] | None = None,
+) -> Iterator[Image.Image]:
     """Decode a file's pixels as they are stored, with one kind of error for whatever is wrong.
 
     Args:
         data: The bytes of the file.
         formats: Names, as Pillow has them, of the formats that it may be in.
+        least_size: As of `decode_image`.
 
     Yields:
         The picture in the mode and the orientation of the file.
@@ -144,6 +181,8 @@ def open_picture(data: bytes, formats: Sequence[str] = FORMATS) -> Iterator[Imag
             # run, and nothing that changes the pixels.
             warnings.filterwarnings("ignore", module=r"PIL\b")
             with Image.open(BytesIO(data), formats=_openable_formats(tuple(formats))) as image:
+                if least_size is not None:
+                    image.draft(None, least_size)
                 image.load()
                 yield image
     except ImageReadError:
@@ -295,10 +334,17 @@ def _resample_part(
 
 def _compute_resized_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
     # As (width, height); the side that is not asked for rounds down, as torchvision's does.
-    rows, columns = (round(side / preprocessing.crop_fraction) for side in preprocessing.size)
+    rows, columns = _compute_target(preprocessing)
     width, height = size
     if preprocessing.resize == "stretch":
         return columns, rows
     if rows * width >= columns * height:  # At this height the picture is wide enough.
         return rows * width // height, rows
     return columns, columns * height // width
+
+
+def _compute_target(preprocessing: Preprocessing) -> tuple[int, int]:
+    # As (rows, columns): what the resized picture covers.
+    height, width = preprocessing.size
+    fraction = preprocessing.crop_fraction
+    return round(height / fraction), round(width / fraction)

@@ -35,7 +35,7 @@ from vitscope.pictures.covariates import (
     compute_segment_covariates,
 )
 from vitscope.pictures.decoding import (
-    decode_image,
+    decode_picture,
     image_id,
     normalize_pixels,
     resize_and_crop,
@@ -61,6 +61,18 @@ class ImageSet:
     preprocessing: Preprocessing
     masks: tuple[Path | None, ...] = ()
     described: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            UsageError: If there are masks and pictures are decoded as drafts.
+        """
+        if self.masks and self.preprocessing.draft:
+            raise UsageError(
+                "masks are of the pictures' own sizes, which decoding as drafts changes: leave one "
+                "of both out"
+            )
 
     @classmethod
     def from_sources(
@@ -251,7 +263,7 @@ class _Pictures(Dataset[_Picture | ImageFailure]):
     def _read(self, index: int) -> _Picture:
         preprocessing = self._images.preprocessing
         data = read_picture(self._images.addresses[index])
-        image = decode_image(data, background=preprocessing.background)
+        image = decode_picture(data, preprocessing)
         cropped = resize_and_crop(image, preprocessing)
         return _Picture(
             index=index,

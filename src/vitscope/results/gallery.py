@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from vitscope.errors import ImageReadError, ResultError
 from vitscope.files.storage import printable_path, read_json, write_json
 from vitscope.pictures.addresses import PictureAddress, read_picture
-from vitscope.pictures.decoding import decode_image, image_id, resize_and_crop
+from vitscope.pictures.decoding import decode_picture, image_id, resize_and_crop
 from vitscope.pictures.images import ImageSet
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.results.picture_maps import PictureMaps, read_maps, write_maps
@@ -318,7 +318,7 @@ def _read_picture(
         data = read_picture(address)
         if image_id(data) != digest:
             return None
-        image = decode_image(data, background=preprocessing.background)
+        image = decode_picture(data, preprocessing)
     except ImageReadError:
         return None
     return np.asarray(resize_and_crop(image, preprocessing))

@@ -23,7 +23,7 @@ from vitscope.pictures.addresses import (
     printable_address,
     read_picture,
 )
-from vitscope.pictures.decoding import decode_image, image_id, normalize_pixels, resize_and_crop
+from vitscope.pictures.decoding import decode_picture, image_id, normalize_pixels, resize_and_crop
 from vitscope.pictures.images import ImageSet
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.pictures.sources import find_images
@@ -293,7 +293,7 @@ class ExplainRun:
     def _see(self, address: PictureAddress) -> _Seen:
         try:
             data = read_picture(address)
-            image = decode_image(data, background=self._preprocessing.background)
+            image = decode_picture(data, self._preprocessing)
             preprocessing, framing = self._frame(image.size)
             shown = resize_and_crop(image, preprocessing)
             framed_as_audited = self._is_framed_as_audited(image, shown)
