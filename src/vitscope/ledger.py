@@ -9,6 +9,7 @@ Requirements met here:
 Source: Lappe & Giese (NeurIPS 2025), eq. 1 to 3 and 6.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -41,8 +42,8 @@ class Ledger:
         skip: x[cls]; None for a pooling query.
         bias: γ ∘ b_O, the term that belongs to no token.
         tail: The map that made `contributions` out of the values.
-        balance_error: ‖t − t_model‖ / ‖t_model‖ per image.
-        residual_error: ‖r − r_model‖ / ‖r_model‖ per image.
+        balance_error: ‖t − t_model‖ / ‖t_model‖ per image; NaN where the model was left before t.
+        residual_error: ‖r − r_model‖ / ‖r_model‖ per image; likewise.
     """
 
     layer: int
@@ -136,8 +137,8 @@ def make_ledger(trace: ClsTrace) -> Ledger:
         skip=skip,
         bias=bias,
         tail=trace.tail,
-        balance_error=relative_error(attention_total, trace.branch.cpu()),
-        residual_error=relative_error(residual_total, trace.residual.cpu()),
+        balance_error=relative_error(attention_total, trace.branch),
+        residual_error=relative_error(residual_total, trace.residual),
     )
 
 
@@ -173,20 +174,22 @@ def concat_heads(
 
 
 def relative_error(
-    found: Float[Tensor, "batch dim"], expected: Float[Tensor, "batch dim"]
+    found: Float[Tensor, "batch dim"], expected: Float[Tensor, "batch dim"] | None
 ) -> Float[Tensor, " batch"]:
     """‖found − expected‖ / ‖expected‖ per image, in float64.
 
     Args:
         found: Computed from the ledger.
-        expected: The model's own tensor.
+        expected: The model's own tensor, on any device; None where it was not computed.
 
     Returns:
-        The relative error; 0 where both are zero.
+        The relative error; 0 where both are zero, NaN where nothing is to compare with.
     """
-    expected = expected.double()
-    difference = (found.double() - expected).norm(dim=-1)
-    return torch.where(difference == 0, difference, difference / expected.norm(dim=-1))
+    if expected is None:
+        return torch.full(found.shape[:1], math.nan, dtype=torch.float64)
+    own = expected.to(found.device).double()
+    difference = (found.double() - own).norm(dim=-1)
+    return torch.where(difference == 0, difference, difference / own.norm(dim=-1))
 
 
 def balance_tolerance(dtype: torch.dtype, *, reduced_matmul: bool = False) -> float:
@@ -372,8 +375,9 @@ def _tail_bias(tail: AttentionTail, dtype: torch.dtype) -> Float[Tensor, " dim"]
 
 
 def _check_finite(trace: ClsTrace) -> None:
-    rows = torch.stack([trace.branch, trace.residual, trace.output])
-    check_rows_finite(rows.isfinite().all(dim=-1).all(dim=0), "", trace.layer)
+    rows = [trace.logits.flatten(1), trace.branch, trace.residual, trace.output]
+    finite = [row.isfinite().all(dim=-1) for row in rows if row is not None]
+    check_rows_finite(torch.stack(finite).all(dim=0), "", trace.layer)
 
 
 def check_rows_finite(finite: Bool[Tensor, " batch"], what: str, layer: int) -> None:

@@ -1,7 +1,9 @@
 """What one block hands over for the row under study: a ledger is made of it and checked by it."""
 
+import math
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -49,11 +51,25 @@ class StreamTrace:
 
     Attributes:
         rows: The [CLS] row at each depth; None for a model without one.
-        patch_norms: Norm of each patch token at each depth.
+        patch_norms: Norm of each patch token at each depth; NaN where the model was not run so far.
     """
 
     rows: Float[Tensor, "batch depth dim"] | None
     patch_norms: Float[Tensor, "batch depth patch"]
+
+    def completed(self, row: Float[Tensor, "batch dim"]) -> "StreamTrace":
+        """The stream of a forward that was left in its last block, with the last depth added.
+
+        Args:
+            row: The last block's output on the [CLS] row, made of the ledger.
+
+        Returns:
+            The stream at every depth; what the last block makes of the patches is not known.
+        """
+        assert self.rows is not None
+        rows = torch.cat([self.rows, row.to(self.rows).unsqueeze(1)], dim=1)
+        unknown = torch.full_like(self.patch_norms[:, :1], math.nan)
+        return StreamTrace(rows=rows, patch_norms=torch.cat([self.patch_norms, unknown], dim=1))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,7 +83,8 @@ class ClsTrace:
         values: Value vectors of all tokens. Large: do not keep it beyond the batch.
         skip: x[cls], the residual stream entering the block on the row; None for a pooling query.
         tail: The map from concatenated heads to the residual stream.
-        branch: What the model's attention branch wrote on the row (t), layer scale included.
+        branch: What the model's attention branch wrote on the row (t), layer scale included. This
+            and the next two are None where the forward was left before the attention.
         residual: The model's residual stream after the attention branch on the row (r).
         output: The block's output on the row.
         tokens: States of the outstanding tokens; None for a pooling query.
@@ -79,7 +96,12 @@ class ClsTrace:
     values: Float[Tensor, "batch head token head_dim"]
     skip: Float[Tensor, "batch dim"] | None
     tail: AttentionTail
-    branch: Float[Tensor, "batch dim"]
-    residual: Float[Tensor, "batch dim"]
-    output: Float[Tensor, "batch dim"]
+    branch: Float[Tensor, "batch dim"] | None = None
+    residual: Float[Tensor, "batch dim"] | None = None
+    output: Float[Tensor, "batch dim"] | None = None
     tokens: TokenStates | None = None
+
+    @property
+    def proven(self) -> bool:
+        """Whether it holds the model's own rows, which a ledger is held against."""
+        return self.branch is not None

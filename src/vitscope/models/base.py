@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import UsageError
 from vitscope.layout import TokenLayout
-from vitscope.models.blocks import BlockParts, BlockRecorder
+from vitscope.models.blocks import BlockParts, BlockRecorder, StopForward
 from vitscope.models.stream import StreamRecorder
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.trace import ClsTrace, StreamTrace
@@ -192,7 +192,9 @@ class ViTAdapter:
         layers: Collection[int],
         on_trace: Callable[[ClsTrace], None],
         on_stream: Callable[[StreamTrace], None] | None = None,
-    ) -> Float[Tensor, "batch out"]:
+        *,
+        proven: bool = True,
+    ) -> Float[Tensor, "batch out"] | None:
         """Run the model on a batch and hand over the row of each chosen layer as it is passed.
 
         Args:
@@ -201,23 +203,39 @@ class ViTAdapter:
             on_trace: Called once per layer while the forward goes on, so that one layer's values
                 are alive at a time.
             on_stream: Called once when the forward is over, with what the residual stream was at
-                every depth; left out, nothing of it is read.
+                every depth passed; left out, nothing of it is read.
+            proven: Whether the model runs to its end. If not, it is left at the attention of its
+                last block, where that is among the layers: the trace has nothing to be proven by,
+                and the stream no last depth. An attention-pooling head always runs in full.
 
         Returns:
-            The model's own global feature.
+            The model's own global feature; None where the forward was left before it.
         """
         layout = self.make_layout(pixels.shape[-2], pixels.shape[-1])
         with torch.inference_mode(), ExitStack() as stack:
             for layer in layers:
-                recorder = BlockRecorder(layer, self.blocks[layer], layout, on_trace)
+                recorder = BlockRecorder(
+                    layer,
+                    self.blocks[layer],
+                    layout,
+                    on_trace,
+                    last=layer == self.last_layer,
+                    leave=not proven,
+                )
                 stack.enter_context(recorder.attached())
             stream = StreamRecorder(self.encoder or [p.block for p in self.blocks.values()], layout)
             if on_stream is not None:
                 stack.enter_context(stream.attached())
-            output = self.run(pixels.to(self.parameter.dtype))
+            output = self._run_until_left(pixels)
             if on_stream is not None:
                 on_stream(stream.finish())
             return output
+
+    def _run_until_left(self, pixels: Pixels) -> Float[Tensor, "batch out"] | None:
+        try:
+            return self.run(pixels.to(self.parameter.dtype))
+        except StopForward:
+            return None
 
     def finish_block(
         self, layer: int, rows: Float[Tensor, "batch dim"]
@@ -259,6 +277,7 @@ class ViTAdapter:
         found: list[tuple[int, int]] = []
 
         def look(trace: ClsTrace) -> None:
+            assert trace.output is not None
             bad = ~trace.output.isfinite().all(dim=-1)
             if bad.any() and not found:
                 found.append((trace.layer, int(bad.nonzero()[0, 0])))

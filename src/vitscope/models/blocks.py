@@ -5,6 +5,7 @@ Requirements met here:
 - The model runs unchanged, with its own kernels; nothing of size tokens x tokens is made.
 - Queries, keys and values are the module's own tensors wherever they pass through a module.
 - Everything a trace holds for the proof (t, r, the block's output) is read off the model.
+- Where no proof is asked for, the forward is left as soon as the one row can be had.
 - Hooks are gone when the forward is over, whatever happened in it.
 """
 
@@ -19,9 +20,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from vitscope.layout import TokenLayout
-from vitscope.models.stream import take_stream
+from vitscope.models.stream import take_input, take_stream
 from vitscope.models.token_states import TokenPicker
 from vitscope.trace import AttentionTail, ClsTrace
+
+
+class StopForward(Exception):  # noqa: N818 - it ends a forward as StopIteration ends a loop
+    """The row is had, and nobody asked for what the model would compute next."""
 
 
 class Heads(NamedTuple):
@@ -49,6 +54,16 @@ class AttentionCall:
     kwargs: dict[str, Any] = field(default_factory=dict)
     taps: dict[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def tokens(self) -> Float[Tensor, "batch token dim"]:
+        """The normed tokens, which an attention module takes first."""
+        tokens: Tensor = take_input(self.args, self.kwargs)
+        return tokens
+
+
+HeadsFunction = Callable[[AttentionCall, int], Heads]
+"""From a recorded call and the query's position to queries, keys and values."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BlockParts:
@@ -58,8 +73,10 @@ class BlockParts:
         block: The block; its first argument is the residual stream, its output the next one.
         attention: The attention module; its arguments are recorded.
         taps: Modules whose outputs `make_heads` needs, by name.
-        make_heads: From the recorded call and the query's position to queries, keys and values,
-            exactly as the module makes them.
+        make_heads: Queries, keys and values out of the taps, exactly as the module made them.
+        project_heads: The same from what the module is called with, before it has run: the query
+            of the one row alone. Where it is None, as for a pooling head, the block always runs in
+            full.
         scale: Factor on the query-key products.
         tail: W_O, b_O and γ.
         branch: Module whose output is the attention branch (the first element, of a tuple).
@@ -73,7 +90,8 @@ class BlockParts:
     block: nn.Module
     attention: nn.Module
     taps: Mapping[str, nn.Module]
-    make_heads: Callable[[AttentionCall, int], Heads]
+    make_heads: HeadsFunction
+    project_heads: HeadsFunction | None = None
     scale: float
     tail: AttentionTail
     branch: nn.Module
@@ -84,7 +102,12 @@ class BlockParts:
 
 
 class BlockRecorder:
-    """Collects one block's tensors during one forward; emits the trace when the block is done."""
+    """Collects one block's tensors during one forward; emits the trace when the block is done.
+
+    Of the last block the row can be had without the block: from what its attention is called with.
+    It is had this way whether the block is then run or left, so that the proof of one batch is a
+    proof of the way itself, and no ledger depends on which batches are proven.
+    """
 
     def __init__(
         self,
@@ -92,6 +115,9 @@ class BlockRecorder:
         parts: BlockParts,
         layout: TokenLayout,
         on_trace: Callable[[ClsTrace], None],
+        *,
+        last: bool = False,
+        leave: bool = False,
     ) -> None:
         """Prepare to record.
 
@@ -99,12 +125,19 @@ class BlockRecorder:
             layer: Index of the block.
             parts: The block.
             layout: Which token is what, for the input that is to come.
-            on_trace: Called with the trace when the block is done.
+            on_trace: Called with the trace.
+            last: Whether it is the last block, of which nothing but the row is needed.
+            leave: Whether the forward is left there with `StopForward`, as soon as the row is had.
+                A block that has no `project_heads`, or enters its attention otherwise than by
+                calling it, runs in full all the same.
         """
         self._layer = layer
         self._parts = parts
         self._layout = layout
         self._on_trace = on_trace
+        self._project_heads = parts.project_heads if last else None
+        self._leave = leave
+        self._heads: Heads | None = None
         self._row = 0 if layout.query is None else layout.query
         self._call = AttentionCall()
         self._rows: dict[str, Tensor] = {}
@@ -138,7 +171,7 @@ class BlockRecorder:
                 handle.remove()
 
     def _enter_block(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        stream = take_stream(args[0] if args else next(iter(kwargs.values())))
+        stream = take_stream(take_input(args, kwargs))
         if self._picker is not None:
             # A clone: a block may add to its input in place.
             self._rows["skip"] = _take_row(stream, self._row).clone()
@@ -146,6 +179,11 @@ class BlockRecorder:
 
     def _enter_attention(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._call.args, self._call.kwargs = args, kwargs
+        if self._project_heads is not None:
+            self._heads = self._project_heads(self._call, self._row)
+            if self._leave:
+                self._emit(self._heads)
+                raise StopForward
 
     def _keep_normed(self, _: nn.Module, __: Any, output: Any) -> None:
         assert self._picker is not None
@@ -166,7 +204,15 @@ class BlockRecorder:
         self._rows["residual"] = _take_row(args[0], self._row).clone()
 
     def _leave_block(self, _: nn.Module, __: Any, output: Any) -> None:
-        query, keys, values = self._parts.make_heads(self._call, self._row)
+        self._emit(
+            self._heads or self._parts.make_heads(self._call, self._row),
+            branch=self._rows["branch"],
+            residual=self._rows["residual"],
+            output=_take_row(output, self._row).clone(),
+        )
+
+    def _emit(self, heads: Heads, **own: Float[Tensor, "batch dim"]) -> None:
+        query, keys, values = heads
         self._layout.check_num_tokens(keys.shape[2])
         dtype = torch.float64 if keys.dtype == torch.float64 else torch.float32
         if self._picker is not None:
@@ -180,12 +226,10 @@ class BlockRecorder:
             values=values,
             skip=self._rows.get("skip"),
             tail=self._parts.tail,
-            branch=self._rows["branch"],
-            residual=self._rows["residual"],
-            output=_take_row(output, self._row).clone(),
             tokens=None if self._picker is None else self._picker.finish(),
+            **own,
         )
-        self._call, self._rows = AttentionCall(), {}
+        self._call, self._rows, self._heads = AttentionCall(), {}, None
         self._on_trace(trace)
 
 

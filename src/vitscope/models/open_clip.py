@@ -204,11 +204,14 @@ def _make_block(block: Any, name: str) -> BlockParts:
         type(block.ls_1) in {LayerScale, nn.Identity}, name, f"a scale {type(block.ls_1).__name__}"
     )
     attention = check_packed_attention(block.attn, name)
+    make_heads = partial(make_packed_heads, attention)
     return BlockParts(
         block=block,
         attention=attention,
         taps={},
-        make_heads=partial(make_packed_heads, attention),
+        make_heads=make_heads,
+        # The packed heads are made of the call in any case.
+        project_heads=make_heads,
         scale=float(attention.head_dim) ** -0.5,
         tail=make_packed_tail(attention, getattr(block.ls_1, "gamma", None)),
         branch=block.ls_1,

@@ -1,13 +1,14 @@
 """What the adapters of timm-style code share: heads, pre-norm blocks, refusals by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from vitscope.errors import UnsupportedModelError
-from vitscope.models.blocks import AttentionCall, BlockParts, Heads
+from vitscope.models.blocks import BlockParts, HeadsFunction
 from vitscope.trace import AttentionTail
 
 
@@ -45,11 +46,56 @@ def split_heads(
     return tokens.view(batch, length, num_heads, -1).transpose(1, 2)
 
 
+def project_fused(
+    projection: nn.Module, tokens: Float[Tensor, "batch token dim"], row: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One query, and keys and values of all tokens, by a projection that writes all three.
+
+    Args:
+        projection: The module that writes queries, keys and values behind one another.
+        tokens: What it is given.
+        row: Position of the query.
+
+    Returns:
+        Queries (one of them), keys and values, heads side by side.
+    """
+    if type(projection) is nn.Linear:
+        return multiply_fused(projection.weight, projection.bias, tokens, row)
+    # Whatever else a module does (low-rank adapters, quantised weights), it does for all tokens.
+    queries, keys, values = projection(tokens).chunk(3, dim=-1)
+    return queries[:, row : row + 1], keys, values
+
+
+def multiply_fused(
+    weight: Float[Tensor, "thrice dim"],
+    bias: Float[Tensor, " thrice"] | None,
+    tokens: Float[Tensor, "batch token dim"],
+    row: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One query, and keys and values of all tokens, by fused weights.
+
+    Args:
+        weight: W_Q, W_K and W_V below one another.
+        bias: Their biases, or None.
+        tokens: What they are applied to.
+        row: Position of the query.
+
+    Returns:
+        Queries (one of them), keys and values, heads side by side.
+    """
+    width = len(weight) // 3
+    query_bias, others_bias = (None, None) if bias is None else (bias[:width], bias[width:])
+    query = linear(tokens[:, row : row + 1], weight[:width], query_bias)
+    keys, values = linear(tokens, weight[width:], others_bias).chunk(2, dim=-1)
+    return query, keys, values
+
+
 def make_prenorm_parts(
     block: Any,
     *,
     taps: Mapping[str, nn.Module],
-    make_heads: Callable[[AttentionCall, int], Heads],
+    make_heads: HeadsFunction,
+    project_heads: HeadsFunction,
 ) -> BlockParts:
     """Take a block apart that computes r = x + ls1(attn(norm1(x))), r + ls2(mlp(norm2(r))).
 
@@ -58,6 +104,7 @@ def make_prenorm_parts(
             `gamma`, or identities.
         taps: Modules whose outputs `make_heads` needs.
         make_heads: From the recorded attention call to queries, keys and values.
+        project_heads: The same before the attention has run.
 
     Returns:
         The block's parts.
@@ -68,6 +115,7 @@ def make_prenorm_parts(
         attention=attention,
         taps=taps,
         make_heads=make_heads,
+        project_heads=project_heads,
         scale=attention.scale,
         tail=AttentionTail(
             weight=attention.proj.weight,

@@ -32,6 +32,19 @@ def take_stream(value: Any) -> Tensor:
     return stream
 
 
+def take_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a module was called with first, by position or by name.
+
+    Args:
+        args: Its positional arguments.
+        kwargs: Its keyword arguments, in the order of the call.
+
+    Returns:
+        The first of them.
+    """
+    return args[0] if args else next(iter(kwargs.values()))
+
+
 def compute_norms(tokens: Tensor) -> Tensor:
     """Norm of each token, in float32 or better.
 
@@ -83,7 +96,7 @@ class StreamRecorder:
         """What was recorded, when the forward is over.
 
         Returns:
-            The trace.
+            The trace; without the last depth, where the forward was left before it.
         """
         return StreamTrace(
             rows=torch.stack(self._rows, dim=1) if self._rows else None,
@@ -91,7 +104,7 @@ class StreamRecorder:
         )
 
     def _enter_block(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._keep(args[0] if args else next(iter(kwargs.values())))
+        self._keep(take_input(args, kwargs))
 
     def _leave_last(self, _: nn.Module, __: Any, output: Any) -> None:
         self._keep(output)

@@ -7,7 +7,8 @@ Requirements met here:
   values off their projection. What never passes through a module is recomputed from its input.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from jaxtyping import Float
@@ -26,8 +27,14 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, cat, nn
 from torch.nn.functional import linear
 
-from vitscope.models.blocks import AttentionCall, BlockParts, Heads
-from vitscope.models.parts import make_prenorm_parts, require, split_heads
+from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction
+from vitscope.models.parts import (
+    make_prenorm_parts,
+    multiply_fused,
+    project_fused,
+    require,
+    split_heads,
+)
 from vitscope.trace import AttentionTail
 
 _ATTENTIONS = (Attention, AttentionRope, EvaAttention)
@@ -52,10 +59,10 @@ def make_block_parts(block: Any, model: str) -> BlockParts:
     taps = {"query": attention.q_norm, "keys": attention.k_norm}
     if getattr(attention, "q_bias", None) is None:
         taps["values"] = attention.v_proj if attention.qkv is None else attention.qkv
-    make_heads = _make_heads_function(attention)
+    make_heads, project_heads = partial(_make_heads, attention), partial(_project_heads, attention)
     if type(block) is EvaBlock:
-        return _make_eva_parts(block, taps, make_heads)
-    return make_prenorm_parts(block, taps=taps, make_heads=make_heads)
+        return _make_eva_parts(block, taps, make_heads, project_heads)
+    return make_prenorm_parts(block, taps=taps, make_heads=make_heads, project_heads=project_heads)
 
 
 def make_pool_parts(pool: Any, model: str) -> BlockParts:
@@ -120,7 +127,8 @@ def _check_block(block: Any, model: str) -> None:
 def _make_eva_parts(
     block: Any,
     taps: Mapping[str, nn.Module],
-    make_heads: Callable[[AttentionCall, int], Heads],
+    make_heads: HeadsFunction,
+    project_heads: HeadsFunction,
 ) -> BlockParts:
     attention = block.attn
 
@@ -134,6 +142,7 @@ def _make_eva_parts(
         attention=attention,
         taps=taps,
         make_heads=make_heads,
+        project_heads=project_heads,
         scale=attention.scale,
         tail=AttentionTail(
             weight=attention.proj.weight, bias=attention.proj.bias, scale=block.gamma_1
@@ -146,22 +155,49 @@ def _make_eva_parts(
     )
 
 
-def _make_heads_function(attention: Any) -> Callable[[AttentionCall, int], Heads]:
-    heads = attention.num_heads
-    value_heads = getattr(attention, "num_kv_heads", heads)
+def _make_heads(attention: Any, call: AttentionCall, row: int) -> Heads:
+    query = call.taps["query"][:, :, row]
+    return _finish_heads(attention, call, query, call.taps["keys"], _take_values(attention, call))
 
-    def make_heads(call: AttentionCall, row: int) -> Heads:
-        # [CLS] is among the prefix tokens, which have no rotary position: its query is done.
-        query = call.taps["query"][:, :, row]
-        keys = _rotate(attention, call.taps["keys"], call.kwargs.get("rope"))
-        values = split_heads(_take_values(attention, call), value_heads)
-        # Grouped queries: head h reads key-value head h // group.
-        group = heads // value_heads
-        if group > 1:
-            keys, values = (x.repeat_interleave(group, dim=1) for x in (keys, values))
-        return Heads(query, keys, values)
 
-    return make_heads
+def _project_heads(attention: Any, call: AttentionCall, row: int) -> Heads:
+    queries, keys, values = _project(attention, call.tokens, row)
+    query = attention.q_norm(split_heads(queries, attention.num_heads))[:, :, 0]
+    keys = attention.k_norm(split_heads(keys, _count_key_heads(attention)))
+    return _finish_heads(attention, call, query, keys, values)
+
+
+def _project(
+    attention: Any, tokens: Float[Tensor, "batch token dim"], row: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    if attention.qkv is None:
+        query = attention.q_proj(tokens[:, row : row + 1])
+        return query, attention.k_proj(tokens), attention.v_proj(tokens)
+    if getattr(attention, "q_bias", None) is None:
+        return project_fused(attention.qkv, tokens, row)
+    bias = cat([attention.q_bias, attention.k_bias, attention.v_bias])
+    return multiply_fused(attention.qkv.weight, bias, tokens, row)
+
+
+def _finish_heads(
+    attention: Any,
+    call: AttentionCall,
+    query: Float[Tensor, "batch head head_dim"],
+    keys: Float[Tensor, "batch key_head token head_dim"],
+    values: Float[Tensor, "batch token value_dim"],
+) -> Heads:
+    # [CLS] is among the prefix tokens, which have no rotary position: its query is done.
+    keys = _rotate(attention, keys, call.kwargs.get("rope"))
+    split = split_heads(values, _count_key_heads(attention))
+    # Grouped queries: head h reads key-value head h // group.
+    group = attention.num_heads // split.shape[1]
+    if group > 1:
+        keys, split = (x.repeat_interleave(group, dim=1) for x in (keys, split))
+    return Heads(query, keys, split)
+
+
+def _count_key_heads(attention: Any) -> int:
+    return int(getattr(attention, "num_kv_heads", attention.num_heads))
 
 
 def _take_values(attention: Any, call: AttentionCall) -> Float[Tensor, "batch token value_dim"]:
@@ -170,7 +206,7 @@ def _take_values(attention: Any, call: AttentionCall) -> Float[Tensor, "batch to
         fused = call.taps["values"]
         return fused if attention.qkv is None else fused.chunk(3, dim=-1)[2]
     # With bare biases the weights are applied as a function, and no module is called.
-    return linear(call.args[0], attention.qkv.weight.chunk(3)[2], attention.v_bias)
+    return linear(call.tokens, attention.qkv.weight.chunk(3)[2], attention.v_bias)
 
 
 def _rotate(

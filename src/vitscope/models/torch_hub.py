@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -30,7 +31,13 @@ from vitscope.models.base import ModelInfo, ViTAdapter, count_parameters
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads
 from vitscope.models.checkpoints import load_weights, read_checkpoint
 from vitscope.models.near_matches import describe_near_matches
-from vitscope.models.parts import make_prenorm_parts, require, split_heads
+from vitscope.models.parts import (
+    make_prenorm_parts,
+    multiply_fused,
+    project_fused,
+    require,
+    split_heads,
+)
 from vitscope.models.transformers_preprocessing import default_preprocessing
 
 _DINOV2 = "facebookresearch/dinov2"
@@ -214,19 +221,36 @@ def _make_block_parts(block: Any, model: str) -> BlockParts:
     require(type(block.mlp).__name__ in _MLPS, model, f"an MLP {type(block.mlp).__name__}")
     projection = type(block.attn.proj)
     require(projection is nn.Linear, model, f"an attention projection {projection.__name__}")
-    num_heads = block.attn.num_heads
+    return make_prenorm_parts(
+        block,
+        taps={"qkv": block.attn.qkv},
+        make_heads=partial(_make_heads, block.attn),
+        project_heads=partial(_project_heads, block.attn),
+    )
 
-    def make_heads(call: AttentionCall, row: int) -> Heads:
-        tokens = call.taps["qkv"].chunk(3, dim=-1)
-        queries, keys, values = (split_heads(part, num_heads) for part in tokens)
-        query = queries[:, :, row]
-        if (rope := call.kwargs.get("rope")) is not None:
-            # [CLS] comes before the rotated patches: its query is only cast like the rest.
-            query = query.to(rope[0].dtype).to(query.dtype)
-            keys = _rotate(keys, *rope)
-        return Heads(query, keys, values)
 
-    return make_prenorm_parts(block, taps={"qkv": block.attn.qkv}, make_heads=make_heads)
+def _make_heads(attention: Any, call: AttentionCall, row: int) -> Heads:
+    queries, keys, values = call.taps["qkv"].chunk(3, dim=-1)
+    return _finish_heads(attention, call, queries[:, row : row + 1], keys, values)
+
+
+def _project_heads(attention: Any, call: AttentionCall, row: int) -> Heads:
+    qkv = attention.qkv
+    if type(qkv).__name__ != "LinearKMaskedBias":
+        return _finish_heads(attention, call, *project_fused(qkv, call.tokens, row))
+    bias = qkv.bias * qkv.bias_mask.to(qkv.bias.dtype)
+    return _finish_heads(attention, call, *multiply_fused(qkv.weight, bias, call.tokens, row))
+
+
+def _finish_heads(attention: Any, call: AttentionCall, *projected: Tensor) -> Heads:
+    # Of the queries there is one.
+    queries, keys, values = (split_heads(part, attention.num_heads) for part in projected)
+    query = queries[:, :, 0]
+    if (rope := call.kwargs.get("rope")) is not None:
+        # [CLS] comes before the rotated patches: its query is only cast like the rest.
+        query = query.to(rope[0].dtype).to(query.dtype)
+        keys = _rotate(keys, *rope)
+    return Heads(query, keys, values)
 
 
 def _check_module(module: nn.Module, classes: set[str], parts: set[str], model: str) -> None:

@@ -9,7 +9,7 @@ Requirements met here:
   kernel runs afterwards.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -108,18 +108,17 @@ def _make_block(layer: nn.Module, family: Family) -> BlockParts:
     _check_class(attention, f"{family.prefix}Attention")
     check_parts(attention, {*_PROJECTIONS, names.output})
     output = _take_linear(attention, names.output)
+    projections = [attention.get_submodule(name) for name in _PROJECTIONS]
+    num_heads, rotary = output.in_features // attention.head_dim, family.positions == "rotary"
     scale: Any = layer.get_submodule(scales[0]) if scales else None
     mlp_scale = layer.get_submodule(scales[1]) if scales else None
     mlp_norm = layer.get_submodule(names.norms[1])
     return BlockParts(
         block=layer,
         attention=attention,
-        taps={name: attention.get_submodule(name) for name in _PROJECTIONS},
-        make_heads=partial(
-            _make_heads,
-            output.in_features // attention.head_dim,
-            rotary=family.positions == "rotary",
-        ),
+        taps=dict(zip(_PROJECTIONS, projections, strict=True)),
+        make_heads=partial(_make_heads, num_heads, rotary),
+        project_heads=partial(_project_heads, projections, num_heads, rotary),
         scale=float(getattr(attention, names.scaling)),
         tail=AttentionTail(
             weight=output.weight,
@@ -151,12 +150,26 @@ def _make_pooling_block(head: nn.Module) -> BlockParts:
     )
 
 
-def _make_heads(num_heads: int, call: AttentionCall, row: int, *, rotary: bool) -> Heads:
-    queries, keys, values = (split_heads(call.taps[name], num_heads) for name in _PROJECTIONS)
+def _make_heads(num_heads: int, rotary: bool, call: AttentionCall, row: int) -> Heads:
+    queries, keys, values = (call.taps[name] for name in _PROJECTIONS)
+    return _finish_heads(num_heads, rotary, call, queries[:, row : row + 1], keys, values)
+
+
+def _project_heads(
+    projections: Sequence[nn.Module], num_heads: int, rotary: bool, call: AttentionCall, row: int
+) -> Heads:
+    given = (call.tokens[:, row : row + 1], call.tokens, call.tokens)
+    projected = (project(tokens) for project, tokens in zip(projections, given, strict=True))
+    return _finish_heads(num_heads, rotary, call, *projected)
+
+
+def _finish_heads(num_heads: int, rotary: bool, call: AttentionCall, *projected: Tensor) -> Heads:
+    # Of the queries there is one.
+    queries, keys, values = (split_heads(part, num_heads) for part in projected)
     if rotary:
         # Positions turn the patches alone: the query of [CLS] is left as it is.
         keys = _rotate_patches(keys, *call.kwargs["position_embeddings"])
-    return Heads(query=queries[:, :, row], keys=keys, values=values)
+    return Heads(query=queries[:, :, 0], keys=keys, values=values)
 
 
 def _rotate_patches(
