@@ -48,7 +48,7 @@ def describe_audit(summary: Summary) -> tuple[str, str]:
         f"{data['num_images']} pictures{failed}, {height} x {width} px, {rows} x {columns} "
         f"patches, {model['num_registers']} registers, layer {summary['layer']}, "
         f"{model['dtype']}",
-        _describe_balance(summary),
+        _describe_proof(summary),
     )
 
 
@@ -225,6 +225,12 @@ def _describe_balance(summary: Summary) -> str:
     ledger = summary["ledger"]
     error, tolerance = ledger["max_balance_error"], ledger["tolerance"]
     return f"ledger balances to {error:.1e} (tolerance {tolerance:.0e})"
+
+
+def _describe_proof(summary: Summary) -> str:
+    proven, num_images = summary["ledger"]["num_proven"], summary["data"]["num_images"]
+    told = _describe_balance(summary)
+    return told if proven == num_images else f"{told}, proven on {proven:,} of {num_images:,}"
 
 
 def _bill_rows(summary: Summary) -> Iterator[Row]:

@@ -78,22 +78,26 @@ def summarize_layer(table: Path, sums: FeatureSums) -> dict[str, Any]:
 
 
 def summarize_errors(tables: Iterable[Path]) -> dict[str, float]:
-    """Largest error of each proof over all images and layers.
+    """Largest error of each proof, over all layers and the images that it was held for.
 
     Args:
-        tables: The layers' Parquet tables.
+        tables: The layers' Parquet tables, NaN where an image was not proven.
 
     Returns:
-        `max_balance_error` and its companions; a proof that no layer has is absent.
+        `max_balance_error` and its companions; a proof that no layer has is absent. `num_proven` is
+        the number of images whose ledger was proven in every layer.
     """
     worst: dict[str, float] = {}
+    num_proven: list[int] = []
     for table in tables:
         columns = pq.read_schema(table).names
         for name in ERRORS:
             if name in columns:
-                largest = float(np.max(read_column(table, name)))
-                worst[f"max_{name}"] = max(worst.get(f"max_{name}", 0.0), largest)
-    return worst
+                # Of a number and NaN, `fmax` takes the number.
+                largest = np.fmax.reduce(read_column(table, name))
+                worst[f"max_{name}"] = float(np.fmax(worst.get(f"max_{name}", math.nan), largest))
+        num_proven.append(int(np.isfinite(read_column(table, "balance_error")).sum()))
+    return worst | {"num_proven": min(num_proven)}
 
 
 def read_column(table: Path, name: str) -> np.ndarray:
