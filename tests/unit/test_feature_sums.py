@@ -188,12 +188,12 @@ def test_merging_is_associative(seed, sizes):
 def test_saved_sums_are_the_same_sums(dim, tmp_path):
     n = 190
     features = make_features(PLAN, n, dim, seed=3, offset=5.0)
-    sums = FeatureSums(PLAN, rows_folder=tmp_path)
+    sums = FeatureSums(PLAN, folder=tmp_path)
     for start in range(0, n, 19):
         rows = list(range(start, start + 19))
         sums.update(take(features, rows), [i % NUM_BLOCKS for i in rows])
     tensors = sums.to_tensors()
-    assert any("moments" in name for name in tensors) == (dim < 40)
+    assert any(name.startswith("reference") for name in tensors) == (dim < 40)
     assert any(tmp_path.glob("*.safetensors"))
     restored = FeatureSums.from_tensors(PLAN, torch.float32, tensors, tmp_path)
     assert restored.num_images == n
@@ -203,7 +203,7 @@ def test_saved_sums_are_the_same_sums(dim, tmp_path):
 @pytest.mark.parametrize("dim", [1, 40], ids=["folding", "rows"])
 def test_what_is_saved_is_only_read(dim, tmp_path):
     features = make_features(PLAN, 30, dim, seed=3)
-    sums = FeatureSums(PLAN, rows_folder=tmp_path)
+    sums = FeatureSums(PLAN, folder=tmp_path)
     sums.update(features, [i % NUM_BLOCKS for i in range(30)])
     tensors = sums.to_tensors()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*")}
@@ -219,15 +219,20 @@ def test_what_is_saved_is_only_read(dim, tmp_path):
 
 def test_damaged_sums_say_what_is_missing(tmp_path):
     features = make_features(PLAN, 190, 4, seed=3, offset=5.0)
-    sums = FeatureSums(PLAN, rows_folder=tmp_path)
+    sums = FeatureSums(PLAN, folder=tmp_path)
     sums.update(features, [i % NUM_BLOCKS for i in range(190)])
     sums.update(take(features, [0]), [0])
     tensors = sums.to_tensors()
-    some = {name: value for name, value in tensors.items() if not name.endswith("sum_pq")}
-    with pytest.raises(ResultError, match=r"sum_pq.*damaged"):
+    some = {name: value for name, value in tensors.items() if name != "total/values/cls"}
+    with pytest.raises(ResultError, match=r"total/values/cls.*damaged"):
         FeatureSums.from_tensors(PLAN, torch.float32, some, tmp_path)
-    next(tmp_path.glob("*.safetensors")).unlink()
+    shard = next(tmp_path.glob("*.safetensors"))
+    shard.rename(tmp_path / "elsewhere")
     with pytest.raises(ResultError, match="rows of 1 images"):
+        FeatureSums.from_tensors(PLAN, torch.float32, tensors, tmp_path)
+    (tmp_path / "elsewhere").rename(shard)
+    next(tmp_path.glob("moments/*.safetensors")).unlink()
+    with pytest.raises(ResultError, match="cannot be read"):
         FeatureSums.from_tensors(PLAN, torch.float32, tensors, tmp_path)
 
 

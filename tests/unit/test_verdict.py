@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from vitscope.metrics.feature_sums import CkaEstimate
+from vitscope.metrics.pair_estimates import CkaEstimate
 from vitscope.results.verdict import judge
 
 

@@ -4,7 +4,7 @@ Source: Lappe & Giese (NeurIPS 2025), eq. 5.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -34,10 +34,15 @@ def estimate_gram_ledger(sums: FeatureSums, total: str) -> GramLedger:
     """
     pairs = sums.plan.shares[total]
     full = next(iter(pairs.values()))[0]
-    # Per term: the centred cross moments with the total over all images, then with each block
-    # left out, each laid flat.
-    crosses = [_centred_crosses(sums.compute_block_moments(pair)) for pair in pairs.values()]
-    products = torch.stack([_multiply(terms) for terms in zip(*crosses, strict=True)])
+    # As many of the total's dimensions at a time as there are terms, so that what is in memory is
+    # what a single pair takes.
+    products = sum(
+        (
+            _multiply_crosses([sums.compute_block_moments(pair, dims) for pair in pairs.values()])
+            for dims in _cut(len(sums.compute_mean(full)), len(pairs))
+        ),
+        start=torch.zeros(()),
+    )
     shares = products / products.sum(dim=(1, 2), keepdim=True)
     if sums.is_constant(full):
         shares = torch.full_like(shares, math.nan)
@@ -51,9 +56,25 @@ def estimate_gram_ledger(sums: FeatureSums, total: str) -> GramLedger:
     }
 
 
-def _centred_crosses(blocks: list[PairMoments]) -> list[Tensor]:
-    total = sum(blocks[1:], start=blocks[0])
-    return [_centre(total), *(_centre(total - block) for block in blocks)]
+def _cut(length: int, num_parts: int) -> Iterator[slice]:
+    width = math.ceil(length / num_parts)
+    for start in range(0, length, width):
+        yield slice(start, start + width)
+
+
+def _multiply_crosses(
+    terms: Sequence[Sequence[PairMoments]],
+) -> Float[Tensor, "variant term term"]:
+    # The centred cross moments with the total over all images, then with each block left out.
+    totals = [sum(blocks[1:], start=blocks[0]) for blocks in terms]
+    variants = [
+        totals,
+        *(
+            [total - block for total, block in zip(totals, blocks, strict=True)]
+            for blocks in zip(*terms, strict=True)
+        ),
+    ]
+    return torch.stack([_multiply([_centre(term) for term in variant]) for variant in variants])
 
 
 def _multiply(terms: Sequence[Tensor]) -> Float[Tensor, "term term"]:

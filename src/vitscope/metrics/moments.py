@@ -7,19 +7,23 @@ Source: Song et al. (JMLR 2012) for the estimator that they serve.
 """
 
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 Rows = Float[Tensor, "image dim"]
+
+ALL_DIMS = slice(None)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PairMoments:
     """Sums over images of the pair (x, y), both shifted by a fixed reference; float64.
 
-    With p = ‖x‖² and q = ‖y‖² after the shift:
+    With p = ‖x‖² and q = ‖y‖² after the shift. Moments may be restricted to some dimensions of x:
+    then `cross`, `sum_x` and `sum_qx` hold these alone, and p is of the whole of x still.
 
     Attributes:
         count: Number of images n.
@@ -64,6 +68,57 @@ class PairMoments:
         )
 
 
+def make_moments(dim_x: int, dim_y: int) -> PairMoments:
+    """Moments of no rows.
+
+    Args:
+        dim_x: Dimensions of the first feature.
+        dim_y: Dimensions of the second.
+
+    Returns:
+        Zeros.
+    """
+    zeros = partial(torch.zeros, dtype=torch.float64)
+    return PairMoments(
+        count=zeros(()),
+        cross=zeros(dim_x, dim_y),
+        sum_x=zeros(dim_x),
+        sum_y=zeros(dim_y),
+        sum_p=zeros(()),
+        sum_q=zeros(()),
+        sum_pq=zeros(()),
+        sum_qx=zeros(dim_x),
+        sum_py=zeros(dim_y),
+    )
+
+
+def add_rows(
+    moments: PairMoments,
+    x: Float64[Tensor, "image dim_x"],
+    y: Float64[Tensor, "image dim_y"],
+    dims: slice = ALL_DIMS,
+) -> None:
+    """Add the moments of rows in place: a new d x d matrix would cost more than the product.
+
+    Args:
+        moments: Moments that are changed.
+        x: First feature of each image, shifted by its reference.
+        y: Second feature of each image, likewise.
+        dims: Dimensions of the first feature that the moments are restricted to.
+    """
+    p, q = x.square().sum(dim=1), y.square().sum(dim=1)
+    kept = x[:, dims]
+    moments.count.add_(len(x))
+    moments.cross.addmm_(kept.mT, y)
+    moments.sum_x.add_(kept.sum(dim=0))
+    moments.sum_y.add_(y.sum(dim=0))
+    moments.sum_p.add_(p.sum())
+    moments.sum_q.add_(q.sum())
+    moments.sum_pq.add_(p @ q)
+    moments.sum_qx.add_(q @ kept)
+    moments.sum_py.add_(p @ y)
+
+
 def compute_moments(
     x: Rows, y: Rows, reference_x: Float[Tensor, " dim"], reference_y: Float[Tensor, " dim"]
 ) -> PairMoments:
@@ -78,19 +133,9 @@ def compute_moments(
     Returns:
         The moments about the references.
     """
-    x, y = x.double() - reference_x, y.double() - reference_y
-    p, q = x.square().sum(dim=1), y.square().sum(dim=1)
-    return PairMoments(
-        count=x.new_tensor(float(x.shape[0])),
-        cross=x.mT @ y,
-        sum_x=x.sum(dim=0),
-        sum_y=y.sum(dim=0),
-        sum_p=p.sum(),
-        sum_q=q.sum(),
-        sum_pq=p @ q,
-        sum_qx=q @ x,
-        sum_py=p @ y,
-    )
+    moments = make_moments(x.shape[1], y.shape[1])
+    add_rows(moments, x.double() - reference_x, y.double() - reference_y)
+    return moments
 
 
 def shift_moments(

@@ -1,7 +1,7 @@
 """Rows of several features, each row in a jackknife block, on disk but for the last few.
 
 Memory does not grow with the number of rows: they are written in shards behind the compute and read
-back a few shards, and only the features asked for, at a time.
+back some rows, and only the features asked for, at a time.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,13 +11,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from vitscope.files.linking import link_or_copy
 from vitscope.files.tensor_files import read_tensors, write_tensors
+from vitscope.metrics.jackknife import NUM_BLOCKS
 
 Rows = Float[Tensor, "image dim"]
 Blocks = Int64[Tensor, " image"]
 
 _SHARD_ROWS = 256
-_SHARDS_AT_ONCE = 8
+_ROWS_AT_ONCE = 512
 _BLOCKS = "blocks"
 
 
@@ -32,11 +34,12 @@ class RowStore:
             saved: Folder of shards to start with.
         """
         self._folder = folder
-        self._shards = [] if saved is None else sorted(saved.glob("*.safetensors"))
-        self._num_written = 0
+        shards = [] if saved is None else sorted(saved.glob("*.safetensors"))
+        self._shards = {s: _count(read_tensors(s, [_BLOCKS])[0][_BLOCKS]) for s in shards}
+        self._num_files = 0  # ever written: no name is given twice
+        self._num_written = sum(map(sum, self._shards.values()))
         self._pending: dict[str, list[Tensor]] = {}
         self._num_pending = 0
-        self._num_saved = sum(len(read_tensors(s, [_BLOCKS])[0][_BLOCKS]) for s in self._shards)
 
     def __len__(self) -> int:
         """Count the rows.
@@ -44,7 +47,12 @@ class RowStore:
         Returns:
             Their number.
         """
-        return self._num_saved + self._num_pending
+        return self._num_written + self._num_pending
+
+    @property
+    def block_sizes(self) -> list[int]:
+        """Rows on disk in each jackknife block."""
+        return [sum(sizes) for sizes in zip([0] * NUM_BLOCKS, *self._shards.values(), strict=True)]
 
     def append(self, features: Mapping[str, Rows], blocks: Sequence[int]) -> None:
         """Take in a batch.
@@ -59,19 +67,34 @@ class RowStore:
         if self._num_pending >= _SHARD_ROWS:
             self.flush()
 
+    def merge(self, other: "RowStore") -> None:
+        """Take in all rows of another store, behind those that are here.
+
+        Shards are linked, not read: they last as long as either store does.
+
+        Args:
+            other: Rows of the same features; left unchanged, but for being written.
+        """
+        self.flush()
+        other.flush()
+        for theirs, sizes in other._shards.items():
+            ours = self._next_file()
+            ours.parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(theirs, ours)
+            self._add_shard(ours, sizes)
+
     def flush(self) -> None:
         """Write what is not on disk yet."""
         if not self._num_pending:
             return
         shard = {name: torch.cat(chunks) for name, chunks in self._pending.items()}
-        self._shards.append(self._folder / f"{self._num_written:05d}.safetensors")
-        write_tensors(self._shards[-1], shard)
-        self._num_written += 1
-        self._num_saved += self._num_pending
+        file = self._next_file()
+        write_tensors(file, shard)
+        self._add_shard(file, _count(shard[_BLOCKS]))
         self._pending, self._num_pending = {}, 0
 
     def iter_rows(self, names: Sequence[str]) -> Iterator[tuple[dict[str, Rows], Blocks]]:
-        """Go through all rows, some shards at a time.
+        """Go through all rows, whole shards at a time, about `_ROWS_AT_ONCE` rows.
 
         Args:
             names: The features wanted.
@@ -80,8 +103,7 @@ class RowStore:
             One row per image under each name, and the block of each image.
         """
         self.flush()
-        for start in range(0, len(self._shards), _SHARDS_AT_ONCE):
-            shards = self._shards[start : start + _SHARDS_AT_ONCE]
+        for shards in self._group_shards():
             parts = [read_tensors(shard, [*names, _BLOCKS])[0] for shard in shards]
             rows = {name: torch.cat([part[name] for part in parts]) for name in [*names, _BLOCKS]}
             yield rows, rows.pop(_BLOCKS)
@@ -91,5 +113,29 @@ class RowStore:
         for shard in self._shards:
             if shard.parent == self._folder:
                 shard.unlink()
-        self._shards, self._pending = [], {}
-        self._num_saved = self._num_pending = 0
+        self._shards, self._num_written = {}, 0
+        self._pending, self._num_pending = {}, 0
+
+    def _next_file(self) -> Path:
+        return self._folder / f"{self._num_files:06d}.safetensors"
+
+    def _add_shard(self, file: Path, sizes: list[int]) -> None:
+        self._shards[file] = sizes
+        self._num_files += 1
+        self._num_written += sum(sizes)
+
+    def _group_shards(self) -> Iterator[list[Path]]:
+        group: list[Path] = []
+        num_rows = 0
+        for shard, sizes in self._shards.items():
+            if group and num_rows + sum(sizes) > _ROWS_AT_ONCE:
+                yield group
+                group, num_rows = [], 0
+            group.append(shard)
+            num_rows += sum(sizes)
+        if group:
+            yield group
+
+
+def _count(blocks: Blocks) -> list[int]:
+    return torch.bincount(blocks, minlength=NUM_BLOCKS).tolist()

@@ -91,7 +91,7 @@ class Manifest:
         """Empty sums for every layer.
 
         Args:
-            folder: Folder of the result, which rows of features are written to.
+            folder: Folder of the result, which rows and moments of features are written to.
 
         Returns:
             The sums.
@@ -99,7 +99,7 @@ class Manifest:
         dtype = getattr(torch, self.dtype)
         return AuditSums(
             features={
-                layer: FeatureSums(self.make_plan(layer), dtype, rows_folder(folder, layer))
+                layer: FeatureSums(self.make_plan(layer), dtype, sums_folder(folder, layer))
                 for layer in self.layers
             },
             tokens={layer: TokenSums(self.tokens) for layer in self.layers if self.tokens},
@@ -127,8 +127,8 @@ def check_same(ours: Manifest, theirs: Manifest, folder: Path) -> None:
             )
 
 
-def rows_folder(folder: Path, layer: int) -> Path:
-    """Where the rows of a layer's features lie.
+def sums_folder(folder: Path, layer: int) -> Path:
+    """Where the rows and moments of a layer's features lie.
 
     Args:
         folder: Folder of the result.
@@ -161,7 +161,7 @@ def read_sums(folder: Path, manifest: Manifest, owner: object) -> AuditSums:
     Args:
         folder: Folder of the result.
         manifest: What the result is of.
-        owner: Whatever must live as long as the sums for their rows to be there.
+        owner: Whatever must live as long as the sums for its files to be there.
 
     Returns:
         The sums; what is saved is only read, whatever is done with them.
@@ -175,7 +175,7 @@ def read_sums(folder: Path, manifest: Manifest, owner: object) -> AuditSums:
                 manifest.make_plan(layer),
                 dtype,
                 _take(features, f"{layer:03d}/"),
-                rows_folder(folder, layer),
+                sums_folder(folder, layer),
                 owner=owner,
             )
             for layer in manifest.layers

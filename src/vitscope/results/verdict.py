@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from vitscope.metrics.feature_sums import CkaEstimate
+from vitscope.metrics.pair_estimates import CkaEstimate
 
 Status = Literal["holds", "weakened", "broken", "borderline", "no variation", "not enough images"]
 Constant = Literal["output", "patches"]
