@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -85,5 +86,6 @@ def _list_targets(columns: Collection[str]) -> Iterator[str]:
 
 def _read_blocks(table: Path) -> np.ndarray:
     with pq.ParquetFile(table) as file:
-        ids = file.read(columns=["image_id"]).column(0).to_pylist()
-    return np.array([block_of(image_id) for image_id in ids])
+        rows = file.iter_batches(columns=["image_id"])
+        ids = chain.from_iterable(batch.column(0).to_pylist() for batch in rows)
+        return np.fromiter(map(block_of, ids), dtype=np.int64)

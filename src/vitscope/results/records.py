@@ -1,7 +1,7 @@
 """One row per image and layer: a Parquet table of numbers and shards of features, written together.
 
-A row group of the table and a shard of features hold the same images in the same order, so that
-a later pass can go through both side by side with one shard in memory.
+Table and shards hold the same images in the same order, and a row group those of one shard or more,
+so that a later pass can go through both side by side with one row group in memory.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +13,15 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from vitscope.errors import ResultError
 from vitscope.files.tensor_files import write_tensors
 from vitscope.ledger import ScalarPath
 
 SHARD_ROWS = 256
+GROUP_ROWS = 4096
+"""Least rows of a row group where tables are put together: the description of each row group, which
+readers hold in memory, takes as much as some 30 rows."""
+
 IDENTITY = ("path", "image_id")
 
 
@@ -62,31 +67,42 @@ def shard_paths(folder: Path, layer: int) -> list[Path]:
 class TableWriter:
     """Writes a Parquet table, one row group at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, group_rows: int = 1) -> None:
         """Prepare the file; it is opened by the first rows, whose columns are the table's.
 
         Args:
             path: Where to.
+            group_rows: Rows that are gathered before they are written as one row group.
         """
         self._path = path
+        self._group_rows = group_rows
+        self._gathered: list[pa.Table] = []
         self._writer: pq.ParquetWriter | None = None
 
     def write(self, rows: pa.Table) -> None:
-        """Write a row group.
+        """Take in rows, which come to lie in the same row group.
 
         Args:
             rows: The rows.
         """
+        self._gathered.append(rows)
+        if sum(table.num_rows for table in self._gathered) >= self._group_rows:
+            self._flush()
+
+    def close(self) -> None:
+        """Finish the file, if any rows came."""
+        if self._gathered:
+            self._flush()
+        if self._writer is not None and self._writer.is_open:
+            with self._given_up_on_failure():
+                self._writer.close()
+
+    def _flush(self) -> None:
+        rows, self._gathered = pa.concat_tables(self._gathered), []
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, rows.schema)
         with self._given_up_on_failure():
             self._writer.write_table(rows, row_group_size=rows.num_rows)
-
-    def close(self) -> None:
-        """Finish the file, if any rows came."""
-        if self._writer is not None and self._writer.is_open:
-            with self._given_up_on_failure():
-                self._writer.close()
 
     @contextmanager
     def _given_up_on_failure(self) -> Iterator[None]:
@@ -166,20 +182,20 @@ class RecordWriter:
         if self._shards is not None:
             shard = {name: torch.cat(chunks) for name, chunks in self._features.items()}
             write_tensors(
-                self._shards / f"{self._num_shards:05d}.safetensors", shard | self._constants
+                self._shards / f"{self._num_shards:06d}.safetensors", shard | self._constants
             )
         self._num_shards += 1
         self._identities, self._scalars, self._features = [], {}, {}
 
 
 def iter_row_groups(path: Path) -> Iterator[pa.Table]:
-    """Go through a table a shard at a time.
+    """Go through a table a row group at a time.
 
     Args:
         path: A file of `table_path`.
 
     Yields:
-        The rows that one feature shard holds.
+        The rows that one feature shard, or several, hold.
     """
     with pq.ParquetFile(path) as file:
         for index in range(file.num_row_groups):
@@ -191,17 +207,41 @@ def replace_columns(path: Path, new_columns: Iterator[Mapping[ScalarPath, Tensor
 
     Args:
         path: A file of `table_path`.
-        new_columns: For each row group in turn, one number per image under each path.
+        new_columns: For each feature shard in turn, one number per image under each path.
+
+    Raises:
+        ResultError: If the shards do not hold the images of the table.
     """
     replacement = path.with_suffix(".new")
     with closing(TableWriter(replacement)) as writer:
-        for table, columns in zip(iter_row_groups(path), new_columns, strict=True):
-            extended = table
-            for scalar_path, values in columns.items():
-                name, array = column_name(scalar_path), pa.array(values.double().numpy())
-                if name in extended.column_names:
-                    extended = extended.set_column(extended.column_names.index(name), name, array)
-                else:
-                    extended = extended.append_column(name, array)
-            writer.write(extended)
+        for table, columns in _align(path, new_columns):
+            writer.write(_set_columns(table, columns))
     replacement.replace(path)
+
+
+def _align(
+    path: Path, new_columns: Iterator[Mapping[ScalarPath, Tensor]]
+) -> Iterator[tuple[pa.Table, dict[ScalarPath, Tensor]]]:
+    mismatch = ResultError(f"{path} does not go with the features beside it: audit again")
+    for table in iter_row_groups(path):
+        taken: dict[ScalarPath, list[Tensor]] = {}
+        missing = table.num_rows
+        while missing > 0 and (columns := next(new_columns, None)):
+            for scalar_path, values in columns.items():
+                taken.setdefault(scalar_path, []).append(values)
+            missing -= len(next(iter(columns.values())))
+        if missing:
+            raise mismatch
+        yield table, {scalar_path: torch.cat(values) for scalar_path, values in taken.items()}
+    if next(new_columns, None) is not None:
+        raise mismatch
+
+
+def _set_columns(table: pa.Table, columns: Mapping[ScalarPath, Tensor]) -> pa.Table:
+    for path, values in columns.items():
+        name, array = column_name(path), pa.array(values.double().numpy())
+        if name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, array)
+        else:
+            table = table.append_column(name, array)
+    return table
