@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -86,7 +87,7 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
         f"the patch embedding {type(tower.patch_embed).__name__}",
     )
     preprocessing = _read_preprocessing(tower, name)
-    layout_of = _make_layout_function(tower)
+    layout_of = partial(_lay_out, tower)
     # A model without a row to analyse is refused here, not at its first batch.
     layout_of(*preprocessing.size)
     depth = len(tower.blocks)
@@ -214,26 +215,20 @@ def _make_feature_functions(
     )
 
 
-def _make_layout_function(tower: Any) -> Callable[[int, int], TokenLayout]:
-    order = _count_tokens(tower)
-    patch_size = _read_patch_size(tower)
-    built_for, built_grid = tower.patch_embed.img_size, tower.patch_embed.grid_size
-
-    def layout_of(height: int, width: int) -> TokenLayout:
-        if tower.dynamic_img_size:
-            grid = make_grid(height, width, patch_size)
-        elif (height, width) == tuple(built_for):
-            # Pixels beyond the last whole patch are cut off, so the size need not fit the grid.
-            grid = tuple(built_grid)
-        else:
-            raise UsageError(
-                f"an input of {height} x {width} px was given to a model built for "
-                f"{built_for[0]} x {built_for[1]} px alone: give it that size, or build it with "
-                "timm.create_model(..., dynamic_img_size=True)"
-            )
-        return make_layout(order, grid, pooling_query=tower.attn_pool is not None)
-
-    return layout_of
+def _lay_out(tower: Any, height: int, width: int) -> TokenLayout:
+    built_for = tower.patch_embed.img_size
+    if tower.dynamic_img_size:
+        grid = make_grid(height, width, _read_patch_size(tower))
+    elif (height, width) == tuple(built_for):
+        # Pixels beyond the last whole patch are cut off, so the size need not fit the grid.
+        grid = tuple(tower.patch_embed.grid_size)
+    else:
+        raise UsageError(
+            f"an input of {height} x {width} px was given to a model built for "
+            f"{built_for[0]} x {built_for[1]} px alone: give it that size, or build it with "
+            "timm.create_model(..., dynamic_img_size=True)"
+        )
+    return make_layout(_count_tokens(tower), grid, pooling_query=tower.attn_pool is not None)
 
 
 def _count_tokens(tower: Any) -> dict[str, int]:

@@ -84,20 +84,11 @@ def make_pool_parts(pool: Any, model: str) -> BlockParts:
     require(pool.mlp is not None, model, "a pooling without projection (out_features=0)")
     projection = type(pool.proj)
     require(projection is nn.Linear, model, f"a pooling projection {projection.__name__}")
-
-    def make_heads(call: AttentionCall, row: int) -> Heads:
-        values = call.taps["values"].chunk(2, dim=-1)[1]
-        return Heads(
-            query=call.taps["query"][:, :, row],
-            keys=call.taps["keys"],
-            values=split_heads(values, pool.num_heads),
-        )
-
     return BlockParts(
         block=pool,
         attention=pool,
         taps={"query": pool.q_norm, "keys": pool.k_norm, "values": pool.kv},
-        make_heads=make_heads,
+        make_heads=partial(_make_pool_heads, pool.num_heads),
         scale=pool.scale,
         tail=AttentionTail(weight=pool.proj.weight, bias=pool.proj.bias, scale=None),
         branch=pool.proj,
@@ -131,12 +122,6 @@ def _make_eva_parts(
     project_heads: HeadsFunction,
 ) -> BlockParts:
     attention = block.attn
-
-    def finish(rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-        branch = block.mlp(block.norm2(rows))
-        finished: Tensor = rows + (branch if block.gamma_2 is None else block.gamma_2 * branch)
-        return finished
-
     return BlockParts(
         block=block,
         attention=attention,
@@ -151,7 +136,21 @@ def _make_eva_parts(
         branch_scale=block.gamma_1,
         attention_norm=block.norm1,
         mlp_norm=block.norm2,
-        finish=finish,
+        finish=partial(_finish_eva_block, block),
+    )
+
+
+def _finish_eva_block(block: Any, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    branch = block.mlp(block.norm2(rows))
+    finished: Tensor = rows + (branch if block.gamma_2 is None else block.gamma_2 * branch)
+    return finished
+
+
+def _make_pool_heads(num_heads: int, call: AttentionCall, row: int) -> Heads:
+    return Heads(
+        query=call.taps["query"][:, :, row],
+        keys=call.taps["keys"],
+        values=split_heads(call.taps["values"].chunk(2, dim=-1)[1], num_heads),
     )
 
 

@@ -79,11 +79,6 @@ def make_hub_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAd
     registers = tower.n_storage_tokens if rotary else getattr(tower, "num_register_tokens", 0)
     patch_size: tuple[int, int] = tuple(tower.patch_embed.patch_size)
     blocks = {i: _make_block_parts(block, name) for i, block in enumerate(_list_blocks(tower))}
-
-    def layout_of(height: int, width: int) -> TokenLayout:
-        order = {"cls": 1, "registers": registers, "patches": 0}
-        return make_layout(order, make_grid(height, width, patch_size))
-
     return ViTAdapter(
         module=module,
         info=ModelInfo(
@@ -99,10 +94,15 @@ def make_hub_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAd
         # The same as for the same weights in transformers.
         preprocessing=default_preprocessing("dinov3_vit" if rotary else "dinov2", (224, 224)),
         blocks=blocks,
-        make_layout=layout_of,
+        make_layout=partial(_lay_out, registers, patch_size),
         run=tower,
         embed_row=_make_embedding(tower),
     )
+
+
+def _lay_out(registers: int, patch_size: tuple[int, int], height: int, width: int) -> TokenLayout:
+    order = {"cls": 1, "registers": registers, "patches": 0}
+    return make_layout(order, make_grid(height, width, patch_size))
 
 
 def load_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
