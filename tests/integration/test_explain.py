@@ -274,7 +274,7 @@ def test_unreadable_pictures_are_named_and_the_others_explained(shaped, tmp_path
     reasons = dict(result.failures)
     assert "damaged" in reasons[str(bad[0])]
     assert "8 times as long as short" in reasons[str(bad[1])]
-    assert "cannot be opened" in reasons[str(bad[2])]
+    assert "cannot be read" in reasons[str(bad[2])]
     with pytest.raises(ImageReadError, match="none of the 3 pictures could be read"):
         explain(tiny_vit(), tmp_path / "list.txt")
 

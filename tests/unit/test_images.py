@@ -14,8 +14,8 @@ import torch
 
 from encoded import NOISE, encode
 from vitscope.errors import UsageError, VitscopeError
-from vitscope.pictures import addresses as addresses_module
 from vitscope.pictures import images as images_module
+from vitscope.pictures import stores as stores_module
 from vitscope.pictures.decoding import decode_image, decode_picture, image_id, preprocess_image
 from vitscope.pictures.images import ImageSet, iter_batches
 from vitscope.pictures.preprocessing import Preprocessing
@@ -251,7 +251,7 @@ def test_what_cannot_be_opened_is_a_failure_of_that_picture(folder, monkeypatch)
     (folder / "large.png").write_bytes(bytes(10_000))
     os.mkfifo(folder / "pipe.png")
     (folder / "closed.png").write_bytes(encode(NOISE, "PNG"))
-    monkeypatch.setattr(addresses_module, "MAX_FILE_BYTES", 9_999)
+    monkeypatch.setattr(stores_module, "MAX_FILE_BYTES", 9_999)
     read_bytes = Path.read_bytes
 
     def refuse_closed(path):
@@ -264,10 +264,10 @@ def test_what_cannot_be_opened_is_a_failure_of_that_picture(folder, monkeypatch)
         "good.png": None,
         "large.png": "too large: 10000 bytes, more than 9999",
         "pipe.png": "not a regular file",
-        "closed.png": "cannot be opened: Permission denied",
-        "vanished.png": "cannot be opened: No such file or directory",
+        "closed.png": "cannot be read: Permission denied",
+        "vanished.png": "cannot be read: No such file or directory",
         ".": "not a regular file",
-        "null\0byte.png": "cannot be opened: embedded null byte",
+        "null\0byte.png": "cannot be read: embedded null byte",
     }
     images = ImageSet(tuple(folder / name for name in expected), PREPROCESSING)
     (batch,) = iter_batches(images, batch_size=9)

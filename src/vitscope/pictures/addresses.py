@@ -1,16 +1,19 @@
-"""Where a picture lies, and how its bytes are had from there."""
+"""Where a picture lies, and how its bytes are had from there.
 
-import stat
-from pathlib import Path
+An address is a few words, which go to another process or machine by the hundred thousand; nothing
+is open in it, and whoever has it can read.
+"""
 
-from vitscope.errors import ImageReadError
+from pathlib import Path, PurePosixPath
+
+from vitscope.errors import UsageError
 from vitscope.files.storage import printable_path
+from vitscope.pictures.parquet_rows import ParquetRow
+from vitscope.pictures.stores import StoredObject, read_file
+from vitscope.pictures.tar_shards import TarMember
 
-MAX_FILE_BYTES = 2**31
-"""Largest file that is read: more than the largest picture that is decoded takes uncompressed."""
-
-PictureAddress = Path
-"""Where a picture lies: a file."""
+PictureAddress = Path | StoredObject | TarMember | ParquetRow
+"""Where a picture lies: a file, an object in a store, a member of an archive, a row of a table."""
 
 Source = str | PictureAddress
 """What pictures are looked for in: a name as a person gives it, or what an earlier search found."""
@@ -28,43 +31,40 @@ def read_picture(address: PictureAddress) -> bytes:
     Raises:
         ImageReadError: If they cannot be had or are too many.
     """
-    return read_file(address)
+    return read_file(address) if isinstance(address, Path) else address.read()
 
 
 def printable_address(address: PictureAddress) -> str:
-    r"""An address as text that any file format and any terminal takes.
+    r"""An address as text that any file format and any terminal takes, and that holds no secret.
 
     Args:
         address: Any address; the names in it may hold bytes that are not UTF-8, and control
             characters.
 
     Returns:
-        The names with such bytes written as \xNN and what cannot be printed as Python escapes it.
+        The names with such bytes written as \xNN and what cannot be printed as Python escapes it;
+        a member or a row stands behind its file and two colons.
     """
-    return printable_path(address)
+    return printable_path(address) if isinstance(address, Path) else address.name
 
 
-def read_file(path: Path) -> bytes:
-    """Read a picture's file, whatever is called one.
+def picture_stem(address: PictureAddress) -> str:
+    """What a picture is called, without folder and extension: what its mask is called too.
 
     Args:
-        path: The file.
+        address: Where it lies.
 
     Returns:
-        Its bytes.
+        The stem of its file's name, or the key of its sample in an archive.
 
     Raises:
-        ImageReadError: If it cannot be opened, is no regular file or is too large.
+        UsageError: If it is the row of a table, which has no name.
     """
-    try:
-        status = path.stat()
-        # A pipe or a device may keep whoever opens it waiting, or never end.
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageReadError("not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise ImageReadError(f"too large: {status.st_size} bytes, more than {MAX_FILE_BYTES}")
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageReadError(f"cannot be opened: {error.strerror or error}") from error
-    except ValueError as error:  # A null character in the path.
-        raise ImageReadError(f"cannot be opened: {error}") from error
+    if isinstance(address, ParquetRow):
+        raise UsageError(
+            f"{address.name} is a row of a table and has no name that a mask could be called by: "
+            "give masks with files or tar archives"
+        )
+    if isinstance(address, TarMember):
+        return address.key
+    return (address if isinstance(address, Path) else PurePosixPath(address.name)).stem

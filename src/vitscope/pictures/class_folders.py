@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vitscope.errors import UsageError
-from vitscope.pictures.sources import find_images
+from vitscope.pictures.sources import find_files
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def find_classes(folder: str | Path) -> ClassFolders:
     name = repr(os.fspath(folder))
     if root.exists() and not root.is_dir():
         raise UsageError(f"{name} is a file: give a folder with one sub-folder a class")
-    found = find_images([folder])
+    found = find_files(root)
     by_class: dict[str, list[Path]] = {
         entry.name: []
         for entry in sorted(root.iterdir())

@@ -25,7 +25,6 @@ from vitscope.pictures.addresses import (
     PictureAddress,
     Source,
     printable_address,
-    read_file,
     read_picture,
 )
 from vitscope.pictures.covariates import (
@@ -43,6 +42,7 @@ from vitscope.pictures.decoding import (
 from vitscope.pictures.masks import crop_mask, decode_mask, find_masks
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.pictures.sources import find_images
+from vitscope.pictures.stores import read_file
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class ImageSet:
         """Find pictures and, if asked, draw some of them at random.
 
         Args:
-            sources: Folders, picture files, or text files of paths; see `find_images`.
+            sources: Folders, files and URLs; see `vitscope.pictures.sources.find_images`.
             preprocessing: What is done to each picture.
             limit: How many to draw; all of them where there are no more. They are drawn rather
                 than taken from the front, because the front of a sorted folder is one class.

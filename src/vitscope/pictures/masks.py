@@ -15,6 +15,7 @@ from jaxtyping import Int32
 from PIL import Image
 
 from vitscope.errors import ImageReadError, UsageError
+from vitscope.pictures.addresses import PictureAddress, picture_stem
 from vitscope.pictures.decoding import open_picture, resize_and_crop, turn_upright
 from vitscope.pictures.preprocessing import Preprocessing
 
@@ -22,19 +23,19 @@ _STORED_VALUES = ("1", "L", "P", "I", "I;16")
 """Pillow's modes of PNG files whose values are the numbers themselves."""
 
 
-def find_masks(folder: str | Path, pictures: Sequence[Path]) -> tuple[Path | None, ...]:
+def find_masks(folder: str | Path, pictures: Sequence[PictureAddress]) -> tuple[Path | None, ...]:
     """Match masks to pictures: `beach.png` is the mask of `beach.jpg`.
 
     Args:
         folder: Folder that holds the masks, not searched below its first level.
-        pictures: Paths of the pictures.
+        pictures: Where the pictures lie.
 
     Returns:
         Each picture's mask, None where it has none.
 
     Raises:
         UsageError: If the folder cannot be searched, holds no mask of any picture, or holds one
-            that could be of two.
+            that could be of two, or a picture has no name.
     """
     folder = Path(folder)
     try:
@@ -44,7 +45,7 @@ def find_masks(folder: str | Path, pictures: Sequence[Path]) -> tuple[Path | Non
         raise UsageError(
             f"{str(folder)!r} cannot be searched for masks: {reason}; give a folder of PNG files"
         ) from error
-    matched = tuple(masks.get(picture.stem) for picture in pictures)
+    matched = tuple(masks.get(picture_stem(picture)) for picture in pictures)
     uses = Counter(mask for mask in matched if mask is not None)
     if not uses:
         raise UsageError(

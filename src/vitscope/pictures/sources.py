@@ -4,16 +4,37 @@ Requirements met here:
 
 - The order of a set, and so everything computed from it, does not depend on the file system.
 - File names are bytes from anywhere: they are never decoded strictly, split or printed raw.
+- Nothing is looked for over a network unless a URL was given.
 """
 
 import os
+import re
 from codecs import BOM_UTF8
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Hashable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
-from vitscope.errors import UsageError
+from vitscope.errors import ImageReadError, UsageError
 from vitscope.pictures.addresses import PictureAddress, Source
 from vitscope.pictures.decoding import picture_extensions
+from vitscope.pictures.parquet_rows import list_rows
+from vitscope.pictures.stores import (
+    StoredObject,
+    is_url,
+    list_objects,
+    plain_read_errors,
+    show_url,
+    suffix_of,
+)
+from vitscope.pictures.tar_shards import list_members
+
+_TAR, _PARQUET = ".tar", ".parquet"
+_COMPRESSED_TAR = re.compile(r"\.(tar\.\w+|tgz|tbz2|txz)$", re.IGNORECASE)
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}", re.ASCII)
+_MAX_RANGE = 10**6
+
+_File = TypeVar("_File", Path, StoredObject)
 
 
 def find_images(sources: Source | Sequence[Source]) -> tuple[PictureAddress, ...]:
@@ -22,55 +43,157 @@ def find_images(sources: Source | Sequence[Source]) -> tuple[PictureAddress, ...
     Args:
         sources: Any of these. A folder: searched with everything below it for files with the
             extension of a picture, sorted by relative path; hidden files and folders are skipped,
-            links to folders are followed, each folder once. A text file (`.txt`): a path a line,
-            relative to the text file's folder; empty lines and lines that begin with # are
-            skipped. Any other file: taken as a picture whatever it is called.
+            links to folders are followed, each folder once; where there are none, for tar archives,
+            and where there are none of those either, for Parquet files. A tar archive (`.tar`) in
+            the layout of WebDataset, see `vitscope.pictures.tar_shards`. A Parquet file
+            (`.parquet`), see `vitscope.pictures.parquet_rows`. A text file (`.txt`): a path a line
+            of a picture, an archive or a Parquet file, relative to the text file's folder; empty
+            lines and lines that begin with # are skipped. A URL of a folder or a file in a store
+            that fsspec reaches. Any of these with ranges in braces, `shards/{000..099}.tar`. Any
+            other file: taken as a picture whatever it is called. What an earlier search found.
 
     Returns:
-        Paths in the order of the sources, each once. Those that a text file lists are not looked
-        up: one that is missing is one picture that cannot be read.
+        Addresses in the order of the sources, each once. Pictures that a text file lists are not
+        looked up: one that is missing is one picture that cannot be read.
 
     Raises:
         UsageError: If a source does not exist, cannot be searched or names no picture.
     """
-    found: dict[Path, Path] = {}
+    named: dict[Hashable, PictureAddress] = {}
     for source in [sources] if isinstance(sources, Source) else sources:
-        for path in _expand(source):
-            found.setdefault(path.absolute(), path)
-    if not found:
+        for file in _expand(source):
+            named.setdefault(_identify(file), file)
+    if not named:
         raise UsageError("no pictures were named: give folders, picture files or a text file")
-    return tuple(found.values())
+    return tuple(dict.fromkeys(chain.from_iterable(map(_look_into, named.values()))))
 
 
-def _expand(source: str | Path) -> list[Path]:
-    path = Path(source)
-    name = repr(os.fspath(source))
+def find_files(sources: Source | Sequence[Source]) -> tuple[Path, ...]:
+    """List the pictures that sources name where they have to be files of this machine.
+
+    Args:
+        sources: As `find_images` takes them.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        UsageError: If a picture is no such file, or as of `find_images`.
+    """
+    found = find_images(sources)
+    files = tuple(address for address in found if isinstance(address, Path))
+    if len(files) < len(found):
+        raise UsageError(
+            f"{len(found) - len(files)} of the pictures lie in archives, tables or stores: here "
+            "give picture files of this machine"
+        )
+    return files
+
+
+def _identify(address: PictureAddress) -> Hashable:
+    if isinstance(address, Path):
+        return address.absolute()
+    return address.url if isinstance(address, StoredObject) else address
+
+
+def _look_into(file: PictureAddress) -> Sequence[PictureAddress]:
+    if not isinstance(file, (Path, StoredObject)):
+        return [file]
+    suffix = suffix_of(file)
+    if suffix == _TAR:
+        return list_members(file)
+    return list_rows(file) if suffix == _PARQUET else [file]
+
+
+def _expand(source: Source) -> Sequence[PictureAddress]:
+    if not isinstance(source, (str, Path)):
+        return [source]
+    name = os.fspath(source)
+    if _RANGE.search(name) and not (is_url(name) or os.path.lexists(name)):
+        return list(chain.from_iterable(map(_expand, _expand_ranges(name))))
+    if is_url(name):
+        return list(chain.from_iterable(map(_find_stored, _expand_ranges(name))))
+    return _find_local(Path(source), repr(name))
+
+
+def _expand_ranges(name: str) -> Iterator[str]:
+    found = _RANGE.search(name)
+    if found is None:
+        yield name
+        return
+    first, last = found.groups()
+    if not 0 <= int(last) - int(first) < _MAX_RANGE:
+        raise UsageError(
+            f"{found[0]}: expected a range that goes up and holds at most {_MAX_RANGE} numbers"
+        )
+    # Leading zeros are kept; without any, numbers are as long as they are.
+    width = len(first) if first.startswith("0") else 1
+    for number in range(int(first), int(last) + 1):
+        yield from _expand_ranges(f"{name[: found.start()]}{number:0{width}}{name[found.end() :]}")
+
+
+def _find_local(path: Path, name: str) -> Sequence[Path]:
     try:
         # An empty name is what an unset shell variable leaves; Path takes it for this folder.
-        if not os.fspath(source) or not path.exists():
+        if name == "''" or not path.exists():
             raise UsageError(
-                f"{name} does not exist: give a folder, a picture, or a .txt file with one path "
-                "a line"
+                f"{name} does not exist: give a folder, a picture, a .txt file with one path a "
+                "line, a .tar or .parquet file, or a URL"
             )
         if path.is_dir():
-            paths, expected = _search(path), f"files ending in {_list_extensions()}"
+            found, expected = _search(path), _describe_kinds()
         elif path.suffix.lower() == ".txt":
-            paths, expected = _read_list(path), "one path a line"
+            found, expected = _read_list(path), "one path a line"
         else:
-            paths, expected = [path], ""
+            found, expected = [path], ""
     except OSError as error:
         raise UsageError(f"{name} cannot be searched for pictures: {error.strerror}") from error
-    if not paths:
+    _check_found(name, found, expected)
+    return found
+
+
+def _find_stored(url: str) -> Sequence[StoredObject]:
+    name = show_url(url)
+    try:
+        with plain_read_errors(StoredObject(url)):
+            objects = list_objects(url)
+    except ImageReadError as error:
+        raise UsageError(
+            f"{name} {error}; give the URL of a folder, a picture, a .tar or a .parquet file"
+        ) from error
+    found = objects if [one.url for one in objects] == [url] else _choose_kind(objects)
+    _check_found(name, found, _describe_kinds())
+    return found
+
+
+def _check_found(name: str, files: Sequence[Path] | Sequence[StoredObject], expected: str) -> None:
+    if not files:
         raise UsageError(f"{name} names no picture: expected {expected}")
-    return paths
+    for file in files:
+        called = file.name if isinstance(file, Path) else PurePosixPath(file.name).name
+        if _COMPRESSED_TAR.search(called):
+            raise UsageError(
+                f"{name} is a compressed archive, whose members cannot be read one by one: "
+                "decompress it to a .tar file"
+            )
 
 
-def _list_extensions() -> str:
-    return " ".join(sorted(picture_extensions()))
+def _describe_kinds() -> str:
+    extensions = " ".join(sorted(picture_extensions()))
+    return f"files ending in {extensions}, or {_TAR}, or {_PARQUET}"
+
+
+def _choose_kind(files: Sequence[_File]) -> list[_File]:
+    # The first kind that is there: tables of captions lie beside archives, archives beside the
+    # pictures that were unpacked from them.
+    for extensions in (picture_extensions(), {_TAR}, {_PARQUET}):
+        chosen = [file for file in files if suffix_of(file) in extensions]
+        if chosen:
+            return chosen
+    return []
 
 
 def _search(folder: Path) -> list[Path]:
-    extensions = picture_extensions()
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
     pending = [folder]
@@ -87,9 +210,9 @@ def _search(folder: Path) -> list[Path]:
             path = current / entry.name
             if _is_folder(entry):
                 pending.append(path)
-            elif path.suffix.lower() in extensions:
+            else:
                 found.append(path)
-    return sorted(found, key=Path.as_posix)
+    return _choose_kind(sorted(found, key=Path.as_posix))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

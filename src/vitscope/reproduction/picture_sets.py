@@ -11,7 +11,7 @@ import numpy as np
 from vitscope.errors import UsageError
 from vitscope.pictures.class_folders import find_classes
 from vitscope.pictures.masks import find_masks
-from vitscope.pictures.sources import find_images
+from vitscope.pictures.sources import find_files
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class PictureSets:
         Raises:
             UsageError: If a set holds no picture, or the masks are not those of the pictures.
         """
-        pictures = find_images([images])
+        pictures = find_files(images)
         digests = {"images": _digest(images, pictures, "pictures")}
         unlabelled = "no second set of pictures was given (--imagenet)"
         if imagenet is not None:
-            digests["imagenet"] = _digest(imagenet, find_images([imagenet]), "pictures")
+            digests["imagenet"] = _digest(imagenet, find_files(imagenet), "pictures")
             unlabelled = _why_unlabelled(imagenet)
         if masks is not None:
             found = [mask for mask in find_masks(masks, pictures) if mask is not None]

@@ -1,0 +1,163 @@
+"""Pictures inside Parquet files: a column of the bytes of picture files, a picture a row.
+
+Requirements met here:
+
+- Of a file the footer is read, then of each row group that column alone, one group at a time.
+- What a row group claims to hold is bounded before it is read.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vitscope.errors import ImageReadError, UsageError
+from vitscope.files.storage import printable
+from vitscope.pictures.stores import (
+    Place,
+    check_size,
+    name_place,
+    open_place,
+    plain_read_errors,
+)
+
+_USUAL_NAMES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")
+"""What columns of pictures are called; the first that is there is taken."""
+
+_MAX_GROUP_BYTES = 2**30
+"""Largest column of a row group that is read, uncompressed; one at a time is kept in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Rows of a Parquet file that are read together.
+
+    Attributes:
+        file: Where the file lies.
+        column: Path of the column of pictures in the schema.
+        index: Number of the group.
+        first_row: Number of its first row in the file.
+    """
+
+    file: Place
+    column: str
+    index: int
+    first_row: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetRow:
+    """A picture in a Parquet file.
+
+    Attributes:
+        group: The row group that it is in.
+        row: Its place in the group.
+    """
+
+    group: RowGroup
+    row: int
+
+    @property
+    def name(self) -> str:
+        """File and number of the row, counted from 0, as text that can be printed."""
+        return f"{name_place(self.group.file)}::{self.group.first_row + self.row}"
+
+    def read(self) -> bytes:
+        """Read it, and with it the column of its row group, which is kept for the next one.
+
+        Returns:
+            Its bytes.
+
+        Raises:
+            ImageReadError: If file or row do not hold them.
+        """
+        with plain_read_errors(self.group.file):
+            data = _read_group(self.group)[self.row].as_py()
+        if isinstance(data, dict):
+            data = data["bytes"]
+        if data is None:
+            raise ImageReadError("its row holds no bytes")
+        check_size(len(data))
+        return bytes(data)
+
+
+def list_rows(place: Place) -> list[ParquetRow]:
+    """Find the pictures of a Parquet file by its footer.
+
+    Args:
+        place: Where it lies.
+
+    Returns:
+        Its rows.
+
+    Raises:
+        UsageError: If it cannot be read, is no Parquet file, has no rows or no column of pictures,
+            several that could be it, or a row group that is too large.
+    """
+    name = name_place(place)
+    try:
+        with plain_read_errors(place), open_place(place) as file, pq.ParquetFile(file) as parquet:
+            column = _choose_column(parquet.schema_arrow, name)
+            num_bytes = file.seek(0, 2)
+            groups = _list_groups(parquet.metadata, RowGroup(place, column, 0, 0))
+    except ImageReadError as error:
+        raise UsageError(
+            f"{name} is no whole Parquet file ({error}): fetch or write it again, or leave it out"
+        ) from error
+    num_rows = sum(count for _, count in groups)
+    if not 0 < num_rows <= num_bytes:
+        raise UsageError(
+            f"{name} has {num_rows} rows in {num_bytes} bytes: expected a picture a row"
+        )
+    return [ParquetRow(group, row) for group, count in groups for row in range(count)]
+
+
+def _choose_column(schema: pa.Schema, name: str) -> str:
+    paths = {field.name: path for field in schema if (path := _find_bytes(field)) is not None}
+    usual = [column for column in _USUAL_NAMES if column in paths]
+    if not usual and len(paths) != 1:
+        found = ", ".join(printable(column) for column in paths) or "none"
+        raise UsageError(
+            f"{name} has no column called {' '.join(_USUAL_NAMES)} and not one single other column "
+            f"of bytes (found: {found[:200]}): name the column of pictures so"
+        )
+    return paths[usual[0]] if usual else next(iter(paths.values()))
+
+
+def _find_bytes(field: pa.Field) -> str | None:
+    # Hugging Face's datasets keep a picture as its bytes and its path.
+    if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
+        return f"{field.name}.bytes" if _is_binary(field.type.field("bytes").type) else None
+    return field.name if _is_binary(field.type) else None
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _list_groups(metadata: pq.FileMetaData, like: RowGroup) -> list[tuple[RowGroup, int]]:
+    groups: list[tuple[RowGroup, int]] = []
+    first_row = 0
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        columns = map(group.column, range(group.num_columns))
+        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema == like.column)
+        if size > _MAX_GROUP_BYTES:
+            raise UsageError(
+                f"row group {index} of {name_place(like.file)} holds {size} bytes of pictures, "
+                f"more than {_MAX_GROUP_BYTES}: write the file with row groups of fewer rows"
+            )
+        groups.append((replace(like, index=index, first_row=first_row), group.num_rows))
+        first_row += group.num_rows
+    return groups
+
+
+@lru_cache(maxsize=1)
+def _read_group(group: RowGroup) -> pa.ChunkedArray:
+    # As a dictionary: a picture that many rows share is a few bytes in the file, and here too.
+    with (
+        open_place(group.file) as file,
+        pq.ParquetFile(file, read_dictionary=[group.column]) as parquet,
+    ):
+        return parquet.read_row_group(group.index, columns=[group.column]).column(0)

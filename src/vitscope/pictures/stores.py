@@ -1,0 +1,304 @@
+"""Files and objects: bytes on this machine, and bytes in a store that fsspec reaches by a URL.
+
+Requirements met here:
+
+- Of a URL only what is no secret is shown: user, password and query (a signature, a token) stay in
+  memory, and so does the text of a store's own errors, which may quote them.
+- A file whose header claims to be larger than `MAX_FILE_BYTES` is not read.
+- Nothing is held open between two reads.
+"""
+
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+
+from vitscope.errors import ImageReadError, UsageError, VitscopeError
+from vitscope.files.storage import printable, printable_path
+
+MAX_FILE_BYTES = 2**31
+"""Largest file that is read: more than the largest picture that is decoded takes uncompressed."""
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object in a store.
+
+    Attributes:
+        url: Where it is, with whatever secrets the URL holds.
+        size: Bytes of it, None where the store does not say.
+    """
+
+    url: str = field(repr=False)
+    size: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The URL without user, password and query, as text that can be printed."""
+        return show_url(self.url)
+
+    def read(self) -> bytes:
+        """Read all of it.
+
+        Returns:
+            Its bytes.
+
+        Raises:
+            ImageReadError: If the store does not give it out, or it is too large.
+        """
+        if self.size is not None:
+            return read_range(self, 0, self.size)
+        with plain_read_errors(self), open_place(self) as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        check_size(len(data))
+        return data
+
+
+Place = Path | StoredObject
+"""Where a file lies: on this machine or in a store."""
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is a URL and no path.
+
+    Args:
+        name: What a person gave.
+
+    Returns:
+        True for s3://, https:// and the like.
+    """
+    return _URL.match(name) is not None
+
+
+def show_url(url: str) -> str:
+    """A URL as it may be shown.
+
+    Args:
+        url: Any URL.
+
+    Returns:
+        The URL without user, password and query, printable.
+    """
+    scheme, _, rest = url.partition("?")[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return printable(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}")
+
+
+def name_place(place: Place) -> str:
+    """A place as text that any file format and any terminal takes.
+
+    Args:
+        place: The place.
+
+    Returns:
+        Its path or URL, printable and without secrets.
+    """
+    return printable_path(place) if isinstance(place, Path) else place.name
+
+
+def suffix_of(place: Place) -> str:
+    """The extension of a file's name.
+
+    Args:
+        place: Where the file lies.
+
+    Returns:
+        The extension in lower case, with its dot.
+    """
+    return (place if isinstance(place, Path) else PurePosixPath(place.name)).suffix.lower()
+
+
+def open_store(url: str) -> tuple[AbstractFileSystem, str]:
+    """Open the store that a URL is of; stores are kept open by fsspec, one of each in a process.
+
+    Args:
+        url: The URL.
+
+    Returns:
+        The store, and what it calls the object.
+
+    Raises:
+        UsageError: If fsspec does not know such stores, or needs another package for this one.
+    """
+    scheme = url.partition("://")[0]
+    if "::" in url:
+        first = url.partition("::")[0]
+        raise UsageError(f"{show_url(first)} begins a chain of URLs: give one URL")
+    try:
+        store, path = url_to_fs(url)
+    except ImportError as error:
+        missing = (error.__cause__ or error).__dict__.get("name") or getattr(error, "name", None)
+        package = printable(str(missing or scheme)).partition(".")[0]
+        raise UsageError(
+            f"{scheme}:// needs the package {package}, which is not installed: pip install "
+            f"{package}"
+        ) from None
+    except ValueError:
+        raise UsageError(
+            f"{scheme}:// is no store that fsspec knows: give s3://, gs://, hf://, https:// or "
+            "another that it does"
+        ) from None
+    return store, path
+
+
+def list_objects(url: str) -> list[StoredObject]:
+    """Look up what a URL is of.
+
+    Args:
+        url: URL of an object or a folder; over http and https nothing is a folder.
+
+    Returns:
+        The object itself; or what is in the folder and below, sorted by relative path, without
+        hidden objects and folders.
+
+    Raises:
+        UsageError: As of `open_store`; a store that does not answer may raise anything else.
+    """
+    store, root = open_store(url)
+    about = store.info(root)
+    if about["type"] != "directory":
+        return [StoredObject(url, about.get("size"))]
+    found = store.find(root, detail=True).items()
+    sizes = {path.removeprefix(root).strip("/"): one.get("size") for path, one in found}
+    visible = (below for below in sorted(sizes) if "/." not in f"/{below}")
+    return [StoredObject(f"{url.rstrip('/')}/{below}", sizes[below]) for below in visible]
+
+
+@contextmanager
+def open_place(place: Place) -> Iterator[BinaryIO]:
+    """Open a file wherever it lies.
+
+    Args:
+        place: Where it lies.
+
+    Yields:
+        The file, to be read from any position.
+
+    Raises:
+        OSError: If it cannot be opened; a store may raise anything else.
+    """
+    if isinstance(place, Path):
+        check_regular(place)
+        with place.open("rb") as file:
+            yield file
+    else:
+        store, path = open_store(place.url)
+        with store.open(path, "rb") as file:
+            yield file
+
+
+def read_range(place: Place, start: int, size: int) -> bytes:
+    """Read a part of a file without the rest.
+
+    Args:
+        place: Where the file lies.
+        start: First byte.
+        size: Number of bytes.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        ImageReadError: If they cannot be had, or are too many or fewer than that.
+    """
+    check_size(size)
+    with plain_read_errors(place):
+        if isinstance(place, Path):
+            with open_place(place) as file:
+                file.seek(start)
+                data = file.read(size)
+        else:
+            store, path = open_store(place.url)
+            data = store.cat_file(path, start=start, end=start + size) if size else b""
+    if len(data) != size:
+        raise ImageReadError(f"{len(data)} bytes came where {size} were expected: changed since?")
+    return data
+
+
+def read_file(path: Path) -> bytes:
+    """Read a picture's file, whatever is called one.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        ImageReadError: If it cannot be opened, is no regular file or is too large.
+    """
+    with plain_read_errors(path):
+        check_size(check_regular(path))
+        return path.read_bytes()
+
+
+def check_regular(path: Path) -> int:
+    """Refuse what is no file: a pipe or a device may keep whoever opens it waiting, or never end.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        ImageReadError: If it is no regular file.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageReadError("not a regular file")
+    return status.st_size
+
+
+def check_size(size: int) -> None:
+    """Refuse what is larger than any picture.
+
+    Args:
+        size: Bytes.
+
+    Raises:
+        ImageReadError: If they are too many.
+    """
+    if size > MAX_FILE_BYTES:
+        raise ImageReadError(f"too large: {size} bytes, more than {MAX_FILE_BYTES}")
+
+
+@contextmanager
+def plain_read_errors(place: Place) -> Iterator[None]:
+    """Have one kind of error for whatever keeps a file from being read.
+
+    Args:
+        place: Where the file lies.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ImageReadError: If the body raises anything but the following.
+        MemoryError: As it came.
+        VitscopeError: As it came.
+    """
+    try:
+        yield
+    except (VitscopeError, MemoryError):
+        raise
+    except Exception as error:
+        # As broad as can be: bytes from anywhere, and what the clients of stores and the readers of
+        # archives raise on them is documented nowhere.
+        raise ImageReadError(f"cannot be read: {_explain(place, error)}") from error
+
+
+def _explain(place: Place, error: Exception) -> str:
+    # In one printable line; of a store's error the kind alone, for its text may hold secrets.
+    if isinstance(place, StoredObject):
+        return "not found" if isinstance(error, FileNotFoundError) else type(error).__name__
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return printable(" ".join(text.split()))[:200]

@@ -1,0 +1,157 @@
+"""Pictures inside tar archives in the layout of WebDataset.
+
+The files of a sample are called `key.jpg`, `key.json` and so on: the key ends at the first dot.
+
+Requirements met here:
+
+- Nothing is unpacked to the disk, and names of members are names alone: they lead nowhere.
+- One pass over the headers finds the pictures; each is read later by its place, without the rest.
+- An archive that is cut short or damaged is refused as a whole, before anything is computed from
+  it: half of it would be a set that nobody asked for.
+"""
+
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import BinaryIO
+
+from vitscope.errors import ImageReadError, UsageError
+from vitscope.files.storage import printable
+from vitscope.pictures.decoding import picture_extensions
+from vitscope.pictures.stores import (
+    Place,
+    name_place,
+    open_place,
+    plain_read_errors,
+    read_range,
+)
+
+_MAX_HEADER_BYTES = 2**16
+"""Longest header of a member, its extended headers included; names take up to 4,096 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class TarMember:
+    """A picture in a tar archive.
+
+    Attributes:
+        archive: Where the archive lies.
+        member: Name of the member.
+        offset: First byte of its content in the archive.
+        size: Bytes of its content; None where it is a link, a device or has holes.
+    """
+
+    archive: Place
+    member: str
+    offset: int
+    size: int | None
+
+    @property
+    def name(self) -> str:
+        """Archive and member as text that can be printed."""
+        member = os.fsencode(self.member).decode("utf-8", errors="backslashreplace")
+        return f"{name_place(self.archive)}::{printable(member)}"
+
+    @property
+    def key(self) -> str:
+        """What the files of its sample are called: the name of the member up to the first dot."""
+        return PurePosixPath(self.member).name.partition(".")[0]
+
+    def read(self) -> bytes:
+        """Read it.
+
+        Returns:
+            Its bytes.
+
+        Raises:
+            ImageReadError: If it is no regular file, too large, or the archive does not hold it.
+        """
+        if self.size is None:
+            raise ImageReadError("not a regular file")
+        return read_range(self.archive, self.offset, self.size)
+
+
+def list_members(archive: Place) -> list[TarMember]:
+    """Find the pictures of an archive by its headers.
+
+    Args:
+        archive: Where it lies.
+
+    Returns:
+        The members whose name has, behind its first dot, the extension of a picture, in the order
+        of the archive; hidden ones are left out.
+
+    Raises:
+        UsageError: If it cannot be read, is no tar archive, is damaged or cut short, or holds no
+            picture.
+    """
+    found: list[TarMember] = []
+    num_members = 0
+    try:
+        with plain_read_errors(archive), open_place(archive) as file:
+            for info in _iter_members(file):
+                num_members += 1
+                if _is_picture(info):
+                    size = info.size if info.isreg() and not info.issparse() else None
+                    found.append(TarMember(archive, info.name, info.offset_data, size))
+    except ImageReadError as error:
+        raise UsageError(
+            f"{name_place(archive)} is no whole tar archive, {num_members} members can be told "
+            f"({error}): fetch or write it again, or leave it out"
+        ) from error
+    if not found:
+        raise UsageError(
+            f"none of the {num_members} members of {name_place(archive)} is a picture: expected "
+            "names such as key.jpg"
+        )
+    return found
+
+
+class _Headers:
+    """An archive's file that gives out a header's worth of bytes for each member."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._left = _MAX_HEADER_BYTES
+
+    def start_member(self) -> None:
+        self._left = _MAX_HEADER_BYTES
+
+    def read(self, size: int) -> bytes:
+        self._left -= size
+        if size < 0 or self._left < 0:
+            raise tarfile.ReadError(f"a header of more than {_MAX_HEADER_BYTES} bytes")
+        return self._file.read(size)
+
+    def seek(self, position: int) -> int:
+        return self._file.seek(position)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def _iter_members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    headers = _Headers(file)
+    with tarfile.open(fileobj=headers, mode="r:", errors="surrogateescape") as archive:  # type: ignore[call-overload]
+        before = -1
+        while (member := archive.next()) is not None:
+            # Sizes below zero lead backwards, and around for ever.
+            if member.size < 0 or archive.offset <= before:
+                raise tarfile.ReadError("a member of negative size")
+            before = archive.offset
+            yield member
+            archive.members.clear()  # Kept for whoever asks by name: all headers, in memory.
+            headers.start_member()
+        # tarfile takes a header that is damaged or missing for the end.
+        file.seek(archive.offset)
+        if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise tarfile.ReadError(f"no header and no end at byte {archive.offset}")
+
+
+def _is_picture(info: tarfile.TarInfo) -> bool:
+    path = PurePosixPath(info.name)
+    hidden = any(part.startswith(".") and part != ".." for part in path.parts)
+    extension = "".join(path.name.partition(".")[1:]).lower()
+    return not (info.isdir() or hidden) and extension in picture_extensions()
