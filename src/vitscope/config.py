@@ -10,7 +10,8 @@ from vitscope.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-DTypeName = Literal["float32", "float64", "bfloat16", "float16"]
+Auto = Literal["auto"]
+DTypeName = Literal["float32", "float64", "bfloat16", "float16", "auto"]
 ClsTerm = Literal["own", "registers", "patches"]
 
 
@@ -19,12 +20,15 @@ class RunConfig:
     """How a model is run over pictures, whatever is asked of it.
 
     Attributes:
-        batch_size: Pictures per forward pass; the numbers do not depend on it.
+        batch_size: Pictures per forward pass; auto takes what keeps the device busy and fits into
+            its memory. Where memory runs short a batch is halved. The numbers do not depend on it.
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
-        dtype: Precision the model runs in; sums are always float64.
+        dtype: Precision the model runs in; sums are always float64. auto takes bfloat16 where the
+            hardware has it and the ledger of the first pictures still balances, otherwise float32.
         size: Input size in pixels, such as 518, or HEIGHTxWIDTH as in 224x336; the model's own by
             default.
-        num_workers: Processes that decode pictures beside the model; 0 decodes in line.
+        num_workers: Processes that decode pictures beside the model; 0 decodes in line, which auto
+            does on a CPU, where they would take what the model runs on.
         seed: Seed of every random draw.
         renormalize: Divide restricted outputs by the kept attention mass, as if the softmax ran
             over the kept tokens alone; the paper keeps the weights as they are.
@@ -32,11 +36,11 @@ class RunConfig:
             of its own, or among the registers (of models that have any) or the patches.
     """
 
-    batch_size: int = 32
+    batch_size: int | Auto = "auto"
     device: str = "auto"
     dtype: DTypeName = "float32"
     size: str | None = None
-    num_workers: int = 0
+    num_workers: int | Auto = "auto"
     seed: int = 0
     renormalize: bool = False
     cls_term: ClsTerm = "own"
@@ -48,6 +52,7 @@ class RunConfig:
             UsageError: Naming the setting.
         """
         self._check_least(batch_size=1, num_workers=0, seed=0)
+        self._check_number_or_auto("batch_size", "num_workers")
         self._check_choice(dtype=get_args(DTypeName), cls_term=get_args(ClsTerm))
         if self.size is not None:
             parse_size(self.size)
@@ -55,15 +60,20 @@ class RunConfig:
     def _check_least(self, **least: int) -> None:
         for name, bound in least.items():
             value = getattr(self, name)
-            if value is not None and value < bound:
-                raise UsageError(f"{name.replace('_', '-')} {value}: expected {bound} or more")
+            if isinstance(value, (int, float)) and not value >= bound:
+                raise UsageError(f"{_option(name)} {value}: expected {bound} or more")
+
+    def _check_number_or_auto(self, *names: str) -> None:
+        for name in names:
+            if isinstance(value := getattr(self, name), str) and value != "auto":
+                raise UsageError(f"{_option(name)} {value!r}: expected a number or auto")
 
     def _check_choice(self, **choices: Sequence[str]) -> None:
         for name, known in choices.items():
             value = getattr(self, name)
             if value not in known:
                 expected = f"{', '.join(known[:-1])} or {known[-1]}"
-                raise UsageError(f"{name.replace('_', '-')} {value!r}: expected {expected}")
+                raise UsageError(f"{_option(name)} {value!r}: expected {expected}")
 
     @property
     def torch_dtype(self) -> "torch.dtype":
@@ -116,6 +126,14 @@ class AuditConfig(RunConfig):
         features: Keep every picture's features beside the sums, or drop them and with them the
             per-picture centred numbers.
         gallery: Keep this many pictures with their maps, for the report to show; 0 for none.
+        proven: Part of the batches, drawn at random beside the first, in which the last block runs
+            for every token and the ledger is proven against the model's own tensors. In the others
+            it runs for the row under study alone, and the audit costs less than a forward pass. 1
+            proves every picture.
+        shard: Look at one part of the pictures, such as 3/16 for the third of sixteen; `vitscope
+            merge` puts the results together.
+        shard_size: Pictures after which what was found is put on disk, for an interrupted run to go
+            on from, and of which one process at a time is in charge; auto is 512, or eight batches.
     """
 
     limit: int | None = None
@@ -123,6 +141,9 @@ class AuditConfig(RunConfig):
     layers: str = "last"
     features: Literal["keep", "drop"] = "keep"
     gallery: int = 48
+    proven: float = 0.05
+    shard: str | None = None
+    shard_size: int | Auto = "auto"
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be.
@@ -131,8 +152,13 @@ class AuditConfig(RunConfig):
             UsageError: Naming the setting.
         """
         super().__post_init__()
-        self._check_least(limit=1, gallery=0)
+        self._check_least(limit=1, gallery=0, shard_size=1)
+        self._check_number_or_auto("shard_size")
         self._check_choice(features=("keep", "drop"))
+        if not 0 <= self.proven <= 1:
+            raise UsageError(f"proven {self.proven}: expected a part of the batches, 0 to 1")
+        if self.shard is not None:
+            parse_shard(self.shard)
         parse_layers(self.layers)
 
 
@@ -217,6 +243,26 @@ def parse_size(text: str) -> tuple[int, int]:
     return height, width
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read which part of the pictures is looked at.
+
+    Args:
+        text: Two numbers such as 3/16, counted from 1.
+
+    Returns:
+        (number of the part, parts in all).
+
+    Raises:
+        UsageError: If it is something else.
+    """
+    number, slash, count = text.partition("/")
+    if slash and all(part.isascii() and part.isdigit() for part in (number, count)):
+        found = int(number), int(count)
+        if 1 <= found[0] <= found[1]:
+            return found
+    raise UsageError(f"shard {text!r}: expected one of 1/N to N/N, such as 3/16")
+
+
 def parse_layers(text: str) -> Literal["last", "all"] | tuple[int, ...]:
     """Read a choice of layers.
 
@@ -239,3 +285,7 @@ def parse_layers(text: str) -> Literal["last", "all"] | tuple[int, ...]:
         raise UsageError(
             f"layers {text!r}: expected last, all, or block numbers such as 3,7"
         ) from None
+
+
+def _option(name: str) -> str:
+    return name.replace("_", "-")

@@ -4,6 +4,9 @@ Exit codes follow from the class: `UsageError` and its children end the command 
 for something that cannot be), every other `VitscopeError` with 1 (it was asked rightly and failed).
 """
 
+from functools import partial
+from typing import Any
+
 
 class VitscopeError(Exception):
     """Anything vitscope refuses or cannot do; the message is one line meant for a person."""
@@ -45,6 +48,18 @@ class NonFiniteError(VitscopeError):
         """
         super().__init__(message)
         self.image = image
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Say how it is made again, on the other side of a process.
+
+        Returns:
+            What makes it, and of what.
+        """
+        return partial(type(self), image=self.image), self.args
+
+
+class MemoryShortageError(VitscopeError):
+    """There is not enough memory for a batch; a smaller one may fit."""
 
 
 class ImageReadError(VitscopeError):

@@ -1,21 +1,23 @@
 """`vitscope audit` and `vitscope demo`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
 from rich.text import Text
 
 import vitscope
-from vitscope.cli.targets import choose_targets, find_pictures
+from vitscope.cli.targets import choose_engine, choose_targets, find_pictures
 from vitscope.config import AuditConfig
 from vitscope.errors import VitscopeError
 from vitscope.files.storage import printable, printable_path
 from vitscope.terminal import make_comparison, make_progress, make_report
 
 if TYPE_CHECKING:
+    from vitscope.engines.base import Engine
     from vitscope.results.audit_result import AuditResult
 
 _DEFAULTS = AuditConfig()
@@ -27,7 +29,10 @@ def audit(
     model: list[str],
     out: Path,
     overwrite: bool = False,
+    resume: bool = False,
     report: _Report = True,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
     config: Annotated[AuditConfig, Parameter(name="*")] = _DEFAULTS,
 ) -> None:
     """Audit models on a set of pictures.
@@ -43,15 +48,23 @@ def audit(
         model: Model id, once per model: a plain name (dinov2-small-reg), a Hugging Face id or local
             folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
         out: Folder for the results, one folder a model.
-        overwrite: Replace earlier results in that folder.
+        overwrite: Replace earlier results in that folder, finished or not.
+        resume: Go on where an interrupted run with the same settings stopped; what is finished is
+            left as it is.
         report: Write report.html beside the results: charts and pictures in one file to open.
+        engine: Who does the work: local is this process, or all that `torchrun --nproc-per-node 8
+            -m vitscope audit …` started; ray is a Ray cluster.
+        address: Address of the Ray cluster, such as auto or ray://head:10001; one on this machine
+            if left out.
         config: Settings.
     """
     # What is asked for is checked as far as it can be before anything is loaded.
     pictures = find_pictures(images)
     config.resolve_device()
-    targets = choose_targets(model, out, overwrite=overwrite)
-    _audit_all(targets, pictures, config, overwrite=overwrite, report=report)
+    workers = choose_engine(engine, address)
+    targets = choose_targets(model, out, overwrite=overwrite or resume)
+    how = _How(config, workers, overwrite=overwrite, resume=resume, report=report)
+    _audit_all(targets, pictures, how)
 
 
 def demo(
@@ -78,23 +91,32 @@ def demo(
     targets = choose_targets(["dinov2-small"], out, overwrite=overwrite)
     photographs = write_demo_photographs(out / "pictures")
     Console().print(Text(photographs.describe()))
-    _audit_all(targets, [out / "pictures"], config, overwrite=overwrite, report=report)
+    _audit_all(targets, [out / "pictures"], _How(config, overwrite=overwrite, report=report))
 
 
-def _audit_all(
-    targets: Mapping[str, Path],
-    images: Sequence[Path],
-    config: AuditConfig,
-    *,
-    overwrite: bool,
-    report: bool,
-) -> None:
-    console = Console()
+@dataclass(frozen=True)
+class _How:
+    config: AuditConfig
+    engine: "Engine | None" = None
+    _: KW_ONLY
+    overwrite: bool = False
+    resume: bool = False
+    report: bool = True
+
+    @property
+    def is_lead(self) -> bool:
+        return self.engine is None or self.engine.is_lead
+
+
+def _audit_all(targets: Mapping[str, Path], images: Sequence[Any], how: _How) -> None:
+    # Of many processes that do the same, one is heard.
+    console = Console(quiet=not how.is_lead)
+    report = how.report and how.is_lead
     summaries = []
     done: list[Path] = []
     try:
         for model_id, target in targets.items():
-            result = _audit_one(model_id, images, config, target, overwrite=overwrite)
+            result = _audit_one(model_id, images, how, target)
             summaries.append(result.summary)
             done.append(target)
             console.print(make_report(summaries[-1]))
@@ -123,21 +145,21 @@ def _write_report(results: Sequence[Path], console: Console) -> None:
         console.print(Text(f"open {printable_path(target)} in a browser"), soft_wrap=True)
 
 
-def _audit_one(
-    model_id: str,
-    images: Sequence[Path],
-    config: AuditConfig,
-    target: Path,
-    *,
-    overwrite: bool,
-) -> "AuditResult":
+def _audit_one(model_id: str, images: Sequence[Any], how: _How, target: Path) -> "AuditResult":
     vit = vitscope.load_model(model_id)
-    with make_progress(Console(stderr=True)) as progress:
+    with make_progress(Console(stderr=True, quiet=not how.is_lead)) as progress:
         task = progress.add_task(model_id, total=None)
 
         def advance(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
         return vitscope.audit(
-            vit, images, config, out=target, overwrite=overwrite, on_progress=advance
+            vit,
+            images,
+            how.config,
+            out=target,
+            overwrite=how.overwrite,
+            resume=how.resume,
+            engine=how.engine,
+            on_progress=advance,
         )

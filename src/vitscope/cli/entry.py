@@ -16,6 +16,7 @@ import vitscope
 from vitscope.cli.audit import audit, demo
 from vitscope.cli.explain import explain
 from vitscope.cli.figures import figures
+from vitscope.cli.merge import merge
 from vitscope.cli.models import models
 from vitscope.cli.one_shot import one_shot
 from vitscope.cli.report import report
@@ -39,7 +40,7 @@ app = App(
 )
 _DEBUG = "VITSCOPE_DEBUG"
 
-for _command in (audit, demo, one_shot, models, explain, figures, report, reproduce):
+for _command in (audit, demo, one_shot, models, explain, merge, figures, report, reproduce):
     app.command(_command)
 
 
@@ -66,9 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _fail(str(error), 2)
     except VitscopeError as error:
-        return _fail(str(error), 1)
-    except KeyboardInterrupt:
-        return _fail("stopped; the unfinished result was removed", 1)
+        return _fail(str(error), 1, error)
+    except KeyboardInterrupt as error:
+        return _fail("stopped; the unfinished result was removed", 1, error)
     except Exception as error:
         if os.environ.get(_DEBUG):
             raise
@@ -77,8 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _fail(message: str, code: int) -> int:
-    line = f"vitscope: {printable(' '.join(message.split()))}"
+def _fail(message: str, code: int, error: BaseException | None = None) -> int:
+    # A note tells what is left of the work.
+    notes = [] if error is None else getattr(error, "__notes__", [])
+    line = f"vitscope: {printable(' '.join('; '.join([message, *notes]).split()))}"
     with suppress(OSError):
         sys.stderr.write(f"{line}\n")
     return code

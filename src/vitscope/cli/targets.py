@@ -3,8 +3,13 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from vitscope.errors import UsageError
 from vitscope.files.storage import check_target, is_result, never
+
+if TYPE_CHECKING:
+    from vitscope.engines.base import Engine
 
 
 def find_pictures(sources: Sequence[Path]) -> Sequence[Path]:
@@ -40,6 +45,30 @@ def choose_targets(model_ids: Sequence[str], out: Path, *, overwrite: bool) -> d
     for target in targets.values():
         check_target(target, is_result if overwrite else never)
     return targets
+
+
+def choose_engine(name: str, address: str | None) -> "Engine":
+    """Who does the work.
+
+    Args:
+        name: "local" or "ray".
+        address: Address of the Ray cluster; None for one on this machine.
+
+    Returns:
+        The engine; of "local" the ranks of `torchrun`, where it started this process.
+
+    Raises:
+        UsageError: If an address is given and no cluster asked for.
+    """
+    if name == "ray":
+        from vitscope.engines.ray import RayEngine
+
+        return RayEngine(address)
+    if address is not None:
+        raise UsageError(f"address {address!r} is of a Ray cluster: add --engine ray")
+    from vitscope.engines.ranks import detect_engine
+
+    return detect_engine()
 
 
 def name_folders(model_ids: Sequence[str]) -> dict[str, str]:

@@ -21,4 +21,5 @@ def link_or_copy(source: Path, target: Path) -> None:
     except FileExistsError:
         raise
     except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
+        with source.open("rb") as old, target.open("xb") as new:
+            shutil.copyfileobj(old, new)

@@ -79,12 +79,15 @@ def holds_result_files(folder: Path) -> bool:
 
 
 @contextmanager
-def staged_folder(target: Path, *, replaces: Replaces = never) -> Iterator[Path]:
+def staged_folder(
+    target: Path, *, replaces: Replaces = never, durable: bool = False
+) -> Iterator[Path]:
     """Write a folder beside its place and move it there when it is whole.
 
     Args:
         target: Where the folder shall be.
         replaces: Whether what is there may be replaced; asked before and after the writing.
+        durable: Whether to wait until the disk itself has it, which outlasts a power cut.
 
     Yields:
         The folder to write into; it is removed if the body raises.
@@ -96,13 +99,17 @@ def staged_folder(target: Path, *, replaces: Replaces = never) -> Iterator[Path]
     check_target(target, replaces)
     # As it really lies: a link is written through, "." has a name and a parent.
     target = target.resolve()
-    with _plain_disk_errors(target), _parents_of(target):
+    with _plain_disk_errors(target), made_parents(target):
         staging = Path(tempfile.mkdtemp(prefix=_partial_name(target), dir=target.parent))
         try:
             yield staging
             open_to_readers(staging)
             check_target(target, replaces)
+            if durable:
+                _flush_all(staging)
             _move_into_place(staging, target)
+            if durable:
+                _flush(target.parent)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -124,7 +131,7 @@ def staged_file(target: Path, *, replaces: Replaces = never) -> Iterator[Path]:
     """
     _check_file_target(target, replaces)
     target = target.resolve()
-    with _plain_disk_errors(target), _parents_of(target):
+    with _plain_disk_errors(target), made_parents(target):
         descriptor, name = tempfile.mkstemp(prefix=_partial_name(target), dir=target.parent)
         os.close(descriptor)
         staging = Path(name)
@@ -352,13 +359,31 @@ def _attic_name(target: Path) -> str:
     return f".{target.name[:100]}.old-"
 
 
+def _flush_all(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _flush(path)
+
+
 def _flush(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+    if path.is_dir() and os.name != "posix":  # where folders cannot be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
-def _parents_of(target: Path) -> Iterator[None]:
+def made_parents(target: Path) -> Iterator[None]:
+    """Have the folders above a place; those made for it go again if nothing stays in them.
+
+    Args:
+        target: The place.
+
+    Yields:
+        Nothing.
+    """
     missing = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,18 +1,13 @@
 """The saved result of an audit: a folder that everything later is drawn from, without a model."""
 
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vitscope.errors import ResultError, UsageError
+from vitscope.errors import UsageError
 from vitscope.files.storage import scratch_folder
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_sums import FeatureSums
@@ -21,8 +16,8 @@ from vitscope.metrics.token_sums import TokenSums
 from vitscope.results.finishing import finish_result
 from vitscope.results.gallery import Gallery, merge_galleries, read_gallery
 from vitscope.results.manifest import Manifest, check_same, read_manifest, read_sums
+from vitscope.results.merging import check_disjoint, find_missing_shards, merge_parts
 from vitscope.results.plots import AuditPlots
-from vitscope.results.records import TableWriter, iter_row_groups, shard_paths, table_path
 from vitscope.results.result_html import show_audit
 from vitscope.results.saved_result import SavedResult
 
@@ -58,6 +53,11 @@ class AuditResult(SavedResult, AuditPlots):
     def gallery(self) -> Gallery | None:
         """The pictures that are kept with their maps; None where none were."""
         return read_gallery(self.folder)
+
+    @property
+    def missing_shards(self) -> list[str]:
+        """Shards of the same pictures, such as "3/16", that are not in this result."""
+        return find_missing_shards(self.provenance)
 
     def read_sums(self) -> dict[int, FeatureSums]:
         """The sums over the [CLS] row that the estimates came from.
@@ -117,63 +117,23 @@ class AuditResult(SavedResult, AuditPlots):
             VitscopeError: If the disk does not take the result.
         """
         results = (self, *others)
+        folders = [result.folder for result in results]
         manifest = self.manifest
         for other in others:
             check_same(manifest, other.manifest, other.folder)
-        _check_disjoint([result.folder for result in results])
+        provenances = [result.provenance for result in results]
+        check_disjoint(folders, provenances)
         with scratch_folder() as folder:
-            sums = manifest.make_sums(folder)
-            for result in results:
-                sums.merge(result._read_all_sums())
-            _merge_records(folder, manifest, [result.folder for result in results])
+            merged = merge_parts(folder, manifest, folders)
             finish_result(
                 folder,
                 manifest,
-                sums,
-                failures=list(chain.from_iterable(result.failures for result in results)),
-                provenance={"merged_from": [result.provenance for result in results]},
+                merged.sums,
+                failures=merged.failures,
+                provenance={"merged_from": provenances},
             )
-            merge_galleries(folder, [result.folder for result in results])
+            merge_galleries(folder, folders)
         return self.own(folder)
 
     def _read_all_sums(self) -> AuditSums:
         return read_sums(self.folder, self.manifest, owner=self)
-
-
-def _check_disjoint(folders: Sequence[Path]) -> None:
-    seen: set[str] = set()
-    for folder in folders:
-        ids = set(pq.read_table(folder / "images.parquet", columns=["image_id"])[0].to_pylist())
-        if shared := seen & ids:
-            raise ResultError(
-                f"{folder} cannot be merged: {len(shared)} of its pictures are in the other "
-                "result too; merge results of disjoint image sets"
-            )
-        seen |= ids
-
-
-def _merge_records(folder: Path, manifest: Manifest, parts: Sequence[Path]) -> None:
-    for layer in manifest.layers:
-        shards = [shard_paths(part, layer) for part in parts]
-        keep = all(shards)
-        target = table_path(folder, layer, manifest.last_layer)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        tables = [table_path(part, layer, manifest.last_layer) for part in parts]
-        _concat_tables(target, tables, drop_centred=not keep)
-        if keep:
-            home = folder / "features" / f"{layer:03d}"
-            home.mkdir(parents=True)
-            for index, shard in enumerate(chain.from_iterable(shards)):
-                shutil.copyfile(shard, home / f"{index:05d}.safetensors")
-
-
-def _concat_tables(target: Path, tables: Sequence[Path], *, drop_centred: bool) -> None:
-    names = [
-        name
-        for name in pq.read_schema(tables[0]).names
-        if not (drop_centred and name.startswith("centred_"))
-    ]
-    groups: Iterator[pa.Table] = chain.from_iterable(iter_row_groups(table) for table in tables)
-    with closing(TableWriter(target)) as writer:
-        for group in groups:
-            writer.write(group.select(names))

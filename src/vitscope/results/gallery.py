@@ -19,9 +19,11 @@ from typing import Literal, get_args
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 
 from vitscope.errors import ImageReadError, ResultError
 from vitscope.files.storage import printable_path, read_json, write_json
+from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.pictures.addresses import PictureAddress, read_picture
 from vitscope.pictures.decoding import decode_picture, image_id, resize_and_crop
 from vitscope.pictures.images import ImageSet
@@ -32,11 +34,12 @@ from vitscope.token_maps import TokenMaps
 Why = Literal["lowest", "highest", "quantile", "random"]
 """What a picture was chosen for: its number among all pictures, or the draw."""
 
-CANDIDATE_BYTES = 64 * 2**20
-"""Memory for the maps of the pictures that a gallery is chosen from: 4,500 pictures of 16 x 16
-patches under 6 heads, 240 of 37 x 37 under 24."""
+CANDIDATE_BYTES = 16 * 2**20
+"""Memory for the maps of the pictures that a gallery is chosen from: 1,100 pictures of 16 x 16
+patches under 6 heads, 60 of 37 x 37 under 24."""
 
 _INDEX, _FOLDER = "gallery.json", "gallery"
+_CANDIDATES = "candidates.safetensors"
 _NUMBERS = ("centred_share_patches", "share_patches")
 """What pictures are chosen by: the first that the table has."""
 
@@ -156,11 +159,43 @@ class GalleryCandidates:
                 continue
             # Copied, for a view would keep the whole batch alive.
             one = {name: grid[row].numpy().astype(np.float32) for name, grid in grids.items()}
-            self._held[digest] = _Candidate(index, one)
-            insort(self._digests, digest)
-            self._limit = max(1, self._max_bytes // sum(array.nbytes for array in one.values()))
-            if len(self._held) > self._limit:
-                del self._held[self._digests.pop()]
+            self._hold(digest, _Candidate(index, one))
+
+    def write(self, folder: Path) -> None:
+        """Write the candidates of a part.
+
+        Args:
+            folder: Folder of the part.
+        """
+        held = [self._held[digest] for digest in self._digests]
+        tensors = {"index": torch.tensor([one.index for one in held], dtype=torch.int64)}
+        for name in held[0].maps if held else ():
+            tensors[name] = torch.from_numpy(np.stack([one.maps[name] for one in held]))
+        write_tensors(folder / _CANDIDATES, tensors, {"digests": ",".join(self._digests)})
+
+    def read(self, folder: Path) -> None:
+        """Take in the candidates of a part.
+
+        Args:
+            folder: Folder of the part.
+
+        Raises:
+            ResultError: If they cannot be read.
+        """
+        tensors, metadata = read_tensors(folder / _CANDIDATES)
+        indices = tensors.pop("index").tolist()
+        digests = metadata["digests"].split(",")
+        for row, index in enumerate(indices):
+            if self.wants(digests[row]):
+                maps = {name: stack[row].numpy().copy() for name, stack in tensors.items()}
+                self._hold(digests[row], _Candidate(index, maps))
+
+    def _hold(self, digest: str, one: _Candidate) -> None:
+        self._held[digest] = one
+        insort(self._digests, digest)
+        self._limit = max(1, self._max_bytes // sum(array.nbytes for array in one.maps.values()))
+        if len(self._held) > self._limit:
+            del self._held[self._digests.pop()]
 
     def write_gallery(self, folder: Path, images: ImageSet, limit: int) -> None:
         """Choose the pictures and write them with their maps.

@@ -80,8 +80,7 @@ class SavedResult:
     @property
     def failures(self) -> list[tuple[str, str]]:
         """Pictures that could not be read, with the reason."""
-        with (self.folder / FAILURES).open(encoding="utf-8", newline="") as file:
-            return [(row["path"], row["reason"]) for row in csv.DictReader(file)]
+        return read_failures(self.folder)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
         """Copy the result to another place.
@@ -114,3 +113,16 @@ def write_failures(folder: Path, failures: Sequence[tuple[str, str]]) -> None:
     """
     with (folder / FAILURES).open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("path", "reason"), *failures])
+
+
+def read_failures(folder: Path) -> list[tuple[str, str]]:
+    """The pictures that could not be read.
+
+    Args:
+        folder: Folder of a result, or of a part of one.
+
+    Returns:
+        Path and reason of each.
+    """
+    with (folder / FAILURES).open(encoding="utf-8", newline="") as file:
+        return [(row["path"], row["reason"]) for row in csv.DictReader(file)]

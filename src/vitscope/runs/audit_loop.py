@@ -1,42 +1,46 @@
-"""The one loop: pictures through a model, rows into sums, sums into a result."""
+"""An audit: its pictures cut into shards, each shard a part on disk, all parts one result.
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict
+Requirements met here:
+
+- Parts are put together in the order of the shards: what comes out does not depend on which of them
+  were made before an interruption, by which process, or in which order.
+- Who maps shards to parts (`vitscope.engines`) knows nothing of audits; nothing here knows how.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from torch import Tensor
-
-from vitscope.config import AuditConfig, parse_layers
-from vitscope.decomposition import (
-    LayerRows,
-    choose_groups,
-    choose_tolerance,
-    decompose_layers,
+from vitscope.config import AuditConfig
+from vitscope.engines.base import Engine
+from vitscope.engines.local import LocalEngine
+from vitscope.errors import UsageError, VitscopeError
+from vitscope.files.packing import pack_folder, unpack_folder
+from vitscope.files.storage import (
+    check_target,
+    is_result,
+    never,
+    printable_path,
+    scratch_folder,
+    staged_folder,
 )
-from vitscope.errors import UsageError
-from vitscope.files.storage import is_result, never, scratch_folder, staged_folder
-from vitscope.ledger import ScalarPath, check_rows_finite, cosine
-from vitscope.metrics.audit_sums import AuditSums
-from vitscope.metrics.jackknife import block_of
+from vitscope.files.workspace import (
+    Plan,
+    Workspace,
+    describe_difference,
+    discard_workspace,
+    open_workspace,
+    place_of,
+)
 from vitscope.models.base import ViTAdapter
-from vitscope.models.token_states import name_tokens
 from vitscope.pictures.addresses import Source
-from vitscope.pictures.images import ImageBatch, ImageSet
+from vitscope.pictures.images import ImageSet
 from vitscope.results.audit_result import AuditResult
-from vitscope.results.finishing import finish_result
-from vitscope.results.gallery import GalleryCandidates
-from vitscope.results.manifest import Manifest
-from vitscope.results.records import RecordWriter
-from vitscope.runs.model_run import (
-    ModelRun,
-    OnProgress,
-    PlacedBatch,
-    choose_preprocessing,
-    describe_model,
-)
-from vitscope.trace import StreamTrace, TokenStates
+from vitscope.runs.audit_run import AuditRun, Shard, make_image_set
+from vitscope.runs.model_run import OnProgress
+from vitscope.runs.part_writer import PartWriter
 
 
 def audit(
@@ -46,6 +50,8 @@ def audit(
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
+    engine: Engine | None = None,
     on_progress: OnProgress | None = None,
 ) -> AuditResult:
     """Audit a model on a set of pictures.
@@ -53,13 +59,17 @@ def audit(
     Args:
         vit: The model; it runs on the configured device in the configured precision, and is left
             as it was.
-        images: A prepared set, or folders, files and lists of paths to make one of with the
+        images: A prepared set, or sources of pictures (see `find_images`) to make one of with the
             model's own preprocessing. A prepared set is taken as it is, so `limit`, `size`, `seed`
             and `masks` must be left alone.
         config: Settings; the defaults if None.
         out: Folder to write the result into; a temporary one if None.
-        overwrite: Whether an earlier result in `out` is replaced.
-        on_progress: Called with (pictures done, pictures in all) after every batch.
+        overwrite: Whether an earlier result in `out`, finished or not, is replaced.
+        resume: Whether to go on where an interrupted run into `out` stopped; one that is finished
+            is left as it is. The result is the same to the last bit as without interruption.
+        engine: Who works on the shards: this process if None, the ranks of `torchrun`, a cluster.
+        on_progress: Called with (pictures done, pictures in all): after every batch where this
+            process does all the work, otherwise after every shard.
 
     Returns:
         The result.
@@ -72,187 +82,124 @@ def audit(
         VitscopeError: If the disk does not take the result.
     """
     config = config or AuditConfig()
+    engine = engine or LocalEngine()
     run = AuditRun(vit, make_image_set(vit, images, config), config)
-    if out is None:
-        with scratch_folder() as folder:
-            run.execute(folder, on_progress)
-        return AuditResult.own(folder)
-    with staged_folder(Path(out), replaces=is_result if overwrite else never) as staging:
-        run.execute(staging, on_progress)
-    return AuditResult(Path(out))
+    if out is not None:
+        return _audit_into(Path(out), run, engine, on_progress, resume=resume, overwrite=overwrite)
+    if resume or not isinstance(engine, LocalEngine):
+        raise UsageError("no folder was given for the result: resume and engines need `out`")
+    with scratch_folder() as folder, TemporaryDirectory(prefix="vitscope-parts-") as parts:
+        _make_parts(run, Workspace(Path(parts)), engine, on_progress)
+        run.finish(folder, _list_parts(run, Workspace(Path(parts))))
+    return AuditResult.own(folder)
 
 
-def make_image_set(
-    vit: ViTAdapter, images: ImageSet | Source | Sequence[Source], config: AuditConfig
-) -> ImageSet:
-    """The pictures of an audit as a set.
+class _ShardWorker:
+    """Turns shards into parts: in a workspace that is shared, or packed to be sent."""
 
-    Args:
-        vit: The model, whose own preprocessing a set is made with.
-        images: As `audit` takes them.
-        config: Settings.
+    def __init__(
+        self, writer: PartWriter, workspace: Workspace | None, on_progress: OnProgress | None
+    ) -> None:
+        self._writer = writer
+        self._workspace = workspace
+        self._on_progress = on_progress
 
-    Returns:
-        The set.
+    def __call__(self, shard: Shard) -> dict[str, bytes] | None:
+        if self._workspace is not None:
+            with self._workspace.new_part(shard.number) as folder:
+                self._write(folder, shard)
+            return None
+        with TemporaryDirectory(prefix="vitscope-part-") as folder:
+            self._write(Path(folder), shard)
+            return pack_folder(Path(folder))
 
-    Raises:
-        UsageError: If a source holds no picture, or a setting is for sources and a prepared set was
-            given.
-    """
-    if isinstance(images, ImageSet):
-        for name in ("limit", "size", "seed", "masks"):
-            if getattr(config, name) != getattr(AuditConfig(), name):
-                raise UsageError(
-                    f"{name} is set, but the pictures come as a prepared ImageSet: choose them and "
-                    "their size there, or give folders and files"
-                )
-        return images
-    preprocessing = choose_preprocessing(vit, config)
-    return ImageSet.from_sources(
-        images, preprocessing, limit=config.limit, seed=config.seed, masks=config.masks
+    def _write(self, folder: Path, shard: Shard) -> None:
+        self._writer.write(
+            folder, shard.images, first_index=shard.first_index, on_progress=self._on_progress
+        )
+
+
+def _audit_into(
+    target: Path,
+    run: AuditRun,
+    engine: Engine,
+    on_progress: OnProgress | None,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> AuditResult:
+    if resume and _is_finished(target, run.plan, overwrite=overwrite):
+        if engine.is_lead:
+            discard_workspace(target)  # which a run that was killed at its very end left behind
+        return AuditResult(target)
+    replaces = is_result if overwrite else never
+    check_target(target, replaces)
+    place: AbstractContextManager[Workspace] = nullcontext(Workspace(place_of(target)))
+    if engine.is_lead:
+        place = open_workspace(target, run.plan, resume=resume, overwrite=overwrite)
+    with place as workspace:
+        engine.barrier()
+        with _told_of_parts(workspace, len(run.shards)):
+            _make_parts(run, workspace, engine, on_progress)
+            if engine.is_lead:
+                with staged_folder(target, replaces=replaces, durable=True) as staging:
+                    run.finish(staging, _list_parts(run, workspace))
+    engine.barrier()
+    return AuditResult(target)
+
+
+def _is_finished(target: Path, plan: Plan, *, overwrite: bool) -> bool:
+    if not (target.is_dir() and is_result(target)):
+        return False
+    difference = describe_difference(AuditResult.load(target).provenance.get("plan"), plan)
+    if difference is not None and not overwrite:
+        raise UsageError(
+            f"{printable_path(target)} holds the result of something else ({difference}): choose "
+            "another folder, or add --overwrite to replace it"
+        )
+    return difference is None
+
+
+def _make_parts(
+    run: AuditRun, workspace: Workspace, engine: Engine, on_progress: OnProgress | None
+) -> None:
+    shards = run.shards
+    done = workspace.find_done()
+    engine.barrier()  # or a quick rank's first parts would be missing from a slow one's list
+    sizes = {shard.number: len(shard.images) for shard in shards}
+    todo = [shard for shard in shards if shard.number not in done]
+
+    def tell(within: int = 0, _: int = 0) -> None:
+        if on_progress is not None:
+            finished = sum(sizes[number] for number in workspace.find_done())
+            on_progress(finished + within, run.num_pictures)
+
+    make_worker = partial(
+        _ShardWorker,
+        run.make_writer(),
+        workspace if engine.shares_files else None,
+        tell if isinstance(engine, LocalEngine) else None,
     )
+    here = run.placed() if engine.shares_files else nullcontext()
+    with here, closing(engine.run(make_worker, todo)) as results:
+        for index, files in results:
+            if files is not None:
+                with workspace.new_part(todo[index].number) as folder:
+                    unpack_folder(files, folder)
+            tell()
 
 
-class AuditRun:
-    """One model over one set of pictures, into one folder."""
-
-    def __init__(self, vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> None:
-        """Prepare the run; the model is not touched yet.
-
-        Args:
-            vit: The model.
-            images: The pictures.
-            config: Settings.
-        """
-        self._layers = vit.select_layers(parse_layers(config.layers))
-        self._run = ModelRun(vit, images, config)
-        self._vit = vit
-        self._images = images
-        self._config = config
-        self._manifest = self._make_manifest()
-
-    def execute(
-        self,
-        folder: Path,
-        on_progress: OnProgress | None = None,
-        *,
-        batches: Iterable[ImageBatch] | None = None,
-    ) -> None:
-        """Take in all pictures and write the result.
-
-        Args:
-            folder: Folder to write into.
-            on_progress: Called with (pictures done, pictures in all) after every batch.
-            batches: The pictures already decoded; they are read if None.
-
-        Raises:
-            ImageReadError: If no picture could be read.
-            ImbalanceError: If a ledger does not balance.
-            NonFiniteError: If an activation is not finite.
-        """
-        sums = self._manifest.make_sums(folder)
-        candidates = GalleryCandidates()
-        with ExitStack() as stack:
-            stack.enter_context(self._run.placed())
-            writers = self._open_writers(folder, stack)
-            for batch in self._run.iter_batches(on_progress, batches):
-                self._take_batch(batch, sums, writers, candidates)
-        finish_result(
-            folder,
-            self._manifest,
-            sums,
-            failures=self._run.failures,
-            provenance=self._run.make_provenance(),
-        )
-        if self._config.gallery:
-            candidates.write_gallery(folder, self._images, self._config.gallery)
-
-    def _open_writers(self, folder: Path, stack: ExitStack) -> dict[int, RecordWriter]:
-        keep = self._config.features == "keep"
-        last = self._manifest.last_layer
-        writers = {n: RecordWriter(folder, n, last, keep_features=keep) for n in self._layers}
-        for writer in writers.values():
-            stack.callback(writer.close)
-        return writers
-
-    def _take_batch(
-        self,
-        batch: PlacedBatch,
-        sums: AuditSums,
-        writers: Mapping[int, RecordWriter],
-        candidates: GalleryCandidates,
-    ) -> None:
-        streams: list[StreamTrace] = []
-        with self._run.plain_errors(batch):
-            rows = self._decompose(batch, streams, candidates)
-            (stream,) = streams
-            patch_norms = stream.patch_norms.cpu()
-            # No row under study looks at what the last block makes of the patches.
-            finite = patch_norms.isfinite().flatten(1).all(dim=-1)
-            check_rows_finite(finite, "of patches ", self._manifest.last_layer)
-        blocks = [block_of(image_id) for image_id in batch.ids]
-        sums.patch_norms.update(patch_norms)
-        scalars_of_last = _describe_stream(stream.rows, patch_norms)
-        scalars_of_last |= {("covariate", k): v for k, v in batch.covariates.items()}
-        for layer, row in rows.items():
-            sums.features[layer].update(row.features, blocks)
-            scalars = dict(row.scalars)
-            if row.tokens is not None:
-                sums.tokens[layer].update(row.tokens.states, blocks)
-                scalars |= _describe_tokens(row.tokens)
-            if layer == self._manifest.last_layer:
-                scalars |= scalars_of_last
-            identities = list(zip(batch.paths, batch.ids, strict=True))
-            writers[layer].append(identities, scalars, row.features, {"bias": row.bias})
-
-    def _decompose(
-        self, batch: PlacedBatch, streams: list[StreamTrace], candidates: GalleryCandidates
-    ) -> dict[int, LayerRows]:
-        wanted = self._config.gallery > 0 and any(map(candidates.wants, batch.ids))
-        return decompose_layers(
-            self._vit,
-            batch.pixels,
-            self._layers,
-            renormalize=self._config.renormalize,
-            tolerance=self._manifest.tolerance,
-            cls_term=self._config.cls_term,
-            on_stream=streams.append,
-            on_maps=partial(candidates.update, batch.indices, batch.ids) if wanted else None,
-        )
-
-    def _make_manifest(self) -> Manifest:
-        vit, config = self._vit, self._config
-        size = self._images.preprocessing.size
-        layout = vit.make_layout(*size)
-        return Manifest(
-            model=describe_model(vit, size, config.dtype),
-            weights_hash=self._run.weights_hash,
-            layers=self._layers,
-            listed_layers=config.layers != "last",
-            groups=choose_groups(layout, config.cls_term),
-            has_skip=layout.query is not None,
-            tokens=() if layout.query is None else name_tokens(layout),
-            renormalize=config.renormalize,
-            cls_term=config.cls_term,
-            dtype="float64" if config.dtype == "float64" else "float32",
-            preprocessing=asdict(self._images.preprocessing),
-            has_masks=bool(self._images.masks),
-            tolerance=choose_tolerance(config.torch_dtype, self._run.device),
-        )
+def _list_parts(run: AuditRun, workspace: Workspace) -> list[Path]:
+    return [workspace.part(shard.number) for shard in run.shards]
 
 
-def _describe_stream(rows: Tensor | None, patch_norms: Tensor) -> dict[ScalarPath, Tensor]:
-    scalars: dict[ScalarPath, Tensor] = {}
-    if rows is not None:
-        exact = rows.cpu().double()
-        for depth in range(exact.shape[1]):
-            scalars["layer_similarity", f"{depth:02d}"] = cosine(exact[:, depth], exact[:, -1])
-    for depth, highest in enumerate(patch_norms.amax(dim=-1).unbind(dim=1)):
-        scalars["highest_patch_norm", f"{depth:02d}"] = highest
-    return scalars
-
-
-def _describe_tokens(tokens: TokenStates) -> dict[ScalarPath, Tensor]:
-    norms = zip(tokens.names, tokens.norms.unbind(dim=1), strict=True)
-    scalars: dict[ScalarPath, Tensor] = {("token_norm", name): norm for name, norm in norms}
-    return scalars | {("token_norm", "patches"): tokens.mean_patch_norm}
+@contextmanager
+def _told_of_parts(workspace: Workspace, num_shards: int) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, VitscopeError) as error:
+        if done := len(workspace.find_done()):
+            error.add_note(
+                f"{done} of {num_shards} shards are kept: the same command with --resume goes on"
+            )
+        raise

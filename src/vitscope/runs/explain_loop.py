@@ -246,12 +246,11 @@ class ExplainRun:
                 )
         self._vit = vit
         self._addresses = addresses
-        self._config = config
         self._layer = vit.last_layer if layer is None else layer
         vit.select_layers([self._layer])
         self._preprocessing = choose_preprocessing(vit, config)
         self._run = ModelRun(vit, ImageSet(addresses, self._preprocessing), config)
-        self._tolerance = choose_tolerance(config.torch_dtype, self._run.device)
+        self._tolerance = choose_tolerance(self._run.config.torch_dtype, self._run.device)
         self._reference = (
             None
             if reference is None
@@ -365,7 +364,7 @@ class ExplainRun:
     def _describe(self, max_balance_error: float) -> dict[str, Any]:
         reference = self._reference
         return {
-            "model": describe_model(self._vit, self._preprocessing.size, self._config.dtype),
+            "model": describe_model(self._vit, self._preprocessing.size, self._run.config.dtype),
             "layer": self._layer,
             "reference": None
             if reference is None

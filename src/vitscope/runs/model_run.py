@@ -20,14 +20,21 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from vitscope.config import RunConfig
-from vitscope.errors import ImageReadError, NonFiniteError, VitscopeError
+from vitscope.errors import (
+    ImageReadError,
+    MemoryShortageError,
+    NonFiniteError,
+    VitscopeError,
+)
 from vitscope.models.base import Pixels, ViTAdapter, hash_weights
 from vitscope.pictures.images import ImageBatch, ImageSet, iter_batches
 from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.runs.resources import settle_config
 
 OnProgress = Callable[[int, int], None]
 """Called with (done, in all)."""
 
+_MEMORY_ERRORS = (RuntimeError, MemoryError)
 _LIBRARIES = (
     "vitscope",
     "torch",
@@ -57,16 +64,78 @@ class PlacedBatch:
     pixels: Pixels
     covariates: dict[str, Float64[Tensor, " batch"]] = field(default_factory=dict)
 
+    def split(self, size: int) -> "list[PlacedBatch]":
+        """Cut the batch into smaller ones.
+
+        Args:
+            size: Pictures in each; the last may have fewer.
+
+        Returns:
+            The pieces, in order.
+        """
+        return [
+            PlacedBatch(
+                self.indices[piece],
+                self.ids[piece],
+                self.paths[piece],
+                self.pixels[piece],
+                {name: values[piece] for name, values in self.covariates.items()},
+            )
+            for start in range(0, len(self.ids), size)
+            for piece in [slice(start, start + size)]
+        ]
+
+
+class BatchFitter:
+    """Halves what does not fit into memory, and remembers what did not."""
+
+    def __init__(self) -> None:
+        """Start without a limit."""
+        self._limit: int | None = None
+
+    def apply(self, batch: PlacedBatch, work: Callable[[PlacedBatch], None]) -> None:
+        """Do something with a batch, in as many pieces as memory asks for.
+
+        Args:
+            batch: The pictures.
+            work: What is done with a batch; where it raises `MemoryShortageError`, nothing was.
+
+        Raises:
+            MemoryShortageError: If there is not even memory for one picture.
+        """
+        for piece in batch.split(self._limit or len(batch.ids)):
+            if not self._fits(piece, work):
+                self._limit = (len(piece.ids) + 1) // 2
+                for half in piece.split(self._limit):
+                    self.apply(half, work)
+
+    @staticmethod
+    def _fits(piece: PlacedBatch, work: Callable[[PlacedBatch], None]) -> bool:
+        try:
+            work(piece)
+        except MemoryShortageError:
+            if len(piece.ids) == 1:
+                raise
+        else:
+            return True
+        # Only here is what the failed attempt held free again.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return False
+
 
 class ModelRun:
     """One model over one set of pictures.
 
     Attributes:
+        device: Where it runs.
+        config: How it is run, with nothing left to choose.
+        weights_hash: Digest of the weights.
         failures: Path and reason of each picture that could not be read so far.
     """
 
     def __init__(self, vit: ViTAdapter, images: ImageSet, config: RunConfig) -> None:
-        """Prepare the run; the model is not touched yet.
+        """Prepare the run; the model is not touched yet, unless a choice depends on it.
 
         Args:
             vit: The model.
@@ -74,11 +143,11 @@ class ModelRun:
             config: How it is run.
         """
         self.device = config.resolve_device()
+        self.config = settle_config(vit, images, config, self.device)
         self.weights_hash = vit.weights_hash or hash_weights(vit.module)
         self.failures: list[tuple[str, str]] = []
         self._vit = vit
         self._images = images
-        self._config = config
         self._started = datetime.now(UTC)
 
     @contextmanager
@@ -88,7 +157,7 @@ class ModelRun:
         Yields:
             Nothing; the model is left as it was found when the context ends.
         """
-        with self._vit.placed(self.device, self._config.torch_dtype):
+        with self._vit.placed(self.device, self.config.torch_dtype):
             yield
 
     def iter_batches(
@@ -102,9 +171,6 @@ class ModelRun:
 
         Yields:
             Batches of at least one picture that was read.
-
-        Raises:
-            ImageReadError: If no picture could be read.
         """
         done = 0
         for batch in self.read_batches() if batches is None else batches:
@@ -118,7 +184,6 @@ class ModelRun:
             done += len(batch.indices) + len(batch.failures)
             if on_progress is not None:
                 on_progress(done, len(self._images))
-        self.check_some_read()
 
     def read_batches(self) -> Iterator[ImageBatch]:
         """Decode the pictures.
@@ -126,10 +191,13 @@ class ModelRun:
         Returns:
             Their batches, in order.
         """
+        batch_size, num_workers = self.config.batch_size, self.config.num_workers
+        assert not isinstance(batch_size, str)
+        assert not isinstance(num_workers, str)
         return iter_batches(
             self._images,
-            batch_size=self._config.batch_size,
-            num_workers=self._config.num_workers,
+            batch_size=batch_size,
+            num_workers=num_workers,
             pin_memory=self.device.type == "cuda",
         )
 
@@ -158,20 +226,18 @@ class ModelRun:
 
         Raises:
             NonFiniteError: Naming layer and picture, where a layer's output is not finite.
-            VitscopeError: Naming the picture, or what there is not enough memory for.
+            VitscopeError: Naming the picture.
+            MemoryShortageError: Naming what there is not enough memory for.
             RuntimeError: Any other of torch's, as it came.
         """
         try:
             yield
         except NonFiniteError as error:
             raise self._locate_non_finite(error, batch.pixels, batch.paths) from None
-        except RuntimeError as error:
-            # torch's own OutOfMemoryError is of a GPU; the CPU's allocator raises this one.
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(
-                error
-            ):
+        except _MEMORY_ERRORS as error:
+            if not _is_memory_short(error):
                 raise
-            raise VitscopeError(
+            raise MemoryShortageError(
                 f"not enough memory on {self.device} for {len(batch.paths)} pictures at a time: "
                 "use a smaller batch size or input size"
             ) from None
@@ -179,7 +245,7 @@ class ModelRun:
     def _locate_non_finite(
         self, error: NonFiniteError, pixels: Pixels, paths: Sequence[str]
     ) -> VitscopeError:
-        exact = self._config.dtype in {"float32", "float64"}
+        exact = self.config.dtype in {"float32", "float64"}
         remedy = "check the weights" if exact else "run in float32"
         found = self._vit.find_non_finite(pixels)
         if found is None:
@@ -198,7 +264,7 @@ class ModelRun:
             Settings, preprocessing, weights, versions, machine and times.
         """
         return {
-            "config": asdict(self._config),
+            "config": asdict(self.config),
             "model_source": self._vit.info.source,
             "weights_hash": self.weights_hash,
             "preprocessing": asdict(self._images.preprocessing),
@@ -262,6 +328,12 @@ def describe_model(vit: ViTAdapter, size: tuple[int, int], dtype: str) -> dict[s
         "dtype": dtype,
         "notes": list(info.notes),
     }
+
+
+def _is_memory_short(error: Exception) -> bool:
+    # torch's own OutOfMemoryError is of a GPU; the CPU's allocator raises a plain RuntimeError.
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "allocate memory" in str(error)
 
 
 def _library_versions() -> dict[str, str]:

@@ -103,7 +103,7 @@ class _OneShotRun:
         self._labels = [label for label, paths in folders.classes.items() for _ in paths]
         paths = tuple(path for paths in folders.classes.values() for path in paths)
         self._run = ModelRun(vit, ImageSet(paths, preprocessing, described=False), config)
-        self._model = describe_model(vit, preprocessing.size, config.dtype)
+        self._model = describe_model(vit, preprocessing.size, self._run.config.dtype)
         self._vit = vit
         self._folders = folders
         self._config = config
@@ -155,7 +155,7 @@ class _OneShotRun:
 
     def _extract(self, scratch: Path, on_progress: OnProgress | None) -> _Pictures:
         layer = self._vit.last_layer
-        tolerance = choose_tolerance(self._config.torch_dtype, self._run.device)
+        tolerance = choose_tolerance(self._run.config.torch_dtype, self._run.device)
         labels: list[str] = []
         ids: list[str] = []
         with self._run.placed(), RowFiles(scratch) as files:
@@ -174,6 +174,7 @@ class _OneShotRun:
                 files.append({name: rows.numpy() for name, rows in wanted.items()})
                 labels += [self._labels[index] for index in batch.indices]
                 ids += batch.ids
+        self._run.check_some_read()
         return _Pictures(labels, ids, files.open_rows(), row.bias.numpy())
 
     def _classify(self, draw: int, outputs: Outputs) -> Iterator[DrawScore]:

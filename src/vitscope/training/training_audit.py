@@ -21,10 +21,11 @@ from vitscope.files.storage import scratch_folder
 from vitscope.models.base import ViTAdapter
 from vitscope.models.registry import wrap_model
 from vitscope.pictures.addresses import Source
-from vitscope.pictures.images import ImageBatch, ImageSet, iter_batches
+from vitscope.pictures.images import ImageBatch, ImageSet
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.results.audit_result import AuditResult
-from vitscope.runs.audit_loop import AuditRun, make_image_set
+from vitscope.runs.audit_run import AuditRun, make_image_set
+from vitscope.runs.model_run import ModelRun
 
 
 class TrainingAudit:
@@ -83,7 +84,7 @@ class TrainingAudit:
             config = self._place(vit)
             images, batches = self._decode(vit, config)
             with scratch_folder() as folder:
-                AuditRun(vit, images, config).execute(folder, batches=batches)
+                AuditRun(vit, images, config).execute(folder, batches)
         return AuditResult.own(folder)
 
     def _find_tower(self, model: nn.Module) -> nn.Module:
@@ -108,10 +109,7 @@ class TrainingAudit:
     def _decode(self, vit: ViTAdapter, config: AuditConfig) -> tuple[ImageSet, list[ImageBatch]]:
         if self._decoded is None:
             images = make_image_set(vit, self._images, config)
-            batches = iter_batches(
-                images, batch_size=config.batch_size, num_workers=config.num_workers
-            )
-            self._decoded = images, list(batches)
+            self._decoded = images, list(ModelRun(vit, images, config).read_batches())
         return self._decoded
 
 

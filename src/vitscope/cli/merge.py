@@ -1,0 +1,41 @@
+"""`vitscope merge`."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from vitscope.errors import UsageError
+from vitscope.files.storage import printable_path
+from vitscope.terminal import make_report
+
+
+def merge(*results: Path, out: Path, overwrite: bool = False) -> None:
+    """Put audits of different pictures together, such as those of --shard 1/16 to 16/16.
+
+    The results must be of the same model, weights and settings, and have no picture in common. The
+    numbers are those of one audit of all the pictures.
+
+    Example:  vitscope merge part-*/dinov2-small --out results/dinov2-small
+
+    Args:
+        results: Results of audits: the folders that hold a summary.json.
+        out: Folder for the merged result.
+        overwrite: Replace an earlier result there.
+
+    Raises:
+        UsageError: If fewer than two results are named.
+    """
+    if len(results) < 2:
+        raise UsageError(f"{len(results)} results were given: name two or more folders to merge")
+    from vitscope.files.storage import check_target, is_result, never
+    from vitscope.results.audit_result import AuditResult
+
+    check_target(out, is_result if overwrite else never)
+    first, *others = (AuditResult.load(folder) for folder in results)
+    merged = first.merge(*others).save(out, overwrite=overwrite)
+    console = Console()
+    console.print(make_report(merged.summary))
+    if missing := merged.missing_shards:
+        console.print(Text(f"still missing: {', '.join(missing)}"), soft_wrap=True)
+    console.print(Text(f"written to {printable_path(out)}"), soft_wrap=True)

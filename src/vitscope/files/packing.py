@@ -1,0 +1,41 @@
+"""A folder as something to send to another machine."""
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from vitscope.errors import ResultError
+
+
+def pack_folder(folder: Path) -> dict[str, bytes]:
+    """Read a folder of a few files.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The bytes of each file below it, under its path within it.
+    """
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def unpack_folder(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write what `pack_folder` read.
+
+    Args:
+        files: The bytes of each file under its path.
+        folder: An empty folder.
+
+    Raises:
+        ResultError: If a path leads out of the folder.
+    """
+    for name, content in files.items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise ResultError(f"a file called {name!r} was sent: expected names within a part")
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)

@@ -1,0 +1,198 @@
+"""What an unfinished run keeps beside its place, so that it can go on after whatever stopped it.
+
+Requirements met here:
+
+- A part is there whole, on the disk itself, or not at all: kill -9, a power cut and a full disk
+  leave the parts that were finished before.
+- Parts of another plan are never mixed in: a plan is written down before the first part.
+- Two runs never work for one place at the same time.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitscope.errors import ResultError, UsageError
+from vitscope.files.locking import held_alone
+from vitscope.files.storage import (
+    made_parents,
+    printable_path,
+    read_json,
+    remove_leftovers,
+    replace_json,
+    staged_folder,
+)
+
+_PLAN, _PARTS, _LOCK = "plan.json", "parts", ".lock"
+
+Plan = Mapping[str, Any]
+"""What the numbers of a run depend on, as JSON holds it."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Finished parts of a run, by number.
+
+    Attributes:
+        folder: Where they lie.
+    """
+
+    folder: Path
+
+    @contextmanager
+    def new_part(self, number: int) -> Iterator[Path]:
+        """Write a part, which is there when it is whole.
+
+        Args:
+            number: Its number.
+
+        Yields:
+            The folder to write into.
+
+        Raises:
+            VitscopeError: If the disk does not take it.
+        """
+        with staged_folder(self.part(number), durable=True) as staging:
+            yield staging
+
+    def part(self, number: int) -> Path:
+        """Where a part lies, or will.
+
+        Args:
+            number: Its number.
+
+        Returns:
+            Its folder.
+        """
+        return self.folder / _PARTS / f"{number:06d}"
+
+    def find_done(self) -> set[int]:
+        """Numbers of the parts that are finished.
+
+        Returns:
+            The numbers.
+        """
+        # What is being written begins with a dot.
+        parts = self.folder / _PARTS
+        names = [path.name for path in parts.iterdir()] if parts.is_dir() else []
+        return {int(name) for name in names if name.isdecimal()}
+
+
+def place_of(target: Path) -> Path:
+    """Where the workspace of a run lies.
+
+    Args:
+        target: Folder that its result shall be in.
+
+    Returns:
+        A hidden folder beside it.
+    """
+    target = target.resolve()
+    return target.parent / f".{target.name[:100]}.run"
+
+
+@contextmanager
+def open_workspace(
+    target: Path, plan: Plan, *, resume: bool, overwrite: bool
+) -> Iterator[Workspace]:
+    """Work for a place alone, on top of what an earlier run of the same plan has finished.
+
+    Args:
+        target: Folder that the result shall be in.
+        plan: What its numbers depend on.
+        resume: Whether to go on where an earlier run stopped.
+        overwrite: Whether what an earlier run left may be removed; with `resume`, where it cannot
+            be gone on with.
+
+    Yields:
+        The workspace. It is removed when the context ends well, and where it holds nothing.
+
+    Raises:
+        UsageError: If another run is at work there, or an earlier one has left parts that may
+            neither be gone on with nor removed.
+        VitscopeError: If the disk does not take it.
+    """
+    folder = place_of(target)
+    with made_parents(folder), held_alone(folder, _LOCK, shown=target):
+        workspace = Workspace(folder)
+        remove_leftovers(target)
+        _prepare(workspace, target, plan, resume=resume, overwrite=overwrite)
+        try:
+            yield workspace
+        except BaseException:
+            if not workspace.find_done():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def discard_workspace(target: Path) -> None:
+    """Remove what an earlier run left, unless it is still at work.
+
+    Args:
+        target: Folder that its result is in.
+
+    Raises:
+        UsageError: If another run is at work there.
+    """
+    folder = place_of(target)
+    if folder.exists():
+        with held_alone(folder, _LOCK, shown=target):
+            shutil.rmtree(folder)
+
+
+def _prepare(
+    workspace: Workspace, target: Path, plan: Plan, *, resume: bool, overwrite: bool
+) -> None:
+    done = len(workspace.find_done())
+    name = printable_path(target)
+    if done and not resume and not overwrite:
+        raise UsageError(
+            f"{name} holds an unfinished run ({done} shards are done): add --resume to go on, or "
+            "--overwrite to start again"
+        )
+    if done and resume:
+        difference = _find_difference(workspace.folder / _PLAN, plan)
+        if difference is None:
+            for path in (workspace.folder / _PARTS).iterdir():
+                if not path.name.isdecimal():
+                    shutil.rmtree(path)  # what a killed process was writing
+            return
+        if not overwrite:
+            raise UsageError(
+                f"{name} holds an unfinished run of something else ({difference}): go on with the "
+                "same pictures and settings, or add --overwrite to start again"
+            )
+    shutil.rmtree(workspace.folder / _PARTS, ignore_errors=True)
+    replace_json(workspace.folder / _PLAN, plan)
+    (workspace.folder / _PARTS).mkdir()
+
+
+def _find_difference(path: Path, plan: Plan) -> str | None:
+    try:
+        found = read_json(path)
+    except ResultError:
+        return "its plan cannot be read"
+    return describe_difference(found, plan)
+
+
+def describe_difference(found: object, plan: Plan) -> str | None:
+    """The first thing in which two plans differ, in words.
+
+    Args:
+        found: What was read of an earlier plan.
+        plan: The present one.
+
+    Returns:
+        Its name and both values; None where they are the same.
+    """
+    if not isinstance(found, dict):
+        return "its plan cannot be read"
+    for key in [*plan, *found]:
+        old, new = found.get(key), plan.get(key)
+        if old != new:
+            return f"{key} was {old!r} and now is {new!r}"
+    return None

@@ -1,0 +1,151 @@
+"""Putting parts together: what a shard of a run left, or whole results of disjoint sets.
+
+A part is a folder with the tables, features, sums and failures of some pictures. A saved result is
+one too, with what follows from them added.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vitscope.errors import ResultError
+from vitscope.files.linking import link_or_copy
+from vitscope.metrics.audit_sums import AuditSums
+from vitscope.results.manifest import Manifest, read_sums
+from vitscope.results.records import TableWriter, iter_row_groups, shard_paths, table_path
+from vitscope.results.saved_result import read_failures
+
+
+@dataclass(frozen=True, eq=False)
+class MergedParts:
+    """What is known of the pictures of all parts, beside the tables and features in the folder.
+
+    Attributes:
+        sums: Their sums.
+        failures: Path and reason of each picture that could not be read.
+    """
+
+    sums: AuditSums
+    failures: list[tuple[str, str]]
+
+
+def merge_parts(folder: Path, manifest: Manifest, parts: Sequence[Path]) -> MergedParts:
+    """Put parts together, in the order given, which alone decides on the bits of the result.
+
+    Args:
+        folder: Folder to write tables and features into; both are linked where they can be.
+        manifest: What all parts are of.
+        parts: Their folders.
+
+    Returns:
+        The sums and failures.
+
+    Raises:
+        ResultError: If a part is damaged.
+    """
+    sums = manifest.make_sums(folder)
+    for part in parts:
+        sums.merge(read_sums(part, manifest, owner=None))
+    # A part without any picture that could be read has no tables.
+    filled = [p for p in parts if table_path(p, manifest.last_layer, manifest.last_layer).exists()]
+    for layer in manifest.layers:
+        _merge_layer(folder, layer, manifest.last_layer, filled)
+    failures = list(chain.from_iterable(map(read_failures, parts)))
+    return MergedParts(sums, failures)
+
+
+def list_shards(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a result was cut from.
+
+    Args:
+        provenance: Of a result, which may itself have been merged.
+
+    Returns:
+        Digest of all pictures, and which part of them this is, such as "3/16" ("1/1" where it is
+        all of them), for each run that went into it.
+    """
+    if "merged_from" in provenance:
+        return [one for part in provenance["merged_from"] for one in list_shards(part)]
+    plan = provenance["plan"]
+    return [(plan["pictures"], plan["shard"] or "1/1")]
+
+
+def find_missing_shards(provenance: Mapping[str, Any]) -> list[str]:
+    """Shards of the same pictures that are not in a result yet.
+
+    Args:
+        provenance: Of the result.
+
+    Returns:
+        Their names, such as "3/16"; none where it does not hold shards of one set alone.
+    """
+    shards = list_shards(provenance)
+    if not _are_of_one_set(shards):
+        return []
+    count = int(shards[0][1].partition("/")[2])
+    there = {name for _, name in shards}
+    return [name for k in range(1, count + 1) if (name := f"{k}/{count}") not in there]
+
+
+def _are_of_one_set(shards: Sequence[tuple[str, str]]) -> bool:
+    sets = {(pictures, name.partition("/")[2]) for pictures, name in shards}
+    return len(sets) == 1 and len(set(shards)) == len(shards)
+
+
+def check_disjoint(folders: Sequence[Path], provenances: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse to count a picture twice.
+
+    Args:
+        folders: Results that are to be merged.
+        provenances: Of each. Different shards of one set are disjoint by their making, though the
+            set itself may hold two files of the same bytes.
+
+    Raises:
+        ResultError: If two of them have a picture in common.
+    """
+    if _are_of_one_set([one for provenance in provenances for one in list_shards(provenance)]):
+        return
+    seen: set[str] = set()
+    for folder in folders:
+        ids = set(pq.read_table(folder / "images.parquet", columns=["image_id"])[0].to_pylist())
+        if shared := seen & ids:
+            raise ResultError(
+                f"{folder} cannot be merged: {len(shared)} of its pictures are in the other "
+                "result too; merge results of disjoint image sets"
+            )
+        seen |= ids
+
+
+def _merge_layer(folder: Path, layer: int, last_layer: int, parts: Sequence[Path]) -> None:
+    shards = [shard_paths(part, layer) for part in parts]
+    keep = all(shards)
+    target = table_path(folder, layer, last_layer)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _concat_tables(
+        target, [table_path(part, layer, last_layer) for part in parts], drop_centred=not keep
+    )
+    if keep:
+        home = folder / "features" / f"{layer:03d}"
+        home.mkdir(parents=True)
+        for index, shard in enumerate(chain.from_iterable(shards)):
+            link_or_copy(shard, home / f"{index:05d}.safetensors")
+
+
+def _concat_tables(target: Path, tables: Sequence[Path], *, drop_centred: bool) -> None:
+    if not tables:
+        return
+    names = [
+        name
+        for name in pq.read_schema(tables[0]).names
+        if not (drop_centred and name.startswith("centred_"))
+    ]
+    groups: Iterator[pa.Table] = chain.from_iterable(iter_row_groups(table) for table in tables)
+    with closing(TableWriter(target)) as writer:
+        for group in groups:
+            writer.write(group.select(names))

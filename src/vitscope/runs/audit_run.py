@@ -1,0 +1,234 @@
+"""One model over one set of pictures: how it is cut, who writes parts, what is made of them."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from vitscope.config import AuditConfig, parse_layers, parse_shard
+from vitscope.decomposition import choose_groups, choose_tolerance
+from vitscope.errors import UsageError
+from vitscope.files.workspace import Plan
+from vitscope.models.base import ViTAdapter
+from vitscope.models.token_states import name_tokens
+from vitscope.pictures.addresses import Source
+from vitscope.pictures.images import ImageBatch, ImageSet
+from vitscope.results.finishing import finish_result
+from vitscope.results.gallery import GalleryCandidates
+from vitscope.results.manifest import Manifest
+from vitscope.results.merging import merge_parts
+from vitscope.runs.model_run import ModelRun, choose_preprocessing, describe_model
+from vitscope.runs.part_writer import PartWriter
+from vitscope.runs.resources import settle_config
+
+_SHARD_PICTURES, _SHARD_BATCHES = 512, 8
+
+
+def make_image_set(
+    vit: ViTAdapter, images: ImageSet | Source | Sequence[Source], config: AuditConfig
+) -> ImageSet:
+    """The pictures of an audit as a set.
+
+    Args:
+        vit: The model, whose own preprocessing a set is made with.
+        images: As `audit` takes them.
+        config: Settings.
+
+    Returns:
+        The set; of a shard, its part alone.
+
+    Raises:
+        UsageError: If a source holds no picture, a setting is for sources and a prepared set was
+            given, or there are fewer pictures than shards.
+    """
+    if isinstance(images, ImageSet):
+        for name in ("limit", "size", "seed", "masks"):
+            if getattr(config, name) != getattr(AuditConfig(), name):
+                raise UsageError(
+                    f"{name} is set, but the pictures come as a prepared ImageSet: choose them and "
+                    "their size there, or give folders and files"
+                )
+        return images
+    preprocessing = choose_preprocessing(vit, config)
+    return ImageSet.from_sources(
+        images, preprocessing, limit=config.limit, seed=config.seed, masks=config.masks
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """Some pictures of a run.
+
+    Attributes:
+        number: Its number, from 0.
+        first_index: Place of its first picture among all.
+        images: The pictures.
+    """
+
+    number: int
+    first_index: int
+    images: ImageSet
+
+
+class AuditRun:
+    """One model over one set of pictures."""
+
+    def __init__(self, vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> None:
+        """Prepare the run; the model is not touched yet, unless a precision is to be chosen.
+
+        Args:
+            vit: The model.
+            images: The pictures; of a shard, all from which it is cut.
+            config: Settings.
+        """
+        vit = vit if vit.weights_hash else vit.hashed()
+        layers = vit.select_layers(parse_layers(config.layers))
+        self._whole = images
+        self._images = _cut(images, config.shard)
+        self._config = settle_config(vit, self._images, config, config.resolve_device())
+        self._run = ModelRun(vit, self._images, self._config)
+        self._manifest = _make_manifest(vit, self._images, self._config, layers, self._run.device)
+        self._vit = vit
+
+    @property
+    def num_pictures(self) -> int:
+        """Pictures to be looked at."""
+        return len(self._images)
+
+    @property
+    def shards(self) -> list[Shard]:
+        """The pictures, cut into shards."""
+        size, count = self._shard_size, len(self._images)
+        return [
+            Shard(number, start, self._images.select(range(start, min(start + size, count))))
+            for number, start in enumerate(range(0, count, size))
+        ]
+
+    @property
+    def plan(self) -> Plan:
+        """All that the bits of the result depend on."""
+        here = {"device", "num_workers", "limit", "seed", "masks"}
+        settings = {k: v for k, v in asdict(self._config).items() if k not in here}
+        return {
+            "pictures": _digest_pictures(self._whole),
+            "num_pictures": len(self._images),
+            **settings,
+            "shard_size": self._shard_size,
+            "input_size": list(self._images.preprocessing.size),
+            "device": self._run.device.type,
+            "weights": self._manifest.weights_hash,
+            "torch": str(torch.__version__),
+        }
+
+    @property
+    def _shard_size(self) -> int:
+        size, batch_size = self._config.shard_size, self._config.batch_size
+        assert not isinstance(batch_size, str)  # it is settled
+        return max(_SHARD_PICTURES, _SHARD_BATCHES * batch_size) if isinstance(size, str) else size
+
+    def make_writer(self) -> PartWriter:
+        """What turns shards into parts, wherever it is sent.
+
+        Returns:
+            The writer.
+        """
+        return PartWriter(self._vit, self._manifest, self._config)
+
+    def placed(self) -> AbstractContextManager[None]:
+        """Have the model on the device and in the precision of the run.
+
+        Returns:
+            A context.
+        """
+        return self._run.placed()
+
+    def execute(self, folder: Path, batches: Iterable[ImageBatch]) -> None:
+        """Audit pictures that are decoded already, as one shard in this process.
+
+        Args:
+            folder: Folder to write the result into.
+            batches: The pictures, all of the set.
+
+        Raises:
+            ImageReadError: If no picture could be read.
+            ImbalanceError: If a ledger does not balance.
+            NonFiniteError: If an activation is not finite.
+        """
+        with TemporaryDirectory(prefix="vitscope-part-") as part:
+            self.make_writer().write(Path(part), self._images, batches=batches)
+            self.finish(folder, [Path(part)])
+
+    def finish(self, folder: Path, parts: Sequence[Path]) -> None:
+        """Put the parts together and write what follows from them.
+
+        Args:
+            folder: Folder to write the result into.
+            parts: The parts of all shards, in their order.
+
+        Raises:
+            ImageReadError: If no picture could be read.
+        """
+        merged = merge_parts(folder, self._manifest, parts)
+        self._run.failures[:] = merged.failures
+        self._run.check_some_read()
+        finish_result(
+            folder,
+            self._manifest,
+            merged.sums,
+            failures=merged.failures,
+            provenance=self._run.make_provenance() | {"plan": self.plan},
+        )
+        if self._config.gallery:
+            candidates = GalleryCandidates()
+            for part in parts:
+                candidates.read(part)
+            candidates.write_gallery(folder, self._images, self._config.gallery)
+
+
+def _cut(images: ImageSet, shard: str | None) -> ImageSet:
+    if shard is None:
+        return images
+    number, count = parse_shard(shard)
+    start, stop = (len(images) * k // count for k in (number - 1, number))
+    if start == stop:
+        raise UsageError(
+            f"shard {shard} of {len(images)} pictures holds none: use no more shards than pictures"
+        )
+    return images.select(range(start, stop))
+
+
+def _digest_pictures(images: ImageSet) -> str:
+    digest = blake2b(digest_size=16)
+    for index in range(len(images)):
+        digest.update(images.name_picture(index).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _make_manifest(
+    vit: ViTAdapter,
+    images: ImageSet,
+    config: AuditConfig,
+    layers: tuple[int, ...],
+    device: torch.device,
+) -> Manifest:
+    size = images.preprocessing.size
+    layout = vit.make_layout(*size)
+    return Manifest(
+        model=describe_model(vit, size, config.dtype),
+        weights_hash=vit.weights_hash or "",
+        layers=layers,
+        listed_layers=config.layers != "last",
+        groups=choose_groups(layout, config.cls_term),
+        has_skip=layout.query is not None,
+        tokens=() if layout.query is None else name_tokens(layout),
+        renormalize=config.renormalize,
+        cls_term=config.cls_term,
+        dtype="float64" if config.dtype == "float64" else "float32",
+        preprocessing=asdict(images.preprocessing),
+        has_masks=bool(images.masks),
+        tolerance=choose_tolerance(config.torch_dtype, device),
+    )

@@ -1,0 +1,187 @@
+"""One shard of an audit: pictures through the model, rows into tables and sums, as a part on disk.
+
+Requirements met here:
+
+- What a part holds depends on its pictures, the model and the settings alone, not on who writes it
+  or on what was written before.
+- The first batch of every part, and others drawn at random, prove the ledger against the model's
+  own tensors.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+
+from torch import Tensor
+
+from vitscope.config import AuditConfig
+from vitscope.decomposition import LayerRows, decompose_layers
+from vitscope.ledger import ScalarPath, check_rows_finite, cosine
+from vitscope.metrics.audit_sums import AuditSums
+from vitscope.metrics.jackknife import block_of
+from vitscope.models.base import ViTAdapter
+from vitscope.pictures.images import ImageBatch, ImageSet
+from vitscope.results.gallery import GalleryCandidates
+from vitscope.results.manifest import Manifest, write_sums
+from vitscope.results.records import RecordWriter
+from vitscope.results.saved_result import write_failures
+from vitscope.runs.model_run import BatchFitter, ModelRun, OnProgress, PlacedBatch
+from vitscope.trace import StreamTrace, TokenStates
+
+
+@dataclass(frozen=True, eq=False)
+class PartWriter:
+    """A model and settings, ready for one shard after another.
+
+    Attributes:
+        vit: The model, with the digest of its weights.
+        manifest: What the parts are of.
+        config: Settings, with nothing left to choose.
+    """
+
+    vit: ViTAdapter
+    manifest: Manifest
+    config: AuditConfig
+    _fitter: BatchFitter = field(default_factory=BatchFitter)
+
+    def write(
+        self,
+        folder: Path,
+        images: ImageSet,
+        *,
+        first_index: int = 0,
+        batches: Iterable[ImageBatch] | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        """Take in the pictures of a shard and write its part.
+
+        Args:
+            folder: Folder to write into.
+            images: The pictures.
+            first_index: Place of the first of them among all pictures of the run.
+            batches: The pictures already decoded; they are read if None.
+            on_progress: Called with (pictures done, pictures in the shard) after every batch.
+
+        Raises:
+            ImbalanceError: If a ledger does not balance.
+            NonFiniteError: If an activation is not finite.
+            VitscopeError: If there is not even memory for one picture at a time.
+        """
+        part = _Part(self, folder, first_index)
+        run = ModelRun(self.vit, images, self.config)
+        with ExitStack() as stack:
+            stack.enter_context(run.placed())
+            part.open_writers(stack)
+            for number, batch in enumerate(run.iter_batches(on_progress, batches)):
+                proven = number == 0 or self._is_drawn(batch.ids[0])
+                self._fitter.apply(batch, partial(part.take, run, proven=proven))
+        part.close()
+        write_failures(folder, run.failures)
+
+    def _is_drawn(self, image_id: str) -> bool:
+        digest = blake2b(f"{self.config.seed} {image_id}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") < self.config.proven * 2**64
+
+
+class _Part:
+    """What is added up and written of one shard."""
+
+    def __init__(self, writer: PartWriter, folder: Path, first_index: int) -> None:
+        self._vit = writer.vit
+        self._manifest = writer.manifest
+        self._config = writer.config
+        self._folder = folder
+        self._first_index = first_index
+        self._sums: AuditSums = self._manifest.make_sums(folder)
+        self._candidates = GalleryCandidates()
+        self._writers: dict[int, RecordWriter] = {}
+
+    def open_writers(self, stack: ExitStack) -> None:
+        keep = self._config.features == "keep"
+        last = self._manifest.last_layer
+        for layer in self._manifest.layers:
+            writer = RecordWriter(self._folder, layer, last, keep_features=keep)
+            stack.callback(writer.close)
+            self._writers[layer] = writer
+
+    def take(self, run: ModelRun, batch: PlacedBatch, *, proven: bool) -> None:
+        """Nothing of a batch is taken in before all of it is known.
+
+        Args:
+            run: The run that the batch is of.
+            batch: The pictures.
+            proven: Whether the last block runs for every token.
+        """
+        streams: list[StreamTrace] = []
+        with run.plain_errors(batch):
+            rows = self._decompose(batch, streams, proven=proven)
+            (stream,) = streams
+            patch_norms = stream.patch_norms.cpu()
+            self._check_patches(patch_norms, rows)
+        blocks = [block_of(image_id) for image_id in batch.ids]
+        self._sums.patch_norms.update(patch_norms)
+        scalars_of_last = _describe_stream(stream.rows, patch_norms)
+        scalars_of_last |= {("covariate", k): v for k, v in batch.covariates.items()}
+        for layer, row in rows.items():
+            self._sums.features[layer].update(row.features, blocks)
+            scalars = dict(row.scalars)
+            if row.tokens is not None:
+                self._sums.tokens[layer].update(row.tokens.states, blocks)
+                scalars |= _describe_tokens(row.tokens)
+            if layer == self._manifest.last_layer:
+                scalars |= scalars_of_last
+            identities = list(zip(batch.paths, batch.ids, strict=True))
+            self._writers[layer].append(identities, scalars, row.features, {"bias": row.bias})
+
+    def close(self) -> None:
+        write_sums(self._folder, self._manifest, self._sums)
+        if self._config.gallery:
+            self._candidates.write(self._folder)
+
+    def _decompose(
+        self, batch: PlacedBatch, streams: list[StreamTrace], *, proven: bool
+    ) -> dict[int, LayerRows]:
+        wanted = self._config.gallery > 0 and any(map(self._candidates.wants, batch.ids))
+        places = [self._first_index + index for index in batch.indices]
+        return decompose_layers(
+            self._vit,
+            batch.pixels,
+            self._manifest.layers,
+            renormalize=self._config.renormalize,
+            tolerance=self._manifest.tolerance,
+            cls_term=self._config.cls_term,
+            proven=proven,
+            on_stream=streams.append,
+            on_maps=partial(self._candidates.update, places, batch.ids) if wanted else None,
+        )
+
+    def _check_patches(self, patch_norms: Tensor, rows: Mapping[int, LayerRows]) -> None:
+        # No row under study looks at what the last block makes of the patches, where it is made.
+        last = self._manifest.last_layer
+        known = patch_norms if _is_proven(rows[last]) else patch_norms[:, :-1]
+        finite = known.isfinite().flatten(1).all(dim=-1)
+        check_rows_finite(finite, "of patches ", last)
+
+
+def _is_proven(row: LayerRows) -> bool:
+    return bool(row.scalars["balance_error",].isfinite().all())
+
+
+def _describe_stream(rows: Tensor | None, patch_norms: Tensor) -> dict[ScalarPath, Tensor]:
+    scalars: dict[ScalarPath, Tensor] = {}
+    if rows is not None:
+        exact = rows.cpu().double()
+        for depth in range(exact.shape[1]):
+            scalars["layer_similarity", f"{depth:02d}"] = cosine(exact[:, depth], exact[:, -1])
+    for depth, highest in enumerate(patch_norms.amax(dim=-1).unbind(dim=1)):
+        scalars["highest_patch_norm", f"{depth:02d}"] = highest
+    return scalars
+
+
+def _describe_tokens(tokens: TokenStates) -> dict[ScalarPath, Tensor]:
+    norms = zip(tokens.names, tokens.norms.unbind(dim=1), strict=True)
+    scalars: dict[ScalarPath, Tensor] = {("token_norm", name): norm for name, norm in norms}
+    return scalars | {("token_norm", "patches"): tokens.mean_patch_norm}
