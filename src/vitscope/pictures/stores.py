@@ -135,8 +135,9 @@ def open_store(url: str) -> tuple[AbstractFileSystem, str]:
     try:
         store, path = url_to_fs(url)
     except ImportError as error:
-        missing = (error.__cause__ or error).__dict__.get("name") or getattr(error, "name", None)
-        package = printable(str(missing or scheme)).partition(".")[0]
+        # fsspec's own error gives advice in words; the one behind it names the module.
+        missing = getattr(error.__cause__, "name", None) or scheme
+        package = missing.partition(".")[0]
         raise UsageError(
             f"{scheme}:// needs the package {package}, which is not installed: pip install "
             f"{package}"
@@ -219,7 +220,10 @@ def read_range(place: Place, start: int, size: int) -> bytes:
             store, path = open_store(place.url)
             data = store.cat_file(path, start=start, end=start + size) if size else b""
     if len(data) != size:
-        raise ImageReadError(f"{len(data)} bytes came where {size} were expected: changed since?")
+        raise ImageReadError(
+            f"{len(data)} bytes came where {size} were expected: it changed, or its server gives "
+            "out no parts"
+        )
     return data
 
 
