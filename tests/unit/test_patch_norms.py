@@ -1,4 +1,4 @@
-"""High-norm patch tokens: counts against plain loops, a threshold that raises no false alarm."""
+"""Counts of patch norms against plain loops, and what is told of the outliers among them."""
 
 import math
 
@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitscope.errors import ResultError
-from vitscope.metrics.patch_norms import NUM_BINS, PatchNormCounts, bin_of, lower_edge
+from vitscope.metrics.norm_bins import NUM_BINS, bin_of, lower_edge
+from vitscope.metrics.patch_norms import PatchNormCounts
 
 EDGES = 2.0 ** (np.arange(NUM_BINS + 1) / 16 - 10)
 # A bin is a sixteenth of an octave; its middle is at most half of that from any norm in it.
@@ -23,52 +24,123 @@ def count(norms):
     return counts
 
 
+def assert_same(ours, theirs):
+    ours, theirs = ours.to_tensors(), theirs.to_tensors()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(kept, theirs[name]) for name, kept in ours.items())
+
+
 def count_tokens(norms, patches=1):
     """Counts of one depth, from one norm a token."""
     return count(np.asarray(norms).reshape(-1, 1, patches))
-
-
-def add_outliers(generator, ordinary, part, factor, spread=0.1):
-    """Make a part of the tokens a second mode; tells which."""
-    is_high = np.zeros(ordinary.size, dtype=bool)
-    is_high[generator.choice(ordinary.size, round(part * ordinary.size), replace=False)] = True
-    high = factor * np.median(ordinary) * np.exp(spread * generator.standard_normal(ordinary.size))
-    return np.where(is_high, high, ordinary), is_high
 
 
 def test_bins_are_sixteenths_of_an_octave_and_what_lies_beyond_is_in_the_last():
     assert [lower_edge(index) for index in range(NUM_BINS + 1)] == pytest.approx(EDGES, rel=1e-14)
     inside = torch.from_numpy(np.sqrt(EDGES[:-1] * EDGES[1:]))
     assert bin_of(inside).tolist() == list(range(NUM_BINS))
-    # A rounding below an edge, a norm may fall on either side of it; a rounding above, on one.
-    assert bin_of(torch.from_numpy(EDGES[:-1] * (1 + 1e-13))).tolist() == list(range(NUM_BINS))
-    beyond = torch.tensor([0.0, 2.0**-30, 2.0**14, 1e30, math.inf])
+    beyond = torch.tensor([0.0, 2.0**-30, 2.0**24, 1e30, math.inf])
     assert bin_of(beyond).tolist() == [0, 0, NUM_BINS - 1, NUM_BINS - 1, NUM_BINS - 1]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_bins_are_exact_at_their_edges(dtype):
+    """The least number of the type that is not below an edge, the one before, the one after."""
+    at = EDGES.astype(dtype)
+    at = np.where(at.astype(np.float64) < EDGES, np.nextafter(at, dtype(np.inf)), at)
+    for norms, expected in (
+        (at, np.arange(NUM_BINS + 1)),
+        (np.nextafter(at, dtype(np.inf)), np.arange(NUM_BINS + 1)),
+        (np.nextafter(at, dtype(0)), np.arange(NUM_BINS + 1) - 1),
+    ):
+        found = bin_of(torch.from_numpy(norms))
+        assert found.tolist() == expected.clip(0, NUM_BINS - 1).tolist()
+
+
+def count_plainly(norms):
+    """Counts of one depth, one (image, place) after the other."""
+    images, places = norms.shape
+    each = np.zeros((images, places, NUM_BINS), dtype=int)
+    for image in range(images):
+        for place in range(places):
+            each[image, place] = np.histogram([norms[image, place]], EDGES)[0]
+    squares = np.zeros(NUM_BINS, dtype=int)
+    for index in range(NUM_BINS):
+        near = each[:, :, max(0, index - 2) : index + 3].sum(axis=(1, 2))
+        squares[index] = (near**2).sum()
+    bins = np.sort(each.argmax(axis=2), axis=1)
+    contrasts = np.zeros(NUM_BINS, dtype=int)
+    for of_image in bins:
+        contrasts[of_image[-1] - of_image[(places - 1) // 2]] += 1
+    return each.sum(axis=0), squares, contrasts
+
+
+def assert_counted(counts, depth, norms):
+    found = counts.read(depth)
+    by_place, squares, contrasts = count_plainly(norms)
+    assert np.array_equal(found.by_place, by_place)
+    assert np.array_equal(found.image_squares, squares)
+    assert np.array_equal(found.image_contrasts, contrasts)
+    assert found.num_images == counts.num_images(depth) == len(norms)
 
 
 def test_counts_equal_a_plain_loop():
     norms = np.random.default_rng(0).lognormal(2, 1, (7, 3, 5)).astype(np.float32)
-    expected = np.zeros((3, 5, NUM_BINS), dtype=int)
-    for of_image in norms:
-        for depth in range(3):
-            for patch in range(5):
-                expected[depth, patch] += np.histogram([of_image[depth, patch]], EDGES)[0]
     counts = PatchNormCounts()
-    for start in (0, 2, 6):
-        counts.update(torch.from_numpy(norms[start : {0: 2, 2: 6, 6: 7}[start]]))
-    assert np.array_equal(counts.counts.numpy(), expected)
-    assert (counts.num_images, counts.num_depths) == (7, 3)
+    for start, stop in ((0, 2), (2, 6), (6, 7)):
+        counts.update(torch.from_numpy(norms[start:stop]))
+    for depth in range(3):
+        assert_counted(counts, depth, norms[:, depth])
+    assert counts.num_depths == 3
+
+
+@pytest.mark.parametrize("scale", [2.0**-10, 2.0**-9.9, 1.0, 2.0**23.8, 2.0**24])
+def test_windows_at_the_ends_of_the_scale_are_cut_off(scale):
+    norms = scale * np.array([[1.001, 1.0, 1.2], [1.001, 1.1, 1.0]])
+    inside = norms.clip(EDGES[0], EDGES[-1] * (1 - 1e-9))
+    assert_counted(count(norms[:, np.newaxis]), 0, inside)
+
+
+def test_norms_that_are_not_known_are_left_out_at_their_depth_alone():
+    """The last block runs for patches in some batches only."""
+    norms = np.random.default_rng(1).lognormal(2, 1, (9, 3, 5))
+    unknown = norms.copy()
+    unknown[[0, 4, 5], 2] = np.nan
+    counts = PatchNormCounts()
+    for start, stop in ((0, 1), (1, 4), (4, 6), (6, 9)):
+        counts.update(torch.from_numpy(unknown[start:stop]))
+    for depth in (0, 1):
+        assert_counted(counts, depth, norms[:, depth])
+    assert_counted(counts, 2, norms[[1, 2, 3, 6, 7, 8], 2])
+
+
+def test_a_depth_without_any_image_has_no_numbers():
+    norms = np.random.default_rng(1).lognormal(2, 1, (9, 2, 5))
+    norms[:, 1] = np.nan
+    counts = count(norms)
+    restored = PatchNormCounts.from_tensors(counts.to_tensors())
+    for found in (counts, restored):
+        assert (found.num_images(0), found.num_images(1)) == (9, 0)
+        assert set(vars(found.fit(1)).values()) == {0, None}
+        assert np.isnan(found.frequency_of_outliers(1)).all()
+        assert found.fit(0) == counts.fit(0)
+    later = np.ones((2, 2, 5))
+    restored.update(torch.from_numpy(later))
+    merged = count(later)
+    merged.merge(counts)
+    assert_same(merged, restored)
+    assert_counted(merged, 1, later[:, 1])
 
 
 def test_no_images_no_counts():
     empty = PatchNormCounts()
-    assert (empty.num_images, empty.num_depths, empty.counts) == (0, 0, None)
+    assert empty.num_depths == 0
     assert empty.to_tensors() == {}
     empty.merge(PatchNormCounts())
-    assert PatchNormCounts.from_tensors({}).num_images == 0
+    assert PatchNormCounts.from_tensors({}).num_depths == 0
     some = count_tokens([1.0, 2.0])
     some.merge(empty)
-    assert some.num_images == 2
+    assert some.num_images(0) == 2
 
 
 @settings(max_examples=40, deadline=None)
@@ -77,106 +149,34 @@ def test_order_grouping_and_merging_change_nothing(seed, n, groups):
     generator = np.random.default_rng(seed)
     norms = generator.lognormal(1, 1, (n, 2, 6))
     norms[:, :, 1] *= 40
+    norms[generator.random(n) < 0.3, 1] = np.nan
     whole = count(norms)
     shuffled = np.array_split(generator.permutation(norms), groups)
     parts = [count(part) for part in shuffled if len(part)]
     merged = PatchNormCounts()
     for index in generator.permutation(len(parts)):
         merged.merge(parts[index])
-    assert torch.equal(merged.counts, whole.counts)
+    assert_same(merged, whole)
     assert [merged.fit(depth) for depth in (0, 1)] == [whole.fit(depth) for depth in (0, 1)]
     # What was merged is left as it was.
-    assert sum(part.num_images for part in parts) == n
+    assert sum(part.num_images(0) for part in parts) == n
 
 
 def test_counts_that_were_merged_do_not_share_memory():
     part, merged = count_tokens([1.0]), PatchNormCounts()
     merged.merge(part)
     merged.update(torch.ones(1, 1, 1))
-    assert (part.num_images, merged.num_images) == (1, 2)
+    assert (part.num_images(0), merged.num_images(0)) == (1, 2)
 
 
 def test_different_grids_do_not_merge():
     counts = count_tokens([1.0, 2.0], patches=2)
-    for other in (count_tokens([1.0]), count(np.ones((1, 2, 2)))):
+    for other in (np.ones((1, 1, 1)), np.ones((1, 2, 2))):
         with pytest.raises(ResultError, match="different grids"):
-            counts.merge(other)
-
-
-ONE_MODE = {
-    "narrow": lambda g, n: g.lognormal(3, 0.1, n),
-    "log-normal": lambda g, n: g.lognormal(3, 0.5, n),
-    "long tail": lambda g, n: g.lognormal(3, 1.5, n),
-    "gamma": lambda g, n: g.gamma(2, 10, n),
-    "exponential": lambda g, n: g.exponential(20, n),
-    "power law": lambda g, n: 20 * (1 + g.pareto(1.5, n)),
-    "Cauchy": lambda g, n: np.abs(20 * g.standard_cauchy(n)),
-    "uniform": lambda g, n: g.uniform(0, 100, n),
-    # As a small model's are: nearly normal, with a tail on the right.
-    "skewed": lambda g, n: 38 + 6 * g.standard_normal(n) + g.exponential(6, n),
-    "constant": lambda _, n: np.full(n, 17.3),
-}
-
-
-@pytest.mark.parametrize("name", ONE_MODE)
-@pytest.mark.parametrize("n", [1, 2, 7, 64, 1000, 20_000])
-def test_one_mode_has_no_outliers_however_long_its_tail(name, n):
-    for seed in range(20 if n < 20_000 else 5):
-        norms = ONE_MODE[name](np.random.default_rng([seed, n]), n)
-        found = count_tokens(norms).fit(0)
-        assert (found.threshold, found.fraction, found.position_share) == (None, 0.0, None), seed
-
-
-@pytest.mark.parametrize(
-    ("factor", "spread", "overlap"),
-    # By these shapes, so many of the 256 lie where the tails meet, in the worst of the seeds.
-    [(3, 0.1, 0), (3, 0.2, 5), (4, 0.1, 0), (4, 0.2, 2), (4, 0.3, 10), (6, 0.2, 0), (6, 0.3, 2)],
-)
-def test_a_second_mode_is_found_with_its_fraction(factor, spread, overlap):
-    for seed in range(20):
-        generator = np.random.default_rng(seed)
-        ordinary = 40 * np.exp(spread * generator.standard_normal(12_800))
-        norms, is_high = add_outliers(generator, ordinary, 0.02, factor)
-        found = count_tokens(norms, patches=64).fit(0)
-        assert 40 < found.threshold < factor * 40
-        assert found.fraction == (norms >= found.threshold).mean()
-        assert abs(found.fraction - is_high.mean()) * norms.size <= overlap + 1e-9, seed
-
-
-def test_the_shoulder_of_the_ordinary_mode_hides_no_second_one():
-    """An octave above the mode there are more ordinary tokens than there are outliers anywhere."""
-    generator = np.random.default_rng(0)
-    ordinary = 40 * np.exp(0.35 * generator.standard_normal(12_800))
-    norms, is_high = add_outliers(generator, ordinary, 0.01, 8)
-    assert ((norms > 75) & (norms < 85)).sum() > is_high.sum()
-    assert count_tokens(norms).fit(0).fraction == pytest.approx(is_high.mean(), abs=1e-4)
-
-
-def test_a_handful_of_far_tokens_is_no_mode():
-    norms = np.concatenate([np.random.default_rng(2).lognormal(3, 0.1, 5000), np.full(12, 400.0)])
-    assert count_tokens(norms).fit(0).threshold is None
-
-
-@pytest.mark.parametrize("factor", [1.2, 1.5, 1.7])
-def test_a_mode_within_an_octave_is_not_a_second_one(factor):
-    for seed in range(10):
-        generator = np.random.default_rng(seed)
-        ordinary = generator.lognormal(3, 0.03, 5000)
-        norms, _ = add_outliers(generator, ordinary, 0.1, factor, spread=0.01)
-        assert count_tokens(norms).fit(0).threshold is None
-
-
-def test_what_lies_beyond_the_last_bin_is_no_mode():
-    """A Cauchy tail that leaves the range of the bins piles up in the last of them."""
-    norms = np.abs(20 * np.random.default_rng(0).standard_cauchy(200_000))
-    assert (norms > EDGES[-1]).sum() > 100
-    assert count_tokens(norms).fit(0).threshold is None
-
-
-def test_tokens_of_low_norm_are_no_outliers():
-    generator = np.random.default_rng(3)
-    norms, _ = add_outliers(generator, generator.lognormal(3, 0.1, 5000), 0.1, 0.1)
-    assert count_tokens(norms).fit(0).threshold is None
+            counts.merge(count(other))
+        with pytest.raises(ResultError, match="different grids"):
+            counts.update(torch.from_numpy(other))
+    assert counts.num_images(0) == 1
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 50, 999])
@@ -245,25 +245,55 @@ def test_frequency_of_outliers_is_counted_place_by_place():
 @pytest.mark.parametrize("scale", [1.0, 1e-9, 1e9], ids=["ordinary", "below", "beyond"])
 def test_saved_counts_are_the_same_counts(scale):
     counts = count(scale * np.random.default_rng(8).lognormal(2, 1, (9, 2, 4)))
-    tensors = counts.to_tensors()
-    assert tensors["counts"].shape[2] < 200
-    restored = PatchNormCounts.from_tensors(tensors)
-    assert torch.equal(restored.counts, counts.counts)
+    restored = PatchNormCounts.from_tensors(counts.to_tensors())
+    assert_same(restored, counts)
     restored.update(torch.ones(1, 2, 4))
-    assert (restored.num_images, counts.num_images) == (10, 9)
+    assert (restored.num_images(0), counts.num_images(0)) == (10, 9)
+
+
+@pytest.mark.parametrize("images", [32_767, 32_768])
+def test_counts_are_saved_whole_however_many_there_are(images):
+    counts = count(np.full((images, 1, 1), 3.0))
+    restored = PatchNormCounts.from_tensors(counts.to_tensors())
+    assert restored.num_images(0) == images == restored.read(0).by_place.sum()
+
+
+def test_memory_is_that_of_the_norms_that_occur_and_flat_in_the_number_of_images():
+    counts = PatchNormCounts()
+    generator = torch.Generator().manual_seed(0)
+    sizes = []
+    for _ in range(40):
+        # Norms grow from depth to depth, and at each they stay within two octaves.
+        norms = 1 + 3 * torch.rand(8, 6, 100, generator=generator)
+        counts.update(norms * 2.0 ** torch.arange(6)[:, None])
+        sizes.append(sum(tensor.nbytes for tensor in counts.to_tensors().values()))
+    assert sizes[-1] == sizes[1]
+    assert sizes[-1] <= 6 * (100 * (2 * 16 + 1) * 2 + 2 * NUM_BINS * 8 + 8)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"counts": None},
-        {"first_bin": None},
-        {"first_bin": torch.tensor(3)},
-        {"first_bin": torch.tensor([], dtype=torch.int64)},
-        {"first_bin": torch.tensor([NUM_BINS - 1])},
-        {"counts": torch.zeros(4, 5, dtype=torch.int32)},
+        {"000/counts": None},
+        {"000/first_bin": None},
+        {"001/image_squares": None},
+        {"001/image_contrasts": None},
+        {"000/first_bin": torch.tensor(3)},
+        {"000/first_bin": torch.tensor([], dtype=torch.int64)},
+        {"000/first_bin": torch.tensor([NUM_BINS - 1])},
+        {"000/first_bin": torch.tensor([-1])},
+        {"000/counts": torch.zeros(4, dtype=torch.int32)},
+        {"000/counts": torch.zeros(4, 5, dtype=torch.int32)},
+        {"000/counts": torch.zeros(0, 5, dtype=torch.int32)},
+        {"001/counts": torch.full((3, 1), 9)},
+        {"001/image_squares": torch.zeros(5, dtype=torch.int64)},
+        {"003/counts": torch.zeros(4, 5, dtype=torch.int32)},
     ],
-    ids=["no counts", "no bin", "bare bin", "empty bin", "bin too high", "no grid"],
+    ids=[
+        *("no counts", "no bin", "no squares", "no contrasts", "bare bin", "empty bin"),
+        *("bin too high", "bin too low", "no bins", "other counts", "no grid", "other grid"),
+        *("few squares", "depth left out"),
+    ],
 )
 def test_damaged_counts_say_so(change):
     counts = count(np.random.default_rng(9).lognormal(2, 1, (9, 2, 4)))

@@ -49,9 +49,9 @@ def finish_result(
         layers[layer] = summarize_layer(table, sums.features[layer])
         if layer in sums.tokens:
             # The block's input is the output of the one before it.
-            outliers = norms[layer]["threshold"] is not None
-            tokens = sums.tokens[layer]
-            layers[layer]["anatomy"] = summarize_anatomy(table, tokens, has_outliers=outliers)
+            layers[layer]["anatomy"] = summarize_anatomy(
+                table, sums.tokens[layer], images_fraction=norms[layer]["images_fraction"]
+            )
     write_json(folder / MARKER, _summarize(manifest, sums, tables, layers, len(failures), norms))
 
 

@@ -14,22 +14,26 @@ from vitscope.results.records import column_name
 from vitscope.results.summary import read_column
 
 HIGHEST_PATCH = "highest_patch"
+_MIN_IMAGES_FRACTION = 0.5
 _PATCHES = "patches"
 _UNDEFINED = dict.fromkeys(field.name for field in fields(Distribution))
 
 
-def summarize_anatomy(table: Path, sums: TokenSums, *, has_outliers: bool) -> dict[str, Any]:
+def summarize_anatomy(
+    table: Path, sums: TokenSums, *, images_fraction: float | None
+) -> dict[str, Any]:
     """What [CLS], the registers and the highest-norm patch are at the input of a block.
 
     Args:
         table: The layer's Parquet table.
         sums: Sums of the tokens' states.
-        has_outliers: Whether there are high-norm patch tokens at the block's input.
+        images_fraction: Part of the images with a high-norm patch token at the block's input; None
+            where not known.
 
     Returns:
         Norms, the dominant register, which token is the one to look at ("analysed": the dominant
-        register; without registers the highest-norm patch, if there are outliers), and each
-        token's states.
+        register; without registers the highest-norm patch, if it is a high-norm token in half of
+        the images or more), that part of the images, and each token's states.
     """
     norms = {name: _read_norms(table, name) for name in (*sums.tokens, _PATCHES)}
     registers = [name for name in sums.tokens if name.startswith("register_")]
@@ -37,10 +41,13 @@ def summarize_anatomy(table: Path, sums: TokenSums, *, has_outliers: bool) -> di
     if dominant is not None:
         analysed = registers[dominant["index"]]
     else:
-        analysed = HIGHEST_PATCH if has_outliers else None
+        # Over all images the highest patch would be an ordinary one for the most part.
+        is_outlier = images_fraction is not None and images_fraction >= _MIN_IMAGES_FRACTION
+        analysed = HIGHEST_PATCH if is_outlier else None
     return {
         "norms": {name: _describe(values) for name, values in norms.items()},
         "dominant_register": dominant,
+        "images_fraction": images_fraction,
         "analysed": analysed,
         "tokens": {token: _summarize_token(sums, token) for token in sums.tokens},
     }
@@ -69,16 +76,19 @@ def summarize_high_norm_tokens(table: Path, norms: PatchNormCounts) -> list[dict
         norms: Counts of patch norms.
 
     Returns:
-        Per depth the fitted threshold, the fraction of tokens and of images above it, how far the
-        place on the grid decides, and quantiles of all norms.
+        Per depth the images whose norms are known, the fitted threshold, the fraction of tokens and
+        of images above it, how far the place on the grid decides, and quantiles of all norms; all
+        None where no image is known.
     """
     found = []
     for depth, name in enumerate(_list_depths(table, "highest_patch_norm")):
         tokens, highest = norms.fit(depth), read_column(table, name)
-        above = 0.0 if tokens.threshold is None else float((highest >= tokens.threshold).mean())
-        found.append(
-            {"layer": depth, **asdict(tokens), "images_fraction": above, "max": float(max(highest))}
-        )
+        known = highest[~np.isnan(highest)]
+        of_images: dict[str, float | None] = {"images_fraction": None, "max": None}
+        if known.size:
+            above = 0.0 if tokens.threshold is None else float((known >= tokens.threshold).mean())
+            of_images = {"images_fraction": above, "max": float(known.max())}
+        found.append({"layer": depth, **asdict(tokens), **of_images})
     return found
 
 
