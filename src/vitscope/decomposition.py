@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.config import ClsTerm
-from vitscope.errors import ImbalanceError
+from vitscope.errors import ImbalanceError, NonFiniteError
 from vitscope.layout import TokenLayout
 from vitscope.ledger import (
     Ledger,
@@ -24,6 +24,7 @@ from vitscope.ledger import (
     relative_error,
 )
 from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.precision import has_native_bfloat16
 from vitscope.token_maps import TokenMaps, make_token_maps
 from vitscope.trace import ClsTrace, StreamTrace, TokenStates
 
@@ -130,6 +131,38 @@ def choose_tolerance(dtype: torch.dtype, device: torch.device) -> float:
     """
     reduced = torch.backends.cuda.matmul.fp32_precision not in {"none", "ieee"}
     return balance_tolerance(dtype, reduced_matmul=reduced and device.type == "cuda")
+
+
+def choose_dtype(
+    vit: ViTAdapter, pixels: Pixels, device: torch.device, layers: Sequence[int] | None = None
+) -> Literal["bfloat16", "float32"]:
+    """Bfloat16 where it is fast and the ledger bears it, float32 otherwise.
+
+    Args:
+        vit: The model, which is left as it is.
+        pixels: Preprocessed images to try it on.
+        device: Where the model is to run.
+        layers: Layers whose ledgers must balance; the last one if None.
+
+    Returns:
+        "bfloat16" where the device multiplies it in hardware and all ledgers of these images
+        balance within its tolerance.
+    """
+    if not has_native_bfloat16(device):
+        return "float32"
+    half = torch.bfloat16
+    try:
+        with vit.placed(device, half):
+            decompose_layers(
+                vit,
+                pixels.to(device),
+                vit.select_layers("last") if layers is None else layers,
+                renormalize=False,
+                tolerance=choose_tolerance(half, device),
+            )
+    except (ImbalanceError, NonFiniteError):
+        return "float32"
+    return "bfloat16"
 
 
 def choose_groups(layout: TokenLayout, cls_term: ClsTerm) -> tuple[str, ...]:

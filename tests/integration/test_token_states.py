@@ -270,17 +270,18 @@ def test_rows_are_the_hidden_states_that_the_library_hands_out(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_bfloat16_is_read_as_it_is_and_handed_over_in_float32(name):
+def test_under_autocast_states_are_read_as_they_are_and_handed_over_in_float32(name):
     vit = adapt(name)
     size = sizes_of(name)[0]
     with vit.placed("cpu", torch.bfloat16):
-        pixels = make_pixels(size, torch.bfloat16)
-        witness = Witness(vit, pixels)
+        pixels = make_pixels(size, torch.float32)
+        with torch.autocast("cpu", torch.bfloat16):
+            witness = Witness(vit, pixels)
         traces, stream = read(vit, pixels, "last")
     num_patches = stream.patch_norms.shape[2]
     depths = torch.stack(witness.depths, dim=1)
     norms = depths[:, :, -num_patches:].double().square().sum(dim=-1).sqrt().float()
-    # A sum of squares of bfloat16 in float32.
+    # A sum of squares in float32.
     torch.testing.assert_close(stream.patch_norms, norms, rtol=1e-6, atol=0)
     if name in POOLED:
         return

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vitscope.errors import UsageError
 from vitscope.layout import TokenLayout
 from vitscope.models.blocks import BlockParts, BlockRecorder, StopForward
+from vitscope.models.precision import HALF_PRECISIONS, Autocast
 from vitscope.models.stream import StreamRecorder
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.trace import ClsTrace, StreamTrace
@@ -73,6 +74,8 @@ class ViTAdapter:
             head; empty where `blocks` are they.
         weights_hash: Digest of its weights where `hashed` has taken it; every run takes its own
             otherwise.
+        autocast: Whether its module runs under autocast at the moment; copies share it, as they
+            share the module.
     """
 
     module: nn.Module
@@ -84,6 +87,7 @@ class ViTAdapter:
     embed_row: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch out"]]
     encoder: tuple[nn.Module, ...] = ()
     weights_hash: str | None = None
+    autocast: Autocast = field(default_factory=Autocast, repr=False)
 
     @property
     def last_layer(self) -> int:
@@ -114,7 +118,8 @@ class ViTAdapter:
 
         Args:
             device: Where to run.
-            dtype: Precision to run in; weights are cast.
+            dtype: Precision to run in. Weights are cast to float32 or float64; in a half precision
+                they are float32 and the model runs under autocast.
 
         Yields:
             Nothing; the model is back where it was, with its own weights, when the context ends.
@@ -124,8 +129,11 @@ class ViTAdapter:
         try:
             for parameter, _, _ in parameters:
                 parameter.grad = None  # it would be cast and moved too
-            self.module.to(device=device, dtype=dtype)
-            yield
+            self.module.to(
+                device=device, dtype=torch.float32 if dtype in HALF_PRECISIONS else dtype
+            )
+            with self.autocast.switched(device, dtype):
+                yield
         finally:
             for parameter, data, gradient in parameters:
                 parameter.data, parameter.grad = data, gradient
@@ -233,7 +241,8 @@ class ViTAdapter:
 
     def _run_until_left(self, pixels: Pixels) -> Float[Tensor, "batch out"] | None:
         try:
-            return self.run(pixels.to(self.parameter.dtype))
+            with self.autocast.applied(pixels.device):
+                return self.run(pixels.to(self.parameter.dtype))
         except StopForward:
             return None
 
@@ -249,8 +258,9 @@ class ViTAdapter:
         Returns:
             The block's output, where and in the precision that `rows` are.
         """
-        with torch.inference_mode():
-            return self.blocks[layer].finish(rows.to(self.parameter)).to(rows)
+        parameter = self.parameter
+        with torch.inference_mode(), self.autocast.applied(parameter.device):
+            return self.blocks[layer].finish(rows.to(parameter)).to(rows)
 
     def embed(self, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch out"]:
         """Final norm and projection of rows of the last block's output.
@@ -261,8 +271,9 @@ class ViTAdapter:
         Returns:
             The global feature, where and in the precision that `rows` are.
         """
-        with torch.inference_mode():
-            return self.embed_row(rows.to(self.parameter)).to(rows)
+        parameter = self.parameter
+        with torch.inference_mode(), self.autocast.applied(parameter.device):
+            return self.embed_row(rows.to(parameter)).to(rows)
 
     def find_non_finite(self, pixels: Pixels) -> tuple[int, int] | None:
         """Where NaN or infinity first enters the analysed row.

@@ -212,6 +212,13 @@ class BlockRecorder:
         )
 
     def _emit(self, heads: Heads, **own: Float[Tensor, "batch dim"]) -> None:
+        # Under autocast run the model's own products, not those that are made of them.
+        with torch.autocast(heads.keys.device.type, enabled=False):
+            trace = self._make_trace(heads, own)
+            self._call, self._rows, self._heads = AttentionCall(), {}, None
+            self._on_trace(trace)
+
+    def _make_trace(self, heads: Heads, own: Mapping[str, Tensor]) -> ClsTrace:
         query, keys, values = heads
         self._layout.check_num_tokens(keys.shape[2])
         dtype = torch.float64 if keys.dtype == torch.float64 else torch.float32
@@ -219,7 +226,7 @@ class BlockRecorder:
             self._picker.keep("keys", keys)
             self._picker.keep("values", values)
         products = keys.to(dtype) @ query.to(dtype).unsqueeze(-1)
-        trace = ClsTrace(
+        return ClsTrace(
             layer=self._layer,
             layout=self._layout,
             logits=products.squeeze(-1) * self._parts.scale,
@@ -229,8 +236,6 @@ class BlockRecorder:
             tokens=None if self._picker is None else self._picker.finish(),
             **own,
         )
-        self._call, self._rows, self._heads = AttentionCall(), {}, None
-        self._on_trace(trace)
 
 
 def _take_row(value: Any, row: int) -> Tensor:

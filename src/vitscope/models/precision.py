@@ -1,0 +1,73 @@
+"""Half precision by autocast: products in 16 bits, weights and the residual stream in 32.
+
+Requirements met here:
+
+- What a model adds up over its blocks stays in float32, so that no rounding piles up there; save
+  where a library's own code casts it, as open_clip's does.
+- Only the model's own code runs in half precision; a ledger made of it does not.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+HALF_PRECISIONS = (torch.bfloat16, torch.float16)
+
+
+class Autocast:
+    """Whether a model runs under autocast at the moment; shared by all adapters of its module."""
+
+    def __init__(self) -> None:
+        """Begin without: the model computes in the precision of its weights."""
+        self._half: torch.dtype | None = None
+
+    @contextmanager
+    def switched(self, device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
+        """Let `applied` mean a precision for a while.
+
+        Args:
+            device: Where the model runs.
+            dtype: The precision; one that is no half precision is that of the weights.
+
+        Yields:
+            Nothing; what was before holds again when the context ends.
+        """
+        before, self._half = self._half, dtype if dtype in HALF_PRECISIONS else None
+        try:
+            # No autocast of the caller's. And weights that are cast are kept until the outermost
+            # context ends: until this one, not for each batch anew.
+            with torch.autocast(torch.device(device).type, enabled=False):
+                yield
+        finally:
+            self._half = before
+
+    def applied(self, device: torch.device) -> AbstractContextManager[object]:
+        """Run the model's own code as it is to be run.
+
+        Args:
+            device: Where it runs.
+
+        Returns:
+            A context to run it in.
+        """
+        return nullcontext() if self._half is None else torch.autocast(device.type, self._half)
+
+
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 in hardware.
+
+    Args:
+        device: A device of this machine.
+
+    Returns:
+        True for a GPU of Nvidia (from Ampere on) or AMD that has it and for a processor with
+        AVX-512 BF16 or AMX; False where torch would emulate it, and where that cannot be told.
+    """
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return False
