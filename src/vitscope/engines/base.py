@@ -1,0 +1,46 @@
+"""What an engine is: it maps a function over items, on one machine or on many."""
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Protocol, TypeVar, runtime_checkable
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Maps a function over items, each exactly once, in whichever order is quickest.
+
+    Attributes:
+        shares_files: Whether what a worker writes to a local disk is there for whoever asked. Where
+            it is not, all that is to be kept must be in what the worker returns.
+        is_lead: Whether this process finishes the work: one of all those that make the same calls.
+    """
+
+    @property
+    def shares_files(self) -> bool: ...  # noqa: D102
+
+    @property
+    def is_lead(self) -> bool: ...  # noqa: D102
+
+    def run(
+        self, make_worker: Callable[[], Callable[[T], R]], items: Sequence[T]
+    ) -> Generator[tuple[int, R], None, None]:
+        """Work on the items that fall to this process, or on all of them.
+
+        When the lead has had the last result, every item is done. Close the iterator, or use it up:
+        one that is left half-used keeps its workers.
+
+        Args:
+            make_worker: Makes the function, with whatever it takes long to load. Called at most
+                once by each worker.
+            items: What to work on; the same everywhere.
+
+        Yields:
+            Position of an item, and what the function made of it, as they are finished.
+        """
+        ...
+
+    def barrier(self) -> None:
+        """Wait until every process that makes the same calls has come this far."""
+        ...

@@ -1,0 +1,176 @@
+"""One program in many processes, as torchrun starts them: each takes its share of the items.
+
+    torchrun --nproc-per-node 8 -m vitscope audit …
+
+No tensor goes from rank to rank, so there is no process group: ranks meet through the key-value
+store that torchrun keeps. Unlike a collective barrier, waiting there has no limit of time, ends at
+once when a rank fails, and is interrupted by Ctrl-C and by torchrun's own signal.
+"""
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from vitscope.engines.base import Engine, R, T
+from vitscope.engines.local import LocalEngine
+from vitscope.errors import UsageError, VitscopeError
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
+
+_FAILED = "vitscope failed"
+_POLL_SECONDS = 0.1
+_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def detect_engine() -> Engine:
+    """The engine of this process: a rank among others where torchrun started it, itself otherwise.
+
+    Returns:
+        The engine.
+
+    Raises:
+        UsageError: If the environment is half that of torchrun.
+        VitscopeError: If the other ranks cannot be reached.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return LocalEngine()
+    return RanksEngine.from_environment()
+
+
+class RanksEngine:
+    """Rank r of w takes every w-th item from the r-th on; rank 0 is the lead.
+
+    Every rank must make the same calls in the same order. Where ranks run on several machines, what
+    they write is shared only on a file system that all of them see.
+    """
+
+    shares_files = True
+
+    def __init__(self, rank: int, num_ranks: int, store: "Store") -> None:
+        """Join the others.
+
+        Args:
+            rank: Which one this is, from 0 on.
+            num_ranks: How many there are.
+            store: Where they meet, with no key of an earlier run in it.
+        """
+        self.is_lead = rank == 0
+        self._rank = rank
+        self._num_ranks = num_ranks
+        self._store = store
+        self._num_barriers = 0
+
+    @classmethod
+    def from_environment(cls) -> "RanksEngine":
+        """Join the ranks that torchrun started, and take the GPU of this one where there are any.
+
+        Returns:
+            The engine.
+
+        Raises:
+            UsageError: If the environment is half that of torchrun.
+            VitscopeError: If the other ranks cannot be reached.
+        """
+        missing = [name for name in _VARIABLES if not os.environ.get(name)]
+        if missing:
+            raise UsageError(
+                f"WORLD_SIZE is set, but {' and '.join(missing)} not: start ranks with torchrun, "
+                "or unset WORLD_SIZE"
+            )
+        import torch
+        from torch.distributed import DistError
+        from torch.distributed.rendezvous import rendezvous
+
+        if torch.cuda.is_available():
+            # A launcher may also have left each rank to see its own GPU alone, as number 0.
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        try:
+            store, rank, num_ranks = next(rendezvous("env://"))
+        except (DistError, ValueError) as error:
+            raise VitscopeError(
+                f"the other ranks cannot be reached at {os.environ['MASTER_ADDR']}:"
+                f"{os.environ['MASTER_PORT']}: start them all with torchrun"
+            ) from error
+        return cls(rank, num_ranks, store)
+
+    def run(
+        self, make_worker: Callable[[], Callable[[T], R]], items: Sequence[T]
+    ) -> Generator[tuple[int, R], None, None]:
+        """Work on the items of this rank, in order; then wait for the others.
+
+        Args:
+            make_worker: Makes the function; not called where no item falls to this rank.
+            items: What to work on; the same for every rank.
+
+        Yields:
+            Position of an item of this rank, and what the function made of it.
+
+        Raises:
+            VitscopeError: If another rank failed.
+        """
+        own = range(self._rank, len(items), self._num_ranks)
+        try:
+            if own:
+                worker = make_worker()
+                for index in own:
+                    self._check_others()
+                    yield index, worker(items[index])
+            self.barrier()
+        except BaseException:
+            self._tell_failure()
+            raise
+
+    def barrier(self) -> None:
+        """Wait until every rank has come this far.
+
+        Raises:
+            VitscopeError: If another rank failed.
+        """
+        self._num_barriers += 1
+        arrived, left = (f"vitscope {word} {self._num_barriers}" for word in ("arrived", "left"))
+        self._count(arrived, 1)
+        self._wait_for_all(arrived)
+        self._count(left, 1)
+        if self.is_lead:
+            # Without torchrun the store lives in the lead: gone before the others have looked, it
+            # would look to them like a failure.
+            self._wait_for_all(left)
+
+    def _wait_for_all(self, counter: str) -> None:
+        while self._count(counter, 0) < self._num_ranks:
+            self._check_others()
+            time.sleep(_POLL_SECONDS)
+
+    def _count(self, counter: str, more: int) -> int:
+        with _plain_errors():
+            return self._store.add(counter, more)
+
+    def _check_others(self) -> None:
+        with _plain_errors():
+            failed = self._store.get(_FAILED).decode() if self._store.check([_FAILED]) else None
+        if failed is not None:
+            raise VitscopeError(
+                f"rank {failed} of {self._num_ranks} failed, so this one stops too: look for what "
+                "that one says"
+            )
+
+    def _tell_failure(self) -> None:
+        # What failed here counts, not that the store may be gone with the rank that kept it.
+        with suppress(VitscopeError), _plain_errors():
+            # Only the first to fail is told: an empty value stands for none.
+            self._store.compare_set(_FAILED, "", str(self._rank))
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    from torch.distributed import DistError
+
+    try:
+        yield
+    except DistError as error:
+        raise VitscopeError(
+            "the other ranks can no longer be reached: look for what the first of them says"
+        ) from error
