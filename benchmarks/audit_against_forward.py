@@ -1,97 +1,82 @@
-"""Cost of an audit against the bare forward pass, as a ratio in one run.
+"""What does an audit cost beside the bare forward pass?"""
 
-Every decoded batch goes first through the model alone and then through the audit (forward, ledger,
-proofs, sums, tables, feature shards), so that both meet the same state of the machine; what the
-audit does when the last batch is through is counted in. Peak memory of the process is printed.
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-    python benchmarks/audit_against_forward.py IMAGES --model dinov2-small
-"""
+from benchmarks.audits import AuditTimes, bare_forward, sum_rounds, time_audit
+from benchmarks.measuring import compare
+from benchmarks.models import build_dinov2, load_dinov2
+from benchmarks.page import Section, Table
+from benchmarks.pictures import Decoded, decoded_pictures
+from benchmarks.settings import Settings
+from vitscope import AuditConfig
 
-import resource
-import statistics
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Annotated
-
-import torch
-from cyclopts import App, Parameter
-
-import vitscope
-from vitscope.pictures.images import ImageBatch, ImageSet, iter_batches
-from vitscope.runs.audit_loop import AuditRun
-
-app = App(help=__doc__)
+_AUDITS = {
+    "last layer": AuditConfig(),
+    "all layers": AuditConfig(layers="all"),
+    "last layer, bfloat16": AuditConfig(dtype="bfloat16"),
+}
+"""What is audited, with whatever else is the default."""
 
 
-@app.default
-def main(
-    *images: Path,
-    model: str = "dinov2-small",
-    limit: int = 192,
-    batch_size: int = 32,
-    rounds: Annotated[int, Parameter(help="Times that all batches are gone through.")] = 5,
-    layers: str = "last",
-    dtype: str = "float32",
-) -> None:
-    """Time both on the same decoded pictures."""
-    vit = vitscope.load_model(model)
-    config = vitscope.AuditConfig(batch_size=batch_size, layers=layers, dtype=dtype)
-    image_set = ImageSet.from_sources(list(images), vit.preprocessing, limit=limit)
-    batches = list(iter_batches(image_set, batch_size=batch_size))
-    device = vit.parameter.device
-
-    def run_audit(stream: Iterable[ImageBatch]) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            AuditRun(vit, image_set, config).execute(Path(folder), batches=stream)
-
-    def forward(batch: ImageBatch) -> float:
-        start = time.perf_counter()
-        with torch.inference_mode():
-            vit.run(batch.pixels.to(device, vit.parameter.dtype))
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    for batch in batches[:2]:
-        forward(batch)
-    ratios = [time_round(run_audit, forward, batches) for _ in range(rounds)]
-    print(f"{model}, layers {layers}, {dtype}, {len(image_set)} pictures, batch {batch_size}")
-    print(f"device {device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"audit / forward: median {statistics.median(ratios):.3f} of {rounds} rounds")
-    print(f"rounds: {', '.join(f'{ratio:.3f}' for ratio in ratios)}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory of the process {peak:.0f} MiB")
+@dataclass(frozen=True)
+class _Plan:
+    model: str = "small"
+    pictures: int = 1024
+    batch_size: int = 32
+    rounds: int = 4
 
 
-def time_round(
-    run_audit: Callable[[Iterable[ImageBatch]], None],
-    forward: Callable[[ImageBatch], float],
-    batches: list[ImageBatch],
-) -> float:
-    """Seconds of the audit over seconds of the forward passes that alternate with it.
+_TINY = _Plan(model="tiny", pictures=16, batch_size=4, rounds=2)
+
+
+def measure(settings: Settings) -> Section:
+    """Time every kind of audit beside the float32 forward.
 
     Args:
-        run_audit: Audits the batches it is given.
-        forward: Runs the bare model on a batch and tells how long it took.
-        batches: Decoded pictures.
+        settings: The run's settings.
 
     Returns:
-        The ratio.
+        A row for each kind.
     """
-    seconds = []
+    plan = _TINY if settings.tiny else _Plan()
+    vit = load_dinov2(plan.model)
+    with decoded_pictures(
+        vit, plan.pictures, batch_size=plan.batch_size, sources=settings.images
+    ) as pictures:
+        rows = list(_measure_rows(plan, pictures))
+    columns = ("audit", "audit / forward", "whole run / forward", "once per run", "forward")
+    return Section(
+        title="An audit beside the bare forward pass",
+        how=(
+            f"dinov2-{plan.model}, {plan.pictures} decoded pictures in batches of "
+            f"{plan.batch_size}, {plan.rounds} rounds of "
+            f"{plan.pictures // plan.batch_size // plan.rounds} batches. Before each batch of the "
+            "audit the bare model runs on the same batch (float32, sdpa, inference mode). "
+            "*audit / forward* is what each further picture costs; *whole run / forward* counts in "
+            f"what happens once per run, over these {plan.pictures} pictures."
+        ),
+        tables=[Table(columns, rows)],
+    )
 
-    def alternate() -> Iterator[ImageBatch]:
-        for batch in batches:
-            seconds.append(forward(batch))
-            yield batch
 
-    start = time.perf_counter()
-    run_audit(alternate())
-    return (time.perf_counter() - start - sum(seconds)) / sum(seconds)
+def _measure_rows(plan: _Plan, pictures: Decoded) -> Iterator[list[str]]:
+    for name, defaults in _AUDITS.items():
+        # Two models, for the audit may have its own in another precision while it goes on.
+        vit, module = load_dinov2(plan.model), build_dinov2(plan.model)
+        config = AuditConfig(
+            layers=defaults.layers, dtype=defaults.dtype, batch_size=plan.batch_size, device="cpu"
+        )
+        times = time_audit(vit, pictures, config, {"forward": bare_forward(module)})
+        yield [name, *_describe(times, plan)]
 
 
-if __name__ == "__main__":
-    sys.exit(app())
+def _describe(times: AuditTimes, plan: _Plan) -> list[str]:
+    forward = times.others["forward"]
+    ratio = compare(sum_rounds(times.audit, plan.rounds), sum_rounds(forward, plan.rounds))
+    return [
+        str(ratio),
+        f"{times.whole_run('forward'):.3f}",
+        f"{times.once:.2f} s",
+        f"{1000 * sum(forward) / plan.pictures:.1f} ms a picture",
+    ]

@@ -1,0 +1,1 @@
+"""What an audit costs beside the bare model and beside what people do today."""

@@ -1,0 +1,151 @@
+"""An audit timed batch by batch beside other things done with the same batch."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from benchmarks.pictures import Decoded
+from vitscope import AuditConfig
+from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.pictures.images import ImageBatch
+from vitscope.runs.audit_loop import AuditRun
+
+
+@dataclass(frozen=True)
+class AuditTimes:
+    """Seconds of an audit and of what ran between its batches.
+
+    Attributes:
+        audit: Of the audit, per batch.
+        others: Of each other contender, per batch.
+        once: Of the audit before the first and after the last batch: what a run costs however many
+            pictures come (digest of the weights, summary).
+    """
+
+    audit: list[float]
+    others: dict[str, list[float]]
+    once: float
+
+    def whole_run(self, other: str) -> float:
+        """The whole audit over a contender, once-per-run costs counted in."""
+        return (sum(self.audit) + self.once) / sum(self.others[other])
+
+
+def run_audit(vit: ViTAdapter, pictures: Decoded, config: AuditConfig) -> None:
+    """Audit decoded pictures and throw the result away.
+
+    Args:
+        vit: The model.
+        pictures: The pictures.
+        config: Settings.
+    """
+    _execute(vit, pictures, config, iter(pictures.batches))
+
+
+def time_audit(
+    vit: ViTAdapter,
+    pictures: Decoded,
+    config: AuditConfig,
+    others: Mapping[str, Callable[[ImageBatch], object]],
+) -> AuditTimes:
+    """Audit decoded pictures; before each batch the other contenders have their turn with it.
+
+    Args:
+        vit: The model.
+        pictures: The pictures; the first batch is gone through untimed first.
+        config: Settings.
+        others: What is done with each batch besides, by name; it must not touch `vit`, which the
+            audit may have placed elsewhere.
+
+    Returns:
+        The seconds.
+    """
+    first = Decoded(pictures.images, pictures.batches[:1])
+    _execute(vit, first, config, _alternate(first.batches, others, _Clock(others)))
+    clock = _Clock(others)
+    start = _now()
+    _execute(vit, pictures, config, _alternate(pictures.batches, others, clock))
+    end = _now()
+    return AuditTimes(
+        audit=[a - g for a, g in zip(clock.asked[1:], clock.given, strict=True)],
+        others=clock.others,
+        once=(clock.asked[0] - start) + (end - clock.asked[-1]),
+    )
+
+
+class _Clock:
+    """When the audit asked for each batch, when it was given it, and what ran in between."""
+
+    def __init__(self, others: Iterable[str]) -> None:
+        self.asked: list[float] = []
+        self.given: list[float] = []
+        self.others: dict[str, list[float]] = {name: [] for name in others}
+
+
+def _alternate(
+    batches: Sequence[ImageBatch],
+    others: Mapping[str, Callable[[ImageBatch], object]],
+    clock: _Clock,
+) -> Iterator[ImageBatch]:
+    for batch in batches:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("batches are asked for beside the audit, so nothing alternates")
+        clock.asked.append(_now())
+        for name, run in others.items():
+            begin = _now()
+            run(batch)
+            clock.others[name].append(_now() - begin)
+        clock.given.append(_now())
+        yield batch
+    clock.asked.append(_now())
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _execute(
+    vit: ViTAdapter, pictures: Decoded, config: AuditConfig, batches: Iterator[ImageBatch]
+) -> None:
+    with TemporaryDirectory() as folder:
+        AuditRun(vit, pictures.images, config).execute(Path(folder), batches=batches)
+
+
+def bare_forward(run: Callable[[Pixels], Any], device: str = "cpu") -> Callable[[ImageBatch], None]:
+    """The model alone: inference mode, nothing kept.
+
+    Args:
+        run: The model's own forward.
+        device: Where the model is.
+
+    Returns:
+        What to do with a batch.
+    """
+
+    def forward(batch: ImageBatch) -> None:
+        with torch.inference_mode():
+            run(batch.pixels.to(device))
+
+    return forward
+
+
+def sum_rounds(seconds: Sequence[float], rounds: int) -> list[float]:
+    """Add up batches to rounds.
+
+    Args:
+        seconds: Per batch.
+        rounds: How many.
+
+    Returns:
+        Sums of as many consecutive stretches of equal length, a rest at the end left out.
+    """
+    length = len(seconds) // rounds
+    return [sum(seconds[i * length : (i + 1) * length]) for i in range(rounds)]

@@ -1,0 +1,258 @@
+"""Which CKA packages on PyPI are right, and what do they cost?"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import metadata
+from importlib.util import find_spec
+from io import StringIO
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.features import make_batches, stream_cka
+from benchmarks.gram_cka import biased_cka, minibatch_cka
+from benchmarks.measuring import alternate, compare, measure_memory
+from benchmarks.page import Section, Table
+from benchmarks.settings import Settings
+
+
+@dataclass(frozen=True)
+class _Plan:
+    count: int = 4096
+    width: int = 384
+    minibatch: int = 256
+    rounds: int = 3
+
+
+_TINY = _Plan(count=64, width=8, minibatch=16, rounds=2)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A way into a package.
+
+    Attributes:
+        module: The package's module.
+        claims: The estimator it says it computes: biased, unbiased or minibatch.
+        compute: From x, y and the size of a minibatch to CKA.
+    """
+
+    module: str
+    claims: str
+    compute: Callable[[Tensor, Tensor, int], float]
+
+
+def measure(settings: Settings) -> Section:
+    """Hold every entry against the estimator that it claims; time and memory beside ours.
+
+    Args:
+        settings: The run's settings.
+
+    Returns:
+        A row for each entry of each package; a package that is absent has a note.
+    """
+    plan = _TINY if settings.tiny else _Plan()
+    entries = {n: e for n, e in ENTRIES.items() if find_spec(e.module)}
+    absent = sorted({e.module for e in ENTRIES.values()} - {e.module for e in entries.values()})
+    with _quiet():
+        errors = {name: _find_errors(entry, plan) for name, entry in entries.items()}
+        costs = _measure_costs(entries, plan)
+    rows = [[name, entry.claims, *errors[name], *costs[name]] for name, entry in entries.items()]
+    columns = ("entry", "claims", *_CASES, "seconds / vitscope's", "memory added")
+    return Section(
+        title="CKA packages on PyPI",
+        how=(
+            f"Two random features of {plan.count} pictures and width {plan.width}, minibatches of "
+            f"{plan.minibatch}. Every entry is held against a float64 reference of the estimator "
+            "that it claims, made of n × n matrices; given is the value less the reference. CKA "
+            "depends neither on the features' scale nor on what is the same for every picture: the "
+            "same features are given at a hundredth of the size, and with constants 40 times their "
+            f"spread. {plan.rounds} rounds; vitscope's seconds include both estimates and the "
+            "interval. Memory is of fresh processes."
+        ),
+        tables=[Table(columns, rows)],
+        notes=[*(f"{name} is not installed: left out" for name in absent), *_describe(entries)],
+    )
+
+
+def _describe(entries: dict[str, _Entry]) -> list[str]:
+    modules = {entry.module for entry in entries.values()} - {"vitscope"}
+    versions = [f"{name} {metadata.version(name.replace('_', '-'))}" for name in sorted(modules)]
+    return [*versions, *(note for module, note in _READ if module in modules)]
+
+
+_READ = (
+    (
+        "ckatorch",
+        "ckatorch's class `CKA` keeps the last minibatch of an epoch (`cka_epoch[i, j] = …`, no "
+        "sum) and takes the second axis for its examples: it fails on a row per picture, "
+        "and on tokens compares the tokens of one picture. Given here: rows as minibatches of "
+        "their own, the only form in which it runs on features",
+    ),
+    (
+        "ckatorch",
+        'ckatorch\'s `cka_base(unbiased=True, method="hsic")` is the biased estimate: with that '
+        "method `unbiased` is not looked at",
+    ),
+    (
+        "cka_pytorch",
+        "cka-pytorch adds 1e-4 to the product of the two self-terms, so that small features look "
+        "unlike themselves, and works in float32 on features that are not centred",
+    ),
+    (
+        "torch_cka",
+        "torch-cka works in float32 on features that are not centred; given one loader it goes "
+        "through it twice at once, so that with `shuffle=True` it compares different pictures",
+    ),
+)
+"""Found in the packages' sources; the table shows what each comes to."""
+
+_CASES = {"difference": (2.0, 1.0), "× 0.01": (2.0, 0.01), "large constants": (30.0, 1.0)}
+"""Size of what is the same for every picture, and scale."""
+
+
+def _make_features(plan: _Plan, case: str) -> tuple[Tensor, Tensor]:
+    offset, scale = _CASES[case]
+    batches = make_batches(plan.count, plan.width, offset=offset)
+    x, y = map(torch.cat, zip(*batches, strict=True))
+    return scale * x, scale * y
+
+
+def _find_errors(entry: _Entry, plan: _Plan) -> list[str]:
+    errors = []
+    for case in _CASES:
+        x, y = _make_features(plan, case)
+        value = entry.compute(x, y, plan.minibatch)
+        errors.append(f"{value - _reference(entry.claims, x, y, plan.minibatch):.0e}")
+    return errors
+
+
+def _measure_costs(entries: dict[str, _Entry], plan: _Plan) -> dict[str, list[str]]:
+    x, y = _make_features(plan, "difference")
+    seconds = alternate(
+        {name: partial(e.compute, x, y, plan.minibatch) for name, e in entries.items()},
+        plan.rounds,
+    )
+    costs = {}
+    for name in entries:
+        memory = measure_memory(_prepare, name, plan)
+        ratio = compare(seconds[name], seconds["vitscope, unbiased"])
+        costs[name] = [str(ratio), f"{memory.added:.0f} MiB"]
+    return costs
+
+
+def _prepare(name: str, plan: _Plan) -> Callable[[], object]:
+    compute = ENTRIES[name].compute
+    few = replace(plan, count=4 * 8, minibatch=8)
+    with _quiet():
+        compute(*_make_features(few, "difference"), few.minibatch)  # what is loaded on first use
+    x, y = _make_features(plan, "difference")
+
+    def work() -> None:
+        with _quiet():
+            compute(x, y, plan.minibatch)
+
+    return work
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the packages' progress bars and warnings."""
+    with redirect_stderr(StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _vitscope(x: Tensor, y: Tensor, minibatch: int, *, estimate: str) -> float:
+    return getattr(stream_cka(zip(x.split(minibatch), y.split(minibatch), strict=True)), estimate)
+
+
+def _ckatorch_base(x: Tensor, y: Tensor, _: int, **options: object) -> float:
+    from ckatorch import cka_base
+
+    return float(cka_base(x, y, **options))
+
+
+def _ckatorch_batch(x: Tensor, y: Tensor, minibatch: int) -> float:
+    from ckatorch import cka_batch
+
+    return float(cka_batch(x.unflatten(0, (-1, minibatch)), y.unflatten(0, (-1, minibatch))))
+
+
+def _ckatorch_class(x: Tensor, y: Tensor, minibatch: int) -> float:
+    from ckatorch import CKA
+
+    # A minibatch of one "picture" whose "tokens" are the pictures: it wants three axes.
+    rows = torch.cat([x, y], dim=1).unflatten(0, (-1, minibatch))
+    loader = DataLoader(TensorDataset(rows), batch_size=1)
+    compare_layers = CKA(_Half(0), _Half(1), ["features"], first_name="x", second_name="y")
+    return float(compare_layers(loader, epochs=1))
+
+
+def _cka_pytorch(x: Tensor, y: Tensor, minibatch: int) -> float:
+    from cka_pytorch import CKACalculator
+
+    loader = _load(x, y, minibatch, shuffle=False)
+    calculator = CKACalculator(_Half(0), _Half(1), ["features"], verbose=False)
+    return float(calculator.calculate_cka_matrix(loader, num_epochs=1))
+
+
+def _torch_cka(x: Tensor, y: Tensor, minibatch: int, *, shuffle: bool) -> float:
+    from torch_cka import CKA
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        comparison = CKA(
+            _Half(0), _Half(1), "x", "y", model1_layers=["features"], model2_layers=["features"]
+        )
+        comparison.compare(_load(x, y, minibatch, shuffle=shuffle))
+        return float(comparison.export()["CKA"])
+
+
+def _load(x: Tensor, y: Tensor, minibatch: int, *, shuffle: bool) -> DataLoader:
+    rows = torch.cat([x, y], dim=1)
+    labels = torch.zeros(len(rows))
+    return DataLoader(TensorDataset(rows, labels), batch_size=minibatch, shuffle=shuffle)
+
+
+class _Half(nn.Module):
+    """A model whose layer `features` puts out one of two features laid side by side."""
+
+    def __init__(self, which: int) -> None:
+        super().__init__()
+        self.which = which
+        self.features = nn.Identity()
+        self.anchor = nn.Parameter(torch.zeros(()))  # its device is asked for
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(x.chunk(2, dim=-1)[self.which])
+
+
+def _reference(claims: str, x: Tensor, y: Tensor, minibatch: int) -> float:
+    if claims == "biased":
+        return biased_cka(x.numpy(), y.numpy())
+    size = len(x) if claims == "unbiased" else minibatch
+    return minibatch_cka(*([part.numpy() for part in rows.split(size)] for rows in (x, y)))
+
+
+ENTRIES = {
+    "vitscope, unbiased": _Entry("vitscope", "unbiased", partial(_vitscope, estimate="unbiased")),
+    "vitscope, biased": _Entry("vitscope", "biased", partial(_vitscope, estimate="biased")),
+    "ckatorch.cka_base": _Entry("ckatorch", "biased", _ckatorch_base),
+    "ckatorch.cka_base, unbiased": _Entry(
+        "ckatorch", "unbiased", partial(_ckatorch_base, unbiased=True)
+    ),
+    "ckatorch.cka_base, unbiased, hsic": _Entry(
+        "ckatorch", "unbiased", partial(_ckatorch_base, unbiased=True, method="hsic")
+    ),
+    "ckatorch.cka_batch": _Entry("ckatorch", "minibatch", _ckatorch_batch),
+    "ckatorch.CKA": _Entry("ckatorch", "minibatch", _ckatorch_class),
+    "cka_pytorch.CKACalculator": _Entry("cka_pytorch", "minibatch", _cka_pytorch),
+    "torch_cka.CKA": _Entry("torch_cka", "minibatch", partial(_torch_cka, shuffle=False)),
+    "torch_cka.CKA, shuffle": _Entry("torch_cka", "minibatch", partial(_torch_cka, shuffle=True)),
+}
+"""Ways into the packages, by the name that the table gives them."""

@@ -1,0 +1,129 @@
+"""What does an audit cost beside three forward passes, two of them masked?"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.audits import time_audit
+from benchmarks.measuring import compare
+from benchmarks.models import load_dinov2_reg
+from benchmarks.page import Section, Table
+from benchmarks.pictures import decoded_pictures
+from benchmarks.settings import Settings
+from vitscope import AuditConfig, decompose, restrict
+from vitscope.ledger import merge_groups
+from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.pictures.images import ImageBatch
+
+
+@dataclass(frozen=True)
+class _Plan:
+    model: str = "small"
+    batch_size: int = 16
+    batches: int = 6
+
+
+_TINY = _Plan(model="tiny", batch_size=2, batches=2)
+
+
+def measure(settings: Settings) -> Section:
+    """Time of the audit and of the passes; difference of their outputs.
+
+    Args:
+        settings: The run's settings.
+
+    Returns:
+        One table.
+    """
+    plan = _TINY if settings.tiny else _Plan()
+    audited, masked = load_dinov2_reg(plan.model), load_dinov2_reg(plan.model)
+
+    def run_passes(batch: ImageBatch) -> None:
+        run_masked(masked, batch.pixels)
+
+    config = AuditConfig(
+        batch_size=plan.batch_size,
+        device="cpu",
+        gallery=0,
+        renormalize=True,
+        cls_term="registers",
+    )
+    count = plan.batches * plan.batch_size
+    with decoded_pictures(
+        audited, count, batch_size=plan.batch_size, sources=settings.images
+    ) as pictures:
+        times = time_audit(audited, pictures, config, {"passes": run_passes})
+        differences = compare_outputs(masked, pictures.batches[0].pixels)
+    ratio = compare(times.others["passes"], times.audit)
+    rows = [["three passes, seconds / audit's", str(ratio)]]
+    rows += [
+        [f"{name}: difference of the outputs", f"{value:.1e}"]
+        for name, value in differences.items()
+    ]
+    return Section(
+        title="Beside three masked forward passes",
+        how=(
+            f"timm's DINOv2 with registers, dinov2-{plan.model}-reg, batches of {plan.batch_size}, "
+            f"{plan.batches} rounds of a batch: the full forward, one with an attention mask in "
+            "the last block that keeps patches only, one that keeps registers and [CLS] only, "
+            "against one audit with `--renormalize` (a mask renormalises the attention that is "
+            "left) and `--cls-term registers`. The audit's readout `embedding` is the same number: "
+            "given is the largest relative difference over a batch."
+        ),
+        tables=[Table(("", ""), rows)],
+    )
+
+
+def run_masked(vit: ViTAdapter, pixels: Pixels) -> dict[str, Tensor]:
+    """Three passes of the model.
+
+    Args:
+        vit: A model of timm with registers.
+        pixels: Preprocessed pictures.
+
+    Returns:
+        The global feature of the full model, and with patches or registers and [CLS] alone.
+    """
+    layout = vit.make_layout(*pixels.shape[-2:])
+    positions = layout.groups["patches"]
+    patches = torch.zeros(1, 1, 1, layout.num_tokens, dtype=torch.bool)
+    patches[..., positions.start : positions.stop] = True
+    kept = {"full": None, "patches": patches, "registers": ~patches}
+    outputs = {}
+    for name, mask in kept.items():
+        with torch.inference_mode(), _masked(vit.module.blocks[-1], mask):
+            outputs[name] = vit.run(pixels)
+    return outputs
+
+
+def compare_outputs(vit: ViTAdapter, pixels: Pixels) -> dict[str, float]:
+    """How far the masked passes are from the ledger's restricted outputs.
+
+    Args:
+        vit: A model of timm with registers.
+        pixels: Preprocessed pictures.
+
+    Returns:
+        The largest relative difference over the pictures, by what is kept.
+    """
+    ledger = merge_groups(decompose(vit, pixels), "cls", into="registers")
+    ours = restrict(vit, ledger, renormalize=True)["embedding"]
+    passes = run_masked(vit, pixels)
+    return {
+        name: float(((output - ours[name]).norm(dim=-1) / output.norm(dim=-1)).max())
+        for name, output in passes.items()
+    }
+
+
+@contextmanager
+def _masked(block: torch.nn.Module, mask: Tensor | None) -> Iterator[None]:
+    hook = block.attn.register_forward_pre_hook(
+        lambda _, args, kwargs: (args, {**kwargs, "attn_mask": mask}), with_kwargs=True
+    )
+    try:
+        yield
+    finally:
+        hook.remove()

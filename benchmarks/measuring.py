@@ -1,0 +1,169 @@
+"""Seconds side by side, peak memory of a process of its own."""
+
+import multiprocessing
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The middle of several rounds and how far they lie apart.
+
+    Attributes:
+        median: The middle.
+        low: The lowest round.
+        high: The highest round.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Write it as `1.02 (1.01 to 1.04)`."""
+        return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def compare(seconds: Sequence[float], against: Sequence[float]) -> Spread:
+    """The ratio of what ran side by side, round by round.
+
+    Args:
+        seconds: Seconds of one contender in each round.
+        against: Seconds of the other in the same rounds.
+
+    Returns:
+        The ratios' spread.
+    """
+    ratios = [a / b for a, b in zip(seconds, against, strict=True)]
+    return Spread(statistics.median(ratios), min(ratios), max(ratios))
+
+
+def alternate(
+    contenders: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, list[float]]:
+    """Run contenders in turn, so that all meet the same state of the machine.
+
+    Args:
+        contenders: What is timed, by name; each runs once untimed first.
+        rounds: Times that each is timed; every second round goes through them backwards.
+
+    Returns:
+        Seconds of each round, by name.
+    """
+    for run in contenders.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds):
+        for name in list(contenders)[:: -1 if number % 2 else 1]:
+            start = time.perf_counter()
+            contenders[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of a process, in MiB.
+
+    Attributes:
+        before: When everything was imported, loaded and decoded.
+        peak: When the work was done.
+    """
+
+    before: float
+    peak: float
+
+    @property
+    def added(self) -> float:
+        """What the work itself took."""
+        return self.peak - self.before
+
+
+def measure_memory(prepare: Callable[..., Callable[[], object]], *args: Any) -> Memory:
+    """Peak memory of some work, in a process that does nothing else.
+
+    Args:
+        prepare: Loads what the work needs and returns the work; importable by name.
+        args: Its arguments.
+
+    Returns:
+        The peaks before and after the work.
+    """
+    return run_fresh(_watch, prepare, args)
+
+
+def _watch(prepare: Callable[..., Callable[[], object]], args: tuple[Any, ...]) -> Memory:
+    work = prepare(*args)
+    before = read_peak()
+    work()
+    return Memory(before, read_peak())
+
+
+def read_peak() -> float:
+    """Peak resident memory of this process so far.
+
+    On Linux `ru_maxrss` starts with the peak of the process that started this one; the kernel's
+    own mark of this address space does not.
+
+    Returns:
+        MiB.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():  # macOS, where ru_maxrss counts bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
+
+
+def run_fresh(
+    function: Callable[..., Any], *args: Any, environment: Mapping[str, str] | None = None
+) -> Any:
+    """Call a function in a new process.
+
+    Args:
+        function: Importable by name.
+        args: Its arguments.
+        environment: Variables that the process starts with beside those of this one.
+
+    Returns:
+        What it returned; what it raised is raised here.
+    """
+    return submit_fresh(function, *args, environment=environment).result()
+
+
+def submit_fresh(
+    function: Callable[..., Any], *args: Any, environment: Mapping[str, str] | None = None
+) -> "Future[Any]":
+    """Call a function in a new process and wait for its end, whichever it is.
+
+    Args:
+        function: Importable by name.
+        args: Its arguments.
+        environment: Variables that the process starts with beside those of this one.
+
+    Returns:
+        What it returned or raised; a process that was killed counts as raising.
+    """
+    context = multiprocessing.get_context("spawn")
+    with _variables(environment or {}), ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *args)
+
+
+@contextmanager
+def _variables(added: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+        os.environ.update(before)

@@ -1,0 +1,72 @@
+"""Architectures with random weights: nothing is downloaded."""
+
+from typing import Any
+
+import timm
+from transformers import Dinov2Config, Dinov2Model
+
+import vitscope
+from vitscope.models.base import ViTAdapter
+from vitscope.testing import randomize
+from vitscope.testing.tiny_timm import TINY_TIMM
+
+_DINOV2 = {
+    "tiny": (32, 2, 4, 32, 8),
+    "small": (384, 12, 6, 518, 14),
+    "base": (768, 12, 12, 518, 14),
+    "large": (1024, 24, 16, 518, 14),
+}
+"""Width, blocks, heads, size of the position table and patch size in pixels."""
+
+
+def build_dinov2(size: str, attention: str = "sdpa") -> Dinov2Model:
+    """A DINOv2 of transformers.
+
+    Args:
+        size: tiny (a few thousand parameters), small, base or large.
+        attention: The attention implementation, by the library's name for it.
+
+    Returns:
+        The model; the same size has the same weights.
+    """
+    width, depth, heads, image, patch = _DINOV2[size]
+    config = Dinov2Config(
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        image_size=image,
+        patch_size=patch,
+        attn_implementation=attention,
+    )
+    return randomize(Dinov2Model(config))
+
+
+def load_dinov2(size: str, attention: str = "sdpa") -> ViTAdapter:
+    """The same behind the adapter's face.
+
+    Args:
+        size: As for `build_dinov2`.
+        attention: As for `build_dinov2`.
+
+    Returns:
+        The adapter.
+    """
+    return vitscope.wrap_model(build_dinov2(size, attention), model_id=f"dinov2-{size}")
+
+
+def load_dinov2_reg(name: str, **settings: Any) -> ViTAdapter:
+    """A DINOv2 with four registers of timm.
+
+    Args:
+        name: tiny, small or giant.
+        settings: Passed on to timm.
+
+    Returns:
+        The adapter.
+    """
+    if name == "tiny":
+        return vitscope.wrap_model(TINY_TIMM["dinov2_reg"](), model_id="dinov2-tiny-reg")
+    module = timm.create_model(
+        f"vit_{name}_patch14_reg4_dinov2", num_classes=0, dynamic_img_size=True, **settings
+    )
+    return vitscope.wrap_model(randomize(module), model_id=f"dinov2-{name}-reg")

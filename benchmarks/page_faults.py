@@ -1,0 +1,105 @@
+"""What do page faults of the C library's allocator cost the bare forward pass?"""
+
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks import measuring
+from benchmarks.measuring import compare
+from benchmarks.models import build_dinov2
+from benchmarks.page import Section, Table
+from benchmarks.settings import Settings
+
+_SETTINGS = {
+    "as it comes": {},
+    "freed memory kept": {
+        "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=4294967296:"
+        "glibc.malloc.trim_threshold=17179869184"
+    },
+}
+"""Environment of each process; the second never gives memory back to the system."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    model: str = "small"
+    size: int = 224
+    batch_size: int = 16
+    forwards: int = 4
+    rounds: int = 4
+
+
+_TINY = _Plan(model="tiny", size=32, batch_size=2, forwards=2, rounds=2)
+
+
+@dataclass(frozen=True)
+class _Found:
+    seconds: float
+    system_seconds: float
+    faults: float
+
+
+def measure(settings: Settings) -> Section:
+    """Seconds and page faults of forwards in processes with and without the allocator's settings.
+
+    Args:
+        settings: The run's settings.
+
+    Returns:
+        A row for each setting.
+    """
+    plan = _TINY if settings.tiny else _Plan()
+    found: dict[str, list[_Found]] = {name: [] for name in _SETTINGS}
+    for _ in range(plan.rounds):
+        for name, environment in _SETTINGS.items():
+            found[name].append(measuring.run_fresh(_run_forwards, plan, environment=environment))
+    plain = [f.seconds for f in found["as it comes"]]
+    rows = [
+        [name, *_describe(each), str(compare([f.seconds for f in each], plain))]
+        for name, each in found.items()
+    ]
+    variables = " ".join(f"`{k}={v}`" for e in _SETTINGS.values() for k, v in e.items())
+    return Section(
+        title="Page faults of the allocator",
+        how=(
+            f"The bare forward of dinov2-{plan.model}, batch {plan.batch_size} at {plan.size} px. "
+            "By default glibc gives large freed buffers back to the system, which hands them out "
+            f"again page by page. Fresh processes in turn with and without {variables}, "
+            f"{plan.rounds} rounds of {plan.forwards} forwards after two untimed ones; the least "
+            "of a round is given, a forward; *in the system* is processor time of the kernel. Only "
+            "glibc reads the variable."
+        ),
+        tables=[Table(_COLUMNS, rows)],
+    )
+
+
+_COLUMNS = ("allocator", "page faults", "in the system", "a forward", "seconds / as it comes")
+
+
+def _describe(found: Sequence[_Found]) -> list[str]:
+    return [
+        f"{min(f.faults for f in found):.0f}",
+        f"{1000 * min(f.system_seconds for f in found):.0f} ms",
+        f"{1000 * min(f.seconds for f in found):.0f} ms",
+    ]
+
+
+def _run_forwards(plan: _Plan) -> _Found:
+    module = build_dinov2(plan.model)
+    pixels = torch.rand(plan.batch_size, 3, plan.size, plan.size)
+    with torch.inference_mode():
+        for _ in range(2):
+            module(pixels)
+        before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+        for _ in range(plan.forwards):
+            module(pixels)
+        seconds = time.perf_counter() - start
+        after = resource.getrusage(resource.RUSAGE_SELF)
+    return _Found(
+        seconds=seconds / plan.forwards,
+        system_seconds=(after.ru_stime - before.ru_stime) / plan.forwards,
+        faults=(after.ru_minflt - before.ru_minflt) / plan.forwards,
+    )

@@ -1,0 +1,110 @@
+"""How many pictures a second, in how much memory, over batch size, input size and model size?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import measuring
+from benchmarks.audits import bare_forward, time_audit
+from benchmarks.measuring import Spread, compare, read_peak
+from benchmarks.models import build_dinov2, load_dinov2
+from benchmarks.page import Section, Table
+from benchmarks.pictures import decoded_pictures
+from benchmarks.settings import Settings
+from vitscope import AuditConfig
+
+
+@dataclass(frozen=True)
+class _Cell:
+    model: str
+    size: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class _Found:
+    pictures_per_second: float
+    ratio: Spread
+    before: float
+    after_forward: float
+    peak: float
+
+
+_FULL = (
+    *(_Cell("small", 224, 2**k) for k in range(7)),
+    *(_Cell("small", 518, size) for size in (1, 4, 8)),
+    *(_Cell(model, 224, 8) for model in ("base", "large")),
+    *(_Cell(model, 518, 1) for model in ("base", "large")),
+)
+_TINY = (_Cell("tiny", 32, 1), _Cell("tiny", 48, 4))
+_BATCHES = 2
+
+
+def measure(settings: Settings) -> Section:
+    """Audit two batches in a fresh process for each choice.
+
+    Args:
+        settings: The run's settings.
+
+    Returns:
+        A row for each choice.
+    """
+    cells = _TINY if settings.tiny else _FULL
+    rows = [
+        _describe(cell, measuring.run_fresh(_measure_cell, cell, settings.images)) for cell in cells
+    ]
+    columns = (
+        "model",
+        "input",
+        "batch",
+        "pictures / s",
+        "audit / forward",
+        "before",
+        "peak: forward",
+        "audit",
+    )
+    return Section(
+        title="Pictures a second and peak memory",
+        how=(
+            f"Audits of the last layer of transformers' DINOv2 over {_BATCHES} batches, each "
+            "choice in a fresh process. *pictures / s* is the audit's without what happens once. "
+            "Peaks are of the process: when all was loaded, after a bare forward, after the audit."
+        ),
+        tables=[Table(columns, rows)],
+    )
+
+
+def _measure_cell(cell: _Cell, sources: Sequence[Path]) -> _Found:
+    vit, module = load_dinov2(cell.model), build_dinov2(cell.model)
+    config = AuditConfig(batch_size=cell.batch_size, device="cpu", gallery=0)
+    forward = bare_forward(module)
+    with decoded_pictures(
+        vit,
+        _BATCHES * cell.batch_size,
+        size=cell.size,
+        batch_size=cell.batch_size,
+        sources=sources,
+    ) as pictures:
+        before = read_peak()
+        forward(pictures.batches[0])
+        after_forward = read_peak()
+        times = time_audit(vit, pictures, config, {"forward": forward})
+        peak = read_peak()
+    return _Found(
+        pictures_per_second=_BATCHES * cell.batch_size / sum(times.audit),
+        ratio=compare(times.audit, times.others["forward"]),
+        before=before,
+        after_forward=after_forward,
+        peak=peak,
+    )
+
+
+def _describe(cell: _Cell, found: _Found) -> list[str]:
+    return [
+        f"dinov2-{cell.model}",
+        f"{cell.size} px",
+        str(cell.batch_size),
+        f"{found.pictures_per_second:.1f}",
+        str(found.ratio),
+        *(f"{mib:.0f} MiB" for mib in (found.before, found.after_forward, found.peak)),
+    ]
