@@ -146,7 +146,9 @@ def test_a_text_file_lists_paths_relative_to_itself(folder, tmp_path, monkeypatc
         folder / "#1.jpg",
         folder / os.fsdecode(b"not-utf-8-\xff.jpg"),
     ]
-    assert find_images([listing]) == tuple(expected)
+    found = find_images([listing])
+    assert found == tuple(expected)
+    assert find_images(found) is found  # though none of them is there
     assert find_images(["pictures/list.TXT"])[0] == Path("pictures/b.jpg")
 
 

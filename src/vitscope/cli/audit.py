@@ -25,7 +25,7 @@ _Report = Annotated[bool, Parameter(negative="--no-report")]
 
 
 def audit(
-    *images: Path,
+    *images: str,
     model: list[str],
     out: Path,
     overwrite: bool = False,
@@ -44,7 +44,8 @@ def audit(
     Example:  vitscope audit photos/ --model dinov2-small --model dinov2-large-reg --out results
 
     Args:
-        images: Folders (searched recursively), pictures, or text files (.txt) of paths.
+        images: Folders (searched recursively), pictures, text files (.txt) of paths, tar shards,
+            Parquet files, or URLs of any of these (s3://, gs://, hf://, https://).
         model: Model id, once per model: a plain name (dinov2-small-reg), a Hugging Face id or local
             folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
         out: Folder for the results, one folder a model.

@@ -17,12 +17,13 @@ from vitscope.terminal import make_explanation_report, make_progress
 
 if TYPE_CHECKING:
     from vitscope.figures.draw import Format
+    from vitscope.pictures.sources import FoundPictures
     from vitscope.results.audit_result import AuditResult
     from vitscope.results.explanation import Explanation
 
 
 def explain(
-    *images: Path,
+    *images: str,
     model: list[str],
     out: Path,
     layer: int | None = None,
@@ -43,7 +44,8 @@ def explain(
     Example:  vitscope explain dog.jpg --model dinov2-small --model dinov2-large-reg --out dog
 
     Args:
-        images: Pictures, folders (searched recursively), or text files (.txt) of paths.
+        images: Pictures, folders (searched recursively), text files (.txt) of paths, tar shards,
+            Parquet files, or URLs of any of these (s3://, gs://, hf://, https://).
         model: Model id, once per model: a plain name (dinov2-small-reg), a Hugging Face id or local
             folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
         out: Folder for the results, one folder a model, and for figures/, a figure a picture.
@@ -103,7 +105,7 @@ def _open_references(folders: Sequence[Path], num_models: int) -> "list[AuditRes
 def _explain_one(
     model_id: str,
     run: "Callable[..., Explanation]",
-    pictures: Sequence[Path],
+    pictures: "FoundPictures",
     config: RunConfig,
 ) -> "Explanation":
     vit = vitscope.load_model(model_id)

@@ -10,16 +10,17 @@ from vitscope.files.storage import check_target, is_result, never
 
 if TYPE_CHECKING:
     from vitscope.engines.base import Engine
+    from vitscope.pictures.sources import FoundPictures
 
 
-def find_pictures(sources: Sequence[Path]) -> Sequence[Path]:
+def find_pictures(sources: Sequence[str]) -> "FoundPictures":
     """List the pictures that were named; see `vitscope.pictures.sources.find_images`.
 
     Args:
-        sources: Folders, pictures, text files of paths.
+        sources: Folders, files and URLs.
 
     Returns:
-        Their paths.
+        Where the pictures lie; an audit of them looks nothing up again.
     """
     from vitscope.pictures.sources import find_images  # here, for what it imports is slow
 

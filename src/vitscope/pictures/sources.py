@@ -37,7 +37,13 @@ _MAX_RANGE = 10**6
 _File = TypeVar("_File", Path, StoredObject)
 
 
-def find_images(sources: Source | Sequence[Source]) -> tuple[PictureAddress, ...]:
+class FoundPictures(tuple[PictureAddress, ...]):
+    """What a search found; whoever searches in it gets it back, and nothing is looked up again."""
+
+    __slots__ = ()
+
+
+def find_images(sources: Source | Sequence[Source]) -> FoundPictures:
     """List the pictures that sources name.
 
     Args:
@@ -59,13 +65,15 @@ def find_images(sources: Source | Sequence[Source]) -> tuple[PictureAddress, ...
     Raises:
         UsageError: If a source does not exist, cannot be searched or names no picture.
     """
+    if isinstance(sources, FoundPictures):
+        return sources
     named: dict[Hashable, PictureAddress] = {}
     for source in [sources] if isinstance(sources, Source) else sources:
         for file in _expand(source):
             named.setdefault(_identify(file), file)
     if not named:
         raise UsageError("no pictures were named: give folders, picture files or a text file")
-    return tuple(dict.fromkeys(chain.from_iterable(map(_look_into, named.values()))))
+    return FoundPictures(dict.fromkeys(chain.from_iterable(map(_look_into, named.values()))))
 
 
 def find_files(sources: Source | Sequence[Source]) -> tuple[Path, ...]:
