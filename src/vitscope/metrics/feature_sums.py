@@ -145,7 +145,7 @@ class FeatureSums:
             Moments about one reference, which lies near the means.
         """
         moments = self._add_own_rows(pair, dims)
-        return [of_block for of_block, size in zip(moments, self._counts, strict=True) if size]
+        return [moments[block] for block, size in enumerate(self._counts) if size]
 
     def estimate_cka(self, readout: str, part: str) -> CkaEstimate:
         """CKA between the full and a restricted output.
@@ -254,12 +254,11 @@ class FeatureSums:
         if any(name.startswith("reference/") for name in tensors):
             self._reference = {name: tensors[f"reference/{name}"] for name in self._compared()}
             self._moments = MomentStore(folder / _MOMENTS, self.plan.pairs)
-        in_rows = self._rows.block_sizes
+        in_rows = torch.tensor(self._rows.block_sizes)
         for pair in self.plan.pairs:
-            folded = self._moments.read_counts(pair) if self._moments else [0] * NUM_BLOCKS
-            known = [a + b for a, b in zip(folded, in_rows, strict=True)]
-            if known != self._counts:
-                raise KeyError(f"rows of {self.num_images - sum(known)} images")
+            known = in_rows if self._moments is None else in_rows + self._moments.read(pair).count
+            if known.tolist() != self._counts:
+                raise KeyError(f"rows of {self.num_images - int(known.sum())} images")
 
     def _add_total(self, name: str, total: Vector) -> None:
         self._totals[name] = self._totals[name] + total if name in self._totals else total
@@ -286,7 +285,7 @@ class FeatureSums:
         self._rows.clear()
 
     def _rewrite_moments(
-        self, make: Callable[[Pair], Sequence[PairMoments]], reference: Mapping[str, Vector]
+        self, make: Callable[[Pair], PairMoments], reference: Mapping[str, Vector]
     ) -> None:
         # Beside the old ones, which stay until all pairs are there.
         home = self._folder / _MOMENTS
@@ -297,24 +296,26 @@ class FeatureSums:
         self._moments = MomentStore(home, self.plan.pairs)
         self._reference = dict(reference)
 
-    def _read_stored(self, pair: Pair, dims: slice = ALL_DIMS) -> list[PairMoments]:
+    def _read_stored(self, pair: Pair, dims: slice = ALL_DIMS) -> PairMoments:
         if self._moments is not None:
-            return [self._moments.read(pair, block, dims) for block in range(NUM_BLOCKS)]
+            return self._moments.read(pair, dims)
         x, y = (len(self._totals[self.plan.sums[name][0]]) for name in pair)
-        return [make_moments(len(range(x)[dims]), y) for _ in range(NUM_BLOCKS)]
+        return make_moments(len(range(x)[dims]), y, NUM_BLOCKS)
 
     def _add_stored(
         self, other: "FeatureSums", reference: Mapping[str, Vector], pair: Pair
-    ) -> list[PairMoments]:
-        assert other._moments is not None
+    ) -> PairMoments:
+        theirs = other._read_stored(pair)
+        moments = make_moments(*theirs.cross.shape[1:], NUM_BLOCKS)
+        if self._moments is not None:
+            moments = self._moments.read(pair)
         x, y = (reference[name] - other._reference[name] for name in pair)
-        theirs = (other._moments.read(pair, block) for block in range(NUM_BLOCKS))
-        shifted = (shift_moments(moments, x, y) for moments in theirs)
-        if self._moments is None:
-            return list(shifted)
-        return [self._moments.read(pair, block) + added for block, added in enumerate(shifted)]
+        for block in range(NUM_BLOCKS):
+            added = moments[block]
+            added += shift_moments(theirs[block], x, y)
+        return moments
 
-    def _add_own_rows(self, pair: Pair, dims: slice = ALL_DIMS) -> list[PairMoments]:
+    def _add_own_rows(self, pair: Pair, dims: slice = ALL_DIMS) -> PairMoments:
         moments = self._read_stored(pair, dims)
         reference = {name: self._reference_of(name) for name in pair}
         names = sorted({part for name in reference for part in self.plan.sums[name]})

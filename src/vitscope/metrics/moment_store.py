@@ -1,4 +1,4 @@
-"""Moments of pairs per jackknife block, on disk: a file a pair, read a block at a time.
+"""Moments of pairs per jackknife block, on disk: a file a pair, read a pair at a time.
 
 Of width 1536 the moments of one pair are 190 MB, those of all pairs 6.8 GB.
 """
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.metrics.feature_plan import Pair
-from vitscope.metrics.jackknife import NUM_BLOCKS
 from vitscope.metrics.moments import ALL_DIMS, PairMoments
 
+_FIELDS = [field.name for field in fields(PairMoments)]
 _ALONG_X = {"cross", "sum_x", "sum_qx"}
 
 
@@ -27,60 +27,31 @@ class MomentStore:
         """
         self._files = {pair: folder / f"{k:03d}.safetensors" for k, pair in enumerate(pairs)}
 
-    def write(self, pair: Pair, blocks: Sequence[PairMoments]) -> None:
+    def write(self, pair: Pair, moments: PairMoments) -> None:
         """Write a pair.
 
         Args:
             pair: One of the pairs.
-            blocks: Its moments in each jackknife block.
+            moments: Its moments, those of all jackknife blocks together.
         """
-        tensors = {
-            _name(block, field.name): getattr(moments, field.name).contiguous()
-            for block, moments in enumerate(blocks)
-            for field in fields(PairMoments)
-        }
+        tensors = {name: getattr(moments, name) for name in _FIELDS}
         write_tensors(self._files[pair], tensors, {"x": pair[0], "y": pair[1]})
 
-    def read(self, pair: Pair, block: int, dims: slice = ALL_DIMS) -> PairMoments:
-        """Read one block of a pair.
+    def read(self, pair: Pair, dims: slice = ALL_DIMS) -> PairMoments:
+        """Read a pair.
 
         Args:
             pair: One of the pairs.
-            block: Jackknife block.
             dims: Dimensions of the first feature that are wanted.
 
         Returns:
-            Moments in memory of their own.
+            Moments of all jackknife blocks together. The file is mapped, privately: only what is
+            looked at is read, and what is changed in memory does not reach the file.
 
         Raises:
             ResultError: If they cannot be read.
         """
-        names = {field.name: _name(block, field.name) for field in fields(PairMoments)}
-        tensors, _ = read_tensors(self._files[pair], list(names.values()))
-        # What is read is mapped: only what is copied is looked at.
+        tensors, _ = read_tensors(self._files[pair], _FIELDS)
         return PairMoments(
-            **{
-                field: (tensors[name][dims] if field in _ALONG_X else tensors[name]).clone()
-                for field, name in names.items()
-            }
+            **{k: tensor[:, dims] if k in _ALONG_X else tensor for k, tensor in tensors.items()}
         )
-
-    def read_counts(self, pair: Pair) -> list[int]:
-        """Images that the moments of a pair are of.
-
-        Args:
-            pair: One of the pairs.
-
-        Returns:
-            Their number in each jackknife block.
-
-        Raises:
-            ResultError: If they cannot be read.
-        """
-        names = [_name(block, "count") for block in range(NUM_BLOCKS)]
-        tensors, _ = read_tensors(self._files[pair], names)
-        return [round(float(tensors[name])) for name in names]
-
-
-def _name(block: int, field: str) -> str:
-    return f"{block}/{field}"

@@ -23,7 +23,8 @@ class PairMoments:
     """Sums over images of the pair (x, y), both shifted by a fixed reference; float64.
 
     With p = ‖x‖² and q = ‖y‖² after the shift. Moments may be restricted to some dimensions of x:
-    then `cross`, `sum_x` and `sum_qx` hold these alone, and p is of the whole of x still.
+    then `cross`, `sum_x` and `sum_qx` hold these alone, and p is of the whole of x still. Those of
+    several disjoint sets may be held together, along a first axis.
 
     Attributes:
         count: Number of images n.
@@ -37,15 +38,15 @@ class PairMoments:
         sum_py: Σ p y.
     """
 
-    count: Float[Tensor, ""]
-    cross: Float[Tensor, "dim_x dim_y"]
-    sum_x: Float[Tensor, " dim_x"]
-    sum_y: Float[Tensor, " dim_y"]
-    sum_p: Float[Tensor, ""]
-    sum_q: Float[Tensor, ""]
-    sum_pq: Float[Tensor, ""]
-    sum_qx: Float[Tensor, " dim_x"]
-    sum_py: Float[Tensor, " dim_y"]
+    count: Float[Tensor, "*set"]
+    cross: Float[Tensor, "*set dim_x dim_y"]
+    sum_x: Float[Tensor, "*set dim_x"]
+    sum_y: Float[Tensor, "*set dim_y"]
+    sum_p: Float[Tensor, "*set"]
+    sum_q: Float[Tensor, "*set"]
+    sum_pq: Float[Tensor, "*set"]
+    sum_qx: Float[Tensor, "*set dim_x"]
+    sum_py: Float[Tensor, "*set dim_y"]
 
     def __add__(self, other: "PairMoments") -> "PairMoments":
         """Add the moments of a disjoint set of images.
@@ -56,6 +57,24 @@ class PairMoments:
         return PairMoments(
             **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         )
+
+    def __iadd__(self, other: "PairMoments") -> "PairMoments":
+        """Add the moments of a disjoint set of images in place.
+
+        Returns:
+            These moments.
+        """
+        for field in fields(self):
+            getattr(self, field.name).add_(getattr(other, field.name))
+        return self
+
+    def __getitem__(self, index: int) -> "PairMoments":
+        """One of several sets.
+
+        Returns:
+            A view of its moments.
+        """
+        return PairMoments(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def __sub__(self, other: "PairMoments") -> "PairMoments":
         """Take a subset of the images out.
@@ -68,27 +87,28 @@ class PairMoments:
         )
 
 
-def make_moments(dim_x: int, dim_y: int) -> PairMoments:
+def make_moments(dim_x: int, dim_y: int, *sets: int) -> PairMoments:
     """Moments of no rows.
 
     Args:
         dim_x: Dimensions of the first feature.
         dim_y: Dimensions of the second.
+        *sets: Number of sets that are held together, if any.
 
     Returns:
         Zeros.
     """
     zeros = partial(torch.zeros, dtype=torch.float64)
     return PairMoments(
-        count=zeros(()),
-        cross=zeros(dim_x, dim_y),
-        sum_x=zeros(dim_x),
-        sum_y=zeros(dim_y),
-        sum_p=zeros(()),
-        sum_q=zeros(()),
-        sum_pq=zeros(()),
-        sum_qx=zeros(dim_x),
-        sum_py=zeros(dim_y),
+        count=zeros(sets),
+        cross=zeros(*sets, dim_x, dim_y),
+        sum_x=zeros(*sets, dim_x),
+        sum_y=zeros(*sets, dim_y),
+        sum_p=zeros(sets),
+        sum_q=zeros(sets),
+        sum_pq=zeros(sets),
+        sum_qx=zeros(*sets, dim_x),
+        sum_py=zeros(*sets, dim_y),
     )
 
 

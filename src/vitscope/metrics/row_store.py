@@ -61,7 +61,7 @@ class RowStore:
             features: One row per image under each name; the same names every time.
             blocks: Block of each image.
         """
-        for name, rows in {**features, _BLOCKS: torch.tensor(blocks)}.items():
+        for name, rows in {**features, _BLOCKS: torch.tensor(blocks, dtype=torch.int64)}.items():
             self._pending.setdefault(name, []).append(rows)
         self._num_pending += len(blocks)
         if self._num_pending >= _SHARD_ROWS:
