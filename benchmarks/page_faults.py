@@ -29,7 +29,7 @@ class _Plan:
     size: int = 224
     batch_size: int = 16
     forwards: int = 4
-    rounds: int = 4
+    rounds: int = 3
 
 
 _TINY = _Plan(model="tiny", size=32, batch_size=2, forwards=2, rounds=2)
