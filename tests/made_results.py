@@ -102,7 +102,7 @@ def make_audit(family="DINOv2", size="S", params_m=22.1, *, registers=0, n=400, 
         "directions": make_directions(terms, random),
         "anatomy": make_anatomy(registers, big, random, n),
         "layer_similarity": make_similarity(model["depth"], big, random, n),
-        "high_norm_tokens": make_high_norm(model["depth"], big, registers),
+        "high_norm_tokens": make_high_norm(model["depth"], big, registers, n),
         "covariates": make_covariates(terms, random, n),
         "interdependence": {
             "shares": "centred_share",
@@ -200,13 +200,14 @@ def make_similarity(depth, big, random, n):
     return rows
 
 
-def make_high_norm(depth, big, registers):
+def make_high_norm(depth, big, registers, n):
     rows = []
     for layer in range(depth + 1):
         there = big > 0.6 and not registers and layer > depth / 2
         rows.append(
             {
                 "layer": layer,
+                "num_images": n,
                 "threshold": 150.0 if there else None,
                 "fraction": 0.02 * big if there else 0.0,
                 "images_fraction": 0.9 if there else 0.0,

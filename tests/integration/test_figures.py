@@ -10,6 +10,7 @@ from pictures import write_pictures
 from vitscope import AuditConfig, AuditResult, OneShotConfig, audit, explain, one_shot
 from vitscope.cli import main
 from vitscope.figures import draw_figures
+from vitscope.figures.anatomy import plot_anatomy
 from vitscope.figures.high_norm_grid import plot_high_norm_grid
 from vitscope.figures.saved import load_results
 from vitscope.models.timm import make_timm_adapter
@@ -71,6 +72,12 @@ def test_the_grid_shows_where_high_norm_tokens_sit(pictures, tmp_path):
     assert grid.shape == tuple(result.summary["model"]["grid"])
     assert grid[1, 1] == pytest.approx(100)
     assert grid.sum() == pytest.approx(100)
+    assert result.summary["anatomy"]["images_fraction"] == 1
+    anatomy = plot_anatomy(saved).figure
+    texts = [text.get_text() for text in anatomy.findobj(lambda a: hasattr(a, "get_text"))]
+    told = " ".join(" ".join(texts).split())
+    assert "100.0% of the pictures have a high-norm patch." in told
+    assert "highest patch (analysed)" in told
 
 
 def test_few_pictures_leave_no_number_that_is_none(pictures, tmp_path, capsys):

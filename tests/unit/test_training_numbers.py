@@ -53,6 +53,8 @@ def test_all_are_finite_floats_with_names_that_loggers_take(summary):
 def test_the_fraction_of_high_norm_tokens_is_the_largest_of_all_depths(summary):
     changed = copy.deepcopy(summary)
     changed["high_norm_tokens"][1]["fraction"] = 0.25
+    # What the last block makes of patches may not be known.
+    changed["high_norm_tokens"][-1]["fraction"] = None
     assert list_numbers(changed)["vitscope/high_norm_fraction"] == 0.25
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from matplotlib.figure import Figure
 
 from vitscope.errors import ResultError, VitscopeError
 from vitscope.figures.choices import Choice, describe_choices, find_mixture
+from vitscope.figures.numbers import find, number
 from vitscope.figures.saved import ModelResult, group_by_family
 
 T = TypeVar("T")
@@ -140,6 +141,33 @@ def describe_n(results: Sequence[ModelResult]) -> str:
     if len(counts) == 1:
         return f"n = {counts[0]:,} pictures{each}"
     return f"n = {counts[0]:,} to {counts[-1]:,} pictures{each}"
+
+
+def describe_partial_depths(results: Sequence[ModelResult]) -> list[str]:
+    """Where patch norms are known of fewer pictures than there are.
+
+    Args:
+        results: Results on the figure.
+
+    Returns:
+        A sentence; none where they are known of all pictures at every depth.
+    """
+    partial = [
+        int(known)
+        for result in results
+        for row in _list_rows(result.summary, "high_norm_tokens")
+        if (known := number(find(row, "num_images"))) is not None and known < result.num_images
+    ]
+    if not partial:
+        return []
+    low, high = min(partial), max(partial)
+    few = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return [f"After the last block the norms of patches are known of {few} pictures alone."]
+
+
+def _list_rows(summary: Mapping[str, Any], key: str) -> list[Any]:
+    rows = find(summary, key)
+    return rows if isinstance(rows, list) else []
 
 
 def _enumerate(labels: Sequence[str]) -> str:

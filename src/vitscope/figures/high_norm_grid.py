@@ -36,9 +36,11 @@ def plot_high_norm_grid(result: ModelResult) -> Drawing:
     panel.set(xlabel="column", ylabel="row")
     bar = figure.colorbar(image, cax=panel.inset_axes((1.04, 0, 0.05, 1)))
     bar.set_label("pictures with one here (%)")
-    place = number(find(_row_of(result, layer), "position_share"))
+    row = _row_of(result, layer)
+    place, known = number(find(row, "position_share")), number(find(row, "num_images"))
+    count = describe_n([result]) if known is None else f"n = {known:,.0f} pictures"
     notes = [
-        f"{describe_n([result])}. {fraction:.2%} of the layer's patch tokens are above its "
+        f"{count}. {fraction:.2%} of the layer's patch tokens are above its "
         "threshold; drawn is the layer with the most of them."
     ]
     if place is not None:

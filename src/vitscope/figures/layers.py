@@ -7,7 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from vitscope.figures.depth_by_family import Layers, plot_depth_by_family
-from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
+from vitscope.figures.drawing import (
+    Drawing,
+    NothingToDrawError,
+    describe_n,
+    describe_partial_depths,
+    select,
+)
 from vitscope.figures.log_axis import use_plain_ticks
 from vitscope.figures.numbers import Interval, find, number, read_spread
 from vitscope.figures.panels import finish, make_panels, mark_empty
@@ -82,6 +88,7 @@ def plot_high_norm_fraction(results: Iterable[ModelResult]) -> Drawing:
             f"{describe_n(selection.results)}.",
             "Norms of block outputs before the final norm; threshold fitted to each layer's norms, "
             "0 where no token stands out.",
+            *describe_partial_depths(selection.results),
         ),
     )
     top = max(value.value for _, layers in selection.found for _, value in layers)
@@ -120,7 +127,10 @@ def plot_high_norm_layers(result: ModelResult) -> Drawing:
             panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.6)
         else:
             mark_empty(panel, "not known of any layer")
-    words = [f"{describe_n(selection.results)}. Norms of block outputs before the final norm."]
+    words = [
+        f"{describe_n(selection.results)}. Norms of block outputs before the final norm.",
+        *describe_partial_depths(selection.results),
+    ]
     if all(number(find(row, "threshold")) is None for _, row in rows):
         words.append("No threshold in any layer: no token stands out of the others.")
     finish(figure, words, heading=f"High-norm patch tokens: {result.label}")

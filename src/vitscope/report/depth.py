@@ -4,7 +4,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vitscope.figures.drawing import NothingToDrawError, Selection, describe_n, select
+from vitscope.figures.drawing import (
+    NothingToDrawError,
+    Selection,
+    describe_n,
+    describe_partial_depths,
+    select,
+)
 from vitscope.figures.numbers import Interval, find, number, read_spread
 from vitscope.figures.saved import ModelResult
 from vitscope.report.charts import Domain, plot_depth
@@ -66,7 +72,10 @@ def draw_high_norm(results: Results) -> ReportFigure:
             for model, layers in selection.found
             if not any(value.value for value in layers.values())
         ]
-        notes = [f"{describe_n(selection.results)}. Norms of block outputs before the final norm."]
+        notes = [
+            f"{describe_n(selection.results)}. Norms of block outputs before the final norm.",
+            *describe_partial_depths(selection.results),
+        ]
         if clean:
             notes.append(f"At no depth a patch token stands out of the others: {', '.join(clean)}.")
         top = max(value.value for _, layers in selection.found for value in layers.values())

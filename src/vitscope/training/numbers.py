@@ -64,6 +64,7 @@ def _list_headlines(summary: Summary) -> Iterator[tuple[str, float | None]]:
     similarity = summary["layer_similarity"]
     if similarity:
         yield "layer_similarity_before_last", similarity[-2]["mean"]
-    yield "high_norm_fraction", max(row["fraction"] for row in summary["high_norm_tokens"])
+    fractions = [row["fraction"] for row in summary["high_norm_tokens"]]
+    yield "high_norm_fraction", max(part for part in fractions if part is not None)
     yield "balance_error", summary["ledger"]["max_balance_error"]
     yield "num_images", summary["data"]["num_images"]

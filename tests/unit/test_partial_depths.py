@@ -1,0 +1,49 @@
+"""Patch norms after the last block, which runs for patches in some batches only."""
+
+from pathlib import Path
+
+import pytest
+
+from made_results import make_audit
+from vitscope.figures.layers import plot_high_norm_fraction, plot_high_norm_layers
+from vitscope.figures.saved import ModelResult
+from vitscope.report.depth import draw_high_norm
+
+WORDS = "After the last block the norms of patches are known of 21 pictures alone."
+
+
+def make_result(**last):
+    """A made audit with other numbers in the row of the last depth."""
+    summary, _ = make_audit()
+    summary["high_norm_tokens"][-1] |= last
+    return ModelResult(Path("/nowhere"), "audit", summary)
+
+
+@pytest.fixture
+def unknown():
+    """An audit that knows no picture at the last depth."""
+    numbers = make_result().summary["high_norm_tokens"][-1].keys() - {"layer", "num_images"}
+    return make_result(num_images=0, **dict.fromkeys(numbers))
+
+
+def words(figure):
+    texts = [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
+    return " ".join(" ".join(texts).split())
+
+
+def test_figures_and_report_say_of_how_many_pictures_the_last_depth_is():
+    whole, partial = make_result(), make_result(num_images=21)
+    for result, told in ((whole, False), (partial, True)):
+        assert (WORDS in words(plot_high_norm_layers(result).figure)) == told
+        assert (WORDS in words(plot_high_norm_fraction([result]).figure)) == told
+        assert (WORDS in draw_high_norm([result]).notes) == told
+
+
+def test_a_depth_without_pictures_is_left_out(unknown):
+    last = len(unknown.summary["high_norm_tokens"]) - 1
+    norms, fractions = plot_high_norm_layers(unknown).figure.axes
+    for line in (*norms.lines, *fractions.lines):
+        assert max(line.get_xdata()) < last
+    (panel,) = plot_high_norm_fraction([unknown]).figure.axes
+    assert max(panel.lines[0].get_xdata()) == pytest.approx((last - 1) / last)
+    assert len(draw_high_norm([unknown]).table.rows[0]) == last + 1
