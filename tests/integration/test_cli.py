@@ -96,7 +96,7 @@ def test_a_mistyped_second_model_is_told_before_the_first_is_run(
 def test_options_reach_the_result(capsys, model_folder, pictures, tmp_path):
     options = "--limit 9 --batch-size 4 --dtype float64 --layers 0 --size 16x40 --seed 3"
     options += " --num-workers 1 --device cpu --renormalize --features drop --gallery 2"
-    options += " --cls-term patches --no-report"
+    options += " --cls-term patches --no-report --proven 0.5 --shard 2/2 --shard-size 3"
     where = ["--model", model_folder, "--out", tmp_path / "out"]
     code, _, _ = run(capsys, "audit", pictures, *where, *options.split())
     assert code == 0
@@ -116,8 +116,11 @@ def test_options_reach_the_result(capsys, model_folder, pictures, tmp_path):
         "gallery": 2,
         "cls_term": "patches",
         "masks": None,
+        "proven": 0.5,
+        "shard": "2/2",
+        "shard_size": 3,
     }
-    assert result.summary["data"]["num_images"] == 9
+    assert result.summary["data"]["num_images"] == 5
     assert set(result.summary["layers"]) == {"0", "1"}
 
 
@@ -265,11 +268,11 @@ def test_too_little_memory_is_one_line(capsys, model_folder, pictures, tmp_path,
     def exhaust(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr("vitscope.runs.audit_loop.decompose_layers", exhaust)
+    monkeypatch.setattr("vitscope.runs.part_writer.decompose_layers", exhaust)
     where = ["--model", model_folder, "--out", tmp_path / "out", "--size", 32]
     code, _, err = run(capsys, "audit", pictures, *where)
     assert code == 1
-    assert "not enough memory on cpu for 24 pictures" in one_line(err)
+    assert "not enough memory on cpu for 1 pictures" in one_line(err)
 
 
 def test_an_unexpected_error_is_one_line_and_its_place_is_to_be_had(
@@ -278,7 +281,7 @@ def test_an_unexpected_error_is_one_line_and_its_place_is_to_be_had(
     def stumble(*_, **__):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("vitscope.runs.audit_loop.decompose_layers", stumble)
+    monkeypatch.setattr("vitscope.runs.part_writer.decompose_layers", stumble)
     where = ["--model", model_folder, "--out", tmp_path / "out", "--size", 32]
     code, _, err = run(capsys, "audit", pictures, *where)
     assert code == 1

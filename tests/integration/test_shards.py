@@ -20,6 +20,9 @@ from vitscope.files.workspace import Workspace, place_of
 
 NUM_PICTURES = 22
 CONFIG = AuditConfig(batch_size=3, shard_size=4, dtype="float64", gallery=6)
+PROVEN = replace(CONFIG, proven=1.0)
+"""The same, and what is known of proven pictures alone does not depend on the batches."""
+
 ROUNDING = 1e-9
 """Of float64 sums in another order, of numbers between 1e-3 and 1e3."""
 
@@ -32,6 +35,11 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(pictures, tmp_path_factory):
     return audit(tiny_vit(), pictures, CONFIG, out=tmp_path_factory.mktemp("whole") / "r")
+
+
+@pytest.fixture(scope="module")
+def proven(pictures):
+    return audit(tiny_vit(), pictures, PROVEN)
 
 
 def read_files(folder):
@@ -273,12 +281,12 @@ class TightMemory:
         MemoryError(),
     ],
 )
-def test_a_batch_that_does_not_fit_is_halved(pictures, whole, tmp_path, monkeypatch, error):
+def test_a_batch_that_does_not_fit_is_halved(pictures, proven, tmp_path, monkeypatch, error):
     memory = TightMemory(monkeypatch, 2, error)
-    config = replace(CONFIG, batch_size=8, shard_size=22)
+    config = replace(PROVEN, batch_size=8, shard_size=22)
     result = audit(tiny_vit(), pictures, config, out=tmp_path / "r")
-    assert result.images["image_id"].to_pylist() == whole.images["image_id"].to_pylist()
-    assert_same_numbers(numbers(result), numbers(whole), ROUNDING)
+    assert result.images["image_id"].to_pylist() == proven.images["image_id"].to_pylist()
+    assert_same_numbers(numbers(result), numbers(proven), ROUNDING)
     # 8 and 4 do not fit; from then on it is known.
     assert memory.sizes[:3] == [8, 4, 2]
     assert max(memory.sizes[3:]) == 2
@@ -298,12 +306,12 @@ def test_pictures_that_cannot_be_read_are_counted_once(pictures, tmp_path):
         # The second shard holds none that can be read.
         damaged = number in {1, 4, 5, 6, 7}
         (broken / path.name).write_bytes(b"not a picture" if damaged else path.read_bytes())
-    result = audit(tiny_vit(), broken, CONFIG, out=tmp_path / "r")
+    result = audit(tiny_vit(), broken, PROVEN, out=tmp_path / "r")
     assert result.summary["data"] == {"num_images": NUM_PICTURES - 5, "num_failed": 5}
     failed = [Path(path).name for path, _ in result.failures]
     assert failed == [names[k].name for k in (1, 4, 5, 6, 7)]
     good = [path for k, path in enumerate(names) if k not in {1, 4, 5, 6, 7}]
-    assert_same_numbers(numbers(result), numbers(audit(tiny_vit(), good, CONFIG)), ROUNDING)
+    assert_same_numbers(numbers(result), numbers(audit(tiny_vit(), good, PROVEN)), ROUNDING)
 
 
 def test_no_picture_at_all_is_an_error_over_several_shards(tmp_path):
@@ -315,10 +323,10 @@ def test_no_picture_at_all_is_an_error_over_several_shards(tmp_path):
         audit(tiny_vit(), folder, CONFIG, out=tmp_path / "r")
 
 
-def test_shards_of_a_job_array_merge_to_the_whole(pictures, whole, tmp_path):
+def test_shards_of_a_job_array_merge_to_the_whole(pictures, proven, tmp_path):
     names = sorted(pictures.iterdir())
     parts = [
-        audit(tiny_vit(), names, replace(CONFIG, shard=f"{k}/3"), out=tmp_path / str(k))
+        audit(tiny_vit(), names, replace(PROVEN, shard=f"{k}/3"), out=tmp_path / str(k))
         for k in (1, 2, 3)
     ]
     assert [part.summary["data"]["num_images"] for part in parts] == [7, 7, 8]
@@ -326,10 +334,10 @@ def test_shards_of_a_job_array_merge_to_the_whole(pictures, whole, tmp_path):
     assert two.missing_shards == ["2/3"]
     merged = two.merge(parts[1])
     assert merged.missing_shards == []
-    assert_same_numbers(numbers(merged), numbers(whole), ROUNDING)
+    assert_same_numbers(numbers(merged), numbers(proven), ROUNDING)
     with pytest.raises(ResultError, match="are in the other result too"):
         merged.merge(parts[1])
-    assert whole.missing_shards == []
+    assert proven.missing_shards == []
 
 
 def test_files_of_the_same_bytes_in_two_shards_count_twice(pictures, tmp_path):

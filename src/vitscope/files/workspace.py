@@ -69,6 +69,10 @@ class Workspace:
         """
         return self.folder / _PARTS / f"{number:06d}"
 
+    def clear(self) -> None:
+        """Remove all parts."""
+        shutil.rmtree(self.folder / _PARTS)
+
     def find_done(self) -> set[int]:
         """Numbers of the parts that are finished.
 

@@ -16,9 +16,10 @@ from tempfile import TemporaryDirectory
 from vitscope.config import AuditConfig
 from vitscope.engines.base import Engine
 from vitscope.engines.local import LocalEngine
-from vitscope.errors import UsageError, VitscopeError
+from vitscope.errors import ImageReadError, UsageError, VitscopeError
 from vitscope.files.packing import pack_folder, unpack_folder
 from vitscope.files.storage import (
+    Replaces,
     check_target,
     is_result,
     never,
@@ -142,10 +143,18 @@ def _audit_into(
         with _told_of_parts(workspace, len(run.shards)):
             _make_parts(run, workspace, engine, on_progress)
             if engine.is_lead:
-                with staged_folder(target, replaces=replaces, durable=True) as staging:
-                    run.finish(staging, _list_parts(run, workspace))
+                _finish(target, run, workspace, replaces)
     engine.barrier()
     return AuditResult(target)
+
+
+def _finish(target: Path, run: AuditRun, workspace: Workspace, replaces: Replaces) -> None:
+    try:
+        with staged_folder(target, replaces=replaces, durable=True) as staging:
+            run.finish(staging, _list_parts(run, workspace))
+    except ImageReadError:  # None of them: there is nothing to go on from.
+        workspace.clear()
+        raise
 
 
 def _is_finished(target: Path, plan: Plan, *, overwrite: bool) -> bool:
@@ -169,10 +178,14 @@ def _make_parts(
     sizes = {shard.number: len(shard.images) for shard in shards}
     todo = [shard for shard in shards if shard.number not in done]
 
+    told = 0
+
     def tell(within: int = 0, _: int = 0) -> None:
-        if on_progress is not None:
-            finished = sum(sizes[number] for number in workspace.find_done())
-            on_progress(finished + within, run.num_pictures)
+        nonlocal told
+        finished = within + sum(sizes[number] for number in workspace.find_done())
+        if on_progress is not None and finished > told:
+            on_progress(finished, run.num_pictures)
+        told = finished
 
     make_worker = partial(
         _ShardWorker,

@@ -6,7 +6,8 @@ from typing import TypeVar
 
 import torch
 
-from vitscope.config import DTypeName, RunConfig
+from vitscope.config import AuditConfig, DTypeName, RunConfig, parse_layers
+from vitscope.decomposition import choose_dtype
 from vitscope.models.base import ViTAdapter
 from vitscope.pictures.images import ImageSet, iter_batches
 
@@ -110,15 +111,15 @@ def _choose_dtype(
 ) -> DTypeName:
     if config.dtype != "auto":
         return config.dtype
+    asked = parse_layers(config.layers) if isinstance(config, AuditConfig) else "last"
     for batch in iter_batches(replace(images, described=False), batch_size=_TRIED):
         if batch.indices:
-            return choose_dtype(vit, batch.pixels, device)
+            return choose_dtype(vit, batch.pixels, device, vit.select_layers(asked))
     return "float32"  # no picture can be read, as the run will say
 
 
 def _peak_bytes(vit: ViTAdapter, count: int, size: tuple[int, int], device: torch.device) -> int:
     pixels = torch.zeros(count, 3, *size, device=device)
     torch.cuda.reset_peak_memory_stats(device)
-    with torch.inference_mode():
-        vit.run(pixels.to(vit.parameter.dtype))
+    vit.trace(pixels, [], lambda _: None)
     return torch.cuda.max_memory_allocated(device)
