@@ -1,0 +1,135 @@
+"""One audit on several processes: a Ray cluster whose workers die, and the ranks of torchrun."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from audits import assert_same_numbers, numbers, tiny_vit
+from pictures import write_pictures
+from vitscope import AuditConfig, AuditResult, audit
+from vitscope.errors import ImbalanceError
+
+NUM_PICTURES = 20
+CONFIG = AuditConfig(batch_size=2, shard_size=4, dtype="float64", gallery=4)
+ROUNDING = 1e-12
+"""Of float64 sums of the same order, in processes with another number of threads."""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"), NUM_PICTURES)
+
+
+@pytest.fixture(scope="module")
+def local(pictures, tmp_path_factory):
+    return audit(tiny_vit(), pictures, CONFIG, out=tmp_path_factory.mktemp("local") / "r")
+
+
+def assert_same(result, expected):
+    assert_same_numbers(numbers(result), numbers(expected), ROUNDING)
+    ours, theirs = result.images.to_pydict(), expected.images.to_pydict()
+    assert ours["image_id"] == theirs["image_id"]
+    assert ours["path"] == theirs["path"]
+    assert result.gallery.pictures == expected.gallery.pictures
+
+
+class Dying:
+    """The model's forward; the first process that comes to it a second time is killed there."""
+
+    def __init__(self, run, mark):
+        self.run = run
+        self.mark = mark
+        self.calls = 0
+
+    def __call__(self, pixels):
+        self.calls += 1
+        if self.calls == 2 and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.run(pixels)
+
+
+class Unbalanced:
+    """A forward that is not the one the adapter takes apart."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def __call__(self, pixels):
+        return self.run(pixels) + 1
+
+
+@pytest.fixture(scope="module")
+def ray_engine():
+    ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+    from ray.cluster_utils import Cluster
+
+    from vitscope.engines.ray import RayEngine
+
+    # What is defined here travels to the workers, which know no tests.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    node = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    cluster.add_node(**node)
+    yield RayEngine(cluster.address)
+    cluster.shutdown()
+
+
+def test_two_nodes_and_a_worker_that_is_killed_give_the_same_numbers(
+    ray_engine, pictures, local, tmp_path
+):
+    vit, mark = tiny_vit(), tmp_path / "killed"
+    vit = replace(vit, run=Dying(vit.run, mark))
+    seen = []
+    result = audit(
+        vit,
+        pictures,
+        CONFIG,
+        out=tmp_path / "r",
+        engine=ray_engine,
+        on_progress=lambda *progress: seen.append(progress),
+    )
+    assert mark.exists()
+    assert_same(result, local)
+    assert seen == [(4 * k, NUM_PICTURES) for k in range(1, 6)]
+
+
+def test_what_a_worker_refuses_is_refused_here(ray_engine, pictures, tmp_path):
+    vit = tiny_vit()
+    vit = replace(vit, run=Unbalanced(vit.run))
+    with pytest.raises(ImbalanceError, match="embedding readout"):
+        audit(vit, pictures, CONFIG, out=tmp_path / "r", engine=ray_engine)
+    assert not list(tmp_path.iterdir())
+
+
+RANK = """
+import sys
+from audits import tiny_vit
+from vitscope import AuditConfig, audit
+from vitscope.engines.ranks import detect_engine
+
+config = AuditConfig(batch_size=2, shard_size=4, dtype="float64", gallery=4)
+engine = detect_engine()
+result = audit(tiny_vit(), sys.argv[1], config, out=sys.argv[2], engine=engine)
+assert result.summary["data"]["num_images"] == 20
+"""
+
+
+def test_the_ranks_of_torchrun_give_the_same_numbers(pictures, local, tmp_path):
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    command = ["torch.distributed.run", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(
+        [sys.executable, "-m", *command, str(pictures), str(tmp_path / "r")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same(AuditResult.load(tmp_path / "r"), local)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r", "rank.py"]
