@@ -18,7 +18,13 @@ from vitscope.errors import ResultError
 from vitscope.files.linking import link_or_copy
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.results.manifest import Manifest, read_sums
-from vitscope.results.records import TableWriter, iter_row_groups, shard_paths, table_path
+from vitscope.results.records import (
+    GROUP_ROWS,
+    TableWriter,
+    iter_row_groups,
+    shard_paths,
+    table_path,
+)
 from vitscope.results.saved_result import read_failures
 
 
@@ -134,7 +140,7 @@ def _merge_layer(folder: Path, layer: int, last_layer: int, parts: Sequence[Path
         home = folder / "features" / f"{layer:03d}"
         home.mkdir(parents=True)
         for index, shard in enumerate(chain.from_iterable(shards)):
-            link_or_copy(shard, home / f"{index:05d}.safetensors")
+            link_or_copy(shard, home / f"{index:06d}.safetensors")
 
 
 def _concat_tables(target: Path, tables: Sequence[Path], *, drop_centred: bool) -> None:
@@ -146,6 +152,6 @@ def _concat_tables(target: Path, tables: Sequence[Path], *, drop_centred: bool) 
         if not (drop_centred and name.startswith("centred_"))
     ]
     groups: Iterator[pa.Table] = chain.from_iterable(iter_row_groups(table) for table in tables)
-    with closing(TableWriter(target)) as writer:
+    with closing(TableWriter(target, GROUP_ROWS)) as writer:
         for group in groups:
             writer.write(group.select(names))
