@@ -4,9 +4,6 @@ Exit codes follow from the class: `UsageError` and its children end the command 
 for something that cannot be), every other `VitscopeError` with 1 (it was asked rightly and failed).
 """
 
-from functools import partial
-from typing import Any
-
 
 class VitscopeError(Exception):
     """Anything vitscope refuses or cannot do; the message is one line meant for a person."""
@@ -49,13 +46,17 @@ class NonFiniteError(VitscopeError):
         super().__init__(message)
         self.image = image
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Say how it is made again, on the other side of a process.
+    def __reduce__(self) -> tuple[object, ...]:
+        """Say how it is made again where it is sent: in another process.
 
         Returns:
             What makes it, and of what.
         """
-        return partial(type(self), image=self.image), self.args
+        return _make_non_finite, (*self.args, self.image)
+
+
+def _make_non_finite(message: str, image: int) -> NonFiniteError:
+    return NonFiniteError(message, image=image)
 
 
 class MemoryShortageError(VitscopeError):

@@ -145,13 +145,13 @@ def test_table_has_one_row_a_picture(result, pictures):
 
 @pytest.mark.parametrize("config", [{"batch_size": 1}, {"batch_size": 7}, {"num_workers": 2}])
 def test_batches_and_workers_change_nothing(result, pictures, config):
-    other = audit(tiny_vit(), pictures, AuditConfig(**{"dtype": "float64", **config}))
+    other = audit(tiny_vit(), pictures, AuditConfig(proven=1, **{"dtype": "float64", **config}))
     assert_same_numbers(numbers(result), numbers(other), 1e-9)
 
 
 def test_merging_disjoint_results_equals_their_union(result, pictures, tmp_path):
     names = sorted(pictures.iterdir())
-    config = AuditConfig(batch_size=4, dtype="float64")
+    config = AuditConfig(proven=1, batch_size=4, dtype="float64")
     parts = [audit(tiny_vit(), part, config) for part in (names[15:], names[:9], names[9:15])]
     merged = parts[0].merge(*parts[1:]).save(tmp_path / "merged")
     merged = AuditResult.load(merged.folder)
@@ -169,11 +169,11 @@ def test_merging_disjoint_results_equals_their_union(result, pictures, tmp_path)
 
 
 def test_results_of_different_settings_do_not_merge(result, tmp_path):
-    other = audit(tiny_vit(), write_pictures(tmp_path, 4, start=100), AuditConfig())
+    other = audit(tiny_vit(), write_pictures(tmp_path, 4, start=100), AuditConfig(proven=1))
     with pytest.raises(ResultError, match="cannot be merged: its model's dtype differs"):
         result.merge(other)
     other = audit(
-        tiny_vit(), tmp_path, AuditConfig(dtype="float64", renormalize=True, batch_size=2)
+        tiny_vit(), tmp_path, AuditConfig(proven=1, dtype="float64", renormalize=True, batch_size=2)
     )
     with pytest.raises(ResultError, match="its renormalize differs"):
         result.merge(other)
@@ -182,7 +182,7 @@ def test_results_of_different_settings_do_not_merge(result, tmp_path):
 def test_cls_terms_that_give_the_same_groups_do_not_merge(result, tmp_path):
     names = sorted(write_pictures(tmp_path, 6, start=300).iterdir())
     registers, patches, own = (
-        audit(tiny_vit(), names[i : i + 2], AuditConfig(dtype="float64", cls_term=term))
+        audit(tiny_vit(), names[i : i + 2], AuditConfig(proven=1, dtype="float64", cls_term=term))
         for i, term in zip((0, 2, 4), ("registers", "patches", "own"), strict=True)
     )
     assert registers.manifest.groups == patches.manifest.groups == ("registers", "patches")
@@ -196,13 +196,13 @@ def test_cls_terms_that_give_the_same_groups_do_not_merge(result, tmp_path):
 
 def test_the_summary_tells_the_settings_that_change_the_numbers(result, pictures):
     assert result.summary["settings"] == {"renormalize": False, "cls_term": "own", "layer": 1}
-    config = AuditConfig(dtype="float64", cls_term="registers", renormalize=True)
+    config = AuditConfig(proven=1, dtype="float64", cls_term="registers", renormalize=True)
     found = audit(tiny_vit(), sorted(pictures.iterdir())[:3], config).summary["settings"]
     assert found == {"renormalize": True, "cls_term": "registers", "layer": 1}
 
 
 def test_dropping_features_leaves_out_the_centred_numbers_alone(result, pictures):
-    dropped = audit(tiny_vit(), pictures, AuditConfig(dtype="float64", features="drop"))
+    dropped = audit(tiny_vit(), pictures, AuditConfig(proven=1, dtype="float64", features="drop"))
     assert not (dropped.folder / "features").exists()
     expected, found = numbers(result), numbers(dropped)
     for name in ("centred_cosine", "centred_share"):
@@ -231,7 +231,7 @@ def test_sums_alone_give_the_estimates_back(result):
 
 
 def test_sums_outlive_a_temporary_result(pictures):
-    sums = audit(tiny_vit(), pictures, AuditConfig(dtype="float64")).read_sums()[1]
+    sums = audit(tiny_vit(), pictures, AuditConfig(proven=1, dtype="float64")).read_sums()[1]
     gc.collect()
     assert np.isfinite(sums.estimate_cka("residual", "patches").unbiased)
 
@@ -239,7 +239,7 @@ def test_sums_outlive_a_temporary_result(pictures):
 def test_a_model_reached_by_another_id_merges(result, tmp_path):
     vit = tiny_vit().named("tiny/twin", "elsewhere")
     folder = write_pictures(tmp_path, 3, start=200)
-    merged = result.merge(audit(vit, folder, AuditConfig(dtype="float64")))
+    merged = result.merge(audit(vit, folder, AuditConfig(proven=1, dtype="float64")))
     assert merged.summary["data"]["num_images"] == NUM_PICTURES + 3
 
 
@@ -255,7 +255,7 @@ def test_features_alone_give_the_row_back(result):
 
 
 def test_all_layers_are_listed_and_the_last_is_the_headline(result, pictures):
-    found = audit(tiny_vit(), pictures, AuditConfig(dtype="float64", layers="all"))
+    found = audit(tiny_vit(), pictures, AuditConfig(proven=1, dtype="float64", layers="all"))
     summary = found.summary
     assert set(summary["layers"]) == {"0", "1"}
     expected = numbers(result)
@@ -275,7 +275,9 @@ def test_all_layers_are_listed_and_the_last_is_the_headline(result, pictures):
 
 
 def test_renormalised_outputs_differ_and_terms_do_not(result, pictures):
-    found = audit(tiny_vit(), pictures, AuditConfig(dtype="float64", renormalize=True)).summary
+    found = audit(
+        tiny_vit(), pictures, AuditConfig(proven=1, dtype="float64", renormalize=True)
+    ).summary
     plain = result.summary
     for readout in ("values", "attention", "block", "embedding"):
         assert found["cka"][readout]["patches"] != plain["cka"][readout]["patches"]
@@ -285,7 +287,7 @@ def test_renormalised_outputs_differ_and_terms_do_not(result, pictures):
 
 
 def test_attention_pooling_has_neither_skip_nor_door(pictures):
-    summary = audit(tiny_vit("siglip"), pictures, AuditConfig(dtype="float64")).summary
+    summary = audit(tiny_vit("siglip"), pictures, AuditConfig(proven=1, dtype="float64")).summary
     assert set(summary["attention_mass"]) == {"patches"}
     assert "skip" not in summary["contribution_norm"]
     assert summary["cka"]["residual"]["patches"]["unbiased"] == pytest.approx(1)
