@@ -1,9 +1,10 @@
 """Memory and disk of an audit's sums and tables over very many pictures, without a model.
 
-Rows of random features go through what an audit does behind its model: sums, table, feature shards;
-then through what it does at the end: means, centred numbers, every estimate of the layer. Printed
-are the peak memory of the process, what of it was there before the first row, and the disk that
-sums, table and features took at most.
+Rows of random features go through what an audit does behind its model: parts of 512 pictures with
+sums and table, and features if they are kept; the merging of the parts; and what follows from them:
+centred numbers and every estimate of the layer. Covariates are left out: their regression holds
+about half a kilobyte a picture in memory. Printed are the peak memory of the process after each
+step, and the disk that was taken.
 
     python benchmarks/million_rows.py --rows 1000000 --dim 64
 """
@@ -12,6 +13,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -19,16 +21,40 @@ import torch
 from cyclopts import App, Parameter
 
 from vitscope.metrics import feature_sums
-from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.jackknife import NUM_BLOCKS
+from vitscope.results.manifest import Manifest, write_sums
+from vitscope.results.merging import merge_parts
 from vitscope.results.records import RecordWriter, table_path
+from vitscope.results.saved_result import write_failures
 from vitscope.results.summary import add_centred_numbers, summarize_layer
 
 app = App(help=__doc__)
 
+_PART, _BATCH = 512, 32
 _GROUPS = ("cls", "registers", "patches")
-_BATCH = 256
+_SCALARS = [
+    *(("attention_mass", group) for group in _GROUPS),
+    *(("contribution_norm", group) for group in _GROUPS),
+    *(("cosine", total, group) for total in ("attention", "residual") for group in _GROUPS),
+    *(("layer_similarity", f"{depth:02d}") for depth in range(25)),
+    *(("highest_patch_norm", f"{depth:02d}") for depth in range(25)),
+]
+_MANIFEST = Manifest(
+    model={},
+    weights_hash="",
+    layers=(0,),
+    listed_layers=False,
+    groups=_GROUPS,
+    has_skip=True,
+    tokens=(),
+    renormalize=False,
+    cls_term="own",
+    dtype="float32",
+    preprocessing={},
+    has_masks=False,
+    tolerance=0.0,
+)
 
 
 @app.default
@@ -39,35 +65,69 @@ def main(
     fold_at: Annotated[
         int | None, Parameter(help="Rows at which rows are folded; as in an audit if left out.")
     ] = None,
-    keep: Annotated[bool, Parameter(help="Keep feature shards.")] = False,
+    keep: Annotated[bool, Parameter(help="Keep features.")] = False,
 ) -> None:
     """Send rows through, print what they took."""
     torch.set_num_threads(1)
     if fold_at is not None:
         feature_sums._FOLD_AT = fold_at / (dim * NUM_BLOCKS)
+    print(f"{rows} rows, dim {dim}, features {'kept' if keep else 'dropped'}")
+    print(f"folded at {fold_at or 4 * dim * NUM_BLOCKS} rows")
+    report("imported", time.perf_counter())
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        sums = FeatureSums(make_plan(_GROUPS, **_ALL), folder=folder / "sums")
-        before, start, disk = read_peak(), time.perf_counter(), 0
-        writer = RecordWriter(folder, 0, 0, keep_features=keep)
-        for number, first in enumerate(range(0, rows, _BATCH)):
-            take_batch(sums, writer, first, min(_BATCH, rows - first), dim)
-            if number % 40 == 0:
-                disk = max(disk, measure(folder))
-        writer.close()
-        taken, seconds = read_peak(), time.perf_counter() - start
-        table = table_path(folder, 0, 0)
-        add_centred_numbers(folder, table, 0, sums)
+        start, parts, merged = time.perf_counter(), Path(name) / "parts", Path(name) / "merged"
+        folders = list(write_parts(parts, rows, dim, keep=keep))
+        report(f"{len(folders)} parts written", start, parts)
+        start = time.perf_counter()
+        sums = merge_parts(merged, _MANIFEST, folders).sums.features[0]
+        report("merged", start, parts, merged)
+        start = time.perf_counter()
+        table = table_path(merged, 0, 0)
+        add_centred_numbers(merged, table, 0, sums)
         summarize_layer(table, sums)
-        disk = max(disk, measure(folder))
-    print(f"{rows} rows, dim {dim}, fold at {fold_at or 'the usual'}, features kept: {keep}")
-    print(f"peak memory before the first row {before:.0f} MiB")
-    print(f"peak memory after the last row {taken:.0f} MiB ({seconds:.0f} s)")
-    print(f"peak memory after the summary {read_peak():.0f} MiB")
-    print(f"peak disk {disk / 2**20:.0f} MiB ({time.perf_counter() - start:.0f} s in all)")
+        report("summarised", start, parts, merged)
 
 
-_ALL = {"has_skip": True, "has_embedding": True, "renormalize": False}
+def report(step: str, start: float, *folders: Path) -> None:
+    """Print what a step took.
+
+    Args:
+        step: What was done.
+        start: When it began.
+        *folders: What lies on disk by then.
+    """
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    files = [path.stat() for folder in folders for path in folder.rglob("*") if path.is_file()]
+    # A file of several names is there once.
+    disk = sum({file.st_ino: file.st_size for file in files}.values()) / 2**20
+    seconds = time.perf_counter() - start
+    print(f"{step}: peak memory {peak:.0f} MiB, disk {disk:.0f} MiB, {seconds:.0f} s", flush=True)
+
+
+def write_parts(folder: Path, rows: int, dim: int, *, keep: bool) -> Iterator[Path]:
+    """Write parts of random rows, as an audit does.
+
+    Args:
+        folder: Where to.
+        rows: Number of rows.
+        dim: Width of the features.
+        keep: Whether features are kept.
+
+    Yields:
+        Each part's folder.
+    """
+    for first in range(0, rows, _PART):
+        part = folder / f"{first // _PART:06d}"
+        part.mkdir(parents=True)
+        sums = _MANIFEST.make_sums(part)
+        writer = RecordWriter(part, 0, 0, keep_features=keep)
+        end = min(first + _PART, rows)
+        for start in range(first, end, _BATCH):
+            take_batch(sums.features[0], writer, start, min(_BATCH, end - start), dim)
+        writer.close()
+        write_sums(part, _MANIFEST, sums)
+        write_failures(part, [])
+        yield part
 
 
 def take_batch(sums: FeatureSums, writer: RecordWriter, first: int, size: int, dim: int) -> None:
@@ -89,37 +149,6 @@ def take_batch(sums: FeatureSums, writer: RecordWriter, first: int, size: int, d
     identities = [(f"{number:032d}.jpg", f"{number:032x}") for number in range(first, first + size)]
     sums.update(features, [number % NUM_BLOCKS for number in range(first, first + size)])
     writer.append(identities, dict(zip(_SCALARS, numbers, strict=True)), features, {})
-
-
-_SCALARS = [
-    *(("attention_mass", group) for group in _GROUPS),
-    *(("contribution_norm", group) for group in _GROUPS),
-    *(("cosine", total, group) for total in ("attention", "residual") for group in _GROUPS),
-    *(("layer_similarity", f"{depth:02d}") for depth in range(25)),
-    *(("highest_patch_norm", f"{depth:02d}") for depth in range(25)),
-]
-
-
-def read_peak() -> float:
-    """Peak memory of the process.
-
-    Returns:
-        MiB.
-    """
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def measure(folder: Path) -> int:
-    """Bytes of all files in a folder, each counted once however many names it has.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        Their sum.
-    """
-    files = (path.stat() for path in folder.rglob("*") if path.is_file())
-    return sum({stat.st_ino: stat.st_size for stat in files}.values())
 
 
 if __name__ == "__main__":
