@@ -29,6 +29,8 @@ class RunConfig:
             default.
         num_workers: Processes that decode pictures beside the model; 0 decodes in line, which auto
             does on a CPU, where they would take what the model runs on.
+        draft: Let large JPEG files be decoded at a fraction of their size, twice the input size or
+            more: quicker for pictures of a camera, and pixels change visibly.
         seed: Seed of every random draw.
         renormalize: Divide restricted outputs by the kept attention mass, as if the softmax ran
             over the kept tokens alone; the paper keeps the weights as they are.
@@ -41,6 +43,7 @@ class RunConfig:
     dtype: DTypeName = "float32"
     size: str | None = None
     num_workers: int | Auto = "auto"
+    draft: bool = False
     seed: int = 0
     renormalize: bool = False
     cls_term: ClsTerm = "own"

@@ -96,7 +96,7 @@ def test_a_mistyped_second_model_is_told_before_the_first_is_run(
 def test_options_reach_the_result(capsys, model_folder, pictures, tmp_path):
     options = "--limit 9 --batch-size 4 --dtype float64 --layers 0 --size 16x40 --seed 3"
     options += " --num-workers 1 --device cpu --renormalize --features drop --gallery 2"
-    options += " --cls-term patches --no-report --proven 0.5 --shard 2/2 --shard-size 3"
+    options += " --cls-term patches --no-report --draft --proven 0.5 --shard 2/2 --shard-size 3"
     where = ["--model", model_folder, "--out", tmp_path / "out"]
     code, _, _ = run(capsys, "audit", pictures, *where, *options.split())
     assert code == 0
@@ -116,6 +116,7 @@ def test_options_reach_the_result(capsys, model_folder, pictures, tmp_path):
         "gallery": 2,
         "cls_term": "patches",
         "masks": None,
+        "draft": True,
         "proven": 0.5,
         "shard": "2/2",
         "shard_size": 3,

@@ -61,8 +61,8 @@ def audit(
         vit: The model; it runs on the configured device in the configured precision, and is left
             as it was.
         images: A prepared set, or sources of pictures (see `find_images`) to make one of with the
-            model's own preprocessing. A prepared set is taken as it is, so `limit`, `size`, `seed`
-            and `masks` must be left alone.
+            model's own preprocessing. A prepared set is taken as it is, so `limit`, `size`,
+            `draft`, `seed` and `masks` must be left alone.
         config: Settings; the defaults if None.
         out: Folder to write the result into; a temporary one if None.
         overwrite: Whether an earlier result in `out`, finished or not, is replaced.

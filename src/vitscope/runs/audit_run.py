@@ -46,7 +46,7 @@ def make_image_set(
             given, or there are fewer pictures than shards.
     """
     if isinstance(images, ImageSet):
-        for name in ("limit", "size", "seed", "masks"):
+        for name in ("limit", "size", "draft", "seed", "masks"):
             if getattr(config, name) != getattr(AuditConfig(), name):
                 raise UsageError(
                     f"{name} is set, but the pictures come as a prepared ImageSet: choose them and "

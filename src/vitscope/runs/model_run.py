@@ -10,7 +10,7 @@ Requirements met here:
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -291,7 +291,7 @@ def choose_preprocessing(vit: ViTAdapter, config: RunConfig) -> Preprocessing:
     Returns:
         The model's own preprocessing, or the same at the size asked for.
     """
-    preprocessing = vit.preprocessing
+    preprocessing = replace(vit.preprocessing, draft=config.draft)
     if config.input_size is not None:
         preprocessing = preprocessing.with_size(config.input_size)
     vit.make_layout(*preprocessing.size)
