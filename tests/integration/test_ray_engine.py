@@ -123,9 +123,13 @@ def sorted_pairs(results):
 
 
 def test_all_workers_share_the_work_each_made_once(engine, tmp_path, capfd):
+    def work(item):
+        wait_until(lambda: len(read_notes(tmp_path, "made")) == 2)
+        return work_slowly(item)
+
     on_terminate = signal.getsignal(signal.SIGTERM)
-    results = list(engine.run(maker_of(tmp_path, work_slowly), range(40)))
-    assert_same_as_local(results, 40)
+    results = list(engine.run(maker_of(tmp_path, work), range(20)))
+    assert_same_as_local(results, 20)
     assert set(read_notes(tmp_path, "tried").values()) == {1}
     made = read_notes(tmp_path, "made")
     assert len(made) == 2
@@ -199,15 +203,17 @@ def test_workers_that_die_before_they_are_ready_are_not_replaced_for_ever(engine
 def test_a_node_that_goes_takes_no_item_with_it(cluster, engine, tmp_path):
     node = cluster.add_node(**NODE)
     node_id = node.node_id
+    reached = tmp_path / "reached"
 
     def work(item):
         if ray.get_runtime_context().get_node_id() == node_id:
-            (tmp_path / "reached").touch()
+            reached.touch()
             never_end(item)
+        wait_until(reached.exists)
         return work_slowly(item)
 
     def remove_node():
-        wait_until((tmp_path / "reached").exists)
+        wait_until(reached.exists)
         cluster.remove_node(node, allow_graceful=False)
 
     remover = threading.Thread(target=remove_node)
@@ -268,7 +274,8 @@ def test_a_node_without_vitscope_is_named(cluster, engine, tmp_path):
     package = tmp_path / "vitscope"
     package.mkdir()
     (package / "__init__.py").write_text("raise ModuleNotFoundError(name='vitscope')")
-    node = cluster.add_node(**NODE, env_vars={"PYTHONPATH": str(tmp_path)})
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    node = cluster.add_node(**NODE, env_vars={"PYTHONPATH": path})
     with pytest.raises(VitscopeError, match=r"^Ray node .* has no vitscope, this process has"):
         list(engine.run(maker_of(tmp_path, never_end), range(3)))
     cluster.remove_node(node)

@@ -6,6 +6,7 @@ import threading
 from importlib import import_module
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed import HashStore
@@ -191,6 +192,27 @@ def test_an_environment_that_cannot_be_is_named(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "99999")
     with pytest.raises(VitscopeError, match=r"cannot be reached at 127\.0\.0\.1:99999"):
         detect_engine()
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "num_gpus", "device"),
+    [
+        pytest.param("1", 2, 1, id="a GPU each"),
+        pytest.param("3", 1, 0, id="each sees its own alone"),
+    ],
+)
+def test_a_rank_takes_its_gpu(monkeypatch, local_rank, num_gpus, device):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    # With no such port, all ends before any other rank is waited for.
+    for name, value in {**RANK_VARIABLES, "MASTER_PORT": "99999"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    with pytest.raises(VitscopeError, match="cannot be reached"):
+        detect_engine()
+    assert taken == [device]
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
