@@ -103,7 +103,7 @@ def unfinished(pictures, tmp_path):
 
 
 def test_an_unfinished_run_is_neither_mixed_nor_lost_unasked(pictures, unfinished, whole):
-    with pytest.raises(UsageError, match=r"2 shards are done\): add --resume to go on"):
+    with pytest.raises(UsageError, match=r"shards done: 2\): add --resume to go on"):
         audit(tiny_vit(), pictures, CONFIG, out=unfinished)
     other = replace(CONFIG, batch_size=2)
     with pytest.raises(UsageError, match="batch_size was 3 and now is 2"):

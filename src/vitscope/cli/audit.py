@@ -55,7 +55,7 @@ def audit(
         report: Write report.html beside the results: charts and pictures in one file to open.
         engine: Who does the work: local is this process, or all that `torchrun --nproc-per-node 8
             -m vitscope audit …` started; ray is a Ray cluster.
-        address: Address of the Ray cluster, such as auto or ray://head:10001; one on this machine
+        address: Address of the Ray cluster, such as auto or head:6379; one on this machine
             if left out.
         config: Settings.
     """

@@ -67,9 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _fail(str(error), 2)
     except VitscopeError as error:
-        return _fail(str(error), 1, error)
+        return _fail("; ".join([str(error), *_notes_of(error)]), 1)
     except KeyboardInterrupt as error:
-        return _fail("stopped; the unfinished result was removed", 1, error)
+        left = _notes_of(error) or ["the unfinished result was removed"]
+        return _fail("; ".join(["stopped", *left]), 1)
     except Exception as error:
         if os.environ.get(_DEBUG):
             raise
@@ -78,10 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _fail(message: str, code: int, error: BaseException | None = None) -> int:
-    # A note tells what is left of the work.
-    notes = [] if error is None else getattr(error, "__notes__", [])
-    line = f"vitscope: {printable(' '.join('; '.join([message, *notes]).split()))}"
+def _notes_of(error: BaseException) -> list[str]:
+    # They tell what is left of the work.
+    return getattr(error, "__notes__", [])
+
+
+def _fail(message: str, code: int) -> int:
+    line = f"vitscope: {printable(' '.join(message.split()))}"
     with suppress(OSError):
         sys.stderr.write(f"{line}\n")
     return code

@@ -155,7 +155,7 @@ def _prepare(
     name = printable_path(target)
     if done and not resume and not overwrite:
         raise UsageError(
-            f"{name} holds an unfinished run ({done} shards are done): add --resume to go on, or "
+            f"{name} holds an unfinished run (shards done: {done}): add --resume to go on, or "
             "--overwrite to start again"
         )
     if done and resume:
