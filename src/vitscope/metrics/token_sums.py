@@ -68,12 +68,14 @@ class TokenSums:
         self._counts = self._counts + torch.bincount(index, minlength=NUM_BLOCKS)
         membership = torch.nn.functional.one_hot(index, NUM_BLOCKS).double().mT
         for state, rows in states.items():
-            exact = rows.double()
-            norms = exact.norm(dim=-1, keepdim=True)
-            self._add(f"{state}/{_SUM}", exact, membership)
+            exact = rows.transpose(0, 1).double()
+            norms = exact.norm(dim=-1).unsqueeze(1)
+            ones = membership.expand(len(exact), -1, -1)
             # A vector of zeros has no direction: NaN from here on.
-            self._add(f"{state}/{_DIRECTION}", exact / norms, membership)
-            self._add(f"{state}/{_SQUARE}", norms.square(), membership)
+            totals = torch.cat([ones, ones / norms], dim=1) @ exact
+            self._add(f"{state}/{_SUM}", totals[:, :NUM_BLOCKS].transpose(0, 1))
+            self._add(f"{state}/{_DIRECTION}", totals[:, NUM_BLOCKS:].transpose(0, 1))
+            self._add(f"{state}/{_SQUARE}", (ones @ norms.mT.square()).transpose(0, 1))
 
     def merge(self, other: "TokenSums") -> None:
         """Take in the sums of a disjoint set of images.
@@ -88,7 +90,7 @@ class TokenSums:
             raise ResultError("these sums are of different tokens and cannot be merged")
         self._counts = self._counts + other._counts
         for name, total in other._sums.items():
-            self._sums[name] = self._sums[name] + total if name in self._sums else total
+            self._add(name, total)
 
     def estimate_pairwise_cosine(self, state: str, token: str) -> Estimate:
         """Mean cosine of a token's state over all pairs of images.
@@ -192,14 +194,8 @@ class TokenSums:
             raise ResultError("the saved sums of tokens are damaged: audit again")
         return sums
 
-    def _add(
-        self,
-        name: str,
-        rows: Float[Tensor, "batch token _"],
-        membership: Float[Tensor, "block batch"],
-    ) -> None:
-        total = torch.tensordot(membership, rows, dims=1)
-        self._sums[name] = self._sums[name] + total if name in self._sums else total
+    def _add(self, name: str, total: Float[Tensor, "block token _"]) -> None:
+        self._sums[name] = self._sums[name] + total if name in self._sums else total.contiguous()
 
     def _of_token(self, name: str, token: str) -> Float[Tensor, "block _"]:
         return self._sums[name][:, self.tokens.index(token)]

@@ -100,7 +100,10 @@ class TableWriter:
     def _flush(self) -> None:
         rows, self._gathered = pa.concat_tables(self._gathered), []
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, rows.schema)
+            # Numbers hardly repeat, and nobody looks for their extremes.
+            self._writer = pq.ParquetWriter(
+                self._path, rows.schema, use_dictionary=False, write_statistics=False
+            )
         with self._given_up_on_failure():
             self._writer.write_table(rows, row_group_size=rows.num_rows)
 
