@@ -1,7 +1,6 @@
 """What one block hands over for the row under study: a ledger is made of it and checked by it."""
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -50,26 +49,26 @@ class StreamTrace:
     """The residual stream at every depth, from the embeddings to the last block's output.
 
     Attributes:
-        rows: The [CLS] row at each depth; None for a model without one.
-        patch_norms: Norm of each patch token at each depth; NaN where the model was not run so far.
+        rows: The [CLS] row at each depth; None for a model without one. This and the next are NaN
+            where the model was not run so far.
+        patch_norms: Norm of each patch token at each depth.
     """
 
     rows: Float[Tensor, "batch depth dim"] | None
     patch_norms: Float[Tensor, "batch depth patch"]
 
     def completed(self, row: Float[Tensor, "batch dim"]) -> "StreamTrace":
-        """The stream of a forward that was left in its last block, with the last depth added.
+        """The stream of a forward that was left in its last block, with its row at the last depth.
 
         Args:
             row: The last block's output on the [CLS] row, made of the ledger.
 
         Returns:
-            The stream at every depth; what the last block makes of the patches is not known.
+            The stream; what the last block makes of the patches stays unknown.
         """
         assert self.rows is not None
-        rows = torch.cat([self.rows, row.to(self.rows).unsqueeze(1)], dim=1)
-        unknown = torch.full_like(self.patch_norms[:, :1], math.nan)
-        return StreamTrace(rows=rows, patch_norms=torch.cat([self.patch_norms, unknown], dim=1))
+        rows = torch.cat([self.rows[:, :-1], row.to(self.rows).unsqueeze(1)], dim=1)
+        return replace(self, rows=rows)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

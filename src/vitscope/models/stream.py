@@ -3,14 +3,19 @@
 Requirements met here:
 
 - Kept are one row and one norm per patch and depth; the stream itself is let go at once.
+- What is kept has its place before the first block runs: small tensors that stay, laid between the
+  large ones that come and go, make the allocator ask for fresh memory block after block.
 - Hooks are gone when the forward is over, whatever happened in it.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -71,8 +76,9 @@ class StreamRecorder:
         """
         self._blocks = blocks
         self._layout = layout
-        self._rows: list[Tensor] = []
-        self._patch_norms: list[Tensor] = []
+        self._depth = 0
+        self._rows: Tensor | None = None
+        self._patch_norms: Tensor | None = None
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -96,12 +102,10 @@ class StreamRecorder:
         """What was recorded, when the forward is over.
 
         Returns:
-            The trace; without the last depth, where the forward was left before it.
+            The trace, NaN at the last depth where the forward was left before it.
         """
-        return StreamTrace(
-            rows=torch.stack(self._rows, dim=1) if self._rows else None,
-            patch_norms=torch.stack(self._patch_norms, dim=1),
-        )
+        assert self._patch_norms is not None
+        return StreamTrace(rows=self._rows, patch_norms=self._patch_norms)
 
     def _enter_block(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._keep(take_input(args, kwargs))
@@ -111,12 +115,23 @@ class StreamRecorder:
 
     def _keep(self, value: Any) -> None:
         stream = take_stream(value)
-        if self._layout.query is not None:
-            # A clone: a block may add to its input in place.
-            self._rows.append(stream[:, self._layout.query].clone())
+        if self._patch_norms is None:
+            self._allocate(stream)
+        assert self._patch_norms is not None
+        if self._rows is not None:
+            self._rows[:, self._depth] = stream[:, self._layout.query]
         # A pooling head's layout may leave out tokens that come before those it pools over.
         patches = self._layout.groups["patches"]
         left_out = stream.shape[1] - self._layout.num_tokens
-        self._patch_norms.append(
-            compute_norms(stream[:, left_out + patches.start : left_out + patches.stop])
-        )
+        of_patches = stream[:, left_out + patches.start : left_out + patches.stop]
+        self._patch_norms[:, self._depth] = compute_norms(of_patches)
+        self._depth += 1
+
+    def _allocate(self, stream: Float[Tensor, "batch token dim"]) -> None:
+        batch, _, dim = stream.shape
+        depths, patches = len(self._blocks) + 1, len(self._layout.groups["patches"])
+        dtype = torch.float64 if stream.dtype == torch.float64 else torch.float32
+        make = partial(torch.full, fill_value=math.nan, dtype=dtype, device=stream.device)
+        self._patch_norms = make((batch, depths, patches))
+        if self._layout.query is not None:
+            self._rows = make((batch, depths, dim))
