@@ -210,6 +210,7 @@ def decompose_layers(
     proven: bool = True,
     on_stream: Callable[[StreamTrace], None] | None = None,
     on_maps: Callable[[TokenMaps], None] | None = None,
+    mapped: Sequence[int] | None = None,
 ) -> dict[int, LayerRows]:
     """One forward pass: the numbers and features of every chosen layer.
 
@@ -227,6 +228,7 @@ def decompose_layers(
             it is read. Without a proof the last depth has no patch norms.
         on_maps: Called with what every single token of the last of the layers wrote; left out, no
             maps are made.
+        mapped: Images of the batch whose maps are made; all of them if None.
 
     Returns:
         Per layer the per-image numbers and the kept features.
@@ -246,7 +248,7 @@ def decompose_layers(
             check_balance(ledger, tolerance)
             held_against.add(trace.layer)
         if on_maps is not None and trace.layer == max(layers):
-            on_maps(make_token_maps(trace, ledger))
+            on_maps(make_token_maps(trace, ledger, mapped))
         if set(ledger.groups) != set(choose_groups(trace.layout, cls_term)):
             ledger = merge_groups(ledger, "cls", into=cls_term)
         readouts = compute_readouts(

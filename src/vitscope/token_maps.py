@@ -4,6 +4,7 @@ Source: Lappe & Giese (NeurIPS 2025), eq. 3, token by token; Kobayashi et al. (E
 of value-weighted contributions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,25 +49,29 @@ class TokenMaps:
         return of_patches.reshape(*of_patches.shape[:-1], *self.layout.grid)
 
 
-def make_token_maps(trace: ClsTrace, ledger: Ledger) -> TokenMaps:
+def make_token_maps(
+    trace: ClsTrace, ledger: Ledger, images: Sequence[int] | None = None
+) -> TokenMaps:
     """Decompose a row into single tokens: c_i = γ ∘ W_O · concat_h(a_h[i] v_h[i]).
 
     Args:
         trace: The row as the model computed it.
         ledger: Its ledger, which tells r.
+        images: Images of the batch to make maps of, in this order; all of them if None.
 
     Returns:
         The maps, in the ledger's precision.
     """
+    chosen = slice(None) if images is None else list(images)
     dtype, device = ledger.contributions.dtype, trace.values.device
     tail = trace.tail
     weight = tail.weight.to(dtype)
     if tail.scale is not None:
         weight = weight * tail.scale.to(dtype).unsqueeze(1)
-    attention = trace.logits.to(dtype).softmax(dim=-1)
-    weighted = attention.unsqueeze(-1) * trace.values.to(dtype)
+    attention = trace.logits[chosen].to(dtype).softmax(dim=-1)
+    weighted = attention.unsqueeze(-1) * trace.values[chosen].to(dtype)
     written = weighted.transpose(1, 2).flatten(2) @ weight.mT
-    r = ledger.residual_total.to(device)
+    r = ledger.residual_total[chosen].to(device)
     # What each head's values are worth along r, so that no token's vector is formed per head.
     batch, heads, _, head_dim = weighted.shape
     worth = (r @ weight).reshape(batch, heads, head_dim)

@@ -42,3 +42,11 @@ def test_tokens_of_a_model_add_up_to_its_groups():
         found = maps.share[:, positions.start : positions.stop].sum(dim=1)
         torch.testing.assert_close(found, expected)
     assert maps.on_grid(maps.share).shape == (2, 2, 5)
+
+
+def test_maps_of_some_images_are_theirs_in_the_order_asked_for():
+    trace, _ = random_trace(3)
+    ledger = make_ledger(trace)
+    every, some = make_token_maps(trace, ledger), make_token_maps(trace, ledger, [2, 0])
+    for field in ("attention", "contribution_norm", "share", "head_share"):
+        torch.testing.assert_close(getattr(some, field), getattr(every, field)[[2, 0]])

@@ -225,11 +225,12 @@ class BlockRecorder:
         if self._picker is not None:
             self._picker.keep("keys", keys)
             self._picker.keep("values", values)
-        products = keys.to(dtype) @ query.to(dtype).unsqueeze(-1)
+        # Not a matrix product, which would first copy the keys of each head together.
+        products = torch.linalg.vecdot(keys.to(dtype), query.to(dtype).unsqueeze(-2))
         return ClsTrace(
             layer=self._layer,
             layout=self._layout,
-            logits=products.squeeze(-1) * self._parts.scale,
+            logits=products * self._parts.scale,
             values=values,
             skip=self._rows.get("skip"),
             tail=self._parts.tail,

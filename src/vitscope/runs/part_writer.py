@@ -144,8 +144,11 @@ class _Part:
     def _decompose(
         self, batch: PlacedBatch, streams: list[StreamTrace], *, proven: bool
     ) -> dict[int, LayerRows]:
-        wanted = self._config.gallery > 0 and any(map(self._candidates.wants, batch.ids))
-        places = [self._first_index + index for index in batch.indices]
+        wanted: list[int] = []
+        if self._config.gallery:
+            wanted = [row for row, name in enumerate(batch.ids) if self._candidates.wants(name)]
+        places = [self._first_index + batch.indices[row] for row in wanted]
+        names = [batch.ids[row] for row in wanted]
         return decompose_layers(
             self._vit,
             batch.pixels,
@@ -155,7 +158,8 @@ class _Part:
             cls_term=self._config.cls_term,
             proven=proven,
             on_stream=streams.append,
-            on_maps=partial(self._candidates.update, places, batch.ids) if wanted else None,
+            on_maps=partial(self._candidates.update, places, names) if wanted else None,
+            mapped=wanted,
         )
 
     def _check_patches(self, patch_norms: Tensor, rows: Mapping[int, LayerRows]) -> None:
