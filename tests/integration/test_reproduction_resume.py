@@ -291,6 +291,37 @@ def test_a_full_disk_loses_nothing_that_is_finished(sets, tmp_path, monkeypatch)
     assert statuses(out, sets) == DONE | {"pictures": "kept", "imagenet": "kept"}
 
 
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_finished_shards_are_gone_on_with_if_they_are_of_the_same(
+    sets, tmp_path, monkeypatch, exchanged
+):
+    monkeypatch.setattr("vitscope.runs.audit_run._SHARD_PICTURES", 3)
+    monkeypatch.setattr("vitscope.runs.audit_run._SHARD_BATCHES", 0)
+    pictures = shutil.copytree(sets / "main", tmp_path / "sets" / "main")
+    config = replace(CONFIG, batch_size=3)
+
+    def reproduce(on_stage):
+        work = start(tmp_path / "paper", tmp_path / "sets", config, imagenet=None)
+        return work.execute(on_stage)
+
+    def interrupt(*_stage):
+        def advance(done, _):
+            if done == 6:
+                raise KeyboardInterrupt
+
+        return advance
+
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(interrupt)
+    if exchanged:
+        first, last = (sorted(pictures.rglob("*.*"))[k] for k in (0, -1))
+        shutil.copyfile(last, first)
+    seen = []
+    outcomes = reproduce(lambda _, stage: lambda *progress: seen.append((stage, *progress)))
+    assert {o.status for o in outcomes if o.stage == "pictures"} == {"done"}
+    assert min(done for stage, done, _ in seen if stage == "pictures") == (3 if exchanged else 6)
+
+
 def test_remains_of_a_killed_run_are_removed(out, sets):
     home = out / "results" / NAME
     shutil.rmtree(home / "maps")

@@ -16,6 +16,7 @@ from vitscope.config import ReproductionConfig
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.locking import held_alone
 from vitscope.files.storage import holds_result_files, printable_path, remove_leftovers
+from vitscope.files.workspace import discard_workspace
 from vitscope.models.base import ViTAdapter
 from vitscope.reproduction.picture_sets import PictureSets
 from vitscope.reproduction.plan import PlannedModel
@@ -210,7 +211,7 @@ class Reproduction:
         )
 
         def work() -> None:
-            self._clear(name, stage)
+            self._clear(name, stage, record)
             self._state.begin(name, stage, record)
             progress = on_stage(name, stage)
             run_stage(
@@ -229,10 +230,12 @@ class Reproduction:
             return StageOutcome(name, stage, "failed", reason)
         return StageOutcome(name, stage, "done", "; ".join(notes))
 
-    def _clear(self, name: str, stage: str) -> None:
+    def _clear(self, name: str, stage: str, record: StageRecord) -> None:
         # A record is written before its result, so no earlier result may be there.
         folder = self.result_folder(name, stage)
         remove_leftovers(folder)
+        if self._state.find(name, stage) != record:
+            discard_workspace(folder)  # finished shards of something else
         if not folder.is_dir():
             return
         is_own = self._state.find(name, stage) is not None and holds_result_files(folder)

@@ -105,7 +105,8 @@ def run_stage(
         layers=config.layers,
         masks=config.masks if stage == PICTURES else None,
     )
-    audit(vit, source, settings, out=out, on_progress=on_progress)
+    # Whoever calls has removed what an interrupted run left of other pictures or weights.
+    audit(vit, source, settings, out=out, overwrite=True, resume=True, on_progress=on_progress)
 
 
 def find_damage(stage: str, folder: Path, record: StageRecord) -> str:
