@@ -1,7 +1,7 @@
 """A structural twin of the model class that torch.hub builds for DINOv3, written for the tests.
 
 Beside DINOv2's (`hub_twin`): storage tokens, rotary positions on the patches handed to each block,
-a masked key bias, and blocks that are called with a list of one stream.
+a key bias that is masked where there is one, and blocks that are called with a list of one stream.
 """
 
 import math
@@ -42,21 +42,24 @@ class RopePositionEmbedding(nn.Module):
 class LinearKMaskedBias(nn.Linear):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        mask = torch.ones_like(self.bias)
-        third = self.out_features // 3
-        mask[third : 2 * third] = 0
-        self.register_buffer("bias_mask", mask)
+        if self.bias is not None:
+            mask = torch.ones_like(self.bias)
+            third = self.out_features // 3
+            mask[third : 2 * third] = 0
+            self.register_buffer("bias_mask", mask)
 
     def forward(self, x):
-        return functional.linear(x, self.weight, self.bias * self.bias_mask.to(self.bias.dtype))
+        masked = None if self.bias is None else self.bias * self.bias_mask.to(self.bias.dtype)
+        return functional.linear(x, self.weight, masked)
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, dim, num_heads, mask_k_bias):
+    def __init__(self, dim, num_heads, qkv_bias, mask_k_bias):
         super().__init__()
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5
-        self.qkv = (LinearKMaskedBias if mask_k_bias else nn.Linear)(dim, 3 * dim)
+        linear = LinearKMaskedBias if mask_k_bias else nn.Linear
+        self.qkv = linear(dim, 3 * dim, bias=qkv_bias)
         self.attn_drop = nn.Dropout(0.0)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(0.0)
@@ -82,10 +85,10 @@ class SelfAttention(nn.Module):
 
 
 class SelfAttentionBlock(nn.Module):
-    def __init__(self, dim, num_heads, init_values, mask_k_bias):
+    def __init__(self, dim, num_heads, init_values, qkv_bias, mask_k_bias):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-5)
-        self.attn = SelfAttention(dim, num_heads, mask_k_bias)
+        self.attn = SelfAttention(dim, num_heads, qkv_bias, mask_k_bias)
         self.ls1 = LayerScale(dim, init_values)
         self.norm2 = nn.LayerNorm(dim, eps=1e-5)
         self.mlp = Mlp(dim, 4 * dim)
@@ -108,6 +111,7 @@ class DinoVisionTransformer(nn.Module):
         depth=2,
         num_heads=4,
         n_storage_tokens=4,
+        qkv_bias=True,
         mask_k_bias=True,
         untie_cls_and_patch_norms=False,
     ):
@@ -123,7 +127,8 @@ class DinoVisionTransformer(nn.Module):
         self.rope_embed = RopePositionEmbedding(embed_dim // num_heads)
         self.chunked_blocks = False
         self.blocks = nn.ModuleList(
-            SelfAttentionBlock(embed_dim, num_heads, 1e-5, mask_k_bias) for _ in range(depth)
+            SelfAttentionBlock(embed_dim, num_heads, 1e-5, qkv_bias, mask_k_bias)
+            for _ in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim, eps=1e-5)
         self.untie_cls_and_patch_norms = untie_cls_and_patch_norms

@@ -9,7 +9,7 @@ which the model is asked for in one case and the ledger in the other.
 
 import copy
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -28,9 +28,14 @@ from vitscope.testing.randomize import randomize
 
 HUB = {
     "hub/dinov2": lambda: hub_twin.DinoVisionTransformer(num_register_tokens=4, block_chunks=3),
-    "hub/dinov3": lambda: hub_twin_dinov3.DinoVisionTransformer(patch_size=7),
-    "hub/dinov3_unmasked": lambda: hub_twin_dinov3.DinoVisionTransformer(
-        patch_size=7, mask_k_bias=False
+    # As published: with a bias whose keys are masked, and (vit7b16) without a bias to mask.
+    "hub/dinov3": partial(hub_twin_dinov3.DinoVisionTransformer, patch_size=7),
+    "hub/dinov3_7b": partial(hub_twin_dinov3.DinoVisionTransformer, patch_size=7, qkv_bias=False),
+    "hub/dinov3_unmasked": partial(
+        hub_twin_dinov3.DinoVisionTransformer, patch_size=7, mask_k_bias=False
+    ),
+    "hub/dinov3_unbiased": partial(
+        hub_twin_dinov3.DinoVisionTransformer, patch_size=7, qkv_bias=False, mask_k_bias=False
     ),
 }
 POOLED = {
@@ -181,7 +186,9 @@ def test_nothing_past_the_last_attention_sees_the_tokens(name):
     assert rows_seen == [2 * len(groups)]
 
 
-@pytest.mark.parametrize("name", ["timm/dinov2_reg", "transformers/clip", "hub/dinov3"])
+@pytest.mark.parametrize(
+    "name", ["timm/dinov2_reg", "transformers/clip", "hub/dinov3", "hub/dinov3_7b"]
+)
 def test_the_query_is_projected_for_the_row_alone(name):
     """A fused projection is not called at all; a separate one is called with a single token."""
     vit, pixels = build(name)

@@ -43,7 +43,13 @@ DINOV2 = {
     "chunked": {"block_chunks": 3},
     "plain kernel": {"attn_class": hub_twin.Attention},
 }
-DINOV3 = {"masked bias": {}, "own cls norm": {"untie_cls_and_patch_norms": True}}
+DINOV3 = {
+    "masked bias": {},
+    "bias": {"mask_k_bias": False},
+    "no bias to mask": {"qkv_bias": False},  # vit7b16
+    "no bias": {"qkv_bias": False, "mask_k_bias": False},
+    "own cls norm": {"untie_cls_and_patch_norms": True},
+}
 
 
 def make_dinov2(**settings):
@@ -83,10 +89,13 @@ def raw_reference(block, stream, rope):
     x = stream - stream.mean(dim=-1, keepdim=True)
     x = x / (x.square().mean(dim=-1, keepdim=True) + block.norm1.eps).sqrt()
     x = x * block.norm1.weight + block.norm1.bias
-    bias = attention.qkv.bias.clone()
-    if hasattr(attention.qkv, "bias_mask"):
-        bias.view(3, -1)[1] = 0
-    parts = (torch.einsum("bnd,ed->bne", x, attention.qkv.weight) + bias).chunk(3, dim=-1)
+    projected = torch.einsum("bnd,ed->bne", x, attention.qkv.weight)
+    if attention.qkv.bias is not None:
+        bias = attention.qkv.bias.clone()
+        if hasattr(attention.qkv, "bias_mask"):
+            bias.view(3, -1)[1] = 0
+        projected = projected + bias
+    parts = projected.chunk(3, dim=-1)
     heads = [torch.stack(part.chunk(attention.num_heads, dim=-1), dim=1) for part in parts]
     q, k, v = heads
     if rope is not None:

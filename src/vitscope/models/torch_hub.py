@@ -238,7 +238,8 @@ def _project_heads(attention: Any, call: AttentionCall, row: int) -> Heads:
     qkv = attention.qkv
     if type(qkv).__name__ != "LinearKMaskedBias":
         return _finish_heads(attention, call, *project_fused(qkv, call.tokens, row))
-    bias = qkv.bias * qkv.bias_mask.to(qkv.bias.dtype)
+    # Without a bias there is nothing to mask, and no mask.
+    bias = None if qkv.bias is None else qkv.bias * qkv.bias_mask.to(qkv.bias.dtype)
     return _finish_heads(attention, call, *multiply_fused(qkv.weight, bias, call.tokens, row))
 
 
