@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 from audits import NUM_PICTURES, STATISTICS, assert_same_numbers, read_strictly, tiny_vit
 from tiny_forward import REGISTERS, Forward
 from vitscope import AuditConfig, AuditResult, audit, decompose
+from vitscope.errors import UsageError
 
 EXACT = AuditConfig(dtype="float64")
 STATES = ("hidden", "normed", "keys", "values")
@@ -265,12 +266,21 @@ def test_a_clean_model_has_no_high_norm_tokens(result, forward):
         assert (row["threshold"], row["position_share"]) == (None, None)
         assert (row["fraction"], row["images_fraction"]) == (0, 0)
         highest = result.images.column(f"highest_patch_norm_{row['layer']:02d}").to_numpy()
-        # What the last block makes of patches is known of the batches that are proven.
-        known = ~np.isnan(highest)
-        assert known.all() == (row["layer"] < 2)
-        assert row["num_images"] == known.sum() > 0
-        assert row["max"] == near(norms[known].max())
-        np.testing.assert_allclose(highest[known], norms[known].max(axis=1))
+        assert row["num_images"] == NUM_PICTURES
+        assert row["max"] == near(norms.max())
+        np.testing.assert_allclose(highest, norms.max(axis=1))
+
+
+def test_outliers_are_not_told_of_a_depth_that_is_known_of_some_pictures(pictures, forward):
+    result = audit(tiny_vit(), pictures, AuditConfig(batch_size=8, dtype="float64", proven=0))
+    *known, last = result.summary["high_norm_tokens"]
+    assert {row["fraction"] for row in known} == {0}
+    norms = np.linalg.norm(forward.streams[-1][:8, 5:], axis=2)
+    assert (last["num_images"], last["max"]) == (8, near(norms.max()))
+    outliers = ("threshold", "fraction", "images_fraction", "position_share")
+    assert [last[name] for name in outliers] == [None] * 4
+    with pytest.raises(UsageError, match="known of 8 of 26 pictures"):
+        result.high_norm_grid(len(known))
 
 
 # --- order, batches, merging, files -------------------------------------------------------------

@@ -9,7 +9,7 @@ from vitscope.figures.layers import plot_high_norm_fraction, plot_high_norm_laye
 from vitscope.figures.saved import ModelResult
 from vitscope.report.depth import draw_high_norm
 
-WORDS = "After the last block the norms of patches are known of 21 pictures alone."
+WORDS = "After the last block the norms of patches are known of 21 pictures alone, in which"
 
 
 def make_result(**last):

@@ -132,7 +132,7 @@ def plot_high_norm_layers(result: ModelResult) -> Drawing:
         *describe_partial_depths(selection.results),
     ]
     if all(number(find(row, "threshold")) is None for _, row in rows):
-        words.append("No threshold in any layer: no token stands out of the others.")
+        words.append("No threshold in any layer told of: no token stands out of the others.")
     finish(figure, words, heading=f"High-norm patch tokens: {result.label}")
     return selection.draw(figure)
 

@@ -77,7 +77,10 @@ def draw_high_norm(results: Results) -> ReportFigure:
             *describe_partial_depths(selection.results),
         ]
         if clean:
-            notes.append(f"At no depth a patch token stands out of the others: {', '.join(clean)}.")
+            notes.append(
+                f"At no depth that is told of a patch token stands out of the others: "
+                f"{', '.join(clean)}."
+            )
         top = max(value.value for _, layers in selection.found for value in layers.values())
         domain = (0.0, 1.08 * top if top else 0.01)
         return _draw(

@@ -93,13 +93,20 @@ class AuditResult(SavedResult, AuditPlots):
             Part of the images, as (rows, columns); zeros where there are no such tokens.
 
         Raises:
-            UsageError: If the model has no such depth.
+            UsageError: If the model has no such depth, or what is there is known of some pictures
+                alone.
         """
         counts = self.read_patch_norms()
         if not 0 <= depth < counts.num_depths:
             raise UsageError(
                 f"depth {depth}: expected 0 (embeddings) to {counts.num_depths - 1} (the last "
                 "block's output)"
+            )
+        known, everything = counts.num_images(depth), self.summary["data"]["num_images"]
+        if known < everything:
+            raise UsageError(
+                f"depth {depth} is known of {known} of {everything} pictures, those in which the "
+                "ledger was proven: audit with proven=1"
             )
         return counts.frequency_of_outliers(depth).reshape(self.manifest.model["grid"])
 

@@ -17,6 +17,7 @@ HIGHEST_PATCH = "highest_patch"
 _MIN_IMAGES_FRACTION = 0.5
 _PATCHES = "patches"
 _UNDEFINED = dict.fromkeys(field.name for field in fields(Distribution))
+_OF_OUTLIERS = ("threshold", "fraction", "position_share")
 
 
 def summarize_anatomy(
@@ -77,18 +78,24 @@ def summarize_high_norm_tokens(table: Path, norms: PatchNormCounts) -> list[dict
 
     Returns:
         Per depth the images whose norms are known, the fitted threshold, the fraction of tokens and
-        of images above it, how far the place on the grid decides, and quantiles of all norms; all
-        None where no image is known.
+        of images above it, how far the place on the grid decides, and quantiles of all norms. Where
+        norms are known of some images alone, the outliers are None: how many images it takes to
+        find them would decide on the answer, and those known are no random draw. All is None where
+        no image is known.
     """
     found = []
     for depth, name in enumerate(_list_depths(table, "highest_patch_norm")):
         tokens, highest = norms.fit(depth), read_column(table, name)
         known = highest[~np.isnan(highest)]
-        of_images: dict[str, float | None] = {"images_fraction": None, "max": None}
+        row = {"layer": depth, **asdict(tokens), "images_fraction": None, "max": None}
         if known.size:
+            row["max"] = float(known.max())
+        if known.size < highest.size:
+            row |= dict.fromkeys(_OF_OUTLIERS)
+        elif known.size:
             above = 0.0 if tokens.threshold is None else float((known >= tokens.threshold).mean())
-            of_images = {"images_fraction": above, "max": float(known.max())}
-        found.append({"layer": depth, **asdict(tokens), **of_images})
+            row["images_fraction"] = above
+        found.append(row)
     return found
 
 
