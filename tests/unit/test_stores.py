@@ -73,6 +73,14 @@ def test_single_objects_archives_and_tables(store, tmp_path):
     assert pickle.loads(pickle.dumps(found)) == found
 
 
+def test_a_table_that_was_written_again_is_read_again(store, tmp_path):
+    for byte in (b"a", b"b"):
+        table = write_parquet(tmp_path / "x.parquet", {"image": [byte * 9, byte * 8]})
+        store({"set/x.parquet": table.read_bytes()})
+        found = find_images("memory://set")
+        assert [read_picture(address) for address in found] == [byte * 9, byte * 8]
+
+
 def test_objects_come_once(store):
     store({"set/a.png": b"", "set/b.png": b""})
     found = find_images(["memory://set/b.png", "memory://set", "memory://set/"])

@@ -3,11 +3,15 @@
 Requirements met here:
 
 - Of a file the footer is read, then of each row group that column alone, one group at a time.
-- What a row group claims to hold is bounded before it is read.
+- What a row group claims to hold is bounded before it is read, and what it turns out to hold while
+  it is decoded, a few rows at a time; of those few, pages as large as Parquet allows are believed.
+- What is kept of a file is not given out for another that was written to its place.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,16 +21,21 @@ from vitscope.files.storage import printable
 from vitscope.pictures.stores import (
     Place,
     check_size,
+    local_version,
     name_place,
     open_place,
     plain_read_errors,
+    stored_version,
 )
 
 _USUAL_NAMES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")
 """What columns of pictures are called; the first that is there is taken."""
 
 _MAX_GROUP_BYTES = 2**30
-"""Largest column of a row group that is read, uncompressed; one at a time is kept in memory."""
+"""Largest column of a row group that is read, decoded; one at a time is kept in memory."""
+
+_ROWS_AT_ONCE = 4
+"""Rows that are decoded before their bytes are counted: more of them gain nothing in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +47,15 @@ class RowGroup:
         column: Path of the column of pictures in the schema.
         index: Number of the group.
         first_row: Number of its first row in the file.
+        version: What a store said of the file when it was listed (see `stored_version`); empty for
+            one of this machine, which is asked again at each picture.
     """
 
     file: Place
     column: str
     index: int
     first_row: int
+    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +84,15 @@ class ParquetRow:
         Raises:
             ImageReadError: If file or row do not hold them.
         """
-        with plain_read_errors(self.group.file):
-            data = _read_group(self.group)[self.row].as_py()
-        if isinstance(data, dict):
-            data = data["bytes"]
+        group = self.group
+        with plain_read_errors(group.file):
+            if isinstance(group.file, Path):
+                group = replace(group, version=local_version(group.file))
+            data = _read_group(group)[self.row]
         if data is None:
             raise ImageReadError("its row holds no bytes")
         check_size(len(data))
-        return bytes(data)
+        return data
 
 
 def list_rows(place: Place) -> list[ParquetRow]:
@@ -100,7 +113,8 @@ def list_rows(place: Place) -> list[ParquetRow]:
         with plain_read_errors(place), open_place(place) as file, pq.ParquetFile(file) as parquet:
             column = _choose_column(parquet.schema_arrow, name)
             num_bytes = file.seek(0, 2)
-            groups = _list_groups(parquet.metadata, RowGroup(place, column, 0, 0))
+            version = "" if isinstance(place, Path) else stored_version(place)
+            groups = _list_groups(parquet.metadata, RowGroup(place, column, 0, 0, version))
     except ImageReadError as error:
         raise UsageError(
             f"{name} is no whole Parquet file ({error}): fetch or write it again, or leave it out"
@@ -154,10 +168,26 @@ def _list_groups(metadata: pq.FileMetaData, like: RowGroup) -> list[tuple[RowGro
 
 
 @lru_cache(maxsize=1)
-def _read_group(group: RowGroup) -> pa.ChunkedArray:
-    # As a dictionary: a picture that many rows share is a few bytes in the file, and here too.
-    with (
-        open_place(group.file) as file,
-        pq.ParquetFile(file, read_dictionary=[group.column]) as parquet,
-    ):
-        return parquet.read_row_group(group.index, columns=[group.column]).column(0)
+def _read_group(group: RowGroup) -> list[bytes | None]:
+    rows: list[bytes | None] = []
+    # A picture that many rows share is a few bytes in the file, and is kept once here too.
+    distinct: dict[bytes, bytes] = {}
+    num_bytes = 0
+    for data in _iter_column(group):
+        num_bytes += len(data or b"")
+        if num_bytes > _MAX_GROUP_BYTES:
+            raise ImageReadError(
+                f"its row group holds more than {_MAX_GROUP_BYTES} bytes: write the file with row "
+                "groups of fewer rows"
+            )
+        rows.append(None if data is None else distinct.setdefault(data, data))
+    return rows
+
+
+def _iter_column(group: RowGroup) -> Iterator[bytes | None]:
+    with open_place(group.file) as file, pq.ParquetFile(file) as parquet:
+        for batch in parquet.iter_batches(
+            _ROWS_AT_ONCE, row_groups=[group.index], columns=[group.column]
+        ):
+            for value in batch.column(0).to_pylist():
+                yield value["bytes"] if isinstance(value, dict) else value

@@ -25,6 +25,12 @@ from vitscope.files.storage import printable, printable_path
 MAX_FILE_BYTES = 2**31
 """Largest file that is read: more than the largest picture that is decoded takes uncompressed."""
 
+_VERSION_KEYS = (
+    *("size", "ETag", "etag", "Content-MD5", "Digest", "md5Hash", "generation", "blob_id"),
+    *("Last-Modified", "LastModified", "last_modified", "mtime", "updated", "created"),
+)
+"""What the stores of fsspec call that which changes with an object."""
+
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -260,6 +266,40 @@ def check_regular(path: Path) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise ImageReadError("not a regular file")
     return status.st_size
+
+
+def local_version(path: Path) -> str:
+    """What a file of this machine is told by from another that is written to its place.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its size, the time of its last change and its number on the disk.
+
+    Raises:
+        OSError: If it cannot be looked up.
+    """
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
+
+
+def stored_version(place: StoredObject) -> str:
+    """What an object is told by from another that is written to its place.
+
+    Args:
+        place: The object.
+
+    Returns:
+        Its size and whatever of tags, checksums and times its store knows.
+
+    Raises:
+        FileNotFoundError: If there is none; a store may raise anything else.
+    """
+    store, path = open_store(place.url)
+    store.invalidate_cache(path)
+    about = store.info(path)
+    return " ".join(f"{key}={about[key]}" for key in _VERSION_KEYS if about.get(key) is not None)
 
 
 def check_size(size: int) -> None:
