@@ -190,6 +190,17 @@ def test_one_state_of_zeros_among_others_leaves_the_mean_cosine_undefined():
     assert found == pytest.approx(share_that_varies(states["keys"][:, 0]))
 
 
+def test_a_state_of_zeros_spoils_the_directions_of_its_own_block_alone():
+    states, blocks = make_states(9), np.arange(9) // 3
+    intact = feed(states, blocks, range(9), 9).to_tensors()["keys/direction"]
+    states["keys"][4, 0] = 0
+    found = feed(states, blocks, range(9), 9).to_tensors()["keys/direction"]
+    assert found[1, 0].isnan().all()
+    others = torch.ones(NUM_BLOCKS, len(TOKENS), dtype=torch.bool)
+    others[1, 0] = False
+    assert torch.equal(found[others], intact[others])
+
+
 @pytest.mark.parametrize("width", [7, NUM_TOP_DIMENSIONS, 260])
 def test_top_dimensions_are_those_of_the_highest_mean_activation(width):
     states = make_states(20, widths={"hidden": width, "normed": width})

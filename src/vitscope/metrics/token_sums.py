@@ -71,8 +71,9 @@ class TokenSums:
             exact = rows.transpose(0, 1).double()
             norms = exact.norm(dim=-1).unsqueeze(1)
             ones = membership.expand(len(exact), -1, -1)
-            # A vector of zeros has no direction: NaN from here on.
-            totals = torch.cat([ones, ones / norms], dim=1) @ exact
+            # A vector of zeros has no direction: NaN from here on (∞ · 0), in its block alone.
+            inverse = torch.where(ones > 0, 1 / norms, 0.0)
+            totals = torch.cat([ones, inverse], dim=1) @ exact
             self._add(f"{state}/{_SUM}", totals[:, :NUM_BLOCKS].transpose(0, 1))
             self._add(f"{state}/{_DIRECTION}", totals[:, NUM_BLOCKS:].transpose(0, 1))
             self._add(f"{state}/{_SQUARE}", (ones @ norms.mT.square()).transpose(0, 1))
