@@ -91,8 +91,7 @@ def _trace_layer(
 
 def _make_balanced(vit: ViTAdapter, trace: ClsTrace) -> Ledger:
     ledger = make_ledger(trace)
-    parameter = vit.parameter
-    check_balance(ledger, choose_tolerance(parameter.dtype, parameter.device))
+    check_balance(ledger, choose_tolerance(vit.dtype, vit.parameter.device))
     return ledger
 
 
@@ -225,7 +224,8 @@ def decompose_layers(
             block is run for the [CLS] row alone, the same numbers come out of less work, and its
             errors are NaN. An attention-pooling head is always proven.
         on_stream: Called with what the residual stream was at every depth; left out, nothing of
-            it is read. Without a proof the last depth has no patch norms.
+            it is read. The row of the last depth is the ledger's, with a proof and without, and
+            without one the last depth has no patch norms.
         on_maps: Called with what every single token of the last of the layers wrote; left out, no
             maps are made.
         mapped: Images of the batch whose maps are made; all of them if None.
@@ -276,8 +276,10 @@ def decompose_layers(
         _check_readouts(layer, found[layer].scalars, tolerance)
     if on_stream is not None:
         (stream,) = streams
-        last_rows = found[vit.last_layer].features["block/full"]
-        on_stream(stream.completed(last_rows) if output is None else stream)
+        # With a proof too, or a number would depend on which batches are proven.
+        if vit.last_layer in found:
+            stream = stream.completed(found[vit.last_layer].features["block/full"])
+        on_stream(stream)
     return {layer: found[layer] for layer in layers}
 
 

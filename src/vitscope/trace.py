@@ -58,15 +58,17 @@ class StreamTrace:
     patch_norms: Float[Tensor, "batch depth patch"]
 
     def completed(self, row: Float[Tensor, "batch dim"]) -> "StreamTrace":
-        """The stream of a forward that was left in its last block, with its row at the last depth.
+        """The stream with another row at the last depth: that of a forward left before it, or not.
 
         Args:
             row: The last block's output on the [CLS] row, made of the ledger.
 
         Returns:
-            The stream; what the last block makes of the patches stays unknown.
+            The stream; what is known of the patches is as it was, and all of it for a model
+            without a [CLS] row.
         """
-        assert self.rows is not None
+        if self.rows is None:
+            return self
         rows = torch.cat([self.rows[:, :-1], row.to(self.rows).unsqueeze(1)], dim=1)
         return replace(self, rows=rows)
 

@@ -5,7 +5,7 @@ import torch
 
 from support_table import TINY_MODELS, tiny_pixels
 from vitscope import wrap_model
-from vitscope.decomposition import choose_dtype, decompose_layers
+from vitscope.decomposition import choose_dtype, decompose, decompose_layers, map_tokens
 from vitscope.errors import ImbalanceError
 from vitscope.ledger import balance_tolerance
 from vitscope.models.precision import has_native_bfloat16
@@ -88,6 +88,29 @@ def test_autocast_of_the_caller_changes_nothing():
             assert torch.is_autocast_enabled("cpu") == enabled
     plain, under = (rows[vit.last_layer].features for rows in results)
     assert all(torch.equal(under[name], rows) for name, rows in plain.items())
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("layer", [0, None])
+@pytest.mark.parametrize("name", ["timm/dinov2_reg", "open_clip/plain", "timm/siglip"])
+def test_the_functions_for_tensors_hold_a_half_precision_to_its_own_tolerance(name, layer, dtype):
+    vit = adapt(name)
+    pixels, layer = tiny_pixels(vit), vit.last_layer if layer is None else min(vit.blocks)
+    with vit.placed("cpu", dtype):
+        ledger, maps = decompose(vit, pixels, layer), map_tokens(vit, pixels, layer)
+    # An error that is not of float32, of which at most 1e-4 is accepted.
+    assert 1e-4 < ledger.balance_error.max() <= balance_tolerance(dtype)
+    assert maps.share.isfinite().all()
+
+
+def test_the_precision_of_a_model_is_the_one_it_computes_in():
+    vit = adapt("timm/dinov2_reg")
+    assert vit.dtype == torch.float32
+    for dtype in (*HALVES, torch.float32, torch.float64):
+        with vit.placed("cpu", dtype):
+            assert vit.dtype == vit.named("copy", "here").dtype == dtype
+        assert vit.dtype == torch.float32
+    assert vit.to("cpu", torch.bfloat16).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -301,6 +301,17 @@ def test_results_are_replaced_only_when_asked(shaped, tmp_path):
     }
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("layer", [0, None])
+def test_half_precisions_are_held_to_their_own_tolerance(shaped, layer, dtype):
+    found = explain(tiny_vit(), shaped, RunConfig(dtype=dtype), layer=layer)
+    assert found.summary["model"]["dtype"] == dtype
+    ledger = found.summary["ledger"]
+    # Really in half precision, and held to its tolerance.
+    assert 1e-4 < ledger["max_balance_error"] <= ledger["tolerance"] == 3e-2
+    assert all(np.isfinite(found.read_picture(index).share).all() for index in range(3))
+
+
 def test_a_temporary_result_can_be_kept(shaped, tmp_path):
     explain(tiny_vit(), shaped / "wide.png").save(tmp_path / "kept")
     assert Explanation.load(tmp_path / "kept").provenance["config"]["dtype"] == "float32"

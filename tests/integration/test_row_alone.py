@@ -4,10 +4,11 @@ A proven batch has its row in the same way, so that its ledger is the same to th
 the model's own queries, keys and values the products are of another shape: in float64 they may
 differ by rounding, a few 1e-15, of which 1e-12 of a feature's length is a generous multiple; in
 float32 a few 1e-7, of which 1e-5 is one. The same holds of the row of the last block's output,
-which the model is asked for in one case and the ledger in the other.
+which is the ledger's in both cases.
 """
 
 import copy
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 
@@ -23,6 +24,7 @@ from vitscope import wrap_model
 from vitscope.decomposition import decompose_layers
 from vitscope.errors import ImbalanceError, NonFiniteError
 from vitscope.ledger import balance_tolerance
+from vitscope.models.stream import take_stream
 from vitscope.models.torch_hub import make_hub_adapter
 from vitscope.testing.randomize import randomize
 
@@ -97,6 +99,23 @@ def assert_same_layer(found, expected, tolerance):
     assert torch.equal(found.tokens.norms, expected.tokens.norms)
 
 
+def assert_same_streams(alone, of_all):
+    assert torch.equal(alone.rows, of_all.rows)
+    assert torch.equal(alone.patch_norms[:, :-1], of_all.patch_norms[:, :-1])
+    assert alone.patch_norms[:, -1].isnan().all()
+    assert of_all.patch_norms.isfinite().all()
+
+
+@contextmanager
+def keeping_output(module):
+    outputs = []
+    handle = module.register_forward_hook(lambda _, __, out: outputs.append(out))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
 def read_off(vit):
     """The same model, whose queries, keys and values are read off it in the last block too."""
     last = vit.last_layer
@@ -124,9 +143,29 @@ def test_the_row_alone_gives_the_numbers_of_the_models_own_tensors(name, dtype):
 @pytest.mark.parametrize("name", WITH_CLS)
 def test_no_ledger_depends_on_whether_its_batch_is_proven(name):
     vit, pixels = build(name, torch.float32)
-    (found, _, maps), (expected, _, maps_of_all) = (run(vit, pixels, p) for p in (False, True))
+    (found, stream, maps), (expected, stream_of_all, maps_of_all) = (
+        run(vit, pixels, p) for p in (False, True)
+    )
     assert_same_layer(found[vit.last_layer], expected[vit.last_layer], 0)
     assert torch.equal(maps.share, maps_of_all.share)
+    assert_same_streams(stream, stream_of_all)
+    own = vit.blocks[vit.last_layer].block
+    with torch.inference_mode(), keeping_output(own) as outputs:
+        vit.run(pixels)
+    # And it is the row that the model has there.
+    assert_close(stream.rows[:, -1], take_stream(outputs[0])[:, 0], TOLERANCES[torch.float32])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", WITH_CLS)
+def test_no_stream_depends_on_whether_its_batch_is_proven_under_autocast(name, dtype):
+    vit, pixels = build(name, torch.float32)
+    with vit.placed("cpu", dtype):
+        streams = [
+            run(vit, pixels, proven, tolerance=balance_tolerance(dtype))[1]
+            for proven in (False, True)
+        ]
+    assert_same_streams(*streams)
 
 
 @pytest.mark.parametrize("options", [{"renormalize": True}, {"cls_term": "registers"}])

@@ -96,8 +96,13 @@ class ViTAdapter:
 
     @property
     def parameter(self) -> Tensor:
-        """A floating-point parameter; its device and dtype stand for the model's."""
+        """A floating-point parameter; its device and dtype stand for those of all weights."""
         return next(p for p in self.module.parameters() if p.is_floating_point())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision the model computes in: that of its weights, or of autocast where it is on."""
+        return self.autocast.half or self.parameter.dtype
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "ViTAdapter":
         """Move the model, in place and for good.

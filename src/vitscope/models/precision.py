@@ -22,6 +22,11 @@ class Autocast:
         """Begin without: the model computes in the precision of its weights."""
         self._half: torch.dtype | None = None
 
+    @property
+    def half(self) -> torch.dtype | None:
+        """The half precision that the model runs in; None where it runs in that of its weights."""
+        return self._half
+
     @contextmanager
     def switched(self, device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
         """Let `applied` mean a precision for a while.
