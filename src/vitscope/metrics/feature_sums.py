@@ -256,7 +256,8 @@ class FeatureSums:
             self._moments = MomentStore(folder / _MOMENTS, self.plan.pairs)
         in_rows = torch.tensor(self._rows.block_sizes)
         for pair in self.plan.pairs:
-            known = in_rows if self._moments is None else in_rows + self._moments.read(pair).count
+            folded = 0 if self._moments is None else self._moments.read_counts(pair)
+            known = in_rows + folded
             if known.tolist() != self._counts:
                 raise KeyError(f"rows of {self.num_images - int(known.sum())} images")
 

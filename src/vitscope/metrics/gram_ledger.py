@@ -59,7 +59,7 @@ def estimate_gram_ledger(sums: FeatureSums, total: str) -> GramLedger:
 def _cut(length: int, num_parts: int) -> Iterator[slice]:
     width = math.ceil(length / num_parts)
     for start in range(0, length, width):
-        yield slice(start, start + width)
+        yield slice(start, min(start + width, length))
 
 
 def _multiply_crosses(

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from jaxtyping import Float64
+from torch import Tensor
+
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.metrics.feature_plan import Pair
 from vitscope.metrics.moments import ALL_DIMS, PairMoments
@@ -45,13 +48,25 @@ class MomentStore:
             dims: Dimensions of the first feature that are wanted.
 
         Returns:
-            Moments of all jackknife blocks together. The file is mapped, privately: only what is
-            looked at is read, and what is changed in memory does not reach the file.
+            Moments of all jackknife blocks together.
 
         Raises:
             ResultError: If they cannot be read.
         """
-        tensors, _ = read_tensors(self._files[pair], _FIELDS)
-        return PairMoments(
-            **{k: tensor[:, dims] if k in _ALONG_X else tensor for k, tensor in tensors.items()}
-        )
+        parts = {name: (slice(None), dims) for name in _ALONG_X}
+        tensors, _ = read_tensors(self._files[pair], _FIELDS, parts)
+        return PairMoments(**tensors)
+
+    def read_counts(self, pair: Pair) -> Float64[Tensor, " block"]:
+        """Read how many images the moments of a pair are of.
+
+        Args:
+            pair: One of the pairs.
+
+        Returns:
+            Their number in each jackknife block.
+
+        Raises:
+            ResultError: If it cannot be read.
+        """
+        return read_tensors(self._files[pair], ["count"])[0]["count"]
