@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +17,9 @@ from vitscope import AuditConfig, AuditResult, audit
 from vitscope.errors import ImageReadError, ResultError, UsageError, VitscopeError
 from vitscope.files.locking import held_alone
 from vitscope.files.packing import unpack_folder
+from vitscope.files.storage import write_json
 from vitscope.files.workspace import Workspace, place_of
+from vitscope.pictures.images import ImageSet
 
 NUM_PICTURES = 22
 CONFIG = AuditConfig(batch_size=3, shard_size=4, dtype="float64", gallery=6)
@@ -82,7 +85,7 @@ def test_an_interrupted_audit_goes_on_to_the_same_bits(pictures, whole, tmp_path
         on_progress=lambda *progress: seen.append(progress),
     )
     assert_identical(resumed, whole)
-    assert seen[0] > (after // 4 * 4, NUM_PICTURES)  # what was finished was not done again
+    assert seen[0] == (after // 4 * 4, NUM_PICTURES)  # what was finished was not done again
     assert seen[-1] == (NUM_PICTURES, NUM_PICTURES)
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
 
@@ -108,7 +111,7 @@ def test_an_unfinished_run_is_neither_mixed_nor_lost_unasked(pictures, unfinishe
     other = replace(CONFIG, batch_size=2)
     with pytest.raises(UsageError, match="batch_size was 3 and now is 2"):
         audit(tiny_vit(), pictures, other, out=unfinished, resume=True)
-    with pytest.raises(UsageError, match="weights was"):
+    with pytest.raises(UsageError, match="model: "):
         audit(tiny_vit("dinov2"), pictures, CONFIG, out=unfinished, resume=True)
     seen = []
     again = audit(
@@ -123,13 +126,122 @@ def test_an_unfinished_run_is_neither_mixed_nor_lost_unasked(pictures, unfinishe
     assert_identical(again, whole)
 
 
-def test_pictures_that_came_or_went_are_noticed(pictures, tmp_path):
-    some = sorted(pictures.iterdir())
-    out = tmp_path / "r"
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"seed": 7}, "seed was 0 and now is 7"),
+        ({"proven": 0.5}, "proven was"),
+        ({"features": "drop"}, "features was"),
+        ({"gallery": 0}, "gallery was"),
+        ({"renormalize": True}, "renormalize was"),
+        ({"cls_term": "registers"}, "groups was"),
+        ({"layers": "all"}, "layers was"),
+        ({"dtype": "float32"}, "dtype was"),
+        ({"size": "48"}, "model: input_size was"),
+        ({"draft": True}, "preprocessing: draft was"),
+        ({"shard_size": 5}, "shard_size was"),
+        ({"shard": "1/2"}, "num_pictures was"),
+        ({"limit": 21}, "num_pictures was 22 and now is 21"),
+    ],
+)
+def test_every_setting_that_changes_a_number_is_noticed(pictures, unfinished, change, told):
+    with pytest.raises(UsageError, match=f"unfinished run of something else .*{told}"):
+        audit(tiny_vit(), pictures, replace(CONFIG, **change), out=unfinished, resume=True)
+
+
+def test_another_preprocessing_is_noticed(pictures, unfinished):
+    vit = tiny_vit()
+    other = replace(vit.preprocessing, mean=(0.1, 0.2, 0.3))
+    images = ImageSet.from_sources(pictures, other)
+    with pytest.raises(UsageError, match="preprocessing: mean was"):
+        audit(vit, images, CONFIG, out=unfinished, resume=True)
+
+
+@pytest.mark.parametrize("change", [Path.unlink, Path.touch, lambda p: p.write_bytes(b"new")])
+def test_pictures_that_went_or_were_changed_are_noticed(pictures, tmp_path, change):
+    folder, out = tmp_path / "pictures", tmp_path / "r"
+    shutil.copytree(pictures, folder)
     with pytest.raises(KeyboardInterrupt):
-        audit(tiny_vit(), some, CONFIG, out=out, on_progress=stop_after(9, KeyboardInterrupt()))
-    with pytest.raises(UsageError, match="pictures was"):
-        audit(tiny_vit(), some[1:], CONFIG, out=out, resume=True)
+        audit(tiny_vit(), folder, CONFIG, out=out, on_progress=stop_after(9, KeyboardInterrupt()))
+    change(min(folder.iterdir()))
+    with pytest.raises(UsageError, match=r"its pictures are others, or were changed|num_pictures"):
+        audit(tiny_vit(), folder, CONFIG, out=out, resume=True)
+
+
+def test_what_the_machine_chose_is_kept(pictures, tmp_path, monkeypatch):
+    chosen = replace(CONFIG, batch_size="auto")
+    out = tmp_path / "r"
+    with monkeypatch.context() as patched:
+        patched.setattr("vitscope.runs.resources.choose_batch_size", lambda *_: 3)
+        with pytest.raises(KeyboardInterrupt):
+            audit(
+                tiny_vit(),
+                pictures,
+                chosen,
+                out=out,
+                on_progress=stop_after(9, KeyboardInterrupt()),
+            )
+    # Less of it is free today.
+    monkeypatch.setattr(
+        "vitscope.runs.resources.choose_batch_size",
+        lambda *given: given[2].batch_size if given[2].batch_size != "auto" else 2,
+    )
+    result = audit(tiny_vit(), pictures, chosen, out=out, resume=True)
+    assert result.provenance["config"]["batch_size"] == 3
+    assert result.provenance["plan"]["batch_size"] == 3
+
+
+def test_a_replacement_that_was_interrupted_is_gone_on_with(pictures, whole, tmp_path):
+    earlier = whole.save(tmp_path / "r")
+    config, seen = replace(CONFIG, batch_size=2), []
+    with pytest.raises(KeyboardInterrupt):
+        audit(
+            tiny_vit(),
+            pictures,
+            config,
+            out=earlier.folder,
+            overwrite=True,
+            on_progress=stop_after(9, KeyboardInterrupt()),
+        )
+    assert_identical(earlier, whole)
+    audit(
+        tiny_vit(),
+        pictures,
+        config,
+        out=earlier.folder,
+        overwrite=True,
+        resume=True,
+        on_progress=lambda *progress: seen.append(progress),
+    )
+    assert seen[0] == (8, NUM_PICTURES)
+    assert earlier.provenance["plan"]["batch_size"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
+def test_what_a_run_left_that_was_killed_at_its_end_is_removed(pictures, whole, tmp_path):
+    copy = whole.save(tmp_path / "r")
+    left = Workspace(place_of(copy.folder))
+    with left.new_part(0):
+        pass
+    write_json(left.folder / "plan.json", copy.provenance["plan"] | {"run": copy.provenance["run"]})
+    seen = []
+    audit(
+        tiny_vit(),
+        pictures,
+        CONFIG,
+        out=copy.folder,
+        resume=True,
+        on_progress=lambda *progress: seen.append(progress),
+    )
+    assert not seen
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
+def test_the_result_comes_back_that_a_killed_run_was_replacing(pictures, whole, tmp_path):
+    whole.save(tmp_path / ".r.old-x" / "old")
+    with pytest.raises(UsageError, match="already holds a result"):
+        audit(tiny_vit(), pictures, CONFIG, out=tmp_path / "r")
+    assert_identical(AuditResult.load(tmp_path / "r"), whole)
 
 
 def test_resuming_what_is_finished_leaves_it(pictures, whole, tmp_path):
@@ -337,6 +449,8 @@ def test_shards_of_a_job_array_merge_to_the_whole(pictures, proven, tmp_path):
     assert_same_numbers(numbers(merged), numbers(proven), ROUNDING)
     with pytest.raises(ResultError, match="are in the other result too"):
         merged.merge(parts[1])
+    other = audit(tiny_vit(), names[:-1], replace(PROVEN, shard="3/3"), out=tmp_path / "other")
+    assert parts[0].merge(other).missing_shards is None
     assert proven.missing_shards == []
 
 

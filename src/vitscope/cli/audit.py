@@ -92,7 +92,8 @@ def demo(
     targets = choose_targets(["dinov2-small"], out, overwrite=overwrite)
     photographs = write_demo_photographs(out / "pictures")
     Console().print(Text(photographs.describe()))
-    _audit_all(targets, [out / "pictures"], _How(config, overwrite=overwrite, report=report))
+    how = _How(config, overwrite=overwrite, resume=True, report=report)
+    _audit_all(targets, [out / "pictures"], how)
 
 
 @dataclass(frozen=True)

@@ -69,13 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VitscopeError as error:
         return _fail("; ".join([str(error), *_notes_of(error)]), 1)
     except KeyboardInterrupt as error:
-        left = _notes_of(error) or ["the unfinished result was removed"]
+        left = _notes_of(error) or ["what was unfinished was removed"]
         return _fail("; ".join(["stopped", *left]), 1)
     except Exception as error:
         if os.environ.get(_DEBUG):
             raise
         reason = f"{type(error).__name__}: {error}"
-        return _fail(f"unexpected error, {reason} (set {_DEBUG}=1 to see where)", 1)
+        told = [f"unexpected error, {reason} (set {_DEBUG}=1 to see where)", *_notes_of(error)]
+        return _fail("; ".join(told), 1)
     return 0
 
 

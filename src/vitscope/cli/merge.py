@@ -33,9 +33,12 @@ def merge(*results: Path, out: Path, overwrite: bool = False) -> None:
 
     check_target(out, is_result if overwrite else never)
     first, *others = (AuditResult.load(folder) for folder in results)
-    merged = first.merge(*others).save(out, overwrite=overwrite)
+    merged = first.merge(*others, out=out, overwrite=overwrite)
     console = Console()
     console.print(make_report(merged.summary))
-    if missing := merged.missing_shards:
+    if (missing := merged.missing_shards) is None:
+        told = "these are shards of different lists of pictures: what is missing cannot be told"
+        console.print(Text(told), soft_wrap=True)
+    elif missing:
         console.print(Text(f"still missing: {', '.join(missing)}"), soft_wrap=True)
     console.print(Text(f"written to {printable_path(out)}"), soft_wrap=True)

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import glob
 import json
 import math
 import os
@@ -99,7 +100,7 @@ def staged_folder(
     check_target(target, replaces)
     # As it really lies: a link is written through, "." has a name and a parent.
     target = target.resolve()
-    with _plain_disk_errors(target), made_parents(target):
+    with plain_disk_errors(target), made_parents(target):
         staging = Path(tempfile.mkdtemp(prefix=_partial_name(target), dir=target.parent))
         try:
             yield staging
@@ -131,7 +132,7 @@ def staged_file(target: Path, *, replaces: Replaces = never) -> Iterator[Path]:
     """
     _check_file_target(target, replaces)
     target = target.resolve()
-    with _plain_disk_errors(target), made_parents(target):
+    with plain_disk_errors(target), made_parents(target):
         descriptor, name = tempfile.mkstemp(prefix=_partial_name(target), dir=target.parent)
         os.close(descriptor)
         staging = Path(name)
@@ -157,7 +158,7 @@ def scratch_folder() -> Iterator[Path]:
     """
     folder = Path(tempfile.mkdtemp(prefix="vitscope-"))
     try:
-        with _plain_disk_errors(folder):
+        with plain_disk_errors(folder):
             yield folder
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -337,12 +338,17 @@ def _move_into_place(staging: Path, target: Path) -> None:
 def remove_leftovers(target: Path) -> None:
     """Remove what a killed process left beside its place; nobody may be writing there now.
 
+    What it had just moved out of the way comes back, for nothing is in its place.
+
     Args:
         target: Folder or file that it was writing.
     """
     target = target.resolve()
     if not target.parent.is_dir():
         return
+    for replaced in target.parent.glob(f"{glob.escape(_attic_name(target))}*/old"):
+        if not _is_there(target):
+            replaced.rename(target)
     for path in target.parent.iterdir():
         if path.name.startswith((_partial_name(target), _attic_name(target))):
             if path.is_dir() and not path.is_symlink():
@@ -395,9 +401,22 @@ def made_parents(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _plain_disk_errors(target: Path) -> Iterator[None]:
+def plain_disk_errors(target: Path) -> Iterator[None]:
+    """Say in one line that a place does not take what is written.
+
+    Args:
+        target: The place.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        VitscopeError: Instead of what the system or a library says.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise VitscopeError(f"cannot write {target}: {reason}; nothing was left behind") from error
+        raise VitscopeError(
+            f"cannot write {target}: {reason}; nothing of it was left behind"
+        ) from error

@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from vitscope.errors import ResultError, UsageError
 from vitscope.files.locking import held_alone
 from vitscope.files.storage import (
     made_parents,
+    plain_disk_errors,
     printable_path,
     read_json,
     remove_leftovers,
@@ -27,6 +29,9 @@ from vitscope.files.storage import (
 )
 
 _PLAN, _PARTS, _LOCK = "plan.json", "parts", ".lock"
+_RUN = "run"
+_DIGESTS = {"pictures", "names"}
+"""Names in a plan of what is told by a digest."""
 
 Plan = Mapping[str, Any]
 """What the numbers of a run depend on, as JSON holds it."""
@@ -68,6 +73,24 @@ class Workspace:
             Its folder.
         """
         return self.folder / _PARTS / f"{number:06d}"
+
+    @property
+    def run_id(self) -> str | None:
+        """What the run is called, whose parts these are; None before one has begun."""
+        plan = self.read_plan()
+        return None if plan is None else plan.get(_RUN)
+
+    def read_plan(self) -> Plan | None:
+        """What the numbers of the run depend on.
+
+        Returns:
+            The plan; None where there is none, or it cannot be read.
+        """
+        try:
+            found = read_json(self.folder / _PLAN)
+        except ResultError:
+            return None
+        return found if isinstance(found, dict) else None
 
     def clear(self) -> None:
         """Remove all parts."""
@@ -122,15 +145,16 @@ def open_workspace(
     folder = place_of(target)
     with made_parents(folder), held_alone(folder, _LOCK, shown=target):
         workspace = Workspace(folder)
-        remove_leftovers(target)
-        _prepare(workspace, target, plan, resume=resume, overwrite=overwrite)
+        with plain_disk_errors(target):
+            _prepare(workspace, target, plan, resume=resume, overwrite=overwrite)
+            remove_leftovers(target)
         try:
             yield workspace
         except BaseException:
             if not workspace.find_done():
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
 
 
 def discard_workspace(target: Path) -> None:
@@ -145,7 +169,13 @@ def discard_workspace(target: Path) -> None:
     folder = place_of(target)
     if folder.exists():
         with held_alone(folder, _LOCK, shown=target):
-            shutil.rmtree(folder)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    # The parts go first: those that are left by a process killed here still say whose they are.
+    shutil.rmtree(folder / _PARTS, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prepare(
@@ -159,7 +189,7 @@ def _prepare(
             "--overwrite to start again"
         )
     if done and resume:
-        difference = _find_difference(workspace.folder / _PLAN, plan)
+        difference = describe_difference(workspace.read_plan(), plan)
         if difference is None:
             for path in (workspace.folder / _PARTS).iterdir():
                 if not path.name.isdecimal():
@@ -171,16 +201,8 @@ def _prepare(
                 "same pictures and settings, or add --overwrite to start again"
             )
     shutil.rmtree(workspace.folder / _PARTS, ignore_errors=True)
-    replace_json(workspace.folder / _PLAN, plan)
+    replace_json(workspace.folder / _PLAN, {**plan, _RUN: uuid4().hex})
     (workspace.folder / _PARTS).mkdir()
-
-
-def _find_difference(path: Path, plan: Plan) -> str | None:
-    try:
-        found = read_json(path)
-    except ResultError:
-        return "its plan cannot be read"
-    return describe_difference(found, plan)
 
 
 def describe_difference(found: object, plan: Plan) -> str | None:
@@ -194,9 +216,14 @@ def describe_difference(found: object, plan: Plan) -> str | None:
         Its name and both values; None where they are the same.
     """
     if not isinstance(found, dict):
-        return "its plan cannot be read"
+        return "what it was of cannot be read"
     for key in [*plan, *found]:
         old, new = found.get(key), plan.get(key)
-        if old != new:
-            return f"{key} was {old!r} and now is {new!r}"
+        if key == _RUN or old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            return f"{key}: {describe_difference(old, new)}"
+        if key in _DIGESTS:
+            return f"its {key} are others, or were changed since"
+        return f"{key} was {old!r} and now is {new!r}"
     return None

@@ -1,6 +1,8 @@
 """The saved result of an audit: a folder that everything later is drawn from, without a model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -8,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitscope.errors import UsageError
-from vitscope.files.storage import scratch_folder
+from vitscope.files.storage import is_result, never, scratch_folder, staged_folder
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.patch_norms import PatchNormCounts
@@ -55,8 +57,8 @@ class AuditResult(SavedResult, AuditPlots):
         return read_gallery(self.folder)
 
     @property
-    def missing_shards(self) -> list[str]:
-        """Shards of the same pictures, such as "3/16", that are not in this result."""
+    def missing_shards(self) -> list[str] | None:
+        """Shards of the same pictures, such as "3/16", that are not here; None: cannot tell."""
         return find_missing_shards(self.provenance)
 
     def read_sums(self) -> dict[int, FeatureSums]:
@@ -110,19 +112,35 @@ class AuditResult(SavedResult, AuditPlots):
             )
         return counts.frequency_of_outliers(depth).reshape(self.manifest.model["grid"])
 
-    def merge(self, *others: "AuditResult") -> "AuditResult":
+    def merge(
+        self, *others: "AuditResult", out: str | Path | None = None, overwrite: bool = False
+    ) -> "AuditResult":
         """The result of the union of disjoint image sets.
 
         Args:
             *others: Results of the same model, weights and settings.
+            out: Folder to write it into; a temporary one if None.
+            overwrite: Whether an earlier result in `out` is replaced.
 
         Returns:
-            A new result in a temporary folder; `save` it to keep it.
+            The new result.
 
         Raises:
             ResultError: If they are of different things, or share a picture.
+            UsageError: If something else is in `out`.
             VitscopeError: If the disk does not take the result.
         """
+        if out is None:
+            with scratch_folder() as folder:
+                self._merge_into(folder, others)
+            return self.own(folder)
+        target = Path(out)
+        replaces = is_result if overwrite else never
+        with staged_folder(target, replaces=replaces, durable=True) as staging:
+            self._merge_into(staging, others)
+        return type(self)(target)
+
+    def _merge_into(self, folder: Path, others: Sequence["AuditResult"]) -> None:
         results = (self, *others)
         folders = [result.folder for result in results]
         manifest = self.manifest
@@ -130,17 +148,15 @@ class AuditResult(SavedResult, AuditPlots):
             check_same(manifest, other.manifest, other.folder)
         provenances = [result.provenance for result in results]
         check_disjoint(folders, provenances)
-        with scratch_folder() as folder:
-            merged = merge_parts(folder, manifest, folders)
-            finish_result(
-                folder,
-                manifest,
-                merged.sums,
-                failures=merged.failures,
-                provenance={"merged_from": provenances},
-            )
-            merge_galleries(folder, folders)
-        return self.own(folder)
+        merged = merge_parts(folder, manifest, folders)
+        finish_result(
+            folder,
+            manifest,
+            merged.sums,
+            failures=merged.failures,
+            provenance={"merged_from": provenances},
+        )
+        merge_galleries(folder, folders)
 
     def _read_all_sums(self) -> AuditSums:
         return read_sums(self.folder, self.manifest, owner=self)

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -37,6 +39,12 @@ Why = Literal["lowest", "highest", "quantile", "random"]
 CANDIDATE_BYTES = 16 * 2**20
 """Memory for the maps of the pictures that a gallery is chosen from: 1,100 pictures of 16 x 16
 patches under 6 heads, 60 of 37 x 37 under 24."""
+
+NUM_CANDIDATES = 1000
+"""Pictures that a gallery is chosen from, about: enough for its extremes to be rare ones."""
+
+_DIGITS = 16
+"""Hexadecimal digits of a digest that the draw looks at."""
 
 _INDEX, _FOLDER = "gallery.json", "gallery"
 _CANDIDATES = "candidates.safetensors"
@@ -102,16 +110,21 @@ class _Candidate:
 class GalleryCandidates:
     """Maps of the pictures that a gallery will be chosen from.
 
-    As many as a fixed amount of memory holds: those with the smallest digests, a random draw that
-    depends on nothing but which pictures were seen.
+    About `NUM_CANDIDATES` of a run's pictures, and no more than a fixed amount of memory holds:
+    those with the smallest digests, a random draw that depends on nothing but which pictures were
+    seen and how many there are.
     """
 
-    def __init__(self, max_bytes: int = CANDIDATE_BYTES) -> None:
+    def __init__(self, num_pictures: int = 0, max_bytes: int = CANDIDATE_BYTES) -> None:
         """Start without any.
 
         Args:
+            num_pictures: Pictures of the whole run; all of few are drawn.
             max_bytes: Memory for their maps; one picture is always held.
         """
+        self._bound = None
+        if num_pictures > NUM_CANDIDATES:
+            self._bound = f"{16**_DIGITS * NUM_CANDIDATES // num_pictures:0{_DIGITS}x}"
         self._max_bytes = max_bytes
         self._limit: float = math.inf
         self._held: dict[str, _Candidate] = {}
@@ -134,7 +147,7 @@ class GalleryCandidates:
         Returns:
             True where there is room for it, or it takes another's place.
         """
-        if digest in self._held:
+        if digest in self._held or (self._bound is not None and digest >= self._bound):
             return False
         return len(self._held) < self._limit or digest < self._digests[-1]
 
@@ -283,7 +296,7 @@ def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
 
 
 def choose_pictures(
-    numbers: Mapping[str, float], everyone: Sequence[float], limit: int
+    numbers: Mapping[str, float], everyone: Sequence[float] | np.ndarray, limit: int
 ) -> list[tuple[str, Why]]:
     """Choose pictures that show the spread of a number and what is ordinary.
 
@@ -318,9 +331,10 @@ def choose_pictures(
 
 
 def _nearest_to_quantiles(
-    ranked: Sequence[tuple[float, str]], everyone: Sequence[float], count: int
+    ranked: Sequence[tuple[float, str]], everyone: Sequence[float] | np.ndarray, count: int
 ) -> list[str]:
-    values = np.asarray([value for value in everyone if math.isfinite(value)])
+    values = np.asarray(everyone, dtype=np.float64)
+    values = values[np.isfinite(values)]
     if not ranked or not values.size:
         return []
     middles = np.quantile(values, (np.arange(count) + 0.5) / count)
@@ -331,19 +345,21 @@ def _nearest_to_quantiles(
 @dataclass(frozen=True)
 class _Numbers:
     name: str
-    by_digest: Mapping[str, float]
-    values: Sequence[float]
+    digests: pa.ChunkedArray
+    values: np.ndarray
 
     def choose(self, candidates: Iterable[str], limit: int) -> list[tuple[str, Why]]:
-        return choose_pictures({d: self.by_digest[d] for d in candidates}, self.values, limit)
+        wanted = list(candidates)
+        places = pc.index_in(pa.array(wanted, pa.string()), value_set=self.digests)
+        numbers = self.values[places.to_numpy()].tolist()
+        return choose_pictures(dict(zip(wanted, numbers, strict=True)), self.values, limit)
 
 
 def _read_numbers(folder: Path) -> _Numbers:
     with pq.ParquetFile(folder / "images.parquet") as file:
         name = next(name for name in _NUMBERS if name in file.schema_arrow.names)
         columns = file.read(columns=["image_id", name])
-    values = columns[name].to_numpy().astype(np.float64).tolist()
-    return _Numbers(name, dict(zip(columns["image_id"].to_pylist(), values, strict=True)), values)
+    return _Numbers(name, columns["image_id"], columns[name].to_numpy().astype(np.float64))
 
 
 def _read_picture(

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vitscope.config import parse_shard
 from vitscope.errors import ResultError
 from vitscope.files.linking import link_or_copy
 from vitscope.metrics.audit_sums import AuditSums
@@ -26,6 +27,8 @@ from vitscope.results.records import (
     table_path,
 )
 from vitscope.results.saved_result import read_failures
+
+_WHOLE = "1/1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +48,7 @@ def merge_parts(folder: Path, manifest: Manifest, parts: Sequence[Path]) -> Merg
     """Put parts together, in the order given, which alone decides on the bits of the result.
 
     Args:
-        folder: Folder to write tables and features into; both are linked where they can be.
+        folder: Folder to write tables and features into; features are linked where they can be.
         manifest: What all parts are of.
         parts: Their folders.
 
@@ -73,34 +76,37 @@ def list_shards(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
         provenance: Of a result, which may itself have been merged.
 
     Returns:
-        Digest of all pictures, and which part of them this is, such as "3/16" ("1/1" where it is
-        all of them), for each run that went into it.
+        Digest of the names of all pictures, and which part of them this is, such as "3/16" ("1/1"
+        where it is all of them), for each run that went into it.
     """
     if "merged_from" in provenance:
         return [one for part in provenance["merged_from"] for one in list_shards(part)]
-    plan = provenance["plan"]
-    return [(plan["pictures"], plan["shard"] or "1/1")]
+    plan = provenance.get("plan", {})
+    return [(str(plan.get("names")), str(plan.get("shard") or _WHOLE))]
 
 
-def find_missing_shards(provenance: Mapping[str, Any]) -> list[str]:
+def find_missing_shards(provenance: Mapping[str, Any]) -> list[str] | None:
     """Shards of the same pictures that are not in a result yet.
 
     Args:
         provenance: Of the result.
 
     Returns:
-        Their names, such as "3/16"; none where it does not hold shards of one set alone.
+        Their names, such as "3/16"; None where that cannot be told, for it holds shards of
+        different lists of pictures.
     """
     shards = list_shards(provenance)
-    if not _are_of_one_set(shards):
-        return []
-    count = int(shards[0][1].partition("/")[2])
     there = {name for _, name in shards}
+    if there == {_WHOLE}:
+        return []
+    if not _are_of_one_set(shards):
+        return None
+    count = parse_shard(shards[0][1])[1]
     return [name for k in range(1, count + 1) if (name := f"{k}/{count}") not in there]
 
 
 def _are_of_one_set(shards: Sequence[tuple[str, str]]) -> bool:
-    sets = {(pictures, name.partition("/")[2]) for pictures, name in shards}
+    sets = {(names, shard.partition("/")[2]) for names, shard in shards}
     return len(sets) == 1 and len(set(shards)) == len(shards)
 
 

@@ -7,16 +7,17 @@ Requirements met here:
 - Who maps shards to parts (`vitscope.engines`) knows nothing of audits; nothing here knows how.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from vitscope.config import AuditConfig
 from vitscope.engines.base import Engine
 from vitscope.engines.local import LocalEngine
-from vitscope.errors import ImageReadError, UsageError, VitscopeError
+from vitscope.errors import ImageReadError, ResultError, UsageError
 from vitscope.files.packing import pack_folder, unpack_folder
 from vitscope.files.storage import (
     Replaces,
@@ -39,9 +40,12 @@ from vitscope.models.base import ViTAdapter
 from vitscope.pictures.addresses import Source
 from vitscope.pictures.images import ImageSet
 from vitscope.results.audit_result import AuditResult
+from vitscope.runs.audit_plan import adopt_choices
 from vitscope.runs.audit_run import AuditRun, Shard, make_image_set
 from vitscope.runs.model_run import OnProgress
 from vitscope.runs.part_writer import PartWriter
+
+MakeRun = Callable[[Plan | None], AuditRun]
 
 
 def audit(
@@ -84,11 +88,17 @@ def audit(
     """
     config = config or AuditConfig()
     engine = engine or LocalEngine()
-    run = AuditRun(vit, make_image_set(vit, images, config), config)
+    image_set = make_image_set(vit, images, config)
+
+    def make_run(earlier: Plan | None) -> AuditRun:
+        return AuditRun(vit, image_set, adopt_choices(config, earlier))
+
     if out is not None:
-        return _audit_into(Path(out), run, engine, on_progress, resume=resume, overwrite=overwrite)
+        into = _audit_as_lead if engine.is_lead else _audit_beside_lead
+        return into(Path(out), make_run, engine, on_progress, resume=resume, overwrite=overwrite)
     if resume or not isinstance(engine, LocalEngine):
         raise UsageError("no folder was given for the result: resume and engines need `out`")
+    run = make_run(None)
     with scratch_folder() as folder, TemporaryDirectory(prefix="vitscope-parts-") as parts:
         _make_parts(run, Workspace(Path(parts)), engine, on_progress)
         run.finish(folder, _list_parts(run, Workspace(Path(parts))))
@@ -104,6 +114,8 @@ class _ShardWorker:
         self._writer = writer
         self._workspace = workspace
         self._on_progress = on_progress
+        if workspace is None:
+            writer.settle_here()
 
     def __call__(self, shard: Shard) -> dict[str, bytes] | None:
         if self._workspace is not None:
@@ -120,47 +132,80 @@ class _ShardWorker:
         )
 
 
-def _audit_into(
+def _audit_as_lead(
     target: Path,
-    run: AuditRun,
+    make_run: MakeRun,
     engine: Engine,
     on_progress: OnProgress | None,
     *,
     resume: bool,
     overwrite: bool,
 ) -> AuditResult:
+    run = make_run(_find_earlier_plan(target) if resume else None)
     if resume and _is_finished(target, run.plan, overwrite=overwrite):
-        if engine.is_lead:
-            discard_workspace(target)  # which a run that was killed at its very end left behind
+        discard_workspace(target)  # which a run that was killed at its very end left behind
+        engine.barrier()
         return AuditResult(target)
     replaces = is_result if overwrite else never
     check_target(target, replaces)
-    place: AbstractContextManager[Workspace] = nullcontext(Workspace(place_of(target)))
-    if engine.is_lead:
-        place = open_workspace(target, run.plan, resume=resume, overwrite=overwrite)
-    with place as workspace:
+    with open_workspace(target, run.plan, resume=resume, overwrite=overwrite) as workspace:
         engine.barrier()
         with _told_of_parts(workspace, len(run.shards)):
             _make_parts(run, workspace, engine, on_progress)
-            if engine.is_lead:
-                _finish(target, run, workspace, replaces)
+            _finish(target, run, workspace, replaces)
     engine.barrier()
+    return AuditResult(target)
+
+
+def _audit_beside_lead(
+    target: Path, make_run: MakeRun, engine: Engine, *_: object, **__: object
+) -> AuditResult:
+    engine.barrier()
+    workspace = Workspace(place_of(target))
+    plan = workspace.read_plan()
+    if plan is not None:  # otherwise the lead found it finished
+        run = make_run(plan)
+        if (difference := describe_difference(plan, run.plan)) is not None:
+            raise UsageError(
+                f"this process does not see what the leading one does ({difference}): give all of "
+                "them the same pictures, model, versions and kind of device"
+            )
+        _make_parts(run, workspace, engine, None)
+        engine.barrier()
     return AuditResult(target)
 
 
 def _finish(target: Path, run: AuditRun, workspace: Workspace, replaces: Replaces) -> None:
     try:
         with staged_folder(target, replaces=replaces, durable=True) as staging:
-            run.finish(staging, _list_parts(run, workspace))
+            run.finish(staging, _list_parts(run, workspace), workspace.run_id)
     except ImageReadError:  # None of them: there is nothing to go on from.
         workspace.clear()
         raise
 
 
+def _find_earlier_plan(target: Path) -> Plan | None:
+    workspace = Workspace(place_of(target))
+    if workspace.find_done():
+        return workspace.read_plan()
+    plan = _read_provenance(target).get("plan")
+    return plan if isinstance(plan, dict) else None
+
+
+def _read_provenance(target: Path) -> Mapping[str, Any]:
+    try:
+        return AuditResult.load(target).provenance
+    except ResultError:  # nothing, or a result of another kind or version
+        return {}
+
+
 def _is_finished(target: Path, plan: Plan, *, overwrite: bool) -> bool:
     if not (target.is_dir() and is_result(target)):
         return False
-    difference = describe_difference(AuditResult.load(target).provenance.get("plan"), plan)
+    provenance, workspace = _read_provenance(target), Workspace(place_of(target))
+    if workspace.find_done() and workspace.run_id != provenance.get("run"):
+        return False  # a run that was to replace it is to be gone on with
+    difference = describe_difference(provenance.get("plan"), plan)
     if difference is not None and not overwrite:
         raise UsageError(
             f"{printable_path(target)} holds the result of something else ({difference}): choose "
@@ -193,6 +238,7 @@ def _make_parts(
         workspace if engine.shares_files else None,
         tell if isinstance(engine, LocalEngine) else None,
     )
+    tell()
     here = run.placed() if engine.shares_files else nullcontext()
     with here, closing(engine.run(make_worker, todo)) as results:
         for index, files in results:
@@ -200,6 +246,7 @@ def _make_parts(
                 with workspace.new_part(todo[index].number) as folder:
                     unpack_folder(files, folder)
             tell()
+    tell()  # of what other ranks have made too
 
 
 def _list_parts(run: AuditRun, workspace: Workspace) -> list[Path]:
@@ -210,7 +257,7 @@ def _list_parts(run: AuditRun, workspace: Workspace) -> list[Path]:
 def _told_of_parts(workspace: Workspace, num_shards: int) -> Iterator[None]:
     try:
         yield
-    except (KeyboardInterrupt, VitscopeError) as error:
+    except BaseException as error:
         if done := len(workspace.find_done()):
             error.add_note(
                 f"{done} of {num_shards} shards are kept: the same command with --resume goes on"

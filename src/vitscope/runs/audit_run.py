@@ -2,16 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from hashlib import blake2b
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
 from vitscope.config import AuditConfig, parse_layers, parse_shard
 from vitscope.decomposition import choose_groups, choose_tolerance
 from vitscope.errors import UsageError
+from vitscope.files.storage import read_json
 from vitscope.files.workspace import Plan
 from vitscope.models.base import ViTAdapter
 from vitscope.models.token_states import name_tokens
@@ -21,11 +23,13 @@ from vitscope.results.finishing import finish_result
 from vitscope.results.gallery import GalleryCandidates
 from vitscope.results.manifest import Manifest
 from vitscope.results.merging import merge_parts
+from vitscope.runs.audit_plan import make_plan
 from vitscope.runs.model_run import ModelRun, choose_preprocessing, describe_model
-from vitscope.runs.part_writer import PartWriter
+from vitscope.runs.part_writer import MACHINE, PartWriter
 from vitscope.runs.resources import settle_config
 
-_SHARD_PICTURES, _SHARD_BATCHES = 512, 8
+_SHARD_PICTURES, _SHARD_BATCHES = 512, 32
+"""A shard is at least so large: between two of them, reading ahead begins anew."""
 
 
 def make_image_set(
@@ -89,7 +93,7 @@ class AuditRun:
         layers = vit.select_layers(parse_layers(config.layers))
         self._whole = images
         self._images = _cut(images, config.shard)
-        self._config = settle_config(vit, self._images, config, config.resolve_device())
+        self._config = _settle(vit, self._images, config)
         self._run = ModelRun(vit, self._images, self._config)
         self._manifest = _make_manifest(vit, self._images, self._config, layers, self._run.device)
         self._vit = vit
@@ -99,36 +103,20 @@ class AuditRun:
         """Pictures to be looked at."""
         return len(self._images)
 
-    @property
+    @cached_property
     def shards(self) -> list[Shard]:
         """The pictures, cut into shards."""
-        size, count = self._shard_size, len(self._images)
+        size, count = self._config.shard_size, len(self._images)
+        assert not isinstance(size, str)  # it is settled
         return [
             Shard(number, start, self._images.select(range(start, min(start + size, count))))
             for number, start in enumerate(range(0, count, size))
         ]
 
-    @property
+    @cached_property
     def plan(self) -> Plan:
         """All that the bits of the result depend on."""
-        here = {"device", "num_workers", "limit", "seed", "masks"}
-        settings = {k: v for k, v in asdict(self._config).items() if k not in here}
-        return {
-            "pictures": _digest_pictures(self._whole),
-            "num_pictures": len(self._images),
-            **settings,
-            "shard_size": self._shard_size,
-            "input_size": list(self._images.preprocessing.size),
-            "device": self._run.device.type,
-            "weights": self._manifest.weights_hash,
-            "torch": str(torch.__version__),
-        }
-
-    @property
-    def _shard_size(self) -> int:
-        size, batch_size = self._config.shard_size, self._config.batch_size
-        assert not isinstance(batch_size, str)  # it is settled
-        return max(_SHARD_PICTURES, _SHARD_BATCHES * batch_size) if isinstance(size, str) else size
+        return make_plan(self._whole, self._images, self._config, self._manifest, self._run.device)
 
     def make_writer(self) -> PartWriter:
         """What turns shards into parts, wherever it is sent.
@@ -136,7 +124,7 @@ class AuditRun:
         Returns:
             The writer.
         """
-        return PartWriter(self._vit, self._manifest, self._config)
+        return PartWriter(self._vit, self._manifest, self._config, self.num_pictures)
 
     def placed(self) -> AbstractContextManager[None]:
         """Have the model on the device and in the precision of the run.
@@ -162,12 +150,13 @@ class AuditRun:
             self.make_writer().write(Path(part), self._images, batches=batches)
             self.finish(folder, [Path(part)])
 
-    def finish(self, folder: Path, parts: Sequence[Path]) -> None:
+    def finish(self, folder: Path, parts: Sequence[Path], run_id: str | None = None) -> None:
         """Put the parts together and write what follows from them.
 
         Args:
             folder: Folder to write the result into.
             parts: The parts of all shards, in their order.
+            run_id: What the workspace calls the run; None if there is none.
 
         Raises:
             ImageReadError: If no picture could be read.
@@ -180,13 +169,28 @@ class AuditRun:
             self._manifest,
             merged.sums,
             failures=merged.failures,
-            provenance=self._run.make_provenance() | {"plan": self.plan},
+            provenance={
+                **self._run.make_provenance(),
+                "plan": self.plan,
+                "run": run_id,
+                "machines": _list_machines(parts),
+            },
         )
         if self._config.gallery:
-            candidates = GalleryCandidates()
+            candidates = GalleryCandidates(len(self._images))
             for part in parts:
                 candidates.read(part)
             candidates.write_gallery(folder, self._images, self._config.gallery)
+
+
+def _list_machines(parts: Sequence[Path]) -> list[Any]:
+    # Where the parts were made: each device, platform and set of versions once.
+    found: list[Any] = []
+    for part in parts:
+        machine = read_json(part / MACHINE)
+        if machine not in found:
+            found.append(machine)
+    return found
 
 
 def _cut(images: ImageSet, shard: str | None) -> ImageSet:
@@ -201,11 +205,14 @@ def _cut(images: ImageSet, shard: str | None) -> ImageSet:
     return images.select(range(start, stop))
 
 
-def _digest_pictures(images: ImageSet) -> str:
-    digest = blake2b(digest_size=16)
-    for index in range(len(images)):
-        digest.update(images.name_picture(index).encode() + b"\0")
-    return digest.hexdigest()
+def _settle(vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> AuditConfig:
+    settled = settle_config(vit, images, config, config.resolve_device())
+    batch_size, shard_size = settled.batch_size, settled.shard_size
+    assert not isinstance(batch_size, str)
+    if isinstance(shard_size, str):
+        shard_size = max(_SHARD_PICTURES, _SHARD_BATCHES * batch_size)
+    # Processes that decode change no bit, and are chosen where they are.
+    return replace(settled, shard_size=shard_size, num_workers=config.num_workers)
 
 
 def _make_manifest(

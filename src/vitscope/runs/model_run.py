@@ -22,19 +22,20 @@ from torch import Tensor
 from vitscope.config import RunConfig
 from vitscope.errors import (
     ImageReadError,
+    ImbalanceError,
     MemoryShortageError,
     NonFiniteError,
     VitscopeError,
 )
 from vitscope.models.base import Pixels, ViTAdapter, hash_weights
+from vitscope.models.precision import HALF_PRECISIONS
 from vitscope.pictures.images import ImageBatch, ImageSet, iter_batches
 from vitscope.pictures.preprocessing import Preprocessing
-from vitscope.runs.resources import settle_config
+from vitscope.runs.resources import free_cached_memory, plain_memory_errors, settle_config
 
 OnProgress = Callable[[int, int], None]
 """Called with (done, in all)."""
 
-_MEMORY_ERRORS = (RuntimeError, MemoryError)
 _LIBRARIES = (
     "vitscope",
     "torch",
@@ -119,8 +120,7 @@ class BatchFitter:
         else:
             return True
         # Only here is what the failed attempt held free again.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_cached_memory()
         return False
 
 
@@ -225,21 +225,24 @@ class ModelRun:
             Nothing.
 
         Raises:
+            ImbalanceError: Saying in which precision, where it is a half precision.
             NonFiniteError: Naming layer and picture, where a layer's output is not finite.
             VitscopeError: Naming the picture.
             MemoryShortageError: Naming what there is not enough memory for.
             RuntimeError: Any other of torch's, as it came.
         """
         try:
-            yield
+            with plain_memory_errors(self.device, len(batch.paths)):
+                yield
         except NonFiniteError as error:
             raise self._locate_non_finite(error, batch.pixels, batch.paths) from None
-        except _MEMORY_ERRORS as error:
-            if not _is_memory_short(error):
+        except ImbalanceError as error:
+            if self.config.torch_dtype not in HALF_PRECISIONS:
                 raise
-            raise MemoryShortageError(
-                f"not enough memory on {self.device} for {len(batch.paths)} pictures at a time: "
-                "use a smaller batch size or input size"
+            # The first pictures balanced where auto chose it; these do not.
+            raise ImbalanceError(
+                f"{error}; or {self.config.dtype}, asked for or chosen by --dtype auto on the "
+                "first pictures, is too coarse for this model: use --dtype float32"
             ) from None
 
     def _locate_non_finite(
@@ -257,18 +260,13 @@ class ModelRun:
             image=image,
         )
 
-    def make_provenance(self) -> dict[str, Any]:
-        """Where the numbers came from.
+    def describe_machine(self) -> dict[str, Any]:
+        """Where the model runs.
 
         Returns:
-            Settings, preprocessing, weights, versions, machine and times.
+            Versions, platform and device.
         """
         return {
-            "config": asdict(self.config),
-            "model_source": self._vit.info.source,
-            "weights_hash": self.weights_hash,
-            "preprocessing": asdict(self._images.preprocessing),
-            "num_pictures_given": len(self._images),
             "versions": {
                 "python": platform.python_version(),
                 **_library_versions(),
@@ -276,6 +274,21 @@ class ModelRun:
             },
             "platform": platform.platform(),
             "device": str(self.device),
+        }
+
+    def make_provenance(self) -> dict[str, Any]:
+        """Where the numbers came from.
+
+        Returns:
+            Settings, preprocessing, weights, versions, machine and times.
+        """
+        return {
+            **self.describe_machine(),
+            "config": asdict(self.config),
+            "model_source": self._vit.info.source,
+            "weights_hash": self.weights_hash,
+            "preprocessing": asdict(self._images.preprocessing),
+            "num_pictures_given": len(self._images),
             "started": self._started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -328,12 +341,6 @@ def describe_model(vit: ViTAdapter, size: tuple[int, int], dtype: str) -> dict[s
         "dtype": dtype,
         "notes": list(info.notes),
     }
-
-
-def _is_memory_short(error: Exception) -> bool:
-    # torch's own OutOfMemoryError is of a GPU; the CPU's allocator raises a plain RuntimeError.
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "allocate memory" in str(error)
 
 
 def _library_versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ Requirements met here:
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vitscope.config import AuditConfig
 from vitscope.decomposition import LayerRows, decompose_layers
+from vitscope.files.storage import write_json
 from vitscope.ledger import ScalarPath, check_rows_finite, cosine
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.jackknife import block_of
@@ -31,6 +32,8 @@ from vitscope.results.saved_result import write_failures
 from vitscope.runs.model_run import BatchFitter, ModelRun, OnProgress, PlacedBatch
 from vitscope.trace import StreamTrace, TokenStates
 
+MACHINE = "machine.json"
+
 
 @dataclass(frozen=True, eq=False)
 class PartWriter:
@@ -39,13 +42,14 @@ class PartWriter:
     Attributes:
         vit: The model, with the digest of its weights.
         manifest: What the parts are of.
-        config: Settings, with nothing left to choose.
+        config: Settings, with nothing left to choose that changes a bit.
+        num_pictures: Pictures of the whole run, of which a gallery's candidates are drawn.
     """
 
     vit: ViTAdapter
     manifest: Manifest
     config: AuditConfig
-    _fitter: BatchFitter = field(default_factory=BatchFitter)
+    num_pictures: int
 
     def write(
         self,
@@ -70,16 +74,21 @@ class PartWriter:
             NonFiniteError: If an activation is not finite.
             VitscopeError: If there is not even memory for one picture at a time.
         """
-        part = _Part(self, folder, first_index)
+        part, fitter = _Part(self, folder, first_index), BatchFitter()
         run = ModelRun(self.vit, images, self.config)
         with ExitStack() as stack:
             stack.enter_context(run.placed())
             part.open_writers(stack)
             for number, batch in enumerate(run.iter_batches(on_progress, batches)):
                 proven = number == 0 or self._is_drawn(batch.ids[0])
-                self._fitter.apply(batch, partial(part.take, run, proven=proven))
+                fitter.apply(batch, partial(part.take, run, proven=proven))
         part.close()
         write_failures(folder, run.failures)
+        write_json(folder / MACHINE, run.describe_machine())
+
+    def settle_here(self) -> None:
+        """Move the model to the device of this process, for good: it is this process's own."""
+        self.vit.module.to(self.config.resolve_device())
 
     def _is_drawn(self, image_id: str) -> bool:
         digest = blake2b(f"{self.config.seed} {image_id}".encode(), digest_size=8).digest()
@@ -96,7 +105,7 @@ class _Part:
         self._folder = folder
         self._first_index = first_index
         self._sums: AuditSums = self._manifest.make_sums(folder)
-        self._candidates = GalleryCandidates()
+        self._candidates = GalleryCandidates(writer.num_pictures)
         self._writers: dict[int, RecordWriter] = {}
 
     def open_writers(self, stack: ExitStack) -> None:

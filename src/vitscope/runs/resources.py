@@ -1,6 +1,8 @@
 """What a run takes of the machine where it is left to choose: batch size, precision, processes."""
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
@@ -8,7 +10,8 @@ import torch
 
 from vitscope.config import AuditConfig, DTypeName, RunConfig, parse_layers
 from vitscope.decomposition import choose_dtype
-from vitscope.models.base import ViTAdapter
+from vitscope.errors import MemoryShortageError
+from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.pictures.images import ImageSet, iter_batches
 
 _CPU_PIXELS = 32 * 224 * 224
@@ -21,6 +24,7 @@ _MAX_WORKERS = 8
 _TRIED = 8
 """Pictures that a lower precision is tried on."""
 
+_MEMORY_ERRORS = (RuntimeError, MemoryError)
 
 _Config = TypeVar("_Config", bound=RunConfig)
 
@@ -46,6 +50,12 @@ def settle_config(
         batch_size=choose_batch_size(vit, images.preprocessing.size, config, device),
         num_workers=choose_num_workers(config, device),
     )
+
+
+def free_cached_memory() -> None:
+    """Give back what torch holds of a GPU's memory and does not use."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def choose_batch_size(
@@ -85,6 +95,38 @@ def largest_power_of_two(bound: float) -> int:
     return 1 << max(0, int(bound).bit_length() - 1) if bound >= 1 else 1
 
 
+@contextmanager
+def plain_memory_errors(device: torch.device, num_pictures: int) -> Iterator[None]:
+    """Say in plain words that memory is short.
+
+    Args:
+        device: Where the model runs.
+        num_pictures: Pictures in the batch.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        MemoryShortageError: Naming what there is not enough memory for.
+        RuntimeError: Any other of torch's, as it came.
+    """
+    try:
+        yield
+    except _MEMORY_ERRORS as error:
+        if not _is_memory_short(error):
+            raise
+        raise MemoryShortageError(
+            f"not enough memory on {device} for {num_pictures} pictures at a time: use a smaller "
+            "batch size or input size"
+        ) from None
+
+
+def _is_memory_short(error: Exception) -> bool:
+    # torch's own OutOfMemoryError is of a GPU; the CPU's allocator raises a plain RuntimeError.
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "allocate memory" in str(error)
+
+
 def choose_num_workers(config: RunConfig, device: torch.device) -> int:
     """Processes that decode pictures beside the model.
 
@@ -114,8 +156,23 @@ def _choose_dtype(
     asked = parse_layers(config.layers) if isinstance(config, AuditConfig) else "last"
     for batch in iter_batches(replace(images, described=False), batch_size=_TRIED):
         if batch.indices:
-            return choose_dtype(vit, batch.pixels, device, vit.select_layers(asked))
+            return _try_dtype(vit, batch.pixels, device, vit.select_layers(asked))
     return "float32"  # no picture can be read, as the run will say
+
+
+def _try_dtype(
+    vit: ViTAdapter, pixels: Pixels, device: torch.device, layers: Sequence[int]
+) -> DTypeName:
+    # On fewer pictures where memory is short, as the run itself does.
+    try:
+        with plain_memory_errors(device, len(pixels)):
+            return choose_dtype(vit, pixels, device, layers)
+    except MemoryShortageError:
+        if len(pixels) == 1:
+            raise
+    # Only here is what the failed attempt held free again.
+    free_cached_memory()
+    return _try_dtype(vit, pixels[: len(pixels) // 2], device, layers)
 
 
 def _peak_bytes(vit: ViTAdapter, count: int, size: tuple[int, int], device: torch.device) -> int:
