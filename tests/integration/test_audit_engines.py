@@ -107,29 +107,52 @@ def test_what_a_worker_refuses_is_refused_here(ray_engine, pictures, tmp_path):
 
 
 RANK = """
+import os
 import sys
+from pathlib import Path
 from audits import tiny_vit
 from vitscope import AuditConfig, audit
 from vitscope.engines.ranks import detect_engine
+from vitscope.runs import resources
 
-config = AuditConfig(batch_size=2, shard_size=4, dtype="float64", gallery=4)
-engine = detect_engine()
-result = audit(tiny_vit(), sys.argv[1], config, out=sys.argv[2], engine=engine)
+rank = int(os.environ["RANK"])
+# Each device would have another choice: that of the lead counts.
+choose = resources.choose_batch_size
+free = {0: 2, 1: 1}[rank]
+resources.choose_batch_size = lambda *given: (
+    free if given[2].batch_size == "auto" else choose(*given)
+)
+config = AuditConfig(shard_size=4, dtype="float64", gallery=4)
+pictures = sorted(Path(sys.argv[1]).iterdir())[: None if rank == 0 else int(sys.argv[3])]
+result = audit(tiny_vit(), pictures, config, out=sys.argv[2], engine=detect_engine())
 assert result.summary["data"]["num_images"] == 20
 """
 
 
-def test_the_ranks_of_torchrun_give_the_same_numbers(pictures, local, tmp_path):
+def run_ranks(tmp_path, pictures, seen_by_second):
     script = tmp_path / "rank.py"
     script.write_text(RANK)
     command = ["torch.distributed.run", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run(
-        [sys.executable, "-m", *command, str(pictures), str(tmp_path / "r")],
+    return subprocess.run(
+        [sys.executable, "-m", *command, str(pictures), str(tmp_path / "r"), str(seen_by_second)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_the_ranks_of_torchrun_give_the_same_numbers(pictures, local, tmp_path):
+    done = run_ranks(tmp_path, pictures, NUM_PICTURES)
     assert done.returncode == 0, done.stderr
     assert_same(AuditResult.load(tmp_path / "r"), local)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r", "rank.py"]
+
+
+def test_a_rank_that_sees_other_pictures_is_refused(pictures, tmp_path):
+    done = run_ranks(tmp_path, pictures, NUM_PICTURES - 1)
+    assert done.returncode != 0
+    assert (
+        "does not see what the leading one does (num_pictures was 20 and now is 19" in done.stderr
+    )
+    assert [path.name for path in tmp_path.glob("r*")] == ["rank.py"]

@@ -82,7 +82,9 @@ def test_a_small_model_without_registers_is_clean(summary):
     assert [row["layer"] for row in rows] == list(range(13))
     for row in rows:
         assert (row["threshold"], row["position_share"]) == (None, None)
-        assert row["fraction"] == row["images_fraction"] == 0.0
+        # Of the last depth norms are known of proven pictures alone.
+        told = None if row["layer"] == 12 else 0.0
+        assert row["fraction"] == row["images_fraction"] == told
     assert max(row["max"] / row["median"] for row in rows) > 2.5
     anatomy = summary["anatomy"]
     assert (anatomy["dominant_register"], anatomy["analysed"]) == (None, None)
