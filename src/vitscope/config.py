@@ -21,7 +21,8 @@ class RunConfig:
 
     Attributes:
         batch_size: Pictures per forward pass; auto takes what keeps the device busy and fits into
-            its memory. Where memory runs short a batch is halved. The numbers do not depend on it.
+            its memory. Where memory runs short a batch is halved. The numbers do not depend on it,
+            but for which pictures prove the ledger.
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
         dtype: Precision the model runs in; sums are always float64. auto takes bfloat16 where the
             hardware has it and the ledger of the first pictures still balances, otherwise float32.
@@ -136,7 +137,8 @@ class AuditConfig(RunConfig):
         shard: Look at one part of the pictures, such as 3/16 for the third of sixteen; `vitscope
             merge` puts the results together.
         shard_size: Pictures after which what was found is put on disk, for an interrupted run to go
-            on from, and of which one process at a time is in charge; auto is 512, or eight batches.
+            on from, and of which one process at a time is in charge; auto is 32 batches, at least
+            512.
     """
 
     limit: int | None = None

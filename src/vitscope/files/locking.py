@@ -1,5 +1,6 @@
 """Having a folder to oneself."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -7,6 +8,8 @@ from pathlib import Path
 
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.storage import printable_path
+
+_WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 @contextmanager
@@ -36,6 +39,11 @@ def held_alone(folder: Path, lock: str, shown: Path | None = None) -> Iterator[N
         except (BlockingIOError, FileNotFoundError):
             gone = True
         except OSError as error:
+            if error.errno in _WITHOUT_LOCKS:
+                raise VitscopeError(
+                    f"{name} lies on a file system that knows no locks, so two runs could not be "
+                    "told apart: choose a folder elsewhere"
+                ) from error
             raise VitscopeError(f"{name} cannot be written to: {error.strerror}") from error
         if gone:
             raise UsageError(
