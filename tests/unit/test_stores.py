@@ -1,7 +1,9 @@
 """Pictures in object stores: fsspec's own store in memory stands for them all."""
 
+import contextlib
 import http.server
 import pickle
+import re
 import sys
 import threading
 from pathlib import Path
@@ -18,7 +20,8 @@ from vitscope.pictures.addresses import printable_address, read_picture
 from vitscope.pictures.images import ImageSet, iter_batches
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.pictures.sources import find_files, find_images
-from vitscope.pictures.stores import StoredObject, is_url, show_url
+from vitscope.pictures.stores import StoredObject
+from vitscope.pictures.urls import is_url, show_url
 
 PNG = encode(NOISE, "PNG")
 PREPROCESSING = Preprocessing(size=(8, 12), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
@@ -102,10 +105,63 @@ def test_names_are_urls_only_where_they_look_like_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "s3:").mkdir()
     (tmp_path / "s3:" / "x.png").touch()
-    # A path is a path; a text file names nothing that is not on this machine.
     assert find_images(Path("s3://x.png")) == (Path("s3:/x.png"),)
-    (tmp_path / "list.txt").write_text("memory://x.png\n")
-    assert find_images("list.txt") == (Path("memory:/x.png"),)
+
+
+def test_a_text_file_may_name_urls(store, tmp_path):
+    store({"set/a?b.png": b"1", "set/x.tar": make_tar({"y.png": b"2"})})
+    lines = ["memory://set/a?b.png", "here.png", "memory://gone.png", "memory://set/x.tar"]
+    (tmp_path / "list.txt").write_text("\r\n".join([*lines, "a::b://c.png", "s3://b/p::q.png"]))
+    found = find_images([tmp_path / "list.txt", "memory://set/a?b.png"])
+    assert names(found) == [
+        *("memory://set/a?b.png", str(tmp_path / "here.png"), "memory://gone.png"),
+        *("memory://set/x.tar::y.png", str(tmp_path / "a::b:/c.png"), "s3://b/p::q.png"),
+    ]
+    assert [read_picture(found[k]) for k in (0, 3)] == [b"1", b"2"]
+    # Not looked up before it is read, as a path is not.
+    with pytest.raises(ImageReadError, match="not found"):
+        read_picture(found[2])
+    with pytest.raises(ImageReadError, match="begins a chain of URLs"):
+        read_picture(found[5])
+
+
+def test_any_sign_may_stand_in_the_name_of_an_object(store):
+    below = [
+        "#.png",
+        "?.png",
+        "a#b.png",
+        "a://b.png",
+        "b::c.png",
+        "d?e.tar",
+        "f?g/h#i.png",
+        "x@y.png",
+    ]
+    store({f"set/{path}": path.encode() for path in below})
+    found = find_images("memory://set")
+    pictures = [path for path in below if path.endswith("png")]
+    assert names(found) == [f"memory://set/{path}" for path in pictures]
+    assert [read_picture(address) for address in found] == [path.encode() for path in pictures]
+    assert find_images([*found, "memory://set"]) == found
+
+
+def test_a_name_like_a_chain_of_urls_does_not_end_a_run(store):
+    store({"set/a.png": PNG, "set/b::c.png": PNG})
+    images = ImageSet.from_sources("memory://set", PREPROCESSING)
+    (batch,) = iter_batches(images, batch_size=9)
+    assert batch.indices == [0, 1]
+
+
+def test_a_store_that_another_machine_cannot_open_is_a_failure_of_its_pictures(store, monkeypatch):
+    store({"set/a.png": PNG, "set/x.tar": make_tar({"x.png": PNG})})
+    found = find_images(["memory://set/a.png", "memory://set/x.tar"])
+
+    def refuse(url):
+        raise ImportError from ModuleNotFoundError(name="nosuch")
+
+    monkeypatch.setattr(stores, "url_to_fs", refuse)
+    for address in found:
+        with pytest.raises(ImageReadError, match="needs the package nosuch"):
+            address.read()
 
 
 def test_no_store_is_opened_for_files_of_this_machine(tmp_path, monkeypatch):
@@ -156,11 +212,11 @@ def test_an_object_that_is_too_large_is_not_read(store, monkeypatch):
     store({"set/x.png": bytes(100)})
     (known,) = find_images("memory://set/x.png")
     monkeypatch.setattr(stores, "MAX_FILE_BYTES", 99)
-    for address in (known, StoredObject("memory://set/x.png", None)):
+    for address in (known, StoredObject("memory://set/x.png")):
         with pytest.raises(ImageReadError, match="too large: 100 bytes, more than 99"):
             address.read()
     monkeypatch.setattr(stores, "MAX_FILE_BYTES", 100)
-    assert StoredObject("memory://set/x.png", None).read() == known.read() == bytes(100)
+    assert StoredObject("memory://set/x.png").read() == known.read() == bytes(100)
 
 
 def test_an_object_that_changed_or_went_is_a_failure(store):
@@ -186,11 +242,23 @@ def test_an_object_that_changed_or_went_is_a_failure(store):
         ("https://host?token=secret", "https://host"),
         ("https://host/a\n\x1b.png", r"https://host/a\n\x1b.png"),
         ("hf://datasets/a/b@main/x.png", "hf://datasets/a/b@main/x.png"),
+        ("s3://bucket/a?b#c.png", "s3://bucket/a?b#c.png"),
+        ("https://host/a.png#secret", "https://host/a.png"),
+        ("http://host:8080/a@2x.png", "http://host:8080/a@2x.png"),
+        ("https://[::1]:80/a@b.png?secret", "https://[::1]:80/a@b.png"),
+        ("ftp://me:sec?ret@host/x.png", "ftp://host/x.png"),
+        ("ftp://me:sec/ret@host/x.png", "ftp://host/x.png"),
+        ("ftp://me:sec/r@t@host/x.png", "ftp://host/x.png"),
+        ("ftp://m?e:s#cret@host/x.png", "ftp://host/x.png"),
+        ("https://me:sec/ret@host/x.png?secret", "https://host/x.png"),
+        ("https://me:sec?ret@host/x.png", "https://..."),
+        ("https://me@host?token=sec@ret", "https://..."),
+        ("https://host:80?token=sec@ret", "https://host:80"),
     ],
 )
 def test_user_password_and_query_are_not_shown(url, shown):
     assert show_url(url) == shown
-    address = StoredObject(url, 3)
+    address = StoredObject(url, size=3)
     assert printable_address(address) == shown
     assert "secret" not in repr(address)
 
@@ -207,26 +275,41 @@ def test_what_a_store_says_is_not_repeated(store, monkeypatch):
             address.read()
         assert str(caught.value) == "cannot be read: PermissionError"
     monkeypatch.setattr(MemoryFileSystem, "info", refuse)
-    assert "secret" not in refusal("memory://user:secret@set/x.png?sig=secret")
+    assert "secret" not in refusal("memory://user:secret@set/x.png")
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Serves whole objects to whoever has the token, whatever part is asked for."""
+    """Serves objects to whoever has the token: parts of one, all of others."""
 
     def do_HEAD(self):
         self.do_GET()
 
     def do_GET(self):
         path, _, token = self.path.partition("?")
-        content = {"/x.png": PNG, "/whole.tar": make_tar({"a.png": PNG})}.get(path)
+        archive = make_tar({"a.png": PNG})
+        objects = {"/x.png": PNG, "/whole.tar": archive, "/parts.tar": archive}
+        content = (objects | {"/endless": b"endless"}).get(path)
         if content is None or token != "token=secret":
             self.send_error(404 if content is None else 403)
             return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if path == "/parts.tar" and asked:
+            content = content[int(asked[1]) : int(asked[2]) + 1]
+            self.send_response(206)
+        else:
+            self.send_response(200)
+        if path != "/endless":
+            self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(content)
+            self._send(content, path)
+
+    def _send(self, content, path):
+        self.wfile.write(content)
+        # Whoever takes all of it never comes back; whoever hangs up ends it.
+        with contextlib.suppress(ConnectionError):
+            while path == "/endless":
+                self.wfile.write(bytes(2**16))
 
     def log_message(self, *_):
         pass
@@ -249,7 +332,19 @@ def test_signed_urls_are_read_and_not_shown(server):
     assert "not found" in refusal(f"{server}/gone.png?token=secret")
 
 
-def test_a_server_that_gives_out_no_parts_is_told(server):
-    (address,) = find_images(f"{server}/whole.tar?token=secret")
-    with pytest.raises(ImageReadError, match="or its server gives out no parts"):
-        address.read()
+def test_a_server_that_gives_out_no_parts_is_told_before_anything_is_computed(server):
+    message = refusal(f"{server}/whole.tar?token=secret")
+    assert message.startswith(f"{server}/whole.tar cannot be read in parts (")
+    assert "serve it from where ranges of bytes are given out" in message
+
+
+def test_no_more_is_taken_than_a_part_from_a_server_that_gives_out_everything(server):
+    whole = StoredObject(f"{server}/endless?token=secret")
+    assert stores.read_range(whole, 0, 5) == b"endle"
+    with pytest.raises(ImageReadError, match="cannot be read: ValueError"):
+        stores.read_range(whole, 1, 5)
+
+
+def test_archives_are_read_from_a_server_that_gives_out_parts(server):
+    (address,) = find_images(f"{server}/parts.tar?token=secret")
+    assert address.read() == PNG

@@ -111,14 +111,14 @@ def list_rows(place: Place) -> list[ParquetRow]:
     name = name_place(place)
     try:
         with plain_read_errors(place), open_place(place) as file, pq.ParquetFile(file) as parquet:
-            column = _choose_column(parquet.schema_arrow, name)
+            schema, metadata = parquet.schema_arrow, parquet.metadata
             num_bytes = file.seek(0, 2)
             version = "" if isinstance(place, Path) else stored_version(place)
-            groups = _list_groups(parquet.metadata, RowGroup(place, column, 0, 0, version))
     except ImageReadError as error:
         raise UsageError(
             f"{name} is no whole Parquet file ({error}): fetch or write it again, or leave it out"
         ) from error
+    groups = _list_groups(metadata, RowGroup(place, _choose_column(schema, name), 0, 0, version))
     num_rows = sum(count for _, count in groups)
     if not 0 < num_rows <= num_bytes:
         raise UsageError(

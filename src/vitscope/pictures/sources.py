@@ -19,15 +19,9 @@ from vitscope.errors import ImageReadError, UsageError
 from vitscope.pictures.addresses import PictureAddress, Source
 from vitscope.pictures.decoding import picture_extensions
 from vitscope.pictures.parquet_rows import list_rows
-from vitscope.pictures.stores import (
-    StoredObject,
-    is_url,
-    list_objects,
-    plain_read_errors,
-    show_url,
-    suffix_of,
-)
+from vitscope.pictures.stores import StoredObject, check_parts, list_objects, suffix_of
 from vitscope.pictures.tar_shards import list_members
+from vitscope.pictures.urls import is_url, show_url
 
 _TAR, _PARQUET = ".tar", ".parquet"
 _COMPRESSED_TAR = re.compile(r"\.(tar\.\w+|tgz|tbz2|txz)$", re.IGNORECASE)
@@ -52,11 +46,12 @@ def find_images(sources: Source | Sequence[Source]) -> FoundPictures:
             links to folders are followed, each folder once; where there are none, for tar archives,
             and where there are none of those either, for Parquet files. A tar archive (`.tar`) in
             the layout of WebDataset, see `vitscope.pictures.tar_shards`. A Parquet file
-            (`.parquet`), see `vitscope.pictures.parquet_rows`. A text file (`.txt`): a path a line
-            of a picture, an archive or a Parquet file, relative to the text file's folder; empty
-            lines and lines that begin with # are skipped. A URL of a folder or a file in a store
-            that fsspec reaches. Any of these with ranges in braces, `shards/{000..099}.tar`. Any
-            other file: taken as a picture whatever it is called. What an earlier search found.
+            (`.parquet`), see `vitscope.pictures.parquet_rows`. A text file (`.txt`): a path or URL
+            a line of a picture, an archive or a Parquet file, paths relative to the text file's
+            folder; empty lines and lines that begin with # are skipped. A URL of a folder or a
+            file in a store that fsspec reaches. Any of these with ranges in braces,
+            `shards/{000..099}.tar`. Any other file: taken as a picture whatever it is
+            called. What an earlier search found.
 
     Returns:
         Addresses in the order of the sources, each once. Pictures that a text file lists are not
@@ -101,13 +96,17 @@ def find_files(sources: Source | Sequence[Source]) -> tuple[Path, ...]:
 def _identify(address: PictureAddress) -> Hashable:
     if isinstance(address, Path):
         return address.absolute()
-    return address.url if isinstance(address, StoredObject) else address
+    if isinstance(address, StoredObject):
+        return f"{address.url.rstrip('/')}/{address.below}" if address.below else address.url
+    return address
 
 
 def _look_into(file: PictureAddress) -> Sequence[PictureAddress]:
     if not isinstance(file, (Path, StoredObject)):
         return [file]
     suffix = suffix_of(file)
+    if suffix in {_TAR, _PARQUET} and isinstance(file, StoredObject):
+        check_parts(file)
     if suffix == _TAR:
         return list_members(file)
     return list_rows(file) if suffix == _PARQUET else [file]
@@ -140,7 +139,8 @@ def _expand_ranges(name: str) -> Iterator[str]:
         yield from _expand_ranges(f"{name[: found.start()]}{number:0{width}}{name[found.end() :]}")
 
 
-def _find_local(path: Path, name: str) -> Sequence[Path]:
+def _find_local(path: Path, name: str) -> Sequence[Path | StoredObject]:
+    found: Sequence[Path | StoredObject]
     try:
         # An empty name is what an unset shell variable leaves; Path takes it for this folder.
         if name == "''" or not path.exists():
@@ -163,18 +163,17 @@ def _find_local(path: Path, name: str) -> Sequence[Path]:
 def _find_stored(url: str) -> Sequence[StoredObject]:
     name = show_url(url)
     try:
-        with plain_read_errors(StoredObject(url)):
-            objects = list_objects(url)
+        objects = list_objects(url)
     except ImageReadError as error:
         raise UsageError(
             f"{name} {error}; give the URL of a folder, a picture, a .tar or a .parquet file"
         ) from error
-    found = objects if [one.url for one in objects] == [url] else _choose_kind(objects)
+    found = objects if [one.below for one in objects] == [""] else _choose_kind(objects)
     _check_found(name, found, _describe_kinds())
     return found
 
 
-def _check_found(name: str, files: Sequence[Path] | Sequence[StoredObject], expected: str) -> None:
+def _check_found(name: str, files: Sequence[Path | StoredObject], expected: str) -> None:
     if not files:
         raise UsageError(f"{name} names no picture: expected {expected}")
     for file in files:
@@ -230,9 +229,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _read_list(source: Path) -> list[Path]:
+def _read_list(source: Path) -> list[Path | StoredObject]:
     lines = source.read_bytes().removeprefix(BOM_UTF8).split(b"\n")
     names = (os.fsdecode(line.removesuffix(b"\r")) for line in lines)
     return [
-        source.parent / name for name in names if name.strip() and not name.lstrip().startswith("#")
+        StoredObject(name) if is_url(name) else source.parent / name
+        for name in names
+        if name.strip() and not name.lstrip().startswith("#")
     ]

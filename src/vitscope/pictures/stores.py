@@ -2,13 +2,13 @@
 
 Requirements met here:
 
-- Of a URL only what is no secret is shown: user, password and query (a signature, a token) stay in
-  memory, and so does the text of a store's own errors, which may quote them.
+- Of a URL only what is no secret is shown (see `vitscope.pictures.urls`); nor is the text of a
+  store's own errors, which may quote the rest.
+- Names of objects are names alone: whatever signs stand in them, no URL is read out of them.
 - A file whose header claims to be larger than `MAX_FILE_BYTES` is not read.
 - Nothing is held open between two reads.
 """
 
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +21,7 @@ from fsspec.core import url_to_fs
 
 from vitscope.errors import ImageReadError, UsageError, VitscopeError
 from vitscope.files.storage import printable, printable_path
+from vitscope.pictures.urls import is_web, show_url
 
 MAX_FILE_BYTES = 2**31
 """Largest file that is read: more than the largest picture that is decoded takes uncompressed."""
@@ -31,25 +32,28 @@ _VERSION_KEYS = (
 )
 """What the stores of fsspec call that which changes with an object."""
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
     """An object in a store.
 
     Attributes:
-        url: Where it is, with whatever secrets the URL holds.
+        url: URL of it or of a folder that it was found in, with whatever secrets that holds.
+        below: Where it is below the folder; empty where the URL is its own.
         size: Bytes of it, None where the store does not say.
     """
 
     url: str = field(repr=False)
+    below: str = ""
     size: int | None = None
 
     @property
     def name(self) -> str:
-        """The URL without user, password and query, as text that can be printed."""
-        return show_url(self.url)
+        """Its URL without user, password and query, as text that can be printed."""
+        shown = show_url(self.url)
+        if not self.below:
+            return shown
+        return f"{shown}{'' if shown.endswith('/') else '/'}{printable(self.below)}"
 
     def read(self) -> bytes:
         """Read all of it.
@@ -70,32 +74,6 @@ class StoredObject:
 
 Place = Path | StoredObject
 """Where a file lies: on this machine or in a store."""
-
-
-def is_url(name: str) -> bool:
-    """Whether a name is a URL and no path.
-
-    Args:
-        name: What a person gave.
-
-    Returns:
-        True for s3://, https:// and the like.
-    """
-    return _URL.match(name) is not None
-
-
-def show_url(url: str) -> str:
-    """A URL as it may be shown.
-
-    Args:
-        url: Any URL.
-
-    Returns:
-        The URL without user, password and query, printable.
-    """
-    scheme, _, rest = url.partition("?")[0].partition("://")
-    host, slash, path = rest.partition("/")
-    return printable(f"{scheme}://{host.rpartition('@')[2]}{slash}{path}")
 
 
 def name_place(place: Place) -> str:
@@ -123,13 +101,13 @@ def suffix_of(place: Place) -> str:
 
 
 def open_store(url: str) -> tuple[AbstractFileSystem, str]:
-    """Open the store that a URL is of; stores are kept open by fsspec, one of each in a process.
+    """Open the store that a person's URL is of; fsspec keeps one of each open in a process.
 
     Args:
         url: The URL.
 
     Returns:
-        The store, and what it calls the object.
+        The store, and what it calls that which the URL is of.
 
     Raises:
         UsageError: If fsspec does not know such stores, or needs another package for this one.
@@ -167,16 +145,27 @@ def list_objects(url: str) -> list[StoredObject]:
         hidden objects and folders.
 
     Raises:
-        UsageError: As of `open_store`; a store that does not answer may raise anything else.
+        UsageError: As of `open_store`.
+        ImageReadError: If the store does not answer or has nothing there.
     """
     store, root = open_store(url)
-    about = store.info(root)
-    if about["type"] != "directory":
-        return [StoredObject(url, about.get("size"))]
-    found = store.find(root, detail=True).items()
-    sizes = {path.removeprefix(root).strip("/"): one.get("size") for path, one in found}
-    visible = (below for below in sorted(sizes) if "/." not in f"/{below}")
-    return [StoredObject(f"{url.rstrip('/')}/{below}", sizes[below]) for below in visible]
+    with plain_read_errors(StoredObject(url)):
+        store.invalidate_cache(root)
+        about = store.info(root)
+        if about["type"] != "directory":
+            return [StoredObject(url, size=about.get("size"))]
+        found = store.find(root, detail=True).items()
+        sizes = {path.removeprefix(root).removeprefix("/"): one.get("size") for path, one in found}
+    # A folder may be an object too, which is no picture.
+    visible = (below for below in sorted(sizes) if below and "/." not in f"/{below}")
+    return [StoredObject(url, below, sizes[below]) for below in visible]
+
+
+def _reach(place: StoredObject) -> tuple[AbstractFileSystem, str]:
+    store, root = open_store(place.url)
+    if not place.below:
+        return store, root
+    return store, f"{root.rstrip('/')}/{place.below}" if root else place.below
 
 
 @contextmanager
@@ -197,7 +186,7 @@ def open_place(place: Place) -> Iterator[BinaryIO]:
         with place.open("rb") as file:
             yield file
     else:
-        store, path = open_store(place.url)
+        store, path = _reach(place)
         with store.open(path, "rb") as file:
             yield file
 
@@ -223,14 +212,42 @@ def read_range(place: Place, start: int, size: int) -> bytes:
                 file.seek(start)
                 data = file.read(size)
         else:
-            store, path = open_store(place.url)
-            data = store.cat_file(path, start=start, end=start + size) if size else b""
+            data = _fetch(place, start, size) if size else b""
     if len(data) != size:
         raise ImageReadError(
             f"{len(data)} bytes came where {size} were expected: it changed, or its server gives "
             "out no parts"
         )
     return data
+
+
+def _fetch(place: StoredObject, start: int, size: int) -> bytes:
+    store, path = _reach(place)
+    if not is_web(place.url):
+        return bytes(store.cat_file(path, start=start, end=start + size))
+    # A server of the web may answer with the whole file: cat_file takes all of it, an open file
+    # gives up or stops at the end of the part.
+    with store.open(path, "rb", size=start + size, cache_type="none") as file:
+        file.seek(start)
+        return bytes(file.read(size))
+
+
+def check_parts(place: StoredObject) -> None:
+    """Refuse a file of which a part cannot be had without the rest.
+
+    Args:
+        place: An archive or a table, which is read in parts.
+
+    Raises:
+        UsageError: If its second byte does not come alone.
+    """
+    try:
+        read_range(place, 1, 1)
+    except ImageReadError as error:
+        raise UsageError(
+            f"{place.name} cannot be read in parts ({error}): fetch it, or serve it from where "
+            "ranges of bytes are given out"
+        ) from error
 
 
 def read_file(path: Path) -> bytes:
@@ -296,7 +313,7 @@ def stored_version(place: StoredObject) -> str:
     Raises:
         FileNotFoundError: If there is none; a store may raise anything else.
     """
-    store, path = open_store(place.url)
+    store, path = _reach(place)
     store.invalidate_cache(path)
     about = store.info(path)
     return " ".join(f"{key}={about[key]}" for key in _VERSION_KEYS if about.get(key) is not None)
@@ -328,12 +345,13 @@ def plain_read_errors(place: Place) -> Iterator[None]:
     Raises:
         ImageReadError: If the body raises anything but the following.
         MemoryError: As it came.
-        VitscopeError: As it came.
     """
     try:
         yield
-    except (VitscopeError, MemoryError):
+    except (ImageReadError, MemoryError):
         raise
+    except VitscopeError as error:
+        raise ImageReadError(str(error)) from error
     except Exception as error:
         # As broad as can be: bytes from anywhere, and what the clients of stores and the readers of
         # archives raise on them is documented nowhere.
