@@ -167,6 +167,50 @@ def test_what_is_no_regular_file_is_a_failure(shard, kind):
         found[0].read()
 
 
+def test_a_hard_link_is_the_picture_that_it_leads_to(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(PNG)
+    for name in ("b.png", "c.png"):
+        (tmp_path / "in" / name).hardlink_to(tmp_path / "in" / "a.png")
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name in ("a.png", "b.png", "c.png"):
+            archive.add(tmp_path / "in" / name, arcname=f"./{name}")
+        assert [info.islnk() for info in archive.getmembers()] == [False, True, True]
+    found = list_members(tmp_path / "x.tar")
+    assert [(address.key, address.read()) for address in found] == [(k, PNG) for k in "abc"]
+
+
+def test_a_hard_link_leads_backwards_and_through_others(shard):
+    def link(name: str, to: str) -> bytes:
+        return make_header(name, type=tarfile.LNKTYPE, linkname=to)
+
+    def picture(content: bytes) -> bytes:
+        return make_header("a.png", size=1) + content.ljust(512, b"\0")
+
+    links = link("b.png", "./a.png") + link("c.png", "b.png") + link("self.png", "self.png")
+    data = link("early.png", "a.png") + picture(b"1") + links + picture(b"2")
+    found = list_members(shard(data + link("d.png", "a.png") + END))
+    read = {address.key: address for address in found if address.size is not None}
+    assert [(k, read[k].read()) for k in "bcd"] == [("b", b"1"), ("c", b"1"), ("d", b"2")]
+    assert set(read) == {"a", "b", "c", "d"}
+
+
+def test_headers_for_all_members_do_not_pile_up(shard, monkeypatch):
+    seen = []
+    take_next = tarfile.TarFile.next
+
+    def count(self):
+        member = take_next(self)
+        seen.append(len(self.pax_headers))
+        return member
+
+    headers = [tarfile.TarInfo.create_pax_global_header({f"key{k}": "x"}) for k in range(50)]
+    data = b"".join(header + make_header(f"{k}.png") for k, header in enumerate(headers))
+    monkeypatch.setattr(tarfile.TarFile, "next", count)
+    assert len(list_members(shard(data + END))) == 50
+    assert max(seen) == 1
+
+
 def test_a_member_with_holes_is_a_failure(shard):
     info = tarfile.TarInfo("holes.png")
     info.size = 4

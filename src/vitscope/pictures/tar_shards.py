@@ -12,9 +12,10 @@ Requirements met here:
 
 import os
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from posixpath import normpath
 from typing import BinaryIO
 
 from vitscope.errors import ImageReadError, UsageError
@@ -40,7 +41,8 @@ class TarMember:
         archive: Where the archive lies.
         member: Name of the member.
         offset: First byte of its content in the archive.
-        size: Bytes of its content; None where it is a link, a device or has holes.
+        size: Bytes of its content; None where it is a device, has holes, or is a link to anything
+            but an earlier picture of the archive.
     """
 
     archive: Place
@@ -88,14 +90,16 @@ def list_members(archive: Place) -> list[TarMember]:
             picture.
     """
     found: list[TarMember] = []
+    by_path: dict[str, TarMember] = {}
     num_members = 0
     try:
         with plain_read_errors(archive), open_place(archive) as file:
             for info in _iter_members(file):
                 num_members += 1
                 if _is_picture(info):
-                    size = info.size if info.isreg() and not info.issparse() else None
-                    found.append(TarMember(archive, info.name, info.offset_data, size))
+                    member = _locate(archive, info, by_path)
+                    by_path[normpath(info.name)] = member
+                    found.append(member)
     except ImageReadError as error:
         raise UsageError(
             f"{name_place(archive)} is no whole tar archive, {num_members} members can be told "
@@ -107,6 +111,15 @@ def list_members(archive: Place) -> list[TarMember]:
             "names such as key.jpg"
         )
     return found
+
+
+def _locate(archive: Place, info: tarfile.TarInfo, earlier: Mapping[str, TarMember]) -> TarMember:
+    # What tar finds under two names on the disk it writes once, and a hard link for the second.
+    target = earlier.get(normpath(info.linkname)) if info.islnk() else None
+    if target is not None:
+        return replace(target, member=info.name)
+    size = info.size if info.isreg() and not info.issparse() else None
+    return TarMember(archive, info.name, info.offset_data, size)
 
 
 class _Headers:
@@ -142,7 +155,10 @@ def _iter_members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
                 raise tarfile.ReadError("a member of negative size")
             before = archive.offset
             yield member
-            archive.members.clear()  # Kept for whoever asks by name: all headers, in memory.
+            # Kept for whoever asks by name: all headers, in memory. Headers that hold for all later
+            # members would pile up too; what is of use here stands in each member's own.
+            archive.members.clear()
+            archive.pax_headers.clear()
             headers.start_member()
         # tarfile takes a header that is damaged or missing for the end.
         file.seek(archive.offset)
