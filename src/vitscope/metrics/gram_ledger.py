@@ -67,14 +67,11 @@ def _multiply_crosses(
 ) -> Float[Tensor, "variant term term"]:
     # The centred cross moments with the total over all images, then with each block left out.
     totals = [sum(blocks[1:], start=blocks[0]) for blocks in terms]
-    variants = [
-        totals,
-        *(
-            [total - block for total, block in zip(totals, blocks, strict=True)]
-            for blocks in zip(*terms, strict=True)
-        ),
-    ]
-    return torch.stack([_multiply([_centre(term) for term in variant]) for variant in variants])
+    products = [_multiply([_centre(total) for total in totals])]
+    for blocks in zip(*terms, strict=True):
+        rests = (total - block for total, block in zip(totals, blocks, strict=True))
+        products.append(_multiply([_centre(rest) for rest in rests]))
+    return torch.stack(products)
 
 
 def _multiply(terms: Sequence[Tensor]) -> Float[Tensor, "term term"]:
