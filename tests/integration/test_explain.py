@@ -19,7 +19,7 @@ from pictures import write_pictures
 from reference import make_reference
 from vitscope import AuditConfig, AuditResult, Explanation, RunConfig, audit, explain
 from vitscope.errors import ImageReadError, ResultError, UsageError
-from vitscope.files.storage import read_json
+from vitscope.files.json_files import read_json
 
 FLOAT64 = RunConfig(dtype="float64")
 HEADS = 4

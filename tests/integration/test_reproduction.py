@@ -11,7 +11,7 @@ from audits import tiny_vit
 from vitscope.cli import main
 from vitscope.config import ReproductionConfig, RunConfig
 from vitscope.errors import ModelUnreachableError, UsageError
-from vitscope.files.storage import read_json
+from vitscope.files.json_files import read_json
 from vitscope.models.catalogue import CATALOGUE
 from vitscope.reproduction.plan import plan_reproduction
 from vitscope.reproduction.run import Reproduction

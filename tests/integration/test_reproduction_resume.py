@@ -12,8 +12,8 @@ from PIL import Image
 from vitscope.cli import main
 from vitscope.config import ReproductionConfig
 from vitscope.errors import ModelUnreachableError, ResultError, UsageError, VitscopeError
+from vitscope.files.json_files import read_json, write_json
 from vitscope.files.locking import held_alone
-from vitscope.files.storage import read_json, write_json
 from vitscope.models.base import hash_weights
 from vitscope.reproduction.conclusion import draw_all_figures, judge_all_claims
 from vitscope.reproduction.plan import plan_reproduction

@@ -15,9 +15,9 @@ from audits import assert_same_numbers, numbers, tiny_vit
 from pictures import write_pictures
 from vitscope import AuditConfig, AuditResult, audit
 from vitscope.errors import ImageReadError, ResultError, UsageError, VitscopeError
+from vitscope.files.json_files import write_json
 from vitscope.files.locking import held_alone
 from vitscope.files.packing import unpack_folder
-from vitscope.files.storage import write_json
 from vitscope.files.workspace import Workspace, place_of
 from vitscope.pictures.images import ImageSet
 

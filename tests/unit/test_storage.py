@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 
 from vitscope.errors import ResultError, UsageError, VitscopeError
+from vitscope.files.json_files import read_json, write_json
 from vitscope.files.storage import (
     is_result,
     printable_path,
-    read_json,
     remove_leftovers,
     replace_json,
     scratch_folder,
     staged_folder,
-    write_json,
 )
 
 

@@ -14,16 +14,9 @@ from vitscope.figures.drawing import Drawing, NothingToDrawError
 from vitscope.figures.plan import plan_figures
 from vitscope.figures.saved import ModelResult, load_results
 from vitscope.figures.style import in_style
+from vitscope.files.json_files import read_json, write_json
 from vitscope.files.markdown import escape_markdown
-from vitscope.files.storage import (
-    MARKER,
-    check_target,
-    never,
-    printable_path,
-    read_json,
-    staged_folder,
-    write_json,
-)
+from vitscope.files.storage import MARKER, check_target, never, printable_path, staged_folder
 from vitscope.results.saved_result import SCHEMA_VERSION
 
 Format = Literal["png", "pdf", "svg"]

@@ -7,7 +7,8 @@ from pathlib import Path
 from vitscope.figures.draw import Format, is_figures, save_figure
 from vitscope.figures.maps import plot_explanations
 from vitscope.figures.saved import slug
-from vitscope.files.storage import never, staged_folder, write_json
+from vitscope.files.json_files import write_json
+from vitscope.files.storage import never, staged_folder
 from vitscope.results.explanation import Explanation
 from vitscope.results.saved_result import SCHEMA_VERSION
 

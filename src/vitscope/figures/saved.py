@@ -14,7 +14,8 @@ from jaxtyping import Float64
 
 from vitscope.errors import ResultError, UsageError
 from vitscope.figures.numbers import find, number
-from vitscope.files.storage import MARKER, printable_path, read_json
+from vitscope.files.json_files import read_json
+from vitscope.files.storage import MARKER, printable_path
 from vitscope.results.saved_result import PROVENANCE, SCHEMA_VERSION
 
 KINDS = ("audit", "one-shot", "explanation")

@@ -1,8 +1,6 @@
 """Files that are written whole or not at all."""
 
 import glob
-import json
-import math
 import os
 import shutil
 import tempfile
@@ -14,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from vitscope.errors import ResultError, UsageError, VitscopeError
+from vitscope.files.json_files import read_json, write_json
 
 MARKER = "summary.json"
 """The file that makes a folder a result: written last, so a folder that has it is complete."""
@@ -213,17 +212,6 @@ def _check_file_target(target: Path, replaces: Replaces) -> None:
         )
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON that any reader takes: NaN and infinities become null.
-
-    Args:
-        path: File to write.
-        content: Dictionaries, sequences, strings, numbers.
-    """
-    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-
-
 def replace_json(path: Path, content: Any) -> None:
     """Write JSON in the place of an earlier file: whoever reads finds the old one or the new one.
 
@@ -237,28 +225,6 @@ def replace_json(path: Path, content: Any) -> None:
     """
     with staged_file(path, replaces=lambda _: True) as staging:
         write_json(staging, content)
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a result.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        ResultError: If it is missing or not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ResultError(
-            f"{path.parent} is not a vitscope result: {path.name} is missing"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ResultError(f"{path} cannot be read: {error}") from None
 
 
 def printable_path(path: Path) -> str:
@@ -285,16 +251,6 @@ def printable(text: str) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
     )
-
-
-def _plain(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {str(key): _plain(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_plain(value) for value in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return None
-    return content
 
 
 def open_to_readers(path: Path) -> None:

@@ -17,12 +17,12 @@ from typing import Any
 from uuid import uuid4
 
 from vitscope.errors import ResultError, UsageError
+from vitscope.files.json_files import read_json
 from vitscope.files.locking import held_alone
 from vitscope.files.storage import (
     made_parents,
     plain_disk_errors,
     printable_path,
-    read_json,
     remove_leftovers,
     replace_json,
     staged_folder,

@@ -15,7 +15,7 @@ from vitscope.figures.numbers import (
 )
 from vitscope.figures.saved import ModelResult, format_millions, printable
 from vitscope.figures.style import in_term_order
-from vitscope.files.storage import read_json
+from vitscope.files.json_files import read_json
 from vitscope.report.charts import TERM_SHAPES
 from vitscope.report.figure import Table, Told, name_term, tell_number, tell_percent
 from vitscope.results.saved_result import PROVENANCE

@@ -8,7 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from vitscope.figures.draw import FigureFolder, Format, draw_figures
-from vitscope.files.storage import MARKER, read_json
+from vitscope.files.json_files import read_json
+from vitscope.files.storage import MARKER
 from vitscope.reproduction.claims import Finding, judge_claims, write_claims
 from vitscope.reproduction.evidence import Data, ModelEvidence
 from vitscope.reproduction.run import Reproduction

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from vitscope.errors import ResultError
 from vitscope.figures.numbers import find
+from vitscope.files.json_files import read_json, write_json
 from vitscope.files.markdown import escape_markdown
-from vitscope.files.storage import read_json, staged_folder, write_json
+from vitscope.files.storage import staged_folder
 from vitscope.reproduction.comparisons import ANSWERS, Answer
 from vitscope.reproduction.evidence import Data
 from vitscope.results.saved_result import SCHEMA_VERSION

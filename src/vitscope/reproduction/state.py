@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vitscope.errors import ResultError
-from vitscope.files.storage import check_target, printable_path, read_json, replace_json
+from vitscope.files.json_files import read_json
+from vitscope.files.storage import check_target, printable_path, replace_json
 
 STATE = "reproduction.json"
 LOCK = ".reproduction.lock"

@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import ResultError
-from vitscope.files.storage import MARKER, write_json
+from vitscope.files.json_files import write_json
+from vitscope.files.storage import MARKER
 from vitscope.ledger import Ledger, ScalarPath, compute_scalars, cosine
 from vitscope.results.picture_maps import PictureMaps, read_maps, write_maps
 from vitscope.results.plots import ExplanationPlots

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitscope.files.storage import MARKER, write_json
+from vitscope.files.json_files import write_json
+from vitscope.files.storage import MARKER
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.results.association_summary import summarize_covariates, summarize_interdependence

@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 import torch
 
 from vitscope.errors import ImageReadError, ResultError
-from vitscope.files.storage import printable_path, read_json, write_json
+from vitscope.files.json_files import read_json, write_json
+from vitscope.files.storage import printable_path
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.pictures.addresses import PictureAddress, read_picture
 from vitscope.pictures.decoding import decode_picture, image_id, resize_and_crop

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vitscope.files.storage import MARKER, write_json
+from vitscope.files.json_files import write_json
+from vitscope.files.storage import MARKER
 from vitscope.metrics.one_shot import Accuracy, average_draws, chance_accuracy
 from vitscope.results.plots import OneShotPlots
 from vitscope.results.result_html import show_one_shot

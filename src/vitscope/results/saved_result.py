@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from vitscope.errors import ResultError, UsageError
-from vitscope.files.storage import MARKER, is_result, never, read_json, staged_folder
+from vitscope.files.json_files import read_json
+from vitscope.files.storage import MARKER, is_result, never, staged_folder
 
 SCHEMA_VERSION = 2
 FAILURES, PROVENANCE = "failures.csv", "provenance.json"

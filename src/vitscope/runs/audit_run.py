@@ -13,7 +13,7 @@ import torch
 from vitscope.config import AuditConfig, parse_layers, parse_shard
 from vitscope.decomposition import choose_groups, choose_tolerance
 from vitscope.errors import UsageError
-from vitscope.files.storage import read_json
+from vitscope.files.json_files import read_json
 from vitscope.files.workspace import Plan
 from vitscope.models.base import ViTAdapter
 from vitscope.models.token_states import name_tokens

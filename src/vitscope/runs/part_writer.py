@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vitscope.config import AuditConfig
 from vitscope.decomposition import LayerRows, decompose_layers
-from vitscope.files.storage import write_json
+from vitscope.files.json_files import write_json
 from vitscope.ledger import ScalarPath, check_rows_finite, cosine
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.jackknife import block_of
