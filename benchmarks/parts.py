@@ -13,6 +13,7 @@ PARTS = {
     "masked": "masked_passes",
     "gram": "full_gram",
     "cka": "cka_packages",
+    "half": "half_precision",
     "throughput": "throughput",
     "faults": "page_faults",
     "gpu": "giant_on_gpu",

@@ -174,6 +174,16 @@ def test_the_gram_references_are_the_definitions():
     )
 
 
+def test_half_precision(one_process, pictures):
+    section = measure("half_precision", images=(pictures,))
+    kinds = names(section)
+    assert {"cka", "variance_share", "attention_mass", "layer_similarity"} <= set(kinds)
+    largest, *halves = ([float(row[k]) for row in section.tables[0].rows] for k in range(1, 4))
+    assert all(number >= 0 for number in largest)
+    # They differ, and a tiny model's numbers stay within a few percent of what is largest.
+    assert all(0 < max(half) < 0.2 * max(largest) for half in halves)
+
+
 def test_throughput(one_process):
     section = measure("throughput")
     assert names(section, 1) == ["32 px", "48 px"]

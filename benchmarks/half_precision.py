@@ -1,0 +1,96 @@
+"""How far do the reported numbers move in bfloat16 and float16?"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import vitscope
+from benchmarks.models import load_dinov2
+from benchmarks.page import Section, Table
+from benchmarks.pictures import decoded_pictures
+from benchmarks.settings import Settings
+from vitscope import AuditConfig, AuditResult
+from vitscope.errors import ModelUnreachableError
+from vitscope.models.base import ViTAdapter
+
+_LEFT_OUT = {"schema_version", "model", "settings", "data", "ledger", "covariates", "layer"}
+"""What is no number of the model, or is of the pictures alone."""
+
+_COLUMNS = ("number", "largest in float32", "bfloat16", "float16")
+
+
+def measure(settings: Settings) -> Section:
+    """Audit the same pictures in each precision and compare the summaries.
+
+    Args:
+        settings: The run's settings.
+
+    Returns:
+        The largest change of each kind of number.
+    """
+    vit, note = _load(settings)
+    count = 8 if settings.tiny else 128
+    with decoded_pictures(vit, count, batch_size=8, sources=settings.images) as pictures:
+        results = {
+            dtype: vitscope.audit(
+                vit,
+                pictures.images,
+                AuditConfig(dtype=dtype, device="cpu", gallery=0, batch_size=32),
+            )
+            for dtype in ("float32", "bfloat16", "float16")
+        }
+    exact, *halves = (_list_numbers(result) for result in results.values())
+    rows = [
+        (
+            name,
+            _tell(max(map(abs, of_kind.values()))),
+            *(_tell(_largest_change(of_kind, half[name])) for half in halves),
+        )
+        for name, of_kind in exact.items()
+    ]
+    verdicts = {result.summary["verdict"] for result in results.values()}
+    return Section(
+        title="bfloat16 and float16",
+        how=f"An audit of {count} pictures in float32 and, under autocast, in the half precisions: "
+        "the largest absolute change of any number of a kind in `summary.json`, last layer. Sums "
+        "are float64 in all of them.",
+        tables=[Table(_COLUMNS, rows)],
+        notes=[note, f"Verdicts: {', '.join(sorted(verdicts))}."],
+    )
+
+
+def _load(settings: Settings) -> tuple[ViTAdapter, str]:
+    if settings.tiny:
+        return load_dinov2("tiny"), "A tiny random model: the numbers mean nothing."
+    try:
+        return vitscope.load_model("dinov2-small"), "Model: dinov2-small with its weights."
+    except ModelUnreachableError:
+        return load_dinov2("small"), "Random weights, for those of dinov2-small are not to be had."
+
+
+def _list_numbers(result: AuditResult) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for kind, tree in result.summary.items():
+        if kind not in _LEFT_OUT:
+            found[kind] |= dict(_walk(tree, kind))
+    return {kind: numbers for kind, numbers in found.items() if numbers}
+
+
+def _walk(tree: Any, path: str) -> Iterator[tuple[str, float]]:
+    if isinstance(tree, Mapping):
+        for key, below in tree.items():
+            yield from _walk(below, f"{path}/{key}")
+    elif isinstance(tree, list):
+        for index, below in enumerate(tree):
+            yield from _walk(below, f"{path}/{index}")
+    elif isinstance(tree, float) and math.isfinite(tree):
+        yield path, tree
+
+
+def _largest_change(exact: Mapping[str, float], half: Mapping[str, float]) -> float:
+    return max(abs(value - half.get(path, math.nan)) for path, value in exact.items())
+
+
+def _tell(number: float) -> str:
+    return f"{number:.2g}"
