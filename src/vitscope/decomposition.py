@@ -276,11 +276,13 @@ def decompose_layers(
         _check_readouts(layer, found[layer].scalars, tolerance)
     if on_stream is not None:
         (stream,) = streams
-        # With a proof too, or a number would depend on which batches are proven.
-        if vit.last_layer in found:
-            stream = stream.completed(found[vit.last_layer].features["block/full"])
-        on_stream(stream)
+        on_stream(_complete_stream(stream, found.get(vit.last_layer)))
     return {layer: found[layer] for layer in layers}
+
+
+def _complete_stream(stream: StreamTrace, last: LayerRows | None) -> StreamTrace:
+    # With a proof too, or a number would depend on which batches are proven.
+    return stream if last is None else stream.completed(last.features["block/full"])
 
 
 def _collect_features(
