@@ -1,4 +1,4 @@
-"""A precision that is left to choose: what is tried, and what is said where it was wrong."""
+"""A precision left to choose: what it is tried on, and what is said where it was chosen wrongly."""
 
 from contextlib import contextmanager
 

@@ -133,7 +133,7 @@ def test_an_unfinished_run_is_neither_mixed_nor_lost_unasked(pictures, unfinishe
         ({"proven": 0.5}, "proven was"),
         ({"features": "drop"}, "features was"),
         ({"gallery": 0}, "gallery was"),
-        ({"renormalize": True}, "renormalize was"),
+        ({"renormalize": True}, "result: renormalize was"),
         ({"cls_term": "registers"}, "groups was"),
         ({"layers": "all"}, "layers was"),
         ({"dtype": "float32"}, "dtype was"),
@@ -189,6 +189,29 @@ def test_what_the_machine_chose_is_kept(pictures, tmp_path, monkeypatch):
     result = audit(tiny_vit(), pictures, chosen, out=out, resume=True)
     assert result.provenance["config"]["batch_size"] == 3
     assert result.provenance["plan"]["batch_size"] == 3
+
+
+def test_a_precision_that_was_chosen_is_kept(pictures, tmp_path, monkeypatch):
+    chosen = replace(CONFIG, dtype="auto", device="cpu")
+    out = tmp_path / "r"
+    choices = iter(["bfloat16", "float32", "float32"])
+    monkeypatch.setattr("vitscope.runs.resources.choose_dtype", lambda *_: next(choices))
+    with pytest.raises(KeyboardInterrupt):
+        audit(tiny_vit(), pictures, chosen, out=out, on_progress=stop_after(9, KeyboardInterrupt()))
+    result = audit(tiny_vit(), pictures, chosen, out=out, resume=True)
+    assert result.summary["model"]["dtype"] == "bfloat16"
+    audit(tiny_vit(), pictures, chosen, out=out, resume=True)  # as it is
+    # Of another run the choice is void.
+    other = audit(
+        tiny_vit(), pictures, replace(chosen, layers="all"), out=out, resume=True, overwrite=True
+    )
+    assert other.summary["model"]["dtype"] == "float32"
+
+
+def test_what_is_no_part_does_not_stand_in_the_way(pictures, unfinished, whole):
+    parts = Workspace(place_of(unfinished)).part(0).parent
+    (parts / ".DS_Store").write_bytes(b"x")
+    assert_identical(audit(tiny_vit(), pictures, CONFIG, out=unfinished, resume=True), whole)
 
 
 def test_a_replacement_that_was_interrupted_is_gone_on_with(pictures, whole, tmp_path):

@@ -92,7 +92,8 @@ def demo(
     targets = choose_targets(["dinov2-small"], out, overwrite=overwrite)
     photographs = write_demo_photographs(out / "pictures")
     Console().print(Text(photographs.describe()))
-    how = _How(config, overwrite=overwrite, resume=True, report=report)
+    # A finished result is not replaced unasked: that was checked with the targets.
+    how = _How(config, overwrite=True, resume=True, report=report)
     _audit_all(targets, [out / "pictures"], how)
 
 

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CycloptsError as error:
         return _fail(str(error), 2)
     except UsageError as error:
-        return _fail(str(error), 2)
+        return _fail("; ".join([str(error), *_notes_of(error)]), 2)
     except VitscopeError as error:
         return _fail("; ".join([str(error), *_notes_of(error)]), 1)
     except KeyboardInterrupt as error:

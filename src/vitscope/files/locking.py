@@ -9,7 +9,7 @@ from pathlib import Path
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.storage import printable_path
 
-_WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+_WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def staged_folder(
                 _flush_all(staging)
             _move_into_place(staging, target)
             if durable:
-                _flush(target.parent)
+                flush(target.parent)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -139,7 +139,7 @@ def staged_file(target: Path, *, replaces: Replaces = never) -> Iterator[Path]:
             yield staging
             open_to_readers(staging)
             _check_file_target(target, replaces)
-            _flush(staging)  # or a crash could leave an empty file in the place of the old one
+            flush(staging)  # or a crash could leave an empty file in the place of the old one
             staging.replace(target)
         finally:
             staging.unlink(missing_ok=True)
@@ -323,13 +323,20 @@ def _attic_name(target: Path) -> str:
 
 def _flush_all(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        _flush(path)
+        flush(path)
 
 
-def _flush(path: Path) -> None:
-    if path.is_dir() and os.name != "posix":  # where folders cannot be opened
+def flush(path: Path) -> None:
+    """Wait until the disk itself has what was written.
+
+    Args:
+        path: A file, or a folder, whose list of names it then is.
+    """
+    posix = os.name == "posix"
+    if path.is_dir() and not posix:  # where folders cannot be opened
         return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    # Elsewhere a file must be open for writing; here one of others, that is linked, need not be.
+    descriptor = os.open(path, os.O_RDONLY if posix else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

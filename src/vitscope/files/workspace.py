@@ -20,6 +20,7 @@ from vitscope.errors import ResultError, UsageError
 from vitscope.files.json_files import read_json
 from vitscope.files.locking import held_alone
 from vitscope.files.storage import (
+    flush,
     made_parents,
     plain_disk_errors,
     printable_path,
@@ -96,6 +97,16 @@ class Workspace:
         """Remove all parts."""
         shutil.rmtree(self.folder / _PARTS)
 
+    def remove_unfinished(self) -> None:
+        """Remove what a killed process was writing, and whatever else is no part."""
+        for path in (self.folder / _PARTS).iterdir():
+            if path.name.isdecimal():
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
     def find_done(self) -> set[int]:
         """Numbers of the parts that are finished.
 
@@ -168,7 +179,8 @@ def discard_workspace(target: Path) -> None:
     """
     folder = place_of(target)
     if folder.exists():
-        with held_alone(folder, _LOCK, shown=target):
+        with held_alone(folder, _LOCK, shown=target), plain_disk_errors(target):
+            remove_leftovers(target)
             _remove(folder)
 
 
@@ -191,18 +203,19 @@ def _prepare(
     if done and resume:
         difference = describe_difference(workspace.read_plan(), plan)
         if difference is None:
-            for path in (workspace.folder / _PARTS).iterdir():
-                if not path.name.isdecimal():
-                    shutil.rmtree(path)  # what a killed process was writing
+            workspace.remove_unfinished()
             return
         if not overwrite:
             raise UsageError(
                 f"{name} holds an unfinished run of something else ({difference}): go on with the "
                 "same pictures and settings, or add --overwrite to start again"
             )
-    shutil.rmtree(workspace.folder / _PARTS, ignore_errors=True)
+    if (workspace.folder / _PARTS).exists():
+        workspace.clear()  # before the new plan is there, which they are not of
     replace_json(workspace.folder / _PLAN, {**plan, _RUN: uuid4().hex})
     (workspace.folder / _PARTS).mkdir()
+    flush(workspace.folder)
+    flush(workspace.folder.parent)
 
 
 def describe_difference(found: object, plan: Plan) -> str | None:

@@ -141,7 +141,10 @@ def _audit_as_lead(
     resume: bool,
     overwrite: bool,
 ) -> AuditResult:
-    run = make_run(_find_earlier_plan(target) if resume else None)
+    earlier = _find_earlier_plan(target) if resume else None
+    run = make_run(earlier)
+    if earlier is not None and overwrite and describe_difference(earlier, run.plan) is not None:
+        run = make_run(None)  # nothing is gone on with: what the machine chose then is void
     if resume and _is_finished(target, run.plan, overwrite=overwrite):
         discard_workspace(target)  # which a run that was killed at its very end left behind
         engine.barrier()
@@ -150,7 +153,7 @@ def _audit_as_lead(
     check_target(target, replaces)
     with open_workspace(target, run.plan, resume=resume, overwrite=overwrite) as workspace:
         engine.barrier()
-        with _told_of_parts(workspace, len(run.shards)):
+        with _told_of_parts(workspace, len(run.shards), resume=resume):
             _make_parts(run, workspace, engine, on_progress)
             _finish(target, run, workspace, replaces)
     engine.barrier()
@@ -254,12 +257,11 @@ def _list_parts(run: AuditRun, workspace: Workspace) -> list[Path]:
 
 
 @contextmanager
-def _told_of_parts(workspace: Workspace, num_shards: int) -> Iterator[None]:
+def _told_of_parts(workspace: Workspace, num_shards: int, *, resume: bool) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
         if done := len(workspace.find_done()):
-            error.add_note(
-                f"{done} of {num_shards} shards are kept: the same command with --resume goes on"
-            )
+            again = "the same command" if resume else "the same command with --resume"
+            error.add_note(f"{done} of {num_shards} shards are kept: {again} goes on")
         raise

@@ -4,7 +4,6 @@ import json
 import os
 from dataclasses import asdict, replace
 from hashlib import blake2b
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from vitscope.files.workspace import Plan
 from vitscope.pictures.addresses import PictureAddress
 from vitscope.pictures.images import ImageSet
 from vitscope.results.manifest import Manifest
+from vitscope.runs.versions import list_versions
 
 _CHOICES = ("batch_size", "dtype", "shard_size")
 """Settings that `auto` leaves to the machine, as it is when a run begins."""
@@ -42,10 +42,11 @@ def make_plan(
         "num_pictures": len(images),
         "pictures": digest_files(images),
         "names": digest_names(whole),
+        "described": images.described,
         **settings,
-        **asdict(manifest),
+        "result": asdict(manifest),
         "device": device.type,
-        "versions": {name: metadata.version(name) for name in ("vitscope", "torch")},
+        "versions": list_versions(),
     }
     found: dict[str, Any] = json.loads(json.dumps(plan))
     return found

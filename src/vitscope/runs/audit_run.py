@@ -43,11 +43,11 @@ def make_image_set(
         config: Settings.
 
     Returns:
-        The set; of a shard, its part alone.
+        The set, whole: `AuditRun` cuts a shard from it.
 
     Raises:
-        UsageError: If a source holds no picture, a setting is for sources and a prepared set was
-            given, or there are fewer pictures than shards.
+        UsageError: If a source holds no picture, or a setting is for sources and a prepared set was
+            given.
     """
     if isinstance(images, ImageSet):
         for name in ("limit", "size", "draft", "seed", "masks"):
@@ -88,6 +88,9 @@ class AuditRun:
             vit: The model.
             images: The pictures; of a shard, all from which it is cut.
             config: Settings.
+
+        Raises:
+            UsageError: If there are fewer pictures than shards.
         """
         vit = vit if vit.weights_hash else vit.hashed()
         layers = vit.select_layers(parse_layers(config.layers))

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -32,19 +31,10 @@ from vitscope.models.precision import HALF_PRECISIONS
 from vitscope.pictures.images import ImageBatch, ImageSet, iter_batches
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.runs.resources import free_cached_memory, plain_memory_errors, settle_config
+from vitscope.runs.versions import list_versions
 
 OnProgress = Callable[[int, int], None]
 """Called with (done, in all)."""
-
-_LIBRARIES = (
-    "vitscope",
-    "torch",
-    "torchvision",
-    "timm",
-    "transformers",
-    "open-clip-torch",
-    "numpy",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,13 +257,10 @@ class ModelRun:
             Versions, platform and device.
         """
         return {
-            "versions": {
-                "python": platform.python_version(),
-                **_library_versions(),
-                "torch": torch.__version__,
-            },
+            "versions": list_versions(),
             "platform": platform.platform(),
             "device": str(self.device),
+            "device_name": _name_device(self.device),
         }
 
     def make_provenance(self) -> dict[str, Any]:
@@ -343,11 +330,5 @@ def describe_model(vit: ViTAdapter, size: tuple[int, int], dtype: str) -> dict[s
     }
 
 
-def _library_versions() -> dict[str, str]:
-    versions = {}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+def _name_device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
