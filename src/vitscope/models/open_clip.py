@@ -9,7 +9,7 @@ Requirements met here:
   built.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ from vitscope.models.packed_attention import (
     make_packed_heads,
     make_packed_tail,
 )
-from vitscope.models.parts import require
+from vitscope.models.parts import finish_prenorm, require
 from vitscope.models.timm import is_clip_tower, make_timm_adapter
 from vitscope.pictures.preprocessing import Preprocessing
 
@@ -217,7 +217,7 @@ def _make_block(block: Any, name: str) -> BlockParts:
         branch=block.ls_1,
         attention_norm=block.ln_1,
         mlp_norm=block.ln_2,
-        finish=lambda rows: rows + block.ls_2(block.mlp(block.ln_2(rows))),
+        finish=partial(finish_prenorm, block.ln_2, block.mlp, block.ls_2),
     )
 
 
@@ -247,9 +247,16 @@ def _adapt_timm_tower(tower: Any, name: str, preprocessing: Preprocessing | None
             notes=(*adapter.info.notes, *_make_notes(tower, preprocessing)),
         ),
         preprocessing=preprocessing or _read_preprocessing(tower, name),
-        run=lambda pixels: head(adapter.run(pixels)),
-        embed_row=lambda rows: head(adapter.embed_row(rows)),
+        run=partial(_apply_head, head, adapter.run),
+        embed_row=partial(_apply_head, head, adapter.embed_row),
     )
+
+
+def _apply_head(
+    head: nn.Module, function: Callable[[Tensor], Tensor], given: Tensor
+) -> Float[Tensor, "batch out"]:
+    feature: Tensor = head(function(given))
+    return feature
 
 
 def _make_layout(tower: Any, height: int, width: int) -> TokenLayout:

@@ -1,6 +1,7 @@
 """What the adapters of timm-style code share: heads, pre-norm blocks, refusals by name."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from jaxtyping import Float
@@ -90,6 +91,30 @@ def multiply_fused(
     return query, keys, values
 
 
+def finish_prenorm(
+    norm: nn.Module,
+    mlp: nn.Module,
+    scale: Callable[[Tensor], Tensor] | None,
+    rows: Float[Tensor, "batch dim"],
+) -> Float[Tensor, "batch dim"]:
+    """The second half of a block: r + γ ∘ mlp(norm(r)).
+
+    A function of a module and its parts held by `partial`, as all that an adapter holds: it can be
+    pickled.
+
+    Args:
+        norm: The norm before the MLP.
+        mlp: The MLP.
+        scale: The layer scale γ as a function; None where there is none.
+        rows: Rows of the residual stream after the attention branch.
+
+    Returns:
+        The block's output.
+    """
+    branch: Tensor = mlp(norm(rows))
+    return rows + (branch if scale is None else scale(branch))
+
+
 def make_prenorm_parts(
     block: Any,
     *,
@@ -125,5 +150,5 @@ def make_prenorm_parts(
         branch=block.ls1,
         attention_norm=block.norm1,
         mlp_norm=block.norm2,
-        finish=lambda rows: rows + block.ls2(block.mlp(block.norm2(rows))),
+        finish=partial(finish_prenorm, block.norm2, block.mlp, block.ls2),
     )

@@ -203,16 +203,19 @@ def _make_feature_functions(
 ) -> tuple[Callable[[Pixels], Tensor], Callable[[Tensor], Tensor]]:
     project = tower.head if is_clip_tower(tower) else nn.Identity()
     if tower.attn_pool is not None:
-        return (
-            lambda pixels: project(
-                tower.forward_head(tower.forward_features(pixels), pre_logits=True)
-            ),
-            lambda rows: project(tower.fc_norm(rows)),
-        )
-    return (
-        lambda pixels: project(tower.fc_norm(tower.forward_features(pixels)[:, 0])),
-        lambda rows: project(tower.fc_norm(tower.norm(rows))),
-    )
+        return partial(_pool, tower, project), nn.Sequential(tower.fc_norm, project)
+    embed = nn.Sequential(tower.norm, tower.fc_norm, project)
+    return partial(_run, tower, project), embed
+
+
+def _pool(tower: Any, project: nn.Module, pixels: Pixels) -> Tensor:
+    feature: Tensor = project(tower.forward_head(tower.forward_features(pixels), pre_logits=True))
+    return feature
+
+
+def _run(tower: Any, project: nn.Module, pixels: Pixels) -> Tensor:
+    feature: Tensor = project(tower.fc_norm(tower.forward_features(pixels)[:, 0]))
+    return feature
 
 
 def _lay_out(tower: Any, height: int, width: int) -> TokenLayout:

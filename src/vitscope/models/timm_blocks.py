@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from timm.layers import (
     Attention,
@@ -29,6 +30,7 @@ from torch.nn.functional import linear
 
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction
 from vitscope.models.parts import (
+    finish_prenorm,
     make_prenorm_parts,
     multiply_fused,
     project_fused,
@@ -93,7 +95,7 @@ def make_pool_parts(pool: Any, model: str) -> BlockParts:
         tail=AttentionTail(weight=pool.proj.weight, bias=pool.proj.bias, scale=None),
         branch=pool.proj,
         mlp_norm=pool.norm,
-        finish=lambda rows: rows + pool.mlp(pool.norm(rows)),
+        finish=partial(finish_prenorm, pool.norm, pool.mlp, None),
     )
 
 
@@ -122,6 +124,7 @@ def _make_eva_parts(
     project_heads: HeadsFunction,
 ) -> BlockParts:
     attention = block.attn
+    scale = None if block.gamma_2 is None else partial(torch.mul, block.gamma_2)
     return BlockParts(
         block=block,
         attention=attention,
@@ -136,14 +139,8 @@ def _make_eva_parts(
         branch_scale=block.gamma_1,
         attention_norm=block.norm1,
         mlp_norm=block.norm2,
-        finish=partial(_finish_eva_block, block),
+        finish=partial(finish_prenorm, block.norm2, block.mlp, scale),
     )
-
-
-def _finish_eva_block(block: Any, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-    branch = block.mlp(block.norm2(rows))
-    finished: Tensor = rows + (branch if block.gamma_2 is None else block.gamma_2 * branch)
-    return finished
 
 
 def _make_pool_heads(num_heads: int, call: AttentionCall, row: int) -> Heads:

@@ -96,7 +96,7 @@ def make_hub_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAd
         blocks=blocks,
         make_layout=partial(_lay_out, registers, patch_size),
         run=tower,
-        embed_row=_make_embedding(tower),
+        embed_row=partial(_embed_row, tower),
     )
 
 
@@ -275,10 +275,9 @@ def _rotate(
     return torch.cat([cast[:, :, :prefix], rotated], dim=2).to(keys.dtype)
 
 
-def _make_embedding(
-    tower: Any,
-) -> Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch out"]]:
+def _embed_row(tower: Any, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch out"]:
     # DINOv3 may have a norm of its own for [CLS].
     own = getattr(tower, "cls_norm", None)
     norm = tower.norm if own is None else own
-    return lambda rows: tower.head(norm(rows))
+    feature: Tensor = tower.head(norm(rows))
+    return feature

@@ -25,7 +25,7 @@ from vitscope.models.packed_attention import (
     make_packed_heads,
     make_packed_tail,
 )
-from vitscope.models.parts import split_heads
+from vitscope.models.parts import finish_prenorm, split_heads
 from vitscope.models.transformers_families import Family
 from vitscope.trace import AttentionTail
 
@@ -128,7 +128,7 @@ def _make_block(layer: nn.Module, family: Family) -> BlockParts:
         branch=attention if scale is None else scale,
         attention_norm=layer.get_submodule(names.norms[0]),
         mlp_norm=mlp_norm,
-        finish=partial(_finish_block, mlp_norm, layer.get_submodule("mlp"), mlp_scale),
+        finish=partial(finish_prenorm, mlp_norm, layer.get_submodule("mlp"), mlp_scale),
     )
 
 
@@ -146,7 +146,7 @@ def _make_pooling_block(head: nn.Module) -> BlockParts:
         tail=make_packed_tail(attention, None),
         branch=attention,
         mlp_norm=norm,
-        finish=partial(_finish_block, norm, head.get_submodule("mlp"), None),
+        finish=partial(finish_prenorm, norm, head.get_submodule("mlp"), None),
     )
 
 
@@ -182,13 +182,6 @@ def _rotate_patches(
     first, second = patches.chunk(2, dim=-1)
     turned = patches * cos + torch.cat((-second, first), dim=-1) * sin
     return torch.cat((prefix, turned), dim=2)
-
-
-def _finish_block(
-    norm: nn.Module, mlp: nn.Module, scale: nn.Module | None, rows: Float[Tensor, "batch dim"]
-) -> Float[Tensor, "batch dim"]:
-    branch: Tensor = mlp(norm(rows))
-    return rows + (branch if scale is None else scale(branch))
 
 
 def _check_class(module: nn.Module, name: str) -> None:
