@@ -36,7 +36,7 @@ def test_figures_and_report_say_of_how_many_pictures_the_last_depth_is():
     for result, told in ((whole, False), (partial, True)):
         assert (WORDS in words(plot_high_norm_layers(result).figure)) == told
         assert (WORDS in words(plot_high_norm_fraction([result]).figure)) == told
-        assert (WORDS in draw_high_norm([result]).notes) == told
+        assert any(WORDS in note for note in draw_high_norm([result]).notes) == told
 
 
 def test_a_depth_without_pictures_is_left_out(unknown):
