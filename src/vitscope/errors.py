@@ -67,5 +67,9 @@ class ImageReadError(VitscopeError):
     """One picture cannot be read; a run skips, counts and lists it."""
 
 
+class DiskError(VitscopeError):
+    """The disk does not take what is written; the cause is what the system or a library said."""
+
+
 class ResultError(VitscopeError):
     """A saved result is missing, damaged, or does not fit the one it is to be merged with."""

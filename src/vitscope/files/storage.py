@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from vitscope.errors import ResultError, UsageError, VitscopeError
+from vitscope.errors import DiskError, ResultError, UsageError
 from vitscope.files.json_files import read_json, write_json
 
 MARKER = "summary.json"
@@ -94,7 +94,7 @@ def staged_folder(
 
     Raises:
         UsageError: If something is there that may not be replaced.
-        VitscopeError: If the disk does not take it.
+        DiskError: If the disk does not take it.
     """
     check_target(target, replaces)
     # As it really lies: a link is written through, "." has a name and a parent.
@@ -127,7 +127,7 @@ def staged_file(target: Path, *, replaces: Replaces = never) -> Iterator[Path]:
 
     Raises:
         UsageError: If something is there that may not be replaced.
-        VitscopeError: If the disk does not take it.
+        DiskError: If the disk does not take it.
     """
     _check_file_target(target, replaces)
     target = target.resolve()
@@ -153,7 +153,7 @@ def scratch_folder() -> Iterator[Path]:
         The folder.
 
     Raises:
-        VitscopeError: If the disk does not take what is written.
+        DiskError: If the disk does not take what is written.
     """
     folder = Path(tempfile.mkdtemp(prefix="vitscope-"))
     try:
@@ -221,7 +221,7 @@ def replace_json(path: Path, content: Any) -> None:
 
     Raises:
         UsageError: If a folder is there.
-        VitscopeError: If the disk does not take it; the old file stays.
+        DiskError: If the disk does not take it; the old file stays.
     """
     with staged_file(path, replaces=lambda _: True) as staging:
         write_json(staging, content)
@@ -368,18 +368,24 @@ def plain_disk_errors(target: Path) -> Iterator[None]:
     """Say in one line that a place does not take what is written.
 
     Args:
-        target: The place.
+        target: The place; it is named instead of one within it.
 
     Yields:
         Nothing.
 
     Raises:
-        VitscopeError: Instead of what the system or a library says.
+        DiskError: Instead of what the system or a library says.
     """
+    cause: BaseException
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise VitscopeError(
-            f"cannot write {target}: {reason}; nothing of it was left behind"
-        ) from error
+        cause = error
+    except DiskError as error:
+        if error.__cause__ is None:  # it came from another process, whose disk it was
+            raise
+        cause = error.__cause__
+    else:
+        return
+    reason = getattr(cause, "strerror", None) or str(cause)
+    raise DiskError(f"cannot write {target}: {reason}; nothing of it was left behind") from cause

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vitscope.errors import ResultError
-from vitscope.files.storage import open_to_readers
+from vitscope.files.storage import open_to_readers, plain_disk_errors
 
 
 def write_tensors(
@@ -21,10 +21,18 @@ def write_tensors(
         path: File to write; its folder is made if need be.
         tensors: Contiguous tensors by name.
         metadata: Text that goes with them.
+
+    Raises:
+        DiskError: If the disk does not take it; nothing is left of it then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
-    open_to_readers(path)
+    with plain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+            open_to_readers(path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def read_tensors(

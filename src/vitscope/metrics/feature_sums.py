@@ -87,13 +87,14 @@ class FeatureSums:
             blocks: Jackknife block of each image.
 
         Raises:
-            VitscopeError: If the disk does not take them.
+            DiskError: If the disk does not take rows or moments; the sums are those with the batch
+                or those without it, as `num_images` tells.
         """
         self._cache.clear()
         kept = {name: features[name] for name in self.plan.kept}
+        self._rows.append(kept, blocks)
         for name, rows in kept.items():
             self._add_total(name, rows.sum(dim=0, dtype=torch.float64))
-        self._rows.append(kept, blocks)
         for block in blocks:
             self._counts[block] += 1
         self._fold_if_full()
@@ -108,7 +109,7 @@ class FeatureSums:
 
         Raises:
             ResultError: If the plans differ.
-            VitscopeError: If the disk does not take them.
+            DiskError: If the disk does not take them; these sums are of no use then.
         """
         if self.plan != other.plan or self.dtype != other.dtype:
             raise ResultError("these sums are of different features and cannot be merged")
@@ -206,6 +207,9 @@ class FeatureSums:
 
         Returns:
             Named tensors; `from_tensors` makes the same sums of them and the folder.
+
+        Raises:
+            DiskError: If the disk does not take the last of the rows.
         """
         self._rows.flush()
         tensors = {f"reference/{name}": vector for name, vector in self._reference.items()}

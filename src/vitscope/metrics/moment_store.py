@@ -36,6 +36,9 @@ class MomentStore:
         Args:
             pair: One of the pairs.
             moments: Its moments, those of all jackknife blocks together.
+
+        Raises:
+            DiskError: If the disk does not take them.
         """
         tensors = {name: getattr(moments, name) for name in _FIELDS}
         write_tensors(self._files[pair], tensors, {"x": pair[0], "y": pair[1]})

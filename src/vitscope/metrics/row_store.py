@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vitscope.files.linking import link_or_copy
+from vitscope.files.storage import plain_disk_errors
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.metrics.jackknife import NUM_BLOCKS
 
@@ -60,12 +61,15 @@ class RowStore:
         Args:
             features: One row per image under each name; the same names every time.
             blocks: Block of each image.
+
+        Raises:
+            DiskError: If the disk does not take earlier rows; this batch is not taken in then.
         """
+        if self._num_pending >= _SHARD_ROWS:
+            self.flush()
         for name, rows in {**features, _BLOCKS: torch.tensor(blocks, dtype=torch.int64)}.items():
             self._pending.setdefault(name, []).append(rows)
         self._num_pending += len(blocks)
-        if self._num_pending >= _SHARD_ROWS:
-            self.flush()
 
     def merge(self, other: "RowStore") -> None:
         """Take in all rows of another store, behind those that are here.
@@ -74,17 +78,25 @@ class RowStore:
 
         Args:
             other: Rows of the same features; left unchanged, but for being written.
+
+        Raises:
+            DiskError: If the disk does not take them; some may have been taken in then.
         """
         self.flush()
         other.flush()
         for theirs, sizes in other._shards.items():
             ours = self._next_file()
-            ours.parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(theirs, ours)
+            with plain_disk_errors(ours):
+                ours.parent.mkdir(parents=True, exist_ok=True)
+                link_or_copy(theirs, ours)
             self._add_shard(ours, sizes)
 
     def flush(self) -> None:
-        """Write what is not on disk yet."""
+        """Write what is not on disk yet.
+
+        Raises:
+            DiskError: If the disk does not take it; it is kept then.
+        """
         if not self._num_pending:
             return
         shard = {name: torch.cat(chunks) for name, chunks in self._pending.items()}
@@ -101,6 +113,10 @@ class RowStore:
 
         Yields:
             One row per image under each name, and the block of each image.
+
+        Raises:
+            DiskError: If the disk does not take the last of the rows.
+            ResultError: If rows cannot be read.
         """
         self.flush()
         for shards in self._group_shards():
