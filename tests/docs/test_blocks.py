@@ -26,6 +26,8 @@ def check_command(words):
     name = Path(program).name
     if name == "vitscope":
         app.parse_args(arguments, print_error=False, exit_on_error=False)
+    elif name == "torchrun":
+        check_command(arguments[arguments.index("-m") + 1 :])
     elif name == "make":
         targets = (ROOT / "Makefile").read_text(encoding="utf-8")
         assert all(f"\n{target}:" in targets for target in arguments), words

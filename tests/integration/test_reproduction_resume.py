@@ -306,7 +306,7 @@ def test_finished_shards_are_gone_on_with_if_they_are_of_the_same(
 
     def interrupt(*_stage):
         def advance(done, _):
-            if done == 6:
+            if done == 9:
                 raise KeyboardInterrupt
 
         return advance

@@ -16,7 +16,7 @@ def merge(*results: Path, out: Path, overwrite: bool = False) -> None:
     The results must be of the same model, weights and settings, and have no picture in common. The
     numbers are those of one audit of all the pictures.
 
-    Example:  vitscope merge part-*/dinov2-small --out results/dinov2-small
+    Example:  vitscope merge results-a/dinov2-small results-b/dinov2-small --out merged
 
     Args:
         results: Results of audits: the folders that hold a summary.json.
