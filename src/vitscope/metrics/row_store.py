@@ -19,7 +19,7 @@ from vitscope.metrics.jackknife import NUM_BLOCKS
 Rows = Float[Tensor, "image dim"]
 Blocks = Int64[Tensor, " image"]
 
-_SHARD_ROWS = 256
+_SHARD_ROWS = 128
 _ROWS_AT_ONCE = 512
 _BLOCKS = "blocks"
 

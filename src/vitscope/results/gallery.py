@@ -105,6 +105,7 @@ class Gallery:
 @dataclass(frozen=True, eq=False)
 class _Candidate:
     index: int
+    slot: int
     maps: Mapping[str, np.ndarray]
 
 
@@ -128,6 +129,9 @@ class GalleryCandidates:
             self._bound = f"{16**_DIGITS * NUM_CANDIDATES // num_pictures:0{_DIGITS}x}"
         self._max_bytes = max_bytes
         self._limit: float = math.inf
+        # One block for all: small arrays between large short-lived ones would break up the heap.
+        self._blocks: dict[str, np.ndarray] = {}
+        self._free: list[int] = []
         self._held: dict[str, _Candidate] = {}
         self._digests: list[str] = []  # of those held, sorted
 
@@ -171,9 +175,7 @@ class GalleryCandidates:
         for row, (index, digest) in enumerate(zip(indices, ids, strict=True)):
             if not self.wants(digest):
                 continue
-            # Copied, for a view would keep the whole batch alive.
-            one = {name: grid[row].numpy().astype(np.float32) for name, grid in grids.items()}
-            self._hold(digest, _Candidate(index, one))
+            self._hold(digest, index, {name: grid[row].numpy() for name, grid in grids.items()})
 
     def write(self, folder: Path) -> None:
         """Write the candidates of a part.
@@ -201,15 +203,28 @@ class GalleryCandidates:
         digests = metadata["digests"].split(",")
         for row, index in enumerate(indices):
             if self.wants(digests[row]):
-                maps = {name: stack[row].numpy().copy() for name, stack in tensors.items()}
-                self._hold(digests[row], _Candidate(index, maps))
+                maps = {name: stack[row].numpy() for name, stack in tensors.items()}
+                self._hold(digests[row], index, maps)
 
-    def _hold(self, digest: str, one: _Candidate) -> None:
-        self._held[digest] = one
+    def _hold(self, digest: str, index: int, maps: Mapping[str, np.ndarray]) -> None:
+        if not self._blocks:
+            self._make_blocks(maps)
+        slot = self._free.pop()
+        for name, array in maps.items():
+            self._blocks[name][slot] = array
+        views = {name: block[slot] for name, block in self._blocks.items()}
+        self._held[digest] = _Candidate(index, slot, views)
         insort(self._digests, digest)
-        self._limit = max(1, self._max_bytes // sum(array.nbytes for array in one.maps.values()))
         if len(self._held) > self._limit:
-            del self._held[self._digests.pop()]
+            self._free.append(self._held.pop(self._digests.pop()).slot)
+
+    def _make_blocks(self, maps: Mapping[str, np.ndarray]) -> None:
+        limit = max(1, self._max_bytes // (4 * sum(array.size for array in maps.values())))
+        # One more, for whoever comes before another goes. Unwritten pages take no memory.
+        self._blocks = {
+            name: np.empty((limit + 1, *array.shape), np.float32) for name, array in maps.items()
+        }
+        self._limit, self._free = limit, list(range(limit + 1))
 
     def write_gallery(self, folder: Path, images: ImageSet, limit: int) -> None:
         """Choose the pictures and write them with their maps.

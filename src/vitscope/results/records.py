@@ -17,7 +17,7 @@ from vitscope.errors import ResultError
 from vitscope.files.tensor_files import write_tensors
 from vitscope.ledger import ScalarPath
 
-SHARD_ROWS = 256
+SHARD_ROWS = 128
 GROUP_ROWS = 4096
 """Least rows of a row group where tables are put together: the description of each row group, which
 readers hold in memory, takes as much as some 30 rows."""
