@@ -18,7 +18,8 @@ from vitscope import AuditConfig, AuditResult, audit, map_tokens
 from vitscope.errors import ResultError, UsageError
 from vitscope.layout import make_layout
 from vitscope.pictures.decoding import decode_image, image_id, normalize_pixels, resize_and_crop
-from vitscope.results.gallery import GalleryCandidates, choose_pictures, read_gallery
+from vitscope.results.gallery import GalleryCandidates, read_gallery
+from vitscope.results.gallery_choice import choose_pictures
 from vitscope.results.picture_maps import read_maps
 from vitscope.token_maps import TokenMaps
 

@@ -12,10 +12,10 @@ Requirements met here:
 import math
 import shutil
 from bisect import insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -31,11 +31,9 @@ from vitscope.pictures.addresses import PictureAddress, read_picture
 from vitscope.pictures.decoding import decode_picture, image_id, resize_and_crop
 from vitscope.pictures.images import ImageSet
 from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.results.gallery_choice import Why, choose_pictures
 from vitscope.results.picture_maps import PictureMaps, read_maps, write_maps
 from vitscope.token_maps import TokenMaps
-
-Why = Literal["lowest", "highest", "quantile", "random"]
-"""What a picture was chosen for: its number among all pictures, or the draw."""
 
 CANDIDATE_BYTES = 16 * 2**20
 """Memory for the maps of the pictures that a gallery is chosen from: 1,100 pictures of 16 x 16
@@ -309,53 +307,6 @@ def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
         entries.append(GalleryPicture(one.path, digest, why, name))
     num_candidates = sum(gallery.num_candidates for gallery in galleries)
     _write_index(folder, numbers, entries, limit=limit, num_candidates=num_candidates)
-
-
-def choose_pictures(
-    numbers: Mapping[str, float], everyone: Sequence[float] | np.ndarray, limit: int
-) -> list[tuple[str, Why]]:
-    """Choose pictures that show the spread of a number and what is ordinary.
-
-    A quarter of them have the lowest values, a quarter the highest, a quarter lie nearest to evenly
-    spaced quantiles of all pictures, and the rest are those with the smallest digests, which is a
-    draw at random. They come in turns, so that any first part of them is balanced too.
-
-    Args:
-        numbers: The number of each candidate by its digest; NaN where it is undefined.
-        everyone: The number of every picture, candidate or not.
-        limit: Pictures wanted; fewer where there are fewer candidates.
-
-    Returns:
-        Digest of each chosen picture, and why it was chosen.
-    """
-    quarter = max(1, limit // 4)
-    ranked = sorted((v, digest) for digest, v in numbers.items() if math.isfinite(v))
-    queues: dict[Why, Iterator[str]] = {
-        "lowest": (digest for _, digest in ranked[:quarter]),
-        "highest": (digest for _, digest in ranked[::-1][:quarter]),
-        "quantile": iter(_nearest_to_quantiles(ranked, everyone, quarter)),
-        "random": iter(sorted(numbers)),
-    }
-    chosen: dict[str, Why] = {}
-    wanted = min(limit, len(numbers))
-    while len(chosen) < wanted:
-        for why, queue in queues.items():
-            found = next((digest for digest in queue if digest not in chosen), None)
-            if found is not None and len(chosen) < wanted:
-                chosen[found] = why
-    return list(chosen.items())
-
-
-def _nearest_to_quantiles(
-    ranked: Sequence[tuple[float, str]], everyone: Sequence[float] | np.ndarray, count: int
-) -> list[str]:
-    values = np.asarray(everyone, dtype=np.float64)
-    values = values[np.isfinite(values)]
-    if not ranked or not values.size:
-        return []
-    middles = np.quantile(values, (np.arange(count) + 0.5) / count)
-    nearest = (min(ranked, key=lambda one: (abs(one[0] - m), one[1])) for m in middles)
-    return [digest for _, digest in nearest]
 
 
 @dataclass(frozen=True)
