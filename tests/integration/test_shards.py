@@ -1,8 +1,7 @@
-"""An audit in shards: what is finished stays; what comes out does not depend on how it was made."""
+"""Audits in shards: killed, short of disk or memory, cut into jobs, worked on elsewhere."""
 
 import errno
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,21 +12,17 @@ import torch
 
 from audits import assert_same_numbers, numbers, tiny_vit
 from pictures import write_pictures
+from sharded import (
+    CONFIG,
+    NUM_PICTURES,
+    PROVEN,
+    ROUNDING,
+    assert_identical,
+)
 from vitscope import AuditConfig, AuditResult, audit
 from vitscope.errors import ImageReadError, ResultError, UsageError, VitscopeError
-from vitscope.files.json_files import write_json
-from vitscope.files.locking import held_alone
 from vitscope.files.packing import unpack_folder
 from vitscope.files.workspace import Workspace, place_of
-from vitscope.pictures.images import ImageSet
-
-NUM_PICTURES = 22
-CONFIG = AuditConfig(batch_size=3, shard_size=4, dtype="float64", gallery=6)
-PROVEN = replace(CONFIG, proven=1.0)
-"""The same, and what is known of proven pictures alone does not depend on the batches."""
-
-ROUNDING = 1e-9
-"""Of float64 sums in another order, of numbers between 1e-3 and 1e3."""
 
 
 @pytest.fixture(scope="module")
@@ -43,253 +38,6 @@ def whole(pictures, tmp_path_factory):
 @pytest.fixture(scope="module")
 def proven(pictures):
     return audit(tiny_vit(), pictures, PROVEN)
-
-
-def read_files(folder):
-    """Every file but the provenance, which holds times."""
-    found = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    del found[Path("provenance.json")]
-    return found
-
-
-def assert_identical(result, expected):
-    ours, theirs = read_files(result.folder), read_files(expected.folder)
-    assert ours.keys() == theirs.keys()
-    # Archives hold the time at which they were written.
-    different = [p for p in ours if ours[p] != theirs[p] and p.suffix != ".npz"]
-    assert not different
-
-
-def stop_after(count, error):
-    def on_progress(done, _):
-        if done >= count:
-            raise error
-
-    return on_progress
-
-
-@pytest.mark.parametrize("after", [5, 9, 21])
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), VitscopeError("no disk")])
-def test_an_interrupted_audit_goes_on_to_the_same_bits(pictures, whole, tmp_path, after, error):
-    out, seen = tmp_path / "r", []
-    with pytest.raises(type(error)) as stopped:
-        audit(tiny_vit(), pictures, CONFIG, out=out, on_progress=stop_after(after, error))
-    assert f"{after // 4} of 6 shards are kept" in stopped.value.__notes__[-1]
-    assert not out.exists()
-    resumed = audit(
-        tiny_vit(),
-        pictures,
-        CONFIG,
-        out=out,
-        resume=True,
-        on_progress=lambda *progress: seen.append(progress),
-    )
-    assert_identical(resumed, whole)
-    assert seen[0] == (after // 4 * 4, NUM_PICTURES)  # what was finished was not done again
-    assert seen[-1] == (NUM_PICTURES, NUM_PICTURES)
-    assert [path.name for path in tmp_path.iterdir()] == ["r"]
-
-
-def test_nothing_stays_of_a_run_that_finished_no_shard(pictures, tmp_path):
-    out = tmp_path / "new" / "r"
-    with pytest.raises(KeyboardInterrupt):
-        audit(tiny_vit(), pictures, CONFIG, out=out, on_progress=stop_after(1, KeyboardInterrupt()))
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def unfinished(pictures, tmp_path):
-    out = tmp_path / "r"
-    with pytest.raises(KeyboardInterrupt):
-        audit(tiny_vit(), pictures, CONFIG, out=out, on_progress=stop_after(9, KeyboardInterrupt()))
-    return out
-
-
-def test_an_unfinished_run_is_neither_mixed_nor_lost_unasked(pictures, unfinished, whole):
-    with pytest.raises(UsageError, match=r"shards done: 2\): add --resume to go on"):
-        audit(tiny_vit(), pictures, CONFIG, out=unfinished)
-    other = replace(CONFIG, batch_size=2)
-    with pytest.raises(UsageError, match="batch_size was 3 and now is 2"):
-        audit(tiny_vit(), pictures, other, out=unfinished, resume=True)
-    with pytest.raises(UsageError, match="model: "):
-        audit(tiny_vit("dinov2"), pictures, CONFIG, out=unfinished, resume=True)
-    seen = []
-    again = audit(
-        tiny_vit(),
-        pictures,
-        CONFIG,
-        out=unfinished,
-        overwrite=True,
-        on_progress=lambda *progress: seen.append(progress),
-    )
-    assert seen[0] == (3, NUM_PICTURES)
-    assert_identical(again, whole)
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"seed": 7}, "seed was 0 and now is 7"),
-        ({"proven": 0.5}, "proven was"),
-        ({"features": "drop"}, "features was"),
-        ({"gallery": 0}, "gallery was"),
-        ({"renormalize": True}, "result: renormalize was"),
-        ({"cls_term": "registers"}, "groups was"),
-        ({"layers": "all"}, "layers was"),
-        ({"dtype": "float32"}, "dtype was"),
-        ({"size": "48"}, "model: input_size was"),
-        ({"draft": True}, "preprocessing: draft was"),
-        ({"shard_size": 5}, "shard_size was"),
-        ({"shard": "1/2"}, "num_pictures was"),
-        ({"limit": 21}, "num_pictures was 22 and now is 21"),
-    ],
-)
-def test_every_setting_that_changes_a_number_is_noticed(pictures, unfinished, change, told):
-    with pytest.raises(UsageError, match=f"unfinished run of something else .*{told}"):
-        audit(tiny_vit(), pictures, replace(CONFIG, **change), out=unfinished, resume=True)
-
-
-def test_another_preprocessing_is_noticed(pictures, unfinished):
-    vit = tiny_vit()
-    other = replace(vit.preprocessing, mean=(0.1, 0.2, 0.3))
-    images = ImageSet.from_sources(pictures, other)
-    with pytest.raises(UsageError, match="preprocessing: mean was"):
-        audit(vit, images, CONFIG, out=unfinished, resume=True)
-
-
-@pytest.mark.parametrize("change", [Path.unlink, Path.touch, lambda p: p.write_bytes(b"new")])
-def test_pictures_that_went_or_were_changed_are_noticed(pictures, tmp_path, change):
-    folder, out = tmp_path / "pictures", tmp_path / "r"
-    shutil.copytree(pictures, folder)
-    with pytest.raises(KeyboardInterrupt):
-        audit(tiny_vit(), folder, CONFIG, out=out, on_progress=stop_after(9, KeyboardInterrupt()))
-    change(min(folder.iterdir()))
-    with pytest.raises(UsageError, match=r"its pictures are others, or were changed|num_pictures"):
-        audit(tiny_vit(), folder, CONFIG, out=out, resume=True)
-
-
-def test_what_the_machine_chose_is_kept(pictures, tmp_path, monkeypatch):
-    chosen = replace(CONFIG, batch_size="auto")
-    out = tmp_path / "r"
-    with monkeypatch.context() as patched:
-        patched.setattr("vitscope.runs.resources.choose_batch_size", lambda *_: 3)
-        with pytest.raises(KeyboardInterrupt):
-            audit(
-                tiny_vit(),
-                pictures,
-                chosen,
-                out=out,
-                on_progress=stop_after(9, KeyboardInterrupt()),
-            )
-    # Less of it is free today.
-    monkeypatch.setattr(
-        "vitscope.runs.resources.choose_batch_size",
-        lambda *given: given[2].batch_size if given[2].batch_size != "auto" else 2,
-    )
-    result = audit(tiny_vit(), pictures, chosen, out=out, resume=True)
-    assert result.provenance["config"]["batch_size"] == 3
-    assert result.provenance["plan"]["batch_size"] == 3
-
-
-def test_a_precision_that_was_chosen_is_kept(pictures, tmp_path, monkeypatch):
-    chosen = replace(CONFIG, dtype="auto", device="cpu")
-    out = tmp_path / "r"
-    choices = iter(["bfloat16", "float32", "float32"])
-    monkeypatch.setattr("vitscope.runs.resources.choose_dtype", lambda *_: next(choices))
-    with pytest.raises(KeyboardInterrupt):
-        audit(tiny_vit(), pictures, chosen, out=out, on_progress=stop_after(9, KeyboardInterrupt()))
-    result = audit(tiny_vit(), pictures, chosen, out=out, resume=True)
-    assert result.summary["model"]["dtype"] == "bfloat16"
-    audit(tiny_vit(), pictures, chosen, out=out, resume=True)  # as it is
-    # Of another run the choice is void.
-    other = audit(
-        tiny_vit(), pictures, replace(chosen, layers="all"), out=out, resume=True, overwrite=True
-    )
-    assert other.summary["model"]["dtype"] == "float32"
-
-
-def test_what_is_no_part_does_not_stand_in_the_way(pictures, unfinished, whole):
-    parts = Workspace(place_of(unfinished)).part(0).parent
-    (parts / ".DS_Store").write_bytes(b"x")
-    assert_identical(audit(tiny_vit(), pictures, CONFIG, out=unfinished, resume=True), whole)
-
-
-def test_a_replacement_that_was_interrupted_is_gone_on_with(pictures, whole, tmp_path):
-    earlier = whole.save(tmp_path / "r")
-    config, seen = replace(CONFIG, batch_size=2), []
-    with pytest.raises(KeyboardInterrupt):
-        audit(
-            tiny_vit(),
-            pictures,
-            config,
-            out=earlier.folder,
-            overwrite=True,
-            on_progress=stop_after(9, KeyboardInterrupt()),
-        )
-    assert_identical(earlier, whole)
-    audit(
-        tiny_vit(),
-        pictures,
-        config,
-        out=earlier.folder,
-        overwrite=True,
-        resume=True,
-        on_progress=lambda *progress: seen.append(progress),
-    )
-    assert seen[0] == (8, NUM_PICTURES)
-    assert earlier.provenance["plan"]["batch_size"] == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["r"]
-
-
-def test_what_a_run_left_that_was_killed_at_its_end_is_removed(pictures, whole, tmp_path):
-    copy = whole.save(tmp_path / "r")
-    left = Workspace(place_of(copy.folder))
-    with left.new_part(0):
-        pass
-    write_json(left.folder / "plan.json", copy.provenance["plan"] | {"run": copy.provenance["run"]})
-    seen = []
-    audit(
-        tiny_vit(),
-        pictures,
-        CONFIG,
-        out=copy.folder,
-        resume=True,
-        on_progress=lambda *progress: seen.append(progress),
-    )
-    assert not seen
-    assert [path.name for path in tmp_path.iterdir()] == ["r"]
-
-
-def test_the_result_comes_back_that_a_killed_run_was_replacing(pictures, whole, tmp_path):
-    whole.save(tmp_path / ".r.old-x" / "old")
-    with pytest.raises(UsageError, match="already holds a result"):
-        audit(tiny_vit(), pictures, CONFIG, out=tmp_path / "r")
-    assert_identical(AuditResult.load(tmp_path / "r"), whole)
-
-
-def test_resuming_what_is_finished_leaves_it(pictures, whole, tmp_path):
-    copy = whole.save(tmp_path / "r")
-    before = read_files(copy.folder)
-    kept = audit(tiny_vit(), pictures, CONFIG, out=copy.folder, resume=True)
-    assert read_files(kept.folder) == before
-    with pytest.raises(UsageError, match=r"something else .* was 3 and now is 2"):
-        audit(tiny_vit(), pictures, replace(CONFIG, batch_size=2), out=copy.folder, resume=True)
-
-
-def test_two_runs_into_one_folder_are_refused(pictures, tmp_path):
-    out = tmp_path / "r"
-    with (
-        held_alone(place_of(out), ".lock"),
-        pytest.raises(UsageError, match=f"another run is at work in {out}"),
-    ):
-        audit(tiny_vit(), pictures, CONFIG, out=out)
-
-
-def test_what_a_killed_process_was_writing_is_not_taken_for_a_part(pictures, unfinished, whole):
-    half = Workspace(place_of(unfinished)).part(2).with_name(".000002.partial-x")
-    half.mkdir()
-    (half / "images.parquet").write_bytes(b"PAR1")
-    assert_identical(audit(tiny_vit(), pictures, CONFIG, out=unfinished, resume=True), whole)
 
 
 TESTS = Path(__file__).parents[1]
