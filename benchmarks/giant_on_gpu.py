@@ -9,10 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.audits import bare_forward, make_config, time_audit
-from benchmarks.models import load_dinov2_reg
 from benchmarks.page import Section, Table
 from benchmarks.pictures import decoded_pictures
 from benchmarks.settings import Settings
+from benchmarks.timm_models import load_dinov2_reg
 from vitscope.models.base import ViTAdapter
 from vitscope.pictures.images import ImageBatch
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from benchmarks.audits import make_config, time_audit
 from benchmarks.measuring import compare
-from benchmarks.models import load_dinov2_reg
 from benchmarks.page import Section, Table
 from benchmarks.pictures import decoded_pictures
 from benchmarks.settings import Settings
+from benchmarks.timm_models import load_dinov2_reg
 from vitscope import decompose, restrict
 from vitscope.ledger import merge_groups
 from vitscope.models.base import Pixels, ViTAdapter

@@ -1,14 +1,14 @@
-"""Architectures with random weights: nothing is downloaded."""
+"""transformers' DINOv2 with random weights: nothing is downloaded.
 
-from typing import Any
+timm's models are in a module of their own: importing timm takes memory that a measured process
+need not hold.
+"""
 
-import timm
 from transformers import Dinov2Config, Dinov2Model
 
 import vitscope
 from vitscope.models.base import ViTAdapter
 from vitscope.testing import randomize
-from vitscope.testing.tiny_timm import TINY_TIMM
 
 _DINOV2 = {
     "tiny": (32, 2, 4, 32, 8),
@@ -52,21 +52,3 @@ def load_dinov2(size: str, attention: str = "sdpa") -> ViTAdapter:
         The adapter.
     """
     return vitscope.wrap_model(build_dinov2(size, attention), model_id=f"dinov2-{size}")
-
-
-def load_dinov2_reg(name: str, **settings: Any) -> ViTAdapter:
-    """A DINOv2 with four registers of timm.
-
-    Args:
-        name: tiny, small or giant.
-        settings: Passed on to timm.
-
-    Returns:
-        The adapter.
-    """
-    if name == "tiny":
-        return vitscope.wrap_model(TINY_TIMM["dinov2_reg"](), model_id="dinov2-tiny-reg")
-    module = timm.create_model(
-        f"vit_{name}_patch14_reg4_dinov2", num_classes=0, dynamic_img_size=True, **settings
-    )
-    return vitscope.wrap_model(randomize(module), model_id=f"dinov2-{name}-reg")

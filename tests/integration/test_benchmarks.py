@@ -121,7 +121,7 @@ def test_masked_passes_give_the_restricted_outputs(one_process):
 
 def test_a_mask_changes_the_output():
     from benchmarks.masked_passes import run_masked
-    from benchmarks.models import load_dinov2_reg
+    from benchmarks.timm_models import load_dinov2_reg
 
     outputs = run_masked(load_dinov2_reg("tiny"), torch.rand(2, 3, 32, 32))
     assert (outputs["patches"] - outputs["full"]).abs().max() > 1e-3
@@ -202,7 +202,7 @@ def test_giant_tried_on_the_cpu(one_process):
 
 def test_operations_are_counted():
     from benchmarks.giant_on_gpu import count_operations
-    from benchmarks.models import load_dinov2_reg
+    from benchmarks.timm_models import load_dinov2_reg
 
     vit = load_dinov2_reg("tiny")
     tokens = vit.make_layout(32, 32).num_tokens
