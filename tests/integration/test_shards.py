@@ -177,7 +177,7 @@ def test_a_batch_that_does_not_fit_is_halved(pictures, proven, tmp_path, monkeyp
 
 def test_memory_for_not_even_one_picture_is_told(pictures, tmp_path, monkeypatch):
     TightMemory(monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
-    with pytest.raises(VitscopeError, match="not enough memory on cpu for 1 pictures at a time"):
+    with pytest.raises(VitscopeError, match="not enough memory on cpu for 1 picture at a time"):
         audit(tiny_vit(), pictures, CONFIG, out=tmp_path / "r")
 
 

@@ -71,6 +71,9 @@ def choose_batch_size(
 
     Returns:
         What was asked for; of auto, the largest power of two that fits.
+
+    Raises:
+        MemoryShortageError: If there is not memory enough for one picture.
     """
     if not isinstance(config.batch_size, str):
         return config.batch_size
@@ -78,8 +81,7 @@ def choose_batch_size(
         return largest_power_of_two(_CPU_PIXELS / (size[0] * size[1]))
     with vit.placed(device, config.torch_dtype):
         free, _ = torch.cuda.mem_get_info(device)
-        few, more = (_peak_bytes(vit, count, size, device) for count in _PROBES)
-    each = max(1.0, (more - few) / (_PROBES[1] - _PROBES[0]))
+        each = _bytes_per_picture(vit, size, device)
     return min(_MAX_BATCH, largest_power_of_two(_SHARE_OF_MEMORY * free / each))
 
 
@@ -116,8 +118,9 @@ def plain_memory_errors(device: torch.device, num_pictures: int) -> Iterator[Non
         if not _is_memory_short(error):
             raise
         raise MemoryShortageError(
-            f"not enough memory on {device} for {num_pictures} pictures at a time: use a smaller "
-            "batch size or input size"
+            f"not enough memory on {device} for {num_pictures} "
+            f"{'picture' if num_pictures == 1 else 'pictures'} at a time: use a smaller batch size "
+            "or input size"
         ) from None
 
 
@@ -175,8 +178,25 @@ def _try_dtype(
     return _try_dtype(vit, pixels[: len(pixels) // 2], device, layers)
 
 
-def _peak_bytes(vit: ViTAdapter, count: int, size: tuple[int, int], device: torch.device) -> int:
-    pixels = torch.zeros(count, 3, *size, device=device)
-    torch.cuda.reset_peak_memory_stats(device)
-    vit.trace(pixels, [], lambda _: None)
-    return torch.cuda.max_memory_allocated(device)
+def _bytes_per_picture(vit: ViTAdapter, size: tuple[int, int], device: torch.device) -> float:
+    few, more = _PROBES
+    base = _added_bytes(vit, few, size, device)
+    try:
+        added = _added_bytes(vit, more, size, device) - base
+    except MemoryShortageError:
+        added = None
+    if added is None:
+        # Only here is what the failed attempt held free again. All that the few take is at least
+        # what each of them does.
+        free_cached_memory()
+        return max(1.0, base / few)
+    return max(1.0, added / (more - few))
+
+
+def _added_bytes(vit: ViTAdapter, count: int, size: tuple[int, int], device: torch.device) -> int:
+    with plain_memory_errors(device, count):
+        before = torch.cuda.memory_allocated(device)
+        pixels = torch.zeros(count, 3, *size, device=device)
+        torch.cuda.reset_peak_memory_stats(device)
+        vit.trace(pixels, [], lambda _: None)
+        return torch.cuda.max_memory_allocated(device) - before
