@@ -35,3 +35,10 @@ def stop_after(count, error):
             raise error
 
     return on_progress
+
+
+class SeenProgress(list):
+    """Everything that `on_progress` was told."""
+
+    def __call__(self, *progress):
+        self.append(progress)

@@ -10,6 +10,7 @@ import pytest
 
 from audits import assert_same_numbers, numbers, tiny_vit
 from pictures import write_pictures
+from sharded import SeenProgress
 from vitscope import AuditConfig, AuditResult, audit
 from vitscope.errors import ImbalanceError
 
@@ -84,14 +85,14 @@ def test_two_nodes_and_a_worker_that_is_killed_give_the_same_numbers(
 ):
     vit, mark = tiny_vit(), tmp_path / "killed"
     vit = replace(vit, run=Dying(vit.run, mark))
-    seen = []
+    seen = SeenProgress()
     result = audit(
         vit,
         pictures,
         CONFIG,
         out=tmp_path / "r",
         engine=ray_engine,
-        on_progress=lambda *progress: seen.append(progress),
+        on_progress=seen,
     )
     assert mark.exists()
     assert_same(result, local)

@@ -273,7 +273,7 @@ def test_too_little_memory_is_one_line(capsys, model_folder, pictures, tmp_path,
     where = ["--model", model_folder, "--out", tmp_path / "out", "--size", 32]
     code, _, err = run(capsys, "audit", pictures, *where)
     assert code == 1
-    assert "not enough memory on cpu for 1 pictures" in one_line(err)
+    assert "not enough memory on cpu for 1 picture" in one_line(err)
 
 
 def test_an_unexpected_error_is_one_line_and_its_place_is_to_be_had(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vitscope.errors import ResultError
 from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
-from vitscope.metrics.jackknife import NUM_BLOCKS, block_of, compute_interval
+from vitscope.metrics.jackknife import NUM_BLOCKS, compute_interval
 from vitscope.metrics.linear_cka import compute_hsic, expected_biased_cka
 from vitscope.metrics.moments import compute_moments, shift_moments
 from vitscope.metrics.row_store import RowStore
@@ -353,37 +353,6 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
         covered += low <= truth <= high
     # Binomial(200, 0.95) stays at 180 or above with probability > 0.999.
     assert covered >= 180
-
-
-def test_interval_is_the_textbook_jackknife_for_equal_blocks():
-    """For the mean of equal blocks the delete-one jackknife gives s / √K."""
-    values = [1.0, 4.0, 2.0, 8.0, 5.0]
-    mean = sum(values) / 5
-    left_out = [(sum(values) - v) / 4 for v in values]
-    low, high = compute_interval(mean, left_out, [3] * 5)
-    half = 2.77645 * np.std(values, ddof=1) / math.sqrt(5)
-    assert (low, high) == pytest.approx((mean - half, mean + half))
-
-
-def test_student_quantiles_are_right():
-    """Each tabulated t leaves 2.5 % above it, by integrating the density."""
-    from vitscope.metrics.jackknife import _T_975
-
-    assert len(_T_975) == NUM_BLOCKS - 1
-    for df, quantile in enumerate(_T_975, start=1):
-        theta = np.linspace(0, math.atan(quantile / math.sqrt(df)), 20001)
-        area = np.trapezoid(np.cos(theta) ** (df - 1), theta)
-        whole = math.sqrt(math.pi) * math.gamma(df / 2) / (2 * math.gamma((df + 1) / 2))
-        assert area / whole == pytest.approx(0.95, abs=1e-5)
-
-
-def test_blocks_are_even():
-    import hashlib
-
-    ids = [hashlib.blake2b(str(i).encode(), digest_size=16).hexdigest() for i in range(5000)]
-    counts = np.bincount([block_of(i) for i in ids], minlength=NUM_BLOCKS)
-    assert len(counts) == NUM_BLOCKS
-    assert counts.min() > 400
 
 
 @settings(max_examples=20, deadline=None)

@@ -9,74 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitscope.cli import main
-from vitscope.config import ReproductionConfig
+from reproductions import CONFIG, DONE, KEPT, NAME, plan, run, silent, start, statuses
 from vitscope.errors import ModelUnreachableError, ResultError, UsageError, VitscopeError
 from vitscope.files.json_files import read_json, write_json
 from vitscope.files.locking import held_alone
 from vitscope.models.base import hash_weights
 from vitscope.reproduction.conclusion import draw_all_figures, judge_all_claims
-from vitscope.reproduction.plan import plan_reproduction
-from vitscope.reproduction.run import Reproduction
-from vitscope.reproduction.smoke import plan_smoke, write_smoke_pictures
 from vitscope.reproduction.state import LOCK
-
-CONFIG = ReproductionConfig(draws=2, examples=1)
-NAME = "dinov2-small-reg"
-DONE = {"pictures": "done", "imagenet": "done", "one-shot": "done", "maps": "done"}
-KEPT = dict.fromkeys(DONE, "kept")
-
-
-def silent(*_stage):
-    return lambda *_progress: None
-
-
-def plan(families="dinov2-reg", sizes="s"):
-    return plan_smoke(plan_reproduction(families, sizes))
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory):
-    """The main set and three others with classes."""
-    home = tmp_path_factory.mktemp("sets")
-    main_set = write_smoke_pictures(home / "main")
-    for name, classes in {"a": (0, 1), "b": (2, 3), "few": (4,)}.items():
-        for label in classes:
-            shutil.copytree(main_set / f"class-{label}", home / name / f"class-{label}")
-    return home
-
-
-@pytest.fixture(scope="module")
-def finished(sets, tmp_path_factory):
-    """A folder in which every stage is finished."""
-    out = tmp_path_factory.mktemp("finished") / "paper"
-    outcomes = start(out, sets).execute(silent)
-    assert {o.stage: o.status for o in outcomes} == DONE
-    return out
-
-
-@pytest.fixture
-def out(finished, tmp_path):
-    """A copy of that folder, to do anything to."""
-    return Path(shutil.copytree(finished, tmp_path / "paper"))
-
-
-def start(out, sets, config=CONFIG, *, models=None, images="main", imagenet: str | None = "a"):
-    return Reproduction(
-        plan() if models is None else models,
-        out,
-        config,
-        images=sets / images,
-        imagenet=None if imagenet is None else sets / imagenet,
-    )
-
-
-def run(*args, **kwargs):
-    return {o.stage: o for o in start(*args, **kwargs).execute(silent)}
-
-
-def statuses(*args, **kwargs):
-    return {stage: o.status for stage, o in run(*args, **kwargs).items()}
 
 
 def never_loaded():
@@ -404,55 +343,6 @@ def test_masks_and_layers_reach_the_audit_of_the_main_set(sets, tmp_path):
         start(out, sets, config, images=flat)
     with pytest.raises(UsageError, match="holds no mask"):
         start(tmp_path / "other", sets, replace(CONFIG, masks=str(sets)))
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    out = tmp_path_factory.mktemp("smoke") / "paper"
-    assert smoke_again(out) == 0
-    return out
-
-
-def smoke_again(out):
-    arguments = ["reproduce", "--smoke", "--out", str(out), "--draws", "2"]
-    return main([*arguments, "--families", "dinov2-reg", "--sizes", "s"])
-
-
-def test_smoke_goes_on_too_and_leaves_its_pictures_as_they_are(smoke, capsys):
-    picture = smoke / "smoke-pictures" / "class-0" / "00.png"
-    before = picture.stat().st_mtime_ns
-    assert smoke_again(smoke) == 0
-    assert "kept" in capsys.readouterr().out
-    assert picture.stat().st_mtime_ns == before
-
-
-def test_smoke_writes_nothing_into_a_folder_of_something_else(out, tmp_path, capsys):
-    before = {path.name for path in out.iterdir()}
-    assert smoke_again(out) == 2
-    assert "give --smoke another folder" in capsys.readouterr().err
-    assert {path.name for path in out.iterdir()} == before
-    letters = tmp_path / "letters"
-    (letters / "smoke-pictures").mkdir(parents=True)
-    photograph = letters / "smoke-pictures" / "ours.png"
-    Image.new("RGB", (8, 8)).save(photograph)
-    assert smoke_again(letters) == 2
-    (letters / "letter.txt").write_text("dear")
-    assert smoke_again(letters) == 2
-    assert {path.name for path in letters.iterdir()} == {"smoke-pictures", "letter.txt"}
-    assert photograph.exists()
-
-
-def test_a_foreign_file_among_the_figures_costs_the_figures_alone(smoke, tmp_path, capsys):
-    out = Path(shutil.copytree(smoke, tmp_path / "paper"))
-    shutil.rmtree(out / "claims")
-    (out / "figures" / "letter.txt").write_text("dear")
-    assert smoke_again(out) == 1
-    captured = capsys.readouterr()
-    assert (out / "claims" / "claims.csv").exists()
-    assert "you measured" in captured.out
-    assert len(captured.err.strip().splitlines()[-1:]) == 1
-    assert "figures is not empty" in captured.err
-    assert (out / "figures" / "letter.txt").read_text() == "dear"
 
 
 def test_weights_are_hashed_once_a_model(sets, tmp_path, monkeypatch):

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from audits import tiny_vit
-from pictures import write_pictures
 from sharded import (
     CONFIG,
     NUM_PICTURES,
+    SeenProgress,
     assert_identical,
     read_files,
     stop_after,
@@ -23,20 +23,10 @@ from vitscope.files.workspace import Workspace, place_of
 from vitscope.pictures.images import ImageSet
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"), NUM_PICTURES)
-
-
-@pytest.fixture(scope="module")
-def whole(pictures, tmp_path_factory):
-    return audit(tiny_vit(), pictures, CONFIG, out=tmp_path_factory.mktemp("whole") / "r")
-
-
 @pytest.mark.parametrize("after", [5, 9, 21])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), VitscopeError("no disk")])
 def test_an_interrupted_audit_goes_on_to_the_same_bits(pictures, whole, tmp_path, after, error):
-    out, seen = tmp_path / "r", []
+    out, seen = tmp_path / "r", SeenProgress()
     with pytest.raises(type(error)) as stopped:
         audit(tiny_vit(), pictures, CONFIG, out=out, on_progress=stop_after(after, error))
     assert f"{after // 4} of 6 shards are kept" in stopped.value.__notes__[-1]
@@ -47,7 +37,7 @@ def test_an_interrupted_audit_goes_on_to_the_same_bits(pictures, whole, tmp_path
         CONFIG,
         out=out,
         resume=True,
-        on_progress=lambda *progress: seen.append(progress),
+        on_progress=seen,
     )
     assert_identical(resumed, whole)
     assert seen[0] == (after // 4 * 4, NUM_PICTURES)  # what was finished was not done again
@@ -78,14 +68,14 @@ def test_an_unfinished_run_is_neither_mixed_nor_lost_unasked(pictures, unfinishe
         audit(tiny_vit(), pictures, other, out=unfinished, resume=True)
     with pytest.raises(UsageError, match="model: "):
         audit(tiny_vit("dinov2"), pictures, CONFIG, out=unfinished, resume=True)
-    seen = []
+    seen = SeenProgress()
     again = audit(
         tiny_vit(),
         pictures,
         CONFIG,
         out=unfinished,
         overwrite=True,
-        on_progress=lambda *progress: seen.append(progress),
+        on_progress=seen,
     )
     assert seen[0] == (3, NUM_PICTURES)
     assert_identical(again, whole)
@@ -181,7 +171,7 @@ def test_what_is_no_part_does_not_stand_in_the_way(pictures, unfinished, whole):
 
 def test_a_replacement_that_was_interrupted_is_gone_on_with(pictures, whole, tmp_path):
     earlier = whole.save(tmp_path / "r")
-    config, seen = replace(CONFIG, batch_size=2), []
+    config, seen = replace(CONFIG, batch_size=2), SeenProgress()
     with pytest.raises(KeyboardInterrupt):
         audit(
             tiny_vit(),
@@ -199,7 +189,7 @@ def test_a_replacement_that_was_interrupted_is_gone_on_with(pictures, whole, tmp
         out=earlier.folder,
         overwrite=True,
         resume=True,
-        on_progress=lambda *progress: seen.append(progress),
+        on_progress=seen,
     )
     assert seen[0] == (8, NUM_PICTURES)
     assert earlier.provenance["plan"]["batch_size"] == 2
@@ -212,14 +202,14 @@ def test_what_a_run_left_that_was_killed_at_its_end_is_removed(pictures, whole, 
     with left.new_part(0):
         pass
     write_json(left.folder / "plan.json", copy.provenance["plan"] | {"run": copy.provenance["run"]})
-    seen = []
+    seen = SeenProgress()
     audit(
         tiny_vit(),
         pictures,
         CONFIG,
         out=copy.folder,
         resume=True,
-        on_progress=lambda *progress: seen.append(progress),
+        on_progress=seen,
     )
     assert not seen
     assert [path.name for path in tmp_path.iterdir()] == ["r"]

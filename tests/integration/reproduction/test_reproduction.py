@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from audits import tiny_vit
+from reproductions import plan, silent
 from vitscope.cli import main
 from vitscope.config import ReproductionConfig, RunConfig
 from vitscope.errors import ModelUnreachableError, UsageError
@@ -15,15 +16,11 @@ from vitscope.files.json_files import read_json
 from vitscope.models.catalogue import CATALOGUE
 from vitscope.reproduction.plan import plan_reproduction
 from vitscope.reproduction.run import Reproduction
-from vitscope.reproduction.smoke import plan_smoke, write_smoke_pictures
+from vitscope.reproduction.smoke import write_smoke_pictures
 from vitscope.reproduction.stages import choose_size
 from vitscope.reproduction.state import ReproductionState
 
 CONFIG = ReproductionConfig(draws=4)
-
-
-def silent(*_stage):
-    return lambda *_progress: None
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +36,6 @@ def smoke(tmp_path_factory):
     arguments += ["--families", "dinov2,dinov2-reg,clip", "--sizes", "s,l,g"]
     code = main(arguments)
     return code, out
-
-
-def plan(families="dinov2-reg", sizes="s,b"):
-    return plan_smoke(plan_reproduction(families, sizes))
 
 
 def test_smoke_leaves_every_figure_and_the_claims(smoke):
@@ -97,7 +90,7 @@ def test_a_model_that_fails_is_reported_and_the_others_go_on(pictures, tmp_path)
     def broken():
         raise RuntimeError("of the library's\nown making")
 
-    small, base = plan()
+    small, base = plan(sizes="s,b")
     models = [replace(small, load=unreachable), replace(small, name="odd", load=broken), base]
     run = Reproduction(models, tmp_path / "paper", CONFIG, images=pictures)
     outcomes = {(o.model, o.stage): o for o in run.execute(silent)}
@@ -113,7 +106,7 @@ def test_a_model_that_fails_is_reported_and_the_others_go_on(pictures, tmp_path)
 
 def test_unlabelled_pictures_are_audited_and_not_classified(pictures, tmp_path):
     flat = pictures / "class-0"
-    run = Reproduction(plan(sizes="s"), tmp_path / "paper", CONFIG, images=pictures, imagenet=flat)
+    run = Reproduction(plan(), tmp_path / "paper", CONFIG, images=pictures, imagenet=flat)
     outcomes = {o.stage: o for o in run.execute(silent)}
     assert outcomes["imagenet"].status == "done"
     assert outcomes["one-shot"].status == "skipped"
@@ -122,14 +115,12 @@ def test_unlabelled_pictures_are_audited_and_not_classified(pictures, tmp_path):
 def test_a_folder_of_something_else_is_left_alone(pictures, tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(UsageError, match="not empty"):
-        Reproduction(plan(), tmp_path, CONFIG, images=pictures)
+        Reproduction(plan(sizes="s,b"), tmp_path, CONFIG, images=pictures)
 
 
 def test_choices_the_paper_left_open_reach_every_result(pictures, tmp_path):
     settings = replace(CONFIG, cls_term="registers", renormalize=True, size="40x48", pictures=24)
-    run = Reproduction(
-        plan(sizes="s"), tmp_path / "p", settings, images=pictures, imagenet=pictures
-    )
+    run = Reproduction(plan(), tmp_path / "p", settings, images=pictures, imagenet=pictures)
     reasons = {outcome.stage: outcome.reason for outcome in run.execute(silent)}
     assert reasons["pictures"] == reasons["one-shot"] == ""
     assert reasons["maps"].startswith("without a reference audit: [CLS]'s attention to itself")

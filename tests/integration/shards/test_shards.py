@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from audits import assert_same_numbers, numbers, tiny_vit
-from pictures import write_pictures
 from sharded import (
     CONFIG,
     NUM_PICTURES,
@@ -26,21 +25,11 @@ from vitscope.files.workspace import Workspace, place_of
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"), NUM_PICTURES)
-
-
-@pytest.fixture(scope="module")
-def whole(pictures, tmp_path_factory):
-    return audit(tiny_vit(), pictures, CONFIG, out=tmp_path_factory.mktemp("whole") / "r")
-
-
-@pytest.fixture(scope="module")
 def proven(pictures):
     return audit(tiny_vit(), pictures, PROVEN)
 
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 
 KILLED = """
 import os, random, signal, sys, time
@@ -82,8 +71,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bits(pictures, whole, t
     kills = int(os.environ.get("VITSCOPE_TEST_KILLS", "6"))
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(pictures), str(tmp_path), str(kills)],
-        env=os.environ
-        | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
         capture_output=True,
         text=True,
         check=False,

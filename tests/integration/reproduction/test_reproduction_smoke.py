@@ -1,0 +1,58 @@
+"""The smoke run goes on too, and writes into nothing that is not its own."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vitscope.cli import main
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    out = tmp_path_factory.mktemp("smoke") / "paper"
+    assert smoke_again(out) == 0
+    return out
+
+
+def smoke_again(out):
+    arguments = ["reproduce", "--smoke", "--out", str(out), "--draws", "2"]
+    return main([*arguments, "--families", "dinov2-reg", "--sizes", "s"])
+
+
+def test_smoke_goes_on_too_and_leaves_its_pictures_as_they_are(smoke, capsys):
+    picture = smoke / "smoke-pictures" / "class-0" / "00.png"
+    before = picture.stat().st_mtime_ns
+    assert smoke_again(smoke) == 0
+    assert "kept" in capsys.readouterr().out
+    assert picture.stat().st_mtime_ns == before
+
+
+def test_smoke_writes_nothing_into_a_folder_of_something_else(out, tmp_path, capsys):
+    before = {path.name for path in out.iterdir()}
+    assert smoke_again(out) == 2
+    assert "give --smoke another folder" in capsys.readouterr().err
+    assert {path.name for path in out.iterdir()} == before
+    letters = tmp_path / "letters"
+    (letters / "smoke-pictures").mkdir(parents=True)
+    photograph = letters / "smoke-pictures" / "ours.png"
+    Image.new("RGB", (8, 8)).save(photograph)
+    assert smoke_again(letters) == 2
+    (letters / "letter.txt").write_text("dear")
+    assert smoke_again(letters) == 2
+    assert {path.name for path in letters.iterdir()} == {"smoke-pictures", "letter.txt"}
+    assert photograph.exists()
+
+
+def test_a_foreign_file_among_the_figures_costs_the_figures_alone(smoke, tmp_path, capsys):
+    out = Path(shutil.copytree(smoke, tmp_path / "paper"))
+    shutil.rmtree(out / "claims")
+    (out / "figures" / "letter.txt").write_text("dear")
+    assert smoke_again(out) == 1
+    captured = capsys.readouterr()
+    assert (out / "claims" / "claims.csv").exists()
+    assert "you measured" in captured.out
+    assert len(captured.err.strip().splitlines()[-1:]) == 1
+    assert "figures is not empty" in captured.err
+    assert (out / "figures" / "letter.txt").read_text() == "dear"
