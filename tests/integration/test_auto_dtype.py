@@ -84,7 +84,7 @@ def test_memory_for_not_even_one_picture_is_said_in_plain_words(pictures, run):
 
     with (
         altered(vit, fill),
-        pytest.raises(MemoryShortageError, match="not enough memory on cpu for 1 pictures"),
+        pytest.raises(MemoryShortageError, match="not enough memory on cpu for 1 picture"),
     ):
         run(vit, pictures, config)
     assert vit.dtype == torch.float32

@@ -10,50 +10,81 @@ import torch
 from vitscope.config import AuditConfig
 from vitscope.errors import MemoryShortageError
 from vitscope.models.base import ViTAdapter
-from vitscope.runs.resources import choose_batch_size
+from vitscope.runs import resources
+from vitscope.runs.resources import choose_batch_size, plain_memory_errors
 
 MIB = 2**20
-WEIGHTS, FIXED, EACH = 100 * MIB, 8 * MIB, 10 * MIB
+WEIGHTS, KEPT, FIXED, EACH = 100 * MIB, 30 * MIB, 8 * MIB, 10 * MIB
 
 
-def _choose(monkeypatch: pytest.MonkeyPatch, free: int) -> int:
-    """On a GPU of a given free memory, of which a model takes so much a picture."""
-    peak, zeros = 0, torch.zeros
+class _Card:
+    """A GPU of a given free memory and a model that takes so much of it a picture."""
 
-    def trace(pixels: torch.Tensor, *_: Any) -> None:
-        nonlocal peak
+    def __init__(self, free: int) -> None:
+        self.free, self.allocated, self.peak, self.times_freed = free, WEIGHTS, 10**15, 0
+
+    def trace(self, pixels: torch.Tensor, *_: Any) -> None:
+        self.allocated = WEIGHTS + KEPT  # such as the workspaces of its libraries
         needed = FIXED + EACH * len(pixels)
-        if needed > free:
+        if KEPT + needed > self.free:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        peak = WEIGHTS + needed
+        self.peak = max(self.peak, self.allocated + needed)
 
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: WEIGHTS)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: peak)
+    def reset(self) -> None:
+        self.peak = self.allocated
+
+    def release(self) -> None:
+        self.times_freed += 1
+
+
+def _choose(monkeypatch: pytest.MonkeyPatch, card: _Card) -> int:
+    zeros = torch.zeros
+    monkeypatch.setattr(resources, "free_cached_memory", card.release)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (card.free, card.free))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: card.allocated)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: card.reset())
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: card.peak)
     monkeypatch.setattr(torch, "zeros", lambda *shape, **_: zeros(*shape))
     vit = MagicMock(spec=ViTAdapter)
     vit.placed.return_value = nullcontext()
-    vit.trace = trace
+    vit.trace = card.trace
     return choose_batch_size(vit, (8, 8), AuditConfig(batch_size="auto"), torch.device("cuda"))
 
 
 @pytest.mark.parametrize(
-    ("free", "expected"),
+    ("free", "expected", "times_freed"),
     [
-        (1000 * MIB, 32),  # 0.6 of it are 60 pictures
-        (100 * MIB, 4),  # the second probe fits just so: 6 pictures
-        (90 * MIB, 2),  # it does not: 18 MiB is all that is known of one picture
-        (20 * MIB, 1),
-        (10**6 * MIB, 512),
+        (1000 * MIB, 32, 1),  # 0.6 of it are 60 pictures
+        (128 * MIB, 4, 1),  # the second probe fits just so: 7 pictures
+        (127 * MIB, 1, 2),  # it does not: 48 MiB is all that is known of one picture
+        (10**6 * MIB, 512, 1),
     ],
 )
 def test_a_batch_takes_a_part_of_the_free_memory(
-    monkeypatch: pytest.MonkeyPatch, free: int, expected: int
+    monkeypatch: pytest.MonkeyPatch, free: int, expected: int, times_freed: int
 ) -> None:
-    assert _choose(monkeypatch, free) == expected
+    card = _Card(free)
+    assert _choose(monkeypatch, card) == expected
+    assert card.times_freed == times_freed
 
 
 def test_memory_too_short_for_one_picture_is_said_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(MemoryShortageError, match="not enough memory on cuda for 1 picture at"):
-        _choose(monkeypatch, 10 * MIB)
+    with pytest.raises(MemoryShortageError, match="1 picture at a time: use a smaller input size"):
+        _choose(monkeypatch, _Card(10 * MIB))
+
+
+@pytest.mark.parametrize(
+    ("error", "short"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("shapes do not fit"), False),
+    ],
+)
+def test_what_is_short_of_memory_is_told_from_other_errors(error: Exception, short: bool) -> None:
+    expected = MemoryShortageError if short else RuntimeError
+    with pytest.raises(expected) as raised, plain_memory_errors(torch.device("cpu"), 3):
+        raise error
+    assert (raised.value is error) is not short

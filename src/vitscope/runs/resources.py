@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ _TRIED = 8
 """Pictures that a lower precision is tried on."""
 
 _MEMORY_ERRORS = (RuntimeError, MemoryError)
+_MEMORY_MESSAGES = ("allocate memory", "STATUS_ALLOC_FAILED")
 
 _Config = TypeVar("_Config", bound=RunConfig)
 
@@ -73,13 +74,14 @@ def choose_batch_size(
         What was asked for; of auto, the largest power of two that fits.
 
     Raises:
-        MemoryShortageError: If there is not memory enough for one picture.
+        MemoryShortageError: If there is not memory enough for the model and one picture.
     """
     if not isinstance(config.batch_size, str):
         return config.batch_size
     if device.type != "cuda":
         return largest_power_of_two(_CPU_PIXELS / (size[0] * size[1]))
-    with vit.placed(device, config.torch_dtype):
+    with plain_memory_errors(device, 1), vit.placed(device, config.torch_dtype):
+        free_cached_memory()
         free, _ = torch.cuda.mem_get_info(device)
         each = _bytes_per_picture(vit, size, device)
     return min(_MAX_BATCH, largest_power_of_two(_SHARE_OF_MEMORY * free / each))
@@ -117,17 +119,21 @@ def plain_memory_errors(device: torch.device, num_pictures: int) -> Iterator[Non
     except _MEMORY_ERRORS as error:
         if not _is_memory_short(error):
             raise
+        pictures, smaller = (
+            ("1 picture", "input size or model")
+            if num_pictures == 1
+            else (f"{num_pictures} pictures", "batch size or input size")
+        )
         raise MemoryShortageError(
-            f"not enough memory on {device} for {num_pictures} "
-            f"{'picture' if num_pictures == 1 else 'pictures'} at a time: use a smaller batch size "
-            "or input size"
+            f"not enough memory on {device} for {pictures} at a time: use a smaller {smaller}"
         ) from None
 
 
 def _is_memory_short(error: Exception) -> bool:
-    # torch's own OutOfMemoryError is of a GPU; the CPU's allocator raises a plain RuntimeError.
+    # torch's own OutOfMemoryError is of a GPU; the CPU's allocator and CUDA's libraries raise a
+    # plain RuntimeError.
     kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "allocate memory" in str(error)
+    return isinstance(error, kinds) or any(told in str(error) for told in _MEMORY_MESSAGES)
 
 
 def choose_num_workers(config: RunConfig, device: torch.device) -> int:
@@ -180,23 +186,20 @@ def _try_dtype(
 
 def _bytes_per_picture(vit: ViTAdapter, size: tuple[int, int], device: torch.device) -> float:
     few, more = _PROBES
-    base = _added_bytes(vit, few, size, device)
-    try:
-        added = _added_bytes(vit, more, size, device) - base
-    except MemoryShortageError:
-        added = None
-    if added is None:
-        # Only here is what the failed attempt held free again. All that the few take is at least
-        # what each of them does.
-        free_cached_memory()
-        return max(1.0, base / few)
-    return max(1.0, added / (more - few))
+    before = torch.cuda.memory_allocated(device)
+    base = _peak_bytes(vit, few, size, device)
+    with suppress(MemoryShortageError):
+        # What the first pass makes for all that follow is in both peaks and so is not counted.
+        return max(1.0, (_peak_bytes(vit, more, size, device) - base) / (more - few))
+    # Only here is what the failed attempt held free again. All that the few take is at least what
+    # each of them does.
+    free_cached_memory()
+    return max(1.0, (base - before) / few)
 
 
-def _added_bytes(vit: ViTAdapter, count: int, size: tuple[int, int], device: torch.device) -> int:
+def _peak_bytes(vit: ViTAdapter, count: int, size: tuple[int, int], device: torch.device) -> int:
     with plain_memory_errors(device, count):
-        before = torch.cuda.memory_allocated(device)
         pixels = torch.zeros(count, 3, *size, device=device)
         torch.cuda.reset_peak_memory_stats(device)
         vit.trace(pixels, [], lambda _: None)
-        return torch.cuda.max_memory_allocated(device) - before
+        return torch.cuda.max_memory_allocated(device)
