@@ -4,7 +4,6 @@ import os
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 _LIBRARIES = ("vitscope", "torch", "torchvision", "timm", "transformers", "numpy")
@@ -85,9 +84,11 @@ def describe_machine() -> str:
     """
     import torch  # here, because it reads the number of threads when it is first imported
 
+    from vitscope.runs.versions import list_versions
+
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
+    versions = ", ".join(f"{k} {v}" for k, v in list_versions().items() if k in _LIBRARIES)
     lines = [
         f"processor: {_name_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory",
         f"torch runs on {torch.get_num_threads()} threads, capability "
@@ -120,11 +121,11 @@ once untimed first. A ratio is written `median (lowest to highest)` of the round
 the peak resident memory of a process that does one thing only; *added* is what the work took beyond
 what was there once everything was imported, loaded and decoded.
 
-What was found along the way, on two cores with DINOv2-S at 224 px, and is why things are as they
-are:
+What was found along the way, on two cores of an earlier machine with DINOv2-S at 224 px, and is why
+things are as they are:
 
 - The float32 forward alone runs at 88 % of the machine's matrix peak. torch.compile gains 2 % and
-  is not used; bfloat16 takes 0.5 to 0.7 of the time where the processor has it.
+  is not used.
 - A picture decoded in line costs 3.4 ms against 69 ms of forward. On two cores a worker process
   costs more than it saves (1.09 against 1.05 times the forward): on a CPU pictures are decoded in
   line unless `--num-workers` says otherwise.

@@ -40,6 +40,7 @@ class _Found:
     seconds: float
     system_seconds: float
     faults: float
+    peak: float
 
 
 def measure(settings: Settings) -> Section:
@@ -69,20 +70,28 @@ def measure(settings: Settings) -> Section:
             "By default glibc gives large freed buffers back to the system, which hands them out "
             f"again page by page. Fresh processes in turn with and without {variables}, "
             f"{plan.rounds} rounds of {plan.forwards} forwards after two untimed ones; the least "
-            "of a round is given, a forward; *in the system* is processor time of the kernel. Only "
-            "glibc reads the variable."
+            "of a round is given, a forward, and the highest peak; *in the system* is processor "
+            "time of the kernel. Only glibc reads the variable."
         ),
         tables=[Table(_COLUMNS, rows)],
     )
 
 
-_COLUMNS = ("allocator", "page faults", "in the system", "a forward", "seconds / as it comes")
+_COLUMNS = (
+    "allocator",
+    "page faults",
+    "in the system",
+    "peak memory",
+    "a forward",
+    "seconds / as it comes",
+)
 
 
 def _describe(found: Sequence[_Found]) -> list[str]:
     return [
         f"{min(f.faults for f in found):.0f}",
         f"{1000 * min(f.system_seconds for f in found):.0f} ms",
+        f"{max(f.peak for f in found):.0f} MiB",
         f"{1000 * min(f.seconds for f in found):.0f} ms",
     ]
 
@@ -102,4 +111,5 @@ def _run_forwards(plan: _Plan) -> _Found:
         seconds=seconds / plan.forwards,
         system_seconds=(after.ru_stime - before.ru_stime) / plan.forwards,
         faults=(after.ru_minflt - before.ru_minflt) / plan.forwards,
+        peak=measuring.read_peak(),
     )

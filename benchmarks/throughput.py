@@ -68,8 +68,8 @@ def measure(settings: Settings) -> Section:
         how=(
             f"Audits of the last layer of transformers' DINOv2 in fresh processes, over "
             f"{_BATCHES - 1} batches past the one that proves the ledger. *pictures / s* is the "
-            "audit's without what happens once per run. "
-            "Peaks are of the process: when all was loaded, after a bare forward, after the audit."
+            "audit's without what happens once per run. Peaks are of the process, which does one "
+            "after the other: when all was loaded, after a bare forward, after the audit."
         ),
         tables=[Table(columns, rows)],
     )
