@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from support_table import TINY_MODELS, tiny_pixels
 from vitscope import wrap_model
@@ -88,6 +89,51 @@ def test_autocast_of_the_caller_changes_nothing():
             assert torch.is_autocast_enabled("cpu") == enabled
     plain, under = (rows[vit.last_layer].features for rows in results)
     assert all(torch.equal(under[name], rows) for name, rows in plain.items())
+
+
+class CountCasts(TorchDispatchMode):
+    """Counts what of some tensors is cast to bfloat16; parts of them do not count."""
+
+    def __init__(self, tensors):
+        super().__init__()
+        self.seen = {(t.data_ptr(), t.shape) for t in tensors}
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._to_copy.default and kwargs["dtype"] == torch.bfloat16:
+            self.count += (args[0].data_ptr(), args[0].shape) in self.seen
+        return function(*args, **kwargs or {})
+
+
+def test_weights_are_cast_once_however_many_batches_come():
+    vit = adapt("timm/dinov2_reg")
+    pixels = tiny_pixels(vit)
+    with vit.placed("cpu", torch.bfloat16):
+        with CountCasts(vit.module.parameters()) as first:
+            run(vit, pixels, torch.bfloat16)
+        with CountCasts(vit.module.parameters()) as second:
+            run(vit, pixels, torch.bfloat16)
+    assert first.count > 10
+    assert second.count == 0
+
+
+def test_weights_trained_in_a_callers_autocast_are_those_that_are_audited():
+    vit = adapt("timm/dinov2_reg")
+    pixels = tiny_pixels(vit)
+
+    def features():
+        with vit.placed("cpu", torch.bfloat16):
+            return run(vit, pixels, torch.bfloat16)[vit.last_layer].features["embedding/full"]
+
+    with torch.autocast("cpu", torch.bfloat16):  # which keeps what is cast until it ends
+        vit.module(pixels)
+        before = features()
+        with torch.no_grad():
+            for parameter in vit.module.parameters():
+                parameter.mul_(1.5)
+        after = features()
+    assert not torch.equal(before, after)
+    assert torch.equal(features(), after)
 
 
 @pytest.mark.parametrize("dtype", HALVES)

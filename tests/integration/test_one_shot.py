@@ -21,6 +21,7 @@ from vitscope.models.registry import wrap_model
 from vitscope.models.transformers_preprocessing import default_preprocessing
 from vitscope.pictures.class_folders import find_classes
 from vitscope.pictures.images import iter_batches
+from vitscope.runs import one_shot_loop
 
 CALTECH = Path(__file__).parents[3] / "shared" / "data" / "caltech-oneshot"
 NUM_CLASSES = 7
@@ -141,6 +142,22 @@ def test_the_model_is_described_as_in_an_audit(result, folder):
 def test_batches_and_workers_change_nothing(result, folder, config):
     again = OneShotConfig(draws=12, classifier="both", **EXACT, **config)
     assert read_draws(one_shot(tiny_vit(), folder, again)) == read_draws(result)
+
+
+def test_a_batch_that_does_not_fit_is_halved(result, folder, monkeypatch):
+    decompose, sizes = one_shot_loop.decompose_layers, []
+
+    def run(vit, pixels, *args, **kwargs):
+        sizes.append(len(pixels))
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return decompose(vit, pixels, *args, **kwargs)
+
+    monkeypatch.setattr(one_shot_loop, "decompose_layers", run)
+    config = OneShotConfig(draws=12, classifier="both", batch_size=8, **EXACT)
+    assert read_draws(one_shot(tiny_vit(), folder, config)) == read_draws(result)
+    assert sizes[:3] == [8, 4, 2]
+    assert max(sizes[3:]) == 2
 
 
 def test_names_of_files_change_nothing(result, folder, tmp_path):

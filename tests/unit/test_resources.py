@@ -11,7 +11,7 @@ from vitscope.config import AuditConfig
 from vitscope.errors import MemoryShortageError
 from vitscope.models.base import ViTAdapter
 from vitscope.runs import resources
-from vitscope.runs.resources import choose_batch_size, plain_memory_errors
+from vitscope.runs.resources import choose_batch_size, choose_pass_size, plain_memory_errors
 
 MIB = 2**20
 WEIGHTS, KEPT, FIXED, EACH = 100 * MIB, 30 * MIB, 8 * MIB, 10 * MIB
@@ -71,6 +71,14 @@ def test_a_batch_takes_a_part_of_the_free_memory(
 def test_memory_too_short_for_one_picture_is_said_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MemoryShortageError, match="1 picture at a time: use a smaller input size"):
         _choose(monkeypatch, _Card(10 * MIB))
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "expected"), [(65, 32), (197, 8), (257, 8), (1370, 2), (1537, 1), (10_000, 1)]
+)
+def test_a_pass_on_a_cpu_is_what_its_caches_hold(num_tokens: int, expected: int) -> None:
+    assert choose_pass_size(num_tokens, torch.device("cpu")) == expected
+    assert choose_pass_size(num_tokens, torch.device("cuda")) is None
 
 
 @pytest.mark.parametrize(

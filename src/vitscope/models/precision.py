@@ -41,10 +41,14 @@ class Autocast:
         before, self._half = self._half, dtype if dtype in HALF_PRECISIONS else None
         try:
             # No autocast of the caller's. And weights that are cast are kept until the outermost
-            # context ends: until this one, not for each batch anew.
+            # context ends: until this one, not for each batch anew (in inference mode they would
+            # not be kept at all). Under a caller's own context they would outlive this one, and
+            # those of a module trained since would be met here.
+            torch.clear_autocast_cache()
             with torch.autocast(torch.device(device).type, enabled=False):
                 yield
         finally:
+            torch.clear_autocast_cache()
             self._half = before
 
     def applied(self, device: torch.device) -> AbstractContextManager[object]:

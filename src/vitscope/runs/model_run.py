@@ -30,7 +30,12 @@ from vitscope.models.base import Pixels, ViTAdapter, hash_weights
 from vitscope.models.precision import HALF_PRECISIONS
 from vitscope.pictures.images import ImageBatch, ImageSet, iter_batches
 from vitscope.pictures.preprocessing import Preprocessing
-from vitscope.runs.resources import free_cached_memory, plain_memory_errors, settle_config
+from vitscope.runs.resources import (
+    choose_pass_size,
+    free_cached_memory,
+    plain_memory_errors,
+    settle_config,
+)
 from vitscope.runs.versions import list_versions
 
 OnProgress = Callable[[int, int], None]
@@ -78,11 +83,15 @@ class PlacedBatch:
 
 
 class BatchFitter:
-    """Halves what does not fit into memory, and remembers what did not."""
+    """Cuts batches into passes, halves what does not fit, and remembers what did not."""
 
-    def __init__(self) -> None:
-        """Start without a limit."""
-        self._limit: int | None = None
+    def __init__(self, limit: int | None = None) -> None:
+        """Start with what is known.
+
+        Args:
+            limit: Pictures of a pass, at most; all of a batch if None.
+        """
+        self._limit = limit
 
     def apply(self, batch: PlacedBatch, work: Callable[[PlacedBatch], None]) -> None:
         """Do something with a batch, in as many pieces as memory asks for.
@@ -190,6 +199,15 @@ class ModelRun:
             num_workers=num_workers,
             pin_memory=self.device.type == "cuda",
         )
+
+    def make_fitter(self) -> BatchFitter:
+        """What takes batches through the model in passes that fit.
+
+        Returns:
+            One that has met no limit of memory yet.
+        """
+        layout = self._vit.make_layout(*self._images.preprocessing.size)
+        return BatchFitter(choose_pass_size(layout.num_tokens, self.device))
 
     def check_some_read(self) -> None:
         """Refuse a run that has nothing to tell.

@@ -22,7 +22,13 @@ from vitscope.models.base import ViTAdapter
 from vitscope.pictures.class_folders import ClassFolders, find_classes
 from vitscope.pictures.images import ImageSet
 from vitscope.results.one_shot_result import DrawScore, OneShotResult, finish_one_shot
-from vitscope.runs.model_run import ModelRun, OnProgress, choose_preprocessing, describe_model
+from vitscope.runs.model_run import (
+    ModelRun,
+    OnProgress,
+    PlacedBatch,
+    choose_preprocessing,
+    describe_model,
+)
 
 Outputs = dict[str, dict[str, Float[np.ndarray, "*picture dim"]]]
 """Readout -> part -> one row a picture."""
@@ -154,28 +160,38 @@ class _OneShotRun:
         )
 
     def _extract(self, scratch: Path, on_progress: OnProgress | None) -> _Pictures:
-        layer = self._vit.last_layer
-        tolerance = choose_tolerance(self._run.config.torch_dtype, self._run.device)
         labels: list[str] = []
         ids: list[str] = []
+        bias = np.empty(0)  # the same for every picture
         with self._run.placed(), RowFiles(scratch) as files:
+
+            def take(batch: PlacedBatch) -> None:
+                nonlocal bias
+                features, bias = self._decompose(batch)
+                files.append(features)
+                labels.extend(self._labels[index] for index in batch.indices)
+                ids.extend(batch.ids)
+
+            fitter = self._run.make_fitter()
             for batch in self._run.iter_batches(on_progress):
-                with self._run.plain_errors(batch):
-                    row = decompose_layers(
-                        self._vit,
-                        batch.pixels,
-                        [layer],
-                        renormalize=self._config.renormalize,
-                        tolerance=tolerance,
-                        cls_term=self._config.cls_term,
-                    )[layer]
-                    features = row.features | _keep_skip_alone(self._vit, row)
-                wanted = {n: f for n, f in features.items() if n.partition("/")[0] in _KINDS}
-                files.append({name: rows.numpy() for name, rows in wanted.items()})
-                labels += [self._labels[index] for index in batch.indices]
-                ids += batch.ids
+                fitter.apply(batch, take)
         self._run.check_some_read()
-        return _Pictures(labels, ids, files.open_rows(), row.bias.numpy())
+        return _Pictures(labels, ids, files.open_rows(), bias)
+
+    def _decompose(self, batch: PlacedBatch) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        layer = self._vit.last_layer
+        with self._run.plain_errors(batch):
+            row = decompose_layers(
+                self._vit,
+                batch.pixels,
+                [layer],
+                renormalize=self._config.renormalize,
+                tolerance=choose_tolerance(self._run.config.torch_dtype, self._run.device),
+                cls_term=self._config.cls_term,
+            )[layer]
+            features = row.features | _keep_skip_alone(self._vit, row)
+        wanted = {n: f for n, f in features.items() if n.partition("/")[0] in _KINDS}
+        return {name: rows.numpy() for name, rows in wanted.items()}, row.bias.numpy()
 
     def _classify(self, draw: int, outputs: Outputs) -> Iterator[DrawScore]:
         chosen = self._config.classifier

@@ -29,7 +29,7 @@ from vitscope.results.gallery import GalleryCandidates
 from vitscope.results.manifest import Manifest, write_sums
 from vitscope.results.records import RecordWriter
 from vitscope.results.saved_result import write_failures
-from vitscope.runs.model_run import BatchFitter, ModelRun, OnProgress, PlacedBatch
+from vitscope.runs.model_run import ModelRun, OnProgress, PlacedBatch
 from vitscope.trace import StreamTrace, TokenStates
 
 MACHINE = "machine.json"
@@ -74,8 +74,9 @@ class PartWriter:
             NonFiniteError: If an activation is not finite.
             VitscopeError: If there is not even memory for one picture at a time.
         """
-        part, fitter = _Part(self, folder, first_index), BatchFitter()
+        part = _Part(self, folder, first_index)
         run = ModelRun(self.vit, images, self.config)
+        fitter = run.make_fitter()
         with ExitStack() as stack:
             stack.enter_context(run.placed())
             part.open_writers(stack)

@@ -15,7 +15,13 @@ from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.pictures.images import ImageSet, iter_batches
 
 _CPU_PIXELS = 32 * 224 * 224
-"""Pixels of a batch on a CPU: its caches are used well, and more gains nothing."""
+"""Pixels of a batch on a CPU, which goes through the model in passes."""
+
+_CPU_TOKENS = 3072
+"""Tokens of a pass on a CPU, at most. With more, what a block makes no longer fits into the caches
+and is given back to the system and asked for again at every layer, and products in bfloat16 are
+slower by a third; with fewer than half of them the products are too small. Measured with ViTs from
+S to L and inputs from 112 to 518 px (docs/benchmarks.md)."""
 
 _MAX_BATCH = 512
 _SHARE_OF_MEMORY = 0.6
@@ -62,7 +68,7 @@ def free_cached_memory() -> None:
 def choose_batch_size(
     vit: ViTAdapter, size: tuple[int, int], config: RunConfig, device: torch.device
 ) -> int:
-    """Pictures per forward pass.
+    """Pictures per batch.
 
     Args:
         vit: The model; on a GPU it is run on a few empty pictures to see what memory one takes.
@@ -85,6 +91,20 @@ def choose_batch_size(
         free, _ = torch.cuda.mem_get_info(device)
         each = _bytes_per_picture(vit, size, device)
     return min(_MAX_BATCH, largest_power_of_two(_SHARE_OF_MEMORY * free / each))
+
+
+def choose_pass_size(num_tokens: int, device: torch.device) -> int | None:
+    """Pictures that go through the model at once.
+
+    Args:
+        num_tokens: Tokens of a picture.
+        device: Where the model runs.
+
+    Returns:
+        On a CPU the largest power of two that its caches hold well, and at least one; None, which
+        is all of a batch, elsewhere.
+    """
+    return largest_power_of_two(_CPU_TOKENS / num_tokens) if device.type == "cpu" else None
 
 
 def largest_power_of_two(bound: float) -> int:

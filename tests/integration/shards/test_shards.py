@@ -22,6 +22,7 @@ from vitscope import AuditConfig, AuditResult, audit
 from vitscope.errors import ImageReadError, ResultError, UsageError, VitscopeError
 from vitscope.files.packing import unpack_folder
 from vitscope.files.workspace import Workspace, place_of
+from vitscope.runs import resources
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +162,16 @@ def test_a_batch_that_does_not_fit_is_halved(pictures, proven, tmp_path, monkeyp
     # 8 and 4 do not fit; from then on it is known.
     assert memory.sizes[:3] == [8, 4, 2]
     assert max(memory.sizes[3:]) == 2
+
+
+def test_a_batch_goes_through_the_model_in_passes(pictures, proven, tmp_path, monkeypatch):
+    num_tokens = tiny_vit().make_layout(*tiny_vit().preprocessing.size).num_tokens
+    monkeypatch.setattr(resources, "_CPU_TOKENS", 4 * num_tokens)
+    memory = TightMemory(monkeypatch, 4, AssertionError("more than a pass"))
+    config = replace(PROVEN, batch_size=7, shard_size=22)
+    result = audit(tiny_vit(), pictures, config, out=tmp_path / "r")
+    assert memory.sizes[:4] == [4, 3, 4, 3]
+    assert_same_numbers(numbers(result), numbers(proven), ROUNDING)
 
 
 def test_memory_for_not_even_one_picture_is_told(pictures, tmp_path, monkeypatch):
