@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from benchmarks.audits import AuditTimes, bare_forward, sum_rounds, time_audit
 from benchmarks.measuring import compare
 from benchmarks.models import build_dinov2, load_dinov2
@@ -11,6 +13,7 @@ from benchmarks.page import Section, Table
 from benchmarks.pictures import Decoded, decoded_pictures
 from benchmarks.settings import Settings
 from vitscope import AuditConfig
+from vitscope.runs.resources import choose_pass_size
 
 _AUDITS: dict[str, dict[str, Any]] = {
     "last layer": {"layers": "last"},
@@ -18,6 +21,8 @@ _AUDITS: dict[str, dict[str, Any]] = {
     "last layer, bfloat16": {"layers": "last", "dtype": "bfloat16"},
 }
 """What is audited; all else is the default."""
+
+_FORWARDS = ("forward", "forward in passes")
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ def measure(settings: Settings) -> Section:
     """
     plan = _TINY if settings.tiny else _Plan()
     vit = load_dinov2(plan.model)
+    num_tokens = vit.make_layout(plan.size, plan.size).num_tokens
+    pass_size = choose_pass_size(num_tokens, torch.device("cpu"))
     with decoded_pictures(
         vit,
         plan.pictures,
@@ -50,41 +57,50 @@ def measure(settings: Settings) -> Section:
         batch_size=plan.batch_size,
         sources=settings.images,
     ) as pictures:
-        rows = list(_measure_rows(plan, pictures))
-    columns = ("audit", "audit / forward", "whole run / forward", "once per run", "forward")
+        rows = list(_measure_rows(plan, pictures, pass_size))
+    columns = (
+        "audit",
+        "audit / forward",
+        "audit / forward in passes",
+        "whole run / forward",
+        "once per run",
+        *(f"{name}, a picture" for name in _FORWARDS),
+    )
     return Section(
         title="An audit beside the bare forward pass",
         how=(
             f"dinov2-{plan.model}, {plan.size} px, {plan.pictures} decoded pictures in batches of "
             f"{plan.batch_size}, {plan.rounds} rounds of "
             f"{plan.pictures // plan.batch_size // plan.rounds} batches. Before each batch of the "
-            "audit the bare model runs on the same batch (float32, sdpa, inference mode). "
-            "*audit / forward* is what each further picture costs; *whole run / forward* counts in "
-            f"what happens once per run, over these {plan.pictures} pictures. The first batch and "
-            f"{AuditConfig().proven:.0%} of the others prove the ledger, as by default: there the "
-            "last block runs whole."
+            "audit the bare model runs on the same batch (float32, sdpa, inference mode), first on "
+            f"the whole of it, then in passes of {pass_size} pictures, as an audit goes through "
+            "the model on a CPU. *audit / forward* is what each further picture costs; *whole run "
+            f"/ forward* counts in what happens once per run, over these {plan.pictures} pictures. "
+            f"The first batch and {AuditConfig().proven:.0%} of the others prove the ledger, as by "
+            "default: there the last block runs whole."
         ),
         tables=[Table(columns, rows)],
     )
 
 
-def _measure_rows(plan: _Plan, pictures: Decoded) -> Iterator[list[str]]:
+def _measure_rows(plan: _Plan, pictures: Decoded, pass_size: int | None) -> Iterator[list[str]]:
     for name, settings in _AUDITS.items():
         # Two models, for the audit may have its own in another precision while it goes on.
         vit, module = load_dinov2(plan.model), build_dinov2(plan.model)
         config = AuditConfig(
             batch_size=plan.batch_size, device="cpu", **{"dtype": "float32"} | settings
         )
-        times = time_audit(vit, pictures, config, {"forward": bare_forward(module)})
+        forwards = [bare_forward(module, pass_size=size) for size in (None, pass_size)]
+        times = time_audit(vit, pictures, config, dict(zip(_FORWARDS, forwards, strict=True)))
         yield [name, *_describe(times, plan)]
 
 
 def _describe(times: AuditTimes, plan: _Plan) -> list[str]:
-    forward = times.others["forward"]
-    ratio = compare(sum_rounds(times.audit, plan.rounds), sum_rounds(forward, plan.rounds))
+    audit = sum_rounds(times.audit, plan.rounds)
+    forwards = [times.others[name] for name in _FORWARDS]
     return [
-        str(ratio),
+        *(str(compare(audit, sum_rounds(seconds, plan.rounds))) for seconds in forwards),
         f"{times.whole_run('forward'):.3f}",
         f"{times.once:.2f} s",
-        f"{1000 * sum(forward) / plan.pictures:.1f} ms a picture",
+        *(f"{1000 * sum(seconds) / plan.pictures:.1f} ms" for seconds in forwards),
     ]

@@ -142,12 +142,15 @@ def _execute(
         AuditRun(vit, pictures.images, config).execute(Path(folder), batches=batches)
 
 
-def bare_forward(run: Callable[[Pixels], Any], device: str = "cpu") -> Callable[[ImageBatch], None]:
+def bare_forward(
+    run: Callable[[Pixels], Any], device: str = "cpu", pass_size: int | None = None
+) -> Callable[[ImageBatch], None]:
     """The model alone: inference mode, nothing kept.
 
     Args:
         run: The model's own forward.
         device: Where the model is.
+        pass_size: Pictures that go through it at a time; all of a batch if None.
 
     Returns:
         What to do with a batch.
@@ -155,7 +158,8 @@ def bare_forward(run: Callable[[Pixels], Any], device: str = "cpu") -> Callable[
 
     def forward(batch: ImageBatch) -> None:
         with torch.inference_mode():
-            run(batch.pixels.to(device))
+            for pixels in batch.pixels.split(pass_size or len(batch.pixels)):
+                run(pixels.to(device))
 
     return forward
 

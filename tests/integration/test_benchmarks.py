@@ -56,7 +56,23 @@ def median(cell):
 def test_audit_beside_the_forward(pictures, one_process):
     section = measure("audit_against_forward", images=(pictures,))
     assert names(section) == ["last layer", "all layers", "last layer, bfloat16"]
-    assert all(median(row[1]) > 0 and float(row[2]) > 0 for row in section.tables[0].rows)
+    for row in section.tables[0].rows:
+        assert median(row[1]) > 0
+        assert median(row[2]) > 0
+        assert float(row[3]) > 0
+
+
+@pytest.mark.parametrize(("pass_size", "expected"), [(None, [5]), (2, [2, 2, 1]), (8, [5])])
+def test_a_bare_forward_may_go_in_passes(pictures, pass_size, expected):
+    from benchmarks.audits import bare_forward
+    from benchmarks.models import load_dinov2
+    from benchmarks.pictures import decoded_pictures
+
+    seen = []
+    forward = bare_forward(lambda pixels: seen.append(len(pixels)), pass_size=pass_size)
+    with decoded_pictures(load_dinov2("tiny"), 5, size=32, batch_size=5) as decoded:
+        forward(decoded.batches[0])
+    assert seen == expected
 
 
 def test_every_batch_is_timed_once():
