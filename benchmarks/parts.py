@@ -15,6 +15,7 @@ PARTS = {
     "cka": "cka_packages",
     "half": "half_precision",
     "throughput": "throughput",
+    "passes": "pass_size",
     "faults": "page_faults",
     "gpu": "giant_on_gpu",
 }

@@ -206,6 +206,17 @@ def test_throughput(one_process):
     assert all(float(cell) > 0 for cell in names(section, 3))
 
 
+def test_passes_of_every_size_beside_the_chosen_one(one_process):
+    (table,) = measure("pass_size").tables
+    assert list(table.columns[4:]) == ["1", "2", "4"]
+    assert [row[2] for row in table.rows] == ["float32", "bfloat16"]
+    for row in table.rows:
+        # More than there are pictures is chosen: all of them at a time.
+        assert int(row[3]) > 4
+        assert row[-1] == "1.00"
+        assert all(float(cell) > 0 for cell in row[4:])
+
+
 def test_page_faults(one_process):
     assert names(measure("page_faults")) == ["as it comes", "freed memory kept"]
 
