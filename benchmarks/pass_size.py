@@ -26,11 +26,11 @@ class _Cell:
 
 
 _FULL = (
-    _Cell("small", 112, 64, 5),
-    _Cell("small", 224, 64, 5),
+    _Cell("small", 112, 64, 3),
+    _Cell("small", 224, 32, 3),
     _Cell("small", 518, 8, 3),
-    _Cell("base", 224, 32, 3),
-    _Cell("large", 224, 16, 3),
+    _Cell("base", 224, 16, 3),
+    _Cell("large", 224, 16, 2),
 )
 _TINY = (_Cell("tiny", 32, 4, 2),)
 
