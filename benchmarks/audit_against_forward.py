@@ -48,8 +48,7 @@ def measure(settings: Settings) -> Section:
     """
     plan = _TINY if settings.tiny else _Plan()
     vit = load_dinov2(plan.model)
-    num_tokens = vit.make_layout(plan.size, plan.size).num_tokens
-    pass_size = choose_pass_size(num_tokens, torch.device("cpu"))
+    pass_size = choose_pass_size(vit, (plan.size, plan.size), torch.device("cpu"))
     with decoded_pictures(
         vit,
         plan.pictures,

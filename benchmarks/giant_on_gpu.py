@@ -55,7 +55,8 @@ def measure(settings: Settings) -> Section:
         how=(
             f"timm's DINOv2 with registers, dinov2-{plan.model}-reg, random weights, bfloat16, "
             f"{plan.batches - 1} rounds of a batch: the audit of the last layer against the bare "
-            "forward with weights in bfloat16 and under autocast. The peak is a product of two "
+            "forward with weights in bfloat16, and under autocast in inference mode, which casts "
+            "the weights for every batch. The peak is a product of two "
             f"{plan.matrix} × {plan.matrix} bfloat16 matrices in the same run; operations are "
             "counted by torch's FlopCounterMode."
         ),

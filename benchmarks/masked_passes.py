@@ -22,7 +22,7 @@ from vitscope.pictures.images import ImageBatch
 @dataclass(frozen=True)
 class _Plan:
     model: str = "small"
-    batch_size: int = 16
+    batch_size: int = 8
     batches: int = 7
 
 

@@ -30,7 +30,7 @@ _FULL = (
     _Cell("small", 224, 32, 3),
     _Cell("small", 518, 8, 3),
     _Cell("base", 224, 16, 3),
-    _Cell("large", 224, 16, 2),
+    _Cell("large", 224, 8, 2),
 )
 _TINY = (_Cell("tiny", 32, 4, 2),)
 
@@ -66,7 +66,7 @@ def _list_sizes(most: int) -> list[int]:
 
 def _measure_rows(cell: _Cell, columns: list[int]) -> Iterator[list[str]]:
     vit = load_dinov2(cell.model)
-    chosen = choose_pass_size(vit.make_layout(cell.size, cell.size).num_tokens, torch.device("cpu"))
+    chosen = choose_pass_size(vit, (cell.size, cell.size), torch.device("cpu"))
     pixels = torch.rand(cell.pictures, 3, cell.size, cell.size)
     sizes = _list_sizes(cell.pictures)
     contenders = {

@@ -69,7 +69,8 @@ def measure(settings: Settings) -> Section:
             f"Audits of the last layer of transformers' DINOv2 in fresh processes, over "
             f"{_BATCHES - 1} batches past the one that proves the ledger. *pictures / s* is the "
             "audit's without what happens once per run. Peaks are of the process, which does one "
-            "after the other: when all was loaded, after a bare forward, after the audit."
+            "after the other: when all was loaded, after a bare forward of a whole batch, after "
+            "the audit, which goes through the model in passes."
         ),
         tables=[Table(columns, rows)],
     )

@@ -21,9 +21,9 @@ class RunConfig:
 
     Attributes:
         batch_size: Pictures per batch; auto takes what keeps the device busy and fits into its
-            memory. On a CPU a batch goes through the model a few pictures at a time, as its caches
-            like it best; where memory runs short a batch is halved. The numbers do not depend on
-            it, but for which pictures prove the ledger.
+            memory. On a CPU a batch goes through the model a few pictures at a time, which is
+            faster; where memory runs short they are halved. But for rounding, the numbers do not
+            depend on it; which pictures prove the ledger does.
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
         dtype: Precision the model runs in; sums are always float64. auto takes bfloat16 where the
             hardware has it and the ledger of the first pictures still balances, otherwise float32.

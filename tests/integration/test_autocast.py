@@ -105,7 +105,7 @@ class CountCasts(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 
-def test_weights_are_cast_once_however_many_batches_come():
+def test_whole_weights_are_cast_once_however_many_batches_come():
     vit = adapt("timm/dinov2_reg")
     pixels = tiny_pixels(vit)
     with vit.placed("cpu", torch.bfloat16):
@@ -117,23 +117,45 @@ def test_weights_are_cast_once_however_many_batches_come():
     assert second.count == 0
 
 
-def test_weights_trained_in_a_callers_autocast_are_those_that_are_audited():
-    vit = adapt("timm/dinov2_reg")
+def audited_features(vit, dtype):
     pixels = tiny_pixels(vit)
+    with vit.placed("cpu", dtype):
+        return run(vit, pixels, dtype)[vit.last_layer].features["embedding/full"]
 
-    def features():
-        with vit.placed("cpu", torch.bfloat16):
-            return run(vit, pixels, torch.bfloat16)[vit.last_layer].features["embedding/full"]
 
-    with torch.autocast("cpu", torch.bfloat16):  # which keeps what is cast until it ends
-        vit.module(pixels)
-        before = features()
+def test_weights_that_a_callers_autocast_keeps_from_before_a_step_are_not_audited():
+    vit = adapt("timm/dinov2_reg")
+    with torch.autocast("cpu", torch.bfloat16):
+        vit.module(tiny_pixels(vit))
         with torch.no_grad():
             for parameter in vit.module.parameters():
                 parameter.mul_(1.5)
-        after = features()
-    assert not torch.equal(before, after)
-    assert torch.equal(features(), after)
+        found = audited_features(vit, torch.bfloat16)
+    assert torch.equal(found, audited_features(vit, torch.bfloat16))
+
+
+def test_weights_that_an_audit_casts_are_not_the_callers():
+    vit = adapt("timm/dinov2_reg")
+    pixels = tiny_pixels(vit)
+    with torch.autocast("cpu", torch.float16):
+        expected = vit.module(pixels)
+    with torch.autocast("cpu", torch.float16):
+        audited_features(vit, torch.bfloat16)
+        assert torch.equal(vit.module(pixels), expected)
+
+
+def test_outside_of_a_run_no_cast_weights_are_kept():
+    vit = adapt("timm/dinov2_reg")
+    pixels = tiny_pixels(vit)
+    with torch.autocast("cpu", torch.bfloat16):
+        trace = vit.trace(pixels, [], lambda _: None)
+        with torch.no_grad():
+            for parameter in vit.module.parameters():
+                parameter.mul_(1.5)
+        again = vit.trace(pixels, [], lambda _: None)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(vit.trace(pixels, [], lambda _: None), again)
+    assert not torch.equal(trace, again)
 
 
 @pytest.mark.parametrize("dtype", HALVES)

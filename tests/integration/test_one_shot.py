@@ -21,7 +21,7 @@ from vitscope.models.registry import wrap_model
 from vitscope.models.transformers_preprocessing import default_preprocessing
 from vitscope.pictures.class_folders import find_classes
 from vitscope.pictures.images import iter_batches
-from vitscope.runs import one_shot_loop
+from vitscope.runs import one_shot_loop, resources
 
 CALTECH = Path(__file__).parents[3] / "shared" / "data" / "caltech-oneshot"
 NUM_CLASSES = 7
@@ -144,7 +144,10 @@ def test_batches_and_workers_change_nothing(result, folder, config):
     assert read_draws(one_shot(tiny_vit(), folder, again)) == read_draws(result)
 
 
-def test_a_batch_that_does_not_fit_is_halved(result, folder, monkeypatch):
+@pytest.mark.parametrize(("pass_size", "tried"), [(8, [8, 4, 2, 2, 2, 2]), (2, [2, 2, 2, 2])])
+def test_batches_go_in_passes_that_fit(result, folder, monkeypatch, pass_size, tried):
+    num_tokens = tiny_vit().make_layout(*tiny_vit().preprocessing.size).num_tokens
+    monkeypatch.setattr(resources, "_CPU_TOKENS", pass_size * num_tokens)
     decompose, sizes = one_shot_loop.decompose_layers, []
 
     def run(vit, pixels, *args, **kwargs):
@@ -156,8 +159,8 @@ def test_a_batch_that_does_not_fit_is_halved(result, folder, monkeypatch):
     monkeypatch.setattr(one_shot_loop, "decompose_layers", run)
     config = OneShotConfig(draws=12, classifier="both", batch_size=8, **EXACT)
     assert read_draws(one_shot(tiny_vit(), folder, config)) == read_draws(result)
-    assert sizes[:3] == [8, 4, 2]
-    assert max(sizes[3:]) == 2
+    assert sizes[: len(tried)] == tried
+    assert max(sizes[len(tried) :]) == 2
 
 
 def test_names_of_files_change_nothing(result, folder, tmp_path):

@@ -9,6 +9,7 @@ import torch
 
 from vitscope.config import AuditConfig
 from vitscope.errors import MemoryShortageError
+from vitscope.layout import TokenLayout
 from vitscope.models.base import ViTAdapter
 from vitscope.runs import resources
 from vitscope.runs.resources import choose_batch_size, choose_pass_size, plain_memory_errors
@@ -30,6 +31,10 @@ class _Card:
             raise torch.OutOfMemoryError("CUDA out of memory")
         self.peak = max(self.peak, self.allocated + needed)
 
+    @property
+    def left(self) -> int:
+        return self.free - (self.allocated - WEIGHTS)
+
     def reset(self) -> None:
         self.peak = self.allocated
 
@@ -40,7 +45,7 @@ class _Card:
 def _choose(monkeypatch: pytest.MonkeyPatch, card: _Card) -> int:
     zeros = torch.zeros
     monkeypatch.setattr(resources, "free_cached_memory", card.release)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (card.free, card.free))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (card.left, card.free))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: card.allocated)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: card.reset())
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: card.peak)
@@ -54,9 +59,11 @@ def _choose(monkeypatch: pytest.MonkeyPatch, card: _Card) -> int:
 @pytest.mark.parametrize(
     ("free", "expected", "times_freed"),
     [
-        (1000 * MIB, 32, 1),  # 0.6 of it are 60 pictures
-        (128 * MIB, 4, 1),  # the second probe fits just so: 7 pictures
-        (127 * MIB, 1, 2),  # it does not: 48 MiB is all that is known of one picture
+        (1000 * MIB, 32, 1),  # 0.6 of what is left are 58 pictures
+        (128 * MIB, 4, 1),  # the second probe fits just so: 5 pictures
+        (127 * MIB, 2, 2),  # it does not: 18 MiB is all that is known of one picture
+        (110 * MIB, 2, 2),  # 0.6 of what is left is 48 MiB
+        (85 * MIB, 1, 2),  # of what there was at first it would be 51 MiB and 2 pictures
         (10**6 * MIB, 512, 1),
     ],
 )
@@ -77,8 +84,10 @@ def test_memory_too_short_for_one_picture_is_said_plainly(monkeypatch: pytest.Mo
     ("num_tokens", "expected"), [(65, 32), (197, 8), (257, 8), (1370, 2), (1537, 1), (10_000, 1)]
 )
 def test_a_pass_on_a_cpu_is_what_its_caches_hold(num_tokens: int, expected: int) -> None:
-    assert choose_pass_size(num_tokens, torch.device("cpu")) == expected
-    assert choose_pass_size(num_tokens, torch.device("cuda")) is None
+    layout = MagicMock(spec=TokenLayout, num_tokens=num_tokens)
+    vit = MagicMock(spec=ViTAdapter, make_layout=lambda *_: layout)
+    assert choose_pass_size(vit, (8, 8), torch.device("cpu")) == expected
+    assert choose_pass_size(vit, (8, 8), torch.device("cuda")) is None
 
 
 @pytest.mark.parametrize(

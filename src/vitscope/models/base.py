@@ -225,7 +225,7 @@ class ViTAdapter:
             The model's own global feature; None where the forward was left before it.
         """
         layout = self.make_layout(pixels.shape[-2], pixels.shape[-1])
-        with torch.no_grad(), ExitStack() as stack:
+        with self.autocast.without_gradients(), ExitStack() as stack:
             for layer in layers:
                 recorder = BlockRecorder(
                     layer,
@@ -264,7 +264,7 @@ class ViTAdapter:
             The block's output, where and in the precision that `rows` are.
         """
         parameter = self.parameter
-        with torch.no_grad(), self.autocast.applied(parameter.device):
+        with self.autocast.without_gradients(), self.autocast.applied(parameter.device):
             return self.blocks[layer].finish(rows.to(parameter)).to(rows)
 
     def embed(self, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch out"]:
@@ -277,7 +277,7 @@ class ViTAdapter:
             The global feature, where and in the precision that `rows` are.
         """
         parameter = self.parameter
-        with torch.no_grad(), self.autocast.applied(parameter.device):
+        with self.autocast.without_gradients(), self.autocast.applied(parameter.device):
             return self.embed_row(rows.to(parameter)).to(rows)
 
     def find_non_finite(self, pixels: Pixels) -> tuple[int, int] | None:

@@ -41,15 +41,25 @@ class Autocast:
         before, self._half = self._half, dtype if dtype in HALF_PRECISIONS else None
         try:
             # No autocast of the caller's. And weights that are cast are kept until the outermost
-            # context ends: until this one, not for each batch anew (in inference mode they would
-            # not be kept at all). Under a caller's own context they would outlive this one, and
-            # those of a module trained since would be met here.
+            # context ends: until this one, not for each batch anew. The caller's own context may
+            # be further out. What is kept in it may be cast from weights before the last step of a
+            # training, or, left by this one, to another precision than the caller's.
             torch.clear_autocast_cache()
             with torch.autocast(torch.device(device).type, enabled=False):
                 yield
         finally:
             torch.clear_autocast_cache()
             self._half = before
+
+    def without_gradients(self) -> AbstractContextManager[object]:
+        """Keep no record for gradients.
+
+        Returns:
+            Inference mode, the fastest; but for a half precision, of which autocast keeps no weight
+            that it cast there. It keeps whole weights that ask for a gradient, and casts others at
+            every use.
+        """
+        return torch.inference_mode() if self._half is None else torch.no_grad()
 
     def applied(self, device: torch.device) -> AbstractContextManager[object]:
         """Run the model's own code as it is to be run.

@@ -23,7 +23,13 @@ _SETTINGS = (*_CHOICES, "seed", "proven", "features", "gallery", "shard")
 
 
 def make_plan(
-    whole: ImageSet, images: ImageSet, config: AuditConfig, manifest: Manifest, device: torch.device
+    whole: ImageSet,
+    images: ImageSet,
+    config: AuditConfig,
+    manifest: Manifest,
+    *,
+    device: torch.device,
+    pass_size: int | None,
 ) -> Plan:
     """All that the bits of a result depend on.
 
@@ -33,6 +39,7 @@ def make_plan(
         config: Settings, with nothing left to choose that changes a bit.
         manifest: What the result is of.
         device: Where the model runs.
+        pass_size: Pictures that go through it at once; None if all of a batch do.
 
     Returns:
         The plan, as JSON gives it back.
@@ -46,6 +53,7 @@ def make_plan(
         **settings,
         "result": asdict(manifest),
         "device": device.type,
+        "pass_size": pass_size,
         "versions": list_versions(),
     }
     found: dict[str, Any] = json.loads(json.dumps(plan))

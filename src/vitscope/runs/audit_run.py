@@ -119,7 +119,14 @@ class AuditRun:
     @cached_property
     def plan(self) -> Plan:
         """All that the bits of the result depend on."""
-        return make_plan(self._whole, self._images, self._config, self._manifest, self._run.device)
+        return make_plan(
+            self._whole,
+            self._images,
+            self._config,
+            self._manifest,
+            device=self._run.device,
+            pass_size=self._run.pass_size,
+        )
 
     def make_writer(self) -> PartWriter:
         """What turns shards into parts, wherever it is sent.

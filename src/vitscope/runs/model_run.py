@@ -60,41 +60,37 @@ class PlacedBatch:
     pixels: Pixels
     covariates: dict[str, Float64[Tensor, " batch"]] = field(default_factory=dict)
 
-    def split(self, size: int) -> "list[PlacedBatch]":
-        """Cut the batch into smaller ones.
+    def select(self, piece: slice) -> "PlacedBatch":
+        """Some of the pictures.
 
         Args:
-            size: Pictures in each; the last may have fewer.
+            piece: Which.
 
         Returns:
-            The pieces, in order.
+            A batch of them.
         """
-        return [
-            PlacedBatch(
-                self.indices[piece],
-                self.ids[piece],
-                self.paths[piece],
-                self.pixels[piece],
-                {name: values[piece] for name, values in self.covariates.items()},
-            )
-            for start in range(0, len(self.ids), size)
-            for piece in [slice(start, start + size)]
-        ]
+        return PlacedBatch(
+            self.indices[piece],
+            self.ids[piece],
+            self.paths[piece],
+            self.pixels[piece],
+            {name: values[piece] for name, values in self.covariates.items()},
+        )
 
 
 class BatchFitter:
     """Cuts batches into passes, halves what does not fit, and remembers what did not."""
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, pass_size: int | None = None) -> None:
         """Start with what is known.
 
         Args:
-            limit: Pictures of a pass, at most; all of a batch if None.
+            pass_size: Pictures of a pass, at most; all of a batch if None.
         """
-        self._limit = limit
+        self._pass_size = pass_size
 
     def apply(self, batch: PlacedBatch, work: Callable[[PlacedBatch], None]) -> None:
-        """Do something with a batch, in as many pieces as memory asks for.
+        """Do something with a batch, in as many passes as it takes.
 
         Args:
             batch: The pictures.
@@ -103,11 +99,13 @@ class BatchFitter:
         Raises:
             MemoryShortageError: If there is not even memory for one picture.
         """
-        for piece in batch.split(self._limit or len(batch.ids)):
-            if not self._fits(piece, work):
-                self._limit = (len(piece.ids) + 1) // 2
-                for half in piece.split(self._limit):
-                    self.apply(half, work)
+        done, count = 0, len(batch.ids)
+        while done < count:
+            piece = batch.select(slice(done, done + (self._pass_size or count)))
+            if self._fits(piece, work):
+                done += len(piece.ids)
+            else:
+                self._pass_size = (len(piece.ids) + 1) // 2
 
     @staticmethod
     def _fits(piece: PlacedBatch, work: Callable[[PlacedBatch], None]) -> bool:
@@ -129,6 +127,7 @@ class ModelRun:
     Attributes:
         device: Where it runs.
         config: How it is run, with nothing left to choose.
+        pass_size: Pictures that go through the model at once; None if all of a batch do.
         weights_hash: Digest of the weights.
         failures: Path and reason of each picture that could not be read so far.
     """
@@ -143,6 +142,7 @@ class ModelRun:
         """
         self.device = config.resolve_device()
         self.config = settle_config(vit, images, config, self.device)
+        self.pass_size = choose_pass_size(vit, images.preprocessing.size, self.device)
         self.weights_hash = vit.weights_hash or hash_weights(vit.module)
         self.failures: list[tuple[str, str]] = []
         self._vit = vit
@@ -201,13 +201,12 @@ class ModelRun:
         )
 
     def make_fitter(self) -> BatchFitter:
-        """What takes batches through the model in passes that fit.
+        """Prepare to take batches through the model.
 
         Returns:
-            One that has met no limit of memory yet.
+            A fitter that has met no limit of memory yet.
         """
-        layout = self._vit.make_layout(*self._images.preprocessing.size)
-        return BatchFitter(choose_pass_size(layout.num_tokens, self.device))
+        return BatchFitter(self.pass_size)
 
     def check_some_read(self) -> None:
         """Refuse a run that has nothing to tell.

@@ -15,20 +15,20 @@ from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.pictures.images import ImageSet, iter_batches
 
 _CPU_PIXELS = 32 * 224 * 224
-"""Pixels of a batch on a CPU, which goes through the model in passes."""
+"""Pixels of a batch where memory is not asked for how many fit: few enough for any machine."""
 
 _CPU_TOKENS = 3072
 """Tokens of a pass on a CPU, at most. With more, what a block makes no longer fits into the caches
 and is given back to the system and asked for again at every layer, and products in bfloat16 are
-slower by a third; with fewer than half of them the products are too small. Measured with ViTs from
-S to L and inputs from 112 to 518 px (docs/benchmarks.md)."""
+slower by a third; with much fewer the products are too small. Measured with ViTs from S to L and
+inputs from 112 to 518 px (docs/benchmarks.md)."""
 
 _MAX_BATCH = 512
 _SHARE_OF_MEMORY = 0.6
 _PROBES = (1, 9)
 _MAX_WORKERS = 8
 _TRIED = 8
-"""Pictures that a lower precision is tried on."""
+"""Pictures that a lower precision is tried on, at most: in one pass."""
 
 _MEMORY_ERRORS = (RuntimeError, MemoryError)
 _MEMORY_MESSAGES = ("allocate memory", "STATUS_ALLOC_FAILED")
@@ -87,24 +87,29 @@ def choose_batch_size(
     if device.type != "cuda":
         return largest_power_of_two(_CPU_PIXELS / (size[0] * size[1]))
     with plain_memory_errors(device, 1), vit.placed(device, config.torch_dtype):
+        each = _bytes_per_picture(vit, size, device)
+        # After the passes: what the first one made for all that follow, such as weights in half
+        # precision, is there by now.
         free_cached_memory()
         free, _ = torch.cuda.mem_get_info(device)
-        each = _bytes_per_picture(vit, size, device)
     return min(_MAX_BATCH, largest_power_of_two(_SHARE_OF_MEMORY * free / each))
 
 
-def choose_pass_size(num_tokens: int, device: torch.device) -> int | None:
+def choose_pass_size(vit: ViTAdapter, size: tuple[int, int], device: torch.device) -> int | None:
     """Pictures that go through the model at once.
 
     Args:
-        num_tokens: Tokens of a picture.
+        vit: The model.
+        size: Input height and width in pixels.
         device: Where the model runs.
 
     Returns:
         On a CPU the largest power of two that its caches hold well, and at least one; None, which
         is all of a batch, elsewhere.
     """
-    return largest_power_of_two(_CPU_TOKENS / num_tokens) if device.type == "cpu" else None
+    if device.type != "cpu":
+        return None
+    return largest_power_of_two(_CPU_TOKENS / vit.make_layout(*size).num_tokens)
 
 
 def largest_power_of_two(bound: float) -> int:
@@ -183,7 +188,8 @@ def _choose_dtype(
     if config.dtype != "auto":
         return config.dtype
     asked = parse_layers(config.layers) if isinstance(config, AuditConfig) else "last"
-    for batch in iter_batches(replace(images, described=False), batch_size=_TRIED):
+    size = choose_pass_size(vit, images.preprocessing.size, device) or _TRIED
+    for batch in iter_batches(replace(images, described=False), batch_size=min(size, _TRIED)):
         if batch.indices:
             return _try_dtype(vit, batch.pixels, device, vit.select_layers(asked))
     return "float32"  # no picture can be read, as the run will say
@@ -206,15 +212,15 @@ def _try_dtype(
 
 def _bytes_per_picture(vit: ViTAdapter, size: tuple[int, int], device: torch.device) -> float:
     few, more = _PROBES
-    before = torch.cuda.memory_allocated(device)
     base = _peak_bytes(vit, few, size, device)
+    kept = torch.cuda.memory_allocated(device)
     with suppress(MemoryShortageError):
-        # What the first pass makes for all that follow is in both peaks and so is not counted.
+        # What the first pass made for all that follow is in both peaks and so is not counted.
         return max(1.0, (_peak_bytes(vit, more, size, device) - base) / (more - few))
     # Only here is what the failed attempt held free again. All that the few take is at least what
     # each of them does.
     free_cached_memory()
-    return max(1.0, (base - before) / few)
+    return max(1.0, (base - kept) / few)
 
 
 def _peak_bytes(vit: ViTAdapter, count: int, size: tuple[int, int], device: torch.device) -> int:

@@ -17,6 +17,7 @@ from sharded import (
     PROVEN,
     ROUNDING,
     assert_identical,
+    stop_after,
 )
 from vitscope import AuditConfig, AuditResult, audit
 from vitscope.errors import ImageReadError, ResultError, UsageError, VitscopeError
@@ -127,6 +128,11 @@ def test_a_model_that_fails_half_way_can_be_gone_on_with(pictures, whole, tmp_pa
     assert_identical(audit(tiny_vit(), pictures, CONFIG, out=out, resume=True), whole)
 
 
+def set_pass_size(monkeypatch, count):
+    num_tokens = tiny_vit().make_layout(*tiny_vit().preprocessing.size).num_tokens
+    monkeypatch.setattr(resources, "_CPU_TOKENS", count * num_tokens)
+
+
 class TightMemory:
     """A device that holds so many pictures at a time."""
 
@@ -165,13 +171,54 @@ def test_a_batch_that_does_not_fit_is_halved(pictures, proven, tmp_path, monkeyp
 
 
 def test_a_batch_goes_through_the_model_in_passes(pictures, proven, tmp_path, monkeypatch):
-    num_tokens = tiny_vit().make_layout(*tiny_vit().preprocessing.size).num_tokens
-    monkeypatch.setattr(resources, "_CPU_TOKENS", 4 * num_tokens)
+    set_pass_size(monkeypatch, 4)
     memory = TightMemory(monkeypatch, 4, AssertionError("more than a pass"))
     config = replace(PROVEN, batch_size=7, shard_size=22)
     result = audit(tiny_vit(), pictures, config, out=tmp_path / "r")
     assert memory.sizes[:4] == [4, 3, 4, 3]
     assert_same_numbers(numbers(result), numbers(proven), ROUNDING)
+
+
+def test_a_pass_that_does_not_fit_is_tried_once(pictures, proven, tmp_path, monkeypatch):
+    set_pass_size(monkeypatch, 4)
+    memory = TightMemory(monkeypatch, 2, MemoryError())
+    config = replace(PROVEN, batch_size=10, shard_size=22)
+    result = audit(tiny_vit(), pictures, config, out=tmp_path / "r")
+    assert memory.sizes[:6] == [4, 2, 2, 2, 2, 2]
+    assert memory.sizes.count(4) == len(range(0, NUM_PICTURES, 22))
+    assert_same_numbers(numbers(result), numbers(proven), ROUNDING)
+
+
+def test_a_run_in_passes_goes_on_to_the_same_bits(pictures, tmp_path, monkeypatch):
+    set_pass_size(monkeypatch, 2)
+    memory = TightMemory(monkeypatch, 2, AssertionError("more than a pass"))
+    config = replace(CONFIG, batch_size=5, shard_size=10, proven=0.3)
+    whole = audit(tiny_vit(), pictures, config, out=tmp_path / "whole")
+    assert memory.sizes[:3] == [2, 2, 1]
+    with pytest.raises(KeyboardInterrupt):
+        audit(
+            tiny_vit(),
+            pictures,
+            config,
+            out=tmp_path / "r",
+            on_progress=stop_after(15, KeyboardInterrupt()),
+        )
+    assert Workspace(place_of(tmp_path / "r")).find_done() == {0}
+    assert_identical(audit(tiny_vit(), pictures, config, out=tmp_path / "r", resume=True), whole)
+
+
+def test_a_run_with_other_passes_is_not_gone_on_with(pictures, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        audit(
+            tiny_vit(),
+            pictures,
+            CONFIG,
+            out=tmp_path / "r",
+            on_progress=stop_after(15, KeyboardInterrupt()),
+        )
+    set_pass_size(monkeypatch, 2)
+    with pytest.raises(UsageError, match="pass_size was"):
+        audit(tiny_vit(), pictures, CONFIG, out=tmp_path / "r", resume=True)
 
 
 def test_memory_for_not_even_one_picture_is_told(pictures, tmp_path, monkeypatch):
