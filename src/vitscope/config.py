@@ -1,9 +1,11 @@
 """The settings of a run: the same for the library, the command line and the saved provenance."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import TYPE_CHECKING, Literal, get_args
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from vitscope.errors import UsageError
 
@@ -13,6 +15,15 @@ if TYPE_CHECKING:
 Auto = Literal["auto"]
 DTypeName = Literal["float32", "float64", "bfloat16", "float16", "auto"]
 ClsTerm = Literal["own", "registers", "patches"]
+
+_TEXTS = {
+    "device": "'auto', 'cpu' or 'cuda:1'",
+    "size": "pixels such as '518', or HEIGHTxWIDTH as in '224x336'",
+    "layers": "'last', 'all' or block numbers such as '3,7'",
+    "masks": "the path of a folder",
+    "shard": "one part of several, such as '3/16'",
+}
+_WORDS = {int: "a whole number", float: "a number", bool: "True or False"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +67,21 @@ class RunConfig:
         Raises:
             UsageError: Naming the setting.
         """
+        self._check_types()
         self._check_least(batch_size=1, num_workers=0, seed=0)
         self._check_number_or_auto("batch_size", "num_workers")
         self._check_choice(dtype=get_args(DTypeName), cls_term=get_args(ClsTerm))
         if self.size is not None:
             parse_size(self.size)
+
+    def _check_types(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = _as_python(getattr(self, name))
+            object.__setattr__(self, name, value)
+            if not _takes(kind, value) and not (isinstance(value, str) and _takes_text(kind)):
+                given = shorten(repr(value), width=60, placeholder=" …")
+                expected = _TEXTS.get(name) or _describe_kind(kind)
+                raise UsageError(f"{_option(name)} {given}: expected {expected}")
 
     def _check_least(self, **least: int) -> None:
         for name, bound in least.items():
@@ -291,6 +312,35 @@ def parse_layers(text: str) -> Literal["last", "all"] | tuple[int, ...]:
         raise UsageError(
             f"layers {text!r}: expected last, all, or block numbers such as 3,7"
         ) from None
+
+
+def _as_python(value: Any) -> Any:
+    # JSON takes neither paths nor numbers of numpy or torch.
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def _takes(kind: Any, value: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if isinstance(kind, UnionType) or get_args(kind):
+        return any(_takes(one, value) for one in get_args(kind))
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _takes_text(kind: Any) -> bool:
+    # Which words are allowed, later checks say.
+    return kind is str or any(isinstance(one, str) or _takes_text(one) for one in get_args(kind))
+
+
+def _describe_kind(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return ", ".join(map(repr, get_args(kind)))
+    parts = [_describe_kind(one) for one in get_args(kind) if one is not type(None)]
+    return " or ".join(parts) or _WORDS.get(kind, "text")
 
 
 def _option(name: str) -> str:

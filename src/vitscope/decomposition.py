@@ -6,10 +6,10 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitscope.config import ClsTerm
-from vitscope.errors import ImbalanceError, NonFiniteError
+from vitscope.errors import ImbalanceError, NonFiniteError, UsageError
 from vitscope.layout import TokenLayout
 from vitscope.ledger import (
     Ledger,
@@ -25,17 +25,20 @@ from vitscope.ledger import (
 )
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.precision import has_native_bfloat16
+from vitscope.models.registry import open_model
 from vitscope.token_maps import TokenMaps, make_token_maps
 from vitscope.trace import ClsTrace, StreamTrace, TokenStates
 
 Readouts = dict[str, dict[str, Float[Tensor, "batch out"]]]
 
 
-def decompose(vit: ViTAdapter, pixels: Pixels, layer: int | None = None) -> Ledger:
+def decompose(
+    vit: ViTAdapter | nn.Module | str, pixels: Pixels, layer: int | None = None
+) -> Ledger:
     """Itemise what was written on the [CLS] row of one block: r = skip + Σ_g c_g + bias.
 
     Args:
-        vit: The model.
+        vit: The model: an adapter, a module, or an id that `load_model` takes.
         pixels: Preprocessed images, of any size that fits the patch grid.
         layer: Index of the block, from 0; the last one if None.
 
@@ -43,23 +46,26 @@ def decompose(vit: ViTAdapter, pixels: Pixels, layer: int | None = None) -> Ledg
         The ledger, which balances against the model's own tensors.
 
     Raises:
-        UsageError: If the size does not fit, or the layer has no row to analyse.
+        UsageError: If the pixels or their size do not fit, or the layer has no row to analyse.
         ImbalanceError: If the ledger does not balance.
         NonFiniteError: If an activation is not finite.
 
     Source:
         Lappe & Giese (NeurIPS 2025), eq. 3 and 6.
     """
+    vit = open_model(vit)
     found: list[Ledger] = []
     _trace_layer(vit, pixels, layer, lambda trace: found.append(_make_balanced(vit, trace)))
     return found[0]
 
 
-def map_tokens(vit: ViTAdapter, pixels: Pixels, layer: int | None = None) -> TokenMaps:
+def map_tokens(
+    vit: ViTAdapter | nn.Module | str, pixels: Pixels, layer: int | None = None
+) -> TokenMaps:
     """What every single token wrote on the [CLS] row of one block, beside its raw attention.
 
     Args:
-        vit: The model.
+        vit: The model: an adapter, a module, or an id that `load_model` takes.
         pixels: Preprocessed images, of any size that fits the patch grid.
         layer: Index of the block, from 0; the last one if None.
 
@@ -67,10 +73,11 @@ def map_tokens(vit: ViTAdapter, pixels: Pixels, layer: int | None = None) -> Tok
         Attention, ‖c_i‖ and ⟨c_i, r⟩ / ‖r‖² per token; `on_grid` lays patches out.
 
     Raises:
-        UsageError: If the size does not fit, or the layer has no row to analyse.
+        UsageError: If the pixels or their size do not fit, or the layer has no row to analyse.
         ImbalanceError: If the ledger does not balance.
         NonFiniteError: If an activation is not finite.
     """
+    vit = open_model(vit)
     found: list[TokenMaps] = []
     _trace_layer(
         vit,
@@ -84,9 +91,25 @@ def map_tokens(vit: ViTAdapter, pixels: Pixels, layer: int | None = None) -> Tok
 def _trace_layer(
     vit: ViTAdapter, pixels: Pixels, layer: int | None, take: Callable[[ClsTrace], None]
 ) -> None:
+    _check_pixels(pixels)
     wanted = vit.last_layer if layer is None else layer
     vit.select_layers([wanted])
     vit.trace(pixels.to(vit.parameter.device), [wanted], take)
+
+
+def _check_pixels(pixels: object) -> None:
+    if not isinstance(pixels, Tensor):
+        given = type(pixels).__name__
+    elif pixels.ndim != 4 or pixels.shape[1] != 3 or not len(pixels):
+        given = f"a tensor of shape {tuple(pixels.shape)}"
+    elif not pixels.is_floating_point():
+        given = f"a tensor of {pixels.dtype}"
+    else:
+        return
+    raise UsageError(
+        f"pixels were given as {given}: expected a floating-point tensor of shape (images, 3, "
+        "height, width), scaled and normalised as the model was trained"
+    )
 
 
 def _make_balanced(vit: ViTAdapter, trace: ClsTrace) -> Ledger:

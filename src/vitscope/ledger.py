@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vitscope.errors import ImbalanceError, NonFiniteError
+from vitscope.errors import ImbalanceError, NonFiniteError, UsageError
+from vitscope.short_repr import ShortRepr
 from vitscope.trace import AttentionTail, ClsTrace
 
 ScalarPath = tuple[str, ...]
@@ -28,8 +29,8 @@ ScalarPath = tuple[str, ...]
 RowFunction = Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch out"]]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Ledger:
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Ledger(ShortRepr):
     """The itemised row of one block for a batch of images, on the CPU.
 
     Attributes:
@@ -89,7 +90,12 @@ class Ledger:
 
         Returns:
             c_g.
+
+        Raises:
+            UsageError: If the ledger has no such group.
         """
+        if group not in self.groups:
+            raise UsageError(f"group {group!r}: expected one of {', '.join(self.groups)}")
         return self.contributions[:, self.groups.index(group)]
 
 

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from vitscope.layout import TokenLayout
 from vitscope.ledger import Ledger
+from vitscope.short_repr import ShortRepr
 from vitscope.trace import ClsTrace
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class TokenMaps:
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class TokenMaps(ShortRepr):
     """One number per token, for a batch of images, on the CPU.
 
     Attributes:

@@ -7,10 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.layout import TokenLayout
+from vitscope.short_repr import ShortRepr
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class AttentionTail:
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class AttentionTail(ShortRepr):
     """The affine map from concatenated heads to the residual stream: γ ∘ (W_O · + b_O).
 
     Attributes:

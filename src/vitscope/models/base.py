@@ -57,7 +57,7 @@ class ModelInfo:
     size: str | None = None
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ViTAdapter:
     """Any library's Vision Transformer behind one face.
 
@@ -88,6 +88,14 @@ class ViTAdapter:
     encoder: tuple[nn.Module, ...] = ()
     weights_hash: str | None = None
     autocast: Autocast = field(default_factory=Autocast, repr=False)
+
+    def __repr__(self) -> str:
+        """Name the model, without its module.
+
+        Returns:
+            Such as `ViTAdapter('dinov2-small', transformers/dinov2, 12 blocks)`.
+        """
+        return f"ViTAdapter({self.info.id!r}, {self.info.family}, {self.info.depth} blocks)"
 
     @property
     def last_layer(self) -> int:

@@ -60,6 +60,30 @@ def load_model(model_id: str) -> ViTAdapter:
     return adapter.named(model_id, adapter.info.source)
 
 
+def open_model(model: ViTAdapter | nn.Module | str) -> ViTAdapter:
+    """Take a model as people have it.
+
+    Args:
+        model: An adapter, an id as `load_model` takes it, or a module as `wrap_model` takes it.
+
+    Returns:
+        The adapter.
+
+    Raises:
+        UsageError: If it is something else, or as of `load_model` and `wrap_model`.
+    """
+    if isinstance(model, str):
+        return load_model(model)
+    if isinstance(model, nn.Module):
+        return wrap_model(model)
+    if not isinstance(model, ViTAdapter):
+        raise UsageError(
+            f"a model was given as {type(model).__name__}: expected what load_model or wrap_model "
+            "returns, the id of a model, or a module of timm, transformers or open_clip"
+        )
+    return model
+
+
 def check_model_id(model_id: str) -> None:
     """Refuse an id that leads nowhere, without importing a library or touching the network.
 

@@ -10,7 +10,7 @@ Requirements met here:
 import os
 import re
 from codecs import BOM_UTF8
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -63,6 +63,8 @@ def find_images(sources: Source | Sequence[Source]) -> FoundPictures:
     if isinstance(sources, FoundPictures):
         return sources
     named: dict[Hashable, PictureAddress] = {}
+    if not isinstance(sources, Iterable):
+        _check_address(sources)
     for source in [sources] if isinstance(sources, Source) else sources:
         for file in _expand(source):
             named.setdefault(_identify(file), file)
@@ -114,6 +116,7 @@ def _look_into(file: PictureAddress) -> Sequence[PictureAddress]:
 
 def _expand(source: Source) -> Sequence[PictureAddress]:
     if not isinstance(source, (str, Path)):
+        _check_address(source)
         return [source]
     name = os.fspath(source)
     if _RANGE.search(name) and not (is_url(name) or os.path.lexists(name)):
@@ -121,6 +124,14 @@ def _expand(source: Source) -> Sequence[PictureAddress]:
     if is_url(name):
         return list(chain.from_iterable(map(_find_stored, _expand_ranges(name))))
     return _find_local(Path(source), repr(name))
+
+
+def _check_address(source: object) -> None:
+    if not isinstance(source, PictureAddress):
+        raise UsageError(
+            f"an image was given as {type(source).__name__}: expected paths of images, folders, "
+            "archives or text files, or URLs; save an image that is in memory to a file first"
+        )
 
 
 def _expand_ranges(name: str) -> Iterator[str]:

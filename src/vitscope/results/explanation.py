@@ -35,7 +35,7 @@ Numbers = dict[str, Any]
 _NOT_NUMBERS = {"path", "image_id", "maps", "framing", "input_size", "grid", "verdict"}
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class PictureExplanation(PictureMaps):
     """One picture: what it was to the model, who wrote its output, and where on it.
 

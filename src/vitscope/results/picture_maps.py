@@ -15,13 +15,14 @@ from jaxtyping import Float, UInt8
 
 from vitscope.errors import ResultError
 from vitscope.files.storage import printable_path
+from vitscope.short_repr import ShortRepr
 
 _DAMAGE = (EOFError, LookupError, OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
 """What reading an archive of arrays raises on a file that is not what it says it is."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PictureMaps:
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class PictureMaps(ShortRepr):
     """A picture and one number per patch of it, as the patches lie in it.
 
     Attributes:

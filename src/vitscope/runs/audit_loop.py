@@ -14,6 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from torch import nn
+
 from vitscope.config import AuditConfig
 from vitscope.engines.base import Engine
 from vitscope.engines.local import LocalEngine
@@ -37,6 +39,7 @@ from vitscope.files.workspace import (
     place_of,
 )
 from vitscope.models.base import ViTAdapter
+from vitscope.models.registry import open_model
 from vitscope.pictures.addresses import Source
 from vitscope.pictures.images import ImageSet
 from vitscope.results.audit_result import AuditResult
@@ -49,7 +52,7 @@ MakeRun = Callable[[Plan | None], AuditRun]
 
 
 def audit(
-    vit: ViTAdapter,
+    vit: ViTAdapter | nn.Module | str,
     images: ImageSet | Source | Sequence[Source],
     config: AuditConfig | None = None,
     *,
@@ -62,8 +65,8 @@ def audit(
     """Audit a model on a set of pictures.
 
     Args:
-        vit: The model; it runs on the configured device in the configured precision, and is left
-            as it was.
+        vit: The model: an adapter, a module, or an id that `load_model` takes. It runs on the
+            configured device in the configured precision, and is left as it was.
         images: A prepared set, or sources of pictures (see `find_images`) to make one of with the
             model's own preprocessing. A prepared set is taken as it is, so `limit`, `size`,
             `draft`, `seed` and `masks` must be left alone.
@@ -86,6 +89,7 @@ def audit(
         NonFiniteError: If an activation is not finite.
         VitscopeError: If the disk does not take the result.
     """
+    vit = open_model(vit)
     config = config or AuditConfig()
     engine = engine or LocalEngine()
     image_set = make_image_set(vit, images, config)

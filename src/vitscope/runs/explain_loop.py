@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitscope.config import RunConfig
 from vitscope.decomposition import choose_tolerance
@@ -17,6 +17,7 @@ from vitscope.errors import ImageReadError, UsageError
 from vitscope.files.storage import is_result, never, printable_path, scratch_folder, staged_folder
 from vitscope.ledger import Ledger, check_balance, make_ledger
 from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.registry import open_model
 from vitscope.pictures.addresses import (
     PictureAddress,
     Source,
@@ -53,7 +54,7 @@ costs grows with its square."""
 
 
 def explain(
-    vit: ViTAdapter,
+    vit: ViTAdapter | nn.Module | str,
     images: Source | Sequence[Source],
     config: RunConfig | None = None,
     *,
@@ -70,8 +71,8 @@ def explain(
     square, pictures are cropped to it, and their `framing` says so.
 
     Args:
-        vit: The model; it runs on the configured device in the configured precision, and is left
-            as it was.
+        vit: The model: an adapter, a module, or an id that `load_model` takes. It runs on the
+            configured device in the configured precision, and is left as it was.
         images: Folders, picture files, text files of paths.
         config: Settings; the defaults if None. Pictures run one by one, whatever the batch size.
         layer: Index of the block, from 0; the last one if None.
@@ -96,6 +97,7 @@ def explain(
     Source:
         Lappe & Giese (NeurIPS 2025), Fig. 4.
     """
+    vit = open_model(vit)
     config = config or RunConfig()
     run = ExplainRun(vit, find_images(images), config, layer, reference)
     if out is None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 from threadpoolctl import threadpool_limits
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitscope.config import OneShotConfig
 from vitscope.decomposition import LayerRows, choose_tolerance, decompose_layers
@@ -19,6 +19,7 @@ from vitscope.files.storage import is_result, never, printable_path, scratch_fol
 from vitscope.ledger import check_rows_finite
 from vitscope.metrics.one_shot import CLASSIFIERS, compute_accuracy, draw_pairs, group_pictures
 from vitscope.models.base import ViTAdapter
+from vitscope.models.registry import open_model
 from vitscope.pictures.class_folders import ClassFolders, find_classes
 from vitscope.pictures.images import ImageSet
 from vitscope.results.one_shot_result import DrawScore, OneShotResult, finish_one_shot
@@ -37,7 +38,7 @@ _KINDS = ("term", "values", "attention", "block", "embedding")
 
 
 def one_shot(
-    vit: ViTAdapter,
+    vit: ViTAdapter | nn.Module | str,
     folder: str | Path,
     config: OneShotConfig | None = None,
     *,
@@ -53,8 +54,8 @@ def one_shot(
     keep-only and the skip-only outputs of the test pictures (docs/method.md).
 
     Args:
-        vit: The model; it runs on the configured device in the configured precision, and is left
-            as it was.
+        vit: The model: an adapter, a module, or an id that `load_model` takes. It runs on the
+            configured device in the configured precision, and is left as it was.
         folder: Folder with one sub-folder a class; see `find_classes`.
         config: Settings; the defaults if None.
         out: Folder to write the result into; a temporary one if None.
@@ -76,6 +77,7 @@ def one_shot(
     Source:
         Lappe & Giese (NeurIPS 2025), Fig. 3b.
     """
+    vit = open_model(vit)
     config = config or OneShotConfig()
     run = _OneShotRun(vit, find_classes(folder).limited(config.limit, config.seed), config)
     if out is None:

@@ -1,0 +1,22 @@
+"""What a prompt or a notebook shows of objects that hold tensors: shapes, not numbers."""
+
+from dataclasses import fields
+from typing import Any
+
+
+class ShortRepr:
+    """A dataclass with `repr=False` whose arrays and tensors are shown by their shapes."""
+
+    def __repr__(self) -> str:
+        """Show the fields on one line.
+
+        Returns:
+            Such as `Ledger(layer=11, contributions=(2, 2, 384), …)`.
+        """
+        told = (f"{field.name}={_show(getattr(self, field.name))}" for field in fields(self))  # type: ignore[arg-type]  # whoever inherits is a dataclass
+        return f"{type(self).__name__}({', '.join(told)})"
+
+
+def _show(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return repr(value) if shape is None else str(tuple(shape))

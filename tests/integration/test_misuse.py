@@ -1,0 +1,162 @@
+"""What Python users give by habit is taken, or refused in one sentence before any work is done."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from vitscope import AuditConfig, audit, decompose, map_tokens, wrap_model
+from vitscope.config import OneShotConfig, RunConfig
+from vitscope.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def module():
+    torch.manual_seed(0)
+    return timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, depth=1, num_classes=0, dynamic_img_size=True
+    )
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(4):
+        noise = np.random.default_rng(i).integers(0, 255, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"size": 64}, "size 64: expected pixels such as '518'"),
+        ({"layers": [0, 1]}, r"layers \[0, 1\]: expected 'last', 'all' or block numbers"),
+        ({"device": torch.device("cpu")}, r"device device\(type='cpu'\): expected 'auto', 'cpu'"),
+        ({"dtype": torch.float32}, "dtype torch.float32: expected"),
+        ({"limit": 2.5}, "limit 2.5: expected a whole number"),
+        ({"limit": True}, "limit True: expected a whole number"),
+        ({"limit": np.array([1, 2])}, "limit array.*: expected a whole number"),
+        ({"batch_size": None}, "batch-size None: expected a whole number or 'auto'"),
+        ({"renormalize": 1}, "renormalize 1: expected True or False"),
+        ({"proven": "half"}, "proven 'half': expected a number"),
+        ({"cls_term": ["own"]}, "cls-term"),
+        ({"features": None}, "features None: expected 'keep', 'drop'"),
+    ],
+)
+def test_settings_of_other_types_are_refused_by_name(settings, expected):
+    with pytest.raises(UsageError, match=expected):
+        AuditConfig(**settings)
+
+
+def test_other_configs_check_their_types_too():
+    with pytest.raises(UsageError, match="size 64"):
+        RunConfig(size=64)
+    with pytest.raises(UsageError, match=r"draws 2\.5"):
+        OneShotConfig(draws=2.5)
+
+
+def test_numbers_of_numpy_and_torch_and_paths_are_taken(module, photos, tmp_path):
+    config = AuditConfig(
+        limit=np.int64(3),
+        batch_size=torch.tensor(2),
+        renormalize=np.bool_(False),
+        proven=np.float64(0.5),
+        size="32",
+        gallery=np.int32(0),
+    )
+    assert (type(config.limit), type(config.proven)) == (int, float)
+    result = audit(wrap_model(module), photos, config, out=tmp_path / "out")
+    assert result.summary["data"]["num_images"] == 3
+    assert json.loads((tmp_path / "out/provenance.json").read_text())["config"]["limit"] == 3
+    assert AuditConfig(masks=Path("masks")).masks == "masks"
+
+
+def test_a_module_is_wrapped(module, photos):
+    config = AuditConfig(size="32", gallery=0)
+    ours = audit(module, photos, config).summary["variance_share"]
+    assert ours == audit(wrap_model(module), photos, config).summary["variance_share"]
+    pixels = torch.randn(2, 3, 32, 32)
+    assert torch.equal(
+        decompose(module, pixels).contributions,
+        decompose(wrap_model(module), pixels).contributions,
+    )
+
+
+_MISUSE = """
+import json, sys
+import numpy as np, timm, torch
+from PIL import Image
+from vitscope import AuditConfig, audit, decompose, map_tokens, one_shot, wrap_model
+from vitscope.errors import UsageError
+
+vit = wrap_model(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=0))
+vit.module.register_forward_hook(lambda *_: sys.exit("the model ran"))
+x = torch.zeros(2, 3, 32, 32)
+photo = Image.new("RGB", (4, 4))
+told = []
+for call in (
+    lambda: decompose(vit, x[0]),
+    lambda: decompose(vit, x.numpy()),
+    lambda: map_tokens(vit, (x + 100).to(torch.uint8)),
+    lambda: map_tokens(vit, x[:0]),
+    lambda: decompose(vit, torch.zeros(2, 4, 32, 32)),
+    lambda: decompose(vit, [x]),
+    lambda: audit(vit, [photo]),
+    lambda: audit(vit, photo),
+    lambda: audit(vit, [3]),
+    lambda: audit(vit, 3),
+    lambda: audit(vit, x),
+    lambda: audit({}, "photos"),
+    lambda: one_shot(3, "photos"),
+):
+    try:
+        call()
+    except UsageError as error:
+        told.append(str(error))
+print(json.dumps(told))
+"""
+
+
+def test_what_is_no_model_no_image_or_no_pixels_is_refused():
+    # In a process of its own: here annotations are checked before any code of ours.
+    done = subprocess.run([sys.executable, "-c", _MISUSE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = [line.partition(": ")[::2] for line in json.loads(done.stdout)]
+    assert [given for given, _ in told] == [
+        "pixels were given as a tensor of shape (3, 32, 32)",
+        "pixels were given as ndarray",
+        "pixels were given as a tensor of torch.uint8",
+        "pixels were given as a tensor of shape (0, 3, 32, 32)",
+        "pixels were given as a tensor of shape (2, 4, 32, 32)",
+        "pixels were given as list",
+        "an image was given as Image",
+        "an image was given as Image",
+        "an image was given as int",
+        "an image was given as int",
+        "an image was given as Tensor",
+        "a model was given as dict",
+        "a model was given as int",
+    ]
+    assert all(expected.startswith("expected ") for _, expected in told)
+
+
+def test_an_absent_group_is_named(module):
+    ledger = decompose(wrap_model(module), torch.randn(1, 3, 32, 32))
+    with pytest.raises(UsageError, match="group 'patch': expected one of cls, patches"):
+        ledger.group_contribution("patch")
+
+
+def test_what_holds_tensors_shows_their_shapes(module):
+    vit, pixels = wrap_model(module), torch.randn(2, 3, 32, 32)
+    for shown in (repr(vit), repr(decompose(vit, pixels)), repr(map_tokens(vit, pixels))):
+        assert "\n" not in shown
+        assert len(shown) < 600
+    assert "contributions=(2, 2, 192)" in repr(decompose(vit, pixels))
