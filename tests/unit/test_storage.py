@@ -12,7 +12,6 @@ from vitscope.files.json_files import read_json, write_json
 from vitscope.files.storage import (
     is_result,
     printable_path,
-    remove_leftovers,
     replace_json,
     scratch_folder,
     staged_folder,
@@ -185,18 +184,6 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     replace_json(path, {"text": "new"})
     assert read_json(path) == {"text": "new"}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-
-
-def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
-    for name in (".a.partial-x1", ".a.old-x1", ".ab.partial-x1", "a", ".a"):
-        (tmp_path / name / "maps").mkdir(parents=True)
-    (tmp_path / ".a.partial-file").write_text("x")
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / ".a.partial-link").symlink_to(tmp_path / "elsewhere")
-    remove_leftovers(tmp_path / "a")
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {".ab.partial-x1", "a", ".a", "elsewhere"}
-    remove_leftovers(tmp_path / "nowhere" / "a")
 
 
 def test_missing_and_damaged_json_say_so(tmp_path):

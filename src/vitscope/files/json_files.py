@@ -6,6 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from vitscope.errors import ResultError
+from vitscope.files.printable import printable_path
+from vitscope.files.reading import read_bounded
+
+_MAX_BYTES = 2**28
+"""Of one file: what 80,000 explained images take."""
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -32,13 +37,14 @@ def read_json(path: Path) -> Any:
         ResultError: If it is missing or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ResultError(
-            f"{path.parent} is not a vitscope result: {path.name} is missing"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ResultError(f"{path} cannot be read: {error}") from None
+        return json.loads(read_bounded(path, _MAX_BYTES), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ResultError(f"{printable_path(path)} cannot be read: {reason}") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number of JSON")
 
 
 def _plain(content: Any) -> Any:

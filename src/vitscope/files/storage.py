@@ -1,6 +1,5 @@
 """Files that are written whole or not at all."""
 
-import glob
 import os
 import shutil
 import tempfile
@@ -13,6 +12,9 @@ from safetensors import SafetensorError
 
 from vitscope.errors import DiskError, ResultError, UsageError
 from vitscope.files.json_files import read_json, write_json
+from vitscope.files.leftovers import new_beside, remove_leftovers
+from vitscope.files.printable import printable as printable
+from vitscope.files.printable import printable_path as printable_path
 
 MARKER = "summary.json"
 """The file that makes a folder a result: written last, so a folder that has it is complete."""
@@ -80,14 +82,14 @@ def holds_result_files(folder: Path) -> bool:
 
 @contextmanager
 def staged_folder(
-    target: Path, *, replaces: Replaces = never, durable: bool = False
+    target: Path, *, replaces: Replaces = never, durable: bool = True
 ) -> Iterator[Path]:
     """Write a folder beside its place and move it there when it is whole.
 
     Args:
         target: Where the folder shall be.
         replaces: Whether what is there may be replaced; asked before and after the writing.
-        durable: Whether to wait until the disk itself has it, which outlasts a power cut.
+        durable: Whether to wait until the disk itself has it, so that it outlasts a power cut.
 
     Yields:
         The folder to write into; it is removed if the body raises.
@@ -96,11 +98,15 @@ def staged_folder(
         UsageError: If something is there that may not be replaced.
         DiskError: If the disk does not take it.
     """
+    remove_leftovers(target)
     check_target(target, replaces)
     # As it really lies: a link is written through, "." has a name and a parent.
     target = target.resolve()
-    with plain_disk_errors(target), made_parents(target):
-        staging = Path(tempfile.mkdtemp(prefix=_partial_name(target), dir=target.parent))
+    with (
+        plain_disk_errors(target),
+        made_parents(target),
+        new_beside(target, "partial", folder=True) as staging,
+    ):
         try:
             yield staging
             open_to_readers(staging)
@@ -129,18 +135,21 @@ def staged_file(target: Path, *, replaces: Replaces = never) -> Iterator[Path]:
         UsageError: If something is there that may not be replaced.
         DiskError: If the disk does not take it.
     """
+    remove_leftovers(target)
     _check_file_target(target, replaces)
     target = target.resolve()
-    with plain_disk_errors(target), made_parents(target):
-        descriptor, name = tempfile.mkstemp(prefix=_partial_name(target), dir=target.parent)
-        os.close(descriptor)
-        staging = Path(name)
+    with (
+        plain_disk_errors(target),
+        made_parents(target),
+        new_beside(target, "partial", folder=False) as staging,
+    ):
         try:
             yield staging
             open_to_readers(staging)
             _check_file_target(target, replaces)
             flush(staging)  # or a crash could leave an empty file in the place of the old one
             staging.replace(target)
+            flush(target.parent)
         finally:
             staging.unlink(missing_ok=True)
 
@@ -227,32 +236,6 @@ def replace_json(path: Path, content: Any) -> None:
         write_json(staging, content)
 
 
-def printable_path(path: Path) -> str:
-    r"""A path as text that any file format and any terminal takes.
-
-    Args:
-        path: Any path; its name may hold bytes that are not UTF-8, and control characters.
-
-    Returns:
-        The path with such bytes written as \xNN and what cannot be printed as Python escapes it.
-    """
-    return printable(os.fsencode(path).decode("utf-8", errors="backslashreplace"))
-
-
-def printable(text: str) -> str:
-    """Text that cannot move a terminal's cursor, change its title or hide what follows.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        The text with everything that cannot be printed as Python escapes it.
-    """
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )
-
-
 def open_to_readers(path: Path) -> None:
     """Give a file or folder the permissions that new ones have here.
 
@@ -278,47 +261,17 @@ def _move_into_place(staging: Path, target: Path) -> None:
     if not target.exists() or not any(target.iterdir()):
         staging.replace(target)
         return
-    attic = Path(tempfile.mkdtemp(prefix=_attic_name(target), dir=target.parent))
-    try:
-        target.rename(attic / "old")
-        staging.rename(target)
-    except BaseException:
-        if not target.exists():
-            (attic / "old").rename(target)
-        raise
-    finally:
-        if target.exists():
-            shutil.rmtree(attic)
-
-
-def remove_leftovers(target: Path) -> None:
-    """Remove what a killed process left beside its place; nobody may be writing there now.
-
-    What it had just moved out of the way comes back, for nothing is in its place.
-
-    Args:
-        target: Folder or file that it was writing.
-    """
-    target = target.resolve()
-    if not target.parent.is_dir():
-        return
-    for replaced in target.parent.glob(f"{glob.escape(_attic_name(target))}*/old"):
-        if not _is_there(target):
-            replaced.rename(target)
-    for path in target.parent.iterdir():
-        if path.name.startswith((_partial_name(target), _attic_name(target))):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-
-
-def _partial_name(target: Path) -> str:
-    return f".{target.name[:100]}.partial-"
-
-
-def _attic_name(target: Path) -> str:
-    return f".{target.name[:100]}.old-"
+    with new_beside(target, "old", folder=True) as attic:
+        try:
+            target.rename(attic / "old")
+            staging.rename(target)
+        except BaseException:
+            if not target.exists():
+                (attic / "old").rename(target)
+            raise
+        finally:
+            if target.exists():
+                shutil.rmtree(attic)
 
 
 def _flush_all(folder: Path) -> None:
@@ -355,6 +308,8 @@ def made_parents(target: Path) -> Iterator[None]:
     """
     missing = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
+    for parent in missing:
+        flush(parent.parent)
     try:
         yield
     finally:

@@ -18,13 +18,13 @@ from uuid import uuid4
 
 from vitscope.errors import ResultError, UsageError
 from vitscope.files.json_files import read_json
+from vitscope.files.leftovers import remove_leftovers
 from vitscope.files.locking import held_alone
 from vitscope.files.storage import (
     flush,
     made_parents,
     plain_disk_errors,
     printable_path,
-    remove_leftovers,
     replace_json,
     staged_folder,
 )
@@ -61,7 +61,7 @@ class Workspace:
         Raises:
             VitscopeError: If the disk does not take it.
         """
-        with staged_folder(self.part(number), durable=True) as staging:
+        with staged_folder(self.part(number)) as staging:
             yield staging
 
     def part(self, number: int) -> Path:

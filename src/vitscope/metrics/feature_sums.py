@@ -294,7 +294,7 @@ class FeatureSums:
     ) -> None:
         # Beside the old ones, which stay until all pairs are there.
         home = self._folder / _MOMENTS
-        with staged_folder(home, replaces=lambda _: True) as staging:
+        with staged_folder(home, replaces=lambda _: True, durable=False) as staging:
             store = MomentStore(staging, self.plan.pairs)
             for pair in self.plan.pairs:
                 store.write(pair, make(pair))

@@ -136,7 +136,7 @@ class AuditResult(SavedResult, AuditPlots):
             return self.own(folder)
         target = Path(out)
         replaces = is_result if overwrite else never
-        with staged_folder(target, replaces=replaces, durable=True) as staging:
+        with staged_folder(target, replaces=replaces) as staging:
             self._merge_into(staging, others)
         return type(self)(target)
 

@@ -218,7 +218,9 @@ def tell_estimate(value: float | None, ci95: Sequence[float] | None) -> str:
     Returns:
         The number, with half the interval's width where there is one.
     """
-    return tell_number(value) if ci95 is None else f"{value:.3f} ± {(ci95[1] - ci95[0]) / 2:.3f}"
+    if value is None or ci95 is None:
+        return tell_number(value)
+    return f"{value:.3f} ± {(ci95[1] - ci95[0]) / 2:.3f}"
 
 
 def _describe_balance(summary: Summary) -> str:

@@ -6,11 +6,14 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, ClassVar, Self
 
 from vitscope.errors import ResultError, UsageError
 from vitscope.files.json_files import read_json
+from vitscope.files.printable import printable, printable_path
 from vitscope.files.storage import MARKER, is_result, never, staged_folder
+from vitscope.results.summary_schema import check_summary
 
 SCHEMA_VERSION = 2
 FAILURES, PROVENANCE = "failures.csv", "provenance.json"
@@ -56,21 +59,30 @@ class SavedResult:
             ResultError: If it is not a result of this kind and schema.
         """
         result = cls(Path(folder))
-        summary = result.summary
-        summary = summary if isinstance(summary, dict) else {}
-        if (found := summary.get("schema_version")) != SCHEMA_VERSION:
-            raise ResultError(
-                f"{folder} was written with schema {found}, this version reads {SCHEMA_VERSION}"
-            )
-        if (kind := summary.get("kind")) != cls.KIND:
-            raise ResultError(f"{folder} is a result of kind {kind!r}: expected {cls.KIND!r}")
+        _ = result.summary  # which is checked as it is read
         return result
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Every number over the pictures, as in `summary.json`."""
-        summary: dict[str, Any] = read_json(self.folder / MARKER)
-        return summary
+        """Every number over the pictures, as in `summary.json`.
+
+        Raises:
+            ResultError: If it is not of a result of this kind and schema, or damaged.
+        """
+        summary = read_json(self.folder / MARKER)
+        found = summary if isinstance(summary, dict) else {}
+        if (version := found.get("schema_version")) != SCHEMA_VERSION:
+            raise ResultError(
+                f"{printable_path(self.folder)} was written with schema {_show(version)}, this "
+                f"version reads {SCHEMA_VERSION}"
+            )
+        if (kind := found.get("kind")) != self.KIND:
+            raise ResultError(
+                f"{printable_path(self.folder)} is a result of kind {_show(kind)}: expected "
+                f"{self.KIND!r}"
+            )
+        check_summary(found, self.folder / MARKER)
+        return found
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -103,6 +115,10 @@ class SavedResult:
         with staged_folder(target, replaces=is_result if overwrite else never) as staging:
             shutil.copytree(self.folder, staging, dirs_exist_ok=True)
         return type(self)(target)
+
+
+def _show(value: Any) -> str:
+    return shorten(printable(repr(value)), width=60, placeholder=" …")
 
 
 def write_failures(folder: Path, failures: Sequence[tuple[str, str]]) -> None:

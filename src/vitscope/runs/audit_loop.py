@@ -184,7 +184,7 @@ def _audit_beside_lead(
 
 def _finish(target: Path, run: AuditRun, workspace: Workspace, replaces: Replaces) -> None:
     try:
-        with staged_folder(target, replaces=replaces, durable=True) as staging:
+        with staged_folder(target, replaces=replaces) as staging:
             run.finish(staging, _list_parts(run, workspace), workspace.run_id)
     except ImageReadError:  # None of them: there is nothing to go on from.
         workspace.clear()

@@ -264,10 +264,10 @@ def test_finished_shards_are_gone_on_with_if_they_are_of_the_same(
 def test_remains_of_a_killed_run_are_removed(out, sets):
     home = out / "results" / NAME
     shutil.rmtree(home / "maps")
-    for name in (".maps.partial-abc", ".maps.old-abc"):
+    for name in (".maps.partial-0123456789abcdef", ".maps.old-0123456789abcdef"):
         (home / name / "maps").mkdir(parents=True)
-    (out / ".reproduction.json.partial-abc").write_text("{")
-    (out / ".figures.partial-abc").mkdir()
+    (out / ".reproduction.json.partial-0123456789abcdef").write_text("{")
+    (out / ".figures.partial-0123456789abcdef").mkdir()
     (home / ".maps").mkdir()  # of somebody else
     assert statuses(out, sets)["maps"] == "done"
     assert {path.name for path in home.iterdir()} == {*DONE, ".maps"}

@@ -216,7 +216,7 @@ def test_what_a_run_left_that_was_killed_at_its_end_is_removed(pictures, whole, 
 
 
 def test_the_result_comes_back_that_a_killed_run_was_replacing(pictures, whole, tmp_path):
-    whole.save(tmp_path / ".r.old-x" / "old")
+    whole.save(tmp_path / ".r.old-0123456789abcdef" / "old")
     with pytest.raises(UsageError, match="already holds a result"):
         audit(tiny_vit(), pictures, CONFIG, out=tmp_path / "r")
     assert_identical(AuditResult.load(tmp_path / "r"), whole)
