@@ -16,6 +16,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from vitscope.files.printable import printable
 from vitscope.results.result_text import (
     ABSENT,
     TextTable,
@@ -94,6 +95,7 @@ def make_report(summary: Mapping[str, Any]) -> Group:
     Returns:
         Something rich can print.
     """
+    summary = _make_printable(summary)
     subject, balance = describe_audit(summary)
     head = Text.assemble((summary["model"]["id"], "bold"), f"  {subject}\n{balance}")
     bill = _make_table(tabulate_bill(summary))
@@ -109,7 +111,10 @@ def make_verdict(summary: Mapping[str, Any]) -> Text:
     Returns:
         Text.
     """
-    return Text.assemble("verdict: ", (summary["verdict_text"], _COLOURS[summary["verdict"]]))
+    summary = _make_printable(summary)
+    return Text.assemble(
+        "verdict: ", (summary["verdict_text"], _COLOURS.get(summary["verdict"], ""))
+    )
 
 
 def make_comparison(summaries: Sequence[Mapping[str, Any]]) -> Table:
@@ -126,17 +131,17 @@ def make_comparison(summaries: Sequence[Mapping[str, Any]]) -> Table:
     for name in ("params", "patch attention", "CKA(r, patches)", "door"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
-    for summary in summaries:
+    for summary in map(_make_printable, summaries):
         cka = summary["cka"]["residual"]["patches"]
         door = summary["door"]
-        share = None if door is None else summary["variance_share"]["residual"][door]["value"]
+        share = summary["variance_share"]["residual"].get(door, {}).get("value")
         table.add_row(
             Text(summary["model"]["id"]),
             f"{summary['model']['num_params'] / 1e6:.0f} M",
             tell_number(mean_of(summary, "attention_mass", "patches")),
             tell_estimate(cka["unbiased"], cka["ci95"]),
             ABSENT if share is None else f"{door} {share:.0%}",
-            Text(summary["verdict"], style=_COLOURS[summary["verdict"]]),
+            Text(summary["verdict"], style=_COLOURS.get(summary["verdict"], "")),
         )
     return table
 
@@ -150,6 +155,7 @@ def make_one_shot_report(summary: Mapping[str, Any]) -> Group:
     Returns:
         Something rich can print.
     """
+    summary = _make_printable(summary)
     head = Text.assemble((summary["model"]["id"], "bold"), f"  {describe_one_shot(summary)}")
     lines = _list_notes(summary)
     if dropped := describe_dropped(summary):
@@ -167,16 +173,26 @@ def make_explanation_report(summary: Mapping[str, Any]) -> Group:
     Returns:
         Something rich can print.
     """
+    summary = _make_printable(summary)
     pictures = summary["pictures"]
     head = Text.assemble((summary["model"]["id"], "bold"), f"  {describe_explanation(summary)}")
     lines = _list_notes(summary)
     for picture in pictures:
         verdict, cropped = picture["verdict"], picture["framing"] == "cropped"
-        style = _PICTURE_COLOURS[verdict["status"]]
+        style = _PICTURE_COLOURS.get(verdict["status"], "")
         shown = " (cropped)" if cropped else ""
         lines.append(Text.assemble(f"{picture['path']}{shown}: ", (verdict["text"], style)))
     bases = dict.fromkeys(picture["verdict"]["basis"] for picture in pictures)
     return Group(head, *lines, *(Text(basis, style="dim") for basis in bases))
+
+
+def _make_printable(content: Any) -> Any:
+    # A summary may come from anywhere, and rich lets through what moves a terminal's cursor.
+    if isinstance(content, Mapping):
+        return {printable(key): _make_printable(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_make_printable(value) for value in content]
+    return printable(content) if isinstance(content, str) else content
 
 
 def _list_notes(summary: Mapping[str, Any]) -> list[Text]:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from jaxtyping import Float64
 
 from vitscope.errors import ResultError, UsageError
 from vitscope.figures.numbers import find, number
 from vitscope.files.json_files import read_json
 from vitscope.files.storage import MARKER, printable_path
+from vitscope.results.records import open_table
 from vitscope.results.saved_result import PROVENANCE, SCHEMA_VERSION
 
 KINDS = ("audit", "one-shot", "explanation")
@@ -130,16 +130,11 @@ class ModelResult:
         Raises:
             ResultError: If the table cannot be read.
         """
-        path = self.folder / "images.parquet"
-        try:
-            with pq.ParquetFile(path) as file:
-                if name not in file.schema_arrow.names:
-                    return None
-                column = file.read(columns=[name]).column(name)
+        with open_table(self.folder / "images.parquet") as file:
+            if name not in file.schema_arrow.names:
+                return None
+            column = file.read(columns=[name]).column(name)
             values: np.ndarray = column.to_numpy().astype(np.float64)
-        except (OSError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise ResultError(f"{printable_path(path)} cannot be read: {reason}") from None
         return np.where(np.isfinite(values), values, np.nan)
 
 

@@ -1,11 +1,21 @@
-"""Files of a saved result as bytes: regular files alone, and no more of one than was expected."""
+"""Reading a saved result that may come from anywhere: bounds, and damage in plain words."""
 
+import csv
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 
 from vitscope.errors import ResultError
-from vitscope.files.printable import printable_path
+from vitscope.files.printable import printable, printable_path
+
+_DAMAGE = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError),
+    *(TypeError, ValueError, csv.Error),
+)
+"""What libraries raise on numbers, names and shapes that do not go together."""
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:
@@ -39,3 +49,23 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
             "vitscope writes less"
         )
     return data
+
+
+@contextmanager
+def plain_damage(path: Path) -> Iterator[None]:
+    """Say in one line that what was read of a file or folder is not as vitscope writes it.
+
+    Args:
+        path: The file or folder.
+
+    Yields:
+        Nothing; the body reads what is there and computes with it.
+
+    Raises:
+        ResultError: Instead of what a library says.
+    """
+    try:
+        yield
+    except _DAMAGE as error:
+        said = shorten(f"{type(error).__name__}: {error}", width=160, placeholder=" …")
+        raise ResultError(f"{printable_path(path)} is damaged ({printable(said)})") from error

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vitscope.errors import ResultError
+from vitscope.files.printable import printable_path
 from vitscope.files.storage import open_to_readers, plain_disk_errors
 
 
@@ -54,6 +55,8 @@ def read_tensors(
         ResultError: If the file cannot be read or lacks one of them.
     """
     parts = parts or {}
+    if path.exists() and not path.is_file():  # a pipe would wait
+        raise ResultError(f"{printable_path(path)} cannot be read: not a regular file")
     try:
         # As arrays: each tensor that it makes itself leaves some bytes behind, for good.
         with safe_open(path, framework="np") as file:
@@ -63,4 +66,4 @@ def read_tensors(
             }
             return {k: torch.from_numpy(a) for k, a in arrays.items()}, file.metadata() or {}
     except Exception as error:  # noqa: BLE001 - safetensors raises its own bare Exception type
-        raise ResultError(f"{path} cannot be read: {error}") from None
+        raise ResultError(f"{printable_path(path)} cannot be read: {error}") from None

@@ -128,6 +128,9 @@ class DepthNorms:
             raise ValueError(f"shapes {squares.shape} and {contrasts.shape}")
         if (counts.sum(axis=1) != contrasts.sum()).any():
             raise ValueError("counts of places and images differ")
+        most = int(contrasts.sum()) * len(counts) ** 2
+        if min(counts.min(initial=0), contrasts.min(), squares.min(), most - squares.max()) < 0:
+            raise ValueError("counts below 0, or above what so many images can have")
         restored = cls(len(counts))
         restored._first_bin = int(first[0])
         restored._by_place = counts.astype(np.int32)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from vitscope.errors import ResultError
 from vitscope.files.linking import link_or_copy
 from vitscope.files.storage import plain_disk_errors
 from vitscope.files.tensor_files import read_tensors, write_tensors
@@ -154,4 +155,6 @@ class RowStore:
 
 
 def _count(blocks: Blocks) -> list[int]:
+    if len(blocks) and not 0 <= int(blocks.min()) <= int(blocks.max()) < NUM_BLOCKS:
+        raise ResultError("the saved rows are of jackknife blocks that there are not: audit again")
     return torch.bincount(blocks, minlength=NUM_BLOCKS).tolist()

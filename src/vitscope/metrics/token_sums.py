@@ -191,7 +191,10 @@ class TokenSums:
         sums._counts, sums._sums = counts, parts
         complete = {f"{state}/{part}" for state in sums.states for part in _PARTS}
         fitting = all(part.shape[:2] == (NUM_BLOCKS, len(tokens)) for part in parts.values())
-        if counts.shape != (NUM_BLOCKS,) or not fitting or complete != parts.keys():
+        negative = [
+            n for n, part in parts.items() if n.endswith(f"/{_SQUARE}") and (part < 0).any()
+        ]
+        if counts.shape != (NUM_BLOCKS,) or not fitting or complete != parts.keys() or negative:
             raise ResultError("the saved sums of tokens are damaged: audit again")
         return sums
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import pyarrow.parquet as pq
 
 from vitscope.errors import ResultError
 from vitscope.figures.saved import ModelResult
@@ -22,6 +21,7 @@ from vitscope.report.embedding import encode_bytes, encode_map, encode_picture
 from vitscope.results.explanation import Explanation
 from vitscope.results.gallery import Gallery, read_gallery
 from vitscope.results.picture_maps import PictureMaps
+from vitscope.results.records import open_table
 from vitscope.results.verdict import judge_picture
 
 MAX_BYTES = 20 * 2**20
@@ -247,13 +247,8 @@ def _describe_distributions(result: ModelResult, numbers: PictureNumbers) -> dic
 
 
 def _read_table(result: ModelResult) -> PictureNumbers:
-    path = result.folder / "images.parquet"
-    try:
-        with pq.ParquetFile(path) as file:
-            return collect_numbers(file.read())
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise ResultError(f"{printable_path(path)} cannot be read: {reason}") from None
+    with open_table(result.folder / "images.parquet") as file:
+        return collect_numbers(file.read())
 
 
 def _flatten(tree: Mapping[str, Any], *path: str) -> dict[str, float]:

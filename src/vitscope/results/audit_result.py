@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vitscope.errors import UsageError
+from vitscope.files.reading import plain_damage
 from vitscope.files.storage import is_result, never, scratch_folder, staged_folder
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_sums import FeatureSums
@@ -20,6 +20,7 @@ from vitscope.results.gallery import Gallery, merge_galleries, read_gallery
 from vitscope.results.manifest import Manifest, check_same, read_manifest, read_sums
 from vitscope.results.merging import check_disjoint, find_missing_shards, merge_parts
 from vitscope.results.plots import AuditPlots
+from vitscope.results.records import open_table
 from vitscope.results.result_html import show_audit
 from vitscope.results.saved_result import SavedResult
 
@@ -48,8 +49,13 @@ class AuditResult(SavedResult, AuditPlots):
 
     @property
     def images(self) -> pa.Table:
-        """One row an image, of the last layer."""
-        return pq.read_table(self.folder / "images.parquet")
+        """One row an image, of the last layer.
+
+        Raises:
+            ResultError: If the table cannot be read.
+        """
+        with open_table(self.folder / "images.parquet") as file:
+            return file.read()
 
     @property
     def gallery(self) -> Gallery | None:
@@ -147,16 +153,17 @@ class AuditResult(SavedResult, AuditPlots):
         for other in others:
             check_same(manifest, other.manifest, other.folder)
         provenances = [result.provenance for result in results]
-        check_disjoint(folders, provenances)
-        merged = merge_parts(folder, manifest, folders)
-        finish_result(
-            folder,
-            manifest,
-            merged.sums,
-            failures=merged.failures,
-            provenance={"merged_from": provenances},
-        )
-        merge_galleries(folder, folders)
+        with plain_damage(folders[-1]):
+            check_disjoint(folders, provenances)
+            merged = merge_parts(folder, manifest, folders)
+            finish_result(
+                folder,
+                manifest,
+                merged.sums,
+                failures=merged.failures,
+                provenance={"merged_from": provenances},
+            )
+            merge_galleries(folder, folders)
 
     def _read_all_sums(self) -> AuditSums:
         return read_sums(self.folder, self.manifest, owner=self)

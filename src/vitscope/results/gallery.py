@@ -10,7 +10,6 @@ Requirements met here:
 """
 
 import math
-import shutil
 from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +19,6 @@ from typing import get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
 from vitscope.errors import ImageReadError, ResultError
@@ -33,6 +31,7 @@ from vitscope.pictures.images import ImageSet
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.results.gallery_choice import Why, choose_pictures
 from vitscope.results.picture_maps import PictureMaps, read_maps, write_maps
+from vitscope.results.records import open_table
 from vitscope.token_maps import TokenMaps
 
 CANDIDATE_BYTES = 16 * 2**20
@@ -303,7 +302,7 @@ def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
     for digest, why in numbers.choose(candidates, limit):
         one, source = candidates[digest]
         name = _maps_name(len(entries))
-        shutil.copyfile(source, folder / name)
+        write_maps(folder / name, read_maps(source))
         entries.append(GalleryPicture(one.path, digest, why, name))
     num_candidates = sum(gallery.num_candidates for gallery in galleries)
     _write_index(folder, numbers, entries, limit=limit, num_candidates=num_candidates)
@@ -323,8 +322,8 @@ class _Numbers:
 
 
 def _read_numbers(folder: Path) -> _Numbers:
-    with pq.ParquetFile(folder / "images.parquet") as file:
-        name = next(name for name in _NUMBERS if name in file.schema_arrow.names)
+    with open_table(folder / "images.parquet") as file:
+        name = next(name for name in (*_NUMBERS, "") if name in file.schema_arrow.names or not name)
         columns = file.read(columns=["image_id", name])
     return _Numbers(name, columns["image_id"], columns[name].to_numpy().astype(np.float64))
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from vitscope.config import ClsTerm
 from vitscope.errors import ResultError
+from vitscope.files.printable import printable_path
+from vitscope.files.reading import plain_damage
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_plan import FeaturePlan, make_plan
@@ -165,28 +167,33 @@ def read_sums(folder: Path, manifest: Manifest, owner: object) -> AuditSums:
 
     Returns:
         The sums; what is saved is only read, whatever is done with them.
+
+    Raises:
+        ResultError: If they are damaged.
     """
     features, _ = read_tensors(folder / _SUMS)
     tokens, _ = read_tensors(folder / _TOKEN_SUMS)
-    dtype = getattr(torch, manifest.dtype)
-    return AuditSums(
-        features={
-            layer: FeatureSums.from_tensors(
-                manifest.make_plan(layer),
-                dtype,
-                _take(features, f"{layer:03d}/"),
-                sums_folder(folder, layer),
-                owner=owner,
-            )
-            for layer in manifest.layers
-        },
-        tokens={
-            layer: TokenSums.from_tensors(manifest.tokens, _take(tokens, f"{layer:03d}/"))
-            for layer in manifest.layers
-            if manifest.tokens
-        },
-        patch_norms=PatchNormCounts.from_tensors(_take(tokens, _PATCH_NORMS)),
-    )
+    with plain_damage(folder):
+        if not all(tensor.isfinite().all() for tensor in (*features.values(), *tokens.values())):
+            raise ResultError(f"{printable_path(folder)} is damaged: its sums are not finite")
+        return AuditSums(
+            features={
+                layer: FeatureSums.from_tensors(
+                    manifest.make_plan(layer),
+                    getattr(torch, manifest.dtype),
+                    _take(features, f"{layer:03d}/"),
+                    sums_folder(folder, layer),
+                    owner=owner,
+                )
+                for layer in manifest.layers
+            },
+            tokens={
+                layer: TokenSums.from_tensors(manifest.tokens, _take(tokens, f"{layer:03d}/"))
+                for layer in manifest.layers
+                if manifest.tokens
+            },
+            patch_norms=PatchNormCounts.from_tensors(_take(tokens, _PATCH_NORMS)),
+        )
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -203,11 +210,15 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / _SUMS
     _, metadata = read_tensors(path, [])
-    try:
+    with plain_damage(path):
         content = json.loads(metadata["manifest"])
-        return Manifest(**content | {k: tuple(content[k]) for k in ("layers", "groups", "tokens")})
-    except (KeyError, TypeError, ValueError) as error:
-        raise ResultError(f"{path} cannot be read: its description is damaged ({error})") from None
+        manifest = Manifest(
+            **content | {k: tuple(content[k]) for k in ("layers", "groups", "tokens")}
+        )
+    known = isinstance(getattr(torch, str(manifest.dtype), None), torch.dtype)
+    if not known or not all(isinstance(layer, int) and layer >= 0 for layer in manifest.layers):
+        raise ResultError(f"{printable_path(path)} is damaged: it is of no known layers or dtype")
+    return manifest
 
 
 def _with_layers(parts: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from vitscope.results.records import (
     GROUP_ROWS,
     TableWriter,
     iter_row_groups,
+    open_table,
     shard_paths,
     table_path,
 )
@@ -125,7 +126,8 @@ def check_disjoint(folders: Sequence[Path], provenances: Sequence[Mapping[str, A
         return
     seen: set[str] = set()
     for folder in folders:
-        ids = set(pq.read_table(folder / "images.parquet", columns=["image_id"])[0].to_pylist())
+        with open_table(folder / "images.parquet") as file:
+            ids = set(file.read(columns=["image_id"])[0].to_pylist())
         if shared := seen & ids:
             raise ResultError(
                 f"{folder} cannot be merged: {len(shared)} of its pictures are in the other "

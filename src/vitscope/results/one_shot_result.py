@@ -13,6 +13,7 @@ from vitscope.files.json_files import write_json
 from vitscope.files.storage import MARKER
 from vitscope.metrics.one_shot import Accuracy, average_draws, chance_accuracy
 from vitscope.results.plots import OneShotPlots
+from vitscope.results.records import open_table
 from vitscope.results.result_html import show_one_shot
 from vitscope.results.saved_result import PROVENANCE, SCHEMA_VERSION, SavedResult, write_failures
 
@@ -35,8 +36,13 @@ class OneShotResult(SavedResult, OneShotPlots):
 
     @property
     def draws(self) -> pa.Table:
-        """One row per draw, classifier, readout and part, with `top1` and `top5`."""
-        return pq.read_table(self.folder / _DRAWS)
+        """One row per draw, classifier, readout and part, with `top1` and `top5`.
+
+        Raises:
+            ResultError: If the table cannot be read.
+        """
+        with open_table(self.folder / _DRAWS) as file:
+            return file.read()
 
 
 @dataclass(frozen=True)

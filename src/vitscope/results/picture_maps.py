@@ -3,6 +3,7 @@
 Files are read without running anything: arrays of numbers alone.
 """
 
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -14,11 +15,18 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from vitscope.errors import ResultError
-from vitscope.files.storage import printable_path
+from vitscope.files.printable import printable_path
+from vitscope.files.reading import read_bounded
 from vitscope.short_repr import ShortRepr
 
-_DAMAGE = (EOFError, LookupError, OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (
+    *(EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError),
+    *(ValueError, zipfile.BadZipFile, zlib.error),
+)
 """What reading an archive of arrays raises on a file that is not what it says it is."""
+
+_MAX_BYTES = 2**27
+"""Of a file, and of its arrays: an image of 4,096 x 4,096 pixels takes 48 MiB."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -73,12 +81,28 @@ def read_maps(path: Path) -> PictureMaps:
         ResultError: If the file does not hold them.
     """
     try:
-        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+        data = read_bounded(path, _MAX_BYTES)
+        _check_sizes(data)
+        with np.load(BytesIO(data), allow_pickle=False) as arrays:
             found = {field.name: arrays[field.name] for field in fields(PictureMaps)}
         _check(found)
     except _DAMAGE as error:
         raise ResultError(f"{printable_path(path)} cannot be read as maps: {error}") from None
     return PictureMaps(**found)
+
+
+def _check_sizes(data: bytes) -> None:
+    # As the arrays' own headers tell them, by which memory is asked for.
+    total = 0
+    with zipfile.ZipFile(BytesIO(data)) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                if np.lib.format.read_magic(file) != (1, 0):
+                    raise ValueError("expected arrays of version 1.0")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            total += math.prod(shape) * dtype.itemsize
+    if total > _MAX_BYTES:
+        raise ValueError(f"its arrays take more than {_MAX_BYTES >> 20} MiB")
 
 
 def _check(maps: Mapping[str, np.ndarray]) -> None:
@@ -88,6 +112,8 @@ def _check(maps: Mapping[str, np.ndarray]) -> None:
     wanted |= {"head_attention": heads + grid, "head_share": heads + grid}
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or len(grid) != 2:
         raise ValueError("expected a picture of red, green and blue, and maps of rows and columns")
+    if not all(n and size and size % n == 0 for n, size in zip(grid, picture.shape, strict=False)):
+        raise ValueError("expected an image of whole patches")
     for name, shape in wanted.items():
         found = maps[name]
         if found.dtype.kind != "f" or found.shape != shape or not np.isfinite(found).all():

@@ -109,8 +109,9 @@ def _heading(summary: Summary, subject: str) -> str:
 
 
 def _badge(status: str) -> str:
+    colour = _BADGE_COLOURS.get(status, "#555")
     return (
-        f'<span style="background:{_BADGE_COLOURS[status]};color:#fff;border-radius:0.3em;'
+        f'<span style="background:{colour};color:#fff;border-radius:0.3em;'
         f'padding:0.1em 0.5em;white-space:nowrap">{escape(status)}</span>'
     )
 

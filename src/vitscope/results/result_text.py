@@ -162,7 +162,7 @@ def tell_one_shot(summary: Summary) -> str:
     readouts = next(iter(summary["accuracy"].values()))
     parts = {name: entry["top1"] for name, entry in readouts[summary["readout"]].items()}
     chance, full = summary["chance"]["top1"], parts["full"]["value"]
-    if parts["full"]["ci95"][0] <= chance:
+    if min(full, parts["full"]["ci95"][0]) <= chance:
         return "cannot tell: the full output itself does no better than chance"
     kept = {
         name: max(0.0, (parts[name]["value"] - chance) / (full - chance))

@@ -5,6 +5,7 @@ import shutil
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, ClassVar, Self
@@ -12,11 +13,13 @@ from typing import Any, ClassVar, Self
 from vitscope.errors import ResultError, UsageError
 from vitscope.files.json_files import read_json
 from vitscope.files.printable import printable, printable_path
+from vitscope.files.reading import plain_damage, read_bounded
 from vitscope.files.storage import MARKER, is_result, never, staged_folder
 from vitscope.results.summary_schema import check_summary
 
 SCHEMA_VERSION = 2
 FAILURES, PROVENANCE = "failures.csv", "provenance.json"
+_MAX_FAILURES_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,15 @@ class SavedResult:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Configuration, versions, weights hash."""
-        provenance: dict[str, Any] = read_json(self.folder / PROVENANCE)
+        """Configuration, versions, weights hash.
+
+        Raises:
+            ResultError: If it cannot be read.
+        """
+        path = self.folder / PROVENANCE
+        provenance = read_json(path)
+        if not isinstance(provenance, dict):
+            raise ResultError(f"{printable_path(path)} is damaged: expected an object")
         return provenance
 
     @property
@@ -113,8 +123,14 @@ class SavedResult:
         if target.resolve().is_relative_to(self.folder.resolve()):
             raise UsageError(f"{folder} is inside the result itself: choose another folder")
         with staged_folder(target, replaces=is_result if overwrite else never) as staging:
-            shutil.copytree(self.folder, staging, dirs_exist_ok=True)
+            shutil.copytree(self.folder, staging, copy_function=_copy_file, dirs_exist_ok=True)
         return type(self)(target)
+
+
+def _copy_file(source: str, target: str) -> None:
+    if not Path(source).is_file():  # a device may never end
+        raise ResultError(f"{printable_path(Path(source))} is damaged: not a regular file")
+    shutil.copy2(source, target)
 
 
 def _show(value: Any) -> str:
@@ -140,6 +156,12 @@ def read_failures(folder: Path) -> list[tuple[str, str]]:
 
     Returns:
         Path and reason of each.
+
+    Raises:
+        ResultError: If they cannot be read.
     """
-    with (folder / FAILURES).open(encoding="utf-8", newline="") as file:
-        return [(row["path"], row["reason"]) for row in csv.DictReader(file)]
+    path = folder / FAILURES
+    data = read_bounded(path, _MAX_FAILURES_BYTES)
+    with plain_damage(path):
+        rows = csv.DictReader(StringIO(data.decode("utf-8"), newline=""))
+        return [(str(row["path"]), str(row["reason"])) for row in rows]

@@ -18,7 +18,7 @@ from vitscope.metrics.distribution import compute_distribution
 from vitscope.metrics.feature_plan import FeaturePlan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.gram_ledger import estimate_gram_ledger
-from vitscope.results.records import IDENTITY, column_name, replace_columns, shard_paths
+from vitscope.results.records import IDENTITY, column_name, open_table, replace_columns, shard_paths
 
 TERMS = ("cls", "registers", "distillation", "patches", "skip", "non_patch", "bias")
 TOTALS = ("attention_total", "residual_total")
@@ -110,9 +110,8 @@ def read_column(table: Path, name: str) -> np.ndarray:
     Returns:
         Its values in float64, NaN where there is none.
     """
-    with pq.ParquetFile(table) as file:
-        column = file.read(columns=[name]).column(name)
-    values: np.ndarray = column.to_numpy().astype(np.float64)
+    with open_table(table) as file:
+        values: np.ndarray = file.read(columns=[name]).column(name).to_numpy().astype(np.float64)
     return values
 
 

@@ -101,7 +101,7 @@ _AUDIT = _object(
     },
 )
 _ACCURACY = _object({"top1": _MEASURED, "top5": _MEASURED})
-_PARTS = _each(_ACCURACY, full=_ACCURACY)
+_PARTS = _each(_ACCURACY, full=_ACCURACY, patches=_ACCURACY)
 _ONE_SHOT = _object(
     {
         **_COMMON,
