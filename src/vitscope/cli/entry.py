@@ -4,11 +4,13 @@ Exit codes: 0 done, 1 failed, 2 bad usage.
 """
 
 import os
+import pathlib
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
+from typing import Any, TextIO
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -59,9 +61,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
+    with _output_that_may_fail() as output:
+        code = _run(arguments)
+    if output.error is not None and not isinstance(output.error, BrokenPipeError):
+        reason = output.error.strerror
+        return _fail(
+            f"standard output cannot be written to ({reason}); what was to be saved is saved", 1
+        )
+    return code
+
+
+class _Output:
+    """Standard output that, once it cannot be written to, lets the work go on unseen."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream or pathlib.Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the end
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        if self.error is None:
+            try:
+                act()
+            except OSError as error:
+                self.error = error
+                # What is left in its buffer would be tried again when Python ends.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _output_that_may_fail() -> Iterator[_Output]:
+    stream, sys.stdout = sys.stdout, _Output(sys.stdout)
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    finally:
+        sys.stdout = stream
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         app(arguments)
-        sys.stdout.flush()
     except CycloptsError as error:
         return _fail(str(error), 2)
     except UsageError as error:
