@@ -91,8 +91,11 @@ def make_hub_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAd
             patch_size=patch_size,
             num_registers=registers,
         ),
-        # The same as for the same weights in transformers.
-        preprocessing=default_preprocessing("dinov3_vit" if rotary else "dinov2", (224, 224)),
+        # The settings of the same weights in transformers, carried out as torchvision does.
+        preprocessing=replace(
+            default_preprocessing("dinov3_vit" if rotary else "dinov2", (224, 224)),
+            pipeline="torchvision",
+        ),
         blocks=blocks,
         make_layout=partial(_lay_out, registers, patch_size),
         run=tower,

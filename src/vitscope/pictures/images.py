@@ -264,11 +264,11 @@ class _Pictures(Dataset[_Picture | ImageFailure]):
         preprocessing = self._images.preprocessing
         data = read_picture(self._images.addresses[index])
         image = decode_picture(data, preprocessing)
-        cropped = resize_and_crop(image, preprocessing)
+        cropped, pixels = prepare_image(image, preprocessing)
         return _Picture(
             index=index,
             id=image_id(data),
-            pixels=normalize_pixels(cropped, preprocessing),
+            pixels=pixels,
             covariates=self._describe(index, image, cropped),
         )
 

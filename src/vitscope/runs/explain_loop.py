@@ -23,7 +23,7 @@ from vitscope.pictures.addresses import (
     printable_address,
     read_picture,
 )
-from vitscope.pictures.decoding import decode_picture, image_id, normalize_pixels, resize_and_crop
+from vitscope.pictures.decoding import decode_picture, image_id, prepare_image, resize_and_crop
 from vitscope.pictures.images import ImageSet
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.pictures.sources import find_images
@@ -294,9 +294,8 @@ class ExplainRun:
             data = read_picture(address)
             image = decode_picture(data, self._preprocessing)
             preprocessing, framing = self._frame(image.size)
-            shown = resize_and_crop(image, preprocessing)
+            shown, pixels = prepare_image(image, preprocessing)
             framed_as_audited = self._is_framed_as_audited(image, shown)
-            pixels = normalize_pixels(shown, preprocessing).unsqueeze(0)
         except MemoryError:
             raise ImageReadError("too large: not enough memory to read it") from None
         return _Seen(
@@ -305,7 +304,7 @@ class ExplainRun:
             framing=framing,
             framed_as_audited=framed_as_audited,
             picture=np.asarray(shown),
-            pixels=pixels.to(self._run.device),
+            pixels=pixels.unsqueeze(0).to(self._run.device),
         )
 
     def _frame(self, size: tuple[int, int]) -> tuple[Preprocessing, Framing]:
