@@ -58,26 +58,26 @@ def assert_same(found, expected):
 def test_layouts_of_training_code(tmp_path, content):
     path = tmp_path / "checkpoint.pth"
     torch.save(content, path)
-    assert_same(read_checkpoint(path), WEIGHTS)
+    assert_same(read_checkpoint(path).weights, WEIGHTS)
 
 
 def test_legacy_format(tmp_path):
     path = tmp_path / "checkpoint.pt"
     torch.save(WEIGHTS, path, _use_new_zipfile_serialization=False)
-    assert_same(read_checkpoint(path), WEIGHTS)
+    assert_same(read_checkpoint(path).weights, WEIGHTS)
 
 
 def test_safetensors(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file(prefixed("backbone.") | HEADS, path)
-    assert_same(read_checkpoint(path), WEIGHTS)
+    assert_same(read_checkpoint(path).weights, WEIGHTS)
 
 
 def test_a_classifier_is_kept_for_the_caller_to_judge(tmp_path):
     path = tmp_path / "model.safetensors"
     classifier = {"head.weight": torch.ones(3, 4)}
     save_file(WEIGHTS | classifier, path)
-    assert_same(read_checkpoint(path), WEIGHTS | classifier)
+    assert_same(read_checkpoint(path).weights, WEIGHTS | classifier)
 
 
 class Payload:
