@@ -33,7 +33,7 @@ from vitscope.models.hub import find_snapshot
 from vitscope.models.near_matches import describe_near_matches
 from vitscope.models.parts import require
 from vitscope.models.timm_blocks import make_block_parts, make_pool_parts
-from vitscope.models.timm_weights import check_patches, convert_names, lacks_layer_scale
+from vitscope.models.timm_weights import convert_weights, lacks_layer_scale
 from vitscope.pictures.preprocessing import Interpolation, Preprocessing
 
 _FAMILIES = {
@@ -358,8 +358,7 @@ def _load_from_file(name: str, checkpoint: Path) -> ViTAdapter:
     module: Any = _create(name)
     if scaled := lacks_layer_scale(module, read.weights):
         module = _create(name, init_values=1.0)  # The values are the file's.
-    resampled = check_patches(module, read.weights, checkpoint)
-    weights = convert_names(read.weights, module, checkpoint)
+    weights, resampled = convert_weights(module, read.weights, checkpoint)
     # A classifier plays no part in the global feature; a projection does.
     optional = () if is_clip_tower(module) else ("head.", "head_dist.")
     load_weights(module, weights, checkpoint, optional=optional)

@@ -1,7 +1,7 @@
 """Weights out of files for timm's architectures: what fits, under timm's own names."""
 
 import io
-import math
+import re
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -11,6 +11,10 @@ from timm.models import eva, vision_transformer
 from torch import Tensor, nn
 
 from vitscope.errors import UsageError
+
+_KERNEL = "patch_embed.proj.weight"
+_OF_SHAPES = re.compile(r"\bshape|\bsize")
+"""In torch's words about a table that is no grid."""
 
 
 def lacks_layer_scale(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
@@ -30,67 +34,43 @@ def lacks_layer_scale(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
     return bool(held) and type(getattr(tower.blocks[0], "ls1", None)) is nn.Identity
 
 
-def check_patches(
-    module: nn.Module, weights: Mapping[str, Tensor], checkpoint: Path
-) -> tuple[str, ...]:
-    """Refuse what timm would resample beyond recognition, and note what it resamples.
-
-    Args:
-        module: A timm model.
-        weights: Weights by name.
-        checkpoint: Where they came from, for the error.
-
-    Returns:
-        Notes; none where the patches are those of the model.
-
-    Raises:
-        UsageError: If the patches are of another size, or the position table is of no square grid.
-    """
-    tower: Any = module
-    kernel, table = weights.get("patch_embed.proj.weight"), weights.get("pos_embed")
-    own = tower.patch_embed.proj.weight
-    if kernel is not None and kernel.ndim == own.ndim and kernel.shape[2:] != own.shape[2:]:
-        raise UsageError(
-            f"{checkpoint} does not fit {type(module).__name__}: its patches are of "
-            f"{' x '.join(map(str, kernel.shape[2:]))} px, the architecture's of "
-            f"{' x '.join(map(str, own.shape[2:]))} px"
-        )
-    if table is None or tower.pos_embed is None or table.ndim != 3:
-        return ()
-    others = 0 if getattr(tower, "no_embed_class", False) else tower.num_prefix_tokens
-    rows, columns = tower.patch_embed.grid_size
-    patches = table.shape[1] - others
-    if patches == rows * columns:
-        return ()
-    side = math.isqrt(max(0, patches))
-    if side == 0 or side * side != patches:
-        raise UsageError(
-            f"{checkpoint} does not fit {type(module).__name__}: its position table has "
-            f"{table.shape[1]} entries, which with {others} for other tokens leave no square grid "
-            "of patches"
-        )
-    return (
-        f"the file's position table, of {side} x {side} patches, was resampled to {rows} x "
-        f"{columns}",
-    )
-
-
-def convert_names(
-    weights: dict[str, Tensor], module: nn.Module, checkpoint: Path
-) -> dict[str, Tensor]:
+def convert_weights(
+    module: nn.Module, weights: dict[str, Tensor], checkpoint: Path
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Bring weights to the names and shapes of timm's model.
 
     Args:
-        weights: Weights by the names of the code that trained them.
         module: A timm model.
+        weights: Weights by the names of the code that trained them.
         checkpoint: Where they came from, for the error.
 
     Returns:
-        Weights by timm's names.
+        Weights by timm's names, and notes of what was resampled.
 
     Raises:
-        UsageError: If timm's own converter cannot.
+        UsageError: If the patches are of another size, or timm's own converter fails.
     """
+    tower: Any = module
+    kernel, own = weights.get(_KERNEL), tower.patch_embed.proj.weight
+    if kernel is not None and kernel.ndim == own.ndim and kernel.shape[2:] != own.shape[2:]:
+        raise _make_misfit(
+            checkpoint,
+            module,
+            f"its patches are of {_describe_sides(kernel)} px, the architecture's of "
+            f"{_describe_sides(own)} px",
+        )
+    converted = _convert(module, weights, checkpoint)
+    before, after = _count_positions(weights), _count_positions(converted)
+    # The positions of [CLS] and registers may be folded into the tokens themselves.
+    if abs(before - after) <= tower.num_prefix_tokens:
+        return converted, ()
+    return converted, (
+        f"the file's position table of {before} entries was resampled to {after} for the patches "
+        "of this architecture",
+    )
+
+
+def _convert(module: nn.Module, weights: dict[str, Tensor], checkpoint: Path) -> dict[str, Tensor]:
     try:
         # timm's converter for Eva prints what it leaves out.
         with redirect_stdout(io.StringIO()):
@@ -100,5 +80,26 @@ def convert_names(
                 vision_transformer.checkpoint_filter_fn(weights, module, adapt_layer_scale=True)
             )
     except (RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UsageError(f"{checkpoint} does not fit {type(module).__name__}: {reason}") from None
+        entries = _count_positions(weights)
+        if _OF_SHAPES.search(str(error)) and entries:
+            own = _count_positions(module.state_dict())
+            reason = f"its position table has {entries} entries, the architecture's {own}"
+        else:
+            reason = str(error).partition("\n")[0]
+        raise _make_misfit(checkpoint, module, reason) from None
+
+
+def _make_misfit(checkpoint: Path, module: nn.Module, reason: str) -> UsageError:
+    return UsageError(
+        f"{checkpoint} does not fit {type(module).__name__}: {reason}; choose the architecture "
+        "that the checkpoint was trained with"
+    )
+
+
+def _describe_sides(kernel: Tensor) -> str:
+    return " x ".join(str(side) for side in kernel.shape[2:])
+
+
+def _count_positions(weights: Mapping[str, Tensor]) -> int:
+    table = weights.get("pos_embed")
+    return 0 if table is None or table.ndim != 3 else table.shape[1]
