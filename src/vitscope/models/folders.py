@@ -16,12 +16,19 @@ def find_folder(name: str) -> Path | None:
     Returns:
         The folder, or None where there is none, or the name cannot be a path at all: too long for
         the file system, with a NUL byte, or under the home of somebody unknown.
+
+    Raises:
+        ModelUnreachableError: If it lies where this user may not look.
     """
     if not name:
         return None
     try:
         folder = Path(name).expanduser()
         return folder if folder.is_dir() else None
+    except PermissionError as error:
+        raise ModelUnreachableError(
+            f"{name} cannot be read ({error.strerror}): check its permissions"
+        ) from None
     except (OSError, RuntimeError, ValueError):
         return None
 
