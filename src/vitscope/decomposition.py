@@ -24,6 +24,7 @@ from vitscope.ledger import (
     relative_error,
 )
 from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.memory import check_memory
 from vitscope.models.precision import has_native_bfloat16
 from vitscope.token_maps import TokenMaps, make_token_maps
 from vitscope.trace import ClsTrace, StreamTrace, TokenStates
@@ -46,6 +47,7 @@ def decompose(vit: ViTAdapter, pixels: Pixels, layer: int | None = None) -> Ledg
         UsageError: If the size does not fit, or the layer has no row to analyse.
         ImbalanceError: If the ledger does not balance.
         NonFiniteError: If an activation is not finite.
+        MemoryShortageError: If memory cannot hold what the model makes of the batch.
 
     Source:
         Lappe & Giese (NeurIPS 2025), eq. 3 and 6.
@@ -70,6 +72,7 @@ def map_tokens(vit: ViTAdapter, pixels: Pixels, layer: int | None = None) -> Tok
         UsageError: If the size does not fit, or the layer has no row to analyse.
         ImbalanceError: If the ledger does not balance.
         NonFiniteError: If an activation is not finite.
+        MemoryShortageError: If memory cannot hold what the model makes of the batch.
     """
     found: list[TokenMaps] = []
     _trace_layer(
@@ -86,6 +89,8 @@ def _trace_layer(
 ) -> None:
     wanted = vit.last_layer if layer is None else layer
     vit.select_layers([wanted])
+    height, width = pixels.shape[-2:]
+    check_memory(vit, (height, width), vit.parameter.device, passed=len(pixels))
     vit.trace(pixels.to(vit.parameter.device), [wanted], take)
 
 

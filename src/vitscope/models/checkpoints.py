@@ -272,7 +272,7 @@ def _join_chunks(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _note_choice(path: Path, candidates: list[str]) -> str:
     if len(candidates) < 2:
         return ""
-    taken, *left = (f"{name!r}" for name in candidates)
+    taken, *left = (repr(name) if name else "no prefix" for name in candidates)
     return f"of the weights in {path.name} those under {taken} were taken, not {', '.join(left)}"
 
 

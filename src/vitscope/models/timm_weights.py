@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from timm.models import eva, vision_transformer
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ def convert_weights(
     tower: Any = module
     kernel, own = weights.get(_KERNEL), tower.patch_embed.proj.weight
     if kernel is not None and kernel.ndim == own.ndim and kernel.shape[2:] != own.shape[2:]:
-        raise _make_misfit(
+        _refuse(
             checkpoint,
             module,
             f"its patches are of {_describe_sides(kernel)} px, the architecture's of "
@@ -86,14 +86,14 @@ def _convert(module: nn.Module, weights: dict[str, Tensor], checkpoint: Path) ->
             reason = f"its position table has {entries} entries, the architecture's {own}"
         else:
             reason = str(error).partition("\n")[0]
-        raise _make_misfit(checkpoint, module, reason) from None
+        _refuse(checkpoint, module, reason)
 
 
-def _make_misfit(checkpoint: Path, module: nn.Module, reason: str) -> UsageError:
-    return UsageError(
+def _refuse(checkpoint: Path, module: nn.Module, reason: str) -> NoReturn:
+    raise UsageError(
         f"{checkpoint} does not fit {type(module).__name__}: {reason}; choose the architecture "
         "that the checkpoint was trained with"
-    )
+    ) from None
 
 
 def _describe_sides(kernel: Tensor) -> str:

@@ -5,7 +5,7 @@ changes pixels and has no counterpart in `Preprocessing` is refused by name.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -67,9 +67,7 @@ _DEFAULTS: Mapping[str, Preprocessing] = {
         std=_IMAGENET_STD,
         pipeline="transformers",
     ),
-    "clip": Preprocessing(
-        size=(224, 224), mean=_CLIP_MEAN, std=_CLIP_STD, pipeline="transformers"
-    ),
+    "clip": Preprocessing(size=(224, 224), mean=_CLIP_MEAN, std=_CLIP_STD, pipeline="transformers"),
     "siglip": Preprocessing(
         size=(224, 224), resize="stretch", mean=_HALF, std=_HALF, pipeline="transformers"
     ),
@@ -138,7 +136,9 @@ def translate_processor(processor: Any) -> Preprocessing:
     return make_preprocessing(processor.to_dict(), backend=processor.backend)
 
 
-def make_preprocessing(settings: Mapping[str, Any], *, backend: str = "torchvision") -> Preprocessing:
+def make_preprocessing(
+    settings: Mapping[str, Any], *, backend: str = "torchvision"
+) -> Preprocessing:
     """Translate an image processor's settings.
 
     Args:
@@ -159,7 +159,7 @@ def make_preprocessing(settings: Mapping[str, Any], *, backend: str = "torchvisi
         )
     _check_steps(name, settings)
     resample = settings.get("resample")
-    if resample not in _INTERPOLATIONS:
+    if not isinstance(resample, int) or resample not in _INTERPOLATIONS:
         _refuse(name, "resample", resample, "0 (nearest) to 3 (bicubic)")
     normalize = settings.get("do_normalize", False)
     size, resize, crop_fraction = _read_size(name, settings)

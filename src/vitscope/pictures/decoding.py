@@ -69,6 +69,7 @@ _DRAFT_MARGIN = 2
 """How many times larger than it is resized to a picture that is decoded as a draft stays, so that
 the filter still has several pixels for each of its own."""
 
+
 @cache
 def picture_extensions() -> frozenset[str]:
     """File name extensions of the formats that are read.

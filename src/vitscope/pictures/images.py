@@ -33,12 +33,7 @@ from vitscope.pictures.covariates import (
     compute_covariates,
     compute_segment_covariates,
 )
-from vitscope.pictures.decoding import (
-    decode_picture,
-    image_id,
-    normalize_pixels,
-    resize_and_crop,
-)
+from vitscope.pictures.decoding import decode_picture, image_id, prepare_image
 from vitscope.pictures.masks import crop_mask, decode_mask, find_masks
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.pictures.sources import find_images

@@ -94,7 +94,7 @@ def resample_levels(
         return levels
     name = preprocessing.interpolation
     filtering = InterpolationMode("nearest-exact" if name == "nearest" else name)
-    resized = resize(levels, [rows, columns], filtering, antialias=True)
+    resized: Tensor = resize(levels, [rows, columns], filtering, antialias=True)
     left, top, right, bottom = _place_crop((columns, rows), preprocessing)
     return resized[:, top:bottom, left:right]
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from vitscope.config import RunConfig
 from vitscope.decomposition import choose_tolerance
-from vitscope.errors import ImageReadError, UsageError
+from vitscope.errors import ImageReadError, MemoryShortageError, UsageError
 from vitscope.files.storage import is_result, never, printable_path, scratch_folder, staged_folder
 from vitscope.ledger import Ledger, check_balance, make_ledger
 from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.memory import check_memory
 from vitscope.pictures.addresses import (
     PictureAddress,
     Source,
@@ -294,9 +295,10 @@ class ExplainRun:
             data = read_picture(address)
             image = decode_picture(data, self._preprocessing)
             preprocessing, framing = self._frame(image.size)
+            check_memory(self._vit, preprocessing.size, self._run.device, decoded=1)
             shown, pixels = prepare_image(image, preprocessing)
             framed_as_audited = self._is_framed_as_audited(image, shown)
-        except MemoryError:
+        except (MemoryError, MemoryShortageError):
             raise ImageReadError("too large: not enough memory to read it") from None
         return _Seen(
             path=printable_address(address),
