@@ -81,6 +81,7 @@ def test_a_saved_model_comes_back_with_its_preprocessing(dinov2):
         interpolation="bicubic",
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
+        pipeline="transformers",
     )
     assert (adapter.info.id, adapter.info.source) == (str(dinov2), "a local folder")
     assert adapter.info.notes == ()
