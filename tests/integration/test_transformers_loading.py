@@ -245,9 +245,11 @@ def test_truncated_weights(dinov2):
     refuse(dinov2, ModelUnreachableError, "cannot be read")
 
 
-def test_weights_of_another_width(dinov2):
-    change_config(dinov2, hidden_size=64)
-    refuse(dinov2, ModelUnreachableError, r"fits config\.json")
+@pytest.mark.parametrize("changes", [{"hidden_size": 64}, {"num_attention_heads": 3}])
+def test_weights_of_another_width(dinov2, changes):
+    change_config(dinov2, **changes)
+    words = r"\S+ is of shape .*, not .*: expected .* that fits config\.json"
+    refuse(dinov2, ModelUnreachableError, words)
 
 
 def add_weights(folder, extra):
@@ -364,7 +366,6 @@ def test_greyscale_models_are_refused(tmp_path, name):
         ({"patch_size": "8"}, "patch_size='8'"),
         ({"num_attention_heads": 0}, "num_attention_heads=0"),
         ({"num_attention_heads": -2}, "num_attention_heads=-2"),
-        ({"num_attention_heads": 3}, r"config\.json"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000: expected 1000 or less"),
         ({"num_hidden_layers": 0}, "num_hidden_layers=0"),
         ({"hidden_size": 0}, "hidden_size=0"),
@@ -372,7 +373,6 @@ def test_greyscale_models_are_refused(tmp_path, name):
         ({"image_size": -32}, "image_size=-32"),
         ({"num_channels": 0}, "num_channels=0"),
         ({"dtype": "evil"}, r"config\.json \(.*evil"),
-        ({"torch_dtype": "evil"}, r"config\.json \(.*evil"),
         ({"hidden_act": 7}, r"config\.json"),
         ({"layer_norm_eps": "small"}, r"config\.json"),
         ({"architectures": "Dinov2Model", "model_type": "x"}, "model type x"),

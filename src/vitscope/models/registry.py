@@ -42,8 +42,8 @@ def load_model(model_id: str) -> ViTAdapter:
     Args:
         model_id: A name from the catalogue ("dinov2-small"), a Hugging Face id
             ("facebook/dinov2-base"), a local folder written by transformers' `save_pretrained`,
-            "timm:NAME", "torchhub:NAME", either with "@CHECKPOINT" for a file of weights, or
-            "open_clip:ARCHITECTURE/TAG".
+            "timm:NAME" (or "timm/NAME", as on the hub), "torchhub:NAME", either of those with a
+            colon also with "@CHECKPOINT" for a file of weights, or "open_clip:ARCHITECTURE/TAG".
 
     Returns:
         The adapter, on the CPU in float32; its `info.id` is the id given.

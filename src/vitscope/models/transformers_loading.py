@@ -146,6 +146,8 @@ def load_tower(folder: Path, name: str) -> nn.Module:
                 dtype=torch.float32,
                 # A configuration may ask for a kernel that would be downloaded and run.
                 attn_implementation="sdpa",
+                # They are in the report, with their names.
+                ignore_mismatched_sizes=True,
                 **extra,
             )
         except UnpicklingError:
@@ -169,6 +171,13 @@ def load_tower(folder: Path, name: str) -> nn.Module:
 
 
 def _check_fit(report: Mapping[str, Any], class_name: str, name: str) -> None:
+    if mismatched := sorted(report["mismatched_keys"]):
+        key, found, expected = mismatched[0]
+        raise ModelUnreachableError(
+            f"the weights of {name} cannot be read as a {class_name}, of which {key} is of shape "
+            f"{tuple(expected)}, not {tuple(found)}: expected model.safetensors or "
+            "pytorch_model.bin that fits config.json"
+        )
     if unset := sorted(report["missing_keys"]):
         raise UnsupportedModelError(
             f"the weights of {name} leave {len(unset)} tensors of {class_name} unset, {unset[0]} "
