@@ -376,3 +376,22 @@ def test_chunked_blocks_behind_a_trainers_prefix(tmp_path, weights):
     }
     student = {f"student.backbone.{name}": torch.zeros_like(v) for name, v in weights.items()}
     assert_filled(load_timm(TINY, save(tmp_path, {"model": chunked | student})), weights)
+
+
+def test_the_names_of_dinov2s_own_code_are_understood(tmp_path):
+    """Its position table has a place for [CLS], which timm adds to the token itself."""
+    name, small = "vit_small_patch14_reg4_dinov2", {"depth": 1}
+    own = randomize(timm.create_model(name, num_classes=0, **small)).state_dict()
+    published = {key.replace("reg_token", "register_tokens"): v for key, v in own.items()}
+    table = torch.cat([torch.zeros(1, 1, 384), own["pos_embed"]], dim=1)
+    published |= {"pos_embed": table, "mask_token": torch.zeros(1, 384)}
+    wrapped = {"teacher": {f"backbone.{key}": value for key, value in published.items()}}
+    with pytest.MonkeyPatch.context() as patch:
+        create = vitscope_timm._create
+        patch.setattr(vitscope_timm, "_create", lambda name, **k: create(name, **small, **k))
+        adapter = load_timm(name, save(tmp_path, wrapped))
+    assert_filled(adapter, own)
+    assert adapter.info.num_registers == 4
+    assert [note.partition(";")[0] for note in adapter.info.notes] == [
+        "the weights come from a file"
+    ]

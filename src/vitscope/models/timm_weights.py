@@ -71,13 +71,14 @@ def convert_weights(
 
 
 def _convert(module: nn.Module, weights: dict[str, Tensor], checkpoint: Path) -> dict[str, Tensor]:
+    given = dict(weights)  # The converters take out what they rename.
     try:
-        # timm's converter for Eva prints what it leaves out.
+        # That for Eva prints what it leaves out.
         with redirect_stdout(io.StringIO()):
             if isinstance(module, eva.Eva):
-                return dict(eva.checkpoint_filter_fn(weights, module))
+                return dict(eva.checkpoint_filter_fn(given, module))
             return dict(
-                vision_transformer.checkpoint_filter_fn(weights, module, adapt_layer_scale=True)
+                vision_transformer.checkpoint_filter_fn(given, module, adapt_layer_scale=True)
             )
     except (RuntimeError, ValueError) as error:
         entries = _count_positions(weights)
