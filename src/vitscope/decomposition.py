@@ -24,6 +24,7 @@ from vitscope.ledger import (
     relative_error,
 )
 from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.memory import check_memory
 from vitscope.models.precision import has_native_bfloat16
 from vitscope.models.registry import open_model
 from vitscope.token_maps import TokenMaps, make_token_maps
@@ -49,6 +50,7 @@ def decompose(
         UsageError: If the pixels or their size do not fit, or the layer has no row to analyse.
         ImbalanceError: If the ledger does not balance.
         NonFiniteError: If an activation is not finite.
+        MemoryShortageError: If memory cannot hold what the model makes of the batch.
 
     Source:
         Lappe & Giese (NeurIPS 2025), eq. 3 and 6.
@@ -76,6 +78,7 @@ def map_tokens(
         UsageError: If the pixels or their size do not fit, or the layer has no row to analyse.
         ImbalanceError: If the ledger does not balance.
         NonFiniteError: If an activation is not finite.
+        MemoryShortageError: If memory cannot hold what the model makes of the batch.
     """
     vit = open_model(vit)
     found: list[TokenMaps] = []
@@ -94,6 +97,8 @@ def _trace_layer(
     _check_pixels(pixels)
     wanted = vit.last_layer if layer is None else layer
     vit.select_layers([wanted])
+    height, width = pixels.shape[-2:]
+    check_memory(vit, (height, width), vit.parameter.device, passed=len(pixels))
     vit.trace(pixels.to(vit.parameter.device), [wanted], take)
 
 

@@ -310,3 +310,88 @@ def test_clip_tower_needs_its_projection(tmp_path):
 def test_models_resampled_by_name_take_no_file(tmp_path, weights):
     with pytest.raises(UnsupportedModelError, match="flexivit_small"):
         load_timm("flexivit_small.1200ep_in1k", save(tmp_path, weights))
+
+
+def test_averaged_weights_are_taken_and_the_choice_is_noted(tmp_path, weights):
+    others = {name: torch.zeros_like(value) for name, value in weights.items()}
+    path = save(tmp_path, {"state_dict": others, "state_dict_ema": weights})
+    adapter = load_timm(TINY, path)
+    assert_filled(adapter, weights)
+    assert "those under 'state_dict_ema' were taken, not 'state_dict'" in adapter.info.notes[0]
+
+
+def test_layer_scale_that_the_architecture_lacks_is_built_in(tmp_path):
+    """As of UNI: a plain architecture that was trained with init_values."""
+    scaled = randomize(timm.create_model(TINY, init_values=0.1))
+    path = save(tmp_path, scaled.state_dict())
+    adapter = load_timm(TINY, path)
+    assert_filled(adapter, scaled.state_dict())
+    assert any("layer scale" in note for note in adapter.info.notes)
+    pixels = torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = scaled.eval().forward_head(scaled.forward_features(pixels), pre_logits=True)
+        torch.testing.assert_close(adapter.run(pixels), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_position_tables_that_were_resampled_are_noted(tmp_path, weights):
+    larger = weights | {"pos_embed": torch.zeros(1, 1 + 14 * 14, 64)}
+    notes = load_timm(TINY, save(tmp_path, larger)).info.notes
+    assert "position table of 197 entries was resampled to 101" in notes[0]
+    assert len(load_timm(TINY, save(tmp_path, weights)).info.notes) == 1
+
+
+def test_a_position_table_with_a_place_for_cls_where_there_is_none(tmp_path):
+    name = "deit3_small_patch16_224.fb_in1k"
+    own = {k: torch.zeros(v.shape) for k, v in make_on_meta(name).state_dict().items()}
+    table = {"pos_embed": torch.zeros(1, 197, 384)}
+    with pytest.raises(UsageError, match="has 197 entries, the architecture's 196") as caught:
+        load_timm(name, save(tmp_path, own | table))
+    assert "shape '" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_patches_of_another_size_are_not_resampled(tmp_path, weights):
+    other = weights | {"patch_embed.proj.weight": torch.zeros(64, 3, 14, 14)}
+    with pytest.raises(UsageError, match=r"patches are of 14 x 14 px, the architecture's of 16 x"):
+        load_timm(TINY, save(tmp_path, other))
+
+
+def test_weights_for_greyscale_images_are_refused(tmp_path):
+    grey = timm.create_model(TINY, in_chans=1).state_dict()
+    with pytest.raises(UnsupportedModelError, match="images with 1 channels: expected 3"):
+        load_timm(TINY, save(tmp_path, grey))
+
+
+def test_weights_of_something_else_are_told_so(tmp_path):
+    words = "names none of its weights as VisionTransformer does"
+    with pytest.raises(UsageError, match=words) as caught:
+        load_timm(TINY, save(tmp_path, {"layer1.0.conv1.weight": torch.zeros(1)}))
+    assert "choose the architecture" not in str(caught.value)
+
+
+def test_chunked_blocks_behind_a_trainers_prefix(tmp_path, weights):
+    chunked = {
+        "teacher.backbone." + re.sub(r"^blocks\.(\d+)", r"blocks.0.\1", name): value
+        for name, value in weights.items()
+    }
+    student = {f"student.backbone.{name}": torch.zeros_like(v) for name, v in weights.items()}
+    assert_filled(load_timm(TINY, save(tmp_path, {"model": chunked | student})), weights)
+
+
+def test_the_names_of_dinov2s_own_code_are_understood(tmp_path):
+    """Its position table has a place for [CLS], which timm adds to the token itself."""
+    name, small = "vit_small_patch14_reg4_dinov2", {"depth": 1}
+    own = randomize(timm.create_model(name, num_classes=0, **small)).state_dict()
+    published = {key.replace("reg_token", "register_tokens"): v for key, v in own.items()}
+    table = torch.cat([torch.zeros(1, 1, 384), own["pos_embed"]], dim=1)
+    published |= {"pos_embed": table, "mask_token": torch.zeros(1, 384)}
+    wrapped = {"teacher": {f"backbone.{key}": value for key, value in published.items()}}
+    with pytest.MonkeyPatch.context() as patch:
+        create = vitscope_timm._create
+        patch.setattr(vitscope_timm, "_create", lambda name, **k: create(name, **small, **k))
+        adapter = load_timm(name, save(tmp_path, wrapped))
+    assert_filled(adapter, own)
+    assert adapter.info.num_registers == 4
+    assert [note.partition(";")[0] for note in adapter.info.notes] == [
+        "the weights come from a file"
+    ]

@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,6 +82,7 @@ def test_a_saved_model_comes_back_with_its_preprocessing(dinov2):
         interpolation="bicubic",
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
+        pipeline="transformers",
     )
     assert (adapter.info.id, adapter.info.source) == (str(dinov2), "a local folder")
     assert adapter.info.notes == ()
@@ -243,9 +245,11 @@ def test_truncated_weights(dinov2):
     refuse(dinov2, ModelUnreachableError, "cannot be read")
 
 
-def test_weights_of_another_width(dinov2):
-    change_config(dinov2, hidden_size=64)
-    refuse(dinov2, ModelUnreachableError, r"fits config\.json")
+@pytest.mark.parametrize("changes", [{"hidden_size": 64}, {"num_attention_heads": 3}])
+def test_weights_of_another_width(dinov2, changes):
+    change_config(dinov2, **changes)
+    words = r"\S+ is of shape .*, not .*: expected .* that fits config\.json"
+    refuse(dinov2, ModelUnreachableError, words)
 
 
 def add_weights(folder, extra):
@@ -325,3 +329,100 @@ def test_an_image_processor_of_its_own_is_refused(dinov2):
         json.dumps({"image_processor_type": "Mine", "auto_map": {"AutoImageProcessor": "a.B"}})
     )
     refuse(dinov2, UnsupportedModelError, "image processor")
+
+
+# --- what people have on their disks --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inner", [None, 512])
+def test_the_projection_width_at_the_top_of_a_clip_is_the_models(tmp_path, inner):
+    """As in LAION's repositories; transformers' own CLIPModel reads no other."""
+    config = CLIPConfig(vision_config=SIZE, text_config=TEXT, projection_dim=12)
+    module = randomize(CLIPModel(config))
+    module.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    content["vision_config"].pop("projection_dim", None)
+    if inner is not None:
+        content["vision_config"]["projection_dim"] = inner
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with torch.no_grad():
+        expected = module.get_image_features(PIXELS).pooler_output
+    assert torch.equal(run(load_transformers(str(tmp_path))), expected)
+
+
+@pytest.mark.parametrize("name", ["dinov2", "dinov3", "vit", "siglip"])
+def test_greyscale_models_are_refused(tmp_path, name):
+    tiny = TINY_TRANSFORMERS[name]()
+    grey = type(tiny)(type(tiny.config)(**tiny.config.to_dict() | {"num_channels": 1}))
+    grey.save_pretrained(tmp_path)
+    refuse(tmp_path, UnsupportedModelError, r"images of 1 channels \(num_channels\)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"patch_size": 0}, "patch_size=0: expected 1 or more"),
+        ({"patch_size": [8, 0]}, "patch_size="),
+        ({"patch_size": "8"}, "patch_size='8'"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0"),
+        ({"num_attention_heads": -2}, "num_attention_heads=-2"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000: expected 1000 or less"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers=0"),
+        ({"hidden_size": 0}, "hidden_size=0"),
+        ({"image_size": 0}, "image_size=0"),
+        ({"image_size": -32}, "image_size=-32"),
+        ({"num_channels": 0}, "num_channels=0"),
+        ({"dtype": "evil"}, r"config\.json \(.*evil"),
+        ({"hidden_act": 7}, r"config\.json"),
+        ({"layer_norm_eps": "small"}, r"config\.json"),
+        ({"architectures": "Dinov2Model", "model_type": "x"}, "model type x"),
+        ({"architectures": [], "model_type": None}, "model type None"),
+    ],
+    ids=str,
+)
+def test_configurations_that_no_model_has(dinov2, changes, words):
+    change_config(dinov2, **changes)
+    refuse(dinov2, UnsupportedModelError, words)
+
+
+def test_sizes_of_a_vision_tower_inside_a_whole_model_are_looked_at(tmp_path):
+    CLIPModel(CLIPConfig(vision_config=SIZE, text_config=TEXT)).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    content["vision_config"]["patch_size"] = 0
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    refuse(tmp_path, UnsupportedModelError, "patch_size=0")
+
+
+def deny(*_, **__):
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.mark.parametrize("method", ["is_dir", "is_file", "read_text"])
+def test_folders_and_files_that_may_not_be_read(dinov2, monkeypatch, method):
+    monkeypatch.setattr(Path, method, deny)
+    refuse(dinov2, ModelUnreachableError, r"cannot be read \(Permission denied\): check its perm")
+
+
+def test_a_deeply_nested_configuration(dinov2):
+    (dinov2 / "config.json").write_text("[" * 100_000)
+    refuse(dinov2, UnsupportedModelError, "damaged")
+
+
+def test_a_lora_folder_says_what_to_do(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    refuse(tmp_path, UnsupportedModelError, r"LoRA adapter.*merge_and_unload\(\)")
+
+
+def test_a_folder_of_timm_says_what_to_type(tmp_path):
+    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    words = rf"give .* timm:vit_tiny_patch16_224@{re.escape(str(tmp_path))}/model\.safetensors$"
+    refuse(tmp_path, UnsupportedModelError, words)
+
+
+def test_an_old_image_processor_is_read(dinov2):
+    path = dinov2 / "preprocessor_config.json"
+    settings = json.loads(path.read_text())
+    before = load_transformers(str(dinov2)).preprocessing
+    path.write_text(json.dumps(settings | {"image_processor_type": "BitFeatureExtractor"}))
+    assert load_transformers(str(dinov2)).preprocessing == before

@@ -3,14 +3,16 @@
 import argparse
 import pickle
 import re
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from vitscope.errors import UsageError
-from vitscope.models.checkpoints import load_weights, read_checkpoint
+from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.models.checkpoints import check_colour, load_weights, read_checkpoint
 
 WEIGHTS = {"cls_token": torch.ones(1, 1, 4), "blocks.0.norm1.weight": torch.arange(4.0)}
 OTHERS = {name: torch.zeros_like(value) for name, value in WEIGHTS.items()}
@@ -58,26 +60,26 @@ def assert_same(found, expected):
 def test_layouts_of_training_code(tmp_path, content):
     path = tmp_path / "checkpoint.pth"
     torch.save(content, path)
-    assert_same(read_checkpoint(path), WEIGHTS)
+    assert_same(read_checkpoint(path).weights, WEIGHTS)
 
 
 def test_legacy_format(tmp_path):
     path = tmp_path / "checkpoint.pt"
     torch.save(WEIGHTS, path, _use_new_zipfile_serialization=False)
-    assert_same(read_checkpoint(path), WEIGHTS)
+    assert_same(read_checkpoint(path).weights, WEIGHTS)
 
 
 def test_safetensors(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file(prefixed("backbone.") | HEADS, path)
-    assert_same(read_checkpoint(path), WEIGHTS)
+    assert_same(read_checkpoint(path).weights, WEIGHTS)
 
 
 def test_a_classifier_is_kept_for_the_caller_to_judge(tmp_path):
     path = tmp_path / "model.safetensors"
     classifier = {"head.weight": torch.ones(3, 4)}
     save_file(WEIGHTS | classifier, path)
-    assert_same(read_checkpoint(path), WEIGHTS | classifier)
+    assert_same(read_checkpoint(path).weights, WEIGHTS | classifier)
 
 
 class Payload:
@@ -174,3 +176,181 @@ def test_misfits_are_named_up_to_three(tmp_path):
     assert "the model has no extra0, extra1, extra2 and 2 more" in message
     assert "of another shape are 0.weight" in message
     assert "\n" not in message
+
+
+# --- several models in one file, and other wrappings ----------------------------------------------
+
+VIT = WEIGHTS | {"patch_embed.proj.weight": torch.ones(4, 3, 2, 2), "head.weight": torch.ones(2, 4)}
+OTHER_VIT = {name: torch.zeros_like(value) for name, value in VIT.items()}
+BLOCKS = {f"blocks.{i}.norm1.weight": torch.full((4,), float(i)) for i in range(12)}
+
+
+def read(tmp_path, content):
+    path = tmp_path / "checkpoint.pth"
+    torch.save(content, path)
+    return read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "model.",
+        "net.",
+        "encoder.",
+        "vit.",
+        "_orig_mod.",
+        "module._orig_mod.",
+        "model.backbone.",
+        "module.",
+        "module.model.",
+        "module.backbone.",
+        "model.vit.encoder.",
+        "teacher.backbone.",
+        "student.backbone.",
+        "module.base_encoder.",
+        "momentum_encoder.",
+        "_fsdp_wrapped_module.model.",
+    ],
+)
+def test_any_prefix_of_the_whole_model_is_dropped(tmp_path, prefix):
+    found = read(tmp_path, {"state_dict": prefixed(prefix, VIT)})
+    assert_same(found.weights, VIT)
+    assert found.notes == ()
+
+
+def test_what_stands_beside_the_model_is_left(tmp_path):
+    others = {"criterion.weight": torch.ones(2), "model_2.fc.weight": torch.ones(2)}
+    assert_same(read(tmp_path, prefixed("model.", VIT) | others).weights, VIT)
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "_checkpoint_wrapped_module"])
+def test_wrappers_of_single_blocks_are_dropped(tmp_path, wrapper):
+    wrapped = {key.replace("blocks.0.", f"blocks.0.{wrapper}."): v for key, v in VIT.items()}
+    assert_same(read(tmp_path, wrapped).weights, VIT)
+
+
+@pytest.mark.parametrize(
+    ("content", "taken", "left"),
+    [
+        ({"state_dict": OTHER_VIT, "state_dict_ema": VIT}, "state_dict_ema", "state_dict"),
+        ({"model": OTHER_VIT, "model_ema": VIT}, "model_ema", "model"),
+        ({"model": OTHER_VIT, "ema": VIT}, "ema", "model"),
+        ({"model": OTHER_VIT, "ema_state_dict": VIT}, "ema_state_dict", "model"),
+        ({"student": OTHER_VIT, "teacher": prefixed("backbone.", VIT)}, "teacher", "student"),
+        ({"encoder": OTHER_VIT, "target_encoder": VIT}, "target_encoder", "encoder"),
+        (
+            {
+                "model": prefixed("student.backbone.", OTHER_VIT)
+                | prefixed("teacher.backbone.", VIT)
+            },
+            "teacher.backbone.",
+            "student.backbone.",
+        ),
+        (
+            prefixed("module.base_encoder.", VIT) | prefixed("module.momentum_encoder.", OTHER_VIT),
+            "module.base_encoder.",
+            "module.momentum_encoder.",
+        ),
+        (
+            prefixed("encoder_q.", VIT) | prefixed("encoder_k.", OTHER_VIT),
+            "encoder_q.",
+            "encoder_k.",
+        ),
+        (prefixed("ema_model.", VIT) | prefixed("model.", OTHER_VIT), "ema_model.", "model."),
+        (OTHER_VIT | prefixed("model_ema.", VIT), "model_ema.", "no prefix"),
+    ],
+)
+def test_of_several_models_one_is_taken_and_the_choice_is_noted(tmp_path, content, taken, left):
+    found = read(tmp_path, content)
+    assert_same(found.weights, VIT)
+    assert len(found.notes) == 1
+    named = left if left == "no prefix" else repr(left)
+    assert found.notes[0].endswith(f"those under {taken!r} were taken, not {named}")
+
+
+def test_an_empty_average_is_not_taken(tmp_path):
+    found = read(tmp_path, {"state_dict": VIT, "state_dict_ema": None, "model_ema": {}})
+    assert_same(found.weights, VIT)
+    assert found.notes == ()
+
+
+def test_several_models_of_which_none_is_to_be_preferred_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"several models \(left\., right\.\)") as caught:
+        read(tmp_path, prefixed("left.", VIT) | prefixed("right.", VIT))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda i: f"blocks.0.{i}.",  # one chunk
+        lambda i: f"blocks.{i // 4}.{i}.",  # DINOv2: indices of the whole stack
+        lambda i: f"blocks.{i // 4}.{i % 4}.",  # indices within the chunk
+    ],
+)
+def test_chunks_of_blocks_are_joined(tmp_path, place):
+    chunked = {place(int(key.split(".")[1])) + "norm1.weight": v for key, v in BLOCKS.items()}
+    whole = {"patch_embed.proj.weight": VIT["patch_embed.proj.weight"]}
+    found = read(tmp_path, {"teacher": prefixed("backbone.", whole | chunked)})
+    assert_same(found.weights, whole | BLOCKS)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.float64(0.9),
+        np.float32(0.9),
+        np.int64(3),
+        np.bool_(True),
+        np.array([1.0, 2.0]),
+        np.arange(3, dtype=np.uint8),
+        np.str_("x"),
+    ],
+    ids=lambda value: type(value).__name__ + str(getattr(value, "dtype", "")),
+)
+def test_numbers_of_numpy_beside_the_weights(tmp_path, value):
+    content = {"state_dict": VIT, "best": {"accuracy": value}}
+    assert_same(read(tmp_path, content).weights, VIT)
+
+
+def test_numbers_under_the_older_name_of_numpys_core(tmp_path):
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"state_dict": VIT, "best": np.float64(0.5)}, path)
+    older = tmp_path / "older.pth"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(older, "w") as target:
+        for name in source.namelist():
+            data = source.read(name)
+            # Both names are behind a newline in the pickle, not behind a length.
+            target.writestr(name, data.replace(b"cnumpy._core.", b"cnumpy.core."))
+    assert_same(read_checkpoint(older).weights, VIT)
+
+
+def test_code_beside_numbers_of_numpy_is_not_executed(tmp_path):
+    objects = np.array([Payload()], dtype=object)
+    with pytest.raises(UsageError, match="more than weights"):
+        read(tmp_path, {"state_dict": VIT, "best": objects})
+    assert not Payload.ran
+
+
+def test_an_unreadable_file_is_one_line(tmp_path, monkeypatch):
+    def deny(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "checkpoint.pth"
+    torch.save(VIT, path)
+    monkeypatch.setattr(torch, "load", deny)
+    with pytest.raises(UsageError, match=r"cannot be read \(Permission denied\)"):
+        read_checkpoint(path)
+
+
+def test_a_model_of_other_names_is_told_so(tmp_path):
+    with pytest.raises(UsageError, match="names none of its weights") as caught:
+        load_weights(make_model(), {"a.b": torch.ones(1)}, tmp_path / "a.pth")
+    assert "architecture" not in str(caught.value)
+
+
+def test_images_of_other_channels_are_refused(tmp_path):
+    grey = {"patch_embed.proj.weight": torch.ones(4, 1, 2, 2)}
+    with pytest.raises(UnsupportedModelError, match="1 channels"):
+        check_colour(grey, tmp_path / "a.pth")
+    check_colour(VIT, tmp_path / "a.pth")

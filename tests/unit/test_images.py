@@ -281,7 +281,7 @@ def test_a_picture_for_which_memory_runs_out_is_a_failure(folder, monkeypatch):
     def run_out(image, preprocessing):
         raise MemoryError
 
-    monkeypatch.setattr(images_module, "resize_and_crop", run_out)
+    monkeypatch.setattr(images_module, "prepare_image", run_out)
     (batch,) = iter_batches(write_pictures(folder, 2), batch_size=2)
     assert ["not enough memory" in failure.reason for failure in batch.failures] == [True, True]
 

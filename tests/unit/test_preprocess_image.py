@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
-from vitscope.pictures import decoding
+from vitscope.pictures import resampling
 from vitscope.pictures.decoding import preprocess_image
 from vitscope.pictures.preprocessing import Preprocessing
 
@@ -115,7 +115,7 @@ def test_resampling_the_kept_part_alone_is_the_same_picture(monkeypatch, size, i
     preprocessing = make_preprocessing(crop_fraction=0.875, interpolation=interpolation)
     image = make_gradient(*size)
     whole = preprocess_image(image, preprocessing)
-    monkeypatch.setattr(decoding, "_MAX_RESIZED_PIXELS", 0)
+    monkeypatch.setattr(resampling, "_MAX_RESIZED_PIXELS", 0)
     part = preprocess_image(image, preprocessing)
     # The filter's weights are formed from the part's own edges: one may round to the next level.
     assert ((part - whole).abs().amax(dim=(1, 2)) <= 1.01 / 255 / torch.tensor(STD)).all()

@@ -60,6 +60,7 @@ def fail_to_reach(repo_or_folder):
         ("clip-l14", ("transformers", "openai/clip-vit-large-patch14")),
         ("timm:vit_x.y", ("timm", "vit_x.y", None)),
         ("timm:vit_x@a/b.pth", ("timm", "vit_x", Path("a/b.pth"))),
+        ("timm/vit_x.y", ("timm", "vit_x.y", None)),
         ("deit3-huge", ("timm", "deit3_huge_patch14_224.fb_in1k", None)),
         ("torchhub:dinov2_vits14", ("torch_hub", "dinov2_vits14", None)),
         ("torchhub:dinov3_vits16@w.pth", ("torch_hub", "dinov3_vits16", Path("w.pth"))),
@@ -95,6 +96,28 @@ def test_a_name_that_cannot_be_a_path_is_an_unknown_model(asked, model_id):
         load_model(model_id)
     assert asked == []
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".safetensors", ".ckpt"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_file_of_weights_asks_for_its_architecture(asked, tmp_path, monkeypatch, suffix, exists):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ck").mkdir()
+    name = f"ck/best{suffix}"
+    if exists:
+        (tmp_path / name).write_bytes(b"weights")
+    for model_id in (name, str(tmp_path / name)):
+        with pytest.raises(UsageError, match=r"as in timm:ARCHITECTURE@") as caught:
+            load_model(model_id)
+        assert str(caught.value).endswith(f"@{model_id}")
+    assert asked == []
+
+
+def test_a_local_folder_called_as_timms_repository_is_one(asked, tmp_path, monkeypatch):
+    (tmp_path / "timm" / "name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    load_model("timm/name")
+    assert asked == [("transformers", "timm/name")]
 
 
 def test_a_repository_name_that_cannot_be_a_path_is_an_unknown_model():

@@ -29,7 +29,12 @@ def make(**changes):
 
 def test_shortest_edge_and_square_crop():
     assert make() == Preprocessing(
-        size=(224, 224), resize="cover", crop_fraction=0.875, mean=MEAN, std=STD
+        size=(224, 224),
+        resize="cover",
+        crop_fraction=0.875,
+        mean=MEAN,
+        std=STD,
+        pipeline="transformers",
     )
 
 
@@ -74,7 +79,19 @@ def test_names_of_older_and_other_variants_of_a_processor_are_the_same():
         ({"do_resize": False}, "do_resize=False"),
         ({"do_rescale": False}, "do_rescale=False"),
         ({"rescale_factor": 1 / 127.5}, "rescale_factor"),
+        ({"rescale_factor": "1/255"}, "rescale_factor='1/255'"),
+        ({"rescale_factor": None}, "rescale_factor=None"),
         ({"resample": 4}, "resample=4"),
+        ({"resample": "bicubic"}, "resample='bicubic'"),
+        ({"image_mean": "mean"}, "preprocessing mean='mean'"),
+        ({"image_mean": [0.5]}, r"preprocessing mean=\[0.5\]"),
+        ({"image_mean": [123.7, 116.3, 103.5]}, "preprocessing mean="),
+        ({"image_std": [0.0, 0.0, 0.0]}, "preprocessing std="),
+        ({"image_std": None}, "preprocessing std=None"),
+        ({"size": 224}, "size=224"),
+        ({"size": {"shortest_edge": "224"}}, "size="),
+        ({"size": {"height": 0, "width": 0}, "do_center_crop": False}, "size="),
+        ({"crop_size": {"height": 224}}, "crop_size="),
         ({"size": {"longest_edge": 256}}, "size=.*longest_edge"),
         ({"size": {"shortest_edge": 256, "longest_edge": 512}}, "size="),
         ({"do_center_crop": False}, "crop_size=None"),

@@ -3,60 +3,117 @@
 Requirements met here:
 
 - Nothing in a file is executed: safetensors, or PyTorch's reader with `weights_only=True`.
-- Of a self-distillation checkpoint (DINO, iBOT, DINOv2) the teacher is taken, its projection heads
-  are left.
+- Of several models in one file the teacher, or the averaged weights, are taken, and the choice is
+  told; where the names do not say which is meant, the file is refused.
 - A file that does not fit its model is refused with the names that do not, in one line.
 """
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vitscope.errors import UsageError
+from vitscope.errors import UnsupportedModelError, UsageError
 
-_WRAPPERS = ("teacher", "model_ema", "state_dict", "model", "model_state_dict", "student")
-"""Keys that weights are found under, best first: a teacher is what its authors publish."""
+_WRAPPERS = (
+    "teacher",
+    "target_encoder",
+    "model_ema",
+    "state_dict_ema",
+    "ema_state_dict",
+    "model_ema_state_dict",
+    "ema_model",
+    "ema",
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "module",
+    "backbone",
+    "encoder",
+    "student",
+)
+"""Keys that weights are found under, best first: a teacher, or the average of the weights over
+training, is what its authors evaluate and publish."""
 
-_BACKBONE = "backbone."
+_TRANSPARENT = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+"""Parts of names that wrappers of torch add (compile, FSDP, activation checkpointing)."""
+
+_PATCH_KERNEL = "patch_embed.proj.weight"
+_STEMS = tuple(
+    re.compile(rf"(?P<prefix>(.+\.)?){stem}")
+    for stem in (r"patch_embed\.proj\.weight", r"visual\.class_embedding", "cls_token")
+)
+"""Weights that a Vision Transformer has once: what stands before one of them stands before all."""
+_CONVERTED = re.compile(r"(visual\.(trunk\.)?|vision_encoder\.)$")
+"""Ends of prefixes that timm's own converters look for."""
+
+_PREFERRED = {"teacher", "ema", "target"}
+_AVOIDED = {"student", "momentum", "k", "context", "predictor"}
+"""Words in prefixes: of models that are evaluated, and of those that only help in training them
+(`encoder_k` and `momentum_encoder` of MoCo)."""
+
+_CHUNKED = re.compile(r"blocks\.(\d+)\.(\d+)\.")
 _PROJECTION_HEAD = re.compile(r"head\d*\.(mlp|last_layer)\d*\.|head\d+\.")
 _PRETRAINING_ONLY = ("masked_embed",)
 """iBOT's mask token under its own name; timm drops DINOv2's itself."""
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The weights of one model out of a file.
+
+    Attributes:
+        weights: Weights by name on the CPU.
+        notes: What was chosen where the file holds several models, in words.
+    """
+
+    weights: dict[str, Tensor]
+    notes: tuple[str, ...]
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
     """Read a model's weights.
 
     Args:
         path: A `.safetensors` file, or a file written by `torch.save`: weights by name, possibly
-            under `teacher`, `state_dict`, `model` and the like, their names possibly prefixed with
-            `module.` and `backbone.`.
+            under `teacher`, `state_dict`, `model` and the like, their names possibly behind
+            prefixes, such as `module.`, `backbone.`, `model.` or `teacher.backbone.`.
 
     Returns:
-        Weights by name on the CPU, prefixes stripped, projection heads dropped.
+        The weights, prefixes stripped, chunks of blocks joined, projection heads dropped.
 
     Raises:
-        UsageError: If the file is missing, damaged, holds code, or holds no weights.
+        UsageError: If the file is missing, damaged, holds code, holds no weights, or those of
+            several models of which none is to be preferred.
     """
-    if not path.is_file():
+    try:
+        if not path.is_file():
+            raise UsageError(
+                f"{path} is not a file: give the path of a checkpoint (.pth, .safetensors)"
+            )
+        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    except OSError as error:
         raise UsageError(
-            f"{path} is not a file: give the path of a checkpoint (.pth, .safetensors)"
-        )
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    weights = {key: value for key, value in _unwrap(content).items() if isinstance(value, Tensor)}
-    if not weights:
+            f"{path} cannot be read ({error.strerror or error}): check its permissions"
+        ) from None
+    found, place = _unwrap(content)
+    if not found:
         raise UsageError(
             f"no weights in {path}: expected tensors by name, at the top or under one of "
             f"{', '.join(_WRAPPERS)}"
         )
-    return _strip(weights)
+    weights, prefixes = _strip(found, path)
+    notes = (_note_choice(path, place), _note_choice(path, prefixes))
+    return Checkpoint(_join_chunks(weights), tuple(note for note in notes if note))
 
 
 def load_weights(
@@ -76,6 +133,11 @@ def load_weights(
     expected = {k: v for k, v in module.state_dict().items() if not k.startswith(optional)}
     given = {k: v for k, v in weights.items() if not k.startswith(optional)}
     shared = expected.keys() & given.keys()
+    if not shared:
+        raise UsageError(
+            f"{path} names none of its weights as {type(module).__name__} does (it holds "
+            f"{_name_some(given.keys())}): save the state_dict of the Vision Transformer alone"
+        )
     problems = {
         "it lacks": expected.keys() - given.keys(),
         "the model has no": given.keys() - expected.keys(),
@@ -90,6 +152,24 @@ def load_weights(
     module.load_state_dict(given, strict=False)
 
 
+def check_colour(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that take other images than those of three colours.
+
+    Args:
+        weights: Weights by name.
+        path: Where they came from, for the error.
+
+    Raises:
+        UnsupportedModelError: If the patch embedding takes another number of channels.
+    """
+    kernel = weights.get(_PATCH_KERNEL)
+    if kernel is not None and kernel.ndim == 4 and kernel.shape[1] != 3:
+        raise UnsupportedModelError(
+            f"{path} is of a model of images with {kernel.shape[1]} channels: expected 3 (red, "
+            "green, blue)"
+        )
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         weights: dict[str, Tensor] = load_file(path)
@@ -99,8 +179,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> Any:
-    # Training scripts save their command line beside the weights; a Namespace is plain data.
-    with torch.serialization.safe_globals([argparse.Namespace]):
+    # Training scripts save their command line and their best score beside the weights: a Namespace
+    # and numpy's numbers are plain data.
+    with torch.serialization.safe_globals([argparse.Namespace, *_list_numpy_types()]):
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except UnpicklingError:
@@ -113,27 +194,89 @@ def _read_pickle(path: Path) -> Any:
             raise UsageError(f"{path} is no whole PyTorch checkpoint: {reason}") from None
 
 
-def _unwrap(content: Any) -> dict[str, Any]:
-    while isinstance(content, Mapping):
-        wrapped = [content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
-        if not wrapped:
-            return dict(content)
-        content = wrapped[0]
-    return {}
+def _list_numpy_types() -> list[Any]:
+    # What a pickled number or array of numpy is made of, under the names of numpy 1 and 2.
+    codes = np.typecodes["All"].replace("O", "").replace("V", "")
+    made_of = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.empty(0).__reduce__()[0]}
+    named = [
+        (function, f"numpy.{core}.multiarray.{name}")
+        for name, function in made_of.items()
+        for core in ("core", "_core")
+    ]
+    return [np.ndarray, np.dtype, *{type(np.dtype(code)) for code in codes}, *named]
 
 
-def _strip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    names = {key: key.removeprefix("module.") for key in weights}
-    if any(name.startswith(_BACKBONE) for name in names.values()):
-        # What is outside the backbone belongs to the projection heads of pretraining.
-        names = {k: n.removeprefix(_BACKBONE) for k, n in names.items() if n.startswith(_BACKBONE)}
-    return {
-        name: weights[key]
-        for key, name in names.items()
+def _unwrap(content: Any) -> tuple[dict[str, Tensor], list[str]]:
+    # The weights, and the keys of the candidates at the outermost choice, the taken one first.
+    if not isinstance(content, Mapping):
+        return {}, []
+    wrapped = {key: _unwrap(content[key]) for key in _WRAPPERS if key in content}
+    candidates = [key for key, (weights, _) in wrapped.items() if weights]
+    if not candidates:
+        return {k: v for k, v in content.items() if isinstance(v, Tensor)}, []
+    weights, inner = wrapped[candidates[0]]
+    return weights, candidates if len(candidates) > 1 else inner
+
+
+def _strip(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    # The weights of one model, and the prefixes of all in the file, the taken one first.
+    plain = {_drop_transparent(str(key)): value for key, value in weights.items()}
+    prefixes = _find_prefixes(plain.keys())
+    if not prefixes:
+        # No Vision Transformer's names: whatever else, without what parallel training adds.
+        prefixes = ["module."] if all(name.startswith("module.") for name in plain) else [""]
+    ranked = sorted(prefixes, key=_rank_prefix)
+    if len(ranked) > 1 and _rank_prefix(ranked[0]) == _rank_prefix(ranked[1]):
+        raise UsageError(
+            f"{path} holds several models ({_name_some(ranked)}), none of them called a teacher: "
+            "save the state_dict of one alone"
+        )
+    taken = ranked[0]
+    stripped = {n.removeprefix(taken): v for n, v in plain.items() if n.startswith(taken)}
+    kept = {
+        name: value
+        for name, value in stripped.items()
         if not _PROJECTION_HEAD.match(name) and name not in _PRETRAINING_ONLY
+    }
+    return kept, ranked
+
+
+def _drop_transparent(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _TRANSPARENT)
+
+
+def _find_prefixes(names: Collection[str]) -> list[str]:
+    for stem in _STEMS:
+        found = [match["prefix"] for name in names if (match := stem.fullmatch(name))]
+        if found:
+            return sorted({_CONVERTED.sub("", prefix) for prefix in found})
+    return []
+
+
+def _rank_prefix(prefix: str) -> int:
+    words = set(re.split(r"[._]", prefix))
+    return 0 if words & _PREFERRED else 2 if words & _AVOIDED else 1
+
+
+def _join_chunks(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    # Blocks that were trained in chunks, blocks.CHUNK.BLOCK, stand in the order of both numbers.
+    found = {name: _CHUNKED.match(name) for name in weights}
+    pairs = {(int(match[1]), int(match[2])) for match in found.values() if match}
+    place = {pair: number for number, pair in enumerate(sorted(pairs))}
+    return {
+        f"blocks.{place[int(match[1]), int(match[2])]}.{name[match.end() :]}" if match else name: v
+        for (name, match), v in zip(found.items(), weights.values(), strict=True)
     }
 
 
-def _name_some(names: set[str]) -> str:
-    first = ", ".join(sorted(names)[:3])
-    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"
+def _note_choice(path: Path, candidates: list[str]) -> str:
+    if len(candidates) < 2:
+        return ""
+    taken, *left = (repr(name) if name else "no prefix" for name in candidates)
+    return f"of the weights in {path.name} those under {taken} were taken, not {', '.join(left)}"
+
+
+def _name_some(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    first = ", ".join(listed[:3])
+    return first if len(listed) <= 3 else f"{first} and {len(listed) - 3} more"

@@ -1,6 +1,10 @@
-"""Whether a model's id is a folder on this machine."""
+"""A model's folder on this machine: whether an id is one, and the settings in it."""
 
+import json
 from pathlib import Path
+from typing import Any
+
+from vitscope.errors import ModelUnreachableError, UnsupportedModelError
 
 
 def find_folder(name: str) -> Path | None:
@@ -12,11 +16,46 @@ def find_folder(name: str) -> Path | None:
     Returns:
         The folder, or None where there is none, or the name cannot be a path at all: too long for
         the file system, with a NUL byte, or under the home of somebody unknown.
+
+    Raises:
+        ModelUnreachableError: If it lies where this user may not look.
     """
     if not name:
         return None
     try:
         folder = Path(name).expanduser()
         return folder if folder.is_dir() else None
+    except PermissionError as error:
+        raise ModelUnreachableError(
+            f"{name} cannot be read ({error.strerror}): check its permissions"
+        ) from None
     except (OSError, RuntimeError, ValueError):
         return None
+
+
+def read_json_object(path: Path, name: str) -> dict[str, Any]:
+    """Read one of a model's files of settings.
+
+    Args:
+        path: The file.
+        name: What the caller knows the model by, for messages.
+
+    Returns:
+        The object at its top.
+
+    Raises:
+        ModelUnreachableError: If the file cannot be read.
+        UnsupportedModelError: If it is no JSON, or holds no object at its top.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelUnreachableError(
+            f"{path.name} of {name} cannot be read ({error.strerror}): check its permissions"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UnsupportedModelError(f"{path.name} of {name} is damaged ({reason})") from None
+    if not isinstance(content, dict):
+        raise UnsupportedModelError(f"{path.name} of {name} is damaged (no object at its top)")
+    return content

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -30,6 +31,9 @@ from vitscope.models.near_matches import describe_near_matches
 from vitscope.pictures.preprocessing import Preprocessing
 
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_WEIGHT_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}
+_TIMM_ORGANISATION = "timm/"
+"""On the Hugging Face hub; its repositories are called as the models are in timm."""
 
 
 def load_model(model_id: str) -> ViTAdapter:
@@ -38,8 +42,8 @@ def load_model(model_id: str) -> ViTAdapter:
     Args:
         model_id: A name from the catalogue ("dinov2-small"), a Hugging Face id
             ("facebook/dinov2-base"), a local folder written by transformers' `save_pretrained`,
-            "timm:NAME", "torchhub:NAME", either with "@CHECKPOINT" for a file of weights, or
-            "open_clip:ARCHITECTURE/TAG".
+            "timm:NAME" (or "timm/NAME", as on the hub), "torchhub:NAME", either of those with a
+            colon also with "@CHECKPOINT" for a file of weights, or "open_clip:ARCHITECTURE/TAG".
 
     Returns:
         The adapter, on the CPU in float32; its `info.id` is the id given.
@@ -102,6 +106,11 @@ def check_model_id(model_id: str) -> None:
         )
     library, _, name = model_id.partition(":")
     addressed = (library in _LOADERS and name) or find_folder(model_id) is not None
+    if entry is None and not addressed and Path(model_id).suffix in _WEIGHT_SUFFIXES:
+        raise UsageError(
+            f"{model_id} is a file of weights, which does not say of which model: give its "
+            f"architecture too, as in timm:ARCHITECTURE@{model_id}"
+        )
     if entry is None and not addressed and _REPOSITORY.fullmatch(model_id) is None:
         raise UnknownModelError(
             f"unknown model {model_id!r}: expected a name from the catalogue, a local folder, "
@@ -113,7 +122,7 @@ def check_model_id(model_id: str) -> None:
 def wrap_model(
     module: nn.Module,
     *,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Any = None,
     model_id: str | None = None,
 ) -> ViTAdapter:
     """Adapt a model that is already loaded.
@@ -121,19 +130,38 @@ def wrap_model(
     Args:
         module: A model of transformers, timm or open_clip, or of the torch.hub DINOv2 code; it is
             put into evaluation mode.
-        preprocessing: How it wants its pictures; what its library says if not given.
+        preprocessing: How it wants its images: a `Preprocessing`, or an image processor of
+            transformers; what its library says if not given.
         model_id: The id that results shall carry; the class name if not given.
 
     Returns:
         The adapter, which shares the module.
 
     Raises:
-        UnsupportedModelError: If the class is not one that vitscope knows, or a part or setting is
-            not understood.
+        UnsupportedModelError: If the class is not one that vitscope knows, or a part or setting, of
+            the model or the processor, is not understood.
+        UsageError: If the preprocessing is of another kind.
     """
+    wanted = _read_given(preprocessing)
     module.eval()
-    adapter = _adapt(module, preprocessing, model_id)
-    return adapter if preprocessing is None else replace(adapter, preprocessing=preprocessing)
+    adapter = _adapt(module, wanted, model_id)
+    return adapter if wanted is None else replace(adapter, preprocessing=wanted)
+
+
+def _read_given(preprocessing: Any) -> Preprocessing | None:
+    if preprocessing is None or isinstance(preprocessing, Preprocessing):
+        return preprocessing
+    kind = type(preprocessing)
+    if kind.__module__.partition(".")[0] == "transformers":
+        from vitscope.models.transformers_preprocessing import translate_processor
+
+        return translate_processor(preprocessing)
+    raise UsageError(
+        f"preprocessing is a {kind.__module__}.{kind.__name__}: expected a Preprocessing or an "
+        "image processor of transformers; transforms of torchvision, timm and open_clip are given "
+        "by their values, as in Preprocessing(size=(224, 224), crop_fraction=224 / 256, mean=…, "
+        "std=…)"
+    )
 
 
 def _load_entry(name: str, entry: CatalogueEntry) -> ViTAdapter:
@@ -157,6 +185,8 @@ def _load_by_address(model_id: str) -> ViTAdapter:
     load = _LOADERS.get(library)
     if load is not None:
         return load(name)
+    if model_id.startswith(_TIMM_ORGANISATION) and find_folder(model_id) is None:
+        return _load_timm(model_id.removeprefix(_TIMM_ORGANISATION))
     try:
         return _load_transformers(model_id)
     except UnknownModelError as error:

@@ -10,10 +10,8 @@ Requirements met here:
 - Published weights run with the activation they were trained with, or not at all.
 """
 
-import io
 import math
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,11 +28,12 @@ from torch import Tensor, nn
 from vitscope.errors import UnknownModelError, UnsupportedModelError, UsageError
 from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
-from vitscope.models.checkpoints import load_weights, read_checkpoint
+from vitscope.models.checkpoints import check_colour, load_weights, read_checkpoint
 from vitscope.models.hub import find_snapshot
 from vitscope.models.near_matches import describe_near_matches
 from vitscope.models.parts import require
 from vitscope.models.timm_blocks import make_block_parts, make_pool_parts
+from vitscope.models.timm_weights import convert_weights, lacks_layer_scale
 from vitscope.pictures.preprocessing import Interpolation, Preprocessing
 
 _FAMILIES = {
@@ -354,31 +353,23 @@ def _load_from_file(name: str, checkpoint: Path) -> ViTAdapter:
             f"{model_id}: timm resamples the position embeddings of this architecture in a way of "
             "its own, which weights from a file would miss; leave the file out"
         )
+    read = read_checkpoint(checkpoint)
+    check_colour(read.weights, checkpoint)
     module: Any = _create(name)
-    weights = _convert_names(read_checkpoint(checkpoint), module, checkpoint)
+    if scaled := lacks_layer_scale(module, read.weights):
+        module = _create(name, init_values=1.0)  # The values are the file's.
+    weights, resampled = convert_weights(module, read.weights, checkpoint)
     # A classifier plays no part in the global feature; a projection does.
     optional = () if is_clip_tower(module) else ("head.", "head_dist.")
     load_weights(module, weights, checkpoint, optional=optional)
     adapter = _adapt(module, model_id)
-    note = (
+    notes = [
+        *adapter.info.notes,
+        *read.notes,
+        *(["built with the layer scale that the file holds"] if scaled else []),
+        *resampled,
         f"the weights come from a file; pictures are prepared as timm does for {name} (mean "
-        f"{adapter.preprocessing.mean}), which should be how its weights were trained"
-    )
-    info = replace(adapter.info, source=str(checkpoint), notes=(*adapter.info.notes, note))
+        f"{adapter.preprocessing.mean}), which should be how its weights were trained",
+    ]
+    info = replace(adapter.info, source=str(checkpoint), notes=tuple(notes))
     return replace(adapter, info=info)
-
-
-def _convert_names(
-    weights: dict[str, Tensor], module: nn.Module, checkpoint: Path
-) -> dict[str, Tensor]:
-    try:
-        # timm's converter for Eva prints what it leaves out.
-        with redirect_stdout(io.StringIO()):
-            if isinstance(module, eva.Eva):
-                return dict(eva.checkpoint_filter_fn(weights, module))
-            return dict(
-                vision_transformer.checkpoint_filter_fn(weights, module, adapt_layer_scale=True)
-            )
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UsageError(f"{checkpoint} does not fit {type(module).__name__}: {reason}") from None

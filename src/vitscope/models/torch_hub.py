@@ -29,7 +29,7 @@ from vitscope.errors import ModelUnreachableError, UnknownModelError, UsageError
 from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import ModelInfo, ViTAdapter, count_parameters
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads
-from vitscope.models.checkpoints import load_weights, read_checkpoint
+from vitscope.models.checkpoints import check_colour, load_weights, read_checkpoint
 from vitscope.models.near_matches import describe_near_matches
 from vitscope.models.parts import (
     make_prenorm_parts,
@@ -75,6 +75,8 @@ def make_hub_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAd
     architecture = type(module).__name__
     require(architecture == "DinoVisionTransformer", name, f"the architecture {architecture}")
     tower: Any = module.eval()
+    channels = tower.patch_embed.proj.weight.shape[1]
+    require(channels == 3, name, f"images of {channels} channels (in_chans)")
     rotary = hasattr(tower, "rope_embed")
     registers = tower.n_storage_tokens if rotary else getattr(tower, "num_register_tokens", 0)
     patch_size: tuple[int, int] = tuple(tower.patch_embed.patch_size)
@@ -91,8 +93,11 @@ def make_hub_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAd
             patch_size=patch_size,
             num_registers=registers,
         ),
-        # The same as for the same weights in transformers.
-        preprocessing=default_preprocessing("dinov3_vit" if rotary else "dinov2", (224, 224)),
+        # The settings of the same weights in transformers, carried out as torchvision does.
+        preprocessing=replace(
+            default_preprocessing("dinov3_vit" if rotary else "dinov2", (224, 224)),
+            pipeline="torchvision",
+        ),
         blocks=blocks,
         make_layout=partial(_lay_out, registers, patch_size),
         run=tower,
@@ -136,11 +141,12 @@ def load_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
             )
         adapter = make_hub_adapter(_build(repository, name, pretrained=True), model_id=model_id)
         return adapter.named(model_id, f"torch.hub, {repository}")
-    weights = read_checkpoint(checkpoint)
+    read = read_checkpoint(checkpoint)
+    check_colour(read.weights, checkpoint)
     module = _build(repository, name, pretrained=False)
     # A norm for the small crops of training: some checkpoints have it, evaluation never uses it.
-    load_weights(module, weights, checkpoint, optional=("local_cls_norm.",))
-    return _adapt_filled(module, model_id, checkpoint)
+    load_weights(module, read.weights, checkpoint, optional=("local_cls_norm.",))
+    return _adapt_filled(module, model_id, checkpoint, read.notes)
 
 
 def _build(repository: str, name: str, *, pretrained: bool) -> nn.Module:
@@ -199,9 +205,13 @@ def _weights_only() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _adapt_filled(module: nn.Module, model_id: str, checkpoint: Path) -> ViTAdapter:
+def _adapt_filled(
+    module: nn.Module, model_id: str, checkpoint: Path, notes: tuple[str, ...]
+) -> ViTAdapter:
     model_id = f"{model_id}@{checkpoint}"
-    adapter = make_hub_adapter(module, model_id=model_id).named(model_id, str(checkpoint))
+    adapter = make_hub_adapter(module, model_id=model_id)
+    info = replace(adapter.info, source=str(checkpoint), notes=(*adapter.info.notes, *notes))
+    adapter = replace(adapter, info=info)
     if _SATELLITE_TAG not in checkpoint.name:
         return adapter
     satellite = replace(adapter.preprocessing, mean=_SATELLITE_MEAN, std=_SATELLITE_STD)

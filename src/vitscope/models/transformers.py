@@ -149,6 +149,11 @@ def _find_tower(module: nn.Module) -> Any:
 
 
 def _check_config(family: Family, config: Any) -> None:
+    if config.num_channels != 3:
+        raise UnsupportedModelError(
+            f"this {family.model} takes images of {config.num_channels} channels (num_channels): "
+            "expected 3 (red, green, blue)"
+        )
     if family.pooling_head is not None and not config.vision_use_head:
         raise UnsupportedModelError(
             f"this {family.model} was built without its attention-pooling head "

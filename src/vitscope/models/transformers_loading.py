@@ -8,7 +8,6 @@ Requirements met here:
   that the model has no place for.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,8 +23,13 @@ from torch import nn
 from transformers.utils import logging
 
 from vitscope.errors import ModelUnreachableError, UnknownModelError, UnsupportedModelError
+from vitscope.models.folders import read_json_object
 
 CONFIG_FILE = "config.json"
+_ADAPTER_FILE = "adapter_config.json"
+
+_MAX_LAYERS = 1000
+"""More than any Vision Transformer has, and few enough to build for want of a better answer."""
 
 _CLASSES: Mapping[str, str] = {
     "clip": "CLIPVisionModelWithProjection",
@@ -52,6 +56,27 @@ _REFUSED: Mapping[str, str] = {
 }
 """Why some neighbours of the supported families are refused, by the start of their model type."""
 
+
+_CONFIG_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What building a model raises of a configuration that no model has."""
+
+_SIZES = (
+    "hidden_size",
+    "image_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_channels",
+    "patch_size",
+)
+"""Settings of a tower that are numbers of something, which there must be."""
 
 _LEFT_OUT = re.compile(
     r"(text_model|text_projection|visual_projection|decoder|head|lm_head|(\w+_)?classifier)\."
@@ -109,7 +134,8 @@ def load_tower(folder: Path, name: str) -> nn.Module:
     """
     config = _read_config(folder, name)
     class_name = _choose_class(config, name)
-    extra = {"add_pooling_layer": False} if class_name in {"ViTModel", "DeiTModel"} else {}
+    _check_sizes(config, name)
+    extra = _choose_options(config, class_name)
     with _quiet_library():
         try:
             module, report = getattr(transformers, class_name).from_pretrained(
@@ -120,6 +146,8 @@ def load_tower(folder: Path, name: str) -> nn.Module:
                 dtype=torch.float32,
                 # A configuration may ask for a kernel that would be downloaded and run.
                 attn_implementation="sdpa",
+                # They are in the report, with their names.
+                ignore_mismatched_sizes=True,
                 **extra,
             )
         except UnpicklingError:
@@ -132,9 +160,10 @@ def load_tower(folder: Path, name: str) -> nn.Module:
                 f"the weights of {name} cannot be read ({_first_line(error)}): expected "
                 "model.safetensors or pytorch_model.bin that fits config.json"
             ) from None
-        except (KeyError, ValueError, StrictDataclassError) as error:
+        except (*_CONFIG_ERRORS, StrictDataclassError) as error:
             raise UnsupportedModelError(
-                f"transformers cannot build {name} from its config.json ({_first_line(error)})"
+                f"transformers cannot build {name} from its config.json "
+                f"({type(error).__name__}: {_first_line(error)})"
             ) from None
     _check_fit(report, class_name, name)
     tower: nn.Module = module.eval()
@@ -142,6 +171,13 @@ def load_tower(folder: Path, name: str) -> nn.Module:
 
 
 def _check_fit(report: Mapping[str, Any], class_name: str, name: str) -> None:
+    if mismatched := sorted(report["mismatched_keys"]):
+        key, found, expected = mismatched[0]
+        raise ModelUnreachableError(
+            f"the weights of {name} cannot be read as a {class_name}, of which {key} is of shape "
+            f"{tuple(expected)}, not {tuple(found)}: expected model.safetensors or "
+            "pytorch_model.bin that fits config.json"
+        )
     if unset := sorted(report["missing_keys"]):
         raise UnsupportedModelError(
             f"the weights of {name} leave {len(unset)} tensors of {class_name} unset, {unset[0]} "
@@ -157,29 +193,66 @@ def _check_fit(report: Mapping[str, Any], class_name: str, name: str) -> None:
 
 
 def _read_config(folder: Path, name: str) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise UnknownModelError(
-            f"{name} holds no {CONFIG_FILE}: expected a folder written by save_pretrained"
-        )
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UnsupportedModelError(
-            f"{CONFIG_FILE} of {name} is damaged ({_first_line(error)})"
+        present = {file: (folder / file).is_file() for file in (CONFIG_FILE, _ADAPTER_FILE)}
+    except OSError as error:
+        raise ModelUnreachableError(
+            f"{name} cannot be read ({error.strerror}): check its permissions"
         ) from None
-    if not isinstance(config, dict):
-        raise UnsupportedModelError(f"{CONFIG_FILE} of {name} is damaged (no object at its top)")
-    return config
+    if present[CONFIG_FILE]:
+        return read_json_object(folder / CONFIG_FILE, name)
+    if present[_ADAPTER_FILE]:
+        raise UnsupportedModelError(
+            f"{name} holds a LoRA adapter, which is no model by itself: load it with its base "
+            "model, call merge_and_unload() and save that with save_pretrained"
+        )
+    raise UnknownModelError(
+        f"{name} holds no {CONFIG_FILE}: expected a folder written by save_pretrained"
+    )
+
+
+def _choose_options(config: Mapping[str, Any], class_name: str) -> dict[str, Any]:
+    if class_name in {"ViTModel", "DeiTModel"}:
+        return {"add_pooling_layer": False}
+    # A whole CLIP has one width for both towers, which may stand at the top alone (LAION's do).
+    whole = class_name == "CLIPVisionModelWithProjection" and "vision_config" in config
+    if whole and config.get("projection_dim") is not None:
+        return {"projection_dim": config["projection_dim"]}
+    return {}
+
+
+def _check_sizes(config: Mapping[str, Any], name: str) -> None:
+    # What no model has, transformers may divide by or build for ever.
+    vision = config.get("vision_config")
+    sizes = vision if isinstance(vision, Mapping) else config
+    layers = sizes.get("num_hidden_layers")
+    for key in (*_SIZES, "num_hidden_layers"):
+        value = sizes.get(key, 1)
+        pair = value if isinstance(value, (list, tuple)) and value else [value]
+        if not all(isinstance(side, int) and side >= 1 for side in pair):
+            raise UnsupportedModelError(
+                f"{CONFIG_FILE} of {name} says {key}={value!r}: expected 1 or more"
+            )
+    if isinstance(layers, int) and layers > _MAX_LAYERS:
+        raise UnsupportedModelError(
+            f"{CONFIG_FILE} of {name} says num_hidden_layers={layers}: expected {_MAX_LAYERS} or "
+            "less"
+        )
 
 
 def _choose_class(config: Mapping[str, Any], name: str) -> str:
     model_type = str(config.get("model_type"))
-    architecture = str((config.get("architectures") or [model_type])[0])
+    listed = config.get("architectures")
+    architecture = str(listed[0]) if isinstance(listed, list) and listed else model_type
     if "auto_map" in config:
         raise UnsupportedModelError(
             f"{name} needs code from its repository, which vitscope does not execute: choose a "
             "model that transformers itself knows, or load it yourself and use wrap_model"
+        )
+    if "model_type" not in config and "architecture" in config:
+        raise UnsupportedModelError(
+            f"{name} is of timm, which transformers does not load: give its file of weights as "
+            f"timm:{config['architecture']}@{name}/model.safetensors"
         )
     check_model_type(model_type, architecture)
     if model_type not in _CLASSES:

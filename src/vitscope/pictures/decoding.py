@@ -9,7 +9,7 @@ Requirements met here:
   would translate a wide-gamut picture, but the pipelines that models are trained with do not.
 - Whatever the bytes are, the answer is a picture or an `ImageReadError`, so that a run does not
   die of one picture; and only ordinary picture formats are tried, never one that runs a program.
-- Resizing and cropping agree with torchvision's transforms on PIL images bit for bit.
+- Pixels agree bit for bit with those of the library that the model's preprocessing names.
 """
 
 import struct
@@ -19,31 +19,27 @@ from contextlib import contextmanager
 from functools import cache
 from hashlib import blake2b
 from io import BytesIO
-from math import ceil, floor
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import ExifTags, Image, UnidentifiedImageError
-from PIL.Image import Resampling, Transpose
+from PIL.Image import Transpose
 from torch import Tensor
 
 from vitscope.errors import ImageReadError
 from vitscope.pictures.colours import convert_to_rgb, widen_png_key
-from vitscope.pictures.preprocessing import Interpolation, Preprocessing
+from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.pictures.resampling import (
+    PILLOW_PIPELINES,
+    compute_target,
+    resample_levels,
+    resample_with_pillow,
+    show_levels,
+)
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 """Names, as Pillow has them, of the formats that are read."""
-
-_FILTERS: dict[Interpolation, Resampling] = {
-    "nearest": Resampling.NEAREST,
-    "bilinear": Resampling.BILINEAR,
-    "bicubic": Resampling.BICUBIC,
-    "lanczos": Resampling.LANCZOS,
-}
-
-_FILTER_REACH_PX = 4
-"""More pixels than a filter reads on either side, times the pixels that one step covers."""
 
 _TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -72,9 +68,6 @@ _PNG_DEPTH_BYTE = 24
 _DRAFT_MARGIN = 2
 """How many times larger than it is resized to a picture that is decoded as a draft stays, so that
 the filter still has several pixels for each of its own."""
-
-_MAX_RESIZED_PIXELS = 2**26
-"""Largest picture that is resized whole before it is cropped (256 MiB as Pillow keeps it)."""
 
 
 @cache
@@ -117,7 +110,7 @@ def decode_picture(data: bytes, preprocessing: Preprocessing) -> Image.Image:
     least = None
     if preprocessing.draft:
         # The larger side for both: the file may be turned once it is decoded.
-        side = _DRAFT_MARGIN * max(_compute_target(preprocessing))
+        side = _DRAFT_MARGIN * max(compute_target(preprocessing))
         least = (side, side)
     return decode_image(data, background=preprocessing.background, least_size=least)
 
@@ -215,67 +208,86 @@ def turn_upright(image: Image.Image, source: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def prepare_image(
+    image: Image.Image, preprocessing: Preprocessing
+) -> tuple[Image.Image, Float[Tensor, "channel height width"]]:
+    """What a model is given of an image, as it looks and as numbers.
+
+    Args:
+        image: The image, in mode RGB.
+        preprocessing: What the model asks for.
+
+    Returns:
+        The crop in mode RGB, and its normalised pixels in float32.
+    """
+    if preprocessing.pipeline == "transformers-float":
+        levels = resample_levels(image, preprocessing)
+        return show_levels(levels), (levels - _column(preprocessing.mean)) / _column(
+            preprocessing.std
+        )
+    cropped = resize_and_crop(image, preprocessing)
+    return cropped, normalize_pixels(cropped, preprocessing)
+
+
 def preprocess_image(
     image: Image.Image, preprocessing: Preprocessing
 ) -> Float[Tensor, "channel height width"]:
     """Resize, centre crop, scale to [0, 1] and normalise.
 
-    The numbers are those of torchvision's Resize, CenterCrop, ToTensor and Normalize on a PIL
-    image, bit for bit. A picture so long and thin that it would have more than 67 megapixels when
+    The numbers are those of the library that `preprocessing.pipeline` names, bit for bit:
+    torchvision's Resize, CenterCrop, ToTensor and Normalize on a PIL image, or an image processor
+    of transformers. An image so long and thin that it would have more than 67 megapixels when
     resized whole is resampled only where the crop keeps it, which may round differently.
 
     Args:
-        image: The picture, in mode RGB.
+        image: The image, in mode RGB.
         preprocessing: What the model asks for.
 
     Returns:
         Normalised pixels in float32.
     """
-    return normalize_pixels(resize_and_crop(image, preprocessing), preprocessing)
+    return prepare_image(image, preprocessing)[1]
 
 
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """The part of a picture that a model is given, at the size at which it is given it.
+    """The part of an image that a model is given, at the size at which it is given it.
 
     Args:
-        image: The picture, in a mode that Pillow resamples.
+        image: The image, in mode RGB.
         preprocessing: What the model asks for.
 
     Returns:
-        A picture of the size (height, width) of `preprocessing`.
+        An image of the size (height, width) of `preprocessing`.
     """
-    height, width = preprocessing.size
-    columns, rows = _compute_resized_size(image.size, preprocessing)
-    # Rounded as torchvision does: half a pixel goes to the even side.
-    left, top = round((columns - width) / 2), round((rows - height) / 2)
-    resampling = _FILTERS[preprocessing.interpolation]
-    if columns * rows <= _MAX_RESIZED_PIXELS:
-        resized = image.resize((columns, rows), resampling)
-        return resized.crop((left, top, left + width, top + height))
-    return _resample_part(
-        image, (columns, rows), (left, top, left + width, top + height), resampling
-    )
+    if preprocessing.pipeline in PILLOW_PIPELINES:
+        return resample_with_pillow(image, preprocessing)
+    return show_levels(resample_levels(image, preprocessing))
 
 
 def normalize_pixels(
     cropped: Image.Image, preprocessing: Preprocessing
 ) -> Float[Tensor, "channel height width"]:
-    """Scale a picture's levels to [0, 1] and normalise them.
+    """Scale an image's levels to [0, 1] and normalise them.
 
     Args:
-        cropped: The picture, in mode RGB, as `resize_and_crop` leaves it.
+        cropped: The image, in mode RGB, as `resize_and_crop` leaves it.
         preprocessing: What the model asks for.
 
     Returns:
         Normalised pixels in float32.
     """
-    mean = np.array(preprocessing.mean, dtype=np.float32).reshape(3, 1, 1)
-    std = np.array(preprocessing.std, dtype=np.float32).reshape(3, 1, 1)
     levels = np.asarray(cropped).transpose(2, 0, 1)
-    pixels = np.divide(levels, np.float32(255), dtype=np.float32, order="C")
-    pixels -= mean
-    pixels /= std
-    return torch.from_numpy(pixels)
+    mean, std = _column(preprocessing.mean), _column(preprocessing.std)
+    if preprocessing.pipeline == "transformers":
+        # Its processors multiply mean and deviation by 255 instead of dividing the levels.
+        pixels = torch.from_numpy(levels.astype(np.float32, order="C"))
+        return pixels.sub_(mean * 255).div_(std * 255)
+    pixels = torch.from_numpy(np.divide(levels, np.float32(255), dtype=np.float32, order="C"))
+    return pixels.sub_(mean).div_(std)
+
+
+def _column(channels: Sequence[float]) -> Float[Tensor, "channel 1 1"]:
+    return torch.tensor(channels, dtype=torch.float32).reshape(3, 1, 1)
 
 
 @cache
@@ -296,55 +308,3 @@ def _read_orientation(image: Image.Image) -> int:
     except _METADATA_ERRORS:
         return 1  # A viewer shows a picture whose metadata are broken, and shows it as stored.
     return orientation if isinstance(orientation, int) else 1
-
-
-def _resample_part(
-    image: Image.Image,
-    resized_size: tuple[int, int],
-    kept: tuple[int, int, int, int],
-    resampling: Resampling,
-) -> Image.Image:
-    """What cropping to `kept` would leave of the picture resized to `resized_size`.
-
-    Args:
-        image: The picture.
-        resized_size: (width, height) that it is thought resized to.
-        kept: (left, top, right, bottom) of the crop in the resized picture.
-        resampling: Filter.
-
-    Returns:
-        The crop.
-    """
-    step_x, step_y = image.width / resized_size[0], image.height / resized_size[1]
-    box = (kept[0] * step_x, kept[1] * step_y, kept[2] * step_x, kept[3] * step_y)
-    # Pillow keeps a box in single precision: cut near it first, so that its numbers are small.
-    reach_x, reach_y = _FILTER_REACH_PX * ceil(step_x), _FILTER_REACH_PX * ceil(step_y)
-    left, top = max(0, floor(box[0]) - reach_x), max(0, floor(box[1]) - reach_y)
-    right = min(image.width, ceil(box[2]) + reach_x)
-    bottom = min(image.height, ceil(box[3]) + reach_y)
-    part = image.crop((left, top, right, bottom))
-    part_box = (
-        box[0] - left,
-        box[1] - top,
-        min(box[2] - left, part.width),
-        min(box[3] - top, part.height),
-    )
-    return part.resize((kept[2] - kept[0], kept[3] - kept[1]), resampling, box=part_box)
-
-
-def _compute_resized_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
-    # As (width, height); the side that is not asked for rounds down, as torchvision's does.
-    rows, columns = _compute_target(preprocessing)
-    width, height = size
-    if preprocessing.resize == "stretch":
-        return columns, rows
-    if rows * width >= columns * height:  # At this height the picture is wide enough.
-        return rows * width // height, rows
-    return columns, columns * height // width
-
-
-def _compute_target(preprocessing: Preprocessing) -> tuple[int, int]:
-    # As (rows, columns): what the resized picture covers.
-    height, width = preprocessing.size
-    fraction = preprocessing.crop_fraction
-    return round(height / fraction), round(width / fraction)

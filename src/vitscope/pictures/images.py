@@ -33,12 +33,7 @@ from vitscope.pictures.covariates import (
     compute_covariates,
     compute_segment_covariates,
 )
-from vitscope.pictures.decoding import (
-    decode_picture,
-    image_id,
-    normalize_pixels,
-    resize_and_crop,
-)
+from vitscope.pictures.decoding import decode_picture, image_id, prepare_image
 from vitscope.pictures.masks import crop_mask, decode_mask, find_masks
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.pictures.sources import find_images
@@ -264,11 +259,11 @@ class _Pictures(Dataset[_Picture | ImageFailure]):
         preprocessing = self._images.preprocessing
         data = read_picture(self._images.addresses[index])
         image = decode_picture(data, preprocessing)
-        cropped = resize_and_crop(image, preprocessing)
+        cropped, pixels = prepare_image(image, preprocessing)
         return _Picture(
             index=index,
             id=image_id(data),
-            pixels=normalize_pixels(cropped, preprocessing),
+            pixels=pixels,
             covariates=self._describe(index, image, cropped),
         )
 

@@ -16,8 +16,9 @@ from PIL import Image
 
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.pictures.addresses import PictureAddress, picture_stem
-from vitscope.pictures.decoding import open_picture, resize_and_crop, turn_upright
+from vitscope.pictures.decoding import open_picture, turn_upright
 from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.pictures.resampling import resample_with_pillow
 
 _STORED_VALUES = ("1", "L", "P", "I", "I;16")
 """Pillow's modes of PNG files whose values are the numbers themselves."""
@@ -109,7 +110,7 @@ def crop_mask(
             f"{mask.width} x {mask.height} pixels, the picture, as it is shown, has "
             f"{picture.width} x {picture.height}: expected the same"
         )
-    cropped = resize_and_crop(mask, replace(preprocessing, interpolation="nearest"))
+    cropped = resample_with_pillow(mask, replace(preprocessing, interpolation="nearest"))
     segments: Int32[np.ndarray, "height width"] = np.asarray(cropped)
     return segments
 

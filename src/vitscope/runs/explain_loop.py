@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from vitscope.config import RunConfig
 from vitscope.decomposition import choose_tolerance
-from vitscope.errors import ImageReadError, UsageError
+from vitscope.errors import ImageReadError, MemoryShortageError, UsageError
 from vitscope.files.storage import is_result, never, printable_path, scratch_folder, staged_folder
 from vitscope.ledger import Ledger, check_balance, make_ledger
 from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.memory import check_memory
 from vitscope.models.registry import open_model
 from vitscope.pictures.addresses import (
     PictureAddress,
@@ -24,7 +25,7 @@ from vitscope.pictures.addresses import (
     printable_address,
     read_picture,
 )
-from vitscope.pictures.decoding import decode_picture, image_id, normalize_pixels, resize_and_crop
+from vitscope.pictures.decoding import decode_picture, image_id, prepare_image, resize_and_crop
 from vitscope.pictures.images import ImageSet
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.pictures.sources import find_images
@@ -296,10 +297,10 @@ class ExplainRun:
             data = read_picture(address)
             image = decode_picture(data, self._preprocessing)
             preprocessing, framing = self._frame(image.size)
-            shown = resize_and_crop(image, preprocessing)
+            check_memory(self._vit, preprocessing.size, self._run.device, decoded=1)
+            shown, pixels = prepare_image(image, preprocessing)
             framed_as_audited = self._is_framed_as_audited(image, shown)
-            pixels = normalize_pixels(shown, preprocessing).unsqueeze(0)
-        except MemoryError:
+        except (MemoryError, MemoryShortageError):
             raise ImageReadError("too large: not enough memory to read it") from None
         return _Seen(
             path=printable_address(address),
@@ -307,7 +308,7 @@ class ExplainRun:
             framing=framing,
             framed_as_audited=framed_as_audited,
             picture=np.asarray(shown),
-            pixels=pixels.to(self._run.device),
+            pixels=pixels.unsqueeze(0).to(self._run.device),
         )
 
     def _frame(self, size: tuple[int, int]) -> tuple[Preprocessing, Framing]:

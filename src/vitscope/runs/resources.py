@@ -12,6 +12,7 @@ from vitscope.config import AuditConfig, DTypeName, RunConfig, parse_layers
 from vitscope.decomposition import choose_dtype
 from vitscope.errors import MemoryShortageError
 from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.memory import check_memory
 from vitscope.pictures.images import ImageSet, iter_batches
 
 _CPU_PIXELS = 32 * 224 * 224
@@ -50,7 +51,12 @@ def settle_config(
     Returns:
         The same with the choices made. The device stays as it was asked for, for another machine
         may work on a part of the pictures.
+
+    Raises:
+        MemoryShortageError: If memory cannot hold an image of that size, or a batch of them.
     """
+    asked = 1 if isinstance(config.batch_size, str) else min(config.batch_size, len(images))
+    check_memory(vit, images.preprocessing.size, device, decoded=max(1, asked))
     config = replace(config, dtype=_choose_dtype(vit, images, config, device))
     return replace(
         config,

@@ -1,0 +1,106 @@
+"""Weights out of files for timm's architectures: what fits, under timm's own names."""
+
+import io
+import re
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, NoReturn
+
+from timm.models import eva, vision_transformer
+from torch import Tensor, nn
+
+from vitscope.errors import UsageError
+
+_KERNEL = "patch_embed.proj.weight"
+_OF_SHAPES = re.compile(r"\bshape|\bsize")
+"""In torch's words about a table that is no grid."""
+
+
+def lacks_layer_scale(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
+    """Whether weights have a layer scale that the architecture is built without.
+
+    UNI and other models of pathology are plain architectures of timm with `init_values`.
+
+    Args:
+        module: A timm model.
+        weights: Weights by name.
+
+    Returns:
+        True if they do.
+    """
+    tower: Any = module
+    held = {"blocks.0.ls1.gamma", "blocks.0.gamma_1"} & weights.keys()
+    return bool(held) and type(getattr(tower.blocks[0], "ls1", None)) is nn.Identity
+
+
+def convert_weights(
+    module: nn.Module, weights: dict[str, Tensor], checkpoint: Path
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Bring weights to the names and shapes of timm's model.
+
+    Args:
+        module: A timm model.
+        weights: Weights by the names of the code that trained them.
+        checkpoint: Where they came from, for the error.
+
+    Returns:
+        Weights by timm's names, and notes of what was resampled.
+
+    Raises:
+        UsageError: If the patches are of another size, or timm's own converter fails.
+    """
+    tower: Any = module
+    kernel, own = weights.get(_KERNEL), tower.patch_embed.proj.weight
+    if kernel is not None and kernel.ndim == own.ndim and kernel.shape[2:] != own.shape[2:]:
+        _refuse(
+            checkpoint,
+            module,
+            f"its patches are of {_describe_sides(kernel)} px, the architecture's of "
+            f"{_describe_sides(own)} px",
+        )
+    converted = _convert(module, weights, checkpoint)
+    before, after = _count_positions(weights), _count_positions(converted)
+    # The positions of [CLS] and registers may be folded into the tokens themselves.
+    if abs(before - after) <= tower.num_prefix_tokens:
+        return converted, ()
+    return converted, (
+        f"the file's position table of {before} entries was resampled to {after} for the patches "
+        "of this architecture",
+    )
+
+
+def _convert(module: nn.Module, weights: dict[str, Tensor], checkpoint: Path) -> dict[str, Tensor]:
+    given = dict(weights)  # The converters take out what they rename.
+    try:
+        # That for Eva prints what it leaves out.
+        with redirect_stdout(io.StringIO()):
+            if isinstance(module, eva.Eva):
+                return dict(eva.checkpoint_filter_fn(given, module))
+            return dict(
+                vision_transformer.checkpoint_filter_fn(given, module, adapt_layer_scale=True)
+            )
+    except (RuntimeError, ValueError) as error:
+        entries = _count_positions(weights)
+        if _OF_SHAPES.search(str(error)) and entries:
+            own = _count_positions(module.state_dict())
+            reason = f"its position table has {entries} entries, the architecture's {own}"
+        else:
+            reason = str(error).partition("\n")[0]
+        _refuse(checkpoint, module, reason)
+
+
+def _refuse(checkpoint: Path, module: nn.Module, reason: str) -> NoReturn:
+    raise UsageError(
+        f"{checkpoint} does not fit {type(module).__name__}: {reason}; choose the architecture "
+        "that the checkpoint was trained with"
+    ) from None
+
+
+def _describe_sides(kernel: Tensor) -> str:
+    return " x ".join(str(side) for side in kernel.shape[2:])
+
+
+def _count_positions(weights: Mapping[str, Tensor]) -> int:
+    table = weights.get("pos_embed")
+    return 0 if table is None or table.ndim != 3 else table.shape[1]
