@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from vitscope import AuditConfig
 
 NUM_PICTURES = 22
@@ -42,3 +44,19 @@ class SeenProgress(list):
 
     def __call__(self, *progress):
         self.append(progress)
+
+
+class ElsewhereEngine:
+    """Workers far away: they share no files, and are done in another order."""
+
+    shares_files = False
+    is_lead = True
+
+    def run(self, make_worker, items):
+        cloudpickle = pytest.importorskip("cloudpickle")
+        worker = cloudpickle.loads(cloudpickle.dumps(make_worker))()
+        for index in reversed(range(len(items))):
+            yield index, worker(cloudpickle.loads(cloudpickle.dumps(items[index])))
+
+    def barrier(self):
+        pass

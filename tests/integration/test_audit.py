@@ -32,7 +32,7 @@ def test_summary_has_every_promised_key(result):
         *("id", "family", "num_params", "depth", "embed_dim", "num_heads", "patch_size"),
         *("num_registers", "input_size", "grid", "dtype"),
     }
-    assert summary["data"] == {"num_images": NUM_PICTURES, "num_failed": 0}
+    assert summary["data"] == {"num_images": NUM_PICTURES, "num_failed": 0, "num_repeated": 0}
     assert summary["ledger"]["max_balance_error"] <= summary["ledger"]["tolerance"] == 1e-10
     assert set(summary["attention_mass"]) == groups
     assert set(summary["patch_share"]) == STATISTICS

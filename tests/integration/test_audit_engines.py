@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from audits import assert_same_numbers, numbers, tiny_vit
+from containers import make_image_column, write_parquet
 from pictures import write_pictures
 from sharded import SeenProgress
 from vitscope import AuditConfig, AuditResult, audit
@@ -148,6 +149,20 @@ def test_the_ranks_of_torchrun_give_the_same_numbers(pictures, local, tmp_path):
     assert done.returncode == 0, done.stderr
     assert_same(AuditResult.load(tmp_path / "r"), local)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r", "rank.py"]
+
+
+def test_ranks_leave_copies_out_together(pictures, local, tmp_path):
+    contents = [path.read_bytes() for path in sorted(pictures.iterdir())]
+    (tmp_path / "table").mkdir()
+    column = make_image_column([*contents, *contents[:5]])  # a shard of copies alone, and another
+    write_parquet(tmp_path / "table" / "set.parquet", {"image": column})
+    done = run_ranks(tmp_path, tmp_path / "table", 1)
+    assert done.returncode == 0, done.stderr
+    result = AuditResult.load(tmp_path / "r")
+    assert result.summary["data"]["num_repeated"] == 5
+    assert result.images["image_id"].to_pylist() == local.images["image_id"].to_pylist()
+    assert_same_numbers(numbers(result), numbers(local), ROUNDING)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r", "rank.py", "table"]
 
 
 def test_a_rank_that_sees_other_pictures_is_refused(pictures, tmp_path):

@@ -30,7 +30,7 @@ def test_unreadable_pictures_are_skipped_counted_and_listed(pictures, tmp_path):
     (folder / "0002.png").write_bytes(b"not a picture")
     (folder / "<b>evil,\n.jpg").write_bytes(b"")
     found = audit(tiny_vit(), folder, out=tmp_path / "out")
-    assert found.summary["data"] == {"num_images": 4, "num_failed": 2}
+    assert found.summary["data"] == {"num_images": 4, "num_failed": 2, "num_repeated": 0}
     assert {path.rsplit("/", 1)[1] for path, _ in found.failures} == {"0002.png", "<b>evil,\\n.jpg"}
     assert found.images.num_rows == 4
 

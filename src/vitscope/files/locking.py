@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,6 +11,10 @@ from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.storage import printable_path
 
 _WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+
+# Whoever may write beside a result may have put anything under the lock's name: a link is not
+# followed, nothing is emptied, and a pipe does not keep this process waiting.
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 @contextmanager
@@ -25,20 +30,23 @@ def held_alone(folder: Path, lock: str, shown: Path | None = None) -> Iterator[N
         Nothing.
 
     Raises:
-        UsageError: If another process has it.
+        UsageError: If another process has it, or something else lies where the lock should.
         VitscopeError: If it cannot be written to.
     """
     name = printable_path(shown or folder)
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context((folder / lock).open("w"))
-            _lock(file.fileno())
+            descriptor = os.open(folder / lock, _FLAGS, 0o666)
+            stack.callback(os.close, descriptor)
+            _check_regular(folder / lock)
+            _lock(descriptor)
             # Whoever had it may have removed it meanwhile: this lock then is of no folder.
-            gone = not os.path.samestat(os.fstat(file.fileno()), (folder / lock).stat())
+            gone = not os.path.samestat(os.fstat(descriptor), (folder / lock).lstat())
         except (BlockingIOError, FileNotFoundError):
             gone = True
         except OSError as error:
+            _check_regular(folder / lock)
             if error.errno in _WITHOUT_LOCKS:
                 raise VitscopeError(
                     f"{name} lies on a file system that knows no locks, so two runs could not be "
@@ -50,6 +58,11 @@ def held_alone(folder: Path, lock: str, shown: Path | None = None) -> Iterator[N
                 f"another run is at work in {name}: wait for it, or choose another folder"
             )
         yield
+
+
+def _check_regular(path: Path) -> None:
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise UsageError(f"{printable_path(path)} is not a regular file: remove it")
 
 
 def _lock(descriptor: int) -> None:

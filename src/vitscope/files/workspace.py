@@ -3,21 +3,28 @@
 Requirements met here:
 
 - A part is there whole, on the disk itself, or not at all: kill -9, a power cut and a full disk
-  leave the parts that were finished before.
+  leave the parts that were finished before, also while parts are removed.
+- A part whose bytes changed after it was finished is found out (`is_whole`).
 - Parts of another plan are never mixed in: a plan is written down before the first part.
 - Two runs never work for one place at the same time.
+- Nothing is followed through a link or removed that a run did not make: the folder lies where
+  others may write too.
 """
 
+import hashlib
+import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from vitscope.errors import ResultError, UsageError
-from vitscope.files.json_files import read_json
+from vitscope.files.json_files import read_json, write_json
 from vitscope.files.leftovers import remove_leftovers
 from vitscope.files.locking import held_alone
 from vitscope.files.storage import (
@@ -29,7 +36,11 @@ from vitscope.files.storage import (
     staged_folder,
 )
 
-_PLAN, _PARTS, _LOCK = "plan.json", "parts", ".lock"
+_PLAN, _COPIES, _PARTS, _LOCK = "plan.json", "copies.json", "parts", ".lock"
+_CHECKSUMS = "checksums.json"
+_UNFINISHED = re.compile(r"\.\d{6,}\..*")
+"""Names of what was being written or removed in the place of a part."""
+
 _RUN = "run"
 _DIGESTS = {"pictures", "names"}
 """Names in a plan of what is told by a digest."""
@@ -63,6 +74,7 @@ class Workspace:
         """
         with staged_folder(self.part(number)) as staging:
             yield staging
+            write_json(staging / _CHECKSUMS, _checksum(staging))
 
     def part(self, number: int) -> Path:
         """Where a part lies, or will.
@@ -93,14 +105,63 @@ class Workspace:
             return None
         return found if isinstance(found, dict) else None
 
+    def read_copies(self) -> dict[int, frozenset[str]]:
+        """Images that a part leaves out, for an earlier part has them.
+
+        Returns:
+            Their identities, by number of the part; none where they cannot be read: they are
+            found again then.
+        """
+        try:
+            found = read_json(self.folder / _COPIES)
+            return {int(number): frozenset(ids) for number, ids in found.items()}
+        except (ResultError, AttributeError, TypeError, ValueError):
+            return {}
+
+    def write_copies(self, copies: Mapping[int, Iterable[str]]) -> None:
+        """Remember what parts are to leave out.
+
+        Args:
+            copies: Identities of images, by number of the part.
+        """
+        replace_json(self.folder / _COPIES, {k: sorted(ids) for k, ids in copies.items()})
+
+    def is_whole(self, number: int) -> bool:
+        """Whether a finished part still holds, byte by byte, what was written.
+
+        Args:
+            number: Its number.
+
+        Returns:
+            True where it does.
+        """
+        part = self.part(number)
+        try:
+            return bool(read_json(part / _CHECKSUMS) == _checksum(part))
+        except (OSError, ResultError):
+            return False
+
+    def remove_part(self, number: int) -> None:
+        """Remove a finished part; a process that is killed here leaves all of it or none.
+
+        Args:
+            number: Its number.
+        """
+        part = self.part(number)
+        aside = part.with_name(f".{part.name}.old-{uuid4().hex}")
+        part.rename(aside)
+        shutil.rmtree(aside)
+
     def clear(self) -> None:
-        """Remove all parts."""
-        shutil.rmtree(self.folder / _PARTS)
+        """Remove all parts, one after the other: those that are left still are of the plan."""
+        for number in self.find_done():
+            self.remove_part(number)
+        self.remove_unfinished()
 
     def remove_unfinished(self) -> None:
-        """Remove what a killed process was writing, and whatever else is no part."""
-        for path in (self.folder / _PARTS).iterdir():
-            if path.name.isdecimal():
+        """Remove what a killed process was writing or removing."""
+        for path in self._list_parts():
+            if not _UNFINISHED.fullmatch(path.name):
                 continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -114,9 +175,22 @@ class Workspace:
             The numbers.
         """
         # What is being written begins with a dot.
+        return {int(p.name) for p in self._list_parts() if p.name.isdecimal() and p.is_dir()}
+
+    def _list_parts(self) -> list[Path]:
         parts = self.folder / _PARTS
-        names = [path.name for path in parts.iterdir()] if parts.is_dir() else []
-        return {int(name) for name in names if name.isdecimal()}
+        return list(parts.iterdir()) if parts.is_dir() else []
+
+
+def _checksum(folder: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != _CHECKSUMS:
+            with path.open("rb") as file:
+                make = partial(hashlib.blake2b, digest_size=16)
+                found[name] = hashlib.file_digest(file, make).hexdigest()
+    return found
 
 
 def place_of(target: Path) -> Path:
@@ -153,9 +227,7 @@ def open_workspace(
             neither be gone on with nor removed.
         VitscopeError: If the disk does not take it.
     """
-    folder = place_of(target)
-    with made_parents(folder), held_alone(folder, _LOCK, shown=target):
-        workspace = Workspace(folder)
+    with _held(target) as workspace:
         with plain_disk_errors(target):
             _prepare(workspace, target, plan, resume=resume, overwrite=overwrite)
             remove_leftovers(target)
@@ -163,9 +235,30 @@ def open_workspace(
             yield workspace
         except BaseException:
             if not workspace.find_done():
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(workspace)
             raise
-        _remove(folder)
+        _remove(workspace)
+
+
+@contextmanager
+def kept_from_runs(target: Path) -> Iterator[None]:
+    """Write to a place that no run may work for meanwhile.
+
+    Args:
+        target: The place.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UsageError: If a run is at work there.
+        VitscopeError: If the disk does not take the lock.
+    """
+    with _held(target) as workspace:
+        try:
+            yield
+        finally:
+            _remove_folder(workspace)
 
 
 def discard_workspace(target: Path) -> None:
@@ -177,17 +270,40 @@ def discard_workspace(target: Path) -> None:
     Raises:
         UsageError: If another run is at work there.
     """
-    folder = place_of(target)
-    if folder.exists():
-        with held_alone(folder, _LOCK, shown=target), plain_disk_errors(target):
+    if place_of(target).exists():
+        with _held(target) as workspace, plain_disk_errors(target):
             remove_leftovers(target)
-            _remove(folder)
+            _remove(workspace)
 
 
-def _remove(folder: Path) -> None:
+@contextmanager
+def _held(target: Path) -> Iterator[Workspace]:
+    folder = place_of(target)
+    entries = [folder, *(folder / name for name in (_PLAN, _COPIES, _PARTS))]
+    for path in chain(entries, (folder / _PARTS).glob("*")):
+        if path.is_symlink():
+            raise UsageError(f"{printable_path(path)} is a link, which no run makes: remove it")
+    with made_parents(folder), held_alone(folder, _LOCK, shown=target):
+        yield Workspace(folder)
+
+
+def _remove(workspace: Workspace) -> None:
     # The parts go first: those that are left by a process killed here still say whose they are.
-    shutil.rmtree(folder / _PARTS, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        workspace.clear()
+        for name in (_COPIES, _PLAN):
+            remove_leftovers(workspace.folder / name)
+            (workspace.folder / name).unlink(missing_ok=True)
+    _remove_folder(workspace)
+
+
+def _remove_folder(workspace: Workspace) -> None:
+    # What is not empty stays: a run's parts, or something of the user's.
+    with suppress(OSError):
+        (workspace.folder / _PARTS).rmdir()
+    with suppress(OSError):
+        (workspace.folder / _LOCK).unlink()
+        workspace.folder.rmdir()
 
 
 def _prepare(
@@ -210,10 +326,10 @@ def _prepare(
                 f"{name} holds an unfinished run of something else ({difference}): go on with the "
                 "same pictures and settings, or add --overwrite to start again"
             )
-    if (workspace.folder / _PARTS).exists():
-        workspace.clear()  # before the new plan is there, which they are not of
+    workspace.clear()  # before the new plan is there, which they are not of
+    (workspace.folder / _COPIES).unlink(missing_ok=True)
     replace_json(workspace.folder / _PLAN, {**plan, _RUN: uuid4().hex})
-    (workspace.folder / _PARTS).mkdir()
+    (workspace.folder / _PARTS).mkdir(exist_ok=True)
     flush(workspace.folder)
     flush(workspace.folder.parent)
 

@@ -7,7 +7,7 @@ from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.token_sums import TokenSums
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class AuditSums:
     """What an audit adds up over images; sums of disjoint sets merge.
 
@@ -15,11 +15,13 @@ class AuditSums:
         features: Of the [CLS] row, per audited layer.
         tokens: Of the outstanding tokens, per audited layer; empty for a pooling query.
         patch_norms: Of all patch tokens, at every depth of the model.
+        num_repeated: Images that were left out, for they were copies of others.
     """
 
     features: dict[int, FeatureSums]
     tokens: dict[int, TokenSums]
     patch_norms: PatchNormCounts
+    num_repeated: int = 0
 
     def merge(self, other: "AuditSums") -> None:
         """Take in the sums of a disjoint set of images.
@@ -32,3 +34,4 @@ class AuditSums:
         for layer, tokens in other.tokens.items():
             self.tokens[layer].merge(tokens)
         self.patch_norms.merge(other.patch_norms)
+        self.num_repeated += other.num_repeated

@@ -42,6 +42,18 @@ some 36 pairs of d² numbers of 8 bytes against some 15 features of d numbers of
 _MOMENTS = "moments"
 
 
+def rows_before_fold(width: int) -> int:
+    """How many rows are kept before they are folded into moments.
+
+    Args:
+        width: Dimensions of the widest feature.
+
+    Returns:
+        Their number, at least 1.
+    """
+    return max(1, _FOLD_AT * width * NUM_BLOCKS)
+
+
 class FeatureSums:
     """The sums of one layer: `update` with batches, `merge` with other sums, then estimate."""
 
@@ -283,7 +295,7 @@ class FeatureSums:
 
     def _fold_if_full(self) -> None:
         width = max((len(total) for total in self._totals.values()), default=0)
-        if len(self._rows) < max(1, _FOLD_AT * width * NUM_BLOCKS):
+        if len(self._rows) < rows_before_fold(width):
             return
         reference = {name: self._reference_of(name) for name in self._compared()}
         self._rewrite_moments(self._add_own_rows, reference)

@@ -34,6 +34,25 @@ def read_picture(address: PictureAddress) -> bytes:
     return read_file(address) if isinstance(address, Path) else address.read()
 
 
+def size_of(address: PictureAddress) -> int | None:
+    """How many bytes a picture has, as far as that is known without reading it.
+
+    Args:
+        address: Where it lies.
+
+    Returns:
+        Its size; None where it is not known.
+    """
+    if isinstance(address, ParquetRow):
+        return None
+    if not isinstance(address, Path):
+        return address.size
+    try:
+        return address.stat().st_size
+    except (OSError, ValueError):
+        return None
+
+
 def printable_address(address: PictureAddress) -> str:
     r"""An address as text that any file format and any terminal takes, and that holds no secret.
 
@@ -67,4 +86,4 @@ def picture_stem(address: PictureAddress) -> str:
         )
     if isinstance(address, TarMember):
         return address.key
-    return (address if isinstance(address, Path) else PurePosixPath(address.name)).stem
+    return (address if isinstance(address, Path) else PurePosixPath(address.shown)).stem

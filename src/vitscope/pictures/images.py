@@ -7,8 +7,6 @@ Requirements met here:
   many processes read them.
 """
 
-import signal
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from vitscope.pictures.addresses import (
     printable_address,
     read_picture,
 )
+from vitscope.pictures.copies import find_copies
 from vitscope.pictures.covariates import (
     PICTURE_COVARIATES,
     SEGMENT_COVARIATES,
@@ -34,6 +33,7 @@ from vitscope.pictures.covariates import (
     compute_segment_covariates,
 )
 from vitscope.pictures.decoding import decode_picture, image_id, prepare_image
+from vitscope.pictures.handover import PREFETCHED, WorkerStart, fits_shared_memory
 from vitscope.pictures.masks import crop_mask, decode_mask, find_masks
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.pictures.sources import find_images
@@ -50,12 +50,15 @@ class ImageSet:
         masks: For each picture the file of its mask (see `vitscope.pictures.masks`), None where it
             has none; empty where no masks were given.
         described: Whether pictures come with covariates.
+        copies: For each image, how many others of the same bytes were left out for it; empty where
+            none were.
     """
 
     addresses: tuple[PictureAddress, ...]
     preprocessing: Preprocessing
     masks: tuple[Path | None, ...] = ()
     described: bool = True
+    copies: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what does not go together.
@@ -123,7 +126,38 @@ class ImageSet:
             self,
             addresses=tuple(self.addresses[index] for index in chosen),
             masks=tuple(self.masks[index] for index in chosen) if self.masks else (),
+            copies=tuple(self.copies[index] for index in chosen) if self.copies else (),
         )
+
+    @property
+    def num_repeated(self) -> int:
+        """Images that were left out, for they were copies of others."""
+        return sum(self.copies)
+
+    def without_copies(self) -> "ImageSet":
+        """Leave out each image that holds the bytes of an earlier one, where that is cheap to tell.
+
+        Returns:
+            A set of different images; those in tables and stores are told apart as they are read.
+        """
+        counts = list(self.copies or [0] * len(self))
+        left_out: set[int] = set()
+        for first, *others in find_copies(self.addresses):
+            # What is no image is no copy of one: each such file is named by the run.
+            if self._is_image(first):
+                counts[first] += len(others) + sum(counts[place] for place in others)
+                left_out.update(others)
+        if not left_out:
+            return self
+        kept = [place for place in range(len(self)) if place not in left_out]
+        return replace(self, copies=tuple(counts)).select(kept)
+
+    def _is_image(self, index: int) -> bool:
+        try:
+            decode_picture(read_picture(self.addresses[index]), self.preprocessing)
+        except (ImageReadError, MemoryError):
+            return False
+        return True
 
     def __len__(self) -> int:
         """Count the pictures.
@@ -205,13 +239,16 @@ def iter_batches(
         VitscopeError: If there is not enough memory for a batch, or a process that reads ahead
             dies.
     """
+    height, width = images.preprocessing.size
+    batch_bytes = 3 * height * width * torch.float32.itemsize * min(batch_size, len(images))
     loader = DataLoader(
         _Pictures(images),
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=_Collate(images.preprocessing.size, _name_covariates(images)),
         pin_memory=pin_memory and torch.cuda.is_available(),
-        worker_init_fn=_leave_interrupts_to_the_run,
+        worker_init_fn=WorkerStart(by_pipe=not fits_shared_memory(num_workers, batch_bytes)),
+        prefetch_factor=PREFETCHED if num_workers else None,
         # Of its own, so that reading pictures does not advance the caller's random numbers.
         generator=torch.Generator(),
     )
@@ -222,14 +259,6 @@ def iter_batches(
             f"reading pictures stopped ({str(error).splitlines()[-1]}): free memory, the shared "
             "memory of a container (/dev/shm) included, or use smaller batches or fewer workers"
         ) from error
-
-
-def _leave_interrupts_to_the_run(_: int) -> None:
-    # Ctrl-C reaches every process of a terminal; the run hears it and ends those that read.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # One that is stopped while it hands a batch over would complain of its broken pipe. Nothing
-    # else is lost: what goes wrong with a picture or a batch is raised in the run.
-    sys.excepthook = lambda *_: None
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,9 @@ Requirements met here:
 import os
 import re
 from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -70,7 +72,8 @@ def find_images(sources: Source | Sequence[Source]) -> FoundPictures:
             named.setdefault(_identify(file), file)
     if not named:
         raise UsageError("no pictures were named: give folders, picture files or a text file")
-    return FoundPictures(dict.fromkeys(chain.from_iterable(map(_look_into, named.values()))))
+    files = map(_look_into, _number_alike([*named.values()]))
+    return FoundPictures(dict.fromkeys(chain.from_iterable(files)))
 
 
 def find_files(sources: Source | Sequence[Source]) -> tuple[Path, ...]:
@@ -101,6 +104,18 @@ def _identify(address: PictureAddress) -> Hashable:
     if isinstance(address, StoredObject):
         return f"{address.url.rstrip('/')}/{address.below}" if address.below else address.url
     return address
+
+
+def _number_alike(files: Sequence[PictureAddress]) -> Iterator[PictureAddress]:
+    # URLs that differ only in what is not shown, such as their queries.
+    names = Counter(file.name for file in files if isinstance(file, StoredObject))
+    seen: Counter[str] = Counter()
+    for file in files:
+        if isinstance(file, StoredObject) and names[file.name] > 1:
+            seen[file.name] += 1
+            yield replace(file, number=seen[file.name])
+        else:
+            yield file
 
 
 def _look_into(file: PictureAddress) -> Sequence[PictureAddress]:

@@ -41,14 +41,22 @@ class StoredObject:
         url: URL of it or of a folder that it was found in, with whatever secrets that holds.
         below: Where it is below the folder; empty where the URL is its own.
         size: Bytes of it, None where the store does not say.
+        number: Which one it is of those whose URLs look alike when they are shown, from 1 on; 0
+            where there is no other.
     """
 
     url: str = field(repr=False)
     below: str = ""
     size: int | None = None
+    number: int = 0
 
     @property
     def name(self) -> str:
+        """What it is called in tables: as it is shown, and which of those that look alike it is."""
+        return f"{self.shown} ({self.number})" if self.number else self.shown
+
+    @property
+    def shown(self) -> str:
         """Its URL without user, password and query, as text that can be printed."""
         shown = show_url(self.url)
         if not self.below:
@@ -97,7 +105,7 @@ def suffix_of(place: Place) -> str:
     Returns:
         The extension in lower case, with its dot.
     """
-    return (place if isinstance(place, Path) else PurePosixPath(place.name)).suffix.lower()
+    return (place if isinstance(place, Path) else PurePosixPath(place.shown)).suffix.lower()
 
 
 def open_store(url: str) -> tuple[AbstractFileSystem, str]:

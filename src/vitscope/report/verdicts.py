@@ -82,7 +82,12 @@ def _list_facts(result: ModelResult) -> list[tuple[str, str, str]]:
     mass = read_spread(find(summary, "attention_mass", "patches"))
     error = number(find(summary, "ledger", "max_balance_error"))
     told_error = "–" if error is None else f"{error:.0e}".replace("-", "−")
-    failed = int(number(find(summary, "data", "num_failed")) or 0)
+    counts = (("num_failed", "not readable"), ("num_repeated", "the same again and left out"))
+    left_out = [
+        f"{int(count):,} {words}"
+        for name, words in counts
+        if (count := number(find(summary, "data", name)))
+    ]
     params = "not known" if result.params_m is None else format_millions(result.params_m)
     return [
         _tell_fact(
@@ -94,7 +99,7 @@ def _list_facts(result: ModelResult) -> list[tuple[str, str, str]]:
             tell_percent,
         ),
         _tell_fact("attention on patches, mean", mass, tell_percent),
-        ("pictures", f"{result.num_images:,}", f"{failed:,} not readable" if failed else ""),
+        ("pictures", f"{result.num_images:,}", ", ".join(left_out)),
         ("parameters", params, ""),
         ("largest error of the ledger", told_error, ""),
     ]

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from vitscope.errors import UsageError
 from vitscope.files.reading import plain_damage
-from vitscope.files.storage import is_result, never, scratch_folder, staged_folder
+from vitscope.files.storage import check_target, is_result, never, scratch_folder, staged_folder
+from vitscope.files.workspace import kept_from_runs
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.patch_norms import PatchNormCounts
@@ -133,7 +134,7 @@ class AuditResult(SavedResult, AuditPlots):
 
         Raises:
             ResultError: If they are of different things, or share a picture.
-            UsageError: If something else is in `out`.
+            UsageError: If something else is in `out`, or an audit into it is at work.
             VitscopeError: If the disk does not take the result.
         """
         if out is None:
@@ -142,7 +143,8 @@ class AuditResult(SavedResult, AuditPlots):
             return self.own(folder)
         target = Path(out)
         replaces = is_result if overwrite else never
-        with staged_folder(target, replaces=replaces) as staging:
+        check_target(target, replaces)
+        with kept_from_runs(target), staged_folder(target, replaces=replaces) as staging:
             self._merge_into(staging, others)
         return type(self)(target)
 
@@ -154,7 +156,7 @@ class AuditResult(SavedResult, AuditPlots):
             check_same(manifest, other.manifest, other.folder)
         provenances = [result.provenance for result in results]
         with plain_damage(folders[-1]):
-            check_disjoint(folders, provenances)
+            check_disjoint(folders)
             merged = merge_parts(folder, manifest, folders)
             finish_result(
                 folder,

@@ -76,7 +76,11 @@ def _summarize(
         "kind": "audit",
         "model": manifest.model,
         "settings": manifest.settings,
-        "data": {"num_images": last.num_images, "num_failed": num_failed},
+        "data": {
+            "num_images": last.num_images,
+            "num_failed": num_failed,
+            "num_repeated": sums.num_repeated,
+        },
         "ledger": summarize_errors(tables.values()) | {"tolerance": manifest.tolerance},
         "verdict": verdict.status,
         "door": verdict.door,

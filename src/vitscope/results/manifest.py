@@ -22,6 +22,7 @@ from vitscope.metrics.token_sums import TokenSums
 
 _SUMS, _TOKEN_SUMS = "sums.safetensors", "token_sums.safetensors"
 _PATCH_NORMS = "patch_norms/"
+_NUM_REPEATED = "num_repeated"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +152,7 @@ def write_sums(folder: Path, manifest: Manifest, sums: AuditSums) -> None:
         sums: The sums.
     """
     features = _with_layers({k: s.to_tensors() for k, s in sums.features.items()})
+    features[_NUM_REPEATED] = torch.tensor(sums.num_repeated)
     write_tensors(folder / _SUMS, features, {"manifest": json.dumps(asdict(manifest))})
     tokens = _with_layers({k: s.to_tensors() for k, s in sums.tokens.items()})
     norms = {f"{_PATCH_NORMS}{k}": v for k, v in sums.patch_norms.to_tensors().items()}
@@ -193,6 +195,8 @@ def read_sums(folder: Path, manifest: Manifest, owner: object) -> AuditSums:
                 if manifest.tokens
             },
             patch_norms=PatchNormCounts.from_tensors(_take(tokens, _PATCH_NORMS)),
+            # Earlier versions left none out.
+            num_repeated=int(features.get(_NUM_REPEATED, torch.tensor(0)).sum()),
         )
 
 

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -30,6 +31,7 @@ from vitscope.results.records import (
 from vitscope.results.saved_result import read_failures
 
 _WHOLE = "1/1"
+_NO_IDS = pa.chunked_array([], pa.string())
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,29 +113,52 @@ def _are_of_one_set(shards: Sequence[tuple[str, str]]) -> bool:
     return len(sets) == 1 and len(set(shards)) == len(shards)
 
 
-def check_disjoint(folders: Sequence[Path], provenances: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse to count a picture twice.
+def find_repeated(folders: Sequence[Path]) -> list[list[str]]:
+    """Find images that are counted more than once.
+
+    Args:
+        folders: Parts or results.
+
+    Returns:
+        For each of them the identities of the images that it, or one before it, has already.
+    """
+    tables = [folder / "images.parquet" for folder in folders]
+    # A part without any image that could be read has no table.
+    ids = [_read_ids(table) if table.exists() else _NO_IDS for table in tables]
+    every = pa.chunked_array([chunk for one in ids for chunk in one.chunks], pa.string())
+    codes = every.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    _, first = np.unique(codes, return_index=True)
+    later = np.ones(len(codes), bool)
+    later[first] = False
+    stops = np.cumsum([len(one) for one in ids])[:-1]
+    return [
+        one.filter(pa.array(again)).to_pylist()
+        for one, again in zip(ids, np.split(later, stops), strict=True)
+    ]
+
+
+def _read_ids(table: Path) -> pa.ChunkedArray:
+    with open_table(table) as file:
+        return file.read(columns=["image_id"])["image_id"]
+
+
+def check_disjoint(folders: Sequence[Path]) -> None:
+    """Refuse to count an image twice.
 
     Args:
         folders: Results that are to be merged.
-        provenances: Of each. Different shards of one set are disjoint by their making, though the
-            set itself may hold two files of the same bytes.
 
     Raises:
-        ResultError: If two of them have a picture in common.
+        ResultError: If two of them have an image in common, or one has an image twice.
     """
-    if _are_of_one_set([one for provenance in provenances for one in list_shards(provenance)]):
-        return
-    seen: set[str] = set()
-    for folder in folders:
-        with open_table(folder / "images.parquet") as file:
-            ids = set(file.read(columns=["image_id"])[0].to_pylist())
-        if shared := seen & ids:
+    for folder, repeated in zip(folders, find_repeated(folders), strict=True):
+        if repeated:
             raise ResultError(
-                f"{folder} cannot be merged: {len(shared)} of its pictures are in the other "
-                "result too; merge results of disjoint image sets"
+                f"{folder} cannot be merged: {len(repeated)} of its images are in it twice or in "
+                "another result too; merge results of disjoint image sets, and shards of one list "
+                "that did not change between the jobs and, where it lies in a store or a table, "
+                "holds no copies"
             )
-        seen |= ids
 
 
 def _merge_layer(folder: Path, layer: int, last_layer: int, parts: Sequence[Path]) -> None:

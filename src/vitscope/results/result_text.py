@@ -43,11 +43,10 @@ def describe_audit(summary: Summary) -> tuple[str, str]:
     model, data = summary["model"], summary["data"]
     rows, columns = model["grid"]
     height, width = model["input_size"]
-    failed = f", {data['num_failed']} not readable" if data["num_failed"] else ""
     return (
-        f"{data['num_images']} pictures{failed}, {height} x {width} px, {rows} x {columns} "
-        f"patches, {model['num_registers']} registers, layer {summary['layer']}, "
-        f"{model['dtype']}",
+        f"{data['num_images']} pictures{_describe_left_out(data)}, {height} x {width} px, "
+        f"{rows} x {columns} patches, {model['num_registers']} registers, "
+        f"layer {summary['layer']}, {model['dtype']}",
         _describe_proof(summary),
     )
 
@@ -63,16 +62,19 @@ def describe_one_shot(summary: Summary) -> str:
     """
     model, data = summary["model"], summary["data"]
     height, width = model["input_size"]
+    return (
+        f"{data['num_classes']} classes, {data['num_images']} pictures{_describe_left_out(data)}, "
+        f"{height} x {width} px, {model['num_registers']} registers, {model['dtype']}"
+    )
+
+
+def _describe_left_out(data: Mapping[str, Any]) -> str:
     counts = (
         ("num_failed", "not readable"),
         ("num_repeated", "the same again and left out"),
         ("num_unlabelled", "in no class's folder and left out"),
     )
-    told = "".join(f", {data[name]} {words}" for name, words in counts if data[name])
-    return (
-        f"{data['num_classes']} classes, {data['num_images']} pictures{told}, {height} x {width} "
-        f"px, {model['num_registers']} registers, {model['dtype']}"
-    )
+    return "".join(f", {data[name]} {words}" for name, words in counts if data.get(name))
 
 
 def describe_dropped(summary: Summary) -> str:

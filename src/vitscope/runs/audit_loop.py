@@ -7,8 +7,10 @@ Requirements met here:
 - Who maps shards to parts (`vitscope.engines`) knows nothing of audits; nothing here knows how.
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +21,7 @@ from torch import nn
 from vitscope.config import AuditConfig
 from vitscope.engines.base import Engine
 from vitscope.engines.local import LocalEngine
-from vitscope.errors import ImageReadError, ResultError, UsageError
+from vitscope.errors import DiskError, ImageReadError, ResultError, UsageError
 from vitscope.files.packing import pack_folder, unpack_folder
 from vitscope.files.storage import (
     Replaces,
@@ -43,12 +45,16 @@ from vitscope.models.registry import open_model
 from vitscope.pictures.addresses import Source
 from vitscope.pictures.images import ImageSet
 from vitscope.results.audit_result import AuditResult
+from vitscope.results.merging import find_repeated
 from vitscope.runs.audit_plan import adopt_choices
 from vitscope.runs.audit_run import AuditRun, Shard, make_image_set
 from vitscope.runs.model_run import OnProgress
 from vitscope.runs.part_writer import PartWriter
 
 MakeRun = Callable[[Plan | None], AuditRun]
+
+_MOST_ROUNDS = 4
+"""How often parts are made: once, once without copies, and again where some were damaged."""
 
 
 def audit(
@@ -104,7 +110,8 @@ def audit(
         raise UsageError("no folder was given for the result: resume and engines need `out`")
     run = make_run(None)
     with scratch_folder() as folder, TemporaryDirectory(prefix="vitscope-parts-") as parts:
-        _make_parts(run, Workspace(Path(parts)), engine, on_progress)
+        _check_room(run, Workspace(Path(parts)))
+        _make_all_parts(run, Workspace(Path(parts)), engine, on_progress)
         run.finish(folder, _list_parts(run, Workspace(Path(parts))))
     return AuditResult.own(folder)
 
@@ -132,7 +139,11 @@ class _ShardWorker:
 
     def _write(self, folder: Path, shard: Shard) -> None:
         self._writer.write(
-            folder, shard.images, first_index=shard.first_index, on_progress=self._on_progress
+            folder,
+            shard.images,
+            first_index=shard.first_index,
+            elsewhere=shard.elsewhere,
+            on_progress=self._on_progress,
         )
 
 
@@ -155,17 +166,20 @@ def _audit_as_lead(
         return AuditResult(target)
     replaces = is_result if overwrite else never
     check_target(target, replaces)
-    with open_workspace(target, run.plan, resume=resume, overwrite=overwrite) as workspace:
+    with (
+        open_workspace(target, run.plan, resume=resume, overwrite=overwrite) as workspace,
+        _told_of_parts(workspace, len(run.shards), resume=resume),
+    ):
+        _check_room(run, workspace)
         engine.barrier()
-        with _told_of_parts(workspace, len(run.shards), resume=resume):
-            _make_parts(run, workspace, engine, on_progress)
-            _finish(target, run, workspace, replaces)
+        _make_all_parts(run, workspace, engine, on_progress)
+        _finish(target, run, workspace, replaces)
     engine.barrier()
     return AuditResult(target)
 
 
 def _audit_beside_lead(
-    target: Path, make_run: MakeRun, engine: Engine, *_: object, **__: object
+    target: Path, make_run: MakeRun, engine: Engine, _: object, *, resume: bool, **__: object
 ) -> AuditResult:
     engine.barrier()
     workspace = Workspace(place_of(target))
@@ -177,8 +191,9 @@ def _audit_beside_lead(
                 f"this process does not see what the leading one does ({difference}): give all of "
                 "them the same pictures, model, versions and kind of device"
             )
-        _make_parts(run, workspace, engine, None)
-        engine.barrier()
+        with _told_of_parts(workspace, len(run.shards), resume=resume, leads=False):
+            _make_all_parts(run, workspace, engine, None)
+            engine.barrier()
     return AuditResult(target)
 
 
@@ -221,23 +236,79 @@ def _is_finished(target: Path, plan: Plan, *, overwrite: bool) -> bool:
     return difference is None
 
 
-def _make_parts(
+def _make_all_parts(
     run: AuditRun, workspace: Workspace, engine: Engine, on_progress: OnProgress | None
 ) -> None:
-    shards = run.shards
+    most = 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal most
+        if on_progress is not None and done > most:
+            on_progress(done, total)
+        most = max(most, done)
+
+    for _ in range(_MOST_ROUNDS):
+        if engine.is_lead:
+            _remove_unfit(run, workspace)
+        engine.barrier()
+        if not _make_parts(run, workspace, engine, tell):
+            return
+    raise DiskError(
+        f"parts in {printable_path(workspace.folder)} do not stay as they were written: check the "
+        "disk, or choose a folder elsewhere"
+    )
+
+
+def _check_room(run: AuditRun, workspace: Workspace) -> None:
     done = workspace.find_done()
+    needed = run.count_bytes([shard for shard in run.shards if shard.number not in done])
+    free = shutil.disk_usage(workspace.folder).free
+    if needed > free:
+        raise DiskError(
+            f"{printable_path(workspace.folder)} takes at least {needed / 1e9:.1f} GB until the "
+            f"run is finished, where {free / 1e9:.1f} GB are free: make room, or audit with "
+            "--features drop, fewer layers, or one --shard after another"
+        )
+
+
+def _remove_unfit(run: AuditRun, workspace: Workspace) -> None:
+    # Once all parts are there: those that are damaged, and those that hold images which an earlier
+    # one has. They are made again, without these images.
+    numbers = [shard.number for shard in run.shards]
+    if not workspace.find_done().issuperset(numbers):
+        return
+    damaged = [number for number in numbers if not workspace.is_whole(number)]
+    for number in damaged:
+        workspace.remove_part(number)
+    if damaged:
+        return
+    found = find_repeated(_list_parts(run, workspace))
+    repeated = {number: ids for number, ids in zip(numbers, found, strict=True) if ids}
+    if not repeated:
+        return
+    copies = dict(workspace.read_copies())
+    for number, ids in repeated.items():
+        workspace.remove_part(number)
+        copies[number] = copies.get(number, frozenset()).union(ids)
+    workspace.write_copies(copies)
+
+
+def _make_parts(
+    run: AuditRun, workspace: Workspace, engine: Engine, on_progress: OnProgress
+) -> bool:
+    shards = run.shards
+    done, copies = workspace.find_done(), workspace.read_copies()
     engine.barrier()  # or a quick rank's first parts would be missing from a slow one's list
     sizes = {shard.number: len(shard.images) for shard in shards}
-    todo = [shard for shard in shards if shard.number not in done]
-
-    told = 0
+    todo = [
+        replace(shard, elsewhere=copies.get(shard.number, frozenset()))
+        for shard in shards
+        if shard.number not in done
+    ]
 
     def tell(within: int = 0, _: int = 0) -> None:
-        nonlocal told
         finished = within + sum(sizes[number] for number in workspace.find_done())
-        if on_progress is not None and finished > told:
-            on_progress(finished, run.num_pictures)
-        told = finished
+        on_progress(finished, run.num_pictures)
 
     make_worker = partial(
         _ShardWorker,
@@ -246,7 +317,7 @@ def _make_parts(
         tell if isinstance(engine, LocalEngine) else None,
     )
     tell()
-    here = run.placed() if engine.shares_files else nullcontext()
+    here = run.placed() if engine.shares_files and todo else nullcontext()
     with here, closing(engine.run(make_worker, todo)) as results:
         for index, files in results:
             if files is not None:
@@ -254,6 +325,7 @@ def _make_parts(
                     unpack_folder(files, folder)
             tell()
     tell()  # of what other ranks have made too
+    return bool(todo)
 
 
 def _list_parts(run: AuditRun, workspace: Workspace) -> list[Path]:
@@ -261,11 +333,14 @@ def _list_parts(run: AuditRun, workspace: Workspace) -> list[Path]:
 
 
 @contextmanager
-def _told_of_parts(workspace: Workspace, num_shards: int, *, resume: bool) -> Iterator[None]:
+def _told_of_parts(
+    workspace: Workspace, num_shards: int, *, resume: bool, leads: bool = True
+) -> Iterator[None]:
+    # Where no shard is finished the leading process removes what there is; no other does.
     try:
         yield
     except BaseException as error:
-        if done := len(workspace.find_done()):
+        if (done := len(workspace.find_done())) or not leads:
             again = "the same command" if resume else "the same command with --resume"
             error.add_note(f"{done} of {num_shards} shards are kept: {again} goes on")
         raise

@@ -2,7 +2,9 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,14 @@ from typing import Any
 import torch
 
 from vitscope.config import AuditConfig
+from vitscope.errors import ImageReadError
 from vitscope.files.workspace import Plan
-from vitscope.pictures.addresses import PictureAddress
+from vitscope.pictures.addresses import PictureAddress, size_of
 from vitscope.pictures.images import ImageSet
+from vitscope.pictures.parquet_rows import ParquetRow
+from vitscope.pictures.stores import Place, StoredObject, plain_read_errors, stored_version
+from vitscope.pictures.tar_shards import TarMember
+from vitscope.pictures.urls import is_web
 from vitscope.results.manifest import Manifest
 from vitscope.runs.versions import list_versions
 
@@ -49,6 +56,7 @@ def make_plan(
         "num_pictures": len(images),
         "pictures": digest_files(images),
         "names": digest_names(whole),
+        "num_repeated": images.num_repeated,
         "described": images.described,
         **settings,
         "result": asdict(manifest),
@@ -82,42 +90,78 @@ def adopt_choices(config: AuditConfig, earlier: Plan | None) -> AuditConfig:
 
 
 def digest_files(images: ImageSet) -> str:
-    """Tell pictures, and masks, by where they lie and by what shows that a file was changed.
+    """Tell images, and masks, by where they lie and by what shows that a file was changed.
 
     Args:
-        images: The pictures.
+        images: The images.
 
     Returns:
-        BLAKE2b of absolute paths, sizes and times of change, or of addresses within archives and
-        stores; hexadecimal.
+        BLAKE2b of absolute paths, sizes and times of change, of archives and tables also their
+        numbers on the disk; of URLs without user and password, and of what stores say of archives
+        and tables; hexadecimal.
     """
     digest = blake2b(digest_size=16)
+    stamp_file = lru_cache(maxsize=None)(_stamp_file)  # an archive holds many of the images
     for address in [*images.addresses, *images.masks]:
-        digest.update(_stamp(address) + b"\0")
+        digest.update(_stamp(address, stamp_file) + b"\0")
     return digest.hexdigest()
 
 
 def digest_names(images: ImageSet) -> str:
-    """Tell a list of pictures by their names, which are the same on machines that share them.
+    """Tell a list of images by names and sizes, which are the same on machines that share them.
 
     Args:
-        images: The pictures.
+        images: The images.
 
     Returns:
-        BLAKE2b of the names; hexadecimal.
+        BLAKE2b of the names, and of the sizes where they are known without reading; hexadecimal.
     """
     digest = blake2b(digest_size=16)
-    for index in range(len(images)):
-        digest.update(images.name_picture(index).encode() + b"\0")
+    for index, address in enumerate(images.addresses):
+        name = images.name_picture(index)
+        digest.update(f"{name} {size_of(address)}".encode() + b"\0")
     return digest.hexdigest()
 
 
-def _stamp(address: PictureAddress | None) -> bytes:
-    if not isinstance(address, Path):
-        return repr(address).encode(errors="backslashreplace")
-    name = os.fsencode(address.absolute())
+def _stamp(address: PictureAddress | None, stamp_file: Callable[[Place], bytes]) -> bytes:
+    if isinstance(address, TarMember):
+        place = f" {address.offset} {address.size}"
+        return stamp_file(address.archive) + _encode(address.member + place)
+    if isinstance(address, ParquetRow):
+        group = address.group
+        place = f"{group.column} {group.first_row + address.row} {group.version}"
+        return stamp_file(group.file) + _encode(place)
+    if isinstance(address, Path):
+        return _stamp_path(address, with_number=False)
+    return b"" if address is None else _stamp_object(address)
+
+
+def _stamp_file(place: Place) -> bytes:
+    # An archive or a table that many images lie in.
+    if isinstance(place, Path):
+        return _stamp_path(place, with_number=True)
     try:
-        status = address.stat()
+        with plain_read_errors(place):
+            return _stamp_object(place) + _encode(stored_version(place))
+    except ImageReadError:
+        return _stamp_object(place)  # it cannot be read, as the run will say
+
+
+def _stamp_path(path: Path, *, with_number: bool) -> bytes:
+    name = os.fsencode(path.absolute())
+    try:
+        status = path.stat()
     except (OSError, ValueError):
         return name  # it cannot be read, as the run will say
-    return name + f" {status.st_size} {status.st_mtime_ns}".encode()
+    number = f" {status.st_ino}" if with_number else ""
+    return name + f" {status.st_size} {status.st_mtime_ns}{number}".encode()
+
+
+def _stamp_object(stored: StoredObject) -> bytes:
+    # Of the web with its query, which may choose the image.
+    query = stored.url.partition("?")[2] if is_web(stored.url) else ""
+    return _encode(f"{stored.shown}\0{query}\0{stored.size}")
+
+
+def _encode(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")

@@ -15,6 +15,7 @@ from vitscope.decomposition import choose_groups, choose_tolerance
 from vitscope.errors import UsageError
 from vitscope.files.json_files import read_json
 from vitscope.files.workspace import Plan
+from vitscope.metrics.feature_sums import rows_before_fold
 from vitscope.models.base import ViTAdapter
 from vitscope.models.token_states import name_tokens
 from vitscope.pictures.addresses import Source
@@ -43,7 +44,7 @@ def make_image_set(
         config: Settings.
 
     Returns:
-        The set, whole: `AuditRun` cuts a shard from it.
+        The set, whole: `AuditRun` cuts a shard from it. Copies that are cheap to tell are left out.
 
     Raises:
         UsageError: If a source holds no picture, or a setting is for sources and a prepared set was
@@ -56,11 +57,11 @@ def make_image_set(
                     f"{name} is set, but the pictures come as a prepared ImageSet: choose them and "
                     "their size there, or give folders and files"
                 )
-        return images
+        return images.without_copies()
     preprocessing = choose_preprocessing(vit, config)
     return ImageSet.from_sources(
         images, preprocessing, limit=config.limit, seed=config.seed, masks=config.masks
-    )
+    ).without_copies()
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +72,13 @@ class Shard:
         number: Its number, from 0.
         first_index: Place of its first picture among all.
         images: The pictures.
+        elsewhere: Identities of those that are left out, for an earlier shard has them.
     """
 
     number: int
     first_index: int
     images: ImageSet
+    elsewhere: frozenset[str] = frozenset()
 
 
 class AuditRun:
@@ -105,6 +108,31 @@ class AuditRun:
     def num_pictures(self) -> int:
         """Pictures to be looked at."""
         return len(self._images)
+
+    def count_bytes(self, shards: Iterable[Shard]) -> int:
+        """Disk that the parts of shards take at least: rows of features, which most of it is.
+
+        Args:
+            shards: Some of the run's.
+
+        Returns:
+            Bytes.
+        """
+        manifest = self._manifest
+        # The width of an embedding is not known before it is there.
+        num_features = sum(
+            not name.startswith("embedding/")
+            for layer in manifest.layers
+            for name in manifest.make_plan(layer).kept
+        )
+        width = int(manifest.model["embed_dim"])
+        row_bytes = num_features * width * int(getattr(torch, manifest.dtype).itemsize)
+        sizes = [len(shard.images) for shard in shards]
+        # The rows of larger shards are folded into sums, which take as much as so many.
+        num_rows = sum(min(size, rows_before_fold(width)) for size in sizes)
+        if self._config.features == "keep":
+            num_rows += sum(sizes)  # written once for the sums, and once to be kept
+        return num_rows * row_bytes
 
     @cached_property
     def shards(self) -> list[Shard]:

@@ -77,6 +77,25 @@ class PlacedBatch:
             {name: values[piece] for name, values in self.covariates.items()},
         )
 
+    def pick(self, rows: Sequence[int]) -> "PlacedBatch":
+        """Some of the pictures, in copies unless it is all of them.
+
+        Args:
+            rows: Their places in the batch.
+
+        Returns:
+            A batch of them.
+        """
+        if len(rows) == len(self.ids):
+            return self
+        return PlacedBatch(
+            [self.indices[row] for row in rows],
+            [self.ids[row] for row in rows],
+            [self.paths[row] for row in rows],
+            self.pixels[rows],
+            {name: values[rows] for name, values in self.covariates.items()},
+        )
+
 
 class BatchFitter:
     """Cuts batches into passes, halves what does not fit, and remembers what did not."""

@@ -57,6 +57,7 @@ class PartWriter:
         images: ImageSet,
         *,
         first_index: int = 0,
+        elsewhere: Iterable[str] = (),
         batches: Iterable[ImageBatch] | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
@@ -66,6 +67,7 @@ class PartWriter:
             folder: Folder to write into.
             images: The pictures.
             first_index: Place of the first of them among all pictures of the run.
+            elsewhere: Identities of images that earlier parts have: they are left out.
             batches: The pictures already decoded; they are read if None.
             on_progress: Called with (pictures done, pictures in the shard) after every batch.
 
@@ -74,13 +76,14 @@ class PartWriter:
             NonFiniteError: If an activation is not finite.
             VitscopeError: If there is not even memory for one picture at a time.
         """
-        part = _Part(self, folder, first_index)
+        part = _Part(self, folder, first_index, images.num_repeated, elsewhere)
         run = ModelRun(self.vit, images, self.config)
         fitter = run.make_fitter()
         with ExitStack() as stack:
             stack.enter_context(run.placed())
             part.open_writers(stack)
-            for number, batch in enumerate(run.iter_batches(on_progress, batches)):
+            different = filter(None, map(part.drop_copies, run.iter_batches(on_progress, batches)))
+            for number, batch in enumerate(different):
                 proven = number == 0 or self._is_drawn(batch.ids[0])
                 fitter.apply(batch, partial(part.take, run, proven=proven))
         part.close()
@@ -99,13 +102,22 @@ class PartWriter:
 class _Part:
     """What is added up and written of one shard."""
 
-    def __init__(self, writer: PartWriter, folder: Path, first_index: int) -> None:
+    def __init__(
+        self,
+        writer: PartWriter,
+        folder: Path,
+        first_index: int,
+        num_repeated: int,
+        elsewhere: Iterable[str],
+    ) -> None:
         self._vit = writer.vit
         self._manifest = writer.manifest
         self._config = writer.config
         self._folder = folder
         self._first_index = first_index
+        self._seen = set(elsewhere)
         self._sums: AuditSums = self._manifest.make_sums(folder)
+        self._sums.num_repeated = num_repeated
         self._candidates = GalleryCandidates(writer.num_pictures)
         self._writers: dict[int, RecordWriter] = {}
 
@@ -116,6 +128,23 @@ class _Part:
             writer = RecordWriter(self._folder, layer, last, keep_features=keep)
             stack.callback(writer.close)
             self._writers[layer] = writer
+
+    def drop_copies(self, batch: PlacedBatch) -> PlacedBatch | None:
+        """Leave out images of the bytes of earlier ones.
+
+        Args:
+            batch: The images.
+
+        Returns:
+            The batch without them; None where nothing is left.
+        """
+        rows: list[int] = []
+        for row, image_id in enumerate(batch.ids):
+            if image_id not in self._seen:
+                self._seen.add(image_id)
+                rows.append(row)
+        self._sums.num_repeated += len(batch.ids) - len(rows)
+        return batch.pick(rows) if rows else None
 
     def take(self, run: ModelRun, batch: PlacedBatch, *, proven: bool) -> None:
         """Nothing of a batch is taken in before all of it is known.

@@ -16,6 +16,7 @@ from sharded import (
     NUM_PICTURES,
     PROVEN,
     ROUNDING,
+    ElsewhereEngine,
     assert_identical,
     stop_after,
 )
@@ -236,7 +237,8 @@ def test_pictures_that_cannot_be_read_are_counted_once(pictures, tmp_path):
         damaged = number in {1, 4, 5, 6, 7}
         (broken / path.name).write_bytes(b"not a picture" if damaged else path.read_bytes())
     result = audit(tiny_vit(), broken, PROVEN, out=tmp_path / "r")
-    assert result.summary["data"] == {"num_images": NUM_PICTURES - 5, "num_failed": 5}
+    counts = {"num_images": NUM_PICTURES - 5, "num_failed": 5, "num_repeated": 0}
+    assert result.summary["data"] == counts
     failed = [Path(path).name for path, _ in result.failures]
     assert failed == [names[k].name for k in (1, 4, 5, 6, 7)]
     good = [path for k, path in enumerate(names) if k not in {1, 4, 5, 6, 7}]
@@ -264,21 +266,11 @@ def test_shards_of_a_job_array_merge_to_the_whole(pictures, proven, tmp_path):
     merged = two.merge(parts[1])
     assert merged.missing_shards == []
     assert_same_numbers(numbers(merged), numbers(proven), ROUNDING)
-    with pytest.raises(ResultError, match="are in the other result too"):
+    with pytest.raises(ResultError, match="are in it twice or in another result too"):
         merged.merge(parts[1])
     other = audit(tiny_vit(), names[:-1], replace(PROVEN, shard="3/3"), out=tmp_path / "other")
     assert parts[0].merge(other).missing_shards is None
     assert proven.missing_shards == []
-
-
-def test_files_of_the_same_bytes_in_two_shards_count_twice(pictures, tmp_path):
-    names = [*sorted(pictures.iterdir())[:5], tmp_path / "again.png"]
-    names[-1].write_bytes(names[0].read_bytes())
-    first, second = (
-        audit(tiny_vit(), names, replace(CONFIG, shard=f"{k}/2"), out=tmp_path / str(k))
-        for k in (1, 2)
-    )
-    assert first.merge(second).summary["data"]["num_images"] == 6
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "3", "a/b", "1/2/3", "-1/3", ""])
@@ -290,22 +282,6 @@ def test_a_shard_that_is_none_is_refused(shard):
 def test_more_shards_than_pictures_are_refused(pictures, tmp_path):
     with pytest.raises(UsageError, match="1/40 of 22 pictures holds none"):
         audit(tiny_vit(), pictures, AuditConfig(shard="1/40"), out=tmp_path / "r")
-
-
-class ElsewhereEngine:
-    """Workers far away: they share no files, and are done in another order."""
-
-    shares_files = False
-    is_lead = True
-
-    def run(self, make_worker, items):
-        cloudpickle = pytest.importorskip("cloudpickle")
-        worker = cloudpickle.loads(cloudpickle.dumps(make_worker))()
-        for index in reversed(range(len(items))):
-            yield index, worker(cloudpickle.loads(cloudpickle.dumps(items[index])))
-
-    def barrier(self):
-        pass
 
 
 def test_workers_elsewhere_give_the_same_bits(pictures, whole, tmp_path):

@@ -1,0 +1,95 @@
+"""Batches of processes that read: none is lost, however little shared memory there is."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from multiprocessing.reduction import ForkingPickler
+
+import pytest
+import torch
+
+from encoded import NOISE, encode
+from vitscope.errors import VitscopeError
+from vitscope.pictures import images as images_module
+from vitscope.pictures.images import ImageSet, iter_batches
+from vitscope.pictures.preprocessing import Preprocessing
+
+PREPROCESSING = Preprocessing(size=(224, 224), mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+@pytest.fixture
+def images(tmp_path):
+    for number in range(12):
+        content = b"no" if number == 5 else encode(NOISE, "PNG") + bytes([number])
+        (tmp_path / f"{number:02d}.png").write_bytes(content)
+    return ImageSet.from_sources(tmp_path, PREPROCESSING)
+
+
+@pytest.fixture
+def at_most_a_minute():
+    """A run that waits for what never comes fails, rather than wait with it."""
+
+    def give_up(*_):
+        raise AssertionError("still waiting for a batch")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_a_batch_that_cannot_be_handed_over_stops_the_run(images, monkeypatch, at_most_a_minute):
+    dumps, run = ForkingPickler.dumps, os.getpid()
+
+    def fail(value, protocol=None):
+        if os.getpid() != run:  # as torch does where /dev/shm is full
+            raise RuntimeError("unable to allocate shared memory(shm): No space left on device")
+        return dumps(value, protocol)
+
+    monkeypatch.setattr(ForkingPickler, "dumps", fail)
+    with pytest.raises(VitscopeError, match=r"reading pictures stopped .*/dev/shm"):
+        list(iter_batches(images, batch_size=2, num_workers=2))
+
+
+def test_batches_through_pipes_are_the_same(images, monkeypatch):
+    plain = list(iter_batches(images, batch_size=5))
+    for fits in (True, False):
+        monkeypatch.setattr(images_module, "fits_shared_memory", lambda *_, fits=fits: fits)
+        batches = list(iter_batches(images, batch_size=5, num_workers=2))
+        assert all(batch.pixels.is_shared() == fits for batch in batches)
+        for batch, expected in zip(batches, plain, strict=True):
+            assert torch.equal(batch.pixels, expected.pixels)
+            assert (batch.indices, batch.ids) == (expected.indices, expected.ids)
+            assert batch.failures == expected.failures
+            assert batch.covariates.keys() == expected.covariates.keys()
+            for name, values in batch.covariates.items():
+                assert torch.equal(values, expected.covariates[name])
+            batch.pixels.zero_()  # they are the run's own
+
+
+@pytest.mark.parametrize("size", ["64k", "4m"])
+def test_a_run_goes_well_where_shared_memory_is_small(images, size, tmp_path):
+    script = f"""
+        from pathlib import Path
+        from vitscope.pictures.images import ImageSet, iter_batches
+        from vitscope.pictures.preprocessing import Preprocessing
+
+        preprocessing = Preprocessing(size=(224, 224), mean=(0.5,) * 3, std=(0.5,) * 3)
+        images = ImageSet.from_sources({str(tmp_path)!r}, preprocessing)
+        batches = iter_batches(images, batch_size=2, num_workers=2)
+        print(sum(len(batch.ids) for batch in batches))
+    """
+    small = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", small], capture_output=True).returncode:
+        pytest.skip("mounting a small /dev/shm is not permitted here")
+    command = f'{small} && exec "$0" -c "$1"'
+    found = subprocess.run(
+        ["unshare", "-m", "sh", "-c", command, sys.executable, textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.stdout == "11\n", found.stderr
