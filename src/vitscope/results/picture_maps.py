@@ -19,6 +19,9 @@ from vitscope.files.storage import printable_path
 _DAMAGE = (EOFError, LookupError, OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
 """What reading an archive of arrays raises on a file that is not what it says it is."""
 
+_OPTIONAL = ("centred_share", "head_centred_share")
+"""What is there only of an image that was held against means."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PictureMaps:
@@ -31,6 +34,10 @@ class PictureMaps:
         contribution_norm: ‖c_i‖, the length of what each patch wrote.
         share: ⟨c_i, r⟩ / ‖r‖², its signed share of the row.
         head_share: The same per head; sums to `share` over heads.
+        centred_share: ⟨c_i − m, r − mean r⟩ / ‖r − mean r‖² with m an equal part of mean c_patches,
+            so that it sums to the patches' centred share; None where there are no means, or r does
+            not differ from its mean.
+        head_centred_share: The same per head, m in equal parts; sums to `centred_share`.
     """
 
     picture: UInt8[np.ndarray, "height width 3"]
@@ -39,6 +46,8 @@ class PictureMaps:
     contribution_norm: Float[np.ndarray, "row column"]
     share: Float[np.ndarray, "row column"]
     head_share: Float[np.ndarray, "head row column"]
+    centred_share: Float[np.ndarray, "row column"] | None = None
+    head_centred_share: Float[np.ndarray, "head row column"] | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -56,7 +65,7 @@ def write_maps(path: Path, maps: PictureMaps) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {field.name: getattr(maps, field.name) for field in fields(PictureMaps)}
-    np.savez_compressed(path, **arrays)
+    np.savez_compressed(path, **{name: a for name, a in arrays.items() if a is not None})
 
 
 def read_maps(path: Path) -> PictureMaps:
@@ -73,7 +82,9 @@ def read_maps(path: Path) -> PictureMaps:
     """
     try:
         with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            found = {field.name: arrays[field.name] for field in fields(PictureMaps)}
+            names = [field.name for field in fields(PictureMaps)]
+            optional = {name for name in _OPTIONAL if name not in arrays}
+            found = {name: arrays[name] for name in names if name not in optional}
         _check(found)
     except _DAMAGE as error:
         raise ResultError(f"{printable_path(path)} cannot be read as maps: {error}") from None
@@ -87,7 +98,9 @@ def _check(maps: Mapping[str, np.ndarray]) -> None:
     wanted |= {"head_attention": heads + grid, "head_share": heads + grid}
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or len(grid) != 2:
         raise ValueError("expected a picture of red, green and blue, and maps of rows and columns")
+    wanted |= {"centred_share": grid, "head_centred_share": heads + grid}
     for name, shape in wanted.items():
-        found = maps[name]
+        if (found := maps.get(name)) is None:
+            continue
         if found.dtype.kind != "f" or found.shape != shape or not np.isfinite(found).all():
             raise ValueError(f"expected finite numbers of shape {shape} in {name}")
