@@ -1,6 +1,6 @@
 """Means that come with vitscope, made anew from the weights and photographs of the demo extra.
 
-python tests/reference_means.py    writes src/vitscope/runs/references/ (some minutes)
+python tests/reference_means.py    writes src/vitscope/runs/references/ (two minutes)
 
 To be run where weights hash, preprocessing or the photographs change; a test says when.
 """
@@ -25,7 +25,7 @@ def describe(photographs):
 
 
 def main():
-    config = AuditConfig(dtype="float64", layers="all", features="drop", gallery=0)
+    config = AuditConfig(features="drop", gallery=0)
     with tempfile.TemporaryDirectory() as folder:
         photographs = write_demo_photographs(Path(folder) / "pictures")
         result = audit(load_model(EMBEDDED_NAME), Path(folder) / "pictures", config)
