@@ -180,10 +180,7 @@ def make_explanation_report(summary: Mapping[str, Any]) -> Group:
             without[verdict["text"]] = style
         told = (verdict["text"], style) if not raw else (raw, "")
         lines.append(Text.assemble(f"{picture['path']}{shown}: ", told))
-    # Once for all, and unbroken: it holds a command to be copied.
-    lines += [
-        Text(text, style=style, no_wrap=True, overflow="ignore") for text, style in without.items()
-    ]
+    lines += [Text(text, style=style) for text, style in without.items()]
     return Group(head, *lines, *(Text(told, style="dim") for told in list_bases(summary)))
 
 

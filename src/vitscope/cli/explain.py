@@ -80,7 +80,8 @@ def explain(
         for (model_id, target), audited in zip(targets.items(), references, strict=True):
             run = partial(vitscope.explain, layer=layer, reference=audited, overwrite=overwrite)
             explained.append(_explain_one(model_id, partial(run, out=target), pictures, config))
-            console.print(make_explanation_report(explained[-1].summary))
+            # No line is broken: one may hold a command to be copied.
+            console.print(make_explanation_report(explained[-1].summary), soft_wrap=True)
             for path, reason in explained[-1].failures:
                 console.print(Text(f"not readable: {path}: {reason}", style="yellow"))
             console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
