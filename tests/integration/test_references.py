@@ -21,8 +21,6 @@ from vitscope.errors import UsageError
 from vitscope.figures.saved import load_results
 from vitscope.models.embedded_file import embedded_available
 from vitscope.report.pictures import collect_pictures
-from vitscope.runs import references
-from vitscope.runs.references import Wanted, find_reference, read_reference, write_shipped
 
 FLOAT64 = RunConfig(dtype="float64")
 TERMS = ("patches", "registers", "cls", "skip")
@@ -261,7 +259,9 @@ def test_an_audit_is_never_replaced(one, home):
 
 
 def test_shipped_means_are_used_where_they_fit(one, audited, tmp_path, monkeypatch):
-    write_shipped(tmp_path / "tiny.safetensors", audited, "that come with vitscope: drawings")
+    from vitscope.runs import references
+
+    references.write_shipped(tmp_path / "tiny.safetensors", audited, "that come with vitscope: drawings")
     monkeypatch.setattr(references, "files", lambda _: tmp_path.parent)
     monkeypatch.setattr(references, "_SHIPPED", tmp_path.name)
     result = explain(named_vit(), one, FLOAT64)
@@ -288,6 +288,7 @@ def test_shipped_means_are_used_where_they_fit(one, audited, tmp_path, monkeypat
 def test_dinov2_small_is_judged_against_means_that_come_with_vitscope(tmp_path, monkeypatch):
     from vitscope import load_model
     from vitscope.pictures.photographs import write_demo_photographs
+    from vitscope.runs.references import Wanted, find_reference, read_reference
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     write_demo_photographs(tmp_path / "photos")
