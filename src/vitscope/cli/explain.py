@@ -97,9 +97,12 @@ def explain(
 
 
 def _name_target(out: Path, name: str) -> Path:
-    from vitscope.runs.references import holds_audit  # here, for what it imports is slow
+    if (out / name / MARKER).is_file():
+        from vitscope.runs.references import holds_audit  # here, for what it imports is slow
 
-    return out / (f"{name}-explained" if holds_audit(out / name) else name)
+        if holds_audit(out / name):
+            return out / f"{name}-explained"
+    return out / name
 
 
 def _open_references(folders: Sequence[Path], names: Sequence[str]) -> "list[AuditResult | None]":
@@ -110,11 +113,16 @@ def _open_references(folders: Sequence[Path], names: Sequence[str]) -> "list[Aud
             f"{len(folders)} references for {len(names)} models: give one a model, in their order, "
             "or none"
         )
-    within = [folder / name for folder, name in zip(folders, names, strict=True)]
     return [
-        vitscope.AuditResult.load(inner if (inner / MARKER).is_file() else folder)
-        for folder, inner in zip(folders, within, strict=True)
+        vitscope.AuditResult.load(_find_audit(folder, name))
+        for folder, name in zip(folders, names, strict=True)
     ]
+
+
+def _find_audit(folder: Path, name: str) -> Path:
+    # A result itself, or what `audit --out` was given.
+    within = not (folder / MARKER).is_file() and (folder / name / MARKER).is_file()
+    return folder / name if within else folder
 
 
 def _explain_one(
