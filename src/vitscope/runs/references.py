@@ -117,22 +117,21 @@ def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
             are too few images for means.
     """
     manifest, folder = audited.manifest, printable_path(audited.folder)
-    name = f"the reference {folder}"
     if manifest.weights_hash != wanted.weights_hash:
         raise UsageError(
-            f"{name} is of {manifest.model['id']} with other weights: give an "
+            f"the reference {folder} is of {manifest.model['id']} with other weights: give an "
             "audit of the model that explains"
         )
-    _check_fits(name, manifest.layers, manifest.preprocessing, wanted)
+    _check_fits(folder, manifest.layers, manifest.preprocessing, wanted)
     sums = audited.read_sums()[wanted.layer]
     if sums.num_images < MIN_IMAGES:
         raise UsageError(
-            f"{name} holds {sums.num_images} images, whose means say little: "
+            f"the reference {folder} holds {sums.num_images} images, whose means say little: "
             f"audit {MIN_IMAGES} or more"
         )
     if manifest.has_skip and "cls" not in manifest.groups:
         raise UsageError(
-            f"{name} counts [CLS]'s attention to itself among other tokens: audit "
+            f"the reference {folder} counts [CLS]'s attention to itself among other tokens: audit "
             "with --cls-term own"
         )
     terms = [*manifest.groups, *(["skip"] if manifest.has_skip else [])]
@@ -147,18 +146,18 @@ def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
 
 
 def _check_fits(
-    name: str, layers: tuple[int, ...], preprocessing: Mapping[str, Any], wanted: Wanted
+    which: str, layers: tuple[int, ...], preprocessing: Mapping[str, Any], wanted: Wanted
 ) -> None:
     if wanted.layer not in layers:
         raise UsageError(
-            f"{name} holds layers {list(layers)}, not {wanted.layer}: audit it "
+            f"the reference {which} holds layers {list(layers)}, not {wanted.layer}: audit it "
             f"with --layers {wanted.layer}"
         )
     for setting in sorted({*wanted.preprocessing, *preprocessing}):
         found, value = preprocessing.get(setting), wanted.preprocessing.get(setting)
         if found != value:
             raise UsageError(
-                f"{name} was audited with {setting} {found}, the images are "
+                f"the reference {which} was audited with {setting} {found}, the images are "
                 f"prepared with {value}: use the same"
             )
 
@@ -232,8 +231,8 @@ def _find_shipped(wanted: Wanted) -> Reference | None:
             if content["weights_hash"] != wanted.weights_hash:
                 continue
             layers = tuple(content["layers"])
-            name = f"the reference for {content['model_id']} that comes with vitscope"
-            _check_fits(name, layers, content["preprocessing"], wanted)
+            which = f"for {content['model_id']} that comes with vitscope"
+            _check_fits(which, layers, content["preprocessing"], wanted)
             names = [f"{wanted.layer:03d}/{term}" for term in content["terms"]]
             tensors, _ = read_tensors(path, names)
         return Reference(
