@@ -121,7 +121,7 @@ def _picture_row(number: int, picture: Mapping[str, Any]) -> str:
     cropped = " (cropped)" if picture["framing"] == "cropped" else ""
     told = f"{_badge(verdict['status'])} {escape(verdict['text'])}"
     if raw := tell_raw_shares(picture):
-        told = f"{told}<br>{escape(raw)}"
+        told = f"{told}; {escape(raw)}"
     cells = (str(number), escape(f"{picture['path']}{cropped}"), told)
     return f"<tr>{''.join(_cell(cell) for cell in cells)}</tr>"
 
