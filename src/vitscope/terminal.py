@@ -24,12 +24,14 @@ from vitscope.results.result_text import (
     describe_dropped,
     describe_explanation,
     describe_one_shot,
+    list_bases,
     mean_of,
     tabulate_accuracies,
     tabulate_bill,
     tell_estimate,
     tell_number,
     tell_one_shot,
+    tell_raw_shares,
 )
 
 _COLOURS = {
@@ -174,16 +176,19 @@ def make_explanation_report(summary: Mapping[str, Any]) -> Group:
         Something rich can print.
     """
     summary = _make_printable(summary)
-    pictures = summary["pictures"]
     head = Text.assemble((summary["model"]["id"], "bold"), f"  {describe_explanation(summary)}")
     lines = _list_notes(summary)
-    for picture in pictures:
+    without: dict[str, str] = {}
+    for picture in summary["pictures"]:
         verdict, cropped = picture["verdict"], picture["framing"] == "cropped"
         style = _PICTURE_COLOURS.get(verdict["status"], "")
         shown = " (cropped)" if cropped else ""
-        lines.append(Text.assemble(f"{picture['path']}{shown}: ", (verdict["text"], style)))
-    bases = dict.fromkeys(picture["verdict"]["basis"] for picture in pictures)
-    return Group(head, *lines, *(Text(basis, style="dim") for basis in bases))
+        if raw := tell_raw_shares(picture):
+            without[verdict["text"]] = style
+        told = (verdict["text"], style) if not raw else (raw, "")
+        lines.append(Text.assemble(f"{picture['path']}{shown}: ", told))
+    lines += [Text(text, style=style) for text, style in without.items()]
+    return Group(head, *lines, *(Text(told, style="dim") for told in list_bases(summary)))
 
 
 def _make_printable(content: Any) -> Any:

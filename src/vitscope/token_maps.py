@@ -64,19 +64,10 @@ def make_token_maps(
         The maps, in the ledger's precision.
     """
     chosen = slice(None) if images is None else list(images)
-    dtype, device = ledger.contributions.dtype, trace.values.device
-    tail = trace.tail
-    weight = tail.weight.to(dtype)
-    if tail.scale is not None:
-        weight = weight * tail.scale.to(dtype).unsqueeze(1)
-    attention = trace.logits[chosen].to(dtype).softmax(dim=-1)
-    weighted = attention.unsqueeze(-1) * trace.values[chosen].to(dtype)
+    weighted, weight = _weigh(trace, ledger, chosen)
     written = weighted.transpose(1, 2).flatten(2) @ weight.mT
-    r = ledger.residual_total[chosen].to(device)
-    # What each head's values are worth along r, so that no token's vector is formed per head.
-    batch, heads, _, head_dim = weighted.shape
-    worth = (r @ weight).reshape(batch, heads, head_dim)
-    head_share = torch.einsum("bhnd,bhd->bhn", weighted, worth) / (r * r).sum(dim=-1)[:, None, None]
+    head_share = _share_along(ledger.residual_total[chosen], weighted, weight)
+    attention = trace.logits[chosen].to(weighted.dtype).softmax(dim=-1)
     return TokenMaps(
         layout=trace.layout,
         attention=attention.cpu(),
@@ -84,3 +75,44 @@ def make_token_maps(
         share=head_share.sum(dim=1).cpu(),
         head_share=head_share.cpu(),
     )
+
+
+def map_shares_along(
+    trace: ClsTrace, ledger: Ledger, direction: Float[Tensor, "batch dim"]
+) -> Float[Tensor, "batch head token"]:
+    """Signed shares ⟨c_i, d⟩ / ‖d‖² of what each token wrote in a direction of one's own.
+
+    Args:
+        trace: The row as the model computed it.
+        ledger: Its ledger.
+        direction: d, one an image.
+
+    Returns:
+        The shares per head, on the CPU in the ledger's precision.
+    """
+    weighted, weight = _weigh(trace, ledger, slice(None))
+    return _share_along(direction.to(weight.dtype), weighted, weight).cpu()
+
+
+def _weigh(
+    trace: ClsTrace, ledger: Ledger, chosen: slice | list[int]
+) -> tuple[Float[Tensor, "batch head token head_dim"], Float[Tensor, "dim values"]]:
+    # a_h[i] v_h[i], and γ ∘ W_O.
+    dtype, tail = ledger.contributions.dtype, trace.tail
+    weight = tail.weight.to(dtype)
+    if tail.scale is not None:
+        weight = weight * tail.scale.to(dtype).unsqueeze(1)
+    attention = trace.logits[chosen].to(dtype).softmax(dim=-1)
+    return attention.unsqueeze(-1) * trace.values[chosen].to(dtype), weight
+
+
+def _share_along(
+    direction: Float[Tensor, "batch dim"],
+    weighted: Float[Tensor, "batch head token head_dim"],
+    weight: Float[Tensor, "dim values"],
+) -> Float[Tensor, "batch head token"]:
+    # What each head's values are worth along it, so that no token's vector is formed per head.
+    d = direction.to(weighted.device)
+    batch, heads, _, head_dim = weighted.shape
+    worth = (d @ weight).reshape(batch, heads, head_dim)
+    return torch.einsum("bhnd,bhd->bhn", weighted, worth) / (d * d).sum(dim=-1)[:, None, None]

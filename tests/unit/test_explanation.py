@@ -20,6 +20,7 @@ from vitscope.results.explanation import (
     Explanation,
     PictureExplanation,
     compute_centred,
+    compute_centred_map,
     compute_share_without_bias,
     finish_explanation,
     measure_picture,
@@ -105,18 +106,44 @@ def test_a_constant_term_has_no_direction_but_the_others_keep_theirs():
 def make_single():
     trace, _ = random_trace(6)
     one = {f: getattr(trace, f)[:1] for f in ("logits", "values", "skip", "branch", "residual")}
-    return make_ledger(type(trace)(**{**trace.__dict__, **one, "output": trace.output[:1]}))
+    single = type(trace)(**{**trace.__dict__, **one, "output": trace.output[:1]})
+    return make_ledger(single), single
 
 
-def test_the_bill_of_the_verdict_is_the_centred_one_where_there_are_means():
-    ledger = make_single()
-    numbers, shares = measure_picture(ledger, None)
-    assert shares == numbers["share_without_bias"]
-    assert "centred_share" not in numbers
+def test_centred_numbers_are_there_where_there_are_means():
+    ledger, trace = make_single()
+    numbers = measure_picture(ledger, None)
+    assert not {"centred_share", "centred_cosine"} & numbers.keys()
     assert sum(numbers["share"].values()) == pytest.approx(1, abs=1e-10)
     means = {name: torch.ones(ledger.bias.shape[0]).double() for name in (*GROUPS, "skip")}
-    numbers, shares = measure_picture(ledger, means)
-    assert shares == numbers["centred_share"]
+    numbers = measure_picture(ledger, means)
+    assert sum(numbers["centred_share"].values()) == pytest.approx(1, abs=1e-10)
+    # The map's patches are the patches of the account, whatever the means.
+    found = compute_centred_map(trace, ledger, means)[0, :, GROUPS["patches"]]
+    assert float(found.sum()) == pytest.approx(numbers["centred_share"]["patches"], abs=1e-10)
+
+
+def test_the_centred_map_equals_the_definition():
+    trace, reference = random_trace(7)
+    ledger, terms = make_case(7)
+    generator = np.random.default_rng(8)
+    means = {name: generator.normal(size=term.shape[1]) for name, term in terms.items()}
+    found = compute_centred_map(trace, ledger, {n: torch.from_numpy(m) for n, m in means.items()})
+    r = sum(terms[name] - means[name] for name in terms)
+    contributions = reference.token_contributions.numpy()
+    num_patches = GROUPS["patches"].stop - GROUPS["patches"].start
+    for image in range(len(r)):
+        for token in range(GROUPS["patches"].start, GROUPS["patches"].stop):
+            offset = contributions[image, token] - means["patches"] / num_patches
+            expected = offset @ r[image] / (r[image] @ r[image])
+            assert float(found[image, :, token].sum()) == pytest.approx(expected, abs=1e-10)
+
+
+def test_there_is_no_centred_map_of_an_image_that_is_its_own_mean():
+    ledger, trace = make_single()
+    terms = {**ledger.residual_terms}
+    means = {name: terms[name][0].double() for name in (*GROUPS, "skip")}
+    assert compute_centred_map(trace, ledger, means) is None
 
 
 # --- pictures in their own shape -----------------------------------------------------------------
@@ -172,7 +199,7 @@ def make_picture(path="a/dog.jpg", **changes):
         "share": head_share.sum(axis=0),
         "head_share": head_share,
         "numbers": {"patch_share": 0.5, "cosine": {"residual": {"skip": math.nan}}},
-        "verdict": judge_picture({"patches": 0.9, "skip": 0.1}, None),
+        "verdict": judge_picture({"patches": 0.9, "skip": 0.1}, 30, "of an audit"),
     }
     return PictureExplanation(**values | changes)
 
@@ -186,7 +213,7 @@ def save(folder, *pictures):
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    undefined = judge_picture({"patches": math.nan, "skip": math.nan}, 30)
+    undefined = judge_picture({"patches": math.nan, "skip": math.nan}, 30, "of an audit")
     saved = save(tmp_path / "e", make_picture(), make_picture("c.jpg", verdict=undefined))
     assert len(saved) == 2
     assert saved.failures == [("b.jpg", "bad")]
@@ -199,6 +226,7 @@ def test_what_is_written_is_read_again(tmp_path):
         assert getattr(found, name).dtype == getattr(original, name).dtype
     assert found.verdict == original.verdict
     assert found.grid == (4, 5)
+    assert found.centred_share is found.head_centred_share is None
     assert math.isnan(found.numbers["cosine"]["residual"]["skip"])
     again = saved.read_picture(1)
     assert again.verdict.status == "cannot tell"
@@ -233,6 +261,8 @@ def replace_maps(saved, **changes):
         {"share": np.zeros((5, 4))},
         {"head_share": np.zeros((2, 4, 5))},
         {"contribution_norm": np.full((4, 5), np.nan)},
+        {"centred_share": np.zeros((5, 4))},
+        {"head_centred_share": np.full((3, 4, 5), np.nan)},
         {"picture": np.zeros((32, 40), dtype=np.uint8)},
         {"picture": np.zeros((32, 40, 3))},
     ],

@@ -6,7 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitscope.results.verdict import judge_picture
+from vitscope.results.verdict import judge_alone, judge_picture
+
+
+def judge(shares, num_images=100):
+    return judge_picture(shares, num_images, "of the audit a/b")
 
 
 def bill(patches, **others):
@@ -30,7 +34,7 @@ def bill(patches, **others):
     ],
 )
 def test_status_follows_the_share_that_the_sentence_names(patches, status, words):
-    verdict = judge_picture(bill(patches), 100)
+    verdict = judge(bill(patches))
     assert verdict.status == status
     assert verdict.share == patches
     assert words in verdict.text
@@ -38,7 +42,7 @@ def test_status_follows_the_share_that_the_sentence_names(patches, status, words
 
 @given(st.floats(-3, 3))
 def test_the_sentence_never_contradicts_its_own_number(patches):
-    verdict = judge_picture(bill(patches), None)
+    verdict = judge(bill(patches))
     percent = int(verdict.text.split(" %")[0].removeprefix("patches carry ").replace("−", "-"))
     distance = abs(100 - percent)
     expected = "most" if distance <= 20 else "part" if distance <= 50 else "do not read"
@@ -46,38 +50,55 @@ def test_the_sentence_never_contradicts_its_own_number(patches):
 
 
 def test_the_door_is_the_largest_other_source_whatever_its_sign():
-    verdict = judge_picture(bill(0.9, registers=0.15, cls=0.05, skip=-0.2), 100)
+    verdict = judge(bill(0.9, registers=0.15, cls=0.05, skip=-0.2))
     assert verdict.door == "skip"
-    assert "the largest other source is the [CLS] token's skip connection (−20 %)" in verdict.text
+    assert "the main other source is the [CLS] token's skip connection (−20 %)" in verdict.text
 
 
 def test_no_door_where_there_is_nothing_but_patches():
-    verdict = judge_picture({"patches": 1.0}, None)
+    verdict = judge({"patches": 1.0})
     assert verdict.door is None
     assert "other source" not in verdict.text
 
 
 def test_a_pooling_query_reads_cls_as_one_of_the_tokens():
-    verdict = judge_picture(bill(0.6, cls=0.4), None)
-    assert "the largest other source is the [CLS] token (40 %)" in verdict.text
+    verdict = judge(bill(0.6, cls=0.4))
+    assert "the main other source is the [CLS] token (40 %)" in verdict.text
 
 
-@pytest.mark.parametrize(("num_reference", "words"), [(None, "the bias"), (250, "the mean of")])
-def test_undefined_shares_cannot_tell(num_reference, words):
-    verdict = judge_picture(bill(math.nan, skip=math.nan), num_reference)
+def test_undefined_shares_cannot_tell():
+    verdict = judge(bill(math.nan, skip=math.nan))
     assert verdict.status == "cannot tell"
     assert verdict.door is None
-    assert words in verdict.text
+    assert "does not differ from the reference's mean" in verdict.text
     assert "nan" not in verdict.text
 
 
-def test_the_basis_says_what_the_shares_are_of():
-    framed = judge_picture(bill(0.9), 250).basis
-    assert framed == "shares of r − mean r, means over 250 reference pictures framed as this one"
-    whole = judge_picture(bill(0.9), 250, cropped_to=(224, 336)).basis
-    assert whole == (
-        "shares of r − mean r, means over 250 reference pictures cropped to 224 x 336 px; this one "
-        "is whole, and the means of whole pictures may differ"
-    )
-    assert judge_picture(bill(0.9), None, cropped_to=(224, 224)) == judge_picture(bill(0.9), None)
-    assert "without a reference" in judge_picture(bill(0.9), None).basis
+def test_the_basis_says_which_images_the_means_are_over():
+    basis = judge(bill(0.9), 250).basis
+    assert basis == "shares of r − mean r, means over 250 images of the audit a/b"
+
+
+@pytest.mark.parametrize(("num_images", "status"), [(19, "cannot tell"), (20, "most")])
+def test_means_over_few_images_cannot_tell(num_images, status):
+    verdict = judge(bill(0.9), num_images)
+    assert verdict.status == status
+    assert math.isnan(verdict.share) == (status == "cannot tell")
+    if status == "cannot tell":
+        assert "a mean over 19 images says little, audit 20 or more" in verdict.text
+
+
+@pytest.mark.parametrize("patches", [0.03, 0.7, 0.95, math.nan])
+def test_without_a_reference_no_share_decides(patches):
+    verdict = judge_alone(bill(patches), "do this")
+    assert verdict.status == "cannot tell"
+    assert verdict.text == "cannot tell without a reference: do this"
+    assert math.isnan(verdict.share)
+    assert verdict.door is None
+    assert "raw" in verdict.basis
+
+
+def test_patches_that_are_the_only_source_need_no_reference():
+    verdict = judge_alone({"patches": 1.0}, "do this")
+    assert (verdict.status, verdict.share) == ("most", 1)
+    assert verdict.text == judge({"patches": 1.0}).text

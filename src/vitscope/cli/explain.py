@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.text import Text
 
 import vitscope
-from vitscope.cli.targets import choose_targets, find_pictures
+from vitscope.cli.targets import choose_targets, find_pictures, name_folders
 from vitscope.config import DTypeName, RunConfig
 from vitscope.errors import UsageError
-from vitscope.files.storage import check_target, never, printable_path
+from vitscope.files.storage import MARKER, check_target, never, printable_path
 from vitscope.terminal import make_explanation_report, make_progress
 
 if TYPE_CHECKING:
@@ -35,11 +35,13 @@ def explain(
     size: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Explain pictures: attention maps, and how much of the output they leave out.
+    """Explain images: attention maps, and how much of the output they leave out.
 
     Beside the raw attention map, the length of what each patch wrote and its signed share of the
-    output; under each, what went elsewhere; and one sentence: may this map be read? Pictures keep
-    their shape where the model takes it.
+    output; under each, what went elsewhere; and one sentence: may this map be read? That takes a
+    reference: the means over an audit's images, which vitscope brings along for dinov2-small.
+    Images are prepared as the reference's were. Without one the numbers are raw, there is no
+    verdict, and images keep their shape where the model takes it.
 
     Example:  vitscope explain dog.jpg --model dinov2-small --model dinov2-large-reg --out dog
 
@@ -48,10 +50,12 @@ def explain(
             shards, Parquet files, or URLs of any of these (s3://, gs://, hf://, https://).
         model: Model id, once per model: a plain name (dinov2-small-reg), a Hugging Face id or local
             folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
-        out: Folder for the results, one folder a model, and for figures/, a figure a picture.
+        out: Folder for the results, one folder a model, and for figures/, a figure a picture. An
+            audit of the model in there is the reference; one in MODEL/ stays, and the result goes
+            to MODEL-explained/.
         layer: Block to explain, from 0; the last by default.
-        reference: Audit of the same model, once per model in their order. The verdict is then on
-            what sets the picture apart from the audited ones, which what is constant cannot blur.
+        reference: Audit of the same model, or the folder that an audit was written to with --out,
+            once per model in their order. By default an audit in OUT, or what comes with vitscope.
         heads: Draw the maps of every head too.
         format: Kinds of files of the figures, once per kind; png if none is given.
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
@@ -64,8 +68,8 @@ def explain(
     pictures = find_pictures(images)
     config = RunConfig(device=device, dtype=dtype, size=size)
     config.resolve_device()
-    targets = choose_targets(model, out, overwrite=overwrite)
-    references = _open_references(reference or [], len(targets))
+    targets = choose_targets(model, out, overwrite=overwrite, name_target=_name_target)
+    references = _open_references(reference or [], list(name_folders(model).values()))
     from vitscope.figures.draw import is_figures  # here, for what it imports is slow
     from vitscope.figures.explained import draw_explanations
 
@@ -76,7 +80,8 @@ def explain(
         for (model_id, target), audited in zip(targets.items(), references, strict=True):
             run = partial(vitscope.explain, layer=layer, reference=audited, overwrite=overwrite)
             explained.append(_explain_one(model_id, partial(run, out=target), pictures, config))
-            console.print(make_explanation_report(explained[-1].summary))
+            # No line is broken: one may hold a command to be copied.
+            console.print(make_explanation_report(explained[-1].summary), soft_wrap=True)
             for path, reason in explained[-1].failures:
                 console.print(Text(f"not readable: {path}: {reason}", style="yellow"))
             console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
@@ -91,15 +96,33 @@ def explain(
             console.print(Text(where), soft_wrap=True)
 
 
-def _open_references(folders: Sequence[Path], num_models: int) -> "list[AuditResult | None]":
+def _name_target(out: Path, name: str) -> Path:
+    if (out / name / MARKER).is_file():
+        from vitscope.runs.references import holds_audit  # here, for what it imports is slow
+
+        if holds_audit(out / name):
+            return out / f"{name}-explained"
+    return out / name
+
+
+def _open_references(folders: Sequence[Path], names: Sequence[str]) -> "list[AuditResult | None]":
     if not folders:
-        return [None] * num_models
-    if len(folders) != num_models:
+        return [None] * len(names)
+    if len(folders) != len(names):
         raise UsageError(
-            f"{len(folders)} references for {num_models} models: give one a model, in their order, "
+            f"{len(folders)} references for {len(names)} models: give one a model, in their order, "
             "or none"
         )
-    return [vitscope.AuditResult.load(folder) for folder in folders]
+    return [
+        vitscope.AuditResult.load(_find_audit(folder, name))
+        for folder, name in zip(folders, names, strict=True)
+    ]
+
+
+def _find_audit(folder: Path, name: str) -> Path:
+    # A result itself, or what `audit --out` was given.
+    within = not (folder / MARKER).is_file() and (folder / name / MARKER).is_file()
+    return folder / name if within else folder
 
 
 def _explain_one(

@@ -1,7 +1,7 @@
 """What every command does first: find the pictures, check the models, choose the folders."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,13 +27,20 @@ def find_pictures(sources: Sequence[str]) -> "FoundPictures":
     return find_images(sources)
 
 
-def choose_targets(model_ids: Sequence[str], out: Path, *, overwrite: bool) -> dict[str, Path]:
+def choose_targets(
+    model_ids: Sequence[str],
+    out: Path,
+    *,
+    overwrite: bool,
+    name_target: Callable[[Path, str], Path] = Path.joinpath,
+) -> dict[str, Path]:
     """Check what is asked for as far as it can be before anything is loaded.
 
     Args:
         model_ids: Ids of models.
         out: Folder that holds a folder per model.
         overwrite: Whether earlier results there may be replaced.
+        name_target: From `out` and a model's name to its folder.
 
     Returns:
         Each model's folder, in the order of the ids.
@@ -42,7 +49,8 @@ def choose_targets(model_ids: Sequence[str], out: Path, *, overwrite: bool) -> d
 
     for model_id in model_ids:
         check_model_id(model_id)
-    targets = {model_id: out / name for model_id, name in name_folders(model_ids).items()}
+    names = name_folders(model_ids)
+    targets = {model_id: name_target(out, name) for model_id, name in names.items()}
     for target in targets.values():
         check_target(target, is_result if overwrite else never)
     return targets

@@ -170,34 +170,22 @@ def _make_row(label: str, one: PictureExplanation, *, heads: bool) -> _Row:
         picture=one,
         picture_caption=_wrap([name, shown], _PICTURE_LETTERS),
         maps=_make_maps(one),
-        head_maps=(
-            _Map("attention of each head", "% of its row", 100 * one.head_attention),
-            _Map("signed share of each head", "% of ‖r‖²", 100 * one.head_share, signed=True),
-        )
-        if heads
-        else (),
+        head_maps=_make_head_maps(one) if heads else (),
         verdict=_wrap([f"{text[0].upper()}{text[1:]}."], _VERDICT_LETTERS),
-        basis=_wrap([f"The verdict is on {one.verdict.basis}."], _BASIS_LETTERS),
+        basis=_wrap([f"This rests on {one.verdict.basis}."], _BASIS_LETTERS),
     )
 
 
 def _make_maps(one: PictureExplanation) -> tuple[_Map, ...]:
     numbers = one.numbers
-    mass, share, cosines = numbers["attention_mass"], numbers["share"], numbers["cosine"]
+    mass = numbers["attention_mass"]
     patch_share = _number(numbers["patch_share"])
     attention = [
-        f"on patches {_percent(mass['patches'])}",
+        f"attention on patches {_percent(mass['patches'])}",
         f"elsewhere: {_list_others(mass)}",
         f"patch share {patch_share}" + ("" if "registers" in mass else " (no registers)"),
     ]
-    weighted = [
-        f"cos(c_patches, t) = {_number(cosines['attention']['patches'])}",
-        "cos(c_patches + bias, t) = "
-        f"{_number(numbers['restricted_cosine']['attention']['patches'])}",
-    ]
-    if "centred_cosine" in numbers:
-        centred = numbers["centred_cosine"]["attention"]["patches"]
-        weighted.append(f"cos, both less their means = {_number(centred)}")
+    values, share, unit = _choose_shares(one)
     return (
         _Map(
             # A pooling query has no skip connection.
@@ -210,12 +198,12 @@ def _make_maps(one: PictureExplanation) -> tuple[_Map, ...]:
             "value-weighted map",
             "‖c_i‖, length of what patch i wrote",
             one.contribution_norm,
-            caption=_wrap(weighted, _CAPTION_LETTERS),
+            caption=_wrap(_tell_cosines(one), _CAPTION_LETTERS),
         ),
         _Map(
             "signed-share map",
-            "⟨c_i, r⟩ / ‖r‖², %",
-            100 * one.share,
+            unit,
+            100 * values,
             signed=True,
             caption=_wrap(
                 [f"patches {_percent(share['patches'])}", f"elsewhere: {_list_others(share)}"],
@@ -223,6 +211,36 @@ def _make_maps(one: PictureExplanation) -> tuple[_Map, ...]:
             ),
         ),
     )
+
+
+def _make_head_maps(one: PictureExplanation) -> tuple[_Map, ...]:
+    values = one.head_share if one.head_centred_share is None else one.head_centred_share
+    unit = _choose_shares(one)[-1]
+    return (
+        _Map("attention of each head", "% of its row", 100 * one.head_attention),
+        _Map("signed share of each head", unit, 100 * values, signed=True),
+    )
+
+
+def _choose_shares(
+    one: PictureExplanation,
+) -> tuple[Float[np.ndarray, "row column"], dict[str, float], str]:
+    # One account a figure: of what differs from the reference, or of the raw output.
+    if one.centred_share is None:
+        return one.share, one.numbers["share"], "raw: % of the whole output r"
+    return one.centred_share, one.numbers["centred_share"], "% of r − mean r"
+
+
+def _tell_cosines(one: PictureExplanation) -> list[str]:
+    numbers = one.numbers
+    if one.centred_share is not None:
+        found = numbers["centred_cosine"]["attention"]["patches"]
+        return [f"cos(c_patches, t) = {_number(found)},", "both less the reference's means"]
+    raw, with_bias = numbers["cosine"], numbers["restricted_cosine"]
+    return [
+        f"raw: cos(c_patches, t) = {_number(raw['attention']['patches'])}",
+        f"cos(c_patches + bias, t) = {_number(with_bias['attention']['patches'])}",
+    ]
 
 
 def _list_others(values: Mapping[str, float]) -> str:

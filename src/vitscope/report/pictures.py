@@ -27,7 +27,7 @@ from vitscope.results.verdict import judge_picture
 MAX_BYTES = 20 * 2**20
 """What pictures and maps may take in the page; fewer pictures are shown where it is not enough."""
 
-_FIRST = ("centred_share_patches", "share_without_bias_patches", "share_patches")
+_FIRST = ("centred_share_patches", "share_patches")
 """What pictures are sorted by to begin with: the first of these that there is."""
 _REASONS = {
     "lowest": "among the lowest",
@@ -136,10 +136,12 @@ class _Shelf:
         if place == len(self.thumbnails):
             self.thumbnails.append(thumbnail)
             self._num_bytes += len(thumbnail)
+        raw = maps.centred_share is None
+        share = maps.share if maps.centred_share is None else maps.centred_share
         drawn = {
             "attention": encode_map(maps.attention),
             "norm": encode_map(maps.contribution_norm),
-            "share": encode_map(maps.share, signed=True),
+            "share": {**encode_map(share, signed=True), "raw": raw},
             "heads": encode_map(maps.head_attention),
         }
         self._num_bytes += sum(len(one["data"]) for one in drawn.values())
@@ -208,9 +210,9 @@ def _judge(numbers: PictureNumbers, row: int) -> str:
         if column.name.startswith(prefix)
     }
     # Where features were dropped there is nothing to judge a single picture by.
-    return (
-        _as_sentence(judge_picture(shares, len(numbers.rows)).text) if "patches" in shares else ""
-    )
+    if "patches" not in shares:
+        return ""
+    return _as_sentence(judge_picture(shares, len(numbers.rows), "of this audit").text)
 
 
 def _as_sentence(text: str) -> str:

@@ -27,6 +27,8 @@ from vitscope.results.plots import ExplanationPlots
 from vitscope.results.result_html import show_explanation
 from vitscope.results.saved_result import PROVENANCE, SCHEMA_VERSION, SavedResult, write_failures
 from vitscope.results.verdict import PictureVerdict
+from vitscope.token_maps import map_shares_along
+from vitscope.trace import ClsTrace
 
 Framing = Literal["whole", "cropped"]
 Numbers = dict[str, Any]
@@ -115,10 +117,8 @@ class Explanation(SavedResult, ExplanationPlots):
             raise ResultError(f"{path} cannot be read as picture {index}: {error}") from None
 
 
-def measure_picture(
-    ledger: Ledger, means: Mapping[str, Float[Tensor, " dim"]] | None
-) -> tuple[Numbers, dict[str, float]]:
-    """What is told of one picture's groups, and the bill its verdict is read off.
+def measure_picture(ledger: Ledger, means: Mapping[str, Float[Tensor, " dim"]] | None) -> Numbers:
+    """What is told of one picture's groups.
 
     Args:
         ledger: The ledger of one picture.
@@ -126,8 +126,7 @@ def measure_picture(
 
     Returns:
         The numbers as nested dictionaries: all of `compute_scalars`, `share_without_bias`, and with
-        means `centred_share` and `centred_cosine`. Beside them the centred shares, or without means
-        those without the bias.
+        means `centred_share` and `centred_cosine`.
     """
     scalars = dict(compute_scalars(ledger))
     for name, share in compute_share_without_bias(ledger).items():
@@ -140,8 +139,7 @@ def measure_picture(
         for part in path[:-1]:
             tree = tree.setdefault(part, {})
         tree[path[-1]] = float(value.item())
-    bill: dict[str, float] = numbers["share_without_bias" if means is None else "centred_share"]
-    return numbers, bill
+    return numbers
 
 
 def compute_share_without_bias(ledger: Ledger) -> dict[str, Float[Tensor, " batch"]]:
@@ -186,6 +184,35 @@ def compute_centred(
     for name, share in _compute_shares(terms).items():  # of the residual total, the last above
         found["centred_share", name] = share.masked_fill(constant, math.nan)
     return found
+
+
+def compute_centred_map(
+    trace: ClsTrace, ledger: Ledger, means: Mapping[str, Float[Tensor, " dim"]]
+) -> Float[Tensor, "batch head token"] | None:
+    """Where on an image its patches' centred share lies: it sums to that share over the patches.
+
+    With o_r the sum of the terms less their means, a patch's share in a head is
+    ⟨c_i − m, o_r⟩ / ‖o_r‖², where m is mean c_patches in equal parts over patches and heads: an
+    audit keeps the mean of what all patches wrote, not of each.
+
+    Args:
+        trace: The row as the model computed it.
+        ledger: Its ledger.
+        means: Mean of each term (groups and skip) over a set of images.
+
+    Returns:
+        The shares in float64; only those of patches mean anything. None where nothing but rounding
+        noise is left of o_r.
+    """
+    if compute_centred(ledger, means)["centred_share", "patches"].isnan().any():
+        return None
+    terms = _varying_terms(ledger)
+    offset = torch.stack([term - means[name] for name, term in terms.items()]).sum(dim=0)
+    shares = map_shares_along(trace, ledger, offset).double()
+    patches = trace.layout.groups["patches"]
+    parts = shares.shape[1] * (patches.stop - patches.start)
+    of_mean = (offset @ means["patches"]) / (offset * offset).sum(dim=-1)
+    return shares - (of_mean / parts)[:, None, None]
 
 
 def _varying_terms(ledger: Ledger) -> dict[str, Float[Tensor, "batch dim"]]:

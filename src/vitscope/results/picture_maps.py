@@ -28,6 +28,9 @@ _DAMAGE = (
 _MAX_BYTES = 2**27
 """Of a file, and of its arrays: an image of 4,096 x 4,096 pixels takes 48 MiB."""
 
+_OPTIONAL = ("centred_share", "head_centred_share")
+"""What is there only of an image that was held against means."""
+
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class PictureMaps(ShortRepr):
@@ -40,6 +43,10 @@ class PictureMaps(ShortRepr):
         contribution_norm: ‖c_i‖, the length of what each patch wrote.
         share: ⟨c_i, r⟩ / ‖r‖², its signed share of the row.
         head_share: The same per head; sums to `share` over heads.
+        centred_share: ⟨c_i − m, r − mean r⟩ / ‖r − mean r‖² with m an equal part of mean c_patches,
+            so that it sums to the patches' centred share; None where there are no means, or r does
+            not differ from its mean.
+        head_centred_share: The same per head, m in equal parts; sums to `centred_share`.
     """
 
     picture: UInt8[np.ndarray, "height width 3"]
@@ -48,6 +55,8 @@ class PictureMaps(ShortRepr):
     contribution_norm: Float[np.ndarray, "row column"]
     share: Float[np.ndarray, "row column"]
     head_share: Float[np.ndarray, "head row column"]
+    centred_share: Float[np.ndarray, "row column"] | None = None
+    head_centred_share: Float[np.ndarray, "head row column"] | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -65,7 +74,7 @@ def write_maps(path: Path, maps: PictureMaps) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {field.name: getattr(maps, field.name) for field in fields(PictureMaps)}
-    np.savez_compressed(path, **arrays)
+    np.savez_compressed(path, **{name: a for name, a in arrays.items() if a is not None})
 
 
 def read_maps(path: Path) -> PictureMaps:
@@ -84,7 +93,9 @@ def read_maps(path: Path) -> PictureMaps:
         data = read_bounded(path, _MAX_BYTES)
         _check_sizes(data)
         with np.load(BytesIO(data), allow_pickle=False) as arrays:
-            found = {field.name: arrays[field.name] for field in fields(PictureMaps)}
+            names = [field.name for field in fields(PictureMaps)]
+            optional = {name for name in _OPTIONAL if name not in arrays}
+            found = {name: arrays[name] for name in names if name not in optional}
         _check(found)
     except _DAMAGE as error:
         raise ResultError(f"{printable_path(path)} cannot be read as maps: {error}") from None
@@ -114,7 +125,9 @@ def _check(maps: Mapping[str, np.ndarray]) -> None:
         raise ValueError("expected a picture of red, green and blue, and maps of rows and columns")
     if not all(n and size and size % n == 0 for n, size in zip(grid, picture.shape, strict=False)):
         raise ValueError("expected an image of whole patches")
+    wanted |= {"centred_share": grid, "head_centred_share": heads + grid}
     for name, shape in wanted.items():
-        found = maps[name]
+        if (found := maps.get(name)) is None:
+            continue
         if found.dtype.kind != "f" or found.shape != shape or not np.isfinite(found).all():
             raise ValueError(f"expected finite numbers of shape {shape} in {name}")

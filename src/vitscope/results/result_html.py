@@ -17,9 +17,11 @@ from vitscope.results.result_text import (
     describe_dropped,
     describe_explanation,
     describe_one_shot,
+    list_bases,
     tabulate_accuracies,
     tabulate_bill,
     tell_one_shot,
+    tell_raw_shares,
 )
 
 Summary = Mapping[str, Any]
@@ -91,10 +93,9 @@ def show_explanation(summary: Summary) -> str:
     """
     pictures = summary["pictures"]
     rows = "".join(_picture_row(number, picture) for number, picture in enumerate(pictures))
-    bases = dict.fromkeys(picture["verdict"]["basis"] for picture in pictures)
     return _wrap(
         _heading(summary, describe_explanation(summary)),
-        _make_table(("", "picture", "verdict"), 3, rows, "; ".join(bases)),
+        _make_table(("", "picture", "verdict"), 3, rows, "; ".join(list_bases(summary))),
         _notes(summary),
     )
 
@@ -120,6 +121,8 @@ def _picture_row(number: int, picture: Mapping[str, Any]) -> str:
     verdict = picture["verdict"]
     cropped = " (cropped)" if picture["framing"] == "cropped" else ""
     told = f"{_badge(verdict['status'])} {escape(verdict['text'])}"
+    if raw := tell_raw_shares(picture):
+        told = f"{told}; {escape(raw)}"
     cells = (str(number), escape(f"{picture['path']}{cropped}"), told)
     return f"<tr>{''.join(_cell(cell) for cell in cells)}</tr>"
 

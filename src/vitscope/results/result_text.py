@@ -111,6 +111,39 @@ def describe_explanation(summary: Summary) -> str:
     )
 
 
+def list_bases(summary: Summary) -> list[str]:
+    """What the verdicts of an explanation rest on, and which references were left aside.
+
+    Args:
+        summary: Content of its `summary.json`.
+
+    Returns:
+        Phrases.
+    """
+    bases = dict.fromkeys(picture["verdict"]["basis"] for picture in summary["pictures"])
+    return [*bases, *summary.get("references_not_used", [])]
+
+
+def tell_raw_shares(picture: Summary) -> str:
+    """The raw shares of an image that there was no reference for.
+
+    Args:
+        picture: Its entry in the summary of an explanation.
+
+    Returns:
+        A phrase; empty where the verdict is on other numbers.
+    """
+    if "centred_share" in picture or picture["verdict"]["status"] != "cannot tell":
+        return ""
+    share = picture["share"]
+    told = (
+        f"{name} {'undefined' if share[name] is None else f'{100 * share[name]:.1f} %'}"
+        for name in (*TERMS, "bias")
+        if name in share
+    )
+    return f"raw shares of the whole output: {', '.join(told)}".replace("-", "−")
+
+
 def tabulate_bill(summary: Summary) -> TextTable:
     """The itemised bill: what each source was attended to, wrote and decided.
 

@@ -130,11 +130,12 @@ class PictureVerdict:
     Attributes:
         status: "most" of the output comes from the patches, "part" of it does, the map is "do not
             read", or the numbers "cannot tell".
-        share: The patches' signed share of the output; NaN where it is undefined.
+        share: The patches' centred share of the output; NaN where it is undefined or there is no
+            reference.
         door: The source other than patches with the largest share, whatever its sign; None where
             there is none.
         text: The verdict as a sentence.
-        basis: What the shares are shares of, in words.
+        basis: What the verdict rests on, in words.
     """
 
     status: PictureStatus
@@ -144,34 +145,31 @@ class PictureVerdict:
     basis: str
 
 
-def judge_picture(
-    shares: Mapping[str, float],
-    num_reference: int | None,
-    *,
-    cropped_to: tuple[int, int] | None = None,
-) -> PictureVerdict:
-    """Read the verdict on one picture off its bill.
+def judge_picture(shares: Mapping[str, float], num_images: int, images: str) -> PictureVerdict:
+    """Read the verdict on one image off its centred shares.
 
     The map shows most of the output where the patches' share is 80 to 120 %, part of it from 50 to
     150 %, and is not to be read beyond. Shares are signed: above 100 % other sources take back what
     patches wrote, which a map hides as it hides what others add.
 
     Args:
-        shares: Signed shares of the output by term (groups and skip), which sum to 1; NaN where
-            there is nothing to share.
-        num_reference: Pictures behind the means that output and terms were centred on; None where
-            the shares are those of r − bias.
-        cropped_to: Input (height, width) in pixels that those were cropped to, where this picture
-            was given in another framing; None where it was framed as they were.
+        shares: Signed centred shares of the output by term (groups and skip), which sum to 1; NaN
+            where there is nothing to share.
+        num_images: Images behind the means that output and terms were centred on.
+        images: Which images those are, in words that follow "images".
 
     Returns:
-        The verdict.
+        The verdict; with fewer than `MIN_IMAGES` images means say little, and it cannot tell.
     """
-    basis = _describe_basis(num_reference, cropped_to)
+    basis = f"shares of r − mean r, means over {num_images} images {images}"
     patches = shares["patches"]
+    if num_images < MIN_IMAGES:
+        text = (
+            f"cannot tell: a mean over {num_images} images says little, audit {MIN_IMAGES} or more"
+        )
+        return PictureVerdict("cannot tell", math.nan, None, text, basis)
     if math.isnan(patches):
-        constant = "the bias" if num_reference is None else "the mean of the reference pictures"
-        text = f"cannot tell what carries this output: it does not differ from {constant}"
+        text = "cannot tell what carries this output: it does not differ from the reference's mean"
         return PictureVerdict("cannot tell", patches, None, text, basis)
     status, claim = _read_share(_percent(patches))
     text = f"patches carry {_percent_text(patches)} of this output: {claim}"
@@ -179,24 +177,31 @@ def judge_picture(
     door = max(others, key=lambda name: abs(others[name])) if others else None
     if door is not None:
         source = f"{_name_door(door, shares)} ({_percent_text(others[door])})"
-        text = f"{text}; the largest other source is {source}"
+        text = f"{text}; the main other source is {source}"
     return PictureVerdict(status, patches, door, text, basis)
 
 
-def _describe_basis(num_reference: int | None, cropped_to: tuple[int, int] | None) -> str:
-    if num_reference is None:
-        return (
-            "shares of r − bias; one picture without a reference audit: what is the same for every "
-            "picture still counts"
-        )
-    basis = f"shares of r − mean r, means over {num_reference} reference pictures"
-    if cropped_to is None:
-        return f"{basis} framed as this one"
-    height, width = cropped_to
-    return (
-        f"{basis} cropped to {height} x {width} px; this one is whole, and the means of whole "
-        "pictures may differ"
-    )
+def judge_alone(shares: Mapping[str, float], remedy: str) -> PictureVerdict:
+    """Say of one image without a reference what can be said.
+
+    What is the same for every image fills its raw shares, so that they are no verdict. Where
+    patches alone write the output, they carry all of it whatever the means.
+
+    Args:
+        shares: Signed shares of r − bias by term; NaN where there is nothing to share.
+        remedy: What to do to have a reference, as a phrase.
+
+    Returns:
+        The verdict.
+    """
+    patches = shares["patches"]
+    if set(shares) == {"patches"} and not math.isnan(patches):
+        text = f"patches carry 100 % of this output: {_read_share(100)[1]}"
+        basis = "there being no other source: beside the bias patches alone write this output"
+        return PictureVerdict("most", 1.0, None, text, basis)
+    text = f"cannot tell without a reference: {remedy}"
+    basis = "no reference: raw numbers also count what is the same for every image"
+    return PictureVerdict("cannot tell", math.nan, None, text, basis)
 
 
 def _read_share(percent: int) -> tuple[PictureStatus, str]:

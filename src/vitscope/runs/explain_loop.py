@@ -1,15 +1,13 @@
 """Pictures explained one by one, each in its own shape: maps, numbers and a verdict."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from PIL import Image
-from torch import Tensor, nn
+from jaxtyping import UInt8
+from torch import nn
 
 from vitscope.config import RunConfig
 from vitscope.decomposition import choose_tolerance
@@ -25,7 +23,7 @@ from vitscope.pictures.addresses import (
     printable_address,
     read_picture,
 )
-from vitscope.pictures.decoding import decode_picture, image_id, prepare_image, resize_and_crop
+from vitscope.pictures.decoding import decode_picture, image_id, prepare_image
 from vitscope.pictures.images import ImageSet
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.pictures.sources import find_images
@@ -33,12 +31,14 @@ from vitscope.results.audit_result import AuditResult
 from vitscope.results.explanation import (
     Explanation,
     Framing,
+    Numbers,
     PictureExplanation,
+    compute_centred_map,
     finish_explanation,
     measure_picture,
     write_picture,
 )
-from vitscope.results.verdict import MIN_IMAGES, judge_picture
+from vitscope.results.verdict import PictureVerdict, judge_alone, judge_picture
 from vitscope.runs.model_run import (
     ModelRun,
     OnProgress,
@@ -46,6 +46,7 @@ from vitscope.runs.model_run import (
     choose_preprocessing,
     describe_model,
 )
+from vitscope.runs.references import Wanted, advise, find_reference, holds_audit, read_reference
 from vitscope.token_maps import TokenMaps, make_token_maps
 from vitscope.trace import ClsTrace
 
@@ -67,9 +68,16 @@ def explain(
 ) -> Explanation:
     """Show for single pictures where their [CLS] output came from, and what its map leaves out.
 
-    A picture keeps its shape: its shorter side gets the input size, the longer one is scaled alike
-    and rounded to whole patches. Where the model takes one size only, or the size asked for is not
-    square, pictures are cropped to it, and their `framing` says so.
+    The verdict on an image is on what sets it apart from the means over a reference's images, and
+    the image is prepared exactly as those were. The reference is the one given; or else an audit
+    that lies in the folder that `out` is in, or is that folder, or has the name of `out` in the
+    folder above; or else the one that comes with vitscope for a few models. It is used only if it
+    is of the same weights, layer and preprocessing, and `summary["reference"]` says which it is.
+
+    Without a reference there is no verdict, and the numbers are raw. An image then keeps its shape:
+    its shorter side gets the input size, the longer one is scaled alike and rounded to whole
+    patches. Where the model takes one size only, or the size asked for is not square, images are
+    cropped to it. `framing` says which.
 
     Args:
         vit: The model: an adapter, a module, or an id that `load_model` takes. It runs on the
@@ -77,10 +85,8 @@ def explain(
         images: Folders, picture files, text files of paths.
         config: Settings; the defaults if None. Pictures run one by one, whatever the batch size.
         layer: Index of the block, from 0; the last one if None.
-        reference: An audit of the same weights whose preprocessing is that of the model and
-            settings here; its pictures are cropped all the same, and a verdict tells where its
-            picture is not. It is then on what differs from the means over the audit's pictures;
-            otherwise on r − bias.
+        reference: An audit of the same weights and layer, with the preprocessing of the model and
+            settings here; if None, one that lies beside the result or comes with vitscope.
         out: Folder to write the result into; a temporary one if None.
         overwrite: Whether an earlier result in `out` is replaced.
         on_progress: Called with (pictures done, pictures in all) after every picture.
@@ -100,81 +106,20 @@ def explain(
     """
     vit = open_model(vit)
     config = config or RunConfig()
-    run = ExplainRun(vit, find_images(images), config, layer, reference)
-    if out is None:
+    target = None if out is None else Path(out)
+    if target is not None and holds_audit(target):
+        raise UsageError(
+            f"{printable_path(target)} holds an audit, which an explanation does not replace: "
+            "choose another folder"
+        )
+    run = ExplainRun(vit, find_images(images), config, layer, reference, target)
+    if target is None:
         with scratch_folder() as folder:
             run.execute(folder, on_progress)
         return Explanation.own(folder)
-    with staged_folder(Path(out), replaces=is_result if overwrite else never) as staging:
+    with staged_folder(target, replaces=is_result if overwrite else never) as staging:
         run.execute(staging, on_progress)
-    return Explanation(Path(out))
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """What a picture's terms are centred on.
-
-    Attributes:
-        means: Mean of each term.
-        num_images: Pictures behind them.
-        model_id: Id of the model in the audit they are of.
-    """
-
-    means: Mapping[str, Float[Tensor, " dim"]]
-    num_images: int
-    model_id: str
-
-
-def read_reference(
-    audited: AuditResult, weights_hash: str, layer: int, preprocessing: Preprocessing
-) -> Reference:
-    """The means of an audit, if it is one of the same model looking at pictures alike.
-
-    Args:
-        audited: The audit.
-        weights_hash: Digest of the weights of the model that explains.
-        layer: Layer that is explained.
-        preprocessing: How its pictures are prepared.
-
-    Returns:
-        The means.
-
-    Raises:
-        UsageError: If weights, preprocessing or groups differ, the layer was not audited, or there
-            are too few pictures for means.
-    """
-    manifest, folder = audited.manifest, printable_path(audited.folder)
-    if manifest.weights_hash != weights_hash:
-        raise UsageError(
-            f"the reference {folder} is of {manifest.model['id']} with other weights: give an "
-            "audit of the model that explains"
-        )
-    if layer not in manifest.layers:
-        raise UsageError(
-            f"the reference {folder} holds layers {list(manifest.layers)}, not {layer}: audit it "
-            f"with --layers {layer}"
-        )
-    for name, value in json.loads(json.dumps(asdict(preprocessing))).items():
-        found = manifest.preprocessing.get(name)
-        if found != value:
-            raise UsageError(
-                f"the reference {folder} was audited with {name} {found}, the pictures are "
-                f"prepared with {value}: use the same"
-            )
-    sums = audited.read_sums()[layer]
-    if sums.num_images < MIN_IMAGES:
-        raise UsageError(
-            f"the reference {folder} holds {sums.num_images} pictures, whose means say little: "
-            f"audit {MIN_IMAGES} or more"
-        )
-    if manifest.has_skip and "cls" not in manifest.groups:
-        raise UsageError(
-            f"the reference {folder} counts [CLS]'s attention to itself among other tokens: audit "
-            "with --cls-term own"
-        )
-    terms = [*manifest.groups, *(["skip"] if manifest.has_skip else [])]
-    means = {name: sums.compute_mean(f"term/{name}") for name in terms}
-    return Reference(means, sums.num_images, manifest.model["id"])
+    return Explanation(target)
 
 
 def fit_whole(
@@ -213,7 +158,6 @@ class _Seen:
     path: str
     image_id: str
     framing: Framing
-    framed_as_audited: bool
     picture: UInt8[np.ndarray, "height width 3"]
     pixels: Pixels
 
@@ -228,6 +172,7 @@ class ExplainRun:
         config: RunConfig,
         layer: int | None,
         reference: AuditResult | None,
+        out: Path | None,
     ) -> None:
         """Prepare the run; the model is not touched yet.
 
@@ -236,7 +181,8 @@ class ExplainRun:
             addresses: Where the pictures lie.
             config: Settings.
             layer: Index of the block; the last one if None.
-            reference: An audit whose means the verdicts are against.
+            reference: An audit whose means the verdicts are against; one is looked for if None.
+            out: Folder that the result will lie in; None if it is a temporary one.
 
         Raises:
             UsageError: If settings or reference do not fit.
@@ -254,11 +200,12 @@ class ExplainRun:
         self._preprocessing = choose_preprocessing(vit, config)
         self._run = ModelRun(vit, ImageSet(addresses, self._preprocessing), config)
         self._tolerance = choose_tolerance(self._run.config.torch_dtype, self._run.device)
-        self._reference = (
-            None
-            if reference is None
-            else read_reference(reference, self._run.weights_hash, self._layer, self._preprocessing)
-        )
+        wanted = Wanted.of(self._run.weights_hash, self._layer, self._preprocessing)
+        self._unused: list[str] = []
+        if reference is None:
+            self._reference, self._unused = find_reference(wanted, out)
+        else:
+            self._reference = read_reference(reference, wanted)
 
     def execute(self, folder: Path, on_progress: OnProgress | None) -> None:
         """Explain all pictures and write the result.
@@ -289,7 +236,7 @@ class ExplainRun:
             self._describe(max(entry["balance_error"] for entry in entries)),
             entries,
             failures=self._run.failures,
-            provenance=self._run.make_provenance(),
+            provenance=self._run.make_provenance() | {"reference": self._describe_reference()},
         )
 
     def _see(self, address: PictureAddress) -> _Seen:
@@ -299,21 +246,20 @@ class ExplainRun:
             preprocessing, framing = self._frame(image.size)
             check_memory(self._vit, preprocessing.size, self._run.device, decoded=1)
             shown, pixels = prepare_image(image, preprocessing)
-            framed_as_audited = self._is_framed_as_audited(image, shown)
         except (MemoryError, MemoryShortageError):
             raise ImageReadError("too large: not enough memory to read it") from None
         return _Seen(
             path=printable_address(address),
             image_id=image_id(data),
             framing=framing,
-            framed_as_audited=framed_as_audited,
             picture=np.asarray(shown),
             pixels=pixels.unsqueeze(0).to(self._run.device),
         )
 
     def _frame(self, size: tuple[int, int]) -> tuple[Preprocessing, Framing]:
         height, width = self._preprocessing.size
-        if height != width:
+        # Only what is prepared alike can be held against the means.
+        if self._reference is not None or height != width:
             return self._preprocessing, "cropped"
         whole = fit_whole(size, self._preprocessing, self._vit.info.patch_size)
         try:
@@ -322,18 +268,12 @@ class ExplainRun:
             return self._preprocessing, "cropped"
         return whole, "whole"
 
-    def _is_framed_as_audited(self, image: Image.Image, shown: Image.Image) -> bool:
-        # Another size may be the same part of a picture, and the same size another part.
-        if shown.size[::-1] != self._preprocessing.size:
-            return False
-        return shown.tobytes() == resize_and_crop(image, self._preprocessing).tobytes()
-
     def _explain(self, seen: _Seen) -> PictureExplanation:
         batch = PlacedBatch([0], [seen.image_id], [seen.path], seen.pixels)
         with self._run.plain_errors(batch):
-            ledger, maps = self._trace(seen.pixels)
-        reference = self._reference
-        numbers, bill = measure_picture(ledger, None if reference is None else reference.means)
+            ledger, maps, centred = self._trace(seen.pixels)
+        means = None if self._reference is None else self._reference.means
+        numbers = measure_picture(ledger, means)
         attention = maps.on_grid(maps.attention)[0]
         return PictureExplanation(
             path=seen.path,
@@ -345,32 +285,46 @@ class ExplainRun:
             contribution_norm=maps.on_grid(maps.contribution_norm)[0].numpy(),
             share=maps.on_grid(maps.share)[0].numpy(),
             head_share=maps.on_grid(maps.head_share)[0].numpy(),
+            centred_share=None if centred is None else centred.sum(axis=0),
+            head_centred_share=centred,
             numbers=numbers,
-            verdict=judge_picture(
-                bill,
-                None if reference is None else reference.num_images,
-                cropped_to=None if seen.framed_as_audited else self._preprocessing.size,
-            ),
+            verdict=self._judge(numbers),
         )
 
-    def _trace(self, pixels: Pixels) -> tuple[Ledger, TokenMaps]:
-        found: list[tuple[Ledger, TokenMaps]] = []
+    def _judge(self, numbers: Numbers) -> PictureVerdict:
+        reference = self._reference
+        if reference is not None:
+            return judge_picture(numbers["centred_share"], reference.num_images, reference.images)
+        run, vit = self._run, self._vit
+        remedy = advise(vit.info, self._layer, vit.last_layer, run.config)
+        return judge_alone(numbers["share_without_bias"], remedy)
+
+    def _trace(self, pixels: Pixels) -> tuple[Ledger, TokenMaps, np.ndarray | None]:
+        found: list[tuple[Ledger, TokenMaps, np.ndarray | None]] = []
 
         def take(trace: ClsTrace) -> None:
             ledger = make_ledger(trace)
             check_balance(ledger, self._tolerance)
-            found.append((ledger, make_token_maps(trace, ledger)))
+            maps = make_token_maps(trace, ledger)
+            found.append((ledger, maps, self._map_centred(trace, ledger, maps)))
 
         self._vit.trace(pixels, [self._layer], take)
         return found[0]
 
+    def _map_centred(self, trace: ClsTrace, ledger: Ledger, maps: TokenMaps) -> np.ndarray | None:
+        if self._reference is None:
+            return None
+        found = compute_centred_map(trace, ledger, self._reference.means)
+        return None if found is None else maps.on_grid(found)[0].numpy()
+
     def _describe(self, max_balance_error: float) -> dict[str, Any]:
-        reference = self._reference
         return {
             "model": describe_model(self._vit, self._preprocessing.size, self._run.config.dtype),
             "layer": self._layer,
-            "reference": None
-            if reference is None
-            else {"model_id": reference.model_id, "num_images": reference.num_images},
+            "reference": self._describe_reference(),
+            "references_not_used": self._unused,
             "ledger": {"max_balance_error": max_balance_error, "tolerance": self._tolerance},
         }
+
+    def _describe_reference(self) -> dict[str, Any] | None:
+        return None if self._reference is None else self._reference.describe()

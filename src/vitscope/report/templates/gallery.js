@@ -1,8 +1,8 @@
 // The gallery: pictures sorted and filtered by any of their numbers.
 
-const terms = ["patches", "registers", "cls", "distillation", "skip"];
-const termNames = { patches: "patches", registers: "registers", cls: "[CLS] itself", distillation: "distillation", skip: "skip" };
-const shareKinds = ["centred_share_", "share_without_bias_", "share_"];
+const terms = ["patches", "registers", "cls", "distillation", "skip", "bias"];
+const termNames = { patches: "patches", registers: "registers", cls: "[CLS] itself", distillation: "distillation", skip: "skip", bias: "bias" };
+const shareKinds = ["centred_share_", "share_"];
 const control = (name) => document.getElementById(`gallery-${name}`);
 const cards = control("cards");
 const state = { gallery: null, shown: [], elements: new Map() };
@@ -35,8 +35,9 @@ function makeShares(shares) {
 
 const percent = (share) => `${(100 * share).toFixed(0)} %`.replace("-", "−");
 
-function tellShares(shares) {
-  return shares.map(({ term, value }) => `${termNames[term]} ${percent(value)}`).join(" · ");
+function tellShares({ kind, shares }) {
+  const told = shares.map(({ term, value }) => `${termNames[term]} ${percent(value)}`).join(" · ");
+  return kind === "share_" ? `raw: ${told}` : told;
 }
 
 function makeTile(picture, which, name) {
@@ -52,7 +53,7 @@ function makeTile(picture, which, name) {
 }
 
 function fillCard(button, gallery, picture) {
-  const { shares } = sharesOf(gallery, picture);
+  const found = sharesOf(gallery, picture);
   const cosine = ["centred_cosine_residual_patches", "cosine_residual_patches"].find((name) => gallery.columns.includes(name));
   const tiles = make(
     "span",
@@ -61,10 +62,10 @@ function fillCard(button, gallery, picture) {
     makeTile(picture, "attention", "attention"),
     makeTile(picture, "norm", "value-weighted"),
   );
-  const told = make("span", { className: "card-line" }, make("span", { textContent: tellShares(shares) }));
+  const told = make("span", { className: "card-line" }, make("span", { textContent: tellShares(found) }));
   const lines = [told, ...(cosine === undefined ? [] : [makeLine(gallery, picture, cosine)])];
   const name = make("span", { className: "card-name", textContent: picture.name });
-  button.replaceChildren(tiles, name, makeShares(shares), ...lines);
+  button.replaceChildren(tiles, name, makeShares(found.shares), ...lines);
   tellSorted(button, gallery, picture);
 }
 

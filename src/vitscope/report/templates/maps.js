@@ -24,6 +24,7 @@ function openMap(picture, which) {
   const bytes = readBytes(text).subarray(head * rows * columnsOfGrid, (head + 1) * rows * columnsOfGrid);
   const signed = kind === "share";
   const largest = scale[head];
+  const name = signed && picture.maps.share.raw ? `raw ${kinds.share.name}` : kinds[kind].name;
   return {
     bytes,
     rows,
@@ -33,7 +34,7 @@ function openMap(picture, which) {
     palette: palettes[kinds[kind].palette],
     valueAt: (patch) => (signed ? ((bytes[patch] - 128) / 127) * largest : (bytes[patch] / 255) * largest),
     tell: (value) => (kinds[kind].unit === "%" ? `${tell(100 * value)} %` : tell(value)),
-    name: kind === "heads" ? `attention of head ${head}` : kinds[kind].name,
+    name: kind === "heads" ? `attention of head ${head}` : name,
   };
 }
 

@@ -1,0 +1,299 @@
+"""What a single image is held against: the means of an audit, or those that come with vitscope.
+
+Requirements met here:
+
+- A reference is of the very weights, layer and preprocessing that explain. One that is given and
+  does not fit is refused; one that was only found is not used, and the reason is told.
+- Which reference was used is told, with its images and their number.
+"""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.config import RunConfig
+from vitscope.errors import ResultError, UsageError
+from vitscope.files.storage import MARKER, printable_path
+from vitscope.files.tensor_files import read_tensors, write_tensors
+from vitscope.models.base import ModelInfo
+from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.results.audit_result import AuditResult
+from vitscope.results.verdict import MIN_IMAGES
+
+_SHIPPED = "references"
+"""Folder of the means that come with vitscope, a file a model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a reference must be of.
+
+    Attributes:
+        weights_hash: Digest of the weights of the model that explains.
+        layer: Layer that is explained.
+        preprocessing: How the images are prepared, as JSON holds it.
+    """
+
+    weights_hash: str
+    layer: int
+    preprocessing: dict[str, Any]
+
+    @classmethod
+    def of(cls, weights_hash: str, layer: int, preprocessing: Preprocessing) -> "Wanted":
+        """What a reference of a run must be of.
+
+        Args:
+            weights_hash: Digest of the weights.
+            layer: Layer that is explained.
+            preprocessing: How the images are prepared.
+
+        Returns:
+            The same as JSON holds it.
+        """
+        content = json.loads(json.dumps(asdict(preprocessing)))
+        return cls(weights_hash=weights_hash, layer=layer, preprocessing=content)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reference:
+    """What the terms of an image are centred on.
+
+    Attributes:
+        source: "given" by the caller, "found" beside the result, or "shipped" with vitscope.
+        images: Which images the means are over, in words that follow "images".
+        num_images: How many they are.
+        model_id: Id of the model that saw them.
+        folder: Folder of the audit, printable; None for means that come with vitscope.
+        means: Mean of each term over them.
+    """
+
+    source: Literal["given", "found", "shipped"]
+    images: str
+    num_images: int
+    model_id: str
+    folder: str | None
+    means: Mapping[str, Float[Tensor, " dim"]]
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the means: BLAKE2b, 128 bits, hexadecimal."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, mean in sorted(self.means.items()):
+            digest.update(f"{name} {mean.dtype} {len(mean)}\n".encode())
+            digest.update(mean.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """The `reference` part of a summary.
+
+        Returns:
+            All but the means themselves, of which their digest is told.
+        """
+        told = ("source", "images", "num_images", "model_id", "folder")
+        return {**{name: getattr(self, name) for name in told}, "means_digest": self.digest}
+
+
+def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
+    """The means of an audit, if it is one of the same model looking at images alike.
+
+    Args:
+        audited: The audit.
+        wanted: What it must be of.
+
+    Returns:
+        The means.
+
+    Raises:
+        UsageError: If weights, preprocessing or groups differ, the layer was not audited, or there
+            are too few images for means.
+    """
+    manifest, folder = audited.manifest, printable_path(audited.folder)
+    if manifest.weights_hash != wanted.weights_hash:
+        raise UsageError(
+            f"the reference {folder} is of {manifest.model['id']} with other weights: give an "
+            "audit of the model that explains"
+        )
+    _check_fits(folder, manifest.layers, manifest.preprocessing, wanted)
+    sums = audited.read_sums()[wanted.layer]
+    if sums.num_images < MIN_IMAGES:
+        raise UsageError(
+            f"the reference {folder} holds {sums.num_images} images, whose means say little: "
+            f"audit {MIN_IMAGES} or more"
+        )
+    if manifest.has_skip and "cls" not in manifest.groups:
+        raise UsageError(
+            f"the reference {folder} counts [CLS]'s attention to itself among other tokens: audit "
+            "with --cls-term own"
+        )
+    terms = [*manifest.groups, *(["skip"] if manifest.has_skip else [])]
+    return Reference(
+        source="given",
+        images=f"of the audit {folder}",
+        num_images=sums.num_images,
+        model_id=manifest.model["id"],
+        folder=printable_path(audited.folder.absolute()),
+        means={name: sums.compute_mean(f"term/{name}") for name in terms},
+    )
+
+
+def _check_fits(
+    which: str, layers: tuple[int, ...], preprocessing: Mapping[str, Any], wanted: Wanted
+) -> None:
+    if wanted.layer not in layers:
+        raise UsageError(
+            f"the reference {which} holds layers {list(layers)}, not {wanted.layer}: audit it "
+            f"with --layers {wanted.layer}"
+        )
+    for setting in sorted({*wanted.preprocessing, *preprocessing}):
+        found, value = preprocessing.get(setting), wanted.preprocessing.get(setting)
+        if found != value:
+            raise UsageError(
+                f"the reference {which} was audited with {setting} {found}, the images are "
+                f"prepared with {value}: use the same"
+            )
+
+
+def find_reference(wanted: Wanted, out: Path | None) -> tuple[Reference | None, list[str]]:
+    """A reference that fits, where none was given.
+
+    An audit that lies where the result is to be written comes first, of several the one over the
+    most images; then the means that come with vitscope.
+
+    Args:
+        wanted: What it must be of.
+        out: Folder that the result is written into; None if it is a temporary one.
+
+    Returns:
+        The reference, None if there is none, and why each of the same weights was not used.
+    """
+    found: list[Reference] = []
+    unused: list[str] = []
+    for audited in _list_audits(out) if out is not None else ():
+        try:
+            if audited.manifest.weights_hash == wanted.weights_hash:
+                found.append(read_reference(audited, wanted))
+        except (ResultError, UsageError) as error:
+            unused.append(f"not used: {error}")
+    if found:
+        best = max(found, key=lambda one: one.num_images)
+        beside = f"{best.images}, which lies beside this result"
+        return replace(best, source="found", images=beside), unused
+    try:
+        return _find_shipped(wanted), unused
+    except UsageError as error:
+        return None, [*unused, f"not used: {error}"]
+
+
+def holds_audit(folder: Path) -> bool:
+    """Whether a folder holds the result of an audit that this version reads.
+
+    Args:
+        folder: Any folder; it need not exist.
+
+    Returns:
+        True if it does.
+    """
+    try:
+        if not (folder / MARKER).is_file():
+            return False
+        AuditResult.load(folder)
+    except (OSError, ResultError):
+        return False
+    return True
+
+
+def _list_audits(out: Path) -> Iterator[AuditResult]:
+    # The command writes to OUT/MODEL: OUT, what lies in it, and MODEL beside OUT.
+    home = out.parent
+    try:
+        beside = sorted(path for path in home.iterdir() if not path.name.startswith("."))
+    except OSError:  # it is not there yet, or not to be read
+        beside = []
+    for folder in dict.fromkeys([home, *beside, home.parent / out.name]):
+        if holds_audit(folder):
+            yield AuditResult(folder)
+
+
+def _find_shipped(wanted: Wanted) -> Reference | None:
+    for entry in sorted(files("vitscope.runs").joinpath(_SHIPPED).iterdir(), key=lambda e: e.name):
+        with as_file(entry) as path:
+            _, metadata = read_tensors(path, [])
+            content = json.loads(metadata["reference"])
+            if content["weights_hash"] != wanted.weights_hash:
+                continue
+            layers = tuple(content["layers"])
+            which = f"for {content['model_id']} that comes with vitscope"
+            _check_fits(which, layers, content["preprocessing"], wanted)
+            names = [f"{wanted.layer:03d}/{term}" for term in content["terms"]]
+            tensors, _ = read_tensors(path, names)
+        return Reference(
+            source="shipped",
+            images=content["images"],
+            num_images=content["num_images"],
+            model_id=content["model_id"],
+            folder=None,
+            means={name.partition("/")[2]: mean for name, mean in tensors.items()},
+        )
+    return None
+
+
+def write_shipped(path: Path, audited: AuditResult, images: str) -> None:
+    """Write the means of an audit as a file that comes with vitscope.
+
+    Args:
+        path: File to write.
+        audited: The audit.
+        images: Which images they are over, in words that follow "images".
+    """
+    manifest = audited.manifest
+    preprocessing = manifest.preprocessing
+    tensors: dict[str, Tensor] = {}
+    for layer in manifest.layers:
+        wanted = Wanted(
+            weights_hash=manifest.weights_hash, layer=layer, preprocessing=preprocessing
+        )
+        reference = read_reference(audited, wanted)
+        tensors |= {f"{layer:03d}/{name}": mean for name, mean in reference.means.items()}
+    content = {
+        "model_id": reference.model_id,
+        "weights_hash": manifest.weights_hash,
+        "layers": manifest.layers,
+        "preprocessing": preprocessing,
+        "terms": sorted(reference.means),
+        "images": images,
+        "num_images": reference.num_images,
+    }
+    write_tensors(path, tensors, {"reference": json.dumps(content)})
+
+
+def advise(info: ModelInfo, layer: int, last_layer: int, config: RunConfig) -> str:
+    """What to do where there is no reference.
+
+    Args:
+        info: The model.
+        layer: Layer that is explained.
+        last_layer: Layer that an audit looks at if not told otherwise.
+        config: How the model is run.
+
+    Returns:
+        A phrase with the command, where the model has an id that a command takes.
+    """
+    if info.source == ModelInfo.source:
+        return "audit images with this model and give the result as `reference`"
+    words = ["vitscope", "audit", "IMAGES", "--model", shlex.quote(info.id)]
+    if layer != last_layer:
+        words += ["--layers", str(layer)]
+    if config.size is not None:
+        words += ["--size", config.size]
+    if config.draft:
+        words.append("--draft")
+    return f"run `{' '.join([*words, '--out', 'DIR'])}` and give it with --reference DIR"
