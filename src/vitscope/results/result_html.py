@@ -19,6 +19,7 @@ from vitscope.results.result_text import (
     describe_one_shot,
     tabulate_accuracies,
     tabulate_bill,
+    tabulate_layers,
     tell_one_shot,
 )
 
@@ -47,7 +48,7 @@ _CELL = "padding:0.15em 0.7em;border:0;background:none"
 
 
 def show_audit(summary: Summary) -> str:
-    """An audit: verdict, itemised bill with intervals, notes.
+    """An audit: verdict, itemised bill with intervals, verdicts of layers, notes.
 
     Args:
         summary: Content of its `summary.json`.
@@ -55,10 +56,12 @@ def show_audit(summary: Summary) -> str:
     Returns:
         HTML.
     """
+    layers = tabulate_layers(summary)
     return _wrap(
         _heading(summary, "; ".join(describe_audit(summary))),
         f'<p style="{_LINE}">{_badge(summary["verdict"])} {escape(summary["verdict_text"])}</p>',
         _table(tabulate_bill(summary)),
+        "" if layers is None else _table(layers),
         _notes(summary),
     )
 
