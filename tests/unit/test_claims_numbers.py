@@ -21,7 +21,7 @@ from vitscope.reproduction.comparisons import (
 )
 from vitscope.reproduction.evidence import MIN_PICTURES, Measured, Quantity, Reading, UntoldError
 from vitscope.reproduction.readings import divide, read_mean, read_proportion
-from vitscope.results.verdict import MIN_IMAGES
+from vitscope.results.verdict import MIN_IMAGES_TO_JUDGE
 
 QUANTITY = Quantity("height", "height", lambda _: Reading(0.0))
 
@@ -36,7 +36,7 @@ def unknown(gap="nobody looked"):
 
 
 def test_few_pictures_means_the_same_as_for_the_verdict():
-    assert MIN_PICTURES == MIN_IMAGES
+    assert MIN_PICTURES == MIN_IMAGES_TO_JUDGE
 
 
 @given(st.integers(0, 10_000), st.integers(20, 400))

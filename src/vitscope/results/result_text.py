@@ -163,7 +163,7 @@ def tabulate_accuracies(summary: Summary) -> TextTable:
     sections = [
         tuple(_accuracy_rows(summary, readout)) for readout in (summary["readout"], "embedding")
     ]
-    intervals = _describe_intervals([row for section in sections for row in section], "100 %")
+    intervals = _describe_intervals([row for section in sections for row in section], "0 or 100 %")
     guessed = [f"{100 * value:.1f}" for value in chance.values()] * len(accuracy)
     return TextTable(
         ("readout", "tested on", *numbers),
