@@ -106,8 +106,8 @@ def test_no_model_cannot_tell_and_names_what_is_missing(index):
 def test_few_pictures_cannot_tell(index, world):
     finding = judged(world)[index]
     assert finding.answer == "cannot tell"
-    assert "n = 19" in finding.reason
-    assert "n = 19" in finding.measured
+    assert "n = 99" in finding.reason
+    assert "n = 99" in finding.measured
 
 
 @EACH_TOLD

@@ -39,6 +39,14 @@ def test_few_pictures_means_the_same_as_for_the_verdict():
     assert MIN_PICTURES == MIN_IMAGES_TO_JUDGE
 
 
+def test_intervals_end_at_what_the_number_can_be():
+    assert read_mean({"mean": 0.99, "std": 0.09}, 100, at_most=1.0).high == 1.0
+    assert read_mean({"mean": 0.99, "std": 0.09}, 100).high > 1.0
+    for count in (1, 20, 35, 100, 1000):
+        assert read_proportion(0.0, count).low == 0.0
+        assert read_proportion(1.0, count).high == 1.0
+
+
 @given(st.integers(0, 10_000), st.integers(20, 400))
 def test_the_interval_of_a_mean_is_students(seed, n):
     values = np.random.default_rng(seed).normal(3, 2, n)
