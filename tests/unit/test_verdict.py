@@ -153,7 +153,7 @@ def test_where_patches_are_the_only_source_nothing_is_estimated(n):
         ("patches", 200, "no variation", "what patches wrote is the same for every image"),
         ("output", 2, "no variation", "the output is the same for every image"),
         ("output", 1, "not enough images", "not enough images to tell"),
-        (None, 30, "not enough images", "a verdict takes 100 or more"),
+        (None, 30, "not enough images", "a verdict takes 100 images or more"),
         (None, 200, "not enough images", "audit more images"),
     ],
 )

@@ -232,7 +232,7 @@ def _advise(status: Status, num_images: int) -> str:
     if status != "not enough images":
         return ""
     few = num_images < MIN_IMAGES_TO_JUDGE
-    return f"a verdict takes {MIN_IMAGES_TO_JUDGE} or more" if few else "audit more images"
+    return f"a verdict takes {MIN_IMAGES_TO_JUDGE} images or more" if few else "audit more images"
 
 
 def _tell_number(value: float) -> str:
