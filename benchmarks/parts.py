@@ -17,6 +17,8 @@ PARTS = {
     "throughput": "throughput",
     "passes": "pass_size",
     "faults": "page_faults",
+    "verdicts": "verdicts",
+    "few": "few_images",
     "gpu": "giant_on_gpu",
 }
 """Names for `--only`, and the module that answers each question."""

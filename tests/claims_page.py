@@ -19,7 +19,7 @@ lines drawn here are ours. docs/method.md says what each number is.
 
 A number with a 95 % interval meets a criterion where the whole interval is on the criterion's side
 (**agrees**), and does not meet it where the whole interval is on the other side (**disagrees**).
-Anything else is **cannot tell**: the interval holds the line, fewer than 20 pictures, no interval,
+Anything else is **cannot tell**: the interval holds the line, fewer than 100 images, no interval,
 an undefined number, or a model that was not measured, which is then named. Several criteria
 combine by three-valued logic: one that is not met decides; else one that cannot be told does.
 
@@ -33,7 +33,10 @@ combine by three-valued logic: one that is not met decides; else one that cannot
 | one-shot accuracy | over draws, as in the summary; the part kept as a ratio of two numbers |
 | quantiles, activations | none: the number itself is compared, over at least 100 pictures |
 
-CKA is the unbiased one; the paper's biased one is shown beside it.
+CKA is the unbiased one; the paper's biased one is shown beside it. The claims keep the
+paper's own measure: where it speaks of CKA they look at CKA alone, which cannot see how much a
+source writes. The verdict of an audit also looks at the variance share, so a claim may agree
+beside a verdict of "broken".
 
 "Intervals apart" compares two numbers of the same pictures more strictly than need be: intervals
 that overlap may belong to numbers that differ, and then the answer is cannot tell.

@@ -18,7 +18,6 @@ from rich.text import Text
 
 from vitscope.files.printable import printable
 from vitscope.results.result_text import (
-    ABSENT,
     TextTable,
     describe_audit,
     describe_dropped,
@@ -28,6 +27,8 @@ from vitscope.results.result_text import (
     mean_of,
     tabulate_accuracies,
     tabulate_bill,
+    tabulate_layers,
+    tell_door,
     tell_estimate,
     tell_number,
     tell_one_shot,
@@ -101,7 +102,9 @@ def make_report(summary: Mapping[str, Any]) -> Group:
     subject, balance = describe_audit(summary)
     head = Text.assemble((summary["model"]["id"], "bold"), f"  {subject}\n{balance}")
     bill = _make_table(tabulate_bill(summary))
-    return Group(head, *_list_notes(summary), bill, make_verdict(summary))
+    layers = tabulate_layers(summary)
+    tables = [] if layers is None else [_make_table(layers)]
+    return Group(head, *_list_notes(summary), bill, *tables, make_verdict(summary))
 
 
 def make_verdict(summary: Mapping[str, Any]) -> Text:
@@ -130,19 +133,19 @@ def make_comparison(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """
     table = Table(title="Where the [CLS] output comes from", title_justify="left")
     table.add_column("model", overflow="fold")
-    for name in ("params", "patch attention", "CKA(r, patches)", "door"):
+    for name in ("params", "patch attention", "patches' share", "CKA(r, patches)", "door"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for summary in map(_make_printable, summaries):
         cka = summary["cka"]["residual"]["patches"]
-        door = summary["door"]
-        share = summary["variance_share"]["residual"].get(door, {}).get("value")
+        share = summary["variance_share"]["residual"]["patches"]
         table.add_row(
             Text(summary["model"]["id"]),
             f"{summary['model']['num_params'] / 1e6:.0f} M",
             tell_number(mean_of(summary, "attention_mass", "patches")),
+            tell_estimate(share["value"], share["ci95"]),
             tell_estimate(cka["unbiased"], cka["ci95"]),
-            ABSENT if share is None else f"{door} {share:.0%}",
+            tell_door(summary),
             Text(summary["verdict"], style=_COLOURS.get(summary["verdict"], "")),
         )
     return table

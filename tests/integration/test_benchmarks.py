@@ -215,6 +215,29 @@ def test_passes_of_every_size_beside_the_chosen_one(one_process):
         assert all(float(cell) > 0 for cell in row[4:])
 
 
+def test_both_readings_of_planted_and_random_models(one_process):
+    section = measure("verdicts")
+    assert names(section) == [
+        "random tiny DINOv2",
+        *("planted patches", "planted half_and_half"),
+        *("planted skip_copy", "planted registers_copy"),
+    ]
+    shares = dict(zip(names(section), names(section, 2), strict=True))
+    assert median(shares["planted skip_copy"]) < 0.02
+    assert median(shares["planted patches"]) > 0.9
+    # 24 images are too few for a verdict.
+    assert set(names(section, 5)) == {"not enough images"}
+
+
+def test_a_rare_kind_of_image_is_missed_in_few_images(one_process):
+    rows = measure("few_images").tables[0].rows
+    assert [row[:2] for row in rows] == [(p, n) for p in ("2%", "5%") for n in ("20", "100")]
+    for row in rows:
+        assert all(0 <= float(cell) <= 1 for cell in row[2:])
+    # Without a least number many of twenty sets of 20 images would be judged wrongly.
+    assert float(rows[0][5]) > 0.2
+
+
 def test_page_faults(one_process):
     assert names(measure("page_faults")) == ["as it comes", "freed memory kept"]
 

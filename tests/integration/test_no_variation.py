@@ -56,7 +56,8 @@ def test_a_constant_output_is_said_to_be_one(constant_output):
     assert summary["verdict"] == "no variation"
     assert summary["door"] is None
     assert summary["verdict_text"] == (
-        "the output is the same for every picture (CKA(r, patches) = undefined, n = 6)"
+        "the output is the same for every image: variance share of patches = undefined, "
+        "CKA(r, patches) = undefined, n = 6"
     )
 
 
@@ -65,8 +66,9 @@ def test_constant_patches_are_said_to_be_so_and_the_door_is_named(constant_patch
     assert summary["verdict"] == "no variation"
     assert summary["door"] == "skip"
     assert summary["verdict_text"] == (
-        "what patches wrote is the same for every picture (CKA(r, patches) = undefined, n = 26); "
-        "the output comes through the [CLS] token's skip connection (100% of the output's variance)"
+        "what patches wrote is the same for every image: variance share of patches = 0.0 % "
+        "(0.0 to 0.0 %), CKA(r, patches) = undefined, 95 % intervals, n = 26; the main other "
+        "source is the [CLS] token's skip connection (100.0 %)"
     )
 
 

@@ -47,8 +47,8 @@ WORLDS = {
     "like the paper": AGREES,
     "the opposite": DISAGREES,
     "nothing": [],
-    "few like the paper": [make_model(m.recipe, m.size, n=19) for m in AGREES],
-    "few of the opposite": [make_model(m.recipe, m.size, agrees=False, n=19) for m in AGREES],
+    "few like the paper": [make_model(m.recipe, m.size, n=99) for m in AGREES],
+    "few of the opposite": [make_model(m.recipe, m.size, agrees=False, n=99) for m in AGREES],
     "wide like the paper": change_all(AGREES, widen),
     "wide of the opposite": change_all(DISAGREES, widen),
     "without intervals": change_all(AGREES, leave_out_intervals),
@@ -106,8 +106,8 @@ def test_no_model_cannot_tell_and_names_what_is_missing(index):
 def test_few_pictures_cannot_tell(index, world):
     finding = judged(world)[index]
     assert finding.answer == "cannot tell"
-    assert "n = 19" in finding.reason
-    assert "n = 19" in finding.measured
+    assert "n = 99" in finding.reason
+    assert "n = 99" in finding.measured
 
 
 @EACH_TOLD

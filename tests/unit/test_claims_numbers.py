@@ -21,7 +21,7 @@ from vitscope.reproduction.comparisons import (
 )
 from vitscope.reproduction.evidence import MIN_PICTURES, Measured, Quantity, Reading, UntoldError
 from vitscope.reproduction.readings import divide, read_mean, read_proportion
-from vitscope.results.verdict import MIN_IMAGES
+from vitscope.results.verdict import MIN_IMAGES_TO_JUDGE
 
 QUANTITY = Quantity("height", "height", lambda _: Reading(0.0))
 
@@ -36,7 +36,15 @@ def unknown(gap="nobody looked"):
 
 
 def test_few_pictures_means_the_same_as_for_the_verdict():
-    assert MIN_PICTURES == MIN_IMAGES
+    assert MIN_PICTURES == MIN_IMAGES_TO_JUDGE
+
+
+def test_intervals_end_at_what_the_number_can_be():
+    assert read_mean({"mean": 0.99, "std": 0.09}, 100, at_most=1.0).high == 1.0
+    assert read_mean({"mean": 0.99, "std": 0.09}, 100).high > 1.0
+    for count in (1, 20, 35, 100, 1000):
+        assert read_proportion(0.0, count).low == 0.0
+        assert read_proportion(1.0, count).high == 1.0
 
 
 @given(st.integers(0, 10_000), st.integers(20, 400))

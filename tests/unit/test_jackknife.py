@@ -37,3 +37,16 @@ def test_blocks_are_even():
     counts = np.bincount([block_of(i) for i in ids], minlength=NUM_BLOCKS)
     assert len(counts) == NUM_BLOCKS
     assert counts.min() > 400
+
+
+def test_an_interval_ends_at_what_the_quantity_cannot_exceed():
+    left_out, sizes = [0.99, 0.9, 0.97], [2, 2, 2]
+    low, high = compute_interval(0.95, left_out, sizes)
+    assert high > 1
+    assert compute_interval(0.95, left_out, sizes, at_most=1.0) == (low, 1.0)
+    assert compute_interval(0.5, left_out, sizes, at_most=1e9) == compute_interval(
+        0.5, left_out, sizes
+    )
+    # An estimate that passes the bound by its rounding is in its interval.
+    above = 1 + 2**-52
+    assert compute_interval(above, [above] * 3, sizes, at_most=1.0)[1] == above

@@ -20,6 +20,7 @@ def summary(tmp_path_factory):
 def test_each_number_is_the_summarys(summary):
     numbers = list_numbers(summary)
     cka = summary["cka"]["residual"]["patches"]
+    share = summary["variance_share"]["residual"]["patches"]
     expected = {
         "attention_mass_patches": summary["attention_mass"]["patches"]["mean"],
         "patch_share": summary["patch_share"]["mean"],
@@ -30,6 +31,8 @@ def test_each_number_is_the_summarys(summary):
         "cka_residual_patches": cka["unbiased"],
         "cka_residual_patches_low": cka["ci95"][0],
         "cka_residual_patches_high": cka["ci95"][1],
+        "variance_share_residual_patches_low": share["ci95"][0],
+        "variance_share_residual_patches_high": share["ci95"][1],
         "token_norm_register_2": summary["anatomy"]["norms"]["register_2"]["mean"],
         "layer_similarity_before_last": summary["layer_similarity"][-2]["mean"],
         "balance_error": summary["ledger"]["max_balance_error"],

@@ -30,18 +30,21 @@ class Estimate:
     ci95: tuple[float, float] | None
 
 
-def make_estimate(value: float, left_out: Sequence[float], sizes: Sequence[int]) -> Estimate:
+def make_estimate(
+    value: float, left_out: Sequence[float], sizes: Sequence[int], *, at_most: float = math.inf
+) -> Estimate:
     """An estimate with its interval.
 
     Args:
         value: The estimate over all images.
         left_out: The same with one block of images left out, for each block that holds images.
         sizes: Number of images in each of those blocks.
+        at_most: What the quantity cannot exceed; the interval ends there.
 
     Returns:
         Both.
     """
-    return Estimate(value, compute_interval(value, left_out, sizes))
+    return Estimate(value, compute_interval(value, left_out, sizes, at_most=at_most))
 
 
 def block_of(image_id: str) -> int:
@@ -57,7 +60,7 @@ def block_of(image_id: str) -> int:
 
 
 def compute_interval(
-    estimate: float, left_out: Sequence[float], sizes: Sequence[int]
+    estimate: float, left_out: Sequence[float], sizes: Sequence[int], *, at_most: float = math.inf
 ) -> tuple[float, float] | None:
     """95 % interval of an estimate from its delete-one-block values.
 
@@ -68,6 +71,8 @@ def compute_interval(
         estimate: θ over all images.
         left_out: θ_(j) with block j left out, for each block that holds images.
         sizes: Number of images m_j in each of those blocks.
+        at_most: What θ cannot exceed. The interval ends there: no value is lost that θ can have,
+            so it covers as often.
 
     Returns:
         (low, high) about the estimate, or None where it cannot be told: fewer than two blocks, a
@@ -90,4 +95,5 @@ def compute_interval(
         / blocks
     )
     half = _T_975[blocks - 2] * math.sqrt(variance)
-    return estimate - half, estimate + half
+    # An estimate may pass the bound by its rounding, and is in its interval all the same.
+    return estimate - half, min(estimate + half, max(estimate, at_most))

@@ -180,14 +180,14 @@ def average_draws(values: Float64[np.ndarray, " draw"]) -> Estimate:
         values: One number per draw.
 
     Returns:
-        Mean and interval.
+        Mean and interval, cut to the 0 to 1 that an accuracy can be.
     """
     draws = len(values)
     mean = float(np.mean(values))
     if draws < 2:
         return Estimate(mean, None)
     half = float(stdtrit(draws - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(draws))
-    return Estimate(mean, (mean - half, mean + half))
+    return Estimate(mean, (max(0.0, mean - half), min(1.0, mean + half)))
 
 
 def chance_accuracy(num_classes: int) -> Accuracy:

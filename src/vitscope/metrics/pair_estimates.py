@@ -26,7 +26,8 @@ class CkaEstimate:
     Attributes:
         biased: The paper's estimator.
         unbiased: The estimator that does not grow with d / n.
-        ci95: 95 % jackknife interval of `unbiased`; None where it cannot be told.
+        ci95: 95 % jackknife interval of `unbiased`, which ends at 1; None where it cannot be
+            told.
         biased_if_unrelated: What `biased` would be, about, for unrelated features of these
             (effective) dimensions on this many images.
     """
@@ -109,7 +110,7 @@ def estimate_cka(xy: PairEstimates, xx: PairEstimates, yy: PairEstimates) -> Cka
     return CkaEstimate(
         biased=compute_cka(xy.hsic.biased, xx.hsic.biased, yy.hsic.biased),
         unbiased=unbiased,
-        ci95=compute_interval(unbiased, left_out, xy.sizes),
+        ci95=compute_interval(unbiased, left_out, xy.sizes, at_most=1.0),
         biased_if_unrelated=expected_biased_cka(sum(xy.sizes), xx.effective_dim, yy.effective_dim),
     )
 

@@ -208,4 +208,6 @@ class TokenSums:
         return self._counts.nonzero().flatten().tolist()
 
     def _estimate(self, value: float, left_out: Sequence[float]) -> Estimate:
-        return make_estimate(value, left_out, self._counts[self._counts > 0].tolist())
+        # Neither a mean cosine nor a part of a mean square exceeds 1.
+        sizes = self._counts[self._counts > 0].tolist()
+        return make_estimate(value, left_out, sizes, at_most=1.0)

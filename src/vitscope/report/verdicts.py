@@ -17,9 +17,19 @@ from vitscope.figures.saved import ModelResult, format_millions, printable
 from vitscope.figures.style import in_term_order
 from vitscope.files.json_files import read_json
 from vitscope.report.charts import TERM_SHAPES
-from vitscope.report.figure import Table, Told, name_term, tell_number, tell_percent
+from vitscope.report.figure import (
+    Table,
+    Told,
+    name_term,
+    tell_interval,
+    tell_number,
+    tell_percent,
+)
+from vitscope.results.earlier_verdicts import judge_anew
 from vitscope.results.saved_result import PROVENANCE
 
+_CKA = ("cka", "residual", "patches")
+_SHARE = ("variance_share", "residual", "patches")
 _MOODS = {
     "holds": ("good", "●"),
     "weakened": ("middling", "▲"),
@@ -39,7 +49,7 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
     Returns:
         Status and how it looks, sentence, bill, facts and notes, all of them text.
     """
-    summary = result.summary
+    summary = _judge_anew(result.summary)
     status = str(find(summary, "verdict") or "no verdict")
     mood, symbol = _MOODS.get(status, ("unknown", "?"))
     text = str(find(summary, "verdict_text") or "no verdict was saved")
@@ -52,11 +62,33 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
         "label": result.label,
         "id": result.model_id,
         "text": f"{text[:1].upper()}{text[1:]}.",
+        "layers": _tabulate_layers(summary),
         "bill": bill,
         "bill_told": ", ".join(part["told"] for part in bill),
         "facts": _list_facts(result),
         "notes": [str(note) for note in notes] if isinstance(notes, list) else [],
     }
+
+
+def _judge_anew(summary: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return judge_anew(summary)
+    except ResultError as error:
+        return summary | {"verdict": None, "verdict_text": str(error), "layers": None}
+
+
+def _tabulate_layers(summary: Mapping[str, Any]) -> Table | None:
+    rows = tuple(
+        (
+            printable(layer),
+            tell_interval(read_estimate(find(one, *_SHARE)), tell_percent),
+            tell_interval(read_cka(find(one, *_CKA))),
+            printable(find(one, "verdict") or "no verdict"),
+        )
+        for layer, one in find_terms(summary, "layers").items()
+    )
+    head = ("layer", "variance from patches", "CKA of r with the patches", "verdict")
+    return Table(head, rows) if rows else None
 
 
 def describe_origin(result: ModelResult) -> dict[str, Any]:
@@ -90,14 +122,8 @@ def _list_facts(result: ModelResult) -> list[tuple[str, str, str]]:
     ]
     params = "not known" if result.params_m is None else format_millions(result.params_m)
     return [
-        _tell_fact(
-            "CKA of r with the patches", read_cka(find(summary, "cka", "residual", "patches"))
-        ),
-        _tell_fact(
-            "variance from patches",
-            read_estimate(find(summary, "variance_share", "residual", "patches")),
-            tell_percent,
-        ),
+        _tell_fact("variance from patches", read_estimate(find(summary, *_SHARE)), tell_percent),
+        _tell_fact("CKA of r with the patches", read_cka(find(summary, *_CKA))),
         _tell_fact("attention on patches, mean", mass, tell_percent),
         ("pictures", f"{result.num_images:,}", ", ".join(left_out)),
         ("parameters", params, ""),

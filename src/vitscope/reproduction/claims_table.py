@@ -22,7 +22,8 @@ def make_claims_table(findings: Sequence[Finding]) -> Table:
     table = Table(
         title="The paper's claims, measured",
         title_justify="left",
-        caption=f"{count_answers(findings)}. In brackets: 95 % intervals.",
+        caption=f"{count_answers(findings)}. In brackets: 95 % intervals. CKA is the paper's own "
+        "measure; a verdict looks at the variance share too.",
         caption_justify="left",
         show_lines=True,
     )

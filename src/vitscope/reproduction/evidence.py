@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 from vitscope.errors import UsageError
 from vitscope.figures.numbers import Interval, find, number
+from vitscope.results.verdict import MIN_IMAGES_TO_JUDGE
 
 Data = Literal["COCO", "ImageNet", "one-shot"]
 Summary = Mapping[str, Any]
 
-MIN_PICTURES = 20
-"""With fewer an interval itself means nothing; the same as for the verdict."""
+MIN_PICTURES = MIN_IMAGES_TO_JUDGE
+"""The same as for the verdict, and for the same reason."""
 MIN_PICTURES_WITHOUT_INTERVAL = 100
 """For numbers that have no interval, so that 5 % of the pictures are five or more."""
 

@@ -126,7 +126,7 @@ def _patch_share(summary: Summary) -> Any:
 
 
 def _read_patch_share(summary: Summary) -> Reading:
-    return read_mean(_patch_share(summary), count_pictures(summary))
+    return read_mean(_patch_share(summary), count_pictures(summary), at_most=1.0)
 
 
 def _read_patch_share_width(summary: Summary) -> Reading:
@@ -207,7 +207,7 @@ def _similarities(summary: Summary) -> list[Reading]:
     rows = find(summary, "layer_similarity")
     if not isinstance(rows, list) or len(rows) < 3:
         raise UntoldError(MISSING)
-    return [read_mean(row, count_pictures(summary)) for row in rows]
+    return [read_mean(row, count_pictures(summary), at_most=1.0) for row in rows]
 
 
 def _read_before_last(summary: Summary) -> Reading:

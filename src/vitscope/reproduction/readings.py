@@ -13,12 +13,13 @@ MISSING = "is missing or undefined"
 _Z_975 = 1.959963984540054
 
 
-def read_mean(tree: Any, count: int) -> Reading:
+def read_mean(tree: Any, count: int, *, at_most: float = math.inf) -> Reading:
     """A mean over pictures with its 95 % interval.
 
     Args:
         tree: A distribution: `mean`, and `std` with divisor n.
         count: Pictures, n.
+        at_most: What the mean cannot exceed; the interval ends there.
 
     Returns:
         mean ± t(0.975, n − 1) · std / √(n − 1).
@@ -32,7 +33,7 @@ def read_mean(tree: Any, count: int) -> Reading:
     if std is None or count < 2:
         return Reading(mean)
     half = float(stdtrit(count - 1, 0.975)) * std / math.sqrt(count - 1)
-    return Reading(mean, mean - half, mean + half)
+    return Reading(mean, mean - half, min(mean + half, max(mean, at_most)))
 
 
 def read_proportion(part: float, count: int) -> Reading:
@@ -56,7 +57,9 @@ def read_proportion(part: float, count: int) -> Reading:
     centre = (part + square / (2 * count)) / (1 + square / count)
     half = math.sqrt(part * (1 - part) / count + square / (4 * count**2))
     half *= _Z_975 / (1 + square / count)
-    return Reading(part, max(0.0, centre - half), min(1.0, centre + half))
+    # Where no image or every one counts, the end is exact but for rounding.
+    low = 0.0 if part == 0 else centre - half
+    return Reading(part, low, 1.0 if part == 1 else centre + half)
 
 
 def divide(above: Interval, below: Interval) -> Reading:

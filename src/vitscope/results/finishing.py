@@ -18,7 +18,7 @@ from vitscope.results.token_summary import (
     summarize_high_norm_tokens,
     summarize_layer_similarity,
 )
-from vitscope.results.verdict import Constant, judge
+from vitscope.results.verdict import Constant, describe, judge
 
 
 def finish_result(
@@ -53,6 +53,7 @@ def finish_result(
             layers[layer]["anatomy"] = summarize_anatomy(
                 table, sums.tokens[layer], images_fraction=norms[layer]["images_fraction"]
             )
+        layers[layer] |= _judge(sums.features[layer])
     write_json(folder / MARKER, _summarize(manifest, sums, tables, layers, len(failures), norms))
 
 
@@ -66,11 +67,6 @@ def _summarize(
 ) -> dict[str, Any]:
     headline, table = layers[manifest.last_layer], tables[manifest.last_layer]
     last = sums.features[manifest.last_layer]
-    shares = {
-        term: share["value"] for term, share in headline["variance_share"]["residual"].items()
-    }
-    cka = last.estimate_cka("residual", "patches")
-    verdict = judge(cka, last.num_images, shares, _find_constant(last))
     summary = {
         "schema_version": SCHEMA_VERSION,
         "kind": "audit",
@@ -82,9 +78,6 @@ def _summarize(
             "num_repeated": sums.num_repeated,
         },
         "ledger": summarize_errors(tables.values()) | {"tolerance": manifest.tolerance},
-        "verdict": verdict.status,
-        "door": verdict.door,
-        "verdict_text": verdict.text,
         "layer": manifest.last_layer,
         **headline,
         "layer_similarity": summarize_layer_similarity(table),
@@ -95,6 +88,12 @@ def _summarize(
     if manifest.listed_layers:
         summary["layers"] = layers
     return summary
+
+
+def _judge(sums: FeatureSums) -> dict[str, Any]:
+    cka = {term: sums.estimate_cka("residual", term) for term in sums.plan.comparisons["residual"]}
+    shares = {term: sums.estimate_share("residual", term) for term in sums.plan.shares["residual"]}
+    return describe(judge(cka, shares, sums.num_images, _find_constant(sums)))
 
 
 def _find_constant(sums: FeatureSums) -> Constant | None:

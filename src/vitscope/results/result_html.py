@@ -20,6 +20,7 @@ from vitscope.results.result_text import (
     list_bases,
     tabulate_accuracies,
     tabulate_bill,
+    tabulate_layers,
     tell_one_shot,
     tell_raw_shares,
 )
@@ -49,7 +50,7 @@ _CELL = "padding:0.15em 0.7em;border:0;background:none"
 
 
 def show_audit(summary: Summary) -> str:
-    """An audit: verdict, itemised bill with intervals, notes.
+    """An audit: verdict, itemised bill with intervals, verdicts of layers, notes.
 
     Args:
         summary: Content of its `summary.json`.
@@ -57,10 +58,12 @@ def show_audit(summary: Summary) -> str:
     Returns:
         HTML.
     """
+    layers = tabulate_layers(summary)
     return _wrap(
         _heading(summary, "; ".join(describe_audit(summary))),
         f'<p style="{_LINE}">{_badge(summary["verdict"])} {escape(summary["verdict_text"])}</p>',
         _table(tabulate_bill(summary)),
+        "" if layers is None else _table(layers),
         _notes(summary),
     )
 

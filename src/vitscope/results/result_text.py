@@ -1,6 +1,6 @@
 """What a person reads of a result: the same words and tables in the terminal and in a notebook."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,11 +153,34 @@ def tabulate_bill(summary: Summary) -> TextTable:
     Returns:
         A row a source.
     """
+    rows = tuple(_bill_rows(summary))
     return TextTable(
         ("source", "attention", "norm", "variance share", "CKA with r", "centred cos"),
         num_labels=1,
-        sections=(tuple(_bill_rows(summary)),),
-        caption=_bill_caption(summary),
+        sections=(rows,),
+        caption=f"{_describe_intervals(rows)}. {_describe_cka(summary)}",
+    )
+
+
+def tabulate_layers(summary: Summary) -> TextTable | None:
+    """The verdict of each layer with its two readings.
+
+    Args:
+        summary: Content of `summary.json` of an audit.
+
+    Returns:
+        A row a layer; None where no layers are listed.
+    """
+    layers = summary.get("layers")
+    if not layers:
+        return None
+    rows = tuple(_layer_row(layer, content) for layer, content in layers.items())
+    return TextTable(
+        ("layer", "patches' variance share", "CKA(r, patches)", "main other source", "verdict"),
+        num_labels=1,
+        sections=(rows,),
+        caption=f"{_describe_intervals(rows)}.",
+        title="The verdict of each layer",
     )
 
 
@@ -175,12 +198,13 @@ def tabulate_accuracies(summary: Summary) -> TextTable:
     sections = [
         tuple(_accuracy_rows(summary, readout)) for readout in (summary["readout"], "embedding")
     ]
+    intervals = _describe_intervals([row for section in sections for row in section], "0 or 100 %")
     guessed = [f"{100 * value:.1f}" for value in chance.values()] * len(accuracy)
     return TextTable(
         ("readout", "tested on", *numbers),
         num_labels=2,
         sections=(*sections, (("chance", "", *guessed),)),
-        caption=f"± 95 % intervals over {summary['draws']} draws of the two pictures a class.",
+        caption=f"{intervals}, over {summary['draws']} draws of the two pictures a class.",
         title="One-shot accuracy in %, trained on full outputs",
     )
 
@@ -243,19 +267,24 @@ def tell_number(value: float | None, digits: int = 3) -> str:
     return ABSENT if value is None else f"{value:.{digits}f}"
 
 
-def tell_estimate(value: float | None, ci95: Sequence[float] | None) -> str:
+def tell_estimate(value: float | None, ci95: Sequence[float] | None, digits: int = 3) -> str:
     """An estimate as text.
 
     Args:
         value: The number; None where it is undefined.
-        ci95: Its 95 % interval, which is symmetric about it; None where there is none.
+        ci95: Its 95 % interval; None where there is none.
+        digits: Digits after the point.
 
     Returns:
-        The number, with half the interval's width where there is one.
+        The number, with half the interval's width where there is one, and with both of its ends
+        where it is cut at what the quantity can be.
     """
     if value is None or ci95 is None:
-        return tell_number(value)
-    return f"{value:.3f} ± {(ci95[1] - ci95[0]) / 2:.3f}"
+        return tell_number(value, digits)
+    below, above = value - ci95[0], ci95[1] - value
+    if abs(below - above) > 0.5 * 10**-digits:
+        return f"{value:.{digits}f} ({ci95[0]:.{digits}f} to {ci95[1]:.{digits}f})"
+    return f"{value:.{digits}f} ± {(below + above) / 2:.{digits}f}"
 
 
 def _describe_balance(summary: Summary) -> str:
@@ -286,12 +315,44 @@ def _bill_rows(summary: Summary) -> Iterator[Row]:
         )
 
 
-def _bill_caption(summary: Summary) -> str:
+def _layer_row(layer: str, content: Summary) -> Row:
+    share = content["variance_share"]["residual"]["patches"]
+    cka = content["cka"]["residual"]["patches"]
+    return (
+        layer,
+        tell_estimate(share["value"], share["ci95"]),
+        tell_estimate(cka["unbiased"], cka["ci95"]),
+        tell_door(content),
+        content["verdict"],
+    )
+
+
+def tell_door(summary: Summary) -> str:
+    """The main other source with its part of the output's variance.
+
+    Args:
+        summary: Content of `summary.json` of an audit, or of a layer in it.
+
+    Returns:
+        Such as "skip 7 %", a dash where there is none.
+    """
+    door = summary["door"]
+    if door is None:
+        return ABSENT
+    return f"{door} {summary['variance_share']['residual'][door]['value']:.0%}".replace("-", "−")
+
+
+def _describe_intervals(rows: Iterable[Row], bound: str = "1") -> str:
+    cut = any(" to " in cell for row in rows for cell in row)
+    return f"± 95 % intervals{f'; in brackets where one ends at {bound}' if cut else ''}"
+
+
+def _describe_cka(summary: Summary) -> str:
     cka = summary["cka"]["residual"]["patches"]
     floor = cka["biased_if_unrelated"]
     told = "" if floor is None else f" (of unrelated features about {floor:.3f})"
     return (
-        f"± 95 % intervals. CKA is the unbiased estimate; biased, CKA(r, patches) is "
+        f"CKA is the unbiased estimate; biased, CKA(r, patches) is "
         f"{tell_number(cka['biased'])}{told}."
     )
 
@@ -305,4 +366,4 @@ def _accuracy_rows(summary: Summary, readout: str) -> Iterator[Row]:
 
 
 def _percent(value: float, ci95: Sequence[float]) -> str:
-    return f"{100 * value:.1f} ± {100 * (ci95[1] - ci95[0]) / 2:.1f}"
+    return tell_estimate(100 * value, [100 * end for end in ci95], digits=1)

@@ -1,25 +1,44 @@
 """May the attention maps be believed? The one sentence that an audit, or one picture, ends in."""
 
 import math
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
+from vitscope.metrics.jackknife import Estimate
 from vitscope.metrics.pair_estimates import CkaEstimate
 
+Level = Literal["broken", "weakened", "holds"]
+Span = tuple[Level, Level]
+"""The worst and the best level that an interval allows."""
 Status = Literal["holds", "weakened", "broken", "borderline", "no variation", "not enough images"]
+Decider = Literal["alignment", "source", "both"]
 Constant = Literal["output", "patches"]
 PictureStatus = Literal["most", "part", "do not read", "cannot tell"]
 
-HOLDS_FROM = 0.9
-BROKEN_BELOW = 0.5
+LEVELS: tuple[Level, ...] = get_args(Level)
+ALIGNMENT_LINES = (0.5, 0.9)
+"""On CKA(r, c_patches): broken below the first, holds from the second on."""
+SOURCE_LINES = (0.5, 0.8)
+"""On the patches' share of the variance, likewise; a share above 1 is as far off as one below."""
 MIN_IMAGES = 20
 """Two images a jackknife block on average; with fewer the interval itself means nothing."""
+MIN_IMAGES_TO_JUDGE = 100
+"""With fewer a kind of image that is 1 in 20 is too often missed, and no interval knows of it."""
 
-MOST_WITHIN_PERCENT = 20
-PART_WITHIN_PERCENT = 50
+MOST_WITHIN_PERCENT = round(100 * (1 - SOURCE_LINES[1]))
+PART_WITHIN_PERCENT = round(100 * (1 - SOURCE_LINES[0]))
 """How far from 100 % the patches' share may be where the map shows most, or part, of it."""
 
+_DIGITS = 3
+"""Numbers are held against the lines as they are printed."""
+_DECIDED: Mapping[Decider | None, str] = {
+    "alignment": " (CKA decides)",
+    "source": " (the variance share decides)",
+    "both": " (both readings decide)",
+    None: "",
+}
 _DOORS = {
     "registers": "the register tokens",
     "cls": "the [CLS] token's attention to itself",
@@ -33,92 +52,202 @@ class Verdict:
     """Whether the global feature comes from where its attention map points.
 
     Attributes:
-        status: What the interval of the unbiased residual CKA(r, c_patches) allows to say.
-        door: The source other than patches with the largest variance share; None where there is
-            none.
+        status: What the worse of the two readings allows to say.
+        decided_by: The reading that the status rests on; None where neither says anything.
+        alignment: What the interval of the unbiased residual CKA(r, c_patches) allows.
+        source: What the interval of the patches' variance share allows.
+        door: The source other than patches with the largest variance share, whatever its sign;
+            None where there is none.
         text: The verdict as a sentence, with its numbers.
     """
 
     status: Status
+    decided_by: Decider | None
+    alignment: Span
+    source: Span
     door: str | None
     text: str
 
 
 def judge(
-    cka: CkaEstimate,
+    cka: Mapping[str, CkaEstimate],
+    shares: Mapping[str, Estimate],
     num_images: int,
-    shares: Mapping[str, float],
     constant: Constant | None = None,
 ) -> Verdict:
-    """Read the verdict off the numbers.
+    """Read the verdict off the numbers: the worse of two readings, each with its interval.
 
-    Patch integration holds from an unbiased residual CKA(r, c_patches) of 0.9 on, is weakened
-    from 0.5 and broken below. An interval that crosses one of the two lines is borderline; one
-    that crosses both, or that cannot be had, says that there were not enough images. Where the
+    CKA says whether patches arrange the images as the output does and is blind to how much they
+    write; the variance share says how much. Each interval allows levels from a worst to a best;
+    the verdict goes from the worse of the two worst to the worse of the two best. One level is
+    said as it is, two neighbours are borderline, and all three are not enough images, as are fewer
+    than `MIN_IMAGES_TO_JUDGE`. Where patches are the only source nothing is estimated. Where the
     output, or what patches wrote, is the same for every one of several images, no number of them
     would tell.
 
     Args:
-        cka: CKA of r with c_patches.
-        num_images: Images it was estimated from.
+        cka: Residual CKA of r with each term.
         shares: Variance shares of the residual stream by term.
+        num_images: Images that both were estimated from.
         constant: What does not vary over the images, if the output or what patches wrote does not.
 
     Returns:
         The verdict.
     """
-    others = {name: share for name, share in shares.items() if name in _DOORS and share == share}
-    door = max(others, key=others.__getitem__) if others else None
-    status = _status(cka, num_images, constant)
-    numbers = _describe(cka, num_images)
-    claim = _claim(status, cka, constant)
-    if status == "not enough images":
-        return Verdict(status, door, f"{claim} ({numbers}): audit more pictures")
-    if door is None:
-        return Verdict(status, door, f"{claim} ({numbers})")
-    source = f"{_name_door(door, shares)} ({shares[door]:.0%} of the output's variance)"
-    tail = "the largest other source is" if status == "holds" else "the output comes through"
-    return Verdict(status, door, f"{claim} ({numbers}); {tail} {source}")
+    alignment = _span(cka["patches"].ci95, ALIGNMENT_LINES)
+    source = _span(_nearness(shares["patches"].ci95), SOURCE_LINES)
+    span = _worse_of(alignment, source)
+    alone = set(shares) == {"patches"}
+    status = _find_status(span, num_images, constant, alone=alone)
+    decided_by = None
+    if status in (*LEVELS, "borderline") and not alone:
+        decided_by = _find_decider(span, alignment, source)
+    door = _find_door(shares)
+    parts = [
+        f"{_claim(status, span, constant, alone=alone)}{_DECIDED[decided_by]}: "
+        f"{_tell_numbers(shares['patches'], cka['patches'], num_images)}",
+        _tell_door(door, shares),
+        _tell_alike(cka),
+        _advise(status, num_images),
+    ]
+    return Verdict(status, decided_by, alignment, source, door, "; ".join(filter(None, parts)))
 
 
-def _status(cka: CkaEstimate, num_images: int, constant: Constant | None) -> Status:
+def describe(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as a summary holds it.
+
+    Args:
+        verdict: The verdict.
+
+    Returns:
+        Its entries.
+    """
+    return {
+        "verdict": verdict.status,
+        "decided_by": verdict.decided_by,
+        "readings": {"alignment": list(verdict.alignment), "source": list(verdict.source)},
+        "door": verdict.door,
+        "verdict_text": verdict.text,
+    }
+
+
+def _span(ends: tuple[float, float] | None, lines: tuple[float, float]) -> Span:
+    if ends is None:
+        return LEVELS[0], LEVELS[-1]
+    low, high = (LEVELS[bisect_right(lines, round(end, _DIGITS))] for end in ends)
+    return low, high
+
+
+def _nearness(ends: tuple[float, float] | None) -> tuple[float, float] | None:
+    # 1 − |1 − share|: above 1 other sources take back what patches wrote.
+    if ends is None:
+        return None
+    near = [1 - abs(1 - round(end, _DIGITS)) for end in ends]
+    return min(near), 1.0 if ends[0] <= 1 <= ends[1] else max(near)
+
+
+def _worse_of(one: Span, other: Span) -> Span:
+    worst, best = (min(pair, key=LEVELS.index) for pair in zip(one, other, strict=True))
+    return worst, best
+
+
+def _find_status(span: Span, num_images: int, constant: Constant | None, *, alone: bool) -> Status:
     # A single image has nothing to differ from.
     if constant is not None and num_images > 1:
         return "no variation"
-    if num_images < MIN_IMAGES or cka.ci95 is None:
+    if alone and num_images > 1:
+        return "holds"  # by construction: nothing is estimated
+    worst, best = span
+    if num_images < MIN_IMAGES_TO_JUDGE or (worst, best) == (LEVELS[0], LEVELS[-1]):
         return "not enough images"
-    low, high = cka.ci95
-    crossed = [line for line in (BROKEN_BELOW, HOLDS_FROM) if low < line <= high]
-    if len(crossed) == 2:
-        return "not enough images"
-    if crossed:
-        return "borderline"
-    if cka.unbiased >= HOLDS_FROM:
-        return "holds"
-    return "weakened" if cka.unbiased >= BROKEN_BELOW else "broken"
+    return worst if worst == best else "borderline"
 
 
-def _claim(status: Status, cka: CkaEstimate, constant: Constant | None) -> str:
+def _find_decider(span: Span, alignment: Span, source: Span) -> Decider:
+    if alignment == source or span not in (alignment, source):
+        return "both"
+    return "alignment" if span == alignment else "source"
+
+
+def _claim(status: Status, span: Span, constant: Constant | None, *, alone: bool) -> str:
     if status == "not enough images":
         return "not enough images to tell"
     if status == "no variation":
         what = "the output" if constant == "output" else "what patches wrote"
-        return f"{what} is the same for every picture"
+        return f"{what} is the same for every image"
     if status == "borderline":
-        assert cka.ci95 is not None
-        holds = cka.ci95[0] < HOLDS_FROM <= cka.ci95[1]
-        between = "holds and weakened" if holds else "weakened and broken"
-        return f"patch integration is borderline between {between}"
-    return f"patch integration {'holds' if status == 'holds' else 'is ' + status}"
+        return f"patch integration is borderline between {span[1]} and {span[0]}"
+    if status == "holds":
+        return f"patch integration holds{' by construction' if alone else ''}"
+    return f"patch integration is {status}"
 
 
-def _describe(cka: CkaEstimate, num_images: int) -> str:
-    interval = "" if cka.ci95 is None else f", 95 % interval {cka.ci95[0]:.3f} to {cka.ci95[1]:.3f}"
-    value = "undefined" if math.isnan(cka.unbiased) else f"{cka.unbiased:.3f}"
-    return f"CKA(r, patches) = {value}{interval}, n = {num_images}"
+def _find_door(shares: Mapping[str, Estimate]) -> str | None:
+    others = {
+        name: abs(share.value)
+        for name, share in shares.items()
+        if name in _DOORS and not math.isnan(share.value)
+    }
+    return max(others, key=others.__getitem__) if others else None
 
 
-def _name_door(door: str, shares: Mapping[str, float]) -> str:
+def _tell_numbers(share: Estimate, cka: CkaEstimate, num_images: int) -> str:
+    told_share = _tell_percent(share.value)
+    if share.ci95 is not None:
+        low, high = map(_tell_percent, share.ci95)
+        told_share = f"{told_share} ({low.removesuffix(' %')} to {high})"
+    told_cka = _tell_number(cka.unbiased)
+    if cka.ci95 is not None:
+        low, high = map(_tell_number, cka.ci95)
+        told_cka = f"{told_cka} ({low} to {high})"
+    intervals = "" if share.ci95 is None and cka.ci95 is None else ", 95 % intervals"
+    return (
+        f"variance share of patches = {told_share}, CKA(r, patches) = {told_cka}{intervals}, "
+        f"n = {num_images}"
+    )
+
+
+def _tell_door(door: str | None, shares: Mapping[str, Estimate]) -> str:
+    if door is None:
+        return ""
+    source = f"{_name_door(door, shares)} ({_tell_percent(shares[door].value)})"
+    return f"the main other source is {source}"
+
+
+def _tell_alike(cka: Mapping[str, CkaEstimate]) -> str:
+    line = ALIGNMENT_LINES[1]
+    alike = [
+        term
+        for term, found in cka.items()
+        if (term in _DOORS or term == "patches") and round(found.unbiased, _DIGITS) >= line
+    ]
+    if len(alike) < 2:
+        return ""
+    return (
+        f"CKA cannot tell sources apart here: {', '.join(alike[:-1])} and {alike[-1]} reach {line}"
+    )
+
+
+def _advise(status: Status, num_images: int) -> str:
+    if status != "not enough images":
+        return ""
+    few = num_images < MIN_IMAGES_TO_JUDGE
+    return f"a verdict takes {MIN_IMAGES_TO_JUDGE} images or more" if few else "audit more images"
+
+
+def _tell_number(value: float) -> str:
+    if math.isnan(value):
+        return "undefined"
+    return f"{round(value, _DIGITS) + 0.0:.{_DIGITS}f}".replace("-", "−")
+
+
+def _tell_percent(share: float) -> str:
+    if math.isnan(share):
+        return "undefined"
+    return f"{100 * (round(share, _DIGITS) + 0.0):.{_DIGITS - 2}f} %".replace("-", "−")
+
+
+def _name_door(door: str, shares: Collection[str]) -> str:
     # Without a skip connection the query is a learned probe, and [CLS] one of the tokens it reads.
     return _DOORS[door] if "skip" in shares else _DOORS[door].replace("'s attention to itself", "")
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vitscope.results.verdict import LEVELS
+
 Summary = Mapping[str, Any]
 
 _OF_EACH_LAYER = (
@@ -44,6 +46,23 @@ def _walk_layer(content: Summary) -> Iterator[tuple[str, float | None]]:
     for name in _OF_EACH_LAYER:
         yield from _walk(name, content.get(name))
     yield from _walk("token_norm", (content.get("anatomy") or {}).get("norms"))
+    yield "verdict", _number_verdict(content)
+    # What the verdict is read off comes with its intervals.
+    for name in ("cka", "variance_share"):
+        interval = content[name]["residual"]["patches"]["ci95"] or (None, None)
+        ends = (f"{name}_residual_patches_low", f"{name}_residual_patches_high")
+        yield from zip(ends, interval, strict=True)
+
+
+def _number_verdict(content: Summary) -> float | None:
+    status = content["verdict"]
+    if status in LEVELS:
+        return LEVELS.index(status)
+    if status != "borderline":
+        return None
+    # Between two levels: the worse of what both readings allow at worst, and at best.
+    spans = content["readings"].values()
+    return sum(min(map(LEVELS.index, levels)) for levels in zip(*spans, strict=True)) / 2
 
 
 def _walk(name: str, tree: Any) -> Iterator[tuple[str, float | None]]:
@@ -58,9 +77,6 @@ def _walk(name: str, tree: Any) -> Iterator[tuple[str, float | None]]:
 
 
 def _list_headlines(summary: Summary) -> Iterator[tuple[str, float | None]]:
-    # What the verdict is read off comes with its interval.
-    interval = summary["cka"]["residual"]["patches"]["ci95"] or (None, None)
-    yield from zip(("cka_residual_patches_low", "cka_residual_patches_high"), interval, strict=True)
     similarity = summary["layer_similarity"]
     if similarity:
         yield "layer_similarity_before_last", similarity[-2]["mean"]

@@ -1,0 +1,95 @@
+"""Tiny models whose [CLS] output comes from a source that is known beforehand."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+_WIDTH, _PATCH, _SIZE, _REGISTERS = 32, 8, 64, 4
+_KEPT = slice(0, 12)
+"""Dimensions of a token that hold its own patch; nothing writes there."""
+_GATHERED = slice(12, 24)
+"""Dimensions that hold what attention gathered from the patches."""
+_MARK = 24
+"""Dimension that tells registers from other tokens."""
+_CONSTANT = slice(25, 32)
+_LARGE = 30.0
+"""So much larger than what depends on the image that layer norms are all but linear."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Where the output of a planted model comes from.
+
+    Attributes:
+        written: How much the last block's attention writes of what it reads; the skip connection
+            carries 1.
+        to_registers: How much more the logits of registers are than those of other tokens.
+    """
+
+    written: float
+    to_registers: float = 0.0
+
+
+RECIPES = {
+    "patches": Recipe(written=50.0),
+    "half_and_half": Recipe(written=0.8),
+    "skip_copy": Recipe(written=0.005),
+    "registers_copy": Recipe(written=50.0, to_registers=4.0),
+}
+"""The first block writes the mean of the patches to every token. In `skip_copy` the last one adds
+next to nothing to it, in `registers_copy` it reads the mean from the registers: whatever writes the
+output arranges the images as the patches do."""
+
+
+def plant(name: str) -> nn.Module:
+    """A model whose output comes from a known source.
+
+    Args:
+        name: One of `RECIPES`.
+
+    Returns:
+        A timm ViT with registers, 64 px, in evaluation mode; the same name has the same weights.
+    """
+    recipe = RECIPES[name]
+    model: Any = VisionTransformer(
+        img_size=_SIZE,
+        patch_size=_PATCH,
+        embed_dim=_WIDTH,
+        depth=2,
+        num_heads=1,
+        num_classes=0,
+        reg_tokens=_REGISTERS,
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for token in (model.cls_token, model.reg_token):
+            token.zero_()
+        model.pos_embed.zero_()
+        model.pos_embed[..., _CONSTANT] = _LARGE * (-1.0) ** torch.arange(7)
+        model.pos_embed[:, 1 : 1 + _REGISTERS, _MARK] = _LARGE
+        filters = model.patch_embed.proj
+        filters.bias.zero_()
+        filters.weight.zero_()
+        kept = filters.weight[_KEPT]
+        kept.copy_(torch.randn(kept.shape, generator=generator) / _PATCH)
+        _write_attention(model.blocks[0], gain=_LARGE)
+        _write_attention(model.blocks[1], gain=_LARGE * recipe.written, mark=recipe.to_registers)
+    planted: nn.Module = model.eval()
+    return planted
+
+
+def _write_attention(block: Any, *, gain: float, mark: float = 0.0) -> None:
+    attention = block.attn
+    for linear in (attention.qkv, attention.proj, block.mlp.fc2):
+        linear.weight.zero_()
+        linear.bias.zero_()
+    _, key, value = attention.qkv.weight.unflatten(0, (3, _WIDTH))
+    # Every query is the same constant; a key is the mark alone.
+    attention.qkv.bias[0] = _WIDTH**0.5
+    key[0, _MARK] = mark
+    value[_GATHERED, _KEPT] = torch.eye(12)
+    value[_GATHERED, _GATHERED] = torch.eye(12)
+    attention.proj.weight[_GATHERED, _GATHERED] = gain * torch.eye(12)

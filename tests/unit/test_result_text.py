@@ -1,0 +1,28 @@
+"""Estimates as text: what is printed never says more than the quantity can be."""
+
+import numpy as np
+import pytest
+
+from vitscope.metrics.one_shot import average_draws
+from vitscope.results.result_text import tell_estimate
+
+
+@pytest.mark.parametrize(
+    ("value", "ci95", "text"),
+    [
+        (0.955, (0.868, 1.0), "0.955 (0.868 to 1.000)"),
+        (0.955, (0.930, 0.980), "0.955 ± 0.025"),
+        (0.9999, (0.9997, 1.0), "1.000 ± 0.000"),
+        (0.2, None, "0.200"),
+        (None, None, "–"),
+    ],
+)
+def test_an_interval_that_was_cut_is_shown_by_its_ends(value, ci95, text):
+    assert tell_estimate(value, ci95) == text
+
+
+def test_an_accuracy_stays_between_nothing_and_all():
+    high = average_draws(np.array([1.0, 1.0, 0.9, 1.0]))
+    assert high.ci95[1] == 1.0
+    low = average_draws(np.array([0.0, 0.0, 0.1, 0.0]))
+    assert low.ci95[0] == 0.0
