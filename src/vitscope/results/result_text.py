@@ -337,9 +337,8 @@ def tell_door(summary: Summary) -> str:
         Such as "skip 7 %", a dash where there is none.
     """
     door = summary["door"]
-    if door is None:
-        return ABSENT
-    return f"{door} {summary['variance_share']['residual'][door]['value']:.0%}".replace("-", "−")
+    value = summary["variance_share"]["residual"].get(door, {}).get("value")
+    return ABSENT if value is None else f"{door} {value:.0%}".replace("-", "−")
 
 
 def _describe_intervals(rows: Iterable[Row], bound: str = "1") -> str:

@@ -76,28 +76,33 @@ _LEDGER = _object({"max_balance_error": _DEFINED_OR_NOT, "tolerance": _NUMBER})
 _DATA = {"num_images": _COUNT, "num_failed": _COUNT}
 _COMMON = {"schema_version": _COUNT, "kind": _TEXT, "model": _MODEL}
 
+_VERDICT = {"verdict": _TEXT, "verdict_text": _TEXT, "door": {"type": ["string", "null"]}}
+_LAYER = {
+    "attention_mass": _each(_DISTRIBUTION),
+    "contribution_norm": _each(_DISTRIBUTION),
+    "variance_share": _each(_each(_ESTIMATE), residual=_each(_ESTIMATE, patches=_ESTIMATE)),
+    "cka": _each(_each(_CKA), residual=_each(_CKA, patches=_CKA)),
+}
+_OF_LAYER = {
+    "cosine": _each(_each(_DISTRIBUTION)),
+    "centred_cosine": _each(_each(_DISTRIBUTION)),
+    "restricted_cosine": _each(_each(_DISTRIBUTION)),
+    "share": _each(_DISTRIBUTION),
+    "centred_share": _each(_DISTRIBUTION),
+    "gram_ledger": _each(_each(_each(_ESTIMATE))),
+}
 _AUDIT = _object(
     {
         **_COMMON,
         "data": _object(_DATA),
         "ledger": {**_LEDGER, **_object({**_LEDGER["properties"], "num_proven": _COUNT})},
-        "verdict": _TEXT,
-        "verdict_text": _TEXT,
-        "door": {"type": ["string", "null"]},
         "layer": _COUNT,
-        "attention_mass": _each(_DISTRIBUTION),
-        "contribution_norm": _each(_DISTRIBUTION),
-        "variance_share": _each(_each(_ESTIMATE), residual=_each(_ESTIMATE, patches=_ESTIMATE)),
-        "cka": _each(_each(_CKA), residual=_each(_CKA, patches=_CKA)),
+        **_VERDICT,
+        **_LAYER,
     },
     optional={
-        "cosine": _each(_each(_DISTRIBUTION)),
-        "centred_cosine": _each(_each(_DISTRIBUTION)),
-        "restricted_cosine": _each(_each(_DISTRIBUTION)),
-        "share": _each(_DISTRIBUTION),
-        "centred_share": _each(_DISTRIBUTION),
-        "gram_ledger": _each(_each(_each(_ESTIMATE))),
-        "layers": {"type": "object", "additionalProperties": {"type": "object"}},
+        **_OF_LAYER,
+        "layers": _each(_object(_LAYER, optional={**_OF_LAYER, **_VERDICT})),
     },
 )
 _ACCURACY = _object({"top1": _MEASURED, "top5": _MEASURED})
