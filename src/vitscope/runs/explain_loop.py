@@ -44,7 +44,6 @@ from vitscope.runs.model_run import (
     OnProgress,
     PlacedBatch,
     choose_preprocessing,
-    describe_model,
 )
 from vitscope.token_maps import TokenMaps, make_token_maps
 from vitscope.trace import ClsTrace
@@ -126,13 +125,13 @@ class Reference:
 
 
 def read_reference(
-    audited: AuditResult, weights_hash: str, layer: int, preprocessing: Preprocessing
+    audited: AuditResult, run: ModelRun, layer: int, preprocessing: Preprocessing
 ) -> Reference:
     """The means of an audit, if it is one of the same model looking at pictures alike.
 
     Args:
         audited: The audit.
-        weights_hash: Digest of the weights of the model that explains.
+        run: Of the model that explains.
         layer: Layer that is explained.
         preprocessing: How its pictures are prepared.
 
@@ -140,14 +139,19 @@ def read_reference(
         The means.
 
     Raises:
-        UsageError: If weights, preprocessing or groups differ, the layer was not audited, or there
+        UsageError: If model, preprocessing or groups differ, the layer was not audited, or there
             are too few pictures for means.
     """
     manifest, folder = audited.manifest, printable_path(audited.folder)
-    if manifest.weights_hash != weights_hash:
+    if manifest.weights_hash != run.weights_hash:
         raise UsageError(
             f"the reference {folder} is of {manifest.model['id']} with other weights: give an "
             "audit of the model that explains"
+        )
+    if reason := manifest.compare_behaviour(run.behaviour.digest, run.behaviour.unknown):
+        raise UsageError(
+            f"the reference {folder} cannot be used: {reason}; give an audit of the model that "
+            "explains"
         )
     if layer not in manifest.layers:
         raise UsageError(
@@ -257,7 +261,7 @@ class ExplainRun:
         self._reference = (
             None
             if reference is None
-            else read_reference(reference, self._run.weights_hash, self._layer, self._preprocessing)
+            else read_reference(reference, self._run, self._layer, self._preprocessing)
         )
 
     def execute(self, folder: Path, on_progress: OnProgress | None) -> None:
@@ -367,7 +371,7 @@ class ExplainRun:
     def _describe(self, max_balance_error: float) -> dict[str, Any]:
         reference = self._reference
         return {
-            "model": describe_model(self._vit, self._preprocessing.size, self._run.config.dtype),
+            "model": self._run.describe_model(),
             "layer": self._layer,
             "reference": None
             if reference is None
