@@ -15,7 +15,7 @@ from vitscope.models.blocks import BlockParts, BlockRecorder, StopForward
 from vitscope.models.identity import Behaviour, describe_behaviour, hash_weights
 from vitscope.models.own_hooks import one_forward
 from vitscope.models.precision import HALF_PRECISIONS, Autocast
-from vitscope.models.running import list_computed, undisturbed
+from vitscope.models.running import moved, undisturbed
 from vitscope.models.stream import StreamRecorder
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.trace import ClsTrace, StreamTrace
@@ -165,14 +165,13 @@ class ViTAdapter:
         Yields:
             Nothing; the model is back where it was, with its own weights, when the context ends.
         """
-        with self.undisturbed(), _restored(self.module):
-            for parameter in self.module.parameters():
-                parameter.grad = None  # it would be cast and moved too
-            weights = torch.float32 if dtype in HALF_PRECISIONS else dtype
-            self.module.to(device=device, dtype=weights)
-            _move_computed(self.module, device, weights)
-            with self.autocast.switched(device, dtype):
-                yield
+        weights = torch.float32 if dtype in HALF_PRECISIONS else dtype
+        with (
+            self.undisturbed(),
+            moved(self.module, device, weights),
+            self.autocast.switched(device, dtype),
+        ):
+            yield
 
     def named(self, model_id: str, source: str) -> "ViTAdapter":
         """The same model under another id.
@@ -385,26 +384,3 @@ def count_parameters(module: nn.Module) -> int:
         The sum of the sizes of its parameters.
     """
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-@contextmanager
-def _restored(module: nn.Module) -> Iterator[None]:
-    # Weights and gradients are what they were, though they were moved and cast in between.
-    parameters = [(p, p.data, p.grad) for p in module.parameters()]
-    buffers = [(m._buffers, name, b) for m in module.modules() for name, b in m._buffers.items()]
-    computed = [(vars(m), name, t) for m in module.modules() for name, t in list_computed(m)]
-    try:
-        yield
-    finally:
-        for parameter, data, gradient in parameters:
-            parameter.data, parameter.grad = data, gradient
-        for own, name, tensor in [*buffers, *computed]:
-            own[name] = tensor
-
-
-def _move_computed(module: nn.Module, device: torch.device | str, dtype: torch.dtype) -> None:
-    # What pruning and the older normalisations of weights compute of the parameters is a plain
-    # attribute, which torch neither moves nor casts.
-    for part in module.modules():
-        for name, tensor in list_computed(part):
-            vars(part)[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)

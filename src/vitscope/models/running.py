@@ -76,6 +76,39 @@ def list_computed(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, value) for name, value in vars(module).items() if isinstance(value, Tensor)]
 
 
+@contextmanager
+def moved(module: nn.Module, device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
+    """Move and cast a model for a while.
+
+    Args:
+        module: The model.
+        device: Where to.
+        dtype: Precision of its weights there.
+
+    Yields:
+        Nothing; weights, gradients and buffers are what they were when the context ends.
+    """
+    parts = list(module.modules())
+    parameters = [(p, p.data, p.grad) for p in module.parameters()]
+    buffers = [(part._buffers, name, b) for part in parts for name, b in part._buffers.items()]
+    computed = [(vars(part), name, t) for part in parts for name, t in list_computed(part)]
+    try:
+        for parameter, _, _ in parameters:
+            parameter.grad = None  # it would be cast and moved too
+        module.to(device=device, dtype=dtype)
+        for own, name, tensor in computed:
+            # What pruning and the older normalisations of weights compute of the parameters, which
+            # torch neither moves nor casts.
+            floating = tensor.is_floating_point()
+            own[name] = tensor.to(device=device, dtype=dtype if floating else tensor.dtype)
+        yield
+    finally:
+        for parameter, data, gradient in parameters:
+            parameter.data, parameter.grad = data, gradient
+        for own, name, kept in [*buffers, *computed]:
+            own[name] = kept
+
+
 def check_whole(module: nn.Module) -> None:
     """Refuse a model of which some weights are elsewhere.
 
