@@ -98,8 +98,10 @@ def _trace_layer(
     wanted = vit.last_layer if layer is None else layer
     vit.select_layers([wanted])
     height, width = pixels.shape[-2:]
-    check_memory(vit, (height, width), vit.parameter.device, passed=len(pixels))
-    vit.trace(pixels.to(vit.parameter.device), [wanted], take)
+    with vit.undisturbed():  # or another thread's run may just be moving it
+        device = vit.parameter.device
+        check_memory(vit, (height, width), device, passed=len(pixels))
+        vit.trace(pixels.to(device), [wanted], take)
 
 
 def _check_pixels(pixels: object) -> None:
@@ -138,12 +140,13 @@ def restrict(vit: ViTAdapter, ledger: Ledger, *, renormalize: bool = False) -> R
     Source:
         Lappe & Giese (NeurIPS 2025), section 3.3.
     """
-    return compute_readouts(
-        ledger,
-        partial(vit.finish_block, ledger.layer),
-        vit.embed if ledger.layer == vit.last_layer else None,
-        renormalize=renormalize,
-    )
+    with vit.undisturbed():
+        return compute_readouts(
+            ledger,
+            partial(vit.finish_block, ledger.layer),
+            vit.embed if ledger.layer == vit.last_layer else None,
+            renormalize=renormalize,
+        )
 
 
 def choose_tolerance(dtype: torch.dtype, device: torch.device) -> float:

@@ -161,8 +161,8 @@ def project_values(
         One vector of the residual stream per group.
     """
     flat = concat_heads(values)
-    projected = flat @ tail.weight.to(values.dtype).mT
-    return projected if tail.scale is None else projected * tail.scale.to(values.dtype)
+    projected = flat @ tail.weight.to(values).mT
+    return projected if tail.scale is None else projected * tail.scale.to(values)
 
 
 def concat_heads(
@@ -228,13 +228,14 @@ def check_balance(ledger: Ledger, tolerance: float) -> None:
             "the attention branch",
             ledger.balance_error,
             "the adapter's account of this attention is incomplete (a mask, gate, inner norm or "
-            "scale it does not model), or the model was altered after it was wrapped",
+            "scale it does not model), or the model was altered after it was wrapped (a hook, a "
+            "replaced part)",
         ),
         (
             "the residual stream",
             ledger.residual_error,
-            "something acts between the attention branch and the residual sum (drop path in "
-            "training mode, a post-norm or a parallel branch)",
+            "something acts between the attention branch and the residual sum (a hook, a post-norm "
+            "or a parallel branch)",
         ),
     ):
         worst = float(error.max())

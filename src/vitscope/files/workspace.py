@@ -42,8 +42,14 @@ _UNFINISHED = re.compile(r"\.\d{6,}\..*")
 """Names of what was being written or removed in the place of a part."""
 
 _RUN = "run"
-_DIGESTS = {"pictures", "names"}
-"""Names in a plan of what is told by a digest."""
+_DIGESTS = {
+    "pictures": "its pictures are others, or were changed since",
+    "names": "its names are others, or were changed since",
+    "weights_hash": "the model has other weights",
+    "behaviour_hash": "the model computes otherwise: a hook, a parametrisation, a replaced part or "
+    "a setting is another",
+}
+"""What it means if a digest in a plan is another."""
 
 Plan = Mapping[str, Any]
 """What the numbers of a run depend on, as JSON holds it."""
@@ -353,6 +359,6 @@ def describe_difference(found: object, plan: Plan) -> str | None:
         if isinstance(old, dict) and isinstance(new, dict):
             return f"{key}: {describe_difference(old, new)}"
         if key in _DIGESTS:
-            return f"its {key} are others, or were changed since"
+            return _DIGESTS[key] if old else f"its {key} was not recorded"
         return f"{key} was {old!r} and now is {new!r}"
     return None

@@ -1,8 +1,7 @@
 """The adapter: any library's ViT behind one face, handing over attention rows as it runs."""
 
-import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -10,10 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitscope.errors import UsageError
+from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.layout import TokenLayout
 from vitscope.models.blocks import BlockParts, BlockRecorder, StopForward
+from vitscope.models.identity import Behaviour, describe_behaviour, hash_weights
+from vitscope.models.own_hooks import one_forward
 from vitscope.models.precision import HALF_PRECISIONS, Autocast
+from vitscope.models.running import moved, undisturbed
 from vitscope.models.stream import StreamRecorder
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.trace import ClsTrace, StreamTrace
@@ -62,7 +64,7 @@ class ViTAdapter:
     """Any library's Vision Transformer behind one face.
 
     Attributes:
-        module: The vision tower, in evaluation mode.
+        module: The vision tower.
         info: What it is.
         preprocessing: How it wants its pictures.
         blocks: The analysable blocks by layer index: every block of a model with a [CLS] token,
@@ -97,6 +99,20 @@ class ViTAdapter:
         """
         return f"ViTAdapter({self.info.id!r}, {self.info.family}, {self.info.depth} blocks)"
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be told apart while it runs.
+
+        Raises:
+            UnsupportedModelError: If a block is in several places.
+        """
+        different = len({id(block) for block in self._all_blocks})
+        if different < self.info.depth:
+            raise UnsupportedModelError(
+                f"of the {self.info.depth} blocks of {self.info.id} only {different} are different "
+                "modules, so its layers cannot be told apart: give each place a block of its own, "
+                "as copy.deepcopy makes it"
+            )
+
     @property
     def last_layer(self) -> int:
         """Index of the layer that the global feature comes out of."""
@@ -112,6 +128,17 @@ class ViTAdapter:
         """Precision the model computes in: that of its weights, or of autocast where it is on."""
         return self.autocast.half or self.parameter.dtype
 
+    def undisturbed(self) -> AbstractContextManager[None]:
+        """Have the model alone, in evaluation mode and without a caller's autocast or compiler.
+
+        Every method that runs or moves the model does so by itself. Another thread that would use
+        the model, or a part of it, waits until the context ends.
+
+        Returns:
+            A context, which a thread may enter several times.
+        """
+        return undisturbed(self.module)
+
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "ViTAdapter":
         """Move the model, in place and for good.
 
@@ -122,7 +149,8 @@ class ViTAdapter:
         Returns:
             This adapter.
         """
-        self.module.to(device=device, dtype=dtype)
+        with self.undisturbed():
+            self.module.to(device=device, dtype=dtype)
         return self
 
     @contextmanager
@@ -137,21 +165,13 @@ class ViTAdapter:
         Yields:
             Nothing; the model is back where it was, with its own weights, when the context ends.
         """
-        parameters = [(p, p.data, p.grad) for p in self.module.parameters()]
-        buffers = [(m, name, b) for m in self.module.modules() for name, b in m._buffers.items()]
-        try:
-            for parameter, _, _ in parameters:
-                parameter.grad = None  # it would be cast and moved too
-            self.module.to(
-                device=device, dtype=torch.float32 if dtype in HALF_PRECISIONS else dtype
-            )
-            with self.autocast.switched(device, dtype):
-                yield
-        finally:
-            for parameter, data, gradient in parameters:
-                parameter.data, parameter.grad = data, gradient
-            for module, name, buffer in buffers:
-                module._buffers[name] = buffer
+        weights = torch.float32 if dtype in HALF_PRECISIONS else dtype
+        with (
+            self.undisturbed(),
+            moved(self.module, device, weights),
+            self.autocast.switched(device, dtype),
+        ):
+            yield
 
     def named(self, model_id: str, source: str) -> "ViTAdapter":
         """The same model under another id.
@@ -171,7 +191,17 @@ class ViTAdapter:
         Returns:
             A copy that shares the module, whose weights must not change from now on.
         """
-        return replace(self, weights_hash=hash_weights(self.module))
+        with self.undisturbed():
+            return replace(self, weights_hash=hash_weights(self.module))
+
+    def describe_behaviour(self) -> Behaviour:
+        """What beside its weights decides on the model's numbers.
+
+        Returns:
+            Its digest, and what of it cannot be compared.
+        """
+        with self.undisturbed():
+            return describe_behaviour(self.module)
 
     def labelled(self, recipe: str, size: str | None) -> "ViTAdapter":
         """The same model with its place among others.
@@ -233,24 +263,53 @@ class ViTAdapter:
             The model's own global feature; None where the forward was left before it.
         """
         layout = self.make_layout(pixels.shape[-2], pixels.shape[-1])
-        with self.autocast.without_gradients(), ExitStack() as stack:
-            for layer in layers:
-                recorder = BlockRecorder(
+        with ExitStack() as stack:
+            stack.enter_context(self.undisturbed())
+            stack.enter_context(self.autocast.without_gradients())
+            stack.enter_context(one_forward())
+            recorders = {
+                layer: BlockRecorder(
                     layer,
                     self.blocks[layer],
                     layout,
                     on_trace,
                     last=layer == self.last_layer,
                     leave=not proven,
+                    autocast=self.autocast.half is not None,
                 )
+                for layer in layers
+            }
+            for recorder in recorders.values():
                 stack.enter_context(recorder.attached())
-            stream = StreamRecorder(self.encoder or [p.block for p in self.blocks.values()], layout)
+            stream = StreamRecorder(self._all_blocks, layout)
             if on_stream is not None:
                 stack.enter_context(stream.attached())
             output = self._run_until_left(pixels)
+            self._check_run_once({k: recorder.times_run for k, recorder in recorders.items()})
             if on_stream is not None:
+                self._check_passed(stream.num_passed + (output is None))
                 on_stream(stream.finish())
             return output
+
+    @property
+    def _all_blocks(self) -> Sequence[nn.Module]:
+        return self.encoder or [parts.block for parts in self.blocks.values()]
+
+    def _check_run_once(self, times_run: Mapping[int, int]) -> None:
+        for layer, times in times_run.items():
+            if times != 1:
+                raise UnsupportedModelError(
+                    f"layer {layer} of {self.info.id} was run {times} times in one forward, "
+                    "expected once: blocks were replaced or repeated after it was wrapped; wrap "
+                    "the model as it is now"
+                )
+
+    def _check_passed(self, num_passed: int) -> None:
+        if num_passed != len(self._all_blocks) + 1:
+            raise UnsupportedModelError(
+                f"{num_passed - 1} of {len(self._all_blocks)} blocks of {self.info.id} were run: "
+                "blocks were replaced or repeated after it was wrapped; wrap the model as it is now"
+            )
 
     def _run_until_left(self, pixels: Pixels) -> Float[Tensor, "batch out"] | None:
         try:
@@ -271,8 +330,7 @@ class ViTAdapter:
         Returns:
             The block's output, where and in the precision that `rows` are.
         """
-        parameter = self.parameter
-        with self.autocast.without_gradients(), self.autocast.applied(parameter.device):
+        with self._applied() as parameter:
             return self.blocks[layer].finish(rows.to(parameter)).to(rows)
 
     def embed(self, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch out"]:
@@ -284,9 +342,15 @@ class ViTAdapter:
         Returns:
             The global feature, where and in the precision that `rows` are.
         """
-        parameter = self.parameter
-        with self.autocast.without_gradients(), self.autocast.applied(parameter.device):
+        with self._applied() as parameter:
             return self.embed_row(rows.to(parameter)).to(rows)
+
+    @contextmanager
+    def _applied(self) -> Iterator[Tensor]:
+        with self.undisturbed():
+            parameter = self.parameter
+            with self.autocast.without_gradients(), self.autocast.applied(parameter.device):
+                yield parameter
 
     def find_non_finite(self, pixels: Pixels) -> tuple[int, int] | None:
         """Where NaN or infinity first enters the analysed row.
@@ -320,20 +384,3 @@ def count_parameters(module: nn.Module) -> int:
         The sum of the sizes of its parameters.
     """
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def hash_weights(module: nn.Module) -> str:
-    """Digest of a model's weights: of names, precisions, shapes and bytes.
-
-    Args:
-        module: Any module.
-
-    Returns:
-        BLAKE2b, 128 bits, hexadecimal.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()

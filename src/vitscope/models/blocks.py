@@ -19,7 +19,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from vitscope.errors import UnsupportedModelError
 from vitscope.layout import TokenLayout
+from vitscope.models.own_hooks import OwnHook
 from vitscope.models.stream import take_input, take_stream
 from vitscope.models.token_states import TokenPicker
 from vitscope.trace import AttentionTail, ClsTrace
@@ -104,6 +106,10 @@ class BlockParts:
 class BlockRecorder:
     """Collects one block's tensors during one forward; emits the trace when the block is done.
 
+    Attributes:
+        times_run: How often the block was run so far; once in a forward, or it is not the block
+            that it was when the model was wrapped.
+
     Of the last block the row can be had without the block: from what its attention is called with.
     It is had this way whether the block is then run or left, so that the proof of one batch is a
     proof of the way itself, and no ledger depends on which batches are proven.
@@ -118,6 +124,7 @@ class BlockRecorder:
         *,
         last: bool = False,
         leave: bool = False,
+        autocast: bool = False,
     ) -> None:
         """Prepare to record.
 
@@ -130,13 +137,16 @@ class BlockRecorder:
             leave: Whether the forward is left there with `StopForward`, as soon as the row is had.
                 A block that has no `project_heads`, or enters its attention otherwise than by
                 calling it, runs in full all the same.
+            autocast: Whether the model is run under autocast.
         """
+        self.times_run = 0
         self._layer = layer
         self._parts = parts
         self._layout = layout
         self._on_trace = on_trace
         self._project_heads = parts.project_heads if last else None
         self._leave = leave
+        self._autocast = autocast
         self._heads: Heads | None = None
         self._row = 0 if layout.query is None else layout.query
         self._call = AttentionCall()
@@ -151,17 +161,19 @@ class BlockRecorder:
             Nothing; the hooks are removed when the context ends.
         """
         parts = self._parts
+        enter_block, enter_attention = OwnHook(self._enter_block), OwnHook(self._enter_attention)
         handles: list[RemovableHandle] = [
-            parts.block.register_forward_pre_hook(self._enter_block, with_kwargs=True),
-            parts.attention.register_forward_pre_hook(self._enter_attention, with_kwargs=True),
-            parts.branch.register_forward_hook(self._keep_branch),
-            parts.mlp_norm.register_forward_pre_hook(self._keep_residual),
-            parts.block.register_forward_hook(self._leave_block),
+            parts.block.register_forward_pre_hook(enter_block, with_kwargs=True),
+            parts.attention.register_forward_pre_hook(enter_attention, with_kwargs=True),
+            parts.branch.register_forward_hook(OwnHook(self._keep_branch)),
+            parts.mlp_norm.register_forward_pre_hook(OwnHook(self._keep_residual)),
+            parts.block.register_forward_hook(OwnHook(self._leave_block)),
         ]
         if self._picker is not None and parts.attention_norm is not None:
-            handles.append(parts.attention_norm.register_forward_hook(self._keep_normed))
+            keep_normed = OwnHook(self._keep_normed)
+            handles.append(parts.attention_norm.register_forward_hook(keep_normed))
         handles += [
-            module.register_forward_hook(self._make_tap(name))
+            module.register_forward_hook(OwnHook(self._make_tap(name)))
             for name, module in parts.taps.items()
         ]
         try:
@@ -172,6 +184,11 @@ class BlockRecorder:
 
     def _enter_block(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         stream = take_stream(take_input(args, kwargs))
+        if torch.is_autocast_enabled(stream.device.type) and not self._autocast:
+            raise UnsupportedModelError(
+                "the model's own forward switches autocast on, so it does not compute in the "
+                "precision of its weights: take the wrapper off, or use --dtype bfloat16"
+            )
         if self._picker is not None:
             # A clone: a block may add to its input in place.
             self._rows["skip"] = _take_row(stream, self._row).clone()
@@ -204,6 +221,11 @@ class BlockRecorder:
         self._rows["residual"] = _take_row(args[0], self._row).clone()
 
     def _leave_block(self, _: nn.Module, __: Any, output: Any) -> None:
+        if {"branch", "residual"} - self._rows.keys() or self._parts.taps.keys() - self._call.taps:
+            raise UnsupportedModelError(
+                f"parts of layer {self._layer} were not run: they were replaced after the model "
+                "was wrapped; wrap it again"
+            )
         self._emit(
             self._heads or self._parts.make_heads(self._call, self._row),
             branch=self._rows["branch"],
@@ -212,6 +234,7 @@ class BlockRecorder:
         )
 
     def _emit(self, heads: Heads, **own: Float[Tensor, "batch dim"]) -> None:
+        self.times_run += 1
         # Under autocast run the model's own products, not those that are made of them.
         with torch.autocast(heads.keys.device.type, enabled=False):
             trace = self._make_trace(heads, own)

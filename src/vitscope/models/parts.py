@@ -60,7 +60,8 @@ def project_fused(
     Returns:
         Queries (one of them), keys and values, heads side by side.
     """
-    if type(projection) is nn.Linear:
+    # A weight that is computed before each call (pruning, weight_norm) is known to the call alone.
+    if type(projection) is nn.Linear and isinstance(projection.weight, nn.Parameter):
         return multiply_fused(projection.weight, projection.bias, tokens, row)
     # Whatever else a module does (low-rank adapters, quantised weights), it does for all tokens.
     queries, keys, values = projection(tokens).chunk(3, dim=-1)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from vitscope.layout import TokenLayout
+from vitscope.models.own_hooks import OwnHook
 from vitscope.trace import StreamTrace
 
 
@@ -65,7 +66,11 @@ def compute_norms(tokens: Tensor) -> Tensor:
 
 
 class StreamRecorder:
-    """Collects rows and norms at every depth during one forward."""
+    """Collects rows and norms at every depth during one forward.
+
+    Attributes:
+        num_passed: Depths passed so far; more than there are where a block is run twice.
+    """
 
     def __init__(self, blocks: Sequence[nn.Module], layout: TokenLayout) -> None:
         """Prepare to record.
@@ -76,7 +81,7 @@ class StreamRecorder:
         """
         self._blocks = blocks
         self._layout = layout
-        self._depth = 0
+        self.num_passed = 0
         self._rows: Tensor | None = None
         self._patch_norms: Tensor | None = None
 
@@ -88,10 +93,10 @@ class StreamRecorder:
             Nothing; the hooks are removed when the context ends.
         """
         handles: list[RemovableHandle] = [
-            block.register_forward_pre_hook(self._enter_block, with_kwargs=True)
+            block.register_forward_pre_hook(OwnHook(self._enter_block), with_kwargs=True)
             for block in self._blocks
         ]
-        handles.append(self._blocks[-1].register_forward_hook(self._leave_last))
+        handles.append(self._blocks[-1].register_forward_hook(OwnHook(self._leave_last)))
         try:
             yield
         finally:
@@ -114,18 +119,20 @@ class StreamRecorder:
         self._keep(output)
 
     def _keep(self, value: Any) -> None:
+        depth, self.num_passed = self.num_passed, self.num_passed + 1
+        if depth > len(self._blocks):
+            return
         stream = take_stream(value)
         if self._patch_norms is None:
             self._allocate(stream)
         assert self._patch_norms is not None
         if self._rows is not None:
-            self._rows[:, self._depth] = stream[:, self._layout.query]
+            self._rows[:, depth] = stream[:, self._layout.query]
         # A pooling head's layout may leave out tokens that come before those it pools over.
         patches = self._layout.groups["patches"]
         left_out = stream.shape[1] - self._layout.num_tokens
         of_patches = stream[:, left_out + patches.start : left_out + patches.stop]
-        self._patch_norms[:, self._depth] = compute_norms(of_patches)
-        self._depth += 1
+        self._patch_norms[:, depth] = compute_norms(of_patches)
 
     def _allocate(self, stream: Float[Tensor, "batch token dim"]) -> None:
         batch, _, dim = stream.shape

@@ -1,7 +1,7 @@
 """What a result is of, and the files that its sums lie in."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from vitscope.metrics.token_sums import TokenSums
 _SUMS, _TOKEN_SUMS = "sums.safetensors", "token_sums.safetensors"
 _PATCH_NORMS = "patch_norms/"
 _NUM_REPEATED = "num_repeated"
+_TUPLES = ("layers", "groups", "tokens", "unknown")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,9 @@ class Manifest:
     Attributes:
         model: The `model` part of the summary.
         weights_hash: Digest of the weights.
+        behaviour_hash: Digest of how the model computes with them; empty in results of versions
+            that did not take it.
+        unknown: What of that cannot be compared with another model's, in words.
         layers: Layers that were audited, sorted; the headline comes from the last of them.
         listed_layers: Whether the summary lists quantities per layer.
         groups: Token groups of the model.
@@ -59,6 +63,8 @@ class Manifest:
     preprocessing: dict[str, Any]
     has_masks: bool
     tolerance: float
+    behaviour_hash: str = ""
+    unknown: tuple[str, ...] = ()
 
     @property
     def last_layer(self) -> int:
@@ -73,6 +79,27 @@ class Manifest:
             "cls_term": self.cls_term,
             "layer": self.last_layer,
         }
+
+    def compare_behaviour(self, behaviour_hash: str, unknown: Sequence[str]) -> str:
+        """Whether another model of the same weights computes as this one does.
+
+        Args:
+            behaviour_hash: Of the other.
+            unknown: What of the other cannot be compared.
+
+        Returns:
+            Why that is not so, or not known; empty where it is so.
+        """
+        if found := [*self.unknown, *unknown]:
+            return f"whether its model is the same cannot be verified, for {found[0]} is not known"
+        if not (self.behaviour_hash and behaviour_hash):
+            return "it is of an earlier version, which did not record how its model computes"
+        if self.behaviour_hash != behaviour_hash:
+            return (
+                "its model has the same weights and computes otherwise (a hook, a parametrisation, "
+                "a replaced part or a setting)"
+            )
+        return ""
 
     def make_plan(self, layer: int) -> FeaturePlan:
         """The feature plan of a layer.
@@ -128,6 +155,8 @@ def check_same(ours: Manifest, theirs: Manifest, folder: Path) -> None:
                 f"{folder} cannot be merged: its {name} differs ({b.get(name)!r} against "
                 f"{value!r}); merge results of the same model, weights and settings"
             )
+    if reason := theirs.compare_behaviour(ours.behaviour_hash, ours.unknown):
+        raise ResultError(f"{folder} cannot be merged: {reason}; audit all images in one run")
 
 
 def sums_folder(folder: Path, layer: int) -> Path:
@@ -216,9 +245,8 @@ def read_manifest(folder: Path) -> Manifest:
     _, metadata = read_tensors(path, [])
     with plain_damage(path):
         content = json.loads(metadata["manifest"])
-        manifest = Manifest(
-            **content | {k: tuple(content[k]) for k in ("layers", "groups", "tokens")}
-        )
+        content = {"unknown": ()} | content  # earlier versions had none
+        manifest = Manifest(**content | {name: tuple(content[name]) for name in _TUPLES})
     known = isinstance(getattr(torch, str(manifest.dtype), None), torch.dtype)
     if not known or not all(isinstance(layer, int) and layer >= 0 for layer in manifest.layers):
         raise ResultError(f"{printable_path(path)} is damaged: it is of no known layers or dtype")
@@ -237,5 +265,6 @@ def _describe_same(manifest: Manifest) -> dict[str, Any]:
     # A model may be reached by several ids, which name recipe and size; notes tell how it was.
     content = asdict(manifest)
     model = content.pop("model")
+    del content["behaviour_hash"], content["unknown"]  # which are compared apart
     named = {"id", "notes", "recipe", "size"}
     return {f"model's {k}": v for k, v in model.items() if k not in named} | content

@@ -160,6 +160,11 @@ def _audit_as_lead(
     run = make_run(earlier)
     if earlier is not None and overwrite and describe_difference(earlier, run.plan) is not None:
         run = make_run(None)  # nothing is gone on with: what the machine chose then is void
+    elif earlier is not None and run.unknown:
+        raise UsageError(
+            f"{printable_path(target)} cannot be resumed: whether the model is the same cannot be "
+            f"verified, for {run.unknown[0]} is not known; add --overwrite to start again"
+        )
     if resume and _is_finished(target, run.plan, overwrite=overwrite):
         discard_workspace(target)  # which a run that was killed at its very end left behind
         engine.barrier()

@@ -25,7 +25,7 @@ from vitscope.results.gallery import GalleryCandidates
 from vitscope.results.manifest import Manifest
 from vitscope.results.merging import merge_parts
 from vitscope.runs.audit_plan import make_plan
-from vitscope.runs.model_run import ModelRun, choose_preprocessing, describe_model
+from vitscope.runs.model_run import ModelRun, choose_preprocessing
 from vitscope.runs.part_writer import MACHINE, PartWriter
 from vitscope.runs.resources import settle_config
 
@@ -101,7 +101,7 @@ class AuditRun:
         self._images = _cut(images, config.shard)
         self._config = _settle(vit, self._images, config)
         self._run = ModelRun(vit, self._images, self._config)
-        self._manifest = _make_manifest(vit, self._images, self._config, layers, self._run.device)
+        self._manifest = _make_manifest(vit, self._images, self._config, layers, self._run)
         self._vit = vit
 
     @property
@@ -155,6 +155,11 @@ class AuditRun:
             device=self._run.device,
             pass_size=self._run.pass_size,
         )
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """What of the model cannot be compared with that of another run."""
+        return self._manifest.unknown
 
     def make_writer(self) -> PartWriter:
         """What turns shards into parts, wherever it is sent.
@@ -258,13 +263,14 @@ def _make_manifest(
     images: ImageSet,
     config: AuditConfig,
     layers: tuple[int, ...],
-    device: torch.device,
+    run: ModelRun,
 ) -> Manifest:
-    size = images.preprocessing.size
-    layout = vit.make_layout(*size)
+    layout = vit.make_layout(*images.preprocessing.size)
     return Manifest(
-        model=describe_model(vit, size, config.dtype),
-        weights_hash=vit.weights_hash or "",
+        model=run.describe_model(),
+        weights_hash=run.weights_hash,
+        behaviour_hash=run.behaviour.digest,
+        unknown=run.behaviour.unknown,
         layers=layers,
         listed_layers=config.layers != "last",
         groups=choose_groups(layout, config.cls_term),
@@ -275,5 +281,5 @@ def _make_manifest(
         dtype="float64" if config.dtype == "float64" else "float32",
         preprocessing=asdict(images.preprocessing),
         has_masks=bool(images.masks),
-        tolerance=choose_tolerance(config.torch_dtype, device),
+        tolerance=choose_tolerance(config.torch_dtype, run.device),
     )

@@ -44,7 +44,6 @@ from vitscope.runs.model_run import (
     OnProgress,
     PlacedBatch,
     choose_preprocessing,
-    describe_model,
 )
 from vitscope.runs.references import Wanted, advise, find_reference, holds_audit, read_reference
 from vitscope.token_maps import TokenMaps, make_token_maps
@@ -200,7 +199,9 @@ class ExplainRun:
         self._preprocessing = choose_preprocessing(vit, config)
         self._run = ModelRun(vit, ImageSet(addresses, self._preprocessing), config)
         self._tolerance = choose_tolerance(self._run.config.torch_dtype, self._run.device)
-        wanted = Wanted.of(self._run.weights_hash, self._layer, self._preprocessing)
+        wanted = Wanted.of(
+            self._run.weights_hash, self._run.behaviour, self._layer, self._preprocessing
+        )
         self._unused: list[str] = []
         if reference is None:
             self._reference, self._unused = find_reference(wanted, out)
@@ -319,7 +320,7 @@ class ExplainRun:
 
     def _describe(self, max_balance_error: float) -> dict[str, Any]:
         return {
-            "model": describe_model(self._vit, self._preprocessing.size, self._run.config.dtype),
+            "model": self._run.describe_model(),
             "layer": self._layer,
             "reference": self._describe_reference(),
             "references_not_used": self._unused,

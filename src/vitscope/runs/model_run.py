@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ from vitscope.errors import (
     NonFiniteError,
     VitscopeError,
 )
-from vitscope.models.base import Pixels, ViTAdapter, hash_weights
+from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.identity import Behaviour, hash_weights
 from vitscope.models.precision import HALF_PRECISIONS
 from vitscope.pictures.images import ImageBatch, ImageSet, iter_batches
 from vitscope.pictures.preprocessing import Preprocessing
@@ -162,11 +164,17 @@ class ModelRun:
         self.device = config.resolve_device()
         self.config = settle_config(vit, images, config, self.device)
         self.pass_size = choose_pass_size(vit, images.preprocessing.size, self.device)
-        self.weights_hash = vit.weights_hash or hash_weights(vit.module)
+        with vit.undisturbed():
+            self.weights_hash = vit.weights_hash or hash_weights(vit.module)
         self.failures: list[tuple[str, str]] = []
         self._vit = vit
         self._images = images
         self._started = datetime.now(UTC)
+
+    @cached_property
+    def behaviour(self) -> Behaviour:
+        """How the model computes with its weights."""
+        return self._vit.describe_behaviour()
 
     @contextmanager
     def placed(self) -> Iterator[None]:
@@ -299,6 +307,32 @@ class ModelRun:
             "device_name": _name_device(self.device),
         }
 
+    def describe_model(self) -> dict[str, Any]:
+        """The `model` part of a summary.
+
+        Returns:
+            What it is, in words and numbers that JSON takes.
+        """
+        info, size = self._vit.info, self._images.preprocessing.size
+        patch_height, patch_width = info.patch_size
+        return {
+            "id": info.id,
+            "family": info.family,
+            "recipe": info.recipe or info.family,
+            "size": info.size,
+            "num_params": info.num_params,
+            "depth": info.depth,
+            "embed_dim": info.embed_dim,
+            "num_heads": info.num_heads,
+            "patch_size": patch_height if patch_height == patch_width else info.patch_size,
+            "num_registers": info.num_registers,
+            "global_feature": info.global_feature,
+            "input_size": list(size),
+            "grid": list(self._vit.make_layout(*size).grid),
+            "dtype": self.config.dtype,
+            "notes": [*info.notes, *_make_notes(self.behaviour)],
+        }
+
     def make_provenance(self) -> dict[str, Any]:
         """Where the numbers came from.
 
@@ -310,6 +344,7 @@ class ModelRun:
             "config": asdict(self.config),
             "model_source": self._vit.info.source,
             "weights_hash": self.weights_hash,
+            "behaviour_hash": self.behaviour.digest,
             "preprocessing": asdict(self._images.preprocessing),
             "num_pictures_given": len(self._images),
             "started": self._started.isoformat(timespec="seconds"),
@@ -334,36 +369,12 @@ def choose_preprocessing(vit: ViTAdapter, config: RunConfig) -> Preprocessing:
     return preprocessing
 
 
-def describe_model(vit: ViTAdapter, size: tuple[int, int], dtype: str) -> dict[str, Any]:
-    """The `model` part of a summary.
-
-    Args:
-        vit: The model.
-        size: Input height and width in pixels.
-        dtype: Precision it runs in.
-
-    Returns:
-        What it is, in words and numbers that JSON takes.
-    """
-    info, layout = vit.info, vit.make_layout(*size)
-    patch_height, patch_width = info.patch_size
-    return {
-        "id": info.id,
-        "family": info.family,
-        "recipe": info.recipe or info.family,
-        "size": info.size,
-        "num_params": info.num_params,
-        "depth": info.depth,
-        "embed_dim": info.embed_dim,
-        "num_heads": info.num_heads,
-        "patch_size": patch_height if patch_height == patch_width else info.patch_size,
-        "num_registers": info.num_registers,
-        "global_feature": info.global_feature,
-        "input_size": list(size),
-        "grid": list(layout.grid),
-        "dtype": dtype,
-        "notes": list(info.notes),
-    }
+def _make_notes(behaviour: Behaviour) -> list[str]:
+    return [
+        f"{unknown} is code that cannot be compared, so that this result cannot be merged, resumed "
+        "or used as a reference"
+        for unknown in behaviour.unknown
+    ]
 
 
 def _name_device(device: torch.device) -> str:

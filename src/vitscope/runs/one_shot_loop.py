@@ -28,7 +28,6 @@ from vitscope.runs.model_run import (
     OnProgress,
     PlacedBatch,
     choose_preprocessing,
-    describe_model,
 )
 
 Outputs = dict[str, dict[str, Float[np.ndarray, "*picture dim"]]]
@@ -111,7 +110,6 @@ class _OneShotRun:
         self._labels = [label for label, paths in folders.classes.items() for _ in paths]
         paths = tuple(path for paths in folders.classes.values() for path in paths)
         self._run = ModelRun(vit, ImageSet(paths, preprocessing, described=False), config)
-        self._model = describe_model(vit, preprocessing.size, self._run.config.dtype)
         self._vit = vit
         self._folders = folders
         self._config = config
@@ -150,7 +148,7 @@ class _OneShotRun:
         finish_one_shot(
             folder,
             scores,
-            model=self._model,
+            model=self._run.describe_model(),
             data=self._describe_data(pictures, classes),
             settings={
                 "renormalize": self._config.renormalize,

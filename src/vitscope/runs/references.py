@@ -25,6 +25,8 @@ from vitscope.errors import ResultError, UsageError
 from vitscope.files.storage import MARKER, printable_path
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.models.base import ModelInfo
+from vitscope.models.identity import Behaviour
+from vitscope.models.registry import load_model
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.verdict import MIN_IMAGES
@@ -39,20 +41,25 @@ class Wanted:
 
     Attributes:
         weights_hash: Digest of the weights of the model that explains.
+        behaviour: How that model computes with them.
         layer: Layer that is explained.
         preprocessing: How the images are prepared, as JSON holds it.
     """
 
     weights_hash: str
+    behaviour: Behaviour
     layer: int
     preprocessing: dict[str, Any]
 
     @classmethod
-    def of(cls, weights_hash: str, layer: int, preprocessing: Preprocessing) -> "Wanted":
+    def of(
+        cls, weights_hash: str, behaviour: Behaviour, layer: int, preprocessing: Preprocessing
+    ) -> "Wanted":
         """What a reference of a run must be of.
 
         Args:
             weights_hash: Digest of the weights.
+            behaviour: How the model computes with them.
             layer: Layer that is explained.
             preprocessing: How the images are prepared.
 
@@ -60,7 +67,9 @@ class Wanted:
             The same as JSON holds it.
         """
         content = json.loads(json.dumps(asdict(preprocessing)))
-        return cls(weights_hash=weights_hash, layer=layer, preprocessing=content)
+        return cls(
+            weights_hash=weights_hash, behaviour=behaviour, layer=layer, preprocessing=content
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -113,7 +122,7 @@ def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
         The means.
 
     Raises:
-        UsageError: If weights, preprocessing or groups differ, the layer was not audited, or there
+        UsageError: If model, preprocessing or groups differ, the layer was not audited, or there
             are too few images for means.
     """
     manifest, folder = audited.manifest, printable_path(audited.folder)
@@ -121,6 +130,11 @@ def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
         raise UsageError(
             f"the reference {folder} is of {manifest.model['id']} with other weights: give an "
             "audit of the model that explains"
+        )
+    if reason := manifest.compare_behaviour(wanted.behaviour.digest, wanted.behaviour.unknown):
+        raise UsageError(
+            f"the reference {folder} cannot be used: {reason}; give an audit of the model that "
+            "explains"
         )
     _check_fits(folder, manifest.layers, manifest.preprocessing, wanted)
     sums = audited.read_sums()[wanted.layer]
@@ -232,6 +246,7 @@ def _find_shipped(wanted: Wanted) -> Reference | None:
                 continue
             layers = tuple(content["layers"])
             which = f"for {content['model_id']} that comes with vitscope"
+            _check_behaviour(which, content["behaviour_hash"], content["model_id"], wanted)
             _check_fits(which, layers, content["preprocessing"], wanted)
             names = [f"{wanted.layer:03d}/{term}" for term in content["terms"]]
             tensors, _ = read_tensors(path, names)
@@ -244,6 +259,17 @@ def _find_shipped(wanted: Wanted) -> Reference | None:
             means={name.partition("/")[2]: mean for name, mean in tensors.items()},
         )
     return None
+
+
+def _check_behaviour(which: str, behaviour_hash: str, model_id: str, wanted: Wanted) -> None:
+    # Another version of its library may describe the same model otherwise: then it is asked itself.
+    if behaviour_hash != wanted.behaviour.digest and (
+        load_model(model_id).describe_behaviour() != wanted.behaviour
+    ):
+        raise UsageError(
+            f"the reference {which} cannot be used: the model that explains has its weights and "
+            "computes otherwise; give an audit of the model that explains"
+        )
 
 
 def write_shipped(path: Path, audited: AuditResult, images: str) -> None:
@@ -259,13 +285,17 @@ def write_shipped(path: Path, audited: AuditResult, images: str) -> None:
     tensors: dict[str, Tensor] = {}
     for layer in manifest.layers:
         wanted = Wanted(
-            weights_hash=manifest.weights_hash, layer=layer, preprocessing=preprocessing
+            weights_hash=manifest.weights_hash,
+            behaviour=Behaviour(manifest.behaviour_hash, manifest.unknown),
+            layer=layer,
+            preprocessing=preprocessing,
         )
         reference = read_reference(audited, wanted)
         tensors |= {f"{layer:03d}/{name}": mean for name, mean in reference.means.items()}
     content = {
         "model_id": reference.model_id,
         "weights_hash": manifest.weights_hash,
+        "behaviour_hash": manifest.behaviour_hash,
         "layers": manifest.layers,
         "preprocessing": preprocessing,
         "terms": sorted(reference.means),

@@ -9,7 +9,7 @@ Requirements met here:
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -20,6 +20,7 @@ from vitscope.errors import UsageError
 from vitscope.files.storage import scratch_folder
 from vitscope.models.base import ViTAdapter
 from vitscope.models.registry import wrap_model
+from vitscope.models.running import check_whole
 from vitscope.pictures.addresses import Source
 from vitscope.pictures.images import ImageBatch, ImageSet
 from vitscope.pictures.preprocessing import Preprocessing
@@ -98,7 +99,7 @@ class TrainingAudit:
             ) from None
         # torch.compile wraps a module and keeps it whole.
         tower = getattr(tower, "_orig_mod", tower)
-        _check_whole(tower)
+        check_whole(tower)
         return tower
 
     def _place(self, vit: ViTAdapter) -> AuditConfig:
@@ -117,9 +118,7 @@ class TrainingAudit:
 def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Look at a model in training without a trace.
 
-    Inside, mixed precision is off and what was compiled runs as it was written, so that hooks are
-    called. Afterwards every module has the mode it had, and torch's random numbers go on where they
-    were.
+    Afterwards every module has the mode it had, and torch's random numbers go on where they were.
 
     Args:
         model: The model in training.
@@ -128,40 +127,10 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    modules = list(model.modules())
-    modes = [(module, module.training) for module in modules]
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        stack.enter_context(torch.autocast(device.type, enabled=False))
-        stack.enter_context(_plain_forward(modules))
-        if any(module._compiled_call_impl is not None for module in modules):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+    modes = [(module, module.training) for module in model.modules()]
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             yield
         finally:
             for module, training in modes:
                 module.training = training
-
-
-@contextmanager
-def _plain_forward(modules: Sequence[nn.Module]) -> Iterator[None]:
-    # accelerate puts mixed precision around the forward of a model, and keeps the plain one.
-    kept = "_original_forward"
-    wrapped = [(module, module.forward) for module in modules if kept in vars(module)]
-    for module, _ in wrapped:
-        module.forward = vars(module)[kept]
-    try:
-        yield
-    finally:
-        for module, forward in wrapped:
-            module.forward = forward
-
-
-def _check_whole(tower: nn.Module) -> None:
-    for name, parameter in tower.named_parameters():
-        # A DTensor (FSDP 2, tensor parallel) tells its mesh; DeepSpeed's stage 3 leaves nothing.
-        if hasattr(parameter, "device_mesh") or parameter.numel() == 0:
-            raise UsageError(
-                f"parameter {name} is spread over processes: expected a Vision Transformer that is "
-                "whole in each, as in DDP; audit its checkpoints instead"
-            )

@@ -1,0 +1,196 @@
+"""What tells two models apart: their weights, and how they compute with them.
+
+Requirements met here:
+
+- The same model is the same however it was loaded, in every process and on every machine: nothing
+  depends on addresses, devices, the order of dictionaries, or what acts in training alone.
+- Whatever changes what a forward computes counts: hooks, parametrisations, replaced parts and
+  forwards, buffers that are not saved, settings.
+- Code that cannot be compared (a lambda, a closure, a bound method) is named, not passed over.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any
+from uuid import uuid4
+
+from torch import nn
+from torch.nn.modules import module as torch_hooks
+
+from vitscope.models.descriptions import (
+    UnknownError,
+    describe_class,
+    describe_code,
+    describe_value,
+    hash_tensor,
+    is_library,
+)
+from vitscope.models.own_hooks import OwnHook
+from vitscope.models.running import find_plain_forward, list_computed
+
+_IDLE = ("Identity", "Drop")
+"""In the names of the libraries' classes that hand on what they are given outside of training."""
+
+_INERT = {
+    # where it came from, and how it is prepared and trained
+    *("default_cfg", "pretrained_cfg", "pretrained_model_args", "feature_info", "name_or_path"),
+    *("image_mean", "image_std", "preprocess_cfg", "init_values", "init_scale", "fix_init"),
+    *("weight_init_mode", "head_init_scale", "loss_type", "warnings_issued", "aug_active"),
+    *("grad_checkpointing", "gradient_checkpointing", "inplace", "_is_hf_initialized"),
+    # which kernel computes the same, and where
+    *("fused_attn", "kernel_config", "hf_device_map", "all_tied_weights_keys"),
+    # which input sizes are taken; the size itself is part of every result
+    *("dynamic_img_size", "dynamic_img_pad", "strict_img_size", "flatten", "output_fmt"),
+    *("feat_shape", "pos_embed_cached"),
+}
+"""Attributes that change no number."""
+
+_PLACING = {"_hf_hook", "_old_forward", "_original_forward", "to", "cuda", "npu", "xpu", "mlu"}
+"""What accelerate leaves on a model that it has placed."""
+
+_DEVICE_HOOKS = {"AlignDevicesHook", "CpuOffload", "UserCpuOffloadHook"}
+_RECORDS = "transformers.utils.output_capturing"
+_HANDLED = {*vars(nn.Module()), "forward", "_compiled_call_impl", "_gradient_checkpointing_func"}
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How a model computes with its weights.
+
+    Attributes:
+        digest: BLAKE2b, 128 bits, hexadecimal; the same for no two runs where something is unknown.
+        unknown: What cannot be compared, such as "the forward hook of blocks.0 (a lambda)".
+    """
+
+    digest: str
+    unknown: tuple[str, ...]
+
+
+def hash_weights(module: nn.Module) -> str:
+    """Digest of a model's weights: of names, precisions, shapes and bytes.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        BLAKE2b, 128 bits, hexadecimal.
+    """
+    weights = sorted(module.state_dict().items())
+    return _hash_lines(f"{name} {hash_tensor(tensor)}" for name, tensor in weights)
+
+
+def describe_behaviour(module: nn.Module) -> Behaviour:
+    """Describe how a model computes, so that two can be compared.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        What decides on its numbers beside its weights.
+    """
+    found = _Description()
+    for name, part in module.named_modules():
+        found.add_module(name or "the model", part)
+    found.add_hooks("every module", "pre-hook", torch_hooks._global_forward_pre_hooks.values())
+    found.add_hooks("every module", "hook", torch_hooks._global_forward_hooks.values())
+    unlike_any = [uuid4().hex] if found.unknown else []
+    return Behaviour(_hash_lines([*found.lines, *unlike_any]), tuple(found.unknown))
+
+
+class _Description:
+    """Collects a line for whatever decides on a model's numbers."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.unknown: list[str] = []
+
+    def add_module(self, name: str, module: nn.Module) -> None:
+        kind = type(module)
+        if not (is_library(kind.__module__) and any(word in kind.__name__ for word in _IDLE)):
+            self._add(name, "class", partial(describe_class, kind))
+            self._add_attributes(name, module)
+        for buffer in sorted(module._non_persistent_buffers_set):
+            self._add(name, f"buffer {buffer}", partial(describe_value, module._buffers[buffer]))
+        self._add_forward(name, module)
+        self.add_hooks(name, "pre-hook", module._forward_pre_hooks.values())
+        self.add_hooks(name, "hook", module._forward_hooks.values())
+
+    def add_hooks(self, name: str, kind: str, hooks: Iterable[Callable[..., Any]]) -> None:
+        for hook in hooks:
+            records = getattr(hook, "__module__", None) == _RECORDS
+            if not (records or isinstance(hook, OwnHook)):
+                self._add(name, f"forward {kind}", partial(_describe_hook, hook))
+
+    def _add_attributes(self, name: str, module: nn.Module) -> None:
+        known = is_library(type(module).__module__)
+        computed = {n for n, _ in list_computed(module)} if _is_computed(module) else set()
+        for attribute, value in sorted(vars(module).items()):
+            if attribute in _HANDLED | _INERT | _PLACING | computed or isinstance(value, nn.Module):
+                continue
+            if isinstance(value, FunctionType | MethodType) or not known:
+                self._add(name, attribute, partial(describe_value, value))
+            elif not (attribute.startswith("_") or "drop" in attribute):
+                self._add(name, attribute, partial(describe_value, value), optional=True)
+
+    def _add_forward(self, name: str, module: nn.Module) -> None:
+        kind = type(module)
+        of_class: Any = kind.forward
+        if is_library(kind.__module__) and not is_library(of_class.__globals__["__name__"]):
+            # Put into the place of the library's own method, for all modules of the class.
+            self._add(name, "class's forward", partial(describe_code, of_class))
+        for hook in _list_placing_hooks(module):
+            if type(hook).__name__ not in _DEVICE_HOOKS:
+                self._add(name, "hook", partial(_describe_hook, hook))
+        forward = _peel(module)
+        if isinstance(forward, MethodType) and forward.__self__ is module:
+            forward = forward.__func__
+        if forward not in {None, of_class}:
+            self._add(name, "forward", partial(describe_code, forward))
+
+    def _add(
+        self, name: str, what: str, describe: Callable[[], str], *, optional: bool = False
+    ) -> None:
+        try:
+            self.lines.append(f"{name} {what} {describe()}")
+        except UnknownError as error:
+            # Optional is what a library keeps beside what it uses, such as its configuration.
+            if not optional:
+                self.unknown.append(f"the {what} of {name} ({error})")
+
+
+def _hash_lines(lines: Iterable[str]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for line in lines:
+        digest.update(f"{line}\n".encode())
+    return digest.hexdigest()
+
+
+def _describe_hook(hook: Any) -> str:
+    if _is_of_torch(hook):
+        settings = {k: v for k, v in vars(hook).items() if isinstance(v, bool | int | float | str)}
+        return f"{describe_class(type(hook))} {describe_value(settings)}"
+    return describe_code(hook)
+
+
+def _is_of_torch(hook: Any) -> bool:
+    # Pruning and the older normalisations of weights: what they hold is in the state dict.
+    return type(hook).__module__.startswith("torch.nn.utils.")
+
+
+def _is_computed(module: nn.Module) -> bool:
+    return any(map(_is_of_torch, module._forward_pre_hooks.values()))
+
+
+def _list_placing_hooks(module: nn.Module) -> list[Any]:
+    hook = vars(module).get("_hf_hook")
+    return [] if hook is None else list(getattr(hook, "hooks", [hook]))
+
+
+def _peel(module: nn.Module) -> Any:
+    own = vars(module)
+    if type(module).__name__ == "OptimizedModule":  # what it compiles is a part of its own
+        return None
+    return find_plain_forward(module) or own.get("_old_forward", own.get("forward"))
