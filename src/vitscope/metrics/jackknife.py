@@ -77,7 +77,7 @@ def leave_out(sizes: Sequence[int]) -> Float64[np.ndarray, "union block"]:
     return kept
 
 
-def student_975(degrees: float) -> float:
+def student_975(degrees: int) -> float:
     """Student's t, 97.5 %.
 
     Args:
