@@ -10,7 +10,7 @@ Source: Lappe & Giese (NeurIPS 2025), eq. 1 to 3 and 6.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -270,11 +270,14 @@ def merge_groups(ledger: Ledger, part: str, into: str) -> Ledger:
     )
 
 
-def compute_scalars(ledger: Ledger) -> dict[ScalarPath, Float[Tensor, " batch"]]:
+def compute_scalars(
+    ledger: Ledger, restricted: Mapping[str, Tensor] | None = None
+) -> dict[ScalarPath, Float[Tensor, " batch"]]:
     """Every per-image number of the ledger (docs/method.md), in float64.
 
     Args:
         ledger: The ledger of a batch.
+        restricted: The `attention` readout of each group; c_g + bias if None.
 
     Returns:
         One value per image under each path: ("attention_mass", group), ("patch_share",),
@@ -301,7 +304,8 @@ def compute_scalars(ledger: Ledger) -> dict[ScalarPath, Float[Tensor, " batch"]]
     for name, vector in terms.items():
         scalars["cosine", "residual", name] = cosine(vector, r)
     for name, vector in groups.items():
-        scalars["restricted_cosine", "attention", name] = cosine(vector + bias, t)
+        kept = vector + bias if restricted is None else restricted[name]
+        scalars["restricted_cosine", "attention", name] = cosine(kept.double(), t)
     for name, vector in itemised.items():
         scalars["share", name] = (vector * r).sum(dim=-1) / (r * r).sum(dim=-1)
     scalars["balance_error",] = ledger.balance_error
@@ -327,7 +331,7 @@ def compute_readouts(
     Returns:
         For `values`, `attention`, `block` and `embedding` a tensor under "full" and under each
         kept group. `attention` holds c_g + bias. The `residual` readout needs no tensors of its
-        own: it compares r with `Ledger.residual_terms`.
+        own: it compares r with `Ledger.residual_terms`, which are never renormalised.
     """
     full_values = ledger.attention_mass.unsqueeze(-1) * ledger.group_values
     kept_values = ledger.group_values if renormalize else full_values

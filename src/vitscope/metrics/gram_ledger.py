@@ -40,7 +40,7 @@ def estimate_gram_ledger(sums: FeatureSums, total: str) -> GramLedger:
     biased HSIC, and its unbiased counterpart, which takes no image with itself. HSIC is linear in
     G_ab, and so
 
-        2 HSIC(G, (G_ab + G_ba) / 2) = HSIC(G, (X_a + X_b)(X_a + X_b)ᵀ) − HSIC(G, G_aa) − HSIC(G, G_bb),
+        2 HSIC(G, G_ab) = HSIC(G, (X_a + X_b)(X_a + X_b)ᵀ) − HSIC(G, G_aa) − HSIC(G, G_bb),
 
     of which each comes from moments of size d². A share is symmetric in its terms; over all pairs
     they sum to 1. It may be negative: two terms that undo one another.

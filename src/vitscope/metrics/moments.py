@@ -15,6 +15,7 @@ from torch import Tensor
 
 Rows = Float[Tensor, "image dim"]
 
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PairMoments:
     """Sums over images of the pair (x, y), both shifted by a fixed reference; float64.

@@ -29,8 +29,8 @@ def compute_ratio_interval(
 ) -> tuple[float, float] | None:
     """95 % interval of above / below: the ratios ρ for which above − ρ · below may be zero.
 
-    above − ρ · below is compared with Student's t, of as many degrees of freedom as there are blocks
-    less one, times its standard error. The square of that is the sum of what single images and what
+    above − ρ · below is compared with Student's t, of one degree of freedom less than there are
+    blocks, times its standard error. The square of that is the sum of what single images and what
     pairs of images add to the variance, neither of them negative.
 
     Args:
@@ -140,9 +140,7 @@ def _count_blocks(num_unions: int) -> int:
     return (math.isqrt(8 * num_unions - 7) - 1) // 2
 
 
-def _find_end(
-    is_outside: Callable[[float], bool], inside: float, step: float
-) -> float | None:
+def _find_end(is_outside: Callable[[float], bool], inside: float, step: float) -> float | None:
     for _ in range(_MAX_DOUBLINGS):
         outside = inside + step
         if is_outside(outside):
