@@ -41,7 +41,7 @@ class CkaInterval(Interval):
 
     Attributes:
         biased: The biased CKA; None where it is missing.
-        biased_if_unrelated: What it would be, about, for unrelated features.
+        biased_if_unrelated: What it would be on average for outputs dealt at random.
     """
 
     biased: float | None = None

@@ -125,7 +125,7 @@ def plot_line(
 
 
 def mark_biased(panel: Axes, points: Sequence[Point], colour: str) -> None:
-    """The biased CKA of each point, hollow, and what it would be for unrelated features, faint.
+    """The biased CKA of each point, hollow, and what it would be by chance, faint.
 
     Args:
         panel: The panel.

@@ -252,7 +252,7 @@ def _bill_rows(summary: Summary) -> Iterator[Row]:
 def _bill_caption(summary: Summary) -> str:
     cka = summary["cka"]["residual"]["patches"]
     floor = cka["biased_if_unrelated"]
-    told = "" if floor is None else f" (of unrelated features about {floor:.3f})"
+    told = "" if floor is None else f" (dealt at random {floor:.3f} on average)"
     return (
         f"± 95 % intervals. CKA is the unbiased estimate; biased, CKA(r, patches) is "
         f"{tell_number(cka['biased'])}{told}."
