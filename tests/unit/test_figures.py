@@ -242,6 +242,20 @@ def test_the_bill_adds_up_and_what_takes_away_stands_to_the_left():
         assert ends[:, 0] == pytest.approx([100 * end for end in share["ci95"]])
 
 
+def test_a_mean_outside_its_quantiles_stands_apart_from_its_bar():
+    model = audit("DINOv2 with registers", "L", 304.4, registers=4)
+    skewed = {"mean": 90.0, "std": 200.0, "p05": 10.0, "p50": 15.0, "p95": 40.0, "n": 400}
+    model.summary["anatomy"]["norms"]["register_1"] = skewed
+    model.summary["contribution_norm"]["skip"] = skewed
+    for panel, label in (
+        (plot_anatomy(model).figure.axes[0], "register_1"),
+        (plot_norms([model]).figure.axes[0], "skip"),
+    ):
+        points, (ends,) = bars(panel)[label]
+        assert points[0, 1] == 90
+        assert ends[:, 1].tolist() == [10, 40]
+
+
 def test_gram_ledger_shows_every_pair_of_terms():
     model = audit("DINOv2 with registers", "L", 304.4, registers=4)
     drawing = plot_gram_ledger(model)
