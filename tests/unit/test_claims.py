@@ -224,36 +224,6 @@ def test_the_map_is_that_of_the_tokens_the_last_block_reads():
     assert find(models, "clean attention map").answer == "disagrees"
 
 
-@pytest.mark.parametrize(
-    ("bound", "answer"), [(1.0, "cannot tell"), (25 / 400, "cannot tell"), (0.01, "agrees")]
-)
-def test_a_map_on_which_nothing_was_found_is_clean_only_if_that_says_so(bound, answer):
-    """Of few images none found is nearly nothing known."""
-    place = ("DINOv2 with registers", "g"), ("high_norm_tokens", 11)
-    row = {"layer": 11, "images_fraction": None, "images_fraction_at_most": bound}
-    finding = find(put(AGREES, *place[0], row, *place[1]), "clean attention map")
-    assert finding.answer == answer
-    assert "at most this part" in finding.measured
-
-
-@pytest.mark.parametrize(("weight", "answer"), [(1.0, "disagrees"), (0.01, "agrees")])
-def test_a_layer_norm_that_scales_nothing_scales_no_dimension_down(weight, answer):
-    """A giant's register: two outlier dimensions, the rest small about a mean that is not zero."""
-    random = np.random.default_rng(0)
-    hidden = 3 + random.standard_normal((40, 1, 384))
-    hidden[:, :, [5, 100]] = [900.0, 500.0]
-    weights = torch.ones(384, dtype=torch.float64)
-    weights[[5, 100]] = weight
-    states = {"hidden": torch.from_numpy(hidden)}
-    states["normed"] = torch.nn.functional.layer_norm(states["hidden"], (384,), weights)
-    sums = TokenSums(["register_2"])
-    sums.update(states, [i % 10 for i in range(40)])
-    found = asdict(sums.find_top_dimensions("register_2"))
-    path = ("anatomy", "tokens", "register_2", "top_dimensions")
-    models = put(AGREES, "DINOv2 with registers", "g", found, *path)
-    assert find(models, "scales that register's outlier").answer == answer
-
-
 def test_the_second_set_of_pictures_is_judged_by_itself():
     words = "drops for large"
     models = put(
