@@ -134,8 +134,10 @@ def plain_interval(terms, pair, blocks):
             {jk: v @ weights for jk, v in two.items()},
         ) * (truth / seen)
         found = jackknife(whole @ weights, {j: v @ weights for j, v in one.items()})
-        variance = max(found - counted / truth * of_pairs, 0.0) + of_pairs
-        return abs(whole @ weights) - stats.t.ppf(0.975, len(kept) - 1) * math.sqrt(variance)
+        of_images = max(found - counted / truth * of_pairs, 0.0)
+        variance, degrees = of_images + of_pairs, len(kept) - 1
+        degrees = variance**2 / (of_images**2 / degrees + of_pairs**2 / (2 * degrees))
+        return abs(whole @ weights) - stats.t.ppf(0.975, degrees) * math.sqrt(variance)
 
     ratio, ends = whole[0] / whole[1], []
     for sign in (-1, 1):

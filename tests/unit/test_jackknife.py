@@ -21,7 +21,7 @@ def test_interval_is_the_textbook_jackknife_for_equal_blocks():
 def test_student_quantiles_are_right():
     """Each t leaves 2.5 % above it, by integrating the density."""
     for df in range(1, NUM_BLOCKS):
-        theta = np.linspace(0, math.atan(student_975(df) / math.sqrt(df)), 20001)
+        theta = np.linspace(0, math.atan(student_975(float(df)) / math.sqrt(df)), 20001)
         area = np.trapezoid(np.cos(theta) ** (df - 1), theta)
         whole = math.sqrt(math.pi) * math.gamma(df / 2) / (2 * math.gamma((df + 1) / 2))
         assert area / whole == pytest.approx(0.95, abs=1e-8)

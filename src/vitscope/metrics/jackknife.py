@@ -77,7 +77,7 @@ def leave_out(sizes: Sequence[int]) -> Float64[np.ndarray, "union block"]:
     return kept
 
 
-def student_975(degrees: int) -> float:
+def student_975(degrees: float) -> float:
     """Student's t, 97.5 %.
 
     Args:
@@ -122,5 +122,5 @@ def compute_interval(
         )
         / blocks
     )
-    half = student_975(blocks - 1) * math.sqrt(variance)
+    half = student_975(float(blocks - 1)) * math.sqrt(variance)
     return estimate - half, estimate + half

@@ -5,7 +5,8 @@ add beside that, it counts twice (Efron & Stein 1981), and of the similarities b
 features with many directions that is most of it. The values without two blocks say how much.
 
 Sources: B. Efron and C. Stein, "The jackknife estimate of variance" (Ann. Stat. 1981);
-E. C. Fieller, "Some problems in interval estimation" (JRSS B 1954).
+E. C. Fieller, "Some problems in interval estimation" (JRSS B 1954); F. E. Satterthwaite, "An
+approximate distribution of estimates of variance components" (Biometrics Bulletin 1946).
 """
 
 import math
@@ -29,9 +30,10 @@ def compute_ratio_interval(
 ) -> tuple[float, float] | None:
     """95 % interval of above / below: the ratios ρ for which above − ρ · below may be zero.
 
-    above − ρ · below is compared with Student's t, of one degree of freedom less than there are
-    blocks, times its standard error. The square of that is the sum of what single images and what
-    pairs of images add to the variance, neither of them negative.
+    above − ρ · below is compared with Student's t times its standard error. The square of that is the
+    sum of what single images and what pairs of images add to the variance, neither of them negative.
+    Its degrees of freedom are Satterthwaite's, with blocks − 1 for the former and, as pairs of
+    blocks share their blocks, twice as many for the latter.
 
     Args:
         above: Numerator on the unions of blocks that `leave_out` lists.
@@ -46,13 +48,14 @@ def compute_ratio_interval(
     if len(sizes) < _MIN_BLOCKS or not known or not below[0] > 0:
         return None
     spread = _Spread.measure(np.stack([above, below], axis=1), sizes)
-    ratio, quantile = float(above[0] / below[0]), student_975(len(sizes) - 1)
+    ratio = float(above[0] / below[0])
 
     def is_outside(candidate: float) -> bool:
         distance = float(above[0] - candidate * below[0])
-        return distance**2 > quantile**2 * spread.estimate_variance(candidate)
+        variance, degrees = spread.estimate_variance(candidate)
+        return distance**2 > student_975(degrees) ** 2 * variance
 
-    step = max(math.sqrt(spread.estimate_variance(ratio)) / float(below[0]), math.ulp(ratio))
+    step = max(math.sqrt(spread.estimate_variance(ratio)[0]) / float(below[0]), math.ulp(ratio))
     low, high = (_find_end(is_outside, ratio, sign * step) for sign in (-1, 1))
     return None if low is None or high is None else (low, high)
 
@@ -97,19 +100,24 @@ class _Spread:
         scale = math.sqrt(variance / float((_differ_by_two(pure, n) ** 2).sum()))
         return cls(_differ_by_one(values, n), scale * _differ_by_two(values, n), repeats)
 
-    def estimate_variance(self, ratio: float) -> float:
+    def estimate_variance(self, ratio: float) -> tuple[float, float]:
         """Variance of the first statistic less a multiple of the second.
 
         Args:
             ratio: The multiple.
 
         Returns:
-            The variance.
+            The variance and its degrees of freedom.
         """
         weights = np.array([1.0, -ratio])
         jackknife = float(((self.singles @ weights) ** 2).sum())
         of_pairs = float(((self.pairs @ weights) ** 2).sum())
-        return max(jackknife - self.repeats * of_pairs, 0.0) + of_pairs
+        of_images = max(jackknife - self.repeats * of_pairs, 0.0)
+        variance, blocks = of_images + of_pairs, len(self.singles)
+        if variance == 0:
+            return 0.0, float(blocks - 1)
+        parts = (of_images / variance) ** 2 + (of_pairs / variance) ** 2 / 2
+        return variance, (blocks - 1) / parts
 
 
 def _differ_by_one(
