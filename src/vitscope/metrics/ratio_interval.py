@@ -30,10 +30,10 @@ def compute_ratio_interval(
 ) -> tuple[float, float] | None:
     """95 % interval of above / below: the ratios ρ for which above − ρ · below may be zero.
 
-    above − ρ · below is compared with Student's t times its standard error. The square of that is the
-    sum of what single images and what pairs of images add to the variance, neither of them negative.
-    Its degrees of freedom are Satterthwaite's, with blocks − 1 for the former and, as pairs of
-    blocks share their blocks, twice as many for the latter.
+    above − ρ · below is compared with Student's t times its standard error. The square of that is
+    the sum of what single images and what pairs of images add to the variance, neither of them
+    negative. Its degrees of freedom are Satterthwaite's, with blocks − 1 for the former and, as
+    pairs of blocks share their blocks, twice as many for the latter.
 
     Args:
         above: Numerator on the unions of blocks that `leave_out` lists.
