@@ -1,6 +1,6 @@
 """Moments of pairs per jackknife block, on disk: a file a pair, read a pair at a time.
 
-Of width 1536 the moments of one pair are 190 MB, those of all pairs 6.8 GB.
+Of width 1536 the moments of one pair are 190 MB, those of all pairs 8.5 GB.
 """
 
 from collections.abc import Sequence
