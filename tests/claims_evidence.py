@@ -118,8 +118,8 @@ def make_anatomy(*, agrees):
             "indices": list(range(100)),
             "before": before,
             "after": after,
-            "mean_before": 0.0,
-            "mean_after": 0.0,
+            "median_before": 0.0,
+            "median_after": 0.0,
         },
     }
     other = {"hidden": make_state(0.3), "normed": make_state(0.3)}

@@ -181,8 +181,8 @@ def make_anatomy(registers, big, random, n):
             "indices": list(range(100)),
             "before": before.tolist(),
             "after": (0.05 * before + random.normal(0, 0.3, 100)).tolist(),
-            "mean_before": 0.0,
-            "mean_after": 0.0,
+            "median_before": 0.0,
+            "median_after": 0.0,
         }
     dominant = {"index": 2, "share": 0.998, "counts": [0, 1, n - 1, 0], "ratio": 11.3}
     return {

@@ -26,9 +26,9 @@ def test_a_map_on_which_nothing_was_found_is_clean_only_if_that_says_so(bound, a
 
 @pytest.mark.parametrize(("weight", "answer"), [(1.0, "disagrees"), (0.01, "agrees")])
 def test_a_layer_norm_that_scales_nothing_scales_no_dimension_down(weight, answer):
-    """A giant's register: two outlier dimensions, the rest small about a mean that is not zero."""
+    """A giant's register: two outlier dimensions, the rest small."""
     random = np.random.default_rng(0)
-    hidden = 3 + random.standard_normal((40, 1, 384))
+    hidden = random.standard_normal((40, 1, 384))
     hidden[:, :, [5, 100]] = [900.0, 500.0]
     weights = torch.ones(384, dtype=torch.float64)
     weights[[5, 100]] = weight

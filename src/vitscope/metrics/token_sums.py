@@ -30,15 +30,15 @@ class TopDimensions:
         indices: The dimensions, by falling mean activation; at most `NUM_TOP_DIMENSIONS`.
         before: Mean activation of each at the block's input.
         after: Mean activation of each after the block's first layer norm.
-        mean_before: Mean over all dimensions of the mean activation before.
-        mean_after: The same after the norm.
+        median_before: Median over all dimensions of the mean activation before.
+        median_after: The same after the norm.
     """
 
     indices: tuple[int, ...]
     before: tuple[float, ...]
     after: tuple[float, ...]
-    mean_before: float
-    mean_after: float
+    median_before: float
+    median_after: float
 
 
 def _clip(share: float) -> float:
@@ -173,8 +173,8 @@ class TokenSums:
             indices=tuple(indices.tolist()),
             before=tuple(before[indices].tolist()),
             after=tuple(after[indices].tolist()),
-            mean_before=float(before.mean()),
-            mean_after=float(after.mean()),
+            median_before=float(before.median()),
+            median_after=float(after.median()),
         )
 
     def to_tensors(self) -> dict[str, Tensor]:

@@ -175,11 +175,11 @@ def _read_scaled_down(summary: Summary) -> Reading:
     stand_out = []
     for key in ("before", "after"):
         # A norm takes the mean off all dimensions; that alone must not count as scaling.
-        mean = number(find(dimensions, f"mean_{key}"))
+        centre = number(find(dimensions, f"median_{key}"))
         values = numbers(find(dimensions, key))
-        if mean is None or values is None:
+        if centre is None or values is None:
             raise UntoldError(MISSING)
-        distances = [abs(value - mean) for value in values]
+        distances = [abs(value - centre) for value in values]
         if median(distances) == 0:
             raise UntoldError(MISSING)
         stand_out.append(max(distances) / median(distances))
@@ -267,8 +267,8 @@ NORMED_COSINE = token_state("normed", "pairwise_cosine", "pairwise cosine after 
 HIDDEN_VARIANCE = token_state("hidden", "variance_share", "variance share before the layer norm")
 NORMED_VARIANCE = token_state("normed", "variance_share", "variance share after the layer norm")
 SCALED_DOWN = Quantity(
-    "largest over median distance of a dimension from their mean, after over before the layer norm",
-    "anatomy.tokens.register_*.top_dimensions.{before, after, mean_before, mean_after}",
+    "largest over median distance of a dimension from the median, after over before the layer norm",
+    "anatomy.tokens.register_*.top_dimensions.{before, after, median_before, median_after}",
     _read_scaled_down,
     _WITHOUT_INTERVAL,
 )

@@ -98,7 +98,7 @@ def _claim_anatomy() -> list[Claim]:
         Claim(
             "Sec. 3.2",
             "in giant the layer norm scales that register's outlier dimensions down",
-            "distance of an activation from the mean over all dimensions, largest over median of "
+            "distance of an activation from the median over all dimensions, largest over median of "
             "the 100 strongest dimensions, after the layer norm over before: below 0.5",
             each("g", SCALED_DOWN, partial(below, line=0.5)),
         ),
