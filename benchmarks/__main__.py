@@ -27,8 +27,8 @@ def main(
 
     Args:
         images: Folders of pictures; some are made on the spot where none are given.
-        only: Parts to run: forward, eager, masked, gram, cka, half, throughput, passes, faults,
-            verdicts, few, gpu.
+        only: Parts to run: forward, eager, masked, gram, coverage, cka, half, throughput, passes,
+            faults, verdicts, few, gpu.
         out: Markdown file to write.
         threads: Threads to compute on; what torch takes by default.
         tiny: Tiny models, few pictures: whether everything runs. The numbers then mean nothing.

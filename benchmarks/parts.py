@@ -12,6 +12,7 @@ PARTS = {
     "eager": "eager_attention",
     "masked": "masked_passes",
     "gram": "full_gram",
+    "coverage": "coverage",
     "cka": "cka_packages",
     "half": "half_precision",
     "throughput": "throughput",

@@ -99,9 +99,9 @@ def make_register_numbers(size, *, agrees):
         "cosine": {"attention": {"patches": mean(-0.0092 if agrees else 0.6, 0.2)}},
         "cka": {"attention": {"patches": cka(patches), "registers": cka(0.6)}},
         "high_norm_tokens": [
-            {"layer": layer, "images_fraction": 0.0 if agrees else 0.7} for layer in range(12)
+            {"layer": layer, "images_fraction": 0.01 if agrees else 0.7} for layer in range(12)
         ]
-        + [{"layer": 12, "images_fraction": 0.0 if not agrees else 0.7}],
+        + [{"layer": 12, "images_fraction": 0.01 if not agrees else 0.7}],
         "anatomy": make_anatomy(agrees=agrees),
     }
 
@@ -114,7 +114,13 @@ def make_anatomy(*, agrees):
     state = {
         "hidden": make_state(hidden),
         "normed": make_state(normed),
-        "top_dimensions": {"indices": list(range(100)), "before": before, "after": after},
+        "top_dimensions": {
+            "indices": list(range(100)),
+            "before": before,
+            "after": after,
+            "median_before": 0.0,
+            "median_after": 0.0,
+        },
     }
     other = {"hidden": make_state(0.3), "normed": make_state(0.3)}
     return {

@@ -127,11 +127,11 @@ def make_columns(random, n, big, registers, shares):
     return columns
 
 
-def make_cka(value):
+def make_cka(value, half=0.03):
     value = min(value, 0.99)
     return {
         "unbiased": value,
-        "ci95": [value - 0.03, value + 0.03],
+        "ci95": [value - half, value + half],
         "biased": min(1.0, value + 0.03),
         "biased_if_unrelated": 0.12,
     }
@@ -140,7 +140,7 @@ def make_cka(value):
 def make_gram(shares):
     total = sum(shares.values())
     return {
-        a: {b: estimate(x * y / total**2, 0.01) for b, y in shares.items()}
+        a: {b: make_cka(x * y / total**2, 0.01) for b, y in shares.items()}
         for a, x in shares.items()
     }
 
@@ -181,6 +181,8 @@ def make_anatomy(registers, big, random, n):
             "indices": list(range(100)),
             "before": before.tolist(),
             "after": (0.05 * before + random.normal(0, 0.3, 100)).tolist(),
+            "median_before": 0.0,
+            "median_after": 0.0,
         }
     dominant = {"index": 2, "share": 0.998, "counts": [0, 1, n - 1, 0], "ratio": 11.3}
     return {
@@ -209,8 +211,10 @@ def make_high_norm(depth, big, registers, n):
                 "layer": layer,
                 "num_images": n,
                 "threshold": 150.0 if there else None,
-                "fraction": 0.02 * big if there else 0.0,
-                "images_fraction": 0.9 if there else 0.0,
+                "fraction": 0.02 * big if there else None,
+                "images_fraction": 0.9 if there else None,
+                "fraction_at_most": None if there else 25 / (256 * n),
+                "images_fraction_at_most": None if there else 25 / n,
                 "position_share": 0.2 if there else None,
                 "median": 20.0 + 2 * layer,
                 "p99": 40.0 + 3 * layer,

@@ -46,7 +46,8 @@ class RunConfig:
             more: quicker for pictures of a camera, and pixels change visibly.
         seed: Seed of every random draw.
         renormalize: Divide restricted outputs by the kept attention mass, as if the softmax ran
-            over the kept tokens alone; the paper keeps the weights as they are.
+            over the kept tokens alone; the paper keeps the weights as they are. The residual
+            readout compares terms of the output, which stay as they are.
         cls_term: Where [CLS]'s attention to itself is counted, which the paper leaves open: a group
             of its own, or among the registers (of models that have any) or the patches.
     """

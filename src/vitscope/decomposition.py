@@ -288,7 +288,7 @@ def decompose_layers(
             vit.embed if trace.layer == vit.last_layer else None,
             renormalize=renormalize,
         )
-        scalars = compute_scalars(ledger)
+        scalars = compute_scalars(ledger, readouts["attention"])
         scalars["residual_error",] = ledger.residual_error
         scalars["block_error",] = relative_error(readouts["block"]["full"], trace.output)
         if "embedding" in readouts:

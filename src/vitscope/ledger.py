@@ -10,7 +10,7 @@ Source: Lappe & Giese (NeurIPS 2025), eq. 1 to 3 and 6.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -277,11 +277,14 @@ def merge_groups(ledger: Ledger, part: str, into: str) -> Ledger:
     )
 
 
-def compute_scalars(ledger: Ledger) -> dict[ScalarPath, Float[Tensor, " batch"]]:
+def compute_scalars(
+    ledger: Ledger, restricted: Mapping[str, Tensor] | None = None
+) -> dict[ScalarPath, Float[Tensor, " batch"]]:
     """Every per-image number of the ledger (docs/method.md), in float64.
 
     Args:
         ledger: The ledger of a batch.
+        restricted: The `attention` readout of each group; c_g + bias if None.
 
     Returns:
         One value per image under each path: ("attention_mass", group), ("patch_share",),
@@ -303,12 +306,10 @@ def compute_scalars(ledger: Ledger) -> dict[ScalarPath, Float[Tensor, " batch"]]
     totals = {"attention_total": t, "residual_total": r}
     for name, vector in chain(itemised.items(), totals.items()):
         scalars["contribution_norm", name] = vector.norm(dim=-1)
-    for name, vector in groups.items():
-        scalars["cosine", "attention", name] = cosine(vector, t)
-    for name, vector in terms.items():
-        scalars["cosine", "residual", name] = cosine(vector, r)
-    for name, vector in groups.items():
-        scalars["restricted_cosine", "attention", name] = cosine(vector + bias, t)
+    kept = restricted or {name: vector + bias for name, vector in groups.items()}
+    scalars |= {("cosine", "attention", n): cosine(vector, t) for n, vector in groups.items()}
+    scalars |= {("cosine", "residual", n): cosine(vector, r) for n, vector in terms.items()}
+    scalars |= {("restricted_cosine", "attention", n): cosine(kept[n].double(), t) for n in groups}
     for name, vector in itemised.items():
         scalars["share", name] = (vector * r).sum(dim=-1) / (r * r).sum(dim=-1)
     scalars["balance_error",] = ledger.balance_error
@@ -327,14 +328,12 @@ def compute_readouts(
     Args:
         ledger: The ledger of a batch.
         finish_block: The block's MLP half on a row of the residual stream.
-        embed: Final norm and projection on a row of the last block's output; None leaves the
-            `embedding` readout out (it exists for the last layer alone).
+        embed: Final norm and projection on a row of the last block's output; None but there.
         renormalize: Divide by the kept mass, as if the softmax ran over the kept tokens only.
 
     Returns:
-        For `values`, `attention`, `block` and `embedding` a tensor under "full" and under each
-        kept group. `attention` holds c_g + bias. The `residual` readout needs no tensors of its
-        own: it compares r with `Ledger.residual_terms`.
+        For `values`, `attention` (c_g + bias), `block` and `embedding` a tensor under "full" and
+        each kept group. `residual` compares r with `residual_terms`, never renormalised.
     """
     full_values = ledger.attention_mass.unsqueeze(-1) * ledger.group_values
     kept_values = ledger.group_values if renormalize else full_values

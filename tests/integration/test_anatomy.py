@@ -59,7 +59,7 @@ def mean_cosine(rows):
 
 
 def share_that_varies(rows):
-    return rows.var(axis=0).sum() / (rows**2).sum(axis=1).mean()
+    return rows.var(axis=0, ddof=1).sum() / (rows**2).sum(axis=1).mean()
 
 
 def near(value):
@@ -236,7 +236,7 @@ def test_terms_share_geometry_and_directions_as_the_definitions_say(result, forw
     for a, x in terms.items():
         for b, y in terms.items():
             share = (gram * (x @ y.T)).sum() / (gram * gram).sum()
-            assert summary["gram_ledger"]["residual"][a][b]["value"] == near(share)
+            assert summary["gram_ledger"]["residual"][a][b]["biased"] == near(share)
         shares = (x * total).sum(axis=1) / (total * total).sum(axis=1)
         assert summary["centred_share"][a] == near(distribution(shares))
         np.testing.assert_allclose(
@@ -264,7 +264,10 @@ def test_a_clean_model_has_no_high_norm_tokens(result, forward):
     for row, stream in zip(result.summary["high_norm_tokens"], forward.streams, strict=True):
         norms = np.linalg.norm(stream[:, 5:], axis=2)
         assert (row["threshold"], row["position_share"]) == (None, None)
-        assert (row["fraction"], row["images_fraction"]) == (0, 0)
+        # None are found, which 26 images of 64 patches show of no smaller a part than this.
+        assert (row["fraction"], row["images_fraction"]) == (None, None)
+        assert row["fraction_at_most"] >= 25 / norms.size
+        assert row["images_fraction_at_most"] >= 25 / NUM_PICTURES
         highest = result.images.column(f"highest_patch_norm_{row['layer']:02d}").to_numpy()
         assert row["num_images"] == NUM_PICTURES
         assert row["max"] == near(norms.max())
@@ -274,11 +277,12 @@ def test_a_clean_model_has_no_high_norm_tokens(result, forward):
 def test_outliers_are_not_told_of_a_depth_that_is_known_of_some_pictures(pictures, forward):
     result = audit(tiny_vit(), pictures, AuditConfig(batch_size=8, dtype="float64", proven=0))
     *known, last = result.summary["high_norm_tokens"]
-    assert {row["fraction"] for row in known} == {0}
+    assert all(row["fraction_at_most"] > 0 for row in known)
     norms = np.linalg.norm(forward.streams[-1][:8, 5:], axis=2)
     assert (last["num_images"], last["max"]) == (8, near(norms.max()))
     outliers = ("threshold", "fraction", "images_fraction", "position_share")
-    assert [last[name] for name in outliers] == [None] * 4
+    bounds = ("fraction_at_most", "images_fraction_at_most", "doubtful_from")
+    assert {last[name] for name in (*outliers, *bounds)} == {None}
     with pytest.raises(UsageError, match="known of 8 of 26 pictures"):
         result.high_norm_grid(len(known))
 

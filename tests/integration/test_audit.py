@@ -126,8 +126,9 @@ def test_shares_sum_to_one(result):
     for name in ("share", "centred_share"):
         assert sum(s["mean"] for s in summary[name].values()) == pytest.approx(1)
     for pairs in summary["gram_ledger"].values():
-        shares = [share["value"] for row in pairs.values() for share in row.values()]
-        assert sum(shares) == pytest.approx(1)
+        shares = [share for row in pairs.values() for share in row.values()]
+        for estimator in ("biased", "unbiased"):
+            assert sum(share[estimator] for share in shares) == pytest.approx(1)
     for shares in summary["variance_share"].values():
         assert sum(s["value"] for s in shares.values()) == pytest.approx(1)
 
@@ -281,9 +282,29 @@ def test_renormalised_outputs_differ_and_terms_do_not(result, pictures):
     plain = result.summary
     for readout in ("values", "attention", "block", "embedding"):
         assert found["cka"][readout]["patches"] != plain["cka"][readout]["patches"]
-    for name in ("share", "variance_share"):
+    for name in ("share", "variance_share", "cosine", "contribution_norm"):
         assert_same_numbers(found[name], plain[name], 1e-9)
     assert_same_numbers(found["cka"]["residual"], plain["cka"]["residual"], 1e-9)
+
+
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_the_restricted_cosine_is_of_the_restricted_output(pictures, renormalize):
+    """cos(c_g + bias, t), with c_g from the attention that is left where it is renormalised."""
+    vit = tiny_vit()
+    config = AuditConfig(proven=1, dtype="float64", renormalize=renormalize)
+    found = audit(vit, pictures, config).summary["restricted_cosine"]["attention"]
+    pixels = torch.stack(
+        [preprocess_image(path, vit.preprocessing) for path in sorted(pictures.iterdir())]
+    )
+    ledger = decompose(vit, pixels.double())
+    tail, t = ledger.tail, ledger.attention_total
+    weight, scale = tail.weight.double(), 1.0 if tail.scale is None else tail.scale.double()
+    for i, group in enumerate(ledger.groups):
+        mass = ledger.attention_mass[:, :, i : i + 1]
+        values = ledger.group_values[:, :, i] * (1.0 if renormalize else mass)
+        kept = (values.flatten(1) @ weight.mT) * scale + ledger.bias
+        cosines = torch.nn.functional.cosine_similarity(kept, t, dim=1)
+        assert found[group]["mean"] == pytest.approx(float(cosines.mean()), abs=1e-9)
 
 
 def test_attention_pooling_has_neither_skip_nor_door(pictures):

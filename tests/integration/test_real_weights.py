@@ -85,9 +85,9 @@ def test_a_small_model_without_registers_is_clean(summary):
     assert [row["layer"] for row in rows] == list(range(13))
     for row in rows:
         assert (row["threshold"], row["position_share"]) == (None, None)
-        # Of the last depth norms are known of proven pictures alone.
-        told = None if row["layer"] == 12 else 0.0
-        assert row["fraction"] == row["images_fraction"] == told
+        # None are found; of the last depth norms are known of proven pictures alone.
+        assert row["fraction"] is row["images_fraction"] is None
+        assert (row["fraction_at_most"] is None) == (row["layer"] == 12)
     assert max(row["max"] / row["median"] for row in rows) > 2.5
     anatomy = summary["anatomy"]
     assert (anatomy["dominant_register"], anatomy["analysed"]) == (None, None)
@@ -102,8 +102,8 @@ def test_patches_write_more_than_the_skip_connection_carries(summary):
     # What the skip connection carries is what enters the block on [CLS].
     assert norms["skip"] == pytest.approx(summary["anatomy"]["norms"]["cls"]["mean"], rel=1e-6)
     ledger = summary["gram_ledger"]["residual"]
-    assert ledger["patches"]["patches"]["value"] == pytest.approx(0.91, abs=0.05)
-    assert ledger["patches"]["patches"]["value"] > 10 * ledger["skip"]["skip"]["value"]
+    assert ledger["patches"]["patches"]["unbiased"] == pytest.approx(0.91, abs=0.05)
+    assert ledger["patches"]["patches"]["unbiased"] > 10 * ledger["skip"]["skip"]["unbiased"]
 
 
 def rename(state):

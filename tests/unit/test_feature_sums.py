@@ -1,5 +1,6 @@
 """Sums against the plain forms they stand for: n x n Gram matrices, explicit means, whole sets."""
 
+import itertools
 import math
 import tempfile
 from pathlib import Path
@@ -11,14 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitscope.errors import ResultError
-from vitscope.metrics.feature_plan import make_plan
+from vitscope.metrics.feature_plan import FeaturePlan, make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.jackknife import NUM_BLOCKS, compute_interval
-from vitscope.metrics.linear_cka import compute_hsic, expected_biased_cka
 from vitscope.metrics.moments import compute_moments, shift_moments
 from vitscope.metrics.row_store import RowStore
 
 GROUPS = ("cls", "registers", "patches")
+PAIR = FeaturePlan(
+    kept=("x", "y"),
+    sums={"x": ("x",), "y": ("y",)},
+    comparisons={"r": {"y": ("x", "y")}},
+    shares={},
+    gram={},
+)
 
 
 def gram_cka(x, y, *, unbiased):
@@ -330,14 +337,37 @@ def test_unrelated_features_reach_the_stated_floor_and_an_unbiased_zero():
     n, d = 400, 150
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(n, d, generator=generator, dtype=torch.float64) for _ in range(2))
-    zero = torch.zeros(d, dtype=torch.float64)
-    xy, xx, yy = (
-        compute_hsic(compute_moments(a, b, zero, zero)) for a, b in ((x, y), (x, x), (y, y))
+    sums = FeatureSums(PAIR, torch.float64)
+    sums.update({"x": x, "y": y}, [i % NUM_BLOCKS for i in range(n)])
+    cka = sums.estimate_cka("r", "y")
+    # The floor is a mean; one draw of 400 x 150 stays within a few per cent of it.
+    assert cka.biased == pytest.approx(cka.biased_if_unrelated, rel=0.03)
+    assert cka.unbiased == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize("n", [2, 3, 20])
+@pytest.mark.parametrize("degrees", [2, 5, math.inf], ids=["t2", "t5", "Gauss"])
+def test_the_floor_is_the_mean_over_all_ways_to_deal_the_images(n, degrees):
+    """Whatever the tails of the two features, and however few their images."""
+    generator = np.random.default_rng(n)
+    x, y = (
+        generator.standard_normal((n, 40))
+        / (1 if math.isinf(degrees) else np.sqrt(generator.chisquare(degrees, (n, 1)) / degrees))
+        for _ in range(2)
     )
-    biased = xy.biased / math.sqrt(xx.biased * yy.biased)
-    # The floor is a ratio of expectations; one draw of 400 x 150 stays within a few per cent of it.
-    assert biased == pytest.approx(expected_biased_cka(n, float(d), float(d)), rel=0.03)
-    assert xy.unbiased / math.sqrt(xx.unbiased * yy.unbiased) == pytest.approx(0, abs=0.01)
+    sums = FeatureSums(PAIR, torch.float64)
+    rows = {"x": torch.from_numpy(x + 3), "y": torch.from_numpy(y - 5)}
+    sums.update(rows, [i % NUM_BLOCKS for i in range(n)])
+    cka = sums.estimate_cka("r", "y")
+    assert cka.biased == pytest.approx(gram_cka(x, y, unbiased=False), rel=1e-9)
+    if n <= 3:
+        orders = list(itertools.permutations(range(n)))
+    else:
+        orders = [generator.permutation(n) for _ in range(2000)]
+    dealt = [gram_cka(x, y[list(order)], unbiased=False) for order in orders]
+    # All orders give the mean exactly; of 2000 at random it is known to four standard errors.
+    error = 1e-9 if n <= 3 else 4 * np.std(dealt) / math.sqrt(len(dealt))
+    assert cka.biased_if_unrelated == pytest.approx(np.mean(dealt), abs=error)
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says():

@@ -27,7 +27,10 @@ from vitscope.results.one_shot_result import OneShotResult
 
 REGISTERS = "[CLS]'s attention to itself is counted among the registers, in models that have any."
 PATCHES = "[CLS]'s attention to itself is counted among the patches."
-RENORMALISED = "Restricted outputs are divided by the attention mass that they keep."
+RENORMALISED = (
+    "Restricted outputs are divided by the attention mass that they keep; the residual readout "
+    "compares terms, which are not."
+)
 
 
 class MadeResult(ModelResult):

@@ -198,7 +198,7 @@ def test_models_of_one_size_in_a_family_differ_in_dashes_and_sizes_in_colour():
     assert len(looks) == 6
 
 
-def test_high_norm_fractions_are_percent_and_zero_where_there_are_none():
+def test_high_norm_fractions_are_percent_and_a_bound_where_none_are_found():
     models = audits("DINOv2", "DINOv2 with registers")
     clean, outliers = None, None
     for panel in plot_high_norm_fraction(models).figure.axes:
@@ -207,8 +207,9 @@ def test_high_norm_fractions_are_percent_and_zero_where_there_are_none():
             outliers = heights
         else:
             clean = heights
-    assert clean == [0, 0, 0, 0]
-    assert outliers[:2] == [0, 0]
+    bound = 100 * 25 / (256 * 400)
+    assert clean == pytest.approx([bound] * 4)
+    assert outliers[:2] == pytest.approx([bound] * 2)
     assert outliers[3] == pytest.approx(100 * 0.02 * math.log10(113.65) / 2.1)
 
 
@@ -219,8 +220,10 @@ def test_high_norm_layers_show_threshold_and_say_where_there_is_none():
     assert set(lines["threshold"].get_ydata()) == {150.0}
     rows = giant.summary["high_norm_tokens"]
     assert lines["99 % quantile"].get_ydata() == pytest.approx([row["p99"] for row in rows])
-    assert lines["of patch tokens"].get_ydata() == pytest.approx([r["fraction"] for r in rows])
-    assert "No threshold in any layer" in words(plot_high_norm_layers(small).figure)
+    found = [row["fraction"] for row in rows if row["fraction"] is not None]
+    assert lines["of patch tokens"].get_ydata() == pytest.approx(found)
+    told = words(plot_high_norm_layers(small).figure)
+    assert "up to 0.00024 of the patch tokens, in up to 0.062 of the images" in told
 
 
 def test_the_bill_adds_up_and_what_takes_away_stands_to_the_left():
@@ -239,6 +242,20 @@ def test_the_bill_adds_up_and_what_takes_away_stands_to_the_left():
         assert ends[:, 0] == pytest.approx([100 * end for end in share["ci95"]])
 
 
+def test_a_mean_outside_its_quantiles_stands_apart_from_its_bar():
+    model = audit("DINOv2 with registers", "L", 304.4, registers=4)
+    skewed = {"mean": 90.0, "std": 200.0, "p05": 10.0, "p50": 15.0, "p95": 40.0, "n": 400}
+    model.summary["anatomy"]["norms"]["register_1"] = skewed
+    model.summary["contribution_norm"]["skip"] = skewed
+    for panel, label in (
+        (plot_anatomy(model).figure.axes[0], "register_1"),
+        (plot_norms([model]).figure.axes[0], "skip"),
+    ):
+        points, (ends,) = bars(panel)[label]
+        assert points[0, 1] == 90
+        assert ends[:, 1].tolist() == [10, 40]
+
+
 def test_gram_ledger_shows_every_pair_of_terms():
     model = audit("DINOv2 with registers", "L", 304.4, registers=4)
     drawing = plot_gram_ledger(model)
@@ -246,10 +263,11 @@ def test_gram_ledger_shows_every_pair_of_terms():
     panel = drawing.figure.axes[1]
     (image,) = panel.images
     terms = ["patches", "registers", "cls", "skip"]
-    expected = [[ledger[a][b]["value"] for b in terms] for a in terms]
+    expected = [[ledger[a][b]["unbiased"] for b in terms] for a in terms]
     np.testing.assert_allclose(image.get_array(), expected)
     assert image.get_array().sum() == pytest.approx(1)
-    assert f"{expected[0][0]:.2f} ±0.01" in words(drawing.figure)
+    biased = ledger["patches"]["patches"]["biased"]
+    assert f"{expected[0][0]:.2f} ±0.01 ({biased:.2f})" in words(drawing.figure)
 
 
 def test_directions_show_angles_shared_variance_beside_chance_and_ranks():

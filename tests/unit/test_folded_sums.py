@@ -59,7 +59,7 @@ def flat_estimates(sums):
         for share in (sums.estimate_share(total, part) for part in parts):
             found += [share.value, *(share.ci95 or ())]
         for row in estimate_gram_ledger(sums, total).values():
-            found += [share.value for share in row.values()]
+            found += [x for share in row.values() for x in (share.biased, share.unbiased)]
     return np.array(found)
 
 

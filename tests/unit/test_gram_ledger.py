@@ -1,17 +1,19 @@
-"""The Gram ledger against explicit n x n Gram matrices of the centred features."""
+"""The Gram ledger against explicit n x n Gram matrices, biased and unbiased."""
 
 import math
+from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import optimize, stats
 
 from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.gram_ledger import estimate_gram_ledger
-from vitscope.metrics.jackknife import NUM_BLOCKS, compute_interval
+from vitscope.metrics.jackknife import NUM_BLOCKS
 
 GROUPS = ("cls", "registers", "patches")
 TOTALS = {"attention": GROUPS, "residual": (*GROUPS, "skip")}
@@ -51,6 +53,101 @@ def gram_shares(terms):
     }
 
 
+def unbiased_shares(terms):
+    """HSIC_u(G, G_ab) / HSIC_u(G, G) from Gram matrices without their diagonals."""
+    total = sum(terms.values())
+    n = len(total)
+    if n < 4:
+        return dict.fromkeys(((a, b) for a in terms for b in terms), math.nan)
+
+    def hsic(k, m):
+        m = (m + m.T) / 2
+        k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
+        one = np.ones(n)
+        return (
+            np.trace(k @ m)
+            + (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
+            - 2 / (n - 2) * (one @ k @ m @ one)
+        ) / (n * (n - 3))
+
+    gram = total @ total.T
+    of_all = hsic(gram, gram)
+    return {
+        (a, b): (hsic(gram, x @ y.T) / of_all, hsic(gram, x @ y.T), of_all)
+        for a, x in terms.items()
+        for b, y in terms.items()
+    }
+
+
+def plain_interval(terms, pair, blocks):
+    """The interval from its definition: every union of blocks by itself, ends by a fine search."""
+    kept = sorted(set(blocks))
+    sizes = {block: int((blocks == block).sum()) for block in kept}
+    n = len(blocks)
+
+    def of(*left_out):
+        rows = ~np.isin(blocks, left_out)
+        return np.array(unbiased_shares({k: v[rows] for k, v in terms.items()})[pair][1:])
+
+    whole, one = of(), {j: of(j) for j in kept}
+    two = {(j, k): of(j, k) for j, k in combinations(kept, 2)}
+
+    def jackknife(whole, one):
+        h = {j: n / sizes[j] for j in kept}
+        centre = len(kept) * whole - sum((1 - 1 / h[j]) * one[j] for j in kept)
+        pseudo = {j: h[j] * whole - (h[j] - 1) * one[j] for j in kept}
+        return sum((pseudo[j] - centre) ** 2 / (h[j] - 1) for j in kept) / len(kept)
+
+    def squares(whole, one, two):
+        return sum(
+            (
+                n * whole
+                - (n - sizes[j]) * one[j]
+                - (n - sizes[k]) * one[k]
+                + (n - sizes[j] - sizes[k]) * two[j, k]
+            )
+            ** 2
+            for j, k in combinations(kept, 2)
+        )
+
+    # A sum over pairs of images that are independent of one another, block pair by block pair.
+    truth = counted = seen = 0.0
+    for cell in combinations_with_replacement(kept, 2):
+        j, k = cell
+        variance = 2 * sizes[j] * (sizes[j] - 1) if j == k else 4 * sizes[j] * sizes[k]
+
+        def part(*left_out, cell=cell):
+            m = n - sum(sizes[b] for b in left_out)
+            return 0.0 if set(cell) & set(left_out) else 1 / (m * (m - 1))
+
+        ones = {b: part(b) for b in kept}
+        twos = {(a, b): part(a, b) for a, b in combinations(kept, 2)}
+        truth += variance * part() ** 2
+        counted += variance * jackknife(part(), ones)
+        seen += variance * squares(part(), ones, twos)
+
+    def statistic(ratio):
+        weights = np.array([1.0, -ratio])
+        of_pairs = squares(
+            whole @ weights,
+            {j: v @ weights for j, v in one.items()},
+            {jk: v @ weights for jk, v in two.items()},
+        ) * (truth / seen)
+        found = jackknife(whole @ weights, {j: v @ weights for j, v in one.items()})
+        of_images = max(found - counted / truth * of_pairs, 0.0)
+        variance, degrees = of_images + of_pairs, len(kept) - 1
+        degrees = variance**2 / (of_images**2 / degrees + of_pairs**2 / (2 * degrees))
+        return abs(whole @ weights) - stats.t.ppf(0.975, degrees) * math.sqrt(variance)
+
+    ratio, ends = whole[0] / whole[1], []
+    for sign in (-1, 1):
+        step = 1e-3
+        while statistic(ratio + sign * step) <= 0:
+            step *= 2
+        ends.append(optimize.brentq(statistic, ratio, ratio + sign * step, xtol=1e-14))
+    return tuple(ends)
+
+
 def pick(features, names, rows=slice(None)):
     return {name: features[f"term/{name}"][rows] for name in names}
 
@@ -63,7 +160,8 @@ def assert_same(a, b, tolerance):
     a, b = flat(a), flat(b)
     assert a.keys() == b.keys()
     for pair, share in a.items():
-        assert b[pair].value == pytest.approx(share.value, abs=tolerance), pair
+        assert b[pair].biased == pytest.approx(share.biased, abs=tolerance), pair
+        assert b[pair].unbiased == pytest.approx(share.unbiased, abs=tolerance), pair
         assert b[pair].ci95 == pytest.approx(share.ci95, abs=tolerance), pair
 
 
@@ -76,16 +174,13 @@ def test_shares_and_intervals_equal_the_gram_matrix_form(n, dim, total, renormal
     sums = feed(plan, features, blocks, range(n), 9)
     assert any(name.startswith("reference") for name in sums.to_tensors()) == (dim == 3)
     found = flat(estimate_gram_ledger(sums, total))
-    names = TOTALS[total]
-    expected = gram_shares(pick(features, names))
-    assert found.keys() == expected.keys()
-    kept = sorted(set(blocks))
-    left_out = [gram_shares(pick(features, names, blocks != block)) for block in kept]
-    sizes = [int((blocks == block).sum()) for block in kept]
+    terms = pick(features, TOTALS[total])
+    biased, unbiased = gram_shares(terms), unbiased_shares(terms)
+    assert found.keys() == biased.keys()
     for pair, share in found.items():
-        assert share.value == pytest.approx(expected[pair], abs=1e-10)
-        interval = compute_interval(expected[pair], [rest[pair] for rest in left_out], sizes)
-        assert share.ci95 == pytest.approx(interval, abs=1e-9)
+        assert share.biased == pytest.approx(biased[pair], abs=1e-10)
+        assert share.unbiased == pytest.approx(unbiased[pair][0], abs=1e-10)
+        assert share.ci95 == pytest.approx(plain_interval(terms, pair, blocks), abs=1e-9)
 
 
 @pytest.mark.parametrize("total", TOTALS)
@@ -95,10 +190,10 @@ def test_shares_sum_to_one_and_are_symmetric(total):
     found = flat(
         estimate_gram_ledger(feed(plan, features, np.arange(60) % 10, range(60), 7), total)
     )
-    assert sum(share.value for share in found.values()) == pytest.approx(1, abs=1e-12)
-    for (a, b), share in found.items():
-        assert found[b, a].value == pytest.approx(share.value, abs=1e-14)
-        assert found[b, a].ci95 == pytest.approx(share.ci95, abs=1e-12)
+    for estimator in ("biased", "unbiased"):
+        shares = [getattr(share, estimator) for share in found.values()]
+        assert sum(shares) == pytest.approx(1, abs=1e-12)
+    assert all(found[b, a] == share for (a, b), share in found.items())
 
 
 def test_terms_that_undo_one_another_have_a_negative_share():
@@ -109,7 +204,9 @@ def test_terms_that_undo_one_another_have_a_negative_share():
         estimate_gram_ledger(feed(plan, features, np.arange(40) % 10, range(40), 7), "residual")
     )
     # X = X_p / 2, so the patches' own share is 4, the skip's 1, and each cross share −2.
-    assert [round(share.value, 10) for share in found.values()] == [4, -2, -2, 1]
+    for estimator in ("biased", "unbiased"):
+        shares = [round(getattr(share, estimator), 10) for share in found.values()]
+        assert shares == [4, -2, -2, 1]
 
 
 @settings(max_examples=12, deadline=None)
@@ -136,13 +233,15 @@ def test_a_constant_term_has_no_part_and_a_constant_total_no_shares():
     features["term/skip"][:] = features["term/skip"][0]
     found = flat(estimate_gram_ledger(feed(plan, features, blocks, range(30), 7), "residual"))
     for (a, b), share in found.items():
-        assert (share.value == pytest.approx(0, abs=1e-12)) == ("skip" in (a, b))
+        for value in (share.biased, share.unbiased):
+            assert (value == pytest.approx(0, abs=1e-12)) == ("skip" in (a, b))
     for name in features:
         features[name][:] = features[name][0]
     constant = feed(plan, features, blocks, range(30), 7)
     for total in ("attention", "residual"):
         for share in flat(estimate_gram_ledger(constant, total)).values():
-            assert math.isnan(share.value)
+            assert math.isnan(share.biased)
+            assert math.isnan(share.unbiased)
             assert share.ci95 is None
 
 
@@ -154,11 +253,13 @@ def test_few_images_have_no_interval_and_one_has_no_share(blocks):
     found = flat(estimate_gram_ledger(feed(plan, features, blocks, range(n), 1), "residual"))
     assert all(share.ci95 is None for share in found.values())
     if n == 1:
-        assert all(math.isnan(share.value) for share in found.values())
+        assert all(math.isnan(share.biased) for share in found.values())
     else:
         expected = gram_shares(pick(features, ("cls", "patches", "skip")))
-        values = {pair: share.value for pair, share in found.items()}
+        values = {pair: share.biased for pair, share in found.items()}
         assert values == pytest.approx(expected, abs=1e-10)
+    # The unbiased estimator takes four images.
+    assert all(math.isnan(share.unbiased) == (n < 4) for share in found.values())
 
 
 def test_a_pooling_query_has_one_term_which_is_everything():
@@ -167,4 +268,22 @@ def test_a_pooling_query_has_one_term_which_is_everything():
     sums = feed(plan, features, np.arange(30) % 10, range(30), 7)
     for total in ("attention", "residual"):
         share = estimate_gram_ledger(sums, total)["patches"]["patches"]
-        assert (share.value, *share.ci95) == pytest.approx((1, 1, 1))
+        assert (share.biased, share.unbiased, *share.ci95) == pytest.approx((1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("n", [30, 200])
+def test_shares_of_many_directions_are_right_where_the_biased_ones_are_not(n):
+    """Two independent terms alike in law: a quarter each, cross terms included."""
+    plan = make_plan(("patches",), has_skip=True, has_embedding=False, renormalize=False)
+    generator = np.random.default_rng(n)
+    found = []
+    for _ in range(30):
+        features = {name: generator.standard_normal((n, 300)) for name in plan.kept}
+        sums = feed(plan, features, np.arange(n) % 10, range(n), n)
+        found.append(estimate_gram_ledger(sums, "residual")["patches"])
+    for part in ("patches", "skip"):
+        shares = [row[part].unbiased for row in found]
+        assert np.mean(shares) == pytest.approx(0.25, abs=4 * np.std(shares) / math.sqrt(30))
+        covered = sum(low <= 0.25 <= high for low, high in (row[part].ci95 for row in found))
+        assert covered >= 25  # 28.5 on average; fewer than 25 is a chance of one in a hundred
+    assert np.mean([row["patches"].biased for row in found]) > 0.3

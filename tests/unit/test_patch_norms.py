@@ -239,7 +239,7 @@ def test_frequency_of_outliers_is_counted_place_by_place():
     norms, is_high = make_maps(generator, 100, 36, lambda _: generator.random(36) < chance)
     both = count(np.concatenate([norms, norms / np.where(is_high, 8, 1)[:, None]], axis=1))
     assert np.array_equal(both.frequency_of_outliers(0), is_high.mean(axis=0))
-    assert not both.frequency_of_outliers(1).any()
+    assert np.isnan(both.frequency_of_outliers(1)).all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-9, 1e9], ids=["ordinary", "below", "beyond"])

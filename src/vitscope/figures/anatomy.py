@@ -17,7 +17,7 @@ from vitscope.figures.numbers import (
     read_estimate,
     read_spread,
 )
-from vitscope.figures.panels import finish, make_panels, mark_empty
+from vitscope.figures.panels import finish, make_panels, mark_empty, plot_intervals
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.style import FAINT, SMALL_PT, colour_term, in_style, mark_term, name_term
 
@@ -96,11 +96,10 @@ def _read(result: ModelResult) -> _Anatomy:
 
 def _plot_norms(panel: Axes, norms: Mapping[str, Interval]) -> None:
     for place, (token, norm) in enumerate(norms.items()):
-        below, above = norm.errors
-        panel.errorbar(
+        plot_intervals(
+            panel,
             [place],
-            [norm.value],
-            yerr=[[below], [above]],
+            [norm],
             color=colour_term(token),
             marker=mark_term(token),
             markersize=5,

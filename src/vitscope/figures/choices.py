@@ -145,6 +145,9 @@ RENORMALIZE = Choice(
     about="whether restricted outputs are renormalised",
     read=_read_renormalize,
     names={"False": "as they are", "True": "renormalised"},
-    notes={"True": "Restricted outputs are divided by the attention mass that they keep."},
+    notes={
+        "True": "Restricted outputs are divided by the attention mass that they keep; the residual "
+        "readout compares terms, which are not."
+    },
 )
 """Whether what is kept of an output is divided by the attention mass that is kept."""

@@ -24,8 +24,8 @@ _ADDED = ("patches", "skip")
 _LIMITS = (-0.05, 1.05)
 _NOTES = (
     "Filled: unbiased linear CKA, bars: 95 % intervals, which end at 1.",
-    "Hollow: biased CKA, the paper's estimator; grey dash: what that one would give for "
-    "unrelated features.",
+    "Hollow: biased CKA, the paper's estimator; grey dash: what that one would give on "
+    "average if the restricted outputs were dealt to the images at random.",
 )
 
 

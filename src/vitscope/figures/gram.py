@@ -5,13 +5,13 @@ from typing import Any
 from vitscope.figures.choices import count_cls
 from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
 from vitscope.figures.matrices import plot_matrix
-from vitscope.figures.numbers import Interval, find, find_terms, read_estimate, write_number
+from vitscope.figures.numbers import CkaInterval, find, find_terms, read_cka, write_number
 from vitscope.figures.panels import finish, make_panels
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.style import TERMS, in_style, in_term_order
 
 _TITLES = {"attention": "attention branch t", "residual": "residual stream r"}
-Ledger = dict[tuple[str, str], Interval]
+Ledger = dict[tuple[str, str], CkaInterval]
 
 
 @in_style
@@ -43,10 +43,11 @@ def plot_gram_ledger(result: ModelResult) -> Drawing:
         )
         panel.set_title(_TITLES[total])
     bar = figure.colorbar(image, ax=panels, shrink=0.8, pad=0.02)
-    bar.set_label("part of the Gram matrix's squared norm")
+    bar.set_label("part of the similarities between images")
     notes = [
-        "⟨G, G_ab⟩ / ⟨G, G⟩ over ordered pairs of terms, centred over pictures: all cells of a "
-        f"panel sum to 1. Last block, {describe_n(selection.results)}; ±: 95 % intervals.",
+        "Unbiased estimates of ⟨G, G_ab⟩ / ⟨G, G⟩ over ordered pairs of terms, centred over "
+        "images: all cells of a panel sum to 1. In brackets the biased estimate. Last block, "
+        f"{describe_n(selection.results)}; ±: half of a 95 % interval.",
         *selection.choices,
     ]
     finish(figure, notes, heading=f"Gram ledger: {result.label}")
@@ -69,12 +70,14 @@ def _read_cells(tree: Any) -> Ledger:
         (a, b): cell
         for a, row in find_terms(tree).items()
         for b, content in find_terms(row).items()
-        if (cell := read_estimate(content)) is not None
+        if (cell := read_cka(content)) is not None
     }
 
 
-def _write(cell: Interval) -> str:
-    value = write_number(cell.value)
-    if cell.low is None or cell.high is None:
-        return value
-    return f"{value}\n±{(cell.high - cell.low) / 2:.2f}"
+def _write(cell: CkaInterval) -> str:
+    lines = [write_number(cell.value)]
+    if cell.low is not None and cell.high is not None:
+        lines[0] += f" ±{(cell.high - cell.low) / 2:.2f}"
+    if cell.biased is not None:
+        lines.append(f"({write_number(cell.biased)})")
+    return "\n".join(lines)

@@ -58,10 +58,15 @@ def _find_layer(result: ModelResult) -> tuple[int, float]:
         and (fraction := number(find(row, "fraction"))) is not None
     }
     if not fractions:
-        raise NothingToDrawError("it has no norms of patch tokens by layer")
+        bounds = [number(find(row, "fraction_at_most")) for row in rows or ()]
+        known = [bound for bound in bounds if bound is not None]
+        if not known:
+            raise NothingToDrawError("it has no norms of patch tokens by layer")
+        raise NothingToDrawError(
+            "no high-norm patch tokens are found in any layer (they are at most "
+            f"{max(known):.2g} of all)"
+        )
     layer = max(fractions, key=lambda one: (fractions[one], one))
-    if fractions[layer] <= 0:
-        raise NothingToDrawError("no high-norm patch tokens in any layer")
     return layer, fractions[layer]
 
 

@@ -15,7 +15,14 @@ from vitscope.figures.drawing import (
     select,
 )
 from vitscope.figures.log_axis import use_plain_ticks
-from vitscope.figures.numbers import Interval, find, number, read_spread
+from vitscope.figures.numbers import (
+    Interval,
+    find,
+    number,
+    read_high_norm,
+    read_spread,
+    tell_bounds,
+)
 from vitscope.figures.panels import finish, make_panels, mark_empty
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.style import FAINT, TERM_COLOURS, in_style
@@ -86,8 +93,9 @@ def plot_high_norm_fraction(results: Iterable[ModelResult]) -> Drawing:
         y_label="high-norm patch tokens (%)",
         notes=(
             f"{describe_n(selection.results)}.",
-            "Norms of block outputs before the final norm; threshold fitted to each layer's norms, "
-            "0 where no token stands out.",
+            "Norms of block outputs before the final norm; threshold fitted to each layer's norms. "
+            "Shaded where no token is found that stands out: from zero to the most that so few "
+            "images leave open.",
             *describe_partial_depths(selection.results),
         ),
     )
@@ -132,7 +140,10 @@ def plot_high_norm_layers(result: ModelResult) -> Drawing:
         *describe_partial_depths(selection.results),
     ]
     if all(number(find(row, "threshold")) is None for _, row in rows):
-        words.append("No threshold in any layer told of: no token stands out of the others.")
+        words.append(
+            "No threshold in any layer: no token is found that stands out, and these images leave "
+            f"open {tell_bounds(row for _, row in rows)}."
+        )
     finish(figure, words, heading=f"High-norm patch tokens: {result.label}")
     return selection.draw(figure)
 
@@ -148,8 +159,8 @@ def _read_fractions(result: ModelResult) -> Layers:
 
 
 def _read_percent(row: Any) -> Interval | None:
-    fraction = number(find(row, "fraction"))
-    return None if fraction is None else Interval(100 * fraction)
+    fraction = read_high_norm(row)
+    return None if fraction is None else Interval(100 * fraction.value)
 
 
 def _read_rows(result: ModelResult, key: str, reason: str) -> list[tuple[int, Any]]:

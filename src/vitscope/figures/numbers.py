@@ -1,7 +1,7 @@
 """Reading numbers out of a summary, where any may be missing."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,11 @@ class Interval:
 
     @property
     def errors(self) -> tuple[float, float]:
-        """Distances from the value to the two ends, zero where there is no interval."""
+        """Distances from the value to the two ends, zero where there is no interval.
+
+        A mean may lie outside its own quantiles. The distance to the end that lies on the other
+        side is zero then; `panels.plot_intervals` draws both ends where they are.
+        """
         low = self.value if self.low is None else self.low
         high = self.value if self.high is None else self.high
         return max(0.0, self.value - low), max(0.0, high - self.value)
@@ -37,7 +41,7 @@ class CkaInterval(Interval):
 
     Attributes:
         biased: The biased CKA; None where it is missing.
-        biased_if_unrelated: What it would be, about, for unrelated features.
+        biased_if_unrelated: What it would be on average for outputs dealt at random.
     """
 
     biased: float | None = None
@@ -199,3 +203,39 @@ def read_spread(tree: Any) -> Interval | None:
     if mean is None:
         return None
     return Interval(mean, low, high)
+
+
+def read_high_norm(row: Any) -> Interval | None:
+    """The fraction of high-norm patch tokens at a depth.
+
+    Args:
+        row: A row of `high_norm_tokens`.
+
+    Returns:
+        The fraction. Where none are found, the most that may be there, from zero to which it is;
+        None where nothing is known.
+    """
+    fraction = number(find(row, "fraction"))
+    if fraction is not None:
+        return Interval(fraction)
+    bound = number(find(row, "fraction_at_most"))
+    return None if bound is None else Interval(bound, 0.0, bound)
+
+
+def tell_bounds(rows: Iterable[Any]) -> str:
+    """What a result without high-norm tokens leaves open.
+
+    Args:
+        rows: Rows of `high_norm_tokens`.
+
+    Returns:
+        Such as "up to 0.02% of the patch tokens, in up to 6.2% of the images".
+    """
+    rows = list(rows)
+    tokens, images = (
+        max((part for row in rows if (part := number(find(row, key))) is not None), default=None)
+        for key in ("fraction_at_most", "images_fraction_at_most")
+    )
+    if tokens is None or images is None:
+        return "any number"
+    return f"up to {tokens:.2g} of the patch tokens, in up to {images:.2g} of the images"

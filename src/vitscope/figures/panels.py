@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from vitscope.figures.drawing import describe_omitted
+from vitscope.figures.numbers import Interval
 from vitscope.figures.shown import ShownFigure
 from vitscope.figures.style import (
     BASE_PT,
@@ -138,6 +140,40 @@ def label_rows(panels: Sequence[Axes], label: str) -> None:
         place = panel.get_subplotspec()
         if place is not None and place.is_first_col():
             panel.set_ylabel(label)
+
+
+def plot_intervals(
+    panel: Axes, places: Sequence[float], intervals: Sequence[Interval], **look: Any
+) -> None:
+    """Points with bars from the lower to the upper end of their intervals.
+
+    Where a mean lies outside its own quantiles the bar lies apart from its point.
+
+    Args:
+        panel: The panel.
+        places: Horizontal places.
+        intervals: What is drawn there.
+        **look: Arguments of `Axes.errorbar`.
+    """
+    below, above = zip(*(interval.errors for interval in intervals), strict=True)
+    drawn = panel.errorbar(
+        places,
+        [interval.value for interval in intervals],
+        yerr=(below, above) if any(below) or any(above) else None,
+        **look,
+    )
+    lows, highs = (
+        [
+            interval.value if end is None else end
+            for interval, end in zip(intervals, ends, strict=True)
+        ]
+        for ends in zip(*((interval.low, interval.high) for interval in intervals), strict=True)
+    )
+    _, caps, bars = drawn.lines
+    for bar in bars:
+        bar.set_segments([((x, a), (x, b)) for x, a, b in zip(places, lows, highs, strict=True)])
+    for cap, ends in zip(caps, (lows, highs), strict=False):
+        cap.set_ydata(ends)
 
 
 def term_handles(terms: Sequence[str], *, joined: bool = True) -> list[Artist]:

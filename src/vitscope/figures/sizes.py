@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from vitscope.figures.drawing import NothingToDrawError
 from vitscope.figures.log_axis import use_plain_ticks
 from vitscope.figures.numbers import CkaInterval, Interval
+from vitscope.figures.panels import plot_intervals
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.style import FAINT, HAIRLINE, SMALL_PT, Dashes, literal
 
@@ -108,12 +109,10 @@ def plot_line(
     """
     if not points:
         return
-    below, above = zip(*(value.errors for _, value in points), strict=True)
-    bars = any(below) or any(above)
-    panel.errorbar(
+    plot_intervals(
+        panel,
         [place for place, _ in points],
-        [value.value for _, value in points],
-        yerr=(below, above) if bars else None,
+        [value for _, value in points],
         color=colour,
         marker=marker,
         linestyle=dashes,
@@ -126,7 +125,7 @@ def plot_line(
 
 
 def mark_biased(panel: Axes, points: Sequence[Point], colour: str) -> None:
-    """The biased CKA of each point, hollow, and what it would be for unrelated features, faint.
+    """The biased CKA of each point, hollow, and what it would be by chance, faint.
 
     Args:
         panel: The panel.

@@ -37,16 +37,13 @@ def write_tensors(
 
 
 def read_tensors(
-    path: Path,
-    names: Sequence[str] | None = None,
-    parts: Mapping[str, tuple[slice, ...]] | None = None,
+    path: Path, names: Sequence[str] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a file, or some of its tensors.
 
     Args:
         path: A file that `write_tensors` wrote.
         names: The tensors wanted; all if None.
-        parts: Of some of them, what is wanted along each axis; the whole of the others.
 
     Returns:
         The tensors by name, in memory of their own, and the text that goes with them.
@@ -54,16 +51,13 @@ def read_tensors(
     Raises:
         ResultError: If the file cannot be read or lacks one of them.
     """
-    parts = parts or {}
     if path.exists() and not path.is_file():  # a pipe would wait
         raise ResultError(f"{printable_path(path)} cannot be read: not a regular file")
     try:
         # As arrays: each tensor that it makes itself leaves some bytes behind, for good.
         with safe_open(path, framework="np") as file:
-            arrays = {
-                name: file.get_slice(name)[parts[name]] if name in parts else file.get_tensor(name)
-                for name in (list(file.keys()) if names is None else names)
-            }
+            wanted = list(file.keys()) if names is None else names
+            arrays = {name: file.get_tensor(name) for name in wanted}
             return {k: torch.from_numpy(a) for k, a in arrays.items()}, file.metadata() or {}
     except Exception as error:  # noqa: BLE001 - safetensors raises its own bare Exception type
         raise ResultError(f"{printable_path(path)} cannot be read: {error}") from None

@@ -122,7 +122,7 @@ def compare_directions(
     )
 
 
-def _covariance(blocks: list[PairMoments]) -> Covariance:
-    m = sum(blocks[1:], start=blocks[0])
+def _covariance(blocks: PairMoments) -> Covariance:
+    m = blocks.sum()
     scatter = m.cross - torch.outer(m.sum_x, m.sum_y) / m.count
     return (scatter + scatter.mT) / (2 * (m.count - 1))

@@ -17,6 +17,7 @@ class Distribution:
         p05: 5 % quantile, linear interpolation between order statistics.
         p50: Median.
         p95: 95 % quantile.
+        n: Images where the number is defined, which all of this is over.
     """
 
     mean: float
@@ -24,6 +25,7 @@ class Distribution:
     p05: float
     p50: float
     p95: float
+    n: int
 
 
 def compute_distribution(values: Float64[np.ndarray, " image"]) -> Distribution | None:
@@ -42,4 +44,4 @@ def compute_distribution(values: Float64[np.ndarray, " image"]) -> Distribution 
     mean = math.fsum(defined) / defined.size
     std = math.sqrt(math.fsum((defined - mean) ** 2) / defined.size)
     p05, p50, p95 = (float(q) for q in np.quantile(defined, [0.05, 0.5, 0.95]))
-    return Distribution(mean, std, p05, p50, p95)
+    return Distribution(mean, std, p05, p50, p95, defined.size)

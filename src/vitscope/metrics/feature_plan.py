@@ -7,6 +7,7 @@ set of images depends on them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from types import MappingProxyType
 
 Pair = tuple[str, str]
@@ -22,12 +23,15 @@ class FeaturePlan:
         comparisons: Per readout, kept part -> (full feature, restricted feature), for CKA.
         shares: Per total ("attention", "residual"), term -> (full feature, term), for the
             variance shares.
+        gram: Per total, two of its terms -> (full feature, their sum), for the Gram ledger. A term
+            goes with itself too, as it is.
     """
 
     kept: tuple[str, ...]
     sums: Mapping[str, tuple[str, ...]]
     comparisons: Mapping[str, Mapping[str, Pair]]
     shares: Mapping[str, Mapping[str, Pair]]
+    gram: Mapping[str, Mapping[tuple[str, str], Pair]]
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -39,6 +43,8 @@ class FeaturePlan:
         for parts in self.shares.values():
             for full, part in parts.values():
                 wanted |= {(full, part): None, (full, full): None}
+        for cells in self.gram.values():
+            wanted |= dict.fromkeys(cells.values())
         return tuple(wanted)
 
 
@@ -74,6 +80,14 @@ def make_plan(
         sums["residual/non_patch"] = others
         parts["non_patch"] = "residual/non_patch"
 
+    totals = {"attention": groups, "residual": tuple(terms)}
+    gram = {
+        total: {
+            (a, b): (f"{total}/full", _name_sum(sums, terms[a], terms[b]))
+            for a, b in combinations_with_replacement(of_total, 2)
+        }
+        for total, of_total in totals.items()
+    }
     attention = {name: f"attention/{name}" if renormalize else terms[name] for name in groups}
     compared = {"values": values, "attention": attention, "residual": parts}
     compared |= {readout: {name: f"{readout}/{name}" for name in groups} for readout in nonlinear}
@@ -85,7 +99,17 @@ def make_plan(
             for readout, part in compared.items()
         },
         shares={
-            "attention": {name: ("attention/full", terms[name]) for name in groups},
-            "residual": {name: ("residual/full", feature) for name, feature in terms.items()},
+            total: {name: (f"{total}/full", terms[name]) for name in of_total}
+            for total, of_total in totals.items()
         },
+        gram=gram,
     )
+
+
+def _name_sum(sums: dict[str, tuple[str, ...]], a: str, b: str) -> str:
+    # What is there already, such as a total of two terms, is not summed twice.
+    parts = (a,) if a == b else (a, b)
+    there = {of: name for name, of in sums.items()}
+    if parts not in there:
+        sums[f"sum/{a}+{b}"] = parts
+    return there.get(parts, f"sum/{a}+{b}")

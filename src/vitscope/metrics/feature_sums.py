@@ -23,21 +23,20 @@ from vitscope.metrics.feature_plan import FeaturePlan, Pair
 from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate
 from vitscope.metrics.moment_store import MomentStore
 from vitscope.metrics.moments import (
-    ALL_DIMS,
     PairMoments,
     Rows,
     add_rows,
     make_moments,
     shift_moments,
 )
-from vitscope.metrics.pair_estimates import CkaEstimate, PairEstimates, estimate_pair
+from vitscope.metrics.pair_estimates import CkaEstimate, PairEstimates
 from vitscope.metrics.row_store import RowStore
 
 Vector = Float64[Tensor, " dim"]
 
 _FOLD_AT = 4
 """Rows per block and dimension at which rows are folded. From about there on moments are smaller:
-some 36 pairs of d² numbers of 8 bytes against some 15 features of d numbers of 4 bytes a row."""
+some 45 pairs of d² numbers of 8 bytes against some 15 features of d numbers of 4 bytes a row."""
 
 _MOMENTS = "moments"
 
@@ -147,18 +146,16 @@ class FeatureSums:
         total = torch.stack([self._totals[part] for part in self.plan.sums[name]]).sum(dim=0)
         return total / self.num_images
 
-    def compute_block_moments(self, pair: Pair, dims: slice = ALL_DIMS) -> list[PairMoments]:
-        """Moments of a pair in each jackknife block that holds images.
+    def compute_block_moments(self, pair: Pair) -> PairMoments:
+        """Moments of a pair in each jackknife block.
 
         Args:
             pair: One of the plan's `pairs`.
-            dims: Dimensions of the first feature that the moments are restricted to.
 
         Returns:
-            Moments about one reference, which lies near the means.
+            Moments of all blocks, held together, about one reference, which lies near the means.
         """
-        moments = self._add_own_rows(pair, dims)
-        return [moments[block] for block, size in enumerate(self._counts) if size]
+        return self._add_own_rows(pair)
 
     def estimate_cka(self, readout: str, part: str) -> CkaEstimate:
         """CKA between the full and a restricted output.
@@ -172,7 +169,7 @@ class FeatureSums:
         """
         full, kept = self.plan.comparisons[readout][part]
         pairs = (full, kept), (full, full), (kept, kept)
-        return pair_estimates.estimate_cka(*(self._estimate(pair) for pair in pairs))
+        return pair_estimates.estimate_cka(*(self.estimate_pair(pair) for pair in pairs))
 
     def estimate_share(self, total: str, term: str) -> Estimate:
         """Part of a total's variance over images that a term accounts for.
@@ -188,8 +185,24 @@ class FeatureSums:
         """
         full, part = self.plan.shares[total][term]
         return pair_estimates.estimate_share(
-            self._estimate((full, part)), self._estimate((full, full))
+            self.estimate_pair((full, part)), self.estimate_pair((full, full))
         )
+
+    def estimate_pair(self, pair: Pair) -> PairEstimates:
+        """What is estimated of a pair, over all images and without one or two blocks of them.
+
+        Args:
+            pair: One of the plan's `pairs`.
+
+        Returns:
+            The statistics.
+        """
+        if pair not in self._cache:
+            x, y = pair
+            reference = self._reference_of(x) if x == y else None
+            blocks = self.compute_block_moments(pair)
+            self._cache[pair] = pair_estimates.estimate_pair(blocks, reference, self.dtype)
+        return self._cache[pair]
 
     def estimate_effective_dim(self, feature: str) -> float:
         """Effective number of dimensions in which a feature varies over images.
@@ -201,7 +214,7 @@ class FeatureSums:
             The participation ratio (tr Σ)² / tr Σ² of its covariance, tr Σ² estimated without bias;
             NaN where the feature does not vary or there are too few images.
         """
-        return self._estimate((feature, feature)).effective_dim
+        return self.estimate_pair((feature, feature)).effective_dim
 
     def is_constant(self, feature: str) -> bool:
         """Whether a feature is the same for every image, up to rounding.
@@ -212,7 +225,7 @@ class FeatureSums:
         Returns:
             True where it does not vary.
         """
-        return self._estimate((feature, feature)).constant
+        return self.estimate_pair((feature, feature)).constant
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Everything there is to save beside what lies in the folder: rows and moments.
@@ -313,11 +326,11 @@ class FeatureSums:
         self._moments = MomentStore(home, self.plan.pairs)
         self._reference = dict(reference)
 
-    def _read_stored(self, pair: Pair, dims: slice = ALL_DIMS) -> PairMoments:
+    def _read_stored(self, pair: Pair) -> PairMoments:
         if self._moments is not None:
-            return self._moments.read(pair, dims)
+            return self._moments.read(pair)
         x, y = (len(self._totals[self.plan.sums[name][0]]) for name in pair)
-        return make_moments(len(range(x)[dims]), y, NUM_BLOCKS)
+        return make_moments(x, y, NUM_BLOCKS)
 
     def _add_stored(
         self, other: "FeatureSums", reference: Mapping[str, Vector], pair: Pair
@@ -332,8 +345,8 @@ class FeatureSums:
             added += shift_moments(theirs[block], x, y)
         return moments
 
-    def _add_own_rows(self, pair: Pair, dims: slice = ALL_DIMS) -> PairMoments:
-        moments = self._read_stored(pair, dims)
+    def _add_own_rows(self, pair: Pair) -> PairMoments:
+        moments = self._read_stored(pair)
         reference = {name: self._reference_of(name) for name in pair}
         names = sorted({part for name in reference for part in self.plan.sums[name]})
         for rows, blocks in self._rows.iter_rows(names):
@@ -345,13 +358,5 @@ class FeatureSums:
             }
             x, y = (shifted[name] for name in pair)
             for block in {*blocks.tolist()}:
-                add_rows(moments[block], x[block], y[block], dims)
+                add_rows(moments[block], x[block], y[block])
         return moments
-
-    def _estimate(self, pair: Pair) -> PairEstimates:
-        if pair not in self._cache:
-            x, y = pair
-            reference = self._reference_of(x) if x == y else None
-            blocks = self.compute_block_moments(pair)
-            self._cache[pair] = estimate_pair(blocks, reference, self.dtype)
-        return self._cache[pair]

@@ -1,29 +1,49 @@
 """The Gram ledger: which terms the similarities between images come from.
 
-Source: Lappe & Giese (NeurIPS 2025), eq. 5.
+Source: Lappe & Giese (NeurIPS 2025), eq. 5; Song et al. (JMLR 2012) for the unbiased estimator.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+import numpy as np
+from jaxtyping import Float64
 
 from vitscope.metrics.feature_sums import FeatureSums
-from vitscope.metrics.jackknife import Estimate, make_estimate
-from vitscope.metrics.moments import PairMoments
+from vitscope.metrics.ratio_interval import compute_ratio_interval
 
-GramLedger = dict[str, dict[str, Estimate]]
+
+@dataclass(frozen=True)
+class GramShare:
+    """Share of a pair of terms in the representational geometry of their total.
+
+    Attributes:
+        biased: The paper's estimator.
+        unbiased: The estimator that does not grow with d / n.
+        ci95: 95 % interval of `unbiased`; None where it cannot be told.
+    """
+
+    biased: float
+    unbiased: float
+    ci95: tuple[float, float] | None
+
+
+GramLedger = dict[str, dict[str, GramShare]]
+Cells = dict[tuple[str, str], Float64[np.ndarray, " union"]]
 
 
 def estimate_gram_ledger(sums: FeatureSums, total: str) -> GramLedger:
     """Share of each pair of terms in the representational geometry of their total.
 
-    With X = Σ_a X_a the features of all images, centred over images, G = X Xᵀ and
-    G_ab = X_a X_bᵀ, the share of (a, b) is ⟨G, G_ab⟩ / ⟨G, G⟩. It comes without any matrix over
-    images from ⟨G, G_ab⟩ = ⟨Xᵀ X_a, Xᵀ X_b⟩, and so is symmetric; over all pairs it sums to 1. A
-    share may be negative: two terms that undo one another.
+    With X = Σ_a X_a the features of all images, G = X Xᵀ and G_ab = X_a X_bᵀ, the share of (a, b)
+    is HSIC(G, G_ab) / HSIC(G, G): ⟨G, G_ab⟩ / ⟨G, G⟩ with everything centred over images for the
+    biased HSIC, and its unbiased counterpart, which takes no image with itself. HSIC is linear in
+    G_ab, and so
+
+        2 HSIC(G, G_ab) = HSIC(G, (X_a + X_b)(X_a + X_b)ᵀ) − HSIC(G, G_aa) − HSIC(G, G_bb),
+
+    of which each comes from moments of size d². A share is symmetric in its terms; over all pairs
+    they sum to 1. It may be negative: two terms that undo one another.
 
     Args:
         sums: Sums over images.
@@ -32,54 +52,39 @@ def estimate_gram_ledger(sums: FeatureSums, total: str) -> GramLedger:
     Returns:
         Share and interval by the names of the two terms; NaN where the total does not vary.
     """
-    pairs = sums.plan.shares[total]
-    full = next(iter(pairs.values()))[0]
-    # As many of the total's dimensions at a time as there are terms, so that what is in memory is
-    # what a single pair takes.
-    products = sum(
-        (
-            _multiply_crosses([sums.compute_block_moments(pair, dims) for pair in pairs.values()])
-            for dims in _cut(len(sums.compute_mean(full)), len(pairs))
-        ),
-        start=torch.zeros(()),
-    )
-    shares = products / products.sum(dim=(1, 2), keepdim=True)
+    pairs = {cell: sums.estimate_pair(pair) for cell, pair in sums.plan.gram[total].items()}
+    full = next(iter(sums.plan.gram[total].values()))[0]
+    terms = [a for a, b in pairs if a == b]
     if sums.is_constant(full):
-        shares = torch.full_like(shares, math.nan)
-    sizes = sums.block_sizes
+        undefined = GramShare(math.nan, math.nan, None)
+        return {a: dict.fromkeys(terms, undefined) for a in terms}
+    biased = _split({cell: pair.hsic.biased.numpy() for cell, pair in pairs.items()})
+    unbiased = _split({cell: pair.hsic.unbiased.numpy() for cell, pair in pairs.items()})
+    of_all, unbiased_of_all = (_sum(cells) for cells in (biased, unbiased))
+    found = {
+        cell: GramShare(
+            biased=float(biased[cell][0] / of_all[0]),
+            unbiased=_divide(unbiased[cell][0], unbiased_of_all[0]),
+            ci95=compute_ratio_interval(unbiased[cell], unbiased_of_all, sums.block_sizes),
+        )
+        for cell in pairs
+    }
+    return {a: {b: found[(a, b) if (a, b) in found else (b, a)] for b in terms} for a in terms}
+
+
+def _split(of_sums: Cells) -> Cells:
+    # Of two terms and their sum, what is between the two.
     return {
-        a: {
-            b: make_estimate(float(shares[0, i, j]), shares[1:, i, j].tolist(), sizes)
-            for j, b in enumerate(pairs)
-        }
-        for i, a in enumerate(pairs)
+        (a, b): h if a == b else (h - of_sums[a, a] - of_sums[b, b]) / 2
+        for (a, b), h in of_sums.items()
     }
 
 
-def _cut(length: int, num_parts: int) -> Iterator[slice]:
-    width = math.ceil(length / num_parts)
-    for start in range(0, length, width):
-        yield slice(start, min(start + width, length))
+def _sum(cells: Cells) -> Float64[np.ndarray, " union"]:
+    weighted = [h if a == b else 2 * h for (a, b), h in cells.items()]
+    total: np.ndarray = np.sum(weighted, axis=0)
+    return total
 
 
-def _multiply_crosses(
-    terms: Sequence[Sequence[PairMoments]],
-) -> Float[Tensor, "variant term term"]:
-    # The centred cross moments with the total over all images, then with each block left out.
-    totals = [sum(blocks[1:], start=blocks[0]) for blocks in terms]
-    products = [_multiply([_centre(total) for total in totals])]
-    for blocks in zip(*terms, strict=True):
-        rests = (total - block for total, block in zip(totals, blocks, strict=True))
-        products.append(_multiply([_centre(rest) for rest in rests]))
-    return torch.stack(products)
-
-
-def _multiply(terms: Sequence[Tensor]) -> Float[Tensor, "term term"]:
-    rows = torch.stack(list(terms))
-    return rows @ rows.mT
-
-
-def _centre(moments: PairMoments) -> Tensor:
-    # Nothing is left where a set's only block was taken out.
-    count = moments.count.clamp(min=1)
-    return (moments.cross - torch.outer(moments.sum_x, moments.sum_y) / count).flatten()
+def _divide(above: float, below: float) -> float:
+    return float(above / below) if below > 0 else math.nan

@@ -10,11 +10,13 @@ Source: Busing, Meijer & van der Leeden, "Delete-m jackknife for unequal m" (Sta
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Float64
+from scipy.special import stdtrit
 
 NUM_BLOCKS = 10
-
-# Student's t, 97.5 %, for 1 to NUM_BLOCKS - 1 degrees of freedom.
-_T_975 = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.306, 2.26216)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,37 @@ def block_of(image_id: str) -> int:
     return int(image_id[:15], 16) % NUM_BLOCKS
 
 
+def leave_out(sizes: Sequence[int]) -> Float64[np.ndarray, "union block"]:
+    """The unions of blocks that intervals are made of.
+
+    Args:
+        sizes: Images in each block.
+
+    Returns:
+        1 for each block of a union that holds images: in the first row all of them, then all but
+        one, then all but two, in the order of the blocks.
+    """
+    used = [block for block, size in enumerate(sizes) if size]
+    left_out = [(), *((block,) for block in used), *combinations(used, 2)]
+    kept = np.zeros((len(left_out), len(sizes)))
+    kept[:, used] = 1
+    for row, blocks in zip(kept, left_out, strict=True):
+        row[list(blocks)] = 0
+    return kept
+
+
+def student_975(degrees: float) -> float:
+    """Student's t, 97.5 %.
+
+    Args:
+        degrees: Degrees of freedom.
+
+    Returns:
+        The quantile.
+    """
+    return float(stdtrit(degrees, 0.975))
+
+
 def compute_interval(
     estimate: float, left_out: Sequence[float], sizes: Sequence[int], *, at_most: float = math.inf
 ) -> tuple[float, float] | None:
@@ -94,6 +127,6 @@ def compute_interval(
         )
         / blocks
     )
-    half = _T_975[blocks - 2] * math.sqrt(variance)
+    half = student_975(float(blocks - 1)) * math.sqrt(variance)
     # An estimate may pass the bound by its rounding, and is in its interval all the same.
     return estimate - half, min(estimate + half, max(estimate, at_most))

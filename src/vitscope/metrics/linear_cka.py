@@ -18,35 +18,47 @@ MIN_IMAGES = 4
 
 
 class Hsic(NamedTuple):
-    """Two estimates of the same dependence, each up to a factor that cancels in CKA."""
+    """Two estimates of the same dependence, each up to a factor that cancels in CKA.
 
-    biased: float
-    unbiased: float
+    Of several sets of images, each is a vector.
+    """
+
+    biased: Float[Tensor, " union"]
+    unbiased: Float[Tensor, " union"]
 
 
-def compute_hsic(moments: PairMoments) -> Hsic:
-    """Hilbert-Schmidt independence criterion of two linear kernels.
+def compute_hsic(blocks: PairMoments, kept: Float[Tensor, "union block"]) -> Hsic:
+    """Hilbert-Schmidt independence criterion of two linear kernels, for unions of blocks.
 
     biased: ‖Σ (x − x̄)(y − ȳ)ᵀ‖²_F. unbiased, with K̃ and L̃ the Gram matrices without diagonals:
-    tr(K̃L̃) + 1ᵀK̃1 · 1ᵀL̃1 / ((n−1)(n−2)) − 2/(n−2) · 1ᵀK̃L̃1, over n(n−3).
+    tr(K̃L̃) + 1ᵀK̃1 · 1ᵀL̃1 / ((n−1)(n−2)) − 2/(n−2) · 1ᵀK̃L̃1, over n(n−3). The inner products of
+    the blocks' moments are formed once; each union takes a few of them.
 
     Args:
-        moments: Moments of (x, y); the result does not depend on their reference.
+        blocks: Moments of (x, y), those of all blocks held together; the result does not depend on
+            their reference.
+        kept: 1 for each block that belongs to the union, 0 for the others.
 
     Returns:
-        Both estimates; the unbiased one is NaN for fewer than `MIN_IMAGES` images.
+        Both estimates of each union; the unbiased one is NaN for fewer than `MIN_IMAGES` images.
     """
-    m, n = moments, float(moments.count)
-    centred = m.cross - torch.outer(m.sum_x, m.sum_y) / n
-    biased = float(centred.square().sum())
-    if n < MIN_IMAGES:
-        return Hsic(biased, math.nan)
-    trace = m.cross.square().sum() - m.sum_pq
-    total_x = m.sum_x @ m.sum_x - m.sum_p
-    total_y = m.sum_y @ m.sum_y - m.sum_q
-    mixed = m.sum_x @ m.cross @ m.sum_y - m.sum_x @ m.sum_qx - m.sum_y @ m.sum_py + m.sum_pq
-    unbiased = trace + total_x * total_y / ((n - 1) * (n - 2)) - 2 / (n - 2) * mixed
-    return Hsic(biased, float(unbiased) / (n * (n - 3)))
+    m, n = blocks, kept @ blocks.count
+    cross = m.cross.flatten(1)
+
+    def join(*factors: Tensor) -> Float[Tensor, " union"]:
+        # Σ over pairs of blocks in the union of ⟨first factor, second factor⟩.
+        return ((kept @ (factors[0] @ factors[1].mT)) * kept).sum(dim=1)
+
+    triples = torch.einsum("ai,bic->abc", m.sum_x, m.cross @ m.sum_y.mT)
+    x_cross_y = torch.einsum("ua,ub,uc,abc->u", kept, kept, kept, triples)
+    squares, norm_x, norm_y = join(cross, cross), join(m.sum_x, m.sum_x), join(m.sum_y, m.sum_y)
+    biased = squares - 2 / n * x_cross_y + norm_x * norm_y / n**2
+    sum_pq = kept @ m.sum_pq
+    total_x, total_y = norm_x - kept @ m.sum_p, norm_y - kept @ m.sum_q
+    mixed = x_cross_y - join(m.sum_x, m.sum_qx) - join(m.sum_y, m.sum_py) + sum_pq
+    unbiased = squares - sum_pq + total_x * total_y / ((n - 1) * (n - 2)) - 2 / (n - 2) * mixed
+    enough = n >= MIN_IMAGES
+    return Hsic(biased.clamp(min=0), torch.where(enough, unbiased / (n * (n - 3)), math.nan))
 
 
 def compute_cka(xy: float, xx: float, yy: float) -> float:
@@ -66,35 +78,35 @@ def compute_cka(xy: float, xx: float, yy: float) -> float:
     return xy / (math.sqrt(xx) * math.sqrt(yy))
 
 
-def expected_biased_cka(num_images: int, dim_x: float, dim_y: float) -> float:
-    """Biased CKA to be expected of two unrelated isotropic Gaussian features.
+def expected_biased_cka(num_images: int, xx: tuple[float, float], yy: tuple[float, float]) -> float:
+    """Mean of the biased CKA over all ways to deal the images of one feature to those of the other.
 
-    For X (n x d) with independent entries, E‖XᵀY‖² ≈ n d_x d_y and E‖XᵀX‖² ≈ n d (n + d), so the
-    ratio tends to √(d_x d_y / ((n + d_x)(n + d_y))).
+    Over permutations π the mean of Σ_ij K_ij L_π(i)π(j) is tr K · tr L / (n − 1) for centred Gram
+    matrices K and L, and their norms stay as they are. So this is exact for any distribution.
 
     Args:
-        num_images: n.
-        dim_x: (Effective) dimension of the first feature.
-        dim_y: (Effective) dimension of the second.
+        num_images: n, two or more.
+        xx: tr K and ‖K‖²_F of the first feature.
+        yy: tr L and ‖L‖²_F of the second.
 
     Returns:
         The value that independence would give: the floor under a biased CKA.
     """
-    n = float(num_images)
-    return math.sqrt(dim_x * dim_y / ((n + dim_x) * (n + dim_y)))
+    return xx[0] * yy[0] / ((num_images - 1) * math.sqrt(xx[1]) * math.sqrt(yy[1]))
 
 
-def is_constant(moments: PairMoments, reference: Float[Tensor, " dim"], epsilon: float) -> bool:
+def is_constant(blocks: PairMoments, reference: Float[Tensor, " dim"], epsilon: float) -> bool:
     """Whether a feature is the same for every image up to the rounding of its own precision.
 
     Args:
-        moments: Moments of (x, x).
+        blocks: Moments of (x, x), those of all blocks held together.
         reference: Reference of x in those moments.
         epsilon: Machine epsilon of the precision that the features were computed in.
 
     Returns:
         True where the variance is no more than rounding noise on the mean.
     """
-    mean = reference + moments.sum_x / moments.count
-    variance = (moments.sum_p - moments.sum_x @ moments.sum_x / moments.count) / moments.count
+    count, sum_x = blocks.count.sum(), blocks.sum_x.sum(dim=0)
+    mean = reference + sum_x / count
+    variance = (blocks.sum_p.sum() - sum_x @ sum_x / count) / count
     return bool(variance <= (10 * epsilon) ** 2 * (mean @ mean))

@@ -15,16 +15,13 @@ from torch import Tensor
 
 Rows = Float[Tensor, "image dim"]
 
-ALL_DIMS = slice(None)
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PairMoments:
     """Sums over images of the pair (x, y), both shifted by a fixed reference; float64.
 
-    With p = ‖x‖² and q = ‖y‖² after the shift. Moments may be restricted to some dimensions of x:
-    then `cross`, `sum_x` and `sum_qx` hold these alone, and p is of the whole of x still. Those of
-    several disjoint sets may be held together, along a first axis.
+    With p = ‖x‖² and q = ‖y‖² after the shift. Moments of several disjoint sets may be held
+    together, along a first axis.
 
     Attributes:
         count: Number of images n.
@@ -76,15 +73,13 @@ class PairMoments:
         """
         return PairMoments(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
-    def __sub__(self, other: "PairMoments") -> "PairMoments":
-        """Take a subset of the images out.
+    def sum(self) -> "PairMoments":
+        """The union of several sets that are held together.
 
         Returns:
-            Moments of what is left.
+            Its moments.
         """
-        return PairMoments(
-            **{f.name: getattr(self, f.name) - getattr(other, f.name) for f in fields(self)}
-        )
+        return PairMoments(**{f.name: getattr(self, f.name).sum(dim=0) for f in fields(self)})
 
 
 def make_moments(dim_x: int, dim_y: int, *sets: int) -> PairMoments:
@@ -116,7 +111,6 @@ def add_rows(
     moments: PairMoments,
     x: Float64[Tensor, "image dim_x"],
     y: Float64[Tensor, "image dim_y"],
-    dims: slice = ALL_DIMS,
 ) -> None:
     """Add the moments of rows in place: a new d x d matrix would cost more than the product.
 
@@ -124,18 +118,16 @@ def add_rows(
         moments: Moments that are changed.
         x: First feature of each image, shifted by its reference.
         y: Second feature of each image, likewise.
-        dims: Dimensions of the first feature that the moments are restricted to.
     """
     p, q = x.square().sum(dim=1), y.square().sum(dim=1)
-    kept = x[:, dims]
     moments.count.add_(len(x))
-    moments.cross.addmm_(kept.mT, y)
-    moments.sum_x.add_(kept.sum(dim=0))
+    moments.cross.addmm_(x.mT, y)
+    moments.sum_x.add_(x.sum(dim=0))
     moments.sum_y.add_(y.sum(dim=0))
     moments.sum_p.add_(p.sum())
     moments.sum_q.add_(q.sum())
     moments.sum_pq.add_(p @ q)
-    moments.sum_qx.add_(q @ kept)
+    moments.sum_qx.add_(q @ x)
     moments.sum_py.add_(p @ y)
 
 
@@ -199,13 +191,18 @@ def shift_moments(
     )
 
 
-def compute_covariance_trace(moments: PairMoments) -> Float[Tensor, ""]:
-    """Σ_images ⟨x − mean x, y − mean y⟩, the numerator of a variance share.
+def compute_covariance_traces(
+    blocks: PairMoments, kept: Float[Tensor, "union block"]
+) -> Float[Tensor, " union"]:
+    """Σ_images ⟨x − mean x, y − mean y⟩, the numerator of a variance share, of unions of blocks.
 
     Args:
-        moments: Moments of (x, y).
+        blocks: Moments of (x, y), those of all blocks held together.
+        kept: 1 for each block that belongs to the union, 0 for the others.
 
     Returns:
-        The sum (not divided by n).
+        The sums (not divided by n).
     """
-    return moments.cross.trace() - moments.sum_x @ moments.sum_y / moments.count
+    traces = blocks.cross.diagonal(dim1=1, dim2=2).sum(dim=1)
+    sums_x, sums_y = kept @ blocks.sum_x, kept @ blocks.sum_y
+    return kept @ traces - (sums_x * sums_y).sum(dim=1) / (kept @ blocks.count)

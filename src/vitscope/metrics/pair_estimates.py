@@ -1,14 +1,13 @@
 """What follows from the moments of compared pairs: CKA and variance shares, with intervals."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.metrics.jackknife import Estimate, compute_interval, make_estimate
+from vitscope.metrics.jackknife import Estimate, compute_interval, leave_out, make_estimate
 from vitscope.metrics.linear_cka import (
     Hsic,
     compute_cka,
@@ -16,7 +15,7 @@ from vitscope.metrics.linear_cka import (
     expected_biased_cka,
     is_constant,
 )
-from vitscope.metrics.moments import PairMoments, compute_covariance_trace
+from vitscope.metrics.moments import PairMoments, compute_covariance_traces
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,8 @@ class CkaEstimate:
         unbiased: The estimator that does not grow with d / n.
         ci95: 95 % jackknife interval of `unbiased`, which ends at 1; None where it cannot be
             told.
-        biased_if_unrelated: What `biased` would be, about, for unrelated features of these
-            (effective) dimensions on this many images.
+        biased_if_unrelated: What `biased` would be on average if the restricted outputs were dealt
+            to the images at random.
     """
 
     biased: float
@@ -38,54 +37,57 @@ class CkaEstimate:
     biased_if_unrelated: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PairEstimates:
-    """Statistics of one pair over all images and with each non-empty block left out.
+    """Statistics of one pair over all images, and without one or two blocks of them.
 
     Attributes:
-        hsic: Dependence of the two features.
-        covariance: Σ ⟨x − mean x, y − mean y⟩.
-        left_out: Both with one block left out.
-        sizes: Images in each of those blocks.
+        hsic: Dependence of the two features on each union of blocks that `leave_out` lists.
+        covariance: Σ ⟨x − mean x, y − mean y⟩, likewise.
+        sizes: Images in each block that holds any.
         constant: Whether the pair is of one feature, which does not vary over images.
     """
 
     hsic: Hsic
-    covariance: float
-    left_out: tuple[tuple[Hsic, float], ...]
+    covariance: Float[Tensor, " union"]
     sizes: tuple[int, ...]
     constant: bool
 
     @property
     def effective_dim(self) -> float:
         """Of a feature with itself: (tr Σ)² / tr Σ² without bias; NaN where it is undefined."""
-        if self.constant or not self.hsic.unbiased > 0:
+        if self.constant or not self.hsic.unbiased[0] > 0:
             return math.nan
-        variance = self.covariance / (sum(self.sizes) - 1)
-        return variance**2 / self.hsic.unbiased
+        variance = float(self.covariance[0]) / (sum(self.sizes) - 1)
+        return variance**2 / float(self.hsic.unbiased[0])
+
+    @property
+    def without_one(self) -> slice:
+        """The unions that lack one block."""
+        return slice(1, 1 + len(self.sizes))
 
 
 def estimate_pair(
-    blocks: Sequence[PairMoments], reference: Float[Tensor, " dim"] | None, dtype: torch.dtype
+    blocks: PairMoments, reference: Float[Tensor, " dim"] | None, dtype: torch.dtype
 ) -> PairEstimates:
     """Statistics of a pair from its moments.
 
     Args:
-        blocks: Moments of each non-empty block.
+        blocks: Moments of all blocks, held together.
         reference: Reference of the feature in those moments, if the pair is of one feature.
         dtype: Precision of the features; tells variation from rounding.
 
     Returns:
         The statistics.
     """
-    total = sum(blocks[1:], start=blocks[0])
-    rests = (total - block for block in blocks)
+    sizes = [round(count) for count in blocks.count.tolist()]
+    kept = torch.from_numpy(leave_out(sizes))
+    epsilon = torch.finfo(dtype).eps
     return PairEstimates(
-        hsic=compute_hsic(total),
-        covariance=float(compute_covariance_trace(total)),
-        left_out=tuple((compute_hsic(r), float(compute_covariance_trace(r))) for r in rests),
-        sizes=tuple(round(float(block.count)) for block in blocks),
-        constant=reference is not None and is_constant(total, reference, torch.finfo(dtype).eps),
+        hsic=compute_hsic(blocks, kept),
+        covariance=compute_covariance_traces(blocks, kept),
+        sizes=tuple(size for size in sizes if size),
+        constant=reference is not None and is_constant(blocks, reference, epsilon),
     )
 
 
@@ -102,16 +104,21 @@ def estimate_cka(xy: PairEstimates, xx: PairEstimates, yy: PairEstimates) -> Cka
     """
     if xx.constant or yy.constant:
         return CkaEstimate(math.nan, math.nan, None, math.nan)
-    unbiased = compute_cka(xy.hsic.unbiased, xx.hsic.unbiased, yy.hsic.unbiased)
+    pairs = (xy, xx, yy)
+    biased = compute_cka(*(float(pair.hsic.biased[0]) for pair in pairs))
+    unbiased = compute_cka(*(float(pair.hsic.unbiased[0]) for pair in pairs))
     left_out = [
-        compute_cka(a.unbiased, b.unbiased, c.unbiased)
-        for (a, _), (b, _), (c, _) in zip(xy.left_out, xx.left_out, yy.left_out, strict=True)
+        compute_cka(*values)
+        for values in zip(
+            *(pair.hsic.unbiased[pair.without_one].tolist() for pair in pairs), strict=True
+        )
     ]
+    traces = ((float(pair.covariance[0]), float(pair.hsic.biased[0])) for pair in (xx, yy))
     return CkaEstimate(
-        biased=compute_cka(xy.hsic.biased, xx.hsic.biased, yy.hsic.biased),
+        biased=biased,
         unbiased=unbiased,
         ci95=compute_interval(unbiased, left_out, xy.sizes, at_most=1.0),
-        biased_if_unrelated=expected_biased_cka(sum(xy.sizes), xx.effective_dim, yy.effective_dim),
+        biased_if_unrelated=expected_biased_cka(sum(xy.sizes), *traces),
     )
 
 
@@ -127,8 +134,5 @@ def estimate_share(xy: PairEstimates, xx: PairEstimates) -> Estimate:
     """
     if xx.constant:
         return Estimate(math.nan, None)
-    left_out = [
-        a / b if b > 0 else math.nan
-        for (_, a), (_, b) in zip(xy.left_out, xx.left_out, strict=True)
-    ]
-    return make_estimate(xy.covariance / xx.covariance, left_out, xy.sizes)
+    share = torch.where(xx.covariance > 0, xy.covariance / xx.covariance, math.nan)
+    return make_estimate(float(share[0]), share[xx.without_one].tolist(), xy.sizes)

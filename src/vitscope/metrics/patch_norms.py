@@ -7,7 +7,7 @@ second, separate mode of the distribution of patch norms.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -16,7 +16,12 @@ from torch import Tensor
 from vitscope.errors import ResultError
 from vitscope.metrics.depth_norms import DepthNorms
 from vitscope.metrics.norm_bins import BINS_PER_OCTAVE, bin_of, lower_edge
-from vitscope.metrics.second_mode import NormCounts, find_threshold_bin
+from vitscope.metrics.second_mode import (
+    MAX_UNSEEN,
+    NormCounts,
+    find_doubtful_bin,
+    find_threshold_bin,
+)
 
 
 @dataclass(frozen=True)
@@ -27,13 +32,17 @@ class HighNormTokens:
         num_images: Images whose norms are known there.
         threshold: Norm from which on a token is an outlier; None where the norms have no second
             mode.
-        fraction: Part of all patch tokens at or above it; 0 where there is none.
+        fraction: Part of all patch tokens at or above it; None where there is none.
         position_share: Part of the outliers' variance (of being one or not, over all tokens) that
             their place on the grid accounts for: 1 where the same places are outliers in every
             image, about 0 where places are left to the images (chance, 1 / n, is taken off). None
             without outliers and for one image.
         median: Median norm, to within a bin (4.4 %).
         p99: 99 % quantile, likewise.
+        doubtful_from: Without a threshold: norm from which on tokens may be outliers that are too
+            few, or too much of one place or image, to be told from a tail. None where there is no
+            such norm.
+        fraction_at_most: Without a threshold: the largest part of the tokens that may be outliers.
     """
 
     num_images: int
@@ -42,6 +51,8 @@ class HighNormTokens:
     position_share: float | None
     median: float | None
     p99: float | None
+    doubtful_from: float | None = None
+    fraction_at_most: float | None = None
 
 
 class PatchNormCounts:
@@ -127,16 +138,30 @@ class PatchNormCounts:
             return HighNormTokens(0, None, None, None, None, None)
         first, share = find_threshold_bin(counts), None
         histogram = counts.by_place.sum(axis=0)
-        if first is not None and counts.num_images > 1:
-            outliers = counts.by_place[:, first:].sum(axis=1)
-            share = _explained_by_place(outliers, counts.num_images)
-        return HighNormTokens(
+        known = HighNormTokens(
             num_images=counts.num_images,
-            threshold=None if first is None else lower_edge(first),
-            fraction=0.0 if first is None else float(histogram[first:].sum() / histogram.sum()),
-            position_share=share,
+            threshold=None,
+            fraction=None,
+            position_share=None,
             median=_quantile(histogram, 0.5),
             p99=_quantile(histogram, 0.99),
+        )
+        if first is None:
+            doubtful = find_doubtful_bin(counts)
+            above = 0 if doubtful is None else int(histogram[doubtful:].sum())
+            return replace(
+                known,
+                doubtful_from=None if doubtful is None else lower_edge(doubtful),
+                fraction_at_most=min(1.0, max(MAX_UNSEEN, above) / int(histogram.sum())),
+            )
+        if counts.num_images > 1:
+            outliers = counts.by_place[:, first:].sum(axis=1)
+            share = _explained_by_place(outliers, counts.num_images)
+        return replace(
+            known,
+            threshold=lower_edge(first),
+            fraction=float(histogram[first:].sum() / histogram.sum()),
+            position_share=share,
         )
 
     def frequency_of_outliers(self, depth: int) -> Float64[np.ndarray, " patch"]:
@@ -146,15 +171,13 @@ class PatchNormCounts:
             depth: 0 for the embeddings, ℓ for the output of the ℓ-th block.
 
         Returns:
-            Part of the images, per patch in row-major order; zeros where there are no outliers,
-            NaN where no image is known.
+            Part of the images, per patch in row-major order; NaN where no outliers are found or no
+            image is known.
         """
         counts = self.read(depth)
-        if not counts.num_images:
-            return np.full(len(counts.by_place), np.nan)
-        first = find_threshold_bin(counts)
+        first = find_threshold_bin(counts) if counts.num_images else None
         if first is None:
-            return np.zeros(len(counts.by_place))
+            return np.full(len(counts.by_place), np.nan)
         frequency: np.ndarray = counts.by_place[:, first:].sum(axis=1) / counts.num_images
         return frequency
 

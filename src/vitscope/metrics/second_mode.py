@@ -18,6 +18,8 @@ from vitscope.metrics.norm_bins import BINS_PER_OCTAVE, sum_windows
 
 _SEPARATION = BINS_PER_OCTAVE
 _MIN_DIP = 5.0
+MAX_UNSEEN = int(_MIN_DIP**2)
+"""Tokens within one window that are never found: their number is within five of its errors of 0."""
 _CHANCE_IN_EXPONENTIAL_TAIL = 1e-3
 _CHANCE_IN_POWER_TAIL = 0.02
 _PLACE_QUANTILES = (0.5, 0.75, 0.9)
@@ -93,6 +95,20 @@ def find_threshold_bin(counts: NormCounts) -> int | None:
     return None
 
 
+def find_doubtful_bin(counts: NormCounts) -> int | None:
+    """First bin of norms that may be a second mode, which these counts do not show.
+
+    Args:
+        counts: Counts of the norms, of one image or more, that have no threshold.
+
+    Returns:
+        The lowest dip before a window that is at least an octave above the mode and twice as high
+        as the dip, however few tokens it holds; None where there is no such dip.
+    """
+    heights = sum_windows(counts.by_place[:, :-1]).sum(axis=0)
+    return min((valley for _, valley in _find_dips(heights, 0.0)), default=None)
+
+
 def estimate_variance(
     squares: Integer[np.ndarray, " bin"] | Float64[np.ndarray, " bin"],
     heights: Integer[np.ndarray, " bin"],
@@ -166,12 +182,14 @@ def is_gap(values: Integer[np.ndarray, " value"], num_above: int) -> bool:
     return True
 
 
-def _find_dips(heights: Int64[np.ndarray, " bin"]) -> list[tuple[int, int]]:
+def _find_dips(
+    heights: Int64[np.ndarray, " bin"], min_dip: float = _MIN_DIP
+) -> list[tuple[int, int]]:
     # Windows that stand out when tokens are independent, highest first, and the dip before each.
     mode = int(heights.argmax())
     peaks = heights[mode:]
     lowest = np.minimum.accumulate(peaks)
-    is_peak = (peaks - lowest > _MIN_DIP * np.sqrt(peaks + lowest)) & (lowest <= peaks / 2)
+    is_peak = (peaks - lowest > min_dip * np.sqrt(peaks + lowest)) & (lowest <= peaks / 2)
     # The far slope of a mode nearer than that is none of its own.
     is_peak &= peaks == maximum_filter1d(heights, _SEPARATION + 1, mode="constant")[mode:]
     is_peak[:_SEPARATION] = False

@@ -30,11 +30,20 @@ class TopDimensions:
         indices: The dimensions, by falling mean activation; at most `NUM_TOP_DIMENSIONS`.
         before: Mean activation of each at the block's input.
         after: Mean activation of each after the block's first layer norm.
+        median_before: Median over all dimensions of the mean activation before.
+        median_after: The same after the norm.
     """
 
     indices: tuple[int, ...]
     before: tuple[float, ...]
     after: tuple[float, ...]
+    median_before: float
+    median_after: float
+
+
+def _clip(share: float) -> float:
+    # NaN stays.
+    return min(max(share, 0.0), 1.0) if math.isfinite(share) else share
 
 
 class TokenSums:
@@ -128,8 +137,9 @@ class TokenSums:
             token: One of `tokens`.
 
         Returns:
-            1 − ‖mean x‖² / mean ‖x‖², and its interval: 0 for a constant, 1 for a state whose mean
-            is zero; NaN for fewer than two images or a state of zeros.
+            n / (n − 1) · (1 − ‖mean x‖² / mean ‖x‖²), the unbiased variance over the mean squared
+            norm, and its interval: 0 for a constant, 1 for a state whose mean is zero, which chance
+            may not exceed; NaN for fewer than two images or a state of zeros.
         """
         sums = self._of_token(f"{state}/{_SUM}", token)
         squares = self._of_token(f"{state}/{_SQUARE}", token)[:, 0]
@@ -139,10 +149,12 @@ class TokenSums:
             total = sums[kept].sum(dim=0)
             if count < 2 or not square > 0:
                 return math.nan
-            return max(0.0, 1 - float(total @ total) / (count * square))
+            return (1 - float(total @ total) / (count * square)) * count / (count - 1)
 
         every = torch.arange(NUM_BLOCKS)
-        return self._estimate(share(every), [share(every != k) for k in self._blocks()])
+        found = self._estimate(share(every), [share(every != k) for k in self._blocks()])
+        ends = found.ci95 and (_clip(found.ci95[0]), _clip(found.ci95[1]))
+        return Estimate(_clip(found.value), ends)
 
     def find_top_dimensions(self, token: str) -> TopDimensions:
         """Where mean activation is highest at the block's input, and what the norm makes of them.
@@ -161,6 +173,8 @@ class TokenSums:
             indices=tuple(indices.tolist()),
             before=tuple(before[indices].tolist()),
             after=tuple(after[indices].tolist()),
+            median_before=float(before.median()),
+            median_after=float(after.median()),
         )
 
     def to_tensors(self) -> dict[str, Tensor]:

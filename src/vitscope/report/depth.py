@@ -11,7 +11,14 @@ from vitscope.figures.drawing import (
     describe_partial_depths,
     select,
 )
-from vitscope.figures.numbers import Interval, find, number, read_spread
+from vitscope.figures.numbers import (
+    Interval,
+    find,
+    number,
+    read_high_norm,
+    read_spread,
+    tell_bounds,
+)
 from vitscope.figures.saved import ModelResult
 from vitscope.report.charts import Domain, plot_depth
 from vitscope.report.figure import (
@@ -66,11 +73,13 @@ def draw_high_norm(results: Results) -> ReportFigure:
     """
 
     def draw() -> Mapping[str, Any]:
-        selection = select(results, lambda one: _read_layers(one, "high_norm_tokens", _read_share))
+        selection = select(
+            results, lambda one: _read_layers(one, "high_norm_tokens", read_high_norm)
+        )
         clean = [
-            model.label
+            f"{model.label} ({tell_bounds(model.summary['high_norm_tokens'])})"
             for model, layers in selection.found
-            if not any(value.value for value in layers.values())
+            if all(value.high is not None for value in layers.values())
         ]
         notes = [
             f"{describe_n(selection.results)}. Norms of block outputs before the final norm.",
@@ -78,8 +87,8 @@ def draw_high_norm(results: Results) -> ReportFigure:
         ]
         if clean:
             notes.append(
-                f"At no depth that is told of a patch token stands out of the others: "
-                f"{', '.join(clean)}."
+                "At no depth a patch token is found that stands out of the others; what the images "
+                f"leave open: {'; '.join(clean)}."
             )
         top = max(value.value for _, layers in selection.found for value in layers.values())
         domain = (0.0, 1.08 * top if top else 0.01)
@@ -144,7 +153,10 @@ def _name_apart(labels: Sequence[str]) -> list[str]:
 
 
 def _tell(value: Interval | None, told: Callable[[float], str]) -> str:
-    return "–" if value is None else told(value.value)
+    if value is None:
+        return "–"
+    bound = "at most " if value.low == 0 and value.value == value.high else ""
+    return bound + told(value.value)
 
 
 def _read_layers(result: ModelResult, key: str, read: Callable[[Any], Interval | None]) -> Layers:
@@ -157,8 +169,3 @@ def _read_layers(result: ModelResult, key: str, read: Callable[[Any], Interval |
     if not found:
         raise NothingToDrawError(f"it has no {key.replace('_', ' ')}")
     return dict(sorted(found.items()))
-
-
-def _read_share(row: Any) -> Interval | None:
-    share = number(find(row, "fraction"))
-    return None if share is None else Interval(share)

@@ -119,8 +119,8 @@ def draw_cka(readout: str, results: Results) -> ReportFigure:
             "CKA with the full output",
             domain=(-0.05, 1.05),
             note="Thin lines: 95 % intervals of the unbiased estimate, which is about 0 for "
-            "unrelated features. Grey ticks: what the biased estimate would give for unrelated "
-            "features of this width and number of pictures.",
+            "unrelated features. Grey ticks: what the biased estimate would give on average if "
+            "the restricted outputs were dealt to the images at random.",
         ),
         key=f"cka-{readout}",
         title="Would one source alone do?"

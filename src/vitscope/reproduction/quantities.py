@@ -174,10 +174,15 @@ def _read_scaled_down(summary: Summary) -> Reading:
     dimensions = find(_dominant_token(summary), "top_dimensions")
     stand_out = []
     for key in ("before", "after"):
-        sizes = [abs(value) for value in numbers(find(dimensions, key)) or ()]
-        if not sizes or median(sizes) == 0:
+        # A norm takes the mean off all dimensions; that alone must not count as scaling.
+        centre = number(find(dimensions, f"median_{key}"))
+        values = numbers(find(dimensions, key))
+        if centre is None or values is None:
             raise UntoldError(MISSING)
-        stand_out.append(max(sizes) / median(sizes))
+        distances = [abs(value - centre) for value in values]
+        if median(distances) == 0:
+            raise UntoldError(MISSING)
+        stand_out.append(max(distances) / median(distances))
     before, after = stand_out
     return take_as_it_is(after / before, f"{before:.4g} before, {after:.4g} after")
 
@@ -186,10 +191,13 @@ def _read_outlier_pictures(summary: Summary) -> Reading:
     rows = find(summary, "high_norm_tokens")
     if not isinstance(rows, list) or len(rows) < 2:
         raise UntoldError(MISSING)
-    part = number(find(rows[-2], "images_fraction"))
-    if part is None:
+    part, count = number(find(rows[-2], "images_fraction")), count_pictures(summary)
+    if part is not None:
+        return read_proportion(part, count)
+    bound = number(find(rows[-2], "images_fraction_at_most"))
+    if bound is None:
         raise UntoldError(MISSING)
-    return read_proportion(part, count_pictures(summary))
+    return Reading(bound, 0.0, read_proportion(bound, count).high, "none found: at most this part")
 
 
 def _read_patch_cosine(summary: Summary) -> Reading:
@@ -259,14 +267,14 @@ NORMED_COSINE = token_state("normed", "pairwise_cosine", "pairwise cosine after 
 HIDDEN_VARIANCE = token_state("hidden", "variance_share", "variance share before the layer norm")
 NORMED_VARIANCE = token_state("normed", "variance_share", "variance share after the layer norm")
 SCALED_DOWN = Quantity(
-    "largest over median dimension, after over before the layer norm",
-    "anatomy.tokens.register_*.top_dimensions.{before, after}",
+    "largest over median distance of a dimension from the median, after over before the layer norm",
+    "anatomy.tokens.register_*.top_dimensions.{before, after, median_before, median_after}",
     _read_scaled_down,
     _WITHOUT_INTERVAL,
 )
 OUTLIER_PICTURES = Quantity(
     "part of the pictures with high-norm patch tokens",
-    "high_norm_tokens[L − 1].images_fraction",
+    "high_norm_tokens[L − 1].{images_fraction, images_fraction_at_most}",
     _read_outlier_pictures,
 )
 PATCH_COSINE = Quantity(

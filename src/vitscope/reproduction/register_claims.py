@@ -98,8 +98,8 @@ def _claim_anatomy() -> list[Claim]:
         Claim(
             "Sec. 3.2",
             "in giant the layer norm scales that register's outlier dimensions down",
-            "largest over median activation of the 100 strongest dimensions, after the layer norm "
-            "over before: below 0.5",
+            "distance of an activation from the median over all dimensions, largest over median of "
+            "the 100 strongest dimensions, after the layer norm over before: below 0.5",
             each("g", SCALED_DOWN, partial(below, line=0.5)),
         ),
         Claim(
@@ -174,8 +174,8 @@ def _claim_example() -> list[Claim]:
             "Fig. 4",
             "giant with registers has a clean attention map (the paper's example picture)",
             "high-norm patch tokens, which such maps show as artefacts, at the last block's input "
-            "in less than 5 % of the pictures (Wilson's interval); over all pictures, not the "
-            "paper's one",
+            "in less than 5 % of the images (Wilson's interval; where none are found, the most "
+            "that so few images may hide); over all images, not the paper's one",
             each("g", OUTLIER_PICTURES, partial(below, line=0.05)),
         ),
         Claim(

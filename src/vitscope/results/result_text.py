@@ -349,7 +349,7 @@ def _describe_intervals(rows: Iterable[Row], bound: str = "1") -> str:
 def _describe_cka(summary: Summary) -> str:
     cka = summary["cka"]["residual"]["patches"]
     floor = cka["biased_if_unrelated"]
-    told = "" if floor is None else f" (of unrelated features about {floor:.3f})"
+    told = "" if floor is None else f" (dealt at random {floor:.3f} on average)"
     return (
         f"CKA is the unbiased estimate; biased, CKA(r, patches) is "
         f"{tell_number(cka['biased'])}{told}."

@@ -50,10 +50,13 @@ _CKA = _object(
         "biased_if_unrelated": _DEFINED_OR_NOT,
     }
 )
+_GRAM_SHARE = _object({"unbiased": _DEFINED_OR_NOT, "ci95": _INTERVAL, "biased": _DEFINED_OR_NOT})
 _DISTRIBUTION: Schema = {
     "anyOf": [
         {"type": "null"},
-        _object(dict.fromkeys(("mean", "std", "p05", "p50", "p95"), _DEFINED_OR_NOT)),
+        _object(
+            {**dict.fromkeys(("mean", "std", "p05", "p50", "p95"), _DEFINED_OR_NOT), "n": _COUNT}
+        ),
     ]
 }
 _NUMBERS: Schema = {
@@ -89,7 +92,7 @@ _OF_LAYER = {
     "restricted_cosine": _each(_each(_DISTRIBUTION)),
     "share": _each(_DISTRIBUTION),
     "centred_share": _each(_DISTRIBUTION),
-    "gram_ledger": _each(_each(_each(_ESTIMATE))),
+    "gram_ledger": _each(_each(_each(_GRAM_SHARE))),
 }
 _AUDIT = _object(
     {

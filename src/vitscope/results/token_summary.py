@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from vitscope.metrics.distribution import Distribution, compute_distribution
 from vitscope.metrics.patch_norms import PatchNormCounts
+from vitscope.metrics.second_mode import MAX_UNSEEN
 from vitscope.metrics.token_sums import TokenSums
 from vitscope.results.records import column_name
 from vitscope.results.summary import read_column
@@ -16,8 +17,9 @@ from vitscope.results.summary import read_column
 HIGHEST_PATCH = "highest_patch"
 _MIN_IMAGES_FRACTION = 0.5
 _PATCHES = "patches"
-_UNDEFINED = dict.fromkeys(field.name for field in fields(Distribution))
-_OF_OUTLIERS = ("threshold", "fraction", "position_share")
+_UNDEFINED = dict.fromkeys(field.name for field in fields(Distribution)) | {"n": 0}
+_OF_OUTLIERS = ("threshold", "fraction", "position_share", "doubtful_from", "fraction_at_most")
+_OF_IMAGES = ("images_fraction", "images_fraction_at_most")
 
 
 def summarize_anatomy(
@@ -78,7 +80,9 @@ def summarize_high_norm_tokens(table: Path, norms: PatchNormCounts) -> list[dict
 
     Returns:
         Per depth the images whose norms are known, the fitted threshold, the fraction of tokens and
-        of images above it, how far the place on the grid decides, and quantiles of all norms. Where
+        of images above it, how far the place on the grid decides, and quantiles of all norms.
+        Without a threshold the fractions are None, and `fraction_at_most` and
+        `images_fraction_at_most` are what these images leave open. Where
         norms are known of some images alone, the outliers are None: how many images it takes to
         find them would decide on the answer, and those known are no random draw. All is None where
         no image is known.
@@ -87,16 +91,22 @@ def summarize_high_norm_tokens(table: Path, norms: PatchNormCounts) -> list[dict
     for depth, name in enumerate(_list_depths(table, "highest_patch_norm")):
         tokens, highest = norms.fit(depth), read_column(table, name)
         known = highest[~np.isnan(highest)]
-        row = {"layer": depth, **asdict(tokens), "images_fraction": None, "max": None}
+        row = {"layer": depth, **asdict(tokens), **dict.fromkeys(_OF_IMAGES), "max": None}
         if known.size:
             row["max"] = float(known.max())
         if known.size < highest.size:
             row |= dict.fromkeys(_OF_OUTLIERS)
+        elif tokens.threshold is not None:
+            row["images_fraction"] = float((known >= tokens.threshold).mean())
         elif known.size:
-            above = 0.0 if tokens.threshold is None else float((known >= tokens.threshold).mean())
-            row["images_fraction"] = above
+            row["images_fraction_at_most"] = _bound_images(known, tokens.doubtful_from)
         found.append(row)
     return found
+
+
+def _bound_images(highest: np.ndarray, doubtful_from: float | None) -> float:
+    doubtful = 0 if doubtful_from is None else int((highest >= doubtful_from).sum())
+    return min(1.0, max(MAX_UNSEEN, doubtful) / highest.size)
 
 
 def _summarize_token(sums: TokenSums, token: str) -> dict[str, Any]:
@@ -114,12 +124,13 @@ def _find_dominant(norms: np.ndarray) -> dict[str, Any]:
     # One row a register, one column an image.
     counts = np.bincount(norms.argmax(axis=0), minlength=len(norms))
     index = int(counts.argmax())
-    others = np.delete(norms, index, axis=0)
+    others = np.delete(norms, index, axis=0).mean() if len(norms) > 1 else 0.0
     return {
         "index": index,
         "share": float(counts[index] / counts.sum()),
         "counts": counts.tolist(),
-        "ratio": float(norms[index].mean() / others.mean()) if len(others) else None,
+        # None where there are no others, or all of them are zero in every image.
+        "ratio": float(norms[index].mean() / others) if others > 0 else None,
     }
 
 

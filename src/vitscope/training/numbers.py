@@ -80,7 +80,9 @@ def _list_headlines(summary: Summary) -> Iterator[tuple[str, float | None]]:
     similarity = summary["layer_similarity"]
     if similarity:
         yield "layer_similarity_before_last", similarity[-2]["mean"]
-    fractions = [row["fraction"] for row in summary["high_norm_tokens"]]
-    yield "high_norm_fraction", max(part for part in fractions if part is not None)
+    # Where none are found there is a bound alone.
+    for key in ("fraction", "fraction_at_most"):
+        parts = [row[key] for row in summary["high_norm_tokens"]]
+        yield f"high_norm_{key}", max((part for part in parts if part is not None), default=None)
     yield "balance_error", summary["ledger"]["max_balance_error"]
     yield "num_images", summary["data"]["num_images"]

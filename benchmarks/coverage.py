@@ -1,0 +1,122 @@
+"""How often do the intervals hold the truth?"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import brentq
+
+from benchmarks.page import Section, Table
+from benchmarks.settings import Settings
+from vitscope.metrics.feature_plan import make_plan
+from vitscope.metrics.feature_sums import FeatureSums
+from vitscope.metrics.gram_ledger import estimate_gram_ledger
+from vitscope.metrics.jackknife import NUM_BLOCKS
+from vitscope.metrics.token_sums import TokenSums
+
+Matrix = npt.NDArray[np.float64]
+Interval = tuple[float, float] | None
+
+_PLAN = make_plan(("patches",), has_skip=True, has_embedding=False, renormalize=False)
+_TERMS = ("term/patches", "term/skip")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    ranks: Sequence[tuple[int, int]] = ((26, 384), (218, 384), (748, 800))
+    """Effective rank and width."""
+    counts: tuple[int, ...] = (50, 200, 1000)
+    draws: int = 400
+    shares: tuple[float, ...] = (0.05, 0.5, 0.95)
+
+
+_TINY = _Plan(ranks=((4, 8),), counts=(50,), draws=3)
+
+
+def measure(settings: Settings) -> Section:
+    """Draw sets of images again and again, and count the intervals that hold the truth.
+
+    Args:
+        settings: The run's settings.
+
+    Returns:
+        A row for each effective rank and n.
+    """
+    plan = _TINY if settings.tiny else _Plan()
+    columns = ("effective rank", "images", "Gram share (A, A)", "biased", "Gram share (A, B)")
+    columns += tuple(f"variance share {share}" for share in plan.shares)
+    return Section(
+        title="How often 95 % intervals hold the truth",
+        how=(
+            f"{plan.draws} sets of images for each row, by the audit's own sums, estimators and "
+            f"{NUM_BLOCKS} blocks, which images are dealt to at random. Gram shares: two "
+            "independent Gaussian terms A and B of one covariance with a power law of eigenvalues, "
+            "so that every share is 1/4; *biased* is the mean of the biased estimate of (A, A). "
+            "Variance shares of a token: Gaussian states of the same covariance about a mean that "
+            "makes the share what the column says. Of intervals that hold the truth in 95 % of all "
+            f"sets, {plan.draws} draws show 93 to 97 % in 19 of 20 cases or so."
+        ),
+        tables=[Table(columns, [row for rank in plan.ranks for row in _rows(plan, *rank)])],
+    )
+
+
+def _rows(plan: _Plan, rank: int, width: int) -> Iterator[list[str]]:
+    scales = np.sqrt(_make_spectrum(rank, width))
+    for count in plan.counts:
+        random = np.random.default_rng([rank, count])
+        gram = [_draw_gram(random, scales, count) for _ in range(plan.draws)]
+        own, between = ([found[k] for found in gram] for k in (0, 1))
+        biased = np.mean([found[2] for found in gram])
+        tokens = [_draw_tokens(random, scales, count, plan.shares) for _ in range(plan.draws)]
+        yield [
+            *(str(rank), str(count), _count_hits(own, 0.25), f"{biased:.3f}"),
+            _count_hits(between, 0.25),
+            *(_count_hits([t[k] for t in tokens], share) for k, share in enumerate(plan.shares)),
+        ]
+
+
+def _draw_gram(
+    random: np.random.Generator, scales: Matrix, count: int
+) -> tuple[Interval, Interval, float]:
+    terms = random.standard_normal((2 * count, len(scales))) * scales
+    if len(terms) < len(scales):
+        # Shares depend on inner products alone, which are the same in fewer dimensions.
+        terms = np.linalg.qr(terms.T, mode="r").T
+    sums = FeatureSums(_PLAN, torch.float64)
+    rows = dict(zip(_TERMS, torch.from_numpy(terms).split(count), strict=True))
+    features = {name: rows.get(name, torch.zeros(count, 1)) for name in _PLAN.kept}
+    sums.update(features, random.integers(NUM_BLOCKS, size=count).tolist())
+    found = estimate_gram_ledger(sums, "residual")["patches"]
+    return found["patches"].ci95, found["skip"].ci95, found["patches"].biased
+
+
+def _draw_tokens(
+    random: np.random.Generator, scales: Matrix, count: int, shares: Sequence[float]
+) -> list[Interval]:
+    direction = np.ones(len(scales)) / np.sqrt(len(scales))
+    names = [str(share) for share in shares]
+    rows = random.standard_normal((count, len(scales))) * scales
+    means = np.stack([np.sqrt((1 - share) / share) * direction for share in shares])
+    sums = TokenSums(names)
+    states = {"hidden": torch.from_numpy(rows[:, np.newaxis] + means)}
+    sums.update(states, random.integers(NUM_BLOCKS, size=count).tolist())
+    return [sums.estimate_variance_share("hidden", name).ci95 for name in names]
+
+
+def _count_hits(intervals: Sequence[Interval], truth: float) -> str:
+    hits = sum(found is not None and found[0] <= truth <= found[1] for found in intervals)
+    return f"{hits / len(intervals):.3f}"
+
+
+def _make_spectrum(rank: int, width: int) -> Matrix:
+    """Eigenvalues j^−p, of sum 1, of effective rank (Σ λ)² / Σ λ²."""
+    places = np.arange(1, width + 1, dtype=np.float64)
+
+    def excess(power: float) -> float:
+        values = places**-power
+        return float(values.sum() ** 2 / (values**2).sum() - rank)
+
+    values: Matrix = places ** -brentq(excess, 0, 5)
+    return values / values.sum()
