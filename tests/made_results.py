@@ -71,7 +71,7 @@ def make_audit(family="DINOv2", size="S", params_m=22.1, *, registers=0, n=400, 
     shares["skip"] = rest - shares["registers"]
     columns = make_columns(random, n, big, registers, shares)
     summary = {
-        "schema_version": 2,
+        "schema_version": 3,
         "kind": "audit",
         "model": model,
         "settings": dict(SETTINGS),
@@ -263,7 +263,7 @@ def make_one_shot(family="DINOv2", size="S", params_m=22.1, *, registers=0, name
         if part != "skip"
     }
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "kind": "one-shot",
         "settings": dict(SETTINGS),
         "model": describe_model(family, size, params_m, registers, name),

@@ -27,7 +27,7 @@ from vitscope.pictures.images import iter_batches
 def test_summary_has_every_promised_key(result):
     summary = result.summary
     groups = {"cls", "registers", "patches"}
-    assert summary["schema_version"] == 2
+    assert summary["schema_version"] == 3
     assert set(summary["model"]) >= {
         *("id", "family", "num_params", "depth", "embed_dim", "num_heads", "patch_size"),
         *("num_registers", "input_size", "grid", "dtype"),

@@ -133,10 +133,10 @@ def test_any_part_of_a_summary_may_be_anything(kind, saved, tmp_path):
     [
         ("[" * 100_000, "nested too deeply"),
         ('{"a":' * 100_000, "nested too deeply"),
-        ('{"schema_version": 2, "kind": "audit", "layer": NaN}', "NaN is not a number of JSON"),
+        ('{"schema_version": 3, "kind": "audit", "layer": NaN}', "NaN is not a number of JSON"),
         ('{"schema_version": ' + "9" * 5000 + "}", "cannot be read"),
         ("[]", "written with schema None"),
-        ('{"schema_version": 2, "kind": "audit"}', "model is missing"),
+        ('{"schema_version": 3, "kind": "audit"}', "model is missing"),
         ("\x00", "cannot be read"),
     ],
 )

@@ -92,7 +92,7 @@ def test_nearest_accuracies_equal_plain_code(folder, renormalize):
 def test_summary_has_every_promised_key(result):
     summary = result.summary
     assert summary["kind"] == "one-shot"
-    assert summary["schema_version"] == 2
+    assert summary["schema_version"] == 3
     assert summary["draws"] == 12
     assert summary["readout"] == "attention"
     assert summary["chance"] == pytest.approx({"top1": 1 / 7, "top5": 5 / 7})

@@ -1,7 +1,5 @@
 """The verdict on models of known source: against a plain reference, and wherever it is shown."""
 
-import json
-import shutil
 from io import StringIO
 
 import numpy as np
@@ -12,8 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from audits import tiny_vit
 from pictures import write_pictures
-from vitscope import AuditConfig, AuditResult, audit, wrap_model
-from vitscope.errors import ResultError
+from vitscope import AuditConfig, audit, wrap_model
 from vitscope.figures.saved import load_results
 from vitscope.report.page import render_report
 from vitscope.report.verdicts import describe_verdict
@@ -206,40 +203,6 @@ def test_a_pooling_head_that_reads_patches_alone_holds_by_construction(images):
     summary = audit(tiny_vit("siglip"), few, CONFIG).summary
     assert (summary["verdict"], summary["decided_by"]) == ("holds", None)
     assert summary["verdict_text"].startswith("patch integration holds by construction: ")
-
-
-def as_saved_before(result, folder):
-    """The result as versions saved it that judged by CKA alone."""
-    shutil.copytree(result.folder, folder)
-    path = folder / "summary.json"
-    summary = json.loads(path.read_text())
-    for content in (summary, *summary["layers"].values()):
-        for key in ("decided_by", "readings", "verdict", "verdict_text", "door"):
-            del content[key]
-    summary |= {"verdict": "holds", "verdict_text": "patch integration holds", "door": "skip"}
-    path.write_text(json.dumps(summary))
-    return summary
-
-
-def test_a_result_of_an_earlier_version_is_judged_anew(audits, tmp_path):
-    result, folder = audits("skip_copy"), tmp_path / "before"
-    as_saved_before(result, folder)
-    assert AuditResult.load(folder).summary == result.summary
-    (loaded,) = load_results([folder])
-    assert describe_verdict(loaded)["status"] == "broken"
-
-
-def test_a_result_of_an_earlier_version_without_its_numbers_says_so(audits, tmp_path):
-    folder = tmp_path / "before"
-    summary = as_saved_before(audits("skip_copy"), folder)
-    del summary["variance_share"]
-    (folder / "summary.json").write_text(json.dumps(summary))
-    (loaded,) = load_results([folder])
-    card = describe_verdict(loaded)
-    assert card["status"] == "no verdict"
-    assert "was judged by CKA alone, by an earlier version" in card["text"]
-    with pytest.raises(ResultError, match="was judged by CKA alone, by an earlier version"):
-        AuditResult.load(folder)
 
 
 def test_no_interval_of_cka_passes_one(images):

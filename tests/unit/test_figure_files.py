@@ -243,9 +243,9 @@ def test_a_name_that_begins_with_an_underscore_is_in_the_legend(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"schema_version": 1}', "was written with schema 1, figures are drawn from schema 2"),
-        ('{"schema_version": 2}', "unknown kind None"),
-        ('{"schema_version": 2, "kind": "poem"}', "unknown kind 'poem'"),
+        ('{"schema_version": 1}', "was written with schema 1, figures are drawn from schema 3"),
+        ('{"schema_version": 3}', "unknown kind None"),
+        ('{"schema_version": 3, "kind": "poem"}', "unknown kind 'poem'"),
         ("[]", "was written with schema None"),
         ("{", "cannot be read"),
     ],

@@ -25,7 +25,6 @@ from vitscope.report.figure import (
     tell_number,
     tell_percent,
 )
-from vitscope.results.earlier_verdicts import judge_anew
 from vitscope.results.saved_result import PROVENANCE
 
 _CKA = ("cka", "residual", "patches")
@@ -49,7 +48,7 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
     Returns:
         Status and how it looks, sentence, bill, facts and notes, all of them text.
     """
-    summary = _judge_anew(result.summary)
+    summary = result.summary
     status = str(find(summary, "verdict") or "no verdict")
     mood, symbol = _MOODS.get(status, ("unknown", "?"))
     text = str(find(summary, "verdict_text") or "no verdict was saved")
@@ -68,13 +67,6 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
         "facts": _list_facts(result),
         "notes": [str(note) for note in notes] if isinstance(notes, list) else [],
     }
-
-
-def _judge_anew(summary: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return judge_anew(summary)
-    except ResultError as error:
-        return summary | {"verdict": None, "verdict_text": str(error), "layers": None}
 
 
 def _tabulate_layers(summary: Mapping[str, Any]) -> Table | None:

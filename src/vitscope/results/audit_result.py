@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,6 @@ from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.token_sums import TokenSums
-from vitscope.results.earlier_verdicts import judge_anew
 from vitscope.results.finishing import finish_result
 from vitscope.results.gallery import Gallery, merge_galleries, read_gallery
 from vitscope.results.manifest import Manifest, check_same, read_manifest, read_sums
@@ -39,14 +38,6 @@ class AuditResult(SavedResult, AuditPlots):
 
     def _repr_html_(self) -> str:
         return show_audit(self.summary)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """Every number over the images, as in `summary.json`.
-
-        The verdict of a result that an earlier version saved is that of today's rule.
-        """
-        return judge_anew(super().summary)
 
     @property
     def manifest(self) -> Manifest:

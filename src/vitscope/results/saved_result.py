@@ -17,7 +17,7 @@ from vitscope.files.reading import plain_damage, read_bounded
 from vitscope.files.storage import MARKER, is_result, never, staged_folder
 from vitscope.results.summary_schema import check_summary
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FAILURES, PROVENANCE = "failures.csv", "provenance.json"
 _MAX_FAILURES_BYTES = 2**30
 
@@ -77,7 +77,7 @@ class SavedResult:
         if (version := found.get("schema_version")) != SCHEMA_VERSION:
             raise ResultError(
                 f"{printable_path(self.folder)} was written with schema {_show(version)}, this "
-                f"version reads {SCHEMA_VERSION}"
+                f"version reads {SCHEMA_VERSION}: run it again"
             )
         if (kind := found.get("kind")) != self.KIND:
             raise ResultError(

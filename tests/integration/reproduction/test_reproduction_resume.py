@@ -88,7 +88,7 @@ def test_a_picture_exchanged_for_one_of_its_size_is_noticed(out, sets, tmp_path)
 
 
 def damage_summary(folder):
-    (folder / "summary.json").write_text('{"schema_version": 2')
+    (folder / "summary.json").write_text('{"schema_version": 3')
 
 
 def damage_kind(folder):
