@@ -1,7 +1,10 @@
 """How a model wants its pictures: the values alone; `vitscope.pictures.images` carries them out."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
+
+from vitscope.errors import UsageError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
@@ -31,6 +34,15 @@ class Preprocessing:
     std: tuple[float, float, float]
     background: int = 255
     draft: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what pixels cannot be divided by.
+
+        Raises:
+            UsageError: If a standard deviation is not above 0.
+        """
+        if not all(0 < value < math.inf for value in self.std):
+            raise UsageError(f"std {self.std}: expected numbers above 0, such as 0.5")
 
     def with_size(self, size: tuple[int, int]) -> "Preprocessing":
         """The same preprocessing for another input size.
