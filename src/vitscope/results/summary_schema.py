@@ -79,7 +79,7 @@ _COMMON = {"schema_version": _COUNT, "kind": _TEXT, "model": _MODEL}
 _AUDIT = _object(
     {
         **_COMMON,
-        "data": _object(_DATA),
+        "data": _object(_DATA, optional={"notes": _TEXTS}),
         "ledger": {**_LEDGER, **_object({**_LEDGER["properties"], "num_proven": _COUNT})},
         "verdict": _TEXT,
         "verdict_text": _TEXT,
@@ -146,7 +146,7 @@ _PICTURE = _object(
 _EXPLANATION = _object(
     {
         **_COMMON,
-        "data": _object(_DATA),
+        "data": _object(_DATA, optional={"notes": _TEXTS}),
         "ledger": _LEDGER,
         "layer": _COUNT,
         "pictures": {"type": "array", "items": _PICTURE},
