@@ -112,7 +112,8 @@ _ONE_SHOT = _object(
                 "num_repeated": _COUNT,
                 "num_unlabelled": _COUNT,
                 "dropped_classes": _TEXTS,
-            }
+            },
+            optional={"notes": _TEXTS},
         ),
         "draws": _COUNT,
         "readout": {"const": "attention"},
