@@ -24,6 +24,7 @@ from vitscope.results.result_text import (
     describe_explanation,
     describe_one_shot,
     list_bases,
+    list_notes,
     mean_of,
     tabulate_accuracies,
     tabulate_bill,
@@ -204,7 +205,7 @@ def _make_printable(content: Any) -> Any:
 
 
 def _list_notes(summary: Mapping[str, Any]) -> list[Text]:
-    return [Text(f"note: {note}", style="dim") for note in summary["model"]["notes"]]
+    return [Text(f"note: {note}", style="dim") for note in list_notes(summary)]
 
 
 def _make_table(content: TextTable) -> Table:

@@ -44,6 +44,25 @@ def messy(tmp_path):
     return root
 
 
+@pytest.mark.parametrize(
+    ("places", "named"),
+    [
+        (["train/a", "train/b", "val/a", "val/b"], "train, val"),
+        (["train/a", "train/b", "test"], "train"),
+        (["a/images", "b/images"], "a, b"),
+        (["Training/a", "cats", "dogs"], "Training"),
+    ],
+)
+def test_splits_are_not_taken_for_classes(tmp_path, places, named):
+    for number, place in enumerate(places):
+        write_pictures(tmp_path / place, 2, start=10 * number)
+    (tmp_path / ".DS_Store").touch()
+    (tmp_path / "__MACOSX").mkdir()
+    with pytest.raises(UsageError, match="give one of them") as caught:
+        one_shot(tiny_vit(), tmp_path, OneShotConfig(draws=2))
+    assert str(caught.value).startswith(f"{named} in '{tmp_path}' hold folders themselves")
+
+
 def test_what_cannot_be_used_is_named_and_counted(messy):
     result = one_shot(tiny_vit(), messy, OneShotConfig(draws=2))
     assert result.summary["data"] == {

@@ -5,7 +5,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from encoded import (
     BLACK,
@@ -249,6 +249,31 @@ def test_floating_point_without_a_known_white_is_refused(values):
     assert "floating-point values" in reason(encode(np.array([values], dtype=np.float32), "TIFF"))
 
 
+@pytest.mark.parametrize(
+    ("bits", "sample_format", "photometric", "told"),
+    [
+        ((64,), 3, 1, "1 x 64-bit floating-point numbers"),
+        ((16,), 3, 1, "1 x 16-bit floating-point numbers"),
+        ((32, 32, 32), 3, 2, "3 x 32-bit floating-point numbers"),
+        ((16, 16, 16), 2, 2, "3 x 16-bit signed whole numbers"),
+        ((64,), 1, 1, "1 x 64-bit whole numbers"),
+        ((32,), 5, 1, "1 x 32-bit numbers of another kind"),
+    ],
+)
+def test_samples_that_are_not_read_are_named(bits, sample_format, photometric, told):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in {256: 2, 257: 2, 259: 1, 262: photometric, 277: len(bits), 278: 2}.items():
+        tags[tag] = value
+    tags[258], tags[339], tags[273], tags[279] = bits, (sample_format,) * len(bits), 8, 96
+    file = BytesIO(b"II*\0" + struct.pack("<I", 8 + 96) + bytes(96))
+    file.seek(8 + 96)
+    tags.save(file)
+    assert reason(file.getvalue()) == (
+        f"a TIFF of {told} a pixel, which is not read: save it as 8-bit RGB, or as grey in 8 or "
+        "16 bits"
+    )
+
+
 # Transparent pictures
 
 ALPHA = np.array([[0, 128, 255]], dtype=np.uint8)
@@ -342,6 +367,13 @@ def test_the_first_frame_of_several(file_format):
     with Image.open(BytesIO(data)) as image:
         assert image.n_frames == 3
     np.testing.assert_array_equal(decode(data), np.broadcast_to(np.uint8(RED), (8, 8, 3)))
+
+
+@pytest.mark.parametrize("default", [False, True])
+def test_the_first_frame_of_an_animation_is_not_what_is_shown_without_it(default):
+    frames = [Image.new("RGB", (8, 8), tuple(colour)) for colour in (RED, GREEN, BLUE)]
+    data = encode(frames[0], "PNG", save_all=True, append_images=frames[1:], default_image=default)
+    np.testing.assert_array_equal(decode(data)[0, 0], GREEN if default else RED)
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF"])

@@ -185,6 +185,92 @@ def test_a_folder_that_may_not_be_searched_is_named(folder, monkeypatch):
         find_images([folder])
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links and pipes")
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (os.mkfifo, "not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
+        (lambda path: (path.touch(), os.truncate(path, 2**28 + 1)), "too large: 268435457"),
+    ],
+    ids=["pipe", "device", "sparse"],
+)
+def test_a_text_file_that_never_ends_is_refused(folder, make, reason):
+    make(folder / "list.txt")
+    with pytest.raises(UsageError, match=rf"list.txt' cannot be searched for pictures: {reason}"):
+        find_images(folder / "list.txt")
+
+
+def test_what_cannot_be_searched_is_named_and_counted_and_the_rest_goes_on(folder, monkeypatch):
+    (found,) = touch(folder, "b/x.png")
+    found.write_bytes(encode(NOISE, "PNG"))
+    touch(folder, "a.tar/x.png", "c/x.jpg")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("a.tar"):  # The superuser may search whatever it forbids.
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    images = ImageSet.from_sources([folder], PREPROCESSING)
+    assert names(images.addresses, folder) == ["a.tar", "b/x.png", "c/x.jpg"]
+    (batch,) = iter_batches(images, batch_size=9)
+    assert [(failed.index, failed.reason) for failed in batch.failures] == [
+        (0, "cannot be read: Permission denied"),
+        (2, "the file is empty"),
+    ]
+    for path in (found, folder / "c" / "x.jpg"):
+        path.unlink()
+    with pytest.raises(UsageError, match=r"a.tar' cannot be searched.*Permission denied"):
+        find_images([folder])
+
+
+def test_a_path_too_long_for_the_system_is_one_failure(folder):
+    touch(folder, "x.png")
+    home, name = os.open(folder, os.O_RDONLY), "d" * 250
+    here = os.dup(home)
+    for _ in range(20):  # 5,000 bytes in all; a path may have 4,096
+        os.mkdir(name, dir_fd=here)
+        below = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    os.close(home)
+    images = ImageSet.from_sources([folder], PREPROCESSING)
+    assert images.addresses[-1] == folder / "x.png"
+    (batch,) = iter_batches(images, batch_size=9)
+    assert [failed.reason for failed in batch.failures] == [
+        "cannot be read: File name too long",
+        "the file is empty",
+    ]
+    assert images.name_picture(0).startswith(f"{folder}/dddd")
+
+
+def test_what_systems_leave_beside_pictures_is_passed_over(folder):
+    left = ["._x.jpg", "__MACOSX/x.jpg", "@eaDir/x.jpg/SYNOPHOTO_THUMB_M.jpg", "$RECYCLE.BIN/y.png"]
+    touch(folder, ".DS_Store", "Thumbs.db", "desktop.ini", "x.jpg", "below/.DS_Store", *left)
+    assert names(find_images([folder]), folder) == ["x.jpg"]
+
+
+def test_a_pipe_put_in_the_place_of_a_picture_is_not_waited_for(folder, monkeypatch):
+    (path,) = touch(folder, "x.png")
+    found = path.stat()
+    path.unlink()
+    os.mkfifo(path)
+    stat = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda p, **o: found if p == path else stat(p, **o))
+    images = ImageSet((path,), PREPROCESSING)
+    (batch,) = iter_batches(images, batch_size=1)
+    assert [failed.reason for failed in batch.failures] == ["not a regular file"]
+
+
+@pytest.mark.parametrize("std", [(0.5, 0.0, 0.5), (0.5, -1.0, 0.5), (0.5, 0.5, float("nan"))])
+def test_pixels_are_not_divided_by_nothing(std):
+    with pytest.raises(UsageError, match="expected numbers above 0"):
+        Preprocessing(size=(8, 8), mean=(0.5,) * 3, std=std)
+
+
 # Drawing
 
 
@@ -254,14 +340,14 @@ def test_what_cannot_be_opened_is_a_failure_of_that_picture(folder, monkeypatch)
     os.mkfifo(folder / "pipe.png")
     (folder / "closed.png").write_bytes(encode(NOISE, "PNG"))
     monkeypatch.setattr(stores_module, "MAX_FILE_BYTES", 9_999)
-    read_bytes = Path.read_bytes
+    open_file = os.open
 
-    def refuse_closed(path):
-        if path.name == "closed.png":  # The superuser may read whatever its permissions say.
+    def refuse_closed(path, *args, **options):
+        if str(path).endswith("closed.png"):  # The superuser may read whatever it forbids.
             raise PermissionError(13, "Permission denied")
-        return read_bytes(path)
+        return open_file(path, *args, **options)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse_closed)
+    monkeypatch.setattr(os, "open", refuse_closed)
     expected = {
         "good.png": None,
         "large.png": "too large: 10000 bytes, more than 9999",

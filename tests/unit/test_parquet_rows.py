@@ -62,7 +62,7 @@ def test_the_one_column_of_bytes_is_taken_whatever_it_is_called(tmp_path):
     ("columns", "found"),
     [
         ({"a": pa.array(TEN), "b": pa.array(TEN)}, "found: a, b"),
-        ({"text": ["a"], "image": ["path.png"]}, "found: none"),
+        ({"text": ["a"], "other": ["path.png"]}, "found: none"),
         ({"two\nlines": pa.array(TEN), "\x1b[2J": pa.array(TEN)}, r"found: two\nlines, \x1b[2J"),
     ],
 )
@@ -70,6 +70,41 @@ def test_an_unclear_column_is_asked_for(tmp_path, columns, found):
     file = write_parquet(tmp_path / "x.parquet", columns)
     assert found in refusal(file)
     assert "name the column of pictures so" in refusal(file)
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [(["path.png"], "string"), ([[{"bytes": PNG}]], "list<element: struct<bytes: binary>>")],
+)
+def test_a_column_that_holds_no_bytes_is_told_by_its_type(tmp_path, column, kind):
+    file = write_parquet(tmp_path / "x.parquet", {"image": pa.array(column)})
+    assert f"column image of {file} is of type {kind}: expected the bytes" in refusal(file)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.dictionary(pa.int32(), pa.binary()),
+        pa.binary(len(PNG)),
+        pa.binary_view(),
+        pa.struct([("bytes", pa.dictionary(pa.int32(), pa.binary()))]),
+    ],
+    ids=str,
+)
+def test_every_kind_of_bytes_is_read(tmp_path, kind):
+    other = bytes(len(PNG))
+    rows = [PNG, other, PNG, PNG, other]
+    values = [{"bytes": row} for row in rows] if pa.types.is_struct(kind) else rows
+    file = write_parquet(
+        tmp_path / "x.parquet", {"image": pa.array(values, kind)}, row_group_size=2
+    )
+    assert contents(file) == rows
+
+
+def test_digests_beside_the_pictures_are_no_pictures(tmp_path):
+    digests = pa.array([bytes(16)] * 10, pa.binary(16))
+    file = write_parquet(tmp_path / "x.parquet", {"md5": digests, "photo": pa.array(TEN)})
+    assert contents(file) == TEN
 
 
 def test_a_column_of_another_kind_does_not_hide_the_pictures(tmp_path):

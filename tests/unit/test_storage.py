@@ -11,6 +11,7 @@ from vitscope.errors import ResultError, UsageError, VitscopeError
 from vitscope.files.json_files import read_json, write_json
 from vitscope.files.storage import (
     is_result,
+    open_to_readers,
     printable_path,
     replace_json,
     scratch_folder,
@@ -24,6 +25,27 @@ def write_result(folder, text="new"):
 
 def read_result(folder):
     return read_json(folder / "summary.json")["text"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o027])
+def test_permissions_are_those_of_new_files_and_the_mask_is_not_touched(
+    tmp_path, monkeypatch, mask
+):
+    before = os.umask(mask)
+    try:
+        monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the mask is the whole process's"))
+        file, folder = tmp_path / "file", tmp_path / "folder"
+        file.touch(mode=0o600)
+        folder.mkdir(mode=0o700)
+        for path in (file, folder):
+            open_to_readers(path)
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+    assert file.stat().st_mode & 0o777 == 0o666 & ~mask
+    assert folder.stat().st_mode & 0o777 == 0o777 & ~mask
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_folder_appears_whole(tmp_path):

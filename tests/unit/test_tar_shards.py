@@ -14,6 +14,8 @@ from encoded import NOISE, encode
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.pictures import stores
 from vitscope.pictures.addresses import printable_address, read_picture
+from vitscope.pictures.images import ImageSet
+from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.pictures.sources import find_images
 from vitscope.pictures.tar_shards import TarMember, list_members
 
@@ -62,12 +64,40 @@ def test_every_format_and_long_names(shard, form):
     assert [address.read() for address in found] == [b"1", b"22", b"3"]
 
 
-def test_the_extension_is_what_follows_the_first_dot(shard):
+def test_parts_of_a_sample_and_hidden_members_are_left_out(shard):
     names = ["k.seg.png", "k.png", "k.png.txt", "k", ".png", "._k.png", ".git/k.png", "./k2.png"]
-    assert members(list_members(shard(make_tar(dict.fromkeys(names, PNG))))) == [
-        "k.png",
-        "./k2.png",
-    ]
+    found = list_members(shard(make_tar(dict.fromkeys([*names, "__MACOSX/x.png"], PNG))))
+    assert members(found) == ["k.png", "./k2.png"]
+    assert found.num_left_out == 1
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["IMG_2020.01.04.jpg", "IMG_2020.01.05.jpg", "IMG_2021.01.04.jpg", "IMG_3.jpg"],
+        ["DSC1.NEF.jpg", "DSC2.NEF.jpg", "DSC3.CR2.JPG"],
+        ["my.cat.jpg", "my.dog.jpg", "v1.2.final.png"],
+        ["a/x.jpg", "b/x.edited.jpg"],
+    ],
+)
+def test_names_of_photographs_have_dots(shard, names):
+    found = list_members(shard(make_tar(dict.fromkeys(names, PNG))))
+    assert members(found) == names
+    assert found.num_left_out == 0
+    assert [address.key for address in found] == [Path(name).stem for name in names]
+
+
+def test_what_is_left_out_is_noted_and_goes_with_the_set(shard, tmp_path):
+    shard(make_tar(dict.fromkeys(["k.png", "k.seg.png", "m.png", "m.SEG.png"], PNG)))
+    shard(make_tar({"n.png": PNG, "n.thumb.jpg": PNG}), "001.tar")
+    preprocessing = Preprocessing(size=(8, 8), mean=(0.5,) * 3, std=(0.5,) * 3)
+    images = ImageSet.from_sources(tmp_path, preprocessing)
+    assert members(images.addresses) == ["k.png", "m.png", "n.png"]
+    (note,) = images.notes
+    assert note.startswith("3 members of the archives are called like images but were left out")
+    assert images.select([0]).notes == images.notes
+    (tmp_path / "plain.tar").write_bytes(make_tar({"k.png": PNG}))
+    assert find_images(tmp_path / "plain.tar").notes == ()
 
 
 def test_a_name_that_comes_twice_is_two_pictures(shard):
@@ -286,6 +316,10 @@ def test_compressed_archives_are_refused_with_what_to_do(shard, name):
 
 def test_archives_without_pictures_are_refused(shard):
     assert "none of the 2 members" in refusal(shard(make_tar({"a.json": b"", "b.seg.png": b""})))
+    parts = [f"{key}.{part}.png" for key in "ab" for part in ("left", "right")]
+    message = refusal(shard(make_tar(dict.fromkeys(["a.json", *parts], PNG))))
+    assert "none of the 5 members" in message
+    assert "4 look like parts of samples, such as key.seg.png" in message
     assert "none of the 0 members" in refusal(shard(END))
 
 

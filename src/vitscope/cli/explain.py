@@ -46,8 +46,8 @@ def explain(
     Example:  vitscope explain dog.jpg --model dinov2-small --model dinov2-large-reg --out dog
 
     Args:
-        images: Pictures, folders (searched recursively), text files (.txt) of paths or URLs, tar
-            shards, Parquet files, or URLs of any of these (s3://, gs://, hf://, https://).
+        images: Pictures, folders (searched recursively), text files (.txt) of paths, tar shards,
+            Parquet files, or URLs of any of these but text files (s3://, gs://, hf://, https://).
         model: Model id, once per model: a plain name (dinov2-small-reg), a Hugging Face id or local
             folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
         out: Folder for the results, one folder a model, and for figures/, a figure a picture. An

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from safetensors import SafetensorError
@@ -244,9 +246,16 @@ def open_to_readers(path: Path) -> None:
     Args:
         path: The file or folder.
     """
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+    # The mask is the process's own: asking for it would change it, for other threads too. What is
+    # made by its rules shows it.
+    probe = Path(f"{path}.{token_hex(4)}")
+    descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o777)
+    try:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+        probe.unlink()
+    path.chmod(mode if path.is_dir() else mode & 0o666)
 
 
 def _is_there(path: Path) -> bool:

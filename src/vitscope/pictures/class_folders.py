@@ -8,7 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from vitscope.errors import UsageError
+from vitscope.files.storage import printable
+from vitscope.pictures.names import is_hidden
 from vitscope.pictures.sources import find_files
+
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,15 @@ def find_classes(folder: str | Path) -> ClassFolders:
 
     Args:
         folder: Folder with one sub-folder a class, whose name is the label; pictures further down
-            belong to the same class. Hidden folders and files are skipped.
+            belong to the same class, unless no class has any but those: then, or where one is
+            called as a split is, the sub-folders are not taken for classes. Hidden folders and
+            files are skipped.
 
     Returns:
         The classes.
 
     Raises:
-        UsageError: If it is no folder, or holds fewer than two classes with two pictures.
+        UsageError: If it is no folder, holds splits, or fewer than two classes with two pictures.
     """
     root = Path(folder)
     name = repr(os.fspath(folder))
@@ -63,7 +69,7 @@ def find_classes(folder: str | Path) -> ClassFolders:
     by_class: dict[str, list[Path]] = {
         entry.name: []
         for entry in sorted(root.iterdir())
-        if entry.is_dir() and not entry.name.startswith(".")
+        if entry.is_dir() and not is_hidden(entry.name)
     }
     if not by_class:
         raise UsageError(
@@ -77,6 +83,7 @@ def find_classes(folder: str | Path) -> ClassFolders:
             by_class[label].append(path)
         else:
             num_unlabelled += 1
+    _refuse_splits(name, {label: paths for label, paths in by_class.items() if paths}, root)
     classes = {label: tuple(paths) for label, paths in by_class.items() if len(paths) > 1}
     if len(classes) < 2:
         raise UsageError(
@@ -85,3 +92,19 @@ def find_classes(folder: str | Path) -> ClassFolders:
         )
     too_small = tuple(label for label in by_class if label not in classes)
     return ClassFolders(classes, too_small, num_unlabelled)
+
+
+def _refuse_splits(name: str, by_class: Mapping[str, list[Path]], root: Path) -> None:
+    # A class may lie in folders of its own; where all do, or one is called as a split is, they are
+    # taken for splits of one data set.
+    nested = [
+        label
+        for label, paths in by_class.items()
+        if not any(path.parent == root / label for path in paths)
+    ]
+    if nested and (len(nested) == len(by_class) or not _SPLITS.isdisjoint(map(str.lower, nested))):
+        listed = ", ".join(map(printable, nested[:5])) + (", …" if len(nested) > 5 else "")
+        raise UsageError(
+            f"{listed} in {name} hold folders themselves and no pictures of their own, as train "
+            "and val do: give one of them, or put each class's pictures straight into its folder"
+        )

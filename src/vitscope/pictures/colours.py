@@ -4,12 +4,17 @@ from io import BytesIO
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 
 from vitscope.errors import ImageReadError
 
 _WHITE_IS_ZERO = 0
 """TIFF's photometric interpretation that Pillow minds at 8 bits and forgets above."""
+
+_SAMPLE_FORMAT = 339
+_SAMPLE_FORMATS = {1: "whole numbers", 2: "signed whole numbers", 3: "floating-point numbers"}
+_UNKNOWN_SAMPLES = "unknown pixel mode"
+"""What Pillow says of a TIFF whose samples it does not read, in an error it keeps to itself."""
 
 
 def widen_png_key(image: Image.Image, depth: int) -> None:
@@ -48,6 +53,34 @@ def convert_to_rgb(image: Image.Image, background: int) -> Image.Image:
     if image.mode == "CMYK":
         return _ink_to_rgb(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def describe_unread_tiff(data: bytes) -> str | None:
+    """Tell a whole TIFF whose samples are of a kind that is not read from a damaged file.
+
+    Args:
+        data: The bytes of a file that Pillow does not identify.
+
+    Returns:
+        Its samples in words; None if it is anything else.
+    """
+    try:
+        TiffImagePlugin.TiffImageFile(BytesIO(data))
+    except SyntaxError as error:  # what whatever it trips over ends in
+        if str(error) != _UNKNOWN_SAMPLES:
+            return None
+    else:
+        return None
+    file = BytesIO(data)
+    header = file.read(8)
+    big = header[2:4] in (b"\x2b\0", b"\0\x2b")
+    tags = TiffImagePlugin.ImageFileDirectory_v2(header + file.read(8 if big else 0))
+    file.seek(tags.next)
+    tags.load(file)
+    bits = tags.get(ExifTags.Base.BitsPerSample, (1,))
+    told = next(iter(tags.get(_SAMPLE_FORMAT, (1,))), None)
+    kind = _SAMPLE_FORMATS.get(told or 0, "numbers of another kind")
+    return f"{len(bits)} x {next(iter(bits), 0)!r}-bit {kind} a pixel"
 
 
 def _lay_on(background: int, image: Image.Image) -> Image.Image:

@@ -6,13 +6,14 @@ of tables and objects in stores would all have to be fetched for it: their copie
 whoever reads them.
 """
 
+import stat
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 
 from vitscope.errors import ImageReadError
 from vitscope.pictures.addresses import PictureAddress, read_picture
 from vitscope.pictures.decoding import image_id
-from vitscope.pictures.stores import check_regular, plain_read_errors, read_range
+from vitscope.pictures.stores import plain_read_errors, read_range
 from vitscope.pictures.tar_shards import TarMember
 
 _END_BYTES = 4096
@@ -54,7 +55,8 @@ def _locate(address: PictureAddress) -> tuple[Path, int, int] | None:
     # File, first byte and number of bytes.
     if isinstance(address, Path):
         with plain_read_errors(address):
-            return address, 0, check_regular(address)
+            status = address.stat()
+            return (address, 0, status.st_size) if stat.S_ISREG(status.st_mode) else None
     if isinstance(address, TarMember) and isinstance(address.archive, Path):
         return address.archive, address.offset, address.size or 0
     return None

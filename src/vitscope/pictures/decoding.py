@@ -13,7 +13,6 @@ Requirements met here:
 """
 
 import struct
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -28,7 +27,8 @@ from PIL.Image import Transpose
 from torch import Tensor
 
 from vitscope.errors import ImageReadError
-from vitscope.pictures.colours import convert_to_rgb, widen_png_key
+from vitscope.pictures.colours import convert_to_rgb, describe_unread_tiff, widen_png_key
+from vitscope.pictures.pillow_switches import set_for_decoding
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.pictures.resampling import (
     PILLOW_PIPELINES,
@@ -168,19 +168,32 @@ def open_picture(
     """
     if not data:
         raise ImageReadError("the file is empty")
+    with (
+        set_for_decoding(),
+        _plain_decoding_errors(data, formats),
+        Image.open(BytesIO(data), formats=_openable_formats(tuple(formats))) as image,
+    ):
+        if least_size is not None:
+            image.draft(None, least_size)
+        image.load()
+        if image.info.get("default_image"):  # shown where animations are not
+            image.seek(1)
+            image.load()
+        yield image
+
+
+@contextmanager
+def _plain_decoding_errors(data: bytes, formats: Sequence[str]) -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            # Odd metadata and large sizes: nothing that anybody could act on in the middle of a
-            # run, and nothing that changes the pixels.
-            warnings.filterwarnings("ignore", module=r"PIL\b")
-            with Image.open(BytesIO(data), formats=_openable_formats(tuple(formats))) as image:
-                if least_size is not None:
-                    image.draft(None, least_size)
-                image.load()
-                yield image
+        yield
     except ImageReadError:
         raise
     except UnidentifiedImageError as error:
+        if "TIFF" in formats and (samples := describe_unread_tiff(data)):
+            raise ImageReadError(
+                f"a TIFF of {samples}, which is not read: save it as 8-bit RGB, or "
+                "as grey in 8 or 16 bits"
+            ) from error
         raise ImageReadError(
             f"not a picture, or damaged at its beginning: expected {', '.join(formats)}"
         ) from error

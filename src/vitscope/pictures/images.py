@@ -34,6 +34,7 @@ from vitscope.pictures.covariates import (
 )
 from vitscope.pictures.decoding import decode_picture, image_id, prepare_image
 from vitscope.pictures.handover import PREFETCHED, WorkerStart, fits_shared_memory
+from vitscope.pictures.level_range import measure_range
 from vitscope.pictures.masks import crop_mask, decode_mask, find_masks
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.pictures.sources import find_images
@@ -52,6 +53,7 @@ class ImageSet:
         described: Whether pictures come with covariates.
         copies: For each image, how many others of the same bytes were left out for it; empty where
             none were.
+        notes: What a reader of the numbers should know about how the pictures were found.
     """
 
     addresses: tuple[PictureAddress, ...]
@@ -59,6 +61,7 @@ class ImageSet:
     masks: tuple[Path | None, ...] = ()
     described: bool = True
     copies: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what does not go together.
@@ -106,7 +109,7 @@ class ImageSet:
             raise UsageError(f"seed {seed}: expected 0 or more")
         addresses = find_images(sources)
         matched = () if masks is None else find_masks(masks, addresses)
-        everything = cls(addresses, preprocessing, matched)
+        everything = cls(addresses, preprocessing, matched, notes=addresses.notes)
         if limit is None or limit >= len(addresses):
             return everything
         drawn = np.random.default_rng(seed).choice(len(addresses), limit, replace=False)
@@ -203,6 +206,7 @@ class ImageBatch:
         failures: The others.
         covariates: What describes the pictures without a label, by name: `PICTURE_COVARIATES`, and
             `SEGMENT_COVARIATES` where the set has masks; NaN where one is undefined.
+        level_ranges: Part of the range from black to white that each picture uses.
     """
 
     indices: list[int]
@@ -210,6 +214,7 @@ class ImageBatch:
     pixels: Float[Tensor, "batch channel height width"]
     failures: list[ImageFailure]
     covariates: dict[str, Float64[Tensor, " batch"]] = field(default_factory=dict)
+    level_ranges: list[float] = field(default_factory=list)
 
     def pin_memory(self) -> "ImageBatch":
         """The same batch in page-locked memory; the loader calls it where pinning is asked for.
@@ -267,6 +272,7 @@ class _Picture:
     id: str
     pixels: Float[Tensor, "channel height width"]
     covariates: dict[str, float]
+    level_range: float
 
 
 class _Pictures(Dataset[_Picture | ImageFailure]):
@@ -294,6 +300,7 @@ class _Pictures(Dataset[_Picture | ImageFailure]):
             id=image_id(data),
             pixels=pixels,
             covariates=self._describe(index, image, cropped),
+            level_range=measure_range(cropped),
         )
 
     def _describe(self, index: int, image: Image.Image, cropped: Image.Image) -> dict[str, float]:
@@ -338,4 +345,5 @@ class _Collate:
                 name: torch.tensor([p.covariates[name] for p in pictures], dtype=torch.float64)
                 for name in self.covariates
             },
+            level_ranges=[picture.level_range for picture in pictures],
         )

@@ -17,8 +17,10 @@ from PIL import Image
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.pictures.addresses import PictureAddress, picture_stem
 from vitscope.pictures.decoding import open_picture, turn_upright
+from vitscope.pictures.names import is_hidden
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.pictures.resampling import resample_with_pillow
+from vitscope.pictures.urls import show_name
 
 _STORED_VALUES = ("1", "L", "P", "I", "I;16")
 """Pillow's modes of PNG files whose values are the numbers themselves."""
@@ -44,7 +46,8 @@ def find_masks(folder: str | Path, pictures: Sequence[PictureAddress]) -> tuple[
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(
-            f"{str(folder)!r} cannot be searched for masks: {reason}; give a folder of PNG files"
+            f"{show_name(str(folder))} cannot be searched for masks: {reason}; give a folder of "
+            "PNG files"
         ) from error
     matched = tuple(masks.get(picture_stem(picture)) for picture in pictures)
     uses = Counter(mask for mask in matched if mask is not None)
@@ -116,4 +119,4 @@ def crop_mask(
 
 
 def _is_mask(path: Path) -> bool:
-    return path.suffix.lower() == ".png" and not path.name.startswith(".")
+    return path.suffix.lower() == ".png" and not is_hidden(path.name)

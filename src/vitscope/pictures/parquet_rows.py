@@ -130,13 +130,26 @@ def list_rows(place: Place) -> list[ParquetRow]:
 def _choose_column(schema: pa.Schema, name: str) -> str:
     paths = {field.name: path for field in schema if (path := _find_bytes(field)) is not None}
     usual = [column for column in _USUAL_NAMES if column in paths]
-    if not usual and len(paths) != 1:
-        found = ", ".join(printable(column) for column in paths) or "none"
-        raise UsageError(
-            f"{name} has no column called {' '.join(_USUAL_NAMES)} and not one single other column "
-            f"of bytes (found: {found[:200]}): name the column of pictures so"
-        )
-    return paths[usual[0]] if usual else next(iter(paths.values()))
+    if usual:
+        return paths[usual[0]]
+    # Beside others, bytes of one fixed length are digests.
+    kinds = {field.name: field.type for field in schema}
+    varying = [column for column in paths if not pa.types.is_fixed_size_binary(kinds[column])]
+    single = varying or list(paths)
+    if len(single) == 1:
+        return paths[single[0]]
+    for column in _USUAL_NAMES:
+        if column in kinds:
+            kind = printable(str(kinds[column]))[:100]
+            raise UsageError(
+                f"column {column} of {name} is of type {kind}: expected the bytes of picture files "
+                "(binary, or a struct with bytes)"
+            )
+    found = ", ".join(printable(column) for column in paths) or "none"
+    raise UsageError(
+        f"{name} has no column called {' '.join(_USUAL_NAMES)} and not one single other column "
+        f"of bytes (found: {found[:200]}): name the column of pictures so"
+    )
 
 
 def _find_bytes(field: pa.Field) -> str | None:
@@ -147,7 +160,15 @@ def _find_bytes(field: pa.Field) -> str | None:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    if pa.types.is_dictionary(kind):
+        return _is_binary(kind.value_type)
+    kinds = (
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_binary_view,
+        pa.types.is_fixed_size_binary,
+    )
+    return any(is_kind(kind) for is_kind in kinds)
 
 
 def _list_groups(metadata: pq.FileMetaData, like: RowGroup) -> list[tuple[RowGroup, int]]:

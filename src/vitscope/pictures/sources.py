@@ -4,7 +4,9 @@ Requirements met here:
 
 - The order of a set, and so everything computed from it, does not depend on the file system.
 - File names are bytes from anywhere: they are never decoded strictly, split or printed raw.
-- Nothing is looked for over a network unless a URL was given.
+- Nothing is looked for over a network unless a URL was given: a text file, which may come from
+  anywhere, names none.
+- What cannot be searched or reached is named and counted as an image that failed; the rest goes on.
 """
 
 import os
@@ -15,28 +17,40 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.pictures.addresses import PictureAddress, Source
 from vitscope.pictures.decoding import picture_extensions
+from vitscope.pictures.names import is_hidden
 from vitscope.pictures.parquet_rows import list_rows
-from vitscope.pictures.stores import StoredObject, check_parts, list_objects, suffix_of
-from vitscope.pictures.tar_shards import list_members
-from vitscope.pictures.urls import is_url, show_url
+from vitscope.pictures.stores import (
+    StoredObject,
+    check_parts,
+    list_objects,
+    read_file,
+    suffix_of,
+)
+from vitscope.pictures.tar_shards import FoundMembers, list_members
+from vitscope.pictures.urls import is_url, is_web, resembles_url, show_name, show_url
 
 _TAR, _PARQUET = ".tar", ".parquet"
 _COMPRESSED_TAR = re.compile(r"\.(tar\.\w+|tgz|tbz2|txz)$", re.IGNORECASE)
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}", re.ASCII)
 _MAX_RANGE = 10**6
+_MAX_LIST_BYTES = 2**28
 
 _File = TypeVar("_File", Path, StoredObject)
 
 
 class FoundPictures(tuple[PictureAddress, ...]):
-    """What a search found; whoever searches in it gets it back, and nothing is looked up again."""
+    """What a search found; whoever searches in it gets it back, and nothing is looked up again.
 
-    __slots__ = ()
+    Attributes:
+        notes: What a reader of numbers over these pictures should know about the search.
+    """
+
+    notes: tuple[str, ...] = ()
 
 
 def find_images(sources: Source | Sequence[Source]) -> FoundPictures:
@@ -46,34 +60,36 @@ def find_images(sources: Source | Sequence[Source]) -> FoundPictures:
         sources: Any of these. A folder: searched with everything below it for files with the
             extension of a picture, sorted by relative path; hidden files and folders are skipped,
             links to folders are followed, each folder once; where there are none, for tar archives,
-            and where there are none of those either, for Parquet files. A tar archive (`.tar`) in
+            and where there are none of those either, for Parquet files; a folder below that cannot
+            be searched counts as an image that cannot be read. A tar archive (`.tar`) in
             the layout of WebDataset, see `vitscope.pictures.tar_shards`. A Parquet file
-            (`.parquet`), see `vitscope.pictures.parquet_rows`. A text file (`.txt`): a path or URL
-            a line of a picture, an archive or a Parquet file, paths relative to the text file's
-            folder; empty lines and lines that begin with # are skipped. A URL of a folder or a
-            file in a store that fsspec reaches. Any of these with ranges in braces,
-            `shards/{000..099}.tar`. Any other file: taken as a picture whatever it is
-            called. What an earlier search found.
+            (`.parquet`), see `vitscope.pictures.parquet_rows`. A text file (`.txt`): a path
+            a line of a picture, an archive or a Parquet file, relative to the text file's
+            folder; empty lines and lines that begin with # are skipped, URLs refused. A URL of a
+            folder or a file in a store that fsspec reaches; an image that cannot be reached there
+            counts as one that cannot be read, unless nothing else was named. Any of these with
+            ranges in braces, `shards/{000..099}.tar`. Any other file: taken as a picture whatever
+            it is called. What an earlier search found.
 
     Returns:
         Addresses in the order of the sources, each once. Pictures that a text file lists are not
         looked up: one that is missing is one picture that cannot be read.
 
     Raises:
-        UsageError: If a source does not exist, cannot be searched or names no picture.
+        UsageError: If a source does not exist, cannot be searched or names no picture, or if a text
+            file names a URL.
     """
     if isinstance(sources, FoundPictures):
         return sources
-    named: dict[Hashable, PictureAddress] = {}
-    if not isinstance(sources, Iterable):
-        _check_address(sources)
-    for source in [sources] if isinstance(sources, Source) else sources:
-        for file in _expand(source):
-            named.setdefault(_identify(file), file)
-    if not named:
-        raise UsageError("no pictures were named: give folders, picture files or a text file")
-    files = map(_look_into, _number_alike([*named.values()]))
-    return FoundPictures(dict.fromkeys(chain.from_iterable(files)))
+    looked_into = [_look_into(file) for file in _number_alike(_find_all(sources))]
+    found = FoundPictures(dict.fromkeys(chain.from_iterable(looked_into)))
+    parts = sum(one.num_left_out for one in looked_into if isinstance(one, FoundMembers))
+    if parts:
+        found.notes = (
+            f"{parts} members of the archives are called like images but were left out, as parts "
+            "of samples that have another image or the same parts, such as key.seg.png",
+        )
+    return found
 
 
 def find_files(sources: Source | Sequence[Source]) -> tuple[Path, ...]:
@@ -96,6 +112,29 @@ def find_files(sources: Source | Sequence[Source]) -> tuple[Path, ...]:
             "give picture files of this machine"
         )
     return files
+
+
+def _find_all(sources: Source | Sequence[Source]) -> list[PictureAddress]:
+    if not isinstance(sources, Iterable):
+        _check_address(sources)
+    named: dict[Hashable, PictureAddress] = {}
+    unreached: dict[Hashable, _UnreachedError] = {}
+    for source in [sources] if isinstance(sources, Source) else sources:
+        for name in _expand(source):
+            try:
+                files = _find(name)
+            except _UnreachedError as error:
+                if not _is_one_picture(error.place):
+                    raise
+                unreached[_identify(error.place)] = error
+                files = [error.place]
+            for file in files:
+                named.setdefault(_identify(file), file)
+    if unreached and named.keys() == unreached.keys():
+        raise next(iter(unreached.values()))
+    if not named:
+        raise UsageError("no pictures were named: give folders, picture files or a text file")
+    return list(named.values())
 
 
 def _identify(address: PictureAddress) -> Hashable:
@@ -122,6 +161,9 @@ def _look_into(file: PictureAddress) -> Sequence[PictureAddress]:
     if not isinstance(file, (Path, StoredObject)):
         return [file]
     suffix = suffix_of(file)
+    # A folder here is one that could not be searched; asking for it may fail in turn.
+    if isinstance(file, Path) and os.path.isdir(file):  # noqa: PTH112
+        return [file]
     if suffix in {_TAR, _PARQUET} and isinstance(file, StoredObject):
         check_parts(file)
     if suffix == _TAR:
@@ -129,16 +171,19 @@ def _look_into(file: PictureAddress) -> Sequence[PictureAddress]:
     return list_rows(file) if suffix == _PARQUET else [file]
 
 
-def _expand(source: Source) -> Sequence[PictureAddress]:
+def _expand(source: Source) -> Iterator[Source]:
+    # Braces are those of a range unless a file is called so.
+    if isinstance(source, (str, Path)) and not os.path.lexists(name := os.fspath(source)):
+        return _expand_ranges(name) if _RANGE.search(name) else iter([source])
+    return iter([source])
+
+
+def _find(source: Source) -> Sequence[PictureAddress]:
     if not isinstance(source, (str, Path)):
         _check_address(source)
         return [source]
     name = os.fspath(source)
-    if _RANGE.search(name) and not (is_url(name) or os.path.lexists(name)):
-        return list(chain.from_iterable(map(_expand, _expand_ranges(name))))
-    if is_url(name):
-        return list(chain.from_iterable(map(_find_stored, _expand_ranges(name))))
-    return _find_local(Path(source), repr(name))
+    return _find_stored(name) if is_url(name) else _find_local(Path(source), name)
 
 
 def _check_address(source: object) -> None:
@@ -165,38 +210,62 @@ def _expand_ranges(name: str) -> Iterator[str]:
         yield from _expand_ranges(f"{name[: found.start()]}{number:0{width}}{name[found.end() :]}")
 
 
-def _find_local(path: Path, name: str) -> Sequence[Path | StoredObject]:
-    found: Sequence[Path | StoredObject]
+def _find_local(path: Path, name: str) -> Sequence[Path]:
+    shown = show_name(name)
     try:
         # An empty name is what an unset shell variable leaves; Path takes it for this folder.
-        if name == "''" or not path.exists():
-            raise UsageError(
-                f"{name} does not exist: give a folder, a picture, a .txt file with one path a "
-                "line, a .tar or .parquet file, or a URL"
-            )
+        if not name or not path.exists():
+            _refuse_missing(name, shown)
         if path.is_dir():
             found, expected = _search(path), _describe_kinds()
         elif path.suffix.lower() == ".txt":
-            found, expected = _read_list(path), "one path a line"
+            found, expected = _read_list(path, shown), "one path a line"
         else:
             found, expected = [path], ""
     except OSError as error:
-        raise UsageError(f"{name} cannot be searched for pictures: {error.strerror}") from error
-    _check_found(name, found, expected)
+        raise UsageError(f"{shown} cannot be searched for pictures: {error.strerror}") from error
+    except ImageReadError as error:
+        raise UsageError(f"{shown} cannot be searched for pictures: {error}") from error
+    _check_found(shown, found, expected)
     return found
 
 
+def _refuse_missing(name: str, shown: str) -> NoReturn:
+    if resembles_url(name):
+        raise UsageError(
+            f"{shown} does not exist, and is no URL: a URL begins as https:// or s3:// does"
+        )
+    raise UsageError(
+        f"{shown} does not exist: give a folder, a picture, a .txt file with one path a "
+        "line, a .tar or .parquet file, or a URL"
+    )
+
+
+class _UnreachedError(UsageError):
+    """What a URL names cannot be reached: a single image fails alone where there are others."""
+
+    def __init__(self, message: str, place: StoredObject) -> None:
+        super().__init__(message)
+        self.place = place
+
+
 def _find_stored(url: str) -> Sequence[StoredObject]:
-    name = show_url(url)
+    name, place = show_url(url), StoredObject(url)
     try:
         objects = list_objects(url)
     except ImageReadError as error:
-        raise UsageError(
-            f"{name} {error}; give the URL of a folder, a picture, a .tar or a .parquet file"
+        raise _UnreachedError(
+            f"{name} {error}; give the URL of a folder, a picture, a .tar or a .parquet file", place
         ) from error
     found = objects if [one.below for one in objects] == [""] else _choose_kind(objects)
     _check_found(name, found, _describe_kinds())
     return found
+
+
+def _is_one_picture(place: StoredObject) -> bool:
+    # Of the web nothing is a folder; elsewhere what is called otherwise could be a thousand.
+    suffix = suffix_of(place)
+    return suffix in picture_extensions() or (is_web(place.url) and suffix not in {_TAR, _PARQUET})
 
 
 def _check_found(name: str, files: Sequence[Path | StoredObject], expected: str) -> None:
@@ -228,16 +297,21 @@ def _choose_kind(files: Sequence[_File]) -> list[_File]:
 
 def _search(folder: Path) -> list[Path]:
     found: list[Path] = []
+    closed: dict[Path, OSError] = {}
     seen: set[tuple[int, int]] = set()
     pending = [folder]
     while pending:
         current = pending.pop()
-        status = current.stat()
-        if (status.st_dev, status.st_ino) in seen:
+        try:
+            status = current.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(current) as entries:
+                visible = [entry for entry in entries if not is_hidden(entry.name)]
+        except OSError as error:
+            closed[current] = error
             continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(current) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
         # Backwards, for the last folder put on the pile is the first to be searched.
         for entry in sorted(visible, key=lambda entry: entry.name, reverse=True):
             path = current / entry.name
@@ -245,7 +319,14 @@ def _search(folder: Path) -> list[Path]:
                 pending.append(path)
             else:
                 found.append(path)
-    return _choose_kind(sorted(found, key=Path.as_posix))
+    chosen = _choose_kind(sorted(found, key=Path.as_posix))
+    if closed and not chosen:
+        path, reason = next(iter(closed.items()))
+        raise UsageError(
+            f"{show_name(os.fspath(path))} cannot be searched for pictures: {reason.strerror}"
+        ) from reason
+    # Whoever reads a folder that could not be searched says why.
+    return sorted([*chosen, *closed], key=Path.as_posix)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -255,11 +336,18 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _read_list(source: Path) -> list[Path | StoredObject]:
-    lines = source.read_bytes().removeprefix(BOM_UTF8).split(b"\n")
-    names = (os.fsdecode(line.removesuffix(b"\r")) for line in lines)
-    return [
-        StoredObject(name) if is_url(name) else source.parent / name
-        for name in names
-        if name.strip() and not name.lstrip().startswith("#")
-    ]
+def _read_list(source: Path, shown: str) -> list[Path]:
+    lines = read_file(source, _MAX_LIST_BYTES).removeprefix(BOM_UTF8).split(b"\n")
+    paths: list[Path] = []
+    for number, line in enumerate(lines, start=1):
+        name = os.fsdecode(line.removesuffix(b"\r"))
+        if not name.strip() or name.lstrip().startswith("#"):
+            continue
+        path = source.parent / name
+        if resembles_url(name) and not os.path.lexists(path):
+            raise UsageError(
+                f"line {number} of {shown} is a URL ({show_name(name)}): a text file holds paths, "
+                "and nothing that it names is fetched; give URLs on the command line or in Python"
+            )
+        paths.append(path)
+    return paths

@@ -7,20 +7,24 @@ Requirements met here:
 - Names of objects are names alone: whatever signs stand in them, no URL is read out of them.
 - A file whose header claims to be larger than `MAX_FILE_BYTES` is not read.
 - Nothing is held open between two reads.
+- A pipe or a device is never waited for, a file that grows never read beyond its bound.
 """
 
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from vitscope.errors import ImageReadError, UsageError, VitscopeError
 from vitscope.files.storage import printable, printable_path
+from vitscope.pictures import web
+from vitscope.pictures.names import is_hidden
 from vitscope.pictures.urls import is_web, show_url
 
 MAX_FILE_BYTES = 2**31
@@ -74,8 +78,13 @@ class StoredObject:
         """
         if self.size is not None:
             return read_range(self, 0, self.size)
-        with plain_read_errors(self), open_place(self) as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        with plain_read_errors(self):
+            store, path = _reach(self)
+            if is_web(self.url):
+                data = web.fetch(store, path, MAX_FILE_BYTES + 1)
+            else:
+                with store.open(path, "rb") as file:
+                    data = file.read(MAX_FILE_BYTES + 1)
         check_size(len(data))
         return data
 
@@ -123,7 +132,8 @@ def open_store(url: str) -> tuple[AbstractFileSystem, str]:
     scheme = url.partition("://")[0]
     if "::" in url:
         first = url.partition("::")[0]
-        raise UsageError(f"{show_url(first)} begins a chain of URLs: give one URL")
+        shown = show_url(first) if "://" in first else printable(first)
+        raise UsageError(f"{shown} begins a chain of URLs: give one URL")
     try:
         store, path = url_to_fs(url)
     except ImportError as error:
@@ -158,15 +168,22 @@ def list_objects(url: str) -> list[StoredObject]:
     """
     store, root = open_store(url)
     with plain_read_errors(StoredObject(url)):
-        store.invalidate_cache(root)
-        about = store.info(root)
+        about = _look_up(store, root, url)
         if about["type"] != "directory":
             return [StoredObject(url, size=about.get("size"))]
         found = store.find(root, detail=True).items()
         sizes = {path.removeprefix(root).removeprefix("/"): one.get("size") for path, one in found}
     # A folder may be an object too, which is no picture.
-    visible = (below for below in sorted(sizes) if below and "/." not in f"/{below}")
+    visible = (b for b in sorted(sizes) if b and not any(map(is_hidden, b.split("/"))))
     return [StoredObject(url, below, sizes[below]) for below in visible]
+
+
+def _look_up(store: AbstractFileSystem, path: str, url: str) -> dict[str, Any]:
+    if is_web(url):
+        return web.look_up(store, path)
+    store.invalidate_cache(path)
+    about: dict[str, Any] = store.info(path)
+    return about
 
 
 def _reach(place: StoredObject) -> tuple[AbstractFileSystem, str]:
@@ -190,12 +207,12 @@ def open_place(place: Place) -> Iterator[BinaryIO]:
         OSError: If it cannot be opened; a store may raise anything else.
     """
     if isinstance(place, Path):
-        check_regular(place)
-        with place.open("rb") as file:
+        with _open_regular(place) as file:
             yield file
     else:
         store, path = _reach(place)
-        with store.open(path, "rb") as file:
+        opened = web.WebFile.open(store, path) if is_web(place.url) else store.open(path, "rb")
+        with opened as file:
             yield file
 
 
@@ -231,13 +248,9 @@ def read_range(place: Place, start: int, size: int) -> bytes:
 
 def _fetch(place: StoredObject, start: int, size: int) -> bytes:
     store, path = _reach(place)
-    if not is_web(place.url):
-        return bytes(store.cat_file(path, start=start, end=start + size))
-    # A server of the web may answer with the whole file: cat_file takes all of it, an open file
-    # gives up or stops at the end of the part.
-    with store.open(path, "rb", size=start + size, cache_type="none") as file:
-        file.seek(start)
-        return bytes(file.read(size))
+    if is_web(place.url):
+        return web.fetch(store, path, size, start)
+    return bytes(store.cat_file(path, start=start, end=start + size))
 
 
 def check_parts(place: StoredObject) -> None:
@@ -258,11 +271,12 @@ def check_parts(place: StoredObject) -> None:
         ) from error
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Path, most: int | None = None) -> bytes:
     """Read a picture's file, whatever is called one.
 
     Args:
         path: The file.
+        most: Largest size in bytes that is read; that of a picture if None.
 
     Returns:
         Its bytes.
@@ -270,27 +284,30 @@ def read_file(path: Path) -> bytes:
     Raises:
         ImageReadError: If it cannot be opened, is no regular file or is too large.
     """
-    with plain_read_errors(path):
-        check_size(check_regular(path))
-        return path.read_bytes()
+    with plain_read_errors(path), _open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        check_size(size, most)
+        # No more than it held when it was opened, for a file that grows may have no end.
+        return file.read(size)
 
 
-def check_regular(path: Path) -> int:
-    """Refuse what is no file: a pipe or a device may keep whoever opens it waiting, or never end.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its size in bytes.
-
-    Raises:
-        ImageReadError: If it is no regular file.
-    """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
+def _open_regular(path: Path) -> BinaryIO:
+    # A pipe or a device may keep whoever opens it waiting, or never end: what is open is looked at,
+    # for another may have been put in its place since it was found.
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        os.scandir(path).close()  # one that cannot be searched says why
+    if not stat.S_ISREG(mode):
         raise ImageReadError("not a regular file")
-    return status.st_size
+    file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ImageReadError("not a regular file")
+    return file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def local_version(path: Path) -> str:
@@ -321,23 +338,23 @@ def stored_version(place: StoredObject) -> str:
     Raises:
         FileNotFoundError: If there is none; a store may raise anything else.
     """
-    store, path = _reach(place)
-    store.invalidate_cache(path)
-    about = store.info(path)
+    about = _look_up(*_reach(place), place.url)
     return " ".join(f"{key}={about[key]}" for key in _VERSION_KEYS if about.get(key) is not None)
 
 
-def check_size(size: int) -> None:
-    """Refuse what is larger than any picture.
+def check_size(size: int, most: int | None = None) -> None:
+    """Refuse what is too large.
 
     Args:
         size: Bytes.
+        most: Largest size; that of a picture if None.
 
     Raises:
         ImageReadError: If they are too many.
     """
-    if size > MAX_FILE_BYTES:
-        raise ImageReadError(f"too large: {size} bytes, more than {MAX_FILE_BYTES}")
+    most = MAX_FILE_BYTES if most is None else most
+    if size > most:
+        raise ImageReadError(f"too large: {size} bytes, more than {most}")
 
 
 @contextmanager
@@ -369,6 +386,8 @@ def plain_read_errors(place: Place) -> Iterator[None]:
 def _explain(place: Place, error: Exception) -> str:
     # In one printable line; of a store's error the kind alone, for its text may hold secrets.
     if isinstance(place, StoredObject):
+        if isinstance(error, TimeoutError):
+            return "its server did not answer in time"
         return "not found" if isinstance(error, FileNotFoundError) else type(error).__name__
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return printable(" ".join(text.split()))[:200]

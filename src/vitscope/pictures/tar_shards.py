@@ -1,6 +1,10 @@
 """Pictures inside tar archives in the layout of WebDataset.
 
 The files of a sample are called `key.jpg`, `key.json` and so on: the key ends at the first dot.
+Names of photographs have dots too (`IMG_2020.01.04.jpg`): a member with more than one is an image
+of its own, unless its sample has an image without (`key.edge.png` beside `key.jpg`), or has several
+and one of another sample ends in the same words (`a.left.jpg` and `a.right.jpg` beside
+`b.left.jpg`), or the word is one of labels (`key.seg.png`).
 
 Requirements met here:
 
@@ -12,6 +16,7 @@ Requirements met here:
 
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -21,6 +26,7 @@ from typing import BinaryIO
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.files.storage import printable
 from vitscope.pictures.decoding import picture_extensions
+from vitscope.pictures.names import is_hidden
 from vitscope.pictures.stores import (
     Place,
     name_place,
@@ -31,6 +37,9 @@ from vitscope.pictures.stores import (
 
 _MAX_HEADER_BYTES = 2**16
 """Longest header of a member, its extended headers included; names take up to 4,096 bytes."""
+
+
+_LABEL_WORDS = {"depth", "gt", "label", "labels", "mask", "masks", "seg", "segmentation", "target"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +67,8 @@ class TarMember:
 
     @property
     def key(self) -> str:
-        """What the files of its sample are called: the name of the member up to the first dot."""
-        return PurePosixPath(self.member).name.partition(".")[0]
+        """What the files of its sample are called: the name of the member without its extension."""
+        return PurePosixPath(self.member).stem
 
     def read(self) -> bytes:
         """Read it.
@@ -75,21 +84,31 @@ class TarMember:
         return read_range(self.archive, self.offset, self.size)
 
 
-def list_members(archive: Place) -> list[TarMember]:
+class FoundMembers(list[TarMember]):
+    """The images of an archive.
+
+    Attributes:
+        num_left_out: Members that have the extension of an image but look like parts of samples.
+    """
+
+    num_left_out = 0
+
+
+def list_members(archive: Place) -> FoundMembers:
     """Find the pictures of an archive by its headers.
 
     Args:
         archive: Where it lies.
 
     Returns:
-        The members whose name has, behind its first dot, the extension of a picture, in the order
-        of the archive; hidden ones are left out.
+        The members that are images of their own, in the order of the archive; hidden ones are left
+        out.
 
     Raises:
         UsageError: If it cannot be read, is no tar archive, is damaged or cut short, or holds no
             picture.
     """
-    found: list[TarMember] = []
+    named: list[TarMember] = []
     by_path: dict[str, TarMember] = {}
     num_members = 0
     try:
@@ -99,18 +118,45 @@ def list_members(archive: Place) -> list[TarMember]:
                 if _is_picture(info):
                     member = _locate(archive, info, by_path)
                     by_path[normpath(info.name)] = member
-                    found.append(member)
+                    named.append(member)
     except ImageReadError as error:
         raise UsageError(
             f"{name_place(archive)} is no whole tar archive, {num_members} members can be told "
             f"({error}): fetch or write it again, or leave it out"
         ) from error
+    found = _leave_out_parts(named)
     if not found:
         raise UsageError(
             f"none of the {num_members} members of {name_place(archive)} is a picture: expected "
-            "names such as key.jpg"
+            f"names such as key.jpg ({len(named)} look like parts of samples, such as key.seg.png)"
         )
     return found
+
+
+def _leave_out_parts(named: list[TarMember]) -> FoundMembers:
+    samples = [_split(member) for member in named]
+    whole = {key for key, ending in samples if "." not in ending}
+    images_of = Counter(key for key, _ in samples)
+    samples_with = Counter(ending for _, ending in set(samples))
+
+    def is_part(key: str, ending: str) -> bool:
+        words = any(map(str.isalpha, ending.rpartition(".")[0]))
+        shared = words and images_of[key] > 1 and samples_with[ending] > 1
+        of_labels = not _LABEL_WORDS.isdisjoint(ending.split("."))
+        return "." in ending and (key in whole or shared or of_labels)
+
+    found = FoundMembers(
+        member for member, sample in zip(named, samples, strict=True) if not is_part(*sample)
+    )
+    found.num_left_out = len(named) - len(found)
+    return found
+
+
+def _split(member: TarMember) -> tuple[str, str]:
+    # The key of its sample, with the folder that it is in, and what follows its first dot.
+    path = PurePosixPath(member.member)
+    key, _, ending = path.name.partition(".")
+    return f"{path.parent}/{key}", ending.lower()
 
 
 def _locate(archive: Place, info: tarfile.TarInfo, earlier: Mapping[str, TarMember]) -> TarMember:
@@ -168,6 +214,5 @@ def _iter_members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 def _is_picture(info: tarfile.TarInfo) -> bool:
     path = PurePosixPath(info.name)
-    hidden = any(part.startswith(".") and part != ".." for part in path.parts)
-    extension = "".join(path.name.partition(".")[1:]).lower()
-    return not (info.isdir() or hidden) and extension in picture_extensions()
+    hidden = any(is_hidden(part) for part in path.parts if part != "..")
+    return not (info.isdir() or hidden) and path.suffix.lower() in picture_extensions()

@@ -4,13 +4,18 @@ Requirements met here:
 
 - User and password are not shown, whichever signs stand in them, nor is what follows an address of
   the web: its query (a signature, a token) and its fragment.
+- That holds for chained URLs and for mistyped ones too.
 """
 
 import re
 
 from vitscope.files.storage import printable
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]+"
+_URL = re.compile(rf"(?:{_SCHEME}::)*[A-Za-z][A-Za-z0-9+.-]*://")
+_WEB = re.compile(rf"(?:{_SCHEME}::)*https?://", re.IGNORECASE)
+_MISTYPED = re.compile(rf"\W*({_SCHEME})(?:[:;]+[/\\]|//)|.*://|.*:.*@", re.DOTALL)
+_LINK = re.compile(rf"::{_SCHEME}:")
 _HOST = re.compile(r"([^:@]*|\[[^]@]*\])(:\d*)?")
 
 
@@ -21,9 +26,21 @@ def is_url(name: str) -> bool:
         name: What a person gave.
 
     Returns:
-        True for s3://, https:// and the like.
+        True for s3://, https:// and the like, and for fsspec's chains of them.
     """
     return _URL.match(name) is not None
+
+
+def resembles_url(name: str) -> bool:
+    """Whether a name is a URL or could be a mistyped one.
+
+    Args:
+        name: What a person gave, or a line of a file from anywhere.
+
+    Returns:
+        True also for http:/host, http//host, and whatever may hold user:password@.
+    """
+    return _MISTYPED.match(name) is not None
 
 
 def is_web(url: str) -> bool:
@@ -35,7 +52,25 @@ def is_web(url: str) -> bool:
     Returns:
         True for http:// and https://.
     """
-    return url.partition("://")[0].lower() in {"http", "https"}
+    return _WEB.match(url) is not None
+
+
+def show_name(name: str) -> str:
+    """A path or URL, mistyped or not, as it may be shown.
+
+    Args:
+        name: What a person gave, or a line of a file from anywhere.
+
+    Returns:
+        A URL as of `show_url`; of what may be a mistyped one no more than its scheme where the rest
+        could hold a secret; anything else in quotes.
+    """
+    if is_url(name):
+        return show_url(name)
+    mistyped = _MISTYPED.match(name)
+    if mistyped and re.search("[@?#]", name):
+        return f"'{mistyped[1] or ''}...'"
+    return repr(name)
 
 
 def show_url(url: str) -> str:
@@ -49,7 +84,12 @@ def show_url(url: str) -> str:
         printable. Where a ? or a # lets nobody say whether what follows is of a password or of a
         query, nothing is shown but the scheme and three dots.
     """
-    scheme, _, rest = url.partition("://")
+    scheme, separator, rest = url.partition("://")
+    if _LINK.search(rest):  # a chain, whose next link may hold a secret in turn
+        return printable(f"{scheme}://...")
+    if not scheme.lower().endswith("file"):  # with a third slash a host is still a host
+        separator += rest[: len(rest) - len(rest.lstrip("/"))]
+        rest = rest.lstrip("/")
     ends = "/?#" if is_web(url) else "/"
     if not _HOST.fullmatch(re.split(f"[{ends}]", rest, maxsplit=1)[0]):
         # A password may hold a /; a @ behind the first one is then its end and not of the path.
@@ -60,4 +100,4 @@ def show_url(url: str) -> str:
             rest = "..."
     if is_web(url):
         rest = re.split("[?#]", rest, maxsplit=1)[0]
-    return printable(f"{scheme}://{rest}")
+    return printable(f"{scheme}{separator}{rest}")

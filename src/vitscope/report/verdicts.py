@@ -53,7 +53,7 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
     mood, symbol = _MOODS.get(status, ("unknown", "?"))
     text = str(find(summary, "verdict_text") or "no verdict was saved")
     bill = _stack_bill(summary)
-    notes = find(summary, "model", "notes")
+    notes = [find(summary, part, "notes") for part in ("model", "data")]
     return {
         "status": printable(status),
         "mood": mood,
@@ -65,7 +65,7 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
         "bill": bill,
         "bill_told": ", ".join(part["told"] for part in bill),
         "facts": _list_facts(result),
-        "notes": [str(note) for note in notes] if isinstance(notes, list) else [],
+        "notes": [str(note) for told in notes if isinstance(told, list) for note in told],
     }
 
 

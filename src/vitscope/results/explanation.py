@@ -25,7 +25,13 @@ from vitscope.ledger import Ledger, ScalarPath, compute_scalars, cosine
 from vitscope.results.picture_maps import PictureMaps, read_maps, write_maps
 from vitscope.results.plots import ExplanationPlots
 from vitscope.results.result_html import show_explanation
-from vitscope.results.saved_result import PROVENANCE, SCHEMA_VERSION, SavedResult, write_failures
+from vitscope.results.saved_result import (
+    PROVENANCE,
+    SCHEMA_VERSION,
+    SavedResult,
+    list_source_notes,
+    write_failures,
+)
 from vitscope.results.verdict import PictureVerdict
 from vitscope.token_maps import map_shares_along
 from vitscope.trace import ClsTrace
@@ -259,6 +265,7 @@ def finish_explanation(
     *,
     failures: Sequence[tuple[str, str]],
     provenance: Mapping[str, Any],
+    notes: Sequence[str] = (),
 ) -> None:
     """Write what goes beside the maps; `summary.json` comes last.
 
@@ -268,14 +275,20 @@ def finish_explanation(
         entries: What `write_picture` returned, in order.
         failures: Path and reason of each picture that could not be read.
         provenance: Configuration and versions.
+        notes: What a reader should know about the images.
     """
     write_failures(folder, failures)
     write_json(folder / PROVENANCE, provenance)
+    told = [*list_source_notes(provenance), *notes]
     summary = {
         "schema_version": SCHEMA_VERSION,
         "kind": Explanation.KIND,
         **content,
-        "data": {"num_images": len(entries), "num_failed": len(failures)},
+        "data": {
+            "num_images": len(entries),
+            "num_failed": len(failures),
+            **({"notes": told} if told else {}),
+        },
         "pictures": entries,
     }
     write_json(folder / MARKER, summary)

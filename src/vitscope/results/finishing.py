@@ -4,15 +4,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from vitscope.files.json_files import write_json
 from vitscope.files.storage import MARKER
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_sums import FeatureSums
+from vitscope.pictures.level_range import NARROW, note_narrow
 from vitscope.results.association_summary import summarize_covariates, summarize_interdependence
 from vitscope.results.manifest import Manifest, write_sums
 from vitscope.results.records import table_path
-from vitscope.results.saved_result import PROVENANCE, SCHEMA_VERSION, write_failures
-from vitscope.results.summary import add_centred_numbers, summarize_errors, summarize_layer
+from vitscope.results.saved_result import (
+    PROVENANCE,
+    SCHEMA_VERSION,
+    list_source_notes,
+    write_failures,
+)
+from vitscope.results.summary import (
+    add_centred_numbers,
+    read_column,
+    summarize_errors,
+    summarize_layer,
+)
 from vitscope.results.token_summary import (
     summarize_anatomy,
     summarize_high_norm_tokens,
@@ -54,7 +67,10 @@ def finish_result(
                 table, sums.tokens[layer], images_fraction=norms[layer]["images_fraction"]
             )
         layers[layer] |= _judge(sums.features[layer])
-    write_json(folder / MARKER, _summarize(manifest, sums, tables, layers, len(failures), norms))
+    summary = _summarize(manifest, sums, tables, layers, len(failures), norms)
+    if notes := [*list_source_notes(provenance), *_note_ranges(tables[manifest.last_layer])]:
+        summary["data"]["notes"] = notes
+    write_json(folder / MARKER, summary)
 
 
 def _summarize(
@@ -94,6 +110,13 @@ def _judge(sums: FeatureSums) -> dict[str, Any]:
     cka = {term: sums.estimate_cka("residual", term) for term in sums.plan.comparisons["residual"]}
     shares = {term: sums.estimate_share("residual", term) for term in sums.plan.shares["residual"]}
     return describe(judge(cka, shares, sums.num_images, _find_constant(sums)))
+
+
+def _note_ranges(table: Path) -> list[str]:
+    if "level_range" not in pq.read_schema(table).names:  # an earlier version wrote it
+        return []
+    ranges = read_column(table, "level_range")
+    return note_narrow(int((ranges < NARROW).sum()), len(ranges))
 
 
 def _find_constant(sums: FeatureSums) -> Constant | None:

@@ -18,6 +18,7 @@ from vitscope.results.result_text import (
     describe_explanation,
     describe_one_shot,
     list_bases,
+    list_notes,
     tabulate_accuracies,
     tabulate_bill,
     tabulate_layers,
@@ -131,7 +132,7 @@ def _picture_row(number: int, picture: Mapping[str, Any]) -> str:
 
 
 def _notes(summary: Summary, *more: str) -> str:
-    told = [*summary["model"]["notes"], *filter(None, more)]
+    told = [*list_notes(summary), *filter(None, more)]
     return "".join(f'<p style="{_SMALL}">note: {escape(str(note))}</p>' for note in told)
 
 

@@ -31,6 +31,18 @@ class TextTable:
     title: str = ""
 
 
+def list_notes(summary: Summary) -> list[str]:
+    """What a reader of the numbers should know about the model and the images.
+
+    Args:
+        summary: Content of `summary.json` of any result.
+
+    Returns:
+        The notes.
+    """
+    return [*summary["model"]["notes"], *summary["data"].get("notes", [])]
+
+
 def describe_audit(summary: Summary) -> tuple[str, str]:
     """What was audited, and how well the ledger balances.
 

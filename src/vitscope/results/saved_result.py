@@ -3,9 +3,10 @@
 import csv
 import shutil
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from itertools import chain
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, ClassVar, Self
@@ -135,6 +136,20 @@ def _copy_file(source: str, target: str) -> None:
 
 def _show(value: Any) -> str:
     return shorten(printable(repr(value)), width=60, placeholder=" …")
+
+
+def list_source_notes(provenance: Mapping[str, Any]) -> list[str]:
+    """What was noted when the images of a result were looked for.
+
+    Args:
+        provenance: Of a result, which may have been merged.
+
+    Returns:
+        The notes, each once.
+    """
+    parts = provenance.get("merged_from", [])
+    notes = [*provenance.get("notes", []), *chain.from_iterable(map(list_source_notes, parts))]
+    return list(dict.fromkeys(notes))
 
 
 def write_failures(folder: Path, failures: Sequence[tuple[str, str]]) -> None:

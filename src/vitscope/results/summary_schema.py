@@ -97,7 +97,7 @@ _OF_LAYER = {
 _AUDIT = _object(
     {
         **_COMMON,
-        "data": _object(_DATA),
+        "data": _object(_DATA, optional={"notes": _TEXTS}),
         "ledger": {**_LEDGER, **_object({**_LEDGER["properties"], "num_proven": _COUNT})},
         "layer": _COUNT,
         **_VERDICT,
@@ -120,7 +120,8 @@ _ONE_SHOT = _object(
                 "num_repeated": _COUNT,
                 "num_unlabelled": _COUNT,
                 "dropped_classes": _TEXTS,
-            }
+            },
+            optional={"notes": _TEXTS},
         ),
         "draws": _COUNT,
         "readout": {"const": "attention"},
@@ -154,7 +155,7 @@ _PICTURE = _object(
 _EXPLANATION = _object(
     {
         **_COMMON,
-        "data": _object(_DATA),
+        "data": _object(_DATA, optional={"notes": _TEXTS}),
         "ledger": _LEDGER,
         "layer": _COUNT,
         "pictures": {"type": "array", "items": _PICTURE},

@@ -25,8 +25,9 @@ from vitscope.pictures.addresses import (
 )
 from vitscope.pictures.decoding import decode_picture, image_id, prepare_image
 from vitscope.pictures.images import ImageSet
+from vitscope.pictures.level_range import NARROW, measure_range, note_narrow
 from vitscope.pictures.preprocessing import Preprocessing
-from vitscope.pictures.sources import find_images
+from vitscope.pictures.sources import FoundPictures, find_images
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.explanation import (
     Explanation,
@@ -197,7 +198,9 @@ class ExplainRun:
         self._layer = vit.last_layer if layer is None else layer
         vit.select_layers([self._layer])
         self._preprocessing = choose_preprocessing(vit, config)
-        self._run = ModelRun(vit, ImageSet(addresses, self._preprocessing), config)
+        notes = addresses.notes if isinstance(addresses, FoundPictures) else ()
+        images = ImageSet(addresses, self._preprocessing, notes=notes)
+        self._run = ModelRun(vit, images, config)
         self._tolerance = choose_tolerance(self._run.config.torch_dtype, self._run.device)
         wanted = Wanted.of(
             self._run.weights_hash, self._run.behaviour, self._layer, self._preprocessing
@@ -221,6 +224,7 @@ class ExplainRun:
             NonFiniteError: If an activation is not finite.
         """
         entries: list[dict[str, Any]] = []
+        num_narrow = 0
         with self._run.placed():
             for done, address in enumerate(self._addresses, start=1):
                 try:
@@ -228,6 +232,7 @@ class ExplainRun:
                 except ImageReadError as error:
                     self._run.failures.append((printable_address(address), str(error)))
                 else:
+                    num_narrow += measure_range(seen.picture) < NARROW
                     entries.append(write_picture(folder, len(entries), self._explain(seen)))
                 if on_progress is not None:
                     on_progress(done, len(self._addresses))
@@ -238,6 +243,7 @@ class ExplainRun:
             entries,
             failures=self._run.failures,
             provenance=self._run.make_provenance() | {"reference": self._describe_reference()},
+            notes=note_narrow(num_narrow, len(entries)),
         )
 
     def _see(self, address: PictureAddress) -> _Seen:

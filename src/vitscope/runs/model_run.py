@@ -54,6 +54,7 @@ class PlacedBatch:
         paths: Their paths, printable.
         pixels: Their preprocessed pixels, on the model's device.
         covariates: What describes them without a label, by name.
+        level_ranges: Part of the range from black to white that each uses.
     """
 
     indices: list[int]
@@ -61,6 +62,7 @@ class PlacedBatch:
     paths: list[str]
     pixels: Pixels
     covariates: dict[str, Float64[Tensor, " batch"]] = field(default_factory=dict)
+    level_ranges: list[float] = field(default_factory=list)
 
     def select(self, piece: slice) -> "PlacedBatch":
         """Some of the pictures.
@@ -77,6 +79,7 @@ class PlacedBatch:
             self.paths[piece],
             self.pixels[piece],
             {name: values[piece] for name, values in self.covariates.items()},
+            self.level_ranges[piece],
         )
 
     def pick(self, rows: Sequence[int]) -> "PlacedBatch":
@@ -206,7 +209,9 @@ class ModelRun:
             if batch.indices:
                 paths = [self._images.name_picture(index) for index in batch.indices]
                 pixels = batch.pixels.to(self.device, non_blocking=True)
-                yield PlacedBatch(batch.indices, batch.ids, paths, pixels, batch.covariates)
+                yield PlacedBatch(
+                    batch.indices, batch.ids, paths, pixels, batch.covariates, batch.level_ranges
+                )
             done += len(batch.indices) + len(batch.failures)
             if on_progress is not None:
                 on_progress(done, len(self._images))
@@ -347,6 +352,7 @@ class ModelRun:
             "behaviour_hash": self.behaviour.digest,
             "preprocessing": asdict(self._images.preprocessing),
             "num_pictures_given": len(self._images),
+            "notes": list(self._images.notes),
             "started": self._started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }

@@ -22,6 +22,7 @@ from vitscope.models.base import ViTAdapter
 from vitscope.models.registry import open_model
 from vitscope.pictures.class_folders import ClassFolders, find_classes
 from vitscope.pictures.images import ImageSet
+from vitscope.pictures.level_range import NARROW, note_narrow
 from vitscope.results.one_shot_result import DrawScore, OneShotResult, finish_one_shot
 from vitscope.runs.model_run import (
     ModelRun,
@@ -113,6 +114,7 @@ class _OneShotRun:
         self._vit = vit
         self._folders = folders
         self._config = config
+        self._num_narrow = 0
 
     def execute(
         self, folder: Path, on_progress: OnProgress | None, on_draw: OnProgress | None
@@ -169,6 +171,7 @@ class _OneShotRun:
                 nonlocal bias
                 features, bias = self._decompose(batch)
                 files.append(features)
+                self._num_narrow += sum(part < NARROW for part in batch.level_ranges)
                 labels.extend(self._labels[index] for index in batch.indices)
                 ids.extend(batch.ids)
 
@@ -209,6 +212,7 @@ class _OneShotRun:
         num_images = sum(len(members) for members in classes.values())
         left_out = set(self._folders.classes) - set(classes)
         dropped = sorted([*self._folders.too_small, *left_out])
+        notes = note_narrow(self._num_narrow, len(pictures.labels))
         return {
             "num_classes": len(classes),
             "num_images": num_images,
@@ -217,6 +221,7 @@ class _OneShotRun:
             "num_unlabelled": self._folders.num_unlabelled,
             "dropped_classes": [printable_path(Path(label)) for label in dropped],
             "num_dropped": len(dropped),
+            **({"notes": notes} if notes else {}),
         }
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from vitscope.config import AuditConfig
@@ -164,6 +165,7 @@ class _Part:
         self._sums.patch_norms.update(patch_norms)
         scalars_of_last = _describe_stream(stream.rows, patch_norms)
         scalars_of_last |= {("covariate", k): v for k, v in batch.covariates.items()}
+        scalars_of_last["level_range",] = torch.tensor(batch.level_ranges, dtype=torch.float64)
         for layer, row in rows.items():
             self._sums.features[layer].update(row.features, blocks)
             scalars = dict(row.scalars)

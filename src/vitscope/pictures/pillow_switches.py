@@ -1,0 +1,128 @@
+"""What is set for a whole process and changes how Pillow decodes, set right while it does.
+
+Requirements met here:
+
+- Half an image is refused though another library has told Pillow to fill it up.
+- What decoders complain of does not reach the terminal: nobody could act on it in the middle of a
+  run, and it changes no pixel.
+- When no thread decodes any more, all is as it was found. Python's memory of which warnings were
+  shown is left alone, as it is not by `warnings.catch_warnings`.
+"""
+
+import ctypes
+import logging
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from threading import Lock
+
+import PIL
+from PIL import ImageFile
+
+_FILTER = ("ignore", None, Warning, re.compile(r"PIL\b"), 0)
+
+
+class _Switches:
+    """Set by the first thread that decodes, restored by the last."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._num_decoding = 0
+        self._restores: list[Callable[[], None]] = []
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._num_decoding == 0:
+                changes = (_refuse_halves, _ignore_warnings, _silence_log, _silence_libtiff)
+                self._restores = [change() for change in changes]
+            self._num_decoding += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._num_decoding -= 1
+            if self._num_decoding == 0:
+                for restore in self._restores:
+                    restore()
+
+
+_switches = _Switches()
+
+
+@contextmanager
+def set_for_decoding() -> Iterator[None]:
+    """Have everything set as long as the body runs, in whichever threads.
+
+    Yields:
+        Nothing.
+    """
+    switches = _switches
+    switches.enter()
+    try:
+        yield
+    finally:
+        switches.leave()
+
+
+def _start_anew() -> None:
+    # In a forked process the threads that decode, one of which may hold the lock, are gone.
+    global _switches
+    _switches = _Switches()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
+
+
+def _refuse_halves() -> Callable[[], None]:
+    found, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+
+    def restore() -> None:
+        # Whoever has set it in the meantime meant it.
+        ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES or found
+
+    return restore
+
+
+def _ignore_warnings() -> Callable[[], None]:
+    found = warnings.filters
+    found.insert(0, _FILTER)  # type: ignore[attr-defined]
+
+    def restore() -> None:
+        # A caller's catch_warnings, begun or ended in the meantime, has put another list there.
+        for filters in (found, warnings.filters):
+            with suppress(ValueError):
+                filters.remove(_FILTER)  # type: ignore[attr-defined]
+
+    return restore
+
+
+def _silence_log() -> Callable[[], None]:
+    # Without any handler Python prints errors; a handler of the caller's still gets them.
+    logger, nowhere = logging.getLogger("PIL"), logging.NullHandler()
+    logger.addHandler(nowhere)
+    return lambda: logger.removeHandler(nowhere)
+
+
+def _silence_libtiff() -> Callable[[], None]:
+    library = _load_libtiff()
+    if library is None:
+        return lambda: None
+    found = library.TIFFSetErrorHandler(None)
+    return lambda: library.TIFFSetErrorHandler(found)
+
+
+@cache
+def _load_libtiff() -> ctypes.CDLL | None:
+    # The one in Pillow's wheels; of one of the system nobody knows whether Pillow uses it.
+    home = Path(PIL.__file__).parent
+    for path in (*home.parent.glob("pillow.libs/libtiff*"), *home.glob(".dylibs/libtiff*")):
+        with suppress(OSError, AttributeError):
+            library = ctypes.CDLL(str(path))
+            library.TIFFSetErrorHandler.argtypes = [ctypes.c_void_p]
+            library.TIFFSetErrorHandler.restype = ctypes.c_void_p
+            return library
+    return None

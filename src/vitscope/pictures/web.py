@@ -1,0 +1,229 @@
+"""Objects of the web, read in bounded time and memory, one request a read.
+
+Requirements met here:
+
+- A server that says nothing, or a byte a second, is given up on.
+- No more is taken than was asked for, and nothing is decompressed on the way: a small answer cannot
+  become a large one.
+- What went wrong is said in words of ours: the text of an answer or of an error may hold secrets.
+"""
+
+import io
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+from fsspec import AbstractFileSystem
+from fsspec.asyn import sync
+
+from vitscope.errors import ImageReadError
+
+SILENCE_S = 20
+"""Longest wait for a connection or for the next bytes."""
+
+REQUEST_S = 120
+"""Longest request, however steadily bytes come."""
+
+_BUFFER_BYTES = 2**20
+_CHUNK_BYTES = 2**16
+_REASONS = {
+    "TimeoutError": "did not answer in time",
+    "TooManyRedirects": "redirects in circles",
+    "RedirectClientError": "redirects to what is no address of the web",
+    "ClientConnectorError": "cannot be reached",
+    "ServerDisconnectedError": "hung up",
+    "ClientPayloadError": "hung up in the middle",
+}
+"""What errors of the client mean, by the name of their class."""
+
+_VERSION_HEADERS = ("ETag", "Last-Modified", "Content-MD5", "Digest")
+
+
+def look_up(store: AbstractFileSystem, url: str) -> dict[str, Any]:
+    """Ask what is there, without its content.
+
+    Args:
+        store: fsspec's store of the web.
+        url: The object.
+
+    Returns:
+        As a store's `info`: its type, its size where the server says, and what tells its version.
+
+    Raises:
+        ImageReadError: If the server does not give it out.
+    """
+
+    async def ask() -> dict[str, Any]:
+        async with _request(store, url, {"Range": "bytes=0-0"}) as reply:
+            found = re.search(r"/(\d+)$", reply.headers.get("Content-Range", ""))
+            size = int(found[1]) if found else None
+            if reply.status == HTTPStatus.OK:  # all of it would come
+                size = reply.content_length
+            kept = {k: reply.headers[k] for k in _VERSION_HEADERS if k in reply.headers}
+            return {"type": "file", "size": size, **kept}
+
+    about: dict[str, Any] = _run(store, ask)
+    return about
+
+
+def fetch(store: AbstractFileSystem, url: str, most: int, start: int | None = None) -> bytes:
+    """Read bytes of an object.
+
+    Args:
+        store: fsspec's store of the web.
+        url: The object.
+        most: Number of bytes that are taken at most.
+        start: First byte; None asks for all of it.
+
+    Returns:
+        The bytes; fewer where the object ends before.
+
+    Raises:
+        ImageReadError: If the server does not give them out.
+    """
+    headers = {} if start is None else {"Range": f"bytes={start}-{start + most - 1}"}
+
+    async def take() -> bytes:
+        taken = bytearray()
+        async with _request(store, url, headers) as reply:
+            if reply.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                return b""  # it ends before
+            if _first_byte(reply, start or 0) != (start or 0):
+                raise ImageReadError("cannot be read: its server gives out no parts")
+            async for chunk in reply.content.iter_chunked(_CHUNK_BYTES):
+                taken += chunk[: most - len(taken)]
+                if len(taken) == most:
+                    break
+        return bytes(taken)
+
+    data: bytes = _run(store, take)
+    return data
+
+
+class WebFile(io.RawIOBase):
+    """An object of the web as a file that is read in parts."""
+
+    def __init__(self, store: AbstractFileSystem, url: str) -> None:
+        """Look it up.
+
+        Args:
+            store: fsspec's store of the web.
+            url: The object.
+        """
+        self._store, self._url = store, url
+        self._size = look_up(store, url)["size"]
+        self._position = 0
+
+    @classmethod
+    def open(cls, store: AbstractFileSystem, url: str) -> io.BufferedReader:
+        """Open one with a buffer, so that small reads are no requests of their own.
+
+        Args:
+            store: fsspec's store of the web.
+            url: The object.
+
+        Returns:
+            The file.
+        """
+        return io.BufferedReader(cls(store, url), _BUFFER_BYTES)
+
+    def readable(self) -> bool:
+        """Can be read.
+
+        Returns:
+            True.
+        """
+        return True
+
+    def seekable(self) -> bool:
+        """Can be read from any position.
+
+        Returns:
+            True.
+        """
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a position.
+
+        Args:
+            offset: Bytes from there.
+            whence: From where.
+
+        Returns:
+            The position from the start.
+
+        Raises:
+            ImageReadError: If it is told from the end and the server does not say where that is.
+        """
+        if whence == io.SEEK_END and self._size is None:
+            raise ImageReadError("cannot be read: its server does not tell its size")
+        self._position = offset + (0, self._position, self._size or 0)[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Read the next bytes.
+
+        Args:
+            buffer: Where to.
+
+        Returns:
+            How many came; 0 at the end.
+        """
+        data = fetch(self._store, self._url, len(buffer), self._position) if buffer else b""
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+@asynccontextmanager
+async def _request(
+    store: AbstractFileSystem, url: str, headers: dict[str, str]
+) -> AsyncIterator[Any]:
+    from aiohttp import ClientTimeout  # it is there where fsspec has opened such a store
+
+    session = await store.set_session()
+    asked = {**store.kwargs.get("headers", {}), "Accept-Encoding": "identity", **headers}
+    limits = ClientTimeout(total=REQUEST_S, sock_connect=SILENCE_S, sock_read=SILENCE_S)
+    options = {**store.kwargs, "headers": asked, "timeout": limits}
+    async with session.get(store.encode_url(url), **options) as reply:
+        _check_status(reply.status)
+        encoding = reply.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding != "identity":
+            raise ImageReadError("cannot be read: its server compresses it, unasked: fetch it")
+        yield reply
+
+
+def _first_byte(reply: Any, asked: int) -> int:
+    if reply.status != HTTPStatus.PARTIAL_CONTENT:
+        return 0
+    told = re.match(r"bytes (\d+)-", reply.headers.get("Content-Range", ""))
+    return int(told[1]) if told else asked
+
+
+def _check_status(status: int) -> None:
+    if status in {
+        HTTPStatus.OK,
+        HTTPStatus.PARTIAL_CONTENT,
+        HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+    }:
+        return
+    if status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
+        raise ImageReadError(f"cannot be read: not found (HTTP {status})")
+    known = status in HTTPStatus._value2member_map_
+    meaning = f" {HTTPStatus(status).phrase}" if known else ""
+    raise ImageReadError(f"cannot be read: its server answers HTTP {status}{meaning}")
+
+
+def _run(store: AbstractFileSystem, task: Any) -> Any:
+    try:
+        # Once more a limit of the whole, for what the client's own does not count.
+        return sync(store.loop, task, timeout=REQUEST_S + SILENCE_S)
+    except Exception as error:
+        kinds = [kind.__name__ for kind in type(error).__mro__]
+        reason = next((_REASONS[kind] for kind in kinds if kind in _REASONS), None)
+        if reason is None:
+            raise
+        raise ImageReadError(f"cannot be read: its server {reason}") from None
