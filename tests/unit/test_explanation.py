@@ -207,7 +207,10 @@ def make_picture(path="a/dog.jpg", **changes):
 def save(folder, *pictures):
     folder.mkdir()
     entries = [write_picture(folder, i, picture) for i, picture in enumerate(pictures)]
-    content = {"model": {"id": "m"}, "layer": 1, "reference": None}
+    model = {"id": "m", "family": "made/up", "num_params": 1, "num_registers": 0, "depth": 2}
+    model |= {"input_size": [28, 42], "grid": [2, 3], "dtype": "float32", "notes": []}
+    ledger = {"max_balance_error": 1e-7, "tolerance": 1e-4}
+    content = {"model": model, "layer": 1, "reference": None, "ledger": ledger}
     finish_explanation(folder, content, entries, failures=[("b.jpg", "bad")], provenance={})
     return Explanation.load(folder)
 

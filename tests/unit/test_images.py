@@ -267,7 +267,7 @@ def test_a_pipe_put_in_the_place_of_a_picture_is_not_waited_for(folder, monkeypa
 
 @pytest.mark.parametrize("std", [(0.5, 0.0, 0.5), (0.5, -1.0, 0.5), (0.5, 0.5, float("nan"))])
 def test_pixels_are_not_divided_by_nothing(std):
-    with pytest.raises(UsageError, match="expected numbers above 0"):
+    with pytest.raises(UsageError, match="expected three numbers above 0"):
         Preprocessing(size=(8, 8), mean=(0.5,) * 3, std=std)
 
 

@@ -15,7 +15,7 @@ from vitscope.errors import ResultError, UsageError
 from vitscope.figures.numbers import find, number
 from vitscope.files.json_files import read_json
 from vitscope.files.storage import MARKER, printable_path
-from vitscope.results.records import open_table
+from vitscope.files.tables import open_table
 from vitscope.results.saved_result import PROVENANCE, SCHEMA_VERSION
 
 KINDS = ("audit", "one-shot", "explanation")

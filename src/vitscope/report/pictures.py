@@ -10,6 +10,7 @@ import numpy as np
 from vitscope.errors import ResultError
 from vitscope.figures.saved import ModelResult
 from vitscope.files.storage import printable_path
+from vitscope.files.tables import open_table
 from vitscope.report.columns import (
     PictureNumbers,
     collect_numbers,
@@ -21,7 +22,6 @@ from vitscope.report.embedding import encode_bytes, encode_map, encode_picture
 from vitscope.results.explanation import Explanation
 from vitscope.results.gallery import Gallery, read_gallery
 from vitscope.results.picture_maps import PictureMaps
-from vitscope.results.records import open_table
 from vitscope.results.verdict import judge_picture
 
 MAX_BYTES = 20 * 2**20

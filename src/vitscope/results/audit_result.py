@@ -11,6 +11,7 @@ import pyarrow as pa
 from vitscope.errors import UsageError
 from vitscope.files.reading import plain_damage
 from vitscope.files.storage import check_target, is_result, never, scratch_folder, staged_folder
+from vitscope.files.tables import open_table
 from vitscope.files.workspace import kept_from_runs
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_sums import FeatureSums
@@ -21,7 +22,6 @@ from vitscope.results.gallery import Gallery, merge_galleries, read_gallery
 from vitscope.results.manifest import Manifest, check_same, read_manifest, read_sums
 from vitscope.results.merging import check_disjoint, find_missing_shards, merge_parts
 from vitscope.results.plots import AuditPlots
-from vitscope.results.records import open_table
 from vitscope.results.result_html import show_audit
 from vitscope.results.saved_result import SavedResult
 

@@ -24,6 +24,7 @@ import torch
 from vitscope.errors import ImageReadError, ResultError
 from vitscope.files.json_files import read_json, write_json
 from vitscope.files.storage import printable_path
+from vitscope.files.tables import open_table
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.pictures.addresses import PictureAddress, read_picture
 from vitscope.pictures.decoding import decode_picture, image_id, resize_and_crop
@@ -31,7 +32,6 @@ from vitscope.pictures.images import ImageSet
 from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.results.gallery_choice import Why, choose_pictures
 from vitscope.results.picture_maps import PictureMaps, read_maps, write_maps
-from vitscope.results.records import open_table
 from vitscope.token_maps import TokenMaps
 
 CANDIDATE_BYTES = 16 * 2**20

@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 from vitscope.config import parse_shard
 from vitscope.errors import ResultError
 from vitscope.files.linking import link_or_copy
+from vitscope.files.tables import open_table
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.results.manifest import Manifest, read_sums
 from vitscope.results.records import (
     GROUP_ROWS,
     TableWriter,
     iter_row_groups,
-    open_table,
     shard_paths,
     table_path,
 )

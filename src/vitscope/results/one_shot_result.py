@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from vitscope.files.json_files import write_json
 from vitscope.files.storage import MARKER
+from vitscope.files.tables import open_table
 from vitscope.metrics.one_shot import Accuracy, average_draws, chance_accuracy
 from vitscope.results.plots import OneShotPlots
-from vitscope.results.records import open_table
 from vitscope.results.result_html import show_one_shot
 from vitscope.results.saved_result import PROVENANCE, SCHEMA_VERSION, SavedResult, write_failures
 

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from vitscope.errors import ResultError
-from vitscope.files.printable import printable_path
-from vitscope.files.reading import plain_damage
+from vitscope.files.tables import open_table
 from vitscope.files.tensor_files import write_tensors
 from vitscope.ledger import ScalarPath
 
@@ -191,33 +190,6 @@ class RecordWriter:
             )
         self._num_shards += 1
         self._identities, self._scalars, self._features = [], {}, {}
-
-
-@contextmanager
-def open_table(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open a table that may come from anywhere.
-
-    Args:
-        path: A Parquet file.
-
-    Yields:
-        The file, to read from within the context.
-
-    Raises:
-        ResultError: If it is missing, no regular file or damaged, or lacks what is read from it.
-    """
-    if not path.is_file():
-        raise ResultError(f"{printable_path(path)} cannot be read: it is missing or no file")
-    try:
-        with plain_damage(path), pq.ParquetFile(path) as file:
-            # A row names its image: so many rows in so few bytes are not of vitscope.
-            if (count := file.metadata.num_rows) > path.stat().st_size:
-                raise ResultError(
-                    f"{printable_path(path)} is damaged: {count} rows in a small file"
-                )
-            yield file
-    except OSError as error:
-        raise ResultError(f"{printable_path(path)} cannot be read: {error}") from None
 
 
 def iter_row_groups(path: Path) -> Iterator[pa.Table]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from vitscope.files.tables import open_table
 from vitscope.files.tensor_files import read_tensors
 from vitscope.ledger import ScalarPath, cosine
 from vitscope.metrics.directions import describe_directions
@@ -18,7 +19,7 @@ from vitscope.metrics.distribution import compute_distribution
 from vitscope.metrics.feature_plan import FeaturePlan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.gram_ledger import estimate_gram_ledger
-from vitscope.results.records import IDENTITY, column_name, open_table, replace_columns, shard_paths
+from vitscope.results.records import IDENTITY, column_name, replace_columns, shard_paths
 
 TERMS = ("cls", "registers", "distillation", "patches", "skip", "non_patch", "bias")
 TOTALS = ("attention_total", "residual_total")
