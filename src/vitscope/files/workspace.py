@@ -24,13 +24,13 @@ from typing import Any
 from uuid import uuid4
 
 from vitscope.errors import ResultError, UsageError
+from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
 from vitscope.files.leftovers import remove_leftovers
 from vitscope.files.locking import held_alone
 from vitscope.files.storage import (
     flush,
     made_parents,
-    plain_disk_errors,
     printable_path,
     replace_json,
     staged_folder,

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vitscope.errors import UsageError
 from vitscope.figures.saved import ModelResult, load_results
+from vitscope.files.json_files import write_text
 from vitscope.files.storage import never, staged_file
 from vitscope.report.anatomy import draw_anatomy
 from vitscope.report.charts import plot_histogram
@@ -72,7 +73,7 @@ def write_report(
     target = Path(out)
     with staged_file(target, replaces=is_report if overwrite else never) as staging:
         found = load_results([Path(folder) for folder in results])
-        staging.write_text(render_report(found, max_picture_bytes), encoding="utf-8")
+        write_text(staging, render_report(found, max_picture_bytes))
     return target
 
 

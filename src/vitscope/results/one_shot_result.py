@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import write_json
 from vitscope.files.storage import MARKER
 from vitscope.metrics.one_shot import Accuracy, average_draws, chance_accuracy
@@ -84,8 +85,12 @@ def finish_one_shot(
         settings: What was chosen that changes what the numbers mean.
         failures: Pictures that could not be read, with the reason.
         provenance: Configuration and versions.
+
+    Raises:
+        DiskError: If the disk does not take it.
     """
-    pq.write_table(_make_table(scores), folder / _DRAWS)
+    with plain_disk_errors(folder):
+        pq.write_table(_make_table(scores), folder / _DRAWS)
     write_failures(folder, failures)
     write_json(folder / PROVENANCE, provenance)
     summary = {

@@ -117,7 +117,8 @@ def explain(
         with scratch_folder() as folder:
             run.execute(folder, on_progress)
         return Explanation.own(folder)
-    with staged_folder(target, replaces=is_result if overwrite else never) as staging:
+    replaces = is_result if overwrite else never
+    with staged_folder(target, replaces=replaces, rescued=True) as staging:
         run.execute(staging, on_progress)
     return Explanation(target)
 
