@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from vitscope.errors import ResultError, UsageError, VitscopeError
-from vitscope.files.json_files import read_json, write_json
 from vitscope.files.disk_errors import plain_disk_errors
+from vitscope.files.json_files import read_json, write_json
 from vitscope.files.storage import (
     is_result,
     open_to_readers,

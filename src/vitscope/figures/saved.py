@@ -14,11 +14,11 @@ from jaxtyping import Float64
 from vitscope.errors import ResultError, UsageError
 from vitscope.figures.numbers import find, number
 from vitscope.files.json_files import read_json
+from vitscope.files.own_files import RESULT_KINDS as KINDS
 from vitscope.files.storage import MARKER, printable_path
 from vitscope.results.records import open_table
 from vitscope.results.saved_result import PROVENANCE, SCHEMA_VERSION
 
-KINDS = ("audit", "one-shot", "explanation")
 _LONGEST, _SHORT = 60, 32
 _RECIPES = (
     "DINOv2",

@@ -1,16 +1,19 @@
 """Indexes by which vitscope knows the files of a folder that it wrote from those of others."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from vitscope.errors import ResultError, UsageError
 from vitscope.files.json_files import read_json, write_json
-from vitscope.files.storage import check_target, never, printable_path
+from vitscope.files.storage import MARKER, check_target, is_result, never, printable_path
 
 FIGURES, INDEX = "figures", "index.json"
 """The kind of a folder of figures, and the file that its index is."""
+RESULT_KINDS = ("audit", "one-shot", "explanation")
+"""The kinds of results, as their summaries say."""
+_MOST_NAMES = 3
 
 
 def write_index(
@@ -66,6 +69,37 @@ def list_other_files(folder: Path, *, kind: str = FIGURES, index: str = INDEX) -
     """
     own = list_own_files(folder, kind=kind, index=index)
     return sorted({path.name for path in folder.iterdir()} - own)
+
+
+def find_own(folder: Path, names: Collection[str]) -> set[str]:
+    """What vitscope wrote in a folder: all of a result, the figures that an index lists.
+
+    Args:
+        folder: Any folder.
+        names: Names of what lies in it.
+
+    Returns:
+        Those that vitscope wrote.
+    """
+    if MARKER in names and is_result(folder):
+        kind = read_json(folder / MARKER).get("kind")
+        return set(names) if kind in RESULT_KINDS else set()
+    return list_own_files(folder) if INDEX in names else set()
+
+
+def describe_skipped(folders: Sequence[Path]) -> str:
+    """What is said of a search for images that left vitscope's own files aside.
+
+    Args:
+        folders: Where they lie.
+
+    Returns:
+        A sentence without its end, with the first folders.
+    """
+    named = ", ".join(map(printable_path, folders[:_MOST_NAMES]))
+    more = ", …" if len(folders) > _MOST_NAMES else ""
+    count = f"{len(folders)} folder{'s' * (len(folders) != 1)}"
+    return f"{count} written by vitscope skipped in the search for images: {named}{more}"
 
 
 def is_figures(folder: Path) -> bool:

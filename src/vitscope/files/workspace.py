@@ -289,7 +289,7 @@ def _held(target: Path) -> Iterator[Workspace]:
     for path in chain(entries, (folder / _PARTS).glob("*")):
         if path.is_symlink():
             raise UsageError(f"{printable_path(path)} is a link, which no run makes: remove it")
-    with made_parents(folder), held_alone(folder, _LOCK, shown=target):
+    with made_parents(target.resolve()), held_alone(folder, _LOCK, shown=target):
         yield Workspace(folder)
 
 

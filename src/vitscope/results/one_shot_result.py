@@ -16,7 +16,13 @@ from vitscope.metrics.one_shot import Accuracy, average_draws, chance_accuracy
 from vitscope.results.plots import OneShotPlots
 from vitscope.results.records import open_table
 from vitscope.results.result_html import show_one_shot
-from vitscope.results.saved_result import PROVENANCE, SCHEMA_VERSION, SavedResult, write_failures
+from vitscope.results.saved_result import (
+    PROVENANCE,
+    SCHEMA_VERSION,
+    SavedResult,
+    list_source_notes,
+    write_failures,
+)
 
 HEADLINE_READOUT = "attention"
 _DRAWS = "draws.parquet"
@@ -93,12 +99,13 @@ def finish_one_shot(
         pq.write_table(_make_table(scores), folder / _DRAWS)
     write_failures(folder, failures)
     write_json(folder / PROVENANCE, provenance)
+    notes = list_source_notes(provenance)
     summary = {
         "kind": OneShotResult.KIND,
         "schema_version": SCHEMA_VERSION,
         "model": model,
         "settings": settings,
-        "data": data,
+        "data": {**data, **({"notes": notes} if notes else {})},
         "draws": len({score.draw for score in scores}),
         "readout": HEADLINE_READOUT,
         "accuracy": _summarize(scores),

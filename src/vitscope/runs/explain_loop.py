@@ -169,7 +169,7 @@ class ExplainRun:
     def __init__(
         self,
         vit: ViTAdapter,
-        addresses: tuple[PictureAddress, ...],
+        addresses: FoundPictures,
         config: RunConfig,
         layer: int | None,
         reference: AuditResult | None,

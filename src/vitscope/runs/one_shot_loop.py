@@ -112,7 +112,8 @@ class _OneShotRun:
         preprocessing = choose_preprocessing(vit, config)
         self._labels = [label for label, paths in folders.classes.items() for _ in paths]
         paths = tuple(path for paths in folders.classes.values() for path in paths)
-        self._run = ModelRun(vit, ImageSet(paths, preprocessing, described=False), config)
+        images = ImageSet(paths, preprocessing, described=False, notes=folders.notes)
+        self._run = ModelRun(vit, images, config)
         self._vit = vit
         self._folders = folders
         self._config = config
