@@ -9,9 +9,9 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 
 from vitscope.errors import ResultError, UsageError
-from vitscope.figures.choices import READOUTS, Readout
 from vitscope.figures.drawing import Drawing, NothingToDrawError
 from vitscope.figures.plan import plan_figures
+from vitscope.figures.readouts import READOUTS, Readout
 from vitscope.figures.saved import ModelResult, load_results
 from vitscope.figures.style import in_style
 from vitscope.files.disk_errors import plain_disk_errors
@@ -19,6 +19,7 @@ from vitscope.files.json_files import write_text
 from vitscope.files.markdown import escape_markdown
 from vitscope.files.own_files import check_figures_target, is_figures, write_index
 from vitscope.files.storage import MARKER, never, printable_path, staged_folder
+from vitscope.results.choices import describe_settings
 from vitscope.results.saved_result import SCHEMA_VERSION
 
 Format = Literal["png", "pdf", "svg"]
@@ -191,6 +192,7 @@ def _describe_all(found: FigureFolder) -> dict[str, Any]:
                         "model": result.model_id,
                         "num_images": result.num_images,
                         "weights_hash": result.weights_hash,
+                        "settings": describe_settings(result.summary),
                     }
                     for result in figure.shown
                 ],
@@ -202,6 +204,11 @@ def _describe_all(found: FigureFolder) -> dict[str, Any]:
     }
 
 
+def _tell_settings(result: ModelResult) -> str:
+    told = describe_settings(result.summary)
+    return f", settings: {escape_markdown(told)}" if told else ""
+
+
 def _write_page(found: FigureFolder) -> str:
     lines = ["# Figures", ""]
     for figure in found.drawn:
@@ -211,6 +218,7 @@ def _write_page(found: FigureFolder) -> str:
             f"- {escape_markdown(result.label)}: {escape_markdown(result.model_id)}, "
             f"n = {result.num_images}, "
             f"weights {escape_markdown(result.weights_hash or 'not known')}"
+            f"{_tell_settings(result)}"
             for result in figure.shown
         ]
         lines += [

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,23 @@ def read_json(path: Path) -> Any:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not a number of JSON")
+
+
+def find(tree: Any, *path: str) -> Any:
+    """Go down nested dictionaries.
+
+    Args:
+        tree: Content of a summary.
+        *path: Keys.
+
+    Returns:
+        What is there; None where a key is absent on the way.
+    """
+    for key in path:
+        if not isinstance(tree, Mapping):
+            return None
+        tree = tree.get(key)
+    return tree
 
 
 def _plain(content: Any) -> Any:

@@ -11,7 +11,7 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vitscope.errors import UsageError
-from vitscope.figures.saved import ModelResult, load_results
+from vitscope.figures.saved import ModelResult, load_results, tell_apart
 from vitscope.files.json_files import write_text
 from vitscope.files.storage import never, staged_file
 from vitscope.report.anatomy import draw_anatomy
@@ -100,6 +100,7 @@ def render_report(results: Sequence[ModelResult], max_picture_bytes: int = MAX_B
     Returns:
         HTML.
     """
+    results = tell_apart(results)
     audits = [result for result in results if result.kind == "audit"]
     chapters = _make_chapters(results)
     covariates = draw_covariates(results)

@@ -78,6 +78,7 @@ def finish_one_shot(
     model: Mapping[str, Any],
     data: Mapping[str, Any],
     settings: Mapping[str, Any],
+    preprocessing: Mapping[str, Any],
     failures: Sequence[tuple[str, str]],
     provenance: Mapping[str, Any],
 ) -> None:
@@ -89,6 +90,7 @@ def finish_one_shot(
         model: The `model` part of the summary.
         data: The `data` part; its `num_classes` says what chance is.
         settings: What was chosen that changes what the numbers mean.
+        preprocessing: How images were prepared.
         failures: Pictures that could not be read, with the reason.
         provenance: Configuration and versions.
 
@@ -105,6 +107,7 @@ def finish_one_shot(
         "schema_version": SCHEMA_VERSION,
         "model": model,
         "settings": settings,
+        "preprocessing": preprocessing,
         "data": {**data, **({"notes": notes} if notes else {})},
         "draws": len({score.draw for score in scores}),
         "readout": HEADLINE_READOUT,

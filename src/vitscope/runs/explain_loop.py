@@ -45,6 +45,7 @@ from vitscope.runs.model_run import (
     OnProgress,
     PlacedBatch,
     choose_preprocessing,
+    describe_preprocessing,
 )
 from vitscope.runs.references import Wanted, advise, find_reference, holds_audit, read_reference
 from vitscope.token_maps import TokenMaps, make_token_maps
@@ -328,6 +329,7 @@ class ExplainRun:
     def _describe(self, max_balance_error: float) -> dict[str, Any]:
         return {
             "model": self._run.describe_model(),
+            "preprocessing": describe_preprocessing(self._vit, self._preprocessing),
             "layer": self._layer,
             "reference": self._describe_reference(),
             "references_not_used": self._unused,

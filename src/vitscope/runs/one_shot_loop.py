@@ -30,6 +30,7 @@ from vitscope.runs.model_run import (
     OnProgress,
     PlacedBatch,
     choose_preprocessing,
+    describe_preprocessing,
 )
 
 Outputs = dict[str, dict[str, Float[np.ndarray, "*picture dim"]]]
@@ -114,6 +115,7 @@ class _OneShotRun:
         paths = tuple(path for paths in folders.classes.values() for path in paths)
         images = ImageSet(paths, preprocessing, described=False, notes=folders.notes)
         self._run = ModelRun(vit, images, config)
+        self._preprocessing = describe_preprocessing(vit, preprocessing)
         self._vit = vit
         self._folders = folders
         self._config = config
@@ -156,6 +158,7 @@ class _OneShotRun:
             folder,
             scores,
             model=self._run.describe_model(),
+            preprocessing=self._preprocessing,
             data=self._describe_data(pictures, classes),
             settings={
                 "renormalize": self._config.renormalize,
