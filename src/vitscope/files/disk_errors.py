@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from safetensors import SafetensorError
 
@@ -29,7 +30,7 @@ def plain_disk_errors(target: Path) -> Iterator[None]:
         with named_disk_errors(target):
             yield
     except (OSError, SafetensorError) as error:
-        raise DiskError(_describe(target, error)) from error
+        _refuse(target, error)
 
 
 @contextmanager
@@ -50,9 +51,9 @@ def named_disk_errors(target: Path) -> Iterator[None]:
     except DiskError as error:
         if error.__cause__ is None:  # it came from another process, whose disk it was
             raise
-        raise DiskError(_describe(target, error.__cause__)) from error.__cause__
+        _refuse(target, error.__cause__)
 
 
-def _describe(target: Path, cause: BaseException) -> str:
+def _refuse(target: Path, cause: BaseException) -> NoReturn:
     reason = getattr(cause, "strerror", None) or str(cause)
-    return f"cannot write {target}: {reason}; nothing of it was left behind"
+    raise DiskError(f"cannot write {target}: {reason}; nothing of it was left behind") from cause

@@ -98,8 +98,8 @@ def find_mixture(choices: Sequence[Choice], results: Sequence[Described]) -> str
         if choice.agree(results) is None:
             groups: dict[str, list[str]] = {name: [] for name in choice.names.values()}
             for result in results:
-                if len(values := choice.read(result.summary)) == 1:
-                    (value,) = values
+                fits = [choice.agree([result, other]) is not None for other in results]
+                if not all(fits) and (value := choice.agree([result])):
                     groups.setdefault(choice.names.get(value, value), []).append(result.label)
             return f"its results differ in {choice.about} ({_list_groups(groups)})"
     return ""
@@ -139,7 +139,7 @@ def describe_settings(summary: Summary) -> str:
     if find(settings, "renormalize") is True:
         told.append("restricted outputs renormalised")
     if (layer := _name_layer(summary)) not in {None, _LAST}:
-        told.append(f"{layer} of 0 to {_last_layer(summary)}")
+        told.append(f"{layer} of 0 to {summary['model']['depth'] - 1}")
     return ", ".join([*told, *list_inputs(summary)])
 
 
@@ -225,23 +225,18 @@ RENORMALIZE = Choice(
 """Whether what is kept of an output is divided by the attention mass that is kept."""
 
 
-def _last_layer(summary: Summary) -> int | None:
-    depth = find(summary, "model", "depth")
-    if not isinstance(depth, int):
-        return None
-    return depth if find(summary, "model", "global_feature") == "attention pooling" else depth - 1
-
-
 def _name_layer(summary: Summary) -> str | None:
-    layer, last = find(summary, "settings", "layer"), _last_layer(summary)
-    if not isinstance(layer, int) or last is None:
+    layer, depth = find(summary, "settings", "layer"), find(summary, "model", "depth")
+    if not isinstance(layer, int) or not isinstance(depth, int):
         return None
-    return _LAST if layer == last else f"layer {layer}"
+    # An attention pooling comes behind the last block.
+    return _LAST if layer >= depth - 1 else f"layer {layer}"
 
 
 def _read_layer(summary: Summary) -> frozenset[str]:
     name = _name_layer(summary)
-    return frozenset() if name is None else frozenset({name})
+    layer = find(summary, "settings", "layer")
+    return frozenset() if name is None else frozenset({name, f"layer {layer}"})
 
 
 LAYER = Choice(
@@ -249,7 +244,7 @@ LAYER = Choice(
     read=_read_layer,
     names={_LAST: _LAST},
     tell=lambda value: (
-        f"The audited block, which all of it is of, is {value} and not the last one."
+        f"The numbers are of {value}, counted from 0, and not of each model's last block."
         if value.startswith("layer ")
         else ""
     ),
