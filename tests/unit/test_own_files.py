@@ -1,6 +1,7 @@
 """What vitscope wrote is known by its indexes: nothing else is replaced, none of it is audited."""
 
 import json
+import shutil
 
 import pytest
 
@@ -16,14 +17,25 @@ from vitscope.pictures.sources import find_images
 from vitscope.reproduction.claims import judge_claims, write_claims
 
 
-@pytest.fixture
-def made(tmp_path):
-    return write_result(tmp_path / "made" / "audit", *make_audit(n=30))
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A result with little to draw, and its figures."""
+    folder = tmp_path_factory.mktemp("drawn")
+    summary, columns = make_audit(n=30)
+    kept = ("schema_version", "kind", "model", "settings", "data", "variance_share")
+    made = write_result(folder / "audit", {key: summary[key] for key in kept}, columns)
+    draw_figures([made], folder / "figures", formats=["svg"])
+    return folder
 
 
 @pytest.fixture
-def figures(made, tmp_path):
-    return draw_figures([made], tmp_path / "figures", formats=["svg"]).folder
+def made(drawn, tmp_path):
+    return shutil.copytree(drawn / "audit", tmp_path / "made")
+
+
+@pytest.fixture
+def figures(drawn, tmp_path):
+    return shutil.copytree(drawn / "figures", tmp_path / "figures")
 
 
 def contents(folder):
@@ -104,7 +116,7 @@ def test_own_results_and_figures_are_no_images(made, figures, tmp_path):
     for path in mine:
         path.write_bytes((photos / "0000.png").read_bytes())
     assert set(find_images(photos)) == {*expected, *mine}
-    with pytest.raises(UsageError, match="names no picture: .* none of which vitscope wrote"):
+    with pytest.raises(UsageError, match=r"names no picture: .* none of which vitscope wrote"):
         find_images(photos / "audit")
 
 
