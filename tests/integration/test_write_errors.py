@@ -13,9 +13,15 @@ import pytest
 
 from audits import tiny_vit
 from pictures import write_classes, write_pictures
-from vitscope import AuditConfig, OneShotConfig, audit, explain, one_shot
+from vitscope import AuditConfig, OneShotConfig, audit, explain, load_model, one_shot
 from vitscope.cli import main
-from vitscope.errors import DiskError, ResultError, UsageError, VitscopeError
+from vitscope.errors import (
+    DiskError,
+    ModelUnreachableError,
+    ResultError,
+    UsageError,
+    VitscopeError,
+)
 from vitscope.models.base import ViTAdapter
 from vitscope.results.explanation import Explanation
 from vitscope.results.one_shot_result import OneShotResult
@@ -181,3 +187,12 @@ def test_no_cell_of_the_failures_is_a_formula(tmp_path):
     with (tmp_path / "failures.csv").open(encoding="utf-8", newline="") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
     assert not [cell for cell in cells if cell[:1] in set("=+-@\t\r") and cell]
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_a_file_of_a_model_that_cannot_be_read_is_named(tmp_path, name):
+    (tmp_path / "config.json").write_text('{"model_type": "dinov2"}')
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to("/proc/self/mem")  # it is there, and nobody can read its start
+    with pytest.raises(ModelUnreachableError, match=rf"{name} cannot be read \(Input/output error"):
+        load_model(str(tmp_path))

@@ -218,7 +218,8 @@ def check_writable(folder: Path) -> None:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
         name = printable_path(folder)
-        raise UsageError(f"{name} cannot be written to: no permission for {existing}")
+        where = printable_path(existing)
+        raise UsageError(f"{name} cannot be written to: no permission for {where}")
 
 
 def _check_file_target(target: Path, replaces: Replaces) -> None:
@@ -233,7 +234,7 @@ def _check_file_target(target: Path, replaces: Replaces) -> None:
     if refused:
         raise UsageError(
             f"{name} is already there and is not replaced: choose another file, or add "
-            "--overwrite if vitscope wrote it"
+            "--overwrite if vitscope wrote it and nobody has changed it since"
         )
 
 
