@@ -141,6 +141,7 @@ def make_comparison(summaries: Sequence[Mapping[str, Any]]) -> Table | Text:
         One row a model, and below it the settings in which they differ; where they differ in what
         the numbers are, a line that says so.
     """
+    summaries = [_make_printable(summary) for summary in summaries]
     results = [Labelled(summary["model"]["id"], summary) for summary in summaries]
     choices = [count_cls(*TERMS), LAYER]
     if mixture := find_mixture(choices, results):
@@ -152,7 +153,7 @@ def make_comparison(summaries: Sequence[Mapping[str, Any]]) -> Table | Text:
     for name in ("params", "patch attention", "patches' share", "CKA(r, patches)", "door"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
-    for summary in map(_make_printable, summaries):
+    for summary in summaries:
         cka = summary["cka"]["residual"]["patches"]
         share = summary["variance_share"]["residual"]["patches"]
         table.add_row(
