@@ -55,7 +55,7 @@ def describe_model(family, size, params_m, registers, name):
     }
 
 
-SETTINGS = {"renormalize": False, "cls_term": "own", "layer": 11}
+SETTINGS = {"renormalize": False, "cls_term": "own"}
 
 
 def make_audit(family="DINOv2", size="S", params_m=22.1, *, registers=0, n=400, name=None):
@@ -74,7 +74,7 @@ def make_audit(family="DINOv2", size="S", params_m=22.1, *, registers=0, n=400, 
         "schema_version": 3,
         "kind": "audit",
         "model": model,
-        "settings": dict(SETTINGS),
+        "settings": SETTINGS | {"layer": model["depth"] - 1},
         "data": {"num_images": n, "num_failed": 0},
         "contribution_norm": {
             "patches": distribution(random.normal(30 - 20 * big, 3, n)),

@@ -17,7 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from vitscope.files.printable import printable
+from vitscope.results.choices import (
+    LAYER,
+    Labelled,
+    count_cls,
+    describe_choices,
+    find_mixture,
+)
 from vitscope.results.result_text import (
+    TERMS,
     TextTable,
     describe_audit,
     describe_dropped,
@@ -123,21 +131,29 @@ def make_verdict(summary: Mapping[str, Any]) -> Text:
     )
 
 
-def make_comparison(summaries: Sequence[Mapping[str, Any]]) -> Table:
+def make_comparison(summaries: Sequence[Mapping[str, Any]]) -> Table | Text:
     """Several models side by side.
 
     Args:
         summaries: Contents of their `summary.json`.
 
     Returns:
-        One row a model.
+        One row a model, and below it the settings in which they differ; where they differ in what
+        the numbers are, a line that says so.
     """
+    summaries = [_make_printable(summary) for summary in summaries]
+    results = [Labelled(summary["model"]["id"], summary) for summary in summaries]
+    choices = [count_cls(*TERMS), LAYER]
+    if mixture := find_mixture(choices, results):
+        return Text(f"no table of all models: {mixture}", style="yellow")
     table = Table(title="Where the [CLS] output comes from", title_justify="left")
+    table.caption_justify = "left"
+    table.caption = Text(" ".join(describe_choices(choices, results))) or None
     table.add_column("model", overflow="fold")
     for name in ("params", "patch attention", "patches' share", "CKA(r, patches)", "door"):
         table.add_column(name, justify="right")
     table.add_column("verdict")
-    for summary in map(_make_printable, summaries):
+    for summary in summaries:
         cka = summary["cka"]["residual"]["patches"]
         share = summary["variance_share"]["residual"]["patches"]
         table.add_row(

@@ -14,9 +14,9 @@ from pictures import write_pictures
 from vitscope import Explanation, RunConfig, explain
 from vitscope.cli import main
 from vitscope.errors import UsageError
-from vitscope.figures.draw import is_figures
 from vitscope.figures.explained import draw_explanations
 from vitscope.figures.maps import plot_explanations
+from vitscope.files.own_files import is_figures
 
 
 @pytest.fixture(scope="module")

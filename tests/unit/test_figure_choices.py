@@ -11,7 +11,6 @@ from vitscope.cli import main
 from vitscope.errors import UsageError
 from vitscope.figures import ModelResult, NothingToDrawError
 from vitscope.figures.bill import plot_bill
-from vitscope.figures.choices import RENORMALIZE, count_cls, describe_choices, find_mixture
 from vitscope.figures.cka import plot_residual_cka, plot_restricted_cka
 from vitscope.figures.covariates import plot_covariates
 from vitscope.figures.directions import plot_directions
@@ -23,6 +22,7 @@ from vitscope.figures.norms import plot_norms
 from vitscope.figures.one_shot import plot_one_shot
 from vitscope.figures.patch_share import plot_patch_share
 from vitscope.results.audit_result import AuditResult
+from vitscope.results.choices import RENORMALIZE, count_cls, describe_choices, find_mixture
 from vitscope.results.one_shot_result import OneShotResult
 
 REGISTERS = "[CLS]'s attention to itself is counted among the registers, in models that have any."

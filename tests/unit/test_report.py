@@ -263,6 +263,10 @@ def test_a_report_is_written_whole_and_replaces_nothing_but_a_report(made, tmp_p
     with pytest.raises(UsageError, match="already there"):
         write_report([made], out)
     assert write_report([made], out, overwrite=True) == out
+    out.write_text(html.replace("Can these", "MY NOTES: can these"), encoding="utf-8")
+    with pytest.raises(UsageError, match="nobody has changed it since"):
+        write_report([made], out, overwrite=True)
+    assert "MY NOTES" in out.read_text(encoding="utf-8")
     thesis = tmp_path / "thesis.html"
     thesis.write_text("<p>mine</p>")
     with pytest.raises(UsageError, match="is not replaced"):

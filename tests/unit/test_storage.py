@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vitscope.errors import ResultError, UsageError, VitscopeError
+from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
 from vitscope.files.storage import (
     is_result,
@@ -71,7 +72,7 @@ def test_nothing_is_left_when_the_body_fails(tmp_path, error):
 
 def test_full_disk_is_one_clear_line(tmp_path):
     def fill():
-        with staged_folder(tmp_path / "result"):
+        with staged_folder(tmp_path / "result") as staging, plain_disk_errors(staging):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(VitscopeError, match=r"cannot write .*No space left on device"):
@@ -248,7 +249,7 @@ def test_folders_made_on_the_way_go_with_a_failure(tmp_path):
 
 def test_a_full_disk_is_one_line_in_a_temporary_folder_too():
     def fill():
-        with scratch_folder() as folder:
+        with scratch_folder() as folder, plain_disk_errors(folder):
             made.append(folder)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -12,7 +12,8 @@ import vitscope
 from vitscope.cli.targets import choose_targets, find_pictures, name_folders
 from vitscope.config import DTypeName, RunConfig
 from vitscope.errors import UsageError
-from vitscope.files.storage import MARKER, check_target, never, printable_path
+from vitscope.files.own_files import check_figures_target
+from vitscope.files.storage import MARKER, printable_path
 from vitscope.terminal import make_explanation_report, make_progress
 
 if TYPE_CHECKING:
@@ -70,10 +71,9 @@ def explain(
     config.resolve_device()
     targets = choose_targets(model, out, overwrite=overwrite, name_target=_name_target)
     references = _open_references(reference or [], list(name_folders(model).values()))
-    from vitscope.figures.draw import is_figures  # here, for what it imports is slow
-    from vitscope.figures.explained import draw_explanations
+    check_figures_target(out / "figures", overwrite=overwrite)
+    from vitscope.figures.explained import draw_explanations  # here, for what it imports is slow
 
-    check_target(out / "figures", is_figures if overwrite else never)
     console = Console()
     explained: list[Explanation] = []
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitscope.errors import UsageError
-from vitscope.files.storage import check_target, is_result, never
+from vitscope.files.storage import check_target, check_writable, is_result, never
 
 if TYPE_CHECKING:
     from vitscope.engines.base import Engine
@@ -53,6 +53,7 @@ def choose_targets(
     targets = {model_id: name_target(out, name) for model_id, name in names.items()}
     for target in targets.values():
         check_target(target, is_result if overwrite else never)
+    check_writable(out)
     return targets
 
 

@@ -20,6 +20,7 @@ from vitscope.figures.numbers import (
 from vitscope.figures.panels import finish, make_panels, mark_empty, plot_intervals
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.style import FAINT, SMALL_PT, colour_term, in_style, mark_term, name_term
+from vitscope.results.choices import LAYER
 
 _STATES = {"hidden": "hidden", "normed": "layer-\nnormed", "keys": "keys", "values": "values"}
 _WIDE = 15
@@ -59,7 +60,7 @@ def plot_anatomy(result: ModelResult) -> Drawing:
     Raises:
         NothingToDrawError: If it has none.
     """
-    selection = select([result], _read)
+    selection = select([result], _read, choices=[LAYER])
     found = selection.found[0][1]
     figure, panels = make_panels(4, columns=2, panel_height_in=2.1, share_y=False)
     norms, cosines, before, after = panels
@@ -73,6 +74,7 @@ def plot_anatomy(result: ModelResult) -> Drawing:
         *_describe_lines(found.analysed),
         *_describe_dominant(found.dominant),
         *_describe_outliers(found.outliers),
+        *selection.choices,
     ]
     finish(figure, notes, heading=f"Token anatomy: {result.label}")
     return selection.draw(figure)

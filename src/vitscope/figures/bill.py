@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from vitscope.figures.choices import count_cls
 from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
 from vitscope.figures.numbers import Interval, find_terms, read_estimate
 from vitscope.figures.panels import finish, make_panels, term_handles
@@ -19,6 +18,7 @@ from vitscope.figures.style import (
     literal,
     mark_term,
 )
+from vitscope.results.choices import LAYER, count_cls
 
 _ROW_IN = 0.26
 _WIDE_ENOUGH = 0.12
@@ -39,7 +39,7 @@ def plot_bill(results: Iterable[ModelResult]) -> Drawing:
     Raises:
         NothingToDrawError: If no audit has shares.
     """
-    selection = select(results, _read_shares, choices=[count_cls(*TERMS)])
+    selection = select(results, _read_shares, choices=[count_cls(*TERMS), LAYER])
     count = len(selection.found)
     figure, (stacked, apart) = make_panels(2, columns=2, panel_height_in=0.55 + _ROW_IN * count)
     terms = in_term_order(list({term for _, shares in selection.found for term in shares}))

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from vitscope.figures.choices import RENORMALIZE, Readout, count_cls, name_readout
 from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
 from vitscope.figures.numbers import find, read_cka, tell_undefined_cka
 from vitscope.figures.panels import family_handles, finish, make_panels
+from vitscope.figures.readouts import Readout, name_readout
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.sizes import (
     join_sizes,
@@ -18,6 +18,7 @@ from vitscope.figures.sizes import (
 )
 from vitscope.figures.style import in_style, look_of_families, name_term
 from vitscope.figures.terms_by_family import Terms, plot_terms_by_family
+from vitscope.results.choices import LAYER, RENORMALIZE, count_cls
 
 _KEPT = ("patches", "registers")
 _ADDED = ("patches", "skip")
@@ -48,7 +49,7 @@ def plot_restricted_cka(results: Iterable[ModelResult], readout: Readout = "atte
     selection = select(
         results,
         partial(_read_parts, readout, _KEPT),
-        choices=[count_cls(*_KEPT), RENORMALIZE],
+        choices=[count_cls(*_KEPT), RENORMALIZE, LAYER],
     )
     parts = [part for part in _KEPT if any(part in found for _, found in selection.found)]
     figure, panels = make_panels(len(parts), columns=2, panel_height_in=2.3)
@@ -97,7 +98,7 @@ def plot_residual_cka(results: Iterable[ModelResult]) -> Drawing:
         NothingToDrawError: If no audit has the estimates.
     """
     selection = select(
-        results, partial(_read_parts, "residual", _ADDED), choices=[count_cls(*_ADDED)]
+        results, partial(_read_parts, "residual", _ADDED), choices=[count_cls(*_ADDED), LAYER]
     )
     figure = plot_terms_by_family(
         selection,

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from vitscope.figures.choices import count_cls
 from vitscope.figures.drawing import Drawing, NothingToDrawError, select
 from vitscope.figures.numbers import Interval, find, find_terms, number, read_estimate, write_number
 from vitscope.figures.panels import finish, make_panels
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.style import BASE_PT, HAIRLINE, INK, colour_term, in_style, literal, mark_term
+from vitscope.results.choices import LAYER, count_cls
 
 _SOURCES = ("patches", "registers", "skip")
 _TARGETS = {
@@ -52,7 +52,7 @@ def plot_covariates(result: ModelResult) -> Drawing:
     Raises:
         NothingToDrawError: If it has none.
     """
-    selection = select([result], _read, choices=[count_cls(*_SOURCES)])
+    selection = select([result], _read, choices=[count_cls(*_SOURCES), LAYER])
     found = selection.found[0][1]
     rows = list(dict.fromkeys(name for target in found.values() for name in target))
     figure, panels = make_panels(len(found), columns=4, panel_height_in=0.75 + 0.17 * len(rows))

@@ -52,7 +52,7 @@ def plot_depth_by_family(
         panel.set_xlabel("relative depth (layer / last layer)")
         _add_heading(panel, family, handles)
     label_rows(panels, y_label)
-    return finish(figure, notes, omitted=selection.omitted)
+    return finish(figure, [*notes, *selection.choices], omitted=selection.omitted)
 
 
 def _plot_layers(

@@ -5,13 +5,13 @@ from itertools import combinations
 
 from matplotlib.axes import Axes
 
-from vitscope.figures.choices import count_cls
 from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
 from vitscope.figures.matrices import plot_matrix
 from vitscope.figures.numbers import find, find_terms, number, numbers
 from vitscope.figures.panels import finish, make_panels
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.style import SMALL_PT, TERMS, colour_term, in_style, in_term_order, name_term
+from vitscope.results.choices import LAYER, count_cls
 
 Pair = tuple[str, str]
 
@@ -48,7 +48,7 @@ def plot_directions(result: ModelResult) -> Drawing:
     Raises:
         NothingToDrawError: If it has none.
     """
-    selection = select([result], _read, choices=[count_cls(*TERMS)])
+    selection = select([result], _read, choices=[count_cls(*TERMS), LAYER])
     found = selection.found[0][1]
     figure, (angles, shared, ranks) = make_panels(3, panel_height_in=2.5, share_y=False)
     _plot_angles(angles, found)

@@ -9,19 +9,21 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 
 from vitscope.errors import ResultError, UsageError
-from vitscope.figures.choices import READOUTS, Readout
 from vitscope.figures.drawing import Drawing, NothingToDrawError
 from vitscope.figures.plan import plan_figures
+from vitscope.figures.readouts import READOUTS, Readout
 from vitscope.figures.saved import ModelResult, load_results
 from vitscope.figures.style import in_style
-from vitscope.files.json_files import read_json, write_json
+from vitscope.files.disk_errors import plain_disk_errors
+from vitscope.files.json_files import write_text
 from vitscope.files.markdown import escape_markdown
-from vitscope.files.storage import MARKER, check_target, never, printable_path, staged_folder
+from vitscope.files.own_files import check_figures_target, is_figures, write_index
+from vitscope.files.storage import MARKER, never, printable_path, staged_folder
+from vitscope.results.choices import describe_settings
 from vitscope.results.saved_result import SCHEMA_VERSION
 
 Format = Literal["png", "pdf", "svg"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-_INDEX, _KIND = "index.json", "figures"
 # Nothing of when or with what a figure was drawn: the same numbers give the same bytes.
 _METADATA: Mapping[str, dict[str, Any]] = {
     "png": {"Software": None},
@@ -119,12 +121,13 @@ def draw_figures(
             # Laid out once, so that all its files are alike.
             _fix_layout(drawing.figure)
             files = [f"{planned.name}.{name}" for name in dict.fromkeys(formats)]
-            for file in files:
-                save_figure(drawing.figure, staging / file)
+            with plain_disk_errors(target):
+                for file in files:
+                    save_figure(drawing.figure, staging / file)
             drawn.append(_describe(planned.name, [target / file for file in files], drawing))
         found = FigureFolder(target, tuple(drawn), skipped)
-        (staging / "index.md").write_text(_write_page(found), encoding="utf-8")
-        write_json(staging / _INDEX, _write_index(found))
+        write_text(staging / "index.md", _write_page(found))
+        write_index(staging, _describe_all(found))
     return found
 
 
@@ -149,25 +152,6 @@ def _fix_layout(figure: Figure) -> None:
         figure.set_layout_engine("none")
 
 
-def is_figures(folder: Path) -> bool:
-    """Whether a folder holds figures of vitscope and nothing else.
-
-    Args:
-        folder: A folder.
-
-    Returns:
-        True where every entry is one that `draw_figures` writes.
-    """
-    allowed = {f".{name}" for name in FORMATS} | {".md", ".json"}
-    if not all(path.is_file() and path.suffix in allowed for path in folder.iterdir()):
-        return False
-    try:
-        index = read_json(folder / _INDEX)
-    except ResultError:
-        return False
-    return isinstance(index, dict) and index.get("kind") == _KIND
-
-
 def _check_place(target: Path, *, overwrite: bool) -> None:
     for parent in (target, *target.absolute().parents):
         if (parent / MARKER).is_file():
@@ -175,12 +159,7 @@ def _check_place(target: Path, *, overwrite: bool) -> None:
                 f"{printable_path(target)} is inside the result {printable_path(parent)}: give "
                 "another folder for the figures"
             )
-    if not overwrite and target.is_dir() and any(target.iterdir()) and is_figures(target):
-        raise UsageError(
-            f"{printable_path(target)} already holds figures: choose another folder or add "
-            "--overwrite"
-        )
-    check_target(target, is_figures if overwrite else never)
+    check_figures_target(target, overwrite=overwrite)
 
 
 def _check_different(results: Sequence[ModelResult]) -> None:
@@ -199,9 +178,8 @@ def _describe(name: str, files: Sequence[Path], drawing: Drawing) -> DrawnFigure
     return DrawnFigure(name, tuple(files), drawing.shown, dict(drawing.omitted))
 
 
-def _write_index(found: FigureFolder) -> dict[str, Any]:
+def _describe_all(found: FigureFolder) -> dict[str, Any]:
     return {
-        "kind": _KIND,
         "schema_version": SCHEMA_VERSION,
         "figures": [
             {
@@ -214,6 +192,7 @@ def _write_index(found: FigureFolder) -> dict[str, Any]:
                         "model": result.model_id,
                         "num_images": result.num_images,
                         "weights_hash": result.weights_hash,
+                        "settings": describe_settings(result.summary),
                     }
                     for result in figure.shown
                 ],
@@ -225,6 +204,11 @@ def _write_index(found: FigureFolder) -> dict[str, Any]:
     }
 
 
+def _tell_settings(result: ModelResult) -> str:
+    told = describe_settings(result.summary)
+    return f", settings: {escape_markdown(told)}" if told else ""
+
+
 def _write_page(found: FigureFolder) -> str:
     lines = ["# Figures", ""]
     for figure in found.drawn:
@@ -234,6 +218,7 @@ def _write_page(found: FigureFolder) -> str:
             f"- {escape_markdown(result.label)}: {escape_markdown(result.model_id)}, "
             f"n = {result.num_images}, "
             f"weights {escape_markdown(result.weights_hash or 'not known')}"
+            f"{_tell_settings(result)}"
             for result in figure.shown
         ]
         lines += [

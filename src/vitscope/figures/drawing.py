@@ -7,12 +7,16 @@ from typing import Any, Generic, TypeVar
 from matplotlib.figure import Figure
 
 from vitscope.errors import ResultError, VitscopeError
-from vitscope.figures.choices import Choice, describe_choices, find_mixture
 from vitscope.figures.numbers import find, number
 from vitscope.figures.saved import ModelResult, group_by_family
+from vitscope.results.choices import (
+    Choice,
+    describe_choices,
+    enumerate_labels,
+    find_mixture,
+)
 
 T = TypeVar("T")
-_MOST_NAMES = 6
 
 
 class NothingToDrawError(VitscopeError):
@@ -41,7 +45,8 @@ class Selection(Generic[T]):
     Attributes:
         found: What was read, by result; in order of family and size.
         omitted: Reason for each other result, by its label.
-        choices: What was chosen otherwise than by default, a sentence each.
+        choices: What was chosen otherwise than by default and where the results differ in it, a
+            sentence each.
     """
 
     found: tuple[tuple[ModelResult, T], ...]
@@ -108,7 +113,7 @@ def select(
         raise NothingToDrawError(describe_omitted(omitted) or f"no result of the kind {kind!r}")
     selected = [result for result, _ in found]
     if mixture := find_mixture(choices, selected):
-        raise NothingToDrawError(mixture)
+        raise NothingToDrawError(f"{mixture}: draw them apart")
     return Selection(tuple(found), omitted, describe_choices(choices, selected))
 
 
@@ -124,7 +129,7 @@ def describe_omitted(omitted: Mapping[str, str]) -> str:
     reasons: dict[str, list[str]] = {}
     for label, reason in omitted.items():
         reasons.setdefault(reason, []).append(label)
-    return "; ".join(f"{_enumerate(labels)}: {reason}" for reason, labels in reasons.items())
+    return "; ".join(f"{enumerate_labels(labels)}: {reason}" for reason, labels in reasons.items())
 
 
 def describe_n(results: Sequence[ModelResult]) -> str:
@@ -171,9 +176,3 @@ def describe_partial_depths(results: Sequence[ModelResult]) -> list[str]:
 def _list_rows(summary: Mapping[str, Any], key: str) -> list[Any]:
     rows = find(summary, key)
     return rows if isinstance(rows, list) else []
-
-
-def _enumerate(labels: Sequence[str]) -> str:
-    more = len(labels) - _MOST_NAMES
-    names = ", ".join(labels[:_MOST_NAMES])
-    return f"{names} and {more} more" if more > 0 else names

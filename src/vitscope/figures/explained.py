@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from vitscope.figures.draw import Format, is_figures, save_figure
+from vitscope.figures.draw import Format, save_figure
 from vitscope.figures.maps import plot_explanations
 from vitscope.figures.saved import slug
-from vitscope.files.json_files import write_json
+from vitscope.files.disk_errors import plain_disk_errors
+from vitscope.files.own_files import check_figures_target, is_figures, write_index
 from vitscope.files.storage import never, staged_folder
 from vitscope.results.explanation import Explanation
 from vitscope.results.saved_result import SCHEMA_VERSION
@@ -38,6 +39,7 @@ def draw_explanations(
         VitscopeError: If the disk does not take the figures.
     """
     target = Path(out)
+    check_figures_target(target, overwrite=overwrite)
     files: list[Path] = []
     with staged_folder(target, replaces=is_figures if overwrite else never) as staging:
         entries = []
@@ -45,12 +47,12 @@ def draw_explanations(
             shown = [one for one in explanations if image_id in one.image_ids]
             figure = plot_explanations(shown, shown[0].image_ids.index(image_id), heads=heads)
             names = [f"{name}.{kind}" for kind in dict.fromkeys(formats)]
-            for file in names:
-                save_figure(figure, staging / file)
+            with plain_disk_errors(target):
+                for file in names:
+                    save_figure(figure, staging / file)
             entries.append({"name": name, "files": names, "image_id": image_id})
             files += [target / file for file in names]
-        index = {"kind": "figures", "schema_version": SCHEMA_VERSION, "figures": entries}
-        write_json(staging / "index.json", index)
+        write_index(staging, {"schema_version": SCHEMA_VERSION, "figures": entries})
     return files
 
 

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from vitscope.figures.choices import count_cls
 from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
 from vitscope.figures.matrices import plot_matrix
 from vitscope.figures.numbers import CkaInterval, find, find_terms, read_cka, write_number
 from vitscope.figures.panels import finish, make_panels
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.style import TERMS, in_style, in_term_order
+from vitscope.results.choices import LAYER, count_cls
 
 _TITLES = {"attention": "attention branch t", "residual": "residual stream r"}
 Ledger = dict[tuple[str, str], CkaInterval]
@@ -27,7 +27,7 @@ def plot_gram_ledger(result: ModelResult) -> Drawing:
     Raises:
         NothingToDrawError: If it has none.
     """
-    selection = select([result], _read_ledgers, choices=[count_cls(*TERMS)])
+    selection = select([result], _read_ledgers, choices=[count_cls(*TERMS), LAYER])
     ledgers = selection.found[0][1]
     figure, panels = make_panels(len(ledgers), columns=2, panel_height_in=2.7, share_y=False)
     largest = max(abs(cell.value) for cells in ledgers.values() for cell in cells.values()) or 1.0

@@ -41,7 +41,8 @@ def plot_high_norm_grid(result: ModelResult) -> Drawing:
     count = describe_n([result]) if known is None else f"n = {known:,.0f} pictures"
     notes = [
         f"{count}. {fraction:.2%} of the layer's patch tokens are above its "
-        "threshold; drawn is the layer with the most of them."
+        "threshold; drawn is the layer with the most of them.",
+        *selection.choices,
     ]
     if place is not None:
         notes.append(f"Place alone tells {place:.0%} of the variance of being one.")

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Float64
 
-from vitscope.figures.choices import count_cls
 from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
 from vitscope.figures.numbers import find, read_estimate, write_number
 from vitscope.figures.panels import finish, label_rows, make_panels
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.style import HAIRLINE, TERM_COLOURS, in_style, literal
+from vitscope.results.choices import LAYER, count_cls
 
 Pairs = tuple[Float64[np.ndarray, " image"], Float64[np.ndarray, " image"]]
 
@@ -28,7 +28,7 @@ def plot_interdependence(results: Iterable[ModelResult]) -> Drawing:
     Raises:
         NothingToDrawError: If no audited model has registers and a skip connection.
     """
-    selection = select(results, _read_pairs, choices=[count_cls("registers", "skip")])
+    selection = select(results, _read_pairs, choices=[count_cls("registers", "skip"), LAYER])
     figure, panels = make_panels(len(selection.found), panel_height_in=2.2, share_y=False)
     for (model, (registers, skip)), panel in zip(selection.found, panels, strict=True):
         size = float(np.clip(60 / np.sqrt(len(skip)), 1, 9))

@@ -138,6 +138,7 @@ def plot_high_norm_layers(result: ModelResult) -> Drawing:
     words = [
         f"{describe_n(selection.results)}. Norms of block outputs before the final norm.",
         *describe_partial_depths(selection.results),
+        *selection.choices,
     ]
     if all(number(find(row, "threshold")) is None for _, row in rows):
         words.append(

@@ -34,6 +34,7 @@ from vitscope.figures.style import (
     literal,
     name_term,
 )
+from vitscope.results.choices import list_inputs
 from vitscope.results.explanation import Explanation, PictureExplanation
 
 _SEQUENTIAL, _DIVERGING = "cividis", "PuOr"
@@ -99,7 +100,8 @@ def _label(explanation: Explanation) -> str:
     summary = explanation.summary
     layer, depth = summary["layer"], summary["model"]["depth"]
     where = "attention pooling" if layer == depth else f"layer {layer} of 0 to {depth - 1}"
-    return f"{printable(summary['model']['id'])}, {where}"
+    inputs = "".join(f", {told}" for told in list_inputs(summary))
+    return f"{printable(summary['model']['id'])}, {where}{inputs}"
 
 
 # --- what there is to draw -----------------------------------------------------------------------

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 
-from vitscope.figures.choices import count_cls
 from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
 from vitscope.figures.numbers import find, read_spread
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.sizes import require_params
 from vitscope.figures.style import in_style
 from vitscope.figures.terms_by_family import Terms, plot_terms_by_family
+from vitscope.results.choices import LAYER, count_cls
 
 _TERMS = ("patches", "skip")
 
@@ -26,7 +26,7 @@ def plot_norms(results: Iterable[ModelResult]) -> Drawing:
     Raises:
         NothingToDrawError: If no audit has the norms.
     """
-    selection = select(results, _read_norms, choices=[count_cls(*_TERMS)])
+    selection = select(results, _read_norms, choices=[count_cls(*_TERMS), LAYER])
     figure = plot_terms_by_family(
         selection,
         y_label="norm added to [CLS]",

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vitscope.files.json_files import find as find
+
 _FEWEST_FOR_CKA = 4
 """With three pictures the unbiased estimator divides by zero."""
 
@@ -46,23 +48,6 @@ class CkaInterval(Interval):
 
     biased: float | None = None
     biased_if_unrelated: float | None = None
-
-
-def find(tree: Any, *path: str) -> Any:
-    """Go down nested dictionaries.
-
-    Args:
-        tree: Content of a summary.
-        *path: Keys.
-
-    Returns:
-        What is there; None where a key is absent on the way.
-    """
-    for key in path:
-        if not isinstance(tree, Mapping):
-            return None
-        tree = tree.get(key)
-    return tree
 
 
 def find_terms(tree: Any, *path: str) -> dict[str, Any]:

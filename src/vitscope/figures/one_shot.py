@@ -6,13 +6,14 @@ from typing import Literal, get_args
 
 from matplotlib.lines import Line2D
 
-from vitscope.figures.choices import RENORMALIZE, Readout, count_cls, name_readout
 from vitscope.figures.drawing import Drawing, NothingToDrawError, select
 from vitscope.figures.numbers import Interval, find, find_terms, number, read_estimate
+from vitscope.figures.readouts import Readout, name_readout
 from vitscope.figures.saved import ModelResult, printable
 from vitscope.figures.sizes import require_params
 from vitscope.figures.style import FAINT, TERMS, in_style
 from vitscope.figures.terms_by_family import Terms, plot_terms_by_family
+from vitscope.results.choices import RENORMALIZE, count_cls
 
 Top = Literal["top1", "top5"]
 TOPS: tuple[Top, ...] = get_args(Top)

@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Float64
 from matplotlib.axes import Axes
 
-from vitscope.figures.choices import count_cls
 from vitscope.figures.drawing import Drawing, NothingToDrawError, describe_n, select
 from vitscope.figures.panels import finish, make_panels
 from vitscope.figures.saved import ModelResult, format_millions
 from vitscope.figures.style import INK, TERM_COLOURS, in_style, literal
+from vitscope.results.choices import LAYER, count_cls
 
 _TICK_LETTERS = 12
 _FEWEST_SLOTS = 3
@@ -48,7 +48,7 @@ def plot_patch_share(results: Iterable[ModelResult]) -> Drawing:
         NothingToDrawError: If no audited model has registers.
     """
     counted = count_cls("patches", "registers")
-    selection = select(results, _read_shares, choices=[counted])
+    selection = select(results, _read_shares, choices=[counted, LAYER])
     patches, registers, ratio = _SIDES[counted.agree(selection.results) or "own"]
     figure, panels = make_panels(len(selection.families), panel_height_in=2.3)
     for (family, members), panel in zip(selection.families.items(), panels, strict=True):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from vitscope.figures.anatomy import plot_anatomy
 from vitscope.figures.bill import plot_bill
-from vitscope.figures.choices import Readout
 from vitscope.figures.cka import plot_residual_cka, plot_restricted_cka
 from vitscope.figures.covariates import plot_covariates
 from vitscope.figures.directions import plot_directions
@@ -24,6 +23,7 @@ from vitscope.figures.map_figures import list_pictures, plot_maps
 from vitscope.figures.norms import plot_norms
 from vitscope.figures.one_shot import TOPS, list_classifiers, plot_one_shot
 from vitscope.figures.patch_share import plot_patch_share
+from vitscope.figures.readouts import Readout
 from vitscope.figures.saved import ModelResult, slug
 
 Results = Sequence[ModelResult]

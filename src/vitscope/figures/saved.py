@@ -2,8 +2,9 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from jaxtyping import Float64
 from vitscope.errors import ResultError, UsageError
 from vitscope.figures.numbers import find, number
 from vitscope.files.json_files import read_json
+from vitscope.files.own_files import RESULT_KINDS as KINDS
 from vitscope.files.storage import MARKER, printable_path
 from vitscope.files.tables import open_table
+from vitscope.results.choices import describe_settings
 from vitscope.results.saved_result import PROVENANCE, SCHEMA_VERSION
 
-KINDS = ("audit", "one-shot", "explanation")
 _LONGEST, _SHORT = 60, 32
 _RECIPES = (
     "DINOv2",
@@ -45,11 +47,13 @@ class ModelResult:
         folder: Where it lies.
         kind: "audit", "one-shot" or "explanation".
         summary: Content of its `summary.json`.
+        mark: What tells it from results of the same name; empty where nothing has to.
     """
 
     folder: Path
     kind: str
     summary: dict[str, Any]
+    mark: str = ""
 
     @property
     def model_id(self) -> str:
@@ -96,12 +100,14 @@ class ModelResult:
     @property
     def label(self) -> str:
         """What a person calls the model: recipe and size, or its id."""
-        return self.model_id if self.size is None else f"{self.family} {self.size}"
+        name = self.model_id if self.size is None else f"{self.family} {self.size}"
+        return f"{name} ({self.mark})" if self.mark else name
 
     @property
     def short_label(self) -> str:
         """The label within its family: the size, or a short form of its id."""
-        return self.size or shorten(self.model_id, _SHORT)
+        name = self.size or shorten(self.model_id, _SHORT)
+        return f"{name} ({self.mark})" if self.mark else name
 
     @property
     def order(self) -> tuple[int, str, float, str, str]:
@@ -164,6 +170,30 @@ def load_results(folders: Sequence[Path]) -> list[ModelResult]:
             if key not in found:
                 found[key] = _load(place)
     return sorted(found.values(), key=lambda one: (KINDS.index(one.kind), one.order))
+
+
+def tell_apart(results: Sequence[ModelResult]) -> list[ModelResult]:
+    """Name results by their settings where these differ, and number those that are alike still.
+
+    Args:
+        results: Results of any kind.
+
+    Returns:
+        The same, in their order, each with a label of its own among those of its kind.
+    """
+    settings = [printable(describe_settings(result.summary)) for result in results]
+    marked = [
+        replace(result, mark=told if len(set(settings)) > 1 else "")
+        for result, told in zip(results, settings, strict=True)
+    ]
+    counts = Counter[tuple[str, str]]()
+    apart = []
+    for result in marked:
+        counts[result.kind, result.label] += 1
+        count = counts[result.kind, result.label]
+        mark = result.mark if count == 1 else ", ".join(filter(None, [result.mark, str(count)]))
+        apart.append(replace(result, mark=mark))
+    return apart
 
 
 def printable(value: object) -> str:

@@ -2,10 +2,12 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vitscope.errors import ResultError
+from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import read_bounded
 
@@ -19,9 +21,26 @@ def write_json(path: Path, content: Any) -> None:
     Args:
         path: File to write.
         content: Dictionaries, sequences, strings, numbers.
+
+    Raises:
+        DiskError: If the disk does not take it.
     """
     text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    write_text(path, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text; what is not Unicode in it is written as Python escapes it.
+
+    Args:
+        path: File to write.
+        text: The text.
+
+    Raises:
+        DiskError: If the disk does not take it.
+    """
+    with plain_disk_errors(path):
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path) -> Any:
@@ -45,6 +64,23 @@ def read_json(path: Path) -> Any:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not a number of JSON")
+
+
+def find(tree: Any, *path: str) -> Any:
+    """Go down nested dictionaries.
+
+    Args:
+        tree: Content of a summary.
+        *path: Keys.
+
+    Returns:
+        What is there; None where a key is absent on the way.
+    """
+    for key in path:
+        if not isinstance(tree, Mapping):
+            return None
+        tree = tree.get(key)
+    return tree
 
 
 def _plain(content: Any) -> Any:

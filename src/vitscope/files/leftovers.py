@@ -13,6 +13,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Literal, get_args
 
+from vitscope.files.disk_errors import plain_disk_errors
+
 Purpose = Literal["old", "partial"]
 _RANDOM_BYTES = 8
 _RANDOM = f"[0-9a-f]{{{2 * _RANDOM_BYTES}}}"
@@ -30,13 +32,17 @@ def new_beside(target: Path, purpose: Purpose, *, folder: bool) -> Iterator[Path
 
     Yields:
         Its path.
+
+    Raises:
+        DiskError: If it cannot be made.
     """
     while True:
         path = target.parent / f"{_prefix(target, purpose)}{token_hex(_RANDOM_BYTES)}"
-        if folder:
-            path.mkdir(mode=0o700)
-        else:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with plain_disk_errors(target):
+            if folder:
+                path.mkdir(mode=0o700)
+            else:
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         descriptor = _hold(path)
         if descriptor is not None or path.exists():
             break  # otherwise another process took it for left, before it was locked

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from vitscope.errors import ResultError
+from vitscope.files.disk_errors import plain_disk_errors
 
 
 def pack_folder(folder: Path) -> dict[str, bytes]:
@@ -31,11 +32,13 @@ def unpack_folder(files: Mapping[str, bytes], folder: Path) -> None:
 
     Raises:
         ResultError: If a path leads out of the folder.
+        DiskError: If the disk does not take it.
     """
     for name, content in files.items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             raise ResultError(f"a file called {name!r} was sent: expected names within a part")
         target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+        with plain_disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)

@@ -9,6 +9,8 @@ from typing import BinaryIO, Self
 import numpy as np
 from jaxtyping import Float
 
+from vitscope.files.disk_errors import plain_disk_errors
+
 Rows = Float[np.ndarray, "row dim"]
 
 
@@ -42,7 +44,8 @@ class RowFiles:
         traceback: TracebackType | None,
     ) -> None:
         """Close the files."""
-        self._stack.__exit__(kind, error, traceback)
+        with plain_disk_errors(self._folder):
+            self._stack.close()
 
     def append(self, features: Mapping[str, Rows]) -> None:
         """Take in a batch.
@@ -50,13 +53,17 @@ class RowFiles:
         Args:
             features: One row per image under each name; the same names, widths and precision every
                 time.
+
+        Raises:
+            DiskError: If the disk does not take it.
         """
-        for name, rows in features.items():
-            if name not in self._files:
-                path = self._path(len(self._files))
-                self._files[name] = self._stack.enter_context(path.open("wb"))
-                self._shapes[name] = (rows.dtype, rows.shape[1])
-            self._files[name].write(np.ascontiguousarray(rows).data)
+        with plain_disk_errors(self._folder):
+            for name, rows in features.items():
+                if name not in self._files:
+                    path = self._path(len(self._files))
+                    self._files[name] = self._stack.enter_context(path.open("wb"))
+                    self._shapes[name] = (rows.dtype, rows.shape[1])
+                self._files[name].write(np.ascontiguousarray(rows).data)
 
     def open_rows(self) -> dict[str, Rows]:
         """All rows, in the order in which they came.

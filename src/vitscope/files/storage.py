@@ -1,18 +1,18 @@
 """Files that are written whole or not at all."""
 
 import os
+import re
 import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from safetensors import SafetensorError
-
-from vitscope.errors import DiskError, ResultError, UsageError
+from vitscope.errors import ResultError, UsageError, VitscopeError
+from vitscope.files.disk_errors import named_disk_errors, plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
 from vitscope.files.leftovers import new_beside, remove_leftovers
 from vitscope.files.printable import printable as printable
@@ -21,22 +21,12 @@ from vitscope.files.printable import printable_path as printable_path
 MARKER = "summary.json"
 """The file that makes a folder a result: written last, so a folder that has it is complete."""
 
-_ENTRIES = {
-    MARKER,
-    "draws.parquet",
-    "failures.csv",
-    "features",
-    "gallery",
-    "gallery.json",
-    "images.parquet",
-    "layers",
-    "maps",
-    "provenance.json",
-    "sums",
-    "sums.safetensors",
-    "token_sums.safetensors",
-}
-_SUFFIXES = {".csv", ".json", ".npz", ".parquet", ".safetensors"}
+_RESULT_FILE = re.compile(
+    r"(summary|provenance|gallery)\.json|failures\.csv|(draws|images)\.parquet"
+    r"|(token_)?sums\.safetensors|layers/\d+\.parquet|(gallery|maps)/\d+\.npz"
+    r"|(features|sums)/\d+(/moments)?/\d+\.safetensors",
+    re.ASCII,
+)
 
 Replaces = Callable[[Path], bool]
 """Tells of a folder that is not empty whether it may be replaced."""
@@ -77,14 +67,13 @@ def holds_result_files(folder: Path) -> bool:
     Returns:
         True where every entry is called as those of a result.
     """
-    files = [path for path in folder.rglob("*") if not path.is_dir()]
-    entries = {path.name for path in folder.iterdir()}
-    return entries <= _ENTRIES and all(path.suffix in _SUFFIXES for path in files)
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
+    return all(map(_RESULT_FILE.fullmatch, names))
 
 
 @contextmanager
 def staged_folder(
-    target: Path, *, replaces: Replaces = never, durable: bool = True
+    target: Path, *, replaces: Replaces = never, durable: bool = True, rescued: bool = False
 ) -> Iterator[Path]:
     """Write a folder beside its place and move it there when it is whole.
 
@@ -92,6 +81,8 @@ def staged_folder(
         target: Where the folder shall be.
         replaces: Whether what is there may be replaced; asked before and after the writing.
         durable: Whether to wait until the disk itself has it, so that it outlasts a power cut.
+        rescued: Whether a folder that is whole but cannot be moved to its place is kept elsewhere;
+            a note of the error names where.
 
     Yields:
         The folder to write into; it is removed if the body raises.
@@ -104,22 +95,32 @@ def staged_folder(
     check_target(target, replaces)
     # As it really lies: a link is written through, "." has a name and a parent.
     target = target.resolve()
-    with (
-        plain_disk_errors(target),
-        made_parents(target),
-        new_beside(target, "partial", folder=True) as staging,
-    ):
+    with made_parents(target), new_beside(target, "partial", folder=True) as staging:
         try:
-            yield staging
-            open_to_readers(staging)
-            check_target(target, replaces)
-            if durable:
-                _flush_all(staging)
-            _move_into_place(staging, target)
-            if durable:
-                flush(target.parent)
+            with named_disk_errors(target):
+                yield staging
+            with _kept_if_refused(staging, target) if rescued else nullcontext():
+                check_target(target, replaces)
+                with plain_disk_errors(target):
+                    open_to_readers(staging)
+                    if durable:
+                        _flush_all(staging)
+                    _move_into_place(staging, target)
+                    if durable:
+                        flush(target.parent)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _kept_if_refused(staging: Path, target: Path) -> Iterator[None]:
+    try:
+        yield
+    except VitscopeError as error:
+        kept = Path(tempfile.mkdtemp(prefix="vitscope-")) / target.name
+        shutil.move(staging, kept)
+        error.add_note(f"the finished result is kept in {printable_path(kept)}")
+        raise
 
 
 @contextmanager
@@ -140,18 +141,16 @@ def staged_file(target: Path, *, replaces: Replaces = never) -> Iterator[Path]:
     remove_leftovers(target)
     _check_file_target(target, replaces)
     target = target.resolve()
-    with (
-        plain_disk_errors(target),
-        made_parents(target),
-        new_beside(target, "partial", folder=False) as staging,
-    ):
+    with made_parents(target), new_beside(target, "partial", folder=False) as staging:
         try:
-            yield staging
-            open_to_readers(staging)
+            with named_disk_errors(target):
+                yield staging
             _check_file_target(target, replaces)
-            flush(staging)  # or a crash could leave an empty file in the place of the old one
-            staging.replace(target)
-            flush(target.parent)
+            with plain_disk_errors(target):
+                open_to_readers(staging)
+                flush(staging)  # or a crash could leave an empty file in the place of the old one
+                staging.replace(target)
+                flush(target.parent)
         finally:
             staging.unlink(missing_ok=True)
 
@@ -168,7 +167,7 @@ def scratch_folder() -> Iterator[Path]:
     """
     folder = Path(tempfile.mkdtemp(prefix="vitscope-"))
     try:
-        with plain_disk_errors(folder):
+        with named_disk_errors(folder):
             yield folder
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -207,6 +206,22 @@ def check_target(target: Path, replaces: Replaces = never) -> None:
     )
 
 
+def check_writable(folder: Path) -> None:
+    """Refuse a place in which nothing can be made, before work is done for it.
+
+    Args:
+        folder: A folder that files shall be made in; it need not exist.
+
+    Raises:
+        UsageError: If it, or the nearest folder above it that exists, may not be written to.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        name = printable_path(folder)
+        where = printable_path(existing)
+        raise UsageError(f"{name} cannot be written to: no permission for {where}")
+
+
 def _check_file_target(target: Path, replaces: Replaces) -> None:
     name = printable_path(target)
     check_target(target.absolute().parent, lambda _: True)
@@ -219,7 +234,7 @@ def _check_file_target(target: Path, replaces: Replaces) -> None:
     if refused:
         raise UsageError(
             f"{name} is already there and is not replaced: choose another file, or add "
-            "--overwrite if vitscope wrote it"
+            "--overwrite if vitscope wrote it and nobody has changed it since"
         )
 
 
@@ -314,42 +329,18 @@ def made_parents(target: Path) -> Iterator[None]:
 
     Yields:
         Nothing.
+
+    Raises:
+        DiskError: If they cannot be made.
     """
-    missing = [parent for parent in target.parents if not parent.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for parent in missing:
-        flush(parent.parent)
+    with plain_disk_errors(target):
+        missing = [parent for parent in target.parents if not parent.exists()]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for parent in missing:
+            flush(parent.parent)
     try:
         yield
     finally:
         for parent in missing:
             with suppress(OSError):
                 parent.rmdir()  # what is not empty stays
-
-
-@contextmanager
-def plain_disk_errors(target: Path) -> Iterator[None]:
-    """Say in one line that a place does not take what is written.
-
-    Args:
-        target: The place; it is named instead of one within it.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        DiskError: Instead of what the system or a library says.
-    """
-    cause: BaseException
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        cause = error
-    except DiskError as error:
-        if error.__cause__ is None:  # it came from another process, whose disk it was
-            raise
-        cause = error.__cause__
-    else:
-        return
-    reason = getattr(cause, "strerror", None) or str(cause)
-    raise DiskError(f"cannot write {target}: {reason}; nothing of it was left behind") from cause

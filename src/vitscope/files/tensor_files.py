@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vitscope.errors import ResultError
+from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
-from vitscope.files.storage import open_to_readers, plain_disk_errors
+from vitscope.files.storage import open_to_readers
 
 
 def write_tensors(

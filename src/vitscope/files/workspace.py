@@ -24,13 +24,13 @@ from typing import Any
 from uuid import uuid4
 
 from vitscope.errors import ResultError, UsageError
+from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
 from vitscope.files.leftovers import remove_leftovers
 from vitscope.files.locking import held_alone
 from vitscope.files.storage import (
     flush,
     made_parents,
-    plain_disk_errors,
     printable_path,
     replace_json,
     staged_folder,
@@ -289,7 +289,7 @@ def _held(target: Path) -> Iterator[Workspace]:
     for path in chain(entries, (folder / _PARTS).glob("*")):
         if path.is_symlink():
             raise UsageError(f"{printable_path(path)} is a link, which no run makes: remove it")
-    with made_parents(folder), held_alone(folder, _LOCK, shown=target):
+    with made_parents(target.resolve()), held_alone(folder, _LOCK, shown=target):
         yield Workspace(folder)
 
 

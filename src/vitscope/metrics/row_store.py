@@ -12,8 +12,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vitscope.errors import ResultError
+from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.linking import link_or_copy
-from vitscope.files.storage import plain_disk_errors
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.metrics.jackknife import NUM_BLOCKS
 

@@ -1,6 +1,7 @@
-"""A model's folder on this machine: whether an id is one, and the settings in it."""
+"""A model's folder on this machine: whether an id is one, its files and the settings in them."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,25 @@ def read_json_object(path: Path, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UnsupportedModelError(f"{path.name} of {name} is damaged (no object at its top)")
     return content
+
+
+def check_readable(folder: Path, names: Iterable[str]) -> None:
+    """Refuse files that are there and cannot be read, which libraries report as something else.
+
+    Args:
+        folder: A model's folder.
+        names: Its files; those that are not there are passed over.
+
+    Raises:
+        ModelUnreachableError: Naming the first that cannot be read, and why.
+    """
+    for name in names:
+        try:
+            with (folder / name).open("rb") as file:
+                file.read(1)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ModelUnreachableError(
+                f"{folder / name} cannot be read ({error.strerror}): check its permissions"
+            ) from None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
-from vitscope.models.folders import find_folder
+from vitscope.models.folders import check_readable, find_folder
 from vitscope.models.hub import find_snapshot
 from vitscope.models.transformers_blocks import is_class, make_blocks
 from vitscope.models.transformers_families import FAMILIES, Family
@@ -125,6 +125,7 @@ def load_transformers(repo_or_folder: str) -> ViTAdapter:
     if folder is None:
         folder = find_snapshot(repo_or_folder, [CONFIG_FILE, *PROCESSOR_FILES], _WEIGHTS)
         source = f"Hugging Face {repo_or_folder}, revision {folder.name[:12]}"
+    check_readable(folder, [CONFIG_FILE, *PROCESSOR_FILES])
     adapter = make_transformers_adapter(
         load_tower(folder, repo_or_folder), preprocessing=read_preprocessing(folder)
     )

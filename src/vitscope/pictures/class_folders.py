@@ -10,7 +10,7 @@ import numpy as np
 from vitscope.errors import UsageError
 from vitscope.files.storage import printable
 from vitscope.pictures.names import is_hidden
-from vitscope.pictures.sources import find_files
+from vitscope.pictures.sources import find_files, find_images
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
 
@@ -23,11 +23,13 @@ class ClassFolders:
         classes: Pictures of each class that has at least two, by the name of its folder, sorted.
         too_small: Names of the other folders.
         num_unlabelled: Pictures that lie in no class's folder and are left out.
+        notes: What has to be said of the search for them, a sentence each.
     """
 
     classes: Mapping[str, tuple[Path, ...]]
     too_small: tuple[str, ...]
     num_unlabelled: int
+    notes: tuple[str, ...] = ()
 
     def limited(self, limit: int | None, seed: int) -> "ClassFolders":
         """Draw some of the classes at random.
@@ -65,11 +67,15 @@ def find_classes(folder: str | Path) -> ClassFolders:
     name = repr(os.fspath(folder))
     if root.exists() and not root.is_dir():
         raise UsageError(f"{name} is a file: give a folder with one sub-folder a class")
-    found = find_files(root)
+    search = find_images(root)
+    found = find_files(search)
+    # Where nothing lies but what vitscope wrote is no class.
+    own = {place.relative_to(root).parts[0] for place in search.skipped if place != root}
+    own -= {path.relative_to(root).parts[0] for path in found}
     by_class: dict[str, list[Path]] = {
         entry.name: []
         for entry in sorted(root.iterdir())
-        if entry.is_dir() and not is_hidden(entry.name)
+        if entry.is_dir() and not is_hidden(entry.name) and entry.name not in own
     }
     if not by_class:
         raise UsageError(
@@ -91,7 +97,7 @@ def find_classes(folder: str | Path) -> ClassFolders:
             "pictures: give at least two such classes"
         )
     too_small = tuple(label for label in by_class if label not in classes)
-    return ClassFolders(classes, too_small, num_unlabelled)
+    return ClassFolders(classes, too_small, num_unlabelled, search.notes)
 
 
 def _refuse_splits(name: str, by_class: Mapping[str, list[Path]], root: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from vitscope.extras import find_package_path
+from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.storage import staged_folder
 
 CREDITS = "credits.csv"
@@ -117,8 +118,12 @@ def write_demo_photographs(folder: Path) -> DemoPhotographs:
     with staged_folder(folder, replaces=is_ours) as staging:
         for path in photographs:
             for name, crop in make_crops(_read(path)):
-                crop.save(staging / f"{path.stem}_{name}.jpg", quality=95)
-        with (staging / CREDITS).open("w", encoding="utf-8", newline="") as file:
+                with plain_disk_errors(staging):
+                    crop.save(staging / f"{path.stem}_{name}.jpg", quality=95)
+        with (
+            plain_disk_errors(staging),
+            (staging / CREDITS).open("w", encoding="utf-8", newline="") as file,
+        ):
             rows = [
                 (credit.title, credit.package, credit.licence) for credit in photographs.values()
             ]

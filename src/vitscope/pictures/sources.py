@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn, TypeVar
 
 from vitscope.errors import ImageReadError, UsageError
+from vitscope.files.own_files import describe_skipped, find_own
 from vitscope.pictures.addresses import PictureAddress, Source
 from vitscope.pictures.decoding import picture_extensions
 from vitscope.pictures.names import is_hidden
@@ -48,9 +49,11 @@ class FoundPictures(tuple[PictureAddress, ...]):
 
     Attributes:
         notes: What a reader of numbers over these pictures should know about the search.
+        skipped: Folders in which what vitscope wrote itself was left aside.
     """
 
     notes: tuple[str, ...] = ()
+    skipped: tuple[Path, ...] = ()
 
 
 def find_images(sources: Source | Sequence[Source]) -> FoundPictures:
@@ -59,7 +62,8 @@ def find_images(sources: Source | Sequence[Source]) -> FoundPictures:
     Args:
         sources: Any of these. A folder: searched with everything below it for files with the
             extension of a picture, sorted by relative path; hidden files and folders are skipped,
-            links to folders are followed, each folder once; where there are none, for tar archives,
+            links to folders are followed, each folder once; results and figures that vitscope wrote
+            are skipped (`skipped` says where); where there are none, for tar archives,
             and where there are none of those either, for Parquet files; a folder below that cannot
             be searched counts as an image that cannot be read. A tar archive (`.tar`) in
             the layout of WebDataset, see `vitscope.pictures.tar_shards`. A Parquet file
@@ -81,7 +85,8 @@ def find_images(sources: Source | Sequence[Source]) -> FoundPictures:
     """
     if isinstance(sources, FoundPictures):
         return sources
-    looked_into = [_look_into(file) for file in _number_alike(_find_all(sources))]
+    skipped: list[Path] = []
+    looked_into = [_look_into(file) for file in _number_alike(_find_all(sources, skipped))]
     found = FoundPictures(dict.fromkeys(chain.from_iterable(looked_into)))
     parts = sum(one.num_left_out for one in looked_into if isinstance(one, FoundMembers))
     if parts:
@@ -89,6 +94,9 @@ def find_images(sources: Source | Sequence[Source]) -> FoundPictures:
             f"{parts} members of the archives are called like images but were left out, as parts "
             "of samples that have another image or the same parts, such as key.seg.png",
         )
+    if skipped:
+        found.skipped = tuple(dict.fromkeys(skipped))
+        found.notes += (describe_skipped(found.skipped),)
     return found
 
 
@@ -114,7 +122,7 @@ def find_files(sources: Source | Sequence[Source]) -> tuple[Path, ...]:
     return files
 
 
-def _find_all(sources: Source | Sequence[Source]) -> list[PictureAddress]:
+def _find_all(sources: Source | Sequence[Source], skipped: list[Path]) -> list[PictureAddress]:
     if not isinstance(sources, Iterable):
         _check_address(sources)
     named: dict[Hashable, PictureAddress] = {}
@@ -122,7 +130,7 @@ def _find_all(sources: Source | Sequence[Source]) -> list[PictureAddress]:
     for source in [sources] if isinstance(sources, Source) else sources:
         for name in _expand(source):
             try:
-                files = _find(name)
+                files = _find(name, skipped)
             except _UnreachedError as error:
                 if not _is_one_picture(error.place):
                     raise
@@ -178,12 +186,12 @@ def _expand(source: Source) -> Iterator[Source]:
     return iter([source])
 
 
-def _find(source: Source) -> Sequence[PictureAddress]:
+def _find(source: Source, skipped: list[Path]) -> Sequence[PictureAddress]:
     if not isinstance(source, (str, Path)):
         _check_address(source)
         return [source]
     name = os.fspath(source)
-    return _find_stored(name) if is_url(name) else _find_local(Path(source), name)
+    return _find_stored(name) if is_url(name) else _find_local(Path(source), name, skipped)
 
 
 def _check_address(source: object) -> None:
@@ -210,14 +218,16 @@ def _expand_ranges(name: str) -> Iterator[str]:
         yield from _expand_ranges(f"{name[: found.start()]}{number:0{width}}{name[found.end() :]}")
 
 
-def _find_local(path: Path, name: str) -> Sequence[Path]:
+def _find_local(path: Path, name: str, skipped: list[Path]) -> Sequence[Path]:
     shown = show_name(name)
     try:
         # An empty name is what an unset shell variable leaves; Path takes it for this folder.
         if not name or not path.exists():
             _refuse_missing(name, shown)
         if path.is_dir():
-            found, expected = _search(path), _describe_kinds()
+            found, expected = _search(path, skipped), _describe_kinds()
+            if path in skipped:
+                expected += ", none of which vitscope wrote itself"
         elif path.suffix.lower() == ".txt":
             found, expected = _read_list(path, shown), "one path a line"
         else:
@@ -295,7 +305,7 @@ def _choose_kind(files: Sequence[_File]) -> list[_File]:
     return []
 
 
-def _search(folder: Path) -> list[Path]:
+def _search(folder: Path, skipped: list[Path]) -> list[Path]:
     found: list[Path] = []
     closed: dict[Path, OSError] = {}
     seen: set[tuple[int, int]] = set()
@@ -312,6 +322,9 @@ def _search(folder: Path) -> list[Path]:
         except OSError as error:
             closed[current] = error
             continue
+        if own := find_own(current, {entry.name for entry in visible}):
+            skipped.append(current)
+            visible = [entry for entry in visible if entry.name not in own]
         # Backwards, for the last folder put on the pile is the first to be searched.
         for entry in sorted(visible, key=lambda entry: entry.name, reverse=True):
             path = current / entry.name

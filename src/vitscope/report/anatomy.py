@@ -26,6 +26,7 @@ from vitscope.report.figure import (
     tell_interval,
     tell_percent,
 )
+from vitscope.results.choices import LAYER
 
 _STATES = ("hidden", "normed", "keys", "values")
 
@@ -41,7 +42,7 @@ def draw_anatomy(results: Sequence[ModelResult]) -> ReportFigure:
     """
 
     def draw() -> Mapping[str, Any]:
-        selection = select(results, _read_norms)
+        selection = select(results, _read_norms, choices=[LAYER])
         panels = []
         rows: list[tuple[str, ...]] = []
         notes = [f"{describe_n(selection.results)}. Thin lines: 5 to 95 % of the pictures."]
@@ -68,7 +69,7 @@ def draw_anatomy(results: Sequence[ModelResult]) -> ReportFigure:
         return {
             "panels": tuple(panels),
             "table": Table(head, tuple(rows)),
-            "notes": (*notes, *note_omitted(selection.omitted)),
+            "notes": (*notes, *selection.choices, *note_omitted(selection.omitted)),
         }
 
     return make_figure(

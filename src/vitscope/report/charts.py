@@ -32,6 +32,7 @@ SERIES = tuple(f"var(--series-{index})" for index in range(6))
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3], [4, 4])
 _MILLIONS = "datum.value < 10 ? format(datum.value, '.2~r') : format(datum.value, ',.0f')"
 _BAR_PX, _HEIGHT_PX = 34, 220
+_SHORT_LETTERS = 20
 
 
 def term_colour(term: str) -> str:
@@ -160,11 +161,13 @@ def plot_depth(
     """
     names = list(dict.fromkeys(row["series"] for row in rows))
     looks = {name: index % len(SERIES) for index, name in enumerate(names)}
+    short = max(map(len, names)) <= _SHORT_LETTERS
     legend = (
         alt.Legend(
             orient="top",
             title=None,
-            labelLimit=150,
+            labelLimit=150 if short else 260,
+            columns=0 if short else 2,
             symbolType="stroke",
             symbolOpacity=1,
             symbolSize=300,

@@ -18,6 +18,7 @@ from vitscope.report.figure import (
     tell_interval,
     tell_number,
 )
+from vitscope.results.choices import LAYER, count_cls
 
 _SOURCES = ("patches", "registers", "skip")
 _SIGNIFICANT = 0.05
@@ -36,7 +37,7 @@ def draw_covariates(results: Sequence[ModelResult]) -> ReportFigure:
     """
 
     def draw() -> Mapping[str, Any]:
-        selection = select(results, _read)
+        selection = select(results, _read, choices=[count_cls(*_SOURCES), LAYER])
         panels = []
         rows: list[tuple[str, ...]] = []
         for model, found in selection.found:
@@ -66,6 +67,7 @@ def draw_covariates(results: Sequence[ModelResult]) -> ReportFigure:
             "notes": (
                 "Thin lines: 95 % intervals. Filled: told from 0 (p < 0.05 after Holm’s "
                 "correction).",
+                *selection.choices,
                 *note_omitted(selection.omitted),
             ),
         }

@@ -138,7 +138,7 @@ def _draw(
             for model, layers in selection.found
         ),
     )
-    notes = (*notes, *note_omitted(selection.omitted))
+    notes = (*notes, *selection.choices, *note_omitted(selection.omitted))
     return {"panels": tuple(panels), "table": table, "notes": notes}
 
 

@@ -1,7 +1,9 @@
 """Saved results as one HTML file."""
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
+from hashlib import blake2b
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +13,8 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vitscope.errors import UsageError
-from vitscope.figures.saved import ModelResult, load_results
+from vitscope.figures.saved import ModelResult, load_results, tell_apart
+from vitscope.files.json_files import write_text
 from vitscope.files.storage import never, staged_file
 from vitscope.report.anatomy import draw_anatomy
 from vitscope.report.charts import plot_histogram
@@ -31,7 +34,8 @@ from vitscope.report.sources import (
 )
 from vitscope.report.verdicts import describe_origin, describe_verdict
 
-_GENERATOR = '<meta name="generator" content="vitscope '
+_NO_DIGEST, _HEAD_LETTERS = "0" * 32, 4096
+_DIGEST = re.compile('<meta name="vitscope-digest" content="([0-9a-f]{32})">')
 _SCRIPTS = ("charts.js", "numbers.js", "maps.js", "gallery.js", "view.js")
 _SECTIONS = (
     ("verdict", "Verdict"),
@@ -72,7 +76,8 @@ def write_report(
     target = Path(out)
     with staged_file(target, replaces=is_report if overwrite else never) as staging:
         found = load_results([Path(folder) for folder in results])
-        staging.write_text(render_report(found, max_picture_bytes), encoding="utf-8")
+        page = render_report(found, max_picture_bytes)
+        write_text(staging, page.replace(_NO_DIGEST, _digest(page), 1))
     return target
 
 
@@ -83,10 +88,15 @@ def is_report(path: Path) -> bool:
         path: A file.
 
     Returns:
-        True where vitscope wrote it.
+        True where vitscope wrote it and nobody has changed it since: it holds its own digest.
     """
-    with path.open("rb") as file:
-        return _GENERATOR.encode() in file.read(4096)
+    page = path.read_bytes().decode(errors="replace")
+    found = _DIGEST.search(page, 0, _HEAD_LETTERS)
+    return found is not None and found[1] == _digest(page.replace(found[1], _NO_DIGEST, 1))
+
+
+def _digest(page: str) -> str:
+    return blake2b(page.encode(errors="backslashreplace"), digest_size=16).hexdigest()
 
 
 def render_report(results: Sequence[ModelResult], max_picture_bytes: int = MAX_BYTES) -> str:
@@ -99,6 +109,7 @@ def render_report(results: Sequence[ModelResult], max_picture_bytes: int = MAX_B
     Returns:
         HTML.
     """
+    results = tell_apart(results)
     audits = [result for result in results if result.kind == "audit"]
     chapters = _make_chapters(results)
     covariates = draw_covariates(results)
@@ -121,6 +132,7 @@ def render_report(results: Sequence[ModelResult], max_picture_bytes: int = MAX_B
         .render(
             title="Can these attention maps be believed?",
             version=metadata.version("vitscope"),
+            digest=_NO_DIGEST,
             policy=make_policy(scripts, [style]),
             style=as_written(style),
             scripts=[as_written(script) for script in scripts],

@@ -17,6 +17,7 @@ from vitscope.figures.numbers import (
 )
 from vitscope.figures.one_shot import list_classifiers
 from vitscope.figures.saved import ModelResult, printable
+from vitscope.figures.style import TERMS
 from vitscope.report.figure import (
     ReportFigure,
     Terms,
@@ -24,8 +25,10 @@ from vitscope.report.figure import (
     make_figure,
     tell_percent,
 )
+from vitscope.results.choices import LAYER, READOUT, RENORMALIZE, Choice, count_cls
 
 Results = Sequence[ModelResult]
+_CLS = count_cls(*TERMS)
 _READOUTS = {"residual": "the residual stream r", "attention": "the attention branch's output t"}
 
 
@@ -121,6 +124,7 @@ def draw_cka(readout: str, results: Results) -> ReportFigure:
             note="Thin lines: 95 % intervals of the unbiased estimate, which is about 0 for "
             "unrelated features. Grey ticks: what the biased estimate would give on average if "
             "the restricted outputs were dealt to the images at random.",
+            choices=(_CLS, LAYER) if readout == "residual" else (_CLS, LAYER, RENORMALIZE),
         ),
         key=f"cka-{readout}",
         title="Would one source alone do?"
@@ -151,6 +155,7 @@ def draw_one_shot(results: Results) -> list[ReportFigure]:
                 form="%",
                 domain=(0.0, 1.0),
                 kind="one-shot",
+                choices=(_CLS, RENORMALIZE, READOUT),
                 note=f"Thin lines: 95 % intervals over draws. {_tell_chance(results)}",
             ),
             key=f"one-shot-{place}",
@@ -182,10 +187,12 @@ def _draw(
     form: str = "",
     kind: str = "audit",
     note: str = "",
+    choices: Sequence[Choice] = (_CLS, LAYER),
 ) -> Mapping[str, Any]:
-    selection = select(results, read, kind=kind)
+    selection = select(results, read, kind=kind, choices=choices)
     drawn = draw_terms(selection, axis, domain=domain, told=told, form=form)
-    notes = (f"{describe_n(selection.results)}. {note}".strip(), *drawn["notes"])
+    told_n = f"{describe_n(selection.results)}. {note}".strip()
+    notes = (told_n, *selection.choices, *drawn["notes"])
     return drawn | {"notes": notes}
 
 

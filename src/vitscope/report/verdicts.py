@@ -25,6 +25,7 @@ from vitscope.report.figure import (
     tell_number,
     tell_percent,
 )
+from vitscope.results.choices import describe_settings
 from vitscope.results.saved_result import PROVENANCE
 
 _CKA = ("cka", "residual", "patches")
@@ -54,6 +55,7 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
     text = str(find(summary, "verdict_text") or "no verdict was saved")
     bill = _stack_bill(summary)
     notes = [find(summary, part, "notes") for part in ("model", "data")]
+    settings = describe_settings(summary)
     return {
         "status": printable(status),
         "mood": mood,
@@ -65,6 +67,7 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
         "bill": bill,
         "bill_told": ", ".join(part["told"] for part in bill),
         "facts": _list_facts(result),
+        "settings": f"Settings other than by default: {settings}." if settings else "",
         "notes": [str(note) for told in notes if isinstance(told, list) for note in told],
     }
 
@@ -97,7 +100,9 @@ def describe_origin(result: ModelResult) -> dict[str, Any]:
     except ResultError:
         provenance = {}
     rows = tuple(_flatten(provenance)) or (("provenance", "not saved"),)
-    table = Table(("what", "value"), (("kind of result", result.kind), *rows))
+    settings = describe_settings(result.summary) or "none"
+    told = (("kind of result", result.kind), ("settings other than by default", settings))
+    table = Table(("what", "value"), (*told, *rows))
     return {"label": f"{result.label} ({result.kind})", "table": table}
 
 

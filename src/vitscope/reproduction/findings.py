@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from vitscope.errors import ResultError
-from vitscope.figures.numbers import find
-from vitscope.files.json_files import read_json, write_json
+from vitscope.files.disk_errors import plain_disk_errors
+from vitscope.files.json_files import write_text
 from vitscope.files.markdown import escape_markdown
+from vitscope.files.own_files import check_nothing_else, list_other_files, write_index
 from vitscope.files.storage import staged_folder
 from vitscope.reproduction.comparisons import ANSWERS, Answer
 from vitscope.reproduction.evidence import Data
@@ -65,30 +65,28 @@ def write_claims(folder: Path, findings: Sequence[Finding]) -> None:
         findings: All findings.
 
     Raises:
-        UsageError: If something else is in the folder.
+        UsageError: If something else is in the folder, or the table there was changed.
         VitscopeError: If the disk does not take it.
     """
     rows = [asdict(finding) for finding in findings]
+    check_nothing_else(folder, kind=_KIND, index=_JSON)
     with staged_folder(folder, replaces=_is_claims) as staging:
-        with (staging / _CSV).open(
-            "w", encoding="utf-8", newline="", errors="backslashreplace"
-        ) as file:
+        with (
+            plain_disk_errors(folder),
+            (staging / _CSV).open(
+                "w", encoding="utf-8", newline="", errors="backslashreplace"
+            ) as file,
+        ):
             writer = csv.DictWriter(file, [field.name for field in fields(Finding)])
             writer.writeheader()
             writer.writerows(rows)
-        content = {"kind": _KIND, "schema_version": SCHEMA_VERSION, "claims": rows}
-        write_json(staging / _JSON, content)
-        page = _make_page(findings)
-        (staging / _PAGE).write_text(page, encoding="utf-8", errors="backslashreplace")
+        write_text(staging / _PAGE, _make_page(findings))
+        content = {"schema_version": SCHEMA_VERSION, "claims": rows}
+        write_index(staging, content, kind=_KIND, index=_JSON)
 
 
 def _is_claims(folder: Path) -> bool:
-    if {path.name for path in folder.iterdir()} != {_CSV, _JSON, _PAGE}:
-        return False
-    try:
-        return bool(find(read_json(folder / _JSON), "kind") == _KIND)
-    except ResultError:
-        return False
+    return not list_other_files(folder, kind=_KIND, index=_JSON)
 
 
 def _make_page(findings: Sequence[Finding]) -> str:

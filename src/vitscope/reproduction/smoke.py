@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from vitscope.errors import UsageError
+from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.storage import printable_path, staged_folder
 from vitscope.models.base import ViTAdapter
 from vitscope.models.catalogue import CATALOGUE, CatalogueEntry
@@ -74,8 +75,9 @@ def write_smoke_pictures(folder: Path) -> Path:
         return folder
     with staged_folder(folder) as staging:
         for name, data in pictures.items():
-            (staging / name).parent.mkdir(exist_ok=True)
-            (staging / name).write_bytes(data)
+            with plain_disk_errors(staging):
+                (staging / name).parent.mkdir(exist_ok=True)
+                (staging / name).write_bytes(data)
     return folder
 
 

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import torch
 
 from vitscope.errors import ImageReadError, ResultError
+from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
 from vitscope.files.storage import printable_path
 from vitscope.files.tables import open_table
@@ -298,7 +299,8 @@ def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
     limit = max(gallery.limit for gallery in galleries)
     numbers = _read_numbers(folder)
     entries: list[GalleryPicture] = []
-    (folder / _FOLDER).mkdir()
+    with plain_disk_errors(folder):
+        (folder / _FOLDER).mkdir()
     for digest, why in numbers.choose(candidates, limit):
         one, source = candidates[digest]
         name = _maps_name(len(entries))

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from vitscope.config import parse_shard
 from vitscope.errors import ResultError
+from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.linking import link_or_copy
 from vitscope.files.tables import open_table
 from vitscope.metrics.audit_sums import AuditSums
@@ -165,15 +166,17 @@ def _merge_layer(folder: Path, layer: int, last_layer: int, parts: Sequence[Path
     shards = [shard_paths(part, layer) for part in parts]
     keep = all(shards)
     target = table_path(folder, layer, last_layer)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with plain_disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     _concat_tables(
         target, [table_path(part, layer, last_layer) for part in parts], drop_centred=not keep
     )
     if keep:
         home = folder / "features" / f"{layer:03d}"
-        home.mkdir(parents=True)
-        for index, shard in enumerate(chain.from_iterable(shards)):
-            link_or_copy(shard, home / f"{index:06d}.safetensors")
+        with plain_disk_errors(home):
+            home.mkdir(parents=True)
+            for index, shard in enumerate(chain.from_iterable(shards)):
+                link_or_copy(shard, home / f"{index:06d}.safetensors")
 
 
 def _concat_tables(target: Path, tables: Sequence[Path], *, drop_centred: bool) -> None:

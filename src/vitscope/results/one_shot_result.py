@@ -9,13 +9,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import write_json
 from vitscope.files.storage import MARKER
 from vitscope.files.tables import open_table
 from vitscope.metrics.one_shot import Accuracy, average_draws, chance_accuracy
 from vitscope.results.plots import OneShotPlots
 from vitscope.results.result_html import show_one_shot
-from vitscope.results.saved_result import PROVENANCE, SCHEMA_VERSION, SavedResult, write_failures
+from vitscope.results.saved_result import (
+    PROVENANCE,
+    SCHEMA_VERSION,
+    SavedResult,
+    list_source_notes,
+    write_failures,
+)
 
 HEADLINE_READOUT = "attention"
 _DRAWS = "draws.parquet"
@@ -71,6 +78,7 @@ def finish_one_shot(
     model: Mapping[str, Any],
     data: Mapping[str, Any],
     settings: Mapping[str, Any],
+    preprocessing: Mapping[str, Any],
     failures: Sequence[tuple[str, str]],
     provenance: Mapping[str, Any],
 ) -> None:
@@ -82,18 +90,25 @@ def finish_one_shot(
         model: The `model` part of the summary.
         data: The `data` part; its `num_classes` says what chance is.
         settings: What was chosen that changes what the numbers mean.
+        preprocessing: How images were prepared.
         failures: Pictures that could not be read, with the reason.
         provenance: Configuration and versions.
+
+    Raises:
+        DiskError: If the disk does not take it.
     """
-    pq.write_table(_make_table(scores), folder / _DRAWS)
+    with plain_disk_errors(folder):
+        pq.write_table(_make_table(scores), folder / _DRAWS)
     write_failures(folder, failures)
     write_json(folder / PROVENANCE, provenance)
+    notes = list_source_notes(provenance)
     summary = {
         "kind": OneShotResult.KIND,
         "schema_version": SCHEMA_VERSION,
         "model": model,
         "settings": settings,
-        "data": data,
+        "preprocessing": preprocessing,
+        "data": {**data, **({"notes": notes} if notes else {})},
         "draws": len({score.draw for score in scores}),
         "readout": HEADLINE_READOUT,
         "accuracy": _summarize(scores),

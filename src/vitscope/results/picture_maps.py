@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from vitscope.errors import ResultError
+from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import read_bounded
 from vitscope.short_repr import ShortRepr
@@ -71,10 +72,14 @@ def write_maps(path: Path, maps: PictureMaps) -> None:
     Args:
         path: File to write (.npz); its folder is made if need be.
         maps: The picture and its maps.
+
+    Raises:
+        DiskError: If the disk does not take it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {field.name: getattr(maps, field.name) for field in fields(PictureMaps)}
-    np.savez_compressed(path, **{name: a for name, a in arrays.items() if a is not None})
+    with plain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, **{name: a for name, a in arrays.items() if a is not None})
 
 
 def read_maps(path: Path) -> PictureMaps:

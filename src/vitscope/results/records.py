@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from vitscope.errors import ResultError
+from vitscope.errors import DiskError, ResultError
+from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.tables import open_table
 from vitscope.files.tensor_files import write_tensors
 from vitscope.ledger import ScalarPath
@@ -101,18 +102,20 @@ class TableWriter:
     def _flush(self) -> None:
         rows, self._gathered = pa.concat_tables(self._gathered), []
         if self._writer is None:
-            # Numbers hardly repeat, and nobody looks for their extremes.
-            self._writer = pq.ParquetWriter(
-                self._path, rows.schema, use_dictionary=False, write_statistics=False
-            )
+            with plain_disk_errors(self._path):
+                # Numbers hardly repeat, and nobody looks for their extremes.
+                self._writer = pq.ParquetWriter(
+                    self._path, rows.schema, use_dictionary=False, write_statistics=False
+                )
         with self._given_up_on_failure():
             self._writer.write_table(rows, row_group_size=rows.num_rows)
 
     @contextmanager
     def _given_up_on_failure(self) -> Iterator[None]:
         try:
-            yield
-        except OSError:
+            with plain_disk_errors(self._path):
+                yield
+        except DiskError:
             # Its finaliser would try again, fail again, and print that to the standard error.
             assert self._writer is not None
             self._writer.is_open = False
@@ -132,11 +135,12 @@ class RecordWriter:
             keep_features: Whether feature shards are written beside the table.
         """
         table = table_path(folder, layer, last_layer)
-        table.parent.mkdir(parents=True, exist_ok=True)
         self._table = TableWriter(table)
         self._shards = folder / "features" / f"{layer:03d}" if keep_features else None
-        if self._shards is not None:
-            self._shards.mkdir(parents=True, exist_ok=True)
+        with plain_disk_errors(folder):
+            table.parent.mkdir(parents=True, exist_ok=True)
+            if self._shards is not None:
+                self._shards.mkdir(parents=True, exist_ok=True)
         self._identities: list[tuple[str, str]] = []
         self._scalars: dict[ScalarPath, list[Tensor]] = {}
         self._features: dict[str, list[Tensor]] = {}
@@ -220,7 +224,8 @@ def replace_columns(path: Path, new_columns: Iterator[Mapping[ScalarPath, Tensor
     with closing(TableWriter(replacement)) as writer:
         for table, columns in _align(path, new_columns):
             writer.write(_set_columns(table, columns))
-    replacement.replace(path)
+    with plain_disk_errors(path):
+        replacement.replace(path)
 
 
 def _align(

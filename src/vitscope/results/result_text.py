@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vitscope.results.choices import describe_settings
+
 Row = tuple[str, ...]
 Summary = Mapping[str, Any]
 
@@ -32,7 +34,7 @@ class TextTable:
 
 
 def list_notes(summary: Summary) -> list[str]:
-    """What a reader of the numbers should know about the model and the images.
+    """What a reader of the numbers should know about the settings, the model and the images.
 
     Args:
         summary: Content of `summary.json` of any result.
@@ -40,7 +42,9 @@ def list_notes(summary: Summary) -> list[str]:
     Returns:
         The notes.
     """
-    return [*summary["model"]["notes"], *summary["data"].get("notes", [])]
+    told = describe_settings(summary)
+    settings = [f"settings other than by default: {told}"] if told else []
+    return [*settings, *summary["model"]["notes"], *summary["data"].get("notes", [])]
 
 
 def describe_audit(summary: Summary) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """What every saved result is: a folder that lasts, or one that goes with the object."""
 
 import csv
+import re
 import shutil
 import weakref
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, ClassVar, Self
 
-from vitscope.errors import ResultError, UsageError
+from vitscope.errors import ResultError, UsageError, VitscopeError
+from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import read_json
 from vitscope.files.printable import printable, printable_path
 from vitscope.files.reading import plain_damage, read_bounded
@@ -19,8 +21,11 @@ from vitscope.files.storage import MARKER, is_result, never, staged_folder
 from vitscope.results.summary_schema import check_summary
 
 SCHEMA_VERSION = 3
+_CHUNK_BYTES = 2**20
 FAILURES, PROVENANCE = "failures.csv", "provenance.json"
 _MAX_FAILURES_BYTES = 2**30
+# Behind apostrophes too, or a cell that has one itself would lose it when it is read back.
+_FORMULA = re.compile(r"^'*[=+\-@\t\r]")
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,8 @@ class SavedResult:
             The result; `save` it to keep it.
         """
         result = cls(folder)
-        weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
+        finalizer = weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
+        object.__setattr__(result, "_finalizer", finalizer)
         return result
 
     @classmethod
@@ -109,6 +115,9 @@ class SavedResult:
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
         """Copy the result to another place.
 
+        Where that fails, a result of a temporary folder is kept there, whatever becomes of the
+        object; the error names the folder.
+
         Args:
             folder: Where to.
             overwrite: Whether an earlier result there is replaced.
@@ -123,15 +132,41 @@ class SavedResult:
         target = Path(folder)
         if target.resolve().is_relative_to(self.folder.resolve()):
             raise UsageError(f"{folder} is inside the result itself: choose another folder")
-        with staged_folder(target, replaces=is_result if overwrite else never) as staging:
-            shutil.copytree(self.folder, staging, copy_function=_copy_file, dirs_exist_ok=True)
+        try:
+            with staged_folder(target, replaces=is_result if overwrite else never) as staging:
+                _copy(self.folder, staging)
+        except VitscopeError as error:
+            finalizer = getattr(self, "_finalizer", None)
+            if finalizer is not None and finalizer.detach():
+                error.add_note(f"the result is kept in {printable_path(self.folder)}")
+            raise
         return type(self)(target)
 
 
-def _copy_file(source: str, target: str) -> None:
-    if not Path(source).is_file():  # a device may never end
-        raise ResultError(f"{printable_path(Path(source))} is damaged: not a regular file")
-    shutil.copy2(source, target)
+def _copy(source: Path, target: Path) -> None:
+    for path in sorted(source.rglob("*")):
+        place = target / path.relative_to(source)
+        if path.is_dir():
+            with plain_disk_errors(place):
+                place.mkdir()
+        else:
+            _copy_file(path, place)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    if not source.is_file():  # a device may never end
+        raise ResultError(f"{printable_path(source)} is damaged: not a regular file")
+    with plain_disk_errors(target):
+        copy = target.open("xb")
+    try:
+        with copy, source.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                with plain_disk_errors(target):
+                    copy.write(chunk)
+                    copy.flush()
+    except OSError as error:
+        name = printable_path(source)
+        raise ResultError(f"{name} cannot be read: {error.strerror}") from error
 
 
 def _show(value: Any) -> str:
@@ -153,14 +188,24 @@ def list_source_notes(provenance: Mapping[str, Any]) -> list[str]:
 
 
 def write_failures(folder: Path, failures: Sequence[tuple[str, str]]) -> None:
-    """Name the pictures that could not be read.
+    """Name the images that could not be read.
+
+    A cell that a spreadsheet would take for a formula begins with an apostrophe.
 
     Args:
         folder: Folder of the result.
         failures: Path and reason of each.
+
+    Raises:
+        DiskError: If the disk does not take it.
     """
-    with (folder / FAILURES).open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("path", "reason"), *failures])
+    rows = [("path", "reason"), *failures]
+    cells = [[_FORMULA.sub(r"'\g<0>", cell) for cell in row] for row in rows]
+    with (
+        plain_disk_errors(folder),
+        (folder / FAILURES).open("w", encoding="utf-8", newline="") as file,
+    ):
+        csv.writer(file).writerows(cells)
 
 
 def read_failures(folder: Path) -> list[tuple[str, str]]:
@@ -179,4 +224,8 @@ def read_failures(folder: Path) -> list[tuple[str, str]]:
     data = read_bounded(path, _MAX_FAILURES_BYTES)
     with plain_damage(path):
         rows = csv.DictReader(StringIO(data.decode("utf-8"), newline=""))
-        return [(str(row["path"]), str(row["reason"])) for row in rows]
+        return [(_read_cell(str(row["path"])), _read_cell(str(row["reason"]))) for row in rows]
+
+
+def _read_cell(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

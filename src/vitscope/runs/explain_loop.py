@@ -45,6 +45,7 @@ from vitscope.runs.model_run import (
     OnProgress,
     PlacedBatch,
     choose_preprocessing,
+    describe_preprocessing,
 )
 from vitscope.runs.references import Wanted, advise, find_reference, holds_audit, read_reference
 from vitscope.token_maps import TokenMaps, make_token_maps
@@ -117,7 +118,8 @@ def explain(
         with scratch_folder() as folder:
             run.execute(folder, on_progress)
         return Explanation.own(folder)
-    with staged_folder(target, replaces=is_result if overwrite else never) as staging:
+    replaces = is_result if overwrite else never
+    with staged_folder(target, replaces=replaces, rescued=True) as staging:
         run.execute(staging, on_progress)
     return Explanation(target)
 
@@ -168,7 +170,7 @@ class ExplainRun:
     def __init__(
         self,
         vit: ViTAdapter,
-        addresses: tuple[PictureAddress, ...],
+        addresses: FoundPictures,
         config: RunConfig,
         layer: int | None,
         reference: AuditResult | None,
@@ -327,6 +329,7 @@ class ExplainRun:
     def _describe(self, max_balance_error: float) -> dict[str, Any]:
         return {
             "model": self._run.describe_model(),
+            "preprocessing": describe_preprocessing(self._vit, self._preprocessing),
             "layer": self._layer,
             "reference": self._describe_reference(),
             "references_not_used": self._unused,

@@ -383,5 +383,19 @@ def _make_notes(behaviour: Behaviour) -> list[str]:
     ]
 
 
+def describe_preprocessing(vit: ViTAdapter, preprocessing: Preprocessing) -> dict[str, Any]:
+    """The `preprocessing` part of a summary.
+
+    Args:
+        vit: The model.
+        preprocessing: How images are prepared.
+
+    Returns:
+        Every field, and in `changed` the names of those that are not the model's own.
+    """
+    fields, own = asdict(preprocessing), asdict(vit.preprocessing)
+    return fields | {"changed": [name for name, value in fields.items() if own[name] != value]}
+
+
 def _name_device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitscope.config import OneShotConfig
 from vitscope.decomposition import LayerRows, choose_tolerance, decompose_layers
 from vitscope.errors import VitscopeError
+from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.row_files import RowFiles
 from vitscope.files.storage import is_result, never, printable_path, scratch_folder, staged_folder
 from vitscope.ledger import check_rows_finite
@@ -29,6 +30,7 @@ from vitscope.runs.model_run import (
     OnProgress,
     PlacedBatch,
     choose_preprocessing,
+    describe_preprocessing,
 )
 
 Outputs = dict[str, dict[str, Float[np.ndarray, "*picture dim"]]]
@@ -84,7 +86,8 @@ def one_shot(
         with scratch_folder() as scratch:
             run.execute(scratch, on_progress, on_draw)
         return OneShotResult.own(scratch)
-    with staged_folder(Path(out), replaces=is_result if overwrite else never) as staging:
+    replaces = is_result if overwrite else never
+    with staged_folder(Path(out), replaces=replaces, rescued=True) as staging:
         run.execute(staging, on_progress, on_draw)
     return OneShotResult(Path(out))
 
@@ -110,7 +113,9 @@ class _OneShotRun:
         preprocessing = choose_preprocessing(vit, config)
         self._labels = [label for label, paths in folders.classes.items() for _ in paths]
         paths = tuple(path for paths in folders.classes.values() for path in paths)
-        self._run = ModelRun(vit, ImageSet(paths, preprocessing, described=False), config)
+        images = ImageSet(paths, preprocessing, described=False, notes=folders.notes)
+        self._run = ModelRun(vit, images, config)
+        self._preprocessing = describe_preprocessing(vit, preprocessing)
         self._vit = vit
         self._folders = folders
         self._config = config
@@ -119,7 +124,9 @@ class _OneShotRun:
     def execute(
         self, folder: Path, on_progress: OnProgress | None, on_draw: OnProgress | None
     ) -> None:
-        with TemporaryDirectory(prefix="vitscope-features-", dir=folder) as scratch:
+        with plain_disk_errors(folder):
+            features = TemporaryDirectory(prefix="vitscope-features-", dir=folder)
+        with features as scratch:
             self._execute(folder, Path(scratch), on_progress, on_draw)
 
     def _execute(
@@ -151,6 +158,7 @@ class _OneShotRun:
             folder,
             scores,
             model=self._run.describe_model(),
+            preprocessing=self._preprocessing,
             data=self._describe_data(pictures, classes),
             settings={
                 "renormalize": self._config.renormalize,

@@ -1,0 +1,168 @@
+"""Indexes by which vitscope knows the files of a folder that it wrote from those of others."""
+
+from collections.abc import Collection, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from vitscope.errors import ResultError, UsageError
+from vitscope.files.json_files import read_json, write_json
+from vitscope.files.storage import MARKER, check_target, is_result, never, printable_path
+
+FIGURES, INDEX = "figures", "index.json"
+"""The kind of a folder of figures, and the file that its index is."""
+RESULT_KINDS = ("audit", "one-shot", "explanation")
+"""The kinds of results, as their summaries say."""
+_MOST_NAMES = 3
+
+
+def write_index(
+    folder: Path, content: Mapping[str, Any], *, kind: str = FIGURES, index: str = INDEX
+) -> None:
+    """Write an index with a digest of every file that lies beside it.
+
+    Args:
+        folder: A folder that holds nothing but what was just written.
+        content: What the index says of the files.
+        kind: What they are.
+        index: Name of the index.
+
+    Raises:
+        DiskError: If the disk does not take it.
+    """
+    digests = {path.name: _digest(path) for path in sorted(folder.iterdir())}
+    write_json(folder / index, {"kind": kind, **content, "digests": digests})
+
+
+def list_own_files(folder: Path, *, kind: str = FIGURES, index: str = INDEX) -> set[str]:
+    """Names of the files that vitscope wrote and that nobody has changed since.
+
+    Args:
+        folder: Any folder.
+        kind: What the files are.
+        index: Name of their index.
+
+    Returns:
+        The names, the index among them; none where there is no such index.
+    """
+    try:
+        found = read_json(folder / index)
+    except ResultError:
+        return set()
+    if not isinstance(found, dict) or found.get("kind") != kind:
+        return set()
+    digests = found.get("digests")
+    listed = digests.items() if isinstance(digests, dict) else ()
+    return {index} | {name for name, digest in listed if _is_unchanged(folder, name, digest)}
+
+
+def list_other_files(folder: Path, *, kind: str = FIGURES, index: str = INDEX) -> list[str]:
+    """Names of what else lies in a folder, or was changed since it was written.
+
+    Args:
+        folder: A folder.
+        kind: What vitscope's files in it are.
+        index: Name of their index.
+
+    Returns:
+        The names, sorted.
+    """
+    own = list_own_files(folder, kind=kind, index=index)
+    return sorted({path.name for path in folder.iterdir()} - own)
+
+
+def find_own(folder: Path, names: Collection[str]) -> set[str]:
+    """What vitscope wrote in a folder: all of a result, the figures that an index lists.
+
+    Args:
+        folder: Any folder.
+        names: Names of what lies in it.
+
+    Returns:
+        Those that vitscope wrote.
+    """
+    if MARKER in names and is_result(folder):
+        kind = read_json(folder / MARKER).get("kind")
+        return set(names) if kind in RESULT_KINDS else set()
+    return list_own_files(folder) if INDEX in names else set()
+
+
+def describe_skipped(folders: Sequence[Path]) -> str:
+    """What is said of a search for images that left vitscope's own files aside.
+
+    Args:
+        folders: Where they lie.
+
+    Returns:
+        A sentence without its end, with the first folders.
+    """
+    named = ", ".join(map(printable_path, folders[:_MOST_NAMES]))
+    more = ", …" if len(folders) > _MOST_NAMES else ""
+    count = f"{len(folders)} folder{'s' * (len(folders) != 1)}"
+    return f"{count} written by vitscope skipped in the search for images: {named}{more}"
+
+
+def is_figures(folder: Path) -> bool:
+    """Whether a folder holds figures of vitscope as they were drawn, and nothing else.
+
+    Args:
+        folder: A folder.
+
+    Returns:
+        True where its index lists every file in it with the digest that the file has.
+    """
+    return not list_other_files(folder)
+
+
+def check_figures_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse a folder for figures that holds anything which would be lost.
+
+    Args:
+        target: Where figures shall be written.
+        overwrite: Whether earlier figures there may be replaced.
+
+    Raises:
+        UsageError: If it holds earlier figures that may not be replaced, or beside them files that
+            vitscope did not write or that were changed since, the first of which is named.
+    """
+    if not overwrite and list_own_files(target):
+        raise UsageError(
+            f"{printable_path(target)} already holds figures: choose another folder or add "
+            "--overwrite"
+        )
+    check_nothing_else(target)
+    check_target(target, is_figures if overwrite else never)
+
+
+def check_nothing_else(target: Path, *, kind: str = FIGURES, index: str = INDEX) -> None:
+    """Refuse to replace a folder that vitscope wrote and others have written into since.
+
+    Args:
+        target: A folder, which need not exist.
+        kind: What vitscope's files in it are.
+        index: Name of their index.
+
+    Raises:
+        UsageError: Naming the first file that would be lost.
+    """
+    if not list_own_files(target, kind=kind, index=index):
+        return  # it is not a folder of vitscope's at all
+    if others := list_other_files(target, kind=kind, index=index):
+        raise UsageError(
+            f"{printable_path(target)} also holds {printable_path(Path(others[0]))}, which was not "
+            "written by vitscope or was changed since: move it away or choose another folder"
+        )
+
+
+def _is_unchanged(folder: Path, name: str, digest: object) -> bool:
+    path = folder / name
+    if Path(name).name != name or path.is_symlink() or not path.is_file():
+        return False
+    try:
+        return _digest(path) == digest
+    except OSError:
+        return False
+
+
+def _digest(path: Path) -> str:
+    return blake2b(path.read_bytes(), digest_size=16).hexdigest()
