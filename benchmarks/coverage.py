@@ -25,7 +25,7 @@ _TERMS = ("term/patches", "term/skip")
 
 @dataclass(frozen=True)
 class _Plan:
-    ranks: Sequence[tuple[int, int]] = ((26, 384), (218, 384), (748, 800))
+    ranks: Sequence[tuple[int, int]] = ((26, 384), (218, 384), (748, 1536))
     """Effective rank and width."""
     counts: tuple[int, ...] = (50, 200, 1000)
     draws: int = 400

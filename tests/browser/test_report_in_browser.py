@@ -10,7 +10,7 @@ from audits import tiny_vit
 from browser_numbers import numbers_by_name
 from pictures import write_pictures
 from vitscope import AuditConfig, AuditResult, audit, write_report
-from vitscope.files.storage import printable_path
+from vitscope.files.printable import printable_path
 
 DESKTOP, PHONE = (1440, 900), (360, 740)
 SHARE = "centred_share_patches"

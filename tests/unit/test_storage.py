@@ -10,10 +10,10 @@ import pytest
 from vitscope.errors import ResultError, UsageError, VitscopeError
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
+from vitscope.files.printable import printable_path
 from vitscope.files.storage import (
     is_result,
     open_to_readers,
-    printable_path,
     replace_json,
     scratch_folder,
     staged_folder,

@@ -13,7 +13,7 @@ import vitscope
 from vitscope.cli.targets import choose_engine, choose_targets, find_pictures
 from vitscope.config import AuditConfig
 from vitscope.errors import VitscopeError
-from vitscope.files.storage import printable, printable_path
+from vitscope.files.printable import printable, printable_path
 from vitscope.terminal import make_comparison, make_progress, make_report
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from vitscope.cli.one_shot import one_shot
 from vitscope.cli.report import report
 from vitscope.cli.reproduce import reproduce
 from vitscope.errors import UsageError, VitscopeError
-from vitscope.files.storage import printable
+from vitscope.files.printable import printable
 
 app = App(
     name="vitscope",

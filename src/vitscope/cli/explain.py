@@ -13,7 +13,8 @@ from vitscope.cli.targets import choose_targets, find_pictures, name_folders
 from vitscope.config import DTypeName, RunConfig
 from vitscope.errors import UsageError
 from vitscope.files.own_files import check_figures_target
-from vitscope.files.storage import MARKER, printable_path
+from vitscope.files.printable import printable_path
+from vitscope.files.storage import MARKER
 from vitscope.terminal import make_explanation_report, make_progress
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vitscope.errors import UsageError
-from vitscope.files.storage import printable_path
+from vitscope.files.printable import printable_path
 
 
 def figures(

@@ -10,7 +10,7 @@ from rich.text import Text
 import vitscope
 from vitscope.cli.targets import choose_targets
 from vitscope.config import OneShotConfig
-from vitscope.files.storage import printable_path
+from vitscope.files.printable import printable_path
 from vitscope.terminal import make_one_shot_report, make_progress
 
 if TYPE_CHECKING:

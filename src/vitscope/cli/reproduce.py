@@ -13,7 +13,7 @@ from rich.text import Text
 
 from vitscope.config import ReproductionConfig
 from vitscope.errors import UsageError, VitscopeError
-from vitscope.files.storage import printable_path
+from vitscope.files.printable import printable_path
 from vitscope.terminal import make_progress
 
 if TYPE_CHECKING:

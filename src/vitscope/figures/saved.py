@@ -16,7 +16,8 @@ from vitscope.errors import ResultError, UsageError
 from vitscope.figures.numbers import find, number
 from vitscope.files.json_files import read_json
 from vitscope.files.own_files import RESULT_KINDS as KINDS
-from vitscope.files.storage import MARKER, printable_path
+from vitscope.files.printable import printable_path
+from vitscope.files.storage import MARKER
 from vitscope.files.tables import open_table
 from vitscope.results.choices import describe_settings
 from vitscope.results.saved_result import PROVENANCE, SCHEMA_VERSION

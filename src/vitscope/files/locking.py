@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from vitscope.errors import UsageError, VitscopeError
-from vitscope.files.storage import printable_path
+from vitscope.files.printable import printable_path
 
 _WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from vitscope.errors import ResultError, UsageError
 from vitscope.files.json_files import read_json, write_json
-from vitscope.files.storage import MARKER, check_target, is_result, never, printable_path
+from vitscope.files.printable import printable_path
+from vitscope.files.storage import MARKER, check_target, is_result, never
 
 FIGURES, INDEX = "figures", "index.json"
 """The kind of a folder of figures, and the file that its index is."""

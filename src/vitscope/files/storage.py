@@ -15,8 +15,7 @@ from vitscope.errors import ResultError, UsageError, VitscopeError
 from vitscope.files.disk_errors import named_disk_errors, plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
 from vitscope.files.leftovers import new_beside, remove_leftovers
-from vitscope.files.printable import printable as printable
-from vitscope.files.printable import printable_path as printable_path
+from vitscope.files.printable import printable_path
 
 MARKER = "summary.json"
 """The file that makes a folder a result: written last, so a folder that has it is complete."""

@@ -28,13 +28,8 @@ from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
 from vitscope.files.leftovers import remove_leftovers
 from vitscope.files.locking import held_alone
-from vitscope.files.storage import (
-    flush,
-    made_parents,
-    printable_path,
-    replace_json,
-    staged_folder,
-)
+from vitscope.files.printable import printable_path
+from vitscope.files.storage import flush, made_parents, replace_json, staged_folder
 
 _PLAN, _COPIES, _PARTS, _LOCK = "plan.json", "copies.json", "parts", ".lock"
 _CHECKSUMS = "checksums.json"

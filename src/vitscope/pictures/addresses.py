@@ -7,7 +7,7 @@ is open in it, and whoever has it can read.
 from pathlib import Path, PurePosixPath
 
 from vitscope.errors import UsageError
-from vitscope.files.storage import printable_path
+from vitscope.files.printable import printable_path
 from vitscope.pictures.parquet_rows import ParquetRow
 from vitscope.pictures.stores import StoredObject, read_file
 from vitscope.pictures.tar_shards import TarMember

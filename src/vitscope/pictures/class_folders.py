@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vitscope.errors import UsageError
-from vitscope.files.storage import printable
+from vitscope.files.printable import printable
 from vitscope.pictures.names import is_hidden
 from vitscope.pictures.sources import find_files, find_images
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitscope.errors import ImageReadError, UsageError
-from vitscope.files.storage import printable
+from vitscope.files.printable import printable
 from vitscope.pictures.stores import (
     Place,
     check_size,

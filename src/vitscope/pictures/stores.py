@@ -22,7 +22,7 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from vitscope.errors import ImageReadError, UsageError, VitscopeError
-from vitscope.files.storage import printable, printable_path
+from vitscope.files.printable import printable, printable_path
 from vitscope.pictures import web
 from vitscope.pictures.names import is_hidden
 from vitscope.pictures.urls import is_web, show_url

@@ -24,7 +24,7 @@ from posixpath import normpath
 from typing import BinaryIO
 
 from vitscope.errors import ImageReadError, UsageError
-from vitscope.files.storage import printable
+from vitscope.files.printable import printable
 from vitscope.pictures.decoding import picture_extensions
 from vitscope.pictures.names import is_hidden
 from vitscope.pictures.stores import (

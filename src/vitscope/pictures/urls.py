@@ -9,7 +9,7 @@ Requirements met here:
 
 import re
 
-from vitscope.files.storage import printable
+from vitscope.files.printable import printable
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]+"
 _URL = re.compile(rf"(?:{_SCHEME}::)*[A-Za-z][A-Za-z0-9+.-]*://")

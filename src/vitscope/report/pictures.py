@@ -9,7 +9,7 @@ import numpy as np
 
 from vitscope.errors import ResultError
 from vitscope.figures.saved import ModelResult
-from vitscope.files.storage import printable_path
+from vitscope.files.printable import printable_path
 from vitscope.files.tables import open_table
 from vitscope.report.columns import (
     PictureNumbers,

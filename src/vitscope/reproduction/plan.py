@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vitscope.errors import UsageError
-from vitscope.files.storage import printable
+from vitscope.files.printable import printable
 from vitscope.models.base import ViTAdapter
 from vitscope.models.cache import find_weights
 from vitscope.models.catalogue import CatalogueEntry, plan_models

@@ -16,7 +16,8 @@ from vitscope.config import ReproductionConfig
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.leftovers import remove_leftovers
 from vitscope.files.locking import held_alone
-from vitscope.files.storage import holds_result_files, printable_path
+from vitscope.files.printable import printable_path
+from vitscope.files.storage import holds_result_files
 from vitscope.files.workspace import discard_workspace
 from vitscope.models.base import ViTAdapter
 from vitscope.reproduction.picture_sets import PictureSets

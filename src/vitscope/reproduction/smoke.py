@@ -17,7 +17,8 @@ from PIL import Image
 
 from vitscope.errors import UsageError
 from vitscope.files.disk_errors import plain_disk_errors
-from vitscope.files.storage import printable_path, staged_folder
+from vitscope.files.printable import printable_path
+from vitscope.files.storage import staged_folder
 from vitscope.models.base import ViTAdapter
 from vitscope.models.catalogue import CATALOGUE, CatalogueEntry
 from vitscope.reproduction.plan import PlannedModel

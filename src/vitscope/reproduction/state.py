@@ -14,7 +14,8 @@ from typing import Any
 
 from vitscope.errors import ResultError
 from vitscope.files.json_files import read_json
-from vitscope.files.storage import check_target, printable_path, replace_json
+from vitscope.files.printable import printable_path
+from vitscope.files.storage import check_target, replace_json
 
 STATE = "reproduction.json"
 LOCK = ".reproduction.lock"

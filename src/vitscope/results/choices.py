@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, get_args
 
 from vitscope.config import ClsTerm
 from vitscope.files.json_files import find
-from vitscope.files.storage import printable
+from vitscope.files.printable import printable
 
 Summary = Mapping[str, Any]
 _MOST_NAMES, _LONGEST = 6, 60

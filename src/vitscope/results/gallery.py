@@ -24,7 +24,7 @@ import torch
 from vitscope.errors import ImageReadError, ResultError
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
-from vitscope.files.storage import printable_path
+from vitscope.files.printable import printable_path
 from vitscope.files.tables import open_table
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.pictures.addresses import PictureAddress, read_picture

@@ -23,12 +23,12 @@ from vitscope.engines.base import Engine
 from vitscope.engines.local import LocalEngine
 from vitscope.errors import DiskError, ImageReadError, ResultError, UsageError
 from vitscope.files.packing import pack_folder, unpack_folder
+from vitscope.files.printable import printable_path
 from vitscope.files.storage import (
     Replaces,
     check_target,
     is_result,
     never,
-    printable_path,
     scratch_folder,
     staged_folder,
 )

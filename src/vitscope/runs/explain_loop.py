@@ -12,7 +12,8 @@ from torch import nn
 from vitscope.config import RunConfig
 from vitscope.decomposition import choose_tolerance
 from vitscope.errors import ImageReadError, MemoryShortageError, UsageError
-from vitscope.files.storage import is_result, never, printable_path, scratch_folder, staged_folder
+from vitscope.files.printable import printable_path
+from vitscope.files.storage import is_result, never, scratch_folder, staged_folder
 from vitscope.ledger import Ledger, check_balance, make_ledger
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory

@@ -15,8 +15,9 @@ from vitscope.config import OneShotConfig
 from vitscope.decomposition import LayerRows, choose_tolerance, decompose_layers
 from vitscope.errors import VitscopeError
 from vitscope.files.disk_errors import plain_disk_errors
+from vitscope.files.printable import printable_path
 from vitscope.files.row_files import RowFiles
-from vitscope.files.storage import is_result, never, printable_path, scratch_folder, staged_folder
+from vitscope.files.storage import is_result, never, scratch_folder, staged_folder
 from vitscope.ledger import check_rows_finite
 from vitscope.metrics.one_shot import CLASSIFIERS, compute_accuracy, draw_pairs, group_pictures
 from vitscope.models.base import ViTAdapter

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from vitscope.config import RunConfig
 from vitscope.errors import ResultError, UsageError
-from vitscope.files.storage import MARKER, printable_path
+from vitscope.files.printable import printable_path
+from vitscope.files.storage import MARKER
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.models.base import ModelInfo
 from vitscope.models.identity import Behaviour
