@@ -199,6 +199,7 @@ def test_the_index_tells_what_every_figure_came_from(drawn):
             "model": "made/dinov2-with-registers-s",
             "num_images": 400,
             "weights_hash": "abc123",
+            "settings": "",
         }
     ]
     assert set(by_name) == {"fig2a_patch_share", "fig5a_norms", "fig7_norms"}

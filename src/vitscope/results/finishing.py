@@ -88,7 +88,7 @@ def _summarize(
         "kind": "audit",
         "model": manifest.model,
         "settings": manifest.settings,
-        "preprocessing": manifest.preprocessing,
+        "preprocessing": manifest.preprocessing | {"changed": list(manifest.changed)},
         "data": {
             "num_images": last.num_images,
             "num_failed": num_failed,

@@ -23,7 +23,7 @@ from vitscope.metrics.token_sums import TokenSums
 _SUMS, _TOKEN_SUMS = "sums.safetensors", "token_sums.safetensors"
 _PATCH_NORMS = "patch_norms/"
 _NUM_REPEATED = "num_repeated"
-_TUPLES = ("layers", "groups", "tokens", "unknown")
+_TUPLES = ("layers", "groups", "tokens", "unknown", "changed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,7 @@ class Manifest:
             same wherever that is.
         dtype: Precision of the features.
         preprocessing: How pictures were prepared.
+        changed: Fields of the preprocessing that are not the model's own.
         has_masks: Whether segments of masks were described.
         tolerance: Largest balance error that was accepted.
     """
@@ -61,6 +62,7 @@ class Manifest:
     cls_term: ClsTerm
     dtype: str
     preprocessing: dict[str, Any]
+    changed: tuple[str, ...] = ()
     has_masks: bool
     tolerance: float
     behaviour_hash: str = ""
@@ -245,7 +247,7 @@ def read_manifest(folder: Path) -> Manifest:
     _, metadata = read_tensors(path, [])
     with plain_damage(path):
         content = json.loads(metadata["manifest"])
-        content = {"unknown": ()} | content  # earlier versions had none
+        content = {"unknown": (), "changed": ()} | content  # earlier versions had none
         manifest = Manifest(**content | {name: tuple(content[name]) for name in _TUPLES})
     known = isinstance(getattr(torch, str(manifest.dtype), None), torch.dtype)
     if not known or not all(isinstance(layer, int) and layer >= 0 for layer in manifest.layers):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +25,7 @@ from vitscope.results.gallery import GalleryCandidates
 from vitscope.results.manifest import Manifest
 from vitscope.results.merging import merge_parts
 from vitscope.runs.audit_plan import make_plan
-from vitscope.runs.model_run import ModelRun, choose_preprocessing, describe_preprocessing
+from vitscope.runs.model_run import ModelRun, choose_preprocessing, list_changed
 from vitscope.runs.part_writer import MACHINE, PartWriter
 from vitscope.runs.resources import settle_config
 
@@ -279,7 +279,8 @@ def _make_manifest(
         renormalize=config.renormalize,
         cls_term=config.cls_term,
         dtype="float64" if config.dtype == "float64" else "float32",
-        preprocessing=describe_preprocessing(vit, images.preprocessing),
+        preprocessing=asdict(images.preprocessing),
+        changed=list_changed(vit, images.preprocessing),
         has_masks=bool(images.masks),
         tolerance=choose_tolerance(config.torch_dtype, run.device),
     )

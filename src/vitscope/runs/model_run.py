@@ -393,8 +393,21 @@ def describe_preprocessing(vit: ViTAdapter, preprocessing: Preprocessing) -> dic
     Returns:
         Every field, and in `changed` the names of those that are not the model's own.
     """
-    fields, own = asdict(preprocessing), asdict(vit.preprocessing)
-    return fields | {"changed": [name for name, value in fields.items() if own[name] != value]}
+    return asdict(preprocessing) | {"changed": list(list_changed(vit, preprocessing))}
+
+
+def list_changed(vit: ViTAdapter, preprocessing: Preprocessing) -> tuple[str, ...]:
+    """Fields of a preprocessing that are not the model's own.
+
+    Args:
+        vit: The model.
+        preprocessing: How images are prepared.
+
+    Returns:
+        Their names.
+    """
+    own = asdict(vit.preprocessing)
+    return tuple(name for name, value in asdict(preprocessing).items() if own[name] != value)
 
 
 def _name_device(device: torch.device) -> str:
