@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from vitscope.files.json_files import write_json
 from vitscope.files.storage import MARKER
 from vitscope.metrics.audit_sums import AuditSums
@@ -114,8 +112,6 @@ def _judge(sums: FeatureSums) -> dict[str, Any]:
 
 
 def _note_ranges(table: Path) -> list[str]:
-    if "level_range" not in pq.read_schema(table).names:  # an earlier version wrote it
-        return []
     ranges = read_column(table, "level_range")
     return note_narrow(int((ranges < NARROW).sum()), len(ranges))
 

@@ -99,6 +99,7 @@ class PlacedBatch:
             [self.paths[row] for row in rows],
             self.pixels[rows],
             {name: values[rows] for name, values in self.covariates.items()},
+            [self.level_ranges[row] for row in rows],
         )
 
 
