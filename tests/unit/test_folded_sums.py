@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from vitscope.errors import VitscopeError
 from vitscope.files import linking
+from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.metrics import feature_sums, moment_store
 from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
@@ -184,7 +185,8 @@ def test_a_full_disk_leaves_the_sums_as_they_were(monkeypatch, tmp_path):
     def write(path, tensors, metadata=None):
         written.append(path)
         if len(written) == len(PLAN.pairs):
-            raise OSError(errno.ENOSPC, "No space left on device")
+            with plain_disk_errors(path):  # as `write_tensors` does
+                raise OSError(errno.ENOSPC, "No space left on device")
         path.write_bytes(b"")
 
     monkeypatch.setattr(moment_store, "write_tensors", write)

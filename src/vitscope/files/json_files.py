@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,9 @@ def read_json(path: Path) -> Any:
     Raises:
         ResultError: If it is missing or not JSON.
     """
+    if not os.path.lexists(path):
+        name = printable_path(path.parent)
+        raise ResultError(f"{name} is not a vitscope result: {path.name} is missing")
     try:
         return json.loads(read_bounded(path, _MAX_BYTES), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:

@@ -38,9 +38,6 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise ResultError(f"{printable_path(path)} cannot be read: not a regular file")
             data = file.read(max_bytes + 1)
-    except FileNotFoundError:
-        name = printable_path(path.parent)
-        raise ResultError(f"{name} is not a vitscope result: {path.name} is missing") from None
     except OSError as error:
         raise ResultError(f"{printable_path(path)} cannot be read: {error.strerror}") from None
     if len(data) > max_bytes:

@@ -54,5 +54,5 @@ def test_a_foreign_file_among_the_figures_costs_the_figures_alone(smoke, tmp_pat
     assert (out / "claims" / "claims.csv").exists()
     assert "you measured" in captured.out
     assert len(captured.err.strip().splitlines()[-1:]) == 1
-    assert "figures is not empty" in captured.err
+    assert "figures also holds letter.txt" in captured.err
     assert (out / "figures" / "letter.txt").read_text() == "dear"
