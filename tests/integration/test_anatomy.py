@@ -49,6 +49,7 @@ def distribution(values):
         "p05": np.quantile(values, 0.05),
         "p50": np.quantile(values, 0.5),
         "p95": np.quantile(values, 0.95),
+        "n": len(values),
     }
 
 
@@ -109,11 +110,9 @@ def check_anatomy(anatomy, tokens):
             assert set(parts[state]) == {"pairwise_cosine", "variance_share"}
             assert all(len(estimate["ci95"]) == 2 for estimate in parts[state].values())
         # All of the 32 dimensions there are.
-        assert {name: len(parts["top_dimensions"][name]) for name in parts["top_dimensions"]} == {
-            "indices": 32,
-            "before": 32,
-            "after": 32,
-        }
+        top = parts["top_dimensions"]
+        assert set(top) == {"indices", "before", "after", "median_before", "median_after"}
+        assert {len(top[name]) for name in ("indices", "before", "after")} == {32}
 
 
 def check_depths(summary, num_blocks):
@@ -122,6 +121,7 @@ def check_depths(summary, num_blocks):
     for row in summary["high_norm_tokens"]:
         assert set(row) == {
             *("layer", "threshold", "fraction", "images_fraction", "position_share"),
+            *("fraction_at_most", "images_fraction_at_most", "doubtful_from"),
             *("num_images", "median", "p99", "max"),
         }
         assert 0 < row["median"] <= row["p99"] * 1.0001

@@ -60,8 +60,8 @@ def test_tokens_are_analysed_where_they_are_outliers_on_the_way_into_the_block(p
     assert summary["anatomy"]["analysed"] is None
 
 
-def test_a_clean_grid_is_empty(result):
-    assert not result.high_norm_grid(0).any()
+def test_a_grid_without_a_threshold_is_not_known(result):
+    assert np.isnan(result.high_norm_grid(0)).all()
 
 
 @pytest.mark.parametrize("depth", [-1, 3])
