@@ -4,7 +4,7 @@ import pickle
 import re
 import subprocess
 import sys
-from functools import partial
+from functools import partial, wraps
 from types import MethodType
 
 import accelerate
@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from timm.layers import Attention
+from timm.models import VisionTransformer
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -305,6 +306,27 @@ def test_a_method_replaced_for_a_whole_class_counts(monkeypatch):
     assert found.unknown == ()
 
 
+@pytest.mark.parametrize("method", ["forward_features", "_pos_embed", "forward_head"])
+def test_any_method_replaced_for_a_whole_class_counts(method, monkeypatch):
+    monkeypatch.setattr(VisionTransformer, method, double_forward)
+    found = describe_behaviour(make())
+    assert found.digest != PLAIN.digest
+    assert found.unknown == ()
+
+
+def test_a_method_of_a_class_that_was_wrapped_counts(monkeypatch):
+    published = VisionTransformer.forward_features
+
+    @wraps(published)
+    def doubled(self, *given, **named):
+        return 2 * published(self, *given, **named)
+
+    monkeypatch.setattr(VisionTransformer, "forward_features", doubled)
+    found = describe_behaviour(make())
+    assert "class's forward_features of the model" in found.unknown[0]
+    assert describe_behaviour(make()).digest != found.digest
+
+
 def test_a_hook_of_every_module_counts():
     handle = nn.modules.module.register_module_forward_hook(double)
     try:
@@ -363,6 +385,8 @@ def wrap_forward(module):
         (hook(times_secret), r"\(it reads SECRET, an object of class Counter\)"),
         (hook_before(lambda *given: given[1]), r"forward pre-hook of blocks\.0 \(a lambda"),
         (set_number("blocks.0", "forward", lambda x: x), r"the forward of blocks\.0 \(a lambda"),
+        (set_number("", "_pos_embed", Counter(2)), r"_pos_embed of the model \(an object of class"),
+        (set_number("", "_pos_embed", partial(Counter(2).hook)), r"_pos_embed .* \(a bound meth"),
         (make_local_class, r"class of blocks\.0\.mlp\.act \(a class within a function"),
     ],
 )
