@@ -74,6 +74,11 @@ class Scaled(nn.GELU):
         return super().forward(x) * self._factor
 
 
+class Steered(nn.GELU):
+    def forward(self, x):
+        return super().forward(x) * FACTOR
+
+
 class Counter:
     def __init__(self, factor):
         self.factor = factor
@@ -287,6 +292,15 @@ def test_what_a_hook_reads_is_a_part_of_it(monkeypatch):
     expected = describe_changed(hook(times_factor))
     monkeypatch.setattr(sys.modules[__name__], "FACTOR", 3.0)
     assert describe_changed(hook(times_factor)).digest != expected.digest
+
+
+def test_a_number_that_an_own_class_reads_is_a_part_of_it(monkeypatch):
+    module = make()
+    module.blocks[0].mlp.act = Steered()
+    expected = describe_behaviour(module)
+    assert describe_behaviour(module) == expected
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 3.0)
+    assert describe_behaviour(module).digest != expected.digest
 
 
 def test_the_order_of_hooks_counts():
