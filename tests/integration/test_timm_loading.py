@@ -248,6 +248,16 @@ def test_self_distillation_checkpoint(tmp_path, weights):
     assert str(adapter.preprocessing.mean) in adapter.info.notes[-1]
 
 
+@pytest.mark.parametrize("name", [TINY, "deit_tiny_distilled_patch16_224"])
+def test_a_file_is_the_same_model_whenever_it_is_loaded(tmp_path, monkeypatch, name):
+    small = {"embed_dim": 32, "depth": 1, "num_heads": 2, "dynamic_img_size": True}
+    monkeypatch.setattr(vitscope_timm, "_create", lambda name: timm.create_model(name, **small))
+    path = save(tmp_path, randomize(timm.create_model(name, **small)).state_dict())
+    first, second = (load_timm(name, path) for _ in range(2))
+    assert first.hashed().weights_hash == second.hashed().weights_hash
+    assert first.describe_behaviour() == second.describe_behaviour()
+
+
 @pytest.mark.parametrize("name", ["vit_base_patch16_224.mae", "vit_base_patch32_clip_224.openai"])
 def test_what_is_true_of_the_tags_weights_is_not_said_of_a_file(tmp_path, monkeypatch, name):
     # As iBOT's large model, which is loaded by MAE's tag for its preprocessing's sake.

@@ -258,6 +258,17 @@ def test_wrappers_of_single_blocks_are_dropped(tmp_path, wrapper):
         ),
         (prefixed("ema_model.", VIT) | prefixed("model.", OTHER_VIT), "ema_model.", "model."),
         (OTHER_VIT | prefixed("model_ema.", VIT), "model_ema.", "no prefix"),
+        ({"params": OTHER_VIT, "params_ema": VIT}, "params_ema.", "params."),
+        (
+            prefixed("swa_model.module.", VIT) | prefixed("model.", OTHER_VIT),
+            "swa_model.module.",
+            "model.",
+        ),
+        (
+            prefixed("teacher.backbone.", VIT) | prefixed("gram_teacher.backbone.", OTHER_VIT),
+            "teacher.backbone.",
+            "gram_teacher.backbone.",
+        ),
     ],
 )
 def test_of_several_models_one_is_taken_and_the_choice_is_noted(tmp_path, content, taken, left):
@@ -274,9 +285,24 @@ def test_an_empty_average_is_not_taken(tmp_path):
     assert found.notes == ()
 
 
+def test_one_teacher_under_two_names_is_one(tmp_path):
+    teachers = prefixed("teacher.backbone.", VIT) | prefixed("model_ema.backbone.", VIT)
+    found = read(tmp_path, {"model": prefixed("student.backbone.", OTHER_VIT) | teachers})
+    assert_same(found.weights, VIT)
+    with pytest.raises(UsageError, match="several models"):
+        read(tmp_path, teachers | prefixed("teacher.backbone.", OTHER_VIT))
+
+
+@pytest.mark.parametrize("key", ["net", "network", "weights", "net_state_dict"])
+def test_a_model_under_any_key_is_taken(tmp_path, key):
+    found = read(tmp_path, {key: VIT, "optimizer": {"state": {}}, "epoch": 3})
+    assert_same(found.weights, VIT)
+    assert found.notes == ()
+
+
 def test_several_models_of_which_none_is_to_be_preferred_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"several models \(left\., right\.\)") as caught:
-        read(tmp_path, prefixed("left.", VIT) | prefixed("right.", VIT))
+        read(tmp_path, prefixed("left.", VIT) | prefixed("right.", OTHER_VIT))
     assert "\n" not in str(caught.value)
 
 

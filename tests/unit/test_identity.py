@@ -4,7 +4,7 @@ import pickle
 import re
 import subprocess
 import sys
-from functools import partial
+from functools import partial, wraps
 from types import MethodType
 
 import accelerate
@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from timm.layers import Attention
+from timm.models import VisionTransformer
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -71,6 +72,11 @@ class Scaled(nn.GELU):
 
     def forward(self, x):
         return super().forward(x) * self._factor
+
+
+class Steered(nn.GELU):
+    def forward(self, x):
+        return super().forward(x) * FACTOR
 
 
 class Counter:
@@ -288,6 +294,15 @@ def test_what_a_hook_reads_is_a_part_of_it(monkeypatch):
     assert describe_changed(hook(times_factor)).digest != expected.digest
 
 
+def test_a_number_that_an_own_class_reads_is_a_part_of_it(monkeypatch):
+    module = make()
+    module.blocks[0].mlp.act = Steered()
+    expected = describe_behaviour(module)
+    assert describe_behaviour(module) == expected
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 3.0)
+    assert describe_behaviour(module).digest != expected.digest
+
+
 def test_the_order_of_hooks_counts():
     found = []
     for pair in ((double, triple), (triple, double)):
@@ -303,6 +318,27 @@ def test_a_method_replaced_for_a_whole_class_counts(monkeypatch):
     found = describe_behaviour(make())
     assert found.digest != PLAIN.digest
     assert found.unknown == ()
+
+
+@pytest.mark.parametrize("method", ["forward_features", "_pos_embed", "forward_head"])
+def test_any_method_replaced_for_a_whole_class_counts(method, monkeypatch):
+    monkeypatch.setattr(VisionTransformer, method, double_forward)
+    found = describe_behaviour(make())
+    assert found.digest != PLAIN.digest
+    assert found.unknown == ()
+
+
+def test_a_method_of_a_class_that_was_wrapped_counts(monkeypatch):
+    published = VisionTransformer.forward_features
+
+    @wraps(published)
+    def doubled(self, *given, **named):
+        return 2 * published(self, *given, **named)
+
+    monkeypatch.setattr(VisionTransformer, "forward_features", doubled)
+    found = describe_behaviour(make())
+    assert "class's forward_features of the model" in found.unknown[0]
+    assert describe_behaviour(make()).digest != found.digest
 
 
 def test_a_hook_of_every_module_counts():
@@ -363,6 +399,8 @@ def wrap_forward(module):
         (hook(times_secret), r"\(it reads SECRET, an object of class Counter\)"),
         (hook_before(lambda *given: given[1]), r"forward pre-hook of blocks\.0 \(a lambda"),
         (set_number("blocks.0", "forward", lambda x: x), r"the forward of blocks\.0 \(a lambda"),
+        (set_number("", "_pos_embed", Counter(2)), r"_pos_embed of the model \(an object of class"),
+        (set_number("", "_pos_embed", partial(Counter(2).hook)), r"_pos_embed .* \(a bound meth"),
         (make_local_class, r"class of blocks\.0\.mlp\.act \(a class within a function"),
     ],
 )

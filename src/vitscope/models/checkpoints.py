@@ -56,10 +56,12 @@ _STEMS = tuple(
 _CONVERTED = re.compile(r"(visual\.(trunk\.)?|vision_encoder\.)$")
 """Ends of prefixes that timm's own converters look for."""
 
-_PREFERRED = {"teacher", "ema", "target"}
+_PREFERRED = {"teacher", "ema", "swa", "average", "averaged", "target"}
 _AVOIDED = {"student", "momentum", "k", "context", "predictor"}
 """Words in prefixes: of models that are evaluated, and of those that only help in training them
 (`encoder_k` and `momentum_encoder` of MoCo)."""
+_FROZEN = "gram"
+"""A word in prefixes of DINOv3's trainer: an early teacher, which is held on to."""
 
 _CHUNKED = re.compile(r"blocks\.(\d+)\.(\d+)\.")
 _PROJECTION_HEAD = re.compile(r"head\d*\.(mlp|last_layer)\d*\.|head\d+\.")
@@ -213,9 +215,24 @@ def _unwrap(content: Any) -> tuple[dict[str, Tensor], list[str]]:
     wrapped = {key: _unwrap(content[key]) for key in _WRAPPERS if key in content}
     candidates = [key for key, (weights, _) in wrapped.items() if weights]
     if not candidates:
-        return {k: v for k, v in content.items() if isinstance(v, Tensor)}, []
+        return _list_tensors(content) or _flatten(content), []
     weights, inner = wrapped[candidates[0]]
     return weights, candidates if len(candidates) > 1 else inner
+
+
+def _list_tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {k: v for k, v in content.items() if isinstance(v, Tensor)}
+
+
+def _flatten(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    # Models under keys of a trainer's own, such as `net`, which then are prefixes.
+    flat = {
+        f"{key}.{name}": value
+        for key, inner in content.items()
+        if isinstance(inner, Mapping)
+        for name, value in _list_tensors(inner).items()
+    }
+    return flat if _find_prefixes(flat.keys()) else {}
 
 
 def _strip(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
@@ -226,13 +243,14 @@ def _strip(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor]
         # No Vision Transformer's names: whatever else, without what parallel training adds.
         prefixes = ["module."] if all(name.startswith("module.") for name in plain) else [""]
     ranked = sorted(prefixes, key=_rank_prefix)
-    if len(ranked) > 1 and _rank_prefix(ranked[0]) == _rank_prefix(ranked[1]):
-        raise UsageError(
-            f"{path} holds several models ({_name_some(ranked)}), none of them called a teacher: "
-            "save the state_dict of one alone"
-        )
     taken = ranked[0]
-    stripped = {n.removeprefix(taken): v for n, v in plain.items() if n.startswith(taken)}
+    stripped = _take(plain, taken)
+    alike = [prefix for prefix in ranked[1:] if _rank_prefix(prefix) == _rank_prefix(taken)]
+    if not all(_are_equal(stripped, _take(plain, prefix)) for prefix in alike):
+        raise UsageError(
+            f"{path} holds several models ({_name_some(ranked)}), of which none is the only "
+            "teacher by its name: save the state_dict of one alone"
+        )
     kept = {
         name: value
         for name, value in stripped.items()
@@ -255,7 +273,18 @@ def _find_prefixes(names: Collection[str]) -> list[str]:
 
 def _rank_prefix(prefix: str) -> int:
     words = set(re.split(r"[._]", prefix))
+    if _FROZEN in words:
+        return 2
     return 0 if words & _PREFERRED else 2 if words & _AVOIDED else 1
+
+
+def _take(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): v for n, v in weights.items() if n.startswith(prefix)}
+
+
+def _are_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    # DINOv3's trainer saves one and the same teacher under two names.
+    return one.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in one.items())
 
 
 def _join_chunks(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -115,7 +115,7 @@ def describe_code(
 
     Args:
         code: The function.
-        reads: Whether the globals that it reads are a part of it.
+        reads: Whether all globals that it reads are a part of it, or numbers and tensors alone.
         known: Code that is being described already.
 
     Returns:
@@ -142,9 +142,19 @@ def describe_code(
         _hash_code(code.__code__),
         describe_value((code.__defaults__, code.__kwdefaults__)),
     ]
-    if reads and code.__code__ not in known:
+    if not reads:
+        words += _describe_numbers(code)
+    elif code.__code__ not in known:
         words += _describe_globals(code, known | {code.__code__})
     return " ".join(words)
+
+
+def _describe_numbers(function: FunctionType) -> Iterable[str]:
+    # Not switches, which say what a machine has.
+    for name in sorted(_list_names(function.__code__) & function.__globals__.keys()):
+        value = function.__globals__[name]
+        if isinstance(value, int | float | complex | Tensor) and not isinstance(value, bool):
+            yield f"{name}={describe_value(value)}"
 
 
 def _describe_globals(function: FunctionType, known: frozenset[CodeType]) -> Iterable[str]:

@@ -10,6 +10,7 @@ Requirements met here:
 """
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -52,6 +53,9 @@ _PLACING = {"_hf_hook", "_old_forward", "_original_forward", "to", "cuda", "npu"
 """What accelerate leaves on a model that it has placed."""
 
 _DEVICE_HOOKS = {"AlignDevicesHook", "CpuOffload", "UserCpuOffloadHook"}
+_DECORATORS = {*sys.stdlib_module_names, "typing_extensions", "huggingface_hub"}
+"""Modules whose functions stand around methods of the libraries as published."""
+
 _RECORDS = "transformers.utils.output_capturing"
 _HANDLED = {*vars(nn.Module()), "forward", "_compiled_call_impl", "_gradient_checkpointing_func"}
 
@@ -130,17 +134,16 @@ class _Description:
         for attribute, value in sorted(vars(module).items()):
             if attribute in _HANDLED | _INERT | _PLACING | computed or isinstance(value, nn.Module):
                 continue
-            if isinstance(value, FunctionType | MethodType) or not known:
+            code = isinstance(value, FunctionType | MethodType)
+            if code or not known or _replaces_method(module, attribute):
                 self._add(name, attribute, partial(describe_value, value))
             elif not (attribute.startswith("_") or "drop" in attribute):
                 self._add(name, attribute, partial(describe_value, value), optional=True)
 
     def _add_forward(self, name: str, module: nn.Module) -> None:
-        kind = type(module)
-        of_class: Any = kind.forward
-        if is_library(kind.__module__) and not is_library(of_class.__globals__["__name__"]):
-            # Put into the place of the library's own method, for all modules of the class.
-            self._add(name, "class's forward", partial(describe_code, of_class))
+        of_class: Any = type(module).forward
+        for method, code in _list_replaced_methods(type(module)):
+            self._add(name, f"class's {method}", partial(describe_code, code))
         for hook in _list_placing_hooks(module):
             if type(hook).__name__ not in _DEVICE_HOOKS:
                 self._add(name, "hook", partial(_describe_hook, hook))
@@ -173,6 +176,30 @@ def _describe_hook(hook: Any) -> str:
         settings = {k: v for k, v in vars(hook).items() if isinstance(v, bool | int | float | str)}
         return f"{describe_class(type(hook))} {describe_value(settings)}"
     return describe_code(hook)
+
+
+def _replaces_method(module: nn.Module, attribute: str) -> bool:
+    # Such as a callable object or a partial in the place of `forward_features`.
+    return isinstance(getattr(type(module), attribute, None), FunctionType)
+
+
+def _list_replaced_methods(kind: type) -> list[tuple[str, FunctionType]]:
+    # Put into the place of a library's own, for all modules of a class.
+    return [
+        (name, method)
+        for part in kind.__mro__
+        if is_library(part.__module__) and part is not nn.Module
+        for name, method in sorted(vars(part).items())
+        if isinstance(method, FunctionType) and not name.startswith("__") and _is_foreign(method)
+    ]
+
+
+def _is_foreign(method: FunctionType) -> bool:
+    origin = method.__globals__["__name__"]
+    inner = getattr(method, "__wrapped__", None)
+    return not (is_library(origin) or origin.partition(".")[0] in _DECORATORS) or (
+        isinstance(inner, FunctionType) and _is_foreign(inner)
+    )
 
 
 def _is_of_torch(hook: Any) -> bool:

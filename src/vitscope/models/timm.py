@@ -360,8 +360,11 @@ def _load_from_file(name: str, checkpoint: Path) -> ViTAdapter:
         module = _create(name, init_values=1.0)  # The values are the file's.
     weights, resampled = convert_weights(module, read.weights, checkpoint)
     # A classifier plays no part in the global feature; a projection does.
-    optional = () if is_clip_tower(module) else ("head.", "head_dist.")
+    projects = is_clip_tower(module)
+    optional = () if projects else ("head.", "head_dist.")
     load_weights(module, weights, checkpoint, optional=optional)
+    if not projects:
+        module.reset_classifier(0)  # its weights are random: no two loads would be one model
     adapter = _adapt(module, model_id)
     notes = [
         *adapter.info.notes,
