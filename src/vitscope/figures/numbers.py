@@ -214,7 +214,7 @@ def tell_bounds(rows: Iterable[Any]) -> str:
         rows: Rows of `high_norm_tokens`.
 
     Returns:
-        Such as "up to 0.02% of the patch tokens, in up to 6.2% of the images".
+        Such as "up to 0.00023 of the patch tokens, in up to 0.062 of the images".
     """
     rows = list(rows)
     tokens, images = (
