@@ -174,7 +174,7 @@ def test_attention_pooling_has_no_skip(shaped):
     assert one.verdict.door is None
 
 
-# --- references: see test_references.py -----------------------------------------------------------
+# --- references: see references/ -------------------------------------------------------------
 
 
 def test_a_summary_is_read_once_for_all_its_pictures(shaped, monkeypatch):
