@@ -7,8 +7,9 @@ from PIL import Image, PngImagePlugin
 
 from audits import STATISTICS, read_strictly, tiny_vit
 from pictures import write_pictures
-from vitscope import AuditConfig, audit
+from vitscope import AuditConfig, audit, wrap_model
 from vitscope.errors import UsageError, VitscopeError
+from vitscope.testing.planted import plant
 
 EXACT = AuditConfig(dtype="float64")
 
@@ -150,3 +151,13 @@ def test_a_patch_that_overflows_in_the_last_block_is_told(pictures, tmp_path):
     with pytest.raises(VitscopeError, match=rf"infinite activations of patches .*{second}"):
         audit(vit, pictures, EXACT, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_states_of_zeros_have_no_direction_and_stop_nothing(tmp_path):
+    """The planted model's keys are zeros: sums that hold NaN by right are not damaged ones."""
+    images = write_pictures(tmp_path / "images", 4, size=(64, 64))
+    result = audit(wrap_model(plant("patches")), images, AuditConfig(gallery=0))
+    states = result.summary["anatomy"]["tokens"]["cls"]
+    assert states["keys"]["pairwise_cosine"]["value"] is None
+    assert states["hidden"]["pairwise_cosine"]["value"] is not None
+    assert result.read_sums()[1].num_images == 4
