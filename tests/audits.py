@@ -70,3 +70,8 @@ def read_strictly(result):
     """The summary, as a reader that knows no NaN takes it."""
     text = (result.folder / "summary.json").read_text(encoding="utf-8")
     return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in summary.json"))
+
+
+def named_vit(name="dinov2_reg"):
+    """A model whose id the command line would take."""
+    return tiny_vit(name).named(f"tiny/{name}", "made on the spot")

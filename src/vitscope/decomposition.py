@@ -17,7 +17,6 @@ from vitscope.ledger import (
     balance_tolerance,
     check_balance,
     check_rows_finite,
-    compute_readouts,
     compute_scalars,
     make_ledger,
     merge_groups,
@@ -27,6 +26,7 @@ from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
 from vitscope.models.precision import has_native_bfloat16
 from vitscope.models.registry import open_model
+from vitscope.readouts import compute_readouts
 from vitscope.token_maps import TokenMaps, make_token_maps
 from vitscope.trace import ClsTrace, StreamTrace, TokenStates
 

@@ -10,7 +10,7 @@ Source: Lappe & Giese (NeurIPS 2025), eq. 1 to 3 and 6.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -25,8 +25,6 @@ from vitscope.trace import AttentionTail, ClsTrace
 
 ScalarPath = tuple[str, ...]
 """Name of a quantity as a path: ("cosine", "residual", "skip")."""
-
-RowFunction = Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch out"]]
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -314,49 +312,6 @@ def compute_scalars(
         scalars["share", name] = (vector * r).sum(dim=-1) / (r * r).sum(dim=-1)
     scalars["balance_error",] = ledger.balance_error
     return scalars
-
-
-def compute_readouts(
-    ledger: Ledger,
-    finish_block: RowFunction,
-    embed: RowFunction | None,
-    *,
-    renormalize: bool = False,
-) -> dict[str, dict[str, Float[Tensor, "batch out"]]]:
-    """Full and keep-only outputs, in every readout but `residual` (docs/method.md).
-
-    Args:
-        ledger: The ledger of a batch.
-        finish_block: The block's MLP half on a row of the residual stream.
-        embed: Final norm and projection on a row of the last block's output; None but there.
-        renormalize: Divide by the kept mass, as if the softmax ran over the kept tokens only.
-
-    Returns:
-        For `values`, `attention` (c_g + bias), `block` and `embedding` a tensor under "full" and
-        each kept group. `residual` compares r with `residual_terms`, never renormalised.
-    """
-    full_values = ledger.attention_mass.unsqueeze(-1) * ledger.group_values
-    kept_values = ledger.group_values if renormalize else full_values
-    contributions = ledger.contributions
-    if renormalize:
-        tail = ledger.tail
-        contributions = project_values(tail, kept_values.to(tail.weight.device)).cpu()
-    values = {"full": concat_heads(full_values).sum(dim=1)}
-    attention = {"full": ledger.attention_total}
-    for i, (name, row) in enumerate(zip(ledger.groups, contributions.unbind(dim=1), strict=True)):
-        values[name] = concat_heads(kept_values)[:, i]
-        attention[name] = row + ledger.bias
-    streams = torch.stack(list(attention.values()))
-    if ledger.skip is not None:
-        streams = streams + ledger.skip
-    # All rows at once: the second half of the block is run one time.
-    finished = finish_block(streams.flatten(0, 1))
-    block = dict(zip(attention, finished.reshape(*streams.shape[:2], -1), strict=True))
-    readouts = {"values": values, "attention": attention, "block": block}
-    if embed is not None:
-        embedded = embed(finished).reshape(*streams.shape[:2], -1)
-        readouts["embedding"] = dict(zip(attention, embedded, strict=True))
-    return readouts
 
 
 def cosine(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:

@@ -7,8 +7,9 @@ from PIL import Image, PngImagePlugin
 
 from audits import STATISTICS, read_strictly, tiny_vit
 from pictures import write_pictures
-from vitscope import AuditConfig, audit
+from vitscope import AuditConfig, audit, wrap_model
 from vitscope.errors import UsageError, VitscopeError
+from vitscope.testing.planted import plant
 
 EXACT = AuditConfig(dtype="float64")
 
@@ -60,7 +61,7 @@ def test_tokens_are_analysed_where_they_are_outliers_on_the_way_into_the_block(p
     assert summary["anatomy"]["analysed"] is None
 
 
-def test_a_grid_without_a_threshold_is_not_known(result):
+def test_a_grid_without_tokens_that_are_found_says_nothing(result):
     assert np.isnan(result.high_norm_grid(0)).all()
 
 
@@ -130,7 +131,7 @@ def test_a_cls_token_of_zeros_has_no_similarity_with_anything(pictures):
     found = audit(vit, pictures, AuditConfig(dtype="float64", layers="all"))
     summary = read_strictly(found)
     first, *rest = summary["layer_similarity"]
-    assert first == {"layer": 0} | dict.fromkeys(STATISTICS)
+    assert first == {"layer": 0} | dict.fromkeys(STATISTICS) | {"n": 0}
     assert all(row["mean"] is not None for row in rest)
     hidden = summary["layers"]["0"]["anatomy"]["tokens"]["cls"]["hidden"]
     assert hidden["pairwise_cosine"] == hidden["variance_share"] == {"value": None, "ci95": None}
@@ -150,3 +151,13 @@ def test_a_patch_that_overflows_in_the_last_block_is_told(pictures, tmp_path):
     with pytest.raises(VitscopeError, match=rf"infinite activations of patches .*{second}"):
         audit(vit, pictures, EXACT, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_states_of_zeros_have_no_direction_and_stop_nothing(tmp_path):
+    """The planted model's keys are zeros: sums that hold NaN by right are not damaged ones."""
+    images = write_pictures(tmp_path / "images", 4, size=(64, 64))
+    result = audit(wrap_model(plant("patches")), images, AuditConfig(gallery=0))
+    states = result.summary["anatomy"]["tokens"]["cls"]
+    assert states["keys"]["pairwise_cosine"]["value"] is None
+    assert states["hidden"]["pairwise_cosine"]["value"] is not None
+    assert result.read_sums()[1].num_images == 4

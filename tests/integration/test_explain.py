@@ -174,7 +174,7 @@ def test_attention_pooling_has_no_skip(shaped):
     assert one.verdict.door is None
 
 
-# --- references: see test_references.py -----------------------------------------------------------
+# --- references: see references/ -------------------------------------------------------------
 
 
 def test_a_summary_is_read_once_for_all_its_pictures(shaped, monkeypatch):
@@ -192,7 +192,9 @@ def test_references_that_do_not_fit_are_refused(result, shaped, tmp_path):
     other.module.blocks[0].attn.proj.bias.data += 1
     with pytest.raises(UsageError, match="with other weights: give an audit of the model"):
         explain(other, one, reference=result)
-    with pytest.raises(UsageError, match=r"holds layers \[1\], not 0: audit it with --layers 0"):
+    with pytest.raises(
+        UsageError, match=r"holds layers \[1\], not 0: give an audit made with --layers 0"
+    ):
         explain(tiny_vit(), one, layer=0, reference=result)
     with pytest.raises(UsageError, match=r"audited with size \[32, 32\].*\[40, 40\]"):
         explain(tiny_vit(), one, RunConfig(size="40"), reference=result)

@@ -223,7 +223,7 @@ def test_high_norm_layers_show_threshold_and_say_where_there_is_none():
     found = [row["fraction"] for row in rows if row["fraction"] is not None]
     assert lines["of patch tokens"].get_ydata() == pytest.approx(found)
     told = words(plot_high_norm_layers(small).figure)
-    assert "up to 0.00024 of the patch tokens, in up to 0.062 of the images" in told
+    assert "up to 0.0244 % of the patch tokens, in up to 6.25 % of the images" in told
 
 
 def test_the_bill_adds_up_and_what_takes_away_stands_to_the_left():

@@ -13,10 +13,10 @@ from vitscope.layout import make_grid, make_layout
 from vitscope.ledger import (
     balance_tolerance,
     check_balance,
-    compute_readouts,
     compute_scalars,
     make_ledger,
 )
+from vitscope.readouts import compute_readouts
 from vitscope.trace import AttentionTail, ClsTrace
 
 BATCH, HEADS, HEAD_DIM, DIM = 3, 2, 4, 6

@@ -47,3 +47,12 @@ def test_a_depth_without_pictures_is_left_out(unknown):
     (panel,) = plot_high_norm_fraction([unknown]).figure.axes
     assert max(panel.lines[0].get_xdata()) == pytest.approx((last - 1) / last)
     assert len(draw_high_norm([unknown]).table.rows[0]) == last + 1
+
+
+def test_a_bound_is_shaded_from_zero_where_no_token_is_found():
+    (panel,) = plot_high_norm_fraction([make_result()]).figure.axes
+    (shade,) = panel.collections
+    heights = shade.get_paths()[0].vertices[:, 1]
+    assert heights.min() == 0
+    assert heights.max() == pytest.approx(panel.lines[0].get_ydata().max())
+    assert heights.max() > 0

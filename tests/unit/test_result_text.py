@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from made_results import distribution, make_audit
 from vitscope.metrics.one_shot import average_draws
-from vitscope.results.result_text import tell_estimate
+from vitscope.results.result_text import tabulate_bill, tell_estimate
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,15 @@ def test_an_accuracy_stays_between_nothing_and_all():
     assert high.ci95[1] == 1.0
     low = average_draws(np.array([0.0, 0.0, 0.1, 0.0]))
     assert low.ci95[0] == 0.0
+
+
+def test_a_mean_over_fewer_images_says_over_how_many():
+    summary, _ = make_audit(n=24)
+    del summary["variance_share"]["residual"]["cls"]  # which the made CKA lacks
+    spreads = {"patches": distribution(np.ones(24)), "skip": distribution(np.ones(7))}
+    for spread, defined in zip(spreads.values(), (24, 7), strict=True):
+        spread["n"] = defined
+    summary["centred_cosine"] = {"residual": spreads}
+    caption = tabulate_bill(summary).caption
+    assert caption.endswith("Centred cos of skip is over the 7 images where it is defined.")
+    assert "of patches is over" not in caption

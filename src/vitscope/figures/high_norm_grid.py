@@ -65,7 +65,7 @@ def _find_layer(result: ModelResult) -> tuple[int, float]:
             raise NothingToDrawError("it has no norms of patch tokens by layer")
         raise NothingToDrawError(
             "no high-norm patch tokens are found in any layer (they are at most "
-            f"{max(known):.2g} of all)"
+            f"{100 * max(known):.3g} % of all)"
         )
     layer = max(fractions, key=lambda one: (fractions[one], one))
     return layer, fractions[layer]

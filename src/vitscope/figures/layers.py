@@ -160,8 +160,11 @@ def _read_fractions(result: ModelResult) -> Layers:
 
 
 def _read_percent(row: Any) -> Interval | None:
-    fraction = read_high_norm(row)
-    return None if fraction is None else Interval(100 * fraction.value)
+    found = read_high_norm(row)
+    if found is None:
+        return None
+    ends = [None if end is None else 100 * end for end in (found.low, found.high)]
+    return Interval(100 * found.value, *ends)
 
 
 def _read_rows(result: ModelResult, key: str, reason: str) -> list[tuple[int, Any]]:

@@ -214,7 +214,7 @@ def tell_bounds(rows: Iterable[Any]) -> str:
         rows: Rows of `high_norm_tokens`.
 
     Returns:
-        Such as "up to 0.02% of the patch tokens, in up to 6.2% of the images".
+        Such as "up to 0.0244 % of the patch tokens, in up to 6.25 % of the images".
     """
     rows = list(rows)
     tokens, images = (
@@ -223,4 +223,7 @@ def tell_bounds(rows: Iterable[Any]) -> str:
     )
     if tokens is None or images is None:
         return "any number"
-    return f"up to {tokens:.2g} of the patch tokens, in up to {images:.2g} of the images"
+    return (
+        f"up to {100 * tokens:.3g} % of the patch tokens, in up to {100 * images:.3g} % of the "
+        "images"
+    )

@@ -19,7 +19,7 @@ from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate, make_estimate
 
 NUM_TOP_DIMENSIONS = 100
 
-_PARTS = _SUM, _DIRECTION, _SQUARE = "sum", "direction", "square"
+_PARTS = _SUM, DIRECTION, _SQUARE = "sum", "direction", "square"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class TokenSums:
             inverse = torch.where(ones > 0, 1 / norms, 0.0)
             totals = torch.cat([ones, inverse], dim=1) @ exact
             self._add(f"{state}/{_SUM}", totals[:, :NUM_BLOCKS].transpose(0, 1))
-            self._add(f"{state}/{_DIRECTION}", totals[:, NUM_BLOCKS:].transpose(0, 1))
+            self._add(f"{state}/{DIRECTION}", totals[:, NUM_BLOCKS:].transpose(0, 1))
             self._add(f"{state}/{_SQUARE}", (ones @ norms.mT.square()).transpose(0, 1))
 
     def merge(self, other: "TokenSums") -> None:
@@ -113,7 +113,7 @@ class TokenSums:
             (‖Σ û_i‖² − n) / (n (n − 1)) with û = x / ‖x‖, and its interval; NaN for fewer than two
             images or a state of zeros.
         """
-        directions = self._of_token(f"{state}/{_DIRECTION}", token)
+        directions = self._of_token(f"{state}/{DIRECTION}", token)
 
         def mean_cosine(rows: Tensor, count: int) -> float:
             if count < 2:

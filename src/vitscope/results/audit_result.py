@@ -99,7 +99,7 @@ class AuditResult(SavedResult, AuditPlots):
             depth: 0 for the embeddings, ℓ for the output of the ℓ-th block.
 
         Returns:
-            Part of the images, as (rows, columns); NaN where no such tokens are found.
+            Part of the images, as (rows, columns); NaN at a depth where no such tokens are found.
 
         Raises:
             UsageError: If the model has no such depth, or what is there is known of some pictures

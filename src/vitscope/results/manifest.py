@@ -18,7 +18,7 @@ from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_plan import FeaturePlan, make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.patch_norms import PatchNormCounts
-from vitscope.metrics.token_sums import TokenSums
+from vitscope.metrics.token_sums import DIRECTION, TokenSums
 
 _SUMS, _TOKEN_SUMS = "sums.safetensors", "token_sums.safetensors"
 _PATCH_NORMS = "patch_norms/"
@@ -207,9 +207,7 @@ def read_sums(folder: Path, manifest: Manifest, owner: object) -> AuditSums:
     features, _ = read_tensors(folder / _SUMS)
     tokens, _ = read_tensors(folder / _TOKEN_SUMS)
     with plain_damage(folder):
-        # A state of zeros has no direction.
-        known = [sums for name, sums in tokens.items() if not name.endswith("/direction")]
-        if not all(sums.isfinite().all() for sums in (*features.values(), *known)):
+        if not all(map(_is_sound, (*features, *tokens), (*features.values(), *tokens.values()))):
             raise ResultError(f"{printable_path(folder)} is damaged: its sums are not finite")
         return AuditSums(
             features={
@@ -231,6 +229,12 @@ def read_sums(folder: Path, manifest: Manifest, owner: object) -> AuditSums:
             # Earlier versions left none out.
             num_repeated=int(features.get(_NUM_REPEATED, torch.tensor(0)).sum()),
         )
+
+
+def _is_sound(name: str, sums: Tensor) -> bool:
+    # A vector of zeros has no direction: NaN in its sums says so.
+    undefined = sums.isinf() if name.endswith(f"/{DIRECTION}") else ~sums.isfinite()
+    return not bool(undefined.any())
 
 
 def read_manifest(folder: Path) -> Manifest:

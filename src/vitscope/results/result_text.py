@@ -174,7 +174,9 @@ def tabulate_bill(summary: Summary) -> TextTable:
         ("source", "attention", "norm", "variance share", "CKA with r", "centred cos"),
         num_labels=1,
         sections=(rows,),
-        caption=f"{_describe_intervals(rows)}. {_describe_cka(summary)}",
+        caption=" ".join(
+            [f"{_describe_intervals(rows)}.", _describe_cka(summary), *_describe_undefined(summary)]
+        ),
     )
 
 
@@ -370,6 +372,15 @@ def _describe_cka(summary: Summary) -> str:
         f"CKA is the unbiased estimate; biased, CKA(r, patches) is "
         f"{tell_number(cka['biased'])}{told}."
     )
+
+
+def _describe_undefined(summary: Summary) -> Iterator[str]:
+    # A mean says nothing of the images where its number is undefined.
+    spreads = summary.get("centred_cosine", {}).get("residual", {})
+    for term in TERMS:
+        spread = spreads.get(term)
+        if spread is not None and spread["n"] < summary["data"]["num_images"]:
+            yield f"Centred cos of {term} is over the {spread['n']:,} images where it is defined."
 
 
 def _accuracy_rows(summary: Summary, readout: str) -> Iterator[Row]:

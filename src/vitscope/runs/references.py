@@ -165,8 +165,8 @@ def _check_fits(
 ) -> None:
     if wanted.layer not in layers:
         raise UsageError(
-            f"the reference {which} holds layers {list(layers)}, not {wanted.layer}: audit it "
-            f"with --layers {wanted.layer}"
+            f"the reference {which} holds layers {list(layers)}, not {wanted.layer}: give "
+            f"an audit made with --layers {wanted.layer}"
         )
     for setting in sorted({*wanted.preprocessing, *preprocessing}):
         found, value = preprocessing.get(setting), wanted.preprocessing.get(setting)
@@ -267,9 +267,10 @@ def _check_behaviour(which: str, behaviour_hash: str, model_id: str, wanted: Wan
     if behaviour_hash != wanted.behaviour.digest and (
         load_model(model_id).describe_behaviour() != wanted.behaviour
     ):
+        reason = "the model that explains has its weights and computes otherwise"
         raise UsageError(
-            f"the reference {which} cannot be used: the model that explains has its weights and "
-            "computes otherwise; give an audit of the model that explains"
+            f"the reference {which} cannot be used: {reason}; give an audit of the model that "
+            "explains"
         )
 
 

@@ -1,4 +1,4 @@
-"""What an image is held against: the audit's own numbers, which reference is used, and none at all.
+"""What an image is held against: the audit's own numbers, and none at all; the command and figures.
 
 Tolerance 1e-9: float64 on both sides, sums over 24 images of numbers of size 1 to 100.
 """
@@ -6,50 +6,21 @@ Tolerance 1e-9: float64 on both sides, sums over 24 images of numbers of size 1 
 import json
 import math
 import shlex
-import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import torch
 
-from audits import tiny_vit
-from pictures import write_pictures
-from vitscope import AuditConfig, AuditResult, Explanation, RunConfig, audit, explain
+from audits import named_vit, tiny_vit
+from vitscope import AuditConfig, Explanation, RunConfig, audit, explain
 from vitscope.cli import main
 from vitscope.errors import UsageError
 from vitscope.figures.saved import load_results
-from vitscope.models.embedded_file import embedded_available
 from vitscope.report.pictures import collect_pictures
 
 FLOAT64 = RunConfig(dtype="float64")
 TERMS = ("patches", "registers", "cls", "skip")
 VERDICTS = ("most", "part", "do not read")
-
-
-def named_vit(name="dinov2_reg"):
-    """A model whose id the command line would take."""
-    return tiny_vit(name).named(f"tiny/{name}", "made on the spot")
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Images that are not square: an audit crops them."""
-    folder = tmp_path_factory.mktemp("photos")
-    write_pictures(folder, 12, size=(70, 44))
-    write_pictures(folder, 12, size=(40, 61), start=12)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def audited(photos, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("audits") / "audit"
-    return audit(named_vit(), photos, AuditConfig(dtype="float64", gallery=24), out=folder)
-
-
-@pytest.fixture(scope="module")
-def one(photos):
-    return photos / "0003.png"
 
 
 def statuses_of(gallery):
@@ -154,161 +125,6 @@ def test_attention_pooling_over_patches_alone_needs_none(photos, one):
     (held,) = explain(vit, one, reference=reference).summary["pictures"]
     assert alone["verdict"]["status"] == held["verdict"]["status"] == "most"
     assert alone["verdict"]["text"] == held["verdict"]["text"]
-
-
-# --- which reference is used ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def home(audited, tmp_path):
-    """A folder with an audit in it."""
-    shutil.copytree(audited.folder, tmp_path / "home" / "photos-audit")
-    return tmp_path / "home"
-
-
-def reference_of(result):
-    return result.summary["reference"]
-
-
-def test_one_that_is_given_is_named(one, audited):
-    result = explain(named_vit(), one, reference=audited)
-    told = reference_of(result)
-    assert told["source"] == "given"
-    assert told["num_images"] == 24
-    assert told["folder"] == str(audited.folder)
-    (entry,) = result.summary["pictures"]
-    assert entry["verdict"]["basis"] == (
-        f"shares of r − mean r, means over 24 images of the audit {audited.folder}"
-    )
-    assert result.provenance["reference"] == told
-
-
-@pytest.mark.parametrize("place", ["home/dog", "home/photos-audit/dog", "other/photos-audit/dog"])
-def test_an_audit_beside_the_result_is_found_and_named(one, home, place):
-    if place.startswith("other"):  # OUT/MODEL, with MODEL beside OUT
-        place = "home/dogs/photos-audit"
-    result = explain(named_vit(), one, FLOAT64, out=home.parent / place)
-    told = reference_of(result)
-    assert told["source"] == "found"
-    assert told["folder"] == str(home / "photos-audit")
-    assert "home/photos-audit, which lies beside this result" in told["images"]
-    given = explain(named_vit(), one, FLOAT64, reference=AuditResult.load(home / "photos-audit"))
-    found, expected = result.summary["pictures"][0], given.summary["pictures"][0]
-    assert found["centred_share"] == expected["centred_share"]
-    assert reference_of(given)["means_digest"] == told["means_digest"]
-
-
-def test_of_several_the_one_over_the_most_images_is_used(one, photos, home):
-    few = sorted(photos.iterdir())[:21]
-    audit(named_vit(), few, AuditConfig(), out=home / "a-few")
-    assert reference_of(explain(named_vit(), one, out=home / "dog"))["num_images"] == 24
-
-
-def change_weights(vit):
-    vit.module.blocks[0].attn.proj.bias.data += 1
-    return vit
-
-
-@pytest.mark.parametrize(
-    ("vit", "config", "layer", "reason"),
-    [
-        (named_vit, RunConfig(size="40"), None, r"audited with size [32, 32]"),
-        (named_vit, RunConfig(draft=True), None, "audited with draft False"),
-        (named_vit, RunConfig(), 0, "holds layers [1], not 0"),
-        (lambda: change_weights(named_vit()), RunConfig(), None, None),
-    ],
-)
-def test_one_that_does_not_fit_is_refused_or_not_used(
-    one, audited, home, vit, config, layer, reason
-):
-    with pytest.raises(UsageError, match=r"^the reference "):
-        explain(vit(), one, config, layer=layer, reference=audited)
-    result = explain(vit(), one, config, layer=layer, out=home / "dog")
-    assert reference_of(result) is None
-    assert result.summary["pictures"][0]["verdict"]["status"] == "cannot tell"
-    told = " ".join(result.summary["references_not_used"])
-    assert (reason in told) if reason else not told
-
-
-def test_another_models_preprocessing_is_no_reference(one, audited):
-    vit = named_vit()
-    other = replace(vit, preprocessing=replace(vit.preprocessing, crop_fraction=0.5))
-    with pytest.raises(UsageError, match="audited with crop_fraction"):
-        explain(other, one, reference=audited)
-
-
-def test_what_cannot_be_read_beside_the_result_stops_nothing(one, home):
-    (home / "photos-audit" / "sums.safetensors").write_bytes(b"damaged")
-    (home / "other").mkdir()
-    (home / "other" / "summary.json").write_text("{")
-    result = explain(named_vit(), one, out=home / "dog")
-    assert reference_of(result) is None
-    (told,) = result.summary["references_not_used"]
-    assert "cannot be read" in told
-
-
-def test_an_audit_is_never_replaced(one, home):
-    target = home / "photos-audit"
-    for overwrite in (False, True):
-        with pytest.raises(UsageError, match="holds an audit, which an explanation does not rep"):
-            explain(named_vit(), one, out=target, overwrite=overwrite)
-    assert AuditResult.load(target).summary["data"]["num_images"] == 24
-
-
-# --- what comes with vitscope --------------------------------------------------------------------
-
-
-def test_shipped_means_are_used_where_they_fit(one, audited, tmp_path, monkeypatch):
-    from vitscope.runs import references
-
-    references.write_shipped(
-        tmp_path / "tiny.safetensors", audited, "that come with vitscope: drawings"
-    )
-    monkeypatch.setattr(references, "files", lambda _: tmp_path.parent)
-    monkeypatch.setattr(references, "_SHIPPED", tmp_path.name)
-    result = explain(named_vit(), one, FLOAT64)
-    told = reference_of(result)
-    assert (told["source"], told["num_images"], told["folder"]) == ("shipped", 24, None)
-    (entry,) = result.summary["pictures"]
-    assert entry["verdict"]["basis"].endswith("24 images that come with vitscope: drawings")
-    (given,) = explain(named_vit(), one, FLOAT64, reference=audited).summary["pictures"]
-    assert entry["centred_share"] == given["centred_share"]
-    for vit, config, layer, reason in (
-        (named_vit(), RunConfig(size="40"), None, "audited with size [32, 32]"),
-        (named_vit(), RunConfig(), 0, "holds layers [1], not 0"),
-        (change_weights(named_vit()), RunConfig(), None, ""),
-    ):
-        result = explain(vit, one, config, layer=layer)
-        assert reference_of(result) is None
-        unused = result.summary["references_not_used"]
-        assert len(unused) == bool(reason)
-        assert reason in " ".join(unused)
-
-
-@pytest.mark.real_weights
-@pytest.mark.skipif(not embedded_available(), reason="the demo extra is not installed")
-def test_dinov2_small_is_judged_against_means_that_come_with_vitscope(tmp_path, monkeypatch):
-    from vitscope import load_model
-    from vitscope.pictures.photographs import write_demo_photographs
-    from vitscope.runs.references import Wanted, find_reference, read_reference
-
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    write_demo_photographs(tmp_path / "photos")
-    vit = load_model("dinov2-small").hashed()
-    cats = sorted((tmp_path / "photos").glob("chelsea*"))
-    result = explain(vit, cats)
-    told = reference_of(result)
-    assert (told["source"], told["num_images"]) == ("shipped", 255)
-    assert "5 crops of each of 51 openly licensed photographs" in told["images"]
-    assert {e["verdict"]["status"] for e in result.summary["pictures"]} <= {*VERDICTS}
-    # They are means of these photographs: an audit of one crop of each has nearly the same, of
-    # other photographs, or in another preprocessing, it would not.
-    some = sorted((tmp_path / "photos").glob("*.jpg"))[::5]
-    part = audit(vit, some, AuditConfig(features="drop", gallery=0))
-    wanted = Wanted.of(part.manifest.weights_hash, vit.last_layer, vit.preprocessing)
-    shipped, _ = find_reference(wanted, None)
-    for name, mean in read_reference(part, wanted).means.items():
-        assert torch.cosine_similarity(mean, shipped.means[name], dim=0) > 0.95, name
 
 
 # --- the command ---------------------------------------------------------------------------------
