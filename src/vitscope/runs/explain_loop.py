@@ -41,10 +41,10 @@ from vitscope.results.explanation import (
     write_picture,
 )
 from vitscope.results.verdict import PictureVerdict, judge_alone, judge_picture
+from vitscope.runs.batches import PlacedBatch
 from vitscope.runs.model_run import (
     ModelRun,
     OnProgress,
-    PlacedBatch,
     choose_preprocessing,
     describe_preprocessing,
 )

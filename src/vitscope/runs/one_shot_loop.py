@@ -26,10 +26,10 @@ from vitscope.pictures.class_folders import ClassFolders, find_classes
 from vitscope.pictures.images import ImageSet
 from vitscope.pictures.level_range import NARROW, note_narrow
 from vitscope.results.one_shot_result import DrawScore, OneShotResult, finish_one_shot
+from vitscope.runs.batches import PlacedBatch
 from vitscope.runs.model_run import (
     ModelRun,
     OnProgress,
-    PlacedBatch,
     choose_preprocessing,
     describe_preprocessing,
 )

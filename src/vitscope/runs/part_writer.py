@@ -30,7 +30,8 @@ from vitscope.results.gallery import GalleryCandidates
 from vitscope.results.manifest import Manifest, write_sums
 from vitscope.results.records import RecordWriter
 from vitscope.results.saved_result import write_failures
-from vitscope.runs.model_run import ModelRun, OnProgress, PlacedBatch
+from vitscope.runs.batches import PlacedBatch
+from vitscope.runs.model_run import ModelRun, OnProgress
 from vitscope.trace import StreamTrace, TokenStates
 
 MACHINE = "machine.json"
