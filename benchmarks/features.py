@@ -14,6 +14,7 @@ _PLAN = FeaturePlan(
     sums={"x": ("x",), "y": ("y",)},
     comparisons={"features": {"y": ("x", "y")}},
     shares={},
+    gram={},
 )
 
 

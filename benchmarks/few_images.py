@@ -6,7 +6,7 @@ from torch import Tensor
 from benchmarks.page import Section, Table
 from benchmarks.settings import Settings
 from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate
-from vitscope.metrics.moments import PairMoments, add_rows, make_moments
+from vitscope.metrics.moments import add_rows, make_moments
 from vitscope.metrics.pair_estimates import (
     CkaEstimate,
     PairEstimates,
@@ -115,8 +115,7 @@ def _estimate(patches: Tensor, skip: Tensor) -> tuple[Estimate, CkaEstimate]:
 
 
 def _pair(x: Tensor, y: Tensor) -> PairEstimates:
-    blocks: list[PairMoments] = []
+    blocks = make_moments(x.shape[1], y.shape[1], NUM_BLOCKS)
     for block in range(min(NUM_BLOCKS, len(x))):
-        blocks.append(make_moments(x.shape[1], y.shape[1]))
-        add_rows(blocks[-1], x[block::NUM_BLOCKS], y[block::NUM_BLOCKS])
+        add_rows(blocks[block], x[block::NUM_BLOCKS], y[block::NUM_BLOCKS])
     return estimate_pair(blocks, None, torch.float64)

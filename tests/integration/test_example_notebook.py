@@ -50,7 +50,7 @@ def test_it_runs_and_results_and_figures_show_themselves(notebook, tmp_path, mon
     (shown,) = outputs_of(notebook, "result = audit")
     assert saved["verdict_text"] in unescape(shown["text/html"])
     (explained,) = outputs_of(notebook, "explanation = explain")
-    assert "reference pictures" in explained["text/html"]
+    assert "means over 40 images of the audit" in explained["text/html"]
     for source in ("plot_bill", "plot_layer_similarity", "plot_maps"):
         (figure,) = outputs_of(notebook, source)
         assert "image/png" in figure

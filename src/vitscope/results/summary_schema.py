@@ -159,7 +159,8 @@ _EXPLANATION = _object(
         "ledger": _LEDGER,
         "layer": _COUNT,
         "pictures": {"type": "array", "items": _PICTURE},
-    }
+    },
+    optional={"references_not_used": _TEXTS, "reference": {"type": ["object", "null"]}},
 )
 _SCHEMAS = {"audit": _AUDIT, "one-shot": _ONE_SHOT, "explanation": _EXPLANATION}
 
