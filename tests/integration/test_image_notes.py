@@ -59,7 +59,11 @@ def test_an_audit_counts_them_and_says_so_everywhere(tmp_path, vit, mixed, monke
 def test_ordinary_images_are_not_noted(tmp_path, vit):
     # 13 bits reach 1/8, which is enough; so is a photograph.
     write_dark(write_pictures(tmp_path / "set", 4), 3, white=8500)
-    assert audit(vit, tmp_path / "set").summary["data"] == {"num_images": 7, "num_failed": 0}
+    assert audit(vit, tmp_path / "set").summary["data"] == {
+        "num_images": 7,
+        "num_failed": 0,
+        "num_repeated": 0,
+    }
 
 
 def test_merged_results_count_over_all_images(tmp_path, vit, mixed):
