@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from safetensors.numpy import load_file
+from scipy.stats import t
 from timm.models.vision_transformer import VisionTransformer
 
 from audits import tiny_vit
@@ -92,7 +93,7 @@ def reference_interval(statistic, identities, *features):
     h = n / np.array([(blocks == b).sum() for b in present])
     pseudo = h * value - (h - 1) * left
     centre = 10 * value - ((1 - 1 / h) * left).sum()
-    half = 2.26216 * np.sqrt(((pseudo - centre) ** 2 / (h - 1)).mean())
+    half = t.ppf(0.975, 9) * np.sqrt(((pseudo - centre) ** 2 / (h - 1)).mean())
     return value, value - half, value + half
 
 

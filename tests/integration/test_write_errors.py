@@ -161,7 +161,7 @@ def test_a_part_without_its_failures_cannot_be_read(vit, photos, tmp_path):
         audit(vit, images[k : k + 2], AuditConfig(gallery=0), out=tmp_path / str(k)) for k in (0, 2)
     ]
     (tmp_path / "2" / "failures.csv").unlink()
-    with pytest.raises(ResultError, match=r"2 is not a vitscope result: failures\.csv is missing"):
+    with pytest.raises(ResultError, match=r"2/failures\.csv cannot be read"):
         parts[0].merge(parts[1], out=tmp_path / "merged")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "2"]
 
