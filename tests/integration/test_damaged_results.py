@@ -256,6 +256,13 @@ def test_sums_that_cannot_be_are_refused(saved, damaged, file, change):
         AuditResult.load(saved / "another").merge(AuditResult.load(damaged))
 
 
+def test_parts_that_do_not_go_together_blame_no_single_result(saved, damaged):
+    rows = pq.read_table(damaged / "images.parquet").drop_columns(["share_patches"])
+    pq.write_table(rows, damaged / "images.parquet")
+    with pytest.raises(ResultError, match=r"another or .*audit is damaged"):
+        AuditResult.load(saved / "another").merge(AuditResult.load(damaged))
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -12,7 +12,7 @@ from vitscope.errors import ResultError
 from vitscope.files.printable import printable, printable_path
 
 _DAMAGE = (
-    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError),
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError),
     *(TypeError, ValueError, csv.Error),
 )
 """What libraries raise on numbers, names and shapes that do not go together."""
@@ -49,11 +49,11 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
 
 
 @contextmanager
-def plain_damage(path: Path) -> Iterator[None]:
-    """Say in one line that what was read of a file or folder is not as vitscope writes it.
+def plain_damage(*paths: Path) -> Iterator[None]:
+    """Say in one line that what was read of files or folders is not as vitscope writes it.
 
     Args:
-        path: The file or folder.
+        *paths: The file or folder, or all of those that were read together.
 
     Yields:
         Nothing; the body reads what is there and computes with it.
@@ -65,4 +65,5 @@ def plain_damage(path: Path) -> Iterator[None]:
         yield
     except _DAMAGE as error:
         said = shorten(f"{type(error).__name__}: {error}", width=160, placeholder=" …")
-        raise ResultError(f"{printable_path(path)} is damaged ({printable(said)})") from error
+        named = " or ".join(map(printable_path, paths))
+        raise ResultError(f"{named} is damaged ({printable(said)})") from error

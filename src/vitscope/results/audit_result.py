@@ -155,7 +155,7 @@ class AuditResult(SavedResult, AuditPlots):
         for other in others:
             check_same(manifest, other.manifest, other.folder)
         provenances = [result.provenance for result in results]
-        with plain_damage(folders[-1]):
+        with plain_damage(*folders):  # which of them is not known by then
             check_disjoint(folders)
             merged = merge_parts(folder, manifest, folders)
             finish_result(
