@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import prune, weight_norm
 from transformers import ViTConfig, ViTModel
 
+from accelerated import prepare_in_bf16
 from audits import assert_same_numbers
 from pictures import write_classes, write_pictures
 from support_table import TINY_MODELS, tiny_pixels
@@ -185,7 +186,7 @@ def test_autocast_of_the_caller_changes_no_number(name):
 @pytest.mark.parametrize("build", [build_timm, build_transformers])
 def test_what_accelerate_prepared_is_read_in_its_own_precision(build):
     expected = numbers_of(wrap_model(build()), make_pixels())
-    module = accelerate.Accelerator(cpu=True, mixed_precision="bf16").prepare(build())
+    module = prepare_in_bf16(build())
     prepared = vars(module).get("forward")
     assert_equal(numbers_of(wrap_model(module), make_pixels()), expected)
     assert vars(module).get("forward") is prepared

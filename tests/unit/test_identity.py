@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import hub_twin
+from accelerated import prepare_in_bf16
 from page_blocks import ROOT
 from support_table import TINY_MODELS, tiny_pixels
 from vitscope import decompose, load_model, wrap_model
@@ -154,10 +155,6 @@ def compile_forward(module):
     block.forward = torch.compile(block.forward, backend="eager")
 
 
-def prepare(module):
-    accelerate.Accelerator(cpu=True, mixed_precision="bf16").prepare(module)
-
-
 def dispatch(module):
     accelerate.dispatch_model(module, {"": "cpu"}, main_device="cpu", force_hooks=True)
 
@@ -184,7 +181,7 @@ def count_on_the_way_back(module):
         nn.Module.train,
         compile_blocks,
         compile_forward,
-        prepare,
+        prepare_in_bf16,
         dispatch,
         checkpoint,
         drop,
