@@ -26,12 +26,12 @@ def main(
     """Run the benchmarks, each part in a process of its own, and print a table for each.
 
     Args:
-        images: Folders of pictures; some are made on the spot where none are given.
+        images: Folders of images; some are made on the spot where none are given.
         only: Parts to run: forward, eager, masked, gram, coverage, cka, half, throughput, passes,
             faults, verdicts, few, gpu.
         out: Markdown file to write.
         threads: Threads to compute on; what torch takes by default.
-        tiny: Tiny models, few pictures: whether everything runs. The numbers then mean nothing.
+        tiny: Tiny models, few images: whether everything runs. The numbers then mean nothing.
 
     Returns:
         0, or 1 where a part failed.

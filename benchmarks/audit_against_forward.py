@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from benchmarks.audits import AuditTimes, bare_forward, sum_rounds, time_audit
+from benchmarks.images import Decoded, decoded_images
 from benchmarks.measuring import compare
 from benchmarks.models import build_dinov2, load_dinov2
 from benchmarks.page import Section, Table
-from benchmarks.pictures import Decoded, decoded_pictures
 from benchmarks.settings import Settings
 from vitscope import AuditConfig
 from vitscope.runs.resources import choose_pass_size
@@ -29,12 +29,12 @@ _FORWARDS = ("forward", "forward in passes")
 class _Plan:
     model: str = "small"
     size: int = 224
-    pictures: int = 1024
+    images: int = 1024
     batch_size: int = 32
     rounds: int = 4
 
 
-_TINY = _Plan(model="tiny", size=32, pictures=16, batch_size=4, rounds=2)
+_TINY = _Plan(model="tiny", size=32, images=16, batch_size=4, rounds=2)
 
 
 def measure(settings: Settings) -> Section:
@@ -49,40 +49,40 @@ def measure(settings: Settings) -> Section:
     plan = _TINY if settings.tiny else _Plan()
     vit = load_dinov2(plan.model)
     pass_size = choose_pass_size(vit, (plan.size, plan.size), torch.device("cpu"))
-    with decoded_pictures(
+    with decoded_images(
         vit,
-        plan.pictures,
+        plan.images,
         size=plan.size,
         batch_size=plan.batch_size,
         sources=settings.images,
-    ) as pictures:
-        rows = list(_measure_rows(plan, pictures, pass_size))
+    ) as images:
+        rows = list(_measure_rows(plan, images, pass_size))
     columns = (
         "audit",
         "audit / forward",
         "audit / forward in passes",
         "whole run / forward",
         "once per run",
-        *(f"{name}, a picture" for name in _FORWARDS),
+        *(f"{name}, an image" for name in _FORWARDS),
     )
     return Section(
         title="An audit beside the bare forward pass",
         how=(
-            f"dinov2-{plan.model}, {plan.size} px, {plan.pictures} decoded pictures in batches of "
+            f"dinov2-{plan.model}, {plan.size} px, {plan.images} decoded images in batches of "
             f"{plan.batch_size}, {plan.rounds} rounds of "
-            f"{plan.pictures // plan.batch_size // plan.rounds} batches. Before each batch of the "
+            f"{plan.images // plan.batch_size // plan.rounds} batches. Before each batch of the "
             "audit the bare model runs on the same batch (float32, sdpa, inference mode), first on "
-            f"the whole of it, then in passes of {pass_size} pictures, as an audit goes through "
-            "the model on a CPU. *audit / forward* is what each further picture costs; *whole run "
-            f"/ forward* counts in what happens once per run, over these {plan.pictures} pictures. "
-            f"The first batch and {AuditConfig().proven:.0%} of the others prove the ledger, as by "
-            "default: there the last block runs whole."
+            f"the whole of it, then in passes of {pass_size} images, as an audit goes through "
+            "the model on a CPU. *audit / forward* is what each further image costs; *whole run "
+            f"/ forward* counts in what happens once per run, over these {plan.images} images. "
+            f"The first batch and {AuditConfig().verified:.0%} of the others verify the ledger, as "
+            "by default: there the last block runs whole."
         ),
         tables=[Table(columns, rows)],
     )
 
 
-def _measure_rows(plan: _Plan, pictures: Decoded, pass_size: int | None) -> Iterator[list[str]]:
+def _measure_rows(plan: _Plan, images: Decoded, pass_size: int | None) -> Iterator[list[str]]:
     for name, settings in _AUDITS.items():
         # Two models, for the audit may have its own in another precision while it goes on.
         vit, module = load_dinov2(plan.model), build_dinov2(plan.model)
@@ -90,7 +90,7 @@ def _measure_rows(plan: _Plan, pictures: Decoded, pass_size: int | None) -> Iter
             batch_size=plan.batch_size, device="cpu", **{"dtype": "float32"} | settings
         )
         forwards = [bare_forward(module, pass_size=size) for size in (None, pass_size)]
-        times = time_audit(vit, pictures, config, dict(zip(_FORWARDS, forwards, strict=True)))
+        times = time_audit(vit, images, config, dict(zip(_FORWARDS, forwards, strict=True)))
         yield [name, *_describe(times, plan)]
 
 
@@ -101,5 +101,5 @@ def _describe(times: AuditTimes, plan: _Plan) -> list[str]:
         *(str(compare(audit, sum_rounds(seconds, plan.rounds))) for seconds in forwards),
         f"{times.whole_run('forward'):.3f}",
         f"{times.once:.2f} s",
-        *(f"{1000 * sum(seconds) / plan.pictures:.1f} ms" for seconds in forwards),
+        *(f"{1000 * sum(seconds) / plan.images:.1f} ms" for seconds in forwards),
     ]

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.images import Decoded
 from benchmarks.measuring import Spread, compare
-from benchmarks.pictures import Decoded
 from vitscope import AuditConfig
+from vitscope.images.image_set import ImageBatch
 from vitscope.models.base import Pixels, ViTAdapter
-from vitscope.pictures.images import ImageBatch
 from vitscope.runs.audit_loop import AuditRun
 
 
@@ -26,7 +26,7 @@ class AuditTimes:
         audit: Of the audit, per batch.
         others: Of each other contender, per batch.
         once: Of the audit before the first and after the last batch: what a run costs however many
-            pictures come (digest of the weights, summary).
+            images come (digest of the weights, summary).
     """
 
     audit: list[float]
@@ -50,38 +50,38 @@ def make_config(batch_size: int, **settings: Any) -> AuditConfig:
     """Settings of an audit of a few batches.
 
     Args:
-        batch_size: Pictures a batch.
+        batch_size: Images a batch.
         settings: Others.
 
     Returns:
         No gallery, which a run has once, and proofs in the first batch alone.
     """
-    fixed = {"device": "cpu", "gallery": 0, "proven": 0.0}
+    fixed = {"device": "cpu", "gallery": 0, "verified": 0.0}
     return AuditConfig(batch_size=batch_size, **(fixed | settings))
 
 
-def run_audit(vit: ViTAdapter, pictures: Decoded, config: AuditConfig) -> None:
-    """Audit decoded pictures and throw the result away.
+def run_audit(vit: ViTAdapter, images: Decoded, config: AuditConfig) -> None:
+    """Audit decoded images and throw the result away.
 
     Args:
         vit: The model.
-        pictures: The pictures.
+        images: The images.
         config: Settings.
     """
-    _execute(vit, pictures, config, iter(pictures.batches))
+    _execute(vit, images, config, iter(images.batches))
 
 
 def time_audit(
     vit: ViTAdapter,
-    pictures: Decoded,
+    images: Decoded,
     config: AuditConfig,
     others: Mapping[str, Callable[[ImageBatch], object]],
 ) -> AuditTimes:
-    """Audit decoded pictures; before each batch the other contenders have their turn with it.
+    """Audit decoded images; before each batch the other contenders have their turn with it.
 
     Args:
         vit: The model.
-        pictures: The pictures; the first batch is gone through untimed first.
+        images: The images; the first batch is gone through untimed first.
         config: Settings.
         others: What is done with each batch besides, by name; it must not touch `vit`, which the
             audit may have placed elsewhere.
@@ -89,11 +89,11 @@ def time_audit(
     Returns:
         The seconds.
     """
-    first = Decoded(pictures.images, pictures.batches[:1])
+    first = Decoded(images.images, images.batches[:1])
     _execute(vit, first, config, _alternate(first.batches, others, _Clock(others)))
     clock = _Clock(others)
     start = _now()
-    _execute(vit, pictures, config, _alternate(pictures.batches, others, clock))
+    _execute(vit, images, config, _alternate(images.batches, others, clock))
     end = _now()
     return AuditTimes(
         audit=[a - g for a, g in zip(clock.asked[1:], clock.given, strict=True)],
@@ -136,10 +136,10 @@ def _now() -> float:
 
 
 def _execute(
-    vit: ViTAdapter, pictures: Decoded, config: AuditConfig, batches: Iterator[ImageBatch]
+    vit: ViTAdapter, images: Decoded, config: AuditConfig, batches: Iterator[ImageBatch]
 ) -> None:
     with TemporaryDirectory() as folder:
-        AuditRun(vit, pictures.images, config).execute(Path(folder), batches=batches)
+        AuditRun(vit, images.images, config).execute(Path(folder), batches=batches)
 
 
 def bare_forward(
@@ -150,7 +150,7 @@ def bare_forward(
     Args:
         run: The model's own forward.
         device: Where the model is.
-        pass_size: Pictures that go through it at a time; all of a batch if None.
+        pass_size: Images that go through it at a time; all of a batch if None.
 
     Returns:
         What to do with a batch.

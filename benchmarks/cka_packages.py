@@ -67,10 +67,10 @@ def measure(settings: Settings) -> Section:
     return Section(
         title="CKA packages on PyPI",
         how=(
-            f"Two random features of {plan.count} pictures and width {plan.width}, minibatches of "
+            f"Two random features of {plan.count} images and width {plan.width}, minibatches of "
             f"{plan.minibatch}. Every entry is held against a float64 reference of the estimator "
             "that it claims, made of n × n matrices; given is the value less the reference. CKA "
-            "depends neither on the features' scale nor on what is the same for every picture: the "
+            "depends neither on the features' scale nor on what is the same for every image: the "
             "same features are given at a hundredth of the size, and with constants 40 times their "
             f"spread. {plan.rounds} rounds; vitscope's seconds include both estimates and the "
             "interval. Memory is of fresh processes."
@@ -90,8 +90,8 @@ _READ = (
     (
         "ckatorch",
         "ckatorch's class `CKA` keeps the last minibatch of an epoch (`cka_epoch[i, j] = …`, no "
-        "sum) and takes the second axis for its examples: it fails on a row per picture, "
-        "and on tokens compares the tokens of one picture. Given here: rows as minibatches of "
+        "sum) and takes the second axis for its examples: it fails on a row per image, "
+        "and on tokens compares the tokens of one image. Given here: rows as minibatches of "
         "their own, the only form in which it runs on features",
     ),
     (
@@ -107,13 +107,13 @@ _READ = (
     (
         "torch_cka",
         "torch-cka works in float32 on features that are not centred; given one loader it goes "
-        "through it twice at once, so that with `shuffle=True` it compares different pictures",
+        "through it twice at once, so that with `shuffle=True` it compares different images",
     ),
 )
 """Found in the packages' sources; the table shows what each comes to."""
 
 _CASES = {"difference": (2.0, 1.0), "× 0.01": (2.0, 0.01), "large constants": (30.0, 1.0)}
-"""Size of what is the same for every picture, and scale."""
+"""Size of what is the same for every image, and scale."""
 
 
 def _make_features(plan: _Plan, case: str) -> tuple[Tensor, Tensor]:
@@ -200,7 +200,7 @@ def _ckatorch_batch(x: Tensor, y: Tensor, minibatch: int) -> float:
 def _ckatorch_class(x: Tensor, y: Tensor, minibatch: int) -> float:
     from ckatorch import CKA
 
-    # A minibatch of one "picture" whose "tokens" are the pictures: it wants three axes.
+    # A minibatch of one "image" whose "tokens" are the images: it wants three axes.
     rows = torch.cat([x, y], dim=1).unflatten(0, (-1, minibatch))
     loader = DataLoader(TensorDataset(rows), batch_size=1)
     compare_layers = CKA(_Half(0), _Half(1), ["features"], first_name="x", second_name="y")

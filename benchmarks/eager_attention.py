@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.audits import bare_forward, make_config, run_audit, time_audit
+from benchmarks.images import Decoded, decoded_images
 from benchmarks.measuring import Memory, compare, measure_memory
 from benchmarks.models import build_dinov2, load_dinov2
 from benchmarks.page import Section, Table
-from benchmarks.pictures import Decoded, decoded_pictures
 from benchmarks.settings import Settings
 from vitscope.models.base import ViTAdapter
 
@@ -62,7 +62,7 @@ def measure(settings: Settings) -> Section:
             "result). Eager attention keeps tokens × tokens numbers for every head of every layer; "
             "in a plain loop, `output = model(…)`, those of the last batch are still held while "
             "the next is computed. The audit goes through the model in passes, which at 518 px are "
-            "of fewer pictures than a batch."
+            "of fewer images than a batch."
         ),
         tables=tables,
     )
@@ -91,10 +91,10 @@ def _time(plan: _Plan, size: int, sources: Sequence[Path]) -> dict[str, str]:
         "eager attention": bare_forward(partial(build_dinov2(plan.model, "eager"), **_WANTED)),
     }
     count = plan.batches * plan.batch_size
-    with decoded_pictures(
+    with decoded_images(
         vit, count, size=size, batch_size=plan.batch_size, sources=sources
-    ) as pictures:
-        times = time_audit(vit, pictures, make_config(plan.batch_size), others)
+    ) as images:
+        times = time_audit(vit, images, make_config(plan.batch_size), others)
     ratios = {
         name: str(compare(seconds[1:], times.audit[1:])) for name, seconds in times.others.items()
     }
@@ -109,8 +109,8 @@ def _prepare_audit(
     model: str, size: int, batch_size: int, sources: Sequence[Path]
 ) -> Callable[[], None]:
     vit = load_dinov2(model)
-    pictures = _decode(vit, size, batch_size, sources)
-    return partial(run_audit, vit, pictures, make_config(batch_size))
+    images = _decode(vit, size, batch_size, sources)
+    return partial(run_audit, vit, images, make_config(batch_size))
 
 
 def _prepare_forward(
@@ -134,10 +134,8 @@ def _prepare_forward(
 
 def _decode(vit: ViTAdapter, size: int, batch_size: int, sources: Sequence[Path]) -> Decoded:
     count = 2 * batch_size
-    with decoded_pictures(
-        vit, count, size=size, batch_size=batch_size, sources=sources
-    ) as pictures:
-        return pictures
+    with decoded_images(vit, count, size=size, batch_size=batch_size, sources=sources) as images:
+        return images
 
 
 _PREPARE: dict[str, Callable[..., Callable[[], None]]] = {

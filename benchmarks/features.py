@@ -24,10 +24,10 @@ def make_batches(
     """Random features, batch by batch.
 
     Args:
-        count: Pictures.
+        count: Images.
         width: Dimensions of both.
-        batch_size: Pictures a batch.
-        offset: Size of what is the same for every picture, per dimension, where the pictures'
+        batch_size: Images a batch.
+        offset: Size of what is the same for every image, per dimension, where the images'
             own part has a standard deviation of about 1.
 
     Yields:
@@ -45,7 +45,7 @@ def make_batches(
 
 
 def stream_cka(batches: Iterable[tuple[Tensor, Tensor]]) -> CkaEstimate:
-    """CKA with its interval, as the audit estimates it: sums, no matrix over pictures.
+    """CKA with its interval, as the audit estimates it: sums, no matrix over images.
 
     Args:
         batches: The features.

@@ -35,7 +35,7 @@ def measure(settings: Settings) -> Section:
     """
     plan = _TINY if settings.tiny else _Plan()
     columns = (
-        "pictures",
+        "images",
         "full / streamed",
         "streamed",
         "memory added: full",
@@ -49,7 +49,7 @@ def measure(settings: Settings) -> Section:
             "Gram matrices in float64 numpy, centred, their normalised inner product, the biased "
             "estimate alone. Streamed: batches of 32 into the audit's sums (rows on disk), biased "
             "and unbiased estimate and the jackknife interval. Memory is of fresh processes that "
-            "make the features as they go. A Gram matrix over n pictures takes 8 n² bytes: 20 GB "
+            "make the features as they go. A Gram matrix over n images takes 8 n² bytes: 20 GB "
             "at 50,000."
         ),
         tables=[Table(columns, list(_rows(plan)))],

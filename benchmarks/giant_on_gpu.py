@@ -9,12 +9,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.audits import bare_forward, make_config, time_audit
+from benchmarks.images import decoded_images
 from benchmarks.page import Section, Table
-from benchmarks.pictures import decoded_pictures
 from benchmarks.settings import Settings
 from benchmarks.timm_models import load_dinov2_reg
+from vitscope.images.image_set import ImageBatch
 from vitscope.models.base import ViTAdapter
-from vitscope.pictures.images import ImageBatch
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Plan:
     Attributes:
         device: "cuda", or "cpu" to see whether the code runs.
         model: Name of a DINOv2 with registers.
-        batch_sizes: Pictures a batch, by input size in pixels.
+        batch_sizes: Images a batch, by input size in pixels.
         batches: Batches of each.
         matrix: Side of the square matrices whose product is the peak.
     """
@@ -63,7 +63,7 @@ def measure(settings: Settings) -> Section:
     )
     if plan.device == "cuda" and not torch.cuda.is_available():
         return Section(section.title, section.how, notes=["There is no GPU here: not run"])
-    columns = ("input", "batch", "forward", "pictures / s", "share of the peak", "audit / forward")
+    columns = ("input", "batch", "forward", "images / s", "share of the peak", "audit / forward")
     return Section(section.title, section.how, [Table(columns, list(_rows(plan, settings.images)))])
 
 
@@ -84,11 +84,11 @@ def _rows(plan: Plan, sources: Sequence[Path]) -> Iterator[list[str]]:
         config = make_config(batch_size, device=plan.device, dtype="bfloat16")
         others = {"bfloat16": run_half, "autocast": run_mixed}
         count = plan.batches * batch_size
-        with decoded_pictures(
+        with decoded_images(
             audited, count, size=size, batch_size=batch_size, sources=sources
-        ) as pictures:
+        ) as images:
             peak = measure_peak(plan.device, plan.matrix)
-            times = time_audit(audited, pictures, config, others)
+            times = time_audit(audited, images, config, others)
         operations = batch_size * count_operations(half, size)
         for name, seconds in times.others.items():
             yield [
@@ -102,7 +102,7 @@ def _rows(plan: Plan, sources: Sequence[Path]) -> Iterator[list[str]]:
 
 
 def count_operations(vit: ViTAdapter, size: int) -> int:
-    """Operations of one picture's forward.
+    """Operations of one image's forward.
 
     Args:
         vit: The model.

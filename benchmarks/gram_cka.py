@@ -15,8 +15,8 @@ def biased_cka(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
     """Linear CKA of two centred Gram matrices.
 
     Args:
-        x: A row per picture.
-        y: A row per picture.
+        x: A row per image.
+        y: A row per image.
 
     Returns:
         ⟨HKH, HLH⟩ / (‖HKH‖ ‖HLH‖).
@@ -32,8 +32,8 @@ def minibatch_cka(xs: Sequence[npt.ArrayLike], ys: Sequence[npt.ArrayLike]) -> f
     """CKA of unbiased HSIC estimates that are averaged over minibatches.
 
     Args:
-        xs: Features of each minibatch; all pictures in one for the plain unbiased estimate.
-        ys: Features of the same pictures.
+        xs: Features of each minibatch; all images in one for the plain unbiased estimate.
+        ys: Features of the same images.
 
     Returns:
         Σ HSIC(x, y) / √(Σ HSIC(x, x) Σ HSIC(y, y)).

@@ -6,22 +6,22 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import vitscope
+from benchmarks.images import decoded_images
 from benchmarks.models import load_dinov2
 from benchmarks.page import Section, Table
-from benchmarks.pictures import decoded_pictures
 from benchmarks.settings import Settings
 from vitscope import AuditConfig, AuditResult
 from vitscope.errors import ModelUnreachableError
 from vitscope.models.base import ViTAdapter
 
 _LEFT_OUT = {"schema_version", "model", "settings", "data", "ledger", "covariates", "layer"}
-"""What is no number of the model, or is of the pictures alone."""
+"""What is no number of the model, or is of the images alone."""
 
 _COLUMNS = ("number", "largest in float32", "bfloat16", "float16")
 
 
 def measure(settings: Settings) -> Section:
-    """Audit the same pictures in each precision and compare the summaries.
+    """Audit the same images in each precision and compare the summaries.
 
     Args:
         settings: The run's settings.
@@ -31,11 +31,11 @@ def measure(settings: Settings) -> Section:
     """
     vit, note = _load(settings)
     count = 8 if settings.tiny else 128
-    with decoded_pictures(vit, count, batch_size=8, sources=settings.images) as pictures:
+    with decoded_images(vit, count, batch_size=8, sources=settings.images) as images:
         results = {
             dtype: vitscope.audit(
                 vit,
-                pictures.images,
+                images.images,
                 AuditConfig(dtype=dtype, device="cpu", gallery=0, batch_size=32),
             )
             for dtype in ("float32", "bfloat16", "float16")
@@ -52,7 +52,7 @@ def measure(settings: Settings) -> Section:
     verdicts = {result.summary["verdict"] for result in results.values()}
     return Section(
         title="bfloat16 and float16",
-        how=f"An audit of {count} pictures in float32 and, under autocast, in the half precisions: "
+        how=f"An audit of {count} images in float32 and, under autocast, in the half precisions: "
         "the largest absolute change of any number of a kind in `summary.json`, last layer. Sums "
         "are float64 in all of them.",
         tables=[Table(_COLUMNS, rows)],

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.audits import make_config, time_audit
+from benchmarks.images import decoded_images
 from benchmarks.measuring import compare
 from benchmarks.page import Section, Table
-from benchmarks.pictures import decoded_pictures
 from benchmarks.settings import Settings
 from benchmarks.timm_models import load_dinov2_reg
 from vitscope import decompose, restrict
+from vitscope.images.image_set import ImageBatch
 from vitscope.ledger import merge_groups
 from vitscope.models.base import Pixels, ViTAdapter
-from vitscope.pictures.images import ImageBatch
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ def measure(settings: Settings) -> Section:
 
     config = make_config(plan.batch_size, renormalize=True, cls_term="registers")
     count = plan.batches * plan.batch_size
-    with decoded_pictures(
+    with decoded_images(
         audited, count, batch_size=plan.batch_size, sources=settings.images
-    ) as pictures:
-        times = time_audit(audited, pictures, config, {"passes": run_passes})
-        differences = compare_outputs(masked, pictures.batches[0].pixels)
+    ) as images:
+        times = time_audit(audited, images, config, {"passes": run_passes})
+        differences = compare_outputs(masked, images.batches[0].pixels)
     ratio = compare(times.others["passes"][1:], times.audit[1:])
     rows = [["three passes, seconds / audit's", str(ratio)]]
     rows += [
@@ -77,7 +77,7 @@ def run_masked(vit: ViTAdapter, pixels: Pixels) -> dict[str, Tensor]:
 
     Args:
         vit: A model of timm with registers.
-        pixels: Preprocessed pictures.
+        pixels: Preprocessed images.
 
     Returns:
         The global feature of the full model, and with patches or registers and [CLS] alone.
@@ -99,10 +99,10 @@ def compare_outputs(vit: ViTAdapter, pixels: Pixels) -> dict[str, float]:
 
     Args:
         vit: A model of timm with registers.
-        pixels: Preprocessed pictures.
+        pixels: Preprocessed images.
 
     Returns:
-        The largest relative difference over the pictures, by what is kept.
+        The largest relative difference over the images, by what is kept.
     """
     ledger = merge_groups(decompose(vit, pixels), "cls", into="registers")
     ours = restrict(vit, ledger, renormalize=True)["embedding"]

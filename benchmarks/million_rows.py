@@ -1,9 +1,9 @@
-"""Memory and disk of an audit's sums and tables over very many pictures, without a model.
+"""Memory and disk of an audit's sums and tables over very many images, without a model.
 
-Rows of random features go through what an audit does behind its model: parts of 512 pictures with
+Rows of random features go through what an audit does behind its model: parts of 512 images with
 sums and table, and features if they are kept; the merging of the parts; and what follows from them:
 centred numbers and every estimate of the layer. Covariates are left out: their regression holds
-about half a kilobyte a picture in memory. Printed are the peak memory of the process after each
+about half a kilobyte an image in memory. Printed are the peak memory of the process after each
 step, and the disk that was taken.
 
     python benchmarks/million_rows.py --rows 1000000 --dim 64

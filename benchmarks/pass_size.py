@@ -1,4 +1,4 @@
-"""How many pictures should go through a model at a time on a CPU?"""
+"""How many images should go through a model at a time on a CPU?"""
 
 import statistics
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class _Cell:
     model: str
     size: int
-    pictures: int
+    images: int
     rounds: int
 
 
@@ -36,7 +36,7 @@ _TINY = (_Cell("tiny", 32, 4, 2),)
 
 
 def measure(settings: Settings) -> Section:
-    """Take the same pictures through bare models in passes of every size.
+    """Take the same images through bare models in passes of every size.
 
     Args:
         settings: The run's settings.
@@ -45,15 +45,15 @@ def measure(settings: Settings) -> Section:
         A table for each precision, a row for each model and input size.
     """
     cells = _TINY if settings.tiny else _FULL
-    sizes = _list_sizes(max(cell.pictures for cell in cells))
+    sizes = _list_sizes(max(cell.images for cell in cells))
     rows = [row for cell in cells for row in _measure_rows(cell, sizes)]
     columns = ("model", "input", "precision", "chosen", *map(str, sizes))
     return Section(
-        title="Pictures that go through the model at a time",
+        title="Images that go through the model at a time",
         how=(
             "transformers' DINOv2 alone on a CPU, without gradients, under autocast in bfloat16: "
-            "the same pictures in passes of 1, 2, 4 … pictures in turn. Given are the median "
-            "seconds of a picture over those of the size that an audit chooses (*chosen*), after "
+            "the same images in passes of 1, 2, 4 … images in turn. Given are the median "
+            "seconds of an image over those of the size that an audit chooses (*chosen*), after "
             "one untimed round."
         ),
         tables=[Table(columns, rows)],
@@ -67,8 +67,8 @@ def _list_sizes(most: int) -> list[int]:
 def _measure_rows(cell: _Cell, columns: list[int]) -> Iterator[list[str]]:
     vit = load_dinov2(cell.model)
     chosen = choose_pass_size(vit, (cell.size, cell.size), torch.device("cpu"))
-    pixels = torch.rand(cell.pictures, 3, cell.size, cell.size)
-    sizes = _list_sizes(cell.pictures)
+    pixels = torch.rand(cell.images, 3, cell.size, cell.size)
+    sizes = _list_sizes(cell.images)
     contenders = {
         f"{name} {size}": partial(_run, vit.module, pixels, size, dtype)
         for name, dtype in _PRECISIONS.items()
@@ -77,7 +77,7 @@ def _measure_rows(cell: _Cell, columns: list[int]) -> Iterator[list[str]]:
     times = alternate(contenders, cell.rounds)
     seconds = {name: statistics.median(rounds) for name, rounds in times.items()}
     for name in _PRECISIONS:
-        base = seconds[f"{name} {min(chosen or cell.pictures, cell.pictures)}"]
+        base = seconds[f"{name} {min(chosen or cell.images, cell.images)}"]
         ratios = {size: f"{seconds[f'{name} {size}'] / base:.2f}" for size in sizes}
         yield [
             f"dinov2-{cell.model}",

@@ -9,8 +9,8 @@ class Settings:
     """One run of the benchmarks.
 
     Attributes:
-        images: Folders of pictures to take; pictures are made on the spot where there are none.
-        tiny: Tiny models and few pictures: whether everything runs, in seconds. The numbers then
+        images: Folders of images to take; images are made on the spot where there are none.
+        tiny: Tiny models and few images: whether everything runs, in seconds. The numbers then
             mean nothing.
     """
 

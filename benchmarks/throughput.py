@@ -1,4 +1,4 @@
-"""How many pictures a second, in how much memory, over batch size, input size and model size?"""
+"""How many images a second, in how much memory, over batch size, input size and model size?"""
 
 import statistics
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from pathlib import Path
 
 from benchmarks import measuring
 from benchmarks.audits import bare_forward, make_config, time_audit
+from benchmarks.images import decoded_images
 from benchmarks.measuring import Spread, read_peak
 from benchmarks.models import build_dinov2, load_dinov2
 from benchmarks.page import Section, Table
-from benchmarks.pictures import decoded_pictures
 from benchmarks.settings import Settings
 
 
@@ -23,7 +23,7 @@ class _Cell:
 
 @dataclass(frozen=True)
 class _Found:
-    pictures_per_second: float
+    images_per_second: float
     ratio: Spread
     before: float
     after_forward: float
@@ -57,17 +57,17 @@ def measure(settings: Settings) -> Section:
         "model",
         "input",
         "batch",
-        "pictures / s",
+        "images / s",
         "audit / forward",
         "before",
         "peak: forward",
         "audit",
     )
     return Section(
-        title="Pictures a second and peak memory",
+        title="Images a second and peak memory",
         how=(
             f"Audits of the last layer of transformers' DINOv2 in fresh processes, over "
-            f"{_BATCHES - 1} batches past the one that proves the ledger. *pictures / s* is the "
+            f"{_BATCHES - 1} batches past the one that proves the ledger. *images / s* is the "
             "audit's without what happens once per run. Peaks are of the process, which does one "
             "after the other: when all was loaded, after a bare forward of a whole batch, after "
             "the audit, which goes through the model in passes."
@@ -79,20 +79,20 @@ def measure(settings: Settings) -> Section:
 def _measure_cell(cell: _Cell, sources: Sequence[Path]) -> _Found:
     vit, module = load_dinov2(cell.model), build_dinov2(cell.model)
     forward = bare_forward(module)
-    with decoded_pictures(
+    with decoded_images(
         vit,
         _BATCHES * cell.batch_size,
         size=cell.size,
         batch_size=cell.batch_size,
         sources=sources,
-    ) as pictures:
+    ) as images:
         before = read_peak()
-        forward(pictures.batches[0])
+        forward(images.batches[0])
         after_forward = read_peak()
-        times = time_audit(vit, pictures, make_config(cell.batch_size), {"forward": forward})
+        times = time_audit(vit, images, make_config(cell.batch_size), {"forward": forward})
         peak = read_peak()
     return _Found(
-        pictures_per_second=cell.batch_size / statistics.median(times.audit[1:]),
+        images_per_second=cell.batch_size / statistics.median(times.audit[1:]),
         ratio=times.ratio("forward"),
         before=before,
         after_forward=after_forward,
@@ -105,7 +105,7 @@ def _describe(cell: _Cell, found: _Found) -> list[str]:
         f"dinov2-{cell.model}",
         f"{cell.size} px",
         str(cell.batch_size),
-        f"{found.pictures_per_second:.1f}",
+        f"{found.images_per_second:.1f}",
         str(found.ratio),
         *(f"{mib:.0f} MiB" for mib in (found.before, found.after_forward, found.peak)),
     ]

@@ -11,14 +11,14 @@ from torch import nn
 from transformers import ViTConfig, ViTModel
 
 import vitscope
+from benchmarks.images import write_images
 from benchmarks.models import build_dinov2
 from benchmarks.page import Section, Table
-from benchmarks.pictures import write_pictures
 from benchmarks.settings import Settings
 from vitscope import AuditConfig
 from vitscope.errors import ModelUnreachableError
 from vitscope.models.base import ViTAdapter
-from vitscope.results.result_text import tell_door, tell_estimate
+from vitscope.results.result_text import tell_estimate, tell_main_other_source
 from vitscope.testing.planted import RECIPES, plant
 
 _COLUMNS = (
@@ -44,7 +44,7 @@ def measure(settings: Settings) -> Section:
     count = 24 if settings.tiny else 200
     rows, notes = [], []
     with TemporaryDirectory() as folder:
-        write_pictures(Path(folder), count, settings.images)
+        write_images(Path(folder), count, settings.images)
         for name, load in _list_models(settings):
             try:
                 vit = load()
@@ -110,7 +110,7 @@ def _audit(
             layer,
             tell_estimate(share["value"], share["ci95"]),
             tell_estimate(cka["unbiased"], cka["ci95"]),
-            tell_door(content),
+            tell_main_other_source(content),
             content["verdict"],
             content["decided_by"] or "–",
         )

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from vitscope.models.timm import make_timm_adapter
+from vitscope.adapters.timm import make_timm_adapter
 from vitscope.testing.tiny_timm import TINY_TIMM
 
-NUM_PICTURES = 26
+NUM_IMAGES = 26
 STATISTICS = {"mean", "std", "p05", "p50", "p95", "n"}
 LAYER_NUMBERS = (
     "attention_mass",

@@ -1,4 +1,4 @@
-"""The table of models with plain names in docs/catalogue.md, made from the catalogue.
+"""The table of models with built-in names in docs/catalogue.md, made from the catalogue.
 
 python tests/catalogue_page.py    writes the page anew
 """
@@ -6,10 +6,10 @@ python tests/catalogue_page.py    writes the page anew
 from itertools import groupby
 from pathlib import Path
 
-from vitscope.models.catalogue import CATALOGUE, FAMILIES, SIZE_CLASSES
+from vitscope.weights.catalogue import CATALOGUE, FAMILIES, SIZE_CLASSES
 
 PAGE = Path(__file__).parent.parent / "docs" / "catalogue.md"
-HEAD = """# Models with plain names
+HEAD = """# Models with built-in names
 
 Made by `python tests/catalogue_page.py` from the catalogue, every line of which the tests compare
 with the model that the installed library builds. `vitscope models` lists the same and says which

@@ -200,7 +200,7 @@ def change_numbers(tree, change):
 
 
 def change_all(models, change):
-    """The same models with every number of their results changed; pictures stay as many."""
+    """The same models with every number of their results changed; images stay as many."""
 
     def changed(summary):
         return (

@@ -26,19 +26,19 @@ combine by three-valued logic: one that is not met decides; else one that cannot
 | number | its 95 % interval |
 |---|---|
 | CKA, pairwise cosine, variance share | jackknife, as in the summary |
-| mean over pictures | mean ± t · std / √(n − 1), with Student's t of n − 1 degrees of freedom |
+| mean over images | mean ± t · std / √(n − 1), with Student's t of n − 1 degrees of freedom |
 | ratio of two means | from the lowest to the highest that their intervals allow |
 | rise of layer similarity in one block | likewise, of the difference of two means |
-| part of the pictures | Wilson's |
+| part of the images | Wilson's |
 | one-shot accuracy | over draws, as in the summary; the part kept as a ratio of two numbers |
-| quantiles, activations | none: the number itself is compared, over at least 100 pictures |
+| quantiles, activations | none: the number itself is compared, over at least 100 images |
 
 CKA is the unbiased one; the paper's biased one is shown beside it. The claims keep the
 paper's own measure: where it speaks of CKA they look at CKA alone, which cannot see how much a
 source writes. The verdict of an audit also looks at the variance share, so a claim may agree
 beside a verdict of "broken".
 
-"Intervals apart" compares two numbers of the same pictures more strictly than need be: intervals
+"Intervals apart" compares two numbers of the same images more strictly than need be: intervals
 that overlap may belong to numbers that differ, and then the answer is cannot tell.
 
 **Rises with size** means that the interval of the largest size measured lies above that of the
@@ -47,11 +47,11 @@ is the same the other way round. Sizes are in order of parameters. The two sizes
 criterion must be there: without its ends nothing is said of a trend. A size between them that was
 not measured is left out; one whose number cannot be told leaves the trend untold.
 
-## What the pictures are
+## What the images are
 
-COCO stands for the main set of pictures, ImageNet for the second; both are yours to supply, and
-where they are other pictures the table says what holds for those. The paper's Fig. 4 shows one
-picture; here the mean over all of them stands in its place. Its −0.0092 does not say whether it
+COCO stands for the main set of images, ImageNet for the second; both are yours to supply, and
+where they are other images the table says what holds for those. The paper's Fig. 4 shows one
+image; here the mean over all of them stands in its place. Its −0.0092 does not say whether it
 is read before or after the output projection: here it is after, with t the whole attention branch,
 bias included.
 
@@ -63,7 +63,7 @@ DeiT, is left out of the trends of DeiT III, and is shown beside them.
 L is the number of blocks.
 """
 COLUMNS = """
-| where | pictures | the paper says | agrees when | numbers of the summary |
+| where | images | the paper says | agrees when | numbers of the summary |
 |---|---|---|---|---|
 """
 

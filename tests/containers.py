@@ -1,4 +1,4 @@
-"""Archives and tables of pictures for the tests, whole and otherwise."""
+"""Archives and tables of images for the tests, whole and otherwise."""
 
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -30,7 +30,7 @@ def make_header(name: str, **fields) -> bytes:
 
 
 def make_image_column(contents: Iterable[bytes | None]) -> pa.Array:
-    """Pictures as Hugging Face's datasets keep them."""
+    """Images as Hugging Face's datasets keep them."""
     rows = [{"bytes": content, "path": f"{row}.png"} for row, content in enumerate(contents)]
     return pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 

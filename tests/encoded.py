@@ -1,4 +1,4 @@
-"""Files of pictures for the tests: written with Pillow, or byte by byte where Pillow cannot."""
+"""Files of images for the tests: written with Pillow, or byte by byte where Pillow cannot."""
 
 import struct
 import zlib
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vitscope.errors import ImageReadError
-from vitscope.pictures.decoding import decode_image
+from vitscope.images.decoding import decode_image
 
 RED, GREEN, BLUE = [255, 0, 0], [0, 255, 0], [0, 0, 255]
 WHITE, BLACK = [255, 255, 255], [0, 0, 0]
@@ -23,10 +23,10 @@ SMOOTH = np.asarray(
 GRADIENT = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
 
 
-def encode(picture, file_format, **options) -> bytes:
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+def encode(image, file_format, **options) -> bytes:
+    stored = image if isinstance(image, Image.Image) else Image.fromarray(image)
     buffer = BytesIO()
-    image.save(buffer, file_format, **options)
+    stored.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
@@ -54,7 +54,7 @@ def exif(orientation) -> Image.Exif:
     return tags
 
 
-def palette_picture() -> Image.Image:
+def palette_image() -> Image.Image:
     """Red, green, blue, black."""
     image = Image.frombytes("P", (4, 1), bytes([0, 1, 2, 3]))
     image.putpalette([*RED, *GREEN, *BLUE, *BLACK])

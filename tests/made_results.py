@@ -59,7 +59,7 @@ SETTINGS = {"renormalize": False, "cls_term": "own"}
 
 
 def make_audit(family="DINOv2", size="S", params_m=22.1, *, registers=0, n=400, name=None):
-    """A summary and the columns of its pictures; larger models rely less on their patches."""
+    """A summary and the columns of its images; larger models rely less on their patches."""
     name = name or f"made/{family}-{size}".lower().replace(" ", "-")
     random = np.random.default_rng(sum(map(ord, f"{family}{size}")))
     big = min(1.0, max(0.0, math.log10((params_m or 50) / 10) / 2.1))
@@ -71,7 +71,7 @@ def make_audit(family="DINOv2", size="S", params_m=22.1, *, registers=0, n=400, 
     shares["skip"] = rest - shares["registers"]
     columns = make_columns(random, n, big, registers, shares)
     summary = {
-        "schema_version": 3,
+        "schema_version": 4,
         "kind": "audit",
         "model": model,
         "settings": SETTINGS | {"layer": model["depth"] - 1},
@@ -106,7 +106,7 @@ def make_audit(family="DINOv2", size="S", params_m=22.1, *, registers=0, n=400, 
         "covariates": make_covariates(terms, random, n),
         "interdependence": {
             "shares": "centred_share",
-            "over_pictures": {"rho": -0.62, "ci95": [-0.68, -0.55], "p": 1e-9, "n": n},
+            "over_images": {"rho": -0.62, "ci95": [-0.68, -0.55], "p": 1e-9, "n": n},
             "over_layers": None,
         }
         if registers
@@ -263,7 +263,7 @@ def make_one_shot(family="DINOv2", size="S", params_m=22.1, *, registers=0, name
         if part != "skip"
     }
     return {
-        "schema_version": 3,
+        "schema_version": 4,
         "kind": "one-shot",
         "settings": dict(SETTINGS),
         "model": describe_model(family, size, params_m, registers, name),

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import vitscope
 from vitscope import AuditConfig, audit, load_model
-from vitscope.models.embedded_file import EMBEDDED_NAME
-from vitscope.pictures.photographs import write_demo_photographs
+from vitscope.images.photographs import write_demo_photographs
 from vitscope.runs.references import write_shipped
+from vitscope.weights.embedded_file import EMBEDDED_NAME
 
 TARGET = Path(vitscope.__file__).parent / "runs" / "references" / f"{EMBEDDED_NAME}.safetensors"
 
@@ -27,8 +27,8 @@ def describe(photographs):
 def main():
     config = AuditConfig(features="drop", gallery=0)
     with tempfile.TemporaryDirectory() as folder:
-        photographs = write_demo_photographs(Path(folder) / "pictures")
-        result = audit(load_model(EMBEDDED_NAME), Path(folder) / "pictures", config)
+        photographs = write_demo_photographs(Path(folder) / "images")
+        result = audit(load_model(EMBEDDED_NAME), Path(folder) / "images", config)
     TARGET.unlink(missing_ok=True)
     write_shipped(TARGET, result, describe(photographs))
 

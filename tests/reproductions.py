@@ -7,7 +7,7 @@ from vitscope.reproduction.smoke import plan_smoke
 
 CONFIG = ReproductionConfig(draws=2, examples=1)
 NAME = "dinov2-small-reg"
-DONE = {"pictures": "done", "imagenet": "done", "one-shot": "done", "maps": "done"}
+DONE = {"images": "done", "imagenet": "done", "one-shot": "done", "maps": "done"}
 KEPT = dict.fromkeys(DONE, "kept")
 
 

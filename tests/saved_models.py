@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BitImageProcessor
 
-from vitscope.models.transformers import load_transformers
+from vitscope.adapters.transformers import load_transformers
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -7,10 +7,10 @@ import pytest
 
 from vitscope import AuditConfig
 
-NUM_PICTURES = 22
+NUM_IMAGES = 22
 CONFIG = AuditConfig(batch_size=3, shard_size=4, dtype="float64", gallery=6)
-PROVEN = replace(CONFIG, proven=1.0)
-"""The same, and what is known of proven pictures alone does not depend on the batches."""
+VERIFIED = replace(CONFIG, verified=1.0)
+"""The same, and what is known of verified images alone does not depend on the batches."""
 
 ROUNDING = 1e-9
 """Of float64 sums in another order, of numbers between 1e-3 and 1e3."""

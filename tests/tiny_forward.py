@@ -5,18 +5,18 @@ import torch
 
 from audits import tiny_vit
 from vitscope import ImageSet
-from vitscope.pictures.images import iter_batches
+from vitscope.images.image_set import iter_batches
 
 REGISTERS = tuple(f"register_{i}" for i in range(4))
 
 
 class Forward:
-    """Residual streams at every depth and normed tokens of every block, all pictures at once."""
+    """Residual streams at every depth and normed tokens of every block, all images at once."""
 
-    def __init__(self, name, pictures):
+    def __init__(self, name, images):
         vit = tiny_vit(name).to("cpu", torch.float64)
-        images = ImageSet.from_sources([pictures], vit.preprocessing)
-        self.pixels = next(iter_batches(images, batch_size=99)).pixels.double()
+        image_set = ImageSet.from_sources([images], vit.preprocessing)
+        self.pixels = next(iter_batches(image_set, batch_size=99)).pixels.double()
         self.vit = vit
         self.streams, self.normed = [], []
         handles = []
@@ -37,7 +37,7 @@ class Forward:
         to.append(value.detach().numpy().copy())
 
     def states(self, layer, token):
-        """The four states of a token at the input of a block, one row a picture."""
+        """The four states of a token at the input of a block, one row an image."""
         stream, normed = self.streams[layer], self.normed[layer]
         if token == "highest_patch":
             places = 5 + np.linalg.norm(stream[:, 5:], axis=2).argmax(axis=1)

@@ -2,7 +2,7 @@
 
 python tests/tour.py    runs the commands of docs/index.md (some minutes) and writes docs/tour/ anew
 
-Needs the packages of the demo extra, and chromium for the picture of the report.
+Needs the packages of the demo extra, and chromium for the image of the report.
 """
 
 import os
@@ -48,7 +48,7 @@ def draw_demo(home):
     console = Console(record=True, width=WIDTH, file=StringIO())
     console.print(make_report(AuditResult.load(home / "vitscope-demo" / "dinov2-small").summary))
     drawn = console.export_svg(title="vitscope demo")
-    # Without the web font: a picture fetches nothing.
+    # Without the web font: an image fetches nothing.
     local = re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL)
     (SHOWN / "demo.svg").write_text(local, encoding="utf-8")
 
@@ -56,11 +56,11 @@ def draw_demo(home):
 def copy_figures(home):
     for name in FIGURES:
         shutil.copyfile(home / "figures" / f"{name}.svg", SHOWN / f"{name}.svg")
-    picture = home / "cat" / "figures" / "chelsea_whole.png"
-    shutil.copyfile(picture, SHOWN / "explained.png")
+    image = home / "cat" / "figures" / "chelsea_whole.png"
+    shutil.copyfile(image, SHOWN / "explained.png")
 
 
-def picture_report(home):
+def image_report(home):
     subprocess.run(
         [
             "chromium",
@@ -81,7 +81,7 @@ def main():
     SHOWN.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        for step in (run_commands, draw_demo, copy_figures, picture_report):
+        for step in (run_commands, draw_demo, copy_figures, image_report):
             step(home)
 
 

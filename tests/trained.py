@@ -45,17 +45,17 @@ class Classifier(nn.Module):
 
 
 def make_examples(count):
-    """Pictures and labels at random, always the same."""
+    """Images and labels at random, always the same."""
     generator = torch.Generator().manual_seed(2)
     pixels = torch.rand(count, 3, 32, 32, generator=generator)
     return list(zip(pixels, torch.randint(3, (count,), generator=generator), strict=True))
 
 
-def audit_weights(weights, pictures):
+def audit_weights(weights, images):
     """The numbers of `vitscope.audit` for a backbone with these weights."""
     backbone = make_backbone(seed=7)
     backbone.load_state_dict(weights)
-    return list_numbers(audit(wrap_model(backbone), pictures, CONFIG).summary)
+    return list_numbers(audit(wrap_model(backbone), images, CONFIG).summary)
 
 
 def copy_weights(module):

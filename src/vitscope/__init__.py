@@ -8,13 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vitscope.adapters.registry import load_model, wrap_model
     from vitscope.config import AuditConfig, OneShotConfig, RunConfig
     from vitscope.decomposition import decompose, map_tokens, restrict
     from vitscope.errors import VitscopeError
+    from vitscope.images.image_set import ImageSet
     from vitscope.ledger import Ledger
     from vitscope.models.base import ViTAdapter
-    from vitscope.models.registry import load_model, wrap_model
-    from vitscope.pictures.images import ImageSet
     from vitscope.report import write_report
     from vitscope.results.audit_result import AuditResult
     from vitscope.results.explanation import Explanation
@@ -50,7 +50,7 @@ _HOMES = {
     "AuditConfig": "config",
     "AuditResult": "results.audit_result",
     "Explanation": "results.explanation",
-    "ImageSet": "pictures.images",
+    "ImageSet": "images.image_set",
     "Ledger": "ledger",
     "OneShotConfig": "config",
     "OneShotResult": "results.one_shot_result",
@@ -60,11 +60,11 @@ _HOMES = {
     "audit": "runs.audit_loop",
     "decompose": "decomposition",
     "explain": "runs.explain_loop",
-    "load_model": "models.registry",
+    "load_model": "adapters.registry",
     "map_tokens": "decomposition",
     "one_shot": "runs.one_shot_loop",
     "restrict": "decomposition",
-    "wrap_model": "models.registry",
+    "wrap_model": "adapters.registry",
     "write_report": "report",
 }
 

@@ -28,22 +28,22 @@ _WORDS = {int: "a whole number", float: "a number", bool: "True or False"}
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """How a model is run over pictures, whatever is asked of it.
+    """How a model is run over images, whatever is asked of it.
 
     Attributes:
-        batch_size: Pictures per batch; auto takes what keeps the device busy and fits into its
-            memory. On a CPU a batch goes through the model a few pictures at a time, which is
+        batch_size: Images per batch; auto takes what keeps the device busy and fits into its
+            memory. On a CPU a batch goes through the model a few images at a time, which is
             faster; where memory runs short they are halved. But for rounding, the numbers do not
-            depend on it; which pictures prove the ledger does.
+            depend on it; which images prove the ledger does.
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
         dtype: Precision the model runs in; sums are always float64. auto takes bfloat16 where the
-            hardware has it and the ledger of the first pictures still balances, otherwise float32.
+            hardware has it and the ledger of the first images still balances, otherwise float32.
         size: Input size in pixels, such as 518, or HEIGHTxWIDTH as in 224x336; the model's own by
             default.
-        num_workers: Processes that decode pictures beside the model; 0 decodes in line, which auto
+        num_workers: Processes that decode images beside the model; 0 decodes in line, which auto
             does on a CPU, where they would take what the model runs on.
         draft: Let large JPEG files be decoded at a fraction of their size, twice the input size or
-            more: quicker for pictures of a camera, and pixels change visibly.
+            more: quicker for images of a camera, and pixels change visibly.
         seed: Seed of every random draw.
         renormalize: Divide restricted outputs by the kept attention mass, as if the softmax ran
             over the kept tokens alone; the paper keeps the weights as they are. The residual
@@ -146,20 +146,20 @@ class AuditConfig(RunConfig):
     """How an audit is run.
 
     Attributes:
-        limit: Look at this many pictures, drawn at random; all of them by default.
-        masks: Folder of panoptic masks (PNG files called as the pictures, segment id = R + 256 G +
+        limit: Look at this many images, drawn at random; all of them by default.
+        masks: Folder of panoptic masks (PNG files called as the images, segment id = R + 256 G +
             65536 B), whose segments are described and held against the model's numbers.
         layers: Layers to audit: last, all, or block numbers from 0 such as 3,7.
-        features: Keep every picture's features beside the sums, or drop them and with them the
-            per-picture centred numbers.
-        gallery: Keep this many pictures with their maps, for the report to show; 0 for none.
-        proven: Part of the batches, drawn at random beside the first, in which the last block runs
-            for every token and the ledger is proven against the model's own tensors. In the others
-            it runs for the row under study alone, and the audit costs less than a forward pass. 1
-            proves every picture.
-        shard: Look at one part of the pictures, such as 3/16 for the third of sixteen; `vitscope
+        features: Keep every image's features beside the sums, or drop them and with them the
+            per-image centred numbers.
+        gallery: Keep this many images with their maps, for the report to show; 0 for none.
+        verified: Part of the batches, drawn at random beside the first, in which the last block
+            runs for every token and the ledger is verified against the model's own tensors. In the
+            others it runs for the [CLS] row alone, and the audit costs less than a forward pass. 1
+            verifies every image.
+        shard: Look at one part of the images, such as 3/16 for the third of sixteen; `vitscope
             merge` puts the results together.
-        shard_size: Pictures after which what was found is put on disk, for an interrupted run to go
+        shard_size: Images after which what was found is put on disk, for an interrupted run to go
             on from, and of which one process at a time is in charge; auto is 32 batches, at least
             512.
     """
@@ -169,7 +169,7 @@ class AuditConfig(RunConfig):
     layers: str = "last"
     features: Literal["keep", "drop"] = "keep"
     gallery: int = 48
-    proven: float = 0.05
+    verified: float = 0.05
     shard: str | None = None
     shard_size: int | Auto = "auto"
 
@@ -183,8 +183,8 @@ class AuditConfig(RunConfig):
         self._check_least(limit=1, gallery=0, shard_size=1)
         self._check_number_or_auto("shard_size")
         self._check_choice(features=("keep", "drop"))
-        if not 0 <= self.proven <= 1:
-            raise UsageError(f"proven {self.proven}: expected a part of the batches, 0 to 1")
+        if not 0 <= self.verified <= 1:
+            raise UsageError(f"verified {self.verified}: expected a part of the batches, 0 to 1")
         if self.shard is not None:
             parse_shard(self.shard)
         parse_layers(self.layers)
@@ -195,7 +195,7 @@ class OneShotConfig(RunConfig):
     """How one-shot classification is run.
 
     Attributes:
-        draws: Times that a training and a test picture of every class are drawn.
+        draws: Times that a training and a test image of every class are drawn.
         classifier: nearest training feature by cosine, logistic regression, or both.
         limit: Use this many classes, drawn at random; all of them by default.
     """
@@ -220,19 +220,19 @@ class ReproductionConfig(OneShotConfig):
     """How the paper's experiments are run; what the paper leaves open is chosen here.
 
     Attributes:
-        pictures: Look at this many pictures of each set, drawn at random; all by default.
-        masks: Folder of panoptic masks of the main set (PNG files called as the pictures, segment
+        num_images: Look at this many images of each set, drawn at random; all by default.
+        masks: Folder of panoptic masks of the main set (PNG files called as the images, segment
             id = R + 256 G + 65536 B), whose segments are held against the models' numbers.
         layers: Layers to audit: last, all (for how shares go together over the layers), or block
             numbers from 0 such as 3,7.
-        examples: Pictures, drawn at random, whose maps are shown (the paper's Fig. 4 is of one).
+        examples: Images, drawn at random, whose maps are shown (the paper's Fig. 4 is of one).
         readout: Output that restricted outputs are compared in for the claims of Fig. 3: attention
             is after the output projection, values before it, where the paper's equations stop.
         size: Input size in pixels, such as 224 or 518, or HEIGHTxWIDTH; rounded for each model to
             whole patches. The model's own by default, and where it takes no other.
     """
 
-    pictures: int | None = None
+    num_images: int | None = None
     masks: str | None = None
     layers: str = "last"
     examples: int = 3
@@ -245,7 +245,7 @@ class ReproductionConfig(OneShotConfig):
             UsageError: Naming the setting.
         """
         super().__post_init__()
-        self._check_least(pictures=1, examples=1)
+        self._check_least(num_images=1, examples=1)
         self._check_choice(readout=("attention", "values"))
         parse_layers(self.layers)
 
@@ -272,7 +272,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Read which part of the pictures is looked at.
+    """Read which part of the images is looked at.
 
     Args:
         text: Two numbers such as 3/16, counted from 1.

@@ -1,4 +1,4 @@
-"""One batch taken apart and proven: for people who want the tensors, and for the audit."""
+"""One batch taken apart and verified: for people who want the tensors, and for the audit."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitscope.adapters.registry import open_model
 from vitscope.config import ClsTerm
 from vitscope.errors import ImbalanceError, NonFiniteError, UsageError
 from vitscope.layout import TokenLayout
@@ -25,7 +26,6 @@ from vitscope.ledger import (
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
 from vitscope.models.precision import has_native_bfloat16
-from vitscope.models.registry import open_model
 from vitscope.readouts import compute_readouts
 from vitscope.token_maps import TokenMaps, make_token_maps
 from vitscope.trace import ClsTrace, StreamTrace, TokenStates
@@ -220,7 +220,7 @@ class LayerRows(NamedTuple):
         scalars: One number per image under each path.
         features: One row per image under each name.
         bias: γ ∘ b_O, the same for every image.
-        tokens: States of the outstanding tokens; None for a pooling query.
+        tokens: States of the special tokens; None for a pooling query.
     """
 
     scalars: dict[ScalarPath, Float[Tensor, " batch"]]
@@ -237,7 +237,7 @@ def decompose_layers(
     renormalize: bool,
     tolerance: float,
     cls_term: ClsTerm = "own",
-    proven: bool = True,
+    verified: bool = True,
     on_stream: Callable[[StreamTrace], None] | None = None,
     on_maps: Callable[[TokenMaps], None] | None = None,
     mapped: Sequence[int] | None = None,
@@ -251,9 +251,9 @@ def decompose_layers(
         renormalize: Whether restricted outputs are divided by the kept mass.
         tolerance: Largest error accepted in any proof.
         cls_term: Where [CLS]'s attention to itself is counted; see `choose_groups`.
-        proven: Whether the last layer is proven too, as all others are in any case. If not, its
+        verified: Whether the last layer is verified too, as all others are in any case. If not, its
             block is run for the [CLS] row alone, the same numbers come out of less work, and its
-            errors are NaN. An attention-pooling head is always proven.
+            errors are NaN. An attention-pooling head is always verified.
         on_stream: Called with what the residual stream was at every depth; left out, nothing of
             it is read. The row of the last depth is the ledger's, with a proof and without, and
             without one the last depth has no patch norms.
@@ -275,7 +275,7 @@ def decompose_layers(
 
     def take(trace: ClsTrace) -> None:
         ledger = make_ledger(trace)
-        if trace.proven:
+        if trace.verified:
             check_balance(ledger, tolerance)
             held_against.add(trace.layer)
         if on_maps is not None and trace.layer == max(layers):
@@ -300,7 +300,7 @@ def decompose_layers(
         found[trace.layer] = LayerRows(scalars, features, ledger.bias, trace.tokens)
 
     listen = None if on_stream is None else streams.append
-    output = vit.trace(pixels, layers, take, listen, proven=proven)
+    output = vit.trace(pixels, layers, take, listen, verified=verified)
     for layer, embedding in embeddings.items():
         found[layer].scalars["embedding_error",] = relative_error(embedding, output)
     for layer in sorted(held_against):
@@ -312,7 +312,7 @@ def decompose_layers(
 
 
 def _complete_stream(stream: StreamTrace, last: LayerRows | None) -> StreamTrace:
-    # With a proof too, or a number would depend on which batches are proven.
+    # With a proof too, or a number would depend on which batches are verified.
     return stream if last is None else stream.completed(last.features["block/full"])
 
 

@@ -64,7 +64,7 @@ class MemoryShortageError(VitscopeError):
 
 
 class ImageReadError(VitscopeError):
-    """One picture cannot be read; a run skips, counts and lists it."""
+    """One image cannot be read; a run skips, counts and lists it."""
 
 
 class DiskError(VitscopeError):

@@ -35,10 +35,10 @@ from vitscope.results.result_text import (
     list_notes,
     mean_of,
     tabulate_accuracies,
-    tabulate_bill,
     tabulate_layers,
-    tell_door,
+    tabulate_sources,
     tell_estimate,
+    tell_main_other_source,
     tell_number,
     tell_one_shot,
     tell_raw_shares,
@@ -52,7 +52,7 @@ _COLOURS = {
     "no variation": "bold magenta",
     "not enough images": "bold magenta",
 }
-_PICTURE_COLOURS = {
+_IMAGE_COLOURS = {
     "most": "bold green",
     "part": "bold yellow",
     "do not read": "bold red",
@@ -99,7 +99,7 @@ def make_progress(console: Console) -> Progress:
 
 
 def make_report(summary: Mapping[str, Any]) -> Group:
-    """One model's result: what it was, the bill, the verdict.
+    """One model's result: what it was, its sources, the verdict.
 
     Args:
         summary: Content of `summary.json`.
@@ -110,10 +110,10 @@ def make_report(summary: Mapping[str, Any]) -> Group:
     summary = _make_printable(summary)
     subject, balance = describe_audit(summary)
     head = Text.assemble((summary["model"]["id"], "bold"), f"  {subject}\n{balance}")
-    bill = _make_table(tabulate_bill(summary))
+    shares = _make_table(tabulate_sources(summary))
     layers = tabulate_layers(summary)
     tables = [] if layers is None else [_make_table(layers)]
-    return Group(head, *_list_notes(summary), bill, *tables, make_verdict(summary))
+    return Group(head, *_list_notes(summary), shares, *tables, make_verdict(summary))
 
 
 def make_verdict(summary: Mapping[str, Any]) -> Text:
@@ -150,7 +150,13 @@ def make_comparison(summaries: Sequence[Mapping[str, Any]]) -> Table | Text:
     table.caption_justify = "left"
     table.caption = Text(" ".join(describe_choices(choices, results))) or None
     table.add_column("model", overflow="fold")
-    for name in ("params", "patch attention", "patches' share", "CKA(r, patches)", "door"):
+    for name in (
+        "params",
+        "patch attention",
+        "patches' share",
+        "CKA(r, patches)",
+        "main other source",
+    ):
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for summary in summaries:
@@ -162,7 +168,7 @@ def make_comparison(summaries: Sequence[Mapping[str, Any]]) -> Table | Text:
             tell_number(mean_of(summary, "attention_mass", "patches")),
             tell_estimate(share["value"], share["ci95"]),
             tell_estimate(cka["unbiased"], cka["ci95"]),
-            tell_door(summary),
+            tell_main_other_source(summary),
             Text(summary["verdict"], style=_COLOURS.get(summary["verdict"], "")),
         )
     return table
@@ -187,7 +193,7 @@ def make_one_shot_report(summary: Mapping[str, Any]) -> Group:
 
 
 def make_explanation_report(summary: Mapping[str, Any]) -> Group:
-    """One model's verdict on each picture, a line a picture.
+    """One model's verdict on each image, a line an image.
 
     Args:
         summary: Content of `summary.json` of an explanation.
@@ -199,14 +205,14 @@ def make_explanation_report(summary: Mapping[str, Any]) -> Group:
     head = Text.assemble((summary["model"]["id"], "bold"), f"  {describe_explanation(summary)}")
     lines = _list_notes(summary)
     without: dict[str, str] = {}
-    for picture in summary["pictures"]:
-        verdict, cropped = picture["verdict"], picture["framing"] == "cropped"
-        style = _PICTURE_COLOURS.get(verdict["status"], "")
+    for image in summary["images"]:
+        verdict, cropped = image["verdict"], image["framing"] == "cropped"
+        style = _IMAGE_COLOURS.get(verdict["status"], "")
         shown = " (cropped)" if cropped else ""
-        if raw := tell_raw_shares(picture):
+        if raw := tell_raw_shares(image):
             without[verdict["text"]] = style
         told = (verdict["text"], style) if not raw else (raw, "")
-        lines.append(Text.assemble(f"{picture['path']}{shown}: ", told))
+        lines.append(Text.assemble(f"{image['path']}{shown}: ", told))
     lines += [Text(text, style=style) for text, style in without.items()]
     return Group(head, *lines, *(Text(told, style="dim") for told in list_bases(summary)))
 

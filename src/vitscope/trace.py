@@ -27,7 +27,7 @@ class AttentionTail(ShortRepr):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TokenStates:
-    """What a block made of its outstanding tokens, for a batch of images.
+    """What a block made of its special tokens, for a batch of images.
 
     Attributes:
         names: Names of the tokens, the order of every `chosen` axis: those that are no patches
@@ -89,7 +89,7 @@ class ClsTrace:
             and the next two are None where the forward was left before the attention.
         residual: The model's residual stream after the attention branch on the row (r).
         output: The block's output on the row.
-        tokens: States of the outstanding tokens; None for a pooling query.
+        tokens: States of the special tokens; None for a pooling query.
     """
 
     layer: int
@@ -104,6 +104,6 @@ class ClsTrace:
     tokens: TokenStates | None = None
 
     @property
-    def proven(self) -> bool:
+    def verified(self) -> bool:
         """Whether it holds the model's own rows, which a ledger is held against."""
         return self.branch is not None

@@ -1,4 +1,4 @@
-"""A real browser, and reports of tiny models whose names and pictures' names are hostile."""
+"""A real browser, and reports of tiny models whose names and images' names are hostile."""
 
 import os
 import shutil
@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from audits import tiny_vit
-from pictures import write_pictures
+from images import write_images
 from vitscope import AuditConfig, audit, explain, write_report
-from vitscope.models.timm import make_timm_adapter
+from vitscope.adapters.timm import make_timm_adapter
 from vitscope.testing.tiny_timm import TINY_TIMM
 
 HOSTILE_MODEL = "</script><script>window.pwned = 'model'</script><b>bold</b>"
@@ -42,22 +42,22 @@ def chromium():
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
-    folder = write_pictures(tmp_path_factory.mktemp("pictures"), 24)
+def images(tmp_path_factory):
+    folder = write_images(tmp_path_factory.mktemp("images"), 24)
     for number, name in enumerate(HOSTILE_NAMES):
         (folder / f"{number:04d}.png").rename(folder / os.fsdecode(name))
     return folder
 
 
 @pytest.fixture(scope="session")
-def results(pictures, tmp_path_factory):
+def results(images, tmp_path_factory):
     """Two audits, of a model with registers and of a hostile one without, and an explanation."""
     folder = tmp_path_factory.mktemp("results")
     vit = tiny_vit()
-    with_registers = audit(vit, pictures, AuditConfig(gallery=16), out=folder / "registers")
+    with_registers = audit(vit, images, AuditConfig(gallery=16), out=folder / "registers")
     hostile = make_timm_adapter(TINY_TIMM["dinov2"](), model_id=HOSTILE_MODEL)
-    audit(hostile, pictures, AuditConfig(gallery=24), out=folder / "hostile")
-    some = sorted(pictures.iterdir())[:2]
+    audit(hostile, images, AuditConfig(gallery=24), out=folder / "hostile")
+    some = sorted(images.iterdir())[:2]
     explain(vit, some, reference=with_registers, out=folder / "explained")
     return folder
 

@@ -8,7 +8,7 @@ import pytest
 
 from audits import tiny_vit
 from browser_numbers import numbers_by_name
-from pictures import write_pictures
+from images import write_images
 from vitscope import AuditConfig, AuditResult, audit, write_report
 from vitscope.files.printable import printable_path
 
@@ -50,11 +50,11 @@ def test_every_chart_is_drawn_and_says_what_it_is(visit, report):
     assert described.count() == charts.count()
 
 
-def test_what_is_hostile_is_shown_and_not_run(visit, report, pictures):
+def test_what_is_hostile_is_shown_and_not_run(visit, report, images):
     page = visit(report).page
     model = page.locator("#gallery-model option", has_text="</script>").get_attribute("value")
     page.locator("#gallery-model").select_option(value=model)
-    expected = {printable_path(Path(path.name)) for path in pictures.iterdir()}
+    expected = {printable_path(Path(path.name)) for path in images.iterdir()}
     assert set(names_of(page)) == expected
     assert any("<img" in name for name in expected)
     page.locator(".card").first.click()
@@ -68,7 +68,7 @@ def test_what_is_hostile_is_shown_and_not_run(visit, report, pictures):
     assert page.locator("b, [onerror], [onload]").count() == 0
 
 
-def test_pictures_are_sorted_by_any_number_both_ways(visit, report, results):
+def test_images_are_sorted_by_any_number_both_ways(visit, report, results):
     page = visit(report).page
     page.locator("#gallery-model").select_option(label="tiny/dinov2_reg")
     for number in (SHARE, "patch_share", "covariate_entropy"):
@@ -81,7 +81,7 @@ def test_pictures_are_sorted_by_any_number_both_ways(visit, report, results):
             assert found == sorted(found, reverse=reverse)
 
 
-def test_pictures_are_filtered_by_number_and_name(visit, report, results):
+def test_images_are_filtered_by_number_and_name(visit, report, results):
     page = visit(report).page
     page.locator("#gallery-model").select_option(label="tiny/dinov2_reg")
     numbers = numbers_by_name(AuditResult.load(results / "registers"), SHARE)
@@ -91,7 +91,7 @@ def test_pictures_are_filtered_by_number_and_name(visit, report, results):
     page.locator("#gallery-to").fill(f"{middle:.9f}")
     kept = {name for name, value in numbers.items() if value < middle}
     assert set(names_of(page)) == kept
-    assert page.locator("#gallery-status").inner_text().startswith(f"{len(kept)} of 16 pictures")
+    assert page.locator("#gallery-status").inner_text().startswith(f"{len(kept)} of 16 images")
     page.locator("#gallery-name").fill("nothing is called so")
     assert page.locator(".card").count() == 0
     page.get_by_role("button", name="Clear").click()
@@ -100,7 +100,7 @@ def test_pictures_are_filtered_by_number_and_name(visit, report, results):
     assert all("<img src" in name for name in names_of(page))
 
 
-def test_the_slider_mixes_maps_with_pictures(visit, report):
+def test_the_slider_mixes_maps_with_images(visit, report):
     page = visit(report).page
     names_of(page)
     canvas = page.locator(".card canvas").first
@@ -120,7 +120,7 @@ def test_maps_are_painted_as_they_were_measured(visit, report, results):
     page.locator("#gallery-model").select_option(label="tiny/dinov2_reg")
     page.locator("#gallery-sort").select_option(value=SHARE)
     names_of(page)
-    by_name = {picture.path.rsplit("/", 1)[-1]: k for k, picture in enumerate(gallery.pictures)}
+    by_name = {image.path.rsplit("/", 1)[-1]: k for k, image in enumerate(gallery.images)}
     for place in (0, 5):
         card = page.locator(".card").nth(place)
         maps = gallery.read_maps(by_name[card.locator(".card-name").text_content()])
@@ -136,7 +136,7 @@ def test_the_large_view_tells_what_a_patch_holds(visit, report, results):
     page.locator("#gallery-model").select_option(label="tiny/dinov2_reg")
     names_of(page)
     name = page.locator(".card .card-name").first.text_content()
-    index = next(k for k, p in enumerate(gallery.pictures) if p.path.rsplit("/", 1)[-1] == name)
+    index = next(k for k, p in enumerate(gallery.images) if p.path.rsplit("/", 1)[-1] == name)
     maps = gallery.read_maps(index)
     page.locator(".card").first.click()
     assert page.locator("#view-name").inner_text() == name
@@ -163,7 +163,7 @@ def test_the_large_view_tells_what_a_patch_holds(visit, report, results):
     assert head == pytest.approx(100 * maps.head_attention[2, 0, 0], abs=step)
 
 
-def test_the_same_picture_is_found_at_the_other_models(visit, report):
+def test_the_same_image_is_found_at_the_other_models(visit, report):
     page = visit(report).page
     page.locator("#gallery-model").select_option(label="tiny/dinov2_reg, explained")
     names_of(page)
@@ -286,8 +286,8 @@ def test_axe_finds_nothing_serious(visit, report, colours, opened):
     assert serious == []
 
 
-def test_a_report_of_two_hundred_pictures_opens_in_two_seconds(visit, tmp_path):
-    folder = write_pictures(tmp_path / "pictures", 200)
+def test_a_report_of_two_hundred_images_opens_in_two_seconds(visit, tmp_path):
+    folder = write_images(tmp_path / "images", 200)
     audit(tiny_vit(), folder, AuditConfig(), out=tmp_path / "result")
     path = write_report([tmp_path / "result"], tmp_path / "report.html")
     assert path.stat().st_size < 3 * 2**20
@@ -295,7 +295,7 @@ def test_a_report_of_two_hundred_pictures_opens_in_two_seconds(visit, tmp_path):
     for _ in range(3):  # the machine may be busy with something else
         started = time.perf_counter()
         page = visit(path, wait=False).page
-        page.wait_for_selector("#bill .chart.drawn")
+        page.wait_for_selector("#variance-share .chart.drawn")
         page.wait_for_selector(".card[aria-label]", state="attached")
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < 2

@@ -1,7 +1,7 @@
 """What a reader of the pages has at hand, in little, so that every block can be run in seconds.
 
 Nothing of vitscope itself is replaced but two things: weights are those of tiny random models (a
-name with "reg" in it has registers), and the demo's photographs are small pictures made on the
+name with "reg" in it has registers), and the demo's photographs are small images made on the
 spot. Ids are checked as ever, and everything behind the weights is real.
 """
 
@@ -10,13 +10,13 @@ import shutil
 import pytest
 from PIL import Image
 
-import vitscope.models.registry as registry
-import vitscope.pictures.photographs as photographs
+import vitscope.adapters.registry as registry
+import vitscope.images.photographs as photographs
 from audits import tiny_vit
-from pictures import write_classes, write_pictures
+from images import write_classes, write_images
 from vitscope import AuditConfig, OneShotConfig, audit, explain, one_shot
 
-DEMO_PICTURES = ("chelsea_whole", "coffee_whole")
+DEMO_IMAGES = ("chelsea_whole", "coffee_whole")
 
 
 def load_tiny(model_id, *_):
@@ -25,8 +25,8 @@ def load_tiny(model_id, *_):
 
 def write_few_photographs(folder):
     shutil.rmtree(folder, ignore_errors=True)
-    write_pictures(folder, 24)
-    for number, name in enumerate(DEMO_PICTURES):
+    write_images(folder, 24)
+    for number, name in enumerate(DEMO_IMAGES):
         (folder / f"{number:04d}.png").rename(folder / f"{name}.jpg")
     credit = photographs.Credit(title="made on the spot", package="none", licence="CC0")
     return photographs.DemoPhotographs(credits=(credit,) * 24, crops_per_photograph=1)
@@ -43,19 +43,19 @@ def tiny_weights(monkeypatch):
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
-    """The folder that a reader is in: pictures, and results that pages speak of.
+    """The folder that a reader is in: images, and results that pages speak of.
 
     photos/, photos-a/ and photos-b/ (disjoint), flowers/ (a folder a class), dog.jpg; of the same
     model results-a/ and results-b/ (audits of the two parts), flowers-results/, dog-results/.
     """
     folder = tmp_path_factory.mktemp("home")
-    write_pictures(folder / "photos", 24)
+    write_images(folder / "photos", 24)
     classes = write_classes(folder / "flowers", 6)
     dog = folder / "dog.jpg"
     Image.open(folder / "photos" / "0003.png").save(dog)
     vit = tiny_vit("dinov2").named("dinov2-small", "made on the spot").labelled("DINOv2", "S")
     for start, part in enumerate("ab"):
-        photos = write_pictures(folder / f"photos-{part}", 12, start=100 * (start + 1))
+        photos = write_images(folder / f"photos-{part}", 12, start=100 * (start + 1))
         audit(vit, photos, AuditConfig(), out=folder / f"results-{part}" / "dinov2-small")
     draws = OneShotConfig(draws=4)
     one_shot(vit, classes, draws, out=folder / "flowers-results" / "dinov2-small")

@@ -1,17 +1,17 @@
-"""Pictures and a result that several files of tests look at and none changes."""
+"""Images and a result that several files of tests look at and none changes."""
 
 import pytest
 
-from audits import NUM_PICTURES, tiny_vit
-from pictures import write_pictures
+from audits import NUM_IMAGES, tiny_vit
+from images import write_images
 from vitscope import AuditConfig, audit
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"), NUM_PICTURES)
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"), NUM_IMAGES)
 
 
 @pytest.fixture(scope="session")
-def result(pictures):
-    return audit(tiny_vit(), pictures, AuditConfig(batch_size=8, dtype="float64", proven=1))
+def result(images):
+    return audit(tiny_vit(), images, AuditConfig(batch_size=8, dtype="float64", verified=1))

@@ -9,13 +9,13 @@ import torch
 import hub_twin
 import hub_twin_dinov3
 from audits import assert_same_numbers
-from pictures import write_pictures
+from images import write_images
 from support_table import TINY_MODELS, tiny_pixels
 from tracing import make_pixels
 from vitscope import AuditConfig, audit, wrap_model
+from vitscope.adapters.torch_hub import make_hub_adapter
 from vitscope.decomposition import decompose_layers
 from vitscope.ledger import balance_tolerance
-from vitscope.models.torch_hub import make_hub_adapter
 from vitscope.testing.randomize import randomize
 
 HUB = {
@@ -65,10 +65,10 @@ def test_the_parts_that_arrive_are_those_of_the_model_that_arrives(name):
 
 def test_what_arrives_audits_the_same(tmp_path):
     vit, _ = adapt("timm/dinov2_reg")
-    pictures = write_pictures(tmp_path / "pictures", 12)
+    images = write_images(tmp_path / "images", 12)
     config = AuditConfig(device="cpu")
     expected, found = (
-        audit(each, pictures, config) for each in (vit, pickle.loads(pickle.dumps(vit)))
+        audit(each, images, config) for each in (vit, pickle.loads(pickle.dumps(vit)))
     )
     assert found.provenance["weights_hash"] == expected.provenance["weights_hash"]
     assert_same_numbers(found.summary, expected.summary, 0)

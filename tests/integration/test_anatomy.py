@@ -12,7 +12,7 @@ import torch
 from scipy.linalg import subspace_angles
 from scipy.stats import spearmanr
 
-from audits import NUM_PICTURES, STATISTICS, assert_same_numbers, read_strictly, tiny_vit
+from audits import NUM_IMAGES, STATISTICS, assert_same_numbers, read_strictly, tiny_vit
 from tiny_forward import REGISTERS, Forward
 from vitscope import AuditConfig, AuditResult, audit, decompose
 from vitscope.errors import UsageError
@@ -22,24 +22,24 @@ STATES = ("hidden", "normed", "keys", "values")
 
 
 @pytest.fixture(scope="module")
-def plain(pictures):
-    return audit(tiny_vit("dinov2"), pictures, EXACT)
+def plain(images):
+    return audit(tiny_vit("dinov2"), images, EXACT)
 
 
 @pytest.fixture(scope="module")
-def pooled(pictures):
+def pooled(images):
     """A pooling head over the patches alone, of a model with [CLS] and registers before them."""
-    return audit(tiny_vit("vit_map"), pictures, EXACT)
+    return audit(tiny_vit("vit_map"), images, EXACT)
 
 
 @pytest.fixture(scope="module")
-def listed(pictures):
-    return audit(tiny_vit(), pictures, AuditConfig(dtype="float64", layers="all"))
+def listed(images):
+    return audit(tiny_vit(), images, AuditConfig(dtype="float64", layers="all"))
 
 
 @pytest.fixture(scope="module")
-def forward(pictures):
-    return Forward("dinov2_reg", pictures)
+def forward(images):
+    return Forward("dinov2_reg", images)
 
 
 def distribution(values):
@@ -92,7 +92,7 @@ def test_with_registers_everything_is_there(result):
     check_anatomy(summary["anatomy"], tokens)
     assert set(summary["anatomy"]["dominant_register"]) == {"index", "share", "counts", "ratio"}
     check_depths(summary, 2)
-    assert set(summary["interdependence"]) == {"shares", "over_pictures", "over_layers"}
+    assert set(summary["interdependence"]) == {"shares", "over_images", "over_layers"}
     assert summary["interdependence"]["over_layers"] is None
     assert {"recipe", "size", "num_params"} <= set(summary["model"])
 
@@ -142,7 +142,7 @@ def test_without_registers_there_is_no_dominant_one(plain):
     check_depths(summary, 2)
 
 
-def test_a_pooling_head_has_neither_tokens_nor_layers_to_follow(pooled, pictures):
+def test_a_pooling_head_has_neither_tokens_nor_layers_to_follow(pooled, images):
     summary = read_strictly(pooled)
     assert "anatomy" not in summary
     assert summary["layer_similarity"] is None
@@ -153,10 +153,10 @@ def test_a_pooling_head_has_neither_tokens_nor_layers_to_follow(pooled, pictures
     assert pooled.read_token_sums() == {}
     assert not any(n.startswith(("token_norm", "layer_sim")) for n in pooled.images.column_names)
     # [CLS] and two registers come before the patches, and are none of them.
-    streams = Forward("vit_map", pictures).streams
+    streams = Forward("vit_map", images).streams
     for row, stream in zip(summary["high_norm_tokens"], streams, strict=True):
         norms = np.linalg.norm(stream[:, 3:], axis=2)
-        assert norms.shape == (NUM_PICTURES, 16)
+        assert norms.shape == (NUM_IMAGES, 16)
         assert row["max"] == near(norms.max())
         assert abs(math.log2(row["median"] / np.quantile(norms, 0.5, method="lower"))) <= 1 / 32
 
@@ -193,7 +193,7 @@ def test_norms_and_the_dominant_register_are_those_of_the_blocks_input(result, f
     others = np.delete(norms[:, 1:5], index, axis=1)
     assert anatomy["dominant_register"] == {
         "index": index,
-        "share": near(max(counts) / NUM_PICTURES),
+        "share": near(max(counts) / NUM_IMAGES),
         "counts": counts,
         "ratio": near(norms[:, 1 + index].mean() / others.mean()),
     }
@@ -216,7 +216,7 @@ def test_states_of_tokens_vary_as_they_do_in_the_model(listed, forward, layer, t
     assert sorted(top["indices"]) == list(range(32))
 
 
-def test_the_first_block_is_given_the_same_cls_token_for_every_picture(listed):
+def test_the_first_block_is_given_the_same_cls_token_for_every_image(listed):
     anatomy = listed.summary["layers"]["0"]["anatomy"]
     for token in ("cls", *REGISTERS):
         for state in STATES:
@@ -256,8 +256,8 @@ def test_registers_and_skip_go_together_by_their_ranks(result):
     shares = [table.column(f"centred_share_{name}").to_numpy() for name in ("registers", "skip")]
     found = result.summary["interdependence"]
     assert found["shares"] == "centred_share"
-    assert found["over_pictures"]["rho"] == near(spearmanr(*shares).statistic)
-    assert found["over_pictures"]["n"] == NUM_PICTURES
+    assert found["over_images"]["rho"] == near(spearmanr(*shares).statistic)
+    assert found["over_images"]["n"] == NUM_IMAGES
 
 
 def test_a_clean_model_has_no_high_norm_tokens(result, forward):
@@ -267,15 +267,15 @@ def test_a_clean_model_has_no_high_norm_tokens(result, forward):
         # None are found, which 26 images of 64 patches show of no smaller a part than this.
         assert (row["fraction"], row["images_fraction"]) == (None, None)
         assert row["fraction_at_most"] >= 25 / norms.size
-        assert row["images_fraction_at_most"] >= 25 / NUM_PICTURES
+        assert row["images_fraction_at_most"] >= 25 / NUM_IMAGES
         highest = result.images.column(f"highest_patch_norm_{row['layer']:02d}").to_numpy()
-        assert row["num_images"] == NUM_PICTURES
+        assert row["num_images"] == NUM_IMAGES
         assert row["max"] == near(norms.max())
         np.testing.assert_allclose(highest, norms.max(axis=1))
 
 
-def test_outliers_are_not_told_of_a_depth_that_is_known_of_some_pictures(pictures, forward):
-    result = audit(tiny_vit(), pictures, AuditConfig(batch_size=8, dtype="float64", proven=0))
+def test_outliers_are_not_told_of_a_depth_that_is_known_of_some_images(images, forward):
+    result = audit(tiny_vit(), images, AuditConfig(batch_size=8, dtype="float64", verified=0))
     *known, last = result.summary["high_norm_tokens"]
     assert all(row["fraction_at_most"] > 0 for row in known)
     norms = np.linalg.norm(forward.streams[-1][:8, 5:], axis=2)
@@ -283,7 +283,7 @@ def test_outliers_are_not_told_of_a_depth_that_is_known_of_some_pictures(picture
     outliers = ("threshold", "fraction", "images_fraction", "position_share")
     bounds = ("fraction_at_most", "images_fraction_at_most", "doubtful_from")
     assert {last[name] for name in (*outliers, *bounds)} == {None}
-    with pytest.raises(UsageError, match="known of 8 of 26 pictures"):
+    with pytest.raises(UsageError, match="known of 8 of 26 images"):
         result.high_norm_grid(len(known))
 
 
@@ -308,11 +308,11 @@ def assert_same_sums(a, b):
         torch.testing.assert_close(total, theirs[name], rtol=1e-10, atol=1e-10)
 
 
-def test_three_parts_in_any_order_and_batch_size_are_the_whole(pictures):
-    names = sorted(pictures.iterdir())[::-1]
-    # Which batches are proven, and so known at the last depth, hangs on how they are made up.
+def test_three_parts_in_any_order_and_batch_size_are_the_whole(images):
+    names = sorted(images.iterdir())[::-1]
+    # Which batches are verified, and so known at the last depth, hangs on how they are made up.
     result, *parts = (
-        audit(tiny_vit(), part, AuditConfig(dtype="float64", batch_size=size, proven=1))
+        audit(tiny_vit(), part, AuditConfig(dtype="float64", batch_size=size, verified=1))
         for part, size in ((names, 8), (names[11:15], 3), (names[15:], 5), (names[:11], 1))
     )
     merged = parts[0].merge(*parts[1:])
@@ -337,7 +337,7 @@ def test_sums_that_were_saved_give_the_summary_back(result, tmp_path):
                 saved = parts[state][name]
                 assert [found.value, *found.ci95] == [saved["value"], *saved["ci95"]]
     counts = copy.read_patch_norms()
-    assert (counts.num_images(0), counts.num_depths) == (NUM_PICTURES, 3)
+    assert (counts.num_images(0), counts.num_depths) == (NUM_IMAGES, 3)
     for row in result.summary["high_norm_tokens"]:
         assert counts.fit(row["layer"]).median == row["median"]
     assert_same_sums(result, copy)

@@ -6,7 +6,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from audits import STATISTICS, read_strictly, tiny_vit
-from pictures import write_pictures
+from images import write_images
 from vitscope import AuditConfig, audit, wrap_model
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.testing.planted import plant
@@ -20,13 +20,13 @@ HIGH = (5, 10)
 
 
 @pytest.fixture(scope="module")
-def outliers(pictures):
+def outliers(images):
     """A model that gives two places on the grid a norm some hundred times the others'."""
     vit = tiny_vit("dinov2")
     with torch.no_grad():
         for place in HIGH:
             vit.module.pos_embed[0, 1 + place] *= 300
-    return audit(vit, pictures, EXACT)
+    return audit(vit, images, EXACT)
 
 
 def test_high_norm_tokens_are_reported_with_their_place(outliers):
@@ -44,7 +44,7 @@ def test_high_norm_tokens_are_reported_with_their_place(outliers):
     assert summary["anatomy"]["norms"]["highest_patch"]["p05"] > row["threshold"] / 10
 
 
-def test_tokens_are_analysed_where_they_are_outliers_on_the_way_into_the_block(pictures):
+def test_tokens_are_analysed_where_they_are_outliers_on_the_way_into_the_block(images):
     """Those that the last block makes come too late for it."""
     vit = tiny_vit("dinov2")
 
@@ -54,7 +54,7 @@ def test_tokens_are_analysed_where_they_are_outliers_on_the_way_into_the_block(p
         return output
 
     vit.module.blocks[-1].register_forward_hook(enlarge)
-    summary = audit(vit, pictures, EXACT).summary
+    summary = audit(vit, images, EXACT).summary
     thresholds = [row["threshold"] for row in summary["high_norm_tokens"]]
     assert thresholds[:2] == [None, None]
     assert thresholds[2] is not None
@@ -76,8 +76,8 @@ def test_a_depth_that_is_not_there_is_refused(result, depth):
 
 @pytest.mark.parametrize("name", ["dinov2_reg", "vit_map"])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_few_pictures_leave_what_is_undefined_empty(tmp_path, name, count):
-    folder = write_pictures(tmp_path / "few", count)
+def test_few_images_leave_what_is_undefined_empty(tmp_path, name, count):
+    folder = write_images(tmp_path / "few", count)
     found = audit(tiny_vit(name), folder, AuditConfig(dtype="float64", layers="all"))
     summary = read_strictly(found)
     assert all(rank is None for rank in summary["directions"]["effective_rank"].values())
@@ -90,24 +90,24 @@ def test_few_pictures_leave_what_is_undefined_empty(tmp_path, name, count):
     for estimates in summary["anatomy"]["tokens"]["register_0"].values():
         for estimate in (estimates.get("pairwise_cosine"), estimates.get("variance_share")):
             assert estimate is None or (estimate["value"] is None) == (count == 1)
-    assert summary["interdependence"]["over_pictures"]["rho"] is None
+    assert summary["interdependence"]["over_images"]["rho"] is None
     assert summary["layer_similarity"][0]["mean"] is not None
 
 
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory):
-    """The same picture 24 times, each file with a remark of its own."""
-    folder = write_pictures(tmp_path_factory.mktemp("copies"), 1)
-    picture = Image.open(folder / "0000.png")
+    """The same image 24 times, each file with a remark of its own."""
+    folder = write_images(tmp_path_factory.mktemp("copies"), 1)
+    image = Image.open(folder / "0000.png")
     for number in range(1, 24):
         remark = PngImagePlugin.PngInfo()
         remark.add_text("number", str(number))
-        picture.save(folder / f"{number:04d}.png", pnginfo=remark)
+        image.save(folder / f"{number:04d}.png", pnginfo=remark)
     return folder
 
 
 @pytest.mark.parametrize("name", ["dinov2_reg", "vit_map"])
-def test_copies_of_one_picture_have_nothing_that_varies(copies, name):
+def test_copies_of_one_image_have_nothing_that_varies(copies, name):
     # A batch at a time, so that every copy goes through the same kernels.
     found = audit(tiny_vit(name), copies, AuditConfig(dtype="float64", batch_size=6, layers="all"))
     summary = read_strictly(found)
@@ -124,11 +124,11 @@ def test_copies_of_one_picture_have_nothing_that_varies(copies, name):
         assert summary["anatomy"]["dominant_register"]["share"] == 1
 
 
-def test_a_cls_token_of_zeros_has_no_similarity_with_anything(pictures):
+def test_a_cls_token_of_zeros_has_no_similarity_with_anything(images):
     vit = tiny_vit()
     with torch.no_grad():
         vit.module.cls_token.zero_()
-    found = audit(vit, pictures, AuditConfig(dtype="float64", layers="all"))
+    found = audit(vit, images, AuditConfig(dtype="float64", layers="all"))
     summary = read_strictly(found)
     first, *rest = summary["layer_similarity"]
     assert first == {"layer": 0} | dict.fromkeys(STATISTICS) | {"n": 0}
@@ -137,7 +137,7 @@ def test_a_cls_token_of_zeros_has_no_similarity_with_anything(pictures):
     assert hidden["pairwise_cosine"] == hidden["variance_share"] == {"value": None, "ci95": None}
 
 
-def test_a_patch_that_overflows_in_the_last_block_is_told(pictures, tmp_path):
+def test_a_patch_that_overflows_in_the_last_block_is_told(images, tmp_path):
     """No row that is decomposed looks at it: the ledger balances."""
     vit = tiny_vit()
 
@@ -147,15 +147,15 @@ def test_a_patch_that_overflows_in_the_last_block_is_told(pictures, tmp_path):
         return output
 
     vit.module.blocks[-1].register_forward_hook(overflow)
-    second = sorted(pictures.iterdir())[1].name
+    second = sorted(images.iterdir())[1].name
     with pytest.raises(VitscopeError, match=rf"infinite activations of patches .*{second}"):
-        audit(vit, pictures, EXACT, out=tmp_path / "out")
+        audit(vit, images, EXACT, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_states_of_zeros_have_no_direction_and_stop_nothing(tmp_path):
     """The planted model's keys are zeros: sums that hold NaN by right are not damaged ones."""
-    images = write_pictures(tmp_path / "images", 4, size=(64, 64))
+    images = write_images(tmp_path / "images", 4, size=(64, 64))
     result = audit(wrap_model(plant("patches")), images, AuditConfig(gallery=0))
     states = result.summary["anatomy"]["tokens"]["cls"]
     assert states["keys"]["pairwise_cosine"]["value"] is None

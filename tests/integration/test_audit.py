@@ -10,18 +10,18 @@ import torch
 
 from audits import (
     LAYER_NUMBERS,
-    NUM_PICTURES,
+    NUM_IMAGES,
     STATISTICS,
     assert_same_numbers,
     numbers,
     tiny_vit,
 )
-from pictures import write_pictures
+from images import write_images
 from vitscope import AuditConfig, AuditResult, ImageSet, audit, decompose, restrict
 from vitscope.errors import (
     ResultError,
 )
-from vitscope.pictures.images import iter_batches
+from vitscope.images.image_set import iter_batches
 
 
 def test_summary_has_every_promised_key(result):
@@ -32,7 +32,7 @@ def test_summary_has_every_promised_key(result):
         *("id", "family", "num_params", "depth", "embed_dim", "num_heads", "patch_size"),
         *("num_registers", "input_size", "grid", "dtype"),
     }
-    assert summary["data"] == {"num_images": NUM_PICTURES, "num_failed": 0, "num_repeated": 0}
+    assert summary["data"] == {"num_images": NUM_IMAGES, "num_failed": 0, "num_repeated": 0}
     assert summary["ledger"]["max_balance_error"] <= summary["ledger"]["tolerance"] == 1e-10
     assert set(summary["attention_mass"]) == groups
     assert set(summary["patch_share"]) == STATISTICS
@@ -78,9 +78,9 @@ def plain_cka(x, y, *, unbiased):
     return hsic(x, y) / math.sqrt(hsic(x, x) * hsic(y, y))
 
 
-def test_numbers_equal_plain_code_on_whole_matrices(result, pictures):
+def test_numbers_equal_plain_code_on_whole_matrices(result, images):
     vit = tiny_vit().to("cpu", torch.float64)
-    batch = next(iter_batches(ImageSet.from_sources([pictures], vit.preprocessing), batch_size=99))
+    batch = next(iter_batches(ImageSet.from_sources([images], vit.preprocessing), batch_size=99))
     ledger = decompose(vit, batch.pixels)
     readouts = restrict(vit, ledger)
     summary = result.summary
@@ -134,10 +134,10 @@ def test_shares_sum_to_one(result):
         assert sum(s["value"] for s in shares.values()) == pytest.approx(1)
 
 
-def test_table_has_one_row_a_picture(result, pictures):
+def test_table_has_one_row_a_image(result, images):
     table = result.images
-    assert table.num_rows == NUM_PICTURES
-    assert table.column("path").to_pylist() == sorted(str(p) for p in pictures.iterdir())
+    assert table.num_rows == NUM_IMAGES
+    assert table.column("path").to_pylist() == sorted(str(p) for p in images.iterdir())
     for name in (
         *("attention_mass_patches", "patch_share", "contribution_norm_skip", "share_bias"),
         *("cosine_residual_non_patch", "centred_cosine_attention_patches", "balance_error"),
@@ -146,14 +146,14 @@ def test_table_has_one_row_a_picture(result, pictures):
 
 
 @pytest.mark.parametrize("config", [{"batch_size": 1}, {"batch_size": 7}, {"num_workers": 2}])
-def test_batches_and_workers_change_nothing(result, pictures, config):
-    other = audit(tiny_vit(), pictures, AuditConfig(proven=1, **{"dtype": "float64", **config}))
+def test_batches_and_workers_change_nothing(result, images, config):
+    other = audit(tiny_vit(), images, AuditConfig(verified=1, **{"dtype": "float64", **config}))
     assert_same_numbers(numbers(result), numbers(other), 1e-9)
 
 
-def test_merging_disjoint_results_equals_their_union(result, pictures, tmp_path):
-    names = sorted(pictures.iterdir())
-    config = AuditConfig(proven=1, batch_size=4, dtype="float64")
+def test_merging_disjoint_results_equals_their_union(result, images, tmp_path):
+    names = sorted(images.iterdir())
+    config = AuditConfig(verified=1, batch_size=4, dtype="float64")
     parts = [audit(tiny_vit(), part, config) for part in (names[15:], names[:9], names[9:15])]
     merged = parts[0].merge(*parts[1:]).save(tmp_path / "merged")
     merged = AuditResult.load(merged.folder)
@@ -173,20 +173,22 @@ def test_merging_disjoint_results_equals_their_union(result, pictures, tmp_path)
 
 
 def test_results_of_different_settings_do_not_merge(result, tmp_path):
-    other = audit(tiny_vit(), write_pictures(tmp_path, 4, start=100), AuditConfig(proven=1))
+    other = audit(tiny_vit(), write_images(tmp_path, 4, start=100), AuditConfig(verified=1))
     with pytest.raises(ResultError, match="cannot be merged: its model's dtype differs"):
         result.merge(other)
     other = audit(
-        tiny_vit(), tmp_path, AuditConfig(proven=1, dtype="float64", renormalize=True, batch_size=2)
+        tiny_vit(),
+        tmp_path,
+        AuditConfig(verified=1, dtype="float64", renormalize=True, batch_size=2),
     )
     with pytest.raises(ResultError, match="its renormalize differs"):
         result.merge(other)
 
 
 def test_cls_terms_that_give_the_same_groups_do_not_merge(result, tmp_path):
-    names = sorted(write_pictures(tmp_path, 6, start=300).iterdir())
+    names = sorted(write_images(tmp_path, 6, start=300).iterdir())
     registers, patches, own = (
-        audit(tiny_vit(), names[i : i + 2], AuditConfig(proven=1, dtype="float64", cls_term=term))
+        audit(tiny_vit(), names[i : i + 2], AuditConfig(verified=1, dtype="float64", cls_term=term))
         for i, term in zip((0, 2, 4), ("registers", "patches", "own"), strict=True)
     )
     assert registers.manifest.groups == patches.manifest.groups == ("registers", "patches")
@@ -198,15 +200,15 @@ def test_cls_terms_that_give_the_same_groups_do_not_merge(result, tmp_path):
     assert result.merge(own).manifest.cls_term == "own"
 
 
-def test_the_summary_tells_the_settings_that_change_the_numbers(result, pictures):
+def test_the_summary_tells_the_settings_that_change_the_numbers(result, images):
     assert result.summary["settings"] == {"renormalize": False, "cls_term": "own", "layer": 1}
-    config = AuditConfig(proven=1, dtype="float64", cls_term="registers", renormalize=True)
-    found = audit(tiny_vit(), sorted(pictures.iterdir())[:3], config).summary["settings"]
+    config = AuditConfig(verified=1, dtype="float64", cls_term="registers", renormalize=True)
+    found = audit(tiny_vit(), sorted(images.iterdir())[:3], config).summary["settings"]
     assert found == {"renormalize": True, "cls_term": "registers", "layer": 1}
 
 
-def test_dropping_features_leaves_out_the_centred_numbers_alone(result, pictures):
-    dropped = audit(tiny_vit(), pictures, AuditConfig(proven=1, dtype="float64", features="drop"))
+def test_dropping_features_leaves_out_the_centred_numbers_alone(result, images):
+    dropped = audit(tiny_vit(), images, AuditConfig(verified=1, dtype="float64", features="drop"))
     assert not (dropped.folder / "features").exists()
     expected, found = numbers(result), numbers(dropped)
     for name in ("centred_cosine", "centred_share"):
@@ -234,17 +236,17 @@ def test_sums_alone_give_the_estimates_back(result):
     ]
 
 
-def test_sums_outlive_a_temporary_result(pictures):
-    sums = audit(tiny_vit(), pictures, AuditConfig(proven=1, dtype="float64")).read_sums()[1]
+def test_sums_outlive_a_temporary_result(images):
+    sums = audit(tiny_vit(), images, AuditConfig(verified=1, dtype="float64")).read_sums()[1]
     gc.collect()
     assert np.isfinite(sums.estimate_cka("residual", "patches").unbiased)
 
 
 def test_a_model_reached_by_another_id_merges(result, tmp_path):
     vit = tiny_vit().named("tiny/twin", "elsewhere")
-    folder = write_pictures(tmp_path, 3, start=200)
-    merged = result.merge(audit(vit, folder, AuditConfig(proven=1, dtype="float64")))
-    assert merged.summary["data"]["num_images"] == NUM_PICTURES + 3
+    folder = write_images(tmp_path, 3, start=200)
+    merged = result.merge(audit(vit, folder, AuditConfig(verified=1, dtype="float64")))
+    assert merged.summary["data"]["num_images"] == NUM_IMAGES + 3
 
 
 def test_features_alone_give_the_row_back(result):
@@ -255,11 +257,11 @@ def test_features_alone_give_the_row_back(result):
     t = sum(rows[f"term/{g}"] for g in ("cls", "registers", "patches")) + rows["bias"]
     norms = result.images.column("contribution_norm_attention_total").to_numpy()
     np.testing.assert_allclose(t.norm(dim=1).numpy(), norms, rtol=1e-12)
-    assert rows["attention_mass"].shape == (NUM_PICTURES, 4, 3)
+    assert rows["attention_mass"].shape == (NUM_IMAGES, 4, 3)
 
 
-def test_all_layers_are_listed_and_the_last_is_the_headline(result, pictures):
-    found = audit(tiny_vit(), pictures, AuditConfig(proven=1, dtype="float64", layers="all"))
+def test_all_layers_are_listed_and_the_last_is_the_headline(result, images):
+    found = audit(tiny_vit(), images, AuditConfig(verified=1, dtype="float64", layers="all"))
     summary = found.summary
     assert set(summary["layers"]) == {"0", "1"}
     expected = numbers(result)
@@ -272,15 +274,15 @@ def test_all_layers_are_listed_and_the_last_is_the_headline(result, pictures):
     of_last = {name: summary["layers"]["1"][name] for name in LAYER_NUMBERS}
     assert_same_numbers(of_last, {name: summary[name] for name in LAYER_NUMBERS}, 0)
     assert "embedding" not in summary["layers"]["0"]["cka"]
-    # Every picture enters block 0 with the same [CLS] token: nothing can depend on it.
+    # Every image enters block 0 with the same [CLS] token: nothing can depend on it.
     assert summary["layers"]["0"]["cka"]["residual"]["skip"]["unbiased"] is None
     assert summary["layers"]["0"]["centred_cosine"]["residual"]["skip"] is None
-    assert pq.read_table(found.folder / "layers" / "000.parquet").num_rows == NUM_PICTURES
+    assert pq.read_table(found.folder / "layers" / "000.parquet").num_rows == NUM_IMAGES
 
 
-def test_renormalised_outputs_differ_and_terms_do_not(result, pictures):
+def test_renormalised_outputs_differ_and_terms_do_not(result, images):
     found = audit(
-        tiny_vit(), pictures, AuditConfig(proven=1, dtype="float64", renormalize=True)
+        tiny_vit(), images, AuditConfig(verified=1, dtype="float64", renormalize=True)
     ).summary
     plain = result.summary
     for readout in ("values", "attention", "block", "embedding"):
@@ -291,13 +293,13 @@ def test_renormalised_outputs_differ_and_terms_do_not(result, pictures):
 
 
 @pytest.mark.parametrize("renormalize", [False, True])
-def test_the_restricted_cosine_is_of_the_restricted_output(pictures, renormalize):
+def test_the_restricted_cosine_is_of_the_restricted_output(images, renormalize):
     """cos(c_g + bias, t), with c_g from the attention that is left where it is renormalised."""
     vit = tiny_vit()
-    config = AuditConfig(proven=1, dtype="float64", renormalize=renormalize)
-    found = audit(vit, pictures, config).summary["restricted_cosine"]["attention"]
-    images = ImageSet.from_sources(pictures, vit.preprocessing)
-    (batch,) = iter_batches(images, batch_size=len(images), num_workers=0)
+    config = AuditConfig(verified=1, dtype="float64", renormalize=renormalize)
+    found = audit(vit, images, config).summary["restricted_cosine"]["attention"]
+    image_set = ImageSet.from_sources(images, vit.preprocessing)
+    (batch,) = iter_batches(image_set, batch_size=len(image_set), num_workers=0)
     vit.to("cpu", torch.float64)
     ledger = decompose(vit, batch.pixels.double())
     tail, t = ledger.tail, ledger.attention_total
@@ -311,11 +313,11 @@ def test_the_restricted_cosine_is_of_the_restricted_output(pictures, renormalize
         assert found[group]["mean"] == pytest.approx(float(cosines.mean()), abs=1e-9)
 
 
-def test_attention_pooling_has_neither_skip_nor_door(pictures):
-    summary = audit(tiny_vit("siglip"), pictures, AuditConfig(proven=1, dtype="float64")).summary
+def test_attention_pooling_has_neither_skip_nor_other_source(images):
+    summary = audit(tiny_vit("siglip"), images, AuditConfig(verified=1, dtype="float64")).summary
     assert set(summary["attention_mass"]) == {"patches"}
     assert "skip" not in summary["contribution_norm"]
     assert summary["cka"]["residual"]["patches"]["unbiased"] == pytest.approx(1)
     assert summary["verdict"] == "holds"
-    assert summary["door"] is None
+    assert summary["main_other_source"] is None
     assert summary["model"]["global_feature"] == "attention pooling"

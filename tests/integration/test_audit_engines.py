@@ -10,25 +10,25 @@ import pytest
 
 from audits import assert_same_numbers, numbers, tiny_vit
 from containers import make_image_column, write_parquet
-from pictures import write_pictures
+from images import write_images
 from sharded import SeenProgress
 from vitscope import AuditConfig, AuditResult, audit
 from vitscope.errors import ImbalanceError
 
-NUM_PICTURES = 20
+NUM_IMAGES = 20
 CONFIG = AuditConfig(batch_size=2, shard_size=4, dtype="float64", gallery=4)
 ROUNDING = 1e-12
 """Of float64 sums of the same order, in processes with another number of threads."""
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"), NUM_PICTURES)
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"), NUM_IMAGES)
 
 
 @pytest.fixture(scope="module")
-def local(pictures, tmp_path_factory):
-    return audit(tiny_vit(), pictures, CONFIG, out=tmp_path_factory.mktemp("local") / "r")
+def local(images, tmp_path_factory):
+    return audit(tiny_vit(), images, CONFIG, out=tmp_path_factory.mktemp("local") / "r")
 
 
 def assert_same(result, expected):
@@ -36,7 +36,7 @@ def assert_same(result, expected):
     ours, theirs = result.images.to_pydict(), expected.images.to_pydict()
     assert ours["image_id"] == theirs["image_id"]
     assert ours["path"] == theirs["path"]
-    assert result.gallery.pictures == expected.gallery.pictures
+    assert result.gallery.images == expected.gallery.images
 
 
 class Dying:
@@ -82,14 +82,14 @@ def ray_engine():
 
 
 def test_two_nodes_and_a_worker_that_is_killed_give_the_same_numbers(
-    ray_engine, pictures, local, tmp_path
+    ray_engine, images, local, tmp_path
 ):
     vit, mark = tiny_vit(), tmp_path / "killed"
     vit = replace(vit, run=Dying(vit.run, mark))
     seen = SeenProgress()
     result = audit(
         vit,
-        pictures,
+        images,
         CONFIG,
         out=tmp_path / "r",
         engine=ray_engine,
@@ -97,14 +97,14 @@ def test_two_nodes_and_a_worker_that_is_killed_give_the_same_numbers(
     )
     assert mark.exists()
     assert_same(result, local)
-    assert seen == [(4 * k, NUM_PICTURES) for k in range(1, 6)]
+    assert seen == [(4 * k, NUM_IMAGES) for k in range(1, 6)]
 
 
-def test_what_a_worker_refuses_is_refused_here(ray_engine, pictures, tmp_path):
+def test_what_a_worker_refuses_is_refused_here(ray_engine, images, tmp_path):
     vit = tiny_vit()
     vit = replace(vit, run=Unbalanced(vit.run))
     with pytest.raises(ImbalanceError, match="embedding readout"):
-        audit(vit, pictures, CONFIG, out=tmp_path / "r", engine=ray_engine)
+        audit(vit, images, CONFIG, out=tmp_path / "r", engine=ray_engine)
     assert not list(tmp_path.iterdir())
 
 
@@ -125,18 +125,18 @@ resources.choose_batch_size = lambda *given: (
     free if given[2].batch_size == "auto" else choose(*given)
 )
 config = AuditConfig(shard_size=4, dtype="float64", gallery=4)
-pictures = sorted(Path(sys.argv[1]).iterdir())[: None if rank == 0 else int(sys.argv[3])]
-result = audit(tiny_vit(), pictures, config, out=sys.argv[2], engine=detect_engine())
+images = sorted(Path(sys.argv[1]).iterdir())[: None if rank == 0 else int(sys.argv[3])]
+result = audit(tiny_vit(), images, config, out=sys.argv[2], engine=detect_engine())
 assert result.summary["data"]["num_images"] == 20
 """
 
 
-def run_ranks(tmp_path, pictures, seen_by_second):
+def run_ranks(tmp_path, images, seen_by_second):
     script = tmp_path / "rank.py"
     script.write_text(RANK)
     command = ["torch.distributed.run", "--nproc-per-node", "2", str(script)]
     return subprocess.run(
-        [sys.executable, "-m", *command, str(pictures), str(tmp_path / "r"), str(seen_by_second)],
+        [sys.executable, "-m", *command, str(images), str(tmp_path / "r"), str(seen_by_second)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -144,15 +144,15 @@ def run_ranks(tmp_path, pictures, seen_by_second):
     )
 
 
-def test_the_ranks_of_torchrun_give_the_same_numbers(pictures, local, tmp_path):
-    done = run_ranks(tmp_path, pictures, NUM_PICTURES)
+def test_the_ranks_of_torchrun_give_the_same_numbers(images, local, tmp_path):
+    done = run_ranks(tmp_path, images, NUM_IMAGES)
     assert done.returncode == 0, done.stderr
     assert_same(AuditResult.load(tmp_path / "r"), local)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r", "rank.py"]
 
 
-def test_ranks_leave_copies_out_together(pictures, local, tmp_path):
-    contents = [path.read_bytes() for path in sorted(pictures.iterdir())]
+def test_ranks_leave_copies_out_together(images, local, tmp_path):
+    contents = [path.read_bytes() for path in sorted(images.iterdir())]
     (tmp_path / "table").mkdir()
     column = make_image_column([*contents, *contents[:5]])  # a shard of copies alone, and another
     write_parquet(tmp_path / "table" / "set.parquet", {"image": column})
@@ -165,10 +165,8 @@ def test_ranks_leave_copies_out_together(pictures, local, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r", "rank.py", "table"]
 
 
-def test_a_rank_that_sees_other_pictures_is_refused(pictures, tmp_path):
-    done = run_ranks(tmp_path, pictures, NUM_PICTURES - 1)
+def test_a_rank_that_sees_other_images_is_refused(images, tmp_path):
+    done = run_ranks(tmp_path, images, NUM_IMAGES - 1)
     assert done.returncode != 0
-    assert (
-        "does not see what the leading one does (num_pictures was 20 and now is 19" in done.stderr
-    )
+    assert "does not see what the leading one does (num_images was 20 and now is 19" in done.stderr
     assert [path.name for path in tmp_path.glob("r*")] == ["rank.py"]

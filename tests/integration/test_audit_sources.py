@@ -1,4 +1,4 @@
-"""An audit of pictures in archives, tables and stores is that of the same pictures in files."""
+"""An audit of images in archives, tables and stores is that of the same images in files."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ import pytest
 
 from audits import tiny_vit
 from containers import make_image_column, make_tar, write_parquet
-from pictures import write_pictures
+from images import write_images
 from vitscope import AuditConfig, ImageSet, OneShotConfig, audit, explain, one_shot
 from vitscope.cli import main
 from vitscope.errors import ResultError, UsageError
@@ -17,8 +17,8 @@ from vitscope.errors import ResultError, UsageError
 
 @pytest.fixture
 def contents(tmp_path) -> dict[str, bytes]:
-    folder = write_pictures(tmp_path / "photos", 14)
-    (folder / "0009.png").write_bytes(b"no picture")
+    folder = write_images(tmp_path / "photos", 14)
+    (folder / "0009.png").write_bytes(b"no image")
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
@@ -35,9 +35,9 @@ def read_failures(result) -> list[list[str]]:
 def test_shards_and_tables_give_the_summary_of_the_files(tmp_path, vit, contents):
     names = list(contents)
     for shard, part in enumerate((names[:6], names[6:])):
-        pictures = {name: contents[name] for name in part}
-        (tmp_path / f"{shard:03}.tar").write_bytes(make_tar(pictures))
-        column = make_image_column(pictures.values())
+        images = {name: contents[name] for name in part}
+        (tmp_path / f"{shard:03}.tar").write_bytes(make_tar(images))
+        column = make_image_column(images.values())
         write_parquet(tmp_path / f"{shard}.parquet", {"image": column}, row_group_size=4)
     config = AuditConfig(batch_size=5)
     expected = audit(vit, tmp_path / "photos", config)
@@ -67,7 +67,7 @@ def test_secrets_of_a_url_are_in_no_file_of_a_result(tmp_path, vit, contents):
         files.store.clear()
     assert result.images["path"].to_pylist()[-1] == "memory://host/x.png"
     assert [path for path, _ in read_failures(result)] == ["memory://host/set/0009.png"]
-    assert explained.summary["pictures"][0]["path"] == "memory://host/x.png"
+    assert explained.summary["images"][0]["path"] == "memory://host/x.png"
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     for path in (path for path in written if "photos" not in path.parts):
         data = path.read_bytes()
@@ -93,15 +93,15 @@ def test_the_command_line_takes_archives_and_lists_what_is_missing(
 def test_one_shot_wants_folders_of_files(tmp_path, vit, contents):
     (tmp_path / "classes" / "a").mkdir(parents=True)
     (tmp_path / "classes" / "a" / "000.tar").write_bytes(make_tar(contents))
-    with pytest.raises(UsageError, match="14 of the pictures lie in archives, tables or stores"):
+    with pytest.raises(UsageError, match="14 of the images lie in archives, tables or stores"):
         one_shot(vit, tmp_path / "classes", OneShotConfig())
     with pytest.raises(UsageError, match="does not exist"):
         one_shot(vit, "memory://classes", OneShotConfig())
 
 
-def test_audits_of_drafts_and_of_whole_pictures_do_not_merge(tmp_path, vit):
-    write_pictures(tmp_path / "a", 5)
-    write_pictures(tmp_path / "b", 5, start=5)
+def test_audits_of_drafts_and_of_whole_images_do_not_merge(tmp_path, vit):
+    write_images(tmp_path / "a", 5)
+    write_images(tmp_path / "b", 5, start=5)
     drafts = replace(vit.preprocessing, draft=True)
     whole, draft = (
         audit(vit, ImageSet.from_sources(tmp_path / name, preprocessing))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from audits import tiny_vit
-from pictures import write_pictures
+from images import write_images
 from vitscope import AuditConfig, RunConfig, audit, explain
 from vitscope.errors import ImbalanceError, MemoryShortageError
 
@@ -14,8 +14,8 @@ AUTO = AuditConfig(dtype="auto", device="cpu", batch_size=2)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures") / "set", 10)
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images") / "set", 10)
 
 
 @pytest.fixture(autouse=True)
@@ -35,22 +35,22 @@ def altered(vit, change):
         handle.remove()
 
 
-def test_pictures_that_do_not_balance_after_all_are_told_what_was_chosen(pictures):
+def test_images_that_do_not_balance_after_all_are_told_what_was_chosen(images):
     vit = tiny_vit()
     # The eight that are tried come in one batch.
     with (
         altered(vit, lambda out: out if len(out) == 8 else out * 1.1),
         pytest.raises(ImbalanceError, match=r"bfloat16, .*chosen by --dtype auto.*--dtype float32"),
     ):
-        audit(vit, pictures, AUTO)
+        audit(vit, images, AUTO)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_nothing_is_said_of_half_precisions_where_there_is_none(pictures, dtype):
+def test_nothing_is_said_of_half_precisions_where_there_is_none(images, dtype):
     vit = tiny_vit()
     handle = vit.blocks[vit.last_layer].branch.register_forward_hook(lambda _, __, out: out * 1.1)
     with pytest.raises(ImbalanceError) as error:
-        audit(vit, pictures, AuditConfig(dtype=dtype, device="cpu"))
+        audit(vit, images, AuditConfig(dtype=dtype, device="cpu"))
     handle.remove()
     assert "--dtype" not in str(error.value)
 
@@ -58,7 +58,7 @@ def test_nothing_is_said_of_half_precisions_where_there_is_none(pictures, dtype)
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")]
 )
-def test_what_memory_does_not_hold_is_tried_on_fewer_pictures(pictures, error):
+def test_what_memory_does_not_hold_is_tried_on_fewer_images(images, error):
     vit, sizes = tiny_vit(), []
 
     def fill(out):
@@ -68,14 +68,14 @@ def test_what_memory_does_not_hold_is_tried_on_fewer_pictures(pictures, error):
         return out
 
     with altered(vit, fill):
-        result = audit(vit, pictures, AUTO)
+        result = audit(vit, images, AUTO)
     assert sizes[:3] == [8, 4, 2]
     assert result.provenance["config"]["dtype"] == "bfloat16"
     assert len(result.images) == 10
 
 
 @pytest.mark.parametrize("run", [audit, explain])
-def test_memory_for_not_even_one_picture_is_said_in_plain_words(pictures, run):
+def test_memory_for_not_even_one_image_is_said_in_plain_words(images, run):
     vit = tiny_vit()
     config = AUTO if run is audit else RunConfig(dtype="auto", device="cpu")
 
@@ -84,17 +84,17 @@ def test_memory_for_not_even_one_picture_is_said_in_plain_words(pictures, run):
 
     with (
         altered(vit, fill),
-        pytest.raises(MemoryShortageError, match="not enough memory on cpu for 1 picture"),
+        pytest.raises(MemoryShortageError, match="not enough memory on cpu for 1 image"),
     ):
-        run(vit, pictures, config)
+        run(vit, images, config)
     assert vit.dtype == torch.float32
 
 
-def test_any_other_error_of_the_trial_comes_as_it_is(pictures):
+def test_any_other_error_of_the_trial_comes_as_it_is(images):
     vit = tiny_vit()
 
     def fail(_):
         raise RuntimeError("shapes do not match")
 
     with altered(vit, fail), pytest.raises(RuntimeError, match="shapes do not match"):
-        audit(vit, pictures, AUTO)
+        audit(vit, images, AUTO)

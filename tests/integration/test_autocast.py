@@ -57,11 +57,11 @@ def test_every_family_balances_and_keeps_its_stream_in_float32(name, dtype):
 
 
 @pytest.mark.parametrize("name", ["timm/dinov2_reg", "transformers/dinov3", "open_clip/plain"])
-def test_the_row_alone_is_that_of_a_proven_batch_under_autocast_too(name):
+def test_the_row_alone_is_that_of_a_verified_batch_under_autocast_too(name):
     vit = adapt(name)
     pixels = tiny_pixels(vit)
     with vit.placed("cpu", torch.bfloat16):
-        found, expected = (run(vit, pixels, torch.bfloat16, proven=p) for p in (False, True))
+        found, expected = (run(vit, pixels, torch.bfloat16, verified=p) for p in (False, True))
     features = expected[vit.last_layer].features
     assert all(torch.equal(found[vit.last_layer].features[n], rows) for n, rows in features.items())
 

@@ -53,8 +53,8 @@ def median(cell):
     return float(cell.split(" ")[0])
 
 
-def test_audit_beside_the_forward(pictures, one_process):
-    section = measure("audit_against_forward", images=(pictures,))
+def test_audit_beside_the_forward(images, one_process):
+    section = measure("audit_against_forward", images=(images,))
     assert names(section) == ["last layer", "all layers", "last layer, bfloat16"]
     for row in section.tables[0].rows:
         assert median(row[1]) > 0
@@ -63,27 +63,27 @@ def test_audit_beside_the_forward(pictures, one_process):
 
 
 @pytest.mark.parametrize(("pass_size", "expected"), [(None, [5]), (2, [2, 2, 1]), (8, [5])])
-def test_a_bare_forward_may_go_in_passes(pictures, pass_size, expected):
+def test_a_bare_forward_may_go_in_passes(images, pass_size, expected):
     from benchmarks.audits import bare_forward
+    from benchmarks.images import decoded_images
     from benchmarks.models import load_dinov2
-    from benchmarks.pictures import decoded_pictures
 
     seen = []
     forward = bare_forward(lambda pixels: seen.append(len(pixels)), pass_size=pass_size)
-    with decoded_pictures(load_dinov2("tiny"), 5, size=32, batch_size=5) as decoded:
+    with decoded_images(load_dinov2("tiny"), 5, size=32, batch_size=5) as decoded:
         forward(decoded.batches[0])
     assert seen == expected
 
 
 def test_every_batch_is_timed_once():
     from benchmarks.audits import time_audit
+    from benchmarks.images import decoded_images
     from benchmarks.models import load_dinov2
-    from benchmarks.pictures import decoded_pictures
 
     from vitscope import AuditConfig
 
     vit, seen = load_dinov2("tiny"), []
-    with decoded_pictures(vit, 5, size=32, batch_size=2) as decoded:
+    with decoded_images(vit, 5, size=32, batch_size=2) as decoded:
         config = AuditConfig(batch_size=2, device="cpu")
         times = time_audit(vit, decoded, config, {"look": lambda batch: seen.append(batch.indices)})
     first, *timed = seen
@@ -102,14 +102,14 @@ def test_rounds_and_whole_runs_add_up():
     assert sum_rounds(times.audit, 2) == [3.0, 7.0]
 
 
-def test_copies_have_identities_of_their_own(pictures, tmp_path):
-    from benchmarks.pictures import write_pictures
+def test_copies_have_identities_of_their_own(images, tmp_path):
+    from benchmarks.images import write_images
 
-    sources = sorted(pictures.glob("*.png"))
-    for name, given in (("copied", (pictures,)), ("made", ())):
+    sources = sorted(images.glob("*.png"))
+    for name, given in (("copied", (images,)), ("made", ())):
         folder = tmp_path / name
         folder.mkdir()
-        write_pictures(folder, len(sources) + 2, given)
+        write_images(folder, len(sources) + 2, given)
         written = sorted(folder.iterdir())
         assert len({path.read_bytes() for path in written}) == len(sources) + 2
     copied = sorted((tmp_path / "copied").iterdir())
@@ -177,7 +177,7 @@ def test_the_gram_references_are_the_definitions():
         biased(x, y) / math.sqrt(biased(x, x) * biased(y, y)), rel=1e-12
     )
 
-    def unbiased(a, b):  # Σ over four distinct pictures: what the estimator is the short form of
+    def unbiased(a, b):  # Σ over four distinct images: what the estimator is the short form of
         k, l = a @ a.T, b @ b.T  # noqa: E741
         total = 0.0
         for i, j, q, r in np.ndindex(n, n, n, n):
@@ -190,8 +190,8 @@ def test_the_gram_references_are_the_definitions():
     )
 
 
-def test_half_precision(one_process, pictures):
-    section = measure("half_precision", images=(pictures,))
+def test_half_precision(one_process, images):
+    section = measure("half_precision", images=(images,))
     kinds = names(section)
     assert {"cka", "variance_share", "attention_mass", "layer_similarity"} <= set(kinds)
     largest, *halves = ([float(row[k]) for row in section.tables[0].rows] for k in range(1, 4))
@@ -302,7 +302,7 @@ def test_one_command_survives_a_part_that_fails(tmp_path, capsys):
     from benchmarks.__main__ import app
 
     page = tmp_path / "page.md"
-    nowhere = tmp_path / "no pictures"
+    nowhere = tmp_path / "no images"
     code = app(
         [str(nowhere), "--tiny", "--only", "masked", "gram", "--out", str(page)],
         result_action="return_value",

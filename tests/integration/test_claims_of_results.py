@@ -3,7 +3,7 @@
 import pytest
 
 from audits import tiny_vit
-from pictures import write_pictures
+from images import write_images
 from vitscope import AuditConfig, audit
 from vitscope.config import OneShotConfig
 from vitscope.reproduction.claims import list_claims
@@ -11,15 +11,15 @@ from vitscope.reproduction.evidence import UntoldError
 from vitscope.runs.one_shot_loop import one_shot
 
 CLAIMS = list_claims()
-NUM_PICTURES = 30
+NUM_IMAGES = 30
 CHANCE = "is undefined: the full output does no better than chance"
 
 
 @pytest.fixture(scope="module")
 def summaries(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for label in range(6):
-        write_pictures(folder / f"class-{label}", NUM_PICTURES // 6, start=10 * label)
+        write_images(folder / f"class-{label}", NUM_IMAGES // 6, start=10 * label)
     vit = tiny_vit("dinov2_reg")
     result = audit(vit, folder, AuditConfig(batch_size=16)).summary
     return {

@@ -12,11 +12,11 @@ import pytest
 import torch
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-from pictures import write_pictures
+from images import write_images
 from vitscope import AuditResult
 from vitscope.cli import main
-from vitscope.models.embedded import embedded_available
 from vitscope.testing.randomize import randomize
+from vitscope.weights.embedded import embedded_available
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def model_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"), 24)
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"), 24)
 
 
 def run(capsys, *arguments):
@@ -54,16 +54,16 @@ def one_line(err):
     return lines[0]
 
 
-def test_audit_prints_a_table_and_a_verdict(capsys, model_folder, pictures, tmp_path):
+def test_audit_prints_a_table_and_a_verdict(capsys, model_folder, images, tmp_path):
     code, out, _ = run(
-        capsys, "audit", pictures, "--model", model_folder, "--out", tmp_path / "out", "--size", 32
+        capsys, "audit", images, "--model", model_folder, "--out", tmp_path / "out", "--size", 32
     )
     assert code == 0
     folder, report = sorted((tmp_path / "out").iterdir())
     assert f"written to {folder}" in out
     assert f"open {report} in a browser" in out
     assert "<html" in report.read_text(encoding="utf-8")
-    for words in ("patches", "registers", "skip", "verdict:", "24 pictures", "ledger balances"):
+    for words in ("patches", "registers", "skip", "verdict:", "24 images", "ledger balances"):
         assert words in out
     summary = AuditResult.load(folder).summary
     assert " ".join(summary["verdict_text"].split()) in " ".join(out.split())
@@ -73,32 +73,32 @@ def test_audit_prints_a_table_and_a_verdict(capsys, model_folder, pictures, tmp_
     }
 
 
-def test_several_models_end_in_a_comparison(capsys, model_folder, pictures, tmp_path):
+def test_several_models_end_in_a_comparison(capsys, model_folder, images, tmp_path):
     other = tmp_path / "twin"
     other.symlink_to(model_folder)
     arguments = ["--model", model_folder, "--model", other, "--out", tmp_path / "out"]
-    code, out, _ = run(capsys, "audit", pictures, *arguments, "--size", 32, "--layers", "all")
+    code, out, _ = run(capsys, "audit", images, *arguments, "--size", 32, "--layers", "all")
     assert code == 0
     assert "Where the [CLS] output comes from" in out
     assert len(list((tmp_path / "out").glob("*/summary.json"))) == 2
 
 
 def test_a_mistyped_second_model_is_told_before_the_first_is_run(
-    capsys, model_folder, pictures, tmp_path
+    capsys, model_folder, images, tmp_path
 ):
     models = ["--model", model_folder, "--model", "dinov2-smal"]
-    code, _, err = run(capsys, "audit", pictures, *models, "--out", tmp_path / "out")
+    code, _, err = run(capsys, "audit", images, *models, "--out", tmp_path / "out")
     assert code == 2
     assert "dinov2-small" in one_line(err)
     assert not (tmp_path / "out").exists()
 
 
-def test_options_reach_the_result(capsys, model_folder, pictures, tmp_path):
+def test_options_reach_the_result(capsys, model_folder, images, tmp_path):
     options = "--limit 9 --batch-size 4 --dtype float64 --layers 0 --size 16x40 --seed 3"
     options += " --num-workers 1 --device cpu --renormalize --features drop --gallery 2"
-    options += " --cls-term patches --no-report --draft --proven 0.5 --shard 2/2 --shard-size 3"
+    options += " --cls-term patches --no-report --draft --verified 0.5 --shard 2/2 --shard-size 3"
     where = ["--model", model_folder, "--out", tmp_path / "out"]
-    code, _, _ = run(capsys, "audit", pictures, *where, *options.split())
+    code, _, _ = run(capsys, "audit", images, *where, *options.split())
     assert code == 0
     (folder,) = (tmp_path / "out").iterdir()
     result = AuditResult.load(folder)
@@ -117,7 +117,7 @@ def test_options_reach_the_result(capsys, model_folder, pictures, tmp_path):
         "cls_term": "patches",
         "masks": None,
         "draft": True,
-        "proven": 0.5,
+        "verified": 0.5,
         "shard": "2/2",
         "shard_size": 3,
     }
@@ -128,47 +128,47 @@ def test_options_reach_the_result(capsys, model_folder, pictures, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["audit", "{pictures}", "--out", "{out}", "--model"], "--model"),
-        (["audit", "--model", "{model}", "--out", "{out}"], "no pictures were named"),
+        (["audit", "{images}", "--out", "{out}", "--model"], "--model"),
+        (["audit", "--model", "{model}", "--out", "{out}"], "no images were named"),
         (["audit", "{out}/nowhere", "--model", "{model}", "--out", "{out}"], "nowhere"),
-        (["audit", "{pictures}", "--model", "dinov2-smal", "--out", "{out}"], "dinov2-small"),
-        (["audit", "{pictures}", "--model", "{model}", "--out", "{out}", "--size", "33"], "33"),
+        (["audit", "{images}", "--model", "dinov2-smal", "--out", "{out}"], "dinov2-small"),
+        (["audit", "{images}", "--model", "{model}", "--out", "{out}", "--size", "33"], "33"),
         (
-            ["audit", "{pictures}", "--model", "{model}", "--out", "{out}", "--layers", "7"],
+            ["audit", "{images}", "--model", "{model}", "--out", "{out}", "--layers", "7"],
             "layer 7",
         ),
         (
-            ["audit", "{pictures}", "--model", "{model}", "--out", "{out}", "--limit", "0"],
+            ["audit", "{images}", "--model", "{model}", "--out", "{out}", "--limit", "0"],
             "limit 0",
         ),
-        (["audit", "{pictures}", "--model", "{model}", "--out", "{out}", "--device", "tpu"], "tpu"),
-        (["audit", "{pictures}", "--model", "{model}", "--out", "{pictures}/0000.png"], "0000.png"),
+        (["audit", "{images}", "--model", "{model}", "--out", "{out}", "--device", "tpu"], "tpu"),
+        (["audit", "{images}", "--model", "{model}", "--out", "{images}/0000.png"], "0000.png"),
         (["adit"], 'Did you mean "audit"'),
-        (["audit", "{pictures}", "--modle", "x"], "modle"),
+        (["audit", "{images}", "--modle", "x"], "modle"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(
-    capsys, model_folder, pictures, tmp_path, arguments, message
+    capsys, model_folder, images, tmp_path, arguments, message
 ):
-    places = {"pictures": pictures, "model": model_folder, "out": tmp_path / "out"}
+    places = {"images": images, "model": model_folder, "out": tmp_path / "out"}
     code, _, err = run(capsys, *(argument.format(**places) for argument in arguments))
     assert code == 2
     assert message in one_line(err)
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unreadable_folder_of_pictures_is_exit_code_1(capsys, model_folder, tmp_path):
+def test_an_unreadable_folder_of_images_is_exit_code_1(capsys, model_folder, tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.jpg").write_bytes(b"x")
     where = ["--model", model_folder, "--out", tmp_path / "out", "--size", 32]
     code, _, err = run(capsys, "audit", tmp_path / "bad", *where)
     assert code == 1
-    assert "none of the 1 pictures could be read" in one_line(err)
+    assert "none of the 1 images could be read" in one_line(err)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_second_run_needs_overwrite(capsys, model_folder, pictures, tmp_path):
-    command = ["audit", pictures, "--model", model_folder, "--out", tmp_path / "out", "--size", 32]
+def test_a_second_run_needs_overwrite(capsys, model_folder, images, tmp_path):
+    command = ["audit", images, "--model", model_folder, "--out", tmp_path / "out", "--size", 32]
     command += ["--no-report"]
     assert run(capsys, *command)[0] == 0
     code, _, err = run(capsys, *command)
@@ -178,7 +178,7 @@ def test_a_second_run_needs_overwrite(capsys, model_folder, pictures, tmp_path):
 
 
 def test_hostile_names_are_shown_as_they_are(capsys, model_folder, tmp_path):
-    folder = write_pictures(tmp_path / "[red]x[/red]", 3)
+    folder = write_images(tmp_path / "[red]x[/red]", 3)
     (folder / "0000.png").rename(folder / os.fsdecode(b"\xff[bold]\n.png"))
     where = ["--model", model_folder, "--out", tmp_path / "[blue]out[/]", "--size", 32]
     where += ["--no-report"]
@@ -215,11 +215,11 @@ def start(arguments, prepare=None):
     )
 
 
-def test_ctrl_c_leaves_one_line_and_nothing_else(model_folder, pictures, tmp_path):
+def test_ctrl_c_leaves_one_line_and_nothing_else(model_folder, images, tmp_path):
     slow = tmp_path / "slow.txt"
-    slow.write_text("\n".join(str(path) for path in pictures.iterdir()) + "\n")
-    # Enough batches of one, each picture named once by each of many spellings of its path.
-    lines = [f"{p.parent}/{'./' * n}{p.name}" for n in range(60) for p in pictures.iterdir()]
+    slow.write_text("\n".join(str(path) for path in images.iterdir()) + "\n")
+    # Enough batches of one, each image named once by each of many spellings of its path.
+    lines = [f"{p.parent}/{'./' * n}{p.name}" for n in range(60) for p in images.iterdir()]
     slow.write_text("\n".join(lines))
     out = tmp_path / "out"
     where = ["--model", model_folder, "--out", out, "--size", "320", "--batch-size", "1"]
@@ -234,7 +234,7 @@ def test_ctrl_c_leaves_one_line_and_nothing_else(model_folder, pictures, tmp_pat
     assert not out.exists()
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(model_folder, pictures, tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_nothing(model_folder, images, tmp_path):
     def limit_files():
         # Files may not grow past 20 kB, as if the disk were full there.
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -242,15 +242,15 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(model_folder, pictures, tmp_
 
     out = tmp_path / "out"
     where = ["--model", model_folder, "--out", out, "--size", "32"]
-    with start(["audit", pictures, *where], prepare=limit_files) as process:
+    with start(["audit", images, *where], prepare=limit_files) as process:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert re.search(r"cannot write .*out.*: ", one_line(err))
     assert not out.exists()
 
 
-def test_terminating_a_run_leaves_nothing_either(model_folder, pictures, tmp_path):
-    lines = [f"{p.parent}/{'./' * n}{p.name}" for n in range(60) for p in pictures.iterdir()]
+def test_terminating_a_run_leaves_nothing_either(model_folder, images, tmp_path):
+    lines = [f"{p.parent}/{'./' * n}{p.name}" for n in range(60) for p in images.iterdir()]
     slow, out = tmp_path / "slow.txt", tmp_path / "out"
     slow.write_text("\n".join(lines))
     where = ["--model", model_folder, "--out", out, "--size", "320", "--batch-size", "1"]
@@ -265,42 +265,40 @@ def test_terminating_a_run_leaves_nothing_either(model_folder, pictures, tmp_pat
     assert not out.exists()
 
 
-def test_too_little_memory_is_one_line(capsys, model_folder, pictures, tmp_path, monkeypatch):
+def test_too_little_memory_is_one_line(capsys, model_folder, images, tmp_path, monkeypatch):
     def exhaust(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
     monkeypatch.setattr("vitscope.runs.part_writer.decompose_layers", exhaust)
     where = ["--model", model_folder, "--out", tmp_path / "out", "--size", 32]
-    code, _, err = run(capsys, "audit", pictures, *where)
+    code, _, err = run(capsys, "audit", images, *where)
     assert code == 1
-    assert "not enough memory on cpu for 1 picture" in one_line(err)
+    assert "not enough memory on cpu for 1 image" in one_line(err)
 
 
 def test_an_unexpected_error_is_one_line_and_its_place_is_to_be_had(
-    capsys, model_folder, pictures, tmp_path, monkeypatch
+    capsys, model_folder, images, tmp_path, monkeypatch
 ):
     def stumble(*_, **__):
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr("vitscope.runs.part_writer.decompose_layers", stumble)
     where = ["--model", model_folder, "--out", tmp_path / "out", "--size", 32]
-    code, _, err = run(capsys, "audit", pictures, *where)
+    code, _, err = run(capsys, "audit", images, *where)
     assert code == 1
     assert "ZeroDivisionError: a bug (set VITSCOPE_DEBUG=1" in one_line(err)
     monkeypatch.setenv("VITSCOPE_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
-        run(capsys, "audit", pictures, *where)
+        run(capsys, "audit", images, *where)
 
 
 def test_a_later_model_that_fails_leaves_the_earlier_ones_whole(
-    capsys, model_folder, pictures, tmp_path
+    capsys, model_folder, images, tmp_path
 ):
     twin = tmp_path / "twin"
     twin.symlink_to(model_folder)
     models = ["--model", model_folder, "--model", twin, "--model", "timm:resnet18"]
-    code, out, err = run(
-        capsys, "audit", pictures, *models, "--out", tmp_path / "out", "--size", 32
-    )
+    code, out, err = run(capsys, "audit", images, *models, "--out", tmp_path / "out", "--size", 32)
     assert code != 0
     assert "resnet18" in one_line(err)
     assert "Where the [CLS] output comes from" in out
@@ -309,17 +307,17 @@ def test_a_later_model_that_fails_leaves_the_earlier_ones_whole(
 
 
 def test_a_file_of_somebody_else_s_is_not_taken_for_a_report(
-    capsys, model_folder, pictures, tmp_path
+    capsys, model_folder, images, tmp_path
 ):
     (tmp_path / "report.html").write_text("mine")
     where = ["--model", model_folder, "--out", tmp_path, "--size", 32, "--limit", 4]
-    code, out, _ = run(capsys, "audit", pictures, *where)
+    code, out, _ = run(capsys, "audit", images, *where)
     assert code == 0  # the audit itself is whole
     assert "no report was written" in out
     assert (tmp_path / "report.html").read_text() == "mine"
 
 
-def test_pictures_are_looked_for_before_a_model_is_loaded(capsys, tmp_path, monkeypatch):
+def test_images_are_looked_for_before_a_model_is_loaded(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("vitscope.load_model", lambda _: pytest.fail("a model was loaded"))
     where = ["--model", "dinov2-giant", "--out", tmp_path / "out"]
     code, _, err = run(capsys, "audit", tmp_path / "nowhere", *where)
@@ -335,13 +333,13 @@ def test_the_demo_runs_twice_and_says_what_it_wrote(capsys, tmp_path):
     assert code == 0
     assert "crops of each of 51 photographs" in printed
     assert f"written to {out}/dinov2-small" in printed
-    assert (out / "pictures" / "credits.csv").is_file()
+    assert (out / "images" / "credits.csv").is_file()
     assert run(capsys, "demo", "--out", out, "--limit", 8)[0] == 2
     assert run(capsys, "demo", "--out", out, "--limit", 8, "--overwrite", "--no-report")[0] == 0
 
 
 def test_the_demo_does_not_touch_what_is_not_its_own(capsys, tmp_path):
-    mine = tmp_path / "demo" / "pictures"
+    mine = tmp_path / "demo" / "images"
     mine.mkdir(parents=True)
     (mine / "mine.png").write_text("x")
     (mine / "credits.csv").write_text("x")

@@ -133,10 +133,10 @@ def test_any_part_of_a_summary_may_be_anything(kind, saved, tmp_path):
     [
         ("[" * 100_000, "nested too deeply"),
         ('{"a":' * 100_000, "nested too deeply"),
-        ('{"schema_version": 3, "kind": "audit", "layer": NaN}', "NaN is not a number of JSON"),
+        ('{"schema_version": 4, "kind": "audit", "layer": NaN}', "NaN is not a number of JSON"),
         ('{"schema_version": ' + "9" * 5000 + "}", "cannot be read"),
         ("[]", "written with schema None"),
-        ('{"schema_version": 3, "kind": "audit"}', "model is missing"),
+        ('{"schema_version": 4, "kind": "audit"}', "model is missing"),
         ("\x00", "cannot be read"),
     ],
 )
@@ -184,8 +184,8 @@ def _claim_size(path):
     [
         _claim_size,
         lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
-        lambda path: _write_array(path, {"picture": np.zeros((0, 5, 3), np.uint8)}),
-        lambda path: _write_array(path, {"picture": np.zeros((33, 32, 3), np.uint8)}),
+        lambda path: _write_array(path, {"image": np.zeros((0, 5, 3), np.uint8)}),
+        lambda path: _write_array(path, {"image": np.zeros((33, 32, 3), np.uint8)}),
         lambda path: _write_array(path, {"attention": np.zeros((0, 0), np.float32)}),
         lambda path: _write_array(path, {"attention": np.zeros((6000, 6000), np.float32)}),
         lambda path: path.write_bytes(path.read_bytes()[:-30]),
@@ -305,12 +305,10 @@ def test_no_text_of_a_result_steers_the_terminal(kind, saved, tmp_path):
     shutil.copytree(saved / kind, tmp_path / kind)
     path = tmp_path / kind / "summary.json"
     summary = json.loads(path.read_text())
-    kept = {key: summary[key] for key in ("kind", "readout", "door") if key in summary}
+    kept = {key: summary[key] for key in ("kind", "readout", "main_other_source") if key in summary}
     poisoned = poison(summary) | kept
-    for picture, original in zip(
-        poisoned.get("pictures", []), summary.get("pictures", []), strict=True
-    ):
-        picture["framing"] = original["framing"]
+    for image, original in zip(poisoned.get("images", []), summary.get("images", []), strict=True):
+        image["framing"] = original["framing"]
     poisoned["model"]["notes"] = [hostile]
     path.write_text(json.dumps(poisoned))
     shown = _show(kind, tmp_path / kind)

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitscope import extras
 from vitscope.errors import ModelUnreachableError, UnsupportedModelError, UsageError
 from vitscope.extras import find_package_path
-from vitscope.models import embedded, embedded_file
+from vitscope.weights import embedded, embedded_file
 
 needs_extra = pytest.mark.skipif(
     not embedded.embedded_available(), reason="needs the extra demo: pip install 'vitscope[demo]'"

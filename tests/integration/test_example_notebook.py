@@ -8,7 +8,7 @@ import pytest
 from nbclient import NotebookClient
 
 from vitscope import AuditResult
-from vitscope.models.embedded import embedded_available
+from vitscope.weights.embedded import embedded_available
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "audit_in_a_notebook.ipynb"
 
@@ -51,7 +51,7 @@ def test_it_runs_and_results_and_figures_show_themselves(notebook, tmp_path, mon
     assert saved["verdict_text"] in unescape(shown["text/html"])
     (explained,) = outputs_of(notebook, "explanation = explain")
     assert "means over 40 images of the audit" in explained["text/html"]
-    for source in ("plot_bill", "plot_layer_similarity", "plot_maps"):
+    for source in ("plot_variance_share", "plot_layer_similarity", "plot_maps"):
         (figure,) = outputs_of(notebook, source)
         assert "image/png" in figure
     (last,) = outputs_of(notebook, "AuditResult.load")

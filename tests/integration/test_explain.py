@@ -1,4 +1,4 @@
-"""Explaining pictures as a whole: maps against plain full attention, shapes, references, files.
+"""Explaining images as a whole: maps against plain full attention, shapes, references, files.
 
 Tolerance of maps: 1e-6 relative to the largest number. The model runs in float64 on both sides;
 its pixels are normalised in float32.
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from audits import tiny_vit
-from pictures import write_pictures
+from images import write_images
 from reference import make_reference
 from vitscope import AuditConfig, AuditResult, Explanation, RunConfig, audit, explain
 from vitscope.errors import ImageReadError, ResultError, UsageError
@@ -26,10 +26,10 @@ HEADS = 4
 
 @pytest.fixture(scope="module")
 def shaped(tmp_path_factory):
-    """A wide, a tall and a square picture."""
+    """A wide, a tall and a square image."""
     folder = tmp_path_factory.mktemp("shaped")
     for name, size in (("wide", (90, 40)), ("tall", (40, 71)), ("square", (50, 50))):
-        (written,) = write_pictures(folder / name, 1, size=size).iterdir()
+        (written,) = write_images(folder / name, 1, size=size).iterdir()
         written.rename(folder / f"{name}.png")
         (folder / name).rmdir()
     return folder
@@ -42,10 +42,10 @@ def layer_norm(x, norm):
 
 
 @torch.no_grad()
-def plain_reference(module, layer, picture, preprocessing):
-    """The last row by full attention, from the picture that the result says the model saw."""
+def plain_reference(module, layer, image, preprocessing):
+    """The last row by full attention, from the image that the result says the model saw."""
     mean, std = np.float32(preprocessing.mean), np.float32(preprocessing.std)
-    levels = (picture.astype(np.float32) / np.float32(255) - mean) / std
+    levels = (image.astype(np.float32) / np.float32(255) - mean) / std
     pixels = torch.from_numpy(levels).permute(2, 0, 1)[None].double()
     module, streams = copy.deepcopy(module).double(), []
     block = module.blocks[layer]
@@ -79,8 +79,8 @@ def test_maps_equal_full_attention(shaped, layer):
     result = explain(vit, shaped, FLOAT64, layer=layer)
     assert len(result) == 3
     for index in range(3):
-        one = result.read_picture(index)
-        reference = plain_reference(vit.module, layer, one.picture, vit.preprocessing)
+        one = result.read_image(index)
+        reference = plain_reference(vit.module, layer, one.image, vit.preprocessing)
         contributions, r = reference.token_contributions[0, 5:], reference.r[0]
         assert_close(one.head_attention, reference.attention[0, :, 5:].reshape(HEADS, *one.grid))
         assert_close(one.attention, reference.attention[0, :, 5:].mean(dim=0).reshape(one.grid))
@@ -97,8 +97,8 @@ def test_maps_equal_full_attention(shaped, layer):
 
 def test_numbers_equal_the_definitions(shaped):
     vit = tiny_vit()
-    one = explain(vit, shaped / "wide.png", FLOAT64).read_picture(0)
-    reference = plain_reference(vit.module, 1, one.picture, vit.preprocessing)
+    one = explain(vit, shaped / "wide.png", FLOAT64).read_image(0)
+    reference = plain_reference(vit.module, 1, one.image, vit.preprocessing)
     tokens = reference.token_contributions[0]
     terms = {"cls": tokens[0], "registers": tokens[1:5].sum(0), "patches": tokens[5:].sum(0)}
     masses = reference.attention[0].mean(dim=0)
@@ -124,10 +124,10 @@ def test_numbers_equal_the_definitions(shaped):
     assert numbers["share_without_bias"] == pytest.approx(varying, **near)
     assert one.verdict.status == "cannot tell"
     assert np.isnan(one.verdict.share)
-    bill = {k: float(v @ r / r.norm() ** 2) for k, v in (terms | {"bias": bias}).items()}
-    assert numbers["share"] == pytest.approx(bill, **near)
+    shares = {k: float(v @ r / r.norm() ** 2) for k, v in (terms | {"bias": bias}).items()}
+    assert numbers["share"] == pytest.approx(shares, **near)
     assert sum(numbers["share"].values()) == pytest.approx(1, abs=1e-10)
-    # One bill: the map's patches are the patches of the bill.
+    # One account: the map's patches are the patches of the account.
     assert one.share.sum() == pytest.approx(numbers["share"]["patches"], abs=1e-10)
     assert one.head_share.sum(axis=0) == pytest.approx(one.share, abs=1e-12)
 
@@ -135,9 +135,9 @@ def test_numbers_equal_the_definitions(shaped):
 # --- shapes --------------------------------------------------------------------------------------
 
 
-def test_pictures_keep_their_shape(shaped):
+def test_images_keep_their_shape(shaped):
     result = explain(tiny_vit(), shaped)
-    found = {Path(e["path"]).stem: e for e in result.summary["pictures"]}
+    found = {Path(e["path"]).stem: e for e in result.summary["images"]}
     assert {name: entry["grid"] for name, entry in found.items()} == {
         "wide": [4, 9],
         "tall": [7, 4],
@@ -145,44 +145,44 @@ def test_pictures_keep_their_shape(shaped):
     }
     assert {entry["framing"] for entry in found.values()} == {"whole"}
     for index in range(3):
-        one = result.read_picture(index)
-        assert one.picture.shape[:2] == tuple(8 * side for side in one.grid)
+        one = result.read_image(index)
+        assert one.image.shape[:2] == tuple(8 * side for side in one.grid)
 
 
 def test_a_model_of_one_size_crops_and_says_so(shaped):
     result = explain(tiny_vit("deit3"), shaped)
-    framings = {Path(e["path"]).stem: e["framing"] for e in result.summary["pictures"]}
+    framings = {Path(e["path"]).stem: e["framing"] for e in result.summary["images"]}
     assert framings == {"wide": "cropped", "tall": "cropped", "square": "whole"}
-    assert all(e["grid"] == [4, 4] for e in result.summary["pictures"])
+    assert all(e["grid"] == [4, 4] for e in result.summary["images"])
 
 
 def test_the_shorter_side_gets_the_size_asked_for(shaped):
     wide = shaped / "wide.png"
     # 90 x 40 px at a height of 48: 108 px, 13.5 patches.
-    (entry,) = explain(tiny_vit(), wide, RunConfig(size="48")).summary["pictures"]
+    (entry,) = explain(tiny_vit(), wide, RunConfig(size="48")).summary["images"]
     assert entry["input_size"] == [48, 112]
-    (entry,) = explain(tiny_vit(), wide, RunConfig(size="24x40")).summary["pictures"]
+    (entry,) = explain(tiny_vit(), wide, RunConfig(size="24x40")).summary["images"]
     assert (entry["input_size"], entry["framing"]) == ([24, 40], "cropped")
     with pytest.raises(UsageError, match="does not fit the patch size"):
         explain(tiny_vit(), wide, RunConfig(size="30"))
 
 
 def test_attention_pooling_has_no_skip(shaped):
-    one = explain(tiny_vit("siglip"), shaped / "tall.png").read_picture(0)
+    one = explain(tiny_vit("siglip"), shaped / "tall.png").read_image(0)
     assert set(one.numbers["share"]) == {"patches", "bias"}
     assert one.verdict.status == "most"
-    assert one.verdict.door is None
+    assert one.verdict.main_other_source is None
 
 
 # --- references: see references/ -------------------------------------------------------------
 
 
-def test_a_summary_is_read_once_for_all_its_pictures(shaped, monkeypatch):
+def test_a_summary_is_read_once_for_all_its_images(shaped, monkeypatch):
     result, read = explain(tiny_vit(), shaped), []
     monkeypatch.setattr(
         "vitscope.results.saved_result.read_json", lambda path: read.append(path) or read_json(path)
     )
-    assert [result.read_picture(index).image_id for index in range(len(result))] == result.image_ids
+    assert [result.read_image(index).image_id for index in range(len(result))] == result.image_ids
     assert read == [result.folder / "summary.json"]
 
 
@@ -198,10 +198,10 @@ def test_references_that_do_not_fit_are_refused(result, shaped, tmp_path):
         explain(tiny_vit(), one, layer=0, reference=result)
     with pytest.raises(UsageError, match=r"audited with size \[32, 32\].*\[40, 40\]"):
         explain(tiny_vit(), one, RunConfig(size="40"), reference=result)
-    few = audit(tiny_vit(), write_pictures(tmp_path / "few", 3))
+    few = audit(tiny_vit(), write_images(tmp_path / "few", 3))
     with pytest.raises(UsageError, match="holds 3 images, whose means say little"):
         explain(tiny_vit(), one, reference=few)
-    merged = audit(tiny_vit(), write_pictures(tmp_path / "m", 20), AuditConfig(cls_term="patches"))
+    merged = audit(tiny_vit(), write_images(tmp_path / "m", 20), AuditConfig(cls_term="patches"))
     with pytest.raises(UsageError, match="audit with --cls-term own"):
         explain(tiny_vit(), one, reference=merged)
     explanation = explain(tiny_vit(), one, out=tmp_path / "explained")
@@ -221,7 +221,7 @@ def test_settings_without_meaning_are_refused(shaped):
         explain(tiny_vit(), shaped, layer=7)
 
 
-def test_unreadable_pictures_are_named_and_the_others_explained(shaped, tmp_path):
+def test_unreadable_images_are_named_and_the_others_explained(shaped, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing more")
     Image.new("RGB", (900, 100)).save(tmp_path / "strip.png")
     bad = [tmp_path / "broken.jpg", tmp_path / "strip.png", tmp_path / "missing.png"]
@@ -238,7 +238,7 @@ def test_unreadable_pictures_are_named_and_the_others_explained(shaped, tmp_path
     assert "damaged" in reasons[str(bad[0])]
     assert "8 times as long as short" in reasons[str(bad[1])]
     assert "cannot be read" in reasons[str(bad[2])]
-    with pytest.raises(ImageReadError, match="none of the 3 pictures could be read"):
+    with pytest.raises(ImageReadError, match="none of the 3 images could be read"):
         explain(tiny_vit(), tmp_path / "list.txt")
 
 
@@ -247,7 +247,7 @@ def test_hostile_names_survive(shaped, tmp_path):
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
     path.write_bytes((shaped / "tall.png").read_bytes())
     result = explain(tiny_vit(), path, out=tmp_path / "out")
-    one = Explanation.load(tmp_path / "out").read_picture(0)
+    one = Explanation.load(tmp_path / "out").read_image(0)
     assert one.path.endswith("<b>&$x_1$\\n\\xff.png")
     assert len(result) == 1
 
@@ -256,9 +256,9 @@ def test_results_are_replaced_only_when_asked(shaped, tmp_path):
     first = explain(tiny_vit(), shaped / "wide.png", out=tmp_path / "out")
     with pytest.raises(UsageError, match="already holds a result"):
         explain(tiny_vit(), shaped / "tall.png", out=tmp_path / "out")
-    assert first.read_picture(0).grid == (4, 9)
+    assert first.read_image(0).grid == (4, 9)
     explain(tiny_vit(), shaped / "tall.png", out=tmp_path / "out", overwrite=True)
-    assert Explanation.load(tmp_path / "out").read_picture(0).grid == (7, 4)
+    assert Explanation.load(tmp_path / "out").read_image(0).grid == (7, 4)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("summary.json", "maps", "provenance.json", "failures.csv")
     }
@@ -272,7 +272,7 @@ def test_half_precisions_are_held_to_their_own_tolerance(shaped, layer, dtype):
     ledger = found.summary["ledger"]
     # Really in half precision, and held to its tolerance.
     assert 1e-4 < ledger["max_balance_error"] <= ledger["tolerance"] == 3e-2
-    assert all(np.isfinite(found.read_picture(index).share).all() for index in range(3))
+    assert all(np.isfinite(found.read_image(index).share).all() for index in range(3))
 
 
 def test_a_temporary_result_can_be_kept(shaped, tmp_path):

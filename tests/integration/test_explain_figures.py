@@ -1,4 +1,4 @@
-"""The figure of an explained picture: all of it is there, and nothing lies over anything else."""
+"""The figure of an explained image: all of it is there, and nothing lies over anything else."""
 
 import os
 from itertools import combinations
@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from audits import tiny_vit
-from pictures import write_pictures
+from images import write_images
 from vitscope import Explanation, RunConfig, explain
 from vitscope.cli import main
 from vitscope.errors import UsageError
@@ -21,14 +21,14 @@ from vitscope.files.own_files import is_figures
 
 @pytest.fixture(scope="module")
 def shaped(tmp_path_factory):
-    """Pictures as wide, as tall and as hostile by name as they may be."""
+    """Images as wide, as tall and as hostile by name as they may be."""
     folder = tmp_path_factory.mktemp("shaped")
-    (square,) = write_pictures(folder / "square", 1).iterdir()
-    with Image.open(square) as picture:
+    (square,) = write_images(folder / "square", 1).iterdir()
+    with Image.open(square) as image:
         names = (b"wide.png", b"tall.png", b"<b>$x_1$\n\xff\xe7.png")
         for name, size in zip(names, ((320, 40), (40, 320), (60, 40)), strict=True):
             with Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).open("wb") as file:
-                picture.resize(size).save(file, "png")
+                image.resize(size).save(file, "png")
     square.unlink()
     square.parent.rmdir()
     return folder
@@ -58,9 +58,9 @@ def boxes_of(figure):
 
 
 @pytest.mark.parametrize("heads", [False, True])
-@pytest.mark.parametrize("picture", [0, 1, 2])
-def test_nothing_overlaps_and_nothing_leaves_the_page(explained, picture, heads):
-    figure = plot_explanations(explained, picture, heads=heads)
+@pytest.mark.parametrize("image", [0, 1, 2])
+def test_nothing_overlaps_and_nothing_leaves_the_page(explained, image, heads):
+    figure = plot_explanations(explained, image, heads=heads)
     boxes = boxes_of(figure)
     width, height = figure.get_size_inches() * figure.dpi
     for box in boxes:
@@ -78,7 +78,7 @@ def test_every_number_and_verdict_is_there(explained):
     figure = plot_explanations(explained, 1)
     words = flatten(words_of(figure))
     for explanation in explained:
-        one = explanation.read_picture(1)
+        one = explanation.read_image(1)
         numbers, verdict = one.numbers, one.verdict
         assert verdict.text[1:] in words
         assert verdict.basis in words
@@ -98,10 +98,10 @@ def test_every_number_and_verdict_is_there(explained):
 
 def test_maps_are_drawn_as_they_are(explained):
     figure = plot_explanations(explained[:1], 1)
-    one = explained[0].read_picture(1)
+    one = explained[0].read_image(1)
     images = [axes.images[0] for axes in figure.axes if axes.images]
     drawn = [np.asarray(image.get_array()) for image in images]
-    assert np.array_equal(drawn[0], one.picture)
+    assert np.array_equal(drawn[0], one.image)
     assert drawn[1] == pytest.approx(100 * one.attention)
     assert np.array_equal(drawn[2], one.contribution_norm)
     assert drawn[3] == pytest.approx(100 * one.share)
@@ -110,12 +110,12 @@ def test_maps_are_drawn_as_they_are(explained):
     assert [image.get_clim()[0] for image in images[1:3]] == [0, 0]
     for image in images:
         box = image.axes.get_window_extent()
-        height, width = one.picture.shape[:2]
+        height, width = one.image.shape[:2]
         assert box.width / box.height == pytest.approx(width / height, rel=1e-6)
 
 
 def test_every_head_is_drawn_on_one_scale(explained):
-    one = explained[0].read_picture(0)
+    one = explained[0].read_image(0)
     images = [
         axes.images[0]
         for axes in plot_explanations(explained[:1], 0, heads=True).axes
@@ -127,17 +127,17 @@ def test_every_head_is_drawn_on_one_scale(explained):
         assert np.asarray(image.get_array()) == pytest.approx(100 * values)
 
 
-def test_pictures_that_are_not_there_are_refused(explained, shaped, tmp_path):
+def test_images_that_are_not_there_are_refused(explained, shaped, tmp_path):
     with pytest.raises(UsageError, match="no explanation was given"):
         plot_explanations([])
-    with pytest.raises(UsageError, match="picture 3 does not exist: expected 0 to 2"):
+    with pytest.raises(UsageError, match="image 3 does not exist: expected 0 to 2"):
         plot_explanations(explained, 3)
-    other = explain(tiny_vit(), write_pictures(tmp_path / "others", 1))
-    with pytest.raises(UsageError, match=r"lacks .*give explanations of the same pictures"):
+    other = explain(tiny_vit(), write_images(tmp_path / "others", 1))
+    with pytest.raises(UsageError, match=r"lacks .*give explanations of the same images"):
         plot_explanations([explained[0], other], 0)
 
 
-def test_figures_are_named_by_their_pictures(explained, tmp_path):
+def test_figures_are_named_by_their_images(explained, tmp_path):
     out = tmp_path / "figures"
     one = explained[1:2]
     files = draw_explanations(one, out, formats=("png", "svg", "pdf"))
@@ -155,9 +155,9 @@ def test_figures_are_named_by_their_pictures(explained, tmp_path):
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in files if p.suffix == ".png"]
 
 
-def test_equal_names_get_numbers_and_equal_pictures_one_figure(tmp_path):
+def test_equal_names_get_numbers_and_equal_images_one_figure(tmp_path):
     for number, folder in enumerate(("a", "B")):
-        write_pictures(tmp_path / folder, 1, start=number)
+        write_images(tmp_path / folder, 1, start=number)
     twin = tmp_path / "twin.png"
     twin.write_bytes((tmp_path / "a" / "0000.png").read_bytes())
     result = explain(tiny_vit(), [tmp_path / "a", tmp_path / "B", twin])
@@ -170,10 +170,10 @@ def test_equal_names_get_numbers_and_equal_pictures_one_figure(tmp_path):
 
 
 def test_other_peoples_files_are_never_replaced(explained, tmp_path):
-    (tmp_path / "wide.png").write_bytes(b"a picture of the user's")
+    (tmp_path / "wide.png").write_bytes(b"an image of the user's")
     with pytest.raises(UsageError, match="not written by vitscope"):
         draw_explanations(explained, tmp_path, overwrite=True)
-    assert (tmp_path / "wide.png").read_bytes() == b"a picture of the user's"
+    assert (tmp_path / "wide.png").read_bytes() == b"an image of the user's"
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -205,15 +205,15 @@ def test_explain_prints_verdicts_and_leaves_results_and_figures(
 ):
     a, b = model_folders
     out = tmp_path / "out"
-    pictures = [shaped / "wide.png", shaped / "tall.png"]
-    arguments = [*pictures, "--model", a, "--model", b, "--out", out, "--size", 32, "--heads"]
+    images = [shaped / "wide.png", shaped / "tall.png"]
+    arguments = [*images, "--model", a, "--model", b, "--out", out, "--size", 32, "--heads"]
     code, printed, _ = run(capsys, *arguments, "--format", "svg", "--format", "png")
     assert code == 0
     said = " ".join(printed.split())
     for name in ("reg2", "reg4"):
         result = Explanation.load(out / name)
         assert len(result) == 2
-        for entry in result.summary["pictures"]:
+        for entry in result.summary["images"]:
             assert " ".join(entry["verdict"]["text"].split()) in said
     assert "4 figures written to" in said
     assert len(list((out / "figures").glob("*.svg"))) == 2
@@ -251,5 +251,5 @@ def test_what_is_done_is_drawn_though_a_later_model_fails(capsys, model_folders,
 
 
 def test_the_size_is_that_of_the_shorter_side(shaped):
-    (entry,) = explain(tiny_vit(), shaped / "wide.png", RunConfig(size="16")).summary["pictures"]
+    (entry,) = explain(tiny_vit(), shaped / "wide.png", RunConfig(size="16")).summary["images"]
     assert entry["input_size"] == [16, 128]

@@ -6,29 +6,29 @@ import pytest
 import torch
 
 from audits import tiny_vit
-from pictures import write_pictures
+from images import write_images
 from vitscope import AuditConfig, AuditResult, OneShotConfig, audit, explain, one_shot
+from vitscope.adapters.timm import make_timm_adapter
 from vitscope.cli import main
 from vitscope.figures import draw_figures
 from vitscope.figures.anatomy import plot_anatomy
 from vitscope.figures.high_norm_grid import plot_high_norm_grid
 from vitscope.figures.saved import load_results
-from vitscope.models.timm import make_timm_adapter
 from vitscope.testing.tiny_timm import TINY_TIMM
 
 CONFIG = AuditConfig(batch_size=16, dtype="float64")
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory, pictures):
+def results(tmp_path_factory, images):
     """Every kind of result, of models with registers, without, and without [CLS]."""
     root = tmp_path_factory.mktemp("results")
     for name in ("dinov2_reg", "deit_distilled", "siglip"):
-        audit(tiny_vit(name), pictures, CONFIG, out=root / "audits" / name)
-    explain(tiny_vit(), [pictures / "0000.png"], out=root / "explained")
+        audit(tiny_vit(name), images, CONFIG, out=root / "audits" / name)
+    explain(tiny_vit(), [images / "0000.png"], out=root / "explained")
     classes = root.parent / f"{root.name}-classes"
     for number in range(6):
-        write_pictures(classes / str(number), 2, start=2 * number)
+        write_images(classes / str(number), 2, start=2 * number)
     one_shot(tiny_vit(), classes, OneShotConfig(draws=3), out=root / "one-shot")
     return root
 
@@ -59,13 +59,13 @@ def test_every_figure_is_drawn_or_refused_in_words(results, tmp_path):
     }
 
 
-def test_the_grid_shows_where_high_norm_tokens_sit(pictures, tmp_path):
+def test_the_grid_shows_where_high_norm_tokens_sit(images, tmp_path):
     module = TINY_TIMM["dinov2"]()
     with torch.no_grad():
         module.pos_embed[:, 6] *= 300  # after [CLS], the place at row 1, column 1 of 4 x 4
     vit = make_timm_adapter(module, model_id="tiny/outliers")
     config = AuditConfig(batch_size=16, dtype="float64", size="32")
-    result = audit(vit, pictures, config, out=tmp_path / "outliers")
+    result = audit(vit, images, config, out=tmp_path / "outliers")
     (saved,) = load_results([tmp_path / "outliers"])
     panel = plot_high_norm_grid(saved).figure.axes[0]
     grid = panel.images[0].get_array()
@@ -76,14 +76,14 @@ def test_the_grid_shows_where_high_norm_tokens_sit(pictures, tmp_path):
     anatomy = plot_anatomy(saved).figure
     texts = [text.get_text() for text in anatomy.findobj(lambda a: hasattr(a, "get_text"))]
     told = " ".join(" ".join(texts).split())
-    assert "100.0% of the pictures have a high-norm patch." in told
+    assert "100.0% of the images have a high-norm patch." in told
     assert "highest patch (analysed)" in told
 
 
-def test_few_pictures_leave_no_number_that_is_none(pictures, tmp_path, capsys):
-    audit(tiny_vit(), [pictures / "0000.png"], CONFIG, out=tmp_path / "one")
+def test_few_images_leave_no_number_that_is_none(images, tmp_path, capsys):
+    audit(tiny_vit(), [images / "0000.png"], CONFIG, out=tmp_path / "one")
     code = main(["figures", str(tmp_path / "one"), "--out", str(tmp_path / "out")])
     told = " ".join(capsys.readouterr().out.split())
     assert code == 0
     assert "not drawn: fig3a_restricted_cka" in told
-    assert "its CKA is undefined with fewer than 4 pictures" in told
+    assert "its CKA is undefined with fewer than 4 images" in told

@@ -8,7 +8,7 @@ from PIL import Image
 
 from audits import tiny_vit
 from containers import make_tar
-from pictures import write_classes, write_pictures
+from images import write_classes, write_images
 from vitscope import AuditConfig, OneShotConfig, audit, explain, one_shot
 from vitscope.cli import main
 from vitscope.report import write_report
@@ -34,7 +34,7 @@ def vit():
 def mixed(tmp_path):
     write_dark(tmp_path / "mixed", 3)
     Image.fromarray(np.zeros((40, 48), np.uint8)).save(tmp_path / "mixed" / "labels.png")
-    return write_pictures(tmp_path / "mixed", 5)
+    return write_images(tmp_path / "mixed", 5)
 
 
 def test_an_audit_counts_them_and_says_so_everywhere(tmp_path, vit, mixed, monkeypatch, capsys):
@@ -58,7 +58,7 @@ def test_an_audit_counts_them_and_says_so_everywhere(tmp_path, vit, mixed, monke
 
 def test_ordinary_images_are_not_noted(tmp_path, vit):
     # 13 bits reach 1/8, which is enough; so is a photograph.
-    write_dark(write_pictures(tmp_path / "set", 4), 3, white=8500)
+    write_dark(write_images(tmp_path / "set", 4), 3, white=8500)
     assert audit(vit, tmp_path / "set").summary["data"] == {
         "num_images": 7,
         "num_failed": 0,

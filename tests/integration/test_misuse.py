@@ -46,7 +46,7 @@ def photos(tmp_path):
         ({"limit": np.array([1, 2])}, "limit array.*: expected a whole number"),
         ({"batch_size": None}, "batch-size None: expected a whole number or 'auto'"),
         ({"renormalize": 1}, "renormalize 1: expected True or False"),
-        ({"proven": "half"}, "proven 'half': expected a number"),
+        ({"verified": "half"}, "verified 'half': expected a number"),
         ({"cls_term": ["own"]}, "cls-term"),
         ({"features": None}, "features None: expected 'keep', 'drop'"),
     ],
@@ -68,11 +68,11 @@ def test_numbers_of_numpy_and_torch_and_paths_are_taken(module, photos, tmp_path
         limit=np.int64(3),
         batch_size=torch.tensor(2),
         renormalize=np.bool_(False),
-        proven=np.float64(0.5),
+        verified=np.float64(0.5),
         size="32",
         gallery=np.int32(0),
     )
-    assert (type(config.limit), type(config.proven)) == (int, float)
+    assert (type(config.limit), type(config.verified)) == (int, float)
     result = audit(wrap_model(module), photos, config, out=tmp_path / "out")
     assert result.summary["data"]["num_images"] == 3
     assert json.loads((tmp_path / "out/provenance.json").read_text())["config"]["limit"] == 3

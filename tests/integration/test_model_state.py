@@ -12,7 +12,7 @@ from transformers import ViTConfig, ViTModel
 
 from accelerated import prepare_in_bf16
 from audits import assert_same_numbers
-from pictures import write_classes, write_pictures
+from images import write_classes, write_images
 from support_table import TINY_MODELS, tiny_pixels
 from vitscope import (
     AuditConfig,
@@ -63,8 +63,8 @@ DROPPING = {
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("state") / "pictures", 12)
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("state") / "images", 12)
 
 
 def make_pixels():
@@ -88,25 +88,25 @@ def assert_equal(found, expected):
 
 
 @pytest.mark.parametrize("name", DROPPING)
-def test_a_model_put_back_into_training_is_audited_as_in_evaluation(name, pictures, tmp_path):
+def test_a_model_put_back_into_training_is_audited_as_in_evaluation(name, images, tmp_path):
     expected = wrap_model(DROPPING[name](0.0))
     vit = wrap_model(DROPPING[name](0.4))
     vit.module.train()
     next(vit.module.children()).eval()  # frozen, as some train
     modes = [module.training for module in vit.module.modules()]
     assert_equal(numbers_of(vit, make_pixels()), numbers_of(expected, make_pixels()))
-    found = audit(vit, pictures, CONFIG)
-    assert_same_numbers(found.summary, audit(expected, pictures, CONFIG).summary, 0)
+    found = audit(vit, images, CONFIG)
+    assert_same_numbers(found.summary, audit(expected, images, CONFIG).summary, 0)
     assert [module.training for module in vit.module.modules()] == modes
 
 
-def test_explanations_and_one_shot_are_of_the_evaluation_mode(pictures, tmp_path):
+def test_explanations_and_one_shot_are_of_the_evaluation_mode(images, tmp_path):
     vit, expected = (wrap_model(DROPPING["positions"](p)) for p in (0.4, 0.0))
     vit.module.train()
     classes = write_classes(tmp_path / "classes", 4)
     explained = RunConfig(device="cpu", dtype="float32")
     fast = OneShotConfig(device="cpu", dtype="float32", draws=3)
-    found, wanted = (explain(v, pictures, explained).summary for v in (vit, expected))
+    found, wanted = (explain(v, images, explained).summary for v in (vit, expected))
     assert_same_numbers(found, wanted, 0)
     found, wanted = (one_shot(v, classes, fast).summary for v in (vit, expected))
     assert_same_numbers(found, wanted, 0)
@@ -146,7 +146,7 @@ def compile_forwards(module):
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile's own
 @pytest.mark.parametrize("change", [compile_whole, compile_blocks, compile_forwards])
 @pytest.mark.parametrize("build", [build_timm, build_transformers])
-def test_what_was_compiled_and_run_is_read_as_it_was_written(build, change, pictures):
+def test_what_was_compiled_and_run_is_read_as_it_was_written(build, change, images):
     expected = wrap_model(build())
     module = build().eval()
     change(module)
@@ -156,7 +156,7 @@ def test_what_was_compiled_and_run_is_read_as_it_was_written(build, change, pict
     assert_equal(numbers_of(vit, make_pixels()), numbers_of(expected, make_pixels()))
     if change is not compile_forwards:
         assert_same_numbers(
-            audit(vit, pictures, CONFIG).summary, audit(expected, pictures, CONFIG).summary, 0
+            audit(vit, images, CONFIG).summary, audit(expected, images, CONFIG).summary, 0
         )
     with torch.no_grad():
         after = module(make_pixels())
@@ -216,25 +216,25 @@ def make_meta(module):
 
 @pytest.mark.parametrize("change", [offload, make_meta])
 @pytest.mark.parametrize("build", [build_timm, build_transformers])
-def test_weights_that_are_not_in_memory_are_told_before_anything_is_run(change, build, pictures):
+def test_weights_that_are_not_in_memory_are_told_before_anything_is_run(change, build, images):
     vit = wrap_model(change(build()))
     words = r"parameter \S+ is not in memory \(offloaded by accelerate, or on the meta device\)"
     for run in (
         lambda: decompose(vit, make_pixels()),
         lambda: map_tokens(vit, make_pixels()),
-        lambda: audit(vit, pictures, CONFIG),
-        lambda: explain(vit, pictures),
+        lambda: audit(vit, images, CONFIG),
+        lambda: explain(vit, images),
         vit.hashed,
     ):
         with pytest.raises(UsageError, match=words):
             run()
 
 
-def test_weights_spread_over_processes_are_refused_in_every_run(pictures):
+def test_weights_spread_over_processes_are_refused_in_every_run(images):
     vit = wrap_model(build_timm())
     vit.module.norm.bias = nn.Parameter(torch.empty(0))
     with pytest.raises(UsageError, match=r"norm\.bias is spread over processes"):
-        audit(vit, pictures, CONFIG)
+        audit(vit, images, CONFIG)
 
 
 # --- blocks that are not where they were ---------------------------------------------------------
@@ -277,11 +277,11 @@ def replace_attention(module):
         (replace_attention, "parts of layer 2 were not run: they were replaced after"),
     ],
 )
-def test_blocks_changed_after_the_model_was_wrapped_are_refused(change, words, pictures):
+def test_blocks_changed_after_the_model_was_wrapped_are_refused(change, words, images):
     vit = wrap_model(build_timm())
     change(vit.module)
     with pytest.raises(UnsupportedModelError, match=words):
-        audit(vit, pictures, CONFIG)
+        audit(vit, images, CONFIG)
     if change is not replace_first:
         with pytest.raises(UnsupportedModelError, match=words):
             decompose(vit, make_pixels())
@@ -298,13 +298,13 @@ def prune_parts(attention):
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize("change", [prune_parts, lambda attention: weight_norm(attention.qkv)])
-def test_weights_computed_by_a_hook_are_cast_with_the_rest(change, dtype, pictures):
+def test_weights_computed_by_a_hook_are_cast_with_the_rest(change, dtype, images):
     vit = wrap_model(build_timm())
     change(vit.module.blocks[2].attn)
     vit = wrap_model(vit.module)
     with torch.no_grad():
         before = vit.module(make_pixels())
-    result = audit(vit, pictures, AuditConfig(gallery=0, device="cpu", dtype=dtype, proven=0))
+    result = audit(vit, images, AuditConfig(gallery=0, device="cpu", dtype=dtype, verified=0))
     assert result.summary["ledger"]["max_balance_error"] < result.summary["ledger"]["tolerance"]
     with torch.no_grad():
         assert torch.equal(vit.module(make_pixels()), before)

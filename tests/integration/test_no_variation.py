@@ -1,4 +1,4 @@
-"""An output, or patches, that are the same for every picture: one sentence, wherever it is told."""
+"""An output, or patches, that are the same for every image: one sentence, wherever it is told."""
 
 from io import StringIO
 from typing import get_args
@@ -9,7 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from audits import tiny_vit
-from pictures import write_pictures
+from images import write_images
 from vitscope import AuditConfig, audit
 from vitscope.figures import NothingToDrawError
 from vitscope.figures.cka import plot_restricted_cka
@@ -27,12 +27,12 @@ CONFIG = AuditConfig(dtype="float64", gallery=0)
 
 @pytest.fixture(scope="module")
 def same_pixels(tmp_path_factory):
-    """Files that differ in their bytes and show the same picture."""
+    """Files that differ in their bytes and show the same image."""
     folder = tmp_path_factory.mktemp("same")
-    (source,) = write_pictures(folder / "source", 1).iterdir()
-    with Image.open(source) as picture:
+    (source,) = write_images(folder / "source", 1).iterdir()
+    with Image.open(source) as image:
         for level in range(6):
-            picture.save(folder / f"{level}.png", compress_level=level)
+            image.save(folder / f"{level}.png", compress_level=level)
     source.unlink()
     return folder
 
@@ -44,27 +44,27 @@ def constant_output(same_pixels, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def constant_patches(pictures, tmp_path_factory):
+def constant_patches(images, tmp_path_factory):
     vit = tiny_vit()
     with torch.no_grad():  # The last block's attention writes nothing but its bias.
         vit.module.blocks[-1].attn.proj.weight.zero_()
-    return audit(vit, pictures, CONFIG, out=tmp_path_factory.mktemp("out") / "patches")
+    return audit(vit, images, CONFIG, out=tmp_path_factory.mktemp("out") / "patches")
 
 
 def test_a_constant_output_is_said_to_be_one(constant_output):
     summary = constant_output.summary
     assert summary["verdict"] == "no variation"
-    assert summary["door"] is None
+    assert summary["main_other_source"] is None
     assert summary["verdict_text"] == (
         "the output is the same for every image: variance share of patches = undefined, "
         "CKA(r, patches) = undefined, n = 6"
     )
 
 
-def test_constant_patches_are_said_to_be_so_and_the_door_is_named(constant_patches):
+def test_constant_patches_are_said_to_be_so_and_the_other_source_is_named(constant_patches):
     summary = constant_patches.summary
     assert summary["verdict"] == "no variation"
-    assert summary["door"] == "skip"
+    assert summary["main_other_source"] == "skip"
     assert summary["verdict_text"] == (
         "what patches wrote is the same for every image: variance share of patches = 0.0 % "
         "(0.0 to 0.0 %), CKA(r, patches) = undefined, 95 % intervals, n = 26; the main other "
@@ -97,8 +97,8 @@ def test_terminal_notebook_and_report_say_the_same(which, request):
 @pytest.mark.parametrize(
     ("which", "reason"),
     [
-        ("constant_output", "its output is the same for every picture"),
-        ("constant_patches", "what is kept of its output is the same for every picture"),
+        ("constant_output", "its output is the same for every image"),
+        ("constant_patches", "what is kept of its output is the same for every image"),
     ],
 )
 def test_report_and_claims_give_the_reason_that_is_true(which, reason, request):

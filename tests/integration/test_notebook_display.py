@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from audits import tiny_vit
-from pictures import write_classes
+from images import write_classes
 from vitscope import AuditResult, Explanation, OneShotConfig, explain, one_shot
 from vitscope.errors import UsageError
 from vitscope.figures import NothingToDrawError
@@ -48,8 +48,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def explanation(pictures):
-    return explain(tiny_vit(), sorted(pictures.iterdir())[:2])
+def explanation(images):
+    return explain(tiny_vit(), sorted(images.iterdir())[:2])
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,10 @@ def changed(result, folder, change):
     return type(result).load(folder)
 
 
-def test_an_audit_shows_its_verdict_and_its_bill_with_intervals(result):
+def test_an_audit_shows_its_verdict_and_its_sources_with_intervals(result):
     page, summary = Page(result._repr_html_()), result.summary
     assert summary["verdict_text"] in page.text
-    assert f"{summary['data']['num_images']} pictures" in page.text
+    assert f"{summary['data']['num_images']} images" in page.text
     shares = summary["variance_share"]["residual"]
     assert {row[0] for row in page.rows[1:]} == set(shares)
     for row in page.rows[1:]:
@@ -98,13 +98,13 @@ def test_one_shot_classification_shows_its_accuracies(accuracies):
     assert "over 5 draws" in page.text
 
 
-def test_an_explanation_shows_the_verdict_on_each_picture(explanation):
+def test_an_explanation_shows_the_verdict_on_each_image(explanation):
     page = Page(explanation._repr_html_())
-    for number, (row, picture) in enumerate(
-        zip(page.rows[1:], explanation.summary["pictures"], strict=True)
+    for number, (row, image) in enumerate(
+        zip(page.rows[1:], explanation.summary["images"], strict=True)
     ):
-        assert row[:2] == [str(number), picture["path"]]
-        assert picture["verdict"]["text"] in row[2]
+        assert row[:2] == [str(number), image["path"]]
+        assert image["verdict"]["text"] in row[2]
 
 
 def test_undefined_numbers_are_dashes(result, tmp_path):
@@ -127,8 +127,8 @@ def test_hostile_text_is_shown_and_not_executed(result, accuracies, explanation,
             summary["verdict_text"] = HOSTILE
         if "dropped_classes" in summary["data"]:
             summary["data"]["dropped_classes"] = [HOSTILE]
-        for picture in summary.get("pictures", []):
-            picture["path"] = picture["verdict"]["text"] = picture["verdict"]["basis"] = HOSTILE
+        for image in summary.get("images", []):
+            image["path"] = image["verdict"]["text"] = image["verdict"]["basis"] = HOSTILE
 
     for number, given in enumerate((result, accuracies, explanation)):
         page = Page(changed(given, tmp_path / str(number), poison)._repr_html_())
@@ -154,7 +154,7 @@ def test_every_figure_of_a_result_is_drawn_or_says_what_is_missing(result, accur
 
 def test_a_figure_shows_the_number_of_its_result(result):
     shares = result.summary["variance_share"]["residual"]
-    stacked, _ = result.plot_bill().axes
+    stacked, _ = result.plot_variance_share().axes
     widths = {bars.get_label(): bars.patches[0].get_width() for bars in stacked.containers}
     assert widths.keys() == shares.keys()
     for term, width in widths.items():
@@ -170,8 +170,8 @@ def test_a_figure_shows_itself_in_a_notebook_without_pyplot(explanation, tmp_pat
         assert len(image.convert("RGB").getcolors(2**24)) > 100
 
 
-def test_pictures_and_classifiers_that_are_not_there_are_refused(explanation, accuracies):
-    with pytest.raises(UsageError, match="picture 7 does not exist: expected 0 to 1"):
+def test_images_and_classifiers_that_are_not_there_are_refused(explanation, accuracies):
+    with pytest.raises(UsageError, match="image 7 does not exist: expected 0 to 1"):
         explanation.plot_maps(7)
     with pytest.raises(NothingToDrawError):
         accuracies.plot_accuracy("nonsense")

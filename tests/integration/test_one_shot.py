@@ -8,20 +8,20 @@ import pytest
 import torch
 
 from audits import tiny_vit
-from pictures import write_classes
+from images import write_classes
 from vitscope import AuditConfig, ImageSet, OneShotConfig, OneShotResult, audit, decompose, one_shot
 from vitscope import restrict as restrict_outputs
+from vitscope.adapters.registry import wrap_model
+from vitscope.adapters.transformers_preprocessing import default_preprocessing
 from vitscope.errors import (
     ResultError,
     UsageError,
 )
-from vitscope.metrics.one_shot import draw_pairs, group_pictures
-from vitscope.models.embedded import embedded_available, load_embedded_dinov2
-from vitscope.models.registry import wrap_model
-from vitscope.models.transformers_preprocessing import default_preprocessing
-from vitscope.pictures.class_folders import find_classes
-from vitscope.pictures.images import iter_batches
+from vitscope.images.class_folders import find_classes
+from vitscope.images.image_set import iter_batches
+from vitscope.metrics.one_shot import draw_pairs, group_images
 from vitscope.runs import one_shot_loop, resources
+from vitscope.weights.embedded import embedded_available, load_embedded_dinov2
 
 CALTECH = Path(__file__).parents[3] / "shared" / "data" / "caltech-oneshot"
 NUM_CLASSES = 7
@@ -61,7 +61,7 @@ def plain_outputs(vit, paths, *, renormalize):
 
 
 def plain_nearest(train, test):
-    """(top-1, top-5) by comparing every test picture with every training picture."""
+    """(top-1, top-5) by comparing every test image with every training image."""
     ranks = []
     for i, a in enumerate(test):
         cosines = [a @ b / np.sqrt((a @ a) * (b @ b)) for b in train]
@@ -77,7 +77,7 @@ def test_nearest_accuracies_equal_plain_code(folder, renormalize):
     labels = [path.relative_to(folder).parts[0] for path in paths]
     vit = tiny_vit().to("cpu", torch.float64)
     ids, outputs = plain_outputs(vit, paths, renormalize=renormalize)
-    pairs = draw_pairs(list(group_pictures(labels, ids).values()), 4, 3)
+    pairs = draw_pairs(list(group_images(labels, ids).values()), 4, 3)
     expected = {
         (draw, "nearest", readout, part): plain_nearest(parts["full"][pair[:, 0]], x[pair[:, 1]])
         for draw, pair in enumerate(pairs)
@@ -220,7 +220,7 @@ def test_the_cls_term_goes_where_it_is_sent(folder, result):
     assert found["patches"] == kept["patches"]
 
 
-def test_copies_of_a_picture_change_nothing(folder, result, tmp_path):
+def test_copies_of_a_image_change_nothing(folder, result, tmp_path):
     shutil.copytree(folder, tmp_path / "copies")
     for path in sorted((tmp_path / "copies").rglob("*1.png")):
         shutil.copyfile(path, path.with_name(f"0 {path.name}"))
@@ -231,16 +231,16 @@ def test_copies_of_a_picture_change_nothing(folder, result, tmp_path):
     assert again.summary["data"]["num_repeated"] == NUM_CLASSES
 
 
-def test_progress_counts_pictures_and_draws(folder):
-    pictures, draws = [], []
+def test_progress_counts_images_and_draws(folder):
+    images, draws = [], []
     one_shot(
         tiny_vit(),
         folder,
         OneShotConfig(draws=3, batch_size=10),
-        on_progress=lambda *counts: pictures.append(counts),
+        on_progress=lambda *counts: images.append(counts),
         on_draw=lambda *counts: draws.append(counts),
     )
-    assert pictures == [(10, 27), (20, 27), (27, 27)]
+    assert images == [(10, 27), (20, 27), (27, 27)]
     assert draws == [(1, 3), (2, 3), (3, 3)]
 
 

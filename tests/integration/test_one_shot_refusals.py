@@ -8,7 +8,7 @@ import pytest
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from audits import tiny_vit
-from pictures import write_classes, write_pictures
+from images import write_classes, write_images
 from vitscope import OneShotConfig, OneShotResult, one_shot
 from vitscope.cli import main
 from vitscope.errors import (
@@ -31,16 +31,16 @@ def messy(tmp_path):
     """Two classes that can be used, and everything that cannot."""
     root = tmp_path / "messy"
     for number in range(2):
-        write_pictures(root / f"good {number}", 3, start=10 * number)
-    write_pictures(root, 2, start=90)
-    write_pictures(root / "single", 1, start=30)
+        write_images(root / f"good {number}", 3, start=10 * number)
+    write_images(root, 2, start=90)
+    write_images(root / "single", 1, start=30)
     (root / "empty").mkdir()
-    twins = write_pictures(root / "twins", 1, start=40)
+    twins = write_images(root / "twins", 1, start=40)
     shutil.copyfile(twins / "0040.png", twins / "again.png")
-    broken = write_pictures(root / "broken", 2, start=50)
-    (broken / "0050.png").write_bytes(b"not a picture")
+    broken = write_images(root / "broken", 2, start=50)
+    (broken / "0050.png").write_bytes(b"not an image")
     shutil.copyfile(root / "good 1" / "0010.png", root / "good 1" / "copy.png")
-    write_pictures(root / ".hidden", 2, start=60)
+    write_images(root / ".hidden", 2, start=60)
     return root
 
 
@@ -55,7 +55,7 @@ def messy(tmp_path):
 )
 def test_splits_are_not_taken_for_classes(tmp_path, places, named):
     for number, place in enumerate(places):
-        write_pictures(tmp_path / place, 2, start=10 * number)
+        write_images(tmp_path / place, 2, start=10 * number)
     (tmp_path / ".DS_Store").touch()
     (tmp_path / "__MACOSX").mkdir()
     with pytest.raises(UsageError, match="give one of them") as caught:
@@ -82,26 +82,26 @@ def test_what_cannot_be_used_is_named_and_counted(messy):
 def make_folder(root, kind):
     """A folder of a kind that cannot be classified."""
     if kind == "no sub-folders":
-        write_pictures(root, 3)
+        write_images(root, 3)
     elif kind == "one class":
-        write_pictures(root / "only", 3)
-    elif kind == "one picture each":
+        write_images(root / "only", 3)
+    elif kind == "one image each":
         for number in range(3):
-            write_pictures(root / str(number), 1, start=number)
-    elif kind == "no pictures":
+            write_images(root / str(number), 1, start=number)
+    elif kind == "no images":
         (root / "a").mkdir(parents=True)
         (root / "b").mkdir()
     elif kind == "a file":
-        write_pictures(root.parent, 1)
+        write_images(root.parent, 1)
         return root.parent / "0000.png"
     return root
 
 
 BAD_FOLDERS = [
-    ("no sub-folders", "has no sub-folders, so its 3 pictures have no labels"),
-    ("one class", "holds 1 sub-folders, 1 of them with at least two pictures"),
-    ("one picture each", "holds 3 sub-folders, 0 of them with at least two pictures"),
-    ("no pictures", "names no picture"),
+    ("no sub-folders", "has no sub-folders, so its 3 images have no labels"),
+    ("one class", "holds 1 sub-folders, 1 of them with at least two images"),
+    ("one image each", "holds 3 sub-folders, 0 of them with at least two images"),
+    ("no images", "names no image"),
     ("a file", "is a file: give a folder with one sub-folder a class"),
     ("nowhere", "does not exist"),
 ]
@@ -113,15 +113,15 @@ def test_folders_without_classes_are_refused(tmp_path, kind, message):
         one_shot(tiny_vit(), make_folder(tmp_path / "in", kind))
 
 
-def test_pictures_that_cannot_be_read_may_leave_too_few_classes(tmp_path):
+def test_images_that_cannot_be_read_may_leave_too_few_classes(tmp_path):
     for number in range(2):
-        write_pictures(tmp_path / "in" / str(number), 2, start=10 * number)
+        write_images(tmp_path / "in" / str(number), 2, start=10 * number)
     (tmp_path / "in" / "1" / "0010.png").write_bytes(b"x")
-    with pytest.raises(VitscopeError, match=r"of 2 classes 1 hold .* \(1 pictures could not be"):
+    with pytest.raises(VitscopeError, match=r"of 2 classes 1 hold .* \(1 images could not be"):
         one_shot(tiny_vit(), tmp_path / "in", out=tmp_path / "out")
     for path in (tmp_path / "in").rglob("*.png"):
         path.write_bytes(b"x")
-    with pytest.raises(ImageReadError, match="none of the 4 pictures"):
+    with pytest.raises(ImageReadError, match="none of the 4 images"):
         one_shot(tiny_vit(), tmp_path / "in", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -134,7 +134,7 @@ def test_an_altered_model_stops_the_run(folder, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nan_is_located_in_layer_and_picture(folder):
+def test_nan_is_located_in_layer_and_image(folder):
     vit = tiny_vit()
 
     def poison(module, args, output):
@@ -168,8 +168,8 @@ HOSTILE = os.fsdecode(b"\xff[red]<b>\x1b[2J")
 def test_hostile_class_names_are_printed_harmlessly(model_folder, tmp_path, capsys):
     root = tmp_path / "in"
     for number, name in enumerate((HOSTILE, "b")):
-        write_pictures(root / name, 2, start=10 * number)
-    write_pictures(root / f"{HOSTILE} too", 1, start=30)
+        write_images(root / name, 2, start=10 * number)
+    write_images(root / f"{HOSTILE} too", 1, start=30)
     arguments = ["--model", str(model_folder), "--size", "32", "--draws", "2"]
     code = main(["one-shot", str(root), *arguments, "--out", str(tmp_path / "out")])
     assert code == 0
@@ -204,8 +204,8 @@ def test_the_command_prints_a_table_and_what_it_means(model_folder, messy, tmp_p
     captured = capsys.readouterr()
     out = " ".join(captured.out.split())
     for words in (
-        "2 classes, 6 pictures, 1 not readable, 1 the same again and left out, 2 in no class's",
-        "4 classes dropped, with fewer than two different readable pictures: 'broken', 'empty'",
+        "2 classes, 6 images, 1 not readable, 1 the same again and left out, 2 in no class's",
+        "4 classes dropped, with fewer than two different readable images: 'broken', 'empty'",
         "over 3 draws",
         "patches",
         "registers",

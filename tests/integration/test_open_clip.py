@@ -17,15 +17,15 @@ from torch import nn
 
 from reference import assert_ledger_matches, make_reference
 from tracing import collect, make_pixels
+from vitscope.adapters import open_clip as adapters
+from vitscope.adapters.open_clip import load_open_clip, make_open_clip_adapter
+from vitscope.adapters.timm import make_timm_adapter
 from vitscope.errors import (
     ModelUnreachableError,
     UnknownModelError,
     UnsupportedModelError,
     UsageError,
 )
-from vitscope.models import open_clip as adapters
-from vitscope.models.open_clip import load_open_clip, make_open_clip_adapter
-from vitscope.models.timm import make_timm_adapter
 from vitscope.testing.tiny_open_clip import TINY_OPEN_CLIP, make_tiny_clip
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}

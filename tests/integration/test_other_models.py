@@ -5,7 +5,7 @@ import json
 import pytest
 
 from audits import tiny_vit
-from pictures import write_pictures
+from images import write_images
 from sharded import stop_after
 from vitscope import AuditConfig, AuditResult, OneShotConfig, audit, explain, one_shot
 from vitscope.config import RunConfig
@@ -38,7 +38,7 @@ def with_lambda():
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("others")
-    return [write_pictures(folder / str(n), 20, start=20 * n) for n in range(2)]
+    return [write_images(folder / str(n), 20, start=20 * n) for n in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +139,8 @@ def test_a_run_of_what_cannot_be_compared_is_not_resumed(unfinished, parts):
 
 
 def test_every_kind_of_result_says_how_its_model_computed(plain, parts, tmp_path):
-    write_pictures(tmp_path / "classes" / "a", 3)
-    write_pictures(tmp_path / "classes" / "b", 3, start=5)
+    write_images(tmp_path / "classes" / "a", 3)
+    write_images(tmp_path / "classes" / "b", 3, start=5)
     config = OneShotConfig(device="cpu", dtype="float32", draws=2)
     results = [
         plain,

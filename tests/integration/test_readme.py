@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vitscope.models.embedded import embedded_available
-from vitscope.pictures.photographs import write_demo_photographs
+from vitscope.images.photographs import write_demo_photographs
+from vitscope.weights.embedded import embedded_available
 
 README = Path(__file__).parents[2] / "README.md"
 

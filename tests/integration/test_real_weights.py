@@ -1,4 +1,4 @@
-"""Real DINOv2 ViT-S/14 weights: the paper's picture of a small model, through every back end."""
+"""Real DINOv2 ViT-S/14 weights: the paper's image of a small model, through every back end."""
 
 import re
 
@@ -8,10 +8,10 @@ import torch
 
 from hub_twin import DinoVisionTransformer
 from vitscope import AuditConfig, ImageSet, audit, decompose, wrap_model
-from vitscope.models.embedded import embedded_available, load_embedded_dinov2
-from vitscope.models.transformers_preprocessing import default_preprocessing
-from vitscope.pictures.images import iter_batches
-from vitscope.pictures.photographs import write_demo_photographs
+from vitscope.adapters.transformers_preprocessing import default_preprocessing
+from vitscope.images.image_set import iter_batches
+from vitscope.images.photographs import write_demo_photographs
+from vitscope.weights.embedded import embedded_available, load_embedded_dinov2
 
 pytestmark = [
     pytest.mark.real_weights,
@@ -25,7 +25,7 @@ pytestmark = [
 def photographs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photographs")
     write_demo_photographs(folder)
-    # The whole of each photograph, not its crops: pictures that are independent.
+    # The whole of each photograph, not its crops: images that are independent.
     return sorted(folder.glob("*whole*"))
 
 
@@ -43,8 +43,8 @@ def summary(real, photographs):
 def test_the_numbers_are_those_of_a_small_model(summary):
     """The figures were measured on 250 ImageNet photographs; these are 51 others.
 
-    Norms differ from picture to picture by a tenth (standard deviation 3.3 of 30.5), and these
-    pictures hold textures and drawings that ImageNet has few of: 8 % is the margin of their mean.
+    Norms differ from image to image by a tenth (standard deviation 3.3 of 30.5), and these
+    images hold textures and drawings that ImageNet has few of: 8 % is the margin of their mean.
     """
     assert summary["ledger"]["max_balance_error"] < 1e-5
     assert summary["attention_mass"]["patches"]["mean"] == pytest.approx(0.945, abs=0.025)
@@ -65,7 +65,7 @@ def test_the_numbers_are_those_of_a_small_model(summary):
         reading: ["holds", "holds"] for reading in ("alignment", "source")
     }
     assert summary["verdict"] == "not enough images"  # 51: a kind of image may be missing
-    assert summary["door"] == "skip"
+    assert summary["main_other_source"] == "skip"
 
 
 def test_the_cls_token_turns_at_the_very_last_layer(summary):
@@ -85,7 +85,7 @@ def test_a_small_model_without_registers_is_clean(summary):
     assert [row["layer"] for row in rows] == list(range(13))
     for row in rows:
         assert (row["threshold"], row["position_share"]) == (None, None)
-        # None are found; of the last depth norms are known of proven pictures alone.
+        # None are found; of the last depth norms are known of verified images alone.
         assert row["fraction"] is row["images_fraction"] is None
         assert (row["fraction_at_most"] is None) == (row["layer"] == 12)
     assert max(row["max"] / row["median"] for row in rows) > 2.5

@@ -1,10 +1,10 @@
-"""The last block run for the [CLS] row alone, against the same batch proven in full.
+"""The last block run for the [CLS] row alone, against the same batch verified in full.
 
-A proven batch has its row in the same way, so that its ledger is the same to the last bit. Against
-the model's own queries, keys and values the products are of another shape: in float64 they may
-differ by rounding, a few 1e-15, of which 1e-12 of a feature's length is a generous multiple; in
-float32 a few 1e-7, of which 1e-5 is one. The same holds of the row of the last block's output,
-which is the ledger's in both cases.
+A verified batch has its row in the same way, so that its ledger is the same to the last bit.
+Against the model's own queries, keys and values the products are of another shape: in float64
+they may differ by rounding, a few 1e-15, of which 1e-12 of a feature's length is a generous
+multiple; in float32 a few 1e-7, of which 1e-5 is one. The same holds of the row of the last
+block's output, which is the ledger's in both cases.
 """
 
 import copy
@@ -21,11 +21,11 @@ import hub_twin_dinov3
 from support_table import TINY_MODELS
 from tracing import make_pixels
 from vitscope import wrap_model
+from vitscope.adapters.torch_hub import make_hub_adapter
 from vitscope.decomposition import decompose_layers
 from vitscope.errors import ImbalanceError, NonFiniteError
 from vitscope.ledger import balance_tolerance
 from vitscope.models.stream import take_stream
-from vitscope.models.torch_hub import make_hub_adapter
 from vitscope.testing.randomize import randomize
 
 HUB = {
@@ -62,7 +62,7 @@ def build(name, dtype=torch.float64):
     return vit.to("cpu", dtype), make_pixels(size, dtype)
 
 
-def run(vit, pixels, proven, layers="last", **options):
+def run(vit, pixels, verified, layers="last", **options):
     """What a batch leaves behind, its streams and its maps."""
     streams, maps = [], []
     rows = decompose_layers(
@@ -70,7 +70,7 @@ def run(vit, pixels, proven, layers="last", **options):
         pixels,
         vit.select_layers(layers),
         **{"renormalize": False, "tolerance": balance_tolerance(pixels.dtype), **options},
-        proven=proven,
+        verified=verified,
         on_stream=streams.append,
         on_maps=maps.append,
     )
@@ -128,8 +128,8 @@ def read_off(vit):
 def test_the_row_alone_gives_the_numbers_of_the_models_own_tensors(name, dtype):
     vit, pixels = build(name, dtype)
     tolerance = TOLERANCES[dtype]
-    expected, stream_of_all, maps_of_all = run(read_off(vit), pixels, proven=False)
-    found, stream, maps = run(vit, pixels, proven=False)
+    expected, stream_of_all, maps_of_all = run(read_off(vit), pixels, verified=False)
+    found, stream, maps = run(vit, pixels, verified=False)
     assert expected[vit.last_layer].scalars["balance_error",].isfinite().all()
     assert_same_layer(found[vit.last_layer], expected[vit.last_layer], tolerance)
     for field in ("attention", "contribution_norm", "share", "head_share"):
@@ -141,7 +141,7 @@ def test_the_row_alone_gives_the_numbers_of_the_models_own_tensors(name, dtype):
 
 
 @pytest.mark.parametrize("name", WITH_CLS)
-def test_no_ledger_depends_on_whether_its_batch_is_proven(name):
+def test_no_ledger_depends_on_whether_its_batch_is_verified(name):
     vit, pixels = build(name, torch.float32)
     (found, stream, maps), (expected, stream_of_all, maps_of_all) = (
         run(vit, pixels, p) for p in (False, True)
@@ -158,12 +158,12 @@ def test_no_ledger_depends_on_whether_its_batch_is_proven(name):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", WITH_CLS)
-def test_no_stream_depends_on_whether_its_batch_is_proven_under_autocast(name, dtype):
+def test_no_stream_depends_on_whether_its_batch_is_verified_under_autocast(name, dtype):
     vit, pixels = build(name, torch.float32)
     with vit.placed("cpu", dtype):
         streams = [
-            run(vit, pixels, proven, tolerance=balance_tolerance(dtype))[1]
-            for proven in (False, True)
+            run(vit, pixels, verified, tolerance=balance_tolerance(dtype))[1]
+            for verified in (False, True)
         ]
     assert_same_streams(*streams)
 
@@ -172,17 +172,17 @@ def test_no_stream_depends_on_whether_its_batch_is_proven_under_autocast(name, d
 @pytest.mark.parametrize("name", ["timm/dinov2_reg", "transformers/dinov3", "hub/dinov2"])
 def test_settings_change_both_ways_alike(name, options):
     vit, pixels = build(name)
-    found = run(vit, pixels, proven=False, **options)[0]
-    expected = run(read_off(vit), pixels, proven=True, **options)[0]
+    found = run(vit, pixels, verified=False, **options)[0]
+    expected = run(read_off(vit), pixels, verified=True, **options)[0]
     assert_same_layer(found[vit.last_layer], expected[vit.last_layer], 1e-12)
-    plain = run(vit, pixels, proven=False)[0][vit.last_layer]
+    plain = run(vit, pixels, verified=False)[0][vit.last_layer]
     assert plain.features.keys() != found[vit.last_layer].features.keys()
 
 
 @pytest.mark.parametrize("name", WITH_CLS)
-def test_all_layers_but_the_last_are_proven(name):
+def test_all_layers_but_the_last_are_verified(name):
     vit, pixels = build(name)
-    rows, _, _ = run(vit, pixels, proven=False, layers="all")
+    rows, _, _ = run(vit, pixels, verified=False, layers="all")
     for layer, row in rows.items():
         for error in ERRORS[: 4 if layer == vit.last_layer else 3]:
             is_nan = row.scalars[error,].isnan()
@@ -190,9 +190,9 @@ def test_all_layers_but_the_last_are_proven(name):
 
 
 @pytest.mark.parametrize("name", sorted(POOLED))
-def test_a_pooling_head_runs_in_full_and_is_proven(name):
+def test_a_pooling_head_runs_in_full_and_is_verified(name):
     vit, pixels = build(name)
-    found, stream, _ = run(vit, pixels, proven=False)
+    found, stream, _ = run(vit, pixels, verified=False)
     assert max(float(found[vit.last_layer].scalars[error,].max()) for error in ERRORS) < 1e-12
     assert stream.patch_norms.isfinite().all()
 
@@ -215,7 +215,7 @@ def test_nothing_past_the_last_attention_sees_the_tokens(name):
         )
     )
     try:
-        rows, _, _ = run(vit, pixels, proven=False)
+        rows, _, _ = run(vit, pixels, verified=False)
     finally:
         for handle in handles:
             handle.remove()
@@ -236,7 +236,7 @@ def test_the_query_is_projected_for_the_row_alone(name):
     lengths = []
     handle = query.register_forward_hook(lambda _, args, __: lengths.append(args[0].shape[1]))
     try:
-        run(vit, pixels, proven=False)
+        run(vit, pixels, verified=False)
     finally:
         handle.remove()
     assert lengths == ([1] if hasattr(parts.attention, "q_proj") else [])
@@ -261,7 +261,7 @@ def stop(*_):
 def test_the_model_is_as_before_afterwards(name):
     vit, pixels = build(name)
     before, expected = count_hooks(vit.module), vit.trace(pixels, [vit.last_layer], lambda _: None)
-    assert vit.trace(pixels, [vit.last_layer], lambda _: None, proven=False) is None
+    assert vit.trace(pixels, [vit.last_layer], lambda _: None, verified=False) is None
     assert count_hooks(vit.module) == before
     assert torch.equal(vit.trace(pixels, [vit.last_layer], lambda _: None), expected)
     with torch.inference_mode():
@@ -275,7 +275,7 @@ def test_hooks_are_gone_after_an_error_too(name, where):
     before = count_hooks(vit.module)
     listeners = (stop, lambda _: None) if where == "trace" else (lambda _: None, stop)
     with pytest.raises(StopError):
-        vit.trace(pixels, [vit.last_layer], *listeners, proven=False)
+        vit.trace(pixels, [vit.last_layer], *listeners, verified=False)
     assert count_hooks(vit.module) == before
 
 
@@ -285,7 +285,7 @@ def test_outputs_that_a_library_records_are_those_of_the_next_forward_alone():
     module = vit.module
     with torch.inference_mode():
         expected = module(pixels, output_hidden_states=True).hidden_states
-        vit.trace(pixels, [vit.last_layer], lambda _: None, proven=False)
+        vit.trace(pixels, [vit.last_layer], lambda _: None, verified=False)
         found = module(pixels, output_hidden_states=True).hidden_states
     assert len(found) == len(expected)
     assert all(map(torch.equal, found, expected))
@@ -296,7 +296,7 @@ def test_attention_that_is_not_entered_by_a_call_runs_in_full():
     changed = wrap_model(copy.deepcopy(vit.module))
     block = changed.module.blocks[-1]
     block.forward = lambda x, **_: finish(block, x + block.ls1(block.attn.forward(block.norm1(x))))
-    rows, stream, _ = run(changed, pixels, proven=False)
+    rows, stream, _ = run(changed, pixels, verified=False)
     assert rows[changed.last_layer].scalars["balance_error",].max() < 1e-12
     assert stream.patch_norms.isfinite().all()
 
@@ -327,7 +327,7 @@ def test_a_projection_of_another_kind_is_called_and_not_taken_apart(name):
     adapt = make_hub_adapter if name in HUB else wrap_model
     vit = adapt(randomize(module)).to("cpu", torch.float64)
     pixels = build(name)[1]
-    found, expected = (run(each, pixels, proven=False)[0] for each in (vit, read_off(vit)))
+    found, expected = (run(each, pixels, verified=False)[0] for each in (vit, read_off(vit)))
     assert_same_layer(found[vit.last_layer], expected[vit.last_layer], 1e-12)
 
 
@@ -347,7 +347,7 @@ def test_a_row_had_wrongly_is_found_by_the_proof_of_one_batch(name, part):
 
     wrong = replace(right, project_heads=project)
     with pytest.raises(ImbalanceError, match=f"layer {vit.last_layer}"):
-        run(replace(vit, blocks={**vit.blocks, vit.last_layer: wrong}), pixels, proven=True)
+        run(replace(vit, blocks={**vit.blocks, vit.last_layer: wrong}), pixels, verified=True)
 
 
 def test_a_wrong_account_of_an_earlier_layer_is_found_without_the_last_proof():
@@ -355,7 +355,7 @@ def test_a_wrong_account_of_an_earlier_layer_is_found_without_the_last_proof():
     handle = vit.blocks[0].branch.register_forward_hook(lambda _, __, out: out * 1.01)
     try:
         with pytest.raises(ImbalanceError, match="layer 0"):
-            run(vit, pixels, proven=False, layers="all")
+            run(vit, pixels, verified=False, layers="all")
     finally:
         handle.remove()
 
@@ -365,5 +365,5 @@ def test_numbers_that_are_not_finite_are_refused_by_image():
     broken = pixels.clone()
     broken[1] = float("nan")
     with pytest.raises(NonFiniteError, match="image 1") as error:
-        run(vit, broken, proven=False)
+        run(vit, broken, verified=False)
     assert error.value.image == 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from audits import assert_same_numbers
-from pictures import write_pictures
+from images import write_images
 from support_table import TINY_MODELS, tiny_pixels
 from vitscope import AuditConfig, audit, decompose, map_tokens, restrict, wrap_model
 from vitscope.errors import UsageError
@@ -30,8 +30,8 @@ def switching():
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("threads") / "pictures", 12)
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("threads") / "images", 12)
 
 
 def make(name="timm/dinov2_reg"):
@@ -94,44 +94,44 @@ def test_two_models_that_share_a_block():
     assert_equal(look_many([vit, other], inputs, 2), expected)
 
 
-def test_two_audits_of_one_model_in_other_precisions(pictures):
+def test_two_audits_of_one_model_in_other_precisions(images):
     vit = make()
     configs = [
         AuditConfig(gallery=0, device="cpu", batch_size=2, dtype=dtype)
         for dtype in ("float32", "float64", "bfloat16")
     ]
-    expected = [audit(vit, pictures, config).summary for config in configs]
+    expected = [audit(vit, images, config).summary for config in configs]
     weights = {name: p.detach().clone() for name, p in vit.module.named_parameters()}
     with ThreadPoolExecutor(3) as pool:
-        futures = [pool.submit(audit, vit, pictures, config) for config in configs]
+        futures = [pool.submit(audit, vit, images, config) for config in configs]
         found = [future.result(MINUTE) for future in futures]
     for result, summary in zip(found, expected, strict=True):
         assert_same_numbers(result.summary, summary, 0)
     assert all(torch.equal(p, weights[name]) for name, p in vit.module.named_parameters())
 
 
-def test_a_batch_decomposed_while_an_audit_in_another_precision_goes_on(pictures):
+def test_a_batch_decomposed_while_an_audit_in_another_precision_goes_on(images):
     vit = make()
     inputs = make_inputs(vit, 20)
     expected = [look(vit, pixels) for pixels in inputs]
     config = AuditConfig(gallery=0, device="cpu", batch_size=1, dtype="float64")
-    summary = audit(vit, pictures, config).summary
+    summary = audit(vit, images, config).summary
     begun = threading.Event()
     with ThreadPoolExecutor(2) as pool:
-        running = pool.submit(audit, vit, pictures, config, on_progress=lambda *_: begun.set())
+        running = pool.submit(audit, vit, images, config, on_progress=lambda *_: begun.set())
         begun.wait(MINUTE)
         found = pool.submit(lambda: [look(vit, pixels) for pixels in inputs]).result(MINUTE)
         assert_same_numbers(running.result(MINUTE).summary, summary, 0)
     assert_equal(found, expected)
 
 
-def test_a_callback_may_use_the_model_that_is_audited(pictures):
+def test_a_callback_may_use_the_model_that_is_audited(images):
     vit = make()
     pixels = tiny_pixels(vit)
     config = AuditConfig(gallery=0, device="cpu", batch_size=4, dtype="float32")
-    summary, expected = audit(vit, pictures, config).summary, look(vit, pixels)
+    summary, expected = audit(vit, images, config).summary, look(vit, pixels)
     found = []
-    result = audit(vit, pictures, config, on_progress=lambda *_: found.append(look(vit, pixels)))
+    result = audit(vit, images, config, on_progress=lambda *_: found.append(look(vit, pixels)))
     assert_same_numbers(result.summary, summary, 0)
     assert_equal(found, [expected] * len(found))
     assert len(found) >= 3
@@ -170,9 +170,9 @@ def test_a_plain_forward_of_another_thread_is_neither_seen_nor_cut_short():
         thread.start()
         thread.join(MINUTE)
 
-    for proven in (True, False):
+    for verified in (True, False):
         traces = []
-        vit.trace(one, [0, 1], take, proven=proven)
+        vit.trace(one, [0, 1], take, verified=verified)
         assert [trace.layer for trace in traces] == [0, 1]
     assert len(found) == 4
     assert all(torch.equal(each, expected) for each in found)

@@ -19,10 +19,10 @@ from torch import nn
 
 from reference import assert_ledger_matches, make_reference
 from tracing import collect, make_pixels
+from vitscope.adapters.timm import make_timm_adapter
 from vitscope.errors import UnsupportedModelError, UsageError
-from vitscope.models.timm import make_timm_adapter
-from vitscope.pictures.decoding import preprocess_image
-from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.images.decoding import preprocess_image
+from vitscope.images.preprocessing import Preprocessing
 from vitscope.testing.randomize import randomize
 from vitscope.testing.tiny_timm import TINY_TIMM
 
@@ -383,11 +383,11 @@ def test_preprocessing_is_read_from_the_models_configuration():
 @pytest.mark.parametrize("shape", [(90, 60), (41, 200), (32, 32)])
 @pytest.mark.parametrize("crop_mode", ["center", "squash"])
 @pytest.mark.parametrize("crop_pct", [0.875, 0.9, 1.0])
-def test_pictures_are_prepared_as_timm_does_to_the_bit(shape, crop_mode, crop_pct):
+def test_images_are_prepared_as_timm_does_to_the_bit(shape, crop_mode, crop_pct):
     module = with_config(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="bicubic")
     module.pretrained_cfg |= {"crop_pct": crop_pct, "crop_mode": crop_mode}
     module.pretrained_cfg["input_size"] = (3, 32, 32)
     noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise)
-    expected = create_transform(**resolve_model_data_config(module))(picture)
-    assert torch.equal(preprocess_image(picture, make_timm_adapter(module).preprocessing), expected)
+    image = Image.fromarray(noise)
+    expected = create_transform(**resolve_model_data_config(module))(image)
+    assert torch.equal(preprocess_image(image, make_timm_adapter(module).preprocessing), expected)

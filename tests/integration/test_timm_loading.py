@@ -10,16 +10,16 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vitscope.adapters import timm as vitscope_timm
+from vitscope.adapters.timm import is_clip_tower, load_timm, make_timm_adapter
 from vitscope.errors import (
     ModelUnreachableError,
     UnknownModelError,
     UnsupportedModelError,
     UsageError,
 )
-from vitscope.models import hub
-from vitscope.models import timm as vitscope_timm
-from vitscope.models.timm import is_clip_tower, load_timm, make_timm_adapter
 from vitscope.testing.randomize import randomize
+from vitscope.weights import hub
 
 TINY = "test_vit.r160_in1k"
 """timm's own test model: 160 px, patch 16, a class token, 1000 classes."""

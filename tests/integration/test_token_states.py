@@ -15,9 +15,9 @@ import hub_twin
 import hub_twin_dinov3
 from support_table import TINY_MODELS
 from vitscope import wrap_model
+from vitscope.adapters.torch_hub import make_hub_adapter
 from vitscope.errors import UsageError
 from vitscope.models.token_states import name_tokens
-from vitscope.models.torch_hub import make_hub_adapter
 from vitscope.testing.randomize import randomize
 
 HUB = {

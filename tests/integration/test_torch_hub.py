@@ -18,6 +18,8 @@ import hub_twin
 import hub_twin_dinov3
 from reference import assert_ledger_matches, make_reference
 from tracing import collect, make_pixels
+from vitscope.adapters.torch_hub import load_hub, make_hub_adapter
+from vitscope.adapters.transformers_preprocessing import default_preprocessing
 from vitscope.errors import (
     ModelUnreachableError,
     UnknownModelError,
@@ -25,8 +27,6 @@ from vitscope.errors import (
     UsageError,
     VitscopeError,
 )
-from vitscope.models.torch_hub import load_hub, make_hub_adapter
-from vitscope.models.transformers_preprocessing import default_preprocessing
 from vitscope.testing.randomize import randomize
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -270,7 +270,7 @@ def test_dinov3_from_a_file(hub, tmp_path, suffix, red):
     assert hub.calls[0][2]["pretrained"] is False
     assert torch.equal(adapter.module.cls_token, weights["cls_token"])
     assert adapter.preprocessing.mean[0] == red
-    # As for the same weights in transformers: the whole picture, stretched.
+    # As for the same weights in transformers: the whole image, stretched.
     own = default_preprocessing("dinov3_vit", (224, 224))
     mended = replace(own, mean=adapter.preprocessing.mean, std=adapter.preprocessing.std)
     assert adapter.preprocessing == replace(mended, pipeline="torchvision")

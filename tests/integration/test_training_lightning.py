@@ -26,7 +26,7 @@ from trained import (
 )
 from vitscope.errors import NonFiniteError
 from vitscope.training import TrainingAudit
-from vitscope.training.lightning import AuditCallback
+from vitscope.training.lightning_callback import AuditCallback
 from vitscope.training.schedule import AuditWarning
 
 
@@ -97,15 +97,15 @@ def fit(*callbacks, library=lightning.pytorch, loggers=(), module=None, accumula
     return module
 
 
-def make_callback(pictures, **settings):
-    fixed = TrainingAudit(pictures, CONFIG, submodule="classifier.backbone")
+def make_callback(images, **settings):
+    fixed = TrainingAudit(images, CONFIG, submodule="classifier.backbone")
     return AuditCallback(fixed, every=EVERY, **settings)
 
 
 @pytest.mark.parametrize("library", [lightning.pytorch, pytorch_lightning])
-def test_training_is_the_same_with_audits_and_without(library, pictures):
+def test_training_is_the_same_with_audits_and_without(library, images):
     logger = MemoryLogger()
-    audited = fit(make_callback(pictures), library=library, loggers=[logger])
+    audited = fit(make_callback(images), library=library, loggers=[logger])
     assert list(logger.told) == AUDITED
     alone = fit(library=library)
     assert audited.seen.keys() == alone.seen.keys()
@@ -114,26 +114,26 @@ def test_training_is_the_same_with_audits_and_without(library, pictures):
     assert not torch.equal(*(audited.seen[step]["norm.weight"] for step in (0, NUM_STEPS)))
 
 
-def test_the_numbers_logged_are_those_of_an_audit_of_the_weights_at_that_step(pictures):
+def test_the_numbers_logged_are_those_of_an_audit_of_the_weights_at_that_step(images):
     logger = MemoryLogger()
-    module = fit(make_callback(pictures), loggers=[logger])
+    module = fit(make_callback(images), loggers=[logger])
     for step, numbers in logger.told.items():
-        expected = audit_weights(module.seen[step], pictures)
+        expected = audit_weights(module.seen[step], images)
         assert numbers == pytest.approx(expected, abs=1e-12, rel=1e-12)
     shares = [numbers["vitscope/cka_residual_patches"] for numbers in logger.told.values()]
     assert len(set(shares)) == len(AUDITED)
 
 
-def test_accumulated_gradients_are_one_step(pictures):
+def test_accumulated_gradients_are_one_step(images):
     logger = MemoryLogger()
-    module = fit(make_callback(pictures), loggers=[logger], accumulate=2)
+    module = fit(make_callback(images), loggers=[logger], accumulate=2)
     assert list(logger.told) == AUDITED
-    assert logger.told[4] == audit_weights(module.seen[4], pictures)
+    assert logger.told[4] == audit_weights(module.seen[4], images)
 
 
-def test_tensorboard_holds_the_numbers_beside_the_loss(pictures, tmp_path):
+def test_tensorboard_holds_the_numbers_beside_the_loss(images, tmp_path):
     memory = MemoryLogger()
-    fit(make_callback(pictures), loggers=[TensorBoardLogger(tmp_path), memory])
+    fit(make_callback(images), loggers=[TensorBoardLogger(tmp_path), memory])
     events = read_events(tmp_path / "lightning_logs" / "version_0")
     for name in memory.told[0]:
         expected = [(step, np.float32(memory.told[step][name])) for step in AUDITED]
@@ -141,26 +141,26 @@ def test_tensorboard_holds_the_numbers_beside_the_loss(pictures, tmp_path):
     assert len(events["loss"]) == NUM_STEPS
 
 
-def test_a_failed_audit_ends_training_unless_it_may_only_warn(pictures):
+def test_a_failed_audit_ends_training_unless_it_may_only_warn(images):
     def break_module():
         module = make_module(lightning.pytorch)
         module.classifier.backbone.blocks[0].norm1.weight.data[0] = torch.nan
         return module
 
     with pytest.raises(NonFiniteError):
-        fit(make_callback(pictures), module=break_module())
+        fit(make_callback(images), module=break_module())
     logger = MemoryLogger()
     with pytest.warns(AuditWarning, match=r"audit at step \d failed"):
-        fit(make_callback(pictures, on_error="warn"), module=break_module(), loggers=[logger])
+        fit(make_callback(images, on_error="warn"), module=break_module(), loggers=[logger])
     assert not logger.told
 
 
-def test_only_the_process_of_rank_0_audits(pictures):
+def test_only_the_process_of_rank_0_audits(images):
     logger = MemoryLogger()
     module = make_module(lightning.pytorch)
     trainer = SimpleNamespace(is_global_zero=False, global_step=0, loggers=[logger])
-    make_callback(pictures).on_train_start(trainer, module)
+    make_callback(images).on_train_start(trainer, module)
     assert not logger.told
     trainer.is_global_zero = True
-    make_callback(pictures).on_train_start(trainer, module)
+    make_callback(images).on_train_start(trainer, module)
     assert list(logger.told) == [0]

@@ -24,7 +24,7 @@ from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
 from vitscope.training import TrainingAudit
 from vitscope.training.numbers import list_numbers
 from vitscope.training.schedule import AuditWarning
-from vitscope.training.transformers import AuditCallback
+from vitscope.training.trainer_callback import AuditCallback
 
 
 def make_model():
@@ -63,7 +63,7 @@ class TowerTrainer(Trainer):
 
 def train(
     folder,
-    pictures=None,
+    images=None,
     *,
     model=None,
     accumulate=1,
@@ -92,8 +92,8 @@ def train(
         ],
         callbacks=[kept],
     )
-    if pictures is not None:
-        fixed = TrainingAudit(pictures, CONFIG)
+    if images is not None:
+        fixed = TrainingAudit(images, CONFIG)
         trainer.add_callback(AuditCallback(trainer, fixed, every=EVERY, on_error=on_error))
     trainer.train()
     return trainer, kept.seen
@@ -113,8 +113,8 @@ def losses(trainer):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_training_is_the_same_with_audits_and_without(accumulate, pictures, tmp_path):
-    audited, seen = train(tmp_path / "audited", pictures, accumulate=accumulate)
+def test_training_is_the_same_with_audits_and_without(accumulate, images, tmp_path):
+    audited, seen = train(tmp_path / "audited", images, accumulate=accumulate)
     alone, seen_alone = train(tmp_path / "alone", accumulate=accumulate)
     assert list(told(audited)) == AUDITED
     assert seen.keys() == seen_alone.keys()
@@ -125,12 +125,12 @@ def test_training_is_the_same_with_audits_and_without(accumulate, pictures, tmp_
     assert [step for step, _ in losses(audited)] == [3, 6]
 
 
-def test_the_numbers_logged_are_those_of_an_audit_of_the_weights_at_that_step(pictures, tmp_path):
-    trainer, seen = train(tmp_path, pictures)
+def test_the_numbers_logged_are_those_of_an_audit_of_the_weights_at_that_step(images, tmp_path):
+    trainer, seen = train(tmp_path, images)
     for step, numbers in told(trainer).items():
         model = make_model()
         model.load_state_dict(seen[step])
-        expected = list_numbers(audit(wrap_model(model), pictures, CONFIG).summary)
+        expected = list_numbers(audit(wrap_model(model), images, CONFIG).summary)
         assert numbers == pytest.approx(expected, abs=1e-12, rel=1e-12)
     assert (
         len({numbers["vitscope/cka_residual_patches"] for numbers in told(trainer).values()}) == 4
@@ -143,20 +143,20 @@ def test_the_numbers_logged_are_those_of_an_audit_of_the_weights_at_that_step(pi
     ids=["classifier", "tower"],
 )
 def test_mixed_precision_training_is_audited_in_full_precision(
-    make, trainer_class, pictures, tmp_path
+    make, trainer_class, images, tmp_path
 ):
     # Of a model that it is given, accelerate alters the forward: here that of the tower itself.
-    trainer, seen = train(tmp_path, pictures, model=make(), trainer_class=trainer_class, bf16=True)
+    trainer, seen = train(tmp_path, images, model=make(), trainer_class=trainer_class, bf16=True)
     assert trainer.accelerator.mixed_precision == "bf16"
     model = make()
     model.load_state_dict(seen[NUM_STEPS])
-    expected = list_numbers(audit(wrap_model(model), pictures, CONFIG).summary)
+    expected = list_numbers(audit(wrap_model(model), images, CONFIG).summary)
     assert told(trainer)[NUM_STEPS] == pytest.approx(expected, abs=1e-12, rel=1e-12)
 
 
-def test_tensorboard_holds_the_numbers_beside_the_loss(pictures, tmp_path, monkeypatch):
+def test_tensorboard_holds_the_numbers_beside_the_loss(images, tmp_path, monkeypatch):
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
-    trainer, _ = train(tmp_path, pictures, report_to="tensorboard")
+    trainer, _ = train(tmp_path, images, report_to="tensorboard")
     events = read_events(tmp_path / "events")
     for name in told(trainer)[0]:
         expected = [(step, np.float32(told(trainer)[step][name])) for step in AUDITED]
@@ -164,22 +164,22 @@ def test_tensorboard_holds_the_numbers_beside_the_loss(pictures, tmp_path, monke
     assert [step for step, _ in events["train/loss"]] == [3, 6]
 
 
-def test_a_failed_audit_ends_training_unless_it_may_only_warn(pictures, tmp_path):
+def test_a_failed_audit_ends_training_unless_it_may_only_warn(images, tmp_path):
     def break_model():
         model = make_model()
         model.vit.embeddings.cls_token.data[0, 0, 0] = torch.nan
         return model
 
     with pytest.raises(NonFiniteError):
-        train(tmp_path, pictures, model=break_model())
+        train(tmp_path, images, model=break_model())
     with pytest.warns(AuditWarning, match=r"audit at step \d failed"):
-        trainer, _ = train(tmp_path, pictures, model=break_model(), on_error="warn")
+        trainer, _ = train(tmp_path, images, model=break_model(), on_error="warn")
     assert not told(trainer)
 
 
-def test_only_the_process_of_rank_0_audits(pictures, tmp_path):
+def test_only_the_process_of_rank_0_audits(images, tmp_path):
     trainer, _ = train(tmp_path)
-    callback = AuditCallback(trainer, TrainingAudit(pictures, CONFIG))
+    callback = AuditCallback(trainer, TrainingAudit(images, CONFIG))
     state = SimpleNamespace(is_world_process_zero=False, global_step=0)
     callback.on_train_begin(trainer.args, state, trainer.control)
     assert not told(trainer)

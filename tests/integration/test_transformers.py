@@ -12,7 +12,7 @@ import torch
 
 from reference import assert_ledger_matches, make_reference
 from tracing import collect, make_pixels
-from vitscope.models.transformers import make_transformers_adapter
+from vitscope.adapters.transformers import make_transformers_adapter
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}

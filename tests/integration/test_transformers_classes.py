@@ -31,9 +31,9 @@ from transformers import (
 from transformers.models.vit.modeling_vit import ViTAttention
 
 from tiny_configs import SIZE, TEXT
+from vitscope.adapters.transformers import make_transformers_adapter
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.ledger import make_ledger
-from vitscope.models.transformers import make_transformers_adapter
 from vitscope.testing.randomize import randomize
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
 

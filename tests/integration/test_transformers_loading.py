@@ -30,8 +30,8 @@ from saved_models import (
     save_dinov2,
 )
 from tiny_configs import SIZE, TEXT
-from vitscope.models.transformers import load_transformers
-from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.adapters.transformers import load_transformers
+from vitscope.images.preprocessing import Preprocessing
 from vitscope.testing.randomize import randomize
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
 

@@ -27,8 +27,8 @@ from saved_models import (
     save_dinov2,
 )
 from tiny_configs import SIZE, TEXT
+from vitscope.adapters.transformers import load_transformers
 from vitscope.errors import ModelUnreachableError, UnknownModelError, UnsupportedModelError
-from vitscope.models.transformers import load_transformers
 from vitscope.testing.randomize import randomize
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
 

@@ -10,7 +10,7 @@ from scipy.stats import t
 from timm.models.vision_transformer import VisionTransformer
 
 from audits import tiny_vit
-from pictures import write_pictures
+from images import write_images
 from vitscope import AuditConfig, audit, wrap_model
 from vitscope.figures.saved import load_results
 from vitscope.report.page import render_report
@@ -26,7 +26,7 @@ CONFIG = AuditConfig(dtype="float64", gallery=0)
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("images"), NUM_IMAGES)
+    return write_images(tmp_path_factory.mktemp("images"), NUM_IMAGES)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,9 @@ def test_planted_sources_are_found_out(audits, name, expected):
     assert summary["cka"]["residual"]["patches"]["unbiased"] > 0.98
     assert (summary["verdict"], summary["decided_by"]) == expected
     assert "CKA cannot tell sources apart here" in summary["verdict_text"]
-    assert summary["door"] == ("skip" if name in {"half_and_half", "skip_copy"} else "registers")
+    assert summary["main_other_source"] == (
+        "skip" if name in {"half_and_half", "skip_copy"} else "registers"
+    )
 
 
 def test_one_percent_of_what_was_there_already_is_broken(audits):
@@ -145,7 +147,7 @@ def test_every_layer_has_its_verdict_everywhere(audits):
     summary = result.summary
     layers = summary["layers"]
     assert [layers[key]["verdict"] for key in ("0", "1")] == ["holds", "broken"]
-    keys = ("verdict", "decided_by", "readings", "door", "verdict_text")
+    keys = ("verdict", "decided_by", "readings", "main_other_source", "verdict_text")
     assert {k: layers["1"][k] for k in keys} == {k: summary[k] for k in keys}
     console = Console(width=200, record=True, file=StringIO())
     console.print(make_report(summary), make_comparison([summary]))
@@ -194,7 +196,7 @@ def test_a_pooling_head_that_reads_other_tokens_has_both_readings(images):
     vit = wrap_model(randomize(module), model_id="pooling head")
     summary = audit(vit, images, CONFIG).summary
     assert set(summary["variance_share"]["residual"]) == {"patches", "cls", "registers"}
-    assert summary["door"] in {"cls", "registers"}
+    assert summary["main_other_source"] in {"cls", "registers"}
     assert summary["verdict"] != "not enough images"
     assert "by construction" not in summary["verdict_text"]
 

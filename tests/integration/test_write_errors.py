@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from audits import tiny_vit
-from pictures import write_classes, write_pictures
+from images import write_classes, write_images
 from vitscope import AuditConfig, OneShotConfig, audit, explain, load_model, one_shot
 from vitscope.cli import main
 from vitscope.errors import (
@@ -32,7 +32,7 @@ OURS = OSError(5, "the camera is gone")
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("photos"), 4)
+    return write_images(tmp_path_factory.mktemp("photos"), 4)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_a_temporary_result_that_cannot_be_saved_is_kept(vit, photos, tmp_path):
     shutil.rmtree(kept)
     saved = explain(vit, photos).save(tmp_path / "new")
     assert len(saved) == 4
-    assert np.isfinite(saved.read_picture(3).attention).all()
+    assert np.isfinite(saved.read_image(3).attention).all()
 
 
 def test_a_result_whose_file_cannot_be_read_is_no_error_of_writing(vit, photos, tmp_path):

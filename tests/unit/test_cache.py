@@ -8,10 +8,11 @@ import pytest
 from huggingface_hub import constants, snapshot_download
 from open_clip import constants as open_clip_constants
 
+from vitscope.adapters import timm, transformers, transformers_loading
 from vitscope.errors import ModelUnreachableError
-from vitscope.models import cache, embedded_file, hub, timm, transformers, transformers_loading
-from vitscope.models.cache import find_weights
-from vitscope.models.catalogue import CATALOGUE
+from vitscope.weights import cache, embedded_file, hub
+from vitscope.weights.cache import find_weights
+from vitscope.weights.catalogue import CATALOGUE
 
 
 @pytest.fixture(autouse=True)

@@ -9,14 +9,14 @@ import torch
 import transformers
 
 from catalogue_page import PAGE, make_page
+from vitscope.adapters import registry
+from vitscope.adapters import timm as timm_adapter
+from vitscope.adapters.open_clip import make_open_clip_adapter
+from vitscope.adapters.registry import check_model_id, load_model
+from vitscope.adapters.timm import make_timm_adapter
+from vitscope.adapters.transformers import make_transformers_adapter
 from vitscope.errors import UsageError
-from vitscope.models import registry
-from vitscope.models import timm as timm_adapter
-from vitscope.models.catalogue import CATALOGUE, FAMILIES, SIZE_CLASSES, plan_models
-from vitscope.models.open_clip import make_open_clip_adapter
-from vitscope.models.registry import check_model_id, load_model
-from vitscope.models.timm import make_timm_adapter
-from vitscope.models.transformers import make_transformers_adapter
+from vitscope.weights.catalogue import CATALOGUE, FAMILIES, SIZE_CLASSES, plan_models
 
 NAMES = {
     "dinov2": ("dinov2-small", "dinov2-base", "dinov2-large", "dinov2-giant"),
@@ -138,7 +138,7 @@ def test_a_timm_id_has_published_weights_under_its_licence(name):
     weights = entry.id.removeprefix("timm:").partition("@")[0]
     published = timm.get_pretrained_cfg(weights)
     assert weights in timm.list_pretrained(f"{published.architecture}.*")
-    if name not in BY_HAND:  # of those the tag only tells how pictures are prepared
+    if name not in BY_HAND:  # of those the tag only tells how images are prepared
         assert entry.repository == published.hf_hub_id
         assert entry.licence.lower().replace(" ", "-") == published.license
 
@@ -211,7 +211,7 @@ def test_ibot_says_what_to_fetch_and_how_to_load_it(size, folder):
     message = str(caught.value)
     assert f"/ibot/{folder}/checkpoint_teacher.pth" in message
     assert CATALOGUE[f"ibot-{size}"].id in message
-    # The tag behind the architecture says how the pictures are normalised: as iBOT was trained.
+    # The tag behind the architecture says how the images are normalised: as iBOT was trained.
     form = rf"timm:vit_{size}_patch16_224\.(dino|mae)@checkpoint_teacher\.pth"
     assert re.search(form, message)
     assert "\n" not in message

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vitscope.errors import UnsupportedModelError, UsageError
-from vitscope.models.checkpoints import check_colour, load_weights, read_checkpoint
+from vitscope.weights.checkpoints import check_colour, load_weights, read_checkpoint
 
 WEIGHTS = {"cls_token": torch.ones(1, 1, 4), "blocks.0.norm1.weight": torch.arange(4.0)}
 OTHERS = {name: torch.zeros_like(value) for name, value in WEIGHTS.items()}

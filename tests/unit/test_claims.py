@@ -25,8 +25,8 @@ from claims_evidence import (
     widen,
 )
 from vitscope.errors import UsageError
-from vitscope.models.catalogue import SIZE_CLASSES, plan_models
 from vitscope.reproduction.claims import judge_claims, list_claims
+from vitscope.weights.catalogue import SIZE_CLASSES, plan_models
 
 STAGES = ("audit", "imagenet", "one_shot")
 JUNK = ({}, {"data": []}, {"data": {"num_images": 400}, "layer_similarity": [1, 2, 3]})
@@ -103,7 +103,7 @@ def test_no_model_cannot_tell_and_names_what_is_missing(index):
 
 @EACH_TOLD
 @pytest.mark.parametrize("world", ["few like the paper", "few of the opposite"])
-def test_few_pictures_cannot_tell(index, world):
+def test_few_images_cannot_tell(index, world):
     finding = judged(world)[index]
     assert finding.answer == "cannot tell"
     assert "n = 99" in finding.reason
@@ -147,19 +147,19 @@ def test_missing_intervals_cannot_tell(index):
         ("clean attention map", ("high_norm_tokens", 11, "images_fraction"), 0.05),
     ],
 )
-def test_parts_of_the_pictures_near_the_line_cannot_tell(words, path, line):
+def test_parts_of_the_images_near_the_line_cannot_tell(words, path, line):
     finding = find(put(AGREES, "DINOv2 with registers", "g", line, *path), words)
     assert finding.answer == "cannot tell"
     assert f"holds {line}" in finding.reason
 
 
-def test_numbers_without_an_interval_need_a_hundred_pictures():
+def test_numbers_without_an_interval_need_a_hundred_images():
     models = [make_model(m.recipe, m.size, n=99) for m in AGREES]
     for index in WITHOUT_INTERVAL:
         finding = judge_claims(models)[index]
         assert finding.answer == "cannot tell"
         assert "n = 99" in finding.reason
-        assert "100 pictures" in finding.reason
+        assert "100 images" in finding.reason
     assert len(WITHOUT_INTERVAL) == 3
 
 
@@ -224,7 +224,7 @@ def test_the_map_is_that_of_the_tokens_the_last_block_reads():
     assert find(models, "clean attention map").answer == "disagrees"
 
 
-def test_the_second_set_of_pictures_is_judged_by_itself():
+def test_the_second_set_of_images_is_judged_by_itself():
     words = "drops for large"
     models = put(
         AGREES,

@@ -19,7 +19,7 @@ from vitscope.reproduction.comparisons import (
     in_order,
     rises,
 )
-from vitscope.reproduction.evidence import MIN_PICTURES, Measured, Quantity, Reading, UntoldError
+from vitscope.reproduction.evidence import MIN_IMAGES, Measured, Quantity, Reading, UntoldError
 from vitscope.reproduction.readings import divide, read_mean, read_proportion
 from vitscope.results.verdict import MIN_IMAGES_TO_JUDGE
 
@@ -35,8 +35,8 @@ def unknown(gap="nobody looked"):
     return Measured("made up S", "S", QUANTITY, None, 0, gap)
 
 
-def test_few_pictures_means_the_same_as_for_the_verdict():
-    assert MIN_PICTURES == MIN_IMAGES_TO_JUDGE
+def test_few_images_means_the_same_as_for_the_verdict():
+    assert MIN_IMAGES == MIN_IMAGES_TO_JUDGE
 
 
 def test_intervals_end_at_what_the_number_can_be():

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from vitscope.cli import main
 from vitscope.models import cache
-from vitscope.models.catalogue import CATALOGUE
+from vitscope.weights.catalogue import CATALOGUE
 
 STATES = {"dinov2-small": "embedded", "clip-l14": "cached"}
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vitscope.pictures.covariates import (
-    PICTURE_COVARIATES,
+from vitscope.images.covariates import (
+    IMAGE_COVARIATES,
     SEGMENT_COVARIATES,
     compute_covariates,
     compute_segment_covariates,
@@ -17,15 +17,15 @@ RNG = np.random.default_rng(0)
 SHAPES = [(70, 90), (64, 64), (61, 75), (5, 9), (3, 3)]
 
 
-def make_picture(height: int, width: int) -> np.ndarray:
+def make_image(height: int, width: int) -> np.ndarray:
     """Noise on a slope, so that all frequencies are there and low ones prevail."""
     slope = np.add.outer(np.linspace(0, 120, height), np.linspace(0, 60, width))
     return (slope[..., None] + RNG.integers(0, 70, (height, width, 3))).astype(np.uint8)
 
 
-def reference_grey(picture: np.ndarray) -> np.ndarray:
+def reference_grey(image: np.ndarray) -> np.ndarray:
     # Pillow rounds the weights to 16 bits.
-    weighted = picture.astype(int) @ np.array([19595, 38470, 7471])
+    weighted = image.astype(int) @ np.array([19595, 38470, 7471])
     return ((weighted + 2**15) // 2**16).astype(float)
 
 
@@ -45,8 +45,8 @@ def reference_edge_density(grey: np.ndarray) -> float:
     return float(np.mean(edges))
 
 
-def reference_colourfulness(picture: np.ndarray) -> float:
-    red, green, blue = picture.astype(float).transpose(2, 0, 1)
+def reference_colourfulness(image: np.ndarray) -> float:
+    red, green, blue = image.astype(float).transpose(2, 0, 1)
     rg, yb = red - green, (red + green) / 2 - blue
     return np.sqrt(rg.var() + yb.var()) + 0.3 * np.sqrt(rg.mean() ** 2 + yb.mean() ** 2)
 
@@ -103,35 +103,35 @@ def reference_gini(values: np.ndarray) -> float:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_covariate_is_its_definition(shape):
-    picture = make_picture(*shape)
-    grey = reference_grey(picture)
+    image = make_image(*shape)
+    grey = reference_grey(image)
     expected = {
         "entropy": reference_entropy(grey),
         "edge_density": reference_edge_density(grey),
-        "colourfulness": reference_colourfulness(picture),
+        "colourfulness": reference_colourfulness(image),
         "spatial_frequency": reference_spatial_frequency(grey),
         "saliency_concentration": reference_gini(reference_saliency(grey)),
     }
     # Both are float64 throughout; the logarithms of small amplitudes lose a few digits.
-    assert compute_covariates(picture) == pytest.approx(expected, rel=1e-8)
+    assert compute_covariates(image) == pytest.approx(expected, rel=1e-8)
 
 
 def test_names_and_their_order():
-    assert tuple(compute_covariates(make_picture(8, 8))) == PICTURE_COVARIATES
+    assert tuple(compute_covariates(make_image(8, 8))) == IMAGE_COVARIATES
     assert tuple(compute_segment_covariates(np.zeros((2, 2), dtype=int))) == SEGMENT_COVARIATES
 
 
-def test_a_picture_and_its_levels_are_the_same():
-    picture = make_picture(20, 30)
-    assert compute_covariates(Image.fromarray(picture)) == compute_covariates(picture)
+def test_a_image_and_its_levels_are_the_same():
+    image = make_image(20, 30)
+    assert compute_covariates(Image.fromarray(image)) == compute_covariates(image)
 
 
 @given(st.integers(3, 20), st.integers(3, 20), st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=30)
 def test_mirroring_and_turning_change_nothing(height, width, seed):
-    picture = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    expected = compute_covariates(picture)
-    for turned in (picture[:, ::-1], picture[::-1], picture.transpose(1, 0, 2)):
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    expected = compute_covariates(image)
+    for turned in (image[:, ::-1], image[::-1], image.transpose(1, 0, 2)):
         found = compute_covariates(np.ascontiguousarray(turned))
         assert found == pytest.approx(expected, rel=1e-8)
 
@@ -139,26 +139,26 @@ def test_mirroring_and_turning_change_nothing(height, width, seed):
 # Where the answer is known
 
 
-def grey_picture(grey) -> np.ndarray:
+def grey_image(grey) -> np.ndarray:
     return np.repeat(np.asarray(grey, dtype=np.uint8)[..., None], 3, axis=-1)
 
 
 def test_entropy_of_two_and_of_all_levels():
-    assert compute_covariates(grey_picture([[0, 9], [9, 0]]))["entropy"] == 1
+    assert compute_covariates(grey_image([[0, 9], [9, 0]]))["entropy"] == 1
     levels = np.arange(256).reshape(16, 16)
-    assert compute_covariates(grey_picture(levels))["entropy"] == pytest.approx(8)
+    assert compute_covariates(grey_image(levels))["entropy"] == pytest.approx(8)
 
 
 @pytest.mark.parametrize(("height", "expected"), [(25, 0.0), (26, 2 / 8)])
 def test_a_step_is_an_edge_from_26_levels_on(height, expected):
     step = np.full((10, 10), 100)
     step[:, 5:] += height
-    assert compute_covariates(grey_picture(step))["edge_density"] == expected
-    assert compute_covariates(grey_picture(step.T))["edge_density"] == expected
+    assert compute_covariates(grey_image(step))["edge_density"] == expected
+    assert compute_covariates(grey_image(step.T))["edge_density"] == expected
 
 
 def test_grey_has_no_colour_and_two_colours_have_much():
-    assert compute_covariates(grey_picture(RNG.integers(0, 256, (9, 9))))["colourfulness"] == 0
+    assert compute_covariates(grey_image(RNG.integers(0, 256, (9, 9))))["colourfulness"] == 0
     halves = np.array([[[255, 0, 0], [0, 255, 0]]], dtype=np.uint8)
     # rg = ±255 has mean 0, yb = 127.5 no spread.
     found = compute_covariates(halves)["colourfulness"]
@@ -168,7 +168,7 @@ def test_grey_has_no_colour_and_two_colours_have_much():
 @pytest.mark.parametrize("cycles", [4, 10, 25])
 def test_the_frequency_of_a_wave(cycles):
     wave = 128 + 100 * np.cos(2 * np.pi * cycles * np.arange(64) / 64)
-    found = compute_covariates(grey_picture(np.tile(wave, (64, 1))))["spatial_frequency"]
+    found = compute_covariates(grey_image(np.tile(wave, (64, 1))))["spatial_frequency"]
     # The window spreads a wave over the neighbouring frequencies, also across.
     assert found == pytest.approx(cycles / 64, rel=0.02)
 
@@ -178,8 +178,7 @@ def test_a_busy_patch_on_a_calm_ground_concentrates_saliency():
     patch = calm.copy()
     patch[10:30, 10:30] = RNG.integers(50, 250, (20, 20))
     even, concentrated = (
-        compute_covariates(grey_picture(picture))["saliency_concentration"]
-        for picture in (calm, patch)
+        compute_covariates(grey_image(image))["saliency_concentration"] for image in (calm, patch)
     )
     assert 0 <= even < 0.1
     assert 0.6 < concentrated < 1
@@ -190,8 +189,8 @@ def test_a_busy_patch_on_a_calm_ground_concentrates_saliency():
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 10, 30)])
 @pytest.mark.parametrize("shape", [(224, 224), (3, 3)])
-def test_a_picture_of_one_colour_is_defined_or_says_that_it_is_not(colour, shape):
-    picture = np.broadcast_to(np.uint8(colour), (*shape, 3))
+def test_a_image_of_one_colour_is_defined_or_says_that_it_is_not(colour, shape):
+    image = np.broadcast_to(np.uint8(colour), (*shape, 3))
     red, green, blue = colour
     expected = {
         "entropy": 0,
@@ -200,11 +199,11 @@ def test_a_picture_of_one_colour_is_defined_or_says_that_it_is_not(colour, shape
         "spatial_frequency": np.nan,
         "saliency_concentration": np.nan,
     }
-    assert compute_covariates(picture) == pytest.approx(expected, nan_ok=True)
+    assert compute_covariates(image) == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 50), (50, 2)])
-def test_pictures_without_a_pixel_that_has_eight_neighbours(shape):
+def test_images_without_a_pixel_that_has_eight_neighbours(shape):
     found = compute_covariates(RNG.integers(0, 256, (*shape, 3), dtype=np.uint8))
     assert np.isnan(found["edge_density"])
     defined = ["entropy", "colourfulness"]
@@ -215,7 +214,7 @@ def test_pictures_without_a_pixel_that_has_eight_neighbours(shape):
 @pytest.mark.parametrize("period", [1, 2, 8])
 def test_stripes_have_few_frequencies_and_still_a_number(period):
     stripes = np.tile((np.arange(64) // period % 2) * 255, (64, 1))
-    found = compute_covariates(grey_picture(stripes))
+    found = compute_covariates(grey_image(stripes))
     assert 0 <= found["saliency_concentration"] < 1
     assert 0 < found["spatial_frequency"] <= np.sqrt(0.5)
 

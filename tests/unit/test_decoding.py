@@ -1,4 +1,4 @@
-"""One picture: every kind is read as a viewer shows it."""
+"""One image: every kind is read as a viewer shows it."""
 
 import struct
 from io import BytesIO
@@ -20,14 +20,14 @@ from encoded import (
     encode,
     exif,
     grey,
-    palette_picture,
+    palette_image,
     png,
     png_chunk,
     reason,
     tiff,
 )
 
-# Ordinary pictures
+# Ordinary images
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,9 @@ def test_lossless_formats_keep_every_pixel(file_format, options):
 
 
 @pytest.mark.parametrize("file_format", ["AVIF", "JPEG", "MPO", "WEBP"])
-def test_lossy_formats_keep_the_picture(file_format):
+def test_lossy_formats_keep_the_image(file_format):
     difference = decode(encode(SMOOTH, file_format, quality=95)).astype(int) - SMOOTH
-    # At quality 95 a smooth picture is off by a few levels; swapped channels are off by 50.
+    # At quality 95 a smooth image is off by a few levels; swapped channels are off by 50.
     assert np.abs(difference).mean() < 4
 
 
@@ -73,9 +73,9 @@ def test_other_colour_spaces_become_rgb(mode):
     assert np.abs(read - colours).max() <= 4
 
 
-# Turned pictures
+# Turned images
 
-# Where EXIF says that the stored picture's first row and first column belong.
+# Where EXIF says that the stored image's first row and first column belong.
 UPRIGHT_FROM_STORED = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -97,7 +97,7 @@ def test_exif_orientation_is_undone(orientation, file_format):
 
 
 def test_a_phone_held_upright():
-    """Orientation 6: the sensor's left edge is the picture's top."""
+    """Orientation 6: the sensor's left edge is the image's top."""
     stored = np.zeros((32, 64, 3), dtype=np.uint8)
     stored[:, :32] = RED
     read = decode(encode(stored, "JPEG", exif=exif(6), quality=95)).astype(int)
@@ -108,7 +108,7 @@ def test_a_phone_held_upright():
 
 
 @pytest.mark.parametrize("broken", [b"Exif\0\0", b"Exif\0\0junk", b"Exif\0\0II*\0\xff\xff\xff\xff"])
-def test_broken_exif_leaves_the_picture_as_stored(broken):
+def test_broken_exif_leaves_the_image_as_stored(broken):
     np.testing.assert_array_equal(decode(encode(NOISE, "PNG", exif=broken)), NOISE)
 
 
@@ -274,7 +274,7 @@ def test_samples_that_are_not_read_are_named(bits, sample_format, photometric, t
     )
 
 
-# Transparent pictures
+# Transparent images
 
 ALPHA = np.array([[0, 128, 255]], dtype=np.uint8)
 
@@ -308,25 +308,25 @@ def test_premultiplied_grey_is_laid_on_the_background():
 
 @pytest.mark.parametrize("file_format", ["PNG", "GIF", "BMP", "TIFF"])
 def test_palette(file_format):
-    read = decode(encode(palette_picture(), file_format))
+    read = decode(encode(palette_image(), file_format))
     np.testing.assert_array_equal(read[0], [RED, GREEN, BLUE, BLACK])
 
 
 @pytest.mark.parametrize(("background", "shown"), [(255, WHITE), (0, BLACK)])
 @pytest.mark.parametrize("file_format", ["PNG", "GIF"])
 def test_palette_with_one_transparent_entry(file_format, background, shown):
-    read = decode(encode(palette_picture(), file_format, transparency=1), background)
+    read = decode(encode(palette_image(), file_format, transparency=1), background)
     np.testing.assert_array_equal(read[0], [RED, shown, BLUE, BLACK])
 
 
 def test_palette_with_graded_transparency():
-    read = decode(encode(palette_picture(), "PNG", transparency=bytes([255, 0, 128, 255])))
+    read = decode(encode(palette_image(), "PNG", transparency=bytes([255, 0, 128, 255])))
     # Half-transparent blue on white, in whole numbers.
     assert np.abs(read[0] - np.array([RED, WHITE, [127.0, 127, 255], BLACK])).max() <= 1
 
 
 def test_palette_with_an_alpha_channel():
-    image = palette_picture().convert("PA")
+    image = palette_image().convert("PA")
     image.putalpha(Image.frombytes("L", (4, 1), bytes([255, 0, 255, 255])))
     assert image.mode == "PA"
     np.testing.assert_array_equal(decode(encode(image, "TIFF"))[0], [RED, WHITE, BLUE, BLACK])
@@ -356,7 +356,7 @@ def test_transparent_colour_of_any_depth(depth, sample):
     np.testing.assert_array_equal(decode(data)[0], [WHITE, [0x56, 0x34, 0x12]])
 
 
-# Moving pictures and colour profiles
+# Moving images and colour profiles
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF"])

@@ -7,9 +7,9 @@ import pytest
 
 from encoded import SMOOTH, encode, exif
 from vitscope.errors import UsageError
-from vitscope.pictures.decoding import decode_image, decode_picture, resize_and_crop
-from vitscope.pictures.images import ImageSet, iter_batches
-from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.images.decoding import decode_for_model, decode_image, resize_and_crop
+from vitscope.images.image_set import ImageSet, iter_batches
+from vitscope.images.preprocessing import Preprocessing
 
 LARGE = np.kron(SMOOTH, np.ones((16, 16, 1), dtype=np.uint8))  # 768 x 1024
 JPEG = encode(LARGE, "JPEG", quality=95)
@@ -31,18 +31,18 @@ def prepare(side: int, **options) -> Preprocessing:
     ],
 )
 def test_a_draft_is_at_least_twice_what_it_is_resized_to(side, crop_fraction, expected):
-    image = decode_picture(JPEG, prepare(side, crop_fraction=crop_fraction, draft=True))
+    image = decode_for_model(JPEG, prepare(side, crop_fraction=crop_fraction, draft=True))
     assert image.size == expected
 
 
 def test_a_draft_of_a_turned_file_is_large_enough_once_it_is_upright():
     turned = encode(LARGE, "JPEG", exif=exif(6))
     preprocessing = Preprocessing(size=(96, 48), mean=(0,) * 3, std=(1,) * 3, draft=True)
-    assert decode_picture(turned, preprocessing).size == (192, 256)
+    assert decode_for_model(turned, preprocessing).size == (192, 256)
 
 
 def test_without_asking_nothing_is_a_draft():
-    image = decode_picture(JPEG, prepare(48))
+    image = decode_for_model(JPEG, prepare(48))
     assert np.array_equal(image, decode_image(JPEG, background=255))
     assert image.size == (1024, 768)
 
@@ -51,17 +51,17 @@ def test_without_asking_nothing_is_a_draft():
 def test_only_jpeg_files_are_drafts(file_format):
     data = encode(LARGE, file_format)
     assert np.array_equal(
-        decode_picture(data, prepare(48, draft=True)), decode_picture(data, prepare(48))
+        decode_for_model(data, prepare(48, draft=True)), decode_for_model(data, prepare(48))
     )
 
 
-def test_a_draft_shows_the_same_picture():
+def test_a_draft_shows_the_same_image():
     shown = [
-        np.asarray(resize_and_crop(decode_picture(JPEG, one), one), dtype=int)
+        np.asarray(resize_and_crop(decode_for_model(JPEG, one), one), dtype=int)
         for one in (prepare(48, draft=True), prepare(48))
     ]
     # An average over blocks instead of the filter's: a few levels on smooth colours, while a
-    # picture shifted by a pixel differs by tens.
+    # image shifted by a pixel differs by tens.
     assert 0 < np.abs(shown[0] - shown[1]).max() < 16
 
 
@@ -77,10 +77,10 @@ def test_a_set_decodes_as_it_says_and_says_so(tmp_path):
 
 
 def test_masks_and_drafts_are_refused_together(tmp_path):
-    for folder, suffix in (("pictures", "jpg"), ("masks", "png")):
+    for folder, suffix in (("images", "jpg"), ("masks", "png")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / f"a.{suffix}").touch()
-    with pytest.raises(UsageError, match="masks are of the pictures' own sizes"):
+    with pytest.raises(UsageError, match="masks are of the images' own sizes"):
         ImageSet.from_sources(
-            tmp_path / "pictures", prepare(48, draft=True), masks=tmp_path / "masks"
+            tmp_path / "images", prepare(48, draft=True), masks=tmp_path / "masks"
         )

@@ -1,4 +1,4 @@
-"""The bill of one picture against plain numpy, and what is kept of it on disk.
+"""The shares of one image against plain numpy, and what is kept of it on disk.
 
 Tolerance 1e-10: both sides compute in float64, from numbers of size 1 to 100.
 """
@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 from test_ledger import random_trace
 
 from vitscope.errors import ImageReadError, ResultError
+from vitscope.images.preprocessing import Preprocessing
 from vitscope.ledger import make_ledger
-from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.results.explanation import (
     Explanation,
-    PictureExplanation,
+    ImageExplanation,
     compute_centred,
     compute_centred_map,
     compute_share_without_bias,
     finish_explanation,
-    measure_picture,
-    write_picture,
+    measure_image,
+    write_image,
 )
-from vitscope.results.verdict import judge_picture
+from vitscope.results.verdict import judge_image
 from vitscope.runs.explain_loop import fit_whole
 
 GROUPS = {"cls": slice(0, 1), "registers": slice(1, 3), "patches": slice(3, 9)}
@@ -62,7 +62,7 @@ def test_shares_without_the_bias_equal_the_definition(skip):
 
 
 @pytest.mark.parametrize("skip", [True, False])
-def test_the_centred_bill_equals_the_definition(skip):
+def test_the_centred_shares_equals_the_definition(skip):
     ledger, terms = make_case(2, skip=skip)
     generator = np.random.default_rng(3)
     means = {name: generator.normal(size=term.shape[1]) for name, term in terms.items()}
@@ -83,7 +83,7 @@ def test_the_centred_bill_equals_the_definition(skip):
     assert ("centred_cosine", "attention", "skip") not in found
 
 
-def test_a_picture_that_is_its_own_mean_is_undefined_not_noise():
+def test_a_image_that_is_its_own_mean_is_undefined_not_noise():
     ledger, terms = make_case(4)
     means = {name: torch.from_numpy(term[0] * (1 + 1e-15)) for name, term in terms.items()}
     found = compute_centred(ledger, means)
@@ -112,11 +112,11 @@ def make_single():
 
 def test_centred_numbers_are_there_where_there_are_means():
     ledger, trace = make_single()
-    numbers = measure_picture(ledger, None)
+    numbers = measure_image(ledger, None)
     assert not {"centred_share", "centred_cosine"} & numbers.keys()
     assert sum(numbers["share"].values()) == pytest.approx(1, abs=1e-10)
     means = {name: torch.ones(ledger.bias.shape[0]).double() for name in (*GROUPS, "skip")}
-    numbers = measure_picture(ledger, means)
+    numbers = measure_image(ledger, means)
     assert sum(numbers["centred_share"].values()) == pytest.approx(1, abs=1e-10)
     # The map's patches are the patches of the account, whatever the means.
     found = compute_centred_map(trace, ledger, means)[0, :, GROUPS["patches"]]
@@ -146,7 +146,7 @@ def test_there_is_no_centred_map_of_an_image_that_is_its_own_mean():
     assert compute_centred_map(trace, ledger, means) is None
 
 
-# --- pictures in their own shape -----------------------------------------------------------------
+# --- images in their own shape -----------------------------------------------------------------
 
 
 def preprocessing(side):
@@ -163,7 +163,7 @@ def preprocessing(side):
     st.integers(1, 40),
 )
 @settings(max_examples=200)
-def test_a_picture_keeps_its_shape_to_half_a_patch(shorter, aspect, tall, patch, patches):
+def test_a_image_keeps_its_shape_to_half_a_patch(shorter, aspect, tall, patch, patches):
     longer = min(8 * shorter, round(shorter * aspect))
     width, height = (shorter, longer) if tall else (longer, shorter)
     side = patches * max(patch)
@@ -185,28 +185,28 @@ def test_a_strip_is_refused():
 # --- on disk -------------------------------------------------------------------------------------
 
 
-def make_picture(path="a/dog.jpg", **changes):
+def make_image(path="a/dog.jpg", **changes):
     generator = np.random.default_rng(0)
     head_attention, head_share = generator.random((2, 3, 4, 5), dtype=np.float32)
     values = {
         "path": path,
         "image_id": "ab" * 16,
         "framing": "whole",
-        "picture": generator.integers(0, 256, (32, 40, 3), dtype=np.uint8),
+        "image": generator.integers(0, 256, (32, 40, 3), dtype=np.uint8),
         "attention": head_attention.mean(axis=0),
         "head_attention": head_attention,
         "contribution_norm": generator.random((4, 5), dtype=np.float32),
         "share": head_share.sum(axis=0),
         "head_share": head_share,
         "numbers": {"patch_share": 0.5, "cosine": {"residual": {"skip": math.nan}}},
-        "verdict": judge_picture({"patches": 0.9, "skip": 0.1}, 30, "of an audit"),
+        "verdict": judge_image({"patches": 0.9, "skip": 0.1}, 30, "of an audit"),
     }
-    return PictureExplanation(**values | changes)
+    return ImageExplanation(**values | changes)
 
 
-def save(folder, *pictures):
+def save(folder, *images):
     folder.mkdir()
-    entries = [write_picture(folder, i, picture) for i, picture in enumerate(pictures)]
+    entries = [write_image(folder, i, image) for i, image in enumerate(images)]
     model = {"id": "m", "family": "made/up", "num_params": 1, "num_registers": 0, "depth": 2}
     model |= {"input_size": [28, 42], "grid": [2, 3], "dtype": "float32", "notes": []}
     ledger = {"max_balance_error": 1e-7, "tolerance": 1e-4}
@@ -216,29 +216,29 @@ def save(folder, *pictures):
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    undefined = judge_picture({"patches": math.nan, "skip": math.nan}, 30, "of an audit")
-    saved = save(tmp_path / "e", make_picture(), make_picture("c.jpg", verdict=undefined))
+    undefined = judge_image({"patches": math.nan, "skip": math.nan}, 30, "of an audit")
+    saved = save(tmp_path / "e", make_image(), make_image("c.jpg", verdict=undefined))
     assert len(saved) == 2
     assert saved.failures == [("b.jpg", "bad")]
     assert saved.summary["kind"] == "explanation"
     text = (saved.folder / "summary.json").read_text()
     assert "NaN" not in text
-    original, found = make_picture(), saved.read_picture(0)
-    for name in ("picture", "attention", "head_attention", "contribution_norm", "share"):
+    original, found = make_image(), saved.read_image(0)
+    for name in ("image", "attention", "head_attention", "contribution_norm", "share"):
         assert np.array_equal(getattr(found, name), getattr(original, name))
         assert getattr(found, name).dtype == getattr(original, name).dtype
     assert found.verdict == original.verdict
     assert found.grid == (4, 5)
     assert found.centred_share is found.head_centred_share is None
     assert math.isnan(found.numbers["cosine"]["residual"]["skip"])
-    again = saved.read_picture(1)
+    again = saved.read_image(1)
     assert again.verdict.status == "cannot tell"
     assert math.isnan(again.verdict.share)
-    assert again.verdict.door is None
+    assert again.verdict.main_other_source is None
 
 
 def test_a_result_of_another_kind_is_refused(tmp_path):
-    saved = save(tmp_path / "e", make_picture())
+    saved = save(tmp_path / "e", make_image())
     summary = json.loads((saved.folder / "summary.json").read_text()) | {"kind": "audit"}
     (saved.folder / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(ResultError, match="kind 'audit': expected 'explanation'"):
@@ -266,35 +266,35 @@ def replace_maps(saved, **changes):
         {"contribution_norm": np.full((4, 5), np.nan)},
         {"centred_share": np.zeros((5, 4))},
         {"head_centred_share": np.full((3, 4, 5), np.nan)},
-        {"picture": np.zeros((32, 40), dtype=np.uint8)},
-        {"picture": np.zeros((32, 40, 3))},
+        {"image": np.zeros((32, 40), dtype=np.uint8)},
+        {"image": np.zeros((32, 40, 3))},
     ],
 )
 def test_damaged_maps_are_refused_and_never_run(tmp_path, changes):
-    saved = save(tmp_path / "e", make_picture())
+    saved = save(tmp_path / "e", make_image())
     replace_maps(saved, **changes)
     with pytest.raises(ResultError, match=r"0000\.npz cannot be read"):
-        saved.read_picture(0)
+        saved.read_image(0)
 
 
 def test_missing_cut_or_foreign_files_are_refused(tmp_path):
-    saved = save(tmp_path / "e", make_picture())
+    saved = save(tmp_path / "e", make_image())
     path = saved.folder / "maps" / "0000.npz"
     data = path.read_bytes()
     for content in (data[: len(data) // 2], b"", b"no archive"):
         path.write_bytes(content)
         with pytest.raises(ResultError, match="cannot be read"):
-            saved.read_picture(0)
+            saved.read_image(0)
     path.unlink()
     with pytest.raises(ResultError, match="cannot be read"):
-        saved.read_picture(0)
+        saved.read_image(0)
     with pytest.raises(ResultError, match="cannot be read"):
-        saved.read_picture(7)
+        saved.read_image(7)
 
 
 def test_maps_are_read_from_the_result_alone_whatever_the_summary_says(tmp_path):
-    saved = save(tmp_path / "e", make_picture())
+    saved = save(tmp_path / "e", make_image())
     summary = json.loads((saved.folder / "summary.json").read_text())
-    summary["pictures"][0]["maps"] = "../../etc/passwd"
+    summary["images"][0]["maps"] = "../../etc/passwd"
     (saved.folder / "summary.json").write_text(json.dumps(summary))
-    assert saved.read_picture(0).grid == (4, 5)
+    assert saved.read_image(0).grid == (4, 5)

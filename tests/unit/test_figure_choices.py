@@ -10,7 +10,6 @@ from made_results import make_audit, make_one_shot, write_result
 from vitscope.cli import main
 from vitscope.errors import UsageError
 from vitscope.figures import ModelResult, NothingToDrawError
-from vitscope.figures.bill import plot_bill
 from vitscope.figures.cka import plot_residual_cka, plot_restricted_cka
 from vitscope.figures.covariates import plot_covariates
 from vitscope.figures.directions import plot_directions
@@ -21,6 +20,7 @@ from vitscope.figures.layers import plot_layer_similarity
 from vitscope.figures.norms import plot_norms
 from vitscope.figures.one_shot import plot_one_shot
 from vitscope.figures.patch_share import plot_patch_share
+from vitscope.figures.variance_share import plot_variance_share
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.choices import RENORMALIZE, count_cls, describe_choices, find_mixture
 from vitscope.results.one_shot_result import OneShotResult
@@ -70,7 +70,7 @@ def plot_accuracies(results):
 OF_AUDITS = {
     plot_patch_share: {"registers", "patches"},
     plot_restricted_cka: {"registers", "patches", "renormalised"},
-    plot_bill: {"registers", "patches"},
+    plot_variance_share: {"registers", "patches"},
     plot_interdependence: {"registers"},
     plot_norms: {"patches"},
     plot_residual_cka: {"patches"},
@@ -127,7 +127,7 @@ def test_the_ends_of_the_patch_share_are_named_as_they_were_counted(term, ends, 
     [
         (plot_patch_share, {"cls_term": "registers"}, "attention to itself is counted"),
         (plot_restricted_cka, {"renormalize": True}, "restricted outputs are renormalised"),
-        (plot_bill, {"cls_term": "patches"}, "attention to itself is counted"),
+        (plot_variance_share, {"cls_term": "patches"}, "attention to itself is counted"),
     ],
 )
 def test_results_that_differ_in_a_choice_are_drawn_apart(plot, settings, about):
@@ -144,12 +144,12 @@ def test_a_choice_that_changes_nothing_shown_is_no_difference():
         assert len(plot(mixed).shown) == 2
     # Without registers there is nothing that [CLS] could be counted among.
     mixed = [audit(registers=0), audit("B", 86.0, cls_term="registers")]
-    assert REGISTERS in words(plot_bill(mixed))
+    assert REGISTERS in words(plot_variance_share(mixed))
     pooled = audit("g", 1136.0, registers=0, cls_term="patches")
     with pytest.raises(NothingToDrawError, match="among the patches: DINOv2 g"):
-        plot_bill([*mixed, pooled])
+        plot_variance_share([*mixed, pooled])
     pooled.summary["model"]["global_feature"] = "attention pooling"
-    assert len(plot_bill([*mixed, pooled]).shown) == 3
+    assert len(plot_variance_share([*mixed, pooled]).shown) == 3
 
 
 @pytest.mark.parametrize("settings", [None, "text", {}, {"cls_term": "<b>", "renormalize": "no"}])

@@ -204,7 +204,7 @@ def test_the_index_tells_what_every_figure_came_from(drawn):
     ]
     assert set(by_name) == {"fig2a_patch_share", "fig5a_norms", "fig7_norms"}
     assert by_name["fig2a_patch_share"]["omitted"] == {"DINOv2 S": "no registers"}
-    assert "no explained picture" in index["skipped"]["fig4_maps"]
+    assert "no explained image" in index["skipped"]["fig4_maps"]
     listed = {file for figure in index["figures"] for file in figure["files"]}
     assert listed == {path.name for path in drawn.files}
     there = {path.name for path in drawn.folder.iterdir()}
@@ -244,9 +244,9 @@ def test_a_name_that_begins_with_an_underscore_is_in_the_legend(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"schema_version": 1}', "was written with schema 1, figures are drawn from schema 3"),
-        ('{"schema_version": 3}', "unknown kind None"),
-        ('{"schema_version": 3, "kind": "poem"}', "unknown kind 'poem'"),
+        ('{"schema_version": 1}', "was written with schema 1, figures are drawn from schema 4"),
+        ('{"schema_version": 4}', "unknown kind None"),
+        ('{"schema_version": 4, "kind": "poem"}', "unknown kind 'poem'"),
         ("[]", "was written with schema None"),
         ("{", "cannot be read"),
     ],

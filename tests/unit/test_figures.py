@@ -1,4 +1,4 @@
-"""Each figure shows the numbers of the results, says how many pictures, and what it leaves out."""
+"""Each figure shows the numbers of the results, says how many images, and what it leaves out."""
 
 import math
 from pathlib import Path
@@ -12,7 +12,6 @@ from matplotlib.container import ErrorbarContainer
 from made_results import FAMILIES, estimate, make_audit, make_one_shot
 from vitscope.figures import ModelResult, NothingToDrawError
 from vitscope.figures.anatomy import plot_anatomy
-from vitscope.figures.bill import plot_bill
 from vitscope.figures.cka import plot_residual_cka, plot_restricted_cka
 from vitscope.figures.covariates import plot_covariates
 from vitscope.figures.directions import plot_directions
@@ -27,6 +26,7 @@ from vitscope.figures.norms import plot_norms
 from vitscope.figures.one_shot import list_classifiers, plot_one_shot
 from vitscope.figures.patch_share import plot_patch_share
 from vitscope.figures.style import FAINT, TERM_COLOURS, look_of_families
+from vitscope.figures.variance_share import plot_variance_share
 
 
 class MadeResult(ModelResult):
@@ -89,14 +89,14 @@ def test_patch_share_shows_means_and_who_has_no_registers():
     assert np.ravel(dots) == pytest.approx(means)
     assert [m.label for m in drawing.shown] == [m.label for m in shown]
     assert set(drawing.omitted.values()) == {"no registers"}
-    assert "n = 400 pictures a model" in words(drawing.figure)
+    assert "n = 400 images a model" in words(drawing.figure)
     assert "Not shown: DINOv2 S, DINOv2 B, DINOv2 L, DINOv2 g: no registers" in words(
         drawing.figure
     )
     assert [tick.get_text().split("\n")[0] for tick in panel.get_xticklabels()] == list("SBLg")
 
 
-def test_patch_share_of_pictures_where_it_is_undefined_is_left_out():
+def test_patch_share_of_images_where_it_is_undefined_is_left_out():
     model = audit("DINOv2 with registers", "g", 1136.0, registers=4)
     model.summary["columns"]["patch_share"][:100] = math.nan
     (panel,) = plot_patch_share([model]).figure.axes
@@ -156,7 +156,7 @@ def test_the_tiny_deit_is_no_size_of_deit_iii():
     assert looks["DeiT"] != looks["DeiT III"]
 
 
-def test_norms_show_means_and_the_spread_of_pictures():
+def test_norms_show_means_and_the_spread_of_images():
     model = audit("DINOv2", "L", 304.4)
     (panel,) = plot_norms([model]).figure.axes
     for term in ("patches", "skip"):
@@ -164,7 +164,7 @@ def test_norms_show_means_and_the_spread_of_pictures():
         norm = model.summary["contribution_norm"][term]
         assert points[0, 1] == pytest.approx(norm["mean"])
         assert ends[:, 1] == pytest.approx([norm["p05"], norm["p95"]])
-    assert "5 to 95 % of the pictures" in words(panel.figure)
+    assert "5 to 95 % of the images" in words(panel.figure)
 
 
 @pytest.mark.parametrize("top", ["top1", "top5"])
@@ -179,7 +179,7 @@ def test_one_shot_shows_percent_by_part_and_the_line_of_chance(top):
         assert points[:, 1] == pytest.approx([100 * a["value"] for a in accuracy])
     chance = 100 * results[0].summary["chance"][top]
     assert any(np.allclose(line.get_ydata(), chance) for line in panel.lines)
-    assert "101 classes, 404 pictures, 20 draws" in words(figure)
+    assert "101 classes, 404 images, 20 draws" in words(figure)
 
 
 def test_layer_similarity_runs_over_relative_depth():
@@ -226,12 +226,12 @@ def test_high_norm_layers_show_threshold_and_say_where_there_is_none():
     assert "up to 0.0244 % of the patch tokens, in up to 6.25 % of the images" in told
 
 
-def test_the_bill_adds_up_and_what_takes_away_stands_to_the_left():
+def test_variance_shares_add_up_and_what_takes_away_stands_to_the_left():
     model = audit("DINOv2 with registers", "g", 1136.5, registers=4)
     shares = model.summary["variance_share"]["residual"]
     for term, change in (("patches", 0.1), ("skip", -0.3), ("cls", 0.2)):
         shares[term] = estimate(shares[term]["value"] + change)
-    stacked, apart = plot_bill([model]).figure.axes
+    stacked, apart = plot_variance_share([model]).figure.axes
     widths = {bar.get_label(): bar.patches[0] for bar in stacked.containers}
     assert sum(patch.get_width() for patch in widths.values()) == pytest.approx(100)
     assert widths["skip"].get_width() < 0
@@ -297,7 +297,7 @@ def test_anatomy_shows_norms_cosines_and_the_strongest_dimensions():
     for panel, key in ((before, "before"), (after, "after")):
         lines = {line.get_label(): line.get_ydata() for line in panel.lines}
         assert lines["register_2"] == pytest.approx(states["top_dimensions"][key])
-    assert "Register 2 has the highest norm in 99.8% of the pictures" in words(drawing.figure)
+    assert "Register 2 has the highest norm in 99.8% of the images" in words(drawing.figure)
 
 
 def test_covariates_fill_what_is_told_from_none():
@@ -314,10 +314,10 @@ def test_covariates_fill_what_is_told_from_none():
             assert line.get_xdata() == pytest.approx([one["rho"]])
             assert (to_hex(line.get_markerfacecolor()) != "#ffffff") == (one["p_holm"] < 0.05)
     assert "R² = 0.12" in words(figure)
-    assert "n = 400 pictures" in words(figure)
+    assert "n = 400 images" in words(figure)
 
 
-def test_interdependence_shows_each_picture_and_the_correlation():
+def test_interdependence_shows_each_image_and_the_correlation():
     model = audit("DINOv2 with registers", "L", 304.4, registers=4)
     model.summary["columns"]["centred_share_skip"][3] = math.nan
     drawing = plot_interdependence([model, audit()])
@@ -368,18 +368,16 @@ def test_an_undefined_cka_is_put_down_to_what_it_comes_from(plot, readout):
     model.summary.update(cka={}, variance_share=shares)
     assert refuse(model) == f"its CKA is missing in the readout {readout}"
     model.summary["cka"] = {readout: {k: {**v, "unbiased": None} for k, v in ckas[readout].items()}}
-    assert (
-        refuse(model) == "its CKA is undefined without bias: too few pictures for how they differ"
-    )
+    assert refuse(model) == "its CKA is undefined without bias: too few images for how they differ"
     model.summary["cka"] = undefined(ckas)
-    same = "is the same for every picture"
+    same = "is the same for every image"
     assert refuse(model) == f"its CKA is undefined: what is kept of its output {same}"
     model.summary["variance_share"] = undefined(shares)
     assert refuse(model) == f"its CKA is undefined: its output {same}"
     model.summary["variance_share"] = {}
     assert refuse(model) == f"its CKA is undefined: its output, or what is kept of it, {same}"
     model.summary["data"]["num_images"] = 3
-    assert refuse(model) == "its CKA is undefined with fewer than 4 pictures"
+    assert refuse(model) == "its CKA is undefined with fewer than 4 images"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which pictures a gallery keeps, that order and merging do not matter, and files that are damaged.
+"""Which images a gallery keeps, that order and merging do not matter, and files that are damaged.
 
 Maps are kept in float32, so they are compared to 1e-6 of what float32 made.
 """
@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audits import tiny_vit
-from pictures import write_pictures
+from images import write_images
 from vitscope import AuditConfig, AuditResult, audit, map_tokens
 from vitscope.errors import ResultError, UsageError
+from vitscope.images.decoding import decode_image, image_id, normalize_pixels, resize_and_crop
 from vitscope.layout import make_layout
-from vitscope.pictures.decoding import decode_image, image_id, normalize_pixels, resize_and_crop
 from vitscope.results.gallery import GalleryCandidates, read_gallery
-from vitscope.results.gallery_choice import choose_pictures
-from vitscope.results.picture_maps import read_maps
+from vitscope.results.gallery_choice import choose_images
+from vitscope.results.image_maps import read_maps
 from vitscope.token_maps import TokenMaps
 
 digests = st.integers(0, 2**128 - 1).map(lambda number: f"{number:032x}")
@@ -29,7 +29,7 @@ values = st.one_of(st.floats(-2, 2), st.just(math.nan))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"), 30)
+    return write_images(tmp_path_factory.mktemp("images"), 30)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def result(folder, tmp_path_factory):
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(digests, values, min_size=1, max_size=60), st.integers(1, 40))
 def test_extremes_quantiles_and_draws_are_what_they_say(numbers, limit):
-    chosen = choose_pictures(numbers, list(numbers.values()), limit)
+    chosen = choose_images(numbers, list(numbers.values()), limit)
     assert len(dict(chosen)) == len(chosen) == min(limit, len(numbers))
     finite = sorted((v, d) for d, v in numbers.items() if math.isfinite(v))
     by_why = {why: [d for d, w in chosen if w == why] for _, why in chosen}
@@ -61,14 +61,14 @@ def test_the_choice_does_not_depend_on_order(numbers, limit, random):
     shuffled = list(numbers.items())
     random.shuffle(shuffled)
     everyone = [value for _, value in shuffled]
-    assert choose_pictures(numbers, list(numbers.values()), limit) == choose_pictures(
+    assert choose_images(numbers, list(numbers.values()), limit) == choose_images(
         dict(shuffled), everyone, limit
     )
 
 
-def test_the_first_pictures_are_of_every_kind():
+def test_the_first_images_are_of_every_kind():
     numbers = {f"{i:032x}": i / 100 for i in range(100)}
-    chosen = choose_pictures(numbers, list(numbers.values()), 16)
+    chosen = choose_images(numbers, list(numbers.values()), 16)
     assert [why for _, why in chosen[:4]] == ["lowest", "highest", "quantile", "random"]
     assert chosen[0][0] == f"{0:032x}"
     assert chosen[1][0] == f"{99:032x}"
@@ -119,9 +119,9 @@ def test_candidates_are_the_smallest_digests_however_they_come(ids, data):
         ]
 
 
-def test_maps_are_those_of_the_picture_as_the_audit_saw_it(result, folder):
+def test_maps_are_those_of_the_image_as_the_audit_saw_it(result, folder):
     gallery, vit = result.gallery, tiny_vit()
-    assert len(gallery.pictures) == 12
+    assert len(gallery.images) == 12
     assert (gallery.number, gallery.num_images, gallery.num_candidates) == (
         "centred_share_patches",
         30,
@@ -129,11 +129,11 @@ def test_maps_are_those_of_the_picture_as_the_audit_saw_it(result, folder):
     )
     vit.module.double()
     by_id = {image_id(path.read_bytes()): path for path in folder.iterdir()}
-    for index, picture in enumerate(gallery.pictures[:4]):
+    for index, image in enumerate(gallery.images[:4]):
         kept = gallery.read_maps(index)
-        data = by_id[picture.image_id].read_bytes()
+        data = by_id[image.image_id].read_bytes()
         seen = resize_and_crop(decode_image(data, background=0), vit.preprocessing)
-        assert np.array_equal(kept.picture, np.asarray(seen))
+        assert np.array_equal(kept.image, np.asarray(seen))
         pixels = normalize_pixels(seen, vit.preprocessing).unsqueeze(0)
         maps = map_tokens(vit, pixels.double())
         for name in ("contribution_norm", "share", "head_share"):
@@ -147,8 +147,8 @@ def test_maps_are_those_of_the_picture_as_the_audit_saw_it(result, folder):
 def test_maps_agree_with_the_numbers_of_the_table(result):
     table = result.images.select(["image_id", "attention_mass_patches", "share_patches"])
     rows = {row["image_id"]: row for row in table.to_pylist()}
-    for index, picture in enumerate(result.gallery.pictures):
-        maps, row = result.gallery.read_maps(index), rows[picture.image_id]
+    for index, image in enumerate(result.gallery.images):
+        maps, row = result.gallery.read_maps(index), rows[image.image_id]
         assert maps.attention.sum() == pytest.approx(row["attention_mass_patches"], abs=1e-5)
         assert maps.share.sum() == pytest.approx(row["share_patches"], abs=1e-5)
 
@@ -158,7 +158,7 @@ def test_the_extremes_of_the_table_are_in_the_gallery(result):
     ranked = [
         row["image_id"] for row in sorted(table, key=lambda row: row["centred_share_patches"])
     ]
-    why = {picture.image_id: picture.why for picture in result.gallery.pictures}
+    why = {image.image_id: image.why for image in result.gallery.images}
     assert {d for d in ranked[:3] if why.get(d) == "lowest"} == set(ranked[:3])
     assert {d for d in ranked[-3:] if why.get(d) == "highest"} == set(ranked[-3:])
 
@@ -170,21 +170,21 @@ def test_merged_galleries_are_chosen_by_the_same_rule(folder, result):
     whole = parts[0].merge(parts[1])
     merged = whole.gallery
     assert (merged.num_images, merged.num_candidates, merged.limit) == (30, 30, 12)
-    assert len(merged.pictures) == 12
+    assert len(merged.images) == 12
     table = whole.images.select(["image_id", "centred_share_patches"]).to_pylist()
     numbers = {row["image_id"]: row["centred_share_patches"] for row in table}
-    held = {p.image_id for part in parts for p in part.gallery.pictures}
+    held = {p.image_id for part in parts for p in part.gallery.images}
     ranked = sorted(held, key=numbers.get)
-    why = {picture.image_id: picture.why for picture in merged.pictures}
+    why = {image.image_id: image.why for image in merged.images}
     assert {d for d, reason in why.items() if reason == "lowest"} == set(ranked[:3])
     assert {d for d, reason in why.items() if reason == "highest"} == set(ranked[-3:])
-    # The three smallest digests of all pictures are among those of the parts, and drawn first.
+    # The three smallest digests of all images are among those of the parts, and drawn first.
     drawn = sorted(set(numbers) - {d for d, reason in why.items() if reason != "random"})[:3]
     assert {d for d, reason in why.items() if reason == "random"} >= set(drawn)
     shares = {row["image_id"]: row["share_patches"] for row in whole.images.to_pylist()}
-    for index, picture in enumerate(merged.pictures):
+    for index, image in enumerate(merged.images):
         assert merged.read_maps(index).share.sum() == pytest.approx(
-            shares[picture.image_id], abs=1e-5
+            shares[image.image_id], abs=1e-5
         )
 
 
@@ -194,17 +194,17 @@ def test_a_part_without_gallery_adds_none(folder):
     without = audit(tiny_vit(), paths[10:20], AuditConfig(gallery=0))
     assert without.gallery is None
     merged = without.merge(with_one).gallery
-    assert len(merged.pictures) == 4
+    assert len(merged.images) == 4
     assert without.merge(audit(tiny_vit(), paths[20:], AuditConfig(gallery=0))).gallery is None
 
 
-def test_pictures_are_chosen_by_plain_shares_where_features_are_dropped(folder):
+def test_images_are_chosen_by_plain_shares_where_features_are_dropped(folder):
     dropped = audit(tiny_vit(), folder, AuditConfig(gallery=4, features="drop"))
     assert dropped.gallery.number == "share_patches"
 
 
-def test_a_picture_that_changed_under_the_audit_is_left_out(tmp_path):
-    folder = write_pictures(tmp_path / "pictures", 6)
+def test_a_image_that_changed_under_the_audit_is_left_out(tmp_path):
+    folder = write_images(tmp_path / "images", 6)
 
     def change(done, total):
         if done == total:
@@ -212,7 +212,7 @@ def test_a_picture_that_changed_under_the_audit_is_left_out(tmp_path):
             (folder / "0004.png").unlink()
 
     result = audit(tiny_vit(), folder, AuditConfig(gallery=6), on_progress=change)
-    assert sorted(p.path.rsplit("/")[-1] for p in result.gallery.pictures) == [
+    assert sorted(p.path.rsplit("/")[-1] for p in result.gallery.images) == [
         "0000.png",
         "0001.png",
         "0003.png",
@@ -224,17 +224,17 @@ def test_a_result_with_a_gallery_is_replaced_like_any_other(folder, tmp_path):
     out = tmp_path / "out"
     audit(tiny_vit(), folder, AuditConfig(limit=5, gallery=2), out=out)
     audit(tiny_vit(), folder, AuditConfig(limit=5, gallery=3), out=out, overwrite=True)
-    assert len(AuditResult.load(out).gallery.pictures) == 3
+    assert len(AuditResult.load(out).gallery.images) == 3
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda index: index.pop("number"), "cannot be read"),
-        (lambda index: index["pictures"][0].update(maps="../../secret.npz"), "not as vitscope"),
-        (lambda index: index["pictures"][0].update(why="<b>"), "not as vitscope"),
-        (lambda index: index.update(pictures=3), "cannot be read"),
-        (lambda index: index["pictures"].__setitem__(0, None), "cannot be read"),
+        (lambda index: index["images"][0].update(maps="../../secret.npz"), "not as vitscope"),
+        (lambda index: index["images"][0].update(why="<b>"), "not as vitscope"),
+        (lambda index: index.update(images=3), "cannot be read"),
+        (lambda index: index["images"].__setitem__(0, None), "cannot be read"),
     ],
 )
 def test_a_damaged_gallery_is_refused(result, tmp_path, change, message):
@@ -252,11 +252,11 @@ def test_damaged_maps_are_refused(result, tmp_path):
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ResultError, match="cannot be read as maps"):
         read_maps(path)
-    np.savez(path, **{name: np.array([None], dtype=object) for name in ("picture", "attention")})
+    np.savez(path, **{name: np.array([None], dtype=object) for name in ("image", "attention")})
     with pytest.raises(ResultError, match="cannot be read as maps"):
         read_maps(path)
 
 
-def test_a_negative_number_of_pictures_is_refused():
+def test_a_negative_number_of_images_is_refused():
     with pytest.raises(UsageError, match="gallery -1: expected 0 or more"):
         AuditConfig(gallery=-1)

@@ -12,9 +12,9 @@ import torch
 
 from encoded import NOISE, encode
 from vitscope.errors import VitscopeError
-from vitscope.pictures import images as images_module
-from vitscope.pictures.images import ImageSet, iter_batches
-from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.images import images as images_module
+from vitscope.images.image_set import ImageSet, iter_batches
+from vitscope.images.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(size=(224, 224), mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -50,7 +50,7 @@ def test_a_batch_that_cannot_be_handed_over_stops_the_run(images, monkeypatch, a
         return dumps(value, protocol)
 
     monkeypatch.setattr(ForkingPickler, "dumps", fail)
-    with pytest.raises(VitscopeError, match=r"reading pictures stopped .*/dev/shm"):
+    with pytest.raises(VitscopeError, match=r"reading images stopped .*/dev/shm"):
         list(iter_batches(images, batch_size=2, num_workers=2))
 
 
@@ -74,8 +74,8 @@ def test_batches_through_pipes_are_the_same(images, monkeypatch):
 def test_a_run_goes_well_where_shared_memory_is_small(images, size, tmp_path):
     script = f"""
         from pathlib import Path
-        from vitscope.pictures.images import ImageSet, iter_batches
-        from vitscope.pictures.preprocessing import Preprocessing
+        from vitscope.images.image_set import ImageSet, iter_batches
+        from vitscope.images.preprocessing import Preprocessing
 
         preprocessing = Preprocessing(size=(224, 224), mean=(0.5,) * 3, std=(0.5,) * 3)
         images = ImageSet.from_sources({str(tmp_path)!r}, preprocessing)

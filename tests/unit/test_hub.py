@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 
 from vitscope.errors import ModelUnreachableError, UnknownModelError
 from vitscope.models import hub
-from vitscope.models.hub import find_snapshot
+from vitscope.weights.hub import find_snapshot
 
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 REPOSITORY = "someone/model"

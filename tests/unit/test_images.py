@@ -1,4 +1,4 @@
-"""Sets of pictures: which files they are, in which order, and how they come in batches."""
+"""Sets of images: which files they are, in which order, and how they come in batches."""
 
 import multiprocessing
 import os
@@ -14,12 +14,12 @@ import torch
 
 from encoded import NOISE, encode
 from vitscope.errors import UsageError, VitscopeError
-from vitscope.pictures import images as images_module
-from vitscope.pictures import stores as stores_module
-from vitscope.pictures.decoding import decode_image, decode_picture, image_id, preprocess_image
-from vitscope.pictures.images import ImageSet, iter_batches
-from vitscope.pictures.preprocessing import Preprocessing
-from vitscope.pictures.sources import find_images
+from vitscope.images import images as images_module
+from vitscope.images import stores as stores_module
+from vitscope.images.decoding import decode_for_model, decode_image, image_id, preprocess_image
+from vitscope.images.image_set import ImageSet, iter_batches
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.images.sources import find_images
 
 PREPROCESSING = Preprocessing(size=(8, 12), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 HOSTILE_NAMES = [
@@ -42,7 +42,7 @@ def no_process_is_left():
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    path = tmp_path / "pictures"
+    path = tmp_path / "images"
     path.mkdir()
     return path
 
@@ -58,7 +58,7 @@ def names(paths, folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in paths]
 
 
-def write_pictures(folder: Path, count: int, broken: tuple[int, ...] = ()) -> ImageSet:
+def write_images(folder: Path, count: int, broken: tuple[int, ...] = ()) -> ImageSet:
     rng = np.random.default_rng(0)
     for i in range(count):
         data = encode(rng.integers(0, 256, (10, 14, 3), dtype=np.uint8), "PNG")
@@ -76,7 +76,7 @@ def test_a_folder_is_searched_to_its_depth_in_the_order_of_relative_paths(folder
     assert find_images([str(folder)]) == find_images([folder])
 
 
-def test_only_pictures_of_a_folder_count_and_nothing_hidden(folder):
+def test_only_images_of_a_folder_count_and_nothing_hidden(folder):
     wanted = [f"x.{e}" for e in ("JPEG", "Jpg", "avif", "bmp", "jp2", "pgm", "ppm", "tiff", "webp")]
     touch(folder, *wanted, "notes.txt", "x.py", "x", "x.jpg.part", "x.eps", "x.pdf")
     touch(folder, ".hidden.jpg", "._x.jpg", ".git/x.jpg", "a/.thumbs/x.jpg", "jpg", ".jpg")
@@ -89,7 +89,7 @@ def test_a_hidden_folder_that_is_named_is_searched(tmp_path):
 
 
 def test_a_named_file_is_taken_whatever_it_is_called(folder):
-    paths = touch(folder, "picture", "picture.dat", ".hidden")
+    paths = touch(folder, "image", "image.dat", ".hidden")
     assert find_images(paths) == tuple(paths)
 
 
@@ -108,7 +108,7 @@ def test_links_are_followed_but_not_forever(folder, tmp_path):
     (folder / "there").symlink_to(tmp_path / "elsewhere")
     (folder / "there-too").symlink_to(tmp_path / "elsewhere")
     (folder / "gone.jpg").symlink_to(tmp_path / "gone.jpg")
-    # A picture whose link is broken is listed, so that it is counted among the failures.
+    # An image whose link is broken is listed, so that it is counted among the failures.
     assert names(find_images([folder]), folder) == ["a/x.jpg", "gone.jpg", "there/y.jpg"]
 
 
@@ -149,23 +149,23 @@ def test_a_text_file_lists_paths_relative_to_itself(folder, tmp_path, monkeypatc
     found = find_images([listing])
     assert found == tuple(expected)
     assert find_images(found) is found  # though none of them is there
-    assert find_images(["pictures/list.TXT"])[0] == Path("pictures/b.jpg")
+    assert find_images(["images/list.TXT"])[0] == Path("images/b.jpg")
 
 
 @pytest.mark.parametrize(
     ("sources", "expected"),
     [
-        ([], "no pictures were named"),
+        ([], "no images were named"),
         (["."], "expected files ending in .apng .avif"),
         (["missing"], "'missing' does not exist: give a folder"),
         (["null\0byte"], "does not exist"),
         ([""], "'' does not exist"),
-        (["x" * 5000], "cannot be searched for pictures: File name too long"),
-        (["empty.txt"], "'empty.txt' names no picture: expected one path a line"),
+        (["x" * 5000], "cannot be searched for images: File name too long"),
+        (["empty.txt"], "'empty.txt' names no image: expected one path a line"),
         (["x\n<b>\udcff"], r"'x\n<b>\udcff' does not exist"),
     ],
 )
-def test_sources_without_pictures_are_refused_in_one_line(folder, monkeypatch, sources, expected):
+def test_sources_without_images_are_refused_in_one_line(folder, monkeypatch, sources, expected):
     monkeypatch.chdir(folder)
     (folder / "empty.txt").write_text("# nothing\n\n")
     with pytest.raises(UsageError) as caught:
@@ -181,7 +181,7 @@ def test_a_folder_that_may_not_be_searched_is_named(folder, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(UsageError, match=r"pictures' cannot be searched.*Permission denied"):
+    with pytest.raises(UsageError, match=r"images' cannot be searched.*Permission denied"):
         find_images([folder])
 
 
@@ -197,7 +197,7 @@ def test_a_folder_that_may_not_be_searched_is_named(folder, monkeypatch):
 )
 def test_a_text_file_that_never_ends_is_refused(folder, make, reason):
     make(folder / "list.txt")
-    with pytest.raises(UsageError, match=rf"list.txt' cannot be searched for pictures: {reason}"):
+    with pytest.raises(UsageError, match=rf"list.txt' cannot be searched for images: {reason}"):
         find_images(folder / "list.txt")
 
 
@@ -244,16 +244,16 @@ def test_a_path_too_long_for_the_system_is_one_failure(folder):
         "cannot be read: File name too long",
         "the file is empty",
     ]
-    assert images.name_picture(0).startswith(f"{folder}/dddd")
+    assert images.name_image(0).startswith(f"{folder}/dddd")
 
 
-def test_what_systems_leave_beside_pictures_is_passed_over(folder):
+def test_what_systems_leave_beside_images_is_passed_over(folder):
     left = ["._x.jpg", "__MACOSX/x.jpg", "@eaDir/x.jpg/SYNOPHOTO_THUMB_M.jpg", "$RECYCLE.BIN/y.png"]
     touch(folder, ".DS_Store", "Thumbs.db", "desktop.ini", "x.jpg", "below/.DS_Store", *left)
     assert names(find_images([folder]), folder) == ["x.jpg"]
 
 
-def test_a_pipe_put_in_the_place_of_a_picture_is_not_waited_for(folder, monkeypatch):
+def test_a_pipe_put_in_the_place_of_a_image_is_not_waited_for(folder, monkeypatch):
     (path,) = touch(folder, "x.png")
     found = path.stat()
     path.unlink()
@@ -310,7 +310,7 @@ def test_a_limit_or_seed_out_of_range_is_refused(folder, options):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_come_in_order_with_failures_apart(folder, num_workers):
-    images = write_pictures(folder, 11, broken=(1, 4, 5, 6, 7))
+    images = write_images(folder, 11, broken=(1, 4, 5, 6, 7))
     batches = list(iter_batches(images, batch_size=4, num_workers=num_workers))
     assert [batch.indices for batch in batches] == [[0, 2, 3], [], [8, 9, 10]]
     assert [[f.index for f in batch.failures] for batch in batches] == [[1], [4, 5, 6, 7], []]
@@ -334,7 +334,7 @@ def test_the_background_is_the_preprocessings(folder):
     assert torch.equal(batch.pixels, torch.full((1, 3, 8, 12), 51 / 255))
 
 
-def test_what_cannot_be_opened_is_a_failure_of_that_picture(folder, monkeypatch):
+def test_what_cannot_be_opened_is_a_failure_of_that_image(folder, monkeypatch):
     (folder / "good.png").write_bytes(encode(NOISE, "PNG"))
     (folder / "large.png").write_bytes(bytes(10_000))
     os.mkfifo(folder / "pipe.png")
@@ -363,24 +363,24 @@ def test_what_cannot_be_opened_is_a_failure_of_that_picture(folder, monkeypatch)
     assert [failure.reason for failure in batch.failures] == list(expected.values())[1:]
 
 
-def test_a_picture_for_which_memory_runs_out_is_a_failure(folder, monkeypatch):
+def test_a_image_for_which_memory_runs_out_is_a_failure(folder, monkeypatch):
     def run_out(image, preprocessing):
         raise MemoryError
 
     monkeypatch.setattr(images_module, "prepare_image", run_out)
-    (batch,) = iter_batches(write_pictures(folder, 2), batch_size=2)
+    (batch,) = iter_batches(write_images(folder, 2), batch_size=2)
     assert ["not enough memory" in failure.reason for failure in batch.failures] == [True, True]
 
 
 def test_the_callers_random_numbers_are_left_alone(folder):
     before = torch.random.get_rng_state()
-    list(iter_batches(write_pictures(folder, 3), batch_size=2))
+    list(iter_batches(write_images(folder, 3), batch_size=2))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="pins where there is a CUDA device")
 def test_pinning_without_a_device_does_nothing(folder):
-    images = write_pictures(folder, 3)
+    images = write_images(folder, 3)
     (plain,) = iter_batches(images, batch_size=3)
     (pinned,) = iter_batches(images, batch_size=3, pin_memory=True)
     assert torch.equal(pinned.pixels, plain.pixels)
@@ -389,7 +389,7 @@ def test_pinning_without_a_device_does_nothing(folder):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_pinning_with_a_device(folder, num_workers):
-    images = write_pictures(folder, 3, broken=(1,))
+    images = write_images(folder, 3, broken=(1,))
     (plain,) = iter_batches(images, batch_size=3)
     (pinned,) = iter_batches(images, batch_size=3, num_workers=num_workers, pin_memory=True)
     assert pinned.pixels.is_pinned()
@@ -405,7 +405,7 @@ def test_pinning_with_a_device(folder, num_workers):
 
 
 def test_leaving_early_ends_the_processes(folder):
-    batches = iter_batches(write_pictures(folder, 20), batch_size=1, num_workers=2)
+    batches = iter_batches(write_images(folder, 20), batch_size=1, num_workers=2)
     assert next(batches).indices == [0]
     assert len(multiprocessing.active_children()) == 2
     batches.close()
@@ -413,37 +413,37 @@ def test_leaving_early_ends_the_processes(folder):
 
 
 def test_a_process_that_dies_is_told_in_one_line(folder, monkeypatch):
-    images = write_pictures(folder, 2)
+    images = write_images(folder, 2)
     # The processes are forks of this one, and so is what they read with.
-    monkeypatch.setattr(images_module, "decode_picture", lambda *_, **__: os._exit(1))
-    with pytest.raises(VitscopeError, match=r"reading pictures stopped \(.+\): free memory"):
+    monkeypatch.setattr(images_module, "decode_for_model", lambda *_, **__: os._exit(1))
+    with pytest.raises(VitscopeError, match=r"reading images stopped \(.+\): free memory"):
         list(iter_batches(images, batch_size=1, num_workers=1))
 
 
 def test_processes_leave_ctrl_c_to_the_run(folder, monkeypatch):
     def interrupt_oneself(data, preprocessing):
         os.kill(os.getpid(), signal.SIGINT)
-        return decode_picture(data, preprocessing)
+        return decode_for_model(data, preprocessing)
 
-    images = write_pictures(folder, 2)
-    monkeypatch.setattr(images_module, "decode_picture", interrupt_oneself)
+    images = write_images(folder, 2)
+    monkeypatch.setattr(images_module, "decode_for_model", interrupt_oneself)
     (batch,) = iter_batches(images, batch_size=2, num_workers=1)
     assert batch.indices == [0, 1]
 
 
 def test_ctrl_c_ends_a_run_and_its_processes(folder):
-    write_pictures(folder, 60)
+    write_images(folder, 60)
     script = f"""
         import sys, time
-        from vitscope.pictures import images
-        from vitscope.pictures.preprocessing import Preprocessing
+        from vitscope.images import images
+        from vitscope.images.preprocessing import Preprocessing
 
         preprocessing = Preprocessing(size=(8, 8), mean=(0,) * 3, std=(1,) * 3)
-        pictures = images.ImageSet.from_sources([{str(folder)!r}], preprocessing)
-        read = images.read_picture
-        images.read_picture = lambda address: (time.sleep(0.2), read(address))[1]
+        images = images.ImageSet.from_sources([{str(folder)!r}], preprocessing)
+        read = images.read_image
+        images.read_image = lambda address: (time.sleep(0.2), read(address))[1]
         try:
-            for batch in images.iter_batches(pictures, batch_size=1, num_workers=2):
+            for batch in images.iter_batches(images, batch_size=1, num_workers=2):
                 print(batch.indices[0], flush=True)
         except KeyboardInterrupt:
             sys.exit(130)

@@ -35,10 +35,10 @@ def test_figures_need_neither_torch_nor_a_window():
 @pytest.mark.parametrize(
     ("used", "module"),
     [
-        ("timm", "vitscope.models.timm"),
-        ("transformers", "vitscope.models.transformers"),
-        ("torch", "vitscope.models.torch_hub"),
-        ("torch", "vitscope.models.registry"),
+        ("timm", "vitscope.adapters.timm"),
+        ("transformers", "vitscope.adapters.transformers"),
+        ("torch", "vitscope.adapters.torch_hub"),
+        ("torch", "vitscope.adapters.registry"),
     ],
 )
 def test_an_adapter_imports_its_own_library_alone(used, module):

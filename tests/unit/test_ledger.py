@@ -83,7 +83,7 @@ def test_ledger_equals_the_sum_over_tokens(skip, scale, bias):
     order=st.permutations(["cls", "registers", "distillation", "patches"]),
     registers=st.integers(0, 3),
 )
-def test_bill_adds_up_whatever_the_layout(seed, order, registers):
+def test_shares_add_up_whatever_the_layout(seed, order, registers):
     sizes = {"cls": 1, "registers": registers, "distillation": 1, "patches": 6}
     trace, reference = random_trace(seed, order={name: sizes[name] for name in order})
     ledger = make_ledger(trace)

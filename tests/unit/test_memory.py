@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from vitscope import AuditConfig, OneShotConfig, audit, decompose, explain, map_tokens, one_shot
+from vitscope.adapters.registry import wrap_model
 from vitscope.errors import MemoryShortageError
 from vitscope.models import memory
 from vitscope.models.memory import check_memory, find_available_memory
-from vitscope.models.registry import wrap_model
 
 SIDE = 100_000
 WORDS = r"100000 x 100000 px would take \d+\.\d GB"

@@ -1,4 +1,4 @@
-"""Draws, classifiers and accuracies against plain code, one picture at a time."""
+"""Draws, classifiers and accuracies against plain code, one image at a time."""
 
 import math
 from collections import Counter
@@ -18,7 +18,7 @@ from vitscope.metrics.one_shot import (
     draw_pairs,
     fit_logistic,
     fit_nearest,
-    group_pictures,
+    group_images,
 )
 
 
@@ -30,20 +30,20 @@ def make_features(num_classes, dim=7, *, seed=0, noise=0.8):
 
 
 @st.composite
-def labelled_pictures(draw):
-    """(labels, identities) of a few classes; some pictures are there several times."""
-    pictures = st.tuples(st.sampled_from("abc"), st.sampled_from("0123456789"))
+def labelled_images(draw):
+    """(labels, identities) of a few classes; some images are there several times."""
+    images = st.tuples(st.sampled_from("abc"), st.sampled_from("0123456789"))
     found = [(label, number) for label in "abc" for number in "xy"]
-    found += draw(st.lists(pictures, max_size=20))
+    found += draw(st.lists(images, max_size=20))
     return draw(st.permutations(found)), draw(st.permutations(found))
 
 
-@given(labelled_pictures(), st.integers(0, 5))
-def test_draws_do_not_depend_on_the_order_of_pictures(pictures, seed):
+@given(labelled_images(), st.integers(0, 5))
+def test_draws_do_not_depend_on_the_order_of_images(images, seed):
     drawn = []
-    for order in pictures:
+    for order in images:
         labels, identities = (list(part) for part in zip(*order, strict=True))
-        pairs = draw_pairs(list(group_pictures(labels, identities).values()), 6, seed)
+        pairs = draw_pairs(list(group_images(labels, identities).values()), 6, seed)
         for (train, test), label in zip(pairs.reshape(-1, 2), "abc" * 6, strict=True):
             assert labels[train] == labels[test] == label
             assert identities[train] != identities[test]
@@ -55,9 +55,9 @@ def test_every_ordered_pair_is_drawn_equally_often():
     draws = 24_000
     pairs = draw_pairs([[3, 5], [10, 11, 12, 13]], draws, seed=1)
     assert pairs.shape == (draws, 2, 2)
-    for column, pictures in enumerate(([3, 5], [10, 11, 12, 13])):
+    for column, images in enumerate(([3, 5], [10, 11, 12, 13])):
         counts = Counter(map(tuple, pairs[:, column].tolist()))
-        expected = {(a, b) for a in pictures for b in pictures if a != b}
+        expected = {(a, b) for a in images for b in images if a != b}
         assert set(counts) == expected
         # Five standard deviations of a binomial count.
         mean = draws / len(expected)
@@ -80,7 +80,7 @@ def test_cosines_are_those_of_their_definition():
 
 
 def plain_logits(x, z):
-    """Penalised likelihood of one picture a class, minimised from a random start with its gradient.
+    """Penalised likelihood of one image a class, minimised from a random start with its gradient.
 
     Of two classes scikit-learn fits the sigmoid of one logit, as its documentation says.
     """
@@ -108,7 +108,7 @@ def plain_logits(x, z):
 def test_logits_are_those_of_a_plain_minimiser(num_classes):
     """The loss is strictly convex but for one number added to all logits, which decides nothing.
 
-    scikit-learn stops where no entry of the gradient, divided by the number of pictures, is above
+    scikit-learn stops where no entry of the gradient, divided by the number of images, is above
     1e-6, this minimiser at 1e-9. The penalty curves the loss by at least 1, so the 200 weights of
     25 classes are then within 25 · 1e-6 · √200 = 4e-4, and logits of features of norm 5 within
     2e-3.
@@ -132,7 +132,7 @@ def test_turning_features_around_changes_no_answer(fit):
 
 
 @pytest.mark.parametrize("fit", [fit_nearest, fit_logistic])
-def test_training_pictures_are_told_apart(fit):
+def test_training_images_are_told_apart(fit):
     train, _ = make_features(8)
     assert compute_accuracy(fit(train)(train)) == Accuracy(1, 1)
 
@@ -186,9 +186,9 @@ def test_interval_is_students():
 
 
 def test_interval_holds_the_mean_of_all_draws_19_times_in_20():
-    """Of classes of three pictures whose answers are known: 300 repetitions, binomial margin."""
+    """Of classes of three images whose answers are known: 300 repetitions, binomial margin."""
     generator = np.random.default_rng(5)
-    right = generator.random((12, 3, 3)) < 0.4  # of each class, by training and test picture
+    right = generator.random((12, 3, 3)) < 0.4  # of each class, by training and test image
     classes = [[3 * c, 3 * c + 1, 3 * c + 2] for c in range(12)]
     truth = np.mean([right[c, i, j] for c in range(12) for i in range(3) for j in {0, 1, 2} - {i}])
     hits = 0

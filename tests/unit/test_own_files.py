@@ -5,15 +5,15 @@ import shutil
 
 import pytest
 
+from images import write_classes, write_images
 from made_results import make_audit, write_result
-from pictures import write_classes, write_pictures
 from vitscope.cli import main
 from vitscope.errors import UsageError
 from vitscope.figures.draw import draw_figures
 from vitscope.files.own_files import INDEX, check_figures_target, is_figures
 from vitscope.files.storage import is_result
-from vitscope.pictures.class_folders import find_classes
-from vitscope.pictures.sources import find_images
+from vitscope.images.class_folders import find_classes
+from vitscope.images.sources import find_images
 from vitscope.reproduction.claims import judge_claims, write_claims
 
 
@@ -100,7 +100,7 @@ def test_a_result_that_holds_a_file_of_the_users_is_never_replaced(tmp_path, nam
 
 
 def test_own_results_and_figures_are_no_images(made, figures, tmp_path):
-    photos = write_pictures(tmp_path / "photos", 3)
+    photos = write_images(tmp_path / "photos", 3)
     expected = find_images(photos)
     assert expected.notes == ()
     figures.rename(photos / "figures")
@@ -116,7 +116,7 @@ def test_own_results_and_figures_are_no_images(made, figures, tmp_path):
     for path in mine:
         path.write_bytes((photos / "0000.png").read_bytes())
     assert set(find_images(photos)) == {*expected, *mine}
-    with pytest.raises(UsageError, match=r"names no picture: .* none of which vitscope wrote"):
+    with pytest.raises(UsageError, match=r"names no image: .* none of which vitscope wrote"):
         find_images(photos / "audit")
 
 
@@ -132,7 +132,7 @@ def test_own_results_and_figures_are_no_images(made, figures, tmp_path):
     ],
 )
 def test_photographs_beside_a_file_of_that_name_are_images(tmp_path, name, content):
-    photos = write_pictures(tmp_path / "photos", 3)
+    photos = write_images(tmp_path / "photos", 3)
     (photos / name).write_text(content)
     assert len(find_images(photos)) == 3
 

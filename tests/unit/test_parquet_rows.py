@@ -1,4 +1,4 @@
-"""Pictures in Parquet files: which column they are, and what hostile files come to."""
+"""Images in Parquet files: which column they are, and what hostile files come to."""
 
 import os
 import pickle
@@ -12,10 +12,10 @@ import pytest
 from containers import make_image_column, write_parquet
 from encoded import NOISE, encode
 from vitscope.errors import ImageReadError, UsageError
-from vitscope.pictures import parquet_rows, stores
-from vitscope.pictures.addresses import printable_address, read_picture
-from vitscope.pictures.parquet_rows import list_rows
-from vitscope.pictures.sources import find_images
+from vitscope.images import parquet_rows, stores
+from vitscope.images.addresses import printable_address, read_image
+from vitscope.images.parquet_rows import list_rows
+from vitscope.images.sources import find_images
 
 PNG = encode(NOISE, "PNG")
 TEN = [PNG + bytes([row]) for row in range(10)]
@@ -29,7 +29,7 @@ def refusal(file: Path) -> str:
 
 
 def contents(file: Path) -> list[bytes]:
-    return [read_picture(address) for address in find_images(file)]
+    return [read_image(address) for address in find_images(file)]
 
 
 # Columns
@@ -69,7 +69,7 @@ def test_the_one_column_of_bytes_is_taken_whatever_it_is_called(tmp_path):
 def test_an_unclear_column_is_asked_for(tmp_path, columns, found):
     file = write_parquet(tmp_path / "x.parquet", columns)
     assert found in refusal(file)
-    assert "name the column of pictures so" in refusal(file)
+    assert "name the column of images so" in refusal(file)
 
 
 @pytest.mark.parametrize(
@@ -101,13 +101,13 @@ def test_every_kind_of_bytes_is_read(tmp_path, kind):
     assert contents(file) == rows
 
 
-def test_digests_beside_the_pictures_are_no_pictures(tmp_path):
+def test_digests_beside_the_images_are_no_images(tmp_path):
     digests = pa.array([bytes(16)] * 10, pa.binary(16))
     file = write_parquet(tmp_path / "x.parquet", {"md5": digests, "photo": pa.array(TEN)})
     assert contents(file) == TEN
 
 
-def test_a_column_of_another_kind_does_not_hide_the_pictures(tmp_path):
+def test_a_column_of_another_kind_does_not_hide_the_images(tmp_path):
     columns = {"image": ["path.png"] * 10, "image_bytes": pa.array(TEN), "mask": pa.array(TEN)}
     assert contents(write_parquet(tmp_path / "x.parquet", columns)) == TEN
 
@@ -180,7 +180,7 @@ def test_rows_without_bytes_are_failures(tmp_path):
             found[1].read()
 
 
-def test_a_picture_that_is_too_large_is_a_failure(tmp_path, monkeypatch):
+def test_a_image_that_is_too_large_is_a_failure(tmp_path, monkeypatch):
     found = list_rows(write_parquet(tmp_path / "x.parquet", {"image": pa.array([b"1", PNG])}))
     monkeypatch.setattr(stores, "MAX_FILE_BYTES", len(PNG) - 1)
     assert found[0].read() == b"1"
@@ -261,7 +261,7 @@ def test_more_rows_than_bytes_are_refused(tmp_path):
     assert "has 100000 rows in" in refusal(file)
 
 
-def test_one_large_picture_in_every_row_does_not_fill_the_memory(tmp_path):
+def test_one_large_image_in_every_row_does_not_fill_the_memory(tmp_path):
     large = bytes(2**18)
     columns = {"image": make_image_column([large] * 500)}
     file = write_parquet(tmp_path / "x.parquet", columns, compression="none")

@@ -9,7 +9,7 @@ from vitscope.figures.layers import plot_high_norm_fraction, plot_high_norm_laye
 from vitscope.figures.saved import ModelResult
 from vitscope.report.depth import draw_high_norm
 
-WORDS = "After the last block the norms of patches are known of 21 pictures alone, in which"
+WORDS = "After the last block the norms of patches are known of 21 images alone, in which"
 
 
 def make_result(**last):
@@ -21,7 +21,7 @@ def make_result(**last):
 
 @pytest.fixture
 def unknown():
-    """An audit that knows no picture at the last depth."""
+    """An audit that knows no image at the last depth."""
     numbers = make_result().summary["high_norm_tokens"][-1].keys() - {"layer", "num_images"}
     return make_result(num_images=0, **dict.fromkeys(numbers))
 
@@ -31,7 +31,7 @@ def words(figure):
     return " ".join(" ".join(texts).split())
 
 
-def test_figures_and_report_say_of_how_many_pictures_the_last_depth_is():
+def test_figures_and_report_say_of_how_many_images_the_last_depth_is():
     whole, partial = make_result(), make_result(num_images=21)
     for result, told in ((whole, False), (partial, True)):
         assert (WORDS in words(plot_high_norm_layers(result).figure)) == told
@@ -39,7 +39,7 @@ def test_figures_and_report_say_of_how_many_pictures_the_last_depth_is():
         assert any(WORDS in note for note in draw_high_norm([result]).notes) == told
 
 
-def test_a_depth_without_pictures_is_left_out(unknown):
+def test_a_depth_without_images_is_left_out(unknown):
     last = len(unknown.summary["high_norm_tokens"]) - 1
     norms, fractions = plot_high_norm_layers(unknown).figure.axes
     for line in (*norms.lines, *fractions.lines):

@@ -7,7 +7,7 @@ from PIL import Image
 
 from vitscope.errors import UsageError
 from vitscope.extras import find_package_path
-from vitscope.pictures.photographs import DemoPhotographs, make_crops, write_demo_photographs
+from vitscope.images.photographs import DemoPhotographs, make_crops, write_demo_photographs
 
 
 def _has_packages() -> bool:
@@ -51,8 +51,8 @@ def test_crops_are_the_whole_and_the_four_corners() -> None:
 def test_what_is_said_is_what_was_written(written: tuple[Path, DemoPhotographs]) -> None:
     folder, photographs = written
     files = sorted(folder.glob("*.jpg"))
-    assert len(files) == photographs.num_pictures == 255
-    assert photographs.describe().startswith("255 pictures: 5 crops of each of 51 photographs.")
+    assert len(files) == photographs.num_images == 255
+    assert photographs.describe().startswith("255 images: 5 crops of each of 51 photographs.")
     titles = {credit.title for credit in photographs.credits}
     assert {file.stem.rpartition("_")[0] for file in files} == titles
     assert len(titles) == len(photographs.credits)
@@ -60,7 +60,7 @@ def test_what_is_said_is_what_was_written(written: tuple[Path, DemoPhotographs])
 
 
 @needs_packages
-def test_pictures_are_rgb_jpegs_of_moderate_size(written: tuple[Path, DemoPhotographs]) -> None:
+def test_images_are_rgb_jpegs_of_moderate_size(written: tuple[Path, DemoPhotographs]) -> None:
     for file in written[0].glob("*.jpg"):
         with Image.open(file) as image:
             assert (image.format, image.mode) == ("JPEG", "RGB")
@@ -69,7 +69,7 @@ def test_pictures_are_rgb_jpegs_of_moderate_size(written: tuple[Path, DemoPhotog
 
 
 @needs_packages
-def test_a_picture_shows_its_photograph(written: tuple[Path, DemoPhotographs]) -> None:
+def test_a_image_shows_its_photograph(written: tuple[Path, DemoPhotographs]) -> None:
     with Image.open(find_package_path("scikit-image", "skimage/data/chelsea.png")) as source:
         expected = np.asarray(source.convert("RGB"), dtype=float)[-180:, -271:]
     with Image.open(written[0] / "chelsea_bottom-right.jpg") as image:

@@ -13,8 +13,8 @@ from PIL import Image, ImageFile
 
 from encoded import NOISE, SMOOTH, decode, encode, reason, tiff
 from vitscope.errors import ImageReadError
-from vitscope.pictures.decoding import decode_image, open_picture
-from vitscope.pictures.pillow_switches import set_for_decoding
+from vitscope.images.decoding import decode_image, open_image
+from vitscope.images.pillow_switches import set_for_decoding
 
 WHOLE = encode(np.tile(NOISE, (40, 40, 1)), "JPEG")
 HALF = WHOLE[: len(WHOLE) // 2]
@@ -49,7 +49,7 @@ def test_in_every_thread_and_as_it_was_after_the_last(filled_up):
 
 
 def test_the_switch_stays_where_another_thread_still_decodes(filled_up):
-    with open_picture(WHOLE):
+    with open_image(WHOLE):
         assert is_refused(HALF)
         assert ImageFile.LOAD_TRUNCATED_IMAGES is False
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
-from vitscope.pictures import resampling
-from vitscope.pictures.decoding import preprocess_image
-from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.images import resampling
+from vitscope.images.decoding import preprocess_image
+from vitscope.images.preprocessing import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RNG = np.random.default_rng(0)
@@ -24,7 +24,7 @@ FILTERS = {
 }
 
 
-def make_picture(width: int, height: int) -> Image.Image:
+def make_image(width: int, height: int) -> Image.Image:
     return Image.fromarray(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -56,7 +56,7 @@ def torchvision_pixels(image, preprocessing: Preprocessing, resize) -> torch.Ten
 @pytest.mark.parametrize("size", SIZES)
 def test_cover_is_torchvisions_shorter_side(size, crop_fraction, resize, interpolation):
     preprocessing = make_preprocessing(crop_fraction=crop_fraction, interpolation=interpolation)
-    image = make_picture(*size)
+    image = make_image(*size)
     pixels = preprocess_image(image, preprocessing)
     assert torch.equal(pixels, torchvision_pixels(image, preprocessing, resize))
 
@@ -74,7 +74,7 @@ def test_the_sizes_of_the_models_at_hand():
     """224 of 256 (DINOv2 in transformers) and 518 of 518 (timm)."""
     for side, resize in ((224, 256), (518, 518)):
         preprocessing = make_preprocessing(size=(side, side), crop_fraction=side / resize)
-        image = make_picture(500, 375)
+        image = make_image(500, 375)
         expected = torchvision_pixels(image, preprocessing, resize)
         assert torch.equal(preprocess_image(image, preprocessing), expected)
 
@@ -86,7 +86,7 @@ def test_the_sizes_of_the_models_at_hand():
 )
 def test_stretch_is_torchvisions_resize_of_both_sides(size, target, crop_fraction, resize):
     preprocessing = make_preprocessing(size=target, crop_fraction=crop_fraction, resize="stretch")
-    image = make_picture(*size)
+    image = make_image(*size)
     pixels = preprocess_image(image, preprocessing)
     assert torch.equal(pixels, torchvision_pixels(image, preprocessing, resize))
 
@@ -95,7 +95,7 @@ def test_stretch_is_torchvisions_resize_of_both_sides(size, target, crop_fractio
     ("size", "resized"),
     [
         ((100, 100), (42, 42)),  # The width decides: 28 x 42 of a square.
-        ((300, 100), (28, 84)),  # The height decides: the picture is wider than the crop.
+        ((300, 100), (28, 84)),  # The height decides: the image is wider than the crop.
         ((150, 100), (28, 42)),  # Exactly the crop's shape.
         ((100, 300), (126, 42)),
         ((7, 5), (30, 42)),
@@ -103,7 +103,7 @@ def test_stretch_is_torchvisions_resize_of_both_sides(size, target, crop_fractio
 )
 def test_cover_of_a_crop_that_is_not_square(size, resized):
     preprocessing = make_preprocessing(size=(28, 42))
-    image = make_picture(*size)
+    image = make_image(*size)
     pixels = preprocess_image(image, preprocessing)
     assert pixels.shape == (3, 28, 42)
     assert torch.equal(pixels, torchvision_pixels(image, preprocessing, resized))
@@ -111,7 +111,7 @@ def test_cover_of_a_crop_that_is_not_square(size, resized):
 
 @pytest.mark.parametrize("interpolation", FILTERS)
 @pytest.mark.parametrize("size", [(640, 427), (97, 101), (5, 3), (1, 1), (3, 500), (400, 1)])
-def test_resampling_the_kept_part_alone_is_the_same_picture(monkeypatch, size, interpolation):
+def test_resampling_the_kept_part_alone_is_the_same_image(monkeypatch, size, interpolation):
     preprocessing = make_preprocessing(crop_fraction=0.875, interpolation=interpolation)
     image = make_gradient(*size)
     whole = preprocess_image(image, preprocessing)
@@ -122,7 +122,7 @@ def test_resampling_the_kept_part_alone_is_the_same_picture(monkeypatch, size, i
 
 
 @pytest.mark.parametrize("size", [(1, 10_000), (10_000, 1), (1, 10_000_000), (20_000_000, 2)])
-def test_long_thin_pictures(size):
+def test_long_thin_images(size):
     stripes = np.zeros((size[1], size[0], 3), dtype=np.uint8)
     stripes[: size[1] // 2 + 1, : size[0] // 2 + 1] = [255, 128, 0]
     preprocessing = make_preprocessing(size=(224, 224), mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -133,7 +133,7 @@ def test_long_thin_pictures(size):
 
 
 def test_pixels_are_contiguous_float32_of_their_own():
-    image = make_picture(28, 28)
+    image = make_image(28, 28)
     preprocessing = make_preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     pixels = preprocess_image(image, preprocessing)
     assert pixels.dtype == torch.float32

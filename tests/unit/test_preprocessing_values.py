@@ -14,9 +14,9 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from vitscope.adapters.registry import wrap_model
 from vitscope.errors import UnsupportedModelError, UsageError
-from vitscope.models.registry import wrap_model
-from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.images.preprocessing import Preprocessing
 from vitscope.testing.tiny_timm import TINY_TIMM
 
 HALF = (0.5, 0.5, 0.5)

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoImageProcessor
 
-from vitscope.errors import UnsupportedModelError
-from vitscope.models.transformers_preprocessing import (
+from vitscope.adapters.transformers_preprocessing import (
     _DEFAULTS,
     default_preprocessing,
     read_preprocessing,
     translate_processor,
 )
-from vitscope.pictures.decoding import prepare_image, preprocess_image
-from vitscope.pictures.preprocessing import Preprocessing
-from vitscope.pictures.resampling import resample_with_pillow
+from vitscope.errors import UnsupportedModelError
+from vitscope.images.decoding import prepare_image, preprocess_image
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.images.resampling import resample_with_pillow
 
 RNG = np.random.default_rng(0)
 # As (width, height): ordinary, odd, nearly the crop's, smaller than the crop, long and thin.

@@ -1,4 +1,4 @@
-"""The worst errors of a result, over the pictures that were proven."""
+"""The worst errors of a result, over the images that were verified."""
 
 import math
 
@@ -21,7 +21,7 @@ def write(folder, *layers):
     return paths
 
 
-def test_the_worst_of_the_proven_and_how_many_they_are(tmp_path):
+def test_the_worst_of_the_verified_and_how_many_they_are(tmp_path):
     found = summarize_errors(
         write(
             tmp_path,
@@ -37,21 +37,21 @@ def test_the_worst_of_the_proven_and_how_many_they_are(tmp_path):
         "max_balance_error": 4e-6,
         "max_block_error": 5e-6,
         "max_embedding_error": 2e-6,
-        "num_proven": 2,
+        "num_verified": 2,
     }
 
 
-def test_where_nothing_is_proven_there_is_no_error_to_tell(tmp_path):
+def test_where_nothing_is_verified_there_is_no_error_to_tell(tmp_path):
     found = summarize_errors(write(tmp_path, {"balance_error": [NAN, NAN]}))
-    assert found.pop("num_proven") == 0
+    assert found.pop("num_verified") == 0
     assert math.isnan(found.pop("max_balance_error"))
     assert not found
 
 
 @given(st.lists(errors, min_size=1, max_size=6), st.randoms())
-def test_the_order_of_pictures_does_not_matter(tmp_path_factory, column, random):
+def test_the_order_of_images_does_not_matter(tmp_path_factory, column, random):
     folder = tmp_path_factory.mktemp("errors")
     shuffled = random.sample(column, len(column))
     found = [summarize_errors(write(folder, {"balance_error": c})) for c in (column, shuffled)]
     assert found[0] == pytest.approx(found[1], rel=0, abs=0, nan_ok=True)
-    assert found[0]["num_proven"] == sum(not math.isnan(error) for error in column)
+    assert found[0]["num_verified"] == sum(not math.isnan(error) for error in column)

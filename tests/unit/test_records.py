@@ -55,7 +55,7 @@ def test_new_columns_meet_their_rows_however_shards_lie_in_row_groups(
 
 
 @pytest.mark.parametrize("shards", [[4, 4], [4, 4, 4, 1], [4, 5, 3], [12, 4]], ids=str)
-def test_shards_of_other_pictures_are_refused_and_the_table_stays(tmp_path, shards):
+def test_shards_of_other_images_are_refused_and_the_table_stays(tmp_path, shards):
     path = tmp_path / "images.parquet"
     write_table(path, [4, 4, 4])
     before = path.read_bytes()

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from vitscope.adapters.registry import load_model, wrap_model
 from vitscope.errors import (
     ModelUnreachableError,
     UnknownModelError,
     UnsupportedModelError,
     UsageError,
 )
+from vitscope.images.preprocessing import Preprocessing
 from vitscope.models import embedded, open_clip, registry, timm, torch_hub, transformers
-from vitscope.models.near_matches import describe_near_matches
-from vitscope.models.registry import load_model, wrap_model
-from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.testing.tiny_open_clip import TINY_OPEN_CLIP
 from vitscope.testing.tiny_timm import TINY_TIMM
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
+from vitscope.weights.near_matches import describe_near_matches
 
 PREPROCESSING = Preprocessing(size=(32, 32), mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
 
@@ -281,7 +281,7 @@ def test_other_modules_are_refused_with_what_works(module):
 
 IMPORTS = """
 import sys
-from vitscope.models.registry import wrap_model
+from vitscope.adapters.registry import wrap_model
 def report():
     print(*sorted({"transformers", "timm", "open_clip"} & sys.modules.keys()), sep=",")
 report()

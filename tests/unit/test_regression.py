@@ -21,7 +21,7 @@ def make_set(n: int, noise: float, *, groups: int = 10, seed: int = 0):
     return {"a": a, "b": b, "c": c}, target, rng.integers(0, groups, n)
 
 
-# The reference: normal equations, every picture left out in turn.
+# The reference: normal equations, every image left out in turn.
 
 
 def reference_ridge(x, y, penalty: float):
@@ -106,7 +106,7 @@ def test_noise_foretells_nothing():
     for seed in range(20):
         covariates, _, groups = make_set(50, 1.0, seed=seed)
         r2.append(regress(covariates, np.random.default_rng(99 + seed).normal(size=50), groups).r2)
-    # Fitted and scored on the same pictures, three covariates would explain 3 / 49 of the variance.
+    # Fitted and scored on the same images, three covariates would explain 3 / 49 of the variance.
     assert np.mean(r2) < 0.02
     assert np.median(r2) > -0.1
 
@@ -118,7 +118,7 @@ def test_a_group_that_is_foretold_has_no_say_in_what_foretells_it():
     target = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 100.0])[groups]
     assert np.corrcoef(covariates["level"], target)[0, 1] ** 2 > 0.95
     assert regress(covariates, target, groups).r2 < 0.2
-    # Dealt to groups at random, its pictures are foretold by each other.
+    # Dealt to groups at random, its images are foretold by each other.
     assert regress(covariates, target, np.arange(60) // 6 % 5).r2 > 0.95
 
 
@@ -135,7 +135,7 @@ def test_constant_and_mostly_undefined_covariates_are_left_out_and_named():
     assert (found.r2, found.coefficients) == (expected.r2, expected.coefficients)
 
 
-def test_pictures_of_which_something_is_undefined_do_not_count():
+def test_images_of_which_something_is_undefined_do_not_count():
     covariates, target, groups = make_set(60, 1.0)
     covariates["a"][[3, 8]] = np.nan
     covariates["b"][8] = np.inf
@@ -158,8 +158,8 @@ def test_a_covariate_that_only_varies_where_others_are_undefined_is_left_out():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda c, t, g: (c, t[:29], g), "29 pictures, 30 needed for 3 covariates"),
-        (lambda c, t, g: (c, t, g % 2), "2 groups of pictures, 3 needed"),
+        (lambda c, t, g: (c, t[:29], g), "29 images, 30 needed for 3 covariates"),
+        (lambda c, t, g: (c, t, g % 2), "2 groups of images, 3 needed"),
         (lambda c, t, g: (c, np.full_like(t, 1.0), g), "the target does not vary"),
         (lambda c, t, g: (c, np.full_like(t, np.nan), g), "the target does not vary"),
         (lambda _, t, g: ({}, t, g), "no covariate varies"),
@@ -180,7 +180,7 @@ def test_lopsided_groups_and_covariates_that_repeat_each_other_are_no_trouble():
     covariates, target, _ = make_set(40, 1.0)
     covariates["again"] = 3 * covariates["a"]
     covariates["flag"] = (np.arange(40) == 0).astype(np.float64)
-    groups = np.minimum(np.arange(40), 3)  # Three groups of one picture.
+    groups = np.minimum(np.arange(40), 3)  # Three groups of one image.
     found = regress({k: covariates[k] for k in ("a", "again", "flag")}, target, groups)
     assert math.isfinite(found.r2)
     assert found.coefficients["a"] == pytest.approx(found.coefficients["again"])

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from audits import tiny_vit
+from images import write_images
 from made_results import make_audit, make_one_shot, write_all, write_result
-from pictures import write_pictures
 from vitscope import AuditConfig, audit
 from vitscope.cli import main
 from vitscope.errors import ResultError, UsageError
@@ -21,8 +21,8 @@ from vitscope.figures.saved import load_results
 from vitscope.report import write_report
 from vitscope.report.columns import collect_numbers, count_bins, describe_column
 from vitscope.report.definitions import read_definitions
+from vitscope.report.images import collect_images
 from vitscope.report.page import render_report
-from vitscope.report.pictures import collect_pictures
 
 
 class Page(HTMLParser):
@@ -108,7 +108,7 @@ def test_definitions_are_those_of_the_method():
 
 def test_charts_hold_the_numbers_of_the_results(page, made):
     charts = json.loads(page.data["charts"])
-    specs = [spec for key, spec in charts.items() if key.startswith("bill/")]
+    specs = [spec for key, spec in charts.items() if key.startswith("variance-share/")]
     rows = [row for row in _rows_of(specs) if "term" in row]
     found = {(row["model"], row["term"]): row["value"] for row in rows}
     for result in load_results([made / "audits"]):
@@ -138,10 +138,10 @@ def test_numbers_of_one_shot_stand_beside_those_of_the_audit(page):
 
 def test_a_model_stands_with_its_sizes_and_alone_with_its_bars(tmp_path, made):
     several = json.loads(Page(render_report(load_results([made]))).data["charts"])
-    assert "parameters (millions)" in json.dumps(several["bill/0"])
+    assert "parameters (millions)" in json.dumps(several["variance-share/0"])
     alone = write_result(tmp_path / "one", *make_audit())
     single = json.loads(Page(render_report(load_results([alone]))).data["charts"])
-    assert "parameters" not in json.dumps(single["bill/0"])
+    assert "parameters" not in json.dumps(single["variance-share/0"])
 
 
 def test_what_is_missing_is_said_in_words(tmp_path):
@@ -151,7 +151,7 @@ def test_what_is_missing_is_said_in_words(tmp_path):
     page = render(tmp_path / "r", summary, columns)
     assert page.text.count("Nothing to show:") >= 6
     assert "its variance shares are undefined" in page.text
-    assert "No picture was kept with its maps" in page.text
+    assert "No image was kept with its maps" in page.text
 
 
 def test_undefined_numbers_never_reach_a_chart(tmp_path):
@@ -160,7 +160,7 @@ def test_undefined_numbers_never_reach_a_chart(tmp_path):
     (tmp_path / "r").mkdir()
     text = json.dumps(broken).replace("NaN", "null")
     page = render(tmp_path / "r" / "audit", json.loads(text), columns)
-    for kind in ("charts", "pictures-data"):
+    for kind in ("charts", "images-data"):
         assert "NaN" not in page.data[kind]
         json.loads(page.data[kind], parse_constant=lambda name: pytest.fail(name))
 
@@ -171,8 +171,8 @@ def test_hand_made_summaries_are_shown_as_text_or_left_out(tmp_path, value):
     summary["model"] |= dict.fromkeys(("id", "recipe", "size", "notes", "num_params"), value)
     summary |= dict.fromkeys(("verdict", "verdict_text", "cka", "anatomy"), value)
     page = render(tmp_path / "r", summary, columns)
-    assert "<b>" not in page.data["charts"] + page.data["pictures-data"]
-    assert set(page.data) == {"style", "charts", "pictures-data", "script"}
+    assert "<b>" not in page.data["charts"] + page.data["images-data"]
+    assert set(page.data) == {"style", "charts", "images-data", "script"}
     assert page.text.count("</script><b>") == (
         0 if value != "</script><b>" else page.text.count("<b>")
     )
@@ -190,25 +190,25 @@ def test_one_shot_alone_has_no_verdict(tmp_path):
     assert "Do the classes survive?" in page.text
 
 
-def test_pictures_that_do_not_fit_are_left_out_and_counted(tmp_path):
-    folder = write_pictures(tmp_path / "pictures", 12)
+def test_images_that_do_not_fit_are_left_out_and_counted(tmp_path):
+    folder = write_images(tmp_path / "images", 12)
     result = audit(tiny_vit(), folder, AuditConfig(gallery=10), out=tmp_path / "r")
     results = load_results([result.folder])
-    whole = collect_pictures(results)["galleries"][0]
-    assert len(whole["pictures"]) == 10
-    assert "10 of 12 pictures" in whole["note"]
-    few = collect_pictures(results, max_bytes=4000)["galleries"][0]
-    assert 0 < len(few["pictures"]) < 10
-    assert [p["id"] for p in few["pictures"]] == [
-        p["id"] for p in whole["pictures"][: len(few["pictures"])]
+    whole = collect_images(results)["galleries"][0]
+    assert len(whole["images"]) == 10
+    assert "10 of 12 images" in whole["note"]
+    few = collect_images(results, max_bytes=4000)["galleries"][0]
+    assert 0 < len(few["images"]) < 10
+    assert [p["id"] for p in few["images"]] == [
+        p["id"] for p in whole["images"][: len(few["images"])]
     ]
-    left = 10 - len(few["pictures"])
+    left = 10 - len(few["images"])
     assert f"{left} of them are left out" in few["note"]
     rows = {row["image_id"]: row for row in result.images.to_pylist()}
-    for picture in whole["pictures"]:
-        numbers = dict(zip(whole["columns"], picture["numbers"], strict=True))
+    for image in whole["images"]:
+        numbers = dict(zip(whole["columns"], image["numbers"], strict=True))
         for name, value in numbers.items():
-            assert value == pytest.approx(rows[picture["id"]][name], rel=1e-4)
+            assert value == pytest.approx(rows[image["id"]][name], rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_pictures_that_do_not_fit_are_left_out_and_counted(tmp_path):
         ("centred_cosine_residual_cls", "Centred cosine with r: [CLS] itself"),
         ("contribution_norm_residual_total", "Length of contribution: all together (r)"),
         ("layer_similarity_07", "Layer similarity: depth 7"),
-        ("covariate_edge_density", "Picture: edge density"),
+        ("covariate_edge_density", "Image: edge density"),
         ("token_norm_register_2", "Norm: register 2"),
         ("patch_share", "Attention mass: patches against registers"),
         ("something_new", "Other: something new"),
@@ -230,7 +230,7 @@ def test_columns_are_told_in_words(name, words):
     assert column.definition in {"", *read_definitions()}
 
 
-def test_numbers_that_are_the_same_for_every_picture_are_left_out():
+def test_numbers_that_are_the_same_for_every_image_are_left_out():
     random = np.random.default_rng(0)
     table = pa.table(
         {
@@ -247,7 +247,7 @@ def test_numbers_that_are_the_same_for_every_picture_are_left_out():
     assert numbers.rows == {"1": 0, "2": 1, "3": 2}
 
 
-def test_bins_count_every_defined_picture_once():
+def test_bins_count_every_defined_image_once():
     values = np.concatenate([np.random.default_rng(1).normal(size=500), [math.nan] * 7])
     bins = count_bins(values)
     assert sum(bins["counts"]) == bins["n"] == 500

@@ -15,8 +15,8 @@ from vitscope.report.embedding import (
     digest_of,
     embed_json,
     embed_script,
+    encode_image,
     encode_map,
-    encode_picture,
     make_policy,
 )
 
@@ -89,8 +89,8 @@ def test_a_map_of_zeros_stays_one():
 
 @pytest.mark.parametrize("shape", [(518, 518), (224, 448), (40, 60)])
 def test_thumbnails_keep_the_shape_and_are_small(shape):
-    picture = np.full((*shape, 3), (200, 30, 60), dtype=np.uint8)
-    image = Image.open(BytesIO(b64decode(encode_picture(picture))))
+    pixels = np.full((*shape, 3), (200, 30, 60), dtype=np.uint8)
+    image = Image.open(BytesIO(b64decode(encode_image(pixels))))
     assert image.format == "JPEG"
     assert max(image.size) == min(336, max(shape))
     assert image.size[0] / image.size[1] == pytest.approx(shape[1] / shape[0], rel=0.02)

@@ -19,7 +19,7 @@ WEIGHTS, KEPT, FIXED, EACH = 100 * MIB, 30 * MIB, 8 * MIB, 10 * MIB
 
 
 class _Card:
-    """A GPU of a given free memory and a model that takes so much of it a picture."""
+    """A GPU of a given free memory and a model that takes so much of it an image."""
 
     def __init__(self, free: int) -> None:
         self.free, self.allocated, self.peak, self.times_freed = free, WEIGHTS, 10**15, 0
@@ -59,11 +59,11 @@ def _choose(monkeypatch: pytest.MonkeyPatch, card: _Card) -> int:
 @pytest.mark.parametrize(
     ("free", "expected", "times_freed"),
     [
-        (1000 * MIB, 32, 1),  # 0.6 of what is left are 58 pictures
-        (128 * MIB, 4, 1),  # the second probe fits just so: 5 pictures
-        (127 * MIB, 2, 2),  # it does not: 18 MiB is all that is known of one picture
+        (1000 * MIB, 32, 1),  # 0.6 of what is left are 58 images
+        (128 * MIB, 4, 1),  # the second probe fits just so: 5 images
+        (127 * MIB, 2, 2),  # it does not: 18 MiB is all that is known of one image
         (110 * MIB, 2, 2),  # 0.6 of what is left is 48 MiB
-        (85 * MIB, 1, 2),  # of what there was at first it would be 51 MiB and 2 pictures
+        (85 * MIB, 1, 2),  # of what there was at first it would be 51 MiB and 2 images
         (10**6 * MIB, 512, 1),
     ],
 )
@@ -75,8 +75,8 @@ def test_a_batch_takes_a_part_of_the_free_memory(
     assert card.times_freed == times_freed
 
 
-def test_memory_too_short_for_one_picture_is_said_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(MemoryShortageError, match="1 picture at a time: use a smaller input size"):
+def test_memory_too_short_for_one_image_is_said_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MemoryShortageError, match="1 image at a time: use a smaller input size"):
         _choose(monkeypatch, _Card(10 * MIB))
 
 

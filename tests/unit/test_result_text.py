@@ -5,7 +5,7 @@ import pytest
 
 from made_results import distribution, make_audit
 from vitscope.metrics.one_shot import average_draws
-from vitscope.results.result_text import tabulate_bill, tell_estimate
+from vitscope.results.result_text import tabulate_sources, tell_estimate
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,6 @@ def test_a_mean_over_fewer_images_says_over_how_many():
     for spread, defined in zip(spreads.values(), (24, 7), strict=True):
         spread["n"] = defined
     summary["centred_cosine"] = {"residual": spreads}
-    caption = tabulate_bill(summary).caption
+    caption = tabulate_sources(summary).caption
     assert caption.endswith("Centred cos of skip is over the 7 images where it is defined.")
     assert "of patches is over" not in caption

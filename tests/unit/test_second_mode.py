@@ -151,7 +151,7 @@ def draw_clumps(generator, shape, spread, images, places):
 
 @pytest.mark.parametrize("shape", LOG_NORMS)
 def test_clumps_of_places_or_images_are_no_modes(shape):
-    """However many pictures repeat them: none of 48 draws of each shape."""
+    """However many images repeat them: none of 48 draws of each shape."""
     found = 0
     for seed, spread in enumerate(SPREADS):
         for images, places in ((24, 16), (50, 64), (50, 196), (5, 256), (300, 256), (1, 256)):
@@ -180,12 +180,12 @@ def test_a_few_images_that_raise_all_their_norms_are_no_mode(raised, factor):
     assert fit(norms).threshold is None
 
 
-def test_a_token_that_stands_apart_in_a_single_picture_is_no_mode():
+def test_a_token_that_stands_apart_in_a_single_image_is_no_mode():
     for seed in range(20):
         generator = np.random.default_rng(seed)
-        picture = generator.lognormal(3, 0.3, (1, 256))
-        picture[0, : 1 + seed % 3] *= 10
-        assert fit(picture).threshold is None
+        image = generator.lognormal(3, 0.3, (1, 256))
+        image[0, : 1 + seed % 3] *= 10
+        assert fit(image).threshold is None
 
 
 def test_more_than_half_of_the_tokens_are_no_outliers():

@@ -56,13 +56,17 @@ def report(tmp_path, *results):
     [
         (
             {"cls_term": "patches"},
-            {"bill", "attention", "norms", "cka-residual", "cka-attention", "covariates"},
+            {"variance-share", "attention", "norms", "cka-residual", "cka-attention", "covariates"},
             {"layer-similarity", "high-norm", "anatomy"},
         ),
-        ({"renormalize": True}, {"cka-attention"}, {"bill", "cka-residual", "layer-similarity"}),
+        (
+            {"renormalize": True},
+            {"cka-attention"},
+            {"variance-share", "cka-residual", "layer-similarity"},
+        ),
         (
             {"layer": 7},
-            {"bill", "norms", "cka-residual", "cka-attention", "covariates", "anatomy"},
+            {"variance-share", "norms", "cka-residual", "cka-attention", "covariates", "anatomy"},
             {"layer-similarity", "high-norm"},
         ),
     ],
@@ -113,7 +117,14 @@ def test_what_differs_in_how_images_reached_the_models_is_named_under_every_char
     }
     assert told
     assert f"Settings other than by default: {told}." in page
-    for key in ("bill", "norms", "cka-residual", "cka-attention", "layer-similarity", "high-norm"):
+    for key in (
+        "variance-share",
+        "norms",
+        "cka-residual",
+        "cka-attention",
+        "layer-similarity",
+        "high-norm",
+    ):
         assert note.format(**names) in figures[key], key
         assert key in shown
 
@@ -123,7 +134,7 @@ def test_models_of_different_native_sizes_are_compared_and_the_sizes_named(tmp_p
     page, figures, _ = report(tmp_path, made(), native)
     assert (
         "Input size differs: 224 x 224 px: DINOv2 with registers S; 336 x 336 px: DINOv2 "
-        in (figures["bill"])
+        in (figures["variance-share"])
     )
     assert "other than by default:" not in page
 
@@ -132,8 +143,8 @@ def test_one_model_twice_stands_apart_under_two_names(tmp_path):
     other = {"mean": [0.1, 0.2, 0.3], "size": [518, 518], "changed": ["size"]}
     _, figures, _ = report(tmp_path, made(), made(preprocessing=other), made("B", 86.0))
     first, second = "DINOv2 with registers S", "DINOv2 with registers S (input 518 x 518 px)"
-    assert f"mean 0.5/0.5/0.5: {first}" in figures["bill"]
-    assert f"mean 0.1/0.2/0.3: {second}" in figures["bill"]
+    assert f"mean 0.5/0.5/0.5: {first}" in figures["variance-share"]
+    assert f"mean 0.1/0.2/0.3: {second}" in figures["variance-share"]
     rows = re.findall(
         r"DINOv2 with registers \w(?: \(input 518 x 518 px\))? 0\.\d\d",
         " ".join(figures["cka-residual"].split("The numbers")[1:]),
@@ -143,7 +154,7 @@ def test_one_model_twice_stands_apart_under_two_names(tmp_path):
 
 def test_results_that_nothing_tells_apart_are_numbered(tmp_path):
     _, figures, _ = report(tmp_path, made(), made())
-    assert "DINOv2 with registers S (2)" in figures["bill"]
+    assert "DINOv2 with registers S (2)" in figures["variance-share"]
 
 
 def test_one_shot_results_of_different_settings_are_not_compared(tmp_path):
@@ -176,10 +187,10 @@ def read_svg(folder):
 def audited(tmp_path_factory):
     """A summary of a real audit of a tiny model, at another size than its own."""
     from audits import tiny_vit
-    from pictures import write_pictures
+    from images import write_images
     from vitscope import AuditConfig, audit
 
-    folder = write_pictures(tmp_path_factory.mktemp("set") / "photos", 6)
+    folder = write_images(tmp_path_factory.mktemp("set") / "photos", 6)
     config = AuditConfig(size="24", draft=True, cls_term="patches", renormalize=True, gallery=0)
     return audit(tiny_vit(), folder, config).summary
 

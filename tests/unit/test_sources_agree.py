@@ -1,4 +1,4 @@
-"""The same pictures are the same however they are stored."""
+"""The same images are the same however they are stored."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,32 +15,30 @@ from PIL import Image
 from containers import make_image_column, make_tar, write_parquet
 from encoded import encode
 from vitscope.errors import UsageError
-from vitscope.pictures.images import ImageSet, iter_batches
-from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.images.image_set import ImageSet, iter_batches
+from vitscope.images.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(size=(6, 9), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 SUFFIX = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "BMP": "bmp"}
 
 
-def make_picture(seed: int, file_format: str, *, broken: bool) -> tuple[str, bytes]:
+def make_image(seed: int, file_format: str, *, broken: bool) -> tuple[str, bytes]:
     rng = np.random.default_rng(seed)
     size = rng.integers(1, 20, 2)
     data = encode(rng.integers(0, 256, (*size, 3), dtype=np.uint8), file_format)
     return SUFFIX[file_format], data[: len(data) // 3] if broken else data
 
 
-PICTURES = st.lists(
-    st.builds(
-        make_picture, st.integers(0, 99), st.sampled_from(list(SUFFIX)), broken=st.booleans()
-    ),
+IMAGES = st.lists(
+    st.builds(make_image, st.integers(0, 99), st.sampled_from(list(SUFFIX)), broken=st.booleans()),
     min_size=1,
     max_size=7,
 )
 
 
-def write_all(root: Path, pictures: list[tuple[str, bytes]], per_file: int) -> list[str]:
-    """Write the pictures in every way; returns the sources, each of which names all of them."""
-    files = {f"{k:03}.{suffix}": data for k, (suffix, data) in enumerate(pictures)}
+def write_all(root: Path, images: list[tuple[str, bytes]], per_file: int) -> list[str]:
+    """Write the images in every way; returns the sources, each of which names all of them."""
+    files = {f"{k:03}.{suffix}": data for k, (suffix, data) in enumerate(images)}
     for folder in ("files", "tar", "struct", "bytes"):
         (root / folder).mkdir()
     for name, data in files.items():
@@ -73,12 +71,12 @@ def read_all(images: ImageSet):
 
 
 @settings(deadline=None, max_examples=25)
-@given(pictures=PICTURES, per_file=st.integers(1, 4), data=st.data())
-def test_files_archives_tables_and_stores_give_the_same(pictures, per_file, data):
-    limit = data.draw(st.none() | st.integers(1, len(pictures)))
+@given(images=IMAGES, per_file=st.integers(1, 4), data=st.data())
+def test_files_archives_tables_and_stores_give_the_same(images, per_file, data):
+    limit = data.draw(st.none() | st.integers(1, len(images)))
     try:
         with TemporaryDirectory() as folder:
-            sources = write_all(Path(folder), pictures, per_file)
+            sources = write_all(Path(folder), images, per_file)
             expected, *others = (
                 read_all(ImageSet.from_sources(source, PREPROCESSING, limit=limit, seed=5))
                 for source in sources
@@ -117,16 +115,16 @@ def masks(tmp_path) -> Path:
 
 
 def test_masks_are_called_as_the_samples_of_an_archive(tmp_path, masks):
-    picture = encode(np.zeros((6, 9, 3), dtype=np.uint8), "JPEG")
+    image = encode(np.zeros((6, 9, 3), dtype=np.uint8), "JPEG")
     names = ("x/a.jpg", "x/b.jpg", "y/c.jpg")
-    (tmp_path / "x.tar").write_bytes(make_tar(dict.fromkeys(names, picture)))
+    (tmp_path / "x.tar").write_bytes(make_tar(dict.fromkeys(names, image)))
     images = ImageSet.from_sources(tmp_path / "x.tar", PREPROCESSING, masks=masks)
     assert images.masks == (masks / "a.png", None, masks / "c.png")
     (batch,) = iter_batches(images.select([2, 0]), batch_size=9)
     assert batch.indices == [0, 1]
-    twice = make_tar(dict.fromkeys(("x/a.jpg", "y/a.jpg"), picture))
+    twice = make_tar(dict.fromkeys(("x/a.jpg", "y/a.jpg"), image))
     (tmp_path / "x.tar").write_bytes(twice)
-    with pytest.raises(UsageError, match="could be of 2 pictures of that name"):
+    with pytest.raises(UsageError, match="could be of 2 images of that name"):
         ImageSet.from_sources(tmp_path / "x.tar", PREPROCESSING, masks=masks)
 
 

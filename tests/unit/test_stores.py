@@ -1,4 +1,4 @@
-"""Pictures in object stores: fsspec's own store in memory stands for them all."""
+"""Images in object stores: fsspec's own store in memory stands for them all."""
 
 import contextlib
 import http.server
@@ -15,13 +15,13 @@ from fsspec.implementations.memory import MemoryFileSystem
 from containers import make_tar, write_parquet
 from encoded import NOISE, encode
 from vitscope.errors import ImageReadError, UsageError
-from vitscope.pictures import stores
-from vitscope.pictures.addresses import printable_address, read_picture
-from vitscope.pictures.images import ImageSet, iter_batches
-from vitscope.pictures.preprocessing import Preprocessing
-from vitscope.pictures.sources import find_files, find_images
-from vitscope.pictures.stores import StoredObject
-from vitscope.pictures.urls import is_url, show_url
+from vitscope.images import stores
+from vitscope.images.addresses import printable_address, read_image
+from vitscope.images.image_set import ImageSet, iter_batches
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.images.sources import find_files, find_images
+from vitscope.images.stores import StoredObject
+from vitscope.images.urls import is_url, show_url
 
 PNG = encode(NOISE, "PNG")
 PREPROCESSING = Preprocessing(size=(8, 12), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
@@ -61,7 +61,7 @@ def test_a_folder_is_listed_with_what_is_below_it(store):
     for source in ("memory://set", "memory://set/"):
         found = find_images(source)
         assert names(found) == [f"memory://set/{p}" for p in ("a/b/c.webp", "a/z.PNG", "b.jpg")]
-        assert [read_picture(address) for address in found] == [b"a/b/c.webp", b"a/z.PNG", b"b.jpg"]
+        assert [read_image(address) for address in found] == [b"a/b/c.webp", b"a/z.PNG", b"b.jpg"]
 
 
 def test_single_objects_archives_and_tables(store, tmp_path):
@@ -70,7 +70,7 @@ def test_single_objects_archives_and_tables(store, tmp_path):
     store(shards | {"s/x.parquet": table, "any name": b"0"})
     sources = ["memory://any name", "memory://s/{1..2}.tar", "memory://s", "memory://s/x.parquet"]
     found = find_images(sources)
-    assert [read_picture(address) for address in found] == [b"%d" % k for k in range(7)]
+    assert [read_image(address) for address in found] == [b"%d" % k for k in range(7)]
     assert names(found)[1] == "memory://s/1.tar::k.png"
     assert names(found)[-1] == "memory://s/x.parquet::1"
     assert pickle.loads(pickle.dumps(found)) == found
@@ -81,7 +81,7 @@ def test_a_table_that_was_written_again_is_read_again(store, tmp_path):
         table = write_parquet(tmp_path / "x.parquet", {"image": [byte * 9, byte * 8]})
         store({"set/x.parquet": table.read_bytes()})
         found = find_images("memory://set")
-        assert [read_picture(address) for address in found] == [byte * 9, byte * 8]
+        assert [read_image(address) for address in found] == [byte * 9, byte * 8]
 
 
 def test_objects_come_once(store):
@@ -139,7 +139,7 @@ def test_a_text_file_may_name_files_that_are_called_like_urls(tmp_path):
         (tmp_path / name).write_bytes(PNG)
     (tmp_path / "list.txt").write_text("http://x@2x.png\n12:30@home.png\n")
     found = find_images(tmp_path / "list.txt")
-    assert [read_picture(address) for address in found] == [PNG, PNG]
+    assert [read_image(address) for address in found] == [PNG, PNG]
 
 
 def test_any_sign_may_stand_in_the_name_of_an_object(store):
@@ -155,9 +155,9 @@ def test_any_sign_may_stand_in_the_name_of_an_object(store):
     ]
     store({f"set/{path}": path.encode() for path in below})
     found = find_images("memory://set")
-    pictures = [path for path in below if path.endswith("png")]
-    assert names(found) == [f"memory://set/{path}" for path in pictures]
-    assert [read_picture(address) for address in found] == [path.encode() for path in pictures]
+    images = [path for path in below if path.endswith("png")]
+    assert names(found) == [f"memory://set/{path}" for path in images]
+    assert [read_image(address) for address in found] == [path.encode() for path in images]
     assert find_images([*found, "memory://set"]) == found
 
 
@@ -168,7 +168,7 @@ def test_a_name_like_a_chain_of_urls_does_not_end_a_run(store):
     assert batch.indices == [0, 1]
 
 
-def test_a_store_that_another_machine_cannot_open_is_a_failure_of_its_pictures(store, monkeypatch):
+def test_a_store_that_another_machine_cannot_open_is_a_failure_of_its_images(store, monkeypatch):
     store({"set/a.png": PNG, "set/x.tar": make_tar({"x.png": PNG})})
     found = find_images(["memory://set/a.png", "memory://set/x.tar"])
 
@@ -186,7 +186,7 @@ def test_no_store_is_opened_for_files_of_this_machine(tmp_path, monkeypatch):
     (tmp_path / "x.tar").write_bytes(make_tar({"x.png": PNG}))
     write_parquet(tmp_path / "x.parquet", {"image": [PNG]})
     found = find_images([tmp_path / "x.tar", tmp_path / "x.parquet"])
-    assert [read_picture(address) for address in found] == [PNG, PNG]
+    assert [read_image(address) for address in found] == [PNG, PNG]
 
 
 # What goes wrong
@@ -197,7 +197,7 @@ def test_no_store_is_opened_for_files_of_this_machine(tmp_path, monkeypatch):
     [
         ("memory://gone", "memory://gone cannot be read: not found; give the URL of a folder"),
         ("memory://gone/{1..2}.tar", "memory://gone/1.tar cannot be read: not found"),
-        ("memory://set", "memory://set names no picture: expected files ending in .apng"),
+        ("memory://set", "memory://set names no image: expected files ending in .apng"),
         ("memory://set/x.tar.gz", "decompress it to a .tar file"),
         ("memory://set/x.tar", "memory://set/x.tar is no whole tar archive"),
         ("memory://set/x.parquet", "memory://set/x.parquet is no whole Parquet file"),
@@ -221,7 +221,7 @@ def test_a_missing_client_is_named_with_what_to_do(monkeypatch):
 
 def test_labels_need_files(store):
     store({"set/a.png": b""})
-    with pytest.raises(UsageError, match="1 of the pictures lie in archives, tables or stores"):
+    with pytest.raises(UsageError, match="1 of the images lie in archives, tables or stores"):
         find_files("memory://set")
 
 

@@ -1,4 +1,4 @@
-"""Pictures in tar archives: which members they are, and what hostile archives come to."""
+"""Images in tar archives: which members they are, and what hostile archives come to."""
 
 import os
 import pickle
@@ -12,12 +12,12 @@ import pytest
 from containers import make_header, make_tar
 from encoded import NOISE, encode
 from vitscope.errors import ImageReadError, UsageError
-from vitscope.pictures import stores
-from vitscope.pictures.addresses import printable_address, read_picture
-from vitscope.pictures.images import ImageSet
-from vitscope.pictures.preprocessing import Preprocessing
-from vitscope.pictures.sources import find_images
-from vitscope.pictures.tar_shards import TarMember, list_members
+from vitscope.images import stores
+from vitscope.images.addresses import printable_address, read_image
+from vitscope.images.image_set import ImageSet
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.images.sources import find_images
+from vitscope.images.tar_shards import TarMember, list_members
 
 PNG = encode(NOISE, "PNG")
 END = bytes(2 * tarfile.BLOCKSIZE)
@@ -43,15 +43,15 @@ def refusal(archive: Path) -> str:
     return str(caught.value)
 
 
-# Which members are pictures
+# Which members are images
 
 
-def test_pictures_are_found_in_the_order_of_the_archive_and_read_by_their_place(shard):
+def test_images_are_found_in_the_order_of_the_archive_and_read_by_their_place(shard):
     contents = {"b.png": PNG, "b.json": b"{}", "a/c.JPG": b"second", "a/c.cls": b"7", "a.webp": b""}
     archive = shard(make_tar(contents))
     found = find_images(archive)
     assert members(found) == ["b.png", "a/c.JPG", "a.webp"]
-    assert [read_picture(address) for address in found] == [PNG, b"second", b""]
+    assert [read_image(address) for address in found] == [PNG, b"second", b""]
     assert printable_address(found[1]) == f"{archive}::a/c.JPG"
     assert [address.key for address in found] == ["b", "c", "a"]
 
@@ -100,7 +100,7 @@ def test_what_is_left_out_is_noted_and_goes_with_the_set(shard, tmp_path):
     assert find_images(tmp_path / "plain.tar").notes == ()
 
 
-def test_a_name_that_comes_twice_is_two_pictures(shard):
+def test_a_name_that_comes_twice_is_two_images(shard):
     found = list_members(shard(make_tar([("k.png", b"1"), ("k.png", b"2")])))
     assert [address.read() for address in found] == [b"1", b"2"]
 
@@ -108,7 +108,7 @@ def test_a_name_that_comes_twice_is_two_pictures(shard):
 # What is found where
 
 
-def test_a_folder_without_pictures_is_searched_for_archives(tmp_path, shard):
+def test_a_folder_without_images_is_searched_for_archives(tmp_path, shard):
     (tmp_path / "b").mkdir()
     shard(make_tar({"x.png": b"1"}), "b/1.tar")
     shard(make_tar({"y.png": b"2"}), "a.tar")
@@ -197,7 +197,7 @@ def test_what_is_no_regular_file_is_a_failure(shard, kind):
         found[0].read()
 
 
-def test_a_hard_link_is_the_picture_that_it_leads_to(tmp_path):
+def test_a_hard_link_is_the_image_that_it_leads_to(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(PNG)
     for name in ("b.png", "c.png"):
@@ -214,11 +214,11 @@ def test_a_hard_link_leads_backwards_and_through_others(shard):
     def link(name: str, to: str) -> bytes:
         return make_header(name, type=tarfile.LNKTYPE, linkname=to)
 
-    def picture(content: bytes) -> bytes:
+    def image(content: bytes) -> bytes:
         return make_header("a.png", size=1) + content.ljust(512, b"\0")
 
     links = link("b.png", "./a.png") + link("c.png", "b.png") + link("self.png", "self.png")
-    data = link("early.png", "a.png") + picture(b"1") + links + picture(b"2")
+    data = link("early.png", "a.png") + image(b"1") + links + image(b"2")
     found = list_members(shard(data + link("d.png", "a.png") + END))
     read = {address.key: address for address in found if address.size is not None}
     assert [(k, read[k].read()) for k in "bcd"] == [("b", b"1"), ("c", b"1"), ("d", b"2")]
@@ -314,7 +314,7 @@ def test_compressed_archives_are_refused_with_what_to_do(shard, name):
     assert "decompress it to a .tar file" in refusal(shard(b"", name))
 
 
-def test_archives_without_pictures_are_refused(shard):
+def test_archives_without_images_are_refused(shard):
     assert "none of the 2 members" in refusal(shard(make_tar({"a.json": b"", "b.seg.png": b""})))
     parts = [f"{key}.{part}.png" for key in "ab" for part in ("left", "right")]
     message = refusal(shard(make_tar(dict.fromkeys(["a.json", *parts], PNG))))

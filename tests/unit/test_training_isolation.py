@@ -10,8 +10,8 @@ TRAINERS = {"lightning", "pytorch_lightning", "transformers", "accelerate", "wan
     ("module", "library"),
     [
         ("vitscope.training", "import torch"),
-        ("vitscope.training.lightning", "import lightning.pytorch"),
-        ("vitscope.training.transformers", "from transformers import Trainer"),
+        ("vitscope.training.lightning_callback", "import lightning.pytorch"),
+        ("vitscope.training.trainer_callback", "from transformers import Trainer"),
     ],
 )
 def test_a_callback_imports_its_own_library_alone(module, library):
@@ -24,7 +24,7 @@ def test_lightning_under_its_older_name_is_enough():
 import importlib.util
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "lightning" else find(name, *rest)
-import vitscope.training.lightning as used
+import vitscope.training.lightning_callback as used
 assert used.Callback.__module__.startswith("pytorch_lightning.")
 """
     found = modules_after(hide)

@@ -6,14 +6,14 @@ import math
 import pytest
 
 from audits import tiny_vit
-from pictures import write_pictures
+from images import write_images
 from vitscope import AuditConfig, audit
 from vitscope.training.numbers import list_numbers
 
 
 @pytest.fixture(scope="module")
 def summary(tmp_path_factory):
-    folder = write_pictures(tmp_path_factory.mktemp("pictures"), 21)
+    folder = write_images(tmp_path_factory.mktemp("images"), 21)
     return audit(tiny_vit(), folder, AuditConfig(layers="all", gallery=0)).summary
 
 

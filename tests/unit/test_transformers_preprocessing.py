@@ -2,9 +2,9 @@
 
 import pytest
 
+from vitscope.adapters.transformers_preprocessing import default_preprocessing, make_preprocessing
 from vitscope.errors import UnsupportedModelError
-from vitscope.models.transformers_preprocessing import default_preprocessing, make_preprocessing
-from vitscope.pictures.preprocessing import Preprocessing
+from vitscope.images.preprocessing import Preprocessing
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
 BASE = {

@@ -125,12 +125,12 @@ def test_numbers_are_held_against_the_lines_as_they_are_printed():
 def test_the_main_other_source_is_the_largest_whatever_its_sign():
     others = {"registers": (0.3, 0.1), "skip": (-0.9, 0.2), "cls": (0.05, 0.0)}
     verdict = judge_readings(source=share(1.55, 1.52, 1.58), **others)
-    assert verdict.door == "skip"
+    assert verdict.main_other_source == "skip"
     assert "the [CLS] token's skip connection (−90.0 %)" in verdict.text
 
 
 def test_undefined_shares_are_no_source():
-    assert judge_readings(skip=(math.nan, math.nan)).door is None
+    assert judge_readings(skip=(math.nan, math.nan)).main_other_source is None
 
 
 def test_sources_that_cka_cannot_tell_apart_are_named():
@@ -142,7 +142,7 @@ def test_sources_that_cka_cannot_tell_apart_are_named():
 @pytest.mark.parametrize("n", [2, 26, 200])
 def test_where_patches_are_the_only_source_nothing_is_estimated(n):
     verdict = judge({"patches": cka(1.0, None, None)}, {"patches": share(1.0)}, n)
-    assert (verdict.status, verdict.door, verdict.decided_by) == ("holds", None, None)
+    assert (verdict.status, verdict.main_other_source, verdict.decided_by) == ("holds", None, None)
     assert verdict.text.startswith("patch integration holds by construction: ")
 
 

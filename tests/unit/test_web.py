@@ -12,13 +12,13 @@ from containers import make_tar
 from encoded import NOISE, encode
 from vitscope.cli import main
 from vitscope.errors import ImageReadError, UsageError
-from vitscope.pictures import stores, web
-from vitscope.pictures.addresses import printable_address
-from vitscope.pictures.images import ImageSet, iter_batches
-from vitscope.pictures.preprocessing import Preprocessing
-from vitscope.pictures.sources import find_images
-from vitscope.pictures.stores import StoredObject
-from vitscope.pictures.urls import is_url, resembles_url, show_name, show_url
+from vitscope.images import stores, web
+from vitscope.images.addresses import printable_address
+from vitscope.images.image_set import ImageSet, iter_batches
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.images.sources import find_images
+from vitscope.images.stores import StoredObject
+from vitscope.images.urls import is_url, resembles_url, show_name, show_url
 
 pytest.importorskip("aiohttp", reason="fsspec reads the web through aiohttp")
 

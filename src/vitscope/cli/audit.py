@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 import vitscope
-from vitscope.cli.targets import choose_engine, choose_targets, find_pictures
+from vitscope.cli.targets import choose_engine, choose_targets, list_images
 from vitscope.config import AuditConfig
 from vitscope.errors import VitscopeError
 from vitscope.files.printable import printable, printable_path
@@ -35,24 +35,24 @@ def audit(
     address: str | None = None,
     config: Annotated[AuditConfig, Parameter(name="*")] = _DEFAULTS,
 ) -> None:
-    """Audit models on a set of pictures.
+    """Audit models on a set of images.
 
     Each model runs its own forward pass; the attention row of its [CLS] token is decomposed
     exactly into what patches, registers, [CLS] itself and the skip connection wrote, and the sum
-    is proven against the model's own tensors.
+    is verified against the model's own tensors.
 
     Example:  vitscope audit photos/ --model dinov2-small --model dinov2-large-reg --out results
 
     Args:
-        images: Folders (searched recursively), pictures, text files (.txt) of paths, tar shards,
+        images: Folders (searched recursively), images, text files (.txt) of paths, tar shards,
             Parquet files, or URLs of any of these but text files (s3://, gs://, hf://, https://).
-        model: Model id, once per model: a plain name (dinov2-small-reg), a Hugging Face id or local
-            folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
+            local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
         out: Folder for the results, one folder a model.
         overwrite: Replace earlier results in that folder, finished or not.
         resume: Go on where an interrupted run with the same settings stopped; what is finished is
             left as it is.
-        report: Write report.html beside the results: charts and pictures in one file to open.
+        report: Write report.html beside the results: charts and images in one file to open.
         engine: Who does the work: local is this process, or all that `torchrun --nproc-per-node 8
             -m vitscope audit …` started; ray is a Ray cluster.
         address: Address of the Ray cluster, such as auto or head:6379; one on this machine
@@ -60,12 +60,12 @@ def audit(
         config: Settings.
     """
     # What is asked for is checked as far as it can be before anything is loaded.
-    pictures = find_pictures(images)
+    found = list_images(images)
     config.resolve_device()
     workers = choose_engine(engine, address)
     targets = choose_targets(model, out, overwrite=overwrite or resume)
     how = _How(config, workers, overwrite=overwrite, resume=resume, report=report)
-    _audit_all(targets, pictures, how)
+    _audit_all(targets, found, how)
 
 
 def demo(
@@ -81,20 +81,20 @@ def demo(
     package; photographs out of installed packages.
 
     Args:
-        out: Folder for pictures and result.
-        limit: Draw this many pictures at random.
+        out: Folder for images and result.
+        limit: Draw this many images at random.
         overwrite: Replace an earlier demo in that folder.
-        report: Write report.html beside the result: charts and pictures in one file to open.
+        report: Write report.html beside the result: charts and images in one file to open.
     """
-    from vitscope.pictures.photographs import write_demo_photographs
+    from vitscope.images.photographs import write_demo_photographs
 
     config = AuditConfig(limit=limit)
     targets = choose_targets(["dinov2-small"], out, overwrite=overwrite)
-    photographs = write_demo_photographs(out / "pictures")
+    photographs = write_demo_photographs(out / "images")
     Console().print(Text(photographs.describe()))
     # A finished result is not replaced unasked: that was checked with the targets.
     how = _How(config, overwrite=True, resume=True, report=report)
-    _audit_all(targets, [out / "pictures"], how)
+    _audit_all(targets, [out / "images"], how)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 import vitscope
-from vitscope.cli.targets import choose_targets, find_pictures, name_folders
+from vitscope.cli.targets import choose_targets, list_images, name_folders
 from vitscope.config import DTypeName, RunConfig
 from vitscope.errors import UsageError
 from vitscope.files.own_files import check_figures_target
@@ -19,7 +19,7 @@ from vitscope.terminal import make_explanation_report, make_progress
 
 if TYPE_CHECKING:
     from vitscope.figures.draw import Format
-    from vitscope.pictures.sources import FoundPictures
+    from vitscope.images.sources import FoundImages
     from vitscope.results.audit_result import AuditResult
     from vitscope.results.explanation import Explanation
 
@@ -48,11 +48,11 @@ def explain(
     Example:  vitscope explain dog.jpg --model dinov2-small --model dinov2-large-reg --out dog
 
     Args:
-        images: Pictures, folders (searched recursively), text files (.txt) of paths, tar shards,
+        images: Images, folders (searched recursively), text files (.txt) of paths, tar shards,
             Parquet files, or URLs of any of these but text files (s3://, gs://, hf://, https://).
-        model: Model id, once per model: a plain name (dinov2-small-reg), a Hugging Face id or local
-            folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
-        out: Folder for the results, one folder a model, and for figures/, a figure a picture. An
+        model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
+            local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        out: Folder for the results, one folder a model, and for figures/, a figure an image. An
             audit of the model in there is the reference; one in MODEL/ stays, and the result goes
             to MODEL-explained/.
         layer: Block to explain, from 0; the last by default.
@@ -67,7 +67,7 @@ def explain(
         overwrite: Replace earlier results and figures in that folder.
     """
     # What is asked for is checked as far as it can be before anything is loaded.
-    pictures = find_pictures(images)
+    found = list_images(images)
     config = RunConfig(device=device, dtype=dtype, size=size)
     config.resolve_device()
     targets = choose_targets(model, out, overwrite=overwrite, name_target=_name_target)
@@ -80,7 +80,7 @@ def explain(
     try:
         for (model_id, target), audited in zip(targets.items(), references, strict=True):
             run = partial(vitscope.explain, layer=layer, reference=audited, overwrite=overwrite)
-            explained.append(_explain_one(model_id, partial(run, out=target), pictures, config))
+            explained.append(_explain_one(model_id, partial(run, out=target), found, config))
             # No line is broken: one may hold a command to be copied.
             console.print(make_explanation_report(explained[-1].summary), soft_wrap=True)
             for path, reason in explained[-1].failures:
@@ -129,7 +129,7 @@ def _find_audit(folder: Path, name: str) -> Path:
 def _explain_one(
     model_id: str,
     run: "Callable[..., Explanation]",
-    pictures: "FoundPictures",
+    images: "FoundImages",
     config: RunConfig,
 ) -> "Explanation":
     vit = vitscope.load_model(model_id)
@@ -139,4 +139,4 @@ def _explain_one(
         def advance(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        return run(vit, pictures, config, on_progress=advance)
+        return run(vit, images, config, on_progress=advance)

@@ -11,10 +11,10 @@ from vitscope.terminal import make_report
 
 
 def merge(*results: Path, out: Path, overwrite: bool = False) -> None:
-    """Put audits of different pictures together, such as those of --shard 1/16 to 16/16.
+    """Put audits of different images together, such as those of --shard 1/16 to 16/16.
 
-    The results must be of the same model, weights and settings, and have no picture in common. The
-    numbers are those of one audit of all the pictures.
+    The results must be of the same model, weights and settings, and have no image in common. The
+    numbers are those of one audit of all the images.
 
     Example:  vitscope merge results-a/dinov2-small results-b/dinov2-small --out merged
 
@@ -37,7 +37,7 @@ def merge(*results: Path, out: Path, overwrite: bool = False) -> None:
     console = Console()
     console.print(make_report(merged.summary))
     if (missing := merged.missing_shards) is None:
-        told = "these are shards of different lists of pictures: what is missing cannot be told"
+        told = "these are shards of different lists of images: what is missing cannot be told"
         console.print(Text(told), soft_wrap=True)
     elif missing:
         console.print(Text(f"still missing: {', '.join(missing)}"), soft_wrap=True)

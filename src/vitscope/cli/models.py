@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from vitscope.errors import UsageError
-from vitscope.models.catalogue import CATALOGUE, FAMILIES, CatalogueEntry
-from vitscope.models.near_matches import describe_near_matches
+from vitscope.weights.catalogue import CATALOGUE, FAMILIES, CatalogueEntry
+from vitscope.weights.near_matches import describe_near_matches
 
 if TYPE_CHECKING:
-    from vitscope.models.cache import WeightsState
+    from vitscope.weights.cache import WeightsState
 
     Row = tuple[CatalogueEntry, WeightsState]
 
@@ -31,7 +31,7 @@ _GAP = "  "
 _REPOSITORY_WIDTH = 41
 _FOOT = (
     "The download is the whole file in float32, of CLIP with its text tower. A model without a "
-    "plain name goes by its id: vitscope audit --help."
+    "built-in name goes by its id: vitscope audit --help."
 )
 
 
@@ -42,7 +42,7 @@ def models(
     cached: bool = False,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> None:
-    """List the models that have plain names: what they are and whether their weights are here.
+    """List the models that have built-in names: what they are and whether their weights are here.
 
     Touches neither the network nor a model library.
 
@@ -53,7 +53,7 @@ def models(
         cached: Only models whose weights are on this machine.
         as_json: Write all that is known of each as JSON.
     """
-    from vitscope.models.cache import find_weights  # here, for the hub's library takes a moment
+    from vitscope.weights.cache import find_weights  # here, for the hub's library takes a moment
 
     rows = [(entry, find_weights(entry)) for entry in _select(pattern)]
     if cached:

@@ -28,9 +28,9 @@ def one_shot(
     overwrite: bool = False,
     config: Annotated[OneShotConfig, Parameter(name="*")] = _DEFAULTS,
 ) -> None:
-    """Tell classes apart after one picture of each: by the full output, and by parts of it.
+    """Tell classes apart after one image of each: by the full output, and by parts of it.
 
-    A classifier is trained on one random picture a class and tested on another, again and again. It
+    A classifier is trained on one random image a class and tested on another, again and again. It
     is trained on full outputs and tested on full ones and on what patches, registers, [CLS] itself
     or the skip connection alone wrote.
 
@@ -38,13 +38,13 @@ def one_shot(
 
     Args:
         folder: Folder with one sub-folder a class, whose name is the label.
-        model: Model id, once per model: a plain name (dinov2-small-reg), a Hugging Face id or local
-            folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
+            local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
         out: Folder for the results, one folder a model.
         overwrite: Replace earlier results in that folder.
         config: Settings.
     """
-    from vitscope.pictures.class_folders import find_classes  # here, for what it imports is slow
+    from vitscope.images.class_folders import find_classes  # here, for what it imports is slow
 
     # What is asked for is checked as far as it can be before anything is loaded.
     find_classes(folder)
@@ -61,7 +61,7 @@ def _classify_one(
 ) -> "OneShotResult":
     vit = vitscope.load_model(model_id)
     with make_progress(Console(stderr=True)) as progress:
-        pictures = progress.add_task(model_id, total=None)
+        images = progress.add_task(model_id, total=None)
         draws = progress.add_task("draws", total=config.draws, visible=False, unit="draws")
         return vitscope.one_shot(
             vit,
@@ -69,6 +69,6 @@ def _classify_one(
             config,
             out=target,
             overwrite=overwrite,
-            on_progress=lambda done, total: progress.update(pictures, completed=done, total=total),
+            on_progress=lambda done, total: progress.update(images, completed=done, total=total),
             on_draw=lambda done, _: progress.update(draws, completed=done, visible=True),
         )

@@ -12,7 +12,7 @@ from vitscope.files.printable import printable_path
 def report(*results: Path, out: Path = Path("report.html"), overwrite: bool = False) -> None:
     """Write saved results as one HTML file that opens in any browser and loads nothing.
 
-    Verdicts, charts side by side and a gallery of pictures with their maps. Nothing is computed
+    Verdicts, charts side by side and a gallery of images with their maps. Nothing is computed
     anew and no model is loaded.
 
     Example:  vitscope report results --out report.html

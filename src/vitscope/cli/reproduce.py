@@ -39,16 +39,16 @@ def reproduce(
     smoke: bool = False,
     config: Annotated[ReproductionConfig, Parameter(name="*")] = _DEFAULTS,
 ) -> None:
-    """Run the whole paper on your pictures: every experiment, every figure, every claim.
+    """Run the whole paper on your images: every experiment, every figure, every claim.
 
-    Models run one after another. What is finished stays: the same command goes on where it was
-    stopped. A model that cannot be had is reported and the others go on. In the end stand all
+    Models run one after another. What is finished stays: the same command resumes where it was
+    stopped. A model that cannot be had is reported and the others run. In the end stand all
     figures and a table: the paper says, you measured, agrees?
 
     Example:  vitscope reproduce --images coco/val2017 --imagenet imagenet/val --out paper
 
     Args:
-        images: Main set of pictures; the paper's is MS COCO.
+        images: Main set of images; the paper's is MS COCO.
         imagenet: Second set. With one sub-folder a class, one-shot classification is run on it.
         families: Training recipes, separated by commas; `vitscope models` lists them.
         sizes: Sizes, separated by commas: ti, s, b, l, g (all that are larger); every one by
@@ -56,19 +56,19 @@ def reproduce(
         checkpoints: Folder of weights fetched by hand (iBOT's), each file called as its model:
             ibot-small.pth.
         out: Folder of everything.
-        smoke: Run it in little: tiny random models on pictures made on the spot, offline, in under
+        smoke: Run it in little: tiny random models on images made on the spot, offline, in under
             two minutes. Its numbers mean nothing; its figures show what you will get.
         config: Settings; what the paper leaves open is chosen here.
 
     Raises:
-        UsageError: If no pictures are given, or `out` holds something else or results of other
+        UsageError: If no images are given, or `out` holds something else or results of other
             settings.
         VitscopeError: If no model could be audited, or figures or claims could not be written.
         KeyboardInterrupt: When it is stopped, after saying that what is finished is kept.
     """
     from vitscope.reproduction.plan import plan_reproduction
     from vitscope.reproduction.run import Reproduction
-    from vitscope.reproduction.stages import PICTURES
+    from vitscope.reproduction.stages import IMAGES
 
     sizes = sizes or (_SMOKE_SIZES if smoke else _ALL_SIZES)
     models = plan_reproduction(families, sizes, checkpoints)
@@ -78,15 +78,15 @@ def reproduce(
         from vitscope.reproduction.smoke import (
             check_smoke_folder,
             plan_smoke,
-            write_smoke_pictures,
+            write_smoke_images,
         )
 
         torch.set_num_threads(1)  # tiny models lose more to waiting threads than they gain
         models = plan_smoke(models)
-        check_smoke_folder(out, out / "smoke-pictures")
-        images = imagenet = write_smoke_pictures(out / "smoke-pictures")
+        check_smoke_folder(out, out / "smoke-images")
+        images = imagenet = write_smoke_images(out / "smoke-images")
     if images is None:
-        raise UsageError("no pictures: give --images FOLDER (or try it out with --smoke)")
+        raise UsageError("no images: give --images FOLDER (or try it out with --smoke)")
     config.resolve_device()
     run = Reproduction(models, out, config, images=images, imagenet=imagenet)
     console = Console()
@@ -95,10 +95,10 @@ def reproduce(
         with make_progress(Console(stderr=True)) as progress:
             outcomes = run.execute(_StageBars(progress).start)
     except KeyboardInterrupt:
-        console.print("what is finished is kept: the same command goes on from there")
+        console.print("what is finished is kept: the same command resumes from there")
         raise
     console.print(_make_outcome_table(outcomes))
-    if not any(run.is_done(name, PICTURES) for name in run.model_names):
+    if not any(run.is_done(name, IMAGES) for name in run.model_names):
         raise VitscopeError("no model could be audited: the table above says why")
     _conclude(run, console, ["png"] if smoke else ["png", "pdf"])
 

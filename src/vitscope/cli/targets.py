@@ -1,4 +1,4 @@
-"""What every command does first: find the pictures, check the models, choose the folders."""
+"""What every command does first: find the images, check the models, choose the folders."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -10,19 +10,19 @@ from vitscope.files.storage import check_target, check_writable, is_result, neve
 
 if TYPE_CHECKING:
     from vitscope.engines.base import Engine
-    from vitscope.pictures.sources import FoundPictures
+    from vitscope.images.sources import FoundImages
 
 
-def find_pictures(sources: Sequence[str]) -> "FoundPictures":
-    """List the pictures that were named; see `vitscope.pictures.sources.find_images`.
+def list_images(sources: Sequence[str]) -> "FoundImages":
+    """List the images that were named; see `vitscope.images.sources.find_images`.
 
     Args:
         sources: Folders, files and URLs.
 
     Returns:
-        Where the pictures lie; an audit of them looks nothing up again.
+        Where the images lie; an audit of them looks nothing up again.
     """
-    from vitscope.pictures.sources import find_images  # here, for what it imports is slow
+    from vitscope.images.sources import find_images  # here, for what it imports is slow
 
     return find_images(sources)
 
@@ -45,7 +45,7 @@ def choose_targets(
     Returns:
         Each model's folder, in the order of the ids.
     """
-    from vitscope.models.registry import check_model_id
+    from vitscope.adapters.registry import check_model_id
 
     for model_id in model_ids:
         check_model_id(model_id)

@@ -35,7 +35,7 @@ class _Anatomy:
         norms: Norm of each token.
         tokens: States of each token, as in the summary.
         analysed: The token to look at; None where no token stands out.
-        outliers: Part of the pictures with a high-norm patch; None where not known.
+        outliers: Part of the images with a high-norm patch; None where not known.
         dominant: What is told of the dominant register.
     """
 
@@ -54,7 +54,7 @@ def plot_anatomy(result: ModelResult) -> Drawing:
         result: An audit.
 
     Returns:
-        The drawing: norm of each token, pairwise cosines over pictures, and the strongest
+        The drawing: norm of each token, pairwise cosines over images, and the strongest
         dimensions of the token that stands out before and after the layer norm.
 
     Raises:
@@ -69,7 +69,7 @@ def plot_anatomy(result: ModelResult) -> Drawing:
     _plot_dimensions((before, after), found)
     notes = [
         f"At the input of the last block; {describe_n(selection.results)}. Norms: mean over "
-        "pictures, bars: 5 to 95 % of the pictures. Cosines between different pictures: bars: 95 % "
+        "images, bars: 5 to 95 % of the images. Cosines between different images: bars: 95 % "
         "intervals.",
         *_describe_lines(found.analysed),
         *_describe_dominant(found.dominant),
@@ -124,7 +124,7 @@ def _plot_norms(panel: Axes, norms: Mapping[str, Interval]) -> None:
 def _plot_cosines(panel: Axes, found: _Anatomy) -> None:
     tokens = [token for token in found.tokens if _read_cosines(found.tokens[token])]
     if not tokens:
-        mark_empty(panel, "pairwise cosines need two pictures or more")
+        mark_empty(panel, "pairwise cosines need two images or more")
     for place, token in enumerate(tokens):
         cosines = _read_cosines(found.tokens[token])
         offset = (place - (len(tokens) - 1) / 2) * 0.7 / len(tokens)
@@ -148,7 +148,7 @@ def _plot_cosines(panel: Axes, found: _Anatomy) -> None:
         panel.grid(axis="y")
         panel.set_ylabel("mean pairwise cosine")
         panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=SMALL_PT)
-    panel.set_title("how alike over pictures")
+    panel.set_title("how alike over images")
 
 
 def _read_cosines(states: Any) -> dict[str, Interval]:
@@ -193,14 +193,14 @@ def _describe_dominant(dominant: Mapping[str, Any]) -> list[str]:
         return []
     ratio = number(dominant.get("ratio"))
     times = "" if ratio is None else f", its mean norm {ratio:.3g} times that of the others"
-    return [f"Register {index:.0f} has the highest norm in {share:.1%} of the pictures{times}."]
+    return [f"Register {index:.0f} has the highest norm in {share:.1%} of the images{times}."]
 
 
 def _describe_outliers(part: float | None) -> list[str]:
     if not part:
         return []
     rest = "" if part == 1 else "; in the others the highest patch is an ordinary one"
-    return [f"{part:.1%} of the pictures have a high-norm patch{rest}."]
+    return [f"{part:.1%} of the images have a high-norm patch{rest}."]
 
 
 def _name_one(token: str, analysed: str | None) -> str:

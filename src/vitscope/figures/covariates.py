@@ -1,4 +1,4 @@
-"""What makes a picture go to the registers: rank correlations with what can be seen in it."""
+"""What makes an image go to the registers: rank correlations with what can be seen in it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class _Correlation:
     Attributes:
         rho: With its interval.
         clear: Whether it is told from none after correction for the number of covariates.
-        n: Pictures.
+        n: Images.
     """
 
     rho: Interval
@@ -41,7 +41,7 @@ Correlations = Mapping[str, _Correlation]
 
 @in_style
 def plot_covariates(result: ModelResult) -> Drawing:
-    """One model's rank correlations of picture covariates with where the output comes from.
+    """One model's rank correlations of image covariates with where the output comes from.
 
     Args:
         result: An audit.
@@ -63,12 +63,12 @@ def plot_covariates(result: ModelResult) -> Drawing:
     for panel in panels:
         panel.set_xlabel("Spearman's ρ")
     notes = [
-        f"n = {_describe_counts(list(found.values()))} pictures; bars: 95 % intervals. Filled: "
+        f"n = {_describe_counts(list(found.values()))} images; bars: 95 % intervals. Filled: "
         "told from 0 (p < 0.05 after Holm's correction for the number of rows). R²: of a ridge "
-        "regression on all rows, for pictures that it was not fitted to.",
+        "regression on all rows, for images that it was not fitted to.",
         *selection.choices,
     ]
-    finish(figure, notes, heading=f"What goes with a picture's sources: {result.label}")
+    finish(figure, notes, heading=f"What goes with an image's sources: {result.label}")
     return selection.draw(figure)
 
 

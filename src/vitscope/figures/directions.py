@@ -55,7 +55,7 @@ def plot_directions(result: ModelResult) -> Drawing:
     _plot_shared(shared, found)
     _plot_ranks(ranks, found)
     notes = [
-        f"Leading {found.count} directions of each term's variance over pictures, last block, "
+        f"Leading {found.count} directions of each term's variance over images, last block, "
         f"{describe_n(selection.results)}. Shared variance: part of the row's variance within "
         "the span of the column's directions; in brackets what unrelated directions would share. "
         "Effective rank: (tr Σ)² / tr Σ².",
@@ -94,7 +94,7 @@ def _read(result: ModelResult) -> _Directions:
     }
     if not (angles and shared and ranks):
         raise NothingToDrawError(
-            "its directions cannot be compared (too few pictures, or one source alone)"
+            "its directions cannot be compared (too few images, or one source alone)"
         )
     count = int(number(find(tree, "num_directions")) or 0)
     return _Directions(count, ranks, angles, shared, chance)

@@ -133,29 +133,29 @@ def describe_omitted(omitted: Mapping[str, str]) -> str:
 
 
 def describe_n(results: Sequence[ModelResult]) -> str:
-    """How many pictures the numbers of a figure are over.
+    """How many images the numbers of a figure are over.
 
     Args:
         results: Results on the figure.
 
     Returns:
-        Such as "n = 5,000 pictures" or "n = 4,990 to 5,000 pictures a model".
+        Such as "n = 5,000 images" or "n = 4,990 to 5,000 images a model".
     """
     counts = sorted({result.num_images for result in results})
     each = " a model" if len(results) > 1 else ""
     if len(counts) == 1:
-        return f"n = {counts[0]:,} pictures{each}"
-    return f"n = {counts[0]:,} to {counts[-1]:,} pictures{each}"
+        return f"n = {counts[0]:,} images{each}"
+    return f"n = {counts[0]:,} to {counts[-1]:,} images{each}"
 
 
 def describe_partial_depths(results: Sequence[ModelResult]) -> list[str]:
-    """Where patch norms are known of fewer pictures than there are.
+    """Where patch norms are known of fewer images than there are.
 
     Args:
         results: Results on the figure.
 
     Returns:
-        A sentence; none where they are known of all pictures at every depth.
+        A sentence; none where they are known of all images at every depth.
     """
     partial = [
         int(known)
@@ -168,8 +168,8 @@ def describe_partial_depths(results: Sequence[ModelResult]) -> list[str]:
     low, high = min(partial), max(partial)
     few = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     return [
-        f"After the last block the norms of patches are known of {few} pictures alone, in which "
-        "the ledger was proven; whether tokens stand out there is told with --proven 1."
+        f"After the last block the norms of patches are known of {few} images alone, in which "
+        "the ledger was verified; whether tokens stand out there is told with --verified 1."
     ]
 
 

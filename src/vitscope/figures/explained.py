@@ -1,4 +1,4 @@
-"""The figures of explained pictures, named by the pictures, in one folder."""
+"""The figures of explained images, named by the images, in one folder."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -22,7 +22,7 @@ def draw_explanations(
     heads: bool = False,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Draw every explained picture, one row for each model that explains it.
+    """Draw every explained image, one row for each model that explains it.
 
     Args:
         explanations: Results of `explain`, one a model.
@@ -43,7 +43,7 @@ def draw_explanations(
     files: list[Path] = []
     with staged_folder(target, replaces=is_figures if overwrite else never) as staging:
         entries = []
-        for name, image_id in _name_pictures(explanations).items():
+        for name, image_id in _name_images(explanations).items():
             shown = [one for one in explanations if image_id in one.image_ids]
             figure = plot_explanations(shown, shown[0].image_ids.index(image_id), heads=heads)
             names = [f"{name}.{kind}" for kind in dict.fromkeys(formats)]
@@ -56,22 +56,22 @@ def draw_explanations(
     return files
 
 
-def _name_pictures(explanations: Sequence[Explanation]) -> dict[str, str]:
-    """Name each picture so that any file system takes it.
+def _name_images(explanations: Sequence[Explanation]) -> dict[str, str]:
+    """Name each image so that any file system takes it.
 
     Args:
         explanations: The results.
 
     Returns:
-        Identity of each picture by its name, in the order they come.
+        Identity of each image by its name, in the order they come.
     """
     names: dict[str, str] = {}
-    for entry in chain.from_iterable(one.summary["pictures"] for one in explanations):
+    for entry in chain.from_iterable(one.summary["images"] for one in explanations):
         if entry["image_id"] in names.values():
             continue
         stem = Path(entry["path"]).stem
         readable = any(letter.isascii() and letter.isalnum() for letter in stem)
-        stem = name = slug(stem) if readable else "picture"
+        stem = name = slug(stem) if readable else "image"
         number = 2
         while name.casefold() in {other.casefold() for other in names}:
             name, number = f"{stem}-{number}", number + 1

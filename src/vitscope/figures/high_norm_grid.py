@@ -1,4 +1,4 @@
-"""Where on the picture the high-norm patch tokens sit."""
+"""Where on the image the high-norm patch tokens sit."""
 
 from typing import Any
 
@@ -35,10 +35,10 @@ def plot_high_norm_grid(result: ModelResult) -> Drawing:
     panel.set_title(f"layer {layer} (0: embeddings)")
     panel.set(xlabel="column", ylabel="row")
     bar = figure.colorbar(image, cax=panel.inset_axes((1.04, 0, 0.05, 1)))
-    bar.set_label("pictures with one here (%)")
+    bar.set_label("images with one here (%)")
     row = _row_of(result, layer)
     place, known = number(find(row, "position_share")), number(find(row, "num_images"))
-    count = describe_n([result]) if known is None else f"n = {known:,.0f} pictures"
+    count = describe_n([result]) if known is None else f"n = {known:,.0f} images"
     notes = [
         f"{count}. {fraction:.2%} of the layer's patch tokens are above its "
         "threshold; drawn is the layer with the most of them.",

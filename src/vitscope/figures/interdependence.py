@@ -1,4 +1,4 @@
-"""Do registers and the skip connection stand in for one another, picture by picture."""
+"""Do registers and the skip connection stand in for one another, image by image."""
 
 from collections.abc import Iterable
 
@@ -17,7 +17,7 @@ Pairs = tuple[Float64[np.ndarray, " image"], Float64[np.ndarray, " image"]]
 
 @in_style
 def plot_interdependence(results: Iterable[ModelResult]) -> Drawing:
-    """Register share against skip share of each picture's output, a panel per model.
+    """Register share against skip share of each image's output, a panel per model.
 
     Args:
         results: Results; audits of models with registers are used.
@@ -47,7 +47,7 @@ def plot_interdependence(results: Iterable[ModelResult]) -> Drawing:
         panel.set_xlabel("share of skip connection")
     label_rows(panels, "share of registers")
     notes = [
-        "Each dot a picture: centred shares, of what differs from the mean picture, where features "
+        "Each dot an image: centred shares, of what differs from the mean image, where features "
         f"were kept, else raw ones; {describe_n(selection.results)}. ρ: Spearman's rank "
         "correlation; brackets: 95 % interval.",
         *selection.choices,
@@ -71,7 +71,7 @@ def _read_pairs(model: ModelResult) -> Pairs:
 
 def _describe_rho(model: ModelResult) -> str:
     told = []
-    for key, words in (("over_pictures", "ρ"), ("over_layers", "over layers ρ")):
+    for key, words in (("over_images", "ρ"), ("over_layers", "over layers ρ")):
         rho = read_estimate(find(model.summary, "interdependence", key), "rho")
         if rho is None:
             continue

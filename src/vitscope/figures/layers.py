@@ -37,7 +37,7 @@ _NORM_LINES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 _FRACTION_LINES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("fraction", "of patch tokens", {"color": _PATCHES, "marker": "o", "markersize": 2.5}),
-    ("images_fraction", "of pictures", {"color": FAINT, "marker": "s", "markersize": 2}),
+    ("images_fraction", "of images", {"color": FAINT, "marker": "s", "markersize": 2}),
     (
         "position_share",
         "told by place alone",
@@ -68,7 +68,7 @@ def plot_layer_similarity(results: Iterable[ModelResult]) -> Drawing:
             f"{describe_n(selection.results)}.",
             "Cosine of [CLS] at a layer with [CLS] at the last; 0: embeddings, 1: output of the "
             "last block before the final norm. "
-            "Mean over pictures; band: 5 to 95 % of the pictures.",
+            "Mean over images; band: 5 to 95 % of the images.",
         ),
     )
     return selection.draw(figure)
@@ -112,7 +112,7 @@ def plot_high_norm_layers(result: ModelResult) -> Drawing:
         result: An audit.
 
     Returns:
-        The drawing: norms and threshold; fraction of tokens and of pictures.
+        The drawing: norms and threshold; fraction of tokens and of images.
 
     Raises:
         NothingToDrawError: If it has none.

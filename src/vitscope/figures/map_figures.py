@@ -1,4 +1,4 @@
-"""The maps of explained pictures out of any set of results: figure 4."""
+"""The maps of explained images out of any set of results: figure 4."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ from vitscope.figures.numbers import find
 from vitscope.figures.saved import ModelResult
 
 
-def list_pictures(explanations: Sequence[ModelResult]) -> list[str]:
-    """Pictures that any of the results explains.
+def list_images(explanations: Sequence[ModelResult]) -> list[str]:
+    """Images that any of the results explains.
 
     Args:
         explanations: Results of the kind "explanation".
@@ -20,11 +20,11 @@ def list_pictures(explanations: Sequence[ModelResult]) -> list[str]:
 
 
 def plot_maps(explanations: Sequence[ModelResult], image_id: str) -> Drawing:
-    """One picture's maps, a row for each model that explains it (Fig. 4).
+    """One image's maps, a row for each model that explains it (Fig. 4).
 
     Args:
         explanations: Results of the kind "explanation".
-        image_id: The picture.
+        image_id: The image.
 
     Returns:
         The drawing.
@@ -38,14 +38,14 @@ def plot_maps(explanations: Sequence[ModelResult], image_id: str) -> Drawing:
 
     shown = [result for result in explanations if image_id in _ids_of(result)]
     if not shown:
-        raise NothingToDrawError("no result explains this picture")
+        raise NothingToDrawError("no result explains this image")
     opened = [Explanation.load(result.folder) for result in shown]
     figure = plot_explanations(opened, _ids_of(shown[0]).index(image_id))
-    omitted = {r.label: "does not explain this picture" for r in explanations if r not in shown}
+    omitted = {r.label: "does not explain this image" for r in explanations if r not in shown}
     return Drawing(figure, tuple(shown), omitted)
 
 
 def _ids_of(result: ModelResult) -> list[str]:
-    pictures = result.summary.get("pictures")
-    entries = pictures if isinstance(pictures, list) else []
+    images = result.summary.get("images")
+    entries = images if isinstance(images, list) else []
     return [str(find(entry, "image_id")) for entry in entries]

@@ -1,6 +1,6 @@
-"""One picture explained by one or several models: its maps, and under each what it leaves out.
+"""One image explained by one or several models: its maps, and under each what it leaves out.
 
-Places are in inches from the upper left corner, so that a figure is as high as its pictures and
+Places are in inches from the upper left corner, so that a figure is as high as its images and
 words need it to be.
 
 Source: Lappe & Giese (NeurIPS 2025), Fig. 4.
@@ -35,7 +35,7 @@ from vitscope.figures.style import (
     name_term,
 )
 from vitscope.results.choices import list_inputs
-from vitscope.results.explanation import Explanation, PictureExplanation
+from vitscope.results.explanation import Explanation, ImageExplanation
 
 _SEQUENTIAL, _DIVERGING = "cividis", "PuOr"
 _LEFT_IN, _COLUMNS_IN = 0.08, (0.08, 1.6, 3.48, 5.36)
@@ -45,28 +45,28 @@ _LABEL_IN, _TITLE_IN, _UNIT_IN, _SMALL_LINE_IN, _LINE_IN = 0.2, 0.13, 0.13, 0.10
 _GAP_IN = 0.16
 _LOW_BAR_IN, _LOWEST_BAR_IN = 0.45, 0.16
 _NO_BREAK = "\u00a0"
-_PICTURE_LETTERS, _CAPTION_LETTERS, _VERDICT_LETTERS, _BASIS_LETTERS = 27, 36, 115, 135
+_IMAGE_LETTERS, _CAPTION_LETTERS, _VERDICT_LETTERS, _BASIS_LETTERS = 27, 36, 115, 135
 """Letters that fit a line, of the widest that words consist of."""
 
 
 @in_style
 def plot_explanations(
-    explanations: Sequence[Explanation], picture: int = 0, *, heads: bool = False
+    explanations: Sequence[Explanation], image: int = 0, *, heads: bool = False
 ) -> Figure:
-    """The picture, its raw attention, its value-weighted and its signed-share map; a row a model.
+    """The image, its raw attention, its value-weighted and its signed-share map; a row a model.
 
     Args:
-        explanations: Results of `explain` that hold the picture.
-        picture: Its place in the first of them.
+        explanations: Results of `explain` that hold the image.
+        image: Its place in the first of them.
         heads: Whether maps of every head follow under each row.
 
     Returns:
         The figure; the verdict stands under each row.
 
     Raises:
-        UsageError: If there is no such picture in one of them.
+        UsageError: If there is no such image in one of them.
     """
-    rows = [_make_row(*found, heads=heads) for found in _find(explanations, picture)]
+    rows = [_make_row(*found, heads=heads) for found in _find(explanations, image)]
     sheet = _Sheet(PAGE_IN, sum(row.height for row in rows))
     top = 0.0
     for row in rows:
@@ -75,24 +75,22 @@ def plot_explanations(
     return sheet.figure
 
 
-def _find(
-    explanations: Sequence[Explanation], picture: int
-) -> list[tuple[str, PictureExplanation]]:
+def _find(explanations: Sequence[Explanation], image: int) -> list[tuple[str, ImageExplanation]]:
     if not explanations:
         raise UsageError("no explanation was given: expected one or more")
-    entries = explanations[0].summary["pictures"]
-    if not 0 <= picture < len(entries):
-        raise UsageError(f"picture {picture} does not exist: expected 0 to {len(entries) - 1}")
-    wanted = entries[picture]["image_id"]
-    found = [(_label(explanations[0]), explanations[0].read_picture(picture))]
+    entries = explanations[0].summary["images"]
+    if not 0 <= image < len(entries):
+        raise UsageError(f"image {image} does not exist: expected 0 to {len(entries) - 1}")
+    wanted = entries[image]["image_id"]
+    found = [(_label(explanations[0]), explanations[0].read_image(image))]
     for explanation in explanations[1:]:
         ids = explanation.image_ids
         if wanted not in ids:
             raise UsageError(
                 f"the explanation by {_label(explanation)} lacks "
-                f"{printable(entries[picture]['path'])}: give explanations of the same pictures"
+                f"{printable(entries[image]['path'])}: give explanations of the same images"
             )
-        found.append((_label(explanation), explanation.read_picture(ids.index(wanted))))
+        found.append((_label(explanation), explanation.read_image(ids.index(wanted))))
     return found
 
 
@@ -124,15 +122,15 @@ class _Map:
 @dataclass(frozen=True)
 class _Row:
     label: str
-    picture: PictureExplanation
-    picture_caption: tuple[str, ...]
+    image: ImageExplanation
+    image_caption: tuple[str, ...]
     maps: tuple[_Map, ...]
     head_maps: tuple[_Map, ...]
     verdict: tuple[str, ...]
     basis: tuple[str, ...]
 
     def fit(self, width: float, tallest: float) -> tuple[float, float]:
-        """Size of a map in the picture's shape.
+        """Size of a map in the image's shape.
 
         Args:
             width: Widest it may be, in inches.
@@ -141,13 +139,13 @@ class _Row:
         Returns:
             (width, height) in inches.
         """
-        rows, columns = self.picture.picture.shape[:2]
+        rows, columns = self.image.image.shape[:2]
         height = min(tallest, width * rows / columns)
         return height * columns / rows, height
 
     @property
     def captions_height(self) -> float:
-        lines = [len(self.picture_caption), *(len(one.caption) for one in self.maps)]
+        lines = [len(self.image_caption), *(len(one.caption) for one in self.maps)]
         return max(lines) * _SMALL_LINE_IN + 0.12
 
     @property
@@ -163,14 +161,14 @@ class _Row:
         return 0.06 + _LABEL_IN + maps + words + 0.06 + self.heads_height + _GAP_IN
 
 
-def _make_row(label: str, one: PictureExplanation, *, heads: bool) -> _Row:
+def _make_row(label: str, one: ImageExplanation, *, heads: bool) -> _Row:
     name = printable(one.path.rsplit("/", 1)[-1])
     shown = "shown whole" if one.framing == "whole" else "cropped to the input size"
     text = one.verdict.text
     return _Row(
         label=label,
-        picture=one,
-        picture_caption=_wrap([name, shown], _PICTURE_LETTERS),
+        image=one,
+        image_caption=_wrap([name, shown], _IMAGE_LETTERS),
         maps=_make_maps(one),
         head_maps=_make_head_maps(one) if heads else (),
         verdict=_wrap([f"{text[0].upper()}{text[1:]}."], _VERDICT_LETTERS),
@@ -178,7 +176,7 @@ def _make_row(label: str, one: PictureExplanation, *, heads: bool) -> _Row:
     )
 
 
-def _make_maps(one: PictureExplanation) -> tuple[_Map, ...]:
+def _make_maps(one: ImageExplanation) -> tuple[_Map, ...]:
     numbers = one.numbers
     mass = numbers["attention_mass"]
     patch_share = _number(numbers["patch_share"])
@@ -215,7 +213,7 @@ def _make_maps(one: PictureExplanation) -> tuple[_Map, ...]:
     )
 
 
-def _make_head_maps(one: PictureExplanation) -> tuple[_Map, ...]:
+def _make_head_maps(one: ImageExplanation) -> tuple[_Map, ...]:
     values = one.head_share if one.head_centred_share is None else one.head_centred_share
     unit = _choose_shares(one)[-1]
     return (
@@ -225,7 +223,7 @@ def _make_head_maps(one: PictureExplanation) -> tuple[_Map, ...]:
 
 
 def _choose_shares(
-    one: PictureExplanation,
+    one: ImageExplanation,
 ) -> tuple[Float[np.ndarray, "row column"], dict[str, float], str]:
     # One account a figure: of what differs from the reference, or of the raw output.
     if one.centred_share is None:
@@ -233,7 +231,7 @@ def _choose_shares(
     return one.centred_share, one.numbers["centred_share"], "% of r − mean r"
 
 
-def _tell_cosines(one: PictureExplanation) -> list[str]:
+def _tell_cosines(one: ImageExplanation) -> list[str]:
     numbers = one.numbers
     if one.centred_share is not None:
         found = numbers["centred_cosine"]["attention"]["patches"]
@@ -293,14 +291,14 @@ class _Sheet:
 
 
 def _draw_row(sheet: _Sheet, top: float, row: _Row) -> None:
-    one, (width, height) = row.picture, row.fit(_MAP_IN, _TALLEST_IN)
+    one, (width, height) = row.image, row.fit(_MAP_IN, _TALLEST_IN)
     top += 0.06
     sheet.write(_LEFT_IN, top, [row.label], size=BASE_PT + 1, weight="bold")
     title, unit = top + _LABEL_IN, top + _LABEL_IN + _TITLE_IN
     maps = unit + _UNIT_IN
     captions = maps + height + 0.06
-    size = "{} × {} px, {} × {} patches".format(*one.picture.shape[:2], *one.grid)
-    heads = [("picture", size, row.picture_caption)]
+    size = "{} × {} px, {} × {} patches".format(*one.image.shape[:2], *one.grid)
+    heads = [("image", size, row.image_caption)]
     heads += [(each.title, each.unit, each.caption) for each in row.maps]
     for left, (name, measure, caption) in zip(_COLUMNS_IN, heads, strict=True):
         sheet.write(left, title, [name], size=BASE_PT, weight="bold")
@@ -330,7 +328,7 @@ def _draw_heads(sheet: _Sheet, top: float, row: _Row, each: _Map) -> float:
         down, across = divmod(head, _HEADS_ACROSS)
         left, above = _LEFT_IN + across * step[0], top + down * step[1]
         sheet.write(left, above, [str(head)], color=FAINT)
-        image = _show(sheet.place(left, above + _UNIT_IN, width, height), row.picture, each, values)
+        image = _show(sheet.place(left, above + _UNIT_IN, width, height), row.image, each, values)
         if head == 0:
             beside = _LEFT_IN + last * step[0]
             _draw_bar(sheet, image, beside, above + _UNIT_IN, max(height, _LOWEST_BAR_IN))
@@ -339,13 +337,13 @@ def _draw_heads(sheet: _Sheet, top: float, row: _Row, each: _Map) -> float:
 
 def _show(
     panel: Axes,
-    one: PictureExplanation,
+    one: ImageExplanation,
     each: _Map | None = None,
     values: Float[np.ndarray, "row column"] | None = None,
 ) -> AxesImage:
-    height, width = one.picture.shape[:2]
+    height, width = one.image.shape[:2]
     image = panel.imshow(
-        one.picture if values is None else values,
+        one.image if values is None else values,
         extent=(0, width, height, 0),
         interpolation="nearest",
         aspect="auto",

@@ -31,7 +31,7 @@ def plot_norms(results: Iterable[ModelResult]) -> Drawing:
         selection,
         y_label="norm added to [CLS]",
         notes=(
-            f"Last block; mean over pictures, bars: 5 to 95 % of the pictures; "
+            f"Last block; mean over images, bars: 5 to 95 % of the images; "
             f"{describe_n(selection.results)}.",
         ),
     )

@@ -8,7 +8,7 @@ from typing import Any
 from vitscope.files.json_files import find as find
 
 _FEWEST_FOR_CKA = 4
-"""With three pictures the unbiased estimator divides by zero."""
+"""With three images the unbiased estimator divides by zero."""
 
 
 @dataclass(frozen=True)
@@ -161,9 +161,9 @@ def tell_undefined_cka(summary: Mapping[str, Any], readout: str, parts: Sequence
     if not any(part in found for part in parts):
         return f"is missing in the readout {readout}"
     if (number(find(summary, "data", "num_images")) or 0) < _FEWEST_FOR_CKA:
-        return f"is undefined with fewer than {_FEWEST_FOR_CKA} pictures"
+        return f"is undefined with fewer than {_FEWEST_FOR_CKA} images"
     if any(number(find(found.get(part), "biased")) is not None for part in parts):
-        return "is undefined without bias: too few pictures for how they differ"
+        return "is undefined without bias: too few images for how they differ"
     shares = find_terms(summary, "variance_share", readout)
     if not shares:
         constant = "its output, or what is kept of it,"
@@ -171,7 +171,7 @@ def tell_undefined_cka(summary: Mapping[str, Any], readout: str, parts: Sequence
         constant = "its output"
     else:
         constant = "what is kept of its output"
-    return f"is undefined: {constant} is the same for every picture"
+    return f"is undefined: {constant} is the same for every image"
 
 
 def read_spread(tree: Any) -> Interval | None:

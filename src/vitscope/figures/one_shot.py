@@ -104,7 +104,7 @@ def _describe_draws(results: Sequence[ModelResult]) -> str:
     told = []
     for path, word in (
         (("data", "num_classes"), "classes"),
-        (("data", "num_images"), "pictures"),
+        (("data", "num_images"), "images"),
         (("draws",), "draws"),
     ):
         counts = sorted({int(c) for r in results if (c := number(find(r.summary, *path)))})

@@ -16,7 +16,7 @@ from vitscope.results.choices import LAYER, count_cls
 _TICK_LETTERS = 12
 _FEWEST_SLOTS = 3
 _FEWEST_FOR_SHAPE = 20
-"""From so many pictures on the shape of a distribution is worth drawing."""
+"""From so many images on the shape of a distribution is worth drawing."""
 
 _SIDES = {
     "own": ("patches", "registers", "patches / (patches + registers)"),
@@ -36,7 +36,7 @@ _SIDES = {
 
 @in_style
 def plot_patch_share(results: Iterable[ModelResult]) -> Drawing:
-    """Attention of [CLS] on patches against registers: its distribution over pictures, by size.
+    """Attention of [CLS] on patches against registers: its distribution over images, by size.
 
     Args:
         results: Results; audits of models with registers are used.
@@ -63,8 +63,8 @@ def plot_patch_share(results: Iterable[ModelResult]) -> Drawing:
     panels[0].set_ylabel(ratio)
     notes = [
         f"[CLS] attention mass of the last block, mean over heads: 1 = all on {patches}, 0 = all "
-        f"on {registers}. Distribution over pictures, {describe_n(selection.results)}; box: "
-        "quartiles, whiskers: 5 to 95 % of the pictures, dot: mean.",
+        f"on {registers}. Distribution over images, {describe_n(selection.results)}; box: "
+        "quartiles, whiskers: 5 to 95 % of the images, dot: mean.",
         *selection.choices,
     ]
     finish(figure, notes, omitted=selection.omitted)
@@ -76,7 +76,7 @@ def _read_shares(result: ModelResult) -> Float64[np.ndarray, " image"]:
         raise NothingToDrawError("no registers")
     shares = result.read_column("patch_share")
     if shares is None or not np.isfinite(shares).any():
-        raise NothingToDrawError("no patch share per picture")
+        raise NothingToDrawError("no patch share per image")
     defined: Float64[np.ndarray, " image"] = shares[np.isfinite(shares)]
     return defined
 

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 from vitscope.figures.anatomy import plot_anatomy
-from vitscope.figures.bill import plot_bill
 from vitscope.figures.cka import plot_residual_cka, plot_restricted_cka
 from vitscope.figures.covariates import plot_covariates
 from vitscope.figures.directions import plot_directions
@@ -19,12 +18,13 @@ from vitscope.figures.layers import (
     plot_high_norm_layers,
     plot_layer_similarity,
 )
-from vitscope.figures.map_figures import list_pictures, plot_maps
+from vitscope.figures.map_figures import list_images, plot_maps
 from vitscope.figures.norms import plot_norms
 from vitscope.figures.one_shot import TOPS, list_classifiers, plot_one_shot
 from vitscope.figures.patch_share import plot_patch_share
 from vitscope.figures.readouts import Readout
 from vitscope.figures.saved import ModelResult, slug
+from vitscope.figures.variance_share import plot_variance_share
 
 Results = Sequence[ModelResult]
 _MAIN_FAMILY = "DINOv2"
@@ -32,7 +32,7 @@ _MAIN_FAMILY = "DINOv2"
 OF_ALL_MODELS: Mapping[str, Callable[[Results], Drawing]] = {
     "fig2a_patch_share": plot_patch_share,
     "fig3a_restricted_cka": plot_restricted_cka,
-    "variance_share": plot_bill,
+    "variance_share": plot_variance_share,
     "high_norm_fraction": plot_high_norm_fraction,
     "interdependence": plot_interdependence,
 }
@@ -120,11 +120,11 @@ def _plan_one_shot(results: Results, readout: Readout) -> Iterator[PlannedFigure
 
 def _plan_maps(results: Results) -> Iterator[PlannedFigure]:
     explanations = [result for result in results if result.kind == "explanation"]
-    pictures = list_pictures(explanations)
-    if not pictures:
-        yield PlannedFigure("fig4_maps", partial(_refuse, "no explained picture among the results"))
+    images = list_images(explanations)
+    if not images:
+        yield PlannedFigure("fig4_maps", partial(_refuse, "no explained image among the results"))
     families = dict.fromkeys(result.family for result in explanations)
-    for number, image_id in enumerate(pictures):
+    for number, image_id in enumerate(images):
         # A sheet a family: a row for every model of all families would be as tall as a tower.
         for family in families:
             rows = [result for result in explanations if result.family == family]

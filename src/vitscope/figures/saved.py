@@ -92,10 +92,10 @@ class ModelResult:
 
     @property
     def num_images(self) -> int:
-        """Pictures that the numbers are over."""
+        """Images that the numbers are over."""
         count = number(find(self.summary, "data", "num_images"))
-        if count is None and isinstance(pictures := self.summary.get("pictures"), list):
-            return len(pictures)
+        if count is None and isinstance(images := self.summary.get("images"), list):
+            return len(images)
         return int(count or 0)
 
     @property
@@ -126,7 +126,7 @@ class ModelResult:
         return printable(found) if isinstance(found, str) else None
 
     def read_column(self, name: str) -> Float64[np.ndarray, " image"] | None:
-        """One number per picture, where every picture is kept.
+        """One number per image, where every image is kept.
 
         Args:
             name: Column of `images.parquet`.

@@ -1,4 +1,4 @@
-"""What an unfinished run keeps beside its place, so that it can go on after whatever stopped it.
+"""What an unfinished run keeps beside its place, so that it can resume after whatever stopped it.
 
 Requirements met here:
 
@@ -38,7 +38,7 @@ _UNFINISHED = re.compile(r"\.\d{6,}\..*")
 
 _RUN = "run"
 _DIGESTS = {
-    "pictures": "its pictures are others, or were changed since",
+    "images": "its images are others, or were changed since",
     "names": "its names are others, or were changed since",
     "weights_hash": "the model has other weights",
     "behaviour_hash": "the model computes otherwise: a hook, a parametrisation, a replaced part or "
@@ -216,16 +216,16 @@ def open_workspace(
     Args:
         target: Folder that the result shall be in.
         plan: What its numbers depend on.
-        resume: Whether to go on where an earlier run stopped.
+        resume: Whether to resume where an earlier run stopped.
         overwrite: Whether what an earlier run left may be removed; with `resume`, where it cannot
-            be gone on with.
+            be resumed.
 
     Yields:
         The workspace. It is removed when the context ends well, and where it holds nothing.
 
     Raises:
         UsageError: If another run is at work there, or an earlier one has left parts that may
-            neither be gone on with nor removed.
+            neither be resumed nor removed.
         VitscopeError: If the disk does not take it.
     """
     with _held(target) as workspace:
@@ -314,7 +314,7 @@ def _prepare(
     name = printable_path(target)
     if done and not resume and not overwrite:
         raise UsageError(
-            f"{name} holds an unfinished run (shards done: {done}): add --resume to go on, or "
+            f"{name} holds an unfinished run (shards done: {done}): add --resume to resume it, or "
             "--overwrite to start again"
         )
     if done and resume:
@@ -325,7 +325,7 @@ def _prepare(
         if not overwrite:
             raise UsageError(
                 f"{name} holds an unfinished run of something else ({difference}): go on with the "
-                "same pictures and settings, or add --overwrite to start again"
+                "same images and settings, or add --overwrite to start again"
             )
     workspace.clear()  # before the new plan is there, which they are not of
     (workspace.folder / _COPIES).unlink(missing_ok=True)

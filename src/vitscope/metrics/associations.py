@@ -1,4 +1,4 @@
-"""What the covariates of pictures have to do with what a model makes of the pictures."""
+"""What the covariates of images have to do with what a model makes of the images."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -19,9 +19,9 @@ def associate(
     """Rank correlations and a regression of every target with the covariates.
 
     Args:
-        covariates: Numbers by name, one a picture; NaN where one is undefined.
+        covariates: Numbers by name, one an image; NaN where one is undefined.
         targets: Likewise what they are held against.
-        groups: The block of the jackknife that each picture belongs to.
+        groups: The block of the jackknife that each image belongs to.
 
     Returns:
         Nested dictionaries as in `summary.json`: under "correlations", by target and covariate, the

@@ -13,7 +13,7 @@ class AuditSums:
 
     Attributes:
         features: Of the [CLS] row, per audited layer.
-        tokens: Of the outstanding tokens, per audited layer; empty for a pooling query.
+        tokens: Of the special tokens, per audited layer; empty for a pooling query.
         patch_norms: Of all patch tokens, at every depth of the model.
         num_repeated: Images that were left out, for they were copies of others.
     """

@@ -1,11 +1,11 @@
-"""One-shot classification: one training and one test picture a class, drawn again and again.
+"""One-shot classification: one training and one test image a class, drawn again and again.
 
 Requirements met here:
 
-- A draw depends on which pictures there are and on the seed, never on the order they came in.
-- Two copies of one picture are never a training and a test picture of the same class.
+- A draw depends on which images there are and on the seed, never on the order they came in.
+- Two copies of one image are never a training and a test image of the same class.
 - Where scores tie, nothing is won by the order of the classes: a feature that is the same for
-  every picture scores exactly chance.
+  every image scores exactly chance.
 
 Source: Lappe & Giese (NeurIPS 2025), Fig. 3b.
 """
@@ -20,11 +20,11 @@ from jaxtyping import Float64, Int64
 from scipy.special import stdtrit
 from sklearn.linear_model import LogisticRegression
 
-Features = Float64[np.ndarray, "picture dim"]
-"""A row a picture; of training and of test pictures one a class, in the same order."""
+Features = Float64[np.ndarray, "image dim"]
+"""A row an image; of training and of test images one a class, in the same order."""
 
-Scores = Float64[np.ndarray, "picture class"]
-"""How well each test picture fits each class."""
+Scores = Float64[np.ndarray, "image class"]
+"""How well each test image fits each class."""
 
 Scorer = Callable[[Features], Scores]
 
@@ -33,7 +33,7 @@ _TIE = 1e-9
 
 
 class Accuracy(NamedTuple):
-    """Part of the test pictures that are classified rightly.
+    """Part of the test images that are classified rightly.
 
     Attributes:
         top1: The true class has the highest score.
@@ -56,15 +56,15 @@ class Estimate(NamedTuple):
     ci95: tuple[float, float] | None
 
 
-def group_pictures(labels: Sequence[str], identities: Sequence[str]) -> dict[str, list[int]]:
-    """The different pictures of every class, in an order that is theirs alone.
+def group_images(labels: Sequence[str], identities: Sequence[str]) -> dict[str, list[int]]:
+    """The different images of every class, in an order that is theirs alone.
 
     Args:
-        labels: Class of each picture.
-        identities: Digest of each picture's bytes.
+        labels: Class of each image.
+        identities: Digest of each image's bytes.
 
     Returns:
-        Places in the given sequences by class, sorted by label and then by identity; of pictures
+        Places in the given sequences by class, sorted by label and then by identity; of images
         that are the same, byte for byte, in one class the first.
     """
     places = sorted(range(len(labels)), key=lambda i: (labels[i], identities[i]))
@@ -77,28 +77,28 @@ def group_pictures(labels: Sequence[str], identities: Sequence[str]) -> dict[str
 def draw_pairs(
     classes: Sequence[Sequence[int]], num_draws: int, seed: int
 ) -> Int64[np.ndarray, "draw class 2"]:
-    """Draw a training and another test picture of every class, each pair equally likely.
+    """Draw a training and another test image of every class, each pair equally likely.
 
     Args:
-        classes: Pictures of each class, at least two, as `group_pictures` sorts them.
+        classes: Images of each class, at least two, as `group_images` sorts them.
         num_draws: How many times.
         seed: Seed of the draws.
 
     Returns:
-        Per draw and class the training and the test picture.
+        Per draw and class the training and the test image.
     """
     generator = np.random.default_rng(seed)
     pairs = np.empty((num_draws, len(classes), 2), dtype=np.int64)
-    for column, pictures in enumerate(classes):
-        train = generator.integers(len(pictures), size=num_draws)
-        test = generator.integers(len(pictures) - 1, size=num_draws)
-        test += test >= train  # the training picture is skipped
-        pairs[:, column] = np.asarray(pictures)[np.stack([train, test], axis=-1)]
+    for column, images in enumerate(classes):
+        train = generator.integers(len(images), size=num_draws)
+        test = generator.integers(len(images) - 1, size=num_draws)
+        test += test >= train  # the training image is skipped
+        pairs[:, column] = np.asarray(images)[np.stack([train, test], axis=-1)]
     return pairs
 
 
 def fit_nearest(train: Features) -> Scorer:
-    """Nearest training feature: a class scores the cosine with its one training picture.
+    """Nearest training feature: a class scores the cosine with its one training image.
 
     Args:
         train: Training features.
@@ -111,11 +111,11 @@ def fit_nearest(train: Features) -> Scorer:
 
 
 def fit_logistic(train: Features) -> Scorer:
-    """Multinomial logistic regression on one training picture a class.
+    """Multinomial logistic regression on one training image a class.
 
     Features are centred on the mean of the training features and divided by one number, their root
-    mean square deviation over pictures and dimensions; test features by the same. A deviation per
-    dimension would be a guess from as many pictures as there are classes, and would make the
+    mean square deviation over images and dimensions; test features by the same. A deviation per
+    dimension would be a guess from as many images as there are classes, and would make the
     answer depend on the basis that the features are written in.
 
     scikit-learn's `LogisticRegression`, L2 penalty with C = 1, intercept, solver lbfgs from zeros,
@@ -131,7 +131,7 @@ def fit_logistic(train: Features) -> Scorer:
     size = np.sqrt(np.mean((train - centre) ** 2))
     model = LogisticRegression(C=1.0, solver="lbfgs", tol=1e-6, max_iter=1000)
     with warnings.catch_warnings():
-        # One picture a class is what is meant, and no regression in disguise.
+        # One image a class is what is meant, and no regression in disguise.
         warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")
         # The penalty keeps the weights in the span of the training features, of one dimension a
         # class at most: there the fit is the same, and of wide features many times faster.
@@ -153,14 +153,14 @@ CLASSIFIERS: Mapping[str, Callable[[Features], Scorer]] = MappingProxyType(
 
 
 def compute_accuracy(scores: Float64[np.ndarray, "class class"]) -> Accuracy:
-    """Top-1 and top-5 accuracy over one test picture a class.
+    """Top-1 and top-5 accuracy over one test image a class.
 
     Args:
-        scores: Scores of every class's test picture for every class.
+        scores: Scores of every class's test image for every class.
 
     Returns:
         The accuracies. Of classes that tie with the true one each is as likely to be named first: a
-        test picture counts with the probability that the true class is among the k first.
+        test image counts with the probability that the true class is among the k first.
     """
     truth = scores.diagonal()[:, None]
     above = (scores > truth + _TIE).sum(axis=1)
@@ -172,9 +172,9 @@ def compute_accuracy(scores: Float64[np.ndarray, "class class"]) -> Accuracy:
 def average_draws(values: Float64[np.ndarray, " draw"]) -> Estimate:
     """Mean over draws with a 95 % interval, Student's t: mean ± t(R − 1) · s / √R.
 
-    The interval covers the draw of the two pictures of each class: where the mean over endlessly
-    many draws from this picture set lies. It does not cover the choice of the picture set, whose
-    classes and pictures are taken as given.
+    The interval covers the draw of the two images of each class: where the mean over endlessly
+    many draws from this image set lies. It does not cover the choice of the image set, whose
+    classes and images are taken as given.
 
     Args:
         values: One number per draw.

@@ -1,4 +1,4 @@
-"""How far two numbers rise and fall together over the pictures, by their ranks alone."""
+"""How far two numbers rise and fall together over the images, by their ranks alone."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""How well several numbers together foretell another one of pictures that were not fitted."""
+"""How well several numbers together foretell another one of images that were not fitted."""
 
 import math
 from collections.abc import Mapping
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Integer
 
-MIN_PICTURES_PER_COVARIATE = 10
-"""Fewest pictures for each covariate that enters."""
+MIN_IMAGES_PER_COVARIATE = 10
+"""Fewest images for each covariate that enters."""
 
 MIN_GROUPS = 3
 """Fewest groups, so that there are two at least to fit on when one is foretold."""
@@ -23,13 +23,13 @@ class Regression:
     """A linear regression of one number on several covariates.
 
     Attributes:
-        r2: Part of the variance that is foretold for pictures that were not fitted; 0 is what
+        r2: Part of the variance that is foretold for images that were not fitted; 0 is what
             their mean foretells, below 0 is worse than that. NaN where it is undefined.
-        coefficients: Of the fit on all pictures, by covariate: by how many of its standard
+        coefficients: Of the fit on all images, by covariate: by how many of its standard
             deviations the target rises with one of the covariate's. Empty where undefined.
         left_out: Covariates that did not enter: constant, or undefined for more than half of the
-            pictures.
-        n: Pictures on which everything that enters is defined.
+            images.
+        n: Images on which everything that enters is defined.
         undefined: Why there is no regression, in a few words; None where there is one.
     """
 
@@ -45,25 +45,25 @@ def regress(
     target: Float64[np.ndarray, " image"],
     groups: Integer[np.ndarray, " image"],
 ) -> Regression:
-    """Ridge regression, cross-validated by leaving one group of pictures out at a time.
+    """Ridge regression, cross-validated by leaving one group of images out at a time.
 
     For every group, the covariates are standardised, and b, c and λ found, on the other groups
     alone: b and c minimise Σ (y − c − ⟨b, z⟩)² + λ n ‖b‖², and λ is the one of `PENALTIES` with the
-    least error when every picture of the other groups is left out in turn. Then
+    least error when every image of the other groups is left out in turn. Then
 
         R² = 1 − Σ (y − ŷ)² / Σ (y − ȳ)²
 
-    over all pictures, ŷ and the mean ȳ both from the groups that the picture is not in. It is
-    undefined with fewer than `MIN_PICTURES_PER_COVARIATE` pictures for each covariate, fewer than
+    over all images, ŷ and the mean ȳ both from the groups that the image is not in. It is
+    undefined with fewer than `MIN_IMAGES_PER_COVARIATE` images for each covariate, fewer than
     `MIN_GROUPS` groups, no covariate, or a target that does not vary.
 
     Args:
-        covariates: Numbers by name, one a picture; NaN where one is undefined.
-        target: The number to foretell, one a picture.
-        groups: The group that each picture belongs to, such as its block of the jackknife.
+        covariates: Numbers by name, one an image; NaN where one is undefined.
+        target: The number to foretell, one an image.
+        groups: The group that each image belongs to, such as its block of the jackknife.
 
     Returns:
-        The regression, whatever the order of the pictures.
+        The regression, whatever the order of the images.
     """
     entering = _select_covariates(covariates, target)
     left_out = tuple(name for name in covariates if name not in entering)
@@ -92,7 +92,7 @@ def _select_covariates(
     finite = {name: np.isfinite(values) & known for name, values in covariates.items()}
     names = [name for name in covariates if 2 * finite[name].sum() >= known.sum()]
     while True:
-        # On the pictures that will enter, which are more once a covariate has been left out.
+        # On the images that will enter, which are more once a covariate has been left out.
         complete = np.all([known, *(finite[name] for name in names)], axis=0)
         varying = [name for name in names if _varies(covariates[name][complete])]
         if varying == names:
@@ -109,15 +109,15 @@ def _explain_undefined(
     target: Float64[np.ndarray, " image"],
     groups: Integer[np.ndarray, " image"],
 ) -> str | None:
-    needed = MIN_PICTURES_PER_COVARIATE * num_covariates
+    needed = MIN_IMAGES_PER_COVARIATE * num_covariates
     if not _varies(target):
         return "the target does not vary"
     if num_covariates == 0:
         return "no covariate varies"
     if target.size < needed:
-        return f"{target.size} pictures, {needed} needed for {num_covariates} covariates"
+        return f"{target.size} images, {needed} needed for {num_covariates} covariates"
     if np.unique(groups).size < MIN_GROUPS:
-        return f"{np.unique(groups).size} groups of pictures, {MIN_GROUPS} needed"
+        return f"{np.unique(groups).size} groups of images, {MIN_GROUPS} needed"
     return None
 
 
@@ -127,7 +127,7 @@ def _fit(x: Float64[np.ndarray, "image covariate"], y: Float64[np.ndarray, " ima
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    # scikit-learn adds its penalty to a sum over pictures.
+    # scikit-learn adds its penalty to a sum over images.
     ridge = RidgeCV(alphas=len(y) * np.array(PENALTIES))
     return make_pipeline(StandardScaler(), ridge).fit(x, y)
 

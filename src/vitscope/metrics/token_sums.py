@@ -1,4 +1,4 @@
-"""Sums over images of the states of a few outstanding tokens; they merge exactly.
+"""Sums over images of the states of a few special tokens; they merge exactly.
 
 Mean pairwise cosine and share of variance both follow from the sums of a state, of its direction
 and of its squared norm: no pair of images is formed.

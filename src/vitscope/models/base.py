@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.images.preprocessing import Preprocessing
 from vitscope.layout import TokenLayout
 from vitscope.models.blocks import BlockParts, BlockRecorder, StopForward
 from vitscope.models.identity import Behaviour, describe_behaviour, hash_weights
@@ -17,7 +18,6 @@ from vitscope.models.own_hooks import one_forward
 from vitscope.models.precision import HALF_PRECISIONS, Autocast
 from vitscope.models.running import moved, undisturbed
 from vitscope.models.stream import StreamRecorder
-from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.trace import ClsTrace, StreamTrace
 
 Pixels = Float[Tensor, "batch channel height width"]
@@ -66,7 +66,7 @@ class ViTAdapter:
     Attributes:
         module: The vision tower.
         info: What it is.
-        preprocessing: How it wants its pictures.
+        preprocessing: How it wants its images.
         blocks: The analysable blocks by layer index: every block of a model with a [CLS] token,
             the pooling head alone (index = depth) of one with attention pooling.
         make_layout: From input height and width in pixels to the token layout.
@@ -244,7 +244,7 @@ class ViTAdapter:
         on_trace: Callable[[ClsTrace], None],
         on_stream: Callable[[StreamTrace], None] | None = None,
         *,
-        proven: bool = True,
+        verified: bool = True,
     ) -> Float[Tensor, "batch out"] | None:
         """Run the model on a batch and hand over the row of each chosen layer as it is passed.
 
@@ -255,8 +255,8 @@ class ViTAdapter:
                 are alive at a time.
             on_stream: Called once when the forward is over, with what the residual stream was at
                 every depth passed; left out, nothing of it is read.
-            proven: Whether the model runs to its end. If not, it is left at the attention of its
-                last block, where that is among the layers: the trace has nothing to be proven by,
+            verified: Whether the model runs to its end. If not, it is left at the attention of its
+                last block, where that is among the layers: the trace has nothing to be verified by,
                 and the stream no last depth. An attention-pooling head always runs in full.
 
         Returns:
@@ -274,7 +274,7 @@ class ViTAdapter:
                     layout,
                     on_trace,
                     last=layer == self.last_layer,
-                    leave=not proven,
+                    leave=not verified,
                     autocast=self.autocast.half is not None,
                 )
                 for layer in layers

@@ -112,7 +112,7 @@ class BlockRecorder:
 
     Of the last block the row can be had without the block: from what its attention is called with.
     It is had this way whether the block is then run or left, so that the proof of one batch is a
-    proof of the way itself, and no ledger depends on which batches are proven.
+    proof of the way itself, and no ledger depends on which batches are verified.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The outstanding tokens of one block: [CLS], each register, and the highest-norm patch."""
+"""The special tokens of one block: [CLS], each register, and the highest-norm patch."""
 
 import torch
 from jaxtyping import Float
@@ -30,7 +30,7 @@ def name_tokens(layout: TokenLayout) -> tuple[str, ...]:
 
 
 class TokenPicker:
-    """Takes the outstanding tokens out of everything that passes through a block."""
+    """Takes the special tokens out of everything that passes through a block."""
 
     def __init__(self, layout: TokenLayout) -> None:
         """Prepare to pick.

@@ -1,4 +1,4 @@
-"""What the outstanding tokens hold at the input of the audited block."""
+"""What the special tokens hold at the input of the audited block."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,7 +32,7 @@ _STATES = ("hidden", "normed", "keys", "values")
 
 
 def draw_anatomy(results: Sequence[ModelResult]) -> ReportFigure:
-    """Norm of [CLS], registers and patches, and how alike their states are over pictures.
+    """Norm of [CLS], registers and patches, and how alike their states are over images.
 
     Args:
         results: Results of any kind.
@@ -45,7 +45,7 @@ def draw_anatomy(results: Sequence[ModelResult]) -> ReportFigure:
         selection = select(results, _read_norms, choices=[LAYER])
         panels = []
         rows: list[tuple[str, ...]] = []
-        notes = [f"{describe_n(selection.results)}. Thin lines: 5 to 95 % of the pictures."]
+        notes = [f"{describe_n(selection.results)}. Thin lines: 5 to 95 % of the images."]
         for model, norms in selection.found:
             data = [
                 {
@@ -77,8 +77,8 @@ def draw_anatomy(results: Sequence[ModelResult]) -> ReportFigure:
         key="anatomy",
         title="What do the special tokens hold?",
         meaning="The length of each special token where the last block begins, beside that of "
-        "patches. A token that is far longer than all others, and the same for every picture, is "
-        "a store and no description of the picture.",
+        "patches. A token that is far longer than all others, and the same for every image, is "
+        "a store and no description of the image.",
         terms=("anatomy", "high-norm"),
     )
 
@@ -108,7 +108,7 @@ def _describe_dominant(model: ModelResult) -> list[str]:
         return []
     ratio = number(find(dominant, "ratio"))
     times = "" if ratio is None else f", its mean norm {ratio:.3g} times that of the others"
-    where = f"in {tell_percent(share)} of the pictures"
+    where = f"in {tell_percent(share)} of the images"
     return [f"{model.label}: register {index:.0f} has the highest norm {where}{times}."]
 
 

@@ -247,11 +247,11 @@ def plot_histogram(description: str) -> Spec:
         .encode(
             x=alt.X("low:Q", bin="binned", title=None, axis=alt.Axis(tickCount=6, grid=False)),
             x2="high:Q",
-            y=alt.Y("share:Q", title="pictures", axis=alt.Axis(format="%", tickCount=4)),
+            y=alt.Y("share:Q", title="images", axis=alt.Axis(format="%", tickCount=4)),
             tooltip=[
                 alt.Tooltip("low:Q", title="from", format=".4~g"),
                 alt.Tooltip("high:Q", title="to", format=".4~g"),
-                alt.Tooltip("share:Q", title="pictures", format=".1%"),
+                alt.Tooltip("share:Q", title="images", format=".1%"),
             ],
         )
     )

@@ -1,4 +1,4 @@
-"""The numbers of single pictures in words, and how they are spread over all pictures."""
+"""The numbers of single images in words, and how they are spread over all images."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _GROUPS = (
     ("attention_mass_", "Attention mass", "attention-mass"),
     ("centred_share_", "Centred share", "centred-share"),
     ("share_without_bias_", "Share, bias aside", "share"),
-    ("covariate_", "Picture", "covariates"),
+    ("covariate_", "Image", "covariates"),
     ("token_norm_", "Norm", "anatomy"),
     ("share_", "Share", "share"),
 )
@@ -53,7 +53,7 @@ _TOTALS = {"attention_total": "all together (t)", "residual_total": "all togethe
 
 @dataclass(frozen=True)
 class Column:
-    """A number that every picture has.
+    """A number that every image has.
 
     Attributes:
         name: As in the table of the result.
@@ -76,13 +76,13 @@ class Column:
 
 
 @dataclass(frozen=True)
-class PictureNumbers:
-    """Numbers of all pictures of one result.
+class ImageNumbers:
+    """Numbers of all images of one result.
 
     Attributes:
         columns: What they are.
         values: One row a column; NaN where one is undefined.
-        rows: Place of each picture by its digest.
+        rows: Place of each image by its digest.
     """
 
     columns: tuple[Column, ...]
@@ -92,12 +92,12 @@ class PictureNumbers:
     @classmethod
     def of_columns(
         cls, columns: Mapping[str, Float64[np.ndarray, " image"]], digests: Sequence[str]
-    ) -> "PictureNumbers":
+    ) -> "ImageNumbers":
         """Put numbers in the order in which they are offered.
 
         Args:
-            columns: The number of each picture, by column.
-            digests: Identity of each picture.
+            columns: The number of each image, by column.
+            digests: Identity of each image.
 
         Returns:
             The numbers, by kind.
@@ -109,7 +109,7 @@ class PictureNumbers:
 
 
 def describe_column(name: str) -> Column:
-    """A column of the table of pictures in words.
+    """A column of the table of images in words.
 
     Args:
         name: Its name.
@@ -133,11 +133,11 @@ def describe_column(name: str) -> Column:
     return Column(name, "Other", printable(name.replace("_", " ")), "")
 
 
-def collect_numbers(table: pa.Table) -> PictureNumbers:
-    """The numbers of a table that differ between its pictures.
+def collect_numbers(table: pa.Table) -> ImageNumbers:
+    """The numbers of a table that differ between its images.
 
     Args:
-        table: One row a picture, with `image_id`.
+        table: One row an image, with `image_id`.
 
     Returns:
         The numbers, by kind.
@@ -151,14 +151,14 @@ def collect_numbers(table: pa.Table) -> PictureNumbers:
         known = values[~np.isnan(values)]
         if known.size and np.ptp(known) > _NOISE * np.abs(known).max():
             columns[name] = values
-    return PictureNumbers.of_columns(columns, table["image_id"].to_pylist())
+    return ImageNumbers.of_columns(columns, table["image_id"].to_pylist())
 
 
 def count_bins(values: Float64[np.ndarray, " image"]) -> dict[str, Any]:
-    """How a number is spread over pictures.
+    """How a number is spread over images.
 
     Args:
-        values: The number of each picture; NaN where it is undefined, and not all the same.
+        values: The number of each image; NaN where it is undefined, and not all the same.
 
     Returns:
         `start` and `step` of the bins, `counts` in each, and `n`, `mean`, `p05`, `p50`, `p95`.

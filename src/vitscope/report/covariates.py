@@ -1,4 +1,4 @@
-"""What goes with a picture's sources: rank correlations with what can be seen in it."""
+"""What goes with an image's sources: rank correlations with what can be seen in it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ Correlations = Mapping[tuple[str, str], tuple[Interval, bool]]
 
 
 def draw_covariates(results: Sequence[ModelResult]) -> ReportFigure:
-    """Rank correlations of the sources' shares with covariates of the picture.
+    """Rank correlations of the sources' shares with covariates of the image.
 
     Args:
         results: Results of any kind.
@@ -75,8 +75,8 @@ def draw_covariates(results: Sequence[ModelResult]) -> ReportFigure:
     return make_figure(
         draw,
         key="covariates",
-        title="What is it about a picture?",
-        meaning="Whether pictures that lean more on a source have something in common that needs "
+        title="What is it about an image?",
+        meaning="Whether images that lean more on a source have something in common that needs "
         "no label: to the right, the share of the source rises with it.",
         terms=("covariates", "rank-correlation", "centred-share"),
     )

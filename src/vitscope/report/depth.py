@@ -49,7 +49,7 @@ def draw_layer_similarity(results: Results) -> ReportFigure:
 
     def draw() -> Mapping[str, Any]:
         selection = select(results, lambda one: _read_layers(one, "layer_similarity", read_spread))
-        notes = (f"{describe_n(selection.results)}. Bands: 5 to 95 % of the pictures.",)
+        notes = (f"{describe_n(selection.results)}. Bands: 5 to 95 % of the images.",)
         return _draw(selection, "cosine with the last [CLS]", tell_number, notes)
 
     return make_figure(
@@ -101,7 +101,7 @@ def draw_high_norm(results: Results) -> ReportFigure:
         key="high-norm",
         title="Are patches used as storage?",
         meaning="The part of patch tokens whose norm stands out of all others, layer by layer: "
-        "such tokens have given up their place in the picture to hold something else.",
+        "such tokens have given up their place in the image to hold something else.",
         terms=("high-norm",),
     )
 

@@ -92,19 +92,19 @@ def make_policy(scripts: Iterable[str], styles: Iterable[str]) -> str:
     )
 
 
-def encode_picture(picture: UInt8[np.ndarray, "height width 3"]) -> str:
+def encode_image(image: UInt8[np.ndarray, "height width 3"]) -> str:
     """A thumbnail.
 
     Args:
-        picture: Red, green and blue.
+        image: Red, green and blue.
 
     Returns:
         A JPEG file, base64.
     """
-    image = Image.fromarray(picture)
-    image.thumbnail((_LONGEST_PX, _LONGEST_PX), Image.Resampling.LANCZOS)
+    thumbnail = Image.fromarray(image)
+    thumbnail.thumbnail((_LONGEST_PX, _LONGEST_PX), Image.Resampling.LANCZOS)
     file = BytesIO()
-    image.save(file, "JPEG", quality=_QUALITY, optimize=True)
+    thumbnail.save(file, "JPEG", quality=_QUALITY, optimize=True)
     return b64encode(file.getvalue()).decode()
 
 

@@ -23,14 +23,14 @@ from vitscope.report.definitions import read_definitions
 from vitscope.report.depth import draw_high_norm, draw_layer_similarity
 from vitscope.report.embedding import as_written, embed_json, embed_script, make_policy
 from vitscope.report.figure import ReportFigure, name_term
+from vitscope.report.images import MAX_BYTES, collect_images
 from vitscope.report.legend import draw_key
-from vitscope.report.pictures import MAX_BYTES, collect_pictures
 from vitscope.report.sources import (
     draw_attention,
-    draw_bill,
     draw_cka,
     draw_norms,
     draw_one_shot,
+    draw_variance_share,
 )
 from vitscope.report.verdicts import describe_origin, describe_verdict
 
@@ -42,7 +42,7 @@ _SECTIONS = (
     ("sources", "Sources"),
     ("layers", "Layers"),
     ("tokens", "Special tokens"),
-    ("pictures", "Pictures"),
+    ("images", "Images"),
     ("gallery", "Gallery"),
     ("definitions", "Definitions"),
 )
@@ -53,7 +53,7 @@ def write_report(
     out: str | Path,
     *,
     overwrite: bool = False,
-    max_picture_bytes: int = MAX_BYTES,
+    max_image_bytes: int = MAX_BYTES,
 ) -> Path:
     """Write saved results as one HTML file that opens from disk and loads nothing.
 
@@ -61,7 +61,7 @@ def write_report(
         results: Results, or folders that hold results anywhere below.
         out: File to write; written whole or not at all.
         overwrite: Whether an earlier report there is replaced.
-        max_picture_bytes: What pictures and maps may take in it.
+        max_image_bytes: What images and maps may take in it.
 
     Returns:
         The file.
@@ -76,7 +76,7 @@ def write_report(
     target = Path(out)
     with staged_file(target, replaces=is_report if overwrite else never) as staging:
         found = load_results([Path(folder) for folder in results])
-        page = render_report(found, max_picture_bytes)
+        page = render_report(found, max_image_bytes)
         write_text(staging, page.replace(_NO_DIGEST, _digest(page), 1))
     return target
 
@@ -99,12 +99,12 @@ def _digest(page: str) -> str:
     return blake2b(page.encode(errors="backslashreplace"), digest_size=16).hexdigest()
 
 
-def render_report(results: Sequence[ModelResult], max_picture_bytes: int = MAX_BYTES) -> str:
+def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYTES) -> str:
     """The text of the page.
 
     Args:
         results: Results of any kind, in order.
-        max_picture_bytes: What pictures and maps may take in it.
+        max_image_bytes: What images and maps may take in it.
 
     Returns:
         HTML.
@@ -119,10 +119,10 @@ def render_report(results: Sequence[ModelResult], max_picture_bytes: int = MAX_B
         for figure in (*figures, covariates)
         for index, panel in enumerate(figure.panels)
     }
-    pictures = collect_pictures(results, max_bytes=max_picture_bytes)
-    labels = [one["label"] for one in pictures["distributions"]]
+    images = collect_images(results, max_bytes=max_image_bytes)
+    labels = [one["label"] for one in images["distributions"]]
     for index, label in enumerate(labels):
-        words = f"spread over pictures, {label}: the number chosen above"
+        words = f"spread over images, {label}: the number chosen above"
         charts[f"distribution/{index}"] = plot_histogram(words)
     scripts = [embed_script(_bundle_library()), _read_scripts()]
     style = _read_template("report.css")
@@ -137,13 +137,13 @@ def render_report(results: Sequence[ModelResult], max_picture_bytes: int = MAX_B
             style=as_written(style),
             scripts=[as_written(script) for script in scripts],
             charts=as_written(embed_json(charts)),
-            pictures=as_written(embed_json(pictures)),
+            images=as_written(embed_json(images)),
             sections=_SECTIONS,
             cards=[describe_verdict(audit) for audit in audits],
             chapters=chapters,
             distributions=labels,
             covariates=covariates,
-            has_pictures=bool(pictures["galleries"]),
+            has_images=bool(images["galleries"]),
             definitions=read_definitions(),
             origins=[describe_origin(result) for result in results],
         )
@@ -152,7 +152,7 @@ def render_report(results: Sequence[ModelResult], max_picture_bytes: int = MAX_B
 
 def _make_chapters(results: Sequence[ModelResult]) -> list[Mapping[str, Any]]:
     sources: list[ReportFigure] = [
-        draw_bill(results),
+        draw_variance_share(results),
         draw_attention(results),
         draw_norms(results),
         draw_cka("residual", results),

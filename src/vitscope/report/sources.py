@@ -1,4 +1,4 @@
-"""Where the output comes from: the bill, the attention, the geometry, and what classes survive."""
+"""Where the output comes from: variance shares, attention, geometry, and what classes survive."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -32,8 +32,8 @@ _CLS = count_cls(*TERMS)
 _READOUTS = {"residual": "the residual stream r", "attention": "the attention branch's output t"}
 
 
-def draw_bill(results: Results) -> ReportFigure:
-    """The itemised bill: variance share of each term.
+def draw_variance_share(results: Results) -> ReportFigure:
+    """Variance share of each term.
 
     Args:
         results: Results of any kind.
@@ -45,9 +45,9 @@ def draw_bill(results: Results) -> ReportFigure:
         lambda: _draw(
             results, _read_shares, "share of the output’s variance", tell_percent, form="%"
         ),
-        key="bill",
+        key="variance-share",
         title="Where does the output come from?",
-        meaning="Each bar is the part of the output’s variance over pictures that one source "
+        meaning="Each bar is the part of the output’s variance over images that one source "
         "wrote; the bars of a model add up to 100 %, and a bar below zero takes away.",
         terms=("variance-share", "terms", "interval"),
     )
@@ -70,7 +70,7 @@ def draw_attention(results: Results) -> ReportFigure:
             tell_percent,
             form="%",
             domain=(0.0, 1.0),
-            note="Thin lines: 5 to 95 % of the pictures.",
+            note="Thin lines: 5 to 95 % of the images.",
         ),
         key="attention",
         title="Where does [CLS] look?",
@@ -95,12 +95,12 @@ def draw_norms(results: Results) -> ReportFigure:
             partial(_read_means, "contribution_norm"),
             "length of what is added",
             lambda value: f"{value:.3g}",
-            note="Thin lines: 5 to 95 % of the pictures.",
+            note="Thin lines: 5 to 95 % of the images.",
         ),
         key="norms",
         title="How long is what each source adds?",
         meaning="The mean length of the vector that each source adds to [CLS]. What is long and "
-        "the same for every picture counts here and not in the bill.",
+        "the same for every image counts here and not in the variance share.",
         terms=("contribution-norm", "terms"),
     )
 
@@ -130,7 +130,7 @@ def draw_cka(readout: str, results: Results) -> ReportFigure:
         title="Would one source alone do?"
         if readout == "residual"
         else "Would one kind of token alone do?",
-        meaning=f"How alike {_READOUTS[readout]} and what one source wrote arrange the pictures: "
+        meaning=f"How alike {_READOUTS[readout]} and what one source wrote arrange the images: "
         "1 is the same arrangement, 0 an unrelated one.",
         terms=("cka", "readouts", "interval"),
     )
@@ -160,7 +160,7 @@ def draw_one_shot(results: Results) -> list[ReportFigure]:
             ),
             key=f"one-shot-{place}",
             title=f"Do the classes survive? ({printable(classifier)} classifier)",
-            meaning="A classifier learns from full outputs, one picture a class, and is tested on "
+            meaning="A classifier learns from full outputs, one image a class, and is tested on "
             "outputs that one source alone wrote.",
             terms=("one-shot", "terms"),
         )

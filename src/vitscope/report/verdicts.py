@@ -47,13 +47,13 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
         result: An audit.
 
     Returns:
-        Status and how it looks, sentence, bill, facts and notes, all of them text.
+        Status and how it looks, sentence, variance shares, facts and notes, all of them text.
     """
     summary = result.summary
     status = str(find(summary, "verdict") or "no verdict")
     mood, symbol = _MOODS.get(status, ("unknown", "?"))
     text = str(find(summary, "verdict_text") or "no verdict was saved")
-    bill = _stack_bill(summary)
+    shares = _stack_shares(summary)
     notes = [find(summary, part, "notes") for part in ("model", "data")]
     settings = describe_settings(summary)
     return {
@@ -64,8 +64,8 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
         "id": result.model_id,
         "text": f"{text[:1].upper()}{text[1:]}.",
         "layers": _tabulate_layers(summary),
-        "bill": bill,
-        "bill_told": ", ".join(part["told"] for part in bill),
+        "variance-share": shares,
+        "shares_told": ", ".join(part["told"] for part in shares),
         "facts": _list_facts(result),
         "settings": f"Settings other than by default: {settings}." if settings else "",
         "notes": [str(note) for told in notes if isinstance(told, list) for note in told],
@@ -122,7 +122,7 @@ def _list_facts(result: ModelResult) -> list[tuple[str, str, str]]:
         _tell_fact("variance from patches", read_estimate(find(summary, *_SHARE)), tell_percent),
         _tell_fact("CKA of r with the patches", read_cka(find(summary, *_CKA))),
         _tell_fact("attention on patches, mean", mass, tell_percent),
-        ("pictures", f"{result.num_images:,}", ", ".join(left_out)),
+        ("images", f"{result.num_images:,}", ", ".join(left_out)),
         ("parameters", params, ""),
         ("largest error of the ledger", told_error, ""),
     ]
@@ -138,7 +138,7 @@ def _tell_fact(
     return name, told(estimate.value), f"{told(estimate.low)} to {told(estimate.high)}"
 
 
-def _stack_bill(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _stack_shares(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     tree = find_terms(summary, "variance_share", "residual")
     estimates = {term: read_estimate(tree[term]) for term in in_term_order(list(tree))}
     shares = {term: one.value for term, one in estimates.items() if one is not None}

@@ -21,7 +21,7 @@ class Claim:
         statement: What the paper says.
         criterion: When the measurement agrees.
         check: Holds the criterion against all models.
-        data: Set of pictures.
+        data: Set of images.
     """
 
     where: str
@@ -41,7 +41,7 @@ def check_each(
         sizes: Sizes, a letter each.
         quantity: What is tested.
         test: The test.
-        data: Set of pictures.
+        data: Set of images.
 
     Returns:
         The check.
@@ -60,7 +60,7 @@ def compare_in_giant(
         models: All models.
         smaller: The number that is expected to be the smaller one.
         larger: The other.
-        data: Set of pictures.
+        data: Set of images.
 
     Returns:
         The answer.

@@ -73,7 +73,7 @@ def between(number: Measured, low: float, high: float) -> Check:
 def in_order(smaller: Measured, larger: Measured) -> Check:
     """Whether one number is smaller than another.
 
-    Of two numbers over the same pictures this asks for more than it must: intervals that overlap
+    Of two numbers over the same images this asks for more than it must: intervals that overlap
     may belong to numbers that differ.
 
     Args:
@@ -185,7 +185,7 @@ def untellable(numbers: Sequence[Measured], reason: str) -> Check:
 
 
 def describe(numbers: Sequence[Measured]) -> str:
-    """Numbers in one line, with intervals and the number of pictures.
+    """Numbers in one line, with intervals and the number of images.
 
     Args:
         numbers: What a criterion was held against.

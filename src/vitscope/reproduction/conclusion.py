@@ -13,15 +13,15 @@ from vitscope.files.storage import MARKER
 from vitscope.reproduction.claims import Finding, judge_claims, write_claims
 from vitscope.reproduction.evidence import Data, ModelEvidence
 from vitscope.reproduction.run import Reproduction
-from vitscope.reproduction.stages import IMAGENET, MAPS, ONE_SHOT, PICTURES
+from vitscope.reproduction.stages import IMAGENET, IMAGES, MAPS, ONE_SHOT
 
 FIGURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"figures": (PICTURES, ONE_SHOT, MAPS), "figures-imagenet": (IMAGENET,)}
+    {"figures": (IMAGES, ONE_SHOT, MAPS), "figures-imagenet": (IMAGENET,)}
 )
 """Folders of figures, and the stages that each is drawn from."""
 
 _STAGES: Mapping[Data, str] = MappingProxyType(
-    {"COCO": PICTURES, "ImageNet": IMAGENET, "one-shot": ONE_SHOT}
+    {"COCO": IMAGES, "ImageNet": IMAGENET, "one-shot": ONE_SHOT}
 )
 
 
@@ -51,7 +51,7 @@ def judge_all_claims(run: Reproduction) -> list[Finding]:
 def draw_all_figures(
     run: Reproduction, name: str, formats: Sequence[Format]
 ) -> FigureFolder | None:
-    """Draw the figures of one set of pictures.
+    """Draw the figures of one set of images.
 
     Args:
         run: A reproduction.

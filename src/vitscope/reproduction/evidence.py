@@ -11,10 +11,10 @@ from vitscope.results.verdict import MIN_IMAGES_TO_JUDGE
 Data = Literal["COCO", "ImageNet", "one-shot"]
 Summary = Mapping[str, Any]
 
-MIN_PICTURES = MIN_IMAGES_TO_JUDGE
+MIN_IMAGES = MIN_IMAGES_TO_JUDGE
 """The same as for the verdict, and for the same reason."""
-MIN_PICTURES_WITHOUT_INTERVAL = 100
-"""For numbers that have no interval, so that 5 % of the pictures are five or more."""
+MIN_IMAGES_WITHOUT_INTERVAL = 100
+"""For numbers that have no interval, so that 5 % of the images are five or more."""
 
 _KINDS = {"COCO": "audit", "ImageNet": "audit on ImageNet", "one-shot": "one-shot result"}
 
@@ -27,10 +27,10 @@ class ModelEvidence:
         recipe: Training recipe, such as "DINOv2 with registers".
         size: Label of the size, such as "S" or "B/16"; None where it has none.
         num_params: Parameters of the vision tower.
-        audit: Summary of the audit on the main set of pictures, where there is one.
+        audit: Summary of the audit on the main set of images, where there is one.
         imagenet: Summary of the audit on the second set.
         one_shot: Summary of the one-shot classification.
-        absent: Why a summary is not there, by set of pictures, where the reason is known.
+        absent: Why a summary is not there, by set of images, where the reason is known.
     """
 
     recipe: str
@@ -42,7 +42,7 @@ class ModelEvidence:
     absent: Mapping[Data, str] = field(default_factory=dict)
 
     def summary(self, data: Data) -> Summary | None:
-        """What was measured on one set of pictures.
+        """What was measured on one set of images.
 
         Args:
             data: Which.
@@ -76,13 +76,13 @@ class Quantity:
         name: In words.
         source: Where it comes from in the summary.
         read: Reads it; raises UntoldError where it is missing.
-        min_pictures: Pictures that it takes to say anything.
+        min_images: Images that it takes to say anything.
     """
 
     name: str
     source: str
     read: Callable[[Summary], Reading]
-    min_pictures: int = MIN_PICTURES
+    min_images: int = MIN_IMAGES
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Measured:
         size: Size alone.
         quantity: What was measured.
         reading: The number; None where there is none.
-        count: Pictures that it is over.
+        count: Images that it is over.
         gap: Why nothing can be told by it; empty where something can.
     """
 
@@ -139,7 +139,7 @@ def measure(
 
     Args:
         models: All models.
-        data: Set of pictures.
+        data: Set of images.
         recipe: Training recipe.
         size: Size without patch size: "B" is also "B/16".
         quantity: What to read.
@@ -166,7 +166,7 @@ def measure_sizes(
 
     Args:
         models: All models.
-        data: Set of pictures.
+        data: Set of images.
         recipe: Training recipe.
         quantity: What to read.
         needed: Sizes that must be there.
@@ -196,21 +196,21 @@ def _read(model: ModelEvidence, data: Data, quantity: Quantity) -> Measured:
     if summary is None:
         gap = model.absent.get(data) or f"no {_KINDS[data]} of {name}"
         return Measured(name, size, quantity, None, 0, gap)
-    count = count_pictures(summary)
+    count = count_images(summary)
     try:
         reading = quantity.read(summary)
     except UntoldError as reason:
         return Measured(name, size, quantity, None, count, f"{name}: {quantity.name} {reason}")
     gap = ""
-    if count < quantity.min_pictures:
-        gap = f"{name}: n = {count}, {quantity.name} needs {quantity.min_pictures} pictures"
+    if count < quantity.min_images:
+        gap = f"{name}: n = {count}, {quantity.name} needs {quantity.min_images} images"
     elif reading.low is None or reading.high is None:
         gap = f"{name}: {quantity.name} has no interval"
     return Measured(name, size, quantity, reading, count, gap)
 
 
-def count_pictures(summary: Summary) -> int:
-    """Pictures that a summary is over.
+def count_images(summary: Summary) -> int:
+    """Images that a summary is over.
 
     Args:
         summary: Content of `summary.json`.

@@ -27,10 +27,10 @@ class Finding:
 
     Attributes:
         where: Figure or section of the paper.
-        data: Pictures that it was measured on, by the name of the paper's: "COCO" is the main set.
+        data: Images that it was measured on, by the name of the paper's: "COCO" is the main set.
         claim: What the paper says.
         criterion: When the measurement agrees.
-        measured: The numbers, with 95 % intervals and the number of pictures.
+        measured: The numbers, with 95 % intervals and the number of images.
         answer: Whether it agrees.
         reason: Why it does not, or cannot be told; empty where it agrees.
     """
@@ -106,7 +106,7 @@ def _make_page(findings: Sequence[Finding]) -> str:
         "",
         f"Of {len(findings)} claims {count_answers(findings)}. Numbers in brackets are 95 % "
         "intervals; a criterion is met, or not met, where the whole interval says so. COCO stands "
-        "for the main set of pictures.",
+        "for the main set of images.",
         "",
         _row(_HEADINGS),
         _row(["---"] * len(_HEADINGS)),

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from vitscope.adapters.registry import load_model
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable
 from vitscope.models.base import ViTAdapter
-from vitscope.models.cache import find_weights
-from vitscope.models.catalogue import CatalogueEntry, plan_models
-from vitscope.models.registry import load_model
+from vitscope.weights.cache import find_weights
+from vitscope.weights.catalogue import CatalogueEntry, plan_models
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -20,7 +20,7 @@ class PlannedModel:
     """One model of a reproduction.
 
     Attributes:
-        name: Its plain name.
+        name: Its built-in name.
         recipe: Training recipe.
         size: Label of its size.
         num_params: Parameters of the vision tower.

@@ -15,12 +15,12 @@ from vitscope.figures.numbers import (
     tell_undefined_cka,
 )
 from vitscope.reproduction.evidence import (
-    MIN_PICTURES_WITHOUT_INTERVAL,
+    MIN_IMAGES_WITHOUT_INTERVAL,
     Quantity,
     Reading,
     Summary,
     UntoldError,
-    count_pictures,
+    count_images,
 )
 from vitscope.reproduction.readings import (
     MISSING,
@@ -88,7 +88,7 @@ def one_shot_kept(readout: str, classifier: str) -> Quantity:
 
 
 def token_state(state: str, key: str, name: str) -> Quantity:
-    """How much a state of the dominant register depends on the picture.
+    """How much a state of the dominant register depends on the image.
 
     Args:
         state: "hidden" or "normed".
@@ -116,7 +116,7 @@ def _ends(interval: Interval) -> tuple[float | None, float | None]:
 
 
 def _mean_at(summary: Summary, *path: str) -> Reading:
-    return read_mean(find(summary, *path), count_pictures(summary))
+    return read_mean(find(summary, *path), count_images(summary))
 
 
 def _patch_share(summary: Summary) -> Any:
@@ -126,7 +126,7 @@ def _patch_share(summary: Summary) -> Any:
 
 
 def _read_patch_share(summary: Summary) -> Reading:
-    return read_mean(_patch_share(summary), count_pictures(summary), at_most=1.0)
+    return read_mean(_patch_share(summary), count_images(summary), at_most=1.0)
 
 
 def _read_patch_share_width(summary: Summary) -> Reading:
@@ -157,11 +157,11 @@ def _read_same_register(summary: Summary) -> Reading:
     share = number(find(_dominant(summary), "share"))
     if share is None:
         raise UntoldError(MISSING)
-    return read_proportion(share, count_pictures(summary))
+    return read_proportion(share, count_images(summary))
 
 
 def _read_register_ratio(summary: Summary) -> Reading:
-    norms, count = find_terms(summary, "anatomy", "norms"), count_pictures(summary)
+    norms, count = find_terms(summary, "anatomy", "norms"), count_images(summary)
     highest = _name_dominant(summary)
     names = sorted(name for name in norms if name.startswith("register_"))
     others = [read_mean(norms[name], count) for name in names if name != highest]
@@ -187,11 +187,11 @@ def _read_scaled_down(summary: Summary) -> Reading:
     return take_as_it_is(after / before, f"{before:.4g} before, {after:.4g} after")
 
 
-def _read_outlier_pictures(summary: Summary) -> Reading:
+def _read_outlier_images(summary: Summary) -> Reading:
     rows = find(summary, "high_norm_tokens")
     if not isinstance(rows, list) or len(rows) < 2:
         raise UntoldError(MISSING)
-    part, count = number(find(rows[-2], "images_fraction")), count_pictures(summary)
+    part, count = number(find(rows[-2], "images_fraction")), count_images(summary)
     if part is not None:
         return read_proportion(part, count)
     bound = number(find(rows[-2], "images_fraction_at_most"))
@@ -215,7 +215,7 @@ def _similarities(summary: Summary) -> list[Reading]:
     rows = find(summary, "layer_similarity")
     if not isinstance(rows, list) or len(rows) < 3:
         raise UntoldError(MISSING)
-    return [read_mean(row, count_pictures(summary), at_most=1.0) for row in rows]
+    return [read_mean(row, count_images(summary), at_most=1.0) for row in rows]
 
 
 def _read_before_last(summary: Summary) -> Reading:
@@ -240,7 +240,7 @@ def _read_largest_step(summary: Summary) -> Reading:
     return Reading(value, max(lows), max(highs))
 
 
-_WITHOUT_INTERVAL = MIN_PICTURES_WITHOUT_INTERVAL
+_WITHOUT_INTERVAL = MIN_IMAGES_WITHOUT_INTERVAL
 
 PATCH_SHARE = Quantity("patch share", "patch_share.{mean, std}", _read_patch_share)
 PATCH_SHARE_WIDTH = Quantity(
@@ -253,7 +253,7 @@ LOWEST_PATCH_SHARE = Quantity(
     "5 % quantile of patch share", "patch_share.p05", _read_lowest_patch_share, _WITHOUT_INTERVAL
 )
 SAME_REGISTER = Quantity(
-    "part of the pictures with the same register highest",
+    "part of the images with the same register highest",
     "anatomy.dominant_register.share",
     _read_same_register,
 )
@@ -272,10 +272,10 @@ SCALED_DOWN = Quantity(
     _read_scaled_down,
     _WITHOUT_INTERVAL,
 )
-OUTLIER_PICTURES = Quantity(
-    "part of the pictures with high-norm patch tokens",
+OUTLIER_IMAGES = Quantity(
+    "part of the images with high-norm patch tokens",
     "high_norm_tokens[L − 1].{images_fraction, images_fraction_at_most}",
-    _read_outlier_pictures,
+    _read_outlier_images,
 )
 PATCH_COSINE = Quantity(
     "cos(c_patches, t)", "cosine.attention.patches.{mean, std}", _read_patch_cosine

@@ -14,11 +14,11 @@ _Z_975 = 1.959963984540054
 
 
 def read_mean(tree: Any, count: int, *, at_most: float = math.inf) -> Reading:
-    """A mean over pictures with its 95 % interval.
+    """A mean over images with its 95 % interval.
 
     Args:
         tree: A distribution: `mean`, and `std` with divisor n.
-        count: Pictures, n.
+        count: Images, n.
         at_most: What the mean cannot exceed; the interval ends there.
 
     Returns:
@@ -37,11 +37,11 @@ def read_mean(tree: Any, count: int, *, at_most: float = math.inf) -> Reading:
 
 
 def read_proportion(part: float, count: int) -> Reading:
-    """A part of the pictures with its 95 % interval.
+    """A part of the images with its 95 % interval.
 
     Args:
         part: The part, 0 to 1.
-        count: Pictures, n.
+        count: Images, n.
 
     Returns:
         The part and Wilson's interval.

@@ -11,7 +11,7 @@ from vitscope.reproduction.quantities import (
     LOWEST_PATCH_SHARE,
     NORMED_COSINE,
     NORMED_VARIANCE,
-    OUTLIER_PICTURES,
+    OUTLIER_IMAGES,
     PATCH_COSINE,
     PATCH_SHARE,
     PATCH_SHARE_WIDTH,
@@ -60,13 +60,13 @@ def _claim_attention() -> list[Claim]:
         ),
         Claim(
             "Fig. 2a",
-            "in giant with registers the spread of patch share over pictures is very large",
+            "in giant with registers the spread of patch share over images is very large",
             "its 5 % and 95 % quantiles lie more than 0.5 apart",
             each("g", PATCH_SHARE_WIDTH, partial(above, line=0.5)),
         ),
         Claim(
             "Fig. 2a",
-            "in giant with registers some pictures almost ignore patches",
+            "in giant with registers some images almost ignore patches",
             "5 % quantile of patch share below 0.1",
             each("g", LOWEST_PATCH_SHARE, partial(below, line=0.1)),
         ),
@@ -78,8 +78,8 @@ def _claim_anatomy() -> list[Claim]:
     return [
         Claim(
             "Sec. 3.2",
-            "in giant the same register has the highest norm for any picture",
-            "it has in more than 95 % of the pictures (Wilson's interval)",
+            "in giant the same register has the highest norm for any image",
+            "it has in more than 95 % of the images (Wilson's interval)",
             each("g", SAME_REGISTER, partial(above, line=0.95)),
         ),
         Claim(
@@ -90,8 +90,7 @@ def _claim_anatomy() -> list[Claim]:
         ),
         Claim(
             "Sec. 3.2",
-            "in giant that register is the same vector for all pictures: mean pairwise cosine "
-            "0.9989",
+            "in giant that register is the same vector for all images: mean pairwise cosine 0.9989",
             "mean pairwise cosine before the layer norm above 0.99",
             each("g", HIDDEN_COSINE, partial(above, line=0.99)),
         ),
@@ -104,7 +103,7 @@ def _claim_anatomy() -> list[Claim]:
         ),
         Claim(
             "Sec. 3.2",
-            "in giant that register depends visibly on the picture after the layer norm",
+            "in giant that register depends visibly on the image after the layer norm",
             "pairwise cosine lower and variance share higher after the layer norm than before, "
             "intervals apart",
             lambda models: all_of(
@@ -172,16 +171,16 @@ def _claim_example() -> list[Claim]:
     return [
         Claim(
             "Fig. 4",
-            "giant with registers has a clean attention map (the paper's example picture)",
+            "giant with registers has a clean attention map (the paper's example image)",
             "high-norm patch tokens, which such maps show as artefacts, at the last block's input "
             "in less than 5 % of the images (Wilson's interval; where none are found, the most "
             "that so few images may hide); over all images, not the paper's one",
-            each("g", OUTLIER_PICTURES, partial(below, line=0.05)),
+            each("g", OUTLIER_IMAGES, partial(below, line=0.05)),
         ),
         Claim(
             "Fig. 4",
-            "giant with registers, the paper's example picture: cos(c_patches, t) = −0.0092",
-            "mean cosine between −0.1 and 0.1; over all pictures, not the paper's one",
+            "giant with registers, the paper's example image: cos(c_patches, t) = −0.0092",
+            "mean cosine between −0.1 and 0.1; over all images, not the paper's one",
             each("g", PATCH_COSINE, partial(between, low=-0.1, high=0.1)),
         ),
     ]

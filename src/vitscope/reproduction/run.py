@@ -2,9 +2,9 @@
 
 Requirements met here:
 
-- What is finished stays: the same command goes on where it was stopped.
-- A model that cannot be had, or fails, is reported, and the others go on.
-- Results of different settings, pictures or weights never meet in one folder.
+- What is finished stays: the same command resumes where it was stopped.
+- A model that cannot be had, or fails, is reported, and the others run.
+- Results of different settings, images or weights never meet in one folder.
 """
 
 import shutil
@@ -20,13 +20,13 @@ from vitscope.files.printable import printable_path
 from vitscope.files.storage import holds_result_files
 from vitscope.files.workspace import discard_workspace
 from vitscope.models.base import ViTAdapter
-from vitscope.reproduction.picture_sets import PictureSets
+from vitscope.reproduction.image_sets import ImageSets
 from vitscope.reproduction.plan import PlannedModel
 from vitscope.reproduction.stages import (
     IMAGENET,
+    IMAGES,
     MAPS,
     ONE_SHOT,
-    PICTURES,
     RESULTS,
     describe_stage,
     find_damage,
@@ -74,18 +74,18 @@ class Reproduction:
             models: The models, in order.
             out: Folder of the whole reproduction.
             config: Settings.
-            images: The main set of pictures (the paper's is MS COCO).
+            images: The main set of images (the paper's is MS COCO).
             imagenet: A second set; with a folder a class, one-shot classification too.
 
         Raises:
-            UsageError: If pictures are missing, or `out` holds something else, or finished stages
-                of other settings or pictures.
+            UsageError: If images are missing, or `out` holds something else, or finished stages
+                of other settings or images.
             ResultError: If what `out` remembers is damaged.
         """
         self.models = models
         self.out = out
         self.config = config
-        self._sets = PictureSets.find(images, imagenet, config.masks)
+        self._sets = ImageSets.find(images, imagenet, config.masks)
         self._settings = {stage: describe_stage(stage, config, self._sets) for stage in RESULTS}
         self._weights = {planned.name: planned.weights for planned in models}
         check_folder(out, images)
@@ -93,7 +93,7 @@ class Reproduction:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages of each model that the given pictures allow, in their order."""
+        """The stages of each model that the given images allow, in their order."""
         return tuple(stage for stage in RESULTS if not self.why_left_out(stage))
 
     @property
@@ -132,7 +132,7 @@ class Reproduction:
             stage: One of the stages.
 
         Returns:
-            True where its result is whole and of the present settings, pictures and weights.
+            True where its result is whole and of the present settings, images and weights.
         """
         return stage in self.stages and not self._find_fault(model, stage)
 
@@ -209,7 +209,7 @@ class Reproduction:
             model_id=vit.info.id,
             weights=planned.weights,
             weights_hash=vit.weights_hash,
-            reference=self._settings[PICTURES] if reference else None,
+            reference=self._settings[IMAGES] if reference else None,
         )
 
         def work() -> None:
@@ -264,7 +264,7 @@ class Reproduction:
         return self._find_fault_of_maps(name, record) if stage == MAPS else ""
 
     def _find_fault_of_maps(self, name: str, record: StageRecord) -> str:
-        audited = self._settings[PICTURES]
+        audited = self._settings[IMAGES]
         if record.reference == audited:
             return ""  # even if that audit has been lost since
         reference, _ = self._find_reference(name)
@@ -277,11 +277,11 @@ class Reproduction:
         if self.config.cls_term != "own":
             # Means of merged groups are no means of single tokens' groups.
             return None, "[CLS]'s attention to itself is counted among other tokens"
-        if not self.is_done(name, PICTURES):
+        if not self.is_done(name, IMAGES):
             return None, "there is none"
-        audit = AuditResult.load(self.result_folder(name, PICTURES))
+        audit = AuditResult.load(self.result_folder(name, IMAGES))
         if (count := audit.summary["data"]["num_images"]) < MIN_IMAGES:
-            return None, f"it holds {count} pictures, and means take {MIN_IMAGES}"
+            return None, f"it holds {count} images, and means take {MIN_IMAGES}"
         return audit, ""
 
 
@@ -295,5 +295,5 @@ def _attempt(work: Callable[[], _T]) -> tuple[_T | None, str]:
         return work(), ""
     except VitscopeError as error:
         return None, " ".join(str(error).split())
-    except Exception as error:  # noqa: BLE001 - whatever a library raises, the other models go on
+    except Exception as error:  # noqa: BLE001 - whatever a library raises, the other models run
         return None, " ".join(f"unexpected error, {type(error).__name__}: {error}".split())

@@ -1,4 +1,4 @@
-"""The whole reproduction in little: tiny random models on pictures made on the spot, offline.
+"""The whole reproduction in little: tiny random models on images made on the spot, offline.
 
 It shows that everything runs, and what every figure looks like; its numbers are of random weights
 and say nothing about the models whose places they take.
@@ -20,9 +20,9 @@ from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import staged_folder
 from vitscope.models.base import ViTAdapter
-from vitscope.models.catalogue import CATALOGUE, CatalogueEntry
 from vitscope.reproduction.plan import PlannedModel
 from vitscope.reproduction.state import STATE, check_folder
+from vitscope.weights.catalogue import CATALOGUE, CatalogueEntry
 
 _PATCH_PX, _SIDE_PX = 8, 64
 _SHAPES = {"ti": (16, 2), "s": (32, 3), "b": (48, 4), "l": (64, 5), "g": (96, 6)}
@@ -58,51 +58,51 @@ def plan_smoke(models: Sequence[PlannedModel]) -> list[PlannedModel]:
     ]
 
 
-def write_smoke_pictures(folder: Path) -> Path:
-    """Write pictures of a few classes, one folder a class, wide and tall ones among them.
+def write_smoke_images(folder: Path) -> Path:
+    """Write images of a few classes, one folder a class, wide and tall ones among them.
 
     Args:
-        folder: Where to; where exactly these pictures are there already they stay as they are.
+        folder: Where to; where exactly these images are there already they stay as they are.
 
     Returns:
         The folder.
 
     Raises:
         UsageError: If anything else is in the folder.
-        VitscopeError: If the disk does not take the pictures.
+        VitscopeError: If the disk does not take the images.
     """
-    pictures = _make_pictures()
-    if folder.is_dir() and _holds_exactly(folder, pictures):
+    images = _make_images()
+    if folder.is_dir() and _holds_exactly(folder, images):
         return folder
     with staged_folder(folder) as staging:
-        for name, data in pictures.items():
+        for name, data in images.items():
             with plain_disk_errors(staging):
                 (staging / name).parent.mkdir(exist_ok=True)
                 (staging / name).write_bytes(data)
     return folder
 
 
-def check_smoke_folder(out: Path, pictures: Path) -> None:
+def check_smoke_folder(out: Path, images: Path) -> None:
     """Refuse a folder that is not of a reproduction in little.
 
     Args:
         out: Folder of the reproduction, which may be new.
-        pictures: Where its pictures are, or will be.
+        images: Where its images are, or will be.
 
     Raises:
         UsageError: If something else is there.
     """
-    check_folder(out, pictures)
-    if (out / STATE).exists() and not pictures.exists():
+    check_folder(out, images)
+    if (out / STATE).exists() and not images.exists():
         raise UsageError(
-            f"{printable_path(out)} holds a reproduction with pictures of its own: give --smoke "
+            f"{printable_path(out)} holds a reproduction with images of its own: give --smoke "
             "another folder"
         )
 
 
-def _make_pictures() -> dict[str, bytes]:
+def _make_images() -> dict[str, bytes]:
     generator = np.random.default_rng(0)
-    pictures = {}
+    images = {}
     for label in range(_NUM_CLASSES):
         common = generator.uniform(0, 255, (5, 5, 3))
         for number in range(_NUM_EACH):
@@ -110,14 +110,14 @@ def _make_pictures() -> dict[str, bytes]:
             size = ((96, 72), (72, 96), (80, 80))[number % 3]
             file = BytesIO()
             _draw(0.6 * common + 0.4 * own, size, generator).save(file, format="PNG")
-            pictures[f"class-{label}/{number:02d}.png"] = file.getvalue()
-    return pictures
+            images[f"class-{label}/{number:02d}.png"] = file.getvalue()
+    return images
 
 
-def _holds_exactly(folder: Path, pictures: Mapping[str, bytes]) -> bool:
+def _holds_exactly(folder: Path, images: Mapping[str, bytes]) -> bool:
     names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
-    return names == set(pictures) and all(
-        (folder / name).read_bytes() == data for name, data in pictures.items()
+    return names == set(images) and all(
+        (folder / name).read_bytes() == data for name, data in images.items()
     )
 
 
@@ -130,7 +130,7 @@ def _draw(coarse: np.ndarray, size: tuple[int, int], generator: np.random.Genera
 
 
 def _load_tiny(name: str) -> ViTAdapter:
-    from vitscope.models.timm import make_timm_adapter
+    from vitscope.adapters.timm import make_timm_adapter
     from vitscope.testing.randomize import randomize
 
     entry = CATALOGUE[name]

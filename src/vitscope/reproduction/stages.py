@@ -9,7 +9,7 @@ from typing import Any
 from vitscope.config import AuditConfig, OneShotConfig, ReproductionConfig, RunConfig
 from vitscope.errors import ResultError, UsageError
 from vitscope.models.base import ViTAdapter
-from vitscope.reproduction.picture_sets import PictureSets
+from vitscope.reproduction.image_sets import ImageSets
 from vitscope.reproduction.state import StageRecord, count_contents
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.explanation import Explanation
@@ -20,42 +20,42 @@ from vitscope.runs.explain_loop import explain
 from vitscope.runs.model_run import OnProgress
 from vitscope.runs.one_shot_loop import one_shot
 
-PICTURES, IMAGENET, ONE_SHOT, MAPS = "pictures", "imagenet", "one-shot", "maps"
+IMAGES, IMAGENET, ONE_SHOT, MAPS = "images", "imagenet", "one-shot", "maps"
 
 RESULTS: Mapping[str, type[SavedResult]] = MappingProxyType(
-    {PICTURES: AuditResult, IMAGENET: AuditResult, ONE_SHOT: OneShotResult, MAPS: Explanation}
+    {IMAGES: AuditResult, IMAGENET: AuditResult, ONE_SHOT: OneShotResult, MAPS: Explanation}
 )
 """The stages in the order in which they are run, and what is left of each."""
 
 _OF_MAPS = ("dtype", "size", "seed")
 _OF_RESTRICTIONS = ("renormalize", "cls_term")
-_OF_AUDITS = (*_OF_MAPS, *_OF_RESTRICTIONS, "pictures", "layers")
+_OF_AUDITS = (*_OF_MAPS, *_OF_RESTRICTIONS, "num_images", "layers")
 _OF_ONE_SHOT = ("draws", "classifier", "limit")
 # What is left out changes no number beyond rounding, or the claims and figures alone.
 _SETTINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        PICTURES: _OF_AUDITS,
+        IMAGES: _OF_AUDITS,
         IMAGENET: _OF_AUDITS,
         ONE_SHOT: (*_OF_MAPS, *_OF_RESTRICTIONS, *_OF_ONE_SHOT),
         MAPS: (*_OF_MAPS, "examples"),
     }
 )
 _SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {PICTURES: ("images", "masks"), IMAGENET: ("imagenet",), ONE_SHOT: ("imagenet",)}
+    {IMAGES: ("images", "masks"), IMAGENET: ("imagenet",), ONE_SHOT: ("imagenet",)}
     | {MAPS: ("images",)}
 )
 
 
-def describe_stage(stage: str, config: ReproductionConfig, sets: PictureSets) -> dict[str, Any]:
+def describe_stage(stage: str, config: ReproductionConfig, sets: ImageSets) -> dict[str, Any]:
     """What the numbers of a stage depend on beside the model.
 
     Args:
         stage: One of `RESULTS`.
         config: Settings.
-        sets: The pictures.
+        sets: The images.
 
     Returns:
-        Its settings and the digests of its pictures, by name, as JSON takes them.
+        Its settings and the digests of its images, by name, as JSON takes them.
     """
     settings = {name: getattr(config, name) for name in _SETTINGS[stage]}
     return settings | {name: sets.digests.get(name) for name in _SETS[stage]}
@@ -65,7 +65,7 @@ def run_stage(
     stage: str,
     vit: ViTAdapter,
     config: ReproductionConfig,
-    sets: PictureSets,
+    sets: ImageSets,
     *,
     reference: AuditResult | None,
     out: Path,
@@ -74,13 +74,13 @@ def run_stage(
     """Run a stage of one model.
 
     Args:
-        stage: One of `RESULTS`, which the pictures allow.
+        stage: One of `RESULTS`, which the images allow.
         vit: The model.
         config: Settings.
-        sets: The pictures.
+        sets: The images.
         reference: Audit that maps are held against, where there is one.
         out: Folder of the result.
-        on_progress: Called with (pictures done, pictures in all).
+        on_progress: Called with (images done, images in all).
 
     Raises:
         VitscopeError: As `audit`, `one_shot` and `explain` do.
@@ -93,7 +93,7 @@ def run_stage(
         examples = sets.draw_examples(config.examples, config.seed)
         explain(vit, examples, plain, reference=reference, out=out, on_progress=on_progress)
         return
-    source = sets.images if stage == PICTURES else sets.imagenet
+    source = sets.images if stage == IMAGES else sets.imagenet
     assert source is not None
     if stage == ONE_SHOT:
         own = {name: getattr(config, name) for name in _OF_ONE_SHOT}
@@ -101,11 +101,11 @@ def run_stage(
         return
     settings = AuditConfig(
         **shared,
-        limit=config.pictures,
+        limit=config.num_images,
         layers=config.layers,
-        masks=config.masks if stage == PICTURES else None,
+        masks=config.masks if stage == IMAGES else None,
     )
-    # Whoever calls has removed what an interrupted run left of other pictures or weights.
+    # Whoever calls has removed what an interrupted run left of other images or weights.
     audit(vit, source, settings, out=out, overwrite=True, resume=True, on_progress=on_progress)
 
 

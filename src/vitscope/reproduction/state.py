@@ -27,7 +27,7 @@ class StageRecord:
     """What a result was made of.
 
     Attributes:
-        settings: Settings and digests of pictures that its numbers depend on.
+        settings: Settings and digests of images that its numbers depend on.
         model_id: Id that the result carries.
         weights: File or place that the weights came from.
         weights_hash: Digest of the weights themselves.
@@ -49,7 +49,7 @@ class StageOutcome:
 
     Attributes:
         model: Plain name.
-        stage: "pictures", "imagenet", "one-shot" or "maps".
+        stage: "images", "imagenet", "one-shot" or "maps".
         status: "done", "kept" from an earlier run, "failed" or "skipped".
         reason: Why it failed, was skipped or was made again, or what it had to do without.
     """
@@ -187,10 +187,10 @@ def check_folder(out: Path, images: Path) -> None:
 
     Args:
         out: Folder of a reproduction, which may be new.
-        images: The main set of pictures, which may lie in it.
+        images: The main set of images, which may lie in it.
 
     Raises:
-        UsageError: If it holds anything but an earlier reproduction and the pictures.
+        UsageError: If it holds anything but an earlier reproduction and the images.
     """
 
     def may_go_on(folder: Path) -> bool:

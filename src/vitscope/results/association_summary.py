@@ -1,4 +1,4 @@
-"""The summary of what goes together over pictures, and over layers: covariates, registers, skip."""
+"""The summary of what goes together over images, and over layers: covariates, registers, skip."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
@@ -21,7 +21,7 @@ _SOURCES = ("patches", "registers", "skip")
 
 
 def summarize_covariates(table: Path) -> dict[str, Any]:
-    """What the look of a picture has to do with where its output comes from.
+    """What the look of an image has to do with where its output comes from.
 
     Args:
         table: The last layer's Parquet table.
@@ -56,7 +56,7 @@ def summarize_interdependence(
         layers: Summaries of all audited layers.
 
     Returns:
-        Their rank correlation over pictures (of the last layer; of centred shares where features
+        Their rank correlation over images (of the last layer; of centred shares where features
         were kept) and over layers (of variance shares); None for a model without registers or
         without a skip connection.
     """
@@ -65,20 +65,20 @@ def summarize_interdependence(
     names = [f"{kind}_{source}" for source in ("registers", "skip")]
     if not set(names) <= set(columns):
         return None
-    over_pictures = correlate_ranks(*(read_column(table, name) for name in names))
+    over_images = correlate_ranks(*(read_column(table, name) for name in names))
     shares = [summary["variance_share"]["residual"] for summary in layers.values()]
     over_layers = correlate_ranks(
         *(np.array([s[source]["value"] for s in shares]) for source in ("registers", "skip"))
     )
     return {
         "shares": kind,
-        "over_pictures": asdict(over_pictures),
+        "over_images": asdict(over_images),
         "over_layers": asdict(over_layers) if len(layers) > 1 else None,
     }
 
 
 def _list_targets(columns: Collection[str]) -> Iterator[str]:
-    if "share_registers" in columns:  # Without registers it is 1 for every picture.
+    if "share_registers" in columns:  # Without registers it is 1 for every image.
         yield "patch_share"
     for kind in _SHARES:
         yield from (f"{kind}_{source}" for source in _SOURCES)

@@ -60,12 +60,12 @@ class AuditResult(SavedResult, AuditPlots):
 
     @property
     def gallery(self) -> Gallery | None:
-        """The pictures that are kept with their maps; None where none were."""
+        """The images that are kept with their maps; None where none were."""
         return read_gallery(self.folder)
 
     @property
     def missing_shards(self) -> list[str] | None:
-        """Shards of the same pictures, such as "3/16", that are not here; None: cannot tell."""
+        """Shards of the same images, such as "3/16", that are not here; None: cannot tell."""
         return find_missing_shards(self.provenance)
 
     def read_sums(self) -> dict[int, FeatureSums]:
@@ -77,7 +77,7 @@ class AuditResult(SavedResult, AuditPlots):
         return self._read_all_sums().features
 
     def read_token_sums(self) -> dict[int, TokenSums]:
-        """The sums over the outstanding tokens.
+        """The sums over the special tokens.
 
         Returns:
             Sums by layer; none for a model without [CLS].
@@ -102,7 +102,7 @@ class AuditResult(SavedResult, AuditPlots):
             Part of the images, as (rows, columns); NaN at a depth where no such tokens are found.
 
         Raises:
-            UsageError: If the model has no such depth, or what is there is known of some pictures
+            UsageError: If the model has no such depth, or what is there is known of some images
                 alone.
         """
         counts = self.read_patch_norms()
@@ -114,8 +114,8 @@ class AuditResult(SavedResult, AuditPlots):
         known, everything = counts.num_images(depth), self.summary["data"]["num_images"]
         if known < everything:
             raise UsageError(
-                f"depth {depth} is known of {known} of {everything} pictures, those in which the "
-                "ledger was proven: audit with proven=1"
+                f"depth {depth} is known of {known} of {everything} images, those in which the "
+                "ledger was verified: audit with verified=1"
             )
         return counts.frequency_of_outliers(depth).reshape(self.manifest.model["grid"])
 
@@ -133,7 +133,7 @@ class AuditResult(SavedResult, AuditPlots):
             The new result.
 
         Raises:
-            ResultError: If they are of different things, or share a picture.
+            ResultError: If they are of different things, or share an image.
             UsageError: If something else is in `out`, or an audit into it is at work.
             VitscopeError: If the disk does not take the result.
         """

@@ -1,8 +1,8 @@
-"""Single pictures explained: what their [CLS] output came from, and maps of it, as a saved result.
+"""Single images explained: what their [CLS] output came from, and maps of it, as a saved result.
 
 Requirements met here:
 
-- A saved explanation is all that its figures need: the picture as the model saw it, the maps, the
+- A saved explanation is all that its figures need: the image as the model saw it, the maps, the
   numbers and the verdict.
 - Files are read without running anything: arrays of numbers and JSON alone.
 """
@@ -22,7 +22,7 @@ from vitscope.errors import ResultError
 from vitscope.files.json_files import write_json
 from vitscope.files.storage import MARKER
 from vitscope.ledger import Ledger, ScalarPath, compute_scalars, cosine
-from vitscope.results.picture_maps import PictureMaps, read_maps, write_maps
+from vitscope.results.image_maps import ImageMaps, read_maps, write_maps
 from vitscope.results.plots import ExplanationPlots
 from vitscope.results.result_html import show_explanation
 from vitscope.results.saved_result import (
@@ -32,7 +32,7 @@ from vitscope.results.saved_result import (
     list_source_notes,
     write_failures,
 )
-from vitscope.results.verdict import PictureVerdict
+from vitscope.results.verdict import ImageVerdict
 from vitscope.token_maps import map_shares_along
 from vitscope.trace import ClsTrace
 
@@ -44,8 +44,8 @@ _NOT_NUMBERS = {"path", "image_id", "maps", "framing", "input_size", "grid", "ve
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class PictureExplanation(PictureMaps):
-    """One picture: what it was to the model, who wrote its output, and where on it.
+class ImageExplanation(ImageMaps):
+    """One image: what it was to the model, who wrote its output, and where on it.
 
     Attributes:
         path: Its file, printable.
@@ -60,11 +60,11 @@ class PictureExplanation(PictureMaps):
     image_id: str
     framing: Framing
     numbers: Numbers
-    verdict: PictureVerdict
+    verdict: ImageVerdict
 
 
 class Explanation(SavedResult, ExplanationPlots):
-    """Explained pictures on disk; a thin face over their files.
+    """Explained images on disk; a thin face over their files.
 
     Attributes:
         folder: Where they lie.
@@ -76,7 +76,7 @@ class Explanation(SavedResult, ExplanationPlots):
         return show_explanation(self.summary)
 
     def __len__(self) -> int:
-        """Count the pictures.
+        """Count the images.
 
         Returns:
             Their number, those that could not be read left out.
@@ -85,20 +85,20 @@ class Explanation(SavedResult, ExplanationPlots):
 
     @property
     def image_ids(self) -> list[str]:
-        """Identity of each picture, in the order of `summary["pictures"]`."""
+        """Identity of each image, in the order of `summary["images"]`."""
         return [entry["image_id"] for entry in self._entries]
 
     @cached_property
     def _entries(self) -> list[dict[str, Any]]:
-        # The summary of many pictures is long, and each picture is one entry of it.
-        entries: list[dict[str, Any]] = self.summary["pictures"]
+        # The summary of many images is long, and each image is one entry of it.
+        entries: list[dict[str, Any]] = self.summary["images"]
         return entries
 
-    def read_picture(self, index: int) -> PictureExplanation:
-        """One of the pictures.
+    def read_image(self, index: int) -> ImageExplanation:
+        """One of the images.
 
         Args:
-            index: Its place in `summary["pictures"]`.
+            index: Its place in `summary["images"]`.
 
         Returns:
             Its maps, numbers and verdict.
@@ -111,24 +111,24 @@ class Explanation(SavedResult, ExplanationPlots):
         try:
             entry = self._entries[index]
             verdict = entry["verdict"]
-            return PictureExplanation(
+            return ImageExplanation(
                 path=entry["path"],
                 image_id=entry["image_id"],
                 framing=entry["framing"],
-                **{field.name: getattr(maps, field.name) for field in fields(PictureMaps)},
+                **{field.name: getattr(maps, field.name) for field in fields(ImageMaps)},
                 numbers=_with_nan({k: v for k, v in entry.items() if k not in _NOT_NUMBERS}),
-                verdict=PictureVerdict(**verdict | {"share": _with_nan(verdict["share"])}),
+                verdict=ImageVerdict(**verdict | {"share": _with_nan(verdict["share"])}),
             )
         except (LookupError, TypeError, ValueError) as error:
-            raise ResultError(f"{path} cannot be read as picture {index}: {error}") from None
+            raise ResultError(f"{path} cannot be read as image {index}: {error}") from None
 
 
-def measure_picture(ledger: Ledger, means: Mapping[str, Float[Tensor, " dim"]] | None) -> Numbers:
-    """What is told of one picture's groups.
+def measure_image(ledger: Ledger, means: Mapping[str, Float[Tensor, " dim"]] | None) -> Numbers:
+    """What is told of one image's groups.
 
     Args:
-        ledger: The ledger of one picture.
-        means: Mean of each term over reference pictures; None without a reference.
+        ledger: The ledger of one image.
+        means: Mean of each term over reference images; None without a reference.
 
     Returns:
         The numbers as nested dictionaries: all of `compute_scalars`, `share_without_bias`, and with
@@ -163,14 +163,14 @@ def compute_share_without_bias(ledger: Ledger) -> dict[str, Float[Tensor, " batc
 def compute_centred(
     ledger: Ledger, means: Mapping[str, Float[Tensor, " dim"]]
 ) -> dict[ScalarPath, Float[Tensor, " batch"]]:
-    """The bill of what differs from the means over other pictures; the bias drops out.
+    """Shares of what differs from the means over other images; the bias drops out.
 
     With o_g = c_g − mean c_g (skip likewise), o_t their sum over groups and o_r their sum with the
     skip: shares ⟨o_g, o_r⟩ / ‖o_r‖², which sum to 1, and cosines cos(o_g, o_t), cos(o_g, o_r).
 
     Args:
         ledger: The ledger of a batch.
-        means: Mean of each term (groups and skip) over a set of pictures.
+        means: Mean of each term (groups and skip) over a set of images.
 
     Returns:
         ("centred_share", term) and ("centred_cosine", "attention" or "residual", term) per image,
@@ -233,28 +233,28 @@ def _compute_shares(terms: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " ba
     return {name: (term * whole).sum(dim=-1) / size for name, term in terms.items()}
 
 
-def write_picture(folder: Path, index: int, picture: PictureExplanation) -> dict[str, Any]:
-    """Write one picture's maps.
+def write_image(folder: Path, index: int, image: ImageExplanation) -> dict[str, Any]:
+    """Write one image's maps.
 
     Args:
         folder: Folder of the result.
-        index: Its place among the pictures.
-        picture: The picture.
+        index: Its place among the images.
+        image: The image.
 
     Returns:
         Its entry in the summary.
     """
     name = _maps_name(index)
-    write_maps(folder / name, picture)
+    write_maps(folder / name, image)
     return {
-        "path": picture.path,
-        "image_id": picture.image_id,
+        "path": image.path,
+        "image_id": image.image_id,
         "maps": name,
-        "framing": picture.framing,
-        "input_size": list(picture.picture.shape[:2]),
-        "grid": list(picture.grid),
-        "verdict": asdict(picture.verdict),
-        **picture.numbers,
+        "framing": image.framing,
+        "input_size": list(image.image.shape[:2]),
+        "grid": list(image.grid),
+        "verdict": asdict(image.verdict),
+        **image.numbers,
     }
 
 
@@ -272,8 +272,8 @@ def finish_explanation(
     Args:
         folder: Folder that holds the maps.
         content: The summary's parts that tell of model, layer and reference.
-        entries: What `write_picture` returned, in order.
-        failures: Path and reason of each picture that could not be read.
+        entries: What `write_image` returned, in order.
+        failures: Path and reason of each image that could not be read.
         provenance: Configuration and versions.
         notes: What a reader should know about the images.
     """
@@ -289,7 +289,7 @@ def finish_explanation(
             "num_failed": len(failures),
             **({"notes": told} if told else {}),
         },
-        "pictures": entries,
+        "images": entries,
     }
     write_json(folder / MARKER, summary)
 

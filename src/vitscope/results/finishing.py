@@ -6,9 +6,9 @@ from typing import Any
 
 from vitscope.files.json_files import write_json
 from vitscope.files.storage import MARKER
+from vitscope.images.level_range import NARROW, note_narrow
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_sums import FeatureSums
-from vitscope.pictures.level_range import NARROW, note_narrow
 from vitscope.results.association_summary import summarize_covariates, summarize_interdependence
 from vitscope.results.manifest import Manifest, write_sums
 from vitscope.results.records import table_path
@@ -46,7 +46,7 @@ def finish_result(
         folder: Folder that holds the tables and feature shards.
         manifest: What the result is of.
         sums: Sums over its images.
-        failures: Pictures that could not be read, with the reason.
+        failures: Images that could not be read, with the reason.
         provenance: Configuration and versions.
     """
     tables = {layer: table_path(folder, layer, manifest.last_layer) for layer in manifest.layers}

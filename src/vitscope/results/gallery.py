@@ -1,11 +1,11 @@
-"""The gallery of an audit: a deliberate sample of its pictures, kept with their maps.
+"""The gallery of an audit: a deliberate sample of its images, kept with their maps.
 
 Requirements met here:
 
 - The maps come out of the audit's one pass, so its numbers and these maps are of the same row.
 - What is shown is chosen after the pass, when the numbers are known: extremes, quantiles, and
-  pictures drawn at random; the choice is written down with the pictures.
-- Memory does not grow with the number of pictures, and the choice depends neither on their order
+  images drawn at random; the choice is written down with the images.
+- Memory does not grow with the number of images, and the choice depends neither on their order
   nor on the batch size. The galleries of two results merge.
 """
 
@@ -27,20 +27,20 @@ from vitscope.files.json_files import read_json, write_json
 from vitscope.files.printable import printable_path
 from vitscope.files.tables import open_table
 from vitscope.files.tensor_files import read_tensors, write_tensors
-from vitscope.pictures.addresses import PictureAddress, read_picture
-from vitscope.pictures.decoding import decode_picture, image_id, resize_and_crop
-from vitscope.pictures.images import ImageSet
-from vitscope.pictures.preprocessing import Preprocessing
-from vitscope.results.gallery_choice import Why, choose_pictures
-from vitscope.results.picture_maps import PictureMaps, read_maps, write_maps
+from vitscope.images.addresses import ImageAddress, read_image
+from vitscope.images.decoding import decode_for_model, image_id, resize_and_crop
+from vitscope.images.image_set import ImageSet
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.results.gallery_choice import Why, choose_images
+from vitscope.results.image_maps import ImageMaps, read_maps, write_maps
 from vitscope.token_maps import TokenMaps
 
 CANDIDATE_BYTES = 16 * 2**20
-"""Memory for the maps of the pictures that a gallery is chosen from: 1,100 pictures of 16 x 16
+"""Memory for the maps of the images that a gallery is chosen from: 1,100 images of 16 x 16
 patches under 6 heads, 60 of 37 x 37 under 24."""
 
 NUM_CANDIDATES = 1000
-"""Pictures that a gallery is chosen from, about: enough for its extremes to be rare ones."""
+"""Images that a gallery is chosen from, about: enough for its extremes to be rare ones."""
 
 _DIGITS = 16
 """Hexadecimal digits of a digest that the draw looks at."""
@@ -48,12 +48,12 @@ _DIGITS = 16
 _INDEX, _FOLDER = "gallery.json", "gallery"
 _CANDIDATES = "candidates.safetensors"
 _NUMBERS = ("centred_share_patches", "share_patches")
-"""What pictures are chosen by: the first that the table has."""
+"""What images are chosen by: the first that the table has."""
 
 
 @dataclass(frozen=True)
-class GalleryPicture:
-    """A picture of a gallery.
+class GalleryImage:
+    """An image of a gallery.
 
     Attributes:
         path: Its file, printable.
@@ -70,15 +70,15 @@ class GalleryPicture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures of an audit that are kept with their maps.
+    """The images of an audit that are kept with their maps.
 
     Attributes:
         folder: Folder of the result.
         number: Column of `images.parquet` that they were chosen by.
-        limit: Pictures that were asked for.
-        num_candidates: Pictures that they were chosen from, drawn at random from all.
-        num_images: All pictures.
-        pictures: The pictures; the first of them are a balanced sample too.
+        limit: Images that were asked for.
+        num_candidates: Images that they were chosen from, drawn at random from all.
+        num_images: All images.
+        images: The images; the first of them are a balanced sample too.
     """
 
     folder: Path
@@ -86,18 +86,18 @@ class Gallery:
     limit: int
     num_candidates: int
     num_images: int
-    pictures: tuple[GalleryPicture, ...]
+    images: tuple[GalleryImage, ...]
 
-    def read_maps(self, index: int) -> PictureMaps:
-        """One of the pictures, with its maps.
+    def read_maps(self, index: int) -> ImageMaps:
+        """One of the images, with its maps.
 
         Args:
-            index: Its place in `pictures`.
+            index: Its place in `images`.
 
         Returns:
-            The picture and its maps.
+            The image and its maps.
         """
-        return read_maps(self.folder / self.pictures[index].maps)
+        return read_maps(self.folder / self.images[index].maps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,23 +108,23 @@ class _Candidate:
 
 
 class GalleryCandidates:
-    """Maps of the pictures that a gallery will be chosen from.
+    """Maps of the images that a gallery will be chosen from.
 
-    About `NUM_CANDIDATES` of a run's pictures, and no more than a fixed amount of memory holds:
-    those with the smallest digests, a random draw that depends on nothing but which pictures were
+    About `NUM_CANDIDATES` of a run's images, and no more than a fixed amount of memory holds:
+    those with the smallest digests, a random draw that depends on nothing but which images were
     seen and how many there are.
     """
 
-    def __init__(self, num_pictures: int = 0, max_bytes: int = CANDIDATE_BYTES) -> None:
+    def __init__(self, num_images: int = 0, max_bytes: int = CANDIDATE_BYTES) -> None:
         """Start without any.
 
         Args:
-            num_pictures: Pictures of the whole run; all of few are drawn.
-            max_bytes: Memory for their maps; one picture is always held.
+            num_images: Images of the whole run; all of few are drawn.
+            max_bytes: Memory for their maps; one image is always held.
         """
         self._bound = None
-        if num_pictures > NUM_CANDIDATES:
-            self._bound = f"{16**_DIGITS * NUM_CANDIDATES // num_pictures:0{_DIGITS}x}"
+        if num_images > NUM_CANDIDATES:
+            self._bound = f"{16**_DIGITS * NUM_CANDIDATES // num_images:0{_DIGITS}x}"
         self._max_bytes = max_bytes
         self._limit: float = math.inf
         # One block for all: small arrays between large short-lived ones would break up the heap.
@@ -137,15 +137,15 @@ class GalleryCandidates:
         """Count the candidates.
 
         Returns:
-            Pictures whose maps are held.
+            Images whose maps are held.
         """
         return len(self._held)
 
     def wants(self, digest: str) -> bool:
-        """Whether a picture would be held.
+        """Whether an image would be held.
 
         Args:
-            digest: Identity of the picture.
+            digest: Identity of the image.
 
         Returns:
             True where there is room for it, or it takes another's place.
@@ -158,7 +158,7 @@ class GalleryCandidates:
         """Take in a batch.
 
         Args:
-            indices: Places of the pictures in their set.
+            indices: Places of the images in their set.
             ids: Their identities.
             maps: Their maps.
         """
@@ -225,26 +225,26 @@ class GalleryCandidates:
         self._limit, self._free = limit, list(range(limit + 1))
 
     def write_gallery(self, folder: Path, images: ImageSet, limit: int) -> None:
-        """Choose the pictures and write them with their maps.
+        """Choose the images and write them with their maps.
 
-        Pictures are read again for it; one that has changed or gone since is left out.
+        Images are read again for it; one that has changed or gone since is left out.
 
         Args:
             folder: Folder of the result, whose table is complete.
             images: The set that `update` told places in.
-            limit: Pictures in the gallery.
+            limit: Images in the gallery.
         """
         numbers = _read_numbers(folder)
-        entries: list[GalleryPicture] = []
+        entries: list[GalleryImage] = []
         for digest, why in numbers.choose(self._held, limit):
             held = self._held[digest]
-            picture = _read_picture(images.addresses[held.index], digest, images.preprocessing)
-            if picture is None:
+            image = _read_image(images.addresses[held.index], digest, images.preprocessing)
+            if image is None:
                 continue
             name = _maps_name(len(entries))
-            write_maps(folder / name, PictureMaps(picture=picture, **held.maps))
-            path = images.name_picture(held.index)
-            entries.append(GalleryPicture(path, digest, why, name))
+            write_maps(folder / name, ImageMaps(image=image, **held.maps))
+            path = images.name_image(held.index)
+            entries.append(GalleryImage(path, digest, why, name))
         _write_index(folder, numbers, entries, limit=limit, num_candidates=len(self._held))
 
 
@@ -265,18 +265,18 @@ def read_gallery(folder: Path) -> Gallery | None:
         return None
     content = read_json(path)
     try:
-        pictures = [_check_entry(k, entry) for k, entry in enumerate(content.pop("pictures"))]
-        return Gallery(folder, **content, pictures=tuple(pictures))
+        images = [_check_entry(k, entry) for k, entry in enumerate(content.pop("images"))]
+        return Gallery(folder, **content, images=tuple(images))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ResultError(f"{printable_path(path)} cannot be read: {reason}") from None
 
 
-def _check_entry(index: int, entry: Mapping[str, str]) -> GalleryPicture:
+def _check_entry(index: int, entry: Mapping[str, str]) -> GalleryImage:
     # A file that an index names is opened only where vitscope itself would have put it.
     if entry["why"] not in get_args(Why) or entry["maps"] != _maps_name(index):
-        raise ValueError(f"picture {index} is not as vitscope writes them")
-    return GalleryPicture(**entry)  # type: ignore[arg-type]  # `why` was checked
+        raise ValueError(f"image {index} is not as vitscope writes them")
+    return GalleryImage(**entry)  # type: ignore[arg-type]  # `why` was checked
 
 
 def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
@@ -294,18 +294,18 @@ def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
     candidates = {
         one.image_id: (one, gallery.folder / one.maps)
         for gallery in galleries
-        for one in gallery.pictures
+        for one in gallery.images
     }
     limit = max(gallery.limit for gallery in galleries)
     numbers = _read_numbers(folder)
-    entries: list[GalleryPicture] = []
+    entries: list[GalleryImage] = []
     with plain_disk_errors(folder):
         (folder / _FOLDER).mkdir()
     for digest, why in numbers.choose(candidates, limit):
         one, source = candidates[digest]
         name = _maps_name(len(entries))
         write_maps(folder / name, read_maps(source))
-        entries.append(GalleryPicture(one.path, digest, why, name))
+        entries.append(GalleryImage(one.path, digest, why, name))
     num_candidates = sum(gallery.num_candidates for gallery in galleries)
     _write_index(folder, numbers, entries, limit=limit, num_candidates=num_candidates)
 
@@ -320,7 +320,7 @@ class _Numbers:
         wanted = list(candidates)
         places = pc.index_in(pa.array(wanted, pa.string()), value_set=self.digests)
         numbers = self.values[places.to_numpy()].tolist()
-        return choose_pictures(dict(zip(wanted, numbers, strict=True)), self.values, limit)
+        return choose_images(dict(zip(wanted, numbers, strict=True)), self.values, limit)
 
 
 def _read_numbers(folder: Path) -> _Numbers:
@@ -330,14 +330,14 @@ def _read_numbers(folder: Path) -> _Numbers:
     return _Numbers(name, columns["image_id"], columns[name].to_numpy().astype(np.float64))
 
 
-def _read_picture(
-    address: PictureAddress, digest: str, preprocessing: Preprocessing
+def _read_image(
+    address: ImageAddress, digest: str, preprocessing: Preprocessing
 ) -> np.ndarray | None:
     try:
-        data = read_picture(address)
+        data = read_image(address)
         if image_id(data) != digest:
             return None
-        image = decode_picture(data, preprocessing)
+        image = decode_for_model(data, preprocessing)
     except ImageReadError:
         return None
     return np.asarray(resize_and_crop(image, preprocessing))
@@ -346,7 +346,7 @@ def _read_picture(
 def _write_index(
     folder: Path,
     numbers: _Numbers,
-    entries: Sequence[GalleryPicture],
+    entries: Sequence[GalleryImage],
     *,
     limit: int,
     num_candidates: int,
@@ -356,7 +356,7 @@ def _write_index(
         "limit": limit,
         "num_candidates": num_candidates,
         "num_images": len(numbers.values),
-        "pictures": [asdict(entry) for entry in entries],
+        "images": [asdict(entry) for entry in entries],
     }
     write_json(folder / _INDEX, content)
 

@@ -1,4 +1,4 @@
-"""Which pictures a gallery shows: extremes, quantiles, and some drawn at random."""
+"""Which images a gallery shows: extremes, quantiles, and some drawn at random."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,25 +7,25 @@ from typing import Literal
 import numpy as np
 
 Why = Literal["lowest", "highest", "quantile", "random"]
-"""What a picture was chosen for: its number among all pictures, or the draw."""
+"""What an image was chosen for: its number among all images, or the draw."""
 
 
-def choose_pictures(
+def choose_images(
     numbers: Mapping[str, float], everyone: Sequence[float] | np.ndarray, limit: int
 ) -> list[tuple[str, Why]]:
-    """Choose pictures that show the spread of a number and what is ordinary.
+    """Choose images that show the spread of a number and what is ordinary.
 
     A quarter of them have the lowest values, a quarter the highest, a quarter lie nearest to evenly
-    spaced quantiles of all pictures, and the rest are those with the smallest digests, which is a
+    spaced quantiles of all images, and the rest are those with the smallest digests, which is a
     draw at random. They come in turns, so that any first part of them is balanced too.
 
     Args:
         numbers: The number of each candidate by its digest; NaN where it is undefined.
-        everyone: The number of every picture, candidate or not.
-        limit: Pictures wanted; fewer where there are fewer candidates.
+        everyone: The number of every image, candidate or not.
+        limit: Images wanted; fewer where there are fewer candidates.
 
     Returns:
-        Digest of each chosen picture, and why it was chosen.
+        Digest of each chosen image, and why it was chosen.
     """
     quarter = max(1, limit // 4)
     ranked = sorted((v, digest) for digest, v in numbers.items() if math.isfinite(v))

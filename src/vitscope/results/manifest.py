@@ -45,7 +45,7 @@ class Manifest:
         cls_term: Where the attention of [CLS] to itself was to be counted, whose groups may be the
             same wherever that is.
         dtype: Precision of the features.
-        preprocessing: How pictures were prepared.
+        preprocessing: How images were prepared.
         changed: Fields of the preprocessing that are not the model's own.
         has_masks: Whether segments of masks were described.
         tolerance: Largest balance error that was accepted.

@@ -1,6 +1,6 @@
 """Putting parts together: what a shard of a run left, or whole results of disjoint sets.
 
-A part is a folder with the tables, features, sums and failures of some pictures. A saved result is
+A part is a folder with the tables, features, sums and failures of some images. A saved result is
 one too, with what follows from them added.
 """
 
@@ -37,11 +37,11 @@ _NO_IDS = pa.chunked_array([], pa.string())
 
 @dataclass(frozen=True, eq=False)
 class MergedParts:
-    """What is known of the pictures of all parts, beside the tables and features in the folder.
+    """What is known of the images of all parts, beside the tables and features in the folder.
 
     Attributes:
         sums: Their sums.
-        failures: Path and reason of each picture that could not be read.
+        failures: Path and reason of each image that could not be read.
     """
 
     sums: AuditSums
@@ -65,7 +65,7 @@ def merge_parts(folder: Path, manifest: Manifest, parts: Sequence[Path]) -> Merg
     sums = manifest.make_sums(folder)
     for part in parts:
         sums.merge(read_sums(part, manifest, owner=None))
-    # A part without any picture that could be read has no tables.
+    # A part without any image that could be read has no tables.
     filled = [p for p in parts if table_path(p, manifest.last_layer, manifest.last_layer).exists()]
     for layer in manifest.layers:
         _merge_layer(folder, layer, manifest.last_layer, filled)
@@ -80,7 +80,7 @@ def list_shards(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
         provenance: Of a result, which may itself have been merged.
 
     Returns:
-        Digest of the names of all pictures, and which part of them this is, such as "3/16" ("1/1"
+        Digest of the names of all images, and which part of them this is, such as "3/16" ("1/1"
         where it is all of them), for each run that went into it.
     """
     if "merged_from" in provenance:
@@ -90,14 +90,14 @@ def list_shards(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def find_missing_shards(provenance: Mapping[str, Any]) -> list[str] | None:
-    """Shards of the same pictures that are not in a result yet.
+    """Shards of the same images that are not in a result yet.
 
     Args:
         provenance: Of the result.
 
     Returns:
         Their names, such as "3/16"; None where that cannot be told, for it holds shards of
-        different lists of pictures.
+        different lists of images.
     """
     shards = list_shards(provenance)
     there = {name for _, name in shards}

@@ -91,7 +91,7 @@ def finish_one_shot(
         data: The `data` part; its `num_classes` says what chance is.
         settings: What was chosen that changes what the numbers mean.
         preprocessing: How images were prepared.
-        failures: Pictures that could not be read, with the reason.
+        failures: Images that could not be read, with the reason.
         provenance: Configuration and versions.
 
     Raises:

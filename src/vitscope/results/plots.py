@@ -27,15 +27,15 @@ class AuditPlots:
 
     folder: Path
 
-    def plot_bill(self) -> "Figure":
-        """Which term the output's variance over pictures comes from.
+    def plot_variance_share(self) -> "Figure":
+        """Which term the output's variance over images comes from.
 
         Returns:
             The figure.
         """
-        from vitscope.figures.bill import plot_bill
+        from vitscope.figures.variance_share import plot_variance_share
 
-        return _draw_alone(self.folder, plot_bill)
+        return _draw_alone(self.folder, plot_variance_share)
 
     def plot_restricted_cka(
         self, readout: Literal["attention", "values"] = "attention"
@@ -93,7 +93,7 @@ class AuditPlots:
         return _draw_alone(self.folder, plot_layer_similarity)
 
     def plot_anatomy(self) -> "Figure":
-        """Norms, dependence on the picture and outlier dimensions of registers (Fig. 2b).
+        """Norms, dependence on the image and outlier dimensions of registers (Fig. 2b).
 
         Returns:
             The figure.
@@ -143,7 +143,7 @@ class AuditPlots:
         return _draw(self.folder, plot_directions)
 
     def plot_covariates(self) -> "Figure":
-        """What can be seen in pictures that go to patches, registers or skip.
+        """What can be seen in images that go to patches, registers or skip.
 
         Returns:
             The figure.
@@ -153,7 +153,7 @@ class AuditPlots:
         return _draw(self.folder, plot_covariates)
 
     def plot_interdependence(self) -> "Figure":
-        """Shares of registers and skip against each other, picture by picture.
+        """Shares of registers and skip against each other, image by image.
 
         Returns:
             The figure.
@@ -199,7 +199,7 @@ class OneShotPlots:
 
 
 class ExplanationPlots:
-    """The figure of explained pictures.
+    """The figure of explained images.
 
     Attributes:
         folder: Where the result lies.
@@ -207,23 +207,23 @@ class ExplanationPlots:
 
     folder: Path
 
-    def plot_maps(self, picture: int = 0, *, heads: bool = False) -> "Figure":
-        """The picture, its raw attention, its value-weighted and its signed-share map (Fig. 4).
+    def plot_maps(self, image: int = 0, *, heads: bool = False) -> "Figure":
+        """The image, its raw attention, its value-weighted and its signed-share map (Fig. 4).
 
         Args:
-            picture: Its place in `summary["pictures"]`.
+            image: Its place in `summary["images"]`.
             heads: Whether maps of every head follow.
 
         Returns:
             The figure, with the verdict under the maps.
 
         Raises:
-            UsageError: If there is no such picture.
+            UsageError: If there is no such image.
         """
         from vitscope.figures.maps import plot_explanations
         from vitscope.results.explanation import Explanation
 
-        return plot_explanations([Explanation(self.folder)], picture, heads=heads)
+        return plot_explanations([Explanation(self.folder)], image, heads=heads)
 
 
 def _draw(folder: Path, plot: Callable[["ModelResult"], "Drawing"]) -> "Figure":

@@ -20,8 +20,8 @@ from vitscope.results.result_text import (
     list_bases,
     list_notes,
     tabulate_accuracies,
-    tabulate_bill,
     tabulate_layers,
+    tabulate_sources,
     tell_one_shot,
     tell_raw_shares,
 )
@@ -51,7 +51,7 @@ _CELL = "padding:0.15em 0.7em;border:0;background:none"
 
 
 def show_audit(summary: Summary) -> str:
-    """An audit: verdict, itemised bill with intervals, verdicts of layers, notes.
+    """An audit: verdict, table of sources with intervals, verdicts of layers, notes.
 
     Args:
         summary: Content of its `summary.json`.
@@ -63,7 +63,7 @@ def show_audit(summary: Summary) -> str:
     return _wrap(
         _heading(summary, "; ".join(describe_audit(summary))),
         f'<p style="{_LINE}">{_badge(summary["verdict"])} {escape(summary["verdict_text"])}</p>',
-        _table(tabulate_bill(summary)),
+        _table(tabulate_sources(summary)),
         "" if layers is None else _table(layers),
         _notes(summary),
     )
@@ -87,7 +87,7 @@ def show_one_shot(summary: Summary) -> str:
 
 
 def show_explanation(summary: Summary) -> str:
-    """Explained pictures: the verdict on each, notes.
+    """Explained images: the verdict on each, notes.
 
     Args:
         summary: Content of its `summary.json`.
@@ -95,11 +95,11 @@ def show_explanation(summary: Summary) -> str:
     Returns:
         HTML.
     """
-    pictures = summary["pictures"]
-    rows = "".join(_picture_row(number, picture) for number, picture in enumerate(pictures))
+    images = summary["images"]
+    rows = "".join(_image_row(number, image) for number, image in enumerate(images))
     return _wrap(
         _heading(summary, describe_explanation(summary)),
-        _make_table(("", "picture", "verdict"), 3, rows, "; ".join(list_bases(summary))),
+        _make_table(("", "image", "verdict"), 3, rows, "; ".join(list_bases(summary))),
         _notes(summary),
     )
 
@@ -121,13 +121,13 @@ def _badge(status: str) -> str:
     )
 
 
-def _picture_row(number: int, picture: Mapping[str, Any]) -> str:
-    verdict = picture["verdict"]
-    cropped = " (cropped)" if picture["framing"] == "cropped" else ""
+def _image_row(number: int, image: Mapping[str, Any]) -> str:
+    verdict = image["verdict"]
+    cropped = " (cropped)" if image["framing"] == "cropped" else ""
     told = f"{_badge(verdict['status'])} {escape(verdict['text'])}"
-    if raw := tell_raw_shares(picture):
+    if raw := tell_raw_shares(image):
         told = f"{told}; {escape(raw)}"
-    cells = (str(number), escape(f"{picture['path']}{cropped}"), told)
+    cells = (str(number), escape(f"{image['path']}{cropped}"), told)
     return f"<tr>{''.join(_cell(cell) for cell in cells)}</tr>"
 
 

@@ -60,7 +60,7 @@ def describe_audit(summary: Summary) -> tuple[str, str]:
     rows, columns = model["grid"]
     height, width = model["input_size"]
     return (
-        f"{data['num_images']} pictures{_describe_left_out(data)}, {height} x {width} px, "
+        f"{data['num_images']} images{_describe_left_out(data)}, {height} x {width} px, "
         f"{rows} x {columns} patches, {model['num_registers']} registers, "
         f"layer {summary['layer']}, {model['dtype']}",
         _describe_proof(summary),
@@ -79,7 +79,7 @@ def describe_one_shot(summary: Summary) -> str:
     model, data = summary["model"], summary["data"]
     height, width = model["input_size"]
     return (
-        f"{data['num_classes']} classes, {data['num_images']} pictures{_describe_left_out(data)}, "
+        f"{data['num_classes']} classes, {data['num_images']} images{_describe_left_out(data)}, "
         f"{height} x {width} px, {model['num_registers']} registers, {model['dtype']}"
     )
 
@@ -106,13 +106,11 @@ def describe_dropped(summary: Summary) -> str:
     if not names:
         return ""
     listed = ", ".join(map(repr, names[:10])) + (", …" if len(names) > 10 else "")
-    return (
-        f"{len(names)} classes dropped, with fewer than two different readable pictures: {listed}"
-    )
+    return f"{len(names)} classes dropped, with fewer than two different readable images: {listed}"
 
 
 def describe_explanation(summary: Summary) -> str:
-    """What explained the pictures, and how well the ledger balances.
+    """What explained the images, and how well the ledger balances.
 
     Args:
         summary: Content of `summary.json` of an explanation.
@@ -136,22 +134,22 @@ def list_bases(summary: Summary) -> list[str]:
     Returns:
         Phrases.
     """
-    bases = dict.fromkeys(picture["verdict"]["basis"] for picture in summary["pictures"])
+    bases = dict.fromkeys(image["verdict"]["basis"] for image in summary["images"])
     return [*bases, *summary.get("references_not_used", [])]
 
 
-def tell_raw_shares(picture: Summary) -> str:
+def tell_raw_shares(image: Summary) -> str:
     """The raw shares of an image that there was no reference for.
 
     Args:
-        picture: Its entry in the summary of an explanation.
+        image: Its entry in the summary of an explanation.
 
     Returns:
         A phrase; empty where the verdict is on other numbers.
     """
-    if "centred_share" in picture or picture["verdict"]["status"] != "cannot tell":
+    if "centred_share" in image or image["verdict"]["status"] != "cannot tell":
         return ""
-    share = picture["share"]
+    share = image["share"]
     told = (
         f"{name} {'undefined' if share[name] is None else f'{100 * share[name]:.1f} %'}"
         for name in (*TERMS, "bias")
@@ -160,8 +158,8 @@ def tell_raw_shares(picture: Summary) -> str:
     return f"raw shares of the whole output: {', '.join(told)}".replace("-", "−")
 
 
-def tabulate_bill(summary: Summary) -> TextTable:
-    """The itemised bill: what each source was attended to, wrote and decided.
+def tabulate_sources(summary: Summary) -> TextTable:
+    """A row per source: its attention, its norm, its variance share, its CKA.
 
     Args:
         summary: Content of `summary.json` of an audit.
@@ -169,7 +167,7 @@ def tabulate_bill(summary: Summary) -> TextTable:
     Returns:
         A row a source.
     """
-    rows = tuple(_bill_rows(summary))
+    rows = tuple(_source_rows(summary))
     return TextTable(
         ("source", "attention", "norm", "variance share", "CKA with r", "centred cos"),
         num_labels=1,
@@ -222,7 +220,7 @@ def tabulate_accuracies(summary: Summary) -> TextTable:
         ("readout", "tested on", *numbers),
         num_labels=2,
         sections=(*sections, (("chance", "", *guessed),)),
-        caption=f"{intervals}, over {summary['draws']} draws of the two pictures a class.",
+        caption=f"{intervals}, over {summary['draws']} draws of the two images a class.",
         title="One-shot accuracy in %, trained on full outputs",
     )
 
@@ -312,12 +310,12 @@ def _describe_balance(summary: Summary) -> str:
 
 
 def _describe_proof(summary: Summary) -> str:
-    proven, num_images = summary["ledger"]["num_proven"], summary["data"]["num_images"]
+    verified, num_images = summary["ledger"]["num_verified"], summary["data"]["num_images"]
     told = _describe_balance(summary)
-    return told if proven == num_images else f"{told}, proven on {proven:,} of {num_images:,}"
+    return told if verified == num_images else f"{told}, verified on {verified:,} of {num_images:,}"
 
 
-def _bill_rows(summary: Summary) -> Iterator[Row]:
+def _source_rows(summary: Summary) -> Iterator[Row]:
     for term in TERMS:
         share = summary["variance_share"]["residual"].get(term)
         if share is None:
@@ -340,12 +338,12 @@ def _layer_row(layer: str, content: Summary) -> Row:
         layer,
         tell_estimate(share["value"], share["ci95"]),
         tell_estimate(cka["unbiased"], cka["ci95"]),
-        tell_door(content),
+        tell_main_other_source(content),
         content["verdict"],
     )
 
 
-def tell_door(summary: Summary) -> str:
+def tell_main_other_source(summary: Summary) -> str:
     """The main other source with its part of the output's variance.
 
     Args:
@@ -354,9 +352,9 @@ def tell_door(summary: Summary) -> str:
     Returns:
         Such as "skip 7 %", a dash where there is none.
     """
-    door = summary["door"]
-    value = summary["variance_share"]["residual"].get(door, {}).get("value")
-    return ABSENT if value is None else f"{door} {value:.0%}".replace("-", "−")
+    main_other_source = summary["main_other_source"]
+    value = summary["variance_share"]["residual"].get(main_other_source, {}).get("value")
+    return ABSENT if value is None else f"{main_other_source} {value:.0%}".replace("-", "−")
 
 
 def _describe_intervals(rows: Iterable[Row], bound: str = "1") -> str:

@@ -20,7 +20,7 @@ from vitscope.files.reading import plain_damage, read_bounded
 from vitscope.files.storage import MARKER, is_result, never, staged_folder
 from vitscope.results.summary_schema import check_summary
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _CHUNK_BYTES = 2**20
 FAILURES, PROVENANCE = "failures.csv", "provenance.json"
 _MAX_FAILURES_BYTES = 2**30
@@ -74,7 +74,7 @@ class SavedResult:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Every number over the pictures, as in `summary.json`.
+        """Every number over the images, as in `summary.json`.
 
         Raises:
             ResultError: If it is not of a result of this kind and schema, or damaged.
@@ -109,7 +109,7 @@ class SavedResult:
 
     @property
     def failures(self) -> list[tuple[str, str]]:
-        """Pictures that could not be read, with the reason."""
+        """Images that could not be read, with the reason."""
         return read_failures(self.folder)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
@@ -209,7 +209,7 @@ def write_failures(folder: Path, failures: Sequence[tuple[str, str]]) -> None:
 
 
 def read_failures(folder: Path) -> list[tuple[str, str]]:
-    """The pictures that could not be read.
+    """The images that could not be read.
 
     Args:
         folder: Folder of a result, or of a part of one.

@@ -82,14 +82,14 @@ def summarize_errors(tables: Iterable[Path]) -> dict[str, float]:
     """Largest error of each proof, over all layers and the images that it was held for.
 
     Args:
-        tables: The layers' Parquet tables, NaN where an image was not proven.
+        tables: The layers' Parquet tables, NaN where an image was not verified.
 
     Returns:
-        `max_balance_error` and its companions; a proof that no layer has is absent. `num_proven` is
-        the number of images whose ledger was proven in every layer.
+        `max_balance_error` and its companions; a proof that no layer has is absent. `num_verified`
+        is the number of images whose ledger was verified in every layer.
     """
     worst: dict[str, float] = {}
-    num_proven: list[int] = []
+    num_verified: list[int] = []
     for table in tables:
         columns = pq.read_schema(table).names
         for name in ERRORS:
@@ -97,8 +97,8 @@ def summarize_errors(tables: Iterable[Path]) -> dict[str, float]:
                 # Of a number and NaN, `fmax` takes the number.
                 largest = np.fmax.reduce(read_column(table, name))
                 worst[f"max_{name}"] = float(np.fmax(worst.get(f"max_{name}", math.nan), largest))
-        num_proven.append(int(np.isfinite(read_column(table, "balance_error")).sum()))
-    return worst | {"num_proven": min(num_proven)}
+        num_verified.append(int(np.isfinite(read_column(table, "balance_error")).sum()))
+    return worst | {"num_verified": min(num_verified)}
 
 
 def read_column(table: Path, name: str) -> np.ndarray:
@@ -119,8 +119,8 @@ def read_column(table: Path, name: str) -> np.ndarray:
 def add_centred_numbers(folder: Path, table: Path, layer: int, sums: FeatureSums) -> None:
     """Second pass over the kept features, for which the means over all images must be known.
 
-    Adds to the layer's table cos(c − mean c, t − mean t), the same with r, and each picture's own
-    bill ⟨c − mean c, r − mean r⟩ / ‖r − mean r‖²; does nothing where features were dropped.
+    Adds to the layer's table cos(c − mean c, t − mean t), the same with r, and each image's own
+    share ⟨c − mean c, r − mean r⟩ / ‖r − mean r‖²; does nothing where features were dropped.
 
     Args:
         folder: Folder of the result.

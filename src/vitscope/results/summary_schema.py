@@ -79,7 +79,11 @@ _LEDGER = _object({"max_balance_error": _DEFINED_OR_NOT, "tolerance": _NUMBER})
 _DATA = {"num_images": _COUNT, "num_failed": _COUNT}
 _COMMON = {"schema_version": _COUNT, "kind": _TEXT, "model": _MODEL}
 
-_VERDICT = {"verdict": _TEXT, "verdict_text": _TEXT, "door": {"type": ["string", "null"]}}
+_VERDICT = {
+    "verdict": _TEXT,
+    "verdict_text": _TEXT,
+    "main_other_source": {"type": ["string", "null"]},
+}
 _LAYER = {
     "attention_mass": _each(_DISTRIBUTION),
     "contribution_norm": _each(_DISTRIBUTION),
@@ -98,7 +102,7 @@ _AUDIT = _object(
     {
         **_COMMON,
         "data": _object(_DATA, optional={"notes": _TEXTS}),
-        "ledger": {**_LEDGER, **_object({**_LEDGER["properties"], "num_proven": _COUNT})},
+        "ledger": {**_LEDGER, **_object({**_LEDGER["properties"], "num_verified": _COUNT})},
         "layer": _COUNT,
         **_VERDICT,
         **_LAYER,
@@ -132,7 +136,7 @@ _ONE_SHOT = _object(
         "chance": _object({"top1": _NUMBER, "top5": _NUMBER}),
     }
 )
-_PICTURE = _object(
+_IMAGE = _object(
     {
         "path": _TEXT,
         "image_id": _TEXT,
@@ -144,7 +148,7 @@ _PICTURE = _object(
             {
                 "status": _TEXT,
                 "share": _DEFINED_OR_NOT,
-                "door": {"type": ["string", "null"]},
+                "main_other_source": {"type": ["string", "null"]},
                 "text": _TEXT,
                 "basis": _TEXT,
             }
@@ -158,7 +162,7 @@ _EXPLANATION = _object(
         "data": _object(_DATA, optional={"notes": _TEXTS}),
         "ledger": _LEDGER,
         "layer": _COUNT,
-        "pictures": {"type": "array", "items": _PICTURE},
+        "images": {"type": "array", "items": _IMAGE},
     },
     optional={"references_not_used": _TEXTS, "reference": {"type": ["object", "null"]}},
 )

@@ -1,4 +1,4 @@
-"""May the attention maps be believed? The one sentence that an audit, or one picture, ends in."""
+"""May the attention maps be believed? The one sentence that an audit, or one image, ends in."""
 
 import math
 from bisect import bisect_right
@@ -15,7 +15,7 @@ Span = tuple[Level, Level]
 Status = Literal["holds", "weakened", "broken", "borderline", "no variation", "not enough images"]
 Decider = Literal["alignment", "source", "both"]
 Constant = Literal["output", "patches"]
-PictureStatus = Literal["most", "part", "do not read", "cannot tell"]
+ImageStatus = Literal["most", "part", "do not read", "cannot tell"]
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 ALIGNMENT_LINES = (0.5, 0.9)
@@ -39,7 +39,7 @@ _DECIDED: Mapping[Decider | None, str] = {
     "both": " (both readings decide)",
     None: "",
 }
-_DOORS = {
+_SOURCE_NAMES = {
     "registers": "the register tokens",
     "cls": "the [CLS] token's attention to itself",
     "distillation": "the distillation token",
@@ -56,8 +56,8 @@ class Verdict:
         decided_by: The reading that the status rests on; None where neither says anything.
         alignment: What the interval of the unbiased residual CKA(r, c_patches) allows.
         source: What the interval of the patches' variance share allows.
-        door: The source other than patches with the largest variance share, whatever its sign;
-            None where there is none.
+        main_other_source: The source other than patches with the largest variance share, whatever
+            its sign; None where there is none.
         text: The verdict as a sentence, with its numbers.
     """
 
@@ -65,7 +65,7 @@ class Verdict:
     decided_by: Decider | None
     alignment: Span
     source: Span
-    door: str | None
+    main_other_source: str | None
     text: str
 
 
@@ -102,15 +102,17 @@ def judge(
     decided_by = None
     if status in (*LEVELS, "borderline") and not alone:
         decided_by = _find_decider(span, alignment, source)
-    door = _find_door(shares)
+    main_other_source = _find_main_other_source(shares)
     parts = [
         f"{_claim(status, span, constant, alone=alone)}{_DECIDED[decided_by]}: "
         f"{_tell_numbers(shares['patches'], cka['patches'], num_images)}",
-        _tell_door(door, shares),
+        _tell_main_other_source(main_other_source, shares),
         _tell_alike(cka),
         _advise(status, num_images),
     ]
-    return Verdict(status, decided_by, alignment, source, door, "; ".join(filter(None, parts)))
+    return Verdict(
+        status, decided_by, alignment, source, main_other_source, "; ".join(filter(None, parts))
+    )
 
 
 def describe(verdict: Verdict) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def describe(verdict: Verdict) -> dict[str, Any]:
         "verdict": verdict.status,
         "decided_by": verdict.decided_by,
         "readings": {"alignment": list(verdict.alignment), "source": list(verdict.source)},
-        "door": verdict.door,
+        "main_other_source": verdict.main_other_source,
         "verdict_text": verdict.text,
     }
 
@@ -182,11 +184,11 @@ def _claim(status: Status, span: Span, constant: Constant | None, *, alone: bool
     return f"patch integration is {status}"
 
 
-def _find_door(shares: Mapping[str, Estimate]) -> str | None:
+def _find_main_other_source(shares: Mapping[str, Estimate]) -> str | None:
     others = {
         name: abs(share.value)
         for name, share in shares.items()
-        if name in _DOORS and not math.isnan(share.value)
+        if name in _SOURCE_NAMES and not math.isnan(share.value)
     }
     return max(others, key=others.__getitem__) if others else None
 
@@ -207,11 +209,11 @@ def _tell_numbers(share: Estimate, cka: CkaEstimate, num_images: int) -> str:
     )
 
 
-def _tell_door(door: str | None, shares: Mapping[str, Estimate]) -> str:
-    if door is None:
+def _tell_main_other_source(name: str | None, shares: Mapping[str, Estimate]) -> str:
+    if name is None:
         return ""
-    source = f"{_name_door(door, shares)} ({_tell_percent(shares[door].value)})"
-    return f"the main other source is {source}"
+    share = _tell_percent(shares[name].value)
+    return f"the main other source is {_name_source(name, shares)} ({share})"
 
 
 def _tell_alike(cka: Mapping[str, CkaEstimate]) -> str:
@@ -219,7 +221,7 @@ def _tell_alike(cka: Mapping[str, CkaEstimate]) -> str:
     alike = [
         term
         for term, found in cka.items()
-        if (term in _DOORS or term == "patches") and round(found.unbiased, _DIGITS) >= line
+        if (term in _SOURCE_NAMES or term == "patches") and round(found.unbiased, _DIGITS) >= line
     ]
     if len(alike) < 2:
         return ""
@@ -247,34 +249,35 @@ def _tell_percent(share: float) -> str:
     return f"{100 * (round(share, _DIGITS) + 0.0):.{_DIGITS - 2}f} %".replace("-", "−")
 
 
-def _name_door(door: str, shares: Collection[str]) -> str:
+def _name_source(term: str, shares: Collection[str]) -> str:
     # Without a skip connection the query is a learned probe, and [CLS] one of the tokens it reads.
-    return _DOORS[door] if "skip" in shares else _DOORS[door].replace("'s attention to itself", "")
+    name = _SOURCE_NAMES[term]
+    return name if "skip" in shares else name.replace("'s attention to itself", "")
 
 
 @dataclass(frozen=True)
-class PictureVerdict:
-    """Whether one picture's attention map may be read as an explanation of its output.
+class ImageVerdict:
+    """Whether one image's attention map may be read as an explanation of its output.
 
     Attributes:
         status: "most" of the output comes from the patches, "part" of it does, the map is "do not
             read", or the numbers "cannot tell".
         share: The patches' centred share of the output; NaN where it is undefined or there is no
             reference.
-        door: The source other than patches with the largest share, whatever its sign; None where
-            there is none.
+        main_other_source: The source other than patches with the largest share, whatever its sign;
+            None where there is none.
         text: The verdict as a sentence.
         basis: What the verdict rests on, in words.
     """
 
-    status: PictureStatus
+    status: ImageStatus
     share: float
-    door: str | None
+    main_other_source: str | None
     text: str
     basis: str
 
 
-def judge_picture(shares: Mapping[str, float], num_images: int, images: str) -> PictureVerdict:
+def judge_image(shares: Mapping[str, float], num_images: int, images: str) -> ImageVerdict:
     """Read the verdict on one image off its centred shares.
 
     The map shows most of the output where the patches' share is 80 to 120 %, part of it from 50 to
@@ -296,21 +299,21 @@ def judge_picture(shares: Mapping[str, float], num_images: int, images: str) -> 
         text = (
             f"cannot tell: a mean over {num_images} images says little, audit {MIN_IMAGES} or more"
         )
-        return PictureVerdict("cannot tell", math.nan, None, text, basis)
+        return ImageVerdict("cannot tell", math.nan, None, text, basis)
     if math.isnan(patches):
         text = "cannot tell what carries this output: it does not differ from the reference's mean"
-        return PictureVerdict("cannot tell", patches, None, text, basis)
+        return ImageVerdict("cannot tell", patches, None, text, basis)
     status, claim = _read_share(_percent(patches))
     text = f"patches carry {_percent_text(patches)} of this output: {claim}"
-    others = {name: share for name, share in shares.items() if name in _DOORS}
-    door = max(others, key=lambda name: abs(others[name])) if others else None
-    if door is not None:
-        source = f"{_name_door(door, shares)} ({_percent_text(others[door])})"
-        text = f"{text}; the main other source is {source}"
-    return PictureVerdict(status, patches, door, text, basis)
+    others = {name: share for name, share in shares.items() if name in _SOURCE_NAMES}
+    main_other_source = max(others, key=lambda name: abs(others[name])) if others else None
+    if main_other_source is not None:
+        name, share = _name_source(main_other_source, shares), others[main_other_source]
+        text = f"{text}; the main other source is {name} ({_percent_text(share)})"
+    return ImageVerdict(status, patches, main_other_source, text, basis)
 
 
-def judge_alone(shares: Mapping[str, float], remedy: str) -> PictureVerdict:
+def judge_alone(shares: Mapping[str, float], remedy: str) -> ImageVerdict:
     """Say of one image without a reference what can be said.
 
     What is the same for every image fills its raw shares, so that they are no verdict. Where
@@ -327,13 +330,13 @@ def judge_alone(shares: Mapping[str, float], remedy: str) -> PictureVerdict:
     if set(shares) == {"patches"} and not math.isnan(patches):
         text = f"patches carry 100 % of this output: {_read_share(100)[1]}"
         basis = "there being no other source: beside the bias patches alone write this output"
-        return PictureVerdict("most", 1.0, None, text, basis)
+        return ImageVerdict("most", 1.0, None, text, basis)
     text = f"cannot tell without a reference: {remedy}"
     basis = "no reference: raw numbers also count what is the same for every image"
-    return PictureVerdict("cannot tell", math.nan, None, text, basis)
+    return ImageVerdict("cannot tell", math.nan, None, text, basis)
 
 
-def _read_share(percent: int) -> tuple[PictureStatus, str]:
+def _read_share(percent: int) -> tuple[ImageStatus, str]:
     distance = abs(100 - percent)
     if distance <= MOST_WITHIN_PERCENT:
         return "most", "the map shows where most of it comes from"

@@ -1,1 +1,1 @@
-"""Where a model meets pictures: audits, one-shot classification, explanations."""
+"""Where a model meets images: audits, one-shot classification, explanations."""

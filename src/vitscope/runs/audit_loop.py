@@ -1,4 +1,4 @@
-"""An audit: its pictures cut into shards, each shard a part on disk, all parts one result.
+"""An audit: its images cut into shards, each shard a part on disk, all parts one result.
 
 Requirements met here:
 
@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import nn
 
+from vitscope.adapters.registry import open_model
 from vitscope.config import AuditConfig
 from vitscope.engines.base import Engine
 from vitscope.engines.local import LocalEngine
@@ -40,10 +41,9 @@ from vitscope.files.workspace import (
     open_workspace,
     place_of,
 )
+from vitscope.images.addresses import Source
+from vitscope.images.image_set import ImageSet
 from vitscope.models.base import ViTAdapter
-from vitscope.models.registry import open_model
-from vitscope.pictures.addresses import Source
-from vitscope.pictures.images import ImageSet
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.merging import find_repeated
 from vitscope.runs.audit_plan import adopt_choices
@@ -68,29 +68,29 @@ def audit(
     engine: Engine | None = None,
     on_progress: OnProgress | None = None,
 ) -> AuditResult:
-    """Audit a model on a set of pictures.
+    """Audit a model on a set of images.
 
     Args:
         vit: The model: an adapter, a module, or an id that `load_model` takes. It runs on the
             configured device in the configured precision, and is left as it was.
-        images: A prepared set, or sources of pictures (see `find_images`) to make one of with the
+        images: A prepared set, or sources of images (see `find_images`) to make one of with the
             model's own preprocessing. A prepared set is taken as it is, so `limit`, `size`,
             `draft`, `seed` and `masks` must be left alone.
         config: Settings; the defaults if None.
         out: Folder to write the result into; a temporary one if None.
         overwrite: Whether an earlier result in `out`, finished or not, is replaced.
-        resume: Whether to go on where an interrupted run into `out` stopped; one that is finished
+        resume: Whether to resume where an interrupted run into `out` stopped; one that is finished
             is left as it is. The result is the same to the last bit as without interruption.
         engine: Who works on the shards: this process if None, the ranks of `torchrun`, a cluster.
-        on_progress: Called with (pictures done, pictures in all): after every batch where this
+        on_progress: Called with (images done, images in all): after every batch where this
             process does all the work, otherwise after every shard.
 
     Returns:
         The result.
 
     Raises:
-        UsageError: If settings, pictures or folder do not fit.
-        ImageReadError: If no picture could be read.
+        UsageError: If settings, images or folder do not fit.
+        ImageReadError: If no image could be read.
         ImbalanceError: If a ledger does not balance.
         NonFiniteError: If an activation is not finite.
         VitscopeError: If the disk does not take the result.
@@ -159,7 +159,7 @@ def _audit_as_lead(
     earlier = _find_earlier_plan(target) if resume else None
     run = make_run(earlier)
     if earlier is not None and overwrite and describe_difference(earlier, run.plan) is not None:
-        run = make_run(None)  # nothing is gone on with: what the machine chose then is void
+        run = make_run(None)  # nothing is resumed: what the machine chose then is void
     elif earlier is not None and run.unknown:
         raise UsageError(
             f"{printable_path(target)} cannot be resumed: whether the model is the same cannot be "
@@ -194,7 +194,7 @@ def _audit_beside_lead(
         if (difference := describe_difference(plan, run.plan)) is not None:
             raise UsageError(
                 f"this process does not see what the leading one does ({difference}): give all of "
-                "them the same pictures, model, versions and kind of device"
+                "them the same images, model, versions and kind of device"
             )
         with _told_of_parts(workspace, len(run.shards), resume=resume, leads=False):
             _make_all_parts(run, workspace, engine, None)
@@ -206,7 +206,7 @@ def _finish(target: Path, run: AuditRun, workspace: Workspace, replaces: Replace
     try:
         with staged_folder(target, replaces=replaces) as staging:
             run.finish(staging, _list_parts(run, workspace), workspace.run_id)
-    except ImageReadError:  # None of them: there is nothing to go on from.
+    except ImageReadError:  # None of them: there is nothing to resume from.
         workspace.clear()
         raise
 
@@ -231,7 +231,7 @@ def _is_finished(target: Path, plan: Plan, *, overwrite: bool) -> bool:
         return False
     provenance, workspace = _read_provenance(target), Workspace(place_of(target))
     if workspace.find_done() and workspace.run_id != provenance.get("run"):
-        return False  # a run that was to replace it is to be gone on with
+        return False  # a run that was to replace it is to be resumed
     difference = describe_difference(provenance.get("plan"), plan)
     if difference is not None and not overwrite:
         raise UsageError(
@@ -313,7 +313,7 @@ def _make_parts(
 
     def tell(within: int = 0, _: int = 0) -> None:
         finished = within + sum(sizes[number] for number in workspace.find_done())
-        on_progress(finished, run.num_pictures)
+        on_progress(finished, run.num_images)
 
     make_worker = partial(
         _ShardWorker,
@@ -347,5 +347,5 @@ def _told_of_parts(
     except BaseException as error:
         if (done := len(workspace.find_done())) or not leads:
             again = "the same command" if resume else "the same command with --resume"
-            error.add_note(f"{done} of {num_shards} shards are kept: {again} goes on")
+            error.add_note(f"{done} of {num_shards} shards are kept: {again} resumes it")
         raise

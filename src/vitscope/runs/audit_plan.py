@@ -14,19 +14,19 @@ import torch
 from vitscope.config import AuditConfig
 from vitscope.errors import ImageReadError
 from vitscope.files.workspace import Plan
-from vitscope.pictures.addresses import PictureAddress, size_of
-from vitscope.pictures.images import ImageSet
-from vitscope.pictures.parquet_rows import ParquetRow
-from vitscope.pictures.stores import Place, StoredObject, plain_read_errors, stored_version
-from vitscope.pictures.tar_shards import TarMember
-from vitscope.pictures.urls import is_web
+from vitscope.images.addresses import ImageAddress, size_of
+from vitscope.images.image_set import ImageSet
+from vitscope.images.parquet_rows import ParquetRow
+from vitscope.images.stores import Place, StoredObject, plain_read_errors, stored_version
+from vitscope.images.tar_shards import TarMember
+from vitscope.images.urls import is_web
 from vitscope.results.manifest import Manifest
 from vitscope.runs.versions import list_versions
 
 _CHOICES = ("batch_size", "dtype", "shard_size")
 """Settings that `auto` leaves to the machine, as it is when a run begins."""
 
-_SETTINGS = (*_CHOICES, "seed", "proven", "features", "gallery", "shard")
+_SETTINGS = (*_CHOICES, "seed", "verified", "features", "gallery", "shard")
 
 
 def make_plan(
@@ -41,20 +41,20 @@ def make_plan(
     """All that the bits of a result depend on.
 
     Args:
-        whole: The pictures, before one shard of a job array is cut from them.
-        images: The pictures of the run.
+        whole: The images, before one shard of a job array is cut from them.
+        images: The images of the run.
         config: Settings, with nothing left to choose that changes a bit.
         manifest: What the result is of.
         device: Where the model runs.
-        pass_size: Pictures that go through it at once; None if all of a batch do.
+        pass_size: Images that go through it at once; None if all of a batch do.
 
     Returns:
         The plan, as JSON gives it back.
     """
     settings = {name: getattr(config, name) for name in _SETTINGS}
     plan = {
-        "num_pictures": len(images),
-        "pictures": digest_files(images),
+        "num_images": len(images),
+        "images": digest_files(images),
         "names": digest_names(whole),
         "num_repeated": images.num_repeated,
         "described": images.described,
@@ -73,7 +73,7 @@ def adopt_choices(config: AuditConfig, earlier: Plan | None) -> AuditConfig:
 
     Args:
         config: What is asked for.
-        earlier: The plan of the run that is gone on with, or of the rank that leads; None if there
+        earlier: The plan of the run that is resumed, or of the rank that leads; None if there
             is none.
 
     Returns:
@@ -118,12 +118,12 @@ def digest_names(images: ImageSet) -> str:
     """
     digest = blake2b(digest_size=16)
     for index, address in enumerate(images.addresses):
-        name = images.name_picture(index)
+        name = images.name_image(index)
         digest.update(f"{name} {size_of(address)}".encode() + b"\0")
     return digest.hexdigest()
 
 
-def _stamp(address: PictureAddress | None, stamp_file: Callable[[Place], bytes]) -> bytes:
+def _stamp(address: ImageAddress | None, stamp_file: Callable[[Place], bytes]) -> bytes:
     if isinstance(address, TarMember):
         place = f" {address.offset} {address.size}"
         return stamp_file(address.archive) + _encode(address.member + place)

@@ -1,4 +1,4 @@
-"""One model over one set of pictures: how it is cut, who writes parts, what is made of them."""
+"""One model over one set of images: how it is cut, who writes parts, what is made of them."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -15,11 +15,11 @@ from vitscope.decomposition import choose_groups, choose_tolerance
 from vitscope.errors import UsageError
 from vitscope.files.json_files import read_json
 from vitscope.files.workspace import Plan
+from vitscope.images.addresses import Source
+from vitscope.images.image_set import ImageBatch, ImageSet
 from vitscope.metrics.feature_sums import rows_before_fold
 from vitscope.models.base import ViTAdapter
 from vitscope.models.token_states import name_tokens
-from vitscope.pictures.addresses import Source
-from vitscope.pictures.images import ImageBatch, ImageSet
 from vitscope.results.finishing import finish_result
 from vitscope.results.gallery import GalleryCandidates
 from vitscope.results.manifest import Manifest
@@ -29,14 +29,14 @@ from vitscope.runs.model_run import ModelRun, choose_preprocessing, list_changed
 from vitscope.runs.part_writer import MACHINE, PartWriter
 from vitscope.runs.resources import settle_config
 
-_SHARD_PICTURES, _SHARD_BATCHES = 512, 32
+_SHARD_IMAGES, _SHARD_BATCHES = 512, 32
 """A shard is at least so large: between two of them, reading ahead begins anew."""
 
 
 def make_image_set(
     vit: ViTAdapter, images: ImageSet | Source | Sequence[Source], config: AuditConfig
 ) -> ImageSet:
-    """The pictures of an audit as a set.
+    """The images of an audit as a set.
 
     Args:
         vit: The model, whose own preprocessing a set is made with.
@@ -47,14 +47,14 @@ def make_image_set(
         The set, whole: `AuditRun` cuts a shard from it. Copies that are cheap to tell are left out.
 
     Raises:
-        UsageError: If a source holds no picture, or a setting is for sources and a prepared set was
+        UsageError: If a source holds no image, or a setting is for sources and a prepared set was
             given.
     """
     if isinstance(images, ImageSet):
         for name in ("limit", "size", "draft", "seed", "masks"):
             if getattr(config, name) != getattr(AuditConfig(), name):
                 raise UsageError(
-                    f"{name} is set, but the pictures come as a prepared ImageSet: choose them and "
+                    f"{name} is set, but the images come as a prepared ImageSet: choose them and "
                     "their size there, or give folders and files"
                 )
         return images.without_copies()
@@ -66,12 +66,12 @@ def make_image_set(
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """Some pictures of a run.
+    """Some images of a run.
 
     Attributes:
         number: Its number, from 0.
-        first_index: Place of its first picture among all.
-        images: The pictures.
+        first_index: Place of its first image among all.
+        images: The images.
         elsewhere: Identities of those that are left out, for an earlier shard has them.
     """
 
@@ -82,18 +82,18 @@ class Shard:
 
 
 class AuditRun:
-    """One model over one set of pictures."""
+    """One model over one set of images."""
 
     def __init__(self, vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> None:
         """Prepare the run; the model is not touched yet, unless a precision is to be chosen.
 
         Args:
             vit: The model.
-            images: The pictures; of a shard, all from which it is cut.
+            images: The images; of a shard, all from which it is cut.
             config: Settings.
 
         Raises:
-            UsageError: If there are fewer pictures than shards.
+            UsageError: If there are fewer images than shards.
         """
         vit = vit if vit.weights_hash else vit.hashed()
         layers = vit.select_layers(parse_layers(config.layers))
@@ -105,8 +105,8 @@ class AuditRun:
         self._vit = vit
 
     @property
-    def num_pictures(self) -> int:
-        """Pictures to be looked at."""
+    def num_images(self) -> int:
+        """Images to be looked at."""
         return len(self._images)
 
     def count_bytes(self, shards: Iterable[Shard]) -> int:
@@ -136,7 +136,7 @@ class AuditRun:
 
     @cached_property
     def shards(self) -> list[Shard]:
-        """The pictures, cut into shards."""
+        """The images, cut into shards."""
         size, count = self._config.shard_size, len(self._images)
         assert not isinstance(size, str)  # it is settled
         return [
@@ -167,7 +167,7 @@ class AuditRun:
         Returns:
             The writer.
         """
-        return PartWriter(self._vit, self._manifest, self._config, self.num_pictures)
+        return PartWriter(self._vit, self._manifest, self._config, self.num_images)
 
     def placed(self) -> AbstractContextManager[None]:
         """Have the model on the device and in the precision of the run.
@@ -178,14 +178,14 @@ class AuditRun:
         return self._run.placed()
 
     def execute(self, folder: Path, batches: Iterable[ImageBatch]) -> None:
-        """Audit pictures that are decoded already, as one shard in this process.
+        """Audit images that are decoded already, as one shard in this process.
 
         Args:
             folder: Folder to write the result into.
-            batches: The pictures, all of the set.
+            batches: The images, all of the set.
 
         Raises:
-            ImageReadError: If no picture could be read.
+            ImageReadError: If no image could be read.
             ImbalanceError: If a ledger does not balance.
             NonFiniteError: If an activation is not finite.
         """
@@ -202,7 +202,7 @@ class AuditRun:
             run_id: What the workspace calls the run; None if there is none.
 
         Raises:
-            ImageReadError: If no picture could be read.
+            ImageReadError: If no image could be read.
         """
         merged = merge_parts(folder, self._manifest, parts)
         self._run.failures[:] = merged.failures
@@ -243,7 +243,7 @@ def _cut(images: ImageSet, shard: str | None) -> ImageSet:
     start, stop = (len(images) * k // count for k in (number - 1, number))
     if start == stop:
         raise UsageError(
-            f"shard {shard} of {len(images)} pictures holds none: use no more shards than pictures"
+            f"shard {shard} of {len(images)} images holds none: use no more shards than images"
         )
     return images.select(range(start, stop))
 
@@ -253,7 +253,7 @@ def _settle(vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> AuditConf
     batch_size, shard_size = settled.batch_size, settled.shard_size
     assert not isinstance(batch_size, str)
     if isinstance(shard_size, str):
-        shard_size = max(_SHARD_PICTURES, _SHARD_BATCHES * batch_size)
+        shard_size = max(_SHARD_IMAGES, _SHARD_BATCHES * batch_size)
     # Processes that decode change no bit, and are chosen where they are.
     return replace(settled, shard_size=shard_size, num_workers=config.num_workers)
 

@@ -13,7 +13,7 @@ from vitscope.runs.resources import free_cached_memory
 
 @dataclass(frozen=True, eq=False)
 class PlacedBatch:
-    """Pictures that were read, where the model is.
+    """Images that were read, where the model is.
 
     Attributes:
         indices: Their places in the set.
@@ -32,7 +32,7 @@ class PlacedBatch:
     level_ranges: list[float] = field(default_factory=list)
 
     def select(self, piece: slice) -> "PlacedBatch":
-        """Some of the pictures.
+        """Some of the images.
 
         Args:
             piece: Which.
@@ -50,7 +50,7 @@ class PlacedBatch:
         )
 
     def pick(self, rows: Sequence[int]) -> "PlacedBatch":
-        """Some of the pictures, in copies unless it is all of them.
+        """Some of the images, in copies unless it is all of them.
 
         Args:
             rows: Their places in the batch.
@@ -77,7 +77,7 @@ class BatchFitter:
         """Start with what is known.
 
         Args:
-            pass_size: Pictures of a pass, at most; all of a batch if None.
+            pass_size: Images of a pass, at most; all of a batch if None.
         """
         self._pass_size = pass_size
 
@@ -85,11 +85,11 @@ class BatchFitter:
         """Do something with a batch, in as many passes as it takes.
 
         Args:
-            batch: The pictures.
+            batch: The images.
             work: What is done with a batch; where it raises `MemoryShortageError`, nothing was.
 
         Raises:
-            MemoryShortageError: If there is not even memory for one picture.
+            MemoryShortageError: If there is not even memory for one image.
         """
         done, count = 0, len(batch.ids)
         while done < count:

@@ -1,4 +1,4 @@
-"""Pictures explained one by one, each in its own shape: maps, numbers and a verdict."""
+"""Images explained one by one, each in its own shape: maps, numbers and a verdict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,38 +9,38 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import nn
 
+from vitscope.adapters.registry import open_model
 from vitscope.config import RunConfig
 from vitscope.decomposition import choose_tolerance
 from vitscope.errors import ImageReadError, MemoryShortageError, UsageError
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import is_result, never, scratch_folder, staged_folder
+from vitscope.images.addresses import (
+    ImageAddress,
+    Source,
+    printable_address,
+    read_image,
+)
+from vitscope.images.decoding import decode_for_model, image_id, prepare_image
+from vitscope.images.image_set import ImageSet
+from vitscope.images.level_range import NARROW, measure_range, note_narrow
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.images.sources import FoundImages, find_images
 from vitscope.ledger import Ledger, check_balance, make_ledger
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
-from vitscope.models.registry import open_model
-from vitscope.pictures.addresses import (
-    PictureAddress,
-    Source,
-    printable_address,
-    read_picture,
-)
-from vitscope.pictures.decoding import decode_picture, image_id, prepare_image
-from vitscope.pictures.images import ImageSet
-from vitscope.pictures.level_range import NARROW, measure_range, note_narrow
-from vitscope.pictures.preprocessing import Preprocessing
-from vitscope.pictures.sources import FoundPictures, find_images
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.explanation import (
     Explanation,
     Framing,
+    ImageExplanation,
     Numbers,
-    PictureExplanation,
     compute_centred_map,
     finish_explanation,
-    measure_picture,
-    write_picture,
+    measure_image,
+    write_image,
 )
-from vitscope.results.verdict import PictureVerdict, judge_alone, judge_picture
+from vitscope.results.verdict import ImageVerdict, judge_alone, judge_image
 from vitscope.runs.batches import PlacedBatch
 from vitscope.runs.model_run import (
     ModelRun,
@@ -53,7 +53,7 @@ from vitscope.token_maps import TokenMaps, make_token_maps
 from vitscope.trace import ClsTrace
 
 MAX_ASPECT = 8
-"""Longest side, as a multiple of the shorter, of a picture that is explained whole: what attention
+"""Longest side, as a multiple of the shorter, of an image that is explained whole: what attention
 costs grows with its square."""
 
 
@@ -68,7 +68,7 @@ def explain(
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Explanation:
-    """Show for single pictures where their [CLS] output came from, and what its map leaves out.
+    """Show for single images where their [CLS] output came from, and what its map leaves out.
 
     The verdict on an image is on what sets it apart from the means over a reference's images, and
     the image is prepared exactly as those were. The reference is the one given; or else an audit
@@ -84,21 +84,21 @@ def explain(
     Args:
         vit: The model: an adapter, a module, or an id that `load_model` takes. It runs on the
             configured device in the configured precision, and is left as it was.
-        images: Folders, picture files, text files of paths.
-        config: Settings; the defaults if None. Pictures run one by one, whatever the batch size.
+        images: Folders, image files, text files of paths.
+        config: Settings; the defaults if None. Images run one by one, whatever the batch size.
         layer: Index of the block, from 0; the last one if None.
         reference: An audit of the same weights and layer, with the preprocessing of the model and
             settings here; if None, one that lies beside the result or comes with vitscope.
         out: Folder to write the result into; a temporary one if None.
         overwrite: Whether an earlier result in `out` is replaced.
-        on_progress: Called with (pictures done, pictures in all) after every picture.
+        on_progress: Called with (images done, images in all) after every image.
 
     Returns:
         The result.
 
     Raises:
-        UsageError: If settings, pictures, reference or folder do not fit.
-        ImageReadError: If no picture could be read.
+        UsageError: If settings, images, reference or folder do not fit.
+        ImageReadError: If no image could be read.
         ImbalanceError: If a ledger does not balance.
         NonFiniteError: If an activation is not finite.
         VitscopeError: If the disk does not take the result.
@@ -128,10 +128,10 @@ def explain(
 def fit_whole(
     size: tuple[int, int], preprocessing: Preprocessing, patch_size: tuple[int, int]
 ) -> Preprocessing:
-    """Preprocessing that keeps a picture's shape, to the nearest whole patch.
+    """Preprocessing that keeps an image's shape, to the nearest whole patch.
 
     Args:
-        size: (width, height) of the picture in pixels.
+        size: (width, height) of the image in pixels.
         preprocessing: The model's own, for a square input.
         patch_size: Patch (height, width) in pixels.
 
@@ -139,7 +139,7 @@ def fit_whole(
         The same with an input whose shorter side is the square's.
 
     Raises:
-        ImageReadError: If the picture is longer than `MAX_ASPECT` times its shorter side.
+        ImageReadError: If the image is longer than `MAX_ASPECT` times its shorter side.
     """
     width, height = size
     if max(size) > MAX_ASPECT * min(size):
@@ -161,17 +161,17 @@ class _Seen:
     path: str
     image_id: str
     framing: Framing
-    picture: UInt8[np.ndarray, "height width 3"]
+    image: UInt8[np.ndarray, "height width 3"]
     pixels: Pixels
 
 
 class ExplainRun:
-    """One model explaining pictures, into one folder."""
+    """One model explaining images, into one folder."""
 
     def __init__(
         self,
         vit: ViTAdapter,
-        addresses: FoundPictures,
+        addresses: FoundImages,
         config: RunConfig,
         layer: int | None,
         reference: AuditResult | None,
@@ -181,7 +181,7 @@ class ExplainRun:
 
         Args:
             vit: The model.
-            addresses: Where the pictures lie.
+            addresses: Where the images lie.
             config: Settings.
             layer: Index of the block; the last one if None.
             reference: An audit whose means the verdicts are against; one is looked for if None.
@@ -201,7 +201,7 @@ class ExplainRun:
         self._layer = vit.last_layer if layer is None else layer
         vit.select_layers([self._layer])
         self._preprocessing = choose_preprocessing(vit, config)
-        notes = addresses.notes if isinstance(addresses, FoundPictures) else ()
+        notes = addresses.notes if isinstance(addresses, FoundImages) else ()
         images = ImageSet(addresses, self._preprocessing, notes=notes)
         self._run = ModelRun(vit, images, config)
         self._tolerance = choose_tolerance(self._run.config.torch_dtype, self._run.device)
@@ -215,14 +215,14 @@ class ExplainRun:
             self._reference = read_reference(reference, wanted)
 
     def execute(self, folder: Path, on_progress: OnProgress | None) -> None:
-        """Explain all pictures and write the result.
+        """Explain all images and write the result.
 
         Args:
             folder: Folder to write into.
-            on_progress: Called with (pictures done, pictures in all) after every picture.
+            on_progress: Called with (images done, images in all) after every image.
 
         Raises:
-            ImageReadError: If no picture could be read.
+            ImageReadError: If no image could be read.
             ImbalanceError: If a ledger does not balance.
             NonFiniteError: If an activation is not finite.
         """
@@ -235,8 +235,8 @@ class ExplainRun:
                 except ImageReadError as error:
                     self._run.failures.append((printable_address(address), str(error)))
                 else:
-                    num_narrow += measure_range(seen.picture) < NARROW
-                    entries.append(write_picture(folder, len(entries), self._explain(seen)))
+                    num_narrow += measure_range(seen.image) < NARROW
+                    entries.append(write_image(folder, len(entries), self._explain(seen)))
                 if on_progress is not None:
                     on_progress(done, len(self._addresses))
         self._run.check_some_read()
@@ -249,10 +249,10 @@ class ExplainRun:
             notes=note_narrow(num_narrow, len(entries)),
         )
 
-    def _see(self, address: PictureAddress) -> _Seen:
+    def _see(self, address: ImageAddress) -> _Seen:
         try:
-            data = read_picture(address)
-            image = decode_picture(data, self._preprocessing)
+            data = read_image(address)
+            image = decode_for_model(data, self._preprocessing)
             preprocessing, framing = self._frame(image.size)
             check_memory(self._vit, preprocessing.size, self._run.device, decoded=1)
             shown, pixels = prepare_image(image, preprocessing)
@@ -262,7 +262,7 @@ class ExplainRun:
             path=printable_address(address),
             image_id=image_id(data),
             framing=framing,
-            picture=np.asarray(shown),
+            image=np.asarray(shown),
             pixels=pixels.unsqueeze(0).to(self._run.device),
         )
 
@@ -278,18 +278,18 @@ class ExplainRun:
             return self._preprocessing, "cropped"
         return whole, "whole"
 
-    def _explain(self, seen: _Seen) -> PictureExplanation:
+    def _explain(self, seen: _Seen) -> ImageExplanation:
         batch = PlacedBatch([0], [seen.image_id], [seen.path], seen.pixels)
         with self._run.plain_errors(batch):
             ledger, maps, centred = self._trace(seen.pixels)
         means = None if self._reference is None else self._reference.means
-        numbers = measure_picture(ledger, means)
+        numbers = measure_image(ledger, means)
         attention = maps.on_grid(maps.attention)[0]
-        return PictureExplanation(
+        return ImageExplanation(
             path=seen.path,
             image_id=seen.image_id,
             framing=seen.framing,
-            picture=seen.picture,
+            image=seen.image,
             attention=attention.mean(dim=0).numpy(),
             head_attention=attention.numpy(),
             contribution_norm=maps.on_grid(maps.contribution_norm)[0].numpy(),
@@ -301,10 +301,10 @@ class ExplainRun:
             verdict=self._judge(numbers),
         )
 
-    def _judge(self, numbers: Numbers) -> PictureVerdict:
+    def _judge(self, numbers: Numbers) -> ImageVerdict:
         reference = self._reference
         if reference is not None:
-            return judge_picture(numbers["centred_share"], reference.num_images, reference.images)
+            return judge_image(numbers["centred_share"], reference.num_images, reference.images)
         run, vit = self._run, self._vit
         remedy = advise(vit.info, self._layer, vit.last_layer, run.config)
         return judge_alone(numbers["share_without_bias"], remedy)

@@ -1,9 +1,9 @@
-"""What every run of a model over pictures shares: batches, plain failures, where it all came from.
+"""What every run of a model over images shares: batches, plain failures, where it all came from.
 
 Requirements met here:
 
-- A picture that cannot be read is counted and named; the run goes on while one is left.
-- What stops a run says which picture, in which layer, and what to do.
+- An image that cannot be read is counted and named; the run continues while one is left.
+- What stops a run says which image, in which layer, and what to do.
 - The model is placed on the device for the run alone and left as it was found.
 """
 
@@ -24,11 +24,11 @@ from vitscope.errors import (
     NonFiniteError,
     VitscopeError,
 )
+from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
+from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.identity import Behaviour, hash_weights
 from vitscope.models.precision import HALF_PRECISIONS
-from vitscope.pictures.images import ImageBatch, ImageSet, iter_batches
-from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.runs.batches import BatchFitter, PlacedBatch
 from vitscope.runs.resources import (
     choose_pass_size,
@@ -42,14 +42,14 @@ OnProgress = Callable[[int, int], None]
 
 
 class ModelRun:
-    """One model over one set of pictures.
+    """One model over one set of images.
 
     Attributes:
         device: Where it runs.
         config: How it is run, with nothing left to choose.
-        pass_size: Pictures that go through the model at once; None if all of a batch do.
+        pass_size: Images that go through the model at once; None if all of a batch do.
         weights_hash: Digest of the weights.
-        failures: Path and reason of each picture that could not be read so far.
+        failures: Path and reason of each image that could not be read so far.
     """
 
     def __init__(self, vit: ViTAdapter, images: ImageSet, config: RunConfig) -> None:
@@ -57,7 +57,7 @@ class ModelRun:
 
         Args:
             vit: The model.
-            images: The pictures.
+            images: The images.
             config: How it is run.
         """
         self.device = config.resolve_device()
@@ -88,22 +88,20 @@ class ModelRun:
     def iter_batches(
         self, on_progress: OnProgress | None, batches: Iterable[ImageBatch] | None = None
     ) -> Iterator[PlacedBatch]:
-        """Go through the pictures in order; what happens to a batch is told in plain words.
+        """Go through the images in order; what happens to a batch is told in plain words.
 
         Args:
-            on_progress: Called with (pictures done, pictures in all) after every batch.
-            batches: The pictures already decoded; they are read if None.
+            on_progress: Called with (images done, images in all) after every batch.
+            batches: The images already decoded; they are read if None.
 
         Yields:
-            Batches of at least one picture that was read.
+            Batches of at least one image that was read.
         """
         done = 0
         for batch in self.read_batches() if batches is None else batches:
-            self.failures += [
-                (self._images.name_picture(f.index), f.reason) for f in batch.failures
-            ]
+            self.failures += [(self._images.name_image(f.index), f.reason) for f in batch.failures]
             if batch.indices:
-                paths = [self._images.name_picture(index) for index in batch.indices]
+                paths = [self._images.name_image(index) for index in batch.indices]
                 pixels = batch.pixels.to(self.device, non_blocking=True)
                 yield PlacedBatch(
                     batch.indices, batch.ids, paths, pixels, batch.covariates, batch.level_ranges
@@ -113,7 +111,7 @@ class ModelRun:
                 on_progress(done, len(self._images))
 
     def read_batches(self) -> Iterator[ImageBatch]:
-        """Decode the pictures.
+        """Decode the images.
 
         Returns:
             Their batches, in order.
@@ -140,18 +138,18 @@ class ModelRun:
         """Refuse a run that has nothing to tell.
 
         Raises:
-            ImageReadError: If every picture of the set is among the failures.
+            ImageReadError: If every image of the set is among the failures.
         """
         if len(self.failures) == len(self._images):
             path, reason = self.failures[0]
             raise ImageReadError(
-                f"none of the {len(self.failures)} pictures could be read; the first, {path}: "
+                f"none of the {len(self.failures)} images could be read; the first, {path}: "
                 f"{reason}"
             )
 
     @contextmanager
     def plain_errors(self, batch: PlacedBatch) -> Iterator[None]:
-        """Say of what stops the work on a batch which picture it was, or that memory is short.
+        """Say of what stops the work on a batch which image it was, or that memory is short.
 
         Args:
             batch: The batch.
@@ -161,8 +159,8 @@ class ModelRun:
 
         Raises:
             ImbalanceError: Saying in which precision, where it is a half precision.
-            NonFiniteError: Naming layer and picture, where a layer's output is not finite.
-            VitscopeError: Naming the picture.
+            NonFiniteError: Naming layer and image, where a layer's output is not finite.
+            VitscopeError: Naming the image.
             MemoryShortageError: Naming what there is not enough memory for.
             RuntimeError: Any other of torch's, as it came.
         """
@@ -174,10 +172,10 @@ class ModelRun:
         except ImbalanceError as error:
             if self.config.torch_dtype not in HALF_PRECISIONS:
                 raise
-            # The first pictures balanced where auto chose it; these do not.
+            # The first images balanced where auto chose it; these do not.
             raise ImbalanceError(
                 f"{error}; or {self.config.dtype}, asked for or chosen by --dtype auto on the "
-                "first pictures, is too coarse for this model: use --dtype float32"
+                "first images, is too coarse for this model: use --dtype float32"
             ) from None
 
     def _locate_non_finite(
@@ -247,7 +245,7 @@ class ModelRun:
             "weights_hash": self.weights_hash,
             "behaviour_hash": self.behaviour.digest,
             "preprocessing": asdict(self._images.preprocessing),
-            "num_pictures_given": len(self._images),
+            "num_images_given": len(self._images),
             "notes": list(self._images.notes),
             "started": self._started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -255,7 +253,7 @@ class ModelRun:
 
 
 def choose_preprocessing(vit: ViTAdapter, config: RunConfig) -> Preprocessing:
-    """How the pictures are prepared, at the input size that was asked for.
+    """How the images are prepared, at the input size that was asked for.
 
     Args:
         vit: The model; an input size that does not fit its patches is refused.

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from vitscope.adapters.registry import open_model
 from vitscope.config import OneShotConfig
 from vitscope.decomposition import LayerRows, choose_tolerance, decompose_layers
 from vitscope.errors import VitscopeError
@@ -18,13 +19,12 @@ from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
 from vitscope.files.row_files import RowFiles
 from vitscope.files.storage import is_result, never, scratch_folder, staged_folder
+from vitscope.images.class_folders import ClassFolders, find_classes
+from vitscope.images.image_set import ImageSet
+from vitscope.images.level_range import NARROW, note_narrow
 from vitscope.ledger import check_rows_finite
-from vitscope.metrics.one_shot import CLASSIFIERS, compute_accuracy, draw_pairs, group_pictures
+from vitscope.metrics.one_shot import CLASSIFIERS, compute_accuracy, draw_pairs, group_images
 from vitscope.models.base import ViTAdapter
-from vitscope.models.registry import open_model
-from vitscope.pictures.class_folders import ClassFolders, find_classes
-from vitscope.pictures.images import ImageSet
-from vitscope.pictures.level_range import NARROW, note_narrow
 from vitscope.results.one_shot_result import DrawScore, OneShotResult, finish_one_shot
 from vitscope.runs.batches import PlacedBatch
 from vitscope.runs.model_run import (
@@ -34,8 +34,8 @@ from vitscope.runs.model_run import (
     describe_preprocessing,
 )
 
-Outputs = dict[str, dict[str, Float[np.ndarray, "*picture dim"]]]
-"""Readout -> part -> one row a picture."""
+Outputs = dict[str, dict[str, Float[np.ndarray, "*image dim"]]]
+"""Readout -> part -> one row an image."""
 
 _KINDS = ("term", "values", "attention", "block", "embedding")
 
@@ -50,11 +50,11 @@ def one_shot(
     on_progress: OnProgress | None = None,
     on_draw: OnProgress | None = None,
 ) -> OneShotResult:
-    """Tell classes apart after one picture of each, by the full output and by parts of it.
+    """Tell classes apart after one image of each, by the full output and by parts of it.
 
-    Per draw one random training and one other random test picture of every class are taken. A
-    classifier is trained on the full outputs of the training pictures and tested on the full, the
-    keep-only and the skip-only outputs of the test pictures (docs/method.md).
+    Per draw one random training and one other random test image of every class are taken. A
+    classifier is trained on the full outputs of the training images and tested on the full, the
+    keep-only and the skip-only outputs of the test images (docs/method.md).
 
     Args:
         vit: The model: an adapter, a module, or an id that `load_model` takes. It runs on the
@@ -63,18 +63,18 @@ def one_shot(
         config: Settings; the defaults if None.
         out: Folder to write the result into; a temporary one if None.
         overwrite: Whether an earlier result in `out` is replaced.
-        on_progress: Called with (pictures done, pictures in all) after every batch.
+        on_progress: Called with (images done, images in all) after every batch.
         on_draw: Called with (draws done, draws in all) after every draw.
 
     Returns:
         The result.
 
     Raises:
-        UsageError: If settings, pictures or folder do not fit.
-        ImageReadError: If no picture could be read.
+        UsageError: If settings, images or folder do not fit.
+        ImageReadError: If no image could be read.
         ImbalanceError: If a ledger does not balance.
         NonFiniteError: If an activation is not finite.
-        VitscopeError: If fewer than two classes are left once unreadable pictures are out, or the
+        VitscopeError: If fewer than two classes are left once unreadable images are out, or the
             disk does not take the result.
 
     Source:
@@ -94,12 +94,12 @@ def one_shot(
 
 
 @dataclass(frozen=True, eq=False)
-class _Pictures:
-    """Every picture that was read, with its features."""
+class _Images:
+    """Every image that was read, with its features."""
 
     labels: list[str]
     ids: list[str]
-    features: dict[str, Float[np.ndarray, "picture dim"]]
+    features: dict[str, Float[np.ndarray, "image dim"]]
     bias: Float[np.ndarray, " dim"]
 
     def make_outputs(self, places: Int64[np.ndarray, "set class"]) -> Outputs:
@@ -114,8 +114,8 @@ class _OneShotRun:
         preprocessing = choose_preprocessing(vit, config)
         self._labels = [label for label, paths in folders.classes.items() for _ in paths]
         paths = tuple(path for paths in folders.classes.values() for path in paths)
-        images = ImageSet(paths, preprocessing, described=False, notes=folders.notes)
-        self._run = ModelRun(vit, images, config)
+        image_set = ImageSet(paths, preprocessing, described=False, notes=folders.notes)
+        self._run = ModelRun(vit, image_set, config)
         self._preprocessing = describe_preprocessing(vit, preprocessing)
         self._vit = vit
         self._folders = folders
@@ -137,13 +137,13 @@ class _OneShotRun:
         on_progress: OnProgress | None,
         on_draw: OnProgress | None,
     ) -> None:
-        pictures = self._extract(scratch, on_progress)
-        groups = group_pictures(pictures.labels, pictures.ids)
+        images = self._extract(scratch, on_progress)
+        groups = group_images(images.labels, images.ids)
         classes = {label: members for label, members in groups.items() if len(members) > 1}
         if len(classes) < 2:
             raise VitscopeError(
                 f"of {len(self._folders.classes)} classes {len(classes)} hold two different "
-                f"readable pictures ({len(self._run.failures)} pictures could not be read): at "
+                f"readable images ({len(self._run.failures)} images could not be read): at "
                 "least two such classes are needed"
             )
         pairs = draw_pairs(list(classes.values()), self._config.draws, self._config.seed)
@@ -152,7 +152,7 @@ class _OneShotRun:
         # hundred times slower, and their number would change the last digits.
         with threadpool_limits(limits=1, user_api="blas"):
             for draw, pair in enumerate(pairs):
-                scores += self._classify(draw, pictures.make_outputs(pair.T))
+                scores += self._classify(draw, images.make_outputs(pair.T))
                 if on_draw is not None:
                     on_draw(draw + 1, len(pairs))
         finish_one_shot(
@@ -160,7 +160,7 @@ class _OneShotRun:
             scores,
             model=self._run.describe_model(),
             preprocessing=self._preprocessing,
-            data=self._describe_data(pictures, classes),
+            data=self._describe_data(images, classes),
             settings={
                 "renormalize": self._config.renormalize,
                 "cls_term": self._config.cls_term,
@@ -170,10 +170,10 @@ class _OneShotRun:
             provenance=self._run.make_provenance(),
         )
 
-    def _extract(self, scratch: Path, on_progress: OnProgress | None) -> _Pictures:
+    def _extract(self, scratch: Path, on_progress: OnProgress | None) -> _Images:
         labels: list[str] = []
         ids: list[str] = []
-        bias = np.empty(0)  # the same for every picture
+        bias = np.empty(0)  # the same for every image
         with self._run.placed(), RowFiles(scratch) as files:
 
             def take(batch: PlacedBatch) -> None:
@@ -188,7 +188,7 @@ class _OneShotRun:
             for batch in self._run.iter_batches(on_progress):
                 fitter.apply(batch, take)
         self._run.check_some_read()
-        return _Pictures(labels, ids, files.open_rows(), bias)
+        return _Images(labels, ids, files.open_rows(), bias)
 
     def _decompose(self, batch: PlacedBatch) -> tuple[dict[str, np.ndarray], np.ndarray]:
         layer = self._vit.last_layer
@@ -215,13 +215,13 @@ class _OneShotRun:
                     yield DrawScore(draw, classifier, readout, part, accuracy)
 
     def _describe_data(
-        self, pictures: _Pictures, classes: Mapping[str, Sequence[int]]
+        self, images: _Images, classes: Mapping[str, Sequence[int]]
     ) -> dict[str, Any]:
-        num_read = sum(label in classes for label in pictures.labels)
+        num_read = sum(label in classes for label in images.labels)
         num_images = sum(len(members) for members in classes.values())
         left_out = set(self._folders.classes) - set(classes)
         dropped = sorted([*self._folders.too_small, *left_out])
-        notes = note_narrow(self._num_narrow, len(pictures.labels))
+        notes = note_narrow(self._num_narrow, len(images.labels))
         return {
             "num_classes": len(classes),
             "num_images": num_images,
@@ -246,7 +246,7 @@ def _keep_skip_alone(vit: ViTAdapter, rows: LayerRows) -> dict[str, Tensor]:
 
 
 def _make_outputs(
-    features: Mapping[str, Float[np.ndarray, "*picture dim"]], bias: Float[np.ndarray, " dim"]
+    features: Mapping[str, Float[np.ndarray, "*image dim"]], bias: Float[np.ndarray, " dim"]
 ) -> Outputs:
     # Full and restricted outputs in every readout, from the features that an audit keeps too.
     kinds: Outputs = {kind: {} for kind in _KINDS}

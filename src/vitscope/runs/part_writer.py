@@ -1,8 +1,8 @@
-"""One shard of an audit: pictures through the model, rows into tables and sums, as a part on disk.
+"""One shard of an audit: images through the model, rows into tables and sums, as a part on disk.
 
 Requirements met here:
 
-- What a part holds depends on its pictures, the model and the settings alone, not on who writes it
+- What a part holds depends on its images, the model and the settings alone, not on who writes it
   or on what was written before.
 - The first batch of every part, and others drawn at random, prove the ledger against the model's
   own tensors.
@@ -21,11 +21,11 @@ from torch import Tensor
 from vitscope.config import AuditConfig
 from vitscope.decomposition import LayerRows, decompose_layers
 from vitscope.files.json_files import write_json
+from vitscope.images.image_set import ImageBatch, ImageSet
 from vitscope.ledger import ScalarPath, check_rows_finite, cosine
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.jackknife import block_of
 from vitscope.models.base import ViTAdapter
-from vitscope.pictures.images import ImageBatch, ImageSet
 from vitscope.results.gallery import GalleryCandidates
 from vitscope.results.manifest import Manifest, write_sums
 from vitscope.results.records import RecordWriter
@@ -45,13 +45,13 @@ class PartWriter:
         vit: The model, with the digest of its weights.
         manifest: What the parts are of.
         config: Settings, with nothing left to choose that changes a bit.
-        num_pictures: Pictures of the whole run, of which a gallery's candidates are drawn.
+        num_images: Images of the whole run, of which a gallery's candidates are drawn.
     """
 
     vit: ViTAdapter
     manifest: Manifest
     config: AuditConfig
-    num_pictures: int
+    num_images: int
 
     def write(
         self,
@@ -63,20 +63,20 @@ class PartWriter:
         batches: Iterable[ImageBatch] | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        """Take in the pictures of a shard and write its part.
+        """Take in the images of a shard and write its part.
 
         Args:
             folder: Folder to write into.
-            images: The pictures.
-            first_index: Place of the first of them among all pictures of the run.
+            images: The images.
+            first_index: Place of the first of them among all images of the run.
             elsewhere: Identities of images that earlier parts have: they are left out.
-            batches: The pictures already decoded; they are read if None.
-            on_progress: Called with (pictures done, pictures in the shard) after every batch.
+            batches: The images already decoded; they are read if None.
+            on_progress: Called with (images done, images in the shard) after every batch.
 
         Raises:
             ImbalanceError: If a ledger does not balance.
             NonFiniteError: If an activation is not finite.
-            VitscopeError: If there is not even memory for one picture at a time.
+            VitscopeError: If there is not even memory for one image at a time.
         """
         part = _Part(self, folder, first_index, images.num_repeated, elsewhere)
         run = ModelRun(self.vit, images, self.config)
@@ -86,8 +86,8 @@ class PartWriter:
             part.open_writers(stack)
             different = filter(None, map(part.drop_copies, run.iter_batches(on_progress, batches)))
             for number, batch in enumerate(different):
-                proven = number == 0 or self._is_drawn(batch.ids[0])
-                fitter.apply(batch, partial(part.take, run, proven=proven))
+                verified = number == 0 or self._is_drawn(batch.ids[0])
+                fitter.apply(batch, partial(part.take, run, verified=verified))
         part.close()
         write_failures(folder, run.failures)
         write_json(folder / MACHINE, run.describe_machine())
@@ -98,7 +98,7 @@ class PartWriter:
 
     def _is_drawn(self, image_id: str) -> bool:
         digest = blake2b(f"{self.config.seed} {image_id}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") < self.config.proven * 2**64
+        return int.from_bytes(digest, "big") < self.config.verified * 2**64
 
 
 class _Part:
@@ -120,7 +120,7 @@ class _Part:
         self._seen = set(elsewhere)
         self._sums: AuditSums = self._manifest.make_sums(folder)
         self._sums.num_repeated = num_repeated
-        self._candidates = GalleryCandidates(writer.num_pictures)
+        self._candidates = GalleryCandidates(writer.num_images)
         self._writers: dict[int, RecordWriter] = {}
 
     def open_writers(self, stack: ExitStack) -> None:
@@ -148,17 +148,17 @@ class _Part:
         self._sums.num_repeated += len(batch.ids) - len(rows)
         return batch.pick(rows) if rows else None
 
-    def take(self, run: ModelRun, batch: PlacedBatch, *, proven: bool) -> None:
+    def take(self, run: ModelRun, batch: PlacedBatch, *, verified: bool) -> None:
         """Nothing of a batch is taken in before all of it is known.
 
         Args:
             run: The run that the batch is of.
-            batch: The pictures.
-            proven: Whether the last block runs for every token.
+            batch: The images.
+            verified: Whether the last block runs for every token.
         """
         streams: list[StreamTrace] = []
         with run.plain_errors(batch):
-            rows = self._decompose(batch, streams, proven=proven)
+            rows = self._decompose(batch, streams, verified=verified)
             (stream,) = streams
             patch_norms = stream.patch_norms.cpu()
             self._check_patches(patch_norms, rows)
@@ -184,7 +184,7 @@ class _Part:
             self._candidates.write(self._folder)
 
     def _decompose(
-        self, batch: PlacedBatch, streams: list[StreamTrace], *, proven: bool
+        self, batch: PlacedBatch, streams: list[StreamTrace], *, verified: bool
     ) -> dict[int, LayerRows]:
         wanted: list[int] = []
         if self._config.gallery:
@@ -198,7 +198,7 @@ class _Part:
             renormalize=self._config.renormalize,
             tolerance=self._manifest.tolerance,
             cls_term=self._config.cls_term,
-            proven=proven,
+            verified=verified,
             on_stream=streams.append,
             on_maps=partial(self._candidates.update, places, names) if wanted else None,
             mapped=wanted,
@@ -207,12 +207,12 @@ class _Part:
     def _check_patches(self, patch_norms: Tensor, rows: Mapping[int, LayerRows]) -> None:
         # No row under study looks at what the last block makes of the patches, where it is made.
         last = self._manifest.last_layer
-        known = patch_norms if _is_proven(rows[last]) else patch_norms[:, :-1]
+        known = patch_norms if _is_verified(rows[last]) else patch_norms[:, :-1]
         finite = known.isfinite().flatten(1).all(dim=-1)
         check_rows_finite(finite, "of patches ", last)
 
 
-def _is_proven(row: LayerRows) -> bool:
+def _is_verified(row: LayerRows) -> bool:
     return bool(row.scalars["balance_error",].isfinite().all())
 
 

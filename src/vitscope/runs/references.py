@@ -20,15 +20,15 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope.adapters.registry import load_model
 from vitscope.config import RunConfig
 from vitscope.errors import ResultError, UsageError
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import MARKER
 from vitscope.files.tensor_files import read_tensors, write_tensors
+from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import ModelInfo
 from vitscope.models.identity import Behaviour
-from vitscope.models.registry import load_model
-from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.verdict import MIN_IMAGES
 

@@ -11,9 +11,9 @@ import torch
 from vitscope.config import AuditConfig, DTypeName, RunConfig, parse_layers
 from vitscope.decomposition import choose_dtype
 from vitscope.errors import MemoryShortageError
+from vitscope.images.image_set import ImageSet, iter_batches
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
-from vitscope.pictures.images import ImageSet, iter_batches
 
 _CPU_PIXELS = 32 * 224 * 224
 """Pixels of a batch where memory is not asked for how many fit: few enough for any machine."""
@@ -29,7 +29,7 @@ _SHARE_OF_MEMORY = 0.6
 _PROBES = (1, 9)
 _MAX_WORKERS = 8
 _TRIED = 8
-"""Pictures that a lower precision is tried on, at most: in one pass."""
+"""Images that a lower precision is tried on, at most: in one pass."""
 
 _MEMORY_ERRORS = (RuntimeError, MemoryError)
 _MEMORY_MESSAGES = ("allocate memory", "STATUS_ALLOC_FAILED")
@@ -43,14 +43,14 @@ def settle_config(
     """Settings with nothing left to choose.
 
     Args:
-        vit: The model; it is run on a few pictures where that is what a choice depends on.
-        images: The pictures.
+        vit: The model; it is run on a few images where that is what a choice depends on.
+        images: The images.
         config: What was asked for.
         device: Where the model will run.
 
     Returns:
         The same with the choices made. The device stays as it was asked for, for another machine
-        may work on a part of the pictures.
+        may work on a part of the images.
 
     Raises:
         MemoryShortageError: If memory cannot hold an image of that size, or a batch of them.
@@ -74,10 +74,10 @@ def free_cached_memory() -> None:
 def choose_batch_size(
     vit: ViTAdapter, size: tuple[int, int], config: RunConfig, device: torch.device
 ) -> int:
-    """Pictures per batch.
+    """Images per batch.
 
     Args:
-        vit: The model; on a GPU it is run on a few empty pictures to see what memory one takes.
+        vit: The model; on a GPU it is run on a few empty images to see what memory one takes.
         size: Input height and width in pixels.
         config: What was asked for.
         device: Where the model will run.
@@ -86,14 +86,14 @@ def choose_batch_size(
         What was asked for; of auto, the largest power of two that fits.
 
     Raises:
-        MemoryShortageError: If there is not memory enough for the model and one picture.
+        MemoryShortageError: If there is not memory enough for the model and one image.
     """
     if not isinstance(config.batch_size, str):
         return config.batch_size
     if device.type != "cuda":
         return largest_power_of_two(_CPU_PIXELS / (size[0] * size[1]))
     with plain_memory_errors(device, 1), vit.placed(device, config.torch_dtype):
-        each = _bytes_per_picture(vit, size, device)
+        each = _bytes_per_image(vit, size, device)
         # After the passes: what the first one made for all that follow, such as weights in half
         # precision, is there by now.
         free_cached_memory()
@@ -102,7 +102,7 @@ def choose_batch_size(
 
 
 def choose_pass_size(vit: ViTAdapter, size: tuple[int, int], device: torch.device) -> int | None:
-    """Pictures that go through the model at once.
+    """Images that go through the model at once.
 
     Args:
         vit: The model.
@@ -131,12 +131,12 @@ def largest_power_of_two(bound: float) -> int:
 
 
 @contextmanager
-def plain_memory_errors(device: torch.device, num_pictures: int) -> Iterator[None]:
+def plain_memory_errors(device: torch.device, num_images: int) -> Iterator[None]:
     """Say in plain words that memory is short.
 
     Args:
         device: Where the model runs.
-        num_pictures: Pictures in the batch.
+        num_images: Images in the batch.
 
     Yields:
         Nothing.
@@ -150,13 +150,13 @@ def plain_memory_errors(device: torch.device, num_pictures: int) -> Iterator[Non
     except _MEMORY_ERRORS as error:
         if not _is_memory_short(error):
             raise
-        pictures, smaller = (
-            ("1 picture", "input size or model")
-            if num_pictures == 1
-            else (f"{num_pictures} pictures", "batch size or input size")
+        images, smaller = (
+            ("1 image", "input size or model")
+            if num_images == 1
+            else (f"{num_images} images", "batch size or input size")
         )
         raise MemoryShortageError(
-            f"not enough memory on {device} for {pictures} at a time: use a smaller {smaller}"
+            f"not enough memory on {device} for {images} at a time: use a smaller {smaller}"
         ) from None
 
 
@@ -168,7 +168,7 @@ def _is_memory_short(error: Exception) -> bool:
 
 
 def choose_num_workers(config: RunConfig, device: torch.device) -> int:
-    """Processes that decode pictures beside the model.
+    """Processes that decode images beside the model.
 
     Args:
         config: What was asked for.
@@ -198,13 +198,13 @@ def _choose_dtype(
     for batch in iter_batches(replace(images, described=False), batch_size=min(size, _TRIED)):
         if batch.indices:
             return _try_dtype(vit, batch.pixels, device, vit.select_layers(asked))
-    return "float32"  # no picture can be read, as the run will say
+    return "float32"  # no image can be read, as the run will say
 
 
 def _try_dtype(
     vit: ViTAdapter, pixels: Pixels, device: torch.device, layers: Sequence[int]
 ) -> DTypeName:
-    # On fewer pictures where memory is short, as the run itself does.
+    # On fewer images where memory is short, as the run itself does.
     try:
         with plain_memory_errors(device, len(pixels)):
             return choose_dtype(vit, pixels, device, layers)
@@ -216,7 +216,7 @@ def _try_dtype(
     return _try_dtype(vit, pixels[: len(pixels) // 2], device, layers)
 
 
-def _bytes_per_picture(vit: ViTAdapter, size: tuple[int, int], device: torch.device) -> float:
+def _bytes_per_image(vit: ViTAdapter, size: tuple[int, int], device: torch.device) -> float:
     few, more = _PROBES
     base = _peak_bytes(vit, few, size, device)
     kept = torch.cuda.memory_allocated(device)

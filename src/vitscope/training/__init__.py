@@ -1,7 +1,7 @@
 """Audits while a model is trained: a core that knows no trainer, and a callback for each library.
 
-`vitscope.training.lightning` and `vitscope.training.transformers` are imported by whoever trains
-with one of them; neither is imported here.
+`lightning_callback` and `trainer_callback` are imported by whoever trains with one of them; neither
+is imported here.
 """
 
 from vitscope.training.numbers import list_numbers

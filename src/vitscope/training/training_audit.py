@@ -1,9 +1,9 @@
-"""The audit of a model that is being trained: the same pictures every time, nothing left behind.
+"""The audit of a model that is being trained: the same images every time, nothing left behind.
 
 Requirements met here:
 
 - The numbers are those that `vitscope.audit` has for the same weights.
-- Training goes on as if nothing had been: weights, gradients, modes, precision, device and random
+- Training continues as if nothing had been: weights, gradients, modes, precision, device and random
   numbers are what they were.
 - A model that is not whole in this process is refused.
 """
@@ -15,24 +15,24 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from vitscope.adapters.registry import wrap_model
 from vitscope.config import AuditConfig
 from vitscope.errors import UsageError
 from vitscope.files.storage import scratch_folder
+from vitscope.images.addresses import Source
+from vitscope.images.image_set import ImageBatch, ImageSet
+from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import ViTAdapter
-from vitscope.models.registry import wrap_model
 from vitscope.models.running import check_whole
-from vitscope.pictures.addresses import Source
-from vitscope.pictures.images import ImageBatch, ImageSet
-from vitscope.pictures.preprocessing import Preprocessing
 from vitscope.results.audit_result import AuditResult
 from vitscope.runs.audit_run import AuditRun, make_image_set
 from vitscope.runs.model_run import ModelRun
 
 
 class TrainingAudit:
-    """Audits a model in training on a fixed set of pictures, which are decoded once.
+    """Audits a model in training on a fixed set of images, which are decoded once.
 
-    The pictures stay in memory as the model is given them: 0.6 MB each at 224 x 224 px.
+    The images stay in memory as the model is given them: 0.6 MB each at 224 x 224 px.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class TrainingAudit:
         submodule: str = "",
         preprocessing: Preprocessing | None = None,
     ) -> None:
-        """Prepare the audit; the pictures are decoded at the first run.
+        """Prepare the audit; the images are decoded at the first run.
 
         Args:
             images: A prepared set, or folders, files and lists of paths, as `vitscope.audit` takes
@@ -52,7 +52,7 @@ class TrainingAudit:
                 model is.
             submodule: Dotted name, within the trained model, of the Vision Transformer, such as
                 "backbone" or "teacher.backbone"; empty where it is the model.
-            preprocessing: How the Vision Transformer wants its pictures; what its library says if
+            preprocessing: How the Vision Transformer wants its images; what its library says if
                 None.
         """
         self._images = images
@@ -71,10 +71,10 @@ class TrainingAudit:
             The result, in a temporary folder; `save` it to keep it.
 
         Raises:
-            UsageError: If the model has no such submodule or is not whole, or pictures or settings
+            UsageError: If the model has no such submodule or is not whole, or images or settings
                 do not fit.
             UnsupportedModelError: If the Vision Transformer is not one that vitscope knows.
-            ImageReadError: If no picture could be read.
+            ImageReadError: If no image could be read.
             ImbalanceError: If a ledger does not balance.
             NonFiniteError: If an activation is not finite.
             VitscopeError: If the disk does not take the result.

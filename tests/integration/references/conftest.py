@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from audits import named_vit
-from pictures import write_pictures
+from images import write_images
 from vitscope import AuditConfig, audit
 
 
@@ -13,8 +13,8 @@ from vitscope import AuditConfig, audit
 def photos(tmp_path_factory):
     """Images that are not square: an audit crops them."""
     folder = tmp_path_factory.mktemp("photos")
-    write_pictures(folder, 12, size=(70, 44))
-    write_pictures(folder, 12, size=(40, 61), start=12)
+    write_images(folder, 12, size=(70, 44))
+    write_images(folder, 12, size=(40, 61), start=12)
     return folder
 
 

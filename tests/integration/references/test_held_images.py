@@ -16,7 +16,7 @@ from vitscope import AuditConfig, Explanation, RunConfig, audit, explain
 from vitscope.cli import main
 from vitscope.errors import UsageError
 from vitscope.figures.saved import load_results
-from vitscope.report.pictures import collect_pictures
+from vitscope.report.images import collect_images
 
 FLOAT64 = RunConfig(dtype="float64")
 TERMS = ("patches", "registers", "cls", "skip")
@@ -25,7 +25,7 @@ VERDICTS = ("most", "part", "do not read")
 
 def statuses_of(gallery):
     found = {}
-    for entry in gallery["pictures"]:
+    for entry in gallery["images"]:
         words = {
             "most": "where most of it",
             "part": "only part of",
@@ -44,7 +44,7 @@ def test_numbers_equal_the_audits_own_to_rounding(photos, audited):
     result = explain(named_vit(), photos, FLOAT64, reference=audited)
     rows = {row["path"]: row for row in audited.images.to_pylist()}
     assert len(result) == len(rows) == 24
-    for entry in result.summary["pictures"]:
+    for entry in result.summary["images"]:
         row = rows[entry["path"]]
         for term in TERMS:
             share = row[f"centred_share_{term}"]
@@ -60,7 +60,7 @@ def test_numbers_equal_the_audits_own_to_rounding(photos, audited):
 def test_the_reports_gallery_and_explain_give_one_status_each(photos, audited, tmp_path):
     explain(named_vit(), photos, reference=audited, out=tmp_path / "explained")
     results = load_results([audited.folder, tmp_path / "explained"])
-    of_audit, of_explanation = map(statuses_of, collect_pictures(results)["galleries"])
+    of_audit, of_explanation = map(statuses_of, collect_images(results)["galleries"])
     assert of_audit == of_explanation
     assert len(of_audit) == 24
     assert set(of_audit.values()) <= {*VERDICTS}
@@ -69,18 +69,18 @@ def test_the_reports_gallery_and_explain_give_one_status_each(photos, audited, t
 def test_the_map_sums_to_the_share_of_the_verdict(photos, audited):
     result = explain(named_vit(), photos, FLOAT64, reference=audited)
     for index in range(len(result)):
-        picture = result.read_picture(index)
-        share = picture.numbers["centred_share"]["patches"]
-        assert picture.centred_share.sum() == pytest.approx(share, abs=1e-9)
-        assert picture.head_centred_share.sum(axis=0) == pytest.approx(picture.centred_share)
+        image = result.read_image(index)
+        share = image.numbers["centred_share"]["patches"]
+        assert image.centred_share.sum() == pytest.approx(share, abs=1e-9)
+        assert image.head_centred_share.sum(axis=0) == pytest.approx(image.centred_share)
         # What is raw stays raw.
-        assert picture.share.sum() == pytest.approx(picture.numbers["share"]["patches"], abs=1e-9)
+        assert image.share.sum() == pytest.approx(image.numbers["share"]["patches"], abs=1e-9)
 
 
 def test_a_gallery_over_few_images_cannot_tell_as_explain_refuses_it(photos, tmp_path):
     few = sorted(photos.iterdir())[:6]
     small = audit(named_vit(), few, AuditConfig(gallery=6), out=tmp_path / "few")
-    (gallery,) = collect_pictures(load_results([small.folder]))["galleries"]
+    (gallery,) = collect_images(load_results([small.folder]))["galleries"]
     assert set(statuses_of(gallery).values()) == {"cannot tell"}
     with pytest.raises(UsageError, match="holds 6 images, whose means say little: audit 20 or mor"):
         explain(named_vit(), few, reference=small)
@@ -98,7 +98,7 @@ def test_a_gallery_over_few_images_cannot_tell_as_explain_refuses_it(photos, tmp
     ],
 )
 def test_without_a_reference_nothing_is_judged(one, config, layer, command):
-    (entry,) = explain(named_vit(), one, config, layer=layer).summary["pictures"]
+    (entry,) = explain(named_vit(), one, config, layer=layer).summary["images"]
     verdict = entry["verdict"]
     assert verdict["status"] == "cannot tell"
     assert verdict["share"] is None
@@ -111,7 +111,7 @@ def test_without_a_reference_nothing_is_judged(one, config, layer, command):
 
 
 def test_a_wrapped_model_is_told_no_command_that_cannot_work(one):
-    (entry,) = explain(tiny_vit(), one).summary["pictures"]
+    (entry,) = explain(tiny_vit(), one).summary["images"]
     assert entry["verdict"]["text"] == (
         "cannot tell without a reference: audit images with this model and give the result as "
         "`reference`"
@@ -120,9 +120,9 @@ def test_a_wrapped_model_is_told_no_command_that_cannot_work(one):
 
 def test_attention_pooling_over_patches_alone_needs_none(photos, one):
     vit = named_vit("siglip")
-    (alone,) = explain(vit, one).summary["pictures"]
+    (alone,) = explain(vit, one).summary["images"]
     reference = audit(vit, photos, AuditConfig(dtype="float64"))
-    (held,) = explain(vit, one, reference=reference).summary["pictures"]
+    (held,) = explain(vit, one, reference=reference).summary["images"]
     assert alone["verdict"]["status"] == held["verdict"]["status"] == "most"
     assert alone["verdict"]["text"] == held["verdict"]["text"]
 
@@ -132,7 +132,7 @@ def test_attention_pooling_over_patches_alone_needs_none(photos, one):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    import vitscope.models.registry as registry
+    import vitscope.adapters.registry as registry
 
     monkeypatch.setattr(registry, "_load_by_address", lambda _: named_vit())
     monkeypatch.setenv("COLUMNS", "60")
@@ -169,7 +169,7 @@ def test_the_command_that_the_verdict_names_works_as_it_stands(command, photos, 
     summary = Explanation.load(tmp_path / "again" / "tiny-dinov2_reg").summary
     assert summary["reference"]["source"] == "given"
     assert f"24 images of the audit {audits}/tiny-dinov2_reg" in "".join(
-        summary["pictures"][0]["verdict"]["basis"]
+        summary["images"][0]["verdict"]["basis"]
     )
 
 
@@ -205,14 +205,14 @@ def words_of(explanation):
 
 def test_a_figure_shows_one_account(one, audited):
     result = explain(named_vit(), one, reference=audited)
-    numbers, words = result.read_picture(0).numbers, words_of(result)
+    numbers, words = result.read_image(0).numbers, words_of(result)
     assert f"patches {100 * numbers['centred_share']['patches']:.1f} %".replace("-", "−") in words
     assert f"cos(c_patches, t) = {numbers['centred_cosine']['attention']['patches']:.3f}" in words
     assert "raw" not in words
     assert "bias" not in words
     assert f"{100 * numbers['share']['patches']:.1f} %" not in words
     alone = explain(named_vit(), one)
-    numbers, words = alone.read_picture(0).numbers, words_of(alone)
+    numbers, words = alone.read_image(0).numbers, words_of(alone)
     assert f"patches {100 * numbers['share']['patches']:.1f} %".replace("-", "−") in words
     assert "raw: % of the whole output r" in words
     assert "raw: cos(c_patches, t)" in words
@@ -235,5 +235,5 @@ def test_the_summary_is_plain_json(one, audited, tmp_path):
     assert told.keys() == {
         *("source", "images", "num_images", "model_id", "folder", "means_digest")
     }
-    assert not math.isnan(json.loads(text)["pictures"][0]["verdict"]["share"])
-    assert asdict(result.read_picture(0).verdict)["status"] in VERDICTS
+    assert not math.isnan(json.loads(text)["images"][0]["verdict"]["share"])
+    assert asdict(result.read_image(0).verdict)["status"] in VERDICTS

@@ -8,7 +8,7 @@ import torch
 from audits import named_vit
 from vitscope import AuditConfig, AuditResult, RunConfig, audit, explain
 from vitscope.errors import UsageError
-from vitscope.models.embedded_file import embedded_available
+from vitscope.weights.embedded_file import embedded_available
 
 FLOAT64 = RunConfig(dtype="float64")
 VERDICTS = ("most", "part", "do not read")
@@ -24,7 +24,7 @@ def test_one_that_is_given_is_named(one, audited):
     assert told["source"] == "given"
     assert told["num_images"] == 24
     assert told["folder"] == str(audited.folder)
-    (entry,) = result.summary["pictures"]
+    (entry,) = result.summary["images"]
     assert entry["verdict"]["basis"] == (
         f"shares of r − mean r, means over 24 images of the audit {audited.folder}"
     )
@@ -41,7 +41,7 @@ def test_an_audit_beside_the_result_is_found_and_named(one, home, place):
     assert told["folder"] == str(home / "photos-audit")
     assert "home/photos-audit, which lies beside this result" in told["images"]
     given = explain(named_vit(), one, FLOAT64, reference=AuditResult.load(home / "photos-audit"))
-    found, expected = result.summary["pictures"][0], given.summary["pictures"][0]
+    found, expected = result.summary["images"][0], given.summary["images"][0]
     assert found["centred_share"] == expected["centred_share"]
     assert reference_of(given)["means_digest"] == told["means_digest"]
 
@@ -73,7 +73,7 @@ def test_one_that_does_not_fit_is_refused_or_not_used(
         explain(vit(), one, config, layer=layer, reference=audited)
     result = explain(vit(), one, config, layer=layer, out=home / "dog")
     assert reference_of(result) is None
-    assert result.summary["pictures"][0]["verdict"]["status"] == "cannot tell"
+    assert result.summary["images"][0]["verdict"]["status"] == "cannot tell"
     told = " ".join(result.summary["references_not_used"])
     assert (reason in told) if reason else not told
 
@@ -117,9 +117,9 @@ def test_shipped_means_are_used_where_they_fit(one, audited, tmp_path, monkeypat
     result = explain(named_vit(), one, FLOAT64)
     told = reference_of(result)
     assert (told["source"], told["num_images"], told["folder"]) == ("shipped", 24, None)
-    (entry,) = result.summary["pictures"]
+    (entry,) = result.summary["images"]
     assert entry["verdict"]["basis"].endswith("24 images that come with vitscope: drawings")
-    (given,) = explain(named_vit(), one, FLOAT64, reference=audited).summary["pictures"]
+    (given,) = explain(named_vit(), one, FLOAT64, reference=audited).summary["images"]
     assert entry["centred_share"] == given["centred_share"]
     for vit, config, layer, reason in (
         (named_vit(), RunConfig(size="40"), None, "audited with size [32, 32]"),
@@ -137,7 +137,7 @@ def test_shipped_means_are_used_where_they_fit(one, audited, tmp_path, monkeypat
 @pytest.mark.skipif(not embedded_available(), reason="the demo extra is not installed")
 def test_dinov2_small_is_judged_against_means_that_come_with_vitscope(tmp_path, monkeypatch):
     from vitscope import load_model
-    from vitscope.pictures.photographs import write_demo_photographs
+    from vitscope.images.photographs import write_demo_photographs
     from vitscope.runs.references import Wanted, find_reference, read_reference
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -148,7 +148,7 @@ def test_dinov2_small_is_judged_against_means_that_come_with_vitscope(tmp_path, 
     told = reference_of(result)
     assert (told["source"], told["num_images"]) == ("shipped", 255)
     assert "5 crops of each of 51 openly licensed photographs" in told["images"]
-    assert {e["verdict"]["status"] for e in result.summary["pictures"]} <= {*VERDICTS}
+    assert {e["verdict"]["status"] for e in result.summary["images"]} <= {*VERDICTS}
     # They are means of these photographs: an audit of one crop of each has nearly the same, of
     # other photographs, or in another preprocessing, it would not.
     some = sorted((tmp_path / "photos").glob("*.jpg"))[::5]

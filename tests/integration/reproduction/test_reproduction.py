@@ -13,19 +13,19 @@ from vitscope.cli import main
 from vitscope.config import ReproductionConfig, RunConfig
 from vitscope.errors import ModelUnreachableError, UsageError
 from vitscope.files.json_files import read_json
-from vitscope.models.catalogue import CATALOGUE
 from vitscope.reproduction.plan import plan_reproduction
 from vitscope.reproduction.run import Reproduction
-from vitscope.reproduction.smoke import write_smoke_pictures
+from vitscope.reproduction.smoke import write_smoke_images
 from vitscope.reproduction.stages import choose_size
 from vitscope.reproduction.state import ReproductionState
+from vitscope.weights.catalogue import CATALOGUE
 
 CONFIG = ReproductionConfig(draws=4)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_smoke_pictures(tmp_path_factory.mktemp("smoke") / "pictures")
+def images(tmp_path_factory):
+    return write_smoke_images(tmp_path_factory.mktemp("smoke") / "images")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_smoke_leaves_every_figure_and_the_claims(smoke):
         assert any(name.startswith(f"fig{number}_") for name in drawn), number
     for name in ("gram_ledger", "directions", "covariates", "high_norm_grid", "variance_share"):
         assert any(file.startswith(name) for file in drawn), name
-    assert not (out / "figures-imagenet").exists()  # the same pictures over again
+    assert not (out / "figures-imagenet").exists()  # the same images over again
     with (out / "claims" / "claims.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["answer"] for row in rows} <= {"agrees", "disagrees", "cannot tell"}
@@ -54,7 +54,7 @@ def test_smoke_leaves_every_figure_and_the_claims(smoke):
     assert of_imagenet
     for row in of_imagenet:
         assert row["answer"] == "cannot tell"
-        assert "the second set of pictures is the first over again" in row["reason"]
+        assert "the second set of images is the first over again" in row["reason"]
     # No model stands for iBOT or DeiT III here: nothing is claimed of them.
     assert all(row["answer"] == "cannot tell" for row in rows if "iBOT" in row["claim"])
     assert all(row["reason"] for row in rows if row["answer"] != "agrees")
@@ -63,7 +63,7 @@ def test_smoke_leaves_every_figure_and_the_claims(smoke):
 
 def test_smoke_says_that_its_weights_are_random(smoke):
     _, out = smoke
-    summaries = sorted((out / "results").glob("*/pictures/summary.json"))
+    summaries = sorted((out / "results").glob("*/images/summary.json"))
     assert len(summaries) == 7
     for path in summaries:
         model = read_json(path)["model"]
@@ -75,14 +75,14 @@ def test_planted_outliers_are_found_and_the_rest_is_clean(smoke):
     _, out = smoke
 
     def outliers(name):
-        summary = read_json(out / "results" / name / "pictures" / "summary.json")
+        summary = read_json(out / "results" / name / "images" / "summary.json")
         return [row["fraction"] for row in summary["high_norm_tokens"]]
 
     assert outliers("dinov2-giant")[0] == pytest.approx(3 / 64)
     assert set(outliers("dinov2-small")) == set(outliers("dinov2-giant-reg")) == {None}
 
 
-def test_a_model_that_fails_is_reported_and_the_others_go_on(pictures, tmp_path):
+def test_a_model_that_fails_is_reported_and_the_others_go_on(images, tmp_path):
     def unreachable():
         raise ModelUnreachableError("no network")
 
@@ -91,37 +91,37 @@ def test_a_model_that_fails_is_reported_and_the_others_go_on(pictures, tmp_path)
 
     small, base = plan(sizes="s,b")
     models = [replace(small, load=unreachable), replace(small, name="odd", load=broken), base]
-    run = Reproduction(models, tmp_path / "paper", CONFIG, images=pictures)
+    run = Reproduction(models, tmp_path / "paper", CONFIG, images=images)
     outcomes = {(o.model, o.stage): o for o in run.execute(silent)}
-    assert outcomes["dinov2-small-reg", "pictures"].status == "failed"
-    assert outcomes["dinov2-small-reg", "pictures"].reason == "no network"
+    assert outcomes["dinov2-small-reg", "images"].status == "failed"
+    assert outcomes["dinov2-small-reg", "images"].reason == "no network"
     assert "RuntimeError: of the library's own making" in outcomes["odd", "maps"].reason
-    assert outcomes["dinov2-base-reg", "pictures"].status == "done"
+    assert outcomes["dinov2-base-reg", "images"].status == "done"
     assert outcomes["dinov2-base-reg", "one-shot"].status == "skipped"
     assert "--imagenet" in outcomes["dinov2-base-reg", "one-shot"].reason
     saved = ReproductionState(tmp_path / "paper").outcomes
     assert list(saved) == list(outcomes.values())
 
 
-def test_unlabelled_pictures_are_audited_and_not_classified(pictures, tmp_path):
-    flat = pictures / "class-0"
-    run = Reproduction(plan(), tmp_path / "paper", CONFIG, images=pictures, imagenet=flat)
+def test_unlabelled_images_are_audited_and_not_classified(images, tmp_path):
+    flat = images / "class-0"
+    run = Reproduction(plan(), tmp_path / "paper", CONFIG, images=images, imagenet=flat)
     outcomes = {o.stage: o for o in run.execute(silent)}
     assert outcomes["imagenet"].status == "done"
     assert outcomes["one-shot"].status == "skipped"
 
 
-def test_a_folder_of_something_else_is_left_alone(pictures, tmp_path):
+def test_a_folder_of_something_else_is_left_alone(images, tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(UsageError, match="not empty"):
-        Reproduction(plan(sizes="s,b"), tmp_path, CONFIG, images=pictures)
+        Reproduction(plan(sizes="s,b"), tmp_path, CONFIG, images=images)
 
 
-def test_choices_the_paper_left_open_reach_every_result(pictures, tmp_path):
-    settings = replace(CONFIG, cls_term="registers", renormalize=True, size="40x48", pictures=24)
-    run = Reproduction(plan(), tmp_path / "p", settings, images=pictures, imagenet=pictures)
+def test_choices_the_paper_left_open_reach_every_result(images, tmp_path):
+    settings = replace(CONFIG, cls_term="registers", renormalize=True, size="40x48", num_images=24)
+    run = Reproduction(plan(), tmp_path / "p", settings, images=images, imagenet=images)
     reasons = {outcome.stage: outcome.reason for outcome in run.execute(silent)}
-    assert reasons["pictures"] == reasons["one-shot"] == ""
+    assert reasons["images"] == reasons["one-shot"] == ""
     assert reasons["maps"].startswith("without a reference audit: [CLS]'s attention to itself")
     for stage in run.stages:
         folder = run.result_folder("dinov2-small-reg", stage)
@@ -129,7 +129,7 @@ def test_choices_the_paper_left_open_reach_every_result(pictures, tmp_path):
         assert config["size"] == "40x48", stage
         if stage != "maps":
             assert (config["cls_term"], config["renormalize"]) == ("registers", True), stage
-    summary = read_json(run.result_folder("dinov2-small-reg", "pictures") / "summary.json")
+    summary = read_json(run.result_folder("dinov2-small-reg", "images") / "summary.json")
     assert set(summary["attention_mass"]) == {"registers", "patches"}
     assert summary["data"]["num_images"] == 24
 
@@ -158,14 +158,14 @@ def test_weights_fetched_by_hand_are_found_by_name(tmp_path):
         plan_reproduction("ibot", "s", tmp_path / "nowhere")
 
 
-def test_the_plan_is_shown_before_anything_runs(capsys, monkeypatch, pictures, tmp_path):
+def test_the_plan_is_shown_before_anything_runs(capsys, monkeypatch, images, tmp_path):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code = main(
         [
             "reproduce",
             "--images",
-            str(pictures),
+            str(images),
             "--families",
             "dinov2-reg",
             "--sizes",
@@ -183,6 +183,6 @@ def test_the_plan_is_shown_before_anything_runs(capsys, monkeypatch, pictures, t
     assert "no model could be audited" in captured.err
 
 
-def test_without_pictures_one_line_says_what_to_do(capsys):
+def test_without_images_one_line_says_what_to_do(capsys):
     assert main(["reproduce"]) == 2
     assert "--images FOLDER" in capsys.readouterr().err

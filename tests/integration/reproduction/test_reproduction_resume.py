@@ -1,4 +1,4 @@
-"""A reproduction goes on where it was left, and takes nothing for what it is not."""
+"""A reproduction resumes where it was left, and takes nothing for what it is not."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ def test_what_is_missing_is_made_again_and_the_rest_is_not_touched(out, sets):
 
 def test_the_second_set_is_remembered_over_a_run_without_it(out, sets):
     assert "imagenet" not in {s for s, o in run(out, sets, imagenet=None).items() if o.reason == ""}
-    with pytest.raises(UsageError, match="imagenet was '16 pictures"):
+    with pytest.raises(UsageError, match="imagenet was '16 images"):
         start(out, sets, imagenet="b")
     assert statuses(out, sets, imagenet="a") == KEPT
 
@@ -48,10 +48,10 @@ def test_the_second_set_is_remembered_over_a_run_without_it(out, sets):
 @pytest.mark.parametrize(
     ("change", "stage"),
     [
-        ({"cls_term": "registers"}, "pictures"),
-        ({"pictures": 30}, "pictures"),
-        ({"layers": "all"}, "pictures"),
-        ({"size": "40"}, "pictures"),
+        ({"cls_term": "registers"}, "images"),
+        ({"images": 30}, "images"),
+        ({"layers": "all"}, "images"),
+        ({"size": "40"}, "images"),
         ({"draws": 3}, "one-shot"),
         ({"classifier": "both"}, "one-shot"),
         ({"limit": 2}, "one-shot"),
@@ -63,7 +63,7 @@ def test_a_setting_refuses_the_stages_that_it_concerns(out, sets, change, stage)
     with pytest.raises(UsageError, match=rf"holds {stage} of {NAME} .*\({name} was "):
         start(out, sets, replace(CONFIG, **change))
     # And none but those: of a stage that is not finished any setting may be another.
-    concerned = {"pictures": ["pictures", "imagenet"]}.get(stage, [stage])
+    concerned = {"images": ["images", "imagenet"]}.get(stage, [stage])
     if name in {"cls_term", "size"}:
         concerned = [*DONE][: 3 if name == "cls_term" else 4]
     for each in concerned:
@@ -76,19 +76,19 @@ def test_what_changes_no_number_refuses_nothing(out, sets):
     assert statuses(out, sets, other) == KEPT
 
 
-def test_a_picture_exchanged_for_one_of_its_size_is_noticed(out, sets, tmp_path):
+def test_a_image_exchanged_for_one_of_its_size_is_noticed(out, sets, tmp_path):
     changed = Path(shutil.copytree(sets / "main", tmp_path / "changed"))
     assert statuses(out, sets, images=changed) == KEPT  # a set may move
-    picture = changed / "class-0" / "00.png"
-    data = bytearray(picture.read_bytes())
+    image = changed / "class-0" / "00.png"
+    data = bytearray(image.read_bytes())
     data[-20] ^= 1
-    picture.write_bytes(data)
-    with pytest.raises(UsageError, match="images was '48 pictures"):
+    image.write_bytes(data)
+    with pytest.raises(UsageError, match="images was '48 images"):
         start(out, sets, images=changed)
 
 
 def damage_summary(folder):
-    (folder / "summary.json").write_text('{"schema_version": 3')
+    (folder / "summary.json").write_text('{"schema_version": 4')
 
 
 def damage_kind(folder):
@@ -137,7 +137,7 @@ def test_weights_from_another_file_make_everything_again(out, sets):
     (model,) = plan()
     outcomes = run(out, sets, models=[replace(model, weights="ibot.pth (5 bytes)")])
     assert {stage: o.status for stage, o in outcomes.items()} == DONE
-    assert "are now of ibot.pth (5 bytes)" in outcomes["pictures"].reason
+    assert "are now of ibot.pth (5 bytes)" in outcomes["images"].reason
     # Where no file is at hand there is nothing to hold against what is finished.
     assert statuses(out, sets, models=[replace(model, weights="", load=never_loaded)]) == KEPT
 
@@ -150,7 +150,7 @@ def test_other_weights_from_the_same_place_make_everything_again(out, sets):
     shutil.rmtree(out / "results" / NAME / "imagenet")
     outcomes = run(out, sets, models=[other])
     assert {stage: o.status for stage, o in outcomes.items()} == DONE
-    assert outcomes["pictures"].reason == "made again: the model's weights are others now"
+    assert outcomes["images"].reason == "made again: the model's weights are others now"
 
 
 def fail_audits_of(monkeypatch, name):
@@ -175,25 +175,25 @@ def test_maps_made_without_a_reference_are_made_again_with_one(sets, tmp_path, m
     with monkeypatch.context() as patched:
         fail_audits_of(patched, "main")
         first = run(out, sets, imagenet=None)
-    assert (first["pictures"].status, first["maps"].status) == ("failed", "done")
+    assert (first["images"].status, first["maps"].status) == ("failed", "done")
     assert first["maps"].reason == "without a reference audit: there is none"
     assert read_reference(out) is None
     second = run(out, sets, imagenet=None)
-    assert (second["pictures"].status, second["maps"].status) == ("done", "done")
+    assert (second["images"].status, second["maps"].status) == ("done", "done")
     assert "there is an audit now" in second["maps"].reason
     assert read_reference(out)["num_images"] == 48
 
 
 def test_maps_are_kept_where_only_their_reference_was_lost(out, sets, monkeypatch):
-    shutil.rmtree(out / "results" / NAME / "pictures")
+    shutil.rmtree(out / "results" / NAME / "images")
     fail_audits_of(monkeypatch, "main")
-    assert statuses(out, sets) == KEPT | {"pictures": "failed"}
+    assert statuses(out, sets) == KEPT | {"images": "failed"}
 
 
-def test_few_pictures_are_no_reference(sets, tmp_path):
+def test_few_images_are_no_reference(sets, tmp_path):
     outcomes = run(tmp_path / "paper", sets, images="few", imagenet=None)
     assert outcomes["maps"].status == "done"
-    assert "it holds 8 pictures, and means take 20" in outcomes["maps"].reason
+    assert "it holds 8 images, and means take 20" in outcomes["maps"].reason
     assert statuses(tmp_path / "paper", sets, images="few", imagenet=None)["maps"] == "kept"
 
 
@@ -227,16 +227,16 @@ def test_a_full_disk_loses_nothing_that_is_finished(sets, tmp_path, monkeypatch)
         patched.setattr(module, "replace_json", fill_up)
         with pytest.raises(VitscopeError, match="No space left"):
             start(out, sets).execute(silent)
-    assert statuses(out, sets) == DONE | {"pictures": "kept", "imagenet": "kept"}
+    assert statuses(out, sets) == DONE | {"images": "kept", "imagenet": "kept"}
 
 
 @pytest.mark.parametrize("exchanged", [False, True])
 def test_finished_shards_are_gone_on_with_if_they_are_of_the_same(
     sets, tmp_path, monkeypatch, exchanged
 ):
-    monkeypatch.setattr("vitscope.runs.audit_run._SHARD_PICTURES", 3)
+    monkeypatch.setattr("vitscope.runs.audit_run._SHARD_IMAGES", 3)
     monkeypatch.setattr("vitscope.runs.audit_run._SHARD_BATCHES", 0)
-    pictures = shutil.copytree(sets / "main", tmp_path / "sets" / "main")
+    images = shutil.copytree(sets / "main", tmp_path / "sets" / "main")
     config = replace(CONFIG, batch_size=3)
 
     def reproduce(on_stage):
@@ -253,12 +253,12 @@ def test_finished_shards_are_gone_on_with_if_they_are_of_the_same(
     with pytest.raises(KeyboardInterrupt):
         reproduce(interrupt)
     if exchanged:
-        first, last = (sorted(pictures.rglob("*.*"))[k] for k in (0, -1))
+        first, last = (sorted(images.rglob("*.*"))[k] for k in (0, -1))
         shutil.copyfile(last, first)
     seen = []
     outcomes = reproduce(lambda _, stage: lambda *progress: seen.append((stage, *progress)))
-    assert {o.status for o in outcomes if o.stage == "pictures"} == {"done"}
-    assert min(done for stage, done, _ in seen if stage == "pictures") == (3 if exchanged else 6)
+    assert {o.status for o in outcomes if o.stage == "images"} == {"done"}
+    assert min(done for stage, done, _ in seen if stage == "images") == (3 if exchanged else 6)
 
 
 def test_remains_of_a_killed_run_are_removed(out, sets):
@@ -307,13 +307,13 @@ def test_claims_and_figures_are_of_every_finished_model(out, sets):
     findings = [f for f in judge_all_claims(without) if f.data == "ImageNet"]
     of_small = [f for f in findings if "small's and base's" in f.claim]
     assert {f.measured for f in findings} == {"not measured"}
-    assert [f.reason.startswith("no second set of pictures was given") for f in of_small] == [True]
+    assert [f.reason.startswith("no second set of images was given") for f in of_small] == [True]
 
 
 def test_one_set_given_twice_is_audited_once(sets, tmp_path):
     twin = Path(shutil.copytree(sets / "main", tmp_path / "twin"))
     given_twice = start(tmp_path / "paper", sets, imagenet=twin)
-    assert given_twice.stages == ("pictures", "one-shot", "maps")
+    assert given_twice.stages == ("images", "one-shot", "maps")
     assert "first over again" in given_twice.why_left_out("imagenet")
 
 
@@ -324,15 +324,15 @@ def test_masks_and_layers_reach_the_audit_of_the_main_set(sets, tmp_path):
         folder.mkdir()
     for path in (sets / "main" / "class-0").iterdir():
         shutil.copy(path, flat / path.name)
-        with Image.open(path) as picture:
-            numbers = np.zeros(picture.size[::-1], dtype=np.uint8)
+        with Image.open(path) as image:
+            numbers = np.zeros(image.size[::-1], dtype=np.uint8)
         numbers[: numbers.shape[0] // 2] = 1
         Image.fromarray(numbers).save(masks / path.name)
     config = replace(CONFIG, masks=str(masks), layers="all")
     out = tmp_path / "paper"
     outcomes = run(out, sets, config, images=flat)
     assert {stage: o.status for stage, o in outcomes.items()} == DONE
-    summary = read_json(out / "results" / NAME / "pictures" / "summary.json")
+    summary = read_json(out / "results" / NAME / "images" / "summary.json")
     assert len(summary["layers"]) == summary["model"]["depth"]
     assert "num_segments" in summary["covariates"]["distributions"]
     assert summary["interdependence"]["over_layers"] is not None

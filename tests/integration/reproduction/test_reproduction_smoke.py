@@ -1,4 +1,4 @@
-"""The smoke run goes on too, and writes into nothing that is not its own."""
+"""The smoke run resumes too, and writes into nothing that is not its own."""
 
 import shutil
 from pathlib import Path
@@ -21,12 +21,12 @@ def smoke_again(out):
     return main([*arguments, "--families", "dinov2-reg", "--sizes", "s"])
 
 
-def test_smoke_goes_on_too_and_leaves_its_pictures_as_they_are(smoke, capsys):
-    picture = smoke / "smoke-pictures" / "class-0" / "00.png"
-    before = picture.stat().st_mtime_ns
+def test_smoke_goes_on_too_and_leaves_its_images_as_they_are(smoke, capsys):
+    image = smoke / "smoke-images" / "class-0" / "00.png"
+    before = image.stat().st_mtime_ns
     assert smoke_again(smoke) == 0
     assert "kept" in capsys.readouterr().out
-    assert picture.stat().st_mtime_ns == before
+    assert image.stat().st_mtime_ns == before
 
 
 def test_smoke_writes_nothing_into_a_folder_of_something_else(out, tmp_path, capsys):
@@ -35,13 +35,13 @@ def test_smoke_writes_nothing_into_a_folder_of_something_else(out, tmp_path, cap
     assert "give --smoke another folder" in capsys.readouterr().err
     assert {path.name for path in out.iterdir()} == before
     letters = tmp_path / "letters"
-    (letters / "smoke-pictures").mkdir(parents=True)
-    photograph = letters / "smoke-pictures" / "ours.png"
+    (letters / "smoke-images").mkdir(parents=True)
+    photograph = letters / "smoke-images" / "ours.png"
     Image.new("RGB", (8, 8)).save(photograph)
     assert smoke_again(letters) == 2
     (letters / "letter.txt").write_text("dear")
     assert smoke_again(letters) == 2
-    assert {path.name for path in letters.iterdir()} == {"smoke-pictures", "letter.txt"}
+    assert {path.name for path in letters.iterdir()} == {"smoke-images", "letter.txt"}
     assert photograph.exists()
 
 

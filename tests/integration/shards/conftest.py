@@ -1,18 +1,18 @@
-"""Pictures, and the audit of them that nothing interrupted; no test changes either."""
+"""Images, and the audit of them that nothing interrupted; no test changes either."""
 
 import pytest
 
 from audits import tiny_vit
-from pictures import write_pictures
-from sharded import CONFIG, NUM_PICTURES
+from images import write_images
+from sharded import CONFIG, NUM_IMAGES
 from vitscope import audit
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("pictures"), NUM_PICTURES)
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"), NUM_IMAGES)
 
 
 @pytest.fixture(scope="module")
-def whole(pictures, tmp_path_factory):
-    return audit(tiny_vit(), pictures, CONFIG, out=tmp_path_factory.mktemp("whole") / "r")
+def whole(images, tmp_path_factory):
+    return audit(tiny_vit(), images, CONFIG, out=tmp_path_factory.mktemp("whole") / "r")

@@ -14,8 +14,8 @@ from audits import assert_same_numbers, numbers, tiny_vit
 from containers import make_image_column, make_tar, write_parquet
 from sharded import (
     CONFIG,
-    PROVEN,
     ROUNDING,
+    VERIFIED,
     ElsewhereEngine,
     assert_identical,
     stop_after,
@@ -23,7 +23,7 @@ from sharded import (
 from vitscope import AuditConfig, AuditResult, audit
 from vitscope.errors import ResultError
 from vitscope.files.workspace import Workspace, place_of
-from vitscope.pictures.images import ImageSet
+from vitscope.images.image_set import ImageSet
 from vitscope.terminal import make_report
 
 NUM_DIFFERENT = 22
@@ -31,11 +31,11 @@ NUM_COPIES = 7
 
 
 @pytest.fixture
-def with_copies(pictures, tmp_path):
+def with_copies(images, tmp_path):
     """The images, and copies of some in their own shard of 4, in the next, and at the end."""
     folder = tmp_path / "with-copies"
     folder.mkdir()
-    for path in pictures.iterdir():
+    for path in images.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     for name, original in [
         ("0000a", 0),
@@ -46,7 +46,7 @@ def with_copies(pictures, tmp_path):
         ("9999c", 12),
         ("9999d", 12),
     ]:
-        (folder / f"{name}.png").write_bytes((pictures / f"{original:04d}.png").read_bytes())
+        (folder / f"{name}.png").write_bytes((images / f"{original:04d}.png").read_bytes())
     return folder
 
 
@@ -96,14 +96,14 @@ def assert_counted_once(result, whole):
 
 
 @pytest.fixture(scope="module")
-def once(pictures):
-    return audit(tiny_vit(), pictures, PROVEN)
+def once(images):
+    return audit(tiny_vit(), images, VERIFIED)
 
 
 @pytest.mark.parametrize("make", [as_folder, as_tar, as_table])
 @pytest.mark.parametrize("shard_size", [4, 64])
 def test_copies_count_once_wherever_they_lie(with_copies, once, tmp_path, make, shard_size):
-    config = replace(PROVEN, shard_size=shard_size)
+    config = replace(VERIFIED, shard_size=shard_size)
     result = audit(tiny_vit(), make(with_copies), config, out=tmp_path / "r")
     assert_counted_once(result, once)
     assert list(tmp_path.glob(".r*")) == []
@@ -111,12 +111,12 @@ def test_copies_count_once_wherever_they_lie(with_copies, once, tmp_path, make, 
 
 def test_copies_of_a_list_of_urls_count_once(with_copies, once, tmp_path, serve):
     urls = [f"{serve}/with-copies/{path.name}" for path in sorted(with_copies.iterdir())]
-    assert_counted_once(audit(tiny_vit(), urls, PROVEN, out=tmp_path / "r"), once)
+    assert_counted_once(audit(tiny_vit(), urls, VERIFIED, out=tmp_path / "r"), once)
 
 
 def test_copies_are_found_where_workers_share_no_files(with_copies, once, tmp_path):
     result = audit(
-        tiny_vit(), as_table(with_copies), PROVEN, out=tmp_path / "r", engine=ElsewhereEngine()
+        tiny_vit(), as_table(with_copies), VERIFIED, out=tmp_path / "r", engine=ElsewhereEngine()
     )
     assert_counted_once(result, once)
 
@@ -124,7 +124,7 @@ def test_copies_are_found_where_workers_share_no_files(with_copies, once, tmp_pa
 def test_a_prepared_set_and_a_result_without_a_folder_leave_copies_out(with_copies, once):
     vit = tiny_vit()
     images = ImageSet.from_sources(with_copies, vit.preprocessing)
-    assert_counted_once(audit(vit, images, PROVEN), once)
+    assert_counted_once(audit(vit, images, VERIFIED), once)
 
 
 @pytest.mark.parametrize("make", [as_folder, as_table])
@@ -168,7 +168,7 @@ def test_a_run_that_was_stopped_as_it_left_copies_out_goes_on_to_the_same_bits(
 
 def test_jobs_of_an_array_share_the_copies_out_and_merge_to_the_whole(with_copies, once, tmp_path):
     first, *others = (
-        audit(tiny_vit(), with_copies, replace(PROVEN, shard=f"{k}/3"), out=tmp_path / f"{k}")
+        audit(tiny_vit(), with_copies, replace(VERIFIED, shard=f"{k}/3"), out=tmp_path / f"{k}")
         for k in (1, 2, 3)
     )
     merged = first.merge(*others, out=tmp_path / "merged")
@@ -186,10 +186,10 @@ def test_jobs_whose_copies_nobody_could_tell_are_not_merged(with_copies, tmp_pat
         first.merge(second)
 
 
-def test_a_folder_that_was_reordered_between_two_jobs_is_not_merged(pictures, tmp_path):
+def test_a_folder_that_was_reordered_between_two_jobs_is_not_merged(images, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
-    contents = [path.read_bytes() for path in sorted(pictures.iterdir())][:6]
+    contents = [path.read_bytes() for path in sorted(images.iterdir())][:6]
     for k, content in enumerate(contents):
         (folder / f"{k}.png").write_bytes(content)
     first = audit(tiny_vit(), folder, replace(CONFIG, shard="1/2"), out=tmp_path / "1")
@@ -200,12 +200,10 @@ def test_a_folder_that_was_reordered_between_two_jobs_is_not_merged(pictures, tm
         first.merge(second)
 
 
-def test_jobs_over_lists_of_the_same_names_and_other_sizes_are_of_different_lists(
-    pictures, tmp_path
-):
+def test_jobs_over_lists_of_the_same_names_and_other_sizes_are_of_different_lists(images, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
-    contents = [path.read_bytes() for path in sorted(pictures.iterdir())]
+    contents = [path.read_bytes() for path in sorted(images.iterdir())]
     for k in range(4):
         (folder / f"{k}.png").write_bytes(contents[k])
     first = audit(tiny_vit(), folder, replace(CONFIG, shard="1/2"), out=tmp_path / "1")
@@ -215,10 +213,10 @@ def test_jobs_over_lists_of_the_same_names_and_other_sizes_are_of_different_list
     assert first.merge(second).missing_shards is None
 
 
-def test_files_that_are_no_images_are_all_named(pictures, tmp_path):
+def test_files_that_are_no_images_are_all_named(images, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
-    for k, path in enumerate(sorted(pictures.iterdir())[:4]):
+    for k, path in enumerate(sorted(images.iterdir())[:4]):
         (folder / f"{k}.png").write_bytes(path.read_bytes())
         (folder / f"{k}-broken.png").write_bytes(b"<html>not found</html>")
         (folder / f"{k}-empty.png").write_bytes(b"")
@@ -229,7 +227,7 @@ def test_files_that_are_no_images_are_all_named(pictures, tmp_path):
 
 
 def test_files_are_told_apart_by_all_their_bytes(tmp_path):
-    from vitscope.pictures.copies import find_copies
+    from vitscope.images.copies import find_copies
 
     shared, ends = bytes(9000), bytes(5000)
     contents = [b"a" + shared, b"b" + shared, b"a" + shared, ends, shared + b"c", b"", b""]
@@ -249,14 +247,14 @@ def test_copies_are_said_where_the_result_is_read(with_copies, tmp_path):
     assert told in " ".join(console.file.getvalue().split())
 
 
-def test_four_copies_of_few_images_are_few_images(pictures, tmp_path):
+def test_four_copies_of_few_images_are_few_images(images, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
-    few = [path.read_bytes() for path in sorted(pictures.iterdir())[:12]]
+    few = [path.read_bytes() for path in sorted(images.iterdir())[:12]]
     for k in range(48):
         (folder / f"{k:02d}.png").write_bytes(few[k % 12])
     result = audit(tiny_vit(), folder, CONFIG, out=tmp_path / "r")
-    alone = audit(tiny_vit(), sorted(pictures.iterdir())[:12], CONFIG)
+    alone = audit(tiny_vit(), sorted(images.iterdir())[:12], CONFIG)
     assert result.summary["data"]["num_images"] == 12
     assert result.summary["data"]["num_repeated"] == 36
     assert result.summary["verdict"] == alone.summary["verdict"]

@@ -13,9 +13,9 @@ import torch
 from audits import assert_same_numbers, numbers, tiny_vit
 from sharded import (
     CONFIG,
-    NUM_PICTURES,
-    PROVEN,
+    NUM_IMAGES,
     ROUNDING,
+    VERIFIED,
     ElsewhereEngine,
     assert_identical,
     stop_after,
@@ -28,8 +28,8 @@ from vitscope.runs import resources
 
 
 @pytest.fixture(scope="module")
-def proven(pictures):
-    return audit(tiny_vit(), pictures, PROVEN)
+def verified(images):
+    return audit(tiny_vit(), images, VERIFIED)
 
 
 TESTS = Path(__file__).parents[2]
@@ -43,13 +43,13 @@ from audits import tiny_vit
 from vitscope import AuditConfig, audit
 from vitscope.files.workspace import place_of
 
-pictures, out, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+images, out, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 config = AuditConfig(batch_size=3, shard_size=4, dtype="float64", gallery=6)
 
 def start(folder):
     child = os.fork()
     if child == 0:
-        audit(tiny_vit(), pictures, config, out=folder, resume=True)
+        audit(tiny_vit(), images, config, out=folder, resume=True)
         os._exit(0)
     return child
 
@@ -70,24 +70,24 @@ print(kept)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_at_random_moments_it_goes_on_to_the_same_bits(pictures, whole, tmp_path):
+def test_killed_at_random_moments_it_goes_on_to_the_same_bits(images, whole, tmp_path):
     kills = int(os.environ.get("VITSCOPE_TEST_KILLS", "6"))
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(pictures), str(tmp_path), str(kills)],
+        [sys.executable, "-c", KILLED, str(images), str(tmp_path), str(kills)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 0  # some of them had finished shards to go on from
+    assert int(done.stdout) > 0  # some of them had finished shards to resume from
     for k in range(kills):
         assert_identical(AuditResult.load(tmp_path / str(k)), whole)
     assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("write", [3, 6, 11, 14])
-def test_a_full_disk_loses_nothing_that_was_finished(pictures, whole, tmp_path, monkeypatch, write):
+def test_a_full_disk_loses_nothing_that_was_finished(images, whole, tmp_path, monkeypatch, write):
     from vitscope.files import tensor_files
 
     count = 0
@@ -104,12 +104,12 @@ def test_a_full_disk_loses_nothing_that_was_finished(pictures, whole, tmp_path, 
     with monkeypatch.context() as patched:
         patched.setattr(tensor_files, "save_file", fill)
         with pytest.raises(VitscopeError, match="No space left on device"):
-            audit(tiny_vit(), pictures, CONFIG, out=out)
+            audit(tiny_vit(), images, CONFIG, out=out)
     assert not out.exists()
-    assert_identical(audit(tiny_vit(), pictures, CONFIG, out=out, resume=True), whole)
+    assert_identical(audit(tiny_vit(), images, CONFIG, out=out, resume=True), whole)
 
 
-def test_a_model_that_fails_half_way_can_be_gone_on_with(pictures, whole, tmp_path, monkeypatch):
+def test_a_model_that_fails_half_way_can_be_gone_on_with(images, whole, tmp_path, monkeypatch):
     from vitscope.runs import part_writer
 
     decompose, calls = part_writer.decompose_layers, []
@@ -124,9 +124,9 @@ def test_a_model_that_fails_half_way_can_be_gone_on_with(pictures, whole, tmp_pa
     with monkeypatch.context() as patched:
         patched.setattr(part_writer, "decompose_layers", fail)
         with pytest.raises(RuntimeError, match="device-side"):
-            audit(tiny_vit(), pictures, CONFIG, out=out)
+            audit(tiny_vit(), images, CONFIG, out=out)
     assert Workspace(place_of(out)).find_done() == {0, 1}
-    assert_identical(audit(tiny_vit(), pictures, CONFIG, out=out, resume=True), whole)
+    assert_identical(audit(tiny_vit(), images, CONFIG, out=out, resume=True), whole)
 
 
 def set_pass_size(monkeypatch, count):
@@ -135,7 +135,7 @@ def set_pass_size(monkeypatch, count):
 
 
 class TightMemory:
-    """A device that holds so many pictures at a time."""
+    """A device that holds so many images at a time."""
 
     def __init__(self, monkeypatch, most, error):
         from vitscope.runs import part_writer
@@ -160,104 +160,104 @@ class TightMemory:
         MemoryError(),
     ],
 )
-def test_a_batch_that_does_not_fit_is_halved(pictures, proven, tmp_path, monkeypatch, error):
+def test_a_batch_that_does_not_fit_is_halved(images, verified, tmp_path, monkeypatch, error):
     memory = TightMemory(monkeypatch, 2, error)
-    config = replace(PROVEN, batch_size=8, shard_size=22)
-    result = audit(tiny_vit(), pictures, config, out=tmp_path / "r")
-    assert result.images["image_id"].to_pylist() == proven.images["image_id"].to_pylist()
-    assert_same_numbers(numbers(result), numbers(proven), ROUNDING)
+    config = replace(VERIFIED, batch_size=8, shard_size=22)
+    result = audit(tiny_vit(), images, config, out=tmp_path / "r")
+    assert result.images["image_id"].to_pylist() == verified.images["image_id"].to_pylist()
+    assert_same_numbers(numbers(result), numbers(verified), ROUNDING)
     # 8 and 4 do not fit; from then on it is known.
     assert memory.sizes[:3] == [8, 4, 2]
     assert max(memory.sizes[3:]) == 2
 
 
-def test_a_batch_goes_through_the_model_in_passes(pictures, proven, tmp_path, monkeypatch):
+def test_a_batch_goes_through_the_model_in_passes(images, verified, tmp_path, monkeypatch):
     set_pass_size(monkeypatch, 4)
     memory = TightMemory(monkeypatch, 4, AssertionError("more than a pass"))
-    config = replace(PROVEN, batch_size=7, shard_size=22)
-    result = audit(tiny_vit(), pictures, config, out=tmp_path / "r")
+    config = replace(VERIFIED, batch_size=7, shard_size=22)
+    result = audit(tiny_vit(), images, config, out=tmp_path / "r")
     assert memory.sizes[:4] == [4, 3, 4, 3]
-    assert_same_numbers(numbers(result), numbers(proven), ROUNDING)
+    assert_same_numbers(numbers(result), numbers(verified), ROUNDING)
 
 
-def test_a_pass_that_does_not_fit_is_tried_once(pictures, proven, tmp_path, monkeypatch):
+def test_a_pass_that_does_not_fit_is_tried_once(images, verified, tmp_path, monkeypatch):
     set_pass_size(monkeypatch, 4)
     memory = TightMemory(monkeypatch, 2, MemoryError())
-    config = replace(PROVEN, batch_size=10, shard_size=22)
-    result = audit(tiny_vit(), pictures, config, out=tmp_path / "r")
+    config = replace(VERIFIED, batch_size=10, shard_size=22)
+    result = audit(tiny_vit(), images, config, out=tmp_path / "r")
     assert memory.sizes[:6] == [4, 2, 2, 2, 2, 2]
-    assert memory.sizes.count(4) == len(range(0, NUM_PICTURES, 22))
-    assert_same_numbers(numbers(result), numbers(proven), ROUNDING)
+    assert memory.sizes.count(4) == len(range(0, NUM_IMAGES, 22))
+    assert_same_numbers(numbers(result), numbers(verified), ROUNDING)
 
 
-def test_a_run_in_passes_goes_on_to_the_same_bits(pictures, tmp_path, monkeypatch):
+def test_a_run_in_passes_goes_on_to_the_same_bits(images, tmp_path, monkeypatch):
     set_pass_size(monkeypatch, 2)
     memory = TightMemory(monkeypatch, 2, AssertionError("more than a pass"))
-    config = replace(CONFIG, batch_size=5, shard_size=10, proven=0.3)
-    whole = audit(tiny_vit(), pictures, config, out=tmp_path / "whole")
+    config = replace(CONFIG, batch_size=5, shard_size=10, verified=0.3)
+    whole = audit(tiny_vit(), images, config, out=tmp_path / "whole")
     assert memory.sizes[:3] == [2, 2, 1]
     with pytest.raises(KeyboardInterrupt):
         audit(
             tiny_vit(),
-            pictures,
+            images,
             config,
             out=tmp_path / "r",
             on_progress=stop_after(15, KeyboardInterrupt()),
         )
     assert Workspace(place_of(tmp_path / "r")).find_done() == {0}
-    assert_identical(audit(tiny_vit(), pictures, config, out=tmp_path / "r", resume=True), whole)
+    assert_identical(audit(tiny_vit(), images, config, out=tmp_path / "r", resume=True), whole)
 
 
-def test_a_run_with_other_passes_is_not_gone_on_with(pictures, tmp_path, monkeypatch):
+def test_a_run_with_other_passes_is_not_gone_on_with(images, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         audit(
             tiny_vit(),
-            pictures,
+            images,
             CONFIG,
             out=tmp_path / "r",
             on_progress=stop_after(15, KeyboardInterrupt()),
         )
     set_pass_size(monkeypatch, 2)
     with pytest.raises(UsageError, match="pass_size was"):
-        audit(tiny_vit(), pictures, CONFIG, out=tmp_path / "r", resume=True)
+        audit(tiny_vit(), images, CONFIG, out=tmp_path / "r", resume=True)
 
 
-def test_memory_for_not_even_one_picture_is_told(pictures, tmp_path, monkeypatch):
+def test_memory_for_not_even_one_image_is_told(images, tmp_path, monkeypatch):
     TightMemory(monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
-    with pytest.raises(VitscopeError, match="not enough memory on cpu for 1 picture at a time"):
-        audit(tiny_vit(), pictures, CONFIG, out=tmp_path / "r")
+    with pytest.raises(VitscopeError, match="not enough memory on cpu for 1 image at a time"):
+        audit(tiny_vit(), images, CONFIG, out=tmp_path / "r")
 
 
-def test_pictures_that_cannot_be_read_are_counted_once(pictures, tmp_path):
-    names = sorted(pictures.iterdir())
-    broken = tmp_path / "pictures"
+def test_images_that_cannot_be_read_are_counted_once(images, tmp_path):
+    names = sorted(images.iterdir())
+    broken = tmp_path / "images"
     broken.mkdir()
     for number, path in enumerate(names):
         # The second shard holds none that can be read.
         damaged = number in {1, 4, 5, 6, 7}
-        (broken / path.name).write_bytes(b"not a picture" if damaged else path.read_bytes())
-    result = audit(tiny_vit(), broken, PROVEN, out=tmp_path / "r")
-    counts = {"num_images": NUM_PICTURES - 5, "num_failed": 5, "num_repeated": 0}
+        (broken / path.name).write_bytes(b"not an image" if damaged else path.read_bytes())
+    result = audit(tiny_vit(), broken, VERIFIED, out=tmp_path / "r")
+    counts = {"num_images": NUM_IMAGES - 5, "num_failed": 5, "num_repeated": 0}
     assert result.summary["data"] == counts
     failed = [Path(path).name for path, _ in result.failures]
     assert failed == [names[k].name for k in (1, 4, 5, 6, 7)]
     good = [path for k, path in enumerate(names) if k not in {1, 4, 5, 6, 7}]
-    assert_same_numbers(numbers(result), numbers(audit(tiny_vit(), good, PROVEN)), ROUNDING)
+    assert_same_numbers(numbers(result), numbers(audit(tiny_vit(), good, VERIFIED)), ROUNDING)
 
 
-def test_no_picture_at_all_is_an_error_over_several_shards(tmp_path):
-    folder = tmp_path / "pictures"
+def test_no_image_at_all_is_an_error_over_several_shards(tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
     for number in range(9):
         (folder / f"{number}.png").write_bytes(b"no")
-    with pytest.raises(ImageReadError, match="none of the 9 pictures could be read"):
+    with pytest.raises(ImageReadError, match="none of the 9 images could be read"):
         audit(tiny_vit(), folder, CONFIG, out=tmp_path / "r")
 
 
-def test_shards_of_a_job_array_merge_to_the_whole(pictures, proven, tmp_path):
-    names = sorted(pictures.iterdir())
+def test_shards_of_a_job_array_merge_to_the_whole(images, verified, tmp_path):
+    names = sorted(images.iterdir())
     parts = [
-        audit(tiny_vit(), names, replace(PROVEN, shard=f"{k}/3"), out=tmp_path / str(k))
+        audit(tiny_vit(), names, replace(VERIFIED, shard=f"{k}/3"), out=tmp_path / str(k))
         for k in (1, 2, 3)
     ]
     assert [part.summary["data"]["num_images"] for part in parts] == [7, 7, 8]
@@ -265,12 +265,12 @@ def test_shards_of_a_job_array_merge_to_the_whole(pictures, proven, tmp_path):
     assert two.missing_shards == ["2/3"]
     merged = two.merge(parts[1])
     assert merged.missing_shards == []
-    assert_same_numbers(numbers(merged), numbers(proven), ROUNDING)
+    assert_same_numbers(numbers(merged), numbers(verified), ROUNDING)
     with pytest.raises(ResultError, match="are in it twice or in another result too"):
         merged.merge(parts[1])
-    other = audit(tiny_vit(), names[:-1], replace(PROVEN, shard="3/3"), out=tmp_path / "other")
+    other = audit(tiny_vit(), names[:-1], replace(VERIFIED, shard="3/3"), out=tmp_path / "other")
     assert parts[0].merge(other).missing_shards is None
-    assert proven.missing_shards == []
+    assert verified.missing_shards == []
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "3", "a/b", "1/2/3", "-1/3", ""])
@@ -279,13 +279,13 @@ def test_a_shard_that_is_none_is_refused(shard):
         AuditConfig(shard=shard)
 
 
-def test_more_shards_than_pictures_are_refused(pictures, tmp_path):
-    with pytest.raises(UsageError, match="1/40 of 22 pictures holds none"):
-        audit(tiny_vit(), pictures, AuditConfig(shard="1/40"), out=tmp_path / "r")
+def test_more_shards_than_images_are_refused(images, tmp_path):
+    with pytest.raises(UsageError, match="1/40 of 22 images holds none"):
+        audit(tiny_vit(), images, AuditConfig(shard="1/40"), out=tmp_path / "r")
 
 
-def test_workers_elsewhere_give_the_same_bits(pictures, whole, tmp_path):
-    result = audit(tiny_vit(), pictures, CONFIG, out=tmp_path / "r", engine=ElsewhereEngine())
+def test_workers_elsewhere_give_the_same_bits(images, whole, tmp_path):
+    result = audit(tiny_vit(), images, CONFIG, out=tmp_path / "r", engine=ElsewhereEngine())
     assert_identical(result, whole)
 
 
@@ -295,6 +295,6 @@ def test_a_sent_file_stays_within_its_part(tmp_path):
             unpack_folder({name: b""}, tmp_path)
 
 
-def test_an_engine_needs_a_place(pictures):
+def test_an_engine_needs_a_place(images):
     with pytest.raises(UsageError, match="resume and engines need `out`"):
-        audit(tiny_vit(), pictures, CONFIG, resume=True)
+        audit(tiny_vit(), images, CONFIG, resume=True)

@@ -13,7 +13,7 @@ import pytest
 
 from audits import tiny_vit
 from containers import make_image_column, make_tar, write_parquet
-from sharded import CONFIG, NUM_PICTURES, assert_identical, stop_after
+from sharded import CONFIG, NUM_IMAGES, assert_identical, stop_after
 from vitscope import AuditResult, audit
 from vitscope.errors import DiskError, UsageError
 from vitscope.files import workspace as workspace_module
@@ -22,9 +22,9 @@ from vitscope.results import audit_result
 
 
 @pytest.fixture
-def contents(pictures):
+def contents(images):
     """Of one length, so that nothing but the bytes tells one from another."""
-    found = [path.read_bytes() for path in sorted(pictures.iterdir())]
+    found = [path.read_bytes() for path in sorted(images.iterdir())]
     return [content.ljust(max(map(len, found)), b"\0") for content in found]
 
 
@@ -56,7 +56,7 @@ def test_an_archive_that_was_replaced_is_noticed(contents, tmp_path, name):
     WRITERS[name](tmp_path / "other", contents[10:20])
     os.utime(tmp_path / "other", ns=(before.st_atime_ns, before.st_mtime_ns))
     (tmp_path / "other").replace(path)
-    with pytest.raises(UsageError, match="its pictures are others, or were changed"):
+    with pytest.raises(UsageError, match="its images are others, or were changed"):
         audit(tiny_vit(), path, CONFIG, out=out, resume=True)
     audit(tiny_vit(), path, CONFIG, out=out, resume=True, overwrite=True)
     WRITERS[name](tmp_path / "other", contents[:10])
@@ -90,7 +90,7 @@ def test_an_archive_of_a_store_that_was_replaced_is_noticed(contents, tmp_path, 
             store.pipe_file(f"/spoiled/{name}", (tmp_path / name).read_bytes())
             if number == 0:
                 interrupt(url, out)
-        with pytest.raises(UsageError, match="its pictures are others, or were changed"):
+        with pytest.raises(UsageError, match="its images are others, or were changed"):
             audit(tiny_vit(), url, CONFIG, out=out, resume=True)
     finally:
         store.rm("/spoiled", recursive=True)
@@ -124,7 +124,7 @@ def site(contents):
 def test_images_of_another_query_are_others(site, tmp_path):
     first = [f"{site}?id={k}" for k in range(10)]
     interrupt(first, tmp_path / "r")
-    with pytest.raises(UsageError, match="its pictures are others, or were changed"):
+    with pytest.raises(UsageError, match="its images are others, or were changed"):
         audit(
             tiny_vit(),
             [f"{site}?id={k}" for k in range(10, 20)],
@@ -164,33 +164,33 @@ def flip(path):
         "machine.json",
     ],
 )
-def test_a_part_with_a_flipped_bit_is_made_again(pictures, whole, tmp_path, name):
-    interrupt(pictures, tmp_path / "r")
+def test_a_part_with_a_flipped_bit_is_made_again(images, whole, tmp_path, name):
+    interrupt(images, tmp_path / "r")
     (path,) = Workspace(place_of(tmp_path / "r")).part(1).glob(name)
     flip(path)
-    assert_identical(audit(tiny_vit(), pictures, CONFIG, out=tmp_path / "r", resume=True), whole)
+    assert_identical(audit(tiny_vit(), images, CONFIG, out=tmp_path / "r", resume=True), whole)
 
 
 @pytest.mark.parametrize("name", ["features/*/*.safetensors", "images.parquet", "failures.csv"])
-def test_a_part_without_one_of_its_files_is_made_again(pictures, whole, tmp_path, name):
-    interrupt(pictures, tmp_path / "r")
+def test_a_part_without_one_of_its_files_is_made_again(images, whole, tmp_path, name):
+    interrupt(images, tmp_path / "r")
     (path,) = Workspace(place_of(tmp_path / "r")).part(1).glob(name)
     path.unlink()
-    assert_identical(audit(tiny_vit(), pictures, CONFIG, out=tmp_path / "r", resume=True), whole)
+    assert_identical(audit(tiny_vit(), images, CONFIG, out=tmp_path / "r", resume=True), whole)
 
 
-def test_a_disk_that_changes_every_part_is_told(pictures, tmp_path, monkeypatch):
+def test_a_disk_that_changes_every_part_is_told(images, tmp_path, monkeypatch):
     monkeypatch.setattr(Workspace, "is_whole", lambda *_: False)
     with pytest.raises(DiskError, match="do not stay as they were written: check the disk"):
-        audit(tiny_vit(), sorted(pictures.iterdir())[:4], CONFIG, out=tmp_path / "r")
+        audit(tiny_vit(), sorted(images.iterdir())[:4], CONFIG, out=tmp_path / "r")
 
 
 @pytest.mark.parametrize("kills_at", [1, 2])
 def test_a_run_whose_parts_were_being_removed_can_be_resumed(
-    pictures, whole, tmp_path, monkeypatch, kills_at
+    images, whole, tmp_path, monkeypatch, kills_at
 ):
     out = tmp_path / "r"
-    interrupt(pictures, out)
+    interrupt(images, out)
     rmtree, calls = shutil.rmtree, []
 
     def die(folder, **options):
@@ -205,8 +205,8 @@ def test_a_run_whose_parts_were_being_removed_can_be_resumed(
     with monkeypatch.context() as patched:
         patched.setattr(workspace_module.shutil, "rmtree", die)
         with pytest.raises(KeyboardInterrupt):
-            audit(tiny_vit(), pictures, replace(CONFIG, batch_size=2), out=out, overwrite=True)
-    assert_identical(audit(tiny_vit(), pictures, CONFIG, out=out, resume=True), whole)
+            audit(tiny_vit(), images, replace(CONFIG, batch_size=2), out=out, overwrite=True)
+    assert_identical(audit(tiny_vit(), images, CONFIG, out=out, resume=True), whole)
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
 
 
@@ -226,42 +226,42 @@ def at_most_a_minute():
 
 
 @pytest.mark.parametrize("name", [".lock", "plan.json", "copies.json"])
-def test_no_link_is_followed_out_of_the_place(pictures, tmp_path, name):
+def test_no_link_is_followed_out_of_the_place(images, tmp_path, name):
     (tmp_path / "victim").write_text("mine")
     place_of(tmp_path / "r").mkdir()
     (place_of(tmp_path / "r") / name).symlink_to(tmp_path / "victim")
     with pytest.raises(UsageError, match=rf"{name} is .*: remove it"):
-        audit(tiny_vit(), pictures, CONFIG, out=tmp_path / "r")
+        audit(tiny_vit(), images, CONFIG, out=tmp_path / "r")
     assert (tmp_path / "victim").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["", "parts", "parts/000000"])
-def test_nothing_is_removed_through_a_link(pictures, tmp_path, name):
+def test_nothing_is_removed_through_a_link(images, tmp_path, name):
     (tmp_path / "victim" / "parts" / "000001").mkdir(parents=True)
     (tmp_path / "victim" / "parts" / ".000001.partial-x").write_text("mine")
     link = place_of(tmp_path / "r") / name
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(tmp_path / "victim" / name)
     with pytest.raises(UsageError, match="is a link, which no run makes: remove it"):
-        audit(tiny_vit(), pictures, CONFIG, out=tmp_path / "r", overwrite=True)
+        audit(tiny_vit(), images, CONFIG, out=tmp_path / "r", overwrite=True)
     assert (tmp_path / "victim" / "parts" / ".000001.partial-x").read_text() == "mine"
     assert (tmp_path / "victim" / "parts" / "000001").is_dir()
 
 
-def test_a_pipe_in_the_place_of_the_lock_keeps_nobody_waiting(pictures, tmp_path, at_most_a_minute):
+def test_a_pipe_in_the_place_of_the_lock_keeps_nobody_waiting(images, tmp_path, at_most_a_minute):
     place_of(tmp_path / "r").mkdir()
     os.mkfifo(place_of(tmp_path / "r") / ".lock")
     with pytest.raises(UsageError, match="is not a regular file: remove it"):
-        audit(tiny_vit(), pictures, CONFIG, out=tmp_path / "r")
+        audit(tiny_vit(), images, CONFIG, out=tmp_path / "r")
 
 
 @pytest.mark.parametrize("ends_well", [True, False])
-def test_files_of_the_user_stay(pictures, tmp_path, ends_well):
+def test_files_of_the_user_stay(images, tmp_path, ends_well):
     mine = [place_of(tmp_path / "r") / name for name in ("notes.txt", "parts/.notes", "parts/x/y")]
     for path in mine:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")
-    few = sorted(pictures.iterdir())[:5]
+    few = sorted(images.iterdir())[:5]
     if ends_well:
         audit(tiny_vit(), few, CONFIG, out=tmp_path / "r")
     else:
@@ -273,8 +273,8 @@ def test_files_of_the_user_stay(pictures, tmp_path, ends_well):
     assert left == set(mine)
 
 
-def test_no_audit_begins_where_results_are_being_merged(pictures, tmp_path, monkeypatch):
-    names = sorted(pictures.iterdir())
+def test_no_audit_begins_where_results_are_being_merged(images, tmp_path, monkeypatch):
+    names = sorted(images.iterdir())
     first, second = (
         audit(tiny_vit(), some, CONFIG, out=tmp_path / folder)
         for folder, some in (("a", names[:4]), ("b", names[4:8]))
@@ -294,19 +294,19 @@ def test_no_audit_begins_where_results_are_being_merged(pictures, tmp_path, monk
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "r"]
 
 
-def test_an_unfinished_run_stays_where_results_are_merged(pictures, whole, tmp_path):
-    names = sorted(pictures.iterdir())
-    interrupt(pictures, tmp_path / "r")
+def test_an_unfinished_run_stays_where_results_are_merged(images, whole, tmp_path):
+    names = sorted(images.iterdir())
+    interrupt(images, tmp_path / "r")
     first, second = (audit(tiny_vit(), names[k : k + 4], CONFIG) for k in (0, 4))
     first.merge(second, out=tmp_path / "r")
-    result = audit(tiny_vit(), pictures, CONFIG, out=tmp_path / "r", resume=True, overwrite=True)
+    result = audit(tiny_vit(), images, CONFIG, out=tmp_path / "r", resume=True, overwrite=True)
     assert_identical(result, whole)
 
 
 # What a run says
 
 
-def test_a_disk_that_is_too_small_is_told_before_the_work(pictures, tmp_path, monkeypatch):
+def test_a_disk_that_is_too_small_is_told_before_the_work(images, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10_000))
     seen = []
@@ -314,7 +314,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_work(pictures, tmp_path, mo
         with pytest.raises(DiskError, match=r"takes at least .* GB until the run is finished"):
             audit(
                 tiny_vit(),
-                pictures,
+                images,
                 CONFIG,
                 out=out,
                 on_progress=lambda *progress: seen.append(progress),
@@ -323,7 +323,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_work(pictures, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_said_to_be_needed_is_needed(pictures, tmp_path, monkeypatch):
+def test_what_is_said_to_be_needed_is_needed(images, tmp_path, monkeypatch):
     from vitscope.runs import audit_loop
 
     said, finish = [], audit_loop._finish
@@ -334,9 +334,9 @@ def test_what_is_said_to_be_needed_is_needed(pictures, tmp_path, monkeypatch):
         finish(target, run, workspace, replaces)
 
     monkeypatch.setattr(audit_loop, "_finish", weigh)
-    config = replace(CONFIG, shard_size=NUM_PICTURES, layers="0,1")
+    config = replace(CONFIG, shard_size=NUM_IMAGES, layers="0,1")
     for number, features in enumerate(("keep", "drop")):
-        audit(tiny_vit(), pictures, replace(config, features=features), out=tmp_path / f"{number}")
+        audit(tiny_vit(), images, replace(config, features=features), out=tmp_path / f"{number}")
     for count, there in said:
         # Headers, names of blocks and attention masses lie in these files too.
         assert 0.3 * there < count / 2 < there
@@ -356,10 +356,10 @@ class InterruptedRank:
         pass
 
 
-def test_a_rank_that_is_stopped_tells_what_is_kept(pictures, tmp_path):
-    interrupt(pictures, tmp_path / "r")
+def test_a_rank_that_is_stopped_tells_what_is_kept(images, tmp_path):
+    interrupt(images, tmp_path / "r")
     with pytest.raises(KeyboardInterrupt) as stopped:
-        audit(tiny_vit(), pictures, CONFIG, out=tmp_path / "r", engine=InterruptedRank())
+        audit(tiny_vit(), images, CONFIG, out=tmp_path / "r", engine=InterruptedRank())
     assert stopped.value.__notes__ == [
-        "2 of 6 shards are kept: the same command with --resume goes on"
+        "2 of 6 shards are kept: the same command with --resume resumes it"
     ]

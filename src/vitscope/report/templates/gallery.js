@@ -1,4 +1,4 @@
-// The gallery: pictures sorted and filtered by any of their numbers.
+// The gallery: images sorted and filtered by any of their numbers.
 
 const terms = ["patches", "registers", "cls", "distillation", "skip", "bias"];
 const termNames = { patches: "patches", registers: "registers", cls: "[CLS] itself", distillation: "distillation", skip: "skip", bias: "bias" };
@@ -7,15 +7,15 @@ const control = (name) => document.getElementById(`gallery-${name}`);
 const cards = control("cards");
 const state = { gallery: null, shown: [], elements: new Map() };
 
-function numberOf(gallery, picture, name) {
-  return picture.numbers[gallery.columns.indexOf(name)];
+function numberOf(gallery, image, name) {
+  return image.numbers[gallery.columns.indexOf(name)];
 }
 
-function sharesOf(gallery, picture) {
+function sharesOf(gallery, image) {
   const kind = shareKinds.find((prefix) => gallery.columns.includes(`${prefix}patches`));
   if (kind === undefined) return { kind: null, shares: [] };
   const shares = terms
-    .map((term) => ({ term, value: numberOf(gallery, picture, kind + term) }))
+    .map((term) => ({ term, value: numberOf(gallery, image, kind + term) }))
     .filter(({ value }) => typeof value === "number");
   return { kind, shares };
 }
@@ -40,47 +40,47 @@ function tellShares({ kind, shares }) {
   return kind === "share_" ? `raw: ${told}` : told;
 }
 
-function makeTile(picture, which, name) {
-  const tile = make("span", { className: "tile" }, makeImage(picture));
-  tile.style.aspectRatio = `${picture.size[0]} / ${picture.size[1]}`;
+function makeTile(image, which, name) {
+  const tile = make("span", { className: "tile" }, makeImage(image));
+  tile.style.aspectRatio = `${image.size[0]} / ${image.size[1]}`;
   if (which !== null) {
     const canvas = make("canvas");
     canvas.style.opacity = `${control("mix").value}%`;
-    paint(canvas, openMap(picture, which));
+    paint(canvas, openMap(image, which));
     tile.append(canvas);
   }
   return make("span", {}, tile, make("span", { className: "tile-name", textContent: name }));
 }
 
-function fillCard(button, gallery, picture) {
-  const found = sharesOf(gallery, picture);
+function fillCard(button, gallery, image) {
+  const found = sharesOf(gallery, image);
   const cosine = ["centred_cosine_residual_patches", "cosine_residual_patches"].find((name) => gallery.columns.includes(name));
   const tiles = make(
     "span",
     { className: "tiles" },
-    makeTile(picture, null, "picture"),
-    makeTile(picture, "attention", "attention"),
-    makeTile(picture, "norm", "value-weighted"),
+    makeTile(image, null, "image"),
+    makeTile(image, "attention", "attention"),
+    makeTile(image, "norm", "value-weighted"),
   );
   const told = make("span", { className: "card-line" }, make("span", { textContent: tellShares(found) }));
-  const lines = [told, ...(cosine === undefined ? [] : [makeLine(gallery, picture, cosine)])];
-  const name = make("span", { className: "card-name", textContent: picture.name });
+  const lines = [told, ...(cosine === undefined ? [] : [makeLine(gallery, image, cosine)])];
+  const name = make("span", { className: "card-name", textContent: image.name });
   button.replaceChildren(tiles, name, makeShares(found.shares), ...lines);
-  tellSorted(button, gallery, picture);
+  tellSorted(button, gallery, image);
 }
 
-function makeLine(gallery, picture, name) {
-  const value = tell(numberOf(gallery, picture, name));
+function makeLine(gallery, image, name) {
+  const value = tell(numberOf(gallery, image, name));
   const line = make("span", { className: "card-line" }, make("span", { textContent: fullName(name) }), make("span", { textContent: value }));
   line.dataset.number = name;
   return line;
 }
 
-function tellSorted(button, gallery, picture) {
+function tellSorted(button, gallery, image) {
   button.querySelector(".sorted")?.remove();
   const name = control("sort").value;
   if (!name || button.querySelector(`[data-number="${name}"]`)) return;
-  const line = makeLine(gallery, picture, name);
+  const line = makeLine(gallery, image, name);
   line.classList.add("sorted");
   button.append(line);
 }
@@ -90,7 +90,7 @@ const comingNear = new IntersectionObserver(
     for (const { isIntersecting, target } of entries) {
       if (!isIntersecting) continue;
       comingNear.unobserve(target);
-      fillCard(target, state.gallery, state.gallery.pictures[target.dataset.index]);
+      fillCard(target, state.gallery, state.gallery.images[target.dataset.index]);
     }
   },
   { rootMargin: "600px" },
@@ -103,11 +103,11 @@ function fillRest() {
   if (index === undefined) return;
   const button = state.elements.get(index).firstChild;
   comingNear.unobserve(button);
-  fillCard(button, gallery, gallery.pictures[index]);
+  fillCard(button, gallery, gallery.images[index]);
   whenIdle(fillRest);
 }
 
-function makeCard(picture, index) {
+function makeCard(image, index) {
   const button = make("button", { type: "button", className: "card", tabIndex: -1 });
   button.dataset.index = index;
   button.addEventListener("click", () => openView(state.shown.indexOf(index)));
@@ -117,7 +117,7 @@ function makeCard(picture, index) {
 function chooseGallery(index) {
   comingNear.disconnect();
   state.gallery = data.galleries[index];
-  state.elements = new Map(state.gallery.pictures.map((picture, at) => [at, makeCard(picture, at)]));
+  state.elements = new Map(state.gallery.images.map((image, at) => [at, makeCard(image, at)]));
   control("note").textContent = state.gallery.note;
   const kept = control("sort").value;
   offer(control("sort"), state.gallery.columns);
@@ -129,12 +129,12 @@ function chooseGallery(index) {
   whenIdle(fillRest);
 }
 
-function isWanted(picture) {
+function isWanted(image) {
   const wanted = control("name").value.trim().toLowerCase();
-  if (wanted && !picture.path.toLowerCase().includes(wanted)) return false;
+  if (wanted && !image.path.toLowerCase().includes(wanted)) return false;
   const name = control("filter").value;
   if (!name) return true;
-  const value = numberOf(state.gallery, picture, name);
+  const value = numberOf(state.gallery, image, name);
   const from = control("from").value === "" ? -Infinity : Number(control("from").value);
   const to = control("to").value === "" ? Infinity : Number(control("to").value);
   return value !== null && value >= from && value <= to;
@@ -146,25 +146,25 @@ function arrange() {
   const order = Number(control("order").value);
   const limited = control("filter").value !== "";
   control("from").disabled = control("to").disabled = !limited;
-  state.shown = gallery.pictures
-    .map((picture, index) => ({ picture, index, value: numberOf(gallery, picture, sort) ?? null }))
-    .filter(({ picture }) => isWanted(picture))
+  state.shown = gallery.images
+    .map((image, index) => ({ image, index, value: numberOf(gallery, image, sort) ?? null }))
+    .filter(({ image }) => isWanted(image))
     // What is undefined comes last, whichever way round.
     .sort((a, b) => (a.value === null) - (b.value === null) || order * (a.value - b.value) || a.index - b.index)
     .map(({ index }) => index);
   cards.replaceChildren(...state.shown.map((index) => state.elements.get(index)));
   state.shown.forEach((index, place) => {
     const button = state.elements.get(index).firstChild;
-    const picture = gallery.pictures[index];
+    const image = gallery.images[index];
     button.tabIndex = place === 0 ? 0 : -1;
-    const told = sort ? `, ${fullName(sort)} ${tell(numberOf(gallery, picture, sort))}` : "";
-    button.setAttribute("aria-label", `${picture.name}${told}. Open.`);
+    const told = sort ? `, ${fullName(sort)} ${tell(numberOf(gallery, image, sort))}` : "";
+    button.setAttribute("aria-label", `${image.name}${told}. Open.`);
     if (button.childElementCount === 0) comingNear.observe(button);
-    else tellSorted(button, gallery, picture);
+    else tellSorted(button, gallery, image);
   });
   const way = order > 0 ? "lowest" : "highest";
   const sorted = sort ? `, ${way} “${fullName(sort)}” first` : "";
-  control("status").textContent = `${state.shown.length} of ${gallery.pictures.length} pictures${sorted}.`;
+  control("status").textContent = `${state.shown.length} of ${gallery.images.length} images${sorted}.`;
 }
 
 function walk(event) {

@@ -1,4 +1,4 @@
-// Maps of a picture: bytes to colours on a canvas.
+// Maps of an image: bytes to colours on a canvas.
 
 function readBytes(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -15,16 +15,16 @@ const kinds = {
   heads: { name: "attention of head", palette: "sequential", unit: "%" },
 };
 
-// The bytes of one map of a picture; `which` is one of the kinds, or the number of a head.
-function openMap(picture, which) {
+// The bytes of one map of an image; `which` is one of the kinds, or the number of a head.
+function openMap(image, which) {
   const kind = which in kinds ? which : "heads";
   const head = kind === "heads" ? Number(which) : 0;
-  const [rows, columnsOfGrid] = picture.grid;
-  const { data: text, scale } = picture.maps[kind];
+  const [rows, columnsOfGrid] = image.grid;
+  const { data: text, scale } = image.maps[kind];
   const bytes = readBytes(text).subarray(head * rows * columnsOfGrid, (head + 1) * rows * columnsOfGrid);
   const signed = kind === "share";
   const largest = scale[head];
-  const name = signed && picture.maps.share.raw ? `raw ${kinds.share.name}` : kinds[kind].name;
+  const name = signed && image.maps.share.raw ? `raw ${kinds.share.name}` : kinds[kind].name;
   return {
     bytes,
     rows,
@@ -50,11 +50,11 @@ function paint(canvas, map) {
   context.putImageData(image, 0, 0);
 }
 
-function countHeads(picture) {
-  return picture.maps.heads.scale.length;
+function countHeads(image) {
+  return image.maps.heads.scale.length;
 }
 
-function makeImage(picture) {
-  const source = `data:image/jpeg;base64,${data.thumbnails[picture.thumbnail]}`;
+function makeImage(image) {
+  const source = `data:image/jpeg;base64,${data.thumbnails[image.thumbnail]}`;
   return make("img", { src: source, alt: "", decoding: "async", draggable: false });
 }

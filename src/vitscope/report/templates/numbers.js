@@ -1,6 +1,6 @@
-// Numbers of pictures: how they are named, written and chosen, and how they are spread.
+// Numbers of images: how they are named, written and chosen, and how they are spread.
 
-const data = JSON.parse(document.getElementById("pictures-data").textContent);
+const data = JSON.parse(document.getElementById("images-data").textContent);
 const columns = new Map(data.columns.map((column) => [column.name, column]));
 
 function tell(value) {
@@ -47,7 +47,7 @@ async function showSpread() {
   link.textContent = word ? word.textContent : "the words of this report";
   const without = data.distributions.filter(({ bins }) => !(spread.value in bins)).map(({ label }) => label);
   const missing = document.getElementById("distribution-missing");
-  missing.textContent = without.length ? `Not told of, or the same for every picture of: ${without.join(", ")}.` : "";
+  missing.textContent = without.length ? `Not told of, or the same for every image of: ${without.join(", ")}.` : "";
   await Promise.all(Array.from(document.querySelectorAll("[data-bins]"), showBins));
 }
 

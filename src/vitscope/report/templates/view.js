@@ -1,48 +1,48 @@
-// The large view of one picture: any of its maps, each head, and what each patch holds.
+// The large view of one image: any of its maps, each head, and what each patch holds.
 
 const part = (name) => document.getElementById(`view-${name}`);
 const view = { dialog: document.getElementById("view"), place: 0, which: "attention", patch: null };
 
-function currentPicture() {
-  return state.gallery.pictures[state.shown[view.place]];
+function currentImage() {
+  return state.gallery.images[state.shown[view.place]];
 }
 
 function openView(place) {
   view.place = place;
-  showPicture();
+  showImage();
   if (!view.dialog.open) view.dialog.showModal();
 }
 
-function showPicture() {
+function showImage() {
   const { gallery } = state;
-  const picture = currentPicture();
-  part("name").textContent = picture.name;
-  part("path").textContent = `${picture.path} · ${view.place + 1} of ${state.shown.length} · ${gallery.label}`;
-  part("told").textContent = picture.told;
-  part("why").textContent = picture.why;
-  part("shares").replaceChildren(makeShares(sharesOf(gallery, picture).shares));
+  const image = currentImage();
+  part("name").textContent = image.name;
+  part("path").textContent = `${image.path} · ${view.place + 1} of ${state.shown.length} · ${gallery.label}`;
+  part("told").textContent = image.told;
+  part("why").textContent = image.why;
+  part("shares").replaceChildren(makeShares(sharesOf(gallery, image).shares));
   const which = part("map");
   which.replaceChildren(
     ...["attention", "norm", "share"].map((kind) => new Option(kinds[kind].name, kind)),
-    ...Array.from({ length: countHeads(picture) }, (_, head) => new Option(`attention of head ${head}`, head)),
+    ...Array.from({ length: countHeads(image) }, (_, head) => new Option(`attention of head ${head}`, head)),
   );
-  if (!(view.which in kinds) && Number(view.which) >= countHeads(picture)) view.which = "attention";
-  part("heads").replaceChildren(...Array.from({ length: countHeads(picture) }, (_, head) => makeHead(picture, head)));
-  part("facts").replaceChildren(...tellFacts(gallery, picture));
+  if (!(view.which in kinds) && Number(view.which) >= countHeads(image)) view.which = "attention";
+  part("heads").replaceChildren(...Array.from({ length: countHeads(image) }, (_, head) => makeHead(image, head)));
+  part("facts").replaceChildren(...tellFacts(gallery, image));
   part("numbers").replaceChildren(
     ...gallery.columns.map((name) =>
-      make("tr", {}, make("th", { scope: "row", textContent: fullName(name) }), make("td", { textContent: tell(numberOf(gallery, picture, name)) })),
+      make("tr", {}, make("th", { scope: "row", textContent: fullName(name) }), make("td", { textContent: tell(numberOf(gallery, image, name)) })),
     ),
   );
-  part("others").replaceChildren(...listOthers(picture));
+  part("others").replaceChildren(...listOthers(image));
   view.patch = null;
   showMap(view.which);
 }
 
-function makeHead(picture, head) {
+function makeHead(image, head) {
   const canvas = make("canvas");
-  canvas.style.aspectRatio = `${picture.size[0]} / ${picture.size[1]}`;
-  paint(canvas, openMap(picture, head));
+  canvas.style.aspectRatio = `${image.size[0]} / ${image.size[1]}`;
+  paint(canvas, openMap(image, head));
   const button = make("button", { type: "button", className: "head" }, canvas, make("span", { textContent: head }));
   button.setAttribute("aria-label", `Attention of head ${head}`);
   button.dataset.head = head;
@@ -50,19 +50,19 @@ function makeHead(picture, head) {
   return button;
 }
 
-function tellFacts(gallery, picture) {
-  const { kind, shares } = sharesOf(gallery, picture);
+function tellFacts(gallery, image) {
+  const { kind, shares } = sharesOf(gallery, image);
   const facts = shares.map(({ term, value }) => [fullName(kind + term), percent(value)]);
   for (const name of ["centred_cosine_residual_patches", "cosine_residual_patches", "attention_mass_patches", "patch_share"]) {
-    if (gallery.columns.includes(name)) facts.push([fullName(name), tell(numberOf(gallery, picture, name))]);
+    if (gallery.columns.includes(name)) facts.push([fullName(name), tell(numberOf(gallery, image, name))]);
   }
   return facts.map(([name, value]) => make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value })));
 }
 
-function listOthers(picture) {
+function listOthers(image) {
   const others = [];
   data.galleries.forEach((gallery, index) => {
-    const at = gallery.pictures.findIndex(({ id }) => id === picture.id);
+    const at = gallery.images.findIndex(({ id }) => id === image.id);
     if (gallery === state.gallery || at < 0) return;
     const button = make("button", { type: "button", textContent: gallery.label });
     button.addEventListener("click", () => {
@@ -78,14 +78,14 @@ function listOthers(picture) {
 
 function showMap(which) {
   view.which = which;
-  const picture = currentPicture();
-  const map = openMap(picture, which);
+  const image = currentImage();
+  const map = openMap(image, which);
   part("map").value = which;
   const canvas = make("canvas");
   canvas.style.opacity = `${part("mix").value}%`;
   paint(canvas, map);
-  part("stage").style.aspectRatio = `${picture.size[0]} / ${picture.size[1]}`;
-  part("stage").replaceChildren(makeImage(picture), canvas);
+  part("stage").style.aspectRatio = `${image.size[0]} / ${image.size[1]}`;
+  part("stage").replaceChildren(makeImage(image), canvas);
   for (const button of part("heads").children) button.setAttribute("aria-pressed", button.dataset.head === which);
   const steps = Uint8Array.from({ length: 256 }, (_, level) => level);
   paint(part("scale"), { bytes: steps, rows: 1, columns: 256, palette: map.palette });
@@ -101,8 +101,8 @@ function showPatch(patch) {
     part("token").textContent = "Point at a patch, or move over the map with the arrow keys.";
     return;
   }
-  const picture = currentPicture();
-  const [rows, across] = picture.grid;
+  const image = currentImage();
+  const [rows, across] = image.grid;
   const row = Math.floor(patch / across);
   const column = patch % across;
   const cursor = make("span", { className: "cursor" });
@@ -115,14 +115,14 @@ function showPatch(patch) {
   part("stage").append(cursor);
   const shown = view.which in kinds ? ["attention", "norm", "share"] : [view.which, "attention", "norm", "share"];
   const told = shown.map((which) => {
-    const map = openMap(picture, which);
+    const map = openMap(image, which);
     return `${map.name} ${map.tell(map.valueAt(patch))}`;
   });
   part("token").textContent = `Patch in row ${row + 1}, column ${column + 1}: ${told.join("; ")}.`;
 }
 
 function patchUnder(event) {
-  const [rows, across] = currentPicture().grid;
+  const [rows, across] = currentImage().grid;
   const { left, top, width, height } = part("stage").getBoundingClientRect();
   const column = Math.min(across - 1, Math.max(0, Math.floor(((event.clientX - left) / width) * across)));
   const row = Math.min(rows - 1, Math.max(0, Math.floor(((event.clientY - top) / height) * rows)));
@@ -130,7 +130,7 @@ function patchUnder(event) {
 }
 
 function movePatch(event) {
-  const [rows, across] = currentPicture().grid;
+  const [rows, across] = currentImage().grid;
   const steps = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] };
   if (!(event.key in steps)) return;
   event.preventDefault();
@@ -144,7 +144,7 @@ function movePatch(event) {
 
 function step(by) {
   view.place = (view.place + by + state.shown.length) % state.shown.length;
-  showPicture();
+  showImage();
 }
 
 function startView() {

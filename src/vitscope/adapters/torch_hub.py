@@ -1,0 +1,293 @@
+"""The torch.hub code of DINOv2 and DINOv3 (`DinoVisionTransformer`), known by its structure.
+
+Requirements met here:
+
+- Code of two publishers' repositories is run, for the entries listed here, and of nobody else.
+- The classes cannot be imported without running that code, so a model is recognised by the names
+  of its classes and of their parts; a part that is not listed is refused by name.
+- Weights are read as data, never as code, whatever the publisher's code asks for.
+- Queries, keys and values are the output of the `qkv` module, whatever kernel runs after it
+  (xformers, scaled_dot_product_attention, plain); DINOv3's masked key bias is in it.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitscope.adapters.transformers_preprocessing import default_preprocessing
+from vitscope.errors import ModelUnreachableError, UnknownModelError, UsageError, VitscopeError
+from vitscope.layout import TokenLayout, make_grid, make_layout
+from vitscope.models.base import ModelInfo, ViTAdapter, count_parameters
+from vitscope.models.blocks import AttentionCall, BlockParts, Heads
+from vitscope.models.parts import (
+    make_prenorm_parts,
+    multiply_fused,
+    project_fused,
+    require,
+    split_heads,
+)
+from vitscope.weights.checkpoints import check_colour, load_weights, read_checkpoint
+from vitscope.weights.near_matches import describe_near_matches
+
+_DINOV2 = "facebookresearch/dinov2"
+_DINOV3 = "facebookresearch/dinov3"
+_REPOSITORIES = {
+    **{f"dinov2_vit{size}14{reg}": _DINOV2 for size in "sblg" for reg in ("", "_reg")},
+    **{f"dinov3_vit{s}": _DINOV3 for s in ("s16", "s16plus", "b16", "l16", "h16plus", "7b16")},
+}
+
+_BLOCKS = {"Block", "NestedTensorBlock", "SelfAttentionBlock"}
+_ATTENTIONS = {"Attention", "MemEffAttention", "SelfAttention"}
+_MLPS = {"Mlp", "SwiGLUFFN", "SwiGLUFFNFused", "SwiGLUFFNAligned"}
+_BLOCK_PARTS = {"norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2"}
+_ATTENTION_PARTS = {"qkv", "attn_drop", "proj", "proj_drop"}
+
+_SATELLITE_MEAN, _SATELLITE_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
+_SATELLITE_TAG = "sat493m"
+"""In the names of DINOv3's checkpoints of satellite images, which are normalised differently."""
+
+
+def make_hub_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAdapter:
+    """Adapt a model built by the code of facebookresearch/dinov2 or facebookresearch/dinov3.
+
+    Args:
+        module: A `DinoVisionTransformer`; it is put into evaluation mode.
+        model_id: The id that results shall carry; the class name if not given.
+
+    Returns:
+        The adapter, with the preprocessing customary for DINOv2 or DINOv3.
+
+    Raises:
+        UnsupportedModelError: If a class or part is not among those understood.
+    """
+    name = model_id or type(module).__name__
+    architecture = type(module).__name__
+    require(architecture == "DinoVisionTransformer", name, f"the architecture {architecture}")
+    tower: Any = module.eval()
+    channels = tower.patch_embed.proj.weight.shape[1]
+    require(channels == 3, name, f"images of {channels} channels (in_chans)")
+    rotary = hasattr(tower, "rope_embed")
+    registers = tower.n_storage_tokens if rotary else getattr(tower, "num_register_tokens", 0)
+    patch_size: tuple[int, int] = tuple(tower.patch_embed.patch_size)
+    blocks = {i: _make_block_parts(block, name) for i, block in enumerate(_list_blocks(tower))}
+    return ViTAdapter(
+        module=module,
+        info=ModelInfo(
+            id=name,
+            family="torch_hub/dinov3" if rotary else "torch_hub/dinov2",
+            num_params=count_parameters(module),
+            depth=len(blocks),
+            embed_dim=tower.embed_dim,
+            num_heads=tower.num_heads,
+            patch_size=patch_size,
+            num_registers=registers,
+        ),
+        # The settings of the same weights in transformers, carried out as torchvision does.
+        preprocessing=replace(
+            default_preprocessing("dinov3_vit" if rotary else "dinov2", (224, 224)),
+            pipeline="torchvision",
+        ),
+        blocks=blocks,
+        make_layout=partial(_lay_out, registers, patch_size),
+        run=tower,
+        embed_row=partial(_embed_row, tower),
+    )
+
+
+def _lay_out(registers: int, patch_size: tuple[int, int], height: int, width: int) -> TokenLayout:
+    order = {"cls": 1, "registers": registers, "patches": 0}
+    return make_layout(order, make_grid(height, width, patch_size))
+
+
+def load_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
+    """Build a model with the code of its publisher, and fill it.
+
+    Args:
+        name: An entry of the publisher's repository, such as "dinov2_vits14_reg".
+        checkpoint: A file with the weights (see `read_checkpoint`); None takes the published ones,
+            which DINOv2 has and DINOv3 hands out on request only.
+
+    Returns:
+        The adapter.
+
+    Raises:
+        UnknownModelError: If the name is not one of the entries allowed.
+        UsageError: If weights have to be given and are not, or do not fit.
+        ModelUnreachableError: If code or weights are neither cached nor to be had.
+    """
+    if name not in _REPOSITORIES:
+        near = describe_near_matches(name, _REPOSITORIES)
+        raise UnknownModelError(
+            f"torchhub:{name} is none of the models whose code is trusted: expected one of "
+            f"{', '.join(_REPOSITORIES)}{near}"
+        )
+    model_id, repository = f"torchhub:{name}", _REPOSITORIES[name]
+    if checkpoint is None:
+        if repository == _DINOV3:
+            raise UsageError(
+                f"DINOv3's weights are handed out on request: download those of {name} from its "
+                f"publisher and give the file, {model_id}@checkpoint.pth"
+            )
+        adapter = make_hub_adapter(_build(repository, name, pretrained=True), model_id=model_id)
+        return adapter.named(model_id, f"torch.hub, {repository}")
+    read = read_checkpoint(checkpoint)
+    check_colour(read.weights, checkpoint)
+    module = _build(repository, name, pretrained=False)
+    # A norm for the small crops of training: some checkpoints have it, evaluation never uses it.
+    load_weights(module, read.weights, checkpoint, optional=("local_cls_norm.",))
+    return _adapt_filled(module, model_id, checkpoint, read.notes)
+
+
+def _build(repository: str, name: str, *, pretrained: bool) -> nn.Module:
+    try:
+        with _quiet(), _weights_only():
+            load: Callable[..., nn.Module] = torch.hub.load
+            # The ref is the repository's own default branch: there is no fork to guard against.
+            return load(
+                repository,
+                name,
+                trust_repo=True,
+                verbose=False,
+                skip_validation=True,
+                pretrained=pretrained,
+            )
+    except ImportError as error:
+        raise VitscopeError(
+            f"the code of {repository} needs the package {error.name}, which is not installed: "
+            f"pip install {error.name}"
+        ) from None
+    except UnpicklingError:
+        raise ModelUnreachableError(
+            f"the weights of torchhub:{name} hold more than tensors: such a file is not executed"
+        ) from None
+    except (OSError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelUnreachableError(
+            f"torchhub:{name} is not cached and cannot be fetched ({reason}): connect to the "
+            "network once, or take the same model from another library"
+        ) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch.hub's notes off the standard output, and warnings of slower kernels away."""
+    with redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="xFormers is")
+        yield
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Make every `torch.load` refuse code, also where the publisher's code asks for it."""
+    # torch.hub's own download of weights asks for plain unpickling by default. Torch reads these
+    # at each call, the first overrides what was asked for, and both together are an error.
+    wanted = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _adapt_filled(
+    module: nn.Module, model_id: str, checkpoint: Path, notes: tuple[str, ...]
+) -> ViTAdapter:
+    model_id = f"{model_id}@{checkpoint}"
+    adapter = make_hub_adapter(module, model_id=model_id)
+    info = replace(adapter.info, source=str(checkpoint), notes=(*adapter.info.notes, *notes))
+    adapter = replace(adapter, info=info)
+    if _SATELLITE_TAG not in checkpoint.name:
+        return adapter
+    satellite = replace(adapter.preprocessing, mean=_SATELLITE_MEAN, std=_SATELLITE_STD)
+    return replace(adapter, preprocessing=satellite)
+
+
+def _list_blocks(tower: Any) -> list[Any]:
+    # In chunks, leading identities keep each block's index the one of the whole stack.
+    chunks = [chunk if isinstance(chunk, nn.ModuleList) else [chunk] for chunk in tower.blocks]
+    return [block for chunk in chunks for block in chunk if not isinstance(block, nn.Identity)]
+
+
+def _make_block_parts(block: Any, model: str) -> BlockParts:
+    _check_module(block, _BLOCKS, _BLOCK_PARTS, model)
+    _check_module(block.attn, _ATTENTIONS, _ATTENTION_PARTS, model)
+    _check_module(block.ls1, {"LayerScale", "Identity"}, set(), model)
+    require(type(block.mlp).__name__ in _MLPS, model, f"an MLP {type(block.mlp).__name__}")
+    projection = type(block.attn.proj)
+    require(projection is nn.Linear, model, f"an attention projection {projection.__name__}")
+    return make_prenorm_parts(
+        block,
+        taps={"qkv": block.attn.qkv},
+        make_heads=partial(_make_heads, block.attn),
+        project_heads=partial(_project_heads, block.attn),
+    )
+
+
+def _make_heads(attention: Any, call: AttentionCall, row: int) -> Heads:
+    queries, keys, values = call.taps["qkv"].chunk(3, dim=-1)
+    return _finish_heads(attention, call, queries[:, row : row + 1], keys, values)
+
+
+def _project_heads(attention: Any, call: AttentionCall, row: int) -> Heads:
+    qkv = attention.qkv
+    if type(qkv).__name__ != "LinearKMaskedBias":
+        return _finish_heads(attention, call, *project_fused(qkv, call.tokens, row))
+    # Without a bias there is nothing to mask, and no mask.
+    bias = None if qkv.bias is None else qkv.bias * qkv.bias_mask.to(qkv.bias.dtype)
+    return _finish_heads(attention, call, *multiply_fused(qkv.weight, bias, call.tokens, row))
+
+
+def _finish_heads(attention: Any, call: AttentionCall, *projected: Tensor) -> Heads:
+    # Of the queries there is one.
+    queries, keys, values = (split_heads(part, attention.num_heads) for part in projected)
+    query = queries[:, :, 0]
+    if (rope := call.kwargs.get("rope")) is not None:
+        # [CLS] comes before the rotated patches: its query is only cast like the rest.
+        query = query.to(rope[0].dtype).to(query.dtype)
+        keys = _rotate(keys, *rope)
+    return Heads(query, keys, values)
+
+
+def _check_module(module: nn.Module, classes: set[str], parts: set[str], model: str) -> None:
+    kind = type(module).__name__
+    require(kind in classes, model, f"a {kind} in its blocks")
+    for part, _ in module.named_children():
+        require(part in parts, model, f"a part {part!r} in its {kind}")
+
+
+def _rotate(
+    keys: Float[Tensor, "batch head token head_dim"],
+    sin: Float[Tensor, "patch head_dim"],
+    cos: Float[Tensor, "patch head_dim"],
+) -> Float[Tensor, "batch head token head_dim"]:
+    # As DINOv3 does it: in the precision of the sines.
+    cast = keys.to(sin.dtype)
+    prefix = cast.shape[-2] - sin.shape[-2]
+    patches = cast[:, :, prefix:]
+    first, second = patches.chunk(2, dim=-1)
+    rotated = patches * cos + torch.cat([-second, first], dim=-1) * sin
+    return torch.cat([cast[:, :, :prefix], rotated], dim=2).to(keys.dtype)
+
+
+def _embed_row(tower: Any, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch out"]:
+    # DINOv3 may have a norm of its own for [CLS].
+    own = getattr(tower, "cls_norm", None)
+    norm = tower.norm if own is None else own
+    feature: Tensor = tower.head(norm(rows))
+    return feature

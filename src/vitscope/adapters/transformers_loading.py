@@ -1,0 +1,284 @@
+"""From a folder written by `save_pretrained` to a vision tower, without running anybody's code.
+
+Requirements met here:
+
+- The class comes from an allow-list by model type; what a repository brings along is not executed.
+- Weights are read from safetensors, or by PyTorch's reader with `weights_only=True`.
+- They fit exactly: a model with a part left at random is refused, and so are weights of the tower
+  that the model has no place for.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import nn
+from transformers.utils import logging
+
+from vitscope.errors import ModelUnreachableError, UnknownModelError, UnsupportedModelError
+from vitscope.weights.folders import read_json_object
+
+CONFIG_FILE = "config.json"
+_ADAPTER_FILE = "adapter_config.json"
+
+_MAX_LAYERS = 1000
+"""More than any Vision Transformer has, and few enough to build for want of a better answer."""
+
+_CLASSES: Mapping[str, str] = {
+    "clip": "CLIPVisionModelWithProjection",
+    "clip_vision_model": "CLIPVisionModelWithProjection",
+    "deit": "DeiTModel",
+    "dinov2": "Dinov2Model",
+    "dinov2_with_registers": "Dinov2WithRegistersModel",
+    "dinov3_vit": "DINOv3ViTModel",
+    "siglip": "SiglipVisionModel",
+    "siglip_vision_model": "SiglipVisionModel",
+    "vit": "ViTModel",
+}
+"""Class of the vision tower by model type."""
+
+_AVERAGED = {"CLIPForImageClassification", "SiglipForImageClassification"}
+
+_REFUSED: Mapping[str, str] = {
+    "vit_mae": "it drops patches at random, and its [CLS] token is never trained",
+    "siglip2": (
+        "NaFlex pads the patch sequence; a SigLIP 2 checkpoint of fixed resolution, whose model "
+        "type is siglip, works"
+    ),
+    "ijepa": "it has no [CLS] token, its global feature is an average of the patches",
+}
+"""Why some neighbours of the supported families are refused, by the start of their model type."""
+
+
+_CONFIG_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What building a model raises of a configuration that no model has."""
+
+_SIZES = (
+    "hidden_size",
+    "image_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_channels",
+    "patch_size",
+)
+"""Settings of a tower that are numbers of something, which there must be."""
+
+_LEFT_OUT = re.compile(
+    r"(text_model|text_projection|visual_projection|decoder|head|lm_head|(\w+_)?classifier)\."
+    r"|logit_(scale|bias)$"
+    r"|((\w+\.)?pooler\.|(.*\.)?(mask_token|position_ids)$)"
+)
+"""Names of weights that are no part of a vision tower in evaluation: text towers, classifiers and
+decoders on top, projections of one without, poolers, and what only pre-training uses."""
+
+
+def describe_families() -> str:
+    """The supported model types in words.
+
+    Returns:
+        Their names, separated by commas.
+    """
+    return ", ".join(name for name in _CLASSES if not name.endswith("_vision_model"))
+
+
+def check_model_type(model_type: str, architecture: str) -> None:
+    """Refuse a model that is known not to have a row to analyse.
+
+    Args:
+        model_type: The configuration's model type.
+        architecture: Name of the model's class.
+
+    Raises:
+        UnsupportedModelError: Saying why.
+    """
+    for start, reason in _REFUSED.items():
+        if model_type.startswith(start):
+            raise UnsupportedModelError(f"{architecture} ({model_type}) is not supported: {reason}")
+    if architecture in _AVERAGED:
+        raise UnsupportedModelError(
+            f"{architecture} is not supported: it classifies an average of the patches and drops "
+            "the row that attends to them; give its vision_model to wrap_model instead"
+        )
+
+
+def load_tower(folder: Path, name: str) -> nn.Module:
+    """Load a vision tower.
+
+    Args:
+        folder: A folder with `config.json` and weights.
+        name: What the caller knows the model by, for messages.
+
+    Returns:
+        The tower (of CLIP with its projection) in float32 on the CPU, in evaluation mode.
+
+    Raises:
+        UnknownModelError: If the folder holds no configuration.
+        UnsupportedModelError: If the model is not of a supported family, or the weights do not
+            fill it.
+        ModelUnreachableError: If the weights are missing or damaged.
+    """
+    config = _read_config(folder, name)
+    class_name = _choose_class(config, name)
+    _check_sizes(config, name)
+    extra = _choose_options(config, class_name)
+    with _quiet_library():
+        try:
+            module, report = getattr(transformers, class_name).from_pretrained(
+                folder,
+                local_files_only=True,
+                weights_only=True,
+                output_loading_info=True,
+                dtype=torch.float32,
+                # A configuration may ask for a kernel that would be downloaded and run.
+                attn_implementation="sdpa",
+                # They are in the report, with their names.
+                ignore_mismatched_sizes=True,
+                **extra,
+            )
+        except UnpicklingError:
+            raise ModelUnreachableError(
+                f"the weights of {name} hold more than tensors: such a file is not executed; save "
+                "them as safetensors"
+            ) from None
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise ModelUnreachableError(
+                f"the weights of {name} cannot be read ({_first_line(error)}): expected "
+                "model.safetensors or pytorch_model.bin that fits config.json"
+            ) from None
+        except (*_CONFIG_ERRORS, StrictDataclassError) as error:
+            raise UnsupportedModelError(
+                f"transformers cannot build {name} from its config.json "
+                f"({type(error).__name__}: {_first_line(error)})"
+            ) from None
+    _check_fit(report, class_name, name)
+    tower: nn.Module = module.eval()
+    return tower
+
+
+def _check_fit(report: Mapping[str, Any], class_name: str, name: str) -> None:
+    if mismatched := sorted(report["mismatched_keys"]):
+        key, found, expected = mismatched[0]
+        raise ModelUnreachableError(
+            f"the weights of {name} cannot be read as a {class_name}, of which {key} is of shape "
+            f"{tuple(expected)}, not {tuple(found)}: expected model.safetensors or "
+            "pytorch_model.bin that fits config.json"
+        )
+    if unset := sorted(report["missing_keys"]):
+        raise UnsupportedModelError(
+            f"the weights of {name} leave {len(unset)} tensors of {class_name} unset, {unset[0]} "
+            "among them: they belong to another architecture"
+        )
+    unused = sorted(key for key in report["unexpected_keys"] if not _LEFT_OUT.match(key))
+    if unused:
+        raise UnsupportedModelError(
+            f"{class_name} has no place for {len(unused)} tensors among the weights of {name} "
+            f"({', '.join(unused[:3])}{', …' if unused[3:] else ''}): they belong to another "
+            "architecture"
+        )
+
+
+def _read_config(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        present = {file: (folder / file).is_file() for file in (CONFIG_FILE, _ADAPTER_FILE)}
+    except OSError as error:
+        raise ModelUnreachableError(
+            f"{name} cannot be read ({error.strerror}): check its permissions"
+        ) from None
+    if present[CONFIG_FILE]:
+        return read_json_object(folder / CONFIG_FILE, name)
+    if present[_ADAPTER_FILE]:
+        raise UnsupportedModelError(
+            f"{name} holds a LoRA adapter, which is no model by itself: load it with its base "
+            "model, call merge_and_unload() and save that with save_pretrained"
+        )
+    raise UnknownModelError(
+        f"{name} holds no {CONFIG_FILE}: expected a folder written by save_pretrained"
+    )
+
+
+def _choose_options(config: Mapping[str, Any], class_name: str) -> dict[str, Any]:
+    if class_name in {"ViTModel", "DeiTModel"}:
+        return {"add_pooling_layer": False}
+    # A whole CLIP has one width for both towers, which may stand at the top alone (LAION's do).
+    whole = class_name == "CLIPVisionModelWithProjection" and "vision_config" in config
+    if whole and config.get("projection_dim") is not None:
+        return {"projection_dim": config["projection_dim"]}
+    return {}
+
+
+def _check_sizes(config: Mapping[str, Any], name: str) -> None:
+    # What no model has, transformers may divide by or build for ever.
+    vision = config.get("vision_config")
+    sizes = vision if isinstance(vision, Mapping) else config
+    layers = sizes.get("num_hidden_layers")
+    for key in (*_SIZES, "num_hidden_layers"):
+        value = sizes.get(key, 1)
+        pair = value if isinstance(value, (list, tuple)) and value else [value]
+        if not all(isinstance(side, int) and side >= 1 for side in pair):
+            raise UnsupportedModelError(
+                f"{CONFIG_FILE} of {name} says {key}={value!r}: expected 1 or more"
+            )
+    if isinstance(layers, int) and layers > _MAX_LAYERS:
+        raise UnsupportedModelError(
+            f"{CONFIG_FILE} of {name} says num_hidden_layers={layers}: expected {_MAX_LAYERS} or "
+            "less"
+        )
+
+
+def _choose_class(config: Mapping[str, Any], name: str) -> str:
+    model_type = str(config.get("model_type"))
+    listed = config.get("architectures")
+    architecture = str(listed[0]) if isinstance(listed, list) and listed else model_type
+    if "auto_map" in config:
+        raise UnsupportedModelError(
+            f"{name} needs code from its repository, which vitscope does not execute: choose a "
+            "model that transformers itself knows, or load it yourself and use wrap_model"
+        )
+    if "model_type" not in config and "architecture" in config:
+        raise UnsupportedModelError(
+            f"{name} is of timm, which transformers does not load: give its file of weights as "
+            f"timm:{config['architecture']}@{name}/model.safetensors"
+        )
+    check_model_type(model_type, architecture)
+    if model_type not in _CLASSES:
+        raise UnsupportedModelError(
+            f"{name} is of the model type {model_type}, expected one of {describe_families()}"
+        )
+    if "quantization_config" in config:
+        raise UnsupportedModelError(f"{name} is quantised: choose its full-precision weights")
+    if architecture == "CLIPVisionModel":
+        return architecture
+    return _CLASSES[model_type]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+# The library reports the text tower's weights as a table of surprises, and every tensor in a bar.
+@contextmanager
+def _quiet_library() -> Iterator[None]:
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()

@@ -1,0 +1,268 @@
+"""How a transformers model wants its images: its image processor's settings, read as values.
+
+The processor itself is not run, but its pixels are those that vitscope makes. A setting that
+changes pixels and has no counterpart in `Preprocessing` is refused by name.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.images.preprocessing import Interpolation, Pipeline, Preprocessing, Resize
+from vitscope.weights.folders import read_json_object
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_HALF = (0.5, 0.5, 0.5)
+
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+"""Files that hold an image processor's settings, the older name first."""
+
+_PROCESSORS = {
+    f"{name}ImageProcessor" for name in ("Bit", "CLIP", "DeiT", "DINOv3ViT", "Siglip", "ViT")
+}
+_STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
+_INTERPOLATIONS: Mapping[int, Interpolation] = {
+    0: "nearest",
+    1: "lanczos",
+    2: "bilinear",
+    3: "bicubic",
+}
+
+_DINOV2 = Preprocessing(
+    # The configuration names the size of the position table (518), not the customary input.
+    size=(224, 224),
+    crop_fraction=224 / 256,
+    mean=_IMAGENET_MEAN,
+    std=_IMAGENET_STD,
+    pipeline="transformers",
+)
+_DEFAULTS: Mapping[str, Preprocessing] = {
+    "dinov2": _DINOV2,
+    "dinov2_with_registers": _DINOV2,
+    "dinov3_vit": Preprocessing(
+        size=(224, 224),
+        resize="stretch",
+        interpolation="bilinear",
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+        pipeline="transformers-float",
+    ),
+    "vit": Preprocessing(
+        size=(224, 224),
+        resize="stretch",
+        interpolation="bilinear",
+        mean=_HALF,
+        std=_HALF,
+        pipeline="transformers",
+    ),
+    "deit": Preprocessing(
+        size=(224, 224),
+        resize="stretch",
+        crop_fraction=224 / 256,
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+        pipeline="transformers",
+    ),
+    "clip": Preprocessing(size=(224, 224), mean=_CLIP_MEAN, std=_CLIP_STD, pipeline="transformers"),
+    "siglip": Preprocessing(
+        size=(224, 224), resize="stretch", mean=_HALF, std=_HALF, pipeline="transformers"
+    ),
+}
+"""What each family customarily wants; all but DINOv2 take their size from the configuration."""
+
+
+def read_preprocessing(folder: Path) -> Preprocessing | None:
+    """Read the settings of a model's image processor.
+
+    Args:
+        folder: The model's folder.
+
+    Returns:
+        The preprocessing, or None where the folder has none.
+
+    Raises:
+        UnsupportedModelError: If the processor does something that is not modelled here.
+    """
+    settings = _read_settings(folder)
+    if settings is None:
+        return None
+    import transformers
+
+    given = settings.get("image_processor_type") or settings.get("feature_extractor_type")
+    name = str(given).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
+    if given is not None and name.removesuffix("Pil") not in _PROCESSORS:
+        raise UnsupportedModelError(
+            f"the image processor {given} is not one of {_describe_processors()}: load the model "
+            "yourself and give wrap_model its preprocessing"
+        )
+    try:
+        if given is None:  # Then the type of the model tells it.
+            processor = transformers.AutoImageProcessor.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        else:
+            processor = getattr(transformers, name).from_dict(settings)
+    except (AttributeError, TypeError, ValueError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UnsupportedModelError(
+            f"transformers cannot build the image processor of {folder} ({reason}): load the model "
+            "yourself and give wrap_model its preprocessing"
+        ) from None
+    return translate_processor(processor)
+
+
+def translate_processor(processor: Any) -> Preprocessing:
+    """Translate an image processor.
+
+    Args:
+        processor: An image processor of transformers, or a processor that holds one.
+
+    Returns:
+        The same steps as values.
+
+    Raises:
+        UnsupportedModelError: If its class is not one that is known, or a setting of it has no
+            counterpart; the message names it.
+    """
+    processor = getattr(processor, "image_processor", processor)
+    if not type(processor).__module__.startswith("transformers."):
+        raise UnsupportedModelError(
+            f"the image processor {type(processor).__name__} is not one of {_describe_processors()}"
+        )
+    return make_preprocessing(processor.to_dict(), backend=processor.backend)
+
+
+def make_preprocessing(
+    settings: Mapping[str, Any], *, backend: str = "torchvision"
+) -> Preprocessing:
+    """Translate an image processor's settings.
+
+    Args:
+        settings: The processor's `to_dict()`.
+        backend: The processor's `backend`: "torchvision", transformers' default, or "pil".
+
+    Returns:
+        The same steps as values.
+
+    Raises:
+        UnsupportedModelError: If a setting has no counterpart; the message names it.
+    """
+    name = str(settings["image_processor_type"])
+    kind = name.removesuffix("Fast").removesuffix("Pil")
+    if kind not in _PROCESSORS:
+        raise UnsupportedModelError(
+            f"the image processor {name} is not one of {_describe_processors()}"
+        )
+    _check_steps(name, settings)
+    resample = settings.get("resample")
+    if not isinstance(resample, int) or resample not in _INTERPOLATIONS:
+        _refuse(name, "resample", resample, "0 (nearest) to 3 (bicubic)")
+    normalize = settings.get("do_normalize", False)
+    size, resize, crop_fraction = _read_size(name, settings)
+    try:
+        return Preprocessing(
+            size=size,
+            resize=resize,
+            crop_fraction=crop_fraction,
+            interpolation=_INTERPOLATIONS[resample],
+            mean=_read_channels(settings.get("image_mean")) if normalize else (0.0, 0.0, 0.0),
+            std=_read_channels(settings.get("image_std")) if normalize else (1.0, 1.0, 1.0),
+            pipeline=_choose_pipeline(kind, backend),
+        )
+    except UsageError as error:
+        raise UnsupportedModelError(
+            f"the image processor {name} cannot be followed: {error}"
+        ) from None
+
+
+def _check_steps(name: str, settings: Mapping[str, Any]) -> None:
+    for key, value in settings.items():
+        if key.startswith("do_") and value and key not in _STEPS:
+            _refuse(name, key, value, "switched off")
+    for key in ("do_resize", "do_rescale"):
+        if not settings.get(key, False):
+            _refuse(name, key, settings.get(key), "switched on")
+    factor = settings.get("rescale_factor")
+    if not isinstance(factor, (int, float)) or not math.isclose(factor, 1 / 255, rel_tol=1e-6):
+        _refuse(name, "rescale_factor", factor, "1/255")
+
+
+def _choose_pipeline(kind: str, backend: str) -> Pipeline:
+    if backend == "pil":
+        return "transformers-pil"
+    return "transformers-float" if kind == "DINOv3ViTImageProcessor" else "transformers"
+
+
+def default_preprocessing(family: str, size: tuple[int, int]) -> Preprocessing:
+    """What models of a family usually want, for one that comes without its settings.
+
+    Args:
+        family: Model type, such as "dinov2".
+        size: The configuration's image (height, width) in pixels.
+
+    Returns:
+        The family's customary preprocessing.
+    """
+    default = _DEFAULTS[family]
+    return default if default is _DINOV2 else default.with_size(size)
+
+
+def _read_size(name: str, settings: Mapping[str, Any]) -> tuple[tuple[int, int], Resize, float]:
+    # Input size, the resize before the crop, and the part of it that the crop keeps.
+    resize: Resize
+    given = _read_sides(name, settings, "size")
+    crop = _read_sides(name, settings, "crop_size") if settings.get("do_center_crop") else None
+    if crop is not None and crop.keys() != {"height", "width"}:
+        _refuse(name, "crop_size", crop, "height and width")
+    if given.keys() == {"shortest_edge"}:
+        if crop is None or crop["height"] != crop["width"]:
+            _refuse(name, "crop_size", crop, "a square centre crop after shortest_edge")
+        before, resize = (given["shortest_edge"],) * 2, "cover"
+    elif given.keys() == {"height", "width"}:
+        before, resize = (given["height"], given["width"]), "stretch"
+    else:
+        _refuse(name, "size", given, "shortest_edge, or height and width")
+    after = before if crop is None else (crop["height"], crop["width"])
+    if after[0] * before[1] != after[1] * before[0] or after[0] > before[0]:
+        _refuse(name, "crop_size", crop, f"a part of {before} of the same shape")
+    return after, resize, after[0] / before[0]
+
+
+def _read_sides(name: str, settings: Mapping[str, Any], key: str) -> dict[str, int]:
+    value = settings.get(key)
+    if not isinstance(value, Mapping):
+        _refuse(name, key, value, "sides in pixels by name")
+    given = {side: pixels for side, pixels in value.items() if pixels is not None}
+    if not all(isinstance(pixels, int) and pixels > 0 for pixels in given.values()):
+        _refuse(name, key, given, "whole numbers of pixels")
+    return given
+
+
+def _read_channels(value: Any) -> Any:
+    # Its processors take one number for all three channels; what is no number is refused there.
+    return (value,) * 3 if isinstance(value, (int, float)) else value
+
+
+def _read_settings(folder: Path) -> dict[str, Any] | None:
+    # As transformers looks for them: inside the newer file, in the older one otherwise.
+    older, newer = (folder / name for name in PROCESSOR_FILES)
+    if newer.is_file():
+        nested = read_json_object(newer, str(folder)).get("image_processor")
+        if isinstance(nested, dict):
+            return nested
+    return read_json_object(older, str(folder)) if older.is_file() else None
+
+
+def _refuse(name: str, key: str, value: object, expected: str) -> NoReturn:
+    raise UnsupportedModelError(
+        f"the image processor {name} has {key}={value!r}, expected {expected}: load the model "
+        "yourself and give wrap_model a preprocessing"
+    )
+
+
+def _describe_processors() -> str:
+    return ", ".join(sorted(_PROCESSORS))

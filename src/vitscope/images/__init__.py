@@ -1,0 +1,1 @@
+"""Images: finding, decoding and describing them, and what a model wants of them."""

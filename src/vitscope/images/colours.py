@@ -1,0 +1,152 @@
+"""From the samples that an image is stored in to 8-bit red, green and blue."""
+
+from io import BytesIO
+
+import numpy as np
+from jaxtyping import Float, Integer, UInt8
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
+
+from vitscope.errors import ImageReadError
+
+_WHITE_IS_ZERO = 0
+"""TIFF's photometric interpretation that Pillow minds at 8 bits and forgets above."""
+
+_SAMPLE_FORMAT = 339
+_SAMPLE_FORMATS = {1: "whole numbers", 2: "signed whole numbers", 3: "floating-point numbers"}
+_UNKNOWN_SAMPLES = "unknown pixel mode"
+"""What Pillow says of a TIFF whose samples it does not read, in an error it keeps to itself."""
+
+
+def widen_png_key(image: Image.Image, depth: int) -> None:
+    """Bring the transparent colour of a PNG to the 8 bits that Pillow brought its pixels to.
+
+    Pillow leaves it at the depth of the file, where it matches nothing.
+
+    Args:
+        image: The image, whose metadata are changed in place.
+        depth: Bits per sample of its file.
+    """
+    key = image.info.get("transparency")
+    if image.mode == "L" and depth < 8 and isinstance(key, int):
+        image.info["transparency"] = key * 255 // (2**depth - 1)
+    elif image.mode == "RGB" and depth == 16 and isinstance(key, tuple):
+        image.info["transparency"] = tuple(level >> 8 for level in key)
+
+
+def convert_to_rgb(image: Image.Image, background: int) -> Image.Image:
+    """Show an image in 8-bit red, green and blue, as `decode_image` says.
+
+    Args:
+        image: The image, loaded, in any mode and with the metadata of its file.
+        background: Colour, 0 to 255, that it is laid on where it is transparent.
+
+    Returns:
+        The image in mode RGB.
+
+    Raises:
+        ImageReadError: If nothing says which of its values are black and white.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        image = _to_8_bit(image)
+    if image.has_transparency_data:
+        return _lay_on(background, image)
+    if image.mode == "CMYK":
+        return _ink_to_rgb(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def describe_unread_tiff(data: bytes) -> str | None:
+    """Tell a whole TIFF whose samples are of a kind that is not read from a damaged file.
+
+    Args:
+        data: The bytes of a file that Pillow does not identify.
+
+    Returns:
+        Its samples in words; None if it is anything else.
+    """
+    try:
+        TiffImagePlugin.TiffImageFile(BytesIO(data))
+    except SyntaxError as error:  # what whatever it trips over ends in
+        if str(error) != _UNKNOWN_SAMPLES:
+            return None
+    else:
+        return None
+    file = BytesIO(data)
+    header = file.read(8)
+    big = header[2:4] in (b"\x2b\0", b"\0\x2b")
+    tags = TiffImagePlugin.ImageFileDirectory_v2(header + file.read(8 if big else 0))
+    file.seek(tags.next)
+    tags.load(file)
+    bits = tags.get(ExifTags.Base.BitsPerSample, (1,))
+    told = next(iter(tags.get(_SAMPLE_FORMAT, (1,))), None)
+    kind = _SAMPLE_FORMATS.get(told or 0, "numbers of another kind")
+    return f"{len(bits)} x {next(iter(bits), 0)!r}-bit {kind} a pixel"
+
+
+def _lay_on(background: int, image: Image.Image) -> Image.Image:
+    canvas = Image.new("RGB", image.size, (background,) * 3)
+    if image.mode == "La":  # Premultiplied grey, which Pillow converts to nothing but LA.
+        image = image.convert("LA")
+    layer = image.convert("RGBA")
+    canvas.paste(layer, mask=layer)
+    return canvas
+
+
+def _ink_to_rgb(image: Image.Image) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    if profile:
+        try:
+            translated = ImageCms.profileToProfile(
+                image,
+                ImageCms.ImageCmsProfile(BytesIO(profile)),
+                ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")),
+                outputMode="RGB",
+            )
+        except (ImageCms.PyCMSError, OSError):
+            translated = None  # The profile is broken, or is not one of inks.
+        if translated is not None:
+            return translated
+    return image.convert("RGB")
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "F":
+        grey = _scale_fractions(values)
+    else:
+        # A TIFF may use fewer bits than it stores; everything else that is read here uses 16.
+        bits = min(16, tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
+        grey = _scale_levels(values, white=2**bits - 1)
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO:
+        grey = 255 - grey
+    scaled = Image.fromarray(grey)
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        scaled.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
+    return scaled
+
+
+def _scale_fractions(
+    values: Float[np.ndarray, "height width"],
+) -> UInt8[np.ndarray, "height width"]:
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 1):  # Put so that NaN is refused too.
+        raise ImageReadError(
+            f"floating-point values from {low:g} to {high:g}: only 0 (black) to 1 (white) is read"
+        )
+    grey: UInt8[np.ndarray, "height width"] = np.rint(values * 255).astype(np.uint8)
+    return grey
+
+
+def _scale_levels(
+    values: Integer[np.ndarray, "height width"], white: int
+) -> UInt8[np.ndarray, "height width"]:
+    low, high = values.min(), values.max()
+    if low < 0 or high > white:
+        raise ImageReadError(
+            f"whole numbers from {low} to {high}: only 0 (black) to {white} (white) is read"
+        )
+    table = np.rint(np.arange(white + 1) * (255 / white)).astype(np.uint8)
+    grey: UInt8[np.ndarray, "height width"] = table[values]
+    return grey

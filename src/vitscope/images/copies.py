@@ -1,0 +1,80 @@
+"""Finding images that hold the same bytes before any of them is decoded.
+
+What is cheap to tell apart is told apart cheaply: files and members of local archives by their
+sizes, those of equal size by their last bytes, and the few that are left by all their bytes. Rows
+of tables and objects in stores would all have to be fetched for it: their copies are found by
+whoever reads them.
+"""
+
+import stat
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from pathlib import Path
+
+from vitscope.errors import ImageReadError
+from vitscope.images.addresses import ImageAddress, read_image
+from vitscope.images.decoding import image_id
+from vitscope.images.stores import plain_read_errors, read_range
+from vitscope.images.tar_shards import TarMember
+
+_END_BYTES = 4096
+
+
+def find_copies(addresses: Sequence[ImageAddress]) -> list[list[int]]:
+    """Find images of this machine that hold the same bytes.
+
+    Args:
+        addresses: Where the images lie. What cannot be read, is empty, or lies in a table or a
+            store is left out.
+
+    Returns:
+        The places of each two or more images of the same bytes, in their order.
+    """
+    groups = [list(range(len(addresses)))]
+    for tell in (_tell_size, _tell_end, _tell_bytes):
+        groups = [alike for group in groups for alike in _split(group, addresses, tell)]
+    return groups
+
+
+def _split(
+    places: Sequence[int],
+    addresses: Sequence[ImageAddress],
+    tell: Callable[[ImageAddress], Hashable | None],
+) -> Iterator[list[int]]:
+    alike: dict[Hashable, list[int]] = {}
+    for place in places:
+        try:
+            told = tell(addresses[place])
+        except ImageReadError:
+            continue  # as the run will say
+        if told is not None:
+            alike.setdefault(told, []).append(place)
+    yield from (group for group in alike.values() if len(group) > 1)
+
+
+def _locate(address: ImageAddress) -> tuple[Path, int, int] | None:
+    # File, first byte and number of bytes.
+    if isinstance(address, Path):
+        with plain_read_errors(address):
+            status = address.stat()
+            return (address, 0, status.st_size) if stat.S_ISREG(status.st_mode) else None
+    if isinstance(address, TarMember) and isinstance(address.archive, Path):
+        return address.archive, address.offset, address.size or 0
+    return None
+
+
+def _tell_size(address: ImageAddress) -> int | None:
+    found = _locate(address)
+    return None if found is None else found[2] or None
+
+
+def _tell_end(address: ImageAddress) -> str | None:
+    found = _locate(address)
+    if found is None:
+        return None
+    file, start, size = found
+    length = min(size, _END_BYTES)
+    return image_id(read_range(file, start + size - length, length))
+
+
+def _tell_bytes(address: ImageAddress) -> str:
+    return image_id(read_image(address))

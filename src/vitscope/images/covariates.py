@@ -1,0 +1,205 @@
+"""Numbers that describe an image without a label.
+
+They are of the image as a model is given it: resized and cropped, not normalised. What is said
+of lightness is said of the grey image: the luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, in
+whole levels from 0 (black) to 255 (white).
+"""
+
+import math
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float64, Int16, Int32, Integer, UInt8
+from PIL import Image
+from scipy import fft, ndimage
+
+IMAGE_COVARIATES = (
+    "entropy",
+    "edge_density",
+    "colourfulness",
+    "spatial_frequency",
+    "saliency_concentration",
+)
+"""Covariates that every image has."""
+
+SEGMENT_COVARIATES = ("num_segments", "largest_segment", "mean_segment")
+"""Covariates of images with a mask."""
+
+EDGE_THRESHOLD = 100
+"""Sobel gradient above which a pixel is an edge: a straight step of 25 grey levels reaches it."""
+
+SALIENCY_SIDE = 64
+"""Side of the square that an image is reduced to before its spectral residual, in pixels."""
+
+SALIENCY_BLUR_PX = 2.5
+"""Standard deviation of the Gaussian that smooths the saliency map, at that size."""
+
+Grey = UInt8[np.ndarray, "height width"]
+
+
+def compute_covariates(
+    image: Image.Image | UInt8[np.ndarray, "height width 3"],
+) -> dict[str, float]:
+    """Describe an image.
+
+    - `entropy`: −Σ p log₂ p over the 256 grey levels, in bits; 0 for one level, 8 at most.
+    - `edge_density`: share of the pixels with eight neighbours at which the length of the Sobel
+      gradient (weights 1 2 1, not divided) exceeds `EDGE_THRESHOLD`.
+    - `colourfulness`: √(σ_rg² + σ_yb²) + 0.3 √(μ_rg² + μ_yb²) with rg = R − G, yb = (R + G) / 2 − B
+      (Hasler & Süsstrunk 2003); 0 for a grey image, about 80 for a very colourful one.
+    - `spatial_frequency`: mean distance from the origin of the power spectrum, in cycles per
+      pixel: Σ P |f| / Σ P, P the power of the grey image less its mean under a Hann window.
+    - `saliency_concentration`: Gini coefficient of the saliency map by spectral residual (Hou &
+      Zhang 2007); 0 where all of the image is equally salient, near 1 where one spot is.
+
+    Args:
+        image: The image, in mode RGB, or its levels.
+
+    Returns:
+        The numbers by their names, in the order of `IMAGE_COVARIATES`. NaN where one is
+        undefined: the edge density of less than 3 x 3 pixels; frequency and saliency of an image
+        of a single grey level, which has nothing but a mean.
+
+    Source:
+        D. Hasler and S. Süsstrunk, *Measuring colourfulness in natural images*, SPIE 5007 (2003),
+        "M3"; X. Hou and L. Zhang, *Saliency detection: a spectral residual approach*, CVPR 2007,
+        with the smoothing of the authors' program.
+    """
+    pil_image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    grey = np.asarray(pil_image.convert("L"))
+    varies = bool(grey.min() != grey.max())
+    return {
+        "entropy": _compute_entropy(grey),
+        "edge_density": _compute_edge_density(grey),
+        "colourfulness": _compute_colourfulness(np.asarray(pil_image)),
+        "spatial_frequency": _compute_spatial_frequency(grey) if varies else np.nan,
+        "saliency_concentration": _compute_gini(_map_saliency(grey)) if varies else np.nan,
+    }
+
+
+def compute_segment_covariates(
+    segments: Integer[np.ndarray, "height width"],
+) -> dict[str, float]:
+    """Describe how an image is divided.
+
+    - `num_segments`: how many segments there are.
+    - `largest_segment`: area of the largest as a part of the image, unlabelled pixels included.
+    - `mean_segment`: mean area of the segments, likewise.
+
+    Args:
+        segments: The segment that each pixel belongs to; 0 where it belongs to none.
+
+    Returns:
+        The numbers by their names, in the order of `SEGMENT_COVARIATES`. Without any segment the
+        first two are 0 and the mean is NaN.
+    """
+    areas = np.unique(segments[segments != 0], return_counts=True)[1] / segments.size
+    return {
+        "num_segments": float(areas.size),
+        "largest_segment": float(areas.max(initial=0)),
+        "mean_segment": float(areas.mean()) if areas.size else np.nan,
+    }
+
+
+def _compute_entropy(grey: Grey) -> float:
+    counts = np.bincount(grey.ravel())
+    shares = counts[counts > 0] / grey.size
+    return float(np.sum(shares * -np.log2(shares)))
+
+
+def _compute_edge_density(grey: Grey) -> float:
+    if min(grey.shape) < 3:
+        return np.nan
+    levels = grey.astype(np.int16)  # Wide enough for a gradient, which is at most 1020.
+    down = levels[:-2] + 2 * levels[1:-1] + levels[2:]
+    across = levels[:, :-2] + 2 * levels[:, 1:-1] + levels[:, 2:]
+    squares = _square(down[:, 2:] - down[:, :-2]) + _square(across[2:] - across[:-2])
+    return float(np.mean(squares > EDGE_THRESHOLD**2))
+
+
+def _square(values: Int16[np.ndarray, "height width"]) -> Int32[np.ndarray, "height width"]:
+    squares: Int32[np.ndarray, "height width"] = np.multiply(values, values, dtype=np.int32)
+    return squares
+
+
+def _compute_colourfulness(levels: UInt8[np.ndarray, "height width 3"]) -> float:
+    red, green, blue = (levels[..., channel].astype(np.int16) for channel in range(3))
+    # Twice yellow less blue, so that both are whole numbers and their sums exact.
+    rg_mean, rg_variance = _compute_moments(red - green)
+    yb_mean, yb_variance = _compute_moments(red + green - 2 * blue)
+    spread = math.sqrt(rg_variance + yb_variance / 4)
+    return spread + 0.3 * math.hypot(rg_mean, yb_mean / 2)
+
+
+def _compute_moments(values: Int16[np.ndarray, "height width"]) -> tuple[float, float]:
+    n, total = values.size, int(values.sum(dtype=np.int64))
+    squares = int(_square(values).sum(dtype=np.int64))
+    return total / n, (n * squares - total**2) / n**2
+
+
+def _compute_spatial_frequency(grey: Grey) -> float:
+    window, weights, radii = _make_spectrum_tables(*grey.shape)
+    seen = window * grey
+    seen -= window * (seen.sum() / window.sum())
+    spectrum = fft.rfft2(seen, overwrite_x=True)
+    power = spectrum.real**2
+    power += spectrum.imag**2
+    power *= weights
+    return float((power * radii).sum() / power.sum())
+
+
+@cache
+def _make_spectrum_tables(
+    height: int, width: int
+) -> tuple[
+    Float64[np.ndarray, "height width"],
+    Float64[np.ndarray, " half"],
+    Float64[np.ndarray, "height half"],
+]:
+    # The window, how often each column of half the spectrum counts, distance from the origin.
+    # Sampled between its zeros, so that no pixel is lost.
+    rows, columns = (
+        np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2 for side in (height, width)
+    )
+    # A real image's spectrum is symmetric: all columns but those at 0 and 1/2 stand for two.
+    weights = np.full(width // 2 + 1, 2.0)
+    weights[0] = 1
+    if width % 2 == 0:
+        weights[-1] = 1
+    radii = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    return np.outer(rows, columns), weights, radii
+
+
+def _map_saliency(grey: Grey) -> Float64[np.ndarray, "side side"]:
+    small = _average_over_cells(_average_over_cells(grey.astype(np.float64)).T).T
+    spectrum = fft.fft2(small)
+    # What is below one level in all is rounding, and has neither a logarithm nor a phase.
+    amplitude = np.maximum(np.abs(spectrum), 1)
+    logarithm = np.log(amplitude)
+    # The spectrum of a sampled image is periodic.
+    residual = logarithm - ndimage.uniform_filter(logarithm, 3, mode="wrap")
+    # exp(residual + i phase), written without the angle.
+    raw = np.abs(fft.ifft2(np.exp(residual) * spectrum / amplitude)) ** 2
+    saliency: Float64[np.ndarray, "side side"] = ndimage.gaussian_filter(raw, SALIENCY_BLUR_PX)
+    return saliency
+
+
+def _average_over_cells(
+    values: Float64[np.ndarray, "side other"],
+) -> Float64[np.ndarray, "cell other"]:
+    # Means over cells of equal length, exact where an edge cuts a pixel: by running sums, and not
+    # by a matrix product, for which every process that reads would start threads.
+    side = len(values)
+    edges = np.arange(SALIENCY_SIDE + 1) * (side / SALIENCY_SIDE)
+    cut = np.minimum(edges.astype(np.intp), side - 1)
+    before = np.cumsum(values, axis=0)[cut] - values[cut]
+    until = before + (edges - cut)[:, None] * values[cut]
+    means: Float64[np.ndarray, "cell other"] = np.diff(until, axis=0) * (SALIENCY_SIDE / side)
+    return means
+
+
+def _compute_gini(values: Float64[np.ndarray, "height width"]) -> float:
+    # Σ (2i − n − 1) s_(i) / (n Σ s), s_(i) the values in ascending order.
+    ascending = np.sort(values, axis=None)
+    ranks = 2.0 * np.arange(1, values.size + 1) - values.size - 1
+    return float((ranks * ascending).sum() / (values.size * ascending.sum()))

@@ -1,0 +1,323 @@
+"""One image: from the bytes of a file to the pixels a model is given.
+
+Requirements met here:
+
+- An image is read as a viewer would show it: turned as its EXIF says, transparency laid on a
+  background, inks turned into colours, deep greyscale scaled and not clipped, an animation's first
+  frame.
+- With one exception: RGB images keep their numbers whatever colour profile they carry. Viewers
+  would translate a wide-gamut image, but the pipelines that models are trained with do not.
+- Whatever the bytes are, the answer is an image or an `ImageReadError`, so that a run does not
+  die of one image; and only ordinary image formats are tried, never one that runs a program.
+- Pixels agree bit for bit with those of the library that the model's preprocessing names.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from hashlib import blake2b
+from io import BytesIO
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.Image import Transpose
+from torch import Tensor
+
+from vitscope.errors import ImageReadError
+from vitscope.images.colours import convert_to_rgb, describe_unread_tiff, widen_png_key
+from vitscope.images.pillow_switches import set_for_decoding
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.images.resampling import (
+    PILLOW_PIPELINES,
+    compute_target,
+    resample_levels,
+    resample_with_pillow,
+    show_levels,
+)
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""Names, as Pillow has them, of the formats that are read."""
+
+_TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation."""
+
+_METADATA_ERRORS = (
+    LookupError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What Pillow's EXIF reader raises on metadata that is not what it says it is."""
+
+_PNG_DEPTH_BYTE = 24
+"""Where every PNG file states its bits per sample."""
+
+_DRAFT_MARGIN = 2
+"""How many times larger than it is resized to an image that is decoded as a draft stays, so that
+the filter still has several pixels for each of its own."""
+
+
+@cache
+def image_extensions() -> frozenset[str]:
+    """File name extensions of the formats that are read.
+
+    Returns:
+        Lower-case extensions with their dot.
+    """
+    known = Image.registered_extensions()
+    return frozenset(extension for extension, name in known.items() if name in FORMATS)
+
+
+def image_id(data: bytes) -> str:
+    """An image's identity: the same bytes under another path are the same image.
+
+    Args:
+        data: The bytes of its file.
+
+    Returns:
+        128 bits of BLAKE2b in hexadecimal.
+    """
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def decode_for_model(data: bytes, preprocessing: Preprocessing) -> Image.Image:
+    """Read an image as `decode_image` does, at the size and on the background that a model wants.
+
+    Args:
+        data: The bytes of its file.
+        preprocessing: What the model asks for; with `draft` a large JPEG file comes smaller than it
+            is stored, and still at least twice as large as it is resized to.
+
+    Returns:
+        The image in mode RGB.
+
+    Raises:
+        ImageReadError: As of `decode_image`.
+    """
+    least = None
+    if preprocessing.draft:
+        # The larger side for both: the file may be turned once it is decoded.
+        side = _DRAFT_MARGIN * max(compute_target(preprocessing))
+        least = (side, side)
+    return decode_image(data, background=preprocessing.background, least_size=least)
+
+
+def decode_image(
+    data: bytes, *, background: int, least_size: tuple[int, int] | None = None
+) -> Image.Image:
+    """Read an image as a viewer would show it.
+
+    Deep greyscale (16 bit, or whole numbers from 0 to 65535) is scaled to 8 bit; floating-point
+    greyscale is taken where it lies in [0, 1], and refused elsewhere, because then nothing says
+    which values are black and white. CMYK goes through its embedded colour profile, or Pillow's
+    plain conversion where there is none or it is broken.
+
+    Args:
+        data: The bytes of its file.
+        background: Colour, 0 to 255, that a transparent image is laid on.
+        least_size: (width, height) that is enough of a JPEG file: where it is stored larger, it is
+            decoded at the smallest of a half, a quarter and an eighth that is not below; whole if
+            None.
+
+    Returns:
+        The image in mode RGB.
+
+    Raises:
+        ImageReadError: If the bytes are no image, are damaged or cut short, or if there are more
+            pixels than Pillow's limit against decompression bombs (2 x `Image.MAX_IMAGE_PIXELS`,
+            unless changed 179 megapixels), which is told before anything is decoded.
+    """
+    with open_image(data, least_size=least_size) as image:
+        if image.format == "PNG":
+            widen_png_key(image, depth=data[_PNG_DEPTH_BYTE])
+        return turn_upright(convert_to_rgb(image, background), image)
+
+
+@contextmanager
+def open_image(
+    data: bytes,
+    formats: Sequence[str] = FORMATS,
+    *,
+    least_size: tuple[int, int] | None = None,
+) -> Iterator[Image.Image]:
+    """Decode a file's pixels as they are stored, with one kind of error for whatever is wrong.
+
+    Args:
+        data: The bytes of the file.
+        formats: Names, as Pillow has them, of the formats that it may be in.
+        least_size: As of `decode_image`.
+
+    Yields:
+        The image in the mode and the orientation of the file.
+
+    Raises:
+        ImageReadError: As of `decode_image`; also if what the caller does with the image raises.
+    """
+    if not data:
+        raise ImageReadError("the file is empty")
+    with (
+        set_for_decoding(),
+        _plain_decoding_errors(data, formats),
+        Image.open(BytesIO(data), formats=_openable_formats(tuple(formats))) as image,
+    ):
+        if least_size is not None:
+            image.draft(None, least_size)
+        image.load()
+        if image.info.get("default_image"):  # shown where animations are not
+            image.seek(1)
+            image.load()
+        yield image
+
+
+@contextmanager
+def _plain_decoding_errors(data: bytes, formats: Sequence[str]) -> Iterator[None]:
+    try:
+        yield
+    except ImageReadError:
+        raise
+    except UnidentifiedImageError as error:
+        if "TIFF" in formats and (samples := describe_unread_tiff(data)):
+            raise ImageReadError(
+                f"a TIFF of {samples}, which is not read: save it as 8-bit RGB, or "
+                "as grey in 8 or 16 bits"
+            ) from error
+        raise ImageReadError(
+            f"not an image, or damaged at its beginning: expected {', '.join(formats)}"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise ImageReadError(f"too large: {_describe(error).split(',')[0]}") from error
+    except MemoryError as error:
+        raise ImageReadError("too large: not enough memory to decode it") from error
+    except Exception as error:
+        # As broad as can be: ten decoders, each with habits of its own, fed bytes from anywhere;
+        # what they may raise is documented nowhere and changes between versions.
+        raise ImageReadError(f"damaged or cut short: {_describe(error)}") from error
+
+
+def turn_upright(image: Image.Image, source: Image.Image) -> Image.Image:
+    """Turn an image as the metadata of the file that it came from ask.
+
+    Args:
+        image: The image as it is stored, in any mode.
+        source: What `open_image` made of the file.
+
+    Returns:
+        The image as a viewer shows it.
+    """
+    turn = _TURNS.get(_read_orientation(source))
+    return image if turn is None else image.transpose(turn)
+
+
+def prepare_image(
+    image: Image.Image, preprocessing: Preprocessing
+) -> tuple[Image.Image, Float[Tensor, "channel height width"]]:
+    """What a model is given of an image, as it looks and as numbers.
+
+    Args:
+        image: The image, in mode RGB.
+        preprocessing: What the model asks for.
+
+    Returns:
+        The crop in mode RGB, and its normalised pixels in float32.
+    """
+    if preprocessing.pipeline == "transformers-float":
+        levels = resample_levels(image, preprocessing)
+        return show_levels(levels), (levels - _column(preprocessing.mean)) / _column(
+            preprocessing.std
+        )
+    cropped = resize_and_crop(image, preprocessing)
+    return cropped, normalize_pixels(cropped, preprocessing)
+
+
+def preprocess_image(
+    image: Image.Image, preprocessing: Preprocessing
+) -> Float[Tensor, "channel height width"]:
+    """Resize, centre crop, scale to [0, 1] and normalise.
+
+    The numbers are those of the library that `preprocessing.pipeline` names, bit for bit:
+    torchvision's Resize, CenterCrop, ToTensor and Normalize on a PIL image, or an image processor
+    of transformers. An image so long and thin that it would have more than 67 megapixels when
+    resized whole is resampled only where the crop keeps it, which may round differently.
+
+    Args:
+        image: The image, in mode RGB.
+        preprocessing: What the model asks for.
+
+    Returns:
+        Normalised pixels in float32.
+    """
+    return prepare_image(image, preprocessing)[1]
+
+
+def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """The part of an image that a model is given, at the size at which it is given it.
+
+    Args:
+        image: The image, in mode RGB.
+        preprocessing: What the model asks for.
+
+    Returns:
+        An image of the size (height, width) of `preprocessing`.
+    """
+    if preprocessing.pipeline in PILLOW_PIPELINES:
+        return resample_with_pillow(image, preprocessing)
+    return show_levels(resample_levels(image, preprocessing))
+
+
+def normalize_pixels(
+    cropped: Image.Image, preprocessing: Preprocessing
+) -> Float[Tensor, "channel height width"]:
+    """Scale an image's levels to [0, 1] and normalise them.
+
+    Args:
+        cropped: The image, in mode RGB, as `resize_and_crop` leaves it.
+        preprocessing: What the model asks for.
+
+    Returns:
+        Normalised pixels in float32.
+    """
+    levels = np.asarray(cropped).transpose(2, 0, 1)
+    mean, std = _column(preprocessing.mean), _column(preprocessing.std)
+    if preprocessing.pipeline == "transformers":
+        # Its processors multiply mean and deviation by 255 instead of dividing the levels.
+        pixels = torch.from_numpy(levels.astype(np.float32, order="C"))
+        return pixels.sub_(mean * 255).div_(std * 255)
+    pixels = torch.from_numpy(np.divide(levels, np.float32(255), dtype=np.float32, order="C"))
+    return pixels.sub_(mean).div_(std)
+
+
+def _column(channels: Sequence[float]) -> Float[Tensor, "channel 1 1"]:
+    return torch.tensor(channels, dtype=torch.float32).reshape(3, 1, 1)
+
+
+@cache
+def _openable_formats(formats: tuple[str, ...]) -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in formats if name in Image.OPEN)
+
+
+def _describe(error: Exception) -> str:
+    # In one printable line, for the text of a decoder's error may quote the file.
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in text[:200])
+
+
+def _read_orientation(image: Image.Image) -> int:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except _METADATA_ERRORS:
+        return 1  # A viewer shows an image whose metadata are broken, and shows it as stored.
+    return orientation if isinstance(orientation, int) else 1

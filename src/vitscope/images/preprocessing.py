@@ -1,0 +1,112 @@
+"""How a model wants its images: the values alone; `vitscope.images.decoding` carries them out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from operator import index
+from textwrap import shorten
+from typing import Any, Literal, get_args
+
+from vitscope.errors import UsageError
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Resize = Literal["cover", "stretch"]
+Pipeline = Literal["torchvision", "transformers", "transformers-float", "transformers-pil"]
+
+_EXPECTED_MEAN = "three numbers from 0 to 1, of levels that were divided by 255"
+_EXPECTED_STD = "three numbers above 0 and at most 1, of levels that were divided by 255"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """Resize, centre crop, scale to [0, 1], normalise.
+
+    Attributes:
+        size: Input (height, width) in pixels that the model is given.
+        resize: Size before the crop: "cover" scales the image, keeping its shape, until it
+            covers `size / crop_fraction`; "stretch" scales both sides to it, changing the shape.
+        crop_fraction: Part of the resized image's covered side that the crop keeps (224 / 256).
+        interpolation: Resampling filter; antialiased when the image shrinks.
+        mean: Per-channel mean (red, green, blue) in [0, 1].
+        std: Per-channel standard deviation, above 0 and at most 1.
+        background: Colour, 0 to 255, that transparent images are laid on.
+        draft: Whether a JPEG file that is at least twice as large as the resized image is decoded
+            at a half, a quarter or an eighth of its size, which is faster and changes pixels.
+        pipeline: Whose arithmetic is followed. "torchvision" resizes with Pillow and rounds the
+            offset of the crop, as torchvision's transforms do and timm and open_clip with them. The
+            image processors of transformers round the offset down: "transformers" resizes 8-bit
+            tensors, "transformers-float" scales to [0, 1] before it resizes (DINOv3), and
+            "transformers-pil" resizes with Pillow.
+    """
+
+    size: tuple[int, int]
+    resize: Resize = "cover"
+    crop_fraction: float = 1.0
+    interpolation: Interpolation = "bicubic"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    background: int = 255
+    draft: bool = False
+    pipeline: Pipeline = "torchvision"
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant.
+
+        Raises:
+            UsageError: Naming the value.
+        """
+        self._check_choice("resize", get_args(Resize))
+        self._check_choice("interpolation", get_args(Interpolation))
+        self._check_choice("pipeline", get_args(Pipeline))
+        self._take_numbers("size", index, 2, "two sides in pixels, such as (224, 224)")
+        self._take_numbers("mean", _to_float, 3, _EXPECTED_MEAN)
+        self._take_numbers("std", _to_float, 3, _EXPECTED_STD)
+        self._check("size", min(self.size) >= 1, "sides of at least 1 pixel")
+        self._check("mean", all(0 <= level <= 1 for level in self.mean), _EXPECTED_MEAN)
+        self._check("std", all(0 < level <= 1 for level in self.std), _EXPECTED_STD)
+        fraction, level = self.crop_fraction, self.background
+        self._check(
+            "crop_fraction",
+            isinstance(fraction, (int, float)) and 0 < fraction <= 1,
+            "the part that the crop keeps, above 0 and at most 1",
+        )
+        self._check(
+            "background", isinstance(level, int) and 0 <= level <= 255, "a grey level, 0 to 255"
+        )
+        self._check("draft", isinstance(self.draft, bool), "True or False")
+
+    def with_size(self, size: tuple[int, int]) -> "Preprocessing":
+        """The same preprocessing for another input size.
+
+        Args:
+            size: Input (height, width) in pixels.
+
+        Returns:
+            A copy with `size` replaced; the crop keeps the same fraction.
+        """
+        return replace(self, size=size)
+
+    def _check(self, name: str, condition: bool, expected: str) -> None:
+        if not condition:
+            given = shorten(repr(getattr(self, name)), 80, placeholder=" …")
+            raise UsageError(f"preprocessing {name}={given}: expected {expected}")
+
+    def _check_choice(self, name: str, known: Sequence[str]) -> None:
+        expected = f"{', '.join(known[:-1])} or {known[-1]}"
+        self._check(name, getattr(self, name) in known, expected)
+
+    # Lists and numpy's numbers are taken as what they hold.
+    def _take_numbers(
+        self, name: str, convert: Callable[[Any], float], count: int, expected: str
+    ) -> None:
+        try:
+            numbers = tuple(convert(each) for each in getattr(self, name))
+        except (TypeError, ValueError):
+            numbers = ()
+        self._check(name, len(numbers) == count, expected)
+        object.__setattr__(self, name, numbers)
+
+
+def _to_float(value: Any) -> float:
+    if isinstance(value, (str, bytes)):
+        raise TypeError(value)
+    return float(value)

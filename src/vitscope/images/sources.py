@@ -1,0 +1,366 @@
+"""Finding images in what a person names.
+
+Requirements met here:
+
+- The order of a set, and so everything computed from it, does not depend on the file system.
+- File names are bytes from anywhere: they are never decoded strictly, split or printed raw.
+- Nothing is looked for over a network unless a URL was given: a text file, which may come from
+  anywhere, names none.
+- What cannot be searched or reached is named and counted as an image that failed.
+"""
+
+import os
+import re
+from codecs import BOM_UTF8
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import NoReturn, TypeVar
+
+from vitscope.errors import ImageReadError, UsageError
+from vitscope.files.own_files import describe_skipped, find_own
+from vitscope.images.addresses import ImageAddress, Source
+from vitscope.images.decoding import image_extensions
+from vitscope.images.names import is_hidden
+from vitscope.images.parquet_rows import list_rows
+from vitscope.images.stores import (
+    StoredObject,
+    check_parts,
+    list_objects,
+    read_file,
+    suffix_of,
+)
+from vitscope.images.tar_shards import FoundMembers, list_members
+from vitscope.images.urls import is_url, is_web, resembles_url, show_name, show_url
+
+_TAR, _PARQUET = ".tar", ".parquet"
+_COMPRESSED_TAR = re.compile(r"\.(tar\.\w+|tgz|tbz2|txz)$", re.IGNORECASE)
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}", re.ASCII)
+_MAX_RANGE = 10**6
+_MAX_LIST_BYTES = 2**28
+
+_File = TypeVar("_File", Path, StoredObject)
+
+
+class FoundImages(tuple[ImageAddress, ...]):
+    """What a search found; whoever searches in it gets it back, and nothing is looked up again.
+
+    Attributes:
+        notes: What a reader of numbers over these images should know about the search.
+        skipped: Folders in which what vitscope wrote itself was left aside.
+    """
+
+    notes: tuple[str, ...] = ()
+    skipped: tuple[Path, ...] = ()
+
+
+def find_images(sources: Source | Sequence[Source]) -> FoundImages:
+    """List the images that sources name.
+
+    Args:
+        sources: Any of these. A folder: searched with everything below it for files with the
+            extension of an image, sorted by relative path; hidden files and folders are skipped,
+            links to folders are followed, each folder once; results and figures that vitscope wrote
+            are skipped (`skipped` says where); where there are none, for tar archives,
+            and where there are none of those either, for Parquet files; a folder below that cannot
+            be searched counts as an image that cannot be read. A tar archive (`.tar`) in
+            the layout of WebDataset, see `vitscope.images.tar_shards`. A Parquet file
+            (`.parquet`), see `vitscope.images.parquet_rows`. A text file (`.txt`): a path
+            a line of an image, an archive or a Parquet file, relative to the text file's
+            folder; empty lines and lines that begin with # are skipped, URLs refused. A URL of a
+            folder or a file in a store that fsspec reaches; an image that cannot be reached there
+            counts as one that cannot be read, unless nothing else was named. Any of these with
+            ranges in braces, `shards/{000..099}.tar`. Any other file: taken as an image whatever
+            it is called. What an earlier search found.
+
+    Returns:
+        Addresses in the order of the sources, each once. Images that a text file lists are not
+        looked up: one that is missing is one image that cannot be read.
+
+    Raises:
+        UsageError: If a source does not exist, cannot be searched or names no image, or if a text
+            file names a URL.
+    """
+    if isinstance(sources, FoundImages):
+        return sources
+    skipped: list[Path] = []
+    looked_into = [_look_into(file) for file in _number_alike(_find_all(sources, skipped))]
+    found = FoundImages(dict.fromkeys(chain.from_iterable(looked_into)))
+    parts = sum(one.num_left_out for one in looked_into if isinstance(one, FoundMembers))
+    if parts:
+        found.notes = (
+            f"{parts} members of the archives are called like images but were left out, as parts "
+            "of samples that have another image or the same parts, such as key.seg.png",
+        )
+    if skipped:
+        found.skipped = tuple(dict.fromkeys(skipped))
+        found.notes += (describe_skipped(found.skipped),)
+    return found
+
+
+def find_files(sources: Source | Sequence[Source]) -> tuple[Path, ...]:
+    """List the images that sources name where they have to be files of this machine.
+
+    Args:
+        sources: As `find_images` takes them.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        UsageError: If an image is no such file, or as of `find_images`.
+    """
+    found = find_images(sources)
+    files = tuple(address for address in found if isinstance(address, Path))
+    if len(files) < len(found):
+        raise UsageError(
+            f"{len(found) - len(files)} of the images lie in archives, tables or stores: here "
+            "give image files of this machine"
+        )
+    return files
+
+
+def _find_all(sources: Source | Sequence[Source], skipped: list[Path]) -> list[ImageAddress]:
+    if not isinstance(sources, Iterable):
+        _check_address(sources)
+    named: dict[Hashable, ImageAddress] = {}
+    unreached: dict[Hashable, _UnreachedError] = {}
+    for source in [sources] if isinstance(sources, Source) else sources:
+        for name in _expand(source):
+            try:
+                files = _find(name, skipped)
+            except _UnreachedError as error:
+                if not _is_one_image(error.place):
+                    raise
+                unreached[_identify(error.place)] = error
+                files = [error.place]
+            for file in files:
+                named.setdefault(_identify(file), file)
+    if unreached and named.keys() == unreached.keys():
+        raise next(iter(unreached.values()))
+    if not named:
+        raise UsageError("no images were named: give folders, image files or a text file")
+    return list(named.values())
+
+
+def _identify(address: ImageAddress) -> Hashable:
+    if isinstance(address, Path):
+        return address.absolute()
+    if isinstance(address, StoredObject):
+        return f"{address.url.rstrip('/')}/{address.below}" if address.below else address.url
+    return address
+
+
+def _number_alike(files: Sequence[ImageAddress]) -> Iterator[ImageAddress]:
+    # URLs that differ only in what is not shown, such as their queries.
+    names = Counter(file.name for file in files if isinstance(file, StoredObject))
+    seen: Counter[str] = Counter()
+    for file in files:
+        if isinstance(file, StoredObject) and names[file.name] > 1:
+            seen[file.name] += 1
+            yield replace(file, number=seen[file.name])
+        else:
+            yield file
+
+
+def _look_into(file: ImageAddress) -> Sequence[ImageAddress]:
+    if not isinstance(file, (Path, StoredObject)):
+        return [file]
+    suffix = suffix_of(file)
+    # A folder here is one that could not be searched; asking for it may fail in turn.
+    if isinstance(file, Path) and os.path.isdir(file):  # noqa: PTH112
+        return [file]
+    if suffix in {_TAR, _PARQUET} and isinstance(file, StoredObject):
+        check_parts(file)
+    if suffix == _TAR:
+        return list_members(file)
+    return list_rows(file) if suffix == _PARQUET else [file]
+
+
+def _expand(source: Source) -> Iterator[Source]:
+    # Braces are those of a range unless a file is called so.
+    if isinstance(source, (str, Path)) and not os.path.lexists(name := os.fspath(source)):
+        return _expand_ranges(name) if _RANGE.search(name) else iter([source])
+    return iter([source])
+
+
+def _find(source: Source, skipped: list[Path]) -> Sequence[ImageAddress]:
+    if not isinstance(source, (str, Path)):
+        _check_address(source)
+        return [source]
+    name = os.fspath(source)
+    return _find_stored(name) if is_url(name) else _find_local(Path(source), name, skipped)
+
+
+def _check_address(source: object) -> None:
+    if not isinstance(source, ImageAddress):
+        raise UsageError(
+            f"an image was given as {type(source).__name__}: expected paths of images, folders, "
+            "archives or text files, or URLs; save an image that is in memory to a file first"
+        )
+
+
+def _expand_ranges(name: str) -> Iterator[str]:
+    found = _RANGE.search(name)
+    if found is None:
+        yield name
+        return
+    first, last = found.groups()
+    if not 0 <= int(last) - int(first) < _MAX_RANGE:
+        raise UsageError(
+            f"{found[0]}: expected a range that goes up and holds at most {_MAX_RANGE} numbers"
+        )
+    # Leading zeros are kept; without any, numbers are as long as they are.
+    width = len(first) if first.startswith("0") else 1
+    for number in range(int(first), int(last) + 1):
+        yield from _expand_ranges(f"{name[: found.start()]}{number:0{width}}{name[found.end() :]}")
+
+
+def _find_local(path: Path, name: str, skipped: list[Path]) -> Sequence[Path]:
+    shown = show_name(name)
+    try:
+        # An empty name is what an unset shell variable leaves; Path takes it for this folder.
+        if not name or not path.exists():
+            _refuse_missing(name, shown)
+        if path.is_dir():
+            found, expected = _search(path, skipped), _describe_kinds()
+            if path in skipped:
+                expected += ", none of which vitscope wrote itself"
+        elif path.suffix.lower() == ".txt":
+            found, expected = _read_list(path, shown), "one path a line"
+        else:
+            found, expected = [path], ""
+    except OSError as error:
+        raise UsageError(f"{shown} cannot be searched for images: {error.strerror}") from error
+    except ImageReadError as error:
+        raise UsageError(f"{shown} cannot be searched for images: {error}") from error
+    _check_found(shown, found, expected)
+    return found
+
+
+def _refuse_missing(name: str, shown: str) -> NoReturn:
+    if resembles_url(name):
+        raise UsageError(
+            f"{shown} does not exist, and is no URL: a URL begins as https:// or s3:// does"
+        )
+    raise UsageError(
+        f"{shown} does not exist: give a folder, an image, a .txt file with one path a "
+        "line, a .tar or .parquet file, or a URL"
+    )
+
+
+class _UnreachedError(UsageError):
+    """What a URL names cannot be reached: a single image fails alone where there are others."""
+
+    def __init__(self, message: str, place: StoredObject) -> None:
+        super().__init__(message)
+        self.place = place
+
+
+def _find_stored(url: str) -> Sequence[StoredObject]:
+    name, place = show_url(url), StoredObject(url)
+    try:
+        objects = list_objects(url)
+    except ImageReadError as error:
+        raise _UnreachedError(
+            f"{name} {error}; give the URL of a folder, an image, a .tar or a .parquet file", place
+        ) from error
+    found = objects if [one.below for one in objects] == [""] else _choose_kind(objects)
+    _check_found(name, found, _describe_kinds())
+    return found
+
+
+def _is_one_image(place: StoredObject) -> bool:
+    # Of the web nothing is a folder; elsewhere what is called otherwise could be a thousand.
+    suffix = suffix_of(place)
+    return suffix in image_extensions() or (is_web(place.url) and suffix not in {_TAR, _PARQUET})
+
+
+def _check_found(name: str, files: Sequence[Path | StoredObject], expected: str) -> None:
+    if not files:
+        raise UsageError(f"{name} names no image: expected {expected}")
+    for file in files:
+        called = file.name if isinstance(file, Path) else PurePosixPath(file.name).name
+        if _COMPRESSED_TAR.search(called):
+            raise UsageError(
+                f"{name} is a compressed archive, whose members cannot be read one by one: "
+                "decompress it to a .tar file"
+            )
+
+
+def _describe_kinds() -> str:
+    extensions = " ".join(sorted(image_extensions()))
+    return f"files ending in {extensions}, or {_TAR}, or {_PARQUET}"
+
+
+def _choose_kind(files: Sequence[_File]) -> list[_File]:
+    # The first kind that is there: tables of captions lie beside archives, archives beside the
+    # images that were unpacked from them.
+    for extensions in (image_extensions(), {_TAR}, {_PARQUET}):
+        chosen = [file for file in files if suffix_of(file) in extensions]
+        if chosen:
+            return chosen
+    return []
+
+
+def _search(folder: Path, skipped: list[Path]) -> list[Path]:
+    found: list[Path] = []
+    closed: dict[Path, OSError] = {}
+    seen: set[tuple[int, int]] = set()
+    pending = [folder]
+    while pending:
+        current = pending.pop()
+        try:
+            status = current.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(current) as entries:
+                visible = [entry for entry in entries if not is_hidden(entry.name)]
+        except OSError as error:
+            closed[current] = error
+            continue
+        if own := find_own(current, {entry.name for entry in visible}):
+            skipped.append(current)
+            visible = [entry for entry in visible if entry.name not in own]
+        # Backwards, for the last folder put on the pile is the first to be searched.
+        for entry in sorted(visible, key=lambda entry: entry.name, reverse=True):
+            path = current / entry.name
+            if _is_folder(entry):
+                pending.append(path)
+            else:
+                found.append(path)
+    chosen = _choose_kind(sorted(found, key=Path.as_posix))
+    if closed and not chosen:
+        path, reason = next(iter(closed.items()))
+        raise UsageError(
+            f"{show_name(os.fspath(path))} cannot be searched for images: {reason.strerror}"
+        ) from reason
+    # Whoever reads a folder that could not be searched says why.
+    return sorted([*chosen, *closed], key=Path.as_posix)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # A link that leads to itself, or to where nobody may look.
+        return False
+
+
+def _read_list(source: Path, shown: str) -> list[Path]:
+    lines = read_file(source, _MAX_LIST_BYTES).removeprefix(BOM_UTF8).split(b"\n")
+    paths: list[Path] = []
+    for number, line in enumerate(lines, start=1):
+        name = os.fsdecode(line.removesuffix(b"\r"))
+        if not name.strip() or name.lstrip().startswith("#"):
+            continue
+        path = source.parent / name
+        if resembles_url(name) and not os.path.lexists(path):
+            raise UsageError(
+                f"line {number} of {shown} is a URL ({show_name(name)}): a text file holds paths, "
+                "and nothing that it names is fetched; give URLs on the command line or in Python"
+            )
+        paths.append(path)
+    return paths

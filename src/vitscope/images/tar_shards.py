@@ -1,0 +1,218 @@
+"""Images inside tar archives in the layout of WebDataset.
+
+The files of a sample are called `key.jpg`, `key.json` and so on: the key ends at the first dot.
+Names of photographs have dots too (`IMG_2020.01.04.jpg`): a member with more than one is an image
+of its own, unless its sample has an image without (`key.edge.png` beside `key.jpg`), or has several
+and one of another sample ends in the same words (`a.left.jpg` and `a.right.jpg` beside
+`b.left.jpg`), or the word is one of labels (`key.seg.png`).
+
+Requirements met here:
+
+- Nothing is unpacked to the disk, and names of members are names alone: they lead nowhere.
+- One pass over the headers finds the images; each is read later by its place, without the rest.
+- An archive that is cut short or damaged is refused as a whole, before anything is computed from
+  it: half of it would be a set that nobody asked for.
+"""
+
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from posixpath import normpath
+from typing import BinaryIO
+
+from vitscope.errors import ImageReadError, UsageError
+from vitscope.files.printable import printable
+from vitscope.images.decoding import image_extensions
+from vitscope.images.names import is_hidden
+from vitscope.images.stores import (
+    Place,
+    name_place,
+    open_place,
+    plain_read_errors,
+    read_range,
+)
+
+_MAX_HEADER_BYTES = 2**16
+"""Longest header of a member, its extended headers included; names take up to 4,096 bytes."""
+
+
+_LABEL_WORDS = {"depth", "gt", "label", "labels", "mask", "masks", "seg", "segmentation", "target"}
+
+
+@dataclass(frozen=True, slots=True)
+class TarMember:
+    """An image in a tar archive.
+
+    Attributes:
+        archive: Where the archive lies.
+        member: Name of the member.
+        offset: First byte of its content in the archive.
+        size: Bytes of its content; None where it is a device, has holes, or is a link to anything
+            but an earlier image of the archive.
+    """
+
+    archive: Place
+    member: str
+    offset: int
+    size: int | None
+
+    @property
+    def name(self) -> str:
+        """Archive and member as text that can be printed."""
+        member = os.fsencode(self.member).decode("utf-8", errors="backslashreplace")
+        return f"{name_place(self.archive)}::{printable(member)}"
+
+    @property
+    def key(self) -> str:
+        """What the files of its sample are called: the name of the member without its extension."""
+        return PurePosixPath(self.member).stem
+
+    def read(self) -> bytes:
+        """Read it.
+
+        Returns:
+            Its bytes.
+
+        Raises:
+            ImageReadError: If it is no regular file, too large, or the archive does not hold it.
+        """
+        if self.size is None:
+            raise ImageReadError("not a regular file")
+        return read_range(self.archive, self.offset, self.size)
+
+
+class FoundMembers(list[TarMember]):
+    """The images of an archive.
+
+    Attributes:
+        num_left_out: Members that have the extension of an image but look like parts of samples.
+    """
+
+    num_left_out = 0
+
+
+def list_members(archive: Place) -> FoundMembers:
+    """Find the images of an archive by its headers.
+
+    Args:
+        archive: Where it lies.
+
+    Returns:
+        The members that are images of their own, in the order of the archive; hidden ones are left
+        out.
+
+    Raises:
+        UsageError: If it cannot be read, is no tar archive, is damaged or cut short, or holds no
+            image.
+    """
+    named: list[TarMember] = []
+    by_path: dict[str, TarMember] = {}
+    num_members = 0
+    try:
+        with plain_read_errors(archive), open_place(archive) as file:
+            for info in _iter_members(file):
+                num_members += 1
+                if _is_image(info):
+                    member = _locate(archive, info, by_path)
+                    by_path[normpath(info.name)] = member
+                    named.append(member)
+    except ImageReadError as error:
+        raise UsageError(
+            f"{name_place(archive)} is no whole tar archive, {num_members} members can be told "
+            f"({error}): fetch or write it again, or leave it out"
+        ) from error
+    found = _leave_out_parts(named)
+    if not found:
+        raise UsageError(
+            f"none of the {num_members} members of {name_place(archive)} is an image: expected "
+            f"names such as key.jpg ({len(named)} look like parts of samples, such as key.seg.png)"
+        )
+    return found
+
+
+def _leave_out_parts(named: list[TarMember]) -> FoundMembers:
+    samples = [_split(member) for member in named]
+    whole = {key for key, ending in samples if "." not in ending}
+    images_of = Counter(key for key, _ in samples)
+    samples_with = Counter(ending for _, ending in set(samples))
+
+    def is_part(key: str, ending: str) -> bool:
+        words = any(map(str.isalpha, ending.rpartition(".")[0]))
+        shared = words and images_of[key] > 1 and samples_with[ending] > 1
+        of_labels = not _LABEL_WORDS.isdisjoint(ending.split("."))
+        return "." in ending and (key in whole or shared or of_labels)
+
+    found = FoundMembers(
+        member for member, sample in zip(named, samples, strict=True) if not is_part(*sample)
+    )
+    found.num_left_out = len(named) - len(found)
+    return found
+
+
+def _split(member: TarMember) -> tuple[str, str]:
+    # The key of its sample, with the folder that it is in, and what follows its first dot.
+    path = PurePosixPath(member.member)
+    key, _, ending = path.name.partition(".")
+    return f"{path.parent}/{key}", ending.lower()
+
+
+def _locate(archive: Place, info: tarfile.TarInfo, earlier: Mapping[str, TarMember]) -> TarMember:
+    # What tar finds under two names on the disk it writes once, and a hard link for the second.
+    target = earlier.get(normpath(info.linkname)) if info.islnk() else None
+    if target is not None:
+        return replace(target, member=info.name)
+    size = info.size if info.isreg() and not info.issparse() else None
+    return TarMember(archive, info.name, info.offset_data, size)
+
+
+class _Headers:
+    """An archive's file that gives out a header's worth of bytes for each member."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._left = _MAX_HEADER_BYTES
+
+    def start_member(self) -> None:
+        self._left = _MAX_HEADER_BYTES
+
+    def read(self, size: int) -> bytes:
+        self._left -= size
+        if size < 0 or self._left < 0:
+            raise tarfile.ReadError(f"a header of more than {_MAX_HEADER_BYTES} bytes")
+        return self._file.read(size)
+
+    def seek(self, position: int) -> int:
+        return self._file.seek(position)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def _iter_members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    headers = _Headers(file)
+    with tarfile.open(fileobj=headers, mode="r:", errors="surrogateescape") as archive:  # type: ignore[call-overload]
+        before = -1
+        while (member := archive.next()) is not None:
+            # Sizes below zero lead backwards, and around for ever.
+            if member.size < 0 or archive.offset <= before:
+                raise tarfile.ReadError("a member of negative size")
+            before = archive.offset
+            yield member
+            # Kept for whoever asks by name: all headers, in memory. Headers that hold for all later
+            # members would pile up too; what is of use here stands in each member's own.
+            archive.members.clear()
+            archive.pax_headers.clear()
+            headers.start_member()
+        # tarfile takes a header that is damaged or missing for the end.
+        file.seek(archive.offset)
+        if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise tarfile.ReadError(f"no header and no end at byte {archive.offset}")
+
+
+def _is_image(info: tarfile.TarInfo) -> bool:
+    path = PurePosixPath(info.name)
+    hidden = any(is_hidden(part) for part in path.parts if part != "..")
+    return not (info.isdir() or hidden) and path.suffix.lower() in image_extensions()

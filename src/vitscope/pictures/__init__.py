@@ -1,1 +1,0 @@
-"""Pictures: finding, decoding and describing them, and what a model wants of them."""

@@ -1,0 +1,273 @@
+"""The images of the report: thumbnails, maps and numbers, as many as a file can carry."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+from vitscope.errors import ResultError
+from vitscope.figures.saved import ModelResult
+from vitscope.files.printable import printable_path
+from vitscope.files.tables import open_table
+from vitscope.report.columns import (
+    ImageNumbers,
+    collect_numbers,
+    count_bins,
+    describe_column,
+    round_numbers,
+)
+from vitscope.report.embedding import encode_bytes, encode_image, encode_map
+from vitscope.results.explanation import Explanation
+from vitscope.results.gallery import Gallery, read_gallery
+from vitscope.results.image_maps import ImageMaps
+from vitscope.results.verdict import judge_image
+
+MAX_BYTES = 20 * 2**20
+"""What images and maps may take in the page; fewer images are shown where it is not enough."""
+
+_FIRST = ("centred_share_patches", "share_patches")
+"""What images are sorted by to begin with: the first of these that there is."""
+_REASONS = {
+    "lowest": "among the lowest",
+    "highest": "among the highest",
+    "quantile": "in between",
+    "random": "drawn at random",
+}
+_COLOURMAPS = {"sequential": "cividis", "diverging": "PuOr"}
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Images of one result.
+
+    Attributes:
+        label: Whose they are.
+        note: How they were chosen.
+        numbers: What is told of each.
+        count: How many there are.
+        read: Reads one of them, with what stands beside it.
+    """
+
+    label: str
+    note: str
+    numbers: ImageNumbers
+    count: int
+    read: Callable[[int], tuple[ImageMaps, Entry]]
+
+
+def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """Everything that the gallery and the distributions show.
+
+    Args:
+        results: Results; audits, and explanations where there are any.
+        max_bytes: What images and maps may take, base64.
+
+    Returns:
+        `thumbnails`, `galleries` with their `images`, `distributions`, `columns`, `colourmaps`.
+    """
+    sources: list[_Source] = []
+    distributions = []
+    for result in results:
+        if result.kind == "audit":
+            numbers = _read_table(result)
+            distributions.append(_describe_distributions(result, numbers))
+            if (gallery := read_gallery(result.folder)) is not None and gallery.images:
+                sources.append(_open_gallery(result, gallery, numbers))
+        elif result.kind == "explanation":
+            sources.append(_open_explanation(result))
+    shelf = _Shelf(max_bytes)
+    shown = shelf.fill(sources)
+    names = {name for one in distributions for name in one["bins"]}
+    names |= {column.name for source in sources for column in source.numbers.columns}
+    columns = sorted(map(describe_column, names), key=lambda column: column.order)
+    return {
+        "thumbnails": shelf.thumbnails,
+        "galleries": [
+            _describe_source(source, images) for source, images in zip(sources, shown, strict=True)
+        ],
+        "distributions": distributions,
+        "columns": [
+            {"name": c.name, "group": c.group, "label": c.label, "definition": c.definition}
+            for c in columns
+        ],
+        "colourmaps": {use: _encode_colours(name) for use, name in _COLOURMAPS.items()},
+    }
+
+
+@dataclass
+class _Shelf:
+    """What images take in the page, each thumbnail once however many models saw it.
+
+    Attributes:
+        max_bytes: What there is room for.
+        thumbnails: JPEG files, base64.
+    """
+
+    max_bytes: int
+    thumbnails: list[str] = field(default_factory=list)
+    _places: dict[str, int] = field(default_factory=dict)
+    _num_bytes: int = 0
+
+    def fill(self, sources: Sequence[_Source]) -> list[list[Entry]]:
+        """Take images in turns until there is no more room.
+
+        Args:
+            sources: Where from; the first images of each are a balanced sample.
+
+        Returns:
+            The images of each source.
+        """
+        shown: list[list[Entry]] = [[] for _ in sources]
+        for index in range(max((source.count for source in sources), default=0)):
+            for source, entries in zip(sources, shown, strict=True):
+                if index < source.count and self._num_bytes < self.max_bytes:
+                    entries.append(self._put(*source.read(index)))
+        return shown
+
+    def _put(self, maps: ImageMaps, entry: Entry) -> Entry:
+        thumbnail = encode_image(maps.image)
+        place = self._places.setdefault(thumbnail, len(self.thumbnails))
+        if place == len(self.thumbnails):
+            self.thumbnails.append(thumbnail)
+            self._num_bytes += len(thumbnail)
+        raw = maps.centred_share is None
+        share = maps.share if maps.centred_share is None else maps.centred_share
+        drawn = {
+            "attention": encode_map(maps.attention),
+            "norm": encode_map(maps.contribution_norm),
+            "share": {**encode_map(share, signed=True), "raw": raw},
+            "heads": encode_map(maps.head_attention),
+        }
+        self._num_bytes += sum(len(one["data"]) for one in drawn.values())
+        height, width = maps.image.shape[:2]
+        return {
+            **entry,
+            "thumbnail": place,
+            "size": [width, height],
+            "grid": list(maps.grid),
+            "maps": drawn,
+        }
+
+
+def _open_gallery(result: ModelResult, gallery: Gallery, numbers: ImageNumbers) -> _Source:
+    def read(index: int) -> tuple[ImageMaps, Entry]:
+        image = gallery.images[index]
+        if (row := numbers.rows.get(image.image_id)) is None:
+            raise ResultError(
+                f"{printable_path(result.folder)} is damaged: image {index} of its gallery is "
+                "not in its table"
+            )
+        entry = _describe_image(image.path, image.image_id, numbers, row)
+        entry["told"] = _judge(numbers, row)
+        entry["why"] = f"Chosen for this gallery: {_REASONS[image.why]}."
+        return gallery.read_maps(index), entry
+
+    chosen = describe_column(gallery.number)
+    of_all = (
+        ""
+        if gallery.num_candidates == gallery.num_images
+        else (f" (out of {gallery.num_candidates:,} drawn at random)")
+    )
+    note = (
+        f"{len(gallery.images)} of {gallery.num_images:,} images{of_all}: in equal parts those "
+        f"with the lowest and the highest “{chosen.group}: {chosen.label}”, those at even steps "
+        "in between, and some drawn at random."
+    )
+    return _Source(result.label, note, numbers, len(gallery.images), read)
+
+
+def _open_explanation(result: ModelResult) -> _Source:
+    explanation = Explanation.load(result.folder)
+    images = [explanation.read_image(index) for index in range(len(explanation))]
+    flat = [_flatten(image.numbers) for image in images]
+    names = dict.fromkeys(name for one in flat for name in one)
+    columns = {name: np.array([one.get(name, np.nan) for one in flat]) for name in names}
+    numbers = ImageNumbers.of_columns(columns, [image.image_id for image in images])
+
+    def read(index: int) -> tuple[ImageMaps, Entry]:
+        image = images[index]
+        entry = _describe_image(image.path, image.image_id, numbers, index)
+        entry["told"] = _as_sentence(image.verdict.text)
+        entry["why"] = _as_sentence(image.verdict.basis)
+        return image, entry
+
+    return _Source(
+        f"{result.label}, explained", "Images that were explained.", numbers, len(images), read
+    )
+
+
+def _judge(numbers: ImageNumbers, row: int) -> str:
+    prefix = "centred_share_"
+    shares = {
+        column.name.removeprefix(prefix): float(values[row])
+        for column, values in zip(numbers.columns, numbers.values, strict=True)
+        if column.name.startswith(prefix)
+    }
+    # Where features were dropped there is nothing to judge a single image by.
+    if "patches" not in shares:
+        return ""
+    return _as_sentence(judge_image(shares, len(numbers.rows), "of this audit").text)
+
+
+def _as_sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _describe_image(path: str, digest: str, numbers: ImageNumbers, row: int) -> Entry:
+    return {
+        "id": digest,
+        "path": path,
+        "name": path.rsplit("/", 1)[-1],
+        "numbers": round_numbers(numbers.values[:, row]),
+    }
+
+
+def _describe_source(source: _Source, images: Sequence[Entry]) -> dict[str, Any]:
+    names = [column.name for column in source.numbers.columns]
+    left_out = source.count - len(images)
+    note = source.note
+    if left_out:
+        note += f" {left_out} of them are left out, so that this file stays small."
+    return {
+        "label": source.label,
+        "note": note,
+        "columns": names,
+        "sort": next((name for name in _FIRST if name in names), names[0] if names else ""),
+        "images": list(images),
+    }
+
+
+def _describe_distributions(result: ModelResult, numbers: ImageNumbers) -> dict[str, Any]:
+    rows = zip(numbers.columns, numbers.values, strict=True)
+    return {"label": result.label, "bins": {c.name: count_bins(values) for c, values in rows}}
+
+
+def _read_table(result: ModelResult) -> ImageNumbers:
+    with open_table(result.folder / "images.parquet") as file:
+        return collect_numbers(file.read())
+
+
+def _flatten(tree: Mapping[str, Any], *path: str) -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, *path, key)
+        else:
+            flat["_".join((*path, key))] = float(value)
+    return flat
+
+
+def _encode_colours(name: str) -> str:
+    """A colour map.
+
+    Args:
+        name: As matplotlib knows it.
+
+    Returns:
+        256 colours as red, green, blue, base64.
+    """
+    colours = mpl.colormaps[name](np.arange(256), bytes=True)
+    return encode_bytes(colours[:, :3])

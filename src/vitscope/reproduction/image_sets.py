@@ -1,0 +1,108 @@
+"""The images of a reproduction, and how one knows them again."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vitscope.errors import UsageError
+from vitscope.images.class_folders import find_classes
+from vitscope.images.masks import find_masks
+from vitscope.images.sources import find_files
+
+
+@dataclass(frozen=True)
+class ImageSets:
+    """The sets of images of a reproduction.
+
+    Attributes:
+        images: The main set.
+        imagenet: The second set, where one was given.
+        files: Files of the main set.
+        digests: What each set is known again by: "images", "imagenet" and "masks", as far as given.
+        unlabelled: Why no one-shot classification can be run on the second set; empty where it can.
+    """
+
+    images: Path
+    imagenet: Path | None
+    files: tuple[Path, ...]
+    digests: Mapping[str, str]
+    unlabelled: str
+
+    @classmethod
+    def find(cls, images: Path, imagenet: Path | None, masks: str | None) -> "ImageSets":
+        """Look up all images.
+
+        Args:
+            images: The main set.
+            imagenet: A second set; with a folder a class it can be classified.
+            masks: Folder of masks of the main set.
+
+        Returns:
+            The sets; no image is read.
+
+        Raises:
+            UsageError: If a set holds no image, or the masks are not those of the images.
+        """
+        files = find_files(images)
+        digests = {"images": _digest(images, files, "images")}
+        unlabelled = "no second set of images was given (--imagenet)"
+        if imagenet is not None:
+            digests["imagenet"] = _digest(imagenet, find_files(imagenet), "images")
+            unlabelled = _why_unlabelled(imagenet)
+        if masks is not None:
+            found = [mask for mask in find_masks(masks, files) if mask is not None]
+            digests["masks"] = _digest(Path(masks), found, "masks")
+        return cls(images, imagenet, files, digests, unlabelled)
+
+    @property
+    def no_second(self) -> str:
+        """Why there is no audit of a second set; empty where there is one."""
+        if self.imagenet is None:
+            return "no second set of images was given (--imagenet)"
+        if self.digests["images"] == self.digests["imagenet"]:
+            return "the second set of images is the first over again"
+        return ""
+
+    def draw_examples(self, count: int, seed: int) -> list[Path]:
+        """Draw images of the main set, the same for every model.
+
+        Args:
+            count: How many; all of them where there are no more.
+            seed: Seed of the draw.
+
+        Returns:
+            Their files, in the order of the set.
+        """
+        drawn = np.random.default_rng(seed).choice(
+            len(self.files), min(count, len(self.files)), replace=False
+        )
+        return [self.files[i] for i in sorted(drawn)]
+
+
+def _why_unlabelled(folder: Path) -> str:
+    try:
+        find_classes(folder)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+def _digest(root: Path, files: Sequence[Path], kind: str) -> str:
+    # Of names below the root, sizes and times: a set may move, and no image is read for it.
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        digest.update(os.fsencode(os.path.relpath(path.absolute(), root.absolute())))
+        digest.update(f"\0{_describe_file(path)}\n".encode())
+    return f"{len(files)} {kind}, {digest.hexdigest()}"
+
+
+def _describe_file(path: Path) -> str:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return "not there"  # a text file may list what is missing; the audit counts it as failed
+    return f"{status.st_size} {status.st_mtime_ns}"

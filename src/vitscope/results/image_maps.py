@@ -1,0 +1,138 @@
+"""One image as a model saw it, with the maps of what its tokens wrote, in one file of arrays.
+
+Files are read without running anything: arrays of numbers alone.
+"""
+
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vitscope.errors import ResultError
+from vitscope.files.disk_errors import plain_disk_errors
+from vitscope.files.printable import printable_path
+from vitscope.files.reading import read_bounded
+from vitscope.short_repr import ShortRepr
+
+_DAMAGE = (
+    *(EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError),
+    *(ValueError, zipfile.BadZipFile, zlib.error),
+)
+"""What reading an archive of arrays raises on a file that is not what it says it is."""
+
+_MAX_BYTES = 2**27
+"""Of a file, and of its arrays: an image of 4,096 x 4,096 pixels takes 48 MiB."""
+
+_OPTIONAL = ("centred_share", "head_centred_share")
+"""What is there only of an image that was held against means."""
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class ImageMaps(ShortRepr):
+    """An image and one number per patch of it, as the patches lie in it.
+
+    Attributes:
+        image: The image as the model saw it, before normalisation.
+        attention: Attention of the [CLS] query on each patch, mean over heads.
+        head_attention: The same per head, a_h[i].
+        contribution_norm: ‖c_i‖, the length of what each patch wrote.
+        share: ⟨c_i, r⟩ / ‖r‖², its signed share of the row.
+        head_share: The same per head; sums to `share` over heads.
+        centred_share: ⟨c_i − m, r − mean r⟩ / ‖r − mean r‖² with m an equal part of mean c_patches,
+            so that it sums to the patches' centred share; None where there are no means, or r does
+            not differ from its mean.
+        head_centred_share: The same per head, m in equal parts; sums to `centred_share`.
+    """
+
+    image: UInt8[np.ndarray, "height width 3"]
+    attention: Float[np.ndarray, "row column"]
+    head_attention: Float[np.ndarray, "head row column"]
+    contribution_norm: Float[np.ndarray, "row column"]
+    share: Float[np.ndarray, "row column"]
+    head_share: Float[np.ndarray, "head row column"]
+    centred_share: Float[np.ndarray, "row column"] | None = None
+    head_centred_share: Float[np.ndarray, "head row column"] | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches as (rows, columns)."""
+        rows, columns = self.attention.shape
+        return rows, columns
+
+
+def write_maps(path: Path, maps: ImageMaps) -> None:
+    """Write an image and its maps.
+
+    Args:
+        path: File to write (.npz); its folder is made if need be.
+        maps: The image and its maps.
+
+    Raises:
+        DiskError: If the disk does not take it.
+    """
+    arrays = {field.name: getattr(maps, field.name) for field in fields(ImageMaps)}
+    with plain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, **{name: a for name, a in arrays.items() if a is not None})
+
+
+def read_maps(path: Path) -> ImageMaps:
+    """Read an image and its maps.
+
+    Args:
+        path: A file that `write_maps` wrote.
+
+    Returns:
+        The image and its maps.
+
+    Raises:
+        ResultError: If the file does not hold them.
+    """
+    try:
+        data = read_bounded(path, _MAX_BYTES)
+        _check_sizes(data)
+        with np.load(BytesIO(data), allow_pickle=False) as arrays:
+            names = [field.name for field in fields(ImageMaps)]
+            optional = {name for name in _OPTIONAL if name not in arrays}
+            found = {name: arrays[name] for name in names if name not in optional}
+        _check(found)
+    except _DAMAGE as error:
+        raise ResultError(f"{printable_path(path)} cannot be read as maps: {error}") from None
+    return ImageMaps(**found)
+
+
+def _check_sizes(data: bytes) -> None:
+    # As the arrays' own headers tell them, by which memory is asked for.
+    total = 0
+    with zipfile.ZipFile(BytesIO(data)) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                if np.lib.format.read_magic(file) != (1, 0):
+                    raise ValueError("expected arrays of version 1.0")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            total += math.prod(shape) * dtype.itemsize
+    if total > _MAX_BYTES:
+        raise ValueError(f"its arrays take more than {_MAX_BYTES >> 20} MiB")
+
+
+def _check(maps: Mapping[str, np.ndarray]) -> None:
+    image, grid = maps["image"], maps["attention"].shape
+    heads = maps["head_attention"].shape[:1]
+    wanted = {"attention": grid, "contribution_norm": grid, "share": grid}
+    wanted |= {"head_attention": heads + grid, "head_share": heads + grid}
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or len(grid) != 2:
+        raise ValueError("expected an image of red, green and blue, and maps of rows and columns")
+    if not all(n and size and size % n == 0 for n, size in zip(grid, image.shape, strict=False)):
+        raise ValueError("expected an image of whole patches")
+    wanted |= {"centred_share": grid, "head_centred_share": heads + grid}
+    for name, shape in wanted.items():
+        if (found := maps.get(name)) is None:
+            continue
+        if found.dtype.kind != "f" or found.shape != shape or not np.isfinite(found).all():
+            raise ValueError(f"expected finite numbers of shape {shape} in {name}")

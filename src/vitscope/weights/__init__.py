@@ -1,0 +1,1 @@
+"""Where weights come from: the hub, checkpoints, folders, the catalogue."""

