@@ -7,18 +7,7 @@ from vitscope.errors import UsageError
 
 
 def find_package_path(package: str, relative: str) -> Path:
-    """Where an installed package keeps a file or folder of its own.
-
-    Args:
-        package: Name of the distribution, such as "scikit-image".
-        relative: Path inside the installation, such as "skimage/data".
-
-    Returns:
-        The path, which exists.
-
-    Raises:
-        UsageError: If the package is not installed or does not carry that path.
-    """
+    """Where an installed package keeps a file or folder of its own."""
     try:
         installed = distribution(package)
     except PackageNotFoundError:

@@ -21,18 +21,7 @@ def compute_readouts(
     *,
     renormalize: bool = False,
 ) -> dict[str, dict[str, Float[Tensor, "batch out"]]]:
-    """Full and keep-only outputs, in every readout but `residual` (docs/method.md).
-
-    Args:
-        ledger: The ledger of a batch.
-        finish_block: The block's MLP half on a row of the residual stream.
-        embed: Final norm and projection on a row of the last block's output; None but there.
-        renormalize: Divide by the kept mass, as if the softmax ran over the kept tokens only.
-
-    Returns:
-        For `values`, `attention` (c_g + bias), `block` and `embedding` a tensor under "full" and
-        each kept group. `residual` compares r with `residual_terms`, never renormalised.
-    """
+    """Full and keep-only outputs, in every readout but `residual` (docs/method.md)."""
     full_values = ledger.attention_mass.unsqueeze(-1) * ledger.group_values
     kept_values = ledger.group_values if renormalize else full_values
     contributions = ledger.contributions

@@ -64,14 +64,7 @@ class RateColumn(ProgressColumn):
     """Images per second, or whatever the task's field `unit` counts."""
 
     def render(self, task: Task) -> Text:
-        """Show the speed of the recent past.
-
-        Args:
-            task: The task of the bar.
-
-        Returns:
-            The rate as text.
-        """
+        """Show the speed of the recent past."""
         speed = task.finished_speed or task.speed
         if speed is None and task.elapsed and task.completed:
             speed = task.completed / task.elapsed
@@ -80,14 +73,7 @@ class RateColumn(ProgressColumn):
 
 
 def make_progress(console: Console) -> Progress:
-    """A bar with count, speed and time left.
-
-    Args:
-        console: Where to draw it.
-
-    Returns:
-        The bar; enter it as a context.
-    """
+    """A bar with count, speed and time left."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -99,14 +85,7 @@ def make_progress(console: Console) -> Progress:
 
 
 def make_report(summary: Mapping[str, Any]) -> Group:
-    """One model's result: what it was, its sources, the verdict.
-
-    Args:
-        summary: Content of `summary.json`.
-
-    Returns:
-        Something rich can print.
-    """
+    """One model's result: what it was, its sources, the verdict."""
     summary = _make_printable(summary)
     subject, balance = describe_audit(summary)
     head = Text.assemble((summary["model"]["id"], "bold"), f"  {subject}\n{balance}")
@@ -117,14 +96,7 @@ def make_report(summary: Mapping[str, Any]) -> Group:
 
 
 def make_verdict(summary: Mapping[str, Any]) -> Text:
-    """The verdict as a coloured line.
-
-    Args:
-        summary: Content of `summary.json`.
-
-    Returns:
-        Text.
-    """
+    """The verdict as a coloured line."""
     summary = _make_printable(summary)
     return Text.assemble(
         "verdict: ", (summary["verdict_text"], _COLOURS.get(summary["verdict"], ""))
@@ -132,15 +104,7 @@ def make_verdict(summary: Mapping[str, Any]) -> Text:
 
 
 def make_comparison(summaries: Sequence[Mapping[str, Any]]) -> Table | Text:
-    """Several models side by side.
-
-    Args:
-        summaries: Contents of their `summary.json`.
-
-    Returns:
-        One row a model, and below it the settings in which they differ; where they differ in what
-        the numbers are, a line that says so.
-    """
+    """Several models side by side."""
     summaries = [_make_printable(summary) for summary in summaries]
     results = [Labelled(summary["model"]["id"], summary) for summary in summaries]
     choices = [count_cls(*TERMS), LAYER]
@@ -175,14 +139,7 @@ def make_comparison(summaries: Sequence[Mapping[str, Any]]) -> Table | Text:
 
 
 def make_one_shot_report(summary: Mapping[str, Any]) -> Group:
-    """One model's one-shot accuracies: what was classified, how well by which part, what it means.
-
-    Args:
-        summary: Content of `summary.json` of a one-shot result.
-
-    Returns:
-        Something rich can print.
-    """
+    """One model's one-shot accuracies: what was classified, how well, what it means."""
     summary = _make_printable(summary)
     head = Text.assemble((summary["model"]["id"], "bold"), f"  {describe_one_shot(summary)}")
     lines = _list_notes(summary)
@@ -193,14 +150,7 @@ def make_one_shot_report(summary: Mapping[str, Any]) -> Group:
 
 
 def make_explanation_report(summary: Mapping[str, Any]) -> Group:
-    """One model's verdict on each image, a line an image.
-
-    Args:
-        summary: Content of `summary.json` of an explanation.
-
-    Returns:
-        Something rich can print.
-    """
+    """One model's verdict on each image, a line an image."""
     summary = _make_printable(summary)
     head = Text.assemble((summary["model"]["id"], "bold"), f"  {describe_explanation(summary)}")
     lines = _list_notes(summary)

@@ -37,14 +37,7 @@ class TokenMaps(ShortRepr):
     head_share: Float[Tensor, "batch head token"]
 
     def on_grid(self, values: Float[Tensor, "*batch token"]) -> Float[Tensor, "*batch row column"]:
-        """Lay the patches of a map out as they lie in the image.
-
-        Args:
-            values: One of the maps, tokens last.
-
-        Returns:
-            Its patch tokens as (rows, columns).
-        """
+        """Lay the patches of a map out as they lie in the image."""
         patches = self.layout.groups["patches"]
         of_patches = values[..., patches.start : patches.stop]
         return of_patches.reshape(*of_patches.shape[:-1], *self.layout.grid)
@@ -53,16 +46,7 @@ class TokenMaps(ShortRepr):
 def make_token_maps(
     trace: ClsTrace, ledger: Ledger, images: Sequence[int] | None = None
 ) -> TokenMaps:
-    """Decompose a row into single tokens: c_i = γ ∘ W_O · concat_h(a_h[i] v_h[i]).
-
-    Args:
-        trace: The row as the model computed it.
-        ledger: Its ledger, which tells r.
-        images: Images of the batch to make maps of, in this order; all of them if None.
-
-    Returns:
-        The maps, in the ledger's precision.
-    """
+    """Decompose a row into single tokens: c_i = γ ∘ W_O · concat_h(a_h[i] v_h[i])."""
     chosen = slice(None) if images is None else list(images)
     weighted, weight = _weigh(trace, ledger, chosen)
     written = weighted.transpose(1, 2).flatten(2) @ weight.mT
@@ -80,16 +64,7 @@ def make_token_maps(
 def map_shares_along(
     trace: ClsTrace, ledger: Ledger, direction: Float[Tensor, "batch dim"]
 ) -> Float[Tensor, "batch head token"]:
-    """Signed shares ⟨c_i, d⟩ / ‖d‖² of what each token wrote in a direction of one's own.
-
-    Args:
-        trace: The row as the model computed it.
-        ledger: Its ledger.
-        direction: d, one an image.
-
-    Returns:
-        The shares per head, on the CPU in the ledger's precision.
-    """
+    """Signed shares ⟨c_i, d⟩ / ‖d‖² of what each token wrote in a direction of one's own."""
     weighted, weight = _weigh(trace, ledger, slice(None))
     return _share_along(direction.to(weight.dtype), weighted, weight).cpu()
 

@@ -53,20 +53,7 @@ def make_open_clip_adapter(
     preprocessing: Preprocessing | None = None,
     model_id: str | None = None,
 ) -> ViTAdapter:
-    """Adapt an open_clip model.
-
-    Args:
-        module: An image tower, or a model whose `visual` is one; the tower is put into evaluation
-            mode.
-        preprocessing: How it wants its images; what open_clip attached to it if not given.
-        model_id: The id that results shall carry; the class name if not given.
-
-    Returns:
-        The adapter of the image tower, its projection included.
-
-    Raises:
-        UnsupportedModelError: If a class or setting is not among those understood.
-    """
+    """Adapt an open_clip model."""
     tower: Any = getattr(module, "visual", module)
     name = model_id or type(module).__name__
     if type(tower) is TimmModel:
@@ -95,19 +82,7 @@ def make_open_clip_adapter(
 
 
 def load_open_clip(name: str) -> ViTAdapter:
-    """Load one of open_clip's pretrained models.
-
-    Args:
-        name: "ARCHITECTURE/TAG", such as "ViT-B-32/laion2b_s34b_b79k".
-
-    Returns:
-        The adapter of its image tower, with the preprocessing that belongs to the weights.
-
-    Raises:
-        UnknownModelError: If open_clip knows no such pair; the message names the nearest.
-        ModelUnreachableError: If the weights are neither cached nor to be had, or are damaged.
-        UnsupportedModelError: If the tower has a setting that is not among those understood.
-    """
+    """Load one of open_clip's pretrained models."""
     architecture, _, tag = name.rpartition("/")
     settings = open_clip.get_pretrained_cfg(architecture, tag)
     if not settings:

@@ -65,17 +65,7 @@ def load_model(model_id: str) -> ViTAdapter:
 
 
 def open_model(model: ViTAdapter | nn.Module | str) -> ViTAdapter:
-    """Take a model as people have it.
-
-    Args:
-        model: An adapter, an id as `load_model` takes it, or a module as `wrap_model` takes it.
-
-    Returns:
-        The adapter.
-
-    Raises:
-        UsageError: If it is something else, or as of `load_model` and `wrap_model`.
-    """
+    """Take a model as people have it."""
     if isinstance(model, str):
         return load_model(model)
     if isinstance(model, nn.Module):
@@ -89,15 +79,7 @@ def open_model(model: ViTAdapter | nn.Module | str) -> ViTAdapter:
 
 
 def check_model_id(model_id: str) -> None:
-    """Refuse an id that leads nowhere, without importing a library or touching the network.
-
-    Args:
-        model_id: The id, as `load_model` takes it.
-
-    Raises:
-        UnknownModelError: If it is of no known form; the message names the nearest.
-        UsageError: If its weights must be fetched by hand first.
-    """
+    """Refuse an id that leads nowhere, without importing a library or touching the network."""
     entry = CATALOGUE.get(model_id)
     if entry is not None and entry.checkpoint:
         raise UsageError(

@@ -51,20 +51,7 @@ _CLIP_TOWERS = ("_clip_", "_pe_core_", "_mci_")
 
 
 def make_timm_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAdapter:
-    """Adapt a timm model.
-
-    Args:
-        module: A timm `VisionTransformer`, `VisionTransformerDistilled` or `Eva`; it is put into
-            evaluation mode.
-        model_id: The id that results shall carry; the class name if not given.
-
-    Returns:
-        The adapter. Of a model with an attention-pooling head, that head is analysed.
-
-    Raises:
-        UnsupportedModelError: If a class or setting is not among those understood, or the model
-            has neither a [CLS] token nor an attention-pooling head.
-    """
+    """Adapt a timm model."""
     adapter = _adapt(module, model_id or type(module).__name__)
     notes = (*adapter.info.notes, *_make_weight_notes(module))
     return replace(adapter, info=replace(adapter.info, notes=notes))
@@ -120,24 +107,7 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
 
 
 def load_timm(name: str, checkpoint: Path | None = None) -> ViTAdapter:
-    """Build a timm model and fill it.
-
-    Args:
-        name: Architecture and tag, such as "vit_small_patch14_dinov2.lvd142m"; without a tag,
-            timm's default one.
-        checkpoint: A file with other weights for the same architecture (see `read_checkpoint`);
-            None takes the tag's from the cache or the model hub.
-
-    Returns:
-        The adapter; the input size may vary, as far as the patch grid allows.
-
-    Raises:
-        UnknownModelError: If timm has no such model, or no weights are published for it.
-        UnsupportedModelError: If the model is not among those understood.
-        ModelUnreachableError: If the weights are neither cached nor to be had.
-        UsageError: If the checkpoint cannot be read or does not fit, or the tag's weights were
-            trained with another activation than the architecture's.
-    """
+    """Build a timm model and fill it."""
     model_id = f"timm:{name}"
     _check_name(name)
     with torch.device("meta"):
@@ -163,15 +133,7 @@ def load_timm(name: str, checkpoint: Path | None = None) -> ViTAdapter:
 
 
 def is_clip_tower(module: nn.Module) -> bool:
-    """Whether a timm model's `head` is a projection that belongs to its global feature.
-
-    Args:
-        module: A timm model.
-
-    Returns:
-        True for image towers of CLIP models as published, False once they were fine-tuned to
-        classify and for every other model, whose `head` is a classifier.
-    """
+    """Whether a timm model's `head` is a projection that belongs to its global feature."""
     tower: Any = module
     architecture, tag = _read_published(tower)
     return (

@@ -44,18 +44,7 @@ _MLPS = (Mlp, GluMlp, SwiGLU)
 
 
 def make_block_parts(block: Any, model: str) -> BlockParts:
-    """Take a transformer block apart.
-
-    Args:
-        block: A block of a timm `VisionTransformer` or `Eva`.
-        model: The model's id, for the error.
-
-    Returns:
-        The block's parts.
-
-    Raises:
-        UnsupportedModelError: If a class or setting is not among those understood.
-    """
+    """Take a transformer block apart."""
     _check_block(block, model)
     attention = block.attn
     taps = {"query": attention.q_norm, "keys": attention.k_norm}
@@ -68,18 +57,7 @@ def make_block_parts(block: Any, model: str) -> BlockParts:
 
 
 def make_pool_parts(pool: Any, model: str) -> BlockParts:
-    """Take an attention-pooling head apart, whose learned query stands in for [CLS].
-
-    Args:
-        pool: The `attn_pool` of a timm model.
-        model: The model's id, for the error.
-
-    Returns:
-        The head's parts; it has no skip connection.
-
-    Raises:
-        UnsupportedModelError: If a class or setting is not among those understood.
-    """
+    """Take an attention-pooling head apart, whose learned query stands in for [CLS]."""
     require(type(pool) is AttentionPoolLatent, model, f"the pooling {type(pool).__name__}")
     require(pool.latent_len == 1, model, f"a pooling with {pool.latent_len} queries (latent_len)")
     require(pool.pool == "token", model, f"a pooling of its queries by {pool.pool!r} (pool_type)")

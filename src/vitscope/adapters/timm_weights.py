@@ -21,13 +21,6 @@ def lacks_layer_scale(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
     """Whether weights have a layer scale that the architecture is built without.
 
     UNI and other models of pathology are plain architectures of timm with `init_values`.
-
-    Args:
-        module: A timm model.
-        weights: Weights by name.
-
-    Returns:
-        True if they do.
     """
     tower: Any = module
     held = {"blocks.0.ls1.gamma", "blocks.0.gamma_1"} & weights.keys()
@@ -37,19 +30,7 @@ def lacks_layer_scale(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
 def convert_weights(
     module: nn.Module, weights: dict[str, Tensor], checkpoint: Path
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Bring weights to the names and shapes of timm's model.
-
-    Args:
-        module: A timm model.
-        weights: Weights by the names of the code that trained them.
-        checkpoint: Where they came from, for the error.
-
-    Returns:
-        Weights by timm's names, and notes of what was resampled.
-
-    Raises:
-        UsageError: If the patches are of another size, or timm's own converter fails.
-    """
+    """Bring weights to the names and shapes of timm's model."""
     tower: Any = module
     kernel, own = weights.get(_KERNEL), tower.patch_embed.proj.weight
     if kernel is not None and kernel.ndim == own.ndim and kernel.shape[2:] != own.shape[2:]:

@@ -59,18 +59,7 @@ _SATELLITE_TAG = "sat493m"
 
 
 def make_hub_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAdapter:
-    """Adapt a model built by the code of facebookresearch/dinov2 or facebookresearch/dinov3.
-
-    Args:
-        module: A `DinoVisionTransformer`; it is put into evaluation mode.
-        model_id: The id that results shall carry; the class name if not given.
-
-    Returns:
-        The adapter, with the preprocessing customary for DINOv2 or DINOv3.
-
-    Raises:
-        UnsupportedModelError: If a class or part is not among those understood.
-    """
+    """Adapt a model built by the code of facebookresearch/dinov2 or facebookresearch/dinov3."""
     name = model_id or type(module).__name__
     architecture = type(module).__name__
     require(architecture == "DinoVisionTransformer", name, f"the architecture {architecture}")
@@ -111,21 +100,7 @@ def _lay_out(registers: int, patch_size: tuple[int, int], height: int, width: in
 
 
 def load_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
-    """Build a model with the code of its publisher, and fill it.
-
-    Args:
-        name: An entry of the publisher's repository, such as "dinov2_vits14_reg".
-        checkpoint: A file with the weights (see `read_checkpoint`); None takes the published ones,
-            which DINOv2 has and DINOv3 hands out on request only.
-
-    Returns:
-        The adapter.
-
-    Raises:
-        UnknownModelError: If the name is not one of the entries allowed.
-        UsageError: If weights have to be given and are not, or do not fit.
-        ModelUnreachableError: If code or weights are neither cached nor to be had.
-    """
+    """Build a model with the code of its publisher, and fill it."""
     if name not in _REPOSITORIES:
         near = describe_near_matches(name, _REPOSITORIES)
         raise UnknownModelError(

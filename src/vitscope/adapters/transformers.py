@@ -60,20 +60,7 @@ def make_transformers_adapter(
     preprocessing: Preprocessing | None = None,
     model_id: str | None = None,
 ) -> ViTAdapter:
-    """Adapt a transformers model.
-
-    Args:
-        module: A vision tower of a supported family, or a model that holds one; the tower is put
-            into evaluation mode.
-        preprocessing: How it wants its images; its family's customary way if not given.
-        model_id: The id that results shall carry; the class name if not given.
-
-    Returns:
-        The adapter of the vision tower. Of SigLIP, the pooling head is analysed.
-
-    Raises:
-        UnsupportedModelError: If a class, part or setting is not among those understood.
-    """
+    """Adapt a transformers model."""
     tower = _find_tower(module)
     family, config = FAMILIES[type(tower).__name__], tower.config
     _check_config(family, config)
@@ -107,20 +94,7 @@ def make_transformers_adapter(
 
 
 def load_transformers(repo_or_folder: str) -> ViTAdapter:
-    """Load a model from the Hugging Face cache, the hub, or a local folder.
-
-    Args:
-        repo_or_folder: "organisation/name", or a folder written by `save_pretrained`.
-
-    Returns:
-        The adapter of its vision tower, with the preprocessing that its files ask for.
-
-    Raises:
-        UnknownModelError: If there is no such repository or folder.
-        ModelUnreachableError: If the weights are neither cached nor to be had, or are damaged.
-        UnsupportedModelError: If the model is not of a supported family, needs code from its
-            repository, or has a part or setting that is not among those understood.
-    """
+    """Load a model from the Hugging Face cache, the hub, or a local folder."""
     folder, source = find_folder(repo_or_folder), "a local folder"
     if folder is None:
         folder = find_snapshot(repo_or_folder, [CONFIG_FILE, *PROCESSOR_FILES], _WEIGHTS)

@@ -33,15 +33,7 @@ _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
 def is_class(module: nn.Module, name: str) -> bool:
-    """Whether a module is exactly a class of the library.
-
-    Args:
-        module: Any module.
-        name: Name of the class.
-
-    Returns:
-        True for that class itself, not for a subclass or a namesake from elsewhere.
-    """
+    """Whether a module is exactly a class of the library."""
     kind = type(module)
     return kind.__name__ == name and kind.__module__.startswith("transformers.models.")
 
@@ -49,16 +41,7 @@ def is_class(module: nn.Module, name: str) -> bool:
 def check_parts(
     module: nn.Module, known: Collection[str], *, optional: Collection[str] = ()
 ) -> None:
-    """Refuse a module that has other parts than the known ones.
-
-    Args:
-        module: The module.
-        known: Names of the child modules and parameters that it has.
-        optional: Names of further ones that it may have.
-
-    Raises:
-        UnsupportedModelError: Naming the part that is unknown or lacks.
-    """
+    """Refuse a module that has other parts than the known ones."""
     parts = {
         name
         for name, _ in chain(
@@ -79,18 +62,7 @@ def check_parts(
 
 
 def make_blocks(tower: nn.Module, family: Family) -> dict[int, BlockParts]:
-    """Take the analysable blocks of a tower apart.
-
-    Args:
-        tower: The vision tower.
-        family: Its family.
-
-    Returns:
-        Every layer by its index, or the pooling head alone, indexed by the number of layers.
-
-    Raises:
-        UnsupportedModelError: If a part of the tower is not a known one; the message names it.
-    """
+    """Take the analysable blocks of a tower apart."""
     heads = [] if family.pooling_head is None else [family.pooling_head]
     check_parts(tower, {*family.others, family.final_norm, *heads}, optional=family.optional)
     layers = list(tower.get_submodule(family.layers).children())

@@ -93,25 +93,11 @@ class Family:
     pooling_head: str | None = None
 
     def count_registers(self, config: Any) -> int:
-        """Number of register tokens.
-
-        Args:
-            config: The tower's configuration.
-
-        Returns:
-            The configured number; 0 for a family without registers.
-        """
+        """Number of register tokens."""
         return int(config.num_register_tokens) if self.registers else 0
 
     def order_tokens(self, config: Any) -> dict[str, int]:
-        """Token counts per group in sequence order.
-
-        Args:
-            config: The tower's configuration.
-
-        Returns:
-            Counts; that of the patches is left to the grid.
-        """
+        """Token counts per group in sequence order."""
         return {
             "cls": int(self.pooling_head is None),
             "distillation": int(self.distillation),

@@ -88,24 +88,12 @@ decoders on top, projections of one without, poolers, and what only pre-training
 
 
 def describe_families() -> str:
-    """The supported model types in words.
-
-    Returns:
-        Their names, separated by commas.
-    """
+    """The supported model types in words."""
     return ", ".join(name for name in _CLASSES if not name.endswith("_vision_model"))
 
 
 def check_model_type(model_type: str, architecture: str) -> None:
-    """Refuse a model that is known not to have a row to analyse.
-
-    Args:
-        model_type: The configuration's model type.
-        architecture: Name of the model's class.
-
-    Raises:
-        UnsupportedModelError: Saying why.
-    """
+    """Refuse a model that is known not to have a row to analyse."""
     for start, reason in _REFUSED.items():
         if model_type.startswith(start):
             raise UnsupportedModelError(f"{architecture} ({model_type}) is not supported: {reason}")
@@ -117,21 +105,7 @@ def check_model_type(model_type: str, architecture: str) -> None:
 
 
 def load_tower(folder: Path, name: str) -> nn.Module:
-    """Load a vision tower.
-
-    Args:
-        folder: A folder with `config.json` and weights.
-        name: What the caller knows the model by, for messages.
-
-    Returns:
-        The tower (of CLIP with its projection) in float32 on the CPU, in evaluation mode.
-
-    Raises:
-        UnknownModelError: If the folder holds no configuration.
-        UnsupportedModelError: If the model is not of a supported family, or the weights do not
-            fill it.
-        ModelUnreachableError: If the weights are missing or damaged.
-    """
+    """Load a vision tower."""
     config = _read_config(folder, name)
     class_name = _choose_class(config, name)
     _check_sizes(config, name)

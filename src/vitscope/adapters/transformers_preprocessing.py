@@ -76,17 +76,7 @@ _DEFAULTS: Mapping[str, Preprocessing] = {
 
 
 def read_preprocessing(folder: Path) -> Preprocessing | None:
-    """Read the settings of a model's image processor.
-
-    Args:
-        folder: The model's folder.
-
-    Returns:
-        The preprocessing, or None where the folder has none.
-
-    Raises:
-        UnsupportedModelError: If the processor does something that is not modelled here.
-    """
+    """Read the settings of a model's image processor."""
     settings = _read_settings(folder)
     if settings is None:
         return None
@@ -116,18 +106,7 @@ def read_preprocessing(folder: Path) -> Preprocessing | None:
 
 
 def translate_processor(processor: Any) -> Preprocessing:
-    """Translate an image processor.
-
-    Args:
-        processor: An image processor of transformers, or a processor that holds one.
-
-    Returns:
-        The same steps as values.
-
-    Raises:
-        UnsupportedModelError: If its class is not one that is known, or a setting of it has no
-            counterpart; the message names it.
-    """
+    """Translate an image processor."""
     processor = getattr(processor, "image_processor", processor)
     if not type(processor).__module__.startswith("transformers."):
         raise UnsupportedModelError(
@@ -139,18 +118,7 @@ def translate_processor(processor: Any) -> Preprocessing:
 def make_preprocessing(
     settings: Mapping[str, Any], *, backend: str = "torchvision"
 ) -> Preprocessing:
-    """Translate an image processor's settings.
-
-    Args:
-        settings: The processor's `to_dict()`.
-        backend: The processor's `backend`: "torchvision", transformers' default, or "pil".
-
-    Returns:
-        The same steps as values.
-
-    Raises:
-        UnsupportedModelError: If a setting has no counterpart; the message names it.
-    """
+    """Translate an image processor's settings."""
     name = str(settings["image_processor_type"])
     kind = name.removesuffix("Fast").removesuffix("Pil")
     if kind not in _PROCESSORS:
@@ -198,15 +166,7 @@ def _choose_pipeline(kind: str, backend: str) -> Pipeline:
 
 
 def default_preprocessing(family: str, size: tuple[int, int]) -> Preprocessing:
-    """What models of a family usually want, for one that comes without its settings.
-
-    Args:
-        family: Model type, such as "dinov2".
-        size: The configuration's image (height, width) in pixels.
-
-    Returns:
-        The family's customary preprocessing.
-    """
+    """What models of a family usually want, for one that comes without its settings."""
     default = _DEFAULTS[family]
     return default if default is _DINOV2 else default.with_size(size)
 

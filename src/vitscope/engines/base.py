@@ -30,14 +30,6 @@ class Engine(Protocol):
 
         When the lead has had the last result, every item is done. Close the iterator, or use it up:
         one that is left half-used keeps its workers.
-
-        Args:
-            make_worker: Makes the function, with whatever it takes long to load. Called at most
-                once by each worker.
-            items: What to work on; the same everywhere.
-
-        Yields:
-            Position of an item, and what the function made of it, as they are finished.
         """
         ...
 

@@ -14,15 +14,7 @@ class LocalEngine:
     def run(
         self, make_worker: Callable[[], Callable[[T], R]], items: Sequence[T]
     ) -> Generator[tuple[int, R], None, None]:
-        """Work on all items, in order.
-
-        Args:
-            make_worker: Makes the function; not called where there is no item.
-            items: What to work on.
-
-        Yields:
-            Position of an item, and what the function made of it.
-        """
+        """Work on all items, in order."""
         if items:
             worker = make_worker()
             for index, item in enumerate(items):

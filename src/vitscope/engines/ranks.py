@@ -26,15 +26,7 @@ _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def detect_engine() -> Engine:
-    """The engine of this process: a rank among others where torchrun started it, itself otherwise.
-
-    Returns:
-        The engine.
-
-    Raises:
-        UsageError: If the environment is half that of torchrun.
-        VitscopeError: If the other ranks cannot be reached.
-    """
+    """The engine of this process: one of torchrun's ranks, or this process alone."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return LocalEngine()
     return RanksEngine.from_environment()
@@ -50,13 +42,7 @@ class RanksEngine:
     shares_files = True
 
     def __init__(self, rank: int, num_ranks: int, store: "Store") -> None:
-        """Join the others.
-
-        Args:
-            rank: Which one this is, from 0 on.
-            num_ranks: How many there are.
-            store: Where they meet, with no key of an earlier run in it.
-        """
+        """Join the others."""
         self.is_lead = rank == 0
         self._rank = rank
         self._num_ranks = num_ranks
@@ -65,15 +51,7 @@ class RanksEngine:
 
     @classmethod
     def from_environment(cls) -> "RanksEngine":
-        """Join the ranks that torchrun started, and take the GPU of this one where there are any.
-
-        Returns:
-            The engine.
-
-        Raises:
-            UsageError: If the environment is half that of torchrun.
-            VitscopeError: If the other ranks cannot be reached.
-        """
+        """Join the ranks that torchrun started, and take this one's GPU if there is one."""
         missing = [name for name in _VARIABLES if not os.environ.get(name)]
         if missing:
             raise UsageError(
@@ -99,18 +77,7 @@ class RanksEngine:
     def run(
         self, make_worker: Callable[[], Callable[[T], R]], items: Sequence[T]
     ) -> Generator[tuple[int, R], None, None]:
-        """Work on the items of this rank, in order; then wait for the others.
-
-        Args:
-            make_worker: Makes the function; not called where no item falls to this rank.
-            items: What to work on; the same for every rank.
-
-        Yields:
-            Position of an item of this rank, and what the function made of it.
-
-        Raises:
-            VitscopeError: If another rank failed.
-        """
+        """Work on the items of this rank, in order; then wait for the others."""
         own = range(self._rank, len(items), self._num_ranks)
         try:
             if own:
@@ -124,11 +91,7 @@ class RanksEngine:
             raise
 
     def barrier(self) -> None:
-        """Wait until every rank has come this far.
-
-        Raises:
-            VitscopeError: If another rank failed.
-        """
+        """Wait until every rank has come this far."""
         self._num_barriers += 1
         arrived, left = (f"vitscope {word} {self._num_barriers}" for word in ("arrived", "left"))
         self._count(arrived, 1)

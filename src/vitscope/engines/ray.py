@@ -61,19 +61,7 @@ class RayEngine:
     is_lead = True
 
     def __init__(self, address: str | None = None, num_workers: int | None = None) -> None:
-        """Choose the cluster; it is not connected to yet.
-
-        Args:
-            address: The cluster, "host:port" or "auto"; as Ray finds one if None (the variable
-                RAY_ADDRESS, a cluster on this machine), else a cluster of this machine alone is
-                started. In a process that is connected, the cluster is the one it is connected to.
-            num_workers: How many workers at most; one a GPU if None, or one a machine with all its
-                processors in a cluster without GPUs. Workers that do not fit are waited for, while
-                the others work.
-
-        Raises:
-            UsageError: If there is to be no worker.
-        """
+        """Choose the cluster; it is not connected to yet."""
         if num_workers is not None and num_workers < 1:
             raise UsageError(f"num_workers {num_workers}: expected 1 or more")
         self._address = address
@@ -82,19 +70,7 @@ class RayEngine:
     def run(
         self, make_worker: Callable[[], Callable[[T], R]], items: Sequence[T]
     ) -> Generator[tuple[int, R], None, None]:
-        """Work on all items; workers are gone when it ends, however it ends.
-
-        Args:
-            make_worker: Makes the function. It is pickled once and reaches every node once, with
-                all it holds.
-            items: What to work on, pickled.
-
-        Yields:
-            Position of an item, and what the function made of it, as they are finished.
-
-        Raises:
-            VitscopeError: If the cluster cannot be had, or workers die time and again.
-        """
+        """Work on all items; workers are gone when it ends, however it ends."""
         if not items:
             return
         with _connected(self._address):
@@ -124,19 +100,7 @@ class Crew(NamedTuple):
 
 
 def plan_crew(nodes: Sequence[tuple[int, int]], num_workers: int | None) -> Crew:
-    """Share out what the nodes have, the same to every worker.
-
-    Args:
-        nodes: Processors and GPUs of each node.
-        num_workers: How many workers are wanted; as `RayEngine` takes it.
-
-    Returns:
-        One worker a GPU where there are any. Else the most processors a worker that let the wanted
-        number of workers, or one a node, be had at once.
-
-    Raises:
-        UsageError: If no number is wanted and no node has anything to give.
-    """
+    """Share out what the nodes have, the same to every worker."""
     with_gpus = [(cpus, gpus) for cpus, gpus in nodes if gpus]
     if with_gpus:
         num_cpus = min(cpus // gpus for cpus, gpus in with_gpus)
@@ -160,11 +124,7 @@ def plan_crew(nodes: Sequence[tuple[int, int]], num_workers: int | None) -> Crew
 
 
 def list_nodes() -> list[tuple[int, int]]:
-    """The nodes of the cluster that this process is connected to.
-
-    Returns:
-        Processors and GPUs of each node that is alive.
-    """
+    """The nodes of the cluster that this process is connected to."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     resources = [node["Resources"] for node in nodes if node["Alive"]]
     return [(int(have.get("CPU", 0)), int(have.get("GPU", 0))) for have in resources]

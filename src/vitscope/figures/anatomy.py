@@ -48,18 +48,7 @@ class _Anatomy:
 
 @in_style
 def plot_anatomy(result: ModelResult) -> Drawing:
-    """One model's tokens at the input of the last block (Fig. 2b).
-
-    Args:
-        result: An audit.
-
-    Returns:
-        The drawing: norm of each token, pairwise cosines over images, and the strongest
-        dimensions of the token that stands out before and after the layer norm.
-
-    Raises:
-        NothingToDrawError: If it has none.
-    """
+    """One model's tokens at the input of the last block (Fig. 2b)."""
     selection = select([result], _read, choices=[LAYER])
     found = selection.found[0][1]
     figure, panels = make_panels(4, columns=2, panel_height_in=2.1, share_y=False)

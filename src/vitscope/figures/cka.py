@@ -35,16 +35,6 @@ def plot_restricted_cka(results: Iterable[ModelResult], readout: Readout = "atte
     """CKA of the attention branch's output with that of one token type alone, over size (Fig. 3a).
 
     One panel for patches and one for registers, a line per family.
-
-    Args:
-        results: Results; audits alone are used.
-        readout: Whether outputs are compared after the output projection, or before it.
-
-    Returns:
-        The drawing.
-
-    Raises:
-        NothingToDrawError: If no audit has the estimates.
     """
     selection = select(
         results,
@@ -86,17 +76,7 @@ def plot_restricted_cka(results: Iterable[ModelResult], readout: Readout = "atte
 
 @in_style
 def plot_residual_cka(results: Iterable[ModelResult]) -> Drawing:
-    """CKA of the residual stream with what patches and skip wrote, over size (Fig. 6 and 8).
-
-    Args:
-        results: Results; audits alone are used.
-
-    Returns:
-        The drawing, a panel per family.
-
-    Raises:
-        NothingToDrawError: If no audit has the estimates.
-    """
+    """CKA of the residual stream with what patches and skip wrote, over size (Fig. 6 and 8)."""
     selection = select(
         results, partial(_read_parts, "residual", _ADDED), choices=[count_cls(*_ADDED), LAYER]
     )

@@ -41,17 +41,7 @@ Correlations = Mapping[str, _Correlation]
 
 @in_style
 def plot_covariates(result: ModelResult) -> Drawing:
-    """One model's rank correlations of image covariates with where the output comes from.
-
-    Args:
-        result: An audit.
-
-    Returns:
-        The drawing: a panel per target, a row per covariate.
-
-    Raises:
-        NothingToDrawError: If it has none.
-    """
+    """One model's rank correlations of image covariates with where the output comes from."""
     selection = select([result], _read, choices=[count_cls(*_SOURCES), LAYER])
     found = selection.found[0][1]
     rows = list(dict.fromkeys(name for target in found.values() for name in target))

@@ -27,16 +27,7 @@ _DASHES: tuple[Dashes, ...] = ((0, ()), (0, (4, 1.5)), (0, (1, 1.2)))
 def plot_depth_by_family(
     selection: Selection[Layers], *, y_label: str, notes: Sequence[str]
 ) -> Figure:
-    """Numbers over relative depth, family by family.
-
-    Args:
-        selection: The numbers of each layer, by model.
-        y_label: What they are.
-        notes: Sentences under the figure.
-
-    Returns:
-        The figure.
-    """
+    """Numbers over relative depth, family by family."""
     figure, panels = make_panels(len(selection.families), panel_height_in=2.1)
     colours = _colour_sizes(selection.results)
     for (family, members), panel in zip(selection.families.items(), panels, strict=True):

@@ -37,17 +37,7 @@ class _Directions:
 
 @in_style
 def plot_directions(result: ModelResult) -> Drawing:
-    """One model's directions of variance.
-
-    Args:
-        result: An audit.
-
-    Returns:
-        The drawing: principal angles, shared variance beside chance, effective rank.
-
-    Raises:
-        NothingToDrawError: If it has none.
-    """
+    """One model's directions of variance."""
     selection = select([result], _read, choices=[count_cls(*TERMS), LAYER])
     found = selection.found[0][1]
     figure, (angles, shared, ranks) = make_panels(3, panel_height_in=2.5, share_y=False)

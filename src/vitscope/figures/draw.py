@@ -78,27 +78,7 @@ def draw_figures(
     readout: Readout = "attention",
     overwrite: bool = False,
 ) -> FigureFolder:
-    """Draw every figure that saved results have the numbers for.
-
-    Args:
-        folders: Results of audits, one-shot classification and explanations, or folders that hold
-            such results anywhere below.
-        out: Folder for the figures and their index (`index.md` for people, `index.json`); written
-            whole or not at all.
-        formats: Files of each figure.
-        readout: Output that figure 3 compares in: "attention" is after the output projection,
-            "values" before it, where the paper's equations stop.
-        overwrite: Whether earlier figures there are replaced.
-
-    Returns:
-        What was drawn, and why the rest was not.
-
-    Raises:
-        UsageError: If a format or the readout is unknown, a folder holds no result, a model comes
-            twice, or something else is at `out`.
-        ResultError: If a summary is damaged or of another schema.
-        VitscopeError: If the disk does not take the figures.
-    """
+    """Draw every figure that saved results have the numbers for."""
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise UsageError(
@@ -134,12 +114,7 @@ def draw_figures(
 
 @in_style
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure; the same figure gives the same bytes.
-
-    Args:
-        figure: The figure.
-        path: Its file, of one of `FORMATS` by its name.
-    """
+    """Write a figure; the same figure gives the same bytes."""
     figure.savefig(path, metadata=_METADATA[path.suffix.removeprefix(".")])
 
 

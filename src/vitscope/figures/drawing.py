@@ -68,14 +68,7 @@ class Selection(Generic[T]):
         }
 
     def draw(self, figure: Figure) -> Drawing:
-        """The drawing of what was selected.
-
-        Args:
-            figure: The figure that shows it.
-
-        Returns:
-            The drawing.
-        """
+        """The drawing of what was selected."""
         return Drawing(figure, self.results, self.omitted)
 
 
@@ -86,20 +79,7 @@ def select(
     kind: str = "audit",
     choices: Sequence[Choice] = (),
 ) -> Selection[T]:
-    """Read what a figure needs out of each result.
-
-    Args:
-        results: Results of any kind.
-        read: Reads one; raises NothingToDrawError where the result does not have it.
-        kind: The kind of result that the figure is of; others are left aside.
-        choices: Choices that what is read depends on, in which the results must agree.
-
-    Returns:
-        What was found, and why not elsewhere.
-
-    Raises:
-        NothingToDrawError: If no result has it, or results differ in a choice.
-    """
+    """Read what a figure needs out of each result."""
     found: list[tuple[ModelResult, T]] = []
     omitted: dict[str, str] = {}
     for result in sorted(results, key=lambda one: one.order):
@@ -118,14 +98,7 @@ def select(
 
 
 def describe_omitted(omitted: Mapping[str, str]) -> str:
-    """Who is left out and why, as one sentence.
-
-    Args:
-        omitted: Reason by label.
-
-    Returns:
-        Labels grouped by reason; empty where nobody is left out.
-    """
+    """Who is left out and why, as one sentence."""
     reasons: dict[str, list[str]] = {}
     for label, reason in omitted.items():
         reasons.setdefault(reason, []).append(label)
@@ -133,14 +106,7 @@ def describe_omitted(omitted: Mapping[str, str]) -> str:
 
 
 def describe_n(results: Sequence[ModelResult]) -> str:
-    """How many images the numbers of a figure are over.
-
-    Args:
-        results: Results on the figure.
-
-    Returns:
-        Such as "n = 5,000 images" or "n = 4,990 to 5,000 images a model".
-    """
+    """How many images the numbers of a figure are over."""
     counts = sorted({result.num_images for result in results})
     each = " a model" if len(results) > 1 else ""
     if len(counts) == 1:
@@ -149,14 +115,7 @@ def describe_n(results: Sequence[ModelResult]) -> str:
 
 
 def describe_partial_depths(results: Sequence[ModelResult]) -> list[str]:
-    """Where patch norms are known of fewer images than there are.
-
-    Args:
-        results: Results on the figure.
-
-    Returns:
-        A sentence; none where they are known of all images at every depth.
-    """
+    """Where patch norms are known of fewer images than there are."""
     partial = [
         int(known)
         for result in results

@@ -22,22 +22,7 @@ def draw_explanations(
     heads: bool = False,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Draw every explained image, one row for each model that explains it.
-
-    Args:
-        explanations: Results of `explain`, one a model.
-        out: Folder for the figures; written whole or not at all.
-        formats: Files of each figure.
-        heads: Whether maps of every head are drawn too.
-        overwrite: Whether earlier figures there are replaced.
-
-    Returns:
-        The files.
-
-    Raises:
-        UsageError: If something else is at `out`.
-        VitscopeError: If the disk does not take the figures.
-    """
+    """Draw every explained image, one row for each model that explains it."""
     target = Path(out)
     check_figures_target(target, overwrite=overwrite)
     files: list[Path] = []
@@ -57,14 +42,7 @@ def draw_explanations(
 
 
 def _name_images(explanations: Sequence[Explanation]) -> dict[str, str]:
-    """Name each image so that any file system takes it.
-
-    Args:
-        explanations: The results.
-
-    Returns:
-        Identity of each image by its name, in the order they come.
-    """
+    """Name each image so that any file system takes it."""
     names: dict[str, str] = {}
     for entry in chain.from_iterable(one.summary["images"] for one in explanations):
         if entry["image_id"] in names.values():

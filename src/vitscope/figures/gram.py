@@ -16,17 +16,7 @@ Ledger = dict[tuple[str, str], CkaInterval]
 
 @in_style
 def plot_gram_ledger(result: ModelResult) -> Drawing:
-    """One model's Gram ledger (paper eq. 5) as heat maps.
-
-    Args:
-        result: An audit.
-
-    Returns:
-        The drawing: the attention branch and the residual stream.
-
-    Raises:
-        NothingToDrawError: If it has none.
-    """
+    """One model's Gram ledger (paper eq. 5) as heat maps."""
     selection = select([result], _read_ledgers, choices=[count_cls(*TERMS), LAYER])
     ledgers = selection.found[0][1]
     figure, panels = make_panels(len(ledgers), columns=2, panel_height_in=2.7, share_y=False)

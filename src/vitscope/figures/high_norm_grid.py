@@ -16,17 +16,7 @@ Grid = Float64[np.ndarray, "row column"]
 
 @in_style
 def plot_high_norm_grid(result: ModelResult) -> Drawing:
-    """How often each place on the patch grid holds a high-norm token, at the layer with most.
-
-    Args:
-        result: An audit.
-
-    Returns:
-        The drawing: a map.
-
-    Raises:
-        NothingToDrawError: If there are no such tokens.
-    """
+    """How often each place on the patch grid holds a high-norm token, at the layer with most."""
     selection = select([result], _find_layer)
     layer, fraction = selection.found[0][1]
     grid = _read_grid(result, layer)

@@ -17,17 +17,7 @@ Pairs = tuple[Float64[np.ndarray, " image"], Float64[np.ndarray, " image"]]
 
 @in_style
 def plot_interdependence(results: Iterable[ModelResult]) -> Drawing:
-    """Register share against skip share of each image's output, a panel per model.
-
-    Args:
-        results: Results; audits of models with registers are used.
-
-    Returns:
-        The drawing.
-
-    Raises:
-        NothingToDrawError: If no audited model has registers and a skip connection.
-    """
+    """Register share against skip share of each image's output, a panel per model."""
     selection = select(results, _read_pairs, choices=[count_cls("registers", "skip"), LAYER])
     figure, panels = make_panels(len(selection.found), panel_height_in=2.2, share_y=False)
     for (model, (registers, skip)), panel in zip(selection.found, panels, strict=True):

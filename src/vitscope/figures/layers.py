@@ -49,17 +49,7 @@ _NO_TOKENS = "it has no norms of patch tokens by layer"
 
 @in_style
 def plot_layer_similarity(results: Iterable[ModelResult]) -> Drawing:
-    """Cosine of [CLS] at a layer with [CLS] at the last, over relative depth (Fig. 5b and 9).
-
-    Args:
-        results: Results; audits alone are used.
-
-    Returns:
-        The drawing, a panel per family and a line per size.
-
-    Raises:
-        NothingToDrawError: If no audit has it.
-    """
+    """Cosine of [CLS] at a layer with [CLS] at the last, over relative depth (Fig. 5b and 9)."""
     selection = select(results, _read_similarity)
     figure = plot_depth_by_family(
         selection,
@@ -76,17 +66,7 @@ def plot_layer_similarity(results: Iterable[ModelResult]) -> Drawing:
 
 @in_style
 def plot_high_norm_fraction(results: Iterable[ModelResult]) -> Drawing:
-    """Fraction of patch tokens with a norm above the fitted threshold, over relative depth.
-
-    Args:
-        results: Results; audits alone are used.
-
-    Returns:
-        The drawing, a panel per family and a line per size.
-
-    Raises:
-        NothingToDrawError: If no audit has it.
-    """
+    """Fraction of patch tokens with a norm above the fitted threshold, over relative depth."""
     selection = select(results, _read_fractions)
     figure = plot_depth_by_family(
         selection,
@@ -106,17 +86,7 @@ def plot_high_norm_fraction(results: Iterable[ModelResult]) -> Drawing:
 
 @in_style
 def plot_high_norm_layers(result: ModelResult) -> Drawing:
-    """One model's patch norms, threshold and high-norm tokens, layer by layer.
-
-    Args:
-        result: An audit.
-
-    Returns:
-        The drawing: norms and threshold; fraction of tokens and of images.
-
-    Raises:
-        NothingToDrawError: If it has none.
-    """
+    """One model's patch norms, threshold and high-norm tokens, layer by layer."""
     selection = select([result], lambda one: _read_rows(one, "high_norm_tokens", _NO_TOKENS))
     rows = selection.found[0][1]
     figure, (norms, fractions) = make_panels(2, columns=2, panel_height_in=2.2, share_y=False)

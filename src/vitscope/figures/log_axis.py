@@ -10,11 +10,7 @@ _NARROW = 2
 
 
 def use_plain_ticks(axis: Axis) -> None:
-    """Few ticks at round numbers, written out instead of as powers of ten.
-
-    Args:
-        axis: A logarithmic axis whose limits are those that it will keep.
-    """
+    """Few ticks at round numbers, written out instead of as powers of ten."""
     low, high = sorted(axis.get_view_interval())
     narrow = high < _NARROW * low
     ticks = MaxNLocator(_MOST_TICKS - 1) if narrow else FixedLocator(_choose_ticks(low, high))

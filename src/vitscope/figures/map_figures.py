@@ -8,30 +8,12 @@ from vitscope.figures.saved import ModelResult
 
 
 def list_images(explanations: Sequence[ModelResult]) -> list[str]:
-    """Images that any of the results explains.
-
-    Args:
-        explanations: Results of the kind "explanation".
-
-    Returns:
-        Their image ids, each once, in the order they are found.
-    """
+    """Images that any of the results explains."""
     return list(dict.fromkeys(i for result in explanations for i in _ids_of(result)))
 
 
 def plot_maps(explanations: Sequence[ModelResult], image_id: str) -> Drawing:
-    """One image's maps, a row for each model that explains it (Fig. 4).
-
-    Args:
-        explanations: Results of the kind "explanation".
-        image_id: The image.
-
-    Returns:
-        The drawing.
-
-    Raises:
-        NothingToDrawError: If no result explains it.
-    """
+    """One image's maps, a row for each model that explains it (Fig. 4)."""
     # Here, for maps are read with torch, and no other figure needs it.
     from vitscope.figures.maps import plot_explanations
     from vitscope.results.explanation import Explanation

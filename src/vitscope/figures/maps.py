@@ -53,19 +53,7 @@ _IMAGE_LETTERS, _CAPTION_LETTERS, _VERDICT_LETTERS, _BASIS_LETTERS = 27, 36, 115
 def plot_explanations(
     explanations: Sequence[Explanation], image: int = 0, *, heads: bool = False
 ) -> Figure:
-    """The image, its raw attention, its value-weighted and its signed-share map; a row a model.
-
-    Args:
-        explanations: Results of `explain` that hold the image.
-        image: Its place in the first of them.
-        heads: Whether maps of every head follow under each row.
-
-    Returns:
-        The figure; the verdict stands under each row.
-
-    Raises:
-        UsageError: If there is no such image in one of them.
-    """
+    """The image, its raw attention, its value-weighted and its signed-share map; a row a model."""
     rows = [_make_row(*found, heads=heads) for found in _find(explanations, image)]
     sheet = _Sheet(PAGE_IN, sum(row.height for row in rows))
     top = 0.0
@@ -130,15 +118,7 @@ class _Row:
     basis: tuple[str, ...]
 
     def fit(self, width: float, tallest: float) -> tuple[float, float]:
-        """Size of a map in the image's shape.
-
-        Args:
-            width: Widest it may be, in inches.
-            tallest: Highest it may be, in inches.
-
-        Returns:
-            (width, height) in inches.
-        """
+        """Size of a map in the image's shape."""
         rows, columns = self.image.image.shape[:2]
         height = min(tallest, width * rows / columns)
         return height * columns / rows, height

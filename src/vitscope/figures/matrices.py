@@ -21,19 +21,7 @@ def plot_matrix(
     colours: str,
     limits: tuple[float, float],
 ) -> AxesImage:
-    """Numbers of pairs of terms, in colour and in digits; what is missing is hatched grey.
-
-    Args:
-        panel: The panel.
-        terms: Rows and columns.
-        cells: Number of each (row, column) that has one.
-        texts: What is written into each of these cells.
-        colours: Name of a colour map.
-        limits: Numbers at the ends of the colour map.
-
-    Returns:
-        The image, for a colour bar.
-    """
+    """Numbers of pairs of terms, in colour and in digits; what is missing is hatched grey."""
     values: Float64[np.ndarray, "row column"] = np.zeros((len(terms), len(terms)))
     missing = np.ones_like(values, dtype=bool)
     for (a, b), value in cells.items():

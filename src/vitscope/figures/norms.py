@@ -15,17 +15,7 @@ _TERMS = ("patches", "skip")
 
 @in_style
 def plot_norms(results: Iterable[ModelResult]) -> Drawing:
-    """‖c_patches‖ and ‖skip‖ over size, a panel per family (Fig. 5a and 7).
-
-    Args:
-        results: Results; audits alone are used.
-
-    Returns:
-        The drawing.
-
-    Raises:
-        NothingToDrawError: If no audit has the norms.
-    """
+    """‖c_patches‖ and ‖skip‖ over size, a panel per family (Fig. 5a and 7)."""
     selection = select(results, _read_norms, choices=[count_cls(*_TERMS), LAYER])
     figure = plot_terms_by_family(
         selection,

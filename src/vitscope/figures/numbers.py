@@ -51,28 +51,13 @@ class CkaInterval(Interval):
 
 
 def find_terms(tree: Any, *path: str) -> dict[str, Any]:
-    """A part of a summary that is keyed by names.
-
-    Args:
-        tree: Content of a summary.
-        *path: Keys.
-
-    Returns:
-        The dictionary there; empty where there is none.
-    """
+    """A part of a summary that is keyed by names."""
     found = find(tree, *path)
     return dict(found) if isinstance(found, Mapping) else {}
 
 
 def number(value: Any) -> float | None:
-    """A finite number, or nothing.
-
-    Args:
-        value: Whatever a summary holds.
-
-    Returns:
-        The value as a float; None where it is null, not finite or no number.
-    """
+    """A finite number, or nothing."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -83,14 +68,7 @@ def number(value: Any) -> float | None:
 
 
 def numbers(values: Any) -> list[float] | None:
-    """A list of finite numbers, or nothing.
-
-    Args:
-        values: Whatever a summary holds.
-
-    Returns:
-        The values as floats; None where it is no list, empty, or one of them is missing.
-    """
+    """A list of finite numbers, or nothing."""
     if not isinstance(values, (list, tuple)) or not values:
         return None
     found = [number(value) for value in values]
@@ -99,28 +77,12 @@ def numbers(values: Any) -> list[float] | None:
 
 
 def write_number(value: float, digits: int = 2) -> str:
-    """A number as it is printed: what rounds to zero has no sign, and minus is a minus.
-
-    Args:
-        value: A finite number.
-        digits: Digits after the point.
-
-    Returns:
-        Such as "−0.25".
-    """
+    """A number as it is printed: what rounds to zero has no sign, and minus is a minus."""
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def read_estimate(tree: Any, key: str = "value") -> Interval | None:
-    """An estimate with its 95 % interval.
-
-    Args:
-        tree: A dictionary with `ci95`.
-        key: Name of the number.
-
-    Returns:
-        The estimate; None where the number is missing.
-    """
+    """An estimate with its 95 % interval."""
     value = number(find(tree, key))
     if value is None:
         return None
@@ -131,14 +93,7 @@ def read_estimate(tree: Any, key: str = "value") -> Interval | None:
 
 
 def read_cka(tree: Any) -> CkaInterval | None:
-    """A CKA with its 95 % interval.
-
-    Args:
-        tree: A dictionary with `unbiased`, `ci95`, `biased`, `biased_if_unrelated`.
-
-    Returns:
-        The estimate; None where the unbiased one is missing.
-    """
+    """A CKA with its 95 % interval."""
     found = read_estimate(tree, "unbiased")
     if found is None:
         return None
@@ -147,16 +102,7 @@ def read_cka(tree: Any) -> CkaInterval | None:
 
 
 def tell_undefined_cka(summary: Mapping[str, Any], readout: str, parts: Sequence[str]) -> str:
-    """Why an audit has no unbiased CKA.
-
-    Args:
-        summary: Content of its summary.
-        readout: The readout.
-        parts: Parts of it, none of which has one.
-
-    Returns:
-        A phrase that goes after "its CKA".
-    """
+    """Why an audit has no unbiased CKA."""
     found = find_terms(summary, "cka", readout)
     if not any(part in found for part in parts):
         return f"is missing in the readout {readout}"
@@ -175,14 +121,7 @@ def tell_undefined_cka(summary: Mapping[str, Any], readout: str, parts: Sequence
 
 
 def read_spread(tree: Any) -> Interval | None:
-    """The mean of a distribution with its 5 and 95 % quantiles.
-
-    Args:
-        tree: A dictionary with `mean`, `p05` and `p95`.
-
-    Returns:
-        The three; None where the mean is missing.
-    """
+    """The mean of a distribution with its 5 and 95 % quantiles."""
     mean = number(find(tree, "mean"))
     low, high = number(find(tree, "p05")), number(find(tree, "p95"))
     if mean is None:
@@ -191,15 +130,7 @@ def read_spread(tree: Any) -> Interval | None:
 
 
 def read_high_norm(row: Any) -> Interval | None:
-    """The fraction of high-norm patch tokens at a depth.
-
-    Args:
-        row: A row of `high_norm_tokens`.
-
-    Returns:
-        The fraction. Where none are found, the most that may be there, from zero to which it is;
-        None where nothing is known.
-    """
+    """The fraction of high-norm patch tokens at a depth."""
     fraction = number(find(row, "fraction"))
     if fraction is not None:
         return Interval(fraction)
@@ -208,14 +139,7 @@ def read_high_norm(row: Any) -> Interval | None:
 
 
 def tell_bounds(rows: Iterable[Any]) -> str:
-    """What a result without high-norm tokens leaves open.
-
-    Args:
-        rows: Rows of `high_norm_tokens`.
-
-    Returns:
-        Such as "up to 0.0244 % of the patch tokens, in up to 6.25 % of the images".
-    """
+    """What a result without high-norm tokens leaves open."""
     rows = list(rows)
     tokens, images = (
         max((part for row in rows if (part := number(find(row, key))) is not None), default=None)

@@ -23,14 +23,7 @@ _CHANCE = {"color": FAINT, "linestyle": (0, (4, 2)), "linewidth": 0.8}
 
 
 def list_classifiers(results: Iterable[ModelResult]) -> list[str]:
-    """Classifiers that any of the results has.
-
-    Args:
-        results: Results; one-shot ones alone are read.
-
-    Returns:
-        Their names, in the order they are found.
-    """
+    """Classifiers that any of the results has."""
     names: dict[str, None] = {}
     for result in results:
         if result.kind == "one-shot":
@@ -42,20 +35,7 @@ def list_classifiers(results: Iterable[ModelResult]) -> list[str]:
 def plot_one_shot(
     results: Iterable[ModelResult], classifier: str, top: Top, readout: Readout = "attention"
 ) -> Drawing:
-    """One-shot accuracy by part of the output, over size, a panel per family (Fig. 3b).
-
-    Args:
-        results: Results; one-shot ones alone are used.
-        classifier: As in their summaries.
-        top: Whether the first, or one of the first five guesses must be right.
-        readout: Whether outputs are taken after the output projection, or before it.
-
-    Returns:
-        The drawing.
-
-    Raises:
-        NothingToDrawError: If no result has it.
-    """
+    """One-shot accuracy by part of the output, over size, a panel per family (Fig. 3b)."""
     selection = select(
         results,
         partial(_read_accuracies, classifier, top, readout),

@@ -44,18 +44,7 @@ def make_panels(
     share_y: bool = True,
     width_in: float | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of equal panels, row by row.
-
-    Args:
-        count: Panels.
-        columns: At most so many beside each other.
-        panel_height_in: Height of a row in inches.
-        share_y: Whether all panels have the same vertical axis.
-        width_in: Width of the figure; that of a column for one panel, of a page for more, if None.
-
-    Returns:
-        The figure and its panels.
-    """
+    """A figure of equal panels, row by row."""
     # As few rows as can be, filled as evenly as can be.
     rows = math.ceil(count / columns)
     columns = math.ceil(count / rows)
@@ -78,18 +67,7 @@ def finish(
     handles: Sequence[Artist] = (),
     omitted: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Add what stands above and below the panels, making the figure higher by what it needs.
-
-    Args:
-        figure: A figure of `make_panels`, fully drawn.
-        notes: Sentences under the panels: n, what bars mean.
-        heading: Line above the panels.
-        handles: Entries of the legend.
-        omitted: Reason for each model that is not shown.
-
-    Returns:
-        The same figure.
-    """
+    """Add what stands above and below the panels, making the figure higher by what it needs."""
     left_out = describe_omitted(omitted or {})
     words = " ".join([*notes, *([f"Not shown: {left_out}."] if left_out else [])])
     width, height = figure.get_size_inches()
@@ -130,12 +108,7 @@ def finish(
 
 
 def label_rows(panels: Sequence[Axes], label: str) -> None:
-    """Name the vertical axis at the left of each row of panels.
-
-    Args:
-        panels: Panels of `make_panels`.
-        label: What the axis is of.
-    """
+    """Name the vertical axis at the left of each row of panels."""
     for panel in panels:
         place = panel.get_subplotspec()
         if place is not None and place.is_first_col():
@@ -148,12 +121,6 @@ def plot_intervals(
     """Points with bars from the lower to the upper end of their intervals.
 
     Where a mean lies outside its own quantiles the bar lies apart from its point.
-
-    Args:
-        panel: The panel.
-        places: Horizontal places.
-        intervals: What is drawn there.
-        **look: Arguments of `Axes.errorbar`.
     """
     below, above = zip(*(interval.errors for interval in intervals), strict=True)
     drawn = panel.errorbar(
@@ -177,15 +144,7 @@ def plot_intervals(
 
 
 def term_handles(terms: Sequence[str], *, joined: bool = True) -> list[Artist]:
-    """Legend entries of terms.
-
-    Args:
-        terms: Terms as in a summary.
-        joined: Whether their points are joined by a line.
-
-    Returns:
-        An entry each.
-    """
+    """Legend entries of terms."""
     return [
         Line2D(
             [],
@@ -200,14 +159,7 @@ def term_handles(terms: Sequence[str], *, joined: bool = True) -> list[Artist]:
 
 
 def family_handles(looks: Mapping[str, FamilyLook]) -> list[Artist]:
-    """Legend entries of model families.
-
-    Args:
-        looks: Look of each family.
-
-    Returns:
-        An entry each.
-    """
+    """Legend entries of model families."""
     return [
         Line2D(
             [],
@@ -222,40 +174,19 @@ def family_handles(looks: Mapping[str, FamilyLook]) -> list[Artist]:
 
 
 def count_legend_columns(handles: Sequence[Artist], width_in: float) -> int:
-    """How many entries of a legend fit beside each other.
-
-    Args:
-        handles: The entries.
-        width_in: Room in inches.
-
-    Returns:
-        A number of columns, one at least.
-    """
+    """How many entries of a legend fit beside each other."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
     entry_in = longest * _letter_in(BASE_PT) + 0.45
     return max(1, min(len(handles) or 1, int(width_in / entry_in)))
 
 
 def by_rows(handles: Sequence[Artist], columns: int) -> list[Artist]:
-    """Entries of a legend so ordered that they are read row by row.
-
-    Args:
-        handles: The entries in the order they shall be read in.
-        columns: Columns of the legend, which matplotlib fills one after another.
-
-    Returns:
-        The same entries.
-    """
+    """Entries of a legend so ordered that they are read row by row."""
     return [handle for column in range(columns) for handle in handles[column::columns]]
 
 
 def mark_empty(panel: Axes, reason: str) -> None:
-    """Say in a panel why there is nothing in it.
-
-    Args:
-        panel: The panel.
-        reason: A few words.
-    """
+    """Say in a panel why there is nothing in it."""
     panel.set(xticks=[], yticks=[])
     text = literal("\n".join(textwrap.wrap(reason, 26)))
     panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", va="center", color=FAINT)

@@ -36,17 +36,7 @@ _SIDES = {
 
 @in_style
 def plot_patch_share(results: Iterable[ModelResult]) -> Drawing:
-    """Attention of [CLS] on patches against registers: its distribution over images, by size.
-
-    Args:
-        results: Results; audits of models with registers are used.
-
-    Returns:
-        The drawing, a panel per family.
-
-    Raises:
-        NothingToDrawError: If no audited model has registers.
-    """
+    """Attention of [CLS] on patches against registers: its distribution over images, by size."""
     counted = count_cls("patches", "registers")
     selection = select(results, _read_shares, choices=[counted, LAYER])
     patches, registers, ratio = _SIDES[counted.agree(selection.results) or "own"]

@@ -70,15 +70,7 @@ class PlannedFigure:
 
 
 def plan_figures(results: Results, readout: Readout = "attention") -> list[PlannedFigure]:
-    """Every figure that the results could have.
-
-    Args:
-        results: Results of any kind.
-        readout: Output that figure 3 compares in.
-
-    Returns:
-        The figures in the order of the paper, ours last.
-    """
+    """Every figure that the results could have."""
     plans = [
         *_plan_audits(results, readout),
         *_plan_one_shot(results, readout),

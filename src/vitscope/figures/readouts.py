@@ -13,12 +13,5 @@ _READOUT_NAMES: Mapping[str, str] = {
 
 
 def name_readout(readout: str) -> str:
-    """An output that figure 3 compares in, in words.
-
-    Args:
-        readout: One of `READOUTS`.
-
-    Returns:
-        The words.
-    """
+    """An output that figure 3 compares in, in words."""
     return _READOUT_NAMES[readout]

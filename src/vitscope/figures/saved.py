@@ -126,17 +126,7 @@ class ModelResult:
         return printable(found) if isinstance(found, str) else None
 
     def read_column(self, name: str) -> Float64[np.ndarray, " image"] | None:
-        """One number per image, where every image is kept.
-
-        Args:
-            name: Column of `images.parquet`.
-
-        Returns:
-            The values, NaN where one is undefined; None where there is no such column of numbers.
-
-        Raises:
-            ResultError: If the table cannot be read.
-        """
+        """One number per image, where every image is kept."""
         with open_table(self.folder / "images.parquet") as file:
             if name not in file.schema_arrow.names:
                 return None
@@ -146,18 +136,7 @@ class ModelResult:
 
 
 def load_results(folders: Sequence[Path]) -> list[ModelResult]:
-    """Open results and put them in order of kind, family and size.
-
-    Args:
-        folders: Results, or folders that hold results anywhere below.
-
-    Returns:
-        Every result once.
-
-    Raises:
-        UsageError: If a folder holds no result.
-        ResultError: If one is damaged, of another schema or of an unknown kind.
-    """
+    """Open results and put them in order of kind, family and size."""
     found: dict[Path, ModelResult] = {}
     for folder in folders:
         places = _find_results(folder)
@@ -174,14 +153,7 @@ def load_results(folders: Sequence[Path]) -> list[ModelResult]:
 
 
 def tell_apart(results: Sequence[ModelResult]) -> list[ModelResult]:
-    """Name results by their settings where these differ, and number those that are alike still.
-
-    Args:
-        results: Results of any kind.
-
-    Returns:
-        The same, in their order, each with a label of its own among those of its kind.
-    """
+    """Name results by their settings where these differ, and number those that are alike still."""
     settings = [printable(describe_settings(result.summary)) for result in results]
     marked = [
         replace(result, mark=told if len(set(settings)) > 1 else "")
@@ -198,55 +170,25 @@ def tell_apart(results: Sequence[ModelResult]) -> list[ModelResult]:
 
 
 def printable(value: object) -> str:
-    """Text of a result as one line that a font has the letters for.
-
-    Args:
-        value: A string from a result.
-
-    Returns:
-        The text with white space folded, other letters than Latin ones as escapes, and shortened
-        in the middle.
-    """
+    """Text of a result as one line that a font has the letters for."""
     text = " ".join(str(value).split())
     safe = "".join(c if c.isprintable() and ord(c) < 0x250 else _escape(c) for c in text)
     return shorten(safe, _LONGEST)
 
 
 def shorten(text: str, longest: int) -> str:
-    """Text that is cut in the middle where it is too long.
-
-    Args:
-        text: Any text.
-        longest: Letters that it may have.
-
-    Returns:
-        The text, or its beginning and end.
-    """
+    """Text that is cut in the middle where it is too long."""
     half = (longest - 1) // 2
     return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 
 
 def format_millions(params_m: float) -> str:
-    """A number of parameters as people write it.
-
-    Args:
-        params_m: Millions of parameters.
-
-    Returns:
-        Such as "22 M", "1,137 M" or "0.03 M".
-    """
+    """A number of parameters as people write it."""
     return f"{params_m:,.0f} M" if params_m >= 10 else f"{params_m:.2g} M"
 
 
 def slug(text: str) -> str:
-    """A name that any file system takes.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        Its letters, digits, dots and dashes.
-    """
+    """A name that any file system takes."""
     return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip(".-")[:80] or "model"
 
 
@@ -285,14 +227,7 @@ def _load(folder: Path) -> ModelResult:
 
 
 def group_by_family(results: Iterable[ModelResult]) -> dict[str, list[ModelResult]]:
-    """Models of one training recipe together, by size.
-
-    Args:
-        results: Results in any order.
-
-    Returns:
-        The results of each family, smallest first.
-    """
+    """Models of one training recipe together, by size."""
     families: dict[str, list[ModelResult]] = {}
     for result in sorted(results, key=lambda one: one.order):
         families.setdefault(result.family, []).append(result)

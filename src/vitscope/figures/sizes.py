@@ -20,30 +20,14 @@ _FAR_APART = 1.8
 
 
 def require_params(result: ModelResult) -> float:
-    """Millions of parameters of a model that is to be put on the axis.
-
-    Args:
-        result: A result.
-
-    Returns:
-        Millions of parameters.
-
-    Raises:
-        NothingToDrawError: If the result does not tell them.
-    """
+    """Millions of parameters of a model that is to be put on the axis."""
     if result.params_m is None:
         raise NothingToDrawError("its number of parameters is not known")
     return result.params_m
 
 
 def use_size_axis(panel: Axes, results: Iterable[ModelResult], span: Sequence[float]) -> None:
-    """Make the horizontal axis the parameters in millions, with the labels of the sizes on top.
-
-    Args:
-        panel: The panel.
-        results: Models in this panel.
-        span: Millions of parameters of all models on the figure, so that its panels agree.
-    """
+    """Make the horizontal axis the parameters in millions, with the labels of the sizes on top."""
     low, high = min(span), max(span)
     pad = 3.0 if high / low < _FAR_APART else 1.7
     low, high = low / pad, high * pad
@@ -66,25 +50,12 @@ def use_size_axis(panel: Axes, results: Iterable[ModelResult], span: Sequence[fl
 
 
 def title_above_sizes(panel: Axes, title: str) -> None:
-    """A title that leaves room for the labels of the sizes.
-
-    Args:
-        panel: A panel of `use_size_axis`.
-        title: Its title, as text of a result.
-    """
+    """A title that leaves room for the labels of the sizes."""
     panel.set_title(literal(title), pad=11)
 
 
 def join_sizes(models: Iterable[ModelResult], dashes: Dashes | str = "-") -> Dashes | str:
-    """The line between the points of a family; none where a model has no size to be joined by.
-
-    Args:
-        models: Models of one family.
-        dashes: Dashes of the line.
-
-    Returns:
-        The dashes, or "none".
-    """
+    """The line between the points of a family; none where a model has no size to be joined by."""
     return dashes if all(model.size is not None for model in models) else "none"
 
 
@@ -97,16 +68,7 @@ def plot_line(
     dashes: Dashes | str = "-",
     label: str = "",
 ) -> None:
-    """One line over size, with bars.
-
-    Args:
-        panel: The panel.
-        points: (millions of parameters, estimate) by size.
-        colour: Colour.
-        marker: Marker.
-        dashes: Dashes of the line.
-        label: Label of the artist.
-    """
+    """One line over size, with bars."""
     if not points:
         return
     plot_intervals(
@@ -125,13 +87,7 @@ def plot_line(
 
 
 def mark_biased(panel: Axes, points: Sequence[Point], colour: str) -> None:
-    """The biased CKA of each point, hollow, and what it would be by chance, faint.
-
-    Args:
-        panel: The panel.
-        points: (millions of parameters, estimate); those that are no CKA have no such mark.
-        colour: Colour of the hollow marks.
-    """
+    """The biased CKA of each point, hollow, and what it would be by chance, faint."""
     ckas = [(place, cka) for place, cka in points if isinstance(cka, CkaInterval)]
     _mark(panel, [(x, cka.biased) for x, cka in ckas], marker="o", color=colour, markersize=3)
     floors = [(x, cka.biased_if_unrelated) for x, cka in ckas]

@@ -148,14 +148,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 def in_style(draw: Callable[P, T]) -> Callable[P, T]:
-    """Let a function draw, or write, in the common look, whatever the reader's own settings are.
-
-    Args:
-        draw: A function that makes artists or saves a figure.
-
-    Returns:
-        The function, in the look.
-    """
+    """Let a function draw, or write, in the common look, whatever the reader's own settings are."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -167,76 +160,34 @@ def in_style(draw: Callable[P, T]) -> Callable[P, T]:
 
 
 def name_term(term: str) -> str:
-    """A term in the field's words.
-
-    Args:
-        term: As in a summary, such as "cls" or "register_2".
-
-    Returns:
-        Such as "[CLS] itself" or "register 2".
-    """
+    """A term in the field's words."""
     return TERM_NAMES.get(term, literal(term.replace("_", " ")))
 
 
 def colour_term(term: str) -> str:
-    """The colour of a term, the same on every figure.
-
-    Args:
-        term: As in a summary.
-
-    Returns:
-        Its colour; single registers have that of registers.
-    """
+    """The colour of a term, the same on every figure."""
     return TERM_COLOURS.get("registers" if term.startswith("register_") else term, FAINT)
 
 
 def mark_term(term: str) -> str:
-    """The marker of a term.
-
-    Args:
-        term: As in a summary.
-
-    Returns:
-        Its marker.
-    """
+    """The marker of a term."""
     return TERM_MARKERS.get("registers" if term.startswith("register_") else term, "o")
 
 
 def in_term_order(terms: Sequence[str]) -> list[str]:
-    """Terms in the order of every legend.
-
-    Args:
-        terms: Terms as in a summary.
-
-    Returns:
-        The same terms, the unknown last.
-    """
+    """Terms in the order of every legend."""
     known = {term: index for index, term in enumerate(("full", *TERMS))}
     return sorted(terms, key=lambda term: (known.get(term, len(known)), term))
 
 
 def look_of_families(families: Sequence[str]) -> dict[str, FamilyLook]:
-    """A look for each family: known recipes always have the same.
-
-    Args:
-        families: Families on the figure.
-
-    Returns:
-        Their looks.
-    """
+    """A look for each family: known recipes always have the same."""
     known = {family: _FAMILY_LOOKS[family] for family in families if family in _FAMILY_LOOKS}
     others = cycle(look for look in _OTHER_LOOKS if look not in known.values())
     return {family: known[family] if family in known else next(others) for family in families}
 
 
 def literal(text: str) -> str:
-    """Text that is shown as it is: a dollar sign starts no formula, an underscore hides nothing.
-
-    Args:
-        text: Text of a result.
-
-    Returns:
-        The text for matplotlib.
-    """
+    """Text that is shown as it is: a dollar sign starts no formula, an underscore hides nothing."""
     shown = f" {text}" if text.startswith("_") else text
     return shown.replace("$", r"\$")

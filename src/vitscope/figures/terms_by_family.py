@@ -29,18 +29,7 @@ def plot_terms_by_family(
     limits: tuple[float, float] | None = None,
     more_handles: Sequence[Artist] = (),
 ) -> Figure:
-    """Terms over size, family by family.
-
-    Args:
-        selection: The estimate of each term, by model.
-        y_label: What the estimates are.
-        notes: Sentences under the figure.
-        limits: The vertical axis of all panels; from zero on, each panel for itself, if None.
-        more_handles: Entries of the legend after the terms.
-
-    Returns:
-        The figure.
-    """
+    """Terms over size, family by family."""
     families = selection.families
     figure, panels = make_panels(len(families), share_y=limits is not None)
     span = [require_params(result) for result in selection.results]

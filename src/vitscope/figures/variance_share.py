@@ -28,17 +28,7 @@ Shares = Mapping[str, Interval]
 
 @in_style
 def plot_variance_share(results: Iterable[ModelResult]) -> Drawing:
-    """Variance shares of the residual stream: a stacked bar a model, and each with its interval.
-
-    Args:
-        results: Results; audits alone are used.
-
-    Returns:
-        The drawing, a row per model.
-
-    Raises:
-        NothingToDrawError: If no audit has shares.
-    """
+    """Variance shares of the residual stream: a stacked bar a model, and each with its interval."""
     selection = select(results, _read_shares, choices=[count_cls(*TERMS), LAYER])
     count = len(selection.found)
     figure, (stacked, apart) = make_panels(2, columns=2, panel_height_in=0.55 + _ROW_IN * count)

@@ -16,15 +16,6 @@ def plain_disk_errors(target: Path) -> Iterator[None]:
 
     Every `OSError` within counts as one of writing there: nothing else may happen within, no
     reading of what others wrote, no model and no callback.
-
-    Args:
-        target: The place; it is named instead of one within it.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        DiskError: Instead of what the system or a library says.
     """
     try:
         with named_disk_errors(target):
@@ -35,17 +26,7 @@ def plain_disk_errors(target: Path) -> Iterator[None]:
 
 @contextmanager
 def named_disk_errors(target: Path) -> Iterator[None]:
-    """Name one place in the errors of writes within it; any other error passes as it came.
-
-    Args:
-        target: The place.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        DiskError: Naming the place.
-    """
+    """Name one place in the errors of writes within it; any other error passes as it came."""
     try:
         yield
     except DiskError as error:

@@ -17,45 +17,19 @@ _MAX_BYTES = 2**28
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON that any reader takes: NaN and infinities become null.
-
-    Args:
-        path: File to write.
-        content: Dictionaries, sequences, strings, numbers.
-
-    Raises:
-        DiskError: If the disk does not take it.
-    """
+    """Write JSON that any reader takes: NaN and infinities become null."""
     text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text; what is not Unicode in it is written as Python escapes it.
-
-    Args:
-        path: File to write.
-        text: The text.
-
-    Raises:
-        DiskError: If the disk does not take it.
-    """
+    """Write text; what is not Unicode in it is written as Python escapes it."""
     with plain_disk_errors(path):
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of a result.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        ResultError: If it is missing or not JSON.
-    """
+    """Read a JSON file of a result."""
     if not os.path.lexists(path):
         name = printable_path(path.parent)
         raise ResultError(f"{name} is not a vitscope result: {path.name} is missing")
@@ -71,15 +45,7 @@ def _refuse(constant: str) -> None:
 
 
 def find(tree: Any, *path: str) -> Any:
-    """Go down nested dictionaries.
-
-    Args:
-        tree: Content of a summary.
-        *path: Keys.
-
-    Returns:
-        What is there; None where a key is absent on the way.
-    """
+    """Go down nested dictionaries."""
     for key in path:
         if not isinstance(tree, Mapping):
             return None

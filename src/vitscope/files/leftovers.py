@@ -22,20 +22,7 @@ _RANDOM = f"[0-9a-f]{{{2 * _RANDOM_BYTES}}}"
 
 @contextmanager
 def new_beside(target: Path, purpose: Purpose, *, folder: bool) -> Iterator[Path]:
-    """A new folder or file beside a place, private to the user and locked while the context lasts.
-
-    Args:
-        target: The place.
-        purpose: "partial" for what will be moved there, "old" for a folder that holds what was
-            there, as its entry "old".
-        folder: Whether a folder is made, or a file.
-
-    Yields:
-        Its path.
-
-    Raises:
-        DiskError: If it cannot be made.
-    """
+    """A new folder or file beside a place, private and locked while the context lasts."""
     while True:
         path = target.parent / f"{_prefix(target, purpose)}{token_hex(_RANDOM_BYTES)}"
         with plain_disk_errors(target):
@@ -57,9 +44,6 @@ def remove_leftovers(target: Path) -> None:
     """Remove what killed processes left beside a place.
 
     What one had just moved out of the way comes back, if nothing is in its place.
-
-    Args:
-        target: Folder or file that they were writing.
     """
     target = target.resolve()
     for purpose in get_args(Purpose):

@@ -6,16 +6,7 @@ from pathlib import Path
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file that is never changed a second name; across file systems, copy it.
-
-    Args:
-        source: The file; what has another name lasts when this one is removed.
-        target: The new name, in a folder that exists.
-
-    Raises:
-        FileExistsError: If something has that name.
-        OSError: If the disk does not take it.
-    """
+    """Give a file that is never changed a second name; across file systems, copy it."""
     try:
         os.link(source, target)
     except FileExistsError:

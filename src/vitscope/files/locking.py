@@ -19,20 +19,7 @@ _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_
 
 @contextmanager
 def held_alone(folder: Path, lock: str, shown: Path | None = None) -> Iterator[None]:
-    """Have a folder to oneself; a process that dies lets go of it.
-
-    Args:
-        folder: The folder; made where it is not there.
-        lock: Name of a file in it that stands for it.
-        shown: What the folder is called in errors; itself if None.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        UsageError: If another process has it, or something else lies where the lock should.
-        VitscopeError: If it cannot be written to.
-    """
+    """Have a folder to oneself; a process that dies lets go of it."""
     name = printable_path(shown or folder)
     with ExitStack() as stack:
         try:

@@ -13,13 +13,6 @@ _START = re.compile(r"^(?=[#+=-])|^\d{1,9}(?=[.)])")
 def escape_markdown(text: str) -> str:
     """Text as one line of Markdown that shows it and nothing else.
 
-    Args:
-        text: Any text.
-
-    Returns:
-        The text, white space folded, with what would be markup escaped: for a paragraph, an item of
-        a list, or a cell of a table.
-
     Source:
         CommonMark 0.31.2, sections 2.4 (backslash escapes) and 2.5 (entities).
     """

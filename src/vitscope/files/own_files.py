@@ -20,32 +20,13 @@ _MOST_NAMES = 3
 def write_index(
     folder: Path, content: Mapping[str, Any], *, kind: str = FIGURES, index: str = INDEX
 ) -> None:
-    """Write an index with a digest of every file that lies beside it.
-
-    Args:
-        folder: A folder that holds nothing but what was just written.
-        content: What the index says of the files.
-        kind: What they are.
-        index: Name of the index.
-
-    Raises:
-        DiskError: If the disk does not take it.
-    """
+    """Write an index with a digest of every file that lies beside it."""
     digests = {path.name: _digest(path) for path in sorted(folder.iterdir())}
     write_json(folder / index, {"kind": kind, **content, "digests": digests})
 
 
 def list_own_files(folder: Path, *, kind: str = FIGURES, index: str = INDEX) -> set[str]:
-    """Names of the files that vitscope wrote and that nobody has changed since.
-
-    Args:
-        folder: Any folder.
-        kind: What the files are.
-        index: Name of their index.
-
-    Returns:
-        The names, the index among them; none where there is no such index.
-    """
+    """Names of the files that vitscope wrote and that nobody has changed since."""
     try:
         found = read_json(folder / index)
     except ResultError:
@@ -58,30 +39,13 @@ def list_own_files(folder: Path, *, kind: str = FIGURES, index: str = INDEX) -> 
 
 
 def list_other_files(folder: Path, *, kind: str = FIGURES, index: str = INDEX) -> list[str]:
-    """Names of what else lies in a folder, or was changed since it was written.
-
-    Args:
-        folder: A folder.
-        kind: What vitscope's files in it are.
-        index: Name of their index.
-
-    Returns:
-        The names, sorted.
-    """
+    """Names of what else lies in a folder, or was changed since it was written."""
     own = list_own_files(folder, kind=kind, index=index)
     return sorted({path.name for path in folder.iterdir()} - own)
 
 
 def find_own(folder: Path, names: Collection[str]) -> set[str]:
-    """What vitscope wrote in a folder: all of a result, the figures that an index lists.
-
-    Args:
-        folder: Any folder.
-        names: Names of what lies in it.
-
-    Returns:
-        Those that vitscope wrote.
-    """
+    """What vitscope wrote in a folder: all of a result, the figures that an index lists."""
     if MARKER in names and is_result(folder):
         kind = read_json(folder / MARKER).get("kind")
         return set(names) if kind in RESULT_KINDS else set()
@@ -89,14 +53,7 @@ def find_own(folder: Path, names: Collection[str]) -> set[str]:
 
 
 def describe_skipped(folders: Sequence[Path]) -> str:
-    """What is said of a search for images that left vitscope's own files aside.
-
-    Args:
-        folders: Where they lie.
-
-    Returns:
-        A sentence without its end, with the first folders.
-    """
+    """What is said of a search for images that left vitscope's own files aside."""
     named = ", ".join(map(printable_path, folders[:_MOST_NAMES]))
     more = ", …" if len(folders) > _MOST_NAMES else ""
     count = f"{len(folders)} folder{'s' * (len(folders) != 1)}"
@@ -104,28 +61,12 @@ def describe_skipped(folders: Sequence[Path]) -> str:
 
 
 def is_figures(folder: Path) -> bool:
-    """Whether a folder holds figures of vitscope as they were drawn, and nothing else.
-
-    Args:
-        folder: A folder.
-
-    Returns:
-        True where its index lists every file in it with the digest that the file has.
-    """
+    """Whether a folder holds figures of vitscope as they were drawn, and nothing else."""
     return not list_other_files(folder)
 
 
 def check_figures_target(target: Path, *, overwrite: bool) -> None:
-    """Refuse a folder for figures that holds anything which would be lost.
-
-    Args:
-        target: Where figures shall be written.
-        overwrite: Whether earlier figures there may be replaced.
-
-    Raises:
-        UsageError: If it holds earlier figures that may not be replaced, or beside them files that
-            vitscope did not write or that were changed since, the first of which is named.
-    """
+    """Refuse a folder for figures that holds anything which would be lost."""
     if not overwrite and list_own_files(target):
         raise UsageError(
             f"{printable_path(target)} already holds figures: choose another folder or add "
@@ -136,16 +77,7 @@ def check_figures_target(target: Path, *, overwrite: bool) -> None:
 
 
 def check_nothing_else(target: Path, *, kind: str = FIGURES, index: str = INDEX) -> None:
-    """Refuse to replace a folder that vitscope wrote and others have written into since.
-
-    Args:
-        target: A folder, which need not exist.
-        kind: What vitscope's files in it are.
-        index: Name of their index.
-
-    Raises:
-        UsageError: Naming the first file that would be lost.
-    """
+    """Refuse to replace a folder that vitscope wrote and others have written into since."""
     if not list_own_files(target, kind=kind, index=index):
         return  # it is not a folder of vitscope's at all
     if others := list_other_files(target, kind=kind, index=index):

@@ -8,14 +8,7 @@ from vitscope.files.disk_errors import plain_disk_errors
 
 
 def pack_folder(folder: Path) -> dict[str, bytes]:
-    """Read a folder of a few files.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        The bytes of each file below it, under its path within it.
-    """
+    """Read a folder of a few files."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -24,16 +17,7 @@ def pack_folder(folder: Path) -> dict[str, bytes]:
 
 
 def unpack_folder(files: Mapping[str, bytes], folder: Path) -> None:
-    """Write what `pack_folder` read.
-
-    Args:
-        files: The bytes of each file under its path.
-        folder: An empty folder.
-
-    Raises:
-        ResultError: If a path leads out of the folder.
-        DiskError: If the disk does not take it.
-    """
+    """Write what `pack_folder` read."""
     for name, content in files.items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:

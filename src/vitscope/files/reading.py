@@ -19,18 +19,7 @@ _DAMAGE = (
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:
-    """Read a file that may come from anywhere: a pipe would wait, a device might never end.
-
-    Args:
-        path: The file.
-        max_bytes: Bytes that it may have.
-
-    Returns:
-        Its bytes.
-
-    Raises:
-        ResultError: If it cannot be read, is no regular file or is larger.
-    """
+    """Read a file that may come from anywhere: a pipe would wait, a device might never end."""
     try:
         # Without waiting for whoever might write into a pipe.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -50,17 +39,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
 
 @contextmanager
 def plain_damage(*paths: Path) -> Iterator[None]:
-    """Say in one line that what was read of files or folders is not as vitscope writes it.
-
-    Args:
-        *paths: The file or folder, or all of those that were read together.
-
-    Yields:
-        Nothing; the body reads what is there and computes with it.
-
-    Raises:
-        ResultError: Instead of what a library says.
-    """
+    """Say in one line that what was read of files or folders is not as vitscope writes it."""
     try:
         yield
     except _DAMAGE as error:

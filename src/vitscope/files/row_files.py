@@ -18,22 +18,14 @@ class RowFiles:
     """Append batches while it is entered as a context; afterwards the rows are mapped, not read."""
 
     def __init__(self, folder: Path) -> None:
-        """Start with no rows.
-
-        Args:
-            folder: Where the files are made; they go with it.
-        """
+        """Start with no rows."""
         self._folder = folder
         self._stack = ExitStack()
         self._files: dict[str, BinaryIO] = {}
         self._shapes: dict[str, tuple[np.dtype[np.floating], int]] = {}
 
     def __enter__(self) -> Self:
-        """Begin to write.
-
-        Returns:
-            This object.
-        """
+        """Begin to write."""
         self._stack.__enter__()
         return self
 
@@ -48,15 +40,7 @@ class RowFiles:
             self._stack.close()
 
     def append(self, features: Mapping[str, Rows]) -> None:
-        """Take in a batch.
-
-        Args:
-            features: One row per image under each name; the same names, widths and precision every
-                time.
-
-        Raises:
-            DiskError: If the disk does not take it.
-        """
+        """Take in a batch."""
         with plain_disk_errors(self._folder):
             for name, rows in features.items():
                 if name not in self._files:
@@ -66,11 +50,7 @@ class RowFiles:
                 self._files[name].write(np.ascontiguousarray(rows).data)
 
     def open_rows(self) -> dict[str, Rows]:
-        """All rows, in the order in which they came.
-
-        Returns:
-            Arrays that lie in the files; what is looked at is read.
-        """
+        """All rows, in the order in which they came."""
         return {
             name: np.memmap(self._path(k), dtype=dtype, mode="r").reshape(-1, width)
             for k, (name, (dtype, width)) in enumerate(self._shapes.items())

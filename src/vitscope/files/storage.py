@@ -32,23 +32,12 @@ Replaces = Callable[[Path], bool]
 
 
 def never(_: Path) -> bool:
-    """Replace nothing.
-
-    Returns:
-        False.
-    """
+    """Replace nothing."""
     return False
 
 
 def is_result(folder: Path) -> bool:
-    """Whether a folder holds a result of vitscope and nothing else.
-
-    Args:
-        folder: A folder.
-
-    Returns:
-        True where every entry is one that an audit writes.
-    """
+    """Whether a folder holds a result of vitscope and nothing else."""
     if not (holds_result_files(folder) and (folder / MARKER).exists()):
         return False
     try:
@@ -58,14 +47,7 @@ def is_result(folder: Path) -> bool:
 
 
 def holds_result_files(folder: Path) -> bool:
-    """Whether a folder holds nothing but what a run writes, damaged or incomplete though it may be.
-
-    Args:
-        folder: A folder.
-
-    Returns:
-        True where every entry is called as those of a result.
-    """
+    """Whether a folder holds only what a run writes, however damaged or incomplete."""
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
     return all(map(_RESULT_FILE.fullmatch, names))
 
@@ -74,22 +56,7 @@ def holds_result_files(folder: Path) -> bool:
 def staged_folder(
     target: Path, *, replaces: Replaces = never, durable: bool = True, rescued: bool = False
 ) -> Iterator[Path]:
-    """Write a folder beside its place and move it there when it is whole.
-
-    Args:
-        target: Where the folder shall be.
-        replaces: Whether what is there may be replaced; asked before and after the writing.
-        durable: Whether to wait until the disk itself has it, so that it outlasts a power cut.
-        rescued: Whether a folder that is whole but cannot be moved to its place is kept elsewhere;
-            a note of the error names where.
-
-    Yields:
-        The folder to write into; it is removed if the body raises.
-
-    Raises:
-        UsageError: If something is there that may not be replaced.
-        DiskError: If the disk does not take it.
-    """
+    """Write a folder beside its place and move it there when it is whole."""
     remove_leftovers(target)
     check_target(target, replaces)
     # As it really lies: a link is written through, "." has a name and a parent.
@@ -124,19 +91,7 @@ def _kept_if_refused(staging: Path, target: Path) -> Iterator[None]:
 
 @contextmanager
 def staged_file(target: Path, *, replaces: Replaces = never) -> Iterator[Path]:
-    """Write a file beside its place and move it there when it is whole.
-
-    Args:
-        target: Where the file shall be.
-        replaces: Whether what is there may be replaced; asked before and after the writing.
-
-    Yields:
-        The file to write; it is removed if the body raises.
-
-    Raises:
-        UsageError: If something is there that may not be replaced.
-        DiskError: If the disk does not take it.
-    """
+    """Write a file beside its place and move it there when it is whole."""
     remove_leftovers(target)
     _check_file_target(target, replaces)
     target = target.resolve()
@@ -156,14 +111,7 @@ def staged_file(target: Path, *, replaces: Replaces = never) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A temporary folder that is removed if the body raises, and otherwise the caller's to remove.
-
-    Yields:
-        The folder.
-
-    Raises:
-        DiskError: If the disk does not take what is written.
-    """
+    """A temporary folder, removed if the body raises; otherwise the caller's to remove."""
     folder = Path(tempfile.mkdtemp(prefix="vitscope-"))
     try:
         with named_disk_errors(folder):
@@ -174,15 +122,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def check_target(target: Path, replaces: Replaces = never) -> None:
-    """Refuse a folder that something else lives in.
-
-    Args:
-        target: Where a folder shall be written.
-        replaces: Whether what is there may be replaced.
-
-    Raises:
-        UsageError: If it cannot be written there, or something may not be replaced.
-    """
+    """Refuse a folder that something else lives in."""
     try:
         str(target).encode()
         existing = next(p for p in (target, *target.absolute().parents) if _is_there(p))
@@ -206,14 +146,7 @@ def check_target(target: Path, replaces: Replaces = never) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a place in which nothing can be made, before work is done for it.
-
-    Args:
-        folder: A folder that files shall be made in; it need not exist.
-
-    Raises:
-        UsageError: If it, or the nearest folder above it that exists, may not be written to.
-    """
+    """Refuse a place in which nothing can be made, before work is done for it."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
         name = printable_path(folder)
@@ -238,16 +171,7 @@ def _check_file_target(target: Path, replaces: Replaces) -> None:
 
 
 def replace_json(path: Path, content: Any) -> None:
-    """Write JSON in the place of an earlier file: whoever reads finds the old one or the new one.
-
-    Args:
-        path: File to write.
-        content: As `write_json` takes it.
-
-    Raises:
-        UsageError: If a folder is there.
-        DiskError: If the disk does not take it; the old file stays.
-    """
+    """Replace a JSON file: a reader finds the old one or the new one."""
     with staged_file(path, replaces=lambda _: True) as staging:
         write_json(staging, content)
 
@@ -256,9 +180,6 @@ def open_to_readers(path: Path) -> None:
     """Give a file or folder the permissions that new ones have here.
 
     Libraries that write through temporary files leave theirs private to the user.
-
-    Args:
-        path: The file or folder.
     """
     # The mask is the process's own: asking for it would change it, for other threads too. What is
     # made by its rules shows it.
@@ -303,11 +224,7 @@ def _flush_all(folder: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until the disk itself has what was written.
-
-    Args:
-        path: A file, or a folder, whose list of names it then is.
-    """
+    """Wait until the disk itself has what was written."""
     posix = os.name == "posix"
     if path.is_dir() and not posix:  # where folders cannot be opened
         return
@@ -321,17 +238,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def made_parents(target: Path) -> Iterator[None]:
-    """Have the folders above a place; those made for it go again if nothing stays in them.
-
-    Args:
-        target: The place.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        DiskError: If they cannot be made.
-    """
+    """Have the folders above a place; those made for it go again if nothing stays in them."""
     with plain_disk_errors(target):
         missing = [parent for parent in target.parents if not parent.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)

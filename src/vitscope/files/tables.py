@@ -13,17 +13,7 @@ from vitscope.files.reading import plain_damage
 
 @contextmanager
 def open_table(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open a table that may come from anywhere.
-
-    Args:
-        path: A Parquet file.
-
-    Yields:
-        The file, to read from within the context.
-
-    Raises:
-        ResultError: If it is missing, no regular file or damaged, or lacks what is read from it.
-    """
+    """Open a table that may come from anywhere."""
     if not path.is_file():
         raise ResultError(f"{printable_path(path)} cannot be read: it is missing or no file")
     try:

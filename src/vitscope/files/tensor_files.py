@@ -17,16 +17,7 @@ from vitscope.files.storage import open_to_readers
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a file.
-
-    Args:
-        path: File to write; its folder is made if need be.
-        tensors: Contiguous tensors by name.
-        metadata: Text that goes with them.
-
-    Raises:
-        DiskError: If the disk does not take it; nothing is left of it then.
-    """
+    """Write a file."""
     with plain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -40,18 +31,7 @@ def write_tensors(
 def read_tensors(
     path: Path, names: Sequence[str] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a file, or some of its tensors.
-
-    Args:
-        path: A file that `write_tensors` wrote.
-        names: The tensors wanted; all if None.
-
-    Returns:
-        The tensors by name, in memory of their own, and the text that goes with them.
-
-    Raises:
-        ResultError: If the file cannot be read or lacks one of them.
-    """
+    """Read a file, or some of its tensors."""
     if path.exists() and not path.is_file():  # a pipe would wait
         raise ResultError(f"{printable_path(path)} cannot be read: not a regular file")
     try:

@@ -62,30 +62,13 @@ class Workspace:
 
     @contextmanager
     def new_part(self, number: int) -> Iterator[Path]:
-        """Write a part, which is there when it is whole.
-
-        Args:
-            number: Its number.
-
-        Yields:
-            The folder to write into.
-
-        Raises:
-            VitscopeError: If the disk does not take it.
-        """
+        """Write a part, which is there when it is whole."""
         with staged_folder(self.part(number)) as staging:
             yield staging
             write_json(staging / _CHECKSUMS, _checksum(staging))
 
     def part(self, number: int) -> Path:
-        """Where a part lies, or will.
-
-        Args:
-            number: Its number.
-
-        Returns:
-            Its folder.
-        """
+        """Where a part lies, or will."""
         return self.folder / _PARTS / f"{number:06d}"
 
     @property
@@ -95,11 +78,7 @@ class Workspace:
         return None if plan is None else plan.get(_RUN)
 
     def read_plan(self) -> Plan | None:
-        """What the numbers of the run depend on.
-
-        Returns:
-            The plan; None where there is none, or it cannot be read.
-        """
+        """What the numbers of the run depend on."""
         try:
             found = read_json(self.folder / _PLAN)
         except ResultError:
@@ -107,12 +86,7 @@ class Workspace:
         return found if isinstance(found, dict) else None
 
     def read_copies(self) -> dict[int, frozenset[str]]:
-        """Images that a part leaves out, for an earlier part has them.
-
-        Returns:
-            Their identities, by number of the part; none where they cannot be read: they are
-            found again then.
-        """
+        """Images that a part leaves out, for an earlier part has them."""
         try:
             found = read_json(self.folder / _COPIES)
             return {int(number): frozenset(ids) for number, ids in found.items()}
@@ -120,22 +94,11 @@ class Workspace:
             return {}
 
     def write_copies(self, copies: Mapping[int, Iterable[str]]) -> None:
-        """Remember what parts are to leave out.
-
-        Args:
-            copies: Identities of images, by number of the part.
-        """
+        """Remember what parts are to leave out."""
         replace_json(self.folder / _COPIES, {k: sorted(ids) for k, ids in copies.items()})
 
     def is_whole(self, number: int) -> bool:
-        """Whether a finished part still holds, byte by byte, what was written.
-
-        Args:
-            number: Its number.
-
-        Returns:
-            True where it does.
-        """
+        """Whether a finished part still holds, byte by byte, what was written."""
         part = self.part(number)
         try:
             return bool(read_json(part / _CHECKSUMS) == _checksum(part))
@@ -143,11 +106,7 @@ class Workspace:
             return False
 
     def remove_part(self, number: int) -> None:
-        """Remove a finished part; a process that is killed here leaves all of it or none.
-
-        Args:
-            number: Its number.
-        """
+        """Remove a finished part; a process that is killed here leaves all of it or none."""
         part = self.part(number)
         aside = part.with_name(f".{part.name}.old-{uuid4().hex}")
         part.rename(aside)
@@ -170,11 +129,7 @@ class Workspace:
                 path.unlink()
 
     def find_done(self) -> set[int]:
-        """Numbers of the parts that are finished.
-
-        Returns:
-            The numbers.
-        """
+        """Numbers of the parts that are finished."""
         # What is being written begins with a dot.
         return {int(p.name) for p in self._list_parts() if p.name.isdecimal() and p.is_dir()}
 
@@ -195,14 +150,7 @@ def _checksum(folder: Path) -> dict[str, str]:
 
 
 def place_of(target: Path) -> Path:
-    """Where the workspace of a run lies.
-
-    Args:
-        target: Folder that its result shall be in.
-
-    Returns:
-        A hidden folder beside it.
-    """
+    """Where the workspace of a run lies."""
     target = target.resolve()
     return target.parent / f".{target.name[:100]}.run"
 
@@ -211,23 +159,7 @@ def place_of(target: Path) -> Path:
 def open_workspace(
     target: Path, plan: Plan, *, resume: bool, overwrite: bool
 ) -> Iterator[Workspace]:
-    """Work for a place alone, on top of what an earlier run of the same plan has finished.
-
-    Args:
-        target: Folder that the result shall be in.
-        plan: What its numbers depend on.
-        resume: Whether to resume where an earlier run stopped.
-        overwrite: Whether what an earlier run left may be removed; with `resume`, where it cannot
-            be resumed.
-
-    Yields:
-        The workspace. It is removed when the context ends well, and where it holds nothing.
-
-    Raises:
-        UsageError: If another run is at work there, or an earlier one has left parts that may
-            neither be resumed nor removed.
-        VitscopeError: If the disk does not take it.
-    """
+    """Work for a place alone, on top of what an earlier run of the same plan has finished."""
     with _held(target) as workspace:
         with plain_disk_errors(target):
             _prepare(workspace, target, plan, resume=resume, overwrite=overwrite)
@@ -243,18 +175,7 @@ def open_workspace(
 
 @contextmanager
 def kept_from_runs(target: Path) -> Iterator[None]:
-    """Write to a place that no run may work for meanwhile.
-
-    Args:
-        target: The place.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        UsageError: If a run is at work there.
-        VitscopeError: If the disk does not take the lock.
-    """
+    """Write to a place that no run may work for meanwhile."""
     with _held(target) as workspace:
         try:
             yield
@@ -263,14 +184,7 @@ def kept_from_runs(target: Path) -> Iterator[None]:
 
 
 def discard_workspace(target: Path) -> None:
-    """Remove what an earlier run left, unless it is still at work.
-
-    Args:
-        target: Folder that its result is in.
-
-    Raises:
-        UsageError: If another run is at work there.
-    """
+    """Remove what an earlier run left, unless it is still at work."""
     if place_of(target).exists():
         with _held(target) as workspace, plain_disk_errors(target):
             remove_leftovers(target)
@@ -336,15 +250,7 @@ def _prepare(
 
 
 def describe_difference(found: object, plan: Plan) -> str | None:
-    """The first thing in which two plans differ, in words.
-
-    Args:
-        found: What was read of an earlier plan.
-        plan: The present one.
-
-    Returns:
-        Its name and both values; None where they are the same.
-    """
+    """The first thing in which two plans differ, in words."""
     if not isinstance(found, dict):
         return "what it was of cannot be read"
     for key in [*plan, *found]:

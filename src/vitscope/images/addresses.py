@@ -20,29 +20,12 @@ Source = str | ImageAddress
 
 
 def read_image(address: ImageAddress) -> bytes:
-    """Read an image's bytes from where they lie.
-
-    Args:
-        address: Where.
-
-    Returns:
-        Its bytes.
-
-    Raises:
-        ImageReadError: If they cannot be had or are too many.
-    """
+    """Read an image's bytes from where they lie."""
     return read_file(address) if isinstance(address, Path) else address.read()
 
 
 def size_of(address: ImageAddress) -> int | None:
-    """How many bytes an image has, as far as that is known without reading it.
-
-    Args:
-        address: Where it lies.
-
-    Returns:
-        Its size; None where it is not known.
-    """
+    """How many bytes an image has, as far as that is known without reading it."""
     if isinstance(address, ParquetRow):
         return None
     if not isinstance(address, Path):
@@ -54,31 +37,12 @@ def size_of(address: ImageAddress) -> int | None:
 
 
 def printable_address(address: ImageAddress) -> str:
-    r"""An address as text that any file format and any terminal takes, and that holds no secret.
-
-    Args:
-        address: Any address; the names in it may hold bytes that are not UTF-8, and control
-            characters.
-
-    Returns:
-        The names with such bytes written as \xNN and what cannot be printed as Python escapes it;
-        a member or a row stands behind its file and two colons.
-    """
+    r"""An address as text that any file format and any terminal takes, and that holds no secret."""
     return printable_path(address) if isinstance(address, Path) else address.name
 
 
 def image_stem(address: ImageAddress) -> str:
-    """What an image is called, without folder and extension: what its mask is called too.
-
-    Args:
-        address: Where it lies.
-
-    Returns:
-        The stem of its file's name, or the key of its sample in an archive.
-
-    Raises:
-        UsageError: If it is the row of a table, which has no name.
-    """
+    """What an image is called, without folder and extension: what its mask is called too."""
     if isinstance(address, ParquetRow):
         raise UsageError(
             f"{address.name} is a row of a table and has no name that a mask could be called by: "

@@ -32,15 +32,7 @@ class ClassFolders:
     notes: tuple[str, ...] = ()
 
     def limited(self, limit: int | None, seed: int) -> "ClassFolders":
-        """Draw some of the classes at random.
-
-        Args:
-            limit: How many; all of them where there are no more, or if None.
-            seed: Seed of the draw.
-
-        Returns:
-            The same folders with those classes alone.
-        """
+        """Draw some of the classes at random."""
         if limit is None or limit >= len(self.classes):
             return self
         names = list(self.classes)
@@ -49,20 +41,7 @@ class ClassFolders:
 
 
 def find_classes(folder: str | Path) -> ClassFolders:
-    """List the images of every class in a folder.
-
-    Args:
-        folder: Folder with one sub-folder a class, whose name is the label; images further down
-            belong to the same class, unless no class has any but those: then, or where one is
-            called as a split is, the sub-folders are not taken for classes. Hidden folders and
-            files are skipped.
-
-    Returns:
-        The classes.
-
-    Raises:
-        UsageError: If it is no folder, holds splits, or fewer than two classes with two images.
-    """
+    """List the images of every class in a folder."""
     root = Path(folder)
     name = repr(os.fspath(folder))
     if root.exists() and not root.is_dir():

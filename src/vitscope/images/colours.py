@@ -21,10 +21,6 @@ def widen_png_key(image: Image.Image, depth: int) -> None:
     """Bring the transparent colour of a PNG to the 8 bits that Pillow brought its pixels to.
 
     Pillow leaves it at the depth of the file, where it matches nothing.
-
-    Args:
-        image: The image, whose metadata are changed in place.
-        depth: Bits per sample of its file.
     """
     key = image.info.get("transparency")
     if image.mode == "L" and depth < 8 and isinstance(key, int):
@@ -34,18 +30,7 @@ def widen_png_key(image: Image.Image, depth: int) -> None:
 
 
 def convert_to_rgb(image: Image.Image, background: int) -> Image.Image:
-    """Show an image in 8-bit red, green and blue, as `decode_image` says.
-
-    Args:
-        image: The image, loaded, in any mode and with the metadata of its file.
-        background: Colour, 0 to 255, that it is laid on where it is transparent.
-
-    Returns:
-        The image in mode RGB.
-
-    Raises:
-        ImageReadError: If nothing says which of its values are black and white.
-    """
+    """Show an image in 8-bit red, green and blue, as `decode_image` says."""
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         image = _to_8_bit(image)
     if image.has_transparency_data:
@@ -56,14 +41,7 @@ def convert_to_rgb(image: Image.Image, background: int) -> Image.Image:
 
 
 def describe_unread_tiff(data: bytes) -> str | None:
-    """Tell a whole TIFF whose samples are of a kind that is not read from a damaged file.
-
-    Args:
-        data: The bytes of a file that Pillow does not identify.
-
-    Returns:
-        Its samples in words; None if it is anything else.
-    """
+    """Tell a whole TIFF whose samples are of a kind that is not read from a damaged file."""
     try:
         TiffImagePlugin.TiffImageFile(BytesIO(data))
     except SyntaxError as error:  # what whatever it trips over ends in

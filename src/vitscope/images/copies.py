@@ -20,15 +20,7 @@ _END_BYTES = 4096
 
 
 def find_copies(addresses: Sequence[ImageAddress]) -> list[list[int]]:
-    """Find images of this machine that hold the same bytes.
-
-    Args:
-        addresses: Where the images lie. What cannot be read, is empty, or lies in a table or a
-            store is left out.
-
-    Returns:
-        The places of each two or more images of the same bytes, in their order.
-    """
+    """Find images of this machine that hold the same bytes."""
     groups = [list(range(len(addresses)))]
     for tell in (_tell_size, _tell_end, _tell_bytes):
         groups = [alike for group in groups for alike in _split(group, addresses, tell)]

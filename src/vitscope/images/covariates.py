@@ -52,14 +52,6 @@ def compute_covariates(
     - `saliency_concentration`: Gini coefficient of the saliency map by spectral residual (Hou &
       Zhang 2007); 0 where all of the image is equally salient, near 1 where one spot is.
 
-    Args:
-        image: The image, in mode RGB, or its levels.
-
-    Returns:
-        The numbers by their names, in the order of `IMAGE_COVARIATES`. NaN where one is
-        undefined: the edge density of less than 3 x 3 pixels; frequency and saliency of an image
-        of a single grey level, which has nothing but a mean.
-
     Source:
         D. Hasler and S. Süsstrunk, *Measuring colourfulness in natural images*, SPIE 5007 (2003),
         "M3"; X. Hou and L. Zhang, *Saliency detection: a spectral residual approach*, CVPR 2007,
@@ -85,13 +77,6 @@ def compute_segment_covariates(
     - `num_segments`: how many segments there are.
     - `largest_segment`: area of the largest as a part of the image, unlabelled pixels included.
     - `mean_segment`: mean area of the segments, likewise.
-
-    Args:
-        segments: The segment that each pixel belongs to; 0 where it belongs to none.
-
-    Returns:
-        The numbers by their names, in the order of `SEGMENT_COVARIATES`. Without any segment the
-        first two are 0 and the mean is NaN.
     """
     areas = np.unique(segments[segments != 0], return_counts=True)[1] / segments.size
     return {

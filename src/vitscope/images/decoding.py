@@ -72,41 +72,18 @@ the filter still has several pixels for each of its own."""
 
 @cache
 def image_extensions() -> frozenset[str]:
-    """File name extensions of the formats that are read.
-
-    Returns:
-        Lower-case extensions with their dot.
-    """
+    """File name extensions of the formats that are read."""
     known = Image.registered_extensions()
     return frozenset(extension for extension, name in known.items() if name in FORMATS)
 
 
 def image_id(data: bytes) -> str:
-    """An image's identity: the same bytes under another path are the same image.
-
-    Args:
-        data: The bytes of its file.
-
-    Returns:
-        128 bits of BLAKE2b in hexadecimal.
-    """
+    """An image's identity: the same bytes under another path are the same image."""
     return blake2b(data, digest_size=16).hexdigest()
 
 
 def decode_for_model(data: bytes, preprocessing: Preprocessing) -> Image.Image:
-    """Read an image as `decode_image` does, at the size and on the background that a model wants.
-
-    Args:
-        data: The bytes of its file.
-        preprocessing: What the model asks for; with `draft` a large JPEG file comes smaller than it
-            is stored, and still at least twice as large as it is resized to.
-
-    Returns:
-        The image in mode RGB.
-
-    Raises:
-        ImageReadError: As of `decode_image`.
-    """
+    """Read an image at the size and on the background that a model wants."""
     least = None
     if preprocessing.draft:
         # The larger side for both: the file may be turned once it is decoded.
@@ -124,21 +101,6 @@ def decode_image(
     greyscale is taken where it lies in [0, 1], and refused elsewhere, because then nothing says
     which values are black and white. CMYK goes through its embedded colour profile, or Pillow's
     plain conversion where there is none or it is broken.
-
-    Args:
-        data: The bytes of its file.
-        background: Colour, 0 to 255, that a transparent image is laid on.
-        least_size: (width, height) that is enough of a JPEG file: where it is stored larger, it is
-            decoded at the smallest of a half, a quarter and an eighth that is not below; whole if
-            None.
-
-    Returns:
-        The image in mode RGB.
-
-    Raises:
-        ImageReadError: If the bytes are no image, are damaged or cut short, or if there are more
-            pixels than Pillow's limit against decompression bombs (2 x `Image.MAX_IMAGE_PIXELS`,
-            unless changed 179 megapixels), which is told before anything is decoded.
     """
     with open_image(data, least_size=least_size) as image:
         if image.format == "PNG":
@@ -153,19 +115,7 @@ def open_image(
     *,
     least_size: tuple[int, int] | None = None,
 ) -> Iterator[Image.Image]:
-    """Decode a file's pixels as they are stored, with one kind of error for whatever is wrong.
-
-    Args:
-        data: The bytes of the file.
-        formats: Names, as Pillow has them, of the formats that it may be in.
-        least_size: As of `decode_image`.
-
-    Yields:
-        The image in the mode and the orientation of the file.
-
-    Raises:
-        ImageReadError: As of `decode_image`; also if what the caller does with the image raises.
-    """
+    """Decode a file's pixels as they are stored, with one kind of error for whatever is wrong."""
     if not data:
         raise ImageReadError("the file is empty")
     with (
@@ -208,15 +158,7 @@ def _plain_decoding_errors(data: bytes, formats: Sequence[str]) -> Iterator[None
 
 
 def turn_upright(image: Image.Image, source: Image.Image) -> Image.Image:
-    """Turn an image as the metadata of the file that it came from ask.
-
-    Args:
-        image: The image as it is stored, in any mode.
-        source: What `open_image` made of the file.
-
-    Returns:
-        The image as a viewer shows it.
-    """
+    """Turn an image as the metadata of the file that it came from ask."""
     turn = _TURNS.get(_read_orientation(source))
     return image if turn is None else image.transpose(turn)
 
@@ -224,15 +166,7 @@ def turn_upright(image: Image.Image, source: Image.Image) -> Image.Image:
 def prepare_image(
     image: Image.Image, preprocessing: Preprocessing
 ) -> tuple[Image.Image, Float[Tensor, "channel height width"]]:
-    """What a model is given of an image, as it looks and as numbers.
-
-    Args:
-        image: The image, in mode RGB.
-        preprocessing: What the model asks for.
-
-    Returns:
-        The crop in mode RGB, and its normalised pixels in float32.
-    """
+    """What a model is given of an image, as it looks and as numbers."""
     if preprocessing.pipeline == "transformers-float":
         levels = resample_levels(image, preprocessing)
         return show_levels(levels), (levels - _column(preprocessing.mean)) / _column(
@@ -251,27 +185,12 @@ def preprocess_image(
     torchvision's Resize, CenterCrop, ToTensor and Normalize on a PIL image, or an image processor
     of transformers. An image so long and thin that it would have more than 67 megapixels when
     resized whole is resampled only where the crop keeps it, which may round differently.
-
-    Args:
-        image: The image, in mode RGB.
-        preprocessing: What the model asks for.
-
-    Returns:
-        Normalised pixels in float32.
     """
     return prepare_image(image, preprocessing)[1]
 
 
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """The part of an image that a model is given, at the size at which it is given it.
-
-    Args:
-        image: The image, in mode RGB.
-        preprocessing: What the model asks for.
-
-    Returns:
-        An image of the size (height, width) of `preprocessing`.
-    """
+    """The part of an image that a model is given, at the size at which it is given it."""
     if preprocessing.pipeline in PILLOW_PIPELINES:
         return resample_with_pillow(image, preprocessing)
     return show_levels(resample_levels(image, preprocessing))
@@ -280,15 +199,7 @@ def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.I
 def normalize_pixels(
     cropped: Image.Image, preprocessing: Preprocessing
 ) -> Float[Tensor, "channel height width"]:
-    """Scale an image's levels to [0, 1] and normalise them.
-
-    Args:
-        cropped: The image, in mode RGB, as `resize_and_crop` leaves it.
-        preprocessing: What the model asks for.
-
-    Returns:
-        Normalised pixels in float32.
-    """
+    """Scale an image's levels to [0, 1] and normalise them."""
     levels = np.asarray(cropped).transpose(2, 0, 1)
     mean, std = _column(preprocessing.mean), _column(preprocessing.std)
     if preprocessing.pipeline == "transformers":

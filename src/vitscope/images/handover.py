@@ -31,15 +31,7 @@ _PAGES = 2**16
 
 
 def fits_shared_memory(num_workers: int, batch_bytes: int) -> bool:
-    """Whether the batches that are read ahead fit into shared memory.
-
-    Args:
-        num_workers: Processes that read.
-        batch_bytes: Bytes of the pixels of a batch.
-
-    Returns:
-        True where they do, or nothing bounds them but memory.
-    """
+    """Whether the batches that are read ahead fit into shared memory."""
     if not _SHARED.is_dir():
         return True
     # One more is at work, and one may be on its way to a device.
@@ -51,11 +43,7 @@ class WorkerStart:
     """What a process that reads does first."""
 
     def __init__(self, *, by_pipe: bool) -> None:
-        """Choose how batches go.
-
-        Args:
-            by_pipe: Whether through a pipe rather than shared memory.
-        """
+        """Choose how batches go."""
         self._by_pipe = by_pipe
 
     def __call__(self, _: int) -> None:

@@ -217,33 +217,14 @@ class ImageBatch:
     level_ranges: list[float] = field(default_factory=list)
 
     def pin_memory(self) -> "ImageBatch":
-        """The same batch in page-locked memory; the loader calls it where pinning is asked for.
-
-        Returns:
-            A copy with its pixels pinned.
-        """
+        """The same batch in page-locked memory; the loader calls it where pinning is asked for."""
         return replace(self, pixels=self.pixels.pin_memory())
 
 
 def iter_batches(
     images: ImageSet, *, batch_size: int, num_workers: int = 0, pin_memory: bool = False
 ) -> Iterator[ImageBatch]:
-    """Read a set batch by batch, in its order.
-
-    Args:
-        images: The set.
-        batch_size: Images per batch, counting those that turn out unreadable.
-        num_workers: Processes that read ahead; 0 reads in this one.
-        pin_memory: Whether to put pixels in page-locked memory, from which a CUDA device copies
-            them while it computes; without such a device nothing is pinned.
-
-    Yields:
-        Batches that between them name every image once, as read or as failed.
-
-    Raises:
-        VitscopeError: If there is not enough memory for a batch, or a process that reads ahead
-            dies.
-    """
+    """Read a set batch by batch, in its order."""
     height, width = images.preprocessing.size
     batch_bytes = 3 * height * width * torch.float32.itemsize * min(batch_size, len(images))
     loader = DataLoader(

@@ -12,28 +12,13 @@ NARROW = 1 / 8
 
 
 def measure_range(image: Image.Image | np.ndarray) -> float:
-    """Part of the range from black to white that lies between the darkest and the brightest sample.
-
-    Args:
-        image: The image as a model is given it, in mode RGB, or its levels; not normalised.
-
-    Returns:
-        0 for a single level of all three colours, 1 where both black and white occur.
-    """
+    """Part of the range from black to white between the darkest and the brightest sample."""
     levels = np.asarray(image)
     return (int(levels.max()) - int(levels.min())) / 255
 
 
 def note_narrow(num_narrow: int, num_images: int) -> list[str]:
-    """What a result says of images that use little of the range.
-
-    Args:
-        num_narrow: Images that use less than `NARROW` of it.
-        num_images: Images in all.
-
-    Returns:
-        One note, or none where there are no such images.
-    """
+    """What a result says of images that use little of the range."""
     if not num_narrow:
         return []
     return [

@@ -27,19 +27,7 @@ _STORED_VALUES = ("1", "L", "P", "I", "I;16")
 
 
 def find_masks(folder: str | Path, images: Sequence[ImageAddress]) -> tuple[Path | None, ...]:
-    """Match masks to images: `beach.png` is the mask of `beach.jpg`.
-
-    Args:
-        folder: Folder that holds the masks, not searched below its first level.
-        images: Where the images lie.
-
-    Returns:
-        Each image's mask, None where it has none.
-
-    Raises:
-        UsageError: If the folder cannot be searched, holds no mask of any image, or holds one
-            that could be of two, or an image has no name.
-    """
+    """Match masks to images: `beach.png` is the mask of `beach.jpg`."""
     folder = Path(folder)
     try:
         masks = {path.stem: path for path in sorted(folder.iterdir()) if _is_mask(path)}
@@ -66,19 +54,7 @@ def find_masks(folder: str | Path, images: Sequence[ImageAddress]) -> tuple[Path
 
 
 def decode_mask(data: bytes) -> Image.Image:
-    """Read a mask.
-
-    Args:
-        data: The bytes of its file.
-
-    Returns:
-        The numbers of the segments, in Pillow's mode I (32-bit whole numbers), turned as the
-        file's own EXIF says.
-
-    Raises:
-        ImageReadError: If the bytes are no PNG file, are damaged, too large, or have transparency,
-            which is no number.
-    """
+    """Read a mask."""
     with open_image(data, formats=("PNG",)) as image:
         if image.mode == "RGB":
             levels = np.asarray(image).astype(np.int32)
@@ -95,19 +71,7 @@ def decode_mask(data: bytes) -> Image.Image:
 def crop_mask(
     mask: Image.Image, image: Image.Image, preprocessing: Preprocessing
 ) -> Int32[np.ndarray, "height width"]:
-    """Bring a mask to the crop that a model is given of its image; no number is changed.
-
-    Args:
-        mask: What `decode_mask` read.
-        image: The image as it was decoded.
-        preprocessing: What the model asks for; the mask is sampled at the nearest pixel.
-
-    Returns:
-        The segment that each pixel of the crop belongs to.
-
-    Raises:
-        ImageReadError: If the mask is not of the image's size.
-    """
+    """Bring a mask to the crop that a model is given of its image; no number is changed."""
     if mask.size != image.size:
         raise ImageReadError(
             f"{mask.width} x {mask.height} pixels, the image, as it is shown, has "

@@ -5,12 +5,5 @@ _MADE_BY_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Informa
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is passed over, with whatever is below it.
-
-    Args:
-        name: Its name, without the folders above.
-
-    Returns:
-        True for .git, .DS_Store, ._photo.jpg and the like.
-    """
+    """Whether a file or folder is passed over, with whatever is below it."""
     return name.startswith(".") or name in _MADE_BY_SYSTEMS

@@ -76,14 +76,7 @@ class ParquetRow:
         return f"{name_place(self.group.file)}::{self.group.first_row + self.row}"
 
     def read(self) -> bytes:
-        """Read it, and with it the column of its row group, which is kept for the next one.
-
-        Returns:
-            Its bytes.
-
-        Raises:
-            ImageReadError: If file or row do not hold them.
-        """
+        """Read it, and with it the column of its row group, which is kept for the next one."""
         group = self.group
         with plain_read_errors(group.file):
             if isinstance(group.file, Path):
@@ -96,18 +89,7 @@ class ParquetRow:
 
 
 def list_rows(place: Place) -> list[ParquetRow]:
-    """Find the images of a Parquet file by its footer.
-
-    Args:
-        place: Where it lies.
-
-    Returns:
-        Its rows.
-
-    Raises:
-        UsageError: If it cannot be read, is no Parquet file, has no rows or no column of images,
-            several that could be it, or a row group that is too large.
-    """
+    """Find the images of a Parquet file by its footer."""
     name = name_place(place)
     try:
         with plain_read_errors(place), open_place(place) as file, pq.ParquetFile(file) as parquet:

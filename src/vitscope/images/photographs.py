@@ -80,11 +80,7 @@ class DemoPhotographs:
         return len(self.credits) * self.crops_per_photograph
 
     def describe(self) -> str:
-        """The set in words.
-
-        Returns:
-            How many images of how many photographs, and what follows for intervals.
-        """
+        """The set in words."""
         return (
             f"{self.num_images} images: {self.crops_per_photograph} crops of each of "
             f"{len(self.credits)} photographs. Crops of one photograph are alike, so the intervals "
@@ -98,16 +94,6 @@ def write_demo_photographs(folder: Path) -> DemoPhotographs:
     Each photograph is scaled down to at most 512 px on its shorter side and gives five images:
     the whole, and from each corner 0.6 of width and height, so that neighbours overlap by a third.
     The same packages give the same files. Credits go beside them, in `credits.csv`.
-
-    Args:
-        folder: Where to write; images written there earlier are replaced.
-
-    Returns:
-        How many images of which photographs.
-
-    Raises:
-        UsageError: If the extra `demo` is not installed, or something else is in the folder.
-        VitscopeError: If the disk does not take the images.
     """
     photographs = dict(_find_photographs())
     names = {f"{path.stem}_{crop}.jpg" for path in photographs for crop in _CROP_NAMES}
@@ -134,14 +120,7 @@ def write_demo_photographs(folder: Path) -> DemoPhotographs:
 
 
 def make_crops(photograph: Image.Image) -> Iterator[tuple[str, Image.Image]]:
-    """Cut the images out of one photograph.
-
-    Args:
-        photograph: The whole.
-
-    Yields:
-        Name and image: the whole, then the four corners.
-    """
+    """Cut the images out of one photograph."""
     yield "whole", photograph
     width, height = (round(_CROP_FRACTION * side) for side in photograph.size)
     for name, (right, bottom) in _CORNERS.items():

@@ -54,11 +54,7 @@ _switches = _Switches()
 
 @contextmanager
 def set_for_decoding() -> Iterator[None]:
-    """Have everything set as long as the body runs, in whichever threads.
-
-    Yields:
-        Nothing.
-    """
+    """Have everything set as long as the body runs, in whichever threads."""
     switches = _switches
     switches.enter()
     try:

@@ -38,29 +38,14 @@ _MAX_RESIZED_PIXELS = 2**26
 
 
 def compute_target(preprocessing: Preprocessing) -> tuple[int, int]:
-    """What the resized image covers.
-
-    Args:
-        preprocessing: What the model asks for.
-
-    Returns:
-        (rows, columns).
-    """
+    """What the resized image covers."""
     height, width = preprocessing.size
     fraction = preprocessing.crop_fraction
     return round(height / fraction), round(width / fraction)
 
 
 def resample_with_pillow(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Resize with Pillow and crop.
-
-    Args:
-        image: The image, in a mode that Pillow resamples.
-        preprocessing: What the model asks for.
-
-    Returns:
-        An image of the size (height, width) of `preprocessing`.
-    """
+    """Resize with Pillow and crop."""
     columns, rows = _compute_resized_size(image.size, preprocessing)
     kept = _place_crop((columns, rows), preprocessing)
     resampling = _FILTERS[preprocessing.interpolation]
@@ -72,15 +57,7 @@ def resample_with_pillow(image: Image.Image, preprocessing: Preprocessing) -> Im
 def resample_levels(
     image: Image.Image, preprocessing: Preprocessing
 ) -> Shaped[Tensor, "channel height width"]:
-    """Resize as a tensor and crop.
-
-    Args:
-        image: The image, in mode RGB.
-        preprocessing: What the model asks for.
-
-    Returns:
-        Levels of 0 to 255 in whole numbers; of 0 to 1 in float32 in a pipeline that scales first.
-    """
+    """Resize as a tensor and crop."""
     # Here, because reading a saved result needs no torchvision.
     from torchvision.transforms.v2.functional import InterpolationMode, resize
 
@@ -100,14 +77,7 @@ def resample_levels(
 
 
 def show_levels(levels: Shaped[Tensor, "channel height width"]) -> Image.Image:
-    """How levels look.
-
-    Args:
-        levels: What `resample_levels` made.
-
-    Returns:
-        An image in mode RGB; levels between two whole numbers are rounded.
-    """
+    """How levels look."""
     if levels.is_floating_point():
         levels = (levels * 255).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
@@ -141,17 +111,7 @@ def _resample_part(
     kept: tuple[int, int, int, int],
     resampling: Resampling,
 ) -> Image.Image:
-    """What cropping to `kept` would leave of the image resized to `resized_size`.
-
-    Args:
-        image: The image.
-        resized_size: (width, height) that it is thought resized to.
-        kept: (left, top, right, bottom) of the crop in the resized image.
-        resampling: Filter.
-
-    Returns:
-        The crop.
-    """
+    """What cropping to `kept` would leave of the image resized to `resized_size`."""
     step_x, step_y = image.width / resized_size[0], image.height / resized_size[1]
     box = (kept[0] * step_x, kept[1] * step_y, kept[2] * step_x, kept[3] * step_y)
     # Pillow keeps a box in single precision: cut near it first, so that its numbers are small.

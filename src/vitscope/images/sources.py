@@ -57,32 +57,7 @@ class FoundImages(tuple[ImageAddress, ...]):
 
 
 def find_images(sources: Source | Sequence[Source]) -> FoundImages:
-    """List the images that sources name.
-
-    Args:
-        sources: Any of these. A folder: searched with everything below it for files with the
-            extension of an image, sorted by relative path; hidden files and folders are skipped,
-            links to folders are followed, each folder once; results and figures that vitscope wrote
-            are skipped (`skipped` says where); where there are none, for tar archives,
-            and where there are none of those either, for Parquet files; a folder below that cannot
-            be searched counts as an image that cannot be read. A tar archive (`.tar`) in
-            the layout of WebDataset, see `vitscope.images.tar_shards`. A Parquet file
-            (`.parquet`), see `vitscope.images.parquet_rows`. A text file (`.txt`): a path
-            a line of an image, an archive or a Parquet file, relative to the text file's
-            folder; empty lines and lines that begin with # are skipped, URLs refused. A URL of a
-            folder or a file in a store that fsspec reaches; an image that cannot be reached there
-            counts as one that cannot be read, unless nothing else was named. Any of these with
-            ranges in braces, `shards/{000..099}.tar`. Any other file: taken as an image whatever
-            it is called. What an earlier search found.
-
-    Returns:
-        Addresses in the order of the sources, each once. Images that a text file lists are not
-        looked up: one that is missing is one image that cannot be read.
-
-    Raises:
-        UsageError: If a source does not exist, cannot be searched or names no image, or if a text
-            file names a URL.
-    """
+    """List the images that sources name."""
     if isinstance(sources, FoundImages):
         return sources
     skipped: list[Path] = []
@@ -101,17 +76,7 @@ def find_images(sources: Source | Sequence[Source]) -> FoundImages:
 
 
 def find_files(sources: Source | Sequence[Source]) -> tuple[Path, ...]:
-    """List the images that sources name where they have to be files of this machine.
-
-    Args:
-        sources: As `find_images` takes them.
-
-    Returns:
-        Their paths.
-
-    Raises:
-        UsageError: If an image is no such file, or as of `find_images`.
-    """
+    """List the images that sources name where they have to be files of this machine."""
     found = find_images(sources)
     files = tuple(address for address in found if isinstance(address, Path))
     if len(files) < len(found):

@@ -68,14 +68,7 @@ class StoredObject:
         return f"{shown}{'' if shown.endswith('/') else '/'}{printable(self.below)}"
 
     def read(self) -> bytes:
-        """Read all of it.
-
-        Returns:
-            Its bytes.
-
-        Raises:
-            ImageReadError: If the store does not give it out, or it is too large.
-        """
+        """Read all of it."""
         if self.size is not None:
             return read_range(self, 0, self.size)
         with plain_read_errors(self):
@@ -94,41 +87,17 @@ Place = Path | StoredObject
 
 
 def name_place(place: Place) -> str:
-    """A place as text that any file format and any terminal takes.
-
-    Args:
-        place: The place.
-
-    Returns:
-        Its path or URL, printable and without secrets.
-    """
+    """A place as text that any file format and any terminal takes."""
     return printable_path(place) if isinstance(place, Path) else place.name
 
 
 def suffix_of(place: Place) -> str:
-    """The extension of a file's name.
-
-    Args:
-        place: Where the file lies.
-
-    Returns:
-        The extension in lower case, with its dot.
-    """
+    """The extension of a file's name."""
     return (place if isinstance(place, Path) else PurePosixPath(place.shown)).suffix.lower()
 
 
 def open_store(url: str) -> tuple[AbstractFileSystem, str]:
-    """Open the store that a person's URL is of; fsspec keeps one of each open in a process.
-
-    Args:
-        url: The URL.
-
-    Returns:
-        The store, and what it calls that which the URL is of.
-
-    Raises:
-        UsageError: If fsspec does not know such stores, or needs another package for this one.
-    """
+    """Open the store that a person's URL is of; fsspec keeps one of each open in a process."""
     scheme = url.partition("://")[0]
     if "::" in url:
         first = url.partition("::")[0]
@@ -153,19 +122,7 @@ def open_store(url: str) -> tuple[AbstractFileSystem, str]:
 
 
 def list_objects(url: str) -> list[StoredObject]:
-    """Look up what a URL is of.
-
-    Args:
-        url: URL of an object or a folder; over http and https nothing is a folder.
-
-    Returns:
-        The object itself; or what is in the folder and below, sorted by relative path, without
-        hidden objects and folders.
-
-    Raises:
-        UsageError: As of `open_store`.
-        ImageReadError: If the store does not answer or has nothing there.
-    """
+    """Look up what a URL is of."""
     store, root = open_store(url)
     with plain_read_errors(StoredObject(url)):
         about = _look_up(store, root, url)
@@ -195,17 +152,7 @@ def _reach(place: StoredObject) -> tuple[AbstractFileSystem, str]:
 
 @contextmanager
 def open_place(place: Place) -> Iterator[BinaryIO]:
-    """Open a file wherever it lies.
-
-    Args:
-        place: Where it lies.
-
-    Yields:
-        The file, to be read from any position.
-
-    Raises:
-        OSError: If it cannot be opened; a store may raise anything else.
-    """
+    """Open a file wherever it lies."""
     if isinstance(place, Path):
         with _open_regular(place) as file:
             yield file
@@ -217,19 +164,7 @@ def open_place(place: Place) -> Iterator[BinaryIO]:
 
 
 def read_range(place: Place, start: int, size: int) -> bytes:
-    """Read a part of a file without the rest.
-
-    Args:
-        place: Where the file lies.
-        start: First byte.
-        size: Number of bytes.
-
-    Returns:
-        The bytes.
-
-    Raises:
-        ImageReadError: If they cannot be had, or are too many or fewer than that.
-    """
+    """Read a part of a file without the rest."""
     check_size(size)
     with plain_read_errors(place):
         if isinstance(place, Path):
@@ -254,14 +189,7 @@ def _fetch(place: StoredObject, start: int, size: int) -> bytes:
 
 
 def check_parts(place: StoredObject) -> None:
-    """Refuse a file of which a part cannot be had without the rest.
-
-    Args:
-        place: An archive or a table, which is read in parts.
-
-    Raises:
-        UsageError: If its second byte does not come alone.
-    """
+    """Refuse a file of which a part cannot be had without the rest."""
     try:
         read_range(place, 1, 1)
     except ImageReadError as error:
@@ -272,18 +200,7 @@ def check_parts(place: StoredObject) -> None:
 
 
 def read_file(path: Path, most: int | None = None) -> bytes:
-    """Read an image's file, whatever is called one.
-
-    Args:
-        path: The file.
-        most: Largest size in bytes that is read; that of an image if None.
-
-    Returns:
-        Its bytes.
-
-    Raises:
-        ImageReadError: If it cannot be opened, is no regular file or is too large.
-    """
+    """Read an image's file, whatever is called one."""
     with plain_read_errors(path), _open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         check_size(size, most)
@@ -311,47 +228,19 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def local_version(path: Path) -> str:
-    """What a file of this machine is told by from another that is written to its place.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its size, the time of its last change and its number on the disk.
-
-    Raises:
-        OSError: If it cannot be looked up.
-    """
+    """What a file of this machine is told by from another that is written to its place."""
     status = path.stat()
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
 
 
 def stored_version(place: StoredObject) -> str:
-    """What an object is told by from another that is written to its place.
-
-    Args:
-        place: The object.
-
-    Returns:
-        Its size and whatever of tags, checksums and times its store knows.
-
-    Raises:
-        FileNotFoundError: If there is none; a store may raise anything else.
-    """
+    """What an object is told by from another that is written to its place."""
     about = _look_up(*_reach(place), place.url)
     return " ".join(f"{key}={about[key]}" for key in _VERSION_KEYS if about.get(key) is not None)
 
 
 def check_size(size: int, most: int | None = None) -> None:
-    """Refuse what is too large.
-
-    Args:
-        size: Bytes.
-        most: Largest size; that of an image if None.
-
-    Raises:
-        ImageReadError: If they are too many.
-    """
+    """Refuse what is too large."""
     most = MAX_FILE_BYTES if most is None else most
     if size > most:
         raise ImageReadError(f"too large: {size} bytes, more than {most}")
@@ -359,18 +248,7 @@ def check_size(size: int, most: int | None = None) -> None:
 
 @contextmanager
 def plain_read_errors(place: Place) -> Iterator[None]:
-    """Have one kind of error for whatever keeps a file from being read.
-
-    Args:
-        place: Where the file lies.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ImageReadError: If the body raises anything but the following.
-        MemoryError: As it came.
-    """
+    """Have one kind of error for whatever keeps a file from being read."""
     try:
         yield
     except (ImageReadError, MemoryError):

@@ -71,14 +71,7 @@ class TarMember:
         return PurePosixPath(self.member).stem
 
     def read(self) -> bytes:
-        """Read it.
-
-        Returns:
-            Its bytes.
-
-        Raises:
-            ImageReadError: If it is no regular file, too large, or the archive does not hold it.
-        """
+        """Read it."""
         if self.size is None:
             raise ImageReadError("not a regular file")
         return read_range(self.archive, self.offset, self.size)
@@ -95,19 +88,7 @@ class FoundMembers(list[TarMember]):
 
 
 def list_members(archive: Place) -> FoundMembers:
-    """Find the images of an archive by its headers.
-
-    Args:
-        archive: Where it lies.
-
-    Returns:
-        The members that are images of their own, in the order of the archive; hidden ones are left
-        out.
-
-    Raises:
-        UsageError: If it cannot be read, is no tar archive, is damaged or cut short, or holds no
-            image.
-    """
+    """Find the images of an archive by its headers."""
     named: list[TarMember] = []
     by_path: dict[str, TarMember] = {}
     num_members = 0

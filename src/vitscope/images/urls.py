@@ -20,51 +20,22 @@ _HOST = re.compile(r"([^:@]*|\[[^]@]*\])(:\d*)?")
 
 
 def is_url(name: str) -> bool:
-    """Whether a name is a URL and no path.
-
-    Args:
-        name: What a person gave.
-
-    Returns:
-        True for s3://, https:// and the like, and for fsspec's chains of them.
-    """
+    """Whether a name is a URL and no path."""
     return _URL.match(name) is not None
 
 
 def resembles_url(name: str) -> bool:
-    """Whether a name is a URL or could be a mistyped one.
-
-    Args:
-        name: What a person gave, or a line of a file from anywhere.
-
-    Returns:
-        True also for http:/host, http//host, and whatever may hold user:password@.
-    """
+    """Whether a name is a URL or could be a mistyped one."""
     return _MISTYPED.match(name) is not None
 
 
 def is_web(url: str) -> bool:
-    """Whether a URL is one of the web, where a query and a fragment follow the path.
-
-    Args:
-        url: Any URL; in those of other stores a ? and a # are parts of a name.
-
-    Returns:
-        True for http:// and https://.
-    """
+    """Whether a URL is one of the web, where a query and a fragment follow the path."""
     return _WEB.match(url) is not None
 
 
 def show_name(name: str) -> str:
-    """A path or URL, mistyped or not, as it may be shown.
-
-    Args:
-        name: What a person gave, or a line of a file from anywhere.
-
-    Returns:
-        A URL as of `show_url`; of what may be a mistyped one no more than its scheme where the rest
-        could hold a secret; anything else in quotes.
-    """
+    """A path or URL, mistyped or not, as it may be shown."""
     if is_url(name):
         return show_url(name)
     mistyped = _MISTYPED.match(name)
@@ -74,16 +45,7 @@ def show_name(name: str) -> str:
 
 
 def show_url(url: str) -> str:
-    """A URL as it may be shown.
-
-    Args:
-        url: Any URL.
-
-    Returns:
-        The URL without user and password, and without query and fragment where it has them,
-        printable. Where a ? or a # lets nobody say whether what follows is of a password or of a
-        query, nothing is shown but the scheme and three dots.
-    """
+    """A URL as it may be shown."""
     scheme, separator, rest = url.partition("://")
     if _LINK.search(rest):  # a chain, whose next link may hold a secret in turn
         return printable(f"{scheme}://...")

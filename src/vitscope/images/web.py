@@ -42,18 +42,7 @@ _VERSION_HEADERS = ("ETag", "Last-Modified", "Content-MD5", "Digest")
 
 
 def look_up(store: AbstractFileSystem, url: str) -> dict[str, Any]:
-    """Ask what is there, without its content.
-
-    Args:
-        store: fsspec's store of the web.
-        url: The object.
-
-    Returns:
-        As a store's `info`: its type, its size where the server says, and what tells its version.
-
-    Raises:
-        ImageReadError: If the server does not give it out.
-    """
+    """Ask what is there, without its content."""
 
     async def ask() -> dict[str, Any]:
         async with _request(store, url, {"Range": "bytes=0-0"}) as reply:
@@ -69,20 +58,7 @@ def look_up(store: AbstractFileSystem, url: str) -> dict[str, Any]:
 
 
 def fetch(store: AbstractFileSystem, url: str, most: int, start: int | None = None) -> bytes:
-    """Read bytes of an object.
-
-    Args:
-        store: fsspec's store of the web.
-        url: The object.
-        most: Number of bytes that are taken at most.
-        start: First byte; None asks for all of it.
-
-    Returns:
-        The bytes; fewer where the object ends before.
-
-    Raises:
-        ImageReadError: If the server does not give them out.
-    """
+    """Read bytes of an object."""
     headers = {} if start is None else {"Range": f"bytes={start}-{start + most - 1}"}
 
     async def take() -> bytes:
@@ -106,72 +82,33 @@ class WebFile(io.RawIOBase):
     """An object of the web as a file that is read in parts."""
 
     def __init__(self, store: AbstractFileSystem, url: str) -> None:
-        """Look it up.
-
-        Args:
-            store: fsspec's store of the web.
-            url: The object.
-        """
+        """Look it up."""
         self._store, self._url = store, url
         self._size = look_up(store, url)["size"]
         self._position = 0
 
     @classmethod
     def open(cls, store: AbstractFileSystem, url: str) -> io.BufferedReader:
-        """Open one with a buffer, so that small reads are no requests of their own.
-
-        Args:
-            store: fsspec's store of the web.
-            url: The object.
-
-        Returns:
-            The file.
-        """
+        """Open one with a buffer, so that small reads are no requests of their own."""
         return io.BufferedReader(cls(store, url), _BUFFER_BYTES)
 
     def readable(self) -> bool:
-        """Can be read.
-
-        Returns:
-            True.
-        """
+        """Can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Can be read from any position.
-
-        Returns:
-            True.
-        """
+        """Can be read from any position."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a position.
-
-        Args:
-            offset: Bytes from there.
-            whence: From where.
-
-        Returns:
-            The position from the start.
-
-        Raises:
-            ImageReadError: If it is told from the end and the server does not say where that is.
-        """
+        """Go to a position."""
         if whence == io.SEEK_END and self._size is None:
             raise ImageReadError("cannot be read: its server does not tell its size")
         self._position = offset + (0, self._position, self._size or 0)[whence]
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Read the next bytes.
-
-        Args:
-            buffer: Where to.
-
-        Returns:
-            How many came; 0 at the end.
-        """
+        """Read the next bytes."""
         data = fetch(self._store, self._url, len(buffer), self._position) if buffer else b""
         buffer[: len(data)] = data
         self._position += len(data)

@@ -18,11 +18,6 @@ def associate(
 ) -> dict[str, Any]:
     """Rank correlations and a regression of every target with the covariates.
 
-    Args:
-        covariates: Numbers by name, one an image; NaN where one is undefined.
-        targets: Likewise what they are held against.
-        groups: The block of the jackknife that each image belongs to.
-
     Returns:
         Nested dictionaries as in `summary.json`: under "correlations", by target and covariate, the
         fields of `RankCorrelation` and `p_holm`, the p value corrected for the number of covariates

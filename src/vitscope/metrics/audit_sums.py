@@ -24,11 +24,7 @@ class AuditSums:
     num_repeated: int = 0
 
     def merge(self, other: "AuditSums") -> None:
-        """Take in the sums of a disjoint set of images.
-
-        Args:
-            other: Sums of the same model, layers and settings; left unchanged.
-        """
+        """Take in the sums of a disjoint set of images."""
         for layer, features in other.features.items():
             self.features[layer].merge(features)
         for layer, tokens in other.tokens.items():

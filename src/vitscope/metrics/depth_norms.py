@@ -17,11 +17,7 @@ class DepthNorms:
     """How many patch tokens of one depth had which norm: `update`, `merge`, `read`."""
 
     def __init__(self, num_places: int) -> None:
-        """Start with no images.
-
-        Args:
-            num_places: Patches of the grid.
-        """
+        """Start with no images."""
         self._first_bin = 0
         self._by_place = np.zeros((num_places, 0), dtype=np.int32)
         self._image_squares = np.zeros(NUM_BINS, dtype=np.int64)
@@ -38,11 +34,7 @@ class DepthNorms:
         return len(self._by_place)
 
     def update(self, bins: Integer[np.ndarray, "batch patch"]) -> None:
-        """Take in images.
-
-        Args:
-            bins: Bin of the norm of each patch token; of one image or more.
-        """
+        """Take in images."""
         first, end = int(bins.min()), int(bins.max()) + 1
         self._cover(first, end)
         width = self._by_place.shape[1]
@@ -58,11 +50,7 @@ class DepthNorms:
         self._image_contrasts += np.bincount(contrasts, minlength=NUM_BINS)
 
     def merge(self, other: "DepthNorms") -> None:
-        """Take in the counts of a disjoint set of images.
-
-        Args:
-            other: Counts of the same grid; left unchanged.
-        """
+        """Take in the counts of a disjoint set of images."""
         width = other._by_place.shape[1]
         if not width:
             return
@@ -106,15 +94,8 @@ class DepthNorms:
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "DepthNorms":
         """Restore saved counts.
 
-        Args:
-            tensors: What `to_tensors` returned.
-
         Returns:
             The counts.
-
-        Raises:
-            KeyError: If a part is missing.
-            ValueError: If a part does not fit.
         """
         counts, first, squares, contrasts = (
             tensors[name].numpy()

@@ -51,9 +51,6 @@ class Directions:
 def describe_directions(sums: FeatureSums) -> Directions:
     """Compare the leading principal directions of all terms of the residual stream.
 
-    Args:
-        sums: Sums over images.
-
     Returns:
         Effective rank of each term, and each ordered pair's angles and shared variance. No pair is
         compared with fewer than 2 x `NUM_DIRECTIONS` images, for then the directions are those of
@@ -83,9 +80,6 @@ def describe_directions(sums: FeatureSums) -> Directions:
 def find_leading_directions(covariance: Covariance) -> Float[Tensor, "dim direction"]:
     """Principal directions of the largest variance.
 
-    Args:
-        covariance: Covariance of a term.
-
     Returns:
         At most `NUM_DIRECTIONS` orthonormal columns; those without variance are left out.
     """
@@ -104,11 +98,6 @@ def compare_directions(
     theirs: Float[Tensor, "dim other_direction"],
 ) -> SharedDirections:
     """How one term's variance and directions lie to another's directions.
-
-    Args:
-        covariance: Covariance of the first term.
-        ours: Its leading directions.
-        theirs: Leading directions of the second term.
 
     Returns:
         Principal angles (Björck & Golub 1973) and shared variance tr(Vᵀ Σ V) / tr Σ.

@@ -31,9 +31,6 @@ class Distribution:
 def compute_distribution(values: Float64[np.ndarray, " image"]) -> Distribution | None:
     """Summarise one number per image, whatever the order of the images.
 
-    Args:
-        values: One number per image; NaN where it is undefined for that image.
-
     Returns:
         The distribution over the images where it is defined; None where there is none.
     """

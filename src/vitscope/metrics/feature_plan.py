@@ -53,12 +53,6 @@ def make_plan(
 ) -> FeaturePlan:
     """The plan for a model's groups.
 
-    Args:
-        groups: Token groups of the model.
-        has_skip: Whether the row has a skip connection (a pooling query has none).
-        has_embedding: Whether the layer is the last, whose output becomes the global feature.
-        renormalize: Whether restricted outputs are divided by the kept attention mass.
-
     Returns:
         What to keep and what to compare.
     """

@@ -44,9 +44,6 @@ _MOMENTS = "moments"
 def rows_before_fold(width: int) -> int:
     """How many rows are kept before they are folded into moments.
 
-    Args:
-        width: Dimensions of the widest feature.
-
     Returns:
         Their number, at least 1.
     """

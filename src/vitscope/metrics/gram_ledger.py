@@ -45,10 +45,6 @@ def estimate_gram_ledger(sums: FeatureSums, total: str) -> GramLedger:
     of which each comes from moments of size d². A share is symmetric in its terms; over all pairs
     they sum to 1. It may be negative: two terms that undo one another.
 
-    Args:
-        sums: Sums over images.
-        total: "attention" or "residual".
-
     Returns:
         Share and interval by the names of the two terms; NaN where the total does not vary.
     """

@@ -34,11 +34,6 @@ def compute_hsic(blocks: PairMoments, kept: Float[Tensor, "union block"]) -> Hsi
     tr(K̃L̃) + 1ᵀK̃1 · 1ᵀL̃1 / ((n−1)(n−2)) − 2/(n−2) · 1ᵀK̃L̃1, over n(n−3). The inner products of
     the blocks' moments are formed once; each union takes a few of them.
 
-    Args:
-        blocks: Moments of (x, y), those of all blocks held together; the result does not depend on
-            their reference.
-        kept: 1 for each block that belongs to the union, 0 for the others.
-
     Returns:
         Both estimates of each union; the unbiased one is NaN for fewer than `MIN_IMAGES` images.
     """
@@ -64,11 +59,6 @@ def compute_hsic(blocks: PairMoments, kept: Float[Tensor, "union block"]) -> Hsi
 def compute_cka(xy: float, xx: float, yy: float) -> float:
     """CKA from three HSIC values of the same estimator.
 
-    Args:
-        xy: HSIC of the two features.
-        xx: HSIC of the first with itself.
-        yy: HSIC of the second with itself.
-
     Returns:
         xy / √(xx · yy); NaN where a self-term is not positive (features too alike or too few
         images to tell).
@@ -84,11 +74,6 @@ def expected_biased_cka(num_images: int, xx: tuple[float, float], yy: tuple[floa
     Over permutations π the mean of Σ_ij K_ij L_π(i)π(j) is tr K · tr L / (n − 1) for centred Gram
     matrices K and L, and their norms stay as they are. So this is exact for any distribution.
 
-    Args:
-        num_images: n, two or more.
-        xx: tr K and ‖K‖²_F of the first feature.
-        yy: tr L and ‖L‖²_F of the second.
-
     Returns:
         The value that independence would give: the floor under a biased CKA.
     """
@@ -97,11 +82,6 @@ def expected_biased_cka(num_images: int, xx: tuple[float, float], yy: tuple[floa
 
 def is_constant(blocks: PairMoments, reference: Float[Tensor, " dim"], epsilon: float) -> bool:
     """Whether a feature is the same for every image up to the rounding of its own precision.
-
-    Args:
-        blocks: Moments of (x, x), those of all blocks held together.
-        reference: Reference of x in those moments.
-        epsilon: Machine epsilon of the precision that the features were computed in.
 
     Returns:
         True where the variance is no more than rounding noise on the mean.

@@ -21,38 +21,19 @@ class MomentStore:
     """Write the moments of each pair once, then read them."""
 
     def __init__(self, folder: Path, pairs: Sequence[Pair]) -> None:
-        """Name the files.
-
-        Args:
-            folder: Where they lie.
-            pairs: All pairs; the files are numbered in this order.
-        """
+        """Name the files."""
         self._files = {pair: folder / f"{k:03d}.safetensors" for k, pair in enumerate(pairs)}
 
     def write(self, pair: Pair, moments: PairMoments) -> None:
-        """Write a pair.
-
-        Args:
-            pair: One of the pairs.
-            moments: Its moments, those of all jackknife blocks together.
-
-        Raises:
-            DiskError: If the disk does not take them.
-        """
+        """Write a pair."""
         tensors = {name: getattr(moments, name) for name in _FIELDS}
         write_tensors(self._files[pair], tensors, {"x": pair[0], "y": pair[1]})
 
     def read(self, pair: Pair) -> PairMoments:
         """Read a pair.
 
-        Args:
-            pair: One of the pairs.
-
         Returns:
             Moments of all jackknife blocks together.
-
-        Raises:
-            ResultError: If they cannot be read.
         """
         tensors, _ = read_tensors(self._files[pair], _FIELDS)
         return PairMoments(**tensors)
@@ -60,13 +41,7 @@ class MomentStore:
     def read_counts(self, pair: Pair) -> Float64[Tensor, " block"]:
         """Read how many images the moments of a pair are of.
 
-        Args:
-            pair: One of the pairs.
-
         Returns:
             Their number in each jackknife block.
-
-        Raises:
-            ResultError: If it cannot be read.
         """
         return read_tensors(self._files[pair], ["count"])[0]["count"]

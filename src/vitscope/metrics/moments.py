@@ -85,11 +85,6 @@ class PairMoments:
 def make_moments(dim_x: int, dim_y: int, *sets: int) -> PairMoments:
     """Moments of no rows.
 
-    Args:
-        dim_x: Dimensions of the first feature.
-        dim_y: Dimensions of the second.
-        *sets: Number of sets that are held together, if any.
-
     Returns:
         Zeros.
     """
@@ -112,13 +107,7 @@ def add_rows(
     x: Float64[Tensor, "image dim_x"],
     y: Float64[Tensor, "image dim_y"],
 ) -> None:
-    """Add the moments of rows in place: a new d x d matrix would cost more than the product.
-
-    Args:
-        moments: Moments that are changed.
-        x: First feature of each image, shifted by its reference.
-        y: Second feature of each image, likewise.
-    """
+    """Add the moments of rows in place: a new d x d matrix would cost more than the product."""
     p, q = x.square().sum(dim=1), y.square().sum(dim=1)
     moments.count.add_(len(x))
     moments.cross.addmm_(x.mT, y)
@@ -136,12 +125,6 @@ def compute_moments(
 ) -> PairMoments:
     """Moments of a set of rows.
 
-    Args:
-        x: First feature of each image.
-        y: Second feature of each image.
-        reference_x: Point that x is shifted by; near the mean, sums lose no digits.
-        reference_y: Point that y is shifted by.
-
     Returns:
         The moments about the references.
     """
@@ -154,11 +137,6 @@ def shift_moments(
     moments: PairMoments, offset_x: Float[Tensor, " dim"], offset_y: Float[Tensor, " dim"]
 ) -> PairMoments:
     """The same images about another reference.
-
-    Args:
-        moments: Moments about the old references.
-        offset_x: New reference of x minus the old one.
-        offset_y: New reference of y minus the old one.
 
     Returns:
         Moments about the new references.
@@ -195,10 +173,6 @@ def compute_covariance_traces(
     blocks: PairMoments, kept: Float[Tensor, "union block"]
 ) -> Float[Tensor, " union"]:
     """Σ_images ⟨x − mean x, y − mean y⟩, the numerator of a variance share, of unions of blocks.
-
-    Args:
-        blocks: Moments of (x, y), those of all blocks held together.
-        kept: 1 for each block that belongs to the union, 0 for the others.
 
     Returns:
         The sums (not divided by n).

@@ -19,9 +19,6 @@ WINDOW = 5
 def bin_of(norms: Float[Tensor, "*axes"]) -> Int32[Tensor, "*axes"]:
     """Bin of each norm, exact at the edges, on the device that the norms are on.
 
-    Args:
-        norms: Norms in float32 or float64, not negative.
-
     Returns:
         The bin b with 2^(b / 16 − 10) ≤ norm < 2^((b + 1) / 16 − 10), from 0 to `NUM_BINS` − 1.
     """
@@ -36,9 +33,6 @@ def bin_of(norms: Float[Tensor, "*axes"]) -> Int32[Tensor, "*axes"]:
 def lower_edge(bin_index: int) -> float:
     """Least norm that falls into a bin.
 
-    Args:
-        bin_index: Index of the bin.
-
     Returns:
         2^(index / 16 − 10).
     """
@@ -47,9 +41,6 @@ def lower_edge(bin_index: int) -> float:
 
 def sum_windows(counts: Integer[np.ndarray, "*axes bin"]) -> Int64[np.ndarray, "*axes bin"]:
     """Tokens in the window of `WINDOW` bins around each.
-
-    Args:
-        counts: Tokens per bin.
 
     Returns:
         The sums; at the ends, of the bins that there are.

@@ -59,10 +59,6 @@ class Estimate(NamedTuple):
 def group_images(labels: Sequence[str], identities: Sequence[str]) -> dict[str, list[int]]:
     """The different images of every class, in an order that is theirs alone.
 
-    Args:
-        labels: Class of each image.
-        identities: Digest of each image's bytes.
-
     Returns:
         Places in the given sequences by class, sorted by label and then by identity; of images
         that are the same, byte for byte, in one class the first.
@@ -79,11 +75,6 @@ def draw_pairs(
 ) -> Int64[np.ndarray, "draw class 2"]:
     """Draw a training and another test image of every class, each pair equally likely.
 
-    Args:
-        classes: Images of each class, at least two, as `group_images` sorts them.
-        num_draws: How many times.
-        seed: Seed of the draws.
-
     Returns:
         Per draw and class the training and the test image.
     """
@@ -99,9 +90,6 @@ def draw_pairs(
 
 def fit_nearest(train: Features) -> Scorer:
     """Nearest training feature: a class scores the cosine with its one training image.
-
-    Args:
-        train: Training features.
 
     Returns:
         The classifier. A feature of zeros has a cosine of 0 with everything.
@@ -120,9 +108,6 @@ def fit_logistic(train: Features) -> Scorer:
 
     scikit-learn's `LogisticRegression`, L2 penalty with C = 1, intercept, solver lbfgs from zeros,
     tolerance 1e-6, at most 1000 iterations: nothing in it is random.
-
-    Args:
-        train: Training features.
 
     Returns:
         The classifier; a class scores its logit.
@@ -155,9 +140,6 @@ CLASSIFIERS: Mapping[str, Callable[[Features], Scorer]] = MappingProxyType(
 def compute_accuracy(scores: Float64[np.ndarray, "class class"]) -> Accuracy:
     """Top-1 and top-5 accuracy over one test image a class.
 
-    Args:
-        scores: Scores of every class's test image for every class.
-
     Returns:
         The accuracies. Of classes that tie with the true one each is as likely to be named first: a
         test image counts with the probability that the true class is among the k first.
@@ -176,9 +158,6 @@ def average_draws(values: Float64[np.ndarray, " draw"]) -> Estimate:
     many draws from this image set lies. It does not cover the choice of the image set, whose
     classes and images are taken as given.
 
-    Args:
-        values: One number per draw.
-
     Returns:
         Mean and interval, cut to the 0 to 1 that an accuracy can be.
     """
@@ -192,9 +171,6 @@ def average_draws(values: Float64[np.ndarray, " draw"]) -> Estimate:
 
 def chance_accuracy(num_classes: int) -> Accuracy:
     """What guessing would give.
-
-    Args:
-        num_classes: Number of classes.
 
     Returns:
         1 / C and min(5, C) / C.

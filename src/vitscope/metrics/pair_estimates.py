@@ -72,11 +72,6 @@ def estimate_pair(
 ) -> PairEstimates:
     """Statistics of a pair from its moments.
 
-    Args:
-        blocks: Moments of all blocks, held together.
-        reference: Reference of the feature in those moments, if the pair is of one feature.
-        dtype: Precision of the features; tells variation from rounding.
-
     Returns:
         The statistics.
     """
@@ -93,11 +88,6 @@ def estimate_pair(
 
 def estimate_cka(xy: PairEstimates, xx: PairEstimates, yy: PairEstimates) -> CkaEstimate:
     """CKA of two features.
-
-    Args:
-        xy: The two features.
-        xx: The first with itself.
-        yy: The second with itself.
 
     Returns:
         The estimates; NaN where one of the two does not vary over the images.
@@ -124,10 +114,6 @@ def estimate_cka(xy: PairEstimates, xx: PairEstimates, yy: PairEstimates) -> Cka
 
 def estimate_share(xy: PairEstimates, xx: PairEstimates) -> Estimate:
     """Part of a total's variance over images that a term accounts for.
-
-    Args:
-        xy: The total with the term.
-        xx: The total with itself.
 
     Returns:
         The share; NaN where the total does not vary over the images.

@@ -70,9 +70,6 @@ class PatchNormCounts:
     def num_images(self, depth: int) -> int:
         """Images whose norms are known at a depth.
 
-        Args:
-            depth: 0 for the embeddings, ℓ for the output of the ℓ-th block.
-
         Returns:
             How many.
         """
@@ -81,24 +78,13 @@ class PatchNormCounts:
     def read(self, depth: int) -> NormCounts:
         """Counts of one depth.
 
-        Args:
-            depth: 0 for the embeddings, ℓ for the output of the ℓ-th block.
-
         Returns:
             The counts, on the whole scale of bins.
         """
         return self._depths[depth].read()
 
     def update(self, norms: Float[Tensor, "batch depth patch"]) -> None:
-        """Take in a batch.
-
-        Args:
-            norms: Norm of each patch token at each depth; NaN for all patches of an image at a
-                depth where they are not known, which is then left out there.
-
-        Raises:
-            ResultError: If depths or grid are others than before.
-        """
+        """Take in a batch."""
         _, depths, places = norms.shape
         self._check_grid([places] * depths)
         # What is not known is counted nowhere: any bin will do.
@@ -109,14 +95,7 @@ class PatchNormCounts:
                 depth.update(bins[known[:, index], index])
 
     def merge(self, other: "PatchNormCounts") -> None:
-        """Take in the counts of a disjoint set of images.
-
-        Args:
-            other: Counts of the same depths and grid; left unchanged.
-
-        Raises:
-            ResultError: If depths or grid differ.
-        """
+        """Take in the counts of a disjoint set of images."""
         if not other._depths:
             return
         self._check_grid([depth.num_places for depth in other._depths])
@@ -125,9 +104,6 @@ class PatchNormCounts:
 
     def fit(self, depth: int) -> HighNormTokens:
         """Tell the outliers of one depth from the rest.
-
-        Args:
-            depth: 0 for the embeddings, ℓ for the output of the ℓ-th block.
 
         Returns:
             The threshold that the norms of all images ask for, and what lies above it; without
@@ -167,9 +143,6 @@ class PatchNormCounts:
     def frequency_of_outliers(self, depth: int) -> Float64[np.ndarray, " patch"]:
         """How often each place on the grid is an outlier.
 
-        Args:
-            depth: 0 for the embeddings, ℓ for the output of the ℓ-th block.
-
         Returns:
             Part of the images, per patch in row-major order; NaN where no outliers are found or no
             image is known.
@@ -197,14 +170,8 @@ class PatchNormCounts:
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "PatchNormCounts":
         """Restore saved counts.
 
-        Args:
-            tensors: What `to_tensors` returned.
-
         Returns:
             The counts.
-
-        Raises:
-            ResultError: If a part is missing or does not fit.
         """
         restored = cls()
         try:

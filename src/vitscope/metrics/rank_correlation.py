@@ -42,10 +42,6 @@ def correlate_ranks(
     the smallest that n pairs can show. Both are approximations that take the pairs to be
     independent; below 25 pairs, or for |ρ| above 0.9, the interval is rough.
 
-    Args:
-        first: One number for each pair; NaN where it is undefined.
-        second: The other.
-
     Returns:
         The correlation over the pairs of which both numbers are finite, whatever their order.
 
@@ -71,9 +67,6 @@ def adjust_holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Correct p values for being several, so that one false finding in all has the stated chance.
 
     With m defined values in ascending order: p̃_(i) = max over j ≤ i of min(1, (m − j + 1) p_(j)).
-
-    Args:
-        p_values: p values by name; NaN where one is undefined, which then does not count.
 
     Returns:
         Corrected values by the same names; NaN stays NaN.

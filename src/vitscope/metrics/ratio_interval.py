@@ -35,11 +35,6 @@ def compute_ratio_interval(
     negative. Its degrees of freedom are Satterthwaite's, with blocks − 1 for the former and, as
     pairs of blocks share their blocks, twice as many for the latter.
 
-    Args:
-        above: Numerator on the unions of blocks that `leave_out` lists.
-        below: Denominator on the same.
-        sizes: Images in each block, none of them empty.
-
     Returns:
         (low, high), or None where it cannot be told: fewer than three blocks, a value undefined, or
         a denominator that may be zero.
@@ -80,10 +75,6 @@ class _Spread:
     def measure(cls, values: Float64[np.ndarray, "union 2"], sizes: Sequence[int]) -> "_Spread":
         """Take the differences.
 
-        Args:
-            values: Both statistics on the unions of `leave_out`.
-            sizes: Images in each block.
-
         Returns:
             The differences, scaled to what they are worth.
         """
@@ -102,9 +93,6 @@ class _Spread:
 
     def estimate_variance(self, ratio: float) -> tuple[float, float]:
         """Variance of the first statistic less a multiple of the second.
-
-        Args:
-            ratio: The multiple.
 
         Returns:
             The variance and its degrees of freedom.

@@ -57,11 +57,6 @@ def regress(
     undefined with fewer than `MIN_IMAGES_PER_COVARIATE` images for each covariate, fewer than
     `MIN_GROUPS` groups, no covariate, or a target that does not vary.
 
-    Args:
-        covariates: Numbers by name, one an image; NaN where one is undefined.
-        target: The number to foretell, one an image.
-        groups: The group that each image belongs to, such as its block of the jackknife.
-
     Returns:
         The regression, whatever the order of the images.
     """

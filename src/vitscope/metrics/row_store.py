@@ -29,12 +29,7 @@ class RowStore:
     """Append batches, go through all rows."""
 
     def __init__(self, folder: Path, saved: Path | None = None) -> None:
-        """Start with the rows of another folder, which is only ever read, or with none.
-
-        Args:
-            folder: Where shards shall be written; it need not exist yet.
-            saved: Folder of shards to start with.
-        """
+        """Start with the rows of another folder, which is only ever read, or with none."""
         self._folder = folder
         shards = [] if saved is None else sorted(saved.glob("*.safetensors"))
         self._shards = {s: _count(read_tensors(s, [_BLOCKS])[0][_BLOCKS]) for s in shards}
@@ -57,15 +52,7 @@ class RowStore:
         return [sum(sizes) for sizes in zip([0] * NUM_BLOCKS, *self._shards.values(), strict=True)]
 
     def append(self, features: Mapping[str, Rows], blocks: Sequence[int]) -> None:
-        """Take in a batch.
-
-        Args:
-            features: One row per image under each name; the same names every time.
-            blocks: Block of each image.
-
-        Raises:
-            DiskError: If the disk does not take earlier rows; this batch is not taken in then.
-        """
+        """Take in a batch."""
         if self._num_pending >= _SHARD_ROWS:
             self.flush()
         for name, rows in {**features, _BLOCKS: torch.tensor(blocks, dtype=torch.int64)}.items():
@@ -76,12 +63,6 @@ class RowStore:
         """Take in all rows of another store, behind those that are here.
 
         Shards are linked, not read: they last as long as either store does.
-
-        Args:
-            other: Rows of the same features; left unchanged, but for being written.
-
-        Raises:
-            DiskError: If the disk does not take them; some may have been taken in then.
         """
         self.flush()
         other.flush()
@@ -93,11 +74,7 @@ class RowStore:
             self._add_shard(ours, sizes)
 
     def flush(self) -> None:
-        """Write what is not on disk yet.
-
-        Raises:
-            DiskError: If the disk does not take it; it is kept then.
-        """
+        """Write what is not on disk yet."""
         if not self._num_pending:
             return
         shard = {name: torch.cat(chunks) for name, chunks in self._pending.items()}
@@ -109,15 +86,8 @@ class RowStore:
     def iter_rows(self, names: Sequence[str]) -> Iterator[tuple[dict[str, Rows], Blocks]]:
         """Go through all rows, whole shards at a time, about `_ROWS_AT_ONCE` rows.
 
-        Args:
-            names: The features wanted.
-
         Yields:
             One row per image under each name, and the block of each image.
-
-        Raises:
-            DiskError: If the disk does not take the last of the rows.
-            ResultError: If rows cannot be read.
         """
         self.flush()
         for shards in self._group_shards():

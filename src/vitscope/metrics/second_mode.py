@@ -64,9 +64,6 @@ def find_threshold_bin(counts: NormCounts) -> int | None:
     octave above that of the rest. A distribution with one mode has none, however long its tail and
     however unlike its places or images.
 
-    Args:
-        counts: Counts of the norms, of one image or more.
-
     Returns:
         The bin, or None.
     """
@@ -98,9 +95,6 @@ def find_threshold_bin(counts: NormCounts) -> int | None:
 def find_doubtful_bin(counts: NormCounts) -> int | None:
     """First bin of norms that may be a second mode, which these counts do not show.
 
-    Args:
-        counts: Counts of the norms, of one image or more, that have no threshold.
-
     Returns:
         The lowest dip before a window that is at least an octave above the mode and twice as high
         as the dip, however few tokens it holds; None where there is no such dip.
@@ -115,11 +109,6 @@ def estimate_variance(
     num_clusters: int,
 ) -> Float64[np.ndarray, " bin"]:
     """Variance of the count of tokens in each window, where places, or images, are drawn at random.
-
-    Args:
-        squares: Σ over clusters of the square of a cluster's count.
-        heights: Count of all clusters.
-        num_clusters: Places, or images, C.
 
     Returns:
         C / (C − 1) · Σ (count of the cluster − mean count of a cluster)², and at least the count,
@@ -153,10 +142,6 @@ def is_gap(values: Integer[np.ndarray, " value"], num_above: int) -> bool:
 
     Σ 1 / (k (k + 1)) = 1: so often a gap is found when all k are tried. Norms with a tail that is a
     power law have logarithms with one that is exponential.
-
-    Args:
-        values: Values in bins, ascending.
-        num_above: How many are above the gap, k.
 
     Returns:
         Whether it is one. A gap is known to within a bin, so one is taken off, and excess and

@@ -50,11 +50,7 @@ class TokenSums:
     """The sums of one layer: `update` with batches, `merge` with other sums, then estimate."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
-        """Start with no images.
-
-        Args:
-            tokens: Names of the tokens.
-        """
+        """Start with no images."""
         self.tokens = tuple(tokens)
         self._counts: Int64[Tensor, " block"] = torch.zeros(NUM_BLOCKS, dtype=torch.int64)
         self._sums: dict[str, Tensor] = {}
@@ -67,12 +63,7 @@ class TokenSums:
     def update(
         self, states: Mapping[str, Float[Tensor, "batch token _"]], blocks: Sequence[int]
     ) -> None:
-        """Take in a batch.
-
-        Args:
-            states: Each state of the tokens, in the order of `tokens`, on the CPU.
-            blocks: Jackknife block of each image.
-        """
+        """Take in a batch."""
         index = torch.tensor(blocks)
         self._counts = self._counts + torch.bincount(index, minlength=NUM_BLOCKS)
         membership = torch.nn.functional.one_hot(index, NUM_BLOCKS).double().mT
@@ -88,14 +79,7 @@ class TokenSums:
             self._add(f"{state}/{_SQUARE}", (ones @ norms.mT.square()).transpose(0, 1))
 
     def merge(self, other: "TokenSums") -> None:
-        """Take in the sums of a disjoint set of images.
-
-        Args:
-            other: Sums of the same tokens; left unchanged.
-
-        Raises:
-            ResultError: If the tokens differ.
-        """
+        """Take in the sums of a disjoint set of images."""
         if self.tokens != other.tokens:
             raise ResultError("these sums are of different tokens and cannot be merged")
         self._counts = self._counts + other._counts
@@ -104,10 +88,6 @@ class TokenSums:
 
     def estimate_pairwise_cosine(self, state: str, token: str) -> Estimate:
         """Mean cosine of a token's state over all pairs of images.
-
-        Args:
-            state: One of `states`.
-            token: One of `tokens`.
 
         Returns:
             (‖Σ û_i‖² − n) / (n (n − 1)) with û = x / ‖x‖, and its interval; NaN for fewer than two
@@ -132,10 +112,6 @@ class TokenSums:
     def estimate_variance_share(self, state: str, token: str) -> Estimate:
         """Part of a state's mean squared norm that varies over images.
 
-        Args:
-            state: One of `states`.
-            token: One of `tokens`.
-
         Returns:
             n / (n − 1) · (1 − ‖mean x‖² / mean ‖x‖²), the unbiased variance over the mean squared
             norm, and its interval: 0 for a constant, 1 for a state whose mean is zero, which chance
@@ -158,9 +134,6 @@ class TokenSums:
 
     def find_top_dimensions(self, token: str) -> TopDimensions:
         """Where mean activation is highest at the block's input, and what the norm makes of them.
-
-        Args:
-            token: One of `tokens`.
 
         Returns:
             The dimensions and their mean activations.
@@ -189,15 +162,8 @@ class TokenSums:
     def from_tensors(cls, tokens: Sequence[str], tensors: Mapping[str, Tensor]) -> "TokenSums":
         """Restore saved sums.
 
-        Args:
-            tokens: Names of the tokens.
-            tensors: What `to_tensors` returned.
-
         Returns:
             The sums.
-
-        Raises:
-            ResultError: If they do not fit.
         """
         sums = cls(tokens)
         parts = dict(tensors)

@@ -23,43 +23,19 @@ class UnknownError(Exception):
 
 
 def is_library(module: str) -> bool:
-    """Whether code is known by its name.
-
-    Args:
-        module: Name of the Python module that it is in.
-
-    Returns:
-        True for a library that models are built with.
-    """
+    """Whether code is known by its name."""
     return module.partition(".")[0] in _LIBRARIES
 
 
 def hash_tensor(tensor: Tensor) -> str:
-    """Digest of a tensor, wherever it is.
-
-    Args:
-        tensor: Any tensor.
-
-    Returns:
-        Precision, shape and BLAKE2b of the bytes.
-    """
+    """Digest of a tensor, wherever it is."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     digest = hashlib.blake2b(flat.view(torch.uint8).numpy().data, digest_size=16)
     return f"{tensor.dtype} {tuple(tensor.shape)} {digest.hexdigest()}"
 
 
 def describe_value(value: Any) -> str:
-    """A setting in words.
-
-    Args:
-        value: A number, text, tensor, class or function, or a collection of such.
-
-    Returns:
-        The words.
-
-    Raises:
-        UnknownError: If it is anything else.
-    """
+    """A setting in words."""
     if isinstance(value, _PLAIN):
         return repr(value)
     if isinstance(value, Enum):
@@ -82,17 +58,7 @@ def describe_value(value: Any) -> str:
 
 
 def describe_class(kind: type) -> str:
-    """A class in words.
-
-    Args:
-        kind: The class.
-
-    Returns:
-        Its qualified name, and the code of its methods where it is of no library.
-
-    Raises:
-        UnknownError: If it was made within a function, or its code has no description.
-    """
+    """A class in words."""
     name = f"{kind.__module__}.{kind.__qualname__}"
     if is_library(kind.__module__):
         return name
@@ -111,19 +77,7 @@ def describe_class(kind: type) -> str:
 def describe_code(
     code: Any, *, reads: bool = True, known: frozenset[CodeType] = frozenset()
 ) -> str:
-    """A function in words.
-
-    Args:
-        code: The function.
-        reads: Whether all globals that it reads are a part of it, or numbers and tensors alone.
-        known: Code that is being described already.
-
-    Returns:
-        Its qualified name, and its bytecode, defaults and globals where it is of no library.
-
-    Raises:
-        UnknownError: If it is no plain function, or reads what has no description.
-    """
+    """A function in words."""
     if isinstance(code, BuiltinFunctionType) and isinstance(code.__self__, ModuleType | None):
         return f"{code.__module__}.{code.__qualname__}"
     if not isinstance(code, FunctionType):

@@ -74,27 +74,13 @@ class Behaviour:
 
 
 def hash_weights(module: nn.Module) -> str:
-    """Digest of a model's weights: of names, precisions, shapes and bytes.
-
-    Args:
-        module: Any module.
-
-    Returns:
-        BLAKE2b, 128 bits, hexadecimal.
-    """
+    """Digest of a model's weights: of names, precisions, shapes and bytes."""
     weights = sorted(module.state_dict().items())
     return _hash_lines(f"{name} {hash_tensor(tensor)}" for name, tensor in weights)
 
 
 def describe_behaviour(module: nn.Module) -> Behaviour:
-    """Describe how a model computes, so that two can be compared.
-
-    Args:
-        module: Any module.
-
-    Returns:
-        What decides on its numbers beside its weights.
-    """
+    """Describe how a model computes, so that two can be compared."""
     found = _Description()
     for name, part in module.named_modules():
         found.add_module(name or "the model", part)

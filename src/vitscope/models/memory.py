@@ -32,18 +32,7 @@ def check_memory(
     decoded: int = 0,
     passed: int = 1,
 ) -> None:
-    """Refuse an input that memory cannot hold.
-
-    Args:
-        vit: The model.
-        size: Input height and width in pixels.
-        device: Where it runs; a GPU says itself when its memory is short.
-        decoded: Images whose pixels are still to be made, together.
-        passed: Images that go through the model together.
-
-    Raises:
-        MemoryShortageError: If the least that they take is more than there is.
-    """
+    """Refuse an input that memory cannot hold."""
     needed = decoded * _PIXEL_COPIES * 3 * size[0] * size[1] * _FLOAT_BYTES
     if device.type == "cpu":
         needed += passed * _count_token_bytes(vit, vit.make_layout(*size).num_tokens)
@@ -62,11 +51,7 @@ def check_memory(
 
 
 def find_available_memory() -> int | None:
-    """Memory that a process can still be given.
-
-    Returns:
-        Bytes, swap included; None where the system does not say.
-    """
+    """Memory that a process can still be given."""
     try:
         lines = (line.split() for line in _MEMORY_INFO.read_text().splitlines())
         entries = {name: int(kilobytes) for name, kilobytes, *_ in lines}

@@ -10,11 +10,7 @@ _recorded = threading.local()
 
 @contextmanager
 def one_forward() -> Iterator[None]:
-    """Record one forward: hooks made outside of this context do not see it.
-
-    Yields:
-        Nothing.
-    """
+    """Record one forward: hooks made outside of this context do not see it."""
     outer = getattr(_recorded, "forward", None)
     _recorded.forward = object()
     try:
@@ -27,20 +23,12 @@ class OwnHook:
     """A hook of vitscope, for the forward that is recorded when it is made."""
 
     def __init__(self, hook: Callable[..., None]) -> None:
-        """Tie a hook to this forward.
-
-        Args:
-            hook: What is called in it; it changes nothing.
-        """
+        """Tie a hook to this forward."""
         self._hook = hook
         self._forward = _current()
 
     def __call__(self, *given: Any) -> None:
-        """Look at what passes, if it is of this forward.
-
-        Args:
-            *given: What torch gives a hook.
-        """
+        """Look at what passes, if it is of this forward."""
         if _current() == self._forward:
             self._hook(*given)
 

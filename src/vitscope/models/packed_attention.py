@@ -17,18 +17,7 @@ from vitscope.trace import AttentionTail
 
 
 def check_packed_attention(attention: nn.Module, owner: str) -> nn.MultiheadAttention:
-    """Refuse everything but plain attention with tokens in the second dimension.
-
-    Args:
-        attention: What the model uses as its attention module.
-        owner: Whose it is, for the message.
-
-    Returns:
-        The module.
-
-    Raises:
-        UnsupportedModelError: Naming the setting that changes the algebra.
-    """
+    """Refuse everything but plain attention with tokens in the second dimension."""
     kind = type(attention)
     require(kind is nn.MultiheadAttention, owner, f"attention {kind.__name__}")
     packed: Any = attention
@@ -46,16 +35,7 @@ def check_packed_attention(attention: nn.Module, owner: str) -> nn.MultiheadAtte
 
 
 def make_packed_heads(attention: nn.MultiheadAttention, call: AttentionCall, row: int) -> Heads:
-    """Queries of one row, and keys and values of all tokens.
-
-    Args:
-        attention: The module, checked by `check_packed_attention`.
-        call: What it was called with.
-        row: Position of the query in the sequence of queries.
-
-    Returns:
-        The heads, in the module's own precision.
-    """
+    """Queries of one row, and keys and values of all tokens."""
     names = ("query", "key", "value")
     given = dict(zip(names, call.args, strict=False)) | call.kwargs
     inputs = (given["query"][:, row : row + 1], given["key"], given["value"])
@@ -72,15 +52,7 @@ def make_packed_heads(attention: nn.MultiheadAttention, call: AttentionCall, row
 def make_packed_tail(
     attention: nn.MultiheadAttention, scale: Float[Tensor, " dim"] | None
 ) -> AttentionTail:
-    """The map from concatenated heads to the residual stream.
-
-    Args:
-        attention: The module.
-        scale: Layer scale γ, or None.
-
-    Returns:
-        W_O, b_O and γ; the parameters themselves, so that moving the model moves them.
-    """
+    """The map from concatenated heads to the residual stream."""
     return AttentionTail(
         weight=attention.out_proj.weight, bias=attention.out_proj.bias, scale=scale
     )

@@ -29,15 +29,7 @@ class Autocast:
 
     @contextmanager
     def switched(self, device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
-        """Let `applied` mean a precision for a while.
-
-        Args:
-            device: Where the model runs.
-            dtype: The precision; one that is no half precision is that of the weights.
-
-        Yields:
-            Nothing; what was before holds again when the context ends.
-        """
+        """Let `applied` mean a precision for a while."""
         before, self._half = self._half, dtype if dtype in HALF_PRECISIONS else None
         try:
             # No autocast of the caller's. And weights that are cast are kept until the outermost
@@ -52,37 +44,16 @@ class Autocast:
             self._half = before
 
     def without_gradients(self) -> AbstractContextManager[object]:
-        """Keep no record for gradients.
-
-        Returns:
-            Inference mode, the fastest; but for a half precision, of which autocast keeps no weight
-            that it cast there. It keeps whole weights that ask for a gradient, and casts others at
-            every use.
-        """
+        """Keep no record for gradients."""
         return torch.inference_mode() if self._half is None else torch.no_grad()
 
     def applied(self, device: torch.device) -> AbstractContextManager[object]:
-        """Run the model's own code as it is to be run.
-
-        Args:
-            device: Where it runs.
-
-        Returns:
-            A context to run it in.
-        """
+        """Run the model's own code as it is to be run."""
         return nullcontext() if self._half is None else torch.autocast(device.type, self._half)
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 in hardware.
-
-    Args:
-        device: A device of this machine.
-
-    Returns:
-        True for a GPU of Nvidia (from Ampere on) or AMD that has it and for a processor with
-        AVX-512 BF16 or AMX; False where torch would emulate it, and where that cannot be told.
-    """
+    """Whether a device multiplies bfloat16 in hardware."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -29,17 +29,7 @@ _changed = threading.Condition()
 
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Have a model alone, ready to be run; a thread may enter several times.
-
-    Args:
-        module: The model.
-
-    Yields:
-        Nothing; every part of the model is as it was when the context ends.
-
-    Raises:
-        UsageError: If not all weights are here, or two threads wait for each other's models.
-    """
+    """Have a model alone, ready to be run; a thread may enter several times."""
     modules = list(module.modules())
     weights = [tensor for part in modules for tensor in list_tensors(part)]
     with _held([*modules, *weights]), ExitStack() as stack:
@@ -52,42 +42,19 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
 
 
 def list_tensors(module: nn.Module) -> list[Tensor]:
-    """Parameters and buffers of a module itself, without those of its children.
-
-    Args:
-        module: A module.
-
-    Returns:
-        The tensors.
-    """
+    """Parameters and buffers of a module itself, without those of its children."""
     own = [*module._parameters.values(), *module._buffers.values()]
     return [tensor for tensor in own if tensor is not None]
 
 
 def list_computed(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Tensors that are plain attributes of a module, neither parameters nor buffers.
-
-    Args:
-        module: A module.
-
-    Returns:
-        Their names and themselves.
-    """
+    """Tensors that are plain attributes of a module, neither parameters nor buffers."""
     return [(name, value) for name, value in vars(module).items() if isinstance(value, Tensor)]
 
 
 @contextmanager
 def moved(module: nn.Module, device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
-    """Move and cast a model for a while.
-
-    Args:
-        module: The model.
-        device: Where to.
-        dtype: Precision of its weights there.
-
-    Yields:
-        Nothing; weights, gradients and buffers are what they were when the context ends.
-    """
+    """Move and cast a model for a while."""
     parts = list(module.modules())
     parameters = [(p, p.data, p.grad) for p in module.parameters()]
     buffers = [(part._buffers, name, b) for part in parts for name, b in part._buffers.items()]
@@ -110,14 +77,7 @@ def moved(module: nn.Module, device: torch.device | str, dtype: torch.dtype) -> 
 
 
 def check_whole(module: nn.Module) -> None:
-    """Refuse a model of which some weights are elsewhere.
-
-    Args:
-        module: The model.
-
-    Raises:
-        UsageError: Naming the first parameter that is not here.
-    """
+    """Refuse a model of which some weights are elsewhere."""
     for name, parameter in module.named_parameters():
         if parameter.is_meta:
             raise UsageError(
@@ -133,14 +93,7 @@ def check_whole(module: nn.Module) -> None:
 
 
 def find_plain_forward(module: nn.Module) -> Callable[..., Any] | None:
-    """What a compiler or Accelerate's mixed precision was put around.
-
-    Args:
-        module: A module.
-
-    Returns:
-        Its forward without them; None where nothing is around it.
-    """
+    """What a compiler or Accelerate's mixed precision was put around."""
     own = vars(module)
     if "_original_forward" in own:  # accelerate keeps it there
         plain: Callable[..., Any] = own["_original_forward"]

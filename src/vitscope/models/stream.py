@@ -25,41 +25,18 @@ from vitscope.trace import StreamTrace
 
 
 def take_stream(value: Any) -> Tensor:
-    """The residual stream that a block was given, or hands over.
-
-    Args:
-        value: A tensor, or a tuple or list that begins with it: some blocks hand their stream over
-            in a tuple, DINOv3's in a list of one.
-
-    Returns:
-        The tensor.
-    """
+    """The residual stream that a block was given, or hands over."""
     stream: Tensor = value[0] if isinstance(value, tuple | list) else value
     return stream
 
 
 def take_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a module was called with first, by position or by name.
-
-    Args:
-        args: Its positional arguments.
-        kwargs: Its keyword arguments, in the order of the call.
-
-    Returns:
-        The first of them.
-    """
+    """What a module was called with first, by position or by name."""
     return args[0] if args else next(iter(kwargs.values()))
 
 
 def compute_norms(tokens: Tensor) -> Tensor:
-    """Norm of each token, in float32 or better.
-
-    Args:
-        tokens: Vectors in the last axis.
-
-    Returns:
-        ‖x‖₂ of each.
-    """
+    """Norm of each token, in float32 or better."""
     dtype = torch.float64 if tokens.dtype == torch.float64 else torch.float32
     norms: Tensor = torch.linalg.vector_norm(tokens, dim=-1, dtype=dtype)
     return norms
@@ -73,12 +50,7 @@ class StreamRecorder:
     """
 
     def __init__(self, blocks: Sequence[nn.Module], layout: TokenLayout) -> None:
-        """Prepare to record.
-
-        Args:
-            blocks: All blocks, in order.
-            layout: Which token is what, for the input that is to come.
-        """
+        """Prepare to record."""
         self._blocks = blocks
         self._layout = layout
         self.num_passed = 0
@@ -87,11 +59,7 @@ class StreamRecorder:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Listen to the blocks for as long as the context lasts.
-
-        Yields:
-            Nothing; the hooks are removed when the context ends.
-        """
+        """Listen to the blocks for as long as the context lasts."""
         handles: list[RemovableHandle] = [
             block.register_forward_pre_hook(OwnHook(self._enter_block), with_kwargs=True)
             for block in self._blocks
@@ -104,11 +72,7 @@ class StreamRecorder:
                 handle.remove()
 
     def finish(self) -> StreamTrace:
-        """What was recorded, when the forward is over.
-
-        Returns:
-            The trace, NaN at the last depth where the forward was left before it.
-        """
+        """What was recorded, when the forward is over."""
         assert self._patch_norms is not None
         return StreamTrace(rows=self._rows, patch_norms=self._patch_norms)
 

@@ -12,14 +12,7 @@ HIGHEST_PATCH = "highest_patch"
 
 
 def name_tokens(layout: TokenLayout) -> tuple[str, ...]:
-    """Names of the tokens whose states are kept.
-
-    Args:
-        layout: Which token is what.
-
-    Returns:
-        "cls", "register_0", "register_1", …, "distillation", then `HIGHEST_PATCH`.
-    """
+    """Names of the tokens whose states are kept."""
     names: list[str] = []
     for group, positions in layout.groups.items():
         if group == "registers":
@@ -33,11 +26,7 @@ class TokenPicker:
     """Takes the special tokens out of everything that passes through a block."""
 
     def __init__(self, layout: TokenLayout) -> None:
-        """Prepare to pick.
-
-        Args:
-            layout: Which token is what; no patch is among the tokens taken by their position.
-        """
+        """Prepare to pick."""
         self._layout = layout
         self._fixed = [i for g, p in layout.groups.items() if g != "patches" for i in p]
         self._states: dict[str, Tensor] = {}
@@ -46,11 +35,7 @@ class TokenPicker:
         self._mean_patch_norm: Tensor
 
     def pick(self, stream: Float[Tensor, "batch token dim"]) -> None:
-        """Choose the tokens by the stream that enters the block.
-
-        Args:
-            stream: The block's input.
-        """
+        """Choose the tokens by the stream that enters the block."""
         norms = compute_norms(stream)
         patches = self._layout.groups["patches"]
         of_patches = norms[:, patches.start : patches.stop]
@@ -66,20 +51,11 @@ class TokenPicker:
         name: str,
         tokens: Float[Tensor, "batch token dim"] | Float[Tensor, "batch head token head_dim"],
     ) -> None:
-        """Keep the chosen tokens' vectors.
-
-        Args:
-            name: What they are.
-            tokens: Vectors of all tokens, whole or split into heads.
-        """
+        """Keep the chosen tokens' vectors."""
         self._states[name] = self._take(tokens)
 
     def finish(self) -> TokenStates:
-        """What was kept, when the block is done.
-
-        Returns:
-            The states, on the CPU, in float64 where the model runs in it and float32 otherwise.
-        """
+        """What was kept, when the block is done."""
         states, self._states = self._states, {}
         return TokenStates(
             names=name_tokens(self._layout),

@@ -32,14 +32,7 @@ _STATES = ("hidden", "normed", "keys", "values")
 
 
 def draw_anatomy(results: Sequence[ModelResult]) -> ReportFigure:
-    """Norm of [CLS], registers and patches, and how alike their states are over images.
-
-    Args:
-        results: Results of any kind.
-
-    Returns:
-        The figure.
-    """
+    """Norm of [CLS], registers and patches, and how alike their states are over images."""
 
     def draw() -> Mapping[str, Any]:
         selection = select(results, _read_norms, choices=[LAYER])

@@ -36,45 +36,20 @@ _SHORT_LETTERS = 20
 
 
 def term_colour(term: str) -> str:
-    """Colour of a term, the same on every chart.
-
-    Args:
-        term: As in a summary; single registers have the colour of registers.
-
-    Returns:
-        A colour that the page defines.
-    """
+    """Colour of a term, the same on every chart."""
     name = "registers" if term.startswith("register_") else term
     return f"var(--{name.replace('_', '-')})" if name in TERM_SHAPES else OTHER
 
 
 def term_shape(term: str) -> str:
-    """Shape of a term's mark.
-
-    Args:
-        term: As in a summary.
-
-    Returns:
-        A shape that Vega knows.
-    """
+    """Shape of a term's mark."""
     return TERM_SHAPES["registers"] if term.startswith("register_") else TERM_SHAPES.get(term, "x")
 
 
 def plot_bars(
     rows: Sequence[Row], title: str, description: str, *, domain: Domain = None, form: str = ""
 ) -> Spec:
-    """One bar a row, with its interval and its number.
-
-    Args:
-        rows: `name`, `colour`, `value`, `told`, and where known `low`, `high`, `floor`.
-        title: Title of the horizontal axis.
-        description: What the chart shows, for those who do not see it.
-        domain: Ends of the axis; chosen from the data if None.
-        form: How numbers are written beside the axis, as d3 formats them.
-
-    Returns:
-        The specification.
-    """
+    """One bar a row, with its interval and its number."""
     name = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=130))
     base = _make_base(rows).encode(y=name)
     axis = _make_axis(form)
@@ -95,19 +70,7 @@ def plot_bars(
 def plot_by_size(
     rows: Sequence[Row], title: str, description: str, *, domain: Domain = None, form: str = ""
 ) -> Spec:
-    """A line over the number of parameters for each term of one family of models.
-
-    Args:
-        rows: `name`, `term`, `model`, `size`, `params` (millions), `value`, `told`, and where known
-            `low`, `high`, `floor`.
-        title: Title of the vertical axis.
-        description: What the chart shows, for those who do not see it.
-        domain: Ends of the vertical axis; chosen from the data if None.
-        form: How numbers are written beside the vertical axis, as d3 formats them.
-
-    Returns:
-        The specification.
-    """
+    """A line over the number of parameters for each term of one family of models."""
     terms = list(dict.fromkeys(row["term"] for row in rows))
     colour = alt.Color("term:N", scale=_make_range(terms, term_colour), legend=None)
     shape = alt.Shape("term:N", scale=_make_range(terms, term_shape), legend=None)
@@ -147,18 +110,7 @@ def plot_depth(
     domain: Domain = None,
     form: str = "",
 ) -> Spec:
-    """A line over the layers for each model of one family, with a band where there is a spread.
-
-    Args:
-        rows: `series`, `layer`, `value`, `told`, and where known `low`, `high`.
-        title: Title of the vertical axis.
-        description: What the chart shows, for those who do not see it.
-        domain: Ends of the vertical axis; chosen from the data if None.
-        form: How numbers are written beside the vertical axis, as d3 formats them.
-
-    Returns:
-        The specification.
-    """
+    """A line over the layers for each model of one family, with a band where there is a spread."""
     names = list(dict.fromkeys(row["series"] for row in rows))
     looks = {name: index % len(SERIES) for index, name in enumerate(names)}
     short = max(map(len, names)) <= _SHORT_LETTERS
@@ -199,17 +151,7 @@ def plot_depth(
 
 
 def plot_dots(rows: Sequence[Row], title: str, description: str, *, domain: Domain = None) -> Spec:
-    """A dot with its interval for each row and term, the terms beside each other.
-
-    Args:
-        rows: `name`, `term`, `value`, `told`, `strong`, and where known `low`, `high`.
-        title: Title of the horizontal axis.
-        description: What the chart shows, for those who do not see it.
-        domain: Ends of the axis; chosen from the data if None.
-
-    Returns:
-        The specification.
-    """
+    """A dot with its interval for each row and term, the terms beside each other."""
     terms = list(dict.fromkeys(row["term"] for row in rows))
     colour = alt.Color("term:N", scale=_make_range(terms, term_colour), legend=None)
     shape = alt.Shape("term:N", scale=_make_range(terms, term_shape), legend=None)
@@ -233,14 +175,7 @@ def plot_dots(rows: Sequence[Row], title: str, description: str, *, domain: Doma
 
 
 def plot_histogram(description: str) -> Spec:
-    """Bars whose heights the page fills in, for the number that is looked at.
-
-    Args:
-        description: What the chart shows, for those who do not see it.
-
-    Returns:
-        The specification, over a data set named `bins` of `low`, `high` and `share`.
-    """
+    """Bars whose heights the page fills in, for the number that is looked at."""
     bars = (
         alt.Chart(alt.InlineData(values=[], name="bins"))
         .mark_bar(color=term_colour("patches"), binSpacing=1)

@@ -93,15 +93,7 @@ class ImageNumbers:
     def of_columns(
         cls, columns: Mapping[str, Float64[np.ndarray, " image"]], digests: Sequence[str]
     ) -> "ImageNumbers":
-        """Put numbers in the order in which they are offered.
-
-        Args:
-            columns: The number of each image, by column.
-            digests: Identity of each image.
-
-        Returns:
-            The numbers, by kind.
-        """
+        """Put numbers in the order in which they are offered."""
         described = sorted(map(describe_column, columns), key=lambda column: column.order)
         rows = [columns[column.name] for column in described]
         values = np.stack(rows) if rows else np.empty((0, len(digests)))
@@ -109,14 +101,7 @@ class ImageNumbers:
 
 
 def describe_column(name: str) -> Column:
-    """A column of the table of images in words.
-
-    Args:
-        name: Its name.
-
-    Returns:
-        What it is.
-    """
+    """A column of the table of images in words."""
     if name in _SINGLE:
         group, label, definition = _SINGLE[name]
         return Column(name, group, label, definition)
@@ -134,14 +119,7 @@ def describe_column(name: str) -> Column:
 
 
 def collect_numbers(table: pa.Table) -> ImageNumbers:
-    """The numbers of a table that differ between its images.
-
-    Args:
-        table: One row an image, with `image_id`.
-
-    Returns:
-        The numbers, by kind.
-    """
+    """The numbers of a table that differ between its images."""
     columns = {}
     for name in table.column_names:
         if not pa.types.is_floating(table.schema.field(name).type):
@@ -155,14 +133,7 @@ def collect_numbers(table: pa.Table) -> ImageNumbers:
 
 
 def count_bins(values: Float64[np.ndarray, " image"]) -> dict[str, Any]:
-    """How a number is spread over images.
-
-    Args:
-        values: The number of each image; NaN where it is undefined, and not all the same.
-
-    Returns:
-        `start` and `step` of the bins, `counts` in each, and `n`, `mean`, `p05`, `p50`, `p95`.
-    """
+    """How a number is spread over images."""
     known = values[~np.isnan(values)]
     counts, edges = np.histogram(known, bins=_NUM_BINS)
     p05, p50, p95 = (float(q) for q in np.quantile(known, [0.05, 0.5, 0.95]))
@@ -179,12 +150,5 @@ def count_bins(values: Float64[np.ndarray, " image"]) -> dict[str, Any]:
 
 
 def round_numbers(values: Iterable[float]) -> list[float | None]:
-    """Numbers as the page carries them: five digits are more than it shows.
-
-    Args:
-        values: Numbers; NaN where one is undefined.
-
-    Returns:
-        The same, None where one is undefined.
-    """
+    """Numbers as the page carries them: five digits are more than it shows."""
     return [None if np.isnan(value) else float(f"{value:.5g}") for value in values]

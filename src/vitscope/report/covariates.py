@@ -27,14 +27,7 @@ Correlations = Mapping[tuple[str, str], tuple[Interval, bool]]
 
 
 def draw_covariates(results: Sequence[ModelResult]) -> ReportFigure:
-    """Rank correlations of the sources' shares with covariates of the image.
-
-    Args:
-        results: Results of any kind.
-
-    Returns:
-        The figure, a panel a model.
-    """
+    """Rank correlations of the sources' shares with covariates of the image."""
 
     def draw() -> Mapping[str, Any]:
         selection = select(results, _read, choices=[count_cls(*_SOURCES), LAYER])

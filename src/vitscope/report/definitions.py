@@ -23,10 +23,6 @@ class Definition:
 
 @cache
 def read_definitions() -> dict[str, Definition]:
-    """All definitions, in the order of the page.
-
-    Returns:
-        Definitions by key.
-    """
+    """All definitions, in the order of the page."""
     text = files("vitscope.report").joinpath("definitions.toml").read_text(encoding="utf-8")
     return {key: Definition(key, **content) for key, content in tomllib.loads(text).items()}

@@ -38,14 +38,7 @@ Layers = Mapping[int, Interval]
 
 
 def draw_layer_similarity(results: Results) -> ReportFigure:
-    """Cosine of [CLS] at each depth with [CLS] at the last.
-
-    Args:
-        results: Results of any kind.
-
-    Returns:
-        The figure.
-    """
+    """Cosine of [CLS] at each depth with [CLS] at the last."""
 
     def draw() -> Mapping[str, Any]:
         selection = select(results, lambda one: _read_layers(one, "layer_similarity", read_spread))
@@ -63,14 +56,7 @@ def draw_layer_similarity(results: Results) -> ReportFigure:
 
 
 def draw_high_norm(results: Results) -> ReportFigure:
-    """Fraction of patch tokens above the fitted threshold, by depth.
-
-    Args:
-        results: Results of any kind.
-
-    Returns:
-        The figure.
-    """
+    """Fraction of patch tokens above the fitted threshold, by depth."""
 
     def draw() -> Mapping[str, Any]:
         selection = select(

@@ -24,66 +24,29 @@ _LONGEST_PX, _QUALITY = 336, 82
 
 
 def embed_json(content: Any) -> str:
-    """JSON that may stand inside a script element.
-
-    Args:
-        content: Dictionaries, lists, strings, finite numbers.
-
-    Returns:
-        JSON without <, >, & and the two line ends that JavaScript alone knows.
-    """
+    """JSON that may stand inside a script element."""
     # Half a surrogate pair, which a file name's bytes can become, is no text that can be written.
     text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.translate(_ESCAPES)
 
 
 def embed_script(source: str) -> str:
-    """JavaScript that may stand inside a script element.
-
-    Args:
-        source: A program; in it "</script" and "<!--" occur within strings and patterns alone,
-            where a backslash changes nothing.
-
-    Returns:
-        The program without what could end the element.
-    """
+    """JavaScript that may stand inside a script element."""
     return source.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def as_written(text: str) -> Markup:
-    """Text that goes into the page as it is.
-
-    Args:
-        text: What `embed_json` or `embed_script` made, or a style sheet of the package.
-
-    Returns:
-        The text, which the template does not escape again.
-    """
+    """Text that goes into the page as it is."""
     return Markup(text)  # noqa: S704 - nothing of a result gets here but through `embed_json`
 
 
 def digest_of(source: str) -> str:
-    """What a content security policy calls an inline script or style.
-
-    Args:
-        source: Exactly what stands between the tags.
-
-    Returns:
-        Such as "'sha256-…'".
-    """
+    """What a content security policy calls an inline script or style."""
     return f"'sha256-{b64encode(sha256(source.encode()).digest()).decode()}'"
 
 
 def make_policy(scripts: Iterable[str], styles: Iterable[str]) -> str:
-    """A content security policy under which a page reaches nothing and runs nothing else.
-
-    Args:
-        scripts: The inline scripts.
-        styles: The inline styles.
-
-    Returns:
-        The policy.
-    """
+    """A content security policy under which a page reaches nothing and runs nothing else."""
     run = " ".join(map(digest_of, scripts))
     look = " ".join(map(digest_of, styles))
     return (
@@ -93,14 +56,7 @@ def make_policy(scripts: Iterable[str], styles: Iterable[str]) -> str:
 
 
 def encode_image(image: UInt8[np.ndarray, "height width 3"]) -> str:
-    """A thumbnail.
-
-    Args:
-        image: Red, green and blue.
-
-    Returns:
-        A JPEG file, base64.
-    """
+    """A thumbnail."""
     thumbnail = Image.fromarray(image)
     thumbnail.thumbnail((_LONGEST_PX, _LONGEST_PX), Image.Resampling.LANCZOS)
     file = BytesIO()
@@ -109,30 +65,14 @@ def encode_image(image: UInt8[np.ndarray, "height width 3"]) -> str:
 
 
 def encode_bytes(values: UInt8[np.ndarray, "..."]) -> str:
-    """Bytes as text.
-
-    Args:
-        values: The bytes, in any shape.
-
-    Returns:
-        Them in order, base64.
-    """
+    """Bytes as text."""
     return b64encode(values.tobytes()).decode()
 
 
 def encode_map(
     values: Float[np.ndarray, "*head row column"], *, signed: bool = False
 ) -> dict[str, Any]:
-    """A map, or one a head, in a byte a patch.
-
-    Args:
-        values: One number a patch.
-        signed: Whether numbers may be below zero.
-
-    Returns:
-        `data`: the bytes, base64; `scale`: for each map the number that the largest byte stands
-        for. Bytes go from 0 to 255, of signed maps from −127 to 127 around 128.
-    """
+    """A map, or one a head, in a byte a patch."""
     maps = values.reshape(-1, values.shape[-2] * values.shape[-1]).astype(np.float64)
     scale = np.abs(maps).max(axis=1)
     unit = maps / np.where(scale > 0, scale, 1.0)[:, None]

@@ -75,19 +75,7 @@ def make_figure(
     meaning: str,
     terms: Sequence[str],
 ) -> ReportFigure:
-    """A figure, or the reason why there is none.
-
-    Args:
-        draw: Makes panels, table, legend and notes; raises NothingToDrawError where the results
-            do not have the numbers.
-        key: Anchor in the page.
-        title: The question that it answers.
-        meaning: What it shows, in one plain line.
-        terms: Keys of the definitions that it rests on.
-
-    Returns:
-        The figure.
-    """
+    """A figure, or the reason why there is none."""
     try:
         drawn = draw()
     except NothingToDrawError as reason:
@@ -103,18 +91,7 @@ def draw_terms(
     told: Told | None = None,
     form: str = "",
 ) -> dict[str, Any]:
-    """Numbers by term: a line over size for a family of several models, bars for a single one.
-
-    Args:
-        selection: Numbers of each model.
-        axis: Title of the axis of the numbers.
-        domain: Ends of that axis.
-        told: How a number is written; three decimals if None.
-        form: How numbers are written beside the axis, as d3 formats them.
-
-    Returns:
-        Panels, table, legend and notes of a figure.
-    """
+    """Numbers by term: a line over size for a family of several models, bars for a single one."""
     told = told or tell_number
     panels = []
     for family, members in selection.families.items():
@@ -152,63 +129,27 @@ def _are_sizes(models: Sequence[ModelResult]) -> bool:
 
 
 def note_omitted(omitted: Mapping[str, str]) -> tuple[str, ...]:
-    """Who is not on a figure, and why.
-
-    Args:
-        omitted: Reason by label.
-
-    Returns:
-        One sentence, or none.
-    """
+    """Who is not on a figure, and why."""
     return (f"Not shown: {describe_omitted(omitted)}.",) if omitted else ()
 
 
 def name_term(term: str) -> str:
-    """A term in the field's words.
-
-    Args:
-        term: As in a summary.
-
-    Returns:
-        Such as "[CLS] itself" or "register 2".
-    """
+    """A term in the field's words."""
     return TERM_NAMES.get(term) or printable(term.replace("_", " "))
 
 
 def tell_number(value: float) -> str:
-    """A number with three decimals.
-
-    Args:
-        value: The number.
-
-    Returns:
-        Text with a true minus sign.
-    """
+    """A number with three decimals."""
     return f"{value:.3f}".replace("-", "−")
 
 
 def tell_percent(share: float) -> str:
-    """A share as a percentage.
-
-    Args:
-        share: The share.
-
-    Returns:
-        Text with one decimal and a true minus sign.
-    """
+    """A share as a percentage."""
     return f"{100 * share:.1f} %".replace("-", "−")
 
 
 def tell_interval(estimate: Interval | None, told: Told = tell_number) -> str:
-    """A number with its interval.
-
-    Args:
-        estimate: The number; None where it is undefined.
-        told: How a number is written.
-
-    Returns:
-        Such as "0.996 (0.995 to 0.997)".
-    """
+    """A number with its interval."""
     if estimate is None:
         return "–"
     if estimate.low is None or estimate.high is None:
@@ -233,14 +174,7 @@ def _describe_terms(model: ModelResult, terms: Terms, told: Told) -> list[dict[s
 
 
 def describe_interval(estimate: Interval) -> dict[str, float | None]:
-    """A number as a row of a chart's data.
-
-    Args:
-        estimate: The number with its interval.
-
-    Returns:
-        `value`, `low`, `high`, and for a CKA `floor`, what the biased estimate gives by chance.
-    """
+    """A number as a row of a chart's data."""
     row = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
     if isinstance(estimate, CkaInterval):
         row["floor"] = estimate.biased_if_unrelated

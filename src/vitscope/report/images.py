@@ -59,15 +59,7 @@ class _Source:
 
 
 def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """Everything that the gallery and the distributions show.
-
-    Args:
-        results: Results; audits, and explanations where there are any.
-        max_bytes: What images and maps may take, base64.
-
-    Returns:
-        `thumbnails`, `galleries` with their `images`, `distributions`, `columns`, `colourmaps`.
-    """
+    """Everything that the gallery and the distributions show."""
     sources: list[_Source] = []
     distributions = []
     for result in results:
@@ -112,14 +104,7 @@ class _Shelf:
     _num_bytes: int = 0
 
     def fill(self, sources: Sequence[_Source]) -> list[list[Entry]]:
-        """Take images in turns until there is no more room.
-
-        Args:
-            sources: Where from; the first images of each are a balanced sample.
-
-        Returns:
-            The images of each source.
-        """
+        """Take images in turns until there is no more room."""
         shown: list[list[Entry]] = [[] for _ in sources]
         for index in range(max((source.count for source in sources), default=0)):
             for source, entries in zip(sources, shown, strict=True):
@@ -261,13 +246,6 @@ def _flatten(tree: Mapping[str, Any], *path: str) -> dict[str, float]:
 
 
 def _encode_colours(name: str) -> str:
-    """A colour map.
-
-    Args:
-        name: As matplotlib knows it.
-
-    Returns:
-        256 colours as red, green, blue, base64.
-    """
+    """A colour map."""
     colours = mpl.colormaps[name](np.arange(256), bytes=True)
     return encode_bytes(colours[:, :3])

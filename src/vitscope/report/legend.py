@@ -17,14 +17,7 @@ _PATHS = {
 
 
 def draw_key(term: str) -> Markup:
-    """A term's mark, for a legend.
-
-    Args:
-        term: As in a summary.
-
-    Returns:
-        An image that says nothing by itself: the name stands beside it.
-    """
+    """A term's mark, for a legend."""
     name = "registers" if term.startswith("register_") else term
     known = name in TERM_SHAPES
     shape = _PATHS[TERM_SHAPES[name]] if known else _PATHS["cross"]

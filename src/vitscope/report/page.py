@@ -82,14 +82,7 @@ def write_report(
 
 
 def is_report(path: Path) -> bool:
-    """Whether a file is a report that may be replaced by another.
-
-    Args:
-        path: A file.
-
-    Returns:
-        True where vitscope wrote it and nobody has changed it since: it holds its own digest.
-    """
+    """Whether a file is a report that may be replaced by another."""
     page = path.read_bytes().decode(errors="replace")
     found = _DIGEST.search(page, 0, _HEAD_LETTERS)
     return found is not None and found[1] == _digest(page.replace(found[1], _NO_DIGEST, 1))
@@ -100,15 +93,7 @@ def _digest(page: str) -> str:
 
 
 def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYTES) -> str:
-    """The text of the page.
-
-    Args:
-        results: Results of any kind, in order.
-        max_image_bytes: What images and maps may take in it.
-
-    Returns:
-        HTML.
-    """
+    """The text of the page."""
     results = tell_apart(results)
     audits = [result for result in results if result.kind == "audit"]
     chapters = _make_chapters(results)

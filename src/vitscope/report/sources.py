@@ -33,14 +33,7 @@ _READOUTS = {"residual": "the residual stream r", "attention": "the attention br
 
 
 def draw_variance_share(results: Results) -> ReportFigure:
-    """Variance share of each term.
-
-    Args:
-        results: Results of any kind.
-
-    Returns:
-        The figure.
-    """
+    """Variance share of each term."""
     return make_figure(
         lambda: _draw(
             results, _read_shares, "share of the output’s variance", tell_percent, form="%"
@@ -54,14 +47,7 @@ def draw_variance_share(results: Results) -> ReportFigure:
 
 
 def draw_attention(results: Results) -> ReportFigure:
-    """Attention mass of each token group.
-
-    Args:
-        results: Results of any kind.
-
-    Returns:
-        The figure.
-    """
+    """Attention mass of each token group."""
     return make_figure(
         lambda: _draw(
             results,
@@ -81,14 +67,7 @@ def draw_attention(results: Results) -> ReportFigure:
 
 
 def draw_norms(results: Results) -> ReportFigure:
-    """Length of what each term adds.
-
-    Args:
-        results: Results of any kind.
-
-    Returns:
-        The figure.
-    """
+    """Length of what each term adds."""
     return make_figure(
         lambda: _draw(
             results,
@@ -106,15 +85,7 @@ def draw_norms(results: Results) -> ReportFigure:
 
 
 def draw_cka(readout: str, results: Results) -> ReportFigure:
-    """CKA of the full output with that of one source alone.
-
-    Args:
-        readout: "residual" or "attention".
-        results: Results of any kind.
-
-    Returns:
-        The figure.
-    """
+    """CKA of the full output with that of one source alone."""
     return make_figure(
         lambda: _draw(
             results,
@@ -137,14 +108,7 @@ def draw_cka(readout: str, results: Results) -> ReportFigure:
 
 
 def draw_one_shot(results: Results) -> list[ReportFigure]:
-    """One-shot accuracy by part of the output, a figure for each classifier.
-
-    Args:
-        results: Results of any kind.
-
-    Returns:
-        The figures; none where no result is of one-shot classification.
-    """
+    """One-shot accuracy by part of the output, a figure for each classifier."""
     return [
         make_figure(
             lambda name=classifier: _draw(  # type: ignore[misc]

@@ -41,14 +41,7 @@ _MOODS = {
 
 
 def describe_verdict(result: ModelResult) -> dict[str, Any]:
-    """What stands on the card of one model.
-
-    Args:
-        result: An audit.
-
-    Returns:
-        Status and how it looks, sentence, variance shares, facts and notes, all of them text.
-    """
+    """What stands on the card of one model."""
     summary = result.summary
     status = str(find(summary, "verdict") or "no verdict")
     mood, symbol = _MOODS.get(status, ("unknown", "?"))
@@ -87,14 +80,7 @@ def _tabulate_layers(summary: Mapping[str, Any]) -> Table | None:
 
 
 def describe_origin(result: ModelResult) -> dict[str, Any]:
-    """Where a result comes from.
-
-    Args:
-        result: A result of any kind.
-
-    Returns:
-        `label`, and the provenance as a table.
-    """
+    """Where a result comes from."""
     try:
         provenance = read_json(result.folder / PROVENANCE)
     except ResultError:

@@ -34,18 +34,7 @@ class Claim:
 def check_each(
     recipe: str, sizes: str, quantity: Quantity, test: Test, data: Data = "COCO"
 ) -> Callable[[Models], Check]:
-    """A test that every one of some sizes must pass.
-
-    Args:
-        recipe: Training recipe.
-        sizes: Sizes, a letter each.
-        quantity: What is tested.
-        test: The test.
-        data: Set of images.
-
-    Returns:
-        The check.
-    """
+    """A test that every one of some sizes must pass."""
     return lambda models: all_of(
         [test(measure(models, data, recipe, size, quantity)) for size in sizes]
     )
@@ -54,15 +43,5 @@ def check_each(
 def compare_in_giant(
     models: Models, smaller: Quantity, larger: Quantity, data: Data = "COCO"
 ) -> Check:
-    """Whether one number of giant with registers is smaller than another.
-
-    Args:
-        models: All models.
-        smaller: The number that is expected to be the smaller one.
-        larger: The other.
-        data: Set of images.
-
-    Returns:
-        The answer.
-    """
+    """Whether one number of giant with registers is smaller than another."""
     return in_order(*(measure(models, data, REGISTERS, "g", q) for q in (smaller, larger)))

@@ -18,33 +18,13 @@ __all__ = ["Finding", "judge_claims", "list_claims", "write_claims"]
 def judge_claims(
     evidence: Sequence[ModelEvidence], *, readout: str = "attention", classifier: str = "nearest"
 ) -> list[Finding]:
-    """Hold every claim of the paper against the measurements.
-
-    Args:
-        evidence: What was measured of each model, in any order.
-        readout: Readout of Fig. 3.
-        classifier: Classifier of Fig. 3b.
-
-    Returns:
-        A finding a claim, in the order of the paper.
-
-    Raises:
-        UsageError: If two models have the same recipe and size.
-    """
+    """Hold every claim of the paper against the measurements."""
     check_different(evidence)
     return [_find(claim, evidence) for claim in list_claims(readout, classifier)]
 
 
 def list_claims(readout: str = "attention", classifier: str = "nearest") -> list[Claim]:
-    """Every claim of the paper.
-
-    Args:
-        readout: Readout of Fig. 3.
-        classifier: Classifier of Fig. 3b.
-
-    Returns:
-        The claims in the order of the paper.
-    """
+    """Every claim of the paper."""
     return [*list_register_claims(readout, classifier), *list_skip_claims()]
 
 

@@ -11,14 +11,7 @@ _COLOURS = {"agrees": "bold green", "disagrees": "bold red", "cannot tell": "bol
 
 
 def make_claims_table(findings: Sequence[Finding]) -> Table:
-    """What the paper says, what was measured, and whether it agrees.
-
-    Args:
-        findings: All findings.
-
-    Returns:
-        One row a claim.
-    """
+    """What the paper says, what was measured, and whether it agrees."""
     table = Table(
         title="The paper's claims, measured",
         title_justify="left",

@@ -31,42 +31,17 @@ class Check:
 
 
 def above(number: Measured, line: float) -> Check:
-    """Whether a number is above a line.
-
-    Args:
-        number: The number.
-        line: The line.
-
-    Returns:
-        The answer.
-    """
+    """Whether a number is above a line."""
     return _hold(number, line, 1)
 
 
 def below(number: Measured, line: float) -> Check:
-    """Whether a number is below a line.
-
-    Args:
-        number: The number.
-        line: The line.
-
-    Returns:
-        The answer.
-    """
+    """Whether a number is below a line."""
     return _hold(number, line, -1)
 
 
 def between(number: Measured, low: float, high: float) -> Check:
-    """Whether a number is between two lines.
-
-    Args:
-        number: The number.
-        low: Lower line.
-        high: Upper line.
-
-    Returns:
-        The answer.
-    """
+    """Whether a number is between two lines."""
     return all_of([above(number, low), below(number, high)])
 
 
@@ -75,13 +50,6 @@ def in_order(smaller: Measured, larger: Measured) -> Check:
 
     Of two numbers over the same images this asks for more than it must: intervals that overlap
     may belong to numbers that differ.
-
-    Args:
-        smaller: The number that is expected to be the smaller one.
-        larger: The other.
-
-    Returns:
-        Met where its interval is below the other's, not met where it is above.
     """
     numbers = (smaller, larger)
     if gaps := _gaps(numbers):
@@ -98,40 +66,17 @@ def in_order(smaller: Measured, larger: Measured) -> Check:
 
 
 def rises(numbers: Sequence[Measured]) -> Check:
-    """Whether a number rises with size.
-
-    Args:
-        numbers: The number of each size, smallest size first.
-
-    Returns:
-        Met where the interval of the largest size is above that of the smallest, and of all pairs
-        of sizes whose intervals do not overlap more rise than fall.
-    """
+    """Whether a number rises with size."""
     return _follow(numbers, 1)
 
 
 def falls(numbers: Sequence[Measured]) -> Check:
-    """Whether a number falls with size.
-
-    Args:
-        numbers: The number of each size, smallest size first.
-
-    Returns:
-        As `rises`, the other way round.
-    """
+    """Whether a number falls with size."""
     return _follow(numbers, -1)
 
 
 def has_no_order(numbers: Sequence[Measured]) -> Check:
-    """Whether a number neither rises nor falls with size throughout.
-
-    Args:
-        numbers: The number of each size, smallest size first.
-
-    Returns:
-        Met where one pair of sizes rises and another falls, their intervals not overlapping; not
-        met where all pairs go the same way.
-    """
+    """Whether a number neither rises nor falls with size throughout."""
     numbers = tuple(numbers)
     if gaps := _gaps(numbers):
         return Check("cannot tell", gaps, numbers)
@@ -148,14 +93,7 @@ def has_no_order(numbers: Sequence[Measured]) -> Check:
 
 
 def all_of(checks: Sequence[Check]) -> Check:
-    """Several criteria that all must be met.
-
-    Args:
-        checks: At least one.
-
-    Returns:
-        Not met where one is not; else not to be told where one is not to be told; else met.
-    """
+    """Several criteria that all must be met."""
     assert checks, "of no criteria nothing can be said"
     answers = [check.answer for check in checks]
     answer: Answer = "agrees"
@@ -172,27 +110,12 @@ def all_of(checks: Sequence[Check]) -> Check:
 
 
 def untellable(numbers: Sequence[Measured], reason: str) -> Check:
-    """What no numbers of the models there are can decide.
-
-    Args:
-        numbers: Numbers to show all the same.
-        reason: Why not.
-
-    Returns:
-        The answer.
-    """
+    """What no numbers of the models there are can decide."""
     return Check("cannot tell", (reason,), tuple(numbers))
 
 
 def describe(numbers: Sequence[Measured]) -> str:
-    """Numbers in one line, with intervals and the number of images.
-
-    Args:
-        numbers: What a criterion was held against.
-
-    Returns:
-        Such as "patch share: S 0.93 [0.92, 0.94], B 0.85 [0.83, 0.87]; n = 500".
-    """
+    """Numbers in one line, with intervals and the number of images."""
     found = [number for number in numbers if number.reading is not None]
     if not found:
         return "not measured"

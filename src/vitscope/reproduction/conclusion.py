@@ -26,18 +26,7 @@ _STAGES: Mapping[Data, str] = MappingProxyType(
 
 
 def judge_all_claims(run: Reproduction) -> list[Finding]:
-    """Hold the paper's claims against what was measured, and write the table.
-
-    Args:
-        run: A reproduction.
-
-    Returns:
-        One finding a claim; also in the folder `claims`.
-
-    Raises:
-        UsageError: If something else is in that folder.
-        VitscopeError: If the disk does not take the table.
-    """
+    """Hold the paper's claims against what was measured, and write the table."""
     found = [_collect(run, name) for name in run.model_names]
     findings = judge_claims(
         [evidence for evidence in found if evidence is not None],
@@ -51,20 +40,7 @@ def judge_all_claims(run: Reproduction) -> list[Finding]:
 def draw_all_figures(
     run: Reproduction, name: str, formats: Sequence[Format]
 ) -> FigureFolder | None:
-    """Draw the figures of one set of images.
-
-    Args:
-        run: A reproduction.
-        name: One of `FIGURES`.
-        formats: Files of each figure.
-
-    Returns:
-        The figures, as far as there are results; None where there is no result.
-
-    Raises:
-        UsageError: If something else is in the folder of that name.
-        VitscopeError: If the disk does not take the figures.
-    """
+    """Draw the figures of one set of images."""
     folders = [
         run.result_folder(model, stage)
         for model in run.model_names

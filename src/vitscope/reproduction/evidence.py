@@ -42,14 +42,7 @@ class ModelEvidence:
     absent: Mapping[Data, str] = field(default_factory=dict)
 
     def summary(self, data: Data) -> Summary | None:
-        """What was measured on one set of images.
-
-        Args:
-            data: Which.
-
-        Returns:
-            The summary, where there is one.
-        """
+        """What was measured on one set of images."""
         return {"COCO": self.audit, "ImageNet": self.imagenet, "one-shot": self.one_shot}[data]
 
 
@@ -115,14 +108,7 @@ class Measured:
 
 
 def check_different(models: Sequence[ModelEvidence]) -> None:
-    """Refuse two models that a claim could not tell apart.
-
-    Args:
-        models: All models.
-
-    Raises:
-        UsageError: If two have the same recipe and size.
-    """
+    """Refuse two models that a claim could not tell apart."""
     seen: set[tuple[str, str]] = set()
     for model in models:
         if model.size is None:
@@ -135,18 +121,7 @@ def check_different(models: Sequence[ModelEvidence]) -> None:
 def measure(
     models: Sequence[ModelEvidence], data: Data, recipe: str, size: str, quantity: Quantity
 ) -> Measured:
-    """One number of one model.
-
-    Args:
-        models: All models.
-        data: Set of images.
-        recipe: Training recipe.
-        size: Size without patch size: "B" is also "B/16".
-        quantity: What to read.
-
-    Returns:
-        The number, or why there is none.
-    """
+    """One number of one model."""
     for model in _order(models):
         if model.recipe == recipe and _letter(model) == size:
             return _read(model, data, quantity)
@@ -162,19 +137,7 @@ def measure_sizes(
     needed: Sequence[str],
     among: Sequence[str] | None = None,
 ) -> list[Measured]:
-    """One number of every size of a recipe that was measured, smallest first.
-
-    Args:
-        models: All models.
-        data: Set of images.
-        recipe: Training recipe.
-        quantity: What to read.
-        needed: Sizes that must be there.
-        among: Sizes that count; all where it is None.
-
-    Returns:
-        The numbers; for each needed size that is not there, why it is not.
-    """
+    """One number of every size of a recipe that was measured, smallest first."""
     there = [
         model
         for model in _order(models)
@@ -210,14 +173,7 @@ def _read(model: ModelEvidence, data: Data, quantity: Quantity) -> Measured:
 
 
 def count_images(summary: Summary) -> int:
-    """Images that a summary is over.
-
-    Args:
-        summary: Content of `summary.json`.
-
-    Returns:
-        Their number; 0 where it is not told.
-    """
+    """Images that a summary is over."""
     return int(number(find(summary, "data", "num_images")) or 0)
 
 

@@ -45,29 +45,13 @@ class Finding:
 
 
 def count_answers(findings: Sequence[Finding]) -> str:
-    """How the claims fared.
-
-    Args:
-        findings: All findings.
-
-    Returns:
-        Such as "12 agree, 3 disagree, 27 cannot be told".
-    """
+    """How the claims fared."""
     counts = Counter(finding.answer for finding in findings)
     return ", ".join(f"{counts[answer]} {_VERBS[answer]}" for answer in ANSWERS)
 
 
 def write_claims(folder: Path, findings: Sequence[Finding]) -> None:
-    """Write the table of claims as `claims.csv`, `claims.json` and `claims.md`.
-
-    Args:
-        folder: A folder of its own, written whole or not at all; an earlier table is replaced.
-        findings: All findings.
-
-    Raises:
-        UsageError: If something else is in the folder, or the table there was changed.
-        VitscopeError: If the disk does not take it.
-    """
+    """Write the table of claims as `claims.csv`, `claims.json` and `claims.md`."""
     rows = [asdict(finding) for finding in findings]
     check_nothing_else(folder, kind=_KIND, index=_JSON)
     with staged_folder(folder, replaces=_is_claims) as staging:

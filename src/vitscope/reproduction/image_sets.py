@@ -34,19 +34,7 @@ class ImageSets:
 
     @classmethod
     def find(cls, images: Path, imagenet: Path | None, masks: str | None) -> "ImageSets":
-        """Look up all images.
-
-        Args:
-            images: The main set.
-            imagenet: A second set; with a folder a class it can be classified.
-            masks: Folder of masks of the main set.
-
-        Returns:
-            The sets; no image is read.
-
-        Raises:
-            UsageError: If a set holds no image, or the masks are not those of the images.
-        """
+        """Look up all images."""
         files = find_files(images)
         digests = {"images": _digest(images, files, "images")}
         unlabelled = "no second set of images was given (--imagenet)"
@@ -68,15 +56,7 @@ class ImageSets:
         return ""
 
     def draw_examples(self, count: int, seed: int) -> list[Path]:
-        """Draw images of the main set, the same for every model.
-
-        Args:
-            count: How many; all of them where there are no more.
-            seed: Seed of the draw.
-
-        Returns:
-            Their files, in the order of the set.
-        """
+        """Draw images of the main set, the same for every model."""
         drawn = np.random.default_rng(seed).choice(
             len(self.files), min(count, len(self.files)), replace=False
         )

@@ -46,20 +46,7 @@ class PlannedModel:
 def plan_reproduction(
     families: str, sizes: str, checkpoints: Path | None = None
 ) -> list[PlannedModel]:
-    """Choose the models of a reproduction.
-
-    Args:
-        families: Short names of training recipes, separated by commas.
-        sizes: Classes of size, separated by commas.
-        checkpoints: Folder of weights that were fetched by hand, each file called as its model
-            (ibot-small.pth).
-
-    Returns:
-        The models, family by family, from small to large; nothing is loaded.
-
-    Raises:
-        UsageError: If a family or size is not known, or the folder does not exist.
-    """
+    """Choose the models of a reproduction."""
     if checkpoints is not None and not checkpoints.is_dir():
         raise UsageError(f"{checkpoints} is no folder: give one that holds files of weights")
     chosen = plan_models(split_words(families), split_words(sizes))
@@ -67,14 +54,7 @@ def plan_reproduction(
 
 
 def split_words(text: str) -> Sequence[str]:
-    """Read a list of words.
-
-    Args:
-        text: Words separated by commas.
-
-    Returns:
-        The words, without spaces around them.
-    """
+    """Read a list of words."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 

@@ -36,15 +36,7 @@ _TOTALS = {"attention": "t", "residual": "r"}
 
 
 def cka(readout: str, part: str) -> Quantity:
-    """The unbiased CKA of the full output and what is left of it, the biased one beside it.
-
-    Args:
-        readout: Readout.
-        part: What is kept.
-
-    Returns:
-        The quantity.
-    """
+    """The unbiased CKA of the full output and what is left of it, the biased one beside it."""
 
     def read(summary: Summary) -> Reading:
         found = read_cka(find(summary, "cka", readout, part))
@@ -58,15 +50,7 @@ def cka(readout: str, part: str) -> Quantity:
 
 
 def one_shot_kept(readout: str, classifier: str) -> Quantity:
-    """What the patches alone keep of the top-5 accuracy beyond chance of the full output.
-
-    Args:
-        readout: Readout.
-        classifier: Classifier.
-
-    Returns:
-        The quantity: (patches − chance) / (full − chance).
-    """
+    """What the patches alone keep of the top-5 accuracy beyond chance of the full output."""
     path = ("accuracy", classifier, readout)
 
     def read(summary: Summary) -> Reading:
@@ -88,16 +72,7 @@ def one_shot_kept(readout: str, classifier: str) -> Quantity:
 
 
 def token_state(state: str, key: str, name: str) -> Quantity:
-    """How much a state of the dominant register depends on the image.
-
-    Args:
-        state: "hidden" or "normed".
-        key: "pairwise_cosine" or "variance_share".
-        name: Name of the quantity.
-
-    Returns:
-        The quantity.
-    """
+    """How much a state of the dominant register depends on the image."""
 
     def read(summary: Summary) -> Reading:
         return read_estimated(find(_dominant_token(summary), state, key))

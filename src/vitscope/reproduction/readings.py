@@ -14,19 +14,7 @@ _Z_975 = 1.959963984540054
 
 
 def read_mean(tree: Any, count: int, *, at_most: float = math.inf) -> Reading:
-    """A mean over images with its 95 % interval.
-
-    Args:
-        tree: A distribution: `mean`, and `std` with divisor n.
-        count: Images, n.
-        at_most: What the mean cannot exceed; the interval ends there.
-
-    Returns:
-        mean ± t(0.975, n − 1) · std / √(n − 1).
-
-    Raises:
-        UntoldError: If there is no mean.
-    """
+    """A mean over images with its 95 % interval."""
     mean, std = number(find(tree, "mean")), number(find(tree, "std"))
     if mean is None:
         raise UntoldError(MISSING)
@@ -37,18 +25,7 @@ def read_mean(tree: Any, count: int, *, at_most: float = math.inf) -> Reading:
 
 
 def read_proportion(part: float, count: int) -> Reading:
-    """A part of the images with its 95 % interval.
-
-    Args:
-        part: The part, 0 to 1.
-        count: Images, n.
-
-    Returns:
-        The part and Wilson's interval.
-
-    Raises:
-        UntoldError: If it is no part of anything.
-    """
+    """A part of the images with its 95 % interval."""
     if not 0 <= part <= 1:
         raise UntoldError("is not between 0 and 1")
     if count < 1:
@@ -63,19 +40,7 @@ def read_proportion(part: float, count: int) -> Reading:
 
 
 def divide(above: Interval, below: Interval) -> Reading:
-    """A ratio of two numbers that are not negative.
-
-    Args:
-        above: Numerator.
-        below: Denominator.
-
-    Returns:
-        The ratio, from the lowest that the two intervals allow to the highest; without an upper
-        end where the denominator may be zero.
-
-    Raises:
-        UntoldError: If the denominator is zero.
-    """
+    """A ratio of two numbers that are not negative."""
     if below.value <= 0:
         raise UntoldError("would divide by zero")
     value = above.value / below.value
@@ -86,17 +51,7 @@ def divide(above: Interval, below: Interval) -> Reading:
 
 
 def read_estimated(tree: Any) -> Reading:
-    """An estimate with the interval that it comes with.
-
-    Args:
-        tree: A dictionary with `value` and `ci95`.
-
-    Returns:
-        The estimate.
-
-    Raises:
-        UntoldError: If there is no number.
-    """
+    """An estimate with the interval that it comes with."""
     found = read_estimate(tree)
     if found is None:
         raise UntoldError(MISSING)
@@ -104,32 +59,14 @@ def read_estimated(tree: Any) -> Reading:
 
 
 def take_as_it_is(value: float | None, note: str = "") -> Reading:
-    """A number that comes without an interval, to be held against a line as it is.
-
-    Args:
-        value: The number.
-        note: Another number to show beside it.
-
-    Returns:
-        The number with an interval of no width.
-
-    Raises:
-        UntoldError: If there is no number.
-    """
+    """A number that comes without an interval, to be held against a line as it is."""
     if value is None:
         raise UntoldError(MISSING)
     return Reading(value, value, value, note)
 
 
 def average(readings: Sequence[Interval]) -> Interval:
-    """Mean of several numbers.
-
-    Args:
-        readings: At least one.
-
-    Returns:
-        Their mean, from the mean of the lower ends to that of the upper ones.
-    """
+    """Mean of several numbers."""
 
     def mean(ends: Sequence[float | None]) -> float | None:
         known = [end for end in ends if end is not None]

@@ -24,15 +24,7 @@ from vitscope.reproduction.quantities import (
 
 
 def list_register_claims(readout: str, classifier: str) -> list[Claim]:
-    """Claims of figures 2 to 4.
-
-    Args:
-        readout: Readout of Fig. 3.
-        classifier: Classifier of Fig. 3b.
-
-    Returns:
-        The claims in the order of the paper.
-    """
+    """Claims of figures 2 to 4."""
     return [
         *_claim_attention(),
         *_claim_anatomy(),

@@ -68,20 +68,7 @@ class Reproduction:
         images: Path,
         imagenet: Path | None = None,
     ) -> None:
-        """Check what can be checked before a model is loaded; nothing is written yet.
-
-        Args:
-            models: The models, in order.
-            out: Folder of the whole reproduction.
-            config: Settings.
-            images: The main set of images (the paper's is MS COCO).
-            imagenet: A second set; with a folder a class, one-shot classification too.
-
-        Raises:
-            UsageError: If images are missing, or `out` holds something else, or finished stages
-                of other settings or images.
-            ResultError: If what `out` remembers is damaged.
-        """
+        """Check what can be checked before a model is loaded; nothing is written yet."""
         self.models = models
         self.out = out
         self.config = config
@@ -102,53 +89,19 @@ class Reproduction:
         return tuple(dict.fromkeys([*self._weights, *self._state.models]))
 
     def why_left_out(self, stage: str) -> str:
-        """Why a stage is run for no model.
-
-        Args:
-            stage: One of the stages.
-
-        Returns:
-            The reason; empty where it is run.
-        """
+        """Why a stage is run for no model."""
         return {IMAGENET: self._sets.no_second, ONE_SHOT: self._sets.unlabelled}.get(stage, "")
 
     def result_folder(self, model: str, stage: str) -> Path:
-        """Where a stage's result lies.
-
-        Args:
-            model: Plain name.
-            stage: One of the stages.
-
-        Returns:
-            The folder; it need not exist.
-        """
+        """Where a stage's result lies."""
         return self.out / "results" / model / stage
 
     def is_done(self, model: str, stage: str) -> bool:
-        """Whether a stage is finished, as it would be made now.
-
-        Args:
-            model: Plain name.
-            stage: One of the stages.
-
-        Returns:
-            True where its result is whole and of the present settings, images and weights.
-        """
+        """Whether a stage is finished, as it would be made now."""
         return stage in self.stages and not self._find_fault(model, stage)
 
     def execute(self, on_stage: OnStage) -> list[StageOutcome]:
-        """Run everything that is not finished.
-
-        Args:
-            on_stage: Called when a stage begins.
-
-        Returns:
-            How each stage of each model ended.
-
-        Raises:
-            UsageError: If another run is at work in the folder.
-            VitscopeError: If the disk does not take what must be remembered.
-        """
+        """Run everything that is not finished."""
         outcomes: list[StageOutcome] = []
         with held_alone(self.out, LOCK):
             self._remember()  # another run may have been there since
@@ -286,11 +239,7 @@ class Reproduction:
 
 
 def _attempt(work: Callable[[], _T]) -> tuple[_T | None, str]:
-    """Do something that may fail without stopping the rest.
-
-    Returns:
-        What it gave, and why it failed: one of the two.
-    """
+    """Do something that may fail without stopping the rest."""
     try:
         return work(), ""
     except VitscopeError as error:

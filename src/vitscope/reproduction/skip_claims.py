@@ -41,11 +41,7 @@ _EARLY = (THREE_QUARTERS, LARGEST_STEP)
 
 
 def list_skip_claims() -> list[Claim]:
-    """Claims of figures 5 to 9.
-
-    Returns:
-        The claims in the order of the paper.
-    """
+    """Claims of figures 5 to 9."""
     return [*_claim_norms(), *_claim_depth(), *_claim_residual()]
 
 

@@ -36,14 +36,7 @@ _NOTE = "random weights in the place of {name}: its numbers say nothing about th
 
 
 def plan_smoke(models: Sequence[PlannedModel]) -> list[PlannedModel]:
-    """Put a tiny random model in the place of each planned one.
-
-    Args:
-        models: Models of the catalogue.
-
-    Returns:
-        The same names, recipes and sizes, with parameters in the same order of size.
-    """
+    """Put a tiny random model in the place of each planned one."""
     return [
         replace(
             model,
@@ -59,18 +52,7 @@ def plan_smoke(models: Sequence[PlannedModel]) -> list[PlannedModel]:
 
 
 def write_smoke_images(folder: Path) -> Path:
-    """Write images of a few classes, one folder a class, wide and tall ones among them.
-
-    Args:
-        folder: Where to; where exactly these images are there already they stay as they are.
-
-    Returns:
-        The folder.
-
-    Raises:
-        UsageError: If anything else is in the folder.
-        VitscopeError: If the disk does not take the images.
-    """
+    """Write images of a few classes, one folder a class, wide and tall ones among them."""
     images = _make_images()
     if folder.is_dir() and _holds_exactly(folder, images):
         return folder
@@ -83,15 +65,7 @@ def write_smoke_images(folder: Path) -> Path:
 
 
 def check_smoke_folder(out: Path, images: Path) -> None:
-    """Refuse a folder that is not of a reproduction in little.
-
-    Args:
-        out: Folder of the reproduction, which may be new.
-        images: Where its images are, or will be.
-
-    Raises:
-        UsageError: If something else is there.
-    """
+    """Refuse a folder that is not of a reproduction in little."""
     check_folder(out, images)
     if (out / STATE).exists() and not images.exists():
         raise UsageError(

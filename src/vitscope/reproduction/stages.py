@@ -47,16 +47,7 @@ _SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def describe_stage(stage: str, config: ReproductionConfig, sets: ImageSets) -> dict[str, Any]:
-    """What the numbers of a stage depend on beside the model.
-
-    Args:
-        stage: One of `RESULTS`.
-        config: Settings.
-        sets: The images.
-
-    Returns:
-        Its settings and the digests of its images, by name, as JSON takes them.
-    """
+    """What the numbers of a stage depend on beside the model."""
     settings = {name: getattr(config, name) for name in _SETTINGS[stage]}
     return settings | {name: sets.digests.get(name) for name in _SETS[stage]}
 
@@ -71,20 +62,7 @@ def run_stage(
     out: Path,
     on_progress: OnProgress,
 ) -> None:
-    """Run a stage of one model.
-
-    Args:
-        stage: One of `RESULTS`, which the images allow.
-        vit: The model.
-        config: Settings.
-        sets: The images.
-        reference: Audit that maps are held against, where there is one.
-        out: Folder of the result.
-        on_progress: Called with (images done, images in all).
-
-    Raises:
-        VitscopeError: As `audit`, `one_shot` and `explain` do.
-    """
+    """Run a stage of one model."""
     shared = {field.name: getattr(config, field.name) for field in fields(RunConfig)}
     shared["size"] = choose_size(vit, config)
     if stage == MAPS:
@@ -110,16 +88,7 @@ def run_stage(
 
 
 def find_damage(stage: str, folder: Path, record: StageRecord) -> str:
-    """Why a result on disk is not the one that was recorded.
-
-    Args:
-        stage: One of `RESULTS`.
-        folder: Where the result lies.
-        record: What it was made of.
-
-    Returns:
-        The reason; empty where the result is whole.
-    """
+    """Why a result on disk is not the one that was recorded."""
     if not folder.exists():
         return "it was not finished"
     try:
@@ -136,15 +105,7 @@ def find_damage(stage: str, folder: Path, record: StageRecord) -> str:
 
 
 def choose_size(vit: ViTAdapter, config: RunConfig) -> str | None:
-    """Input size for a model: the one asked for, rounded to whole patches, or else its own.
-
-    Args:
-        vit: The model.
-        config: What was asked for.
-
-    Returns:
-        A size as `RunConfig` takes it; None for the model's own, also where it takes no other.
-    """
+    """Input size for a model: the one asked for, rounded to whole patches, or else its own."""
     if config.input_size is None:
         return None
     height, width = (

@@ -68,14 +68,7 @@ class ReproductionState:
     """
 
     def __init__(self, out: Path) -> None:
-        """Read what the folder remembers; nothing, where it is new.
-
-        Args:
-            out: Folder of a reproduction.
-
-        Raises:
-            ResultError: If its memory is damaged.
-        """
+        """Read what the folder remembers; nothing, where it is new."""
         self._path = out / STATE
         self._records: dict[str, dict[str, StageRecord]] = {}
         self.outcomes: Sequence[StageOutcome] = ()
@@ -88,51 +81,21 @@ class ReproductionState:
         return tuple(self._records)
 
     def find(self, model: str, stage: str) -> StageRecord | None:
-        """The record of a result.
-
-        Args:
-            model: Plain name.
-            stage: Name of the stage.
-
-        Returns:
-            Its record; None where none was begun.
-        """
+        """The record of a result."""
         return self._records.get(model, {}).get(stage)
 
     def begin(self, model: str, stage: str, record: StageRecord) -> None:
-        """Remember, on disk, of what a result is going to be made.
-
-        Args:
-            model: Plain name.
-            stage: Name of the stage.
-            record: Its record.
-
-        Raises:
-            VitscopeError: If the disk does not take it.
-        """
+        """Remember, on disk, of what a result is going to be made."""
         stages = self._records.get(model, {}) | {stage: record}
         self._write(self._records | {model: stages})
 
     def finish(self, model: str, stage: str, folder: Path) -> None:
-        """Remember what a finished result holds; on disk with what is written next.
-
-        Args:
-            model: Plain name.
-            stage: Name of the stage, which was begun.
-            folder: The result.
-        """
+        """Remember what a finished result holds; on disk with what is written next."""
         record = replace(self._records[model][stage], contents=count_contents(folder))
         self._records[model][stage] = record
 
     def close(self, outcomes: Sequence[StageOutcome]) -> None:
-        """Remember, on disk, how the stages ended.
-
-        Args:
-            outcomes: Those of this run.
-
-        Raises:
-            VitscopeError: If the disk does not take it.
-        """
+        """Remember, on disk, how the stages ended."""
         self.outcomes = tuple(outcomes)
         self._write(self._records)
 
@@ -170,28 +133,13 @@ class ReproductionState:
 
 
 def count_contents(folder: Path) -> str:
-    """What a result holds, so that a file that was lost or cut is noticed.
-
-    Args:
-        folder: A result.
-
-    Returns:
-        The number of its files and of their bytes, in words.
-    """
+    """What a result holds, so that a file that was lost or cut is noticed."""
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     return f"{len(sizes)} files, {sum(sizes)} bytes"
 
 
 def check_folder(out: Path, images: Path) -> None:
-    """Refuse a folder that something else lives in.
-
-    Args:
-        out: Folder of a reproduction, which may be new.
-        images: The main set of images, which may lie in it.
-
-    Raises:
-        UsageError: If it holds anything but an earlier reproduction and the images.
-    """
+    """Refuse a folder that something else lives in."""
 
     def may_go_on(folder: Path) -> bool:
         within = images.absolute()

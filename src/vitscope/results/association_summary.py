@@ -21,15 +21,7 @@ _SOURCES = ("patches", "registers", "skip")
 
 
 def summarize_covariates(table: Path) -> dict[str, Any]:
-    """What the look of an image has to do with where its output comes from.
-
-    Args:
-        table: The last layer's Parquet table.
-
-    Returns:
-        Distribution of each covariate; its rank correlations with patch share and residual shares;
-        a regression of each of these on all covariates.
-    """
+    """What the look of an image has to do with where its output comes from."""
     columns = pq.read_schema(table).names
     covariates = {
         name.removeprefix(_COVARIATE): read_column(table, name)
@@ -49,17 +41,7 @@ def summarize_covariates(table: Path) -> dict[str, Any]:
 def summarize_interdependence(
     table: Path, layers: Mapping[int, Mapping[str, Any]]
 ) -> dict[str, Any] | None:
-    """How the registers' share and the skip connection's share of the output go together.
-
-    Args:
-        table: The last layer's Parquet table.
-        layers: Summaries of all audited layers.
-
-    Returns:
-        Their rank correlation over images (of the last layer; of centred shares where features
-        were kept) and over layers (of variance shares); None for a model without registers or
-        without a skip connection.
-    """
+    """How the registers' share and the skip connection's share of the output go together."""
     columns = pq.read_schema(table).names
     kind = _SHARES[1] if f"{_SHARES[1]}_skip" in columns else _SHARES[0]
     names = [f"{kind}_{source}" for source in ("registers", "skip")]

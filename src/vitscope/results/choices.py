@@ -69,14 +69,7 @@ class Choice:
     tell: Callable[[str], str]
 
     def agree(self, results: Iterable[Described]) -> str | None:
-        """The value that all results have.
-
-        Args:
-            results: Results.
-
-        Returns:
-            The first in `names`; empty where no result tells; None where they differ.
-        """
+        """The value that all results have."""
         known = [values for result in results if (values := self.read(result.summary))]
         if not known:
             return ""
@@ -85,15 +78,7 @@ class Choice:
 
 
 def find_mixture(choices: Sequence[Choice], results: Sequence[Described]) -> str:
-    """Why results may not be compared.
-
-    Args:
-        choices: Choices that the compared numbers depend on.
-        results: Results.
-
-    Returns:
-        A clause; empty where they agree in all choices.
-    """
+    """Why results may not be compared."""
     for choice in choices:
         if choice.agree(results) is None:
             groups: dict[str, list[str]] = {name: [] for name in choice.names.values()}
@@ -106,16 +91,7 @@ def find_mixture(choices: Sequence[Choice], results: Sequence[Described]) -> str
 
 
 def describe_choices(choices: Sequence[Choice], results: Sequence[Described]) -> tuple[str, ...]:
-    """What stands under a figure or table of results that agree in all choices.
-
-    Args:
-        choices: Choices that its numbers depend on.
-        results: Results.
-
-    Returns:
-        A sentence for each choice that is not the default, for results that do not tell, and for
-        each difference in how images reached the models.
-    """
+    """What stands under a figure or table of results that agree in all choices."""
     told = [choice.tell(choice.agree(results) or "") for choice in choices]
     silent = [one.label for one in results if not isinstance(one.summary.get("settings"), Mapping)]
     if choices and silent:
@@ -124,14 +100,7 @@ def describe_choices(choices: Sequence[Choice], results: Sequence[Described]) ->
 
 
 def describe_settings(summary: Summary) -> str:
-    """What was set otherwise than by default when a result was made.
-
-    Args:
-        summary: Content of its `summary.json`.
-
-    Returns:
-        A list in words; empty where nothing was.
-    """
+    """What was set otherwise than by default when a result was made."""
     settings = find(summary, "settings")
     told = []
     if (place := find(settings, "cls_term")) in ("registers", "patches"):
@@ -144,14 +113,7 @@ def describe_settings(summary: Summary) -> str:
 
 
 def list_inputs(summary: Summary) -> list[str]:
-    """How images reached the model, as far as it is not by default.
-
-    Args:
-        summary: Content of the `summary.json` of a result.
-
-    Returns:
-        Input size, other preprocessing and half precision in words.
-    """
+    """How images reached the model, as far as it is not by default."""
     changed = _list_changed(summary)
     told = [f"input {_read_size(summary)}"] if "size" in changed else []
     told += [_tell_field(summary, name) for name in changed if name != "size"]
@@ -159,28 +121,14 @@ def list_inputs(summary: Summary) -> list[str]:
 
 
 def enumerate_labels(labels: Sequence[str]) -> str:
-    """Names in a list that does not grow long.
-
-    Args:
-        labels: Names.
-
-    Returns:
-        The first of them, and how many more there are.
-    """
+    """Names in a list that does not grow long."""
     more = len(labels) - _MOST_NAMES
     names = ", ".join(labels[:_MOST_NAMES])
     return f"{names} and {more} more" if more > 0 else names
 
 
 def count_cls(*shown: str) -> Choice:
-    """Where the attention of [CLS] to itself is counted, which the paper leaves open.
-
-    Args:
-        *shown: Terms that are shown.
-
-    Returns:
-        The choice, as far as it changes what is shown.
-    """
+    """Where the attention of [CLS] to itself is counted, which the paper leaves open."""
     notes = {
         "registers": "[CLS]'s attention to itself is counted among the registers, in models that "
         "have any.",

@@ -124,16 +124,7 @@ class Explanation(SavedResult, ExplanationPlots):
 
 
 def measure_image(ledger: Ledger, means: Mapping[str, Float[Tensor, " dim"]] | None) -> Numbers:
-    """What is told of one image's groups.
-
-    Args:
-        ledger: The ledger of one image.
-        means: Mean of each term over reference images; None without a reference.
-
-    Returns:
-        The numbers as nested dictionaries: all of `compute_scalars`, `share_without_bias`, and with
-        means `centred_share` and `centred_cosine`.
-    """
+    """What is told of one image's groups."""
     scalars = dict(compute_scalars(ledger))
     for name, share in compute_share_without_bias(ledger).items():
         scalars["share_without_bias", name] = share
@@ -149,14 +140,7 @@ def measure_image(ledger: Ledger, means: Mapping[str, Float[Tensor, " dim"]] | N
 
 
 def compute_share_without_bias(ledger: Ledger) -> dict[str, Float[Tensor, " batch"]]:
-    """Signed shares ⟨c_g, r − bias⟩ / ‖r − bias‖² of groups and skip, which sum to 1.
-
-    Args:
-        ledger: The ledger of a batch.
-
-    Returns:
-        One share per image and term, in float64; NaN where r − bias is zero.
-    """
+    """Signed shares ⟨c_g, r − bias⟩ / ‖r − bias‖² of groups and skip, which sum to 1."""
     return _compute_shares(_varying_terms(ledger))
 
 
@@ -167,14 +151,6 @@ def compute_centred(
 
     With o_g = c_g − mean c_g (skip likewise), o_t their sum over groups and o_r their sum with the
     skip: shares ⟨o_g, o_r⟩ / ‖o_r‖², which sum to 1, and cosines cos(o_g, o_t), cos(o_g, o_r).
-
-    Args:
-        ledger: The ledger of a batch.
-        means: Mean of each term (groups and skip) over a set of images.
-
-    Returns:
-        ("centred_share", term) and ("centred_cosine", "attention" or "residual", term) per image,
-        in float64; NaN where nothing but rounding noise is left of a vector.
     """
     terms = {name: term - means[name] for name, term in _varying_terms(ledger).items()}
     noise = 10 * torch.finfo(ledger.contributions.dtype).eps
@@ -200,15 +176,6 @@ def compute_centred_map(
     With o_r the sum of the terms less their means, a patch's share in a head is
     ⟨c_i − m, o_r⟩ / ‖o_r‖², where m is mean c_patches in equal parts over patches and heads: an
     audit keeps the mean of what all patches wrote, not of each.
-
-    Args:
-        trace: The row as the model computed it.
-        ledger: Its ledger.
-        means: Mean of each term (groups and skip) over a set of images.
-
-    Returns:
-        The shares in float64; only those of patches mean anything. None where nothing but rounding
-        noise is left of o_r.
     """
     if compute_centred(ledger, means)["centred_share", "patches"].isnan().any():
         return None
@@ -234,16 +201,7 @@ def _compute_shares(terms: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " ba
 
 
 def write_image(folder: Path, index: int, image: ImageExplanation) -> dict[str, Any]:
-    """Write one image's maps.
-
-    Args:
-        folder: Folder of the result.
-        index: Its place among the images.
-        image: The image.
-
-    Returns:
-        Its entry in the summary.
-    """
+    """Write one image's maps."""
     name = _maps_name(index)
     write_maps(folder / name, image)
     return {
@@ -267,16 +225,7 @@ def finish_explanation(
     provenance: Mapping[str, Any],
     notes: Sequence[str] = (),
 ) -> None:
-    """Write what goes beside the maps; `summary.json` comes last.
-
-    Args:
-        folder: Folder that holds the maps.
-        content: The summary's parts that tell of model, layer and reference.
-        entries: What `write_image` returned, in order.
-        failures: Path and reason of each image that could not be read.
-        provenance: Configuration and versions.
-        notes: What a reader should know about the images.
-    """
+    """Write what goes beside the maps; `summary.json` comes last."""
     write_failures(folder, failures)
     write_json(folder / PROVENANCE, provenance)
     told = [*list_source_notes(provenance), *notes]

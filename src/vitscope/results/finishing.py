@@ -40,15 +40,7 @@ def finish_result(
     failures: Sequence[tuple[str, str]],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write what follows from tables, features and sums; `summary.json` comes last.
-
-    Args:
-        folder: Folder that holds the tables and feature shards.
-        manifest: What the result is of.
-        sums: Sums over its images.
-        failures: Images that could not be read, with the reason.
-        provenance: Configuration and versions.
-    """
+    """Write what follows from tables, features and sums; `summary.json` comes last."""
     tables = {layer: table_path(folder, layer, manifest.last_layer) for layer in manifest.layers}
     for layer, table in tables.items():
         add_centred_numbers(folder, table, layer, sums.features[layer])

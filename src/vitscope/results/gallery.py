@@ -116,12 +116,7 @@ class GalleryCandidates:
     """
 
     def __init__(self, num_images: int = 0, max_bytes: int = CANDIDATE_BYTES) -> None:
-        """Start without any.
-
-        Args:
-            num_images: Images of the whole run; all of few are drawn.
-            max_bytes: Memory for their maps; one image is always held.
-        """
+        """Start without any."""
         self._bound = None
         if num_images > NUM_CANDIDATES:
             self._bound = f"{16**_DIGITS * NUM_CANDIDATES // num_images:0{_DIGITS}x}"
@@ -134,34 +129,17 @@ class GalleryCandidates:
         self._digests: list[str] = []  # of those held, sorted
 
     def __len__(self) -> int:
-        """Count the candidates.
-
-        Returns:
-            Images whose maps are held.
-        """
+        """Count the candidates."""
         return len(self._held)
 
     def wants(self, digest: str) -> bool:
-        """Whether an image would be held.
-
-        Args:
-            digest: Identity of the image.
-
-        Returns:
-            True where there is room for it, or it takes another's place.
-        """
+        """Whether an image would be held."""
         if digest in self._held or (self._bound is not None and digest >= self._bound):
             return False
         return len(self._held) < self._limit or digest < self._digests[-1]
 
     def update(self, indices: Sequence[int], ids: Sequence[str], maps: TokenMaps) -> None:
-        """Take in a batch.
-
-        Args:
-            indices: Places of the images in their set.
-            ids: Their identities.
-            maps: Their maps.
-        """
+        """Take in a batch."""
         heads = maps.on_grid(maps.attention)
         grids = {
             "attention": heads.mean(dim=1),
@@ -176,11 +154,7 @@ class GalleryCandidates:
             self._hold(digest, index, {name: grid[row].numpy() for name, grid in grids.items()})
 
     def write(self, folder: Path) -> None:
-        """Write the candidates of a part.
-
-        Args:
-            folder: Folder of the part.
-        """
+        """Write the candidates of a part."""
         held = [self._held[digest] for digest in self._digests]
         tensors = {"index": torch.tensor([one.index for one in held], dtype=torch.int64)}
         for name in held[0].maps if held else ():
@@ -188,14 +162,7 @@ class GalleryCandidates:
         write_tensors(folder / _CANDIDATES, tensors, {"digests": ",".join(self._digests)})
 
     def read(self, folder: Path) -> None:
-        """Take in the candidates of a part.
-
-        Args:
-            folder: Folder of the part.
-
-        Raises:
-            ResultError: If they cannot be read.
-        """
+        """Take in the candidates of a part."""
         tensors, metadata = read_tensors(folder / _CANDIDATES)
         indices = tensors.pop("index").tolist()
         digests = metadata["digests"].split(",")
@@ -228,11 +195,6 @@ class GalleryCandidates:
         """Choose the images and write them with their maps.
 
         Images are read again for it; one that has changed or gone since is left out.
-
-        Args:
-            folder: Folder of the result, whose table is complete.
-            images: The set that `update` told places in.
-            limit: Images in the gallery.
         """
         numbers = _read_numbers(folder)
         entries: list[GalleryImage] = []
@@ -249,17 +211,7 @@ class GalleryCandidates:
 
 
 def read_gallery(folder: Path) -> Gallery | None:
-    """The gallery of a result.
-
-    Args:
-        folder: Folder of the result.
-
-    Returns:
-        The gallery; None where the result has none.
-
-    Raises:
-        ResultError: If it is damaged.
-    """
+    """The gallery of a result."""
     path = folder / _INDEX
     if not path.exists():
         return None
@@ -283,10 +235,6 @@ def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
     """Choose the gallery of a merged result out of the galleries of its parts, by the same rule.
 
     The extremes of the parts hold those of the whole, and so do the draws.
-
-    Args:
-        folder: Folder of the merged result, whose table is complete.
-        parts: Folders of the results that were merged.
     """
     galleries = [found for part in parts if (found := read_gallery(part)) is not None]
     if not galleries:

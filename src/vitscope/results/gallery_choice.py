@@ -18,14 +18,6 @@ def choose_images(
     A quarter of them have the lowest values, a quarter the highest, a quarter lie nearest to evenly
     spaced quantiles of all images, and the rest are those with the smallest digests, which is a
     draw at random. They come in turns, so that any first part of them is balanced too.
-
-    Args:
-        numbers: The number of each candidate by its digest; NaN where it is undefined.
-        everyone: The number of every image, candidate or not.
-        limit: Images wanted; fewer where there are fewer candidates.
-
-    Returns:
-        Digest of each chosen image, and why it was chosen.
     """
     quarter = max(1, limit // 4)
     ranked = sorted((v, digest) for digest, v in numbers.items() if math.isfinite(v))

@@ -67,15 +67,7 @@ class ImageMaps(ShortRepr):
 
 
 def write_maps(path: Path, maps: ImageMaps) -> None:
-    """Write an image and its maps.
-
-    Args:
-        path: File to write (.npz); its folder is made if need be.
-        maps: The image and its maps.
-
-    Raises:
-        DiskError: If the disk does not take it.
-    """
+    """Write an image and its maps."""
     arrays = {field.name: getattr(maps, field.name) for field in fields(ImageMaps)}
     with plain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,17 +75,7 @@ def write_maps(path: Path, maps: ImageMaps) -> None:
 
 
 def read_maps(path: Path) -> ImageMaps:
-    """Read an image and its maps.
-
-    Args:
-        path: A file that `write_maps` wrote.
-
-    Returns:
-        The image and its maps.
-
-    Raises:
-        ResultError: If the file does not hold them.
-    """
+    """Read an image and its maps."""
     try:
         data = read_bounded(path, _MAX_BYTES)
         _check_sizes(data)

@@ -83,15 +83,7 @@ class Manifest:
         }
 
     def compare_behaviour(self, behaviour_hash: str, unknown: Sequence[str]) -> str:
-        """Whether another model of the same weights computes as this one does.
-
-        Args:
-            behaviour_hash: Of the other.
-            unknown: What of the other cannot be compared.
-
-        Returns:
-            Why that is not so, or not known; empty where it is so.
-        """
+        """Whether another model of the same weights computes as this one does."""
         if found := [*self.unknown, *unknown]:
             return f"whether its model is the same cannot be verified, for {found[0]} is not known"
         if not (self.behaviour_hash and behaviour_hash):
@@ -104,14 +96,7 @@ class Manifest:
         return ""
 
     def make_plan(self, layer: int) -> FeaturePlan:
-        """The feature plan of a layer.
-
-        Args:
-            layer: One of `layers`.
-
-        Returns:
-            What is kept and compared there.
-        """
+        """The feature plan of a layer."""
         return make_plan(
             self.groups,
             has_skip=self.has_skip,
@@ -120,14 +105,7 @@ class Manifest:
         )
 
     def make_sums(self, folder: Path) -> AuditSums:
-        """Empty sums for every layer.
-
-        Args:
-            folder: Folder of the result, which rows and moments of features are written to.
-
-        Returns:
-            The sums.
-        """
+        """Empty sums for every layer."""
         dtype = getattr(torch, self.dtype)
         return AuditSums(
             features={
@@ -140,16 +118,7 @@ class Manifest:
 
 
 def check_same(ours: Manifest, theirs: Manifest, folder: Path) -> None:
-    """Refuse to merge results of different things.
-
-    Args:
-        ours: What the first result is of.
-        theirs: What another is of.
-        folder: Where the other lies, for the message.
-
-    Raises:
-        ResultError: Naming the first thing that differs.
-    """
+    """Refuse to merge results of different things."""
     a, b = _describe_same(ours), _describe_same(theirs)
     for name, value in a.items():
         if b.get(name) != value:
@@ -162,26 +131,12 @@ def check_same(ours: Manifest, theirs: Manifest, folder: Path) -> None:
 
 
 def sums_folder(folder: Path, layer: int) -> Path:
-    """Where the rows and moments of a layer's features lie.
-
-    Args:
-        folder: Folder of the result.
-        layer: One of its layers.
-
-    Returns:
-        A folder; it need not exist.
-    """
+    """Where the rows and moments of a layer's features lie."""
     return folder / "sums" / f"{layer:03d}"
 
 
 def write_sums(folder: Path, manifest: Manifest, sums: AuditSums) -> None:
-    """Write all sums, and what they are of.
-
-    Args:
-        folder: Folder of the result.
-        manifest: What the result is of.
-        sums: The sums.
-    """
+    """Write all sums, and what they are of."""
     features = _with_layers({k: s.to_tensors() for k, s in sums.features.items()})
     features[_NUM_REPEATED] = torch.tensor(sums.num_repeated)
     write_tensors(folder / _SUMS, features, {"manifest": json.dumps(asdict(manifest))})
@@ -191,19 +146,7 @@ def write_sums(folder: Path, manifest: Manifest, sums: AuditSums) -> None:
 
 
 def read_sums(folder: Path, manifest: Manifest, owner: object) -> AuditSums:
-    """Read all sums.
-
-    Args:
-        folder: Folder of the result.
-        manifest: What the result is of.
-        owner: Whatever must live as long as the sums for its files to be there.
-
-    Returns:
-        The sums; what is saved is only read, whatever is done with them.
-
-    Raises:
-        ResultError: If they are damaged.
-    """
+    """Read all sums."""
     features, _ = read_tensors(folder / _SUMS)
     tokens, _ = read_tensors(folder / _TOKEN_SUMS)
     with plain_damage(folder):
@@ -238,17 +181,7 @@ def _is_sound(name: str, sums: Tensor) -> bool:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read what a result is of.
-
-    Args:
-        folder: Folder of the result.
-
-    Returns:
-        Its manifest.
-
-    Raises:
-        ResultError: If it cannot be read.
-    """
+    """Read what a result is of."""
     path = folder / _SUMS
     _, metadata = read_tensors(path, [])
     with plain_damage(path):

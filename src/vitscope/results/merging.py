@@ -49,19 +49,7 @@ class MergedParts:
 
 
 def merge_parts(folder: Path, manifest: Manifest, parts: Sequence[Path]) -> MergedParts:
-    """Put parts together, in the order given, which alone decides on the bits of the result.
-
-    Args:
-        folder: Folder to write tables and features into; features are linked where they can be.
-        manifest: What all parts are of.
-        parts: Their folders.
-
-    Returns:
-        The sums and failures.
-
-    Raises:
-        ResultError: If a part is damaged.
-    """
+    """Put parts together, in the order given, which alone decides on the bits of the result."""
     sums = manifest.make_sums(folder)
     for part in parts:
         sums.merge(read_sums(part, manifest, owner=None))
@@ -74,15 +62,7 @@ def merge_parts(folder: Path, manifest: Manifest, parts: Sequence[Path]) -> Merg
 
 
 def list_shards(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a result was cut from.
-
-    Args:
-        provenance: Of a result, which may itself have been merged.
-
-    Returns:
-        Digest of the names of all images, and which part of them this is, such as "3/16" ("1/1"
-        where it is all of them), for each run that went into it.
-    """
+    """What a result was cut from."""
     if "merged_from" in provenance:
         return [one for part in provenance["merged_from"] for one in list_shards(part)]
     plan = provenance.get("plan", {})
@@ -90,15 +70,7 @@ def list_shards(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def find_missing_shards(provenance: Mapping[str, Any]) -> list[str] | None:
-    """Shards of the same images that are not in a result yet.
-
-    Args:
-        provenance: Of the result.
-
-    Returns:
-        Their names, such as "3/16"; None where that cannot be told, for it holds shards of
-        different lists of images.
-    """
+    """Shards of the same images that are not in a result yet."""
     shards = list_shards(provenance)
     there = {name for _, name in shards}
     if there == {_WHOLE}:
@@ -115,14 +87,7 @@ def _are_of_one_set(shards: Sequence[tuple[str, str]]) -> bool:
 
 
 def find_repeated(folders: Sequence[Path]) -> list[list[str]]:
-    """Find images that are counted more than once.
-
-    Args:
-        folders: Parts or results.
-
-    Returns:
-        For each of them the identities of the images that it, or one before it, has already.
-    """
+    """Find images that are counted more than once."""
     tables = [folder / "images.parquet" for folder in folders]
     # A part without any image that could be read has no table.
     ids = [_read_ids(table) if table.exists() else _NO_IDS for table in tables]
@@ -144,14 +109,7 @@ def _read_ids(table: Path) -> pa.ChunkedArray:
 
 
 def check_disjoint(folders: Sequence[Path]) -> None:
-    """Refuse to count an image twice.
-
-    Args:
-        folders: Results that are to be merged.
-
-    Raises:
-        ResultError: If two of them have an image in common, or one has an image twice.
-    """
+    """Refuse to count an image twice."""
     for folder, repeated in zip(folders, find_repeated(folders), strict=True):
         if repeated:
             raise ResultError(

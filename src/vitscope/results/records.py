@@ -28,41 +28,17 @@ IDENTITY = ("path", "image_id")
 
 
 def column_name(path: ScalarPath) -> str:
-    """Column of a per-image number.
-
-    Args:
-        path: Its name as a path, such as ("cosine", "residual", "skip").
-
-    Returns:
-        The parts joined by underscores.
-    """
+    """Column of a per-image number."""
     return "_".join(path)
 
 
 def table_path(folder: Path, layer: int, last_layer: int) -> Path:
-    """Where the table of a layer lies.
-
-    Args:
-        folder: Folder of the result.
-        layer: Index of the layer.
-        last_layer: The layer that the headline comes from.
-
-    Returns:
-        `images.parquet` for the last layer, `layers/<index>.parquet` for another.
-    """
+    """Where the table of a layer lies."""
     return folder / ("images.parquet" if layer == last_layer else f"layers/{layer:03d}.parquet")
 
 
 def shard_paths(folder: Path, layer: int) -> list[Path]:
-    """The feature shards of a layer.
-
-    Args:
-        folder: Folder of the result.
-        layer: Index of the layer.
-
-    Returns:
-        Their files, in the order of the table's row groups; empty where features were dropped.
-    """
+    """The feature shards of a layer."""
     return sorted((folder / "features" / f"{layer:03d}").glob("*.safetensors"))
 
 
@@ -70,23 +46,14 @@ class TableWriter:
     """Writes a Parquet table, one row group at a time."""
 
     def __init__(self, path: Path, group_rows: int = 1) -> None:
-        """Prepare the file; it is opened by the first rows, whose columns are the table's.
-
-        Args:
-            path: Where to.
-            group_rows: Rows that are gathered before they are written as one row group.
-        """
+        """Prepare the file; it is opened by the first rows, whose columns are the table's."""
         self._path = path
         self._group_rows = group_rows
         self._gathered: list[pa.Table] = []
         self._writer: pq.ParquetWriter | None = None
 
     def write(self, rows: pa.Table) -> None:
-        """Take in rows, which come to lie in the same row group.
-
-        Args:
-            rows: The rows.
-        """
+        """Take in rows, which come to lie in the same row group."""
         self._gathered.append(rows)
         if sum(table.num_rows for table in self._gathered) >= self._group_rows:
             self._flush()
@@ -126,14 +93,7 @@ class RecordWriter:
     """Writes one layer's rows behind the compute, a shard at a time."""
 
     def __init__(self, folder: Path, layer: int, last_layer: int, *, keep_features: bool) -> None:
-        """Prepare the files; nothing is written before the first shard is full.
-
-        Args:
-            folder: Folder of the result.
-            layer: Index of the layer.
-            last_layer: The layer that the headline comes from.
-            keep_features: Whether feature shards are written beside the table.
-        """
+        """Prepare the files; nothing is written before the first shard is full."""
         table = table_path(folder, layer, last_layer)
         self._table = TableWriter(table)
         self._shards = folder / "features" / f"{layer:03d}" if keep_features else None
@@ -154,14 +114,7 @@ class RecordWriter:
         features: Mapping[str, Tensor],
         constants: Mapping[str, Tensor],
     ) -> None:
-        """Take in a batch.
-
-        Args:
-            identities: (path, image id) of each image.
-            scalars: One number per image under each path.
-            features: One row per image under each name.
-            constants: Tensors that are the same for every image; kept once a shard.
-        """
+        """Take in a batch."""
         self._identities += identities
         for path, values in scalars.items():
             self._scalars.setdefault(path, []).append(values)
@@ -197,29 +150,14 @@ class RecordWriter:
 
 
 def iter_row_groups(path: Path) -> Iterator[pa.Table]:
-    """Go through a table a row group at a time.
-
-    Args:
-        path: A file of `table_path`.
-
-    Yields:
-        The rows that one feature shard, or several, hold.
-    """
+    """Go through a table a row group at a time."""
     with open_table(path) as file:
         for index in range(file.num_row_groups):
             yield file.read_row_group(index)
 
 
 def replace_columns(path: Path, new_columns: Iterator[Mapping[ScalarPath, Tensor]]) -> None:
-    """Add columns to a table, or give them new values.
-
-    Args:
-        path: A file of `table_path`.
-        new_columns: For each feature shard in turn, one number per image under each path.
-
-    Raises:
-        ResultError: If the shards do not hold the images of the table.
-    """
+    """Add columns to a table, or give them new values."""
     replacement = path.with_suffix(".new")
     with closing(TableWriter(replacement)) as writer:
         for table, columns in _align(path, new_columns):

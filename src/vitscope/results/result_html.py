@@ -51,14 +51,7 @@ _CELL = "padding:0.15em 0.7em;border:0;background:none"
 
 
 def show_audit(summary: Summary) -> str:
-    """An audit: verdict, table of sources with intervals, verdicts of layers, notes.
-
-    Args:
-        summary: Content of its `summary.json`.
-
-    Returns:
-        HTML.
-    """
+    """An audit: verdict, table of sources with intervals, verdicts of layers, notes."""
     layers = tabulate_layers(summary)
     return _wrap(
         _heading(summary, "; ".join(describe_audit(summary))),
@@ -70,14 +63,7 @@ def show_audit(summary: Summary) -> str:
 
 
 def show_one_shot(summary: Summary) -> str:
-    """One-shot classification: what the accuracies mean, the accuracies, notes.
-
-    Args:
-        summary: Content of its `summary.json`.
-
-    Returns:
-        HTML.
-    """
+    """One-shot classification: what the accuracies mean, the accuracies, notes."""
     return _wrap(
         _heading(summary, describe_one_shot(summary)),
         f'<p style="{_LINE}">{escape(tell_one_shot(summary))}</p>',
@@ -87,14 +73,7 @@ def show_one_shot(summary: Summary) -> str:
 
 
 def show_explanation(summary: Summary) -> str:
-    """Explained images: the verdict on each, notes.
-
-    Args:
-        summary: Content of its `summary.json`.
-
-    Returns:
-        HTML.
-    """
+    """Explained images: the verdict on each, notes."""
     images = summary["images"]
     rows = "".join(_image_row(number, image) for number, image in enumerate(images))
     return _wrap(

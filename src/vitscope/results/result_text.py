@@ -34,28 +34,14 @@ class TextTable:
 
 
 def list_notes(summary: Summary) -> list[str]:
-    """What a reader of the numbers should know about the settings, the model and the images.
-
-    Args:
-        summary: Content of `summary.json` of any result.
-
-    Returns:
-        The notes.
-    """
+    """What a reader of the numbers should know about the settings, the model and the images."""
     told = describe_settings(summary)
     settings = [f"settings other than by default: {told}"] if told else []
     return [*settings, *summary["model"]["notes"], *summary["data"].get("notes", [])]
 
 
 def describe_audit(summary: Summary) -> tuple[str, str]:
-    """What was audited, and how well the ledger balances.
-
-    Args:
-        summary: Content of `summary.json` of an audit.
-
-    Returns:
-        The two as phrases.
-    """
+    """What was audited, and how well the ledger balances."""
     model, data = summary["model"], summary["data"]
     rows, columns = model["grid"]
     height, width = model["input_size"]
@@ -68,14 +54,7 @@ def describe_audit(summary: Summary) -> tuple[str, str]:
 
 
 def describe_one_shot(summary: Summary) -> str:
-    """What was classified.
-
-    Args:
-        summary: Content of `summary.json` of a one-shot result.
-
-    Returns:
-        A phrase.
-    """
+    """What was classified."""
     model, data = summary["model"], summary["data"]
     height, width = model["input_size"]
     return (
@@ -94,14 +73,7 @@ def _describe_left_out(data: Mapping[str, Any]) -> str:
 
 
 def describe_dropped(summary: Summary) -> str:
-    """Which classes were left out.
-
-    Args:
-        summary: Content of `summary.json` of a one-shot result.
-
-    Returns:
-        A phrase with the first ten; empty where none was.
-    """
+    """Which classes were left out."""
     names = summary["data"]["dropped_classes"]
     if not names:
         return ""
@@ -110,14 +82,7 @@ def describe_dropped(summary: Summary) -> str:
 
 
 def describe_explanation(summary: Summary) -> str:
-    """What explained the images, and how well the ledger balances.
-
-    Args:
-        summary: Content of `summary.json` of an explanation.
-
-    Returns:
-        A phrase.
-    """
+    """What explained the images, and how well the ledger balances."""
     model = summary["model"]
     return (
         f"layer {summary['layer']}, {model['num_registers']} registers, {model['dtype']}; "
@@ -126,27 +91,13 @@ def describe_explanation(summary: Summary) -> str:
 
 
 def list_bases(summary: Summary) -> list[str]:
-    """What the verdicts of an explanation rest on, and which references were left aside.
-
-    Args:
-        summary: Content of its `summary.json`.
-
-    Returns:
-        Phrases.
-    """
+    """What the verdicts of an explanation rest on, and which references were left aside."""
     bases = dict.fromkeys(image["verdict"]["basis"] for image in summary["images"])
     return [*bases, *summary.get("references_not_used", [])]
 
 
 def tell_raw_shares(image: Summary) -> str:
-    """The raw shares of an image that there was no reference for.
-
-    Args:
-        image: Its entry in the summary of an explanation.
-
-    Returns:
-        A phrase; empty where the verdict is on other numbers.
-    """
+    """The raw shares of an image that there was no reference for."""
     if "centred_share" in image or image["verdict"]["status"] != "cannot tell":
         return ""
     share = image["share"]
@@ -159,14 +110,7 @@ def tell_raw_shares(image: Summary) -> str:
 
 
 def tabulate_sources(summary: Summary) -> TextTable:
-    """A row per source: its attention, its norm, its variance share, its CKA.
-
-    Args:
-        summary: Content of `summary.json` of an audit.
-
-    Returns:
-        A row a source.
-    """
+    """A row per source: its attention, its norm, its variance share, its CKA."""
     rows = tuple(_source_rows(summary))
     return TextTable(
         ("source", "attention", "norm", "variance share", "CKA with r", "centred cos"),
@@ -179,14 +123,7 @@ def tabulate_sources(summary: Summary) -> TextTable:
 
 
 def tabulate_layers(summary: Summary) -> TextTable | None:
-    """The verdict of each layer with its two readings.
-
-    Args:
-        summary: Content of `summary.json` of an audit.
-
-    Returns:
-        A row a layer; None where no layers are listed.
-    """
+    """The verdict of each layer with its two readings."""
     layers = summary.get("layers")
     if not layers:
         return None
@@ -201,14 +138,7 @@ def tabulate_layers(summary: Summary) -> TextTable | None:
 
 
 def tabulate_accuracies(summary: Summary) -> TextTable:
-    """One-shot accuracies by readout and by the part of the output that was tested.
-
-    Args:
-        summary: Content of `summary.json` of a one-shot result.
-
-    Returns:
-        A row a part, with chance in the end.
-    """
+    """One-shot accuracies by readout and by the part of the output that was tested."""
     accuracy, chance = summary["accuracy"], summary["chance"]
     numbers = [f"{name} {classifier}" for classifier in accuracy for name in ("top-1", "top-5")]
     sections = [
@@ -226,14 +156,7 @@ def tabulate_accuracies(summary: Summary) -> TextTable:
 
 
 def tell_one_shot(summary: Summary) -> str:
-    """What the accuracies mean.
-
-    Args:
-        summary: Content of `summary.json` of a one-shot result.
-
-    Returns:
-        A sentence with its numbers.
-    """
+    """What the accuracies mean."""
     readouts = next(iter(summary["accuracy"].values()))
     parts = {name: entry["top1"] for name, entry in readouts[summary["readout"]].items()}
     chance, full = summary["chance"]["top1"], parts["full"]["value"]
@@ -255,15 +178,7 @@ def tell_one_shot(summary: Summary) -> str:
 
 
 def mean_of(summary: Summary, *path: str) -> float | None:
-    """The mean of one of a summary's distributions.
-
-    Args:
-        summary: Content of `summary.json`.
-        *path: Where the distribution is.
-
-    Returns:
-        The mean; None where there is no such distribution.
-    """
+    """The mean of one of a summary's distributions."""
     found: Any = summary
     for part in path:
         found = None if found is None else found.get(part)
@@ -271,30 +186,12 @@ def mean_of(summary: Summary, *path: str) -> float | None:
 
 
 def tell_number(value: float | None, digits: int = 3) -> str:
-    """A number as text.
-
-    Args:
-        value: The number; None where it is undefined.
-        digits: Digits after the point.
-
-    Returns:
-        The text, a dash for what is undefined.
-    """
+    """A number as text."""
     return ABSENT if value is None else f"{value:.{digits}f}"
 
 
 def tell_estimate(value: float | None, ci95: Sequence[float] | None, digits: int = 3) -> str:
-    """An estimate as text.
-
-    Args:
-        value: The number; None where it is undefined.
-        ci95: Its 95 % interval; None where there is none.
-        digits: Digits after the point.
-
-    Returns:
-        The number, with half the interval's width where there is one, and with both of its ends
-        where it is cut at what the quantity can be.
-    """
+    """An estimate as text."""
     if value is None or ci95 is None:
         return tell_number(value, digits)
     below, above = value - ci95[0], ci95[1] - value
@@ -344,14 +241,7 @@ def _layer_row(layer: str, content: Summary) -> Row:
 
 
 def tell_main_other_source(summary: Summary) -> str:
-    """The main other source with its part of the output's variance.
-
-    Args:
-        summary: Content of `summary.json` of an audit, or of a layer in it.
-
-    Returns:
-        Such as "skip 7 %", a dash where there is none.
-    """
+    """The main other source with its part of the output's variance."""
     main_other_source = summary["main_other_source"]
     value = summary["variance_share"]["residual"].get(main_other_source, {}).get("value")
     return ABSENT if value is None else f"{main_other_source} {value:.0%}".replace("-", "−")

@@ -174,14 +174,7 @@ def _show(value: Any) -> str:
 
 
 def list_source_notes(provenance: Mapping[str, Any]) -> list[str]:
-    """What was noted when the images of a result were looked for.
-
-    Args:
-        provenance: Of a result, which may have been merged.
-
-    Returns:
-        The notes, each once.
-    """
+    """What was noted when the images of a result were looked for."""
     parts = provenance.get("merged_from", [])
     notes = [*provenance.get("notes", []), *chain.from_iterable(map(list_source_notes, parts))]
     return list(dict.fromkeys(notes))
@@ -191,13 +184,6 @@ def write_failures(folder: Path, failures: Sequence[tuple[str, str]]) -> None:
     """Name the images that could not be read.
 
     A cell that a spreadsheet would take for a formula begins with an apostrophe.
-
-    Args:
-        folder: Folder of the result.
-        failures: Path and reason of each.
-
-    Raises:
-        DiskError: If the disk does not take it.
     """
     rows = [("path", "reason"), *failures]
     cells = [[_FORMULA.sub(r"'\g<0>", cell) for cell in row] for row in rows]
@@ -209,17 +195,7 @@ def write_failures(folder: Path, failures: Sequence[tuple[str, str]]) -> None:
 
 
 def read_failures(folder: Path) -> list[tuple[str, str]]:
-    """The images that could not be read.
-
-    Args:
-        folder: Folder of a result, or of a part of one.
-
-    Returns:
-        Path and reason of each.
-
-    Raises:
-        ResultError: If they cannot be read.
-    """
+    """The images that could not be read."""
     path = folder / FAILURES
     data = read_bounded(path, _MAX_FAILURES_BYTES)
     with plain_damage(path):

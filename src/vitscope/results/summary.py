@@ -27,11 +27,7 @@ ERRORS = ("balance_error", "residual_error", "block_error", "embedding_error")
 
 
 def scalar_paths() -> Iterator[ScalarPath]:
-    """Every per-image number that a summary tells the distribution of, in the order of the pages.
-
-    Yields:
-        Its path in the summary.
-    """
+    """Every per-image number whose distribution is in a summary, in the order of the pages."""
     yield from (("attention_mass", term) for term in TERMS)
     yield ("patch_share",)
     yield from (("contribution_norm", term) for term in (*TERMS, *TOTALS))
@@ -44,15 +40,7 @@ def scalar_paths() -> Iterator[ScalarPath]:
 
 
 def summarize_layer(table: Path, sums: FeatureSums) -> dict[str, Any]:
-    """All quantities of one layer.
-
-    Args:
-        table: The layer's Parquet table.
-        sums: The layer's sums.
-
-    Returns:
-        Nested dictionaries of numbers, as in `summary.json`.
-    """
+    """All quantities of one layer."""
     summary: dict[str, Any] = {}
     columns = set(pq.read_schema(table).names) - set(IDENTITY)
     for path in scalar_paths():
@@ -79,15 +67,7 @@ def summarize_layer(table: Path, sums: FeatureSums) -> dict[str, Any]:
 
 
 def summarize_errors(tables: Iterable[Path]) -> dict[str, float]:
-    """Largest error of each proof, over all layers and the images that it was held for.
-
-    Args:
-        tables: The layers' Parquet tables, NaN where an image was not verified.
-
-    Returns:
-        `max_balance_error` and its companions; a proof that no layer has is absent. `num_verified`
-        is the number of images whose ledger was verified in every layer.
-    """
+    """Largest error of each proof, over all layers and the images that it was held for."""
     worst: dict[str, float] = {}
     num_verified: list[int] = []
     for table in tables:
@@ -102,15 +82,7 @@ def summarize_errors(tables: Iterable[Path]) -> dict[str, float]:
 
 
 def read_column(table: Path, name: str) -> np.ndarray:
-    """One column of numbers.
-
-    Args:
-        table: A Parquet table.
-        name: Column.
-
-    Returns:
-        Its values in float64, NaN where there is none.
-    """
+    """One column of numbers."""
     with open_table(table) as file:
         values: np.ndarray = file.read(columns=[name]).column(name).to_numpy().astype(np.float64)
     return values
@@ -121,12 +93,6 @@ def add_centred_numbers(folder: Path, table: Path, layer: int, sums: FeatureSums
 
     Adds to the layer's table cos(c − mean c, t − mean t), the same with r, and each image's own
     share ⟨c − mean c, r − mean r⟩ / ‖r − mean r‖²; does nothing where features were dropped.
-
-    Args:
-        folder: Folder of the result.
-        table: The layer's Parquet table.
-        layer: Index of the layer.
-        sums: The layer's sums.
     """
     shards = shard_paths(folder, layer)
     if not shards:

@@ -170,15 +170,7 @@ _SCHEMAS = {"audit": _AUDIT, "one-shot": _ONE_SHOT, "explanation": _EXPLANATION}
 
 
 def check_summary(summary: Any, path: Path) -> None:
-    """Refuse a summary that does not look as vitscope writes it.
-
-    Args:
-        summary: Content of the file.
-        path: The file, for the message.
-
-    Raises:
-        ResultError: Naming the first part that is missing or of another type.
-    """
+    """Refuse a summary that does not look as vitscope writes it."""
     from jsonschema.exceptions import best_match
 
     kind = summary["kind"]

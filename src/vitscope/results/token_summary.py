@@ -25,19 +25,7 @@ _OF_IMAGES = ("images_fraction", "images_fraction_at_most")
 def summarize_anatomy(
     table: Path, sums: TokenSums, *, images_fraction: float | None
 ) -> dict[str, Any]:
-    """What [CLS], the registers and the highest-norm patch are at the input of a block.
-
-    Args:
-        table: The layer's Parquet table.
-        sums: Sums of the tokens' states.
-        images_fraction: Part of the images with a high-norm patch token at the block's input; None
-            where not known.
-
-    Returns:
-        Norms, the dominant register, which token is the one to look at ("analysed": the dominant
-        register; without registers the highest-norm patch, if it is a high-norm token in half of
-        the images or more), that part of the images, and each token's states.
-    """
+    """What [CLS], the registers and the highest-norm patch are at the input of a block."""
     norms = {name: _read_norms(table, name) for name in (*sums.tokens, _PATCHES)}
     registers = [name for name in sums.tokens if name.startswith("register_")]
     dominant = _find_dominant(np.stack([norms[n] for n in registers])) if registers else None
@@ -57,14 +45,7 @@ def summarize_anatomy(
 
 
 def summarize_layer_similarity(table: Path) -> list[dict[str, Any]] | None:
-    """cos(x_cls at depth ℓ, x_cls at the last depth) over images, ℓ = 0..L.
-
-    Args:
-        table: The last layer's Parquet table.
-
-    Returns:
-        A distribution per depth; None for a model whose stream has no [CLS] row.
-    """
+    """cos(x_cls at depth ℓ, x_cls at the last depth) over images, ℓ = 0..L."""
     return [
         {"layer": depth, **(_describe(read_column(table, name)) or _UNDEFINED)}
         for depth, name in enumerate(_list_depths(table, "layer_similarity"))
@@ -72,21 +53,7 @@ def summarize_layer_similarity(table: Path) -> list[dict[str, Any]] | None:
 
 
 def summarize_high_norm_tokens(table: Path, norms: PatchNormCounts) -> list[dict[str, Any]]:
-    """Outliers among the patch tokens, depth by depth.
-
-    Args:
-        table: The last layer's Parquet table.
-        norms: Counts of patch norms.
-
-    Returns:
-        Per depth the images whose norms are known, the fitted threshold, the fraction of tokens and
-        of images above it, how far the place on the grid decides, and quantiles of all norms.
-        Without a threshold the fractions are None, and `fraction_at_most` and
-        `images_fraction_at_most` are what these images leave open. Where
-        norms are known of some images alone, the outliers are None: how many images it takes to
-        find them would decide on the answer, and those known are no random draw. All is None where
-        no image is known.
-    """
+    """Outliers among the patch tokens, depth by depth."""
     found = []
     for depth, name in enumerate(_list_depths(table, "highest_patch_norm")):
         tokens, highest = norms.fit(depth), read_column(table, name)

@@ -84,15 +84,6 @@ def judge(
     than `MIN_IMAGES_TO_JUDGE`. Where patches are the only source nothing is estimated. Where the
     output, or what patches wrote, is the same for every one of several images, no number of them
     would tell.
-
-    Args:
-        cka: Residual CKA of r with each term.
-        shares: Variance shares of the residual stream by term.
-        num_images: Images that both were estimated from.
-        constant: What does not vary over the images, if the output or what patches wrote does not.
-
-    Returns:
-        The verdict.
     """
     alignment = _span(cka["patches"].ci95, ALIGNMENT_LINES)
     source = _span(_nearness(shares["patches"].ci95), SOURCE_LINES)
@@ -116,14 +107,7 @@ def judge(
 
 
 def describe(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as a summary holds it.
-
-    Args:
-        verdict: The verdict.
-
-    Returns:
-        Its entries.
-    """
+    """A verdict as a summary holds it."""
     return {
         "verdict": verdict.status,
         "decided_by": verdict.decided_by,
@@ -283,15 +267,6 @@ def judge_image(shares: Mapping[str, float], num_images: int, images: str) -> Im
     The map shows most of the output where the patches' share is 80 to 120 %, part of it from 50 to
     150 %, and is not to be read beyond. Shares are signed: above 100 % other sources take back what
     patches wrote, which a map hides as it hides what others add.
-
-    Args:
-        shares: Signed centred shares of the output by term (groups and skip), which sum to 1; NaN
-            where there is nothing to share.
-        num_images: Images behind the means that output and terms were centred on.
-        images: Which images those are, in words that follow "images".
-
-    Returns:
-        The verdict; with fewer than `MIN_IMAGES` images means say little, and it cannot tell.
     """
     basis = f"shares of r − mean r, means over {num_images} images {images}"
     patches = shares["patches"]
@@ -318,13 +293,6 @@ def judge_alone(shares: Mapping[str, float], remedy: str) -> ImageVerdict:
 
     What is the same for every image fills its raw shares, so that they are no verdict. Where
     patches alone write the output, they carry all of it whatever the means.
-
-    Args:
-        shares: Signed shares of r − bias by term; NaN where there is nothing to share.
-        remedy: What to do to have a reference, as a phrase.
-
-    Returns:
-        The verdict.
     """
     patches = shares["patches"]
     if set(shares) == {"patches"} and not math.isnan(patches):

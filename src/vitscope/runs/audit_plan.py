@@ -38,19 +38,7 @@ def make_plan(
     device: torch.device,
     pass_size: int | None,
 ) -> Plan:
-    """All that the bits of a result depend on.
-
-    Args:
-        whole: The images, before one shard of a job array is cut from them.
-        images: The images of the run.
-        config: Settings, with nothing left to choose that changes a bit.
-        manifest: What the result is of.
-        device: Where the model runs.
-        pass_size: Images that go through it at once; None if all of a batch do.
-
-    Returns:
-        The plan, as JSON gives it back.
-    """
+    """All that the bits of a result depend on."""
     settings = {name: getattr(config, name) for name in _SETTINGS}
     plan = {
         "num_images": len(images),
@@ -69,16 +57,7 @@ def make_plan(
 
 
 def adopt_choices(config: AuditConfig, earlier: Plan | None) -> AuditConfig:
-    """Leave to an earlier run what was left to the machine, which may choose otherwise today.
-
-    Args:
-        config: What is asked for.
-        earlier: The plan of the run that is resumed, or of the rank that leads; None if there
-            is none.
-
-    Returns:
-        The same with the earlier choices in the place of `auto`.
-    """
+    """Leave to an earlier run what was left to the machine, which may choose otherwise today."""
     if earlier is None:
         return config
     chosen = {
@@ -90,16 +69,7 @@ def adopt_choices(config: AuditConfig, earlier: Plan | None) -> AuditConfig:
 
 
 def digest_files(images: ImageSet) -> str:
-    """Tell images, and masks, by where they lie and by what shows that a file was changed.
-
-    Args:
-        images: The images.
-
-    Returns:
-        BLAKE2b of absolute paths, sizes and times of change, of archives and tables also their
-        numbers on the disk; of URLs without user and password, and of what stores say of archives
-        and tables; hexadecimal.
-    """
+    """Tell images, and masks, by where they lie and by what shows that a file was changed."""
     digest = blake2b(digest_size=16)
     stamp_file = lru_cache(maxsize=None)(_stamp_file)  # an archive holds many of the images
     for address in [*images.addresses, *images.masks]:
@@ -108,14 +78,7 @@ def digest_files(images: ImageSet) -> str:
 
 
 def digest_names(images: ImageSet) -> str:
-    """Tell a list of images by names and sizes, which are the same on machines that share them.
-
-    Args:
-        images: The images.
-
-    Returns:
-        BLAKE2b of the names, and of the sizes where they are known without reading; hexadecimal.
-    """
+    """Tell a list of images by names and sizes, which are the same on machines that share them."""
     digest = blake2b(digest_size=16)
     for index, address in enumerate(images.addresses):
         name = images.name_image(index)

@@ -36,20 +36,7 @@ _SHARD_IMAGES, _SHARD_BATCHES = 512, 32
 def make_image_set(
     vit: ViTAdapter, images: ImageSet | Source | Sequence[Source], config: AuditConfig
 ) -> ImageSet:
-    """The images of an audit as a set.
-
-    Args:
-        vit: The model, whose own preprocessing a set is made with.
-        images: As `audit` takes them.
-        config: Settings.
-
-    Returns:
-        The set, whole: `AuditRun` cuts a shard from it. Copies that are cheap to tell are left out.
-
-    Raises:
-        UsageError: If a source holds no image, or a setting is for sources and a prepared set was
-            given.
-    """
+    """The images of an audit as a set."""
     if isinstance(images, ImageSet):
         for name in ("limit", "size", "draft", "seed", "masks"):
             if getattr(config, name) != getattr(AuditConfig(), name):
@@ -85,16 +72,7 @@ class AuditRun:
     """One model over one set of images."""
 
     def __init__(self, vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> None:
-        """Prepare the run; the model is not touched yet, unless a precision is to be chosen.
-
-        Args:
-            vit: The model.
-            images: The images; of a shard, all from which it is cut.
-            config: Settings.
-
-        Raises:
-            UsageError: If there are fewer images than shards.
-        """
+        """Prepare the run; the model is not touched yet, unless a precision is to be chosen."""
         vit = vit if vit.weights_hash else vit.hashed()
         layers = vit.select_layers(parse_layers(config.layers))
         self._whole = images
@@ -110,14 +88,7 @@ class AuditRun:
         return len(self._images)
 
     def count_bytes(self, shards: Iterable[Shard]) -> int:
-        """Disk that the parts of shards take at least: rows of features, which most of it is.
-
-        Args:
-            shards: Some of the run's.
-
-        Returns:
-            Bytes.
-        """
+        """Disk that the parts of shards take at least: rows of features, which most of it is."""
         manifest = self._manifest
         # The width of an embedding is not known before it is there.
         num_features = sum(
@@ -162,48 +133,21 @@ class AuditRun:
         return self._manifest.unknown
 
     def make_writer(self) -> PartWriter:
-        """What turns shards into parts, wherever it is sent.
-
-        Returns:
-            The writer.
-        """
+        """What turns shards into parts, wherever it is sent."""
         return PartWriter(self._vit, self._manifest, self._config, self.num_images)
 
     def placed(self) -> AbstractContextManager[None]:
-        """Have the model on the device and in the precision of the run.
-
-        Returns:
-            A context.
-        """
+        """Have the model on the device and in the precision of the run."""
         return self._run.placed()
 
     def execute(self, folder: Path, batches: Iterable[ImageBatch]) -> None:
-        """Audit images that are decoded already, as one shard in this process.
-
-        Args:
-            folder: Folder to write the result into.
-            batches: The images, all of the set.
-
-        Raises:
-            ImageReadError: If no image could be read.
-            ImbalanceError: If a ledger does not balance.
-            NonFiniteError: If an activation is not finite.
-        """
+        """Audit images that are decoded already, as one shard in this process."""
         with TemporaryDirectory(prefix="vitscope-part-") as part:
             self.make_writer().write(Path(part), self._images, batches=batches)
             self.finish(folder, [Path(part)])
 
     def finish(self, folder: Path, parts: Sequence[Path], run_id: str | None = None) -> None:
-        """Put the parts together and write what follows from them.
-
-        Args:
-            folder: Folder to write the result into.
-            parts: The parts of all shards, in their order.
-            run_id: What the workspace calls the run; None if there is none.
-
-        Raises:
-            ImageReadError: If no image could be read.
-        """
+        """Put the parts together and write what follows from them."""
         merged = merge_parts(folder, self._manifest, parts)
         self._run.failures[:] = merged.failures
         self._run.check_some_read()

@@ -32,14 +32,7 @@ class PlacedBatch:
     level_ranges: list[float] = field(default_factory=list)
 
     def select(self, piece: slice) -> "PlacedBatch":
-        """Some of the images.
-
-        Args:
-            piece: Which.
-
-        Returns:
-            A batch of them.
-        """
+        """Some of the images."""
         return PlacedBatch(
             self.indices[piece],
             self.ids[piece],
@@ -50,14 +43,7 @@ class PlacedBatch:
         )
 
     def pick(self, rows: Sequence[int]) -> "PlacedBatch":
-        """Some of the images, in copies unless it is all of them.
-
-        Args:
-            rows: Their places in the batch.
-
-        Returns:
-            A batch of them.
-        """
+        """Some of the images, in copies unless it is all of them."""
         if len(rows) == len(self.ids):
             return self
         return PlacedBatch(
@@ -74,23 +60,11 @@ class BatchFitter:
     """Cuts batches into passes, halves what does not fit, and remembers what did not."""
 
     def __init__(self, pass_size: int | None = None) -> None:
-        """Start with what is known.
-
-        Args:
-            pass_size: Images of a pass, at most; all of a batch if None.
-        """
+        """Start with what is known."""
         self._pass_size = pass_size
 
     def apply(self, batch: PlacedBatch, work: Callable[[PlacedBatch], None]) -> None:
-        """Do something with a batch, in as many passes as it takes.
-
-        Args:
-            batch: The images.
-            work: What is done with a batch; where it raises `MemoryShortageError`, nothing was.
-
-        Raises:
-            MemoryShortageError: If there is not even memory for one image.
-        """
+        """Do something with a batch, in as many passes as it takes."""
         done, count = 0, len(batch.ids)
         while done < count:
             piece = batch.select(slice(done, done + (self._pass_size or count)))

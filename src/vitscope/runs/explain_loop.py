@@ -128,19 +128,7 @@ def explain(
 def fit_whole(
     size: tuple[int, int], preprocessing: Preprocessing, patch_size: tuple[int, int]
 ) -> Preprocessing:
-    """Preprocessing that keeps an image's shape, to the nearest whole patch.
-
-    Args:
-        size: (width, height) of the image in pixels.
-        preprocessing: The model's own, for a square input.
-        patch_size: Patch (height, width) in pixels.
-
-    Returns:
-        The same with an input whose shorter side is the square's.
-
-    Raises:
-        ImageReadError: If the image is longer than `MAX_ASPECT` times its shorter side.
-    """
+    """Preprocessing that keeps an image's shape, to the nearest whole patch."""
     width, height = size
     if max(size) > MAX_ASPECT * min(size):
         raise ImageReadError(
@@ -177,19 +165,7 @@ class ExplainRun:
         reference: AuditResult | None,
         out: Path | None,
     ) -> None:
-        """Prepare the run; the model is not touched yet.
-
-        Args:
-            vit: The model.
-            addresses: Where the images lie.
-            config: Settings.
-            layer: Index of the block; the last one if None.
-            reference: An audit whose means the verdicts are against; one is looked for if None.
-            out: Folder that the result will lie in; None if it is a temporary one.
-
-        Raises:
-            UsageError: If settings or reference do not fit.
-        """
+        """Prepare the run; the model is not touched yet."""
         for name in ("renormalize", "cls_term"):
             if getattr(config, name) != getattr(RunConfig(), name):
                 raise UsageError(
@@ -215,17 +191,7 @@ class ExplainRun:
             self._reference = read_reference(reference, wanted)
 
     def execute(self, folder: Path, on_progress: OnProgress | None) -> None:
-        """Explain all images and write the result.
-
-        Args:
-            folder: Folder to write into.
-            on_progress: Called with (images done, images in all) after every image.
-
-        Raises:
-            ImageReadError: If no image could be read.
-            ImbalanceError: If a ledger does not balance.
-            NonFiniteError: If an activation is not finite.
-        """
+        """Explain all images and write the result."""
         entries: list[dict[str, Any]] = []
         num_narrow = 0
         with self._run.placed():

@@ -53,13 +53,7 @@ class ModelRun:
     """
 
     def __init__(self, vit: ViTAdapter, images: ImageSet, config: RunConfig) -> None:
-        """Prepare the run; the model is not touched yet, unless a choice depends on it.
-
-        Args:
-            vit: The model.
-            images: The images.
-            config: How it is run.
-        """
+        """Prepare the run; the model is not touched yet, unless a choice depends on it."""
         self.device = config.resolve_device()
         self.config = settle_config(vit, images, config, self.device)
         self.pass_size = choose_pass_size(vit, images.preprocessing.size, self.device)
@@ -77,26 +71,14 @@ class ModelRun:
 
     @contextmanager
     def placed(self) -> Iterator[None]:
-        """Have the model on the device and in the precision of the run.
-
-        Yields:
-            Nothing; the model is left as it was found when the context ends.
-        """
+        """Have the model on the device and in the precision of the run."""
         with self._vit.placed(self.device, self.config.torch_dtype):
             yield
 
     def iter_batches(
         self, on_progress: OnProgress | None, batches: Iterable[ImageBatch] | None = None
     ) -> Iterator[PlacedBatch]:
-        """Go through the images in order; what happens to a batch is told in plain words.
-
-        Args:
-            on_progress: Called with (images done, images in all) after every batch.
-            batches: The images already decoded; they are read if None.
-
-        Yields:
-            Batches of at least one image that was read.
-        """
+        """Go through the images in order; what happens to a batch is told in plain words."""
         done = 0
         for batch in self.read_batches() if batches is None else batches:
             self.failures += [(self._images.name_image(f.index), f.reason) for f in batch.failures]
@@ -111,11 +93,7 @@ class ModelRun:
                 on_progress(done, len(self._images))
 
     def read_batches(self) -> Iterator[ImageBatch]:
-        """Decode the images.
-
-        Returns:
-            Their batches, in order.
-        """
+        """Decode the images."""
         batch_size, num_workers = self.config.batch_size, self.config.num_workers
         assert not isinstance(batch_size, str)
         assert not isinstance(num_workers, str)
@@ -127,19 +105,11 @@ class ModelRun:
         )
 
     def make_fitter(self) -> BatchFitter:
-        """Prepare to take batches through the model.
-
-        Returns:
-            A fitter that has met no limit of memory yet.
-        """
+        """Prepare to take batches through the model."""
         return BatchFitter(self.pass_size)
 
     def check_some_read(self) -> None:
-        """Refuse a run that has nothing to tell.
-
-        Raises:
-            ImageReadError: If every image of the set is among the failures.
-        """
+        """Refuse a run that has nothing to tell."""
         if len(self.failures) == len(self._images):
             path, reason = self.failures[0]
             raise ImageReadError(
@@ -149,21 +119,7 @@ class ModelRun:
 
     @contextmanager
     def plain_errors(self, batch: PlacedBatch) -> Iterator[None]:
-        """Say of what stops the work on a batch which image it was, or that memory is short.
-
-        Args:
-            batch: The batch.
-
-        Yields:
-            Nothing.
-
-        Raises:
-            ImbalanceError: Saying in which precision, where it is a half precision.
-            NonFiniteError: Naming layer and image, where a layer's output is not finite.
-            VitscopeError: Naming the image.
-            MemoryShortageError: Naming what there is not enough memory for.
-            RuntimeError: Any other of torch's, as it came.
-        """
+        """Say of what stops the work on a batch which image it was, or that memory is short."""
         try:
             with plain_memory_errors(self.device, len(batch.paths)):
                 yield
@@ -194,11 +150,7 @@ class ModelRun:
         )
 
     def describe_machine(self) -> dict[str, Any]:
-        """Where the model runs.
-
-        Returns:
-            Versions, platform and device.
-        """
+        """Where the model runs."""
         return {
             "versions": list_versions(),
             "platform": platform.platform(),
@@ -207,11 +159,7 @@ class ModelRun:
         }
 
     def describe_model(self) -> dict[str, Any]:
-        """The `model` part of a summary.
-
-        Returns:
-            What it is, in words and numbers that JSON takes.
-        """
+        """The `model` part of a summary."""
         info, size = self._vit.info, self._images.preprocessing.size
         patch_height, patch_width = info.patch_size
         return {
@@ -233,11 +181,7 @@ class ModelRun:
         }
 
     def make_provenance(self) -> dict[str, Any]:
-        """Where the numbers came from.
-
-        Returns:
-            Settings, preprocessing, weights, versions, machine and times.
-        """
+        """Where the numbers came from."""
         return {
             **self.describe_machine(),
             "config": asdict(self.config),
@@ -253,15 +197,7 @@ class ModelRun:
 
 
 def choose_preprocessing(vit: ViTAdapter, config: RunConfig) -> Preprocessing:
-    """How the images are prepared, at the input size that was asked for.
-
-    Args:
-        vit: The model; an input size that does not fit its patches is refused.
-        config: How it is run.
-
-    Returns:
-        The model's own preprocessing, or the same at the size asked for.
-    """
+    """How the images are prepared, at the input size that was asked for."""
     preprocessing = replace(vit.preprocessing, draft=config.draft)
     if config.input_size is not None:
         preprocessing = preprocessing.with_size(config.input_size)
@@ -278,28 +214,12 @@ def _make_notes(behaviour: Behaviour) -> list[str]:
 
 
 def describe_preprocessing(vit: ViTAdapter, preprocessing: Preprocessing) -> dict[str, Any]:
-    """The `preprocessing` part of a summary.
-
-    Args:
-        vit: The model.
-        preprocessing: How images are prepared.
-
-    Returns:
-        Every field, and in `changed` the names of those that are not the model's own.
-    """
+    """The `preprocessing` part of a summary."""
     return asdict(preprocessing) | {"changed": list(list_changed(vit, preprocessing))}
 
 
 def list_changed(vit: ViTAdapter, preprocessing: Preprocessing) -> tuple[str, ...]:
-    """Fields of a preprocessing that are not the model's own.
-
-    Args:
-        vit: The model.
-        preprocessing: How images are prepared.
-
-    Returns:
-        Their names.
-    """
+    """Fields of a preprocessing that are not the model's own."""
     own = asdict(vit.preprocessing)
     return tuple(name for name, value in asdict(preprocessing).items() if own[name] != value)
 

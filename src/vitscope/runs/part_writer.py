@@ -63,21 +63,7 @@ class PartWriter:
         batches: Iterable[ImageBatch] | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        """Take in the images of a shard and write its part.
-
-        Args:
-            folder: Folder to write into.
-            images: The images.
-            first_index: Place of the first of them among all images of the run.
-            elsewhere: Identities of images that earlier parts have: they are left out.
-            batches: The images already decoded; they are read if None.
-            on_progress: Called with (images done, images in the shard) after every batch.
-
-        Raises:
-            ImbalanceError: If a ledger does not balance.
-            NonFiniteError: If an activation is not finite.
-            VitscopeError: If there is not even memory for one image at a time.
-        """
+        """Take in the images of a shard and write its part."""
         part = _Part(self, folder, first_index, images.num_repeated, elsewhere)
         run = ModelRun(self.vit, images, self.config)
         fitter = run.make_fitter()
@@ -132,14 +118,7 @@ class _Part:
             self._writers[layer] = writer
 
     def drop_copies(self, batch: PlacedBatch) -> PlacedBatch | None:
-        """Leave out images of the bytes of earlier ones.
-
-        Args:
-            batch: The images.
-
-        Returns:
-            The batch without them; None where nothing is left.
-        """
+        """Leave out images of the bytes of earlier ones."""
         rows: list[int] = []
         for row, image_id in enumerate(batch.ids):
             if image_id not in self._seen:
@@ -149,13 +128,7 @@ class _Part:
         return batch.pick(rows) if rows else None
 
     def take(self, run: ModelRun, batch: PlacedBatch, *, verified: bool) -> None:
-        """Nothing of a batch is taken in before all of it is known.
-
-        Args:
-            run: The run that the batch is of.
-            batch: The images.
-            verified: Whether the last block runs for every token.
-        """
+        """Nothing of a batch is taken in before all of it is known."""
         streams: list[StreamTrace] = []
         with run.plain_errors(batch):
             rows = self._decompose(batch, streams, verified=verified)

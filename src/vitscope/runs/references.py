@@ -56,17 +56,7 @@ class Wanted:
     def of(
         cls, weights_hash: str, behaviour: Behaviour, layer: int, preprocessing: Preprocessing
     ) -> "Wanted":
-        """What a reference of a run must be of.
-
-        Args:
-            weights_hash: Digest of the weights.
-            behaviour: How the model computes with them.
-            layer: Layer that is explained.
-            preprocessing: How the images are prepared.
-
-        Returns:
-            The same as JSON holds it.
-        """
+        """What a reference of a run must be of."""
         content = json.loads(json.dumps(asdict(preprocessing)))
         return cls(
             weights_hash=weights_hash, behaviour=behaviour, layer=layer, preprocessing=content
@@ -103,29 +93,13 @@ class Reference:
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """The `reference` part of a summary.
-
-        Returns:
-            All but the means themselves, of which their digest is told.
-        """
+        """The `reference` part of a summary."""
         told = ("source", "images", "num_images", "model_id", "folder")
         return {**{name: getattr(self, name) for name in told}, "means_digest": self.digest}
 
 
 def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
-    """The means of an audit, if it is one of the same model looking at images alike.
-
-    Args:
-        audited: The audit.
-        wanted: What it must be of.
-
-    Returns:
-        The means.
-
-    Raises:
-        UsageError: If model, preprocessing or groups differ, the layer was not audited, or there
-            are too few images for means.
-    """
+    """The means of an audit, if it is one of the same model looking at images alike."""
     manifest, folder = audited.manifest, printable_path(audited.folder)
     if manifest.weights_hash != wanted.weights_hash:
         raise UsageError(
@@ -182,13 +156,6 @@ def find_reference(wanted: Wanted, out: Path | None) -> tuple[Reference | None, 
 
     An audit that lies where the result is to be written comes first, of several the one over the
     most images; then the means that come with vitscope.
-
-    Args:
-        wanted: What it must be of.
-        out: Folder that the result is written into; None if it is a temporary one.
-
-    Returns:
-        The reference, None if there is none, and why each of the same weights was not used.
     """
     found: list[Reference] = []
     unused: list[str] = []
@@ -209,14 +176,7 @@ def find_reference(wanted: Wanted, out: Path | None) -> tuple[Reference | None, 
 
 
 def holds_audit(folder: Path) -> bool:
-    """Whether a folder holds the result of an audit that this version reads.
-
-    Args:
-        folder: Any folder; it need not exist.
-
-    Returns:
-        True if it does.
-    """
+    """Whether a folder holds the result of an audit that this version reads."""
     try:
         if not (folder / MARKER).is_file():
             return False
@@ -275,13 +235,7 @@ def _check_behaviour(which: str, behaviour_hash: str, model_id: str, wanted: Wan
 
 
 def write_shipped(path: Path, audited: AuditResult, images: str) -> None:
-    """Write the means of an audit as a file that comes with vitscope.
-
-    Args:
-        path: File to write.
-        audited: The audit.
-        images: Which images they are over, in words that follow "images".
-    """
+    """Write the means of an audit as a file that comes with vitscope."""
     manifest = audited.manifest
     preprocessing = manifest.preprocessing
     tensors: dict[str, Tensor] = {}
@@ -308,17 +262,7 @@ def write_shipped(path: Path, audited: AuditResult, images: str) -> None:
 
 
 def advise(info: ModelInfo, layer: int, last_layer: int, config: RunConfig) -> str:
-    """What to do where there is no reference.
-
-    Args:
-        info: The model.
-        layer: Layer that is explained.
-        last_layer: Layer that an audit looks at if not told otherwise.
-        config: How the model is run.
-
-    Returns:
-        A phrase with the command, where the model has an id that a command takes.
-    """
+    """What to do where there is no reference."""
     if info.source == ModelInfo.source:
         return "audit images with this model and give the result as `reference`"
     words = ["vitscope", "audit", "IMAGES", "--model", shlex.quote(info.id)]

@@ -40,21 +40,7 @@ _Config = TypeVar("_Config", bound=RunConfig)
 def settle_config(
     vit: ViTAdapter, images: ImageSet, config: _Config, device: torch.device
 ) -> _Config:
-    """Settings with nothing left to choose.
-
-    Args:
-        vit: The model; it is run on a few images where that is what a choice depends on.
-        images: The images.
-        config: What was asked for.
-        device: Where the model will run.
-
-    Returns:
-        The same with the choices made. The device stays as it was asked for, for another machine
-        may work on a part of the images.
-
-    Raises:
-        MemoryShortageError: If memory cannot hold an image of that size, or a batch of them.
-    """
+    """Settings with nothing left to choose."""
     asked = 1 if isinstance(config.batch_size, str) else min(config.batch_size, len(images))
     check_memory(vit, images.preprocessing.size, device, decoded=max(1, asked))
     config = replace(config, dtype=_choose_dtype(vit, images, config, device))
@@ -74,20 +60,7 @@ def free_cached_memory() -> None:
 def choose_batch_size(
     vit: ViTAdapter, size: tuple[int, int], config: RunConfig, device: torch.device
 ) -> int:
-    """Images per batch.
-
-    Args:
-        vit: The model; on a GPU it is run on a few empty images to see what memory one takes.
-        size: Input height and width in pixels.
-        config: What was asked for.
-        device: Where the model will run.
-
-    Returns:
-        What was asked for; of auto, the largest power of two that fits.
-
-    Raises:
-        MemoryShortageError: If there is not memory enough for the model and one image.
-    """
+    """Images per batch."""
     if not isinstance(config.batch_size, str):
         return config.batch_size
     if device.type != "cuda":
@@ -102,49 +75,20 @@ def choose_batch_size(
 
 
 def choose_pass_size(vit: ViTAdapter, size: tuple[int, int], device: torch.device) -> int | None:
-    """Images that go through the model at once.
-
-    Args:
-        vit: The model.
-        size: Input height and width in pixels.
-        device: Where the model runs.
-
-    Returns:
-        On a CPU the largest power of two that its caches hold well, and at least one; None, which
-        is all of a batch, elsewhere.
-    """
+    """Images that go through the model at once."""
     if device.type != "cpu":
         return None
     return largest_power_of_two(_CPU_TOKENS / vit.make_layout(*size).num_tokens)
 
 
 def largest_power_of_two(bound: float) -> int:
-    """The largest power of two within a bound.
-
-    Args:
-        bound: Any number.
-
-    Returns:
-        The power; 1 where there is none.
-    """
+    """The largest power of two within a bound."""
     return 1 << max(0, int(bound).bit_length() - 1) if bound >= 1 else 1
 
 
 @contextmanager
 def plain_memory_errors(device: torch.device, num_images: int) -> Iterator[None]:
-    """Say in plain words that memory is short.
-
-    Args:
-        device: Where the model runs.
-        num_images: Images in the batch.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        MemoryShortageError: Naming what there is not enough memory for.
-        RuntimeError: Any other of torch's, as it came.
-    """
+    """Say in plain words that memory is short."""
     try:
         yield
     except _MEMORY_ERRORS as error:
@@ -168,17 +112,7 @@ def _is_memory_short(error: Exception) -> bool:
 
 
 def choose_num_workers(config: RunConfig, device: torch.device) -> int:
-    """Processes that decode images beside the model.
-
-    Args:
-        config: What was asked for.
-        device: Where the model will run.
-
-    Returns:
-        What was asked for; of auto, none on a CPU, where they would take the cores that the model
-        runs on, and beside a GPU one a core but one, shared by the processes that `torchrun`
-        started on this machine.
-    """
+    """Processes that decode images beside the model."""
     if not isinstance(config.num_workers, str):
         return config.num_workers
     if device.type == "cpu":

@@ -17,11 +17,7 @@ _LIBRARIES = (
 
 
 def list_versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that are installed here.
-
-    Returns:
-        Version by name.
-    """
+    """The versions of Python and of the libraries that are installed here."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:

@@ -18,16 +18,7 @@ _FILES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def find_weights(entry: CatalogueEntry) -> WeightsState:
-    """Where a model's weights would come from, were it loaded now.
-
-    Args:
-        entry: The model.
-
-    Returns:
-        "cached" in the Hugging Face cache, "embedded" in an installed package, "not cached" where
-        they would be fetched, or "by hand" where a person has to fetch them from
-        `entry.checkpoint`.
-    """
+    """Where a model's weights would come from, were it loaded now."""
     if entry.checkpoint:
         return "by hand"
     if is_cached(entry.repository, *_FILES[entry.library]):

@@ -158,17 +158,6 @@ def plan_models(families: Sequence[str], sizes: Sequence[str]) -> list[tuple[str
     counts: "ti" below 15 million, "s" below 50, "b" below 200, "l" below 400, and "g" for all that
     are larger. A family may have several models of a class (CLIP B/32 and B/16 are both "b") or
     none (iBOT has no "g"); all that there are, are taken.
-
-    Args:
-        families: Short names of families, keys of `FAMILIES`.
-        sizes: Keys of `SIZE_CLASSES`.
-
-    Returns:
-        Plain name and entry of each model: families in the order given, within one from small to
-        large.
-
-    Raises:
-        UsageError: If a family or size is not known, or no model is of both.
     """
     _check_known("family", families, FAMILIES)
     _check_known("size", sizes, SIZE_CLASSES)
@@ -193,14 +182,7 @@ def _check_known(kind: str, given: Sequence[str], known: Mapping[str, object]) -
 
 
 def find_entry(model_id: str) -> CatalogueEntry | None:
-    """The entry of a model, by its built-in name or the id that it is loaded by.
-
-    Args:
-        model_id: Either.
-
-    Returns:
-        The entry; None where there is none.
-    """
+    """The entry of a model, by its built-in name or the id that it is loaded by."""
     if model_id in CATALOGUE:
         return CATALOGUE[model_id]
     return next((entry for entry in CATALOGUE.values() if entry.id == model_id), None)

@@ -83,20 +83,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a model's weights.
-
-    Args:
-        path: A `.safetensors` file, or a file written by `torch.save`: weights by name, possibly
-            under `teacher`, `state_dict`, `model` and the like, their names possibly behind
-            prefixes, such as `module.`, `backbone.`, `model.` or `teacher.backbone.`.
-
-    Returns:
-        The weights, prefixes stripped, chunks of blocks joined, projection heads dropped.
-
-    Raises:
-        UsageError: If the file is missing, damaged, holds code, holds no weights, or those of
-            several models of which none is to be preferred.
-    """
+    """Read a model's weights."""
     try:
         if not path.is_file():
             raise UsageError(
@@ -121,17 +108,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def load_weights(
     module: nn.Module, weights: Mapping[str, Tensor], path: Path, *, optional: tuple[str, ...] = ()
 ) -> None:
-    """Copy weights into a model, all of them and into all of it.
-
-    Args:
-        module: The model, filled in place.
-        weights: Weights by the model's own names.
-        path: Where they came from, for the error.
-        optional: Prefixes of names that are left alone on both sides.
-
-    Raises:
-        UsageError: If a weight is missing, unexpected or of another shape.
-    """
+    """Copy weights into a model, all of them and into all of it."""
     expected = {k: v for k, v in module.state_dict().items() if not k.startswith(optional)}
     given = {k: v for k, v in weights.items() if not k.startswith(optional)}
     shared = expected.keys() & given.keys()
@@ -155,15 +132,7 @@ def load_weights(
 
 
 def check_colour(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights that take other images than those of three colours.
-
-    Args:
-        weights: Weights by name.
-        path: Where they came from, for the error.
-
-    Raises:
-        UnsupportedModelError: If the patch embedding takes another number of channels.
-    """
+    """Refuse weights that take other images than those of three colours."""
     kernel = weights.get(_PATCH_KERNEL)
     if kernel is not None and kernel.ndim == 4 and kernel.shape[1] != 3:
         raise UnsupportedModelError(

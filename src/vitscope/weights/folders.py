@@ -9,18 +9,7 @@ from vitscope.errors import ModelUnreachableError, UnsupportedModelError
 
 
 def find_folder(name: str) -> Path | None:
-    """The local folder that a name stands for.
-
-    Args:
-        name: Anything a person gave as a model's id; "~" is their home.
-
-    Returns:
-        The folder, or None where there is none, or the name cannot be a path at all: too long for
-        the file system, with a NUL byte, or under the home of somebody unknown.
-
-    Raises:
-        ModelUnreachableError: If it lies where this user may not look.
-    """
+    """The local folder that a name stands for."""
     if not name:
         return None
     try:
@@ -35,19 +24,7 @@ def find_folder(name: str) -> Path | None:
 
 
 def read_json_object(path: Path, name: str) -> dict[str, Any]:
-    """Read one of a model's files of settings.
-
-    Args:
-        path: The file.
-        name: What the caller knows the model by, for messages.
-
-    Returns:
-        The object at its top.
-
-    Raises:
-        ModelUnreachableError: If the file cannot be read.
-        UnsupportedModelError: If it is no JSON, or holds no object at its top.
-    """
+    """Read one of a model's files of settings."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -63,15 +40,7 @@ def read_json_object(path: Path, name: str) -> dict[str, Any]:
 
 
 def check_readable(folder: Path, names: Iterable[str]) -> None:
-    """Refuse files that are there and cannot be read, which libraries report as something else.
-
-    Args:
-        folder: A model's folder.
-        names: Its files; those that are not there are passed over.
-
-    Raises:
-        ModelUnreachableError: Naming the first that cannot be read, and why.
-    """
+    """Refuse files that are there and cannot be read, which libraries report as something else."""
     for name in names:
         try:
             with (folder / name).open("rb") as file:

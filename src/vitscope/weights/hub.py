@@ -28,22 +28,7 @@ _CONNECTION_ERRORS: tuple[type[BaseException], ...] = HfHubHTTPError.__bases__
 
 
 def find_snapshot(repo_id: str, others: Sequence[str], weights: Sequence[str]) -> Path:
-    """Find or fetch a repository's files.
-
-    Args:
-        repo_id: The repository, "organisation/name".
-        others: File names wanted beside the weights. The first must exist; of the rest any one
-            will do, and a cached copy without one is used only where the hub cannot be reached.
-        weights: Name patterns of weight files, best first; the first that the repository has
-            is taken.
-
-    Returns:
-        A folder that holds `others[0]`, where `others` is not empty, and the weights.
-
-    Raises:
-        UnknownModelError: If the hub knows no such repository.
-        ModelUnreachableError: If it is neither cached nor to be had, or has no such files.
-    """
+    """Find or fetch a repository's files."""
     cached = _find_folder(repo_id, others, weights, local=True)
     if cached is not None and _has_any(cached, others[1:]):
         return cached
@@ -62,16 +47,7 @@ def find_snapshot(repo_id: str, others: Sequence[str], weights: Sequence[str]) -
 
 
 def is_cached(repo_id: str, others: Sequence[str], weights: Sequence[str]) -> bool:
-    """Whether a repository's weights are in the cache, whole; asks the cache alone.
-
-    Args:
-        repo_id: The repository, "organisation/name".
-        others: File names that must be there beside the weights.
-        weights: Name patterns of weight files, any of which will do.
-
-    Returns:
-        True if they are; False also where the cache cannot be read.
-    """
+    """Whether a repository's weights are in the cache, whole; asks the cache alone."""
     try:
         return _find_folder(repo_id, others, weights, local=True) is not None
     except ModelUnreachableError:

@@ -5,15 +5,7 @@ from difflib import get_close_matches
 
 
 def describe_near_matches(name: str, known: Iterable[str]) -> str:
-    """The known names nearest to a given one, as the end of an error message.
-
-    Args:
-        name: What was given.
-        known: What exists.
-
-    Returns:
-        "; did you mean a, b or c?", or nothing where nothing is near.
-    """
+    """The known names nearest to a given one, as the end of an error message."""
     by_lower = {candidate.lower(): candidate for candidate in known}
     # 0.6 is where a swapped or lost letter is still near and another model is not.
     near = [by_lower[match] for match in get_close_matches(name.lower(), by_lower, cutoff=0.6)]
