@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 
 from vitscope.cli import main
-from vitscope.models import cache
+from vitscope.weights import cache
 from vitscope.weights.catalogue import CATALOGUE
 
 STATES = {"dinov2-small": "embedded", "clip-l14": "cached"}

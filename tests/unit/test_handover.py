@@ -12,7 +12,7 @@ import torch
 
 from encoded import NOISE, encode
 from vitscope.errors import VitscopeError
-from vitscope.images import images as images_module
+from vitscope.images import image_set as images_module
 from vitscope.images.image_set import ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
 

@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
 )
 
 from vitscope.errors import ModelUnreachableError, UnknownModelError
-from vitscope.models import hub
+from vitscope.weights import hub
 from vitscope.weights.hub import find_snapshot
 
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")

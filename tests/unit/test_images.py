@@ -14,7 +14,7 @@ import torch
 
 from encoded import NOISE, encode
 from vitscope.errors import UsageError, VitscopeError
-from vitscope.images import images as images_module
+from vitscope.images import image_set as images_module
 from vitscope.images import stores as stores_module
 from vitscope.images.decoding import decode_for_model, decode_image, image_id, preprocess_image
 from vitscope.images.image_set import ImageSet, iter_batches
@@ -435,15 +435,15 @@ def test_ctrl_c_ends_a_run_and_its_processes(folder):
     write_images(folder, 60)
     script = f"""
         import sys, time
-        from vitscope.images import images
+        from vitscope.images import image_set
         from vitscope.images.preprocessing import Preprocessing
 
         preprocessing = Preprocessing(size=(8, 8), mean=(0,) * 3, std=(1,) * 3)
-        images = images.ImageSet.from_sources([{str(folder)!r}], preprocessing)
-        read = images.read_image
-        images.read_image = lambda address: (time.sleep(0.2), read(address))[1]
+        images = image_set.ImageSet.from_sources([{str(folder)!r}], preprocessing)
+        read = image_set.read_image
+        image_set.read_image = lambda address: (time.sleep(0.2), read(address))[1]
         try:
-            for batch in images.iter_batches(images, batch_size=1, num_workers=2):
+            for batch in image_set.iter_batches(images, batch_size=1, num_workers=2):
                 print(batch.indices[0], flush=True)
         except KeyboardInterrupt:
             sys.exit(130)

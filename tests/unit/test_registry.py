@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from vitscope.adapters import open_clip, registry, timm, torch_hub, transformers
 from vitscope.adapters.registry import load_model, wrap_model
 from vitscope.errors import (
     ModelUnreachableError,
@@ -16,10 +17,10 @@ from vitscope.errors import (
     UsageError,
 )
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.models import embedded, open_clip, registry, timm, torch_hub, transformers
 from vitscope.testing.tiny_open_clip import TINY_OPEN_CLIP
 from vitscope.testing.tiny_timm import TINY_TIMM
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
+from vitscope.weights import embedded
 from vitscope.weights.near_matches import describe_near_matches
 
 PREPROCESSING = Preprocessing(size=(32, 32), mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
