@@ -57,7 +57,7 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
         "id": result.model_id,
         "text": f"{text[:1].upper()}{text[1:]}.",
         "layers": _tabulate_layers(summary),
-        "variance-share": shares,
+        "shares": shares,
         "shares_told": ", ".join(part["told"] for part in shares),
         "facts": _list_facts(result),
         "settings": f"Settings other than by default: {settings}." if settings else "",
