@@ -1,0 +1,376 @@
+"""What a saved summary holds, as types: the one reader and writer of `summary.json`.
+
+The file has the fields of these classes in their order, `schema_version` and `kind` before them.
+Numbers that are undefined are NaN here and null there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from textwrap import shorten
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from vitscope.config import ClsTerm
+from vitscope.errors import ResultError
+from vitscope.files.json_files import read_json, write_json
+from vitscope.files.printable import printable, printable_path
+from vitscope.files.storage import MARKER
+from vitscope.files.typed_json import Finite, Keys, NotEmpty, Within, read_typed
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.metrics.distribution import Distribution
+from vitscope.results.schema_numbers import (
+    Chance,
+    CovariateSummary,
+    HighNormDepth,
+    ImageNumbers,
+    Interdependence,
+    LayerSummary,
+    TopAccuracy,
+)
+from vitscope.results.verdict import ImageVerdict
+
+SCHEMA_VERSION = 4
+
+Size = tuple[Annotated[int, Within(1, 2**16)], Annotated[int, Within(1, 2**16)]]
+"""(height, width) in pixels, or (rows, columns) of patches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSummary:
+    """The model that was looked at.
+
+    Attributes:
+        id: The id it was loaded by, or the class name of a wrapped module.
+        family: Library and architecture, such as "transformers/dinov2".
+        recipe: Its training recipe; the family where it is not known.
+        size: Label of its size within the recipe; None where it is not known.
+        num_params: Parameters of the vision tower.
+        depth: Number of blocks.
+        embed_dim: Width of the residual stream.
+        num_heads: Attention heads of the analysed block.
+        patch_size: Patch (height, width) in pixels.
+        num_registers: Register tokens.
+        global_feature: "cls" or "attention pooling".
+        grid: Patches of an input as (rows, columns).
+        dtype: Precision it ran in.
+        notes: What a reader of the numbers should know about it.
+    """
+
+    id: str
+    family: str
+    recipe: str
+    size: str | None
+    num_params: int
+    depth: int
+    embed_dim: int
+    num_heads: int
+    patch_size: Size
+    num_registers: int
+    global_feature: str
+    grid: Size
+    dtype: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What was chosen that changes what the numbers mean.
+
+    Attributes:
+        renormalize: Whether restricted outputs were divided by the kept attention mass.
+        cls_term: Where the attention of [CLS] to itself was to be counted.
+    """
+
+    renormalize: bool = False
+    cls_term: ClsTerm = "own"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessingSummary(Preprocessing):
+    """How images were prepared.
+
+    Attributes:
+        changed: Fields that are not the model's own.
+    """
+
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSummary:
+    """The images.
+
+    Attributes:
+        num_images: Different images that the numbers are over.
+        num_failed: Images that could not be read.
+        num_repeated: Images left out because an earlier one has the same bytes.
+        notes: What is odd about them, in sentences.
+    """
+
+    num_images: int
+    num_failed: int
+    num_repeated: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerSummary:
+    """How well ledgers balance, in the images that they were verified in.
+
+    Attributes:
+        max_balance_error: Largest ‖t − model's t‖ / ‖model's t‖.
+        tolerance: The largest error that is accepted.
+    """
+
+    max_balance_error: float
+    tolerance: Finite
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditLedger(LedgerSummary):
+    """The four proofs of an audit over all layers; NaN for a proof that no layer has.
+
+    Attributes:
+        max_residual_error: Largest error of the residual stream.
+        max_block_error: Largest error of a block's output.
+        max_embedding_error: Largest error of the feature that the model returns.
+        num_verified: Images whose ledger was verified in every layer.
+    """
+
+    max_residual_error: float = float("nan")
+    max_block_error: float = float("nan")
+    max_embedding_error: float = float("nan")
+    num_verified: int
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Summary:
+    """What the summaries of all kinds of results have.
+
+    Attributes:
+        KIND: What the result is of, as the file says.
+        model: The model.
+        settings: What was chosen that changes what the numbers mean.
+        preprocessing: How images were prepared.
+        data: The images.
+    """
+
+    KIND: ClassVar[str]
+    model: ModelSummary
+    settings: Settings
+    preprocessing: PreprocessingSummary
+    data: DataSummary
+
+    def __repr__(self) -> str:
+        """Name the model with the number of images.
+
+        Returns:
+            Such as `AuditSummary('dinov2-small', 200 images)`.
+        """
+        return f"{type(self).__name__}({self.model.id!r}, {self.data.num_images} images)"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class AuditSummary(Summary):
+    """Every number of an audit.
+
+    Attributes:
+        ledger: How well ledgers balance.
+        layers: The audited layers, in their order.
+        layer_similarity: cos(x_cls at a depth, x_cls at the last), by depth (0: the embeddings);
+            empty for a model whose stream has no [CLS] row.
+        high_norm_tokens: By depth.
+        covariates: Of the images, against the last audited layer.
+        interdependence: None for a model without registers or without a skip connection.
+    """
+
+    KIND: ClassVar[str] = "audit"
+    ledger: AuditLedger
+    layers: Annotated[tuple[LayerSummary, ...], NotEmpty()]
+    layer_similarity: tuple[Distribution, ...]
+    high_norm_tokens: tuple[HighNormDepth, ...]
+    covariates: CovariateSummary
+    interdependence: Interdependence | None
+
+    def __post_init__(self) -> None:
+        """Refuse layers that are out of order or that the model lacks.
+
+        Raises:
+            ResultError: Naming the layers.
+        """
+        indices = [layer.index for layer in self.layers]
+        # An attention pooling comes behind the last block.
+        if indices != sorted(set(indices)) or indices[-1] > self.model.depth:
+            raise ResultError(f"layers {indices} of {self.model.depth} blocks cannot be")
+
+    @property
+    def last(self) -> LayerSummary:
+        """The last audited layer, which the headline comes from."""
+        return self.layers[-1]
+
+    @property
+    def layer(self) -> int:
+        """Index of the last audited layer."""
+        return self.last.index
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneShotData(DataSummary):
+    """The labelled images.
+
+    Attributes:
+        num_classes: Classes that were told apart.
+        num_unlabelled: Images in no class's folder.
+        dropped_classes: Classes with fewer than two different readable images.
+    """
+
+    num_classes: int
+    num_unlabelled: int
+    dropped_classes: tuple[str, ...]
+
+
+ByPart = Annotated[Mapping[str, TopAccuracy], Keys(("full", "patches"))]
+"""By the part of the output that was tested."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class OneShotSummary(Summary):
+    """Every number of one-shot classification.
+
+    Attributes:
+        data: The labelled images.
+        layer: Index of the layer.
+        draws: How often two images of each class were drawn.
+        readout: The readout of the headline.
+        accuracy: By classifier, readout and part.
+        chance: What guessing reaches.
+    """
+
+    KIND: ClassVar[str] = "one-shot"
+    data: OneShotData
+    layer: int
+    draws: int
+    readout: Literal["attention"]
+    accuracy: Annotated[
+        Mapping[str, Annotated[Mapping[str, ByPart], Keys(("attention", "embedding"))]],
+        NotEmpty(),
+    ]
+    chance: Chance
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceSummary:
+    """The images that explained images were centred on.
+
+    Attributes:
+        source: "given" by the caller, "found" beside the result, or "shipped" with vitscope.
+        images: Which images the means are over, in words that follow "images".
+        num_images: How many they are.
+        model_id: Id of the model that saw them.
+        folder: Folder of the audit; None for means that come with vitscope.
+        means_digest: Digest of the means.
+    """
+
+    source: Literal["given", "found", "shipped"]
+    images: str
+    num_images: int
+    model_id: str
+    folder: str | None
+    means_digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainedImage:
+    """One explained image.
+
+    Attributes:
+        path: Its file, printable.
+        image_id: Digest of its bytes.
+        maps: The file of its maps in the result's folder.
+        framing: "whole", or "cropped" to the input size.
+        input_size: (height, width) in pixels that the model was given.
+        grid: Patches as (rows, columns).
+        verdict: Whether its map may be read as an explanation.
+        numbers: Its numbers.
+    """
+
+    path: str
+    image_id: str
+    maps: str
+    framing: Literal["whole", "cropped"]
+    input_size: Size
+    grid: Size
+    verdict: ImageVerdict
+    numbers: ImageNumbers
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ExplanationSummary(Summary):
+    """Every number of explained images.
+
+    Attributes:
+        ledger: How well ledgers balance.
+        layer: Index of the layer.
+        reference: What images were centred on; None without a reference.
+        references_not_used: Why references of the same weights were not used.
+        images: The images, in their order.
+    """
+
+    KIND: ClassVar[str] = "explanation"
+    ledger: LedgerSummary
+    layer: int
+    reference: ReferenceSummary | None
+    references_not_used: tuple[str, ...] = ()
+    images: tuple[ExplainedImage, ...]
+
+
+KINDS: tuple[type[Summary], ...] = (AuditSummary, OneShotSummary, ExplanationSummary)
+S = TypeVar("S", bound=Summary)
+
+
+def read_summary(folder: Path, *kinds: type[S]) -> S:
+    """Read the summary of a result.
+
+    Args:
+        folder: Folder of the result.
+        *kinds: What it may be of.
+
+    Returns:
+        The summary.
+
+    Raises:
+        ResultError: If it is not of such a result, of another schema, or damaged.
+    """
+    path = folder / MARKER
+    content = read_json(path)
+    found = content if isinstance(content, dict) else {}
+    name = printable_path(folder)
+    if (version := found.get("schema_version")) != SCHEMA_VERSION:
+        raise ResultError(
+            f"{name} was written with schema {_show(version)}, this version reads "
+            f"{SCHEMA_VERSION}: run it again"
+        )
+    of_kind = {kind.KIND: kind for kind in kinds}
+    if not isinstance(kind := found.get("kind"), str) or kind not in of_kind:
+        raise ResultError(
+            f"{name} is a result of kind {_show(kind)}: expected {' or '.join(map(repr, of_kind))}"
+        )
+    return read_typed(of_kind[kind], found, printable_path(path))
+
+
+def write_summary(folder: Path, summary: Summary) -> None:
+    """Write the summary of a result, which makes it complete.
+
+    Args:
+        folder: Folder of the result.
+        summary: The summary.
+
+    Raises:
+        DiskError: If the disk does not take it.
+    """
+    head = {"schema_version": SCHEMA_VERSION, "kind": summary.KIND}
+    write_json(folder / MARKER, head | asdict(summary))
+
+
+def _show(value: Any) -> str:
+    return shorten(printable(repr(value)), width=60, placeholder=" …")

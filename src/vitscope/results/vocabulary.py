@@ -1,0 +1,388 @@
+"""The words for what results hold: terms, per-image and summary numbers, in the order of display.
+
+Figures, report, terminal, notebook and docs take names, units and descriptions from here.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeVar
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part that outputs are the sum of, or a sum of such parts.
+
+    Attributes:
+        key: As results call it.
+        name: As a legend calls it.
+        phrase: As a sentence calls it.
+        description: What it is, in a line.
+        is_source: Whether an output can come from it: a token group or the skip connection.
+    """
+
+    key: str
+    name: str
+    phrase: str
+    description: str
+    is_source: bool = False
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number that results hold.
+
+    Attributes:
+        key: As results call it.
+        name: As a heading calls it.
+        description: What it is, in a line.
+        unit: What it is counted in; empty for a plain number.
+        is_part: Whether it is a part of a whole, to be shown in percent.
+        totals: Totals that it is of, where it is held against one.
+        terms: Terms that it may be of; empty where it is of none.
+    """
+
+    key: str
+    name: str
+    description: str
+    unit: str = ""
+    is_part: bool = False
+    totals: tuple[str, ...] = ()
+    terms: tuple[str, ...] = ()
+
+    def list_paths(self) -> Iterator[tuple[str, ...]]:
+        """Where it lies in a summary.
+
+        Yields:
+            Paths such as ("cosine", "residual", "skip"), in the order of display.
+        """
+        for total in self.totals or (None,):
+            for term in self.terms or (None,):
+                yield tuple(part for part in (self.key, total, term) if part is not None)
+
+
+Entry = TypeVar("Entry", Term, Quantity)
+
+
+def _by_key(entries: Iterable[Entry]) -> Mapping[str, Entry]:
+    return MappingProxyType({entry.key: entry for entry in entries})
+
+
+TERMS: Mapping[str, Term] = _by_key(
+    [
+        Term("full", "full output", "the full output", "the output with nothing left out"),
+        Term(
+            "patches",
+            "patches",
+            "the patches",
+            "what [CLS] reads from the patch tokens, the only part that a map can show",
+            is_source=True,
+        ),
+        Term(
+            "registers",
+            "registers",
+            "the register tokens",
+            "what [CLS] reads from the register tokens",
+            is_source=True,
+        ),
+        Term(
+            "cls",
+            "[CLS] itself",
+            "the [CLS] token's attention to itself",
+            "what [CLS] reads from itself by attention",
+            is_source=True,
+        ),
+        Term(
+            "distillation",
+            "distillation token",
+            "the distillation token",
+            "what [CLS] reads from the second summary token of distilled DeiT",
+            is_source=True,
+        ),
+        Term(
+            "skip",
+            "skip connection",
+            "the [CLS] token's skip connection",
+            "what [CLS] was before the block, which the skip connection adds",
+            is_source=True,
+        ),
+        Term(
+            "non_patch",
+            "all but patches",
+            "all but the patches",
+            "r less the patches' term and the bias",
+        ),
+        Term(
+            "bias",
+            "projection bias",
+            "the bias",
+            "bias of the output projection, the same for every image",
+        ),
+        Term(
+            "attention_total",
+            "attention branch (t)",
+            "the attention branch's output t",
+            "t, the sum of what all tokens write and the bias",
+        ),
+        Term(
+            "residual_total",
+            "residual stream (r)",
+            "the residual stream r",
+            "r, the sum of t and the skip connection",
+        ),
+        Term(
+            "highest_patch",
+            "highest patch",
+            "the patch of the highest norm",
+            "the patch token that has the highest norm of its image",
+        ),
+    ]
+)
+"""By key, in the order of every legend and table."""
+
+SOURCES = tuple(key for key, term in TERMS.items() if term.is_source)
+"""Where an output can come from."""
+_GROUPS = tuple(key for key in SOURCES if key != "skip")
+_ITEMS = (*SOURCES, "bias")
+
+TOTALS: Mapping[str, str] = MappingProxyType({"residual": "r", "attention": "t"})
+"""The symbol of each total."""
+
+PER_IMAGE: Mapping[str, Quantity] = _by_key(
+    [
+        Quantity(
+            "centred_share",
+            "Centred share",
+            "⟨c − mean c, r − mean r⟩ / ‖r − mean r‖²: the image's own part of the variance share",
+            is_part=True,
+            terms=SOURCES,
+        ),
+        Quantity(
+            "share_without_bias",
+            "Share, bias aside",
+            "⟨c, r − bias⟩ / ‖r − bias‖²: part of the output less the bias",
+            is_part=True,
+            terms=SOURCES,
+        ),
+        Quantity(
+            "share",
+            "Share",
+            "⟨c, r⟩ / ‖r‖²: part of the output as it is, constants included",
+            is_part=True,
+            terms=_ITEMS,
+        ),
+        Quantity(
+            "attention_mass",
+            "Attention mass",
+            "mean over heads of the attention of [CLS] on a group of tokens",
+            is_part=True,
+            terms=_GROUPS,
+        ),
+        Quantity(
+            "patch_share",
+            "Patch share",
+            "attention on patches over that on patches and registers",
+            is_part=True,
+        ),
+        Quantity(
+            "centred_cosine",
+            "Centred cosine",
+            "cos(c − mean c, r − mean r), and with t: of what differs between images",
+            totals=tuple(TOTALS),
+            terms=(*SOURCES, "non_patch"),
+        ),
+        Quantity(
+            "cosine",
+            "Cosine",
+            "cos(c, r), and with t: of outputs as they are, constants included",
+            totals=tuple(TOTALS),
+            terms=(*SOURCES, "non_patch"),
+        ),
+        Quantity(
+            "restricted_cosine",
+            "Restricted cosine",
+            "cos(c + bias, t): what attending to one group alone would give, against t",
+            totals=("attention",),
+            terms=_GROUPS,
+        ),
+        Quantity(
+            "contribution_norm",
+            "Length of contribution",
+            "‖c‖: length of what a term adds, or of a total",
+            terms=(*_ITEMS, "attention_total", "residual_total"),
+        ),
+        Quantity("token_norm", "Norm", "norm of a token at the input of the audited block"),
+        Quantity(
+            "highest_patch_norm",
+            "Highest patch norm",
+            "largest norm of a patch token at a depth",
+        ),
+        Quantity(
+            "layer_similarity",
+            "Layer similarity",
+            "cos(x at a depth, x at the last depth) of the [CLS] token",
+        ),
+        Quantity(
+            "balance_error",
+            "Error of the balance",
+            "‖t − model's t‖ / ‖model's t‖, of the attention branch",
+        ),
+        Quantity(
+            "residual_error",
+            "Error of the residual stream",
+            "the same of the input of the MLP's norm",
+        ),
+        Quantity("block_error", "Error of the block", "the same of the block's output"),
+        Quantity(
+            "embedding_error",
+            "Error of the embedding",
+            "the same of the feature that the model returns",
+        ),
+        Quantity(
+            "level_range",
+            "Range of levels",
+            "part of the range from black to white that the image uses",
+            is_part=True,
+        ),
+    ]
+)
+"""Numbers of each image, by key, the most telling first."""
+
+COVARIATES: Mapping[str, Quantity] = _by_key(
+    [
+        Quantity("entropy", "Entropy", "−Σ p log₂ p over the 256 grey levels", "bits"),
+        Quantity(
+            "edge_density",
+            "Edge density",
+            "part of the pixels at an edge steeper than 25 grey levels",
+            is_part=True,
+        ),
+        Quantity(
+            "colourfulness",
+            "Colourfulness",
+            "spread and mean of red − green and of yellow − blue (Hasler & Süsstrunk 2003)",
+        ),
+        Quantity(
+            "spatial_frequency",
+            "Spatial frequency",
+            "mean frequency of the grey image, weighted by its power",
+            "cycles per pixel",
+        ),
+        Quantity(
+            "saliency_concentration",
+            "Saliency concentration",
+            "Gini coefficient of the spectral residual's saliency map",
+        ),
+        Quantity("num_segments", "Segments", "segments in the image's mask"),
+        Quantity(
+            "largest_segment",
+            "Largest segment",
+            "area of the largest segment as a part of the image",
+            is_part=True,
+        ),
+        Quantity(
+            "mean_segment", "Mean segment", "mean area of the segments, likewise", is_part=True
+        ),
+    ]
+)
+"""What is measured of an image without labels, by key."""
+
+OVER_IMAGES: Mapping[str, Quantity] = _by_key(
+    [
+        Quantity(
+            "variance_share",
+            "Variance share",
+            "Σ ⟨c − mean c, r − mean r⟩ / Σ ‖r − mean r‖²: part of the output's variance",
+            is_part=True,
+            totals=tuple(TOTALS),
+            terms=SOURCES,
+        ),
+        Quantity(
+            "cka",
+            "CKA",
+            "unbiased linear CKA of the full output with a restricted one",
+            totals=("residual", "attention", "values", "block", "embedding"),
+            terms=(*SOURCES, "non_patch"),
+        ),
+        Quantity(
+            "gram_ledger",
+            "Gram ledger",
+            "share of a pair of terms in the similarities between images, unbiased",
+            is_part=True,
+            totals=tuple(TOTALS),
+            terms=SOURCES,
+        ),
+        Quantity(
+            "effective_rank",
+            "Effective rank",
+            "(tr Σ)² / tr Σ²: number of directions that a term varies in",
+            terms=SOURCES,
+        ),
+        Quantity(
+            "principal_angles_deg",
+            "Principal angles",
+            "angles between the leading directions of two terms",
+            "°",
+        ),
+        Quantity(
+            "shared_variance",
+            "Shared variance",
+            "part of one term's variance along another's leading directions",
+            is_part=True,
+        ),
+        Quantity(
+            "pairwise_cosine",
+            "Pairwise cosine",
+            "mean cosine of a token's state over all pairs of images; 1 for a constant",
+        ),
+        Quantity(
+            "fraction",
+            "High-norm patch tokens",
+            "part of the patch tokens above a fitted threshold, at a depth",
+            is_part=True,
+        ),
+        Quantity(
+            "images_fraction",
+            "Images with high-norm tokens",
+            "part of the images that have such a token, at a depth",
+            is_part=True,
+        ),
+        Quantity("rho", "Rank correlation", "Spearman's ρ over images"),
+        Quantity(
+            "r2",
+            "R²",
+            "part of the variance that covariates foretell in images that were not fitted",
+            is_part=True,
+        ),
+        Quantity("top1", "Top-1 accuracy", "the true class has the highest score", is_part=True),
+        Quantity(
+            "top5", "Top-5 accuracy", "the true class is among the five highest", is_part=True
+        ),
+    ]
+)
+"""Numbers over images, by key."""
+
+
+def name_term(key: str) -> str:
+    """A term, token or part as a legend calls it.
+
+    Args:
+        key: As results call it, such as "cls" or "register_2".
+
+    Returns:
+        Such as "[CLS] itself" or "register 2".
+    """
+    return TERMS[key].name if key in TERMS else key.replace("_", " ")
+
+
+def order_terms(keys: Iterable[str]) -> list[str]:
+    """Terms in the order of every legend.
+
+    Args:
+        keys: Terms as results call them.
+
+    Returns:
+        The same, the unknown last, by name.
+    """
+    places = {key: place for place, key in enumerate(TERMS)}
+    return sorted(keys, key=lambda key: (places.get(key, len(places)), key))

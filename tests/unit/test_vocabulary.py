@@ -1,0 +1,53 @@
+"""Every number that a result holds has its words, once."""
+
+from dataclasses import fields
+from itertools import chain
+
+from vitscope.figures.style import TERM_NAMES
+from vitscope.images.covariates import IMAGE_COVARIATES, SEGMENT_COVARIATES
+from vitscope.layout import GROUPS
+from vitscope.results.schema_numbers import ImageNumbers, LayerSummary, PerImage
+from vitscope.results.summary import ERRORS, scalar_paths
+from vitscope.results.vocabulary import (
+    COVARIATES,
+    OVER_IMAGES,
+    PER_IMAGE,
+    SOURCES,
+    TERMS,
+    name_term,
+    order_terms,
+)
+
+
+def test_every_number_of_an_image_has_words():
+    named = {path for quantity in PER_IMAGE.values() for path in quantity.list_paths()}
+    # A summary tells the distributions of those that there are, of any term.
+    assert {path[0] for path in scalar_paths()} <= PER_IMAGE.keys()
+    assert {field.name for field in fields(PerImage)} <= PER_IMAGE.keys()
+    assert {field.name for field in fields(ImageNumbers)} <= PER_IMAGE.keys()
+    assert set(ERRORS) <= PER_IMAGE.keys()
+    assert ("cosine", "residual", "non_patch") in named
+    assert ("patch_share",) in named
+    assert ("contribution_norm", "residual_total") in named
+    assert set(COVARIATES) == {*IMAGE_COVARIATES, *SEGMENT_COVARIATES}
+
+
+def test_every_number_over_images_has_words():
+    of_layer = {"variance_share", "cka", "gram_ledger"}
+    assert of_layer <= {field.name for field in fields(LayerSummary)}
+    assert of_layer <= OVER_IMAGES.keys()
+
+
+def test_every_term_has_words():
+    assert set(SOURCES) == {*GROUPS, "skip"}
+    terms = chain.from_iterable(
+        quantity.terms for quantity in (*PER_IMAGE.values(), *OVER_IMAGES.values())
+    )
+    assert set(terms) <= TERMS.keys()
+    assert {key: TERMS[key].name for key in TERM_NAMES} == TERM_NAMES
+
+
+def test_terms_are_named_and_ordered():
+    assert name_term("register_2") == "register 2"
+    assert name_term("cls") == "[CLS] itself"
+    assert order_terms(["skip", "new", "patches", "full"]) == ["full", "patches", "skip", "new"]
