@@ -1,7 +1,5 @@
 """The summary of a run, laid out as `vitscope.results.schema` has it, until runs write it so."""
 
-import math
-
 _TOP = ("schema_version", "kind", "model", "settings", "preprocessing", "data", "ledger")
 _IMAGE = ("path", "image_id", "maps", "framing", "input_size", "grid", "verdict")
 _UNDEFINED = {**dict.fromkeys(("mean", "std", "p05", "p50", "p95")), "n": 0}
@@ -74,12 +72,3 @@ def _define(tree):
     if "mean" in tree:
         return tree
     return {key: _define(value) for key, value in tree.items()}
-
-
-def drop_nan(tree):
-    """NaN as JSON has it."""
-    if isinstance(tree, dict):
-        return {key: drop_nan(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [drop_nan(value) for value in tree]
-    return None if isinstance(tree, float) and math.isnan(tree) else tree
