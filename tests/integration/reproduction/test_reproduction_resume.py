@@ -49,7 +49,7 @@ def test_the_second_set_is_remembered_over_a_run_without_it(out, sets):
     ("change", "stage"),
     [
         ({"cls_term": "registers"}, "images"),
-        ({"images": 30}, "images"),
+        ({"num_images": 30}, "images"),
         ({"layers": "all"}, "images"),
         ({"size": "40"}, "images"),
         ({"draws": 3}, "one-shot"),
