@@ -12,7 +12,7 @@ import vitscope
 from vitscope import AuditConfig, audit, load_model
 from vitscope.images.photographs import write_demo_photographs
 from vitscope.runs.references import write_shipped
-from vitscope.weights.embedded_file import EMBEDDED_NAME
+from vitscope.weights.embedded import EMBEDDED_NAME
 
 TARGET = Path(vitscope.__file__).parent / "runs" / "references" / f"{EMBEDDED_NAME}.safetensors"
 

@@ -25,7 +25,7 @@ from vitscope.ledger import (
 )
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
-from vitscope.models.precision import has_native_bfloat16
+from vitscope.models.running import has_native_bfloat16
 from vitscope.readouts import compute_readouts
 from vitscope.token_maps import TokenMaps, make_token_maps
 from vitscope.trace import ClsTrace, StreamTrace, TokenStates

@@ -9,7 +9,7 @@ from vitscope import wrap_model
 from vitscope.decomposition import choose_dtype, decompose, decompose_layers, map_tokens
 from vitscope.errors import ImbalanceError
 from vitscope.ledger import balance_tolerance
-from vitscope.models.precision import has_native_bfloat16
+from vitscope.models.running import has_native_bfloat16
 from vitscope.models.stream import take_input, take_stream
 
 CPU = torch.device("cpu")

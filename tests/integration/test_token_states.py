@@ -17,7 +17,7 @@ from support_table import TINY_MODELS
 from vitscope import wrap_model
 from vitscope.adapters.torch_hub import make_hub_adapter
 from vitscope.errors import UsageError
-from vitscope.models.token_states import name_tokens
+from vitscope.models.stream import name_tokens
 from vitscope.testing.randomize import randomize
 
 HUB = {

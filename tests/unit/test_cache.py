@@ -11,8 +11,8 @@ from open_clip import constants as open_clip_constants
 from vitscope.adapters import timm, transformers, transformers_loading
 from vitscope.errors import ModelUnreachableError
 from vitscope.weights import cache, embedded_file, hub
-from vitscope.weights.cache import find_weights
 from vitscope.weights.catalogue import CATALOGUE
+from vitscope.weights.hub import find_weights
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vitscope.files.leftovers import new_beside, remove_leftovers
+from vitscope.files.locking import new_beside, remove_leftovers
 from vitscope.files.storage import staged_file, staged_folder
 
 _HEX = "0123456789abcdef"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from vitscope.files.markdown import escape_markdown
+from vitscope.files.printable import escape_markdown
 
 # A parser of CommonMark that has nothing of ours, with the tables and crossed out words of GitHub.
 COMMONMARK = MarkdownIt("commonmark").enable(["table", "strikethrough"])

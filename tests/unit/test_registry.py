@@ -21,7 +21,7 @@ from vitscope.testing.tiny_open_clip import TINY_OPEN_CLIP
 from vitscope.testing.tiny_timm import TINY_TIMM
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
 from vitscope.weights import embedded
-from vitscope.weights.near_matches import describe_near_matches
+from vitscope.weights.catalogue import describe_near_matches
 
 PREPROCESSING = Preprocessing(size=(32, 32), mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vitscope.files.row_files import RowFiles
+from vitscope.files.tensor_files import RowFiles
 
 
 def test_rows_of_all_batches_come_back_in_order(tmp_path):

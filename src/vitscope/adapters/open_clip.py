@@ -33,14 +33,15 @@ from vitscope.images.preprocessing import Preprocessing
 from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
 from vitscope.models.blocks import BlockParts
-from vitscope.models.packed_attention import (
+from vitscope.models.parts import (
     check_packed_attention,
+    finish_prenorm,
     make_packed_heads,
     make_packed_tail,
+    require,
 )
-from vitscope.models.parts import finish_prenorm, require
+from vitscope.weights.catalogue import describe_near_matches
 from vitscope.weights.hub import find_snapshot
-from vitscope.weights.near_matches import describe_near_matches
 
 _RESIZES: Mapping[str, Literal["cover", "stretch"]] = {"shortest": "cover", "squash": "stretch"}
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")

@@ -25,10 +25,9 @@ from vitscope.errors import (
 )
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import ViTAdapter
-from vitscope.weights.catalogue import CATALOGUE, CatalogueEntry, find_entry
-from vitscope.weights.embedded_file import EMBEDDED_NAME, embedded_available
+from vitscope.weights.catalogue import CATALOGUE, CatalogueEntry, describe_near_matches, find_entry
+from vitscope.weights.embedded import EMBEDDED_NAME, embedded_available
 from vitscope.weights.folders import find_folder
-from vitscope.weights.near_matches import describe_near_matches
 
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _WEIGHT_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}

@@ -32,9 +32,9 @@ from vitscope.images.preprocessing import Interpolation, Preprocessing
 from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
 from vitscope.models.parts import require
+from vitscope.weights.catalogue import describe_near_matches
 from vitscope.weights.checkpoints import check_colour, load_weights, read_checkpoint
 from vitscope.weights.hub import find_snapshot
-from vitscope.weights.near_matches import describe_near_matches
 
 _FAMILIES = {
     vision_transformer.VisionTransformer: "timm/vit",

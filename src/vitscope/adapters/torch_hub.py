@@ -37,8 +37,8 @@ from vitscope.models.parts import (
     require,
     split_heads,
 )
+from vitscope.weights.catalogue import describe_near_matches
 from vitscope.weights.checkpoints import check_colour, load_weights, read_checkpoint
-from vitscope.weights.near_matches import describe_near_matches
 
 _DINOV2 = "facebookresearch/dinov2"
 _DINOV3 = "facebookresearch/dinov3"

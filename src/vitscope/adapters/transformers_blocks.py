@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from vitscope.adapters.transformers_families import Family
 from vitscope.errors import UnsupportedModelError
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads
-from vitscope.models.packed_attention import (
+from vitscope.models.parts import (
     check_packed_attention,
+    finish_prenorm,
     make_packed_heads,
     make_packed_tail,
+    split_heads,
 )
-from vitscope.models.parts import finish_prenorm, split_heads
 from vitscope.trace import AttentionTail
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")

@@ -17,7 +17,7 @@ from vitscope.files.printable import printable, printable_path
 from vitscope.terminal import make_comparison, make_progress, make_report
 
 if TYPE_CHECKING:
-    from vitscope.engines.base import Engine
+    from vitscope.engines.local import Engine
     from vitscope.results.audit_result import AuditResult
 
 _DEFAULTS = AuditConfig()

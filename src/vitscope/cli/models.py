@@ -15,11 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from vitscope.errors import UsageError
-from vitscope.weights.catalogue import CATALOGUE, FAMILIES, CatalogueEntry
-from vitscope.weights.near_matches import describe_near_matches
+from vitscope.weights.catalogue import CATALOGUE, FAMILIES, CatalogueEntry, describe_near_matches
 
 if TYPE_CHECKING:
-    from vitscope.weights.cache import WeightsState
+    from vitscope.weights.hub import WeightsState
 
     Row = tuple[CatalogueEntry, WeightsState]
 
@@ -53,7 +52,7 @@ def models(
         cached: Only models whose weights are on this machine.
         as_json: Write all that is known of each as JSON.
     """
-    from vitscope.weights.cache import find_weights  # here, for the hub's library takes a moment
+    from vitscope.weights.hub import find_weights  # here, for the hub's library takes a moment
 
     rows = [(entry, find_weights(entry)) for entry in _select(pattern)]
     if cached:

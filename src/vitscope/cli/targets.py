@@ -9,7 +9,7 @@ from vitscope.errors import UsageError
 from vitscope.files.storage import check_target, check_writable, is_result, never
 
 if TYPE_CHECKING:
-    from vitscope.engines.base import Engine
+    from vitscope.engines.local import Engine
     from vitscope.images.sources import FoundImages
 
 

@@ -13,8 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from vitscope.engines.base import Engine, R, T
-from vitscope.engines.local import LocalEngine
+from vitscope.engines.local import Engine, LocalEngine, R, T
 from vitscope.errors import UsageError, VitscopeError
 
 if TYPE_CHECKING:

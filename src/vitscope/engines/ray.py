@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple
 
-from vitscope.engines.base import R, T
+from vitscope.engines.local import R, T
 from vitscope.errors import UsageError, VitscopeError
 
 try:

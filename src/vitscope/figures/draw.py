@@ -16,9 +16,8 @@ from vitscope.figures.saved import ModelResult, load_results
 from vitscope.figures.style import in_style
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import write_text
-from vitscope.files.markdown import escape_markdown
 from vitscope.files.own_files import check_figures_target, is_figures, write_index
-from vitscope.files.printable import printable_path
+from vitscope.files.printable import escape_markdown, printable_path
 from vitscope.files.storage import MARKER, never, staged_folder
 from vitscope.results.choices import describe_settings
 from vitscope.results.saved_result import SCHEMA_VERSION

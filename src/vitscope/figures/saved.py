@@ -17,8 +17,8 @@ from vitscope.figures.numbers import find, number
 from vitscope.files.json_files import read_json
 from vitscope.files.own_files import RESULT_KINDS as KINDS
 from vitscope.files.printable import printable_path
+from vitscope.files.reading import open_table
 from vitscope.files.storage import MARKER
-from vitscope.files.tables import open_table
 from vitscope.results.choices import describe_settings
 from vitscope.results.saved_result import PROVENANCE, SCHEMA_VERSION
 

@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
+from typing import TYPE_CHECKING
 
 from vitscope.errors import ResultError
 from vitscope.files.printable import printable, printable_path
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
 
 _DAMAGE = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError),
@@ -46,3 +50,22 @@ def plain_damage(*paths: Path) -> Iterator[None]:
         said = shorten(f"{type(error).__name__}: {error}", width=160, placeholder=" …")
         named = " or ".join(map(printable_path, paths))
         raise ResultError(f"{named} is damaged ({printable(said)})") from error
+
+
+@contextmanager
+def open_table(path: Path) -> Iterator["ParquetFile"]:
+    """Open a table that may come from anywhere."""
+    import pyarrow.parquet as pq  # here, for JSON is read without it
+
+    if not path.is_file():
+        raise ResultError(f"{printable_path(path)} cannot be read: it is missing or no file")
+    try:
+        with plain_damage(path), pq.ParquetFile(path) as file:
+            # A row names its image: so many rows in so few bytes are not of vitscope.
+            if (count := file.metadata.num_rows) > path.stat().st_size:
+                raise ResultError(
+                    f"{printable_path(path)} is damaged: {count} rows in a small file"
+                )
+            yield file
+    except OSError as error:
+        raise ResultError(f"{printable_path(path)} cannot be read: {error}") from None

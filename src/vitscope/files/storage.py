@@ -14,7 +14,7 @@ from typing import Any
 from vitscope.errors import ResultError, UsageError, VitscopeError
 from vitscope.files.disk_errors import named_disk_errors, plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
-from vitscope.files.leftovers import new_beside, remove_leftovers
+from vitscope.files.locking import new_beside, remove_leftovers
 from vitscope.files.printable import printable_path
 
 MARKER = "summary.json"
@@ -250,3 +250,14 @@ def made_parents(target: Path) -> Iterator[None]:
         for parent in missing:
             with suppress(OSError):
                 parent.rmdir()  # what is not empty stays
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file that is never changed a second name; across file systems, copy it."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # another file system, or one without links
+        with source.open("rb") as old, target.open("xb") as new:
+            shutil.copyfileobj(old, new)

@@ -1,9 +1,14 @@
-"""Named tensors in safetensors files."""
+"""Named tensors in safetensors files, and rows in plain ones that are mapped, not read."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -42,3 +47,52 @@ def read_tensors(
             return {k: torch.from_numpy(a) for k, a in arrays.items()}, file.metadata() or {}
     except Exception as error:  # noqa: BLE001 - safetensors raises its own bare Exception type
         raise ResultError(f"{printable_path(path)} cannot be read: {error}") from None
+
+
+Rows = Float[np.ndarray, "row dim"]
+
+
+class RowFiles:
+    """Append batches while it is entered as a context; afterwards the rows are mapped, not read."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start with no rows."""
+        self._folder = folder
+        self._stack = ExitStack()
+        self._files: dict[str, BinaryIO] = {}
+        self._shapes: dict[str, tuple[np.dtype[np.floating], int]] = {}
+
+    def __enter__(self) -> Self:
+        """Begin to write."""
+        self._stack.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the files."""
+        with plain_disk_errors(self._folder):
+            self._stack.close()
+
+    def append(self, features: Mapping[str, Rows]) -> None:
+        """Take in a batch."""
+        with plain_disk_errors(self._folder):
+            for name, rows in features.items():
+                if name not in self._files:
+                    path = self._path(len(self._files))
+                    self._files[name] = self._stack.enter_context(path.open("wb"))
+                    self._shapes[name] = (rows.dtype, rows.shape[1])
+                self._files[name].write(np.ascontiguousarray(rows).data)
+
+    def open_rows(self) -> dict[str, Rows]:
+        """All rows, in the order in which they came."""
+        return {
+            name: np.memmap(self._path(k), dtype=dtype, mode="r").reshape(-1, width)
+            for k, (name, (dtype, width)) in enumerate(self._shapes.items())
+        }
+
+    def _path(self, index: int) -> Path:
+        return self._folder / f"{index:03d}.rows"

@@ -19,15 +19,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import uuid4
 
 from vitscope.errors import ResultError, UsageError
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
-from vitscope.files.leftovers import remove_leftovers
-from vitscope.files.locking import held_alone
+from vitscope.files.locking import held_alone, remove_leftovers
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import flush, made_parents, replace_json, staged_folder
 
@@ -263,3 +262,24 @@ def describe_difference(found: object, plan: Plan) -> str | None:
             return _DIGESTS[key] if old else f"its {key} was not recorded"
         return f"{key} was {old!r} and now is {new!r}"
     return None
+
+
+def pack_folder(folder: Path) -> dict[str, bytes]:
+    """Read a folder of a few files."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def unpack_folder(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write what `pack_folder` read."""
+    for name, content in files.items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise ResultError(f"a file called {name!r} was sent: expected names within a part")
+        target = folder / path
+        with plain_disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)

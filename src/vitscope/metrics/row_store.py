@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vitscope.errors import ResultError
 from vitscope.files.disk_errors import plain_disk_errors
-from vitscope.files.linking import link_or_copy
+from vitscope.files.storage import link_or_copy
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.metrics.jackknife import NUM_BLOCKS
 

@@ -14,9 +14,7 @@ from vitscope.images.preprocessing import Preprocessing
 from vitscope.layout import TokenLayout
 from vitscope.models.blocks import BlockParts, BlockRecorder, StopForward
 from vitscope.models.identity import Behaviour, describe_behaviour, hash_weights
-from vitscope.models.own_hooks import one_forward
-from vitscope.models.precision import HALF_PRECISIONS, Autocast
-from vitscope.models.running import moved, undisturbed
+from vitscope.models.running import HALF_PRECISIONS, Autocast, moved, one_forward, undisturbed
 from vitscope.models.stream import StreamRecorder
 from vitscope.trace import ClsTrace, StreamTrace
 

@@ -21,9 +21,8 @@ from torch.utils.hooks import RemovableHandle
 
 from vitscope.errors import UnsupportedModelError
 from vitscope.layout import TokenLayout
-from vitscope.models.own_hooks import OwnHook
-from vitscope.models.stream import take_input, take_stream
-from vitscope.models.token_states import TokenPicker
+from vitscope.models.running import OwnHook
+from vitscope.models.stream import TokenPicker, take_input, take_stream
 from vitscope.trace import AttentionTail, ClsTrace
 
 

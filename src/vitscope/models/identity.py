@@ -29,8 +29,7 @@ from vitscope.models.descriptions import (
     hash_tensor,
     is_library,
 )
-from vitscope.models.own_hooks import OwnHook
-from vitscope.models.running import find_plain_forward, list_computed
+from vitscope.models.running import OwnHook, find_plain_forward, list_computed
 
 _IDLE = ("Identity", "Drop")
 """In the names of the libraries' classes that hand on what they are given outside of training."""

@@ -10,7 +10,7 @@ import numpy as np
 from vitscope.errors import ResultError
 from vitscope.figures.saved import ModelResult
 from vitscope.files.printable import printable_path
-from vitscope.files.tables import open_table
+from vitscope.files.reading import open_table
 from vitscope.report.columns import (
     ImageNumbers,
     collect_numbers,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import write_text
-from vitscope.files.markdown import escape_markdown
 from vitscope.files.own_files import check_nothing_else, list_other_files, write_index
+from vitscope.files.printable import escape_markdown
 from vitscope.files.storage import staged_folder
 from vitscope.reproduction.comparisons import ANSWERS, Answer
 from vitscope.reproduction.evidence import Data

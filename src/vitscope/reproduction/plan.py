@@ -9,8 +9,8 @@ from vitscope.adapters.registry import load_model
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable
 from vitscope.models.base import ViTAdapter
-from vitscope.weights.cache import find_weights
 from vitscope.weights.catalogue import CatalogueEntry, plan_models
+from vitscope.weights.hub import find_weights
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 

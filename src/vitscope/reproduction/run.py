@@ -14,8 +14,7 @@ from typing import TypeVar
 
 from vitscope.config import ReproductionConfig
 from vitscope.errors import UsageError, VitscopeError
-from vitscope.files.leftovers import remove_leftovers
-from vitscope.files.locking import held_alone
+from vitscope.files.locking import held_alone, remove_leftovers
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import holds_result_files
 from vitscope.files.workspace import discard_workspace

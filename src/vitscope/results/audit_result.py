@@ -9,9 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from vitscope.errors import UsageError
-from vitscope.files.reading import plain_damage
+from vitscope.files.reading import open_table, plain_damage
 from vitscope.files.storage import check_target, is_result, never, scratch_folder, staged_folder
-from vitscope.files.tables import open_table
 from vitscope.files.workspace import kept_from_runs
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_sums import FeatureSums

@@ -25,7 +25,7 @@ from vitscope.errors import ImageReadError, ResultError
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
 from vitscope.files.printable import printable_path
-from vitscope.files.tables import open_table
+from vitscope.files.reading import open_table
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.images.addresses import ImageAddress, read_image
 from vitscope.images.decoding import decode_for_model, image_id, resize_and_crop

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from vitscope.config import parse_shard
 from vitscope.errors import ResultError
 from vitscope.files.disk_errors import plain_disk_errors
-from vitscope.files.linking import link_or_copy
-from vitscope.files.tables import open_table
+from vitscope.files.reading import open_table
+from vitscope.files.storage import link_or_copy
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.results.manifest import Manifest, read_sums
 from vitscope.results.records import (

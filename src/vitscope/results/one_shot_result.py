@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import write_json
+from vitscope.files.reading import open_table
 from vitscope.files.storage import MARKER
-from vitscope.files.tables import open_table
 from vitscope.metrics.one_shot import Accuracy, average_draws, chance_accuracy
 from vitscope.results.plots import OneShotPlots
 from vitscope.results.result_html import show_one_shot

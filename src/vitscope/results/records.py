@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vitscope.errors import DiskError, ResultError
 from vitscope.files.disk_errors import plain_disk_errors
-from vitscope.files.tables import open_table
+from vitscope.files.reading import open_table
 from vitscope.files.tensor_files import write_tensors
 from vitscope.ledger import ScalarPath
 

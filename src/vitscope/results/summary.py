@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from vitscope.files.tables import open_table
+from vitscope.files.reading import open_table
 from vitscope.files.tensor_files import read_tensors
 from vitscope.ledger import ScalarPath, cosine
 from vitscope.metrics.directions import describe_directions

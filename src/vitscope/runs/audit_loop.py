@@ -20,10 +20,8 @@ from torch import nn
 
 from vitscope.adapters.registry import open_model
 from vitscope.config import AuditConfig
-from vitscope.engines.base import Engine
-from vitscope.engines.local import LocalEngine
+from vitscope.engines.local import Engine, LocalEngine
 from vitscope.errors import DiskError, ImageReadError, ResultError, UsageError
-from vitscope.files.packing import pack_folder, unpack_folder
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import (
     Replaces,
@@ -39,7 +37,9 @@ from vitscope.files.workspace import (
     describe_difference,
     discard_workspace,
     open_workspace,
+    pack_folder,
     place_of,
+    unpack_folder,
 )
 from vitscope.images.addresses import Source
 from vitscope.images.image_set import ImageSet

@@ -19,7 +19,7 @@ from vitscope.images.addresses import Source
 from vitscope.images.image_set import ImageBatch, ImageSet
 from vitscope.metrics.feature_sums import rows_before_fold
 from vitscope.models.base import ViTAdapter
-from vitscope.models.token_states import name_tokens
+from vitscope.models.stream import name_tokens
 from vitscope.results.finishing import finish_result
 from vitscope.results.gallery import GalleryCandidates
 from vitscope.results.manifest import Manifest

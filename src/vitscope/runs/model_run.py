@@ -28,7 +28,7 @@ from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.identity import Behaviour, hash_weights
-from vitscope.models.precision import HALF_PRECISIONS
+from vitscope.models.running import HALF_PRECISIONS
 from vitscope.runs.batches import BatchFitter, PlacedBatch
 from vitscope.runs.resources import (
     choose_pass_size,

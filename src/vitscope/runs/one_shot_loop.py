@@ -17,8 +17,8 @@ from vitscope.decomposition import LayerRows, choose_tolerance, decompose_layers
 from vitscope.errors import VitscopeError
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
-from vitscope.files.row_files import RowFiles
 from vitscope.files.storage import is_result, never, scratch_folder, staged_folder
+from vitscope.files.tensor_files import RowFiles
 from vitscope.images.class_folders import ClassFolders, find_classes
 from vitscope.images.image_set import ImageSet
 from vitscope.images.level_range import NARROW, note_narrow

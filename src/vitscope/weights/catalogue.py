@@ -8,8 +8,9 @@ without registers, DeiT III, CLIP of OpenAI and OpenCLIP, iBOT.
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
@@ -186,3 +187,13 @@ def find_entry(model_id: str) -> CatalogueEntry | None:
     if model_id in CATALOGUE:
         return CATALOGUE[model_id]
     return next((entry for entry in CATALOGUE.values() if entry.id == model_id), None)
+
+
+def describe_near_matches(name: str, known: Iterable[str]) -> str:
+    """The known names nearest to a given one, as the end of an error message."""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    # 0.6 is where a swapped or lost letter is still near and another model is not.
+    near = [by_lower[match] for match in get_close_matches(name.lower(), by_lower, cutoff=0.6)]
+    if not near:
+        return ""
+    return f"; did you mean {', '.join(near[:-1])}{' or ' if near[1:] else ''}{near[-1]}?"

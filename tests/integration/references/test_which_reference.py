@@ -8,7 +8,7 @@ import torch
 from audits import named_vit
 from vitscope import AuditConfig, AuditResult, RunConfig, audit, explain
 from vitscope.errors import UsageError
-from vitscope.weights.embedded_file import embedded_available
+from vitscope.weights.embedded import embedded_available
 
 FLOAT64 = RunConfig(dtype="float64")
 VERDICTS = ("most", "part", "do not read")

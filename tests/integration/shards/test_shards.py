@@ -22,8 +22,7 @@ from sharded import (
 )
 from vitscope import AuditConfig, AuditResult, audit
 from vitscope.errors import ImageReadError, ResultError, UsageError, VitscopeError
-from vitscope.files.packing import unpack_folder
-from vitscope.files.workspace import Workspace, place_of
+from vitscope.files.workspace import Workspace, place_of, unpack_folder
 from vitscope.runs import resources
 
 
