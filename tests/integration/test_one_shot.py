@@ -12,7 +12,7 @@ from images import write_classes
 from vitscope import AuditConfig, ImageSet, OneShotConfig, OneShotResult, audit, decompose, one_shot
 from vitscope import restrict as restrict_outputs
 from vitscope.adapters.registry import wrap_model
-from vitscope.adapters.transformers_preprocessing import default_preprocessing
+from vitscope.adapters.transformers_families import FAMILIES
 from vitscope.errors import (
     ResultError,
     UsageError,
@@ -268,7 +268,7 @@ def test_results_are_saved_loaded_and_told_apart(result, folder, tmp_path):
 @pytest.mark.skipif(not embedded_available(), reason="the packages of the demo extra are absent")
 def test_patches_of_a_small_model_classify_as_well_as_its_output():
     """60 photographs of 15 classes: patches within two points of the output, chance far below."""
-    preprocessing = default_preprocessing("dinov2", (224, 224))
+    preprocessing = FAMILIES["dinov2"].preprocessing
     vit = wrap_model(load_embedded_dinov2(), preprocessing=preprocessing)
     summary = one_shot(vit, CALTECH, OneShotConfig(limit=15, draws=40, classifier="both")).summary
     assert summary["data"]["num_classes"] == 15

@@ -8,7 +8,7 @@ import torch
 
 from hub_twin import DinoVisionTransformer
 from vitscope import AuditConfig, ImageSet, audit, decompose, wrap_model
-from vitscope.adapters.transformers_preprocessing import default_preprocessing
+from vitscope.adapters.transformers_families import FAMILIES
 from vitscope.images.image_set import iter_batches
 from vitscope.images.photographs import write_demo_photographs
 from vitscope.weights.embedded import embedded_available, load_embedded_dinov2
@@ -36,7 +36,7 @@ def real():
 
 @pytest.fixture(scope="module")
 def summary(real, photographs):
-    vit = wrap_model(real, preprocessing=default_preprocessing("dinov2", (224, 224)))
+    vit = wrap_model(real, preprocessing=FAMILIES["dinov2"].preprocessing)
     return audit(vit, photographs, AuditConfig(batch_size=17)).summary
 
 
@@ -147,7 +147,7 @@ def as_hub(real):
 @pytest.mark.parametrize("convert", [as_timm, as_hub])
 def test_the_same_weights_give_the_same_ledger_in_every_library(real, photographs, convert):
     # At 518 px nothing is resampled: back ends resample position embeddings each in their own way.
-    preprocessing = default_preprocessing("dinov2", (224, 224)).with_size((518, 518))
+    preprocessing = FAMILIES["dinov2"].preprocessing.with_size((518, 518))
     images = ImageSet.from_sources(photographs[:2], preprocessing)
     pixels = next(iter_batches(images, batch_size=2)).pixels
     expected = decompose(wrap_model(real), pixels)

@@ -19,7 +19,7 @@ import hub_twin_dinov3
 from reference import assert_ledger_matches, make_reference
 from tracing import collect, make_pixels
 from vitscope.adapters.torch_hub import load_hub, make_hub_adapter
-from vitscope.adapters.transformers_preprocessing import default_preprocessing
+from vitscope.adapters.transformers_families import FAMILIES
 from vitscope.errors import (
     ModelUnreachableError,
     UnknownModelError,
@@ -218,7 +218,7 @@ def test_published_model(hub, capsys):
     assert settings["trust_repo"] is settings["pretrained"] is True
     assert adapter.info.id == "torchhub:dinov2_vits14_reg"
     assert adapter.info.source == "torch.hub, facebookresearch/dinov2"
-    own = default_preprocessing("dinov2", (224, 224))
+    own = FAMILIES["dinov2"].preprocessing
     assert adapter.preprocessing == replace(own, pipeline="torchvision")
     assert adapter.preprocessing.crop_fraction == 224 / 256
     assert capsys.readouterr().out == ""
@@ -271,7 +271,7 @@ def test_dinov3_from_a_file(hub, tmp_path, suffix, red):
     assert torch.equal(adapter.module.cls_token, weights["cls_token"])
     assert adapter.preprocessing.mean[0] == red
     # As for the same weights in transformers: the whole image, stretched.
-    own = default_preprocessing("dinov3_vit", (224, 224))
+    own = FAMILIES["dinov3_vit"].preprocessing
     mended = replace(own, mean=adapter.preprocessing.mean, std=adapter.preprocessing.std)
     assert adapter.preprocessing == replace(mended, pipeline="torchvision")
     assert (own.size, own.resize, own.interpolation) == ((224, 224), "stretch", "bilinear")

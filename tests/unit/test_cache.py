@@ -10,7 +10,7 @@ from open_clip import constants as open_clip_constants
 
 from vitscope.adapters import timm, transformers, transformers_loading
 from vitscope.errors import ModelUnreachableError
-from vitscope.weights import cache, embedded_file, hub
+from vitscope.weights import embedded, hub
 from vitscope.weights.catalogue import CATALOGUE
 from vitscope.weights.hub import find_weights
 
@@ -44,7 +44,7 @@ def put(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", [n for n, e in CATALOGUE.items() if not e.checkpoint])
 def test_a_model_is_cached_once_its_repository_is(put, monkeypatch, name):
-    monkeypatch.setattr(cache, "embedded_available", lambda: False)
+    monkeypatch.setattr(hub, "embedded_available", lambda: False)
     entry = CATALOGUE[name]
     assert find_weights(entry) == "not cached"
     weights = "open_clip_model.safetensors" if entry.library == "open_clip" else "model.safetensors"
@@ -71,11 +71,11 @@ def test_the_files_that_the_adapter_would_load_are_asked_for(put, name, files, f
 
 
 def test_the_files_are_those_of_the_adapters():
-    others, weights = cache._FILES["transformers"]
+    others, weights = hub._FILES["transformers"]
     assert (others, weights) == ((transformers_loading.CONFIG_FILE,), transformers._WEIGHTS)
-    assert cache._FILES["timm"] == ((), (timm._WEIGHTS_FILE,))
+    assert hub._FILES["timm"] == ((), (timm._WEIGHTS_FILE,))
     names = (open_clip_constants.HF_SAFE_WEIGHTS_NAME, open_clip_constants.HF_WEIGHTS_NAME)
-    assert cache._FILES["open_clip"] == ((), names)
+    assert hub._FILES["open_clip"] == ((), names)
 
 
 def test_half_a_download_is_not_cached(put):
@@ -112,12 +112,12 @@ def test_a_checkpoint_is_fetched_by_hand(put, name):
 
 
 def test_only_the_embedded_model_is_embedded(put, monkeypatch):
-    monkeypatch.setattr(cache, "embedded_available", lambda: True)
+    monkeypatch.setattr(hub, "embedded_available", lambda: True)
     found = {name: find_weights(entry) for name, entry in CATALOGUE.items()}
     assert [n for n, state in found.items() if state == "embedded"] == ["dinov2-small"]
     put(CATALOGUE["dinov2-small"].repository, "config.json", "model.safetensors")
     assert find_weights(CATALOGUE["dinov2-small"]) == "cached"
-    assert embedded_file.EMBEDDED_NAME == "dinov2-small"
+    assert embedded.EMBEDDED_NAME == "dinov2-small"
 
 
 def test_the_fixture_s_cache_is_one_that_the_hubs_library_reads(put):

@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 
 from vitscope.cli import main
-from vitscope.weights import cache
+from vitscope.weights import hub
 from vitscope.weights.catalogue import CATALOGUE
 
 STATES = {"dinov2-small": "embedded", "clip-l14": "cached"}
@@ -22,7 +22,7 @@ def known_cache(monkeypatch):
     def find_weights(entry):
         return "by hand" if entry.checkpoint else STATES.get(entry.name, "not cached")
 
-    monkeypatch.setattr(cache, "find_weights", find_weights)
+    monkeypatch.setattr(hub, "find_weights", find_weights)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitscope.errors import VitscopeError
-from vitscope.files import linking
+from vitscope.files import storage
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.metrics import feature_sums, moment_store
 from vitscope.metrics.feature_plan import make_plan
@@ -209,7 +209,7 @@ def test_across_file_systems_rows_are_copied(monkeypatch, tmp_path):
     linked, copied = (FeatureSums(PLAN, folder=tmp_path / name) for name in ("linked", "copied"))
     part = feed(features, blocks, folder=tmp_path / "part")
     linked.merge(part)
-    monkeypatch.setattr(linking.os, "link", refuse)
+    monkeypatch.setattr(storage.os, "link", refuse)
     copied.merge(part)
     (one,), (two,), (source,) = (
         list((tmp_path / name).glob("*.safetensors")) for name in ("linked", "copied", "part")
@@ -218,7 +218,7 @@ def test_across_file_systems_rows_are_copied(monkeypatch, tmp_path):
     assert not two.samefile(source)
     assert two.read_bytes() == source.read_bytes()
     with pytest.raises(FileExistsError):
-        linking.link_or_copy(source, two)
+        storage.link_or_copy(source, two)
 
 
 def test_links_take_no_other_file_away(tmp_path):
@@ -226,7 +226,7 @@ def test_links_take_no_other_file_away(tmp_path):
     source.write_bytes(b"a")
     target.write_bytes(b"b")
     with pytest.raises(FileExistsError):
-        linking.link_or_copy(source, target)
+        storage.link_or_copy(source, target)
     assert target.read_bytes() == b"b"
 
 

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoImageProcessor
 
+from vitscope.adapters.transformers_families import FAMILIES
 from vitscope.adapters.transformers_preprocessing import (
-    _DEFAULTS,
-    default_preprocessing,
     read_preprocessing,
     translate_processor,
 )
@@ -128,10 +127,10 @@ CUSTOMARY = {
 }
 
 
-@pytest.mark.parametrize("family", _DEFAULTS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_what_a_family_customarily_wants_is_its_processors(family):
     name, changes = CUSTOMARY[family]
-    preprocessing = default_preprocessing(family, (224, 224))
+    preprocessing = FAMILIES[family].choose_preprocessing((224, 224))
     for size in ((640, 427), (333, 500)):
         assert_same_pixels(make_processor(name, **changes), make_noise(*size), preprocessing)
 

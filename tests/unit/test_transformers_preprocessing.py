@@ -2,7 +2,8 @@
 
 import pytest
 
-from vitscope.adapters.transformers_preprocessing import default_preprocessing, make_preprocessing
+from vitscope.adapters.transformers_families import FAMILIES
+from vitscope.adapters.transformers_preprocessing import make_preprocessing
 from vitscope.errors import UnsupportedModelError
 from vitscope.images.preprocessing import Preprocessing
 
@@ -114,6 +115,6 @@ def test_steps_that_are_switched_off_do_not_matter():
 
 
 def test_defaults_take_the_size_of_the_configuration_save_dinov2s():
-    assert default_preprocessing("vit", (384, 384)).size == (384, 384)
-    assert default_preprocessing("clip", (336, 336)).crop_fraction == 1
-    assert default_preprocessing("dinov2", (518, 518)).size == (224, 224)
+    assert FAMILIES["vit"].choose_preprocessing((384, 384)).size == (384, 384)
+    assert FAMILIES["clip"].choose_preprocessing((336, 336)).crop_fraction == 1
+    assert FAMILIES["dinov2"].choose_preprocessing((518, 518)).size == (224, 224)

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from vitscope.adapters.entry_points import find_entry_point, load_from, wrap_by
 from vitscope.errors import (
     ModelUnreachableError,
     UnknownModelError,
@@ -31,6 +32,9 @@ from vitscope.weights.folders import find_folder
 
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _WEIGHT_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}
+_OWN = ("transformers", "timm", "open_clip", "torch", "builtins")
+"""Packages whose classes are not left to adapters of others."""
+
 _TIMM_ORGANISATION = "timm/"
 """On the Hugging Face hub; its repositories are called as the models are in timm."""
 
@@ -42,7 +46,8 @@ def load_model(model_id: str) -> ViTAdapter:
         model_id: A name from the catalogue ("dinov2-small"), a Hugging Face id
             ("facebook/dinov2-base"), a local folder written by transformers' `save_pretrained`,
             "timm:NAME" (or "timm/NAME", as on the hub), "torchhub:NAME", either of those with a
-            colon also with "@CHECKPOINT" for a file of weights, or "open_clip:ARCHITECTURE/TAG".
+            colon also with "@CHECKPOINT" for a file of weights, "open_clip:ARCHITECTURE/TAG", or
+            "LIBRARY:NAME" of a library that another installed package adapts.
 
     Returns:
         The adapter, on the CPU in float32; its `info.id` is the id given.
@@ -86,7 +91,8 @@ def check_model_id(model_id: str) -> None:
             f"{entry.id}, with the path of that file behind the @"
         )
     library, _, name = model_id.partition(":")
-    addressed = (library in _LOADERS and name) or find_folder(model_id) is not None
+    known = bool(name) and (library in _LOADERS or find_entry_point(library) is not None)
+    addressed = known or find_folder(model_id) is not None
     if entry is None and not addressed and Path(model_id).suffix in _WEIGHT_SUFFIXES:
         raise UsageError(
             f"{model_id} is a file of weights, which does not say of which model: give its "
@@ -109,8 +115,8 @@ def wrap_model(
     """Adapt a model that is already loaded.
 
     Args:
-        module: A model of transformers, timm or open_clip, or of the torch.hub DINOv2 code; it is
-            put into evaluation mode.
+        module: A model of transformers, timm or open_clip, of the torch.hub DINOv2 code, or of a
+            library that another installed package adapts; it is put into evaluation mode.
         preprocessing: How it wants its images: a `Preprocessing`, or an image processor of
             transformers; what its library says if not given.
         model_id: The id that results shall carry; the class name if not given.
@@ -166,6 +172,8 @@ def _load_by_address(model_id: str) -> ViTAdapter:
     load = _LOADERS.get(library)
     if load is not None:
         return load(name)
+    if name and (point := find_entry_point(library)) is not None:
+        return load_from(point, name)
     if model_id.startswith(_TIMM_ORGANISATION) and find_folder(model_id) is None:
         return _load_timm(model_id.removeprefix(_TIMM_ORGANISATION))
     try:
@@ -228,10 +236,10 @@ def _load_embedded(error: ModelUnreachableError) -> ViTAdapter:
             "'vitscope[demo]'"
         ) from None
     from vitscope.adapters.transformers import make_transformers_adapter
-    from vitscope.adapters.transformers_preprocessing import default_preprocessing
+    from vitscope.adapters.transformers_families import FAMILIES
 
     adapter = make_transformers_adapter(
-        load_embedded_dinov2(), preprocessing=default_preprocessing("dinov2", (224, 224))
+        load_embedded_dinov2(), preprocessing=FAMILIES["dinov2"].preprocessing
     )
     note = f"{_shorten_reason(error)}: the weights come from a package of the demo extra"
     return _add_note(adapter.named(adapter.info.id, EMBEDDED_SOURCE), note)
@@ -247,7 +255,11 @@ def _adapt(
     module: nn.Module, preprocessing: Preprocessing | None, model_id: str | None
 ) -> ViTAdapter:
     ancestry = type(module).__mro__
-    libraries = {ancestor.__module__.partition(".")[0] for ancestor in ancestry}
+    libraries = dict.fromkeys(ancestor.__module__.partition(".")[0] for ancestor in ancestry)
+    for library in libraries:  # of a class built on one of ours, its own library's comes first
+        if library not in _OWN and (point := find_entry_point(library)) is not None:
+            adapter = wrap_by(point, module)
+            return adapter.named(model_id, adapter.info.source) if model_id else adapter
     if "transformers" in libraries:
         from vitscope.adapters.transformers import make_transformers_adapter
 

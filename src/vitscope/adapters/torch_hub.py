@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitscope.adapters.transformers_preprocessing import default_preprocessing
+from vitscope.adapters.transformers_families import FAMILIES
 from vitscope.errors import ModelUnreachableError, UnknownModelError, UsageError, VitscopeError
 from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import ModelInfo, ViTAdapter, count_parameters
@@ -84,7 +84,7 @@ def make_hub_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAd
         ),
         # The settings of the same weights in transformers, carried out as torchvision does.
         preprocessing=replace(
-            default_preprocessing("dinov3_vit" if rotary else "dinov2", (224, 224)),
+            FAMILIES["dinov3_vit" if rotary else "dinov2"].preprocessing,
             pipeline="torchvision",
         ),
         blocks=blocks,

@@ -6,16 +6,22 @@ Requirements met here:
   which makes the feature that its users are given, stays.
 - The tower is asked to resample its positions only where the input differs from the size it was
   built for, so that its own size is computed exactly as without vitscope.
+- Classes are allow-listed exactly, by library and name; a subclass may compute something else.
+- Every child module and parameter of a layer and its attention must be a known one, so that a
+  newer version that adds a gate or a norm is refused by name instead of being misread.
+- Queries, keys and values are the outputs of the module's own projections, whichever attention
+  kernel runs afterwards.
 """
 
+from collections.abc import Collection, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitscope.adapters.transformers_blocks import is_class, make_blocks
 from vitscope.adapters.transformers_families import FAMILIES, Family
 from vitscope.adapters.transformers_loading import (
     CONFIG_FILE,
@@ -23,35 +29,28 @@ from vitscope.adapters.transformers_loading import (
     describe_families,
     load_tower,
 )
-from vitscope.adapters.transformers_preprocessing import (
-    PROCESSOR_FILES,
-    default_preprocessing,
-    read_preprocessing,
-)
+from vitscope.adapters.transformers_preprocessing import PROCESSOR_FILES, read_preprocessing
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
+from vitscope.models.blocks import AttentionCall, BlockParts, Heads
+from vitscope.models.parts import (
+    check_packed_attention,
+    finish_prenorm,
+    make_packed_heads,
+    make_packed_tail,
+    split_heads,
+)
+from vitscope.trace import AttentionTail
 from vitscope.weights.folders import check_readable, find_folder
 from vitscope.weights.hub import find_snapshot
 
-_WRAPPERS = {
-    "CLIPModel": "vision_model",
-    "CLIPVisionModelWithProjection": "vision_model",
-    "DeiTForImageClassification": "deit",
-    "DeiTForImageClassificationWithTeacher": "deit",
-    "DeiTForMaskedImageModeling": "deit",
-    "Dinov2ForImageClassification": "dinov2",
-    "Dinov2WithRegistersForImageClassification": "dinov2_with_registers",
-    "SiglipModel": "vision_model",
-    "ViTForImageClassification": "vit",
-    "ViTForMaskedImageModeling": "vit",
-}
-"""Where models with more than a vision tower keep it."""
-
-_PROJECTED = {"CLIPModel", "CLIPVisionModelWithProjection"}
-
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+
+_TOWERS = {family.model: family for family in FAMILIES.values()}
+_WRAPPERS = {wrapper: family for family in FAMILIES.values() for wrapper in family.wrappers}
 
 
 def make_transformers_adapter(
@@ -61,13 +60,13 @@ def make_transformers_adapter(
     model_id: str | None = None,
 ) -> ViTAdapter:
     """Adapt a transformers model."""
-    tower = _find_tower(module)
-    family, config = FAMILIES[type(tower).__name__], tower.config
+    tower, family = _find_tower(module)
+    config = tower.config
     _check_config(family, config)
-    projection: Any = module.visual_projection if type(module).__name__ in _PROJECTED else None
-    analysed = tower
-    if projection is not None:
-        analysed = nn.ModuleDict({"vision_model": tower, "visual_projection": projection})
+    analysed, projection = tower, None
+    if family.projection is not None and tower is not module:
+        projection = module.get_submodule(family.projection)
+        analysed = nn.ModuleDict({family.attribute: tower, family.projection: projection})
     notes = _make_notes(type(module).__name__, family.name, preprocessing)
     return ViTAdapter(
         module=analysed.eval(),
@@ -83,9 +82,8 @@ def make_transformers_adapter(
             global_feature="cls" if family.pooling_head is None else "attention pooling",
             notes=notes,
         ),
-        preprocessing=preprocessing
-        or default_preprocessing(family.name, _make_pair(config.image_size)),
-        blocks=make_blocks(tower, family),
+        preprocessing=preprocessing or family.choose_preprocessing(_make_pair(config.image_size)),
+        blocks=_make_blocks(tower, family),
         make_layout=partial(_make_layout, family, config),
         run=partial(_run, tower, projection, family),
         embed_row=partial(_embed_row, tower, projection, family),
@@ -106,21 +104,20 @@ def load_transformers(repo_or_folder: str) -> ViTAdapter:
     return adapter.named(repo_or_folder, source)
 
 
-def _find_tower(module: nn.Module) -> Any:
+def _find_tower(module: nn.Module) -> tuple[Any, Family]:
     name = type(module).__name__
     config: Any = getattr(module, "config", None)
     check_model_type(str(getattr(config, "model_type", None)), name)
-    attribute = _WRAPPERS.get(name)
     tower: Any = module
-    if attribute is not None and is_class(module, name):
-        tower = module.get_submodule(attribute)
+    if name in _WRAPPERS and _is_class(module, name):
+        tower = module.get_submodule(_WRAPPERS[name].attribute)
     tower_name = type(tower).__name__
-    if tower_name not in FAMILIES or not is_class(tower, tower_name):
+    if tower_name not in _TOWERS or not _is_class(tower, tower_name):
         raise UnsupportedModelError(
             f"{type(tower).__module__}.{tower_name} is not a class that vitscope has an exact "
             f"account of: from transformers it knows {describe_families()}"
         )
-    return tower
+    return tower, _TOWERS[tower_name]
 
 
 def _check_config(family: Family, config: Any) -> None:
@@ -213,3 +210,142 @@ def _is_square(config: Any) -> bool:
 def _make_pair(size: Any) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     return int(height), int(width)
+
+
+def _is_class(module: nn.Module, name: str) -> bool:
+    kind = type(module)
+    return kind.__name__ == name and kind.__module__.startswith("transformers.models.")
+
+
+def _check_parts(
+    module: nn.Module, known: Collection[str], *, optional: Collection[str] = ()
+) -> None:
+    parts = {
+        name
+        for name, _ in chain(
+            module.named_children(),
+            module.named_parameters(recurse=False),
+            module.named_buffers(recurse=False),
+        )
+    }
+    for problem, names in (
+        ("an unknown part", parts - set(known) - set(optional)),
+        ("no part", set(known) - parts),
+    ):
+        if names:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} has {problem} {min(names)!r}: this version of the "
+                "library computes something that vitscope has no exact account of"
+            )
+
+
+def _make_blocks(tower: nn.Module, family: Family) -> dict[int, BlockParts]:
+    _check_parts(tower, family.parts, optional=family.optional)
+    layers = list(tower.get_submodule(family.layers).children())
+    if family.pooling_head is not None:
+        head = tower.get_submodule(family.pooling_head)
+        return {len(layers): _make_pooling_block(head, family)}
+    return {index: _make_block(layer, family) for index, layer in enumerate(layers)}
+
+
+def _make_block(layer: nn.Module, family: Family) -> BlockParts:
+    names = family.names
+    scales = names.layer_scales or ()
+    _check_class(layer, family.prefix + names.layer)
+    _check_parts(layer, {names.attention, *names.norms, "mlp", *scales, *names.idle})
+    attention: Any = layer.get_submodule(names.attention)
+    _check_class(attention, f"{family.prefix}Attention")
+    _check_parts(attention, {*_PROJECTIONS, names.output})
+    output = _take_linear(attention, names.output)
+    projections = [attention.get_submodule(name) for name in _PROJECTIONS]
+    num_heads, rotary = output.in_features // attention.head_dim, family.positions == "rotary"
+    scale: Any = layer.get_submodule(scales[0]) if scales else None
+    mlp_scale = layer.get_submodule(scales[1]) if scales else None
+    mlp_norm = layer.get_submodule(names.norms[1])
+    return BlockParts(
+        block=layer,
+        attention=attention,
+        taps=dict(zip(_PROJECTIONS, projections, strict=True)),
+        make_heads=partial(_make_heads, num_heads, rotary),
+        project_heads=partial(_project_heads, projections, num_heads, rotary),
+        scale=float(getattr(attention, names.scaling)),
+        tail=AttentionTail(
+            weight=output.weight,
+            bias=output.bias,
+            scale=None if scale is None else scale.lambda1,
+        ),
+        branch=attention if scale is None else scale,
+        attention_norm=layer.get_submodule(names.norms[0]),
+        mlp_norm=mlp_norm,
+        finish=partial(finish_prenorm, mlp_norm, layer.get_submodule("mlp"), mlp_scale),
+    )
+
+
+def _make_pooling_block(head: nn.Module, family: Family) -> BlockParts:
+    _check_class(head, f"{family.prefix}MultiheadAttentionPoolingHead")
+    _check_parts(head, {"probe", "attention", "layernorm", "mlp"})
+    attention = check_packed_attention(head.get_submodule("attention"), type(head).__name__)
+    norm = head.get_submodule("layernorm")
+    return BlockParts(
+        block=head,
+        attention=attention,
+        taps={},
+        make_heads=partial(make_packed_heads, attention),
+        scale=float(attention.head_dim) ** -0.5,
+        tail=make_packed_tail(attention, None),
+        branch=attention,
+        mlp_norm=norm,
+        finish=partial(finish_prenorm, norm, head.get_submodule("mlp"), None),
+    )
+
+
+def _make_heads(num_heads: int, rotary: bool, call: AttentionCall, row: int) -> Heads:
+    queries, keys, values = (call.taps[name] for name in _PROJECTIONS)
+    return _finish_heads(num_heads, rotary, call, queries[:, row : row + 1], keys, values)
+
+
+def _project_heads(
+    projections: Sequence[nn.Module], num_heads: int, rotary: bool, call: AttentionCall, row: int
+) -> Heads:
+    given = (call.tokens[:, row : row + 1], call.tokens, call.tokens)
+    projected = (project(tokens) for project, tokens in zip(projections, given, strict=True))
+    return _finish_heads(num_heads, rotary, call, *projected)
+
+
+def _finish_heads(num_heads: int, rotary: bool, call: AttentionCall, *projected: Tensor) -> Heads:
+    # Of the queries there is one.
+    queries, keys, values = (split_heads(part, num_heads) for part in projected)
+    if rotary:
+        # Positions turn the patches alone: the query of [CLS] is left as it is.
+        keys = _rotate_patches(keys, *call.kwargs["position_embeddings"])
+    return Heads(query=queries[:, :, 0], keys=keys, values=values)
+
+
+def _rotate_patches(
+    keys: Float[Tensor, "batch head token head_dim"],
+    cos: Float[Tensor, "patch head_dim"],
+    sin: Float[Tensor, "patch head_dim"],
+) -> Float[Tensor, "batch head token head_dim"]:
+    # The patches are the last tokens; dimension i is turned against i + head_dim / 2.
+    prefix, patches = keys[:, :, : -len(cos)], keys[:, :, -len(cos) :]
+    first, second = patches.chunk(2, dim=-1)
+    turned = patches * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.cat((prefix, turned), dim=2)
+
+
+def _check_class(module: nn.Module, name: str) -> None:
+    if not _is_class(module, name):
+        raise UnsupportedModelError(
+            f"expected a {name} of transformers, found a {type(module).__module__}."
+            f"{type(module).__name__}: vitscope has no exact account of it"
+        )
+
+
+def _take_linear(attention: nn.Module, name: str) -> nn.Linear:
+    module = attention.get_submodule(name)
+    if type(module) is not nn.Linear:
+        raise UnsupportedModelError(
+            f"{name} of {type(attention).__name__} is a {type(module).__name__}, expected a plain "
+            "Linear: merge adapters and undo quantisation first"
+        )
+    return module

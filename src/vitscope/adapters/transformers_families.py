@@ -1,8 +1,13 @@
-"""The families of transformers' Vision Transformers: where each one keeps its parts."""
+"""The families of transformers' Vision Transformers: all that is told of one is its entry here.
+
+Importing this file does not import the library.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from vitscope.images.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +33,7 @@ class LayerNames:
     idle: tuple[str, ...] = ()
 
 
-_DINO = LayerNames(
+_DINO_LAYER = LayerNames(
     layer="Layer",
     attention="attention",
     output="o_proj",
@@ -37,7 +42,7 @@ _DINO = LayerNames(
     layer_scales=("layer_scale1", "layer_scale2"),
     idle=("drop_path",),
 )
-_VIT = LayerNames(
+_VIT_LAYER = LayerNames(
     layer="Layer",
     attention="attention",
     output="o_proj",
@@ -45,12 +50,23 @@ _VIT = LayerNames(
     norms=("layernorm_before", "layernorm_after"),
     idle=("dropout",),
 )
-_CLIP = LayerNames(
+_CLIP_LAYER = LayerNames(
     layer="EncoderLayer",
     attention="self_attn",
     output="out_proj",
     scaling="scale",
     norms=("layer_norm1", "layer_norm2"),
+)
+
+_IMAGENET = Preprocessing(
+    size=(224, 224),
+    crop_fraction=224 / 256,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    pipeline="transformers",
+)
+_HALF = replace(
+    _IMAGENET, resize="stretch", crop_fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
 )
 
 
@@ -60,37 +76,63 @@ class Family:
 
     Attributes:
         name: Its model type.
-        model: Class of the vision tower.
-        prefix: What the class names of its layers and their attention begin with.
+        aliases: Model types that its vision tower has by itself.
+        model: Class of the vision tower; its layers and their attention are called alike.
+        wrappers: Classes with a classifier or a text tower around it that are reduced to it.
+        attribute: Where these keep it.
+        projection: Where these keep the projection that makes the feature their users are given.
+        loaded: The one of these that is loaded, where it is not the tower itself.
+        averaged: Classes that classify an average of the patches, and are refused.
         layers: Path from the tower to its list of layers.
-        final_norm: Name of the tower's last norm.
-        others: The tower's other parts.
-        optional: Parts that the tower may have.
         names: What its layers call their parts.
+        final_norm: Name of the tower's last norm.
+        others: The tower's parts beside embeddings, layers and norm.
+        optional: Parts that the tower may have.
         output: Field of the tower's output that holds the global feature: "pooler_output", or
             "last_hidden_state", of which it is the first row.
-        positions: "learned" tables that the tower always resamples to the input, "optional" ones
-            that it resamples when asked to, or "rotary" ones that fit any input.
+        pooling_head: Name of the attention-pooling head, of a family without [CLS].
         distillation: Whether a distillation token follows [CLS].
         registers: Whether the configuration counts register tokens.
+        positions: "learned" tables that the tower always resamples to the input, "optional" ones
+            that it resamples when asked to, or "rotary" ones that fit any input.
         float32_softmax: Whether its eager attention computes the softmax in float32 always.
-        pooling_head: Name of the attention-pooling head, of a family without [CLS].
+        processor: Class of its image processor.
+        preprocessing: What its models customarily want, for one that comes without its settings.
     """
 
     name: str
+    aliases: tuple[str, ...] = ()
     model: str
-    prefix: str
+    wrappers: tuple[str, ...] = ()
+    attribute: str = ""
+    projection: str | None = None
+    loaded: str | None = None
+    averaged: tuple[str, ...] = ()
     layers: str
-    final_norm: str
-    others: tuple[str, ...]
-    optional: tuple[str, ...] = ()
     names: LayerNames
+    final_norm: str
+    others: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     output: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
-    positions: Literal["learned", "optional", "rotary"]
+    pooling_head: str | None = None
     distillation: bool = False
     registers: bool = False
+    positions: Literal["learned", "optional", "rotary"]
     float32_softmax: bool = False
-    pooling_head: str | None = None
+    processor: str
+    preprocessing: Preprocessing
+
+    @property
+    def prefix(self) -> str:
+        """What the class names of its parts begin with."""
+        return self.model.removesuffix("Model").removesuffix("Vision")
+
+    @property
+    def parts(self) -> set[str]:
+        """Parts that the tower must have."""
+        heads = [] if self.pooling_head is None else [self.pooling_head]
+        layers, _, _ = self.layers.partition(".")
+        return {"embeddings", layers, self.final_norm, *self.others, *heads}
 
     def count_registers(self, config: Any) -> int:
         """Number of register tokens."""
@@ -105,91 +147,128 @@ class Family:
             "patches": 0,
         }
 
+    def choose_preprocessing(self, size: tuple[int, int]) -> Preprocessing:
+        """The customary preprocessing at the size that a configuration names."""
+        # Of tables that are always resampled it names the table's size, not the customary input.
+        return (
+            self.preprocessing
+            if self.positions == "learned"
+            else self.preprocessing.with_size(size)
+        )
+
+
+_DINOV2 = Family(
+    name="dinov2",
+    model="Dinov2Model",
+    wrappers=("Dinov2ForImageClassification",),
+    attribute="dinov2",
+    layers="encoder.layer",
+    names=_DINO_LAYER,
+    final_norm="layernorm",
+    positions="learned",
+    processor="BitImageProcessor",
+    preprocessing=_IMAGENET,
+)
+_VIT = Family(
+    name="vit",
+    model="ViTModel",
+    wrappers=("ViTForImageClassification", "ViTForMaskedImageModeling"),
+    attribute="vit",
+    layers="layers",
+    names=_VIT_LAYER,
+    final_norm="layernorm",
+    optional=("pooler",),
+    output="last_hidden_state",
+    positions="optional",
+    float32_softmax=True,
+    processor="ViTImageProcessor",
+    preprocessing=replace(_HALF, interpolation="bilinear"),
+)
+_CLIP = Family(
+    name="clip",
+    aliases=("clip_vision_model",),
+    model="CLIPVisionModel",
+    wrappers=("CLIPModel", "CLIPVisionModelWithProjection"),
+    attribute="vision_model",
+    projection="visual_projection",
+    loaded="CLIPVisionModelWithProjection",
+    averaged=("CLIPForImageClassification",),
+    layers="encoder.layers",
+    names=_CLIP_LAYER,
+    final_norm="post_layernorm",
+    others=("pre_layrnorm",),
+    positions="optional",
+    float32_softmax=True,
+    processor="CLIPImageProcessor",
+    preprocessing=replace(
+        _IMAGENET,
+        crop_fraction=1.0,
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        std=(0.26862954, 0.26130258, 0.27577711),
+    ),
+)
 
 FAMILIES: Mapping[str, Family] = {
-    family.model: family
+    family.name: family
     for family in (
-        Family(
-            name="dinov2",
-            model="Dinov2Model",
-            prefix="Dinov2",
-            layers="encoder.layer",
-            final_norm="layernorm",
-            others=("embeddings", "encoder"),
-            names=_DINO,
-            positions="learned",
-        ),
-        Family(
+        _DINOV2,
+        replace(
+            _DINOV2,
             name="dinov2_with_registers",
             model="Dinov2WithRegistersModel",
-            prefix="Dinov2WithRegisters",
-            layers="encoder.layer",
-            final_norm="layernorm",
-            others=("embeddings", "encoder"),
-            names=_DINO,
-            positions="learned",
+            wrappers=("Dinov2WithRegistersForImageClassification",),
+            attribute="dinov2_with_registers",
             registers=True,
         ),
         Family(
             name="dinov3_vit",
             model="DINOv3ViTModel",
-            prefix="DINOv3ViT",
             layers="model.layer",
+            names=_DINO_LAYER,
             final_norm="norm",
-            others=("embeddings", "rope_embeddings", "model"),
-            names=_DINO,
-            positions="rotary",
+            others=("rope_embeddings",),
             registers=True,
+            positions="rotary",
+            processor="DINOv3ViTImageProcessor",
+            preprocessing=replace(
+                _IMAGENET,
+                resize="stretch",
+                crop_fraction=1.0,
+                interpolation="bilinear",
+                pipeline="transformers-float",
+            ),
         ),
-        Family(
-            name="vit",
-            model="ViTModel",
-            prefix="ViT",
-            layers="layers",
-            final_norm="layernorm",
-            others=("embeddings", "layers"),
-            optional=("pooler",),
-            names=_VIT,
-            output="last_hidden_state",
-            positions="optional",
-            float32_softmax=True,
-        ),
-        Family(
+        _VIT,
+        replace(
+            _VIT,
             name="deit",
             model="DeiTModel",
-            prefix="DeiT",
-            layers="layers",
-            final_norm="layernorm",
-            others=("embeddings", "layers"),
-            optional=("pooler",),
-            names=_VIT,
-            output="last_hidden_state",
-            positions="optional",
-            float32_softmax=True,
+            wrappers=(
+                "DeiTForImageClassification",
+                "DeiTForImageClassificationWithTeacher",
+                "DeiTForMaskedImageModeling",
+            ),
+            attribute="deit",
             distillation=True,
+            processor="DeiTImageProcessor",
+            preprocessing=replace(_IMAGENET, resize="stretch"),
         ),
-        Family(
-            name="clip",
-            model="CLIPVisionModel",
-            prefix="CLIP",
-            layers="encoder.layers",
-            final_norm="post_layernorm",
-            others=("embeddings", "pre_layrnorm", "encoder"),
-            names=_CLIP,
-            positions="optional",
-            float32_softmax=True,
-        ),
-        Family(
+        _CLIP,
+        replace(
+            _CLIP,
             name="siglip",
+            aliases=("siglip_vision_model",),
             model="SiglipVisionModel",
-            prefix="Siglip",
-            layers="encoder.layers",
-            final_norm="post_layernorm",
-            others=("embeddings", "encoder"),
-            names=_CLIP,
-            positions="optional",
+            wrappers=("SiglipModel",),
+            projection=None,
+            loaded=None,
+            averaged=("SiglipForImageClassification",),
+            others=(),
             pooling_head="head",
+            float32_softmax=False,
+            processor="SiglipImageProcessor",
+            preprocessing=_HALF,
         ),
     )
 }
-"""The supported families by the class of their vision tower."""
+"""The supported families by name."""

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging
 
+from vitscope.adapters.transformers_families import FAMILIES, Family
 from vitscope.errors import ModelUnreachableError, UnknownModelError, UnsupportedModelError
 from vitscope.weights.folders import read_json_object
 
@@ -31,20 +32,10 @@ _ADAPTER_FILE = "adapter_config.json"
 _MAX_LAYERS = 1000
 """More than any Vision Transformer has, and few enough to build for want of a better answer."""
 
-_CLASSES: Mapping[str, str] = {
-    "clip": "CLIPVisionModelWithProjection",
-    "clip_vision_model": "CLIPVisionModelWithProjection",
-    "deit": "DeiTModel",
-    "dinov2": "Dinov2Model",
-    "dinov2_with_registers": "Dinov2WithRegistersModel",
-    "dinov3_vit": "DINOv3ViTModel",
-    "siglip": "SiglipVisionModel",
-    "siglip_vision_model": "SiglipVisionModel",
-    "vit": "ViTModel",
+_MODEL_TYPES = {
+    kind: family for family in FAMILIES.values() for kind in (family.name, *family.aliases)
 }
-"""Class of the vision tower by model type."""
-
-_AVERAGED = {"CLIPForImageClassification", "SiglipForImageClassification"}
+_AVERAGED = {name for family in FAMILIES.values() for name in family.averaged}
 
 _REFUSED: Mapping[str, str] = {
     "vit_mae": "it drops patches at random, and its [CLS] token is never trained",
@@ -89,7 +80,7 @@ decoders on top, projections of one without, poolers, and what only pre-training
 
 def describe_families() -> str:
     """The supported model types in words."""
-    return ", ".join(name for name in _CLASSES if not name.endswith("_vision_model"))
+    return ", ".join(sorted(FAMILIES))
 
 
 def check_model_type(model_type: str, architecture: str) -> None:
@@ -107,9 +98,9 @@ def check_model_type(model_type: str, architecture: str) -> None:
 def load_tower(folder: Path, name: str) -> nn.Module:
     """Load a vision tower."""
     config = _read_config(folder, name)
-    class_name = _choose_class(config, name)
+    family, class_name = _choose_class(config, name)
     _check_sizes(config, name)
-    extra = _choose_options(config, class_name)
+    extra = _choose_options(config, family, class_name)
     with _quiet_library():
         try:
             module, report = getattr(transformers, class_name).from_pretrained(
@@ -185,11 +176,11 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
     )
 
 
-def _choose_options(config: Mapping[str, Any], class_name: str) -> dict[str, Any]:
-    if class_name in {"ViTModel", "DeiTModel"}:
+def _choose_options(config: Mapping[str, Any], family: Family, class_name: str) -> dict[str, Any]:
+    if "pooler" in family.optional:
         return {"add_pooling_layer": False}
     # A whole CLIP has one width for both towers, which may stand at the top alone (LAION's do).
-    whole = class_name == "CLIPVisionModelWithProjection" and "vision_config" in config
+    whole = class_name == family.loaded and "vision_config" in config
     if whole and config.get("projection_dim") is not None:
         return {"projection_dim": config["projection_dim"]}
     return {}
@@ -214,7 +205,7 @@ def _check_sizes(config: Mapping[str, Any], name: str) -> None:
         )
 
 
-def _choose_class(config: Mapping[str, Any], name: str) -> str:
+def _choose_class(config: Mapping[str, Any], name: str) -> tuple[Family, str]:
     model_type = str(config.get("model_type"))
     listed = config.get("architectures")
     architecture = str(listed[0]) if isinstance(listed, list) and listed else model_type
@@ -229,15 +220,14 @@ def _choose_class(config: Mapping[str, Any], name: str) -> str:
             f"timm:{config['architecture']}@{name}/model.safetensors"
         )
     check_model_type(model_type, architecture)
-    if model_type not in _CLASSES:
+    if model_type not in _MODEL_TYPES:
         raise UnsupportedModelError(
             f"{name} is of the model type {model_type}, expected one of {describe_families()}"
         )
     if "quantization_config" in config:
         raise UnsupportedModelError(f"{name} is quantised: choose its full-precision weights")
-    if architecture == "CLIPVisionModel":
-        return architecture
-    return _CLASSES[model_type]
+    family = _MODEL_TYPES[model_type]
+    return family, architecture if architecture == family.model else family.loaded or family.model
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,20 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vitscope.adapters.transformers_families import FAMILIES
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.images.preprocessing import Interpolation, Pipeline, Preprocessing, Resize
 from vitscope.weights.folders import read_json_object
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-_HALF = (0.5, 0.5, 0.5)
-
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 """Files that hold an image processor's settings, the older name first."""
 
-_PROCESSORS = {
-    f"{name}ImageProcessor" for name in ("Bit", "CLIP", "DeiT", "DINOv3ViT", "Siglip", "ViT")
+_PIPELINES: Mapping[str, Pipeline] = {
+    family.processor: family.preprocessing.pipeline for family in FAMILIES.values()
 }
 _STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
 _INTERPOLATIONS: Mapping[int, Interpolation] = {
@@ -31,48 +27,6 @@ _INTERPOLATIONS: Mapping[int, Interpolation] = {
     2: "bilinear",
     3: "bicubic",
 }
-
-_DINOV2 = Preprocessing(
-    # The configuration names the size of the position table (518), not the customary input.
-    size=(224, 224),
-    crop_fraction=224 / 256,
-    mean=_IMAGENET_MEAN,
-    std=_IMAGENET_STD,
-    pipeline="transformers",
-)
-_DEFAULTS: Mapping[str, Preprocessing] = {
-    "dinov2": _DINOV2,
-    "dinov2_with_registers": _DINOV2,
-    "dinov3_vit": Preprocessing(
-        size=(224, 224),
-        resize="stretch",
-        interpolation="bilinear",
-        mean=_IMAGENET_MEAN,
-        std=_IMAGENET_STD,
-        pipeline="transformers-float",
-    ),
-    "vit": Preprocessing(
-        size=(224, 224),
-        resize="stretch",
-        interpolation="bilinear",
-        mean=_HALF,
-        std=_HALF,
-        pipeline="transformers",
-    ),
-    "deit": Preprocessing(
-        size=(224, 224),
-        resize="stretch",
-        crop_fraction=224 / 256,
-        mean=_IMAGENET_MEAN,
-        std=_IMAGENET_STD,
-        pipeline="transformers",
-    ),
-    "clip": Preprocessing(size=(224, 224), mean=_CLIP_MEAN, std=_CLIP_STD, pipeline="transformers"),
-    "siglip": Preprocessing(
-        size=(224, 224), resize="stretch", mean=_HALF, std=_HALF, pipeline="transformers"
-    ),
-}
-"""What each family customarily wants; all but DINOv2 take their size from the configuration."""
 
 
 def read_preprocessing(folder: Path) -> Preprocessing | None:
@@ -84,7 +38,7 @@ def read_preprocessing(folder: Path) -> Preprocessing | None:
 
     given = settings.get("image_processor_type") or settings.get("feature_extractor_type")
     name = str(given).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
-    if given is not None and name.removesuffix("Pil") not in _PROCESSORS:
+    if given is not None and name.removesuffix("Pil") not in _PIPELINES:
         raise UnsupportedModelError(
             f"the image processor {given} is not one of {_describe_processors()}: load the model "
             "yourself and give wrap_model its preprocessing"
@@ -121,7 +75,7 @@ def make_preprocessing(
     """Translate an image processor's settings."""
     name = str(settings["image_processor_type"])
     kind = name.removesuffix("Fast").removesuffix("Pil")
-    if kind not in _PROCESSORS:
+    if kind not in _PIPELINES:
         raise UnsupportedModelError(
             f"the image processor {name} is not one of {_describe_processors()}"
         )
@@ -139,7 +93,7 @@ def make_preprocessing(
             interpolation=_INTERPOLATIONS[resample],
             mean=_read_channels(settings.get("image_mean")) if normalize else (0.0, 0.0, 0.0),
             std=_read_channels(settings.get("image_std")) if normalize else (1.0, 1.0, 1.0),
-            pipeline=_choose_pipeline(kind, backend),
+            pipeline="transformers-pil" if backend == "pil" else _PIPELINES[kind],
         )
     except UsageError as error:
         raise UnsupportedModelError(
@@ -157,18 +111,6 @@ def _check_steps(name: str, settings: Mapping[str, Any]) -> None:
     factor = settings.get("rescale_factor")
     if not isinstance(factor, (int, float)) or not math.isclose(factor, 1 / 255, rel_tol=1e-6):
         _refuse(name, "rescale_factor", factor, "1/255")
-
-
-def _choose_pipeline(kind: str, backend: str) -> Pipeline:
-    if backend == "pil":
-        return "transformers-pil"
-    return "transformers-float" if kind == "DINOv3ViTImageProcessor" else "transformers"
-
-
-def default_preprocessing(family: str, size: tuple[int, int]) -> Preprocessing:
-    """What models of a family usually want, for one that comes without its settings."""
-    default = _DEFAULTS[family]
-    return default if default is _DINOV2 else default.with_size(size)
 
 
 def _read_size(name: str, settings: Mapping[str, Any]) -> tuple[tuple[int, int], Resize, float]:
@@ -225,4 +167,4 @@ def _refuse(name: str, key: str, value: object, expected: str) -> NoReturn:
 
 
 def _describe_processors() -> str:
-    return ", ".join(sorted(_PROCESSORS))
+    return ", ".join(sorted(_PIPELINES))
