@@ -15,14 +15,10 @@ from typing import Any, TextIO
 from cyclopts import App, CycloptsError, Parameter
 
 import vitscope
-from vitscope.cli.audit import audit, demo
-from vitscope.cli.explain import explain
-from vitscope.cli.figures import figures
-from vitscope.cli.merge import merge
 from vitscope.cli.models import models
-from vitscope.cli.one_shot import one_shot
-from vitscope.cli.report import report
 from vitscope.cli.reproduce import reproduce
+from vitscope.cli.run_models import audit, demo, explain, one_shot
+from vitscope.cli.use_results import figures, merge, report
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable
 

@@ -1,0 +1,346 @@
+"""Commands that run models: `vitscope audit`, `demo`, `one-shot` and `explain`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.text import Text
+
+import vitscope
+from vitscope.cli.targets import choose_engine, choose_targets, list_images, name_folders
+from vitscope.config import AuditConfig, DTypeName, OneShotConfig, RunConfig
+from vitscope.errors import UsageError, VitscopeError
+from vitscope.files.own_files import check_figures_target
+from vitscope.files.printable import printable, printable_path
+from vitscope.files.storage import MARKER
+from vitscope.terminal import (
+    make_comparison,
+    make_explanation_report,
+    make_one_shot_report,
+    make_progress,
+    make_report,
+)
+
+if TYPE_CHECKING:
+    from vitscope.engines.local import Engine
+    from vitscope.figures.draw import Format
+    from vitscope.results.audit_result import AuditResult
+    from vitscope.results.explanation import Explanation
+    from vitscope.results.one_shot_result import OneShotResult
+
+_AUDIT_DEFAULTS, _ONE_SHOT_DEFAULTS = AuditConfig(), OneShotConfig()
+_Report = Annotated[bool, Parameter(negative="--no-report")]
+_Result = TypeVar("_Result")
+
+
+def audit(
+    *images: str,
+    model: list[str],
+    out: Path,
+    overwrite: bool = False,
+    resume: bool = False,
+    report: _Report = True,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    config: Annotated[AuditConfig, Parameter(name="*")] = _AUDIT_DEFAULTS,
+) -> None:
+    """Audit models on a set of images.
+
+    Each model runs its own forward pass; the attention row of its [CLS] token is decomposed
+    exactly into what patches, registers, [CLS] itself and the skip connection wrote, and the sum
+    is verified against the model's own tensors.
+
+    Example:  vitscope audit photos/ --model dinov2-small --model dinov2-large-reg --out results
+
+    Args:
+        images: Folders (searched recursively), images, text files (.txt) of paths, tar shards,
+            Parquet files, or URLs of any of these but text files (s3://, gs://, hf://, https://).
+        model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
+            local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        out: Folder for the results, one folder a model.
+        overwrite: Replace earlier results in that folder, finished or not.
+        resume: Go on where an interrupted run with the same settings stopped; what is finished is
+            left as it is.
+        report: Write report.html beside the results: charts and images in one file to open.
+        engine: Who does the work: local is this process, or all that `torchrun --nproc-per-node 8
+            -m vitscope audit …` started; ray is a Ray cluster.
+        address: Address of the Ray cluster, such as auto or head:6379; one on this machine
+            if left out.
+        config: Settings.
+    """
+    # What is asked for is checked as far as it can be before anything is loaded.
+    found = list_images(images)
+    config.resolve_device()
+    workers = choose_engine(engine, address)
+    targets = choose_targets(model, out, overwrite=overwrite or resume)
+    how = _How(config, workers, overwrite=overwrite, resume=resume, report=report)
+    _audit_all(targets, found, how)
+
+
+def demo(
+    *,
+    out: Path = Path("vitscope-demo"),
+    limit: int | None = None,
+    overwrite: bool = False,
+    report: _Report = True,
+) -> None:
+    """Audit DINOv2-small on freely licensed photographs; needs no model hub.
+
+    Weights come from the hub or its cache where they can be had, otherwise out of an installed
+    package; photographs out of installed packages.
+
+    Args:
+        out: Folder for images and result.
+        limit: Draw this many images at random.
+        overwrite: Replace an earlier demo in that folder.
+        report: Write report.html beside the result: charts and images in one file to open.
+    """
+    from vitscope.images.photographs import write_demo_photographs
+
+    config = AuditConfig(limit=limit)
+    targets = choose_targets(["dinov2-small"], out, overwrite=overwrite)
+    photographs = write_demo_photographs(out / "images")
+    Console().print(Text(photographs.describe()))
+    # A finished result is not replaced unasked: that was checked with the targets.
+    how = _How(config, overwrite=True, resume=True, report=report)
+    _audit_all(targets, [out / "images"], how)
+
+
+def one_shot(
+    folder: Path,
+    /,
+    *,
+    model: list[str],
+    out: Path,
+    overwrite: bool = False,
+    config: Annotated[OneShotConfig, Parameter(name="*")] = _ONE_SHOT_DEFAULTS,
+) -> None:
+    """Tell classes apart after one image of each: by the full output, and by parts of it.
+
+    A classifier is trained on one random image a class and tested on another, again and again. It
+    is trained on full outputs and tested on full ones and on what patches, registers, [CLS] itself
+    or the skip connection alone wrote.
+
+    Example:  vitscope one-shot flowers/ --model dinov2-small --model dinov2-large-reg --out results
+
+    Args:
+        folder: Folder with one sub-folder a class, whose name is the label.
+        model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
+            local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        out: Folder for the results, one folder a model.
+        overwrite: Replace earlier results in that folder.
+        config: Settings.
+    """
+    from vitscope.images.class_folders import find_classes  # here, for what it imports is slow
+
+    # What is asked for is checked as far as it can be before anything is loaded.
+    find_classes(folder)
+    config.resolve_device()
+    console = Console()
+    for model_id, target in choose_targets(model, out, overwrite=overwrite).items():
+        result = _classify_one(model_id, folder, config, target, overwrite=overwrite)
+        console.print(make_one_shot_report(result.summary))
+        console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
+
+
+def _classify_one(
+    model_id: str, folder: Path, config: OneShotConfig, target: Path, *, overwrite: bool
+) -> "OneShotResult":
+    vit = vitscope.load_model(model_id)
+    with make_progress(Console(stderr=True)) as progress:
+        images = progress.add_task(model_id, total=None)
+        draws = progress.add_task("draws", total=config.draws, visible=False, unit="draws")
+        return vitscope.one_shot(
+            vit,
+            folder,
+            config,
+            out=target,
+            overwrite=overwrite,
+            on_progress=lambda done, total: progress.update(images, completed=done, total=total),
+            on_draw=lambda done, _: progress.update(draws, completed=done, visible=True),
+        )
+
+
+def explain(
+    *images: str,
+    model: list[str],
+    out: Path,
+    layer: int | None = None,
+    reference: list[Path] | None = None,
+    heads: bool = False,
+    format: list[Literal["png", "pdf", "svg"]] | None = None,  # noqa: A002 - the option's name
+    device: str = "auto",
+    dtype: DTypeName = "float32",
+    size: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Explain images: attention maps, and how much of the output they leave out.
+
+    Beside the raw attention map, the length of what each patch wrote and its signed share of the
+    output; under each, what went elsewhere; and one sentence: may this map be read? That takes a
+    reference: the means over an audit's images, which vitscope brings along for dinov2-small.
+    Images are prepared as the reference's were. Without one the numbers are raw, there is no
+    verdict, and images keep their shape where the model takes it.
+
+    Example:  vitscope explain dog.jpg --model dinov2-small --model dinov2-large-reg --out dog
+
+    Args:
+        images: Images, folders (searched recursively), text files (.txt) of paths, tar shards,
+            Parquet files, or URLs of any of these but text files (s3://, gs://, hf://, https://).
+        model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
+            local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        out: Folder for the results, one folder a model, and for figures/, a figure an image. An
+            audit of the model in there is the reference; one in MODEL/ stays, and the result goes
+            to MODEL-explained/.
+        layer: Block to explain, from 0; the last by default.
+        reference: Audit of the same model, or the folder that an audit was written to with --out,
+            once per model in their order. By default an audit in OUT, or what comes with vitscope.
+        heads: Draw the maps of every head too.
+        format: Kinds of files of the figures, once per kind; png if none is given.
+        device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
+        dtype: Precision the model runs in.
+        size: Pixels of the shorter side, such as 518, or HEIGHTxWIDTH to crop to; the model's own
+            by default.
+        overwrite: Replace earlier results and figures in that folder.
+    """
+    # What is asked for is checked as far as it can be before anything is loaded.
+    found = list_images(images)
+    config = RunConfig(device=device, dtype=dtype, size=size)
+    config.resolve_device()
+    targets = choose_targets(model, out, overwrite=overwrite, name_target=_name_target)
+    references = _open_references(reference or [], list(name_folders(model).values()))
+    check_figures_target(out / "figures", overwrite=overwrite)
+    from vitscope.figures.explained import draw_explanations  # here, for what it imports is slow
+
+    console = Console()
+    explained: list[Explanation] = []
+    try:
+        for (model_id, target), audited in zip(targets.items(), references, strict=True):
+            run = partial(
+                vitscope.explain,
+                images=found,
+                config=config,
+                layer=layer,
+                reference=audited,
+                out=target,
+                overwrite=overwrite,
+            )
+            explained.append(_run_with_bar(model_id, run))
+            # No line is broken: one may hold a command to be copied.
+            console.print(make_explanation_report(explained[-1].summary), soft_wrap=True)
+            for path, reason in explained[-1].failures:
+                console.print(Text(f"not readable: {path}: {reason}", style="yellow"))
+            console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
+    finally:
+        # What is done is drawn even where a later model fails.
+        if explained:
+            kinds: Sequence[Format] = format or ["png"]
+            drawn = draw_explanations(
+                explained, out / "figures", formats=kinds, heads=heads, overwrite=overwrite
+            )
+            where = f"{len(drawn)} figures written to {printable_path(out / 'figures')}"
+            console.print(Text(where), soft_wrap=True)
+
+
+def _name_target(out: Path, name: str) -> Path:
+    if (out / name / MARKER).is_file():
+        from vitscope.runs.references import holds_audit  # here, for what it imports is slow
+
+        if holds_audit(out / name):
+            return out / f"{name}-explained"
+    return out / name
+
+
+def _open_references(folders: Sequence[Path], names: Sequence[str]) -> "list[AuditResult | None]":
+    if not folders:
+        return [None] * len(names)
+    if len(folders) != len(names):
+        raise UsageError(
+            f"{len(folders)} references for {len(names)} models: give one a model, in their order, "
+            "or none"
+        )
+    return [
+        vitscope.AuditResult.load(_find_audit(folder, name))
+        for folder, name in zip(folders, names, strict=True)
+    ]
+
+
+def _find_audit(folder: Path, name: str) -> Path:
+    # A result itself, or what `audit --out` was given.
+    within = not (folder / MARKER).is_file() and (folder / name / MARKER).is_file()
+    return folder / name if within else folder
+
+
+def _run_with_bar(model_id: str, run: Callable[..., _Result], *, quiet: bool = False) -> _Result:
+    vit = vitscope.load_model(model_id)
+    with make_progress(Console(stderr=True, quiet=quiet)) as progress:
+        task = progress.add_task(model_id, total=None)
+
+        def advance(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        return run(vit, on_progress=advance)
+
+
+@dataclass(frozen=True)
+class _How:
+    config: AuditConfig
+    engine: "Engine | None" = None
+    _: KW_ONLY
+    overwrite: bool = False
+    resume: bool = False
+    report: bool = True
+
+    @property
+    def is_lead(self) -> bool:
+        return self.engine is None or self.engine.is_lead
+
+
+def _audit_all(targets: Mapping[str, Path], images: Sequence[Any], how: _How) -> None:
+    # Of many processes that do the same, one is heard.
+    console = Console(quiet=not how.is_lead)
+    report = how.report and how.is_lead
+    summaries = []
+    done: list[Path] = []
+    try:
+        for model_id, target in targets.items():
+            run = partial(
+                vitscope.audit,
+                images=images,
+                config=how.config,
+                out=target,
+                overwrite=how.overwrite,
+                resume=how.resume,
+                engine=how.engine,
+            )
+            result = _run_with_bar(model_id, run, quiet=not how.is_lead)
+            summaries.append(result.summary)
+            done.append(target)
+            console.print(make_report(summaries[-1]))
+            console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
+    except KeyboardInterrupt:
+        report = False  # whoever stops it does not want to wait
+        raise
+    finally:
+        # What is done is compared and shown even where a later model fails.
+        if len(summaries) > 1:
+            console.print(make_comparison(summaries))
+        if report and done:
+            _write_report(done, console)
+
+
+def _write_report(results: Sequence[Path], console: Console) -> None:
+    from vitscope.report import write_report  # here, for what it imports is slow
+
+    target = results[0].parent / "report.html"
+    try:
+        write_report(results, target, overwrite=True)
+    except VitscopeError as error:
+        # The results themselves are whole and saved.
+        console.print(Text(f"no report was written: {printable(str(error))}"), soft_wrap=True)
+    else:
+        console.print(Text(f"open {printable_path(target)} in a browser"), soft_wrap=True)

@@ -1,0 +1,116 @@
+"""Commands on saved results: `vitscope merge`, `figures` and `report`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.text import Text
+
+from vitscope.errors import UsageError
+from vitscope.files.printable import printable_path
+from vitscope.terminal import make_report
+
+
+def merge(*results: Path, out: Path, overwrite: bool = False) -> None:
+    """Put audits of different images together, such as those of --shard 1/16 to 16/16.
+
+    The results must be of the same model, weights and settings, and have no image in common. The
+    numbers are those of one audit of all the images.
+
+    Example:  vitscope merge results-a/dinov2-small results-b/dinov2-small --out merged
+
+    Args:
+        results: Results of audits: the folders that hold a summary.json.
+        out: Folder for the merged result.
+        overwrite: Replace an earlier result there.
+
+    Raises:
+        UsageError: If fewer than two results are named.
+    """
+    if len(results) < 2:
+        raise UsageError(f"{len(results)} results were given: name two or more folders to merge")
+    from vitscope.files.storage import check_target, is_result, never
+    from vitscope.results.audit_result import AuditResult
+
+    check_target(out, is_result if overwrite else never)
+    first, *others = (AuditResult.load(folder) for folder in results)
+    merged = first.merge(*others, out=out, overwrite=overwrite)
+    console = Console()
+    console.print(make_report(merged.summary))
+    if (missing := merged.missing_shards) is None:
+        told = "these are shards of different lists of images: what is missing cannot be told"
+        console.print(Text(told), soft_wrap=True)
+    elif missing:
+        console.print(Text(f"still missing: {', '.join(missing)}"), soft_wrap=True)
+    console.print(Text(f"written to {printable_path(out)}"), soft_wrap=True)
+
+
+def figures(
+    *results: Path,
+    out: Path,
+    format: list[Literal["png", "pdf", "svg"]] | None = None,  # noqa: A002 - the option's name
+    readout: Literal["attention", "values"] = "attention",
+    overwrite: bool = False,
+) -> None:
+    """Draw every figure that saved results have the numbers for.
+
+    Nothing is computed anew and no model is loaded. What is drawn, from which results, and what is
+    not and why, is listed in index.md beside the figures.
+
+    Example:  vitscope figures results --out figures --format pdf
+
+    Args:
+        results: Results, or folders that hold results (searched).
+        out: Folder for the figures.
+        format: Kinds of files, once per kind; png and pdf if none is given.
+        readout: Output that Fig. 3 compares in: attention is after the output projection, values
+            before it, where the paper's equations stop.
+        overwrite: Replace earlier figures in that folder.
+    """
+    _check_given(results)
+    from vitscope.figures.draw import draw_figures  # here, for what it imports is slow
+
+    drawn = draw_figures(
+        results, out, formats=format or ("png", "pdf"), readout=readout, overwrite=overwrite
+    )
+    console = Console()
+    for figure in drawn.drawn:
+        console.print(Text(f"{figure.name}: {_count(figure.shown)}"), soft_wrap=True)
+        for label, reason in figure.omitted.items():
+            console.print(Text(f"  not shown: {label}: {reason}", style="dim"), soft_wrap=True)
+    for name, reason in drawn.skipped.items():
+        console.print(Text(f"not drawn: {name}: {reason}", style="yellow"), soft_wrap=True)
+    where = f"{len(drawn.drawn)} figures written to {printable_path(out)}"
+    console.print(Text(where), soft_wrap=True)
+
+
+def _count(shown: tuple[object, ...]) -> str:
+    return f"{len(shown)} result{'s' * (len(shown) != 1)}"
+
+
+def report(*results: Path, out: Path = Path("report.html"), overwrite: bool = False) -> None:
+    """Write saved results as one HTML file that opens in any browser and loads nothing.
+
+    Verdicts, charts side by side and a gallery of images with their maps. Nothing is computed
+    anew and no model is loaded.
+
+    Example:  vitscope report results --out report.html
+
+    Args:
+        results: Results, or folders that hold results (searched).
+        out: File to write.
+        overwrite: Replace an earlier report there.
+    """
+    _check_given(results)
+    from vitscope.report import write_report  # here, for what it imports is slow
+
+    write_report(results, out, overwrite=overwrite)
+    size = out.stat().st_size / 2**20
+    where = f"report written to {printable_path(out)} ({size:.1f} MB)"
+    Console().print(Text(where), soft_wrap=True)
+
+
+def _check_given(results: Sequence[Path]) -> None:
+    if not results:
+        raise UsageError("no result was given: name one or more folders of results")
