@@ -7,11 +7,9 @@ Requirements met here:
   values off their projection. What never passes through a module is recomputed from its input.
 """
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from timm.layers import (
     Attention,
@@ -28,7 +26,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, cat, nn
 from torch.nn.functional import linear
 
-from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction
+from vitscope.models.blocks import AttentionCall, BlockParts, Heads
 from vitscope.models.parts import (
     finish_prenorm,
     make_prenorm_parts,
@@ -51,8 +49,6 @@ def make_block_parts(block: Any, model: str) -> BlockParts:
     if getattr(attention, "q_bias", None) is None:
         taps["values"] = attention.v_proj if attention.qkv is None else attention.qkv
     make_heads, project_heads = partial(_make_heads, attention), partial(_project_heads, attention)
-    if type(block) is EvaBlock:
-        return _make_eva_parts(block, taps, make_heads, project_heads)
     return make_prenorm_parts(block, taps=taps, make_heads=make_heads, project_heads=project_heads)
 
 
@@ -93,32 +89,6 @@ def _check_block(block: Any, model: str) -> None:
     require(getattr(attention, "gate", None) is None, model, "gated attention (gated)")
     projection = type(attention.proj)
     require(projection is nn.Linear, model, f"an attention projection {projection.__name__}")
-
-
-def _make_eva_parts(
-    block: Any,
-    taps: Mapping[str, nn.Module],
-    make_heads: HeadsFunction,
-    project_heads: HeadsFunction,
-) -> BlockParts:
-    attention = block.attn
-    scale = None if block.gamma_2 is None else partial(torch.mul, block.gamma_2)
-    return BlockParts(
-        block=block,
-        attention=attention,
-        taps=taps,
-        make_heads=make_heads,
-        project_heads=project_heads,
-        scale=attention.scale,
-        tail=AttentionTail(
-            weight=attention.proj.weight, bias=attention.proj.bias, scale=block.gamma_1
-        ),
-        branch=attention,
-        branch_scale=block.gamma_1,
-        attention_norm=block.norm1,
-        mlp_norm=block.norm2,
-        finish=partial(finish_prenorm, block.norm2, block.mlp, scale),
-    )
 
 
 def _make_pool_heads(num_heads: int, call: AttentionCall, row: int) -> Heads:

@@ -12,7 +12,7 @@ from vitscope.images.preprocessing import Preprocessing
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNames:
-    """What one style of layer calls its parts.
+    """What one style of layer calls its parts; where nothing is said, as most do.
 
     Attributes:
         layer: What the name of the layer's class ends with.
@@ -24,32 +24,21 @@ class LayerNames:
         idle: Modules that do nothing in evaluation mode.
     """
 
-    layer: str
-    attention: str
-    output: str
-    scaling: str
+    layer: str = "Layer"
+    attention: str = "attention"
+    output: str = "o_proj"
+    scaling: str = "scaling"
     norms: tuple[str, str]
     layer_scales: tuple[str, str] | None = None
     idle: tuple[str, ...] = ()
 
 
 _DINO_LAYER = LayerNames(
-    layer="Layer",
-    attention="attention",
-    output="o_proj",
-    scaling="scaling",
     norms=("norm1", "norm2"),
     layer_scales=("layer_scale1", "layer_scale2"),
     idle=("drop_path",),
 )
-_VIT_LAYER = LayerNames(
-    layer="Layer",
-    attention="attention",
-    output="o_proj",
-    scaling="scaling",
-    norms=("layernorm_before", "layernorm_after"),
-    idle=("dropout",),
-)
+_VIT_LAYER = LayerNames(norms=("layernorm_before", "layernorm_after"), idle=("dropout",))
 _CLIP_LAYER = LayerNames(
     layer="EncoderLayer",
     attention="self_attn",

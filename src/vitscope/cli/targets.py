@@ -14,14 +14,7 @@ if TYPE_CHECKING:
 
 
 def list_images(sources: Sequence[str]) -> "FoundImages":
-    """List the images that were named; see `vitscope.images.sources.find_images`.
-
-    Args:
-        sources: Folders, files and URLs.
-
-    Returns:
-        Where the images lie; an audit of them looks nothing up again.
-    """
+    """List where the images lie that were named; an audit of them looks nothing up again."""
     from vitscope.images.sources import find_images  # here, for what it imports is slow
 
     return find_images(sources)
@@ -34,17 +27,7 @@ def choose_targets(
     overwrite: bool,
     name_target: Callable[[Path, str], Path] = Path.joinpath,
 ) -> dict[str, Path]:
-    """Check what is asked for as far as it can be before anything is loaded.
-
-    Args:
-        model_ids: Ids of models.
-        out: Folder that holds a folder per model.
-        overwrite: Whether earlier results there may be replaced.
-        name_target: From `out` and a model's name to its folder.
-
-    Returns:
-        Each model's folder, in the order of the ids.
-    """
+    """Each model's folder; what is asked for is checked as far as it can be before loading."""
     from vitscope.adapters.registry import check_model_id
 
     for model_id in model_ids:
@@ -58,18 +41,7 @@ def choose_targets(
 
 
 def choose_engine(name: str, address: str | None) -> "Engine":
-    """Who does the work.
-
-    Args:
-        name: "local" or "ray".
-        address: Address of the Ray cluster; None for one on this machine.
-
-    Returns:
-        The engine; of "local" the ranks of `torchrun`, where it started this process.
-
-    Raises:
-        UsageError: If an address is given and no cluster asked for.
-    """
+    """Who does the work: of "local" the ranks of `torchrun`, where it started this process."""
     if name == "ray":
         from vitscope.engines.ray import RayEngine
 
@@ -82,14 +54,7 @@ def choose_engine(name: str, address: str | None) -> "Engine":
 
 
 def name_folders(model_ids: Sequence[str]) -> dict[str, str]:
-    """Name a folder for each model: its id with what file systems dislike replaced.
-
-    Args:
-        model_ids: Ids of models; of a local folder its name alone is taken.
-
-    Returns:
-        A name per id, each different.
-    """
+    """A folder for each model, all different: its id, without what file systems dislike."""
     names: dict[str, str] = {}
     for model_id in dict.fromkeys(model_ids):
         stem = Path(model_id).name if Path(model_id).is_absolute() else model_id

@@ -160,10 +160,10 @@ def open_workspace(
 ) -> Iterator[Workspace]:
     """Work for a place alone, on top of what an earlier run of the same plan has finished."""
     with _held(target) as workspace:
-        with plain_disk_errors(target):
-            _prepare(workspace, target, plan, resume=resume, overwrite=overwrite)
-            remove_leftovers(target)
         try:
+            with plain_disk_errors(target):
+                _prepare(workspace, target, plan, resume=resume, overwrite=overwrite)
+                remove_leftovers(target)
             yield workspace
         except BaseException:
             if not workspace.find_done():

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -128,7 +129,8 @@ def make_prenorm_parts(
 
     Args:
         block: A block whose parts have these names; `ls1` and `ls2` are layer scales with a
-            `gamma`, or identities.
+            `gamma`, or identities. EVA's has none: its scales are bare parameters or None,
+            `gamma_1` and `gamma_2`.
         taps: Modules whose outputs `make_heads` needs.
         make_heads: From the recorded attention call to queries, keys and values.
         project_heads: The same before the attention has run.
@@ -137,6 +139,13 @@ def make_prenorm_parts(
         The block's parts.
     """
     attention = block.attn
+    bare = not hasattr(block, "ls1")
+    if bare:
+        gamma, mlp_scale = block.gamma_1, None
+        if block.gamma_2 is not None:
+            mlp_scale = partial(torch.mul, block.gamma_2)
+    else:
+        gamma, mlp_scale = getattr(block.ls1, "gamma", None), block.ls2
     return BlockParts(
         block=block,
         attention=attention,
@@ -144,15 +153,12 @@ def make_prenorm_parts(
         make_heads=make_heads,
         project_heads=project_heads,
         scale=attention.scale,
-        tail=AttentionTail(
-            weight=attention.proj.weight,
-            bias=attention.proj.bias,
-            scale=getattr(block.ls1, "gamma", None),
-        ),
-        branch=block.ls1,
+        tail=AttentionTail(weight=attention.proj.weight, bias=attention.proj.bias, scale=gamma),
+        branch=attention if bare else block.ls1,
+        branch_scale=gamma if bare else None,
         attention_norm=block.norm1,
         mlp_norm=block.norm2,
-        finish=partial(finish_prenorm, block.norm2, block.mlp, block.ls2),
+        finish=partial(finish_prenorm, block.norm2, block.mlp, mlp_scale),
     )
 
 
