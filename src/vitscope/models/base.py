@@ -373,12 +373,5 @@ class ViTAdapter:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of parameters of a module.
-
-    Args:
-        module: Any module.
-
-    Returns:
-        The sum of the sizes of its parameters.
-    """
+    """Number of parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())

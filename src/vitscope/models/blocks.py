@@ -127,16 +127,9 @@ class BlockRecorder:
     ) -> None:
         """Prepare to record.
 
-        Args:
-            layer: Index of the block.
-            parts: The block.
-            layout: Which token is what, for the input that is to come.
-            on_trace: Called with the trace.
-            last: Whether it is the last block, of which nothing but the row is needed.
-            leave: Whether the forward is left there with `StopForward`, as soon as the row is had.
-                A block that has no `project_heads`, or enters its attention otherwise than by
-                calling it, runs in full all the same.
-            autocast: Whether the model is run under autocast.
+        Of the `last` block nothing but the row is needed; with `leave` the forward is left there by
+        `StopForward`, as soon as the row is there. A block that has no `project_heads`, or enters its
+        attention otherwise than by calling it, runs in full all the same.
         """
         self.times_run = 0
         self._layer = layer
@@ -154,11 +147,7 @@ class BlockRecorder:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Listen to the block for as long as the context lasts.
-
-        Yields:
-            Nothing; the hooks are removed when the context ends.
-        """
+        """Listen to the block for as long as the context lasts."""
         parts = self._parts
         enter_block, enter_attention = OwnHook(self._enter_block), OwnHook(self._enter_attention)
         handles: list[RemovableHandle] = [

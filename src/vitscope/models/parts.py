@@ -16,16 +16,7 @@ from vitscope.trace import AttentionTail
 
 
 def require(condition: bool, model: str, setting: str) -> None:
-    """Refuse a model for a setting that the adapter does not know.
-
-    Args:
-        condition: Whether the setting is as the adapter expects it.
-        model: The model's id.
-        setting: What it has instead, as its library calls it.
-
-    Raises:
-        UnsupportedModelError: If the condition does not hold.
-    """
+    """Refuse a model for a setting, as its library calls it, that the adapter does not know."""
     if not condition:
         raise UnsupportedModelError(
             f"{model} has {setting}, which vitscope does not model: a decomposition of its "
@@ -36,15 +27,7 @@ def require(condition: bool, model: str, setting: str) -> None:
 def split_heads(
     tokens: Float[Tensor, "batch token value_dim"], num_heads: int
 ) -> Float[Tensor, "batch head token head_dim"]:
-    """Cut each token's vector into heads, which lie side by side in it.
-
-    Args:
-        tokens: Queries, keys or values of all heads.
-        num_heads: Number of heads.
-
-    Returns:
-        The same numbers with an axis for the heads.
-    """
+    """Cut each token's vector into heads, which lie side by side in it."""
     batch, length, _ = tokens.shape
     return tokens.view(batch, length, num_heads, -1).transpose(1, 2)
 
@@ -52,16 +35,7 @@ def split_heads(
 def project_fused(
     projection: nn.Module, tokens: Float[Tensor, "batch token dim"], row: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One query, and keys and values of all tokens, by a projection that writes all three.
-
-    Args:
-        projection: The module that writes queries, keys and values behind one another.
-        tokens: What it is given.
-        row: Position of the query.
-
-    Returns:
-        Queries (one of them), keys and values, heads side by side.
-    """
+    """One query, and keys and values of all tokens, by a module that writes all three in a row."""
     # A weight that is computed before each call (pruning, weight_norm) is known to the call alone.
     if type(projection) is nn.Linear and isinstance(projection.weight, nn.Parameter):
         return multiply_fused(projection.weight, projection.bias, tokens, row)
@@ -76,17 +50,7 @@ def multiply_fused(
     tokens: Float[Tensor, "batch token dim"],
     row: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One query, and keys and values of all tokens, by fused weights.
-
-    Args:
-        weight: W_Q, W_K and W_V below one another.
-        bias: Their biases, or None.
-        tokens: What they are applied to.
-        row: Position of the query.
-
-    Returns:
-        Queries (one of them), keys and values, heads side by side.
-    """
+    """The same by its weights: W_Q, W_K and W_V below one another."""
     width = len(weight) // 3
     query_bias, others_bias = (None, None) if bias is None else (bias[:width], bias[width:])
     query = linear(tokens[:, row : row + 1], weight[:width], query_bias)
@@ -100,19 +64,9 @@ def finish_prenorm(
     scale: Callable[[Tensor], Tensor] | None,
     rows: Float[Tensor, "batch dim"],
 ) -> Float[Tensor, "batch dim"]:
-    """The second half of a block: r + γ ∘ mlp(norm(r)).
+    """The second half of a block: r + γ ∘ mlp(norm(r)), γ being a function or None.
 
-    A function of a module and its parts held by `partial`, as all that an adapter holds: it can be
-    pickled.
-
-    Args:
-        norm: The norm before the MLP.
-        mlp: The MLP.
-        scale: The layer scale γ as a function; None where there is none.
-        rows: Rows of the residual stream after the attention branch.
-
-    Returns:
-        The block's output.
+    It takes modules by `partial`, as all that an adapter holds: it can be pickled.
     """
     branch: Tensor = mlp(norm(rows))
     return rows + (branch if scale is None else scale(branch))
@@ -127,16 +81,8 @@ def make_prenorm_parts(
 ) -> BlockParts:
     """Take a block apart that computes r = x + ls1(attn(norm1(x))), r + ls2(mlp(norm2(r))).
 
-    Args:
-        block: A block whose parts have these names; `ls1` and `ls2` are layer scales with a
-            `gamma`, or identities. EVA's has none: its scales are bare parameters or None,
-            `gamma_1` and `gamma_2`.
-        taps: Modules whose outputs `make_heads` needs.
-        make_heads: From the recorded attention call to queries, keys and values.
-        project_heads: The same before the attention has run.
-
-    Returns:
-        The block's parts.
+    Its parts have these names; `ls1` and `ls2` are layer scales with a `gamma`, or identities.
+    EVA's scales are bare parameters or None, `gamma_1` and `gamma_2`.
     """
     attention = block.attn
     bare = not hasattr(block, "ls1")
