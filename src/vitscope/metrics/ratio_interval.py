@@ -48,7 +48,7 @@ def compute_ratio_interval(
     if len(sizes) < _MIN_BLOCKS or not known or not below[0] > 0:
         return None
     spread = _Spread.measure(np.stack([above, below], axis=1), sizes)
-    ratio, quantile = float(above[0] / below[0]), student_975(len(spread.singles) - 1)
+    ratio, quantile = float(above[0] / below[0]), student_975(len(spread.singles) - 1.0)
 
     def is_outside(candidate: float) -> bool:
         distance = float(above[0] - candidate * below[0])
@@ -124,8 +124,8 @@ class _Spread:
 
 
 def _differ_by_one(
-    values: Float64[np.ndarray, "1+single column"], n: Float64[np.ndarray, " 1+single"]
-) -> Float64[np.ndarray, "single column"]:
+    values: Float64[np.ndarray, "set column"], n: Float64[np.ndarray, " set"]
+) -> Float64[np.ndarray, "_ column"]:
     # All images first, then all but one image or block.
     num_singles = len(n) - 1
     ratios = (n[0] / (n[0] - n[1:]))[:, np.newaxis]
