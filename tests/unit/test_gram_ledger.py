@@ -79,8 +79,8 @@ def unbiased_shares(terms):
     }
 
 
-def plain_interval(terms, pair, blocks):
-    """The interval from its definition: every union of blocks by itself, ends by a fine search."""
+def plain_interval(terms, pair, blocks, *, by_image):
+    """The interval from its definition: every set of images by itself, ends by a fine search."""
     kept = sorted(set(blocks))
     sizes = {block: int((blocks == block).sum()) for block in kept}
     n = len(blocks)
@@ -126,6 +126,24 @@ def plain_interval(terms, pair, blocks):
         counted += variance * jackknife(part(), ones)
         seen += variance * squares(part(), ones, twos)
 
+    repeats = counted / truth
+    if by_image:
+        everyone = np.arange(n)
+        one_less = np.array(
+            [
+                unbiased_shares({k: v[everyone != i] for k, v in terms.items()})[pair][1:]
+                for i in everyone
+            ]
+        )
+        # Efron & Stein: of a mean over independent pairs, 2 (n − 1) / (n − 2) times its variance.
+        repeats = 2 * (n - 1) / (n - 2)
+
+    def count_with_repeats(weights):
+        if by_image:
+            values = one_less @ weights
+            return (n - 1) / n * ((values - values.mean()) ** 2).sum()
+        return jackknife(whole @ weights, {j: v @ weights for j, v in one.items()})
+
     def statistic(ratio):
         weights = np.array([1.0, -ratio])
         of_pairs = squares(
@@ -133,10 +151,10 @@ def plain_interval(terms, pair, blocks):
             {j: v @ weights for j, v in one.items()},
             {jk: v @ weights for jk, v in two.items()},
         ) * (truth / seen)
-        found = jackknife(whole @ weights, {j: v @ weights for j, v in one.items()})
-        of_images = max(found - counted / truth * of_pairs, 0.0)
-        variance, degrees = of_images + of_pairs, len(kept) - 1
-        degrees = variance**2 / (of_images**2 / degrees + of_pairs**2 / (2 * degrees))
+        found = count_with_repeats(weights)
+        # The part of pairs is no more than it would be if there were nothing else.
+        variance = found - (repeats - 1) * min(of_pairs, found / repeats)
+        degrees = (n if by_image else len(kept)) - 1
         return abs(whole @ weights) - stats.t.ppf(0.975, degrees) * math.sqrt(variance)
 
     ratio, ends = whole[0] / whole[1], []
@@ -180,7 +198,8 @@ def test_shares_and_intervals_equal_the_gram_matrix_form(n, dim, total, renormal
     for pair, share in found.items():
         assert share.biased == pytest.approx(biased[pair], abs=1e-10)
         assert share.unbiased == pytest.approx(unbiased[pair][0], abs=1e-10)
-        assert share.ci95 == pytest.approx(plain_interval(terms, pair, blocks), abs=1e-9)
+        expected = plain_interval(terms, pair, blocks, by_image=dim != 3)
+        assert share.ci95 == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("total", TOTALS)

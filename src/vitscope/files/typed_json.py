@@ -110,19 +110,7 @@ class _DamageError(Exception):
 
 
 def read_typed(kind: type[T], content: Any, name: str) -> T:
-    """Build a dataclass from JSON.
-
-    Args:
-        kind: The dataclass.
-        content: What JSON was read as: objects as dictionaries, arrays as lists.
-        name: The file, printable, for the message.
-
-    Returns:
-        The dataclass, with dictionaries for objects and tuples for arrays.
-
-    Raises:
-        ResultError: Naming the first place that is missing, of another type or out of bounds.
-    """
+    """Build a dataclass from JSON."""
     hint: Any = kind
     try:
         built: T = _make_reader(hint)(content)
@@ -135,14 +123,7 @@ def read_typed(kind: type[T], content: Any, name: str) -> T:
 
 @cache
 def list_fields(kind: type) -> Mapping[str, Any]:
-    """The fields of a dataclass with their types.
-
-    Args:
-        kind: The dataclass, which may inherit from a generic one.
-
-    Returns:
-        Annotations by name, with types in the place of type variables.
-    """
+    """The fields of a dataclass with their types."""
     bound: dict[Any, Any] = {}
     for base in kind.__mro__:
         for generic in vars(base).get("__orig_bases__", ()):

@@ -34,6 +34,11 @@ class FeaturePlan:
     gram: Mapping[str, Mapping[tuple[str, str], Pair]]
 
     @property
+    def gram_pairs(self) -> frozenset[Pair]:
+        """The pairs that the Gram ledger is made of."""
+        return frozenset(pair for cells in self.gram.values() for pair in cells.values())
+
+    @property
     def pairs(self) -> tuple[Pair, ...]:
         """Every pair whose moments are summed, self-pairs included."""
         wanted: dict[Pair, None] = {}

@@ -8,7 +8,7 @@ some rows and the moments of one compared pair, however many images come.
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from vitscope.metrics.moments import (
     shift_moments,
 )
 from vitscope.metrics.pair_estimates import CkaEstimate, PairEstimates
-from vitscope.metrics.row_store import RowStore
+from vitscope.metrics.row_store import Blocks, RowStore
 
 Vector = Float64[Tensor, " dim"]
 
@@ -198,7 +198,10 @@ class FeatureSums:
             x, y = pair
             reference = self._reference_of(x) if x == y else None
             blocks = self.compute_block_moments(pair)
-            self._cache[pair] = pair_estimates.estimate_pair(blocks, reference, self.dtype)
+            # Once moments are all that is left of some images, no image can be left out.
+            in_rows = self._moments is None and pair in self.plan.gram_pairs
+            rows = ((x, y) for x, y, _ in self._iter_shifted(pair)) if in_rows else ()
+            self._cache[pair] = pair_estimates.estimate_pair(blocks, reference, self.dtype, rows)
         return self._cache[pair]
 
     def estimate_effective_dim(self, feature: str) -> float:
@@ -344,16 +347,17 @@ class FeatureSums:
 
     def _add_own_rows(self, pair: Pair) -> PairMoments:
         moments = self._read_stored(pair)
+        for x, y, blocks in self._iter_shifted(pair):
+            in_order = blocks.argsort(stable=True)
+            sizes = torch.bincount(blocks, minlength=NUM_BLOCKS).tolist()
+            of_x, of_y = (torch.split(rows[in_order], sizes) for rows in (x, y))
+            for block in {*blocks.tolist()}:
+                add_rows(moments[block], of_x[block], of_y[block])
+        return moments
+
+    def _iter_shifted(self, pair: Pair) -> Iterator[tuple[Rows, Rows, Blocks]]:
         reference = {name: self._reference_of(name) for name in pair}
         names = sorted({part for name in reference for part in self.plan.sums[name]})
         for rows, blocks in self._rows.iter_rows(names):
-            in_order = blocks.argsort(stable=True)
-            sizes = torch.bincount(blocks, minlength=NUM_BLOCKS).tolist()
-            shifted = {
-                name: torch.split((self._sum_parts(rows, name) - point)[in_order], sizes)
-                for name, point in reference.items()
-            }
-            x, y = (shifted[name] for name in pair)
-            for block in {*blocks.tolist()}:
-                add_rows(moments[block], x[block], y[block])
-        return moments
+            shifted = {name: self._sum_parts(rows, name) - reference[name] for name in reference}
+            yield shifted[pair[0]], shifted[pair[1]], blocks

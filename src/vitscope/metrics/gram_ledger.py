@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float64
 
 from vitscope.metrics.feature_sums import FeatureSums
@@ -55,7 +56,12 @@ def estimate_gram_ledger(sums: FeatureSums, total: str) -> GramLedger:
         undefined = GramShare(math.nan, math.nan, None)
         return {a: dict.fromkeys(terms, undefined) for a in terms}
     biased = _split({cell: pair.hsic.biased.numpy() for cell, pair in pairs.items()})
-    unbiased = _split({cell: pair.hsic.unbiased.numpy() for cell, pair in pairs.items()})
+    unbiased = _split(
+        {
+            cell: torch.cat([pair.hsic.unbiased, pair.hsic_of_others]).numpy()
+            for cell, pair in pairs.items()
+        }
+    )
     of_all, unbiased_of_all = (_sum(cells) for cells in (biased, unbiased))
     found = {
         cell: GramShare(

@@ -51,9 +51,42 @@ def compute_hsic(blocks: PairMoments, kept: Float[Tensor, "union block"]) -> Hsi
     sum_pq = kept @ m.sum_pq
     total_x, total_y = norm_x - kept @ m.sum_p, norm_y - kept @ m.sum_q
     mixed = x_cross_y - join(m.sum_x, m.sum_qx) - join(m.sum_y, m.sum_py) + sum_pq
-    unbiased = squares - sum_pq + total_x * total_y / ((n - 1) * (n - 2)) - 2 / (n - 2) * mixed
-    enough = n >= MIN_IMAGES
-    return Hsic(biased.clamp(min=0), torch.where(enough, unbiased / (n * (n - 3)), math.nan))
+    return Hsic(biased.clamp(min=0), _unbiased(n, squares - sum_pq, total_x, total_y, mixed))
+
+
+def compute_hsic_of_others(
+    total: PairMoments, x: Float[Tensor, "image dim_x"], y: Float[Tensor, "image dim_y"]
+) -> Float[Tensor, " image"]:
+    """Unbiased HSIC of all images but one, for each of some images.
+
+    K̃ and L̃ without an image are K̃ and L̃ less a row and a column: of each sum over pairs, what
+    the image has with all others goes.
+
+    Returns:
+        The estimates; NaN where fewer than `MIN_IMAGES` images are left.
+    """
+    m = total
+    p, q = x.square().sum(dim=1), y.square().sum(dim=1)
+    to_y, to_x = m.cross @ m.sum_y - m.sum_qx, m.sum_x @ m.cross - m.sum_py
+    mixed = m.sum_x @ to_y - m.sum_y @ m.sum_py + m.sum_pq
+    # Of the image with all others: Σ K̃, Σ L̃, Σ K̃ L̃.
+    k, l = x @ m.sum_x - p, y @ m.sum_y - q  # noqa: E741
+    kl = ((x @ m.cross) * y).sum(dim=1) - p * q
+    return _unbiased(
+        m.count - 1,
+        m.cross.square().sum() - m.sum_pq - 2 * kl,
+        m.sum_x @ m.sum_x - m.sum_p - 2 * k,
+        m.sum_y @ m.sum_y - m.sum_q - 2 * l,
+        mixed - k * l - (x @ to_y - l * p) - (y @ to_x - k * q) + kl,
+    )
+
+
+def _unbiased(
+    n: Tensor, squares: Tensor, total_x: Tensor, total_y: Tensor, mixed: Tensor
+) -> Tensor:
+    # From tr(K̃L̃), 1ᵀK̃1, 1ᵀL̃1 and 1ᵀK̃L̃1.
+    value = squares + total_x * total_y / ((n - 1) * (n - 2)) - 2 / (n - 2) * mixed
+    return torch.where(n >= MIN_IMAGES, value / (n * (n - 3)), math.nan)
 
 
 def compute_cka(xy: float, xx: float, yy: float) -> float:

@@ -1,6 +1,7 @@
 """What follows from the moments of compared pairs: CKA and variance shares, with intervals."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -12,10 +13,11 @@ from vitscope.metrics.linear_cka import (
     Hsic,
     compute_cka,
     compute_hsic,
+    compute_hsic_of_others,
     expected_biased_cka,
     is_constant,
 )
-from vitscope.metrics.moments import PairMoments, compute_covariance_traces
+from vitscope.metrics.moments import PairMoments, Rows, compute_covariance_traces
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,14 @@ class PairEstimates:
         covariance: Σ ⟨x − mean x, y − mean y⟩, likewise.
         sizes: Images in each block that holds any.
         constant: Whether the pair is of one feature, which does not vary over images.
+        hsic_of_others: Unbiased dependence without each image in turn; none where rows are gone.
     """
 
     hsic: Hsic
     covariance: Float[Tensor, " union"]
     sizes: tuple[int, ...]
     constant: bool
+    hsic_of_others: Float[Tensor, " image"]
 
     @property
     def effective_dim(self) -> float:
@@ -68,7 +72,10 @@ class PairEstimates:
 
 
 def estimate_pair(
-    blocks: PairMoments, reference: Float[Tensor, " dim"] | None, dtype: torch.dtype
+    blocks: PairMoments,
+    reference: Float[Tensor, " dim"] | None,
+    dtype: torch.dtype,
+    rows: Iterable[tuple[Rows, Rows]] = (),
 ) -> PairEstimates:
     """Statistics of a pair from its moments.
 
@@ -77,12 +84,14 @@ def estimate_pair(
     """
     sizes = [round(count) for count in blocks.count.tolist()]
     kept = torch.from_numpy(leave_out(sizes))
-    epsilon = torch.finfo(dtype).eps
+    epsilon, total = torch.finfo(dtype).eps, blocks.sum()
+    others = [compute_hsic_of_others(total, x, y) for x, y in rows]
     return PairEstimates(
         hsic=compute_hsic(blocks, kept),
         covariance=compute_covariance_traces(blocks, kept),
         sizes=tuple(size for size in sizes if size),
         constant=reference is not None and is_constant(blocks, reference, epsilon),
+        hsic_of_others=torch.cat(others) if others else blocks.count.new_empty(0),
     )
 
 

@@ -1,12 +1,11 @@
-"""Intervals of ratios of two quadratic statistics, from values without one or two blocks of images.
+"""Intervals of ratios of two quadratic statistics, from values without some of the images.
 
 The delete-one jackknife is right for what single images add to a statistic. What pairs of images
 add beside that, it counts twice (Efron & Stein 1981), and of the similarities between images of
 features with many directions that is most of it. The values without two blocks say how much.
 
 Sources: B. Efron and C. Stein, "The jackknife estimate of variance" (Ann. Stat. 1981);
-E. C. Fieller, "Some problems in interval estimation" (JRSS B 1954); F. E. Satterthwaite, "An
-approximate distribution of estimates of variance components" (Biometrics Bulletin 1946).
+E. C. Fieller, "Some problems in interval estimation" (JRSS B 1954).
 """
 
 import math
@@ -30,10 +29,11 @@ def compute_ratio_interval(
 ) -> tuple[float, float] | None:
     """95 % interval of above / below: the ratios ρ for which above − ρ · below may be zero.
 
+    Behind the values on unions stand, where they are known, those without each image.
     above − ρ · below is compared with Student's t times its standard error. The square of that is
-    the sum of what single images and what pairs of images add to the variance, neither of them
-    negative. Its degrees of freedom are Satterthwaite's, with blocks − 1 for the former and, as
-    pairs of blocks share their blocks, twice as many for the latter.
+    the jackknife variance less what it counts too often of what pairs of images add. The jackknife
+    is the one over images where their values are known, with n − 1 degrees of freedom, and else the
+    one over blocks, with blocks − 1.
 
     Returns:
         (low, high), or None where it cannot be told: fewer than three blocks, a value undefined, or
@@ -43,14 +43,13 @@ def compute_ratio_interval(
     if len(sizes) < _MIN_BLOCKS or not known or not below[0] > 0:
         return None
     spread = _Spread.measure(np.stack([above, below], axis=1), sizes)
-    ratio = float(above[0] / below[0])
+    ratio, quantile = float(above[0] / below[0]), student_975(len(spread.singles) - 1.0)
 
     def is_outside(candidate: float) -> bool:
         distance = float(above[0] - candidate * below[0])
-        variance, degrees = spread.estimate_variance(candidate)
-        return distance**2 > student_975(degrees) ** 2 * variance
+        return distance**2 > quantile**2 * spread.estimate_variance(candidate)
 
-    step = max(math.sqrt(spread.estimate_variance(ratio)[0]) / float(below[0]), math.ulp(ratio))
+    step = max(math.sqrt(spread.estimate_variance(ratio)) / float(below[0]), math.ulp(ratio))
     low, high = (_find_end(is_outside, ratio, sign * step) for sign in (-1, 1))
     return None if low is None or high is None else (low, high)
 
@@ -60,14 +59,14 @@ class _Spread:
     """How two statistics vary when images are drawn anew.
 
     Attributes:
-        singles: Differences that blocks make, one row a block; the sum of their squares is the
-            delete-one jackknife variance.
+        singles: Differences that images or blocks make, one row each; the sum of their squares is
+            the delete-one jackknife variance.
         pairs: What pairs of blocks make beside that, likewise; the sum of their squares is the
             part of the variance that comes from pairs of images.
         repeats: How often the jackknife variance counts that part.
     """
 
-    singles: Float64[np.ndarray, "block 2"]
+    singles: Float64[np.ndarray, "single 2"]
     pairs: Float64[np.ndarray, "pair 2"]
     repeats: float
 
@@ -87,53 +86,50 @@ class _Spread:
         worth = [2 * sizes[j] * (sizes[k] - 1 if j == k else 2 * sizes[k]) for j, k in cells]
         pure = held / (n * (n - 1))[:, np.newaxis] * np.sqrt(worth)
         variance = float((pure[0] ** 2).sum())
-        repeats = float((_differ_by_one(pure, n) ** 2).sum()) / variance
-        scale = math.sqrt(variance / float((_differ_by_two(pure, n) ** 2).sum()))
-        return cls(_differ_by_one(values, n), scale * _differ_by_two(values, n), repeats)
+        scale = math.sqrt(variance / float((_differ_by_two(pure, n, len(sizes)) ** 2).sum()))
+        pairs = scale * _differ_by_two(values[: len(n)], n, len(sizes))
+        whole, without_image = n[0], values[len(n) :]
+        if len(without_image):
+            counts = np.append(whole, np.full(len(without_image), whole - 1))
+            singles = _differ_by_one(np.concatenate([values[:1], without_image]), counts)
+            return cls(singles, pairs, float(2 * (whole - 1) / (whole - 2)))
+        one = slice(1 + len(sizes))
+        repeats = float((_differ_by_one(pure[one], n[one]) ** 2).sum()) / variance
+        return cls(_differ_by_one(values[one], n[one]), pairs, repeats)
 
-    def estimate_variance(self, ratio: float) -> tuple[float, float]:
+    def estimate_variance(self, ratio: float) -> float:
         """Variance of the first statistic less a multiple of the second.
 
         Returns:
-            The variance and its degrees of freedom.
+            The variance.
         """
         weights = np.array([1.0, -ratio])
         jackknife = float(((self.singles @ weights) ** 2).sum())
         of_pairs = float(((self.pairs @ weights) ** 2).sum())
-        of_images = max(jackknife - self.repeats * of_pairs, 0.0)
-        variance, blocks = of_images + of_pairs, len(self.singles)
-        if variance == 0:
-            return 0.0, float(blocks - 1)
-        parts = (of_images / variance) ** 2 + (of_pairs / variance) ** 2 / 2
-        return variance, (blocks - 1) / parts
+        # Were there nothing but pairs, the jackknife variance would be `repeats` times their part.
+        return jackknife - (self.repeats - 1) * min(of_pairs, jackknife / self.repeats)
 
 
 def _differ_by_one(
-    values: Float64[np.ndarray, "union column"], n: Float64[np.ndarray, " union"]
-) -> Float64[np.ndarray, "block column"]:
-    blocks = _count_blocks(len(n))
-    left = slice(1, 1 + blocks)
-    ratios = (n[0] / (n[0] - n[left]))[:, np.newaxis]
-    pseudo = ratios * values[0] - (ratios - 1) * values[left]
-    centre = blocks * values[0] - ((1 - 1 / ratios) * values[left]).sum(axis=0)
-    differences: np.ndarray = (pseudo - centre) / np.sqrt((ratios - 1) * blocks)
+    values: Float64[np.ndarray, "set column"], n: Float64[np.ndarray, " set"]
+) -> Float64[np.ndarray, "_ column"]:
+    # All images first, then all but one image or block.
+    num_singles = len(n) - 1
+    ratios = (n[0] / (n[0] - n[1:]))[:, np.newaxis]
+    pseudo = ratios * values[0] - (ratios - 1) * values[1:]
+    centre = num_singles * values[0] - ((1 - 1 / ratios) * values[1:]).sum(axis=0)
+    differences: np.ndarray = (pseudo - centre) / np.sqrt((ratios - 1) * num_singles)
     return differences
 
 
 def _differ_by_two(
-    values: Float64[np.ndarray, "union column"], n: Float64[np.ndarray, " union"]
+    values: Float64[np.ndarray, "union column"], n: Float64[np.ndarray, " union"], blocks: int
 ) -> Float64[np.ndarray, "pair column"]:
     # Of n · mean nothing is left; of a mean over pairs, what two blocks have with one another.
-    blocks = _count_blocks(len(n))
     first, second = np.array(list(combinations(range(1, 1 + blocks), 2))).T
     total = n[:, np.newaxis] * values
     differences: np.ndarray = total[0] - total[first] - total[second] + total[1 + blocks :]
     return differences
-
-
-def _count_blocks(num_unions: int) -> int:
-    # 1 + g + g (g − 1) / 2 unions of g blocks.
-    return (math.isqrt(8 * num_unions - 7) - 1) // 2
 
 
 def _find_end(is_outside: Callable[[float], bool], inside: float, step: float) -> float | None:

@@ -144,11 +144,7 @@ class LayerSummary(PerImage[Distribution]):
     anatomy: Anatomy | None = None
 
     def __repr__(self) -> str:
-        """Name the layer with its verdict.
-
-        Returns:
-            Such as `LayerSummary(11, 'holds')`.
-        """
+        """Name the layer with its verdict."""
         return f"LayerSummary({self.index}, {self.verdict.status!r})"
 
 

@@ -51,11 +51,7 @@ class Quantity:
     terms: tuple[str, ...] = ()
 
     def list_paths(self) -> Iterator[tuple[str, ...]]:
-        """Where it lies in a summary.
-
-        Yields:
-            Paths such as ("cosine", "residual", "skip"), in the order of display.
-        """
+        """Where it lies in a summary."""
         for total in self.totals or (None,):
             for term in self.terms or (None,):
                 yield tuple(part for part in (self.key, total, term) if part is not None)
@@ -364,25 +360,11 @@ OVER_IMAGES: Mapping[str, Quantity] = _by_key(
 
 
 def name_term(key: str) -> str:
-    """A term, token or part as a legend calls it.
-
-    Args:
-        key: As results call it, such as "cls" or "register_2".
-
-    Returns:
-        Such as "[CLS] itself" or "register 2".
-    """
+    """A term, token or part as a legend calls it."""
     return TERMS[key].name if key in TERMS else key.replace("_", " ")
 
 
 def order_terms(keys: Iterable[str]) -> list[str]:
-    """Terms in the order of every legend.
-
-    Args:
-        keys: Terms as results call them.
-
-    Returns:
-        The same, the unknown last, by name.
-    """
+    """Terms in the order of every legend."""
     places = {key: place for place, key in enumerate(TERMS)}
     return sorted(keys, key=lambda key: (places.get(key, len(places)), key))
