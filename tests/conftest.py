@@ -1,10 +1,22 @@
-"""Shared set-up: tests may import their helpers by name, and run on one thread."""
+"""Shared set-up: tests may import their helpers by name, run on one thread, and check shapes."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import jaxtyping
 import torch
 
+TESTS = Path(__file__).parent
 for _folder in (".", "unit"):
-    sys.path.insert(0, str(Path(__file__).parent / _folder))
+    sys.path.insert(0, str(TESTS / _folder))
 torch.set_num_threads(1)
+
+SOURCE = Path(find_spec("vitscope").origin).parent
+SHAPED = [
+    ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
+    for path in sorted(SOURCE.rglob("*.py"))
+    if "from jaxtyping import" in path.read_text(encoding="utf-8")
+]
+"""Modules with shapes in their annotations, which are checked; mypy checks all other types."""
+jaxtyping.install_import_hook(SHAPED, "beartype.beartype")
