@@ -8,6 +8,7 @@ Requirements met here:
 """
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Iterable
 from hashlib import sha256
@@ -16,11 +17,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image
 
 _ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 _LONGEST_PX, _QUALITY = 336, 82
+_SUBSCRIPT = re.compile(r"\b([A-Za-z])_([A-Za-z])\b")
 
 
 def embed_json(content: Any) -> str:
@@ -38,6 +40,11 @@ def embed_script(source: str) -> str:
 def as_written(text: str) -> Markup:
     """Text that goes into the page as it is."""
     return Markup(text)  # noqa: S704 - nothing of a result gets here but through `embed_json`
+
+
+def as_maths(text: str) -> Markup:
+    """Text of this package with its subscripts, such as c_g, set as such."""
+    return Markup(_SUBSCRIPT.sub(r"<i>\1</i><sub>\2</sub>", str(escape(text))))  # noqa: S704 - as above
 
 
 def digest_of(source: str) -> str:

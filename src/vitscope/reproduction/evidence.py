@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vitscope.errors import UsageError
-from vitscope.figures.numbers import Interval, find, number
+from vitscope.figures.numbers import Interval
+from vitscope.results.schema import AuditSummary, OneShotSummary, Summary
 from vitscope.results.verdict import MIN_IMAGES_TO_JUDGE
 
 Data = Literal["COCO", "ImageNet", "one-shot"]
-Summary = Mapping[str, Any]
 
 MIN_IMAGES = MIN_IMAGES_TO_JUDGE
 """The same as for the verdict, and for the same reason."""
@@ -36,14 +36,16 @@ class ModelEvidence:
     recipe: str
     size: str | None
     num_params: int
-    audit: Summary | None = None
-    imagenet: Summary | None = None
-    one_shot: Summary | None = None
+    audit: AuditSummary | None = None
+    imagenet: AuditSummary | None = None
+    one_shot: OneShotSummary | None = None
     absent: Mapping[Data, str] = field(default_factory=dict)
 
     def summary(self, data: Data) -> Summary | None:
         """What was measured on one set of images."""
-        return {"COCO": self.audit, "ImageNet": self.imagenet, "one-shot": self.one_shot}[data]
+        if data == "one-shot":
+            return self.one_shot
+        return self.audit if data == "COCO" else self.imagenet
 
 
 class UntoldError(Exception):
@@ -68,13 +70,13 @@ class Quantity:
     Attributes:
         name: In words.
         source: Where it comes from in the summary.
-        read: Reads it; raises UntoldError where it is missing.
+        read: Reads it out of a summary of the kind; raises UntoldError where it is missing.
         min_images: Images that it takes to say anything.
     """
 
     name: str
     source: str
-    read: Callable[[Summary], Reading]
+    read: Callable[[Any], Reading]
     min_images: int = MIN_IMAGES
 
 
@@ -159,7 +161,7 @@ def _read(model: ModelEvidence, data: Data, quantity: Quantity) -> Measured:
     if summary is None:
         gap = model.absent.get(data) or f"no {_KINDS[data]} of {name}"
         return Measured(name, size, quantity, None, 0, gap)
-    count = count_images(summary)
+    count = summary.data.num_images
     try:
         reading = quantity.read(summary)
     except UntoldError as reason:
@@ -170,11 +172,6 @@ def _read(model: ModelEvidence, data: Data, quantity: Quantity) -> Measured:
     elif reading.low is None or reading.high is None:
         gap = f"{name}: {quantity.name} has no interval"
     return Measured(name, size, quantity, reading, count, gap)
-
-
-def count_images(summary: Summary) -> int:
-    """Images that a summary is over."""
-    return int(number(find(summary, "data", "num_images")) or 0)
 
 
 def _order(models: Sequence[ModelEvidence]) -> list[ModelEvidence]:

@@ -2,25 +2,26 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from scipy.special import stdtrit
 
-from vitscope.figures.numbers import Interval, find, number, read_estimate
+from vitscope.figures.numbers import Interval
+from vitscope.metrics.distribution import Distribution
+from vitscope.metrics.jackknife import Estimate
 from vitscope.reproduction.evidence import Reading, UntoldError
 
 MISSING = "is missing or undefined"
 _Z_975 = 1.959963984540054
 
 
-def read_mean(tree: Any, count: int, *, at_most: float = math.inf) -> Reading:
+def read_mean(found: Distribution | None, *, at_most: float = math.inf) -> Reading:
     """A mean over images with its 95 % interval."""
-    mean, std = number(find(tree, "mean")), number(find(tree, "std"))
-    if mean is None:
+    if found is None or not math.isfinite(found.mean):
         raise UntoldError(MISSING)
-    if std is None or count < 2:
+    mean = found.mean
+    if not math.isfinite(found.std) or found.n < 2:
         return Reading(mean)
-    half = float(stdtrit(count - 1, 0.975)) * std / math.sqrt(count - 1)
+    half = float(stdtrit(found.n - 1, 0.975)) * found.std / math.sqrt(found.n - 1)
     return Reading(mean, mean - half, min(mean + half, max(mean, at_most)))
 
 
@@ -50,17 +51,16 @@ def divide(above: Interval, below: Interval) -> Reading:
     return Reading(value, max(0.0, above.low) / below.high, high)
 
 
-def read_estimated(tree: Any) -> Reading:
+def read_estimate(found: Estimate | None) -> Reading:
     """An estimate with the interval that it comes with."""
-    found = read_estimate(tree)
-    if found is None:
+    if found is None or not math.isfinite(found.value):
         raise UntoldError(MISSING)
-    return Reading(found.value, found.low, found.high)
+    return Reading(found.value, *(found.ci95 or (None, None)))
 
 
 def take_as_it_is(value: float | None, note: str = "") -> Reading:
     """A number that comes without an interval, to be held against a line as it is."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         raise UntoldError(MISSING)
     return Reading(value, value, value, note)
 
