@@ -75,8 +75,8 @@ def draw_norms(results: Results) -> ReportFigure:
         ),
         key="norms",
         title="How much does each source add?",
-        meaning="The mean length of the vector that each source adds to [CLS]. What is the same for "
-        "every image counts here, but not in the variance share.",
+        meaning="The mean length of the vector that each source adds to [CLS]. What is the same "
+        "for every image counts here, but not in the variance share.",
         terms=("contribution-norm", "terms"),
     )
 

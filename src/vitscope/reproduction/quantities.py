@@ -25,7 +25,7 @@ from vitscope.results.schema import AuditSummary, OneShotSummary
 from vitscope.results.schema_numbers import Anatomy, DominantRegister, TokenSummary
 from vitscope.results.vocabulary import TOTALS
 
-_TOKEN = "layers[-1].anatomy.tokens.register_*"
+_REGISTER = "layers[-1].anatomy.tokens.register_*"
 
 
 def cka(readout: str, part: str) -> Quantity:
@@ -69,7 +69,7 @@ def token_cosine(state: str, name: str) -> Quantity:
         found = _dominant_token(summary).states.get(state)
         return read_estimate(None if found is None else found.pairwise_cosine)
 
-    return Quantity(name, f"{_TOKEN}.states.{state}.pairwise_cosine", read)
+    return Quantity(name, f"{_REGISTER}.states.{state}.pairwise_cosine", read)
 
 
 def token_variance(state: str, name: str) -> Quantity:
@@ -79,7 +79,7 @@ def token_variance(state: str, name: str) -> Quantity:
         found = _dominant_token(summary).states.get(state)
         return read_estimate(None if found is None else found.variance_share)
 
-    return Quantity(name, f"{_TOKEN}.states.{state}.variance_share", read)
+    return Quantity(name, f"{_REGISTER}.states.{state}.variance_share", read)
 
 
 def _beyond(accuracy: Interval, chance: float) -> Interval:
@@ -233,7 +233,7 @@ HIDDEN_VARIANCE = token_variance("hidden", "variance share before the layer norm
 NORMED_VARIANCE = token_variance("normed", "variance share after the layer norm")
 SCALED_DOWN = Quantity(
     "largest over median distance of a dimension from the median, after over before the layer norm",
-    "layers[-1].anatomy.tokens.register_*.top_dimensions.{before, after, median_before, median_after}",
+    f"{_REGISTER}.top_dimensions.{{before, after, median_before, median_after}}",
     _read_scaled_down,
     _WITHOUT_INTERVAL,
 )
