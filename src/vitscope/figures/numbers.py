@@ -1,11 +1,13 @@
 """Reading numbers out of a summary, where any may be missing."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from vitscope.files.json_files import find as find
+from vitscope.metrics.distribution import Distribution
+from vitscope.metrics.jackknife import Estimate
+from vitscope.results.schema import AuditSummary
+from vitscope.results.schema_numbers import Cka, HighNormDepth
 
 _FEWEST_FOR_CKA = 4
 """With three images the unbiased estimator divides by zero."""
@@ -50,6 +52,80 @@ class CkaInterval(Interval):
     biased_if_unrelated: float | None = None
 
 
+def write_number(value: float, digits: int = 2) -> str:
+    """A number as it is printed: what rounds to zero has no sign, and minus is a minus."""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def read_estimate(found: Estimate | None) -> Interval | None:
+    """An estimate with its 95 % interval; None where it is undefined."""
+    if found is None or math.isnan(found.value):
+        return None
+    return Interval(found.value, *(found.ci95 or (None, None)))
+
+
+def read_cka(found: Cka | None) -> CkaInterval | None:
+    """A CKA with its 95 % interval; None where it is undefined."""
+    if found is None or math.isnan(found.unbiased):
+        return None
+    low, high = found.ci95 or (None, None)
+    biased, floor = (
+        None if math.isnan(value) else value for value in (found.biased, found.biased_if_unrelated)
+    )
+    return CkaInterval(found.unbiased, low, high, biased, floor)
+
+
+def tell_undefined_cka(summary: AuditSummary, readout: str, parts: Sequence[str]) -> str:
+    """Why an audit has no unbiased CKA."""
+    found = summary.last.cka.get(readout, {})
+    if not any(part in found for part in parts):
+        return f"is missing in the readout {readout}"
+    if summary.data.num_images < _FEWEST_FOR_CKA:
+        return f"is undefined with fewer than {_FEWEST_FOR_CKA} images"
+    if any(part in found and not math.isnan(found[part].biased) for part in parts):
+        return "is undefined without bias: too few images for how they differ"
+    shares = summary.last.variance_share.get(readout)
+    if not shares:
+        constant = "its output, or what is kept of it,"
+    elif all(math.isnan(share.value) for share in shares.values()):
+        constant = "its output"
+    else:
+        constant = "what is kept of its output"
+    return f"is undefined: {constant} is the same for every image"
+
+
+def read_spread(found: Distribution | None) -> Interval | None:
+    """The mean of a distribution with its 5 and 95 % quantiles; None where it is undefined."""
+    if found is None or math.isnan(found.mean):
+        return None
+    return Interval(found.mean, found.p05, found.p95)
+
+
+def read_high_norm(found: HighNormDepth) -> Interval | None:
+    """The fraction of high-norm patch tokens at a depth."""
+    if found.fraction is not None:
+        return Interval(found.fraction)
+    bound = found.fraction_at_most
+    return None if bound is None else Interval(bound, 0.0, bound)
+
+
+def tell_bounds(depths: Iterable[HighNormDepth]) -> str:
+    """What a result without high-norm tokens leaves open."""
+    depths = list(depths)
+    tokens = [d.fraction_at_most for d in depths if d.fraction_at_most is not None]
+    images = [d.images_fraction_at_most for d in depths if d.images_fraction_at_most is not None]
+    if not tokens or not images:
+        return "any number"
+    return (
+        f"up to {100 * max(tokens):.3g} % of the patch tokens, in up to {100 * max(images):.3g} % "
+        "of the images"
+    )
+
+
+# OLD: until figures are converted
+from vitscope.files.json_files import find as find
+from typing import Any
+from collections.abc import Mapping
 def find_terms(tree: Any, *path: str) -> dict[str, Any]:
     """A part of a summary that is keyed by names."""
     found = find(tree, *path)
@@ -76,78 +152,3 @@ def numbers(values: Any) -> list[float] | None:
     return complete if len(complete) == len(found) else None
 
 
-def write_number(value: float, digits: int = 2) -> str:
-    """A number as it is printed: what rounds to zero has no sign, and minus is a minus."""
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
-
-
-def read_estimate(tree: Any, key: str = "value") -> Interval | None:
-    """An estimate with its 95 % interval."""
-    value = number(find(tree, key))
-    if value is None:
-        return None
-    ends = numbers(find(tree, "ci95"))
-    if ends is None or len(ends) != 2:
-        return Interval(value)
-    return Interval(value, min(ends), max(ends))
-
-
-def read_cka(tree: Any) -> CkaInterval | None:
-    """A CKA with its 95 % interval."""
-    found = read_estimate(tree, "unbiased")
-    if found is None:
-        return None
-    biased, floor = number(find(tree, "biased")), number(find(tree, "biased_if_unrelated"))
-    return CkaInterval(found.value, found.low, found.high, biased, floor)
-
-
-def tell_undefined_cka(summary: Mapping[str, Any], readout: str, parts: Sequence[str]) -> str:
-    """Why an audit has no unbiased CKA."""
-    found = find_terms(summary, "cka", readout)
-    if not any(part in found for part in parts):
-        return f"is missing in the readout {readout}"
-    if (number(find(summary, "data", "num_images")) or 0) < _FEWEST_FOR_CKA:
-        return f"is undefined with fewer than {_FEWEST_FOR_CKA} images"
-    if any(number(find(found.get(part), "biased")) is not None for part in parts):
-        return "is undefined without bias: too few images for how they differ"
-    shares = find_terms(summary, "variance_share", readout)
-    if not shares:
-        constant = "its output, or what is kept of it,"
-    elif all(read_estimate(share) is None for share in shares.values()):
-        constant = "its output"
-    else:
-        constant = "what is kept of its output"
-    return f"is undefined: {constant} is the same for every image"
-
-
-def read_spread(tree: Any) -> Interval | None:
-    """The mean of a distribution with its 5 and 95 % quantiles."""
-    mean = number(find(tree, "mean"))
-    low, high = number(find(tree, "p05")), number(find(tree, "p95"))
-    if mean is None:
-        return None
-    return Interval(mean, low, high)
-
-
-def read_high_norm(row: Any) -> Interval | None:
-    """The fraction of high-norm patch tokens at a depth."""
-    fraction = number(find(row, "fraction"))
-    if fraction is not None:
-        return Interval(fraction)
-    bound = number(find(row, "fraction_at_most"))
-    return None if bound is None else Interval(bound, 0.0, bound)
-
-
-def tell_bounds(rows: Iterable[Any]) -> str:
-    """What a result without high-norm tokens leaves open."""
-    rows = list(rows)
-    tokens, images = (
-        max((part for row in rows if (part := number(find(row, key))) is not None), default=None)
-        for key in ("fraction_at_most", "images_fraction_at_most")
-    )
-    if tokens is None or images is None:
-        return "any number"
-    return (
-        f"up to {100 * tokens:.3g} % of the patch tokens, in up to {100 * images:.3g} % of the "
-        "images"
-    )
