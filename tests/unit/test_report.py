@@ -20,7 +20,7 @@ from vitscope.errors import ResultError, UsageError
 from vitscope.figures.saved import load_results
 from vitscope.report import write_report
 from vitscope.report.columns import collect_numbers, count_bins, describe_column
-from vitscope.report.definitions import read_definitions
+from vitscope.report.page import read_definitions
 from vitscope.report.images import collect_images
 from vitscope.report.page import render_report
 
@@ -99,7 +99,7 @@ def test_definitions_are_those_of_the_method():
         ),
     ):
         assert term.lower().replace("_", " ") in method.lower().replace("_", " ")
-        titles = [one.title.lower() for one in read_definitions().values()]
+        titles = [one["title"].lower() for one in read_definitions().values()]
         known = (
             term.lower().replace("_", " ").replace("contribution norm", "length of a contribution")
         )

@@ -123,9 +123,12 @@ def tell_bounds(depths: Iterable[HighNormDepth]) -> str:
 
 
 # OLD: until figures are converted
-from vitscope.files.json_files import find as find
-from typing import Any
 from collections.abc import Mapping
+from typing import Any
+
+from vitscope.files.json_files import find as find
+
+
 def find_terms(tree: Any, *path: str) -> dict[str, Any]:
     """A part of a summary that is keyed by names."""
     found = find(tree, *path)
@@ -150,5 +153,3 @@ def numbers(values: Any) -> list[float] | None:
     found = [number(value) for value in values]
     complete = [value for value in found if value is not None]
     return complete if len(complete) == len(found) else None
-
-

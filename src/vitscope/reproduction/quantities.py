@@ -8,12 +8,10 @@ from vitscope.figures.numbers import Interval, tell_undefined_cka
 from vitscope.metrics.distribution import Distribution
 from vitscope.reproduction.evidence import (
     MIN_IMAGES_WITHOUT_INTERVAL,
+    MISSING,
     Quantity,
     Reading,
     UntoldError,
-)
-from vitscope.reproduction.readings import (
-    MISSING,
     average,
     divide,
     read_estimate,
