@@ -80,9 +80,9 @@ def test_every_figure_links_to_its_definition(page):
 
 def test_definitions_say_what_the_numbers_do():
     definitions = read_definitions()
-    assert "none are found, and what is given is the most" in definitions["high-norm"].text
-    assert "one of the verdict's two readings" in definitions["cka"].text
-    assert "divided by the attention mass that is kept" in definitions["readouts"].text
+    assert "no such tokens are found, and the largest part" in definitions["high-norm"]["text"]
+    assert "one of the verdict's two readings" in definitions["cka"]["text"]
+    assert "divided by the attention mass that is kept" in definitions["readouts"]["text"]
 
 
 def test_definitions_are_those_of_the_method():

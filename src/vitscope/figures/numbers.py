@@ -1,4 +1,4 @@
-"""Reading numbers out of a summary, where any may be missing."""
+"""Numbers of a summary with the ends of their intervals, where they are defined."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -21,11 +21,13 @@ class Interval:
         value: The estimate, or the mean of a distribution.
         low: Lower end; None where there is no interval.
         high: Upper end; None where there is no interval.
+        n: What it is over; None where that is the result's number of images.
     """
 
     value: float
     low: float | None = None
     high: float | None = None
+    n: int | None = None
 
     @property
     def errors(self) -> tuple[float, float]:
@@ -38,13 +40,18 @@ class Interval:
         high = self.value if self.high is None else self.high
         return max(0.0, self.value - low), max(0.0, high - self.value)
 
+    def in_percent(self) -> "Interval":
+        """A share as a percentage."""
+        low, high = (None if end is None else 100 * end for end in (self.low, self.high))
+        return Interval(100 * self.value, low, high, self.n)
+
 
 @dataclass(frozen=True)
 class CkaInterval(Interval):
     """An unbiased CKA with its interval, and the paper's estimator beside it.
 
     Attributes:
-        biased: The biased CKA; None where it is missing.
+        biased: The biased CKA; None where it is undefined.
         biased_if_unrelated: What it would be on average for outputs dealt at random.
     """
 
@@ -52,37 +59,42 @@ class CkaInterval(Interval):
     biased_if_unrelated: float | None = None
 
 
+def make_interval(
+    value: float, ends: tuple[float, float] | None = None, n: int | None = None
+) -> Interval | None:
+    """A number with the ends of its interval; nothing where it is undefined."""
+    return None if math.isnan(value) else Interval(value, *(ends or (None, None)), n)
+
+
 def write_number(value: float, digits: int = 2) -> str:
     """A number as it is printed: what rounds to zero has no sign, and minus is a minus."""
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
-def read_estimate(found: Estimate | None) -> Interval | None:
-    """An estimate with its 95 % interval; None where it is undefined."""
-    if found is None or math.isnan(found.value):
-        return None
-    return Interval(found.value, *(found.ci95 or (None, None)))
+def read_estimate(estimate: Estimate) -> Interval | None:
+    """An estimate with its 95 % interval."""
+    return make_interval(estimate.value, estimate.ci95)
 
 
-def read_cka(found: Cka | None) -> CkaInterval | None:
-    """A CKA with its 95 % interval; None where it is undefined."""
-    if found is None or math.isnan(found.unbiased):
+def read_cka(cka: Cka) -> CkaInterval | None:
+    """A CKA with its 95 % interval."""
+    if math.isnan(cka.unbiased):
         return None
-    low, high = found.ci95 or (None, None)
-    biased, floor = (
-        None if math.isnan(value) else value for value in (found.biased, found.biased_if_unrelated)
-    )
-    return CkaInterval(found.unbiased, low, high, biased, floor)
+    floor = None if math.isnan(cka.biased_if_unrelated) else cka.biased_if_unrelated
+    biased = None if math.isnan(cka.biased) else cka.biased
+    low, high = cka.ci95 or (None, None)
+    return CkaInterval(cka.unbiased, low, high, biased=biased, biased_if_unrelated=floor)
 
 
 def tell_undefined_cka(summary: AuditSummary, readout: str, parts: Sequence[str]) -> str:
     """Why an audit has no unbiased CKA."""
     found = summary.last.cka.get(readout, {})
-    if not any(part in found for part in parts):
+    ckas = [found[part] for part in parts if part in found]
+    if not ckas:
         return f"is missing in the readout {readout}"
     if summary.data.num_images < _FEWEST_FOR_CKA:
         return f"is undefined with fewer than {_FEWEST_FOR_CKA} images"
-    if any(part in found and not math.isnan(found[part].biased) for part in parts):
+    if any(not math.isnan(cka.biased) for cka in ckas):
         return "is undefined without bias: too few images for how they differ"
     shares = summary.last.variance_share.get(readout)
     if not shares:
@@ -94,62 +106,29 @@ def tell_undefined_cka(summary: AuditSummary, readout: str, parts: Sequence[str]
     return f"is undefined: {constant} is the same for every image"
 
 
-def read_spread(found: Distribution | None) -> Interval | None:
-    """The mean of a distribution with its 5 and 95 % quantiles; None where it is undefined."""
-    if found is None or math.isnan(found.mean):
-        return None
-    return Interval(found.mean, found.p05, found.p95)
+def read_spread(spread: Distribution) -> Interval | None:
+    """The mean of a distribution with its 5 and 95 % quantiles."""
+    return make_interval(spread.mean, (spread.p05, spread.p95), spread.n)
 
 
-def read_high_norm(found: HighNormDepth) -> Interval | None:
+def read_high_norm(depth: HighNormDepth) -> Interval | None:
     """The fraction of high-norm patch tokens at a depth."""
-    if found.fraction is not None:
-        return Interval(found.fraction)
-    bound = found.fraction_at_most
-    return None if bound is None else Interval(bound, 0.0, bound)
+    n, bound = depth.num_images, depth.fraction_at_most
+    if depth.fraction is not None:
+        return Interval(depth.fraction, n=n)
+    return None if bound is None else Interval(bound, 0.0, bound, n)
 
 
 def tell_bounds(depths: Iterable[HighNormDepth]) -> str:
     """What a result without high-norm tokens leaves open."""
-    depths = list(depths)
-    tokens = [d.fraction_at_most for d in depths if d.fraction_at_most is not None]
-    images = [d.images_fraction_at_most for d in depths if d.images_fraction_at_most is not None]
-    if not tokens or not images:
+    bounds = [(one.fraction_at_most, one.images_fraction_at_most) for one in depths]
+    tokens, images = (
+        max((bound for bound in column if bound is not None), default=None)
+        for column in zip(*bounds, strict=True)
+    )
+    if tokens is None or images is None:
         return "any number"
     return (
-        f"up to {100 * max(tokens):.3g} % of the patch tokens, in up to {100 * max(images):.3g} % "
-        "of the images"
+        f"up to {100 * tokens:.3g} % of the patch tokens, in up to {100 * images:.3g} % of the "
+        "images"
     )
-
-
-# OLD: until figures are converted
-from collections.abc import Mapping
-from typing import Any
-
-from vitscope.files.json_files import find as find
-
-
-def find_terms(tree: Any, *path: str) -> dict[str, Any]:
-    """A part of a summary that is keyed by names."""
-    found = find(tree, *path)
-    return dict(found) if isinstance(found, Mapping) else {}
-
-
-def number(value: Any) -> float | None:
-    """A finite number, or nothing."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        found = float(value)
-    except OverflowError:
-        return None
-    return found if math.isfinite(found) else None
-
-
-def numbers(values: Any) -> list[float] | None:
-    """A list of finite numbers, or nothing."""
-    if not isinstance(values, (list, tuple)) or not values:
-        return None
-    found = [number(value) for value in values]
-    complete = [value for value in found if value is not None]
-    return complete if len(complete) == len(found) else None
