@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from vitscope.results.merging import check_disjoint, find_missing_shards, merge_
 from vitscope.results.plots import AuditPlots
 from vitscope.results.result_html import show_audit
 from vitscope.results.saved_result import SavedResult
+from vitscope.results.schema import AuditSummary, read_summary
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,14 @@ class AuditResult(SavedResult, AuditPlots):
         folder: Where it lies.
     """
 
-    KIND: ClassVar[str] = "audit"
+    @cached_property
+    def summary(self) -> AuditSummary:
+        """Every number over the images.
+
+        Raises:
+            ResultError: If it is not of an audit of this schema, or damaged.
+        """
+        return read_summary(self.folder, AuditSummary)
 
     def _repr_html_(self) -> str:
         return show_audit(self.summary)
@@ -61,7 +69,7 @@ class AuditResult(SavedResult, AuditPlots):
     @property
     def gallery(self) -> Gallery | None:
         """The images that are kept with their maps; None where none were."""
-        return read_gallery(self.folder)
+        return read_gallery(self.folder, owner=self)
 
     @property
     def missing_shards(self) -> list[str] | None:
@@ -111,13 +119,13 @@ class AuditResult(SavedResult, AuditPlots):
                 f"depth {depth}: expected 0 (embeddings) to {counts.num_depths - 1} (the last "
                 "block's output)"
             )
-        known, everything = counts.num_images(depth), self.summary["data"]["num_images"]
+        known, everything = counts.num_images(depth), self.summary.data.num_images
         if known < everything:
             raise UsageError(
                 f"depth {depth} is known of {known} of {everything} images, those in which the "
                 "ledger was verified: audit with verified=1"
             )
-        return counts.frequency_of_outliers(depth).reshape(self.manifest.model["grid"])
+        return counts.frequency_of_outliers(depth).reshape(self.summary.model.grid)
 
     def merge(
         self, *others: "AuditResult", out: str | Path | None = None, overwrite: bool = False

@@ -14,16 +14,17 @@ from vitscope.errors import ResultError
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import plain_damage
 from vitscope.files.tensor_files import read_tensors, write_tensors
+from vitscope.files.typed_json import read_typed
 from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_plan import FeaturePlan, make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.token_sums import DIRECTION, TokenSums
+from vitscope.results.schema import ModelSummary, PreprocessingSummary, Settings
 
 _SUMS, _TOKEN_SUMS = "sums.safetensors", "token_sums.safetensors"
 _PATCH_NORMS = "patch_norms/"
 _NUM_REPEATED = "num_repeated"
-_TUPLES = ("layers", "groups", "tokens", "unknown", "changed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +32,12 @@ class Manifest:
     """What a result is of: two results merge when their manifests are equal.
 
     Attributes:
-        model: The `model` part of the summary.
+        model: The model.
         weights_hash: Digest of the weights.
         behaviour_hash: Digest of how the model computes with them; empty in results of versions
             that did not take it.
         unknown: What of that cannot be compared with another model's, in words.
         layers: Layers that were audited, sorted; the headline comes from the last of them.
-        listed_layers: Whether the summary lists quantities per layer.
         groups: Token groups of the model.
         has_skip: Whether the row has a skip connection.
         tokens: Names of the tokens whose states are summed; empty for a pooling query.
@@ -46,23 +46,20 @@ class Manifest:
             same wherever that is.
         dtype: Precision of the features.
         preprocessing: How images were prepared.
-        changed: Fields of the preprocessing that are not the model's own.
         has_masks: Whether segments of masks were described.
         tolerance: Largest balance error that was accepted.
     """
 
-    model: dict[str, Any]
+    model: ModelSummary
     weights_hash: str
     layers: tuple[int, ...]
-    listed_layers: bool
     groups: tuple[str, ...]
     has_skip: bool
     tokens: tuple[str, ...]
     renormalize: bool
     cls_term: ClsTerm
     dtype: str
-    preprocessing: dict[str, Any]
-    changed: tuple[str, ...] = ()
+    preprocessing: PreprocessingSummary
     has_masks: bool
     tolerance: float
     behaviour_hash: str = ""
@@ -74,13 +71,9 @@ class Manifest:
         return self.layers[-1]
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """What was chosen that changes what the headline's numbers mean."""
-        return {
-            "renormalize": self.renormalize,
-            "cls_term": self.cls_term,
-            "layer": self.last_layer,
-        }
+    def settings(self) -> Settings:
+        """What was chosen that changes what the numbers mean."""
+        return Settings(renormalize=self.renormalize, cls_term=self.cls_term)
 
     def compare_behaviour(self, behaviour_hash: str, unknown: Sequence[str]) -> str:
         """Whether another model of the same weights computes as this one does."""
@@ -186,10 +179,8 @@ def read_manifest(folder: Path) -> Manifest:
     _, metadata = read_tensors(path, [])
     with plain_damage(path):
         content = json.loads(metadata["manifest"])
-        content = {"unknown": (), "changed": ()} | content  # earlier versions had none
-        manifest = Manifest(**content | {name: tuple(content[name]) for name in _TUPLES})
-    known = isinstance(getattr(torch, str(manifest.dtype), None), torch.dtype)
-    if not known or not all(isinstance(layer, int) and layer >= 0 for layer in manifest.layers):
+    manifest = read_typed(Manifest, content, printable_path(path))
+    if not isinstance(getattr(torch, manifest.dtype, None), torch.dtype) or not manifest.layers:
         raise ResultError(f"{printable_path(path)} is damaged: it is of no known layers or dtype")
     return manifest
 

@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from vitscope.files.typed_json import Finite, Keys
+from vitscope.ledger import ScalarPath
 from vitscope.metrics.directions import Directions
 from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.gram_ledger import GramShare
 from vitscope.metrics.jackknife import Estimate
 from vitscope.metrics.pair_estimates import CkaEstimate as Cka
 from vitscope.metrics.patch_norms import HighNormTokens
-from vitscope.metrics.rank_correlation import RankCorrelation
+from vitscope.metrics.rank_correlation import AdjustedCorrelation, RankCorrelation
 from vitscope.metrics.regression import Regression
 from vitscope.metrics.token_sums import TopDimensions
 from vitscope.results.verdict import Verdict
@@ -46,6 +47,17 @@ class PerImage(Generic[T]):
     restricted_cosine: Mapping[str, Mapping[str, T]]
     share: ByTerm[T]
     centred_share: Mapping[str, T] = field(default_factory=dict)
+
+
+def nest(numbers: Mapping[ScalarPath, T]) -> dict[str, Any]:
+    """Numbers by path as the fields that `PerImage` has."""
+    tree: dict[str, Any] = {}
+    for path, value in numbers.items():
+        place = tree
+        for part in path[:-1]:
+            place = place.setdefault(part, {})
+        place[path[-1]] = value
+    return tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,17 +177,6 @@ class HighNormDepth(HighNormTokens):
     images_fraction: float | None = None
     images_fraction_at_most: float | None = None
     max: float | None = None
-
-
-@dataclass(frozen=True)
-class AdjustedCorrelation(RankCorrelation):
-    """A rank correlation that is one of several.
-
-    Attributes:
-        p_holm: The p value after Holm's correction for their number.
-    """
-
-    p_holm: float
 
 
 @dataclass(frozen=True, kw_only=True)

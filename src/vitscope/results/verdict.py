@@ -4,7 +4,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from vitscope.metrics.jackknife import Estimate
 from vitscope.metrics.pair_estimates import CkaEstimate
@@ -104,17 +104,6 @@ def judge(
     return Verdict(
         status, decided_by, alignment, source, main_other_source, "; ".join(filter(None, parts))
     )
-
-
-def describe(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as a summary holds it."""
-    return {
-        "verdict": verdict.status,
-        "decided_by": verdict.decided_by,
-        "readings": {"alignment": list(verdict.alignment), "source": list(verdict.source)},
-        "main_other_source": verdict.main_other_source,
-        "verdict_text": verdict.text,
-    }
 
 
 def _span(ends: tuple[float, float] | None, lines: tuple[float, float]) -> Span:
