@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from vitscope.errors import ResultError, UsageError
 from vitscope.figures.description import NothingToDrawError
-from vitscope.figures.plan import Drawing, plan_figures
+from vitscope.figures.plan import plan_figures
 from vitscope.figures.rendering.style import in_style
 from vitscope.figures.saved import ModelResult, load_results
 from vitscope.figures.sources import READOUTS, Readout

@@ -132,4 +132,3 @@ def tell_bounds(depths: Iterable[HighNormDepth]) -> str:
         f"up to {100 * tokens:.3g} % of the patch tokens, in up to {100 * images:.3g} % of the "
         "images"
     )
-

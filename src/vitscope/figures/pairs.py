@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import combinations
+from math import isnan
 
 from vitscope.figures.description import (
     FigureData,
@@ -10,8 +11,9 @@ from vitscope.figures.description import (
     describe_n,
     select,
 )
-from vitscope.figures.numbers import Interval, make_interval, read_cka
+from vitscope.figures.numbers import CkaInterval, Interval, make_interval
 from vitscope.figures.saved import ModelResult
+from vitscope.metrics.gram_ledger import GramShare
 from vitscope.results.choices import LAYER, count_cls
 from vitscope.results.vocabulary import SOURCES, TERMS, order_terms
 
@@ -79,8 +81,14 @@ def _read_ledger(result: ModelResult, total: str) -> list[Point]:
         Point(model=result, panel=total, term=a, other=b, number=cell)
         for a in order_terms(ledger)
         for b in order_terms(ledger[a])
-        if (cell := read_cka(ledger[a][b])) is not None
+        if (cell := _read_share(ledger[a][b])) is not None
     ]
+
+
+def _read_share(share: GramShare) -> CkaInterval | None:
+    low, high = share.ci95 or (None, None)
+    found = CkaInterval(share.unbiased, low, high, biased=share.biased)
+    return None if isnan(share.unbiased) else found
 
 
 def _read_directions(result: ModelResult) -> list[Point]:

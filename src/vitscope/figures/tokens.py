@@ -78,9 +78,7 @@ def _list_states(result: ModelResult, anatomy: Anatomy) -> Iterator[Point]:
             if anatomy.analysed is None and token.startswith("register_"):
                 continue
             for place, value in enumerate(getattr(one.top_dimensions, panel), start=1):
-                yield Point(
-                    model=result, panel=panel, term=token, x=place, number=Interval(value)
-                )
+                yield Point(model=result, panel=panel, term=token, x=place, number=Interval(value))
 
 
 def _describe_dominant(dominant: DominantRegister) -> str:

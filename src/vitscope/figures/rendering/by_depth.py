@@ -80,9 +80,7 @@ def draw_by_layer(data: FigureData) -> Figure:
     figure, panels = make_panels(2, columns=2, panel_height_in=2.2, share_y=False)
     norms, fractions = panels
     last = scale_limits(data) or (0, 1)
-    for panel, (key, names) in zip(
-        panels, (("norm", NORMS), ("fraction", FRACTIONS)), strict=True
-    ):
+    for panel, (key, names) in zip(panels, (("norm", NORMS), ("fraction", FRACTIONS)), strict=True):
         by_term = group_points(data.panels.get(key, []), lambda point: point.term)
         for term in (term for term in names if term in by_term):
             points = by_term[term]

@@ -20,7 +20,6 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from vitscope.figures.saved import printable
 from vitscope.figures.rendering.shown import ShownFigure
 from vitscope.figures.rendering.style import (
     BASE_PT,
@@ -31,6 +30,7 @@ from vitscope.figures.rendering.style import (
     in_style,
     literal,
 )
+from vitscope.figures.saved import printable
 from vitscope.results.choices import list_inputs
 from vitscope.results.explanation import Explanation, ImageExplanation
 from vitscope.results.vocabulary import name_term, order_terms
@@ -204,7 +204,7 @@ def _tell_cosines(one: ImageExplanation) -> list[str]:
 
 
 def _list_others(values: Mapping[str, float]) -> str:
-    others = [name for name in order_terms(values) if name in SOURCES and name != "patches"]
+    others = [name for name in order_terms(values) if name != "patches"]
     named = [f"{name_term(n)} {_percent(values[n])}".replace(" ", _NO_BREAK) for n in others]
     return ", ".join(named) or "nothing"
 

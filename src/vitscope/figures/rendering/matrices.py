@@ -22,9 +22,7 @@ Cells = Mapping[Pair, float]
 @in_style
 def draw_ledgers(data: FigureData) -> Figure:
     """A heat map for each total."""
-    figure, panels = make_panels(
-        len(data.panels), columns=2, panel_height_in=2.7, share_y=False
-    )
+    figure, panels = make_panels(len(data.panels), columns=2, panel_height_in=2.7, share_y=False)
     largest = max(abs(point.number.value) for point in data.points) or 1.0
     for (total, points), panel in zip(data.panels.items(), panels, strict=True):
         image = _plot_matrix(

@@ -43,6 +43,7 @@ TERM_MARKERS = {
     "highest_patch": "p",
 }
 
+
 @dataclass(frozen=True)
 class FamilyLook:
     """How the line of a model family looks.
