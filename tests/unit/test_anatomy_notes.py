@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from vitscope.figures.anatomy import plot_anatomy
 
 from made_results import make_audit
-from vitscope.figures.anatomy import plot_anatomy
 from vitscope.figures.saved import ModelResult
 
 

@@ -5,15 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from made_results import make_audit, make_one_shot, write_result
-from vitscope.cli import main
-from vitscope.errors import UsageError
-from vitscope.figures import ModelResult, NothingToDrawError
 from vitscope.figures.cka import plot_residual_cka, plot_restricted_cka
 from vitscope.figures.covariates import plot_covariates
 from vitscope.figures.directions import plot_directions
-from vitscope.figures.draw import draw_figures
 from vitscope.figures.gram import plot_gram_ledger
 from vitscope.figures.interdependence import plot_interdependence
 from vitscope.figures.layers import plot_layer_similarity
@@ -21,6 +15,12 @@ from vitscope.figures.norms import plot_norms
 from vitscope.figures.one_shot import plot_one_shot
 from vitscope.figures.patch_share import plot_patch_share
 from vitscope.figures.variance_share import plot_variance_share
+
+from made_results import make_audit, make_one_shot, write_result
+from vitscope.cli import main
+from vitscope.errors import UsageError
+from vitscope.figures import ModelResult, NothingToDrawError
+from vitscope.figures.draw import draw_figures
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.choices import RENORMALIZE, count_cls, describe_choices, find_mixture
 from vitscope.results.one_shot_result import OneShotResult

@@ -8,9 +8,6 @@ import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
-
-from made_results import FAMILIES, estimate, make_audit, make_one_shot
-from vitscope.figures import ModelResult, NothingToDrawError
 from vitscope.figures.anatomy import plot_anatomy
 from vitscope.figures.cka import plot_residual_cka, plot_restricted_cka
 from vitscope.figures.covariates import plot_covariates
@@ -27,6 +24,9 @@ from vitscope.figures.one_shot import list_classifiers, plot_one_shot
 from vitscope.figures.patch_share import plot_patch_share
 from vitscope.figures.style import FAINT, TERM_COLOURS, look_of_families
 from vitscope.figures.variance_share import plot_variance_share
+
+from made_results import FAMILIES, estimate, make_audit, make_one_shot
+from vitscope.figures import ModelResult, NothingToDrawError
 
 
 class MadeResult(ModelResult):

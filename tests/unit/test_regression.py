@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from vitscope.metrics.associations import associate
+
 from vitscope.metrics.rank_correlation import correlate_ranks
 from vitscope.metrics.regression import PENALTIES, regress
 
