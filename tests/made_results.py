@@ -7,14 +7,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vitscope.metrics.directions import Directions, SharedDirections
 from vitscope.metrics.distribution import compute_distribution
-from vitscope.metrics.gram_ledger import GramShare
+from vitscope.metrics.estimates import (
+    CkaEstimate,
+    Directions,
+    GramShare,
+    SharedDirections,
+    TopDimensions,
+)
 from vitscope.metrics.jackknife import Estimate
-from vitscope.metrics.pair_estimates import CkaEstimate
 from vitscope.metrics.rank_correlation import AdjustedCorrelation, RankCorrelation
 from vitscope.metrics.regression import Regression
-from vitscope.metrics.token_sums import TopDimensions
 from vitscope.results.schema import (
     AuditLedger,
     AuditSummary,
