@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
+from vitscope.figures.maps import plot_explanations
 
 from audits import tiny_vit
 from images import write_images
@@ -15,7 +16,6 @@ from vitscope import Explanation, RunConfig, explain
 from vitscope.cli import main
 from vitscope.errors import UsageError
 from vitscope.figures.explained import draw_explanations
-from vitscope.figures.maps import plot_explanations
 from vitscope.files.own_files import is_figures
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from vitscope.figures.cka import plot_restricted_cka
 
 from audits import tiny_vit
 from images import write_images
 from vitscope import AuditConfig, audit
 from vitscope.figures import NothingToDrawError
-from vitscope.figures.cka import plot_restricted_cka
 from vitscope.figures.saved import load_results
 from vitscope.report import verdicts
 from vitscope.report.sources import draw_cka

@@ -16,13 +16,13 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from vitscope.figures.patch_share import plot_patch_share
 
 from made_results import FAMILIES, make_audit, make_one_shot, write_all, write_result
 from vitscope.cli import main
 from vitscope.errors import ResultError, UsageError, VitscopeError
 from vitscope.figures import NothingToDrawError, draw_figures, load_results
 from vitscope.figures.draw import FORMATS, save_figure
-from vitscope.figures.patch_share import plot_patch_share
 from vitscope.figures.plan import OF_ALL_MODELS, plan_figures
 
 HOSTILE = "$\\frac{$ <script>alert(1)</script>\n\n日本 _x [a](b) `c` &amp; \x1b[31m" + "z" * 300

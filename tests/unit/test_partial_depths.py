@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from vitscope.figures.layers import plot_high_norm_fraction, plot_high_norm_layers
 
 from made_results import make_audit
-from vitscope.figures.layers import plot_high_norm_fraction, plot_high_norm_layers
 from vitscope.figures.saved import ModelResult
 from vitscope.report.depth import draw_high_norm
 

@@ -4,6 +4,7 @@ from dataclasses import fields
 from itertools import chain
 
 from vitscope.figures.style import TERM_NAMES
+
 from vitscope.images.covariates import IMAGE_COVARIATES, SEGMENT_COVARIATES
 from vitscope.layout import GROUPS
 from vitscope.results.schema_numbers import ImageNumbers, LayerSummary, PerImage

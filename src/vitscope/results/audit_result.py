@@ -21,14 +21,13 @@ from vitscope.results.finishing import finish_result
 from vitscope.results.gallery import Gallery, merge_galleries, read_gallery
 from vitscope.results.manifest import Manifest, check_same, read_manifest, read_sums
 from vitscope.results.merging import check_disjoint, find_missing_shards, merge_parts
-from vitscope.results.plots import AuditPlots
 from vitscope.results.result_html import show_audit
 from vitscope.results.saved_result import SavedResult
 from vitscope.results.schema import AuditSummary, read_summary
 
 
 @dataclass(frozen=True)
-class AuditResult(SavedResult, AuditPlots):
+class AuditResult(SavedResult):
     """An audit on disk; a thin face over its files.
 
     Attributes:

@@ -20,7 +20,6 @@ from torch import Tensor
 from vitscope.errors import ResultError
 from vitscope.ledger import Ledger, ScalarPath, compute_scalars, cosine
 from vitscope.results.image_maps import ImageMaps, read_maps, write_maps
-from vitscope.results.plots import ExplanationPlots
 from vitscope.results.result_html import show_explanation
 from vitscope.results.saved_result import SavedResult
 from vitscope.results.schema import ExplainedImage, ExplanationSummary, Framing, read_summary
@@ -50,7 +49,7 @@ class ImageExplanation(ImageMaps):
     verdict: ImageVerdict
 
 
-class Explanation(SavedResult, ExplanationPlots):
+class Explanation(SavedResult):
     """Explained images on disk; a thin face over their files.
 
     Attributes:

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.tables import open_table
 from vitscope.metrics.one_shot import Accuracy, average_draws
-from vitscope.results.plots import OneShotPlots
 from vitscope.results.result_html import show_one_shot
 from vitscope.results.saved_result import SavedResult, write_result
 from vitscope.results.schema import OneShotSummary, read_summary
@@ -23,7 +22,7 @@ _DRAWS = "draws.parquet"
 
 
 @dataclass(frozen=True)
-class OneShotResult(SavedResult, OneShotPlots):
+class OneShotResult(SavedResult):
     """One-shot accuracies on disk; a thin face over its files.
 
     Attributes:

@@ -1,7 +1,6 @@
 """What every saved result is: a folder that lasts, or one that goes with the object."""
 
 import csv
-import re
 import shutil
 import weakref
 from collections.abc import Mapping, Sequence
@@ -10,9 +9,10 @@ from functools import cached_property
 from io import StringIO
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from vitscope.errors import ResultError, UsageError, VitscopeError
+from vitscope.files.csv_files import read_cell, write_csv
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
 from vitscope.files.printable import printable_path
@@ -20,11 +20,12 @@ from vitscope.files.reading import plain_damage, read_bounded
 from vitscope.files.storage import is_result, never, staged_folder
 from vitscope.results.schema import KINDS, Summary, read_summary, write_summary
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _CHUNK_BYTES = 2**20
 FAILURES, PROVENANCE = "failures.csv", "provenance.json"
 _MAX_FAILURES_BYTES = 2**30
-# Behind apostrophes too, or a cell that has one itself would lose it when it is read back.
-_FORMULA = re.compile(r"^'*[=+\-@\t\r]")
 
 
 class TemporaryFolder:
@@ -107,6 +108,25 @@ class SavedResult:
         """Images that could not be read, with the reason."""
         return read_failures(self.folder)
 
+    def plot(self, name: str, **settings: Any) -> "Figure":
+        """Draw a figure of the result.
+
+        Args:
+            name: Which, as `vitscope.figures.plot` takes it.
+            **settings: What the figure lets choose, likewise.
+
+        Returns:
+            A matplotlib figure, which shows itself in a notebook.
+
+        Raises:
+            UsageError: If there is no such figure or setting.
+            NothingToDrawError: If the result holds no numbers for it.
+        """
+        # A figure knows results, so a result must not know figures: the one way up, when asked.
+        from vitscope.figures.plan import plot
+
+        return plot(name, [self], **settings)
+
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
         """Copy the result to another place.
 
@@ -188,13 +208,8 @@ def write_failures(folder: Path, failures: Sequence[tuple[str, str]]) -> None:
 
     A cell that a spreadsheet would take for a formula begins with an apostrophe.
     """
-    rows = [("path", "reason"), *failures]
-    cells = [[_FORMULA.sub(r"'\g<0>", cell) for cell in row] for row in rows]
-    with (
-        plain_disk_errors(folder),
-        (folder / FAILURES).open("w", encoding="utf-8", newline="") as file,
-    ):
-        csv.writer(file).writerows(cells)
+    with plain_disk_errors(folder):
+        write_csv(folder / FAILURES, [("path", "reason"), *failures])
 
 
 def read_failures(folder: Path) -> list[tuple[str, str]]:
@@ -203,8 +218,4 @@ def read_failures(folder: Path) -> list[tuple[str, str]]:
     data = read_bounded(path, _MAX_FAILURES_BYTES)
     with plain_damage(path):
         rows = csv.DictReader(StringIO(data.decode("utf-8"), newline=""))
-        return [(_read_cell(str(row["path"])), _read_cell(str(row["reason"]))) for row in rows]
-
-
-def _read_cell(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+        return [(read_cell(str(row["path"])), read_cell(str(row["reason"]))) for row in rows]

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from vitscope.metrics.estimates import CkaEstimate
 from vitscope.metrics.jackknife import Estimate
-from vitscope.metrics.pair_estimates import CkaEstimate
 from vitscope.results.vocabulary import SOURCES, TERMS
 
 Level = Literal["broken", "weakened", "holds"]

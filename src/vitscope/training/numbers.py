@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vitscope.metrics.distribution import Distribution
+from vitscope.metrics.estimates import CkaEstimate
 from vitscope.metrics.jackknife import Estimate
-from vitscope.metrics.pair_estimates import CkaEstimate
 from vitscope.results.schema import AuditSummary
 from vitscope.results.schema_numbers import LayerSummary
 from vitscope.results.verdict import LEVELS, Verdict
