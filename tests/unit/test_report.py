@@ -20,9 +20,8 @@ from vitscope.errors import ResultError, UsageError
 from vitscope.figures.saved import load_results
 from vitscope.report import write_report
 from vitscope.report.columns import collect_numbers, count_bins, describe_column
-from vitscope.report.page import read_definitions
 from vitscope.report.images import collect_images
-from vitscope.report.page import render_report
+from vitscope.report.page import read_definitions, render_report
 
 
 class Page(HTMLParser):
