@@ -27,6 +27,7 @@ from vitscope.results.manifest import Manifest, write_sums
 from vitscope.results.merging import merge_parts
 from vitscope.results.records import RecordWriter, table_path
 from vitscope.results.saved_result import write_failures
+from vitscope.results.schema import ModelSummary, PreprocessingSummary
 from vitscope.results.summary import add_centred_numbers, summarize_layer
 
 app = App(help=__doc__)
@@ -37,21 +38,37 @@ _SCALARS = [
     *(("attention_mass", group) for group in _GROUPS),
     *(("contribution_norm", group) for group in _GROUPS),
     *(("cosine", total, group) for total in ("attention", "residual") for group in _GROUPS),
+    *(("restricted_cosine", "attention", group) for group in _GROUPS),
+    *(("share", group) for group in _GROUPS),
+    ("patch_share",),
     *(("layer_similarity", f"{depth:02d}") for depth in range(25)),
     *(("highest_patch_norm", f"{depth:02d}") for depth in range(25)),
 ]
 _MANIFEST = Manifest(
-    model={},
+    model=ModelSummary(
+        id="made up",
+        family="",
+        recipe="",
+        size=None,
+        num_params=0,
+        depth=24,
+        embed_dim=64,
+        num_heads=1,
+        patch_size=(16, 16),
+        num_registers=4,
+        global_feature="cls",
+        grid=(1, 1),
+        dtype="float32",
+    ),
     weights_hash="",
     layers=(0,),
-    listed_layers=False,
     groups=_GROUPS,
     has_skip=True,
     tokens=(),
     renormalize=False,
     cls_term="own",
     dtype="float32",
-    preprocessing={},
+    preprocessing=PreprocessingSummary(size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1)),
     has_masks=False,
     tolerance=0.0,
 )
@@ -84,7 +101,7 @@ def main(
         start = time.perf_counter()
         table = table_path(merged, 0, 0)
         add_centred_numbers(merged, table, 0, sums)
-        summarize_layer(table, sums)
+        summarize_layer(table, 0, sums, None)
         report("summarised", start, parts, merged)
 
 

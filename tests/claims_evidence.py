@@ -3,10 +3,9 @@
 import math
 from dataclasses import fields, is_dataclass, replace
 
-from vitscope.metrics.directions import Directions
 from vitscope.metrics.distribution import Distribution
+from vitscope.metrics.estimates import Directions, TopDimensions
 from vitscope.metrics.jackknife import Estimate
-from vitscope.metrics.token_sums import TopDimensions
 from vitscope.reproduction.claims import judge_claims
 from vitscope.reproduction.evidence import ModelEvidence
 from vitscope.results.schema import (

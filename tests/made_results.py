@@ -2,19 +2,25 @@
 
 import json
 import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vitscope.metrics.directions import Directions, SharedDirections
+from vitscope.figures import ModelResult
 from vitscope.metrics.distribution import compute_distribution
-from vitscope.metrics.gram_ledger import GramShare
+from vitscope.metrics.estimates import (
+    CkaEstimate,
+    Directions,
+    GramShare,
+    SharedDirections,
+    TopDimensions,
+)
 from vitscope.metrics.jackknife import Estimate
-from vitscope.metrics.pair_estimates import CkaEstimate
 from vitscope.metrics.rank_correlation import AdjustedCorrelation, RankCorrelation
 from vitscope.metrics.regression import Regression
-from vitscope.metrics.token_sums import TopDimensions
 from vitscope.results.schema import (
     AuditLedger,
     AuditSummary,
@@ -339,6 +345,44 @@ def make_one_shot(family="DINOv2", size="S", params_m=22.1, *, registers=0, name
 def make_accuracy(top1, top5):
     one, five = (Measured(value, (value - 0.02, value + 0.02)) for value in (top1, top5))
     return TopAccuracy(top1=one, top5=five)
+
+
+def change(tree, value, *path):
+    """A summary with another value at a path of fields, keys and places."""
+    if not path:
+        return value
+    key, *rest = path
+    if isinstance(tree, tuple):
+        key %= len(tree)
+        return (*tree[:key], change(tree[key], value, *rest), *tree[key + 1 :])
+    if isinstance(tree, dict):
+        return {**tree, key: change(tree.get(key), value, *rest)}
+    return replace(tree, **{key: change(getattr(tree, key), value, *rest)})
+
+
+@dataclass(frozen=True)
+class MadeResult(ModelResult):
+    """A result in memory: its columns need no file."""
+
+    columns: dict = field(default_factory=dict)
+
+    def read_column(self, name):
+        values = self.columns.get(name)
+        return None if values is None else np.asarray(values, dtype=float)
+
+    def change(self, value, *path):
+        """The result with another number in its summary."""
+        return replace(self, summary=change(self.summary, value, *path))
+
+    def change_last(self, value, *path):
+        """The result with another number in its last layer."""
+        return self.change(value, "layers", -1, *path)
+
+
+def hold_audit(*args, **settings):
+    """An audit in memory."""
+    summary, columns = make_audit(*args, **settings)
+    return MadeResult(Path(f"/nowhere/{summary.model.id}"), summary, columns=columns)
 
 
 def write_result(folder, summary, columns=None):

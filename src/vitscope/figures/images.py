@@ -16,8 +16,8 @@ from vitscope.figures.description import (
 )
 from vitscope.figures.numbers import Interval, make_interval, write_number
 from vitscope.figures.saved import ModelResult
+from vitscope.metrics.rank_correlation import AdjustedCorrelation
 from vitscope.results.choices import LAYER, count_cls
-from vitscope.results.schema_numbers import AdjustedCorrelation
 
 R2 = "r2"
 """Panel of how well all covariates together foretell a target, which its title says."""
@@ -162,13 +162,14 @@ def _list_correlations(result: ModelResult, found: Correlations) -> Iterator[Poi
     for target, correlations in found.items():
         source = "patches" if target == "patch_share" else target.rsplit("_", 1)[-1]
         for name, one in correlations.items():
-            number = Interval(one.rho, *(one.ci95 or (None, None)), one.n)
+            low, high = one.ci95 or (None, None)
+            number = Interval(one.rho, low, high, one.n)
             p = None if isnan(one.p_holm) else one.p_holm
             yield Point(model=result, panel=target, term=source, x=name, number=number, p=p)
     for target in found:
         fit = result.audit.covariates.regressions.get(target)
-        if fit is not None and (number := make_interval(fit.r2, n=fit.n)) is not None:
-            yield Point(model=result, panel=R2, x=target, number=number)
+        if fit is not None and (r2 := make_interval(fit.r2, n=fit.n)) is not None:
+            yield Point(model=result, panel=R2, x=target, number=r2)
 
 
 def _describe_fit(result: ModelResult, target: str) -> str:

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vitscope.metrics.distribution import Distribution
+from vitscope.metrics.estimates import CkaEstimate
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.schema import AuditSummary
-from vitscope.results.schema_numbers import Cka, HighNormDepth
+from vitscope.results.schema_numbers import HighNormDepth
 
 _FEWEST_FOR_CKA = 4
 """With three images the unbiased estimator divides by zero."""
@@ -63,7 +64,8 @@ def make_interval(
     value: float, ends: tuple[float, float] | None = None, n: int | None = None
 ) -> Interval | None:
     """A number with the ends of its interval; nothing where it is undefined."""
-    return None if math.isnan(value) else Interval(value, *(ends or (None, None)), n)
+    low, high = ends or (None, None)
+    return None if math.isnan(value) else Interval(value, low, high, n)
 
 
 def write_number(value: float, digits: int = 2) -> str:
@@ -76,7 +78,7 @@ def read_estimate(estimate: Estimate) -> Interval | None:
     return make_interval(estimate.value, estimate.ci95)
 
 
-def read_cka(cka: Cka) -> CkaInterval | None:
+def read_cka(cka: CkaEstimate) -> CkaInterval | None:
     """A CKA with its 95 % interval."""
     if math.isnan(cka.unbiased):
         return None

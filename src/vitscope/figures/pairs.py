@@ -13,7 +13,7 @@ from vitscope.figures.description import (
 )
 from vitscope.figures.numbers import CkaInterval, Interval, make_interval
 from vitscope.figures.saved import ModelResult
-from vitscope.metrics.gram_ledger import GramShare
+from vitscope.metrics.estimates import GramShare
 from vitscope.results.choices import LAYER, count_cls
 from vitscope.results.vocabulary import SOURCES, TERMS, order_terms
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from vitscope.errors import ResultError
 from vitscope.files.storage import staged_folder
 from vitscope.metrics import pair_estimates
+from vitscope.metrics.estimates import CkaEstimate
 from vitscope.metrics.feature_plan import FeaturePlan, Pair
 from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate
 from vitscope.metrics.moment_store import MomentStore
@@ -29,7 +30,7 @@ from vitscope.metrics.moments import (
     make_moments,
     shift_moments,
 )
-from vitscope.metrics.pair_estimates import CkaEstimate, PairEstimates
+from vitscope.metrics.pair_estimates import PairEstimates
 from vitscope.metrics.row_store import RowStore
 
 Vector = Float64[Tensor, " dim"]

@@ -7,7 +7,7 @@ second, separate mode of the distribution of patch norms.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vitscope.errors import ResultError
 from vitscope.metrics.depth_norms import DepthNorms
+from vitscope.metrics.estimates import HighNormTokens
 from vitscope.metrics.norm_bins import BINS_PER_OCTAVE, bin_of, lower_edge
 from vitscope.metrics.second_mode import (
     MAX_UNSEEN,
@@ -22,37 +23,6 @@ from vitscope.metrics.second_mode import (
     find_doubtful_bin,
     find_threshold_bin,
 )
-
-
-@dataclass(frozen=True)
-class HighNormTokens:
-    """The outliers among the patch tokens of one depth.
-
-    Attributes:
-        num_images: Images whose norms are known there.
-        threshold: Norm from which on a token is an outlier; None where the norms have no second
-            mode.
-        fraction: Part of all patch tokens at or above it; None where there is none.
-        position_share: Part of the outliers' variance (of being one or not, over all tokens) that
-            their place on the grid accounts for: 1 where the same places are outliers in every
-            image, about 0 where places are left to the images (chance, 1 / n, is taken off). None
-            without outliers and for one image.
-        median: Median norm, to within a bin (4.4 %).
-        p99: 99 % quantile, likewise.
-        doubtful_from: Without a threshold: norm from which on tokens may be outliers that are too
-            few, or too much of one place or image, to be told from a tail. None where there is no
-            such norm.
-        fraction_at_most: Without a threshold: the largest part of the tokens that may be outliers.
-    """
-
-    num_images: int
-    threshold: float | None
-    fraction: float | None
-    position_share: float | None
-    median: float | None
-    p99: float | None
-    doubtful_from: float | None = None
-    fraction_at_most: float | None = None
 
 
 class PatchNormCounts:

@@ -8,37 +8,18 @@ Source: Lappe & Giese (NeurIPS 2025), section 3.2 and Fig. 2b.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vitscope.errors import ResultError
+from vitscope.metrics.estimates import TopDimensions
 from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate, make_estimate
 
 NUM_TOP_DIMENSIONS = 100
 
 _PARTS = _SUM, DIRECTION, _SQUARE = "sum", "direction", "square"
-
-
-@dataclass(frozen=True)
-class TopDimensions:
-    """The dimensions in which a token's hidden state is largest on average.
-
-    Attributes:
-        indices: The dimensions, by falling mean activation; at most `NUM_TOP_DIMENSIONS`.
-        before: Mean activation of each at the block's input.
-        after: Mean activation of each after the block's first layer norm.
-        median_before: Median over all dimensions of the mean activation before.
-        median_after: The same after the norm.
-    """
-
-    indices: tuple[int, ...]
-    before: tuple[float, ...]
-    after: tuple[float, ...]
-    median_before: float
-    median_after: float
 
 
 def _clip(share: float) -> float:

@@ -5,16 +5,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from vitscope.files.typed_json import Finite, Keys
-from vitscope.ledger import ScalarPath
-from vitscope.metrics.directions import Directions
 from vitscope.metrics.distribution import Distribution
-from vitscope.metrics.gram_ledger import GramShare
+from vitscope.metrics.estimates import CkaEstimate as Cka
+from vitscope.metrics.estimates import Directions, GramShare, HighNormTokens, TopDimensions
 from vitscope.metrics.jackknife import Estimate
-from vitscope.metrics.pair_estimates import CkaEstimate as Cka
-from vitscope.metrics.patch_norms import HighNormTokens
 from vitscope.metrics.rank_correlation import AdjustedCorrelation, RankCorrelation
 from vitscope.metrics.regression import Regression
-from vitscope.metrics.token_sums import TopDimensions
 from vitscope.results.verdict import Verdict
 
 T = TypeVar("T")
@@ -49,7 +45,7 @@ class PerImage(Generic[T]):
     centred_share: Mapping[str, T] = field(default_factory=dict)
 
 
-def nest(numbers: Mapping[ScalarPath, T]) -> dict[str, Any]:
+def nest(numbers: Mapping[tuple[str, ...], T]) -> dict[str, Any]:
     """Numbers by path as the fields that `PerImage` has."""
     tree: dict[str, Any] = {}
     for path, value in numbers.items():

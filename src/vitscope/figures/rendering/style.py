@@ -56,7 +56,7 @@ class FamilyLook:
 
     colour: str
     marker: str
-    dashes: Dashes
+    dashes: Dashes | str
 
 
 _SOLID: Dashes = (0, ())
