@@ -1,14 +1,15 @@
 """What follows from the tables and sums of a run: the second pass, the summary, the verdict."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from vitscope.files.json_files import write_json
 from vitscope.files.storage import MARKER
 from vitscope.images.level_range import NARROW, note_narrow
-from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_sums import FeatureSums
+from vitscope.metrics.sums import AuditSums
 from vitscope.results.association_summary import summarize_covariates, summarize_interdependence
 from vitscope.results.manifest import Manifest, write_sums
 from vitscope.results.records import table_path
@@ -22,7 +23,7 @@ from vitscope.results.summary import (
     add_centred_numbers,
     read_column,
     summarize_errors,
-    summarize_layer,
+    summarize_images,
 )
 from vitscope.results.token_summary import (
     summarize_anatomy,
@@ -42,48 +43,47 @@ def finish_result(
 ) -> None:
     """Write what follows from tables, features and sums; `summary.json` comes last."""
     tables = {layer: table_path(folder, layer, manifest.last_layer) for layer in manifest.layers}
+    features = sums.find(FeatureSums)
     for layer, table in tables.items():
-        add_centred_numbers(folder, table, layer, sums.features[layer])
+        add_centred_numbers(folder, table, layer, features[layer])
     write_sums(folder, manifest, sums)
     write_failures(folder, failures)
     write_json(folder / PROVENANCE, provenance)
-    norms = summarize_high_norm_tokens(tables[manifest.last_layer], sums.patch_norms)
-    layers = {}
-    for layer, table in tables.items():
-        layers[layer] = summarize_layer(table, sums.features[layer])
-        if layer in sums.tokens:
+    last = manifest.last_layer
+    layers = {k: summarize_images(table) | sums.summarize(k) for k, table in tables.items()}
+    norms = summarize_high_norm_tokens(tables[last], layers[last].pop("high_norm_tokens"))
+    for layer, summary in layers.items():
+        if anatomy := summary.get("anatomy"):
             # The block's input is the output of the one before it.
-            layers[layer]["anatomy"] = summarize_anatomy(
-                table, sums.tokens[layer], images_fraction=norms[layer]["images_fraction"]
+            anatomy |= summarize_anatomy(
+                tables[layer], anatomy["tokens"], images_fraction=norms[layer]["images_fraction"]
             )
-        layers[layer] |= _judge(sums.features[layer])
-    summary = _summarize(manifest, sums, tables, layers, len(failures), norms)
-    if notes := [*list_source_notes(provenance), *_note_ranges(tables[manifest.last_layer])]:
-        summary["data"]["notes"] = notes
-    write_json(folder / MARKER, summary)
+        layers[layer] = _to_plain(summary) | _judge(features[layer])
+    data: dict[str, Any] = {
+        "num_images": features[last].num_images,
+        "num_failed": len(failures),
+        "num_repeated": sums.num_repeated,
+    }
+    if notes := [*list_source_notes(provenance), *_note_ranges(tables[last])]:
+        data["notes"] = notes
+    write_json(folder / MARKER, _summarize(manifest, data, tables, layers, norms))
 
 
 def _summarize(
     manifest: Manifest,
-    sums: AuditSums,
+    data: Mapping[str, Any],
     tables: Mapping[int, Path],
     layers: Mapping[int, dict[str, Any]],
-    num_failed: int,
     norms: list[dict[str, Any]],
 ) -> dict[str, Any]:
     headline, table = layers[manifest.last_layer], tables[manifest.last_layer]
-    last = sums.features[manifest.last_layer]
     summary = {
         "schema_version": SCHEMA_VERSION,
         "kind": "audit",
         "model": manifest.model,
         "settings": manifest.settings,
         "preprocessing": manifest.preprocessing | {"changed": list(manifest.changed)},
-        "data": {
-            "num_images": last.num_images,
-            "num_failed": num_failed,
-            "num_repeated": sums.num_repeated,
-        },
+        "data": data,
         "ledger": summarize_errors(tables.values()) | {"tolerance": manifest.tolerance},
         "layer": manifest.last_layer,
         **headline,
@@ -101,6 +101,12 @@ def _judge(sums: FeatureSums) -> dict[str, Any]:
     cka = {term: sums.estimate_cka("residual", term) for term in sums.plan.comparisons["residual"]}
     shares = {term: sums.estimate_share("residual", term) for term in sums.plan.shares["residual"]}
     return describe(judge(cka, shares, sums.num_images, _find_constant(sums)))
+
+
+def _to_plain(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _to_plain(value) for key, value in tree.items()}
+    return asdict(tree) if is_dataclass(tree) and not isinstance(tree, type) else tree
 
 
 def _note_ranges(table: Path) -> list[str]:

@@ -14,11 +14,9 @@ from torch import Tensor
 from vitscope.files.tables import open_table
 from vitscope.files.tensor_files import read_tensors
 from vitscope.ledger import ScalarPath, cosine
-from vitscope.metrics.directions import describe_directions
 from vitscope.metrics.distribution import compute_distribution
 from vitscope.metrics.feature_plan import FeaturePlan
 from vitscope.metrics.feature_sums import FeatureSums
-from vitscope.metrics.gram_ledger import estimate_gram_ledger
 from vitscope.results.records import IDENTITY, column_name, replace_columns, shard_paths
 
 TERMS = ("cls", "registers", "distillation", "patches", "skip", "non_patch", "bias")
@@ -39,30 +37,14 @@ def scalar_paths() -> Iterator[ScalarPath]:
     yield from (("centred_share", term) for term in TERMS)
 
 
-def summarize_layer(table: Path, sums: FeatureSums) -> dict[str, Any]:
-    """All quantities of one layer."""
+def summarize_images(table: Path) -> dict[str, Any]:
+    """The distributions of one layer's numbers of each image."""
     summary: dict[str, Any] = {}
     columns = set(pq.read_schema(table).names) - set(IDENTITY)
     for path in scalar_paths():
         if column_name(path) in columns:
             distribution = compute_distribution(read_column(table, column_name(path)))
             _put(summary, path, None if distribution is None else asdict(distribution))
-    summary["variance_share"] = {
-        total: {term: asdict(sums.estimate_share(total, term)) for term in terms}
-        for total, terms in sums.plan.shares.items()
-    }
-    summary["cka"] = {
-        readout: {part: asdict(sums.estimate_cka(readout, part)) for part in parts}
-        for readout, parts in sums.plan.comparisons.items()
-    }
-    summary["gram_ledger"] = {
-        total: {
-            a: {b: asdict(share) for b, share in row.items()}
-            for a, row in estimate_gram_ledger(sums, total).items()
-        }
-        for total in sums.plan.shares
-    }
-    summary["directions"] = asdict(describe_directions(sums))
     return summary
 
 

@@ -1,5 +1,6 @@
 """The summary of tokens and depths: register anatomy, layer similarity, high-norm patch tokens."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from vitscope.metrics.distribution import Distribution, compute_distribution
-from vitscope.metrics.patch_norms import PatchNormCounts
+from vitscope.metrics.patch_norms import HighNormTokens
 from vitscope.metrics.second_mode import MAX_UNSEEN
-from vitscope.metrics.token_sums import TokenSums
 from vitscope.results.records import column_name
 from vitscope.results.summary import read_column
 
@@ -23,11 +23,11 @@ _OF_IMAGES = ("images_fraction", "images_fraction_at_most")
 
 
 def summarize_anatomy(
-    table: Path, sums: TokenSums, *, images_fraction: float | None
+    table: Path, tokens: Collection[str], *, images_fraction: float | None
 ) -> dict[str, Any]:
-    """What [CLS], the registers and the highest-norm patch are at the input of a block."""
-    norms = {name: _read_norms(table, name) for name in (*sums.tokens, _PATCHES)}
-    registers = [name for name in sums.tokens if name.startswith("register_")]
+    """Norms of the special tokens at the input of a block, and which of them to look at."""
+    norms = {name: _read_norms(table, name) for name in (*tokens, _PATCHES)}
+    registers = [name for name in tokens if name.startswith("register_")]
     dominant = _find_dominant(np.stack([norms[n] for n in registers])) if registers else None
     if dominant is not None:
         analysed = registers[dominant["index"]]
@@ -40,7 +40,6 @@ def summarize_anatomy(
         "dominant_register": dominant,
         "images_fraction": images_fraction,
         "analysed": analysed,
-        "tokens": {token: _summarize_token(sums, token) for token in sums.tokens},
     }
 
 
@@ -52,11 +51,13 @@ def summarize_layer_similarity(table: Path) -> list[dict[str, Any]] | None:
     ] or None
 
 
-def summarize_high_norm_tokens(table: Path, norms: PatchNormCounts) -> list[dict[str, Any]]:
-    """Outliers among the patch tokens, depth by depth."""
+def summarize_high_norm_tokens(
+    table: Path, depths: Sequence[HighNormTokens]
+) -> list[dict[str, Any]]:
+    """Outliers among the patch tokens, depth by depth, and in how many images they are."""
     found = []
     for depth, name in enumerate(_list_depths(table, "highest_patch_norm")):
-        tokens, highest = norms.fit(depth), read_column(table, name)
+        tokens, highest = depths[depth], read_column(table, name)
         known = highest[~np.isnan(highest)]
         row = {"layer": depth, **asdict(tokens), **dict.fromkeys(_OF_IMAGES), "max": None}
         if known.size:
@@ -74,17 +75,6 @@ def summarize_high_norm_tokens(table: Path, norms: PatchNormCounts) -> list[dict
 def _bound_images(highest: np.ndarray, doubtful_from: float | None) -> float:
     doubtful = 0 if doubtful_from is None else int((highest >= doubtful_from).sum())
     return min(1.0, max(MAX_UNSEEN, doubtful) / highest.size)
-
-
-def _summarize_token(sums: TokenSums, token: str) -> dict[str, Any]:
-    states = {
-        state: {
-            "pairwise_cosine": asdict(sums.estimate_pairwise_cosine(state, token)),
-            "variance_share": asdict(sums.estimate_variance_share(state, token)),
-        }
-        for state in sums.states
-    }
-    return {**states, "top_dimensions": asdict(sums.find_top_dimensions(token))}
 
 
 def _find_dominant(norms: np.ndarray) -> dict[str, Any]:
