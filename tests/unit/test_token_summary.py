@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from vitscope.metrics.patch_norms import PatchNormCounts
+from vitscope.metrics.sums import Batch
 from vitscope.results.token_summary import _find_dominant, summarize_high_norm_tokens
 
 
 def summarize(norms, folder):
     """The row of one depth, from norms of (image, patch)."""
     counts = PatchNormCounts()
-    counts.update(torch.from_numpy(norms[:, np.newaxis]))
+    counts.update(Batch({}, [], patch_norms=torch.from_numpy(norms[:, np.newaxis])))
     pq.write_table(pa.table({"highest_patch_norm_00": norms.max(axis=1)}), folder / "t.parquet")
-    (row,) = summarize_high_norm_tokens(folder / "t.parquet", counts)
+    (row,) = summarize_high_norm_tokens(folder / "t.parquet", [counts.fit(0)])
     return row
 
 
