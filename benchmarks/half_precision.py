@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import vitscope
@@ -14,7 +15,7 @@ from vitscope import AuditConfig, AuditResult
 from vitscope.errors import ModelUnreachableError
 from vitscope.models.base import ViTAdapter
 
-_LEFT_OUT = {"schema_version", "model", "settings", "data", "ledger", "covariates", "layer"}
+_LEFT_OUT = {"model", "settings", "preprocessing", "data", "ledger", "covariates", "layers"}
 """What is no number of the model, or is of the images alone."""
 
 _COLUMNS = ("number", "largest in float32", "bfloat16", "float16")
@@ -49,7 +50,7 @@ def measure(settings: Settings) -> Section:
         )
         for name, of_kind in exact.items()
     ]
-    verdicts = {result.summary["verdict"] for result in results.values()}
+    verdicts = {result.summary.last.verdict.status for result in results.values()}
     return Section(
         title="bfloat16 and float16",
         how=f"An audit of {count} images in float32 and, under autocast, in the half precisions: "
@@ -71,7 +72,8 @@ def _load(settings: Settings) -> tuple[ViTAdapter, str]:
 
 def _list_numbers(result: AuditResult) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = defaultdict(dict)
-    for kind, tree in result.summary.items():
+    content = asdict(result.summary)
+    for kind, tree in (content | content["layers"][-1]).items():
         if kind not in _LEFT_OUT:
             found[kind] |= dict(_walk(tree, kind))
     return {kind: numbers for kind, numbers in found.items() if numbers}
@@ -81,7 +83,7 @@ def _walk(tree: Any, path: str) -> Iterator[tuple[str, float]]:
     if isinstance(tree, Mapping):
         for key, below in tree.items():
             yield from _walk(below, f"{path}/{key}")
-    elif isinstance(tree, list):
+    elif isinstance(tree, tuple):
         for index, below in enumerate(tree):
             yield from _walk(below, f"{path}/{index}")
     elif isinstance(tree, float) and math.isfinite(tree):

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import timm
 import torch
@@ -101,16 +100,15 @@ def _audit(
     name: str, vit: ViTAdapter, folder: str, config: AuditConfig
 ) -> Iterator[tuple[str, ...]]:
     summary = vitscope.audit(vit, folder, config).summary
-    layers: dict[str, Any] = summary.get("layers") or {str(summary["layer"]): summary}
-    for layer, content in layers.items():
-        share = content["variance_share"]["residual"]["patches"]
-        cka = content["cka"]["residual"]["patches"]
+    for layer in summary.layers:
+        share = layer.variance_share["residual"]["patches"]
+        cka = layer.cka["residual"]["patches"]
         yield (
             name,
-            layer,
-            tell_estimate(share["value"], share["ci95"]),
-            tell_estimate(cka["unbiased"], cka["ci95"]),
-            tell_main_other_source(content),
-            content["verdict"],
-            content["decided_by"] or "–",
+            str(layer.index),
+            tell_estimate(share.value, share.ci95),
+            tell_estimate(cka.unbiased, cka.ci95),
+            tell_main_other_source(layer),
+            layer.verdict.status,
+            layer.verdict.decided_by or "–",
         )

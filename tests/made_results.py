@@ -2,10 +2,50 @@
 
 import json
 import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from vitscope.figures import ModelResult
+from vitscope.metrics.distribution import compute_distribution
+from vitscope.metrics.estimates import (
+    CkaEstimate,
+    Directions,
+    GramShare,
+    SharedDirections,
+    StateSummary,
+    TokenSummary,
+    TopDimensions,
+)
+from vitscope.metrics.jackknife import Estimate
+from vitscope.metrics.rank_correlation import AdjustedCorrelation, RankCorrelation
+from vitscope.metrics.regression import Regression
+from vitscope.results.schema import (
+    AuditLedger,
+    AuditSummary,
+    DataSummary,
+    ModelSummary,
+    OneShotData,
+    OneShotSummary,
+    PreprocessingSummary,
+    Settings,
+    write_summary,
+)
+from vitscope.results.schema_numbers import (
+    Anatomy,
+    Chance,
+    CovariateSummary,
+    DominantRegister,
+    HighNormDepth,
+    Interdependence,
+    LayerSummary,
+    Measured,
+    TopAccuracy,
+)
+from vitscope.results.verdict import judge
 
 SIZES = {"S": 22.1, "B": 86.6, "L": 304.4, "g": 1136.5}
 DEPTHS = {"Ti": 12, "S": 12, "B": 12, "L": 24, "H": 32, "g": 40}
@@ -32,37 +72,40 @@ COVARIATES = (
 
 
 def estimate(value, half=0.02):
-    return {"value": value, "ci95": [value - half, value + half]}
+    return Estimate(value, (value - half, value + half))
 
 
 def distribution(values):
-    p05, p50, p95 = np.quantile(values, [0.05, 0.5, 0.95])
-    return {"mean": values.mean(), "std": values.std(), "p05": p05, "p50": p50, "p95": p95}
+    return compute_distribution(np.asarray(values, dtype=np.float64))
 
 
 def describe_model(family, size, params_m, registers, name):
     depth = DEPTHS.get((size or "B").split("/")[0], 48)
-    return {
-        "id": name,
-        "recipe": family,
-        "size": size,
-        "family": "transformers/made-up",
-        "num_params": None if params_m is None else int(params_m * 1e6),
-        "num_registers": registers,
-        "depth": depth,
-        "embed_dim": 384,
-        "grid": [16, 16],
-    }
+    return ModelSummary(
+        id=name,
+        recipe=family,
+        size=size,
+        family="transformers/made-up",
+        num_params=int(params_m * 1e6),
+        num_registers=registers,
+        depth=depth,
+        embed_dim=384,
+        num_heads=6,
+        patch_size=(14, 14),
+        global_feature="cls",
+        grid=(16, 16),
+        dtype="float32",
+    )
 
 
-SETTINGS = {"renormalize": False, "cls_term": "own"}
+PREPROCESSING = PreprocessingSummary(size=(224, 224), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 def make_audit(family="DINOv2", size="S", params_m=22.1, *, registers=0, n=400, name=None):
     """A summary and the columns of its images; larger models rely less on their patches."""
     name = name or f"made/{family}-{size}".lower().replace(" ", "-")
     random = np.random.default_rng(sum(map(ord, f"{family}{size}")))
-    big = min(1.0, max(0.0, math.log10((params_m or 50) / 10) / 2.1))
+    big = min(1.0, max(0.0, math.log10(params_m / 10) / 2.1))
     model = describe_model(family, size, params_m, registers, name)
     terms = ["cls", *(["registers"] if registers else []), "patches", "skip"]
     shares = {"patches": 0.95 - 0.75 * big, "cls": 0.01, "registers": 0.0, "skip": 0.0}
@@ -70,49 +113,70 @@ def make_audit(family="DINOv2", size="S", params_m=22.1, *, registers=0, n=400, 
     shares["registers"] = rest * 0.8 if registers else 0.0
     shares["skip"] = rest - shares["registers"]
     columns = make_columns(random, n, big, registers, shares)
-    summary = {
-        "schema_version": 4,
-        "kind": "audit",
-        "model": model,
-        "settings": SETTINGS | {"layer": model["depth"] - 1},
-        "data": {"num_images": n, "num_failed": 0},
-        "contribution_norm": {
-            "patches": distribution(random.normal(30 - 20 * big, 3, n)),
-            "skip": distribution(random.normal(16 + 40 * big, 4, n)),
-        },
-        "variance_share": {"residual": {term: estimate(shares[term]) for term in terms}},
-        "cka": {
-            readout: {
-                part: make_cka(value - less)
-                for part, value in (("patches", 1 - 0.7 * big**2), ("registers", 0.1 + 0.7 * big))
-                if part in terms
-            }
-            for readout, less in (("attention", 0), ("values", 0.05))
-        }
-        | {
-            "residual": {
-                "patches": make_cka(1 - 0.8 * big**2),
-                "skip": make_cka(0.2 + 0.7 * big**2),
-            },
-        },
-        "gram_ledger": {
-            "attention": make_gram({t: shares[t] for t in terms if t != "skip"}),
+    interdependence = Interdependence(
+        shares="centred_share",
+        over_images=RankCorrelation(rho=-0.62, ci95=(-0.68, -0.55), p=1e-9, n=n),
+        over_layers=None,
+    )
+    summary = AuditSummary(
+        model=model,
+        settings=Settings(),
+        preprocessing=PREPROCESSING,
+        data=DataSummary(num_images=n, num_failed=0),
+        ledger=AuditLedger(max_balance_error=1e-6, tolerance=1e-4, num_verified=n),
+        layers=(make_layer(model.depth - 1, terms, shares, big, random, n, columns),),
+        layer_similarity=make_similarity(model.depth, big, random, n),
+        high_norm_tokens=make_high_norm(model.depth, big, registers, n),
+        covariates=make_covariates(terms, random, n),
+        interdependence=interdependence if registers else None,
+    )
+    return summary, columns
+
+
+def make_layer(index, terms, shares, big, random, n, columns):
+    groups = [term for term in terms if term != "skip"]
+    norms = {
+        "patches": random.normal(30 - 20 * big, 3, n),
+        "skip": random.normal(16 + 40 * big, 4, n),
+    }
+    whole = {term: distribution(random.uniform(0, 1, n)) for term in terms}
+    of_groups = {term: whole[term] for term in groups}
+    variance_share = {
+        "attention": {term: estimate(shares[term]) for term in groups},
+        "residual": {term: estimate(shares[term]) for term in terms},
+    }
+    values = {"patches": 1 - 0.7 * big**2, "registers": 0.1 + 0.7 * big, "cls": 0.1}
+    residual = {
+        "cls": 0.1,
+        "registers": 0.3,
+        "patches": 1 - 0.8 * big**2,
+        "skip": 0.2 + 0.7 * big**2,
+    }
+    cka = {
+        "attention": {term: make_cka(values[term]) for term in groups},
+        "values": {term: make_cka(values[term] - 0.05) for term in groups},
+        "residual": {term: make_cka(residual[term]) for term in terms},
+    }
+    return LayerSummary(
+        index=index,
+        verdict=judge(cka["residual"], variance_share["residual"], n),
+        attention_mass=of_groups,
+        patch_share=distribution(columns["patch_share"]),
+        contribution_norm={term: distribution(values) for term, values in norms.items()},
+        cosine={"attention": of_groups, "residual": whole},
+        centred_cosine={"attention": of_groups, "residual": whole},
+        restricted_cosine={"attention": of_groups},
+        share=whole,
+        centred_share=whole,
+        variance_share=variance_share,
+        cka=cka,
+        gram_ledger={
+            "attention": make_gram({t: shares[t] for t in groups}),
             "residual": make_gram({t: shares[t] for t in terms}),
         },
-        "directions": make_directions(terms, random),
-        "anatomy": make_anatomy(registers, big, random, n),
-        "layer_similarity": make_similarity(model["depth"], big, random, n),
-        "high_norm_tokens": make_high_norm(model["depth"], big, registers, n),
-        "covariates": make_covariates(terms, random, n),
-        "interdependence": {
-            "shares": "centred_share",
-            "over_images": {"rho": -0.62, "ci95": [-0.68, -0.55], "p": 1e-9, "n": n},
-            "over_layers": None,
-        }
-        if registers
-        else None,
-    }
-    return summary, columns
+        directions=make_directions(terms, random),
+        anatomy=make_anatomy("registers" in terms and 4, big, random, n),
+    )
 
 
 def make_columns(random, n, big, registers, shares):
@@ -129,19 +193,20 @@ def make_columns(random, n, big, registers, shares):
 
 def make_cka(value, half=0.03):
     value = min(value, 0.99)
-    return {
-        "unbiased": value,
-        "ci95": [value - half, value + half],
-        "biased": min(1.0, value + 0.03),
-        "biased_if_unrelated": 0.12,
-    }
+    return CkaEstimate(
+        unbiased=value,
+        ci95=(value - half, value + half),
+        biased=min(1.0, value + 0.03),
+        biased_if_unrelated=0.12,
+    )
 
 
 def make_gram(shares):
     total = sum(shares.values())
+    found = {a: {b: x * y / total**2 for b, y in shares.items()} for a, x in shares.items()}
     return {
-        a: {b: make_cka(x * y / total**2, 0.01) for b, y in shares.items()}
-        for a, x in shares.items()
+        a: {b: GramShare(biased=v, unbiased=v, ci95=(v - 0.01, v + 0.01)) for b, v in row.items()}
+        for a, row in found.items()
     }
 
 
@@ -151,13 +216,13 @@ def make_directions(terms, random):
         for b in terms[i + 1 :]:
             angles = np.sort(random.uniform(10, 90, 10)).tolist()
             for one, other in ((a, b), (b, a)):
-                pairs[one][other] = {
-                    "principal_angles_deg": angles,
-                    "shared_variance": float(random.uniform(0.05, 0.8)),
-                    "shared_variance_if_unrelated": 0.026,
-                }
+                pairs[one][other] = SharedDirections(
+                    principal_angles_deg=tuple(angles),
+                    shared_variance=float(random.uniform(0.05, 0.8)),
+                    shared_variance_if_unrelated=0.026,
+                )
     ranks = {term: float(random.uniform(3, 60)) for term in terms}
-    return {"num_directions": 10, "effective_rank": ranks, "pairs": pairs}
+    return Directions(num_directions=10, effective_rank=ranks, pairs=pairs)
 
 
 def make_anatomy(registers, big, random, n):
@@ -165,32 +230,32 @@ def make_anatomy(registers, big, random, n):
     if registers:
         norms["register_2"] = 60 + 600 * big
     norms |= {"patches": 42.0, "highest_patch": 75.0}
-    analysed = "register_2" if registers else None
     tokens = {}
     for token in [*(t for t in norms if t != "patches")]:
         base = 0.999 if token == "register_2" else float(random.uniform(0.3, 0.7))
-        tokens[token] = {
-            state: {
-                "pairwise_cosine": estimate(base * scale, 0.01),
-                "variance_share": estimate(1 - base * scale, 0.01),
-            }
+        states = {
+            state: StateSummary(
+                pairwise_cosine=estimate(base * scale, 0.01),
+                variance_share=estimate(1 - base * scale, 0.01),
+            )
             for state, scale in (("hidden", 1), ("normed", 0.8), ("keys", 0.7), ("values", 0.5))
         }
         before = np.sort(random.exponential(30 * base, 100))[::-1]
-        tokens[token]["top_dimensions"] = {
-            "indices": list(range(100)),
-            "before": before.tolist(),
-            "after": (0.05 * before + random.normal(0, 0.3, 100)).tolist(),
-            "median_before": 0.0,
-            "median_after": 0.0,
-        }
-    dominant = {"index": 2, "share": 0.998, "counts": [0, 1, n - 1, 0], "ratio": 11.3}
-    return {
-        "norms": {k: distribution(random.normal(v, 0.05 * v, n)) for k, v in norms.items()},
-        "dominant_register": dominant if registers else None,
-        "analysed": analysed,
-        "tokens": tokens,
-    }
+        top = TopDimensions(
+            indices=tuple(range(100)),
+            before=tuple(before.tolist()),
+            after=tuple((0.05 * before + random.normal(0, 0.3, 100)).tolist()),
+            median_before=0.0,
+            median_after=0.0,
+        )
+        tokens[token] = TokenSummary(states=states, top_dimensions=top)
+    dominant = DominantRegister(index=2, share=0.998, counts=(0, 1, n - 1, 0), ratio=11.3)
+    return Anatomy(
+        norms={k: distribution(random.normal(v, 0.05 * v, n)) for k, v in norms.items()},
+        dominant_register=dominant if registers else None,
+        analysed="register_2" if registers else None,
+        tokens=tokens,
+    )
 
 
 def make_similarity(depth, big, random, n):
@@ -198,8 +263,8 @@ def make_similarity(depth, big, random, n):
     for layer in range(depth + 1):
         x = layer / depth
         value = (1 - big) * (-0.3 * x * (x < 1) + (x == 1)) + big * x**1.5
-        rows.append({"layer": layer, **distribution(random.normal(value, 0.04 * (x < 1), n))})
-    return rows
+        rows.append(distribution(random.normal(value, 0.04 * (x < 1), n)))
+    return tuple(rows)
 
 
 def make_high_norm(depth, big, registers, n):
@@ -207,21 +272,20 @@ def make_high_norm(depth, big, registers, n):
     for layer in range(depth + 1):
         there = big > 0.6 and not registers and layer > depth / 2
         rows.append(
-            {
-                "layer": layer,
-                "num_images": n,
-                "threshold": 150.0 if there else None,
-                "fraction": 0.02 * big if there else None,
-                "images_fraction": 0.9 if there else None,
-                "fraction_at_most": None if there else 25 / (256 * n),
-                "images_fraction_at_most": None if there else 25 / n,
-                "position_share": 0.2 if there else None,
-                "median": 20.0 + 2 * layer,
-                "p99": 40.0 + 3 * layer,
-                "max": 400.0 if there else 50.0 + 3 * layer,
-            }
+            HighNormDepth(
+                num_images=n,
+                threshold=150.0 if there else None,
+                fraction=0.02 * big if there else None,
+                images_fraction=0.9 if there else None,
+                fraction_at_most=None if there else 25 / (256 * n),
+                images_fraction_at_most=None if there else 25 / n,
+                position_share=0.2 if there else None,
+                median=20.0 + 2 * layer,
+                p99=40.0 + 3 * layer,
+                max=400.0 if there else 50.0 + 3 * layer,
+            )
         )
-    return rows
+    return tuple(rows)
 
 
 def make_covariates(terms, random, n):
@@ -232,18 +296,18 @@ def make_covariates(terms, random, n):
         correlations[target] = {}
         for covariate in COVARIATES:
             rho = float(random.uniform(-0.5, 0.5))
-            correlations[target][covariate] = {
-                "rho": rho,
-                "ci95": [rho - 0.1, rho + 0.1],
-                "p": 0.01,
-                "p_holm": 0.001 if abs(rho) > 0.2 else 0.8,
-                "n": n,
-            }
-    return {
-        "distributions": {},
-        "correlations": correlations,
-        "regressions": {t: {"r2": 0.12, "coefficients": {}, "n": n} for t in targets},
-    }
+            correlations[target][covariate] = AdjustedCorrelation(
+                rho=rho,
+                ci95=(rho - 0.1, rho + 0.1),
+                p=0.01,
+                p_holm=0.001 if abs(rho) > 0.2 else 0.8,
+                n=n,
+            )
+    return CovariateSummary(
+        distributions={},
+        correlations=correlations,
+        regressions={target: Regression(r2=0.12, n=n) for target in targets},
+    )
 
 
 def make_one_shot(family="DINOv2", size="S", params_m=22.1, *, registers=0, name=None):
@@ -253,29 +317,72 @@ def make_one_shot(family="DINOv2", size="S", params_m=22.1, *, registers=0, name
     parts = {"full": 0.7 + 0.1 * big, "patches": 0.7 - 0.5 * big**2, "skip": 0.2 + 0.3 * big}
     if registers:
         parts["registers"] = 0.1 + 0.5 * big
-    accuracy = {
-        part: {"top1": estimate(value * 0.8), "top5": estimate(value)}
+    accuracy = {part: make_accuracy(value * 0.8, value) for part, value in parts.items()}
+    halved = {
+        part: make_accuracy(value * 0.4, value / 2)
         for part, value in parts.items()
-    }
-    values = {
-        part: {top: estimate(found["value"] / 2) for top, found in tops.items()}
-        for part, tops in accuracy.items()
         if part != "skip"
     }
-    return {
-        "schema_version": 4,
-        "kind": "one-shot",
-        "settings": dict(SETTINGS),
-        "model": describe_model(family, size, params_m, registers, name),
-        "data": {"num_classes": 101, "num_images": 404, "num_failed": 0, "num_dropped": 0},
-        "draws": 20,
-        "readout": "attention",
-        "accuracy": {
-            classifier: {"attention": accuracy, "values": values}
+    model = describe_model(family, size, params_m, registers, name)
+    return OneShotSummary(
+        settings=Settings(),
+        model=model,
+        preprocessing=PREPROCESSING,
+        data=OneShotData(
+            num_classes=101, num_images=404, num_failed=0, num_unlabelled=0, dropped_classes=()
+        ),
+        layer=model.depth - 1,
+        draws=20,
+        readout="attention",
+        accuracy={
+            classifier: {"attention": accuracy, "values": halved, "embedding": accuracy}
             for classifier in ("nearest", "logistic")
         },
-        "chance": {"top1": 1 / 101, "top5": 5 / 101},
-    }
+        chance=Chance(top1=1 / 101, top5=5 / 101),
+    )
+
+
+def make_accuracy(top1, top5):
+    one, five = (Measured(value, (value - 0.02, value + 0.02)) for value in (top1, top5))
+    return TopAccuracy(top1=one, top5=five)
+
+
+def change(tree, value, *path):
+    """A summary with another value at a path of fields, keys and places."""
+    if not path:
+        return value
+    key, *rest = path
+    if isinstance(tree, tuple):
+        key %= len(tree)
+        return (*tree[:key], change(tree[key], value, *rest), *tree[key + 1 :])
+    if isinstance(tree, dict):
+        return {**tree, key: change(tree.get(key), value, *rest)}
+    return replace(tree, **{key: change(getattr(tree, key), value, *rest)})
+
+
+@dataclass(frozen=True)
+class MadeResult(ModelResult):
+    """A result in memory: its columns need no file."""
+
+    columns: dict = field(default_factory=dict)
+
+    def read_column(self, name):
+        values = self.columns.get(name)
+        return None if values is None else np.asarray(values, dtype=float)
+
+    def change(self, value, *path):
+        """The result with another number in its summary."""
+        return replace(self, summary=change(self.summary, value, *path))
+
+    def change_last(self, value, *path):
+        """The result with another number in its last layer."""
+        return self.change(value, "layers", -1, *path)
+
+
+def hold_audit(*args, **settings):
+    """An audit in memory."""
+    summary, columns = make_audit(*args, **settings)
+    return MadeResult(Path(f"/nowhere/{summary.model.id}"), summary, columns=columns)
 
 
 def write_result(folder, summary, columns=None):
@@ -284,7 +391,7 @@ def write_result(folder, summary, columns=None):
     if columns is not None:
         pq.write_table(pa.table(columns), folder / "images.parquet")
     (folder / "provenance.json").write_text(json.dumps({"weights_hash": "abc123"}))
-    (folder / "summary.json").write_text(json.dumps(summary, default=float))
+    write_summary(folder, summary)
     return folder
 
 

@@ -1,7 +1,6 @@
 """What a person sees in the terminal: progress, tables and the verdict, from summaries alone."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console, Group
 from rich.progress import (
@@ -16,7 +15,6 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from vitscope.files.printable import printable
 from vitscope.results.choices import (
     LAYER,
     Labelled,
@@ -25,7 +23,6 @@ from vitscope.results.choices import (
     find_mixture,
 )
 from vitscope.results.result_text import (
-    TERMS,
     TextTable,
     describe_audit,
     describe_dropped,
@@ -43,6 +40,9 @@ from vitscope.results.result_text import (
     tell_one_shot,
     tell_raw_shares,
 )
+from vitscope.results.schema import AuditSummary, ExplanationSummary, OneShotSummary, Summary
+from vitscope.results.verdict import Verdict
+from vitscope.results.vocabulary import SOURCES
 
 _COLOURS = {
     "holds": "bold green",
@@ -84,30 +84,25 @@ def make_progress(console: Console) -> Progress:
     )
 
 
-def make_report(summary: Mapping[str, Any]) -> Group:
+def make_report(summary: AuditSummary) -> Group:
     """One model's result: what it was, its sources, the verdict."""
-    summary = _make_printable(summary)
     subject, balance = describe_audit(summary)
-    head = Text.assemble((summary["model"]["id"], "bold"), f"  {subject}\n{balance}")
+    head = Text.assemble((summary.model.id, "bold"), f"  {subject}\n{balance}")
     shares = _make_table(tabulate_sources(summary))
     layers = tabulate_layers(summary)
     tables = [] if layers is None else [_make_table(layers)]
-    return Group(head, *_list_notes(summary), shares, *tables, make_verdict(summary))
+    return Group(head, *_list_notes(summary), shares, *tables, make_verdict(summary.last.verdict))
 
 
-def make_verdict(summary: Mapping[str, Any]) -> Text:
+def make_verdict(verdict: Verdict) -> Text:
     """The verdict as a coloured line."""
-    summary = _make_printable(summary)
-    return Text.assemble(
-        "verdict: ", (summary["verdict_text"], _COLOURS.get(summary["verdict"], ""))
-    )
+    return Text.assemble("verdict: ", (verdict.text, _COLOURS[verdict.status]))
 
 
-def make_comparison(summaries: Sequence[Mapping[str, Any]]) -> Table | Text:
+def make_comparison(summaries: Sequence[AuditSummary]) -> Table | Text:
     """Several models side by side."""
-    summaries = [_make_printable(summary) for summary in summaries]
-    results = [Labelled(summary["model"]["id"], summary) for summary in summaries]
-    choices = [count_cls(*TERMS), LAYER]
+    results = [Labelled(summary.model.id, summary) for summary in summaries]
+    choices = [count_cls(*SOURCES), LAYER]
     if mixture := find_mixture(choices, results):
         return Text(f"no table of all models: {mixture}", style="yellow")
     table = Table(title="Where the [CLS] output comes from", title_justify="left")
@@ -124,24 +119,24 @@ def make_comparison(summaries: Sequence[Mapping[str, Any]]) -> Table | Text:
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for summary in summaries:
-        cka = summary["cka"]["residual"]["patches"]
-        share = summary["variance_share"]["residual"]["patches"]
+        layer = summary.last
+        cka = layer.cka["residual"]["patches"]
+        share = layer.variance_share["residual"]["patches"]
         table.add_row(
-            Text(summary["model"]["id"]),
-            f"{summary['model']['num_params'] / 1e6:.0f} M",
-            tell_number(mean_of(summary, "attention_mass", "patches")),
-            tell_estimate(share["value"], share["ci95"]),
-            tell_estimate(cka["unbiased"], cka["ci95"]),
-            tell_main_other_source(summary),
-            Text(summary["verdict"], style=_COLOURS.get(summary["verdict"], "")),
+            Text(summary.model.id),
+            f"{summary.model.num_params / 1e6:.0f} M",
+            tell_number(mean_of(layer.attention_mass, "patches")),
+            tell_estimate(share.value, share.ci95),
+            tell_estimate(cka.unbiased, cka.ci95),
+            tell_main_other_source(layer),
+            Text(layer.verdict.status, style=_COLOURS[layer.verdict.status]),
         )
     return table
 
 
-def make_one_shot_report(summary: Mapping[str, Any]) -> Group:
+def make_one_shot_report(summary: OneShotSummary) -> Group:
     """One model's one-shot accuracies: what was classified, how well, what it means."""
-    summary = _make_printable(summary)
-    head = Text.assemble((summary["model"]["id"], "bold"), f"  {describe_one_shot(summary)}")
+    head = Text.assemble((summary.model.id, "bold"), f"  {describe_one_shot(summary)}")
     lines = _list_notes(summary)
     if dropped := describe_dropped(summary):
         lines.append(Text(dropped, style="yellow"))
@@ -149,34 +144,23 @@ def make_one_shot_report(summary: Mapping[str, Any]) -> Group:
     return Group(head, *lines, table, Text(tell_one_shot(summary)))
 
 
-def make_explanation_report(summary: Mapping[str, Any]) -> Group:
+def make_explanation_report(summary: ExplanationSummary) -> Group:
     """One model's verdict on each image, a line an image."""
-    summary = _make_printable(summary)
-    head = Text.assemble((summary["model"]["id"], "bold"), f"  {describe_explanation(summary)}")
+    head = Text.assemble((summary.model.id, "bold"), f"  {describe_explanation(summary)}")
     lines = _list_notes(summary)
     without: dict[str, str] = {}
-    for image in summary["images"]:
-        verdict, cropped = image["verdict"], image["framing"] == "cropped"
-        style = _IMAGE_COLOURS.get(verdict["status"], "")
-        shown = " (cropped)" if cropped else ""
+    for image in summary.images:
+        style = _IMAGE_COLOURS[image.verdict.status]
+        shown = " (cropped)" if image.framing == "cropped" else ""
         if raw := tell_raw_shares(image):
-            without[verdict["text"]] = style
-        told = (verdict["text"], style) if not raw else (raw, "")
-        lines.append(Text.assemble(f"{image['path']}{shown}: ", told))
+            without[image.verdict.text] = style
+        told = (image.verdict.text, style) if not raw else (raw, "")
+        lines.append(Text.assemble(f"{image.path}{shown}: ", told))
     lines += [Text(text, style=style) for text, style in without.items()]
     return Group(head, *lines, *(Text(told, style="dim") for told in list_bases(summary)))
 
 
-def _make_printable(content: Any) -> Any:
-    # A summary may come from anywhere, and rich lets through what moves a terminal's cursor.
-    if isinstance(content, Mapping):
-        return {printable(key): _make_printable(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_make_printable(value) for value in content]
-    return printable(content) if isinstance(content, str) else content
-
-
-def _list_notes(summary: Mapping[str, Any]) -> list[Text]:
+def _list_notes(summary: Summary) -> list[Text]:
     return [Text(f"note: {note}", style="dim") for note in list_notes(summary)]
 
 
@@ -191,6 +175,6 @@ def _make_table(content: TextTable) -> Table:
         table.add_column(name, justify="left" if index < content.num_labels else "right")
     for section in content.sections:
         for row in section:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         table.add_section()
     return table

@@ -15,7 +15,7 @@ from vitscope import Explanation, RunConfig, explain
 from vitscope.cli import main
 from vitscope.errors import UsageError
 from vitscope.figures.explained import draw_explanations
-from vitscope.figures.maps import plot_explanations
+from vitscope.figures.rendering.maps import plot_explanations
 from vitscope.files.own_files import is_figures
 
 

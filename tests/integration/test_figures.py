@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from vitscope.figures.anatomy import plot_anatomy
+from vitscope.figures.high_norm_grid import plot_high_norm_grid
 
 from audits import tiny_vit
 from images import write_images
@@ -11,8 +13,6 @@ from vitscope import AuditConfig, AuditResult, OneShotConfig, audit, explain, on
 from vitscope.adapters.timm import make_timm_adapter
 from vitscope.cli import main
 from vitscope.figures import draw_figures
-from vitscope.figures.anatomy import plot_anatomy
-from vitscope.figures.high_norm_grid import plot_high_norm_grid
 from vitscope.figures.saved import load_results
 from vitscope.testing.tiny_timm import TINY_TIMM
 

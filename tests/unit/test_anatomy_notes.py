@@ -1,12 +1,9 @@
 """What the figure of the token anatomy says of high-norm patches."""
 
-from pathlib import Path
-
 import pytest
 
-from made_results import make_audit
-from vitscope.figures.anatomy import plot_anatomy
-from vitscope.figures.saved import ModelResult
+from made_results import hold_audit
+from vitscope.figures import draw
 
 
 @pytest.mark.parametrize(
@@ -19,9 +16,10 @@ from vitscope.figures.saved import ModelResult
     ],
 )
 def test_the_note_tells_how_many_images_have_a_high_norm_patch(part, expected):
-    summary, _ = make_audit()
-    summary["anatomy"]["images_fraction"] = part
-    figure = plot_anatomy(ModelResult(Path("/nowhere"), "audit", summary)).figure
+    model = hold_audit()
+    depth = model.audit.layer  # a block's input is what the one before it left
+    model = model.change(part, "high_norm_tokens", depth, "images_fraction")
+    figure = draw("anatomy", [model]).figure
     texts = [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
     words = " ".join(" ".join(texts).split())
     assert (expected or "") in words

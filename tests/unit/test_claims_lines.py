@@ -38,16 +38,16 @@ def kept(value):
 
 
 def spread(value):
-    return {**mean(0.2), "p05": 0.02, "p95": 0.02 + value}
+    return mean(0.2, p05=0.02, p95=0.02 + value)
 
 
 def lowest(value):
-    return {**mean(0.2), "p05": value, "p95": value + 0.6}
+    return mean(0.2, p05=value, p95=value + 0.6)
 
 
 def after(value):
     # Before the layer norm the strongest dimension is 200 times the median.
-    return [200 * value, *(1.0 for _ in range(99))]
+    return (200 * value, *(1.0 for _ in range(99)))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def after(value):
         (
             "0.9989",
             (REGISTERS, "g"),
-            ("anatomy", "tokens", "register_2", "hidden", "pairwise_cosine"),
+            ("anatomy", "tokens", "register_2", "states", "hidden", "pairwise_cosine"),
             exact,
             0.99,
             1,

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from vitscope.metrics.distribution import Distribution
 from vitscope.reproduction.comparisons import (
     Check,
     above,
@@ -19,11 +20,23 @@ from vitscope.reproduction.comparisons import (
     in_order,
     rises,
 )
-from vitscope.reproduction.evidence import MIN_IMAGES, Measured, Quantity, Reading, UntoldError
-from vitscope.reproduction.readings import divide, read_mean, read_proportion
+from vitscope.reproduction.evidence import (
+    MIN_IMAGES,
+    Measured,
+    Quantity,
+    Reading,
+    UntoldError,
+    divide,
+    read_mean,
+    read_proportion,
+)
 from vitscope.results.verdict import MIN_IMAGES_TO_JUDGE
 
 QUANTITY = Quantity("height", "height", lambda _: Reading(0.0))
+
+
+def spread(mean, std, n=100):
+    return Distribution(mean, std, mean, mean, mean, n)
 
 
 def measured(low, high, size="S"):
@@ -40,8 +53,8 @@ def test_few_images_means_the_same_as_for_the_verdict():
 
 
 def test_intervals_end_at_what_the_number_can_be():
-    assert read_mean({"mean": 0.99, "std": 0.09}, 100, at_most=1.0).high == 1.0
-    assert read_mean({"mean": 0.99, "std": 0.09}, 100).high > 1.0
+    assert read_mean(spread(0.99, 0.09), at_most=1.0).high == 1.0
+    assert read_mean(spread(0.99, 0.09)).high > 1.0
     for count in (1, 20, 35, 100, 1000):
         assert read_proportion(0.0, count).low == 0.0
         assert read_proportion(1.0, count).high == 1.0
@@ -50,7 +63,7 @@ def test_intervals_end_at_what_the_number_can_be():
 @given(st.integers(0, 10_000), st.integers(20, 400))
 def test_the_interval_of_a_mean_is_students(seed, n):
     values = np.random.default_rng(seed).normal(3, 2, n)
-    reading = read_mean({"mean": values.mean(), "std": values.std()}, n)
+    reading = read_mean(spread(values.mean(), values.std(), n))
     low, high = stats.t.interval(0.95, n - 1, loc=values.mean(), scale=stats.sem(values))
     # Two ways to the same number in float64.
     assert (reading.low, reading.high) == pytest.approx((low, high), rel=1e-12)
@@ -186,7 +199,7 @@ def test_criteria_combine_by_kleenes_logic(answers):
 
 
 def test_undefined_numbers_are_no_mean():
-    for tree in (None, {}, {"mean": None}, {"mean": math.nan, "std": 1.0}, [1]):
+    for found in (None, spread(math.nan, math.nan, 0)):
         with pytest.raises(UntoldError):
-            read_mean(tree, 100)
-    assert read_mean({"mean": 1.0, "std": None}, 100).low is None
+            read_mean(found)
+    assert read_mean(spread(1.0, math.nan)).low is None

@@ -11,8 +11,7 @@ from rich.console import Console
 from claims_evidence import make_models
 from claims_page import PAGE, make_page
 from vitscope.errors import UsageError
-from vitscope.reproduction.claims import Finding, judge_claims, write_claims
-from vitscope.reproduction.claims_table import make_claims_table
+from vitscope.reproduction.claims import Finding, judge_claims, make_claims_table, write_claims
 
 AGREES = make_models(True)
 

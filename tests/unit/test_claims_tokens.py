@@ -1,13 +1,13 @@
 """Claims on single tokens, from summaries that look clean and do not show it."""
 
-from dataclasses import asdict
-
 import numpy as np
 import pytest
 import torch
 
-from claims_evidence import find, make_models, put
+from claims_evidence import N, find, make_models, put
+from vitscope.metrics.sums import Batch
 from vitscope.metrics.token_sums import TokenSums
+from vitscope.results.schema_numbers import HighNormDepth
 
 AGREES = make_models(agrees=True)
 
@@ -18,7 +18,7 @@ AGREES = make_models(agrees=True)
 def test_a_map_on_which_nothing_was_found_is_clean_only_if_that_says_so(bound, answer):
     """Of few images none found is nearly nothing known."""
     place = ("DINOv2 with registers", "g"), ("high_norm_tokens", 11)
-    row = {"layer": 11, "images_fraction": None, "images_fraction_at_most": bound}
+    row = HighNormDepth(N, None, None, None, 20.0, 40.0, images_fraction_at_most=bound)
     finding = find(put(AGREES, *place[0], row, *place[1]), "clean attention map")
     assert finding.answer == answer
     assert "at most this part" in finding.measured
@@ -35,8 +35,8 @@ def test_a_layer_norm_that_scales_nothing_scales_no_dimension_down(weight, answe
     states = {"hidden": torch.from_numpy(hidden)}
     states["normed"] = torch.nn.functional.layer_norm(states["hidden"], (384,), weights)
     sums = TokenSums(["register_2"])
-    sums.update(states, [i % 10 for i in range(40)])
-    found = asdict(sums.find_top_dimensions("register_2"))
+    sums.update(Batch({}, [i % 10 for i in range(40)], states))
+    found = sums.find_top_dimensions("register_2")
     path = ("anatomy", "tokens", "register_2", "top_dimensions")
     models = put(AGREES, "DINOv2 with registers", "g", found, *path)
     assert find(models, "scales that register's outlier").answer == answer

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from claims_evidence import SIZES, find, make_models, put
+from claims_evidence import SIZES, cka, find, make_models, mean, put
 
 AGREES, DISAGREES = make_models(True), make_models(False)
 
@@ -12,8 +12,7 @@ AGREES, DISAGREES = make_models(True), make_models(False)
 def trend_of(values, half=0.01, sizes=SIZES["iBOT"]):
     models = AGREES
     for size, value in zip(sizes, values, strict=True):
-        skip = {"unbiased": value, "ci95": [value - half, value + half]}
-        models = put(models, "iBOT", size, skip, "cka", "residual", "skip")
+        models = put(models, "iBOT", size, cka(value, half), "cka", "residual", "skip")
     return find(models, "iBOT: CKA(full, skip) rises")
 
 
@@ -37,8 +36,7 @@ def test_ends_in_order_are_no_trend_where_most_sizes_go_the_other_way():
     # Of the six pairs three rise and three fall.
     models = AGREES
     for size, value in zip(("S", "B", "L", "H"), (0.5, 0.9, 0.2, 0.55), strict=True):
-        patches = {"mean": value, "std": 0.01}
-        skip = {"mean": 1.0, "std": 0.0}
+        patches, skip = mean(value, 0.01), mean(1.0, 0.0)
         for part, norm in (("patches", skip), ("skip", patches)):
             models = put(models, "DeiT III", size, norm, "contribution_norm", part)
     finding = find(models, "DeiT III: the skip")
@@ -66,8 +64,7 @@ def test_a_trend_does_without_a_size_between():
 
 
 def test_larger_sizes_than_the_needed_ones_take_part():
-    value = {"unbiased": 0.05, "ci95": [0.04, 0.06]}
-    models = put(AGREES, "CLIP (OpenCLIP)", "bigG/14", value, "cka", "residual", "skip")
+    models = put(AGREES, "CLIP (OpenCLIP)", "bigG/14", cka(0.05), "cka", "residual", "skip")
     assert find(models, "(OpenCLIP): CKA(full, skip)").answer == "disagrees"
 
 

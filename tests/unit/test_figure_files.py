@@ -1,9 +1,11 @@
 """Figures on disk: whole or not at all, the same bytes again, whatever a result holds."""
 
+import csv
 import json
 import math
 import random
 import xml.etree.ElementTree as ET
+from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
 
 import matplotlib as mpl
@@ -17,14 +19,26 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from made_results import FAMILIES, make_audit, make_one_shot, write_all, write_result
+from made_results import (
+    FAMILIES,
+    change,
+    distribution,
+    make_audit,
+    make_one_shot,
+    write_all,
+    write_result,
+)
 from vitscope.cli import main
 from vitscope.errors import ResultError, UsageError, VitscopeError
-from vitscope.figures import NothingToDrawError, draw_figures, load_results
+from vitscope.figures import NothingToDrawError, draw, draw_figures, load_results
 from vitscope.figures.draw import FORMATS, save_figure
-from vitscope.figures.patch_share import plot_patch_share
 from vitscope.figures.plan import OF_ALL_MODELS, plan_figures
+from vitscope.metrics.estimates import CkaEstimate, Directions
+from vitscope.metrics.jackknife import Estimate
+from vitscope.results.schema_numbers import CovariateSummary
 
+KEPT = ("model", "preprocessing", "ledger", "share", "p")
+"""What a summary holds that is never undefined."""
 HOSTILE = "$\\frac{$ <script>alert(1)</script>\n\n日本 _x [a](b) `c` &amp; \x1b[31m" + "z" * 300
 
 
@@ -46,15 +60,14 @@ def few(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """Figures of results that hold norms and patch shares alone."""
+    """Figures of a model with registers and of one whose shares and similarities are undefined."""
     root = tmp_path_factory.mktemp("drawn")
-    for name, model in (
-        ("a", {"family": "DINOv2"}),
-        ("b", {"family": "DINOv2 with registers", "registers": 4}),
-    ):
-        summary, columns = make_audit(**model)
-        kept = ("schema_version", "kind", "model", "data", "contribution_norm")
-        write_result(root / name, {key: summary[key] for key in kept}, columns)
+    summary, columns = make_audit()
+    undefined = change(
+        summary, float("nan"), "layers", -1, "variance_share", "residual", "skip", "value"
+    )
+    write_result(root / "a", replace(undefined, layer_similarity=()), columns)
+    write_result(root / "b", *make_audit("DINOv2 with registers", registers=4))
     return draw_figures([root], root / "out", formats=("svg",))
 
 
@@ -130,41 +143,54 @@ def test_ticks_and_sizes_do_not_run_into_one_another(many):
 
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 10**6), rate=st.floats(0.02, 0.9))
-def test_whatever_number_is_missing_no_figure_shows_it_or_breaks(tmp_path_factory, seed, rate):
+def test_whatever_number_is_undefined_no_figure_shows_it_or_breaks(tmp_path_factory, seed, rate):
     root = tmp_path_factory.mktemp("gaps")
     chance = random.Random(seed)
 
     def spoil(tree):
-        if chance.random() < rate / 10:
-            return chance.choice([None, "text", [], {}, True])
+        if is_dataclass(tree):
+            found = {field.name: getattr(tree, field.name) for field in fields(tree)}
+            return replace(tree, **{k: spoil(v) if k not in KEPT else v for k, v in found.items()})
         if isinstance(tree, dict):
             return {key: spoil(value) for key, value in tree.items()}
-        if isinstance(tree, list) and chance.random() < 0.5:
-            return [spoil(value) for value in tree]
-        if isinstance(tree, int | float) and chance.random() < rate:
-            return chance.choice([None, 10**400])
-        return tree
+        if isinstance(tree, tuple) and not (tree and isinstance(tree[0], float)):
+            return tuple(map(spoil, tree))
+        return math.nan if isinstance(tree, float) and chance.random() < rate else tree
 
-    kept = ("schema_version", "kind", "model")
-    summary, columns = make_audit("DINOv2", "S", 22.1, registers=chance.choice([0, 4]), n=30)
-    spoiled = {k: v if k in kept else spoil(v) for k, v in summary.items()}
+    registers = chance.choice([0, 4])
+    summary, columns = make_audit("DINOv2", "S", 22.1, registers=registers, n=30)
     columns["patch_share"][chance.randrange(30)] = math.nan
-    write_result(root / "audit", spoiled, columns)
-    one_shot = make_one_shot("DINOv2", "S", 22.1)
-    spoiled = {k: v if k in kept else spoil(v) for k, v in one_shot.items()}
-    write_result(root / "one-shot", spoiled)
+    write_result(root / "audit", spoil(summary), columns)
     for figure in draw_some(root).values():
         assert_all_finite(figure)
         figure.draw_without_rendering()
 
 
-@pytest.mark.parametrize("part", [None, "missing"])
-def test_each_part_of_a_summary_may_be_absent(tmp_path, part):
+def test_a_summary_without_any_defined_number_gives_no_figure(tmp_path):
+    """Every number of one image alone is undefined, and what a layer may lack is not there."""
     summary, columns = make_audit("DINOv2", "S", 22.1, n=30)
-    bare = {key: summary[key] for key in ("schema_version", "kind", "model")}
-    if part is None:
-        bare |= dict.fromkeys(set(summary) - set(bare))
-    write_result(tmp_path / "bare", bare, columns)
+    layer = summary.last
+    nothing = distribution([])
+    bare = replace(
+        layer,
+        contribution_norm=dict.fromkeys(layer.contribution_norm, nothing),
+        variance_share={
+            total: dict.fromkeys(shares, Estimate(math.nan, None))
+            for total, shares in layer.variance_share.items()
+        },
+        cka={
+            readout: dict.fromkeys(ckas, CkaEstimate(math.nan, math.nan, None, math.nan))
+            for readout, ckas in layer.cka.items()
+        },
+        gram_ledger={},
+        directions=Directions(num_directions=10, effective_rank={}, pairs={}),
+        anatomy=None,
+    )
+    covariates = CovariateSummary(distributions={}, correlations={}, regressions={})
+    summary = replace(
+        summary, layers=(bare,), layer_similarity=(), high_norm_tokens=(), covariates=covariates
+    )
+    write_result(tmp_path / "bare", summary, columns)
     found = draw_figures([tmp_path / "bare"], tmp_path / "out", formats=("svg",))
     assert found.files == []
     assert all(found.skipped.values())
@@ -191,31 +217,41 @@ def test_the_index_tells_what_every_figure_came_from(drawn):
     assert [figure["name"] for figure in index["figures"]] == [f.name for f in drawn.drawn]
     assert index["skipped"] == dict(drawn.skipped)
     by_name = {figure["name"]: figure for figure in index["figures"]}
-    assert set(by_name) == {"fig2a_patch_share", "fig5a_norms", "fig7_norms"}
-    assert by_name["fig2a_patch_share"]["results"] == [
-        {
-            "folder": str(drawn.folder.parent / "b"),
-            "kind": "audit",
-            "model": "made/dinov2-with-registers-s",
-            "num_images": 400,
-            "weights_hash": "abc123",
-            "settings": "",
-        }
-    ]
-    assert set(by_name) == {"fig2a_patch_share", "fig5a_norms", "fig7_norms"}
+    shown = {
+        "folder": str(drawn.folder.parent / "b"),
+        "kind": "audit",
+        "model": "made/dinov2-with-registers-s",
+        "num_images": 400,
+        "weights_hash": "abc123",
+        "settings": "",
+    }
+    assert by_name["fig2a_patch_share"]["results"] == [shown]
     assert by_name["fig2a_patch_share"]["omitted"] == {"DINOv2 S": "no registers"}
+    assert by_name["variance_share"]["omitted"] == {"DINOv2 S": "its variance shares are undefined"}
     assert "no explained image" in index["skipped"]["fig4_maps"]
     listed = {file for figure in index["figures"] for file in figure["files"]}
     assert listed == {path.name for path in drawn.files}
+    tables = {figure["table"] for figure in index["figures"]}
+    assert tables == {f"{figure['name']}.csv" for figure in index["figures"]}
     there = {path.name for path in drawn.folder.iterdir()}
-    assert listed | {"index.md", "index.json"} == there
+    assert listed | tables | {"index.md", "index.json"} == there
+
+
+def test_the_numbers_of_a_figure_lie_beside_it(drawn):
+    with (drawn.folder / "variance_share.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    summary, _ = make_audit("DINOv2 with registers", registers=4)
+    shares = summary.last.variance_share["residual"]
+    found = {row["term"]: (float(row["value"]), float(row["low"])) for row in rows}
+    assert found == {term: (one.value, one.ci95[0]) for term, one in shares.items()}
+    assert {(row["model"], row["n"]) for row in rows} == {("DINOv2 with registers S", "400")}
 
 
 def test_hostile_names_are_shown_as_plain_text(tmp_path):
     registers = make_audit(HOSTILE, HOSTILE, 22.1, registers=4, n=30, name=HOSTILE)
     write_result(tmp_path / "a", *registers)
     one_shot = make_one_shot(HOSTILE, HOSTILE, 22.1, name=HOSTILE)
-    one_shot["accuracy"] = {HOSTILE: one_shot["accuracy"]["nearest"]}
+    one_shot = replace(one_shot, accuracy={HOSTILE: one_shot.accuracy["nearest"]})
     write_result(tmp_path / "c", one_shot)
     found = draw_figures([tmp_path], tmp_path / "out", formats=("svg",))
     assert len(found.drawn) > 12
@@ -244,9 +280,9 @@ def test_a_name_that_begins_with_an_underscore_is_in_the_legend(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"schema_version": 1}', "was written with schema 1, figures are drawn from schema 4"),
-        ('{"schema_version": 4}', "unknown kind None"),
-        ('{"schema_version": 4, "kind": "poem"}', "unknown kind 'poem'"),
+        ('{"schema_version": 1}', "was written with schema 1, this version reads 4"),
+        ('{"schema_version": 4}', "is a result of kind None"),
+        ('{"schema_version": 4, "kind": "poem"}', "is a result of kind 'poem'"),
         ("[]", "was written with schema None"),
         ("{", "cannot be read"),
     ],
@@ -263,7 +299,7 @@ def test_a_damaged_table_costs_its_own_figures_alone(tmp_path):
     write_result(tmp_path / "a", *make_audit("DINOv2 with registers", "S", 22.1, registers=4))
     (tmp_path / "a" / "images.parquet").write_bytes(b"not a table")
     with pytest.raises(NothingToDrawError, match=r"images\.parquet is damaged"):
-        plot_patch_share(load_results([tmp_path / "a"]))
+        draw("patch_share", load_results([tmp_path / "a"]))
     assert set(draw_some(tmp_path, ("fig2a", "variance"))) == {"variance_share"}
 
 
@@ -319,7 +355,8 @@ def test_unknown_formats_are_refused(few, tmp_path, formats):
 def test_two_hundred_models_keep_their_files_apart(tmp_path):
     for place in range(3):
         summary, columns = make_audit("mine", None, 20.0 + place, n=30, name="x/" + "y" * 90)
-        summary["model"]["id"] += str(place) if place else ""
+        name = summary.model.id + (str(place) if place else "")
+        summary = change(summary, name, "model", "id")
         write_result(tmp_path / str(place), summary, columns)
     names = [plan.name for plan in plan_figures(load_results([tmp_path]))]
     assert len(names) == len({name.casefold() for name in names})
@@ -341,8 +378,8 @@ def test_the_command_says_what_it_drew_and_what_not(few, tmp_path, capsys):
 
 def test_every_family_of_the_paper_is_on_the_figures_of_all_models(many):
     plans = {plan.name: plan for plan in plan_figures(load_results([many]))}
-    shown = {result.family for result in plans["variance_share"].draw().shown}
+    shown = {result.family for result in plans["variance_share"].draw().data.shown}
     assert shown == set(FAMILIES)
-    assert {r.family for r in plans["fig6_residual_cka"].draw().shown} == {"DINOv2"}
-    others = {r.family for r in plans["fig8_residual_cka"].draw().shown}
+    assert {r.family for r in plans["fig6_residual_cka"].draw().data.shown} == {"DINOv2"}
+    others = {r.family for r in plans["fig8_residual_cka"].draw().data.shown}
     assert others == set(FAMILIES) - {"DINOv2"}

@@ -1,29 +1,30 @@
 """Patch norms after the last block, which runs for patches in some batches only."""
 
-from pathlib import Path
+from dataclasses import fields
 
 import pytest
 
-from made_results import make_audit
-from vitscope.figures.layers import plot_high_norm_fraction, plot_high_norm_layers
-from vitscope.figures.saved import ModelResult
+from made_results import hold_audit
+from vitscope.figures import draw
 from vitscope.report.depth import draw_high_norm
+from vitscope.results.schema_numbers import HighNormDepth
 
 WORDS = "After the last block the norms of patches are known of 21 images alone, in which"
 
 
 def make_result(**last):
     """A made audit with other numbers in the row of the last depth."""
-    summary, _ = make_audit()
-    summary["high_norm_tokens"][-1] |= last
-    return ModelResult(Path("/nowhere"), "audit", summary)
+    result = hold_audit()
+    for key, value in last.items():
+        result = result.change(value, "high_norm_tokens", -1, key)
+    return result
 
 
 @pytest.fixture
 def unknown():
     """An audit that knows no image at the last depth."""
-    numbers = make_result().summary["high_norm_tokens"][-1].keys() - {"layer", "num_images"}
-    return make_result(num_images=0, **dict.fromkeys(numbers))
+    names = {field.name for field in fields(HighNormDepth)} - {"num_images"}
+    return make_result(num_images=0, **dict.fromkeys(names))
 
 
 def words(figure):
@@ -34,23 +35,23 @@ def words(figure):
 def test_figures_and_report_say_of_how_many_images_the_last_depth_is():
     whole, partial = make_result(), make_result(num_images=21)
     for result, told in ((whole, False), (partial, True)):
-        assert (WORDS in words(plot_high_norm_layers(result).figure)) == told
-        assert (WORDS in words(plot_high_norm_fraction([result]).figure)) == told
+        assert (WORDS in words(draw("high_norm_layers", [result]).figure)) == told
+        assert (WORDS in words(draw("high_norm_fraction", [result]).figure)) == told
         assert any(WORDS in note for note in draw_high_norm([result]).notes) == told
 
 
 def test_a_depth_without_images_is_left_out(unknown):
-    last = len(unknown.summary["high_norm_tokens"]) - 1
-    norms, fractions = plot_high_norm_layers(unknown).figure.axes
+    last = len(unknown.audit.high_norm_tokens) - 1
+    norms, fractions = draw("high_norm_layers", [unknown]).figure.axes
     for line in (*norms.lines, *fractions.lines):
         assert max(line.get_xdata()) < last
-    (panel,) = plot_high_norm_fraction([unknown]).figure.axes
+    (panel,) = draw("high_norm_fraction", [unknown]).figure.axes
     assert max(panel.lines[0].get_xdata()) == pytest.approx((last - 1) / last)
     assert len(draw_high_norm([unknown]).table.rows[0]) == last + 1
 
 
 def test_a_bound_is_shaded_from_zero_where_no_token_is_found():
-    (panel,) = plot_high_norm_fraction([make_result()]).figure.axes
+    (panel,) = draw("high_norm_fraction", [make_result()]).figure.axes
     (shade,) = panel.collections
     heights = shade.get_paths()[0].vertices[:, 1]
     assert heights.min() == 0

@@ -20,9 +20,8 @@ from vitscope.errors import ResultError, UsageError
 from vitscope.figures.saved import load_results
 from vitscope.report import write_report
 from vitscope.report.columns import collect_numbers, count_bins, describe_column
-from vitscope.report.definitions import read_definitions
 from vitscope.report.images import collect_images
-from vitscope.report.page import render_report
+from vitscope.report.page import read_definitions, render_report
 
 
 class Page(HTMLParser):
@@ -80,9 +79,9 @@ def test_every_figure_links_to_its_definition(page):
 
 def test_definitions_say_what_the_numbers_do():
     definitions = read_definitions()
-    assert "none are found, and what is given is the most" in definitions["high-norm"].text
-    assert "one of the verdict's two readings" in definitions["cka"].text
-    assert "divided by the attention mass that is kept" in definitions["readouts"].text
+    assert "no such tokens are found, and the largest part" in definitions["high-norm"]["text"]
+    assert "one of the verdict's two readings" in definitions["cka"]["text"]
+    assert "divided by the attention mass that is kept" in definitions["readouts"]["text"]
 
 
 def test_definitions_are_those_of_the_method():
@@ -99,7 +98,7 @@ def test_definitions_are_those_of_the_method():
         ),
     ):
         assert term.lower().replace("_", " ") in method.lower().replace("_", " ")
-        titles = [one.title.lower() for one in read_definitions().values()]
+        titles = [one["title"].lower() for one in read_definitions().values()]
         known = (
             term.lower().replace("_", " ").replace("contribution norm", "length of a contribution")
         )

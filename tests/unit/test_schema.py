@@ -12,7 +12,6 @@ from jsonschema import Draft202012Validator
 
 from audits import tiny_vit
 from images import write_images
-from old_layout import lay_out
 from schema_page import PAGE, SCRIPT, make_schema, render_page
 from vitscope import AuditConfig, OneShotConfig, audit, explain, one_shot
 from vitscope.errors import ResultError
@@ -42,7 +41,7 @@ _WRONG = st.one_of(
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Results of each kind, with their summaries in the layout of the schema."""
+    """Results of each kind."""
     root = tmp_path_factory.mktemp("schema")
     images = write_images(root / "images", 24)
     for number in range(3):
@@ -56,9 +55,6 @@ def folders(tmp_path_factory):
     (root / "apart/without reference").rename(root / "without reference")
     explain(tiny_vit(), [images / "0001.png"], out=root / "explained")
     one_shot(tiny_vit(), root / "classes", OneShotConfig(draws=2), out=root / "one-shot")
-    for case in _CASES:
-        path = root / case / "summary.json"
-        path.write_text(json.dumps(lay_out(json.loads(path.read_text()))))
     return root
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vitscope.metrics.estimates import CkaEstimate
 from vitscope.metrics.jackknife import Estimate
-from vitscope.metrics.pair_estimates import CkaEstimate
 from vitscope.results.verdict import LEVELS, MIN_IMAGES_TO_JUDGE, judge
 
 

@@ -133,7 +133,7 @@ def _conclude(run: "Reproduction", console: Console, formats: "Sequence[Format]"
 
 
 def _show_claims(run: "Reproduction", console: Console) -> None:
-    from vitscope.reproduction.claims_table import make_claims_table
+    from vitscope.reproduction.claims import make_claims_table
     from vitscope.reproduction.conclusion import judge_all_claims
 
     console.print(make_claims_table(judge_all_claims(run)))

@@ -1,7 +1,18 @@
-"""Figures drawn from saved results alone, one module a question."""
+"""Figures drawn from saved results alone: what a figure shows, and how matplotlib draws it."""
 
+from vitscope.figures.description import FigureData, NothingToDrawError
 from vitscope.figures.draw import draw_figures
-from vitscope.figures.drawing import Drawing, NothingToDrawError
+from vitscope.figures.plan import FIGURES, Drawing, draw, plot
 from vitscope.figures.saved import ModelResult, load_results
 
-__all__ = ["Drawing", "ModelResult", "NothingToDrawError", "draw_figures", "load_results"]
+__all__ = [
+    "FIGURES",
+    "Drawing",
+    "FigureData",
+    "ModelResult",
+    "NothingToDrawError",
+    "draw",
+    "draw_figures",
+    "load_results",
+    "plot",
+]

@@ -9,18 +9,19 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 
 from vitscope.errors import ResultError, UsageError
-from vitscope.figures.drawing import Drawing, NothingToDrawError
+from vitscope.figures.description import NothingToDrawError
 from vitscope.figures.plan import plan_figures
-from vitscope.figures.readouts import READOUTS, Readout
+from vitscope.figures.rendering.style import in_style
 from vitscope.figures.saved import ModelResult, load_results
-from vitscope.figures.style import in_style
+from vitscope.figures.sources import READOUTS, Readout
+from vitscope.files.csv_files import write_csv
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import write_text
 from vitscope.files.own_files import check_figures_target, is_figures, write_index
 from vitscope.files.printable import escape_markdown, printable_path
 from vitscope.files.storage import MARKER, never, staged_folder
 from vitscope.results.choices import describe_settings
-from vitscope.results.saved_result import SCHEMA_VERSION
+from vitscope.results.schema import SCHEMA_VERSION
 
 Format = Literal["png", "pdf", "svg"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -39,12 +40,14 @@ class DrawnFigure:
     Attributes:
         name: Of the figure, the same for every set of results.
         files: Its files, one a format.
+        table: Its numbers as CSV; None for a figure of maps.
         shown: Results whose numbers are on it.
         omitted: Reason for each result that is not, by its label.
     """
 
     name: str
     files: tuple[Path, ...]
+    table: Path | None
     shown: tuple[ModelResult, ...]
     omitted: Mapping[str, str]
 
@@ -101,10 +104,23 @@ def draw_figures(
             # Laid out once, so that all its files are alike.
             _fix_layout(drawing.figure)
             files = [f"{planned.name}.{name}" for name in dict.fromkeys(formats)]
+            rows = drawing.data.list_rows()
+            table = f"{planned.name}.csv"
             with plain_disk_errors(target):
                 for file in files:
                     save_figure(drawing.figure, staging / file)
-            drawn.append(_describe(planned.name, [target / file for file in files], drawing))
+                if rows:
+                    write_csv(staging / table, rows)
+            data = drawing.data
+            drawn.append(
+                DrawnFigure(
+                    name=planned.name,
+                    files=tuple(target / file for file in files),
+                    table=target / table if rows else None,
+                    shown=data.shown,
+                    omitted=dict(data.omitted),
+                )
+            )
         found = FigureFolder(target, tuple(drawn), skipped)
         write_text(staging / "index.md", _write_page(found))
         write_index(staging, _describe_all(found))
@@ -149,10 +165,6 @@ def _check_different(results: Sequence[ModelResult]) -> None:
         places[key] = result.folder
 
 
-def _describe(name: str, files: Sequence[Path], drawing: Drawing) -> DrawnFigure:
-    return DrawnFigure(name, tuple(files), drawing.shown, dict(drawing.omitted))
-
-
 def _describe_all(found: FigureFolder) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
@@ -160,6 +172,7 @@ def _describe_all(found: FigureFolder) -> dict[str, Any]:
             {
                 "name": figure.name,
                 "files": [path.name for path in figure.files],
+                "table": None if figure.table is None else figure.table.name,
                 "results": [
                     {
                         "folder": printable_path(result.folder),
@@ -187,7 +200,8 @@ def _tell_settings(result: ModelResult) -> str:
 def _write_page(found: FigureFolder) -> str:
     lines = ["# Figures", ""]
     for figure in found.drawn:
-        links = ", ".join(f"[{path.suffix[1:]}]({path.name})" for path in figure.files)
+        paths = [*figure.files, *([] if figure.table is None else [figure.table])]
+        links = ", ".join(f"[{path.suffix[1:]}]({path.name})" for path in paths)
         lines += [f"## {figure.name}", "", links, ""]
         lines += [
             f"- {escape_markdown(result.label)}: {escape_markdown(result.model_id)}, "

@@ -5,13 +5,13 @@ from itertools import chain
 from pathlib import Path
 
 from vitscope.figures.draw import Format, save_figure
-from vitscope.figures.maps import plot_explanations
+from vitscope.figures.rendering.maps import plot_explanations
 from vitscope.figures.saved import slug
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.own_files import check_figures_target, is_figures, write_index
 from vitscope.files.storage import never, staged_folder
 from vitscope.results.explanation import Explanation
-from vitscope.results.saved_result import SCHEMA_VERSION
+from vitscope.results.schema import SCHEMA_VERSION
 
 
 def draw_explanations(
@@ -30,7 +30,7 @@ def draw_explanations(
         entries = []
         for name, image_id in _name_images(explanations).items():
             shown = [one for one in explanations if image_id in one.image_ids]
-            figure = plot_explanations(shown, shown[0].image_ids.index(image_id), heads=heads)
+            figure = plot_explanations(shown, image_id, heads=heads)
             names = [f"{name}.{kind}" for kind in dict.fromkeys(formats)]
             with plain_disk_errors(target):
                 for file in names:
@@ -44,14 +44,14 @@ def draw_explanations(
 def _name_images(explanations: Sequence[Explanation]) -> dict[str, str]:
     """Name each image so that any file system takes it."""
     names: dict[str, str] = {}
-    for entry in chain.from_iterable(one.summary["images"] for one in explanations):
-        if entry["image_id"] in names.values():
+    for image in chain.from_iterable(one.summary.images for one in explanations):
+        if image.image_id in names.values():
             continue
-        stem = Path(entry["path"]).stem
+        stem = Path(image.path).stem
         readable = any(letter.isascii() and letter.isalnum() for letter in stem)
         stem = name = slug(stem) if readable else "image"
         number = 2
         while name.casefold() in {other.casefold() for other in names}:
             name, number = f"{stem}-{number}", number + 1
-        names[name] = entry["image_id"]
+        names[name] = image.image_id
     return names

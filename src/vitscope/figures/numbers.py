@@ -1,11 +1,14 @@
-"""Reading numbers out of a summary, where any may be missing."""
+"""Numbers of a summary with the ends of their intervals, where they are defined."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from vitscope.files.json_files import find as find
+from vitscope.metrics.distribution import Distribution
+from vitscope.metrics.estimates import CkaEstimate
+from vitscope.metrics.jackknife import Estimate
+from vitscope.results.schema import AuditSummary
+from vitscope.results.schema_numbers import HighNormDepth
 
 _FEWEST_FOR_CKA = 4
 """With three images the unbiased estimator divides by zero."""
@@ -19,11 +22,13 @@ class Interval:
         value: The estimate, or the mean of a distribution.
         low: Lower end; None where there is no interval.
         high: Upper end; None where there is no interval.
+        n: What it is over; None where that is the result's number of images.
     """
 
     value: float
     low: float | None = None
     high: float | None = None
+    n: int | None = None
 
     @property
     def errors(self) -> tuple[float, float]:
@@ -36,13 +41,18 @@ class Interval:
         high = self.value if self.high is None else self.high
         return max(0.0, self.value - low), max(0.0, high - self.value)
 
+    def in_percent(self) -> "Interval":
+        """A share as a percentage."""
+        low, high = (None if end is None else 100 * end for end in (self.low, self.high))
+        return Interval(100 * self.value, low, high, self.n)
+
 
 @dataclass(frozen=True)
 class CkaInterval(Interval):
     """An unbiased CKA with its interval, and the paper's estimator beside it.
 
     Attributes:
-        biased: The biased CKA; None where it is missing.
+        biased: The biased CKA; None where it is undefined.
         biased_if_unrelated: What it would be on average for outputs dealt at random.
     """
 
@@ -50,30 +60,12 @@ class CkaInterval(Interval):
     biased_if_unrelated: float | None = None
 
 
-def find_terms(tree: Any, *path: str) -> dict[str, Any]:
-    """A part of a summary that is keyed by names."""
-    found = find(tree, *path)
-    return dict(found) if isinstance(found, Mapping) else {}
-
-
-def number(value: Any) -> float | None:
-    """A finite number, or nothing."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        found = float(value)
-    except OverflowError:
-        return None
-    return found if math.isfinite(found) else None
-
-
-def numbers(values: Any) -> list[float] | None:
-    """A list of finite numbers, or nothing."""
-    if not isinstance(values, (list, tuple)) or not values:
-        return None
-    found = [number(value) for value in values]
-    complete = [value for value in found if value is not None]
-    return complete if len(complete) == len(found) else None
+def make_interval(
+    value: float, ends: tuple[float, float] | None = None, n: int | None = None
+) -> Interval | None:
+    """A number with the ends of its interval; nothing where it is undefined."""
+    low, high = ends or (None, None)
+    return None if math.isnan(value) else Interval(value, low, high, n)
 
 
 def write_number(value: float, digits: int = 2) -> str:
@@ -81,69 +73,60 @@ def write_number(value: float, digits: int = 2) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
-def read_estimate(tree: Any, key: str = "value") -> Interval | None:
+def read_estimate(estimate: Estimate) -> Interval | None:
     """An estimate with its 95 % interval."""
-    value = number(find(tree, key))
-    if value is None:
-        return None
-    ends = numbers(find(tree, "ci95"))
-    if ends is None or len(ends) != 2:
-        return Interval(value)
-    return Interval(value, min(ends), max(ends))
+    return make_interval(estimate.value, estimate.ci95)
 
 
-def read_cka(tree: Any) -> CkaInterval | None:
+def read_cka(cka: CkaEstimate) -> CkaInterval | None:
     """A CKA with its 95 % interval."""
-    found = read_estimate(tree, "unbiased")
-    if found is None:
+    if math.isnan(cka.unbiased):
         return None
-    biased, floor = number(find(tree, "biased")), number(find(tree, "biased_if_unrelated"))
-    return CkaInterval(found.value, found.low, found.high, biased, floor)
+    floor = None if math.isnan(cka.biased_if_unrelated) else cka.biased_if_unrelated
+    biased = None if math.isnan(cka.biased) else cka.biased
+    low, high = cka.ci95 or (None, None)
+    return CkaInterval(cka.unbiased, low, high, biased=biased, biased_if_unrelated=floor)
 
 
-def tell_undefined_cka(summary: Mapping[str, Any], readout: str, parts: Sequence[str]) -> str:
+def tell_undefined_cka(summary: AuditSummary, readout: str, parts: Sequence[str]) -> str:
     """Why an audit has no unbiased CKA."""
-    found = find_terms(summary, "cka", readout)
-    if not any(part in found for part in parts):
+    found = summary.last.cka.get(readout, {})
+    ckas = [found[part] for part in parts if part in found]
+    if not ckas:
         return f"is missing in the readout {readout}"
-    if (number(find(summary, "data", "num_images")) or 0) < _FEWEST_FOR_CKA:
+    if summary.data.num_images < _FEWEST_FOR_CKA:
         return f"is undefined with fewer than {_FEWEST_FOR_CKA} images"
-    if any(number(find(found.get(part), "biased")) is not None for part in parts):
+    if any(not math.isnan(cka.biased) for cka in ckas):
         return "is undefined without bias: too few images for how they differ"
-    shares = find_terms(summary, "variance_share", readout)
+    shares = summary.last.variance_share.get(readout)
     if not shares:
         constant = "its output, or what is kept of it,"
-    elif all(read_estimate(share) is None for share in shares.values()):
+    elif all(math.isnan(share.value) for share in shares.values()):
         constant = "its output"
     else:
         constant = "what is kept of its output"
     return f"is undefined: {constant} is the same for every image"
 
 
-def read_spread(tree: Any) -> Interval | None:
+def read_spread(spread: Distribution) -> Interval | None:
     """The mean of a distribution with its 5 and 95 % quantiles."""
-    mean = number(find(tree, "mean"))
-    low, high = number(find(tree, "p05")), number(find(tree, "p95"))
-    if mean is None:
-        return None
-    return Interval(mean, low, high)
+    return make_interval(spread.mean, (spread.p05, spread.p95), spread.n)
 
 
-def read_high_norm(row: Any) -> Interval | None:
+def read_high_norm(depth: HighNormDepth) -> Interval | None:
     """The fraction of high-norm patch tokens at a depth."""
-    fraction = number(find(row, "fraction"))
-    if fraction is not None:
-        return Interval(fraction)
-    bound = number(find(row, "fraction_at_most"))
-    return None if bound is None else Interval(bound, 0.0, bound)
+    n, bound = depth.num_images, depth.fraction_at_most
+    if depth.fraction is not None:
+        return Interval(depth.fraction, n=n)
+    return None if bound is None else Interval(bound, 0.0, bound, n)
 
 
-def tell_bounds(rows: Iterable[Any]) -> str:
+def tell_bounds(depths: Iterable[HighNormDepth]) -> str:
     """What a result without high-norm tokens leaves open."""
-    rows = list(rows)
+    bounds = [(one.fraction_at_most, one.images_fraction_at_most) for one in depths]
     tokens, images = (
-        max((part for row in rows if (part := number(find(row, key))) is not None), default=None)
-        for key in ("fraction_at_most", "images_fraction_at_most")
+        max((bound for bound in column if bound is not None), default=None)
+        for column in zip(*bounds, strict=True)
     )
     if tokens is None or images is None:
         return "any number"

@@ -3,57 +3,187 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from pathlib import Path
+from typing import Any, Protocol
 
-from vitscope.figures.anatomy import plot_anatomy
-from vitscope.figures.cka import plot_residual_cka, plot_restricted_cka
-from vitscope.figures.covariates import plot_covariates
-from vitscope.figures.directions import plot_directions
-from vitscope.figures.drawing import Drawing, NothingToDrawError
-from vitscope.figures.gram import plot_gram_ledger
-from vitscope.figures.high_norm_grid import plot_high_norm_grid
-from vitscope.figures.interdependence import plot_interdependence
-from vitscope.figures.layers import (
-    plot_high_norm_fraction,
-    plot_high_norm_layers,
-    plot_layer_similarity,
+from matplotlib.figure import Figure
+
+from vitscope.errors import UsageError
+from vitscope.figures.depths import (
+    describe_high_norm_fraction,
+    describe_high_norm_grid,
+    describe_high_norm_layers,
+    describe_layer_similarity,
 )
-from vitscope.figures.map_figures import list_images, plot_maps
-from vitscope.figures.norms import plot_norms
-from vitscope.figures.one_shot import TOPS, list_classifiers, plot_one_shot
-from vitscope.figures.patch_share import plot_patch_share
-from vitscope.figures.readouts import Readout
-from vitscope.figures.saved import ModelResult, slug
-from vitscope.figures.variance_share import plot_variance_share
+from vitscope.figures.description import FigureData, NothingToDrawError
+from vitscope.figures.images import (
+    describe_covariates,
+    describe_interdependence,
+    describe_patch_share,
+)
+from vitscope.figures.pairs import describe_directions, describe_gram_ledger
+from vitscope.figures.rendering.bars import draw_parts
+from vitscope.figures.rendering.by_depth import draw_by_depth, draw_by_layer
+from vitscope.figures.rendering.by_size import draw_families_by_size, draw_terms_by_size
+from vitscope.figures.rendering.images import (
+    draw_clouds,
+    draw_correlations,
+    draw_distributions,
+    draw_grid,
+)
+from vitscope.figures.rendering.matrices import draw_directions, draw_ledgers
+from vitscope.figures.rendering.tokens import draw_tokens
+from vitscope.figures.saved import ModelResult, slug, tell_apart
+from vitscope.figures.sources import (
+    TOPS,
+    Readout,
+    describe_norms,
+    describe_one_shot,
+    describe_residual_cka,
+    describe_restricted_cka,
+    describe_variance_share,
+    list_classifiers,
+)
+from vitscope.figures.tokens import describe_anatomy
 
 Results = Sequence[ModelResult]
 _MAIN_FAMILY = "DINOv2"
 
-OF_ALL_MODELS: Mapping[str, Callable[[Results], Drawing]] = {
-    "fig2a_patch_share": plot_patch_share,
-    "fig3a_restricted_cka": plot_restricted_cka,
-    "variance_share": plot_variance_share,
-    "high_norm_fraction": plot_high_norm_fraction,
-    "interdependence": plot_interdependence,
+
+class _InFolder(Protocol):
+    """A result on disk."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with what it shows.
+
+    Attributes:
+        figure: The figure.
+        data: What it shows.
+    """
+
+    figure: Figure
+    data: FigureData
+
+
+@dataclass(frozen=True)
+class Question:
+    """A figure that results may have.
+
+    Attributes:
+        describe: Says what it shows, or raises NothingToDrawError.
+        render: Draws that.
+        of_one: Whether it is of one result alone.
+    """
+
+    describe: Callable[..., FigureData]
+    render: Callable[[FigureData], Figure]
+    of_one: bool = False
+
+
+FIGURES: Mapping[str, Question] = {
+    "variance_share": Question(describe_variance_share, draw_parts),
+    "norms": Question(describe_norms, draw_terms_by_size),
+    "residual_cka": Question(describe_residual_cka, draw_terms_by_size),
+    "restricted_cka": Question(describe_restricted_cka, draw_families_by_size),
+    "patch_share": Question(describe_patch_share, draw_distributions),
+    "layer_similarity": Question(describe_layer_similarity, draw_by_depth),
+    "high_norm_fraction": Question(describe_high_norm_fraction, draw_by_depth),
+    "interdependence": Question(describe_interdependence, draw_clouds),
+    "anatomy": Question(describe_anatomy, draw_tokens, of_one=True),
+    "gram_ledger": Question(describe_gram_ledger, draw_ledgers, of_one=True),
+    "directions": Question(describe_directions, draw_directions, of_one=True),
+    "covariates": Question(describe_covariates, draw_correlations, of_one=True),
+    "high_norm_layers": Question(describe_high_norm_layers, draw_by_layer, of_one=True),
+    "high_norm_grid": Question(describe_high_norm_grid, draw_grid, of_one=True),
+    "one_shot": Question(describe_one_shot, draw_terms_by_size),
 }
-OF_THE_MAIN_FAMILY: Mapping[str, Callable[[Results], Drawing]] = {
-    "fig5a_norms": plot_norms,
-    "fig5b_layer_similarity": plot_layer_similarity,
-    "fig6_residual_cka": plot_residual_cka,
+"""By name, as `plot` takes it."""
+OF_ALL_MODELS = {
+    "fig2a_patch_share": "patch_share",
+    "fig3a_restricted_cka": "restricted_cka",
+    "variance_share": "variance_share",
+    "high_norm_fraction": "high_norm_fraction",
+    "interdependence": "interdependence",
 }
-OF_THE_OTHER_FAMILIES: Mapping[str, Callable[[Results], Drawing]] = {
-    "fig7_norms": plot_norms,
-    "fig8_residual_cka": plot_residual_cka,
-    "fig9_layer_similarity": plot_layer_similarity,
+OF_THE_MAIN_FAMILY = {
+    "fig5a_norms": "norms",
+    "fig5b_layer_similarity": "layer_similarity",
+    "fig6_residual_cka": "residual_cka",
 }
-OF_EACH_MODEL: Mapping[str, Callable[[ModelResult], Drawing]] = {
-    "fig2b_anatomy": plot_anatomy,
-    "gram_ledger": plot_gram_ledger,
-    "directions": plot_directions,
-    "covariates": plot_covariates,
-    "high_norm_layers": plot_high_norm_layers,
-    "high_norm_grid": plot_high_norm_grid,
+OF_THE_OTHER_FAMILIES = {
+    "fig7_norms": "norms",
+    "fig8_residual_cka": "residual_cka",
+    "fig9_layer_similarity": "layer_similarity",
 }
+OF_EACH_MODEL = {
+    "fig2b_anatomy" if name == "anatomy" else name: name
+    for name, question in FIGURES.items()
+    if question.of_one
+}
+"""The names of files, by the figures on them."""
+
+
+def plot(name: str, results: Sequence[_InFolder | str | Path], **settings: Any) -> Figure:
+    """Draw one figure of one or several results.
+
+    Args:
+        name: One of `FIGURES`, or "maps".
+        results: Results, or their folders.
+        **settings: What the figure lets choose: `readout` of "restricted_cka"; `classifier`, `top`
+            and `readout` of "one_shot"; `image` (its place in the first result) and `heads` of
+            "maps".
+
+    Returns:
+        A matplotlib figure, which shows itself in a notebook.
+
+    Raises:
+        UsageError: If there is no such figure or setting.
+        NothingToDrawError: If the results hold no numbers for it, or differ in what these mean.
+    """
+    folders = [Path(one) if isinstance(one, (str, Path)) else one.folder for one in results]
+    return draw(name, tell_apart(list(map(ModelResult.load, folders))), **settings).figure
+
+
+def draw(name: str, results: Results, **settings: Any) -> Drawing:
+    """Draw one figure."""
+    if name == "maps":
+        return draw_maps(results, **settings)
+    if name not in FIGURES:
+        raise UsageError(f"figure {name!r}: expected one of {', '.join([*FIGURES, 'maps'])}")
+    question = FIGURES[name]
+    taken = list(signature(question.describe).parameters)[1:]
+    if unknown := [setting for setting in settings if setting not in taken]:
+        raise UsageError(
+            f"the figure {name} takes no {unknown[0]!r}: expected {', '.join(taken) or 'none'}"
+        )
+    if question.of_one and len(results) != 1:
+        raise UsageError(f"the figure {name} is of one result: {len(results)} were given")
+    data = question.describe(results, **settings)
+    return Drawing(question.render(data), data)
+
+
+def list_images(explanations: Results) -> list[str]:
+    """Images that any of the results explains."""
+    ids = (image.image_id for one in explanations for image in one.explanation.images)
+    return list(dict.fromkeys(ids))
+
+
+def draw_maps(results: Results, image: int = 0, *, heads: bool = False) -> Drawing:
+    """One image's maps, a row for each model that explains it (Fig. 4)."""
+    explanations = [result for result in results if result.kind == "explanation"]
+    if not explanations:
+        raise NothingToDrawError("no result of the kind 'explanation'")
+    ids = [one.image_id for one in explanations[0].explanation.images]
+    if not 0 <= image < len(ids):
+        raise UsageError(f"image {image} does not exist: expected 0 to {len(ids) - 1}")
+    return _draw_image(explanations, ids[image], heads=heads)
 
 
 @dataclass(frozen=True)
@@ -83,21 +213,20 @@ def _plan_audits(results: Results, readout: Readout) -> Iterator[PlannedFigure]:
     audits = [result for result in results if result.kind == "audit"]
     main = [result for result in audits if result.family == _MAIN_FAMILY]
     others = [result for result in audits if result.family != _MAIN_FAMILY]
-    of_all = dict(OF_ALL_MODELS)
-    of_all["fig3a_restricted_cka"] = partial(plot_restricted_cka, readout=readout)
     for figures, chosen, whose in (
-        (of_all, audits, "no audit"),
+        (OF_ALL_MODELS, audits, "no audit"),
         (OF_THE_MAIN_FAMILY, main, f"no audit of {_MAIN_FAMILY} without registers"),
         (OF_THE_OTHER_FAMILIES, others, f"no audit of another family than {_MAIN_FAMILY}"),
     ):
-        for name, draw in figures.items():
-            yield PlannedFigure(name, partial(_draw_some, draw, chosen, whose))
+        for name, figure in figures.items():
+            settings = {"readout": readout} if figure == "restricted_cka" else {}
+            yield PlannedFigure(name, partial(_draw_some, figure, chosen, whose, **settings))
     names = _name_each(audits)
-    for name, draw_one in OF_EACH_MODEL.items():
+    for name, figure in OF_EACH_MODEL.items():
         if not audits:
             yield PlannedFigure(name, partial(_refuse, "no audit among the results"))
         for result in audits:
-            yield PlannedFigure(f"{name}__{names[result.folder]}", partial(draw_one, result))
+            yield PlannedFigure(f"{name}__{names[result.folder]}", partial(draw, figure, [result]))
 
 
 def _plan_one_shot(results: Results, readout: Readout) -> Iterator[PlannedFigure]:
@@ -107,7 +236,8 @@ def _plan_one_shot(results: Results, readout: Readout) -> Iterator[PlannedFigure
     for classifier in classifiers:
         for top in TOPS:
             name = f"fig3b_one_shot_{slug(classifier)}_{top}"
-            yield PlannedFigure(name, partial(plot_one_shot, results, classifier, top, readout))
+            settings = {"classifier": classifier, "top": top, "readout": readout}
+            yield PlannedFigure(name, partial(draw, "one_shot", results, **settings))
 
 
 def _plan_maps(results: Results) -> Iterator[PlannedFigure]:
@@ -121,13 +251,27 @@ def _plan_maps(results: Results) -> Iterator[PlannedFigure]:
         for family in families:
             rows = [result for result in explanations if result.family == family]
             name = f"fig4_maps_{number:03d}__{slug(family)}"
-            yield PlannedFigure(name, partial(plot_maps, rows, image_id))
+            yield PlannedFigure(name, partial(_draw_image, rows, image_id))
 
 
-def _draw_some(draw: Callable[[Results], Drawing], results: Results, whose: str) -> Drawing:
+def _draw_some(figure: str, results: Results, whose: str, **settings: Any) -> Drawing:
     if not results:
         raise NothingToDrawError(f"{whose} among the results")
-    return draw(results)
+    return draw(figure, results, **settings)
+
+
+def _draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> Drawing:
+    # Here, for maps are read with torch, and no other figure needs it.
+    from vitscope.figures.rendering.maps import plot_explanations
+    from vitscope.results.explanation import Explanation
+
+    shown = [result for result in explanations if image_id in list_images([result])]
+    if not shown:
+        raise NothingToDrawError("no result explains this image")
+    opened = [Explanation(result.folder) for result in shown]
+    omitted = {r.label: "does not explain this image" for r in explanations if r not in shown}
+    data = FigureData(points=(), notes=(), shown=tuple(shown), omitted=omitted)
+    return Drawing(plot_explanations(opened, image_id, heads=heads), data)
 
 
 def _refuse(reason: str) -> Drawing:

@@ -7,20 +7,28 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float64
 
 from vitscope.errors import ResultError, UsageError
-from vitscope.figures.numbers import find, number
 from vitscope.files.json_files import read_json
-from vitscope.files.own_files import RESULT_KINDS as KINDS
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import open_table
 from vitscope.files.storage import MARKER
 from vitscope.results.choices import describe_settings
-from vitscope.results.saved_result import PROVENANCE, SCHEMA_VERSION
+from vitscope.results.saved_result import PROVENANCE
+from vitscope.results.schema import (
+    KINDS,
+    AuditSummary,
+    ExplanationSummary,
+    OneShotSummary,
+    Summary,
+    read_summary,
+)
+
+S = TypeVar("S", bound=Summary)
 
 _LONGEST, _SHORT = 60, 32
 _RECIPES = (
@@ -46,57 +54,70 @@ class ModelResult:
 
     Attributes:
         folder: Where it lies.
-        kind: "audit", "one-shot" or "explanation".
-        summary: Content of its `summary.json`.
+        summary: Every number of it.
         mark: What tells it from results of the same name; empty where nothing has to.
     """
 
     folder: Path
-    kind: str
-    summary: dict[str, Any]
+    summary: Summary
     mark: str = ""
+
+    @classmethod
+    def load(cls, folder: Path) -> "ModelResult":
+        """Open the result in a folder."""
+        return cls(folder, read_summary(folder, *KINDS))
+
+    @property
+    def kind(self) -> str:
+        """What it is of: "audit", "one-shot" or "explanation"."""
+        return self.summary.KIND
+
+    @property
+    def audit(self) -> AuditSummary:
+        """The summary of an audit."""
+        return self._read_as(AuditSummary)
+
+    @property
+    def one_shot(self) -> OneShotSummary:
+        """The summary of one-shot classification."""
+        return self._read_as(OneShotSummary)
+
+    @property
+    def explanation(self) -> ExplanationSummary:
+        """The summary of explained images."""
+        return self._read_as(ExplanationSummary)
 
     @property
     def model_id(self) -> str:
         """The id of the model, as printable text."""
-        return printable(find(self.summary, "model", "id") or "a model without id")
+        return printable(self.summary.model.id or "a model without id")
 
     @property
     def family(self) -> str:
         """The training recipe, or the library's family where the recipe is not known."""
-        recipe = find(self.summary, "model", "recipe") or find(self.summary, "model", "family")
-        return printable(recipe or self.model_id)
+        model = self.summary.model
+        return printable(model.recipe or model.family or self.model_id)
 
     @property
     def size(self) -> str | None:
         """The label of the model's size (S, B, L, g)."""
-        size = find(self.summary, "model", "size")
-        return printable(size) if isinstance(size, str) and size else None
+        size = self.summary.model.size
+        return printable(size) if size else None
 
     @property
     def params_m(self) -> float | None:
-        """Parameters of the vision tower in millions."""
-        params = number(find(self.summary, "model", "num_params"))
-        return params / 1e6 if params is not None and params > 0 else None
-
-    @property
-    def depth(self) -> int | None:
-        """Number of blocks."""
-        depth = number(find(self.summary, "model", "depth"))
-        return int(depth) if depth is not None and depth > 0 else None
+        """Parameters of the vision tower in millions; None where they are not known."""
+        return self.summary.model.num_params / 1e6 or None
 
     @property
     def num_registers(self) -> int:
         """Register tokens of the model."""
-        return int(number(find(self.summary, "model", "num_registers")) or 0)
+        return self.summary.model.num_registers
 
     @property
     def num_images(self) -> int:
         """Images that the numbers are over."""
-        count = number(find(self.summary, "data", "num_images"))
-        if count is None and isinstance(images := self.summary.get("images"), list):
-            return len(images)
-        return int(count or 0)
+        return self.summary.data.num_images
 
     @property
     def label(self) -> str:
@@ -120,9 +141,10 @@ class ModelResult:
     def weights_hash(self) -> str | None:
         """Digest of the weights, where the provenance tells it."""
         try:
-            found = find(read_json(self.folder / PROVENANCE), "weights_hash")
+            content = read_json(self.folder / PROVENANCE)
         except ResultError:
             return None
+        found = content.get("weights_hash") if isinstance(content, dict) else None
         return printable(found) if isinstance(found, str) else None
 
     def read_column(self, name: str) -> Float64[np.ndarray, " image"] | None:
@@ -133,6 +155,14 @@ class ModelResult:
             column = file.read(columns=[name]).column(name)
             values: np.ndarray = column.to_numpy().astype(np.float64)
         return np.where(np.isfinite(values), values, np.nan)
+
+    def _read_as(self, kind: type[S]) -> S:
+        if not isinstance(self.summary, kind):
+            raise ResultError(
+                f"{printable_path(self.folder)} is a result of kind {self.kind!r}: expected "
+                f"{kind.KIND!r}"
+            )
+        return self.summary
 
 
 def load_results(folders: Sequence[Path]) -> list[ModelResult]:
@@ -148,8 +178,9 @@ def load_results(folders: Sequence[Path]) -> list[ModelResult]:
         for place in places:
             key = place.resolve()
             if key not in found:
-                found[key] = _load(place)
-    return sorted(found.values(), key=lambda one: (KINDS.index(one.kind), one.order))
+                found[key] = ModelResult.load(place)
+    order = [kind.KIND for kind in KINDS]
+    return sorted(found.values(), key=lambda one: (order.index(one.kind), one.order))
 
 
 def tell_apart(results: Sequence[ModelResult]) -> list[ModelResult]:
@@ -207,23 +238,6 @@ def _find_results(folder: Path) -> list[Path]:
             places.append(Path(here))
             below.clear()
     return places
-
-
-def _load(folder: Path) -> ModelResult:
-    name = printable_path(folder)
-    summary = read_json(folder / MARKER)
-    version, kind = find(summary, "schema_version"), find(summary, "kind")
-    if version != SCHEMA_VERSION:
-        raise ResultError(
-            f"{name} was written with schema {printable(version)}, figures are drawn from "
-            f"schema {SCHEMA_VERSION}: run it again"
-        )
-    if kind not in KINDS:
-        raise ResultError(
-            f"{name} is a result of the unknown kind {printable(repr(kind))}: expected one of "
-            f"{', '.join(KINDS)}"
-        )
-    return ModelResult(folder, kind, summary)
 
 
 def group_by_family(results: Iterable[ModelResult]) -> dict[str, list[ModelResult]]:

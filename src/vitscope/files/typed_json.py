@@ -179,7 +179,7 @@ def _read_count(content: Any) -> int:
 def _read_text(content: Any) -> str:
     if not isinstance(content, str):
         raise _expected("a text", content)
-    return content
+    return printable(content)
 
 
 def _read_flag(content: Any) -> bool:
@@ -267,7 +267,7 @@ def _make_mapping_reader(_: Any, hint: Any) -> Reader:
     def read(content: Any) -> Any:
         if not isinstance(content, dict):
             raise _expected("an object", content)
-        return {key: _read_at(key, read_value, value) for key, value in content.items()}
+        return {printable(key): _read_at(key, read_value, item) for key, item in content.items()}
 
     return read
 

@@ -1,12 +1,10 @@
 """Directions of variance: do two terms write along the same directions of the residual stream?"""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope.metrics.estimates import Directions, SharedDirections
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.moments import PairMoments
 
@@ -14,38 +12,6 @@ NUM_DIRECTIONS = 10
 """Leading principal directions of each term that are compared."""
 
 Covariance = Float[Tensor, "dim dim"]
-
-
-@dataclass(frozen=True)
-class SharedDirections:
-    """How the leading directions of two terms lie to one another.
-
-    Attributes:
-        principal_angles_deg: Angles between the two leading subspaces, ascending: 0 where they
-            share a direction, 90 where one has a direction that the other has nothing of.
-        shared_variance: Part of the first term's variance that lies in the second's subspace.
-        shared_variance_if_unrelated: What a subspace of that many directions drawn at random would
-            hold of it on average: their number over the width of the stream.
-    """
-
-    principal_angles_deg: tuple[float, ...]
-    shared_variance: float
-    shared_variance_if_unrelated: float
-
-
-@dataclass(frozen=True)
-class Directions:
-    """The directions in which the terms of the residual stream vary over images.
-
-    Attributes:
-        num_directions: Leading directions per term; fewer where a term varies in fewer.
-        effective_rank: Per term (tr Σ)² / tr Σ², the number of directions it varies in.
-        pairs: By the names of two terms that vary.
-    """
-
-    num_directions: int
-    effective_rank: Mapping[str, float]
-    pairs: Mapping[str, Mapping[str, SharedDirections]]
 
 
 def describe_directions(sums: FeatureSums) -> Directions:

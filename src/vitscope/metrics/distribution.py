@@ -12,7 +12,7 @@ class Distribution:
     """Mean, spread and quantiles over images.
 
     Attributes:
-        mean: Arithmetic mean.
+        mean: Arithmetic mean; NaN, as all below but `n`, where no image defines the number.
         std: Standard deviation of these images (divisor n).
         p05: 5 % quantile, linear interpolation between order statistics.
         p50: Median.
@@ -28,16 +28,16 @@ class Distribution:
     n: int
 
 
-def compute_distribution(values: Float64[np.ndarray, " image"]) -> Distribution | None:
+def compute_distribution(values: Float64[np.ndarray, " image"]) -> Distribution:
     """Summarise one number per image, whatever the order of the images.
 
     Returns:
-        The distribution over the images where it is defined; None where there is none.
+        The distribution over the images where it is defined.
     """
     # Sorted first, so that the sums do not depend on the order in which images came.
     defined = np.sort(values[~np.isnan(values)])
     if defined.size == 0:
-        return None
+        return Distribution(math.nan, math.nan, math.nan, math.nan, math.nan, 0)
     mean = math.fsum(defined) / defined.size
     std = math.sqrt(math.fsum((defined - mean) ** 2) / defined.size)
     p05, p50, p95 = (float(q) for q in np.quantile(defined, [0.05, 0.5, 0.95]))

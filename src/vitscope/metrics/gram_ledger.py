@@ -4,30 +4,14 @@ Source: Lappe & Giese (NeurIPS 2025), eq. 5; Song et al. (JMLR 2012) for the unb
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float64
 
+from vitscope.metrics.estimates import GramShare
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.ratio_interval import compute_ratio_interval
-
-
-@dataclass(frozen=True)
-class GramShare:
-    """Share of a pair of terms in the representational geometry of their total.
-
-    Attributes:
-        biased: The paper's estimator.
-        unbiased: The estimator that does not grow with d / n.
-        ci95: 95 % interval of `unbiased`; None where it cannot be told.
-    """
-
-    biased: float
-    unbiased: float
-    ci95: tuple[float, float] | None
-
 
 GramLedger = dict[str, dict[str, GramShare]]
 Cells = dict[tuple[str, str], Float64[np.ndarray, " union"]]

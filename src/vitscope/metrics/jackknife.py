@@ -25,7 +25,7 @@ class Estimate:
 
     Attributes:
         value: The estimate; NaN where it is undefined.
-        ci95: 95 % jackknife interval; None where it cannot be told.
+        ci95: 95 % interval; None where it cannot be told.
     """
 
     value: float

@@ -20,6 +20,8 @@ from jaxtyping import Float64, Int64
 from scipy.special import stdtrit
 from sklearn.linear_model import LogisticRegression
 
+from vitscope.metrics.jackknife import Estimate
+
 Features = Float64[np.ndarray, "image dim"]
 """A row an image; of training and of test images one a class, in the same order."""
 
@@ -42,18 +44,6 @@ class Accuracy(NamedTuple):
 
     top1: float
     top5: float
-
-
-class Estimate(NamedTuple):
-    """A mean over draws.
-
-    Attributes:
-        value: The mean.
-        ci95: 95 % interval (low, high); None where there are fewer than two draws.
-    """
-
-    value: float
-    ci95: tuple[float, float] | None
 
 
 def group_images(labels: Sequence[str], identities: Sequence[str]) -> dict[str, list[int]]:
@@ -159,7 +149,7 @@ def average_draws(values: Float64[np.ndarray, " draw"]) -> Estimate:
     classes and images are taken as given.
 
     Returns:
-        Mean and interval, cut to the 0 to 1 that an accuracy can be.
+        Mean and interval, cut to the 0 to 1 that an accuracy can be; no interval of a single draw.
     """
     draws = len(values)
     mean = float(np.mean(values))

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitscope.metrics.estimates import CkaEstimate
 from vitscope.metrics.jackknife import Estimate, compute_interval, leave_out, make_estimate
 from vitscope.metrics.linear_cka import (
     Hsic,
@@ -18,25 +19,6 @@ from vitscope.metrics.linear_cka import (
     is_constant,
 )
 from vitscope.metrics.moments import PairMoments, Rows, compute_covariance_traces
-
-
-@dataclass(frozen=True)
-class CkaEstimate:
-    """Linear CKA of a restricted output with the full one.
-
-    Attributes:
-        biased: The paper's estimator.
-        unbiased: The estimator that does not grow with d / n.
-        ci95: 95 % jackknife interval of `unbiased`, which ends at 1; None where it cannot be
-            told.
-        biased_if_unrelated: What `biased` would be on average if the restricted outputs were dealt
-            to the images at random.
-    """
-
-    biased: float
-    unbiased: float
-    ci95: tuple[float, float] | None
-    biased_if_unrelated: float
 
 
 @dataclass(frozen=True, eq=False)

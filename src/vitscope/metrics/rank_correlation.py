@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Float64
@@ -30,6 +30,17 @@ class RankCorrelation:
     ci95: tuple[float, float] | None
     p: float
     n: int
+
+
+@dataclass(frozen=True)
+class AdjustedCorrelation(RankCorrelation):
+    """A rank correlation that is one of several.
+
+    Attributes:
+        p_holm: The p value after Holm's correction for their number.
+    """
+
+    p_holm: float
 
 
 def correlate_ranks(
@@ -61,6 +72,18 @@ def correlate_ranks(
     rho, p = (float(value) for value in spearmanr(first[order], second[order]))
     smallest = math.exp(math.log(2) - math.lgamma(n + 1))
     return RankCorrelation(rho, _compute_interval(rho, n), max(p, smallest), n)
+
+
+def correlate_several(
+    covariates: Mapping[str, Float64[np.ndarray, " image"]], target: Float64[np.ndarray, " image"]
+) -> dict[str, AdjustedCorrelation]:
+    """Spearman's ρ of each covariate with a target; p values are corrected for their number."""
+    found = {name: correlate_ranks(values, target) for name, values in covariates.items()}
+    adjusted = adjust_holm({name: correlation.p for name, correlation in found.items()})
+    return {
+        name: AdjustedCorrelation(**asdict(correlation), p_holm=adjusted[name])
+        for name, correlation in found.items()
+    }
 
 
 def adjust_holm(p_values: Mapping[str, float]) -> dict[str, float]:

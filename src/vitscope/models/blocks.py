@@ -128,8 +128,8 @@ class BlockRecorder:
         """Prepare to record.
 
         Of the `last` block nothing but the row is needed; with `leave` the forward is left there by
-        `StopForward`, as soon as the row is there. A block that has no `project_heads`, or enters its
-        attention otherwise than by calling it, runs in full all the same.
+        `StopForward`, as soon as the row is there. A block that has no `project_heads`, or enters
+        its attention otherwise than by calling it, runs in full.
         """
         self.times_run = 0
         self._layer = layer

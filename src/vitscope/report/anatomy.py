@@ -1,17 +1,11 @@
 """What the special tokens hold at the input of the audited block."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitscope.figures.drawing import NothingToDrawError, describe_n, select
-from vitscope.figures.numbers import (
-    Interval,
-    find,
-    find_terms,
-    number,
-    read_estimate,
-    read_spread,
-)
+from vitscope.figures.description import NothingToDrawError, describe_n, select
+from vitscope.figures.numbers import Interval, read_estimate, read_spread
 from vitscope.figures.saved import ModelResult
 from vitscope.report.charts import plot_bars, term_colour
 from vitscope.report.figure import (
@@ -21,12 +15,12 @@ from vitscope.report.figure import (
     Terms,
     describe_interval,
     make_figure,
-    name_term,
     note_omitted,
     tell_interval,
     tell_percent,
 )
 from vitscope.results.choices import LAYER
+from vitscope.results.vocabulary import name_term
 
 _STATES = ("hidden", "normed", "keys", "values")
 
@@ -69,18 +63,16 @@ def draw_anatomy(results: Sequence[ModelResult]) -> ReportFigure:
         draw,
         key="anatomy",
         title="What do the special tokens hold?",
-        meaning="The length of each special token where the last block begins, beside that of "
-        "patches. A token that is far longer than all others, and the same for every image, is "
-        "a store and no description of the image.",
+        meaning="The norm of each special token at the input of the audited block, beside that of "
+        "patches. A token that is far longer than all others and the same for every image "
+        "does not describe the image.",
         terms=("anatomy", "high-norm"),
     )
 
 
 def _read_norms(result: ModelResult) -> Terms:
-    spreads = {
-        token: read_spread(norm)
-        for token, norm in find_terms(result.summary, "anatomy", "norms").items()
-    }
+    anatomy = result.audit.last.anatomy
+    spreads = {} if anatomy is None else {k: read_spread(norm) for k, norm in anatomy.norms.items()}
     norms = {token: norm for token, norm in spreads.items() if norm is not None}
     if not norms:
         raise NothingToDrawError("it has no anatomy of tokens")
@@ -88,21 +80,23 @@ def _read_norms(result: ModelResult) -> Terms:
 
 
 def _read_cosines(result: ModelResult, token: str) -> list[str]:
-    states = find(result.summary, "anatomy", "tokens", token)
+    anatomy = result.audit.last.anatomy
+    found = None if anatomy is None else anatomy.tokens.get(token)
+    states = {} if found is None else found.states
     return [
-        tell_interval(read_estimate(find(states, state, "pairwise_cosine"))) for state in _STATES
+        tell_interval(read_estimate(states[state].pairwise_cosine) if state in states else None)
+        for state in _STATES
     ]
 
 
 def _describe_dominant(model: ModelResult) -> list[str]:
-    dominant = find(model.summary, "anatomy", "dominant_register")
-    index, share = number(find(dominant, "index")), number(find(dominant, "share"))
-    if index is None or share is None:
+    anatomy = model.audit.last.anatomy
+    if anatomy is None or (dominant := anatomy.dominant_register) is None:
         return []
-    ratio = number(find(dominant, "ratio"))
-    times = "" if ratio is None else f", its mean norm {ratio:.3g} times that of the others"
-    where = f"in {tell_percent(share)} of the images"
-    return [f"{model.label}: register {index:.0f} has the highest norm {where}{times}."]
+    ratio = dominant.ratio
+    times = "" if math.isnan(ratio) else f", its mean norm {ratio:.3g} times that of the others"
+    where = f"in {tell_percent(dominant.share)} of the images"
+    return [f"{model.label}: register {dominant.index} has the highest norm {where}{times}."]
 
 
 def _tell(norm: Interval) -> str:

@@ -9,46 +9,21 @@ import pyarrow as pa
 from jaxtyping import Float64
 
 from vitscope.figures.saved import printable
-from vitscope.figures.style import TERMS
-from vitscope.report.figure import name_term
+from vitscope.results.vocabulary import COVARIATES, PER_IMAGE, TERMS, TOTALS, name_term
 
 _NUM_BINS = 28
 _NOISE = 1e-6
 """Spread, as a part of the largest value, that is rounding alone."""
-# The longest prefix first.
-_GROUPS = (
-    ("centred_cosine_attention_", "Centred cosine with t", "centred-cosine"),
-    ("centred_cosine_residual_", "Centred cosine with r", "centred-cosine"),
-    ("restricted_cosine_attention_", "Restricted cosine with t", "cosine"),
-    ("contribution_norm_", "Length of contribution", "contribution-norm"),
-    ("highest_patch_norm_", "Highest patch norm", "high-norm"),
-    ("layer_similarity_", "Layer similarity", "layer-similarity"),
-    ("cosine_attention_", "Cosine with t", "cosine"),
-    ("cosine_residual_", "Cosine with r", "cosine"),
-    ("attention_mass_", "Attention mass", "attention-mass"),
-    ("centred_share_", "Centred share", "centred-share"),
-    ("share_without_bias_", "Share, bias aside", "share"),
-    ("covariate_", "Image", "covariates"),
-    ("token_norm_", "Norm", "anatomy"),
-    ("share_", "Share", "share"),
-)
-_SINGLE = {
-    "patch_share": ("Attention mass", "patches against registers", "patch-share"),
-    "balance_error": ("Proofs", "error of the balance", "balance"),
-    "residual_error": ("Proofs", "error of the residual stream", "balance"),
-    "block_error": ("Proofs", "error of the block", "balance"),
-    "embedding_error": ("Proofs", "error of the embedding", "balance"),
+_COVARIATE = "covariate_"
+_DEFINED = {
+    "share_without_bias": "share",
+    "restricted_cosine": "cosine",
+    "token_norm": "anatomy",
+    "highest_patch_norm": "high-norm",
+    "level_range": "",
 }
-_ORDER = (
-    "Centred share",
-    "Share, bias aside",
-    "Share",
-    "Attention mass",
-    "Centred cosine with r",
-    "Centred cosine with t",
-)
-_TERMS = [name_term(term) for term in TERMS]
-_TOTALS = {"attention_total": "all together (t)", "residual_total": "all together (r)"}
+"""Definitions that are not called as their numbers."""
+_TERMS, _QUANTITIES = list(TERMS), list(PER_IMAGE)
 
 
 @dataclass(frozen=True)
@@ -60,19 +35,14 @@ class Column:
         group: What kind of number it is.
         label: Which of its kind.
         definition: Key of its definition; empty where there is none.
+        order: Its place in a list to choose from.
     """
 
     name: str
     group: str
     label: str
     definition: str
-
-    @property
-    def order(self) -> tuple[int, str, int, str]:
-        """Its place in a list to choose from."""
-        group = _ORDER.index(self.group) if self.group in _ORDER else len(_ORDER)
-        term = _TERMS.index(self.label) if self.label in _TERMS else len(_TERMS)
-        return group, self.group, term, self.name
+    order: tuple[int, str, int, str]
 
 
 @dataclass(frozen=True)
@@ -102,20 +72,34 @@ class ImageNumbers:
 
 def describe_column(name: str) -> Column:
     """A column of the table of images in words."""
-    if name in _SINGLE:
-        group, label, definition = _SINGLE[name]
-        return Column(name, group, label, definition)
-    for prefix, group, definition in _GROUPS:
-        if name.startswith(prefix):
-            rest = name.removeprefix(prefix)
-            if rest.isdigit():
-                label = f"depth {int(rest)}"
-            elif prefix == "covariate_":
-                label = printable(rest.replace("_", " "))
-            else:
-                label = _TOTALS.get(rest) or name_term(rest)
-            return Column(name, group, label, definition)
-    return Column(name, "Other", printable(name.replace("_", " ")), "")
+    if name.startswith(_COVARIATE):
+        key = name.removeprefix(_COVARIATE)
+        label = COVARIATES[key].name if key in COVARIATES else name_term(key)
+        return _place(name, "Image", label, "covariates")
+    keys = [key for key in PER_IMAGE if name == key or name.startswith(f"{key}_")]
+    if not keys:
+        return _place(name, "Other", name_term(name), "")
+    quantity = PER_IMAGE[max(keys, key=len)]
+    rest = name.removeprefix(quantity.key).removeprefix("_")
+    is_proof = quantity.key.endswith("_error")
+    definition = "balance" if is_proof else quantity.key.replace("_", "-")
+    definition = _DEFINED.get(quantity.key, definition)
+    if not rest:
+        group = "Proofs" if is_proof else "Attention mass" if name == "patch_share" else "Image"
+        return _place(name, group, quantity.name, definition, quantity.key)
+    total = next((total for total in quantity.totals if rest.startswith(f"{total}_")), None)
+    term = rest if total is None else rest.removeprefix(f"{total}_")
+    group = quantity.name if total is None else f"{quantity.name} with {TOTALS[total]}"
+    label = f"depth {int(term)}" if term.isdigit() else name_term(term)
+    return _place(name, group, label, definition, quantity.key, term)
+
+
+def _place(
+    name: str, group: str, label: str, definition: str, key: str = "", term: str = ""
+) -> Column:
+    first = _QUANTITIES.index(key) if key in PER_IMAGE else len(_QUANTITIES)
+    last = _TERMS.index(term) if term in TERMS else len(_TERMS)
+    return Column(name, group, printable(label), definition, (first, group, last, name))
 
 
 def collect_numbers(table: pa.Table) -> ImageNumbers:

@@ -1,11 +1,12 @@
 """What goes with an image's sources: rank correlations with what can be seen in it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitscope.figures.drawing import NothingToDrawError, select
-from vitscope.figures.numbers import Interval, find, find_terms, number, read_estimate
-from vitscope.figures.saved import ModelResult, printable
+from vitscope.figures.description import NothingToDrawError, select
+from vitscope.figures.numbers import Interval
+from vitscope.figures.saved import ModelResult
 from vitscope.report.charts import plot_dots
 from vitscope.report.figure import (
     Panel,
@@ -13,12 +14,12 @@ from vitscope.report.figure import (
     Table,
     describe_interval,
     make_figure,
-    name_term,
     note_omitted,
     tell_interval,
     tell_number,
 )
 from vitscope.results.choices import LAYER, count_cls
+from vitscope.results.vocabulary import COVARIATES, name_term
 
 _SOURCES = ("patches", "registers", "skip")
 _SIGNIFICANT = 0.05
@@ -55,10 +56,10 @@ def draw_covariates(results: Sequence[ModelResult]) -> ReportFigure:
         sources = {source for _, found in selection.found for source, _ in found}
         return {
             "panels": tuple(panels),
-            "table": Table(("model", "source", "covariate", "ρ", "told from 0"), tuple(rows)),
+            "table": Table(("model", "source", "covariate", "ρ", "differs from 0"), tuple(rows)),
             "legend": tuple(source for source in _SOURCES if source in sources),
             "notes": (
-                "Thin lines: 95 % intervals. Filled: told from 0 (p < 0.05 after Holm’s "
+                "Thin lines: 95 % intervals. Filled: differs from 0 (p < 0.05 after Holm’s "
                 "correction).",
                 *selection.choices,
                 *note_omitted(selection.omitted),
@@ -68,25 +69,25 @@ def draw_covariates(results: Sequence[ModelResult]) -> ReportFigure:
     return make_figure(
         draw,
         key="covariates",
-        title="What is it about an image?",
-        meaning="Whether images that lean more on a source have something in common that needs "
-        "no label: to the right, the share of the source rises with it.",
+        title="Which images rely on which source?",
+        meaning="Whether images that rely more on a source have something visible in common: to "
+        "the right of zero, the share of the source rises with it.",
         terms=("covariates", "rank-correlation", "centred-share"),
     )
 
 
 def _read(result: ModelResult) -> Correlations:
+    correlations = result.audit.covariates.correlations
     found: dict[tuple[str, str], tuple[Interval, bool]] = {}
     for source in _SOURCES:
         # Where features were dropped there are plain shares alone.
-        trees = (
-            find_terms(result.summary, "covariates", "correlations", f"{kind}_{source}")
-            for kind in ("centred_share", "share")
+        of_covariates = correlations.get(f"centred_share_{source}") or correlations.get(
+            f"share_{source}", {}
         )
-        for covariate, content in next((tree for tree in trees if tree), {}).items():
-            rho, p = read_estimate(content, "rho"), number(find(content, "p_holm"))
-            if rho is not None:
-                found[source, covariate] = (rho, p is not None and p < _SIGNIFICANT)
+        for covariate, one in of_covariates.items():
+            if not math.isnan(one.rho):
+                rho = Interval(one.rho, *(one.ci95 or (None, None)))
+                found[source, covariate] = (rho, one.p_holm < _SIGNIFICANT)
     if not found:
         raise NothingToDrawError("its correlations with covariates are undefined")
     return found
@@ -95,16 +96,15 @@ def _read(result: ModelResult) -> Correlations:
 def _read_fits(model: ModelResult, sources: set[str]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for source in _SOURCES:
-        fit = find(model.summary, "covariates", "regressions", f"centred_share_{source}")
-        r2 = number(find(fit, "r2"))
-        if source in sources and r2 is not None:
-            told = f"R² = {tell_number(r2)}"
+        fit = model.audit.covariates.regressions.get(f"centred_share_{source}")
+        if source in sources and fit is not None and not math.isnan(fit.r2):
+            told = f"R² = {tell_number(fit.r2)}"
             rows.append((model.label, name_term(source), "all together (regression)", told, ""))
     return rows
 
 
 def _name(covariate: str) -> str:
-    return printable(covariate.replace("_", " "))
+    return COVARIATES[covariate].name if covariate in COVARIATES else name_term(covariate)
 
 
 def _mark(clear: bool) -> str:

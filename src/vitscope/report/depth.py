@@ -1,24 +1,17 @@
 """What happens on the way through the layers: to [CLS], and to single patches."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from vitscope.figures.drawing import (
+from vitscope.figures.depths import describe_partial_depths
+from vitscope.figures.description import (
     NothingToDrawError,
     Selection,
     describe_n,
-    describe_partial_depths,
     select,
 )
-from vitscope.figures.numbers import (
-    Interval,
-    find,
-    number,
-    read_high_norm,
-    read_spread,
-    tell_bounds,
-)
+from vitscope.figures.numbers import Interval, read_high_norm, read_spread, tell_bounds
 from vitscope.figures.saved import ModelResult
 from vitscope.report.charts import Domain, plot_depth
 from vitscope.report.figure import (
@@ -41,7 +34,7 @@ def draw_layer_similarity(results: Results) -> ReportFigure:
     """Cosine of [CLS] at each depth with [CLS] at the last."""
 
     def draw() -> Mapping[str, Any]:
-        selection = select(results, lambda one: _read_layers(one, "layer_similarity", read_spread))
+        selection = select(results, _read_similarity)
         notes = (f"{describe_n(selection.results)}. Bands: 5 to 95 % of the images.",)
         return _draw(selection, "cosine with the last [CLS]", tell_number, notes)
 
@@ -49,8 +42,8 @@ def draw_layer_similarity(results: Results) -> ReportFigure:
         draw,
         key="layer-similarity",
         title="When is the output made?",
-        meaning="How alike [CLS] after each layer is to what it is in the end: a jump at the last "
-        "layer means that the output is gathered there, a slow rise that it was carried along.",
+        meaning="How similar [CLS] after each layer is to the final one. A jump at the last layer "
+        "means that the output is gathered there; a slow rise, that it was built along the way.",
         terms=("layer-similarity",),
     )
 
@@ -59,11 +52,9 @@ def draw_high_norm(results: Results) -> ReportFigure:
     """Fraction of patch tokens above the fitted threshold, by depth."""
 
     def draw() -> Mapping[str, Any]:
-        selection = select(
-            results, lambda one: _read_layers(one, "high_norm_tokens", read_high_norm)
-        )
+        selection = select(results, _read_high_norm)
         clean = [
-            f"{model.label} ({tell_bounds(model.summary['high_norm_tokens'])})"
+            f"{model.label} ({tell_bounds(model.audit.high_norm_tokens)})"
             for model, layers in selection.found
             if all(value.high is not None for value in layers.values())
         ]
@@ -73,8 +64,8 @@ def draw_high_norm(results: Results) -> ReportFigure:
         ]
         if clean:
             notes.append(
-                "At no depth a patch token is found that stands out of the others; what the images "
-                f"leave open: {'; '.join(clean)}."
+                "No high-norm patch tokens were found at any depth; what the images leave "
+                f"open: {'; '.join(clean)}."
             )
         top = max(value.value for _, layers in selection.found for value in layers.values())
         domain = (0.0, 1.08 * top if top else 0.01)
@@ -86,8 +77,8 @@ def draw_high_norm(results: Results) -> ReportFigure:
         draw,
         key="high-norm",
         title="Are patches used as storage?",
-        meaning="The part of patch tokens whose norm stands out of all others, layer by layer: "
-        "such tokens have given up their place in the image to hold something else.",
+        meaning="The part of patch tokens with a norm far above all others, by layer. Such tokens "
+        "no longer describe their place in the image.",
         terms=("high-norm",),
     )
 
@@ -145,13 +136,18 @@ def _tell(value: Interval | None, told: Callable[[float], str]) -> str:
     return bound + told(value.value)
 
 
-def _read_layers(result: ModelResult, key: str, read: Callable[[Any], Interval | None]) -> Layers:
-    rows = find(result.summary, key)
-    found = {
-        int(layer): value
-        for row in (rows if isinstance(rows, list) else [])
-        if (layer := number(find(row, "layer"))) is not None and (value := read(row)) is not None
-    }
-    if not found:
-        raise NothingToDrawError(f"it has no {key.replace('_', ' ')}")
-    return dict(sorted(found.items()))
+def _read_similarity(result: ModelResult) -> Layers:
+    found = map(read_spread, result.audit.layer_similarity)
+    return _number(found, "it has no layer similarity")
+
+
+def _read_high_norm(result: ModelResult) -> Layers:
+    found = map(read_high_norm, result.audit.high_norm_tokens)
+    return _number(found, "it has no high norm tokens")
+
+
+def _number(found: Iterable[Interval | None], reason: str) -> Layers:
+    layers = {depth: value for depth, value in enumerate(found) if value is not None}
+    if not layers:
+        raise NothingToDrawError(reason)
+    return layers

@@ -8,6 +8,7 @@ Requirements met here:
 """
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Iterable
 from hashlib import sha256
@@ -16,11 +17,24 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image
+
+from vitscope.report.charts import TERM_SHAPES
 
 _ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 _LONGEST_PX, _QUALITY = 336, 82
+_PATHS = {
+    "circle": "M6 1a5 5 0 1 0 0 10A5 5 0 1 0 6 1Z",
+    "square": "M1.5 1.5h9v9h-9Z",
+    "diamond": "M6 .5 11.5 6 6 11.5 .5 6Z",
+    "cross": "M4 1h4v3h3v4H8v3H4V8H1V4h3Z",
+    "triangle-up": "M6 1 11.5 11H.5Z",
+    "triangle-down": "M6 11 .5 1h11Z",
+    "triangle-right": "M1 .5 11 6 1 11.5Z",
+    "stroke": "M0 4.5h12v3H0Z",
+}
+_SUBSCRIPT = re.compile(r"\b([A-Za-z])_([A-Za-z])\b")
 
 
 def embed_json(content: Any) -> str:
@@ -38,6 +52,11 @@ def embed_script(source: str) -> str:
 def as_written(text: str) -> Markup:
     """Text that goes into the page as it is."""
     return Markup(text)  # noqa: S704 - nothing of a result gets here but through `embed_json`
+
+
+def as_maths(text: str) -> Markup:
+    """Text of this package with its subscripts, such as c_g, set as such."""
+    return Markup(_SUBSCRIPT.sub(r"<i>\1</i><sub>\2</sub>", str(escape(text))))  # noqa: S704 - as above
 
 
 def digest_of(source: str) -> str:
@@ -81,3 +100,13 @@ def encode_map(
         "data": encode_bytes(levels.astype(np.uint8)),
         "scale": [float(f"{value:.5g}") for value in scale],
     }
+
+
+def draw_key(term: str) -> Markup:
+    """A term's mark, for a legend."""
+    name = "registers" if term.startswith("register_") else term
+    known = name in TERM_SHAPES
+    shape = _PATHS[TERM_SHAPES[name]] if known else _PATHS["cross"]
+    return Markup(
+        '<svg viewBox="0 0 12 12" aria-hidden="true"><path class="term-{}" d="{}"/></svg>'
+    ).format(name if known else "other", shape)

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vitscope.figures.drawing import NothingToDrawError, Selection, describe_omitted
+from vitscope.figures.description import NothingToDrawError, Selection, describe_omitted
 from vitscope.figures.numbers import CkaInterval, Interval
-from vitscope.figures.saved import ModelResult, printable
-from vitscope.figures.style import TERM_NAMES, in_term_order
+from vitscope.figures.saved import ModelResult
 from vitscope.report.charts import Domain, Spec, plot_bars, plot_by_size, term_colour
+from vitscope.results.vocabulary import name_term, order_terms
 
 Terms = Mapping[str, Interval]
 Told = Callable[[float], str]
@@ -108,7 +108,7 @@ def draw_terms(
                 )
                 spec = plot_bars(rows, axis, words, domain=domain, form=form)
                 panels.append(Panel(model.label, spec))
-    names = in_term_order(list({term for _, terms in selection.found for term in terms}))
+    names = order_terms({term for _, terms in selection.found for term in terms})
     rows_of_table = [
         (model.label, *(tell_interval(terms.get(name), told) for name in names))
         for model, terms in selection.found
@@ -131,11 +131,6 @@ def _are_sizes(models: Sequence[ModelResult]) -> bool:
 def note_omitted(omitted: Mapping[str, str]) -> tuple[str, ...]:
     """Who is not on a figure, and why."""
     return (f"Not shown: {describe_omitted(omitted)}.",) if omitted else ()
-
-
-def name_term(term: str) -> str:
-    """A term in the field's words."""
-    return TERM_NAMES.get(term) or printable(term.replace("_", " "))
 
 
 def tell_number(value: float) -> str:
@@ -169,7 +164,7 @@ def _describe_terms(model: ModelResult, terms: Terms, told: Told) -> list[dict[s
             "told": tell_interval(terms[term], told),
             **describe_interval(terms[term]),
         }
-        for term in in_term_order(list(terms))
+        for term in order_terms(terms)
     ]
 
 

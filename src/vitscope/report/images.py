@@ -1,7 +1,7 @@
 """The images of the report: thumbnails, maps and numbers, as many as a file can carry."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import matplotlib as mpl
@@ -167,7 +167,7 @@ def _open_gallery(result: ModelResult, gallery: Gallery, numbers: ImageNumbers) 
 def _open_explanation(result: ModelResult) -> _Source:
     explanation = Explanation.load(result.folder)
     images = [explanation.read_image(index) for index in range(len(explanation))]
-    flat = [_flatten(image.numbers) for image in images]
+    flat = [_flatten(asdict(image.numbers)) for image in images]
     names = dict.fromkeys(name for one in flat for name in one)
     columns = {name: np.array([one.get(name, np.nan) for one in flat]) for name in names}
     numbers = ImageNumbers.of_columns(columns, [image.image_id for image in images])

@@ -1,6 +1,7 @@
 """Saved results as one HTML file."""
 
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import blake2b
@@ -19,12 +20,17 @@ from vitscope.files.storage import never, staged_file
 from vitscope.report.anatomy import draw_anatomy
 from vitscope.report.charts import plot_histogram
 from vitscope.report.covariates import draw_covariates
-from vitscope.report.definitions import read_definitions
 from vitscope.report.depth import draw_high_norm, draw_layer_similarity
-from vitscope.report.embedding import as_written, embed_json, embed_script, make_policy
-from vitscope.report.figure import ReportFigure, name_term
+from vitscope.report.embedding import (
+    as_maths,
+    as_written,
+    draw_key,
+    embed_json,
+    embed_script,
+    make_policy,
+)
+from vitscope.report.figure import ReportFigure
 from vitscope.report.images import MAX_BYTES, collect_images
-from vitscope.report.legend import draw_key
 from vitscope.report.sources import (
     draw_attention,
     draw_cka,
@@ -33,6 +39,7 @@ from vitscope.report.sources import (
     draw_variance_share,
 )
 from vitscope.report.verdicts import describe_origin, describe_verdict
+from vitscope.results.vocabulary import name_term
 
 _NO_DIGEST, _HEAD_LETTERS = "0" * 32, 4096
 _DIGEST = re.compile('<meta name="vitscope-digest" content="([0-9a-f]{32})">')
@@ -175,5 +182,13 @@ def _load_environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
+    environment.filters["maths"] = as_maths
     environment.globals |= {"name_term": name_term, "key_of": draw_key}
     return environment
+
+
+@cache
+def read_definitions() -> dict[str, Mapping[str, str]]:
+    """Title and text of every definition, by its anchor, in the order of the page."""
+    text = files("vitscope.report").joinpath("definitions.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)

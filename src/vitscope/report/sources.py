@@ -4,20 +4,16 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from vitscope.figures.drawing import NothingToDrawError, describe_n, select
+from vitscope.figures.description import NothingToDrawError, describe_n, select
 from vitscope.figures.numbers import (
     Interval,
-    find,
-    find_terms,
-    number,
     read_cka,
     read_estimate,
     read_spread,
     tell_undefined_cka,
 )
-from vitscope.figures.one_shot import list_classifiers
 from vitscope.figures.saved import ModelResult, printable
-from vitscope.figures.style import TERMS
+from vitscope.figures.sources import list_classifiers
 from vitscope.report.figure import (
     ReportFigure,
     Terms,
@@ -26,9 +22,10 @@ from vitscope.report.figure import (
     tell_percent,
 )
 from vitscope.results.choices import LAYER, READOUT, RENORMALIZE, Choice, count_cls
+from vitscope.results.vocabulary import SOURCES
 
 Results = Sequence[ModelResult]
-_CLS = count_cls(*TERMS)
+_CLS = count_cls(*SOURCES)
 _READOUTS = {"residual": "the residual stream r", "attention": "the attention branch's output t"}
 
 
@@ -41,7 +38,7 @@ def draw_variance_share(results: Results) -> ReportFigure:
         key="variance-share",
         title="Where does the output come from?",
         meaning="Each bar is the part of the output’s variance over images that one source "
-        "wrote; the bars of a model add up to 100 %, and a bar below zero takes away.",
+        "wrote. The bars of a model add up to 100 %; a bar below zero takes away from the others.",
         terms=("variance-share", "terms", "interval"),
     )
 
@@ -60,8 +57,8 @@ def draw_attention(results: Results) -> ReportFigure:
         ),
         key="attention",
         title="Where does [CLS] look?",
-        meaning="How much of the [CLS] token's attention goes to each kind of token, before what "
-        "these tokens write is weighed: a map can only ever show the patches’ part.",
+        meaning="How much of the [CLS] token’s attention goes to each kind of token. A map can "
+        "only show the patches’ part.",
         terms=("attention-mass", "terms"),
     )
 
@@ -77,9 +74,9 @@ def draw_norms(results: Results) -> ReportFigure:
             note="Thin lines: 5 to 95 % of the images.",
         ),
         key="norms",
-        title="How long is what each source adds?",
-        meaning="The mean length of the vector that each source adds to [CLS]. What is long and "
-        "the same for every image counts here and not in the variance share.",
+        title="How much does each source add?",
+        meaning="The mean length of the vector that each source adds to [CLS]. What is the same "
+        "for every image counts here, but not in the variance share.",
         terms=("contribution-norm", "terms"),
     )
 
@@ -93,14 +90,14 @@ def draw_cka(readout: str, results: Results) -> ReportFigure:
             "CKA with the full output",
             domain=(-0.05, 1.05),
             note="Thin lines: 95 % intervals of the unbiased estimate, which is about 0 for "
-            "unrelated features. Grey ticks: what the biased estimate would give on average if "
-            "the restricted outputs were dealt to the images at random.",
+            "unrelated features. Grey ticks: the mean of the biased estimate if the restricted "
+            "outputs were paired with the images at random.",
             choices=(_CLS, LAYER) if readout == "residual" else (_CLS, LAYER, RENORMALIZE),
         ),
         key=f"cka-{readout}",
-        title="Would one source alone do?"
+        title="Would one source suffice?"
         if readout == "residual"
-        else "Would one kind of token alone do?",
+        else "Would one kind of token suffice?",
         meaning=f"How alike {_READOUTS[readout]} and what one source wrote arrange the images: "
         "1 is the same arrangement, 0 an unrelated one.",
         terms=("cka", "readouts", "interval"),
@@ -124,8 +121,8 @@ def draw_one_shot(results: Results) -> list[ReportFigure]:
             ),
             key=f"one-shot-{place}",
             title=f"Do the classes survive? ({printable(classifier)} classifier)",
-            meaning="A classifier learns from full outputs, one image a class, and is tested on "
-            "outputs that one source alone wrote.",
+            meaning="A classifier learns from the full outputs of one image per class and is "
+            "tested on what one source alone wrote.",
             terms=("one-shot", "terms"),
         )
         for place, classifier in enumerate(list_classifiers(results))
@@ -134,9 +131,7 @@ def draw_one_shot(results: Results) -> list[ReportFigure]:
 
 def _tell_chance(results: Results) -> str:
     chances = {
-        tell_percent(chance)
-        for result in results
-        if (chance := number(find(result.summary, "chance", "top1"))) is not None
+        tell_percent(result.one_shot.chance.top1) for result in results if result.kind == "one-shot"
     }
     return f"Chance: {', '.join(sorted(chances))}." if chances else ""
 
@@ -161,7 +156,7 @@ def _draw(
 
 
 def _read_shares(result: ModelResult) -> Terms:
-    shares = find_terms(result.summary, "variance_share", "residual")
+    shares = result.audit.last.variance_share["residual"]
     return _complete(
         {term: read_estimate(share) for term, share in shares.items()},
         "its variance shares are undefined",
@@ -169,7 +164,7 @@ def _read_shares(result: ModelResult) -> Terms:
 
 
 def _read_means(kind: str, result: ModelResult) -> Terms:
-    spreads = find_terms(result.summary, kind)
+    spreads = getattr(result.audit.last, kind)
     return _complete(
         {
             term: read_spread(spread)
@@ -181,18 +176,18 @@ def _read_means(kind: str, result: ModelResult) -> Terms:
 
 
 def _read_ckas(readout: str, result: ModelResult) -> Terms:
-    ckas = find_terms(result.summary, "cka", readout)
+    ckas = result.audit.last.cka[readout]
     return _complete(
         {term: read_cka(cka) for term, cka in ckas.items() if term != "non_patch"},
-        f"its CKA {tell_undefined_cka(result.summary, readout, list(ckas))}",
+        f"its CKA {tell_undefined_cka(result.audit, readout, list(ckas))}",
     )
 
 
 def _read_accuracies(classifier: str, result: ModelResult) -> Terms:
-    readout = str(find(result.summary, "readout"))
-    parts = find_terms(result.summary, "accuracy", classifier, readout)
+    summary = result.one_shot
+    parts = summary.accuracy.get(classifier, {}).get(summary.readout, {})
     return _complete(
-        {part: read_estimate(find(tops, "top1")) for part, tops in parts.items()},
+        {part: read_estimate(tops.top1) for part, tops in parts.items()},
         f"no accuracy with {printable(classifier)}",
     )
 

@@ -1,35 +1,27 @@
 """The top of the report: each model's verdict with its numbers; and the end: where it is from."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from vitscope.errors import ResultError
-from vitscope.figures.numbers import (
-    Interval,
-    find,
-    find_terms,
-    number,
-    read_cka,
-    read_estimate,
-    read_spread,
-)
-from vitscope.figures.saved import ModelResult, format_millions, printable
-from vitscope.figures.style import in_term_order
+from vitscope.figures.numbers import Interval, read_cka, read_estimate, read_spread
+from vitscope.figures.saved import ModelResult, format_millions
 from vitscope.files.json_files import read_json
 from vitscope.report.charts import TERM_SHAPES
 from vitscope.report.figure import (
     Table,
     Told,
-    name_term,
     tell_interval,
     tell_number,
     tell_percent,
 )
 from vitscope.results.choices import describe_settings
 from vitscope.results.saved_result import PROVENANCE
+from vitscope.results.schema import AuditSummary
+from vitscope.results.schema_numbers import LayerSummary
+from vitscope.results.vocabulary import name_term, order_terms
 
-_CKA = ("cka", "residual", "patches")
-_SHARE = ("variance_share", "residual", "patches")
 _MOODS = {
     "holds": ("good", "●"),
     "weakened": ("middling", "▲"),
@@ -42,41 +34,39 @@ _MOODS = {
 
 def describe_verdict(result: ModelResult) -> dict[str, Any]:
     """What stands on the card of one model."""
-    summary = result.summary
-    status = str(find(summary, "verdict") or "no verdict")
-    mood, symbol = _MOODS.get(status, ("unknown", "?"))
-    text = str(find(summary, "verdict_text") or "no verdict was saved")
-    shares = _stack_shares(summary)
-    notes = [find(summary, part, "notes") for part in ("model", "data")]
+    summary = result.audit
+    verdict = summary.last.verdict
+    mood, symbol = _MOODS[verdict.status]
+    shares = _stack_shares(summary.last)
     settings = describe_settings(summary)
     return {
-        "status": printable(status),
+        "status": verdict.status,
         "mood": mood,
         "symbol": symbol,
         "label": result.label,
         "id": result.model_id,
-        "text": f"{text[:1].upper()}{text[1:]}.",
+        "text": f"{verdict.text[:1].upper()}{verdict.text[1:]}.",
         "layers": _tabulate_layers(summary),
         "shares": shares,
         "shares_told": ", ".join(part["told"] for part in shares),
         "facts": _list_facts(result),
         "settings": f"Settings other than by default: {settings}." if settings else "",
-        "notes": [str(note) for told in notes if isinstance(told, list) for note in told],
+        "notes": [*summary.model.notes, *summary.data.notes],
     }
 
 
-def _tabulate_layers(summary: Mapping[str, Any]) -> Table | None:
+def _tabulate_layers(summary: AuditSummary) -> Table | None:
     rows = tuple(
         (
-            printable(layer),
-            tell_interval(read_estimate(find(one, *_SHARE)), tell_percent),
-            tell_interval(read_cka(find(one, *_CKA))),
-            printable(find(one, "verdict") or "no verdict"),
+            str(layer.index),
+            tell_interval(read_estimate(layer.variance_share["residual"]["patches"]), tell_percent),
+            tell_interval(read_cka(layer.cka["residual"]["patches"])),
+            layer.verdict.status,
         )
-        for layer, one in find_terms(summary, "layers").items()
+        for layer in summary.layers
     )
     head = ("layer", "variance from patches", "CKA of r with the patches", "verdict")
-    return Table(head, rows) if rows else None
+    return Table(head, rows) if len(rows) > 1 else None
 
 
 def describe_origin(result: ModelResult) -> dict[str, Any]:
@@ -93,20 +83,17 @@ def describe_origin(result: ModelResult) -> dict[str, Any]:
 
 
 def _list_facts(result: ModelResult) -> list[tuple[str, str, str]]:
-    summary = result.summary
-    mass = read_spread(find(summary, "attention_mass", "patches"))
-    error = number(find(summary, "ledger", "max_balance_error"))
-    told_error = "–" if error is None else f"{error:.0e}".replace("-", "−")
-    counts = (("num_failed", "not readable"), ("num_repeated", "the same again and left out"))
-    left_out = [
-        f"{int(count):,} {words}"
-        for name, words in counts
-        if (count := number(find(summary, "data", name)))
-    ]
+    summary, layer = result.audit, result.audit.last
+    error, data = summary.ledger.max_balance_error, summary.data
+    told_error = "–" if math.isnan(error) else f"{error:.0e}".replace("-", "−")
+    counts = ((data.num_failed, "not readable"), (data.num_repeated, "repeated and left out"))
+    left_out = [f"{count:,} {words}" for count, words in counts if count]
     params = "not known" if result.params_m is None else format_millions(result.params_m)
+    share = read_estimate(layer.variance_share["residual"]["patches"])
+    mass = read_spread(layer.attention_mass["patches"])
     return [
-        _tell_fact("variance from patches", read_estimate(find(summary, *_SHARE)), tell_percent),
-        _tell_fact("CKA of r with the patches", read_cka(find(summary, *_CKA))),
+        _tell_fact("variance from patches", share, tell_percent),
+        _tell_fact("CKA of r with the patches", read_cka(layer.cka["residual"]["patches"])),
         _tell_fact("attention on patches, mean", mass, tell_percent),
         ("images", f"{result.num_images:,}", ", ".join(left_out)),
         ("parameters", params, ""),
@@ -124,9 +111,9 @@ def _tell_fact(
     return name, told(estimate.value), f"{told(estimate.low)} to {told(estimate.high)}"
 
 
-def _stack_shares(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    tree = find_terms(summary, "variance_share", "residual")
-    estimates = {term: read_estimate(tree[term]) for term in in_term_order(list(tree))}
+def _stack_shares(layer: LayerSummary) -> list[dict[str, Any]]:
+    found = layer.variance_share["residual"]
+    estimates = {term: read_estimate(found[term]) for term in order_terms(found)}
     shares = {term: one.value for term, one in estimates.items() if one is not None}
     whole = sum(abs(share) for share in shares.values()) or 1.0
     parts: list[dict[str, Any]] = []

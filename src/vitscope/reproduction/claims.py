@@ -1,18 +1,57 @@
-"""Every claim of the paper, held against what was measured.
+"""Every claim of the paper, compared with what was measured; the table of them.
 
 Source: Lappe & Giese (NeurIPS 2025). Each claim has a plain numeric criterion (docs/claims.md).
 """
 
+import csv
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
+from rich.table import Table
+from rich.text import Text
+
+from vitscope.files.disk_errors import plain_disk_errors
+from vitscope.files.json_files import write_text
+from vitscope.files.own_files import check_nothing_else, list_other_files, write_index
+from vitscope.files.printable import escape_markdown
+from vitscope.files.storage import staged_folder
 from vitscope.reproduction.claim import Claim, Models
-from vitscope.reproduction.comparisons import describe
-from vitscope.reproduction.evidence import ModelEvidence, check_different
-from vitscope.reproduction.findings import Finding, write_claims
+from vitscope.reproduction.comparisons import ANSWERS, Answer, describe
+from vitscope.reproduction.evidence import Data, ModelEvidence, check_different
 from vitscope.reproduction.register_claims import list_register_claims
 from vitscope.reproduction.skip_claims import list_skip_claims
+from vitscope.results.schema import SCHEMA_VERSION
 
-__all__ = ["Finding", "judge_claims", "list_claims", "write_claims"]
+_CSV, _JSON, _PAGE = "claims.csv", "claims.json", "claims.md"
+_KIND = "claims"
+_HEADINGS = ("Where", "The paper says", "Agrees when", "You measured", "Agrees?", "Why")
+_VERBS = {"agrees": "agree", "disagrees": "disagree", "cannot tell": "cannot be told"}
+_COLOURS = {"agrees": "bold green", "disagrees": "bold red", "cannot tell": "bold magenta"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim of the paper held against what was measured.
+
+    Attributes:
+        where: Figure or section of the paper.
+        data: Images that it was measured on, by the name of the paper's: "COCO" is the main set.
+        claim: What the paper says.
+        criterion: When the measurement agrees.
+        measured: The numbers, with 95 % intervals and the number of images.
+        answer: Whether it agrees.
+        reason: Why it does not, or cannot be told; empty where it agrees.
+    """
+
+    where: str
+    data: Data
+    claim: str
+    criterion: str
+    measured: str
+    answer: Answer
+    reason: str
 
 
 def judge_claims(
@@ -39,3 +78,86 @@ def _find(claim: Claim, evidence: Models) -> Finding:
         answer=check.answer,
         reason="; ".join(check.reasons),
     )
+
+
+def count_answers(findings: Sequence[Finding]) -> str:
+    """How the claims fared."""
+    counts = Counter(finding.answer for finding in findings)
+    return ", ".join(f"{counts[answer]} {_VERBS[answer]}" for answer in ANSWERS)
+
+
+def write_claims(folder: Path, findings: Sequence[Finding]) -> None:
+    """Write the table of claims as `claims.csv`, `claims.json` and `claims.md`."""
+    rows = [asdict(finding) for finding in findings]
+    check_nothing_else(folder, kind=_KIND, index=_JSON)
+    with staged_folder(folder, replaces=_is_claims) as staging:
+        with (
+            plain_disk_errors(folder),
+            (staging / _CSV).open(
+                "w", encoding="utf-8", newline="", errors="backslashreplace"
+            ) as file,
+        ):
+            writer = csv.DictWriter(file, [field.name for field in fields(Finding)])
+            writer.writeheader()
+            writer.writerows(rows)
+        write_text(staging / _PAGE, _make_page(findings))
+        content = {"schema_version": SCHEMA_VERSION, "claims": rows}
+        write_index(staging, content, kind=_KIND, index=_JSON)
+
+
+def _is_claims(folder: Path) -> bool:
+    return not list_other_files(folder, kind=_KIND, index=_JSON)
+
+
+def _make_page(findings: Sequence[Finding]) -> str:
+    rows = [
+        (
+            f"{finding.where}, {finding.data}",
+            finding.claim,
+            finding.criterion,
+            finding.measured,
+            finding.answer,
+            finding.reason,
+        )
+        for finding in findings
+    ]
+    lines = [
+        "# The paper's claims, measured",
+        "",
+        f"Of {len(findings)} claims {count_answers(findings)}. Numbers in brackets are 95 % "
+        "intervals; a criterion is met, or not met, where the whole interval says so. COCO stands "
+        "for the main set of images.",
+        "",
+        _row(_HEADINGS),
+        _row(["---"] * len(_HEADINGS)),
+        *(_row([escape_markdown(text) for text in row]) for row in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def make_claims_table(findings: Sequence[Finding]) -> Table:
+    """What the paper says, what was measured, and whether it agrees."""
+    table = Table(
+        title="The paper's claims, measured",
+        title_justify="left",
+        caption=f"{count_answers(findings)}. In brackets: 95 % intervals. CKA is the paper's own "
+        "measure; a verdict looks at the variance share too.",
+        caption_justify="left",
+        show_lines=True,
+    )
+    for name in ("where", "the paper says", "you measured"):
+        table.add_column(name, overflow="fold")
+    table.add_column("agrees?", min_width=11)
+    for finding in findings:
+        why = [Text(finding.reason, style="dim")] if finding.reason else []
+        table.add_row(
+            Text(f"{finding.where}\n{finding.data}"),
+            Text(finding.claim),
+            Text("\n").join([Text(finding.measured), *why]),
+            Text(finding.answer, style=_COLOURS[finding.answer]),
+        )
+    return table

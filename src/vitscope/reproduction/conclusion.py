@@ -8,12 +8,10 @@ from types import MappingProxyType
 from typing import Any
 
 from vitscope.figures.draw import FigureFolder, Format, draw_figures
-from vitscope.files.json_files import read_json
-from vitscope.files.storage import MARKER
 from vitscope.reproduction.claims import Finding, judge_claims, write_claims
 from vitscope.reproduction.evidence import Data, ModelEvidence
 from vitscope.reproduction.run import Reproduction
-from vitscope.reproduction.stages import IMAGENET, IMAGES, MAPS, ONE_SHOT
+from vitscope.reproduction.stages import IMAGENET, IMAGES, MAPS, ONE_SHOT, RESULTS
 
 FIGURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"figures": (IMAGES, ONE_SHOT, MAPS), "figures-imagenet": (IMAGENET,)}
@@ -22,6 +20,9 @@ FIGURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 _STAGES: Mapping[Data, str] = MappingProxyType(
     {"COCO": IMAGES, "ImageNet": IMAGENET, "one-shot": ONE_SHOT}
+)
+_FIELDS: Mapping[Data, str] = MappingProxyType(
+    {"COCO": "audit", "ImageNet": "imagenet", "one-shot": "one_shot"}
 )
 
 
@@ -53,22 +54,22 @@ def draw_all_figures(
 
 
 def _collect(run: Reproduction, name: str) -> ModelEvidence | None:
-    summaries: dict[Data, dict[str, Any]] = {
-        data: read_json(run.result_folder(name, stage) / MARKER)
+    done = {
+        data: RESULTS[stage].load(run.result_folder(name, stage)).summary
         for data, stage in _STAGES.items()
         if run.is_done(name, stage)
     }
-    if not summaries:
+    if not done:
         return None
-    model = next(iter(summaries.values()))["model"]
+    model = next(iter(done.values())).model
+    # Each stage's summary is of the kind that its field takes.
+    found: dict[str, Any] = {_FIELDS[data]: summary for data, summary in done.items()}
     return ModelEvidence(
-        recipe=model["recipe"],
-        size=model["size"],
-        num_params=model["num_params"],
-        audit=summaries.get("COCO"),
-        imagenet=summaries.get("ImageNet"),
-        one_shot=summaries.get("one-shot"),
+        recipe=model.recipe,
+        size=model.size,
+        num_params=model.num_params,
         absent={data: run.why_left_out(stage) for data, stage in _STAGES.items()},
+        **found,
     )
 
 

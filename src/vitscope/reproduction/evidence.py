@@ -1,21 +1,28 @@
 """What was measured of each model: numbers with intervals, or the reason why there is none."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from scipy.special import stdtrit
+
 from vitscope.errors import UsageError
-from vitscope.figures.numbers import Interval, find, number
+from vitscope.figures.numbers import Interval
+from vitscope.metrics.distribution import Distribution
+from vitscope.metrics.jackknife import Estimate
+from vitscope.results.schema import AuditSummary, OneShotSummary, Summary
 from vitscope.results.verdict import MIN_IMAGES_TO_JUDGE
 
 Data = Literal["COCO", "ImageNet", "one-shot"]
-Summary = Mapping[str, Any]
 
 MIN_IMAGES = MIN_IMAGES_TO_JUDGE
 """The same as for the verdict, and for the same reason."""
 MIN_IMAGES_WITHOUT_INTERVAL = 100
 """For numbers that have no interval, so that 5 % of the images are five or more."""
+MISSING = "is missing or undefined"
 
+_Z_975 = 1.959963984540054
 _KINDS = {"COCO": "audit", "ImageNet": "audit on ImageNet", "one-shot": "one-shot result"}
 
 
@@ -36,14 +43,16 @@ class ModelEvidence:
     recipe: str
     size: str | None
     num_params: int
-    audit: Summary | None = None
-    imagenet: Summary | None = None
-    one_shot: Summary | None = None
+    audit: AuditSummary | None = None
+    imagenet: AuditSummary | None = None
+    one_shot: OneShotSummary | None = None
     absent: Mapping[Data, str] = field(default_factory=dict)
 
     def summary(self, data: Data) -> Summary | None:
         """What was measured on one set of images."""
-        return {"COCO": self.audit, "ImageNet": self.imagenet, "one-shot": self.one_shot}[data]
+        if data == "one-shot":
+            return self.one_shot
+        return self.audit if data == "COCO" else self.imagenet
 
 
 class UntoldError(Exception):
@@ -68,13 +77,13 @@ class Quantity:
     Attributes:
         name: In words.
         source: Where it comes from in the summary.
-        read: Reads it; raises UntoldError where it is missing.
+        read: Reads it out of a summary of the kind; raises UntoldError where it is missing.
         min_images: Images that it takes to say anything.
     """
 
     name: str
     source: str
-    read: Callable[[Summary], Reading]
+    read: Callable[[Any], Reading]
     min_images: int = MIN_IMAGES
 
 
@@ -159,7 +168,7 @@ def _read(model: ModelEvidence, data: Data, quantity: Quantity) -> Measured:
     if summary is None:
         gap = model.absent.get(data) or f"no {_KINDS[data]} of {name}"
         return Measured(name, size, quantity, None, 0, gap)
-    count = count_images(summary)
+    count = summary.data.num_images
     try:
         reading = quantity.read(summary)
     except UntoldError as reason:
@@ -172,11 +181,6 @@ def _read(model: ModelEvidence, data: Data, quantity: Quantity) -> Measured:
     return Measured(name, size, quantity, reading, count, gap)
 
 
-def count_images(summary: Summary) -> int:
-    """Images that a summary is over."""
-    return int(number(find(summary, "data", "num_images")) or 0)
-
-
 def _order(models: Sequence[ModelEvidence]) -> list[ModelEvidence]:
     named = [model for model in models if model.size is not None]
     return sorted(named, key=lambda model: (model.num_params, str(model.size)))
@@ -184,3 +188,65 @@ def _order(models: Sequence[ModelEvidence]) -> list[ModelEvidence]:
 
 def _letter(model: ModelEvidence) -> str:
     return str(model.size).split("/")[0]
+
+
+def read_mean(found: Distribution | None, *, at_most: float = math.inf) -> Reading:
+    """A mean over images with its 95 % interval."""
+    if found is None or not math.isfinite(found.mean):
+        raise UntoldError(MISSING)
+    mean = found.mean
+    if not math.isfinite(found.std) or found.n < 2:
+        return Reading(mean)
+    half = float(stdtrit(found.n - 1, 0.975)) * found.std / math.sqrt(found.n - 1)
+    return Reading(mean, mean - half, min(mean + half, max(mean, at_most)))
+
+
+def read_proportion(part: float, count: int) -> Reading:
+    """A part of the images with its 95 % interval."""
+    if not 0 <= part <= 1:
+        raise UntoldError("is not between 0 and 1")
+    if count < 1:
+        return Reading(part)
+    square = _Z_975**2
+    centre = (part + square / (2 * count)) / (1 + square / count)
+    half = math.sqrt(part * (1 - part) / count + square / (4 * count**2))
+    half *= _Z_975 / (1 + square / count)
+    # Where no image or every one counts, the end is exact but for rounding.
+    low = 0.0 if part == 0 else centre - half
+    return Reading(part, low, 1.0 if part == 1 else centre + half)
+
+
+def divide(above: Interval, below: Interval) -> Reading:
+    """A ratio of two numbers that are not negative."""
+    if below.value <= 0:
+        raise UntoldError("would divide by zero")
+    value = above.value / below.value
+    if above.low is None or above.high is None or below.low is None or below.high is None:
+        return Reading(value)
+    high = above.high / below.low if below.low > 0 else math.inf
+    return Reading(value, max(0.0, above.low) / below.high, high)
+
+
+def read_estimate(found: Estimate | None) -> Reading:
+    """An estimate with the interval that it comes with."""
+    if found is None or not math.isfinite(found.value):
+        raise UntoldError(MISSING)
+    return Reading(found.value, *(found.ci95 or (None, None)))
+
+
+def take_as_it_is(value: float | None, note: str = "") -> Reading:
+    """A number that comes without an interval, to be held against a line as it is."""
+    if value is None or not math.isfinite(value):
+        raise UntoldError(MISSING)
+    return Reading(value, value, value, note=note)
+
+
+def average(readings: Sequence[Interval]) -> Interval:
+    """Mean of several numbers."""
+
+    def mean(ends: Sequence[float | None]) -> float | None:
+        known = [end for end in ends if end is not None]
+        return sum(known) / len(known) if len(known) == len(ends) else None
+
+    value = sum(reading.value for reading in readings) / len(readings)
+    return Interval(value, mean([r.low for r in readings]), mean([r.high for r in readings]))

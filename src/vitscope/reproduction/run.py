@@ -232,7 +232,7 @@ class Reproduction:
         if not self.is_done(name, IMAGES):
             return None, "there is none"
         audit = AuditResult.load(self.result_folder(name, IMAGES))
-        if (count := audit.summary["data"]["num_images"]) < MIN_IMAGES:
+        if (count := audit.summary.data.num_images) < MIN_IMAGES:
             return None, f"it holds {count} images, and means take {MIN_IMAGES}"
         return audit, ""
 

@@ -93,7 +93,7 @@ def find_damage(stage: str, folder: Path, record: StageRecord) -> str:
         return "it was not finished"
     try:
         result = RESULTS[stage].load(folder)
-        made_by = result.summary["model"]["id"], result.provenance["weights_hash"]
+        made_by = result.summary.model.id, result.provenance["weights_hash"]
         contents = count_contents(folder)
     except (ResultError, LookupError, TypeError, OSError) as error:
         return f"it is damaged ({error})"

@@ -1,26 +1,27 @@
 """The summary of what goes together over images, and over layers: covariates, registers, skip."""
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from vitscope.metrics.associations import associate
 from vitscope.metrics.distribution import compute_distribution
 from vitscope.metrics.jackknife import block_of
-from vitscope.metrics.rank_correlation import correlate_ranks
+from vitscope.metrics.rank_correlation import correlate_ranks, correlate_several
+from vitscope.metrics.regression import regress
+from vitscope.results.schema_numbers import CovariateSummary, Interdependence, LayerSummary
 from vitscope.results.summary import read_column
 
 _COVARIATE = "covariate_"
-_SHARES = ("share", "centred_share")
+_Shares = Literal["share", "centred_share"]
+_SHARES: tuple[_Shares, ...] = get_args(_Shares)
 _SOURCES = ("patches", "registers", "skip")
 
 
-def summarize_covariates(table: Path) -> dict[str, Any]:
+def summarize_covariates(table: Path) -> CovariateSummary:
     """What the look of an image has to do with where its output comes from."""
     columns = pq.read_schema(table).names
     covariates = {
@@ -29,18 +30,19 @@ def summarize_covariates(table: Path) -> dict[str, Any]:
         if name.startswith(_COVARIATE)
     }
     targets = {name: read_column(table, name) for name in _list_targets(columns) if name in columns}
-    distributions = {name: compute_distribution(values) for name, values in covariates.items()}
-    return {
-        "distributions": {
-            name: None if found is None else asdict(found) for name, found in distributions.items()
+    blocks = _read_blocks(table)
+    return CovariateSummary(
+        distributions={name: compute_distribution(values) for name, values in covariates.items()},
+        correlations={
+            name: correlate_several(covariates, target) for name, target in targets.items()
         },
-        **associate(covariates, targets, _read_blocks(table)),
-    }
+        regressions={name: regress(covariates, target, blocks) for name, target in targets.items()},
+    )
 
 
 def summarize_interdependence(
-    table: Path, layers: Mapping[int, Mapping[str, Any]]
-) -> dict[str, Any] | None:
+    table: Path, layers: Sequence[LayerSummary]
+) -> Interdependence | None:
     """How the registers' share and the skip connection's share of the output go together."""
     columns = pq.read_schema(table).names
     kind = _SHARES[1] if f"{_SHARES[1]}_skip" in columns else _SHARES[0]
@@ -48,15 +50,15 @@ def summarize_interdependence(
     if not set(names) <= set(columns):
         return None
     over_images = correlate_ranks(*(read_column(table, name) for name in names))
-    shares = [summary["variance_share"]["residual"] for summary in layers.values()]
+    shares = [layer.variance_share["residual"] for layer in layers]
     over_layers = correlate_ranks(
-        *(np.array([s[source]["value"] for s in shares]) for source in ("registers", "skip"))
+        *(np.array([s[source].value for s in shares]) for source in ("registers", "skip"))
     )
-    return {
-        "shares": kind,
-        "over_images": asdict(over_images),
-        "over_layers": asdict(over_layers) if len(layers) > 1 else None,
-    }
+    return Interdependence(
+        shares=kind,
+        over_images=over_images,
+        over_layers=over_layers if len(layers) > 1 else None,
+    )
 
 
 def _list_targets(columns: Collection[str]) -> Iterator[str]:

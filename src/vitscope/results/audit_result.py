@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,28 +12,35 @@ from vitscope.errors import UsageError
 from vitscope.files.reading import open_table, plain_damage
 from vitscope.files.storage import check_target, is_result, never, scratch_folder, staged_folder
 from vitscope.files.workspace import kept_from_runs
-from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.patch_norms import PatchNormCounts
+from vitscope.metrics.sums import AuditSums
 from vitscope.metrics.token_sums import TokenSums
 from vitscope.results.finishing import finish_result
 from vitscope.results.gallery import Gallery, merge_galleries, read_gallery
 from vitscope.results.manifest import Manifest, check_same, read_manifest, read_sums
 from vitscope.results.merging import check_disjoint, find_missing_shards, merge_parts
-from vitscope.results.plots import AuditPlots
 from vitscope.results.result_html import show_audit
 from vitscope.results.saved_result import SavedResult
+from vitscope.results.schema import AuditSummary, read_summary
 
 
 @dataclass(frozen=True)
-class AuditResult(SavedResult, AuditPlots):
+class AuditResult(SavedResult):
     """An audit on disk; a thin face over its files.
 
     Attributes:
         folder: Where it lies.
     """
 
-    KIND: ClassVar[str] = "audit"
+    @cached_property
+    def summary(self) -> AuditSummary:
+        """Every number over the images.
+
+        Raises:
+            ResultError: If it is not of an audit of this schema, or damaged.
+        """
+        return read_summary(self.folder, AuditSummary)
 
     def _repr_html_(self) -> str:
         return show_audit(self.summary)
@@ -60,7 +67,7 @@ class AuditResult(SavedResult, AuditPlots):
     @property
     def gallery(self) -> Gallery | None:
         """The images that are kept with their maps; None where none were."""
-        return read_gallery(self.folder)
+        return read_gallery(self.folder, owner=self)
 
     @property
     def missing_shards(self) -> list[str] | None:
@@ -73,7 +80,10 @@ class AuditResult(SavedResult, AuditPlots):
         Returns:
             Sums by layer.
         """
-        return self._read_all_sums().features
+        found = self._read_all_sums().find(FeatureSums)
+        for sums in found.values():
+            sums.owner = self
+        return found
 
     def read_token_sums(self) -> dict[int, TokenSums]:
         """The sums over the special tokens.
@@ -81,7 +91,7 @@ class AuditResult(SavedResult, AuditPlots):
         Returns:
             Sums by layer; none for a model without [CLS].
         """
-        return self._read_all_sums().tokens
+        return self._read_all_sums().find(TokenSums)
 
     def read_patch_norms(self) -> PatchNormCounts:
         """How many patch tokens had which norm, at each depth and place on the grid.
@@ -89,7 +99,8 @@ class AuditResult(SavedResult, AuditPlots):
         Returns:
             The counts.
         """
-        return self._read_all_sums().patch_norms
+        (counts,) = self._read_all_sums().find(PatchNormCounts).values()
+        return counts
 
     def high_norm_grid(self, depth: int) -> np.ndarray:
         """How often each place on the patch grid held a high-norm token.
@@ -110,13 +121,13 @@ class AuditResult(SavedResult, AuditPlots):
                 f"depth {depth}: expected 0 (embeddings) to {counts.num_depths - 1} (the last "
                 "block's output)"
             )
-        known, everything = counts.num_images(depth), self.summary["data"]["num_images"]
+        known, everything = counts.num_images(depth), self.summary.data.num_images
         if known < everything:
             raise UsageError(
                 f"depth {depth} is known of {known} of {everything} images, those in which the "
                 "ledger was verified: audit with verified=1"
             )
-        return counts.frequency_of_outliers(depth).reshape(self.manifest.model["grid"])
+        return counts.frequency_of_outliers(depth).reshape(self.summary.model.grid)
 
     def merge(
         self, *others: "AuditResult", out: str | Path | None = None, overwrite: bool = False
@@ -167,4 +178,4 @@ class AuditResult(SavedResult, AuditPlots):
             merge_galleries(folder, folders)
 
     def _read_all_sums(self) -> AuditSums:
-        return read_sums(self.folder, self.manifest, owner=self)
+        return read_sums(self.folder, self.manifest)

@@ -8,15 +8,15 @@
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, NamedTuple, Protocol, get_args
+from typing import NamedTuple, Protocol, get_args
 
 from vitscope.config import ClsTerm
-from vitscope.files.json_files import find
 from vitscope.files.printable import printable
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.results.schema import OneShotSummary, Summary
 
-Summary = Mapping[str, Any]
 _MOST_NAMES, _LONGEST = 6, 60
 _HALF_PRECISIONS = ("bfloat16", "float16")
 _OWN, _FINE = "as each model prescribes", "float32 or finer"
@@ -37,7 +37,7 @@ class Described(Protocol):
 
     @property
     def summary(self) -> Summary:
-        """Content of its `summary.json`."""
+        """Its numbers."""
 
 
 class Labelled(NamedTuple):
@@ -45,7 +45,7 @@ class Labelled(NamedTuple):
 
     Attributes:
         label: What the result is called.
-        summary: Content of its `summary.json`.
+        summary: Its numbers.
     """
 
     label: str
@@ -93,28 +93,24 @@ def find_mixture(choices: Sequence[Choice], results: Sequence[Described]) -> str
 def describe_choices(choices: Sequence[Choice], results: Sequence[Described]) -> tuple[str, ...]:
     """What stands under a figure or table of results that agree in all choices."""
     told = [choice.tell(choice.agree(results) or "") for choice in choices]
-    silent = [one.label for one in results if not isinstance(one.summary.get("settings"), Mapping)]
-    if choices and silent:
-        told.append(f"Settings not saved with {', '.join(silent)}.")
     return tuple(filter(None, [*told, *_describe_inputs(results)]))
 
 
 def describe_settings(summary: Summary) -> str:
     """What was set otherwise than by default when a result was made."""
-    settings = find(summary, "settings")
     told = []
-    if (place := find(settings, "cls_term")) in ("registers", "patches"):
-        told.append(f"[CLS] counted {_CLS_PLACES[place]}")
-    if find(settings, "renormalize") is True:
+    if summary.settings.cls_term != "own":
+        told.append(f"[CLS] counted {_CLS_PLACES[summary.settings.cls_term]}")
+    if summary.settings.renormalize:
         told.append("restricted outputs renormalised")
-    if (layer := _name_layer(summary)) not in {None, _LAST}:
-        told.append(f"{layer} of 0 to {summary['model']['depth'] - 1}")
+    if (layer := _name_layer(summary)) != _LAST:
+        told.append(f"{layer} of 0 to {summary.model.depth - 1}")
     return ", ".join([*told, *list_inputs(summary)])
 
 
 def list_inputs(summary: Summary) -> list[str]:
     """How images reached the model, as far as it is not by default."""
-    changed = _list_changed(summary)
+    changed = summary.preprocessing.changed
     told = [f"input {_read_size(summary)}"] if "size" in changed else []
     told += [_tell_field(summary, name) for name in changed if name != "size"]
     return [*told, *filter(None, [_read_precision(summary)])]
@@ -144,24 +140,18 @@ def count_cls(*shown: str) -> Choice:
 
 def _read_cls_term(shown: frozenset[str], summary: Summary) -> frozenset[str]:
     known = get_args(ClsTerm)
-    value = find(summary, "settings", "cls_term")
-    pooled = find(summary, "model", "global_feature") == "attention pooling"
-    if value not in known or pooled:
+    value = summary.settings.cls_term
+    if summary.model.global_feature == "attention pooling":
         return frozenset(known)
     unseen = {term for term in known if not {"cls", term} & shown}
-    absent = set() if find(summary, "model", "num_registers") else {"registers"}
+    absent = set() if summary.model.num_registers else {"registers"}
     same = {"own"} | ((unseen | absent) & set(known))
     return frozenset(same if value in same else {value})
 
 
-def _read_renormalize(summary: Summary) -> frozenset[str]:
-    value = find(summary, "settings", "renormalize")
-    return frozenset({str(value)} if isinstance(value, bool) else {"False", "True"})
-
-
 RENORMALIZE = Choice(
     about="whether restricted outputs are renormalised",
-    read=_read_renormalize,
+    read=lambda summary: frozenset({str(summary.settings.renormalize)}),
     names={"False": "as they are", "True": "renormalised"},
     tell=lambda value: (
         "Restricted outputs are divided by the attention mass that they keep; the residual readout "
@@ -173,23 +163,14 @@ RENORMALIZE = Choice(
 """Whether what is kept of an output is divided by the attention mass that is kept."""
 
 
-def _name_layer(summary: Summary) -> str | None:
-    layer, depth = find(summary, "settings", "layer"), find(summary, "model", "depth")
-    if not isinstance(layer, int) or not isinstance(depth, int):
-        return None
+def _name_layer(summary: Summary) -> str:
     # An attention pooling comes behind the last block.
-    return _LAST if layer >= depth - 1 else f"layer {layer}"
-
-
-def _read_layer(summary: Summary) -> frozenset[str]:
-    name = _name_layer(summary)
-    layer = find(summary, "settings", "layer")
-    return frozenset() if name is None else frozenset({name, f"layer {layer}"})
+    return _LAST if summary.layer >= summary.model.depth - 1 else f"layer {summary.layer}"
 
 
 LAYER = Choice(
     about="the block that was audited",
-    read=_read_layer,
+    read=lambda summary: frozenset({_name_layer(summary), f"layer {summary.layer}"}),
     names={_LAST: _LAST},
     tell=lambda value: (
         f"The numbers are of {value}, counted from 0, and not of each model's last block."
@@ -201,7 +182,9 @@ LAYER = Choice(
 
 READOUT = Choice(
     about="the readout",
-    read=lambda summary: frozenset({str(summary["readout"])} if "readout" in summary else ()),
+    read=lambda summary: frozenset(
+        {summary.readout} if isinstance(summary, OneShotSummary) else ()
+    ),
     names={},
     tell=lambda _: "",
 )
@@ -209,8 +192,8 @@ READOUT = Choice(
 
 
 def _describe_inputs(results: Sequence[Described]) -> list[str]:
-    sizes = [_read_size(one.summary) or "not saved" for one in results]
-    chosen = any("size" in _list_changed(one.summary) for one in results)
+    sizes = [_read_size(one.summary) for one in results]
+    chosen = any("size" in one.summary.preprocessing.changed for one in results)
     fields = [_tell_fields(one.summary, results) or _OWN for one in results]
     precisions = [_read_precision(one.summary) or _FINE for one in results]
     return [
@@ -235,43 +218,33 @@ def _list_groups(groups: Mapping[str, Sequence[str]]) -> str:
 
 def _tell_fields(summary: Summary, results: Sequence[Described]) -> str:
     # Those that are not the model's own, and those in which results of one model differ.
-    own, changed = find(summary, "model", "id"), _list_changed(summary)
-    twins = [one.summary for one in results if own and find(one.summary, "model", "id") == own]
-    others = [_read_preprocessing(twin) for twin in twins]
+    twins = [one.summary for one in results if one.summary.model.id == summary.model.id]
     told = [
-        _tell_field(summary, name)
-        for name, value in _read_preprocessing(summary).items()
-        if name != "size"
-        and (name in changed or any(other.get(name, value) != value for other in others))
+        _tell_field(summary, field.name)
+        for field in fields(Preprocessing)
+        if field.name != "size"
+        and (
+            field.name in summary.preprocessing.changed
+            or len({getattr(twin.preprocessing, field.name) for twin in twins}) > 1
+        )
     ]
     return ", ".join(told)
 
 
-def _read_preprocessing(summary: Summary) -> dict[str, Any]:
-    found = find(summary, "preprocessing")
-    return {k: v for k, v in found.items() if k != "changed"} if isinstance(found, Mapping) else {}
-
-
-def _list_changed(summary: Summary) -> list[str]:
-    changed = find(summary, "preprocessing", "changed")
-    fields = _read_preprocessing(summary)
-    return [name for name in fields if name in changed] if isinstance(changed, list) else []
-
-
 def _tell_field(summary: Summary, name: str) -> str:
-    value = _read_preprocessing(summary)[name]
+    value = getattr(summary.preprocessing, name, None)
     if name == "draft":
-        return "decoded as drafts" if value is True else "decoded whole"
-    if isinstance(value, (list, tuple)):
-        value = "/".join(f"{part:.4g}" for part in value if isinstance(part, (int, float)))
+        return "decoded as drafts" if value else "decoded whole"
+    if isinstance(value, tuple):
+        value = "/".join(f"{part:.4g}" for part in value)
     return printable(f"{name.replace('_', ' ')} {value}"[:_LONGEST])
 
 
 def _read_size(summary: Summary) -> str:
-    size = find(summary, "model", "input_size")
-    return f"{size[0]} x {size[1]} px" if isinstance(size, list) and len(size) == 2 else ""
+    height, width = summary.preprocessing.size
+    return f"{height} x {width} px"
 
 
 def _read_precision(summary: Summary) -> str:
-    dtype = find(summary, "model", "dtype")
+    dtype = summary.model.dtype
     return dtype if dtype in _HALF_PRECISIONS else ""

@@ -8,39 +8,25 @@ Requirements met here:
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import ResultError
-from vitscope.files.json_files import write_json
-from vitscope.files.storage import MARKER
 from vitscope.ledger import Ledger, ScalarPath, compute_scalars, cosine
 from vitscope.results.image_maps import ImageMaps, read_maps, write_maps
-from vitscope.results.plots import ExplanationPlots
 from vitscope.results.result_html import show_explanation
-from vitscope.results.saved_result import (
-    PROVENANCE,
-    SCHEMA_VERSION,
-    SavedResult,
-    list_source_notes,
-    write_failures,
-)
+from vitscope.results.saved_result import SavedResult
+from vitscope.results.schema import ExplainedImage, ExplanationSummary, Framing, read_summary
+from vitscope.results.schema_numbers import ImageNumbers, nest
 from vitscope.results.verdict import ImageVerdict
 from vitscope.token_maps import map_shares_along
 from vitscope.trace import ClsTrace
-
-Framing = Literal["whole", "cropped"]
-Numbers = dict[str, Any]
-"""Nested dictionaries of numbers, as in `summary.json`; NaN where undefined."""
-
-_NOT_NUMBERS = {"path", "image_id", "maps", "framing", "input_size", "grid", "verdict"}
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -52,25 +38,32 @@ class ImageExplanation(ImageMaps):
         image_id: Digest of its bytes.
         framing: "whole" where nothing but the rounding to whole patches was cropped, "cropped"
             where it was fitted to the one input size there is.
-        numbers: What is told of the token groups; see docs/result.md.
+        numbers: Its numbers.
         verdict: Whether the map may be read as an explanation.
     """
 
     path: str
     image_id: str
     framing: Framing
-    numbers: Numbers
+    numbers: ImageNumbers
     verdict: ImageVerdict
 
 
-class Explanation(SavedResult, ExplanationPlots):
+class Explanation(SavedResult):
     """Explained images on disk; a thin face over their files.
 
     Attributes:
         folder: Where they lie.
     """
 
-    KIND: ClassVar[str] = "explanation"
+    @cached_property
+    def summary(self) -> ExplanationSummary:
+        """Every number of the images.
+
+        Raises:
+            ResultError: If it is not of explained images of this schema, or damaged.
+        """
+        return read_summary(self.folder, ExplanationSummary)
 
     def _repr_html_(self) -> str:
         return show_explanation(self.summary)
@@ -81,24 +74,18 @@ class Explanation(SavedResult, ExplanationPlots):
         Returns:
             Their number, those that could not be read left out.
         """
-        return len(self._entries)
+        return len(self.summary.images)
 
     @property
     def image_ids(self) -> list[str]:
-        """Identity of each image, in the order of `summary["images"]`."""
-        return [entry["image_id"] for entry in self._entries]
-
-    @cached_property
-    def _entries(self) -> list[dict[str, Any]]:
-        # The summary of many images is long, and each image is one entry of it.
-        entries: list[dict[str, Any]] = self.summary["images"]
-        return entries
+        """Identity of each image, in the order of `summary.images`."""
+        return [image.image_id for image in self.summary.images]
 
     def read_image(self, index: int) -> ImageExplanation:
         """One of the images.
 
         Args:
-            index: Its place in `summary["images"]`.
+            index: Its place in `summary.images`.
 
         Returns:
             Its maps, numbers and verdict.
@@ -109,34 +96,29 @@ class Explanation(SavedResult, ExplanationPlots):
         path = self.folder / _maps_name(index)
         maps = read_maps(path)
         try:
-            entry = self._entries[index]
-            verdict = entry["verdict"]
-            return ImageExplanation(
-                path=entry["path"],
-                image_id=entry["image_id"],
-                framing=entry["framing"],
-                **{field.name: getattr(maps, field.name) for field in fields(ImageMaps)},
-                numbers=_with_nan({k: v for k, v in entry.items() if k not in _NOT_NUMBERS}),
-                verdict=ImageVerdict(**verdict | {"share": _with_nan(verdict["share"])}),
-            )
-        except (LookupError, TypeError, ValueError) as error:
+            image = self.summary.images[index]
+        except IndexError as error:
             raise ResultError(f"{path} cannot be read as image {index}: {error}") from None
+        return ImageExplanation(
+            path=image.path,
+            image_id=image.image_id,
+            framing=image.framing,
+            **{field.name: getattr(maps, field.name) for field in fields(ImageMaps)},
+            numbers=image.numbers,
+            verdict=image.verdict,
+        )
 
 
-def measure_image(ledger: Ledger, means: Mapping[str, Float[Tensor, " dim"]] | None) -> Numbers:
-    """What is told of one image's groups."""
+def measure_image(
+    ledger: Ledger, means: Mapping[str, Float[Tensor, " dim"]] | None
+) -> ImageNumbers:
+    """The numbers of one image, centred on means where there are any."""
     scalars = dict(compute_scalars(ledger))
     for name, share in compute_share_without_bias(ledger).items():
         scalars["share_without_bias", name] = share
     if means is not None:
         scalars |= compute_centred(ledger, means)
-    numbers: Numbers = {}
-    for path, value in scalars.items():
-        tree = numbers
-        for part in path[:-1]:
-            tree = tree.setdefault(part, {})
-        tree[path[-1]] = float(value.item())
-    return numbers
+    return ImageNumbers(**nest({path: float(value.item()) for path, value in scalars.items()}))
 
 
 def compute_share_without_bias(ledger: Ledger) -> dict[str, Float[Tensor, " batch"]]:
@@ -200,54 +182,22 @@ def _compute_shares(terms: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " ba
     return {name: (term * whole).sum(dim=-1) / size for name, term in terms.items()}
 
 
-def write_image(folder: Path, index: int, image: ImageExplanation) -> dict[str, Any]:
+def write_image(folder: Path, index: int, image: ImageExplanation) -> ExplainedImage:
     """Write one image's maps."""
     name = _maps_name(index)
     write_maps(folder / name, image)
-    return {
-        "path": image.path,
-        "image_id": image.image_id,
-        "maps": name,
-        "framing": image.framing,
-        "input_size": list(image.image.shape[:2]),
-        "grid": list(image.grid),
-        "verdict": asdict(image.verdict),
-        **image.numbers,
-    }
-
-
-def finish_explanation(
-    folder: Path,
-    content: Mapping[str, Any],
-    entries: Sequence[Mapping[str, Any]],
-    *,
-    failures: Sequence[tuple[str, str]],
-    provenance: Mapping[str, Any],
-    notes: Sequence[str] = (),
-) -> None:
-    """Write what goes beside the maps; `summary.json` comes last."""
-    write_failures(folder, failures)
-    write_json(folder / PROVENANCE, provenance)
-    told = [*list_source_notes(provenance), *notes]
-    summary = {
-        "schema_version": SCHEMA_VERSION,
-        "kind": Explanation.KIND,
-        **content,
-        "data": {
-            "num_images": len(entries),
-            "num_failed": len(failures),
-            **({"notes": told} if told else {}),
-        },
-        "images": entries,
-    }
-    write_json(folder / MARKER, summary)
+    height, width = image.image.shape[:2]
+    return ExplainedImage(
+        path=image.path,
+        image_id=image.image_id,
+        maps=name,
+        framing=image.framing,
+        input_size=(height, width),
+        grid=image.grid,
+        verdict=image.verdict,
+        numbers=image.numbers,
+    )
 
 
 def _maps_name(index: int) -> str:
     return f"maps/{index:04d}.npz"
-
-
-def _with_nan(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _with_nan(value) for key, value in content.items()}
-    return math.nan if content is None else content

@@ -12,7 +12,7 @@ Requirements met here:
 import math
 from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import get_args
 
@@ -79,6 +79,7 @@ class Gallery:
         num_candidates: Images that they were chosen from, drawn at random from all.
         num_images: All images.
         images: The images; the first of them are a balanced sample too.
+        owner: The result, whose folder lasts as long as it.
     """
 
     folder: Path
@@ -87,6 +88,7 @@ class Gallery:
     num_candidates: int
     num_images: int
     images: tuple[GalleryImage, ...]
+    owner: object = field(default=None, repr=False, compare=False)
 
     def read_maps(self, index: int) -> ImageMaps:
         """One of the images, with its maps.
@@ -210,7 +212,7 @@ class GalleryCandidates:
         _write_index(folder, numbers, entries, limit=limit, num_candidates=len(self._held))
 
 
-def read_gallery(folder: Path) -> Gallery | None:
+def read_gallery(folder: Path, owner: object = None) -> Gallery | None:
     """The gallery of a result."""
     path = folder / _INDEX
     if not path.exists():
@@ -218,7 +220,7 @@ def read_gallery(folder: Path) -> Gallery | None:
     content = read_json(path)
     try:
         images = [_check_entry(k, entry) for k, entry in enumerate(content.pop("images"))]
-        return Gallery(folder, **content, images=tuple(images))
+        return Gallery(folder, **content, images=tuple(images), owner=owner)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ResultError(f"{printable_path(path)} cannot be read: {reason}") from None

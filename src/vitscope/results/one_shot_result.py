@@ -1,42 +1,42 @@
 """The saved result of one-shot classification: a folder that figures are drawn from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitscope.files.disk_errors import plain_disk_errors
-from vitscope.files.json_files import write_json
 from vitscope.files.reading import open_table
-from vitscope.files.storage import MARKER
-from vitscope.metrics.one_shot import Accuracy, average_draws, chance_accuracy
-from vitscope.results.plots import OneShotPlots
+from vitscope.metrics.one_shot import Accuracy, average_draws
 from vitscope.results.result_html import show_one_shot
-from vitscope.results.saved_result import (
-    PROVENANCE,
-    SCHEMA_VERSION,
-    SavedResult,
-    list_source_notes,
-    write_failures,
-)
+from vitscope.results.saved_result import SavedResult, write_result
+from vitscope.results.schema import OneShotSummary, read_summary
+from vitscope.results.schema_numbers import Measured, TopAccuracy
 
-HEADLINE_READOUT = "attention"
 _DRAWS = "draws.parquet"
 
 
 @dataclass(frozen=True)
-class OneShotResult(SavedResult, OneShotPlots):
+class OneShotResult(SavedResult):
     """One-shot accuracies on disk; a thin face over its files.
 
     Attributes:
         folder: Where it lies.
     """
 
-    KIND: ClassVar[str] = "one-shot"
+    @cached_property
+    def summary(self) -> OneShotSummary:
+        """Every number over the draws.
+
+        Raises:
+            ResultError: If it is not of one-shot classification of this schema, or damaged.
+        """
+        return read_summary(self.folder, OneShotSummary)
 
     def _repr_html_(self) -> str:
         return show_one_shot(self.summary)
@@ -73,48 +73,16 @@ class DrawScore:
 
 def finish_one_shot(
     folder: Path,
+    summary: OneShotSummary,
     scores: Sequence[DrawScore],
     *,
-    model: Mapping[str, Any],
-    data: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    preprocessing: Mapping[str, Any],
     failures: Sequence[tuple[str, str]],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write the result; `summary.json` comes last.
-
-    Args:
-        folder: Folder to write into.
-        scores: Every draw.
-        model: The `model` part of the summary.
-        data: The `data` part; its `num_classes` says what chance is.
-        settings: What was chosen that changes what the numbers mean.
-        preprocessing: How images were prepared.
-        failures: Images that could not be read, with the reason.
-        provenance: Configuration and versions.
-
-    Raises:
-        DiskError: If the disk does not take it.
-    """
+    """Write the result; `summary.json` comes last."""
     with plain_disk_errors(folder):
         pq.write_table(_make_table(scores), folder / _DRAWS)
-    write_failures(folder, failures)
-    write_json(folder / PROVENANCE, provenance)
-    notes = list_source_notes(provenance)
-    summary = {
-        "kind": OneShotResult.KIND,
-        "schema_version": SCHEMA_VERSION,
-        "model": model,
-        "settings": settings,
-        "preprocessing": preprocessing,
-        "data": {**data, **({"notes": notes} if notes else {})},
-        "draws": len({score.draw for score in scores}),
-        "readout": HEADLINE_READOUT,
-        "accuracy": _summarize(scores),
-        "chance": chance_accuracy(data["num_classes"])._asdict(),
-    }
-    write_json(folder / MARKER, summary)
+    write_result(folder, summary, failures=failures, provenance=provenance)
 
 
 def _make_table(scores: Sequence[DrawScore]) -> pa.Table:
@@ -127,17 +95,18 @@ def _make_table(scores: Sequence[DrawScore]) -> pa.Table:
     return pa.table(columns)
 
 
-def _summarize(scores: Sequence[DrawScore]) -> dict[str, Any]:
+def average_scores(
+    scores: Sequence[DrawScore],
+) -> dict[str, dict[str, dict[str, TopAccuracy]]]:
+    """Mean over draws, by classifier, readout and part."""
     by_path: dict[tuple[str, str, str], list[Accuracy]] = {}
     for score in scores:
         path = (score.classifier, score.readout, score.part)
         by_path.setdefault(path, []).append(score.accuracy)
-    accuracy: dict[str, Any] = {}
-    for (classifier, readout, part), found in by_path.items():
-        parts = accuracy.setdefault(classifier, {}).setdefault(readout, {})
-        values = np.asarray(found)
-        parts[part] = {
-            name: average_draws(values[:, column])._asdict()
-            for column, name in enumerate(Accuracy._fields)
-        }
-    return accuracy
+    found: dict[str, dict[str, dict[str, TopAccuracy]]] = {}
+    for (classifier, readout, part), accuracies in by_path.items():
+        columns = np.asarray(accuracies).T
+        top1, top5 = (Measured(**asdict(average_draws(values))) for values in columns)
+        parts = found.setdefault(classifier, {}).setdefault(readout, {})
+        parts[part] = TopAccuracy(top1=top1, top5=top5)
+    return found

@@ -7,9 +7,8 @@ Requirements met here:
 - It can be read on a dark page and on a light one: text takes the page's colour.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 from vitscope.results.result_text import (
     TextTable,
@@ -25,8 +24,13 @@ from vitscope.results.result_text import (
     tell_one_shot,
     tell_raw_shares,
 )
-
-Summary = Mapping[str, Any]
+from vitscope.results.schema import (
+    AuditSummary,
+    ExplainedImage,
+    ExplanationSummary,
+    OneShotSummary,
+    Summary,
+)
 
 # White is told from each of them (a contrast of 4.5 and more), and each from both pages.
 _GOOD, _DOUBTFUL, _BAD, _UNKNOWN = "#1a7f4e", "#96620a", "#c0362c", "#7a5299"
@@ -50,19 +54,19 @@ _TABLE = (
 _CELL = "padding:0.15em 0.7em;border:0;background:none"
 
 
-def show_audit(summary: Summary) -> str:
+def show_audit(summary: AuditSummary) -> str:
     """An audit: verdict, table of sources with intervals, verdicts of layers, notes."""
-    layers = tabulate_layers(summary)
+    layers, verdict = tabulate_layers(summary), summary.last.verdict
     return _wrap(
         _heading(summary, "; ".join(describe_audit(summary))),
-        f'<p style="{_LINE}">{_badge(summary["verdict"])} {escape(summary["verdict_text"])}</p>',
+        f'<p style="{_LINE}">{_badge(verdict.status)} {escape(verdict.text)}</p>',
         _table(tabulate_sources(summary)),
         "" if layers is None else _table(layers),
         _notes(summary),
     )
 
 
-def show_one_shot(summary: Summary) -> str:
+def show_one_shot(summary: OneShotSummary) -> str:
     """One-shot classification: what the accuracies mean, the accuracies, notes."""
     return _wrap(
         _heading(summary, describe_one_shot(summary)),
@@ -72,10 +76,9 @@ def show_one_shot(summary: Summary) -> str:
     )
 
 
-def show_explanation(summary: Summary) -> str:
+def show_explanation(summary: ExplanationSummary) -> str:
     """Explained images: the verdict on each, notes."""
-    images = summary["images"]
-    rows = "".join(_image_row(number, image) for number, image in enumerate(images))
+    rows = "".join(_image_row(number, image) for number, image in enumerate(summary.images))
     return _wrap(
         _heading(summary, describe_explanation(summary)),
         _make_table(("", "image", "verdict"), 3, rows, "; ".join(list_bases(summary))),
@@ -88,8 +91,7 @@ def _wrap(*parts: str) -> str:
 
 
 def _heading(summary: Summary, subject: str) -> str:
-    name = escape(str(summary["model"]["id"]))
-    return f'<p style="{_LINE}"><strong>{name}</strong> {escape(subject)}</p>'
+    return f'<p style="{_LINE}"><strong>{escape(summary.model.id)}</strong> {escape(subject)}</p>'
 
 
 def _badge(status: str) -> str:
@@ -100,19 +102,18 @@ def _badge(status: str) -> str:
     )
 
 
-def _image_row(number: int, image: Mapping[str, Any]) -> str:
-    verdict = image["verdict"]
-    cropped = " (cropped)" if image["framing"] == "cropped" else ""
-    told = f"{_badge(verdict['status'])} {escape(verdict['text'])}"
+def _image_row(number: int, image: ExplainedImage) -> str:
+    cropped = " (cropped)" if image.framing == "cropped" else ""
+    told = f"{_badge(image.verdict.status)} {escape(image.verdict.text)}"
     if raw := tell_raw_shares(image):
         told = f"{told}; {escape(raw)}"
-    cells = (str(number), escape(f"{image['path']}{cropped}"), told)
+    cells = (str(number), escape(f"{image.path}{cropped}"), told)
     return f"<tr>{''.join(_cell(cell) for cell in cells)}</tr>"
 
 
 def _notes(summary: Summary, *more: str) -> str:
     told = [*list_notes(summary), *filter(None, more)]
-    return "".join(f'<p style="{_SMALL}">note: {escape(str(note))}</p>' for note in told)
+    return "".join(f'<p style="{_SMALL}">note: {escape(note)}</p>' for note in told)
 
 
 def _table(content: TextTable) -> str:

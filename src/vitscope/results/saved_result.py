@@ -1,44 +1,56 @@
 """What every saved result is: a folder that lasts, or one that goes with the object."""
 
 import csv
-import re
 import shutil
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from io import StringIO
 from itertools import chain
 from pathlib import Path
-from textwrap import shorten
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from vitscope.errors import ResultError, UsageError, VitscopeError
+from vitscope.files.csv_files import read_cell, write_csv
 from vitscope.files.disk_errors import plain_disk_errors
-from vitscope.files.json_files import read_json
-from vitscope.files.printable import printable, printable_path
+from vitscope.files.json_files import read_json, write_json
+from vitscope.files.printable import printable_path
 from vitscope.files.reading import plain_damage, read_bounded
-from vitscope.files.storage import MARKER, is_result, never, staged_folder
-from vitscope.results.summary_schema import check_summary
+from vitscope.files.storage import is_result, never, staged_folder
+from vitscope.results.schema import KINDS, Summary, read_summary, write_summary
 
-SCHEMA_VERSION = 4
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _CHUNK_BYTES = 2**20
 FAILURES, PROVENANCE = "failures.csv", "provenance.json"
 _MAX_FAILURES_BYTES = 2**30
-# Behind apostrophes too, or a cell that has one itself would lose it when it is read back.
-_FORMULA = re.compile(r"^'*[=+\-@\t\r]")
+
+
+class TemporaryFolder:
+    """A folder that goes when nothing that was handed out of it is in use any more."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take over a folder."""
+        self._finalizer = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+
+    def keep(self) -> bool:
+        """Let the folder last; False where it lasts already."""
+        return self._finalizer.detach() is not None
 
 
 @dataclass(frozen=True)
 class SavedResult:
-    """A result on disk; a thin face over its files.
+    """A result on disk, of any kind; a thin face over its files.
 
     Attributes:
-        KIND: What the result is of, as its summary says.
         folder: Where it lies.
+        keeper: What a temporary folder lasts as long as; None for one that lasts.
     """
 
-    KIND: ClassVar[str]
     folder: Path
+    keeper: TemporaryFolder | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     @classmethod
     def own(cls, folder: Path) -> Self:
@@ -50,10 +62,7 @@ class SavedResult:
         Returns:
             The result; `save` it to keep it.
         """
-        result = cls(folder)
-        finalizer = weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
-        object.__setattr__(result, "_finalizer", finalizer)
-        return result
+        return cls(folder, keeper=TemporaryFolder(folder))
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -72,27 +81,14 @@ class SavedResult:
         _ = result.summary  # which is checked as it is read
         return result
 
-    @property
-    def summary(self) -> dict[str, Any]:
-        """Every number over the images, as in `summary.json`.
+    @cached_property
+    def summary(self) -> Summary:
+        """Every number over the images.
 
         Raises:
             ResultError: If it is not of a result of this kind and schema, or damaged.
         """
-        summary = read_json(self.folder / MARKER)
-        found = summary if isinstance(summary, dict) else {}
-        if (version := found.get("schema_version")) != SCHEMA_VERSION:
-            raise ResultError(
-                f"{printable_path(self.folder)} was written with schema {_show(version)}, this "
-                f"version reads {SCHEMA_VERSION}: run it again"
-            )
-        if (kind := found.get("kind")) != self.KIND:
-            raise ResultError(
-                f"{printable_path(self.folder)} is a result of kind {_show(kind)}: expected "
-                f"{self.KIND!r}"
-            )
-        check_summary(found, self.folder / MARKER)
-        return found
+        return read_summary(self.folder, *KINDS)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -111,6 +107,25 @@ class SavedResult:
     def failures(self) -> list[tuple[str, str]]:
         """Images that could not be read, with the reason."""
         return read_failures(self.folder)
+
+    def plot(self, name: str, **settings: Any) -> "Figure":
+        """Draw a figure of the result.
+
+        Args:
+            name: Which, as `vitscope.figures.plot` takes it.
+            **settings: What the figure lets choose, likewise.
+
+        Returns:
+            A matplotlib figure, which shows itself in a notebook.
+
+        Raises:
+            UsageError: If there is no such figure or setting.
+            NothingToDrawError: If the result holds no numbers for it.
+        """
+        # A figure knows results, so a result must not know figures: the one way up, when asked.
+        from vitscope.figures.plan import plot
+
+        return plot(name, [self], **settings)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
         """Copy the result to another place.
@@ -136,8 +151,7 @@ class SavedResult:
             with staged_folder(target, replaces=is_result if overwrite else never) as staging:
                 _copy(self.folder, staging)
         except VitscopeError as error:
-            finalizer = getattr(self, "_finalizer", None)
-            if finalizer is not None and finalizer.detach():
+            if self.keeper is not None and self.keeper.keep():
                 error.add_note(f"the result is kept in {printable_path(self.folder)}")
             raise
         return type(self)(target)
@@ -169,8 +183,17 @@ def _copy_file(source: Path, target: Path) -> None:
         raise ResultError(f"{name} cannot be read: {error.strerror}") from error
 
 
-def _show(value: Any) -> str:
-    return shorten(printable(repr(value)), width=60, placeholder=" …")
+def write_result(
+    folder: Path,
+    summary: Summary,
+    *,
+    failures: Sequence[tuple[str, str]],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write what every result has; `summary.json` comes last and makes it complete."""
+    write_failures(folder, failures)
+    write_json(folder / PROVENANCE, provenance)
+    write_summary(folder, summary)
 
 
 def list_source_notes(provenance: Mapping[str, Any]) -> list[str]:
@@ -185,13 +208,8 @@ def write_failures(folder: Path, failures: Sequence[tuple[str, str]]) -> None:
 
     A cell that a spreadsheet would take for a formula begins with an apostrophe.
     """
-    rows = [("path", "reason"), *failures]
-    cells = [[_FORMULA.sub(r"'\g<0>", cell) for cell in row] for row in rows]
-    with (
-        plain_disk_errors(folder),
-        (folder / FAILURES).open("w", encoding="utf-8", newline="") as file,
-    ):
-        csv.writer(file).writerows(cells)
+    with plain_disk_errors(folder):
+        write_csv(folder / FAILURES, [("path", "reason"), *failures])
 
 
 def read_failures(folder: Path) -> list[tuple[str, str]]:
@@ -200,8 +218,4 @@ def read_failures(folder: Path) -> list[tuple[str, str]]:
     data = read_bounded(path, _MAX_FAILURES_BYTES)
     with plain_damage(path):
         rows = csv.DictReader(StringIO(data.decode("utf-8"), newline=""))
-        return [(_read_cell(str(row["path"])), _read_cell(str(row["reason"]))) for row in rows]
-
-
-def _read_cell(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+        return [(read_cell(str(row["path"])), read_cell(str(row["reason"]))) for row in rows]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from vitscope.config import ClsTerm
 from vitscope.errors import ResultError
@@ -31,6 +31,8 @@ from vitscope.results.verdict import ImageVerdict
 
 SCHEMA_VERSION = 4
 
+Framing = Literal["whole", "cropped"]
+"""An image kept whole but for the rounding to patches, or cropped to the input size."""
 Size = tuple[Annotated[int, Within(1, 2**16)], Annotated[int, Within(1, 2**16)]]
 """(height, width) in pixels, or (rows, columns) of patches."""
 
@@ -161,6 +163,12 @@ class Summary:
     preprocessing: PreprocessingSummary
     data: DataSummary
 
+    if TYPE_CHECKING:
+
+        @property
+        def layer(self) -> int:
+            """Index of the layer; of an audit the last one."""
+
     def __repr__(self) -> str:
         """Name the model with the number of images.
 
@@ -287,7 +295,7 @@ class ExplainedImage:
         path: Its file, printable.
         image_id: Digest of its bytes.
         maps: The file of its maps in the result's folder.
-        framing: "whole", or "cropped" to the input size.
+        framing: "whole" or "cropped".
         input_size: (height, width) in pixels that the model was given.
         grid: Patches as (rows, columns).
         verdict: Whether its map may be read as an explanation.
@@ -297,7 +305,7 @@ class ExplainedImage:
     path: str
     image_id: str
     maps: str
-    framing: Literal["whole", "cropped"]
+    framing: Framing
     input_size: Size
     grid: Size
     verdict: ImageVerdict

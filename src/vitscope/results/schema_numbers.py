@@ -2,18 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from vitscope.files.typed_json import Finite, Keys
-from vitscope.metrics.directions import Directions
 from vitscope.metrics.distribution import Distribution
-from vitscope.metrics.gram_ledger import GramShare
+from vitscope.metrics.estimates import CkaEstimate as Cka
+from vitscope.metrics.estimates import Directions, GramShare, HighNormTokens, TokenSummary
 from vitscope.metrics.jackknife import Estimate
-from vitscope.metrics.pair_estimates import CkaEstimate as Cka
-from vitscope.metrics.patch_norms import HighNormTokens
-from vitscope.metrics.rank_correlation import RankCorrelation
+from vitscope.metrics.rank_correlation import AdjustedCorrelation, RankCorrelation
 from vitscope.metrics.regression import Regression
-from vitscope.metrics.token_sums import TopDimensions
 from vitscope.results.verdict import Verdict
 
 T = TypeVar("T")
@@ -48,6 +45,17 @@ class PerImage(Generic[T]):
     centred_share: Mapping[str, T] = field(default_factory=dict)
 
 
+def nest(numbers: Mapping[tuple[str, ...], T]) -> dict[str, Any]:
+    """Numbers by path as the fields that `PerImage` has."""
+    tree: dict[str, Any] = {}
+    for path, value in numbers.items():
+        place = tree
+        for part in path[:-1]:
+            place = place.setdefault(part, {})
+        place[path[-1]] = value
+    return tree
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageNumbers(PerImage[float]):
     """The numbers of one image.
@@ -59,32 +67,6 @@ class ImageNumbers(PerImage[float]):
 
     share_without_bias: ByTerm[float]
     balance_error: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class StateSummary:
-    """How a token's state varies over images.
-
-    Attributes:
-        pairwise_cosine: Mean cosine over all pairs of images.
-        variance_share: Part of the mean squared norm that varies over images.
-    """
-
-    pairwise_cosine: Estimate
-    variance_share: Estimate
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenSummary:
-    """One special token at the input of a block.
-
-    Attributes:
-        states: By state: "hidden", "normed", "keys", "values".
-        top_dimensions: The dimensions in which it is largest.
-    """
-
-    states: Mapping[str, StateSummary]
-    top_dimensions: TopDimensions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,17 +143,6 @@ class HighNormDepth(HighNormTokens):
     images_fraction: float | None = None
     images_fraction_at_most: float | None = None
     max: float | None = None
-
-
-@dataclass(frozen=True)
-class AdjustedCorrelation(RankCorrelation):
-    """A rank correlation that is one of several.
-
-    Attributes:
-        p_holm: The p value after Holm's correction for their number.
-    """
-
-    p_holm: float
 
 
 @dataclass(frozen=True, kw_only=True)

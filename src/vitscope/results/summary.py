@@ -1,8 +1,8 @@
-"""The summary of a result: every number over the images, from the table and the sums alone."""
+"""The summary of a layer: every number over the images, from the table and the sums alone."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,59 +14,45 @@ from torch import Tensor
 from vitscope.files.reading import open_table
 from vitscope.files.tensor_files import read_tensors
 from vitscope.ledger import ScalarPath, cosine
-from vitscope.metrics.directions import describe_directions
 from vitscope.metrics.distribution import compute_distribution
 from vitscope.metrics.feature_plan import FeaturePlan
 from vitscope.metrics.feature_sums import FeatureSums
-from vitscope.metrics.gram_ledger import estimate_gram_ledger
-from vitscope.results.records import IDENTITY, column_name, replace_columns, shard_paths
+from vitscope.results.records import column_name, replace_columns, shard_paths
+from vitscope.results.schema import AuditLedger
+from vitscope.results.schema_numbers import PerImage, nest
+from vitscope.results.verdict import Constant, Verdict, judge
+from vitscope.results.vocabulary import PER_IMAGE
 
-TERMS = ("cls", "registers", "distillation", "patches", "skip", "non_patch", "bias")
-TOTALS = ("attention_total", "residual_total")
 ERRORS = ("balance_error", "residual_error", "block_error", "embedding_error")
 
 
-def scalar_paths() -> Iterator[ScalarPath]:
-    """Every per-image number whose distribution is in a summary, in the order of the pages."""
-    yield from (("attention_mass", term) for term in TERMS)
-    yield ("patch_share",)
-    yield from (("contribution_norm", term) for term in (*TERMS, *TOTALS))
-    for kind in ("cosine", "centred_cosine"):
-        for total in ("attention", "residual"):
-            yield from ((kind, total, term) for term in TERMS)
-    yield from (("restricted_cosine", "attention", term) for term in TERMS)
-    yield from (("share", term) for term in TERMS)
-    yield from (("centred_share", term) for term in TERMS)
-
-
-def summarize_layer(table: Path, sums: FeatureSums) -> dict[str, Any]:
-    """All quantities of one layer."""
-    summary: dict[str, Any] = {}
-    columns = set(pq.read_schema(table).names) - set(IDENTITY)
-    for path in scalar_paths():
-        if column_name(path) in columns:
-            distribution = compute_distribution(read_column(table, column_name(path)))
-            _put(summary, path, None if distribution is None else asdict(distribution))
-    summary["variance_share"] = {
-        total: {term: asdict(sums.estimate_share(total, term)) for term in terms}
-        for total, terms in sums.plan.shares.items()
-    }
-    summary["cka"] = {
-        readout: {part: asdict(sums.estimate_cka(readout, part)) for part in parts}
-        for readout, parts in sums.plan.comparisons.items()
-    }
-    summary["gram_ledger"] = {
-        total: {
-            a: {b: asdict(share) for b, share in row.items()}
-            for a, row in estimate_gram_ledger(sums, total).items()
+def summarize_images(table: Path) -> dict[str, Any]:
+    """The distributions of one layer's numbers of each image, as the fields of `PerImage`."""
+    columns = set(pq.read_schema(table).names)
+    return nest(
+        {
+            path: compute_distribution(read_column(table, name))
+            for field in fields(PerImage)
+            for path in PER_IMAGE[field.name].list_paths()
+            if (name := column_name(path)) in columns
         }
-        for total in sums.plan.shares
-    }
-    summary["directions"] = asdict(describe_directions(sums))
-    return summary
+    )
 
 
-def summarize_errors(tables: Iterable[Path]) -> dict[str, float]:
+def judge_layer(sums: FeatureSums, found: Mapping[str, Any]) -> Verdict:
+    """The verdict of a layer, from what its sums say."""
+    cka, shares = found["cka"]["residual"], found["variance_share"]["residual"]
+    return judge(cka, shares, sums.num_images, _find_constant(sums))
+
+
+def _find_constant(sums: FeatureSums) -> Constant | None:
+    output, patches = sums.plan.comparisons["residual"]["patches"]
+    if sums.is_constant(output):
+        return "output"
+    return "patches" if sums.is_constant(patches) else None
+
+
+def summarize_errors(tables: Iterable[Path], tolerance: float) -> AuditLedger:
     """Largest error of each proof, over all layers and the images that it was held for."""
     worst: dict[str, float] = {}
     num_verified: list[int] = []
@@ -78,7 +64,7 @@ def summarize_errors(tables: Iterable[Path]) -> dict[str, float]:
                 largest = np.fmax.reduce(read_column(table, name))
                 worst[f"max_{name}"] = float(np.fmax(worst.get(f"max_{name}", math.nan), largest))
         num_verified.append(int(np.isfinite(read_column(table, "balance_error")).sum()))
-    return worst | {"num_verified": min(num_verified)}
+    return AuditLedger(**worst, tolerance=tolerance, num_verified=min(num_verified))
 
 
 def read_column(table: Path, name: str) -> np.ndarray:
@@ -132,9 +118,3 @@ def _centre(rows: Mapping[str, Tensor], plan: FeaturePlan, name: str, mean: Tens
     noise = 10 * torch.finfo(rows[plan.sums[name][0]].dtype).eps * mean.norm()
     centred[centred.norm(dim=1) <= noise] = math.nan
     return centred
-
-
-def _put(tree: dict[str, Any], path: ScalarPath, value: Any) -> None:
-    for part in path[:-1]:
-        tree = tree.setdefault(part, {})
-    tree[path[-1]] = value

@@ -4,10 +4,11 @@ import math
 from bisect import bisect_right
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+from vitscope.metrics.estimates import CkaEstimate
 from vitscope.metrics.jackknife import Estimate
-from vitscope.metrics.pair_estimates import CkaEstimate
+from vitscope.results.vocabulary import SOURCES, TERMS
 
 Level = Literal["broken", "weakened", "holds"]
 Span = tuple[Level, Level]
@@ -39,12 +40,7 @@ _DECIDED: Mapping[Decider | None, str] = {
     "both": " (both readings decide)",
     None: "",
 }
-_SOURCE_NAMES = {
-    "registers": "the register tokens",
-    "cls": "the [CLS] token's attention to itself",
-    "distillation": "the distillation token",
-    "skip": "the [CLS] token's skip connection",
-}
+_OTHERS = tuple(name for name in SOURCES if name != "patches")
 
 
 @dataclass(frozen=True)
@@ -106,17 +102,6 @@ def judge(
     )
 
 
-def describe(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as a summary holds it."""
-    return {
-        "verdict": verdict.status,
-        "decided_by": verdict.decided_by,
-        "readings": {"alignment": list(verdict.alignment), "source": list(verdict.source)},
-        "main_other_source": verdict.main_other_source,
-        "verdict_text": verdict.text,
-    }
-
-
 def _span(ends: tuple[float, float] | None, lines: tuple[float, float]) -> Span:
     if ends is None:
         return LEVELS[0], LEVELS[-1]
@@ -172,7 +157,7 @@ def _find_main_other_source(shares: Mapping[str, Estimate]) -> str | None:
     others = {
         name: abs(share.value)
         for name, share in shares.items()
-        if name in _SOURCE_NAMES and not math.isnan(share.value)
+        if name in _OTHERS and not math.isnan(share.value)
     }
     return max(others, key=others.__getitem__) if others else None
 
@@ -205,7 +190,7 @@ def _tell_alike(cka: Mapping[str, CkaEstimate]) -> str:
     alike = [
         term
         for term, found in cka.items()
-        if (term in _SOURCE_NAMES or term == "patches") and round(found.unbiased, _DIGITS) >= line
+        if term in SOURCES and round(found.unbiased, _DIGITS) >= line
     ]
     if len(alike) < 2:
         return ""
@@ -235,7 +220,7 @@ def _tell_percent(share: float) -> str:
 
 def _name_source(term: str, shares: Collection[str]) -> str:
     # Without a skip connection the query is a learned probe, and [CLS] one of the tokens it reads.
-    name = _SOURCE_NAMES[term]
+    name = TERMS[term].phrase
     return name if "skip" in shares else name.replace("'s attention to itself", "")
 
 
@@ -280,7 +265,7 @@ def judge_image(shares: Mapping[str, float], num_images: int, images: str) -> Im
         return ImageVerdict("cannot tell", patches, None, text, basis)
     status, claim = _read_share(_percent(patches))
     text = f"patches carry {_percent_text(patches)} of this output: {claim}"
-    others = {name: share for name, share in shares.items() if name in _SOURCE_NAMES}
+    others = {name: share for name, share in shares.items() if name in _OTHERS}
     main_other_source = max(others, key=lambda name: abs(others[name])) if others else None
     if main_other_source is not None:
         name, share = _name_source(main_other_source, shares), others[main_other_source]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +25,7 @@ from vitscope.results.gallery import GalleryCandidates
 from vitscope.results.manifest import Manifest
 from vitscope.results.merging import merge_parts
 from vitscope.runs.audit_plan import make_plan
-from vitscope.runs.model_run import ModelRun, choose_preprocessing, list_changed
+from vitscope.runs.model_run import ModelRun, choose_preprocessing, describe_preprocessing
 from vitscope.runs.part_writer import MACHINE, PartWriter
 from vitscope.runs.resources import settle_config
 
@@ -96,7 +96,7 @@ class AuditRun:
             for layer in manifest.layers
             for name in manifest.make_plan(layer).kept
         )
-        width = int(manifest.model["embed_dim"])
+        width = manifest.model.embed_dim
         row_bytes = num_features * width * int(getattr(torch, manifest.dtype).itemsize)
         sizes = [len(shard.images) for shard in shards]
         # The rows of larger shards are folded into sums, which take as much as so many.
@@ -216,15 +216,13 @@ def _make_manifest(
         behaviour_hash=run.behaviour.digest,
         unknown=run.behaviour.unknown,
         layers=layers,
-        listed_layers=config.layers != "last",
         groups=choose_groups(layout, config.cls_term),
         has_skip=layout.query is not None,
         tokens=() if layout.query is None else name_tokens(layout),
         renormalize=config.renormalize,
         cls_term=config.cls_term,
         dtype="float64" if config.dtype == "float64" else "float32",
-        preprocessing=asdict(images.preprocessing),
-        changed=list_changed(vit, images.preprocessing),
+        preprocessing=describe_preprocessing(vit, images.preprocessing),
         has_masks=bool(images.masks),
         tolerance=choose_tolerance(config.torch_dtype, run.device),
     )

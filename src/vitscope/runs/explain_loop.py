@@ -1,9 +1,8 @@
 """Images explained one by one, each in its own shape: maps, numbers and a verdict."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -32,14 +31,21 @@ from vitscope.models.memory import check_memory
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.explanation import (
     Explanation,
-    Framing,
     ImageExplanation,
-    Numbers,
     compute_centred_map,
-    finish_explanation,
     measure_image,
     write_image,
 )
+from vitscope.results.saved_result import write_result
+from vitscope.results.schema import (
+    DataSummary,
+    ExplainedImage,
+    ExplanationSummary,
+    Framing,
+    LedgerSummary,
+    Settings,
+)
+from vitscope.results.schema_numbers import ImageNumbers
 from vitscope.results.verdict import ImageVerdict, judge_alone, judge_image
 from vitscope.runs.batches import PlacedBatch
 from vitscope.runs.model_run import (
@@ -74,7 +80,7 @@ def explain(
     the image is prepared exactly as those were. The reference is the one given; or else an audit
     that lies in the folder that `out` is in, or is that folder, or has the name of `out` in the
     folder above; or else the one that comes with vitscope for a few models. It is used only if it
-    is of the same weights, layer and preprocessing, and `summary["reference"]` says which it is.
+    is of the same weights, layer and preprocessing, and `summary.reference` says which it is.
 
     Without a reference there is no verdict, and the numbers are raw. An image then keeps its shape:
     its shorter side gets the input size, the longer one is scaled alike and rounded to whole
@@ -177,12 +183,15 @@ class ExplainRun:
         self._layer = vit.last_layer if layer is None else layer
         vit.select_layers([self._layer])
         self._preprocessing = choose_preprocessing(vit, config)
-        notes = addresses.notes if isinstance(addresses, FoundImages) else ()
-        images = ImageSet(addresses, self._preprocessing, notes=notes)
+        self._notes = addresses.notes
+        images = ImageSet(addresses, self._preprocessing, notes=self._notes)
         self._run = ModelRun(vit, images, config)
         self._tolerance = choose_tolerance(self._run.config.torch_dtype, self._run.device)
-        wanted = Wanted.of(
-            self._run.weights_hash, self._run.behaviour, self._layer, self._preprocessing
+        wanted = Wanted(
+            weights_hash=self._run.weights_hash,
+            behaviour=self._run.behaviour,
+            layer=self._layer,
+            preprocessing=self._preprocessing,
         )
         self._unused: list[str] = []
         if reference is None:
@@ -192,7 +201,7 @@ class ExplainRun:
 
     def execute(self, folder: Path, on_progress: OnProgress | None) -> None:
         """Explain all images and write the result."""
-        entries: list[dict[str, Any]] = []
+        entries: list[ExplainedImage] = []
         num_narrow = 0
         with self._run.placed():
             for done, address in enumerate(self._addresses, start=1):
@@ -206,13 +215,31 @@ class ExplainRun:
                 if on_progress is not None:
                     on_progress(done, len(self._addresses))
         self._run.check_some_read()
-        finish_explanation(
+        reference = None if self._reference is None else self._reference.describe()
+        summary = ExplanationSummary(
+            model=self._run.describe_model(),
+            settings=Settings(),
+            preprocessing=describe_preprocessing(self._vit, self._preprocessing),
+            data=DataSummary(
+                num_images=len(entries),
+                num_failed=len(self._run.failures),
+                notes=(*self._notes, *note_narrow(num_narrow, len(entries))),
+            ),
+            ledger=LedgerSummary(
+                max_balance_error=max(entry.numbers.balance_error for entry in entries),
+                tolerance=self._tolerance,
+            ),
+            layer=self._layer,
+            reference=reference,
+            references_not_used=tuple(self._unused),
+            images=tuple(entries),
+        )
+        told = None if reference is None else asdict(reference)
+        write_result(
             folder,
-            self._describe(max(entry["balance_error"] for entry in entries)),
-            entries,
+            summary,
             failures=self._run.failures,
-            provenance=self._run.make_provenance() | {"reference": self._describe_reference()},
-            notes=note_narrow(num_narrow, len(entries)),
+            provenance=self._run.make_provenance() | {"reference": told},
         )
 
     def _see(self, address: ImageAddress) -> _Seen:
@@ -267,13 +294,13 @@ class ExplainRun:
             verdict=self._judge(numbers),
         )
 
-    def _judge(self, numbers: Numbers) -> ImageVerdict:
+    def _judge(self, numbers: ImageNumbers) -> ImageVerdict:
         reference = self._reference
         if reference is not None:
-            return judge_image(numbers["centred_share"], reference.num_images, reference.images)
+            return judge_image(numbers.centred_share, reference.num_images, reference.images)
         run, vit = self._run, self._vit
         remedy = advise(vit.info, self._layer, vit.last_layer, run.config)
-        return judge_alone(numbers["share_without_bias"], remedy)
+        return judge_alone(numbers.share_without_bias, remedy)
 
     def _trace(self, pixels: Pixels) -> tuple[Ledger, TokenMaps, np.ndarray | None]:
         found: list[tuple[Ledger, TokenMaps, np.ndarray | None]] = []
@@ -292,16 +319,3 @@ class ExplainRun:
             return None
         found = compute_centred_map(trace, ledger, self._reference.means)
         return None if found is None else maps.on_grid(found)[0].numpy()
-
-    def _describe(self, max_balance_error: float) -> dict[str, Any]:
-        return {
-            "model": self._run.describe_model(),
-            "preprocessing": describe_preprocessing(self._vit, self._preprocessing),
-            "layer": self._layer,
-            "reference": self._describe_reference(),
-            "references_not_used": self._unused,
-            "ledger": {"max_balance_error": max_balance_error, "tolerance": self._tolerance},
-        }
-
-    def _describe_reference(self) -> dict[str, Any] | None:
-        return None if self._reference is None else self._reference.describe()

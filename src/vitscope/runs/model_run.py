@@ -29,6 +29,7 @@ from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.identity import Behaviour, hash_weights
 from vitscope.models.running import HALF_PRECISIONS
+from vitscope.results.schema import ModelSummary, PreprocessingSummary
 from vitscope.runs.batches import BatchFitter, PlacedBatch
 from vitscope.runs.resources import (
     choose_pass_size,
@@ -158,27 +159,25 @@ class ModelRun:
             "device_name": _name_device(self.device),
         }
 
-    def describe_model(self) -> dict[str, Any]:
-        """The `model` part of a summary."""
+    def describe_model(self) -> ModelSummary:
+        """The model as summaries describe it."""
         info, size = self._vit.info, self._images.preprocessing.size
-        patch_height, patch_width = info.patch_size
-        return {
-            "id": info.id,
-            "family": info.family,
-            "recipe": info.recipe or info.family,
-            "size": info.size,
-            "num_params": info.num_params,
-            "depth": info.depth,
-            "embed_dim": info.embed_dim,
-            "num_heads": info.num_heads,
-            "patch_size": patch_height if patch_height == patch_width else info.patch_size,
-            "num_registers": info.num_registers,
-            "global_feature": info.global_feature,
-            "input_size": list(size),
-            "grid": list(self._vit.make_layout(*size).grid),
-            "dtype": self.config.dtype,
-            "notes": [*info.notes, *_make_notes(self.behaviour)],
-        }
+        return ModelSummary(
+            id=info.id,
+            family=info.family,
+            recipe=info.recipe or info.family,
+            size=info.size,
+            num_params=info.num_params,
+            depth=info.depth,
+            embed_dim=info.embed_dim,
+            num_heads=info.num_heads,
+            patch_size=info.patch_size,
+            num_registers=info.num_registers,
+            global_feature=info.global_feature,
+            grid=self._vit.make_layout(*size).grid,
+            dtype=self.config.dtype,
+            notes=(*info.notes, *_make_notes(self.behaviour)),
+        )
 
     def make_provenance(self) -> dict[str, Any]:
         """Where the numbers came from."""
@@ -213,15 +212,11 @@ def _make_notes(behaviour: Behaviour) -> list[str]:
     ]
 
 
-def describe_preprocessing(vit: ViTAdapter, preprocessing: Preprocessing) -> dict[str, Any]:
-    """The `preprocessing` part of a summary."""
-    return asdict(preprocessing) | {"changed": list(list_changed(vit, preprocessing))}
-
-
-def list_changed(vit: ViTAdapter, preprocessing: Preprocessing) -> tuple[str, ...]:
-    """Fields of a preprocessing that are not the model's own."""
-    own = asdict(vit.preprocessing)
-    return tuple(name for name, value in asdict(preprocessing).items() if own[name] != value)
+def describe_preprocessing(vit: ViTAdapter, preprocessing: Preprocessing) -> PreprocessingSummary:
+    """How images are prepared, and which of that is not the model's own."""
+    own, values = asdict(vit.preprocessing), asdict(preprocessing)
+    changed = tuple(name for name, value in values.items() if own[name] != value)
+    return PreprocessingSummary(**values, changed=changed)
 
 
 def _name_device(device: torch.device) -> str:

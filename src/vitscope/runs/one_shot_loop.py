@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -23,9 +22,22 @@ from vitscope.images.class_folders import ClassFolders, find_classes
 from vitscope.images.image_set import ImageSet
 from vitscope.images.level_range import NARROW, note_narrow
 from vitscope.ledger import check_rows_finite
-from vitscope.metrics.one_shot import CLASSIFIERS, compute_accuracy, draw_pairs, group_images
+from vitscope.metrics.one_shot import (
+    CLASSIFIERS,
+    chance_accuracy,
+    compute_accuracy,
+    draw_pairs,
+    group_images,
+)
 from vitscope.models.base import ViTAdapter
-from vitscope.results.one_shot_result import DrawScore, OneShotResult, finish_one_shot
+from vitscope.results.one_shot_result import (
+    DrawScore,
+    OneShotResult,
+    average_scores,
+    finish_one_shot,
+)
+from vitscope.results.schema import OneShotData, OneShotSummary, Settings
+from vitscope.results.schema_numbers import Chance
 from vitscope.runs.batches import PlacedBatch
 from vitscope.runs.model_run import (
     ModelRun,
@@ -155,17 +167,22 @@ class _OneShotRun:
                 scores += self._classify(draw, images.make_outputs(pair.T))
                 if on_draw is not None:
                     on_draw(draw + 1, len(pairs))
-        finish_one_shot(
-            folder,
-            scores,
+        top1, top5 = chance_accuracy(len(classes))
+        summary = OneShotSummary(
             model=self._run.describe_model(),
+            settings=Settings(renormalize=self._config.renormalize, cls_term=self._config.cls_term),
             preprocessing=self._preprocessing,
             data=self._describe_data(images, classes),
-            settings={
-                "renormalize": self._config.renormalize,
-                "cls_term": self._config.cls_term,
-                "layer": self._vit.last_layer,
-            },
+            layer=self._vit.last_layer,
+            draws=len(pairs),
+            readout="attention",
+            accuracy=average_scores(scores),
+            chance=Chance(top1=top1, top5=top5),
+        )
+        finish_one_shot(
+            folder,
+            summary,
+            scores,
             failures=self._run.failures,
             provenance=self._run.make_provenance(),
         )
@@ -214,24 +231,20 @@ class _OneShotRun:
                     accuracy = compute_accuracy(score(test))
                     yield DrawScore(draw, classifier, readout, part, accuracy)
 
-    def _describe_data(
-        self, images: _Images, classes: Mapping[str, Sequence[int]]
-    ) -> dict[str, Any]:
+    def _describe_data(self, images: _Images, classes: Mapping[str, Sequence[int]]) -> OneShotData:
         num_read = sum(label in classes for label in images.labels)
         num_images = sum(len(members) for members in classes.values())
         left_out = set(self._folders.classes) - set(classes)
         dropped = sorted([*self._folders.too_small, *left_out])
-        notes = note_narrow(self._num_narrow, len(images.labels))
-        return {
-            "num_classes": len(classes),
-            "num_images": num_images,
-            "num_failed": len(self._run.failures),
-            "num_repeated": num_read - num_images,
-            "num_unlabelled": self._folders.num_unlabelled,
-            "dropped_classes": [printable_path(Path(label)) for label in dropped],
-            "num_dropped": len(dropped),
-            **({"notes": notes} if notes else {}),
-        }
+        return OneShotData(
+            num_images=num_images,
+            num_failed=len(self._run.failures),
+            num_repeated=num_read - num_images,
+            notes=(*self._folders.notes, *note_narrow(self._num_narrow, len(images.labels))),
+            num_classes=len(classes),
+            num_unlabelled=self._folders.num_unlabelled,
+            dropped_classes=tuple(printable_path(Path(label)) for label in dropped),
+        )
 
 
 def _keep_skip_alone(vit: ViTAdapter, rows: LayerRows) -> dict[str, Tensor]:

@@ -11,11 +11,11 @@ import hashlib
 import json
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -26,10 +26,12 @@ from vitscope.errors import ResultError, UsageError
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import MARKER
 from vitscope.files.tensor_files import read_tensors, write_tensors
+from vitscope.files.typed_json import read_typed
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import ModelInfo
 from vitscope.models.identity import Behaviour
 from vitscope.results.audit_result import AuditResult
+from vitscope.results.schema import ReferenceSummary
 from vitscope.results.verdict import MIN_IMAGES
 
 _SHIPPED = "references"
@@ -44,23 +46,13 @@ class Wanted:
         weights_hash: Digest of the weights of the model that explains.
         behaviour: How that model computes with them.
         layer: Layer that is explained.
-        preprocessing: How the images are prepared, as JSON holds it.
+        preprocessing: How the images are prepared.
     """
 
     weights_hash: str
     behaviour: Behaviour
     layer: int
-    preprocessing: dict[str, Any]
-
-    @classmethod
-    def of(
-        cls, weights_hash: str, behaviour: Behaviour, layer: int, preprocessing: Preprocessing
-    ) -> "Wanted":
-        """What a reference of a run must be of."""
-        content = json.loads(json.dumps(asdict(preprocessing)))
-        return cls(
-            weights_hash=weights_hash, behaviour=behaviour, layer=layer, preprocessing=content
-        )
+    preprocessing: Preprocessing
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -92,10 +84,16 @@ class Reference:
             digest.update(mean.contiguous().numpy().data)
         return digest.hexdigest()
 
-    def describe(self) -> dict[str, Any]:
-        """The `reference` part of a summary."""
-        told = ("source", "images", "num_images", "model_id", "folder")
-        return {**{name: getattr(self, name) for name in told}, "means_digest": self.digest}
+    def describe(self) -> ReferenceSummary:
+        """The reference as summaries describe it."""
+        return ReferenceSummary(
+            source=self.source,
+            images=self.images,
+            num_images=self.num_images,
+            model_id=self.model_id,
+            folder=self.folder,
+            means_digest=self.digest,
+        )
 
 
 def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
@@ -103,7 +101,7 @@ def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
     manifest, folder = audited.manifest, printable_path(audited.folder)
     if manifest.weights_hash != wanted.weights_hash:
         raise UsageError(
-            f"the reference {folder} is of {manifest.model['id']} with other weights: give an "
+            f"the reference {folder} is of {manifest.model.id} with other weights: give an "
             "audit of the model that explains"
         )
     if reason := manifest.compare_behaviour(wanted.behaviour.digest, wanted.behaviour.unknown):
@@ -128,22 +126,22 @@ def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
         source="given",
         images=f"of the audit {folder}",
         num_images=sums.num_images,
-        model_id=manifest.model["id"],
+        model_id=manifest.model.id,
         folder=printable_path(audited.folder.absolute()),
         means={name: sums.compute_mean(f"term/{name}") for name in terms},
     )
 
 
 def _check_fits(
-    which: str, layers: tuple[int, ...], preprocessing: Mapping[str, Any], wanted: Wanted
+    which: str, layers: tuple[int, ...], preprocessing: Preprocessing, wanted: Wanted
 ) -> None:
     if wanted.layer not in layers:
         raise UsageError(
             f"the reference {which} holds layers {list(layers)}, not {wanted.layer}: give "
             f"an audit made with --layers {wanted.layer}"
         )
-    for setting in sorted({*wanted.preprocessing, *preprocessing}):
-        found, value = preprocessing.get(setting), wanted.preprocessing.get(setting)
+    for setting in sorted(field.name for field in fields(Preprocessing)):
+        found, value = getattr(preprocessing, setting), getattr(wanted.preprocessing, setting)
         if found != value:
             raise UsageError(
                 f"the reference {which} was audited with {setting} {found}, the images are "
@@ -208,7 +206,8 @@ def _find_shipped(wanted: Wanted) -> Reference | None:
             layers = tuple(content["layers"])
             which = f"for {content['model_id']} that comes with vitscope"
             _check_behaviour(which, content["behaviour_hash"], content["model_id"], wanted)
-            _check_fits(which, layers, content["preprocessing"], wanted)
+            preprocessing = read_typed(Preprocessing, content["preprocessing"], which)
+            _check_fits(which, layers, preprocessing, wanted)
             names = [f"{wanted.layer:03d}/{term}" for term in content["terms"]]
             tensors, _ = read_tensors(path, names)
         return Reference(
@@ -253,7 +252,7 @@ def write_shipped(path: Path, audited: AuditResult, images: str) -> None:
         "weights_hash": manifest.weights_hash,
         "behaviour_hash": manifest.behaviour_hash,
         "layers": manifest.layers,
-        "preprocessing": preprocessing,
+        "preprocessing": {k: v for k, v in asdict(preprocessing).items() if k != "changed"},
         "terms": sorted(reference.means),
         "images": images,
         "num_images": reference.num_images,

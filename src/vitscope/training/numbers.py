@@ -4,9 +4,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vitscope.results.verdict import LEVELS
-
-Summary = Mapping[str, Any]
+from vitscope.metrics.distribution import Distribution
+from vitscope.metrics.estimates import CkaEstimate
+from vitscope.metrics.jackknife import Estimate
+from vitscope.results.schema import AuditSummary
+from vitscope.results.schema_numbers import LayerSummary
+from vitscope.results.verdict import LEVELS, Verdict
 
 _OF_EACH_LAYER = (
     "attention_mass",
@@ -16,24 +19,22 @@ _OF_EACH_LAYER = (
     "variance_share",
     "cka",
 )
-_MEANINGS = ("mean", "value", "unbiased")
-"""What a leaf of a summary is told by: a distribution by its mean, an estimate by its value."""
 
 
-def list_numbers(summary: Summary) -> dict[str, float]:
+def list_numbers(summary: AuditSummary) -> dict[str, float]:
     """The numbers to log of an audit, each under a name of its own.
 
     Args:
-        summary: Content of `summary.json` of an audit.
+        summary: Of an audit.
 
     Returns:
         Numbers by names such as "vitscope/cka_residual_patches" (see docs/training.md); undefined
         ones are absent.
     """
-    numbers = dict(_walk_layer(summary))
-    for layer, content in summary.get("layers", {}).items():
-        for name, value in _walk_layer(content):
-            numbers[f"layer_{int(layer):02d}/{name}"] = value
+    numbers = dict(_walk_layer(summary.last))
+    for layer in summary.layers if len(summary.layers) > 1 else ():
+        for name, value in _walk_layer(layer):
+            numbers[f"layer_{layer.index:02d}/{name}"] = value
     numbers |= dict(_list_headlines(summary))
     return {
         f"vitscope/{name}": float(value)
@@ -42,47 +43,47 @@ def list_numbers(summary: Summary) -> dict[str, float]:
     }
 
 
-def _walk_layer(content: Summary) -> Iterator[tuple[str, float | None]]:
+def _walk_layer(layer: LayerSummary) -> Iterator[tuple[str, float | None]]:
     for name in _OF_EACH_LAYER:
-        yield from _walk(name, content.get(name))
-    yield from _walk("token_norm", (content.get("anatomy") or {}).get("norms"))
-    yield "verdict", _number_verdict(content)
+        yield from _walk(name, getattr(layer, name))
+    if layer.anatomy is not None:
+        yield from _walk("token_norm", layer.anatomy.norms)
+    yield "verdict", _number_verdict(layer.verdict)
     # What the verdict is read off comes with its intervals.
-    for name in ("cka", "variance_share"):
-        interval = content[name]["residual"]["patches"]["ci95"] or (None, None)
+    readings: dict[str, CkaEstimate | Estimate] = {
+        "cka": layer.cka["residual"]["patches"],
+        "variance_share": layer.variance_share["residual"]["patches"],
+    }
+    for name, reading in readings.items():
         ends = (f"{name}_residual_patches_low", f"{name}_residual_patches_high")
-        yield from zip(ends, interval, strict=True)
+        yield from zip(ends, reading.ci95 or (None, None), strict=True)
 
 
-def _number_verdict(content: Summary) -> float | None:
-    status = content["verdict"]
-    if status in LEVELS:
-        return LEVELS.index(status)
-    if status != "borderline":
+def _number_verdict(verdict: Verdict) -> float | None:
+    if verdict.status in LEVELS:
+        return LEVELS.index(verdict.status)
+    if verdict.status != "borderline":
         return None
     # Between two levels: the worse of what both readings allow at worst, and at best.
-    spans = content["readings"].values()
-    return sum(min(map(LEVELS.index, levels)) for levels in zip(*spans, strict=True)) / 2
+    spans = zip(verdict.alignment, verdict.source, strict=True)
+    return sum(min(map(LEVELS.index, levels)) for levels in spans) / 2
 
 
-def _walk(name: str, tree: Any) -> Iterator[tuple[str, float | None]]:
-    if not isinstance(tree, Mapping):
-        return
-    for meaning in _MEANINGS:
-        if meaning in tree:
-            yield name, tree[meaning]
-            return
-    for key, below in tree.items():
-        yield from _walk(f"{name}_{key}", below)
+def _walk(name: str, tree: Any) -> Iterator[tuple[str, float]]:
+    match tree:
+        case Distribution(mean=value) | Estimate(value=value) | CkaEstimate(unbiased=value):
+            yield name, value
+        case Mapping():
+            for key, below in tree.items():
+                yield from _walk(f"{name}_{key}", below)
 
 
-def _list_headlines(summary: Summary) -> Iterator[tuple[str, float | None]]:
-    similarity = summary["layer_similarity"]
-    if similarity:
-        yield "layer_similarity_before_last", similarity[-2]["mean"]
+def _list_headlines(summary: AuditSummary) -> Iterator[tuple[str, float | None]]:
+    if summary.layer_similarity:
+        yield "layer_similarity_before_last", summary.layer_similarity[-2].mean
     # Where none are found there is a bound alone.
     for key in ("fraction", "fraction_at_most"):
-        parts = [row[key] for row in summary["high_norm_tokens"]]
+        parts = [getattr(depth, key) for depth in summary.high_norm_tokens]
         yield f"high_norm_{key}", max((part for part in parts if part is not None), default=None)
-    yield "balance_error", summary["ledger"]["max_balance_error"]
-    yield "num_images", summary["data"]["num_images"]
+    yield "balance_error", summary.ledger.max_balance_error
+    yield "num_images", summary.data.num_images

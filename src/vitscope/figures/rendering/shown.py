@@ -4,7 +4,7 @@ from io import BytesIO
 
 from matplotlib.figure import Figure
 
-from vitscope.figures.style import in_style
+from vitscope.figures.rendering.style import in_style
 
 _DPI = 200
 _CSS_PX_PER_IN = 100

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from vitscope.figures.drawing import describe_omitted
+from vitscope.figures.description import FigureData, Point, describe_omitted
 from vitscope.figures.numbers import Interval
-from vitscope.figures.shown import ShownFigure
-from vitscope.figures.style import (
+from vitscope.figures.rendering.shown import ShownFigure
+from vitscope.figures.rendering.style import (
     BASE_PT,
     COLUMN_IN,
     FAINT,
@@ -24,8 +26,8 @@ from vitscope.figures.style import (
     colour_term,
     literal,
     mark_term,
-    name_term,
 )
+from vitscope.results.vocabulary import name_term
 
 _PT_PER_IN = 72
 _LETTER_EM = 0.55
@@ -34,6 +36,8 @@ _MARGIN_IN = 0.06
 _LINE_IN = 0.1
 _LEGEND_ROW_IN = 0.16
 _HEADING_IN = 0.2
+_MOST_TICKS = 5
+_NARROW = 2
 
 
 def make_panels(
@@ -59,17 +63,10 @@ def make_panels(
     return figure, panels[:count]
 
 
-def finish(
-    figure: Figure,
-    notes: Sequence[str],
-    *,
-    heading: str = "",
-    handles: Sequence[Artist] = (),
-    omitted: Mapping[str, str] | None = None,
-) -> Figure:
+def finish(figure: Figure, data: FigureData, *, handles: Sequence[Artist] = ()) -> Figure:
     """Add what stands above and below the panels, making the figure higher by what it needs."""
-    left_out = describe_omitted(omitted or {})
-    words = " ".join([*notes, *([f"Not shown: {left_out}."] if left_out else [])])
+    heading, left_out = data.heading, describe_omitted(data.omitted)
+    words = " ".join([*data.notes, *([f"Not shown: {left_out}."] if left_out else [])])
     width, height = figure.get_size_inches()
     usable = width - 2 * _MARGIN_IN
     lines = textwrap.wrap(words, int(usable / _letter_in(SMALL_PT - 0.5)))
@@ -105,6 +102,23 @@ def finish(
             ncols=columns,
         )
     return figure
+
+
+def write_axis(data: FigureData) -> str:
+    """What the numbers of a figure are, with their unit."""
+    return f"{data.axis} (%)" if data.percent else data.axis
+
+
+def scale_numbers(data: FigureData, points: Sequence[Point]) -> list[Interval]:
+    """The numbers of points in the unit of the axis."""
+    return [point.number.in_percent() if data.percent else point.number for point in points]
+
+
+def scale_limits(data: FigureData) -> tuple[float, float] | None:
+    """Ends of the axis, likewise."""
+    if data.limits is None or not data.percent:
+        return data.limits
+    return 100 * data.limits[0], 100 * data.limits[1]
 
 
 def label_rows(panels: Sequence[Axes], label: str) -> None:
@@ -152,7 +166,7 @@ def term_handles(terms: Sequence[str], *, joined: bool = True) -> list[Artist]:
             color=colour_term(term),
             marker=mark_term(term),
             linestyle="-" if joined else "none",
-            label=name_term(term),
+            label=literal(name_term(term)),
         )
         for term in terms
     ]
@@ -192,5 +206,29 @@ def mark_empty(panel: Axes, reason: str) -> None:
     panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", va="center", color=FAINT)
 
 
+def use_plain_ticks(axis: Axis) -> None:
+    """Few ticks at round numbers, written out instead of as powers of ten."""
+    low, high = sorted(axis.get_view_interval())
+    narrow = high < _NARROW * low
+    ticks = MaxNLocator(_MOST_TICKS - 1) if narrow else FixedLocator(_choose_ticks(low, high))
+    axis.set_major_locator(ticks)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _format_tick(value)))
+
+
 def _letter_in(size_pt: float) -> float:
     return size_pt * _LETTER_EM / _PT_PER_IN
+
+
+def _choose_ticks(low: float, high: float) -> list[float]:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1, 3), (1,)):
+        ticks = [step * 10.0**power for power in powers for step in steps]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) <= _MOST_TICKS:
+            return ticks
+    return ticks
+
+
+def _format_tick(value: float) -> str:
+    return f"{value:,g}" if value >= 1 else f"{value:.3g}"

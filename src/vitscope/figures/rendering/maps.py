@@ -20,22 +20,20 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from vitscope.errors import UsageError
-from vitscope.figures.saved import printable
-from vitscope.figures.shown import ShownFigure
-from vitscope.figures.style import (
+from vitscope.figures.rendering.shown import ShownFigure
+from vitscope.figures.rendering.style import (
     BASE_PT,
     FAINT,
     INK,
     PAGE_IN,
     SMALL_PT,
-    TERMS,
     in_style,
     literal,
-    name_term,
 )
+from vitscope.figures.saved import printable
 from vitscope.results.choices import list_inputs
 from vitscope.results.explanation import Explanation, ImageExplanation
+from vitscope.results.vocabulary import name_term, order_terms
 
 _SEQUENTIAL, _DIVERGING = "cividis", "PuOr"
 _LEFT_IN, _COLUMNS_IN = 0.08, (0.08, 1.6, 3.48, 5.36)
@@ -51,10 +49,10 @@ _IMAGE_LETTERS, _CAPTION_LETTERS, _VERDICT_LETTERS, _BASIS_LETTERS = 27, 36, 115
 
 @in_style
 def plot_explanations(
-    explanations: Sequence[Explanation], image: int = 0, *, heads: bool = False
+    explanations: Sequence[Explanation], image_id: str, *, heads: bool = False
 ) -> Figure:
     """The image, its raw attention, its value-weighted and its signed-share map; a row a model."""
-    rows = [_make_row(*found, heads=heads) for found in _find(explanations, image)]
+    rows = [_make_row(one, image_id, heads=heads) for one in explanations]
     sheet = _Sheet(PAGE_IN, sum(row.height for row in rows))
     top = 0.0
     for row in rows:
@@ -63,31 +61,12 @@ def plot_explanations(
     return sheet.figure
 
 
-def _find(explanations: Sequence[Explanation], image: int) -> list[tuple[str, ImageExplanation]]:
-    if not explanations:
-        raise UsageError("no explanation was given: expected one or more")
-    entries = explanations[0].summary["images"]
-    if not 0 <= image < len(entries):
-        raise UsageError(f"image {image} does not exist: expected 0 to {len(entries) - 1}")
-    wanted = entries[image]["image_id"]
-    found = [(_label(explanations[0]), explanations[0].read_image(image))]
-    for explanation in explanations[1:]:
-        ids = explanation.image_ids
-        if wanted not in ids:
-            raise UsageError(
-                f"the explanation by {_label(explanation)} lacks "
-                f"{printable(entries[image]['path'])}: give explanations of the same images"
-            )
-        found.append((_label(explanation), explanation.read_image(ids.index(wanted))))
-    return found
-
-
 def _label(explanation: Explanation) -> str:
     summary = explanation.summary
-    layer, depth = summary["layer"], summary["model"]["depth"]
+    layer, depth = summary.layer, summary.model.depth
     where = "attention pooling" if layer == depth else f"layer {layer} of 0 to {depth - 1}"
     inputs = "".join(f", {told}" for told in list_inputs(summary))
-    return f"{printable(summary['model']['id'])}, {where}{inputs}"
+    return f"{printable(summary.model.id)}, {where}{inputs}"
 
 
 # --- what there is to draw -----------------------------------------------------------------------
@@ -141,12 +120,13 @@ class _Row:
         return 0.06 + _LABEL_IN + maps + words + 0.06 + self.heads_height + _GAP_IN
 
 
-def _make_row(label: str, one: ImageExplanation, *, heads: bool) -> _Row:
+def _make_row(explanation: Explanation, image_id: str, *, heads: bool) -> _Row:
+    one = explanation.read_image(explanation.image_ids.index(image_id))
     name = printable(one.path.rsplit("/", 1)[-1])
     shown = "shown whole" if one.framing == "whole" else "cropped to the input size"
     text = one.verdict.text
     return _Row(
-        label=label,
+        label=_label(explanation),
         image=one,
         image_caption=_wrap([name, shown], _IMAGE_LETTERS),
         maps=_make_maps(one),
@@ -158,8 +138,8 @@ def _make_row(label: str, one: ImageExplanation, *, heads: bool) -> _Row:
 
 def _make_maps(one: ImageExplanation) -> tuple[_Map, ...]:
     numbers = one.numbers
-    mass = numbers["attention_mass"]
-    patch_share = _number(numbers["patch_share"])
+    mass = numbers.attention_mass
+    patch_share = _number(numbers.patch_share)
     attention = [
         f"attention on patches {_percent(mass['patches'])}",
         f"elsewhere: {_list_others(mass)}",
@@ -204,19 +184,19 @@ def _make_head_maps(one: ImageExplanation) -> tuple[_Map, ...]:
 
 def _choose_shares(
     one: ImageExplanation,
-) -> tuple[Float[np.ndarray, "row column"], dict[str, float], str]:
+) -> tuple[Float[np.ndarray, "row column"], Mapping[str, float], str]:
     # One account a figure: of what differs from the reference, or of the raw output.
     if one.centred_share is None:
-        return one.share, one.numbers["share"], "raw: % of the whole output r"
-    return one.centred_share, one.numbers["centred_share"], "% of r − mean r"
+        return one.share, one.numbers.share, "raw: % of the whole output r"
+    return one.centred_share, one.numbers.centred_share, "% of r − mean r"
 
 
 def _tell_cosines(one: ImageExplanation) -> list[str]:
     numbers = one.numbers
     if one.centred_share is not None:
-        found = numbers["centred_cosine"]["attention"]["patches"]
+        found = numbers.centred_cosine["attention"]["patches"]
         return [f"cos(c_patches, t) = {_number(found)},", "both less the reference's means"]
-    raw, with_bias = numbers["cosine"], numbers["restricted_cosine"]
+    raw, with_bias = numbers.cosine, numbers.restricted_cosine
     return [
         f"raw: cos(c_patches, t) = {_number(raw['attention']['patches'])}",
         f"cos(c_patches + bias, t) = {_number(with_bias['attention']['patches'])}",
@@ -224,7 +204,7 @@ def _tell_cosines(one: ImageExplanation) -> list[str]:
 
 
 def _list_others(values: Mapping[str, float]) -> str:
-    others = [name for name in TERMS if name in values and name != "patches"]
+    others = [name for name in order_terms(values) if name != "patches"]
     named = [f"{name_term(n)} {_percent(values[n])}".replace(" ", _NO_BREAK) for n in others]
     return ", ".join(named) or "nothing"
 

@@ -19,9 +19,6 @@ PAGE_IN = 7.2
 SMALL_PT, BASE_PT = 6.0, 7.0
 INK, FAINT, HAIRLINE = "#222222", "#8c8c8c", "#d9d9d9"
 
-TERMS = ("patches", "registers", "cls", "distillation", "skip", "bias")
-"""Where the output can come from, in the order of every legend."""
-
 # Okabe and Ito's palette: told apart with every common kind of colour blindness.
 TERM_COLOURS = {
     "patches": "#0072B2",
@@ -45,15 +42,6 @@ TERM_MARKERS = {
     "full": "*",
     "highest_patch": "p",
 }
-TERM_NAMES = {
-    "cls": "[CLS] itself",
-    "skip": "skip connection",
-    "distillation": "distillation token",
-    "bias": "projection bias",
-    "non_patch": "all but patches",
-    "full": "full output",
-    "highest_patch": "highest patch",
-}
 
 
 @dataclass(frozen=True)
@@ -68,7 +56,7 @@ class FamilyLook:
 
     colour: str
     marker: str
-    dashes: Dashes
+    dashes: Dashes | str
 
 
 _SOLID: Dashes = (0, ())
@@ -159,11 +147,6 @@ def in_style(draw: Callable[P, T]) -> Callable[P, T]:
     return drawn
 
 
-def name_term(term: str) -> str:
-    """A term in the field's words."""
-    return TERM_NAMES.get(term, literal(term.replace("_", " ")))
-
-
 def colour_term(term: str) -> str:
     """The colour of a term, the same on every figure."""
     return TERM_COLOURS.get("registers" if term.startswith("register_") else term, FAINT)
@@ -172,12 +155,6 @@ def colour_term(term: str) -> str:
 def mark_term(term: str) -> str:
     """The marker of a term."""
     return TERM_MARKERS.get("registers" if term.startswith("register_") else term, "o")
-
-
-def in_term_order(terms: Sequence[str]) -> list[str]:
-    """Terms in the order of every legend."""
-    known = {term: index for index, term in enumerate(("full", *TERMS))}
-    return sorted(terms, key=lambda term: (known.get(term, len(known)), term))
 
 
 def look_of_families(families: Sequence[str]) -> dict[str, FamilyLook]:

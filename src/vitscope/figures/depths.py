@@ -1,0 +1,192 @@
+"""What happens to [CLS] and to single patches on the way through the layers: figures 5b and 9."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from vitscope.figures.description import (
+    FigureData,
+    NothingToDrawError,
+    Point,
+    describe_n,
+    select,
+    write_range,
+)
+from vitscope.figures.numbers import (
+    Interval,
+    read_high_norm,
+    read_spread,
+    tell_bounds,
+)
+from vitscope.figures.saved import ModelResult
+from vitscope.results.schema_numbers import HighNormDepth
+
+Depths = Sequence[tuple[int, Interval]]
+NORMS = {
+    "max": "largest",
+    "p99": "99 % quantile",
+    "median": "median",
+    "threshold": "threshold",
+}
+FRACTIONS = {
+    "fraction": "of patch tokens",
+    "images_fraction": "of images",
+    "position_share": "told by place alone",
+}
+"""What is shown of each depth, and how a legend calls it."""
+_NO_TOKENS = "it has no norms of patch tokens by layer"
+
+
+def describe_layer_similarity(results: Iterable[ModelResult]) -> FigureData:
+    """Cosine of [CLS] at a layer with [CLS] at the last, over relative depth (Fig. 5b and 9)."""
+    selection = select(results, _read_similarity)
+    notes = (
+        f"{describe_n(selection.results)}.",
+        "Cosine of [CLS] at a layer with [CLS] at the last; 0: embeddings, 1: output of the "
+        "last block before the final norm. "
+        "Mean over images; band: 5 to 95 % of the images.",
+    )
+    points = _place(selection.found)
+    return selection.describe(points, notes, axis="cosine with last [CLS]")
+
+
+def describe_high_norm_fraction(results: Iterable[ModelResult]) -> FigureData:
+    """Fraction of patch tokens with a norm above the fitted threshold, over relative depth."""
+    selection = select(results, _read_fractions)
+    notes = (
+        f"{describe_n(selection.results)}.",
+        "Norms of block outputs before the final norm; threshold fitted to each layer's norms. "
+        "Shaded where no token is found that stands out: from zero to the most that so few "
+        "images leave open.",
+        *describe_partial_depths(selection.results),
+    )
+    points = [*_place(selection.found)]
+    top = max(point.number.value for point in points) or 0.01
+    return selection.describe(
+        points,
+        notes,
+        axis="high-norm patch tokens",
+        percent=True,
+        limits=(-0.02 * top, 1.08 * top),
+    )
+
+
+def describe_high_norm_layers(results: Iterable[ModelResult]) -> FigureData:
+    """One model's patch norms, threshold and high-norm tokens, layer by layer."""
+    selection = select(results, _read_tokens)
+    ((result, depths),) = selection.found
+    points = (
+        Point(model=result, panel=panel, term=key, x=depth, number=Interval(v, n=one.num_images))
+        for panel, keys in (("norm", NORMS), ("fraction", FRACTIONS))
+        for key in keys
+        for depth, one in enumerate(depths)
+        if (v := getattr(one, key)) is not None
+    )
+    notes = [
+        f"{describe_n(selection.results)}. Norms of block outputs before the final norm.",
+        *describe_partial_depths(selection.results),
+        *selection.choices,
+    ]
+    if all(one.threshold is None for one in depths):
+        notes.append(
+            "No threshold in any layer: no token is found that stands out, and these images leave "
+            f"open {tell_bounds(depths)}."
+        )
+    return selection.describe(
+        points,
+        notes,
+        heading=f"High-norm patch tokens: {result.label}",
+        titles={"norm": "norms of patch tokens", "fraction": "above the threshold"},
+        limits=(0, len(depths) - 1),
+    )
+
+
+def describe_high_norm_grid(results: Iterable[ModelResult]) -> FigureData:
+    """How often each place on the patch grid holds a high-norm token, at the layer with most."""
+    # Here, for reading sums needs torch, and no other figure does.
+    from vitscope.results.audit_result import AuditResult
+
+    selection = select(results, _find_densest)
+    ((result, depth),) = selection.found
+    grid = AuditResult(result.folder).high_norm_grid(depth)
+    one = result.audit.high_norm_tokens[depth]
+    points = (
+        Point(model=result, x=column, other=str(row), number=Interval(value, n=one.num_images))
+        for row, values in enumerate(grid.tolist())
+        for column, value in enumerate(values)
+    )
+    notes = [
+        f"n = {one.num_images:,} images. {one.fraction:.2%} of the layer's patch tokens are above "
+        "its threshold; drawn is the layer with the most of them.",
+    ]
+    if one.position_share is not None:
+        notes.append(f"Place alone tells {one.position_share:.0%} of the variance of being one.")
+    return selection.describe(
+        points,
+        notes,
+        heading=f"High-norm tokens: {result.label}",
+        titles={"": f"layer {depth} (0: embeddings)"},
+        axis="images with one here",
+        percent=True,
+    )
+
+
+def describe_partial_depths(results: Sequence[ModelResult]) -> list[str]:
+    """Where patch norms are known of fewer images than there are."""
+    partial = [
+        depth.num_images
+        for result in results
+        for depth in result.audit.high_norm_tokens
+        if depth.num_images < result.num_images
+    ]
+    if not partial:
+        return []
+    return [
+        f"After the last block the norms of patches are known of {write_range(partial)} images "
+        "alone, in which the ledger was verified; whether tokens stand out there is told with "
+        "--verified 1."
+    ]
+
+
+def _place(found: Iterable[tuple[ModelResult, tuple[int, Depths]]]) -> Iterator[Point]:
+    for model, (last, depths) in found:
+        for depth, number in depths:
+            yield Point(model=model, panel=model.family, x=depth / last, number=number)
+
+
+def _read_similarity(result: ModelResult) -> tuple[int, Depths]:
+    depths = result.audit.layer_similarity
+    if len(depths) < 2:
+        raise NothingToDrawError("no [CLS] token to follow through its layers")
+    return _number(map(read_spread, depths), "its layer similarity is undefined")
+
+
+def _read_fractions(result: ModelResult) -> tuple[int, Depths]:
+    return _number(map(read_high_norm, _read_tokens(result)), _NO_TOKENS)
+
+
+def _read_tokens(result: ModelResult) -> Sequence[HighNormDepth]:
+    depths = result.audit.high_norm_tokens
+    if len(depths) < 2:
+        raise NothingToDrawError(_NO_TOKENS)
+    return depths
+
+
+def _number(numbers: Iterable[Interval | None], reason: str) -> tuple[int, Depths]:
+    every = list(enumerate(numbers))
+    found = [(depth, number) for depth, number in every if number is not None]
+    if not found:
+        raise NothingToDrawError(reason)
+    return len(every) - 1, found
+
+
+def _find_densest(result: ModelResult) -> int:
+    depths = result.audit.high_norm_tokens
+    found = [(one.fraction, depth) for depth, one in enumerate(depths) if one.fraction is not None]
+    if found:
+        return max(found)[1]
+    bounds = [one.fraction_at_most for one in depths if one.fraction_at_most is not None]
+    if not bounds:
+        raise NothingToDrawError(_NO_TOKENS)
+    raise NothingToDrawError(
+        "no high-norm patch tokens are found in any layer (they are at most "
+        f"{100 * max(bounds):.3g} % of all)"
+    )

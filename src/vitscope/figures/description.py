@@ -1,0 +1,219 @@
+"""What a figure shows, whatever draws it: numbers as tidy rows, notes, and who is left out and why.
+
+A module a question (`sources`, `depths`, `tokens`, `pairs`, `images`) reads results into a
+`FigureData`; `rendering` draws it with matplotlib, and its `table` is what lies beside it as CSV.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from jaxtyping import Float64
+
+from vitscope.errors import ResultError, VitscopeError
+from vitscope.figures.numbers import CkaInterval, Interval
+from vitscope.figures.saved import ModelResult, group_by_family
+from vitscope.results.choices import (
+    Choice,
+    describe_choices,
+    enumerate_labels,
+    find_mixture,
+)
+from vitscope.results.vocabulary import order_terms
+
+T = TypeVar("T")
+Values = Float64[np.ndarray, " image"]
+
+
+class NothingToDrawError(VitscopeError):
+    """A figure, or one model's part of it, that the results hold no numbers for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One number of a figure.
+
+    Attributes:
+        model: The result that it is of.
+        number: The number with its interval.
+        panel: Key of the panel that it stands in.
+        term: What it is of: a term, a token, a kind of number; empty where the panel says it.
+        other: The second of a pair of terms, or the row of a grid.
+        x: Its place across: a size, a depth, a name.
+        p: p value against no relation, corrected for the number of rows.
+    """
+
+    model: ModelResult
+    number: Interval
+    panel: str = ""
+    term: str = ""
+    other: str = ""
+    x: float | str = ""
+    p: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureData:
+    """What a figure shows.
+
+    Attributes:
+        points: Its numbers, in the order of display.
+        notes: What has to be said of them, in sentences.
+        shown: Results whose numbers are on it.
+        omitted: Reason for each result that is not, by its label.
+        heading: What the whole is of; empty where the panels say it.
+        axis: What the numbers are, for the axis that they stand along.
+        titles: Titles of panels that are not called as their keys.
+        limits: Ends of that axis; None for those of the numbers.
+        percent: Whether the numbers are parts of a whole.
+        highlight: The token to look at; None where no token stands out.
+        images: Numbers of each image, by result's folder, where their distribution is shown.
+    """
+
+    points: tuple[Point, ...]
+    notes: tuple[str, ...]
+    shown: tuple[ModelResult, ...]
+    omitted: Mapping[str, str]
+    heading: str = ""
+    axis: str = ""
+    titles: Mapping[str, str] = field(default_factory=dict)
+    limits: tuple[float, float] | None = None
+    percent: bool = False
+    highlight: str | None = None
+    images: Mapping[Path, tuple[Values, ...]] = field(default_factory=dict)
+
+    @property
+    def panels(self) -> dict[str, list[Point]]:
+        """Points by panel."""
+        return group_points(self.points, lambda point: point.panel)
+
+    @property
+    def terms(self) -> list[str]:
+        """Every term, in the order of the legend."""
+        return order_terms({point.term for point in self.points})
+
+    def list_rows(self) -> list[tuple[str, ...]]:
+        """The numbers as a table: its head, then a row a point; no column is empty throughout."""
+        rows = [_list_cells(point) for point in self.points]
+        used = [key for key in (rows[0] if rows else ()) if any(row[key] for row in rows)]
+        return [tuple(used), *(tuple(row[key] for key in used) for row in rows)] if rows else []
+
+
+def group_points(points: Iterable[Point], key: Callable[[Point], T]) -> dict[T, list[Point]]:
+    """Points together that have something in common, in their order."""
+    groups: dict[T, list[Point]] = {}
+    for point in points:
+        groups.setdefault(key(point), []).append(point)
+    return groups
+
+
+@dataclass(frozen=True)
+class Selection(Generic[T]):
+    """Results that have what a figure needs, with what was read of them.
+
+    Attributes:
+        found: What was read, by result; in order of family and size.
+        omitted: Reason for each other result, by its label.
+        choices: What was chosen otherwise than by default and where the results differ in it, a
+            sentence each.
+    """
+
+    found: tuple[tuple[ModelResult, T], ...]
+    omitted: Mapping[str, str]
+    choices: tuple[str, ...] = ()
+
+    @property
+    def results(self) -> tuple[ModelResult, ...]:
+        """The results that have it."""
+        return tuple(result for result, _ in self.found)
+
+    @property
+    def families(self) -> dict[str, list[tuple[ModelResult, T]]]:
+        """What was read, family by family, smallest model first."""
+        values = {result.folder: value for result, value in self.found}
+        return {
+            family: [(member, values[member.folder]) for member in members]
+            for family, members in group_by_family(self.results).items()
+        }
+
+    def describe(
+        self, points: Iterable[Point], notes: Sequence[str], **settings: Any
+    ) -> FigureData:
+        """The figure of what was selected, with the choices among its notes."""
+        words = (*notes, *self.choices)
+        return FigureData(
+            points=tuple(points),
+            notes=words,
+            shown=self.results,
+            omitted=self.omitted,
+            **settings,
+        )
+
+
+def select(
+    results: Iterable[ModelResult],
+    read: Callable[[ModelResult], T],
+    *,
+    kind: str = "audit",
+    choices: Sequence[Choice] = (),
+) -> Selection[T]:
+    """Read what a figure needs out of each result; all that have it must agree in the choices."""
+    found: list[tuple[ModelResult, T]] = []
+    omitted: dict[str, str] = {}
+    for result in sorted(results, key=lambda one: one.order):
+        if result.kind != kind:
+            continue
+        try:
+            found.append((result, read(result)))
+        except (NothingToDrawError, ResultError) as reason:
+            omitted[result.label] = str(reason)
+    if not found:
+        raise NothingToDrawError(describe_omitted(omitted) or f"no result of the kind {kind!r}")
+    selected = [result for result, _ in found]
+    if mixture := find_mixture(choices, selected):
+        raise NothingToDrawError(f"{mixture}: draw them apart")
+    return Selection(tuple(found), omitted, describe_choices(choices, selected))
+
+
+def describe_omitted(omitted: Mapping[str, str]) -> str:
+    """Who is left out and why, as one sentence."""
+    reasons: dict[str, list[str]] = {}
+    for label, reason in omitted.items():
+        reasons.setdefault(reason, []).append(label)
+    return "; ".join(f"{enumerate_labels(labels)}: {reason}" for reason, labels in reasons.items())
+
+
+def describe_n(results: Sequence[ModelResult]) -> str:
+    """How many images the numbers of a figure are over."""
+    each = " a model" if len(results) > 1 else ""
+    return f"n = {write_range([result.num_images for result in results])} images{each}"
+
+
+def write_range(counts: Iterable[int]) -> str:
+    """The least and the largest of some counts."""
+    found = sorted(counts)
+    low, high = found[0], found[-1]
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _list_cells(point: Point) -> dict[str, str]:
+    number, model = point.number, point.model
+    cka = number if isinstance(number, CkaInterval) else CkaInterval(number.value)
+    cells = {
+        "panel": point.panel,
+        "model": model.label,
+        "model_id": model.model_id,
+        "term": point.term,
+        "other": point.other,
+        "x": point.x,
+        "value": number.value,
+        "low": number.low,
+        "high": number.high,
+        "n": model.num_images if number.n is None else number.n,
+        "biased": cka.biased,
+        "biased_if_unrelated": cka.biased_if_unrelated,
+        "p": point.p,
+    }
+    return {key: "" if value is None else str(value) for key, value in cells.items()}

@@ -1,0 +1,177 @@
+"""What differs from image to image: patch shares (fig. 2a), registers against skip, covariates."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from math import isnan
+
+import numpy as np
+
+from vitscope.figures.description import (
+    FigureData,
+    NothingToDrawError,
+    Point,
+    Values,
+    describe_n,
+    select,
+    write_range,
+)
+from vitscope.figures.numbers import Interval, make_interval, write_number
+from vitscope.figures.saved import ModelResult
+from vitscope.metrics.rank_correlation import AdjustedCorrelation
+from vitscope.results.choices import LAYER, count_cls
+
+R2 = "r2"
+"""Panel of how well all covariates together foretell a target, which its title says."""
+_SIDES = {
+    "own": ("patches", "registers", "patches / (patches + registers)"),
+    "registers": (
+        "patches",
+        "registers and [CLS] itself",
+        "patches / (patches + registers + [CLS])",
+    ),
+    "patches": (
+        "patches and [CLS] itself",
+        "registers",
+        "(patches + [CLS]) /\n(patches + [CLS] + registers)",
+    ),
+}
+"""What an attention of 1 and of 0 is on, and the ratio, by where [CLS]'s own part is counted."""
+_SOURCES = ("patches", "registers", "skip")
+_TARGETS = {
+    "patch_share": "attention: patch share",
+    **{f"share_{source}": f"share of {source}" for source in _SOURCES},
+    **{f"centred_share_{source}": f"centred share of {source}" for source in _SOURCES},
+}
+Correlations = Mapping[str, Mapping[str, AdjustedCorrelation]]
+
+
+def describe_patch_share(results: Iterable[ModelResult]) -> FigureData:
+    """Attention of [CLS] on patches against registers: its distribution over images, by size."""
+    counted = count_cls("patches", "registers")
+    selection = select(results, _read_patch_shares, choices=[counted, LAYER])
+    patches, registers, ratio = _SIDES[counted.agree(selection.results) or "own"]
+    points = (
+        Point(model=model, panel=model.family, x=model.params_m or "", number=_spread(shares))
+        for model, shares in selection.found
+    )
+    notes = (
+        f"[CLS] attention mass of the last block, mean over heads: 1 = all on {patches}, 0 = all "
+        f"on {registers}. Distribution over images, {describe_n(selection.results)}; box: "
+        "quartiles, whiskers: 5 to 95 % of the images, dot: mean.",
+    )
+    images = {model.folder: (shares,) for model, shares in selection.found}
+    return selection.describe(points, notes, axis=ratio, limits=(-0.02, 1.02), images=images)
+
+
+def describe_interdependence(results: Iterable[ModelResult]) -> FigureData:
+    """Register share against skip share of each image's output, and their rank correlation."""
+    selection = select(results, _read_pairs, choices=[count_cls("registers", "skip"), LAYER])
+    notes = (
+        "Each dot an image: centred shares, of what differs from the mean image, where features "
+        f"were kept, else raw ones; {describe_n(selection.results)}. ρ: Spearman's rank "
+        "correlation; brackets: 95 % interval.",
+    )
+    points = [point for model in selection.results for point in _list_rhos(model)]
+    titles = {
+        str(model.folder): f"{model.label}\n{_describe_rhos(model)}" for model in selection.results
+    }
+    images = {model.folder: pairs for model, pairs in selection.found}
+    return selection.describe(points, notes, titles=titles, images=images)
+
+
+def describe_covariates(results: Iterable[ModelResult]) -> FigureData:
+    """One model's rank correlations of image covariates with where the output comes from."""
+    selection = select(results, _read_correlations, choices=[count_cls(*_SOURCES), LAYER])
+    ((result, found),) = selection.found
+    counts = write_range(one.n for target in found.values() for one in target.values())
+    notes = (
+        f"n = {counts} images; bars: 95 % intervals. Filled: "
+        "told from 0 (p < 0.05 after Holm's correction for the number of rows). R²: of a ridge "
+        "regression on all rows, for images that it was not fitted to.",
+    )
+    return selection.describe(
+        _list_correlations(result, found),
+        notes,
+        heading=f"What goes with an image's sources: {result.label}",
+        titles={target: f"{_TARGETS[target]}\n{_describe_fit(result, target)}" for target in found},
+        axis="Spearman's ρ",
+        limits=(-1.05, 1.05),
+    )
+
+
+def _read_patch_shares(result: ModelResult) -> Values:
+    if result.num_registers == 0:
+        raise NothingToDrawError("no registers")
+    shares = result.read_column("patch_share")
+    if shares is None or not np.isfinite(shares).any():
+        raise NothingToDrawError("no patch share per image")
+    defined: Values = shares[np.isfinite(shares)]
+    return defined
+
+
+def _spread(values: Values) -> Interval:
+    low, high = np.quantile(values, [0.05, 0.95])
+    return Interval(float(values.mean()), float(low), float(high), len(values))
+
+
+def _read_pairs(result: ModelResult) -> tuple[Values, Values]:
+    if result.num_registers == 0:
+        raise NothingToDrawError("no registers")
+    found = result.audit.interdependence
+    kind = None if found is None else found.shares
+    skip, registers = (result.read_column(f"{kind}_{source}") for source in ("skip", "registers"))
+    if registers is None or skip is None:
+        raise NothingToDrawError("no shares of registers and skip connection")
+    defined = np.isfinite(registers) & np.isfinite(skip)
+    if not defined.any():
+        raise NothingToDrawError("its shares of registers and skip connection are undefined")
+    return skip[defined], registers[defined]
+
+
+def _list_rhos(result: ModelResult) -> Iterator[Point]:
+    found = result.audit.interdependence
+    for term in ("over_images", "over_layers"):
+        rho = getattr(found, term, None)
+        if rho is not None and (number := make_interval(rho.rho, rho.ci95, rho.n)) is not None:
+            yield Point(model=result, term=term, number=number)
+
+
+def _describe_rhos(result: ModelResult) -> str:
+    told = []
+    for point in _list_rhos(result):
+        rho = point.number
+        ends = [write_number(end) for end in (rho.low, rho.high) if end is not None]
+        interval = f" [{', '.join(ends)}]" if ends else ""
+        where = "" if point.term == "over_images" else "over layers "
+        told.append(f"{where}ρ = {write_number(rho.value)}{interval}")
+    return "; ".join(told) if told else "ρ undefined"
+
+
+def _read_correlations(result: ModelResult) -> Correlations:
+    correlations = result.audit.covariates.correlations
+    defined = {
+        target: {k: one for k, one in correlations.get(target, {}).items() if not isnan(one.rho)}
+        for target in _TARGETS
+    }
+    found = {target: of_target for target, of_target in defined.items() if of_target}
+    if not found:
+        raise NothingToDrawError("its correlations with covariates are undefined")
+    return found
+
+
+def _list_correlations(result: ModelResult, found: Correlations) -> Iterator[Point]:
+    for target, correlations in found.items():
+        source = "patches" if target == "patch_share" else target.rsplit("_", 1)[-1]
+        for name, one in correlations.items():
+            low, high = one.ci95 or (None, None)
+            number = Interval(one.rho, low, high, one.n)
+            p = None if isnan(one.p_holm) else one.p_holm
+            yield Point(model=result, panel=target, term=source, x=name, number=number, p=p)
+    for target in found:
+        fit = result.audit.covariates.regressions.get(target)
+        if fit is not None and (r2 := make_interval(fit.r2, n=fit.n)) is not None:
+            yield Point(model=result, panel=R2, x=target, number=r2)
+
+
+def _describe_fit(result: ModelResult, target: str) -> str:
+    fit = result.audit.covariates.regressions.get(target)
+    return "R² not known" if fit is None or isnan(fit.r2) else f"R² = {write_number(fit.r2)}"

@@ -1,0 +1,125 @@
+"""How the terms of an output go together: the Gram ledger, and directions of variance."""
+
+from collections.abc import Iterable, Iterator
+from itertools import combinations
+from math import isnan
+
+from vitscope.figures.description import (
+    FigureData,
+    NothingToDrawError,
+    Point,
+    describe_n,
+    select,
+)
+from vitscope.figures.numbers import CkaInterval, Interval, make_interval
+from vitscope.figures.saved import ModelResult
+from vitscope.metrics.estimates import GramShare
+from vitscope.results.choices import LAYER, count_cls
+from vitscope.results.vocabulary import SOURCES, TERMS, order_terms
+
+TOTALS = ("attention", "residual")
+ANGLES, SHARED, CHANCE, RANKS = (
+    "principal_angles_deg",
+    "shared_variance",
+    "shared_variance_if_unrelated",
+    "effective_rank",
+)
+"""Panels of the figure of directions; the third stands in the cells of the second."""
+
+
+def describe_gram_ledger(results: Iterable[ModelResult]) -> FigureData:
+    """One model's Gram ledger (paper eq. 5)."""
+    selection = select(results, _read_ledgers, choices=[count_cls(*SOURCES), LAYER])
+    notes = (
+        "Unbiased estimates of ⟨G, G_ab⟩ / ⟨G, G⟩ over ordered pairs of terms, centred over "
+        "images: all cells of a panel sum to 1. In brackets the biased estimate. Last block, "
+        f"{describe_n(selection.results)}; ±: half of a 95 % interval.",
+    )
+    ((result, points),) = selection.found
+    return selection.describe(
+        points,
+        notes,
+        heading=f"Gram ledger: {result.label}",
+        titles={total: TERMS[f"{total}_total"].name for total in TOTALS},
+        axis="part of the similarities between images",
+    )
+
+
+def describe_directions(results: Iterable[ModelResult]) -> FigureData:
+    """One model's directions of variance: principal angles, shared variance, effective rank."""
+    selection = select(results, _read_directions, choices=[count_cls(*SOURCES), LAYER])
+    ((result, points),) = selection.found
+    notes = (
+        f"Leading {result.audit.last.directions.num_directions} directions of each term's variance "
+        f"over images, last block, {describe_n(selection.results)}. Shared variance: part of the "
+        "row's variance within the span of the column's directions; in brackets what unrelated "
+        "directions would share. Effective rank: (tr Σ)² / tr Σ².",
+    )
+    titles = {
+        ANGLES: "angles between spans",
+        SHARED: "variance of row in span of column",
+        RANKS: "effective rank",
+    }
+    heading = f"Directions of variance: {result.label}"
+    return selection.describe(points, notes, heading=heading, titles=titles)
+
+
+def _read_ledgers(result: ModelResult) -> list[Point]:
+    ledgers = {total: _read_ledger(result, total) for total in TOTALS}
+    if not any(ledgers.values()):
+        raise NothingToDrawError("it has no Gram ledger")
+    # One cell alone is the whole of itself.
+    found = [points for points in ledgers.values() if len(points) > 1]
+    if not found:
+        raise NothingToDrawError("its output has one source alone, which is all of it")
+    return [point for points in found for point in points]
+
+
+def _read_ledger(result: ModelResult, total: str) -> list[Point]:
+    ledger = result.audit.last.gram_ledger.get(total, {})
+    return [
+        Point(model=result, panel=total, term=a, other=b, number=cell)
+        for a in order_terms(ledger)
+        for b in order_terms(ledger[a])
+        if (cell := _read_share(ledger[a][b])) is not None
+    ]
+
+
+def _read_share(share: GramShare) -> CkaInterval | None:
+    low, high = share.ci95 or (None, None)
+    found = CkaInterval(share.unbiased, low, high, biased=share.biased)
+    return None if isnan(share.unbiased) else found
+
+
+def _read_directions(result: ModelResult) -> list[Point]:
+    panels = [_read_angles(result), _read_shared(result), _read_ranks(result)]
+    found = [[*points] for points in panels]
+    if not all(found):
+        raise NothingToDrawError(
+            "its directions cannot be compared (too few images, or one source alone)"
+        )
+    return [point for points in found for point in points]
+
+
+def _read_angles(result: ModelResult) -> Iterator[Point]:
+    pairs = result.audit.last.directions.pairs
+    for a, b in combinations(order_terms(pairs), 2):
+        for place, angle in enumerate(pairs[a][b].principal_angles_deg, start=1):
+            number = Interval(angle)
+            yield Point(model=result, panel=ANGLES, term=a, other=b, x=place, number=number)
+
+
+def _read_shared(result: ModelResult) -> Iterator[Point]:
+    pairs = result.audit.last.directions.pairs
+    for panel in (SHARED, CHANCE):
+        for a in order_terms(pairs):
+            for b in order_terms(pairs[a]):
+                if (number := make_interval(getattr(pairs[a][b], panel))) is not None:
+                    yield Point(model=result, panel=panel, term=a, other=b, number=number)
+
+
+def _read_ranks(result: ModelResult) -> Iterator[Point]:
+    ranks = result.audit.last.directions.effective_rank
+    for term in order_terms(ranks):
+        if (number := make_interval(ranks[term])) is not None:
+            yield Point(model=result, panel=RANKS, term=term, number=number)

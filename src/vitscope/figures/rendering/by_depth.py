@@ -1,0 +1,153 @@
+"""Numbers over depth: of all models over relative depth, of one model layer by layer."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from vitscope.figures.depths import FRACTIONS, NORMS
+from vitscope.figures.description import FigureData, Point, group_points
+from vitscope.figures.rendering.panels import (
+    by_rows,
+    count_legend_columns,
+    finish,
+    label_rows,
+    make_panels,
+    mark_empty,
+    scale_limits,
+    scale_numbers,
+    use_plain_ticks,
+    write_axis,
+)
+from vitscope.figures.rendering.style import (
+    BASE_PT,
+    FAINT,
+    TERM_COLOURS,
+    Dashes,
+    in_style,
+    literal,
+)
+from vitscope.figures.saved import ModelResult
+
+# Places on a scale from light (small) to dark (large), which keeps its order without colour.
+_SIZES = {"Ti": 0.0, "S": 0.12, "B": 0.36, "L": 0.6, "H": 0.76, "g": 0.9, "G": 1.0, "bigG": 1.0}
+_LIGHTEST = 0.88
+_HEADING_IN = 2.6
+_DASHES: tuple[Dashes, ...] = ((0, ()), (0, (4, 1.5)), (0, (1, 1.2)))
+_PATCHES, _REGISTERS = TERM_COLOURS["patches"], TERM_COLOURS["registers"]
+_LOOKS: Mapping[str, dict[str, Any]] = {
+    "max": {"color": _PATCHES, "linestyle": ":"},
+    "p99": {"color": _PATCHES, "linestyle": "--"},
+    "median": {"color": _PATCHES},
+    "threshold": {"color": _REGISTERS, "linestyle": "none", "marker": "_", "ms": 7},
+    "fraction": {"color": _PATCHES, "marker": "o", "markersize": 2.5},
+    "images_fraction": {"color": FAINT, "marker": "s", "markersize": 2},
+    "position_share": {"color": TERM_COLOURS["skip"], "marker": "^", "markersize": 2.5},
+}
+
+
+@in_style
+def draw_by_depth(data: FigureData) -> Figure:
+    """A panel for each family, a line for each size, relative depth on the horizontal axis."""
+    figure, panels = make_panels(len(data.panels), panel_height_in=2.1)
+    colours = _colour_sizes(data.shown)
+    for (family, points), panel in zip(data.panels.items(), panels, strict=True):
+        drawn: list[str] = []
+        handles = []
+        for own in group_points(points, lambda point: point.model.folder).values():
+            base = _base_size(own[0].model)
+            dashes = _DASHES[drawn.count(base) % len(_DASHES)]
+            drawn.append(base)
+            handles.append(_plot_depths(panel, data, own, colours[base], dashes))
+        panel.set_xlim(-0.02, 1.02)
+        panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+        panel.set_xlabel("relative depth (layer / last layer)")
+        _add_heading(panel, family, handles)
+    if data.limits is not None:
+        panels[0].set_ylim(scale_limits(data))
+    label_rows(panels, write_axis(data))
+    return finish(figure, data)
+
+
+@in_style
+def draw_by_layer(data: FigureData) -> Figure:
+    """One model's norms of patch tokens, and what stands out of them."""
+    figure, panels = make_panels(2, columns=2, panel_height_in=2.2, share_y=False)
+    norms, fractions = panels
+    last = scale_limits(data) or (0, 1)
+    for panel, (key, names) in zip(panels, (("norm", NORMS), ("fraction", FRACTIONS)), strict=True):
+        by_term = group_points(data.panels.get(key, []), lambda point: point.term)
+        for term in (term for term in names if term in by_term):
+            points = by_term[term]
+            values = [point.number.value for point in points]
+            panel.plot([point.x for point in points], values, label=names[term], **_LOOKS[term])
+        panel.set(title=data.titles[key], ylabel=key, xlabel="layer (0: embeddings)")
+        panel.set_xlim(last[0] - 0.5, last[1] + 0.5)
+    norms.set_yscale("log")
+    use_plain_ticks(norms.yaxis)
+    fractions.set_ylim(-0.03, 1.03)
+    for panel in panels:
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if panel.lines:
+            panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.6)
+        else:
+            mark_empty(panel, "not known of any layer")
+    return finish(figure, data)
+
+
+def _plot_depths(
+    panel: Axes, data: FigureData, points: Sequence[Point], colour: str, dashes: Dashes
+) -> Line2D:
+    depths, numbers = [float(point.x) for point in points], scale_numbers(data, points)
+    ends = zip(depths, numbers, strict=True)
+    spread = [(d, n.low, n.high) for d, n in ends if n.low is not None and n.high is not None]
+    if spread:
+        x, low, high = (np.array(column, dtype=float) for column in zip(*spread, strict=True))
+        panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    (line,) = panel.plot(
+        depths,
+        [number.value for number in numbers],
+        color=colour,
+        linestyle=dashes,
+        marker="o",
+        markersize=2,
+        label=literal(points[0].model.short_label),
+    )
+    return line
+
+
+def _add_heading(panel: Axes, family: str, handles: Sequence[Line2D]) -> None:
+    columns = count_legend_columns(handles, _HEADING_IN)
+    panel.legend(
+        handles=by_rows(handles, columns),
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        borderaxespad=0.3,
+        ncols=columns,
+        columnspacing=1.0,
+        handlelength=1.6,
+        title=literal(family),
+        title_fontproperties={"weight": "bold", "size": BASE_PT},
+        alignment="left",
+    )
+
+
+def _base_size(model: ModelResult) -> str:
+    return model.short_label.split("/")[0] if model.size is not None else model.short_label
+
+
+def _colour_sizes(results: Sequence[ModelResult]) -> Mapping[str, str]:
+    by_params = sorted(results, key=lambda model: (model.params_m or 0.0, model.order))
+    unknown = [base for base in dict.fromkeys(map(_base_size, by_params)) if base not in _SIZES]
+    steps = {base: i / max(1, len(unknown) - 1) for i, base in enumerate(unknown)}
+    scale = colormaps["viridis"]
+    return {base: _hex(scale(_LIGHTEST * (1 - place))) for base, place in (_SIZES | steps).items()}
+
+
+def _hex(rgba: tuple[float, float, float, float]) -> str:
+    return "#" + "".join(f"{round(255 * part):02x}" for part in rgba[:3])

@@ -1,0 +1,161 @@
+"""Numbers over the size of a model: a panel a family with a line a term, or the other way round."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from vitscope.figures.description import FigureData, Point, group_points
+from vitscope.figures.numbers import CkaInterval
+from vitscope.figures.rendering.panels import (
+    family_handles,
+    finish,
+    label_rows,
+    make_panels,
+    plot_intervals,
+    scale_limits,
+    scale_numbers,
+    term_handles,
+    use_plain_ticks,
+    write_axis,
+)
+from vitscope.figures.rendering.style import (
+    FAINT,
+    HAIRLINE,
+    SMALL_PT,
+    FamilyLook,
+    colour_term,
+    in_style,
+    literal,
+    look_of_families,
+    mark_term,
+)
+from vitscope.figures.saved import ModelResult
+from vitscope.figures.sources import CHANCE
+
+_SAME_SIZE = 0.06
+"""Sizes whose parameters differ by less than 15 % (a power of ten of this) share a label."""
+_FAR_APART = 1.8
+_CHANCE: dict[str, Any] = {"color": FAINT, "linestyle": (0, (4, 2)), "linewidth": 0.8}
+
+
+@in_style
+def draw_terms_by_size(data: FigureData) -> Figure:
+    """A panel for each family, a line for each term."""
+    figure, panels = make_panels(len(data.panels), share_y=data.limits is not None)
+    terms = [term for term in data.terms if term != CHANCE]
+    handles = term_handles(terms)
+    for (family, points), panel in zip(data.panels.items(), panels, strict=True):
+        by_term = group_points(points, lambda point: point.term)
+        for term in (term for term in terms if term in by_term):
+            look = FamilyLook(colour_term(term), mark_term(term), "-")
+            _plot_line(panel, data, by_term[term], look, term)
+        chances = {number.value for number in scale_numbers(data, by_term.get(CHANCE, []))}
+        for chance in sorted(chances):
+            panel.axhline(chance, zorder=1, **_CHANCE)
+        _use_size_axis(panel, data, points)
+        panel.set_title(literal(family), pad=11)
+        if data.limits is None:
+            panel.set_ylim(bottom=0)
+    label_rows(panels, write_axis(data))
+    if CHANCE in data.terms:
+        handles.append(Line2D([], [], label=CHANCE, **_CHANCE))
+    return finish(figure, data, handles=handles)
+
+
+@in_style
+def draw_families_by_size(data: FigureData) -> Figure:
+    """A panel for each term, a line for each family."""
+    figure, panels = make_panels(len(data.panels), columns=2, panel_height_in=2.3)
+    looks = look_of_families(list(dict.fromkeys(model.family for model in data.shown)))
+    for (term, points), panel in zip(data.panels.items(), panels, strict=True):
+        for family, own in group_points(points, lambda point: point.model.family).items():
+            _plot_line(panel, data, own, looks[family], family)
+        _use_size_axis(panel, data, points)
+        panel.set_title(literal(data.titles[term]), pad=11)
+    panels[0].set_ylabel(write_axis(data))
+    return finish(figure, data, handles=family_handles(looks))
+
+
+def _plot_line(
+    panel: Axes, data: FigureData, points: Sequence[Point], look: FamilyLook, label: str
+) -> None:
+    # Models without a size are not joined: they are no sizes of each other.
+    joined = all(point.model.size is not None for point in points)
+    places = [float(point.x) for point in points]
+    plot_intervals(
+        panel,
+        places,
+        scale_numbers(data, points),
+        color=look.colour,
+        marker=look.marker,
+        linestyle=look.dashes if joined else "none",
+        elinewidth=0.8,
+        markeredgecolor="white",
+        markeredgewidth=0.3,
+        label=literal(label),
+        zorder=3,
+    )
+    ckas = [(x, p.number) for x, p in zip(places, points, strict=True)]
+    known = [(x, cka) for x, cka in ckas if isinstance(cka, CkaInterval)]
+    biased = [(x, cka.biased) for x, cka in known]
+    floors = [(x, cka.biased_if_unrelated) for x, cka in known]
+    _mark(panel, biased, marker="o", color=look.colour, markersize=3)
+    _mark(panel, floors, marker="_", color=FAINT, markersize=7)
+
+
+def _mark(panel: Axes, places: Sequence[tuple[float, float | None]], **look: Any) -> None:
+    known = [(x, y) for x, y in places if y is not None]
+    if known:
+        x, y = zip(*known, strict=True)
+        panel.plot(x, y, linestyle="none", fillstyle="none", markeredgewidth=0.7, zorder=2, **look)
+
+
+def _use_size_axis(panel: Axes, data: FigureData, points: Sequence[Point]) -> None:
+    # The parameters in millions across, with the labels of the sizes on top.
+    span = [float(point.x) for point in data.points]
+    low, high = min(span), max(span)
+    pad = 3.0 if high / low < _FAR_APART else 1.7
+    low, high = low / pad, high * pad
+    panel.set_xscale("log")
+    panel.set_xlim(low, high)
+    use_plain_ticks(panel.xaxis)
+    panel.set_xlabel("parameters (millions)")
+    if data.limits is not None:
+        panel.set_ylim(scale_limits(data))
+    for place, label in _label_sizes(point.model for point in points):
+        panel.axvline(place, color=HAIRLINE, linewidth=0.5, zorder=0)
+        panel.text(
+            place,
+            1.015,
+            literal(label),
+            transform=panel.get_xaxis_transform(),
+            ha="center",
+            va="bottom",
+            fontsize=SMALL_PT,
+            color="#555555",
+        )
+
+
+def _label_sizes(results: Iterable[ModelResult]) -> list[tuple[float, str]]:
+    labelled = sorted(
+        (result.params_m, result.size.split("/")[0])
+        for result in {result.folder: result for result in results}.values()
+        if result.size is not None and result.params_m is not None
+    )
+    groups: list[list[tuple[float, str]]] = []
+    for params, label in labelled:
+        if groups and math.log10(params / groups[-1][0][0]) < _SAME_SIZE:
+            groups[-1].append((params, label))
+        else:
+            groups.append([(params, label)])
+    return [
+        (
+            math.exp(sum(math.log(params) for params, _ in group) / len(group)),
+            ", ".join(dict.fromkeys(label for _, label in group)),
+        )
+        for group in groups
+    ]

@@ -1,0 +1,161 @@
+"""Numbers of each image: distributions, one against another, correlations, places on the grid."""
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vitscope.figures.description import FigureData, Point, Values, group_points
+from vitscope.figures.images import R2
+from vitscope.figures.rendering.panels import (
+    finish,
+    label_rows,
+    make_panels,
+    scale_numbers,
+    write_axis,
+)
+from vitscope.figures.rendering.style import (
+    BASE_PT,
+    HAIRLINE,
+    INK,
+    TERM_COLOURS,
+    colour_term,
+    in_style,
+    literal,
+    mark_term,
+)
+from vitscope.figures.saved import ModelResult, format_millions
+
+_TICK_LETTERS = 12
+_FEWEST_SLOTS = 3
+_FEWEST_FOR_SHAPE = 20
+"""From so many images on the shape of a distribution is worth drawing."""
+_SIGNIFICANT = 0.05
+
+
+@in_style
+def draw_distributions(data: FigureData) -> Figure:
+    """A panel for each family, a distribution over images for each size."""
+    figure, panels = make_panels(len(data.panels), panel_height_in=2.3)
+    for (family, points), panel in zip(data.panels.items(), panels, strict=True):
+        for place, point in enumerate(points):
+            _plot_distribution(panel, place, *data.images[point.model.folder])
+        names = [_name_size(point.model) for point in points]
+        panel.set_xticks(range(len(points)), names)
+        slack = max(0.6, (_FEWEST_SLOTS - len(points) + 1) / 2)
+        panel.set_xlim(-slack, len(points) - 1 + slack)
+        panel.set_ylim(data.limits)
+        panel.set_title(literal(family))
+        panel.grid(axis="y")
+    panels[0].set_ylabel(write_axis(data))
+    return finish(figure, data)
+
+
+@in_style
+def draw_clouds(data: FigureData) -> Figure:
+    """A panel for each model, a dot for each image."""
+    figure, panels = make_panels(len(data.shown), panel_height_in=2.2, share_y=False)
+    for model, panel in zip(data.shown, panels, strict=True):
+        skip, registers = data.images[model.folder]
+        panel.scatter(
+            skip,
+            registers,
+            s=float(np.clip(60 / np.sqrt(len(skip)), 1, 9)),
+            color=TERM_COLOURS["registers"],
+            alpha=0.5,
+            linewidths=0,
+            rasterized=len(skip) > 2000,
+        )
+        for line in (panel.axhline, panel.axvline):
+            line(0, color=HAIRLINE, linewidth=0.6, zorder=0)
+        panel.set_title(literal(data.titles[str(model.folder)]))
+        panel.set_xlabel("share of skip connection")
+    label_rows(panels, "share of registers")
+    return finish(figure, data)
+
+
+@in_style
+def draw_correlations(data: FigureData) -> Figure:
+    """A panel for each target, a row for each covariate."""
+    targets = {target: points for target, points in data.panels.items() if target != R2}
+    rows = list(dict.fromkeys(str(p.x) for points in targets.values() for p in points))
+    height = 0.75 + 0.17 * len(rows)
+    figure, panels = make_panels(len(targets), columns=4, panel_height_in=height)
+    for (target, points), panel in zip(targets.items(), panels, strict=True):
+        _plot_forest(panel, data, rows, points)
+        panel.set_title(data.titles[target])
+        panel.title.set_fontsize(BASE_PT)
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    return finish(figure, data)
+
+
+@in_style
+def draw_grid(data: FigureData) -> Figure:
+    """A heat map of the places on the patch grid."""
+    figure, (panel,) = make_panels(1, panel_height_in=2.7)
+    by_row = group_points(data.points, lambda point: point.other).values()
+    grid = [[number.value for number in scale_numbers(data, row)] for row in by_row]
+    image = panel.imshow(grid, cmap="cividis", vmin=0)
+    panel.set(title=data.titles[""], xlabel="column", ylabel="row")
+    bar = figure.colorbar(image, cax=panel.inset_axes((1.04, 0, 0.05, 1)))
+    bar.set_label(write_axis(data))
+    return finish(figure, data)
+
+
+def _plot_distribution(panel: Axes, place: int, shares: Values) -> None:
+    colour = TERM_COLOURS["patches"]
+    if shares.size >= _FEWEST_FOR_SHAPE and np.ptp(shares) > 1e-3:
+        parts = panel.violinplot(shares, [place], widths=0.8, showextrema=False)
+        for body in parts["bodies"]:  # type: ignore[attr-defined]
+            body.set(facecolor=colour, alpha=0.3, edgecolor=colour, linewidth=0.5)
+    low, first, median, third, high = np.quantile(shares, [0.05, 0.25, 0.5, 0.75, 0.95])
+    box = {"whislo": low, "q1": first, "med": median, "q3": third, "whishi": high, "fliers": []}
+    line = {"color": colour, "linewidth": 0.8}
+    panel.bxp(
+        [box],
+        positions=[place],
+        widths=0.16,
+        showfliers=False,
+        boxprops=line,
+        whiskerprops=line,
+        capprops=line,
+        medianprops={"color": colour, "linewidth": 1.6},
+        manage_ticks=False,
+    )
+    panel.plot([place], [shares.mean()], marker="o", color=INK, markersize=3, linestyle="none")
+
+
+def _name_size(model: ModelResult) -> str:
+    if model.size is None or model.params_m is None:
+        return literal("\n".join(textwrap.wrap(model.short_label, _TICK_LETTERS)))
+    return literal(f"{model.size}\n{format_millions(model.params_m)}")
+
+
+def _plot_forest(
+    panel: Axes, data: FigureData, rows: Sequence[str], points: Sequence[Point]
+) -> None:
+    source = points[0].term
+    for point in points:
+        below, above = point.number.errors
+        clear = point.p is not None and point.p < _SIGNIFICANT
+        panel.errorbar(
+            [point.number.value],
+            [rows.index(str(point.x))],
+            xerr=[[below], [above]],
+            color=colour_term(source),
+            marker=mark_term(source),
+            markerfacecolor=colour_term(source) if clear else "white",
+            elinewidth=0.9,
+            linestyle="none",
+            label=point.x,
+        )
+    panel.axvline(0, color=INK, linewidth=0.6, zorder=1)
+    for row in range(len(rows)):
+        panel.axhline(row, color=HAIRLINE, linewidth=0.4, zorder=0)
+    panel.set_xlim(data.limits)
+    panel.set_xticks([-1, -0.5, 0, 0.5, 1], ["−1", "−½", "0", "½", "1"])
+    panel.set_yticks(range(len(rows)), [literal(name.replace("_", " ")) for name in rows])
+    panel.tick_params(axis="y", length=0)
+    panel.set_xlabel(data.axis)

@@ -1,0 +1,147 @@
+"""Pairs of terms: heat maps with their numbers in the cells, and angles between directions."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float64
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from vitscope.figures.description import FigureData, Point, group_points
+from vitscope.figures.numbers import CkaInterval, Interval, write_number
+from vitscope.figures.pairs import ANGLES, CHANCE, RANKS, SHARED
+from vitscope.figures.rendering.panels import finish, make_panels
+from vitscope.figures.rendering.style import SMALL_PT, colour_term, in_style, literal
+from vitscope.results.vocabulary import name_term, order_terms
+
+Pair = tuple[str, str]
+Cells = Mapping[Pair, float]
+
+
+@in_style
+def draw_ledgers(data: FigureData) -> Figure:
+    """A heat map for each total."""
+    figure, panels = make_panels(len(data.panels), columns=2, panel_height_in=2.7, share_y=False)
+    largest = max(abs(point.number.value) for point in data.points) or 1.0
+    for (total, points), panel in zip(data.panels.items(), panels, strict=True):
+        image = _plot_matrix(
+            panel,
+            order_terms({point.term for point in points}),
+            _read_cells(points),
+            {(point.term, point.other): _write_share(point.number) for point in points},
+            colours="PuOr_r",
+            limits=(-largest, largest),
+        )
+        panel.set_title(data.titles[total])
+    bar = figure.colorbar(image, ax=panels, shrink=0.8, pad=0.02)
+    bar.set_label(data.axis)
+    return finish(figure, data)
+
+
+@in_style
+def draw_directions(data: FigureData) -> Figure:
+    """Angles between spans, variance that terms share, effective ranks."""
+    figure, panels = make_panels(3, panel_height_in=2.5, share_y=False)
+    angles, shared, ranks = panels
+    _plot_angles(angles, data.panels[ANGLES])
+    cells, chances = (_read_cells(data.panels.get(key, [])) for key in (SHARED, CHANCE))
+    texts = {
+        pair: f"{value:.2f}\n({chances[pair]:.2f})" if pair in chances else f"{value:.2f}"
+        for pair, value in cells.items()
+    }
+    terms = order_terms({term for pair in cells for term in pair})
+    texts |= {(term, term): "" for term in terms}
+    _plot_matrix(shared, terms, cells, texts, colours="cividis", limits=(0, 1))
+    _plot_ranks(ranks, data.panels[RANKS])
+    for panel, key in zip(panels, (ANGLES, SHARED, RANKS), strict=True):
+        panel.set_title(data.titles[key])
+    return finish(figure, data)
+
+
+def _read_cells(points: Sequence[Point]) -> dict[Pair, float]:
+    return {(point.term, point.other): point.number.value for point in points}
+
+
+def _write_share(cell: Interval) -> str:
+    lines = [write_number(cell.value)]
+    if cell.low is not None and cell.high is not None:
+        lines[0] += f" ±{(cell.high - cell.low) / 2:.2f}"
+    if isinstance(cell, CkaInterval) and cell.biased is not None:
+        lines.append(f"({write_number(cell.biased)})")
+    return "\n".join(lines)
+
+
+def _plot_angles(panel: Axes, points: Sequence[Point]) -> None:
+    for (a, b), own in group_points(points, lambda point: (point.term, point.other)).items():
+        panel.plot(
+            [point.x for point in own],
+            [point.number.value for point in own],
+            color=colour_term(a),
+            gapcolor=colour_term(b),
+            linestyle=(0, (3, 3)),
+            linewidth=1.8,
+            label=literal(f"{_shorten(a)} – {_shorten(b)}"),
+        )
+    panel.set(
+        ylim=(0, 92), yticks=[0, 30, 60, 90], xlabel="direction", ylabel="principal angle (°)"
+    )
+    panel.legend(
+        loc="upper left", bbox_to_anchor=(-0.1, -0.22), ncols=2, fontsize=SMALL_PT, handlelength=2.6
+    )
+
+
+def _plot_ranks(panel: Axes, points: Sequence[Point]) -> None:
+    terms, values = [point.term for point in points], [point.number.value for point in points]
+    bars = panel.barh(range(len(terms)), values, color=[colour_term(t) for t in terms], height=0.65)
+    panel.bar_label(bars, [f" {value:.1f}" for value in values], fontsize=SMALL_PT)
+    panel.set_yticks(range(len(terms)), [literal(name_term(term)) for term in terms])
+    panel.set_ylim(len(terms) - 0.4, -0.6)
+    panel.set_xlim(0, 1.2 * max(values))
+    panel.set_xlabel("effective rank")
+
+
+def _shorten(term: str) -> str:
+    return {"cls": "[CLS]", "skip": "skip"}.get(term, name_term(term))
+
+
+def _plot_matrix(
+    panel: Axes,
+    terms: Sequence[str],
+    cells: Cells,
+    texts: Mapping[tuple[str, str], str],
+    *,
+    colours: str,
+    limits: tuple[float, float],
+) -> AxesImage:
+    """Numbers of pairs of terms, in colour and in digits; what is missing is hatched grey."""
+    values: Float64[np.ndarray, "row column"] = np.zeros((len(terms), len(terms)))
+    missing = np.ones_like(values, dtype=bool)
+    for (a, b), value in cells.items():
+        place = terms.index(a), terms.index(b)
+        values[place], missing[place] = value, False
+    image = panel.imshow(
+        np.ma.masked_array(values, missing), cmap=colours, vmin=limits[0], vmax=limits[1]
+    )
+    panel.set_facecolor("#eeeeee")
+    names = [literal(name_term(term)) for term in terms]
+    panel.set_xticks(range(len(terms)), names, rotation=30, ha="right", rotation_mode="anchor")
+    panel.set_yticks(range(len(terms)), names)
+    panel.tick_params(length=0)
+    panel.spines[:].set_visible(False)
+    for i, row in enumerate(terms):
+        for j, column in enumerate(terms):
+            pair = (row, column)
+            colour = image.cmap(image.norm(values[i, j]))
+            # Perceived lightness decides whether white or black is read more easily.
+            light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+            panel.text(
+                j,
+                i,
+                texts.get(pair, "not\nknown"),
+                ha="center",
+                va="center",
+                fontsize=SMALL_PT,
+                color="black" if missing[i, j] or light > 0.5 else "white",
+            )
+    return image

@@ -1,0 +1,128 @@
+"""One model's special tokens: norms, cosines over images, strongest dimensions."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vitscope.figures.description import FigureData, Point, group_points
+from vitscope.figures.rendering.panels import (
+    finish,
+    make_panels,
+    mark_empty,
+    plot_intervals,
+    use_plain_ticks,
+)
+from vitscope.figures.rendering.style import (
+    FAINT,
+    SMALL_PT,
+    colour_term,
+    in_style,
+    literal,
+    mark_term,
+)
+from vitscope.figures.tokens import AFTER, BEFORE, COSINES, NORMS, STATES
+from vitscope.results.vocabulary import name_term
+
+_WIDE = 15
+"""Ratio of the largest to the smallest norm from which on the axis is logarithmic."""
+
+
+@in_style
+def draw_tokens(data: FigureData) -> Figure:
+    """Norms, cosines, and the strongest dimensions before and after the layer norm."""
+    figure, panels = make_panels(4, columns=2, panel_height_in=2.1, share_y=False)
+    norms, cosines, before, after = panels
+    found = data.panels
+    _plot_norms(norms, found[NORMS])
+    _plot_cosines(cosines, found.get(COSINES, []), data.highlight)
+    _plot_dimensions(before, found.get(BEFORE, []), data.highlight)
+    _plot_dimensions(after, found.get(AFTER, []), data.highlight)
+    for panel, key in zip(panels, (NORMS, COSINES, BEFORE, AFTER), strict=True):
+        panel.set_title(data.titles[key])
+    return finish(figure, data)
+
+
+def _plot_norms(panel: Axes, points: Sequence[Point]) -> None:
+    for place, point in enumerate(points):
+        plot_intervals(
+            panel,
+            [place],
+            [point.number],
+            color=colour_term(point.term),
+            marker=mark_term(point.term),
+            markersize=5,
+            elinewidth=1.2,
+            capsize=2.5,
+            label=point.term,
+        )
+    values = [point.number.value for point in points]
+    panel.set_xticks(range(len(points)), [literal(_shorten(point.term)) for point in points])
+    panel.set_xlim(-0.6, len(points) - 0.4)
+    if max(values) > _WIDE * min(values):
+        panel.set_yscale("log")
+        use_plain_ticks(panel.yaxis)
+    else:
+        panel.set_ylim(bottom=0)
+    panel.grid(axis="y")
+    panel.set_ylabel("norm")
+
+
+def _plot_cosines(panel: Axes, points: Sequence[Point], highlight: str | None) -> None:
+    if not points:
+        mark_empty(panel, "pairwise cosines need two images or more")
+        return
+    by_token = group_points(points, lambda point: point.term)
+    for place, (token, own) in enumerate(by_token.items()):
+        offset = (place - (len(by_token) - 1) / 2) * 0.7 / len(by_token)
+        strong = highlight in {None, token} or not token.startswith("register_")
+        panel.errorbar(
+            [STATES.index(str(point.x)) + offset for point in own],
+            [point.number.value for point in own],
+            yerr=[[point.number.errors[end] for point in own] for end in (0, 1)],
+            color=colour_term(token),
+            alpha=1.0 if strong else 0.4,
+            marker=mark_term(token),
+            markersize=3.5,
+            elinewidth=0.8,
+            linestyle="none",
+            label=literal(_name_one(token, highlight)),
+        )
+    names = [state.replace("normed", "layer-\nnormed") for state in STATES]
+    panel.set_xticks(range(len(STATES)), names)
+    panel.set_xlim(-0.55, len(STATES) - 0.45)
+    panel.set_ylim(top=1.05)
+    panel.grid(axis="y")
+    panel.set_ylabel("mean pairwise cosine")
+    panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=SMALL_PT)
+
+
+def _plot_dimensions(panel: Axes, points: Sequence[Point], highlight: str | None) -> None:
+    if not points:
+        mark_empty(panel, "no activations of dimensions")
+        return
+    for token, own in group_points(points, lambda point: point.term).items():
+        strong = highlight in {None, token}
+        panel.plot(
+            [point.x for point in own],
+            [point.number.value for point in own],
+            color=colour_term(token) if strong else FAINT,
+            linewidth=1.3 if strong else 0.6,
+            alpha=1.0 if strong else 0.6,
+            zorder=3 if strong else 2,
+            label=token,
+        )
+    panel.axhline(0, color=FAINT, linewidth=0.5, zorder=1)
+    panel.set_xlabel("dimension, by mean activation before")
+    panel.set_ylabel("mean activation")
+
+
+def _name_one(token: str, highlight: str | None) -> str:
+    name = {"cls": "[CLS]"}.get(token, name_term(token))
+    return f"{name} (analysed)" if token == highlight else name
+
+
+def _shorten(token: str) -> str:
+    if token.startswith("register_"):
+        return f"reg.\n{token.removeprefix('register_')}"
+    return {"cls": "[CLS]", "highest_patch": "highest\npatch"}.get(token, name_term(token))

@@ -1,0 +1,207 @@
+"""Where the output comes from: variance shares, norms, CKA, one-shot accuracy (fig. 3, 5 to 8)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, get_args
+
+from vitscope.errors import UsageError
+from vitscope.figures.description import (
+    FigureData,
+    NothingToDrawError,
+    Point,
+    Selection,
+    describe_n,
+    select,
+    write_range,
+)
+from vitscope.figures.numbers import (
+    Interval,
+    read_cka,
+    read_estimate,
+    read_spread,
+    tell_undefined_cka,
+)
+from vitscope.figures.saved import ModelResult, printable
+from vitscope.results.choices import LAYER, RENORMALIZE, count_cls
+from vitscope.results.vocabulary import SOURCES, name_term, order_terms
+
+Results = Iterable[ModelResult]
+Terms = Mapping[str, Interval]
+Readout = Literal["attention", "values"]
+READOUTS: tuple[Readout, ...] = get_args(Readout)
+"""After the output projection, or before it."""
+Top = Literal["top1", "top5"]
+TOPS: tuple[Top, ...] = get_args(Top)
+"""Whether the first, or one of the first five guesses must be right."""
+CHANCE = "chance"
+"""What guessing reaches, beside the terms of an accuracy."""
+
+_READOUT_NAMES: Mapping[str, str] = {
+    "attention": "the attention branch of the last block, without the skip connection",
+    "values": "the values of the last block weighted by attention, before the output projection",
+}
+_TOP_NAMES = {"top1": "top-1", "top5": "top-5"}
+_KEPT = ("patches", "registers")
+_ADDED = ("patches", "skip")
+_CKA_LIMITS = (-0.05, 1.05)
+_CKA_NOTES = (
+    "Filled: unbiased linear CKA, bars: 95 % intervals, which end at 1.",
+    "Hollow: biased CKA, the paper's estimator; grey dash: what that one would give on "
+    "average if the restricted outputs were dealt to the images at random.",
+)
+
+
+def describe_variance_share(results: Results) -> FigureData:
+    """Variance shares of the residual stream: which term its variance over images comes from."""
+    selection = select(results, _read_shares, choices=[count_cls(*SOURCES), LAYER])
+    points = (
+        Point(model=model, term=term, number=shares[term])
+        for model, shares in selection.found
+        for term in order_terms(shares)
+    )
+    notes = (
+        "Variance over images of the residual stream r of [CLS] after the last block's "
+        "attention; what is the same for every image drops out. "
+        f"{describe_n(selection.results)}.",
+    )
+    return selection.describe(points, notes, axis="share of the output's variance", percent=True)
+
+
+def describe_norms(results: Results) -> FigureData:
+    """‖c_patches‖ and ‖skip‖ over size (Fig. 5a and 7)."""
+    selection = select(results, _read_norms, choices=[count_cls(*_ADDED), LAYER])
+    notes = (
+        f"Last block; mean over images, bars: 5 to 95 % of the images; "
+        f"{describe_n(selection.results)}.",
+    )
+    return _describe_by_size(selection, notes, axis="norm added to [CLS]")
+
+
+def describe_restricted_cka(results: Results, readout: Readout = "attention") -> FigureData:
+    """CKA of the attention branch's output with that of one token type alone (Fig. 3a)."""
+    choices = [count_cls(*_KEPT), RENORMALIZE, LAYER]
+    selection = select(results, partial(_read_ckas, readout, _KEPT), choices=choices)
+    points = (
+        Point(model=model, panel=part, term=part, x=_get_size(model), number=found[part])
+        for part in _KEPT
+        for model, found in selection.found
+        if part in found
+    )
+    notes = (
+        f"Output of {_READOUT_NAMES[readout]}; {describe_n(selection.results)}.",
+        *_CKA_NOTES,
+    )
+    titles = {part: f"{name_term(part)} only" for part in _KEPT}
+    axis = "CKA with the full output"
+    return selection.describe(points, notes, axis=axis, limits=_CKA_LIMITS, titles=titles)
+
+
+def describe_residual_cka(results: Results) -> FigureData:
+    """CKA of the residual stream with what patches and skip wrote, over size (Fig. 6 and 8)."""
+    choices = [count_cls(*_ADDED), LAYER]
+    selection = select(results, partial(_read_ckas, "residual", _ADDED), choices=choices)
+    notes = (
+        "r: residual stream of [CLS] after the last block's attention; "
+        f"{describe_n(selection.results)}.",
+        *_CKA_NOTES,
+    )
+    return _describe_by_size(selection, notes, axis="CKA with the output r", limits=_CKA_LIMITS)
+
+
+def describe_one_shot(
+    results: Results,
+    classifier: str = "nearest",
+    top: Top = "top5",
+    readout: Readout = "attention",
+) -> FigureData:
+    """One-shot accuracy by part of the output, over size (Fig. 3b)."""
+    if top not in TOPS:
+        raise UsageError(f"top {top!r}: expected one of {', '.join(TOPS)}")
+    selection = select(
+        results,
+        partial(_read_accuracies, classifier, top, readout),
+        kind="one-shot",
+        choices=[count_cls(*SOURCES), RENORMALIZE],
+    )
+    notes = (
+        f"Classifier: {printable(classifier)}, trained on full outputs of "
+        f"{_READOUT_NAMES[readout]}. "
+        f"{_describe_draws(selection.results)}; bars: 95 % intervals over draws.",
+    )
+    axis = f"one-shot {_TOP_NAMES[top]} accuracy"
+    return _describe_by_size(selection, notes, axis=axis, percent=True, limits=(-0.03, 1.03))
+
+
+def list_classifiers(results: Results) -> list[str]:
+    """Classifiers that any of the results has."""
+    accuracies = [one.one_shot.accuracy for one in results if one.kind == "one-shot"]
+    return list(dict.fromkeys(name for accuracy in accuracies for name in accuracy))
+
+
+def _describe_by_size(
+    selection: Selection[Terms], notes: Sequence[str], **settings: Any
+) -> FigureData:
+    points = (
+        Point(model=model, panel=model.family, term=term, x=_get_size(model), number=number)
+        for model, terms in selection.found
+        for term, number in terms.items()
+    )
+    return selection.describe(points, notes, **settings)
+
+
+def _get_size(result: ModelResult) -> float:
+    if result.params_m is None:
+        raise NothingToDrawError("its number of parameters is not known")
+    return result.params_m
+
+
+def _read_shares(result: ModelResult) -> Terms:
+    shares = result.audit.last.variance_share["residual"]
+    found = _keep_defined((term, read_estimate(share)) for term, share in shares.items())
+    if len(found) < len(shares):
+        raise NothingToDrawError("its variance shares are undefined")
+    return found
+
+
+def _read_norms(result: ModelResult) -> Terms:
+    _get_size(result)
+    norms = result.audit.last.contribution_norm
+    found = _keep_defined((term, read_spread(norms[term])) for term in _ADDED if term in norms)
+    if not found:
+        raise NothingToDrawError("it has no norms of contributions")
+    return found
+
+
+def _read_ckas(readout: str, parts: Sequence[str], result: ModelResult) -> Terms:
+    _get_size(result)
+    ckas = result.audit.last.cka.get(readout, {})
+    found = _keep_defined((part, read_cka(ckas[part])) for part in parts if part in ckas)
+    if not found:
+        why = tell_undefined_cka(result.audit, readout, parts)
+        raise NothingToDrawError(f"its CKA {why}")
+    return found
+
+
+def _read_accuracies(classifier: str, top: Top, readout: str, result: ModelResult) -> Terms:
+    _get_size(result)
+    parts = result.one_shot.accuracy.get(classifier, {}).get(readout, {})
+    accuracies = ((part, getattr(parts[part], top)) for part in ("full", *SOURCES) if part in parts)
+    found = _keep_defined((part, read_estimate(accuracy)) for part, accuracy in accuracies)
+    if not found:
+        raise NothingToDrawError(
+            f"no {_TOP_NAMES[top]} accuracy with {printable(classifier)} in the readout {readout}"
+        )
+    return {**found, CHANCE: Interval(getattr(result.one_shot.chance, top))}
+
+
+def _keep_defined(numbers: Iterable[tuple[str, Interval | None]]) -> dict[str, Interval]:
+    return {term: number for term, number in numbers if number is not None}
+
+
+def _describe_draws(results: Sequence[ModelResult]) -> str:
+    summaries = [result.one_shot for result in results]
+    return (
+        f"{write_range(one.data.num_classes for one in summaries)} classes, "
+        f"{write_range(one.data.num_images for one in summaries)} images, "
+        f"{write_range(one.draws for one in summaries)} draws"
+    )

@@ -1,0 +1,100 @@
+"""What registers, or high-norm patches, hold: figure 2b."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+from vitscope.figures.description import (
+    FigureData,
+    NothingToDrawError,
+    Point,
+    describe_n,
+    select,
+)
+from vitscope.figures.numbers import Interval, read_estimate, read_spread
+from vitscope.figures.saved import ModelResult
+from vitscope.results.choices import LAYER
+from vitscope.results.schema import AuditSummary
+from vitscope.results.schema_numbers import Anatomy, DominantRegister
+from vitscope.results.vocabulary import name_term
+
+STATES = ("hidden", "normed", "keys", "values")
+NORMS, COSINES, BEFORE, AFTER = "norm", "pairwise_cosine", "before", "after"
+"""The four panels."""
+
+
+def describe_anatomy(results: Iterable[ModelResult]) -> FigureData:
+    """One model's tokens at the input of the last block (Fig. 2b)."""
+    selection = select(results, _read, choices=[LAYER])
+    ((result, anatomy),) = selection.found
+    points = [*_list_norms(result, anatomy), *_list_states(result, anatomy)]
+    notes = [
+        f"At the input of the last block; {describe_n(selection.results)}. Norms: mean over "
+        "images, bars: 5 to 95 % of the images. Cosines between different images: bars: 95 % "
+        "intervals.",
+    ]
+    if anatomy.analysed is not None:
+        notes.append(f"Dimensions: {name_term(anatomy.analysed)}, grey: other tokens.")
+    if anatomy.dominant_register is not None:
+        notes.append(_describe_dominant(anatomy.dominant_register))
+    notes += _describe_outliers(result.audit)
+    strongest = "strongest dimensions {} the layer norm"
+    return selection.describe(
+        points,
+        notes,
+        heading=f"Token anatomy: {result.label}",
+        titles={
+            NORMS: "norm of each token",
+            COSINES: "how alike over images",
+            BEFORE: strongest.format("before"),
+            AFTER: strongest.format("after"),
+        },
+        highlight=anatomy.analysed,
+    )
+
+
+def _read(result: ModelResult) -> Anatomy:
+    anatomy = result.audit.last.anatomy
+    if anatomy is None or not any(norm.mean > 0 for norm in anatomy.norms.values()):
+        raise NothingToDrawError("it has no anatomy of tokens")
+    return anatomy
+
+
+def _list_norms(result: ModelResult, anatomy: Anatomy) -> Iterator[Point]:
+    for token, norm in anatomy.norms.items():
+        number = read_spread(norm)
+        if number is not None and number.value > 0:
+            yield Point(model=result, panel=NORMS, term=token, number=number)
+
+
+def _list_states(result: ModelResult, anatomy: Anatomy) -> Iterator[Point]:
+    for token, one in anatomy.tokens.items():
+        for state in STATES:
+            found = one.states.get(state)
+            cosine = None if found is None else read_estimate(found.pairwise_cosine)
+            if cosine is not None:
+                yield Point(model=result, panel=COSINES, term=token, x=state, number=cosine)
+    for panel in (BEFORE, AFTER):
+        for token, one in anatomy.tokens.items():
+            if anatomy.analysed is None and token.startswith("register_"):
+                continue
+            for place, value in enumerate(getattr(one.top_dimensions, panel), start=1):
+                yield Point(model=result, panel=panel, term=token, x=place, number=Interval(value))
+
+
+def _describe_dominant(dominant: DominantRegister) -> str:
+    ratio = dominant.ratio
+    times = "" if math.isnan(ratio) else f", its mean norm {ratio:.3g} times that of the others"
+    return (
+        f"Register {dominant.index} has the highest norm in {dominant.share:.1%} of the "
+        f"images{times}."
+    )
+
+
+def _describe_outliers(summary: AuditSummary) -> list[str]:
+    # The input of a block is the output of the one before: the depth of its index.
+    depth = summary.high_norm_tokens[summary.layer : summary.layer + 1]
+    part = depth[0].images_fraction if depth else None
+    if not part:
+        return []
+    rest = "" if part == 1 else "; in the others the highest patch is an ordinary one"
+    return [f"{part:.1%} of the images have a high-norm patch{rest}."]
