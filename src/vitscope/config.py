@@ -83,14 +83,14 @@ class RunConfig:
             if not _takes(kind, value):
                 given = shorten(repr(value), width=60, placeholder=" …")
                 expected = _EXPECTED.get(name) or _describe_kind(kind)
-                raise UsageError(f"{_option(name)} {given}: expected {expected}")
+                raise UsageError(f"{name} {given}: expected {expected}")
         self._check_least(batch_size=1, num_workers=0, seed=0)
 
     def _check_least(self, **least: int) -> None:
         for name, bound in least.items():
             value = getattr(self, name)
             if isinstance(value, (int, float)) and not value >= bound:
-                raise UsageError(f"{_option(name)} {value}: expected {bound} or more")
+                raise UsageError(f"{name} {value}: expected {bound} or more")
 
     @property
     def torch_dtype(self) -> "torch.dtype":
@@ -293,7 +293,3 @@ def _describe_kind(kind: Any) -> str:
         return f"{', '.join(others)} or {last}" if others else last
     parts = [_describe_kind(one) for one in get_args(kind) if one is not type(None)]
     return " or ".join(parts) or _WORDS.get(kind, "text")
-
-
-def _option(name: str) -> str:
-    return name.replace("_", "-")

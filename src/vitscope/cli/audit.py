@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 import vitscope
+from vitscope.cli.settings import AuditSettings
 from vitscope.cli.targets import choose_engine, choose_targets, list_images
 from vitscope.config import AuditConfig
 from vitscope.errors import VitscopeError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from vitscope.engines.base import Engine
     from vitscope.results.audit_result import AuditResult
 
-_DEFAULTS = AuditConfig()
+_DEFAULTS = AuditSettings()
 _Report = Annotated[bool, Parameter(negative="--no-report")]
 
 
@@ -33,7 +34,7 @@ def audit(
     report: _Report = True,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
-    config: Annotated[AuditConfig, Parameter(name="*")] = _DEFAULTS,
+    config: Annotated[AuditSettings, Parameter(name="*")] = _DEFAULTS,
 ) -> None:
     """Audit models on a set of images.
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 import vitscope
+from vitscope.cli.settings import Size
 from vitscope.cli.targets import choose_targets, list_images, name_folders
 from vitscope.config import DTypeName, RunConfig
 from vitscope.errors import UsageError
@@ -34,7 +35,7 @@ def explain(
     format: list[Literal["png", "pdf", "svg"]] | None = None,  # noqa: A002 - the option's name
     device: str = "auto",
     dtype: DTypeName = "float32",
-    size: str | None = None,
+    size: Size = None,
     overwrite: bool = False,
 ) -> None:
     """Explain images: attention maps, and how much of the output they leave out.

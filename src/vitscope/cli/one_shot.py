@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 import vitscope
+from vitscope.cli.settings import OneShotSettings
 from vitscope.cli.targets import choose_targets
 from vitscope.config import OneShotConfig
 from vitscope.files.printable import printable_path
@@ -16,7 +17,7 @@ from vitscope.terminal import make_one_shot_report, make_progress
 if TYPE_CHECKING:
     from vitscope.results.one_shot_result import OneShotResult
 
-_DEFAULTS = OneShotConfig()
+_DEFAULTS = OneShotSettings()
 
 
 def one_shot(
@@ -26,7 +27,7 @@ def one_shot(
     model: list[str],
     out: Path,
     overwrite: bool = False,
-    config: Annotated[OneShotConfig, Parameter(name="*")] = _DEFAULTS,
+    config: Annotated[OneShotSettings, Parameter(name="*")] = _DEFAULTS,
 ) -> None:
     """Tell classes apart after one image of each: by the full output, and by parts of it.
 
@@ -44,7 +45,7 @@ def one_shot(
         overwrite: Replace earlier results in that folder.
         config: Settings.
     """
-    from vitscope.images.class_folders import find_classes  # here, for what it imports is slow
+    from vitscope.images.labels import find_classes  # here, for what it imports is slow
 
     # What is asked for is checked as far as it can be before anything is loaded.
     find_classes(folder)

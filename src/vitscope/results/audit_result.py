@@ -23,11 +23,11 @@ from vitscope.results.manifest import Manifest, check_same, read_manifest, read_
 from vitscope.results.merging import check_disjoint, find_missing_shards, merge_parts
 from vitscope.results.plots import AuditPlots
 from vitscope.results.result_html import show_audit
-from vitscope.results.saved_result import SavedResult
+from vitscope.results.saved_result import TabularResult
 
 
 @dataclass(frozen=True)
-class AuditResult(SavedResult, AuditPlots):
+class AuditResult(TabularResult, AuditPlots):
     """An audit on disk; a thin face over its files.
 
     Attributes:
@@ -36,8 +36,20 @@ class AuditResult(SavedResult, AuditPlots):
 
     KIND: ClassVar[str] = "audit"
 
+    def __str__(self) -> str:
+        """Say the verdict, as `print` shows it.
+
+        Returns:
+            The model and the verdict in words.
+        """
+        return f"{self.summary['model']['id']}: {self.summary['verdict_text']}"
+
     def _repr_html_(self) -> str:
         return show_audit(self.summary)
+
+    @property
+    def _table(self) -> pa.Table:
+        return self.images
 
     @property
     def manifest(self) -> Manifest:

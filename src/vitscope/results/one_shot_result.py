@@ -16,10 +16,11 @@ from vitscope.files.tables import open_table
 from vitscope.metrics.one_shot import Accuracy, average_draws, chance_accuracy
 from vitscope.results.plots import OneShotPlots
 from vitscope.results.result_html import show_one_shot
+from vitscope.results.result_text import tell_one_shot
 from vitscope.results.saved_result import (
     PROVENANCE,
     SCHEMA_VERSION,
-    SavedResult,
+    TabularResult,
     list_source_notes,
     write_failures,
 )
@@ -29,7 +30,7 @@ _DRAWS = "draws.parquet"
 
 
 @dataclass(frozen=True)
-class OneShotResult(SavedResult, OneShotPlots):
+class OneShotResult(TabularResult, OneShotPlots):
     """One-shot accuracies on disk; a thin face over its files.
 
     Attributes:
@@ -38,8 +39,20 @@ class OneShotResult(SavedResult, OneShotPlots):
 
     KIND: ClassVar[str] = "one-shot"
 
+    def __str__(self) -> str:
+        """Say what the accuracies mean, as `print` shows it.
+
+        Returns:
+            The model and the accuracies in words.
+        """
+        return f"{self.summary['model']['id']}: {tell_one_shot(self.summary)}"
+
     def _repr_html_(self) -> str:
         return show_one_shot(self.summary)
+
+    @property
+    def _table(self) -> pa.Table:
+        return self.draws
 
     @property
     def draws(self) -> pa.Table:
