@@ -174,7 +174,7 @@ class AuditConfig(RunConfig):
         if not 0 <= self.verified <= 1:
             raise UsageError(f"verified {self.verified}: expected a part of the batches, 0 to 1")
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
-            raise UsageError(f"shard {self.shard}: expected {_EXPECTED['shard']}")
+            raise UsageError(f"shard {self.shard}: expected one of (1, N) to (N, N)")
 
 
 @dataclass(frozen=True, kw_only=True)

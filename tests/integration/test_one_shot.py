@@ -17,8 +17,8 @@ from vitscope.errors import (
     ResultError,
     UsageError,
 )
-from vitscope.images.labels import find_classes
 from vitscope.images.image_set import iter_batches
+from vitscope.images.labels import find_classes
 from vitscope.metrics.one_shot import draw_pairs, group_images
 from vitscope.runs import one_shot_loop, resources
 from vitscope.weights.embedded import embedded_available, load_embedded_dinov2

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
-from vitscope.images.in_memory import HeldImage
+from vitscope.images.in_memory import HeldImage, Items
 from vitscope.images.parquet_rows import ParquetRow
 from vitscope.images.stores import StoredObject, read_file
 from vitscope.images.tar_shards import TarMember
@@ -22,7 +22,7 @@ ImageAddress = Path | StoredObject | TarMember | ParquetRow | HeldImage
 """Where an image lies: a file, an object in a store, a member of an archive, a row of a table, or
 in the caller's hands."""
 
-Images = str | ImageAddress | Image.Image | Iterable[Any] | Dataset[Any]
+Images = str | ImageAddress | Image.Image | Iterable[Any] | Items | Dataset[Any]
 """What images are looked for in: a path or URL, what an earlier search found, an object that holds
 images (docs/data.md), or several of these."""
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from os import PathLike
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ _TIFF_MODES = {"CMYK", "F", "I"}
 """Modes of Pillow that a file keeps as they are; others are converted as decoding would."""
 
 
+@runtime_checkable
 class Items(Protocol):
     """Anything that gives out an item by its number: a list, an array, a dataset."""
 
@@ -102,6 +103,11 @@ def hold_images(source: object, name: str, *, preprocessed: bool) -> list[HeldIm
         raise UsageError(
             f"{type(source).__name__} gives its images once and in its own order: take those that "
             "are to be looked at into a list, as in list(itertools.islice(dataset, 1000))"
+        )
+    elif isinstance(source, Mapping):
+        raise UsageError(
+            f"images were given as {type(source).__name__}: expected one of its values "
+            f"({', '.join(map(str, source))})"
         )
     elif _is_dataset(source):
         return _hold_dataset(source, preprocessed=preprocessed)
@@ -181,7 +187,7 @@ def _gives_once(source: object) -> bool:
 def _is_dataset(source: Any) -> bool:
     if isinstance(source, DataLoader):
         return True
-    if isinstance(source, (str, bytes, list, tuple, Mapping, np.ndarray)):
+    if isinstance(source, (str, bytes, list, tuple, np.ndarray)):
         return False
     if not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         return False
@@ -236,7 +242,7 @@ def _check(image: HeldImage) -> None:
         check = _check_pixels if image.preprocessed else _check_image
         check(taken)
     except ImageReadError as error:
-        raise UsageError(f"{image.name}: {error}") from None
+        raise UsageError(": ".join((image.name, str(error)))) from None
 
 
 def _check_image(image: object) -> None:

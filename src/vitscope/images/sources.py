@@ -108,7 +108,7 @@ def _find_all(sources: Images, skipped: list[Path], *, preprocessed: bool) -> li
         return [*held]
     named: dict[Hashable, ImageAddress] = {}
     unreached: dict[Hashable, _UnreachedError] = {}
-    several = isinstance(sources, Iterable) and not isinstance(sources, (str, ImageAddress))
+    several = isinstance(sources, Iterable) and not isinstance(sources, (str, bytes, ImageAddress))
     every: Iterable[Any] = sources if several else [sources]  # type: ignore[assignment]
     for number, source in enumerate(every):
         for name in _expand(source):
