@@ -38,6 +38,9 @@ _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
 _TIFF_MODES = {"CMYK", "F", "I"}
 """Modes of Pillow that a file keeps as they are; others are converted as decoding would."""
 
+_STRAIGHT = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
+"""Modes with transparency that no file keeps."""
+
 
 @runtime_checkable
 class Items(Protocol):
@@ -236,7 +239,9 @@ def _check(image: HeldImage) -> None:
     # Of an image that is not what it should be at once, and not after the model was loaded.
     try:
         taken = image.take()
-    except ImageReadError:
+    except ImageReadError as error:
+        if error.__cause__ is None:  # no code of a dataset failed: no item will do
+            raise UsageError(": ".join((image.name, str(error)))) from None
         return  # it is counted with those that cannot be read
     try:
         check = _check_pixels if image.preprocessed else _check_image
@@ -289,7 +294,10 @@ def _encode(image: Any) -> bytes:
     if isinstance(image, bytes):
         return image
     if isinstance(image, Image.Image):
-        return _encode_pil(image)
+        try:
+            return _encode_pil(image)
+        except (OSError, ValueError) as error:  # of a file that Pillow opened and did not read
+            raise ImageReadError(f"damaged or cut short: {error}") from error
     levels = image if isinstance(image, np.ndarray) else image.permute(1, 2, 0).cpu().numpy()
     height, width, _ = levels.shape
     return b"P6 %d %d 255\n" % (width, height) + np.ascontiguousarray(levels).tobytes()
@@ -298,8 +306,7 @@ def _encode(image: Any) -> bytes:
 def _encode_pil(image: Image.Image) -> bytes:
     upright = turn_upright(image, image)
     if upright.mode not in _PNG_MODES | _TIFF_MODES:
-        transparent = upright.has_transparency_data
-        upright = upright.convert("RGBA" if transparent else "RGB")
+        upright = upright.convert(_STRAIGHT.get(upright.mode, "RGB"))
     if upright.mode == "RGB" and not upright.has_transparency_data:
         return _encode(np.asarray(upright))
     file = BytesIO()

@@ -72,6 +72,14 @@ class Explanation(SavedResult, ExplanationPlots):
 
     KIND: ClassVar[str] = "explanation"
 
+    def __str__(self) -> str:
+        """Say the verdict on each image, as `print` shows it.
+
+        Returns:
+            A line an image.
+        """
+        return "\n".join(f"{one['path']}: {one['verdict']['text']}" for one in self._entries)
+
     def _repr_html_(self) -> str:
         return show_explanation(self.summary)
 
