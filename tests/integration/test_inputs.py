@@ -315,8 +315,8 @@ def test_a_loader_says_which_images_and_random_numbers_stay_where_they_are(vit, 
 
 
 def test_processes_that_read_are_given_the_images(vit, pils, tensors, expected):
-    assert_same(numbers_of(audit(vit, pils, num_workers=2, batch_size=2)), expected)
-    assert_same(numbers_of(audit(vit, Items(tensors), num_workers=1)), expected)
+    assert_same(numbers_of(audit(vit, pils, num_workers=2, gallery=0)), expected)
+    assert_same(numbers_of(audit(vit, Items(tensors), num_workers=1, gallery=0)), expected)
 
 
 # --- runs --------------------------------------------------------------------------------------

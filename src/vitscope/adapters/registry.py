@@ -268,6 +268,8 @@ _Maker = Callable[[nn.Module, Preprocessing | None, str | None], ViTAdapter]
 def _find_maker(module: nn.Module) -> _Maker | None:
     ancestry = type(module).__mro__
     libraries = {ancestor.__module__.partition(".")[0] for ancestor in ancestry}
+    if "peft" in libraries:  # whose models take after those of transformers
+        return None
     for library, make in _MAKERS.items():
         if library in libraries:
             return make
