@@ -1,27 +1,36 @@
 """The settings of a run: the same for the library, the command line and the saved provenance."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from textwrap import shorten
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from vitscope.errors import UsageError
-
-if TYPE_CHECKING:
-    import torch
 
 Auto = Literal["auto"]
 DTypeName = Literal["float32", "float64", "bfloat16", "float16", "auto"]
 ClsTerm = Literal["own", "registers", "patches"]
 
-_TEXTS = {
-    "device": "'auto', 'cpu' or 'cuda:1'",
-    "size": "pixels such as '518', or HEIGHTxWIDTH as in '224x336'",
-    "layers": "'last', 'all' or block numbers such as '3,7'",
+if TYPE_CHECKING:
+    import torch
+
+    Device = str | torch.device
+    DType = DTypeName | torch.dtype
+else:  # so that the command line can teach without torch
+    Device, DType = str, DTypeName
+
+Config = TypeVar("Config", bound="RunConfig")
+
+_EXPECTED = {
+    "device": "'auto', or a device of torch such as 'cpu' or 'cuda:1'",
+    "dtype": f"{', '.join(map(repr, get_args(DTypeName)))}, or a dtype of torch",
+    "size": "pixels such as 518, or (height, width) such as (224, 336)",
+    "layers": "'last', 'all' or block numbers such as [3, 7]",
     "masks": "the path of a folder",
-    "shard": "one part of several, such as '3/16'",
+    "shard": "one of (1, N) to (N, N), such as (3, 16)",
 }
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False"}
 
@@ -38,8 +47,8 @@ class RunConfig:
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
         dtype: Precision the model runs in; sums are always float64. auto takes bfloat16 where the
             hardware has it and the ledger of the first images still balances, otherwise float32.
-        size: Input size in pixels, such as 518, or HEIGHTxWIDTH as in 224x336; the model's own by
-            default.
+        size: Input size in pixels, such as 518, or height and width as in 224x336; the model's own
+            by default.
         num_workers: Processes that decode images beside the model; 0 decodes in line, which auto
             does on a CPU, where they would take what the model runs on.
         draft: Let large JPEG files be decoded at a fraction of their size, twice the input size or
@@ -53,9 +62,9 @@ class RunConfig:
     """
 
     batch_size: int | Auto = "auto"
-    device: str = "auto"
-    dtype: DTypeName = "float32"
-    size: str | None = None
+    device: Device = "auto"
+    dtype: DType = "float32"
+    size: int | tuple[int, int] | None = None
     num_workers: int | Auto = "auto"
     draft: bool = False
     seed: int = 0
@@ -68,52 +77,33 @@ class RunConfig:
         Raises:
             UsageError: Naming the setting.
         """
-        self._check_types()
-        self._check_least(batch_size=1, num_workers=0, seed=0)
-        self._check_number_or_auto("batch_size", "num_workers")
-        self._check_choice(dtype=get_args(DTypeName), cls_term=get_args(ClsTerm))
-        if self.size is not None:
-            parse_size(self.size)
-
-    def _check_types(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
             value = _as_python(getattr(self, name))
             object.__setattr__(self, name, value)
-            if not _takes(kind, value) and not (isinstance(value, str) and _takes_text(kind)):
+            if not _takes(kind, value):
                 given = shorten(repr(value), width=60, placeholder=" …")
-                expected = _TEXTS.get(name) or _describe_kind(kind)
-                raise UsageError(f"{_option(name)} {given}: expected {expected}")
+                expected = _EXPECTED.get(name) or _describe_kind(kind)
+                raise UsageError(f"{name} {given}: expected {expected}")
+        self._check_least(batch_size=1, num_workers=0, seed=0)
 
     def _check_least(self, **least: int) -> None:
         for name, bound in least.items():
             value = getattr(self, name)
             if isinstance(value, (int, float)) and not value >= bound:
-                raise UsageError(f"{_option(name)} {value}: expected {bound} or more")
-
-    def _check_number_or_auto(self, *names: str) -> None:
-        for name in names:
-            if isinstance(value := getattr(self, name), str) and value != "auto":
-                raise UsageError(f"{_option(name)} {value!r}: expected a number or auto")
-
-    def _check_choice(self, **choices: Sequence[str]) -> None:
-        for name, known in choices.items():
-            value = getattr(self, name)
-            if value not in known:
-                expected = f"{', '.join(known[:-1])} or {known[-1]}"
-                raise UsageError(f"{_option(name)} {value!r}: expected {expected}")
+                raise UsageError(f"{name} {value}: expected {bound} or more")
 
     @property
     def torch_dtype(self) -> "torch.dtype":
         """The precision as torch's own name."""
         import torch  # here, so that the command line can teach without it
 
-        dtype: torch.dtype = getattr(torch, self.dtype)
+        dtype: torch.dtype = getattr(torch, str(self.dtype))
         return dtype
 
     @property
     def input_size(self) -> tuple[int, int] | None:
         """Input (height, width) in pixels; None for the model's own."""
-        return None if self.size is None else parse_size(self.size)
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     def resolve_device(self) -> "torch.device":
         """Where to run.
@@ -149,7 +139,7 @@ class AuditConfig(RunConfig):
         limit: Look at this many images, drawn at random; all of them by default.
         masks: Folder of panoptic masks (PNG files called as the images, segment id = R + 256 G +
             65536 B), whose segments are described and held against the model's numbers.
-        layers: Layers to audit: last, all, or block numbers from 0 such as 3,7.
+        layers: Layers to audit: last, all, or block numbers, counted from 0.
         features: Keep every image's features beside the sums, or drop them and with them the
             per-image centred numbers.
         gallery: Keep this many images with their maps, for the report to show; 0 for none.
@@ -157,20 +147,20 @@ class AuditConfig(RunConfig):
             runs for every token and the ledger is verified against the model's own tensors. In the
             others it runs for the [CLS] row alone, and the audit costs less than a forward pass. 1
             verifies every image.
-        shard: Look at one part of the images, such as 3/16 for the third of sixteen; `vitscope
-            merge` puts the results together.
+        shard: Look at one part of the images, such as the third of sixteen; `vitscope merge` puts
+            the results together.
         shard_size: Images after which what was found is put on disk, for an interrupted run to go
             on from, and of which one process at a time is in charge; auto is 32 batches, at least
             512.
     """
 
     limit: int | None = None
-    masks: str | None = None
-    layers: str = "last"
+    masks: str | Path | None = None
+    layers: Literal["last", "all"] | Sequence[int] = "last"
     features: Literal["keep", "drop"] = "keep"
     gallery: int = 48
     verified: float = 0.05
-    shard: str | None = None
+    shard: tuple[int, int] | None = None
     shard_size: int | Auto = "auto"
 
     def __post_init__(self) -> None:
@@ -181,13 +171,10 @@ class AuditConfig(RunConfig):
         """
         super().__post_init__()
         self._check_least(limit=1, gallery=0, shard_size=1)
-        self._check_number_or_auto("shard_size")
-        self._check_choice(features=("keep", "drop"))
         if not 0 <= self.verified <= 1:
             raise UsageError(f"verified {self.verified}: expected a part of the batches, 0 to 1")
-        if self.shard is not None:
-            parse_shard(self.shard)
-        parse_layers(self.layers)
+        if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
+            raise UsageError(f"shard {self.shard}: expected one of (1, N) to (N, N)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +199,6 @@ class OneShotConfig(RunConfig):
         """
         super().__post_init__()
         self._check_least(draws=2, limit=2)
-        self._check_choice(classifier=("nearest", "logistic", "both"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,17 +210,17 @@ class ReproductionConfig(OneShotConfig):
         masks: Folder of panoptic masks of the main set (PNG files called as the images, segment
             id = R + 256 G + 65536 B), whose segments are held against the models' numbers.
         layers: Layers to audit: last, all (for how shares go together over the layers), or block
-            numbers from 0 such as 3,7.
+            numbers, counted from 0.
         examples: Images, drawn at random, whose maps are shown (the paper's Fig. 4 is of one).
         readout: Output that restricted outputs are compared in for the claims of Fig. 3: attention
             is after the output projection, values before it, where the paper's equations stop.
-        size: Input size in pixels, such as 224 or 518, or HEIGHTxWIDTH; rounded for each model to
-            whole patches. The model's own by default, and where it takes no other.
+        size: Input size in pixels, such as 518, or height and width as in 224x336; rounded for each
+            model to whole patches. The model's own by default, and where it takes no other.
     """
 
     num_images: int | None = None
-    masks: str | None = None
-    layers: str = "last"
+    masks: str | Path | None = None
+    layers: Literal["last", "all"] | Sequence[int] = "last"
     examples: int = 3
     readout: Literal["attention", "values"] = "attention"
 
@@ -246,85 +232,54 @@ class ReproductionConfig(OneShotConfig):
         """
         super().__post_init__()
         self._check_least(num_images=1, examples=1)
-        self._check_choice(readout=("attention", "values"))
-        parse_layers(self.layers)
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Read an input size.
+def combine(kind: type[Config], config: Config | None, settings: Mapping[str, Any]) -> Config:
+    """Settings out of a config and of keyword arguments.
 
     Args:
-        text: One number for a square, or HEIGHTxWIDTH, in pixels.
+        kind: Which settings there are.
+        config: A config; the defaults if None.
+        settings: Others by name.
 
     Returns:
-        (height, width).
+        All of them.
 
     Raises:
-        UsageError: If it is neither.
+        UsageError: If one is unknown, cannot be, or is given in both.
     """
-    parts = text.lower().split("x")
-    if not 1 <= len(parts) <= 2 or not all(part.isascii() and part.isdigit() for part in parts):
+    config = kind() if config is None else config
+    if not isinstance(config, kind):
         raise UsageError(
-            f"size {text!r}: expected pixels such as 518, or HEIGHTxWIDTH as in 224x336"
+            f"config is of type {type(config).__name__}: expected {kind.__name__}, or settings as "
+            "keyword arguments such as seed=1"
         )
-    height, width = int(parts[0]), int(parts[-1])
-    return height, width
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """Read which part of the images is looked at.
-
-    Args:
-        text: Two numbers such as 3/16, counted from 1.
-
-    Returns:
-        (number of the part, parts in all).
-
-    Raises:
-        UsageError: If it is something else.
-    """
-    number, slash, count = text.partition("/")
-    if slash and all(part.isascii() and part.isdigit() for part in (number, count)):
-        found = int(number), int(count)
-        if 1 <= found[0] <= found[1]:
-            return found
-    raise UsageError(f"shard {text!r}: expected one of 1/N to N/N, such as 3/16")
-
-
-def parse_layers(text: str) -> Literal["last", "all"] | tuple[int, ...]:
-    """Read a choice of layers.
-
-    Args:
-        text: "last", "all", or block numbers separated by commas.
-
-    Returns:
-        The word, or the numbers.
-
-    Raises:
-        UsageError: If it is something else.
-    """
-    if text == "last":
-        return "last"
-    if text == "all":
-        return "all"
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(
-            f"layers {text!r}: expected last, all, or block numbers such as 3,7"
-        ) from None
+    defaults = {field.name: field.default for field in fields(kind)}
+    for name in settings:
+        if name not in defaults:
+            raise UsageError(f"unknown setting {name}: expected {', '.join(defaults)}")
+        if getattr(config, name) != defaults[name]:
+            raise UsageError(f"{name} is given twice, in config and as a keyword: give it once")
+    return replace(config, **settings)
 
 
 def _as_python(value: Any) -> Any:
-    # JSON takes neither paths nor numbers of numpy or torch.
+    # JSON takes neither paths nor numbers, arrays, devices and dtypes of numpy or torch.
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return value.item() if getattr(value, "ndim", None) == 0 else value
+    if type(value).__module__ == "torch" and not hasattr(value, "tolist"):
+        return str(value).removeprefix("torch.")
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(map(_as_python, value)) if isinstance(value, (list, tuple, range)) else value
 
 
 def _takes(kind: Any, value: Any) -> bool:
     if get_origin(kind) is Literal:
         return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and [*map(type, value)] == [*get_args(kind)]
+    if get_origin(kind) is Sequence:
+        return isinstance(value, tuple) and {*map(type, value)} == {*get_args(kind)}
     if isinstance(kind, UnionType) or get_args(kind):
         return any(_takes(one, value) for one in get_args(kind))
     if isinstance(value, bool):
@@ -332,17 +287,9 @@ def _takes(kind: Any, value: Any) -> bool:
     return isinstance(value, (int, float) if kind is float else kind)
 
 
-def _takes_text(kind: Any) -> bool:
-    # Which words are allowed, later checks say.
-    return kind is str or any(isinstance(one, str) or _takes_text(one) for one in get_args(kind))
-
-
 def _describe_kind(kind: Any) -> str:
     if get_origin(kind) is Literal:
-        return ", ".join(map(repr, get_args(kind)))
+        *others, last = map(repr, get_args(kind))
+        return f"{', '.join(others)} or {last}" if others else last
     parts = [_describe_kind(one) for one in get_args(kind) if one is not type(None)]
     return " or ".join(parts) or _WORDS.get(kind, "text")
-
-
-def _option(name: str) -> str:
-    return name.replace("_", "-")

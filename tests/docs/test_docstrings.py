@@ -27,8 +27,9 @@ def test_arguments_and_what_is_returned_are_documented(name):
     function = FUNCTIONS[name]
     doc = inspect.getdoc(function) or ""
     signature = inspect.signature(function)
-    given = [p for p in signature.parameters if p not in {"self", "cls"}]
+    given = [p for p in signature.parameters.values() if p.name not in {"self", "cls"}]
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     for parameter in given:
-        assert f"\n    {'*' if parameter == 'others' else ''}{parameter}: " in doc, parameter
+        assert f"\n    {stars.get(parameter.kind, '')}{parameter.name}: " in doc, parameter
     if signature.return_annotation not in (None, "None"):
         assert "\nReturns:\n" in doc or "\nYields:\n" in doc

@@ -92,14 +92,14 @@ def test_an_interrupted_run_leaves_nothing(images, tmp_path):
 
 
 def test_any_size_that_fits(images):
-    summary = audit(tiny_vit(), images, AuditConfig(size="16x40")).summary
+    summary = audit(tiny_vit(), images, AuditConfig(size=(16, 40))).summary
     assert summary.preprocessing.size == (16, 40)
     assert summary.model.grid == (2, 5)
     with pytest.raises(UsageError, match="33 px does not fit the patch size of 8"):
-        audit(tiny_vit(), images, AuditConfig(size="33x40"))
+        audit(tiny_vit(), images, AuditConfig(size=(33, 40)))
 
 
-@pytest.mark.parametrize("layers", ["2", "-1", "0,9"])
+@pytest.mark.parametrize("layers", [[2], [-1], [0, 9]])
 def test_unknown_layers_are_refused(images, layers):
     with pytest.raises(UsageError, match="layer"):
         audit(tiny_vit(), images, AuditConfig(layers=layers))

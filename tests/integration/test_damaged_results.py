@@ -54,11 +54,11 @@ def saved(tmp_path_factory):
         folder.mkdir(parents=True, exist_ok=True)
         noise = np.random.default_rng(i).integers(0, 255, (40, 48, 3), dtype=np.uint8)
         Image.fromarray(noise).save(folder / f"{i}.png")
-    config = AuditConfig(size="32", gallery=4, layers="all")
+    config = AuditConfig(size=32, gallery=4, layers="all")
     audit(module, home / "set", config, out=home / "audit")
     audit(module, home / "other", config, out=home / "another")
-    one_shot(module, home / "set", OneShotConfig(size="32", draws=3), out=home / "one-shot")
-    explain(module, home / "set/a/0.png", RunConfig(size="32"), out=home / "explanation")
+    one_shot(module, home / "set", OneShotConfig(size=32, draws=3), out=home / "one-shot")
+    explain(module, home / "set/a/0.png", RunConfig(size=32), out=home / "explanation")
     return home
 
 

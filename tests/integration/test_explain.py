@@ -160,12 +160,12 @@ def test_a_model_of_one_size_crops_and_says_so(shaped):
 def test_the_shorter_side_gets_the_size_asked_for(shaped):
     wide = shaped / "wide.png"
     # 90 x 40 px at a height of 48: 108 px, 13.5 patches.
-    (entry,) = explain(tiny_vit(), wide, RunConfig(size="48")).summary.images
+    (entry,) = explain(tiny_vit(), wide, RunConfig(size=48)).summary.images
     assert entry.input_size == (48, 112)
-    (entry,) = explain(tiny_vit(), wide, RunConfig(size="24x40")).summary.images
+    (entry,) = explain(tiny_vit(), wide, RunConfig(size=(24, 40))).summary.images
     assert (entry.input_size, entry.framing) == ((24, 40), "cropped")
     with pytest.raises(UsageError, match="does not fit the patch size"):
-        explain(tiny_vit(), wide, RunConfig(size="30"))
+        explain(tiny_vit(), wide, RunConfig(size=30))
 
 
 def test_attention_pooling_has_no_skip(shaped):
@@ -198,7 +198,7 @@ def test_references_that_do_not_fit_are_refused(result, shaped, tmp_path):
     ):
         explain(tiny_vit(), one, layer=0, reference=result)
     with pytest.raises(UsageError, match=r"audited with size \[32, 32\].*\[40, 40\]"):
-        explain(tiny_vit(), one, RunConfig(size="40"), reference=result)
+        explain(tiny_vit(), one, RunConfig(size=40), reference=result)
     few = audit(tiny_vit(), write_images(tmp_path / "few", 3))
     with pytest.raises(UsageError, match="holds 3 images, whose means say little"):
         explain(tiny_vit(), one, reference=few)

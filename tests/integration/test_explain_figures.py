@@ -251,5 +251,5 @@ def test_what_is_done_is_drawn_though_a_later_model_fails(capsys, model_folders,
 
 
 def test_the_size_is_that_of_the_shorter_side(shaped):
-    (entry,) = explain(tiny_vit(), shaped / "wide.png", RunConfig(size="16")).summary["images"]
+    (entry,) = explain(tiny_vit(), shaped / "wide.png", RunConfig(size=16)).summary["images"]
     assert entry["input_size"] == [16, 128]

@@ -64,7 +64,7 @@ def test_the_grid_shows_where_high_norm_tokens_sit(images, tmp_path):
     with torch.no_grad():
         module.pos_embed[:, 6] *= 300  # after [CLS], the place at row 1, column 1 of 4 x 4
     vit = make_timm_adapter(module, model_id="tiny/outliers")
-    config = AuditConfig(batch_size=16, dtype="float64", size="32")
+    config = AuditConfig(batch_size=16, dtype="float64", size=32)
     result = audit(vit, images, config, out=tmp_path / "outliers")
     (saved,) = load_results([tmp_path / "outliers"])
     panel = plot_high_norm_grid(saved).figure.axes[0]

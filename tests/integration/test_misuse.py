@@ -37,18 +37,18 @@ def photos(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"size": 64}, "size 64: expected pixels such as '518'"),
-        ({"layers": [0, 1]}, r"layers \[0, 1\]: expected 'last', 'all' or block numbers"),
-        ({"device": torch.device("cpu")}, r"device device\(type='cpu'\): expected 'auto', 'cpu'"),
-        ({"dtype": torch.float32}, "dtype torch.float32: expected"),
+        ({"size": "64"}, "size '64': expected pixels such as 518"),
+        ({"layers": "0,1"}, r"layers '0,1': expected 'last', 'all' or block numbers"),
+        ({"device": 0}, r"device 0: expected 'auto', or a device of torch"),
+        ({"dtype": torch.int8}, "dtype 'int8': expected 'float32'"),
         ({"limit": 2.5}, "limit 2.5: expected a whole number"),
         ({"limit": True}, "limit True: expected a whole number"),
-        ({"limit": np.array([1, 2])}, "limit array.*: expected a whole number"),
-        ({"batch_size": None}, "batch-size None: expected a whole number or 'auto'"),
+        ({"limit": np.array([1, 2])}, "limit \\(1, 2\\): expected a whole number"),
+        ({"batch_size": None}, "batch_size None: expected a whole number or 'auto'"),
         ({"renormalize": 1}, "renormalize 1: expected True or False"),
         ({"verified": "half"}, "verified 'half': expected a number"),
-        ({"cls_term": ["own"]}, "cls-term"),
-        ({"features": None}, "features None: expected 'keep', 'drop'"),
+        ({"cls_term": ["own"]}, "cls_term"),
+        ({"features": None}, "features None: expected 'keep' or 'drop'"),
     ],
 )
 def test_settings_of_other_types_are_refused_by_name(settings, expected):
@@ -57,8 +57,8 @@ def test_settings_of_other_types_are_refused_by_name(settings, expected):
 
 
 def test_other_configs_check_their_types_too():
-    with pytest.raises(UsageError, match="size 64"):
-        RunConfig(size=64)
+    with pytest.raises(UsageError, match="size '64'"):
+        RunConfig(size="64")
     with pytest.raises(UsageError, match=r"draws 2\.5"):
         OneShotConfig(draws=2.5)
 
@@ -69,7 +69,7 @@ def test_numbers_of_numpy_and_torch_and_paths_are_taken(module, photos, tmp_path
         batch_size=torch.tensor(2),
         renormalize=np.bool_(False),
         verified=np.float64(0.5),
-        size="32",
+        size=32,
         gallery=np.int32(0),
     )
     assert (type(config.limit), type(config.verified)) == (int, float)
@@ -80,7 +80,7 @@ def test_numbers_of_numpy_and_torch_and_paths_are_taken(module, photos, tmp_path
 
 
 def test_a_module_is_wrapped(module, photos):
-    config = AuditConfig(size="32", gallery=0)
+    config = AuditConfig(size=32, gallery=0)
     ours = audit(module, photos, config).summary.last.variance_share
     assert ours == audit(wrap_model(module), photos, config).summary.last.variance_share
     pixels = torch.randn(2, 3, 32, 32)
@@ -109,8 +109,8 @@ for call in (
     lambda: map_tokens(vit, x[:0]),
     lambda: decompose(vit, torch.zeros(2, 4, 32, 32)),
     lambda: decompose(vit, [x]),
-    lambda: audit(vit, [photo]),
-    lambda: audit(vit, photo),
+    lambda: audit(vit, [None]),
+    lambda: audit(vit, [photo, {"image": photo}]),
     lambda: audit(vit, [3]),
     lambda: audit(vit, 3),
     lambda: audit(vit, x),
@@ -137,15 +137,15 @@ def test_what_is_no_model_no_image_or_no_pixels_is_refused():
         "pixels were given as a tensor of shape (0, 3, 32, 32)",
         "pixels were given as a tensor of shape (2, 4, 32, 32)",
         "pixels were given as list",
-        "an image was given as Image",
-        "an image was given as Image",
+        "an image was given as NoneType",
+        "images were given as dict",
         "an image was given as int",
         "an image was given as int",
-        "an image was given as Tensor",
+        "image[0]",
         "a model was given as dict",
         "a model was given as int",
     ]
-    assert all(expected.startswith("expected ") for _, expected in told)
+    assert all("expected " in expected for _, expected in told)
 
 
 def test_an_absent_group_is_named(module):

@@ -18,8 +18,8 @@ from vitscope.errors import (
     ResultError,
     UsageError,
 )
-from vitscope.images.class_folders import find_classes
 from vitscope.images.image_set import iter_batches
+from vitscope.images.labels import find_classes
 from vitscope.metrics.one_shot import draw_pairs, group_images
 from vitscope.results.schema import OneShotData, Settings
 from vitscope.runs import one_shot_loop, resources

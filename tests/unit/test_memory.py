@@ -47,20 +47,20 @@ def _no_image_is_decoded(monkeypatch):
 
 def test_an_audit(vit, folder):
     with pytest.raises(MemoryShortageError, match=WORDS) as caught:
-        audit(vit, folder, AuditConfig(size=str(SIDE)))
+        audit(vit, folder, AuditConfig(size=SIDE))
     assert "\n" not in str(caught.value)
 
 
 def test_one_shot(vit, folder):
     with pytest.raises(MemoryShortageError, match=WORDS):
-        one_shot(vit, folder, OneShotConfig(size=str(SIDE)))
+        one_shot(vit, folder, OneShotConfig(size=SIDE))
 
 
 def test_an_explanation(vit, folder, tmp_path):
     from vitscope import RunConfig
 
     with pytest.raises(MemoryShortageError, match=WORDS):
-        explain(vit, folder / "a" / "0.png", RunConfig(size=str(SIDE)), out=tmp_path / "out")
+        explain(vit, folder / "a" / "0.png", RunConfig(size=SIDE), out=tmp_path / "out")
 
 
 @pytest.mark.parametrize("function", [decompose, map_tokens])

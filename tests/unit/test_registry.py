@@ -270,11 +270,11 @@ def test_a_copy_of_the_hub_code_is_told_by_the_name_of_its_class(monkeypatch):
     assert wrap_model(DinoVisionTransformer(), model_id="x").info.id == "hub x"
 
 
-@pytest.mark.parametrize("module", [nn.Linear(2, 2), nn.DataParallel(TINY_TIMM["vit"]())])
+@pytest.mark.parametrize("module", [nn.Linear(2, 2), nn.DataParallel(nn.Linear(2, 2))])
 def test_other_modules_are_refused_with_what_works(module):
     with pytest.raises(UnsupportedModelError, match="transformers, timm, open_clip") as caught:
         wrap_model(module)
-    assert type(module).__name__ in str(caught.value)
+    assert "Linear is not a model" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -191,7 +191,7 @@ def audited(tmp_path_factory):
     from vitscope import AuditConfig, audit
 
     folder = write_images(tmp_path_factory.mktemp("set") / "photos", 6)
-    config = AuditConfig(size="24", draft=True, cls_term="patches", renormalize=True, gallery=0)
+    config = AuditConfig(size=24, draft=True, cls_term="patches", renormalize=True, gallery=0)
     return audit(tiny_vit(), folder, config).summary
 
 

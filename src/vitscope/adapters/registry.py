@@ -11,6 +11,8 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
+from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 from torch import nn
 
 from vitscope.adapters.entry_points import find_entry_point, load_from, wrap_by
+from vitscope.adapters.unwrapping import unwrap
 from vitscope.errors import (
     ModelUnreachableError,
     UnknownModelError,
@@ -116,13 +119,15 @@ def wrap_model(
 
     Args:
         module: A model of transformers, timm or open_clip, of the torch.hub DINOv2 code, or of a
-            library that another installed package adapts; it is put into evaluation mode.
+            library that another installed package adapts; it is put into evaluation mode. It may
+            be within DataParallel, `torch.compile` or PEFT, or the `backbone` or `vit` of a module;
+            the notes of the adapter say which.
         preprocessing: How it wants its images: a `Preprocessing`, or an image processor of
             transformers; what its library says if not given.
         model_id: The id that results shall carry; the class name if not given.
 
     Returns:
-        The adapter, which shares the module.
+        The adapter, which shares the module; of one with PEFT's adapters it holds a copy.
 
     Raises:
         UnsupportedModelError: If the class is not one that vitscope knows, or a part or setting, of
@@ -130,8 +135,11 @@ def wrap_model(
         UsageError: If the preprocessing is of another kind.
     """
     wanted = _read_given(preprocessing)
+    module, notes = unwrap(module, lambda inner: _find_maker(inner) is not None)
     module.eval()
     adapter = _adapt(module, wanted, model_id)
+    for note in notes:
+        adapter = _add_note(adapter, note)
     return adapter if wanted is None else replace(adapter, preprocessing=wanted)
 
 
@@ -254,31 +262,72 @@ def _shorten_reason(error: ModelUnreachableError) -> str:
 def _adapt(
     module: nn.Module, preprocessing: Preprocessing | None, model_id: str | None
 ) -> ViTAdapter:
+    make = _find_maker(module)
+    if make is None:
+        raise UnsupportedModelError(
+            f"{type(module).__module__}.{type(module).__name__} is not a model that vitscope "
+            "knows: expected a Vision Transformer of transformers, timm, open_clip or the "
+            "torch.hub code of DINOv2 and DINOv3; of a module of your own give the part that is one"
+        )
+    return make(module, preprocessing, model_id)
+
+
+_Maker = Callable[[nn.Module, Preprocessing | None, str | None], ViTAdapter]
+
+
+def _find_maker(module: nn.Module) -> _Maker | None:
     ancestry = type(module).__mro__
     libraries = dict.fromkeys(ancestor.__module__.partition(".")[0] for ancestor in ancestry)
+    if "peft" in libraries:  # whose models take after those of transformers
+        return None
     for library in libraries:  # of a class built on one of ours, its own library's comes first
         if library not in _OWN and (point := find_entry_point(library)) is not None:
-            adapter = wrap_by(point, module)
-            return adapter.named(model_id, adapter.info.source) if model_id else adapter
-    if "transformers" in libraries:
-        from vitscope.adapters.transformers import make_transformers_adapter
-
-        return make_transformers_adapter(module, preprocessing=preprocessing, model_id=model_id)
-    if "open_clip" in libraries:
-        from vitscope.adapters.open_clip import make_open_clip_adapter
-
-        return make_open_clip_adapter(module, preprocessing=preprocessing, model_id=model_id)
-    if "timm" in libraries:
-        from vitscope.adapters.timm import make_timm_adapter
-
-        return make_timm_adapter(module, model_id=model_id)
+            return partial(_wrap_by, point)
+    for library, make in _MAKERS.items():
+        if library in libraries:
+            return make
     # Copies of the published code under another package name keep the name of the class.
-    if any(ancestor.__name__ == "DinoVisionTransformer" for ancestor in ancestry):
-        from vitscope.adapters.torch_hub import make_hub_adapter
+    hub = any(ancestor.__name__ == "DinoVisionTransformer" for ancestor in ancestry)
+    return _make_hub if hub else None
 
-        return make_hub_adapter(module, model_id=model_id)
-    raise UnsupportedModelError(
-        f"{type(module).__module__}.{type(module).__name__} is not a model that vitscope knows: "
-        "expected a Vision Transformer of transformers, timm, open_clip or the torch.hub code of "
-        "DINOv2 and DINOv3, without a wrapper (DataParallel, torch.compile) around it"
-    )
+
+def _wrap_by(
+    point: EntryPoint, module: nn.Module, _: Preprocessing | None, model_id: str | None
+) -> ViTAdapter:
+    adapter = wrap_by(point, module)
+    return adapter.named(model_id, adapter.info.source) if model_id else adapter
+
+
+def _make_transformers(
+    module: nn.Module, preprocessing: Preprocessing | None, model_id: str | None
+) -> ViTAdapter:
+    from vitscope.adapters.transformers import make_transformers_adapter
+
+    return make_transformers_adapter(module, preprocessing=preprocessing, model_id=model_id)
+
+
+def _make_open_clip(
+    module: nn.Module, preprocessing: Preprocessing | None, model_id: str | None
+) -> ViTAdapter:
+    from vitscope.adapters.open_clip import make_open_clip_adapter
+
+    return make_open_clip_adapter(module, preprocessing=preprocessing, model_id=model_id)
+
+
+def _make_timm(module: nn.Module, _: Preprocessing | None, model_id: str | None) -> ViTAdapter:
+    from vitscope.adapters.timm import make_timm_adapter
+
+    return make_timm_adapter(module, model_id=model_id)
+
+
+def _make_hub(module: nn.Module, _: Preprocessing | None, model_id: str | None) -> ViTAdapter:
+    from vitscope.adapters.torch_hub import make_hub_adapter
+
+    return make_hub_adapter(module, model_id=model_id)
+
+
+_MAKERS: Mapping[str, _Maker] = {
+    "transformers": _make_transformers,
+    "open_clip": _make_open_clip,
+    "timm": _make_timm,
+}

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from vitscope.config import ReproductionConfig
+from vitscope.cli.settings import ReproductionSettings
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable_path
 from vitscope.terminal import make_progress
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vitscope.reproduction.state import StageOutcome
     from vitscope.runs.model_run import OnProgress
 
-_DEFAULTS = ReproductionConfig()
+_DEFAULTS = ReproductionSettings()
 _ALL_SIZES, _SMOKE_SIZES = "ti,s,b,l,g", "s,l,g"
 _STATUS_STYLES = {"done": "green", "kept": "green", "failed": "bold red"}
 
@@ -37,7 +37,7 @@ def reproduce(
     checkpoints: Path | None = None,
     out: Path = Path("vitscope-reproduction"),
     smoke: bool = False,
-    config: Annotated[ReproductionConfig, Parameter(name="*")] = _DEFAULTS,
+    config: Annotated[ReproductionSettings, Parameter(name="*")] = _DEFAULTS,
 ) -> None:
     """Run the whole paper on your images: every experiment, every figure, every claim.
 

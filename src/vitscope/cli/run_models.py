@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 import vitscope
+from vitscope.cli.settings import AuditSettings, OneShotSettings, Size
 from vitscope.cli.targets import choose_engine, choose_targets, list_images, name_folders
 from vitscope.config import AuditConfig, DTypeName, OneShotConfig, RunConfig
 from vitscope.errors import UsageError, VitscopeError
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from vitscope.results.explanation import Explanation
     from vitscope.results.one_shot_result import OneShotResult
 
-_AUDIT_DEFAULTS, _ONE_SHOT_DEFAULTS = AuditConfig(), OneShotConfig()
+_AUDIT_DEFAULTS, _ONE_SHOT_DEFAULTS = AuditSettings(), OneShotSettings()
 _Report = Annotated[bool, Parameter(negative="--no-report")]
 _Result = TypeVar("_Result")
 
@@ -46,7 +47,7 @@ def audit(
     report: _Report = True,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
-    config: Annotated[AuditConfig, Parameter(name="*")] = _AUDIT_DEFAULTS,
+    config: Annotated[AuditSettings, Parameter(name="*")] = _AUDIT_DEFAULTS,
 ) -> None:
     """Audit models on a set of images.
 
@@ -117,7 +118,7 @@ def one_shot(
     model: list[str],
     out: Path,
     overwrite: bool = False,
-    config: Annotated[OneShotConfig, Parameter(name="*")] = _ONE_SHOT_DEFAULTS,
+    config: Annotated[OneShotSettings, Parameter(name="*")] = _ONE_SHOT_DEFAULTS,
 ) -> None:
     """Tell classes apart after one image of each: by the full output, and by parts of it.
 
@@ -135,7 +136,7 @@ def one_shot(
         overwrite: Replace earlier results in that folder.
         config: Settings.
     """
-    from vitscope.images.class_folders import find_classes  # here, for what it imports is slow
+    from vitscope.images.labels import find_classes
 
     # What is asked for is checked as far as it can be before anything is loaded.
     find_classes(folder)
@@ -175,7 +176,7 @@ def explain(
     format: list[Literal["png", "pdf", "svg"]] | None = None,  # noqa: A002 - the option's name
     device: str = "auto",
     dtype: DTypeName = "float32",
-    size: str | None = None,
+    size: Size = None,
     overwrite: bool = False,
 ) -> None:
     """Explain images: attention maps, and how much of the output they leave out.

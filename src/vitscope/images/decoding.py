@@ -62,6 +62,9 @@ _METADATA_ERRORS = (
 )
 """What Pillow's EXIF reader raises on metadata that is not what it says it is."""
 
+_PIXELS = "preprocessed pixels"
+"""Under which name an image that was made of preprocessed pixels has them in its `info`."""
+
 _PNG_DEPTH_BYTE = 24
 """Where every PNG file states its bits per sample."""
 
@@ -82,8 +85,32 @@ def image_id(data: bytes) -> str:
     return blake2b(data, digest_size=16).hexdigest()
 
 
+def pack_pixels(pixels: Float[Tensor, "3 height width"]) -> bytes:
+    """Pixels that are preprocessed already as the bytes that are read of an image."""
+    height, width = pixels.shape[1:]
+    return b"%d %d\n" % (height, width) + pixels.contiguous().numpy().tobytes()
+
+
+def _unpack_pixels(data: bytes, preprocessing: Preprocessing) -> Image.Image:
+    # How they look, with the pixels beside it.
+    size, _, numbers = data.partition(b"\n")
+    height, width = map(int, size.split())
+    if (height, width) != preprocessing.size:
+        raise ImageReadError(
+            f"its preprocessed pixels are {height} x {width}, those of the first image "
+            f"{preprocessing.size[0]} x {preprocessing.size[1]}"
+        )
+    values = np.frombuffer(bytearray(numbers), np.float32).reshape(3, height, width)
+    pixels = torch.from_numpy(values)
+    shown = show_levels(pixels * _column(preprocessing.std) + _column(preprocessing.mean))
+    shown.info[_PIXELS] = pixels
+    return shown
+
+
 def decode_for_model(data: bytes, preprocessing: Preprocessing) -> Image.Image:
     """Read an image at the size and on the background that a model wants."""
+    if preprocessing.pipeline == "given":
+        return _unpack_pixels(data, preprocessing)
     least = None
     if preprocessing.draft:
         # The larger side for both: the file may be turned once it is decoded.
@@ -167,6 +194,8 @@ def prepare_image(
     image: Image.Image, preprocessing: Preprocessing
 ) -> tuple[Image.Image, Float[Tensor, "channel height width"]]:
     """What a model is given of an image, as it looks and as numbers."""
+    if preprocessing.pipeline == "given":
+        return image, image.info[_PIXELS]
     if preprocessing.pipeline == "transformers-float":
         levels = resample_levels(image, preprocessing)
         return show_levels(levels), (levels - _column(preprocessing.mean)) / _column(
@@ -191,6 +220,8 @@ def preprocess_image(
 
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """The part of an image that a model is given, at the size at which it is given it."""
+    if preprocessing.pipeline == "given":
+        return image
     if preprocessing.pipeline in PILLOW_PIPELINES:
         return resample_with_pillow(image, preprocessing)
     return show_levels(resample_levels(image, preprocessing))

@@ -7,7 +7,7 @@ Requirements met here:
   many processes read them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from vitscope.errors import ImageReadError, UsageError, VitscopeError
 from vitscope.images.addresses import (
     ImageAddress,
-    Source,
+    Images,
     printable_address,
     read_image,
 )
@@ -37,11 +37,11 @@ from vitscope.images.handover import PREFETCHED, WorkerStart, fits_shared_memory
 from vitscope.images.level_range import measure_range
 from vitscope.images.masks import crop_mask, decode_mask, find_masks
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.images.sources import find_images
+from vitscope.images.sources import find_images, find_pixel_size
 from vitscope.images.stores import read_file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageSet:
     """Images where they lie and how a model wants them.
 
@@ -78,9 +78,10 @@ class ImageSet:
     @classmethod
     def from_sources(
         cls,
-        sources: Source | Sequence[Source],
+        sources: Images,
         preprocessing: Preprocessing,
         *,
+        preprocessed: bool = False,
         limit: int | None = None,
         seed: int = 0,
         masks: str | Path | None = None,
@@ -88,8 +89,10 @@ class ImageSet:
         """Find images and, if asked, draw some of them at random.
 
         Args:
-            sources: Folders, files and URLs; see `vitscope.images.sources.find_images`.
-            preprocessing: What is done to each image.
+            sources: Folders, files, URLs, PIL images, arrays, tensors, datasets, or several of
+                these (docs/data.md).
+            preprocessing: What is done to each image; of preprocessed ones, how they look.
+            preprocessed: Whether the sources hold tensors that the model is given as they are.
             limit: How many to draw; all of them where there are no more. They are drawn rather
                 than taken from the front, because the front of a sorted folder is one class.
             seed: Seed of the draw.
@@ -107,7 +110,10 @@ class ImageSet:
             raise UsageError(f"a limit of {limit} images: expected at least 1")
         if seed < 0:
             raise UsageError(f"seed {seed}: expected 0 or more")
-        addresses = find_images(sources)
+        addresses = find_images(sources, preprocessed=preprocessed)
+        if preprocessed:
+            size = find_pixel_size(addresses) or preprocessing.size
+            preprocessing = replace(preprocessing, size=size, pipeline="given")
         matched = () if masks is None else find_masks(masks, addresses)
         everything = cls(addresses, preprocessing, matched, notes=addresses.notes)
         if limit is None or limit >= len(addresses):
@@ -170,6 +176,15 @@ class ImageSet:
         """
         return len(self.addresses)
 
+    def __repr__(self) -> str:
+        """Count the images, without naming them.
+
+        Returns:
+            Such as `ImageSet(5000 images, 224 x 224 px)`.
+        """
+        height, width = self.preprocessing.size
+        return f"ImageSet({len(self)} images, {height} x {width} px)"
+
     def name_image(self, index: int) -> str:
         """What tables and messages call an image.
 
@@ -180,6 +195,16 @@ class ImageSet:
             Its address, printable.
         """
         return printable_address(self.addresses[index])
+
+
+def load_pixels(
+    image: Images, preprocessing: Preprocessing
+) -> Float[Tensor, "channel height width"]:
+    """A single image as a model is given it."""
+    found = find_images(image)
+    if len(found) != 1:
+        raise UsageError(f"{len(found)} images were given: expected one")
+    return prepare_image(decode_for_model(read_image(found[0]), preprocessing), preprocessing)[1]
 
 
 @dataclass(frozen=True)

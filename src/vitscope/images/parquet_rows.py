@@ -28,7 +28,7 @@ from vitscope.images.stores import (
     stored_version,
 )
 
-_USUAL_NAMES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")
+USUAL_NAMES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")
 """What columns of images are called; the first that is there is taken."""
 
 _MAX_GROUP_BYTES = 2**30
@@ -111,7 +111,7 @@ def list_rows(place: Place) -> list[ParquetRow]:
 
 def _choose_column(schema: pa.Schema, name: str) -> str:
     paths = {field.name: path for field in schema if (path := _find_bytes(field)) is not None}
-    usual = [column for column in _USUAL_NAMES if column in paths]
+    usual = [column for column in USUAL_NAMES if column in paths]
     if usual:
         return paths[usual[0]]
     # Beside others, bytes of one fixed length are digests.
@@ -120,7 +120,7 @@ def _choose_column(schema: pa.Schema, name: str) -> str:
     single = varying or list(paths)
     if len(single) == 1:
         return paths[single[0]]
-    for column in _USUAL_NAMES:
+    for column in USUAL_NAMES:
         if column in kinds:
             kind = printable(str(kinds[column]))[:100]
             raise UsageError(
@@ -129,7 +129,7 @@ def _choose_column(schema: pa.Schema, name: str) -> str:
             )
     found = ", ".join(printable(column) for column in paths) or "none"
     raise UsageError(
-        f"{name} has no column called {' '.join(_USUAL_NAMES)} and not one single other column "
+        f"{name} has no column called {' '.join(USUAL_NAMES)} and not one single other column "
         f"of bytes (found: {found[:200]}): name the column of images so"
     )
 

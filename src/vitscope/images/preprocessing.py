@@ -10,7 +10,7 @@ from vitscope.errors import UsageError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Resize = Literal["cover", "stretch"]
-Pipeline = Literal["torchvision", "transformers", "transformers-float", "transformers-pil"]
+Pipeline = Literal["torchvision", "transformers", "transformers-float", "transformers-pil", "given"]
 
 _EXPECTED_MEAN = "three numbers from 0 to 1, of levels that were divided by 255"
 _EXPECTED_STD = "three numbers above 0 and at most 1, of levels that were divided by 255"
@@ -35,7 +35,8 @@ class Preprocessing:
             offset of the crop, as torchvision's transforms do and timm and open_clip with them. The
             image processors of transformers round the offset down: "transformers" resizes 8-bit
             tensors, "transformers-float" scales to [0, 1] before it resizes (DINOv3), and
-            "transformers-pil" resizes with Pillow.
+            "transformers-pil" resizes with Pillow. "given" is of pixels that the caller has
+            preprocessed: nothing is done to them, and mean and deviation only say how they look.
     """
 
     size: tuple[int, int]

@@ -14,15 +14,17 @@ import re
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.files.own_files import describe_skipped, find_own
-from vitscope.images.addresses import ImageAddress, Source
+from vitscope.images.addresses import ImageAddress, Images
 from vitscope.images.decoding import image_extensions
+from vitscope.images.in_memory import IMAGE_KINDS, HeldImage, hold_images
 from vitscope.images.names import is_hidden
 from vitscope.images.parquet_rows import list_rows
 from vitscope.images.stores import (
@@ -56,12 +58,25 @@ class FoundImages(tuple[ImageAddress, ...]):
     skipped: tuple[Path, ...] = ()
 
 
-def find_images(sources: Source | Sequence[Source]) -> FoundImages:
-    """List the images that sources name."""
+def find_pixel_size(found: Iterable[ImageAddress]) -> tuple[int, int] | None:
+    """Height and width of preprocessed pixels: those of the first that can be read."""
+    for address in found:
+        if isinstance(address, HeldImage):
+            with suppress(ImageReadError):
+                height, width = address.read().partition(b"\n")[0].split()
+                return int(height), int(width)
+    return None
+
+
+def find_images(sources: Images, *, preprocessed: bool = False) -> FoundImages:
+    """List the images that sources name or hold."""
     if isinstance(sources, FoundImages):
         return sources
     skipped: list[Path] = []
-    looked_into = [_look_into(file) for file in _number_alike(_find_all(sources, skipped))]
+    named = _find_all(sources, skipped, preprocessed=preprocessed)
+    if not named:
+        raise UsageError(f"no images were given: expected {IMAGE_KINDS}")
+    looked_into = [_look_into(file) for file in _number_alike(named)]
     found = FoundImages(dict.fromkeys(chain.from_iterable(looked_into)))
     parts = sum(one.num_left_out for one in looked_into if isinstance(one, FoundMembers))
     if parts:
@@ -75,27 +90,30 @@ def find_images(sources: Source | Sequence[Source]) -> FoundImages:
     return found
 
 
-def find_files(sources: Source | Sequence[Source]) -> tuple[Path, ...]:
+def find_files(sources: Images) -> tuple[Path, ...]:
     """List the images that sources name where they have to be files of this machine."""
     found = find_images(sources)
     files = tuple(address for address in found if isinstance(address, Path))
     if len(files) < len(found):
         raise UsageError(
-            f"{len(found) - len(files)} of the images lie in archives, tables or stores: here "
-            "give image files of this machine"
+            f"{len(found) - len(files)} of the images are in archives, tables, stores or memory: "
+            "here give image files of this machine"
         )
     return files
 
 
-def _find_all(sources: Source | Sequence[Source], skipped: list[Path]) -> list[ImageAddress]:
-    if not isinstance(sources, Iterable):
-        _check_address(sources)
+def _find_all(sources: Images, skipped: list[Path], *, preprocessed: bool) -> list[ImageAddress]:
+    held = hold_images(sources, "image", preprocessed=preprocessed)
+    if held is not None:
+        return [*held]
     named: dict[Hashable, ImageAddress] = {}
     unreached: dict[Hashable, _UnreachedError] = {}
-    for source in [sources] if isinstance(sources, Source) else sources:
+    several = isinstance(sources, Iterable) and not isinstance(sources, (str, bytes, ImageAddress))
+    every: Iterable[Any] = sources if several else [sources]  # type: ignore[assignment]
+    for number, source in enumerate(every):
         for name in _expand(source):
             try:
-                files = _find(name, skipped)
+                files = _find(name, skipped, f"image[{number}]", preprocessed=preprocessed)
             except _UnreachedError as error:
                 if not _is_one_image(error.place):
                     raise
@@ -105,8 +123,6 @@ def _find_all(sources: Source | Sequence[Source], skipped: list[Path]) -> list[I
                 named.setdefault(_identify(file), file)
     if unreached and named.keys() == unreached.keys():
         raise next(iter(unreached.values()))
-    if not named:
-        raise UsageError("no images were named: give folders, image files or a text file")
     return list(named.values())
 
 
@@ -144,27 +160,30 @@ def _look_into(file: ImageAddress) -> Sequence[ImageAddress]:
     return list_rows(file) if suffix == _PARQUET else [file]
 
 
-def _expand(source: Source) -> Iterator[Source]:
+def _expand(source: Images) -> Iterator[Images]:
     # Braces are those of a range unless a file is called so.
     if isinstance(source, (str, Path)) and not os.path.lexists(name := os.fspath(source)):
         return _expand_ranges(name) if _RANGE.search(name) else iter([source])
     return iter([source])
 
 
-def _find(source: Source, skipped: list[Path]) -> Sequence[ImageAddress]:
-    if not isinstance(source, (str, Path)):
-        _check_address(source)
+def _find(
+    source: Images, skipped: list[Path], place: str, *, preprocessed: bool
+) -> Sequence[ImageAddress]:
+    if isinstance(source, ImageAddress) and not isinstance(source, Path):
         return [source]
+    held = hold_images(source, place, preprocessed=preprocessed)
+    if held is not None:
+        return held
+    if not isinstance(source, (str, Path)):
+        raise UsageError(f"an image was given as {type(source).__name__}: expected {IMAGE_KINDS}")
+    if preprocessed:
+        raise UsageError(
+            f"{show_name(os.fspath(source))} with preprocessed=True: expected floating-point "
+            "tensors that the model is given as they are; leave preprocessed out for files"
+        )
     name = os.fspath(source)
     return _find_stored(name) if is_url(name) else _find_local(Path(source), name, skipped)
-
-
-def _check_address(source: object) -> None:
-    if not isinstance(source, ImageAddress):
-        raise UsageError(
-            f"an image was given as {type(source).__name__}: expected paths of images, folders, "
-            "archives or text files, or URLs; save an image that is in memory to a file first"
-        )
 
 
 def _expand_ranges(name: str) -> Iterator[str]:

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.images.addresses import Images
+from vitscope.images.image_set import load_pixels
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.layout import TokenLayout
 from vitscope.models.blocks import BlockParts, BlockRecorder, StopForward
@@ -212,6 +214,21 @@ class ViTAdapter:
             A copy that shares the module.
         """
         return replace(self, info=replace(self.info, recipe=recipe, size=size))
+
+    def preprocess(self, image: Images) -> Float[Tensor, "channel height width"]:
+        """One image as the model is given it: what an audit does to each.
+
+        Args:
+            image: A path, a URL, a PIL image, an array or a tensor of uint8 (docs/data.md).
+
+        Returns:
+            Its pixels; `torch.stack` makes a batch of several.
+
+        Raises:
+            UsageError: If it is something else, or several images.
+            ImageReadError: If it cannot be read.
+        """
+        return load_pixels(image, self.preprocessing)
 
     def select_layers(self, layers: Literal["last", "all"] | Collection[int]) -> tuple[int, ...]:
         """Turn a choice of layers into indices.

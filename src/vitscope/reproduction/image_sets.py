@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vitscope.errors import UsageError
-from vitscope.images.class_folders import find_classes
+from vitscope.images.labels import find_classes
 from vitscope.images.masks import find_masks
 from vitscope.images.sources import find_files
 
@@ -33,7 +33,7 @@ class ImageSets:
     unlabelled: str
 
     @classmethod
-    def find(cls, images: Path, imagenet: Path | None, masks: str | None) -> "ImageSets":
+    def find(cls, images: Path, imagenet: Path | None, masks: str | Path | None) -> "ImageSets":
         """Look up all images."""
         files = find_files(images)
         digests = {"images": _digest(images, files, "images")}

@@ -104,7 +104,7 @@ def find_damage(stage: str, folder: Path, record: StageRecord) -> str:
     return ""
 
 
-def choose_size(vit: ViTAdapter, config: RunConfig) -> str | None:
+def choose_size(vit: ViTAdapter, config: RunConfig) -> tuple[int, int] | None:
     """Input size for a model: the one asked for, rounded to whole patches, or else its own."""
     if config.input_size is None:
         return None
@@ -116,4 +116,4 @@ def choose_size(vit: ViTAdapter, config: RunConfig) -> str | None:
         vit.make_layout(height, width)
     except UsageError:
         return None
-    return f"{height}x{width}"
+    return height, width

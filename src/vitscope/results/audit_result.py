@@ -21,12 +21,12 @@ from vitscope.results.gallery import Gallery, merge_galleries, read_gallery
 from vitscope.results.manifest import Manifest, check_same, read_manifest, read_sums
 from vitscope.results.merging import check_disjoint, find_missing_shards, merge_parts
 from vitscope.results.result_html import show_audit
-from vitscope.results.saved_result import SavedResult
+from vitscope.results.saved_result import TabularResult
 from vitscope.results.schema import AuditSummary, read_summary
 
 
 @dataclass(frozen=True)
-class AuditResult(SavedResult):
+class AuditResult(TabularResult):
     """An audit on disk; a thin face over its files.
 
     Attributes:
@@ -42,8 +42,20 @@ class AuditResult(SavedResult):
         """
         return read_summary(self.folder, AuditSummary)
 
+    def __str__(self) -> str:
+        """Say the verdict, as `print` shows it.
+
+        Returns:
+            The model and the verdict in words.
+        """
+        return f"{self.summary.model.id}: {self.summary.last.verdict.text}"
+
     def _repr_html_(self) -> str:
         return show_audit(self.summary)
+
+    @property
+    def _table(self) -> pa.Table:
+        return self.images
 
     @property
     def manifest(self) -> Manifest:

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vitscope.config import parse_shard
 from vitscope.errors import ResultError
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.reading import open_table
@@ -77,7 +76,7 @@ def find_missing_shards(provenance: Mapping[str, Any]) -> list[str] | None:
         return []
     if not _are_of_one_set(shards):
         return None
-    count = parse_shard(shards[0][1])[1]
+    count = int(shards[0][1].rpartition("/")[2])
     return [name for k in range(1, count + 1) if (name := f"{k}/{count}") not in there]
 
 

@@ -14,7 +14,8 @@ from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.reading import open_table
 from vitscope.metrics.one_shot import Accuracy, average_draws
 from vitscope.results.result_html import show_one_shot
-from vitscope.results.saved_result import SavedResult, write_result
+from vitscope.results.result_text import tell_one_shot
+from vitscope.results.saved_result import TabularResult, write_result
 from vitscope.results.schema import OneShotSummary, read_summary
 from vitscope.results.schema_numbers import Measured, TopAccuracy
 
@@ -22,7 +23,7 @@ _DRAWS = "draws.parquet"
 
 
 @dataclass(frozen=True)
-class OneShotResult(SavedResult):
+class OneShotResult(TabularResult):
     """One-shot accuracies on disk; a thin face over its files.
 
     Attributes:
@@ -38,8 +39,20 @@ class OneShotResult(SavedResult):
         """
         return read_summary(self.folder, OneShotSummary)
 
+    def __str__(self) -> str:
+        """Say what the accuracies mean, as `print` shows it.
+
+        Returns:
+            The model and the accuracies in words.
+        """
+        return f"{self.summary.model.id}: {tell_one_shot(self.summary)}"
+
     def _repr_html_(self) -> str:
         return show_one_shot(self.summary)
+
+    @property
+    def _table(self) -> pa.Table:
+        return self.draws
 
     @property
     def draws(self) -> pa.Table:

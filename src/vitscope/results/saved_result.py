@@ -6,10 +6,13 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from io import StringIO
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+
+import pyarrow as pa
 
 from vitscope.errors import ResultError, UsageError, VitscopeError
 from vitscope.files.csv_files import read_cell, write_csv
@@ -155,6 +158,54 @@ class SavedResult:
                 error.add_note(f"the result is kept in {printable_path(self.folder)}")
             raise
         return type(self)(target)
+
+
+@dataclass(frozen=True)
+class TabularResult(SavedResult):
+    """A result with a table, which other libraries take over.
+
+    Attributes:
+        KIND: What the result is of, as its summary says.
+        folder: Where it lies.
+    """
+
+    @property
+    def _table(self) -> pa.Table:
+        raise NotImplementedError
+
+    def to_pandas(self) -> Any:
+        """The rows behind the summary as a DataFrame of pandas.
+
+        Returns:
+            The `pandas.DataFrame`.
+
+        Raises:
+            UsageError: If pandas is not installed.
+            ResultError: If the table cannot be read.
+        """
+        _import("pandas")
+        return self._table.to_pandas()
+
+    def to_polars(self) -> Any:
+        """The rows behind the summary as a DataFrame of polars.
+
+        Returns:
+            The `polars.DataFrame`.
+
+        Raises:
+            UsageError: If polars is not installed.
+            ResultError: If the table cannot be read.
+        """
+        return _import("polars").from_arrow(self._table)
+
+
+def _import(library: str) -> Any:
+    try:
+        return import_module(library)
+    except ImportError:
+        raise UsageError(
+            f"{library} is not installed: pip install {library}, or take the Arrow table"
+        ) from None
 
 
 def _copy(source: Path, target: Path) -> None:

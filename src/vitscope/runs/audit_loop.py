@@ -8,7 +8,7 @@ Requirements met here:
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from vitscope.adapters.registry import open_model
-from vitscope.config import AuditConfig
+from vitscope.config import AuditConfig, combine
 from vitscope.engines.local import Engine, LocalEngine
 from vitscope.errors import DiskError, ImageReadError, ResultError, UsageError
 from vitscope.files.printable import printable_path
@@ -41,14 +41,15 @@ from vitscope.files.workspace import (
     place_of,
     unpack_folder,
 )
-from vitscope.images.addresses import Source
+from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
+from vitscope.images.in_memory import HeldImage
 from vitscope.models.base import ViTAdapter
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.merging import find_repeated
 from vitscope.runs.audit_plan import adopt_choices
-from vitscope.runs.audit_run import AuditRun, Shard, make_image_set
-from vitscope.runs.model_run import OnProgress
+from vitscope.runs.audit_run import AuditRun, Shard
+from vitscope.runs.model_run import OnProgress, make_image_set
 from vitscope.runs.part_writer import PartWriter
 
 MakeRun = Callable[[Plan | None], AuditRun]
@@ -59,24 +60,28 @@ _MOST_ROUNDS = 4
 
 def audit(
     vit: ViTAdapter | nn.Module | str,
-    images: ImageSet | Source | Sequence[Source],
+    images: ImageSet | Images,
     config: AuditConfig | None = None,
     *,
+    preprocessed: bool = False,
     out: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
     engine: Engine | None = None,
     on_progress: OnProgress | None = None,
+    **settings: Any,
 ) -> AuditResult:
     """Audit a model on a set of images.
 
     Args:
         vit: The model: an adapter, a module, or an id that `load_model` takes. It runs on the
             configured device in the configured precision, and is left as it was.
-        images: A prepared set, or sources of images (see `find_images`) to make one of with the
-            model's own preprocessing. A prepared set is taken as it is, so `limit`, `size`,
-            `draft`, `seed` and `masks` must be left alone.
+        images: Folders, files, URLs, PIL images, arrays, tensors, datasets, or several of these
+            (docs/data.md), which the model's own preprocessing is done to; or a prepared set,
+            which is taken as it is, so `limit`, `size`, `draft`, `seed` and `masks` must be left
+            alone.
         config: Settings; the defaults if None.
+        preprocessed: Whether the images are tensors that the model is given as they are.
         out: Folder to write the result into; a temporary one if None.
         overwrite: Whether an earlier result in `out`, finished or not, is replaced.
         resume: Whether to resume where an interrupted run into `out` stopped; one that is finished
@@ -84,6 +89,7 @@ def audit(
         engine: Who works on the shards: this process if None, the ranks of `torchrun`, a cluster.
         on_progress: Called with (images done, images in all): after every batch where this
             process does all the work, otherwise after every shard.
+        **settings: Settings of `AuditConfig` by name, beside or instead of `config`.
 
     Returns:
         The result.
@@ -96,9 +102,11 @@ def audit(
         VitscopeError: If the disk does not take the result.
     """
     vit = open_model(vit)
-    config = config or AuditConfig()
+    config = combine(AuditConfig, config, settings)
     engine = engine or LocalEngine()
-    image_set = make_image_set(vit, images, config)
+    image_set = make_image_set(vit, images, config, preprocessed=preprocessed).without_copies()
+    if resume:
+        _check_resumable(image_set)
 
     def make_run(earlier: Plan | None) -> AuditRun:
         return AuditRun(vit, image_set, adopt_choices(config, earlier))
@@ -114,6 +122,15 @@ def audit(
         _make_all_parts(run, Workspace(Path(parts)), engine, on_progress)
         run.finish(folder, _list_parts(run, Workspace(Path(parts))))
     return AuditResult.own(folder)
+
+
+def _check_resumable(images: ImageSet) -> None:
+    for address in images.addresses:
+        if isinstance(address, HeldImage) and address.from_dataset:
+            raise UsageError(
+                f"{address.name} comes from a dataset, which may give out another image than it "
+                "did before: leave resume out, or give files"
+            )
 
 
 class _ShardWorker:

@@ -16,6 +16,7 @@ from vitscope.errors import ImageReadError
 from vitscope.files.workspace import Plan
 from vitscope.images.addresses import ImageAddress, size_of
 from vitscope.images.image_set import ImageSet
+from vitscope.images.in_memory import HeldImage
 from vitscope.images.parquet_rows import ParquetRow
 from vitscope.images.stores import Place, StoredObject, plain_read_errors, stored_version
 from vitscope.images.tar_shards import TarMember
@@ -26,7 +27,7 @@ from vitscope.runs.versions import list_versions
 _CHOICES = ("batch_size", "dtype", "shard_size")
 """Settings that `auto` leaves to the machine, as it is when a run begins."""
 
-_SETTINGS = (*_CHOICES, "seed", "verified", "features", "gallery", "shard")
+_SETTINGS = (*_CHOICES, "seed", "verified", "features", "gallery")
 
 
 def make_plan(
@@ -47,6 +48,7 @@ def make_plan(
         "num_repeated": images.num_repeated,
         "described": images.described,
         **settings,
+        "shard": None if config.shard is None else "{}/{}".format(*config.shard),
         "result": asdict(manifest),
         "device": device.type,
         "pass_size": pass_size,
@@ -96,6 +98,8 @@ def _stamp(address: ImageAddress | None, stamp_file: Callable[[Place], bytes]) -
         return stamp_file(group.file) + _encode(place)
     if isinstance(address, Path):
         return _stamp_path(address, with_number=False)
+    if isinstance(address, HeldImage):
+        return _encode(f"{address.name} {address.version}")
     return b"" if address is None else _stamp_object(address)
 
 

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from vitscope.config import AuditConfig, parse_layers, parse_shard
+from vitscope.config import AuditConfig
 from vitscope.decomposition import choose_groups, choose_tolerance
 from vitscope.errors import UsageError
 from vitscope.files.json_files import read_json
 from vitscope.files.workspace import Plan
-from vitscope.images.addresses import Source
 from vitscope.images.image_set import ImageBatch, ImageSet
 from vitscope.metrics.feature_sums import rows_before_fold
 from vitscope.models.base import ViTAdapter
@@ -25,30 +24,12 @@ from vitscope.results.gallery import GalleryCandidates
 from vitscope.results.manifest import Manifest
 from vitscope.results.merging import merge_parts
 from vitscope.runs.audit_plan import make_plan
-from vitscope.runs.model_run import ModelRun, choose_preprocessing, describe_preprocessing
+from vitscope.runs.model_run import ModelRun, describe_preprocessing
 from vitscope.runs.part_writer import MACHINE, PartWriter
 from vitscope.runs.resources import settle_config
 
 _SHARD_IMAGES, _SHARD_BATCHES = 512, 32
 """A shard is at least so large: between two of them, reading ahead begins anew."""
-
-
-def make_image_set(
-    vit: ViTAdapter, images: ImageSet | Source | Sequence[Source], config: AuditConfig
-) -> ImageSet:
-    """The images of an audit as a set."""
-    if isinstance(images, ImageSet):
-        for name in ("limit", "size", "draft", "seed", "masks"):
-            if getattr(config, name) != getattr(AuditConfig(), name):
-                raise UsageError(
-                    f"{name} is set, but the images come as a prepared ImageSet: choose them and "
-                    "their size there, or give folders and files"
-                )
-        return images.without_copies()
-    preprocessing = choose_preprocessing(vit, config)
-    return ImageSet.from_sources(
-        images, preprocessing, limit=config.limit, seed=config.seed, masks=config.masks
-    ).without_copies()
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +55,7 @@ class AuditRun:
     def __init__(self, vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> None:
         """Prepare the run; the model is not touched yet, unless a precision is to be chosen."""
         vit = vit if vit.weights_hash else vit.hashed()
-        layers = vit.select_layers(parse_layers(config.layers))
+        layers = vit.select_layers(config.layers)
         self._whole = images
         self._images = _cut(images, config.shard)
         self._config = _settle(vit, self._images, config)
@@ -180,14 +161,15 @@ def _list_machines(parts: Sequence[Path]) -> list[Any]:
     return found
 
 
-def _cut(images: ImageSet, shard: str | None) -> ImageSet:
+def _cut(images: ImageSet, shard: tuple[int, int] | None) -> ImageSet:
     if shard is None:
         return images
-    number, count = parse_shard(shard)
+    number, count = shard
     start, stop = (len(images) * k // count for k in (number - 1, number))
     if start == stop:
         raise UsageError(
-            f"shard {shard} of {len(images)} images holds none: use no more shards than images"
+            f"shard {number}/{count} of {len(images)} images holds none: use no more shards than "
+            "images"
         )
     return images.select(range(start, stop))
 

@@ -1,22 +1,22 @@
 """Images explained one by one, each in its own shape: maps, numbers and a verdict."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from torch import nn
 
 from vitscope.adapters.registry import open_model
-from vitscope.config import RunConfig
+from vitscope.config import RunConfig, combine
 from vitscope.decomposition import choose_tolerance
 from vitscope.errors import ImageReadError, MemoryShortageError, UsageError
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import is_result, never, scratch_folder, staged_folder
 from vitscope.images.addresses import (
     ImageAddress,
-    Source,
+    Images,
     printable_address,
     read_image,
 )
@@ -24,7 +24,6 @@ from vitscope.images.decoding import decode_for_model, image_id, prepare_image
 from vitscope.images.image_set import ImageSet
 from vitscope.images.level_range import NARROW, measure_range, note_narrow
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.images.sources import FoundImages, find_images
 from vitscope.ledger import Ledger, check_balance, make_ledger
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
@@ -51,8 +50,8 @@ from vitscope.runs.batches import PlacedBatch
 from vitscope.runs.model_run import (
     ModelRun,
     OnProgress,
-    choose_preprocessing,
     describe_preprocessing,
+    make_image_set,
 )
 from vitscope.runs.references import Wanted, advise, find_reference, holds_audit, read_reference
 from vitscope.token_maps import TokenMaps, make_token_maps
@@ -65,14 +64,16 @@ costs grows with its square."""
 
 def explain(
     vit: ViTAdapter | nn.Module | str,
-    images: Source | Sequence[Source],
+    images: ImageSet | Images,
     config: RunConfig | None = None,
     *,
+    preprocessed: bool = False,
     layer: int | None = None,
     reference: AuditResult | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
+    **settings: Any,
 ) -> Explanation:
     """Show for single images where their [CLS] output came from, and what its map leaves out.
 
@@ -90,14 +91,17 @@ def explain(
     Args:
         vit: The model: an adapter, a module, or an id that `load_model` takes. It runs on the
             configured device in the configured precision, and is left as it was.
-        images: Folders, image files, text files of paths.
+        images: Folders, files, URLs, PIL images, arrays, tensors, datasets, or several of these
+            (docs/data.md), or a prepared set.
         config: Settings; the defaults if None. Images run one by one, whatever the batch size.
+        preprocessed: Whether the images are tensors that the model is given as they are.
         layer: Index of the block, from 0; the last one if None.
         reference: An audit of the same weights and layer, with the preprocessing of the model and
             settings here; if None, one that lies beside the result or comes with vitscope.
         out: Folder to write the result into; a temporary one if None.
         overwrite: Whether an earlier result in `out` is replaced.
         on_progress: Called with (images done, images in all) after every image.
+        **settings: Settings of `RunConfig` by name, beside or instead of `config`.
 
     Returns:
         The result.
@@ -113,14 +117,15 @@ def explain(
         Lappe & Giese (NeurIPS 2025), Fig. 4.
     """
     vit = open_model(vit)
-    config = config or RunConfig()
+    config = combine(RunConfig, config, settings)
     target = None if out is None else Path(out)
     if target is not None and holds_audit(target):
         raise UsageError(
             f"{printable_path(target)} holds an audit, which an explanation does not replace: "
             "choose another folder"
         )
-    run = ExplainRun(vit, find_images(images), config, layer, reference, target)
+    image_set = make_image_set(vit, images, config, preprocessed=preprocessed)
+    run = ExplainRun(vit, image_set, config, layer, reference, target)
     if target is None:
         with scratch_folder() as folder:
             run.execute(folder, on_progress)
@@ -165,7 +170,7 @@ class ExplainRun:
     def __init__(
         self,
         vit: ViTAdapter,
-        addresses: FoundImages,
+        images: ImageSet,
         config: RunConfig,
         layer: int | None,
         reference: AuditResult | None,
@@ -179,12 +184,10 @@ class ExplainRun:
                     "it out"
                 )
         self._vit = vit
-        self._addresses = addresses
+        self._images = images
         self._layer = vit.last_layer if layer is None else layer
         vit.select_layers([self._layer])
-        self._preprocessing = choose_preprocessing(vit, config)
-        self._notes = addresses.notes
-        images = ImageSet(addresses, self._preprocessing, notes=self._notes)
+        self._preprocessing = images.preprocessing
         self._run = ModelRun(vit, images, config)
         self._tolerance = choose_tolerance(self._run.config.torch_dtype, self._run.device)
         wanted = Wanted(
@@ -204,7 +207,7 @@ class ExplainRun:
         entries: list[ExplainedImage] = []
         num_narrow = 0
         with self._run.placed():
-            for done, address in enumerate(self._addresses, start=1):
+            for done, address in enumerate(self._images.addresses, start=1):
                 try:
                     seen = self._see(address)
                 except ImageReadError as error:
@@ -213,7 +216,7 @@ class ExplainRun:
                     num_narrow += measure_range(seen.image) < NARROW
                     entries.append(write_image(folder, len(entries), self._explain(seen)))
                 if on_progress is not None:
-                    on_progress(done, len(self._addresses))
+                    on_progress(done, len(self._images))
         self._run.check_some_read()
         reference = None if self._reference is None else self._reference.describe()
         summary = ExplanationSummary(
@@ -223,7 +226,7 @@ class ExplainRun:
             data=DataSummary(
                 num_images=len(entries),
                 num_failed=len(self._run.failures),
-                notes=(*self._notes, *note_narrow(num_narrow, len(entries))),
+                notes=(*self._images.notes, *note_narrow(num_narrow, len(entries))),
             ),
             ledger=LedgerSummary(
                 max_balance_error=max(entry.numbers.balance_error for entry in entries),
@@ -262,7 +265,8 @@ class ExplainRun:
     def _frame(self, size: tuple[int, int]) -> tuple[Preprocessing, Framing]:
         height, width = self._preprocessing.size
         # Only what is prepared alike can be held against the means.
-        if self._reference is not None or height != width:
+        given = self._preprocessing.pipeline == "given"
+        if self._reference is not None or height != width or given:
             return self._preprocessing, "cropped"
         whole = fit_whole(size, self._preprocessing, self._vit.info.patch_size)
         try:

@@ -17,13 +17,15 @@ from typing import Any
 
 import torch
 
-from vitscope.config import RunConfig
+from vitscope.config import AuditConfig, RunConfig
 from vitscope.errors import (
     ImageReadError,
     ImbalanceError,
     NonFiniteError,
+    UsageError,
     VitscopeError,
 )
+from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import Pixels, ViTAdapter
@@ -175,7 +177,7 @@ class ModelRun:
             num_registers=info.num_registers,
             global_feature=info.global_feature,
             grid=self._vit.make_layout(*size).grid,
-            dtype=self.config.dtype,
+            dtype=str(self.config.dtype),
             notes=(*info.notes, *_make_notes(self.behaviour)),
         )
 
@@ -195,8 +197,41 @@ class ModelRun:
         }
 
 
-def choose_preprocessing(vit: ViTAdapter, config: RunConfig) -> Preprocessing:
+def make_image_set(
+    vit: ViTAdapter, images: ImageSet | Images, config: RunConfig, *, preprocessed: bool = False
+) -> ImageSet:
+    """The images of a run as a set."""
+    if isinstance(images, ImageSet):
+        for name in ("limit", "size", "draft", "seed", "masks"):
+            if getattr(config, name, None) != getattr(AuditConfig(), name):
+                raise UsageError(
+                    f"{name} is set, but the images come as a prepared ImageSet: choose them and "
+                    "their size there, or give folders and files"
+                )
+        if preprocessed:
+            raise UsageError(
+                "preprocessed=True with an ImageSet: give it to ImageSet.from_sources instead"
+            )
+        return images
+    audited = config if isinstance(config, AuditConfig) else AuditConfig()
+    found = ImageSet.from_sources(
+        images,
+        choose_preprocessing(vit, config, preprocessed=preprocessed),
+        preprocessed=preprocessed,
+        limit=audited.limit,
+        seed=config.seed,
+        masks=audited.masks,
+    )
+    vit.make_layout(*found.preprocessing.size)
+    return found
+
+
+def choose_preprocessing(
+    vit: ViTAdapter, config: RunConfig, *, preprocessed: bool = False
+) -> Preprocessing:
     """How the images are prepared, at the input size that was asked for."""
+    if preprocessed and config.size is not None:
+        raise UsageError("size is set, but preprocessed pixels have their own: leave one out")
     preprocessing = replace(vit.preprocessing, draft=config.draft)
     if config.input_size is not None:
         preprocessing = preprocessing.with_size(config.input_size)

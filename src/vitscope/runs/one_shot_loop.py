@@ -1,8 +1,9 @@
-"""One-shot classification: a labelled folder through a model once, then drawn from many times."""
+"""One-shot classification: labelled images through a model once, then drawn from many times."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -11,15 +12,16 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from vitscope.adapters.registry import open_model
-from vitscope.config import OneShotConfig
+from vitscope.config import OneShotConfig, combine
 from vitscope.decomposition import LayerRows, choose_tolerance, decompose_layers
 from vitscope.errors import VitscopeError
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import is_result, never, scratch_folder, staged_folder
 from vitscope.files.tensor_files import RowFiles
-from vitscope.images.class_folders import ClassFolders, find_classes
+from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
+from vitscope.images.labels import LabelledImages, find_classes
 from vitscope.images.level_range import NARROW, note_narrow
 from vitscope.ledger import check_rows_finite
 from vitscope.metrics.one_shot import (
@@ -54,13 +56,16 @@ _KINDS = ("term", "values", "attention", "block", "embedding")
 
 def one_shot(
     vit: ViTAdapter | nn.Module | str,
-    folder: str | Path,
+    images: Images,
     config: OneShotConfig | None = None,
     *,
+    labels: Iterable[object] | None = None,
+    preprocessed: bool = False,
     out: str | Path | None = None,
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
     on_draw: OnProgress | None = None,
+    **settings: Any,
 ) -> OneShotResult:
     """Tell classes apart after one image of each, by the full output and by parts of it.
 
@@ -71,12 +76,16 @@ def one_shot(
     Args:
         vit: The model: an adapter, a module, or an id that `load_model` takes. It runs on the
             configured device in the configured precision, and is left as it was.
-        folder: Folder with one sub-folder a class; see `find_classes`.
+        images: A folder with one sub-folder a class, a dataset that has labels, or any images
+            (docs/data.md) with `labels`.
         config: Settings; the defaults if None.
+        labels: The class of each image, in their order; those of the folder or dataset if None.
+        preprocessed: Whether the images are tensors that the model is given as they are.
         out: Folder to write the result into; a temporary one if None.
         overwrite: Whether an earlier result in `out` is replaced.
         on_progress: Called with (images done, images in all) after every batch.
         on_draw: Called with (draws done, draws in all) after every draw.
+        **settings: Settings of `OneShotConfig` by name, beside or instead of `config`.
 
     Returns:
         The result.
@@ -93,8 +102,9 @@ def one_shot(
         Lappe & Giese (NeurIPS 2025), Fig. 3b.
     """
     vit = open_model(vit)
-    config = config or OneShotConfig()
-    run = _OneShotRun(vit, find_classes(folder).limited(config.limit, config.seed), config)
+    config = combine(OneShotConfig, config, settings)
+    classes = find_classes(images, labels, preprocessed=preprocessed)
+    run = _OneShotRun(vit, classes.limited(config.limit, config.seed), config)
     if out is None:
         with scratch_folder() as scratch:
             run.execute(scratch, on_progress, on_draw)
@@ -120,17 +130,20 @@ class _Images:
 
 
 class _OneShotRun:
-    """One model over one labelled folder."""
+    """One model over labelled images."""
 
-    def __init__(self, vit: ViTAdapter, folders: ClassFolders, config: OneShotConfig) -> None:
-        preprocessing = choose_preprocessing(vit, config)
-        self._labels = [label for label, paths in folders.classes.items() for _ in paths]
-        paths = tuple(path for paths in folders.classes.values() for path in paths)
-        image_set = ImageSet(paths, preprocessing, described=False, notes=folders.notes)
-        self._run = ModelRun(vit, image_set, config)
-        self._preprocessing = describe_preprocessing(vit, preprocessing)
+    def __init__(self, vit: ViTAdapter, given: LabelledImages, config: OneShotConfig) -> None:
+        self._labels = [label for label, images in given.classes.items() for _ in images]
+        image_set = ImageSet.from_sources(
+            given.list_images(),
+            choose_preprocessing(vit, config, preprocessed=given.preprocessed),
+            preprocessed=given.preprocessed,
+        )
+        vit.make_layout(*image_set.preprocessing.size)
+        self._run = ModelRun(vit, replace(image_set, described=False), config)
+        self._preprocessing = describe_preprocessing(vit, image_set.preprocessing)
         self._vit = vit
-        self._folders = folders
+        self._given = given
         self._config = config
         self._num_narrow = 0
 
@@ -154,7 +167,7 @@ class _OneShotRun:
         classes = {label: members for label, members in groups.items() if len(members) > 1}
         if len(classes) < 2:
             raise VitscopeError(
-                f"of {len(self._folders.classes)} classes {len(classes)} hold two different "
+                f"of {len(self._given.classes)} classes {len(classes)} hold two different "
                 f"readable images ({len(self._run.failures)} images could not be read): at "
                 "least two such classes are needed"
             )
@@ -234,15 +247,15 @@ class _OneShotRun:
     def _describe_data(self, images: _Images, classes: Mapping[str, Sequence[int]]) -> OneShotData:
         num_read = sum(label in classes for label in images.labels)
         num_images = sum(len(members) for members in classes.values())
-        left_out = set(self._folders.classes) - set(classes)
-        dropped = sorted([*self._folders.too_small, *left_out])
+        left_out = set(self._given.classes) - set(classes)
+        dropped = sorted([*self._given.too_small, *left_out])
         return OneShotData(
             num_images=num_images,
             num_failed=len(self._run.failures),
             num_repeated=num_read - num_images,
-            notes=(*self._folders.notes, *note_narrow(self._num_narrow, len(images.labels))),
+            notes=(*self._given.notes, *note_narrow(self._num_narrow, len(images.labels))),
             num_classes=len(classes),
-            num_unlabelled=self._folders.num_unlabelled,
+            num_unlabelled=self._given.num_unlabelled,
             dropped_classes=tuple(printable_path(Path(label)) for label in dropped),
         )
 

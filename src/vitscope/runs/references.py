@@ -267,8 +267,8 @@ def advise(info: ModelInfo, layer: int, last_layer: int, config: RunConfig) -> s
     words = ["vitscope", "audit", "IMAGES", "--model", shlex.quote(info.id)]
     if layer != last_layer:
         words += ["--layers", str(layer)]
-    if config.size is not None:
-        words += ["--size", config.size]
+    if config.input_size is not None:
+        words += ["--size", "x".join(map(str, config.input_size))]
     if config.draft:
         words.append("--draft")
     return f"run `{' '.join([*words, '--out', 'DIR'])}` and give it with --reference DIR"

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from vitscope.config import AuditConfig, DTypeName, RunConfig, parse_layers
+from vitscope.config import AuditConfig, DType, RunConfig
 from vitscope.decomposition import choose_dtype
 from vitscope.errors import MemoryShortageError
 from vitscope.images.image_set import ImageSet, iter_batches
@@ -124,10 +124,10 @@ def choose_num_workers(config: RunConfig, device: torch.device) -> int:
 
 def _choose_dtype(
     vit: ViTAdapter, images: ImageSet, config: RunConfig, device: torch.device
-) -> DTypeName:
+) -> DType:
     if config.dtype != "auto":
         return config.dtype
-    asked = parse_layers(config.layers) if isinstance(config, AuditConfig) else "last"
+    asked = config.layers if isinstance(config, AuditConfig) else "last"
     size = choose_pass_size(vit, images.preprocessing.size, device) or _TRIED
     for batch in iter_batches(replace(images, described=False), batch_size=min(size, _TRIED)):
         if batch.indices:
@@ -137,7 +137,7 @@ def _choose_dtype(
 
 def _try_dtype(
     vit: ViTAdapter, pixels: Pixels, device: torch.device, layers: Sequence[int]
-) -> DTypeName:
+) -> DType:
     # On fewer images where memory is short, as the run itself does.
     try:
         with plain_memory_errors(device, len(pixels)):

@@ -8,7 +8,7 @@ Requirements met here:
 - A model that is not whole in this process is refused.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -19,14 +19,14 @@ from vitscope.adapters.registry import wrap_model
 from vitscope.config import AuditConfig
 from vitscope.errors import UsageError
 from vitscope.files.storage import scratch_folder
-from vitscope.images.addresses import Source
+from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageBatch, ImageSet
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import ViTAdapter
 from vitscope.models.running import check_whole
 from vitscope.results.audit_result import AuditResult
-from vitscope.runs.audit_run import AuditRun, make_image_set
-from vitscope.runs.model_run import ModelRun
+from vitscope.runs.audit_run import AuditRun
+from vitscope.runs.model_run import ModelRun, make_image_set
 
 
 class TrainingAudit:
@@ -37,7 +37,7 @@ class TrainingAudit:
 
     def __init__(
         self,
-        images: ImageSet | Source | Sequence[Source],
+        images: ImageSet | Images,
         config: AuditConfig | None = None,
         *,
         submodule: str = "",
@@ -46,8 +46,7 @@ class TrainingAudit:
         """Prepare the audit; the images are decoded at the first run.
 
         Args:
-            images: A prepared set, or folders, files and lists of paths, as `vitscope.audit` takes
-                them.
+            images: As `vitscope.audit` takes them.
             config: Settings; the defaults without a gallery if None. The device `auto` is where the
                 model is.
             submodule: Dotted name, within the trained model, of the Vision Transformer, such as
@@ -97,8 +96,6 @@ class TrainingAudit:
                 f"{type(model).__name__} has no submodule {self._submodule!r}: expected the dotted "
                 f"name of its Vision Transformer; its own submodules are {names}"
             ) from None
-        # torch.compile wraps a module and keeps it whole.
-        tower = getattr(tower, "_orig_mod", tower)
         check_whole(tower)
         return tower
 
@@ -109,7 +106,7 @@ class TrainingAudit:
 
     def _decode(self, vit: ViTAdapter, config: AuditConfig) -> tuple[ImageSet, list[ImageBatch]]:
         if self._decoded is None:
-            images = make_image_set(vit, self._images, config)
+            images = make_image_set(vit, self._images, config).without_copies()
             self._decoded = images, list(ModelRun(vit, images, config).read_batches())
         return self._decoded
 

@@ -118,7 +118,7 @@ def test_a_folder_of_something_else_is_left_alone(images, tmp_path):
 
 
 def test_choices_the_paper_left_open_reach_every_result(images, tmp_path):
-    settings = replace(CONFIG, cls_term="registers", renormalize=True, size="40x48", num_images=24)
+    settings = replace(CONFIG, cls_term="registers", renormalize=True, size=(40, 48), num_images=24)
     run = Reproduction(plan(), tmp_path / "p", settings, images=images, imagenet=images)
     reasons = {outcome.stage: outcome.reason for outcome in run.execute(silent)}
     assert reasons["images"] == reasons["one-shot"] == ""
@@ -126,7 +126,7 @@ def test_choices_the_paper_left_open_reach_every_result(images, tmp_path):
     for stage in run.stages:
         folder = run.result_folder("dinov2-small-reg", stage)
         config = read_json(folder / "provenance.json")["config"]
-        assert config["size"] == "40x48", stage
+        assert config["size"] == [40, 48], stage
         if stage != "maps":
             assert (config["cls_term"], config["renormalize"]) == ("registers", True), stage
     summary = read_json(run.result_folder("dinov2-small-reg", "images") / "summary.json")
@@ -135,8 +135,8 @@ def test_choices_the_paper_left_open_reach_every_result(images, tmp_path):
 
 
 def test_sizes_are_rounded_to_whole_patches_where_a_model_takes_them():
-    asked = RunConfig(size="45x34")
-    assert choose_size(tiny_vit("dinov2_reg"), asked) == "48x32"
+    asked = RunConfig(size=(45, 34))
+    assert choose_size(tiny_vit("dinov2_reg"), asked) == (48, 32)
     assert choose_size(tiny_vit("vit"), asked) is None  # built for one size alone
     assert choose_size(tiny_vit("dinov2_reg"), RunConfig()) is None
 

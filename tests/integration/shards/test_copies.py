@@ -169,7 +169,7 @@ def test_a_run_that_was_stopped_as_it_left_copies_out_goes_on_to_the_same_bits(
 
 def test_jobs_of_an_array_share_the_copies_out_and_merge_to_the_whole(with_copies, once, tmp_path):
     first, *others = (
-        audit(tiny_vit(), with_copies, replace(VERIFIED, shard=f"{k}/3"), out=tmp_path / f"{k}")
+        audit(tiny_vit(), with_copies, replace(VERIFIED, shard=(k, 3)), out=tmp_path / f"{k}")
         for k in (1, 2, 3)
     )
     merged = first.merge(*others, out=tmp_path / "merged")
@@ -180,7 +180,7 @@ def test_jobs_of_an_array_share_the_copies_out_and_merge_to_the_whole(with_copie
 def test_jobs_whose_copies_nobody_could_tell_are_not_merged(with_copies, tmp_path):
     source = as_table(with_copies)
     first, second = (
-        audit(tiny_vit(), source, replace(CONFIG, shard=f"{k}/2"), out=tmp_path / f"{k}")
+        audit(tiny_vit(), source, replace(CONFIG, shard=(k, 2)), out=tmp_path / f"{k}")
         for k in (1, 2)
     )
     with pytest.raises(ResultError, match="1 of its images are in it twice or in another result"):
@@ -193,10 +193,10 @@ def test_a_folder_that_was_reordered_between_two_jobs_is_not_merged(images, tmp_
     contents = [path.read_bytes() for path in sorted(images.iterdir())][:6]
     for k, content in enumerate(contents):
         (folder / f"{k}.png").write_bytes(content)
-    first = audit(tiny_vit(), folder, replace(CONFIG, shard="1/2"), out=tmp_path / "1")
+    first = audit(tiny_vit(), folder, replace(CONFIG, shard=(1, 2)), out=tmp_path / "1")
     for k, content in enumerate(reversed(contents)):
         (folder / f"{k}.png").write_bytes(content)
-    second = audit(tiny_vit(), folder, replace(CONFIG, shard="2/2"), out=tmp_path / "2")
+    second = audit(tiny_vit(), folder, replace(CONFIG, shard=(2, 2)), out=tmp_path / "2")
     with pytest.raises(ResultError, match="3 of its images are in it twice or in another result"):
         first.merge(second)
 
@@ -207,10 +207,10 @@ def test_jobs_over_lists_of_the_same_names_and_other_sizes_are_of_different_list
     contents = [path.read_bytes() for path in sorted(images.iterdir())]
     for k in range(4):
         (folder / f"{k}.png").write_bytes(contents[k])
-    first = audit(tiny_vit(), folder, replace(CONFIG, shard="1/2"), out=tmp_path / "1")
+    first = audit(tiny_vit(), folder, replace(CONFIG, shard=(1, 2)), out=tmp_path / "1")
     for k in range(4):
         (folder / f"{k}.png").write_bytes(contents[k + 10] + b"more")
-    second = audit(tiny_vit(), folder, replace(CONFIG, shard="2/2"), out=tmp_path / "2")
+    second = audit(tiny_vit(), folder, replace(CONFIG, shard=(2, 2)), out=tmp_path / "2")
     assert first.merge(second).missing_shards is None
 
 

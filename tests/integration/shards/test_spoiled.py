@@ -333,7 +333,7 @@ def test_what_is_said_to_be_needed_is_needed(images, tmp_path, monkeypatch):
         finish(target, run, workspace, replaces)
 
     monkeypatch.setattr(audit_loop, "_finish", weigh)
-    config = replace(CONFIG, shard_size=NUM_IMAGES, layers="0,1")
+    config = replace(CONFIG, shard_size=NUM_IMAGES, layers=[0, 1])
     for number, features in enumerate(("keep", "drop")):
         audit(tiny_vit(), images, replace(config, features=features), out=tmp_path / f"{number}")
     for count, there in said:

@@ -180,7 +180,7 @@ def family_handles(looks: Mapping[str, FamilyLook]) -> list[Artist]:
             [],
             color=look.colour,
             marker=look.marker,
-            linestyle=look.dashes,
+            ls=look.dashes,
             label=literal(family),
         )
         for family, look in looks.items()

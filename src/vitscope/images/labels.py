@@ -1,37 +1,50 @@
-"""Images with labels: a folder that holds a folder a class."""
+"""Images with labels: a folder that holds a folder a class, a dataset, or a list of labels."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable
+from vitscope.images.addresses import ImageAddress, Images
+from vitscope.images.in_memory import HeldImage, read_labels
 from vitscope.images.names import is_hidden
-from vitscope.images.sources import find_files, find_images
+from vitscope.images.sources import FoundImages, find_files, find_images
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
 
 
 @dataclass(frozen=True)
-class ClassFolders:
-    """The classes of a folder.
+class LabelledImages:
+    """Images by class.
 
     Attributes:
-        classes: Images of each class that has at least two, by the name of its folder, sorted.
-        too_small: Names of the other folders.
+        classes: Images of each class that has at least two, by its label, sorted.
+        too_small: Labels of the other classes.
         num_unlabelled: Images that lie in no class's folder and are left out.
         notes: What has to be said of the search for them, a sentence each.
+        preprocessed: Whether they are tensors that a model is given as they are.
     """
 
-    classes: Mapping[str, tuple[Path, ...]]
+    classes: Mapping[str, tuple[ImageAddress, ...]]
     too_small: tuple[str, ...]
     num_unlabelled: int
     notes: tuple[str, ...] = ()
+    preprocessed: bool = False
 
-    def limited(self, limit: int | None, seed: int) -> "ClassFolders":
+    def list_images(self) -> FoundImages:
+        """All images, class after class."""
+        found = FoundImages(chain.from_iterable(self.classes.values()))
+        found.notes = self.notes
+        return found
+
+    def limited(self, limit: int | None, seed: int) -> "LabelledImages":
         """Draw some of the classes at random."""
         if limit is None or limit >= len(self.classes):
             return self
@@ -40,8 +53,48 @@ class ClassFolders:
         return replace(self, classes={names[i]: self.classes[names[i]] for i in sorted(drawn)})
 
 
-def find_classes(folder: str | Path) -> ClassFolders:
-    """List the images of every class in a folder."""
+def find_classes(
+    images: Images, labels: Iterable[object] | None = None, *, preprocessed: bool = False
+) -> LabelledImages:
+    """List the images of every class, of a folder by its sub-folders."""
+    if labels is None and isinstance(images, (str, Path)):
+        return _find_folders(images)
+    found = find_images(images, preprocessed=preprocessed)
+    told = _read_labels(images, found) if labels is None else list(labels)
+    if len(told) != len(found):
+        raise UsageError(
+            f"{len(told)} labels for {len(found)} images: expected one for each, in their order"
+        )
+    by_class: dict[str, list[ImageAddress]] = {}
+    for label, image in zip(map(_name_label, told), found, strict=True):
+        by_class.setdefault(label, []).append(image)
+    chosen = {name: tuple(by_class[name]) for name in sorted(by_class) if len(by_class[name]) > 1}
+    if len(chosen) < 2:
+        raise UsageError(
+            f"the labels name {len(by_class)} classes, {len(chosen)} of them with at least two "
+            "images: give at least two such classes"
+        )
+    too_small = tuple(sorted(by_class.keys() - chosen.keys()))
+    return LabelledImages(chosen, too_small, 0, found.notes, preprocessed)
+
+
+def _read_labels(images: Images, found: FoundImages) -> list[Any]:
+    held = [image for image in found if isinstance(image, HeldImage) and image.from_dataset]
+    if not held or len(held) < len(found):
+        raise UsageError(
+            "the images come without labels: give labels=[...], one for each image, or a folder "
+            "with one sub-folder a class"
+        )
+    return read_labels(images, held)
+
+
+def _name_label(label: object) -> str:
+    if isinstance(label, (str, int, np.integer)) or (isinstance(label, Tensor) and not label.ndim):
+        return str(label.item() if isinstance(label, (Tensor, np.integer)) else label)
+    raise UsageError(f"a label of type {type(label).__name__}: expected text or whole numbers")
+
+
+def _find_folders(folder: str | Path) -> LabelledImages:
     root = Path(folder)
     name = repr(os.fspath(folder))
     if root.exists() and not root.is_dir():
@@ -76,7 +129,7 @@ def find_classes(folder: str | Path) -> ClassFolders:
             "images: give at least two such classes"
         )
     too_small = tuple(label for label in by_class if label not in classes)
-    return ClassFolders(classes, too_small, num_unlabelled, search.notes)
+    return LabelledImages(classes, too_small, num_unlabelled, search.notes)
 
 
 def _refuse_splits(name: str, by_class: Mapping[str, list[Path]], root: Path) -> None:

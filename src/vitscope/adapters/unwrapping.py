@@ -1,0 +1,59 @@
+"""The Vision Transformer inside what people put around it: compilers, parallelism, LoRA, a head."""
+
+import copy
+import warnings
+from collections.abc import Callable
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vitscope.errors import UnsupportedModelError
+
+_PARTS = ("backbone", "vit")
+"""What people call the Vision Transformer in a class of their own."""
+
+
+def unwrap(
+    module: nn.Module, is_known: Callable[[nn.Module], bool]
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model inside its wrappers, and a note on each of them."""
+    notes: list[str] = []
+    # Of a known class nothing is looked into: its adapter knows which part it analyses.
+    while not is_known(module) and (inner := _open(module, is_known)) is not None:
+        module, note = inner
+        notes.append(note)
+    return module, tuple(notes)
+
+
+def _open(module: nn.Module, is_known: Callable[[nn.Module], bool]) -> tuple[nn.Module, str] | None:
+    name = type(module).__name__
+    if isinstance(module, (nn.DataParallel, DistributedDataParallel)):
+        return module.module, f"{name} around the model is left aside"
+    if isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
+        return inner, f"{name} (torch.compile) around the model is left aside"
+    if any(kind.__module__.partition(".")[0] == "peft" for kind in type(module).__mro__):
+        return _merge(module), f"the adapters of {name} are merged into a copy of the model"
+    inside = {part: getattr(module, part, None) for part in _PARTS}
+    found = {
+        part: inner
+        for part, inner in inside.items()
+        if isinstance(inner, nn.Module) and is_known(unwrap(inner, is_known)[0])
+    }
+    if len(found) != 1:
+        return None
+    ((part, inner),) = found.items()
+    return inner, f"of {name} the part called {part} is analysed, and nothing around it"
+
+
+def _merge(module: nn.Module) -> nn.Module:
+    # In a copy: the caller may train on, and merging cannot be undone to the last bit.
+    merge = getattr(copy.deepcopy(module), "merge_and_unload", None)
+    if merge is None:
+        raise UnsupportedModelError(
+            f"the adapters of {type(module).__name__} cannot be merged into the model's weights: "
+            "expected LoRA or another kind with merge_and_unload()"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that some are merged already
+        merged: nn.Module = merge()
+    return merged

@@ -1,0 +1,124 @@
+"""Settings as words of the command line: the one place where text is parsed into them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast, get_args
+
+from cyclopts import Parameter, Token
+
+from vitscope.config import AuditConfig, OneShotConfig, ReproductionConfig
+from vitscope.errors import UsageError
+
+_LayerWord = Literal["last", "all"]
+
+
+def parse_size(text: str) -> int | tuple[int, int]:
+    """Read an input size: one number for a square, or HEIGHTxWIDTH, in pixels.
+
+    Args:
+        text: The words.
+
+    Returns:
+        The number, or (height, width).
+
+    Raises:
+        UsageError: If it is something else.
+    """
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(map(_is_number, parts)):
+        raise UsageError(
+            f"size {text!r}: expected pixels such as 518, or HEIGHTxWIDTH as in 224x336"
+        )
+    return (int(parts[0]), int(parts[1])) if len(parts) == 2 else int(text)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read which part of the images is looked at: two numbers such as 3/16, counted from 1.
+
+    Args:
+        text: The words.
+
+    Returns:
+        (number of the part, parts in all).
+
+    Raises:
+        UsageError: If it is something else.
+    """
+    number, _, count = text.partition("/")
+    if _is_number(number) and _is_number(count) and 1 <= int(number) <= int(count):
+        return int(number), int(count)
+    raise UsageError(f"shard {text!r}: expected one of 1/N to N/N, such as 3/16")
+
+
+def parse_layers(text: str) -> _LayerWord | tuple[int, ...]:
+    """Read a choice of layers: last, all, or block numbers separated by commas.
+
+    Args:
+        text: The words.
+
+    Returns:
+        The word, or the numbers.
+
+    Raises:
+        UsageError: If it is something else.
+    """
+    if text in get_args(_LayerWord):
+        return cast("_LayerWord", text)
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        raise UsageError(
+            f"layers {text!r}: expected last, all, or block numbers such as 3,7"
+        ) from None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _convert(parse: Callable[[str], Any], _: Any, tokens: Sequence[Token]) -> Any:
+    return parse(tokens[0].value)
+
+
+def _as_word(parse: Callable[[str], Any], shown: str) -> Parameter:
+    return Parameter(
+        converter=partial(_convert, parse),
+        n_tokens=1,
+        accepts_keys=False,
+        metavar=shown,
+        show_choices=False,
+    )
+
+
+Folder = Annotated[str | Path | None, Parameter(metavar="PATH")]
+Size = Annotated[int | tuple[int, int] | None, _as_word(parse_size, "518|224x336")]
+Layers = Annotated[_LayerWord | Sequence[int], _as_word(parse_layers, "last|all|3,7")]
+Shard = Annotated[tuple[int, int] | None, _as_word(parse_shard, "3/16")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings(AuditConfig):
+    """Settings of `vitscope audit`."""
+
+    size: Size = None
+    layers: Layers = "last"
+    masks: Folder = None
+    shard: Shard = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneShotSettings(OneShotConfig):
+    """Settings of `vitscope one-shot`."""
+
+    size: Size = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproductionSettings(ReproductionConfig):
+    """Settings of `vitscope reproduce`."""
+
+    size: Size = None
+    layers: Layers = "last"
+    masks: Folder = None

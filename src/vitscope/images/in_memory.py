@@ -1,0 +1,324 @@
+"""Images that the caller holds: PIL images, arrays, tensors, and datasets that give them out.
+
+Requirements met here:
+
+- What numbers mean is never guessed: whole numbers are levels from 0 to 255; floating-point ones
+  are taken where the caller says that they are preprocessed, and refused elsewhere.
+- An image is read as a file is, as bytes: as those of an uncompressed image file without loss, or
+  as the preprocessed numbers. So its identity is that of its pixels, and copies are recognised.
+- A dataset is asked for an image when its turn comes; no other is kept for it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
+from os import PathLike
+from typing import Any, Protocol, TypeGuard, runtime_checkable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from vitscope.errors import ImageReadError, UsageError
+from vitscope.images.decoding import image_id, pack_pixels, turn_upright
+from vitscope.images.parquet_rows import USUAL_NAMES
+
+IMAGE_KINDS = (
+    "a path, a URL, a PIL image, an array of uint8 (height, width, 3), a tensor of uint8 (3, "
+    "height, width), a dataset of these, or a list of these"
+)
+_COLUMNS = (*USUAL_NAMES, "pixel_values")
+"""What datasets call their images; the first that is there is taken."""
+
+_LABELS = ("label", "labels")
+_PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
+_TIFF_MODES = {"CMYK", "F", "I"}
+"""Modes of Pillow that a file keeps as they are; others are converted as decoding would."""
+
+_STRAIGHT = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
+"""Modes with transparency that no file keeps."""
+
+
+@runtime_checkable
+class Items(Protocol):
+    """Anything that gives out an item by its number: a list, an array, a dataset."""
+
+    def __len__(self) -> int:
+        """Count the items."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Give out one."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class HeldImage:
+    """An image that the caller holds.
+
+    Attributes:
+        items: What it is among.
+        index: Which of them it is.
+        name: What tables and messages call it.
+        preprocessed: Whether its numbers are those that the model is given.
+        from_dataset: Whether a dataset has to be asked for it.
+    """
+
+    items: Items
+    index: int
+    name: str
+    preprocessed: bool
+    from_dataset: bool
+
+    def read(self) -> bytes:
+        """Read it."""
+        image = self.take()
+        return _pack_pixels(image) if self.preprocessed else _encode(image)
+
+    def take(self) -> Any:
+        """The image as it is held."""
+        try:
+            return _pick_image(self.items[self.index], preprocessed=self.preprocessed)
+        except (ImageReadError, MemoryError):
+            raise
+        except Exception as error:  # a dataset is code of the caller's and may raise anything
+            text = " ".join(str(error).split())[:200]
+            raise ImageReadError(f"its dataset raised {type(error).__name__}: {text}") from error
+
+    @property
+    def version(self) -> str:
+        """What shows that it was changed; empty of a dataset, which is not asked for it."""
+        with suppress(ImageReadError):
+            return "" if self.from_dataset else image_id(self.read())
+        return ""
+
+
+def hold_images(source: object, name: str, *, preprocessed: bool) -> list[HeldImage] | None:
+    """The images of what is held in memory; None where it is something else, such as a path."""
+    if isinstance(source, Image.Image):
+        with suppress(Exception):  # whoever reads it says why
+            source.load()  # now, for processes that read would share its file
+        items: Items = (source,)
+    elif isinstance(source, Tensor) or _is_numeric(source):
+        items = source if source.ndim == 4 else (source,)
+    elif _gives_once(source):
+        raise UsageError(
+            f"{type(source).__name__} gives its images once and in its own order: take those that "
+            "are to be looked at into a list, as in list(itertools.islice(dataset, 1000))"
+        )
+    elif isinstance(source, Mapping):
+        raise UsageError(
+            f"images were given as {type(source).__name__}: expected one of its values "
+            f"({', '.join(map(str, source))})"
+        )
+    elif _is_dataset(source):
+        return _hold_dataset(source, preprocessed=preprocessed)
+    else:
+        return None
+    names = [name] if len(items) == 1 else [f"{name}[{index}]" for index in range(len(items))]
+    held = [HeldImage(items, i, one, preprocessed, False) for i, one in enumerate(names)]
+    for image in held:
+        _check(image)
+    return held
+
+
+def read_labels(source: object, held: Sequence[HeldImage]) -> list[Any]:
+    """The labels that a dataset has of its images."""
+    dataset: Any = source.dataset if isinstance(source, DataLoader) else source
+    columns = getattr(dataset, "column_names", None) or ()  # of a Hugging Face dataset
+    column = next((one for one in _LABELS if one in columns), None)
+    if column is None:
+        labels = [_pick_label(image) for image in held]
+        names = getattr(dataset, "classes", None)  # of torchvision's
+    else:
+        values = dataset[column]
+        labels = [values[image.index] for image in held]
+        names = getattr(dataset.features[column], "names", None)
+    plain = [label.item() if isinstance(label, (Tensor, np.generic)) else label for label in labels]
+    named = all(isinstance(label, int) for label in plain)
+    return [names[label] for label in plain] if names and named else plain
+
+
+class _LoadedItems:
+    """The items of a DataLoader's dataset, each as the loader makes a batch of it alone."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.dataset: Any = loader.dataset
+        self._collate: Callable[[Any], Any] = loader.collate_fn
+        self._batched = loader.batch_sampler is not None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        item = self.dataset[index]
+        return _first(self._collate([item])) if self._batched else self._collate(item)
+
+
+def _first(batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        return {name: values[0] for name, values in batch.items()}
+    return [values[0] for values in batch] if isinstance(batch, (tuple, list)) else batch[0]
+
+
+def _hold_dataset(source: Any, *, preprocessed: bool) -> list[HeldImage]:
+    loaded = isinstance(source, DataLoader)
+    items = _LoadedItems(source) if loaded else source
+    indices = _list_indices(source) if loaded else range(len(source))
+    name = type(items.dataset if loaded else items).__name__
+    held = [HeldImage(items, i, f"{name}[{i}]", preprocessed, True) for i in indices]
+    if held:
+        _check(held[0])
+    return held
+
+
+def _list_indices(loader: DataLoader[Any]) -> list[int]:
+    # Which images its sampler chooses, in the order of the dataset; the caller's random numbers
+    # stay where they are.
+    with torch.random.fork_rng(devices=[]):
+        if loader.batch_sampler is None:
+            return sorted(set(loader.sampler))
+        return sorted({index for batch in loader.batch_sampler for index in batch})
+
+
+def _gives_once(source: object) -> bool:
+    looked_at = source.dataset if isinstance(source, DataLoader) else source
+    return any(kind.__name__ == "IterableDataset" for kind in type(looked_at).__mro__)
+
+
+def _is_dataset(source: Any) -> bool:
+    if isinstance(source, DataLoader):
+        return True
+    if isinstance(source, (str, bytes, list, tuple, np.ndarray)):
+        return False
+    if not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
+        return False
+    try:
+        first = source[0]
+    except Exception:  # noqa: BLE001 - whatever it is, reading it says so
+        return True
+    return not isinstance(first, (str, PathLike))  # a column of paths is a list of them
+
+
+def _is_numeric(source: object) -> TypeGuard[np.ndarray]:
+    return isinstance(source, np.ndarray) and source.dtype.kind not in "OSU"
+
+
+def _pick_image(item: Any, *, preprocessed: bool) -> Any:
+    # The item itself, the first of several, or a column.
+    if isinstance(item, Mapping):
+        columns = _COLUMNS[::-1] if preprocessed else _COLUMNS
+        column = next((one for one in columns if item.get(one) is not None), None)
+        if column is None:
+            raise ImageReadError(
+                f"an item with {', '.join(map(str, item)) or 'nothing'}: expected an image under "
+                f"one of {', '.join(_COLUMNS)}"
+            )
+        return _pick_image(item[column], preprocessed=preprocessed)
+    if isinstance(item, (tuple, list)) and item:
+        return _pick_image(item[0], preprocessed=preprocessed)
+    return item
+
+
+def _pick_label(image: HeldImage) -> Any:
+    item = image.items[image.index]
+    if isinstance(item, Mapping):
+        found = next((item[one] for one in _LABELS if one in item), None)
+    else:
+        found = item[1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
+    if found is None:
+        raise UsageError(
+            f"{image.name} comes without a label: give labels=[...], one for each image, or a "
+            "folder with one sub-folder a class"
+        )
+    return found
+
+
+def _check(image: HeldImage) -> None:
+    # Of an image that is not what it should be at once, and not after the model was loaded.
+    try:
+        taken = image.take()
+    except ImageReadError as error:
+        if error.__cause__ is None:  # no code of a dataset failed: no item will do
+            raise UsageError(": ".join((image.name, str(error)))) from None
+        return  # it is counted with those that cannot be read
+    try:
+        check = _check_pixels if image.preprocessed else _check_image
+        check(taken)
+    except ImageReadError as error:
+        raise UsageError(": ".join((image.name, str(error)))) from None
+
+
+def _check_image(image: object) -> None:
+    if isinstance(image, (bytes, Image.Image)):
+        return
+    if not isinstance(image, (np.ndarray, Tensor)):
+        raise ImageReadError(
+            f"an image was given as {type(image).__name__}: expected {IMAGE_KINDS}"
+        )
+    channels = image.shape[0 if isinstance(image, Tensor) else -1] if image.ndim == 3 else None
+    levels = image.dtype in (torch.uint8, np.dtype(np.uint8))
+    if channels != 3 or not levels or not all(image.shape):
+        raise ImageReadError(
+            f"{_describe(image)}: expected levels from 0 to 255, as an array of uint8 (height, "
+            "width, 3) or a tensor of uint8 (3, height, width); of numbers that the model is "
+            "given as they are say preprocessed=True"
+        )
+
+
+def _check_pixels(pixels: object) -> Tensor:
+    if isinstance(pixels, np.ndarray) and _is_numeric(pixels):
+        pixels = torch.from_numpy(pixels)
+    if not isinstance(pixels, Tensor):
+        raise ImageReadError(
+            f"{type(pixels).__name__} with preprocessed=True: expected floating-point tensors (3, "
+            "height, width) that the model is given as they are; leave preprocessed out for images"
+        )
+    of_image = pixels.ndim == 3 and pixels.shape[0] == 3 and pixels.numel() > 0
+    if not (of_image and pixels.is_floating_point()):
+        raise ImageReadError(
+            f"{_describe(pixels)} with preprocessed=True: expected floating-point numbers (3, "
+            "height, width) that the model is given as they are"
+        )
+    return pixels.detach()
+
+
+def _describe(values: np.ndarray | Tensor) -> str:
+    kind = "a tensor" if isinstance(values, Tensor) else "an array"
+    return f"{kind} of {str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}"
+
+
+def _encode(image: Any) -> bytes:
+    _check_image(image)
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, Image.Image):
+        try:
+            return _encode_pil(image)
+        except (OSError, ValueError) as error:  # of a file that Pillow opened and did not read
+            raise ImageReadError(f"damaged or cut short: {error}") from error
+    levels = image if isinstance(image, np.ndarray) else image.permute(1, 2, 0).cpu().numpy()
+    height, width, _ = levels.shape
+    return b"P6 %d %d 255\n" % (width, height) + np.ascontiguousarray(levels).tobytes()
+
+
+def _encode_pil(image: Image.Image) -> bytes:
+    upright = turn_upright(image, image)
+    if upright.mode not in _PNG_MODES | _TIFF_MODES:
+        upright = upright.convert(_STRAIGHT.get(upright.mode, "RGB"))
+    if upright.mode == "RGB" and not upright.has_transparency_data:
+        return _encode(np.asarray(upright))
+    file = BytesIO()
+    if upright.mode in _TIFF_MODES:
+        upright.save(file, "TIFF")
+    else:
+        upright.save(file, "PNG", compress_level=0)
+    return file.getvalue()
+
+
+def _pack_pixels(pixels: object) -> bytes:
+    numbers = _check_pixels(pixels).to("cpu", torch.float32)
+    if not numbers.isfinite().all():
+        raise ImageReadError("its preprocessed pixels hold NaN or infinity")
+    return pack_pixels(numbers)

@@ -1,0 +1,97 @@
+"""Models within wrappers are opened, a note says so, and numbers are those of the bare model."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from vitscope import audit, decompose, wrap_model
+from vitscope.errors import UnsupportedModelError
+from vitscope.training import TrainingAudit
+
+
+@pytest.fixture(scope="module")
+def module():
+    torch.manual_seed(0)
+    return timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=3).eval()
+
+
+class Classifier(nn.Module):
+    def __init__(self, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.head = nn.Linear(2, 2)
+
+
+WRAPPERS = {
+    "DataParallel around": nn.DataParallel,
+    "OptimizedModule (torch.compile) around": torch.compile,
+    "of Classifier the part called backbone": lambda module: Classifier(backbone=module),
+    "of Classifier the part called vit": lambda module: Classifier(vit=module, backbone=None),
+}
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("note", WRAPPERS)
+def test_wrappers_are_opened(module, pixels, note):
+    vit = wrap_model(WRAPPERS[note](module))
+    assert vit.module is module
+    assert vit.info.notes[-1].startswith(note)
+    expected = decompose(wrap_model(module), pixels).contributions
+    assert torch.equal(decompose(vit, pixels).contributions, expected)
+
+
+def test_wrappers_within_wrappers_are_opened_one_by_one(module):
+    vit = wrap_model(nn.DataParallel(Classifier(backbone=torch.compile(module))))
+    assert vit.module is module
+    assert [note.split()[0] for note in vit.info.notes] == ["DataParallel", "of", "OptimizedModule"]
+
+
+def test_what_accelerate_prepared_is_taken(module, pixels):
+    prepared = Accelerator(cpu=True).prepare(copy.deepcopy(module))
+    expected = decompose(wrap_model(module), pixels).contributions
+    assert torch.equal(decompose(wrap_model(prepared), pixels).contributions, expected)
+
+
+def test_the_note_is_in_the_result_and_training_takes_it_too(module):
+    images = torch.randint(0, 255, (3, 3, 32, 32), dtype=torch.uint8)
+    notes = audit(Classifier(vit=module), images, gallery=0).summary["model"]["notes"]
+    assert any("the part called vit" in note for note in notes)
+    notes = TrainingAudit(images).run(torch.compile(module)).summary["model"]["notes"]
+    assert any("torch.compile" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda m: Classifier(backbone=m, vit=copy.deepcopy(m)), lambda m: Classifier(body=m)]
+)
+def test_what_is_not_clear_is_refused(module, make):
+    with pytest.raises(UnsupportedModelError, match=r"Classifier is not a model .* give the part"):
+        wrap_model(make(module))
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_adapters_of_peft_are_merged_into_a_copy(module, pixels, merged):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["qkv", "proj", "fc1"], init_lora_weights=False)
+    tuned = peft.get_peft_model(copy.deepcopy(module), config)
+    with torch.no_grad():
+        feature = tuned.eval()(pixels)
+    if merged:
+        tuned.merge_adapter()
+    before = {name: value.clone() for name, value in tuned.state_dict().items()}
+    vit = wrap_model(tuned)
+    assert "merged into a copy" in vit.info.notes[-1]
+    decompose(vit, pixels)  # balances against the merged model
+    with torch.no_grad():
+        found = vit.module(pixels)
+    # float32: x W + x A B beside x (W + A B).
+    torch.testing.assert_close(found, feature, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(value, before[name]) for name, value in tuned.state_dict().items())
