@@ -128,7 +128,7 @@ class BlockRecorder:
         """Prepare to record.
 
         Of the `last` block nothing but the row is needed; with `leave` the forward is left there by
-        `StopForward`, as soon as the row is there. A block that has no `project_heads`, or enters its
+        `StopForward`. A block that has no `project_heads`, or enters its
         attention otherwise than by calling it, runs in full all the same.
         """
         self.times_run = 0
