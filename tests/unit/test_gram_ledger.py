@@ -80,6 +80,22 @@ def unbiased_shares(terms):
     }
 
 
+def without_each_image(terms, pair):
+    """Numerator and denominator of an unbiased share of all images but one, for each."""
+    everyone = np.arange(len(terms[pair[0]]))
+    rest = {i: {name: rows[everyone != i] for name, rows in terms.items()} for i in everyone}
+    return {i: np.array(unbiased_shares(left)[pair][1:]) for i, left in rest.items()}
+
+
+def jackknife(whole, one, sizes):
+    """Busing et al.'s variance, from the values without each block."""
+    n = sum(sizes.values())
+    h = {j: n / size for j, size in sizes.items()}
+    centre = len(h) * whole - sum((1 - 1 / h[j]) * one[j] for j in h)
+    pseudo = {j: h[j] * whole - (h[j] - 1) * one[j] for j in h}
+    return sum((pseudo[j] - centre) ** 2 / (h[j] - 1) for j in h) / len(h)
+
+
 def plain_interval(terms, pair, blocks, *, by_image):
     """The interval from its definition: every set of images by itself, ends by a fine search."""
     kept = sorted(set(blocks))
@@ -92,12 +108,6 @@ def plain_interval(terms, pair, blocks, *, by_image):
 
     whole, one = of(), {j: of(j) for j in kept}
     two = {(j, k): of(j, k) for j, k in combinations(kept, 2)}
-
-    def jackknife(whole, one):
-        h = {j: n / sizes[j] for j in kept}
-        centre = len(kept) * whole - sum((1 - 1 / h[j]) * one[j] for j in kept)
-        pseudo = {j: h[j] * whole - (h[j] - 1) * one[j] for j in kept}
-        return sum((pseudo[j] - centre) ** 2 / (h[j] - 1) for j in kept) / len(kept)
 
     def squares(whole, one, two):
         return sum(
@@ -124,26 +134,14 @@ def plain_interval(terms, pair, blocks, *, by_image):
         ones = {b: part(b) for b in kept}
         twos = {(a, b): part(a, b) for a, b in combinations(kept, 2)}
         truth += variance * part() ** 2
-        counted += variance * jackknife(part(), ones)
+        counted += variance * jackknife(part(), ones, sizes)
         seen += variance * squares(part(), ones, twos)
 
-    repeats = counted / truth
+    singles, repeats, counts = one, counted / truth, sizes
     if by_image:
-        everyone = np.arange(n)
-        one_less = np.array(
-            [
-                unbiased_shares({k: v[everyone != i] for k, v in terms.items()})[pair][1:]
-                for i in everyone
-            ]
-        )
         # Efron & Stein: of a mean over independent pairs, 2 (n − 1) / (n − 2) times its variance.
-        repeats = 2 * (n - 1) / (n - 2)
-
-    def count_with_repeats(weights):
-        if by_image:
-            values = one_less @ weights
-            return (n - 1) / n * ((values - values.mean()) ** 2).sum()
-        return jackknife(whole @ weights, {j: v @ weights for j, v in one.items()})
+        singles, repeats = without_each_image(terms, pair), 2 * (n - 1) / (n - 2)
+        counts = dict.fromkeys(singles, 1)
 
     def statistic(ratio):
         weights = np.array([1.0, -ratio])
@@ -152,11 +150,10 @@ def plain_interval(terms, pair, blocks, *, by_image):
             {j: v @ weights for j, v in one.items()},
             {jk: v @ weights for jk, v in two.items()},
         ) * (truth / seen)
-        found = count_with_repeats(weights)
+        found = jackknife(whole @ weights, {j: v @ weights for j, v in singles.items()}, counts)
         # The part of pairs is no more than it would be if there were nothing else.
         variance = found - (repeats - 1) * min(of_pairs, found / repeats)
-        degrees = (n if by_image else len(kept)) - 1
-        return abs(whole @ weights) - stats.t.ppf(0.975, degrees) * math.sqrt(variance)
+        return abs(whole @ weights) - stats.t.ppf(0.975, len(singles) - 1) * math.sqrt(variance)
 
     ratio, ends = whole[0] / whole[1], []
     for sign in (-1, 1):
