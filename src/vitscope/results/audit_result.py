@@ -53,6 +53,7 @@ class AuditResult(SavedResult):
         Raises:
             ResultError: If the sums cannot be read.
         """
+        _ = self.summary  # it says which version wrote them
         return read_manifest(self.folder)
 
     @property
