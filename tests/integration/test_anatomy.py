@@ -73,28 +73,28 @@ def near(value):
 def test_with_registers_everything_is_there(result):
     summary = read_strictly(result)
     terms = {"cls", "registers", "patches", "skip"}
-    assert set(summary["gram_ledger"]["residual"]) == terms
-    assert set(summary["gram_ledger"]["attention"]) == terms - {"skip"}
-    for pairs in summary["gram_ledger"].values():
+    assert set(summary.last.gram_ledger["residual"]) == terms
+    assert set(summary.last.gram_ledger["attention"]) == terms - {"skip"}
+    for pairs in summary.last.gram_ledger.values():
         for row in pairs.values():
             assert set(row) == set(pairs)
-            assert all(len(share["ci95"]) == 2 for share in row.values())
-    directions = summary["directions"]
-    assert directions["num_directions"] == 10
-    assert set(directions["effective_rank"]) == set(directions["pairs"]) == terms
-    for term, row in directions["pairs"].items():
+            assert all(len(share.ci95) == 2 for share in row.values())
+    directions = summary.last.directions
+    assert directions.num_directions == 10
+    assert set(directions.effective_rank) == set(directions.pairs) == terms
+    for term, row in directions.pairs.items():
         assert set(row) == terms - {term}
         for pair in row.values():
-            assert len(pair["principal_angles_deg"]) == 10
-            assert 0 <= pair["shared_variance"] <= 1
-            assert pair["shared_variance_if_unrelated"] == 10 / 32
+            assert len(pair.principal_angles_deg) == 10
+            assert 0 <= pair.shared_variance <= 1
+            assert pair.shared_variance_if_unrelated == 10 / 32
     tokens = ("cls", *REGISTERS, "highest_patch")
-    check_anatomy(summary["anatomy"], tokens)
-    assert set(summary["anatomy"]["dominant_register"]) == {"index", "share", "counts", "ratio"}
+    check_anatomy(summary.last.anatomy, tokens)
+    assert set(summary.last.anatomy.dominant_register) == {"index", "share", "counts", "ratio"}
     check_depths(summary, 2)
-    assert set(summary["interdependence"]) == {"shares", "over_images", "over_layers"}
-    assert summary["interdependence"]["over_layers"] is None
-    assert {"recipe", "size", "num_params"} <= set(summary["model"])
+    assert set(summary.interdependence) == {"shares", "over_images", "over_layers"}
+    assert summary.interdependence.over_layers is None
+    assert {"recipe", "size", "num_params"} <= set(summary.model)
 
 
 def check_anatomy(anatomy, tokens):
@@ -117,44 +117,44 @@ def check_anatomy(anatomy, tokens):
 
 def check_depths(summary, num_blocks):
     depths = list(range(num_blocks + 1))
-    assert [row["layer"] for row in summary["high_norm_tokens"]] == depths
-    for row in summary["high_norm_tokens"]:
+    assert [row.XXX_layer for row in summary.high_norm_tokens] == depths
+    for row in summary.high_norm_tokens:
         assert set(row) == {
             *("layer", "threshold", "fraction", "images_fraction", "position_share"),
             *("fraction_at_most", "images_fraction_at_most", "doubtful_from"),
             *("num_images", "median", "p99", "max"),
         }
-        assert 0 < row["median"] <= row["p99"] * 1.0001
-        assert row["p99"] <= row["max"] * 1.05  # to within a bin
-    if summary["layer_similarity"] is not None:
-        assert [row.pop("layer") for row in summary["layer_similarity"]] == depths
-        assert all(set(row) == STATISTICS for row in summary["layer_similarity"])
+        assert 0 < row.median <= row.p99 * 1.0001
+        assert row.p99 <= row.max * 1.05  # to within a bin
+    if summary.layer_similarity is not None:
+        assert [row.pop("layer") for row in summary.layer_similarity] == depths
+        assert all(set(row) == STATISTICS for row in summary.layer_similarity)
 
 
 def test_without_registers_there_is_no_dominant_one(plain):
     summary = read_strictly(plain)
-    check_anatomy(summary["anatomy"], ("cls", "highest_patch"))
-    assert summary["anatomy"]["dominant_register"] is None
-    assert summary["anatomy"]["analysed"] is None
-    assert summary["interdependence"] is None
-    assert "registers" not in summary["gram_ledger"]["residual"]
-    assert "patch_share" not in summary["covariates"]["correlations"]
+    check_anatomy(summary.last.anatomy, ("cls", "highest_patch"))
+    assert summary.last.anatomy.dominant_register is None
+    assert summary.last.anatomy.analysed is None
+    assert summary.interdependence is None
+    assert "registers" not in summary.last.gram_ledger["residual"]
+    assert "patch_share" not in summary.covariates.correlations
     check_depths(summary, 2)
 
 
 def test_a_pooling_head_has_neither_tokens_nor_layers_to_follow(pooled, images):
     summary = read_strictly(pooled)
     assert "anatomy" not in summary
-    assert summary["layer_similarity"] is None
-    assert summary["interdependence"] is None
-    assert set(summary["gram_ledger"]["residual"]) == {"patches"}
-    assert summary["directions"]["pairs"] == {"patches": {}}
+    assert summary.layer_similarity is None
+    assert summary.interdependence is None
+    assert set(summary.last.gram_ledger["residual"]) == {"patches"}
+    assert summary.last.directions.pairs == {"patches": {}}
     check_depths(summary, 2)
     assert pooled.read_token_sums() == {}
     assert not any(n.startswith(("token_norm", "layer_sim")) for n in pooled.images.column_names)
     # [CLS] and two registers come before the patches, and are none of them.
     streams = Forward("vit_map", images).streams
-    for row, stream in zip(summary["high_norm_tokens"], streams, strict=True):
+    for row, stream in zip(summary.high_norm_tokens, streams, strict=True):
         norms = np.linalg.norm(stream[:, 3:], axis=2)
         assert norms.shape == (NUM_IMAGES, 16)
         assert row["max"] == near(norms.max())
@@ -170,11 +170,11 @@ def test_layer_similarity_is_the_cosine_with_the_last_depth(result, forward):
         row = stream[:, 0]
         norms = np.linalg.norm(row, axis=1) * np.linalg.norm(last, axis=1)
         cosines = (row * last).sum(axis=1) / norms
-        found = result.summary["layer_similarity"][depth]
+        found = result.summary.layer_similarity[depth]
         assert found == near({"layer": depth, **distribution(cosines)})
         column = result.images.column(f"layer_similarity_{depth:02d}").to_numpy()
         np.testing.assert_allclose(column, cosines, atol=1e-12)
-    assert found["mean"] == pytest.approx(1, abs=1e-15)
+    assert found.mean == pytest.approx(1, abs=1e-15)
 
 
 def test_norms_and_the_dominant_register_are_those_of_the_blocks_input(result, forward):
@@ -182,49 +182,49 @@ def test_norms_and_the_dominant_register_are_those_of_the_blocks_input(result, f
     expected = {"cls": norms[:, 0]}
     expected |= {name: norms[:, 1 + i] for i, name in enumerate(REGISTERS)}
     expected |= {"highest_patch": norms[:, 5:].max(axis=1), "patches": norms[:, 5:].mean(axis=1)}
-    anatomy = result.summary["anatomy"]
-    assert set(anatomy["norms"]) == set(expected)
+    anatomy = result.summary.last.anatomy
+    assert set(anatomy.norms) == set(expected)
     for name, values in expected.items():
-        assert anatomy["norms"][name] == near(distribution(values))
+        assert anatomy.norms[name] == near(distribution(values))
         np.testing.assert_allclose(result.images.column(f"token_norm_{name}").to_numpy(), values)
     winners = norms[:, 1:5].argmax(axis=1)
     counts = [int((winners == i).sum()) for i in range(4)]
     index = counts.index(max(counts))
     others = np.delete(norms[:, 1:5], index, axis=1)
-    assert anatomy["dominant_register"] == {
+    assert anatomy.dominant_register == {
         "index": index,
         "share": near(max(counts) / NUM_IMAGES),
         "counts": counts,
         "ratio": near(norms[:, 1 + index].mean() / others.mean()),
     }
-    assert anatomy["analysed"] == f"register_{index}"
+    assert anatomy.analysed == f"register_{index}"
 
 
 @pytest.mark.parametrize("token", ["cls", *REGISTERS, "highest_patch"])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_states_of_tokens_vary_as_they_do_in_the_model(listed, forward, layer, token):
-    found = listed.summary["layers"][str(layer)]["anatomy"]["tokens"][token]
+    found = listed.summary.layers[str(layer)].anatomy.tokens[token]
     states = forward.states(layer, token)
     for state, rows in states.items():
-        assert found[state]["pairwise_cosine"]["value"] == near(mean_cosine(rows))
-        assert found[state]["variance_share"]["value"] == near(share_that_varies(rows))
+        assert getattr(found, state)["pairwise_cosine"]["value"] == near(mean_cosine(rows))
+        assert getattr(found, state)["variance_share"]["value"] == near(share_that_varies(rows))
     before, after = states["hidden"].mean(axis=0), states["normed"].mean(axis=0)
     indices = np.argsort(-before, kind="stable")
-    top = found["top_dimensions"]
-    assert top["before"] == near(before[indices])
-    assert top["after"] == near(after[top["indices"]])
-    assert sorted(top["indices"]) == list(range(32))
+    top = found.top_dimensions
+    assert top.before == near(before[indices])
+    assert top.after == near(after[top.indices])
+    assert sorted(top.indices) == list(range(32))
 
 
 def test_the_first_block_is_given_the_same_cls_token_for_every_image(listed):
-    anatomy = listed.summary["layers"]["0"]["anatomy"]
+    anatomy = listed.summary.layers[0].anatomy
     for token in ("cls", *REGISTERS):
         for state in STATES:
-            found = anatomy["tokens"][token][state]
+            found = getattr(anatomy.tokens[token], state)
             assert found["pairwise_cosine"]["value"] == pytest.approx(1, abs=1e-12)
             assert found["variance_share"]["value"] == pytest.approx(0, abs=1e-12)
-    assert "layer_similarity" not in listed.summary["layers"]["0"]
-    assert anatomy["tokens"]["highest_patch"]["hidden"]["variance_share"]["value"] > 0.1
+    assert "layer_similarity" not in listed.summary.layers[0]
+    assert anatomy.tokens["highest_patch"].states["hidden"].variance_share.value > 0.1
 
 
 def test_terms_share_geometry_and_directions_as_the_definitions_say(result, forward):
@@ -236,32 +236,32 @@ def test_terms_share_geometry_and_directions_as_the_definitions_say(result, forw
     for a, x in terms.items():
         for b, y in terms.items():
             share = (gram * (x @ y.T)).sum() / (gram * gram).sum()
-            assert summary["gram_ledger"]["residual"][a][b]["biased"] == near(share)
+            assert summary.last.gram_ledger["residual"][a][b].biased == near(share)
         shares = (x * total).sum(axis=1) / (total * total).sum(axis=1)
-        assert summary["centred_share"][a] == near(distribution(shares))
+        assert summary.last.centred_share[a] == near(distribution(shares))
         np.testing.assert_allclose(
             result.images.column(f"centred_share_{a}").to_numpy(), shares, atol=1e-9
         )
     leading = {n: np.linalg.svd(x, full_matrices=False)[2][:10].T for n, x in terms.items()}
-    for a, row in summary["directions"]["pairs"].items():
+    for a, row in summary.last.directions.pairs.items():
         for b, pair in row.items():
             angles = np.rad2deg(subspace_angles(leading[a], leading[b]))[::-1]
-            assert pair["principal_angles_deg"] == pytest.approx(angles, abs=1e-5)
+            assert pair.principal_angles_deg == pytest.approx(angles, abs=1e-5)
             inside = ((terms[a] @ leading[b]) ** 2).sum() / (terms[a] ** 2).sum()
-            assert pair["shared_variance"] == near(inside)
+            assert pair.shared_variance == near(inside)
 
 
 def test_registers_and_skip_go_together_by_their_ranks(result):
     table = result.images
     shares = [table.column(f"centred_share_{name}").to_numpy() for name in ("registers", "skip")]
-    found = result.summary["interdependence"]
-    assert found["shares"] == "centred_share"
-    assert found["over_images"]["rho"] == near(spearmanr(*shares).statistic)
-    assert found["over_images"]["n"] == NUM_IMAGES
+    found = result.summary.interdependence
+    assert found.shares == "centred_share"
+    assert found.over_images.rho == near(spearmanr(*shares).statistic)
+    assert found.over_images.n == NUM_IMAGES
 
 
 def test_a_clean_model_has_no_high_norm_tokens(result, forward):
-    for row, stream in zip(result.summary["high_norm_tokens"], forward.streams, strict=True):
+    for row, stream in zip(result.summary.high_norm_tokens, forward.streams, strict=True):
         norms = np.linalg.norm(stream[:, 5:], axis=2)
         assert (row["threshold"], row["position_share"]) == (None, None)
         # None are found, which 26 images of 64 patches show of no smaller a part than this.
@@ -276,7 +276,7 @@ def test_a_clean_model_has_no_high_norm_tokens(result, forward):
 
 def test_outliers_are_not_told_of_a_depth_that_is_known_of_some_images(images, forward):
     result = audit(tiny_vit(), images, AuditConfig(batch_size=8, dtype="float64", verified=0))
-    *known, last = result.summary["high_norm_tokens"]
+    *known, last = result.summary.high_norm_tokens
     assert all(row["fraction_at_most"] > 0 for row in known)
     norms = np.linalg.norm(forward.streams[-1][:8, 5:], axis=2)
     assert (last["num_images"], last["max"]) == (8, near(norms.max()))
@@ -295,7 +295,7 @@ NEW += ("centred_share", "covariates", "interdependence")
 
 
 def new_numbers(result):
-    return {name: result.summary[name] for name in NEW}
+    return {name: result.getattr(summary.last, name) for name in NEW}
 
 
 def assert_same_sums(a, b):
@@ -329,15 +329,15 @@ def test_sums_that_were_saved_give_the_summary_back(result, tmp_path):
     copy = AuditResult.load(result.save(tmp_path / "copy").folder)
     sums = copy.read_token_sums()[1]
     assert sums.tokens == ("cls", *REGISTERS, "highest_patch")
-    for token, parts in result.summary["anatomy"]["tokens"].items():
+    for token, parts in result.summary.last.anatomy.tokens.items():
         for state in STATES:
             cosine = sums.estimate_pairwise_cosine(state, token)
             share = sums.estimate_variance_share(state, token)
             for name, found in (("pairwise_cosine", cosine), ("variance_share", share)):
-                saved = parts[state][name]
+                saved = getattr(parts, state)[name]
                 assert [found.value, *found.ci95] == [saved["value"], *saved["ci95"]]
     counts = copy.read_patch_norms()
     assert (counts.num_images(0), counts.num_depths) == (NUM_IMAGES, 3)
-    for row in result.summary["high_norm_tokens"]:
-        assert counts.fit(row["layer"]).median == row["median"]
+    for row in result.summary.high_norm_tokens:
+        assert counts.fit(row.XXX_layer).median == row.median
     assert_same_sums(result, copy)

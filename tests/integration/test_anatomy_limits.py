@@ -31,17 +31,17 @@ def outliers(images):
 
 def test_high_norm_tokens_are_reported_with_their_place(outliers):
     summary = read_strictly(outliers)
-    for row in summary["high_norm_tokens"]:
-        assert row["median"] * 2 < row["threshold"] < row["max"] / 2
-        assert row["fraction"] == pytest.approx(2 / 16)
-        assert row["images_fraction"] == 1
-        assert row["position_share"] == pytest.approx(1)
-        grid = outliers.high_norm_grid(row["layer"])
+    for row in summary.high_norm_tokens:
+        assert row.median * 2 < row.threshold < row.max / 2
+        assert row.fraction == pytest.approx(2 / 16)
+        assert row.images_fraction == 1
+        assert row.position_share == pytest.approx(1)
+        grid = outliers.high_norm_grid(row.XXX_layer)
         assert grid.shape == (4, 4)
         assert set(np.flatnonzero(grid)) == set(HIGH)
         assert grid.max() == grid.flat[HIGH[0]] == 1
-    assert summary["anatomy"]["analysed"] == "highest_patch"
-    assert summary["anatomy"]["norms"]["highest_patch"]["p05"] > row["threshold"] / 10
+    assert summary.last.anatomy.analysed == "highest_patch"
+    assert summary.last.anatomy.norms["highest_patch"].p05 > row.threshold / 10
 
 
 def test_tokens_are_analysed_where_they_are_outliers_on_the_way_into_the_block(images):
@@ -55,10 +55,10 @@ def test_tokens_are_analysed_where_they_are_outliers_on_the_way_into_the_block(i
 
     vit.module.blocks[-1].register_forward_hook(enlarge)
     summary = audit(vit, images, EXACT).summary
-    thresholds = [row["threshold"] for row in summary["high_norm_tokens"]]
+    thresholds = [row.threshold for row in summary.high_norm_tokens]
     assert thresholds[:2] == [None, None]
     assert thresholds[2] is not None
-    assert summary["anatomy"]["analysed"] is None
+    assert summary.last.anatomy.analysed is None
 
 
 def test_a_grid_without_tokens_that_are_found_says_nothing(result):
@@ -80,18 +80,18 @@ def test_few_images_leave_what_is_undefined_empty(tmp_path, name, count):
     folder = write_images(tmp_path / "few", count)
     found = audit(tiny_vit(name), folder, AuditConfig(dtype="float64", layers="all"))
     summary = read_strictly(found)
-    assert all(rank is None for rank in summary["directions"]["effective_rank"].values())
-    assert summary["directions"]["pairs"] == {}
-    assert [row["threshold"] for row in summary["high_norm_tokens"]] == [None] * 3
-    shares = [s for row in summary["gram_ledger"]["residual"].values() for s in row.values()]
+    assert all(rank is None for rank in summary.last.directions.effective_rank.values())
+    assert summary.last.directions.pairs == {}
+    assert [row.threshold for row in summary.high_norm_tokens] == [None] * 3
+    shares = [s for row in summary.last.gram_ledger["residual"].values() for s in row.values()]
     assert all((share["biased"] is None) == (count == 1) for share in shares)
     if name == "vit_map":
         return
-    for estimates in summary["anatomy"]["tokens"]["register_0"].values():
+    for estimates in summary.last.anatomy.tokens["register_0"].values():
         for estimate in (estimates.get("pairwise_cosine"), estimates.get("variance_share")):
             assert estimate is None or (estimate["value"] is None) == (count == 1)
-    assert summary["interdependence"]["over_images"]["rho"] is None
-    assert summary["layer_similarity"][0]["mean"] is not None
+    assert summary.interdependence.over_images.rho is None
+    assert summary.layer_similarity[0].mean is not None
 
 
 @pytest.fixture(scope="module")
@@ -111,17 +111,17 @@ def test_copies_of_one_image_have_nothing_that_varies(copies, name):
     # A batch at a time, so that every copy goes through the same kernels.
     found = audit(tiny_vit(name), copies, AuditConfig(dtype="float64", batch_size=6, layers="all"))
     summary = read_strictly(found)
-    assert summary["data"]["num_images"] == 24
-    assert summary["directions"]["pairs"] == {}
-    assert all(rank is None for rank in summary["directions"]["effective_rank"].values())
-    for pairs in summary["gram_ledger"].values():
+    assert summary.data.num_images == 24
+    assert summary.last.directions.pairs == {}
+    assert all(rank is None for rank in summary.last.directions.effective_rank.values())
+    for pairs in summary.last.gram_ledger.values():
         for row in pairs.values():
             assert all(set(share.values()) == {None} for share in row.values())
     if name == "dinov2_reg":
-        for parts in summary["anatomy"]["tokens"].values():
-            assert parts["keys"]["pairwise_cosine"]["value"] == pytest.approx(1, abs=1e-12)
-            assert parts["keys"]["variance_share"]["value"] == pytest.approx(0, abs=1e-12)
-        assert summary["anatomy"]["dominant_register"]["share"] == 1
+        for parts in summary.last.anatomy.tokens.values():
+            assert parts.states["keys"].pairwise_cosine.value == pytest.approx(1, abs=1e-12)
+            assert parts.states["keys"].variance_share.value == pytest.approx(0, abs=1e-12)
+        assert summary.last.anatomy.dominant_register.share == 1
 
 
 def test_a_cls_token_of_zeros_has_no_similarity_with_anything(images):
@@ -130,11 +130,11 @@ def test_a_cls_token_of_zeros_has_no_similarity_with_anything(images):
         vit.module.cls_token.zero_()
     found = audit(vit, images, AuditConfig(dtype="float64", layers="all"))
     summary = read_strictly(found)
-    first, *rest = summary["layer_similarity"]
+    first, *rest = summary.layer_similarity
     assert first == {"layer": 0} | dict.fromkeys(STATISTICS) | {"n": 0}
     assert all(row["mean"] is not None for row in rest)
-    hidden = summary["layers"]["0"]["anatomy"]["tokens"]["cls"]["hidden"]
-    assert hidden["pairwise_cosine"] == hidden["variance_share"] == {"value": None, "ci95": None}
+    hidden = summary.layers[0].anatomy.tokens["cls"].states["hidden"]
+    assert hidden.pairwise_cosine == hidden.variance_share == {"value": None, "ci95": None}
 
 
 def test_a_patch_that_overflows_in_the_last_block_is_told(images, tmp_path):
@@ -157,7 +157,7 @@ def test_states_of_zeros_have_no_direction_and_stop_nothing(tmp_path):
     """The planted model's keys are zeros: sums that hold NaN by right are not damaged ones."""
     images = write_images(tmp_path / "images", 4, size=(64, 64))
     result = audit(wrap_model(plant("patches")), images, AuditConfig(gallery=0))
-    states = result.summary["anatomy"]["tokens"]["cls"]
-    assert states["keys"]["pairwise_cosine"]["value"] is None
-    assert states["hidden"]["pairwise_cosine"]["value"] is not None
+    states = result.summary.last.anatomy.tokens["cls"]
+    assert states.states["keys"].pairwise_cosine.value is None
+    assert states.states["hidden"].pairwise_cosine.value is not None
     assert result.read_sums()[1].num_images == 4

@@ -27,38 +27,44 @@ from vitscope.images.image_set import iter_batches
 def test_summary_has_every_promised_key(result):
     summary = result.summary
     groups = {"cls", "registers", "patches"}
-    assert summary["schema_version"] == 3
-    assert set(summary["model"]) >= {
+    assert summary.XXX_schema_version == 3
+    assert set(summary.model) >= {
         *("id", "family", "num_params", "depth", "embed_dim", "num_heads", "patch_size"),
         *("num_registers", "input_size", "grid", "dtype"),
     }
-    assert summary["data"] == {"num_images": NUM_IMAGES, "num_failed": 0, "num_repeated": 0}
-    assert summary["ledger"]["max_balance_error"] <= summary["ledger"]["tolerance"] == 1e-10
-    assert set(summary["attention_mass"]) == groups
-    assert set(summary["patch_share"]) == STATISTICS
+    assert summary.data == {"num_images": NUM_IMAGES, "num_failed": 0, "num_repeated": 0}
+    assert summary.ledger.max_balance_error <= summary.ledger.tolerance == 1e-10
+    assert set(summary.last.attention_mass) == groups
+    assert set(summary.last.patch_share) == STATISTICS
     terms = {*groups, "skip", "bias"}
-    assert set(summary["contribution_norm"]) == {*terms, "attention_total", "residual_total"}
+    assert set(summary.last.contribution_norm) == {*terms, "attention_total", "residual_total"}
     for kind in ("cosine", "centred_cosine"):
-        assert set(summary[kind]["attention"]) == groups
-        assert set(summary[kind]["residual"]) == {*groups, "skip", "non_patch"}
-    assert set(summary["restricted_cosine"]["attention"]) == groups
-    assert set(summary["share"]) == terms
-    assert set(summary["centred_share"]) == {*groups, "skip"}
-    assert set(summary["variance_share"]["attention"]) == groups
-    assert set(summary["variance_share"]["residual"]) == {*groups, "skip"}
+        assert set(getattr(summary.last, kind)["attention"]) == groups
+        assert set(getattr(summary.last, kind)["residual"]) == {*groups, "skip", "non_patch"}
+    assert set(summary.last.restricted_cosine["attention"]) == groups
+    assert set(summary.last.share) == terms
+    assert set(summary.last.centred_share) == {*groups, "skip"}
+    assert set(summary.last.variance_share["attention"]) == groups
+    assert set(summary.last.variance_share["residual"]) == {*groups, "skip"}
     parts = dict.fromkeys(("values", "attention", "block", "embedding"), groups)
     parts["residual"] = {*groups, "skip", "non_patch"}
-    assert {readout: set(part) for readout, part in summary["cka"].items()} == parts
-    for part in summary["cka"]["residual"].values():
+    assert {readout: set(part) for readout, part in summary.last.cka.items()} == parts
+    for part in summary.last.cka["residual"].values():
         assert set(part) >= {"biased", "unbiased", "ci95"}
         assert len(part["ci95"]) == 2
-    assert set(summary["variance_share"]["residual"]["skip"]) == {"value", "ci95"}
+    assert set(summary.last.variance_share["residual"]["skip"]) == {"value", "ci95"}
     for path in (("cosine", "attention", "cls"), ("share", "bias")):
         found = summary
         for key in path:
-            found = found[key]
+            found = getattr(found.last, key)
         assert set(found) == STATISTICS
-    assert summary["verdict"] in {"holds", "weakened", "broken", "borderline", "not enough images"}
+    assert summary.last.verdict.status in {
+        "holds",
+        "weakened",
+        "broken",
+        "borderline",
+        "not enough images",
+    }
     assert "layers" not in summary
 
 
@@ -88,28 +94,28 @@ def test_numbers_equal_plain_code_on_whole_matrices(result, images):
     r, t = ledger.residual_total.numpy(), ledger.attention_total.numpy()
     centred_r = r - r.mean(0)
     for name, term in rows.items():
-        found = summary["cka"]["residual"][name]
-        assert found["biased"] == pytest.approx(plain_cka(r, term, unbiased=False), abs=1e-9)
-        assert found["unbiased"] == pytest.approx(plain_cka(r, term, unbiased=True), abs=1e-9)
+        found = summary.last.cka["residual"][name]
+        assert found.biased == pytest.approx(plain_cka(r, term, unbiased=False), abs=1e-9)
+        assert found.unbiased == pytest.approx(plain_cka(r, term, unbiased=True), abs=1e-9)
         centred = term - term.mean(0)
         cosine = (centred * centred_r).sum(1) / (
             np.linalg.norm(centred, axis=1) * np.linalg.norm(centred_r, axis=1)
         )
-        found = summary["centred_cosine"]["residual"][name]
-        assert found["mean"] == pytest.approx(cosine.mean(), abs=1e-9)
-        assert found["p95"] == pytest.approx(np.quantile(cosine, 0.95), abs=1e-9)
+        found = summary.last.centred_cosine["residual"][name]
+        assert found.mean == pytest.approx(cosine.mean(), abs=1e-9)
+        assert found.p95 == pytest.approx(np.quantile(cosine, 0.95), abs=1e-9)
         if name != "non_patch":
             share = (centred * centred_r).sum() / (centred_r**2).sum()
-            found = summary["variance_share"]["residual"][name]["value"]
+            found = summary.last.variance_share["residual"][name].value
             assert found == pytest.approx(share, abs=1e-9)
     for readout, parts in readouts.items():
         full = parts.pop("full").numpy()
         for name, part in parts.items():
-            found = summary["cka"][readout][name]
+            found = summary.last.cka[readout][name]
             expected = plain_cka(full, part.numpy(), unbiased=True)
-            assert found["unbiased"] == pytest.approx(expected, abs=1e-9), (readout, name)
+            assert found.unbiased == pytest.approx(expected, abs=1e-9), (readout, name)
     norms = np.linalg.norm(t, axis=1)
-    assert summary["contribution_norm"]["attention_total"] == pytest.approx(
+    assert summary.last.contribution_norm["attention_total"] == pytest.approx(
         {
             "mean": norms.mean(),
             "std": norms.std(),
@@ -123,15 +129,15 @@ def test_numbers_equal_plain_code_on_whole_matrices(result, images):
 
 def test_shares_sum_to_one(result):
     summary = result.summary
-    assert sum(s["mean"] for s in summary["attention_mass"].values()) == pytest.approx(1)
+    assert sum(s.mean for s in summary.last.attention_mass.values()) == pytest.approx(1)
     for name in ("share", "centred_share"):
-        assert sum(s["mean"] for s in summary[name].values()) == pytest.approx(1)
-    for pairs in summary["gram_ledger"].values():
+        assert sum(s.mean for s in getattr(summary.last, name).values()) == pytest.approx(1)
+    for pairs in summary.last.gram_ledger.values():
         shares = [share for row in pairs.values() for share in row.values()]
         for estimator in ("biased", "unbiased"):
-            assert sum(share[estimator] for share in shares) == pytest.approx(1)
-    for shares in summary["variance_share"].values():
-        assert sum(s["value"] for s in shares.values()) == pytest.approx(1)
+            assert sum(getattr(share, estimator) for share in shares) == pytest.approx(1)
+    for shares in summary.last.variance_share.values():
+        assert sum(s.XXX_value for s in shares.values()) == pytest.approx(1)
 
 
 def test_table_has_one_row_a_image(result, images):
@@ -158,7 +164,7 @@ def test_merging_disjoint_results_equals_their_union(result, images, tmp_path):
     merged = parts[0].merge(*parts[1:]).save(tmp_path / "merged")
     merged = AuditResult.load(merged.folder)
     assert_same_numbers(numbers(result), numbers(merged), 1e-9)
-    assert merged.summary["data"] == result.summary["data"]
+    assert merged.summary.data == result.summary.data
     columns = sorted(result.images.column_names)
     assert sorted(merged.images.column_names) == columns
     a, b = (r.images.sort_by("path").select(columns) for r in (result, merged))
@@ -201,9 +207,9 @@ def test_cls_terms_that_give_the_same_groups_do_not_merge(result, tmp_path):
 
 
 def test_the_summary_tells_the_settings_that_change_the_numbers(result, images):
-    assert result.summary["settings"] == {"renormalize": False, "cls_term": "own", "layer": 1}
+    assert result.summary.settings == {"renormalize": False, "cls_term": "own", "layer": 1}
     config = AuditConfig(verified=1, dtype="float64", cls_term="registers", renormalize=True)
-    found = audit(tiny_vit(), sorted(images.iterdir())[:3], config).summary["settings"]
+    found = audit(tiny_vit(), sorted(images.iterdir())[:3], config).summary.settings
     assert found == {"renormalize": True, "cls_term": "registers", "layer": 1}
 
 
@@ -228,11 +234,11 @@ def test_dropping_features_leaves_out_the_centred_numbers_alone(result, images):
 def test_sums_alone_give_the_estimates_back(result):
     sums = result.read_sums()[1]
     found = sums.estimate_cka("residual", "patches")
-    saved = result.summary["cka"]["residual"]["patches"]
+    saved = result.summary.last.cka["residual"]["patches"]
     assert [found.biased, found.unbiased, *found.ci95] == [
-        saved["biased"],
-        saved["unbiased"],
-        *saved["ci95"],
+        saved.biased,
+        saved.unbiased,
+        *saved.ci95,
     ]
 
 
@@ -246,7 +252,7 @@ def test_a_model_reached_by_another_id_merges(result, tmp_path):
     vit = tiny_vit().named("tiny/twin", "elsewhere")
     folder = write_images(tmp_path, 3, start=200)
     merged = result.merge(audit(vit, folder, AuditConfig(verified=1, dtype="float64")))
-    assert merged.summary["data"]["num_images"] == NUM_IMAGES + 3
+    assert merged.summary.data.num_images == NUM_IMAGES + 3
 
 
 def test_features_alone_give_the_row_back(result):
@@ -263,20 +269,20 @@ def test_features_alone_give_the_row_back(result):
 def test_all_layers_are_listed_and_the_last_is_the_headline(result, images):
     found = audit(tiny_vit(), images, AuditConfig(verified=1, dtype="float64", layers="all"))
     summary = found.summary
-    assert set(summary["layers"]) == {"0", "1"}
+    assert set(summary.layers) == {"0", "1"}
     expected = numbers(result)
     # Over the layers there is something to say only where several were asked for.
     assert expected["interdependence"].pop("over_layers") is None
-    assert summary["interdependence"]["over_layers"]["n"] == 2
+    assert summary.interdependence.over_layers.n == 2
     found_numbers = numbers(found)
     del found_numbers["interdependence"]["over_layers"]
     assert_same_numbers(expected, found_numbers, 1e-9)
-    of_last = {name: summary["layers"]["1"][name] for name in LAYER_NUMBERS}
-    assert_same_numbers(of_last, {name: summary[name] for name in LAYER_NUMBERS}, 0)
-    assert "embedding" not in summary["layers"]["0"]["cka"]
+    of_last = {name: getattr(summary.layers[1], name) for name in LAYER_NUMBERS}
+    assert_same_numbers(of_last, {name: getattr(summary.last, name) for name in LAYER_NUMBERS}, 0)
+    assert "embedding" not in summary.layers[0].cka
     # Every image enters block 0 with the same [CLS] token: nothing can depend on it.
-    assert summary["layers"]["0"]["cka"]["residual"]["skip"]["unbiased"] is None
-    assert summary["layers"]["0"]["centred_cosine"]["residual"]["skip"] is None
+    assert summary.layers[0].cka["residual"]["skip"].unbiased is None
+    assert summary.layers[0].centred_cosine["residual"]["skip"] is None
     assert pq.read_table(found.folder / "layers" / "000.parquet").num_rows == NUM_IMAGES
 
 
@@ -286,10 +292,10 @@ def test_renormalised_outputs_differ_and_terms_do_not(result, images):
     ).summary
     plain = result.summary
     for readout in ("values", "attention", "block", "embedding"):
-        assert found["cka"][readout]["patches"] != plain["cka"][readout]["patches"]
+        assert found["cka"][readout]["patches"] != plain.last.cka[readout]["patches"]
     for name in ("share", "variance_share", "cosine", "contribution_norm"):
-        assert_same_numbers(found[name], plain[name], 1e-9)
-    assert_same_numbers(found["cka"]["residual"], plain["cka"]["residual"], 1e-9)
+        assert_same_numbers(found[name], getattr(plain.last, name), 1e-9)
+    assert_same_numbers(found["cka"]["residual"], plain.last.cka["residual"], 1e-9)
 
 
 @pytest.mark.parametrize("renormalize", [False, True])
@@ -297,7 +303,7 @@ def test_the_restricted_cosine_is_of_the_restricted_output(images, renormalize):
     """cos(c_g + bias, t), with c_g from the attention that is left where it is renormalised."""
     vit = tiny_vit()
     config = AuditConfig(verified=1, dtype="float64", renormalize=renormalize)
-    found = audit(vit, images, config).summary["restricted_cosine"]["attention"]
+    found = audit(vit, images, config).summary.last.restricted_cosine["attention"]
     image_set = ImageSet.from_sources(images, vit.preprocessing)
     (batch,) = iter_batches(image_set, batch_size=len(image_set), num_workers=0)
     vit.to("cpu", torch.float64)
@@ -310,14 +316,14 @@ def test_the_restricted_cosine_is_of_the_restricted_output(images, renormalize):
         values = ledger.group_values[:, :, i] * (1.0 if renormalize else mass)
         kept = (values.flatten(1) @ weight.mT) * scale + ledger.bias
         cosines = torch.nn.functional.cosine_similarity(kept, t, dim=1)
-        assert found[group]["mean"] == pytest.approx(float(cosines.mean()), abs=1e-9)
+        assert found[group].mean == pytest.approx(float(cosines.mean()), abs=1e-9)
 
 
 def test_attention_pooling_has_neither_skip_nor_other_source(images):
     summary = audit(tiny_vit("siglip"), images, AuditConfig(verified=1, dtype="float64")).summary
-    assert set(summary["attention_mass"]) == {"patches"}
-    assert "skip" not in summary["contribution_norm"]
-    assert summary["cka"]["residual"]["patches"]["unbiased"] == pytest.approx(1)
-    assert summary["verdict"] == "holds"
-    assert summary["main_other_source"] is None
-    assert summary["model"]["global_feature"] == "attention pooling"
+    assert set(summary.last.attention_mass) == {"patches"}
+    assert "skip" not in summary.last.contribution_norm
+    assert summary.last.cka["residual"]["patches"].unbiased == pytest.approx(1)
+    assert summary.last.verdict.status == "holds"
+    assert summary.last.verdict.main_other_source is None
+    assert summary.model.global_feature == "attention pooling"

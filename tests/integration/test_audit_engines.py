@@ -127,7 +127,7 @@ resources.choose_batch_size = lambda *given: (
 config = AuditConfig(shard_size=4, dtype="float64", gallery=4)
 images = sorted(Path(sys.argv[1]).iterdir())[: None if rank == 0 else int(sys.argv[3])]
 result = audit(tiny_vit(), images, config, out=sys.argv[2], engine=detect_engine())
-assert result.summary["data"]["num_images"] == 20
+assert result.summary.data.num_images == 20
 """
 
 
@@ -159,7 +159,7 @@ def test_ranks_leave_copies_out_together(images, local, tmp_path):
     done = run_ranks(tmp_path, tmp_path / "table", 1)
     assert done.returncode == 0, done.stderr
     result = AuditResult.load(tmp_path / "r")
-    assert result.summary["data"]["num_repeated"] == 5
+    assert result.summary.data.num_repeated == 5
     assert result.images["image_id"].to_pylist() == local.images["image_id"].to_pylist()
     assert_same_numbers(numbers(result), numbers(local), ROUNDING)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r", "rank.py", "table"]

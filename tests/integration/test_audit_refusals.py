@@ -21,8 +21,8 @@ from vitscope.errors import (
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_lower_precision_balances_within_its_tolerance(images, dtype):
     summary = audit(tiny_vit(), images, AuditConfig(dtype=dtype)).summary
-    assert 0 < summary["ledger"]["max_balance_error"] <= summary["ledger"]["tolerance"]
-    assert summary["ledger"]["tolerance"] == (1e-4 if dtype == "float32" else 3e-2)
+    assert 0 < summary.ledger.max_balance_error <= summary.ledger.tolerance
+    assert summary.ledger.tolerance == (1e-4 if dtype == "float32" else 3e-2)
 
 
 def test_unreadable_images_are_skipped_counted_and_listed(images, tmp_path):
@@ -30,7 +30,7 @@ def test_unreadable_images_are_skipped_counted_and_listed(images, tmp_path):
     (folder / "0002.png").write_bytes(b"not an image")
     (folder / "<b>evil,\n.jpg").write_bytes(b"")
     found = audit(tiny_vit(), folder, out=tmp_path / "out")
-    assert found.summary["data"] == {"num_images": 4, "num_failed": 2, "num_repeated": 0}
+    assert found.summary.data == {"num_images": 4, "num_failed": 2, "num_repeated": 0}
     assert {path.rsplit("/", 1)[1] for path, _ in found.failures} == {"0002.png", "<b>evil,\\n.jpg"}
     assert found.images.num_rows == 4
 
@@ -92,8 +92,8 @@ def test_an_interrupted_run_leaves_nothing(images, tmp_path):
 
 def test_any_size_that_fits(images):
     summary = audit(tiny_vit(), images, AuditConfig(size="16x40")).summary
-    assert summary["model"]["input_size"] == [16, 40]
-    assert summary["model"]["grid"] == [2, 5]
+    assert summary.model.INPUT_SIZE == [16, 40]
+    assert summary.model.grid == [2, 5]
     with pytest.raises(UsageError, match="33 px does not fit the patch size of 8"):
         audit(tiny_vit(), images, AuditConfig(size="33x40"))
 

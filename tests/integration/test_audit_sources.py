@@ -67,7 +67,7 @@ def test_secrets_of_a_url_are_in_no_file_of_a_result(tmp_path, vit, contents):
         files.store.clear()
     assert result.images["path"].to_pylist()[-1] == "memory://host/x.png"
     assert [path for path, _ in read_failures(result)] == ["memory://host/set/0009.png"]
-    assert explained.summary["images"][0]["path"] == "memory://host/x.png"
+    assert explained.summary.images[0].path == "memory://host/x.png"
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     for path in (path for path in written if "photos" not in path.parts):
         data = path.read_bytes()

@@ -46,13 +46,13 @@ def test_it_runs_and_results_and_figures_show_themselves(notebook, tmp_path, mon
     )
     client.execute()
     saved = AuditResult.load(tmp_path / "results" / "dinov2-small").summary
-    assert saved["data"]["num_images"] == 40
+    assert saved.data.num_images == 40
     (shown,) = outputs_of(notebook, "result = audit")
-    assert saved["verdict_text"] in unescape(shown["text/html"])
+    assert saved.last.verdict.text in unescape(shown["text/html"])
     (explained,) = outputs_of(notebook, "explanation = explain")
     assert "means over 40 images of the audit" in explained["text/html"]
     for source in ('plot("variance_share")', 'plot("layer_similarity")', 'plot("maps")'):
         (figure,) = outputs_of(notebook, source)
         assert "image/png" in figure
     (last,) = outputs_of(notebook, "AuditResult.load")
-    assert last["text/plain"].strip("'\"") == saved["verdict_text"]
+    assert last["text/plain"].strip("'\"") == saved.last.verdict.text

@@ -137,7 +137,7 @@ def test_numbers_equal_the_definitions(shaped):
 
 def test_images_keep_their_shape(shaped):
     result = explain(tiny_vit(), shaped)
-    found = {Path(e["path"]).stem: e for e in result.summary["images"]}
+    found = {Path(e.path).stem: e for e in result.summary.images}
     assert {name: entry["grid"] for name, entry in found.items()} == {
         "wide": [4, 9],
         "tall": [7, 4],
@@ -151,18 +151,18 @@ def test_images_keep_their_shape(shaped):
 
 def test_a_model_of_one_size_crops_and_says_so(shaped):
     result = explain(tiny_vit("deit3"), shaped)
-    framings = {Path(e["path"]).stem: e["framing"] for e in result.summary["images"]}
+    framings = {Path(e.path).stem: e.framing for e in result.summary.images}
     assert framings == {"wide": "cropped", "tall": "cropped", "square": "whole"}
-    assert all(e["grid"] == [4, 4] for e in result.summary["images"])
+    assert all(e.grid == [4, 4] for e in result.summary.images)
 
 
 def test_the_shorter_side_gets_the_size_asked_for(shaped):
     wide = shaped / "wide.png"
     # 90 x 40 px at a height of 48: 108 px, 13.5 patches.
-    (entry,) = explain(tiny_vit(), wide, RunConfig(size="48")).summary["images"]
-    assert entry["input_size"] == [48, 112]
-    (entry,) = explain(tiny_vit(), wide, RunConfig(size="24x40")).summary["images"]
-    assert (entry["input_size"], entry["framing"]) == ([24, 40], "cropped")
+    (entry,) = explain(tiny_vit(), wide, RunConfig(size="48")).summary.images
+    assert entry.input_size == [48, 112]
+    (entry,) = explain(tiny_vit(), wide, RunConfig(size="24x40")).summary.images
+    assert (entry.input_size, entry.framing) == ([24, 40], "cropped")
     with pytest.raises(UsageError, match="does not fit the patch size"):
         explain(tiny_vit(), wide, RunConfig(size="30"))
 
@@ -233,7 +233,7 @@ def test_unreadable_images_are_named_and_the_others_explained(shaped, tmp_path):
         on_progress=lambda *counts: done.append(counts),
     )
     assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert result.summary["data"] == {"num_images": 1, "num_failed": 3}
+    assert result.summary.data == {"num_images": 1, "num_failed": 3}
     reasons = dict(result.failures)
     assert "damaged" in reasons[str(bad[0])]
     assert "8 times as long as short" in reasons[str(bad[1])]
@@ -268,10 +268,10 @@ def test_results_are_replaced_only_when_asked(shaped, tmp_path):
 @pytest.mark.parametrize("layer", [0, None])
 def test_half_precisions_are_held_to_their_own_tolerance(shaped, layer, dtype):
     found = explain(tiny_vit(), shaped, RunConfig(dtype=dtype), layer=layer)
-    assert found.summary["model"]["dtype"] == dtype
-    ledger = found.summary["ledger"]
+    assert found.summary.model.dtype == dtype
+    ledger = found.summary.ledger
     # Really in half precision, and held to its tolerance.
-    assert 1e-4 < ledger["max_balance_error"] <= ledger["tolerance"] == 3e-2
+    assert 1e-4 < ledger.max_balance_error <= ledger.tolerance == 3e-2
     assert all(np.isfinite(found.read_image(index).share).all() for index in range(3))
 
 

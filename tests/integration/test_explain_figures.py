@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
-from vitscope.figures.rendering.maps import plot_explanations
 
 from audits import tiny_vit
 from images import write_images
@@ -17,6 +16,7 @@ from vitscope.cli import main
 from vitscope.errors import UsageError
 from vitscope.figures import ModelResult, draw, plot
 from vitscope.figures.explained import draw_explanations
+from vitscope.figures.rendering.maps import plot_explanations
 from vitscope.files.own_files import is_figures
 
 

@@ -39,7 +39,7 @@ def mixed(tmp_path):
 
 def test_an_audit_counts_them_and_says_so_everywhere(tmp_path, vit, mixed, monkeypatch, capsys):
     result = audit(vit, mixed, AuditConfig(batch_size=3), out=tmp_path / "out")
-    (note,) = result.summary["data"]["notes"]
+    (note,) = result.summary.data.notes
     assert note.startswith(f"4 of 9 {DARK}")
     paths, parts = (result.images[name].to_pylist() for name in ("path", "level_range"))
     ranges = dict(zip(paths, parts, strict=True))
@@ -59,7 +59,7 @@ def test_an_audit_counts_them_and_says_so_everywhere(tmp_path, vit, mixed, monke
 def test_ordinary_images_are_not_noted(tmp_path, vit):
     # 13 bits reach 1/8, which is enough; so is a photograph.
     write_dark(write_images(tmp_path / "set", 4), 3, white=8500)
-    assert audit(vit, tmp_path / "set").summary["data"] == {
+    assert audit(vit, tmp_path / "set").summary.data == {
         "num_images": 7,
         "num_failed": 0,
         "num_repeated": 0,
@@ -73,7 +73,7 @@ def test_merged_results_count_over_all_images(tmp_path, vit, mixed):
     )
     (mixed / "0000.png").unlink()
     parts = [audit(vit, source) for source in (mixed, tmp_path / "more", tmp_path / "x.tar")]
-    left_out, dark = parts[0].merge(*parts[1:]).summary["data"]["notes"]
+    left_out, dark = parts[0].merge(*parts[1:]).summary.data.notes
     assert left_out.startswith("1 members of the archives")
     assert dark.startswith(f"6 of 11 {DARK}")
 
@@ -82,8 +82,8 @@ def test_the_other_kinds_of_results_say_so_too(tmp_path, vit, mixed):
     classes = write_classes(tmp_path / "classes", 2)
     write_dark(classes / "class 0", 2)
     summary = one_shot(vit, classes, OneShotConfig(draws=2)).summary
-    (note,) = summary["data"]["notes"]
-    assert note.startswith(f"2 of {summary['data']['num_images']} {DARK}")
+    (note,) = summary.data.notes
+    assert note.startswith(f"2 of {summary.data.num_images} {DARK}")
     explained = explain(vit, mixed, out=tmp_path / "explained")
     (note,) = explained.summary["data"]["notes"]
     assert note.startswith(f"4 of 9 {DARK}")

@@ -81,8 +81,8 @@ def test_numbers_of_numpy_and_torch_and_paths_are_taken(module, photos, tmp_path
 
 def test_a_module_is_wrapped(module, photos):
     config = AuditConfig(size="32", gallery=0)
-    ours = audit(module, photos, config).summary["variance_share"]
-    assert ours == audit(wrap_model(module), photos, config).summary["variance_share"]
+    ours = audit(module, photos, config).summary.last.variance_share
+    assert ours == audit(wrap_model(module), photos, config).summary.last.variance_share
     pixels = torch.randn(2, 3, 32, 32)
     assert torch.equal(
         decompose(module, pixels).contributions,

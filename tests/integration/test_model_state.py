@@ -305,6 +305,6 @@ def test_weights_computed_by_a_hook_are_cast_with_the_rest(change, dtype, images
     with torch.no_grad():
         before = vit.module(make_pixels())
     result = audit(vit, images, AuditConfig(gallery=0, device="cpu", dtype=dtype, verified=0))
-    assert result.summary["ledger"]["max_balance_error"] < result.summary["ledger"]["tolerance"]
+    assert result.summary.ledger.max_balance_error < result.summary.ledger.tolerance
     with torch.no_grad():
         assert torch.equal(vit.module(make_pixels()), before)

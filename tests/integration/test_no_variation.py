@@ -52,9 +52,9 @@ def constant_patches(images, tmp_path_factory):
 
 def test_a_constant_output_is_said_to_be_one(constant_output):
     summary = constant_output.summary
-    assert summary["verdict"] == "no variation"
-    assert summary["main_other_source"] is None
-    assert summary["verdict_text"] == (
+    assert summary.last.verdict.status == "no variation"
+    assert summary.last.verdict.main_other_source is None
+    assert summary.last.verdict.text == (
         "the output is the same for every image: variance share of patches = undefined, "
         "CKA(r, patches) = undefined, n = 6"
     )
@@ -62,9 +62,9 @@ def test_a_constant_output_is_said_to_be_one(constant_output):
 
 def test_constant_patches_are_said_to_be_so_and_the_other_source_is_named(constant_patches):
     summary = constant_patches.summary
-    assert summary["verdict"] == "no variation"
-    assert summary["main_other_source"] == "skip"
-    assert summary["verdict_text"] == (
+    assert summary.last.verdict.status == "no variation"
+    assert summary.last.verdict.main_other_source == "skip"
+    assert summary.last.verdict.text == (
         "what patches wrote is the same for every image: variance share of patches = 0.0 % "
         "(0.0 to 0.0 %), CKA(r, patches) = undefined, 95 % intervals, n = 26; the main other "
         "source is the [CLS] token's skip connection (100.0 %)"
@@ -80,7 +80,7 @@ def test_every_status_has_its_look_everywhere():
 @pytest.mark.parametrize("which", ["constant_output", "constant_patches"])
 def test_terminal_notebook_and_report_say_the_same(which, request):
     result = request.getfixturevalue(which)
-    text = result.summary["verdict_text"]
+    text = result.summary.last.verdict.text
     console = Console(width=400, record=True, file=StringIO())
     console.print(make_report(result.summary), make_comparison([result.summary]))
     told = console.export_text()

@@ -70,9 +70,9 @@ def changed(result, folder, change):
 
 def test_an_audit_shows_its_verdict_and_its_sources_with_intervals(result):
     page, summary = Page(result._repr_html_()), result.summary
-    assert summary["verdict_text"] in page.text
-    assert f"{summary['data']['num_images']} images" in page.text
-    shares = summary["variance_share"]["residual"]
+    assert summary.last.verdict.text in page.text
+    assert f"{summary.data.num_images} images" in page.text
+    shares = summary.last.variance_share["residual"]
     assert {row[0] for row in page.rows[1:]} == set(shares)
     for row in page.rows[1:]:
         told = dict(zip(page.rows[0], row, strict=True))
@@ -80,7 +80,7 @@ def test_an_audit_shows_its_verdict_and_its_sources_with_intervals(result):
         value, half = map(float, told["variance share"].split(" ± "))
         assert value == pytest.approx(shares[row[0]]["value"], abs=5e-4)
         assert half == pytest.approx((high - low) / 2, abs=5e-4)
-        cka = summary["cka"]["residual"][row[0]]["unbiased"]
+        cka = summary.last.cka["residual"][row[0]]["unbiased"]
         assert float(told["CKA with r"].split(" ± ")[0]) == pytest.approx(cka, abs=5e-4)
     (skip,) = (row for row in page.rows if row[0] == "skip")
     assert skip[page.rows[0].index("attention")] == "–"
@@ -91,7 +91,7 @@ def test_one_shot_classification_shows_its_accuracies(accuracies):
     patches = next(row for row in page.rows if row[1] == "patches")
     told = dict(zip(page.rows[0], patches, strict=True))
     for classifier in ("nearest", "logistic"):
-        top1 = summary["accuracy"][classifier]["attention"]["patches"]["top1"]["value"]
+        top1 = summary.accuracy[classifier]["attention"]["patches"].top1.value
         shown = told[f"top-1 {classifier}"].split()[0]
         assert float(shown) == pytest.approx(100 * top1, abs=0.05)
     assert page.rows[-1][0] == "chance"
@@ -101,7 +101,7 @@ def test_one_shot_classification_shows_its_accuracies(accuracies):
 def test_an_explanation_shows_the_verdict_on_each_image(explanation):
     page = Page(explanation._repr_html_())
     for number, (row, image) in enumerate(
-        zip(page.rows[1:], explanation.summary["images"], strict=True)
+        zip(page.rows[1:], explanation.summary.images, strict=True)
     ):
         assert row[:2] == [str(number), image["path"]]
         assert image["verdict"]["text"] in row[2]
@@ -109,9 +109,9 @@ def test_an_explanation_shows_the_verdict_on_each_image(explanation):
 
 def test_undefined_numbers_are_dashes(result, tmp_path):
     def undefine(summary):
-        summary["variance_share"]["residual"]["patches"] = {"value": None, "ci95": None}
-        summary["cka"]["residual"]["patches"] |= {"unbiased": None, "ci95": None, "biased": None}
-        summary["centred_cosine"]["residual"]["patches"] = None
+        summary.last.variance_share["residual"]["patches"] = {"value": None, "ci95": None}
+        summary.last.cka["residual"]["patches"] |= {"unbiased": None, "ci95": None, "biased": None}
+        summary.last.centred_cosine["residual"]["patches"] = None
 
     page = Page(changed(result, tmp_path / "undefined", undefine)._repr_html_())
     patches = next(row for row in page.rows if row[0] == "patches")
@@ -122,11 +122,11 @@ def test_undefined_numbers_are_dashes(result, tmp_path):
 
 def test_hostile_text_is_shown_and_not_executed(result, accuracies, explanation, tmp_path):
     def poison(summary):
-        summary["model"] |= {"id": HOSTILE, "notes": [HOSTILE], "dtype": HOSTILE}
+        summary.model |= {"id": HOSTILE, "notes": [HOSTILE], "dtype": HOSTILE}
         if "verdict_text" in summary:
-            summary["verdict_text"] = HOSTILE
-        if "dropped_classes" in summary["data"]:
-            summary["data"]["dropped_classes"] = [HOSTILE]
+            summary.last.verdict.text = HOSTILE
+        if "dropped_classes" in summary.data:
+            summary.data.XXX_dropped_classes = [HOSTILE]
         for image in summary.get("images", []):
             image["path"] = image["verdict"]["text"] = image["verdict"]["basis"] = HOSTILE
 

@@ -91,12 +91,12 @@ def test_nearest_accuracies_equal_plain_code(folder, renormalize):
 
 def test_summary_has_every_promised_key(result):
     summary = result.summary
-    assert summary["kind"] == "one-shot"
-    assert summary["schema_version"] == 3
-    assert summary["draws"] == 12
-    assert summary["readout"] == "attention"
-    assert summary["chance"] == pytest.approx({"top1": 1 / 7, "top5": 5 / 7})
-    assert summary["data"] == {
+    assert summary.XXX_kind == "one-shot"
+    assert summary.XXX_schema_version == 3
+    assert summary.draws == 12
+    assert summary.readout == "attention"
+    assert summary.chance == pytest.approx({"top1": 1 / 7, "top5": 5 / 7})
+    assert summary.data == {
         "num_classes": NUM_CLASSES,
         "num_images": 27,
         "num_failed": 0,
@@ -106,14 +106,14 @@ def test_summary_has_every_promised_key(result):
         "num_dropped": 0,
     }
     parts = {"full", "patches", "registers", "cls"}
-    for readouts in summary["accuracy"].values():
+    for readouts in summary.accuracy.values():
         found = {readout: set(part) for readout, part in readouts.items()}
         assert found == {
             "attention": parts,
             "values": parts,
             **dict.fromkeys(("residual", "block", "embedding"), parts | {"skip"}),
         }
-    assert set(summary["accuracy"]) == {"nearest", "logistic"}
+    assert set(summary.accuracy) == {"nearest", "logistic"}
     for draw in range(12):
         assert (draw, "logistic", "residual", "skip") in read_draws(result)
     assert result.provenance["config"]["draws"] == 12
@@ -122,13 +122,13 @@ def test_summary_has_every_promised_key(result):
 
 def test_means_over_draws_are_those_of_the_table(result):
     draws = read_draws(result)
-    for classifier, readouts in result.summary["accuracy"].items():
+    for classifier, readouts in result.summary.accuracy.items():
         for readout, parts in readouts.items():
             for part, entry in parts.items():
                 values = np.array([draws[d, classifier, readout, part] for d in range(12)])
                 for column, name in enumerate(("top1", "top5")):
-                    low, high = entry[name]["ci95"]
-                    assert entry[name]["value"] == pytest.approx(values[:, column].mean())
+                    low, high = getattr(entry, name)["ci95"]
+                    assert getattr(entry, name)["value"] == pytest.approx(values[:, column].mean())
                     half = 2.200985 * values[:, column].std(ddof=1) / np.sqrt(12)
                     # An accuracy is from 0 to 1, and so is its interval.
                     mean = values[:, column].mean()
@@ -138,7 +138,7 @@ def test_means_over_draws_are_those_of_the_table(result):
 
 def test_the_model_is_described_as_in_an_audit(result, folder):
     audited = audit(tiny_vit(), folder, AuditConfig(**EXACT)).summary
-    assert result.summary["model"] == audited["model"]
+    assert result.summary.model == audited.model
 
 
 @pytest.mark.parametrize("config", [{"batch_size": 1}, {"batch_size": 5, "num_workers": 1}])
@@ -184,8 +184,8 @@ def test_another_seed_draws_others(result, folder):
 def test_a_limit_draws_classes(folder):
     config = OneShotConfig(draws=2, limit=3, seed=2, **EXACT)
     summary = one_shot(tiny_vit(), folder, config).summary
-    assert summary["data"]["num_classes"] == 3
-    assert summary["chance"] == pytest.approx({"top1": 1 / 3, "top5": 1})
+    assert summary.data.XXX_num_classes == 3
+    assert summary.XXX_chance == pytest.approx({"top1": 1 / 3, "top5": 1})
     chosen = [tuple(find_classes(folder).limited(3, seed).classes) for seed in range(8)]
     assert all(list(names) == sorted(names) for names in chosen)
     assert len(set(chosen)) > 1
@@ -202,7 +202,7 @@ def test_a_limit_draws_classes(folder):
 )
 def test_parts_are_those_that_the_model_has(folder, name, parts):
     summary = one_shot(tiny_vit(name), folder, OneShotConfig(draws=2)).summary
-    found = summary["accuracy"]["nearest"]
+    found = summary.accuracy["nearest"]
     skip = set() if name == "siglip" else {"skip"}
     assert set(found["attention"]) == parts
     assert set(found["embedding"]) == set(found["residual"]) == parts | skip
@@ -213,10 +213,10 @@ def test_parts_are_those_that_the_model_has(folder, name, parts):
 
 def test_the_cls_term_goes_where_it_is_sent(folder, result):
     config = OneShotConfig(draws=12, cls_term="registers", **EXACT)
-    assert result.summary["settings"] == {"renormalize": False, "cls_term": "own", "layer": 1}
-    found = one_shot(tiny_vit(), folder, config).summary["accuracy"]["nearest"]["attention"]
+    assert result.summary.settings == {"renormalize": False, "cls_term": "own", "layer": 1}
+    found = one_shot(tiny_vit(), folder, config).summary.accuracy["nearest"]["attention"]
     assert set(found) == {"full", "patches", "registers"}
-    kept = result.summary["accuracy"]["nearest"]["attention"]
+    kept = result.summary.accuracy["nearest"]["attention"]
     assert found["patches"] == kept["patches"]
 
 
@@ -228,7 +228,7 @@ def test_copies_of_a_image_change_nothing(folder, result, tmp_path):
         tiny_vit(), tmp_path / "copies", OneShotConfig(draws=12, classifier="both", **EXACT)
     )
     assert read_draws(again) == read_draws(result)
-    assert again.summary["data"]["num_repeated"] == NUM_CLASSES
+    assert again.summary.data.num_repeated == NUM_CLASSES
 
 
 def test_progress_counts_images_and_draws(folder):
@@ -258,7 +258,7 @@ def test_results_are_saved_loaded_and_told_apart(result, folder, tmp_path):
     replaced = one_shot(
         tiny_vit(), folder, OneShotConfig(draws=2), out=saved.folder, overwrite=True
     )
-    assert OneShotResult.load(replaced.folder).summary["draws"] == 2
+    assert OneShotResult.load(replaced.folder).summary.draws == 2
 
 
 @pytest.mark.real_weights
@@ -271,10 +271,10 @@ def test_patches_of_a_small_model_classify_as_well_as_its_output():
     preprocessing = default_preprocessing("dinov2", (224, 224))
     vit = wrap_model(load_embedded_dinov2(), preprocessing=preprocessing)
     summary = one_shot(vit, CALTECH, OneShotConfig(limit=15, draws=40, classifier="both")).summary
-    assert summary["data"]["num_classes"] == 15
-    for readouts in summary["accuracy"].values():
+    assert summary.data.num_classes == 15
+    for readouts in summary.accuracy.values():
         for readout in ("attention", "embedding"):
-            top1 = {part: entry["top1"] for part, entry in readouts[readout].items()}
+            top1 = {part: entry.top1 for part, entry in readouts[readout].items()}
             full, patches = top1["full"], top1["patches"]
             assert patches["value"] == pytest.approx(full["value"], abs=0.02)
             assert full["ci95"][0] > 4 / 15

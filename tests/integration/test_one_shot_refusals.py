@@ -65,7 +65,7 @@ def test_splits_are_not_taken_for_classes(tmp_path, places, named):
 
 def test_what_cannot_be_used_is_named_and_counted(messy):
     result = one_shot(tiny_vit(), messy, OneShotConfig(draws=2))
-    assert result.summary["data"] == {
+    assert result.summary.data == {
         "num_classes": 2,
         "num_images": 6,
         "num_failed": 1,

@@ -61,7 +61,7 @@ def forget_behaviour(result, folder):
 
 def test_the_same_model_with_the_same_hook_merges(parts):
     first, second = (audit(hooked(double), part, CONFIG) for part in parts)
-    assert first.merge(second).summary["data"]["num_images"] == 40
+    assert first.merge(second).summary.data.num_images == 40
     assert first.manifest.behaviour_hash == second.provenance["behaviour_hash"]
 
 
@@ -82,7 +82,7 @@ def test_what_cannot_be_compared_is_not_merged_with_itself_and_says_so(parts):
     with pytest.raises(ResultError, match=UNKNOWN):
         first.merge(second)
     for result in (first, explain(vit, parts[0], EXPLAINED)):
-        (note,) = result.summary["model"]["notes"]
+        (note,) = result.summary.model.notes
         assert note.startswith("the forward hook of blocks.0.mlp (a lambda) is code that cannot be")
     assert first.manifest.unknown == ("the forward hook of blocks.0.mlp (a lambda)",)
 
@@ -104,7 +104,7 @@ def test_a_result_of_an_earlier_version_is_read_and_not_merged(plain, parts, tmp
 def test_another_model_of_the_same_weights_is_no_reference(make, reason, plain, parts):
     with pytest.raises(UsageError, match=rf"the reference .* cannot be used: {reason}"):
         explain(make(), parts[0], EXPLAINED, reference=plain)
-    assert explain(tiny_vit(), parts[0], EXPLAINED, reference=plain).summary["reference"]
+    assert explain(tiny_vit(), parts[0], EXPLAINED, reference=plain).summary.reference
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_run_of_what_cannot_be_compared_is_not_resumed(unfinished, parts):
     with pytest.raises(UsageError, match="holds an unfinished run of something else"):
         audit(tiny_vit(), parts[0], CONFIG, out=out, resume=True)
     made = audit(with_lambda(), parts[0], CONFIG, out=out, resume=True, overwrite=True)
-    assert made.summary["data"]["num_images"] == 20
+    assert made.summary.data.num_images == 20
     with pytest.raises(UsageError, match=words):  # a finished one either
         audit(with_lambda(), parts[0], CONFIG, out=out, resume=True)
 

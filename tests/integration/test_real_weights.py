@@ -46,64 +46,64 @@ def test_the_numbers_are_those_of_a_small_model(summary):
     Norms differ from image to image by a tenth (standard deviation 3.3 of 30.5), and these
     images hold textures and drawings that ImageNet has few of: 8 % is the margin of their mean.
     """
-    assert summary["ledger"]["max_balance_error"] < 1e-5
-    assert summary["attention_mass"]["patches"]["mean"] == pytest.approx(0.945, abs=0.025)
-    norms = {name: value["mean"] for name, value in summary["contribution_norm"].items()}
+    assert summary.ledger.max_balance_error < 1e-5
+    assert summary.last.attention_mass["patches"].mean == pytest.approx(0.945, abs=0.025)
+    norms = {name: value.mean for name, value in summary.last.contribution_norm.items()}
     assert norms["patches"] == pytest.approx(30.5, rel=0.08)
     assert norms["skip"] == pytest.approx(15.9, rel=0.08)
     assert norms["cls"] == pytest.approx(1.0, abs=0.4)
     assert norms["bias"] == pytest.approx(38.7, rel=0.01)
-    cka = {r: summary["cka"][r] for r in ("residual", "attention")}
+    cka = {r: summary.last.cka[r] for r in ("residual", "attention")}
     assert cka["residual"]["patches"]["biased"] == pytest.approx(0.997, abs=0.003)
     assert cka["attention"]["patches"]["biased"] == pytest.approx(0.9997, abs=0.0005)
     assert cka["residual"]["skip"]["biased"] == pytest.approx(0.62, abs=0.1)
-    shares = {n: s["value"] for n, s in summary["variance_share"]["residual"].items()}
+    shares = {n: s.value for n, s in summary.last.variance_share["residual"].items()}
     assert shares == pytest.approx({"patches": 0.910, "skip": 0.078, "cls": 0.012}, abs=0.02)
-    centred = summary["centred_cosine"]["attention"]["patches"]
-    assert centred["p50"] == pytest.approx(0.998, abs=0.003)
-    assert summary["readings"] == {
+    centred = summary.last.centred_cosine["attention"]["patches"]
+    assert centred.p50 == pytest.approx(0.998, abs=0.003)
+    assert summary.XXX_readings == {
         reading: ["holds", "holds"] for reading in ("alignment", "source")
     }
-    assert summary["verdict"] == "not enough images"  # 51: a kind of image may be missing
-    assert summary["main_other_source"] == "skip"
+    assert summary.last.verdict.status == "not enough images"  # 51: a kind of image may be missing
+    assert summary.last.verdict.main_other_source == "skip"
 
 
 def test_the_cls_token_turns_at_the_very_last_layer(summary):
     """−0.01 at the embeddings, −0.32 before the last block, on those 250; here −0.02 and −0.34."""
-    means = [row["mean"] for row in summary["layer_similarity"]]
+    means = [row.mean for row in summary.layer_similarity]
     assert len(means) == 13
     assert means[0] == pytest.approx(-0.01, abs=0.03)
     assert means[11] == pytest.approx(-0.32, abs=0.06)
     assert all(-0.45 < mean < 0 for mean in means[:12])
-    last = summary["layer_similarity"][12]
-    assert (last["p05"], last["mean"], last["p95"]) == pytest.approx((1, 1, 1), abs=1e-14)
+    last = summary.layer_similarity[12]
+    assert (last.p05, last.mean, last.p95) == pytest.approx((1, 1, 1), abs=1e-14)
 
 
 def test_a_small_model_without_registers_is_clean(summary):
     """No patch is an outlier at any depth, though norms reach three times the median."""
-    rows = summary["high_norm_tokens"]
-    assert [row["layer"] for row in rows] == list(range(13))
+    rows = summary.high_norm_tokens
+    assert [row.XXX_layer for row in rows] == list(range(13))
     for row in rows:
-        assert (row["threshold"], row["position_share"]) == (None, None)
+        assert (row.threshold, row.position_share) == (None, None)
         # None are found; of the last depth norms are known of verified images alone.
-        assert row["fraction"] is row["images_fraction"] is None
-        assert (row["fraction_at_most"] is None) == (row["layer"] == 12)
-    assert max(row["max"] / row["median"] for row in rows) > 2.5
-    anatomy = summary["anatomy"]
-    assert (anatomy["dominant_register"], anatomy["analysed"]) == (None, None)
-    assert set(anatomy["tokens"]) == {"cls", "highest_patch"}
-    assert summary["interdependence"] is None
+        assert row.fraction is row.images_fraction is None
+        assert (row.fraction_at_most is None) == (row.XXX_layer == 12)
+    assert max(row.max / row.median for row in rows) > 2.5
+    anatomy = summary.last.anatomy
+    assert (anatomy.dominant_register, anatomy.analysed) == (None, None)
+    assert set(anatomy.tokens) == {"cls", "highest_patch"}
+    assert summary.interdependence is None
 
 
 def test_patches_write_more_than_the_skip_connection_carries(summary):
     """The paper's Fig. 5a for a small model; 30.5 against 15.9 on ImageNet."""
-    norms = {name: value["mean"] for name, value in summary["contribution_norm"].items()}
+    norms = {name: value.mean for name, value in summary.last.contribution_norm.items()}
     assert norms["patches"] / norms["skip"] == pytest.approx(30.5 / 15.9, rel=0.15)
     # What the skip connection carries is what enters the block on [CLS].
-    assert norms["skip"] == pytest.approx(summary["anatomy"]["norms"]["cls"]["mean"], rel=1e-6)
-    ledger = summary["gram_ledger"]["residual"]
-    assert ledger["patches"]["patches"]["unbiased"] == pytest.approx(0.91, abs=0.05)
-    assert ledger["patches"]["patches"]["unbiased"] > 10 * ledger["skip"]["skip"]["unbiased"]
+    assert norms["skip"] == pytest.approx(summary.last.anatomy.norms["cls"].mean, rel=1e-6)
+    ledger = summary.last.gram_ledger["residual"]
+    assert ledger["patches"]["patches"].unbiased == pytest.approx(0.91, abs=0.05)
+    assert ledger["patches"]["patches"].unbiased > 10 * ledger["skip"]["skip"].unbiased
 
 
 def rename(state):

@@ -74,7 +74,7 @@ def test_what_a_model_keeps_of_an_audit_can_be_trained_on(build, images):
     """A table of positions that was made in inference mode would stop the next training step."""
     model = build().train()
     few = sorted(images.iterdir())[:3]
-    size = TrainingAudit(few, CONFIG).run(model).summary["model"]["input_size"]
+    size = TrainingAudit(few, CONFIG).run(model).summary.model.INPUT_SIZE
     output = model(torch.rand(1, 3, *size))
     output = output if isinstance(output, torch.Tensor) else output[0]
     output.square().sum().backward()
@@ -112,7 +112,7 @@ def test_images_are_decoded_once(images, tmp_path):
     shutil.rmtree(folder)
     again = fixed.run(model)
     assert list_numbers(again.summary) == list_numbers(first.summary)
-    assert again.summary["data"]["num_failed"] == len(again.failures) == 1
+    assert again.summary.data.num_failed == len(again.failures) == 1
 
 
 def test_a_prepared_set_is_taken_as_it_is(images):

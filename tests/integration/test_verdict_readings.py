@@ -108,56 +108,56 @@ def test_readings_and_verdict_of_the_last_layer_are_the_references(audits, name)
     r = sum(terms.values())
     identities = result.images["image_id"].to_pylist()
     value, low, high = reference_interval(reference_share, identities, terms["patches"], r)
-    share = summary["variance_share"]["residual"]["patches"]
+    share = summary.last.variance_share["residual"]["patches"]
     # Both are float64 sums over 120 images; the interval is a difference of ten of them.
-    assert share["value"] == pytest.approx(value, abs=1e-11)
-    assert share["ci95"] == pytest.approx([low, high], abs=1e-9)
+    assert share.value == pytest.approx(value, abs=1e-11)
+    assert share.ci95 == pytest.approx([low, high], abs=1e-9)
     near = sorted(level(round(1 - abs(1 - end), 3), 0.8) for end in (low, high))
     value, low, high = reference_interval(reference_cka, identities, r, terms["patches"])
-    cka = summary["cka"]["residual"]["patches"]
-    assert cka["unbiased"] == pytest.approx(value, abs=1e-9)
-    assert cka["ci95"] == pytest.approx([low, min(1, high)], abs=1e-7)
+    cka = summary.last.cka["residual"]["patches"]
+    assert cka.unbiased == pytest.approx(value, abs=1e-9)
+    assert cka.ci95 == pytest.approx([low, min(1, high)], abs=1e-7)
     aligned = sorted(level(round(end, 3), 0.9) for end in (low, high))
     worst, best = (min(pair) for pair in zip(near, aligned, strict=True))
     expected = ("broken", "weakened", "holds")[worst] if worst == best else "borderline"
     if (worst, best) == (0, 2):
         expected = "not enough images"
-    assert summary["verdict"] == expected
+    assert summary.last.verdict.status == expected
 
 
 @pytest.mark.parametrize(("name", "expected"), PLANTED.items())
 def test_planted_sources_are_found_out(audits, name, expected):
     summary = audits(name).summary
-    assert summary["cka"]["residual"]["patches"]["unbiased"] > 0.98
-    assert (summary["verdict"], summary["decided_by"]) == expected
-    assert "CKA cannot tell sources apart here" in summary["verdict_text"]
-    assert summary["main_other_source"] == (
+    assert summary.last.cka["residual"]["patches"].unbiased > 0.98
+    assert (summary.last.verdict.status, summary.last.verdict.decided_by) == expected
+    assert "CKA cannot tell sources apart here" in summary.last.verdict.text
+    assert summary.last.verdict.main_other_source == (
         "skip" if name in {"half_and_half", "skip_copy"} else "registers"
     )
 
 
 def test_one_percent_of_what_was_there_already_is_broken(audits):
-    shares = audits("skip_copy").summary["variance_share"]["residual"]
-    assert shares["patches"]["value"] < 0.02
-    assert shares["skip"]["value"] > 0.98
+    shares = audits("skip_copy").summary.last.variance_share["residual"]
+    assert shares["patches"].value < 0.02
+    assert shares["skip"].value > 0.98
 
 
 def test_every_layer_has_its_verdict_everywhere(audits):
     result = audits("skip_copy")
     summary = result.summary
-    layers = summary["layers"]
-    assert [layers[key]["verdict"] for key in ("0", "1")] == ["holds", "broken"]
+    layers = summary.layers
+    assert [layers[key].verdict for key in ("0", "1")] == ["holds", "broken"]
     keys = ("verdict", "decided_by", "readings", "main_other_source", "verdict_text")
-    assert {k: layers["1"][k] for k in keys} == {k: summary[k] for k in keys}
+    assert {k: getattr(layers[1], k) for k in keys} == {k: getattr(summary.last, k) for k in keys}
     console = Console(width=200, record=True, file=StringIO())
     console.print(make_report(summary), make_comparison([summary]))
     shown = console.export_text()
     page = render_report(load_results([result.folder]))
     for text in (shown, result._repr_html_(), page):
         assert "The verdict of each layer" in text
-        assert summary["verdict_text"][1:] in " ".join(text.split()).replace("&#39;", "'").replace(
-            "&#x27;", "'"
-        )
+        assert summary.last.verdict.text[1:] in " ".join(text.split()).replace(
+            "&#39;", "'"
+        ).replace("&#x27;", "'")
     (loaded,) = load_results([result.folder])
     rows = describe_verdict(loaded)["layers"].rows
     assert [(row[0], row[-1]) for row in rows] == [("0", "holds"), ("1", "broken")]
@@ -168,7 +168,7 @@ def test_training_logs_the_verdict_and_both_intervals_of_each_layer(audits):
     numbers = list_numbers(summary)
     assert numbers["vitscope/verdict"] == 0
     assert numbers["vitscope/layer_00/verdict"] == 2
-    for prefix, content in (("", summary), ("layer_00/", summary["layers"]["0"])):
+    for prefix, content in (("", summary), ("layer_00/", summary.layers[0])):
         for name in ("cka", "variance_share"):
             low, high = content[name]["residual"]["patches"]["ci95"]
             assert numbers[f"vitscope/{prefix}{name}_residual_patches_low"] == low
@@ -195,24 +195,24 @@ def test_a_pooling_head_that_reads_other_tokens_has_both_readings(images):
     )
     vit = wrap_model(randomize(module), model_id="pooling head")
     summary = audit(vit, images, CONFIG).summary
-    assert set(summary["variance_share"]["residual"]) == {"patches", "cls", "registers"}
-    assert summary["main_other_source"] in {"cls", "registers"}
-    assert summary["verdict"] != "not enough images"
-    assert "by construction" not in summary["verdict_text"]
+    assert set(summary.last.variance_share["residual"]) == {"patches", "cls", "registers"}
+    assert summary.last.verdict.main_other_source in {"cls", "registers"}
+    assert summary.last.verdict.status != "not enough images"
+    assert "by construction" not in summary.last.verdict.text
 
 
 def test_a_pooling_head_that_reads_patches_alone_holds_by_construction(images):
     few = sorted(images.iterdir())[:5]
     summary = audit(tiny_vit("siglip"), few, CONFIG).summary
-    assert (summary["verdict"], summary["decided_by"]) == ("holds", None)
-    assert summary["verdict_text"].startswith("patch integration holds by construction: ")
+    assert (summary.last.verdict.status, summary.last.verdict.decided_by) == ("holds", None)
+    assert summary.last.verdict.text.startswith("patch integration holds by construction: ")
 
 
 def test_no_interval_of_cka_passes_one(images):
     """Ten images of a CKA near 1: estimate ± half the width would end beyond."""
     few = sorted(images.iterdir())[:10]
     summary = audit(tiny_vit(), few, CONFIG).summary
-    cka = summary["cka"]["residual"]
-    cut = {part: one for part, one in cka.items() if one["ci95"] and one["ci95"][1] == 1}
+    cka = summary.last.cka["residual"]
+    cut = {part: one for part, one in cka.items() if one.ci95 and one.ci95[1] == 1}
     assert cut
-    assert all(one["ci95"] is None or one["ci95"][1] <= 1 for one in cka.values())
+    assert all(one.ci95 is None or one.ci95[1] <= 1 for one in cka.values())

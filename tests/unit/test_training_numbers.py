@@ -19,30 +19,30 @@ def summary(tmp_path_factory):
 
 def test_each_number_is_the_summarys(summary):
     numbers = list_numbers(summary)
-    cka = summary["cka"]["residual"]["patches"]
-    share = summary["variance_share"]["residual"]["patches"]
+    cka = summary.last.cka["residual"]["patches"]
+    share = summary.last.variance_share["residual"]["patches"]
     expected = {
-        "attention_mass_patches": summary["attention_mass"]["patches"]["mean"],
-        "patch_share": summary["patch_share"]["mean"],
-        "contribution_norm_skip": summary["contribution_norm"]["skip"]["mean"],
-        "centred_cosine_residual_patches": summary["centred_cosine"]["residual"]["patches"]["mean"],
-        "variance_share_residual_skip": summary["variance_share"]["residual"]["skip"]["value"],
-        "cka_embedding_registers": summary["cka"]["embedding"]["registers"]["unbiased"],
-        "cka_residual_patches": cka["unbiased"],
-        "cka_residual_patches_low": cka["ci95"][0],
-        "cka_residual_patches_high": cka["ci95"][1],
-        "variance_share_residual_patches_low": share["ci95"][0],
-        "variance_share_residual_patches_high": share["ci95"][1],
-        "token_norm_register_2": summary["anatomy"]["norms"]["register_2"]["mean"],
-        "layer_similarity_before_last": summary["layer_similarity"][-2]["mean"],
-        "balance_error": summary["ledger"]["max_balance_error"],
+        "attention_mass_patches": summary.last.attention_mass["patches"].mean,
+        "patch_share": summary.last.patch_share.mean,
+        "contribution_norm_skip": summary.last.contribution_norm["skip"].mean,
+        "centred_cosine_residual_patches": summary.last.centred_cosine["residual"]["patches"].mean,
+        "variance_share_residual_skip": summary.last.variance_share["residual"]["skip"].value,
+        "cka_embedding_registers": summary.last.cka["embedding"]["registers"].unbiased,
+        "cka_residual_patches": cka.unbiased,
+        "cka_residual_patches_low": cka.ci95[0],
+        "cka_residual_patches_high": cka.ci95[1],
+        "variance_share_residual_patches_low": share.ci95[0],
+        "variance_share_residual_patches_high": share.ci95[1],
+        "token_norm_register_2": summary.last.anatomy.norms["register_2"].mean,
+        "layer_similarity_before_last": summary.layer_similarity[-2].mean,
+        "balance_error": summary.ledger.max_balance_error,
         "num_images": 21,
-        "layer_00/token_norm_cls": summary["layers"]["0"]["anatomy"]["norms"]["cls"]["mean"],
-        "layer_01/patch_share": summary["patch_share"]["mean"],
+        "layer_00/token_norm_cls": summary.layers[0].anatomy.norms["cls"].mean,
+        "layer_01/patch_share": summary.last.patch_share.mean,
     }
     for name, value in expected.items():
         assert numbers[f"vitscope/{name}"] == value, name
-    shares = summary["variance_share"]["residual"]
+    shares = summary.last.variance_share["residual"]
     told = sum(numbers[f"vitscope/variance_share_residual_{term}"] for term in shares)
     assert told == pytest.approx(1, abs=1e-9)
 

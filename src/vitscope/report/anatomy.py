@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitscope.figures.drawing import NothingToDrawError, describe_n, select
+from vitscope.figures.description import NothingToDrawError, describe_n, select
 from vitscope.figures.numbers import Interval, read_estimate, read_spread
 from vitscope.figures.saved import ModelResult
 from vitscope.report.charts import plot_bars, term_colour

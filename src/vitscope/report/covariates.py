@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitscope.figures.drawing import NothingToDrawError, select
+from vitscope.figures.description import NothingToDrawError, select
 from vitscope.figures.numbers import Interval
 from vitscope.figures.saved import ModelResult
 from vitscope.report.charts import plot_dots

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from vitscope.figures.drawing import (
+from vitscope.figures.depths import describe_partial_depths
+from vitscope.figures.description import (
     NothingToDrawError,
     Selection,
     describe_n,
-    describe_partial_depths,
     select,
 )
 from vitscope.figures.numbers import Interval, read_high_norm, read_spread, tell_bounds

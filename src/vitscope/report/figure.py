@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vitscope.figures.drawing import NothingToDrawError, Selection, describe_omitted
+from vitscope.figures.description import NothingToDrawError, Selection, describe_omitted
 from vitscope.figures.numbers import CkaInterval, Interval
 from vitscope.figures.saved import ModelResult
 from vitscope.report.charts import Domain, Spec, plot_bars, plot_by_size, term_colour

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from vitscope.figures.drawing import NothingToDrawError, describe_n, select
+from vitscope.figures.description import NothingToDrawError, describe_n, select
 from vitscope.figures.numbers import (
     Interval,
     read_cka,
@@ -12,8 +12,8 @@ from vitscope.figures.numbers import (
     read_spread,
     tell_undefined_cka,
 )
-from vitscope.figures.one_shot import list_classifiers
 from vitscope.figures.saved import ModelResult, printable
+from vitscope.figures.sources import list_classifiers
 from vitscope.report.figure import (
     ReportFigure,
     Terms,

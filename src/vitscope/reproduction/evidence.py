@@ -238,7 +238,7 @@ def take_as_it_is(value: float | None, note: str = "") -> Reading:
     """A number that comes without an interval, to be held against a line as it is."""
     if value is None or not math.isfinite(value):
         raise UntoldError(MISSING)
-    return Reading(value, value, value, note)
+    return Reading(value, value, value, note=note)
 
 
 def average(readings: Sequence[Interval]) -> Interval:

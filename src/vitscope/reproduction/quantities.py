@@ -35,7 +35,7 @@ def cka(readout: str, part: str) -> Quantity:
             raise UntoldError(tell_undefined_cka(summary, readout, [part]))
         low, high = found.ci95 or (None, None)
         biased = "" if math.isnan(found.biased) else f"biased {found.biased:.4g}"
-        return Reading(found.unbiased, low, high, biased)
+        return Reading(found.unbiased, low, high, note=biased)
 
     name = f"CKA({TOTALS.get(readout, readout + ' output')}, {part})"
     return Quantity(name, f"layers[-1].cka.{readout}.{part}.unbiased", read)
@@ -54,7 +54,7 @@ def one_shot_kept(readout: str, classifier: str) -> Quantity:
             raise UntoldError("is undefined: the full output does no better than chance")
         kept = divide(_beyond(patches, chance), _beyond(full, chance))
         shown = f"top-5: patches {patches.value:.1%}, full {full.value:.1%}"
-        return Reading(kept.value, kept.low, kept.high, shown)
+        return Reading(kept.value, kept.low, kept.high, note=shown)
 
     source = f"accuracy.{classifier}.{readout}.{{patches, full}}.top5, chance.top5"
     return Quantity("part of top-5 kept by patches alone", source, read)
@@ -157,7 +157,8 @@ def _read_outlier_images(summary: AuditSummary) -> Reading:
     bound = found.images_fraction_at_most
     if bound is None:
         raise UntoldError(MISSING)
-    return Reading(bound, 0.0, read_proportion(bound, count).high, "none found: at most this part")
+    high = read_proportion(bound, count).high
+    return Reading(bound, 0.0, high, note="none found: at most this part")
 
 
 def _read_patch_cosine(summary: AuditSummary) -> Reading:
@@ -169,7 +170,7 @@ def _read_norm_ratio(summary: AuditSummary) -> Reading:
     skip, patches = (read_mean(norms.get(key)) for key in ("skip", "patches"))
     ratio = divide(skip, patches)
     shown = f"{skip.value:.4g} and {patches.value:.4g}"
-    return Reading(ratio.value, ratio.low, ratio.high, shown)
+    return Reading(ratio.value, ratio.low, ratio.high, note=shown)
 
 
 def _similarities(summary: AuditSummary) -> list[Reading]:

@@ -44,17 +44,17 @@ def test_numbers_equal_the_audits_own_to_rounding(photos, audited):
     result = explain(named_vit(), photos, FLOAT64, reference=audited)
     rows = {row["path"]: row for row in audited.images.to_pylist()}
     assert len(result) == len(rows) == 24
-    for entry in result.summary["images"]:
-        row = rows[entry["path"]]
+    for entry in result.summary.images:
+        row = rows[entry.path]
         for term in TERMS:
             share = row[f"centred_share_{term}"]
-            assert entry["centred_share"][term] == pytest.approx(share, abs=1e-9)
-            found = entry["centred_cosine"]["residual"][term]
+            assert entry.numbers.centred_share[term] == pytest.approx(share, abs=1e-9)
+            found = entry.numbers.centred_cosine["residual"][term]
             assert found == pytest.approx(row[f"centred_cosine_residual_{term}"], abs=1e-9)
-        assert sum(entry["centred_share"].values()) == pytest.approx(1, abs=1e-9)
-        assert entry["verdict"]["share"] == entry["centred_share"]["patches"]
-        assert entry["framing"] == "cropped"
-        assert entry["grid"] == [4, 4]
+        assert sum(entry.numbers.centred_share.values()) == pytest.approx(1, abs=1e-9)
+        assert entry.verdict.share == entry.numbers.centred_share["patches"]
+        assert entry.framing == "cropped"
+        assert entry.grid == [4, 4]
 
 
 def test_the_reports_gallery_and_explain_give_one_status_each(photos, audited, tmp_path):
@@ -98,21 +98,21 @@ def test_a_gallery_over_few_images_cannot_tell_as_explain_refuses_it(photos, tmp
     ],
 )
 def test_without_a_reference_nothing_is_judged(one, config, layer, command):
-    (entry,) = explain(named_vit(), one, config, layer=layer).summary["images"]
-    verdict = entry["verdict"]
-    assert verdict["status"] == "cannot tell"
-    assert verdict["share"] is None
-    assert verdict["text"] == (
+    (entry,) = explain(named_vit(), one, config, layer=layer).summary.images
+    verdict = entry.verdict
+    assert verdict.status == "cannot tell"
+    assert verdict.share is None
+    assert verdict.text == (
         f"cannot tell without a reference: run `vitscope audit IMAGES {command}` and give it with "
         "--reference DIR"
     )
-    assert "raw" in verdict["basis"]
+    assert "raw" in verdict.basis
     assert "centred_share" not in entry
 
 
 def test_a_wrapped_model_is_told_no_command_that_cannot_work(one):
-    (entry,) = explain(tiny_vit(), one).summary["images"]
-    assert entry["verdict"]["text"] == (
+    (entry,) = explain(tiny_vit(), one).summary.images
+    assert entry.verdict.text == (
         "cannot tell without a reference: audit images with this model and give the result as "
         "`reference`"
     )
@@ -120,11 +120,11 @@ def test_a_wrapped_model_is_told_no_command_that_cannot_work(one):
 
 def test_attention_pooling_over_patches_alone_needs_none(photos, one):
     vit = named_vit("siglip")
-    (alone,) = explain(vit, one).summary["images"]
+    (alone,) = explain(vit, one).summary.images
     reference = audit(vit, photos, AuditConfig(dtype="float64"))
-    (held,) = explain(vit, one, reference=reference).summary["images"]
-    assert alone["verdict"]["status"] == held["verdict"]["status"] == "most"
-    assert alone["verdict"]["text"] == held["verdict"]["text"]
+    (held,) = explain(vit, one, reference=reference).summary.images
+    assert alone.verdict.status == held.verdict.status == "most"
+    assert alone.verdict.text == held.verdict.text
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -167,9 +167,9 @@ def test_the_command_that_the_verdict_names_works_as_it_stands(command, photos, 
     )
     assert (code, err.count("Traceback")) == (0, 0)
     summary = Explanation.load(tmp_path / "again" / "tiny-dinov2_reg").summary
-    assert summary["reference"]["source"] == "given"
+    assert summary.XXX_reference["source"] == "given"
     assert f"24 images of the audit {audits}/tiny-dinov2_reg" in "".join(
-        summary["images"][0]["verdict"]["basis"]
+        summary.XXX_images[0]["verdict"]["basis"]
     )
 
 
@@ -181,9 +181,9 @@ def test_an_audit_in_out_is_used_and_stays(command, photos, one, tmp_path):
         code, printed, _ = command("explain", one, *MODEL, "--out", out, *more)
         assert code == 0
         assert "which lies beside this result" in " ".join(printed.split())
-        told = Explanation.load(out / "tiny-dinov2_reg-explained").summary["reference"]
-        assert told["source"] == "found"
-        assert Path(told["folder"]) == out / "tiny-dinov2_reg"
+        told = Explanation.load(out / "tiny-dinov2_reg-explained").summary.reference
+        assert told.source == "found"
+        assert Path(told.folder) == out / "tiny-dinov2_reg"
     assert (out / "tiny-dinov2_reg" / "summary.json").read_bytes() == before
 
 

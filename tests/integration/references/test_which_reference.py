@@ -15,7 +15,7 @@ VERDICTS = ("most", "part", "do not read")
 
 
 def reference_of(result):
-    return result.summary["reference"]
+    return result.summary.reference
 
 
 def test_one_that_is_given_is_named(one, audited):
@@ -24,8 +24,8 @@ def test_one_that_is_given_is_named(one, audited):
     assert told["source"] == "given"
     assert told["num_images"] == 24
     assert told["folder"] == str(audited.folder)
-    (entry,) = result.summary["images"]
-    assert entry["verdict"]["basis"] == (
+    (entry,) = result.summary.images
+    assert entry.verdict.basis == (
         f"shares of r − mean r, means over 24 images of the audit {audited.folder}"
     )
     assert result.provenance["reference"] == told
@@ -41,7 +41,7 @@ def test_an_audit_beside_the_result_is_found_and_named(one, home, place):
     assert told["folder"] == str(home / "photos-audit")
     assert "home/photos-audit, which lies beside this result" in told["images"]
     given = explain(named_vit(), one, FLOAT64, reference=AuditResult.load(home / "photos-audit"))
-    found, expected = result.summary["images"][0], given.summary["images"][0]
+    found, expected = result.summary.images[0], given.summary.images[0]
     assert found["centred_share"] == expected["centred_share"]
     assert reference_of(given)["means_digest"] == told["means_digest"]
 
@@ -73,8 +73,8 @@ def test_one_that_does_not_fit_is_refused_or_not_used(
         explain(vit(), one, config, layer=layer, reference=audited)
     result = explain(vit(), one, config, layer=layer, out=home / "dog")
     assert reference_of(result) is None
-    assert result.summary["images"][0]["verdict"]["status"] == "cannot tell"
-    told = " ".join(result.summary["references_not_used"])
+    assert result.summary.images[0].verdict.status == "cannot tell"
+    told = " ".join(result.summary.references_not_used)
     assert (reason in told) if reason else not told
 
 
@@ -91,7 +91,7 @@ def test_what_cannot_be_read_beside_the_result_stops_nothing(one, home):
     (home / "other" / "summary.json").write_text("{")
     result = explain(named_vit(), one, out=home / "dog")
     assert reference_of(result) is None
-    (told,) = result.summary["references_not_used"]
+    (told,) = result.summary.references_not_used
     assert "cannot be read" in told
 
 
@@ -100,7 +100,7 @@ def test_an_audit_is_never_replaced(one, home):
     for overwrite in (False, True):
         with pytest.raises(UsageError, match="holds an audit, which an explanation does not rep"):
             explain(named_vit(), one, out=target, overwrite=overwrite)
-    assert AuditResult.load(target).summary["data"]["num_images"] == 24
+    assert AuditResult.load(target).summary.data.num_images == 24
 
 
 # --- what comes with vitscope --------------------------------------------------------------------
@@ -117,10 +117,10 @@ def test_shipped_means_are_used_where_they_fit(one, audited, tmp_path, monkeypat
     result = explain(named_vit(), one, FLOAT64)
     told = reference_of(result)
     assert (told["source"], told["num_images"], told["folder"]) == ("shipped", 24, None)
-    (entry,) = result.summary["images"]
-    assert entry["verdict"]["basis"].endswith("24 images that come with vitscope: drawings")
-    (given,) = explain(named_vit(), one, FLOAT64, reference=audited).summary["images"]
-    assert entry["centred_share"] == given["centred_share"]
+    (entry,) = result.summary.images
+    assert entry.verdict.basis.endswith("24 images that come with vitscope: drawings")
+    (given,) = explain(named_vit(), one, FLOAT64, reference=audited).summary.images
+    assert entry.numbers.centred_share == given.numbers.centred_share
     for vit, config, layer, reason in (
         (named_vit(), RunConfig(size="40"), None, "audited with size [32, 32]"),
         (named_vit(), RunConfig(), 0, "holds layers [1], not 0"),
@@ -128,7 +128,7 @@ def test_shipped_means_are_used_where_they_fit(one, audited, tmp_path, monkeypat
     ):
         result = explain(vit, one, config, layer=layer)
         assert reference_of(result) is None
-        unused = result.summary["references_not_used"]
+        unused = result.summary.references_not_used
         assert len(unused) == bool(reason)
         assert reason in " ".join(unused)
 
@@ -148,7 +148,7 @@ def test_dinov2_small_is_judged_against_means_that_come_with_vitscope(tmp_path, 
     told = reference_of(result)
     assert (told["source"], told["num_images"]) == ("shipped", 255)
     assert "5 crops of each of 51 openly licensed photographs" in told["images"]
-    assert {e["verdict"]["status"] for e in result.summary["images"]} <= {*VERDICTS}
+    assert {e.verdict.status for e in result.summary.images} <= {*VERDICTS}
     # They are means of these photographs: an audit of one crop of each has nearly the same, of
     # other photographs, or in another preprocessing, it would not.
     some = sorted((tmp_path / "photos").glob("*.jpg"))[::5]

@@ -88,7 +88,7 @@ def serve(tmp_path):
 
 def assert_counted_once(result, whole):
     counts = {"num_images": NUM_DIFFERENT, "num_failed": 0, "num_repeated": NUM_COPIES}
-    assert result.summary["data"] == counts
+    assert result.summary.data == counts
     ids = result.images["image_id"].to_pylist()
     assert len(set(ids)) == len(ids)
     assert ids == whole.images["image_id"].to_pylist()
@@ -221,7 +221,7 @@ def test_files_that_are_no_images_are_all_named(images, tmp_path):
         (folder / f"{k}-broken.png").write_bytes(b"<html>not found</html>")
         (folder / f"{k}-empty.png").write_bytes(b"")
     result = audit(tiny_vit(), folder, CONFIG, out=tmp_path / "r")
-    assert result.summary["data"] == {"num_images": 4, "num_failed": 8, "num_repeated": 0}
+    assert result.summary.data == {"num_images": 4, "num_failed": 8, "num_repeated": 0}
     with (tmp_path / "r" / "failures.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 8
 
@@ -255,7 +255,7 @@ def test_four_copies_of_few_images_are_few_images(images, tmp_path):
         (folder / f"{k:02d}.png").write_bytes(few[k % 12])
     result = audit(tiny_vit(), folder, CONFIG, out=tmp_path / "r")
     alone = audit(tiny_vit(), sorted(images.iterdir())[:12], CONFIG)
-    assert result.summary["data"]["num_images"] == 12
-    assert result.summary["data"]["num_repeated"] == 36
-    assert result.summary["verdict"] == alone.summary["verdict"]
+    assert result.summary.data.num_images == 12
+    assert result.summary.data.num_repeated == 36
+    assert result.summary.last.verdict.status == alone.summary.last.verdict.status
     assert pq.read_table(result.folder / "images.parquet").num_rows == 12

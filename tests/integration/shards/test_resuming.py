@@ -154,13 +154,13 @@ def test_a_precision_that_was_chosen_is_kept(images, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         audit(tiny_vit(), images, chosen, out=out, on_progress=stop_after(9, KeyboardInterrupt()))
     result = audit(tiny_vit(), images, chosen, out=out, resume=True)
-    assert result.summary["model"]["dtype"] == "bfloat16"
+    assert result.summary.model.dtype == "bfloat16"
     audit(tiny_vit(), images, chosen, out=out, resume=True)  # as it is
     # Of another run the choice is void.
     other = audit(
         tiny_vit(), images, replace(chosen, layers="all"), out=out, resume=True, overwrite=True
     )
-    assert other.summary["model"]["dtype"] == "float32"
+    assert other.summary.model.dtype == "float32"
 
 
 def test_what_is_no_part_does_not_stand_in_the_way(images, unfinished, whole):

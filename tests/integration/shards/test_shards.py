@@ -238,7 +238,7 @@ def test_images_that_cannot_be_read_are_counted_once(images, tmp_path):
         (broken / path.name).write_bytes(b"not an image" if damaged else path.read_bytes())
     result = audit(tiny_vit(), broken, VERIFIED, out=tmp_path / "r")
     counts = {"num_images": NUM_IMAGES - 5, "num_failed": 5, "num_repeated": 0}
-    assert result.summary["data"] == counts
+    assert result.summary.data == counts
     failed = [Path(path).name for path, _ in result.failures]
     assert failed == [names[k].name for k in (1, 4, 5, 6, 7)]
     good = [path for k, path in enumerate(names) if k not in {1, 4, 5, 6, 7}]
@@ -260,7 +260,7 @@ def test_shards_of_a_job_array_merge_to_the_whole(images, verified, tmp_path):
         audit(tiny_vit(), names, replace(VERIFIED, shard=f"{k}/3"), out=tmp_path / str(k))
         for k in (1, 2, 3)
     ]
-    assert [part.summary["data"]["num_images"] for part in parts] == [7, 7, 8]
+    assert [part.summary.data.num_images for part in parts] == [7, 7, 8]
     two = parts[0].merge(parts[2])
     assert two.missing_shards == ["2/3"]
     merged = two.merge(parts[1])

@@ -290,7 +290,7 @@ def test_no_audit_begins_where_results_are_being_merged(images, tmp_path, monkey
     monkeypatch.setattr(audit_result, "finish_result", audit_beside)
     merged = first.merge(second, out=tmp_path / "r")
     assert refused
-    assert AuditResult.load(merged.folder).summary["data"]["num_images"] == 8
+    assert AuditResult.load(merged.folder).summary.data.num_images == 8
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "r"]
 
 
