@@ -3,7 +3,6 @@
 from dataclasses import fields
 from itertools import chain
 
-
 from vitscope.images.covariates import IMAGE_COVARIATES, SEGMENT_COVARIATES
 from vitscope.layout import GROUPS
 from vitscope.results.schema_numbers import ImageNumbers, LayerSummary, PerImage
