@@ -58,7 +58,13 @@ def test_summary_has_every_promised_key(result):
         for key in path:
             found = getattr(found.last, key)
         assert set(found) == STATISTICS
-    assert summary.last.verdict.status in {"holds", "weakened", "broken", "borderline", "not enough images"}
+    assert summary.last.verdict.status in {
+        "holds",
+        "weakened",
+        "broken",
+        "borderline",
+        "not enough images",
+    }
     assert "layers" not in summary
 
 

@@ -155,9 +155,9 @@ def test_every_layer_has_its_verdict_everywhere(audits):
     page = render_report(load_results([result.folder]))
     for text in (shown, result._repr_html_(), page):
         assert "The verdict of each layer" in text
-        assert summary.last.verdict.text[1:] in " ".join(text.split()).replace("&#39;", "'").replace(
-            "&#x27;", "'"
-        )
+        assert summary.last.verdict.text[1:] in " ".join(text.split()).replace(
+            "&#39;", "'"
+        ).replace("&#x27;", "'")
     (loaded,) = load_results([result.folder])
     rows = describe_verdict(loaded)["layers"].rows
     assert [(row[0], row[-1]) for row in rows] == [("0", "holds"), ("1", "broken")]
