@@ -178,6 +178,7 @@ LAYER = Choice(
 )
 """Which block the numbers are of: the last of each model, or the same layer of all."""
 
+
 def _describe_inputs(results: Sequence[Described]) -> list[str]:
     sizes = [_read_size(one.summary) for one in results]
     chosen = any("size" in one.summary.preprocessing.changed for one in results)
