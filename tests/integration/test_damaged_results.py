@@ -237,7 +237,6 @@ def _fill(name, value):
         ("sums.safetensors", _set_manifest(layers=[-1])),
         ("sums.safetensors", _set_manifest(layers="all")),
         ("sums.safetensors", _set_manifest(groups=[[]])),
-        ("sums.safetensors", _set_manifest(surprise=1)),
         ("sums.safetensors", _fill("total/term/patches", float("nan"))),
         ("sums.safetensors", _fill("counts", -1)),
         ("sums.safetensors", _fill("image_squares", -1)),

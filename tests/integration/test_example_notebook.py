@@ -51,7 +51,7 @@ def test_it_runs_and_results_and_figures_show_themselves(notebook, tmp_path, mon
     assert saved.last.verdict.text in unescape(shown["text/html"])
     (explained,) = outputs_of(notebook, "explanation = explain")
     assert "means over 40 images of the audit" in explained["text/html"]
-    for source in ("plot_variance_share", "plot_layer_similarity", "plot_maps"):
+    for source in ('plot("variance_share")', 'plot("layer_similarity")', 'plot("maps")'):
         (figure,) = outputs_of(notebook, source)
         assert "image/png" in figure
     (last,) = outputs_of(notebook, "AuditResult.load")

@@ -14,6 +14,7 @@ from images import write_images
 from vitscope import Explanation, RunConfig, explain
 from vitscope.cli import main
 from vitscope.errors import UsageError
+from vitscope.figures import ModelResult, draw, plot
 from vitscope.figures.explained import draw_explanations
 from vitscope.figures.rendering.maps import plot_explanations
 from vitscope.files.own_files import is_figures
@@ -60,7 +61,7 @@ def boxes_of(figure):
 @pytest.mark.parametrize("heads", [False, True])
 @pytest.mark.parametrize("image", [0, 1, 2])
 def test_nothing_overlaps_and_nothing_leaves_the_page(explained, image, heads):
-    figure = plot_explanations(explained, image, heads=heads)
+    figure = plot_explanations(explained, explained[0].image_ids[image], heads=heads)
     boxes = boxes_of(figure)
     width, height = figure.get_size_inches() * figure.dpi
     for box in boxes:
@@ -75,19 +76,19 @@ def test_nothing_overlaps_and_nothing_leaves_the_page(explained, image, heads):
 
 
 def test_every_number_and_verdict_is_there(explained):
-    figure = plot_explanations(explained, 1)
+    figure = plot_explanations(explained, explained[0].image_ids[1])
     words = flatten(words_of(figure))
     for explanation in explained:
         one = explanation.read_image(1)
         numbers, verdict = one.numbers, one.verdict
         assert verdict.text[1:] in words
         assert verdict.basis in words
-        assert f"cos(c_patches, t) = {numbers['cosine']['attention']['patches']:.3f}" in words
-        restricted = numbers["restricted_cosine"]["attention"]["patches"]
+        assert f"cos(c_patches, t) = {numbers.cosine['attention']['patches']:.3f}" in words
+        restricted = numbers.restricted_cosine["attention"]["patches"]
         assert f"cos(c_patches + bias, t) = {restricted:.3f}" in words
-        assert f"on patches {100 * numbers['attention_mass']['patches']:.1f} %" in words
-        assert f"patch share {numbers['patch_share']:.3f}" in words
-        skip = numbers["share"].get("skip")
+        assert f"on patches {100 * numbers.attention_mass['patches']:.1f} %" in words
+        assert f"patch share {numbers.patch_share:.3f}" in words
+        skip = numbers.share.get("skip")
         if skip is not None:
             assert f"skip connection {100 * skip:.1f} %".replace("-", "−") in words
     for label in ("tiny/dinov2_reg, layer 1 of 0 to 1", "tiny/siglip, attention pooling"):
@@ -97,7 +98,7 @@ def test_every_number_and_verdict_is_there(explained):
 
 
 def test_maps_are_drawn_as_they_are(explained):
-    figure = plot_explanations(explained[:1], 1)
+    figure = plot_explanations(explained[:1], explained[0].image_ids[1])
     one = explained[0].read_image(1)
     images = [axes.images[0] for axes in figure.axes if axes.images]
     drawn = [np.asarray(image.get_array()) for image in images]
@@ -118,7 +119,7 @@ def test_every_head_is_drawn_on_one_scale(explained):
     one = explained[0].read_image(0)
     images = [
         axes.images[0]
-        for axes in plot_explanations(explained[:1], 0, heads=True).axes
+        for axes in plot_explanations(explained[:1], explained[0].image_ids[0], heads=True).axes
         if axes.images
     ][4:]
     assert len(images) == 2 * len(one.head_attention)
@@ -127,14 +128,14 @@ def test_every_head_is_drawn_on_one_scale(explained):
         assert np.asarray(image.get_array()) == pytest.approx(100 * values)
 
 
-def test_images_that_are_not_there_are_refused(explained, shaped, tmp_path):
-    with pytest.raises(UsageError, match="no explanation was given"):
-        plot_explanations([])
+def test_images_that_are_not_there_are_refused_and_who_lacks_one_is_named(explained, tmp_path):
     with pytest.raises(UsageError, match="image 3 does not exist: expected 0 to 2"):
-        plot_explanations(explained, 3)
+        plot("maps", explained, image=3)
     other = explain(tiny_vit(), write_images(tmp_path / "others", 1))
-    with pytest.raises(UsageError, match=r"lacks .*give explanations of the same images"):
-        plot_explanations([explained[0], other], 0)
+    results = [ModelResult.load(result.folder) for result in (explained[0], other)]
+    data = draw("maps", results).data
+    assert [result.folder for result in data.shown] == [explained[0].folder]
+    assert list(data.omitted.values()) == ["does not explain this image"]
 
 
 def test_figures_are_named_by_their_images(explained, tmp_path):

@@ -12,7 +12,7 @@ from audits import tiny_vit
 from images import write_classes
 from vitscope import AuditResult, Explanation, OneShotConfig, explain, one_shot
 from vitscope.errors import UsageError
-from vitscope.figures import NothingToDrawError
+from vitscope.figures import FIGURES, NothingToDrawError
 from vitscope.results.vocabulary import name_term
 
 HOSTILE = "<img src=x onerror=alert(1)>&amp;\"'</td><script>alert(2)</script>"
@@ -145,21 +145,20 @@ def test_hostile_text_is_shown_and_not_executed(result, accuracies, explanation,
 def test_every_figure_of_a_result_is_drawn_or_says_what_is_missing(result, accuracies, explanation):
     drawn, missing = {}, {}
     for given in (result, accuracies, explanation):
-        for name in (name for name in dir(given) if name.startswith("plot_")):
+        for name in (*FIGURES, "maps"):
             try:
-                drawn[name] = getattr(given, name)()
+                drawn[name] = given.plot(name)
             except NothingToDrawError as reason:
-                missing[name] = str(reason)
+                missing[given.summary.KIND, name] = str(reason)
+    assert len(drawn) == 15
     # A tiny random model has no high-norm tokens.
-    assert list(missing) == ["plot_high_norm_grid"]
-    assert "no high-norm patch tokens" in missing["plot_high_norm_grid"]
-    assert len(drawn) == 14
+    assert "no high-norm patch tokens" in missing["audit", "high_norm_grid"]
     assert all(isinstance(figure, Figure) for figure in drawn.values())
 
 
 def test_a_figure_shows_the_number_of_its_result(result):
     shares = result.summary.last.variance_share["residual"]
-    stacked, _ = result.plot_variance_share().axes
+    stacked, _ = result.plot("variance_share").axes
     widths = {bars.get_label(): bars.patches[0].get_width() for bars in stacked.containers}
     assert widths.keys() == shares.keys()
     for term, width in widths.items():
@@ -167,7 +166,7 @@ def test_a_figure_shows_the_number_of_its_result(result):
 
 
 def test_a_figure_shows_itself_in_a_notebook_without_pyplot(explanation, tmp_path):
-    png, size = explanation.plot_maps(1, heads=True)._repr_png_()
+    png, size = explanation.plot("maps", image=1, heads=True)._repr_png_()
     path = tmp_path / "maps.png"
     path.write_bytes(png)
     with Image.open(path) as image:
@@ -177,15 +176,15 @@ def test_a_figure_shows_itself_in_a_notebook_without_pyplot(explanation, tmp_pat
 
 def test_images_and_classifiers_that_are_not_there_are_refused(explanation, accuracies):
     with pytest.raises(UsageError, match="image 7 does not exist: expected 0 to 1"):
-        explanation.plot_maps(7)
+        explanation.plot("maps", image=7)
     with pytest.raises(NothingToDrawError):
-        accuracies.plot_accuracy("nonsense")
+        accuracies.plot("one_shot", classifier="nonsense")
 
 
 def test_a_loaded_result_draws_as_the_one_it_was_saved_from(result, explanation, tmp_path):
     loaded = AuditResult.load(result.save(tmp_path / "audit").folder)
     assert (
-        loaded.plot_layer_similarity()._repr_png_() == result.plot_layer_similarity()._repr_png_()
+        loaded.plot("layer_similarity")._repr_png_() == result.plot("layer_similarity")._repr_png_()
     )
     reopened = Explanation.load(explanation.save(tmp_path / "explanation").folder)
     assert reopened._repr_html_() == explanation._repr_html_()

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -13,30 +14,24 @@ from vitscope.figures.saved import load_results
 from vitscope.report.page import render_report
 from vitscope.results.choices import describe_settings
 from vitscope.results.result_html import show_audit
+from vitscope.results.schema import Settings
 from vitscope.terminal import make_comparison, make_report
 
-PREPROCESSING = {
-    "size": [224, 224],
-    "resize": "cover",
-    "crop_fraction": 1.0,
-    "interpolation": "bicubic",
-    "mean": [0.5, 0.5, 0.5],
-    "std": [0.5, 0.5, 0.5],
-    "background": 255,
-    "draft": False,
-    "changed": [],
-}
-DRAFT = {"draft": True, "changed": ["draft"]}
-LARGE = {"size": [518, 518], "changed": ["size"]}
+DRAFT = {"draft": True, "changed": ("draft",)}
+LARGE = {"size": (518, 518), "changed": ("size",)}
 APART = "its results differ in "
 
 
-def made(size="S", params=22.1, *, dtype="float32", preprocessing=None, **settings):
+def made(size="S", params=22.1, *, dtype="float32", preprocessing=None, layer=11, **settings):
     summary, columns = make_audit("DINOv2 with registers", size, params, registers=4, n=30)
-    prepared = PREPROCESSING | (preprocessing or {})
-    summary["settings"] |= settings
-    summary["model"] |= {"dtype": dtype, "input_size": prepared["size"], "notes": []}
-    return summary | {"preprocessing": prepared}, columns
+    changed = replace(
+        summary,
+        settings=replace(summary.settings, **settings),
+        model=replace(summary.model, dtype=dtype, depth=12),
+        preprocessing=replace(summary.preprocessing, **(preprocessing or {})),
+        layers=(replace(summary.last, index=layer),),
+    )
+    return changed, columns
 
 
 def report(tmp_path, *results):
@@ -98,7 +93,7 @@ def test_the_report_leaves_out_what_cannot_be_compared_and_draws_the_rest(
             "Preprocessing differs: as each model prescribes: {a}, {c}; decoded as drafts: {b}.",
         ),
         (
-            {"preprocessing": {"resize": "stretch", "changed": ["resize"]}},
+            {"preprocessing": {"resize": "stretch", "changed": ("resize",)}},
             "Preprocessing differs: as each model prescribes: {a}, {c}; resize stretch: {b}.",
         ),
         ({"dtype": "bfloat16"}, "Precision differs: float32 or finer: {a}, {c}; bfloat16: {b}."),
@@ -130,7 +125,7 @@ def test_what_differs_in_how_images_reached_the_models_is_named_under_every_char
 
 
 def test_models_of_different_native_sizes_are_compared_and_the_sizes_named(tmp_path):
-    native = made("B", 86.0, preprocessing={"size": [336, 336]})
+    native = made("B", 86.0, preprocessing={"size": (336, 336)})
     page, figures, _ = report(tmp_path, made(), native)
     assert (
         "Input size differs: 224 x 224 px: DINOv2 with registers S; 336 x 336 px: DINOv2 "
@@ -140,7 +135,7 @@ def test_models_of_different_native_sizes_are_compared_and_the_sizes_named(tmp_p
 
 
 def test_one_model_twice_stands_apart_under_two_names(tmp_path):
-    other = {"mean": [0.1, 0.2, 0.3], "size": [518, 518], "changed": ["size"]}
+    other = {"mean": (0.1, 0.2, 0.3), "size": (518, 518), "changed": ("size",)}
     _, figures, _ = report(tmp_path, made(), made(preprocessing=other), made("B", 86.0))
     first, second = "DINOv2 with registers S", "DINOv2 with registers S (input 518 x 518 px)"
     assert f"mean 0.5/0.5/0.5: {first}" in figures["variance-share"]
@@ -159,7 +154,7 @@ def test_results_that_nothing_tells_apart_are_numbered(tmp_path):
 
 def test_one_shot_results_of_different_settings_are_not_compared(tmp_path):
     plain, patches = make_one_shot(), make_one_shot("DINOv2", "B", 86.0)
-    patches["settings"] |= {"cls_term": "patches"}
+    patches = replace(patches, settings=replace(patches.settings, cls_term="patches"))
     _, figures, _ = report(tmp_path, (plain, None), (patches, None))
     assert APART in figures["one-shot-0"]
 
@@ -210,24 +205,24 @@ def test_terminal_and_notebook_name_what_was_chosen(audited):
     sentence = f"settings other than by default: {told}"
     assert sentence in show(make_report(audited))
     assert sentence in show_audit(audited)
-    plain = json.loads(json.dumps(audited))
-    plain["settings"] |= {"cls_term": "own", "renormalize": False}
-    plain["preprocessing"]["changed"] = []
+    prepared = replace(audited.preprocessing, changed=())
+    plain = replace(audited, settings=Settings(), preprocessing=prepared)
     assert describe_settings(plain) == ""
     assert "other than by default" not in show(make_report(plain)) + show_audit(plain)
 
 
 def test_the_table_of_all_models_follows_the_rule(audited):
-    plain = json.loads(json.dumps(audited))
-    plain["settings"] = audited["settings"] | {"cls_term": "own"}
-    plain["model"]["id"] = "other"
+    own = replace(audited.settings, cls_term="own")
+    plain = replace(audited, settings=own, model=replace(audited.model, id="other"))
     told = show(make_comparison([audited, plain]))
     assert "no table of all models: its results differ in where [CLS]'s attention" in told
     assert "main source" not in told
-    of_first = audited | {"settings": audited["settings"] | {"layer": 0}}
-    plain["settings"] = of_first["settings"]
-    plain["model"]["input_size"] = [56, 56]
-    plain["preprocessing"]["changed"] = ["size"]
-    told = show(make_comparison([of_first, plain]))
+    of_first = replace(audited, layers=(replace(audited.last, index=0),))
+    other = replace(
+        of_first,
+        model=plain.model,
+        preprocessing=replace(audited.preprocessing, size=(56, 56), draft=False, changed=("size",)),
+    )
+    told = show(make_comparison([of_first, other]))
     assert "Input size differs: 24 x 24 px: tiny/dinov2_reg; 56 x 56 px: other." in told
     assert "The numbers are of layer 0, counted from 0" in told

@@ -64,7 +64,7 @@ def make_interval(
     value: float, ends: tuple[float, float] | None = None, n: int | None = None
 ) -> Interval | None:
     """A number with the ends of its interval; nothing where it is undefined."""
-    low, high = ends or (None, None)
+    low, high = ends if ends and not any(map(math.isnan, ends)) else (None, None)
     return None if math.isnan(value) else Interval(value, low, high, n)
 
 

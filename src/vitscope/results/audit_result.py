@@ -64,6 +64,7 @@ class AuditResult(TabularResult):
         Raises:
             ResultError: If the sums cannot be read.
         """
+        _ = self.summary  # it says which version wrote them
         return read_manifest(self.folder)
 
     @property

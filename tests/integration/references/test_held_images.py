@@ -197,9 +197,7 @@ def test_notes_on_references_that_were_not_used_are_printed(command, one, home):
 
 
 def words_of(explanation):
-    from vitscope.figures.rendering.maps import plot_explanations
-
-    texts = plot_explanations([explanation], 0, heads=True).texts
+    texts = explanation.plot("maps", heads=True).texts
     return " ".join(" ".join(text.get_text() for text in texts).replace("\u00a0", " ").split())
 
 

@@ -26,7 +26,7 @@ from vitscope.figures.rendering.style import (
     FAINT,
     HAIRLINE,
     SMALL_PT,
-    FamilyLook,
+    Dashes,
     colour_term,
     in_style,
     literal,
@@ -36,6 +36,8 @@ from vitscope.figures.rendering.style import (
 from vitscope.figures.saved import ModelResult
 from vitscope.figures.sources import CHANCE
 
+Look = tuple[str, str, Dashes | str]
+"""Colour, marker and dashes."""
 _SAME_SIZE = 0.06
 """Sizes whose parameters differ by less than 15 % (a power of ten of this) share a label."""
 _FAR_APART = 1.8
@@ -51,7 +53,7 @@ def draw_terms_by_size(data: FigureData) -> Figure:
     for (family, points), panel in zip(data.panels.items(), panels, strict=True):
         by_term = group_points(points, lambda point: point.term)
         for term in (term for term in terms if term in by_term):
-            look = FamilyLook(colour_term(term), mark_term(term), "-")
+            look = (colour_term(term), mark_term(term), "-")
             _plot_line(panel, data, by_term[term], look, term)
         chances = {number.value for number in scale_numbers(data, by_term.get(CHANCE, []))}
         for chance in sorted(chances):
@@ -73,7 +75,8 @@ def draw_families_by_size(data: FigureData) -> Figure:
     looks = look_of_families(list(dict.fromkeys(model.family for model in data.shown)))
     for (term, points), panel in zip(data.panels.items(), panels, strict=True):
         for family, own in group_points(points, lambda point: point.model.family).items():
-            _plot_line(panel, data, own, looks[family], family)
+            look = looks[family]
+            _plot_line(panel, data, own, (look.colour, look.marker, look.dashes), family)
         _use_size_axis(panel, data, points)
         panel.set_title(literal(data.titles[term]), pad=11)
     panels[0].set_ylabel(write_axis(data))
@@ -81,8 +84,9 @@ def draw_families_by_size(data: FigureData) -> Figure:
 
 
 def _plot_line(
-    panel: Axes, data: FigureData, points: Sequence[Point], look: FamilyLook, label: str
+    panel: Axes, data: FigureData, points: Sequence[Point], look: Look, label: str
 ) -> None:
+    colour, marker, dashes = look
     # Models without a size are not joined: they are no sizes of each other.
     joined = all(point.model.size is not None for point in points)
     places = [float(point.x) for point in points]
@@ -90,9 +94,9 @@ def _plot_line(
         panel,
         places,
         scale_numbers(data, points),
-        color=look.colour,
-        marker=look.marker,
-        linestyle=look.dashes if joined else "none",
+        color=colour,
+        marker=marker,
+        linestyle=dashes if joined else "none",
         elinewidth=0.8,
         markeredgecolor="white",
         markeredgewidth=0.3,
@@ -103,7 +107,7 @@ def _plot_line(
     known = [(x, cka) for x, cka in ckas if isinstance(cka, CkaInterval)]
     biased = [(x, cka.biased) for x, cka in known]
     floors = [(x, cka.biased_if_unrelated) for x, cka in known]
-    _mark(panel, biased, marker="o", color=look.colour, markersize=3)
+    _mark(panel, biased, marker="o", color=colour, markersize=3)
     _mark(panel, floors, marker="_", color=FAINT, markersize=7)
 
 

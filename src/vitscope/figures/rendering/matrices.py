@@ -27,7 +27,7 @@ def draw_ledgers(data: FigureData) -> Figure:
     for (total, points), panel in zip(data.panels.items(), panels, strict=True):
         image = _plot_matrix(
             panel,
-            order_terms({point.term for point in points}),
+            order_terms({term for point in points for term in (point.term, point.other)}),
             _read_cells(points),
             {(point.term, point.other): _write_share(point.number) for point in points},
             colours="PuOr_r",

@@ -56,7 +56,7 @@ class FamilyLook:
 
     colour: str
     marker: str
-    dashes: Dashes | str
+    dashes: Dashes
 
 
 _SOLID: Dashes = (0, ())
