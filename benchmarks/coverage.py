@@ -14,6 +14,7 @@ from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.gram_ledger import estimate_gram_ledger
 from vitscope.metrics.jackknife import NUM_BLOCKS
+from vitscope.metrics.sums import Batch
 from vitscope.metrics.token_sums import TokenSums
 
 Matrix = npt.NDArray[np.float64]
@@ -87,7 +88,7 @@ def _draw_gram(
     sums = FeatureSums(_PLAN, torch.float64)
     rows = dict(zip(_TERMS, torch.from_numpy(terms).split(count), strict=True))
     features = {name: rows.get(name, torch.zeros(count, 1)) for name in _PLAN.kept}
-    sums.update(features, random.integers(NUM_BLOCKS, size=count).tolist())
+    sums.update(Batch(features, random.integers(NUM_BLOCKS, size=count).tolist()))
     found = estimate_gram_ledger(sums, "residual")["patches"]
     return found["patches"].ci95, found["skip"].ci95, found["patches"].biased
 
@@ -101,7 +102,7 @@ def _draw_tokens(
     means = np.stack([np.sqrt((1 - share) / share) * direction for share in shares])
     sums = TokenSums(names)
     states = {"hidden": torch.from_numpy(rows[:, np.newaxis] + means)}
-    sums.update(states, random.integers(NUM_BLOCKS, size=count).tolist())
+    sums.update(Batch({}, random.integers(NUM_BLOCKS, size=count).tolist(), states))
     return [sums.estimate_variance_share("hidden", name).ci95 for name in names]
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from vitscope.metrics.feature_plan import FeaturePlan
 from vitscope.metrics.feature_sums import CkaEstimate, FeatureSums
 from vitscope.metrics.jackknife import NUM_BLOCKS
+from vitscope.metrics.sums import Batch
 
 _PLAN = FeaturePlan(
     kept=("x", "y"),
@@ -57,5 +58,5 @@ def stream_cka(batches: Iterable[tuple[Tensor, Tensor]]) -> CkaEstimate:
     for x, y in batches:
         start = sums.num_images
         blocks = [(start + i) % NUM_BLOCKS for i in range(len(x))]
-        sums.update({"x": x, "y": y}, blocks)
+        sums.update(Batch({"x": x, "y": y}, blocks))
     return sums.estimate_cka("features", "y")

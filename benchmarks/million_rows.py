@@ -23,12 +23,13 @@ from cyclopts import App, Parameter
 from vitscope.metrics import feature_sums
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.jackknife import NUM_BLOCKS
+from vitscope.metrics.sums import Batch
 from vitscope.results.manifest import Manifest, write_sums
 from vitscope.results.merging import merge_parts
 from vitscope.results.records import RecordWriter, table_path
 from vitscope.results.saved_result import write_failures
 from vitscope.results.schema import ModelSummary, PreprocessingSummary
-from vitscope.results.summary import add_centred_numbers, summarize_layer
+from vitscope.results.summary import add_centred_numbers, summarize_images
 
 app = App(help=__doc__)
 
@@ -96,12 +97,13 @@ def main(
         folders = list(write_parts(parts, rows, dim, keep=keep))
         report(f"{len(folders)} parts written", start, parts)
         start = time.perf_counter()
-        sums = merge_parts(merged, _MANIFEST, folders).sums.features[0]
+        sums = merge_parts(merged, _MANIFEST, folders).sums.find(FeatureSums)[0]
         report("merged", start, parts, merged)
         start = time.perf_counter()
         table = table_path(merged, 0, 0)
         add_centred_numbers(merged, table, 0, sums)
-        summarize_layer(table, 0, sums, None)
+        summarize_images(table)
+        sums.summarize()
         report("summarised", start, parts, merged)
 
 
@@ -140,7 +142,7 @@ def write_parts(folder: Path, rows: int, dim: int, *, keep: bool) -> Iterator[Pa
         writer = RecordWriter(part, 0, 0, keep_features=keep)
         end = min(first + _PART, rows)
         for start in range(first, end, _BATCH):
-            take_batch(sums.features[0], writer, start, min(_BATCH, end - start), dim)
+            take_batch(sums.find(FeatureSums)[0], writer, start, min(_BATCH, end - start), dim)
         writer.close()
         write_sums(part, _MANIFEST, sums)
         write_failures(part, [])
@@ -164,7 +166,7 @@ def take_batch(sums: FeatureSums, writer: RecordWriter, first: int, size: int, d
     }
     numbers = torch.rand(len(_SCALARS), size, generator=generator)
     identities = [(f"{number:032d}.jpg", f"{number:032x}") for number in range(first, first + size)]
-    sums.update(features, [number % NUM_BLOCKS for number in range(first, first + size)])
+    sums.update(Batch(features, [number % NUM_BLOCKS for number in range(first, first + size)]))
     writer.append(identities, dict(zip(_SCALARS, numbers, strict=True)), features, {})
 
 

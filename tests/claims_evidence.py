@@ -4,7 +4,7 @@ import math
 from dataclasses import fields, is_dataclass, replace
 
 from vitscope.metrics.distribution import Distribution
-from vitscope.metrics.estimates import Directions, TopDimensions
+from vitscope.metrics.estimates import Directions, StateSummary, TokenSummary, TopDimensions
 from vitscope.metrics.jackknife import Estimate
 from vitscope.reproduction.claims import judge_claims
 from vitscope.reproduction.evidence import ModelEvidence
@@ -27,8 +27,6 @@ from vitscope.results.schema_numbers import (
     HighNormDepth,
     LayerSummary,
     Measured,
-    StateSummary,
-    TokenSummary,
     TopAccuracy,
 )
 from vitscope.results.verdict import Verdict

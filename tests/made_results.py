@@ -16,6 +16,8 @@ from vitscope.metrics.estimates import (
     Directions,
     GramShare,
     SharedDirections,
+    StateSummary,
+    TokenSummary,
     TopDimensions,
 )
 from vitscope.metrics.jackknife import Estimate
@@ -41,8 +43,6 @@ from vitscope.results.schema_numbers import (
     Interdependence,
     LayerSummary,
     Measured,
-    StateSummary,
-    TokenSummary,
     TopAccuracy,
 )
 from vitscope.results.verdict import judge

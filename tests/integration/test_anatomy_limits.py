@@ -1,11 +1,13 @@
 """Outliers, and what cannot be told, through the whole audit: said or left empty, never NaN."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from audits import STATISTICS, read_strictly, tiny_vit
+from audits import read_strictly, tiny_vit
 from images import write_images
 from vitscope import AuditConfig, audit, wrap_model
 from vitscope.errors import UsageError, VitscopeError
@@ -31,12 +33,12 @@ def outliers(images):
 
 def test_high_norm_tokens_are_reported_with_their_place(outliers):
     summary = read_strictly(outliers)
-    for row in summary.high_norm_tokens:
+    for depth, row in enumerate(summary.high_norm_tokens):
         assert row.median * 2 < row.threshold < row.max / 2
         assert row.fraction == pytest.approx(2 / 16)
         assert row.images_fraction == 1
         assert row.position_share == pytest.approx(1)
-        grid = outliers.high_norm_grid(row.XXX_layer)
+        grid = outliers.high_norm_grid(depth)
         assert grid.shape == (4, 4)
         assert set(np.flatnonzero(grid)) == set(HIGH)
         assert grid.max() == grid.flat[HIGH[0]] == 1
@@ -80,18 +82,18 @@ def test_few_images_leave_what_is_undefined_empty(tmp_path, name, count):
     folder = write_images(tmp_path / "few", count)
     found = audit(tiny_vit(name), folder, AuditConfig(dtype="float64", layers="all"))
     summary = read_strictly(found)
-    assert all(rank is None for rank in summary.last.directions.effective_rank.values())
+    assert all(map(math.isnan, summary.last.directions.effective_rank.values()))
     assert summary.last.directions.pairs == {}
     assert [row.threshold for row in summary.high_norm_tokens] == [None] * 3
     shares = [s for row in summary.last.gram_ledger["residual"].values() for s in row.values()]
-    assert all((share["biased"] is None) == (count == 1) for share in shares)
+    assert all(math.isnan(share.biased) == (count == 1) for share in shares)
     if name == "vit_map":
         return
-    for estimates in summary.last.anatomy.tokens["register_0"].values():
-        for estimate in (estimates.get("pairwise_cosine"), estimates.get("variance_share")):
-            assert estimate is None or (estimate["value"] is None) == (count == 1)
-    assert summary.interdependence.over_images.rho is None
-    assert summary.layer_similarity[0].mean is not None
+    for state in summary.last.anatomy.tokens["register_0"].states.values():
+        for estimate in (state.pairwise_cosine, state.variance_share):
+            assert math.isnan(estimate.value) == (count == 1)
+    assert math.isnan(summary.interdependence.over_images.rho)
+    assert math.isfinite(summary.layer_similarity[0].mean)
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +115,12 @@ def test_copies_of_one_image_have_nothing_that_varies(copies, name):
     summary = read_strictly(found)
     assert summary.data.num_images == 24
     assert summary.last.directions.pairs == {}
-    assert all(rank is None for rank in summary.last.directions.effective_rank.values())
+    assert all(map(math.isnan, summary.last.directions.effective_rank.values()))
     for pairs in summary.last.gram_ledger.values():
         for row in pairs.values():
-            assert all(set(share.values()) == {None} for share in row.values())
+            assert all(share.ci95 is None for share in row.values())
+            assert all(math.isnan(share.biased) for share in row.values())
+            assert all(math.isnan(share.unbiased) for share in row.values())
     if name == "dinov2_reg":
         for parts in summary.last.anatomy.tokens.values():
             assert parts.states["keys"].pairwise_cosine.value == pytest.approx(1, abs=1e-12)
@@ -131,10 +135,13 @@ def test_a_cls_token_of_zeros_has_no_similarity_with_anything(images):
     found = audit(vit, images, AuditConfig(dtype="float64", layers="all"))
     summary = read_strictly(found)
     first, *rest = summary.layer_similarity
-    assert first == {"layer": 0} | dict.fromkeys(STATISTICS) | {"n": 0}
-    assert all(row["mean"] is not None for row in rest)
+    assert first.n == 0
+    assert math.isnan(first.mean)
+    assert all(math.isfinite(row.mean) for row in rest)
     hidden = summary.layers[0].anatomy.tokens["cls"].states["hidden"]
-    assert hidden.pairwise_cosine == hidden.variance_share == {"value": None, "ci95": None}
+    for estimate in (hidden.pairwise_cosine, hidden.variance_share):
+        assert math.isnan(estimate.value)
+        assert estimate.ci95 is None
 
 
 def test_a_patch_that_overflows_in_the_last_block_is_told(images, tmp_path):
@@ -157,7 +164,7 @@ def test_states_of_zeros_have_no_direction_and_stop_nothing(tmp_path):
     """The planted model's keys are zeros: sums that hold NaN by right are not damaged ones."""
     images = write_images(tmp_path / "images", 4, size=(64, 64))
     result = audit(wrap_model(plant("patches")), images, AuditConfig(gallery=0))
-    states = result.summary.last.anatomy.tokens["cls"]
-    assert states.states["keys"].pairwise_cosine.value is None
-    assert states.states["hidden"].pairwise_cosine.value is not None
+    states = result.summary.last.anatomy.tokens["cls"].states
+    assert math.isnan(states["keys"].pairwise_cosine.value)
+    assert math.isfinite(states["hidden"].pairwise_cosine.value)
     assert result.read_sums()[1].num_images == 4

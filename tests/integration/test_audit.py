@@ -2,6 +2,8 @@
 
 import gc
 import math
+from dataclasses import asdict
+from typing import get_args
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,9 +11,7 @@ import pytest
 import torch
 
 from audits import (
-    LAYER_NUMBERS,
     NUM_IMAGES,
-    STATISTICS,
     assert_same_numbers,
     numbers,
     tiny_vit,
@@ -22,20 +22,17 @@ from vitscope.errors import (
     ResultError,
 )
 from vitscope.images.image_set import iter_batches
+from vitscope.results.schema import DataSummary, Settings
+from vitscope.results.verdict import Status
 
 
 def test_summary_has_every_promised_key(result):
     summary = result.summary
     groups = {"cls", "registers", "patches"}
-    assert summary.XXX_schema_version == 3
-    assert set(summary.model) >= {
-        *("id", "family", "num_params", "depth", "embed_dim", "num_heads", "patch_size"),
-        *("num_registers", "input_size", "grid", "dtype"),
-    }
-    assert summary.data == {"num_images": NUM_IMAGES, "num_failed": 0, "num_repeated": 0}
+    assert summary.data == DataSummary(num_images=NUM_IMAGES, num_failed=0)
     assert summary.ledger.max_balance_error <= summary.ledger.tolerance == 1e-10
     assert set(summary.last.attention_mass) == groups
-    assert set(summary.last.patch_share) == STATISTICS
+    assert summary.last.patch_share.n == NUM_IMAGES
     terms = {*groups, "skip", "bias"}
     assert set(summary.last.contribution_norm) == {*terms, "attention_total", "residual_total"}
     for kind in ("cosine", "centred_cosine"):
@@ -50,22 +47,9 @@ def test_summary_has_every_promised_key(result):
     parts["residual"] = {*groups, "skip", "non_patch"}
     assert {readout: set(part) for readout, part in summary.last.cka.items()} == parts
     for part in summary.last.cka["residual"].values():
-        assert set(part) >= {"biased", "unbiased", "ci95"}
-        assert len(part["ci95"]) == 2
-    assert set(summary.last.variance_share["residual"]["skip"]) == {"value", "ci95"}
-    for path in (("cosine", "attention", "cls"), ("share", "bias")):
-        found = summary
-        for key in path:
-            found = getattr(found.last, key)
-        assert set(found) == STATISTICS
-    assert summary.last.verdict.status in {
-        "holds",
-        "weakened",
-        "broken",
-        "borderline",
-        "not enough images",
-    }
-    assert "layers" not in summary
+        assert len(part.ci95) == 2
+    assert summary.last.verdict.status in get_args(Status)
+    assert len(summary.layers) == 1
 
 
 def plain_cka(x, y, *, unbiased):
@@ -115,7 +99,7 @@ def test_numbers_equal_plain_code_on_whole_matrices(result, images):
             expected = plain_cka(full, part.numpy(), unbiased=True)
             assert found.unbiased == pytest.approx(expected, abs=1e-9), (readout, name)
     norms = np.linalg.norm(t, axis=1)
-    assert summary.last.contribution_norm["attention_total"] == pytest.approx(
+    assert asdict(summary.last.contribution_norm["attention_total"]) == pytest.approx(
         {
             "mean": norms.mean(),
             "std": norms.std(),
@@ -137,7 +121,7 @@ def test_shares_sum_to_one(result):
         for estimator in ("biased", "unbiased"):
             assert sum(getattr(share, estimator) for share in shares) == pytest.approx(1)
     for shares in summary.last.variance_share.values():
-        assert sum(s.XXX_value for s in shares.values()) == pytest.approx(1)
+        assert sum(s.value for s in shares.values()) == pytest.approx(1)
 
 
 def test_table_has_one_row_a_image(result, images):
@@ -207,10 +191,10 @@ def test_cls_terms_that_give_the_same_groups_do_not_merge(result, tmp_path):
 
 
 def test_the_summary_tells_the_settings_that_change_the_numbers(result, images):
-    assert result.summary.settings == {"renormalize": False, "cls_term": "own", "layer": 1}
+    assert result.summary.settings == Settings(renormalize=False, cls_term="own")
     config = AuditConfig(verified=1, dtype="float64", cls_term="registers", renormalize=True)
     found = audit(tiny_vit(), sorted(images.iterdir())[:3], config).summary.settings
-    assert found == {"renormalize": True, "cls_term": "registers", "layer": 1}
+    assert found == Settings(renormalize=True, cls_term="registers")
 
 
 def test_dropping_features_leaves_out_the_centred_numbers_alone(result, images):
@@ -218,8 +202,8 @@ def test_dropping_features_leaves_out_the_centred_numbers_alone(result, images):
     assert not (dropped.folder / "features").exists()
     expected, found = numbers(result), numbers(dropped)
     for name in ("centred_cosine", "centred_share"):
-        del expected[name]
-        assert name not in found
+        assert expected.pop(name)
+        assert not found.pop(name)
     # What goes together is told of the raw shares then.
     assert expected.pop("interdependence")["shares"] == "centred_share"
     assert found.pop("interdependence")["shares"] == "share"
@@ -235,11 +219,7 @@ def test_sums_alone_give_the_estimates_back(result):
     sums = result.read_sums()[1]
     found = sums.estimate_cka("residual", "patches")
     saved = result.summary.last.cka["residual"]["patches"]
-    assert [found.biased, found.unbiased, *found.ci95] == [
-        saved.biased,
-        saved.unbiased,
-        *saved.ci95,
-    ]
+    assert found == saved
 
 
 def test_sums_outlive_a_temporary_result(images):
@@ -269,7 +249,7 @@ def test_features_alone_give_the_row_back(result):
 def test_all_layers_are_listed_and_the_last_is_the_headline(result, images):
     found = audit(tiny_vit(), images, AuditConfig(verified=1, dtype="float64", layers="all"))
     summary = found.summary
-    assert set(summary.layers) == {"0", "1"}
+    assert [layer.index for layer in summary.layers] == [0, 1]
     expected = numbers(result)
     # Over the layers there is something to say only where several were asked for.
     assert expected["interdependence"].pop("over_layers") is None
@@ -277,25 +257,21 @@ def test_all_layers_are_listed_and_the_last_is_the_headline(result, images):
     found_numbers = numbers(found)
     del found_numbers["interdependence"]["over_layers"]
     assert_same_numbers(expected, found_numbers, 1e-9)
-    of_last = {name: getattr(summary.layers[1], name) for name in LAYER_NUMBERS}
-    assert_same_numbers(of_last, {name: getattr(summary.last, name) for name in LAYER_NUMBERS}, 0)
     assert "embedding" not in summary.layers[0].cka
     # Every image enters block 0 with the same [CLS] token: nothing can depend on it.
-    assert summary.layers[0].cka["residual"]["skip"].unbiased is None
-    assert summary.layers[0].centred_cosine["residual"]["skip"] is None
+    assert math.isnan(summary.layers[0].cka["residual"]["skip"].unbiased)
+    assert summary.layers[0].centred_cosine["residual"]["skip"].n == 0
     assert pq.read_table(found.folder / "layers" / "000.parquet").num_rows == NUM_IMAGES
 
 
 def test_renormalised_outputs_differ_and_terms_do_not(result, images):
-    found = audit(
-        tiny_vit(), images, AuditConfig(verified=1, dtype="float64", renormalize=True)
-    ).summary
-    plain = result.summary
+    config = AuditConfig(verified=1, dtype="float64", renormalize=True)
+    found, plain = audit(tiny_vit(), images, config).summary.last, result.summary.last
     for readout in ("values", "attention", "block", "embedding"):
-        assert found["cka"][readout]["patches"] != plain.last.cka[readout]["patches"]
+        assert found.cka[readout]["patches"] != plain.cka[readout]["patches"]
     for name in ("share", "variance_share", "cosine", "contribution_norm"):
-        assert_same_numbers(found[name], getattr(plain.last, name), 1e-9)
-    assert_same_numbers(found["cka"]["residual"], plain.last.cka["residual"], 1e-9)
+        assert_same_numbers(getattr(found, name), getattr(plain, name), 1e-9)
+    assert_same_numbers(found.cka["residual"], plain.cka["residual"], 1e-9)
 
 
 @pytest.mark.parametrize("renormalize", [False, True])

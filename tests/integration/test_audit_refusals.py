@@ -16,6 +16,7 @@ from vitscope.errors import (
     UsageError,
     VitscopeError,
 )
+from vitscope.results.schema import DataSummary
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -30,7 +31,7 @@ def test_unreadable_images_are_skipped_counted_and_listed(images, tmp_path):
     (folder / "0002.png").write_bytes(b"not an image")
     (folder / "<b>evil,\n.jpg").write_bytes(b"")
     found = audit(tiny_vit(), folder, out=tmp_path / "out")
-    assert found.summary.data == {"num_images": 4, "num_failed": 2, "num_repeated": 0}
+    assert found.summary.data == DataSummary(num_images=4, num_failed=2)
     assert {path.rsplit("/", 1)[1] for path, _ in found.failures} == {"0002.png", "<b>evil,\\n.jpg"}
     assert found.images.num_rows == 4
 
@@ -92,8 +93,8 @@ def test_an_interrupted_run_leaves_nothing(images, tmp_path):
 
 def test_any_size_that_fits(images):
     summary = audit(tiny_vit(), images, AuditConfig(size="16x40")).summary
-    assert summary.model.INPUT_SIZE == [16, 40]
-    assert summary.model.grid == [2, 5]
+    assert summary.preprocessing.size == (16, 40)
+    assert summary.model.grid == (2, 5)
     with pytest.raises(UsageError, match="33 px does not fit the patch size of 8"):
         audit(tiny_vit(), images, AuditConfig(size="33x40"))
 
@@ -110,8 +111,8 @@ def test_few_images_say_so_and_hold_no_nan(tmp_path, count):
     found = audit(tiny_vit(), folder, out=tmp_path / "out")
     text = (found.folder / "summary.json").read_text()
     summary = json.loads(text, parse_constant=pytest.fail)
-    assert summary["verdict"] == "not enough images"
-    assert summary["data"]["num_images"] == count
+    assert summary.last.verdict.status == "not enough images"
+    assert summary.data.num_images == count
 
 
 def test_damaged_results_say_so(result, tmp_path):

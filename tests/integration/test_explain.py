@@ -19,6 +19,7 @@ from reference import make_reference
 from vitscope import AuditConfig, AuditResult, Explanation, RunConfig, audit, explain
 from vitscope.errors import ImageReadError, ResultError, UsageError
 from vitscope.files.json_files import read_json
+from vitscope.results.schema import DataSummary
 
 FLOAT64 = RunConfig(dtype="float64")
 HEADS = 4
@@ -110,25 +111,25 @@ def test_numbers_equal_the_definitions(shaped):
     numbers, near = one.numbers, {"rel": 1e-5}
     mass = {"cls": masses[0], "registers": masses[1:5].sum(), "patches": masses[5:].sum()}
     mass = {name: float(value) for name, value in mass.items()}
-    assert numbers["attention_mass"] == pytest.approx(mass, **near)
+    assert numbers.attention_mass == pytest.approx(mass, **near)
     share = mass["patches"] / (mass["patches"] + mass["registers"])
-    assert numbers["patch_share"] == pytest.approx(share, **near)
+    assert numbers.patch_share == pytest.approx(share, **near)
     of_t = {
         "cosine": cos(terms["patches"], t),
         "restricted_cosine": cos(terms["patches"] + bias, t),
     }
     for name, expected in of_t.items():
-        assert numbers[name]["attention"]["patches"] == pytest.approx(expected, **near)
+        assert getattr(numbers, name)["attention"]["patches"] == pytest.approx(expected, **near)
     terms |= {"skip": reference.skip[0]}
     varying = {k: float(v @ (r - bias) / (r - bias).norm() ** 2) for k, v in terms.items()}
-    assert numbers["share_without_bias"] == pytest.approx(varying, **near)
+    assert numbers.share_without_bias == pytest.approx(varying, **near)
     assert one.verdict.status == "cannot tell"
     assert np.isnan(one.verdict.share)
     shares = {k: float(v @ r / r.norm() ** 2) for k, v in (terms | {"bias": bias}).items()}
-    assert numbers["share"] == pytest.approx(shares, **near)
-    assert sum(numbers["share"].values()) == pytest.approx(1, abs=1e-10)
+    assert numbers.share == pytest.approx(shares, **near)
+    assert sum(numbers.share.values()) == pytest.approx(1, abs=1e-10)
     # One account: the map's patches are the patches of the account.
-    assert one.share.sum() == pytest.approx(numbers["share"]["patches"], abs=1e-10)
+    assert one.share.sum() == pytest.approx(numbers.share["patches"], abs=1e-10)
     assert one.head_share.sum(axis=0) == pytest.approx(one.share, abs=1e-12)
 
 
@@ -138,12 +139,12 @@ def test_numbers_equal_the_definitions(shaped):
 def test_images_keep_their_shape(shaped):
     result = explain(tiny_vit(), shaped)
     found = {Path(e.path).stem: e for e in result.summary.images}
-    assert {name: entry["grid"] for name, entry in found.items()} == {
+    assert {name: entry.grid for name, entry in found.items()} == {
         "wide": [4, 9],
         "tall": [7, 4],
         "square": [4, 4],
     }
-    assert {entry["framing"] for entry in found.values()} == {"whole"}
+    assert {entry.framing for entry in found.values()} == {"whole"}
     for index in range(3):
         one = result.read_image(index)
         assert one.image.shape[:2] == tuple(8 * side for side in one.grid)
@@ -153,23 +154,23 @@ def test_a_model_of_one_size_crops_and_says_so(shaped):
     result = explain(tiny_vit("deit3"), shaped)
     framings = {Path(e.path).stem: e.framing for e in result.summary.images}
     assert framings == {"wide": "cropped", "tall": "cropped", "square": "whole"}
-    assert all(e.grid == [4, 4] for e in result.summary.images)
+    assert all(e.grid == (4, 4) for e in result.summary.images)
 
 
 def test_the_shorter_side_gets_the_size_asked_for(shaped):
     wide = shaped / "wide.png"
     # 90 x 40 px at a height of 48: 108 px, 13.5 patches.
     (entry,) = explain(tiny_vit(), wide, RunConfig(size="48")).summary.images
-    assert entry.input_size == [48, 112]
+    assert entry.input_size == (48, 112)
     (entry,) = explain(tiny_vit(), wide, RunConfig(size="24x40")).summary.images
-    assert (entry.input_size, entry.framing) == ([24, 40], "cropped")
+    assert (entry.input_size, entry.framing) == ((24, 40), "cropped")
     with pytest.raises(UsageError, match="does not fit the patch size"):
         explain(tiny_vit(), wide, RunConfig(size="30"))
 
 
 def test_attention_pooling_has_no_skip(shaped):
     one = explain(tiny_vit("siglip"), shaped / "tall.png").read_image(0)
-    assert set(one.numbers["share"]) == {"patches", "bias"}
+    assert set(one.numbers.share) == {"patches", "bias"}
     assert one.verdict.status == "most"
     assert one.verdict.main_other_source is None
 
@@ -233,7 +234,7 @@ def test_unreadable_images_are_named_and_the_others_explained(shaped, tmp_path):
         on_progress=lambda *counts: done.append(counts),
     )
     assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert result.summary.data == {"num_images": 1, "num_failed": 3}
+    assert result.summary.data == DataSummary(num_images=1, num_failed=3)
     reasons = dict(result.failures)
     assert "damaged" in reasons[str(bad[0])]
     assert "8 times as long as short" in reasons[str(bad[1])]

@@ -85,7 +85,7 @@ def test_the_other_kinds_of_results_say_so_too(tmp_path, vit, mixed):
     (note,) = summary.data.notes
     assert note.startswith(f"2 of {summary.data.num_images} {DARK}")
     explained = explain(vit, mixed, out=tmp_path / "explained")
-    (note,) = explained.summary["data"]["notes"]
+    (note,) = explained.summary.data.notes
     assert note.startswith(f"4 of 9 {DARK}")
     saved = json.loads((tmp_path / "explained" / "summary.json").read_text())
     assert saved["data"]["notes"] == [note]

@@ -13,6 +13,7 @@ from images import write_classes
 from vitscope import AuditResult, Explanation, OneShotConfig, explain, one_shot
 from vitscope.errors import UsageError
 from vitscope.figures import FIGURES, NothingToDrawError
+from vitscope.results.vocabulary import name_term
 
 HOSTILE = "<img src=x onerror=alert(1)>&amp;\"'</td><script>alert(2)</script>"
 ALLOWED = {"div", "p", "strong", "span", "table", "thead", "tbody", "tr", "th", "td"}
@@ -73,16 +74,18 @@ def test_an_audit_shows_its_verdict_and_its_sources_with_intervals(result):
     assert summary.last.verdict.text in page.text
     assert f"{summary.data.num_images} images" in page.text
     shares = summary.last.variance_share["residual"]
-    assert {row[0] for row in page.rows[1:]} == set(shares)
+    terms = {name_term(term): term for term in shares}
+    assert {row[0] for row in page.rows[1:]} == set(terms)
     for row in page.rows[1:]:
+        term = terms[row[0]]
         told = dict(zip(page.rows[0], row, strict=True))
-        low, high = shares[row[0]]["ci95"]
+        low, high = shares[term].ci95
         value, half = map(float, told["variance share"].split(" ± "))
-        assert value == pytest.approx(shares[row[0]]["value"], abs=5e-4)
+        assert value == pytest.approx(shares[term].value, abs=5e-4)
         assert half == pytest.approx((high - low) / 2, abs=5e-4)
-        cka = summary.last.cka["residual"][row[0]]["unbiased"]
+        cka = summary.last.cka["residual"][term].unbiased
         assert float(told["CKA with r"].split(" ± ")[0]) == pytest.approx(cka, abs=5e-4)
-    (skip,) = (row for row in page.rows if row[0] == "skip")
+    (skip,) = (row for row in page.rows if row[0] == "skip connection")
     assert skip[page.rows[0].index("attention")] == "–"
 
 
@@ -103,15 +106,17 @@ def test_an_explanation_shows_the_verdict_on_each_image(explanation):
     for number, (row, image) in enumerate(
         zip(page.rows[1:], explanation.summary.images, strict=True)
     ):
-        assert row[:2] == [str(number), image["path"]]
-        assert image["verdict"]["text"] in row[2]
+        assert row[:2] == [str(number), image.path]
+        assert image.verdict.text in row[2]
 
 
 def test_undefined_numbers_are_dashes(result, tmp_path):
     def undefine(summary):
-        summary.last.variance_share["residual"]["patches"] = {"value": None, "ci95": None}
-        summary.last.cka["residual"]["patches"] |= {"unbiased": None, "ci95": None, "biased": None}
-        summary.last.centred_cosine["residual"]["patches"] = None
+        layer = summary["layers"][-1]
+        layer["variance_share"]["residual"]["patches"] = {"value": None, "ci95": None}
+        layer["cka"]["residual"]["patches"] |= {"unbiased": None, "ci95": None, "biased": None}
+        undefined = dict.fromkeys(("mean", "std", "p05", "p50", "p95")) | {"n": 0}
+        layer["centred_cosine"]["residual"]["patches"] = undefined
 
     page = Page(changed(result, tmp_path / "undefined", undefine)._repr_html_())
     patches = next(row for row in page.rows if row[0] == "patches")
@@ -122,11 +127,11 @@ def test_undefined_numbers_are_dashes(result, tmp_path):
 
 def test_hostile_text_is_shown_and_not_executed(result, accuracies, explanation, tmp_path):
     def poison(summary):
-        summary.model |= {"id": HOSTILE, "notes": [HOSTILE], "dtype": HOSTILE}
-        if "verdict_text" in summary:
-            summary.last.verdict.text = HOSTILE
-        if "dropped_classes" in summary.data:
-            summary.data.XXX_dropped_classes = [HOSTILE]
+        summary["model"] |= {"id": HOSTILE, "notes": [HOSTILE], "dtype": HOSTILE}
+        for layer in summary.get("layers", []):
+            layer["verdict"]["text"] = HOSTILE
+        if "dropped_classes" in summary["data"]:
+            summary["data"]["dropped_classes"] = [HOSTILE]
         for image in summary.get("images", []):
             image["path"] = image["verdict"]["text"] = image["verdict"]["basis"] = HOSTILE
 

@@ -1,6 +1,7 @@
 """One-shot classification of labelled folders by tiny models: numbers, counts, refusals."""
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from vitscope.errors import (
 from vitscope.images.class_folders import find_classes
 from vitscope.images.image_set import iter_batches
 from vitscope.metrics.one_shot import draw_pairs, group_images
+from vitscope.results.schema import OneShotData, Settings
 from vitscope.runs import one_shot_loop, resources
 from vitscope.weights.embedded import embedded_available, load_embedded_dinov2
 
@@ -91,20 +93,12 @@ def test_nearest_accuracies_equal_plain_code(folder, renormalize):
 
 def test_summary_has_every_promised_key(result):
     summary = result.summary
-    assert summary.XXX_kind == "one-shot"
-    assert summary.XXX_schema_version == 3
     assert summary.draws == 12
     assert summary.readout == "attention"
-    assert summary.chance == pytest.approx({"top1": 1 / 7, "top5": 5 / 7})
-    assert summary.data == {
-        "num_classes": NUM_CLASSES,
-        "num_images": 27,
-        "num_failed": 0,
-        "num_repeated": 0,
-        "num_unlabelled": 0,
-        "dropped_classes": [],
-        "num_dropped": 0,
-    }
+    assert asdict(summary.chance) == pytest.approx({"top1": 1 / 7, "top5": 5 / 7})
+    assert summary.data == OneShotData(
+        num_classes=NUM_CLASSES, num_images=27, num_failed=0, num_unlabelled=0, dropped_classes=()
+    )
     parts = {"full", "patches", "registers", "cls"}
     for readouts in summary.accuracy.values():
         found = {readout: set(part) for readout, part in readouts.items()}
@@ -127,8 +121,8 @@ def test_means_over_draws_are_those_of_the_table(result):
             for part, entry in parts.items():
                 values = np.array([draws[d, classifier, readout, part] for d in range(12)])
                 for column, name in enumerate(("top1", "top5")):
-                    low, high = getattr(entry, name)["ci95"]
-                    assert getattr(entry, name)["value"] == pytest.approx(values[:, column].mean())
+                    low, high = getattr(entry, name).ci95
+                    assert getattr(entry, name).value == pytest.approx(values[:, column].mean())
                     half = 2.200985 * values[:, column].std(ddof=1) / np.sqrt(12)
                     # An accuracy is from 0 to 1, and so is its interval.
                     mean = values[:, column].mean()
@@ -184,8 +178,8 @@ def test_another_seed_draws_others(result, folder):
 def test_a_limit_draws_classes(folder):
     config = OneShotConfig(draws=2, limit=3, seed=2, **EXACT)
     summary = one_shot(tiny_vit(), folder, config).summary
-    assert summary.data.XXX_num_classes == 3
-    assert summary.XXX_chance == pytest.approx({"top1": 1 / 3, "top5": 1})
+    assert summary.data.num_classes == 3
+    assert asdict(summary.chance) == pytest.approx({"top1": 1 / 3, "top5": 1})
     chosen = [tuple(find_classes(folder).limited(3, seed).classes) for seed in range(8)]
     assert all(list(names) == sorted(names) for names in chosen)
     assert len(set(chosen)) > 1
@@ -213,7 +207,7 @@ def test_parts_are_those_that_the_model_has(folder, name, parts):
 
 def test_the_cls_term_goes_where_it_is_sent(folder, result):
     config = OneShotConfig(draws=12, cls_term="registers", **EXACT)
-    assert result.summary.settings == {"renormalize": False, "cls_term": "own", "layer": 1}
+    assert result.summary.settings == Settings(renormalize=False, cls_term="own")
     found = one_shot(tiny_vit(), folder, config).summary.accuracy["nearest"]["attention"]
     assert set(found) == {"full", "patches", "registers"}
     kept = result.summary.accuracy["nearest"]["attention"]

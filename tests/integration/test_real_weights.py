@@ -54,16 +54,15 @@ def test_the_numbers_are_those_of_a_small_model(summary):
     assert norms["cls"] == pytest.approx(1.0, abs=0.4)
     assert norms["bias"] == pytest.approx(38.7, rel=0.01)
     cka = {r: summary.last.cka[r] for r in ("residual", "attention")}
-    assert cka["residual"]["patches"]["biased"] == pytest.approx(0.997, abs=0.003)
-    assert cka["attention"]["patches"]["biased"] == pytest.approx(0.9997, abs=0.0005)
-    assert cka["residual"]["skip"]["biased"] == pytest.approx(0.62, abs=0.1)
+    assert cka["residual"]["patches"].biased == pytest.approx(0.997, abs=0.003)
+    assert cka["attention"]["patches"].biased == pytest.approx(0.9997, abs=0.0005)
+    assert cka["residual"]["skip"].biased == pytest.approx(0.62, abs=0.1)
     shares = {n: s.value for n, s in summary.last.variance_share["residual"].items()}
     assert shares == pytest.approx({"patches": 0.910, "skip": 0.078, "cls": 0.012}, abs=0.02)
     centred = summary.last.centred_cosine["attention"]["patches"]
     assert centred.p50 == pytest.approx(0.998, abs=0.003)
-    assert summary.XXX_readings == {
-        reading: ["holds", "holds"] for reading in ("alignment", "source")
-    }
+    verdict = summary.last.verdict
+    assert verdict.alignment == verdict.source == ("holds", "holds")
     assert summary.last.verdict.status == "not enough images"  # 51: a kind of image may be missing
     assert summary.last.verdict.main_other_source == "skip"
 
@@ -82,12 +81,12 @@ def test_the_cls_token_turns_at_the_very_last_layer(summary):
 def test_a_small_model_without_registers_is_clean(summary):
     """No patch is an outlier at any depth, though norms reach three times the median."""
     rows = summary.high_norm_tokens
-    assert [row.XXX_layer for row in rows] == list(range(13))
-    for row in rows:
+    assert len(rows) == 13
+    for depth, row in enumerate(rows):
         assert (row.threshold, row.position_share) == (None, None)
         # None are found; of the last depth norms are known of verified images alone.
         assert row.fraction is row.images_fraction is None
-        assert (row.fraction_at_most is None) == (row.XXX_layer == 12)
+        assert (row.fraction_at_most is None) == (depth == 12)
     assert max(row.max / row.median for row in rows) > 2.5
     anatomy = summary.last.anatomy
     assert (anatomy.dominant_register, anatomy.analysed) == (None, None)

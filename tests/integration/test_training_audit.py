@@ -74,7 +74,7 @@ def test_what_a_model_keeps_of_an_audit_can_be_trained_on(build, images):
     """A table of positions that was made in inference mode would stop the next training step."""
     model = build().train()
     few = sorted(images.iterdir())[:3]
-    size = TrainingAudit(few, CONFIG).run(model).summary.model.INPUT_SIZE
+    size = TrainingAudit(few, CONFIG).run(model).summary.preprocessing.size
     output = model(torch.rand(1, 3, *size))
     output = output if isinstance(output, torch.Tensor) else output[0]
     output.square().sum().backward()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from claims_evidence import N, find, make_models, put
+from vitscope.metrics.sums import Batch
 from vitscope.metrics.token_sums import TokenSums
 from vitscope.results.schema_numbers import HighNormDepth
 
@@ -34,7 +35,7 @@ def test_a_layer_norm_that_scales_nothing_scales_no_dimension_down(weight, answe
     states = {"hidden": torch.from_numpy(hidden)}
     states["normed"] = torch.nn.functional.layer_norm(states["hidden"], (384,), weights)
     sums = TokenSums(["register_2"])
-    sums.update(states, [i % 10 for i in range(40)])
+    sums.update(Batch({}, [i % 10 for i in range(40)], states))
     found = sums.find_top_dimensions("register_2")
     path = ("anatomy", "tokens", "register_2", "top_dimensions")
     models = put(AGREES, "DINOv2 with registers", "g", found, *path)

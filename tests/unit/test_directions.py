@@ -13,6 +13,7 @@ from scipy.linalg import subspace_angles
 from vitscope.metrics.directions import NUM_DIRECTIONS, describe_directions
 from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
+from vitscope.metrics.sums import Batch
 
 TERMS = ("cls", "registers", "patches", "skip")
 PLAN = make_plan(TERMS[:3], has_skip=True, has_embedding=True, renormalize=False)
@@ -39,7 +40,7 @@ def feed(terms, order=None, batch_size=9, dtype=torch.float64):
         batch = {name: torch.zeros(len(rows), 1, dtype=dtype) for name in PLAN.kept}
         for name, term in terms.items():
             batch[f"term/{name}"] = torch.from_numpy(term[rows]).to(dtype)
-        sums.update(batch, [i % 10 for i in rows])
+        sums.update(Batch(batch, [i % 10 for i in rows]))
     return sums
 
 
@@ -72,7 +73,7 @@ def assert_same(a, b, tolerance):
 def test_angles_and_shared_variance_equal_those_of_explicit_projections(n, dim):
     terms = make_terms(n, dim)
     sums = feed(terms)
-    assert any(name.startswith("reference") for name in sums.to_tensors()) == (n == 510)
+    assert any(name.startswith("reference") for name in sums.save()) == (n == 510)
     found = describe_directions(sums)
     assert found.num_directions == 10
     assert set(found.pairs) == set(TERMS)

@@ -30,5 +30,7 @@ def test_order_changes_nothing_at_all(values, random):
 def test_undefined_values_are_left_out():
     found = compute_distribution(np.array([1.0, np.nan, 3.0]))
     assert (found.mean, found.p50, found.n) == (2.0, 2.0, 2)
-    assert compute_distribution(np.array([np.nan])) is None
-    assert compute_distribution(np.array([])) is None
+    for values in ([np.nan], []):
+        undefined = compute_distribution(np.array(values))
+        assert undefined.n == 0
+        assert np.isnan([undefined.mean, undefined.std, undefined.p05, undefined.p95]).all()

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ledger import random_trace
 
+from made_results import make_audit
 from vitscope.errors import ImageReadError, ResultError
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.ledger import make_ledger
@@ -22,10 +23,12 @@ from vitscope.results.explanation import (
     compute_centred,
     compute_centred_map,
     compute_share_without_bias,
-    finish_explanation,
     measure_image,
     write_image,
 )
+from vitscope.results.saved_result import write_result
+from vitscope.results.schema import DataSummary, ExplanationSummary, LedgerSummary
+from vitscope.results.schema_numbers import ImageNumbers
 from vitscope.results.verdict import judge_image
 from vitscope.runs.explain_loop import fit_whole
 
@@ -185,6 +188,19 @@ def test_a_strip_is_refused():
 # --- on disk -------------------------------------------------------------------------------------
 
 
+_TERMS = {"patches": 0.5, "skip": math.nan}
+NUMBERS = ImageNumbers(
+    attention_mass=_TERMS,
+    patch_share=0.5,
+    contribution_norm=_TERMS,
+    cosine={"attention": _TERMS, "residual": _TERMS},
+    restricted_cosine={"attention": _TERMS},
+    share=_TERMS,
+    share_without_bias=_TERMS,
+    balance_error=1e-7,
+)
+
+
 def make_image(path="a/dog.jpg", **changes):
     generator = np.random.default_rng(0)
     head_attention, head_share = generator.random((2, 3, 4, 5), dtype=np.float32)
@@ -198,7 +214,7 @@ def make_image(path="a/dog.jpg", **changes):
         "contribution_norm": generator.random((4, 5), dtype=np.float32),
         "share": head_share.sum(axis=0),
         "head_share": head_share,
-        "numbers": {"patch_share": 0.5, "cosine": {"residual": {"skip": math.nan}}},
+        "numbers": NUMBERS,
         "verdict": judge_image({"patches": 0.9, "skip": 0.1}, 30, "of an audit"),
     }
     return ImageExplanation(**values | changes)
@@ -207,11 +223,18 @@ def make_image(path="a/dog.jpg", **changes):
 def save(folder, *images):
     folder.mkdir()
     entries = [write_image(folder, i, image) for i, image in enumerate(images)]
-    model = {"id": "m", "family": "made/up", "num_params": 1, "num_registers": 0, "depth": 2}
-    model |= {"input_size": [28, 42], "grid": [2, 3], "dtype": "float32", "notes": []}
-    ledger = {"max_balance_error": 1e-7, "tolerance": 1e-4}
-    content = {"model": model, "layer": 1, "reference": None, "ledger": ledger}
-    finish_explanation(folder, content, entries, failures=[("b.jpg", "bad")], provenance={})
+    made, _ = make_audit()
+    summary = ExplanationSummary(
+        model=made.model,
+        settings=made.settings,
+        preprocessing=made.preprocessing,
+        data=DataSummary(num_images=len(entries), num_failed=1),
+        ledger=LedgerSummary(max_balance_error=1e-7, tolerance=1e-4),
+        layer=1,
+        reference=None,
+        images=tuple(entries),
+    )
+    write_result(folder, summary, failures=[("b.jpg", "bad")], provenance={})
     return Explanation.load(folder)
 
 
@@ -220,7 +243,6 @@ def test_what_is_written_is_read_again(tmp_path):
     saved = save(tmp_path / "e", make_image(), make_image("c.jpg", verdict=undefined))
     assert len(saved) == 2
     assert saved.failures == [("b.jpg", "bad")]
-    assert saved.summary.XXX_kind == "explanation"
     text = (saved.folder / "summary.json").read_text()
     assert "NaN" not in text
     original, found = make_image(), saved.read_image(0)
@@ -230,7 +252,7 @@ def test_what_is_written_is_read_again(tmp_path):
     assert found.verdict == original.verdict
     assert found.grid == (4, 5)
     assert found.centred_share is found.head_centred_share is None
-    assert math.isnan(found.numbers["cosine"]["residual"]["skip"])
+    assert math.isnan(found.numbers.cosine["residual"]["skip"])
     again = saved.read_image(1)
     assert again.verdict.status == "cannot tell"
     assert math.isnan(again.verdict.share)

@@ -26,6 +26,7 @@ from vitscope.metrics.gram_ledger import estimate_gram_ledger
 from vitscope.metrics.jackknife import NUM_BLOCKS
 from vitscope.metrics.moment_store import MomentStore
 from vitscope.metrics.moments import PairMoments
+from vitscope.metrics.sums import Batch
 
 PLAN = make_plan(("patches",), has_skip=True, has_embedding=False, renormalize=False)
 DIM = 3
@@ -46,7 +47,9 @@ def make_rows(n, seed=0, dim=DIM):
 
 def feed(features, blocks, rows=slice(None), folder=None):
     sums = FeatureSums(PLAN, folder=folder)
-    sums.update({name: value[rows] for name, value in features.items()}, blocks[rows].tolist())
+    sums.update(
+        Batch({name: value[rows] for name, value in features.items()}, blocks[rows].tolist())
+    )
     return sums
 
 
@@ -65,7 +68,7 @@ def flat_estimates(sums):
 
 
 def is_folded(sums):
-    return any(name.startswith("reference") for name in sums.to_tensors())
+    return any(name.startswith("reference") for name in sums.save())
 
 
 def gram_cka(x, y):
@@ -88,7 +91,7 @@ def test_cka_of_moments_folded_many_times_equals_the_gram_matrix_form():
     sums = FeatureSums(PLAN)
     for start in range(0, n, 32):
         rows = slice(start, start + 32)
-        sums.update({k: v[rows] for k, v in features.items()}, blocks[rows].tolist())
+        sums.update(Batch({k: v[rows] for k, v in features.items()}, blocks[rows].tolist()))
     assert is_folded(sums)
     rows = {name: value.double().numpy() for name, value in features.items()}
     for readout, parts in PLAN.comparisons.items():
@@ -134,8 +137,9 @@ def test_the_same_parts_in_the_same_order_give_the_same_bits(seed, sizes):
                 home = Path(folder) / str(k)
                 part = feed(features, blocks, slice(a, b), folder=home)
                 if save:
-                    tensors = part.to_tensors()
-                    part = FeatureSums.from_tensors(PLAN, torch.float32, tensors, home)
+                    tensors = part.save()
+                    part = FeatureSums(PLAN)
+                    part.load(tensors, home)
                 merged.merge(part)
                 # What has been taken in is needed no more.
                 shutil.rmtree(home)
@@ -167,7 +171,7 @@ def test_a_fold_holds_the_moments_of_one_pair_and_few_rows(monkeypatch):
     sums = FeatureSums(PLAN)
     for start in range(0, len(blocks), 100):
         rows = slice(start, start + 100)
-        sums.update({k: v[rows] for k, v in features.items()}, blocks[rows].tolist())
+        sums.update(Batch({k: v[rows] for k, v in features.items()}, blocks[rows].tolist()))
     assert len(most) == 2 * len(PLAN.pairs)
     assert max(most) == 1
     assert max(rows_read) <= 600
@@ -192,7 +196,7 @@ def test_a_full_disk_leaves_the_sums_as_they_were(monkeypatch, tmp_path):
     monkeypatch.setattr(moment_store, "write_tensors", write)
     rest = {name: value[FULL_AT:] for name, value in features.items()}
     with pytest.raises(VitscopeError, match="No space left on device"):
-        sums.update(rest, blocks[FULL_AT:].tolist())
+        sums.update(Batch(rest, blocks[FULL_AT:].tolist()))
     assert len(written) == len(PLAN.pairs)
     assert {path: path.read_bytes() for path in tmp_path.rglob("moments*/*")} == moments
     monkeypatch.undo()
@@ -235,6 +239,7 @@ import resource, sys, torch
 from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.gram_ledger import estimate_gram_ledger
+from vitscope.metrics.sums import Batch
 
 torch.set_num_threads(1)
 plan = make_plan(("patches",), has_skip=True, has_embedding=False, renormalize=False)
@@ -242,7 +247,7 @@ sums = FeatureSums(plan)
 generator = torch.Generator().manual_seed(0)
 for _ in range(int(sys.argv[1]) // 250):
     rows = {name: torch.randn(250, 32, generator=generator) for name in plan.kept}
-    sums.update(rows, [k % 10 for k in range(250)])
+    sums.update(Batch(rows, [k % 10 for k in range(250)]))
 sums.estimate_cka("residual", "patches")
 estimate_gram_ledger(sums, "residual")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -14,6 +14,7 @@ from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.gram_ledger import estimate_gram_ledger
 from vitscope.metrics.jackknife import NUM_BLOCKS
+from vitscope.metrics.sums import Batch
 
 GROUPS = ("cls", "registers", "patches")
 TOTALS = {"attention": GROUPS, "residual": (*GROUPS, "skip")}
@@ -37,7 +38,7 @@ def feed(plan, features, blocks, order, batch_size):
     for start in range(0, len(order), batch_size):
         rows = list(order[start : start + batch_size])
         batch = {name: torch.from_numpy(value[rows]) for name, value in features.items()}
-        sums.update(batch, [int(blocks[i]) for i in rows])
+        sums.update(Batch(batch, [int(blocks[i]) for i in rows]))
     return sums
 
 
@@ -172,7 +173,7 @@ def test_shares_and_intervals_equal_the_gram_matrix_form(n, dim, total, renormal
     plan = make_plan(GROUPS, has_skip=True, has_embedding=True, renormalize=renormalize)
     features, blocks = make_features(plan, n, dim), np.arange(n) ** 2 % 7
     sums = feed(plan, features, blocks, range(n), 9)
-    assert any(name.startswith("reference") for name in sums.to_tensors()) == (dim == 3)
+    assert any(name.startswith("reference") for name in sums.save()) == (dim == 3)
     found = flat(estimate_gram_ledger(sums, total))
     terms = pick(features, TOTALS[total])
     biased, unbiased = gram_shares(terms), unbiased_shares(terms)

@@ -19,11 +19,10 @@ from vitscope.reproduction.claims import judge_claims, write_claims
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """A result with little to draw, and its figures."""
+    """A result and its figures."""
     folder = tmp_path_factory.mktemp("drawn")
     summary, columns = make_audit(n=30)
-    kept = ("schema_version", "kind", "model", "settings", "data", "variance_share")
-    made = write_result(folder / "audit", {key: summary[key] for key in kept}, columns)
+    made = write_result(folder / "audit", summary, columns)
     draw_figures([made], folder / "figures", formats=["svg"])
     return folder
 

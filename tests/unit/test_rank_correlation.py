@@ -8,7 +8,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from vitscope.metrics.rank_correlation import RankCorrelation, adjust_holm, correlate_ranks
+from vitscope.metrics.rank_correlation import (
+    RankCorrelation,
+    adjust_holm,
+    correlate_ranks,
+    correlate_several,
+)
 
 # Few values, so that there are ties.
 PAIRS = st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=4, max_size=40)
@@ -168,3 +173,16 @@ def test_holm_rejects_what_stepping_down_rejects(values):
                 break
             rejected.add(str(i))
         assert {name for name, p in adjusted.items() if p <= level} == rejected
+
+
+def test_p_values_of_several_are_corrected_for_their_number():
+    random = np.random.default_rng(0)
+    target = random.normal(size=40)
+    covariates = {name: random.normal(size=40) + 0.3 * target for name in "abc"}
+    found = correlate_several(covariates, target)
+    assert list(found) == ["a", "b", "c"]
+    assert found["a"].rho == correlate_ranks(covariates["a"], target).rho
+    corrected = adjust_holm({name: one.p for name, one in found.items()})
+    assert {name: one.p_holm for name, one in found.items()} == corrected
+    assert any(one.p_holm > one.p for one in found.values())
+    assert math.isnan(correlate_several(covariates, np.ones(40))["a"].p_holm)

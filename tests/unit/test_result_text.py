@@ -1,5 +1,8 @@
 """Estimates as text: what is printed never says more than the quantity can be."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -15,7 +18,7 @@ from vitscope.results.result_text import tabulate_sources, tell_estimate
         (0.955, (0.930, 0.980), "0.955 ± 0.025"),
         (0.9999, (0.9997, 1.0), "1.000 ± 0.000"),
         (0.2, None, "0.200"),
-        (None, None, "–"),
+        (math.nan, None, "–"),
     ],
 )
 def test_an_interval_that_was_cut_is_shown_by_its_ends(value, ci95, text):
@@ -31,11 +34,9 @@ def test_an_accuracy_stays_between_nothing_and_all():
 
 def test_a_mean_over_fewer_images_says_over_how_many():
     summary, _ = make_audit(n=24)
-    del summary["variance_share"]["residual"]["cls"]  # which the made CKA lacks
     spreads = {"patches": distribution(np.ones(24)), "skip": distribution(np.ones(7))}
-    for spread, defined in zip(spreads.values(), (24, 7), strict=True):
-        spread["n"] = defined
-    summary["centred_cosine"] = {"residual": spreads}
-    caption = tabulate_sources(summary).caption
-    assert caption.endswith("Centred cos of skip is over the 7 images where it is defined.")
+    last = replace(summary.last, centred_cosine={"residual": spreads})
+    caption = tabulate_sources(replace(summary, layers=(last,))).caption
+    told = "Centred cos of skip connection is over the 7 images where it is defined."
+    assert caption.endswith(told)
     assert "of patches is over" not in caption

@@ -8,12 +8,13 @@ import torch
 
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.second_mode import estimate_variance, is_gap
+from vitscope.metrics.sums import Batch
 
 
 def fit(norms):
     """Outliers among the norms (image, place) of one depth."""
     counts = PatchNormCounts()
-    counts.update(torch.as_tensor(norms)[:, None])
+    counts.update(Batch({}, [], patch_norms=torch.as_tensor(norms)[:, None]))
     return counts.fit(0)
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -15,28 +16,22 @@ from vitscope.results.choices import describe_settings
 from vitscope.results.result_html import show_audit
 from vitscope.terminal import make_comparison, make_report
 
-PREPROCESSING = {
-    "size": [224, 224],
-    "resize": "cover",
-    "crop_fraction": 1.0,
-    "interpolation": "bicubic",
-    "mean": [0.5, 0.5, 0.5],
-    "std": [0.5, 0.5, 0.5],
-    "background": 255,
-    "draft": False,
-    "changed": [],
-}
-DRAFT = {"draft": True, "changed": ["draft"]}
-LARGE = {"size": [518, 518], "changed": ["size"]}
+DRAFT = {"draft": True, "changed": ("draft",)}
+LARGE = {"size": (518, 518), "changed": ("size",)}
 APART = "its results differ in "
 
 
-def made(size="S", params=22.1, *, dtype="float32", preprocessing=None, **settings):
+def made(size="S", params=22.1, *, dtype="float32", layer=None, preprocessing=None, **settings):
     summary, columns = make_audit("DINOv2 with registers", size, params, registers=4, n=30)
-    prepared = PREPROCESSING | (preprocessing or {})
-    summary["settings"] |= settings
-    summary["model"] |= {"dtype": dtype, "input_size": prepared["size"], "notes": []}
-    return summary | {"preprocessing": prepared}, columns
+    last = summary.last if layer is None else replace(summary.last, index=layer)
+    changed = replace(
+        summary,
+        model=replace(summary.model, dtype=dtype),
+        settings=replace(summary.settings, **settings),
+        preprocessing=replace(summary.preprocessing, **(preprocessing or {})),
+        layers=(last,),
+    )
+    return changed, columns
 
 
 def report(tmp_path, *results):
@@ -75,7 +70,7 @@ def test_the_report_leaves_out_what_cannot_be_compared_and_draws_the_rest(
     tmp_path, settings, refused, kept
 ):
     page, figures, shown = report(tmp_path, made(), made("B", 86.0, **settings), made("L", 304.0))
-    for key in refused - {"attention"}:  # made-up results have no attention
+    for key in refused:
         assert APART in figures[key], key
         assert "DINOv2 with registers B (" in figures[key]
         assert key not in shown
@@ -98,7 +93,7 @@ def test_the_report_leaves_out_what_cannot_be_compared_and_draws_the_rest(
             "Preprocessing differs: as each model prescribes: {a}, {c}; decoded as drafts: {b}.",
         ),
         (
-            {"preprocessing": {"resize": "stretch", "changed": ["resize"]}},
+            {"preprocessing": {"resize": "stretch", "changed": ("resize",)}},
             "Preprocessing differs: as each model prescribes: {a}, {c}; resize stretch: {b}.",
         ),
         ({"dtype": "bfloat16"}, "Precision differs: float32 or finer: {a}, {c}; bfloat16: {b}."),
@@ -130,7 +125,7 @@ def test_what_differs_in_how_images_reached_the_models_is_named_under_every_char
 
 
 def test_models_of_different_native_sizes_are_compared_and_the_sizes_named(tmp_path):
-    native = made("B", 86.0, preprocessing={"size": [336, 336]})
+    native = made("B", 86.0, preprocessing={"size": (336, 336)})
     page, figures, _ = report(tmp_path, made(), native)
     assert (
         "Input size differs: 224 x 224 px: DINOv2 with registers S; 336 x 336 px: DINOv2 "
@@ -140,7 +135,7 @@ def test_models_of_different_native_sizes_are_compared_and_the_sizes_named(tmp_p
 
 
 def test_one_model_twice_stands_apart_under_two_names(tmp_path):
-    other = {"mean": [0.1, 0.2, 0.3], "size": [518, 518], "changed": ["size"]}
+    other = {"mean": (0.1, 0.2, 0.3), "size": (518, 518), "changed": ("size",)}
     _, figures, _ = report(tmp_path, made(), made(preprocessing=other), made("B", 86.0))
     first, second = "DINOv2 with registers S", "DINOv2 with registers S (input 518 x 518 px)"
     assert f"mean 0.5/0.5/0.5: {first}" in figures["variance-share"]
@@ -158,8 +153,8 @@ def test_results_that_nothing_tells_apart_are_numbered(tmp_path):
 
 
 def test_one_shot_results_of_different_settings_are_not_compared(tmp_path):
-    plain, patches = make_one_shot(), make_one_shot("DINOv2", "B", 86.0)
-    patches["settings"] |= {"cls_term": "patches"}
+    plain, other = make_one_shot(), make_one_shot("DINOv2", "B", 86.0)
+    patches = replace(other, settings=replace(other.settings, cls_term="patches"))
     _, figures, _ = report(tmp_path, (plain, None), (patches, None))
     assert APART in figures["one-shot-0"]
 

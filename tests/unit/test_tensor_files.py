@@ -12,6 +12,7 @@ from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.row_store import RowStore
+from vitscope.metrics.sums import Batch
 
 PLAN = make_plan(("patches",), has_skip=True, has_embedding=False, renormalize=False)
 TENSORS = {"x": torch.arange(5000.0)}
@@ -85,19 +86,20 @@ def test_rows_that_cannot_be_linked_are_told_in_plain_words(tmp_path):
 def test_sums_agree_with_each_other_after_a_failure(tmp_path):
     sums, whole = FeatureSums(PLAN, folder=tmp_path / "sums"), FeatureSums(PLAN)
     batches = [(make_rows(n, n), [i % 10 for i in range(n)]) for n in (256, 7)]
-    sums.update(*batches[0])
+    sums.update(Batch(*batches[0]))
     with full_disk(), pytest.raises(DiskError):
-        sums.update(*batches[1])
+        sums.update(Batch(*batches[1]))
     assert sums.num_images == 256
-    sums.update(*batches[1])
+    sums.update(Batch(*batches[1]))
     for batch in batches:
-        whole.update(*batch)
+        whole.update(Batch(*batch))
     assert sums.num_images == whole.num_images == 263
     for name in PLAN.sums:
         assert torch.equal(sums.compute_mean(name), whole.compute_mean(name))
     for readout, parts in PLAN.comparisons.items():
         for part in parts:
             assert sums.estimate_cka(readout, part) == whole.estimate_cka(readout, part)
-    tensors = sums.to_tensors()
-    saved = FeatureSums.from_tensors(PLAN, torch.float32, tensors, tmp_path / "sums")
+    tensors = sums.save()
+    saved = FeatureSums(PLAN)
+    saved.load(tensors, tmp_path / "sums")
     assert saved.num_images == 263

@@ -1,5 +1,7 @@
 """What a summary says of tokens where little can be said: no outliers found, norms of zero."""
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,15 +9,16 @@ import pytest
 import torch
 
 from vitscope.metrics.patch_norms import PatchNormCounts
+from vitscope.metrics.sums import Batch
 from vitscope.results.token_summary import _find_dominant, summarize_high_norm_tokens
 
 
 def summarize(norms, folder):
     """The row of one depth, from norms of (image, patch)."""
     counts = PatchNormCounts()
-    counts.update(torch.from_numpy(norms[:, np.newaxis]))
+    counts.update(Batch({}, [], patch_norms=torch.from_numpy(norms[:, np.newaxis])))
     pq.write_table(pa.table({"highest_patch_norm_00": norms.max(axis=1)}), folder / "t.parquet")
-    (row,) = summarize_high_norm_tokens(folder / "t.parquet", counts)
+    (row,) = summarize_high_norm_tokens(folder / "t.parquet", [counts.fit(0)])
     return row
 
 
@@ -39,10 +42,10 @@ def plant(images, carriers, factors, patches=256):
 )
 def test_outliers_that_cannot_be_found_are_within_the_bounds(images, carriers, factors, tmp_path):
     row = summarize(plant(images, carriers, factors), tmp_path)
-    assert row["threshold"] is row["fraction"] is row["images_fraction"] is None
+    assert row.threshold is row.fraction is row.images_fraction is None
     # 25 tokens are never told from a tail, in however many images.
-    assert row["images_fraction_at_most"] == pytest.approx(max(carriers, 25) / images)
-    assert row["fraction_at_most"] == pytest.approx(max(carriers, 25) / (256 * images))
+    assert row.images_fraction_at_most == pytest.approx(max(carriers, 25) / images)
+    assert row.fraction_at_most == pytest.approx(max(carriers, 25) / (256 * images))
 
 
 def test_one_place_in_every_image_that_is_not_told_from_a_tail_is_within_the_bounds(tmp_path):
@@ -50,34 +53,35 @@ def test_one_place_in_every_image_that_is_not_told_from_a_tail_is_within_the_bou
     places = random.lognormal(3, 0.35, 64)
     places[17] = 60
     row = summarize(places * random.lognormal(0, 0.05, (200, 64)), tmp_path)
-    assert row["threshold"] is None
-    assert row["images_fraction_at_most"] == 1
-    assert row["fraction_at_most"] >= 1 / 64
+    assert row.threshold is None
+    assert row.images_fraction_at_most == 1
+    assert row.fraction_at_most >= 1 / 64
 
 
 def test_outliers_that_are_found_are_numbers_without_bounds(tmp_path):
     row = summarize(plant(100, 60, [8, 9]), tmp_path)
-    assert row["images_fraction"] == pytest.approx(0.6)
-    assert row["fraction"] == pytest.approx(0.6 / 256)
+    assert row.images_fraction == pytest.approx(0.6)
+    assert row.fraction == pytest.approx(0.6 / 256)
     bounds = ("images_fraction_at_most", "fraction_at_most", "doubtful_from")
-    assert {row[name] for name in bounds} == {None}
+    assert {getattr(row, name) for name in bounds} == {None}
 
 
 def test_more_images_leave_less_open(tmp_path):
     few, many = (summarize(plant(n, 0, [1]), tmp_path) for n in (100, 1000))
-    assert few["images_fraction_at_most"] == 0.25
-    assert many["images_fraction_at_most"] == 0.025
+    assert few.images_fraction_at_most == 0.25
+    assert many.images_fraction_at_most == 0.025
 
 
 @pytest.mark.parametrize(
     ("norms", "ratio"),
     [
-        ([[0.0, 0.0], [0.0, 0.0]], None),
-        ([[3.0, 1.0], [0.0, 0.0]], None),
+        ([[0.0, 0.0], [0.0, 0.0]], math.nan),
+        ([[3.0, 1.0], [0.0, 0.0]], math.nan),
         ([[3.0, 1.0], [1.0, 1.0]], 2.0),
-        ([[3.0, 1.0]], None),
+        ([[3.0, 1.0]], math.nan),
     ],
 )
 def test_registers_of_no_length_have_no_ratio_and_cause_no_warning(norms, ratio):
     """As the embeddings of registers are before training, or all of a model of zeros."""
-    assert _find_dominant(np.array(norms))["ratio"] == ratio
+    found = _find_dominant(np.array(norms)).ratio
+    assert found == pytest.approx(ratio, rel=0, abs=0, nan_ok=True)

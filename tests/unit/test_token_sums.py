@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from vitscope.errors import ResultError
 from vitscope.metrics.jackknife import NUM_BLOCKS, compute_interval
+from vitscope.metrics.sums import Batch
 from vitscope.metrics.token_sums import NUM_TOP_DIMENSIONS, TokenSums
 
 TOKENS = ("cls", "register_0", "highest_patch")
@@ -34,7 +35,7 @@ def feed(states, blocks, order, batch_size):
     sums = TokenSums(TOKENS)
     for start in range(0, len(order), batch_size):
         rows = list(order[start : start + batch_size])
-        sums.update(take(states, rows), [int(blocks[i]) for i in rows])
+        sums.update(Batch({}, [int(blocks[i]) for i in rows], states=take(states, rows)))
     return sums
 
 
@@ -119,15 +120,15 @@ def test_order_batches_and_merging_change_nothing(seed, n, batch_size, cut):
     order, split = generator.permutation(n), int(cut * n)
     merged = feed(states, blocks, order[:split], batch_size)
     rest = feed(states, blocks, order[split:], batch_size + 1)
-    before = {name: tensor.clone() for name, tensor in rest.to_tensors().items()}
+    before = {name: tensor.clone() for name, tensor in rest.save().items()}
     merged.merge(rest)
     assert_same(all_estimates(whole), all_estimates(merged), 1e-9)
     for token in TOKENS:
         found, expected = merged.find_top_dimensions(token), whole.find_top_dimensions(token)
         assert found.indices == expected.indices
         assert found.after == pytest.approx(expected.after, abs=1e-9)
-    merged.update(take(states, [0]), [0])
-    assert all(torch.equal(before[name], tensor) for name, tensor in rest.to_tensors().items())
+    merged.update(Batch({}, [0], states=take(states, [0])))
+    assert all(torch.equal(before[name], tensor) for name, tensor in rest.save().items())
 
 
 def test_the_same_state_in_every_image_has_cosine_one_and_no_variance():
@@ -199,9 +200,9 @@ def test_one_state_of_zeros_among_others_leaves_the_mean_cosine_undefined():
 
 def test_a_state_of_zeros_spoils_the_directions_of_its_own_block_alone():
     states, blocks = make_states(9), np.arange(9) // 3
-    intact = feed(states, blocks, range(9), 9).to_tensors()["keys/direction"]
+    intact = feed(states, blocks, range(9), 9).save()["keys/direction"]
     states["keys"][4, 0] = 0
-    found = feed(states, blocks, range(9), 9).to_tensors()["keys/direction"]
+    found = feed(states, blocks, range(9), 9).save()["keys/direction"]
     assert found[1, 0].isnan().all()
     others = torch.ones(NUM_BLOCKS, len(TOKENS), dtype=torch.bool)
     others[1, 0] = False
@@ -230,11 +231,12 @@ def test_saved_sums_are_the_same_sums():
     n = 23
     states, blocks = make_states(n), np.arange(n) % 8
     sums = feed(states, blocks, range(n), 5)
-    restored = TokenSums.from_tensors(TOKENS, sums.to_tensors())
+    restored = TokenSums(TOKENS)
+    restored.load(sums.save())
     assert all_estimates(restored) == all_estimates(sums)
     assert restored.find_top_dimensions("cls") == sums.find_top_dimensions("cls")
     before = all_estimates(sums)
-    restored.update(take(states, [0, 1]), [0, 1])
+    restored.update(Batch({}, [0, 1], states=take(states, [0, 1])))
     assert all_estimates(sums) == before
 
 
@@ -251,10 +253,10 @@ def test_saved_sums_are_the_same_sums():
     ids=["no counts", "few counts", "no squares", "other tokens", "few blocks", "unknown"],
 )
 def test_damaged_sums_say_so(change):
-    tensors = feed(make_states(5), range(5), range(5), 5).to_tensors() | change
+    tensors = feed(make_states(5), range(5), range(5), 5).save() | change
     kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    with pytest.raises(ResultError, match="sums of tokens are damaged: audit again"):
-        TokenSums.from_tensors(TOKENS, kept)
+    with pytest.raises((KeyError, ValueError), match=r"counts|sums of tokens are incomplete"):
+        TokenSums(TOKENS).load(kept)
 
 
 def test_different_tokens_do_not_merge():

@@ -8,7 +8,7 @@ from vitscope.figures.style import TERM_NAMES
 from vitscope.images.covariates import IMAGE_COVARIATES, SEGMENT_COVARIATES
 from vitscope.layout import GROUPS
 from vitscope.results.schema_numbers import ImageNumbers, LayerSummary, PerImage
-from vitscope.results.summary import ERRORS, scalar_paths
+from vitscope.results.summary import ERRORS
 from vitscope.results.vocabulary import (
     COVARIATES,
     OVER_IMAGES,
@@ -22,8 +22,6 @@ from vitscope.results.vocabulary import (
 
 def test_every_number_of_an_image_has_words():
     named = {path for quantity in PER_IMAGE.values() for path in quantity.list_paths()}
-    # A summary tells the distributions of those that there are, of any term.
-    assert {path[0] for path in scalar_paths()} <= PER_IMAGE.keys()
     assert {field.name for field in fields(PerImage)} <= PER_IMAGE.keys()
     assert {field.name for field in fields(ImageNumbers)} <= PER_IMAGE.keys()
     assert set(ERRORS) <= PER_IMAGE.keys()

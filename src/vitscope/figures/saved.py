@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from vitscope.errors import ResultError, UsageError
-from vitscope.files.json_files import find, read_json
+from vitscope.files.json_files import read_json
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import MARKER
 from vitscope.files.tables import open_table
@@ -141,9 +141,10 @@ class ModelResult:
     def weights_hash(self) -> str | None:
         """Digest of the weights, where the provenance tells it."""
         try:
-            found = find(read_json(self.folder / PROVENANCE), "weights_hash")
+            content = read_json(self.folder / PROVENANCE)
         except ResultError:
             return None
+        found = content.get("weights_hash") if isinstance(content, dict) else None
         return printable(found) if isinstance(found, str) else None
 
     def read_column(self, name: str) -> Float64[np.ndarray, " image"] | None:

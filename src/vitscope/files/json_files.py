@@ -3,7 +3,6 @@
 import json
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +41,6 @@ def read_json(path: Path) -> Any:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not a number of JSON")
-
-
-def find(tree: Any, *path: str) -> Any:
-    """Go down nested dictionaries."""
-    for key in path:
-        if not isinstance(tree, Mapping):
-            return None
-        tree = tree.get(key)
-    return tree
 
 
 def _plain(content: Any) -> Any:

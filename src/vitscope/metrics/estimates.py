@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vitscope.metrics.jackknife import Estimate
+
 
 @dataclass(frozen=True)
 class CkaEstimate:
@@ -118,3 +120,29 @@ class TopDimensions:
     after: tuple[float, ...]
     median_before: float
     median_after: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateSummary:
+    """How a token's state varies over images.
+
+    Attributes:
+        pairwise_cosine: Mean cosine over all pairs of images.
+        variance_share: Part of the mean squared norm that varies over images.
+    """
+
+    pairwise_cosine: Estimate
+    variance_share: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSummary:
+    """One special token at the input of a block.
+
+    Attributes:
+        states: By state: "hidden", "normed", "keys", "values".
+        top_dimensions: The dimensions in which it is largest.
+    """
+
+    states: Mapping[str, StateSummary]
+    top_dimensions: TopDimensions

@@ -8,9 +8,10 @@ some rows and the moments of one compared pair, however many images come.
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float64
@@ -32,6 +33,7 @@ from vitscope.metrics.moments import (
 )
 from vitscope.metrics.pair_estimates import PairEstimates
 from vitscope.metrics.row_store import RowStore
+from vitscope.metrics.sums import Batch
 
 Vector = Float64[Tensor, " dim"]
 
@@ -52,7 +54,15 @@ def rows_before_fold(width: int) -> int:
 
 
 class FeatureSums:
-    """The sums of one layer: `update` with batches, `merge` with other sums, then estimate."""
+    """The sums of the [CLS] row's features at one layer, and what is estimated of them.
+
+    Attributes:
+        plan: Which features come and which are compared.
+        dtype: Precision of the features.
+        owner: Whatever must live as long as the sums for what was loaded to be there.
+    """
+
+    name: ClassVar[str] = "features"
 
     def __init__(
         self, plan: FeaturePlan, dtype: torch.dtype = torch.float32, folder: Path | None = None
@@ -72,7 +82,7 @@ class FeatureSums:
         self._folder = folder
         self._rows = RowStore(folder)
         self._moments: MomentStore | None = None
-        self._owner: object = None
+        self.owner: object = None
         self._totals: dict[str, Vector] = {}
         self._reference: dict[str, Vector] = {}
         self._counts = [0] * NUM_BLOCKS
@@ -88,23 +98,22 @@ class FeatureSums:
         """Images in each jackknife block that holds any."""
         return [count for count in self._counts if count]
 
-    def update(self, features: Mapping[str, Rows], blocks: Sequence[int]) -> None:
+    def update(self, batch: Batch) -> None:
         """Take in a batch.
 
         Args:
-            features: The plan's kept features, one row per image, on the CPU.
-            blocks: Jackknife block of each image.
+            batch: With the plan's kept features.
 
         Raises:
             DiskError: If the disk does not take rows or moments; the sums are those with the batch
                 or those without it, as `num_images` tells.
         """
         self._cache.clear()
-        kept = {name: features[name] for name in self.plan.kept}
-        self._rows.append(kept, blocks)
+        kept = {name: batch.features[name] for name in self.plan.kept}
+        self._rows.append(kept, batch.blocks)
         for name, rows in kept.items():
             self._add_total(name, rows.sum(dim=0, dtype=torch.float64))
-        for block in blocks:
+        for block in batch.blocks:
             self._counts[block] += 1
         self._fold_if_full()
 
@@ -225,11 +234,11 @@ class FeatureSums:
         """
         return self.estimate_pair((feature, feature)).constant
 
-    def to_tensors(self) -> dict[str, Tensor]:
+    def save(self) -> dict[str, Tensor]:
         """Everything there is to save beside what lies in the folder: rows and moments.
 
         Returns:
-            Named tensors; `from_tensors` makes the same sums of them and the folder.
+            Named tensors, for `load`.
 
         Raises:
             DiskError: If the disk does not take the last of the rows.
@@ -239,42 +248,20 @@ class FeatureSums:
         tensors |= {f"total/{name}": vector for name, vector in self._totals.items()}
         return tensors | {"counts": torch.tensor(self._counts)}
 
-    @classmethod
-    def from_tensors(
-        cls,
-        plan: FeaturePlan,
-        dtype: torch.dtype,
-        tensors: Mapping[str, Tensor],
-        folder: Path,
-        owner: object = None,
-    ) -> "FeatureSums":
-        """Restore saved sums; what is saved is only read, whatever is done with them.
+    def load(self, tensors: Mapping[str, Tensor], folder: Path) -> None:
+        """Become what was saved, which is only read, whatever is done with these sums.
 
         Args:
-            plan: The plan they were made with.
-            dtype: Precision of the features.
-            tensors: What `to_tensors` returned.
-            folder: Where rows and moments lie.
-            owner: Whatever must live as long as the sums for the folder to be there.
-
-        Returns:
-            The sums.
+            tensors: What `save` returned.
+            folder: Where its rows and moments lie.
 
         Raises:
-            ResultError: If a tensor of the plan, moments or rows are missing.
+            KeyError: If a tensor of the plan, moments or rows are missing.
+            ValueError: If a sum is not finite.
         """
-        sums = cls(plan, dtype)
-        sums._owner = owner
-        sums._rows = RowStore(sums._folder, saved=folder)
-        try:
-            sums._restore(tensors, folder)
-        except KeyError as error:
-            raise ResultError(
-                f"the saved sums lack {error.args[0]!r}: the file is damaged"
-            ) from None
-        return sums
-
-    def _restore(self, tensors: Mapping[str, Tensor], folder: Path) -> None:
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+            raise ValueError("sums of features are not finite")
+        self._rows = RowStore(self._folder, saved=folder)
         self._counts = tensors["counts"].tolist()
         if self.num_images:
             self._totals = {name: tensors[f"total/{name}"] for name in self.plan.kept}
@@ -287,6 +274,29 @@ class FeatureSums:
             known = in_rows + folded
             if known.tolist() != self._counts:
                 raise KeyError(f"rows of {self.num_images - int(known.sum())} images")
+
+    def summarize(self) -> dict[str, Any]:
+        """Variance shares, CKA, Gram ledger and directions.
+
+        Returns:
+            As in the layer's summary.
+        """
+        # Here, for they are functions of these sums.
+        from vitscope.metrics.directions import describe_directions
+        from vitscope.metrics.gram_ledger import estimate_gram_ledger
+
+        return {
+            "variance_share": {
+                total: {term: self.estimate_share(total, term) for term in terms}
+                for total, terms in self.plan.shares.items()
+            },
+            "cka": {
+                readout: {part: self.estimate_cka(readout, part) for part in parts}
+                for readout, parts in self.plan.comparisons.items()
+            },
+            "gram_ledger": {t: estimate_gram_ledger(self, t) for t in self.plan.shares},
+            "directions": describe_directions(self),
+        }
 
     def _add_total(self, name: str, total: Vector) -> None:
         self._totals[name] = self._totals[name] + total if name in self._totals else total

@@ -8,9 +8,11 @@ second, separate mode of the distribution of patch norms.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from vitscope.errors import ResultError
@@ -23,10 +25,13 @@ from vitscope.metrics.second_mode import (
     find_doubtful_bin,
     find_threshold_bin,
 )
+from vitscope.metrics.sums import Batch
 
 
 class PatchNormCounts:
-    """How many patch tokens had which norm, at each depth and place: `update`, `merge`, `fit`."""
+    """How many patch tokens had which norm, at each depth and place of the model."""
+
+    name: ClassVar[str] = "patch_norms"
 
     def __init__(self) -> None:
         """Start with no images."""
@@ -53,8 +58,9 @@ class PatchNormCounts:
         """
         return self._depths[depth].read()
 
-    def update(self, norms: Float[Tensor, "batch depth patch"]) -> None:
+    def update(self, batch: Batch) -> None:
         """Take in a batch."""
+        norms = batch.patch_norms
         _, depths, places = norms.shape
         self._check_grid([places] * depths)
         # What is not known is counted nowhere: any bin will do.
@@ -124,50 +130,34 @@ class PatchNormCounts:
         frequency: np.ndarray = counts.by_place[:, first:].sum(axis=1) / counts.num_images
         return frequency
 
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Everything there is to save; bins outside a depth's occupied range are left out.
-
-        Returns:
-            Named tensors; `from_tensors` makes the same counts of them.
-        """
+    def save(self) -> dict[str, Tensor]:
+        """Everything there is to save; bins outside a depth's occupied range are left out."""
         return {
             f"{depth:03d}/{name}": tensor
             for depth, counts in enumerate(self._depths)
             for name, tensor in counts.to_tensors().items()
         }
 
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "PatchNormCounts":
-        """Restore saved counts.
+    def load(self, tensors: Mapping[str, Tensor], _: Path | None = None) -> None:
+        """Become what was saved."""
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            depth, __, part = name.partition("/")
+            parts.setdefault(depth, {})[part] = tensor
+        depths = [DepthNorms.from_tensors(parts[f"{depth:03d}"]) for depth in range(len(parts))]
+        if len({depth.num_places for depth in depths}) > 1:
+            raise ValueError("grids differ between depths")
+        self._depths = depths
 
-        Returns:
-            The counts.
-        """
-        restored = cls()
-        try:
-            restored._depths = _read_depths(tensors)
-        except (KeyError, ValueError) as error:
-            raise ResultError(
-                f"the saved counts of patch norms are damaged ({error}): audit again"
-            ) from None
-        return restored
+    def summarize(self) -> dict[str, Any]:
+        """The outliers of every depth."""
+        return {"high_norm_tokens": [self.fit(depth) for depth in range(self.num_depths)]}
 
     def _check_grid(self, places: list[int]) -> None:
         if not self._depths:
             self._depths = [DepthNorms(count) for count in places]
         if [depth.num_places for depth in self._depths] != places:
             raise ResultError("these counts are of different grids and cannot be merged")
-
-
-def _read_depths(tensors: Mapping[str, Tensor]) -> list[DepthNorms]:
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        depth, _, part = name.partition("/")
-        parts.setdefault(depth, {})[part] = tensor
-    depths = [DepthNorms.from_tensors(parts[f"{depth:03d}"]) for depth in range(len(parts))]
-    if len({depth.num_places for depth in depths}) > 1:
-        raise ValueError("grids differ between depths")
-    return depths
 
 
 def _explained_by_place(outliers: np.ndarray, num_images: int) -> float:

@@ -8,18 +8,21 @@ Source: Lappe & Giese (NeurIPS 2025), section 3.2 and Fig. 2b.
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vitscope.errors import ResultError
-from vitscope.metrics.estimates import TopDimensions
+from vitscope.metrics.estimates import StateSummary, TokenSummary, TopDimensions
 from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate, make_estimate
+from vitscope.metrics.sums import Batch
 
 NUM_TOP_DIMENSIONS = 100
 
-_PARTS = _SUM, DIRECTION, _SQUARE = "sum", "direction", "square"
+_PARTS = _SUM, _DIRECTION, _SQUARE = "sum", "direction", "square"
 
 
 def _clip(share: float) -> float:
@@ -28,7 +31,9 @@ def _clip(share: float) -> float:
 
 
 class TokenSums:
-    """The sums of one layer: `update` with batches, `merge` with other sums, then estimate."""
+    """The sums of the special tokens at one layer, and what is estimated of them."""
+
+    name: ClassVar[str] = "tokens"
 
     def __init__(self, tokens: Sequence[str]) -> None:
         """Start with no images."""
@@ -41,14 +46,12 @@ class TokenSums:
         """Names of the states seen, such as "hidden" and "keys"."""
         return tuple(dict.fromkeys(key.partition("/")[0] for key in self._sums))
 
-    def update(
-        self, states: Mapping[str, Float[Tensor, "batch token _"]], blocks: Sequence[int]
-    ) -> None:
+    def update(self, batch: Batch) -> None:
         """Take in a batch."""
-        index = torch.tensor(blocks)
+        index = torch.tensor(batch.blocks)
         self._counts = self._counts + torch.bincount(index, minlength=NUM_BLOCKS)
         membership = torch.nn.functional.one_hot(index, NUM_BLOCKS).double().mT
-        for state, rows in states.items():
+        for state, rows in batch.states.items():
             exact = rows.transpose(0, 1).double()
             norms = exact.norm(dim=-1).unsqueeze(1)
             ones = membership.expand(len(exact), -1, -1)
@@ -56,7 +59,7 @@ class TokenSums:
             inverse = torch.where(ones > 0, 1 / norms, 0.0)
             totals = torch.cat([ones, inverse], dim=1) @ exact
             self._add(f"{state}/{_SUM}", totals[:, :NUM_BLOCKS].transpose(0, 1))
-            self._add(f"{state}/{DIRECTION}", totals[:, NUM_BLOCKS:].transpose(0, 1))
+            self._add(f"{state}/{_DIRECTION}", totals[:, NUM_BLOCKS:].transpose(0, 1))
             self._add(f"{state}/{_SQUARE}", (ones @ norms.mT.square()).transpose(0, 1))
 
     def merge(self, other: "TokenSums") -> None:
@@ -74,7 +77,7 @@ class TokenSums:
             (‖Σ û_i‖² − n) / (n (n − 1)) with û = x / ‖x‖, and its interval; NaN for fewer than two
             images or a state of zeros.
         """
-        directions = self._of_token(f"{state}/{DIRECTION}", token)
+        directions = self._of_token(f"{state}/{_DIRECTION}", token)
 
         def mean_cosine(rows: Tensor, count: int) -> float:
             if count < 2:
@@ -131,33 +134,34 @@ class TokenSums:
             median_after=float(after.median()),
         )
 
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Everything there is to save.
-
-        Returns:
-            Named tensors; `from_tensors` makes the same sums of them.
-        """
+    def save(self) -> dict[str, Tensor]:
+        """Everything there is to save."""
         return {"counts": self._counts, **self._sums}
 
-    @classmethod
-    def from_tensors(cls, tokens: Sequence[str], tensors: Mapping[str, Tensor]) -> "TokenSums":
-        """Restore saved sums.
-
-        Returns:
-            The sums.
-        """
-        sums = cls(tokens)
+    def load(self, tensors: Mapping[str, Tensor], _: Path | None = None) -> None:
+        """Become what was saved."""
         parts = dict(tensors)
-        counts = parts.pop("counts", torch.empty(0))
-        sums._counts, sums._sums = counts, parts
-        complete = {f"{state}/{part}" for state in sums.states for part in _PARTS}
-        fitting = all(part.shape[:2] == (NUM_BLOCKS, len(tokens)) for part in parts.values())
-        negative = [
-            n for n, part in parts.items() if n.endswith(f"/{_SQUARE}") and (part < 0).any()
-        ]
-        if counts.shape != (NUM_BLOCKS,) or not fitting or complete != parts.keys() or negative:
-            raise ResultError("the saved sums of tokens are damaged: audit again")
-        return sums
+        self._counts, self._sums = parts.pop("counts"), parts
+        complete = {f"{state}/{part}" for state in self.states for part in _PARTS}
+        fitting = all(part.shape[:2] == (NUM_BLOCKS, len(self.tokens)) for part in parts.values())
+        if self._counts.shape != (NUM_BLOCKS,) or not fitting or complete != parts.keys():
+            raise ValueError("sums of tokens are incomplete")
+        if not all(_is_sound(name, part) for name, part in tensors.items()):
+            raise ValueError("sums of tokens are below 0 or not finite")
+
+    def summarize(self) -> dict[str, Any]:
+        """What each token is."""
+        return {"tokens": {token: self._summarize(token) for token in self.tokens}}
+
+    def _summarize(self, token: str) -> TokenSummary:
+        states = {
+            state: StateSummary(
+                pairwise_cosine=self.estimate_pairwise_cosine(state, token),
+                variance_share=self.estimate_variance_share(state, token),
+            )
+            for state in self.states
+        }
+        return TokenSummary(states=states, top_dimensions=self.find_top_dimensions(token))
 
     def _add(self, name: str, total: Float[Tensor, "block token _"]) -> None:
         self._sums[name] = self._sums[name] + total if name in self._sums else total.contiguous()
@@ -172,3 +176,9 @@ class TokenSums:
         # Neither a mean cosine nor a part of a mean square exceeds 1.
         sizes = self._counts[self._counts > 0].tolist()
         return make_estimate(value, left_out, sizes, at_most=1.0)
+
+
+def _is_sound(name: str, total: Tensor) -> bool:
+    if name.endswith(f"/{_DIRECTION}"):  # NaN: a vector of zeros has none
+        return not bool(total.isinf().any())
+    return bool(total.isfinite().all()) and not (name.endswith(f"/{_SQUARE}") and (total < 0).any())

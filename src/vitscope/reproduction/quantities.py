@@ -6,6 +6,7 @@ from statistics import median
 
 from vitscope.figures.numbers import Interval, tell_undefined_cka
 from vitscope.metrics.distribution import Distribution
+from vitscope.metrics.estimates import TokenSummary
 from vitscope.reproduction.evidence import (
     MIN_IMAGES_WITHOUT_INTERVAL,
     MISSING,
@@ -20,7 +21,7 @@ from vitscope.reproduction.evidence import (
     take_as_it_is,
 )
 from vitscope.results.schema import AuditSummary, OneShotSummary
-from vitscope.results.schema_numbers import Anatomy, DominantRegister, TokenSummary
+from vitscope.results.schema_numbers import Anatomy, DominantRegister
 from vitscope.results.vocabulary import TOTALS
 
 _REGISTER = "layers[-1].anatomy.tokens.register_*"

@@ -13,9 +13,9 @@ from vitscope.files.reading import plain_damage
 from vitscope.files.storage import check_target, is_result, never, scratch_folder, staged_folder
 from vitscope.files.tables import open_table
 from vitscope.files.workspace import kept_from_runs
-from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.patch_norms import PatchNormCounts
+from vitscope.metrics.sums import AuditSums
 from vitscope.metrics.token_sums import TokenSums
 from vitscope.results.finishing import finish_result
 from vitscope.results.gallery import Gallery, merge_galleries, read_gallery
@@ -53,6 +53,7 @@ class AuditResult(SavedResult):
         Raises:
             ResultError: If the sums cannot be read.
         """
+        _ = self.summary  # it says which version wrote them
         return read_manifest(self.folder)
 
     @property
@@ -81,7 +82,10 @@ class AuditResult(SavedResult):
         Returns:
             Sums by layer.
         """
-        return self._read_all_sums().features
+        found = self._read_all_sums().find(FeatureSums)
+        for sums in found.values():
+            sums.owner = self
+        return found
 
     def read_token_sums(self) -> dict[int, TokenSums]:
         """The sums over the special tokens.
@@ -89,7 +93,7 @@ class AuditResult(SavedResult):
         Returns:
             Sums by layer; none for a model without [CLS].
         """
-        return self._read_all_sums().tokens
+        return self._read_all_sums().find(TokenSums)
 
     def read_patch_norms(self) -> PatchNormCounts:
         """How many patch tokens had which norm, at each depth and place on the grid.
@@ -97,7 +101,8 @@ class AuditResult(SavedResult):
         Returns:
             The counts.
         """
-        return self._read_all_sums().patch_norms
+        (counts,) = self._read_all_sums().find(PatchNormCounts).values()
+        return counts
 
     def high_norm_grid(self, depth: int) -> np.ndarray:
         """How often each place on the patch grid held a high-norm token.
@@ -175,4 +180,4 @@ class AuditResult(SavedResult):
             merge_galleries(folder, folders)
 
     def _read_all_sums(self) -> AuditSums:
-        return read_sums(self.folder, self.manifest, owner=self)
+        return read_sums(self.folder, self.manifest)

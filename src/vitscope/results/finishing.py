@@ -5,17 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from vitscope.images.level_range import NARROW, note_narrow
-from vitscope.metrics.audit_sums import AuditSums
+from vitscope.metrics.feature_sums import FeatureSums
+from vitscope.metrics.sums import AuditSums
 from vitscope.results.association_summary import summarize_covariates, summarize_interdependence
 from vitscope.results.manifest import Manifest, write_sums
 from vitscope.results.records import table_path
 from vitscope.results.saved_result import list_source_notes, write_result
 from vitscope.results.schema import AuditSummary, DataSummary
+from vitscope.results.schema_numbers import LayerSummary
 from vitscope.results.summary import (
     add_centred_numbers,
+    judge_layer,
     read_column,
     summarize_errors,
-    summarize_layer,
+    summarize_images,
 )
 from vitscope.results.token_summary import (
     summarize_anatomy,
@@ -34,12 +37,13 @@ def finish_result(
 ) -> None:
     """Write what follows from tables, features and sums; `summary.json` comes last."""
     tables = {layer: table_path(folder, layer, manifest.last_layer) for layer in manifest.layers}
+    features = sums.find(FeatureSums)
     for layer, table in tables.items():
-        add_centred_numbers(folder, table, layer, sums.features[layer])
+        add_centred_numbers(folder, table, layer, features[layer])
     write_sums(folder, manifest, sums)
     last = tables[manifest.last_layer]
     data = DataSummary(
-        num_images=sums.features[manifest.last_layer].num_images,
+        num_images=features[manifest.last_layer].num_images,
         num_failed=len(failures),
         num_repeated=sums.num_repeated,
         notes=(*list_source_notes(provenance), *_note_ranges(last)),
@@ -52,23 +56,24 @@ def _summarize(
     manifest: Manifest, sums: AuditSums, tables: Mapping[int, Path], data: DataSummary
 ) -> AuditSummary:
     last = tables[manifest.last_layer]
-    norms = summarize_high_norm_tokens(last, sums.patch_norms)
-    # A block's input is the output of the one before it.
-    anatomies = {
-        layer: summarize_anatomy(tables[layer], tokens, norms[layer])
-        for layer, tokens in sums.tokens.items()
-    }
-    layers = tuple(
-        summarize_layer(table, layer, sums.features[layer], anatomies.get(layer))
-        for layer, table in tables.items()
-    )
+    found = {layer: sums.summarize(layer) for layer in tables}
+    norms = summarize_high_norm_tokens(last, found[manifest.last_layer].pop("high_norm_tokens"))
+    features = sums.find(FeatureSums)
+    layers = []
+    for layer, table in tables.items():
+        # A block's input is the output of the one before it.
+        tokens = found[layer].pop("tokens", None)
+        anatomy = None if tokens is None else summarize_anatomy(table, tokens, norms[layer])
+        verdict = judge_layer(features[layer], found[layer])
+        numbers = summarize_images(table) | found[layer]
+        layers.append(LayerSummary(index=layer, verdict=verdict, **numbers, anatomy=anatomy))
     return AuditSummary(
         model=manifest.model,
         settings=manifest.settings,
         preprocessing=manifest.preprocessing,
         data=data,
         ledger=summarize_errors(tables.values(), manifest.tolerance),
-        layers=layers,
+        layers=tuple(layers),
         layer_similarity=summarize_layer_similarity(last),
         high_norm_tokens=norms,
         covariates=summarize_covariates(last),

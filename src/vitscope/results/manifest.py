@@ -1,13 +1,12 @@
 """What a result is of, and the files that its sums lie in."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vitscope.config import ClsTerm
 from vitscope.errors import ResultError
@@ -15,16 +14,14 @@ from vitscope.files.printable import printable_path
 from vitscope.files.reading import plain_damage
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.files.typed_json import read_typed
-from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.feature_plan import FeaturePlan, make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.patch_norms import PatchNormCounts
-from vitscope.metrics.token_sums import DIRECTION, TokenSums
+from vitscope.metrics.sums import AuditSums, Sums
+from vitscope.metrics.token_sums import TokenSums
 from vitscope.results.schema import ModelSummary, PreprocessingSummary, Settings
 
-_SUMS, _TOKEN_SUMS = "sums.safetensors", "token_sums.safetensors"
-_PATCH_NORMS = "patch_norms/"
-_NUM_REPEATED = "num_repeated"
+_FILE, _SUMS = "sums.safetensors", "sums"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,17 +94,17 @@ class Manifest:
             renormalize=self.renormalize,
         )
 
-    def make_sums(self, folder: Path) -> AuditSums:
-        """Empty sums for every layer."""
-        dtype = getattr(torch, self.dtype)
-        return AuditSums(
-            features={
-                layer: FeatureSums(self.make_plan(layer), dtype, sums_folder(folder, layer))
-                for layer in self.layers
-            },
-            tokens={layer: TokenSums(self.tokens) for layer in self.layers if self.tokens},
-            patch_norms=PatchNormCounts(),
-        )
+    def make_sums(self, folder: Path | None = None) -> AuditSums:
+        """Empty sums for every layer, which write into a folder or into temporary ones."""
+        return AuditSums({layer: tuple(self._list_sums(layer, folder)) for layer in self.layers})
+
+    def _list_sums(self, layer: int, folder: Path | None) -> Iterator[Sums]:
+        own = None if folder is None else folder / _SUMS / f"{layer:03d}"
+        yield FeatureSums(self.make_plan(layer), getattr(torch, self.dtype), own)
+        if self.tokens:
+            yield TokenSums(self.tokens)
+        if layer == self.last_layer:
+            yield PatchNormCounts()
 
 
 def check_same(ours: Manifest, theirs: Manifest, folder: Path) -> None:
@@ -123,59 +120,23 @@ def check_same(ours: Manifest, theirs: Manifest, folder: Path) -> None:
         raise ResultError(f"{folder} cannot be merged: {reason}; audit all images in one run")
 
 
-def sums_folder(folder: Path, layer: int) -> Path:
-    """Where the rows and moments of a layer's features lie."""
-    return folder / "sums" / f"{layer:03d}"
-
-
 def write_sums(folder: Path, manifest: Manifest, sums: AuditSums) -> None:
     """Write all sums, and what they are of."""
-    features = _with_layers({k: s.to_tensors() for k, s in sums.features.items()})
-    features[_NUM_REPEATED] = torch.tensor(sums.num_repeated)
-    write_tensors(folder / _SUMS, features, {"manifest": json.dumps(asdict(manifest))})
-    tokens = _with_layers({k: s.to_tensors() for k, s in sums.tokens.items()})
-    norms = {f"{_PATCH_NORMS}{k}": v for k, v in sums.patch_norms.to_tensors().items()}
-    write_tensors(folder / _TOKEN_SUMS, tokens | norms)
+    write_tensors(folder / _FILE, sums.save(), {"manifest": json.dumps(asdict(manifest))})
 
 
-def read_sums(folder: Path, manifest: Manifest, owner: object) -> AuditSums:
+def read_sums(folder: Path, manifest: Manifest) -> AuditSums:
     """Read all sums."""
-    features, _ = read_tensors(folder / _SUMS)
-    tokens, _ = read_tensors(folder / _TOKEN_SUMS)
+    tensors, _ = read_tensors(folder / _FILE)
+    sums = manifest.make_sums()
     with plain_damage(folder):
-        if not all(map(_is_sound, (*features, *tokens), (*features.values(), *tokens.values()))):
-            raise ResultError(f"{printable_path(folder)} is damaged: its sums are not finite")
-        return AuditSums(
-            features={
-                layer: FeatureSums.from_tensors(
-                    manifest.make_plan(layer),
-                    getattr(torch, manifest.dtype),
-                    _take(features, f"{layer:03d}/"),
-                    sums_folder(folder, layer),
-                    owner=owner,
-                )
-                for layer in manifest.layers
-            },
-            tokens={
-                layer: TokenSums.from_tensors(manifest.tokens, _take(tokens, f"{layer:03d}/"))
-                for layer in manifest.layers
-                if manifest.tokens
-            },
-            patch_norms=PatchNormCounts.from_tensors(_take(tokens, _PATCH_NORMS)),
-            # Earlier versions left none out.
-            num_repeated=int(features.get(_NUM_REPEATED, torch.tensor(0)).sum()),
-        )
-
-
-def _is_sound(name: str, sums: Tensor) -> bool:
-    # A vector of zeros has no direction: NaN in its sums says so.
-    undefined = sums.isinf() if name.endswith(f"/{DIRECTION}") else ~sums.isfinite()
-    return not bool(undefined.any())
+        sums.load(tensors, folder / _SUMS)
+    return sums
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read what a result is of."""
-    path = folder / _SUMS
+    path = folder / _FILE
     _, metadata = read_tensors(path, [])
     with plain_damage(path):
         content = json.loads(metadata["manifest"])
@@ -183,14 +144,6 @@ def read_manifest(folder: Path) -> Manifest:
     if not isinstance(getattr(torch, manifest.dtype, None), torch.dtype) or not manifest.layers:
         raise ResultError(f"{printable_path(path)} is damaged: it is of no known layers or dtype")
     return manifest
-
-
-def _with_layers(parts: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"{layer:03d}/{k}": v for layer, part in parts.items() for k, v in part.items()}
-
-
-def _take(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _describe_same(manifest: Manifest) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from vitscope.errors import ResultError
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.linking import link_or_copy
 from vitscope.files.tables import open_table
-from vitscope.metrics.audit_sums import AuditSums
+from vitscope.metrics.sums import AuditSums
 from vitscope.results.manifest import Manifest, read_sums
 from vitscope.results.records import (
     GROUP_ROWS,
@@ -52,7 +52,7 @@ def merge_parts(folder: Path, manifest: Manifest, parts: Sequence[Path]) -> Merg
     """Put parts together, in the order given, which alone decides on the bits of the result."""
     sums = manifest.make_sums(folder)
     for part in parts:
-        sums.merge(read_sums(part, manifest, owner=None))
+        sums.merge(read_sums(part, manifest))
     # A part without any image that could be read has no tables.
     filled = [p for p in parts if table_path(p, manifest.last_layer, manifest.last_layer).exists()]
     for layer in manifest.layers:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from vitscope.files.typed_json import Finite, Keys
 from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.estimates import CkaEstimate as Cka
-from vitscope.metrics.estimates import Directions, GramShare, HighNormTokens, TopDimensions
+from vitscope.metrics.estimates import Directions, GramShare, HighNormTokens, TokenSummary
 from vitscope.metrics.jackknife import Estimate
 from vitscope.metrics.rank_correlation import AdjustedCorrelation, RankCorrelation
 from vitscope.metrics.regression import Regression
@@ -67,32 +67,6 @@ class ImageNumbers(PerImage[float]):
 
     share_without_bias: ByTerm[float]
     balance_error: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class StateSummary:
-    """How a token's state varies over images.
-
-    Attributes:
-        pairwise_cosine: Mean cosine over all pairs of images.
-        variance_share: Part of the mean squared norm that varies over images.
-    """
-
-    pairwise_cosine: Estimate
-    variance_share: Estimate
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenSummary:
-    """One special token at the input of a block.
-
-    Attributes:
-        states: By state: "hidden", "normed", "keys", "values".
-        top_dimensions: The dimensions in which it is largest.
-    """
-
-    states: Mapping[str, StateSummary]
-    top_dimensions: TopDimensions
 
 
 @dataclass(frozen=True, kw_only=True)

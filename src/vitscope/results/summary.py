@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,49 +14,35 @@ from torch import Tensor
 from vitscope.files.tables import open_table
 from vitscope.files.tensor_files import read_tensors
 from vitscope.ledger import ScalarPath, cosine
-from vitscope.metrics.directions import describe_directions
 from vitscope.metrics.distribution import compute_distribution
 from vitscope.metrics.feature_plan import FeaturePlan
 from vitscope.metrics.feature_sums import FeatureSums
-from vitscope.metrics.gram_ledger import estimate_gram_ledger
 from vitscope.results.records import column_name, replace_columns, shard_paths
 from vitscope.results.schema import AuditLedger
-from vitscope.results.schema_numbers import Anatomy, LayerSummary, PerImage, nest
-from vitscope.results.verdict import Constant, judge
+from vitscope.results.schema_numbers import PerImage, nest
+from vitscope.results.verdict import Constant, Verdict, judge
 from vitscope.results.vocabulary import PER_IMAGE
 
 ERRORS = ("balance_error", "residual_error", "block_error", "embedding_error")
 
 
-def summarize_layer(
-    table: Path, index: int, sums: FeatureSums, anatomy: Anatomy | None
-) -> LayerSummary:
-    """All numbers of one layer."""
+def summarize_images(table: Path) -> dict[str, Any]:
+    """The distributions of one layer's numbers of each image, as the fields of `PerImage`."""
     columns = set(pq.read_schema(table).names)
-    distributions = {
-        path: compute_distribution(read_column(table, name))
-        for field in fields(PerImage)
-        for path in PER_IMAGE[field.name].list_paths()
-        if (name := column_name(path)) in columns
-    }
-    shares = {
-        total: {term: sums.estimate_share(total, term) for term in terms}
-        for total, terms in sums.plan.shares.items()
-    }
-    cka = {
-        readout: {part: sums.estimate_cka(readout, part) for part in parts}
-        for readout, parts in sums.plan.comparisons.items()
-    }
-    return LayerSummary(
-        index=index,
-        verdict=judge(cka["residual"], shares["residual"], sums.num_images, _find_constant(sums)),
-        **nest(distributions),
-        variance_share=shares,
-        cka=cka,
-        gram_ledger={total: estimate_gram_ledger(sums, total) for total in sums.plan.shares},
-        directions=describe_directions(sums),
-        anatomy=anatomy,
+    return nest(
+        {
+            path: compute_distribution(read_column(table, name))
+            for field in fields(PerImage)
+            for path in PER_IMAGE[field.name].list_paths()
+            if (name := column_name(path)) in columns
+        }
     )
+
+
+def judge_layer(sums: FeatureSums, found: Mapping[str, Any]) -> Verdict:
+    """The verdict of a layer, from what its sums say."""
+    cka, shares = found["cka"]["residual"], found["variance_share"]["residual"]
+    return judge(cka, shares, sums.num_images, _find_constant(sums))
 
 
 def _find_constant(sums: FeatureSums) -> Constant | None:

@@ -1,6 +1,7 @@
 """The summary of tokens and depths: register anatomy, layer similarity, high-norm patch tokens."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -8,16 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from vitscope.metrics.distribution import Distribution, compute_distribution
-from vitscope.metrics.patch_norms import PatchNormCounts
+from vitscope.metrics.estimates import HighNormTokens, TokenSummary
 from vitscope.metrics.second_mode import MAX_UNSEEN
-from vitscope.metrics.token_sums import TokenSums
 from vitscope.results.records import column_name
 from vitscope.results.schema_numbers import (
     Anatomy,
     DominantRegister,
     HighNormDepth,
-    StateSummary,
-    TokenSummary,
 )
 from vitscope.results.summary import read_column
 
@@ -27,10 +25,12 @@ _PATCHES = "patches"
 _OF_OUTLIERS = ("threshold", "fraction", "position_share", "doubtful_from", "fraction_at_most")
 
 
-def summarize_anatomy(table: Path, sums: TokenSums, high_norm: HighNormDepth) -> Anatomy:
+def summarize_anatomy(
+    table: Path, tokens: Mapping[str, TokenSummary], high_norm: HighNormDepth
+) -> Anatomy:
     """What [CLS], the registers and the highest-norm patch are at the input of a block."""
-    norms = {name: _read_norms(table, name) for name in (*sums.tokens, _PATCHES)}
-    registers = [name for name in sums.tokens if name.startswith("register_")]
+    norms = {name: _read_norms(table, name) for name in (*tokens, _PATCHES)}
+    registers = [name for name in tokens if name.startswith("register_")]
     dominant = _find_dominant(np.stack([norms[n] for n in registers])) if registers else None
     if dominant is not None:
         analysed: str | None = registers[dominant.index]
@@ -43,7 +43,7 @@ def summarize_anatomy(table: Path, sums: TokenSums, high_norm: HighNormDepth) ->
         norms={name: compute_distribution(values) for name, values in norms.items()},
         dominant_register=dominant,
         analysed=analysed,
-        tokens={token: _summarize_token(sums, token) for token in sums.tokens},
+        tokens=tokens,
     )
 
 
@@ -53,11 +53,13 @@ def summarize_layer_similarity(table: Path) -> tuple[Distribution, ...]:
     return tuple(compute_distribution(read_column(table, name)) for name in names)
 
 
-def summarize_high_norm_tokens(table: Path, norms: PatchNormCounts) -> tuple[HighNormDepth, ...]:
-    """Outliers among the patch tokens, depth by depth."""
+def summarize_high_norm_tokens(
+    table: Path, depths: Sequence[HighNormTokens]
+) -> tuple[HighNormDepth, ...]:
+    """Outliers among the patch tokens, depth by depth, and in how many images they are."""
     found = []
     for depth, name in enumerate(_list_depths(table, "highest_patch_norm")):
-        tokens, highest = norms.fit(depth), read_column(table, name)
+        tokens, highest = depths[depth], read_column(table, name)
         known = highest[~np.isnan(highest)]
         row = HighNormDepth(**asdict(tokens), max=float(known.max()) if known.size else None)
         if known.size < highest.size:
@@ -74,17 +76,6 @@ def summarize_high_norm_tokens(table: Path, norms: PatchNormCounts) -> tuple[Hig
 def _bound_images(highest: np.ndarray, doubtful_from: float | None) -> float:
     doubtful = 0 if doubtful_from is None else int((highest >= doubtful_from).sum())
     return min(1.0, max(MAX_UNSEEN, doubtful) / highest.size)
-
-
-def _summarize_token(sums: TokenSums, token: str) -> TokenSummary:
-    states = {
-        state: StateSummary(
-            pairwise_cosine=sums.estimate_pairwise_cosine(state, token),
-            variance_share=sums.estimate_variance_share(state, token),
-        )
-        for state in sums.states
-    }
-    return TokenSummary(states=states, top_dimensions=sums.find_top_dimensions(token))
 
 
 def _find_dominant(norms: np.ndarray) -> DominantRegister:

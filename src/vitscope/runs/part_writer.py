@@ -23,8 +23,8 @@ from vitscope.decomposition import LayerRows, decompose_layers
 from vitscope.files.json_files import write_json
 from vitscope.images.image_set import ImageBatch, ImageSet
 from vitscope.ledger import ScalarPath, check_rows_finite, cosine
-from vitscope.metrics.audit_sums import AuditSums
 from vitscope.metrics.jackknife import block_of
+from vitscope.metrics.sums import Batch
 from vitscope.models.base import ViTAdapter
 from vitscope.results.gallery import GalleryCandidates
 from vitscope.results.manifest import Manifest, write_sums
@@ -104,7 +104,7 @@ class _Part:
         self._folder = folder
         self._first_index = first_index
         self._seen = set(elsewhere)
-        self._sums: AuditSums = self._manifest.make_sums(folder)
+        self._sums = self._manifest.make_sums(folder)
         self._sums.num_repeated = num_repeated
         self._candidates = GalleryCandidates(writer.num_images)
         self._writers: dict[int, RecordWriter] = {}
@@ -136,15 +136,14 @@ class _Part:
             patch_norms = stream.patch_norms.cpu()
             self._check_patches(patch_norms, rows)
         blocks = [block_of(image_id) for image_id in batch.ids]
-        self._sums.patch_norms.update(patch_norms)
         scalars_of_last = _describe_stream(stream.rows, patch_norms)
         scalars_of_last |= {("covariate", k): v for k, v in batch.covariates.items()}
         scalars_of_last["level_range",] = torch.tensor(batch.level_ranges, dtype=torch.float64)
         for layer, row in rows.items():
-            self._sums.features[layer].update(row.features, blocks)
+            states = {} if row.tokens is None else row.tokens.states
+            self._sums.update(layer, Batch(row.features, blocks, states, patch_norms))
             scalars = dict(row.scalars)
             if row.tokens is not None:
-                self._sums.tokens[layer].update(row.tokens.states, blocks)
                 scalars |= _describe_tokens(row.tokens)
             if layer == self._manifest.last_layer:
                 scalars |= scalars_of_last

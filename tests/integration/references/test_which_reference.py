@@ -1,6 +1,6 @@
 """Which reference is used: one that is given, one that lies beside the result, or a shipped one."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -21,14 +21,14 @@ def reference_of(result):
 def test_one_that_is_given_is_named(one, audited):
     result = explain(named_vit(), one, reference=audited)
     told = reference_of(result)
-    assert told["source"] == "given"
-    assert told["num_images"] == 24
-    assert told["folder"] == str(audited.folder)
+    assert told.source == "given"
+    assert told.num_images == 24
+    assert told.folder == str(audited.folder)
     (entry,) = result.summary.images
     assert entry.verdict.basis == (
         f"shares of r − mean r, means over 24 images of the audit {audited.folder}"
     )
-    assert result.provenance["reference"] == told
+    assert result.provenance["reference"] == asdict(told)
 
 
 @pytest.mark.parametrize("place", ["home/dog", "home/photos-audit/dog", "other/photos-audit/dog"])
@@ -37,19 +37,19 @@ def test_an_audit_beside_the_result_is_found_and_named(one, home, place):
         place = "home/dogs/photos-audit"
     result = explain(named_vit(), one, FLOAT64, out=home.parent / place)
     told = reference_of(result)
-    assert told["source"] == "found"
-    assert told["folder"] == str(home / "photos-audit")
-    assert "home/photos-audit, which lies beside this result" in told["images"]
+    assert told.source == "found"
+    assert told.folder == str(home / "photos-audit")
+    assert "home/photos-audit, which lies beside this result" in told.images
     given = explain(named_vit(), one, FLOAT64, reference=AuditResult.load(home / "photos-audit"))
     found, expected = result.summary.images[0], given.summary.images[0]
-    assert found["centred_share"] == expected["centred_share"]
-    assert reference_of(given)["means_digest"] == told["means_digest"]
+    assert found.numbers.centred_share == expected.numbers.centred_share
+    assert reference_of(given).means_digest == told.means_digest
 
 
 def test_of_several_the_one_over_the_most_images_is_used(one, photos, home):
     few = sorted(photos.iterdir())[:21]
     audit(named_vit(), few, AuditConfig(), out=home / "a-few")
-    assert reference_of(explain(named_vit(), one, out=home / "dog"))["num_images"] == 24
+    assert reference_of(explain(named_vit(), one, out=home / "dog")).num_images == 24
 
 
 def change_weights(vit):
@@ -116,7 +116,7 @@ def test_shipped_means_are_used_where_they_fit(one, audited, tmp_path, monkeypat
     monkeypatch.setattr(references, "_SHIPPED", tmp_path.name)
     result = explain(named_vit(), one, FLOAT64)
     told = reference_of(result)
-    assert (told["source"], told["num_images"], told["folder"]) == ("shipped", 24, None)
+    assert (told.source, told.num_images, told.folder) == ("shipped", 24, None)
     (entry,) = result.summary.images
     assert entry.verdict.basis.endswith("24 images that come with vitscope: drawings")
     (given,) = explain(named_vit(), one, FLOAT64, reference=audited).summary.images
@@ -146,15 +146,20 @@ def test_dinov2_small_is_judged_against_means_that_come_with_vitscope(tmp_path, 
     cats = sorted((tmp_path / "photos").glob("chelsea*"))
     result = explain(vit, cats)
     told = reference_of(result)
-    assert (told["source"], told["num_images"]) == ("shipped", 255)
-    assert "5 crops of each of 51 openly licensed photographs" in told["images"]
+    assert (told.source, told.num_images) == ("shipped", 255)
+    assert "5 crops of each of 51 openly licensed photographs" in told.images
     assert {e.verdict.status for e in result.summary.images} <= {*VERDICTS}
     # They are means of these photographs: an audit of one crop of each has nearly the same, of
     # other photographs, or in another preprocessing, it would not.
     some = sorted((tmp_path / "photos").glob("*.jpg"))[::5]
     part = audit(vit, some, AuditConfig(features="drop", gallery=0))
     behaviour = vit.describe_behaviour()
-    wanted = Wanted.of(part.manifest.weights_hash, behaviour, vit.last_layer, vit.preprocessing)
+    wanted = Wanted(
+        weights_hash=part.manifest.weights_hash,
+        behaviour=behaviour,
+        layer=vit.last_layer,
+        preprocessing=vit.preprocessing,
+    )
     shipped, _ = find_reference(wanted, None)
     for name, mean in read_reference(part, wanted).means.items():
         assert torch.cosine_similarity(mean, shipped.means[name], dim=0) > 0.95, name

@@ -24,6 +24,7 @@ from vitscope import AuditConfig, AuditResult, audit
 from vitscope.errors import ResultError
 from vitscope.files.workspace import Workspace, place_of
 from vitscope.images.image_set import ImageSet
+from vitscope.results.schema import DataSummary
 from vitscope.terminal import make_report
 
 NUM_DIFFERENT = 22
@@ -87,7 +88,7 @@ def serve(tmp_path):
 
 
 def assert_counted_once(result, whole):
-    counts = {"num_images": NUM_DIFFERENT, "num_failed": 0, "num_repeated": NUM_COPIES}
+    counts = DataSummary(num_images=NUM_DIFFERENT, num_failed=0, num_repeated=NUM_COPIES)
     assert result.summary.data == counts
     ids = result.images["image_id"].to_pylist()
     assert len(set(ids)) == len(ids)
@@ -221,7 +222,7 @@ def test_files_that_are_no_images_are_all_named(images, tmp_path):
         (folder / f"{k}-broken.png").write_bytes(b"<html>not found</html>")
         (folder / f"{k}-empty.png").write_bytes(b"")
     result = audit(tiny_vit(), folder, CONFIG, out=tmp_path / "r")
-    assert result.summary.data == {"num_images": 4, "num_failed": 8, "num_repeated": 0}
+    assert result.summary.data == DataSummary(num_images=4, num_failed=8)
     with (tmp_path / "r" / "failures.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 8
 

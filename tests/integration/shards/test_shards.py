@@ -24,6 +24,7 @@ from vitscope import AuditConfig, AuditResult, audit
 from vitscope.errors import ImageReadError, ResultError, UsageError, VitscopeError
 from vitscope.files.packing import unpack_folder
 from vitscope.files.workspace import Workspace, place_of
+from vitscope.results.schema import DataSummary
 from vitscope.runs import resources
 
 
@@ -237,7 +238,7 @@ def test_images_that_cannot_be_read_are_counted_once(images, tmp_path):
         damaged = number in {1, 4, 5, 6, 7}
         (broken / path.name).write_bytes(b"not an image" if damaged else path.read_bytes())
     result = audit(tiny_vit(), broken, VERIFIED, out=tmp_path / "r")
-    counts = {"num_images": NUM_IMAGES - 5, "num_failed": 5, "num_repeated": 0}
+    counts = DataSummary(num_images=NUM_IMAGES - 5, num_failed=5, num_repeated=0)
     assert result.summary.data == counts
     failed = [Path(path).name for path, _ in result.failures]
     assert failed == [names[k].name for k in (1, 4, 5, 6, 7)]

@@ -159,7 +159,6 @@ def flip(path):
         "features/*/*.safetensors",
         "sums/*/*.safetensors",
         "sums.safetensors",
-        "token_sums.safetensors",
         "images.parquet",
         "machine.json",
     ],
