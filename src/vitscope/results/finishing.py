@@ -9,6 +9,7 @@ from vitscope.files.json_files import write_json
 from vitscope.files.storage import MARKER
 from vitscope.images.level_range import NARROW, note_narrow
 from vitscope.metrics.feature_sums import FeatureSums
+from vitscope.metrics.patch_norms import HighNormTokens
 from vitscope.metrics.sums import AuditSums
 from vitscope.results.association_summary import summarize_covariates, summarize_interdependence
 from vitscope.results.manifest import Manifest, write_sums
@@ -27,7 +28,6 @@ from vitscope.results.summary import (
 )
 from vitscope.results.token_summary import (
     summarize_anatomy,
-    summarize_high_norm_tokens,
     summarize_layer_similarity,
 )
 from vitscope.results.verdict import Constant, describe, judge
@@ -51,12 +51,12 @@ def finish_result(
     write_json(folder / PROVENANCE, provenance)
     last = manifest.last_layer
     layers = {k: summarize_images(table) | sums.summarize(k) for k, table in tables.items()}
-    norms = summarize_high_norm_tokens(tables[last], layers[last].pop("high_norm_tokens"))
+    norms = layers[last].pop("high_norm_tokens")
     for layer, summary in layers.items():
         if anatomy := summary.get("anatomy"):
             # The block's input is the output of the one before it.
             anatomy |= summarize_anatomy(
-                tables[layer], anatomy["tokens"], images_fraction=norms[layer]["images_fraction"]
+                tables[layer], anatomy["tokens"], images_fraction=norms[layer].images_fraction
             )
         layers[layer] = _to_plain(summary) | _judge(features[layer])
     data: dict[str, Any] = {
@@ -74,7 +74,7 @@ def _summarize(
     data: Mapping[str, Any],
     tables: Mapping[int, Path],
     layers: Mapping[int, dict[str, Any]],
-    norms: list[dict[str, Any]],
+    norms: Sequence[HighNormTokens],
 ) -> dict[str, Any]:
     headline, table = layers[manifest.last_layer], tables[manifest.last_layer]
     summary = {
@@ -88,7 +88,7 @@ def _summarize(
         "layer": manifest.last_layer,
         **headline,
         "layer_similarity": summarize_layer_similarity(table),
-        "high_norm_tokens": norms,
+        "high_norm_tokens": [{"layer": n, **asdict(row)} for n, row in enumerate(norms)],
         "covariates": summarize_covariates(table),
         "interdependence": summarize_interdependence(table, layers),
     }

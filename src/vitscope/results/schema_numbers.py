@@ -10,7 +10,6 @@ from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.gram_ledger import GramShare
 from vitscope.metrics.jackknife import Estimate
 from vitscope.metrics.pair_estimates import CkaEstimate as Cka
-from vitscope.metrics.patch_norms import HighNormTokens
 from vitscope.metrics.rank_correlation import RankCorrelation
 from vitscope.metrics.regression import Regression
 from vitscope.metrics.token_sums import TopDimensions
@@ -150,21 +149,6 @@ class LayerSummary(PerImage[Distribution]):
             Such as `LayerSummary(11, 'holds')`.
         """
         return f"LayerSummary({self.index}, {self.verdict.status!r})"
-
-
-@dataclass(frozen=True)
-class HighNormDepth(HighNormTokens):
-    """High-norm patch tokens at one depth.
-
-    Attributes:
-        images_fraction: Part of the images that have one; None where none are found.
-        images_fraction_at_most: Without a threshold: the largest part that may have one.
-        max: The largest norm; None where no image is known.
-    """
-
-    images_fraction: float | None = None
-    images_fraction_at_most: float | None = None
-    max: float | None = None
 
 
 @dataclass(frozen=True)

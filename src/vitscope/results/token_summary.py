@@ -1,6 +1,6 @@
-"""The summary of tokens and depths: register anatomy, layer similarity, high-norm patch tokens."""
+"""The summary of tokens and depths: register anatomy, layer similarity."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,6 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from vitscope.metrics.distribution import Distribution, compute_distribution
-from vitscope.metrics.patch_norms import HighNormTokens
-from vitscope.metrics.second_mode import MAX_UNSEEN
 from vitscope.results.records import column_name
 from vitscope.results.summary import read_column
 
@@ -18,8 +16,6 @@ HIGHEST_PATCH = "highest_patch"
 _MIN_IMAGES_FRACTION = 0.5
 _PATCHES = "patches"
 _UNDEFINED = dict.fromkeys(field.name for field in fields(Distribution)) | {"n": 0}
-_OF_OUTLIERS = ("threshold", "fraction", "position_share", "doubtful_from", "fraction_at_most")
-_OF_IMAGES = ("images_fraction", "images_fraction_at_most")
 
 
 def summarize_anatomy(
@@ -49,32 +45,6 @@ def summarize_layer_similarity(table: Path) -> list[dict[str, Any]] | None:
         {"layer": depth, **(_describe(read_column(table, name)) or _UNDEFINED)}
         for depth, name in enumerate(_list_depths(table, "layer_similarity"))
     ] or None
-
-
-def summarize_high_norm_tokens(
-    table: Path, depths: Sequence[HighNormTokens]
-) -> list[dict[str, Any]]:
-    """Outliers among the patch tokens, depth by depth, and in how many images they are."""
-    found = []
-    for depth, name in enumerate(_list_depths(table, "highest_patch_norm")):
-        tokens, highest = depths[depth], read_column(table, name)
-        known = highest[~np.isnan(highest)]
-        row = {"layer": depth, **asdict(tokens), **dict.fromkeys(_OF_IMAGES), "max": None}
-        if known.size:
-            row["max"] = float(known.max())
-        if known.size < highest.size:
-            row |= dict.fromkeys(_OF_OUTLIERS)
-        elif tokens.threshold is not None:
-            row["images_fraction"] = float((known >= tokens.threshold).mean())
-        elif known.size:
-            row["images_fraction_at_most"] = _bound_images(known, tokens.doubtful_from)
-        found.append(row)
-    return found
-
-
-def _bound_images(highest: np.ndarray, doubtful_from: float | None) -> float:
-    doubtful = 0 if doubtful_from is None else int((highest >= doubtful_from).sum())
-    return min(1.0, max(MAX_UNSEEN, doubtful) / highest.size)
 
 
 def _find_dominant(norms: np.ndarray) -> dict[str, Any]:
