@@ -4,7 +4,13 @@ import math
 from dataclasses import fields, is_dataclass, replace
 
 from vitscope.metrics.distribution import Distribution
-from vitscope.metrics.estimates import Directions, StateSummary, TokenSummary, TopDimensions
+from vitscope.metrics.estimates import (
+    Directions,
+    HighNormTokens,
+    StateSummary,
+    TokenSummary,
+    TopDimensions,
+)
 from vitscope.metrics.jackknife import Estimate
 from vitscope.reproduction.claims import judge_claims
 from vitscope.reproduction.evidence import ModelEvidence
@@ -24,7 +30,6 @@ from vitscope.results.schema_numbers import (
     Cka,
     CovariateSummary,
     DominantRegister,
-    HighNormDepth,
     LayerSummary,
     Measured,
     TopAccuracy,
@@ -147,7 +152,7 @@ def describe(recipe, size):
 
 
 def make_depth(images_fraction):
-    return HighNormDepth(N, 150.0, 0.01, 0.2, 20.0, 40.0, images_fraction=images_fraction)
+    return HighNormTokens(N, threshold=150.0, fraction=0.01, images_fraction=images_fraction)
 
 
 def make_similarity(recipe, size, *, agrees):

@@ -15,6 +15,7 @@ from vitscope.metrics.estimates import (
     CkaEstimate,
     Directions,
     GramShare,
+    HighNormTokens,
     SharedDirections,
     StateSummary,
     TokenSummary,
@@ -39,7 +40,6 @@ from vitscope.results.schema_numbers import (
     Chance,
     CovariateSummary,
     DominantRegister,
-    HighNormDepth,
     Interdependence,
     LayerSummary,
     Measured,
@@ -272,7 +272,7 @@ def make_high_norm(depth, big, registers, n):
     for layer in range(depth + 1):
         there = big > 0.6 and not registers and layer > depth / 2
         rows.append(
-            HighNormDepth(
+            HighNormTokens(
                 num_images=n,
                 threshold=150.0 if there else None,
                 fraction=0.02 * big if there else None,

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from claims_evidence import N, find, make_models, put
+from vitscope.metrics.estimates import HighNormTokens
 from vitscope.metrics.sums import Batch
 from vitscope.metrics.token_sums import TokenSums
-from vitscope.results.schema_numbers import HighNormDepth
 
 AGREES = make_models(agrees=True)
 
@@ -18,7 +18,7 @@ AGREES = make_models(agrees=True)
 def test_a_map_on_which_nothing_was_found_is_clean_only_if_that_says_so(bound, answer):
     """Of few images none found is nearly nothing known."""
     place = ("DINOv2 with registers", "g"), ("high_norm_tokens", 11)
-    row = HighNormDepth(N, None, None, None, 20.0, 40.0, images_fraction_at_most=bound)
+    row = HighNormTokens(N, images_fraction_at_most=bound)
     finding = find(put(AGREES, *place[0], row, *place[1]), "clean attention map")
     assert finding.answer == answer
     assert "at most this part" in finding.measured

@@ -6,8 +6,8 @@ import pytest
 
 from made_results import hold_audit
 from vitscope.figures import draw
+from vitscope.metrics.estimates import HighNormTokens
 from vitscope.report.depth import draw_high_norm
-from vitscope.results.schema_numbers import HighNormDepth
 
 WORDS = "After the last block the norms of patches are known of 21 images alone, in which"
 
@@ -23,7 +23,7 @@ def make_result(**last):
 @pytest.fixture
 def unknown():
     """An audit that knows no image at the last depth."""
-    names = {field.name for field in fields(HighNormDepth)} - {"num_images"}
+    names = {field.name for field in fields(HighNormTokens)} - {"num_images"}
     return make_result(num_images=0, **dict.fromkeys(names))
 
 

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitscope.errors import ResultError
-from vitscope.metrics.norm_bins import NUM_BINS, bin_of, lower_edge
-from vitscope.metrics.patch_norms import PatchNormCounts
+from vitscope.metrics.patch_norms import NUM_BINS, PatchNormCounts, bin_of, lower_edge
 from vitscope.metrics.sums import Batch
 
 EDGES = 2.0 ** (np.arange(NUM_BINS + 1) / 16 - 10)
@@ -50,7 +49,7 @@ def test_bins_are_sixteenths_of_an_octave_and_what_lies_beyond_is_in_the_last():
     assert [lower_edge(index) for index in range(NUM_BINS + 1)] == pytest.approx(EDGES, rel=1e-14)
     inside = torch.from_numpy(np.sqrt(EDGES[:-1] * EDGES[1:]))
     assert bin_of(inside).tolist() == list(range(NUM_BINS))
-    beyond = torch.tensor([0.0, 2.0**-30, 2.0**24, 1e30, math.inf])
+    beyond = torch.tensor([0.0, 2.0**-30, 2.0**24, 1e30, math.inf], dtype=torch.float64)
     assert bin_of(beyond).tolist() == [0, 0, NUM_BINS - 1, NUM_BINS - 1, NUM_BINS - 1]
 
 
@@ -64,7 +63,7 @@ def test_bins_are_exact_at_their_edges(dtype):
         (np.nextafter(at, dtype(np.inf)), np.arange(NUM_BINS + 1)),
         (np.nextafter(at, dtype(0)), np.arange(NUM_BINS + 1) - 1),
     ):
-        found = bin_of(torch.from_numpy(norms))
+        found = bin_of(torch.from_numpy(norms).double())
         assert found.tolist() == expected.clip(0, NUM_BINS - 1).tolist()
 
 
@@ -80,18 +79,20 @@ def count_plainly(norms):
         near = each[:, :, max(0, index - 2) : index + 3].sum(axis=(1, 2))
         squares[index] = (near**2).sum()
     bins = np.sort(each.argmax(axis=2), axis=1)
-    contrasts = np.zeros(NUM_BINS, dtype=int)
+    contrasts, peaks = np.zeros((2, NUM_BINS), dtype=int)
     for of_image in bins:
         contrasts[of_image[-1] - of_image[(places - 1) // 2]] += 1
-    return each.sum(axis=0), squares, contrasts
+        peaks[of_image[-1]] += 1
+    return each.sum(axis=0), squares, contrasts, peaks
 
 
 def assert_counted(counts, depth, norms):
     found = counts.read(depth)
-    by_place, squares, contrasts = count_plainly(norms)
+    by_place, squares, contrasts, peaks = count_plainly(norms)
     assert np.array_equal(found.by_place, by_place)
     assert np.array_equal(found.image_squares, squares)
     assert np.array_equal(found.image_contrasts, contrasts)
+    assert np.array_equal(found.image_peaks, peaks)
     assert found.num_images == counts.num_images(depth) == len(norms)
 
 
@@ -279,36 +280,42 @@ def test_memory_is_that_of_the_norms_that_occur_and_flat_in_the_number_of_images
         counts.update(norms_of(norms * 2.0 ** torch.arange(6)[:, None]))
         sizes.append(sum(tensor.nbytes for tensor in counts.save().values()))
     assert sizes[-1] == sizes[1]
-    assert sizes[-1] <= 6 * (100 * (2 * 16 + 1) * 2 + 2 * NUM_BINS * 8 + 8)
+    # Two octaves a depth and one more from depth to depth.
+    assert sizes[-1] <= 6 * (100 * (7 * 16 + 1) * 2 + 3 * NUM_BINS * 8 + 8) + 8
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"000/counts": None},
-        {"000/first_bin": None},
-        {"001/image_squares": None},
-        {"001/image_contrasts": None},
-        {"000/first_bin": torch.tensor(3)},
-        {"000/first_bin": torch.tensor([], dtype=torch.int64)},
-        {"000/first_bin": torch.tensor([NUM_BINS - 1])},
-        {"000/first_bin": torch.tensor([-1])},
-        {"000/counts": torch.zeros(4, dtype=torch.int32)},
-        {"000/counts": torch.zeros(4, 5, dtype=torch.int32)},
-        {"000/counts": torch.zeros(0, 5, dtype=torch.int32)},
-        {"001/counts": torch.full((3, 1), 9)},
-        {"001/image_squares": torch.zeros(5, dtype=torch.int64)},
-        {"003/counts": torch.zeros(4, 5, dtype=torch.int32)},
+        {"by_place": None},
+        {"first_bin": None},
+        {"image_squares": None},
+        {"image_contrasts": None},
+        {"highest": None},
+        {"first_bin": torch.tensor([], dtype=torch.int64)},
+        {"first_bin": torch.tensor(NUM_BINS - 1)},
+        {"first_bin": torch.tensor(-1)},
+        {"by_place": torch.zeros(2, 4, dtype=torch.int32)},
+        {"by_place": torch.zeros(2, 4, 5, dtype=torch.int32)},
+        {"by_place": torch.zeros(2, 0, 5, dtype=torch.int32)},
+        {"by_place": torch.full((3, 4, 1), 9)},
+        {"image_squares": torch.zeros(5, dtype=torch.int64)},
+        {"image_squares": torch.full((2, NUM_BINS), -1)},
+        {"image_squares": torch.full((2, NUM_BINS), 2**60)},
+        {"image_peaks": torch.zeros(2, NUM_BINS, dtype=torch.int64)},
+        {"highest": torch.tensor([1.0, math.nan])},
+        {"highest": torch.tensor([1.0, -1.0])},
     ],
     ids=[
-        *("no counts", "no bin", "no squares", "no contrasts", "bare bin", "empty bin"),
-        *("bin too high", "bin too low", "no bins", "other counts", "no grid", "other grid"),
-        *("few squares", "depth left out"),
+        *("no counts", "no bin", "no squares", "no contrasts", "no highest", "empty bin"),
+        *("bin too high", "bin too low", "no bins", "other counts", "no grid", "other depths"),
+        *("few squares", "squares below 0", "squares too high", "other images"),
+        *("highest undefined", "highest below 0"),
     ],
 )
 def test_damaged_counts_say_so(change):
     counts = count(np.random.default_rng(9).lognormal(2, 1, (9, 2, 4)))
     tensors = counts.save() | change
     kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    with pytest.raises((KeyError, ValueError)):
+    with pytest.raises((KeyError, ValueError, RuntimeError)):
         load(kept)

@@ -3,23 +3,19 @@
 import math
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.sums import Batch
-from vitscope.results.token_summary import _find_dominant, summarize_high_norm_tokens
+from vitscope.results.token_summary import _find_dominant
 
 
-def summarize(norms, folder):
-    """The row of one depth, from norms of (image, patch)."""
+def fit(norms):
+    """The outliers of one depth, from norms of (image, patch)."""
     counts = PatchNormCounts()
     counts.update(Batch({}, [], patch_norms=torch.from_numpy(norms[:, np.newaxis])))
-    pq.write_table(pa.table({"highest_patch_norm_00": norms.max(axis=1)}), folder / "t.parquet")
-    (row,) = summarize_high_norm_tokens(folder / "t.parquet", [counts.fit(0)])
-    return row
+    return counts.fit(0)
 
 
 def plant(images, carriers, factors, patches=256):
@@ -40,34 +36,34 @@ def plant(images, carriers, factors, patches=256):
         pytest.param(40, 0, [1], id="none"),
     ],
 )
-def test_outliers_that_cannot_be_found_are_within_the_bounds(images, carriers, factors, tmp_path):
-    row = summarize(plant(images, carriers, factors), tmp_path)
+def test_outliers_that_cannot_be_found_are_within_the_bounds(images, carriers, factors):
+    row = fit(plant(images, carriers, factors))
     assert row.threshold is row.fraction is row.images_fraction is None
     # 25 tokens are never told from a tail, in however many images.
     assert row.images_fraction_at_most == pytest.approx(max(carriers, 25) / images)
     assert row.fraction_at_most == pytest.approx(max(carriers, 25) / (256 * images))
 
 
-def test_one_place_in_every_image_that_is_not_told_from_a_tail_is_within_the_bounds(tmp_path):
+def test_one_place_in_every_image_that_is_not_told_from_a_tail_is_within_the_bounds():
     random = np.random.default_rng(3)
     places = random.lognormal(3, 0.35, 64)
     places[17] = 60
-    row = summarize(places * random.lognormal(0, 0.05, (200, 64)), tmp_path)
+    row = fit(places * random.lognormal(0, 0.05, (200, 64)))
     assert row.threshold is None
     assert row.images_fraction_at_most == 1
     assert row.fraction_at_most >= 1 / 64
 
 
-def test_outliers_that_are_found_are_numbers_without_bounds(tmp_path):
-    row = summarize(plant(100, 60, [8, 9]), tmp_path)
+def test_outliers_that_are_found_are_numbers_without_bounds():
+    row = fit(plant(100, 60, [8, 9]))
     assert row.images_fraction == pytest.approx(0.6)
     assert row.fraction == pytest.approx(0.6 / 256)
     bounds = ("images_fraction_at_most", "fraction_at_most", "doubtful_from")
     assert {getattr(row, name) for name in bounds} == {None}
 
 
-def test_more_images_leave_less_open(tmp_path):
-    few, many = (summarize(plant(n, 0, [1]), tmp_path) for n in (100, 1000))
+def test_more_images_leave_less_open():
+    few, many = (fit(plant(n, 0, [1])) for n in (100, 1000))
     assert few.images_fraction_at_most == 0.25
     assert many.images_fraction_at_most == 0.025
 

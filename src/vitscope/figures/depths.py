@@ -17,7 +17,7 @@ from vitscope.figures.numbers import (
     tell_bounds,
 )
 from vitscope.figures.saved import ModelResult
-from vitscope.results.schema_numbers import HighNormDepth
+from vitscope.metrics.estimates import HighNormTokens
 
 Depths = Sequence[tuple[int, Interval]]
 NORMS = {
@@ -163,7 +163,7 @@ def _read_fractions(result: ModelResult) -> tuple[int, Depths]:
     return _number(map(read_high_norm, _read_tokens(result)), _NO_TOKENS)
 
 
-def _read_tokens(result: ModelResult) -> Sequence[HighNormDepth]:
+def _read_tokens(result: ModelResult) -> Sequence[HighNormTokens]:
     depths = result.audit.high_norm_tokens
     if len(depths) < 2:
         raise NothingToDrawError(_NO_TOKENS)

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vitscope.metrics.distribution import Distribution
-from vitscope.metrics.estimates import CkaEstimate
+from vitscope.metrics.estimates import CkaEstimate, HighNormTokens
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.schema import AuditSummary
-from vitscope.results.schema_numbers import HighNormDepth
 
 _FEWEST_FOR_CKA = 4
 """With three images the unbiased estimator divides by zero."""
@@ -113,7 +112,7 @@ def read_spread(spread: Distribution) -> Interval | None:
     return make_interval(spread.mean, (spread.p05, spread.p95), spread.n)
 
 
-def read_high_norm(depth: HighNormDepth) -> Interval | None:
+def read_high_norm(depth: HighNormTokens) -> Interval | None:
     """The fraction of high-norm patch tokens at a depth."""
     n, bound = depth.num_images, depth.fraction_at_most
     if depth.fraction is not None:
@@ -121,7 +120,7 @@ def read_high_norm(depth: HighNormDepth) -> Interval | None:
     return None if bound is None else Interval(bound, 0.0, bound, n)
 
 
-def tell_bounds(depths: Iterable[HighNormDepth]) -> str:
+def tell_bounds(depths: Iterable[HighNormTokens]) -> str:
     """What a result without high-norm tokens leaves open."""
     bounds = [(one.fraction_at_most, one.images_fraction_at_most) for one in depths]
     tokens, images = (

@@ -79,28 +79,34 @@ class HighNormTokens:
     Attributes:
         num_images: Images whose norms are known there.
         threshold: Norm from which on a token is an outlier; None where the norms have no second
-            mode.
-        fraction: Part of all patch tokens at or above it; None where there is none.
+            mode. This and what follows from it are None where not all images are known.
+        fraction: Part of all patch tokens at or above it.
+        images_fraction: Part of the images that have such a token.
         position_share: Part of the outliers' variance (of being one or not, over all tokens) that
             their place on the grid accounts for: 1 where the same places are outliers in every
             image, about 0 where places are left to the images (chance, 1 / n, is taken off). None
-            without outliers and for one image.
+            for one image.
         median: Median norm, to within a bin (4.4 %).
         p99: 99 % quantile, likewise.
+        max: The largest norm.
         doubtful_from: Without a threshold: norm from which on tokens may be outliers that are too
             few, or too much of one place or image, to be told from a tail. None where there is no
             such norm.
         fraction_at_most: Without a threshold: the largest part of the tokens that may be outliers.
+        images_fraction_at_most: Likewise, of the images that may have one.
     """
 
     num_images: int
-    threshold: float | None
-    fraction: float | None
-    position_share: float | None
-    median: float | None
-    p99: float | None
+    threshold: float | None = None
+    fraction: float | None = None
+    images_fraction: float | None = None
+    position_share: float | None = None
+    median: float | None = None
+    p99: float | None = None
+    max: float | None = None
     doubtful_from: float | None = None
     fraction_at_most: float | None = None
+    images_fraction_at_most: float | None = None
 
 
 @dataclass(frozen=True)

@@ -6,26 +6,32 @@ Source: Darcet et al., "Vision Transformers Need Registers" (ICLR 2024): outlier
 second, separate mode of the distribution of patch norms.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float64
+import torch
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from vitscope.errors import ResultError
-from vitscope.metrics.depth_norms import DepthNorms
 from vitscope.metrics.estimates import HighNormTokens
-from vitscope.metrics.norm_bins import BINS_PER_OCTAVE, bin_of, lower_edge
 from vitscope.metrics.second_mode import (
-    MAX_UNSEEN,
+    BINS_PER_OCTAVE,
+    MIN_TOKENS,
     NormCounts,
-    find_doubtful_bin,
-    find_threshold_bin,
+    SecondMode,
+    find_second_mode,
+    sum_windows,
 )
 from vitscope.metrics.sums import Batch
+
+_LOWEST_OCTAVE, _HIGHEST_OCTAVE = -10, 24
+NUM_BINS = BINS_PER_OCTAVE * (_HIGHEST_OCTAVE - _LOWEST_OCTAVE)
+"""Bins of norms from 2^-10 to 2^24, each 4.4 % wide; what lies beyond is in the first or last."""
 
 
 class PatchNormCounts:
@@ -35,48 +41,52 @@ class PatchNormCounts:
 
     def __init__(self) -> None:
         """Start with no images."""
-        self._depths: list[DepthNorms] = []
+        self._counts: dict[str, Tensor] = {}
+        self._highest: Float64[Tensor, " depth"] = torch.empty(0, dtype=torch.float64)
 
     @property
     def num_depths(self) -> int:
         """Depths counted at: the embeddings and the output of each block."""
-        return len(self._depths)
+        return len(self._highest)
 
     def num_images(self, depth: int) -> int:
-        """Images whose norms are known at a depth.
-
-        Returns:
-            How many.
-        """
-        return self._depths[depth].num_images
+        """Images whose norms are known at a depth."""
+        return self.read(depth).num_images
 
     def read(self, depth: int) -> NormCounts:
-        """Counts of one depth.
-
-        Returns:
-            The counts, on the whole scale of bins.
-        """
-        return self._depths[depth].read()
+        """Counts of one depth."""
+        return NormCounts(**{name: counts[depth].numpy() for name, counts in self._counts.items()})
 
     def update(self, batch: Batch) -> None:
-        """Take in a batch."""
-        norms = batch.patch_norms
-        _, depths, places = norms.shape
-        self._check_grid([places] * depths)
-        # What is not known is counted nowhere: any bin will do.
-        bins = bin_of(norms.nan_to_num(0.0)).long().cpu().numpy()
-        known = ~norms.isnan().any(dim=-1).cpu().numpy()
-        for index, depth in enumerate(self._depths):
-            if known[:, index].any():
-                depth.update(bins[known[:, index], index])
+        """Take in a batch; an image counts at the depths at which all of its norms are known."""
+        norms = batch.patch_norms.double()
+        images, depths, places = norms.shape
+        self._start(depths, places)
+        known = ~norms.isnan().any(dim=-1)
+        highest = norms.amax(dim=2).where(known, 0.0).amax(dim=0)
+        self._highest = self._highest.maximum(highest)
+        image, depth = known.nonzero(as_tuple=True)
+        bins = bin_of(norms[known])
+        counts = self._counts
+        cells = depth[:, None] * places + torch.arange(places)
+        _add_ones(counts["by_place"], cells * NUM_BINS + bins)
+        peaks, median = bins.amax(dim=1), bins.median(dim=1).values
+        _add_ones(counts["image_peaks"], depth * NUM_BINS + peaks)
+        _add_ones(counts["image_contrasts"], depth * NUM_BINS + peaks - median)
+        by_image = torch.zeros(images, depths, NUM_BINS, dtype=torch.int32)
+        _add_ones(by_image, (image * depths + depth)[:, None] * NUM_BINS + bins)
+        squares = (sum_windows(by_image.numpy()) ** 2).sum(axis=0)
+        counts["image_squares"] += torch.from_numpy(squares)
 
     def merge(self, other: "PatchNormCounts") -> None:
         """Take in the counts of a disjoint set of images."""
-        if not other._depths:
+        if not other.num_depths:
             return
-        self._check_grid([depth.num_places for depth in other._depths])
-        for ours, theirs in zip(self._depths, other._depths, strict=True):
-            ours.merge(theirs)
+        depths, places, _ = other._counts["by_place"].shape
+        self._start(depths, places)
+        self._highest = self._highest.maximum(other._highest)
+        for name, counts in other._counts.items():
+            self._counts[name] += counts
 
     def fit(self, depth: int) -> HighNormTokens:
         """Tell the outliers of one depth from the rest.
@@ -87,34 +97,17 @@ class PatchNormCounts:
         """
         counts = self.read(depth)
         if not counts.num_images:
-            return HighNormTokens(0, None, None, None, None, None)
-        first, share = find_threshold_bin(counts), None
+            return HighNormTokens(0)
         histogram = counts.by_place.sum(axis=0)
         known = HighNormTokens(
             num_images=counts.num_images,
-            threshold=None,
-            fraction=None,
-            position_share=None,
             median=_quantile(histogram, 0.5),
             p99=_quantile(histogram, 0.99),
+            max=float(self._highest[depth]),
         )
-        if first is None:
-            doubtful = find_doubtful_bin(counts)
-            above = 0 if doubtful is None else int(histogram[doubtful:].sum())
-            return replace(
-                known,
-                doubtful_from=None if doubtful is None else lower_edge(doubtful),
-                fraction_at_most=min(1.0, max(MAX_UNSEEN, above) / int(histogram.sum())),
-            )
-        if counts.num_images > 1:
-            outliers = counts.by_place[:, first:].sum(axis=1)
-            share = _explained_by_place(outliers, counts.num_images)
-        return replace(
-            known,
-            threshold=lower_edge(first),
-            fraction=float(histogram[first:].sum() / histogram.sum()),
-            position_share=share,
-        )
+        if counts.num_images < int(self._counts["image_peaks"].sum(dim=1).max()):
+            return known
+        return _describe_outliers(known, counts, find_second_mode(counts))
 
     def frequency_of_outliers(self, depth: int) -> Float64[np.ndarray, " patch"]:
         """How often each place on the grid is an outlier.
@@ -124,43 +117,119 @@ class PatchNormCounts:
             image is known.
         """
         counts = self.read(depth)
-        first = find_threshold_bin(counts) if counts.num_images else None
-        if first is None:
+        mode = find_second_mode(counts) if counts.num_images else None
+        if mode is None or not mode.found:
             return np.full(len(counts.by_place), np.nan)
-        frequency: np.ndarray = counts.by_place[:, first:].sum(axis=1) / counts.num_images
+        frequency: np.ndarray = _count_above(counts, mode.first_bin) / counts.num_images
         return frequency
 
     def save(self) -> dict[str, Tensor]:
-        """Everything there is to save; bins outside a depth's occupied range are left out."""
-        return {
-            f"{depth:03d}/{name}": tensor
-            for depth, counts in enumerate(self._depths)
-            for name, tensor in counts.to_tensors().items()
-        }
+        """Everything there is to save; bins beyond the norms that occur are left out."""
+        if not self.num_depths:
+            return {}
+        by_place = self._counts["by_place"]
+        used = by_place.any(dim=0).any(dim=0).nonzero().flatten()
+        first, stop = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+        kept = by_place[..., first:stop].contiguous()
+        small = not kept.numel() or int(kept.max()) <= torch.iinfo(torch.int16).max
+        cropped = {"by_place": kept.short() if small else kept, "first_bin": torch.tensor(first)}
+        return self._counts | cropped | {"highest": self._highest}
 
     def load(self, tensors: Mapping[str, Tensor], _: Path | None = None) -> None:
         """Become what was saved."""
-        parts: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            depth, __, part = name.partition("/")
-            parts.setdefault(depth, {})[part] = tensor
-        depths = [DepthNorms.from_tensors(parts[f"{depth:03d}"]) for depth in range(len(parts))]
-        if len({depth.num_places for depth in depths}) > 1:
-            raise ValueError("grids differ between depths")
-        self._depths = depths
+        if not tensors:
+            return
+        by_place, first = tensors["by_place"], int(tensors["first_bin"])
+        depths, places, width = by_place.shape
+        if not places or not 0 <= first <= NUM_BINS - width:
+            raise ValueError(f"counts of patch norms of shape {tuple(by_place.shape)} at {first}")
+        self._start(depths, places)
+        self._counts["by_place"][..., first : first + width] = by_place
+        for name in ("image_squares", "image_peaks", "image_contrasts"):
+            self._counts[name] += tensors[name]
+        self._highest += tensors["highest"]
+        self._check()
 
     def summarize(self) -> dict[str, Any]:
         """The outliers of every depth."""
         return {"high_norm_tokens": [self.fit(depth) for depth in range(self.num_depths)]}
 
-    def _check_grid(self, places: list[int]) -> None:
-        if not self._depths:
-            self._depths = [DepthNorms(count) for count in places]
-        if [depth.num_places for depth in self._depths] != places:
+    def _start(self, depths: int, places: int) -> None:
+        if not self._counts:
+            of_images = ("image_squares", "image_peaks", "image_contrasts")
+            self._counts = {k: torch.zeros(depths, NUM_BINS, dtype=torch.int64) for k in of_images}
+            self._counts["by_place"] = torch.zeros(depths, places, NUM_BINS, dtype=torch.int32)
+            self._highest = torch.zeros(depths, dtype=torch.float64)
+        if self._counts["by_place"].shape[:2] != (depths, places):
             raise ResultError("these counts are of different grids and cannot be merged")
 
+    def _check(self) -> None:
+        by_place, squares = self._counts["by_place"], self._counts["image_squares"]
+        images = self._counts["image_peaks"].sum(dim=1)
+        if bool((by_place.sum(dim=2) != images[:, None]).any()) or not torch.equal(
+            self._counts["image_contrasts"].sum(dim=1), images
+        ):
+            raise ValueError("counts of patch norms by place and by image differ")
+        if not self._highest.isfinite().all() or bool(
+            (squares > images[:, None] * by_place.shape[1] ** 2).any()
+        ):
+            raise ValueError("patch norms above what can be")
+        if min(float(t.min()) for t in (*self._counts.values(), self._highest)) < 0:
+            raise ValueError("counts of patch norms below 0")
 
-def _explained_by_place(outliers: np.ndarray, num_images: int) -> float:
+
+def bin_of(norms: Float64[Tensor, "*axes"]) -> Int64[Tensor, "*axes"]:
+    """Bin of each norm: the b with 2^(b / 16 − 10) ≤ norm < 2^((b + 1) / 16 − 10), or an end."""
+    return torch.bucketize(norms, _make_edges(), right=True).sub_(1).clamp_(0, NUM_BINS - 1)
+
+
+def lower_edge(bin_index: int) -> float:
+    """Least norm that falls into a bin."""
+    return float(2.0 ** (bin_index / BINS_PER_OCTAVE + _LOWEST_OCTAVE))
+
+
+@functools.cache
+def _make_edges() -> Tensor:
+    return torch.tensor([lower_edge(index) for index in range(NUM_BINS + 1)], dtype=torch.float64)
+
+
+def _add_ones(counts: Tensor, cells: Int64[Tensor, "*axes"]) -> None:
+    # Cells may repeat, and a plain += would count them once.
+    ones = torch.ones(cells.numel(), dtype=counts.dtype)
+    counts.view(-1).index_add_(0, cells.flatten(), ones)
+
+
+def _describe_outliers(
+    known: HighNormTokens, counts: NormCounts, mode: SecondMode | None
+) -> HighNormTokens:
+    first = NUM_BINS if mode is None else mode.first_bin
+    edge = None if mode is None else lower_edge(first)
+    by_place, num_images = _count_above(counts, first), known.num_images
+    num_tokens = num_images * len(by_place)
+    tokens, images = int(by_place.sum()), int(counts.image_peaks[first:].sum())
+    if mode is None or not mode.found:
+        unseen = MIN_TOKENS - 1
+        return replace(
+            known,
+            doubtful_from=edge,
+            fraction_at_most=min(1.0, max(unseen, tokens) / num_tokens),
+            images_fraction_at_most=min(1.0, max(unseen, images) / num_images),
+        )
+    return replace(
+        known,
+        threshold=edge,
+        fraction=tokens / num_tokens,
+        images_fraction=images / num_images,
+        position_share=_explain_by_place(by_place, num_images) if num_images > 1 else None,
+    )
+
+
+def _count_above(counts: NormCounts, first: int) -> np.ndarray:
+    above: np.ndarray = counts.by_place[:, first:].sum(axis=1)
+    return above
+
+
+def _explain_by_place(outliers: np.ndarray, num_images: int) -> float:
     # Of a yes-or-no variable: variance of its mean over places, over its whole variance.
     frequency = outliers / num_images
     mean = float(frequency.mean())

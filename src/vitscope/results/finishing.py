@@ -22,7 +22,6 @@ from vitscope.results.summary import (
 )
 from vitscope.results.token_summary import (
     summarize_anatomy,
-    summarize_high_norm_tokens,
     summarize_layer_similarity,
 )
 
@@ -57,7 +56,7 @@ def _summarize(
 ) -> AuditSummary:
     last = tables[manifest.last_layer]
     found = {layer: sums.summarize(layer) for layer in tables}
-    norms = summarize_high_norm_tokens(last, found[manifest.last_layer].pop("high_norm_tokens"))
+    norms = tuple(found[manifest.last_layer].pop("high_norm_tokens"))
     features = sums.find(FeatureSums)
     layers = []
     for layer, table in tables.items():

@@ -18,10 +18,10 @@ from vitscope.files.storage import MARKER
 from vitscope.files.typed_json import Finite, Keys, NotEmpty, Within, read_typed
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.metrics.distribution import Distribution
+from vitscope.metrics.estimates import HighNormTokens
 from vitscope.results.schema_numbers import (
     Chance,
     CovariateSummary,
-    HighNormDepth,
     ImageNumbers,
     Interdependence,
     LayerSummary,
@@ -196,7 +196,7 @@ class AuditSummary(Summary):
     ledger: AuditLedger
     layers: Annotated[tuple[LayerSummary, ...], NotEmpty()]
     layer_similarity: tuple[Distribution, ...]
-    high_norm_tokens: tuple[HighNormDepth, ...]
+    high_norm_tokens: tuple[HighNormTokens, ...]
     covariates: CovariateSummary
     interdependence: Interdependence | None
 

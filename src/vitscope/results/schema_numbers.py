@@ -7,7 +7,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from vitscope.files.typed_json import Finite, Keys
 from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.estimates import CkaEstimate as Cka
-from vitscope.metrics.estimates import Directions, GramShare, HighNormTokens, TokenSummary
+from vitscope.metrics.estimates import Directions, GramShare, TokenSummary
 from vitscope.metrics.jackknife import Estimate
 from vitscope.metrics.rank_correlation import AdjustedCorrelation, RankCorrelation
 from vitscope.metrics.regression import Regression
@@ -128,21 +128,6 @@ class LayerSummary(PerImage[Distribution]):
     def __repr__(self) -> str:
         """Name the layer with its verdict."""
         return f"LayerSummary({self.index}, {self.verdict.status!r})"
-
-
-@dataclass(frozen=True)
-class HighNormDepth(HighNormTokens):
-    """High-norm patch tokens at one depth.
-
-    Attributes:
-        images_fraction: Part of the images that have one; None where none are found.
-        images_fraction_at_most: Without a threshold: the largest part that may have one.
-        max: The largest norm; None where no image is known.
-    """
-
-    images_fraction: float | None = None
-    images_fraction_at_most: float | None = None
-    max: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
