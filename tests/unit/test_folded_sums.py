@@ -174,6 +174,23 @@ def test_a_fold_holds_the_moments_of_one_pair_and_few_rows(monkeypatch):
     assert sum(rows_read) == len(blocks) * len(PLAN.pairs)
 
 
+def test_the_disk_holds_no_more_once_rows_are_folded(tmp_path):
+    """Every fold leaves as many bytes as the first, and rows never more than there are between."""
+    sums, after_fold, between = FeatureSums(PLAN, folder=tmp_path), [], []
+    half = FULL_AT // 2
+    for seed in range(12):
+        features, blocks = make_rows(half, seed)
+        sums.update(features, blocks.tolist())
+        sums.to_tensors()
+        held = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+        (after_fold if seed % 2 else between).append(held)
+    assert sums.num_images == 6 * FULL_AT
+    assert is_folded(sums)
+    assert len(set(after_fold)) == 1
+    # Rows of the first batch and, from the second fold on, moments beside as many rows.
+    assert len(set(between[1:])) == 1
+
+
 def test_a_full_disk_leaves_the_sums_as_they_were(monkeypatch, tmp_path):
     features, blocks = make_rows(2 * FULL_AT, seed=3)
     sums = feed(features, blocks, slice(FULL_AT), folder=tmp_path)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from reference_jackknife import busing_interval
 from vitscope.metrics.jackknife import NUM_BLOCKS, block_of, compute_interval, student_975
 
 
@@ -16,6 +17,34 @@ def test_interval_is_the_textbook_jackknife_for_equal_blocks():
     low, high = compute_interval(mean, left_out, [3] * 5)
     half = 2.7764451051977987 * np.std(values, ddof=1) / math.sqrt(5)
     assert (low, high) == pytest.approx((mean - half, mean + half))
+
+
+UNEVEN = np.repeat([0, 1, 2, 3, 4], [2, 3, 5, 9, 21])
+
+
+def interval_by_blocks(statistic, rows, blocks):
+    left_out = [statistic(rows[blocks != block]) for block in np.unique(blocks)]
+    return compute_interval(statistic(rows), left_out, np.bincount(blocks).tolist())
+
+
+def test_interval_of_a_mean_of_uneven_blocks_is_that_of_its_block_means():
+    """There pseudo-values are block means: the variance is Σ (ȳ_j − ȳ)² m_j / (n − m_j) / g."""
+    rows = np.random.default_rng(0).gamma(2, size=len(UNEVEN)) + UNEVEN
+    sizes = np.bincount(UNEVEN)
+    means = np.bincount(UNEVEN, rows) / sizes
+    variance = np.mean((means - rows.mean()) ** 2 * sizes / (len(rows) - sizes))
+    half = 2.7764451051977987 * math.sqrt(variance)
+    expected = pytest.approx((rows.mean() - half, rows.mean() + half), rel=1e-12)
+    assert interval_by_blocks(np.mean, rows, UNEVEN) == expected
+    assert busing_interval(np.mean, rows, UNEVEN) == expected
+
+
+@pytest.mark.parametrize("statistic", [np.var, lambda x: np.mean(x**3) / np.mean(x**2)])
+def test_interval_is_the_delete_m_j_jackknife_for_uneven_blocks(statistic):
+    """Of statistics that are no means, whose jackknifed value is not their value."""
+    rows = np.random.default_rng(1).gamma(2, size=len(UNEVEN))
+    expected = busing_interval(statistic, rows, UNEVEN)
+    assert interval_by_blocks(statistic, rows, UNEVEN) == pytest.approx(expected, rel=1e-12)
 
 
 def test_student_quantiles_are_right():
