@@ -2,18 +2,25 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs format clean
+.PHONY: demo test check lint docs format clean
 
 demo: $(VENV)/installed
 	$(BIN)/vitscope demo --overwrite
 
-test: $(VENV)/installed
+# One thread a process: more would fight for the cores.
+test check: export OMP_NUM_THREADS = 1
+
+test: lint docs
+	$(BIN)/pytest -n logical
+
+check: lint
+	$(BIN)/pytest -n 2 -m fast tests/unit
+
+lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/zensical build --clean --strict
-	$(BIN)/pytest
 
 docs: $(VENV)/installed
 	$(BIN)/zensical build --clean --strict

@@ -11,6 +11,7 @@ import pytest
 from audits import assert_same_numbers, numbers, tiny_vit
 from containers import make_image_column, write_parquet
 from images import write_images
+from ray_cluster import two_nodes
 from sharded import SeenProgress
 from vitscope import AuditConfig, AuditResult, audit
 from vitscope.errors import ImbalanceError
@@ -66,19 +67,14 @@ class Unbalanced:
 
 
 @pytest.fixture(scope="module")
-def ray_engine():
+def ray_engine(tmp_path_factory):
     ray = pytest.importorskip("ray", reason="the extra ray is not installed")
-    from ray.cluster_utils import Cluster
-
     from vitscope.engines.ray import RayEngine
 
     # What is defined here travels to the workers, which know no tests.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    node = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80_000_000}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    cluster.add_node(**node)
-    yield RayEngine(cluster.address)
-    cluster.shutdown()
+    with two_nodes(tmp_path_factory) as cluster:
+        yield RayEngine(cluster.address)
 
 
 def test_two_nodes_and_a_worker_that_is_killed_give_the_same_numbers(
@@ -134,7 +130,7 @@ assert result.summary["data"]["num_images"] == 20
 def run_ranks(tmp_path, images, seen_by_second):
     script = tmp_path / "rank.py"
     script.write_text(RANK)
-    command = ["torch.distributed.run", "--nproc-per-node", "2", str(script)]
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     return subprocess.run(
         [sys.executable, "-m", *command, str(images), str(tmp_path / "r"), str(seen_by_second)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},

@@ -44,7 +44,7 @@ def run_torchrun(folder, failing):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
 
 

@@ -12,13 +12,13 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
+from ray_cluster import NODE, two_nodes
 from vitscope.engines.local import LocalEngine
 from vitscope.errors import NonFiniteError, UsageError, VitscopeError
 
 pytest.importorskip("ray", reason="the extra ray is not installed")
 
 import ray
-from ray.cluster_utils import Cluster
 
 import vitscope
 from vitscope.engines.ray import RayEngine
@@ -26,21 +26,16 @@ from vitscope.engines.ray import RayEngine
 # What is defined here travels to the workers, which know no tests.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80_000_000}
 HEAD = {
-    **NODE,
-    "include_dashboard": False,
     # A node that is gone is noticed within five seconds, not half a minute.
     "_system_config": {"health_check_period_ms": 500, "health_check_failure_threshold": 10},
 }
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    cluster = Cluster(initialize_head=True, head_node_args=HEAD)
-    cluster.add_node(**NODE)
-    yield cluster
-    cluster.shutdown()
+def cluster(tmp_path_factory):
+    with two_nodes(tmp_path_factory, **HEAD) as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -88,7 +83,7 @@ def kill_this_process():
 
 
 def wait_until(reached):
-    for _ in range(1200):
+    for _ in range(12_000):
         if reached():
             return
         time.sleep(0.05)

@@ -16,7 +16,7 @@ from vitscope.errors import UsageError
 from vitscope.ledger import compute_scalars
 from vitscope.models.base import ViTAdapter
 
-MINUTE = 60
+LONG_S = 600
 NUM_INPUTS = 60
 
 
@@ -54,7 +54,7 @@ def look_many(vits, inputs, num_threads):
         futures = [
             pool.submit(look, vit, pixels) for vit, pixels in zip(cycle(vits), inputs, strict=False)
         ]
-        return [future.result(MINUTE) for future in futures]
+        return [future.result(LONG_S) for future in futures]
 
 
 def assert_equal(found, expected):
@@ -104,7 +104,7 @@ def test_two_audits_of_one_model_in_other_precisions(images):
     weights = {name: p.detach().clone() for name, p in vit.module.named_parameters()}
     with ThreadPoolExecutor(3) as pool:
         futures = [pool.submit(audit, vit, images, config) for config in configs]
-        found = [future.result(MINUTE) for future in futures]
+        found = [future.result(LONG_S) for future in futures]
     for result, summary in zip(found, expected, strict=True):
         assert_same_numbers(result.summary, summary, 0)
     assert all(torch.equal(p, weights[name]) for name, p in vit.module.named_parameters())
@@ -119,9 +119,9 @@ def test_a_batch_decomposed_while_an_audit_in_another_precision_goes_on(images):
     begun = threading.Event()
     with ThreadPoolExecutor(2) as pool:
         running = pool.submit(audit, vit, images, config, on_progress=lambda *_: begun.set())
-        begun.wait(MINUTE)
-        found = pool.submit(lambda: [look(vit, pixels) for pixels in inputs]).result(MINUTE)
-        assert_same_numbers(running.result(MINUTE).summary, summary, 0)
+        begun.wait(LONG_S)
+        found = pool.submit(lambda: [look(vit, pixels) for pixels in inputs]).result(LONG_S)
+        assert_same_numbers(running.result(LONG_S).summary, summary, 0)
     assert_equal(found, expected)
 
 
@@ -168,7 +168,7 @@ def test_a_plain_forward_of_another_thread_is_neither_seen_nor_cut_short():
         traces.append(trace)
         thread = threading.Thread(target=run)
         thread.start()
-        thread.join(MINUTE)
+        thread.join(LONG_S)
 
     for verified in (True, False):
         traces = []
@@ -181,19 +181,19 @@ def test_a_plain_forward_of_another_thread_is_neither_seen_nor_cut_short():
 
 def test_different_models_run_at_the_same_time():
     first, second = make(), make()
-    reached = threading.Barrier(2, timeout=MINUTE)
+    reached = threading.Barrier(2, timeout=LONG_S)
 
     def run(vit):
         vit.trace(tiny_pixels(vit), [0], lambda _: reached.wait())
 
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.submit(run, vit) for vit in (first, second)]:
-            future.result(MINUTE)
+            future.result(LONG_S)
 
 
 def test_two_threads_that_would_wait_for_ever_are_told_so():
     first, second = make(), make()
-    reached = threading.Barrier(2, timeout=MINUTE)
+    reached = threading.Barrier(2, timeout=LONG_S)
 
     def run(own, other):
         with own.undisturbed():
@@ -202,7 +202,7 @@ def test_two_threads_that_would_wait_for_ever_are_told_so():
 
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(run, *pair) for pair in ((first, second), (second, first))]
-        errors = [future.exception(MINUTE) for future in futures]
+        errors = [future.exception(LONG_S) for future in futures]
     (error,) = [each for each in errors if each is not None]
     assert isinstance(error, UsageError)
     assert "two threads wait for each other's models" in str(error)
@@ -217,5 +217,5 @@ def test_what_failed_in_a_thread_is_free_for_the_next(monkeypatch):
     with monkeypatch.context() as patch, ThreadPoolExecutor(1) as pool:
         patch.setattr(ViTAdapter, "_run_until_left", fail)
         with pytest.raises(RuntimeError, match="as told"):
-            pool.submit(look, vit, tiny_pixels(vit)).result(MINUTE)
+            pool.submit(look, vit, tiny_pixels(vit)).result(LONG_S)
     assert look(vit, tiny_pixels(vit))

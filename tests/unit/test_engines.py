@@ -39,7 +39,7 @@ def run_ranks(num_ranks, work):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=300)
         assert not thread.is_alive()
     return [outcomes[rank] for rank in range(num_ranks)]
 
@@ -106,7 +106,7 @@ def test_the_lead_is_done_when_every_rank_is():
     def work(engine):
         def slow(item):
             if not engine.is_lead:
-                release.wait(timeout=20)
+                release.wait(timeout=300)
                 finished.set()
             return item
 

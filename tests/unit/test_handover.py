@@ -90,6 +90,6 @@ def test_a_run_goes_well_where_shared_memory_is_small(images, size, tmp_path):
         ["unshare", "-m", "sh", "-c", command, sys.executable, textwrap.dedent(script)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert found.stdout == "11\n", found.stderr
