@@ -1,10 +1,10 @@
 """Shared set-up: tests may import their helpers by name, run on one thread, and check shapes."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import jaxtyping
-import pytest
 import torch
 
 TESTS = Path(__file__).parent
@@ -12,18 +12,11 @@ for _folder in (".", "unit"):
     sys.path.insert(0, str(TESTS / _folder))
 torch.set_num_threads(1)
 
-UNCHECKED = {
-    "browser",
-    "docs",
-    "integration/references",
-    "integration/reproduction",
-    "integration/shards",
-}
-"""Folders whose tests run whole jobs over and over: checks of shapes make an audit 2.4 times as
-slow, and all that these jobs call is called with the checks on by the tests of the parts."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item):
-    folder = item.path.relative_to(TESTS).parent.as_posix()
-    jaxtyping.config.update("jaxtyping_disable", folder in UNCHECKED)
+SOURCE = Path(find_spec("vitscope").origin).parent
+SHAPED = [
+    ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
+    for path in sorted(SOURCE.rglob("*.py"))
+    if "from jaxtyping import" in path.read_text(encoding="utf-8")
+]
+"""Modules with shapes in their annotations, which are checked; mypy checks all other types."""
+jaxtyping.install_import_hook(SHAPED, "beartype.beartype")
