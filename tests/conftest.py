@@ -16,7 +16,8 @@ SOURCE = Path(find_spec("vitscope").origin).parent
 SHAPED = [
     ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
     for path in sorted(SOURCE.rglob("*.py"))
-    if "from jaxtyping import" in path.read_text(encoding="utf-8")
+    if "from jaxtyping import" in path.read_text(encoding="utf-8") and "figures" not in path.parts
 ]
-"""Modules with shapes in their annotations, which are checked; mypy checks all other types."""
+"""Modules with shapes in their annotations, which are checked; mypy checks all other types, and
+those of figures, where an int passes for a float."""
 jaxtyping.install_import_hook(SHAPED, "beartype.beartype")

@@ -1,4 +1,4 @@
-"""Images of a set drawn, read in batches and by processes."""
+"""Images of a set as they come: in batches, read by processes of their own."""
 
 import multiprocessing
 import os
@@ -13,13 +13,12 @@ import pytest
 import torch
 
 from encoded import NOISE, encode
-from vitscope.errors import UsageError, VitscopeError
+from vitscope.errors import VitscopeError
 from vitscope.images import image_set as images_module
 from vitscope.images import stores as stores_module
 from vitscope.images.decoding import decode_for_model, decode_image, image_id, preprocess_image
 from vitscope.images.image_set import ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.images.sources import find_images
 
 PREPROCESSING = Preprocessing(size=(8, 12), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
@@ -43,43 +42,6 @@ def write_images(folder: Path, count: int, broken: tuple[int, ...] = ()) -> Imag
         data = encode(rng.integers(0, 256, (10, 14, 3), dtype=np.uint8), "PNG")
         (folder / f"{i:03}.png").write_bytes(data[: len(data) // 2] if i in broken else data)
     return ImageSet.from_sources([folder], PREPROCESSING)
-
-
-# Drawing
-
-
-def test_a_limit_draws_at_random_and_keeps_the_order(folder):
-    touch(folder, *(f"{i:03}.jpg" for i in range(100)))
-    everything = find_images([folder])
-    draws = [
-        ImageSet.from_sources([folder], PREPROCESSING, limit=20, seed=seed).addresses
-        for seed in (0, 0, 1)
-    ]
-    assert draws[0] == draws[1] != draws[2]
-    for paths in draws:
-        assert len(set(paths)) == 20
-        assert list(paths) == sorted(paths)
-        # Not from the front: that all 20 come from the first half has probability 1e-7.
-        assert set(paths) & set(everything[50:])
-
-
-@pytest.mark.parametrize("limit", [None, 3, 4, 10**9])
-def test_a_limit_beyond_the_set_takes_all_of_it(folder, limit):
-    paths = touch(folder, "a.jpg", "b.jpg", "c.jpg")
-    images = ImageSet.from_sources([folder], PREPROCESSING, limit=limit)
-    assert images.addresses == tuple(paths)
-    assert len(images) == 3
-    assert images.preprocessing is PREPROCESSING
-
-
-@pytest.mark.parametrize("options", [{"limit": 0}, {"limit": -1}, {"seed": -1}])
-def test_a_limit_or_seed_out_of_range_is_refused(folder, options):
-    touch(folder, "a.jpg")
-    with pytest.raises(UsageError, match="expected"):
-        ImageSet.from_sources([folder], PREPROCESSING, **options)
-
-
-# Batches
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

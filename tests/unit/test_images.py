@@ -1,4 +1,4 @@
-"""Which files are images, and in which order they come."""
+"""Which images a set holds, in which order, and a limit that draws from them."""
 
 import os
 import sys
@@ -243,3 +243,34 @@ def test_a_pipe_put_in_the_place_of_a_image_is_not_waited_for(folder, monkeypatc
 def test_pixels_are_not_divided_by_nothing(std):
     with pytest.raises(UsageError, match="expected three numbers above 0"):
         Preprocessing(size=(8, 8), mean=(0.5,) * 3, std=std)
+
+
+def test_a_limit_draws_at_random_and_keeps_the_order(folder):
+    touch(folder, *(f"{i:03}.jpg" for i in range(100)))
+    everything = find_images([folder])
+    draws = [
+        ImageSet.from_sources([folder], PREPROCESSING, limit=20, seed=seed).addresses
+        for seed in (0, 0, 1)
+    ]
+    assert draws[0] == draws[1] != draws[2]
+    for paths in draws:
+        assert len(set(paths)) == 20
+        assert list(paths) == sorted(paths)
+        # Not from the front: that all 20 come from the first half has probability 1e-7.
+        assert set(paths) & set(everything[50:])
+
+
+@pytest.mark.parametrize("limit", [None, 3, 4, 10**9])
+def test_a_limit_beyond_the_set_takes_all_of_it(folder, limit):
+    paths = touch(folder, "a.jpg", "b.jpg", "c.jpg")
+    images = ImageSet.from_sources([folder], PREPROCESSING, limit=limit)
+    assert images.addresses == tuple(paths)
+    assert len(images) == 3
+    assert images.preprocessing is PREPROCESSING
+
+
+@pytest.mark.parametrize("options", [{"limit": 0}, {"limit": -1}, {"seed": -1}])
+def test_a_limit_or_seed_out_of_range_is_refused(folder, options):
+    touch(folder, "a.jpg")
+    with pytest.raises(UsageError, match="expected"):
+        ImageSet.from_sources([folder], PREPROCESSING, **options)
