@@ -2,6 +2,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# Files of tests/unit that take two seconds or less.
+FAST := claims_lines claims_numbers claims_trends config covariates decoding distribution \
+	explanation image_verdict jackknife ledger masks one_shot parquet_rows patch_norms \
+	preprocessing_values proof_summary records regression resources rank_correlation \
+	storage stores tensor_files token_summary verdict vocabulary
+
 .PHONY: demo test check lint docs format clean
 
 demo: $(VENV)/installed
@@ -14,7 +20,7 @@ test: lint docs
 	$(BIN)/pytest -n logical
 
 check: lint
-	$(BIN)/pytest -n 2 -m fast tests/unit
+	$(BIN)/pytest -q -n 2 $(FAST:%=tests/unit/test_%.py)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
