@@ -37,26 +37,25 @@ def audit(
 ) -> None:
     """Audit models on a set of images.
 
-    Each model runs its own forward pass; the attention row of its [CLS] token is decomposed
-    exactly into what patches, registers, [CLS] itself and the skip connection wrote, and the sum
-    is verified against the model's own tensors.
+    Decomposes each model's [CLS] output exactly into what patches, registers, [CLS] itself and the
+    skip connection wrote, and verifies the sum against the model's own tensors.
 
     Example:  vitscope audit photos/ --model dinov2-small --model dinov2-large-reg --out results
 
     Args:
         images: Folders (searched recursively), images, text files (.txt) of paths, tar shards,
-            Parquet files, or URLs of any of these but text files (s3://, gs://, hf://, https://).
+            Parquet files, or URLs (s3://, gs://, hf://, https://) of any of these except text
+            files.
         model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
             local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
-        out: Folder for the results, one folder a model.
-        overwrite: Replace earlier results in that folder, finished or not.
-        resume: Go on where an interrupted run with the same settings stopped; what is finished is
-            left as it is.
-        report: Write report.html beside the results: charts and images in one file to open.
-        engine: Who does the work: local is this process, or all that `torchrun --nproc-per-node 8
-            -m vitscope audit …` started; ray is a Ray cluster.
-        address: Address of the Ray cluster, such as auto or head:6379; one on this machine
-            if left out.
+        out: Folder for the results, one folder per model.
+        overwrite: Replace earlier results there, finished or not.
+        resume: Resume an interrupted run with the same settings; finished results are kept.
+        report: Write report.html beside the results.
+        engine: local uses this process, or all processes of `torchrun --nproc-per-node 8 -m
+            vitscope audit …`; ray uses a Ray cluster.
+        address: Address of the Ray cluster, such as auto or head:6379; by default one is started on
+            this machine.
         config: Settings.
     """
     # What is asked for is checked as far as it can be before anything is loaded.
@@ -75,16 +74,16 @@ def demo(
     overwrite: bool = False,
     report: _Report = True,
 ) -> None:
-    """Audit DINOv2-small on freely licensed photographs; needs no model hub.
+    """Audit DINOv2-small on openly licensed photographs; needs no model hub.
 
-    Weights come from the hub or its cache where they can be had, otherwise out of an installed
-    package; photographs out of installed packages.
+    Weights come from the hub or its cache, or else from an installed package, as do the
+    photographs.
 
     Args:
-        out: Folder for images and result.
-        limit: Draw this many images at random.
-        overwrite: Replace an earlier demo in that folder.
-        report: Write report.html beside the result: charts and images in one file to open.
+        out: Folder for the images and the result.
+        limit: Number of images, drawn at random; all by default.
+        overwrite: Replace an earlier demo there.
+        report: Write report.html beside the result.
     """
     from vitscope.images.photographs import write_demo_photographs
 

@@ -18,6 +18,7 @@ import vitscope
 from vitscope.cli.audit import audit, demo
 from vitscope.cli.explain import explain
 from vitscope.cli.figures import figures
+from vitscope.cli.groups import group_options
 from vitscope.cli.merge import merge
 from vitscope.cli.models import models
 from vitscope.cli.one_shot import one_shot
@@ -43,7 +44,7 @@ app = App(
 _DEBUG = "VITSCOPE_DEBUG"
 
 for _command in (audit, demo, one_shot, models, explain, merge, figures, report, reproduce):
-    app.command(_command)
+    app.command(group_options(_command))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -39,32 +39,33 @@ def explain(
 ) -> None:
     """Explain images: attention maps, and how much of the output they leave out.
 
-    Beside the raw attention map, the length of what each patch wrote and its signed share of the
-    output; under each, what went elsewhere; and one sentence: may this map be read? That takes a
-    reference: the means over an audit's images, which vitscope brings along for dinov2-small.
-    Images are prepared as the reference's were. Without one the numbers are raw, there is no
-    verdict, and images keep their shape where the model takes it.
+    Draws the attention map, the norm of what each patch wrote, its signed share of the output, what
+    went elsewhere, and a verdict: can this map be read? The verdict needs a reference, the means
+    over an audit's images; those for dinov2-small come with vitscope. Images are prepared as the
+    reference's were. Without a reference numbers are raw, there is no verdict, and images keep
+    their aspect ratio if the model allows it.
 
     Example:  vitscope explain dog.jpg --model dinov2-small --model dinov2-large-reg --out dog
 
     Args:
         images: Images, folders (searched recursively), text files (.txt) of paths, tar shards,
-            Parquet files, or URLs of any of these but text files (s3://, gs://, hf://, https://).
+            Parquet files, or URLs (s3://, gs://, hf://, https://) of any of these except text
+            files.
         model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
             local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
-        out: Folder for the results, one folder a model, and for figures/, a figure an image. An
-            audit of the model in there is the reference; one in MODEL/ stays, and the result goes
-            to MODEL-explained/.
+        out: Folder for the results, one folder per model, and for figures/, one figure per image.
+            An audit of the model found there is the reference. One in MODEL/ is kept, and the
+            result goes to MODEL-explained/.
         layer: Block to explain, from 0; the last by default.
-        reference: Audit of the same model, or the folder that an audit was written to with --out,
-            once per model in their order. By default an audit in OUT, or what comes with vitscope.
-        heads: Draw the maps of every head too.
-        format: Kinds of files of the figures, once per kind; png if none is given.
+        reference: Audit of the same model, or the --out folder of one; once per model, in the same
+            order. By default an audit in OUT, or the means that come with vitscope.
+        heads: Also draw the maps of each head.
+        format: File format of the figures, once per format; png by default.
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
-        dtype: Precision the model runs in.
+        dtype: Precision of the model.
         size: Pixels of the shorter side, such as 518, or HEIGHTxWIDTH to crop to; the model's own
             by default.
-        overwrite: Replace earlier results and figures in that folder.
+        overwrite: Replace earlier results and figures there.
     """
     # What is asked for is checked as far as it can be before anything is loaded.
     found = list_images(images)

@@ -19,18 +19,18 @@ def figures(
 ) -> None:
     """Draw every figure that saved results have the numbers for.
 
-    Nothing is computed anew and no model is loaded. What is drawn, from which results, and what is
-    not and why, is listed in index.md beside the figures.
+    No model is loaded. index.md beside the figures lists what is drawn, from which results, and
+    what is not and why.
 
     Example:  vitscope figures results --out figures --format pdf
 
     Args:
-        results: Results, or folders that hold results (searched).
+        results: Results, or folders containing results.
         out: Folder for the figures.
-        format: Kinds of files, once per kind; png and pdf if none is given.
-        readout: Output that Fig. 3 compares in: attention is after the output projection, values
-            before it, where the paper's equations stop.
-        overwrite: Replace earlier figures in that folder.
+        format: File format, once per format; png and pdf by default.
+        readout: Readout of Fig. 3: attention is after the output projection, values before it,
+            where the paper's equations stop.
+        overwrite: Replace earlier figures there.
 
     Raises:
         UsageError: If no result is named.

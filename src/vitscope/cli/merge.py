@@ -11,15 +11,15 @@ from vitscope.terminal import make_report
 
 
 def merge(*results: Path, out: Path, overwrite: bool = False) -> None:
-    """Put audits of different images together, such as those of --shard 1/16 to 16/16.
+    """Merge audits of different images, such as those of --shard 1/16 to 16/16.
 
-    The results must be of the same model, weights and settings, and have no image in common. The
-    numbers are those of one audit of all the images.
+    The results must be of the same model, weights and settings, and share no image. The numbers are
+    those of one audit of all the images.
 
     Example:  vitscope merge results-a/dinov2-small results-b/dinov2-small --out merged
 
     Args:
-        results: Results of audits: the folders that hold a summary.json.
+        results: Audits: folders with a summary.json.
         out: Folder for the merged result.
         overwrite: Replace an earlier result there.
 

@@ -28,20 +28,20 @@ def one_shot(
     overwrite: bool = False,
     config: Annotated[OneShotConfig, Parameter(name="*")] = _DEFAULTS,
 ) -> None:
-    """Tell classes apart after one image of each: by the full output, and by parts of it.
+    """Classify images from one example per class: by the full output, and by parts of it.
 
-    A classifier is trained on one random image a class and tested on another, again and again. It
-    is trained on full outputs and tested on full ones and on what patches, registers, [CLS] itself
-    or the skip connection alone wrote.
+    A classifier is trained on the full output of one random image per class and tested on another
+    image: on its full output, and on what patches, registers, [CLS] itself or the skip connection
+    alone wrote.
 
     Example:  vitscope one-shot flowers/ --model dinov2-small --model dinov2-large-reg --out results
 
     Args:
-        folder: Folder with one sub-folder a class, whose name is the label.
+        folder: Folder with one subfolder per class, whose name is the label.
         model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
             local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
-        out: Folder for the results, one folder a model.
-        overwrite: Replace earlier results in that folder.
+        out: Folder for the results, one folder per model.
+        overwrite: Replace earlier results there.
         config: Settings.
     """
     from vitscope.images.class_folders import find_classes  # here, for what it imports is slow

@@ -10,15 +10,14 @@ from vitscope.files.printable import printable_path
 
 
 def report(*results: Path, out: Path = Path("report.html"), overwrite: bool = False) -> None:
-    """Write saved results as one HTML file that opens in any browser and loads nothing.
+    """Write saved results as one HTML file without external resources.
 
-    Verdicts, charts side by side and a gallery of images with their maps. Nothing is computed
-    anew and no model is loaded.
+    Verdicts, charts side by side and a gallery of images with their maps. No model is loaded.
 
     Example:  vitscope report results --out report.html
 
     Args:
-        results: Results, or folders that hold results (searched).
+        results: Results, or folders containing results.
         out: File to write.
         overwrite: Replace an earlier report there.
 
