@@ -130,7 +130,7 @@ def test_planted_sources_are_found_out(audits, name, expected):
     summary = audits(name).summary
     assert summary["cka"]["residual"]["patches"]["unbiased"] > 0.98
     assert (summary["verdict"], summary["decided_by"]) == expected
-    assert "CKA cannot tell sources apart here" in summary["verdict_text"]
+    assert "CKA cannot distinguish sources here" in summary["verdict_text"]
     assert summary["main_other_source"] == (
         "skip" if name in {"half_and_half", "skip_copy"} else "registers"
     )

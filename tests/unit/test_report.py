@@ -151,7 +151,7 @@ def test_what_is_missing_is_said_in_words(tmp_path):
     page = render(tmp_path / "r", summary, columns)
     assert page.text.count("Nothing to show:") >= 6
     assert "its variance shares are undefined" in page.text
-    assert "No image was kept with its maps" in page.text
+    assert "No image was saved with its maps" in page.text
 
 
 def test_undefined_numbers_never_reach_a_chart(tmp_path):
@@ -186,7 +186,7 @@ def test_a_result_without_table_is_refused(tmp_path):
 
 def test_one_shot_alone_has_no_verdict(tmp_path):
     page = render(tmp_path / "r", make_one_shot())
-    assert "No audit is among the results, so there is no verdict" in page.text
+    assert "There is no audit among the results, so there is no verdict" in page.text
     assert "Do the classes survive?" in page.text
 
 
@@ -271,7 +271,7 @@ def test_a_report_is_written_whole_and_replaces_nothing_but_a_report(made, tmp_p
         write_report([made], out)
     assert write_report([made], out, overwrite=True) == out
     out.write_text(html.replace("Can these", "MY NOTES: can these"), encoding="utf-8")
-    with pytest.raises(UsageError, match="nobody has changed it since"):
+    with pytest.raises(UsageError, match="it has not been changed since"):
         write_report([made], out, overwrite=True)
     assert "MY NOTES" in out.read_text(encoding="utf-8")
     thesis = tmp_path / "thesis.html"

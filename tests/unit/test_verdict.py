@@ -136,7 +136,7 @@ def test_undefined_shares_are_no_source():
 def test_sources_that_cka_cannot_tell_apart_are_named():
     assert "cannot tell" not in judge_readings(skip=(0.1, 0.89)).text
     told = judge_readings(skip=(0.1, 0.95), cls=(0.0, 0.91)).text
-    assert told.endswith("CKA cannot tell sources apart here: patches, skip and cls reach 0.9")
+    assert told.endswith("CKA cannot distinguish sources here: patches, skip and cls reach 0.9")
 
 
 @pytest.mark.parametrize("n", [2, 26, 200])

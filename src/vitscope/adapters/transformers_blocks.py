@@ -57,7 +57,7 @@ def check_parts(
         if names:
             raise UnsupportedModelError(
                 f"{type(module).__name__} has {problem} {min(names)!r}: this version of the "
-                "library computes something that vitscope has no exact account of"
+                "library computes something that vitscope does not know"
             )
 
 
@@ -160,7 +160,7 @@ def _check_class(module: nn.Module, name: str) -> None:
     if not is_class(module, name):
         raise UnsupportedModelError(
             f"expected a {name} of transformers, found a {type(module).__module__}."
-            f"{type(module).__name__}: vitscope has no exact account of it"
+            f"{type(module).__name__}, which vitscope does not support"
         )
 
 

@@ -66,9 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(arguments)
     if output.error is not None and not isinstance(output.error, BrokenPipeError):
         reason = output.error.strerror
-        return _fail(
-            f"standard output cannot be written to ({reason}); what was to be saved is saved", 1
-        )
+        return _fail(f"standard output cannot be written to ({reason}); all results are saved", 1)
     return code
 
 
@@ -119,7 +117,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except VitscopeError as error:
         return _fail("; ".join([str(error), *_notes_of(error)]), 1)
     except KeyboardInterrupt as error:
-        left = _notes_of(error) or ["what was unfinished was removed"]
+        left = _notes_of(error) or ["unfinished work was removed"]
         return _fail("; ".join(["stopped", *left]), 1)
     except Exception as error:
         if os.environ.get(_DEBUG):

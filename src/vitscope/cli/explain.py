@@ -112,8 +112,8 @@ def _open_references(folders: Sequence[Path], names: Sequence[str]) -> "list[Aud
         return [None] * len(names)
     if len(folders) != len(names):
         raise UsageError(
-            f"{len(folders)} references for {len(names)} models: give one a model, in their order, "
-            "or none"
+            f"{len(folders)} references for {len(names)} models: give one per model, in the "
+            "same order, or none"
         )
     return [
         vitscope.AuditResult.load(_find_audit(folder, name))

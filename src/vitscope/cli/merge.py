@@ -37,7 +37,7 @@ def merge(*results: Path, out: Path, overwrite: bool = False) -> None:
     console = Console()
     console.print(make_report(merged.summary))
     if (missing := merged.missing_shards) is None:
-        told = "these are shards of different lists of images: what is missing cannot be told"
+        told = "these are shards of different lists of images: missing shards cannot be determined"
         console.print(Text(told), soft_wrap=True)
     elif missing:
         console.print(Text(f"still missing: {', '.join(missing)}"), soft_wrap=True)

@@ -84,7 +84,7 @@ def _read(result: ModelResult) -> _Directions:
     }
     if not (angles and shared and ranks):
         raise NothingToDrawError(
-            "its directions cannot be compared (too few images, or one source alone)"
+            "its directions cannot be compared (too few images, or a single source)"
         )
     count = int(number(find(tree, "num_directions")) or 0)
     return _Directions(count, ranks, angles, shared, chance)

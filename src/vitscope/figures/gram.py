@@ -51,7 +51,7 @@ def _read_ledgers(result: ModelResult) -> dict[str, Ledger]:
     # One cell alone is the whole of itself.
     found = {total: cells for total, cells in ledgers.items() if len(cells) > 1}
     if not found:
-        raise NothingToDrawError("its output has one source alone, which is all of it")
+        raise NothingToDrawError("its output has a single source, so there are no pairs to compare")
     return found
 
 

@@ -15,7 +15,7 @@ from vitscope.files.reading import plain_damage
 def open_table(path: Path) -> Iterator[pq.ParquetFile]:
     """Open a table that may come from anywhere."""
     if not path.is_file():
-        raise ResultError(f"{printable_path(path)} cannot be read: it is missing or no file")
+        raise ResultError(f"{printable_path(path)} cannot be read: it is missing or not a file")
     try:
         with plain_damage(path), pq.ParquetFile(path) as file:
             # A row names its image: so many rows in so few bytes are not of vitscope.

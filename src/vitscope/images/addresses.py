@@ -45,8 +45,8 @@ def image_stem(address: ImageAddress) -> str:
     """What an image is called, without folder and extension: what its mask is called too."""
     if isinstance(address, ParquetRow):
         raise UsageError(
-            f"{address.name} is a row of a table and has no name that a mask could be called by: "
-            "give masks with files or tar archives"
+            f"{address.name} is a row of a table and has no name that a mask could be matched "
+            "with: give masks with files or tar archives"
         )
     if isinstance(address, TarMember):
         return address.key

@@ -34,10 +34,10 @@ _GROUPS = (
 )
 _SINGLE = {
     "patch_share": ("Attention mass", "patches against registers", "patch-share"),
-    "balance_error": ("Proofs", "error of the balance", "balance"),
-    "residual_error": ("Proofs", "error of the residual stream", "balance"),
-    "block_error": ("Proofs", "error of the block", "balance"),
-    "embedding_error": ("Proofs", "error of the embedding", "balance"),
+    "balance_error": ("Checks", "error of the balance", "balance"),
+    "residual_error": ("Checks", "error of the residual stream", "balance"),
+    "block_error": ("Checks", "error of the block", "balance"),
+    "embedding_error": ("Checks", "error of the embedding", "balance"),
 }
 _ORDER = (
     "Centred share",

@@ -85,7 +85,7 @@ def draw_norms(results: Results) -> ReportFigure:
 
 
 def draw_cka(readout: str, results: Results) -> ReportFigure:
-    """CKA of the full output with that of one source alone."""
+    """CKA of the full output with that of a single source."""
     return make_figure(
         lambda: _draw(
             results,
@@ -98,7 +98,7 @@ def draw_cka(readout: str, results: Results) -> ReportFigure:
             choices=(_CLS, LAYER) if readout == "residual" else (_CLS, LAYER, RENORMALIZE),
         ),
         key=f"cka-{readout}",
-        title="Would one source alone do?"
+        title="Would a single source do?"
         if readout == "residual"
         else "Would one kind of token alone do?",
         meaning=f"How alike {_READOUTS[readout]} and what one source wrote arrange the images: "
@@ -125,7 +125,7 @@ def draw_one_shot(results: Results) -> list[ReportFigure]:
             key=f"one-shot-{place}",
             title=f"Do the classes survive? ({printable(classifier)} classifier)",
             meaning="A classifier learns from full outputs, one image a class, and is tested on "
-            "outputs that one source alone wrote.",
+            "outputs that a single source wrote.",
             terms=("one-shot", "terms"),
         )
         for place, classifier in enumerate(list_classifiers(results))

@@ -59,7 +59,7 @@ def one_shot(
     Args:
         vit: The model: an adapter, a module, or an id that `load_model` takes. It runs on the
             configured device in the configured precision, and is left as it was.
-        folder: Folder with one sub-folder a class; see `find_classes`.
+        folder: Folder with one subfolder per class; see `find_classes`.
         config: Settings; the defaults if None.
         out: Folder to write the result into; a temporary one if None.
         overwrite: Whether an earlier result in `out` is replaced.
