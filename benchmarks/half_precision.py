@@ -66,7 +66,9 @@ def _load(settings: Settings) -> tuple[ViTAdapter, str]:
     try:
         return vitscope.load_model("dinov2-small"), "Model: dinov2-small with its weights."
     except ModelUnreachableError:
-        return load_dinov2("small"), "Random weights, for those of dinov2-small are not to be had."
+        return load_dinov2(
+            "small"
+        ), "Random weights, because those of dinov2-small are unavailable."
 
 
 def _list_numbers(result: AuditResult) -> dict[str, dict[str, float]]:
