@@ -68,7 +68,7 @@ def _load(settings: Settings) -> tuple[ViTAdapter, str]:
     except ModelUnreachableError:
         return load_dinov2(
             "small"
-        ), "Random weights, because those of dinov2-small are unavailable."
+        ), "Random weights: those of dinov2-small are unavailable."
 
 
 def _list_numbers(result: AuditResult) -> dict[str, dict[str, float]]:
