@@ -18,10 +18,10 @@ thresholds are ours. [The method](method.md) defines each number.
 ## The three answers
 
 A number meets a criterion if its whole 95 % interval is on the criterion's side (**agrees**), and
-fails it if the whole interval is on the other side (**disagrees**). Everything else is **cannot tell**: the interval contains the
-threshold, fewer than 100 images, no interval, an undefined number, or a model that was not
-measured, which is named. Several criteria are combined by three-valued logic: one that fails
-decides; otherwise one that cannot be judged does.
+fails it if the whole interval is on the other side (**disagrees**). Everything else is **cannot
+tell**: the interval contains the threshold, fewer than 100 images, no interval, an undefined
+number, or a model that was not measured, which is named. Several criteria are combined by
+three-valued logic: one that fails decides; otherwise one that cannot be judged does.
 
 | number | its 95 % interval |
 |---|---|
