@@ -90,8 +90,8 @@ def test_a_source_that_patches_hardly_write_is_broken_however_alike_it_is():
     assert verdict.text == (
         "patch integration is broken (the variance share decides): variance share of patches = "
         "0.5 % (0.5 to 0.5 %), CKA(r, patches) = 1.000 (1.000 to 1.000), 95 % intervals, n = 200; "
-        "the main other source is the [CLS] token's skip connection (99.5 %); CKA cannot tell "
-        "sources apart here: patches and skip reach 0.9"
+        "the main other source is the [CLS] token's skip connection (99.5 %); CKA cannot "
+        "distinguish sources here: patches and skip reach 0.9"
     )
 
 
