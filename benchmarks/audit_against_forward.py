@@ -63,7 +63,7 @@ def measure(settings: Settings) -> Section:
         "audit / forward in passes",
         "whole run / forward",
         "once per run",
-        *(f"{name}, an image" for name in _FORWARDS),
+        *(f"{name}, per image" for name in _FORWARDS),
     )
     return Section(
         title="An audit beside the bare forward pass",

@@ -68,7 +68,7 @@ def measure(settings: Settings) -> Section:
         title="CKA packages on PyPI",
         how=(
             f"Two random features of {plan.count} images and width {plan.width}, minibatches of "
-            f"{plan.minibatch}. Every entry is held against a float64 reference of the estimator "
+            f"{plan.minibatch}. Every entry is compared with a float64 reference of the estimator "
             "that it claims, made of n × n matrices; given is the value less the reference. CKA "
             "depends neither on the features' scale nor on what is the same for every image: the "
             "same features are given at a hundredth of the size, and with constants 40 times their "

@@ -55,8 +55,8 @@ def measure(settings: Settings) -> Section:
         title="Beside eager attention with output_attentions",
         how=(
             f"transformers' Dinov2Model, dinov2-{plan.model}, batches of {plan.batch_size}: "
-            '`attn_implementation="eager"`, `output_attentions=True`, as attention maps are had '
-            "today, against an audit of the last layer and the bare forward (sdpa). "
+            '`attn_implementation="eager"`, `output_attentions=True`, the usual way to get '
+            "attention maps, against an audit of the last layer and the bare forward (sdpa). "
             f"{plan.batches - 1} rounds of a batch past the one that proves the ledger. Memory is "
             "of fresh processes that run two batches (the audit with everything up to the written "
             "result). Eager attention keeps tokens × tokens numbers for every head of every layer; "

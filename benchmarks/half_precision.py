@@ -67,7 +67,7 @@ def _load(settings: Settings) -> tuple[ViTAdapter, str]:
     try:
         return vitscope.load_model("dinov2-small"), "Model: dinov2-small with its weights."
     except ModelUnreachableError:
-        return load_dinov2("small"), "Random weights, for those of dinov2-small are not to be had."
+        return load_dinov2("small"), "Random weights: those of dinov2-small are unavailable."
 
 
 def _list_numbers(result: AuditResult) -> dict[str, dict[str, float]]:

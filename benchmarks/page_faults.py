@@ -70,7 +70,7 @@ def measure(settings: Settings) -> Section:
             "By default glibc gives large freed buffers back to the system, which hands them out "
             f"again page by page. Fresh processes in turn with and without {variables}, "
             f"{plan.rounds} rounds of {plan.forwards} forwards after two untimed ones; the least "
-            "of a round is given, a forward, and the highest peak; *in the system* is processor "
+            "of a round is given, per forward, and the highest peak; *in the system* is processor "
             "time of the kernel. Only glibc reads the variable."
         ),
         tables=[Table(_COLUMNS, rows)],

@@ -64,7 +64,7 @@ def measure(settings: Settings) -> Section:
         "audit",
     )
     return Section(
-        title="Images a second and peak memory",
+        title="Images per second and peak memory",
         how=(
             f"Audits of the last layer of transformers' DINOv2 in fresh processes, over "
             f"{_BATCHES - 1} batches past the one that proves the ledger. *images / s* is the "

@@ -11,14 +11,13 @@ from vitscope.weights.catalogue import CATALOGUE, FAMILIES, SIZE_CLASSES
 PAGE = Path(__file__).parent.parent / "docs" / "catalogue.md"
 HEAD = """# Models with built-in names
 
-Made by `python tests/catalogue_page.py` from the catalogue, every line of which the tests compare
-with the model that the installed library builds. `vitscope models` lists the same and says which
-weights are on your machine.
+Made by `python tests/catalogue_page.py` from the catalogue; tests compare every line with the
+model that the installed library builds. `vitscope models` lists the same and shows which weights
+are on your machine.
 
-Parameters are those of the vision tower as it is analysed. The download is the whole file in
-float32: of CLIP with its text tower, of DeiT III with its classifier. None is gated. A family's
-short name stands in brackets; the class is what its sizes are compared by across families:
-{classes}.
+Parameters are those of the vision tower that is analysed. The download is the whole file in
+float32, for CLIP including its text tower, for DeiT III its classifier. None is gated. A family's
+short name is in brackets. The class groups sizes across families: {classes}.
 """
 COLUMNS = """
 | name | size | class | parameters | width / blocks / heads | patch | tokens | download | source |

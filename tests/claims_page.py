@@ -10,18 +10,18 @@ from vitscope.reproduction.claims import list_claims
 PAGE = Path(__file__).parent.parent / "docs" / "claims.md"
 HEAD = """# The paper's claims and when a measurement agrees
 
-The last table of `vitscope reproduce` holds each claim of the paper (Lappe & Giese, NeurIPS 2025,
-arXiv 2505.05892) against what was measured. This page, made by `python tests/claims_page.py` from
-the list of claims, says by which criterion. The paper states most of its claims in words; the
-lines drawn here are ours. docs/method.md says what each number is.
+Made by `python tests/claims_page.py` from the list of claims. The last table of `vitscope
+reproduce` compares each claim of the paper (Lappe & Giese, NeurIPS 2025, arXiv 2505.05892) with
+what was measured; this page gives the criteria. The paper states most claims in words; the
+thresholds are ours. [The method](method.md) defines each number.
 
 ## The three answers
 
-A number with a 95 % interval meets a criterion where the whole interval is on the criterion's side
-(**agrees**), and does not meet it where the whole interval is on the other side (**disagrees**).
-Anything else is **cannot tell**: the interval holds the line, fewer than 100 images, no interval,
-an undefined number, or a model that was not measured, which is then named. Several criteria
-combine by three-valued logic: one that is not met decides; else one that cannot be told does.
+A number meets a criterion if its whole 95 % interval is on the criterion's side (**agrees**), and
+fails it if the whole interval is on the other side (**disagrees**). Everything else is **cannot
+tell**: the interval contains the threshold, fewer than 100 images, no interval, an undefined
+number, or a model that was not measured, which is named. Several criteria are combined by
+three-valued logic: one that fails decides; otherwise one that cannot be judged does.
 
 | number | its 95 % interval |
 |---|---|
@@ -33,30 +33,29 @@ combine by three-valued logic: one that is not met decides; else one that cannot
 | one-shot accuracy | over draws, as in the summary; the part kept as a ratio of two numbers |
 | quantiles, activations | none: the number itself is compared, over at least 100 images |
 
-CKA is the unbiased one; the paper's biased one is shown beside it. The claims keep the
-paper's own measure: where it speaks of CKA they look at CKA alone, which cannot see how much a
-source writes. The verdict of an audit also looks at the variance share, so a claim may agree
-beside a verdict of "broken".
+CKA is the unbiased estimate, with the paper's biased one beside it. Claims keep the paper's own
+measure: if it speaks of CKA, they use CKA only, which ignores how much a source writes. The
+verdict of an audit also uses the variance share, so a claim may agree beside a verdict of
+"broken".
 
-"Intervals apart" compares two numbers of the same images more strictly than need be: intervals
-that overlap may belong to numbers that differ, and then the answer is cannot tell.
+"Intervals apart" is stricter than necessary for two numbers of the same images: overlapping
+intervals may belong to numbers that differ, and the answer is then cannot tell.
 
-**Rises with size** means that the interval of the largest size measured lies above that of the
-smallest, and that of all pairs of sizes whose intervals do not overlap more rise than fall; falls
-is the same the other way round. Sizes are in order of parameters. The two sizes named in a
-criterion must be there: without its ends nothing is said of a trend. A size between them that was
-not measured is left out; one whose number cannot be told leaves the trend untold.
+**Rises with size** means that the interval of the largest size lies above that of the smallest,
+and that among all pairs of sizes whose intervals do not overlap more rise than fall; *falls* is
+the reverse. Sizes are ordered by parameters. Both sizes named in a criterion must have been
+measured. A size between them that was not measured is left out; one whose number cannot be judged
+leaves the trend open.
 
-## What the images are
+## The images
 
-COCO stands for the main set of images, ImageNet for the second; both are yours to supply, and
-where they are other images the table says what holds for those. The paper's Fig. 4 shows one
-image; here the mean over all of them stands in its place. Its −0.0092 does not say whether it
-is read before or after the output projection: here it is after, with t the whole attention branch,
-bias included.
+COCO stands for the main set of images, ImageNet for the second. You supply both; with other images
+the table says what holds for those. The paper's Fig. 4 shows one image, replaced here by the mean
+over all of them. The paper does not say whether its −0.0092 is taken before or after the output
+projection: here it is after, with t the whole attention branch, bias included.
 
-DeiT III tiny cannot be told: no weights of it are published. The tiny model of the catalogue is
-DeiT, is left out of the trends of DeiT III, and is shown beside them.
+No weights of DeiT III tiny are published, so it cannot be judged. The catalogue's tiny model is
+DeiT, which is left out of the trends of DeiT III and shown beside them.
 
 ## The claims
 

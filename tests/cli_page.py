@@ -13,9 +13,9 @@ HEAD = """# Command line
 
 Made by `python tests/cli_page.py` from the program itself; `vitscope COMMAND --help` says the same.
 
-Exit codes: 0 done; 1 failed; 2 something was asked for that cannot be. What went wrong is one line
-on standard error ([all of them](errors.md)). Progress goes to standard error, results to standard
-output. `VITSCOPE_DEBUG=1` shows where an unexpected error came from.
+Exit codes: 0 done; 1 failed; 2 wrong usage. An error is one line on standard error
+([more](errors.md)). Progress goes to standard error, results to standard output. `VITSCOPE_DEBUG=1`
+shows the traceback of an unexpected error.
 """
 _EXAMPLE = re.compile(r"^Example:  (.+)$", re.MULTILINE)
 _CONTENTS = re.compile(r"^## Table of Contents\n.*?(?=^\*\*Commands)", re.MULTILINE | re.DOTALL)

@@ -40,25 +40,24 @@ class RunConfig:
     """How a model is run over images, whatever is asked of it.
 
     Attributes:
-        batch_size: Images per batch; auto takes what keeps the device busy and fits into its
-            memory. On a CPU a batch goes through the model a few images at a time, which is
-            faster; where memory runs short they are halved. But for rounding, the numbers do not
-            depend on it; which images prove the ledger does.
+        batch_size: Images per batch; auto chooses what keeps the device busy and fits into its
+            memory. If memory runs short, batches are halved. Except for rounding, numbers do not
+            depend on it; which images are verified does.
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
-        dtype: Precision the model runs in; sums are always float64. auto takes bfloat16 where the
-            hardware has it and the ledger of the first images still balances, otherwise float32.
+        dtype: Precision of the model; sums are always float64. auto uses bfloat16 if the hardware
+            supports it and the ledger of the first images still balances, otherwise float32.
         size: Input size in pixels, such as 518, or height and width as in 224x336; the model's own
             by default.
-        num_workers: Processes that decode images beside the model; 0 decodes in line, which auto
-            does on a CPU, where they would take what the model runs on.
-        draft: Let large JPEG files be decoded at a fraction of their size, twice the input size or
-            more: quicker for images of a camera, and pixels change visibly.
-        seed: Seed of every random draw.
+        num_workers: Processes that decode images beside the model; 0 decodes in line, as auto does
+            on a CPU.
+        draft: Decode large JPEG files at a fraction of their size, at least twice the input size.
+            Faster for camera images, but pixels change visibly.
+        seed: Seed of all random draws.
         renormalize: Divide restricted outputs by the kept attention mass, as if the softmax ran
-            over the kept tokens alone; the paper keeps the weights as they are. The residual
-            readout compares terms of the output, which stay as they are.
-        cls_term: Where [CLS]'s attention to itself is counted, which the paper leaves open: a group
-            of its own, or among the registers (of models that have any) or the patches.
+            over the kept tokens only; the paper keeps the weights as they are. The readout
+            residual, which compares terms of the output, is not affected.
+        cls_term: Group of [CLS]'s attention to itself, which the paper leaves open: its own, or the
+            registers (if the model has any), or the patches.
     """
 
     batch_size: int | Auto = "auto"
@@ -136,22 +135,21 @@ class AuditConfig(RunConfig):
     """How an audit is run.
 
     Attributes:
-        limit: Look at this many images, drawn at random; all of them by default.
-        masks: Folder of panoptic masks (PNG files called as the images, segment id = R + 256 G +
-            65536 B), whose segments are described and held against the model's numbers.
-        layers: Layers to audit: last, all, or block numbers, counted from 0.
-        features: Keep every image's features beside the sums, or drop them and with them the
-            per-image centred numbers.
-        gallery: Keep this many images with their maps, for the report to show; 0 for none.
-        verified: Part of the batches, drawn at random beside the first, in which the last block
-            runs for every token and the ledger is verified against the model's own tensors. In the
-            others it runs for the [CLS] row alone, and the audit costs less than a forward pass. 1
-            verifies every image.
-        shard: Look at one part of the images, such as the third of sixteen; `vitscope merge` puts
-            the results together.
-        shard_size: Images after which what was found is put on disk, for an interrupted run to go
-            on from, and of which one process at a time is in charge; auto is 32 batches, at least
-            512.
+        limit: Number of images, drawn at random; all by default.
+        masks: Folder of panoptic masks (PNG files named like the images, segment id = R + 256 G +
+            65536 B); their segments become covariates of the images.
+        layers: Layers to audit: last, all, or block numbers from 0 such as 3,7.
+        features: Save every image's features, or drop them and with them the per-image centred
+            numbers.
+        gallery: Number of images saved with their maps, for the report; 0 for none.
+        verified: Fraction of batches, besides the first, in which the last block runs for all
+            tokens and the ledger is verified against the model's own tensors. In the others the
+            last block runs for the [CLS] row only, which is faster than a forward pass. 1 verifies
+            every image.
+        shard: One part of the images, such as 3/16 for the third of sixteen; `vitscope merge`
+            combines the results.
+        shard_size: Images per shard, after which work is saved for --resume, and which one process
+            handles at a time; auto is 32 batches, at least 512 images.
     """
 
     limit: int | None = None
@@ -182,9 +180,9 @@ class OneShotConfig(RunConfig):
     """How one-shot classification is run.
 
     Attributes:
-        draws: Times that a training and a test image of every class are drawn.
+        draws: Number of times a training and a test image of every class are drawn.
         classifier: nearest training feature by cosine, logistic regression, or both.
-        limit: Use this many classes, drawn at random; all of them by default.
+        limit: Number of classes, drawn at random; all by default.
     """
 
     draws: int = 100
@@ -206,16 +204,16 @@ class ReproductionConfig(OneShotConfig):
     """How the paper's experiments are run; what the paper leaves open is chosen here.
 
     Attributes:
-        num_images: Look at this many images of each set, drawn at random; all by default.
-        masks: Folder of panoptic masks of the main set (PNG files called as the images, segment
-            id = R + 256 G + 65536 B), whose segments are held against the models' numbers.
-        layers: Layers to audit: last, all (for how shares go together over the layers), or block
-            numbers, counted from 0.
-        examples: Images, drawn at random, whose maps are shown (the paper's Fig. 4 is of one).
-        readout: Output that restricted outputs are compared in for the claims of Fig. 3: attention
-            is after the output projection, values before it, where the paper's equations stop.
-        size: Input size in pixels, such as 518, or height and width as in 224x336; rounded for each
-            model to whole patches. The model's own by default, and where it takes no other.
+        num_images: Number of images of each set, drawn at random; all by default.
+        masks: Folder of panoptic masks of the main set (PNG files named like the images, segment
+            id = R + 256 G + 65536 B); their segments become covariates of the images.
+        layers: Layers to audit: last, all (to correlate shares over layers), or block
+            numbers from 0 such as 3,7.
+        examples: Number of images, drawn at random, whose maps are shown (Fig. 4).
+        readout: Readout for the claims of Fig. 3: attention is after the output projection, values
+            before it, where the paper's equations stop.
+        size: Input size in pixels, such as 224 or 518, or HEIGHTxWIDTH; rounded for each model to
+            whole patches. The model's own by default, and where it takes no other.
     """
 
     num_images: int | None = None

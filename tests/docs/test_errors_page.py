@@ -1,4 +1,4 @@
-"""The page of error messages holds every message of the source, and no other."""
+"""What the page of error messages claims holds in the source: classes, exit codes, messages."""
 
 import ast
 import re
@@ -8,24 +8,27 @@ import pytest
 
 import vitscope.errors
 from page_blocks import ROOT
+from vitscope.cli import main
+from vitscope.errors import NonFiniteError, VitscopeError
+from vitscope.figures.description import NothingToDrawError
 
 PAGE = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
 SOURCE = ROOT / "src" / "vitscope"
 VARIES = "…"
+CLASSES = {
+    name: value
+    for name, value in vars(vitscope.errors).items()
+    if isinstance(value, type) and issubclass(value, VitscopeError)
+}
+NAMES = {*CLASSES, NothingToDrawError.__name__}
 
-
-def list_classes():
-    """Every error that a message is given to, those of single rooms included."""
-    own = {name for name, value in vars(vitscope.errors).items() if isinstance(value, type)}
-    found = set(own)
-    for path in SOURCE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef) and node.name.endswith("Error"):
-                found.add(node.name)
-    return own, found
-
-
-ERRORS, ALL_ERRORS = list_classes()
+_, *SECTIONS = re.split(r"^## ", PAGE, flags=re.MULTILINE)
+GROUPS = {text.partition("\n")[0]: text for text in SECTIONS[1:]}
+ROWS = [
+    (group, message)
+    for group, text in GROUPS.items()
+    for message in re.findall(r"^\| `(.+?)` \| ", text, re.MULTILINE)
+]
 
 
 def read_template(node):
@@ -40,60 +43,83 @@ def read_template(node):
 
 
 def list_messages():
-    """Template of each message of the package, and where it is made."""
-    messages = {}
-    for path in sorted(SOURCE.rglob("*.py")):
+    """Each message of the package, and the class that it is given to."""
+    for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             made = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-            if made and node.func.id in ALL_ERRORS and node.args:
+            if made and node.func.id.lstrip("_").endswith("Error") and node.args:
                 template = read_template(node.args[0])
                 # What is only passed on was written elsewhere.
                 if template.strip(VARIES):
-                    where = f"{path.relative_to(ROOT)}:{node.lineno}"
-                    messages.setdefault(template, where)
-    return messages
+                    yield template, node.func.id
 
 
-MESSAGES = list_messages()
-ROWS = re.findall(r"^\| `(.+?)` \| ", PAGE.partition("## Settings")[2], re.MULTILINE)
+MESSAGES = list(list_messages())
 
 
-def says(row, message):
-    """Whether a row is of a message: all of it, or its beginning where the row ends in …."""
-    if row.endswith(VARIES):
-        return message.startswith(row.removesuffix(VARIES))
-    return message == row
+def make_error(kind):
+    return kind("said", image=0) if kind is NonFiniteError else kind("said")
 
 
-def test_there_are_messages_and_rows():
-    assert len(MESSAGES) > 150
-    assert len(ROWS) > 150
+def test_the_page_lists_every_class_and_no_other():
+    rows = re.findall(r"^\| `(\w+Error)` \| \d \|", SECTIONS[0], re.MULTILINE)
+    assert sorted(rows) == sorted(CLASSES)
 
 
-def test_every_message_has_a_row():
-    missing = [
-        f"{where}: {message}"
-        for message, where in MESSAGES.items()
-        if not any(says(row, message) for row in ROWS)
-    ]
-    assert missing == []
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_the_command_line_ends_with_the_exit_code_of_the_page(name, monkeypatch, capsys):
+    def fail(_):
+        raise make_error(CLASSES[name])
+
+    (code,) = re.findall(rf"^\| `{name}` \| (\d) \|", SECTIONS[0], re.MULTILINE)
+    monkeypatch.setattr("vitscope.cli.entry.app", fail)
+    assert main([]) == int(code)
+    assert capsys.readouterr().err == "vitscope: said\n"
 
 
-def test_every_row_is_of_a_message():
-    assert [row for row in ROWS if not any(says(row, message) for message in MESSAGES)] == []
+def test_unknown_words_end_with_2_and_an_interrupt_with_1(monkeypatch, capsys):
+    assert main(["audit", "--no-such-option"]) == 2
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vitscope.cli.entry.app", stop)
+    assert main([]) == 1
+    assert "stopped" in capsys.readouterr().err
 
 
-def test_no_row_is_there_twice():
-    assert len(ROWS) == len(set(ROWS))
+@pytest.mark.parametrize(("group", "message"), ROWS)
+def test_a_message_of_the_page_is_raised_by_a_class_of_its_group(group, message):
+    begins = re.compile(".*".join(re.escape(part) for part in message.split(VARIES)))
+    raised = {kind for template, kind in MESSAGES if begins.match(template)}
+    assert raised, "no such message in the source"
+    named = set(re.findall(r"`(\w+Error)`", GROUPS[group]))
+    assert raised & named, raised
 
 
-@pytest.mark.parametrize("name", sorted(ERRORS))
-def test_every_class_is_told_with_its_exit_code(name):
-    usage = issubclass(getattr(vitscope.errors, name), vitscope.errors.UsageError)
-    row = re.search(rf"^\| `{name}` \| (\d) \|", PAGE, re.MULTILINE)
-    assert row is not None
-    assert row[1] == ("2" if usage else "1")
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_class_that_a_group_names_exists(group):
+    named = set(re.findall(r"`(\w+Error)`", GROUPS[group]))
+    assert named
+    assert named <= NAMES
+
+
+def test_every_class_has_its_group():
+    named = {name for text in GROUPS.values() for name in re.findall(r"`(\w+Error)`", text)}
+    assert named == NAMES
+
+
+def test_every_public_class_of_the_source_is_on_the_page():
+    defined = set()
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            bases = {base.id for base in getattr(node, "bases", []) if isinstance(base, ast.Name)}
+            if isinstance(node, ast.ClassDef) and bases & NAMES:
+                defined.add(node.name)
+    assert {name for name in defined if name[0] != "_"} <= NAMES
 
 
 def test_the_source_that_is_read_is_the_source_that_runs():
     assert Path(vitscope.errors.__file__).is_relative_to(SOURCE)
+    assert len(MESSAGES) > 150
+    assert len(ROWS) > 50

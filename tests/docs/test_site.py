@@ -61,7 +61,11 @@ class Loads(HTMLParser):
 def test_every_page_is_in_the_site_and_loads_from_it_alone(site):
     pages = list(site.rglob("*.html"))
     built = {page.relative_to(site).with_suffix(".md").as_posix() for page in pages}
-    written = {page.relative_to(ROOT / "docs").as_posix() for page in PAGES if "docs" in page.parts}
+    written = {
+        page.relative_to(ROOT / "docs").as_posix()
+        for page in PAGES
+        if ROOT / "docs" in page.parents
+    }
     assert written <= built
     for page in pages:
         loads = Loads()
@@ -75,7 +79,9 @@ def test_every_page_can_be_reached_from_the_side_bar():
     settings = (ROOT / "zensical.toml").read_text(encoding="utf-8")
     listed = set(re.findall(r'= "([\w/-]+\.md)"', settings))
     assert listed == {
-        page.relative_to(ROOT / "docs").as_posix() for page in PAGES if "docs" in page.parts
+        page.relative_to(ROOT / "docs").as_posix()
+        for page in PAGES
+        if ROOT / "docs" in page.parents
     }
 
 
@@ -83,6 +89,26 @@ def test_styles_load_nothing_from_elsewhere(site):
     for sheet in site.rglob("*.css"):
         loaded = re.findall(r"(?:url\(|@import )[\"']?((?:https?:)?//[^)\"']+)", sheet.read_text())
         assert loaded == []
+
+
+def test_every_formula_is_set_without_a_network(site):
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("no chromium is installed (Debian: apt-get install chromium)")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        page = browser.new_context(offline=True).new_page()
+        wrong = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        for name, least in (("method", 140), ("derivation", 50)):
+            page.goto((site / f"{name}.html").as_uri())
+            assert wrong == []
+            assert page.locator(".arithmatex .katex").count() >= least
+            assert page.locator(".arithmatex:not(:has(.katex))").count() == 0
+        # The fonts lie beside the pages.
+        assert page.evaluate("document.fonts.load('16px KaTeX_Main').then((found) => found.length)")
+        browser.close()
 
 
 def test_every_public_name_has_its_place_in_the_reference(site):

@@ -87,7 +87,7 @@ def test_the_command_line_takes_archives_and_lists_what_is_missing(
     assert (summary["data"]["num_images"], summary["data"]["num_failed"]) == (13, 2)
     capsys.readouterr()
     assert main(["audit", "nosuch://b/x", *command[2:]]) == 2
-    assert "nosuch:// is no store that fsspec knows" in capsys.readouterr().err
+    assert "nosuch:// is not a store that fsspec knows" in capsys.readouterr().err
 
 
 def test_one_shot_wants_folders_of_files(tmp_path, vit, contents):

@@ -200,7 +200,7 @@ def test_references_that_do_not_fit_are_refused(result, shaped, tmp_path):
     with pytest.raises(UsageError, match=r"audited with size \[32, 32\].*\[40, 40\]"):
         explain(tiny_vit(), one, RunConfig(size=40), reference=result)
     few = audit(tiny_vit(), write_images(tmp_path / "few", 3))
-    with pytest.raises(UsageError, match="holds 3 images, whose means say little"):
+    with pytest.raises(UsageError, match="holds 3 images, too few for a reference"):
         explain(tiny_vit(), one, reference=few)
     merged = audit(tiny_vit(), write_images(tmp_path / "m", 20), AuditConfig(cls_term="patches"))
     with pytest.raises(UsageError, match="audit with --cls-term own"):

@@ -43,7 +43,7 @@ def test_every_figure_is_drawn_or_refused_in_words(results, tmp_path):
     }
     assert all(path.stat().st_size > 5000 for path in found.files)
     assert found.skipped["fig2b_anatomy__tiny-siglip"] == "tiny/siglip: it has no anatomy of tokens"
-    assert "one source alone" in found.skipped["gram_ledger__tiny-siglip"]
+    assert "a single source" in found.skipped["gram_ledger__tiny-siglip"]
     by_name = {figure.name: figure for figure in found.drawn}
     assert by_name["fig2a_patch_share"].omitted == {
         "tiny/deit_distilled": "no registers",

@@ -61,7 +61,7 @@ def test_splits_are_not_taken_for_classes(tmp_path, places, named):
     (tmp_path / "__MACOSX").mkdir()
     with pytest.raises(UsageError, match="give one of them") as caught:
         one_shot(tiny_vit(), tmp_path, OneShotConfig(draws=2))
-    assert str(caught.value).startswith(f"{named} in '{tmp_path}' hold folders themselves")
+    assert str(caught.value).startswith(f"{named} in '{tmp_path}' contain folders and no images")
 
 
 def test_what_cannot_be_used_is_named_and_counted(messy):
@@ -81,7 +81,7 @@ def test_what_cannot_be_used_is_named_and_counted(messy):
 
 def make_folder(root, kind):
     """A folder of a kind that cannot be classified."""
-    if kind == "no sub-folders":
+    if kind == "no subfolders":
         write_images(root, 3)
     elif kind == "one class":
         write_images(root / "only", 3)
@@ -98,11 +98,11 @@ def make_folder(root, kind):
 
 
 BAD_FOLDERS = [
-    ("no sub-folders", "has no sub-folders, so its 3 images have no labels"),
-    ("one class", "holds 1 sub-folders, 1 of them with at least two images"),
-    ("one image each", "holds 3 sub-folders, 0 of them with at least two images"),
+    ("no subfolders", "has no subfolders, so its 3 images have no labels"),
+    ("one class", "holds 1 subfolders, 1 of them with at least two images"),
+    ("one image each", "holds 3 subfolders, 0 of them with at least two images"),
     ("no images", "names no image"),
-    ("a file", "is a file: give a folder with one sub-folder a class"),
+    ("a file", "is a file: give a folder with one subfolder per class"),
     ("nowhere", "does not exist"),
 ]
 

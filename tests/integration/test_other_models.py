@@ -130,7 +130,7 @@ def test_a_run_of_what_cannot_be_compared_is_not_resumed(unfinished, parts):
     words = r"cannot be resumed: whether the model is the same cannot be verified, for the forward"
     with pytest.raises(UsageError, match=words):
         audit(with_lambda(), parts[0], CONFIG, out=out, resume=True)
-    with pytest.raises(UsageError, match="holds an unfinished run of something else"):
+    with pytest.raises(UsageError, match="holds a different unfinished run"):
         audit(tiny_vit(), parts[0], CONFIG, out=out, resume=True)
     made = audit(with_lambda(), parts[0], CONFIG, out=out, resume=True, overwrite=True)
     assert made.summary.data.num_images == 20

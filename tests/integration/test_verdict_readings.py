@@ -131,7 +131,7 @@ def test_planted_sources_are_found_out(audits, name, expected):
     summary = audits(name).summary
     assert summary.last.cka["residual"]["patches"].unbiased > 0.98
     assert (summary.last.verdict.status, summary.last.verdict.decided_by) == expected
-    assert "CKA cannot tell sources apart here" in summary.last.verdict.text
+    assert "CKA cannot distinguish sources here" in summary.last.verdict.text
     assert summary.last.verdict.main_other_source == (
         "skip" if name in {"half_and_half", "skip_copy"} else "registers"
     )

@@ -108,7 +108,7 @@ def test_results_that_differ_in_a_choice_are_drawn_apart(figure, settings, about
         draw(figure, [audit(), audit("B", 86.0, **settings), audit("L", 304.0)])
     assert about in str(caught.value)
     assert "DINOv2 with registers S, DINOv2 with registers L" in str(caught.value)
-    assert re.search("; .*: DINOv2 with registers B.: draw them apart", str(caught.value))
+    assert re.search("; .*: DINOv2 with registers B.: draw them separately", str(caught.value))
 
 
 def test_a_choice_that_changes_nothing_shown_is_no_difference():

@@ -135,7 +135,7 @@ def test_a_text_file_lists_paths_relative_to_itself(folder, tmp_path, monkeypatc
         (["null\0byte"], "does not exist"),
         ([""], "'' does not exist"),
         (["x" * 5000], "cannot be searched for images: File name too long"),
-        (["empty.txt"], "'empty.txt' names no image: expected one path a line"),
+        (["empty.txt"], "'empty.txt' names no image: expected one path per line"),
         (["x\n<b>\udcff"], r"'x\n<b>\udcff' does not exist"),
     ],
 )

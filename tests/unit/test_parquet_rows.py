@@ -69,7 +69,7 @@ def test_the_one_column_of_bytes_is_taken_whatever_it_is_called(tmp_path):
 def test_an_unclear_column_is_asked_for(tmp_path, columns, found):
     file = write_parquet(tmp_path / "x.parquet", columns)
     assert found in refusal(file)
-    assert "name the column of images so" in refusal(file)
+    assert "rename the column of images" in refusal(file)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_file_without_rows_is_refused(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + bytes(20) + b"PAR1", PNG])
 def test_what_is_no_parquet_file_is_refused(tmp_path, content):
     (tmp_path / "x.parquet").write_bytes(content)
-    assert "is no whole Parquet file" in refusal(tmp_path / "x.parquet")
+    assert "is not a complete Parquet file" in refusal(tmp_path / "x.parquet")
 
 
 def test_cut_anywhere_a_file_is_refused(tmp_path):
@@ -207,7 +207,7 @@ def test_cut_anywhere_a_file_is_refused(tmp_path):
     whole = file.read_bytes()
     for cut in range(0, len(whole), 97):
         file.write_bytes(whole[:cut])
-        assert "is no whole Parquet file" in refusal(file)
+        assert "is not a complete Parquet file" in refusal(file)
 
 
 def test_damaged_pages_are_failures_of_their_rows(tmp_path):

@@ -299,7 +299,7 @@ def test_a_report_is_written_whole_and_replaces_nothing_but_a_report(made, tmp_p
         write_report([made], out)
     assert write_report([made], out, overwrite=True) == out
     out.write_text(html.replace("Can these", "MY NOTES: can these"), encoding="utf-8")
-    with pytest.raises(UsageError, match="nobody has changed it since"):
+    with pytest.raises(UsageError, match="it has not been changed since"):
         write_report([made], out, overwrite=True)
     assert "MY NOTES" in out.read_text(encoding="utf-8")
     thesis = tmp_path / "thesis.html"

@@ -90,8 +90,8 @@ def test_a_source_that_patches_hardly_write_is_broken_however_alike_it_is():
     assert verdict.text == (
         "patch integration is broken (the variance share decides): variance share of patches = "
         "0.5 % (0.5 to 0.5 %), CKA(r, patches) = 1.000 (1.000 to 1.000), 95 % intervals, n = 200; "
-        "the main other source is the [CLS] token's skip connection (99.5 %); CKA cannot tell "
-        "sources apart here: patches and skip reach 0.9"
+        "the main other source is the [CLS] token's skip connection (99.5 %); CKA cannot "
+        "distinguish sources here: patches and skip reach 0.9"
     )
 
 
@@ -136,7 +136,7 @@ def test_undefined_shares_are_no_source():
 def test_sources_that_cka_cannot_tell_apart_are_named():
     assert "cannot tell" not in judge_readings(skip=(0.1, 0.89)).text
     told = judge_readings(skip=(0.1, 0.95), cls=(0.0, 0.91)).text
-    assert told.endswith("CKA cannot tell sources apart here: patches, skip and cls reach 0.9")
+    assert told.endswith("CKA cannot distinguish sources here: patches, skip and cls reach 0.9")
 
 
 @pytest.mark.parametrize("n", [2, 26, 200])

@@ -133,7 +133,7 @@ def _build(architecture: str, weights: Path, settings: Mapping[str, Any], name: 
         reason = str(error).strip().partition("\n")[0]
         raise ModelUnreachableError(
             f"open_clip cannot build {name} ({reason}): the weights are damaged, or a file that "
-            "its text tower needs is not to be had"
+            "its text tower needs is unavailable"
         ) from None
     return model
 

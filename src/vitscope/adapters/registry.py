@@ -90,16 +90,16 @@ def check_model_id(model_id: str) -> None:
     entry = CATALOGUE.get(model_id)
     if entry is not None and entry.checkpoint:
         raise UsageError(
-            f"{model_id} cannot be downloaded by its name: fetch {entry.checkpoint} and give "
-            f"{entry.id}, with the path of that file behind the @"
+            f"{model_id} cannot be downloaded by name: get {entry.checkpoint} and give "
+            f"{entry.id}, with the file's path after the @"
         )
     library, _, name = model_id.partition(":")
     known = bool(name) and (library in _LOADERS or find_entry_point(library) is not None)
     addressed = known or find_folder(model_id) is not None
     if entry is None and not addressed and Path(model_id).suffix in _WEIGHT_SUFFIXES:
         raise UsageError(
-            f"{model_id} is a file of weights, which does not say of which model: give its "
-            f"architecture too, as in timm:ARCHITECTURE@{model_id}"
+            f"{model_id} is a file of weights without an architecture: give "
+            f"both, as in timm:ARCHITECTURE@{model_id}"
         )
     if entry is None and not addressed and _REPOSITORY.fullmatch(model_id) is None:
         raise UnknownModelError(

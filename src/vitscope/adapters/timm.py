@@ -118,7 +118,7 @@ def load_timm(name: str, checkpoint: Path | None = None) -> ViTAdapter:
     if native := _find_quick_gelu_name(unfilled):
         raise UsageError(
             f"{model_id} would run weights trained with QuickGELU as a model with GELU, and its "
-            f"numbers would not be theirs: load timm:{native}"
+            f"numbers would be wrong: load timm:{native}"
         )
     repository = timm.get_pretrained_cfg(name).hf_hub_id
     if not repository:

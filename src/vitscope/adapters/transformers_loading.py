@@ -168,7 +168,7 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
         return read_json_object(folder / CONFIG_FILE, name)
     if present[_ADAPTER_FILE]:
         raise UnsupportedModelError(
-            f"{name} holds a LoRA adapter, which is no model by itself: load it with its base "
+            f"{name} holds a LoRA adapter, which is not a model by itself: load it with its base "
             "model, call merge_and_unload() and save that with save_pretrained"
         )
     raise UnknownModelError(
@@ -216,8 +216,8 @@ def _choose_class(config: Mapping[str, Any], name: str) -> tuple[Family, str]:
         )
     if "model_type" not in config and "architecture" in config:
         raise UnsupportedModelError(
-            f"{name} is of timm, which transformers does not load: give its file of weights as "
-            f"timm:{config['architecture']}@{name}/model.safetensors"
+            f"{name} is a timm model, which transformers does not load: give its file of "
+            f"weights as timm:{config['architecture']}@{name}/model.safetensors"
         )
     check_model_type(model_type, architecture)
     if model_type not in _MODEL_TYPES:

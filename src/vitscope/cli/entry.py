@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from cyclopts import App, CycloptsError, Parameter
 
 import vitscope
+from vitscope.cli.groups import group_options
 from vitscope.cli.models import models
 from vitscope.cli.reproduce import reproduce
 from vitscope.cli.run_models import audit, demo, explain, one_shot
@@ -39,7 +40,7 @@ app = App(
 _DEBUG = "VITSCOPE_DEBUG"
 
 for _command in (audit, demo, one_shot, models, explain, merge, figures, report, reproduce):
-    app.command(_command)
+    app.command(group_options(_command))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,9 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(arguments)
     if output.error is not None and not isinstance(output.error, BrokenPipeError):
         reason = output.error.strerror
-        return _fail(
-            f"standard output cannot be written to ({reason}); what was to be saved is saved", 1
-        )
+        return _fail(f"standard output cannot be written to ({reason}); all results are saved", 1)
     return code
 
 
@@ -114,7 +113,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except VitscopeError as error:
         return _fail("; ".join([str(error), *_notes_of(error)]), 1)
     except KeyboardInterrupt as error:
-        left = _notes_of(error) or ["what was unfinished was removed"]
+        left = _notes_of(error) or ["unfinished work was removed"]
         return _fail("; ".join(["stopped", *left]), 1)
     except Exception as error:
         if os.environ.get(_DEBUG):

@@ -41,16 +41,16 @@ def models(
     cached: bool = False,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> None:
-    """List the models that have built-in names: what they are and whether their weights are here.
+    """List the models with built-in names, and which weights are on this machine.
 
-    Touches neither the network nor a model library.
+    Uses neither the network nor a model library.
 
     Example:  vitscope models dinov2
 
     Args:
-        pattern: Part of a name or family ("reg", "siglip"), or a pattern of all of it ("clip-b??").
-        cached: Only models whose weights are on this machine.
-        as_json: Write all that is known of each as JSON.
+        pattern: Part of a name or family ("reg", "siglip"), or a glob pattern ("clip-b??").
+        cached: List only models whose weights are on this machine.
+        as_json: Print everything about each model as JSON.
     """
     from vitscope.weights.hub import find_weights  # here, for the hub's library takes a moment
 

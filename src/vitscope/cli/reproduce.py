@@ -41,24 +41,25 @@ def reproduce(
 ) -> None:
     """Run the whole paper on your images: every experiment, every figure, every claim.
 
-    Models run one after another. What is finished stays: the same command resumes where it was
-    stopped. A model that cannot be had is reported and the others run. In the end stand all
-    figures and a table: the paper says, you measured, agrees?
+    Models run one after another. The same command resumes where it was stopped. A model whose
+    weights are unavailable is reported, and the others run. The result is all figures and a table:
+    the paper says, you measured, agrees?
 
     Example:  vitscope reproduce --images coco/val2017 --imagenet imagenet/val --out paper
 
     Args:
         images: Main set of images; the paper's is MS COCO.
-        imagenet: Second set. With one sub-folder a class, one-shot classification is run on it.
+        imagenet: Second set; with one subfolder per class, it is also used for one-shot
+            classification.
         families: Training recipes, separated by commas; `vitscope models` lists them.
-        sizes: Sizes, separated by commas: ti, s, b, l, g (all that are larger); every one by
-            default, with --smoke s, l and g.
-        checkpoints: Folder of weights fetched by hand (iBOT's), each file called as its model:
+        sizes: Sizes, separated by commas: ti, s, b, l, g (all larger ones); all by default, with
+            --smoke s, l and g.
+        checkpoints: Folder of weights downloaded by hand (iBOT's), each named after its model:
             ibot-small.pth.
-        out: Folder of everything.
-        smoke: Run it in little: tiny random models on images made on the spot, offline, in under
-            two minutes. Its numbers mean nothing; its figures show what you will get.
-        config: Settings; what the paper leaves open is chosen here.
+        out: Folder for all results.
+        smoke: Try it on tiny random models and generated images, offline, in under two minutes. Its
+            numbers mean nothing; its figures show what you will get.
+        config: Settings, including the choices the paper leaves open.
 
     Raises:
         UsageError: If no images are given, or `out` holds something else or results of other

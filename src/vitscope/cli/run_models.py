@@ -51,26 +51,25 @@ def audit(
 ) -> None:
     """Audit models on a set of images.
 
-    Each model runs its own forward pass; the attention row of its [CLS] token is decomposed
-    exactly into what patches, registers, [CLS] itself and the skip connection wrote, and the sum
-    is verified against the model's own tensors.
+    Decomposes each model's [CLS] output exactly into what patches, registers, [CLS] itself and the
+    skip connection wrote, and verifies the sum against the model's own tensors.
 
     Example:  vitscope audit photos/ --model dinov2-small --model dinov2-large-reg --out results
 
     Args:
         images: Folders (searched recursively), images, text files (.txt) of paths, tar shards,
-            Parquet files, or URLs of any of these but text files (s3://, gs://, hf://, https://).
+            Parquet files, or URLs (s3://, gs://, hf://, https://) of any of these except text
+            files.
         model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
             local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
-        out: Folder for the results, one folder a model.
-        overwrite: Replace earlier results in that folder, finished or not.
-        resume: Go on where an interrupted run with the same settings stopped; what is finished is
-            left as it is.
-        report: Write report.html beside the results: charts and images in one file to open.
-        engine: Who does the work: local is this process, or all that `torchrun --nproc-per-node 8
-            -m vitscope audit …` started; ray is a Ray cluster.
-        address: Address of the Ray cluster, such as auto or head:6379; one on this machine
-            if left out.
+        out: Folder for the results, one folder per model.
+        overwrite: Replace earlier results there, finished or not.
+        resume: Resume an interrupted run with the same settings; finished results are kept.
+        report: Write report.html beside the results.
+        engine: local uses this process, or all processes of `torchrun --nproc-per-node 8 -m
+            vitscope audit …`; ray uses a Ray cluster.
+        address: Address of the Ray cluster, such as auto or head:6379; by default one is started on
+            this machine.
         config: Settings.
     """
     # What is asked for is checked as far as it can be before anything is loaded.
@@ -89,16 +88,16 @@ def demo(
     overwrite: bool = False,
     report: _Report = True,
 ) -> None:
-    """Audit DINOv2-small on freely licensed photographs; needs no model hub.
+    """Audit DINOv2-small on openly licensed photographs; needs no model hub.
 
-    Weights come from the hub or its cache where they can be had, otherwise out of an installed
-    package; photographs out of installed packages.
+    Weights come from the hub or its cache, or else from an installed package, as do the
+    photographs.
 
     Args:
-        out: Folder for images and result.
-        limit: Draw this many images at random.
-        overwrite: Replace an earlier demo in that folder.
-        report: Write report.html beside the result: charts and images in one file to open.
+        out: Folder for the images and the result.
+        limit: Number of images, drawn at random; all by default.
+        overwrite: Replace an earlier demo there.
+        report: Write report.html beside the result.
     """
     from vitscope.images.photographs import write_demo_photographs
 
@@ -120,20 +119,20 @@ def one_shot(
     overwrite: bool = False,
     config: Annotated[OneShotSettings, Parameter(name="*")] = _ONE_SHOT_DEFAULTS,
 ) -> None:
-    """Tell classes apart after one image of each: by the full output, and by parts of it.
+    """Classify images from one example per class: by the full output, and by parts of it.
 
-    A classifier is trained on one random image a class and tested on another, again and again. It
-    is trained on full outputs and tested on full ones and on what patches, registers, [CLS] itself
-    or the skip connection alone wrote.
+    A classifier is trained on the full output of one random image per class and tested on another
+    image: on its full output, and on what patches, registers, [CLS] itself or the skip connection
+    alone wrote.
 
     Example:  vitscope one-shot flowers/ --model dinov2-small --model dinov2-large-reg --out results
 
     Args:
-        folder: Folder with one sub-folder a class, whose name is the label.
+        folder: Folder with one subfolder per class, whose name is the label.
         model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
             local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
-        out: Folder for the results, one folder a model.
-        overwrite: Replace earlier results in that folder.
+        out: Folder for the results, one folder per model.
+        overwrite: Replace earlier results there.
         config: Settings.
     """
     from vitscope.images.labels import find_classes
@@ -181,32 +180,33 @@ def explain(
 ) -> None:
     """Explain images: attention maps, and how much of the output they leave out.
 
-    Beside the raw attention map, the length of what each patch wrote and its signed share of the
-    output; under each, what went elsewhere; and one sentence: may this map be read? That takes a
-    reference: the means over an audit's images, which vitscope brings along for dinov2-small.
-    Images are prepared as the reference's were. Without one the numbers are raw, there is no
-    verdict, and images keep their shape where the model takes it.
+    Draws the attention map, the norm of what each patch wrote, its signed share of the output, what
+    went elsewhere, and a verdict: can this map be read? The verdict needs a reference, the means
+    over an audit's images; those for dinov2-small come with vitscope. Images are prepared as the
+    reference's were. Without a reference numbers are raw, there is no verdict, and images keep
+    their aspect ratio if the model allows it.
 
     Example:  vitscope explain dog.jpg --model dinov2-small --model dinov2-large-reg --out dog
 
     Args:
         images: Images, folders (searched recursively), text files (.txt) of paths, tar shards,
-            Parquet files, or URLs of any of these but text files (s3://, gs://, hf://, https://).
+            Parquet files, or URLs (s3://, gs://, hf://, https://) of any of these except text
+            files.
         model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
             local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
-        out: Folder for the results, one folder a model, and for figures/, a figure an image. An
-            audit of the model in there is the reference; one in MODEL/ stays, and the result goes
-            to MODEL-explained/.
+        out: Folder for the results, one folder per model, and for figures/, one figure per image.
+            An audit of the model found there is the reference. One in MODEL/ is kept, and the
+            result goes to MODEL-explained/.
         layer: Block to explain, from 0; the last by default.
-        reference: Audit of the same model, or the folder that an audit was written to with --out,
-            once per model in their order. By default an audit in OUT, or what comes with vitscope.
-        heads: Draw the maps of every head too.
-        format: Kinds of files of the figures, once per kind; png if none is given.
+        reference: Audit of the same model, or the --out folder of one; once per model, in the same
+            order. By default an audit in OUT, or the means that come with vitscope.
+        heads: Also draw the maps of each head.
+        format: File format of the figures, once per format; png by default.
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
-        dtype: Precision the model runs in.
+        dtype: Precision of the model.
         size: Pixels of the shorter side, such as 518, or HEIGHTxWIDTH to crop to; the model's own
             by default.
-        overwrite: Replace earlier results and figures in that folder.
+        overwrite: Replace earlier results and figures there.
     """
     # What is asked for is checked as far as it can be before anything is loaded.
     found = list_images(images)
@@ -261,8 +261,8 @@ def _open_references(folders: Sequence[Path], names: Sequence[str]) -> "list[Aud
         return [None] * len(names)
     if len(folders) != len(names):
         raise UsageError(
-            f"{len(folders)} references for {len(names)} models: give one a model, in their order, "
-            "or none"
+            f"{len(folders)} references for {len(names)} models: give one per model, in the "
+            "same order, or none"
         )
     return [
         vitscope.AuditResult.load(_find_audit(folder, name))

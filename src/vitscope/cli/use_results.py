@@ -13,15 +13,15 @@ from vitscope.terminal import make_report
 
 
 def merge(*results: Path, out: Path, overwrite: bool = False) -> None:
-    """Put audits of different images together, such as those of --shard 1/16 to 16/16.
+    """Merge audits of different images, such as those of --shard 1/16 to 16/16.
 
-    The results must be of the same model, weights and settings, and have no image in common. The
-    numbers are those of one audit of all the images.
+    The results must be of the same model, weights and settings, and share no image. The numbers are
+    those of one audit of all the images.
 
     Example:  vitscope merge results-a/dinov2-small results-b/dinov2-small --out merged
 
     Args:
-        results: Results of audits: the folders that hold a summary.json.
+        results: Audits: folders with a summary.json.
         out: Folder for the merged result.
         overwrite: Replace an earlier result there.
 
@@ -39,7 +39,7 @@ def merge(*results: Path, out: Path, overwrite: bool = False) -> None:
     console = Console()
     console.print(make_report(merged.summary))
     if (missing := merged.missing_shards) is None:
-        told = "these are shards of different lists of images: what is missing cannot be told"
+        told = "these are shards of different lists of images: missing shards cannot be determined"
         console.print(Text(told), soft_wrap=True)
     elif missing:
         console.print(Text(f"still missing: {', '.join(missing)}"), soft_wrap=True)
@@ -55,18 +55,21 @@ def figures(
 ) -> None:
     """Draw every figure that saved results have the numbers for.
 
-    Nothing is computed anew and no model is loaded. What is drawn, from which results, and what is
-    not and why, is listed in index.md beside the figures.
+    No model is loaded. index.md beside the figures lists what is drawn, from which results, and
+    what is not and why.
 
     Example:  vitscope figures results --out figures --format pdf
 
     Args:
-        results: Results, or folders that hold results (searched).
+        results: Results, or folders containing results.
         out: Folder for the figures.
-        format: Kinds of files, once per kind; png and pdf if none is given.
-        readout: Output that Fig. 3 compares in: attention is after the output projection, values
-            before it, where the paper's equations stop.
-        overwrite: Replace earlier figures in that folder.
+        format: File format, once per format; png and pdf by default.
+        readout: Readout of Fig. 3: attention is after the output projection, values before it,
+            where the paper's equations stop.
+        overwrite: Replace earlier figures there.
+
+    Raises:
+        UsageError: If no result is named.
     """
     _check_given(results)
     from vitscope.figures.draw import draw_figures  # here, for what it imports is slow
@@ -90,17 +93,19 @@ def _count(shown: tuple[object, ...]) -> str:
 
 
 def report(*results: Path, out: Path = Path("report.html"), overwrite: bool = False) -> None:
-    """Write saved results as one HTML file that opens in any browser and loads nothing.
+    """Write saved results as one HTML file without external resources.
 
-    Verdicts, charts side by side and a gallery of images with their maps. Nothing is computed
-    anew and no model is loaded.
+    Verdicts, charts side by side and a gallery of images with their maps. No model is loaded.
 
     Example:  vitscope report results --out report.html
 
     Args:
-        results: Results, or folders that hold results (searched).
+        results: Results, or folders containing results.
         out: File to write.
         overwrite: Replace an earlier report there.
+
+    Raises:
+        UsageError: If no result is named.
     """
     _check_given(results)
     from vitscope.report import write_report  # here, for what it imports is slow

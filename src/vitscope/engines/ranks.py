@@ -134,5 +134,5 @@ def _plain_errors() -> Iterator[None]:
         yield
     except DistError as error:
         raise VitscopeError(
-            "the other ranks can no longer be reached: look for what the first of them says"
+            "the other ranks can no longer be reached: see the first rank's message"
         ) from error

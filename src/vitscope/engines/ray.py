@@ -143,7 +143,7 @@ def _connected(address: str | None) -> Iterator[None]:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise VitscopeError(
-            f"the Ray cluster {'on this machine' if address is None else address} cannot be had "
+            f"the Ray cluster {'on this machine' if address is None else address} cannot be used "
             f"({_first_line(error)}): check the address, or start one with ray start --head"
         ) from error
     finally:
@@ -249,7 +249,7 @@ class _Pool(Generic[T, R]):
                 self._replace(call)
                 continue
             except RayError as error:
-                raise VitscopeError(f"Ray cannot go on: {_first_line(error)}") from error
+                raise VitscopeError(f"Ray failed: {_first_line(error)}") from error
             if call.index is None and value is not None:
                 raise VitscopeError(
                     f"{value}, this process has vitscope {self._version}: install the same version "

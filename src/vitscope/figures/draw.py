@@ -160,7 +160,7 @@ def _check_different(results: Sequence[ModelResult]) -> None:
         if result.kind != "explanation" and key in places:
             raise UsageError(
                 f"{printable_path(places[key])} and {printable_path(result.folder)} are both of "
-                f"{result.label}, and would be one point on every figure: draw them apart"
+                f"{result.label}, and would be one point on every figure: draw them separately"
             )
         places[key] = result.folder
 

@@ -49,8 +49,8 @@ def held_alone(folder: Path, lock: str, shown: Path | None = None) -> Iterator[N
             _check_regular(folder / lock)
             if error.errno in _WITHOUT_LOCKS:
                 raise VitscopeError(
-                    f"{name} lies on a file system that knows no locks, so two runs could not be "
-                    "told apart: choose a folder elsewhere"
+                    f"{name} is on a file system without locks, so two runs could not be "
+                    "kept apart: choose another folder"
                 ) from error
             raise VitscopeError(f"{name} cannot be written to: {error.strerror}") from error
         if gone:

@@ -166,7 +166,7 @@ def _check_file_target(target: Path, replaces: Replaces) -> None:
     if refused:
         raise UsageError(
             f"{name} is already there and is not replaced: choose another file, or add "
-            "--overwrite if vitscope wrote it and nobody has changed it since"
+            "--overwrite if vitscope wrote it and it has not been changed since"
         )
 
 

@@ -196,7 +196,9 @@ def _held(target: Path) -> Iterator[Workspace]:
     entries = [folder, *(folder / name for name in (_PLAN, _COPIES, _PARTS))]
     for path in chain(entries, (folder / _PARTS).glob("*")):
         if path.is_symlink():
-            raise UsageError(f"{printable_path(path)} is a link, which no run makes: remove it")
+            raise UsageError(
+                f"{printable_path(path)} is a link, which vitscope does not create: remove it"
+            )
     with made_parents(target.resolve()), held_alone(folder, _LOCK, shown=target):
         yield Workspace(folder)
 
@@ -237,7 +239,7 @@ def _prepare(
             return
         if not overwrite:
             raise UsageError(
-                f"{name} holds an unfinished run of something else ({difference}): go on with the "
+                f"{name} holds a different unfinished run ({difference}): resume with the "
                 "same images and settings, or add --overwrite to start again"
             )
     workspace.clear()  # before the new plan is there, which they are not of

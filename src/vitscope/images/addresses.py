@@ -53,8 +53,8 @@ def image_stem(address: ImageAddress) -> str:
     """What an image is called, without folder and extension: what its mask is called too."""
     if isinstance(address, (ParquetRow, HeldImage)):
         raise UsageError(
-            f"{address.name} has no name that a mask could be called by: give masks with files or "
-            "tar archives"
+            f"{address.name} has no name that a mask could be matched with: give masks with files "
+            "or tar archives"
         )
     if isinstance(address, TarMember):
         return address.key

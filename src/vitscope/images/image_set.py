@@ -96,7 +96,7 @@ class ImageSet:
             limit: How many to draw; all of them where there are no more. They are drawn rather
                 than taken from the front, because the front of a sorted folder is one class.
             seed: Seed of the draw.
-            masks: Folder of PNG masks that are called as the images are; an image without one
+            masks: Folder of PNG masks named like the images; an image without one
                 has no segment covariates.
 
         Returns:

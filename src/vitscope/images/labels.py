@@ -98,7 +98,7 @@ def _find_folders(folder: str | Path) -> LabelledImages:
     root = Path(folder)
     name = repr(os.fspath(folder))
     if root.exists() and not root.is_dir():
-        raise UsageError(f"{name} is a file: give a folder with one sub-folder a class")
+        raise UsageError(f"{name} is a file: give a folder with one subfolder per class")
     search = find_images(root)
     found = find_files(search)
     # Where nothing lies but what vitscope wrote is no class.
@@ -111,7 +111,7 @@ def _find_folders(folder: str | Path) -> LabelledImages:
     }
     if not by_class:
         raise UsageError(
-            f"{name} has no sub-folders, so its {len(found)} images have no labels: put the "
+            f"{name} has no subfolders, so its {len(found)} images have no labels: put the "
             "images of each class into a folder of its own"
         )
     num_unlabelled = 0
@@ -125,7 +125,7 @@ def _find_folders(folder: str | Path) -> LabelledImages:
     classes = {label: tuple(paths) for label, paths in by_class.items() if len(paths) > 1}
     if len(classes) < 2:
         raise UsageError(
-            f"{name} holds {len(by_class)} sub-folders, {len(classes)} of them with at least two "
+            f"{name} holds {len(by_class)} subfolders, {len(classes)} of them with at least two "
             "images: give at least two such classes"
         )
     too_small = tuple(label for label in by_class if label not in classes)
@@ -143,6 +143,6 @@ def _refuse_splits(name: str, by_class: Mapping[str, list[Path]], root: Path) ->
     if nested and (len(nested) == len(by_class) or not _SPLITS.isdisjoint(map(str.lower, nested))):
         listed = ", ".join(map(printable, nested[:5])) + (", …" if len(nested) > 5 else "")
         raise UsageError(
-            f"{listed} in {name} hold folders themselves and no images of their own, as train "
-            "and val do: give one of them, or put each class's images straight into its folder"
+            f"{listed} in {name} contain folders and no images, as train "
+            "and val do: give one of them, or put each class's images directly into its folder"
         )

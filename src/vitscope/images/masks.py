@@ -42,7 +42,7 @@ def find_masks(folder: str | Path, images: Sequence[ImageAddress]) -> tuple[Path
     if not uses:
         raise UsageError(
             f"{str(folder)!r} holds no mask of any of the {len(images)} images: expected PNG "
-            "files that are called as the images are"
+            "files named like the images"
         )
     mask, images_of_it = uses.most_common(1)[0]
     if images_of_it > 1:

@@ -98,13 +98,14 @@ def list_rows(place: Place) -> list[ParquetRow]:
             version = "" if isinstance(place, Path) else stored_version(place)
     except ImageReadError as error:
         raise UsageError(
-            f"{name} is no whole Parquet file ({error}): fetch or write it again, or leave it out"
+            f"{name} is not a complete Parquet file ({error}): fetch or write it again, or "
+            "leave it out"
         ) from error
     groups = _list_groups(metadata, RowGroup(place, _choose_column(schema, name), 0, 0, version))
     num_rows = sum(count for _, count in groups)
     if not 0 < num_rows <= num_bytes:
         raise UsageError(
-            f"{name} has {num_rows} rows in {num_bytes} bytes: expected an image a row"
+            f"{name} has {num_rows} rows in {num_bytes} bytes: expected one image per row"
         )
     return [ParquetRow(group, row) for group, count in groups for row in range(count)]
 
@@ -129,8 +130,8 @@ def _choose_column(schema: pa.Schema, name: str) -> str:
             )
     found = ", ".join(printable(column) for column in paths) or "none"
     raise UsageError(
-        f"{name} has no column called {' '.join(USUAL_NAMES)} and not one single other column "
-        f"of bytes (found: {found[:200]}): name the column of images so"
+        f"{name} has no column called {' '.join(USUAL_NAMES)} and no other single column "
+        f"of bytes (found: {found[:200]}): rename the column of images"
     )
 
 

@@ -213,7 +213,7 @@ def _find_local(path: Path, name: str, skipped: list[Path]) -> Sequence[Path]:
             if path in skipped:
                 expected += ", none of which vitscope wrote itself"
         elif path.suffix.lower() == ".txt":
-            found, expected = _read_list(path, shown), "one path a line"
+            found, expected = _read_list(path, shown), "one path per line"
         else:
             found, expected = [path], ""
     except OSError as error:
@@ -227,7 +227,7 @@ def _find_local(path: Path, name: str, skipped: list[Path]) -> Sequence[Path]:
 def _refuse_missing(name: str, shown: str) -> NoReturn:
     if resembles_url(name):
         raise UsageError(
-            f"{shown} does not exist, and is no URL: a URL begins as https:// or s3:// does"
+            f"{shown} does not exist, and is not a URL: a URL begins as https:// or s3:// does"
         )
     raise UsageError(
         f"{shown} does not exist: give a folder, an image, a .txt file with one path a "
@@ -343,8 +343,8 @@ def _read_list(source: Path, shown: str) -> list[Path]:
         path = source.parent / name
         if resembles_url(name) and not os.path.lexists(path):
             raise UsageError(
-                f"line {number} of {shown} is a URL ({show_name(name)}): a text file holds paths, "
-                "and nothing that it names is fetched; give URLs on the command line or in Python"
+                f"line {number} of {shown} is a URL ({show_name(name)}): text files may hold "
+                "paths only; give URLs on the command line or in Python"
             )
         paths.append(path)
     return paths

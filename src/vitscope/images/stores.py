@@ -115,7 +115,7 @@ def open_store(url: str) -> tuple[AbstractFileSystem, str]:
         ) from None
     except ValueError:
         raise UsageError(
-            f"{scheme}:// is no store that fsspec knows: give s3://, gs://, hf://, https:// or "
+            f"{scheme}:// is not a store that fsspec knows: give s3://, gs://, hf://, https:// or "
             "another that it does"
         ) from None
     return store, path
@@ -175,8 +175,8 @@ def read_range(place: Place, start: int, size: int) -> bytes:
             data = _fetch(place, start, size) if size else b""
     if len(data) != size:
         raise ImageReadError(
-            f"{len(data)} bytes came where {size} were expected: it changed, or its server gives "
-            "out no parts"
+            f"{len(data)} bytes came where {size} were expected: it changed, or its server does "
+            "not support range requests"
         )
     return data
 
@@ -194,8 +194,8 @@ def check_parts(place: StoredObject) -> None:
         read_range(place, 1, 1)
     except ImageReadError as error:
         raise UsageError(
-            f"{place.name} cannot be read in parts ({error}): fetch it, or serve it from where "
-            "ranges of bytes are given out"
+            f"{place.name} cannot be read in parts ({error}): download it, or use a server "
+            "that supports range requests"
         ) from error
 
 

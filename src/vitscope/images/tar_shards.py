@@ -102,8 +102,8 @@ def list_members(archive: Place) -> FoundMembers:
                     named.append(member)
     except ImageReadError as error:
         raise UsageError(
-            f"{name_place(archive)} is no whole tar archive, {num_members} members can be told "
-            f"({error}): fetch or write it again, or leave it out"
+            f"{name_place(archive)} is not a complete tar archive, {num_members} members can "
+            f"be read ({error}): fetch or write it again, or leave it out"
         ) from error
     found = _leave_out_parts(named)
     if not found:

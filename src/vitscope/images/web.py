@@ -67,7 +67,7 @@ def fetch(store: AbstractFileSystem, url: str, most: int, start: int | None = No
             if reply.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 return b""  # it ends before
             if _first_byte(reply, start or 0) != (start or 0):
-                raise ImageReadError("cannot be read: its server gives out no parts")
+                raise ImageReadError("cannot be read: its server does not support range requests")
             async for chunk in reply.content.iter_chunked(_CHUNK_BYTES):
                 taken += chunk[: most - len(taken)]
                 if len(taken) == most:
@@ -103,7 +103,7 @@ class WebFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to a position."""
         if whence == io.SEEK_END and self._size is None:
-            raise ImageReadError("cannot be read: its server does not tell its size")
+            raise ImageReadError("cannot be read: its server does not report its size")
         self._position = offset + (0, self._position, self._size or 0)[whence]
         return self._position
 
@@ -129,7 +129,7 @@ async def _request(
         _check_status(reply.status)
         encoding = reply.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding != "identity":
-            raise ImageReadError("cannot be read: its server compresses it, unasked: fetch it")
+            raise ImageReadError("cannot be read: its server compresses it, unasked: download it")
         yield reply
 
 

@@ -109,8 +109,8 @@ class ViTAdapter:
         if different < self.info.depth:
             raise UnsupportedModelError(
                 f"of the {self.info.depth} blocks of {self.info.id} only {different} are different "
-                "modules, so its layers cannot be told apart: give each place a block of its own, "
-                "as copy.deepcopy makes it"
+                "modules, so its layers cannot be distinguished: give each place a block of "
+                "its own, as copy.deepcopy makes it"
             )
 
     @property

@@ -143,7 +143,7 @@ def _held(parts: Sequence[object]) -> Iterator[None]:
                 if me in _find_all_holders(me):
                     raise UsageError(
                         "two threads wait for each other's models: use one model in each thread, "
-                        "or do not use another one while a run goes on, as in on_progress"
+                        "or do not use another one during a run, as in on_progress"
                     )
                 _changed.wait()
         finally:

@@ -82,7 +82,7 @@ def draw_norms(results: Results) -> ReportFigure:
 
 
 def draw_cka(readout: str, results: Results) -> ReportFigure:
-    """CKA of the full output with that of one source alone."""
+    """CKA of the full output with that of a single source."""
     return make_figure(
         lambda: _draw(
             results,

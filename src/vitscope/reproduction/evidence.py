@@ -123,7 +123,7 @@ def check_different(models: Sequence[ModelEvidence]) -> None:
         if model.size is None:
             continue
         if (key := (model.recipe, model.size)) in seen:
-            raise UsageError(f"{' '.join(key)} is there twice: give one model a recipe and size")
+            raise UsageError(f"{' '.join(key)} is given twice: give one model per recipe and size")
         seen.add(key)
 
 

@@ -48,7 +48,7 @@ def plan_reproduction(
 ) -> list[PlannedModel]:
     """Choose the models of a reproduction."""
     if checkpoints is not None and not checkpoints.is_dir():
-        raise UsageError(f"{checkpoints} is no folder: give one that holds files of weights")
+        raise UsageError(f"{checkpoints} is not a folder: give one that holds files of weights")
     chosen = plan_models(split_words(families), split_words(sizes))
     return [_plan_model(name, entry, checkpoints) for name, entry in chosen]
 

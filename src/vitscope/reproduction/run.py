@@ -195,7 +195,7 @@ class Reproduction:
         is_own = self._state.find(name, stage) is not None and holds_result_files(folder)
         if any(folder.iterdir()) and not is_own:
             raise UsageError(
-                f"{printable_path(folder)} holds what no stage of this folder wrote: move it away"
+                f"{printable_path(folder)} holds files that vitscope did not write: move them away"
             )
         shutil.rmtree(folder)
 

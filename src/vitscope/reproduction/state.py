@@ -126,7 +126,7 @@ class ReproductionState:
         except (ResultError, LookupError, TypeError, ValueError, AttributeError) as error:
             name = printable_path(self._path)
             raise ResultError(
-                f"{name} cannot be read, so nobody knows what the results beside it were made of: "
+                f"{name} cannot be read, so it is unknown what the results beside it were made of: "
                 "choose another folder, or put a copy of the file back (vitscope figures draws "
                 f"what is in {printable_path(out / 'results')}; the reason: {error})"
             ) from None

@@ -195,7 +195,7 @@ def _tell_alike(cka: Mapping[str, CkaEstimate]) -> str:
     if len(alike) < 2:
         return ""
     return (
-        f"CKA cannot tell sources apart here: {', '.join(alike[:-1])} and {alike[-1]} reach {line}"
+        f"CKA cannot distinguish sources here: {', '.join(alike[:-1])} and {alike[-1]} reach {line}"
     )
 
 

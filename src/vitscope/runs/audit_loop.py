@@ -210,7 +210,7 @@ def _audit_beside_lead(
         run = make_run(plan)
         if (difference := describe_difference(plan, run.plan)) is not None:
             raise UsageError(
-                f"this process does not see what the leading one does ({difference}): give all of "
+                f"this process differs from the leading one ({difference}): give all of "
                 "them the same images, model, versions and kind of device"
             )
         with _told_of_parts(workspace, len(run.shards), resume=resume, leads=False):
@@ -252,7 +252,7 @@ def _is_finished(target: Path, plan: Plan, *, overwrite: bool) -> bool:
     difference = describe_difference(provenance.get("plan"), plan)
     if difference is not None and not overwrite:
         raise UsageError(
-            f"{printable_path(target)} holds the result of something else ({difference}): choose "
+            f"{printable_path(target)} holds a different result ({difference}): choose "
             "another folder, or add --overwrite to replace it"
         )
     return difference is None
@@ -276,7 +276,7 @@ def _make_all_parts(
         if not _make_parts(run, workspace, engine, tell):
             return
     raise DiskError(
-        f"parts in {printable_path(workspace.folder)} do not stay as they were written: check the "
+        f"parts in {printable_path(workspace.folder)} change after they were written: check the "
         "disk, or choose a folder elsewhere"
     )
 

@@ -113,7 +113,7 @@ def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
     sums = audited.read_sums()[wanted.layer]
     if sums.num_images < MIN_IMAGES:
         raise UsageError(
-            f"the reference {folder} holds {sums.num_images} images, whose means say little: "
+            f"the reference {folder} holds {sums.num_images} images, too few for a reference: "
             f"audit {MIN_IMAGES} or more"
         )
     if manifest.has_skip and "cls" not in manifest.groups:

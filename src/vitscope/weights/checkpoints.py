@@ -145,7 +145,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         weights: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
-        raise UsageError(f"{path} is no whole safetensors file: {error}") from None
+        raise UsageError(f"{path} is not a complete safetensors file: {error}") from None
     return weights
 
 
@@ -162,7 +162,7 @@ def _read_pickle(path: Path) -> Any:
             ) from None
         except (RuntimeError, EOFError) as error:
             reason = str(error).partition("\n")[0]
-            raise UsageError(f"{path} is no whole PyTorch checkpoint: {reason}") from None
+            raise UsageError(f"{path} is not a complete PyTorch checkpoint: {reason}") from None
 
 
 def _list_numpy_types() -> list[Any]:
@@ -217,8 +217,8 @@ def _strip(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor]
     alike = [prefix for prefix in ranked[1:] if _rank_prefix(prefix) == _rank_prefix(taken)]
     if not all(_are_equal(stripped, _take(plain, prefix)) for prefix in alike):
         raise UsageError(
-            f"{path} holds several models ({_name_some(ranked)}), of which none is the only "
-            "teacher by its name: save the state_dict of one alone"
+            f"{path} holds several models ({_name_some(ranked)}), and it is unclear which "
+            "one to use: save the state_dict of one"
         )
     kept = {
         name: value

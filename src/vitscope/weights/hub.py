@@ -87,7 +87,7 @@ def _take_snapshot(repo_id: str, patterns: list[str], *, local: bool) -> Path | 
         return Path(snapshot_download(repo_id, allow_patterns=patterns, local_files_only=local))
     except HFValidationError:
         raise UnknownModelError(
-            f"{repo_id!r} is no model id: expected organisation/name, a local folder or a name "
+            f"{repo_id!r} is not a model id: expected organisation/name, a local folder or a name "
             "from the catalogue"
         ) from None
     except GatedRepoError:

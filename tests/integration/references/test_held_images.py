@@ -82,7 +82,7 @@ def test_a_gallery_over_few_images_cannot_tell_as_explain_refuses_it(photos, tmp
     small = audit(named_vit(), few, AuditConfig(gallery=6), out=tmp_path / "few")
     (gallery,) = collect_images(load_results([small.folder]))["galleries"]
     assert set(statuses_of(gallery).values()) == {"cannot tell"}
-    with pytest.raises(UsageError, match="holds 6 images, whose means say little: audit 20 or mor"):
+    with pytest.raises(UsageError, match="holds 6 images, too few for a reference: audit 20"):
         explain(named_vit(), few, reference=small)
 
 

@@ -100,7 +100,7 @@ def test_an_unfinished_run_is_neither_mixed_nor_lost_unasked(images, unfinished,
     ],
 )
 def test_every_setting_that_changes_a_number_is_noticed(images, unfinished, change, told):
-    with pytest.raises(UsageError, match=f"unfinished run of something else .*{told}"):
+    with pytest.raises(UsageError, match=f"different unfinished run .*{told}"):
         audit(tiny_vit(), images, replace(CONFIG, **change), out=unfinished, resume=True)
 
 
@@ -227,7 +227,7 @@ def test_resuming_what_is_finished_leaves_it(images, whole, tmp_path):
     before = read_files(copy.folder)
     kept = audit(tiny_vit(), images, CONFIG, out=copy.folder, resume=True)
     assert read_files(kept.folder) == before
-    with pytest.raises(UsageError, match=r"something else .* was 3 and now is 2"):
+    with pytest.raises(UsageError, match=r"different unfinished run .* was 3 and now is 2"):
         audit(tiny_vit(), images, replace(CONFIG, batch_size=2), out=copy.folder, resume=True)
 
 

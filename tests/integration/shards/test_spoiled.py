@@ -61,7 +61,7 @@ def test_an_archive_that_was_replaced_is_noticed(contents, tmp_path, name):
     audit(tiny_vit(), path, CONFIG, out=out, resume=True, overwrite=True)
     WRITERS[name](tmp_path / "other", contents[:10])
     (tmp_path / "other").replace(path)
-    with pytest.raises(UsageError, match="holds the result of something else"):
+    with pytest.raises(UsageError, match="holds a different result"):
         audit(tiny_vit(), path, CONFIG, out=out, resume=True)
 
 
@@ -76,7 +76,7 @@ def test_a_relative_name_is_of_the_folder_that_one_is_in(contents, tmp_path, mon
     audit(tiny_vit(), name, CONFIG, out=tmp_path / "r")
     audit(tiny_vit(), name, CONFIG, out=tmp_path / "r", resume=True)
     monkeypatch.chdir(tmp_path / "2")
-    with pytest.raises(UsageError, match="holds the result of something else"):
+    with pytest.raises(UsageError, match="holds a different result"):
         audit(tiny_vit(), name, CONFIG, out=tmp_path / "r", resume=True)
 
 
@@ -180,7 +180,7 @@ def test_a_part_without_one_of_its_files_is_made_again(images, whole, tmp_path, 
 
 def test_a_disk_that_changes_every_part_is_told(images, tmp_path, monkeypatch):
     monkeypatch.setattr(Workspace, "is_whole", lambda *_: False)
-    with pytest.raises(DiskError, match="do not stay as they were written: check the disk"):
+    with pytest.raises(DiskError, match="change after they were written: check the disk"):
         audit(tiny_vit(), sorted(images.iterdir())[:4], CONFIG, out=tmp_path / "r")
 
 
@@ -241,7 +241,7 @@ def test_nothing_is_removed_through_a_link(images, tmp_path, name):
     link = place_of(tmp_path / "r") / name
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(tmp_path / "victim" / name)
-    with pytest.raises(UsageError, match="is a link, which no run makes: remove it"):
+    with pytest.raises(UsageError, match="is a link, which vitscope does not create: remove it"):
         audit(tiny_vit(), images, CONFIG, out=tmp_path / "r", overwrite=True)
     assert (tmp_path / "victim" / "parts" / ".000001.partial-x").read_text() == "mine"
     assert (tmp_path / "victim" / "parts" / "000001").is_dir()
