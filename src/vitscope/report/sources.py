@@ -21,7 +21,7 @@ from vitscope.report.figure import (
     make_figure,
     tell_percent,
 )
-from vitscope.results.choices import LAYER, READOUT, RENORMALIZE, Choice, count_cls
+from vitscope.results.choices import LAYER, RENORMALIZE, Choice, count_cls
 from vitscope.results.vocabulary import SOURCES
 
 Results = Sequence[ModelResult]
@@ -116,7 +116,7 @@ def draw_one_shot(results: Results) -> list[ReportFigure]:
                 form="%",
                 domain=(0.0, 1.0),
                 kind="one-shot",
-                choices=(_CLS, RENORMALIZE, READOUT),
+                choices=(_CLS, RENORMALIZE),
                 note=f"Thin lines: 95 % intervals over draws. {_tell_chance(results)}",
             ),
             key=f"one-shot-{place}",

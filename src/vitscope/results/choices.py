@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, get_args
 from vitscope.config import ClsTerm
 from vitscope.files.printable import printable
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.results.schema import OneShotSummary, Summary
+from vitscope.results.schema import Summary
 
 _MOST_NAMES, _LONGEST = 6, 60
 _HALF_PRECISIONS = ("bfloat16", "float16")
@@ -58,7 +58,7 @@ class Choice:
 
     Attributes:
         about: What was chosen, in words that go after "differ in".
-        read: Values that a result's numbers would be the same for; none where it is not known.
+        read: Values that a result's numbers would be the same for.
         names: Values in words, the default first; others are their own words.
         tell: What is said of results that share a value; empty for the default.
     """
@@ -70,10 +70,8 @@ class Choice:
 
     def agree(self, results: Iterable[Described]) -> str | None:
         """The value that all results have."""
-        known = [values for result in results if (values := self.read(result.summary))]
-        if not known:
-            return ""
-        common = frozenset.intersection(*known)
+        known = [self.read(result.summary) for result in results]
+        common = frozenset.intersection(*known) if known else frozenset({""})
         return next((value for value in (*self.names, *sorted(common)) if value in common), None)
 
 
@@ -179,16 +177,6 @@ LAYER = Choice(
     ),
 )
 """Which block the numbers are of: the last of each model, or the same layer of all."""
-
-READOUT = Choice(
-    about="the readout",
-    read=lambda summary: frozenset(
-        {summary.readout} if isinstance(summary, OneShotSummary) else ()
-    ),
-    names={},
-    tell=lambda _: "",
-)
-"""The output that one-shot accuracies are read off."""
 
 
 def _describe_inputs(results: Sequence[Described]) -> list[str]:
