@@ -208,14 +208,14 @@ def test_explain_prints_verdicts_and_leaves_results_and_figures(
     out = tmp_path / "out"
     images = [shaped / "wide.png", shaped / "tall.png"]
     arguments = [*images, "--model", a, "--model", b, "--out", out, "--size", 32, "--heads"]
-    code, printed, _ = run(capsys, *arguments, "--format", "svg", "--format", "png")
-    assert code == 0
+    code, printed, err = run(capsys, *arguments, "--format", "svg", "--format", "png")
+    assert code == 0, err
     said = " ".join(printed.split())
     for name in ("reg2", "reg4"):
         result = Explanation.load(out / name)
         assert len(result) == 2
-        for entry in result.summary["images"]:
-            assert " ".join(entry["verdict"]["text"].split()) in said
+        for image in result.summary.images:
+            assert " ".join(image.verdict.text.split()) in said
     assert "4 figures written to" in said
     assert len(list((out / "figures").glob("*.svg"))) == 2
     code, _, err = run(capsys, *arguments)
@@ -252,5 +252,5 @@ def test_what_is_done_is_drawn_though_a_later_model_fails(capsys, model_folders,
 
 
 def test_the_size_is_that_of_the_shorter_side(shaped):
-    (entry,) = explain(tiny_vit(), shaped / "wide.png", RunConfig(size=16)).summary["images"]
-    assert entry["input_size"] == [16, 128]
+    (entry,) = explain(tiny_vit(), shaped / "wide.png", RunConfig(size=16)).summary.images
+    assert entry.input_size == (16, 128)
