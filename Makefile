@@ -16,7 +16,7 @@ demo: $(VENV)/installed
 # One thread a process: more would fight for the cores.
 test check: export OMP_NUM_THREADS = 1
 
-test: lint docs
+test: lint
 	$(BIN)/pytest -n logical
 
 check: lint
