@@ -93,7 +93,7 @@ def test_the_command_line_takes_archives_and_lists_what_is_missing(
 def test_one_shot_wants_folders_of_files(tmp_path, vit, contents):
     (tmp_path / "classes" / "a").mkdir(parents=True)
     (tmp_path / "classes" / "a" / "000.tar").write_bytes(make_tar(contents))
-    with pytest.raises(UsageError, match="14 of the images lie in archives, tables or stores"):
+    with pytest.raises(UsageError, match="14 of the images are in archives, tables"):
         one_shot(vit, tmp_path / "classes", OneShotConfig())
     with pytest.raises(UsageError, match="does not exist"):
         one_shot(vit, "memory://classes", OneShotConfig())

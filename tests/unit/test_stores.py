@@ -221,7 +221,7 @@ def test_a_missing_client_is_named_with_what_to_do(monkeypatch):
 
 def test_labels_need_files(store):
     store({"set/a.png": b""})
-    with pytest.raises(UsageError, match="1 of the images lie in archives, tables or stores"):
+    with pytest.raises(UsageError, match="1 of the images are in archives, tables"):
         find_files("memory://set")
 
 
