@@ -17,6 +17,7 @@ from vitscope import ImageSet, audit, decompose, explain, one_shot
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.images.decoding import decode_image, preprocess_image
 from vitscope.images.in_memory import hold_images
+from vitscope.results.schema import DataSummary
 
 COUNT = 6
 NOT_OF_PIXELS = ("path", "image_id")
@@ -161,15 +162,15 @@ def test_the_numbers_are_those_of_the_files(vit, form, expected, paths, pils, ar
 def test_preprocessed_numbers_are_given_to_the_model_as_they_are(vit, form, expected, pixels):
     result = audit(vit, PREPROCESSED[form](pixels), preprocessed=True, gallery=0)
     assert_same(numbers_of(result), expected)  # covariates of how they look included
-    described = result.summary["preprocessing"]
-    assert described["pipeline"] == "given"
-    assert described["changed"] == ["pipeline"]
+    described = result.summary.preprocessing
+    assert described.pipeline == "given"
+    assert described.changed == ("pipeline",)
 
 
 def test_half_precision_and_another_size_are_taken(vit):
     pixels = torch.randn(3, 3, 24, 40).bfloat16()
     result = audit(vit, pixels, preprocessed=True)
-    assert result.summary["model"]["input_size"] == [24, 40]
+    assert result.summary.preprocessing.size == (24, 40)
     with pytest.raises(UsageError, match="does not fit the patch size"):
         audit(vit, torch.randn(3, 3, 25, 40), preprocessed=True)
     with pytest.raises(UsageError, match="size is set, but preprocessed"):
@@ -197,7 +198,7 @@ def test_the_library_datasets_is_taken(vit, paths, pils, expected):
     encoded = split.cast_column("image", datasets.Image(decode=False))
     assert_same(numbers_of(audit(vit, encoded)), expected)
     result = one_shot(vit, split, draws=2)
-    assert result.summary["data"]["num_images"] == COUNT
+    assert result.summary.data.num_images == COUNT
     with pytest.raises(UsageError, match="gives its images once"):
         audit(vit, split.to_iterable_dataset())
     with pytest.raises(UsageError, match="expected one of its values"):
@@ -209,11 +210,11 @@ def test_the_library_datasets_is_taken(vit, paths, pils, expected):
 
 def test_copies_are_recognised_in_whatever_form(vit, pils, arrays, tensors):
     result = audit(vit, [pils[0], arrays[0], tensors[0], pils[1], pils[1], *arrays[2:]])
-    assert result.summary["data"] == {"num_images": COUNT, "num_failed": 0, "num_repeated": 3}
+    assert result.summary.data == DataSummary(num_images=COUNT, num_failed=0, num_repeated=3)
     named = result.images.to_pydict()["path"]
     assert named[:3] == ["image[0]", "image[3]", "image[5]"]
     of_dataset = audit(vit, Items([*pils, *pils]), shard_size=5)
-    assert of_dataset.summary["data"]["num_repeated"] == COUNT
+    assert of_dataset.summary.data.num_repeated == COUNT
     assert (
         of_dataset.images.to_pydict()["image_id"] == audit(vit, pils).images.to_pydict()["image_id"]
     )
@@ -228,7 +229,7 @@ def test_a_dataset_is_asked_for_an_image_when_its_turn_comes(vit, pils):
 def test_what_cannot_be_read_is_counted(vit, pils, pixels):
     images = Items([pils[0], ValueError("no such\nrow"), pils[1], pils[2], (), "dog.jpg"])
     result = audit(vit, images)
-    assert result.summary["data"]["num_failed"] == 3
+    assert result.summary.data.num_failed == 3
     assert result.failures[0] == ("Items[1]", "its dataset raised ValueError: no such row")
     assert [name for name, _ in result.failures] == ["Items[1]", "Items[4]", "Items[5]"]
     spoiled = pixels.clone()
@@ -311,7 +312,7 @@ def test_a_loader_says_which_images_and_random_numbers_stay_where_they_are(vit, 
     assert torch.equal(torch.get_rng_state(), before)
     assert result.images.to_pydict()["path"] == ["Items[1]", "Items[3]", "Items[4]"]
     dropped = DataLoader(Items(tensors), batch_size=4, drop_last=True)
-    assert audit(vit, dropped).summary["data"]["num_images"] == 4
+    assert audit(vit, dropped).summary.data.num_images == 4
 
 
 def test_processes_that_read_are_given_the_images(vit, pils, tensors, expected):
@@ -340,17 +341,17 @@ def test_shards_of_images_in_memory_merge(vit, arrays, tmp_path):
     assert parts[0].missing_shards == ["2/2"]
     merged = parts[0].merge(parts[1])
     assert merged.missing_shards == []
-    whole = audit(vit, arrays, **how).summary["cka"]["residual"]["patches"]
-    found = merged.summary["cka"]["residual"]["patches"]
+    whole = audit(vit, arrays, **how).summary.last.cka["residual"]["patches"]
+    found = merged.summary.last.cka["residual"]["patches"]
     # The same float64 sums added up in two parts.
-    assert found["unbiased"] == pytest.approx(whole["unbiased"], rel=1e-9)
+    assert found.unbiased == pytest.approx(whole.unbiased, rel=1e-9)
 
 
 def test_keywords_are_settings(vit, arrays):
     result = audit(vit, arrays, limit=4, layers=[0, 1], dtype=torch.float64, seed=2)
-    assert result.summary["data"]["num_images"] == 4
-    assert set(result.summary["layers"]) == {"0", "1"}
-    assert result.summary["model"]["dtype"] == "float64"
+    assert result.summary.data.num_images == 4
+    assert [layer.index for layer in result.summary.layers] == [0, 1]
+    assert result.summary.model.dtype == "float64"
     with pytest.raises(UsageError, match="unknown setting limt: expected"):
         audit(vit, arrays, limt=4)
     with pytest.raises(UsageError, match="unknown setting limit: expected"):
@@ -417,8 +418,8 @@ def test_labels_come_with_the_images(vit, form, pils, tensors, pixels, tmp_path)
             (tmp_path / f"{k}").mkdir(exist_ok=True)
             one.save(tmp_path / f"{k}" / f"{number}.png")
     result = one_shot(vit, images, labels=given, preprocessed=preprocessed, draws=3)
-    data = result.summary["data"]
-    assert (data["num_classes"], data["num_images"]) == (2, COUNT)
+    data = result.summary.data
+    assert (data.num_classes, data.num_images) == (2, COUNT)
     if form not in {"loader", "folder"}:  # whose images have other identities, and so other draws
         expected = one_shot(vit, pils, labels=labels, draws=3)
         assert result.draws.equals(expected.draws)
@@ -431,7 +432,7 @@ def test_names_of_labels_are_those_of_the_dataset(vit, pils):
     with pytest.raises(UsageError, match="name 3 classes, 1 of them with at least two"):
         one_shot(vit, split)
     more = HubSplit([*rows, {"image": pils[1].rotate(180), "label": 1}])
-    assert one_shot(vit, more, draws=2).summary["data"]["dropped_classes"] == ["lone"]
+    assert one_shot(vit, more, draws=2).summary.data.dropped_classes == ("lone",)
 
 
 @pytest.mark.parametrize(
@@ -475,7 +476,7 @@ def write_empty(path):
 
 def test_results_say_what_they_found_and_hand_over_their_table(vit, arrays, monkeypatch):
     audited = audit(vit, arrays)
-    assert str(audited) == f"tiny/dinov2_reg: {audited.summary['verdict_text']}"
+    assert str(audited) == f"tiny/dinov2_reg: {audited.summary.last.verdict.text}"
     assert "\n" not in repr(audited)
     explained = explain(vit, arrays[:2])
     assert [line.partition(":")[0] for line in str(explained).splitlines()] == [

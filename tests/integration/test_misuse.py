@@ -58,7 +58,7 @@ def test_settings_of_other_types_are_refused_by_name(settings, expected):
 
 def test_other_configs_check_their_types_too():
     with pytest.raises(UsageError, match="size '64'"):
-        RunConfig(size="64")
+        RunConfig(size=64)
     with pytest.raises(UsageError, match=r"draws 2\.5"):
         OneShotConfig(draws=2.5)
 
@@ -74,7 +74,7 @@ def test_numbers_of_numpy_and_torch_and_paths_are_taken(module, photos, tmp_path
     )
     assert (type(config.limit), type(config.verified)) == (int, float)
     result = audit(wrap_model(module), photos, config, out=tmp_path / "out")
-    assert result.summary["data"]["num_images"] == 3
+    assert result.summary.data.num_images == 3
     assert json.loads((tmp_path / "out/provenance.json").read_text())["config"]["limit"] == 3
     assert AuditConfig(masks=Path("masks")).masks == "masks"
 

@@ -63,9 +63,9 @@ def test_what_accelerate_prepared_is_taken(module, pixels):
 
 def test_the_note_is_in_the_result_and_training_takes_it_too(module):
     images = torch.randint(0, 255, (3, 3, 32, 32), dtype=torch.uint8)
-    notes = audit(Classifier(vit=module), images, gallery=0).summary["model"]["notes"]
+    notes = audit(Classifier(vit=module), images, gallery=0).summary.model.notes
     assert any("the part called vit" in note for note in notes)
-    notes = TrainingAudit(images).run(torch.compile(module)).summary["model"]["notes"]
+    notes = TrainingAudit(images).run(torch.compile(module)).summary.model.notes
     assert any("torch.compile" in note for note in notes)
 
 
