@@ -585,7 +585,7 @@ image[0]: a tensor of uint8 (32, 32, 3) with preprocessed=True: expected floatin
 image[0]: Image with preprocessed=True: expected floating-point tensors
 'photos' with preprocessed=True: expected floating-point tensors
 Once gives its images once and in its own order: take those
-Once gives its images once and in its own order: take those
+DataLoader gives its images once and in its own order: take those
 Odd[0]: an image was given as int: expected a path, a URL, a PIL image
 Odd[0]: an item with picture_of: expected an image under one of image, img
 Odd[0]: a tensor of float32 (3, 32, 32): expected levels
