@@ -116,14 +116,14 @@ def make_single():
 def test_centred_numbers_are_there_where_there_are_means():
     ledger, trace = make_single()
     numbers = measure_image(ledger, None)
-    assert not {"centred_share", "centred_cosine"} & numbers.keys()
-    assert sum(numbers["share"].values()) == pytest.approx(1, abs=1e-10)
+    assert numbers.centred_share == numbers.centred_cosine == {}
+    assert sum(numbers.share.values()) == pytest.approx(1, abs=1e-10)
     means = {name: torch.ones(ledger.bias.shape[0]).double() for name in (*GROUPS, "skip")}
     numbers = measure_image(ledger, means)
-    assert sum(numbers["centred_share"].values()) == pytest.approx(1, abs=1e-10)
+    assert sum(numbers.centred_share.values()) == pytest.approx(1, abs=1e-10)
     # The map's patches are the patches of the account, whatever the means.
     found = compute_centred_map(trace, ledger, means)[0, :, GROUPS["patches"]]
-    assert float(found.sum()) == pytest.approx(numbers["centred_share"]["patches"], abs=1e-10)
+    assert float(found.sum()) == pytest.approx(numbers.centred_share["patches"], abs=1e-10)
 
 
 def test_the_centred_map_equals_the_definition():
