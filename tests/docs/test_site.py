@@ -101,7 +101,7 @@ def test_every_formula_is_set_without_a_network(site):
         page = browser.new_context(offline=True).new_page()
         wrong = []
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        for name, least in (("method", 140), ("derivation", 50)):
+        for name, least in (("method", 120), ("derivation", 50)):
             page.goto((site / f"{name}.html").as_uri())
             assert wrong == []
             assert page.locator(".arithmatex .katex").count() >= least

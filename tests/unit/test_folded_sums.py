@@ -184,8 +184,8 @@ def test_the_disk_holds_no_more_once_rows_are_folded(tmp_path):
     half = FULL_AT // 2
     for seed in range(12):
         features, blocks = make_rows(half, seed)
-        sums.update(features, blocks.tolist())
-        sums.to_tensors()
+        sums.update(Batch(features, blocks.tolist()))
+        sums.save()
         held = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
         (after_fold if seed % 2 else between).append(held)
     assert sums.num_images == 6 * FULL_AT

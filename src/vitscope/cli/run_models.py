@@ -66,8 +66,8 @@ def audit(
         overwrite: Replace earlier results there, finished or not.
         resume: Resume an interrupted run with the same settings; finished results are kept.
         report: Write report.html beside the results.
-        engine: local uses this process, or all processes of `torchrun --nproc-per-node 8 -m
-            vitscope audit …`; ray uses a Ray cluster.
+        engine: local is this process, or all of `torchrun --nproc-per-node 8 -m vitscope audit …`;
+            ray is a Ray cluster.
         address: Address of the Ray cluster, such as auto or head:6379; by default one is started on
             this machine.
         config: Settings.
