@@ -52,7 +52,7 @@ def draw_directions(data: FigureData) -> Figure:
     }
     terms = order_terms({term for pair in cells for term in pair})
     texts |= {(term, term): "" for term in terms}
-    _plot_matrix(shared, terms, cells, texts, colours="cividis", limits=(0.0, 1.0))
+    _plot_matrix(shared, terms, cells, texts, colours="cividis", limits=(0, 1))
     _plot_ranks(ranks, data.panels[RANKS])
     for panel, key in zip(panels, (ANGLES, SHARED, RANKS), strict=True):
         panel.set_title(data.titles[key])
