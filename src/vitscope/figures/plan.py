@@ -226,7 +226,9 @@ def _plan_audits(results: Results, readout: Readout) -> Iterator[PlannedFigure]:
         if not audits:
             yield PlannedFigure(name, partial(_refuse, "no audit among the results"))
         for result in audits:
-            yield PlannedFigure(f"{name}__{names[result.folder]}", partial(draw, figure, [result]))
+            yield PlannedFigure(
+                f"{name}__{names[result.folder]}", partial(draw_figure, figure, [result])
+            )
 
 
 def _plan_one_shot(results: Results, readout: Readout) -> Iterator[PlannedFigure]:
@@ -237,7 +239,7 @@ def _plan_one_shot(results: Results, readout: Readout) -> Iterator[PlannedFigure
         for top in TOPS:
             name = f"fig3b_one_shot_{slug(classifier)}_{top}"
             settings = {"classifier": classifier, "top": top, "readout": readout}
-            yield PlannedFigure(name, partial(draw, "one_shot", results, **settings))
+            yield PlannedFigure(name, partial(draw_figure, "one_shot", results, **settings))
 
 
 def _plan_maps(results: Results) -> Iterator[PlannedFigure]:
