@@ -123,7 +123,7 @@ def test_a_text_file_lists_paths_relative_to_itself(folder, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("sources", "expected"),
     [
-        ([], "no images were named"),
+        ([], "no images were given"),
         (["."], "expected files ending in .apng .avif"),
         (["missing"], "'missing' does not exist: give a folder"),
         (["null\0byte"], "does not exist"),
