@@ -247,7 +247,7 @@ def test_spreads_are_shown_of_any_number(visit, report, results):
     values = AuditResult.load(results / "registers").images["covariate_entropy"].to_pylist()
     told = page.locator(f"[data-told='{index}']")
     page.wait_for_function(
-        "() => /entropy/.test(document.querySelector('[data-told]').textContent)"
+        "() => /Entropy/.test(document.querySelector('[data-told]').textContent)"
     )
     mean = float(told.inner_text().split("mean ")[1].split(",")[0])
     assert mean == pytest.approx(sum(values) / len(values), rel=5e-3)
