@@ -17,7 +17,7 @@ SHAPED = [
     ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
     for path in sorted(SOURCE.rglob("*.py"))
     if "from jaxtyping import" in path.read_text(encoding="utf-8")
-    and path.parent.name not in {"figures", "files"}
+    and not {"figures", "files"} & set(path.relative_to(SOURCE).parts)
 ]
 """Modules with shapes in their annotations, which are checked; mypy checks all other types. Left
 out are figures, where an int passes for a float, and files, whose `Self` beartype does not take."""

@@ -21,3 +21,11 @@ def write_classes(folder, count):
         below = "deep/er" if number % 7 == 3 else "."
         write_images(folder / f"class {number}" / below, 3 + number % 3, start=10 * number)
     return folder
+
+
+def touch(folder, *names):
+    """Empty files of these names."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return [folder / name for name in names]

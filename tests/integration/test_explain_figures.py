@@ -14,7 +14,7 @@ from images import write_images
 from vitscope import Explanation, RunConfig, explain
 from vitscope.cli import main
 from vitscope.errors import UsageError
-from vitscope.figures import ModelResult, draw, plot
+from vitscope.figures import ModelResult, draw_figure, plot
 from vitscope.figures.explained import draw_explanations
 from vitscope.figures.rendering.maps import plot_explanations
 from vitscope.files.own_files import is_figures
@@ -133,7 +133,7 @@ def test_images_that_are_not_there_are_refused_and_who_lacks_one_is_named(explai
         plot("maps", explained, image=3)
     other = explain(tiny_vit(), write_images(tmp_path / "others", 1))
     results = [ModelResult.load(result.folder) for result in (explained[0], other)]
-    data = draw("maps", results).data
+    data = draw_figure("maps", results).data
     assert [result.folder for result in data.shown] == [explained[0].folder]
     assert list(data.omitted.values()) == ["does not explain this image"]
 

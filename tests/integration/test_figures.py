@@ -10,7 +10,7 @@ from images import write_images
 from vitscope import AuditConfig, AuditResult, OneShotConfig, audit, explain, one_shot
 from vitscope.adapters.timm import make_timm_adapter
 from vitscope.cli import main
-from vitscope.figures import draw, draw_figures
+from vitscope.figures import draw_figure, draw_figures
 from vitscope.figures.saved import load_results
 from vitscope.testing.tiny_timm import TINY_TIMM
 
@@ -65,13 +65,13 @@ def test_the_grid_shows_where_high_norm_tokens_sit(images, tmp_path):
     config = AuditConfig(batch_size=16, dtype="float64", size=32)
     result = audit(vit, images, config, out=tmp_path / "outliers")
     (saved,) = load_results([tmp_path / "outliers"])
-    panel = draw("high_norm_grid", [saved]).figure.axes[0]
+    panel = draw_figure("high_norm_grid", [saved]).figure.axes[0]
     grid = panel.images[0].get_array()
     assert grid.shape == result.summary.model.grid
     assert grid[1, 1] == pytest.approx(100)
     assert grid.sum() == pytest.approx(100)
     assert result.summary.high_norm_tokens[result.summary.layer].images_fraction == 1
-    anatomy = draw("anatomy", [saved]).figure
+    anatomy = draw_figure("anatomy", [saved]).figure
     texts = [text.get_text() for text in anatomy.findobj(lambda a: hasattr(a, "get_text"))]
     told = " ".join(" ".join(texts).split())
     assert "100.0% of the images have a high-norm patch." in told

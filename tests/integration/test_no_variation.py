@@ -11,7 +11,7 @@ from rich.console import Console
 from audits import tiny_vit
 from images import write_images
 from vitscope import AuditConfig, audit
-from vitscope.figures import NothingToDrawError, draw
+from vitscope.figures import NothingToDrawError, draw_figure
 from vitscope.figures.saved import load_results
 from vitscope.report import verdicts
 from vitscope.report.sources import draw_cka
@@ -114,4 +114,4 @@ def test_report_and_claims_give_the_reason_that_is_true(which, reason, request):
 def test_figures_give_the_reason_that_is_true(which, request):
     # Of an attention branch that writes its bias alone, the output itself is constant.
     with pytest.raises(NothingToDrawError, match="undefined: its output is the same for every"):
-        draw("restricted_cka", load_results([request.getfixturevalue(which).folder]))
+        draw_figure("restricted_cka", load_results([request.getfixturevalue(which).folder]))

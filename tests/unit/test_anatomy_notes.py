@@ -3,7 +3,7 @@
 import pytest
 
 from made_results import hold_audit
-from vitscope.figures import draw
+from vitscope.figures import draw_figure
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_the_note_tells_how_many_images_have_a_high_norm_patch(part, expected):
     model = hold_audit()
     depth = model.audit.layer  # a block's input is what the one before it left
     model = model.change(part, "high_norm_tokens", depth, "images_fraction")
-    figure = draw("anatomy", [model]).figure
+    figure = draw_figure("anatomy", [model]).figure
     texts = [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
     words = " ".join(" ".join(texts).split())
     assert (expected or "") in words

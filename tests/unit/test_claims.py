@@ -287,7 +287,7 @@ def test_tiny_is_deit_and_never_in_the_trends_of_deit_iii():
 
 
 def test_two_models_of_one_recipe_and_size_are_refused():
-    with pytest.raises(UsageError, match="iBOT S is there twice"):
+    with pytest.raises(UsageError, match="iBOT S is given twice"):
         judge_claims([*AGREES, next(m for m in AGREES if (m.recipe, m.size) == ("iBOT", "S"))])
 
 

@@ -9,7 +9,7 @@ import pytest
 from made_results import MadeResult, hold_audit, make_audit, make_one_shot, write_result
 from vitscope.cli import main
 from vitscope.errors import UsageError
-from vitscope.figures import NothingToDrawError, draw, draw_figures, plot
+from vitscope.figures import NothingToDrawError, draw_figure, draw_figures, plot
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.one_shot_result import OneShotResult
 
@@ -62,15 +62,15 @@ def test_a_figure_names_the_choices_that_it_depends_on_and_no_others(figure):
         ("patches", {"cls_term": "patches"}, PATCHES),
         ("renormalised", {"renormalize": True}, RENORMALISED),
     ):
-        found = words(draw(figure, [audit(**settings)]))
+        found = words(draw_figure(figure, [audit(**settings)]))
         assert (note in found) == (value in OF_AUDITS[figure]), (value, found)
 
 
 def test_one_shot_names_them_too():
-    found = words(draw("one_shot", [one_shot(cls_term="patches", renormalize=True)]))
+    found = words(draw_figure("one_shot", [one_shot(cls_term="patches", renormalize=True)]))
     assert PATCHES in found
     assert RENORMALISED in found
-    assert "counted among" not in words(draw("one_shot", [one_shot()]))
+    assert "counted among" not in words(draw_figure("one_shot", [one_shot()]))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_one_shot_names_them_too():
     ],
 )
 def test_the_ends_of_the_patch_share_are_named_as_they_were_counted(term, ends, ratio):
-    found = words(draw("patch_share", [audit(cls_term=term)]))
+    found = words(draw_figure("patch_share", [audit(cls_term=term)]))
     assert ends in found
     assert ratio in found
 
@@ -105,7 +105,7 @@ def test_the_ends_of_the_patch_share_are_named_as_they_were_counted(term, ends, 
 )
 def test_results_that_differ_in_a_choice_are_drawn_apart(figure, settings, about):
     with pytest.raises(NothingToDrawError) as caught:
-        draw(figure, [audit(), audit("B", 86.0, **settings), audit("L", 304.0)])
+        draw_figure(figure, [audit(), audit("B", 86.0, **settings), audit("L", 304.0)])
     assert about in str(caught.value)
     assert "DINOv2 with registers S, DINOv2 with registers L" in str(caught.value)
     assert re.search("; .*: DINOv2 with registers B.: draw them separately", str(caught.value))
@@ -114,27 +114,27 @@ def test_results_that_differ_in_a_choice_are_drawn_apart(figure, settings, about
 def test_a_choice_that_changes_nothing_shown_is_no_difference():
     mixed = [audit(), audit("B", 86.0, cls_term="registers", renormalize=True)]
     for figure in ("norms", "residual_cka", "layer_similarity"):
-        assert len(draw(figure, mixed).data.shown) == 2
+        assert len(draw_figure(figure, mixed).data.shown) == 2
     # Without registers there is nothing that [CLS] could be counted among.
     mixed = [audit(registers=0), audit("B", 86.0, cls_term="registers")]
-    assert REGISTERS in words(draw("variance_share", mixed))
+    assert REGISTERS in words(draw_figure("variance_share", mixed))
     pooled = audit("g", 1136.0, registers=0, cls_term="patches")
     with pytest.raises(NothingToDrawError, match="among the patches: DINOv2 g"):
-        draw("variance_share", [*mixed, pooled])
+        draw_figure("variance_share", [*mixed, pooled])
     pooled = pooled.change("attention pooling", "model", "global_feature")
-    assert len(draw("variance_share", [*mixed, pooled]).data.shown) == 3
+    assert len(draw_figure("variance_share", [*mixed, pooled]).data.shown) == 3
 
 
 @pytest.mark.parametrize("readout", ["attention", "values"])
 def test_figure_3_compares_in_the_readout_that_is_asked_for(readout):
     model = audit()
-    drawing = draw("restricted_cka", [model], readout=readout)
+    drawing = draw_figure("restricted_cka", [model], readout=readout)
     (line,) = (c.lines[0] for c in drawing.figure.axes[0].containers)
     expected = model.audit.last.cka[readout]["patches"].unbiased
     assert line.get_ydata() == pytest.approx([expected])
     assert ("before the output projection" in words(drawing)) == (readout == "values")
     result = one_shot()
-    drawing = draw("one_shot", [result], top="top1", readout=readout)
+    drawing = draw_figure("one_shot", [result], top="top1", readout=readout)
     heights = {c.get_label(): c.lines[0].get_ydata()[0] for c in drawing.figure.axes[0].containers}
     accuracy = result.one_shot.accuracy["nearest"][readout]
     assert heights == pytest.approx({k: 100 * v.top1.value for k, v in accuracy.items()})
@@ -145,9 +145,9 @@ def test_a_readout_that_a_result_lacks_is_named():
     model = audit().change_last({}, "cka", "values")
     result = one_shot().change({}, "accuracy", "nearest", "values")
     with pytest.raises(NothingToDrawError, match="its CKA is missing in the readout values"):
-        draw("restricted_cka", [model], readout="values")
+        draw_figure("restricted_cka", [model], readout="values")
     with pytest.raises(NothingToDrawError, match="with nearest in the readout values"):
-        draw("one_shot", [result], readout="values")
+        draw_figure("one_shot", [result], readout="values")
 
 
 def test_command_folder_and_result_all_take_a_readout(tmp_path, capsys):

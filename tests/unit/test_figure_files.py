@@ -30,7 +30,7 @@ from made_results import (
 )
 from vitscope.cli import main
 from vitscope.errors import ResultError, UsageError, VitscopeError
-from vitscope.figures import NothingToDrawError, draw, draw_figures, load_results
+from vitscope.figures import NothingToDrawError, draw_figure, draw_figures, load_results
 from vitscope.figures.draw import FORMATS, save_figure
 from vitscope.figures.plan import OF_ALL_MODELS, plan_figures
 from vitscope.metrics.estimates import CkaEstimate, Directions
@@ -299,7 +299,7 @@ def test_a_damaged_table_costs_its_own_figures_alone(tmp_path):
     write_result(tmp_path / "a", *make_audit("DINOv2 with registers", "S", 22.1, registers=4))
     (tmp_path / "a" / "images.parquet").write_bytes(b"not a table")
     with pytest.raises(NothingToDrawError, match=r"images\.parquet is damaged"):
-        draw("patch_share", load_results([tmp_path / "a"]))
+        draw_figure("patch_share", load_results([tmp_path / "a"]))
     assert set(draw_some(tmp_path, ("fig2a", "variance"))) == {"variance_share"}
 
 

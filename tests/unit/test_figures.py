@@ -12,7 +12,7 @@ from matplotlib.container import ErrorbarContainer
 
 from made_results import FAMILIES, MadeResult, estimate, hold_audit, make_one_shot
 from vitscope.errors import UsageError
-from vitscope.figures import FIGURES, NothingToDrawError, draw
+from vitscope.figures import FIGURES, NothingToDrawError, draw_figure
 from vitscope.figures.rendering.style import FAINT, TERM_COLOURS, look_of_families
 from vitscope.figures.sources import list_classifiers
 from vitscope.metrics.distribution import Distribution
@@ -56,7 +56,7 @@ def bars(panel):
 
 def test_patch_share_shows_means_and_who_has_no_registers():
     models = audits("DINOv2", "DINOv2 with registers")
-    drawing = draw("patch_share", models)
+    drawing = draw_figure("patch_share", models)
     (panel,) = drawing.figure.axes
     dots = [line.get_ydata() for line in panel.lines if line.get_marker() == "o"]
     shown = [model for model in models if model.num_registers]
@@ -74,7 +74,7 @@ def test_patch_share_shows_means_and_who_has_no_registers():
 def test_patch_share_of_images_where_it_is_undefined_is_left_out():
     model = hold_audit("DINOv2 with registers", "g", 1136.0, registers=4)
     model.columns["patch_share"][:100] = math.nan
-    (panel,) = draw("patch_share", [model]).figure.axes
+    (panel,) = draw_figure("patch_share", [model]).figure.axes
     (dot,) = [line for line in panel.lines if line.get_marker() == "o"]
     rest = model.columns["patch_share"][100:]
     assert dot.get_ydata() == pytest.approx([rest.mean()])
@@ -82,7 +82,7 @@ def test_patch_share_of_images_where_it_is_undefined_is_left_out():
 
 def test_restricted_cka_draws_a_line_a_family_with_intervals_over_parameters():
     models = audits()
-    figure = draw("restricted_cka", models).figure
+    figure = draw_figure("restricted_cka", models).figure
     patches, registers = figure.axes
     assert set(bars(patches)) == set(FAMILIES)
     assert set(bars(registers)) == {"DINOv2 with registers"}
@@ -104,7 +104,7 @@ def test_restricted_cka_draws_a_line_a_family_with_intervals_over_parameters():
 
 def test_biased_cka_and_what_it_would_be_of_unrelated_features_stand_beside():
     model = hold_audit("DINOv2", "B", 86.6)
-    (panel,) = draw("residual_cka", [model]).figure.axes
+    (panel,) = draw_figure("residual_cka", [model]).figure.axes
     hollow = {line.get_ydata()[0] for line in panel.lines if line.get_marker() == "o"}
     dashes = [line for line in panel.lines if line.get_marker() == "_"]
     faint = {line.get_ydata()[0] for line in dashes if line.get_color() == FAINT}
@@ -114,7 +114,7 @@ def test_biased_cka_and_what_it_would_be_of_unrelated_features_stand_beside():
 
 
 def test_residual_cka_has_a_panel_a_family_and_the_same_colours_everywhere():
-    figure = draw("residual_cka", audits("iBOT", "DeiT III")).figure
+    figure = draw_figure("residual_cka", audits("iBOT", "DeiT III")).figure
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["iBOT", "DeiT III"]
     for panel in figure.axes:
         for container in panel.containers:
@@ -123,7 +123,7 @@ def test_residual_cka_has_a_panel_a_family_and_the_same_colours_everywhere():
 
 
 def test_the_tiny_deit_is_no_size_of_deit_iii():
-    tiny, others = draw("norms", audits("DeiT", "DeiT III")).figure.axes
+    tiny, others = draw_figure("norms", audits("DeiT", "DeiT III")).figure.axes
     assert tiny.get_title(loc="left") == "DeiT"
     assert len(bars(tiny)["patches"][0]) == 1
     assert len(bars(others)["patches"][0]) == 4
@@ -133,7 +133,7 @@ def test_the_tiny_deit_is_no_size_of_deit_iii():
 
 def test_norms_show_means_and_the_spread_of_images():
     model = hold_audit("DINOv2", "L", 304.4)
-    (panel,) = draw("norms", [model]).figure.axes
+    (panel,) = draw_figure("norms", [model]).figure.axes
     for term in ("patches", "skip"):
         points, (ends,) = bars(panel)[term]
         norm = model.audit.last.contribution_norm[term]
@@ -146,7 +146,7 @@ def test_norms_show_means_and_the_spread_of_images():
 def test_one_shot_shows_percent_by_part_and_the_line_of_chance(top):
     results = one_shots("DINOv2 with registers")
     assert list_classifiers(results) == ["nearest", "logistic"]
-    figure = draw("one_shot", results, classifier="nearest", top=top).figure
+    figure = draw_figure("one_shot", results, classifier="nearest", top=top).figure
     (panel,) = figure.axes
     assert set(bars(panel)) == {"full", "patches", "registers", "skip"}
     for part, (points, _) in bars(panel).items():
@@ -161,7 +161,7 @@ def test_one_shot_shows_percent_by_part_and_the_line_of_chance(top):
 
 def test_layer_similarity_runs_over_relative_depth():
     model = hold_audit("DINOv2", "S", 22.1)
-    (panel,) = draw("layer_similarity", [model]).figure.axes
+    (panel,) = draw_figure("layer_similarity", [model]).figure.axes
     (line,) = panel.lines
     rows = model.audit.layer_similarity
     assert line.get_xdata() == pytest.approx([depth / 12 for depth in range(13)])
@@ -170,7 +170,7 @@ def test_layer_similarity_runs_over_relative_depth():
 
 
 def test_models_of_one_size_in_a_family_differ_in_dashes_and_sizes_in_colour():
-    (panel,) = draw("layer_similarity", audits("CLIP (OpenCLIP)")).figure.axes
+    (panel,) = draw_figure("layer_similarity", audits("CLIP (OpenCLIP)")).figure.axes
     looks = {(line.get_color(), line._unscaled_dash_pattern) for line in panel.lines}
     assert len(looks) == 6
 
@@ -178,7 +178,7 @@ def test_models_of_one_size_in_a_family_differ_in_dashes_and_sizes_in_colour():
 def test_high_norm_fractions_are_percent_and_a_bound_where_none_are_found():
     models = audits("DINOv2", "DINOv2 with registers")
     clean, outliers = None, None
-    for panel in draw("high_norm_fraction", models).figure.axes:
+    for panel in draw_figure("high_norm_fraction", models).figure.axes:
         heights = [line.get_ydata().max() for line in panel.lines]
         if panel.get_legend().get_title().get_text() == "DINOv2":
             outliers = heights
@@ -192,14 +192,14 @@ def test_high_norm_fractions_are_percent_and_a_bound_where_none_are_found():
 
 def test_high_norm_layers_show_threshold_and_say_where_there_is_none():
     giant, small = hold_audit("DINOv2", "g", 1136.5), hold_audit("DINOv2", "S", 22.1)
-    norms, fractions = draw("high_norm_layers", [giant]).figure.axes
+    norms, fractions = draw_figure("high_norm_layers", [giant]).figure.axes
     lines = {line.get_label(): line for line in (*norms.lines, *fractions.lines)}
     assert set(lines["threshold"].get_ydata()) == {150.0}
     rows = giant.audit.high_norm_tokens
     assert lines["99 % quantile"].get_ydata() == pytest.approx([row.p99 for row in rows])
     found = [row.fraction for row in rows if row.fraction is not None]
     assert lines["of patch tokens"].get_ydata() == pytest.approx(found)
-    told = words(draw("high_norm_layers", [small]).figure)
+    told = words(draw_figure("high_norm_layers", [small]).figure)
     assert "up to 0.0244 % of the patch tokens, in up to 6.25 % of the images" in told
 
 
@@ -209,7 +209,7 @@ def test_variance_shares_add_up_and_what_takes_away_stands_to_the_left():
     for term, more in (("patches", 0.1), ("skip", -0.3), ("cls", 0.2)):
         shares[term] = estimate(shares[term].value + more)
     model = model.change_last(shares, "variance_share", "residual")
-    stacked, apart = draw("variance_share", [model]).figure.axes
+    stacked, apart = draw_figure("variance_share", [model]).figure.axes
     widths = {bar.get_label(): bar.patches[0] for bar in stacked.containers}
     assert sum(patch.get_width() for patch in widths.values()) == pytest.approx(100)
     assert widths["skip"].get_width() < 0
@@ -226,8 +226,8 @@ def test_a_mean_outside_its_quantiles_stands_apart_from_its_bar():
     model = model.change_last(skewed, "anatomy", "norms", "register_1")
     model = model.change_last(skewed, "contribution_norm", "skip")
     for panel, label in (
-        (draw("anatomy", [model]).figure.axes[0], "register_1"),
-        (draw("norms", [model]).figure.axes[0], "skip"),
+        (draw_figure("anatomy", [model]).figure.axes[0], "register_1"),
+        (draw_figure("norms", [model]).figure.axes[0], "skip"),
     ):
         points, (ends,) = bars(panel)[label]
         assert points[0, 1] == 90
@@ -236,7 +236,7 @@ def test_a_mean_outside_its_quantiles_stands_apart_from_its_bar():
 
 def test_gram_ledger_shows_every_pair_of_terms():
     model = hold_audit("DINOv2 with registers", "L", 304.4, registers=4)
-    drawing = draw("gram_ledger", [model])
+    drawing = draw_figure("gram_ledger", [model])
     ledger = model.audit.last.gram_ledger["residual"]
     panel = drawing.figure.axes[1]
     (image,) = panel.images
@@ -250,7 +250,7 @@ def test_gram_ledger_shows_every_pair_of_terms():
 
 def test_directions_show_angles_shared_variance_beside_chance_and_ranks():
     model = hold_audit("DINOv2", "L", 304.4)
-    angles, shared, ranks = draw("directions", [model]).figure.axes
+    angles, shared, ranks = draw_figure("directions", [model]).figure.axes
     directions = model.audit.last.directions
     lines = {line.get_label(): line.get_ydata() for line in angles.lines}
     pair = directions.pairs["patches"]["skip"]
@@ -262,7 +262,7 @@ def test_directions_show_angles_shared_variance_beside_chance_and_ranks():
 
 def test_anatomy_shows_norms_cosines_and_the_strongest_dimensions():
     model = hold_audit("DINOv2 with registers", "g", 1136.5, registers=4)
-    drawing = draw("anatomy", [model])
+    drawing = draw_figure("anatomy", [model])
     norms, cosines, before, after = drawing.figure.axes
     anatomy = model.audit.last.anatomy
     for name, (points, _) in bars(norms).items():
@@ -280,7 +280,7 @@ def test_anatomy_shows_norms_cosines_and_the_strongest_dimensions():
 
 def test_covariates_fill_what_is_told_from_none():
     model = hold_audit("DINOv2 with registers", "g", 1136.5, registers=4)
-    figure = draw("covariates", [model]).figure
+    figure = draw_figure("covariates", [model]).figure
     found = model.audit.covariates.correlations
     assert len(figure.axes) == len(found)
     for panel in figure.axes:
@@ -298,7 +298,7 @@ def test_covariates_fill_what_is_told_from_none():
 def test_interdependence_shows_each_image_and_the_correlation():
     model = hold_audit("DINOv2 with registers", "L", 304.4, registers=4)
     model.columns["centred_share_skip"][3] = math.nan
-    drawing = draw("interdependence", [model, hold_audit()])
+    drawing = draw_figure("interdependence", [model, hold_audit()])
     (panel,) = drawing.figure.axes
     (dots,) = [c for c in panel.collections if isinstance(c, PathCollection)]
     columns = model.columns
@@ -313,7 +313,7 @@ def test_models_without_a_size_are_not_joined_and_those_without_parameters_are_n
     unsized = hold_audit("mine", None, 40.0, name="mine/a")
     other = hold_audit("mine", None, 60.0, name="mine/b")
     unknown = hold_audit("DINOv2", "X", name="mine/c").change(0, "model", "num_params")
-    drawing = draw("norms", [sized, unsized, other, unknown])
+    drawing = draw_figure("norms", [sized, unsized, other, unknown])
     for panel in drawing.figure.axes:
         joined = {c.lines[0].get_linestyle() for c in panel.containers}
         assert joined == ({"-"} if panel.get_title(loc="left") == "DINOv2" else {"None"})
@@ -336,7 +336,7 @@ UNDEFINED = Estimate(math.nan, None)
 def test_an_undefined_cka_is_put_down_to_what_it_comes_from(figure, readout):
     def refuse(model):
         with pytest.raises(NothingToDrawError) as caught:
-            draw(figure, [model])
+            draw_figure(figure, [model])
         return str(caught.value).removeprefix("DINOv2 S: ")
 
     whole = hold_audit("DINOv2", "S", 22.1)
@@ -372,7 +372,7 @@ def test_an_undefined_cka_is_put_down_to_what_it_comes_from(figure, readout):
 def test_what_cannot_be_drawn_is_refused_in_words(figure, reason):
     model = hold_audit("DINOv2", "S", 22.1).change_last(None, "anatomy")
     with pytest.raises(NothingToDrawError, match=reason):
-        draw(figure, [model])
+        draw_figure(figure, [model])
 
 
 @pytest.mark.parametrize(
@@ -386,7 +386,7 @@ def test_what_cannot_be_drawn_is_refused_in_words(figure, reason):
 )
 def test_a_figure_or_a_setting_that_there_is_not_is_refused(figure, settings, message):
     with pytest.raises(UsageError, match=message):
-        draw(figure, audits("iBOT")[:2], **settings)
+        draw_figure(figure, audits("iBOT")[:2], **settings)
 
 
 @pytest.mark.parametrize("figure", [name for name in FIGURES if name != "high_norm_grid"])
@@ -394,7 +394,7 @@ def test_the_table_of_a_figure_holds_each_of_its_numbers(figure):
     models = [hold_audit("DINOv2 with registers", "L", 304.4, registers=4)]
     if figure == "one_shot":
         models = one_shots("DINOv2")
-    data = draw(figure, models).data
+    data = draw_figure(figure, models).data
     head, *rows = data.list_rows()
     cells = [dict(zip(head, row, strict=True)) for row in rows]
     assert [float(row["value"]) for row in cells] == [p.number.value for p in data.points]

@@ -154,7 +154,7 @@ def test_errors_of_the_hub_are_one_line(monkeypatch, error, expected, words):
 
 @pytest.mark.parametrize("name", ["a--b/c..d", "one/two/three"])
 def test_what_cannot_be_a_repository(name):
-    with pytest.raises(UnknownModelError, match="no model id"):
+    with pytest.raises(UnknownModelError, match="is not a model id"):
         find_snapshot(name, ["config.json"], WEIGHTS)
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from encoded import NOISE, encode
+from images import touch
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.images import image_set as images_module
 from vitscope.images import stores as stores_module

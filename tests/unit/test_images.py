@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from encoded import NOISE, encode
+from images import touch
 from vitscope.errors import UsageError
 from vitscope.images.image_set import ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
@@ -30,13 +31,6 @@ def folder(tmp_path) -> Path:
     path = tmp_path / "images"
     path.mkdir()
     return path
-
-
-def touch(folder: Path, *names: str) -> list[Path]:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return [folder / name for name in names]
 
 
 def names(paths, folder: Path) -> list[str]:
@@ -129,7 +123,7 @@ def test_a_text_file_lists_paths_relative_to_itself(folder, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("sources", "expected"),
     [
-        ([], "no images were named"),
+        ([], "no images were given"),
         (["."], "expected files ending in .apng .avif"),
         (["missing"], "'missing' does not exist: give a folder"),
         (["null\0byte"], "does not exist"),

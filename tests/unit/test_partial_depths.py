@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from made_results import hold_audit
-from vitscope.figures import draw
+from vitscope.figures import draw_figure
 from vitscope.metrics.estimates import HighNormTokens
 from vitscope.report.depth import draw_high_norm
 
@@ -35,23 +35,23 @@ def words(figure):
 def test_figures_and_report_say_of_how_many_images_the_last_depth_is():
     whole, partial = make_result(), make_result(num_images=21)
     for result, told in ((whole, False), (partial, True)):
-        assert (WORDS in words(draw("high_norm_layers", [result]).figure)) == told
-        assert (WORDS in words(draw("high_norm_fraction", [result]).figure)) == told
+        assert (WORDS in words(draw_figure("high_norm_layers", [result]).figure)) == told
+        assert (WORDS in words(draw_figure("high_norm_fraction", [result]).figure)) == told
         assert any(WORDS in note for note in draw_high_norm([result]).notes) == told
 
 
 def test_a_depth_without_images_is_left_out(unknown):
     last = len(unknown.audit.high_norm_tokens) - 1
-    norms, fractions = draw("high_norm_layers", [unknown]).figure.axes
+    norms, fractions = draw_figure("high_norm_layers", [unknown]).figure.axes
     for line in (*norms.lines, *fractions.lines):
         assert max(line.get_xdata()) < last
-    (panel,) = draw("high_norm_fraction", [unknown]).figure.axes
+    (panel,) = draw_figure("high_norm_fraction", [unknown]).figure.axes
     assert max(panel.lines[0].get_xdata()) == pytest.approx((last - 1) / last)
     assert len(draw_high_norm([unknown]).table.rows[0]) == last + 1
 
 
 def test_a_bound_is_shaded_from_zero_where_no_token_is_found():
-    (panel,) = draw("high_norm_fraction", [make_result()]).figure.axes
+    (panel,) = draw_figure("high_norm_fraction", [make_result()]).figure.axes
     (shade,) = panel.collections
     heights = shade.get_paths()[0].vertices[:, 1]
     assert heights.min() == 0

@@ -173,7 +173,7 @@ def select(
         raise NothingToDrawError(describe_omitted(omitted) or f"no result of the kind {kind!r}")
     selected = [result for result, _ in found]
     if mixture := find_mixture(choices, selected):
-        raise NothingToDrawError(f"{mixture}: draw them apart")
+        raise NothingToDrawError(f"{mixture}: draw them separately")
     return Selection(tuple(found), omitted, describe_choices(choices, selected))
 
 

@@ -71,7 +71,7 @@ def _read_ledgers(result: ModelResult) -> list[Point]:
     # One cell alone is the whole of itself.
     found = [points for points in ledgers.values() if len(points) > 1]
     if not found:
-        raise NothingToDrawError("its output has one source alone, which is all of it")
+        raise NothingToDrawError("its output has a single source, so there are no pairs to compare")
     return [point for points in found for point in points]
 
 
@@ -96,7 +96,7 @@ def _read_directions(result: ModelResult) -> list[Point]:
     found = [[*points] for points in panels]
     if not all(found):
         raise NothingToDrawError(
-            "its directions cannot be compared (too few images, or one source alone)"
+            "its directions cannot be compared (too few images, or a single source)"
         )
     return [point for points in found for point in points]
 

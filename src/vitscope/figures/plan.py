@@ -148,10 +148,10 @@ def plot(name: str, results: Sequence[_InFolder | str | Path], **settings: Any) 
         NothingToDrawError: If the results hold no numbers for it, or differ in what these mean.
     """
     folders = [Path(one) if isinstance(one, (str, Path)) else one.folder for one in results]
-    return draw(name, tell_apart(list(map(ModelResult.load, folders))), **settings).figure
+    return draw_figure(name, tell_apart(list(map(ModelResult.load, folders))), **settings).figure
 
 
-def draw(name: str, results: Results, **settings: Any) -> Drawing:
+def draw_figure(name: str, results: Results, **settings: Any) -> Drawing:
     """Draw one figure."""
     if name == "maps":
         return draw_maps(results, **settings)
@@ -226,7 +226,9 @@ def _plan_audits(results: Results, readout: Readout) -> Iterator[PlannedFigure]:
         if not audits:
             yield PlannedFigure(name, partial(_refuse, "no audit among the results"))
         for result in audits:
-            yield PlannedFigure(f"{name}__{names[result.folder]}", partial(draw, figure, [result]))
+            yield PlannedFigure(
+                f"{name}__{names[result.folder]}", partial(draw_figure, figure, [result])
+            )
 
 
 def _plan_one_shot(results: Results, readout: Readout) -> Iterator[PlannedFigure]:
@@ -237,7 +239,7 @@ def _plan_one_shot(results: Results, readout: Readout) -> Iterator[PlannedFigure
         for top in TOPS:
             name = f"fig3b_one_shot_{slug(classifier)}_{top}"
             settings = {"classifier": classifier, "top": top, "readout": readout}
-            yield PlannedFigure(name, partial(draw, "one_shot", results, **settings))
+            yield PlannedFigure(name, partial(draw_figure, "one_shot", results, **settings))
 
 
 def _plan_maps(results: Results) -> Iterator[PlannedFigure]:
@@ -257,7 +259,7 @@ def _plan_maps(results: Results) -> Iterator[PlannedFigure]:
 def _draw_some(figure: str, results: Results, whose: str, **settings: Any) -> Drawing:
     if not results:
         raise NothingToDrawError(f"{whose} among the results")
-    return draw(figure, results, **settings)
+    return draw_figure(figure, results, **settings)
 
 
 def _draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> Drawing:
