@@ -130,7 +130,7 @@ def test_choices_the_paper_left_open_reach_every_result(images, tmp_path):
         if stage != "maps":
             assert (config["cls_term"], config["renormalize"]) == ("registers", True), stage
     summary = read_json(run.result_folder("dinov2-small-reg", "images") / "summary.json")
-    assert set(summary["attention_mass"]) == {"registers", "patches"}
+    assert set(summary["layers"][-1]["attention_mass"]) == {"registers", "patches"}
     assert summary["data"]["num_images"] == 24
 
 
