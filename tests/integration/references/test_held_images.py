@@ -94,6 +94,7 @@ def test_a_gallery_over_few_images_cannot_tell_as_explain_refuses_it(photos, tmp
     [
         (RunConfig(), None, "--model tiny/dinov2_reg --out DIR"),
         (RunConfig(size=40), None, "--model tiny/dinov2_reg --size 40 --out DIR"),
+        (RunConfig(size=(24, 40)), None, "--model tiny/dinov2_reg --size 24x40 --out DIR"),
         (RunConfig(draft=True), 0, "--model tiny/dinov2_reg --layers 0 --draft --out DIR"),
     ],
 )
