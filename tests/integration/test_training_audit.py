@@ -143,7 +143,7 @@ def test_a_name_that_leads_nowhere_is_refused(images):
 def test_a_model_that_is_refused_is_left_as_it_was_found(images):
     model = Classifier().train()
     with pytest.raises(UnsupportedModelError):
-        numbers_of(model, images)
+        numbers_of(model, images, submodule="head")
     model.backbone.blocks[0].norm1.weight.data[0] = torch.nan
     with pytest.raises(NonFiniteError):
         numbers_of(model, images, submodule="backbone")

@@ -154,7 +154,7 @@ def test_weights_fetched_by_hand_are_found_by_name(tmp_path):
     assert (planned.state, planned.download_mb) == ("at hand", 0)
     vit = planned.load()
     assert (vit.info.id, vit.info.recipe, vit.info.size) == ("ibot-small", "iBOT", "S")
-    with pytest.raises(UsageError, match="no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         plan_reproduction("ibot", "s", tmp_path / "nowhere")
 
 

@@ -51,7 +51,7 @@ def test_the_second_set_is_remembered_over_a_run_without_it(out, sets):
         ({"cls_term": "registers"}, "images"),
         ({"num_images": 30}, "images"),
         ({"layers": "all"}, "images"),
-        ({"size": "40"}, "images"),
+        ({"size": 40}, "images"),
         ({"draws": 3}, "one-shot"),
         ({"classifier": "both"}, "one-shot"),
         ({"limit": 2}, "one-shot"),
@@ -121,7 +121,7 @@ def test_a_file_of_the_users_in_a_damaged_result_is_not_removed(out, sets):
     damage_summary(letter.parent)
     outcomes = run(out, sets)
     assert outcomes["one-shot"].status == "failed"
-    assert "move it away" in outcomes["one-shot"].reason
+    assert "move them away" in outcomes["one-shot"].reason
     assert letter.read_text() == "dear"
 
 
@@ -130,7 +130,7 @@ def test_a_result_that_nobody_recorded_is_not_taken_for_ones_own(out, sets):
     shutil.copytree(out / "results" / NAME / "one-shot", home / "one-shot")
     outcomes = start(out, sets, models=plan(sizes="b")).execute(silent)
     foreign = next(o for o in outcomes if o.stage == "one-shot")
-    assert (foreign.status, "move it away" in foreign.reason) == ("failed", True)
+    assert (foreign.status, "move them away" in foreign.reason) == ("failed", True)
 
 
 def test_weights_from_another_file_make_everything_again(out, sets):
