@@ -142,8 +142,8 @@ def test_a_pooling_head_has_neither_tokens_nor_layers_to_follow(pooled, images):
     for row, stream in zip(summary.high_norm_tokens, streams, strict=True):
         norms = np.linalg.norm(stream[:, 3:], axis=2)
         assert norms.shape == (NUM_IMAGES, 16)
-        assert row["max"] == near(norms.max())
-        assert abs(math.log2(row["median"] / np.quantile(norms, 0.5, method="lower"))) <= 1 / 32
+        assert row.max == near(norms.max())
+        assert abs(math.log2(row.median / np.quantile(norms, 0.5, method="lower"))) <= 1 / 32
 
 
 # --- numbers -----------------------------------------------------------------------------------
@@ -286,7 +286,10 @@ def new_numbers(result):
 def assert_same_sums(a, b):
     ours, theirs = a.read_patch_norms().save(), b.read_patch_norms().save()
     assert ours.keys() == theirs.keys()
-    assert all(torch.equal(kept, theirs[name]) for name, kept in ours.items())
+    for name, kept in ours.items():
+        # Counts are equal; the highest norm is rounded as the batch it was in has it.
+        rtol = 1e-14 if name == "highest" else 0
+        torch.testing.assert_close(kept, theirs[name], rtol=rtol, atol=0)
     ours, theirs = a.read_token_sums()[1].save(), b.read_token_sums()[1].save()
     assert ours.keys() == theirs.keys()
     for name, total in ours.items():

@@ -107,9 +107,7 @@ def test_audits_of_drafts_and_of_whole_images_do_not_merge(tmp_path, vit):
         audit(vit, ImageSet.from_sources(tmp_path / name, preprocessing))
         for name, preprocessing in (("a", vit.preprocessing), ("b", drafts))
     )
-    assert (whole.manifest.preprocessing["draft"], draft.manifest.preprocessing["draft"]) == (
-        False,
-        True,
-    )
+    assert not whole.manifest.preprocessing.draft
+    assert draft.manifest.preprocessing.draft
     with pytest.raises(ResultError, match="preprocessing"):
         whole.merge(draft)

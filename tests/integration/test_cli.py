@@ -107,8 +107,8 @@ def test_options_reach_the_result(capsys, model_folder, images, tmp_path):
         "batch_size": 4,
         "device": "cpu",
         "dtype": "float64",
-        "layers": "0",
-        "size": "16x40",
+        "layers": [0],
+        "size": [16, 40],
         "num_workers": 1,
         "seed": 3,
         "renormalize": True,
@@ -118,7 +118,7 @@ def test_options_reach_the_result(capsys, model_folder, images, tmp_path):
         "masks": None,
         "draft": True,
         "verified": 0.5,
-        "shard": "2/2",
+        "shard": [2, 2],
         "shard_size": 3,
     }
     assert result.summary.data.num_images == 5
@@ -129,7 +129,7 @@ def test_options_reach_the_result(capsys, model_folder, images, tmp_path):
     ("arguments", "message"),
     [
         (["audit", "{images}", "--out", "{out}", "--model"], "--model"),
-        (["audit", "--model", "{model}", "--out", "{out}"], "no images were named"),
+        (["audit", "--model", "{model}", "--out", "{out}"], "no images were given"),
         (["audit", "{out}/nowhere", "--model", "{model}", "--out", "{out}"], "nowhere"),
         (["audit", "{images}", "--model", "dinov2-smal", "--out", "{out}"], "dinov2-small"),
         (["audit", "{images}", "--model", "{model}", "--out", "{out}", "--size", "33"], "33"),

@@ -78,6 +78,12 @@ def _paths(tree, *path):
             yield from _paths(value, *path, index)
 
 
+def _find(tree, path):
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
 def _changed(tree, path, value):
     changed = deepcopy(tree)
     place = changed
@@ -293,26 +299,28 @@ def test_a_device_among_the_files_is_not_copied(damaged, tmp_path):
 @pytest.mark.parametrize("kind", _KINDS)
 def test_no_text_of_a_result_steers_the_terminal(kind, saved, tmp_path):
     hostile = "\x1b]0;title\x07\x1b[2J\u202egnp.exe"
-
-    def poison(tree):
-        if isinstance(tree, dict):
-            return {key: poison(value) for key, value in tree.items()}
-        if isinstance(tree, list):
-            return [poison(value) for value in tree]
-        return f"{tree}{hostile}" if isinstance(tree, str) else tree
-
+    steering = {"\x1b", "\x07", "\u202e"}
     shutil.copytree(saved / kind, tmp_path / kind)
     path = tmp_path / kind / "summary.json"
     summary = json.loads(path.read_text())
-    kept = {key: summary[key] for key in ("kind", "readout", "main_other_source") if key in summary}
-    poisoned = poison(summary) | kept
-    for image, original in zip(poisoned.get("images", []), summary.get("images", []), strict=True):
-        image["framing"] = original["framing"]
-    poisoned["model"]["notes"] = [hostile]
-    path.write_text(json.dumps(poisoned))
+    summary["model"]["notes"] = [hostile]
+    places = [place for place in _paths(summary) if isinstance(_find(summary, place), str)]
+    num_poisoned = 0
+    for place in places:
+        poisoned = _changed(summary, place, f"{_find(summary, place)}{hostile}")
+        path.write_text(json.dumps(poisoned))
+        if told := _attempt(lambda: _KINDS[kind][0].load(tmp_path / kind)):
+            # It is one of a few words.
+            assert "expected" in told
+            assert not set(told) & steering
+        else:
+            summary = poisoned
+            num_poisoned += 1
+    assert num_poisoned > 5
+    path.write_text(json.dumps(summary))
     shown = _show(kind, tmp_path / kind)
     assert "title" in shown
-    assert not set(shown) & {"\x1b", "\x07", "\u202e"}
+    assert not set(shown) & steering
 
 
 @pytest.mark.parametrize("into", ["closed", "a full disk", "a reader that left"])
@@ -332,8 +340,8 @@ def test_what_is_saved_counts_where_it_cannot_be_printed(saved, tmp_path, into):
     if into == "a full disk":
         assert done.returncode == 1
         assert done.stderr == (
-            "vitscope: standard output cannot be written to (No space left on device); what was "
-            "to be saved is saved\n"
+            "vitscope: standard output cannot be written to (No space left on device); all "
+            "results are saved\n"
         )
     else:
         assert (done.returncode, done.stderr) == (0, "")

@@ -140,9 +140,9 @@ def test_images_keep_their_shape(shaped):
     result = explain(tiny_vit(), shaped)
     found = {Path(e.path).stem: e for e in result.summary.images}
     assert {name: entry.grid for name, entry in found.items()} == {
-        "wide": [4, 9],
-        "tall": [7, 4],
-        "square": [4, 4],
+        "wide": (4, 9),
+        "tall": (7, 4),
+        "square": (4, 4),
     }
     assert {entry.framing for entry in found.values()} == {"whole"}
     for index in range(3):
@@ -181,7 +181,7 @@ def test_attention_pooling_has_no_skip(shaped):
 def test_a_summary_is_read_once_for_all_its_images(shaped, monkeypatch):
     result, read = explain(tiny_vit(), shaped), []
     monkeypatch.setattr(
-        "vitscope.results.saved_result.read_json", lambda path: read.append(path) or read_json(path)
+        "vitscope.results.schema.read_json", lambda path: read.append(path) or read_json(path)
     )
     assert [result.read_image(index).image_id for index in range(len(result))] == result.image_ids
     assert read == [result.folder / "summary.json"]
@@ -197,7 +197,7 @@ def test_references_that_do_not_fit_are_refused(result, shaped, tmp_path):
         UsageError, match=r"holds layers \[1\], not 0: give an audit made with --layers 0"
     ):
         explain(tiny_vit(), one, layer=0, reference=result)
-    with pytest.raises(UsageError, match=r"audited with size \[32, 32\].*\[40, 40\]"):
+    with pytest.raises(UsageError, match=r"audited with size \(32, 32\).*\(40, 40\)"):
         explain(tiny_vit(), one, RunConfig(size=40), reference=result)
     few = audit(tiny_vit(), write_images(tmp_path / "few", 3))
     with pytest.raises(UsageError, match="holds 3 images, too few for a reference"):

@@ -231,7 +231,7 @@ def test_a_reference_for_each_model_or_none(capsys, model_folders, shaped, tmp_p
     models = ["--model", a, "--model", b, "--out", tmp_path / "out"]
     code, _, err = run(capsys, shaped, *models, "--reference", tmp_path)
     assert code == 2
-    assert "1 references for 2 models: give one a model" in err
+    assert "1 references for 2 models: give one per model, in the same order, or none" in err
     code, _, err = run(capsys, shaped, "--model", a, "--out", tmp_path, "--reference", tmp_path)
     assert code == 1
     assert "is not a vitscope result" in err

@@ -12,6 +12,7 @@ from images import write_classes, write_images
 from vitscope import AuditConfig, OneShotConfig, audit, explain, one_shot
 from vitscope.cli import main
 from vitscope.report import write_report
+from vitscope.results.schema import DataSummary
 
 DARK = "images use less than 1/8 of the range from black to white"
 
@@ -59,11 +60,9 @@ def test_an_audit_counts_them_and_says_so_everywhere(tmp_path, vit, mixed, monke
 def test_ordinary_images_are_not_noted(tmp_path, vit):
     # 13 bits reach 1/8, which is enough; so is a photograph.
     write_dark(write_images(tmp_path / "set", 4), 3, white=8500)
-    assert audit(vit, tmp_path / "set").summary.data == {
-        "num_images": 7,
-        "num_failed": 0,
-        "num_repeated": 0,
-    }
+    assert audit(vit, tmp_path / "set").summary.data == DataSummary(
+        num_images=7, num_failed=0, num_repeated=0, notes=()
+    )
 
 
 def test_merged_results_count_over_all_images(tmp_path, vit, mixed):

@@ -329,7 +329,7 @@ def test_images_in_memory_are_resumed_by_their_pixels(vit, arrays, tmp_path):
     again = audit(vit, [array.copy() for array in arrays], out=tmp_path / "out", resume=True)
     assert again.provenance["run"] == run
     changed = [255 - arrays[0], *arrays[1:]]
-    with pytest.raises(UsageError, match="holds the result of something else"):
+    with pytest.raises(UsageError, match=r"holds a different result \(its images are others"):
         audit(vit, changed, out=tmp_path / "out", resume=True)
     with pytest.raises(UsageError, match=r"Items\[0\] comes from a dataset"):
         audit(vit, Items(arrays), out=tmp_path / "out", resume=True)
@@ -385,7 +385,9 @@ def decomposed_attention(vit, pixels):
 def test_masks_need_names(vit, arrays, tmp_path):
     (tmp_path / "masks").mkdir()
     Image.new("RGB", (40, 48)).save(tmp_path / "masks" / "0.png")
-    with pytest.raises(UsageError, match=r"image\[0\] has no name that a mask could be called by"):
+    with pytest.raises(
+        UsageError, match=r"image\[0\] has no name that a mask could be matched with"
+    ):
         audit(vit, arrays, masks=tmp_path / "masks")
 
 

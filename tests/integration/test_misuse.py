@@ -58,7 +58,7 @@ def test_settings_of_other_types_are_refused_by_name(settings, expected):
 
 def test_other_configs_check_their_types_too():
     with pytest.raises(UsageError, match="size '64'"):
-        RunConfig(size=64)
+        RunConfig(size="64")
     with pytest.raises(UsageError, match=r"draws 2\.5"):
         OneShotConfig(draws=2.5)
 

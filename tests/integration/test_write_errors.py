@@ -22,6 +22,7 @@ from vitscope.errors import (
     UsageError,
     VitscopeError,
 )
+from vitscope.files.csv_files import escape_cell
 from vitscope.models.base import ViTAdapter
 from vitscope.results.explanation import Explanation
 from vitscope.results.one_shot_result import OneShotResult
@@ -178,7 +179,7 @@ def test_a_list_of_failures_that_is_damaged_cannot_be_read(tmp_path, content):
 
 def test_no_cell_of_the_failures_is_a_formula(tmp_path):
     failures = [
-        (f"{quotes}{sign}cmd|'/c calc'!A1.png", f"{sign}1")
+        (f"{quotes}{sign}cmd|'/c calc'!A1.png", f"{sign}1+1")
         for quotes in ("", "'", "''", "x", " ")
         for sign in ("=", "+", "-", "@", "")
     ]
@@ -187,6 +188,7 @@ def test_no_cell_of_the_failures_is_a_formula(tmp_path):
     with (tmp_path / "failures.csv").open(encoding="utf-8", newline="") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
     assert not [cell for cell in cells if cell[:1] in set("=+-@\t\r") and cell]
+    assert [escape_cell(number) for number in ("-1", "-2.5e-3")] == ["-1", "-2.5e-3"]
 
 
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])

@@ -47,7 +47,7 @@ def test_a_lock_of_a_removed_folder_is_none(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("number", "told"),
-    [(errno.ENOSYS, "knows no locks"), (errno.ENOLCK, "knows no locks"), (errno.EIO, "written to")],
+    [(errno.ENOSYS, "without locks"), (errno.ENOLCK, "without locks"), (errno.EIO, "written to")],
 )
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, number, told):
     def fail(_):

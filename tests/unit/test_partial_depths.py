@@ -9,7 +9,7 @@ from vitscope.figures import draw_figure
 from vitscope.metrics.estimates import HighNormTokens
 from vitscope.report.depth import draw_high_norm
 
-WORDS = "After the last block the norms of patches are known of 21 images alone, in which"
+WORDS = "After the last block, patch norms are known for 21 images only, those in which"
 
 
 def make_result(**last):

@@ -122,7 +122,7 @@ def test_a_local_folder_called_as_timms_repository_is_one(asked, tmp_path, monke
 
 
 def test_a_repository_name_that_cannot_be_a_path_is_an_unknown_model():
-    with pytest.raises(UnknownModelError, match="no model id"):
+    with pytest.raises(UnknownModelError, match="is not a model id"):
         load_model("organisation/" + 300 * "x")
 
 

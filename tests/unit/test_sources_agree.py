@@ -130,5 +130,5 @@ def test_masks_are_called_as_the_samples_of_an_archive(tmp_path, masks):
 
 def test_rows_of_tables_have_no_names_for_masks(tmp_path, masks):
     file = write_parquet(tmp_path / "x.parquet", {"image": [b""]})
-    with pytest.raises(UsageError, match="has no name that a mask could be called by"):
+    with pytest.raises(UsageError, match="has no name that a mask could be matched with"):
         ImageSet.from_sources(file, PREPROCESSING, masks=masks)

@@ -140,9 +140,8 @@ def describe_partial_depths(results: Sequence[ModelResult]) -> list[str]:
     if not partial:
         return []
     return [
-        f"After the last block the norms of patches are known of {write_range(partial)} images "
-        "alone, in which the ledger was verified; whether tokens stand out there is told with "
-        "--verified 1."
+        f"After the last block, patch norms are known for {write_range(partial)} images only, "
+        "those in which the ledger was verified; --verified 1 covers all images."
     ]
 
 

@@ -52,7 +52,7 @@ class CkaInterval(Interval):
 
     Attributes:
         biased: The biased CKA; None where it is undefined.
-        biased_if_unrelated: What it would be on average for outputs dealt at random.
+        biased_if_unrelated: What it would be on average for outputs paired at random.
     """
 
     biased: float | None = None

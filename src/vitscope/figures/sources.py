@@ -47,7 +47,7 @@ _CKA_LIMITS = (-0.05, 1.05)
 _CKA_NOTES = (
     "Filled: unbiased linear CKA, bars: 95 % intervals, which end at 1.",
     "Hollow: biased CKA, the paper's estimator; grey dash: what that one would give on "
-    "average if the restricted outputs were dealt to the images at random.",
+    "average if the restricted outputs were paired with the images at random.",
 )
 
 

@@ -261,7 +261,7 @@ def _describe_intervals(rows: Iterable[Row], bound: str = "1") -> str:
 def _describe_cka(layer: LayerSummary) -> str:
     cka = layer.cka["residual"]["patches"]
     floor = cka.biased_if_unrelated
-    told = "" if isnan(floor) else f" (dealt at random {floor:.3f} on average)"
+    told = "" if isnan(floor) else f" ({floor:.3f} on average if paired at random)"
     return (
         f"CKA is the unbiased estimate; biased, CKA(r, patches) is {tell_number(cka.biased)}{told}."
     )

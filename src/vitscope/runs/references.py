@@ -268,7 +268,8 @@ def advise(info: ModelInfo, layer: int, last_layer: int, config: RunConfig) -> s
     if layer != last_layer:
         words += ["--layers", str(layer)]
     if config.input_size is not None:
-        words += ["--size", "x".join(map(str, config.input_size))]
+        height, width = config.input_size
+        words += ["--size", str(height) if height == width else f"{height}x{width}"]
     if config.draft:
         words.append("--draft")
     return f"run `{' '.join([*words, '--out', 'DIR'])}` and give it with --reference DIR"

@@ -94,6 +94,7 @@ def test_a_gallery_over_few_images_cannot_tell_as_explain_refuses_it(photos, tmp
     [
         (RunConfig(), None, "--model tiny/dinov2_reg --out DIR"),
         (RunConfig(size=40), None, "--model tiny/dinov2_reg --size 40 --out DIR"),
+        (RunConfig(size=(24, 40)), None, "--model tiny/dinov2_reg --size 24x40 --out DIR"),
         (RunConfig(draft=True), 0, "--model tiny/dinov2_reg --layers 0 --draft --out DIR"),
     ],
 )
@@ -107,7 +108,8 @@ def test_without_a_reference_nothing_is_judged(one, config, layer, command):
         "--reference DIR"
     )
     assert "raw" in verdict.basis
-    assert "centred_share" not in entry
+    assert entry.numbers.centred_share == {}
+    assert entry.numbers.centred_cosine == {}
 
 
 def test_a_wrapped_model_is_told_no_command_that_cannot_work(one):
@@ -204,14 +206,14 @@ def words_of(explanation):
 def test_a_figure_shows_one_account(one, audited):
     result = explain(named_vit(), one, reference=audited)
     numbers, words = result.read_image(0).numbers, words_of(result)
-    assert f"patches {100 * numbers['centred_share']['patches']:.1f} %".replace("-", "−") in words
-    assert f"cos(c_patches, t) = {numbers['centred_cosine']['attention']['patches']:.3f}" in words
+    assert f"patches {100 * numbers.centred_share['patches']:.1f} %".replace("-", "−") in words
+    assert f"cos(c_patches, t) = {numbers.centred_cosine['attention']['patches']:.3f}" in words
     assert "raw" not in words
     assert "bias" not in words
-    assert f"{100 * numbers['share']['patches']:.1f} %" not in words
+    assert f"{100 * numbers.share['patches']:.1f} %" not in words
     alone = explain(named_vit(), one)
     numbers, words = alone.read_image(0).numbers, words_of(alone)
-    assert f"patches {100 * numbers['share']['patches']:.1f} %".replace("-", "−") in words
+    assert f"patches {100 * numbers.share['patches']:.1f} %".replace("-", "−") in words
     assert "raw: % of the whole output r" in words
     assert "raw: cos(c_patches, t)" in words
     assert "Cannot tell without a reference" in words

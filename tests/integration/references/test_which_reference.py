@@ -60,7 +60,7 @@ def change_weights(vit):
 @pytest.mark.parametrize(
     ("vit", "config", "layer", "reason"),
     [
-        (named_vit, RunConfig(size=40), None, r"audited with size [32, 32]"),
+        (named_vit, RunConfig(size=40), None, "audited with size (32, 32)"),
         (named_vit, RunConfig(draft=True), None, "audited with draft False"),
         (named_vit, RunConfig(), 0, "holds layers [1], not 0"),
         (lambda: change_weights(named_vit()), RunConfig(), None, None),
@@ -122,7 +122,7 @@ def test_shipped_means_are_used_where_they_fit(one, audited, tmp_path, monkeypat
     (given,) = explain(named_vit(), one, FLOAT64, reference=audited).summary.images
     assert entry.numbers.centred_share == given.numbers.centred_share
     for vit, config, layer, reason in (
-        (named_vit(), RunConfig(size=40), None, "audited with size [32, 32]"),
+        (named_vit(), RunConfig(size=40), None, "audited with size (32, 32)"),
         (named_vit(), RunConfig(), 0, "holds layers [1], not 0"),
         (change_weights(named_vit()), RunConfig(), None, ""),
     ):

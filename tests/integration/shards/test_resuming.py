@@ -92,10 +92,10 @@ def test_an_unfinished_run_is_neither_mixed_nor_lost_unasked(images, unfinished,
         ({"cls_term": "registers"}, "groups was"),
         ({"layers": "all"}, "layers was"),
         ({"dtype": "float32"}, "dtype was"),
-        ({"size": "48"}, "model: input_size was"),
+        ({"size": 48}, "model: grid was"),
         ({"draft": True}, "preprocessing: draft was"),
         ({"shard_size": 5}, "shard_size was"),
-        ({"shard": "1/2"}, "num_images was"),
+        ({"shard": (1, 2)}, "num_images was"),
         ({"limit": 21}, "num_images was 22 and now is 21"),
     ],
 )
@@ -227,7 +227,9 @@ def test_resuming_what_is_finished_leaves_it(images, whole, tmp_path):
     before = read_files(copy.folder)
     kept = audit(tiny_vit(), images, CONFIG, out=copy.folder, resume=True)
     assert read_files(kept.folder) == before
-    with pytest.raises(UsageError, match=r"different unfinished run .* was 3 and now is 2"):
+    with pytest.raises(
+        UsageError, match=r"holds a different result \(batch_size was 3 and now is 2"
+    ):
         audit(tiny_vit(), images, replace(CONFIG, batch_size=2), out=copy.folder, resume=True)
 
 

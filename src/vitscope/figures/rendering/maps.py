@@ -111,7 +111,7 @@ class _Row:
     def heads_height(self) -> float:
         height = self.fit(_HEAD_IN, _TALLEST_HEAD_IN)[1] + _UNIT_IN + _HEAD_GAP_IN
         down = [math.ceil(len(one.values) / _HEADS_ACROSS) for one in self.head_maps]
-        return sum(_TITLE_IN + 0.04 + n * height for n in down)
+        return math.fsum(_TITLE_IN + 0.04 + n * height for n in down)
 
     @property
     def height(self) -> float:
