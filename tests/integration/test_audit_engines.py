@@ -164,5 +164,5 @@ def test_ranks_leave_copies_out_together(images, local, tmp_path):
 def test_a_rank_that_sees_other_images_is_refused(images, tmp_path):
     done = run_ranks(tmp_path, images, NUM_IMAGES - 1)
     assert done.returncode != 0
-    assert "does not see what the leading one does (num_images was 20 and now is 19" in done.stderr
+    assert "differs from the leading one (num_images was 20 and now is 19" in done.stderr
     assert [path.name for path in tmp_path.glob("r*")] == ["rank.py"]
