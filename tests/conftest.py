@@ -1,10 +1,12 @@
 """Shared set-up: tests may import their helpers by name, run on one thread, and check shapes."""
 
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import jaxtyping
+import pytest
 import torch
 
 TESTS = Path(__file__).parent
@@ -22,3 +24,25 @@ SHAPED = [
 """Modules with shapes in their annotations, which are checked; mypy checks all other types. Left
 out are figures, where an int passes for a float, and files, whose `Self` beartype does not take."""
 jaxtyping.install_import_hook(SHAPED, "beartype.beartype")
+
+_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """One browser per process, for a process has room for one."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("no chromium is installed (Debian: apt-get install chromium)")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=_FLAGS)
+        yield browser
+        browser.close()

@@ -1,7 +1,6 @@
 """A real browser, and reports of tiny models whose names and images' names are hostile."""
 
 import os
-import shutil
 
 import pytest
 
@@ -19,26 +18,6 @@ HOSTILE_NAMES = (
     b"\xff\xfe not utf-8 \xe2\x80\xa8.png",
     b"'; window.pwned='quote'; '${window.pwned=1}`.png",
 )
-_FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-)
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("no chromium is installed (Debian: apt-get install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=_FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

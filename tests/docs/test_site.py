@@ -91,24 +91,19 @@ def test_styles_load_nothing_from_elsewhere(site):
         assert loaded == []
 
 
-def test_every_formula_is_set_without_a_network(site):
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("no chromium is installed (Debian: apt-get install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        page = browser.new_context(offline=True).new_page()
-        wrong = []
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        for name, least in (("method", 120), ("derivation", 50)):
-            page.goto((site / f"{name}.html").as_uri())
-            assert wrong == []
-            assert page.locator(".arithmatex .katex").count() >= least
-            assert page.locator(".arithmatex:not(:has(.katex))").count() == 0
-        # The fonts lie beside the pages.
-        assert page.evaluate("document.fonts.load('16px KaTeX_Main').then((found) => found.length)")
-        browser.close()
+def test_every_formula_is_set_without_a_network(site, chromium):
+    context = chromium.new_context(offline=True)
+    page = context.new_page()
+    wrong = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    for name, least in (("method", 120), ("derivation", 50)):
+        page.goto((site / f"{name}.html").as_uri())
+        assert wrong == []
+        assert page.locator(".arithmatex .katex").count() >= least
+        assert page.locator(".arithmatex:not(:has(.katex))").count() == 0
+    # The fonts lie beside the pages.
+    assert page.evaluate("document.fonts.load('16px KaTeX_Main').then((found) => found.length)")
+    context.close()
 
 
 def test_every_public_name_has_its_place_in_the_reference(site):
