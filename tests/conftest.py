@@ -1,6 +1,7 @@
 """Shared set-up: tests may import their helpers by name, run on one thread, and check shapes."""
 
 import shutil
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,3 +47,11 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=program, args=_FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def ctrl_c_is_heard():
+    """The usual answer to Ctrl-C, which the processes of pytest-xdist ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -242,6 +242,7 @@ def test_a_worker_that_cannot_be_made_says_why(engine):
         list(engine.run(make_worker, range(4)))
 
 
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_ctrl_c_leaves_no_worker_behind(engine, tmp_path):
     def interrupt():
         wait_until(lambda: read_notes(tmp_path, "tried"))

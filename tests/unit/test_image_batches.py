@@ -195,6 +195,7 @@ def test_a_process_that_dies_is_told_in_one_line(folder, monkeypatch):
         list(iter_batches(images, batch_size=1, num_workers=1))
 
 
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_processes_leave_ctrl_c_to_the_run(folder, monkeypatch):
     def interrupt_oneself(data, preprocessing):
         os.kill(os.getpid(), signal.SIGINT)
