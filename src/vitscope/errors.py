@@ -22,7 +22,7 @@ class UnsupportedModelError(VitscopeError):
 
 
 class ModelUnreachableError(VitscopeError):
-    """The weights are neither cached nor to be had over the network."""
+    """The weights are neither cached nor available over the network."""
 
 
 class ImbalanceError(VitscopeError):

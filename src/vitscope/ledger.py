@@ -101,7 +101,7 @@ def make_ledger(trace: ClsTrace) -> Ledger:
     """Decompose a row into its groups' contributions.
 
     What is long (keys, values, W_O) is multiplied where the model is; what is left, a few rows per
-    image, comes to the CPU, where float64 is to be had whatever the device.
+    image, comes to the CPU, where float64 is always available.
 
     Per head and group g, with logits s and logsumexp L: the mass is exp(L_g − L), the group's own
     softmax average is softmax(s_g) · v_g; both stay finite however small the mass.

@@ -145,7 +145,7 @@ def make_one_shot_report(summary: OneShotSummary) -> Group:
 
 
 def make_explanation_report(summary: ExplanationSummary) -> Group:
-    """One model's verdict on each image, a line an image."""
+    """One model's verdict on each image, one line per image."""
     head = Text.assemble((summary.model.id, "bold"), f"  {describe_explanation(summary)}")
     lines = _list_notes(summary)
     without: dict[str, str] = {}

@@ -105,5 +105,5 @@ class ClsTrace:
 
     @property
     def verified(self) -> bool:
-        """Whether it holds the model's own rows, which a ledger is held against."""
+        """Whether it holds the model's own rows, which a ledger is compared with."""
         return self.branch is not None

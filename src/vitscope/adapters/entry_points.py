@@ -11,7 +11,7 @@ from vitscope.errors import UsageError, VitscopeError
 from vitscope.models.base import ViTAdapter
 
 GROUP = "vitscope.adapters"
-"""An entry of it is called as the library it adapts is imported, and leads to a class."""
+"""Its entries are named after the library that they adapt, and point to a class."""
 
 
 @runtime_checkable

@@ -39,7 +39,7 @@ _OWN = ("transformers", "timm", "open_clip", "torch", "builtins")
 """Packages whose classes are not left to adapters of others."""
 
 _TIMM_ORGANISATION = "timm/"
-"""On the Hugging Face hub; its repositories are called as the models are in timm."""
+"""On the Hugging Face hub; its repositories have the names of models in timm."""
 
 
 def load_model(model_id: str) -> ViTAdapter:
@@ -58,7 +58,7 @@ def load_model(model_id: str) -> ViTAdapter:
     Raises:
         UnknownModelError: If no model answers to the id; the message names the nearest.
         UsageError: If the id needs a package that is not installed, or a file to be fetched first.
-        ModelUnreachableError: If the weights are neither cached nor to be had.
+        ModelUnreachableError: If the weights are neither cached nor available.
         UnsupportedModelError: If the model has a part or setting that is not understood.
     """
     check_model_id(model_id)

@@ -1,4 +1,4 @@
-"""The families of transformers' Vision Transformers: all that is told of one is its entry here.
+"""The families of transformers' Vision Transformers: each is one entry here.
 
 Importing this file does not import the library.
 """

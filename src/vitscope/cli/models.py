@@ -104,7 +104,7 @@ def _write_json(rows: "Sequence[Row]") -> None:
 def _make_list(rows: "Sequence[Row]", width: int) -> Group:
     lines = [_HEADINGS, *(_make_cells(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    # Where no repository's name fits beside the numbers, a family's are told in one line.
+    # Where no repository's name fits beside the numbers, one line lists those of a family.
     wide = width >= sum(widths) + len(_GAP) * len(widths) + _REPOSITORY_WIDTH
     parts: list[Table | Text] = [_make_table([], widths, wide=wide, header=True)]
     for _, members in groupby(rows, key=lambda row: row[0].family_key):

@@ -122,7 +122,7 @@ class RanksEngine:
     def _tell_failure(self) -> None:
         # What failed here counts, not that the store may be gone with the rank that kept it.
         with suppress(VitscopeError), _plain_errors():
-            # Only the first to fail is told: an empty value stands for none.
+            # Only the first failure is reported: an empty value stands for none.
             self._store.compare_set(_FAILED, "", str(self._rank))
 
 

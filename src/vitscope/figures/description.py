@@ -65,7 +65,7 @@ class FigureData:
         omitted: Reason for each result that is not, by its label.
         heading: What the whole is of; empty where the panels say it.
         axis: What the numbers are, for the axis that they stand along.
-        titles: Titles of panels that are not called as their keys.
+        titles: Titles of panels, where these are not their keys.
         limits: Ends of that axis; None for those of the numbers.
         percent: Whether the numbers are parts of a whole.
         highlight: The token to look at; None where no token stands out.
@@ -95,7 +95,7 @@ class FigureData:
         return order_terms({point.term for point in self.points})
 
     def list_rows(self) -> list[tuple[str, ...]]:
-        """The numbers as a table: its head, then a row a point; no column is empty throughout."""
+        """The numbers as a table: its head, then one row per point; empty columns are left out."""
         rows = [_list_cells(point) for point in self.points]
         used = [key for key in (rows[0] if rows else ()) if any(row[key] for row in rows)]
         return [tuple(used), *(tuple(row[key] for key in used) for row in rows)] if rows else []

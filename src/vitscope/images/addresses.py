@@ -1,4 +1,4 @@
-"""Where an image lies, and how its bytes are had from there.
+"""Where an image lies, and how its bytes are read from there.
 
 An address is a few words, which go to another process or machine by the hundred thousand; nothing
 is open in it, and whoever has it can read.

@@ -1,6 +1,6 @@
 """Finding images that hold the same bytes before any of them is decoded.
 
-What is cheap to tell apart is told apart cheaply: files and members of local archives by their
+What is cheap to distinguish is distinguished cheaply: files and members of local archives by their
 sizes, those of equal size by their last bytes, and the few that are left by all their bytes. Rows
 of tables and objects in stores would all have to be fetched for it: their copies are found by
 whoever reads them.

@@ -5,7 +5,7 @@ Requirements met here:
 - A batch that cannot be handed over ends its process, which the run notices; it is never lost
   while the run waits for it.
 - Where the shared memory of the machine is too small for the batches that are read ahead (64 MB
-  in a container, unless it is told otherwise), they come through pipes instead.
+  in a container, unless configured otherwise), they come through pipes instead.
 """
 
 import os

@@ -147,7 +147,7 @@ class ImageSet:
         """Leave out each image that holds the bytes of an earlier one, where that is cheap to tell.
 
         Returns:
-            A set of different images; those in tables and stores are told apart as they are read.
+            A set of different images; those in tables and stores are compared as they are read.
         """
         counts = list(self.copies or [0] * len(self))
         left_out: set[int] = set()

@@ -133,7 +133,7 @@ def _find_folders(folder: str | Path) -> LabelledImages:
 
 
 def _refuse_splits(name: str, by_class: Mapping[str, list[Path]], root: Path) -> None:
-    # A class may lie in folders of its own; where all do, or one is called as a split is, they are
+    # A class may lie in folders of its own; where all do, or one has the name of a split, they are
     # taken for splits of one data set.
     nested = [
         label

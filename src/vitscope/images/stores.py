@@ -228,13 +228,13 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def local_version(path: Path) -> str:
-    """What a file of this machine is told by from another that is written to its place."""
+    """What changes when another file of this machine is written in its place."""
     status = path.stat()
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
 
 
 def stored_version(place: StoredObject) -> str:
-    """What an object is told by from another that is written to its place."""
+    """What changes when another object is written in its place."""
     about = _look_up(*_reach(place), place.url)
     return " ".join(f"{key}={about[key]}" for key in _VERSION_KEYS if about.get(key) is not None)
 

@@ -32,7 +32,7 @@ class GramShare:
     Attributes:
         biased: The paper's estimator.
         unbiased: The estimator that does not grow with d / n.
-        ci95: 95 % interval of `unbiased`; None where it cannot be told.
+        ci95: 95 % interval of `unbiased`; None where it is undefined.
     """
 
     biased: float

@@ -25,7 +25,7 @@ class Estimate:
 
     Attributes:
         value: The estimate; NaN where it is undefined.
-        ci95: 95 % interval; None where it cannot be told.
+        ci95: 95 % interval; None where it is undefined.
     """
 
     value: float
@@ -108,7 +108,7 @@ def compute_interval(
             so it covers as often.
 
     Returns:
-        (low, high) about the estimate, or None where it cannot be told: fewer than two blocks, a
+        (low, high) about the estimate, or None where it is undefined: fewer than two blocks, a
         value undefined, or a block that holds all images but one.
     """
     blocks, total = len(sizes), sum(sizes)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 MIN_PAIRS = 4
-"""Fewest pairs of which anything is said: with three the interval has no width to be told by."""
+"""Fewest pairs of which anything is said: with three the interval has no width."""
 
 _Z_975 = 1.959963984540054
 _PERFECT = 1 - 1e-12
@@ -21,7 +21,7 @@ class RankCorrelation:
     Attributes:
         rho: The correlation, −1 to 1; NaN where it is undefined: fewer than `MIN_PAIRS` pairs, or
             one of the two does not vary.
-        ci95: 95 % interval; None where it cannot be told: rho undefined, or exactly 1 or −1.
+        ci95: 95 % interval; None where it is undefined: rho undefined, or exactly 1 or −1.
         p: Two-sided p value against independence; NaN where rho is undefined.
         n: Pairs of which both numbers are defined.
     """

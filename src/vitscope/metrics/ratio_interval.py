@@ -36,7 +36,7 @@ def compute_ratio_interval(
     one over blocks, with blocks − 1.
 
     Returns:
-        (low, high), or None where it cannot be told: fewer than three blocks, a value undefined, or
+        (low, high), or None where it is undefined: fewer than three blocks, a value undefined, or
         a denominator that may be zero.
     """
     known = np.isfinite(above).all() and np.isfinite(below).all()

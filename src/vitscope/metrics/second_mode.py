@@ -50,7 +50,7 @@ class SecondMode(NamedTuple):
 
     Attributes:
         first_bin: Middle of the lowest stretch of the dip before it.
-        found: Whether it is told from a tail; if not, tokens from there on may be of one.
+        found: Whether it differs from a tail; if not, tokens from there on may belong to one.
     """
 
     first_bin: int

@@ -100,7 +100,7 @@ class ViTAdapter:
         return f"ViTAdapter({self.info.id!r}, {self.info.family}, {self.info.depth} blocks)"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be told apart while it runs.
+        """Refuse what cannot be distinguished while it runs.
 
         Raises:
             UnsupportedModelError: If a block is in several places.

@@ -27,7 +27,7 @@ from vitscope.trace import AttentionTail, ClsTrace
 
 
 class StopForward(Exception):  # noqa: N818 - it ends a forward as StopIteration ends a loop
-    """The row is had, and nobody asked for what the model would compute next."""
+    """The row is complete, and what the model would compute next is not needed."""
 
 
 class Heads(NamedTuple):
@@ -110,7 +110,7 @@ class BlockRecorder:
             that it was when the model was wrapped.
 
     Of the last block the row can be had without the block: from what its attention is called with.
-    It is had this way whether the block is then run or left, so that the proof of one batch is a
+    It is read this way whether the block then runs or not, so that the proof of one batch is a
     proof of the way itself, and no ledger depends on which batches are verified.
     """
 

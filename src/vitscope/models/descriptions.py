@@ -1,6 +1,6 @@
 """Values and code in words that are the same in every process, so that they can be compared.
 
-Code is told by its name, bytecode and what it reads; by its name alone where it is of a library.
+Code is identified by its name, bytecode and what it reads; library code by its name alone.
 What holds state that cannot be seen (a closure, a bound method) has no such words.
 """
 

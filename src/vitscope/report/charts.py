@@ -26,7 +26,7 @@ TERM_SHAPES = {
     "highest_patch": "triangle-right",
     "full": "stroke",
 }
-"""Shape of a term's mark; its colour is the custom property that is called as the term is."""
+"""Shape of a term's mark; its colour is the custom property named after the term."""
 SERIES = tuple(f"var(--series-{index})" for index in range(6))
 """Colours of models of one family, in order of size."""
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3], [4, 4])

@@ -22,7 +22,7 @@ _DEFINED = {
     "highest_patch_norm": "high-norm",
     "level_range": "",
 }
-"""Definitions that are not called as their numbers."""
+"""Definitions whose keys differ from those of their numbers."""
 _TERMS, _QUANTITIES = list(TERMS), list(PER_IMAGE)
 
 

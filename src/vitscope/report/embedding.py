@@ -4,7 +4,7 @@ Requirements met here:
 
 - File names, labels, ids and notes are anyone's bytes: data lies in elements that hold JSON, with
   every character escaped that could end the element or begin markup.
-- What may run is told to the browser by digest, so nothing else does.
+- The browser is given the digest of what may run, so nothing else runs.
 """
 
 import json

@@ -46,7 +46,7 @@ class _Source:
     Attributes:
         label: Whose they are.
         note: How they were chosen.
-        numbers: What is told of each.
+        numbers: Numbers of each.
         count: How many there are.
         read: Reads one of them, with what stands beside it.
     """

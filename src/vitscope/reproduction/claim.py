@@ -1,4 +1,4 @@
-"""A claim of the paper, and the ways in which one is held against the models."""
+"""A claim of the paper, and the ways to compare one with the models."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -33,7 +33,7 @@ _COLOURS = {"agrees": "bold green", "disagrees": "bold red", "cannot tell": "bol
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim of the paper held against what was measured.
+    """A claim of the paper compared with what was measured.
 
     Attributes:
         where: Figure or section of the paper.
@@ -42,7 +42,7 @@ class Finding:
         criterion: When the measurement agrees.
         measured: The numbers, with 95 % intervals and the number of images.
         answer: Whether it agrees.
-        reason: Why it does not, or cannot be told; empty where it agrees.
+        reason: Why it does not, or why that is undecided; empty where it agrees.
     """
 
     where: str

@@ -1,4 +1,4 @@
-"""Criteria with three answers: met, not met, and cannot be told.
+"""Criteria with three answers: met, not met, and undecided.
 
 A criterion is met where the whole 95 % interval of a number is on its side, not met where the
 whole interval is on the other side. Criteria combine by Kleene's three-valued logic.
@@ -17,12 +17,12 @@ ANSWERS: tuple[Answer, ...] = get_args(Answer)
 
 @dataclass(frozen=True)
 class Check:
-    """A criterion held against numbers.
+    """A criterion applied to numbers.
 
     Attributes:
         answer: Whether it is met.
-        reasons: Why not, or why it cannot be told; none where it is met.
-        numbers: What it was held against.
+        reasons: Why not, or why it is undecided; none where it is met.
+        numbers: What it was applied to.
     """
 
     answer: Answer

@@ -1,4 +1,4 @@
-"""What stands at the end of a reproduction: the paper's claims held against it, and the figures.
+"""What stands at the end of a reproduction: the paper's claims compared with it, and the figures.
 
 Both are of every model that is finished in the folder, whichever run finished it.
 """

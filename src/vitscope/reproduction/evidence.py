@@ -97,7 +97,7 @@ class Measured:
         quantity: What was measured.
         reading: The number; None where there is none.
         count: Images that it is over.
-        gap: Why nothing can be told by it; empty where something can.
+        gap: Why it decides nothing; empty where it does.
     """
 
     model: str
@@ -235,7 +235,7 @@ def read_estimate(found: Estimate | None) -> Reading:
 
 
 def take_as_it_is(value: float | None, note: str = "") -> Reading:
-    """A number that comes without an interval, to be held against a line as it is."""
+    """A number that comes without an interval, to be compared with a line as it is."""
     if value is None or not math.isfinite(value):
         raise UntoldError(MISSING)
     return Reading(value, value, value, note=note)

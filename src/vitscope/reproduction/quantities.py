@@ -1,4 +1,4 @@
-"""The numbers of a summary that the paper's claims are held against, each with its interval."""
+"""The numbers of a summary that the paper's claims are compared with, each with its interval."""
 
 import math
 from itertools import pairwise

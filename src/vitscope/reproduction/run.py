@@ -222,10 +222,10 @@ class Reproduction:
         reference, _ = self._find_reference(name)
         if reference is not None:
             return "there is an audit now to hold it against"
-        return "" if record.reference is None else "it was held against an audit of other settings"
+        return "" if record.reference is None else "it was compared with an audit of other settings"
 
     def _find_reference(self, name: str) -> tuple[AuditResult | None, str]:
-        # The audit that maps are held against, or why there is none.
+        # The audit that maps are compared with, or why there is none.
         if self.config.cls_term != "own":
             # Means of merged groups are no means of single tokens' groups.
             return None, "[CLS]'s attention to itself is counted among other tokens"

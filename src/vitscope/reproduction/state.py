@@ -31,7 +31,7 @@ class StageRecord:
         model_id: Id that the result carries.
         weights: File or place that the weights came from.
         weights_hash: Digest of the weights themselves.
-        reference: Settings of the audit that maps were held against; None where there was none.
+        reference: Settings of the audit that maps were compared with; None where there was none.
         contents: How many files, and how large, the result had when it was finished; empty before.
     """
 

@@ -30,7 +30,7 @@ _MAX_BYTES = 2**27
 """Of a file, and of its arrays: an image of 4,096 x 4,096 pixels takes 48 MiB."""
 
 _OPTIONAL = ("centred_share", "head_centred_share")
-"""What is there only of an image that was held against means."""
+"""What exists only for an image that was compared with means."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

@@ -32,7 +32,7 @@ from vitscope.results.schema import (
     Summary,
 )
 
-# White is told from each of them (a contrast of 4.5 and more), and each from both pages.
+# White is legible on each of them (a contrast of 4.5 and more), and each from both pages.
 _GOOD, _DOUBTFUL, _BAD, _UNKNOWN = "#1a7f4e", "#96620a", "#c0362c", "#7a5299"
 _BADGE_COLOURS = {
     "holds": _GOOD,

@@ -33,7 +33,7 @@ PART_WITHIN_PERCENT = round(100 * (1 - SOURCE_LINES[0]))
 """How far from 100 % the patches' share may be where the map shows most, or part, of it."""
 
 _DIGITS = 3
-"""Numbers are held against the lines as they are printed."""
+"""Numbers are compared with the lines as they are printed."""
 _DECIDED: Mapping[Decider | None, str] = {
     "alignment": " (CKA decides)",
     "source": " (the variance share decides)",
@@ -299,7 +299,7 @@ def _read_share(percent: int) -> tuple[ImageStatus, str]:
 
 
 def _percent(share: float) -> int:
-    # The number that the sentence shows is the one that is held against the lines.
+    # The number that the sentence shows is the one that is compared with the lines.
     return round(100 * share)
 
 

@@ -38,7 +38,7 @@ class Quantity:
         description: What it is, in a line.
         unit: What it is counted in; empty for a plain number.
         is_part: Whether it is a part of a whole, to be shown in percent.
-        totals: Totals that it is of, where it is held against one.
+        totals: Totals that it refers to, if any.
         terms: Terms that it may be of; empty where it is of none.
     """
 

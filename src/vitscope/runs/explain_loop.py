@@ -264,7 +264,7 @@ class ExplainRun:
 
     def _frame(self, size: tuple[int, int]) -> tuple[Preprocessing, Framing]:
         height, width = self._preprocessing.size
-        # Only what is prepared alike can be held against the means.
+        # Only what is prepared alike can be compared with the means.
         given = self._preprocessing.pipeline == "given"
         if self._reference is not None or height != width or given:
             return self._preprocessing, "cropped"

@@ -81,7 +81,7 @@ class ModelRun:
     def iter_batches(
         self, on_progress: OnProgress | None, batches: Iterable[ImageBatch] | None = None
     ) -> Iterator[PlacedBatch]:
-        """Go through the images in order; what happens to a batch is told in plain words."""
+        """Go through the images in order; what happens to a batch is reported in plain words."""
         done = 0
         for batch in self.read_batches() if batches is None else batches:
             self.failures += [(self._images.name_image(f.index), f.reason) for f in batch.failures]

@@ -1,10 +1,10 @@
-"""What a single image is held against: the means of an audit, or those that come with vitscope.
+"""What a single image is compared with: the means of an audit, or those that come with vitscope.
 
 Requirements met here:
 
 - A reference is of the very weights, layer and preprocessing that explain. One that is given and
-  does not fit is refused; one that was only found is not used, and the reason is told.
-- Which reference was used is told, with its images and their number.
+  does not fit is refused; one that was only found is not used, and the reason is given.
+- Which reference was used is reported, with its images and their number.
 """
 
 import hashlib

@@ -39,7 +39,7 @@ def _make_clip() -> nn.Module:
         act_layer=QuickGELU,
         dynamic_img_size=True,
     )
-    # What timm.create_model leaves on a CLIP tower, by which its projection is told.
+    # What timm.create_model leaves on a CLIP tower, which identifies its projection.
     module.pretrained_cfg = {
         "architecture": "vit_tiny_patch8_clip_32",
         "tag": "openai",

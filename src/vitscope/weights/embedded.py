@@ -9,7 +9,7 @@ no code of the package is run. Requirements met here:
 
 The package's licence is MIT and names no source for the weights. Names, shapes, epsilon and layer
 scale are those of facebook/dinov2-small (Apache-2.0); whether its author went on training the
-backbone together with the decoder cannot be told from the file.
+backbone together with the decoder cannot be read from the file.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Numbers over the size of a model: a panel a family with a line a term, or the other way round."""
+"""Numbers over the size of a model: one panel per family and one line per term, or the reverse."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -51,7 +51,7 @@ _IMAGE_LETTERS, _CAPTION_LETTERS, _VERDICT_LETTERS, _BASIS_LETTERS = 27, 36, 115
 def plot_explanations(
     explanations: Sequence[Explanation], image_id: str, *, heads: bool = False
 ) -> Figure:
-    """The image, its raw attention, its value-weighted and its signed-share map; a row a model."""
+    """The image with its raw attention, value-weighted and signed-share maps; one row per model."""
     rows = [_make_row(one, image_id, heads=heads) for one in explanations]
     sheet = _Sheet(PAGE_IN, sum(row.height for row in rows))
     top = 0.0
