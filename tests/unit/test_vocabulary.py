@@ -5,11 +5,10 @@ from itertools import chain
 
 from vitscope.images.covariates import IMAGE_COVARIATES, SEGMENT_COVARIATES
 from vitscope.layout import GROUPS
-from vitscope.results.schema_numbers import ImageNumbers, LayerSummary, PerImage
+from vitscope.results.schema_numbers import ImageNumbers, PerImage
 from vitscope.results.summary import ERRORS
 from vitscope.results.vocabulary import (
     COVARIATES,
-    OVER_IMAGES,
     PER_IMAGE,
     SOURCES,
     TERMS,
@@ -29,17 +28,9 @@ def test_every_number_of_an_image_has_words():
     assert set(COVARIATES) == {*IMAGE_COVARIATES, *SEGMENT_COVARIATES}
 
 
-def test_every_number_over_images_has_words():
-    of_layer = {"variance_share", "cka", "gram_ledger"}
-    assert of_layer <= {field.name for field in fields(LayerSummary)}
-    assert of_layer <= OVER_IMAGES.keys()
-
-
 def test_every_term_has_words():
     assert set(SOURCES) == {*GROUPS, "skip"}
-    terms = chain.from_iterable(
-        quantity.terms for quantity in (*PER_IMAGE.values(), *OVER_IMAGES.values())
-    )
+    terms = chain.from_iterable(quantity.terms for quantity in PER_IMAGE.values())
     assert set(terms) <= TERMS.keys()
 
 

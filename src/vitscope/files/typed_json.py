@@ -15,6 +15,7 @@ Keys that no field has are passed over. `dataclasses.asdict` is the way back.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
@@ -43,12 +44,12 @@ MOST = 2**53
 _LONGEST_PLACE, _LONGEST_VALUE = 100, 60
 
 
-class Mark:
+class Mark(ABC):
     """A bound on what an annotated value may be."""
 
+    @abstractmethod
     def _explain(self, value: Any) -> str:
-        # What is wrong with the value, as a clause; empty where nothing is.
-        raise NotImplementedError
+        """What is wrong with the value, as a clause; empty where nothing is."""
 
 
 @dataclass(frozen=True)

@@ -120,19 +120,6 @@ def add_rows(
     moments.sum_py.add_(p @ y)
 
 
-def compute_moments(
-    x: Rows, y: Rows, reference_x: Float[Tensor, " dim"], reference_y: Float[Tensor, " dim"]
-) -> PairMoments:
-    """Moments of a set of rows.
-
-    Returns:
-        The moments about the references.
-    """
-    moments = make_moments(x.shape[1], y.shape[1])
-    add_rows(moments, x.double() - reference_x, y.double() - reference_y)
-    return moments
-
-
 def shift_moments(
     moments: PairMoments, offset_x: Float[Tensor, " dim"], offset_y: Float[Tensor, " dim"]
 ) -> PairMoments:

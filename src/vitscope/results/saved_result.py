@@ -3,6 +3,7 @@
 import csv
 import shutil
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -161,7 +162,7 @@ class SavedResult:
 
 
 @dataclass(frozen=True)
-class TabularResult(SavedResult):
+class TabularResult(SavedResult, ABC):
     """A result with a table, which other libraries take over.
 
     Attributes:
@@ -170,8 +171,9 @@ class TabularResult(SavedResult):
     """
 
     @property
+    @abstractmethod
     def _table(self) -> pa.Table:
-        raise NotImplementedError
+        """The rows behind the summary."""
 
     def to_pandas(self) -> Any:
         """The rows behind the summary as a DataFrame of pandas.

@@ -1,4 +1,4 @@
-"""The words for what results hold: terms, per-image and summary numbers, in the order of display.
+"""The words for what results hold: terms and per-image numbers, in the order of display.
 
 Figures, report, terminal, notebook and docs take names, units and descriptions from here.
 """
@@ -282,81 +282,6 @@ COVARIATES: Mapping[str, Quantity] = _by_key(
     ]
 )
 """What is measured of an image without labels, by key."""
-
-OVER_IMAGES: Mapping[str, Quantity] = _by_key(
-    [
-        Quantity(
-            "variance_share",
-            "Variance share",
-            "Σ ⟨c − mean c, r − mean r⟩ / Σ ‖r − mean r‖²: part of the output's variance",
-            is_part=True,
-            totals=tuple(TOTALS),
-            terms=SOURCES,
-        ),
-        Quantity(
-            "cka",
-            "CKA",
-            "unbiased linear CKA of the full output with a restricted one",
-            totals=("residual", "attention", "values", "block", "embedding"),
-            terms=(*SOURCES, "non_patch"),
-        ),
-        Quantity(
-            "gram_ledger",
-            "Gram ledger",
-            "share of a pair of terms in the similarities between images, unbiased",
-            is_part=True,
-            totals=tuple(TOTALS),
-            terms=SOURCES,
-        ),
-        Quantity(
-            "effective_rank",
-            "Effective rank",
-            "(tr Σ)² / tr Σ²: number of directions that a term varies in",
-            terms=SOURCES,
-        ),
-        Quantity(
-            "principal_angles_deg",
-            "Principal angles",
-            "angles between the leading directions of two terms",
-            "°",
-        ),
-        Quantity(
-            "shared_variance",
-            "Shared variance",
-            "part of one term's variance along another's leading directions",
-            is_part=True,
-        ),
-        Quantity(
-            "pairwise_cosine",
-            "Pairwise cosine",
-            "mean cosine of a token's state over all pairs of images; 1 for a constant",
-        ),
-        Quantity(
-            "fraction",
-            "High-norm patch tokens",
-            "part of the patch tokens above a fitted threshold, at a depth",
-            is_part=True,
-        ),
-        Quantity(
-            "images_fraction",
-            "Images with high-norm tokens",
-            "part of the images that have such a token, at a depth",
-            is_part=True,
-        ),
-        Quantity("rho", "Rank correlation", "Spearman's ρ over images"),
-        Quantity(
-            "r2",
-            "R²",
-            "part of the variance that covariates foretell in images that were not fitted",
-            is_part=True,
-        ),
-        Quantity("top1", "Top-1 accuracy", "the true class has the highest score", is_part=True),
-        Quantity(
-            "top5", "Top-5 accuracy", "the true class is among the five highest", is_part=True
-        ),
-    ]
-)
-"""Numbers over images, by key."""
 
 
 def name_term(key: str) -> str:
