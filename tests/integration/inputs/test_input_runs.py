@@ -1,0 +1,312 @@
+"""What runs make of images in memory: resume, shards, labels, settings, results, refusals."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset
+
+import vitscope
+from input_forms import COUNT, HubSplit, Items
+from vitscope import ImageSet, audit, decompose, explain, one_shot
+from vitscope.errors import ImageReadError, UsageError
+
+# --- runs --------------------------------------------------------------------------------------
+
+
+def test_images_in_memory_are_resumed_by_their_pixels(vit, arrays, tmp_path):
+    first = audit(vit, arrays, out=tmp_path / "out")
+    run = first.provenance["run"]
+    again = audit(vit, [array.copy() for array in arrays], out=tmp_path / "out", resume=True)
+    assert again.provenance["run"] == run
+    changed = [255 - arrays[0], *arrays[1:]]
+    with pytest.raises(UsageError, match=r"holds a different result \(its images are others"):
+        audit(vit, changed, out=tmp_path / "out", resume=True)
+    with pytest.raises(UsageError, match=r"Items\[0\] comes from a dataset"):
+        audit(vit, Items(arrays), out=tmp_path / "out", resume=True)
+
+
+def test_shards_of_images_in_memory_merge(vit, arrays, tmp_path):
+    how = {"dtype": "float64"}  # batches of other sizes round otherwise
+    parts = [audit(vit, arrays, shard=(k, 2), out=tmp_path / f"{k}", **how) for k in (1, 2)]
+    assert parts[0].missing_shards == ["2/2"]
+    merged = parts[0].merge(parts[1])
+    assert merged.missing_shards == []
+    whole = audit(vit, arrays, **how).summary.last.cka["residual"]["patches"]
+    found = merged.summary.last.cka["residual"]["patches"]
+    # The same float64 sums added up in two parts.
+    assert found.unbiased == pytest.approx(whole.unbiased, rel=1e-9)
+
+
+def test_keywords_are_settings(vit, arrays):
+    result = audit(vit, arrays, limit=4, layers=[0, 1], dtype=torch.float64, seed=2)
+    assert result.summary.data.num_images == 4
+    assert [layer.index for layer in result.summary.layers] == [0, 1]
+    assert result.summary.model.dtype == "float64"
+    with pytest.raises(UsageError, match="unknown setting limt: expected"):
+        audit(vit, arrays, limt=4)
+    with pytest.raises(UsageError, match="unknown setting limit: expected"):
+        explain(vit, arrays[0], limit=4)
+
+
+def test_images_in_memory_are_explained(vit, paths, pils, tensors, pixels):
+    whole = [explain(vit, path).read_image(0) for path in paths[:2]]
+    for images in (pils[:2], torch.stack(tensors[:2]), Items(pils[:2])):
+        found = explain(vit, images)
+        for index, one in enumerate(whole):
+            np.testing.assert_array_equal(found.read_image(index).share, one.share)
+    given = explain(vit, pixels[:2], preprocessed=True)
+    for index, path in enumerate(paths[:2]):
+        found = given.read_image(index)
+        assert found.framing == "cropped"
+        np.testing.assert_array_equal(
+            found.attention, decomposed_attention(vit, vit.preprocess(path))
+        )
+    prepared = ImageSet.from_sources(pils[:2], vit.preprocessing)
+    assert len(explain(vit, prepared)) == 2
+
+
+def decomposed_attention(vit, pixels):
+    from vitscope import map_tokens
+
+    maps = map_tokens(vit, pixels[None])
+    return maps.on_grid(maps.attention)[0].mean(dim=0).numpy()
+
+
+def test_masks_need_names(vit, arrays, tmp_path):
+    (tmp_path / "masks").mkdir()
+    Image.new("RGB", (40, 48)).save(tmp_path / "masks" / "0.png")
+    with pytest.raises(
+        UsageError, match=r"image\[0\] has no name that a mask could be matched with"
+    ):
+        audit(vit, arrays, masks=tmp_path / "masks")
+
+
+# --- labels ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["labels", "pairs", "dict", "hub", "loader", "classes", "folder"])
+def test_labels_come_with_the_images(vit, form, pils, tensors, pixels, tmp_path):
+    labels = [0, 1, 0, 1, 0, 1]
+    preprocessed = False
+    given = None
+    pairs = list(zip(pils, labels, strict=True))
+    if form == "labels":
+        images, given = pils, np.array(labels)
+    elif form == "pairs":
+        images = Items(pairs)
+    elif form == "dict":
+        images = Items([{"image": one, "label": torch.tensor(k)} for one, k in pairs])
+    elif form == "hub":
+        images = HubSplit([{"image": one, "label": k} for one, k in pairs])
+    elif form == "loader":
+        pairs = list(zip(pixels, labels, strict=True))
+        images, preprocessed = DataLoader(Items(pairs), 4, shuffle=True), True
+    elif form == "classes":
+        images = Items(pairs)
+        images.classes = ["cat", "dog"]
+    else:
+        images = tmp_path
+        for number, (one, k) in enumerate(pairs):
+            (tmp_path / f"{k}").mkdir(exist_ok=True)
+            one.save(tmp_path / f"{k}" / f"{number}.png")
+    result = one_shot(vit, images, labels=given, preprocessed=preprocessed, draws=3)
+    data = result.summary.data
+    assert (data.num_classes, data.num_images) == (2, COUNT)
+    if form not in {"loader", "folder"}:  # whose images have other identities, and so other draws
+        expected = one_shot(vit, pils, labels=labels, draws=3)
+        assert result.draws.equals(expected.draws)
+
+
+def test_names_of_labels_are_those_of_the_dataset(vit, pils):
+    rows = [{"image": one, "label": min(i, 2)} for i, one in enumerate(pils)]
+    split = HubSplit(rows)
+    split.ClassLabel.names = ("lone", "other", "rest")
+    with pytest.raises(UsageError, match="name 3 classes, 1 of them with at least two"):
+        one_shot(vit, split)
+    more = HubSplit([*rows, {"image": pils[1].rotate(180), "label": 1}])
+    assert one_shot(vit, more, draws=2).summary.data.dropped_classes == ("lone",)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ([0, 1], "2 labels for 6 images: expected one for each"),
+        ([0.5] * 6, "a label of type float: expected text or whole numbers"),
+        (None, "the images come without labels"),
+    ],
+)
+def test_labels_that_do_not_fit(vit, pils, labels, told):
+    with pytest.raises(UsageError, match=told):
+        one_shot(vit, pils, labels=labels)
+
+
+def test_a_dataset_without_labels(vit, pils):
+    with pytest.raises(UsageError, match=r"Items\[0\] comes without a label"):
+        one_shot(vit, Items(pils))
+
+
+# --- one image ---------------------------------------------------------------------------------
+
+
+def test_an_image_is_preprocessed_as_an_audit_would(vit, paths, pils, arrays, tensors, pixels):
+    for one in (paths[1], str(paths[1]), pils[1], arrays[1], tensors[1]):
+        assert torch.equal(vit.preprocess(one), pixels[1])
+    decompose(vit, torch.stack([vit.preprocess(path) for path in paths]))
+    with pytest.raises(UsageError, match="6 images were given: expected one"):
+        vit.preprocess(pils)
+    with pytest.raises(ImageReadError, match="the file is empty"):
+        vit.preprocess(write_empty(paths[0].parent.parent / "empty.png"))
+
+
+def write_empty(path):
+    path.write_bytes(b"")
+    return path
+
+
+# --- what comes out ----------------------------------------------------------------------------
+
+
+def test_results_say_what_they_found_and_hand_over_their_table(vit, arrays, monkeypatch):
+    audited = audit(vit, arrays)
+    assert str(audited) == f"tiny/dinov2_reg: {audited.summary.last.verdict.text}"
+    assert "\n" not in repr(audited)
+    explained = explain(vit, arrays[:2])
+    assert [line.partition(":")[0] for line in str(explained).splitlines()] == [
+        "image[0]",
+        "image[1]",
+    ]
+    classified = one_shot(vit, arrays, labels=[0, 1] * 3, draws=2)
+    assert str(classified).startswith("tiny/dinov2_reg: ")
+    for library in ("pandas", "polars"):
+        monkeypatch.setitem(sys.modules, library, None)
+        with pytest.raises(UsageError, match=f"{library} is not installed: pip install {library}"):
+            getattr(audited, f"to_{library}")()
+
+
+def test_tables_go_to_pandas_and_polars(vit, arrays):
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    audited = audit(vit, arrays)
+    assert isinstance(audited.to_pandas(), pandas.DataFrame)
+    assert isinstance(audited.to_polars(), polars.DataFrame)
+    expected = audited.images.to_pydict()["image_id"]
+    assert list(audited.to_pandas()["image_id"]) == expected
+    assert audited.to_polars()["image_id"].to_list() == expected
+    classified = one_shot(vit, arrays, labels=[0, 1] * 3, draws=2)
+    assert len(classified.to_pandas()) == len(classified.to_polars()) == len(classified.draws)
+
+
+def test_the_package_lists_its_public_names():
+    assert dir(vitscope) == sorted([*vitscope.__all__, "__version__"])
+
+
+# --- refusals ----------------------------------------------------------------------------------
+
+_REFUSED = """
+import itertools, sys
+import numpy as np, torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from vitscope import audit, explain, one_shot
+from vitscope.errors import UsageError
+from vitscope.testing.tiny_timm import TINY_TIMM
+
+vit = TINY_TIMM["vit"]()
+vit.register_forward_hook(lambda *_: sys.exit("the model ran"))
+
+class Once(IterableDataset):
+    def __iter__(self):
+        return iter([torch.zeros(3, 32, 32)])
+
+class Odd(Dataset):
+    def __init__(self, item):
+        self.item = item
+    def __len__(self):
+        return 2
+    def __getitem__(self, index):
+        return self.item
+
+levels = np.zeros((2, 32, 32, 3), np.uint8)
+pixels = torch.zeros(2, 3, 32, 32)
+for images, more in [
+    (levels / 255, {}),
+    (levels[0, :, :, 0], {}),
+    (levels[..., :2], {}),
+    (levels.astype(np.int64), {}),
+    (levels.transpose(0, 3, 1, 2), {}),
+    (levels[:0], {}),
+    (pixels, {}),
+    ([pixels[0]], {}),
+    (pixels.to(torch.uint8).permute(0, 2, 3, 1), {}),
+    (pixels.to(torch.uint8), {"preprocessed": True}),
+    (pixels[:, :1], {"preprocessed": True}),
+    (levels, {"preprocessed": True}),
+    ([Image.new("RGB", (9, 9))], {"preprocessed": True}),
+    ("photos", {"preprocessed": True}),
+    (Once(), {}),
+    (DataLoader(Once()), {}),
+    (Odd(7), {}),
+    (Odd({"picture_of": 1}), {}),
+    (Odd(pixels[0]), {}),
+    (DataLoader(Odd(pixels[0])), {}),
+    ([], {}),
+    ({"train": Odd(levels[0])}, {}),
+    (b"bytes", {}),
+    (object(), {}),
+]:
+    try:
+        audit(vit, images, **more)
+    except UsageError as error:
+        print(str(error).replace("\\n", "NEWLINE"))
+    else:
+        print("TAKEN")
+"""
+
+TOLD = """\
+image[0]: an array of float64 (32, 32, 3): expected levels from 0 to 255
+image: an array of uint8 (32, 32): expected levels
+image[0]: an array of uint8 (32, 32, 2): expected levels
+image[0]: an array of int64 (32, 32, 3): expected levels
+image[0]: an array of uint8 (3, 32, 32): expected levels
+no images were given: expected a path, a URL, a PIL image
+image[0]: a tensor of float32 (3, 32, 32): expected levels from 0 to 255, as an array
+image[0]: a tensor of float32 (3, 32, 32): expected levels
+image[0]: a tensor of uint8 (32, 32, 3): expected levels
+image[0]: a tensor of uint8 (3, 32, 32) with preprocessed=True: expected floating-point
+image[0]: a tensor of float32 (1, 32, 32) with preprocessed=True: expected floating-point
+image[0]: a tensor of uint8 (32, 32, 3) with preprocessed=True: expected floating-point
+image[0]: Image with preprocessed=True: expected floating-point tensors
+'photos' with preprocessed=True: expected floating-point tensors
+Once gives its images once and in its own order: take those
+DataLoader gives its images once and in its own order: take those
+Odd[0]: an image was given as int: expected a path, a URL, a PIL image
+Odd[0]: an item with picture_of: expected an image under one of image, img
+Odd[0]: a tensor of float32 (3, 32, 32): expected levels
+Odd[0]: a tensor of float32 (3, 32, 32): expected levels
+no images were given: expected
+images were given as dict: expected one of its values (train)
+an image was given as bytes: expected a path
+an image was given as object: expected a path"""
+
+
+def test_what_is_no_image_is_refused_in_one_sentence_before_the_model_runs():
+    # In a process of its own: here annotations are checked before any code of ours.
+    done = subprocess.run([sys.executable, "-c", _REFUSED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(TOLD.splitlines())
+    for line, told in zip(lines, TOLD.splitlines(), strict=True):
+        assert line.startswith(told)
+        assert "preprocessed=True" in line or "levels" not in line
+
+
+def test_a_dataset_that_gives_its_images_once_says_what_to_do(vit):
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(())
+
+    with pytest.raises(UsageError, match=r"into a list, as in list\(itertools.islice"):
+        audit(vit, Stream())
