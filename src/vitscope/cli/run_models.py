@@ -104,7 +104,8 @@ def demo(
     config = AuditConfig(limit=limit)
     targets = choose_targets(["dinov2-small"], out, overwrite=overwrite)
     photographs = write_demo_photographs(out / "images")
-    Console().print(Text(photographs.describe()))
+    drawn = "" if limit is None else f"{min(limit, photographs.num_images)} of "
+    Console().print(Text(f"{drawn}{photographs.describe()}"))
     # A finished result is not replaced unasked: that was checked with the targets.
     how = _How(config, overwrite=True, resume=True, report=report)
     _audit_all(targets, [out / "images"], how)

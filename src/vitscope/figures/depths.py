@@ -54,8 +54,8 @@ def describe_high_norm_fraction(results: Iterable[ModelResult]) -> FigureData:
     notes = (
         f"{describe_n(selection.results)}.",
         "Norms of block outputs before the final norm; threshold fitted to each layer's norms. "
-        "Shaded where no token is found that stands out: from zero to the most that so few "
-        "images leave open.",
+        "Shaded where no high-norm tokens are found: from 0 to the largest fraction that so few "
+        "images cannot exclude.",
         *describe_partial_depths(selection.results),
     )
     points = [*_place(selection.found)]
@@ -87,8 +87,8 @@ def describe_high_norm_layers(results: Iterable[ModelResult]) -> FigureData:
     ]
     if all(one.threshold is None for one in depths):
         notes.append(
-            "No threshold in any layer: no token is found that stands out, and these images leave "
-            f"open {tell_bounds(depths)}."
+            "No threshold: no high-norm tokens are found where all images are known; these images "
+            f"cannot exclude {tell_bounds(depths)}."
         )
     return selection.describe(
         points,
@@ -118,7 +118,9 @@ def describe_high_norm_grid(results: Iterable[ModelResult]) -> FigureData:
         "its threshold; drawn is the layer with the most of them.",
     ]
     if one.position_share is not None:
-        notes.append(f"Place alone tells {one.position_share:.0%} of the variance of being one.")
+        notes.append(
+            f"Position alone explains {one.position_share:.0%} of the variance of being one."
+        )
     return selection.describe(
         points,
         notes,
@@ -141,7 +143,8 @@ def describe_partial_depths(results: Sequence[ModelResult]) -> list[str]:
         return []
     return [
         f"After the last block, patch norms are known for {write_range(partial)} images only, "
-        "those in which the ledger was verified; --verified 1 covers all images."
+        "those in which the ledger was verified, so no tokens are reported there; --verified 1 "
+        "covers all images."
     ]
 
 

@@ -208,7 +208,7 @@ def _list_cells(point: Point) -> dict[str, str]:
         "term": point.term,
         "other": point.other,
         "x": point.x,
-        "value": number.value,
+        "value": None if number.is_bound else number.value,
         "low": number.low,
         "high": number.high,
         "n": model.num_images if number.n is None else number.n,

@@ -85,13 +85,13 @@ def describe_covariates(results: Iterable[ModelResult]) -> FigureData:
     counts = write_range(one.n for target in found.values() for one in target.values())
     notes = (
         f"n = {counts} images; bars: 95 % intervals. Filled: "
-        "told from 0 (p < 0.05 after Holm's correction for the number of rows). R²: of a ridge "
+        "differs from 0 (p < 0.05 after Holm's correction for the number of rows). R²: of a ridge "
         "regression on all rows, for images that it was not fitted to.",
     )
     return selection.describe(
         _list_correlations(result, found),
         notes,
-        heading=f"What goes with an image's sources: {result.label}",
+        heading=f"Covariates of an image's sources: {result.label}",
         titles={target: f"{_TARGETS[target]}\n{_describe_fit(result, target)}" for target in found},
         axis="Spearman's ρ",
         limits=(-1.05, 1.05),

@@ -40,6 +40,11 @@ class Interval:
         high = self.value if self.high is None else self.high
         return max(0.0, self.value - low), max(0.0, high - self.value)
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether nothing was found, and the value is the most that could be there."""
+        return self.low == 0 and self.value == self.high
+
     def in_percent(self) -> "Interval":
         """A share as a percentage."""
         low, high = (None if end is None else 100 * end for end in (self.low, self.high))

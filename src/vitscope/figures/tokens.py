@@ -29,7 +29,7 @@ def describe_anatomy(results: Iterable[ModelResult]) -> FigureData:
     points = [*_list_norms(result, anatomy), *_list_states(result, anatomy)]
     notes = [
         f"At the input of the last block; {describe_n(selection.results)}. Norms: mean over "
-        "images, bars: 5 to 95 % of the images. Cosines between different images: bars: 95 % "
+        "images, bars: 5 to 95 % of the images. Cosines: between different images; bars: 95 % "
         "intervals.",
     ]
     if anatomy.analysed is not None:

@@ -20,7 +20,7 @@ from vitscope.report.figure import (
     tell_percent,
 )
 from vitscope.results.choices import LAYER
-from vitscope.results.vocabulary import name_term
+from vitscope.results.vocabulary import name_token
 
 _STATES = ("hidden", "normed", "keys", "values")
 
@@ -36,7 +36,7 @@ def draw_anatomy(results: Sequence[ModelResult]) -> ReportFigure:
         for model, norms in selection.found:
             data = [
                 {
-                    "name": name_term(token),
+                    "name": name_token(token),
                     "colour": term_colour(token),
                     "told": _tell(norm),
                     **describe_interval(norm),
@@ -48,7 +48,7 @@ def draw_anatomy(results: Sequence[ModelResult]) -> ReportFigure:
             )
             panels.append(Panel(model.label, plot_bars(data, "norm", words)))
             rows += [
-                (model.label, name_term(token), _tell(norm), *_read_cosines(model, token))
+                (model.label, name_token(token), _tell(norm), *_read_cosines(model, token))
                 for token, norm in norms.items()
             ]
             notes += _describe_dominant(model)

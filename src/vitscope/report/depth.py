@@ -64,8 +64,8 @@ def draw_high_norm(results: Results) -> ReportFigure:
         ]
         if clean:
             notes.append(
-                "No high-norm patch tokens were found at any depth; what the images leave "
-                f"open: {'; '.join(clean)}."
+                "No high-norm patch tokens were found at the depths shown; these images cannot "
+                f"exclude: {'; '.join(clean)}."
             )
         top = max(value.value for _, layers in selection.found for value in layers.values())
         domain = (0.0, 1.08 * top if top else 0.01)
@@ -132,7 +132,7 @@ def _name_apart(labels: Sequence[str]) -> list[str]:
 def _tell(value: Interval | None, told: Callable[[float], str]) -> str:
     if value is None:
         return "–"
-    bound = "at most " if value.low == 0 and value.value == value.high else ""
+    bound = "at most " if value.is_bound else ""
     return bound + told(value.value)
 
 

@@ -26,14 +26,19 @@ from vitscope.results.vocabulary import SOURCES
 
 Results = Sequence[ModelResult]
 _CLS = count_cls(*SOURCES)
-_READOUTS = {"residual": "the residual stream r", "attention": "the attention branch's output t"}
+_READOUTS = {"residual": "the residual stream r", "attention": "the attention branch’s output t"}
 
 
 def draw_variance_share(results: Results) -> ReportFigure:
     """Variance share of each term."""
     return make_figure(
         lambda: _draw(
-            results, _read_shares, "share of the output’s variance", tell_percent, form="%"
+            results,
+            _read_shares,
+            "share of the output’s variance",
+            tell_percent,
+            form="%",
+            note="Thin lines: 95 % intervals.",
         ),
         key="variance-share",
         title="Where does the output come from?",

@@ -289,6 +289,18 @@ def name_term(key: str) -> str:
     return TERMS[key].name if key in TERMS else key.replace("_", " ")
 
 
+def name_token(key: str) -> str:
+    """A single token as a legend calls it: as a term "cls" is [CLS]'s attention to itself.
+
+    Args:
+        key: As results call it, such as "cls" or "register_2".
+
+    Returns:
+        Such as "[CLS]" or "register 2".
+    """
+    return "[CLS]" if key == "cls" else name_term(key)
+
+
 def order_terms(keys: Iterable[str]) -> list[str]:
     """Terms in the order of every legend."""
     places = {key: place for place, key in enumerate(TERMS)}

@@ -96,7 +96,7 @@ def draw_by_layer(data: FigureData) -> Figure:
         if panel.lines:
             panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.6)
         else:
-            mark_empty(panel, "not known of any layer")
+            mark_empty(panel, "no threshold in any layer")
     return finish(figure, data)
 
 

@@ -22,7 +22,7 @@ from vitscope.figures.rendering.style import (
     mark_term,
 )
 from vitscope.figures.tokens import AFTER, BEFORE, COSINES, NORMS, STATES
-from vitscope.results.vocabulary import name_term
+from vitscope.results.vocabulary import name_token
 
 _WIDE = 15
 """Ratio of the largest to the smallest norm from which on the axis is logarithmic."""
@@ -118,11 +118,11 @@ def _plot_dimensions(panel: Axes, points: Sequence[Point], highlight: str | None
 
 
 def _name_one(token: str, highlight: str | None) -> str:
-    name = {"cls": "[CLS]"}.get(token, name_term(token))
+    name = name_token(token)
     return f"{name} (analysed)" if token == highlight else name
 
 
 def _shorten(token: str) -> str:
     if token.startswith("register_"):
         return f"reg.\n{token.removeprefix('register_')}"
-    return {"cls": "[CLS]", "highest_patch": "highest\npatch"}.get(token, name_term(token))
+    return {"highest_patch": "highest\npatch"}.get(token, name_token(token))

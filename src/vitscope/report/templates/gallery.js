@@ -33,7 +33,7 @@ function makeShares(shares) {
   return bar;
 }
 
-const percent = (share) => `${(100 * share).toFixed(0)} %`.replace("-", "−");
+const percent = (share) => `${Math.round(100 * share) || 0} %`.replace("-", "−");
 
 function tellShares({ kind, shares }) {
   const told = shares.map(({ term, value }) => `${termNames[term]} ${percent(value)}`).join(" · ");
