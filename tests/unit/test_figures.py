@@ -12,7 +12,7 @@ from matplotlib.container import ErrorbarContainer
 
 from made_results import FAMILIES, MadeResult, estimate, hold_audit, make_one_shot
 from vitscope.errors import UsageError
-from vitscope.figures import FIGURES, NothingToDrawError, draw_figure
+from vitscope.figures import FIGURES, NothingToDrawError, draw_figure, plot
 from vitscope.figures.rendering.style import FAINT, TERM_COLOURS, look_of_families
 from vitscope.figures.sources import list_classifiers
 from vitscope.metrics.distribution import Distribution
@@ -381,12 +381,22 @@ def test_what_cannot_be_drawn_is_refused_in_words(figure, reason):
         ("poem", {}, "figure 'poem': expected one of variance_share, norms,"),
         ("norms", {"top": "top1"}, "the figure norms takes no 'top': expected none"),
         ("one_shot", {"top": "top9"}, "top 'top9': expected one of top1, top5"),
+        ("one_shot", {"readout": "embedding"}, "readout 'embedding': expected one of attention, v"),
+        ("restricted_cka", {"readout": "residual"}, "readout 'residual': expected one of atten"),
+        ("maps", {"of": 1}, "the figure maps takes no 'of': expected image, heads"),
         ("anatomy", {}, "the figure anatomy is of one result: 2 were given"),
     ],
 )
 def test_a_figure_or_a_setting_that_there_is_not_is_refused(figure, settings, message):
     with pytest.raises(UsageError, match=message):
         draw_figure(figure, audits("iBOT")[:2], **settings)
+
+
+def test_what_is_no_result_is_refused_in_words():
+    with pytest.raises(
+        UsageError, match="a result was given as int: expected"
+    ):
+        plot("norms", [1])
 
 
 @pytest.mark.parametrize("figure", [name for name in FIGURES if name != "high_norm_grid"])

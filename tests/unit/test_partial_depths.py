@@ -40,6 +40,13 @@ def test_figures_and_report_say_of_how_many_images_the_last_depth_is():
         assert any(WORDS in note for note in draw_high_norm([result]).notes) == told
 
 
+def test_no_note_stands_twice():
+    result = hold_audit().change((48, 48), "preprocessing", "size")
+    result = result.change(("size",), "preprocessing", "changed")
+    notes = draw_figure("high_norm_layers", [result]).data.notes
+    assert len(notes) == len(set(notes))
+
+
 def test_a_depth_without_images_is_left_out(unknown):
     last = len(unknown.audit.high_norm_tokens) - 1
     norms, fractions = draw_figure("high_norm_layers", [unknown]).figure.axes

@@ -303,6 +303,8 @@ def test_memory_is_that_of_the_norms_that_occur_and_flat_in_the_number_of_images
         {"image_squares": torch.full((2, NUM_BINS), -1)},
         {"image_squares": torch.full((2, NUM_BINS), 2**60)},
         {"image_peaks": torch.zeros(2, NUM_BINS, dtype=torch.int64)},
+        {"image_squares": torch.ones(1, NUM_BINS, dtype=torch.int64)},
+        {"highest": torch.tensor(1.0)},
         {"highest": torch.tensor([1.0, math.nan])},
         {"highest": torch.tensor([1.0, -1.0])},
     ],
@@ -310,6 +312,7 @@ def test_memory_is_that_of_the_norms_that_occur_and_flat_in_the_number_of_images
         *("no counts", "no bin", "no squares", "no contrasts", "no highest", "empty bin"),
         *("bin too high", "bin too low", "no bins", "other counts", "no grid", "other depths"),
         *("few squares", "squares below 0", "squares too high", "other images"),
+        *("squares of one depth", "one highest"),
         *("highest undefined", "highest below 0"),
     ],
 )
@@ -319,3 +322,11 @@ def test_damaged_counts_say_so(change):
     kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     with pytest.raises((KeyError, ValueError, RuntimeError)):
         load(kept)
+
+
+@pytest.mark.parametrize("places", [3_000_000, 60_000])
+def test_a_small_file_does_not_ask_for_much_memory(monkeypatch, places):
+    tensors = count(np.random.default_rng(9).lognormal(2, 1, (9, 2, 4))).save()
+    monkeypatch.setattr(PatchNormCounts, "_start", lambda *_: pytest.fail("room was made"))
+    with pytest.raises(ValueError, match="counts of patch norms"):
+        load(tensors | {"by_place": torch.zeros(2, places, 0, dtype=torch.int16)})

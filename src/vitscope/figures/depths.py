@@ -83,7 +83,6 @@ def describe_high_norm_layers(results: Iterable[ModelResult]) -> FigureData:
     notes = [
         f"{describe_n(selection.results)}. Norms of block outputs before the final norm.",
         *describe_partial_depths(selection.results),
-        *selection.choices,
     ]
     if all(one.threshold is None for one in depths):
         notes.append(

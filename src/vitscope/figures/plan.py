@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -46,17 +46,10 @@ from vitscope.figures.sources import (
     list_classifiers,
 )
 from vitscope.figures.tokens import describe_anatomy
+from vitscope.results.saved_result import SavedResult
 
 Results = Sequence[ModelResult]
 _MAIN_FAMILY = "DINOv2"
-
-
-class _InFolder(Protocol):
-    """A result on disk."""
-
-    @property
-    def folder(self) -> Path:
-        """Where it lies."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +123,7 @@ OF_EACH_MODEL = {
 """The names of files, by the figures on them."""
 
 
-def plot(name: str, results: Sequence[_InFolder | str | Path], **settings: Any) -> Figure:
+def plot(name: str, results: Sequence[SavedResult | str | Path], **settings: Any) -> Figure:
     """Draw one figure of one or several results.
 
     Args:
@@ -147,22 +140,32 @@ def plot(name: str, results: Sequence[_InFolder | str | Path], **settings: Any) 
         UsageError: If there is no such figure or setting.
         NothingToDrawError: If the results hold no numbers for it, or differ in what these mean.
     """
-    folders = [Path(one) if isinstance(one, (str, Path)) else one.folder for one in results]
-    return draw_figure(name, tell_apart(list(map(ModelResult.load, folders))), **settings).figure
+    return draw_figure(name, tell_apart(list(map(_open, results))), **settings).figure
+
+
+def _open(result: SavedResult | str | Path) -> ModelResult:
+    if isinstance(result, SavedResult):
+        return ModelResult(result.folder, result.summary)
+    if isinstance(result, (str, Path)):
+        return ModelResult.load(Path(result))
+    raise UsageError(
+        f"a result was given as {type(result).__name__}: expected a result or a folder"
+    )
 
 
 def draw_figure(name: str, results: Results, **settings: Any) -> Drawing:
     """Draw one figure."""
-    if name == "maps":
-        return draw_maps(results, **settings)
-    if name not in FIGURES:
+    if name != "maps" and name not in FIGURES:
         raise UsageError(f"figure {name!r}: expected one of {', '.join([*FIGURES, 'maps'])}")
-    question = FIGURES[name]
-    taken = list(signature(question.describe).parameters)[1:]
+    takes_them = draw_maps if name == "maps" else FIGURES[name].describe
+    taken = list(signature(takes_them).parameters)[1:]
     if unknown := [setting for setting in settings if setting not in taken]:
         raise UsageError(
             f"the figure {name} takes no {unknown[0]!r}: expected {', '.join(taken) or 'none'}"
         )
+    if name == "maps":
+        return draw_maps(results, **settings)
+    question = FIGURES[name]
     if question.of_one and len(results) != 1:
         raise UsageError(f"the figure {name} is of one result: {len(results)} were given")
     data = question.describe(results, **settings)

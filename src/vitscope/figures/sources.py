@@ -79,6 +79,7 @@ def describe_norms(results: Results) -> FigureData:
 
 def describe_restricted_cka(results: Results, readout: Readout = "attention") -> FigureData:
     """CKA of the attention branch's output with that of one token type alone (Fig. 3a)."""
+    _check_readout(readout)
     choices = [count_cls(*_KEPT), RENORMALIZE, LAYER]
     selection = select(results, partial(_read_ckas, readout, _KEPT), choices=choices)
     points = (
@@ -117,6 +118,7 @@ def describe_one_shot(
     """One-shot accuracy by part of the output, over size (Fig. 3b)."""
     if top not in TOPS:
         raise UsageError(f"top {top!r}: expected one of {', '.join(TOPS)}")
+    _check_readout(readout)
     selection = select(
         results,
         partial(_read_accuracies, classifier, top, readout),
@@ -130,6 +132,11 @@ def describe_one_shot(
     )
     axis = f"one-shot {_TOP_NAMES[top]} accuracy"
     return _describe_by_size(selection, notes, axis=axis, percent=True, limits=(-0.03, 1.03))
+
+
+def _check_readout(readout: str) -> None:
+    if readout not in READOUTS:
+        raise UsageError(f"readout {readout!r}: expected one of {', '.join(READOUTS)}")
 
 
 def list_classifiers(results: Results) -> list[str]:

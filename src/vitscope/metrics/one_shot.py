@@ -17,10 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from scipy.special import stdtrit
 from sklearn.linear_model import LogisticRegression
 
-from vitscope.metrics.jackknife import Estimate
+from vitscope.metrics.jackknife import Estimate, student_975
 
 Features = Float64[np.ndarray, "image dim"]
 """A row an image; of training and of test images one a class, in the same order."""
@@ -155,7 +154,7 @@ def average_draws(values: Float64[np.ndarray, " draw"]) -> Estimate:
     mean = float(np.mean(values))
     if draws < 2:
         return Estimate(mean, None)
-    half = float(stdtrit(draws - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(draws))
+    half = student_975(float(draws - 1)) * float(np.std(values, ddof=1) / np.sqrt(draws))
     return Estimate(mean, (max(0.0, mean - half), min(1.0, mean + half)))
 
 

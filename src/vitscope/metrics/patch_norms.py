@@ -32,6 +32,9 @@ from vitscope.metrics.sums import Batch
 _LOWEST_OCTAVE, _HIGHEST_OCTAVE = -10, 24
 NUM_BINS = BINS_PER_OCTAVE * (_HIGHEST_OCTAVE - _LOWEST_OCTAVE)
 """Bins of norms from 2^-10 to 2^24, each 4.4 % wide; what lies beyond is in the first or last."""
+_MOST_PLACES = 2**16
+"""No grid that is read has more patches."""
+_OF_IMAGES = ("image_squares", "image_peaks", "image_contrasts")
 
 
 class PatchNormCounts:
@@ -141,11 +144,16 @@ class PatchNormCounts:
             return
         by_place, first = tensors["by_place"], int(tensors["first_bin"])
         depths, places, width = by_place.shape
-        if not places or not 0 <= first <= NUM_BINS - width:
+        fits = 0 < places <= _MOST_PLACES and 0 <= first <= NUM_BINS - width
+        shapes = {tuple(tensors[name].shape) for name in _OF_IMAGES}
+        if not fits or shapes != {(depths, NUM_BINS)} or tensors["highest"].shape != (depths,):
             raise ValueError(f"counts of patch norms of shape {tuple(by_place.shape)} at {first}")
+        # Before there is room for every bin: a few bytes must not ask for gigabytes.
+        if not torch.equal(by_place.sum(dim=2), _spread(tensors["image_peaks"].sum(dim=1), places)):
+            raise ValueError("counts of patch norms by place and by image differ")
         self._start(depths, places)
         self._counts["by_place"][..., first : first + width] = by_place
-        for name in ("image_squares", "image_peaks", "image_contrasts"):
+        for name in _OF_IMAGES:
             self._counts[name] += tensors[name]
         self._highest += tensors["highest"]
         self._check()
@@ -156,8 +164,7 @@ class PatchNormCounts:
 
     def _start(self, depths: int, places: int) -> None:
         if not self._counts:
-            of_images = ("image_squares", "image_peaks", "image_contrasts")
-            self._counts = {k: torch.zeros(depths, NUM_BINS, dtype=torch.int64) for k in of_images}
+            self._counts = {k: torch.zeros(depths, NUM_BINS, dtype=torch.int64) for k in _OF_IMAGES}
             self._counts["by_place"] = torch.zeros(depths, places, NUM_BINS, dtype=torch.int32)
             self._highest = torch.zeros(depths, dtype=torch.float64)
         if self._counts["by_place"].shape[:2] != (depths, places):
@@ -166,10 +173,8 @@ class PatchNormCounts:
     def _check(self) -> None:
         by_place, squares = self._counts["by_place"], self._counts["image_squares"]
         images = self._counts["image_peaks"].sum(dim=1)
-        if bool((by_place.sum(dim=2) != images[:, None]).any()) or not torch.equal(
-            self._counts["image_contrasts"].sum(dim=1), images
-        ):
-            raise ValueError("counts of patch norms by place and by image differ")
+        if not torch.equal(self._counts["image_contrasts"].sum(dim=1), images):
+            raise ValueError("counts of patch norms by image differ")
         if not self._highest.isfinite().all() or bool(
             (squares > images[:, None] * by_place.shape[1] ** 2).any()
         ):
@@ -191,6 +196,10 @@ def lower_edge(bin_index: int) -> float:
 @functools.cache
 def _make_edges() -> Tensor:
     return torch.tensor([lower_edge(index) for index in range(NUM_BINS + 1)], dtype=torch.float64)
+
+
+def _spread(images: Int64[Tensor, " depth"], places: int) -> Int64[Tensor, "depth place"]:
+    return images[:, None].expand(-1, places)
 
 
 def _add_ones(counts: Tensor, cells: Int64[Tensor, "*axes"]) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 MIN_PAIRS = 4
 """Fewest pairs of which anything is said: with three the interval has no width."""
 
-_Z_975 = 1.959963984540054
+NORMAL_975 = 1.959963984540054
 _PERFECT = 1 - 1e-12
 
 
@@ -111,5 +111,5 @@ def _compute_interval(rho: float, n: int) -> tuple[float, float] | None:
     if abs(rho) > _PERFECT:
         return None
     centre = math.atanh(rho)
-    half = _Z_975 * math.sqrt((1 + rho**2 / 2) / (n - 3))
+    half = NORMAL_975 * math.sqrt((1 + rho**2 / 2) / (n - 3))
     return math.tanh(centre - half), math.tanh(centre + half)

@@ -5,12 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from scipy.special import stdtrit
-
 from vitscope.errors import UsageError
 from vitscope.figures.numbers import Interval
 from vitscope.metrics.distribution import Distribution
-from vitscope.metrics.jackknife import Estimate
+from vitscope.metrics.jackknife import Estimate, student_975
+from vitscope.metrics.rank_correlation import NORMAL_975
 from vitscope.results.schema import AuditSummary, OneShotSummary, Summary
 from vitscope.results.verdict import MIN_IMAGES_TO_JUDGE
 
@@ -22,7 +21,6 @@ MIN_IMAGES_WITHOUT_INTERVAL = 100
 """For numbers that have no interval, so that 5 % of the images are five or more."""
 MISSING = "is missing or undefined"
 
-_Z_975 = 1.959963984540054
 _KINDS = {"COCO": "audit", "ImageNet": "audit on ImageNet", "one-shot": "one-shot result"}
 
 
@@ -197,7 +195,7 @@ def read_mean(found: Distribution | None, *, at_most: float = math.inf) -> Readi
     mean = found.mean
     if not math.isfinite(found.std) or found.n < 2:
         return Reading(mean)
-    half = float(stdtrit(found.n - 1, 0.975)) * found.std / math.sqrt(found.n - 1)
+    half = student_975(float(found.n - 1)) * found.std / math.sqrt(found.n - 1)
     return Reading(mean, mean - half, min(mean + half, max(mean, at_most)))
 
 
@@ -207,10 +205,10 @@ def read_proportion(part: float, count: int) -> Reading:
         raise UntoldError("is not between 0 and 1")
     if count < 1:
         return Reading(part)
-    square = _Z_975**2
+    square = NORMAL_975**2
     centre = (part + square / (2 * count)) / (1 + square / count)
     half = math.sqrt(part * (1 - part) / count + square / (4 * count**2))
-    half *= _Z_975 / (1 + square / count)
+    half *= NORMAL_975 / (1 + square / count)
     # Where no image or every one counts, the end is exact but for rounding.
     low = 0.0 if part == 0 else centre - half
     return Reading(part, low, 1.0 if part == 1 else centre + half)

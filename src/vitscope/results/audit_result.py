@@ -21,7 +21,7 @@ from vitscope.results.gallery import Gallery, merge_galleries, read_gallery
 from vitscope.results.manifest import Manifest, check_same, read_manifest, read_sums
 from vitscope.results.merging import check_disjoint, find_missing_shards, merge_parts
 from vitscope.results.result_html import show_audit
-from vitscope.results.saved_result import TabularResult
+from vitscope.results.saved_result import PROVENANCE, TabularResult
 from vitscope.results.schema import AuditSummary, read_summary
 
 
@@ -85,7 +85,9 @@ class AuditResult(TabularResult):
     @property
     def missing_shards(self) -> list[str] | None:
         """Shards of the same images, such as "3/16", that are not here; None: cannot tell."""
-        return find_missing_shards(self.provenance)
+        provenance = self.provenance
+        with plain_damage(self.folder / PROVENANCE):
+            return find_missing_shards(provenance)
 
     def read_sums(self) -> dict[int, FeatureSums]:
         """The sums over the [CLS] row that the estimates came from.
@@ -140,7 +142,8 @@ class AuditResult(TabularResult):
                 f"depth {depth} is known of {known} of {everything} images, those in which the "
                 "ledger was verified: audit with verified=1"
             )
-        return counts.frequency_of_outliers(depth).reshape(self.summary.model.grid)
+        with plain_damage(self.folder):
+            return counts.frequency_of_outliers(depth).reshape(self.summary.model.grid)
 
     def merge(
         self, *others: "AuditResult", out: str | Path | None = None, overwrite: bool = False

@@ -22,6 +22,7 @@ from sharded import (
 )
 from vitscope import AuditConfig, AuditResult, audit
 from vitscope.errors import ImageReadError, ResultError, UsageError, VitscopeError
+from vitscope.files.json_files import write_json
 from vitscope.files.workspace import Workspace, place_of, unpack_folder
 from vitscope.results.schema import DataSummary
 from vitscope.runs import resources
@@ -271,6 +272,10 @@ def test_shards_of_a_job_array_merge_to_the_whole(images, verified, tmp_path):
     other = audit(tiny_vit(), names[:-1], replace(VERIFIED, shard=(3, 3)), out=tmp_path / "other")
     assert parts[0].merge(other).missing_shards is None
     assert verified.missing_shards == []
+    for damage in ({"plan": {"names": 1, "shard": "2/x"}}, {"plan": 3}, {"merged_from": 5}):
+        write_json(merged.folder / "provenance.json", damage)
+        with pytest.raises(ResultError, match=r"provenance\.json is damaged"):
+            _ = AuditResult(merged.folder).missing_shards
 
 
 def test_more_shards_than_images_are_refused(images, tmp_path):
