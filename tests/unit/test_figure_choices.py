@@ -111,6 +111,14 @@ def test_results_that_differ_in_a_choice_are_drawn_apart(figure, settings, about
     assert re.search("; .*: DINOv2 with registers B.: draw them separately", str(caught.value))
 
 
+def test_raw_and_centred_shares_are_drawn_apart():
+    raw = audit("B", 86.0).change_last({}, "centred_share")
+    with pytest.raises(NothingToDrawError, match="differ in the shares of their images"):
+        draw_figure("interdependence", [audit(), raw])
+    assert "by its raw shares" in words(draw_figure("interdependence", [raw]))
+    assert "by its centred shares" in words(draw_figure("interdependence", [audit()]))
+
+
 def test_a_choice_that_changes_nothing_shown_is_no_difference():
     mixed = [audit(), audit("B", 86.0, cls_term="registers", renormalize=True)]
     for figure in ("norms", "residual_cka", "layer_similarity"):

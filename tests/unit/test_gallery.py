@@ -230,11 +230,16 @@ def test_a_result_with_a_gallery_is_replaced_like_any_other(folder, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda index: index.pop("number"), "cannot be read"),
+        (lambda index: index.pop("number"), "damaged: number is missing"),
         (lambda index: index["images"][0].update(maps="../../secret.npz"), "not as vitscope"),
-        (lambda index: index["images"][0].update(why="<b>"), "not as vitscope"),
-        (lambda index: index.update(images=3), "cannot be read"),
-        (lambda index: index["images"].__setitem__(0, None), "cannot be read"),
+        (lambda index: index["images"][0].update(why="<b>"), r"damaged at images\.0\.why"),
+        (lambda index: index.update(images=3), "damaged at images"),
+        (lambda index: index.update(num_images="x"), "damaged at num_images"),
+        (lambda index: index.update(limit=None), "damaged at limit"),
+        (lambda index: index.update(number=5), "damaged at number"),
+        (lambda index: index["images"][0].update(path=7), r"damaged at images\.0\.path"),
+        (lambda index: index["images"][0].update(image_id=[]), r"damaged at images\.0\.image_id"),
+        (lambda index: index["images"].__setitem__(0, None), r"damaged at images\.0"),
     ],
 )
 def test_a_damaged_gallery_is_refused(result, tmp_path, change, message):

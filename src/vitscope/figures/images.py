@@ -17,7 +17,7 @@ from vitscope.figures.description import (
 from vitscope.figures.numbers import Interval, make_interval, write_number
 from vitscope.figures.saved import ModelResult
 from vitscope.metrics.rank_correlation import AdjustedCorrelation
-from vitscope.results.choices import LAYER, count_cls
+from vitscope.results.choices import LAYER, SHARES, count_cls
 
 R2 = "r2"
 """Panel of how well all covariates together foretell a target, which its title says."""
@@ -64,11 +64,13 @@ def describe_patch_share(results: Iterable[ModelResult]) -> FigureData:
 
 def describe_interdependence(results: Iterable[ModelResult]) -> FigureData:
     """Register share against skip share of each image's output, and their rank correlation."""
-    selection = select(results, _read_pairs, choices=[count_cls("registers", "skip"), LAYER])
+    selection = select(
+        results, _read_pairs, choices=[count_cls("registers", "skip"), LAYER, SHARES]
+    )
     notes = (
-        "Each dot an image: centred shares, of what differs from the mean image, where features "
-        f"were kept, else raw ones; {describe_n(selection.results)}. ρ: Spearman's rank "
-        "correlation; brackets: 95 % interval.",
+        f"Each dot is an image, by its {SHARES.agree(selection.results)} shares; "
+        f"{describe_n(selection.results)}. ρ: Spearman's rank correlation; "
+        "brackets: 95 % interval.",
     )
     points = [point for model in selection.results for point in _list_rhos(model)]
     titles = {

@@ -18,7 +18,7 @@ from vitscope.report.figure import (
     tell_interval,
     tell_number,
 )
-from vitscope.results.choices import LAYER, count_cls
+from vitscope.results.choices import LAYER, SHARES, count_cls
 from vitscope.results.vocabulary import COVARIATES, name_term
 
 _SOURCES = ("patches", "registers", "skip")
@@ -31,7 +31,7 @@ def draw_covariates(results: Sequence[ModelResult]) -> ReportFigure:
     """Rank correlations of the sources' shares with covariates of the image."""
 
     def draw() -> Mapping[str, Any]:
-        selection = select(results, _read, choices=[count_cls(*_SOURCES), LAYER])
+        selection = select(results, _read, choices=[count_cls(*_SOURCES), LAYER, SHARES])
         panels = []
         rows: list[tuple[str, ...]] = []
         for model, found in selection.found:

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, get_args
 from vitscope.config import ClsTerm
 from vitscope.files.printable import printable
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.results.schema import Summary
+from vitscope.results.schema import AuditSummary, Summary
 
 _MOST_NAMES, _LONGEST = 6, 60
 _HALF_PRECISIONS = ("bfloat16", "float16")
@@ -165,6 +165,22 @@ def _name_layer(summary: Summary) -> str:
     # An attention pooling comes behind the last block.
     return _LAST if summary.layer >= summary.model.depth - 1 else f"layer {summary.layer}"
 
+
+SHARES = Choice(
+    about="the shares of their images",
+    read=lambda summary: (
+        frozenset({"centred" if summary.last.centred_share else "raw"})
+        if isinstance(summary, AuditSummary)
+        else frozenset()
+    ),
+    names={"centred": "centred", "raw": "raw"},
+    tell=lambda value: (
+        "Shares are raw: features were dropped, so what is the same for every image counts too."
+        if value == "raw"
+        else ""
+    ),
+)
+"""Whether shares are of what differs from the mean image, for which features must be kept."""
 
 LAYER = Choice(
     about="the block that was audited",

@@ -14,7 +14,6 @@ from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +26,7 @@ from vitscope.files.json_files import read_json, write_json
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import open_table
 from vitscope.files.tensor_files import read_tensors, write_tensors
+from vitscope.files.typed_json import read_typed
 from vitscope.images.addresses import ImageAddress, read_image
 from vitscope.images.decoding import decode_for_model, image_id, resize_and_crop
 from vitscope.images.image_set import ImageSet
@@ -66,6 +66,15 @@ class GalleryImage:
     image_id: str
     why: Why
     maps: str
+
+
+@dataclass(frozen=True)
+class _Index:
+    number: str
+    limit: int
+    num_candidates: int
+    num_images: int
+    images: tuple[GalleryImage, ...]
 
 
 @dataclass(frozen=True)
@@ -217,20 +226,15 @@ def read_gallery(folder: Path, owner: object = None) -> Gallery | None:
     path = folder / _INDEX
     if not path.exists():
         return None
-    content = read_json(path)
-    try:
-        images = [_check_entry(k, entry) for k, entry in enumerate(content.pop("images"))]
-        return Gallery(folder, **content, images=tuple(images), owner=owner)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ResultError(f"{printable_path(path)} cannot be read: {reason}") from None
-
-
-def _check_entry(index: int, entry: Mapping[str, str]) -> GalleryImage:
+    index = read_typed(_Index, read_json(path), printable_path(path))
     # A file that an index names is opened only where vitscope itself would have put it.
-    if entry["why"] not in get_args(Why) or entry["maps"] != _maps_name(index):
-        raise ValueError(f"image {index} is not as vitscope writes them")
-    return GalleryImage(**entry)  # type: ignore[arg-type]  # `why` was checked
+    for number, image in enumerate(index.images):
+        if image.maps != _maps_name(number):
+            raise ResultError(
+                f"{printable_path(path)} is damaged at images.{number}.maps: the file is not as "
+                "vitscope names it"
+            )
+    return Gallery(folder, **vars(index), owner=owner)
 
 
 def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
@@ -301,14 +305,8 @@ def _write_index(
     limit: int,
     num_candidates: int,
 ) -> None:
-    content = {
-        "number": numbers.name,
-        "limit": limit,
-        "num_candidates": num_candidates,
-        "num_images": len(numbers.values),
-        "images": [asdict(entry) for entry in entries],
-    }
-    write_json(folder / _INDEX, content)
+    index = _Index(numbers.name, limit, num_candidates, len(numbers.values), tuple(entries))
+    write_json(folder / _INDEX, asdict(index))
 
 
 def _maps_name(index: int) -> str:
