@@ -244,7 +244,7 @@ def combine(kind: type[Config], config: Config | None, settings: Mapping[str, An
         All of them.
 
     Raises:
-        UsageError: If one is unknown, cannot be, or is given in both.
+        UsageError: If one is unknown, cannot be, or is given in both, or a config has others set.
     """
     config = kind() if config is None else config
     if not isinstance(config, kind):
@@ -253,6 +253,12 @@ def combine(kind: type[Config], config: Config | None, settings: Mapping[str, An
             "keyword arguments such as seed=1"
         )
     defaults = {field.name: field.default for field in fields(kind)}
+    for field in fields(config):  # a subclass may have more
+        if field.name not in defaults and getattr(config, field.name) != field.default:
+            raise UsageError(
+                f"config is of type {type(config).__name__}, and its {field.name} has no effect "
+                f"here: expected {kind.__name__}"
+            )
     for name in settings:
         if name not in defaults:
             raise UsageError(f"unknown setting {name}: expected {', '.join(defaults)}")
@@ -261,19 +267,38 @@ def combine(kind: type[Config], config: Config | None, settings: Mapping[str, An
     return replace(config, **settings)
 
 
+def check_kind(name: str, given: object, kinds: type | tuple[type, ...], expected: str) -> None:
+    """Refuse an argument of another type.
+
+    Args:
+        name: What it is, as a message says it.
+        given: The argument.
+        kinds: Types that it may be of.
+        expected: What was expected, as a message says it.
+
+    Raises:
+        UsageError: If it is of none of them.
+    """
+    if not isinstance(given, kinds):
+        raise UsageError(f"{name} was given as {type(given).__name__}: expected {expected}")
+
+
 def _as_python(value: Any) -> Any:
     # JSON takes neither paths nor numbers, arrays, devices and dtypes of numpy or torch.
+    if isinstance(value, (list, tuple, range)):  # a torch.Size too
+        return tuple(map(_as_python, value))
+    if isinstance(value, type):
+        return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if type(value).__module__ == "torch" and not hasattr(value, "tolist"):
         return str(value).removeprefix("torch.")
-    value = value.tolist() if hasattr(value, "tolist") else value
-    return tuple(map(_as_python, value)) if isinstance(value, (list, tuple, range)) else value
+    return _as_python(value.tolist()) if hasattr(value, "tolist") else value
 
 
 def _takes(kind: Any, value: Any) -> bool:
     if get_origin(kind) is Literal:
-        return value in get_args(kind)
+        return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and [*map(type, value)] == [*get_args(kind)]
     if get_origin(kind) is Sequence:

@@ -95,8 +95,7 @@ def _trace_layer(
     vit: ViTAdapter, pixels: Pixels, layer: int | None, take: Callable[[ClsTrace], None]
 ) -> None:
     _check_pixels(pixels)
-    wanted = vit.last_layer if layer is None else layer
-    vit.select_layers([wanted])
+    wanted = vit.select_layer(layer)
     height, width = pixels.shape[-2:]
     with vit.undisturbed():  # or another thread's run may just be moving it
         device = vit.parameter.device

@@ -148,6 +148,77 @@ def test_what_is_no_model_no_image_or_no_pixels_is_refused():
     assert all("expected " in expected for _, expected in told)
 
 
+_WRONG_ARGUMENTS = """
+import json, sys
+from pathlib import Path
+import numpy as np, timm, torch
+from vitscope import audit, decompose, explain, load_model, map_tokens, one_shot, wrap_model
+from vitscope.errors import UsageError
+from vitscope.training import TrainingAudit
+
+vit = wrap_model(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=0))
+x = torch.zeros(2, 3, 32, 32)
+images = torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)
+layers = [explain(vit, images[0], layer=number).summary.layer for number in (np.int64(0), None)]
+assert list(map(repr, layers)) == ["0", "1"], layers
+assert decompose(vit, x, layer=np.int64(0)).layer == 0
+vit.module.register_forward_hook(lambda *_: sys.exit("the model ran"))
+told = []
+for call in (
+    lambda: explain(vit, images, layer=True),
+    lambda: explain(vit, images, layer=0.7),
+    lambda: explain(vit, images, layer="last"),
+    lambda: explain(vit, images, layer=[0]),
+    lambda: decompose(vit, x, layer=1.0),
+    lambda: map_tokens(vit, x, layer=True),
+    lambda: explain(vit, images, reference="folder"),
+    lambda: audit(vit, images, engine="ray"),
+    lambda: audit(vit, images, engine="ray", out="out"),
+    lambda: load_model(Path("model")),
+    lambda: wrap_model("dinov2-small"),
+    lambda: wrap_model(vit),
+    lambda: audit(vit, images, dtype=np.float32),
+    lambda: audit(vit, images, out=3),
+    lambda: explain(vit, images, out=3),
+    lambda: one_shot(vit, images, labels=[0, 0, 1, 1], out=3),
+    lambda: one_shot(vit, images, labels=3),
+    lambda: TrainingAudit(images, {"limit": 3}),
+):
+    try:
+        call()
+    except UsageError as error:
+        told.append(str(error))
+print(json.dumps(told))
+"""
+
+
+def test_arguments_of_other_types_are_refused_in_one_sentence():
+    done = subprocess.run([sys.executable, "-c", _WRONG_ARGUMENTS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = [line.partition(": ")[::2] for line in json.loads(done.stdout)]
+    assert [given for given, _ in told] == [
+        "layer was given as bool",
+        "layer was given as float",
+        "layer was given as str",
+        "layer was given as list",
+        "layer was given as float",
+        "layer was given as bool",
+        "reference was given as str",
+        "engine was given as str",
+        "engine was given as str",
+        "a model's id was given as PosixPath",
+        "a module was given as str",
+        "a module was given as ViTAdapter",
+        "dtype <class 'numpy.float32'>",
+        "out was given as int",
+        "out was given as int",
+        "out was given as int",
+        "labels was given as int",
+        "config is of type dict",
+    ]
+    assert all("expected " in expected for _, expected in told)
+
+
 def test_an_absent_group_is_named(module):
     ledger = decompose(wrap_model(module), torch.randn(1, 3, 32, 32))
     with pytest.raises(UsageError, match="group 'patch': expected one of cls, patches"):

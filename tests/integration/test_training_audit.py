@@ -135,6 +135,16 @@ def test_auto_is_where_the_model_is(images, monkeypatch):
     assert result.provenance["device"] == "cpu"
 
 
+def test_settings_are_keywords_too_and_a_shard_is_refused(images):
+    result = TrainingAudit(images, limit=4, device="cpu").run(make_backbone())
+    assert result.summary.data.num_images == 4
+    assert result.gallery is None
+    with pytest.raises(UsageError, match=r"shard \(2, 2\): a model in training is audited on all"):
+        TrainingAudit(images, AuditConfig(shard=(2, 2), gallery=0))
+    with pytest.raises(UsageError, match="limit is given twice"):
+        TrainingAudit(images, AuditConfig(limit=3), limit=4)
+
+
 def test_a_name_that_leads_nowhere_is_refused(images):
     with pytest.raises(UsageError, match=r"no submodule 'vit': .* submodules are backbone, head"):
         numbers_of(Classifier(), images, submodule="vit")

@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from vitscope import audit, decompose, wrap_model
-from vitscope.errors import UnsupportedModelError
+from vitscope import audit, decompose, explain, wrap_model
+from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.training import TrainingAudit
 
 
@@ -95,3 +95,84 @@ def test_adapters_of_peft_are_merged_into_a_copy(module, pixels, merged):
     # float32: x W + x A B beside x (W + A B).
     torch.testing.assert_close(found, feature, rtol=1e-4, atol=1e-4)
     assert all(torch.equal(value, before[name]) for name, value in tuned.state_dict().items())
+
+
+def look(module, args, output=None):
+    """A hook, before or after a forward."""
+
+
+class Tuned(nn.Module):
+    """As PEFT's models: `merge_and_unload` gives the model without the layers around its parts."""
+
+    def __init__(self, base_model):
+        super().__init__()
+        self.base_model = base_model
+
+    def merge_and_unload(self):
+        for block in self.base_model.blocks:
+            block.attn.proj = block.attn.proj.base_layer
+        return self.base_model
+
+
+class TunedLayer(nn.Module):
+    """As PEFT's layers: what it is around, and whether it adds to it."""
+
+    disable_adapters = False
+
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer = base_layer
+
+
+for _kind in (Tuned, TunedLayer):
+    _kind.__module__ = "peft.stand_in"
+
+
+@pytest.fixture
+def tuned(module):
+    inner = copy.deepcopy(module)
+    inner.disable_adapters = lambda: None  # which models of transformers have as a method
+    inner.blocks[0].attn.proj = TunedLayer(inner.blocks[0].attn.proj)
+    return Tuned(inner)
+
+
+def test_adapters_that_are_switched_off_are_refused(tuned):
+    assert "merged into a copy" in wrap_model(tuned).info.notes[-1]
+    tuned.base_model.blocks[0].attn.proj.disable_adapters = True
+    with pytest.raises(UnsupportedModelError, match="adapters of Tuned are switched off"):
+        wrap_model(tuned)
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_hooks_on_a_wrapper_are_refused_and_those_inside_are_kept(module, wrap, register):
+    inner = copy.deepcopy(module)
+    getattr(inner, register)(look)
+    wrapper = wrap(inner)
+    assert list(wrap_model(wrapper).module.modules()) == list(inner.modules())
+    getattr(wrapper, register)(look)
+    for outer in (wrapper, Classifier(backbone=wrapper)):
+        with pytest.raises(UnsupportedModelError, match=r"hooks of its own \(look\)"):
+            wrap_model(outer)
+
+
+@pytest.mark.parametrize("path", ["", "base_model.blocks.0.attn.proj"])
+def test_hooks_on_what_merging_removes_are_refused(tuned, path):
+    tuned.get_submodule(path).register_forward_hook(look)
+    with pytest.raises(UnsupportedModelError, match=r"wrapper Tuned.* hooks of its own \(look\)"):
+        wrap_model(tuned)
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, nn.DataParallel, lambda m: Classifier(vit=m)])
+def test_a_module_that_is_looked_at_stays_in_the_mode_that_it_is_in(module, pixels, wrap):
+    model = wrap(copy.deepcopy(module)).train()
+    images = torch.randint(0, 255, (3, 3, 32, 32), dtype=torch.uint8)
+    next(part for part in model.modules() if isinstance(part, nn.LayerNorm)).eval()  # frozen
+    modes = [part.training for part in model.modules()]
+    audit(model, images, gallery=0)
+    explain(model, images[0])
+    decompose(model, pixels)
+    assert [part.training for part in model.modules()] == modes
+    with pytest.raises(UsageError, match="layer 7"):
+        decompose(model, pixels, layer=7)
+    assert [part.training for part in model.modules()] == modes

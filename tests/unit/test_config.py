@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vitscope.cli.settings import parse_layers, parse_shard, parse_size
-from vitscope.config import AuditConfig, OneShotConfig, combine
+from vitscope.config import AuditConfig, OneShotConfig, ReproductionConfig, RunConfig, combine
 from vitscope.errors import UsageError
 
 
@@ -118,3 +118,26 @@ def test_keywords_go_beside_a_config_or_instead_of_it():
         combine(AuditConfig, OneShotConfig(), {})
     with pytest.raises(UsageError, match="limit 0: expected 1 or more"):
         combine(AuditConfig, None, {"limit": 0})
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "lost"),
+    [
+        (RunConfig, AuditConfig(shard=(1, 2)), "AuditConfig, and its shard has no effect"),
+        (RunConfig, AuditConfig(layers=[0]), "AuditConfig, and its layers has no effect"),
+        (OneShotConfig, ReproductionConfig(num_images=4), "its num_images has no effect here"),
+    ],
+)
+def test_what_a_subclass_adds_is_not_dropped(kind, config, lost):
+    with pytest.raises(UsageError, match=f"{lost}.*: expected {kind.__name__}"):
+        combine(kind, config, {})
+    plain = type(config)(seed=3, device="cpu")
+    assert combine(kind, plain, {"batch_size": 2}).seed == 3
+
+
+def test_types_are_no_settings_and_shapes_of_torch_are_sizes():
+    for given in (np.float32, np.dtype("float32"), float):
+        with pytest.raises(UsageError, match=r"dtype .*float.*: expected 'float32'"):
+            AuditConfig(dtype=given)
+    size = RunConfig(size=torch.zeros(3, 32, 48).shape[-2:]).size
+    assert (size, type(size)) == ((32, 48), tuple)

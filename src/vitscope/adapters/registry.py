@@ -21,6 +21,7 @@ from torch import nn
 
 from vitscope.adapters.entry_points import find_entry_point, load_from, wrap_by
 from vitscope.adapters.unwrapping import unwrap
+from vitscope.config import check_kind
 from vitscope.errors import (
     ModelUnreachableError,
     UnknownModelError,
@@ -29,6 +30,7 @@ from vitscope.errors import (
 )
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import ViTAdapter
+from vitscope.models.running import modes_kept
 from vitscope.weights.catalogue import CATALOGUE, CatalogueEntry, describe_near_matches, find_entry
 from vitscope.weights.embedded import EMBEDDED_NAME, embedded_available
 from vitscope.weights.folders import find_folder
@@ -57,10 +59,12 @@ def load_model(model_id: str) -> ViTAdapter:
 
     Raises:
         UnknownModelError: If no model answers to the id; the message names the nearest.
-        UsageError: If the id needs a package that is not installed, or a file to be fetched first.
+        UsageError: If the id is no text, or it needs a package that is not installed, or a file to
+            be fetched first.
         ModelUnreachableError: If the weights are neither cached nor available.
         UnsupportedModelError: If the model has a part or setting that is not understood.
     """
+    check_kind("a model's id", model_id, str, "text, such as 'dinov2-small' or a folder's path")
     check_model_id(model_id)
     if model_id in CATALOGUE:
         adapter = _load_entry(model_id, CATALOGUE[model_id])
@@ -71,17 +75,22 @@ def load_model(model_id: str) -> ViTAdapter:
     return adapter.named(model_id, adapter.info.source)
 
 
-def open_model(model: ViTAdapter | nn.Module | str) -> ViTAdapter:
-    """Take a model as people have it."""
+def open_model(
+    model: ViTAdapter | nn.Module | str, preprocessing: Preprocessing | None = None
+) -> ViTAdapter:
+    """Take a model as people have it, and leave a module in the mode that it is in."""
     if isinstance(model, str):
         return load_model(model)
     if isinstance(model, nn.Module):
-        return wrap_model(model)
-    if not isinstance(model, ViTAdapter):
-        raise UsageError(
-            f"a model was given as {type(model).__name__}: expected what load_model or wrap_model "
-            "returns, the id of a model, or a module of timm, transformers or open_clip"
-        )
+        with modes_kept(model):
+            return wrap_model(model, preprocessing=preprocessing)
+    check_kind(
+        "a model",
+        model,
+        ViTAdapter,
+        "what load_model or wrap_model returns, the id of a model, or a module of timm, "
+        "transformers or open_clip",
+    )
     return model
 
 
@@ -131,9 +140,15 @@ def wrap_model(
 
     Raises:
         UnsupportedModelError: If the class is not one that vitscope knows, or a part or setting, of
-            the model or the processor, is not understood.
-        UsageError: If the preprocessing is of another kind.
+            the model or the processor, is not understood, or a wrapper has forward hooks.
+        UsageError: If the module or the preprocessing is of another kind.
     """
+    check_kind(
+        "a module",
+        module,
+        nn.Module,
+        "a torch.nn.Module; an id such as 'dinov2-small' is for load_model",
+    )
     wanted = _read_given(preprocessing)
     module, notes = unwrap(module, lambda inner: _find_maker(inner) is not None)
     module.eval()

@@ -28,10 +28,12 @@ def unwrap(
 def _open(module: nn.Module, is_known: Callable[[nn.Module], bool]) -> tuple[nn.Module, str] | None:
     name = type(module).__name__
     if isinstance(module, (nn.DataParallel, DistributedDataParallel)):
+        _refuse_hooks(module)
         return module.module, f"{name} around the model is left aside"
     if isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
+        _refuse_hooks(module)
         return inner, f"{name} (torch.compile) around the model is left aside"
-    if any(kind.__module__.partition(".")[0] == "peft" for kind in type(module).__mro__):
+    if _is_peft(module):
         return _merge(module), f"the adapters of {name} are merged into a copy of the model"
     inside = {part: getattr(module, part, None) for part in _PARTS}
     found = {
@@ -45,7 +47,30 @@ def _open(module: nn.Module, is_known: Callable[[nn.Module], bool]) -> tuple[nn.
     return inner, f"of {name} the part called {part} is analysed, and nothing around it"
 
 
+def _is_peft(module: nn.Module) -> bool:
+    return any(kind.__module__.partition(".")[0] == "peft" for kind in type(module).__mro__)
+
+
+def _refuse_hooks(wrapper: nn.Module) -> None:
+    # They act when the wrapper is called, and are not on what is analysed in its place.
+    hooks = [*wrapper._forward_pre_hooks.values(), *wrapper._forward_hooks.values()]
+    if hooks:
+        names = ", ".join(getattr(hook, "__name__", type(hook).__name__) for hook in hooks)
+        raise UnsupportedModelError(
+            f"the wrapper {type(wrapper).__name__} has forward hooks of its own ({names}), which "
+            "would have no effect: remove them, or register them on what is inside it"
+        )
+
+
 def _merge(module: nn.Module) -> nn.Module:
+    for part in filter(_is_peft, module.modules()):
+        _refuse_hooks(part)
+        if getattr(part, "disable_adapters", False) is True:
+            raise UnsupportedModelError(
+                f"the adapters of {type(module).__name__} are switched off, and would be merged "
+                "all the same: expected them on; to analyse the model without them, give what "
+                "unload() of a copy returns"
+            )
     # In a copy: the caller may train on, and merging cannot be undone to the last bit.
     merge = getattr(copy.deepcopy(module), "merge_and_unload", None)
     if merge is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+from vitscope.config import check_kind
 from vitscope.errors import ResultError, UsageError, VitscopeError
 from vitscope.files.disk_errors import named_disk_errors, plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
@@ -29,6 +30,14 @@ _RESULT_FILE = re.compile(
 
 Replaces = Callable[[Path], bool]
 """Tells of a folder that is not empty whether it may be replaced."""
+
+
+def as_folder(out: str | Path | None) -> Path | None:
+    """Take the place of a result as people have it."""
+    if out is None:
+        return None
+    check_kind("out", out, (str, os.PathLike), "the path of a folder")
+    return Path(out)
 
 
 def never(_: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from vitscope.config import check_kind
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable
 from vitscope.images.addresses import ImageAddress, Images
@@ -57,6 +58,8 @@ def find_classes(
     images: Images, labels: Iterable[object] | None = None, *, preprocessed: bool = False
 ) -> LabelledImages:
     """List the images of every class, of a folder by its sub-folders."""
+    if labels is not None:
+        check_kind("labels", labels, Iterable, "a list of text or whole numbers, one an image")
     if labels is None and isinstance(images, (str, Path)):
         return _find_folders(images)
     found = find_images(images, preprocessed=preprocessed)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from operator import index
 from typing import Literal
 
 import torch
@@ -251,6 +252,30 @@ class ViTAdapter:
                 f"{min(self.blocks)} to {max(self.blocks)} ({self.info.global_feature})"
             )
         return tuple(sorted(chosen | {self.last_layer}))
+
+    def select_layer(self, layer: int | None) -> int:
+        """Turn a choice of one layer into its index.
+
+        Args:
+            layer: An index, also of numpy; the last layer if None.
+
+        Returns:
+            The index.
+
+        Raises:
+            UsageError: If it is not the index of a layer with an analysable row.
+        """
+        try:
+            if isinstance(layer, bool):
+                raise TypeError
+            found = self.last_layer if layer is None else index(layer)
+        except TypeError:
+            raise UsageError(
+                f"layer was given as {type(layer).__name__}: expected one block number such as "
+                f"{self.last_layer}, or None for the last"
+            ) from None
+        self.select_layers([found])
+        return found
 
     def trace(
         self,

@@ -50,6 +50,19 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """Have a model alone; afterwards each part has the mode that it had."""
+    parts = list(module.modules())
+    with _held(parts):
+        modes = [part.training for part in parts]
+        try:
+            yield
+        finally:
+            for part, training in zip(parts, modes, strict=True):
+                part.training = training
+
+
 def list_tensors(module: nn.Module) -> list[Tensor]:
     """Parameters and buffers of a module itself, without those of its children."""
     own = [*module._parameters.values(), *module._buffers.values()]

@@ -19,12 +19,13 @@ from typing import Any
 from torch import nn
 
 from vitscope.adapters.registry import open_model
-from vitscope.config import AuditConfig, combine
+from vitscope.config import AuditConfig, check_kind, combine
 from vitscope.engines.local import Engine, LocalEngine
 from vitscope.errors import DiskError, ImageReadError, ResultError, UsageError
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import (
     Replaces,
+    as_folder,
     check_target,
     is_result,
     never,
@@ -103,7 +104,9 @@ def audit(
     """
     vit = open_model(vit)
     config = combine(AuditConfig, config, settings)
-    engine = engine or LocalEngine()
+    target = as_folder(out)
+    engine = LocalEngine() if engine is None else engine
+    check_kind("engine", engine, Engine, "an engine such as RayEngine(), or None for this process")
     image_set = make_image_set(vit, images, config, preprocessed=preprocessed).without_copies()
     if resume:
         _check_resumable(image_set)
@@ -111,9 +114,9 @@ def audit(
     def make_run(earlier: Plan | None) -> AuditRun:
         return AuditRun(vit, image_set, adopt_choices(config, earlier))
 
-    if out is not None:
+    if target is not None:
         into = _audit_as_lead if engine.is_lead else _audit_beside_lead
-        return into(Path(out), make_run, engine, on_progress, resume=resume, overwrite=overwrite)
+        return into(target, make_run, engine, on_progress, resume=resume, overwrite=overwrite)
     if resume or not isinstance(engine, LocalEngine):
         raise UsageError("no folder was given for the result: resume and engines need `out`")
     run = make_run(None)

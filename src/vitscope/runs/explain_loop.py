@@ -9,11 +9,11 @@ from jaxtyping import UInt8
 from torch import nn
 
 from vitscope.adapters.registry import open_model
-from vitscope.config import RunConfig, combine
+from vitscope.config import RunConfig, check_kind, combine
 from vitscope.decomposition import choose_tolerance
 from vitscope.errors import ImageReadError, MemoryShortageError, UsageError
 from vitscope.files.printable import printable_path
-from vitscope.files.storage import is_result, never, scratch_folder, staged_folder
+from vitscope.files.storage import as_folder, is_result, never, scratch_folder, staged_folder
 from vitscope.images.addresses import (
     ImageAddress,
     Images,
@@ -118,7 +118,9 @@ def explain(
     """
     vit = open_model(vit)
     config = combine(RunConfig, config, settings)
-    target = None if out is None else Path(out)
+    if reference is not None:
+        check_kind("reference", reference, AuditResult, "an audit, as AuditResult.load(folder)")
+    target = as_folder(out)
     if target is not None and holds_audit(target):
         raise UsageError(
             f"{printable_path(target)} holds an audit, which an explanation does not replace: "
@@ -185,8 +187,7 @@ class ExplainRun:
                 )
         self._vit = vit
         self._images = images
-        self._layer = vit.last_layer if layer is None else layer
-        vit.select_layers([self._layer])
+        self._layer = vit.select_layer(layer)
         self._preprocessing = images.preprocessing
         self._run = ModelRun(vit, images, config)
         self._tolerance = choose_tolerance(self._run.config.torch_dtype, self._run.device)

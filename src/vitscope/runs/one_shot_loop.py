@@ -17,7 +17,7 @@ from vitscope.decomposition import LayerRows, choose_tolerance, decompose_layers
 from vitscope.errors import VitscopeError
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
-from vitscope.files.storage import is_result, never, scratch_folder, staged_folder
+from vitscope.files.storage import as_folder, is_result, never, scratch_folder, staged_folder
 from vitscope.files.tensor_files import RowFiles
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
@@ -103,16 +103,17 @@ def one_shot(
     """
     vit = open_model(vit)
     config = combine(OneShotConfig, config, settings)
+    target = as_folder(out)
     classes = find_classes(images, labels, preprocessed=preprocessed)
     run = _OneShotRun(vit, classes.limited(config.limit, config.seed), config)
-    if out is None:
+    if target is None:
         with scratch_folder() as scratch:
             run.execute(scratch, on_progress, on_draw)
         return OneShotResult.own(scratch)
     replaces = is_result if overwrite else never
-    with staged_folder(Path(out), replaces=replaces, rescued=True) as staging:
+    with staged_folder(target, replaces=replaces, rescued=True) as staging:
         run.execute(staging, on_progress, on_draw)
-    return OneShotResult(Path(out))
+    return OneShotResult(target)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,15 +8,14 @@ Requirements met here:
 - A model that is not whole in this process is refused.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
-from vitscope.adapters.registry import wrap_model
-from vitscope.config import AuditConfig
+from vitscope.adapters.registry import open_model
+from vitscope.config import AuditConfig, combine
 from vitscope.errors import UsageError
 from vitscope.files.storage import scratch_folder
 from vitscope.images.addresses import Images
@@ -42,6 +41,7 @@ class TrainingAudit:
         *,
         submodule: str = "",
         preprocessing: Preprocessing | None = None,
+        **settings: Any,
     ) -> None:
         """Prepare the audit; the images are decoded at the first run.
 
@@ -53,9 +53,20 @@ class TrainingAudit:
                 "backbone" or "teacher.backbone"; empty where it is the model.
             preprocessing: How the Vision Transformer wants its images; what its library says if
                 None.
+            **settings: Settings of `AuditConfig` by name, beside or instead of `config`.
+
+        Raises:
+            UsageError: If a setting is unknown, cannot be, or is given twice, or is a shard.
         """
         self._images = images
-        self._config = config or AuditConfig(gallery=0)
+        if config is None:
+            settings = {"gallery": 0} | settings
+        self._config = combine(AuditConfig, config, settings)
+        if self._config.shard is not None:
+            raise UsageError(
+                f"shard {self._config.shard}: a model in training is audited on all of its images; "
+                "leave it out, or set a limit"
+            )
         self._submodule = submodule
         self._preprocessing = preprocessing
         self._decoded: tuple[ImageSet, list[ImageBatch]] | None = None
@@ -79,8 +90,10 @@ class TrainingAudit:
             VitscopeError: If the disk does not take the result.
         """
         tower = self._find_tower(model)
-        with undisturbed(model, next(tower.parameters()).device):
-            vit = wrap_model(tower, preprocessing=self._preprocessing)
+        device = next(tower.parameters()).device
+        # Whatever a hook of the user draws.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            vit = open_model(tower, self._preprocessing)
             config = self._place(vit)
             images, batches = self._decode(vit, config)
             with scratch_folder() as folder:
@@ -109,25 +122,3 @@ class TrainingAudit:
             images = make_image_set(vit, self._images, config).without_copies()
             self._decoded = images, list(ModelRun(vit, images, config).read_batches())
         return self._decoded
-
-
-@contextmanager
-def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Look at a model in training without a trace.
-
-    Afterwards every module has the mode it had, and torch's random numbers go on where they were.
-
-    Args:
-        model: The model in training.
-        device: Where it is.
-
-    Yields:
-        Nothing.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
