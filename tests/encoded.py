@@ -1,5 +1,6 @@
 """Files of images for the tests: written with Pillow, or byte by byte where Pillow cannot."""
 
+import pickle
 import struct
 import zlib
 from io import BytesIO
@@ -10,6 +11,8 @@ from PIL import Image
 
 from vitscope.errors import ImageReadError
 from vitscope.images.decoding import decode_image
+from vitscope.images.in_memory import HeldImage, hold_images
+from vitscope.images.pillow_switches import set_for_decoding
 
 RED, GREEN, BLUE = [255, 0, 0], [0, 255, 0], [0, 0, 255]
 WHITE, BLACK = [255, 255, 255], [0, 0, 0]
@@ -31,8 +34,17 @@ def encode(image, file_format, **options) -> bytes:
 
 
 def decode(data: bytes, background: int = 255) -> np.ndarray:
+    """Decode a file, and find the same pixels where it is given as Pillow opens it."""
     image = decode_image(data, background=background)
     assert image.mode == "RGB"
+    with set_for_decoding():  # some of these files have Pillow warn
+        opened = Image.open(BytesIO(data))
+        of_dataset = HeldImage((Image.open(BytesIO(data)),), 0, "", False, True).read()
+        for _ in range(2):  # loading changes what Pillow knows of it
+            (held,) = hold_images(opened, "image", preprocessed=False)
+            sent = pickle.loads(pickle.dumps(held))
+            for read in (held.read(), sent.read(), of_dataset):
+                np.testing.assert_array_equal(decode_image(read, background=background), image)
     return np.asarray(image)
 
 

@@ -31,13 +31,21 @@ def widen_png_key(image: Image.Image, depth: int) -> None:
 
 def convert_to_rgb(image: Image.Image, background: int) -> Image.Image:
     """Show an image in 8-bit red, green and blue, as `decode_image` says."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        image = _to_8_bit(image)
+    image = narrow_grey(image)
     if image.has_transparency_data:
         return _lay_on(background, image)
     if image.mode == "CMYK":
         return _ink_to_rgb(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def narrow_grey(image: Image.Image) -> Image.Image:
+    """Bring greyscale of more than 8 bits to 8, as `decode_image` says; leave others as they are.
+
+    What is white is said by the mode and, of a TIFF, by tags that only its opened file has.
+    """
+    deep = image.mode in ("I", "F") or image.mode.startswith("I;")
+    return _to_8_bit(image) if deep else image
 
 
 def describe_unread_tiff(data: bytes) -> str | None:

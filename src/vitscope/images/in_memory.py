@@ -9,11 +9,12 @@ Requirements met here:
 - A dataset is asked for an image when its turn comes; no other is kept for it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from os import PathLike
+from pathlib import Path
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
@@ -23,8 +24,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vitscope.errors import ImageReadError, UsageError
-from vitscope.images.decoding import image_id, pack_pixels, turn_upright
+from vitscope.images.colours import narrow_grey, widen_png_key
+from vitscope.images.decoding import image_extensions, image_id, pack_pixels, turn_upright
 from vitscope.images.parquet_rows import USUAL_NAMES
+from vitscope.images.stores import read_file
 
 IMAGE_KINDS = (
     "a path, a URL, a PIL image, an array of uint8 (height, width, 3), a tensor of uint8 (3, "
@@ -34,8 +37,11 @@ _COLUMNS = (*USUAL_NAMES, "pixel_values")
 """What datasets call their images; the first that is there is taken."""
 
 _LABELS = ("label", "labels")
-_PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
-_TIFF_MODES = {"CMYK", "F", "I"}
+_HIDDEN = -1
+"""What a dataset that names its classes has for the label of an image that it keeps to itself."""
+
+_PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
+_TIFF_MODES = {"CMYK"}
 """Modes of Pillow that a file keeps as they are; others are converted as decoding would."""
 
 _STRAIGHT = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
@@ -78,13 +84,16 @@ class HeldImage:
 
     def take(self) -> Any:
         """The image as it is held."""
-        try:
+        with _plain_dataset_errors():
             return _pick_image(self.items[self.index], preprocessed=self.preprocessed)
-        except (ImageReadError, MemoryError):
-            raise
-        except Exception as error:  # a dataset is code of the caller's and may raise anything
-            text = " ".join(str(error).split())[:200]
-            raise ImageReadError(f"its dataset raised {type(error).__name__}: {text}") from error
+
+    def take_label(self) -> Any:
+        """The label that comes with it; None where none does."""
+        with _plain_dataset_errors():
+            item = self.items[self.index]
+            if isinstance(item, Mapping):
+                return next((item[one] for one in _LABELS if one in item), None)
+            return item[1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
 
     @property
     def version(self) -> str:
@@ -94,12 +103,26 @@ class HeldImage:
         return ""
 
 
+@contextmanager
+def _plain_dataset_errors() -> Iterator[None]:
+    try:
+        yield
+    except (ImageReadError, MemoryError):
+        raise
+    except Exception as error:  # a dataset is code of the caller's and may raise anything
+        text = _describe_error(error)
+        raise ImageReadError(f"its dataset raised {text}") from error
+
+
+def _describe_error(error: Exception) -> str:
+    text = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def hold_images(source: object, name: str, *, preprocessed: bool) -> list[HeldImage] | None:
     """The images of what is held in memory; None where it is something else, such as a path."""
     if isinstance(source, Image.Image):
-        with suppress(Exception):  # whoever reads it says why
-            source.load()  # now, for processes that read would share its file
-        items: Items = (source,)
+        items: Items = (_keep_item(source),)
     elif isinstance(source, Tensor) or _is_numeric(source):
         items = source if source.ndim == 4 else (source,)
     elif _gives_once(source):
@@ -112,6 +135,11 @@ def hold_images(source: object, name: str, *, preprocessed: bool) -> list[HeldIm
             f"images were given as {type(source).__name__}: expected one of its values "
             f"({', '.join(map(str, source))})"
         )
+    elif _is_list_of_items(source):
+        items = [_keep_item(item) for item in source]
+        held = [HeldImage(items, i, f"{name}[{i}]", preprocessed, True) for i in range(len(items))]
+        _check(held[0])
+        return held
     elif _is_dataset(source):
         return _hold_dataset(source, preprocessed=preprocessed)
     else:
@@ -124,7 +152,10 @@ def hold_images(source: object, name: str, *, preprocessed: bool) -> list[HeldIm
 
 
 def read_labels(source: object, held: Sequence[HeldImage]) -> list[Any]:
-    """The labels that a dataset has of its images."""
+    """The labels that a dataset has of its images.
+
+    None is that of an image without one, and the error that of one that the dataset does not give.
+    """
     dataset: Any = source.dataset if isinstance(source, DataLoader) else source
     columns = getattr(dataset, "column_names", None) or ()  # of a Hugging Face dataset
     column = next((one for one in _LABELS if one in columns), None)
@@ -136,8 +167,24 @@ def read_labels(source: object, held: Sequence[HeldImage]) -> list[Any]:
         labels = [values[image.index] for image in held]
         names = getattr(dataset.features[column], "names", None)
     plain = [label.item() if isinstance(label, (Tensor, np.generic)) else label for label in labels]
-    named = all(isinstance(label, int) for label in plain)
-    return [names[label] for label in plain] if names and named else plain
+    numbers = all(label is None or isinstance(label, (int, ImageReadError)) for label in plain)
+    if not (names and numbers):
+        return plain
+    return [_name(label, names, image) for label, image in zip(plain, held, strict=True)]
+
+
+def _name(label: Any, names: Sequence[Any], image: HeldImage) -> Any:
+    if label is None or isinstance(label, ImageReadError):
+        return label
+    if label == _HIDDEN:
+        return None
+    if not 0 <= label < len(names):
+        raise UsageError(
+            f"{image.name} has the label {label}, and its dataset names {len(names)} classes: "
+            f"expected 0 to {len(names) - 1}, or {_HIDDEN} of an image without a label; give "
+            "labels=[...], one for each image"
+        )
+    return names[label]
 
 
 class _LoadedItems:
@@ -176,15 +223,50 @@ def _hold_dataset(source: Any, *, preprocessed: bool) -> list[HeldImage]:
 def _list_indices(loader: DataLoader[Any]) -> list[int]:
     # Which images its sampler chooses, in the order of the dataset; the caller's random numbers
     # stay where they are.
-    with torch.random.fork_rng(devices=[]):
-        if loader.batch_sampler is None:
-            return sorted(set(loader.sampler))
-        return sorted({index for batch in loader.batch_sampler for index in batch})
+    batches = loader.batch_sampler
+    owners = (loader, loader.sampler, batches, getattr(batches, "sampler", None))
+    found = [getattr(owner, "generator", None) for owner in owners]
+    generators = [one for one in found if isinstance(one, torch.Generator)]
+    states = [one.get_state() for one in generators]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            if batches is None:
+                return sorted(set(loader.sampler))
+            return sorted({index for batch in batches for index in batch})
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 def _gives_once(source: object) -> bool:
     looked_at = source.dataset if isinstance(source, DataLoader) else source
     return any(kind.__name__ == "IterableDataset" for kind in type(looked_at).__mro__)
+
+
+def _is_list_of_items(source: object) -> TypeGuard[Sequence[Any]]:
+    # Such as list(itertools.islice(dataset, 1000)): an image with its label, or columns by name.
+    if not (isinstance(source, (list, tuple)) and source):
+        return False
+    first = source[0]
+    if not isinstance(first, tuple):
+        return isinstance(first, Mapping)
+    # Several images beside each other are no image with its label.
+    paths = [one for one in first if isinstance(one, (str, PathLike))]
+    of_images = [one for one in paths if Path(one).suffix.lower() in image_extensions()]
+    return bool(first) and len(of_images) < 2
+
+
+def _keep_item(item: Any) -> Any:
+    # With images of Pillow as they look: what only their open files say does not reach another
+    # process, and processes that read would share the files.
+    if isinstance(item, tuple):
+        return tuple(map(_keep_item, item))
+    if isinstance(item, Mapping):
+        return {name: _keep_item(value) for name, value in item.items()}
+    if isinstance(item, Image.Image):
+        with suppress(Exception):  # whoever reads it says why
+            return _show_plainly(item)
+    return item
 
 
 def _is_dataset(source: Any) -> bool:
@@ -210,6 +292,8 @@ def _pick_image(item: Any, *, preprocessed: bool) -> Any:
     if isinstance(item, Mapping):
         columns = _COLUMNS[::-1] if preprocessed else _COLUMNS
         column = next((one for one in columns if item.get(one) is not None), None)
+        if column is None and "bytes" in item and item.get("path") is not None:
+            column = "path"  # of an image that Hugging Face's datasets has not read
         if column is None:
             raise ImageReadError(
                 f"an item with {', '.join(map(str, item)) or 'nothing'}: expected an image under "
@@ -222,11 +306,10 @@ def _pick_image(item: Any, *, preprocessed: bool) -> Any:
 
 
 def _pick_label(image: HeldImage) -> Any:
-    item = image.items[image.index]
-    if isinstance(item, Mapping):
-        found = next((item[one] for one in _LABELS if one in item), None)
-    else:
-        found = item[1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
+    try:
+        found = image.take_label()
+    except ImageReadError as error:
+        return error
     if found is None:
         raise UsageError(
             f"{image.name} comes without a label: give labels=[...], one for each image, or a "
@@ -251,12 +334,18 @@ def _check(image: HeldImage) -> None:
 
 
 def _check_image(image: object) -> None:
-    if isinstance(image, (bytes, Image.Image)):
+    if isinstance(image, Image.Image) and image.mode in ("I", "F") and image.format is None:
+        raise ImageReadError(
+            f"a PIL image of mode {image.mode} that was made in memory, of which nothing says what "
+            "is white: give it in mode L, its file, or the image that Image.open gave"
+        )
+    if isinstance(image, (bytes, str, PathLike, Image.Image)):
         return
     if not isinstance(image, (np.ndarray, Tensor)):
         raise ImageReadError(
             f"an image was given as {type(image).__name__}: expected {IMAGE_KINDS}"
         )
+    _check_device(image)
     channels = image.shape[0 if isinstance(image, Tensor) else -1] if image.ndim == 3 else None
     levels = image.dtype in (torch.uint8, np.dtype(np.uint8))
     if channels != 3 or not levels or not all(image.shape):
@@ -275,6 +364,7 @@ def _check_pixels(pixels: object) -> Tensor:
             f"{type(pixels).__name__} with preprocessed=True: expected floating-point tensors (3, "
             "height, width) that the model is given as they are; leave preprocessed out for images"
         )
+    _check_device(pixels)
     of_image = pixels.ndim == 3 and pixels.shape[0] == 3 and pixels.numel() > 0
     if not (of_image and pixels.is_floating_point()):
         raise ImageReadError(
@@ -282,6 +372,14 @@ def _check_pixels(pixels: object) -> Tensor:
             "height, width) that the model is given as they are"
         )
     return pixels.detach()
+
+
+def _check_device(values: np.ndarray | Tensor) -> None:
+    if isinstance(values, Tensor) and values.is_meta:
+        raise ImageReadError(
+            f"{_describe(values)} on the meta device, which holds no numbers: expected a tensor on "
+            "a device that does, such as the CPU"
+        )
 
 
 def _describe(values: np.ndarray | Tensor) -> str:
@@ -293,18 +391,26 @@ def _encode(image: Any) -> bytes:
     _check_image(image)
     if isinstance(image, bytes):
         return image
+    if isinstance(image, (str, PathLike)):
+        return read_file(Path(image))
     if isinstance(image, Image.Image):
         try:
             return _encode_pil(image)
-        except (OSError, ValueError) as error:  # of a file that Pillow opened and did not read
-            raise ImageReadError(f"damaged or cut short: {error}") from error
+        except (ImageReadError, MemoryError):
+            raise
+        except Exception as error:  # of a file that Pillow opened and did not read
+            raise ImageReadError(
+                "damaged, cut short, or closed before its pixels were loaded: "
+                f"{_describe_error(error)}"
+            ) from error
     levels = image if isinstance(image, np.ndarray) else image.permute(1, 2, 0).cpu().numpy()
     height, width, _ = levels.shape
     return b"P6 %d %d 255\n" % (width, height) + np.ascontiguousarray(levels).tobytes()
 
 
 def _encode_pil(image: Image.Image) -> bytes:
-    upright = turn_upright(image, image)
+    shown = _show_plainly(image)
+    upright = turn_upright(shown, shown)
     if upright.mode not in _PNG_MODES | _TIFF_MODES:
         upright = upright.convert(_STRAIGHT.get(upright.mode, "RGB"))
     if upright.mode == "RGB" and not upright.has_transparency_data:
@@ -315,6 +421,32 @@ def _encode_pil(image: Image.Image) -> bytes:
     else:
         upright.save(file, "PNG", compress_level=0)
     return file.getvalue()
+
+
+def _show_plainly(image: Image.Image) -> Image.Image:
+    # Loaded, and with what only its open file says put into its pixels.
+    _check_image(image)
+    tiles = getattr(image, "tile", ())  # empty once it is loaded
+    if image.format == "PNG" and tiles:
+        raw_mode = str(tiles[0][3])  # such as L;4 or RGB;16B
+        widen_png_key(image, depth=int(raw_mode.partition(";")[2].removesuffix("B") or 8))
+    image.load()
+    moving = getattr(image, "is_animated", False)
+    if moving and image.info.get("default_image") and not image.tell():
+        image = _copy_first_frame(image)
+    narrowed = narrow_grey(image)
+    return image if narrowed is image else turn_upright(narrowed, image)
+
+
+def _copy_first_frame(image: Image.Image) -> Image.Image:
+    # The image before the frames is shown where animations are not; the caller's stays at it.
+    image.seek(1)
+    frame = image.copy()
+    last = image.n_frames - 1  # type: ignore[attr-defined]
+    image.seek(last)  # going back from another than the last, Pillow loses its place in the file
+    image.seek(0)
+    image.load()
+    return frame
 
 
 def _pack_pixels(pixels: object) -> bytes:

@@ -11,9 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from vitscope.config import check_kind
-from vitscope.errors import UsageError
+from vitscope.errors import ImageReadError, UsageError
 from vitscope.files.printable import printable
-from vitscope.images.addresses import ImageAddress, Images
+from vitscope.images.addresses import ImageAddress, Images, printable_address
 from vitscope.images.in_memory import HeldImage, read_labels
 from vitscope.images.names import is_hidden
 from vitscope.images.sources import FoundImages, find_files, find_images
@@ -28,9 +28,10 @@ class LabelledImages:
     Attributes:
         classes: Images of each class that has at least two, by its label, sorted.
         too_small: Labels of the other classes.
-        num_unlabelled: Images that lie in no class's folder and are left out.
+        num_unlabelled: Images without a label, such as those in no class's folder, left out.
         notes: What has to be said of the search for them, a sentence each.
         preprocessed: Whether they are tensors that a model is given as they are.
+        failures: Name and reason of each image whose label could not be read.
     """
 
     classes: Mapping[str, tuple[ImageAddress, ...]]
@@ -38,6 +39,7 @@ class LabelledImages:
     num_unlabelled: int
     notes: tuple[str, ...] = ()
     preprocessed: bool = False
+    failures: tuple[tuple[str, str], ...] = ()
 
     def list_images(self) -> FoundImages:
         """All images, class after class."""
@@ -64,13 +66,30 @@ def find_classes(
         return _find_folders(images)
     found = find_images(images, preprocessed=preprocessed)
     told = _read_labels(images, found) if labels is None else list(labels)
-    if len(told) != len(found):
+    named = found.named or found
+    if len(told) != len(named):
         raise UsageError(
-            f"{len(told)} labels for {len(found)} images: expected one for each, in their order"
+            f"{len(told)} labels for {len(named)} images: expected one for each, in their order"
+        )
+    label_of: dict[ImageAddress, str] = {}
+    num_unlabelled = 0
+    failures: list[tuple[str, str]] = []
+    for label, image in zip(told, named, strict=True):
+        if isinstance(label, ImageReadError):
+            failures.append((printable_address(image), str(label)))
+        elif label is None and labels is None:
+            num_unlabelled += 1
+        else:
+            _set_label(label_of, image, _name_label(label))
+    if failures and not label_of:
+        name, reason = failures[0]
+        raise ImageReadError(
+            f"none of the {len(named)} images comes with a label; the first that could not be "
+            f"read, {name}: {reason}"
         )
     by_class: dict[str, list[ImageAddress]] = {}
-    for label, image in zip(map(_name_label, told), found, strict=True):
-        by_class.setdefault(label, []).append(image)
+    for image, name in label_of.items():
+        by_class.setdefault(name, []).append(image)
     chosen = {name: tuple(by_class[name]) for name in sorted(by_class) if len(by_class[name]) > 1}
     if len(chosen) < 2:
         raise UsageError(
@@ -78,7 +97,19 @@ def find_classes(
             "images: give at least two such classes"
         )
     too_small = tuple(sorted(by_class.keys() - chosen.keys()))
-    return LabelledImages(chosen, too_small, 0, found.notes, preprocessed)
+    return LabelledImages(
+        chosen, too_small, num_unlabelled, found.notes, preprocessed, tuple(failures)
+    )
+
+
+def _set_label(label_of: dict[ImageAddress, str], image: ImageAddress, label: str) -> None:
+    # An image may be named twice.
+    first = label_of.setdefault(image, label)
+    if first != label:
+        raise UsageError(
+            f"{printable_address(image)} was given twice, with the labels {printable(first)} and "
+            f"{printable(label)}: expected one label for each image"
+        )
 
 
 def _read_labels(images: Images, found: FoundImages) -> list[Any]:

@@ -51,10 +51,12 @@ class FoundImages(tuple[ImageAddress, ...]):
 
     Attributes:
         notes: What a reader of numbers over these images should know about the search.
+        named: Where some were named more than once, all as often as they were, in their order.
         skipped: Folders in which what vitscope wrote itself was left aside.
     """
 
     notes: tuple[str, ...] = ()
+    named: tuple[ImageAddress, ...] = ()
     skipped: tuple[Path, ...] = ()
 
 
@@ -76,8 +78,12 @@ def find_images(sources: Images, *, preprocessed: bool = False) -> FoundImages:
     named = _find_all(sources, skipped, preprocessed=preprocessed)
     if not named:
         raise UsageError(f"no images were given: expected {IMAGE_KINDS}")
-    looked_into = [_look_into(file) for file in _number_alike(named)]
+    distinct = list(dict.fromkeys(named))
+    looked_into = [_look_into(file) for file in _number_alike(distinct)]
     found = FoundImages(dict.fromkeys(chain.from_iterable(looked_into)))
+    if len(named) > len(found):
+        in_file = dict(zip(distinct, looked_into, strict=True))
+        found.named = tuple(chain.from_iterable(in_file[file] for file in named))
     parts = sum(one.num_left_out for one in looked_into if isinstance(one, FoundMembers))
     if parts:
         found.notes = (
@@ -106,7 +112,8 @@ def _find_all(sources: Images, skipped: list[Path], *, preprocessed: bool) -> li
     held = hold_images(sources, "image", preprocessed=preprocessed)
     if held is not None:
         return [*held]
-    named: dict[Hashable, ImageAddress] = {}
+    named: list[ImageAddress] = []
+    first: dict[Hashable, ImageAddress] = {}
     unreached: dict[Hashable, _UnreachedError] = {}
     several = isinstance(sources, Iterable) and not isinstance(sources, (str, bytes, ImageAddress))
     every: Iterable[Any] = sources if several else [sources]  # type: ignore[assignment]
@@ -119,11 +126,10 @@ def _find_all(sources: Images, skipped: list[Path], *, preprocessed: bool) -> li
                     raise
                 unreached[_identify(error.place)] = error
                 files = [error.place]
-            for file in files:
-                named.setdefault(_identify(file), file)
-    if unreached and named.keys() == unreached.keys():
+            named += [first.setdefault(_identify(file), file) for file in files]
+    if unreached and first.keys() == unreached.keys():
         raise next(iter(unreached.values()))
-    return list(named.values())
+    return named
 
 
 def _identify(address: ImageAddress) -> Hashable:

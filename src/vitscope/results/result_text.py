@@ -66,7 +66,7 @@ def describe_one_shot(summary: OneShotSummary) -> str:
     """What was classified."""
     model, data = summary.model, summary.data
     height, width = summary.preprocessing.size
-    unlabelled = _count(data.num_unlabelled, "in no class's folder and left out")
+    unlabelled = _count(data.num_unlabelled, "in no class's folder or without a label and left out")
     return (
         f"{data.num_classes} classes, {data.num_images} images{_describe_left_out(data)}"
         f"{unlabelled}, {height} x {width} px, {model.num_registers} registers, {model.dtype}"

@@ -228,7 +228,7 @@ class OneShotData(DataSummary):
 
     Attributes:
         num_classes: Classes that were told apart.
-        num_unlabelled: Images in no class's folder.
+        num_unlabelled: Images in no class's folder, or whose dataset hides their labels.
         dropped_classes: Classes with fewer than two different readable images.
     """
 

@@ -44,11 +44,10 @@ from vitscope.files.workspace import (
 )
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
-from vitscope.images.in_memory import HeldImage
 from vitscope.models.base import ViTAdapter
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.merging import find_repeated
-from vitscope.runs.audit_plan import adopt_choices
+from vitscope.runs.audit_plan import adopt_choices, check_steady
 from vitscope.runs.audit_run import AuditRun, Shard
 from vitscope.runs.model_run import OnProgress, make_image_set
 from vitscope.runs.part_writer import PartWriter
@@ -109,7 +108,7 @@ def audit(
     check_kind("engine", engine, Engine, "an engine such as RayEngine(), or None for this process")
     image_set = make_image_set(vit, images, config, preprocessed=preprocessed).without_copies()
     if resume:
-        _check_resumable(image_set)
+        check_steady(image_set, "resume")
 
     def make_run(earlier: Plan | None) -> AuditRun:
         return AuditRun(vit, image_set, adopt_choices(config, earlier))
@@ -125,15 +124,6 @@ def audit(
         _make_all_parts(run, Workspace(Path(parts)), engine, on_progress)
         run.finish(folder, _list_parts(run, Workspace(Path(parts))))
     return AuditResult.own(folder)
-
-
-def _check_resumable(images: ImageSet) -> None:
-    for address in images.addresses:
-        if isinstance(address, HeldImage) and address.from_dataset:
-            raise UsageError(
-                f"{address.name} comes from a dataset, which may give out another image than it "
-                "did before: leave resume out, or give files"
-            )
 
 
 class _ShardWorker:

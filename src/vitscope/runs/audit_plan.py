@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vitscope.config import AuditConfig
-from vitscope.errors import ImageReadError
+from vitscope.errors import ImageReadError, UsageError
 from vitscope.files.workspace import Plan
 from vitscope.images.addresses import ImageAddress, size_of
 from vitscope.images.image_set import ImageSet
@@ -41,10 +41,11 @@ def make_plan(
 ) -> Plan:
     """All that the bits of a result depend on."""
     settings = {name: getattr(config, name) for name in _SETTINGS}
+    find_version = cache(_find_version)  # of an image in memory, told from all its pixels
     plan = {
         "num_images": len(images),
-        "images": digest_files(images),
-        "names": digest_names(whole),
+        "images": digest_files(images, find_version),
+        "names": digest_names(whole, find_version),
         "num_repeated": images.num_repeated,
         "described": images.described,
         **settings,
@@ -70,25 +71,46 @@ def adopt_choices(config: AuditConfig, earlier: Plan | None) -> AuditConfig:
     return replace(config, **chosen)
 
 
-def digest_files(images: ImageSet) -> str:
+def check_steady(images: ImageSet, setting: str) -> None:
+    """Refuse what needs the same images each time of those that may be others."""
+    for address in images.addresses:
+        if isinstance(address, HeldImage) and address.from_dataset:
+            raise UsageError(
+                f"{address.name} comes from a dataset, which may give out another image than it "
+                f"did before: leave {setting} out, or give files"
+            )
+
+
+def digest_files(images: ImageSet, find_version: Callable[[HeldImage], str]) -> str:
     """Tell images, and masks, by where they lie and by what shows that a file was changed."""
     digest = blake2b(digest_size=16)
     stamp_file = lru_cache(maxsize=None)(_stamp_file)  # an archive holds many of the images
     for address in [*images.addresses, *images.masks]:
-        digest.update(_stamp(address, stamp_file) + b"\0")
+        digest.update(_stamp(address, stamp_file, find_version) + b"\0")
     return digest.hexdigest()
 
 
-def digest_names(images: ImageSet) -> str:
-    """Tell a list of images by names and sizes, which are the same on machines that share them."""
+def digest_names(images: ImageSet, find_version: Callable[[HeldImage], str]) -> str:
+    """Tell a list of images by what is the same on machines that share them.
+
+    That is names and sizes, and of images in memory, which all are called alike, their pixels.
+    """
     digest = blake2b(digest_size=16)
     for index, address in enumerate(images.addresses):
-        name = images.name_image(index)
-        digest.update(f"{name} {size_of(address)}".encode() + b"\0")
+        told = find_version(address) if isinstance(address, HeldImage) else size_of(address)
+        digest.update(f"{images.name_image(index)} {told}".encode() + b"\0")
     return digest.hexdigest()
 
 
-def _stamp(address: ImageAddress | None, stamp_file: Callable[[Place], bytes]) -> bytes:
+def _find_version(image: HeldImage) -> str:
+    return image.version
+
+
+def _stamp(
+    address: ImageAddress | None,
+    stamp_file: Callable[[Place], bytes],
+    find_version: Callable[[HeldImage], str],
+) -> bytes:
     if isinstance(address, TarMember):
         place = f" {address.offset} {address.size}"
         return stamp_file(address.archive) + _encode(address.member + place)
@@ -99,7 +121,7 @@ def _stamp(address: ImageAddress | None, stamp_file: Callable[[Place], bytes]) -
     if isinstance(address, Path):
         return _stamp_path(address, with_number=False)
     if isinstance(address, HeldImage):
-        return _encode(f"{address.name} {address.version}")
+        return _encode(f"{address.name} {find_version(address)}")
     return b"" if address is None else _stamp_object(address)
 
 

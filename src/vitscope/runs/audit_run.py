@@ -23,7 +23,7 @@ from vitscope.results.finishing import finish_result
 from vitscope.results.gallery import GalleryCandidates
 from vitscope.results.manifest import Manifest
 from vitscope.results.merging import merge_parts
-from vitscope.runs.audit_plan import make_plan
+from vitscope.runs.audit_plan import check_steady, make_plan
 from vitscope.runs.model_run import ModelRun, describe_preprocessing
 from vitscope.runs.part_writer import MACHINE, PartWriter
 from vitscope.runs.resources import settle_config
@@ -164,6 +164,7 @@ def _list_machines(parts: Sequence[Path]) -> list[Any]:
 def _cut(images: ImageSet, shard: tuple[int, int] | None) -> ImageSet:
     if shard is None:
         return images
+    check_steady(images, "shard")
     number, count = shard
     start, stop = (len(images) * k // count for k in (number - 1, number))
     if start == stop:

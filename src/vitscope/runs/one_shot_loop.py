@@ -219,6 +219,7 @@ class _OneShotRun:
             for batch in self._run.iter_batches(on_progress):
                 fitter.apply(batch, take)
         self._run.check_some_read()
+        self._run.failures += self._given.failures
         return _Images(labels, ids, files.open_rows(), bias)
 
     def _decompose(self, batch: PlacedBatch) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -41,6 +41,15 @@ def test_shards_of_images_in_memory_merge(vit, arrays, tmp_path):
     assert found.unbiased == pytest.approx(whole.unbiased, rel=1e-9)
 
 
+def test_shards_of_other_images_in_memory_are_no_whole(vit, arrays, tmp_path):
+    first = audit(vit, arrays, shard=(1, 2), out=tmp_path / "1")
+    others = [255 - array for array in arrays]
+    second = audit(vit, others, shard=(2, 2), out=tmp_path / "2")
+    assert first.merge(second).missing_shards is None
+    with pytest.raises(UsageError, match=r"Items\[0\] comes from a dataset.* leave shard out"):
+        audit(vit, Items(arrays), shard=(1, 2))
+
+
 def test_keywords_are_settings(vit, arrays):
     result = audit(vit, arrays, limit=4, layers=[0, 1], dtype=torch.float64, seed=2)
     assert result.summary.data.num_images == 4
@@ -121,6 +130,17 @@ def test_labels_come_with_the_images(vit, form, pils, tensors, pixels, tmp_path)
         assert result.draws.equals(expected.draws)
 
 
+def test_labels_come_with_a_list_of_what_a_dataset_gives(vit, paths, pils):
+    labels = [0, 1] * 3
+    expected = one_shot(vit, pils, labels=labels, draws=3)
+    pairs = list(zip(pils, labels, strict=True))
+    for images in (pairs, [{"image": one, "label": k} for one, k in pairs]):
+        assert one_shot(vit, images, draws=3).draws.equals(expected.draws)
+    files = list(zip(paths, labels, strict=True))
+    of_paths = one_shot(vit, paths, labels=labels, draws=3)
+    assert one_shot(vit, files, draws=3).draws.equals(of_paths.draws)
+
+
 def test_names_of_labels_are_those_of_the_dataset(vit, pils):
     rows = [{"image": one, "label": min(i, 2)} for i, one in enumerate(pils)]
     split = HubSplit(rows)
@@ -129,6 +149,48 @@ def test_names_of_labels_are_those_of_the_dataset(vit, pils):
         one_shot(vit, split)
     more = HubSplit([*rows, {"image": pils[1].rotate(180), "label": 1}])
     assert one_shot(vit, more, draws=2).summary.data.dropped_classes == ("lone",)
+
+
+def test_an_image_whose_label_is_hidden_is_left_out(vit, pils):
+    images = Items(list(zip(pils, [0, 1, -1, 0, 1, -1], strict=True)))
+    images.classes = ["cat", "dog", "horse"]
+    summary = one_shot(vit, images, draws=2).summary
+    assert (summary.data.num_classes, summary.data.num_images) == (2, 4)
+    assert summary.data.num_unlabelled == 2
+    # Where classes have no names, a number is a class.
+    plain = Items(list(zip(pils, [-1, 1] * 3, strict=True)))
+    assert one_shot(vit, plain, draws=2).summary.data.num_images == COUNT
+
+
+@pytest.mark.parametrize("label", [2, -2])
+def test_a_label_that_no_class_has_is_refused(vit, pils, label):
+    images = Items(list(zip(pils, [0, 1, 0, 1, 0, label], strict=True)))
+    images.classes = ["cat", "dog"]
+    told = rf"Items\[5\] has the label {label}, and its dataset names 2 classes: expected 0 to 1"
+    with pytest.raises(UsageError, match=told):
+        one_shot(vit, images)
+
+
+def test_an_image_that_its_dataset_does_not_give_is_counted(vit, pils):
+    pairs = list(zip(pils, [0, 1] * 3, strict=True))
+    images = Items([*pairs[:5], OSError("no such row"), pairs[5]])
+    images.classes = ["cat", "dog"]
+    result = one_shot(vit, images, draws=2)
+    assert (result.summary.data.num_images, result.summary.data.num_failed) == (COUNT, 1)
+    assert result.failures == [("Items[5]", "its dataset raised OSError: no such row")]
+    with pytest.raises(ImageReadError, match=r"none of the 2 images .* Items\[0\]: its dataset"):
+        one_shot(vit, Items([OSError(), OSError()]))
+
+
+def test_labels_are_of_the_images_as_they_were_named(vit, paths):
+    labels = [0, 1] * 3
+    expected = one_shot(vit, paths, labels=labels, draws=2)
+    found = one_shot(vit, [paths[1], *paths], labels=[1, *labels], draws=2)
+    assert found.draws.equals(expected.draws)
+    with pytest.raises(UsageError, match=r"twice, with the labels 0 and 1: expected one label"):
+        one_shot(vit, [*paths, paths[0]], labels=[*labels, 1])
+    with pytest.raises(UsageError, match="6 labels for 7 images"):
+        one_shot(vit, [*paths, paths[0]], labels=labels)
 
 
 @pytest.mark.parametrize(

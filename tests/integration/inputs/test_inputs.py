@@ -1,13 +1,15 @@
 """Images in every form that Python people have them in give the numbers of the same image files."""
 
 from collections import deque
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, SubsetRandomSampler
+from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler
 
+from encoded import encode
 from input_forms import COUNT, HubSplit, Items, assert_same, numbers_of
 from vitscope import ImageSet, audit, one_shot
 from vitscope.errors import ImageReadError, UsageError
@@ -43,6 +45,14 @@ FORMS = {
         Items(arrays), batch_size=None, collate_fn=lambda item: item
     ),
     "a hub dataset": lambda pils, **_: HubSplit([{"image": one, "label": 0} for one in pils]),
+    "a list of pairs": lambda pils, **_: [(one, 0) for one in pils],
+    "a list of pairs of opened files": lambda p, **_: [(Image.open(path), 0) for path in p],
+    "a list of dicts": lambda arrays, **_: [{"image": one, "label": 0} for one in arrays],
+    "a list of paths with labels": lambda p, **_: [(str(path), "cat") for path in p],
+    "a dataset of paths with labels": lambda p, **_: Items([(path, 0) for path in p]),
+    "paths of a hub dataset": lambda p, **_: HubSplit(
+        [{"image": {"bytes": None, "path": str(path)}, "label": 0} for path in p]
+    ),
     "bytes of a hub dataset": lambda p, **_: HubSplit(
         [{"image": {"bytes": path.read_bytes(), "path": None}, "label": 0} for path in p]
     ),
@@ -177,10 +187,14 @@ MODES = {
     "CMYK": lambda image: image.convert("CMYK"),
     "YCbCr": lambda image: image.convert("YCbCr"),
     "HSV": lambda image: image.convert("HSV"),
-    "I": lambda image: Image.fromarray(np.asarray(image.convert("L"), np.int32) * 257),
+    "I": lambda image: in_file(np.asarray(image.convert("L"), np.int32) * 257),
     "I;16": lambda image: Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 257),
-    "F": lambda image: Image.fromarray(np.asarray(image.convert("L"), np.float32) / 255),
+    "F": lambda image: in_file(np.asarray(image.convert("L"), np.float32) / 255),
 }
+
+
+def in_file(values):
+    return Image.open(BytesIO(encode(values, "TIFF")))
 
 
 def with_alpha(image):
@@ -200,6 +214,44 @@ def test_any_mode_of_pillow_looks_as_it_does(pils, mode):
     for background in (0, 255):
         found = decode_image(held.read(), background=background)
         np.testing.assert_array_equal(found, convert_to_rgb(image, background))
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_deep_grey_without_a_file_is_refused(vit, pils, mode):
+    # 255 is black or white: nothing says which.
+    with pytest.raises(UsageError, match=rf"image\[1\]: a PIL image of mode {mode} that was made"):
+        audit(vit, [pils[0], pils[1].convert(mode)])
+    (failure,) = audit(vit, Items([*pils, pils[1].convert(mode)]), gallery=0).failures
+    assert failure[1].startswith(f"a PIL image of mode {mode} that was made in memory")
+
+
+def test_what_cannot_be_taken_from_memory_is_named(vit, paths, pils):
+    with Image.open(paths[0]) as closed:
+        pass
+    (failure,) = audit(vit, [closed, *pils], gallery=0).failures
+    assert failure[0] == "image[0]"
+    assert failure[1].startswith("damaged, cut short, or closed before its pixels were loaded: ")
+    for kind, more in [(torch.uint8, {}), (torch.float32, {"preprocessed": True})]:
+        nowhere = torch.zeros(3, 32, 32, dtype=kind, device="meta")
+        with pytest.raises(UsageError, match=r"image\[0\]: .* on the meta device, which holds no"):
+            audit(vit, [nowhere, nowhere], **more)
+
+
+def test_several_images_beside_each_other_are_no_image_with_its_label(vit, paths):
+    with pytest.raises(UsageError, match="an image was given as tuple"):
+        audit(vit, [tuple(paths[:2]), tuple(paths[2:4])])
+
+
+def test_an_animation_stays_at_its_frame():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    data = encode(frames[0], "PNG", save_all=True, append_images=frames[1:], default_image=True)
+    image = Image.open(BytesIO(data))
+    (held,) = hold_images(image, "image", preprocessed=False)
+    assert decode_image(held.read(), background=0).getpixel((0, 0)) == (0, 128, 0)
+    assert (image.tell(), image.convert("RGB").getpixel((0, 0))) == (0, (255, 0, 0))
+    image.seek(2)  # the caller's choice
+    (held,) = hold_images(image, "image", preprocessed=False)
+    assert decode_image(held.read(), background=0).getpixel((0, 0)) == (0, 0, 255)
 
 
 def test_a_photograph_is_turned_upright(tmp_path, pils):
@@ -225,6 +277,27 @@ def test_a_loader_says_which_images_and_random_numbers_stay_where_they_are(vit, 
     assert audit(vit, dropped).summary.data.num_images == 4
 
 
-def test_processes_that_read_are_given_the_images(vit, pils, tensors, expected):
+@pytest.mark.parametrize("how", ["shuffle", "sampler", "sampler alone"])
+def test_a_generator_of_the_caller_stays_where_it_is(vit, tensors, how):
+    own = torch.Generator().manual_seed(3)
+    items = Items(tensors)
+    sampler = RandomSampler(items, generator=own)
+    loader = {
+        "shuffle": lambda: DataLoader(items, 2, shuffle=True, generator=own),
+        "sampler": lambda: DataLoader(items, 2, sampler=sampler),
+        "sampler alone": lambda: DataLoader(items, None, sampler=sampler, collate_fn=as_it_is),
+    }[how]()
+    before = own.get_state()
+    assert audit(vit, loader, gallery=0).summary.data.num_images == COUNT
+    assert torch.equal(own.get_state(), before)
+
+
+def as_it_is(item):
+    return item
+
+
+def test_processes_that_read_are_given_the_images(vit, paths, pils, tensors, expected):
     assert_same(numbers_of(audit(vit, pils, num_workers=2, gallery=0)), expected)
+    opened = [(Image.open(path), 0) for path in paths]
+    assert_same(numbers_of(audit(vit, opened, num_workers=2, gallery=0)), expected)
     assert_same(numbers_of(audit(vit, Items(tensors), num_workers=1, gallery=0)), expected)
