@@ -96,6 +96,16 @@ def test_exif_orientation_is_undone(orientation, file_format):
     np.testing.assert_array_equal(decode(data), UPRIGHT_FROM_STORED[orientation](NOISE))
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16", "F"])
+def test_a_turned_tiff_of_any_mode(mode):
+    narrow = NOISE[..., 0]
+    kinds = {"I;16": narrow.astype(np.uint16) * 257, "F": narrow.astype(np.float32) / 255}
+    image = Image.fromarray(kinds[mode]) if mode in kinds else Image.fromarray(NOISE).convert(mode)
+    stored = decode(encode(image, "TIFF"))
+    turned = decode(encode(image, "TIFF", exif=exif(6)))
+    np.testing.assert_array_equal(turned, UPRIGHT_FROM_STORED[6](stored))
+
+
 def test_a_phone_held_upright():
     """Orientation 6: the sensor's left edge is the image's top."""
     stored = np.zeros((32, 64, 3), dtype=np.uint8)

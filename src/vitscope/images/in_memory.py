@@ -430,6 +430,9 @@ def _show_plainly(image: Image.Image) -> Image.Image:
     if image.format == "PNG" and tiles:
         raw_mode = str(tiles[0][3])  # such as L;4 or RGB;16B
         widen_png_key(image, depth=int(raw_mode.partition(";")[2].removesuffix("B") or 8))
+    if image.format == "TIFF" and tiles:
+        # Pillow maps a file that has a name into memory, and one that is turned at a wrong width.
+        image.filename = ""  # type: ignore[attr-defined]
     image.load()
     moving = getattr(image, "is_animated", False)
     if moving and image.info.get("default_image") and not image.tell():
