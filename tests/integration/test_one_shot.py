@@ -270,7 +270,8 @@ def test_patches_of_a_small_model_classify_as_well_as_its_output():
         for readout in ("attention", "embedding"):
             top1 = {part: entry.top1 for part, entry in readouts[readout].items()}
             full, patches = top1["full"], top1["patches"]
-            assert patches["value"] == pytest.approx(full["value"], abs=0.02)
-            assert full["ci95"][0] > 4 / 15
+            assert patches.value == pytest.approx(full.value, abs=0.02)
+            assert full.ci95 is not None
+            assert full.ci95[0] > 4 / 15
             assert "registers" not in top1
-            assert top1["cls"]["value"] < 0.5 * full["value"]
+            assert top1["cls"].value < 0.5 * full.value
