@@ -1,15 +1,14 @@
 """The Gram ledger against explicit n x n Gram matrices, biased and unbiased."""
 
 import math
-from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import optimize, stats
 
+from reference_jackknife import ratio_interval
 from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.gram_ledger import estimate_gram_ledger
@@ -80,90 +79,6 @@ def unbiased_shares(terms):
     }
 
 
-def without_each_image(terms, pair):
-    """Numerator and denominator of an unbiased share of all images but one, for each."""
-    everyone = np.arange(len(terms[pair[0]]))
-    rest = {i: {name: rows[everyone != i] for name, rows in terms.items()} for i in everyone}
-    return {i: np.array(unbiased_shares(left)[pair][1:]) for i, left in rest.items()}
-
-
-def jackknife(whole, one, sizes):
-    """Busing et al.'s variance, from the values without each block."""
-    n = sum(sizes.values())
-    h = {j: n / size for j, size in sizes.items()}
-    centre = len(h) * whole - sum((1 - 1 / h[j]) * one[j] for j in h)
-    pseudo = {j: h[j] * whole - (h[j] - 1) * one[j] for j in h}
-    return sum((pseudo[j] - centre) ** 2 / (h[j] - 1) for j in h) / len(h)
-
-
-def plain_interval(terms, pair, blocks, *, by_image):
-    """The interval from its definition: every set of images by itself, ends by a fine search."""
-    kept = sorted(set(blocks))
-    sizes = {block: int((blocks == block).sum()) for block in kept}
-    n = len(blocks)
-
-    def of(*left_out):
-        rows = ~np.isin(blocks, left_out)
-        return np.array(unbiased_shares({k: v[rows] for k, v in terms.items()})[pair][1:])
-
-    whole, one = of(), {j: of(j) for j in kept}
-    two = {(j, k): of(j, k) for j, k in combinations(kept, 2)}
-
-    def squares(whole, one, two):
-        return sum(
-            (
-                n * whole
-                - (n - sizes[j]) * one[j]
-                - (n - sizes[k]) * one[k]
-                + (n - sizes[j] - sizes[k]) * two[j, k]
-            )
-            ** 2
-            for j, k in combinations(kept, 2)
-        )
-
-    # A sum over pairs of images that are independent of one another, block pair by block pair.
-    truth = counted = seen = 0.0
-    for cell in combinations_with_replacement(kept, 2):
-        j, k = cell
-        variance = 2 * sizes[j] * (sizes[j] - 1) if j == k else 4 * sizes[j] * sizes[k]
-
-        def part(*left_out, cell=cell):
-            m = n - sum(sizes[b] for b in left_out)
-            return 0.0 if set(cell) & set(left_out) else 1 / (m * (m - 1))
-
-        ones = {b: part(b) for b in kept}
-        twos = {(a, b): part(a, b) for a, b in combinations(kept, 2)}
-        truth += variance * part() ** 2
-        counted += variance * jackknife(part(), ones, sizes)
-        seen += variance * squares(part(), ones, twos)
-
-    singles, repeats, counts = one, counted / truth, sizes
-    if by_image:
-        # Efron & Stein: of a mean over independent pairs, 2 (n − 1) / (n − 2) times its variance.
-        singles, repeats = without_each_image(terms, pair), 2 * (n - 1) / (n - 2)
-        counts = dict.fromkeys(singles, 1)
-
-    def statistic(ratio):
-        weights = np.array([1.0, -ratio])
-        of_pairs = squares(
-            whole @ weights,
-            {j: v @ weights for j, v in one.items()},
-            {jk: v @ weights for jk, v in two.items()},
-        ) * (truth / seen)
-        found = jackknife(whole @ weights, {j: v @ weights for j, v in singles.items()}, counts)
-        # The part of pairs is no more than it would be if there were nothing else.
-        variance = found - (repeats - 1) * min(of_pairs, found / repeats)
-        return abs(whole @ weights) - stats.t.ppf(0.975, len(singles) - 1) * math.sqrt(variance)
-
-    ratio, ends = whole[0] / whole[1], []
-    for sign in (-1, 1):
-        step = 1e-3
-        while statistic(ratio + sign * step) <= 0:
-            step *= 2
-        ends.append(optimize.brentq(statistic, ratio, ratio + sign * step, xtol=1e-14))
-    return tuple(ends)
-
-
 def pick(features, names, rows=slice(None)):
     return {name: features[f"term/{name}"][rows] for name in names}
 
@@ -196,7 +111,12 @@ def test_shares_and_intervals_equal_the_gram_matrix_form(n, dim, total, renormal
     for pair, share in found.items():
         assert share.biased == pytest.approx(biased[pair], abs=1e-10)
         assert share.unbiased == pytest.approx(unbiased[pair][0], abs=1e-10)
-        expected = plain_interval(terms, pair, blocks, by_image=dim != 3)
+
+        def quadratics(rows, pair=pair):
+            left = {name: term[rows] for name, term in terms.items()}
+            return np.array(unbiased_shares(left)[pair][1:])
+
+        expected = ratio_interval(quadratics, blocks, by_image=dim != 3)
         assert share.ci95 == pytest.approx(expected, abs=1e-9)
 
 

@@ -15,6 +15,7 @@ from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 from jaxtyping import Float64
+from scipy.special import chdtri
 
 from vitscope.metrics.jackknife import leave_out, student_975
 
@@ -33,7 +34,8 @@ def compute_ratio_interval(
     above − ρ · below is compared with Student's t times its standard error. The square of that is
     the jackknife variance less what it counts too often of what pairs of images add. The jackknife
     is the one over images where their values are known, with n − 1 degrees of freedom, and else the
-    one over blocks, with blocks − 1.
+    one over blocks, with blocks − 1. Of so few blocks the difference of the two could by chance be
+    far too small: there only the lower end of a 95 % interval of the pairs' part is taken off.
 
     Returns:
         (low, high), or None where it is undefined: fewer than three blocks, a value undefined, or
@@ -46,8 +48,8 @@ def compute_ratio_interval(
     ratio, quantile = float(above[0] / below[0]), student_975(len(spread.singles) - 1.0)
 
     def is_outside(candidate: float) -> bool:
-        distance = float(above[0] - candidate * below[0])
-        return distance**2 > quantile**2 * spread.estimate_variance(candidate)
+        distance = abs(float(above[0] - candidate * below[0]))
+        return distance > quantile * math.sqrt(spread.estimate_variance(candidate))
 
     step = max(math.sqrt(spread.estimate_variance(ratio)) / float(below[0]), math.ulp(ratio))
     low, high = (_find_end(is_outside, ratio, sign * step) for sign in (-1, 1))
@@ -62,7 +64,7 @@ class _Spread:
         singles: Differences that images or blocks make, one row each; the sum of their squares is
             the delete-one jackknife variance.
         pairs: What pairs of blocks make beside that, likewise; the sum of their squares is the
-            part of the variance that comes from pairs of images.
+            part of the variance that comes from pairs of images, or its lower end.
         repeats: How often the jackknife variance counts that part.
     """
 
@@ -95,7 +97,8 @@ class _Spread:
             return cls(singles, pairs, float(2 * (whole - 1) / (whole - 2)))
         one = slice(1 + len(sizes))
         repeats = float((_differ_by_one(pure[one], n[one]) ** 2).sum()) / variance
-        return cls(_differ_by_one(values[one], n[one]), pairs, repeats)
+        certain = math.sqrt(len(pairs) / chdtri(len(pairs), 0.025))
+        return cls(_differ_by_one(values[one], n[one]), certain * pairs, repeats)
 
     def estimate_variance(self, ratio: float) -> float:
         """Variance of the first statistic less a multiple of the second.

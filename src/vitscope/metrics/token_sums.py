@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from vitscope.errors import ResultError
 from vitscope.metrics.estimates import StateSummary, TokenSummary, TopDimensions
-from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate, make_estimate
+from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate, leave_out
+from vitscope.metrics.ratio_interval import compute_ratio_interval
 from vitscope.metrics.sums import Batch
 
 NUM_TOP_DIMENSIONS = 100
@@ -77,21 +78,10 @@ class TokenSums:
             (‖Σ û_i‖² − n) / (n (n − 1)) with û = x / ‖x‖, and its interval; NaN for fewer than two
             images or a state of zeros.
         """
-        directions = self._of_token(f"{state}/{_DIRECTION}", token)
-
-        def mean_cosine(rows: Tensor, count: int) -> float:
-            if count < 2:
-                return math.nan
-            total = rows.sum(dim=0)
-            return (float(total @ total) - count) / (count * (count - 1))
-
-        counts = self._counts
-        value = mean_cosine(directions, int(counts.sum()))
-        left_out = [
-            mean_cosine(directions[torch.arange(NUM_BLOCKS) != k], int(counts.sum() - counts[k]))
-            for k in self._blocks()
-        ]
-        return self._estimate(value, left_out)
+        counts, kept = self._unions()
+        totals = kept @ self._of_token(f"{state}/{_DIRECTION}", token)
+        cosines = (totals.square().sum(dim=1) - counts) / (counts * (counts - 1))
+        return self._estimate(cosines, torch.ones_like(cosines))
 
     def estimate_variance_share(self, state: str, token: str) -> Estimate:
         """Part of a state's mean squared norm that varies over images.
@@ -101,18 +91,11 @@ class TokenSums:
             norm, and its interval: 0 for a constant, 1 for a state whose mean is zero, which chance
             may not exceed; NaN for fewer than two images or a state of zeros.
         """
-        sums = self._of_token(f"{state}/{_SUM}", token)
-        squares = self._of_token(f"{state}/{_SQUARE}", token)[:, 0]
-
-        def share(kept: Tensor) -> float:
-            count, square = float(self._counts[kept].sum()), float(squares[kept].sum())
-            total = sums[kept].sum(dim=0)
-            if count < 2 or not square > 0:
-                return math.nan
-            return (1 - float(total @ total) / (count * square)) * count / (count - 1)
-
-        every = torch.arange(NUM_BLOCKS)
-        found = self._estimate(share(every), [share(every != k) for k in self._blocks()])
+        counts, kept = self._unions()
+        totals = kept @ self._of_token(f"{state}/{_SUM}", token)
+        squares = kept @ self._of_token(f"{state}/{_SQUARE}", token)[:, 0]
+        variances = (squares - totals.square().sum(dim=1) / counts) / (counts - 1)
+        found = self._estimate(variances, squares / counts)
         ends = found.ci95 and (_clip(found.ci95[0]), _clip(found.ci95[1]))
         return Estimate(_clip(found.value), ends)
 
@@ -169,13 +152,20 @@ class TokenSums:
     def _of_token(self, name: str, token: str) -> Float[Tensor, "block _"]:
         return self._sums[name][:, self.tokens.index(token)]
 
-    def _blocks(self) -> list[int]:
-        return self._counts.nonzero().flatten().tolist()
+    def _unions(self) -> tuple[Float64[Tensor, " union"], Float64[Tensor, "union block"]]:
+        # How many images each union of blocks holds, NaN where too few, and which blocks.
+        kept = torch.from_numpy(leave_out(self._counts.tolist()))
+        counts = kept @ self._counts.double()
+        return torch.where(counts < 2, math.nan, counts), kept
 
-    def _estimate(self, value: float, left_out: Sequence[float]) -> Estimate:
-        # Neither a mean cosine nor a part of a mean square exceeds 1.
+    def _estimate(
+        self, above: Float64[Tensor, " union"], below: Float64[Tensor, " union"]
+    ) -> Estimate:
+        value = float(above[0] / below[0])
         sizes = self._counts[self._counts > 0].tolist()
-        return make_estimate(value, left_out, sizes, at_most=1.0)
+        ends = compute_ratio_interval(above.numpy(), below.numpy(), sizes)
+        # Neither a mean cosine nor a part of a mean square exceeds 1.
+        return Estimate(value, ends and (ends[0], min(ends[1], max(value, 1.0))))
 
 
 def _is_sound(name: str, total: Tensor) -> bool:
