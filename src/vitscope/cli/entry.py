@@ -44,14 +44,7 @@ for _command in (audit, demo, one_shot, models, explain, merge, figures, report,
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: Words after the program's name; those of this process if None.
-
-    Returns:
-        The exit code.
-    """
+    """Run the command line."""
     # A terminate signal cleans up as Ctrl-C does; what a terminal cannot show is replaced.
     with suppress(ValueError):
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -27,14 +27,7 @@ _GROUPS = {
 
 
 def group_options(command: Command) -> Command:
-    """Give the options of a command, those of its settings included, their groups.
-
-    Args:
-        command: A function that cyclopts makes a command of.
-
-    Returns:
-        The same function.
-    """
+    """Give the options of a command, those of its settings included, their groups."""
     settings = [kind for kind in get_type_hints(command).values() if is_dataclass(kind)]
     for annotated in (command, *settings):
         for name, hint in get_type_hints(annotated, include_extras=True).items():

@@ -15,17 +15,7 @@ _LayerWord = Literal["last", "all"]
 
 
 def parse_size(text: str) -> int | tuple[int, int]:
-    """Read an input size: one number for a square, or HEIGHTxWIDTH, in pixels.
-
-    Args:
-        text: The words.
-
-    Returns:
-        The number, or (height, width).
-
-    Raises:
-        UsageError: If it is something else.
-    """
+    """Read an input size: one number for a square, or HEIGHTxWIDTH, in pixels."""
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(map(_is_number, parts)):
         raise UsageError(
@@ -35,17 +25,7 @@ def parse_size(text: str) -> int | tuple[int, int]:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Read which part of the images is looked at: two numbers such as 3/16, counted from 1.
-
-    Args:
-        text: The words.
-
-    Returns:
-        (number of the part, parts in all).
-
-    Raises:
-        UsageError: If it is something else.
-    """
+    """Read which part of the images is looked at: two numbers such as 3/16, counted from 1."""
     number, _, count = text.partition("/")
     if _is_number(number) and _is_number(count) and 1 <= int(number) <= int(count):
         return int(number), int(count)
@@ -53,17 +33,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def parse_layers(text: str) -> _LayerWord | tuple[int, ...]:
-    """Read a choice of layers: last, all, or block numbers separated by commas.
-
-    Args:
-        text: The words.
-
-    Returns:
-        The word, or the numbers.
-
-    Raises:
-        UsageError: If it is something else.
-    """
+    """Read a choice of layers: last, all, or block numbers separated by commas."""
     if text in get_args(_LayerWord):
         return cast("_LayerWord", text)
     try:

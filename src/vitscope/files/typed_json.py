@@ -54,12 +54,7 @@ class Mark(ABC):
 
 @dataclass(frozen=True)
 class Within(Mark):
-    """A number has a least and a largest value.
-
-    Attributes:
-        low: The least.
-        high: The largest.
-    """
+    """A number has a least and a largest value."""
 
     low: int
     high: int
@@ -87,11 +82,7 @@ class NotEmpty(Mark):
 
 @dataclass(frozen=True)
 class Keys(Mark):
-    """An object has certain keys.
-
-    Attributes:
-        names: The keys.
-    """
+    """An object has certain keys."""
 
     names: tuple[str, ...]
 

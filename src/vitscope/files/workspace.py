@@ -51,11 +51,7 @@ Plan = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Workspace:
-    """Finished parts of a run, by number.
-
-    Attributes:
-        folder: Where they lie.
-    """
+    """Finished parts of a run, by number."""
 
     folder: Path
 

@@ -209,12 +209,7 @@ def load_pixels(
 
 @dataclass(frozen=True)
 class ImageFailure:
-    """An image that could not be read.
-
-    Attributes:
-        index: Its place in the set.
-        reason: Why, in one line.
-    """
+    """An image that could not be read."""
 
     index: int
     reason: str
@@ -222,20 +217,10 @@ class ImageFailure:
 
 @dataclass(frozen=True, eq=False)
 class ImageBatch:
-    """Consecutive images of a set, those that could be read apart from those that could not.
+    """Consecutive images of a set, those that could be read apart from those that could not."""
 
-    Attributes:
-        indices: Places in the set of the images that were read.
-        ids: Their identities, which depend on their bytes alone.
-        pixels: Their preprocessed pixels; none at all where none could be read.
-        failures: The others.
-        covariates: What describes the images without a label, by name: `IMAGE_COVARIATES`, and
-            `SEGMENT_COVARIATES` where the set has masks; NaN where one is undefined.
-        level_ranges: Part of the range from black to white that each image uses.
-    """
-
-    indices: list[int]
-    ids: list[str]
+    indices: list[int]  # places in the set of the images that were read
+    ids: list[str]  # their identities, which depend on their bytes alone
     pixels: Float[Tensor, "batch channel height width"]
     failures: list[ImageFailure]
     covariates: dict[str, Float64[Tensor, " batch"]] = field(default_factory=dict)

@@ -61,21 +61,13 @@ class Items(Protocol):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class HeldImage:
-    """An image that the caller holds.
+    """An image that the caller holds."""
 
-    Attributes:
-        items: What it is among.
-        index: Which of them it is.
-        name: What tables and messages call it.
-        preprocessed: Whether its numbers are those that the model is given.
-        from_dataset: Whether a dataset has to be asked for it.
-    """
-
-    items: Items
-    index: int
+    items: Items  # what it is among
+    index: int  # which of them it is
     name: str
-    preprocessed: bool
-    from_dataset: bool
+    preprocessed: bool  # whether its numbers are those that the model is given
+    from_dataset: bool  # whether a dataset has to be asked for it
 
     def read(self) -> bytes:
         """Read it."""

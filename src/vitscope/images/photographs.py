@@ -49,13 +49,7 @@ _SCIKIT_IMAGE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Credit:
-    """Where a photograph comes from.
-
-    Attributes:
-        title: Its name in the package.
-        package: The package that carries it.
-        licence: Terms of the photograph.
-    """
+    """Where a photograph comes from."""
 
     title: str
     package: str
@@ -64,15 +58,10 @@ class Credit:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoPhotographs:
-    """What was written.
-
-    Attributes:
-        credits: One per photograph.
-        crops_per_photograph: Images made of each.
-    """
+    """What was written."""
 
     credits: tuple[Credit, ...]
-    crops_per_photograph: int
+    crops_per_photograph: int  # images made of each
 
     @property
     def num_images(self) -> int:

@@ -47,17 +47,11 @@ _File = TypeVar("_File", Path, StoredObject)
 
 
 class FoundImages(tuple[ImageAddress, ...]):
-    """What a search found; whoever searches in it gets it back, and nothing is looked up again.
+    """What a search found; whoever searches in it gets it back, and nothing is looked up again."""
 
-    Attributes:
-        notes: What a reader of numbers over these images should know about the search.
-        named: Where some were named more than once, all as often as they were, in their order.
-        skipped: Folders in which what vitscope wrote itself was left aside.
-    """
-
-    notes: tuple[str, ...] = ()
-    named: tuple[ImageAddress, ...] = ()
-    skipped: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()  # what to know about the search
+    named: tuple[ImageAddress, ...] = ()  # all as often as they were named, if some more than once
+    skipped: tuple[Path, ...] = ()  # folders in which what vitscope wrote itself was left aside
 
 
 def find_pixel_size(found: Iterable[ImageAddress]) -> tuple[int, int] | None:

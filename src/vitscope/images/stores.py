@@ -39,20 +39,12 @@ _VERSION_KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object in a store.
+    """An object in a store."""
 
-    Attributes:
-        url: URL of it or of a folder that it was found in, with whatever secrets that holds.
-        below: Where it is below the folder; empty where the URL is its own.
-        size: Bytes of it, None where the store does not say.
-        number: Which one it is of those whose URLs look alike when they are shown, from 1 on; 0
-            where there is no other.
-    """
-
-    url: str = field(repr=False)
-    below: str = ""
-    size: int | None = None
-    number: int = 0
+    url: str = field(repr=False)  # of it, or of a folder that it was found in; with its secrets
+    below: str = ""  # where it is below the folder; empty where the URL is its own
+    size: int | None = None  # bytes of it, None where the store does not say
+    number: int = 0  # counts those whose shown URLs look alike, from 1 on; 0 where none do
 
     @property
     def name(self) -> str:

@@ -44,20 +44,12 @@ _LABEL_WORDS = {"depth", "gt", "label", "labels", "mask", "masks", "seg", "segme
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """An image in a tar archive.
-
-    Attributes:
-        archive: Where the archive lies.
-        member: Name of the member.
-        offset: First byte of its content in the archive.
-        size: Bytes of its content; None where it is a device, has holes, or is a link to anything
-            but an earlier image of the archive.
-    """
+    """An image in a tar archive."""
 
     archive: Place
     member: str
-    offset: int
-    size: int | None
+    offset: int  # first byte of its content in the archive
+    size: int | None  # None where it is a device, has holes, or is a link to no earlier image
 
     @property
     def name(self) -> str:
@@ -78,13 +70,9 @@ class TarMember:
 
 
 class FoundMembers(list[TarMember]):
-    """The images of an archive.
+    """The images of an archive."""
 
-    Attributes:
-        num_left_out: Members that have the extension of an image but look like parts of samples.
-    """
-
-    num_left_out = 0
+    num_left_out = 0  # members that have the extension of an image but look like parts of samples
 
 
 def list_members(archive: Place) -> FoundMembers:

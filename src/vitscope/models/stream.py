@@ -45,11 +45,7 @@ def compute_norms(tokens: Tensor) -> Tensor:
 
 
 class StreamRecorder:
-    """Collects rows and norms at every depth during one forward.
-
-    Attributes:
-        num_passed: Depths passed so far; more than there are where a block is run twice.
-    """
+    """Collects rows and norms at every depth during one forward."""
 
     def __init__(self, blocks: Sequence[nn.Module], layout: TokenLayout) -> None:
         """Prepare to record."""

@@ -14,19 +14,11 @@ PLAIN, REGISTERS = "DINOv2", "DINOv2 with registers"
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper with the criterion that stands for it.
-
-    Attributes:
-        where: Figure or section.
-        statement: What the paper says.
-        criterion: When the measurement agrees.
-        check: Holds the criterion against all models.
-        data: Set of images.
-    """
+    """A statement of the paper with the criterion that stands for it."""
 
     where: str
     statement: str
-    criterion: str
+    criterion: str  # when the measurement agrees
     check: Callable[[Models], Check]
     data: Data = "COCO"
 

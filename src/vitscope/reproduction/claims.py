@@ -33,25 +33,15 @@ _COLOURS = {"agrees": "bold green", "disagrees": "bold red", "cannot tell": "bol
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim of the paper compared with what was measured.
+    """A claim of the paper compared with what was measured."""
 
-    Attributes:
-        where: Figure or section of the paper.
-        data: Images that it was measured on, by the name of the paper's: "COCO" is the main set.
-        claim: What the paper says.
-        criterion: When the measurement agrees.
-        measured: The numbers, with 95 % intervals and the number of images.
-        answer: Whether it agrees.
-        reason: Why it does not, or why that is undecided; empty where it agrees.
-    """
-
-    where: str
-    data: Data
+    where: str  # figure or section of the paper
+    data: Data  # images that it was measured on, by the name of the paper's: "COCO" is the main set
     claim: str
-    criterion: str
-    measured: str
+    criterion: str  # when the measurement agrees
+    measured: str  # the numbers, with 95 % intervals and the number of images
     answer: Answer
-    reason: str
+    reason: str  # why it does not, or why that is undecided; empty where it agrees
 
 
 def judge_claims(

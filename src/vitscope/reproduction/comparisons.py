@@ -17,16 +17,10 @@ ANSWERS: tuple[Answer, ...] = get_args(Answer)
 
 @dataclass(frozen=True)
 class Check:
-    """A criterion applied to numbers.
+    """A criterion applied to numbers."""
 
-    Attributes:
-        answer: Whether it is met.
-        reasons: Why not, or why it is undecided; none where it is met.
-        numbers: What it was applied to.
-    """
-
-    answer: Answer
-    reasons: tuple[str, ...]
+    answer: Answer  # whether it is met
+    reasons: tuple[str, ...]  # why not, or why it is undecided; none where it is met
     numbers: tuple[Measured, ...]
 
 

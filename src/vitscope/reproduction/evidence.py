@@ -26,25 +26,15 @@ _KINDS = {"COCO": "audit", "ImageNet": "audit on ImageNet", "one-shot": "one-sho
 
 @dataclass(frozen=True)
 class ModelEvidence:
-    """All there is of one model.
+    """All there is of one model."""
 
-    Attributes:
-        recipe: Training recipe, such as "DINOv2 with registers".
-        size: Label of the size, such as "S" or "B/16"; None where it has none.
-        num_params: Parameters of the vision tower.
-        audit: Summary of the audit on the main set of images, where there is one.
-        imagenet: Summary of the audit on the second set.
-        one_shot: Summary of the one-shot classification.
-        absent: Why a summary is not there, by set of images, where the reason is known.
-    """
-
-    recipe: str
-    size: str | None
+    recipe: str  # training recipe, such as "DINOv2 with registers"
+    size: str | None  # label of the size, such as "S" or "B/16"; None where it has none
     num_params: int
     audit: AuditSummary | None = None
-    imagenet: AuditSummary | None = None
-    one_shot: OneShotSummary | None = None
-    absent: Mapping[Data, str] = field(default_factory=dict)
+    imagenet: AuditSummary | None = None  # summary of the audit on the second set
+    one_shot: OneShotSummary | None = None  # summary of the one-shot classification
+    absent: Mapping[Data, str] = field(default_factory=dict)  # why a summary is not there
 
     def summary(self, data: Data) -> Summary | None:
         """What was measured on one set of images."""
@@ -59,51 +49,31 @@ class UntoldError(Exception):
 
 @dataclass(frozen=True)
 class Reading(Interval):
-    """A number with its 95 % interval.
+    """A number with its 95 % interval."""
 
-    Attributes:
-        note: Another number to show beside it.
-    """
-
-    note: str = ""
+    note: str = ""  # another number to show beside it
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number that every summary of a kind may hold.
-
-    Attributes:
-        name: In words.
-        source: Where it comes from in the summary.
-        read: Reads it out of a summary of the kind; raises UntoldError where it is missing.
-        min_images: Images that it takes to say anything.
-    """
+    """A number that every summary of a kind may hold."""
 
     name: str
-    source: str
-    read: Callable[[Any], Reading]
-    min_images: int = MIN_IMAGES
+    source: str  # where it comes from in the summary
+    read: Callable[[Any], Reading]  # raises UntoldError where it is missing
+    min_images: int = MIN_IMAGES  # images that it takes to say anything
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A quantity of one model.
+    """A quantity of one model."""
 
-    Attributes:
-        model: Recipe and size.
-        size: Size alone.
-        quantity: What was measured.
-        reading: The number; None where there is none.
-        count: Images that it is over.
-        gap: Why it decides nothing; empty where it does.
-    """
-
-    model: str
-    size: str
+    model: str  # recipe and size
+    size: str  # size alone
     quantity: Quantity
-    reading: Reading | None
-    count: int
-    gap: str
+    reading: Reading | None  # the number; None where there is none
+    count: int  # images that it is over
+    gap: str  # why it decides nothing; empty where it does
 
     @property
     def ends(self) -> tuple[float, float]:

@@ -50,13 +50,7 @@ OnStage = Callable[[str, str], OnProgress]
 
 
 class Reproduction:
-    """The experiments of the paper, into one folder.
-
-    Attributes:
-        models: The models, in order.
-        out: Folder of the whole.
-        config: Settings.
-    """
+    """The experiments of the paper, into one folder."""
 
     def __init__(
         self,

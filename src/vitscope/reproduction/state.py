@@ -24,48 +24,28 @@ _VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class StageRecord:
-    """What a result was made of.
+    """What a result was made of."""
 
-    Attributes:
-        settings: Settings and digests of images that its numbers depend on.
-        model_id: Id that the result carries.
-        weights: File or place that the weights came from.
-        weights_hash: Digest of the weights themselves.
-        reference: Settings of the audit that maps were compared with; None where there was none.
-        contents: How many files, and how large, the result had when it was finished; empty before.
-    """
-
-    settings: Mapping[str, Any]
-    model_id: str
-    weights: str
+    settings: Mapping[str, Any]  # settings and digests of images that its numbers depend on
+    model_id: str  # id that the result carries
+    weights: str  # file or place that the weights came from
     weights_hash: str
-    reference: Mapping[str, Any] | None = None
-    contents: str = ""
+    reference: Mapping[str, Any] | None = None  # settings of the audit that maps were compared with
+    contents: str = ""  # files and bytes of the finished result; empty before
 
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """How one stage of one model ended.
-
-    Attributes:
-        model: Plain name.
-        stage: "images", "imagenet", "one-shot" or "maps".
-        status: "done", "kept" from an earlier run, "failed" or "skipped".
-        reason: Why it failed, was skipped or was made again, or what it had to do without.
-    """
+    """How one stage of one model ended."""
 
     model: str
-    stage: str
-    status: str
-    reason: str = ""
+    stage: str  # "images", "imagenet", "one-shot" or "maps"
+    status: str  # "done", "kept" from an earlier run, "failed" or "skipped"
+    reason: str = ""  # why it failed, was skipped or was made again, or what it had to do without
 
 
 class ReproductionState:
-    """The records of a folder.
-
-    Attributes:
-        outcomes: How the stages of the last run ended.
-    """
+    """The records of a folder."""
 
     def __init__(self, out: Path) -> None:
         """Read what the folder remembers; nothing, where it is new."""

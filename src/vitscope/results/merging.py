@@ -36,15 +36,10 @@ _NO_IDS = pa.chunked_array([], pa.string())
 
 @dataclass(frozen=True, eq=False)
 class MergedParts:
-    """What is known of the images of all parts, beside the tables and features in the folder.
-
-    Attributes:
-        sums: Their sums.
-        failures: Path and reason of each image that could not be read.
-    """
+    """What is known of the images of all parts, beside the tables and features in the folder."""
 
     sums: AuditSums
-    failures: list[tuple[str, str]]
+    failures: list[tuple[str, str]]  # path and reason of each image that could not be read
 
 
 def merge_parts(folder: Path, manifest: Manifest, parts: Sequence[Path]) -> MergedParts:

@@ -337,18 +337,7 @@ S = TypeVar("S", bound=Summary)
 
 
 def read_summary(folder: Path, *kinds: type[S]) -> S:
-    """Read the summary of a result.
-
-    Args:
-        folder: Folder of the result.
-        *kinds: What it may be of.
-
-    Returns:
-        The summary.
-
-    Raises:
-        ResultError: If it is not of such a result, of another schema, or damaged.
-    """
+    """Read the summary of a result."""
     path = folder / MARKER
     content = read_json(path)
     found = content if isinstance(content, dict) else {}
@@ -367,15 +356,7 @@ def read_summary(folder: Path, *kinds: type[S]) -> S:
 
 
 def write_summary(folder: Path, summary: Summary) -> None:
-    """Write the summary of a result, which makes it complete.
-
-    Args:
-        folder: Folder of the result.
-        summary: The summary.
-
-    Raises:
-        DiskError: If the disk does not take it.
-    """
+    """Write the summary of a result, which makes it complete."""
     head = {"schema_version": SCHEMA_VERSION, "kind": summary.KIND}
     write_json(folder / MARKER, head | asdict(summary))
 

@@ -34,19 +34,12 @@ _SHARD_IMAGES, _SHARD_BATCHES = 512, 32
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """Some images of a run.
-
-    Attributes:
-        number: Its number, from 0.
-        first_index: Place of its first image among all.
-        images: The images.
-        elsewhere: Identities of those that are left out, for an earlier shard has them.
-    """
+    """Some images of a run."""
 
     number: int
-    first_index: int
+    first_index: int  # place of its first image among all
     images: ImageSet
-    elsewhere: frozenset[str] = frozenset()
+    elsewhere: frozenset[str] = frozenset()  # identities of those that an earlier shard has
 
 
 class AuditRun:

@@ -13,21 +13,12 @@ from vitscope.runs.resources import free_cached_memory
 
 @dataclass(frozen=True, eq=False)
 class PlacedBatch:
-    """Images that were read, where the model is.
+    """Images that were read, where the model is."""
 
-    Attributes:
-        indices: Their places in the set.
-        ids: Their identities, which depend on their bytes alone.
-        paths: Their paths, printable.
-        pixels: Their preprocessed pixels, on the model's device.
-        covariates: What describes them without a label, by name.
-        level_ranges: Part of the range from black to white that each uses.
-    """
-
-    indices: list[int]
-    ids: list[str]
+    indices: list[int]  # their places in the set
+    ids: list[str]  # their identities, which depend on their bytes alone
     paths: list[str]
-    pixels: Pixels
+    pixels: Pixels  # their preprocessed pixels, on the model's device
     covariates: dict[str, Float64[Tensor, " batch"]] = field(default_factory=dict)
     level_ranges: list[float] = field(default_factory=list)
 

@@ -45,15 +45,7 @@ OnProgress = Callable[[int, int], None]
 
 
 class ModelRun:
-    """One model over one set of images.
-
-    Attributes:
-        device: Where it runs.
-        config: How it is run, with nothing left to choose.
-        pass_size: Images that go through the model at once; None if all of a batch do.
-        weights_hash: Digest of the weights.
-        failures: Path and reason of each image that could not be read so far.
-    """
+    """One model over one set of images."""
 
     def __init__(self, vit: ViTAdapter, images: ImageSet, config: RunConfig) -> None:
         """Prepare the run; the model is not touched yet, unless a choice depends on it."""

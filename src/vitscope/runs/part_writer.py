@@ -39,19 +39,12 @@ MACHINE = "machine.json"
 
 @dataclass(frozen=True, eq=False)
 class PartWriter:
-    """A model and settings, ready for one shard after another.
-
-    Attributes:
-        vit: The model, with the digest of its weights.
-        manifest: What the parts are of.
-        config: Settings, with nothing left to choose that changes a bit.
-        num_images: Images of the whole run, of which a gallery's candidates are drawn.
-    """
+    """A model and settings, ready for one shard after another."""
 
     vit: ViTAdapter
     manifest: Manifest
-    config: AuditConfig
-    num_images: int
+    config: AuditConfig  # settings, with nothing left to choose that changes a bit
+    num_images: int  # images of the whole run, of which a gallery's candidates are drawn
 
     def write(
         self,

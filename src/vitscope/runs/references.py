@@ -40,40 +40,24 @@ _SHIPPED = "references"
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a reference must be of.
-
-    Attributes:
-        weights_hash: Digest of the weights of the model that explains.
-        behaviour: How that model computes with them.
-        layer: Layer that is explained.
-        preprocessing: How the images are prepared.
-    """
+    """What a reference must be of."""
 
     weights_hash: str
-    behaviour: Behaviour
+    behaviour: Behaviour  # how that model computes with them
     layer: int
     preprocessing: Preprocessing
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Reference:
-    """What the terms of an image are centred on.
-
-    Attributes:
-        source: "given" by the caller, "found" beside the result, or "shipped" with vitscope.
-        images: Which images the means are over, in words that follow "images".
-        num_images: How many they are.
-        model_id: Id of the model that saw them.
-        folder: Folder of the audit, printable; None for means that come with vitscope.
-        means: Mean of each term over them.
-    """
+    """What the terms of an image are centred on."""
 
     source: Literal["given", "found", "shipped"]
-    images: str
+    images: str  # which images the means are over, in words that follow "images"
     num_images: int
     model_id: str
-    folder: str | None
-    means: Mapping[str, Float[Tensor, " dim"]]
+    folder: str | None  # folder of the audit, printable; None for means that come with vitscope
+    means: Mapping[str, Float[Tensor, " dim"]]  # mean of each term over them
 
     @cached_property
     def digest(self) -> str:

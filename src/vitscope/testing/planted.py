@@ -21,16 +21,10 @@ _LARGE = 30.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """Where the output of a planted model comes from.
+    """Where the output of a planted model comes from."""
 
-    Attributes:
-        written: How much the last block's attention writes of what it reads; the skip connection
-            carries 1.
-        to_registers: How much more the logits of registers are than those of other tokens.
-    """
-
-    written: float
-    to_registers: float = 0.0
+    written: float  # by the last block's attention, of what it reads; the skip connection carries 1
+    to_registers: float = 0.0  # what is added to the logits of registers
 
 
 RECIPES = {
@@ -45,14 +39,7 @@ output arranges the images as the patches do."""
 
 
 def plant(name: str) -> nn.Module:
-    """A model whose output comes from a known source.
-
-    Args:
-        name: One of `RECIPES`.
-
-    Returns:
-        A timm ViT with registers, 64 px, in evaluation mode; the same name has the same weights.
-    """
+    """A model whose output comes from a known source."""
     recipe = RECIPES[name]
     model: Any = VisionTransformer(
         img_size=_SIZE,

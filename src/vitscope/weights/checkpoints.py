@@ -71,15 +71,10 @@ _PRETRAINING_ONLY = ("masked_embed",)
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """The weights of one model out of a file.
-
-    Attributes:
-        weights: Weights by name on the CPU.
-        notes: What was chosen where the file holds several models, in words.
-    """
+    """The weights of one model out of a file."""
 
     weights: dict[str, Tensor]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what was chosen where the file holds several models, in words
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
