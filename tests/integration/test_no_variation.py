@@ -102,7 +102,7 @@ def test_terminal_notebook_and_report_say_the_same(which, request):
 )
 def test_report_and_claims_give_the_reason_that_is_true(which, reason, request):
     result = request.getfixturevalue(which)
-    model = ModelEvidence("DINOv2", "S", 22, audit=result.summary)
+    model = ModelEvidence("DINOv2", "S", 22, {"COCO": result.summary})
     measured = measure([model], "COCO", "DINOv2", "S", cka("residual", "patches"))
     assert measured.gap == f"DINOv2 S: CKA(r, patches) is undefined: {reason}"
     shown = draw_cka("residual", load_results([result.folder]))

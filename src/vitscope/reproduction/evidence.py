@@ -10,7 +10,7 @@ from vitscope.figures.numbers import Interval
 from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.jackknife import Estimate, student_975
 from vitscope.metrics.rank_correlation import NORMAL_975
-from vitscope.results.schema import AuditSummary, OneShotSummary, Summary
+from vitscope.results.schema import Summary
 from vitscope.results.verdict import MIN_IMAGES_TO_JUDGE
 
 Data = Literal["COCO", "ImageNet", "one-shot"]
@@ -31,16 +31,8 @@ class ModelEvidence:
     recipe: str  # training recipe, such as "DINOv2 with registers"
     size: str | None  # label of the size, such as "S" or "B/16"; None where it has none
     num_params: int
-    audit: AuditSummary | None = None
-    imagenet: AuditSummary | None = None  # summary of the audit on the second set
-    one_shot: OneShotSummary | None = None  # summary of the one-shot classification
+    summaries: Mapping[Data, Summary] = field(default_factory=dict)
     absent: Mapping[Data, str] = field(default_factory=dict)  # why a summary is not there
-
-    def summary(self, data: Data) -> Summary | None:
-        """What was measured on one set of images."""
-        if data == "one-shot":
-            return self.one_shot
-        return self.audit if data == "COCO" else self.imagenet
 
 
 class UntoldError(Exception):
@@ -119,7 +111,7 @@ def measure_sizes(
         model
         for model in _order(models)
         if model.recipe == recipe
-        and model.summary(data) is not None
+        and data in model.summaries
         and (among is None or _letter(model) in among)
     ]
     missing = [size for size in needed if size not in map(_letter, there)]
@@ -132,7 +124,7 @@ def measure_sizes(
 def _read(model: ModelEvidence, data: Data, quantity: Quantity) -> Measured:
     size = str(model.size)
     name = f"{model.recipe} {size}"
-    summary = model.summary(data)
+    summary = model.summaries.get(data)
     if summary is None:
         gap = model.absent.get(data) or f"no {_KINDS[data]} of {name}"
         return Measured(name, size, quantity, None, 0, gap)

@@ -261,8 +261,7 @@ def write_failures(folder: Path, failures: Sequence[tuple[str, str]]) -> None:
 
     A cell that a spreadsheet would take for a formula begins with an apostrophe.
     """
-    with plain_disk_errors(folder):
-        write_csv(folder / FAILURES, [("path", "reason"), *failures])
+    write_csv(folder / FAILURES, [("path", "reason"), *failures])
 
 
 def read_failures(folder: Path) -> list[tuple[str, str]]:
