@@ -11,14 +11,14 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from vitscope.cli.settings import ReproductionSettings
+from vitscope.cli.settings import ReproductionSettings, parse_words
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable_path
 from vitscope.terminal import make_progress
 
 if TYPE_CHECKING:
     from vitscope.figures.draw import Format
-    from vitscope.reproduction.plan import PlannedModel
+    from vitscope.reproduction.planned_models import PlannedModel
     from vitscope.reproduction.run import Reproduction
     from vitscope.reproduction.state import StageOutcome
     from vitscope.runs.model_run import OnProgress
@@ -67,12 +67,12 @@ def reproduce(
         VitscopeError: If no model could be audited, or figures or claims could not be written.
         KeyboardInterrupt: When it is stopped, after saying that what is finished is kept.
     """
-    from vitscope.reproduction.plan import plan_reproduction
+    from vitscope.reproduction.planned_models import plan_reproduction
     from vitscope.reproduction.run import Reproduction
     from vitscope.reproduction.stages import IMAGES
 
     sizes = sizes or (_SMOKE_SIZES if smoke else _ALL_SIZES)
-    models = plan_reproduction(families, sizes, checkpoints)
+    models = plan_reproduction(parse_words(families), parse_words(sizes), checkpoints)
     if smoke:
         import torch
 

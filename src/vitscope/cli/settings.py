@@ -44,6 +44,11 @@ def parse_layers(text: str) -> _LayerWord | tuple[int, ...]:
         ) from None
 
 
+def parse_words(text: str) -> list[str]:
+    """Read a list of words separated by commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 

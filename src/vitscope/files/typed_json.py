@@ -10,6 +10,7 @@ r"""JSON read as frozen dataclasses, by the annotations of their fields.
 | `Mapping[str, T]`, `dict[str, T]` | an object with any keys |
 | a dataclass | an object with a key for each field, which fields with a default may lack |
 | `Annotated[T, mark]` | `T` within the bounds of a mark |
+| `Any` | whatever there is |
 
 Keys that no field has are passed over. `dataclasses.asdict` is the way back.
 """
@@ -185,6 +186,7 @@ _PLAIN: dict[Any, Reader] = {
     int: _read_count,
     str: _read_text,
     bool: _read_flag,
+    Any: lambda content: content,
 }
 
 

@@ -7,7 +7,7 @@ Requirements met here:
   many processes read them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -222,13 +222,24 @@ class ImageBatch:
     indices: list[int]  # places in the set of the images that were read
     ids: list[str]  # their identities, which depend on their bytes alone
     pixels: Float[Tensor, "batch channel height width"]
-    failures: list[ImageFailure]
+    failures: list[ImageFailure] = field(default_factory=list)
     covariates: dict[str, Float64[Tensor, " batch"]] = field(default_factory=dict)
     level_ranges: list[float] = field(default_factory=list)
 
     def pin_memory(self) -> "ImageBatch":
         """The same batch in page-locked memory; the loader calls it where pinning is asked for."""
         return replace(self, pixels=self.pixels.pin_memory())
+
+    def select(self, rows: slice | Sequence[int]) -> "ImageBatch":
+        """Some of the images; the pixels of a slice are not copied."""
+        places = range(len(self.ids))[rows] if isinstance(rows, slice) else rows
+        return ImageBatch(
+            indices=[self.indices[place] for place in places],
+            ids=[self.ids[place] for place in places],
+            pixels=self.pixels[rows],
+            covariates={name: values[rows] for name, values in self.covariates.items()},
+            level_ranges=[self.level_ranges[place] for place in places],
+        )
 
 
 def iter_batches(

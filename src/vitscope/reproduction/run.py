@@ -20,7 +20,7 @@ from vitscope.files.storage import holds_result_files
 from vitscope.files.workspace import discard_workspace
 from vitscope.models.base import ViTAdapter
 from vitscope.reproduction.image_sets import ImageSets
-from vitscope.reproduction.plan import PlannedModel
+from vitscope.reproduction.planned_models import PlannedModel
 from vitscope.reproduction.stages import (
     IMAGENET,
     IMAGES,

@@ -22,7 +22,7 @@ from vitscope.images.stores import Place, StoredObject, plain_read_errors, store
 from vitscope.images.tar_shards import TarMember
 from vitscope.images.urls import is_web
 from vitscope.results.manifest import Manifest
-from vitscope.runs.versions import list_versions
+from vitscope.runs.resources import list_versions
 
 _CHOICES = ("batch_size", "dtype", "shard_size")
 """Settings that `auto` leaves to the machine, as it is when a run begins."""

@@ -30,8 +30,7 @@ from vitscope.results.gallery import GalleryCandidates
 from vitscope.results.manifest import Manifest, write_sums
 from vitscope.results.records import RecordWriter
 from vitscope.results.saved_result import write_failures
-from vitscope.runs.batches import PlacedBatch
-from vitscope.runs.model_run import ModelRun, OnProgress
+from vitscope.runs.model_run import BatchFitter, ModelRun, OnProgress
 from vitscope.trace import StreamTrace, TokenStates
 
 MACHINE = "machine.json"
@@ -59,7 +58,7 @@ class PartWriter:
         """Take in the images of a shard and write its part."""
         part = _Part(self, folder, first_index, images.num_repeated, elsewhere)
         run = ModelRun(self.vit, images, self.config)
-        fitter = run.make_fitter()
+        fitter = BatchFitter(run.pass_size)
         with ExitStack() as stack:
             stack.enter_context(run.placed())
             part.open_writers(stack)
@@ -110,7 +109,7 @@ class _Part:
             stack.callback(writer.close)
             self._writers[layer] = writer
 
-    def drop_copies(self, batch: PlacedBatch) -> PlacedBatch | None:
+    def drop_copies(self, batch: ImageBatch) -> ImageBatch | None:
         """Leave out images of the bytes of earlier ones."""
         rows: list[int] = []
         for row, image_id in enumerate(batch.ids):
@@ -118,9 +117,11 @@ class _Part:
                 self._seen.add(image_id)
                 rows.append(row)
         self._sums.num_repeated += len(batch.ids) - len(rows)
-        return batch.pick(rows) if rows else None
+        if len(rows) == len(batch.ids):
+            return batch
+        return batch.select(rows) if rows else None
 
-    def take(self, run: ModelRun, batch: PlacedBatch, *, verified: bool) -> None:
+    def take(self, run: ModelRun, batch: ImageBatch, *, verified: bool) -> None:
         """Nothing of a batch is taken in before all of it is known."""
         streams: list[StreamTrace] = []
         with run.plain_errors(batch):
@@ -140,7 +141,7 @@ class _Part:
                 scalars |= _describe_tokens(row.tokens)
             if layer == self._manifest.last_layer:
                 scalars |= scalars_of_last
-            identities = list(zip(batch.paths, batch.ids, strict=True))
+            identities = list(zip(run.name_images(batch), batch.ids, strict=True))
             self._writers[layer].append(identities, scalars, row.features, {"bias": row.bias})
 
     def close(self) -> None:
@@ -149,7 +150,7 @@ class _Part:
             self._candidates.write(self._folder)
 
     def _decompose(
-        self, batch: PlacedBatch, streams: list[StreamTrace], *, verified: bool
+        self, batch: ImageBatch, streams: list[StreamTrace], *, verified: bool
     ) -> dict[int, LayerRows]:
         wanted: list[int] = []
         if self._config.gallery:

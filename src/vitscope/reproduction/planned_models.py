@@ -31,18 +31,13 @@ class PlannedModel:
 
 
 def plan_reproduction(
-    families: str, sizes: str, checkpoints: Path | None = None
+    families: Sequence[str], sizes: Sequence[str], checkpoints: Path | None = None
 ) -> list[PlannedModel]:
     """Choose the models of a reproduction."""
     if checkpoints is not None and not checkpoints.is_dir():
         raise UsageError(f"{checkpoints} is not a folder: give one that holds files of weights")
-    chosen = plan_models(split_words(families), split_words(sizes))
+    chosen = plan_models(families, sizes)
     return [_plan_model(name, entry, checkpoints) for name, entry in chosen]
-
-
-def split_words(text: str) -> Sequence[str]:
-    """Read a list of words."""
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _plan_model(name: str, entry: CatalogueEntry, checkpoints: Path | None) -> PlannedModel:
