@@ -15,13 +15,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from vitscope.results.choices import (
-    LAYER,
-    Labelled,
-    count_cls,
-    describe_choices,
-    find_mixture,
-)
+from vitscope.results.choices import LAYER, Labelled, count_cls, describe_choices, find_mixture
 from vitscope.results.result_text import (
     TextTable,
     describe_audit,

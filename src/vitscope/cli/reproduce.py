@@ -76,11 +76,7 @@ def reproduce(
     if smoke:
         import torch
 
-        from vitscope.reproduction.smoke import (
-            check_smoke_folder,
-            plan_smoke,
-            write_smoke_images,
-        )
+        from vitscope.reproduction.smoke import check_smoke_folder, plan_smoke, write_smoke_images
 
         torch.set_num_threads(1)  # tiny models lose more to waiting threads than they gain
         models = plan_smoke(models)

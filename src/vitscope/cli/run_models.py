@@ -1,7 +1,6 @@
 """Commands that run models: `vitscope audit`, `demo`, `one-shot` and `explain`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -27,7 +26,6 @@ from vitscope.terminal import (
 )
 
 if TYPE_CHECKING:
-    from vitscope.engines.local import Engine
     from vitscope.figures.draw import Format
     from vitscope.results.audit_result import AuditResult
     from vitscope.results.explanation import Explanation
@@ -77,8 +75,8 @@ def audit(
     config.resolve_device()
     workers = choose_engine(engine, address)
     targets = choose_targets(model, out, overwrite=overwrite or resume)
-    how = _How(config, workers, overwrite=overwrite, resume=resume, report=report)
-    _audit_all(targets, found, how)
+    settings = {"config": config, "engine": workers, "overwrite": overwrite, "resume": resume}
+    _audit_all(targets, found, settings, is_lead=workers.is_lead, report=report)
 
 
 def demo(
@@ -107,8 +105,8 @@ def demo(
     drawn = "" if limit is None else f"{min(limit, photographs.num_images)} of "
     Console().print(Text(f"{drawn}{photographs.describe()}"))
     # A finished result is not replaced unasked: that was checked with the targets.
-    how = _How(config, overwrite=True, resume=True, report=report)
-    _audit_all(targets, [out / "images"], how)
+    settings = {"config": config, "overwrite": True, "resume": True}
+    _audit_all(targets, [out / "images"], settings, report=report)
 
 
 def one_shot(
@@ -288,38 +286,23 @@ def _run_with_bar(model_id: str, run: Callable[..., _Result], *, quiet: bool = F
         return run(vit, on_progress=advance)
 
 
-@dataclass(frozen=True)
-class _How:
-    config: AuditConfig
-    engine: "Engine | None" = None
-    _: KW_ONLY
-    overwrite: bool = False
-    resume: bool = False
-    report: bool = True
-
-    @property
-    def is_lead(self) -> bool:
-        return self.engine is None or self.engine.is_lead
-
-
-def _audit_all(targets: Mapping[str, Path], images: Sequence[Any], how: _How) -> None:
+def _audit_all(
+    targets: Mapping[str, Path],
+    images: Sequence[Any],
+    settings: Mapping[str, Any],
+    *,
+    is_lead: bool = True,
+    report: bool = True,
+) -> None:
     # Of many processes that do the same, one is heard.
-    console = Console(quiet=not how.is_lead)
-    report = how.report and how.is_lead
+    console = Console(quiet=not is_lead)
+    report = report and is_lead
     summaries = []
     done: list[Path] = []
     try:
         for model_id, target in targets.items():
-            run = partial(
-                vitscope.audit,
-                images=images,
-                config=how.config,
-                out=target,
-                overwrite=how.overwrite,
-                resume=how.resume,
-                engine=how.engine,
-            )
-            result = _run_with_bar(model_id, run, quiet=not how.is_lead)
+            run = partial(vitscope.audit, images=images, out=target, **settings)
+            result = _run_with_bar(model_id, run, quiet=not is_lead)
             summaries.append(result.summary)
             done.append(target)
             console.print(make_report(summaries[-1]))

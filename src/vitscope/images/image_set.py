@@ -19,12 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vitscope.errors import ImageReadError, UsageError, VitscopeError
-from vitscope.images.addresses import (
-    ImageAddress,
-    Images,
-    printable_address,
-    read_image,
-)
+from vitscope.images.addresses import ImageAddress, Images, printable_address, read_image
 from vitscope.images.copies import find_copies
 from vitscope.images.covariates import (
     IMAGE_COVARIATES,

@@ -183,14 +183,9 @@ class AuditResult(TabularResult):
         provenances = [result.provenance for result in results]
         with plain_damage(*folders):  # which of them is not known by then
             check_disjoint(folders)
-            merged = merge_parts(folder, manifest, folders)
-            finish_result(
-                folder,
-                manifest,
-                merged.sums,
-                failures=merged.failures,
-                provenance={"merged_from": provenances},
-            )
+            sums, failures = merge_parts(folder, manifest, folders)
+            provenance = {"merged_from": provenances}
+            finish_result(folder, manifest, sums, failures=failures, provenance=provenance)
             merge_galleries(folder, folders)
 
     def _read_all_sums(self) -> AuditSums:

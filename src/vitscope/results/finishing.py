@@ -20,10 +20,7 @@ from vitscope.results.summary import (
     summarize_errors,
     summarize_images,
 )
-from vitscope.results.token_summary import (
-    summarize_anatomy,
-    summarize_layer_similarity,
-)
+from vitscope.results.token_summary import summarize_anatomy, summarize_layer_similarity
 
 
 def finish_result(

@@ -11,9 +11,10 @@ Requirements met here:
 
 import math
 from bisect import insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,6 @@ from vitscope.images.addresses import ImageAddress, read_image
 from vitscope.images.decoding import decode_for_model, image_id, resize_and_crop
 from vitscope.images.image_set import ImageSet
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.results.gallery_choice import Why, choose_images
 from vitscope.results.image_maps import ImageMaps, read_maps, write_maps
 from vitscope.token_maps import TokenMaps
 
@@ -49,6 +49,10 @@ _INDEX, _FOLDER = "gallery.json", "gallery"
 _CANDIDATES = "candidates.safetensors"
 _NUMBERS = ("centred_share_patches", "share_patches")
 """What images are chosen by: the first that the table has."""
+
+
+Why = Literal["lowest", "highest", "quantile", "random"]
+"""What an image was chosen for: its number among all images, or the draw."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class _Index:
 
 
 @dataclass(frozen=True)
-class Gallery:
+class Gallery(_Index):
     """The images of an audit that are kept with their maps.
 
     Attributes:
@@ -92,11 +96,6 @@ class Gallery:
     """
 
     folder: Path
-    number: str
-    limit: int
-    num_candidates: int
-    num_images: int
-    images: tuple[GalleryImage, ...]
     owner: object = field(default=None, repr=False, compare=False)
 
     def read_maps(self, index: int) -> ImageMaps:
@@ -234,7 +233,7 @@ def read_gallery(folder: Path, owner: object = None) -> Gallery | None:
                 f"{printable_path(path)} is damaged at images.{number}.maps: the file is not as "
                 "vitscope names it"
             )
-    return Gallery(folder, **vars(index), owner=owner)
+    return Gallery(**vars(index), folder=folder, owner=owner)
 
 
 def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
@@ -262,6 +261,45 @@ def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
         entries.append(GalleryImage(one.path, digest, why, name))
     num_candidates = sum(gallery.num_candidates for gallery in galleries)
     _write_index(folder, numbers, entries, limit=limit, num_candidates=num_candidates)
+
+
+def choose_images(
+    numbers: Mapping[str, float], everyone: Sequence[float] | np.ndarray, limit: int
+) -> list[tuple[str, Why]]:
+    """Choose images that show the spread of a number and what is ordinary.
+
+    A quarter of them have the lowest values, a quarter the highest, a quarter lie nearest to evenly
+    spaced quantiles of all images, and the rest are those with the smallest digests, which is a
+    draw at random. They come in turns, so that any first part of them is balanced too.
+    """
+    quarter = max(1, limit // 4)
+    ranked = sorted((v, digest) for digest, v in numbers.items() if math.isfinite(v))
+    queues: dict[Why, Iterator[str]] = {
+        "lowest": (digest for _, digest in ranked[:quarter]),
+        "highest": (digest for _, digest in ranked[::-1][:quarter]),
+        "quantile": iter(_nearest_to_quantiles(ranked, everyone, quarter)),
+        "random": iter(sorted(numbers)),
+    }
+    chosen: dict[str, Why] = {}
+    wanted = min(limit, len(numbers))
+    while len(chosen) < wanted:
+        for why, queue in queues.items():
+            found = next((digest for digest in queue if digest not in chosen), None)
+            if found is not None and len(chosen) < wanted:
+                chosen[found] = why
+    return list(chosen.items())
+
+
+def _nearest_to_quantiles(
+    ranked: Sequence[tuple[float, str]], everyone: Sequence[float] | np.ndarray, count: int
+) -> list[str]:
+    values = np.asarray(everyone, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    if not ranked or not values.size:
+        return []
+    middles = np.quantile(values, (np.arange(count) + 0.5) / count)
+    nearest = (min(ranked, key=lambda one: (abs(one[0] - m), one[1])) for m in middles)
+    return [digest for _, digest in nearest]
 
 
 @dataclass(frozen=True)

@@ -122,14 +122,13 @@ class AuditRun:
 
     def finish(self, folder: Path, parts: Sequence[Path], run_id: str | None = None) -> None:
         """Put the parts together and write what follows from them."""
-        merged = merge_parts(folder, self._manifest, parts)
-        self._run.failures[:] = merged.failures
+        sums, self._run.failures[:] = merge_parts(folder, self._manifest, parts)
         self._run.check_some_read()
         finish_result(
             folder,
             self._manifest,
-            merged.sums,
-            failures=merged.failures,
+            sums,
+            failures=self._run.failures,
             provenance={
                 **self._run.make_provenance(),
                 "plan": self.plan,

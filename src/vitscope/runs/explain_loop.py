@@ -41,12 +41,7 @@ from vitscope.results.schema import (
 )
 from vitscope.results.schema_numbers import ImageNumbers
 from vitscope.results.verdict import ImageVerdict, judge_alone, judge_image
-from vitscope.runs.model_run import (
-    ModelRun,
-    OnProgress,
-    describe_preprocessing,
-    make_image_set,
-)
+from vitscope.runs.model_run import ModelRun, OnProgress, describe_preprocessing, make_image_set
 from vitscope.runs.references import Wanted, advise, find_reference, holds_audit, read_reference
 from vitscope.token_maps import TokenMaps, make_token_maps
 from vitscope.trace import ClsTrace
