@@ -1,12 +1,12 @@
-"""Settings as words of the command line: the one place where text is parsed into them."""
+"""Settings as words of the command line: where text is parsed into them, and their groups."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
 
-from cyclopts import Parameter, Token
+from cyclopts import Group, Parameter, Token
 
 from vitscope.config import AuditConfig, OneShotConfig, ReproductionConfig
 from vitscope.errors import UsageError
@@ -97,3 +97,33 @@ class ReproductionSettings(ReproductionConfig):
     size: Size = None
     layers: Layers = "last"
     masks: Folder = None
+
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+_WHAT = """
+folder images model layer layers size imagenet smoke families sizes checkpoints masks reference
+cls_term renormalize classifier readout
+"""
+_OPTIONS = {
+    "What": _WHAT,
+    "How much": "limit num_images draws examples seed verified",
+    "Output": "out overwrite resume report format heads features gallery",
+    "Speed": "device dtype batch_size num_workers draft",
+    "Scale": "engine address shard shard_size",
+}
+_GROUPS = {
+    option: Group(name, sort_key=number)
+    for number, (name, options) in enumerate(_OPTIONS.items(), 1)
+    for option in options.split()
+}
+
+
+def group_options(command: Command) -> Command:
+    """Give the options of a command, those of its settings included, their groups."""
+    settings = [kind for kind in get_type_hints(command).values() if is_dataclass(kind)]
+    for annotated in (command, *settings):
+        for name, hint in get_type_hints(annotated, include_extras=True).items():
+            if name in _GROUPS:
+                annotated.__annotations__[name] = Annotated[hint, Parameter(group=_GROUPS[name])]
+    return command

@@ -26,13 +26,13 @@ from vitscope.images.covariates import (
     SEGMENT_COVARIATES,
     compute_covariates,
     compute_segment_covariates,
+    measure_range,
 )
 from vitscope.images.decoding import decode_for_model, image_id, prepare_image
 from vitscope.images.handover import PREFETCHED, WorkerStart, fits_shared_memory
-from vitscope.images.level_range import measure_range
 from vitscope.images.masks import crop_mask, decode_mask, find_masks
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.images.sources import find_images, find_pixel_size
+from vitscope.images.search import find_images, find_pixel_size
 from vitscope.images.stores import read_file
 
 

@@ -15,8 +15,8 @@ from vitscope.errors import ImageReadError, UsageError
 from vitscope.files.printable import printable
 from vitscope.images.addresses import ImageAddress, Images, printable_address
 from vitscope.images.in_memory import HeldImage, read_labels
-from vitscope.images.names import is_hidden
-from vitscope.images.sources import FoundImages, find_files, find_images
+from vitscope.images.search import FoundImages, find_files, find_images
+from vitscope.images.stores import is_hidden
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
 

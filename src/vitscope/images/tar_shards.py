@@ -26,8 +26,14 @@ from typing import BinaryIO
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.files.printable import printable
 from vitscope.images.decoding import image_extensions
-from vitscope.images.names import is_hidden
-from vitscope.images.stores import Place, name_place, open_place, plain_read_errors, read_range
+from vitscope.images.stores import (
+    Place,
+    is_hidden,
+    name_place,
+    open_place,
+    plain_read_errors,
+    read_range,
+)
 
 _MAX_HEADER_BYTES = 2**16
 """Longest header of a member, its extended headers included; names take up to 4,096 bytes."""

@@ -11,7 +11,7 @@ import numpy as np
 from vitscope.errors import UsageError
 from vitscope.images.labels import find_classes
 from vitscope.images.masks import find_masks
-from vitscope.images.sources import find_files
+from vitscope.images.search import find_files
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitscope.images.level_range import NARROW, note_narrow
+from vitscope.images.covariates import NARROW, note_narrow
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.sums import AuditSums
 from vitscope.results.association_summary import summarize_covariates, summarize_interdependence

@@ -15,9 +15,9 @@ from vitscope.errors import ImageReadError, MemoryShortageError, UsageError
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import as_folder, is_result, never, scratch_folder, staged_folder
 from vitscope.images.addresses import Images, read_image
+from vitscope.images.covariates import NARROW, measure_range, note_narrow
 from vitscope.images.decoding import decode_for_model, image_id, prepare_image
 from vitscope.images.image_set import ImageBatch, ImageSet
-from vitscope.images.level_range import NARROW, measure_range, note_narrow
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.ledger import Ledger, check_balance, make_ledger
 from vitscope.models.base import Pixels, ViTAdapter

@@ -20,9 +20,9 @@ from vitscope.files.printable import printable_path
 from vitscope.files.storage import as_folder, is_result, never, scratch_folder, staged_folder
 from vitscope.files.tensor_files import RowFiles
 from vitscope.images.addresses import Images
+from vitscope.images.covariates import NARROW, note_narrow
 from vitscope.images.image_set import ImageBatch, ImageSet
 from vitscope.images.labels import LabelledImages, find_classes
-from vitscope.images.level_range import NARROW, note_narrow
 from vitscope.ledger import check_rows_finite
 from vitscope.metrics.one_shot import (
     CLASSIFIERS,

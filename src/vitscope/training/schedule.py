@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from torch import nn
 
 from vitscope.errors import UsageError, VitscopeError
-from vitscope.training.numbers import list_numbers
+from vitscope.training.curves import list_numbers
 from vitscope.training.training_audit import TrainingAudit
 
 OnError = Literal["raise", "warn"]

@@ -25,9 +25,15 @@ from vitscope.files.own_files import describe_skipped, find_own
 from vitscope.images.addresses import ImageAddress, Images
 from vitscope.images.decoding import image_extensions
 from vitscope.images.in_memory import IMAGE_KINDS, HeldImage, hold_images
-from vitscope.images.names import is_hidden
 from vitscope.images.parquet_rows import list_rows
-from vitscope.images.stores import StoredObject, check_parts, list_objects, read_file, suffix_of
+from vitscope.images.stores import (
+    StoredObject,
+    check_parts,
+    is_hidden,
+    list_objects,
+    read_file,
+    suffix_of,
+)
 from vitscope.images.tar_shards import FoundMembers, list_members
 from vitscope.images.urls import is_url, is_web, resembles_url, show_name, show_url
 
