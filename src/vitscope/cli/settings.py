@@ -53,7 +53,7 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
-def _convert(parse: Callable[[str], Any], _: Any, tokens: Sequence[Token]) -> Any:
+def _convert(parse: Callable[[str], Any], _: object, tokens: Sequence[Token]) -> Any:
     return parse(tokens[0].value)
 
 

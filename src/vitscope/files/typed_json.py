@@ -27,7 +27,7 @@ from vitscope.errors import ResultError, VitscopeError
 from vitscope.files.printable import printable
 
 T = TypeVar("T")
-Reader = Callable[[Any], Any]
+Reader = Callable[[object], Any]
 
 LARGEST = 1e300
 """No number is larger: what is computed from two of them still is a number."""
@@ -93,7 +93,7 @@ class _DamageError(Exception):
         self.place: list[str] = []  # innermost first
 
 
-def read_typed(kind: type[T], content: Any, name: str) -> T:
+def read_typed(kind: type[T], content: object, name: str) -> T:
     """Build a dataclass from JSON."""
     hint: Any = kind
     try:
@@ -134,7 +134,7 @@ def _make_reader(hint: Any) -> Reader:
     return _MAKERS[get_origin(hint)](*get_args(hint))
 
 
-def _expected(what: str, found: Any) -> _DamageError:
+def _expected(what: str, found: object) -> _DamageError:
     if isinstance(found, (dict, list)):
         shown = "an object" if isinstance(found, dict) else "an array"
     else:
@@ -143,30 +143,31 @@ def _expected(what: str, found: Any) -> _DamageError:
     return _DamageError(f"expected {what}, found {shown}")
 
 
-def _read_number(content: Any) -> float:
+def _read_number(content: object) -> float:
     if content is None:
         return math.nan
-    is_number = isinstance(content, (int, float)) and not isinstance(content, bool)
-    if not is_number or not abs(content) <= LARGEST:
+    if (
+        not isinstance(content, (int, float))
+        or isinstance(content, bool)
+        or not abs(content) <= LARGEST
+    ):
         raise _expected("a number", content)
     return float(content)
 
 
-def _read_count(content: Any) -> int:
-    is_whole = isinstance(content, int) and not isinstance(content, bool)
-    if not is_whole or not 0 <= content <= MOST:
+def _read_count(content: object) -> int:
+    if not isinstance(content, int) or isinstance(content, bool) or not 0 <= content <= MOST:
         raise _expected("a count", content)
-    count: int = content
-    return count
+    return content
 
 
-def _read_text(content: Any) -> str:
+def _read_text(content: object) -> str:
     if not isinstance(content, str):
         raise _expected("a text", content)
     return printable(content)
 
 
-def _read_flag(content: Any) -> bool:
+def _read_flag(content: object) -> bool:
     if not isinstance(content, bool):
         raise _expected("true or false", content)
     return content
@@ -181,7 +182,7 @@ _PLAIN: dict[Any, Reader] = {
 }
 
 
-def _read_at(place: object, read: Reader, content: Any) -> Any:
+def _read_at(place: object, read: Reader, content: object) -> Any:
     try:
         return read(content)
     except _DamageError as damage:
@@ -197,7 +198,7 @@ def _make_dataclass_reader(kind: Any) -> Reader:
         if field.default is MISSING and field.default_factory is MISSING
     }
 
-    def read(content: Any) -> Any:
+    def read(content: object) -> Any:
         if not isinstance(content, dict):
             raise _expected("an object", content)
         values = {}
@@ -215,7 +216,7 @@ def _make_dataclass_reader(kind: Any) -> Reader:
 
 
 def _make_literal_reader(*choices: str) -> Reader:
-    def read(content: Any) -> Any:
+    def read(content: object) -> Any:
         if not isinstance(content, str) or content not in choices:
             raise _expected(" or ".join(map(repr, choices)), content)
         return content
@@ -234,7 +235,7 @@ def _make_tuple_reader(*hints: Any) -> Reader:
     items = [Finite if hint is float else hint for hint in hints if hint is not ...]
     readers = [_make_reader(hint) for hint in items]
 
-    def read(content: Any) -> Any:
+    def read(content: object) -> Any:
         if not isinstance(content, list):
             raise _expected("an array", content)
         used = readers * len(content) if any_length else readers
@@ -249,7 +250,7 @@ def _make_tuple_reader(*hints: Any) -> Reader:
 def _make_mapping_reader(_: Any, hint: Any) -> Reader:
     read_value = _make_reader(hint)
 
-    def read(content: Any) -> Any:
+    def read(content: object) -> Any:
         if not isinstance(content, dict):
             raise _expected("an object", content)
         return {printable(key): _read_at(key, read_value, item) for key, item in content.items()}
@@ -260,7 +261,7 @@ def _make_mapping_reader(_: Any, hint: Any) -> Reader:
 def _make_marked_reader(hint: Any, *marks: Mark) -> Reader:
     read_any = _make_reader(hint)
 
-    def read(content: Any) -> Any:
+    def read(content: object) -> Any:
         value = read_any(content)
         for mark in marks:
             if reason := mark._explain(value):

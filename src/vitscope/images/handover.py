@@ -43,7 +43,6 @@ class WorkerStart:
     """What a process that reads does first."""
 
     def __init__(self, *, by_pipe: bool) -> None:
-        """Choose how batches go."""
         self._by_pipe = by_pipe
 
     def __call__(self, _: int) -> None:

@@ -59,11 +59,6 @@ class ImageSet:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what does not go together.
-
-        Raises:
-            UsageError: If there are masks and images are decoded as drafts.
-        """
         if self.masks and self.preprocessing.draft:
             raise UsageError(
                 "masks are of the images' own sizes, which decoding as drafts changes: leave one "
@@ -164,19 +159,9 @@ class ImageSet:
         return True
 
     def __len__(self) -> int:
-        """Count the images.
-
-        Returns:
-            Their number.
-        """
         return len(self.addresses)
 
     def __repr__(self) -> str:
-        """Count the images, without naming them.
-
-        Returns:
-            Such as `ImageSet(5000 images, 224 x 224 px)`.
-        """
         height, width = self.preprocessing.size
         return f"ImageSet({len(self)} images, {height} x {width} px)"
 

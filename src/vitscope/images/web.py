@@ -82,7 +82,6 @@ class WebFile(io.RawIOBase):
     """An object of the web as a file that is read in parts."""
 
     def __init__(self, store: AbstractFileSystem, url: str) -> None:
-        """Look it up."""
         self._store, self._url = store, url
         self._size = look_up(store, url)["size"]
         self._position = 0

@@ -190,17 +190,17 @@ class BlockRecorder:
                 self._emit(self._heads)
                 raise StopForward
 
-    def _keep_normed(self, _: nn.Module, __: Any, output: Any) -> None:
+    def _keep_normed(self, _: nn.Module, __: object, output: Tensor) -> None:
         assert self._picker is not None
         self._picker.keep("normed", output)
 
     def _make_tap(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def keep(_: nn.Module, __: Any, output: Any) -> None:
+        def keep(_: nn.Module, __: object, output: Tensor) -> None:
             self._call.taps[name] = output
 
         return keep
 
-    def _keep_branch(self, _: nn.Module, __: Any, output: Any) -> None:
+    def _keep_branch(self, _: nn.Module, __: object, output: object) -> None:
         branch = _take_row(output, self._row)
         scale = self._parts.branch_scale
         self._rows["branch"] = branch.clone() if scale is None else branch * scale
@@ -208,7 +208,7 @@ class BlockRecorder:
     def _keep_residual(self, _: nn.Module, args: tuple[Any, ...]) -> None:
         self._rows["residual"] = _take_row(args[0], self._row).clone()
 
-    def _leave_block(self, _: nn.Module, __: Any, output: Any) -> None:
+    def _leave_block(self, _: nn.Module, __: object, output: object) -> None:
         if {"branch", "residual"} - self._rows.keys() or self._parts.taps.keys() - self._call.taps:
             raise UnsupportedModelError(
                 f"parts of layer {self._layer} were not run: they were replaced after the model "
@@ -250,6 +250,6 @@ class BlockRecorder:
         )
 
 
-def _take_row(value: Any, row: int) -> Tensor:
+def _take_row(value: object, row: int) -> Tensor:
     stream = take_stream(value)
     return stream if stream.ndim == 2 else stream[:, row]

@@ -48,7 +48,6 @@ class StreamRecorder:
     """Collects rows and norms at every depth during one forward."""
 
     def __init__(self, blocks: Sequence[nn.Module], layout: TokenLayout) -> None:
-        """Prepare to record."""
         self._blocks = blocks
         self._layout = layout
         self.num_passed = 0
@@ -77,10 +76,10 @@ class StreamRecorder:
     def _enter_block(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._keep(take_input(args, kwargs))
 
-    def _leave_last(self, _: nn.Module, __: Any, output: Any) -> None:
+    def _leave_last(self, _: nn.Module, __: object, output: object) -> None:
         self._keep(output)
 
-    def _keep(self, value: Any) -> None:
+    def _keep(self, value: object) -> None:
         depth, self.num_passed = self.num_passed, self.num_passed + 1
         if depth > len(self._blocks):
             return
@@ -121,7 +120,6 @@ class TokenPicker:
     """Takes the special tokens out of everything that passes through a block."""
 
     def __init__(self, layout: TokenLayout) -> None:
-        """Prepare to pick."""
         self._layout = layout
         self._fixed = [i for g, p in layout.groups.items() if g != "patches" for i in p]
         self._states: dict[str, Tensor] = {}

@@ -43,11 +43,6 @@ class AuditResult(TabularResult):
         return read_summary(self.folder, AuditSummary)
 
     def __str__(self) -> str:
-        """Say the verdict, as `print` shows it.
-
-        Returns:
-            The model and the verdict in words.
-        """
         return f"{self.summary.model.id}: {self.summary.last.verdict.text}"
 
     def _repr_html_(self) -> str:

@@ -126,7 +126,6 @@ class GalleryCandidates:
     """
 
     def __init__(self, num_images: int = 0, max_bytes: int = CANDIDATE_BYTES) -> None:
-        """Start without any."""
         self._bound = None
         if num_images > NUM_CANDIDATES:
             self._bound = f"{16**_DIGITS * NUM_CANDIDATES // num_images:0{_DIGITS}x}"
@@ -139,7 +138,6 @@ class GalleryCandidates:
         self._digests: list[str] = []  # of those held, sorted
 
     def __len__(self) -> int:
-        """Count the candidates."""
         return len(self._held)
 
     def wants(self, digest: str) -> bool:

@@ -40,11 +40,6 @@ class OneShotResult(TabularResult):
         return read_summary(self.folder, OneShotSummary)
 
     def __str__(self) -> str:
-        """Say what the accuracies mean, as `print` shows it.
-
-        Returns:
-            The model and the accuracies in words.
-        """
         return f"{self.summary.model.id}: {tell_one_shot(self.summary)}"
 
     def _repr_html_(self) -> str:

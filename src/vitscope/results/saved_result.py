@@ -36,7 +36,6 @@ class TemporaryFolder:
     """A folder that goes when nothing that was handed out of it is in use any more."""
 
     def __init__(self, folder: Path) -> None:
-        """Take over a folder."""
         self._finalizer = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     def keep(self) -> bool:

@@ -170,11 +170,6 @@ class Summary:
             """Index of the layer; of an audit the last one."""
 
     def __repr__(self) -> str:
-        """Name the model with the number of images.
-
-        Returns:
-            Such as `AuditSummary('dinov2-small', 200 images)`.
-        """
         return f"{type(self).__name__}({self.model.id!r}, {self.data.num_images} images)"
 
 
@@ -201,11 +196,6 @@ class AuditSummary(Summary):
     interdependence: Interdependence | None
 
     def __post_init__(self) -> None:
-        """Refuse layers that are out of order or that the model lacks.
-
-        Raises:
-            ResultError: Naming the layers.
-        """
         indices = [layer.index for layer in self.layers]
         # An attention pooling comes behind the last block.
         if indices != sorted(set(indices)) or indices[-1] > self.model.depth:

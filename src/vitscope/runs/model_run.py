@@ -190,7 +190,6 @@ class BatchFitter:
     """Cuts batches into passes, halves what does not fit, and remembers what did not."""
 
     def __init__(self, pass_size: int | None = None) -> None:
-        """Start with what is known."""
         self._pass_size = pass_size
 
     def apply(self, batch: ImageBatch, work: Callable[[ImageBatch], None]) -> None:

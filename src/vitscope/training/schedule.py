@@ -20,7 +20,6 @@ class AuditSchedule:
     """An audit before the first step, and then after every so many."""
 
     def __init__(self, audit: TrainingAudit, every: int, on_error: OnError) -> None:
-        """Prepare the schedule."""
         if every < 1:
             raise UsageError(f"every {every} steps: expected 1 or more")
         if on_error not in get_args(OnError):
