@@ -37,6 +37,16 @@ MACHINE = "machine.json"
 
 
 @dataclass(frozen=True, eq=False)
+class Shard:
+    """Some images of a run."""
+
+    number: int
+    first_index: int  # place of its first image among all
+    images: ImageSet
+    elsewhere: frozenset[str] = frozenset()  # identities of those that an earlier shard has
+
+
+@dataclass(frozen=True, eq=False)
 class PartWriter:
     """A model and settings, ready for one shard after another."""
 
@@ -48,16 +58,14 @@ class PartWriter:
     def write(
         self,
         folder: Path,
-        images: ImageSet,
+        shard: Shard,
         *,
-        first_index: int = 0,
-        elsewhere: Iterable[str] = (),
         batches: Iterable[ImageBatch] | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        """Take in the images of a shard and write its part."""
-        part = _Part(self, folder, first_index, images.num_repeated, elsewhere)
-        run = ModelRun(self.vit, images, self.config)
+        """Take in the images of a shard, decoded already or not, and write its part."""
+        part = _Part(self, folder, shard)
+        run = ModelRun(self.vit, shard.images, self.config)
         fitter = BatchFitter(run.pass_size)
         with ExitStack() as stack:
             stack.enter_context(run.placed())
@@ -82,22 +90,15 @@ class PartWriter:
 class _Part:
     """What is added up and written of one shard."""
 
-    def __init__(
-        self,
-        writer: PartWriter,
-        folder: Path,
-        first_index: int,
-        num_repeated: int,
-        elsewhere: Iterable[str],
-    ) -> None:
+    def __init__(self, writer: PartWriter, folder: Path, shard: Shard) -> None:
         self._vit = writer.vit
         self._manifest = writer.manifest
         self._config = writer.config
         self._folder = folder
-        self._first_index = first_index
-        self._seen = set(elsewhere)
+        self._first_index = shard.first_index
+        self._seen = set(shard.elsewhere)
         self._sums = self._manifest.make_sums(folder)
-        self._sums.num_repeated = num_repeated
+        self._sums.num_repeated = shard.images.num_repeated
         self._candidates = GalleryCandidates(writer.num_images)
         self._writers: dict[int, RecordWriter] = {}
 
