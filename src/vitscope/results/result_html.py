@@ -24,24 +24,13 @@ from vitscope.results.result_text import (
     tell_raw_shares,
 )
 from vitscope.results.schema import AuditSummary, ExplanationSummary, OneShotSummary, Summary
+from vitscope.results.verdict import MOODS
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 # White is legible on each of them (a contrast of 4.5 and more), and each from both pages.
-_GOOD, _DOUBTFUL, _BAD, _UNKNOWN = "#1a7f4e", "#96620a", "#c0362c", "#7a5299"
-_BADGE_COLOURS = {
-    "holds": _GOOD,
-    "weakened": _DOUBTFUL,
-    "borderline": _DOUBTFUL,
-    "broken": _BAD,
-    "no variation": _UNKNOWN,
-    "not enough images": _UNKNOWN,
-    "most": _GOOD,
-    "part": _DOUBTFUL,
-    "do not read": _BAD,
-    "cannot tell": _UNKNOWN,
-}
+_COLOURS = {"good": "#1a7f4e", "middling": "#96620a", "bad": "#c0362c", "unknown": "#7a5299"}
 
 
 def show_audit(summary: AuditSummary) -> str:
@@ -81,8 +70,8 @@ def show_explanation(summary: ExplanationSummary) -> str:
 
 def _render(summary: Summary, *more: str, **parts: Any) -> str:
     notes = [*list_notes(summary), *filter(None, more)]
-    given = {"id": summary.model.id, "colours": _BADGE_COLOURS, "status": "", "told": ""}
-    return _load_template().render({**given, "notes": notes, **parts})
+    given = {"id": summary.model.id, "notes": notes, "status": "", "told": ""}
+    return _load_template().render(given | parts)
 
 
 @cache
@@ -92,4 +81,5 @@ def _load_template() -> "Template":
     environment = Environment(
         loader=PackageLoader("vitscope.results"), autoescape=True, trim_blocks=True
     )
+    environment.globals["colours"] = {status: _COLOURS[mood] for status, mood in MOODS.items()}
     return environment.get_template("notebook.html")
