@@ -1,7 +1,5 @@
 """From an id or a module to its adapter: the one place that knows which library a model is of.
 
-Requirements met here:
-
 - Importing this file imports no model library; each is imported when one of its models is asked
   for, and the others stay out.
 - Every id that leads nowhere ends in one line with the nearest names.

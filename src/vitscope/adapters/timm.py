@@ -1,7 +1,5 @@
 """timm: `VisionTransformer` (DINOv2, DeiT III, CLIP, DINO, …) and `Eva` (DINOv3, EVA-02, …).
 
-Requirements met here:
-
 - The classes and settings that are understood are listed; everything else is refused by name,
   and before anything is fetched.
 - The global feature is the one timm hands out, save where timm averages patches although there is a

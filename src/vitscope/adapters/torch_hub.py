@@ -1,7 +1,5 @@
 """The torch.hub code of DINOv2 and DINOv3 (`DinoVisionTransformer`), known by its structure.
 
-Requirements met here:
-
 - Code of two publishers' repositories is run, for the entries listed here, and of nobody else.
 - The classes cannot be imported without running that code, so a model is recognised by the names
   of its classes and of their parts; a part that is not listed is refused by name.

@@ -11,8 +11,7 @@ from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import read_bounded
 
-_MAX_BYTES = 2**28
-"""Of one file: what 80,000 explained images take."""
+_MAX_BYTES = 2**28  # of one file: what 80,000 explained images take
 
 
 def write_json(path: Path, content: object) -> None:

@@ -1,7 +1,5 @@
 """Sets of images: drawing from them, reading them in batches.
 
-Requirements met here:
-
 - An image that cannot be read is counted and named in its batch; the others run.
 - Memory does not grow with the number of images, and batches come in the set's order however
   many processes read them.

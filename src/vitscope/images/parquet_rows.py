@@ -1,7 +1,5 @@
 """Images inside Parquet files: a column of the bytes of image files, an image a row.
 
-Requirements met here:
-
 - Of a file the footer is read, then of each row group that column alone, one group at a time.
 - What a row group claims to hold is bounded before it is read, and what it turns out to hold while
   it is decoded, a few rows at a time; of those few, pages as large as Parquet allows are believed.

@@ -1,7 +1,5 @@
 """Finding images in what a person names.
 
-Requirements met here:
-
 - The order of a set, and so everything computed from it, does not depend on the file system.
 - File names are bytes from anywhere: they are never decoded strictly, split or printed raw.
 - Nothing is looked for over a network unless a URL was given: a text file, which may come from

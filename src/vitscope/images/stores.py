@@ -1,7 +1,5 @@
 """Files and objects: bytes on this machine, and bytes in a store that fsspec reaches by a URL.
 
-Requirements met here:
-
 - Of a URL only what is no secret is shown (see `vitscope.images.urls`); nor is the text of a
   store's own errors, which may quote the rest.
 - Names of objects are names alone: whatever signs stand in them, no URL is read out of them.

@@ -6,8 +6,6 @@ of its own, unless its sample has an image without (`key.edge.png` beside `key.j
 and one of another sample ends in the same words (`a.left.jpg` and `a.right.jpg` beside
 `b.left.jpg`), or the word is one of labels (`key.seg.png`).
 
-Requirements met here:
-
 - Nothing is unpacked to the disk, and names of members are names alone: they lead nowhere.
 - One pass over the headers finds the images; each is read later by its place, without the rest.
 - An archive that is cut short or damaged is refused as a whole, before anything is computed from

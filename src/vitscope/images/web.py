@@ -1,7 +1,5 @@
 """Objects of the web, read in bounded time and memory, one request a read.
 
-Requirements met here:
-
 - A server that says nothing, or a byte a second, is given up on.
 - No more is taken than was asked for, and nothing is decompressed on the way: a small answer cannot
   become a large one.

@@ -1,7 +1,5 @@
 """One block of any library's ViT: where its tensors are found, and how they are read off.
 
-Requirements met here:
-
 - The model runs unchanged, with its own kernels; nothing of size tokens x tokens is made.
 - Queries, keys and values are the module's own tensors wherever they pass through a module.
 - Everything a trace holds for the proof (t, r, the block's output) is read off the model.

@@ -1,7 +1,5 @@
 """What tells two models apart: their weights, and how they compute with them.
 
-Requirements met here:
-
 - The same model is the same however it was loaded, in every process and on every machine: nothing
   depends on addresses, devices, the order of dictionaries, or what acts in training alone.
 - Whatever changes what a forward computes counts: hooks, parametrisations, replaced parts and

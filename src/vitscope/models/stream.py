@@ -1,7 +1,5 @@
 """The residual stream, read at every depth while the model's own forward runs, and special tokens.
 
-Requirements met here:
-
 - Kept are one row and one norm per patch and depth; the stream itself is let go at once.
 - What is kept has its place before the first block runs: small tensors that stay, laid between the
   large ones that come and go, make the allocator ask for fresh memory block after block.

@@ -1,7 +1,5 @@
 """All of the paper's experiments on a set of models, one after another, each resumable.
 
-Requirements met here:
-
 - What is finished stays: the same command resumes where it was stopped.
 - A model that cannot be had, or fails, is reported, and the others run.
 - Results of different settings, images or weights never meet in one folder.

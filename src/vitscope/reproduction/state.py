@@ -1,7 +1,5 @@
 """What the folder of a reproduction remembers: of what each of its results was made.
 
-Requirements met here:
-
 - A result never stands without its record: the record is written first.
 - A run that is stopped, killed or out of disk leaves the earlier record whole.
 - Two runs never write into one folder at the same time.

@@ -1,7 +1,5 @@
 """Single images explained: what their [CLS] output came from, and maps of it, as a saved result.
 
-Requirements met here:
-
 - A saved explanation is all that its figures need: the image as the model saw it, the maps, the
   numbers and the verdict.
 - Files are read without running anything: arrays of numbers and JSON alone.

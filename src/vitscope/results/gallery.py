@@ -1,7 +1,5 @@
 """The gallery of an audit: a deliberate sample of its images, kept with their maps.
 
-Requirements met here:
-
 - The maps come out of the audit's one pass, so its numbers and these maps are of the same row.
 - What is shown is chosen after the pass, when the numbers are known: extremes, quantiles, and
   images drawn at random; the choice is written down with the images.
@@ -42,8 +40,7 @@ patches under 6 heads, 60 of 37 x 37 under 24."""
 NUM_CANDIDATES = 1000
 """Images that a gallery is chosen from, about: enough for its extremes to be rare ones."""
 
-_DIGITS = 16
-"""Hexadecimal digits of a digest that the draw looks at."""
+_DIGITS = 16  # hexadecimal digits of a digest that the draw looks at
 
 _INDEX, _FOLDER = "gallery.json", "gallery"
 _CANDIDATES = "candidates.safetensors"

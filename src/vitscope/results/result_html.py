@@ -1,7 +1,5 @@
 """A result as a few lines of HTML, for a notebook.
 
-Requirements met here:
-
 - Whatever a model's id, a path or a note holds is shown as text.
 - It stands alone: no script, no style sheet, nothing fetched.
 - It can be read on a dark page and on a light one: text takes the page's colour.

@@ -47,8 +47,7 @@ MOODS: Mapping[Status | ImageStatus, Mood] = {
 }
 """What a status looks like, wherever it is shown in colour."""
 
-_DIGITS = 3
-"""Numbers are compared with the lines as they are printed."""
+_DIGITS = 3  # numbers are compared with the lines as they are printed
 _DECIDED: Mapping[Decider | None, str] = {
     "alignment": " (CKA decides)",
     "source": " (the variance share decides)",

@@ -1,7 +1,5 @@
 """An audit: its images cut into shards, each shard a part on disk, all parts one result.
 
-Requirements met here:
-
 - Parts are put together in the order of the shards: what comes out does not depend on which of them
   were made before an interruption, by which process, or in which order.
 - Who maps shards to parts (`vitscope.engines`) knows nothing of audits; nothing here knows how.

@@ -1,7 +1,5 @@
 """What every run of a model over images shares: batches, plain failures, where it all came from.
 
-Requirements met here:
-
 - An image that cannot be read is counted and named; the run continues while one is left.
 - What stops a run says which image, in which layer, and what to do.
 - The model is placed on the device for the run alone and left as it was found.

@@ -1,7 +1,5 @@
 """One shard of an audit: images through the model, rows into tables and sums, as a part on disk.
 
-Requirements met here:
-
 - What a part holds depends on its images, the model and the settings alone, not on who writes it
   or on what was written before.
 - The first batch of every part, and others drawn at random, prove the ledger against the model's

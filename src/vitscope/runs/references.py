@@ -1,7 +1,5 @@
 """What a single image is compared with: the means of an audit, or those that come with vitscope.
 
-Requirements met here:
-
 - A reference is of the very weights, layer and preprocessing that explain. One that is given and
   does not fit is refused; one that was only found is not used, and the reason is given.
 - Which reference was used is reported, with its images and their number.
@@ -34,8 +32,7 @@ from vitscope.results.audit_result import AuditResult
 from vitscope.results.schema import ReferenceSummary
 from vitscope.results.verdict import MIN_IMAGES
 
-_SHIPPED = "references"
-"""Folder of the means that come with vitscope, a file a model."""
+_SHIPPED = "references"  # folder of the means that come with vitscope, a file a model
 
 
 @dataclass(frozen=True, kw_only=True)

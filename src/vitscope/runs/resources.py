@@ -30,8 +30,7 @@ _MAX_BATCH = 512
 _SHARE_OF_MEMORY = 0.6
 _PROBES = (1, 9)
 _MAX_WORKERS = 8
-_TRIED = 8
-"""Images that a lower precision is tried on, at most: in one pass."""
+_TRIED = 8  # images that a lower precision is tried on, at most: in one pass
 
 _LIBRARIES = (
     "vitscope",

@@ -8,15 +8,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 _WIDTH, _PATCH, _SIZE, _REGISTERS = 32, 8, 64, 4
-_KEPT = slice(0, 12)
-"""Dimensions of a token that hold its own patch; nothing writes there."""
-_GATHERED = slice(12, 24)
-"""Dimensions that hold what attention gathered from the patches."""
-_MARK = 24
-"""Dimension that tells registers from other tokens."""
+_KEPT = slice(0, 12)  # dimensions of a token that hold its own patch; nothing writes there
+_GATHERED = slice(12, 24)  # dimensions that hold what attention gathered from the patches
+_MARK = 24  # dimension that tells registers from other tokens
 _CONSTANT = slice(25, 32)
-_LARGE = 30.0
-"""So much larger than what depends on the image that layer norms are all but linear."""
+_LARGE = 30.0  # so much larger than what depends on the image that layer norms are all but linear
 
 
 @dataclass(frozen=True)
