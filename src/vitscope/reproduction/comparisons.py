@@ -103,11 +103,6 @@ def all_of(checks: Sequence[Check]) -> Check:
     )
 
 
-def untellable(numbers: Sequence[Measured], reason: str) -> Check:
-    """What no numbers of the models there are can decide."""
-    return Check("cannot tell", (reason,), tuple(numbers))
-
-
 def describe(numbers: Sequence[Measured]) -> str:
     """Numbers in one line, with intervals and the number of images."""
     found = [number for number in numbers if number.reading is not None]

@@ -60,8 +60,7 @@ class Quantity:
 class Measured:
     """A quantity of one model."""
 
-    model: str  # recipe and size
-    size: str  # size alone
+    size: str
     quantity: Quantity
     reading: Reading | None  # the number; None where there is none
     count: int  # images that it is over
@@ -127,18 +126,18 @@ def _read(model: ModelEvidence, data: Data, quantity: Quantity) -> Measured:
     summary = model.summaries.get(data)
     if summary is None:
         gap = model.absent.get(data) or f"no {_KINDS[data]} of {name}"
-        return Measured(name, size, quantity, None, 0, gap)
+        return Measured(size, quantity, None, 0, gap)
     count = summary.data.num_images
     try:
         reading = quantity.read(summary)
     except UntoldError as reason:
-        return Measured(name, size, quantity, None, count, f"{name}: {quantity.name} {reason}")
+        return Measured(size, quantity, None, count, f"{name}: {quantity.name} {reason}")
     gap = ""
     if count < quantity.min_images:
         gap = f"{name}: n = {count}, {quantity.name} needs {quantity.min_images} images"
     elif reading.low is None or reading.high is None:
         gap = f"{name}: {quantity.name} has no interval"
-    return Measured(name, size, quantity, reading, count, gap)
+    return Measured(size, quantity, reading, count, gap)
 
 
 def _order(models: Sequence[ModelEvidence]) -> list[ModelEvidence]:

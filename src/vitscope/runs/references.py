@@ -9,7 +9,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -23,7 +23,7 @@ from vitscope.config import RunConfig
 from vitscope.errors import ResultError, UsageError
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import MARKER
-from vitscope.files.tensor_files import read_tensors, write_tensors
+from vitscope.files.tensor_files import read_tensors
 from vitscope.files.typed_json import read_typed
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import ModelInfo
@@ -212,33 +212,6 @@ def _check_behaviour(which: str, behaviour_hash: str, model_id: str, wanted: Wan
             f"the reference {which} cannot be used: {reason}; give an audit of the model that "
             "explains"
         )
-
-
-def write_shipped(path: Path, audited: AuditResult, images: str) -> None:
-    """Write the means of an audit as a file that comes with vitscope."""
-    manifest = audited.manifest
-    preprocessing = manifest.preprocessing
-    tensors: dict[str, Tensor] = {}
-    for layer in manifest.layers:
-        wanted = Wanted(
-            weights_hash=manifest.weights_hash,
-            behaviour=Behaviour(manifest.behaviour_hash, manifest.unknown),
-            layer=layer,
-            preprocessing=preprocessing,
-        )
-        reference = read_reference(audited, wanted)
-        tensors |= {f"{layer:03d}/{name}": mean for name, mean in reference.means.items()}
-    content = {
-        "model_id": reference.model_id,
-        "weights_hash": manifest.weights_hash,
-        "behaviour_hash": manifest.behaviour_hash,
-        "layers": manifest.layers,
-        "preprocessing": {k: v for k, v in asdict(preprocessing).items() if k != "changed"},
-        "terms": sorted(reference.means),
-        "images": images,
-        "num_images": reference.num_images,
-    }
-    write_tensors(path, tensors, {"reference": json.dumps(content)})
 
 
 def advise(info: ModelInfo, layer: int, last_layer: int, config: RunConfig) -> str:
