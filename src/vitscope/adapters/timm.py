@@ -48,11 +48,13 @@ _CLIP_TOWERS = ("_clip_", "_pe_core_", "_mci_")
 """In the names of architectures whose `head` is the projection into the space shared with text."""
 
 
-def make_timm_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAdapter:
+def make_timm_adapter(
+    module: nn.Module, *, preprocessing: Preprocessing | None = None, model_id: str | None = None
+) -> ViTAdapter:
     """Adapt a timm model."""
     adapter = _adapt(module, model_id or type(module).__name__)
-    notes = (*adapter.info.notes, *_make_weight_notes(module))
-    return replace(adapter, info=replace(adapter.info, notes=notes))
+    info = replace(adapter.info, notes=(*adapter.info.notes, *_make_weight_notes(module)))
+    return replace(adapter, info=info, preprocessing=preprocessing or adapter.preprocessing)
 
 
 def _adapt(module: nn.Module, name: str) -> ViTAdapter:
