@@ -43,14 +43,14 @@ def write_shipped(path, audited, images):
         reference = read_reference(audited, wanted)
         tensors |= {f"{layer:03d}/{name}": mean for name, mean in reference.means.items()}
     content = {
-        "model_id": reference.model_id,
+        "model_id": reference.about.model_id,
         "weights_hash": manifest.weights_hash,
         "behaviour_hash": manifest.behaviour_hash,
         "layers": manifest.layers,
         "preprocessing": {k: v for k, v in asdict(preprocessing).items() if k != "changed"},
         "terms": sorted(reference.means),
         "images": images,
-        "num_images": reference.num_images,
+        "num_images": reference.about.num_images,
     }
     write_tensors(path, tensors, {"reference": json.dumps(content)})
 

@@ -90,7 +90,7 @@ def reproduce(
     console.print(_make_plan_table(run))
     try:
         with make_progress(Console(stderr=True)) as progress:
-            outcomes = run.execute(_StageBars(progress).start)
+            outcomes = run.execute(partial(_start_bar, progress))
     except KeyboardInterrupt:
         console.print("what is finished is kept: the same command resumes from there")
         raise
@@ -100,17 +100,12 @@ def reproduce(
     _conclude(run, console, ["png"] if smoke else ["png", "pdf"])
 
 
-class _StageBars:
-    """One bar a stage, the last few of them on the screen."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def start(self, model: str, stage: str) -> "OnProgress":
-        for finished in self._progress.tasks[:-4]:
-            finished.visible = False
-        task = self._progress.add_task(f"{model}, {stage}", total=None)
-        return lambda done, total: self._progress.update(task, completed=done, total=total)
+def _start_bar(progress: Progress, model: str, stage: str) -> "OnProgress":
+    # The last few of them stay on the screen.
+    for finished in progress.tasks[:-4]:
+        finished.visible = False
+    task = progress.add_task(f"{model}, {stage}", total=None)
+    return lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _conclude(run: "Reproduction", console: Console, formats: "Sequence[Format]") -> None:

@@ -200,7 +200,7 @@ class ExplainRun:
                 if on_progress is not None:
                     on_progress(index + 1, len(self._images))
         self._run.check_some_read()
-        reference = None if self._reference is None else self._reference.describe()
+        reference = None if self._reference is None else self._reference.about
         summary = ExplanationSummary(
             model=self._run.describe_model(),
             settings=Settings(),
@@ -279,7 +279,9 @@ class ExplainRun:
     def _judge(self, numbers: ImageNumbers) -> ImageVerdict:
         reference = self._reference
         if reference is not None:
-            return judge_image(numbers.centred_share, reference.num_images, reference.images)
+            return judge_image(
+                numbers.centred_share, reference.about.num_images, reference.about.images
+            )
         run, vit = self._run, self._vit
         remedy = advise(vit.info, self._layer, vit.last_layer, run.config)
         return judge_alone(numbers.share_without_bias, remedy)

@@ -150,23 +150,15 @@ class ModelRun:
 
     def describe_model(self) -> ModelSummary:
         """The model as summaries describe it."""
-        info, size = self._vit.info, self._images.preprocessing.size
-        return ModelSummary(
-            id=info.id,
-            family=info.family,
-            recipe=info.recipe or info.family,
-            size=info.size,
-            num_params=info.num_params,
-            depth=info.depth,
-            embed_dim=info.embed_dim,
-            num_heads=info.num_heads,
-            patch_size=info.patch_size,
-            num_registers=info.num_registers,
-            global_feature=info.global_feature,
-            grid=self._vit.make_layout(*size).grid,
-            dtype=str(self.config.dtype),
-            notes=(*info.notes, *_make_notes(self.behaviour)),
-        )
+        info = self._vit.info
+        described = asdict(info) | {
+            "recipe": info.recipe or info.family,
+            "grid": self._vit.make_layout(*self._images.preprocessing.size).grid,
+            "dtype": str(self.config.dtype),
+            "notes": (*info.notes, *_make_notes(self.behaviour)),
+        }
+        del described["source"]
+        return ModelSummary(**described)
 
     def make_provenance(self) -> dict[str, Any]:
         """Where the numbers came from."""

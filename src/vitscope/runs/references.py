@@ -10,10 +10,8 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -45,36 +43,20 @@ class Wanted:
     preprocessing: Preprocessing
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Reference:
-    """What the terms of an image are centred on."""
+    """What the terms of an image are centred on: the means over some images, and which."""
 
-    source: Literal["given", "found", "shipped"]
-    images: str  # which images the means are over, in words that follow "images"
-    num_images: int
-    model_id: str
-    folder: str | None  # folder of the audit, printable; None for means that come with vitscope
-    means: Mapping[str, Float[Tensor, " dim"]]  # mean of each term over them
+    about: ReferenceSummary
+    means: Mapping[str, Float[Tensor, " dim"]]  # of each term
 
-    @cached_property
-    def digest(self) -> str:
-        """Digest of the means: BLAKE2b, 128 bits, hexadecimal."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, mean in sorted(self.means.items()):
-            digest.update(f"{name} {mean.dtype} {len(mean)}\n".encode())
-            digest.update(mean.contiguous().numpy().data)
-        return digest.hexdigest()
 
-    def describe(self) -> ReferenceSummary:
-        """The reference as summaries describe it."""
-        return ReferenceSummary(
-            source=self.source,
-            images=self.images,
-            num_images=self.num_images,
-            model_id=self.model_id,
-            folder=self.folder,
-            means_digest=self.digest,
-        )
+def _digest(means: Mapping[str, Float[Tensor, " dim"]]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, mean in sorted(means.items()):
+        digest.update(f"{name} {mean.dtype} {len(mean)}\n".encode())
+        digest.update(mean.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
@@ -103,14 +85,16 @@ def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
             "with --cls-term own"
         )
     terms = [*manifest.groups, *(["skip"] if manifest.has_skip else [])]
-    return Reference(
+    means = {name: sums.compute_mean(f"term/{name}") for name in terms}
+    about = ReferenceSummary(
         source="given",
         images=f"of the audit {folder}",
         num_images=sums.num_images,
         model_id=manifest.model.id,
         folder=printable_path(audited.folder.absolute()),
-        means={name: sums.compute_mean(f"term/{name}") for name in terms},
+        means_digest=_digest(means),
     )
+    return Reference(about, means)
 
 
 def _check_fits(
@@ -145,9 +129,10 @@ def find_reference(wanted: Wanted, out: Path | None) -> tuple[Reference | None, 
         except (ResultError, UsageError) as error:
             unused.append(f"not used: {error}")
     if found:
-        best = max(found, key=lambda one: one.num_images)
-        beside = f"{best.images}, which lies beside this result"
-        return replace(best, source="found", images=beside), unused
+        best = max(found, key=lambda one: one.about.num_images)
+        beside = f"{best.about.images}, which lies beside this result"
+        about = replace(best.about, source="found", images=beside)
+        return replace(best, about=about), unused
     try:
         return _find_shipped(wanted), unused
     except UsageError as error:
@@ -191,14 +176,16 @@ def _find_shipped(wanted: Wanted) -> Reference | None:
             _check_fits(which, layers, preprocessing, wanted)
             names = [f"{wanted.layer:03d}/{term}" for term in content["terms"]]
             tensors, _ = read_tensors(path, names)
-        return Reference(
+        means = {name.partition("/")[2]: mean for name, mean in tensors.items()}
+        about = ReferenceSummary(
             source="shipped",
             images=content["images"],
             num_images=content["num_images"],
             model_id=content["model_id"],
             folder=None,
-            means={name.partition("/")[2]: mean for name, mean in tensors.items()},
+            means_digest=_digest(means),
         )
+        return Reference(about, means)
     return None
 
 
