@@ -28,6 +28,7 @@ class Quantity:
     name: str
     description: str
     unit: str = ""  # what it is counted in; empty for a plain number
+    is_part: bool = False  # whether it is a part of a whole, to be shown in percent
     totals: tuple[str, ...] = ()
     terms: tuple[str, ...] = ()
 
@@ -131,30 +132,35 @@ PER_IMAGE: Mapping[str, Quantity] = _by_key(
             "centred_share",
             "Centred share",
             "⟨c − mean c, r − mean r⟩ / ‖r − mean r‖²: the image's own part of the variance share",
+            is_part=True,
             terms=SOURCES,
         ),
         Quantity(
             "share_without_bias",
             "Share, bias aside",
             "⟨c, r − bias⟩ / ‖r − bias‖²: part of the output less the bias",
+            is_part=True,
             terms=SOURCES,
         ),
         Quantity(
             "share",
             "Share",
             "⟨c, r⟩ / ‖r‖²: part of the output as it is, constants included",
+            is_part=True,
             terms=_ITEMS,
         ),
         Quantity(
             "attention_mass",
             "Attention mass",
             "mean over heads of the attention of [CLS] on a group of tokens",
+            is_part=True,
             terms=_GROUPS,
         ),
         Quantity(
             "patch_share",
             "Patch share",
             "attention on patches over that on patches and registers",
+            is_part=True,
         ),
         Quantity(
             "centred_cosine",
@@ -214,6 +220,7 @@ PER_IMAGE: Mapping[str, Quantity] = _by_key(
             "level_range",
             "Range of levels",
             "part of the range from black to white that the image uses",
+            is_part=True,
         ),
     ]
 )
@@ -226,6 +233,7 @@ COVARIATES: Mapping[str, Quantity] = _by_key(
             "edge_density",
             "Edge density",
             "part of the pixels at an edge steeper than 25 grey levels",
+            is_part=True,
         ),
         Quantity(
             "colourfulness",
@@ -248,8 +256,11 @@ COVARIATES: Mapping[str, Quantity] = _by_key(
             "largest_segment",
             "Largest segment",
             "area of the largest segment as a part of the image",
+            is_part=True,
         ),
-        Quantity("mean_segment", "Mean segment", "mean area of the segments, likewise"),
+        Quantity(
+            "mean_segment", "Mean segment", "mean area of the segments, likewise", is_part=True
+        ),
     ]
 )
 """What is measured of an image without labels, by key."""
