@@ -97,7 +97,7 @@ def main(
         folders = list(write_parts(parts, rows, dim, keep=keep))
         report(f"{len(folders)} parts written", start, parts)
         start = time.perf_counter()
-        sums = merge_parts(merged, _MANIFEST, folders).sums.find(FeatureSums)[0]
+        sums = merge_parts(merged, _MANIFEST, folders)[0].find(FeatureSums)[0]
         report("merged", start, parts, merged)
         start = time.perf_counter()
         table = table_path(merged, 0, 0)

@@ -84,7 +84,7 @@ def describe_machine() -> str:
     """
     import torch  # here, because it reads the number of threads when it is first imported
 
-    from vitscope.runs.versions import list_versions
+    from vitscope.runs.resources import list_versions
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"

@@ -81,13 +81,12 @@ def make_models(agrees):
 def make_model(recipe, size, *, agrees=True, n=N):
     audit = make_audit(recipe, size, agrees=agrees, n=n)
     registers, kept = recipe == "DINOv2 with registers", 0.2 if agrees else 0.9
+    one_shot = {"one-shot": make_one_shot(recipe, size, kept, n)} if registers else {}
     return ModelEvidence(
         recipe=recipe,
         size=size,
         num_params=PARAMS[size] * 1_000_000,
-        audit=audit,
-        imagenet=audit,
-        one_shot=make_one_shot(recipe, size, kept, n) if registers else None,
+        summaries={"COCO": audit, "ImageNet": audit} | one_shot,
     )
 
 
@@ -242,10 +241,10 @@ def find(models, words, data="COCO", **settings):
     return found[0]
 
 
-def put(models, recipe, size, value, *path, stage="audit"):
+def put(models, recipe, size, value, *path, data="COCO"):
     """The same models, one of them with one number of its result replaced."""
     return [
-        replace(model, **{stage: put_in(getattr(model, stage), value, *path)})
+        put_in(model, value, "summaries", data, *path)
         if (model.recipe, model.size) == (recipe, size)
         else model
         for model in models
@@ -284,19 +283,7 @@ def change_numbers(tree, change, key=""):
 
 def change_all(models, change):
     """The same models with every number of their results changed; images stay as many."""
-
-    def changed(summary):
-        return None if summary is None else change_numbers(summary, change)
-
-    return [
-        replace(
-            model,
-            audit=changed(model.audit),
-            imagenet=changed(model.imagenet),
-            one_shot=changed(model.one_shot),
-        )
-        for model in models
-    ]
+    return [replace(model, summaries=change_numbers(model.summaries, change)) for model in models]
 
 
 def widen(key, value):

@@ -5,7 +5,7 @@ python tests/claims_page.py    writes the page anew
 
 from pathlib import Path
 
-from vitscope.reproduction.claims import list_claims
+from vitscope.reproduction.paper_claims import list_claims
 
 PAGE = Path(__file__).parent.parent / "docs" / "claims.md"
 HEAD = """# The paper's claims and when a measurement agrees

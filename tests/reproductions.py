@@ -1,7 +1,7 @@
 """What the tests of reproductions share: a plan in little, and how one is run."""
 
 from vitscope.config import ReproductionConfig
-from vitscope.reproduction.plan import plan_reproduction
+from vitscope.reproduction.planned_models import plan_reproduction
 from vitscope.reproduction.run import Reproduction
 from vitscope.reproduction.smoke import plan_smoke
 
@@ -16,7 +16,7 @@ def silent(*_stage):
 
 
 def plan(families="dinov2-reg", sizes="s"):
-    return plan_smoke(plan_reproduction(families, sizes))
+    return plan_smoke(plan_reproduction(families.split(","), sizes.split(",")))
 
 
 def start(out, sets, config=CONFIG, *, models=None, images="main", imagenet: str | None = "a"):

@@ -6,7 +6,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from vitscope import AuditConfig, audit, wrap_model
-from vitscope.training.numbers import list_numbers
+from vitscope.training.curves import list_numbers
 
 CONFIG = AuditConfig(gallery=0, batch_size=8, device="cpu")
 NUM_STEPS, EVERY = 6, 2

@@ -71,11 +71,6 @@ class RunConfig:
     cls_term: ClsTerm = "own"
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be.
-
-        Raises:
-            UsageError: Naming the setting.
-        """
         for name, kind in get_type_hints(type(self)).items():
             value = _as_python(getattr(self, name))
             object.__setattr__(self, name, value)
@@ -162,11 +157,6 @@ class AuditConfig(RunConfig):
     shard_size: int | Auto = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be.
-
-        Raises:
-            UsageError: Naming the setting.
-        """
         super().__post_init__()
         self._check_least(limit=1, gallery=0, shard_size=1)
         if not 0 <= self.verified <= 1:
@@ -190,11 +180,6 @@ class OneShotConfig(RunConfig):
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be.
-
-        Raises:
-            UsageError: Naming the setting.
-        """
         super().__post_init__()
         self._check_least(draws=2, limit=2)
 
@@ -223,11 +208,6 @@ class ReproductionConfig(OneShotConfig):
     readout: Literal["attention", "values"] = "attention"
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be.
-
-        Raises:
-            UsageError: Naming the setting.
-        """
         super().__post_init__()
         self._check_least(num_images=1, examples=1)
 

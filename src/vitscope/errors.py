@@ -37,21 +37,11 @@ class NonFiniteError(VitscopeError):
     """
 
     def __init__(self, message: str, *, image: int) -> None:
-        """Say what is not finite.
-
-        Args:
-            message: What, in which layer and for which image.
-            image: Position within the batch.
-        """
         super().__init__(message)
         self.image = image
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Say how it is made again where it is sent: in another process.
-
-        Returns:
-            What makes it, and of what.
-        """
+        # How it is made again where it is sent: in another process.
         return _make_non_finite, (*self.args, self.image)
 
 

@@ -1,7 +1,5 @@
 """From a trace to a ledger that balances: who wrote what on the [CLS] row.
 
-Requirements met here:
-
 - The entries add up: t = Σ_g c_g + bias and r = skip + Σ_g c_g + bias, by construction.
 - The proof is external: t and r are compared with what the model itself computed.
 - No model, no image, no set of images: every function is pure and works on one batch.

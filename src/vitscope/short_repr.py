@@ -8,7 +8,6 @@ class ShortRepr:
     """A dataclass with `repr=False` whose arrays and tensors are shown by their shapes."""
 
     def __repr__(self) -> str:
-        """Show the fields on one line."""
         told = (f"{field.name}={_show(getattr(self, field.name))}" for field in fields(self))  # type: ignore[arg-type]  # whoever inherits is a dataclass
         return f"{type(self).__name__}({', '.join(told)})"
 

@@ -1,6 +1,6 @@
 """What a person sees in the terminal: progress, tables and the verdict, from summaries alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group
 from rich.progress import (
@@ -15,13 +15,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from vitscope.results.choices import (
-    LAYER,
-    Labelled,
-    count_cls,
-    describe_choices,
-    find_mixture,
-)
+from vitscope.results.choices import LAYER, Labelled, count_cls, describe_choices, find_mixture
 from vitscope.results.result_text import (
     TextTable,
     describe_audit,
@@ -41,22 +35,14 @@ from vitscope.results.result_text import (
     tell_raw_shares,
 )
 from vitscope.results.schema import AuditSummary, ExplanationSummary, OneShotSummary, Summary
-from vitscope.results.verdict import Verdict
+from vitscope.results.verdict import MOODS, Mood, Verdict
 from vitscope.results.vocabulary import SOURCES
 
-_COLOURS = {
-    "holds": "bold green",
-    "weakened": "bold yellow",
-    "broken": "bold red",
-    "borderline": "bold yellow",
-    "no variation": "bold magenta",
-    "not enough images": "bold magenta",
-}
-_IMAGE_COLOURS = {
-    "most": "bold green",
-    "part": "bold yellow",
-    "do not read": "bold red",
-    "cannot tell": "bold magenta",
+_STYLES: Mapping[Mood, str] = {
+    "good": "bold green",
+    "middling": "bold yellow",
+    "bad": "bold red",
+    "unknown": "bold magenta",
 }
 
 
@@ -96,7 +82,7 @@ def make_report(summary: AuditSummary) -> Group:
 
 def make_verdict(verdict: Verdict) -> Text:
     """The verdict as a coloured line."""
-    return Text.assemble("verdict: ", (verdict.text, _COLOURS[verdict.status]))
+    return Text.assemble("verdict: ", (verdict.text, _STYLES[MOODS[verdict.status]]))
 
 
 def make_comparison(summaries: Sequence[AuditSummary]) -> Table | Text:
@@ -129,7 +115,7 @@ def make_comparison(summaries: Sequence[AuditSummary]) -> Table | Text:
             tell_estimate(share.value, share.ci95),
             tell_estimate(cka.unbiased, cka.ci95),
             tell_main_other_source(layer),
-            Text(layer.verdict.status, style=_COLOURS[layer.verdict.status]),
+            Text(layer.verdict.status, style=_STYLES[MOODS[layer.verdict.status]]),
         )
     return table
 
@@ -150,7 +136,7 @@ def make_explanation_report(summary: ExplanationSummary) -> Group:
     lines = _list_notes(summary)
     without: dict[str, str] = {}
     for image in summary.images:
-        style = _IMAGE_COLOURS[image.verdict.status]
+        style = _STYLES[MOODS[image.verdict.status]]
         shown = " (cropped)" if image.framing == "cropped" else ""
         if raw := tell_raw_shares(image):
             without[image.verdict.text] = style

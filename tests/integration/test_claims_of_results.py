@@ -6,8 +6,8 @@ from audits import tiny_vit
 from images import write_images
 from vitscope import AuditConfig, audit
 from vitscope.config import OneShotConfig
-from vitscope.reproduction.claims import list_claims
 from vitscope.reproduction.evidence import UntoldError
+from vitscope.reproduction.paper_claims import list_claims
 from vitscope.runs.one_shot_loop import one_shot
 
 CLAIMS = list_claims()

@@ -17,9 +17,9 @@ from vitscope.report import verdicts
 from vitscope.report.sources import draw_cka
 from vitscope.reproduction.evidence import ModelEvidence, measure
 from vitscope.reproduction.quantities import cka
-from vitscope.results.result_html import _BADGE_COLOURS
-from vitscope.results.verdict import Status
-from vitscope.terminal import _COLOURS, make_comparison, make_report
+from vitscope.results.result_html import _COLOURS
+from vitscope.results.verdict import MOODS, ImageStatus, Mood, Status
+from vitscope.terminal import _STYLES, make_comparison, make_report
 
 CONFIG = AuditConfig(dtype="float64", gallery=0)
 
@@ -72,9 +72,10 @@ def test_constant_patches_are_said_to_be_so_and_the_other_source_is_named(consta
 
 
 def test_every_status_has_its_look_everywhere():
-    for looks in (_COLOURS, _BADGE_COLOURS, verdicts._MOODS):
-        assert set(looks) >= set(get_args(Status))
-    assert set(_COLOURS) == set(verdicts._MOODS) == set(get_args(Status))
+    assert set(MOODS) == {*get_args(Status), *get_args(ImageStatus)}
+    for looks in (_STYLES, _COLOURS):
+        assert set(looks) == set(get_args(Mood))
+    assert set(verdicts._MOODS) == set(get_args(Status))
 
 
 @pytest.mark.parametrize("which", ["constant_output", "constant_patches"])
@@ -102,7 +103,7 @@ def test_terminal_notebook_and_report_say_the_same(which, request):
 )
 def test_report_and_claims_give_the_reason_that_is_true(which, reason, request):
     result = request.getfixturevalue(which)
-    model = ModelEvidence("DINOv2", "S", 22, audit=result.summary)
+    model = ModelEvidence("DINOv2", "S", 22, {"COCO": result.summary})
     measured = measure([model], "COCO", "DINOv2", "S", cka("residual", "patches"))
     assert measured.gap == f"DINOv2 S: CKA(r, patches) is undefined: {reason}"
     shown = draw_cka("residual", load_results([result.folder]))

@@ -15,7 +15,7 @@ from vitscope.errors import NonFiniteError, UnsupportedModelError, UsageError
 from vitscope.testing.tiny_timm import TINY_TIMM
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
 from vitscope.training import TrainingAudit
-from vitscope.training.numbers import list_numbers
+from vitscope.training.curves import list_numbers
 from vitscope.training.schedule import AuditSchedule, AuditWarning
 
 

@@ -22,7 +22,7 @@ from vitscope import audit, wrap_model
 from vitscope.errors import NonFiniteError
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
 from vitscope.training import TrainingAudit
-from vitscope.training.numbers import list_numbers
+from vitscope.training.curves import list_numbers
 from vitscope.training.schedule import AuditWarning
 from vitscope.training.trainer_callback import AuditCallback
 

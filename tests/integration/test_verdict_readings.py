@@ -19,7 +19,7 @@ from vitscope.report.verdicts import describe_verdict
 from vitscope.terminal import make_comparison, make_report
 from vitscope.testing import randomize
 from vitscope.testing.planted import plant
-from vitscope.training.numbers import list_numbers
+from vitscope.training.curves import list_numbers
 
 NUM_IMAGES = 120
 CONFIG = AuditConfig(dtype="float64", gallery=0)

@@ -26,7 +26,8 @@ from claims_evidence import (
     widen,
 )
 from vitscope.errors import UsageError
-from vitscope.reproduction.claims import judge_claims, list_claims
+from vitscope.reproduction.claims import judge_claims
+from vitscope.reproduction.paper_claims import list_claims
 from vitscope.weights.catalogue import SIZE_CLASSES, plan_models
 
 CLAIMS = list_claims()
@@ -219,11 +220,11 @@ def test_the_second_set_of_images_is_judged_by_itself():
         "L",
         cka(0.99),
         *("cka", "attention", "patches"),
-        stage="imagenet",
+        data="ImageNet",
     )
     assert find(models, words).answer == "agrees"
     assert find(models, words, "ImageNet").answer == "disagrees"
-    alone = [replace(model, imagenet=None) for model in AGREES]
+    alone = [replace(model, summaries={"COCO": model.summaries["COCO"]}) for model in AGREES]
     assert "no audit on ImageNet of DINOv2 with" in find(alone, words, "ImageNet").reason
 
 
@@ -257,9 +258,7 @@ def test_one_shot_of_another_classifier_was_not_measured():
 
 def test_one_shot_no_better_than_chance_tells_nothing_of_patches():
     path = ("accuracy", "nearest", "attention", "full", "top5")
-    models = put(
-        AGREES, "DINOv2 with registers", "g", measured(0.06, 0.02), *path, stage="one_shot"
-    )
+    models = put(AGREES, "DINOv2 with registers", "g", measured(0.06, 0.02), *path, data="one-shot")
     finding = find(models, "one-shot", "one-shot")
     assert finding.answer == "cannot tell"
     assert "no better than chance" in finding.reason

@@ -116,7 +116,7 @@ def test_a_number_beyond_the_line_agrees_and_one_before_it_does_not(
 @pytest.mark.parametrize("size", ["L", "g"])
 def test_patches_that_keep_half_of_top_5_are_the_line(size):
     for share, answer in ((0.46, "agrees"), (0.54, "disagrees"), (0.5, "cannot tell")):
-        models = put(AGREES, REGISTERS, size, kept(share), *TOP5, stage="one_shot")
+        models = put(AGREES, REGISTERS, size, kept(share), *TOP5, data="one-shot")
         assert find(models, "one-shot", "one-shot").answer == answer
 
 

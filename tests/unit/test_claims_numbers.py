@@ -41,11 +41,11 @@ def spread(mean, std, n=100):
 
 def measured(low, high, size="S"):
     reading = Reading((low + high) / 2, low, high)
-    return Measured(f"made up {size}", size, QUANTITY, reading, 100, "")
+    return Measured(size, QUANTITY, reading, 100, "")
 
 
 def unknown(gap="nobody looked"):
-    return Measured("made up S", "S", QUANTITY, None, 0, gap)
+    return Measured("S", QUANTITY, None, 0, gap)
 
 
 def test_few_images_means_the_same_as_for_the_verdict():

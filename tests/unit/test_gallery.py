@@ -18,8 +18,7 @@ from vitscope import AuditConfig, AuditResult, audit, map_tokens
 from vitscope.errors import ResultError, UsageError
 from vitscope.images.decoding import decode_image, image_id, normalize_pixels, resize_and_crop
 from vitscope.layout import make_layout
-from vitscope.results.gallery import GalleryCandidates, read_gallery
-from vitscope.results.gallery_choice import choose_images
+from vitscope.results.gallery import GalleryCandidates, choose_images, read_gallery
 from vitscope.results.image_maps import read_maps
 from vitscope.token_maps import TokenMaps
 

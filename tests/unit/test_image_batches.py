@@ -20,7 +20,7 @@ from vitscope.images import stores as stores_module
 from vitscope.images.decoding import decode_for_model, decode_image, image_id, preprocess_image
 from vitscope.images.image_set import ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.images.sources import find_images
+from vitscope.images.search import find_images
 
 PREPROCESSING = Preprocessing(size=(8, 12), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 

@@ -11,7 +11,7 @@ from images import touch
 from vitscope.errors import UsageError
 from vitscope.images.image_set import ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.images.sources import find_images
+from vitscope.images.search import find_images
 
 PREPROCESSING = Preprocessing(size=(8, 12), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 HOSTILE_NAMES = [

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from cli_page import make_page
-from vitscope.cli.groups import _GROUPS
+from vitscope.cli.settings import _GROUPS
 
 COMMANDS = dict(re.findall(r"^## vitscope ([\w-]+)\n(.*?)(?=^## |\Z)", make_page(), re.M | re.S))
 GROUPED = ("audit", "demo", "explain", "one-shot", "reproduce", "figures")

@@ -13,7 +13,7 @@ from vitscope.figures.draw import draw_figures
 from vitscope.files.own_files import INDEX, check_figures_target, is_figures
 from vitscope.files.storage import is_result
 from vitscope.images.labels import find_classes
-from vitscope.images.sources import find_images
+from vitscope.images.search import find_images
 from vitscope.reproduction.claims import judge_claims, write_claims
 
 

@@ -15,7 +15,7 @@ from vitscope.errors import ImageReadError, UsageError
 from vitscope.images import parquet_rows, stores
 from vitscope.images.addresses import printable_address, read_image
 from vitscope.images.parquet_rows import list_rows
-from vitscope.images.sources import find_images
+from vitscope.images.search import find_images
 
 PNG = encode(NOISE, "PNG")
 TEN = [PNG + bytes([row]) for row in range(10)]

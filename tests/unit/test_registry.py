@@ -263,7 +263,7 @@ def test_a_copy_of_the_hub_code_is_told_by_the_name_of_its_class(monkeypatch):
 
     adapter = transformers.make_transformers_adapter(TINY_TRANSFORMERS["dinov2"]())
 
-    def make(module, *, model_id):
+    def make(module, *, preprocessing, model_id):
         return replace(adapter, info=replace(adapter.info, id=f"hub {model_id}"))
 
     monkeypatch.setattr(torch_hub, "make_hub_adapter", make)

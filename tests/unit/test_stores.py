@@ -19,7 +19,7 @@ from vitscope.images import stores
 from vitscope.images.addresses import printable_address, read_image
 from vitscope.images.image_set import ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.images.sources import find_files, find_images
+from vitscope.images.search import find_files, find_images
 from vitscope.images.stores import StoredObject
 from vitscope.images.urls import is_url, show_url
 

@@ -16,7 +16,7 @@ from vitscope.images import stores
 from vitscope.images.addresses import printable_address, read_image
 from vitscope.images.image_set import ImageSet
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.images.sources import find_images
+from vitscope.images.search import find_images
 from vitscope.images.tar_shards import TarMember, list_members
 
 PNG = encode(NOISE, "PNG")

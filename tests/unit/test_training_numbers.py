@@ -10,7 +10,7 @@ from audits import tiny_vit
 from images import write_images
 from vitscope import AuditConfig, audit
 from vitscope.metrics.distribution import compute_distribution
-from vitscope.training.numbers import list_numbers
+from vitscope.training.curves import list_numbers
 
 
 @pytest.fixture(scope="module")

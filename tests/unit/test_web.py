@@ -15,7 +15,7 @@ from vitscope.images import stores, web
 from vitscope.images.addresses import printable_address
 from vitscope.images.image_set import ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.images.sources import find_images
+from vitscope.images.search import find_images
 from vitscope.images.stores import StoredObject
 from vitscope.images.urls import is_url, resembles_url, show_name, show_url
 

@@ -1,7 +1,5 @@
 """open_clip: its own `VisionTransformer`, and towers that are timm models with a projection on top.
 
-Requirements met here:
-
 - Attention is torch's packed module; whatever else open_clip can put there is refused by name.
 - Weights trained with QuickGELU get QuickGELU, whatever the architecture's name says.
 - A tower that is not understood is refused before its weights are fetched.

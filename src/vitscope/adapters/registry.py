@@ -1,7 +1,5 @@
 """From an id or a module to its adapter: the one place that knows which library a model is of.
 
-Requirements met here:
-
 - Importing this file imports no model library; each is imported when one of its models is asked
   for, and the others stay out.
 - Every id that leads nowhere ends in one line with the nearest names.
@@ -12,10 +10,11 @@ import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -103,7 +102,7 @@ def check_model_id(model_id: str) -> None:
             f"{entry.id}, with the file's path after the @"
         )
     library, _, name = model_id.partition(":")
-    known = bool(name) and (library in _LOADERS or find_entry_point(library) is not None)
+    known = bool(name) and (library in _PREFIXES or find_entry_point(library) is not None)
     addressed = known or find_folder(model_id) is not None
     if entry is None and not addressed and Path(model_id).suffix in _WEIGHT_SUFFIXES:
         raise UsageError(
@@ -155,7 +154,7 @@ def wrap_model(
     adapter = _adapt(module, wanted, model_id)
     for note in notes:
         adapter = _add_note(adapter, note)
-    return adapter if wanted is None else replace(adapter, preprocessing=wanted)
+    return adapter
 
 
 def _read_given(preprocessing: Any) -> Preprocessing | None:
@@ -192,15 +191,14 @@ def _add_note(adapter: ViTAdapter, note: str) -> ViTAdapter:
 
 def _load_by_address(model_id: str) -> ViTAdapter:
     library, _, name = model_id.partition(":")
-    load = _LOADERS.get(library)
-    if load is not None:
-        return load(name)
+    if library in _PREFIXES:
+        return _load_from(library, name)
     if name and (point := find_entry_point(library)) is not None:
         return load_from(point, name)
     if model_id.startswith(_TIMM_ORGANISATION) and find_folder(model_id) is None:
-        return _load_timm(model_id.removeprefix(_TIMM_ORGANISATION))
+        return _load_from("timm", model_id.removeprefix(_TIMM_ORGANISATION))
     try:
-        return _load_transformers(model_id)
+        return _load_from("transformers", model_id)
     except UnknownModelError as error:
         raise UnknownModelError(f"{error}{_describe_near(model_id)}") from None
 
@@ -209,45 +207,40 @@ def _describe_near(model_id: str) -> str:
     return describe_near_matches(model_id, [*CATALOGUE, *(e.id for e in CATALOGUE.values())])
 
 
-def _load_transformers(repo_or_folder: str) -> ViTAdapter:
-    from vitscope.adapters.transformers import load_transformers
+class _Library(NamedTuple):
+    """Where a library's adapter is, and its functions that load a model and adapt a module."""
 
-    return load_transformers(repo_or_folder)
+    home: str
+    load: str
+    make: str
 
-
-def _load_timm(name: str) -> ViTAdapter:
-    from vitscope.adapters.timm import load_timm
-
-    return load_timm(*_split_checkpoint(name))
-
-
-def _load_hub(name: str) -> ViTAdapter:
-    from vitscope.adapters.torch_hub import load_hub
-
-    return load_hub(*_split_checkpoint(name))
+    def find(self, function: str) -> Any:
+        return getattr(import_module(f"vitscope.adapters.{self.home}"), function)
 
 
-def _split_checkpoint(name: str) -> tuple[str, Path | None]:
-    architecture, _, checkpoint = name.partition("@")
-    return architecture, Path(checkpoint).expanduser() if checkpoint else None
+_LIBRARIES: Mapping[str, _Library] = {
+    "transformers": _Library("transformers", "load_transformers", "make_transformers_adapter"),
+    "open_clip": _Library("open_clip", "load_open_clip", "make_open_clip_adapter"),
+    "timm": _Library("timm", "load_timm", "make_timm_adapter"),
+    "torchhub": _Library("torch_hub", "load_hub", "make_hub_adapter"),
+}
+_PREFIXES = ("timm", "torchhub", "open_clip")
+"""Libraries whose ids begin with their name and a colon."""
 
 
-def _load_open_clip(name: str) -> ViTAdapter:
-    if find_spec("open_clip") is None:
+def _load_from(library: str, name: str) -> ViTAdapter:
+    if library == "open_clip" and find_spec("open_clip") is None:
         raise UsageError(
             f"open_clip:{name} needs the package open_clip, which is not installed: "
             "pip install 'vitscope[open-clip]'"
         )
-    from vitscope.adapters.open_clip import load_open_clip
-
-    return load_open_clip(name)
-
-
-_LOADERS: Mapping[str, Callable[[str], ViTAdapter]] = {
-    "timm": _load_timm,
-    "torchhub": _load_hub,
-    "open_clip": _load_open_clip,
-}
+    load = _LIBRARIES[library].find(_LIBRARIES[library].load)
+    words: list[str | Path | None] = [name]
+    if library in {"timm", "torchhub"}:
+        architecture, _, checkpoint = name.partition("@")
+        words = [architecture, Path(checkpoint).expanduser() if checkpoint else None]
+    adapter: ViTAdapter = load(*words)
+    return adapter
 
 
 def _load_embedded(error: ModelUnreachableError) -> ViTAdapter:
@@ -284,13 +277,10 @@ def _adapt(
             "knows: expected a Vision Transformer of transformers, timm, open_clip or the "
             "torch.hub code of DINOv2 and DINOv3; of a module of your own give the part that is one"
         )
-    return make(module, preprocessing, model_id)
+    return make(module, preprocessing=preprocessing, model_id=model_id)
 
 
-_Maker = Callable[[nn.Module, Preprocessing | None, str | None], ViTAdapter]
-
-
-def _find_maker(module: nn.Module) -> _Maker | None:
+def _find_maker(module: nn.Module) -> Callable[..., ViTAdapter] | None:
     ancestry = type(module).__mro__
     libraries = dict.fromkeys(ancestor.__module__.partition(".")[0] for ancestor in ancestry)
     if "peft" in libraries:  # whose models take after those of transformers
@@ -298,51 +288,20 @@ def _find_maker(module: nn.Module) -> _Maker | None:
     for library in libraries:  # of a class built on one of ours, its own library's comes first
         if library not in _OWN and (point := find_entry_point(library)) is not None:
             return partial(_wrap_by, point)
-    for library, make in _MAKERS.items():
-        if library in libraries:
-            return make
     # Copies of the published code under another package name keep the name of the class.
-    hub = any(ancestor.__name__ == "DinoVisionTransformer" for ancestor in ancestry)
-    return _make_hub if hub else None
+    if any(ancestor.__name__ == "DinoVisionTransformer" for ancestor in ancestry):
+        libraries["torchhub"] = None
+    own = next((library for name, library in _LIBRARIES.items() if name in libraries), None)
+    return None if own is None else own.find(own.make)
 
 
 def _wrap_by(
-    point: EntryPoint, module: nn.Module, _: Preprocessing | None, model_id: str | None
+    point: EntryPoint,
+    module: nn.Module,
+    *,
+    preprocessing: Preprocessing | None,
+    model_id: str | None,
 ) -> ViTAdapter:
     adapter = wrap_by(point, module)
+    adapter = adapter if preprocessing is None else replace(adapter, preprocessing=preprocessing)
     return adapter.named(model_id, adapter.info.source) if model_id else adapter
-
-
-def _make_transformers(
-    module: nn.Module, preprocessing: Preprocessing | None, model_id: str | None
-) -> ViTAdapter:
-    from vitscope.adapters.transformers import make_transformers_adapter
-
-    return make_transformers_adapter(module, preprocessing=preprocessing, model_id=model_id)
-
-
-def _make_open_clip(
-    module: nn.Module, preprocessing: Preprocessing | None, model_id: str | None
-) -> ViTAdapter:
-    from vitscope.adapters.open_clip import make_open_clip_adapter
-
-    return make_open_clip_adapter(module, preprocessing=preprocessing, model_id=model_id)
-
-
-def _make_timm(module: nn.Module, _: Preprocessing | None, model_id: str | None) -> ViTAdapter:
-    from vitscope.adapters.timm import make_timm_adapter
-
-    return make_timm_adapter(module, model_id=model_id)
-
-
-def _make_hub(module: nn.Module, _: Preprocessing | None, model_id: str | None) -> ViTAdapter:
-    from vitscope.adapters.torch_hub import make_hub_adapter
-
-    return make_hub_adapter(module, model_id=model_id)
-
-
-_MAKERS: Mapping[str, _Maker] = {
-    "transformers": _make_transformers,
-    "open_clip": _make_open_clip,
-    "timm": _make_timm,
-}

@@ -1,7 +1,5 @@
 """timm: `VisionTransformer` (DINOv2, DeiT III, CLIP, DINO, …) and `Eva` (DINOv3, EVA-02, …).
 
-Requirements met here:
-
 - The classes and settings that are understood are listed; everything else is refused by name,
   and before anything is fetched.
 - The global feature is the one timm hands out, save where timm averages patches although there is a
@@ -50,11 +48,13 @@ _CLIP_TOWERS = ("_clip_", "_pe_core_", "_mci_")
 """In the names of architectures whose `head` is the projection into the space shared with text."""
 
 
-def make_timm_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAdapter:
+def make_timm_adapter(
+    module: nn.Module, *, preprocessing: Preprocessing | None = None, model_id: str | None = None
+) -> ViTAdapter:
     """Adapt a timm model."""
     adapter = _adapt(module, model_id or type(module).__name__)
-    notes = (*adapter.info.notes, *_make_weight_notes(module))
-    return replace(adapter, info=replace(adapter.info, notes=notes))
+    info = replace(adapter.info, notes=(*adapter.info.notes, *_make_weight_notes(module)))
+    return replace(adapter, info=info, preprocessing=preprocessing or adapter.preprocessing)
 
 
 def _adapt(module: nn.Module, name: str) -> ViTAdapter:

@@ -1,7 +1,5 @@
 """timm's blocks and pooling heads taken apart: what is understood of them, and what is refused.
 
-Requirements met here:
-
 - The classes and settings that are understood are listed; everything else is refused by name.
 - Queries and keys are read off `q_norm` and `k_norm`, which timm calls even where they do nothing;
   values off their projection. What never passes through a module is recomputed from its input.

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from vitscope.errors import UsageError
 
 _KERNEL = "patch_embed.proj.weight"
-_OF_SHAPES = re.compile(r"\bshape|\bsize")
-"""In torch's words about a table that is no grid."""
+_OF_SHAPES = re.compile(r"\bshape|\bsize")  # in torch's words about a table that is no grid
 
 
 def lacks_layer_scale(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:

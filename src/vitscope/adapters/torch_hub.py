@@ -1,7 +1,5 @@
 """The torch.hub code of DINOv2 and DINOv3 (`DinoVisionTransformer`), known by its structure.
 
-Requirements met here:
-
 - Code of two publishers' repositories is run, for the entries listed here, and of nobody else.
 - The classes cannot be imported without running that code, so a model is recognised by the names
   of its classes and of their parts; a part that is not listed is refused by name.
@@ -27,6 +25,7 @@ from torch import Tensor, nn
 
 from vitscope.adapters.transformers_families import FAMILIES
 from vitscope.errors import ModelUnreachableError, UnknownModelError, UsageError, VitscopeError
+from vitscope.images.preprocessing import Preprocessing
 from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import ModelInfo, ViTAdapter, count_parameters
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads
@@ -58,7 +57,9 @@ _SATELLITE_TAG = "sat493m"
 """In the names of DINOv3's checkpoints of satellite images, which are normalised differently."""
 
 
-def make_hub_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAdapter:
+def make_hub_adapter(
+    module: nn.Module, *, preprocessing: Preprocessing | None = None, model_id: str | None = None
+) -> ViTAdapter:
     """Adapt a model built by the code of facebookresearch/dinov2 or facebookresearch/dinov3."""
     name = model_id or type(module).__name__
     architecture = type(module).__name__
@@ -70,6 +71,7 @@ def make_hub_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAd
     registers = tower.n_storage_tokens if rotary else getattr(tower, "num_register_tokens", 0)
     patch_size: tuple[int, int] = tuple(tower.patch_embed.patch_size)
     blocks = {i: _make_block_parts(block, name) for i, block in enumerate(_list_blocks(tower))}
+    customary = FAMILIES["dinov3_vit" if rotary else "dinov2"].preprocessing
     return ViTAdapter(
         module=module,
         info=ModelInfo(
@@ -83,10 +85,7 @@ def make_hub_adapter(module: nn.Module, *, model_id: str | None = None) -> ViTAd
             num_registers=registers,
         ),
         # The settings of the same weights in transformers, carried out as torchvision does.
-        preprocessing=replace(
-            FAMILIES["dinov3_vit" if rotary else "dinov2"].preprocessing,
-            pipeline="torchvision",
-        ),
+        preprocessing=preprocessing or replace(customary, pipeline="torchvision"),
         blocks=blocks,
         make_layout=partial(_lay_out, registers, patch_size),
         run=tower,

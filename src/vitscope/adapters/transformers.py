@@ -1,7 +1,5 @@
 """transformers: DINOv2 (with registers), DINOv3, ViT, DeiT, CLIP and SigLIP vision towers.
 
-Requirements met here:
-
 - A wrapper with a classifier or a text tower is reduced to its vision tower; CLIP's projection,
   which makes the feature that its users are given, stays.
 - The tower is asked to resample its positions only where the input differs from the size it was

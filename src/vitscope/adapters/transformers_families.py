@@ -12,25 +12,15 @@ from vitscope.images.preprocessing import Preprocessing
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNames:
-    """What one style of layer calls its parts; where nothing is said, as most do.
+    """What one style of layer calls its parts; where nothing is said, as most do."""
 
-    Attributes:
-        layer: What the name of the layer's class ends with.
-        attention: The attention module.
-        output: Its output projection W_O.
-        scaling: Its factor on the query-key products, a number.
-        norms: The norms before attention and before the MLP.
-        layer_scales: The layer scales after attention and after the MLP, where there are any.
-        idle: Modules that do nothing in evaluation mode.
-    """
-
-    layer: str = "Layer"
+    layer: str = "Layer"  # what the name of the layer's class ends with
     attention: str = "attention"
-    output: str = "o_proj"
-    scaling: str = "scaling"
-    norms: tuple[str, str]
-    layer_scales: tuple[str, str] | None = None
-    idle: tuple[str, ...] = ()
+    output: str = "o_proj"  # its output projection W_O
+    scaling: str = "scaling"  # its factor on the query-key products
+    norms: tuple[str, str]  # the norms before attention and before the MLP
+    layer_scales: tuple[str, str] | None = None  # after attention and after the MLP
+    idle: tuple[str, ...] = ()  # modules that do nothing in evaluation mode
 
 
 _DINO_LAYER = LayerNames(
@@ -61,55 +51,32 @@ _HALF = replace(
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One architecture of the library.
-
-    Attributes:
-        name: Its model type.
-        aliases: Model types that its vision tower has by itself.
-        model: Class of the vision tower; its layers and their attention are called alike.
-        wrappers: Classes with a classifier or a text tower around it that are reduced to it.
-        attribute: Where these keep it.
-        projection: Where these keep the projection that makes the feature their users are given.
-        loaded: The one of these that is loaded, where it is not the tower itself.
-        averaged: Classes that classify an average of the patches, and are refused.
-        layers: Path from the tower to its list of layers.
-        names: What its layers call their parts.
-        final_norm: Name of the tower's last norm.
-        others: The tower's parts beside embeddings, layers and norm.
-        optional: Parts that the tower may have.
-        output: Field of the tower's output that holds the global feature: "pooler_output", or
-            "last_hidden_state", of which it is the first row.
-        pooling_head: Name of the attention-pooling head, of a family without [CLS].
-        distillation: Whether a distillation token follows [CLS].
-        registers: Whether the configuration counts register tokens.
-        positions: "learned" tables that the tower always resamples to the input, "optional" ones
-            that it resamples when asked to, or "rotary" ones that fit any input.
-        float32_softmax: Whether its eager attention computes the softmax in float32 always.
-        processor: Class of its image processor.
-        preprocessing: What its models customarily want, for one that comes without its settings.
-    """
+    """One architecture of the library."""
 
     name: str
-    aliases: tuple[str, ...] = ()
-    model: str
-    wrappers: tuple[str, ...] = ()
-    attribute: str = ""
-    projection: str | None = None
-    loaded: str | None = None
-    averaged: tuple[str, ...] = ()
-    layers: str
-    names: LayerNames
-    final_norm: str
-    others: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()  # model types that its vision tower has by itself
+    model: str  # class of the vision tower; its layers and their attention are called alike
+    wrappers: tuple[str, ...] = ()  # classes with a head or a text tower around it
+    attribute: str = ""  # where these keep it
+    projection: str | None = None  # where these keep the one that makes their feature
+    loaded: str | None = None  # the one of these that is loaded, where it is not the tower itself
+    averaged: tuple[str, ...] = ()  # classes that classify an average of the patches: refused
+    layers: str  # path from the tower to its list of layers
+    names: LayerNames  # what its layers call their parts
+    final_norm: str  # name of the tower's last norm
+    others: tuple[str, ...] = ()  # the tower's parts beside embeddings, layers and norm
+    optional: tuple[str, ...] = ()  # parts that the tower may have
+    # Where the global feature is: of the last hidden state it is the first row.
     output: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
-    pooling_head: str | None = None
-    distillation: bool = False
-    registers: bool = False
+    pooling_head: str | None = None  # name of the attention-pooling head, of a family without [CLS]
+    distillation: bool = False  # whether such a token follows [CLS]
+    registers: bool = False  # whether the configuration counts register tokens
+    # "learned" tables are always resampled to the input, "optional" ones when asked to; "rotary"
+    # positions fit any input.
     positions: Literal["learned", "optional", "rotary"]
-    float32_softmax: bool = False
-    processor: str
-    preprocessing: Preprocessing
+    float32_softmax: bool = False  # of its eager attention, in any precision
+    processor: str  # class of its image processor
+    preprocessing: Preprocessing  # of a model that comes without its settings
 
     @property
     def prefix(self) -> str:

@@ -1,7 +1,5 @@
 """From a folder written by `save_pretrained` to a vision tower, without running anybody's code.
 
-Requirements met here:
-
 - The class comes from an allow-list by model type; what a repository brings along is not executed.
 - Weights are read from safetensors, or by PyTorch's reader with `weights_only=True`.
 - They fit exactly: a model with a part left at random is refused, and so are weights of the tower

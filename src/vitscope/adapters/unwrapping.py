@@ -9,8 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vitscope.errors import UnsupportedModelError
 
-_PARTS = ("backbone", "vit")
-"""What people call the Vision Transformer in a class of their own."""
+_PARTS = ("backbone", "vit")  # what people call the Vision Transformer in a class of their own
 
 
 def unwrap(

@@ -15,10 +15,10 @@ from typing import Any, TextIO
 from cyclopts import App, CycloptsError, Parameter
 
 import vitscope
-from vitscope.cli.groups import group_options
 from vitscope.cli.models import models
 from vitscope.cli.reproduce import reproduce
 from vitscope.cli.run_models import audit, demo, explain, one_shot
+from vitscope.cli.settings import group_options
 from vitscope.cli.use_results import figures, merge, report
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable
@@ -44,14 +44,7 @@ for _command in (audit, demo, one_shot, models, explain, merge, figures, report,
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: Words after the program's name; those of this process if None.
-
-    Returns:
-        The exit code.
-    """
+    """Run the command line."""
     # A terminate signal cleans up as Ctrl-C does; what a terminal cannot show is replaced.
     with suppress(ValueError):
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -11,14 +11,14 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from vitscope.cli.settings import ReproductionSettings
+from vitscope.cli.settings import ReproductionSettings, parse_words
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable_path
 from vitscope.terminal import make_progress
 
 if TYPE_CHECKING:
     from vitscope.figures.draw import Format
-    from vitscope.reproduction.plan import PlannedModel
+    from vitscope.reproduction.planned_models import PlannedModel
     from vitscope.reproduction.run import Reproduction
     from vitscope.reproduction.state import StageOutcome
     from vitscope.runs.model_run import OnProgress
@@ -67,20 +67,16 @@ def reproduce(
         VitscopeError: If no model could be audited, or figures or claims could not be written.
         KeyboardInterrupt: When it is stopped, after saying that what is finished is kept.
     """
-    from vitscope.reproduction.plan import plan_reproduction
+    from vitscope.reproduction.planned_models import plan_reproduction
     from vitscope.reproduction.run import Reproduction
     from vitscope.reproduction.stages import IMAGES
 
     sizes = sizes or (_SMOKE_SIZES if smoke else _ALL_SIZES)
-    models = plan_reproduction(families, sizes, checkpoints)
+    models = plan_reproduction(parse_words(families), parse_words(sizes), checkpoints)
     if smoke:
         import torch
 
-        from vitscope.reproduction.smoke import (
-            check_smoke_folder,
-            plan_smoke,
-            write_smoke_images,
-        )
+        from vitscope.reproduction.smoke import check_smoke_folder, plan_smoke, write_smoke_images
 
         torch.set_num_threads(1)  # tiny models lose more to waiting threads than they gain
         models = plan_smoke(models)
@@ -94,7 +90,7 @@ def reproduce(
     console.print(_make_plan_table(run))
     try:
         with make_progress(Console(stderr=True)) as progress:
-            outcomes = run.execute(_StageBars(progress).start)
+            outcomes = run.execute(partial(_start_bar, progress))
     except KeyboardInterrupt:
         console.print("what is finished is kept: the same command resumes from there")
         raise
@@ -104,17 +100,12 @@ def reproduce(
     _conclude(run, console, ["png"] if smoke else ["png", "pdf"])
 
 
-class _StageBars:
-    """One bar a stage, the last few of them on the screen."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def start(self, model: str, stage: str) -> "OnProgress":
-        for finished in self._progress.tasks[:-4]:
-            finished.visible = False
-        task = self._progress.add_task(f"{model}, {stage}", total=None)
-        return lambda done, total: self._progress.update(task, completed=done, total=total)
+def _start_bar(progress: Progress, model: str, stage: str) -> "OnProgress":
+    # The last few of them stay on the screen.
+    for finished in progress.tasks[:-4]:
+        finished.visible = False
+    task = progress.add_task(f"{model}, {stage}", total=None)
+    return lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _conclude(run: "Reproduction", console: Console, formats: "Sequence[Format]") -> None:

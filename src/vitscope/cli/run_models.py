@@ -1,7 +1,7 @@
 """Commands that run models: `vitscope audit`, `demo`, `one-shot` and `explain`."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -12,12 +12,11 @@ from rich.text import Text
 
 import vitscope
 from vitscope.cli.settings import AuditSettings, OneShotSettings, Size
-from vitscope.cli.targets import choose_engine, choose_targets, list_images, name_folders
 from vitscope.config import AuditConfig, DTypeName, OneShotConfig, RunConfig
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.own_files import check_figures_target
 from vitscope.files.printable import printable, printable_path
-from vitscope.files.storage import MARKER
+from vitscope.files.storage import MARKER, check_target, check_writable, is_result, never
 from vitscope.terminal import (
     make_comparison,
     make_explanation_report,
@@ -72,13 +71,15 @@ def audit(
             this machine.
         config: Settings.
     """
+    from vitscope.images.search import find_images  # here, for what it imports is slow
+
     # What is asked for is checked as far as it can be before anything is loaded.
-    found = list_images(images)
+    found = find_images(images)
     config.resolve_device()
-    workers = choose_engine(engine, address)
-    targets = choose_targets(model, out, overwrite=overwrite or resume)
-    how = _How(config, workers, overwrite=overwrite, resume=resume, report=report)
-    _audit_all(targets, found, how)
+    workers = _choose_engine(engine, address)
+    targets = _choose_targets(model, out, overwrite=overwrite or resume)
+    settings = {"config": config, "engine": workers, "overwrite": overwrite, "resume": resume}
+    _audit_all(targets, found, settings, is_lead=workers.is_lead, report=report)
 
 
 def demo(
@@ -102,13 +103,13 @@ def demo(
     from vitscope.images.photographs import write_demo_photographs
 
     config = AuditConfig(limit=limit)
-    targets = choose_targets(["dinov2-small"], out, overwrite=overwrite)
+    targets = _choose_targets(["dinov2-small"], out, overwrite=overwrite)
     photographs = write_demo_photographs(out / "images")
     drawn = "" if limit is None else f"{min(limit, photographs.num_images)} of "
     Console().print(Text(f"{drawn}{photographs.describe()}"))
     # A finished result is not replaced unasked: that was checked with the targets.
-    how = _How(config, overwrite=True, resume=True, report=report)
-    _audit_all(targets, [out / "images"], how)
+    settings = {"config": config, "overwrite": True, "resume": True}
+    _audit_all(targets, [out / "images"], settings, report=report)
 
 
 def one_shot(
@@ -142,7 +143,7 @@ def one_shot(
     find_classes(folder)
     config.resolve_device()
     console = Console()
-    for model_id, target in choose_targets(model, out, overwrite=overwrite).items():
+    for model_id, target in _choose_targets(model, out, overwrite=overwrite).items():
         result = _classify_one(model_id, folder, config, target, overwrite=overwrite)
         console.print(make_one_shot_report(result.summary))
         console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
@@ -209,12 +210,14 @@ def explain(
             by default.
         overwrite: Replace earlier results and figures there.
     """
+    from vitscope.images.search import find_images  # here, for what it imports is slow
+
     # What is asked for is checked as far as it can be before anything is loaded.
-    found = list_images(images)
+    found = find_images(images)
     config = RunConfig(device=device, dtype=dtype, size=size)
     config.resolve_device()
-    targets = choose_targets(model, out, overwrite=overwrite, name_target=_name_target)
-    references = _open_references(reference or [], list(name_folders(model).values()))
+    targets = _choose_targets(model, out, overwrite=overwrite, name_target=_name_target)
+    references = _open_references(reference or [], list(_name_folders(model).values()))
     check_figures_target(out / "figures", overwrite=overwrite)
     from vitscope.figures.explained import draw_explanations  # here, for what it imports is slow
 
@@ -288,38 +291,23 @@ def _run_with_bar(model_id: str, run: Callable[..., _Result], *, quiet: bool = F
         return run(vit, on_progress=advance)
 
 
-@dataclass(frozen=True)
-class _How:
-    config: AuditConfig
-    engine: "Engine | None" = None
-    _: KW_ONLY
-    overwrite: bool = False
-    resume: bool = False
-    report: bool = True
-
-    @property
-    def is_lead(self) -> bool:
-        return self.engine is None or self.engine.is_lead
-
-
-def _audit_all(targets: Mapping[str, Path], images: Sequence[Any], how: _How) -> None:
+def _audit_all(
+    targets: Mapping[str, Path],
+    images: Sequence[Any],
+    settings: Mapping[str, Any],
+    *,
+    is_lead: bool = True,
+    report: bool = True,
+) -> None:
     # Of many processes that do the same, one is heard.
-    console = Console(quiet=not how.is_lead)
-    report = how.report and how.is_lead
+    console = Console(quiet=not is_lead)
+    report = report and is_lead
     summaries = []
     done: list[Path] = []
     try:
         for model_id, target in targets.items():
-            run = partial(
-                vitscope.audit,
-                images=images,
-                config=how.config,
-                out=target,
-                overwrite=how.overwrite,
-                resume=how.resume,
-                engine=how.engine,
-            )
-            result = _run_with_bar(model_id, run, quiet=not how.is_lead)
+            run = partial(vitscope.audit, images=images, out=target, **settings)
+            result = _run_with_bar(model_id, run, quiet=not is_lead)
             summaries.append(result.summary)
             done.append(target)
             console.print(make_report(summaries[-1]))
@@ -346,3 +334,49 @@ def _write_report(results: Sequence[Path], console: Console) -> None:
         console.print(Text(f"no report was written: {printable(str(error))}"), soft_wrap=True)
     else:
         console.print(Text(f"open {printable_path(target)} in a browser"), soft_wrap=True)
+
+
+def _choose_targets(
+    model_ids: Sequence[str],
+    out: Path,
+    *,
+    overwrite: bool,
+    name_target: Callable[[Path, str], Path] = Path.joinpath,
+) -> dict[str, Path]:
+    """Each model's folder; what is asked for is checked as far as it can be before loading."""
+    from vitscope.adapters.registry import check_model_id
+
+    for model_id in model_ids:
+        check_model_id(model_id)
+    names = _name_folders(model_ids)
+    targets = {model_id: name_target(out, name) for model_id, name in names.items()}
+    for target in targets.values():
+        check_target(target, is_result if overwrite else never)
+    check_writable(out)
+    return targets
+
+
+def _choose_engine(name: str, address: str | None) -> "Engine":
+    """Who does the work: of "local" the ranks of `torchrun`, where it started this process."""
+    if name == "ray":
+        from vitscope.engines.ray import RayEngine
+
+        return RayEngine(address)
+    if address is not None:
+        raise UsageError(f"address {address!r} is of a Ray cluster: add --engine ray")
+    from vitscope.engines.ranks import detect_engine
+
+    return detect_engine()
+
+
+def _name_folders(model_ids: Sequence[str]) -> dict[str, str]:
+    """A folder for each model, all different: its id, without what file systems dislike."""
+    names: dict[str, str] = {}
+    for model_id in dict.fromkeys(model_ids):
+        stem = Path(model_id).name if Path(model_id).is_absolute() else model_id
+        stem = re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip(".-")[:100] or "model"
+        name, number = stem, 2
+        while name in names.values():
+            name, number = f"{stem}-{number}", number + 1
+        names[model_id] = name
+    return names

@@ -1,12 +1,12 @@
-"""Settings as words of the command line: the one place where text is parsed into them."""
+"""Settings as words of the command line: where text is parsed into them, and their groups."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
 
-from cyclopts import Parameter, Token
+from cyclopts import Group, Parameter, Token
 
 from vitscope.config import AuditConfig, OneShotConfig, ReproductionConfig
 from vitscope.errors import UsageError
@@ -15,17 +15,7 @@ _LayerWord = Literal["last", "all"]
 
 
 def parse_size(text: str) -> int | tuple[int, int]:
-    """Read an input size: one number for a square, or HEIGHTxWIDTH, in pixels.
-
-    Args:
-        text: The words.
-
-    Returns:
-        The number, or (height, width).
-
-    Raises:
-        UsageError: If it is something else.
-    """
+    """Read an input size: one number for a square, or HEIGHTxWIDTH, in pixels."""
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(map(_is_number, parts)):
         raise UsageError(
@@ -35,17 +25,7 @@ def parse_size(text: str) -> int | tuple[int, int]:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Read which part of the images is looked at: two numbers such as 3/16, counted from 1.
-
-    Args:
-        text: The words.
-
-    Returns:
-        (number of the part, parts in all).
-
-    Raises:
-        UsageError: If it is something else.
-    """
+    """Read which part of the images is looked at: two numbers such as 3/16, counted from 1."""
     number, _, count = text.partition("/")
     if _is_number(number) and _is_number(count) and 1 <= int(number) <= int(count):
         return int(number), int(count)
@@ -53,17 +33,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def parse_layers(text: str) -> _LayerWord | tuple[int, ...]:
-    """Read a choice of layers: last, all, or block numbers separated by commas.
-
-    Args:
-        text: The words.
-
-    Returns:
-        The word, or the numbers.
-
-    Raises:
-        UsageError: If it is something else.
-    """
+    """Read a choice of layers: last, all, or block numbers separated by commas."""
     if text in get_args(_LayerWord):
         return cast("_LayerWord", text)
     try:
@@ -74,11 +44,16 @@ def parse_layers(text: str) -> _LayerWord | tuple[int, ...]:
         ) from None
 
 
+def parse_words(text: str) -> list[str]:
+    """Read a list of words separated by commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
-def _convert(parse: Callable[[str], Any], _: Any, tokens: Sequence[Token]) -> Any:
+def _convert(parse: Callable[[str], Any], _: object, tokens: Sequence[Token]) -> Any:
     return parse(tokens[0].value)
 
 
@@ -122,3 +97,33 @@ class ReproductionSettings(ReproductionConfig):
     size: Size = None
     layers: Layers = "last"
     masks: Folder = None
+
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+_WHAT = """
+folder images model layer layers size imagenet smoke families sizes checkpoints masks reference
+cls_term renormalize classifier readout
+"""
+_OPTIONS = {
+    "What": _WHAT,
+    "How much": "limit num_images draws examples seed verified",
+    "Output": "out overwrite resume report format heads features gallery",
+    "Speed": "device dtype batch_size num_workers draft",
+    "Scale": "engine address shard shard_size",
+}
+_GROUPS = {
+    option: Group(name, sort_key=number)
+    for number, (name, options) in enumerate(_OPTIONS.items(), 1)
+    for option in options.split()
+}
+
+
+def group_options(command: Command) -> Command:
+    """Give the options of a command, those of its settings included, their groups."""
+    settings = [kind for kind in get_type_hints(command).values() if is_dataclass(kind)]
+    for annotated in (command, *settings):
+        for name, hint in get_type_hints(annotated, include_extras=True).items():
+            if name in _GROUPS:
+                annotated.__annotations__[name] = Annotated[hint, Parameter(group=_GROUPS[name])]
+    return command

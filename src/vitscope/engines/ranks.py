@@ -41,7 +41,6 @@ class RanksEngine:
     shares_files = True
 
     def __init__(self, rank: int, num_ranks: int, store: "Store") -> None:
-        """Join the others."""
         self.is_lead = rank == 0
         self._rank = rank
         self._num_ranks = num_ranks

@@ -61,7 +61,7 @@ class RayEngine:
     is_lead = True
 
     def __init__(self, address: str | None = None, num_workers: int | None = None) -> None:
-        """Choose the cluster; it is not connected to yet."""
+        # The cluster is not connected to yet.
         if num_workers is not None and num_workers < 1:
             raise UsageError(f"num_workers {num_workers}: expected 1 or more")
         self._address = address

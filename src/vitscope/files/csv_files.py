@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from vitscope.files.disk_errors import plain_disk_errors
+
 # Behind apostrophes too, or a cell that has one itself would lose it when it is read back.
 _FORMULA = re.compile(r"^'*[=+\-@\t\r]")
 _NUMBER = re.compile(r"-?[\d.]+(e[+-]?\d+)?")
@@ -13,7 +15,10 @@ _NUMBER = re.compile(r"-?[\d.]+(e[+-]?\d+)?")
 def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
     """Write rows; a cell that a spreadsheet would take for a formula begins with an apostrophe."""
     cells = [[escape_cell(cell) for cell in row] for row in rows]
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with (
+        plain_disk_errors(path),
+        path.open("w", encoding="utf-8", newline="", errors="backslashreplace") as file,
+    ):
         csv.writer(file).writerows(cells)
 
 

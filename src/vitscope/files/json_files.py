@@ -11,11 +11,10 @@ from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import read_bounded
 
-_MAX_BYTES = 2**28
-"""Of one file: what 80,000 explained images take."""
+_MAX_BYTES = 2**28  # of one file: what 80,000 explained images take
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """Write JSON that any reader takes: NaN and infinities become null."""
     text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
@@ -43,7 +42,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not a number of JSON")
 
 
-def _plain(content: Any) -> Any:
+def _plain(content: object) -> Any:
     if isinstance(content, dict):
         return {str(key): _plain(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):

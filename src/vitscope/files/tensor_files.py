@@ -56,14 +56,12 @@ class RowFiles:
     """Append batches while it is entered as a context; afterwards the rows are mapped, not read."""
 
     def __init__(self, folder: Path) -> None:
-        """Start with no rows."""
         self._folder = folder
         self._stack = ExitStack()
         self._files: dict[str, BinaryIO] = {}
         self._shapes: dict[str, tuple[np.dtype[np.floating], int]] = {}
 
     def __enter__(self) -> Self:
-        """Begin to write."""
         self._stack.__enter__()
         return self
 
@@ -73,7 +71,6 @@ class RowFiles:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close the files."""
         with plain_disk_errors(self._folder):
             self._stack.close()
 

@@ -10,6 +10,7 @@ r"""JSON read as frozen dataclasses, by the annotations of their fields.
 | `Mapping[str, T]`, `dict[str, T]` | an object with any keys |
 | a dataclass | an object with a key for each field, which fields with a default may lack |
 | `Annotated[T, mark]` | `T` within the bounds of a mark |
+| `Any` | whatever there is |
 
 Keys that no field has are passed over. `dataclasses.asdict` is the way back.
 """
@@ -20,22 +21,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from types import UnionType
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vitscope.errors import ResultError, VitscopeError
 from vitscope.files.printable import printable
 
 T = TypeVar("T")
-Reader = Callable[[Any], Any]
+Reader = Callable[[object], Any]
 
 LARGEST = 1e300
 """No number is larger: what is computed from two of them still is a number."""
@@ -54,12 +46,7 @@ class Mark(ABC):
 
 @dataclass(frozen=True)
 class Within(Mark):
-    """A number has a least and a largest value.
-
-    Attributes:
-        low: The least.
-        high: The largest.
-    """
+    """A number has a least and a largest value."""
 
     low: int
     high: int
@@ -87,11 +74,7 @@ class NotEmpty(Mark):
 
 @dataclass(frozen=True)
 class Keys(Mark):
-    """An object has certain keys.
-
-    Attributes:
-        names: The keys.
-    """
+    """An object has certain keys."""
 
     names: tuple[str, ...]
 
@@ -110,7 +93,7 @@ class _DamageError(Exception):
         self.place: list[str] = []  # innermost first
 
 
-def read_typed(kind: type[T], content: Any, name: str) -> T:
+def read_typed(kind: type[T], content: object, name: str) -> T:
     """Build a dataclass from JSON."""
     hint: Any = kind
     try:
@@ -151,7 +134,7 @@ def _make_reader(hint: Any) -> Reader:
     return _MAKERS[get_origin(hint)](*get_args(hint))
 
 
-def _expected(what: str, found: Any) -> _DamageError:
+def _expected(what: str, found: object) -> _DamageError:
     if isinstance(found, (dict, list)):
         shown = "an object" if isinstance(found, dict) else "an array"
     else:
@@ -160,30 +143,31 @@ def _expected(what: str, found: Any) -> _DamageError:
     return _DamageError(f"expected {what}, found {shown}")
 
 
-def _read_number(content: Any) -> float:
+def _read_number(content: object) -> float:
     if content is None:
         return math.nan
-    is_number = isinstance(content, (int, float)) and not isinstance(content, bool)
-    if not is_number or not abs(content) <= LARGEST:
+    if (
+        not isinstance(content, (int, float))
+        or isinstance(content, bool)
+        or not abs(content) <= LARGEST
+    ):
         raise _expected("a number", content)
     return float(content)
 
 
-def _read_count(content: Any) -> int:
-    is_whole = isinstance(content, int) and not isinstance(content, bool)
-    if not is_whole or not 0 <= content <= MOST:
+def _read_count(content: object) -> int:
+    if not isinstance(content, int) or isinstance(content, bool) or not 0 <= content <= MOST:
         raise _expected("a count", content)
-    count: int = content
-    return count
+    return content
 
 
-def _read_text(content: Any) -> str:
+def _read_text(content: object) -> str:
     if not isinstance(content, str):
         raise _expected("a text", content)
     return printable(content)
 
 
-def _read_flag(content: Any) -> bool:
+def _read_flag(content: object) -> bool:
     if not isinstance(content, bool):
         raise _expected("true or false", content)
     return content
@@ -194,10 +178,11 @@ _PLAIN: dict[Any, Reader] = {
     int: _read_count,
     str: _read_text,
     bool: _read_flag,
+    Any: lambda content: content,
 }
 
 
-def _read_at(place: object, read: Reader, content: Any) -> Any:
+def _read_at(place: object, read: Reader, content: object) -> Any:
     try:
         return read(content)
     except _DamageError as damage:
@@ -213,7 +198,7 @@ def _make_dataclass_reader(kind: Any) -> Reader:
         if field.default is MISSING and field.default_factory is MISSING
     }
 
-    def read(content: Any) -> Any:
+    def read(content: object) -> Any:
         if not isinstance(content, dict):
             raise _expected("an object", content)
         values = {}
@@ -231,7 +216,7 @@ def _make_dataclass_reader(kind: Any) -> Reader:
 
 
 def _make_literal_reader(*choices: str) -> Reader:
-    def read(content: Any) -> Any:
+    def read(content: object) -> Any:
         if not isinstance(content, str) or content not in choices:
             raise _expected(" or ".join(map(repr, choices)), content)
         return content
@@ -250,7 +235,7 @@ def _make_tuple_reader(*hints: Any) -> Reader:
     items = [Finite if hint is float else hint for hint in hints if hint is not ...]
     readers = [_make_reader(hint) for hint in items]
 
-    def read(content: Any) -> Any:
+    def read(content: object) -> Any:
         if not isinstance(content, list):
             raise _expected("an array", content)
         used = readers * len(content) if any_length else readers
@@ -265,7 +250,7 @@ def _make_tuple_reader(*hints: Any) -> Reader:
 def _make_mapping_reader(_: Any, hint: Any) -> Reader:
     read_value = _make_reader(hint)
 
-    def read(content: Any) -> Any:
+    def read(content: object) -> Any:
         if not isinstance(content, dict):
             raise _expected("an object", content)
         return {printable(key): _read_at(key, read_value, item) for key, item in content.items()}
@@ -276,7 +261,7 @@ def _make_mapping_reader(_: Any, hint: Any) -> Reader:
 def _make_marked_reader(hint: Any, *marks: Mark) -> Reader:
     read_any = _make_reader(hint)
 
-    def read(content: Any) -> Any:
+    def read(content: object) -> Any:
         value = read_any(content)
         for mark in marks:
             if reason := mark._explain(value):

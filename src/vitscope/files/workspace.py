@@ -1,7 +1,5 @@
 """What an unfinished run keeps beside its place, so that it can resume after whatever stopped it.
 
-Requirements met here:
-
 - A part is there whole, on the disk itself, or not at all: kill -9, a power cut and a full disk
   leave the parts that were finished before, also while parts are removed.
 - A part whose bytes changed after it was finished is found out (`is_whole`).
@@ -51,11 +49,7 @@ Plan = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Workspace:
-    """Finished parts of a run, by number.
-
-    Attributes:
-        folder: Where they lie.
-    """
+    """Finished parts of a run, by number."""
 
     folder: Path
 

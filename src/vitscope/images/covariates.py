@@ -28,6 +28,10 @@ SEGMENT_COVARIATES = ("num_segments", "largest_segment", "mean_segment")
 EDGE_THRESHOLD = 100
 """Sobel gradient above which a pixel is an edge: a straight step of 25 grey levels reaches it."""
 
+NARROW = 1 / 8
+"""An image that uses less of the range from black to white is counted, so that a result says so:
+12-bit numbers in a 16-bit file (1/16), or a label map, are read as what they are stored as."""
+
 SALIENCY_SIDE = 64
 """Side of the square that an image is reduced to before its spectral residual, in pixels."""
 
@@ -84,6 +88,22 @@ def compute_segment_covariates(
         "largest_segment": float(areas.max(initial=0)),
         "mean_segment": float(areas.mean()) if areas.size else np.nan,
     }
+
+
+def measure_range(image: Image.Image | np.ndarray) -> float:
+    """Part of the range from black to white between the darkest and the brightest sample."""
+    levels = np.asarray(image)
+    return (int(levels.max()) - int(levels.min())) / 255
+
+
+def note_narrow(num_narrow: int, num_images: int) -> list[str]:
+    """What a result says of images that use little of the range."""
+    if not num_narrow:
+        return []
+    return [
+        f"{num_narrow} of {num_images} images use less than 1/8 of the range from black to white, "
+        "as 12-bit numbers in 16-bit files and label maps do: check that they look as they should"
+    ]
 
 
 def _compute_entropy(grey: Grey) -> float:

@@ -1,7 +1,5 @@
 """One image: from the bytes of a file to the pixels a model is given.
 
-Requirements met here:
-
 - An image is read as a viewer would show it: turned as its EXIF says, transparency laid on a
   background, inks turned into colours, deep greyscale scaled and not clipped, an animation's first
   frame.
@@ -65,8 +63,7 @@ _METADATA_ERRORS = (
 _PIXELS = "preprocessed pixels"
 """Under which name an image that was made of preprocessed pixels has them in its `info`."""
 
-_PNG_DEPTH_BYTE = 24
-"""Where every PNG file states its bits per sample."""
+_PNG_DEPTH_BYTE = 24  # where every PNG file states its bits per sample
 
 _DRAFT_MARGIN = 2
 """How many times larger than it is resized to an image that is decoded as a draft stays, so that

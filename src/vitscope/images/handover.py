@@ -1,7 +1,5 @@
 """How batches come from the processes that read them.
 
-Requirements met here:
-
 - A batch that cannot be handed over ends its process, which the run notices; it is never lost
   while the run waits for it.
 - Where the shared memory of the machine is too small for the batches that are read ahead (64 MB
@@ -26,8 +24,7 @@ PREFETCHED = 2
 """Batches that each process reads ahead."""
 
 _SHARED = Path("/dev/shm")  # noqa: S108 - it is where torch puts what is shared
-_PAGES = 2**16
-"""Bytes for the small tensors of a batch, of which each takes a page of its own."""
+_PAGES = 2**16  # bytes for the small tensors of a batch, of which each takes a page of its own
 
 
 def fits_shared_memory(num_workers: int, batch_bytes: int) -> bool:
@@ -43,7 +40,6 @@ class WorkerStart:
     """What a process that reads does first."""
 
     def __init__(self, *, by_pipe: bool) -> None:
-        """Choose how batches go."""
         self._by_pipe = by_pipe
 
     def __call__(self, _: int) -> None:

@@ -1,13 +1,11 @@
 """Sets of images: drawing from them, reading them in batches.
 
-Requirements met here:
-
 - An image that cannot be read is counted and named in its batch; the others run.
 - Memory does not grow with the number of images, and batches come in the set's order however
   many processes read them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,25 +17,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vitscope.errors import ImageReadError, UsageError, VitscopeError
-from vitscope.images.addresses import (
-    ImageAddress,
-    Images,
-    printable_address,
-    read_image,
-)
+from vitscope.images.addresses import ImageAddress, Images, printable_address, read_image
 from vitscope.images.copies import find_copies
 from vitscope.images.covariates import (
     IMAGE_COVARIATES,
     SEGMENT_COVARIATES,
     compute_covariates,
     compute_segment_covariates,
+    measure_range,
 )
 from vitscope.images.decoding import decode_for_model, image_id, prepare_image
 from vitscope.images.handover import PREFETCHED, WorkerStart, fits_shared_memory
-from vitscope.images.level_range import measure_range
 from vitscope.images.masks import crop_mask, decode_mask, find_masks
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.images.sources import find_images, find_pixel_size
+from vitscope.images.search import find_images, find_pixel_size
 from vitscope.images.stores import read_file
 
 
@@ -64,11 +57,6 @@ class ImageSet:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what does not go together.
-
-        Raises:
-            UsageError: If there are masks and images are decoded as drafts.
-        """
         if self.masks and self.preprocessing.draft:
             raise UsageError(
                 "masks are of the images' own sizes, which decoding as drafts changes: leave one "
@@ -169,19 +157,9 @@ class ImageSet:
         return True
 
     def __len__(self) -> int:
-        """Count the images.
-
-        Returns:
-            Their number.
-        """
         return len(self.addresses)
 
     def __repr__(self) -> str:
-        """Count the images, without naming them.
-
-        Returns:
-            Such as `ImageSet(5000 images, 224 x 224 px)`.
-        """
         height, width = self.preprocessing.size
         return f"ImageSet({len(self)} images, {height} x {width} px)"
 
@@ -209,12 +187,7 @@ def load_pixels(
 
 @dataclass(frozen=True)
 class ImageFailure:
-    """An image that could not be read.
-
-    Attributes:
-        index: Its place in the set.
-        reason: Why, in one line.
-    """
+    """An image that could not be read."""
 
     index: int
     reason: str
@@ -222,28 +195,29 @@ class ImageFailure:
 
 @dataclass(frozen=True, eq=False)
 class ImageBatch:
-    """Consecutive images of a set, those that could be read apart from those that could not.
+    """Consecutive images of a set, those that could be read apart from those that could not."""
 
-    Attributes:
-        indices: Places in the set of the images that were read.
-        ids: Their identities, which depend on their bytes alone.
-        pixels: Their preprocessed pixels; none at all where none could be read.
-        failures: The others.
-        covariates: What describes the images without a label, by name: `IMAGE_COVARIATES`, and
-            `SEGMENT_COVARIATES` where the set has masks; NaN where one is undefined.
-        level_ranges: Part of the range from black to white that each image uses.
-    """
-
-    indices: list[int]
-    ids: list[str]
+    indices: list[int]  # places in the set of the images that were read
+    ids: list[str]  # their identities, which depend on their bytes alone
     pixels: Float[Tensor, "batch channel height width"]
-    failures: list[ImageFailure]
+    failures: list[ImageFailure] = field(default_factory=list)
     covariates: dict[str, Float64[Tensor, " batch"]] = field(default_factory=dict)
     level_ranges: list[float] = field(default_factory=list)
 
     def pin_memory(self) -> "ImageBatch":
         """The same batch in page-locked memory; the loader calls it where pinning is asked for."""
         return replace(self, pixels=self.pixels.pin_memory())
+
+    def select(self, rows: slice | Sequence[int]) -> "ImageBatch":
+        """Some of the images; the pixels of a slice are not copied."""
+        places = range(len(self.ids))[rows] if isinstance(rows, slice) else rows
+        return ImageBatch(
+            indices=[self.indices[place] for place in places],
+            ids=[self.ids[place] for place in places],
+            pixels=self.pixels[rows],
+            covariates={name: values[rows] for name, values in self.covariates.items()},
+            level_ranges=[self.level_ranges[place] for place in places],
+        )
 
 
 def iter_batches(

@@ -1,7 +1,5 @@
 """Images that the caller holds: PIL images, arrays, tensors, and datasets that give them out.
 
-Requirements met here:
-
 - What numbers mean is never guessed: whole numbers are levels from 0 to 255; floating-point ones
   are taken where the caller says that they are preprocessed, and refused elsewhere.
 - An image is read as a file is, as bytes: as those of an uncompressed image file without loss, or
@@ -44,8 +42,7 @@ _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 _TIFF_MODES = {"CMYK"}
 """Modes of Pillow that a file keeps as they are; others are converted as decoding would."""
 
-_STRAIGHT = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
-"""Modes with transparency that no file keeps."""
+_STRAIGHT = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}  # modes with transparency that no file keeps
 
 
 @runtime_checkable
@@ -61,21 +58,13 @@ class Items(Protocol):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class HeldImage:
-    """An image that the caller holds.
+    """An image that the caller holds."""
 
-    Attributes:
-        items: What it is among.
-        index: Which of them it is.
-        name: What tables and messages call it.
-        preprocessed: Whether its numbers are those that the model is given.
-        from_dataset: Whether a dataset has to be asked for it.
-    """
-
-    items: Items
-    index: int
+    items: Items  # what it is among
+    index: int  # which of them it is
     name: str
-    preprocessed: bool
-    from_dataset: bool
+    preprocessed: bool  # whether its numbers are those that the model is given
+    from_dataset: bool  # whether a dataset has to be asked for it
 
     def read(self) -> bytes:
         """Read it."""

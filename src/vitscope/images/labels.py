@@ -15,30 +15,21 @@ from vitscope.errors import ImageReadError, UsageError
 from vitscope.files.printable import printable
 from vitscope.images.addresses import ImageAddress, Images, printable_address
 from vitscope.images.in_memory import HeldImage, read_labels
-from vitscope.images.names import is_hidden
-from vitscope.images.sources import FoundImages, find_files, find_images
+from vitscope.images.search import FoundImages, find_files, find_images
+from vitscope.images.stores import is_hidden
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images by class.
+    """Images by class."""
 
-    Attributes:
-        classes: Images of each class that has at least two, by its label, sorted.
-        too_small: Labels of the other classes.
-        num_unlabelled: Images without a label, such as those in no class's folder, left out.
-        notes: What has to be said of the search for them, a sentence each.
-        preprocessed: Whether they are tensors that a model is given as they are.
-        failures: Name and reason of each image whose label could not be read.
-    """
-
-    classes: Mapping[str, tuple[ImageAddress, ...]]
+    classes: Mapping[str, tuple[ImageAddress, ...]]  # with two images or more, sorted
     too_small: tuple[str, ...]
-    num_unlabelled: int
-    notes: tuple[str, ...] = ()
-    preprocessed: bool = False
+    num_unlabelled: int  # images without a label, such as those in no class's folder, left out
+    notes: tuple[str, ...] = ()  # what has to be said of the search for them, a sentence each
+    preprocessed: bool = False  # whether they are tensors that a model is given as they are
     failures: tuple[tuple[str, str], ...] = ()
 
     def list_images(self) -> FoundImages:

@@ -1,7 +1,5 @@
 """Images inside Parquet files: a column of the bytes of image files, an image a row.
 
-Requirements met here:
-
 - Of a file the footer is read, then of each row group that column alone, one group at a time.
 - What a row group claims to hold is bounded before it is read, and what it turns out to hold while
   it is decoded, a few rows at a time; of those few, pages as large as Parquet allows are believed.
@@ -40,35 +38,21 @@ _ROWS_AT_ONCE = 4
 
 @dataclass(frozen=True, slots=True)
 class RowGroup:
-    """Rows of a Parquet file that are read together.
-
-    Attributes:
-        file: Where the file lies.
-        column: Path of the column of images in the schema.
-        index: Number of the group.
-        first_row: Number of its first row in the file.
-        version: What a store said of the file when it was listed (see `stored_version`); empty for
-            one of this machine, which is asked again at each image.
-    """
+    """Rows of a Parquet file that are read together."""
 
     file: Place
     column: str
     index: int
-    first_row: int
-    version: str
+    first_row: int  # number of its first row in the file
+    version: str  # what its store said of the file; empty for one of this machine
 
 
 @dataclass(frozen=True, slots=True)
 class ParquetRow:
-    """An image in a Parquet file.
-
-    Attributes:
-        group: The row group that it is in.
-        row: Its place in the group.
-    """
+    """An image in a Parquet file."""
 
     group: RowGroup
-    row: int
+    row: int  # its place in the group
 
     @property
     def name(self) -> str:

@@ -4,7 +4,6 @@ The files are read as data; no code of the packages that carry them is run. Each
 several images, so images of one photograph are alike: whoever shows results says so.
 """
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from vitscope.extras import find_package_path
+from vitscope.files.csv_files import write_csv
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.storage import staged_folder
 
@@ -49,13 +49,7 @@ _SCIKIT_IMAGE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Credit:
-    """Where a photograph comes from.
-
-    Attributes:
-        title: Its name in the package.
-        package: The package that carries it.
-        licence: Terms of the photograph.
-    """
+    """Where a photograph comes from."""
 
     title: str
     package: str
@@ -64,15 +58,10 @@ class Credit:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoPhotographs:
-    """What was written.
-
-    Attributes:
-        credits: One per photograph.
-        crops_per_photograph: Images made of each.
-    """
+    """What was written."""
 
     credits: tuple[Credit, ...]
-    crops_per_photograph: int
+    crops_per_photograph: int  # images made of each
 
     @property
     def num_images(self) -> int:
@@ -106,14 +95,8 @@ def write_demo_photographs(folder: Path) -> DemoPhotographs:
             for name, crop in make_crops(_read(path)):
                 with plain_disk_errors(staging):
                     crop.save(staging / f"{path.stem}_{name}.jpg", quality=95)
-        with (
-            plain_disk_errors(staging),
-            (staging / CREDITS).open("w", encoding="utf-8", newline="") as file,
-        ):
-            rows = [
-                (credit.title, credit.package, credit.licence) for credit in photographs.values()
-            ]
-            csv.writer(file).writerows([("title", "package", "licence"), *rows])
+        rows = [(credit.title, credit.package, credit.licence) for credit in photographs.values()]
+        write_csv(staging / CREDITS, [("title", "package", "licence"), *rows])
     return DemoPhotographs(
         credits=tuple(photographs.values()), crops_per_photograph=len(_CROP_NAMES)
     )

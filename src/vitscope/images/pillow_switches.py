@@ -1,7 +1,5 @@
 """What is set for a whole process and changes how Pillow decodes, set right while it does.
 
-Requirements met here:
-
 - Half an image is refused though another library has told Pillow to fill it up.
 - What decoders complain of does not reach the terminal: nobody could act on it in the middle of a
   run, and it changes no pixel.

@@ -50,11 +50,6 @@ class Preprocessing:
     pipeline: Pipeline = "torchvision"
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be meant.
-
-        Raises:
-            UsageError: Naming the value.
-        """
         self._check_choice("resize", get_args(Resize))
         self._check_choice("interpolation", get_args(Interpolation))
         self._check_choice("pipeline", get_args(Pipeline))

@@ -1,7 +1,5 @@
 """Resizing and cropping as the library does it that a model's preprocessing names.
 
-Requirements met here:
-
 - Sizes, crops and levels agree with torchvision's transforms on PIL images, and with the image
   processors of transformers, bit for bit.
 - An image so long and thin that it would not fit into memory when resized whole is resampled only

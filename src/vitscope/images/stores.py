@@ -1,7 +1,5 @@
 """Files and objects: bytes on this machine, and bytes in a store that fsspec reaches by a URL.
 
-Requirements met here:
-
 - Of a URL only what is no secret is shown (see `vitscope.images.urls`); nor is the text of a
   store's own errors, which may quote the rest.
 - Names of objects are names alone: whatever signs stand in them, no URL is read out of them.
@@ -24,11 +22,13 @@ from fsspec.core import url_to_fs
 from vitscope.errors import ImageReadError, UsageError, VitscopeError
 from vitscope.files.printable import printable, printable_path
 from vitscope.images import web
-from vitscope.images.names import is_hidden
 from vitscope.images.urls import is_web, show_url
 
 MAX_FILE_BYTES = 2**31
 """Largest file that is read: more than the largest image that is decoded takes uncompressed."""
+
+_MADE_BY_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
+"""Folders that hold other forms of the files beside them, or deleted ones."""
 
 _VERSION_KEYS = (
     *("size", "ETag", "etag", "Content-MD5", "Digest", "md5Hash", "generation", "blob_id"),
@@ -39,20 +39,12 @@ _VERSION_KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object in a store.
+    """An object in a store."""
 
-    Attributes:
-        url: URL of it or of a folder that it was found in, with whatever secrets that holds.
-        below: Where it is below the folder; empty where the URL is its own.
-        size: Bytes of it, None where the store does not say.
-        number: Which one it is of those whose URLs look alike when they are shown, from 1 on; 0
-            where there is no other.
-    """
-
-    url: str = field(repr=False)
-    below: str = ""
-    size: int | None = None
-    number: int = 0
+    url: str = field(repr=False)  # of it, or of a folder that it was found in; with its secrets
+    below: str = ""  # where it is below the folder; empty where the URL is its own
+    size: int | None = None  # bytes of it, None where the store does not say
+    number: int = 0  # counts those whose shown URLs look alike, from 1 on; 0 where none do
 
     @property
     def name(self) -> str:
@@ -89,6 +81,11 @@ Place = Path | StoredObject
 def name_place(place: Place) -> str:
     """A place as text that any file format and any terminal takes."""
     return printable_path(place) if isinstance(place, Path) else place.name
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is passed over, with whatever is below it."""
+    return name.startswith(".") or name in _MADE_BY_SYSTEMS
 
 
 def suffix_of(place: Place) -> str:

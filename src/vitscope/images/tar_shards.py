@@ -6,8 +6,6 @@ of its own, unless its sample has an image without (`key.edge.png` beside `key.j
 and one of another sample ends in the same words (`a.left.jpg` and `a.right.jpg` beside
 `b.left.jpg`), or the word is one of labels (`key.seg.png`).
 
-Requirements met here:
-
 - Nothing is unpacked to the disk, and names of members are names alone: they lead nowhere.
 - One pass over the headers finds the images; each is read later by its place, without the rest.
 - An archive that is cut short or damaged is refused as a whole, before anything is computed from
@@ -26,9 +24,9 @@ from typing import BinaryIO
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.files.printable import printable
 from vitscope.images.decoding import image_extensions
-from vitscope.images.names import is_hidden
 from vitscope.images.stores import (
     Place,
+    is_hidden,
     name_place,
     open_place,
     plain_read_errors,
@@ -44,20 +42,12 @@ _LABEL_WORDS = {"depth", "gt", "label", "labels", "mask", "masks", "seg", "segme
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """An image in a tar archive.
-
-    Attributes:
-        archive: Where the archive lies.
-        member: Name of the member.
-        offset: First byte of its content in the archive.
-        size: Bytes of its content; None where it is a device, has holes, or is a link to anything
-            but an earlier image of the archive.
-    """
+    """An image in a tar archive."""
 
     archive: Place
     member: str
-    offset: int
-    size: int | None
+    offset: int  # first byte of its content in the archive
+    size: int | None  # None where it is a device, has holes, or is a link to no earlier image
 
     @property
     def name(self) -> str:
@@ -78,13 +68,9 @@ class TarMember:
 
 
 class FoundMembers(list[TarMember]):
-    """The images of an archive.
+    """The images of an archive."""
 
-    Attributes:
-        num_left_out: Members that have the extension of an image but look like parts of samples.
-    """
-
-    num_left_out = 0
+    num_left_out = 0  # members that have the extension of an image but look like parts of samples
 
 
 def list_members(archive: Place) -> FoundMembers:

@@ -1,7 +1,5 @@
 """URLs: what is one, and what of it may be shown.
 
-Requirements met here:
-
 - User and password are not shown, whichever signs stand in them, nor is what follows an address of
   the web: its query (a signature, a token) and its fragment.
 - That holds for chained URLs and for mistyped ones too.

@@ -1,7 +1,5 @@
 """Objects of the web, read in bounded time and memory, one request a read.
 
-Requirements met here:
-
 - A server that says nothing, or a byte a second, is given up on.
 - No more is taken than was asked for, and nothing is decompressed on the way: a small answer cannot
   become a large one.
@@ -82,7 +80,6 @@ class WebFile(io.RawIOBase):
     """An object of the web as a file that is read in parts."""
 
     def __init__(self, store: AbstractFileSystem, url: str) -> None:
-        """Look it up."""
         self._store, self._url = store, url
         self._size = look_up(store, url)["size"]
         self._position = 0

@@ -93,19 +93,9 @@ class ViTAdapter:
     autocast: Autocast = field(default_factory=Autocast, repr=False)
 
     def __repr__(self) -> str:
-        """Name the model, without its module.
-
-        Returns:
-            Such as `ViTAdapter('dinov2-small', transformers/dinov2, 12 blocks)`.
-        """
         return f"ViTAdapter({self.info.id!r}, {self.info.family}, {self.info.depth} blocks)"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be distinguished while it runs.
-
-        Raises:
-            UnsupportedModelError: If a block is in several places.
-        """
         different = len({id(block) for block in self._all_blocks})
         if different < self.info.depth:
             raise UnsupportedModelError(

@@ -1,7 +1,5 @@
 """One block of any library's ViT: where its tensors are found, and how they are read off.
 
-Requirements met here:
-
 - The model runs unchanged, with its own kernels; nothing of size tokens x tokens is made.
 - Queries, keys and values are the module's own tensors wherever they pass through a module.
 - Everything a trace holds for the proof (t, r, the block's output) is read off the model.
@@ -190,17 +188,17 @@ class BlockRecorder:
                 self._emit(self._heads)
                 raise StopForward
 
-    def _keep_normed(self, _: nn.Module, __: Any, output: Any) -> None:
+    def _keep_normed(self, _: nn.Module, __: object, output: Tensor) -> None:
         assert self._picker is not None
         self._picker.keep("normed", output)
 
     def _make_tap(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def keep(_: nn.Module, __: Any, output: Any) -> None:
+        def keep(_: nn.Module, __: object, output: Tensor) -> None:
             self._call.taps[name] = output
 
         return keep
 
-    def _keep_branch(self, _: nn.Module, __: Any, output: Any) -> None:
+    def _keep_branch(self, _: nn.Module, __: object, output: object) -> None:
         branch = _take_row(output, self._row)
         scale = self._parts.branch_scale
         self._rows["branch"] = branch.clone() if scale is None else branch * scale
@@ -208,7 +206,7 @@ class BlockRecorder:
     def _keep_residual(self, _: nn.Module, args: tuple[Any, ...]) -> None:
         self._rows["residual"] = _take_row(args[0], self._row).clone()
 
-    def _leave_block(self, _: nn.Module, __: Any, output: Any) -> None:
+    def _leave_block(self, _: nn.Module, __: object, output: object) -> None:
         if {"branch", "residual"} - self._rows.keys() or self._parts.taps.keys() - self._call.taps:
             raise UnsupportedModelError(
                 f"parts of layer {self._layer} were not run: they were replaced after the model "
@@ -250,6 +248,6 @@ class BlockRecorder:
         )
 
 
-def _take_row(value: Any, row: int) -> Tensor:
+def _take_row(value: object, row: int) -> Tensor:
     stream = take_stream(value)
     return stream if stream.ndim == 2 else stream[:, row]

@@ -1,7 +1,5 @@
 """What tells two models apart: their weights, and how they compute with them.
 
-Requirements met here:
-
 - The same model is the same however it was loaded, in every process and on every machine: nothing
   depends on addresses, devices, the order of dictionaries, or what acts in training alone.
 - Whatever changes what a forward computes counts: hooks, parametrisations, replaced parts and
@@ -61,15 +59,10 @@ _HANDLED = {*vars(nn.Module()), "forward", "_compiled_call_impl", "_gradient_che
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How a model computes with its weights.
+    """How a model computes with its weights."""
 
-    Attributes:
-        digest: BLAKE2b, 128 bits, hexadecimal; the same for no two runs where something is unknown.
-        unknown: What cannot be compared, such as "the forward hook of blocks.0 (a lambda)".
-    """
-
-    digest: str
-    unknown: tuple[str, ...]
+    digest: str  # no two runs have the same where something is unknown
+    unknown: tuple[str, ...]  # such as "the forward hook of blocks.0 (a lambda)"
 
 
 def hash_weights(module: nn.Module) -> str:

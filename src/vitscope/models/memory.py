@@ -12,8 +12,7 @@ from vitscope.errors import MemoryShortageError
 from vitscope.models.base import ViTAdapter
 
 _FLOAT_BYTES = 4
-_PIXEL_COPIES = 2
-"""An image's pixels are there twice, alone and in the batch."""
+_PIXEL_COPIES = 2  # an image's pixels are there twice, alone and in the batch
 
 _WIDTHS_PER_TOKEN = 8
 """What a block holds of each token at once, in widths of the residual stream: the stream, its norm

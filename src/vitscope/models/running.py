@@ -1,7 +1,5 @@
 """How a model is run: by one thread, in evaluation mode, as it was written, whatever is around it.
 
-Requirements met here:
-
 - Two threads never run, move or cast the same weights at once; the second one waits.
 - What a caller has switched on (training mode, autocast, a compiler, Accelerate's mixed
   precision) does not reach its numbers, and holds again afterwards.
@@ -25,13 +23,11 @@ from vitscope.errors import UsageError
 _owners: dict[int, int] = {}
 """The thread that runs a module or weight, by its `id`; who runs it keeps it alive."""
 
-_waiting: dict[int, set[int]] = {}
-"""What a thread waits for."""
+_waiting: dict[int, set[int]] = {}  # what a thread waits for
 
 _changed = threading.Condition()
 
-_recorded = threading.local()
-"""The forward that each thread records."""
+_recorded = threading.local()  # the forward that each thread records
 
 HALF_PRECISIONS = (torch.bfloat16, torch.float16)
 

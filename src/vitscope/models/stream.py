@@ -1,7 +1,5 @@
 """The residual stream, read at every depth while the model's own forward runs, and special tokens.
 
-Requirements met here:
-
 - Kept are one row and one norm per patch and depth; the stream itself is let go at once.
 - What is kept has its place before the first block runs: small tensors that stay, laid between the
   large ones that come and go, make the allocator ask for fresh memory block after block.
@@ -45,14 +43,9 @@ def compute_norms(tokens: Tensor) -> Tensor:
 
 
 class StreamRecorder:
-    """Collects rows and norms at every depth during one forward.
-
-    Attributes:
-        num_passed: Depths passed so far; more than there are where a block is run twice.
-    """
+    """Collects rows and norms at every depth during one forward."""
 
     def __init__(self, blocks: Sequence[nn.Module], layout: TokenLayout) -> None:
-        """Prepare to record."""
         self._blocks = blocks
         self._layout = layout
         self.num_passed = 0
@@ -81,10 +74,10 @@ class StreamRecorder:
     def _enter_block(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._keep(take_input(args, kwargs))
 
-    def _leave_last(self, _: nn.Module, __: Any, output: Any) -> None:
+    def _leave_last(self, _: nn.Module, __: object, output: object) -> None:
         self._keep(output)
 
-    def _keep(self, value: Any) -> None:
+    def _keep(self, value: object) -> None:
         depth, self.num_passed = self.num_passed, self.num_passed + 1
         if depth > len(self._blocks):
             return
@@ -125,7 +118,6 @@ class TokenPicker:
     """Takes the special tokens out of everything that passes through a block."""
 
     def __init__(self, layout: TokenLayout) -> None:
-        """Prepare to pick."""
         self._layout = layout
         self._fixed = [i for g, p in layout.groups.items() if g != "patches" for i in p]
         self._states: dict[str, Tensor] = {}

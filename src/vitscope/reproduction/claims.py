@@ -1,9 +1,5 @@
-"""Every claim of the paper, compared with what was measured; the table of them.
+"""Every claim of the paper, compared with what was measured; the table of them."""
 
-Source: Lappe & Giese (NeurIPS 2025). Each claim has a plain numeric criterion (docs/claims.md).
-"""
-
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -12,16 +8,14 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from vitscope.files.disk_errors import plain_disk_errors
+from vitscope.files.csv_files import write_csv
 from vitscope.files.json_files import write_text
 from vitscope.files.own_files import check_nothing_else, list_other_files, write_index
 from vitscope.files.printable import escape_markdown
 from vitscope.files.storage import staged_folder
-from vitscope.reproduction.claim import Claim, Models
 from vitscope.reproduction.comparisons import ANSWERS, Answer, describe
 from vitscope.reproduction.evidence import Data, ModelEvidence, check_different
-from vitscope.reproduction.register_claims import list_register_claims
-from vitscope.reproduction.skip_claims import list_skip_claims
+from vitscope.reproduction.paper_claims import Claim, Models, list_claims
 from vitscope.results.schema import SCHEMA_VERSION
 
 _CSV, _JSON, _PAGE = "claims.csv", "claims.json", "claims.md"
@@ -33,25 +27,15 @@ _COLOURS = {"agrees": "bold green", "disagrees": "bold red", "cannot tell": "bol
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim of the paper compared with what was measured.
+    """A claim of the paper compared with what was measured."""
 
-    Attributes:
-        where: Figure or section of the paper.
-        data: Images that it was measured on, by the name of the paper's: "COCO" is the main set.
-        claim: What the paper says.
-        criterion: When the measurement agrees.
-        measured: The numbers, with 95 % intervals and the number of images.
-        answer: Whether it agrees.
-        reason: Why it does not, or why that is undecided; empty where it agrees.
-    """
-
-    where: str
-    data: Data
+    where: str  # figure or section of the paper
+    data: Data  # images that it was measured on, by the name of the paper's: "COCO" is the main set
     claim: str
-    criterion: str
-    measured: str
+    criterion: str  # when the measurement agrees
+    measured: str  # the numbers, with 95 % intervals and the number of images
     answer: Answer
-    reason: str
+    reason: str  # why it does not, or why that is undecided; empty where it agrees
 
 
 def judge_claims(
@@ -60,11 +44,6 @@ def judge_claims(
     """Hold every claim of the paper against the measurements."""
     check_different(evidence)
     return [_find(claim, evidence) for claim in list_claims(readout, classifier)]
-
-
-def list_claims(readout: str = "attention", classifier: str = "nearest") -> list[Claim]:
-    """Every claim of the paper."""
-    return [*list_register_claims(readout, classifier), *list_skip_claims()]
 
 
 def _find(claim: Claim, evidence: Models) -> Finding:
@@ -91,15 +70,8 @@ def write_claims(folder: Path, findings: Sequence[Finding]) -> None:
     rows = [asdict(finding) for finding in findings]
     check_nothing_else(folder, kind=_KIND, index=_JSON)
     with staged_folder(folder, replaces=_is_claims) as staging:
-        with (
-            plain_disk_errors(folder),
-            (staging / _CSV).open(
-                "w", encoding="utf-8", newline="", errors="backslashreplace"
-            ) as file,
-        ):
-            writer = csv.DictWriter(file, [field.name for field in fields(Finding)])
-            writer.writeheader()
-            writer.writerows(rows)
+        headings = [field.name for field in fields(Finding)]
+        write_csv(staging / _CSV, [headings, *(list(row.values()) for row in rows)])
         write_text(staging / _PAGE, _make_page(findings))
         content = {"schema_version": SCHEMA_VERSION, "claims": rows}
         write_index(staging, content, kind=_KIND, index=_JSON)

@@ -17,16 +17,10 @@ ANSWERS: tuple[Answer, ...] = get_args(Answer)
 
 @dataclass(frozen=True)
 class Check:
-    """A criterion applied to numbers.
+    """A criterion applied to numbers."""
 
-    Attributes:
-        answer: Whether it is met.
-        reasons: Why not, or why it is undecided; none where it is met.
-        numbers: What it was applied to.
-    """
-
-    answer: Answer
-    reasons: tuple[str, ...]
+    answer: Answer  # whether it is met
+    reasons: tuple[str, ...]  # why not, or why it is undecided; none where it is met
     numbers: tuple[Measured, ...]
 
 
@@ -107,11 +101,6 @@ def all_of(checks: Sequence[Check]) -> Check:
         tuple(dict.fromkeys(reason for check in decisive for reason in check.reasons)),
         tuple(dict.fromkeys(number for check in checks for number in check.numbers)),
     )
-
-
-def untellable(numbers: Sequence[Measured], reason: str) -> Check:
-    """What no numbers of the models there are can decide."""
-    return Check("cannot tell", (reason,), tuple(numbers))
 
 
 def describe(numbers: Sequence[Measured]) -> str:

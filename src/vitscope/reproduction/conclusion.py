@@ -5,7 +5,6 @@ Both are of every model that is finished in the folder, whichever run finished i
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 from vitscope.figures.draw import FigureFolder, Format, draw_figures
 from vitscope.reproduction.claims import Finding, judge_claims, write_claims
@@ -20,9 +19,6 @@ FIGURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 _STAGES: Mapping[Data, str] = MappingProxyType(
     {"COCO": IMAGES, "ImageNet": IMAGENET, "one-shot": ONE_SHOT}
-)
-_FIELDS: Mapping[Data, str] = MappingProxyType(
-    {"COCO": "audit", "ImageNet": "imagenet", "one-shot": "one_shot"}
 )
 
 
@@ -62,14 +58,12 @@ def _collect(run: Reproduction, name: str) -> ModelEvidence | None:
     if not done:
         return None
     model = next(iter(done.values())).model
-    # Each stage's summary is of the kind that its field takes.
-    found: dict[str, Any] = {_FIELDS[data]: summary for data, summary in done.items()}
     return ModelEvidence(
         recipe=model.recipe,
         size=model.size,
         num_params=model.num_params,
+        summaries=done,
         absent={data: run.why_left_out(stage) for data, stage in _STAGES.items()},
-        **found,
     )
 
 

@@ -10,7 +10,7 @@ from vitscope.figures.numbers import Interval
 from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.jackknife import Estimate, student_975
 from vitscope.metrics.rank_correlation import NORMAL_975
-from vitscope.results.schema import AuditSummary, OneShotSummary, Summary
+from vitscope.results.schema import Summary
 from vitscope.results.verdict import MIN_IMAGES_TO_JUDGE
 
 Data = Literal["COCO", "ImageNet", "one-shot"]
@@ -26,31 +26,13 @@ _KINDS = {"COCO": "audit", "ImageNet": "audit on ImageNet", "one-shot": "one-sho
 
 @dataclass(frozen=True)
 class ModelEvidence:
-    """All there is of one model.
+    """All there is of one model."""
 
-    Attributes:
-        recipe: Training recipe, such as "DINOv2 with registers".
-        size: Label of the size, such as "S" or "B/16"; None where it has none.
-        num_params: Parameters of the vision tower.
-        audit: Summary of the audit on the main set of images, where there is one.
-        imagenet: Summary of the audit on the second set.
-        one_shot: Summary of the one-shot classification.
-        absent: Why a summary is not there, by set of images, where the reason is known.
-    """
-
-    recipe: str
-    size: str | None
+    recipe: str  # training recipe, such as "DINOv2 with registers"
+    size: str | None  # label of the size, such as "S" or "B/16"; None where it has none
     num_params: int
-    audit: AuditSummary | None = None
-    imagenet: AuditSummary | None = None
-    one_shot: OneShotSummary | None = None
-    absent: Mapping[Data, str] = field(default_factory=dict)
-
-    def summary(self, data: Data) -> Summary | None:
-        """What was measured on one set of images."""
-        if data == "one-shot":
-            return self.one_shot
-        return self.audit if data == "COCO" else self.imagenet
+    summaries: Mapping[Data, Summary] = field(default_factory=dict)
+    absent: Mapping[Data, str] = field(default_factory=dict)  # why a summary is not there
 
 
 class UntoldError(Exception):
@@ -59,51 +41,30 @@ class UntoldError(Exception):
 
 @dataclass(frozen=True)
 class Reading(Interval):
-    """A number with its 95 % interval.
+    """A number with its 95 % interval."""
 
-    Attributes:
-        note: Another number to show beside it.
-    """
-
-    note: str = ""
+    note: str = ""  # another number to show beside it
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number that every summary of a kind may hold.
-
-    Attributes:
-        name: In words.
-        source: Where it comes from in the summary.
-        read: Reads it out of a summary of the kind; raises UntoldError where it is missing.
-        min_images: Images that it takes to say anything.
-    """
+    """A number that every summary of a kind may hold."""
 
     name: str
-    source: str
-    read: Callable[[Any], Reading]
-    min_images: int = MIN_IMAGES
+    source: str  # where it comes from in the summary
+    read: Callable[[Any], Reading]  # raises UntoldError where it is missing
+    min_images: int = MIN_IMAGES  # images that it takes to say anything
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A quantity of one model.
+    """A quantity of one model."""
 
-    Attributes:
-        model: Recipe and size.
-        size: Size alone.
-        quantity: What was measured.
-        reading: The number; None where there is none.
-        count: Images that it is over.
-        gap: Why it decides nothing; empty where it does.
-    """
-
-    model: str
     size: str
     quantity: Quantity
-    reading: Reading | None
-    count: int
-    gap: str
+    reading: Reading | None  # the number; None where there is none
+    count: int  # images that it is over
+    gap: str  # why it decides nothing; empty where it does
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -149,7 +110,7 @@ def measure_sizes(
         model
         for model in _order(models)
         if model.recipe == recipe
-        and model.summary(data) is not None
+        and data in model.summaries
         and (among is None or _letter(model) in among)
     ]
     missing = [size for size in needed if size not in map(_letter, there)]
@@ -162,21 +123,21 @@ def measure_sizes(
 def _read(model: ModelEvidence, data: Data, quantity: Quantity) -> Measured:
     size = str(model.size)
     name = f"{model.recipe} {size}"
-    summary = model.summary(data)
+    summary = model.summaries.get(data)
     if summary is None:
         gap = model.absent.get(data) or f"no {_KINDS[data]} of {name}"
-        return Measured(name, size, quantity, None, 0, gap)
+        return Measured(size, quantity, None, 0, gap)
     count = summary.data.num_images
     try:
         reading = quantity.read(summary)
     except UntoldError as reason:
-        return Measured(name, size, quantity, None, count, f"{name}: {quantity.name} {reason}")
+        return Measured(size, quantity, None, count, f"{name}: {quantity.name} {reason}")
     gap = ""
     if count < quantity.min_images:
         gap = f"{name}: n = {count}, {quantity.name} needs {quantity.min_images} images"
     elif reading.low is None or reading.high is None:
         gap = f"{name}: {quantity.name} has no interval"
-    return Measured(name, size, quantity, reading, count, gap)
+    return Measured(size, quantity, reading, count, gap)
 
 
 def _order(models: Sequence[ModelEvidence]) -> list[ModelEvidence]:

@@ -11,26 +11,18 @@ import numpy as np
 from vitscope.errors import UsageError
 from vitscope.images.labels import find_classes
 from vitscope.images.masks import find_masks
-from vitscope.images.sources import find_files
+from vitscope.images.search import find_files
 
 
 @dataclass(frozen=True)
 class ImageSets:
-    """The sets of images of a reproduction.
-
-    Attributes:
-        images: The main set.
-        imagenet: The second set, where one was given.
-        files: Files of the main set.
-        digests: What each set is known again by: "images", "imagenet" and "masks", as far as given.
-        unlabelled: Why no one-shot classification can be run on the second set; empty where it can.
-    """
+    """The sets of images of a reproduction."""
 
     images: Path
-    imagenet: Path | None
+    imagenet: Path | None  # the second set, where one was given
     files: tuple[Path, ...]
-    digests: Mapping[str, str]
-    unlabelled: str
+    digests: Mapping[str, str]  # of "images", "imagenet" and "masks", as far as given
+    unlabelled: str  # why no one-shot classification can be run; empty where it can
 
     @classmethod
     def find(cls, images: Path, imagenet: Path | None, masks: str | Path | None) -> "ImageSets":

@@ -1,7 +1,5 @@
 """All of the paper's experiments on a set of models, one after another, each resumable.
 
-Requirements met here:
-
 - What is finished stays: the same command resumes where it was stopped.
 - A model that cannot be had, or fails, is reported, and the others run.
 - Results of different settings, images or weights never meet in one folder.
@@ -20,7 +18,7 @@ from vitscope.files.storage import holds_result_files
 from vitscope.files.workspace import discard_workspace
 from vitscope.models.base import ViTAdapter
 from vitscope.reproduction.image_sets import ImageSets
-from vitscope.reproduction.plan import PlannedModel
+from vitscope.reproduction.planned_models import PlannedModel
 from vitscope.reproduction.stages import (
     IMAGENET,
     IMAGES,
@@ -50,13 +48,7 @@ OnStage = Callable[[str, str], OnProgress]
 
 
 class Reproduction:
-    """The experiments of the paper, into one folder.
-
-    Attributes:
-        models: The models, in order.
-        out: Folder of the whole.
-        config: Settings.
-    """
+    """The experiments of the paper, into one folder."""
 
     def __init__(
         self,

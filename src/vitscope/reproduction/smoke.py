@@ -20,7 +20,7 @@ from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import staged_folder
 from vitscope.models.base import ViTAdapter
-from vitscope.reproduction.plan import PlannedModel
+from vitscope.reproduction.planned_models import PlannedModel
 from vitscope.reproduction.state import STATE, check_folder
 from vitscope.weights.catalogue import CATALOGUE, CatalogueEntry
 

@@ -1,14 +1,13 @@
 """What the folder of a reproduction remembers: of what each of its results was made.
 
-Requirements met here:
-
 - A result never stands without its record: the record is written first.
 - A run that is stopped, killed or out of disk leaves the earlier record whole.
 - Two runs never write into one folder at the same time.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from vitscope.errors import ResultError
 from vitscope.files.json_files import read_json
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import check_target, replace_json
+from vitscope.files.typed_json import read_typed
 
 STATE = "reproduction.json"
 LOCK = ".reproduction.lock"
@@ -24,48 +24,35 @@ _VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class StageRecord:
-    """What a result was made of.
+    """What a result was made of."""
 
-    Attributes:
-        settings: Settings and digests of images that its numbers depend on.
-        model_id: Id that the result carries.
-        weights: File or place that the weights came from.
-        weights_hash: Digest of the weights themselves.
-        reference: Settings of the audit that maps were compared with; None where there was none.
-        contents: How many files, and how large, the result had when it was finished; empty before.
-    """
-
-    settings: Mapping[str, Any]
-    model_id: str
-    weights: str
+    settings: Mapping[str, Any]  # settings and digests of images that its numbers depend on
+    model_id: str  # id that the result carries
+    weights: str  # file or place that the weights came from
     weights_hash: str
-    reference: Mapping[str, Any] | None = None
-    contents: str = ""
+    reference: Mapping[str, Any] | None = None  # settings of the audit that maps were compared with
+    contents: str = ""  # files and bytes of the finished result; empty before
 
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """How one stage of one model ended.
-
-    Attributes:
-        model: Plain name.
-        stage: "images", "imagenet", "one-shot" or "maps".
-        status: "done", "kept" from an earlier run, "failed" or "skipped".
-        reason: Why it failed, was skipped or was made again, or what it had to do without.
-    """
+    """How one stage of one model ended."""
 
     model: str
-    stage: str
-    status: str
-    reason: str = ""
+    stage: str  # "images", "imagenet", "one-shot" or "maps"
+    status: str  # "done", "kept" from an earlier run, "failed" or "skipped"
+    reason: str = ""  # why it failed, was skipped or was made again, or what it had to do without
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Content:
+    version: int
+    outcomes: tuple[StageOutcome, ...]
+    stages: Mapping[str, Mapping[str, StageRecord]]
 
 
 class ReproductionState:
-    """The records of a folder.
-
-    Attributes:
-        outcomes: How the stages of the last run ended.
-    """
+    """The records of a folder."""
 
     def __init__(self, out: Path) -> None:
         """Read what the folder remembers; nothing, where it is new."""
@@ -100,36 +87,26 @@ class ReproductionState:
         self._write(self._records)
 
     def _write(self, records: dict[str, dict[str, StageRecord]]) -> None:
-        content = {
-            "version": _VERSION,
-            "outcomes": [asdict(outcome) for outcome in self.outcomes],
-            "stages": {
-                model: {stage: asdict(record) for stage, record in stages.items()}
-                for model, stages in records.items()
-            },
-        }
-        replace_json(self._path, content)
+        content = _Content(version=_VERSION, outcomes=tuple(self.outcomes), stages=records)
+        replace_json(self._path, asdict(content))
         self._records = records
 
     def _read(self, out: Path) -> None:
+        name = printable_path(self._path)
         try:
-            content = read_json(self._path)
-            if content["version"] != _VERSION:
-                raise ValueError(f"version {content['version']}")
-            self.outcomes = tuple(StageOutcome(**outcome) for outcome in content["outcomes"])
-            self._records = {
-                _check_name(model): {
-                    _check_name(stage): _read_record(record) for stage, record in stages.items()
-                }
-                for model, stages in content["stages"].items()
-            }
-        except (ResultError, LookupError, TypeError, ValueError, AttributeError) as error:
-            name = printable_path(self._path)
+            content = read_typed(_Content, read_json(self._path), name)
+            if content.version != _VERSION:
+                raise ValueError(f"version {content.version}")
+            for part in chain(content.stages, *content.stages.values()):
+                _check_name(part)
+        except (ResultError, ValueError) as error:
             raise ResultError(
                 f"{name} cannot be read, so it is unknown what the results beside it were made of: "
                 "choose another folder, or put a copy of the file back (vitscope figures draws "
                 f"what is in {printable_path(out / 'results')}; the reason: {error})"
             ) from None
+        self.outcomes = content.outcomes
+        self._records = {model: dict(stages) for model, stages in content.stages.items()}
 
 
 def count_contents(folder: Path) -> str:
@@ -149,14 +126,6 @@ def check_folder(out: Path, images: Path) -> None:
         return STATE in entries or entries <= {LOCK}
 
     check_target(out, may_go_on)
-
-
-def _read_record(content: dict[str, Any]) -> StageRecord:
-    record = StageRecord(**content)
-    texts = (record.model_id, record.weights, record.weights_hash, record.contents)
-    if not all(isinstance(text, str) for text in texts) or not isinstance(record.settings, dict):
-        raise TypeError(f"a record of {', '.join(field.name for field in fields(StageRecord))}")
-    return record
 
 
 def _check_name(name: str) -> str:

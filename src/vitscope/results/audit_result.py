@@ -43,11 +43,6 @@ class AuditResult(TabularResult):
         return read_summary(self.folder, AuditSummary)
 
     def __str__(self) -> str:
-        """Say the verdict, as `print` shows it.
-
-        Returns:
-            The model and the verdict in words.
-        """
         return f"{self.summary.model.id}: {self.summary.last.verdict.text}"
 
     def _repr_html_(self) -> str:
@@ -183,14 +178,9 @@ class AuditResult(TabularResult):
         provenances = [result.provenance for result in results]
         with plain_damage(*folders):  # which of them is not known by then
             check_disjoint(folders)
-            merged = merge_parts(folder, manifest, folders)
-            finish_result(
-                folder,
-                manifest,
-                merged.sums,
-                failures=merged.failures,
-                provenance={"merged_from": provenances},
-            )
+            sums, failures = merge_parts(folder, manifest, folders)
+            provenance = {"merged_from": provenances}
+            finish_result(folder, manifest, sums, failures=failures, provenance=provenance)
             merge_galleries(folder, folders)
 
     def _read_all_sums(self) -> AuditSums:

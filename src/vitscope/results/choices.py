@@ -41,12 +41,7 @@ class Described(Protocol):
 
 
 class Labelled(NamedTuple):
-    """A summary with a name.
-
-    Attributes:
-        label: What the result is called.
-        summary: Its numbers.
-    """
+    """A summary with a name."""
 
     label: str
     summary: Summary
@@ -54,19 +49,12 @@ class Labelled(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice:
-    """A setting in which results must agree to be compared.
+    """A setting in which results must agree to be compared."""
 
-    Attributes:
-        about: What was chosen, in words that go after "differ in".
-        read: Values that a result's numbers would be the same for.
-        names: Values in words, the default first; others are their own words.
-        tell: What is said of results that share a value; empty for the default.
-    """
-
-    about: str
-    read: Callable[[Summary], frozenset[str]]
-    names: Mapping[str, str]
-    tell: Callable[[str], str]
+    about: str  # what was chosen, in words that go after "differ in"
+    read: Callable[[Summary], frozenset[str]]  # values that its numbers would be the same for
+    names: Mapping[str, str]  # values in words, the default first; others are their own words
+    tell: Callable[[str], str]  # what is said of results that share a value; empty for the default
 
     def agree(self, results: Iterable[Described]) -> str | None:
         """The value that all results have."""

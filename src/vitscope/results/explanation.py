@@ -1,7 +1,5 @@
 """Single images explained: what their [CLS] output came from, and maps of it, as a saved result.
 
-Requirements met here:
-
 - A saved explanation is all that its figures need: the image as the model saw it, the maps, the
   numbers and the verdict.
 - Files are read without running anything: arrays of numbers and JSON alone.
@@ -66,22 +64,12 @@ class Explanation(SavedResult):
         return read_summary(self.folder, ExplanationSummary)
 
     def __str__(self) -> str:
-        """Say the verdict on each image, as `print` shows it.
-
-        Returns:
-            A line an image.
-        """
         return "\n".join(f"{one.path}: {one.verdict.text}" for one in self.summary.images)
 
     def _repr_html_(self) -> str:
         return show_explanation(self.summary)
 
     def __len__(self) -> int:
-        """Count the images.
-
-        Returns:
-            Their number, those that could not be read left out.
-        """
         return len(self.summary.images)
 
     @property

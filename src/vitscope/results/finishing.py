@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitscope.images.level_range import NARROW, note_narrow
+from vitscope.images.covariates import NARROW, note_narrow
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.sums import AuditSums
 from vitscope.results.association_summary import summarize_covariates, summarize_interdependence
@@ -20,10 +20,7 @@ from vitscope.results.summary import (
     summarize_errors,
     summarize_images,
 )
-from vitscope.results.token_summary import (
-    summarize_anatomy,
-    summarize_layer_similarity,
-)
+from vitscope.results.token_summary import summarize_anatomy, summarize_layer_similarity
 
 
 def finish_result(

@@ -1,7 +1,5 @@
 """The gallery of an audit: a deliberate sample of its images, kept with their maps.
 
-Requirements met here:
-
 - The maps come out of the audit's one pass, so its numbers and these maps are of the same row.
 - What is shown is chosen after the pass, when the numbers are known: extremes, quantiles, and
   images drawn at random; the choice is written down with the images.
@@ -11,9 +9,10 @@ Requirements met here:
 
 import math
 from bisect import insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +30,6 @@ from vitscope.images.addresses import ImageAddress, read_image
 from vitscope.images.decoding import decode_for_model, image_id, resize_and_crop
 from vitscope.images.image_set import ImageSet
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.results.gallery_choice import Why, choose_images
 from vitscope.results.image_maps import ImageMaps, read_maps, write_maps
 from vitscope.token_maps import TokenMaps
 
@@ -42,13 +40,16 @@ patches under 6 heads, 60 of 37 x 37 under 24."""
 NUM_CANDIDATES = 1000
 """Images that a gallery is chosen from, about: enough for its extremes to be rare ones."""
 
-_DIGITS = 16
-"""Hexadecimal digits of a digest that the draw looks at."""
+_DIGITS = 16  # hexadecimal digits of a digest that the draw looks at
 
 _INDEX, _FOLDER = "gallery.json", "gallery"
 _CANDIDATES = "candidates.safetensors"
 _NUMBERS = ("centred_share_patches", "share_patches")
 """What images are chosen by: the first that the table has."""
+
+
+Why = Literal["lowest", "highest", "quantile", "random"]
+"""What an image was chosen for: its number among all images, or the draw."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class _Index:
 
 
 @dataclass(frozen=True)
-class Gallery:
+class Gallery(_Index):
     """The images of an audit that are kept with their maps.
 
     Attributes:
@@ -92,11 +93,6 @@ class Gallery:
     """
 
     folder: Path
-    number: str
-    limit: int
-    num_candidates: int
-    num_images: int
-    images: tuple[GalleryImage, ...]
     owner: object = field(default=None, repr=False, compare=False)
 
     def read_maps(self, index: int) -> ImageMaps:
@@ -127,7 +123,6 @@ class GalleryCandidates:
     """
 
     def __init__(self, num_images: int = 0, max_bytes: int = CANDIDATE_BYTES) -> None:
-        """Start without any."""
         self._bound = None
         if num_images > NUM_CANDIDATES:
             self._bound = f"{16**_DIGITS * NUM_CANDIDATES // num_images:0{_DIGITS}x}"
@@ -140,7 +135,6 @@ class GalleryCandidates:
         self._digests: list[str] = []  # of those held, sorted
 
     def __len__(self) -> int:
-        """Count the candidates."""
         return len(self._held)
 
     def wants(self, digest: str) -> bool:
@@ -234,7 +228,7 @@ def read_gallery(folder: Path, owner: object = None) -> Gallery | None:
                 f"{printable_path(path)} is damaged at images.{number}.maps: the file is not as "
                 "vitscope names it"
             )
-    return Gallery(folder, **vars(index), owner=owner)
+    return Gallery(**vars(index), folder=folder, owner=owner)
 
 
 def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
@@ -262,6 +256,45 @@ def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
         entries.append(GalleryImage(one.path, digest, why, name))
     num_candidates = sum(gallery.num_candidates for gallery in galleries)
     _write_index(folder, numbers, entries, limit=limit, num_candidates=num_candidates)
+
+
+def choose_images(
+    numbers: Mapping[str, float], everyone: Sequence[float] | np.ndarray, limit: int
+) -> list[tuple[str, Why]]:
+    """Choose images that show the spread of a number and what is ordinary.
+
+    A quarter of them have the lowest values, a quarter the highest, a quarter lie nearest to evenly
+    spaced quantiles of all images, and the rest are those with the smallest digests, which is a
+    draw at random. They come in turns, so that any first part of them is balanced too.
+    """
+    quarter = max(1, limit // 4)
+    ranked = sorted((v, digest) for digest, v in numbers.items() if math.isfinite(v))
+    queues: dict[Why, Iterator[str]] = {
+        "lowest": (digest for _, digest in ranked[:quarter]),
+        "highest": (digest for _, digest in ranked[::-1][:quarter]),
+        "quantile": iter(_nearest_to_quantiles(ranked, everyone, quarter)),
+        "random": iter(sorted(numbers)),
+    }
+    chosen: dict[str, Why] = {}
+    wanted = min(limit, len(numbers))
+    while len(chosen) < wanted:
+        for why, queue in queues.items():
+            found = next((digest for digest in queue if digest not in chosen), None)
+            if found is not None and len(chosen) < wanted:
+                chosen[found] = why
+    return list(chosen.items())
+
+
+def _nearest_to_quantiles(
+    ranked: Sequence[tuple[float, str]], everyone: Sequence[float] | np.ndarray, count: int
+) -> list[str]:
+    values = np.asarray(everyone, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    if not ranked or not values.size:
+        return []
+    middles = np.quantile(values, (np.arange(count) + 0.5) / count)
+    nearest = (min(ranked, key=lambda one: (abs(one[0] - m), one[1])) for m in middles)
+    return [digest for _, digest in nearest]
 
 
 @dataclass(frozen=True)

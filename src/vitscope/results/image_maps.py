@@ -26,8 +26,7 @@ _DAMAGE = (
 )
 """What reading an archive of arrays raises on a file that is not what it says it is."""
 
-_MAX_BYTES = 2**27
-"""Of a file, and of its arrays: an image of 4,096 x 4,096 pixels takes 48 MiB."""
+_MAX_BYTES = 2**27  # of a file, and of its arrays: an image of 4,096 x 4,096 pixels takes 48 MiB
 
 _OPTIONAL = ("centred_share", "head_centred_share")
 """What exists only for an image that was compared with means."""

@@ -26,41 +26,22 @@ _FILE, _SUMS = "sums.safetensors", "sums"
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a result is of: two results merge when their manifests are equal.
-
-    Attributes:
-        model: The model.
-        weights_hash: Digest of the weights.
-        behaviour_hash: Digest of how the model computes with them; empty in results of versions
-            that did not take it.
-        unknown: What of that cannot be compared with another model's, in words.
-        layers: Layers that were audited, sorted; the headline comes from the last of them.
-        groups: Token groups of the model.
-        has_skip: Whether the row has a skip connection.
-        tokens: Names of the tokens whose states are summed; empty for a pooling query.
-        renormalize: Whether restricted outputs were divided by the kept mass.
-        cls_term: Where the attention of [CLS] to itself was to be counted, whose groups may be the
-            same wherever that is.
-        dtype: Precision of the features.
-        preprocessing: How images were prepared.
-        has_masks: Whether segments of masks were described.
-        tolerance: Largest balance error that was accepted.
-    """
+    """What a result is of: two results merge when their manifests are equal."""
 
     model: ModelSummary
     weights_hash: str
-    layers: tuple[int, ...]
+    layers: tuple[int, ...]  # sorted; the headline comes from the last
     groups: tuple[str, ...]
     has_skip: bool
-    tokens: tuple[str, ...]
-    renormalize: bool
-    cls_term: ClsTerm
-    dtype: str
+    tokens: tuple[str, ...]  # whose states are summed; none for a pooling query
+    renormalize: bool  # whether restricted outputs were divided by the kept mass
+    cls_term: ClsTerm  # asked for: `groups` may be the same for all choices
+    dtype: str  # precision of the features
     preprocessing: PreprocessingSummary
     has_masks: bool
-    tolerance: float
-    behaviour_hash: str = ""
-    unknown: tuple[str, ...] = ()
+    tolerance: float  # largest balance error that was accepted
+    behaviour_hash: str = ""  # empty in results of earlier versions
+    unknown: tuple[str, ...] = ()  # what of that cannot be compared, in words
 
     @property
     def last_layer(self) -> int:

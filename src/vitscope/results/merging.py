@@ -6,7 +6,6 @@ one too, with what follows from them added.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -34,21 +33,13 @@ _WHOLE = "1/1"
 _NO_IDS = pa.chunked_array([], pa.string())
 
 
-@dataclass(frozen=True, eq=False)
-class MergedParts:
-    """What is known of the images of all parts, beside the tables and features in the folder.
+def merge_parts(
+    folder: Path, manifest: Manifest, parts: Sequence[Path]
+) -> tuple[AuditSums, list[tuple[str, str]]]:
+    """Put parts together, in the order given, which alone decides on the bits of the result.
 
-    Attributes:
-        sums: Their sums.
-        failures: Path and reason of each image that could not be read.
+    What is not in the folder then is returned: the sums, and the images that could not be read.
     """
-
-    sums: AuditSums
-    failures: list[tuple[str, str]]
-
-
-def merge_parts(folder: Path, manifest: Manifest, parts: Sequence[Path]) -> MergedParts:
-    """Put parts together, in the order given, which alone decides on the bits of the result."""
     sums = manifest.make_sums(folder)
     for part in parts:
         sums.merge(read_sums(part, manifest))
@@ -56,8 +47,7 @@ def merge_parts(folder: Path, manifest: Manifest, parts: Sequence[Path]) -> Merg
     filled = [p for p in parts if table_path(p, manifest.last_layer, manifest.last_layer).exists()]
     for layer in manifest.layers:
         _merge_layer(folder, layer, manifest.last_layer, filled)
-    failures = list(chain.from_iterable(map(read_failures, parts)))
-    return MergedParts(sums, failures)
+    return sums, list(chain.from_iterable(map(read_failures, parts)))
 
 
 def list_shards(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -40,11 +40,6 @@ class OneShotResult(TabularResult):
         return read_summary(self.folder, OneShotSummary)
 
     def __str__(self) -> str:
-        """Say what the accuracies mean, as `print` shows it.
-
-        Returns:
-            The model and the accuracies in words.
-        """
         return f"{self.summary.model.id}: {tell_one_shot(self.summary)}"
 
     def _repr_html_(self) -> str:
@@ -67,20 +62,12 @@ class OneShotResult(TabularResult):
 
 @dataclass(frozen=True)
 class DrawScore:
-    """What one classifier reached in one draw.
-
-    Attributes:
-        draw: Number of the draw, from 0.
-        classifier: "nearest" or "logistic"; trained on the full outputs of the readout.
-        readout: Readout that training and test features were taken in.
-        part: What the test features were made of: "full", a token group, or "skip".
-        accuracy: Top-1 and top-5 accuracy over the classes.
-    """
+    """What one classifier reached in one draw."""
 
     draw: int
-    classifier: str
-    readout: str
-    part: str
+    classifier: str  # "nearest" or "logistic"; trained on the full outputs of the readout
+    readout: str  # readout that training and test features were taken in
+    part: str  # what the test features were made of: "full", a token group, or "skip"
     accuracy: Accuracy
 
 

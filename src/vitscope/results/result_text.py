@@ -25,21 +25,13 @@ ABSENT = "–"
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table as text.
-
-    Attributes:
-        columns: Heading of each column.
-        num_labels: Columns of words, which come first; the others hold numbers.
-        sections: Rows that belong together.
-        caption: What is to be known of the numbers.
-        title: What they are of; empty where it goes without saying.
-    """
+    """A table as text."""
 
     columns: Row
-    num_labels: int
-    sections: tuple[tuple[Row, ...], ...]
-    caption: str
-    title: str = ""
+    num_labels: int  # columns of words, which come first; the others hold numbers
+    sections: tuple[tuple[Row, ...], ...]  # rows that belong together
+    caption: str  # what is to be known of the numbers
+    title: str = ""  # what they are of; empty where it goes without saying
 
 
 def list_notes(summary: Summary) -> list[str]:

@@ -36,7 +36,6 @@ class TemporaryFolder:
     """A folder that goes when nothing that was handed out of it is in use any more."""
 
     def __init__(self, folder: Path) -> None:
-        """Take over a folder."""
         self._finalizer = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     def keep(self) -> bool:
@@ -261,8 +260,7 @@ def write_failures(folder: Path, failures: Sequence[tuple[str, str]]) -> None:
 
     A cell that a spreadsheet would take for a formula begins with an apostrophe.
     """
-    with plain_disk_errors(folder):
-        write_csv(folder / FAILURES, [("path", "reason"), *failures])
+    write_csv(folder / FAILURES, [("path", "reason"), *failures])
 
 
 def read_failures(folder: Path) -> list[tuple[str, str]]:

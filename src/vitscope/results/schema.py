@@ -170,11 +170,6 @@ class Summary:
             """Index of the layer; of an audit the last one."""
 
     def __repr__(self) -> str:
-        """Name the model with the number of images.
-
-        Returns:
-            Such as `AuditSummary('dinov2-small', 200 images)`.
-        """
         return f"{type(self).__name__}({self.model.id!r}, {self.data.num_images} images)"
 
 
@@ -201,11 +196,6 @@ class AuditSummary(Summary):
     interdependence: Interdependence | None
 
     def __post_init__(self) -> None:
-        """Refuse layers that are out of order or that the model lacks.
-
-        Raises:
-            ResultError: Naming the layers.
-        """
         indices = [layer.index for layer in self.layers]
         # An attention pooling comes behind the last block.
         if indices != sorted(set(indices)) or indices[-1] > self.model.depth:
@@ -337,18 +327,7 @@ S = TypeVar("S", bound=Summary)
 
 
 def read_summary(folder: Path, *kinds: type[S]) -> S:
-    """Read the summary of a result.
-
-    Args:
-        folder: Folder of the result.
-        *kinds: What it may be of.
-
-    Returns:
-        The summary.
-
-    Raises:
-        ResultError: If it is not of such a result, of another schema, or damaged.
-    """
+    """Read the summary of a result."""
     path = folder / MARKER
     content = read_json(path)
     found = content if isinstance(content, dict) else {}
@@ -367,15 +346,7 @@ def read_summary(folder: Path, *kinds: type[S]) -> S:
 
 
 def write_summary(folder: Path, summary: Summary) -> None:
-    """Write the summary of a result, which makes it complete.
-
-    Args:
-        folder: Folder of the result.
-        summary: The summary.
-
-    Raises:
-        DiskError: If the disk does not take it.
-    """
+    """Write the summary of a result, which makes it complete."""
     head = {"schema_version": SCHEMA_VERSION, "kind": summary.KIND}
     write_json(folder / MARKER, head | asdict(summary))
 

@@ -126,7 +126,6 @@ class LayerSummary(PerImage[Distribution]):
     anatomy: Anatomy | None = None
 
     def __repr__(self) -> str:
-        """Name the layer with its verdict."""
         return f"LayerSummary({self.index}, {self.verdict.status!r})"
 
 

@@ -10,10 +10,7 @@ import pyarrow.parquet as pq
 from vitscope.metrics.distribution import Distribution, compute_distribution
 from vitscope.metrics.estimates import HighNormTokens, TokenSummary
 from vitscope.results.records import column_name
-from vitscope.results.schema_numbers import (
-    Anatomy,
-    DominantRegister,
-)
+from vitscope.results.schema_numbers import Anatomy, DominantRegister
 from vitscope.results.summary import read_column
 
 HIGHEST_PATCH = "highest_patch"

@@ -32,8 +32,22 @@ MOST_WITHIN_PERCENT = round(100 * (1 - SOURCE_LINES[1]))
 PART_WITHIN_PERCENT = round(100 * (1 - SOURCE_LINES[0]))
 """How far from 100 % the patches' share may be where the map shows most, or part, of it."""
 
-_DIGITS = 3
-"""Numbers are compared with the lines as they are printed."""
+Mood = Literal["good", "middling", "bad", "unknown"]
+MOODS: Mapping[Status | ImageStatus, Mood] = {
+    "holds": "good",
+    "weakened": "middling",
+    "borderline": "middling",
+    "broken": "bad",
+    "no variation": "unknown",
+    "not enough images": "unknown",
+    "most": "good",
+    "part": "middling",
+    "do not read": "bad",
+    "cannot tell": "unknown",
+}
+"""What a status looks like, wherever it is shown in colour."""
+
+_DIGITS = 3  # numbers are compared with the lines as they are printed
 _DECIDED: Mapping[Decider | None, str] = {
     "alignment": " (CKA decides)",
     "source": " (the variance share decides)",

@@ -11,42 +11,24 @@ from typing import TypeVar
 
 @dataclass(frozen=True)
 class Term:
-    """A part that outputs are the sum of, or a sum of such parts.
+    """A part that outputs are the sum of, or a sum of such parts."""
 
-    Attributes:
-        key: As results call it.
-        name: As a legend calls it.
-        phrase: As a sentence calls it.
-        description: What it is, in a line.
-        is_source: Whether an output can come from it: a token group or the skip connection.
-    """
-
-    key: str
-    name: str
-    phrase: str
+    key: str  # as results call it
+    name: str  # as a legend calls it
+    phrase: str  # as a sentence calls it
     description: str
-    is_source: bool = False
+    is_source: bool = False  # a token group or the skip connection
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number that results hold.
+    """A number that results hold."""
 
-    Attributes:
-        key: As results call it.
-        name: As a heading calls it.
-        description: What it is, in a line.
-        unit: What it is counted in; empty for a plain number.
-        is_part: Whether it is a part of a whole, to be shown in percent.
-        totals: Totals that it refers to, if any.
-        terms: Terms that it may be of; empty where it is of none.
-    """
-
-    key: str
+    key: str  # as results call it
     name: str
     description: str
-    unit: str = ""
-    is_part: bool = False
+    unit: str = ""  # what it is counted in; empty for a plain number
+    is_part: bool = False  # whether it is a part of a whole, to be shown in percent
     totals: tuple[str, ...] = ()
     terms: tuple[str, ...] = ()
 
@@ -290,14 +272,7 @@ def name_term(key: str) -> str:
 
 
 def name_token(key: str) -> str:
-    """A single token as a legend calls it: as a term "cls" is [CLS]'s attention to itself.
-
-    Args:
-        key: As results call it, such as "cls" or "register_2".
-
-    Returns:
-        Such as "[CLS]" or "register 2".
-    """
+    """A single token as a legend calls it: as a term "cls" is [CLS]'s attention to itself."""
     return "[CLS]" if key == "cls" else name_term(key)
 
 

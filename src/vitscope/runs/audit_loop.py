@@ -1,7 +1,5 @@
 """An audit: its images cut into shards, each shard a part on disk, all parts one result.
 
-Requirements met here:
-
 - Parts are put together in the order of the shards: what comes out does not depend on which of them
   were made before an interruption, by which process, or in which order.
 - Who maps shards to parts (`vitscope.engines`) knows nothing of audits; nothing here knows how.
@@ -48,9 +46,9 @@ from vitscope.models.base import ViTAdapter
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.merging import find_repeated
 from vitscope.runs.audit_plan import adopt_choices, check_steady
-from vitscope.runs.audit_run import AuditRun, Shard
+from vitscope.runs.audit_run import AuditRun
 from vitscope.runs.model_run import OnProgress, make_image_set
-from vitscope.runs.part_writer import PartWriter
+from vitscope.runs.part_writer import PartWriter, Shard
 
 MakeRun = Callable[[Plan | None], AuditRun]
 
@@ -141,20 +139,11 @@ class _ShardWorker:
     def __call__(self, shard: Shard) -> dict[str, bytes] | None:
         if self._workspace is not None:
             with self._workspace.new_part(shard.number) as folder:
-                self._write(folder, shard)
+                self._writer.write(folder, shard, on_progress=self._on_progress)
             return None
-        with TemporaryDirectory(prefix="vitscope-part-") as folder:
-            self._write(Path(folder), shard)
-            return pack_folder(Path(folder))
-
-    def _write(self, folder: Path, shard: Shard) -> None:
-        self._writer.write(
-            folder,
-            shard.images,
-            first_index=shard.first_index,
-            elsewhere=shard.elsewhere,
-            on_progress=self._on_progress,
-        )
+        with TemporaryDirectory(prefix="vitscope-part-") as name:
+            self._writer.write(Path(name), shard, on_progress=self._on_progress)
+            return pack_folder(Path(name))
 
 
 def _audit_as_lead(

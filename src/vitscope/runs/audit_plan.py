@@ -2,9 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from vitscope.images.stores import Place, StoredObject, plain_read_errors, store
 from vitscope.images.tar_shards import TarMember
 from vitscope.images.urls import is_web
 from vitscope.results.manifest import Manifest
-from vitscope.runs.versions import list_versions
+from vitscope.runs.resources import list_versions
 
 _CHOICES = ("batch_size", "dtype", "shard_size")
 """Settings that `auto` leaves to the machine, as it is when a run begins."""
@@ -41,11 +41,13 @@ def make_plan(
 ) -> Plan:
     """All that the bits of a result depend on."""
     settings = {name: getattr(config, name) for name in _SETTINGS}
-    find_version = cache(_find_version)  # of an image in memory, told from all its pixels
+    # Those in memory are told from all their pixels, once.
+    held = (address for address in whole.addresses if isinstance(address, HeldImage))
+    versions = {address: address.version for address in held}
     plan = {
         "num_images": len(images),
-        "images": digest_files(images, find_version),
-        "names": digest_names(whole, find_version),
+        "images": digest_files(images, versions),
+        "names": digest_names(whole, versions),
         "num_repeated": images.num_repeated,
         "described": images.described,
         **settings,
@@ -81,35 +83,31 @@ def check_steady(images: ImageSet, setting: str) -> None:
             )
 
 
-def digest_files(images: ImageSet, find_version: Callable[[HeldImage], str]) -> str:
+def digest_files(images: ImageSet, versions: Mapping[HeldImage, str]) -> str:
     """Tell images, and masks, by where they lie and by what shows that a file was changed."""
     digest = blake2b(digest_size=16)
     stamp_file = lru_cache(maxsize=None)(_stamp_file)  # an archive holds many of the images
     for address in [*images.addresses, *images.masks]:
-        digest.update(_stamp(address, stamp_file, find_version) + b"\0")
+        digest.update(_stamp(address, stamp_file, versions) + b"\0")
     return digest.hexdigest()
 
 
-def digest_names(images: ImageSet, find_version: Callable[[HeldImage], str]) -> str:
+def digest_names(images: ImageSet, versions: Mapping[HeldImage, str]) -> str:
     """Tell a list of images by what is the same on machines that share them.
 
     That is names and sizes, and of images in memory, which all are called alike, their pixels.
     """
     digest = blake2b(digest_size=16)
     for index, address in enumerate(images.addresses):
-        told = find_version(address) if isinstance(address, HeldImage) else size_of(address)
+        told = versions[address] if isinstance(address, HeldImage) else size_of(address)
         digest.update(f"{images.name_image(index)} {told}".encode() + b"\0")
     return digest.hexdigest()
-
-
-def _find_version(image: HeldImage) -> str:
-    return image.version
 
 
 def _stamp(
     address: ImageAddress | None,
     stamp_file: Callable[[Place], bytes],
-    find_version: Callable[[HeldImage], str],
+    versions: Mapping[HeldImage, str],
 ) -> bytes:
     if isinstance(address, TarMember):
         place = f" {address.offset} {address.size}"
@@ -121,7 +119,7 @@ def _stamp(
     if isinstance(address, Path):
         return _stamp_path(address, with_number=False)
     if isinstance(address, HeldImage):
-        return _encode(f"{address.name} {find_version(address)}")
+        return _encode(f"{address.name} {versions[address]}")
     return b"" if address is None else _stamp_object(address)
 
 

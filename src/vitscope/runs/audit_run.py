@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,28 +25,11 @@ from vitscope.results.manifest import Manifest
 from vitscope.results.merging import merge_parts
 from vitscope.runs.audit_plan import check_steady, make_plan
 from vitscope.runs.model_run import ModelRun, describe_preprocessing
-from vitscope.runs.part_writer import MACHINE, PartWriter
+from vitscope.runs.part_writer import MACHINE, PartWriter, Shard
 from vitscope.runs.resources import settle_config
 
 _SHARD_IMAGES, _SHARD_BATCHES = 512, 32
 """A shard is at least so large: between two of them, reading ahead begins anew."""
-
-
-@dataclass(frozen=True, eq=False)
-class Shard:
-    """Some images of a run.
-
-    Attributes:
-        number: Its number, from 0.
-        first_index: Place of its first image among all.
-        images: The images.
-        elsewhere: Identities of those that are left out, for an earlier shard has them.
-    """
-
-    number: int
-    first_index: int
-    images: ImageSet
-    elsewhere: frozenset[str] = frozenset()
 
 
 class AuditRun:
@@ -124,19 +107,18 @@ class AuditRun:
     def execute(self, folder: Path, batches: Iterable[ImageBatch]) -> None:
         """Audit images that are decoded already, as one shard in this process."""
         with TemporaryDirectory(prefix="vitscope-part-") as part:
-            self.make_writer().write(Path(part), self._images, batches=batches)
+            self.make_writer().write(Path(part), Shard(0, 0, self._images), batches=batches)
             self.finish(folder, [Path(part)])
 
     def finish(self, folder: Path, parts: Sequence[Path], run_id: str | None = None) -> None:
         """Put the parts together and write what follows from them."""
-        merged = merge_parts(folder, self._manifest, parts)
-        self._run.failures[:] = merged.failures
+        sums, self._run.failures[:] = merge_parts(folder, self._manifest, parts)
         self._run.check_some_read()
         finish_result(
             folder,
             self._manifest,
-            merged.sums,
-            failures=merged.failures,
+            sums,
+            failures=self._run.failures,
             provenance={
                 **self._run.make_provenance(),
                 "plan": self.plan,

@@ -1,6 +1,6 @@
 """Images explained one by one, each in its own shape: maps, numbers and a verdict."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,10 @@ from vitscope.decomposition import choose_tolerance
 from vitscope.errors import ImageReadError, MemoryShortageError, UsageError
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import as_folder, is_result, never, scratch_folder, staged_folder
-from vitscope.images.addresses import (
-    ImageAddress,
-    Images,
-    printable_address,
-    read_image,
-)
+from vitscope.images.addresses import Images, read_image
+from vitscope.images.covariates import NARROW, measure_range, note_narrow
 from vitscope.images.decoding import decode_for_model, image_id, prepare_image
-from vitscope.images.image_set import ImageSet
-from vitscope.images.level_range import NARROW, measure_range, note_narrow
+from vitscope.images.image_set import ImageBatch, ImageSet
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.ledger import Ledger, check_balance, make_ledger
 from vitscope.models.base import Pixels, ViTAdapter
@@ -46,13 +41,7 @@ from vitscope.results.schema import (
 )
 from vitscope.results.schema_numbers import ImageNumbers
 from vitscope.results.verdict import ImageVerdict, judge_alone, judge_image
-from vitscope.runs.batches import PlacedBatch
-from vitscope.runs.model_run import (
-    ModelRun,
-    OnProgress,
-    describe_preprocessing,
-    make_image_set,
-)
+from vitscope.runs.model_run import ModelRun, OnProgress, describe_preprocessing, make_image_set
 from vitscope.runs.references import Wanted, advise, find_reference, holds_audit, read_reference
 from vitscope.token_maps import TokenMaps, make_token_maps
 from vitscope.trace import ClsTrace
@@ -157,15 +146,6 @@ def fit_whole(
     return replace(preprocessing, size=whole, resize="cover", crop_fraction=1.0)
 
 
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    path: str
-    image_id: str
-    framing: Framing
-    image: UInt8[np.ndarray, "height width 3"]
-    pixels: Pixels
-
-
 class ExplainRun:
     """One model explaining images, into one folder."""
 
@@ -208,18 +188,19 @@ class ExplainRun:
         entries: list[ExplainedImage] = []
         num_narrow = 0
         with self._run.placed():
-            for done, address in enumerate(self._images.addresses, start=1):
+            for index in range(len(self._images)):
                 try:
-                    seen = self._see(address)
+                    batch, image, framing = self._see(index)
                 except ImageReadError as error:
-                    self._run.failures.append((printable_address(address), str(error)))
+                    self._run.failures.append((self._images.name_image(index), str(error)))
                 else:
-                    num_narrow += measure_range(seen.image) < NARROW
-                    entries.append(write_image(folder, len(entries), self._explain(seen)))
+                    num_narrow += measure_range(image) < NARROW
+                    explained = self._explain(batch, image, framing)
+                    entries.append(write_image(folder, len(entries), explained))
                 if on_progress is not None:
-                    on_progress(done, len(self._images))
+                    on_progress(index + 1, len(self._images))
         self._run.check_some_read()
-        reference = None if self._reference is None else self._reference.describe()
+        reference = None if self._reference is None else self._reference.about
         summary = ExplanationSummary(
             model=self._run.describe_model(),
             settings=Settings(),
@@ -246,22 +227,17 @@ class ExplainRun:
             provenance=self._run.make_provenance() | {"reference": told},
         )
 
-    def _see(self, address: ImageAddress) -> _Seen:
+    def _see(self, index: int) -> tuple[ImageBatch, UInt8[np.ndarray, "height width 3"], Framing]:
         try:
-            data = read_image(address)
+            data = read_image(self._images.addresses[index])
             image = decode_for_model(data, self._preprocessing)
             preprocessing, framing = self._frame(image.size)
             check_memory(self._vit, preprocessing.size, self._run.device, decoded=1)
             shown, pixels = prepare_image(image, preprocessing)
         except (MemoryError, MemoryShortageError):
             raise ImageReadError("too large: not enough memory to read it") from None
-        return _Seen(
-            path=printable_address(address),
-            image_id=image_id(data),
-            framing=framing,
-            image=np.asarray(shown),
-            pixels=pixels.unsqueeze(0).to(self._run.device),
-        )
+        placed = pixels.unsqueeze(0).to(self._run.device)
+        return ImageBatch([index], [image_id(data)], placed), np.asarray(shown), framing
 
     def _frame(self, size: tuple[int, int]) -> tuple[Preprocessing, Framing]:
         height, width = self._preprocessing.size
@@ -276,18 +252,19 @@ class ExplainRun:
             return self._preprocessing, "cropped"
         return whole, "whole"
 
-    def _explain(self, seen: _Seen) -> ImageExplanation:
-        batch = PlacedBatch([0], [seen.image_id], [seen.path], seen.pixels)
+    def _explain(
+        self, batch: ImageBatch, image: UInt8[np.ndarray, "height width 3"], framing: Framing
+    ) -> ImageExplanation:
         with self._run.plain_errors(batch):
-            ledger, maps, centred = self._trace(seen.pixels)
+            ledger, maps, centred = self._trace(batch.pixels)
         means = None if self._reference is None else self._reference.means
         numbers = measure_image(ledger, means)
         attention = maps.on_grid(maps.attention)[0]
         return ImageExplanation(
-            path=seen.path,
-            image_id=seen.image_id,
-            framing=seen.framing,
-            image=seen.image,
+            path=self._images.name_image(batch.indices[0]),
+            image_id=batch.ids[0],
+            framing=framing,
+            image=image,
             attention=attention.mean(dim=0).numpy(),
             head_attention=attention.numpy(),
             contribution_norm=maps.on_grid(maps.contribution_norm)[0].numpy(),
@@ -302,7 +279,9 @@ class ExplainRun:
     def _judge(self, numbers: ImageNumbers) -> ImageVerdict:
         reference = self._reference
         if reference is not None:
-            return judge_image(numbers.centred_share, reference.num_images, reference.images)
+            return judge_image(
+                numbers.centred_share, reference.about.num_images, reference.about.images
+            )
         run, vit = self._run, self._vit
         remedy = advise(vit.info, self._layer, vit.last_layer, run.config)
         return judge_alone(numbers.share_without_bias, remedy)

@@ -1,14 +1,12 @@
 """What every run of a model over images shares: batches, plain failures, where it all came from.
 
-Requirements met here:
-
 - An image that cannot be read is counted and named; the run continues while one is left.
 - What stops a run says which image, in which layer, and what to do.
 - The model is placed on the device for the run alone and left as it was found.
 """
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -21,6 +19,7 @@ from vitscope.config import AuditConfig, RunConfig
 from vitscope.errors import (
     ImageReadError,
     ImbalanceError,
+    MemoryShortageError,
     NonFiniteError,
     UsageError,
     VitscopeError,
@@ -28,32 +27,24 @@ from vitscope.errors import (
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.base import ViTAdapter
 from vitscope.models.identity import Behaviour, hash_weights
 from vitscope.models.running import HALF_PRECISIONS
 from vitscope.results.schema import ModelSummary, PreprocessingSummary
-from vitscope.runs.batches import BatchFitter, PlacedBatch
 from vitscope.runs.resources import (
     choose_pass_size,
+    free_cached_memory,
+    list_versions,
     plain_memory_errors,
     settle_config,
 )
-from vitscope.runs.versions import list_versions
 
 OnProgress = Callable[[int, int], None]
 """Called with (done, in all)."""
 
 
 class ModelRun:
-    """One model over one set of images.
-
-    Attributes:
-        device: Where it runs.
-        config: How it is run, with nothing left to choose.
-        pass_size: Images that go through the model at once; None if all of a batch do.
-        weights_hash: Digest of the weights.
-        failures: Path and reason of each image that could not be read so far.
-    """
+    """One model over one set of images."""
 
     def __init__(self, vit: ViTAdapter, images: ImageSet, config: RunConfig) -> None:
         """Prepare the run; the model is not touched yet, unless a choice depends on it."""
@@ -80,17 +71,14 @@ class ModelRun:
 
     def iter_batches(
         self, on_progress: OnProgress | None, batches: Iterable[ImageBatch] | None = None
-    ) -> Iterator[PlacedBatch]:
+    ) -> Iterator[ImageBatch]:
         """Go through the images in order; what happens to a batch is reported in plain words."""
         done = 0
         for batch in self.read_batches() if batches is None else batches:
             self.failures += [(self._images.name_image(f.index), f.reason) for f in batch.failures]
             if batch.indices:
-                paths = [self._images.name_image(index) for index in batch.indices]
                 pixels = batch.pixels.to(self.device, non_blocking=True)
-                yield PlacedBatch(
-                    batch.indices, batch.ids, paths, pixels, batch.covariates, batch.level_ranges
-                )
+                yield replace(batch, pixels=pixels, failures=[])
             done += len(batch.indices) + len(batch.failures)
             if on_progress is not None:
                 on_progress(done, len(self._images))
@@ -107,9 +95,9 @@ class ModelRun:
             pin_memory=self.device.type == "cuda",
         )
 
-    def make_fitter(self) -> BatchFitter:
-        """Prepare to take batches through the model."""
-        return BatchFitter(self.pass_size)
+    def name_images(self, batch: ImageBatch) -> list[str]:
+        """What tables and messages call the images of a batch."""
+        return [self._images.name_image(index) for index in batch.indices]
 
     def check_some_read(self) -> None:
         """Refuse a run that has nothing to tell."""
@@ -121,13 +109,13 @@ class ModelRun:
             )
 
     @contextmanager
-    def plain_errors(self, batch: PlacedBatch) -> Iterator[None]:
+    def plain_errors(self, batch: ImageBatch) -> Iterator[None]:
         """Say of what stops the work on a batch which image it was, or that memory is short."""
         try:
-            with plain_memory_errors(self.device, len(batch.paths)):
+            with plain_memory_errors(self.device, len(batch.ids)):
                 yield
         except NonFiniteError as error:
-            raise self._locate_non_finite(error, batch.pixels, batch.paths) from None
+            raise self._locate_non_finite(error, batch) from None
         except ImbalanceError as error:
             if self.config.torch_dtype not in HALF_PRECISIONS:
                 raise
@@ -137,12 +125,11 @@ class ModelRun:
                 "first images, is too coarse for this model: use --dtype float32"
             ) from None
 
-    def _locate_non_finite(
-        self, error: NonFiniteError, pixels: Pixels, paths: Sequence[str]
-    ) -> VitscopeError:
+    def _locate_non_finite(self, error: NonFiniteError, batch: ImageBatch) -> VitscopeError:
+        paths = self.name_images(batch)
         exact = self.config.dtype in {"float32", "float64"}
         remedy = "check the weights" if exact else "run in float32"
-        found = self._vit.find_non_finite(pixels)
+        found = self._vit.find_non_finite(batch.pixels)
         if found is None:
             return VitscopeError(f"{error}, which is {paths[error.image]}: {remedy}")
         layer, image = found
@@ -163,23 +150,15 @@ class ModelRun:
 
     def describe_model(self) -> ModelSummary:
         """The model as summaries describe it."""
-        info, size = self._vit.info, self._images.preprocessing.size
-        return ModelSummary(
-            id=info.id,
-            family=info.family,
-            recipe=info.recipe or info.family,
-            size=info.size,
-            num_params=info.num_params,
-            depth=info.depth,
-            embed_dim=info.embed_dim,
-            num_heads=info.num_heads,
-            patch_size=info.patch_size,
-            num_registers=info.num_registers,
-            global_feature=info.global_feature,
-            grid=self._vit.make_layout(*size).grid,
-            dtype=str(self.config.dtype),
-            notes=(*info.notes, *_make_notes(self.behaviour)),
-        )
+        info = self._vit.info
+        described = asdict(info) | {
+            "recipe": info.recipe or info.family,
+            "grid": self._vit.make_layout(*self._images.preprocessing.size).grid,
+            "dtype": str(self.config.dtype),
+            "notes": (*info.notes, *_make_notes(self.behaviour)),
+        }
+        del described["source"]
+        return ModelSummary(**described)
 
     def make_provenance(self) -> dict[str, Any]:
         """Where the numbers came from."""
@@ -195,6 +174,36 @@ class ModelRun:
             "started": self._started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+
+class BatchFitter:
+    """Cuts batches into passes, halves what does not fit, and remembers what did not."""
+
+    def __init__(self, pass_size: int | None = None) -> None:
+        self._pass_size = pass_size
+
+    def apply(self, batch: ImageBatch, work: Callable[[ImageBatch], None]) -> None:
+        """Do something with a batch, in as many passes as it takes."""
+        done, count = 0, len(batch.ids)
+        while done < count:
+            piece = batch.select(slice(done, done + (self._pass_size or count)))
+            if self._fits(piece, work):
+                done += len(piece.ids)
+            else:
+                self._pass_size = (len(piece.ids) + 1) // 2
+
+    @staticmethod
+    def _fits(piece: ImageBatch, work: Callable[[ImageBatch], None]) -> bool:
+        try:
+            work(piece)
+        except MemoryShortageError:
+            if len(piece.ids) == 1:
+                raise
+        else:
+            return True
+        # Only here is what the failed attempt held free again.
+        free_cached_memory()
+        return False
 
 
 def make_image_set(

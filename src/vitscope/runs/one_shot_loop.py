@@ -20,9 +20,9 @@ from vitscope.files.printable import printable_path
 from vitscope.files.storage import as_folder, is_result, never, scratch_folder, staged_folder
 from vitscope.files.tensor_files import RowFiles
 from vitscope.images.addresses import Images
-from vitscope.images.image_set import ImageSet
+from vitscope.images.covariates import NARROW, note_narrow
+from vitscope.images.image_set import ImageBatch, ImageSet
 from vitscope.images.labels import LabelledImages, find_classes
-from vitscope.images.level_range import NARROW, note_narrow
 from vitscope.ledger import check_rows_finite
 from vitscope.metrics.one_shot import (
     CLASSIFIERS,
@@ -40,8 +40,8 @@ from vitscope.results.one_shot_result import (
 )
 from vitscope.results.schema import OneShotData, OneShotSummary, Settings
 from vitscope.results.schema_numbers import Chance
-from vitscope.runs.batches import PlacedBatch
 from vitscope.runs.model_run import (
+    BatchFitter,
     ModelRun,
     OnProgress,
     choose_preprocessing,
@@ -207,7 +207,7 @@ class _OneShotRun:
         bias = np.empty(0)  # the same for every image
         with self._run.placed(), RowFiles(scratch) as files:
 
-            def take(batch: PlacedBatch) -> None:
+            def take(batch: ImageBatch) -> None:
                 nonlocal bias
                 features, bias = self._decompose(batch)
                 files.append(features)
@@ -215,14 +215,14 @@ class _OneShotRun:
                 labels.extend(self._labels[index] for index in batch.indices)
                 ids.extend(batch.ids)
 
-            fitter = self._run.make_fitter()
+            fitter = BatchFitter(self._run.pass_size)
             for batch in self._run.iter_batches(on_progress):
                 fitter.apply(batch, take)
         self._run.check_some_read()
         self._run.failures += self._given.failures
         return _Images(labels, ids, files.open_rows(), bias)
 
-    def _decompose(self, batch: PlacedBatch) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def _decompose(self, batch: ImageBatch) -> tuple[dict[str, np.ndarray], np.ndarray]:
         layer = self._vit.last_layer
         with self._run.plain_errors(batch):
             row = decompose_layers(

@@ -1,7 +1,5 @@
 """One shard of an audit: images through the model, rows into tables and sums, as a part on disk.
 
-Requirements met here:
-
 - What a part holds depends on its images, the model and the settings alone, not on who writes it
   or on what was written before.
 - The first batch of every part, and others drawn at random, prove the ledger against the model's
@@ -30,43 +28,43 @@ from vitscope.results.gallery import GalleryCandidates
 from vitscope.results.manifest import Manifest, write_sums
 from vitscope.results.records import RecordWriter
 from vitscope.results.saved_result import write_failures
-from vitscope.runs.batches import PlacedBatch
-from vitscope.runs.model_run import ModelRun, OnProgress
+from vitscope.runs.model_run import BatchFitter, ModelRun, OnProgress
 from vitscope.trace import StreamTrace, TokenStates
 
 MACHINE = "machine.json"
 
 
 @dataclass(frozen=True, eq=False)
-class PartWriter:
-    """A model and settings, ready for one shard after another.
+class Shard:
+    """Some images of a run."""
 
-    Attributes:
-        vit: The model, with the digest of its weights.
-        manifest: What the parts are of.
-        config: Settings, with nothing left to choose that changes a bit.
-        num_images: Images of the whole run, of which a gallery's candidates are drawn.
-    """
+    number: int
+    first_index: int  # place of its first image among all
+    images: ImageSet
+    elsewhere: frozenset[str] = frozenset()  # identities of those that an earlier shard has
+
+
+@dataclass(frozen=True, eq=False)
+class PartWriter:
+    """A model and settings, ready for one shard after another."""
 
     vit: ViTAdapter
     manifest: Manifest
-    config: AuditConfig
-    num_images: int
+    config: AuditConfig  # settings, with nothing left to choose that changes a bit
+    num_images: int  # images of the whole run, of which a gallery's candidates are drawn
 
     def write(
         self,
         folder: Path,
-        images: ImageSet,
+        shard: Shard,
         *,
-        first_index: int = 0,
-        elsewhere: Iterable[str] = (),
         batches: Iterable[ImageBatch] | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        """Take in the images of a shard and write its part."""
-        part = _Part(self, folder, first_index, images.num_repeated, elsewhere)
-        run = ModelRun(self.vit, images, self.config)
-        fitter = run.make_fitter()
+        """Take in the images of a shard, decoded already or not, and write its part."""
+        part = _Part(self, folder, shard)
+        run = ModelRun(self.vit, shard.images, self.config)
+        fitter = BatchFitter(run.pass_size)
         with ExitStack() as stack:
             stack.enter_context(run.placed())
             part.open_writers(stack)
@@ -90,22 +88,15 @@ class PartWriter:
 class _Part:
     """What is added up and written of one shard."""
 
-    def __init__(
-        self,
-        writer: PartWriter,
-        folder: Path,
-        first_index: int,
-        num_repeated: int,
-        elsewhere: Iterable[str],
-    ) -> None:
+    def __init__(self, writer: PartWriter, folder: Path, shard: Shard) -> None:
         self._vit = writer.vit
         self._manifest = writer.manifest
         self._config = writer.config
         self._folder = folder
-        self._first_index = first_index
-        self._seen = set(elsewhere)
+        self._first_index = shard.first_index
+        self._seen = set(shard.elsewhere)
         self._sums = self._manifest.make_sums(folder)
-        self._sums.num_repeated = num_repeated
+        self._sums.num_repeated = shard.images.num_repeated
         self._candidates = GalleryCandidates(writer.num_images)
         self._writers: dict[int, RecordWriter] = {}
 
@@ -117,7 +108,7 @@ class _Part:
             stack.callback(writer.close)
             self._writers[layer] = writer
 
-    def drop_copies(self, batch: PlacedBatch) -> PlacedBatch | None:
+    def drop_copies(self, batch: ImageBatch) -> ImageBatch | None:
         """Leave out images of the bytes of earlier ones."""
         rows: list[int] = []
         for row, image_id in enumerate(batch.ids):
@@ -125,9 +116,11 @@ class _Part:
                 self._seen.add(image_id)
                 rows.append(row)
         self._sums.num_repeated += len(batch.ids) - len(rows)
-        return batch.pick(rows) if rows else None
+        if len(rows) == len(batch.ids):
+            return batch
+        return batch.select(rows) if rows else None
 
-    def take(self, run: ModelRun, batch: PlacedBatch, *, verified: bool) -> None:
+    def take(self, run: ModelRun, batch: ImageBatch, *, verified: bool) -> None:
         """Nothing of a batch is taken in before all of it is known."""
         streams: list[StreamTrace] = []
         with run.plain_errors(batch):
@@ -147,7 +140,7 @@ class _Part:
                 scalars |= _describe_tokens(row.tokens)
             if layer == self._manifest.last_layer:
                 scalars |= scalars_of_last
-            identities = list(zip(batch.paths, batch.ids, strict=True))
+            identities = list(zip(run.name_images(batch), batch.ids, strict=True))
             self._writers[layer].append(identities, scalars, row.features, {"bias": row.bias})
 
     def close(self) -> None:
@@ -156,7 +149,7 @@ class _Part:
             self._candidates.write(self._folder)
 
     def _decompose(
-        self, batch: PlacedBatch, streams: list[StreamTrace], *, verified: bool
+        self, batch: ImageBatch, streams: list[StreamTrace], *, verified: bool
     ) -> dict[int, LayerRows]:
         wanted: list[int] = []
         if self._config.gallery:

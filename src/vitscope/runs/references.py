@@ -1,7 +1,5 @@
 """What a single image is compared with: the means of an audit, or those that come with vitscope.
 
-Requirements met here:
-
 - A reference is of the very weights, layer and preprocessing that explain. One that is given and
   does not fit is refused; one that was only found is not used, and the reason is given.
 - Which reference was used is reported, with its images and their number.
@@ -11,11 +9,9 @@ import hashlib
 import json
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from dataclasses import dataclass, fields, replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -25,7 +21,7 @@ from vitscope.config import RunConfig
 from vitscope.errors import ResultError, UsageError
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import MARKER
-from vitscope.files.tensor_files import read_tensors, write_tensors
+from vitscope.files.tensor_files import read_tensors
 from vitscope.files.typed_json import read_typed
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import ModelInfo
@@ -34,66 +30,33 @@ from vitscope.results.audit_result import AuditResult
 from vitscope.results.schema import ReferenceSummary
 from vitscope.results.verdict import MIN_IMAGES
 
-_SHIPPED = "references"
-"""Folder of the means that come with vitscope, a file a model."""
+_SHIPPED = "references"  # folder of the means that come with vitscope, a file a model
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a reference must be of.
-
-    Attributes:
-        weights_hash: Digest of the weights of the model that explains.
-        behaviour: How that model computes with them.
-        layer: Layer that is explained.
-        preprocessing: How the images are prepared.
-    """
+    """What a reference must be of."""
 
     weights_hash: str
-    behaviour: Behaviour
+    behaviour: Behaviour  # how that model computes with them
     layer: int
     preprocessing: Preprocessing
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Reference:
-    """What the terms of an image are centred on.
+    """What the terms of an image are centred on: the means over some images, and which."""
 
-    Attributes:
-        source: "given" by the caller, "found" beside the result, or "shipped" with vitscope.
-        images: Which images the means are over, in words that follow "images".
-        num_images: How many they are.
-        model_id: Id of the model that saw them.
-        folder: Folder of the audit, printable; None for means that come with vitscope.
-        means: Mean of each term over them.
-    """
+    about: ReferenceSummary
+    means: Mapping[str, Float[Tensor, " dim"]]  # of each term
 
-    source: Literal["given", "found", "shipped"]
-    images: str
-    num_images: int
-    model_id: str
-    folder: str | None
-    means: Mapping[str, Float[Tensor, " dim"]]
 
-    @cached_property
-    def digest(self) -> str:
-        """Digest of the means: BLAKE2b, 128 bits, hexadecimal."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, mean in sorted(self.means.items()):
-            digest.update(f"{name} {mean.dtype} {len(mean)}\n".encode())
-            digest.update(mean.contiguous().numpy().data)
-        return digest.hexdigest()
-
-    def describe(self) -> ReferenceSummary:
-        """The reference as summaries describe it."""
-        return ReferenceSummary(
-            source=self.source,
-            images=self.images,
-            num_images=self.num_images,
-            model_id=self.model_id,
-            folder=self.folder,
-            means_digest=self.digest,
-        )
+def _digest(means: Mapping[str, Float[Tensor, " dim"]]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, mean in sorted(means.items()):
+        digest.update(f"{name} {mean.dtype} {len(mean)}\n".encode())
+        digest.update(mean.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
@@ -122,14 +85,16 @@ def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
             "with --cls-term own"
         )
     terms = [*manifest.groups, *(["skip"] if manifest.has_skip else [])]
-    return Reference(
+    means = {name: sums.compute_mean(f"term/{name}") for name in terms}
+    about = ReferenceSummary(
         source="given",
         images=f"of the audit {folder}",
         num_images=sums.num_images,
         model_id=manifest.model.id,
         folder=printable_path(audited.folder.absolute()),
-        means={name: sums.compute_mean(f"term/{name}") for name in terms},
+        means_digest=_digest(means),
     )
+    return Reference(about, means)
 
 
 def _check_fits(
@@ -164,9 +129,10 @@ def find_reference(wanted: Wanted, out: Path | None) -> tuple[Reference | None, 
         except (ResultError, UsageError) as error:
             unused.append(f"not used: {error}")
     if found:
-        best = max(found, key=lambda one: one.num_images)
-        beside = f"{best.images}, which lies beside this result"
-        return replace(best, source="found", images=beside), unused
+        best = max(found, key=lambda one: one.about.num_images)
+        beside = f"{best.about.images}, which lies beside this result"
+        about = replace(best.about, source="found", images=beside)
+        return replace(best, about=about), unused
     try:
         return _find_shipped(wanted), unused
     except UsageError as error:
@@ -210,14 +176,16 @@ def _find_shipped(wanted: Wanted) -> Reference | None:
             _check_fits(which, layers, preprocessing, wanted)
             names = [f"{wanted.layer:03d}/{term}" for term in content["terms"]]
             tensors, _ = read_tensors(path, names)
-        return Reference(
+        means = {name.partition("/")[2]: mean for name, mean in tensors.items()}
+        about = ReferenceSummary(
             source="shipped",
             images=content["images"],
             num_images=content["num_images"],
             model_id=content["model_id"],
             folder=None,
-            means={name.partition("/")[2]: mean for name, mean in tensors.items()},
+            means_digest=_digest(means),
         )
+        return Reference(about, means)
     return None
 
 
@@ -231,33 +199,6 @@ def _check_behaviour(which: str, behaviour_hash: str, model_id: str, wanted: Wan
             f"the reference {which} cannot be used: {reason}; give an audit of the model that "
             "explains"
         )
-
-
-def write_shipped(path: Path, audited: AuditResult, images: str) -> None:
-    """Write the means of an audit as a file that comes with vitscope."""
-    manifest = audited.manifest
-    preprocessing = manifest.preprocessing
-    tensors: dict[str, Tensor] = {}
-    for layer in manifest.layers:
-        wanted = Wanted(
-            weights_hash=manifest.weights_hash,
-            behaviour=Behaviour(manifest.behaviour_hash, manifest.unknown),
-            layer=layer,
-            preprocessing=preprocessing,
-        )
-        reference = read_reference(audited, wanted)
-        tensors |= {f"{layer:03d}/{name}": mean for name, mean in reference.means.items()}
-    content = {
-        "model_id": reference.model_id,
-        "weights_hash": manifest.weights_hash,
-        "behaviour_hash": manifest.behaviour_hash,
-        "layers": manifest.layers,
-        "preprocessing": {k: v for k, v in asdict(preprocessing).items() if k != "changed"},
-        "terms": sorted(reference.means),
-        "images": images,
-        "num_images": reference.num_images,
-    }
-    write_tensors(path, tensors, {"reference": json.dumps(content)})
 
 
 def advise(info: ModelInfo, layer: int, last_layer: int, config: RunConfig) -> str:

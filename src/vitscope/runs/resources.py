@@ -1,9 +1,11 @@
-"""What a run takes of the machine where it is left to choose: batch size, precision, processes."""
+"""What a run takes of the machine: batch size, precision, processes, versions of libraries."""
 
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from importlib import metadata
 from typing import TypeVar
 
 import torch
@@ -28,8 +30,18 @@ _MAX_BATCH = 512
 _SHARE_OF_MEMORY = 0.6
 _PROBES = (1, 9)
 _MAX_WORKERS = 8
-_TRIED = 8
-"""Images that a lower precision is tried on, at most: in one pass."""
+_TRIED = 8  # images that a lower precision is tried on, at most: in one pass
+
+_LIBRARIES = (
+    "vitscope",
+    "torchvision",
+    "timm",
+    "transformers",
+    "open-clip-torch",
+    "numpy",
+    "pillow",
+)
+"""What numbers come out of."""
 
 _MEMORY_ERRORS = (RuntimeError, MemoryError)
 _MEMORY_MESSAGES = ("allocate memory", "STATUS_ALLOC_FAILED")
@@ -169,3 +181,14 @@ def _peak_bytes(vit: ViTAdapter, count: int, size: tuple[int, int], device: torc
         torch.cuda.reset_peak_memory_stats(device)
         vit.trace(pixels, [], lambda _: None)
         return torch.cuda.max_memory_allocated(device)
+
+
+def list_versions() -> dict[str, str]:
+    """The versions of Python and of the libraries that are installed here."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions | {"torch": str(torch.__version__)}

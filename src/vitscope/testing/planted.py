@@ -8,29 +8,19 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 _WIDTH, _PATCH, _SIZE, _REGISTERS = 32, 8, 64, 4
-_KEPT = slice(0, 12)
-"""Dimensions of a token that hold its own patch; nothing writes there."""
-_GATHERED = slice(12, 24)
-"""Dimensions that hold what attention gathered from the patches."""
-_MARK = 24
-"""Dimension that tells registers from other tokens."""
+_KEPT = slice(0, 12)  # dimensions of a token that hold its own patch; nothing writes there
+_GATHERED = slice(12, 24)  # dimensions that hold what attention gathered from the patches
+_MARK = 24  # dimension that tells registers from other tokens
 _CONSTANT = slice(25, 32)
-_LARGE = 30.0
-"""So much larger than what depends on the image that layer norms are all but linear."""
+_LARGE = 30.0  # so much larger than what depends on the image that layer norms are all but linear
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Where the output of a planted model comes from.
+    """Where the output of a planted model comes from."""
 
-    Attributes:
-        written: How much the last block's attention writes of what it reads; the skip connection
-            carries 1.
-        to_registers: How much more the logits of registers are than those of other tokens.
-    """
-
-    written: float
-    to_registers: float = 0.0
+    written: float  # by the last block's attention, of what it reads; the skip connection carries 1
+    to_registers: float = 0.0  # what is added to the logits of registers
 
 
 RECIPES = {
@@ -45,14 +35,7 @@ output arranges the images as the patches do."""
 
 
 def plant(name: str) -> nn.Module:
-    """A model whose output comes from a known source.
-
-    Args:
-        name: One of `RECIPES`.
-
-    Returns:
-        A timm ViT with registers, 64 px, in evaluation mode; the same name has the same weights.
-    """
+    """A model whose output comes from a known source."""
     recipe = RECIPES[name]
     model: Any = VisionTransformer(
         img_size=_SIZE,

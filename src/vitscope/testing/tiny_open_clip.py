@@ -14,16 +14,7 @@ _TEXT = CLIPTextCfg(context_length=4, vocab_size=8, width=8, heads=2, layers=1)
 
 
 def make_tiny_clip(*, quick_gelu: bool = False, **settings: Any) -> nn.Module:
-    """Build a tiny CLIP model.
-
-    Args:
-        quick_gelu: Whether its activation is QuickGELU.
-        settings: Fields of open_clip's `CLIPVisionCfg` that differ from three blocks of width 32
-            with four heads, patches of 8 px and an input of 32 x 32 px.
-
-    Returns:
-        The whole model with random weights, in evaluation mode; its image tower is `visual`.
-    """
+    """A whole CLIP model whose image tower, `visual`, has the settings of a `CLIPVisionCfg`."""
     vision = CLIPVisionCfg(
         **{
             "layers": 3,

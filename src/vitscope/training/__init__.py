@@ -4,7 +4,7 @@
 is imported here.
 """
 
-from vitscope.training.numbers import list_numbers
+from vitscope.training.curves import list_numbers
 from vitscope.training.training_audit import TrainingAudit
 
 __all__ = ["TrainingAudit", "list_numbers"]

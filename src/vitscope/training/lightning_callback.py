@@ -36,35 +36,13 @@ class AuditCallback(Callback):  # type: ignore[misc]
         """
         self._schedule = AuditSchedule(audit, every, on_error)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Audit the model as training finds it; Lightning calls this.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The model.
-
-        Raises:
-            VitscopeError: If the audit fails and is not only warned of.
-        """
-        self._log_audit(trainer, pl_module)
-
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Audit the model if it is time; Lightning calls this.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The model.
-            *_: What the training step was given and gave.
-
-        Raises:
-            VitscopeError: If the audit fails and is not only warned of.
-        """
-        self._log_audit(trainer, pl_module)
-
-    def _log_audit(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Audit the model if it is time; Lightning calls this."""
         if not trainer.is_global_zero:
             return
         numbers = self._schedule.measure(pl_module, trainer.global_step)
         if numbers:
             for logger in trainer.loggers:
                 logger.log_metrics(numbers, step=trainer.global_step)
+
+    on_train_start = on_train_batch_end

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from torch import nn
 
 from vitscope.errors import UsageError, VitscopeError
-from vitscope.training.numbers import list_numbers
+from vitscope.training.curves import list_numbers
 from vitscope.training.training_audit import TrainingAudit
 
 OnError = Literal["raise", "warn"]
@@ -20,16 +20,6 @@ class AuditSchedule:
     """An audit before the first step, and then after every so many."""
 
     def __init__(self, audit: TrainingAudit, every: int, on_error: OnError) -> None:
-        """Prepare the schedule.
-
-        Args:
-            audit: The audit.
-            every: Optimizer steps from one audit to the next.
-            on_error: Whether an audit that fails ends training ("raise"), or is warned of.
-
-        Raises:
-            UsageError: If a setting cannot be.
-        """
         if every < 1:
             raise UsageError(f"every {every} steps: expected 1 or more")
         if on_error not in get_args(OnError):
@@ -40,19 +30,7 @@ class AuditSchedule:
         self._last_step: int | None = None
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
-        """Audit the model if it is time.
-
-        Args:
-            model: The model in training.
-            step: Optimizer steps that were made.
-
-        Returns:
-            The numbers to log; none where no audit is due, this step was audited before, or the
-            audit failed and was warned of.
-
-        Raises:
-            VitscopeError: If the audit fails and is not only warned of.
-        """
+        """Audit the model if it is time."""
         # With accumulated gradients a trainer may ask more than once in a step.
         if step % self._every or step == self._last_step:
             return {}

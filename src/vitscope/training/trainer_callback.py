@@ -38,39 +38,10 @@ class AuditCallback(TrainerCallback):  # type: ignore[misc]
         self._trainer = trainer
         self._schedule = AuditSchedule(audit, every, on_error)
 
-    def on_train_begin(
-        self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **__: Any
-    ) -> None:
-        """Audit the model as training finds it; the trainer calls this.
-
-        Args:
-            _: Settings of the training.
-            state: How far it is.
-            control: What the trainer does next.
-            **__: What else the trainer tells.
-
-        Raises:
-            VitscopeError: If the audit fails and is not only warned of.
-        """
-        self._log_audit(state, control)
-
     def on_step_end(
         self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **__: Any
     ) -> None:
-        """Audit the model if it is time; the trainer calls this.
-
-        Args:
-            _: Settings of the training.
-            state: How far it is.
-            control: What the trainer does next.
-            **__: What else the trainer tells.
-
-        Raises:
-            VitscopeError: If the audit fails and is not only warned of.
-        """
-        self._log_audit(state, control)
-
-    def _log_audit(self, state: TrainerState, control: TrainerControl) -> None:
+        """Audit the model if it is time; the trainer calls this."""
         if not state.is_world_process_zero:
             return
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
@@ -80,3 +51,5 @@ class AuditCallback(TrainerCallback):  # type: ignore[misc]
             loss_is_due = control.should_log
             self._trainer.log(numbers)
             control.should_log = loss_is_due
+
+    on_train_begin = on_step_end

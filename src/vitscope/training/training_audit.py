@@ -1,7 +1,5 @@
 """The audit of a model that is being trained: the same images every time, nothing left behind.
 
-Requirements met here:
-
 - The numbers are those that `vitscope.audit` has for the same weights.
 - Training continues as if nothing had been: weights, gradients, modes, precision, device and random
   numbers are what they were.

@@ -21,52 +21,27 @@ from vitscope.layout import TokenLayout, make_grid, make_layout
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogueEntry:
-    """One published model.
-
-    Attributes:
-        name: Its built-in name.
-        id: The id it is loaded by.
-        family: Its training recipe: models of one recipe are sizes of each other.
-        family_key: Short name of the family that it is planned and listed with, as `plan_models`
-            takes it; a family may hold a model of another recipe, where its own lacks the size.
-        size: The label of its size.
-        num_params: Parameters of the vision tower as it is analysed.
-        width: Width of the residual stream.
-        depth: Number of blocks.
-        num_heads: Attention heads of the analysed block.
-        patch_size: Side of a patch in pixels.
-        input_size: Side in pixels of the images it is given unless told otherwise.
-        num_registers: Register tokens.
-        global_feature: "cls" or "attention pooling".
-        licence: Licence of the weights.
-        repository: Repository on the Hugging Face hub that holds the weights; empty where there is
-            a checkpoint instead.
-        gated: Whether its terms must be accepted on the hub before it can be fetched.
-        download_mb: Size in megabytes of the whole file that is fetched, in float32.
-        checkpoint: Where a person fetches the weights, of a model that has no id to download it
-            by; its `id` then says how to load the file.
-        note: What a reader of its numbers should know; `load_model` adds it to the model's notes.
-    """
+    """One published model."""
 
     name: str
     id: str
-    family: str
-    family_key: str
+    family: str  # its training recipe: models of one recipe are sizes of each other
+    family_key: str  # what it is planned and listed with; may hold another recipe too
     size: str
     num_params: int
     width: int
     depth: int
-    num_heads: int
-    patch_size: int
-    input_size: int
+    num_heads: int  # attention heads of the analysed block
+    patch_size: int  # side of a patch in pixels
+    input_size: int  # side in pixels of the images it is given unless told otherwise
     num_registers: int = 0
-    global_feature: str = "cls"
+    global_feature: str = "cls"  # "cls" or "attention pooling"
     licence: str
-    repository: str = ""
-    gated: bool = False
-    download_mb: int
-    checkpoint: str = ""
-    note: str = ""
+    repository: str = ""  # on the Hugging Face hub; empty where there is a checkpoint instead
+    gated: bool = False  # whether its terms must be accepted on the hub before it can be fetched
+    download_mb: int  # size in megabytes of the whole file that is fetched, in float32
+    checkpoint: str = ""  # where a person fetches weights that no id downloads
+    note: str = ""  # what a reader of its numbers should know
 
     @property
     def library(self) -> str:

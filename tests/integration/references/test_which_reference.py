@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from audits import named_vit
+from reference_means import write_shipped
 from vitscope import AuditConfig, AuditResult, RunConfig, audit, explain
 from vitscope.errors import UsageError
 from vitscope.weights.embedded import embedded_available
@@ -109,9 +110,7 @@ def test_an_audit_is_never_replaced(one, home):
 def test_shipped_means_are_used_where_they_fit(one, audited, tmp_path, monkeypatch):
     from vitscope.runs import references
 
-    references.write_shipped(
-        tmp_path / "tiny.safetensors", audited, "that come with vitscope: drawings"
-    )
+    write_shipped(tmp_path / "tiny.safetensors", audited, "that come with vitscope: drawings")
     monkeypatch.setattr(references, "files", lambda _: tmp_path.parent)
     monkeypatch.setattr(references, "_SHIPPED", tmp_path.name)
     result = explain(named_vit(), one, FLOAT64)

@@ -13,7 +13,7 @@ from vitscope.cli import main
 from vitscope.config import ReproductionConfig, RunConfig
 from vitscope.errors import ModelUnreachableError, UsageError
 from vitscope.files.json_files import read_json
-from vitscope.reproduction.plan import plan_reproduction
+from vitscope.reproduction.planned_models import plan_reproduction
 from vitscope.reproduction.run import Reproduction
 from vitscope.reproduction.smoke import write_smoke_images
 from vitscope.reproduction.stages import choose_size
@@ -142,7 +142,7 @@ def test_sizes_are_rounded_to_whole_patches_where_a_model_takes_them():
 
 
 def test_weights_fetched_by_hand_are_found_by_name(tmp_path):
-    (before,) = plan_reproduction("ibot", "s", tmp_path)
+    (before,) = plan_reproduction(["ibot"], ["s"], tmp_path)
     assert before.state == "by hand"
     timm = pytest.importorskip("timm")
     module = timm.create_model("vit_small_patch16_224", num_classes=0)
@@ -150,12 +150,12 @@ def test_weights_fetched_by_hand_are_found_by_name(tmp_path):
         {"state_dict": {f"module.backbone.{k}": v for k, v in module.state_dict().items()}},
         tmp_path / "ibot-small.pth",
     )
-    (planned,) = plan_reproduction("ibot", "s", tmp_path)
+    (planned,) = plan_reproduction(["ibot"], ["s"], tmp_path)
     assert (planned.state, planned.download_mb) == ("at hand", 0)
     vit = planned.load()
     assert (vit.info.id, vit.info.recipe, vit.info.size) == ("ibot-small", "iBOT", "S")
     with pytest.raises(UsageError, match="is not a folder"):
-        plan_reproduction("ibot", "s", tmp_path / "nowhere")
+        plan_reproduction(["ibot"], ["s"], tmp_path / "nowhere")
 
 
 def test_the_plan_is_shown_before_anything_runs(capsys, monkeypatch, images, tmp_path):

@@ -17,45 +17,27 @@ _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedModel:
-    """One model of a reproduction.
-
-    Attributes:
-        name: Its built-in name.
-        recipe: Training recipe.
-        size: Label of its size.
-        num_params: Parameters of the vision tower.
-        source: Where its weights come from.
-        download_mb: Size of the file that would be fetched, in megabytes; 0 where nothing would.
-        state: Where its weights are now.
-        weights: What the weights are known again by before they are loaded: where they come from,
-            and of a file at hand also size and time; empty where there are none.
-        load: Loads it.
-    """
+    """One model of a reproduction."""
 
     name: str
     recipe: str
     size: str
     num_params: int
     source: str
-    download_mb: int
-    state: str
-    weights: str
+    download_mb: int  # size of the file that would be fetched, in megabytes; 0 where nothing would
+    state: str  # where its weights are now
+    weights: str  # what they are known again by before they are loaded; empty where there are none
     load: Callable[[], ViTAdapter]
 
 
 def plan_reproduction(
-    families: str, sizes: str, checkpoints: Path | None = None
+    families: Sequence[str], sizes: Sequence[str], checkpoints: Path | None = None
 ) -> list[PlannedModel]:
     """Choose the models of a reproduction."""
     if checkpoints is not None and not checkpoints.is_dir():
         raise UsageError(f"{checkpoints} is not a folder: give one that holds files of weights")
-    chosen = plan_models(split_words(families), split_words(sizes))
+    chosen = plan_models(families, sizes)
     return [_plan_model(name, entry, checkpoints) for name, entry in chosen]
-
-
-def split_words(text: str) -> Sequence[str]:
-    """Read a list of words."""
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _plan_model(name: str, entry: CatalogueEntry, checkpoints: Path | None) -> PlannedModel:

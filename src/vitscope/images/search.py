@@ -1,7 +1,5 @@
 """Finding images in what a person names.
 
-Requirements met here:
-
 - The order of a set, and so everything computed from it, does not depend on the file system.
 - File names are bytes from anywhere: they are never decoded strictly, split or printed raw.
 - Nothing is looked for over a network unless a URL was given: a text file, which may come from
@@ -25,11 +23,11 @@ from vitscope.files.own_files import describe_skipped, find_own
 from vitscope.images.addresses import ImageAddress, Images
 from vitscope.images.decoding import image_extensions
 from vitscope.images.in_memory import IMAGE_KINDS, HeldImage, hold_images
-from vitscope.images.names import is_hidden
 from vitscope.images.parquet_rows import list_rows
 from vitscope.images.stores import (
     StoredObject,
     check_parts,
+    is_hidden,
     list_objects,
     read_file,
     suffix_of,
@@ -47,17 +45,11 @@ _File = TypeVar("_File", Path, StoredObject)
 
 
 class FoundImages(tuple[ImageAddress, ...]):
-    """What a search found; whoever searches in it gets it back, and nothing is looked up again.
+    """What a search found; whoever searches in it gets it back, and nothing is looked up again."""
 
-    Attributes:
-        notes: What a reader of numbers over these images should know about the search.
-        named: Where some were named more than once, all as often as they were, in their order.
-        skipped: Folders in which what vitscope wrote itself was left aside.
-    """
-
-    notes: tuple[str, ...] = ()
-    named: tuple[ImageAddress, ...] = ()
-    skipped: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()  # what to know about the search
+    named: tuple[ImageAddress, ...] = ()  # all as often as they were named, if some more than once
+    skipped: tuple[Path, ...] = ()  # folders in which what vitscope wrote itself was left aside
 
 
 def find_pixel_size(found: Iterable[ImageAddress]) -> tuple[int, int] | None:
