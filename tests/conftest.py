@@ -1,5 +1,7 @@
 """Shared set-up: tests run on one thread, and check shapes."""
 
+import gc
+import os
 import shutil
 import signal
 
@@ -10,6 +12,15 @@ import shape_checks
 
 torch.set_num_threads(1)
 shape_checks.install()
+os.fsync = os.fstat  # Tests see that the disk is asked, and need not wait for it.
+gc.disable()
+
+
+def pytest_collection_finish():
+    """What is imported and collected stays: the garbage collector need not look through it."""
+    gc.freeze()
+    gc.enable()
+
 
 _FLAGS = (
     "--no-sandbox",
