@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shape_checks import checked
+from shape_checks import checked, unchecked
 from vitscope.metrics.linear_cka import compute_hsic
 from vitscope.metrics.moments import PairMoments
 
@@ -41,6 +41,13 @@ def test_what_does_not_fit_is_named():
         first_row({"x": torch.ones(2)})
     with pytest.raises(TypeError, match=r"first_row, return: torch\.float32 \(2, 3\): expected "):
         first_row({"x": torch.ones(3, 3), "y": torch.ones(3, 3)})
+
+
+def test_they_can_be_left_out():
+    with unchecked():
+        assert add(torch.ones(2)).shape == (2,)
+    with pytest.raises(TypeError):
+        add(torch.ones(2))
 
 
 def test_fields_are_checked_when_they_are_set():
