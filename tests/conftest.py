@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import torch
+from hypothesis import Phase, settings
 
 import shape_checks
 
@@ -14,6 +15,9 @@ torch.set_num_threads(1)
 shape_checks.install()
 os.fsync = os.fstat  # Tests see that the disk is asked, and need not wait for it.
 gc.disable()
+# To explain a failure, hypothesis would trace every line of every example, on Python 3.11.
+settings.register_profile("untraced", phases=set(Phase) - {Phase.explain})
+settings.load_profile("untraced")
 
 
 def pytest_collection_finish():
