@@ -140,7 +140,7 @@ def test_interval_equals_recomputing_without_each_block():
     assert sums.estimate_cka("residual", "patches").ci95 == pytest.approx(expected, rel=1e-8)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 2**16),
     n=st.integers(8, 60),
@@ -169,7 +169,7 @@ def test_order_batches_and_merging_change_nothing(seed, n, dim, batch_size, cut,
     )
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**16), sizes=st.tuples(*[st.integers(3, 25)] * 3))
 def test_merging_is_associative(seed, sizes):
     plan = make_plan(("patches",), has_skip=True, has_embedding=False, renormalize=False)
