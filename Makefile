@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 # Files of tests/unit that take two seconds or less.
 FAST := claims_lines claims_numbers claims_trends config covariates decoding distribution \
 	explanation image_verdict jackknife ledger masks one_shot parquet_rows patch_norms \
-	preprocessing_values proof_summary records regression resources rank_correlation \
-	storage stores tensor_files token_summary verdict vocabulary
+	preprocessing_values proof_summary rank_correlation records regression resources \
+	shape_checks storage stores tensor_files token_summary verdict vocabulary
 
 .PHONY: demo test check lint docs format clean
 

@@ -1,30 +1,30 @@
-"""Shared set-up: tests may import their helpers by name, run on one thread, and check shapes."""
+"""Shared set-up: tests run on one thread, and check shapes."""
 
+import gc
+import os
 import shutil
 import signal
-import sys
-from importlib.util import find_spec
-from pathlib import Path
 
-import jaxtyping
 import pytest
 import torch
+from hypothesis import Phase, settings
 
-TESTS = Path(__file__).parent
-for _folder in (".", "unit"):
-    sys.path.insert(0, str(TESTS / _folder))
+import shape_checks
+
 torch.set_num_threads(1)
+shape_checks.install()
+os.fsync = os.fstat  # Tests see that the disk is asked, and need not wait for it.
+gc.disable()
+# To explain a failure, hypothesis would trace every line of every example, on Python 3.11.
+settings.register_profile("untraced", phases=set(Phase) - {Phase.explain})
+settings.load_profile("untraced")
 
-SOURCE = Path(find_spec("vitscope").origin).parent
-SHAPED = [
-    ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
-    for path in sorted(SOURCE.rglob("*.py"))
-    if "from jaxtyping import" in path.read_text(encoding="utf-8")
-    and not {"figures", "files"} & set(path.relative_to(SOURCE).parts)
-]
-"""Modules with shapes in their annotations, which are checked; mypy checks all other types. Left
-out are figures, where an int passes for a float, and files, whose `Self` beartype does not take."""
-jaxtyping.install_import_hook(SHAPED, "beartype.beartype")
+
+def pytest_collection_finish():
+    """What is imported and collected stays: the garbage collector need not look through it."""
+    gc.freeze()
+    gc.enable()
+
 
 _FLAGS = (
     "--no-sandbox",

@@ -113,7 +113,7 @@ from vitscope import AuditConfig, audit
 from vitscope.engines.ranks import detect_engine
 from vitscope.runs import resources
 
-rank = int(os.environ["RANK"])
+rank, folder, home = int(os.environ["RANK"]), *map(Path, sys.argv[1:])
 # Each device would have another choice: that of the lead counts.
 choose = resources.choose_batch_size
 free = {0: 2, 1: 1}[rank]
@@ -121,48 +121,56 @@ resources.choose_batch_size = lambda *given: (
     free if given[2].batch_size == "auto" else choose(*given)
 )
 config = AuditConfig(shard_size=4, dtype="float64", gallery=4)
-images = sorted(Path(sys.argv[1]).iterdir())[: None if rank == 0 else int(sys.argv[3])]
-result = audit(tiny_vit(), images, config, out=sys.argv[2], engine=detect_engine())
-assert result.summary.data.num_images == 20
+engine = detect_engine()
+images = sorted(folder.iterdir())
+for given, out in (
+    (images, "of files"),
+    ([home / "table.parquet"], "of a table"),
+    (images if rank == 0 else images[:-1], "refused"),
+):
+    result = audit(tiny_vit(), given, config, out=home / "out" / out, engine=engine)
+    assert result.summary.data.num_images == 20
+    print(f"rank {rank} finished {out}", flush=True)
 """
 
 
-def run_ranks(tmp_path, images, seen_by_second):
-    script = tmp_path / "rank.py"
-    script.write_text(RANK)
-    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    return subprocess.run(
-        [sys.executable, "-m", *command, str(images), str(tmp_path / "r"), str(seen_by_second)],
+@pytest.fixture(scope="module")
+def ranks(images, tmp_path_factory):
+    """Three audits on two ranks of one torchrun, for starting one takes seconds."""
+    home = tmp_path_factory.mktemp("ranks")
+    contents = [path.read_bytes() for path in sorted(images.iterdir())]
+    column = make_image_column([*contents, *contents[:5]])  # a shard of copies alone, and another
+    write_parquet(home / "table.parquet", {"image": column})
+    (home / "rank.py").write_text(RANK)
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", *command, str(home / "rank.py"), str(images), str(home)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
+    return home / "out", done
 
 
-def test_the_ranks_of_torchrun_give_the_same_numbers(images, local, tmp_path):
-    done = run_ranks(tmp_path, images, NUM_IMAGES)
-    assert done.returncode == 0, done.stderr
-    assert_same(AuditResult.load(tmp_path / "r"), local)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["r", "rank.py"]
-
-
-def test_ranks_leave_copies_out_together(images, local, tmp_path):
-    contents = [path.read_bytes() for path in sorted(images.iterdir())]
-    (tmp_path / "table").mkdir()
-    column = make_image_column([*contents, *contents[:5]])  # a shard of copies alone, and another
-    write_parquet(tmp_path / "table" / "set.parquet", {"image": column})
-    done = run_ranks(tmp_path, tmp_path / "table", 1)
-    assert done.returncode == 0, done.stderr
-    result = AuditResult.load(tmp_path / "r")
-    assert result.summary.data.num_repeated == 5
-    assert result.images["image_id"].to_pylist() == local.images["image_id"].to_pylist()
+@pytest.mark.parametrize("name", ["of files", "of a table"])
+def test_the_ranks_of_torchrun_give_the_same_numbers(ranks, local, name):
+    out, done = ranks
+    lines = done.stdout.splitlines()
+    assert {f"rank {rank} finished {name}" for rank in (0, 1)} <= set(lines), done.stderr
+    result = AuditResult.load(out / name)
     assert_same_numbers(numbers(result), numbers(local), ROUNDING)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["r", "rank.py", "table"]
+    if name == "of files":
+        assert_same(result, local)
+    else:
+        assert result.summary.data.num_repeated == 5
+        assert result.images["image_id"].to_pylist() == local.images["image_id"].to_pylist()
 
 
-def test_a_rank_that_sees_other_images_is_refused(images, tmp_path):
-    done = run_ranks(tmp_path, images, NUM_IMAGES - 1)
+def test_a_rank_that_sees_other_images_is_refused(ranks):
+    out, done = ranks
     assert done.returncode != 0
     assert "differs from the leading one (num_images was 20 and now is 19" in done.stderr
-    assert [path.name for path in tmp_path.glob("r*")] == ["rank.py"]
+    # Of the finished ones nothing is left but the results.
+    assert {p.name for p in out.iterdir() if "refused" not in p.name} == {"of files", "of a table"}
+    assert not (out / "refused").exists()

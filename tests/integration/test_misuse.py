@@ -1,8 +1,6 @@
 """What Python users give by habit is taken, or refused in one sentence before any work is done."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +9,20 @@ import timm
 import torch
 from PIL import Image
 
-from vitscope import AuditConfig, audit, decompose, map_tokens, wrap_model
+from shape_checks import unchecked
+from vitscope import (
+    AuditConfig,
+    audit,
+    decompose,
+    explain,
+    load_model,
+    map_tokens,
+    one_shot,
+    wrap_model,
+)
 from vitscope.config import OneShotConfig, RunConfig
 from vitscope.errors import UsageError
+from vitscope.training import TrainingAudit
 
 
 @pytest.fixture(scope="module")
@@ -90,47 +99,44 @@ def test_a_module_is_wrapped(module, photos):
     )
 
 
-_MISUSE = """
-import json, sys
-import numpy as np, timm, torch
-from PIL import Image
-from vitscope import AuditConfig, audit, decompose, map_tokens, one_shot, wrap_model
-from vitscope.errors import UsageError
-
-vit = wrap_model(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=0))
-vit.module.register_forward_hook(lambda *_: sys.exit("the model ran"))
-x = torch.zeros(2, 3, 32, 32)
-photo = Image.new("RGB", (4, 4))
-told = []
-for call in (
-    lambda: decompose(vit, x[0]),
-    lambda: decompose(vit, x.numpy()),
-    lambda: map_tokens(vit, (x + 100).to(torch.uint8)),
-    lambda: map_tokens(vit, x[:0]),
-    lambda: decompose(vit, torch.zeros(2, 4, 32, 32)),
-    lambda: decompose(vit, [x]),
-    lambda: audit(vit, [None]),
-    lambda: audit(vit, [photo, {"image": photo}]),
-    lambda: audit(vit, [3]),
-    lambda: audit(vit, 3),
-    lambda: audit(vit, x),
-    lambda: audit({}, "photos"),
-    lambda: one_shot(3, "photos"),
-):
-    try:
-        call()
-    except UsageError as error:
-        told.append(str(error))
-print(json.dumps(told))
-"""
+@pytest.fixture(scope="module")
+def unrun():
+    """A model of two blocks, which is not to be asked for anything."""
+    module = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=0)
+    module.register_forward_hook(lambda *_: pytest.fail("the model ran"))
+    return wrap_model(module)
 
 
-def test_what_is_no_model_no_image_or_no_pixels_is_refused():
-    # In a process of its own: here annotations are checked before any code of ours.
-    done = subprocess.run([sys.executable, "-c", _MISUSE], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    told = [line.partition(": ")[::2] for line in json.loads(done.stdout)]
-    assert [given for given, _ in told] == [
+def refuse(calls):
+    """What was given to each call, of whose error the rest says what was expected."""
+    given = []
+    for call in calls:
+        with pytest.raises(UsageError, match=r": .*expected ") as told, unchecked():
+            call()
+        given.append(str(told.value).partition(": ")[0])
+    return given
+
+
+def test_what_is_no_model_no_image_or_no_pixels_is_refused(unrun):
+    vit, x, photo = unrun, torch.zeros(2, 3, 32, 32), Image.new("RGB", (4, 4))
+    given = refuse(
+        (
+            lambda: decompose(vit, x[0]),
+            lambda: decompose(vit, x.numpy()),
+            lambda: map_tokens(vit, (x + 100).to(torch.uint8)),
+            lambda: map_tokens(vit, x[:0]),
+            lambda: decompose(vit, torch.zeros(2, 4, 32, 32)),
+            lambda: decompose(vit, [x]),
+            lambda: audit(vit, [None]),
+            lambda: audit(vit, [photo, {"image": photo}]),
+            lambda: audit(vit, [3]),
+            lambda: audit(vit, 3),
+            lambda: audit(vit, x),
+            lambda: audit({}, "photos"),
+            lambda: one_shot(3, "photos"),
+        )
+    )
+    assert given == [
         "pixels were given as a tensor of shape (3, 32, 32)",
         "pixels were given as ndarray",
         "pixels were given as a tensor of torch.uint8",
@@ -145,58 +151,45 @@ def test_what_is_no_model_no_image_or_no_pixels_is_refused():
         "a model was given as dict",
         "a model was given as int",
     ]
-    assert all("expected " in expected for _, expected in told)
 
 
-_WRONG_ARGUMENTS = """
-import json, sys
-from pathlib import Path
-import numpy as np, timm, torch
-from vitscope import audit, decompose, explain, load_model, map_tokens, one_shot, wrap_model
-from vitscope.errors import UsageError
-from vitscope.training import TrainingAudit
-
-vit = wrap_model(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=0))
-x = torch.zeros(2, 3, 32, 32)
-images = torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)
-layers = [explain(vit, images[0], layer=number).summary.layer for number in (np.int64(0), None)]
-assert list(map(repr, layers)) == ["0", "1"], layers
-assert decompose(vit, x, layer=np.int64(0)).layer == 0
-vit.module.register_forward_hook(lambda *_: sys.exit("the model ran"))
-told = []
-for call in (
-    lambda: explain(vit, images, layer=True),
-    lambda: explain(vit, images, layer=0.7),
-    lambda: explain(vit, images, layer="last"),
-    lambda: explain(vit, images, layer=[0]),
-    lambda: decompose(vit, x, layer=1.0),
-    lambda: map_tokens(vit, x, layer=True),
-    lambda: explain(vit, images, reference="folder"),
-    lambda: audit(vit, images, engine="ray"),
-    lambda: audit(vit, images, engine="ray", out="out"),
-    lambda: load_model(Path("model")),
-    lambda: wrap_model("dinov2-small"),
-    lambda: wrap_model(vit),
-    lambda: audit(vit, images, dtype=np.float32),
-    lambda: audit(vit, images, out=3),
-    lambda: explain(vit, images, out=3),
-    lambda: one_shot(vit, images, labels=[0, 0, 1, 1], out=3),
-    lambda: one_shot(vit, images, labels=3),
-    lambda: TrainingAudit(images, {"limit": 3}),
-):
-    try:
-        call()
-    except UsageError as error:
-        told.append(str(error))
-print(json.dumps(told))
-"""
+def test_numbers_of_numpy_say_which_layer(images_in_memory):
+    module = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=0)
+    vit, (image, *_) = wrap_model(module), images_in_memory
+    assert [explain(vit, image, layer=n).summary.layer for n in (np.int64(0), None)] == [0, 1]
+    assert decompose(vit, torch.zeros(2, 3, 32, 32), layer=np.int64(0)).layer == 0
 
 
-def test_arguments_of_other_types_are_refused_in_one_sentence():
-    done = subprocess.run([sys.executable, "-c", _WRONG_ARGUMENTS], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    told = [line.partition(": ")[::2] for line in json.loads(done.stdout)]
-    assert [given for given, _ in told] == [
+@pytest.fixture
+def images_in_memory():
+    return torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)
+
+
+def test_arguments_of_other_types_are_refused_in_one_sentence(unrun, images_in_memory):
+    vit, images, x = unrun, images_in_memory, torch.zeros(2, 3, 32, 32)
+    given = refuse(
+        (
+            lambda: explain(vit, images, layer=True),
+            lambda: explain(vit, images, layer=0.7),
+            lambda: explain(vit, images, layer="last"),
+            lambda: explain(vit, images, layer=[0]),
+            lambda: decompose(vit, x, layer=1.0),
+            lambda: map_tokens(vit, x, layer=True),
+            lambda: explain(vit, images, reference="folder"),
+            lambda: audit(vit, images, engine="ray"),
+            lambda: audit(vit, images, engine="ray", out="out"),
+            lambda: load_model(Path("model")),
+            lambda: wrap_model("dinov2-small"),
+            lambda: wrap_model(vit),
+            lambda: audit(vit, images, dtype=np.float32),
+            lambda: audit(vit, images, out=3),
+            lambda: explain(vit, images, out=3),
+            lambda: one_shot(vit, images, labels=[0, 0, 1, 1], out=3),
+            lambda: one_shot(vit, images, labels=3),
+            lambda: TrainingAudit(images, {"limit": 3}),
+        )
+    )
+    assert given == [
         "layer was given as bool",
         "layer was given as float",
         "layer was given as str",
@@ -216,7 +209,6 @@ def test_arguments_of_other_types_are_refused_in_one_sentence():
         "labels was given as int",
         "config is of type dict",
     ]
-    assert all("expected " in expected for _, expected in told)
 
 
 def test_an_absent_group_is_named(module):

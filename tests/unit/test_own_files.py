@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from images import write_classes, write_images
-from made_results import make_audit, write_result
+from made_results import make_one_shot, write_result
 from vitscope.cli import main
 from vitscope.errors import UsageError
 from vitscope.figures.draw import draw_figures
@@ -21,15 +21,14 @@ from vitscope.reproduction.claims import judge_claims, write_claims
 def drawn(tmp_path_factory):
     """A result and its figures."""
     folder = tmp_path_factory.mktemp("drawn")
-    summary, columns = make_audit(n=30)
-    made = write_result(folder / "audit", summary, columns)
+    made = write_result(folder / "one-shot", make_one_shot())  # few figures show one
     draw_figures([made], folder / "figures", formats=["svg"])
     return folder
 
 
 @pytest.fixture
 def made(drawn, tmp_path):
-    return shutil.copytree(drawn / "audit", tmp_path / "made")
+    return shutil.copytree(drawn / "one-shot", tmp_path / "made")
 
 
 @pytest.fixture
@@ -53,8 +52,9 @@ def test_a_file_of_the_users_among_figures_is_never_replaced(made, figures, name
     assert not list(figures.glob("*.svg"))
 
 
-@pytest.mark.parametrize("name", ["index.md", "variance_share.svg"])
+@pytest.mark.parametrize("name", ["index.md", "fig3b_one_shot_nearest_top1.svg"])
 def test_a_figure_or_page_that_was_changed_is_never_replaced(made, figures, name, capsys):
+    assert (figures / name).is_file()
     (figures / name).write_text("edited by hand")
     options = ["figures", str(made), "--out", str(figures), "--format", "svg", "--overwrite"]
     assert main(options) == 2
@@ -103,20 +103,22 @@ def test_own_results_and_figures_are_no_images(made, figures, tmp_path):
     expected = find_images(photos)
     assert expected.notes == ()
     figures.rename(photos / "figures")
-    made.rename(photos / "audit")
-    draw_figures([photos / "audit"], photos / "deep" / "png", formats=["png"])
+    made.rename(photos / "one-shot")
+    draw_figures([photos / "one-shot"], photos / "deep" / "png", formats=["png"])
     found = find_images(photos)
     assert tuple(found) == tuple(expected)
-    assert set(found.skipped) == {photos / n for n in ("audit", "figures", "deep/png")}
+    assert set(found.skipped) == {photos / n for n in ("one-shot", "figures", "deep/png")}
     (note,) = found.notes
     assert note.startswith("3 folders written by vitscope skipped in the search for images: ")
     # A photograph among them is one, also in the place of a figure.
-    mine = [photos / "deep" / "png" / name for name in ("mine.png", "variance_share.png")]
+    mine = [
+        photos / "deep" / "png" / name for name in ("mine.png", "fig3b_one_shot_nearest_top1.png")
+    ]
     for path in mine:
         path.write_bytes((photos / "0000.png").read_bytes())
     assert set(find_images(photos)) == {*expected, *mine}
     with pytest.raises(UsageError, match=r"names no image: .* none of which vitscope wrote"):
-        find_images(photos / "audit")
+        find_images(photos / "one-shot")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """What runs make of images in memory: resume, shards, labels, settings, results, refusals."""
 
-import subprocess
 import sys
 
 import numpy as np
@@ -11,8 +10,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import vitscope
 from input_forms import COUNT, HubSplit, Items
+from shape_checks import unchecked
 from vitscope import ImageSet, audit, decompose, explain, one_shot
 from vitscope.errors import ImageReadError, UsageError
+from vitscope.testing.tiny_timm import TINY_TIMM
 
 # --- runs --------------------------------------------------------------------------------------
 
@@ -267,102 +268,111 @@ def test_the_package_lists_its_public_names():
 
 # --- refusals ----------------------------------------------------------------------------------
 
-_REFUSED = """
-import itertools, sys
-import numpy as np, torch
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset
-from vitscope import audit, explain, one_shot
-from vitscope.errors import UsageError
-from vitscope.testing.tiny_timm import TINY_TIMM
-
-vit = TINY_TIMM["vit"]()
-vit.register_forward_hook(lambda *_: sys.exit("the model ran"))
 
 class Once(IterableDataset):
     def __iter__(self):
         return iter([torch.zeros(3, 32, 32)])
 
-class Odd(Dataset):
-    def __init__(self, item):
-        self.item = item
-    def __len__(self):
-        return 2
-    def __getitem__(self, index):
-        return self.item
 
-levels = np.zeros((2, 32, 32, 3), np.uint8)
-pixels = torch.zeros(2, 3, 32, 32)
-for images, more in [
-    (levels / 255, {}),
-    (levels[0, :, :, 0], {}),
-    (levels[..., :2], {}),
-    (levels.astype(np.int64), {}),
-    (levels.transpose(0, 3, 1, 2), {}),
-    (levels[:0], {}),
-    (pixels, {}),
-    ([pixels[0]], {}),
-    (pixels.to(torch.uint8).permute(0, 2, 3, 1), {}),
-    (pixels.to(torch.uint8), {"preprocessed": True}),
-    (pixels[:, :1], {"preprocessed": True}),
-    (levels, {"preprocessed": True}),
-    ([Image.new("RGB", (9, 9))], {"preprocessed": True}),
-    ("photos", {"preprocessed": True}),
-    (Once(), {}),
-    (DataLoader(Once()), {}),
-    (Odd(7), {}),
-    (Odd({"picture_of": 1}), {}),
-    (Odd(pixels[0]), {}),
-    (DataLoader(Odd(pixels[0])), {}),
-    ([], {}),
-    ({"train": Odd(levels[0])}, {}),
-    (b"bytes", {}),
-    (object(), {}),
-]:
-    try:
-        audit(vit, images, **more)
-    except UsageError as error:
-        print(str(error).replace("\\n", "NEWLINE"))
-    else:
-        print("TAKEN")
-"""
+LEVELS = np.zeros((2, 32, 32, 3), np.uint8)
+PIXELS = torch.zeros(2, 3, 32, 32)
+REFUSED = [
+    (
+        LEVELS / 255,
+        False,
+        "image[0]: an array of float64 (32, 32, 3): expected levels from 0 to 255",
+    ),
+    (LEVELS[0, :, :, 0], False, "image: an array of uint8 (32, 32): expected levels"),
+    (LEVELS[..., :2], False, "image[0]: an array of uint8 (32, 32, 2): expected levels"),
+    (LEVELS.astype(np.int64), False, "image[0]: an array of int64 (32, 32, 3): expected levels"),
+    (
+        LEVELS.transpose(0, 3, 1, 2),
+        False,
+        "image[0]: an array of uint8 (3, 32, 32): expected levels",
+    ),
+    (LEVELS[:0], False, "no images were given: expected a path, a URL, a PIL image"),
+    (
+        PIXELS,
+        False,
+        "image[0]: a tensor of float32 (3, 32, 32): expected levels from 0 to 255, as an array",
+    ),
+    ([PIXELS[0]], False, "image[0]: a tensor of float32 (3, 32, 32): expected levels"),
+    (
+        PIXELS.to(torch.uint8).permute(0, 2, 3, 1),
+        False,
+        "image[0]: a tensor of uint8 (32, 32, 3): expected levels",
+    ),
+    (
+        PIXELS.to(torch.uint8),
+        True,
+        "image[0]: a tensor of uint8 (3, 32, 32) with preprocessed=True: expected floating-point",
+    ),
+    (
+        PIXELS[:, :1],
+        True,
+        "image[0]: a tensor of float32 (1, 32, 32) with preprocessed=True: expected floating-point",
+    ),
+    (
+        LEVELS,
+        True,
+        "image[0]: a tensor of uint8 (32, 32, 3) with preprocessed=True: expected floating-point",
+    ),
+    (
+        [Image.new("RGB", (9, 9))],
+        True,
+        "image[0]: Image with preprocessed=True: expected floating-point tensors",
+    ),
+    ("photos", True, "'photos' with preprocessed=True: expected floating-point tensors"),
+    (Once(), False, "Once gives its images once and in its own order: take those"),
+    (
+        DataLoader(Once()),
+        False,
+        "DataLoader gives its images once and in its own order: take those",
+    ),
+    (
+        Items([7] * 2),
+        False,
+        "Items[0]: an image was given as int: expected a path, a URL, a PIL image",
+    ),
+    (
+        Items([{"picture_of": 1}] * 2),
+        False,
+        "Items[0]: an item with picture_of: expected an image under one of image, img",
+    ),
+    (Items([PIXELS[0]] * 2), False, "Items[0]: a tensor of float32 (3, 32, 32): expected levels"),
+    (
+        DataLoader(Items([PIXELS[0]] * 2)),
+        False,
+        "Items[0]: a tensor of float32 (3, 32, 32): expected levels",
+    ),
+    ([], False, "no images were given: expected"),
+    (
+        {"train": Items([LEVELS[0]] * 2)},
+        False,
+        "images were given as dict: expected one of its values (train)",
+    ),
+    (b"bytes", False, "an image was given as bytes: expected a path"),
+    (object(), False, "an image was given as object: expected a path"),
+]
 
-TOLD = """\
-image[0]: an array of float64 (32, 32, 3): expected levels from 0 to 255
-image: an array of uint8 (32, 32): expected levels
-image[0]: an array of uint8 (32, 32, 2): expected levels
-image[0]: an array of int64 (32, 32, 3): expected levels
-image[0]: an array of uint8 (3, 32, 32): expected levels
-no images were given: expected a path, a URL, a PIL image
-image[0]: a tensor of float32 (3, 32, 32): expected levels from 0 to 255, as an array
-image[0]: a tensor of float32 (3, 32, 32): expected levels
-image[0]: a tensor of uint8 (32, 32, 3): expected levels
-image[0]: a tensor of uint8 (3, 32, 32) with preprocessed=True: expected floating-point
-image[0]: a tensor of float32 (1, 32, 32) with preprocessed=True: expected floating-point
-image[0]: a tensor of uint8 (32, 32, 3) with preprocessed=True: expected floating-point
-image[0]: Image with preprocessed=True: expected floating-point tensors
-'photos' with preprocessed=True: expected floating-point tensors
-Once gives its images once and in its own order: take those
-DataLoader gives its images once and in its own order: take those
-Odd[0]: an image was given as int: expected a path, a URL, a PIL image
-Odd[0]: an item with picture_of: expected an image under one of image, img
-Odd[0]: a tensor of float32 (3, 32, 32): expected levels
-Odd[0]: a tensor of float32 (3, 32, 32): expected levels
-no images were given: expected
-images were given as dict: expected one of its values (train)
-an image was given as bytes: expected a path
-an image was given as object: expected a path"""
+
+@pytest.fixture
+def unrun():
+    """A model that is not to be asked for anything."""
+    module = TINY_TIMM["vit"]()
+    module.register_forward_hook(lambda *_: pytest.fail("the model ran"))
+    return module
 
 
-def test_what_is_no_image_is_refused_in_one_sentence_before_the_model_runs():
-    # In a process of its own: here annotations are checked before any code of ours.
-    done = subprocess.run([sys.executable, "-c", _REFUSED], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == len(TOLD.splitlines())
-    for line, told in zip(lines, TOLD.splitlines(), strict=True):
-        assert line.startswith(told)
-        assert "preprocessed=True" in line or "levels" not in line
+@pytest.mark.parametrize(("images", "preprocessed", "told"), REFUSED)
+def test_what_is_no_image_is_refused_in_one_sentence_before_the_model_runs(
+    images, preprocessed, told, unrun
+):
+    with pytest.raises(UsageError) as refused, unchecked():
+        audit(unrun, images, preprocessed=preprocessed)
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(told)
+    assert "preprocessed=True" in line or "levels" not in line
 
 
 def test_a_dataset_that_gives_its_images_once_says_what_to_do(vit):

@@ -30,10 +30,10 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """The command as a person runs it, on three recipes."""
+    """The command as a person runs it, on two recipes."""
     out = tmp_path_factory.mktemp("smoke") / "paper"
-    arguments = ["reproduce", "--smoke", "--out", str(out), "--draws", "10"]
-    arguments += ["--families", "dinov2,dinov2-reg,clip", "--sizes", "s,l,g"]
+    arguments = ["reproduce", "--smoke", "--out", str(out), "--draws", "2"]
+    arguments += ["--families", "dinov2,dinov2-reg", "--sizes", "s,g"]
     code = main(arguments)
     return code, out
 
@@ -54,7 +54,9 @@ def test_smoke_leaves_every_figure_and_the_claims(smoke):
     assert of_imagenet
     for row in of_imagenet:
         assert row["answer"] == "cannot tell"
-        assert "the second set of images is the first over again" in row["reason"]
+        again = "the second set of images is the first over again" in row["reason"]
+        assert again or "no audit on ImageNet of DINOv2 with registers L" in row["reason"]
+    assert sum("the second set" in row["reason"] for row in of_imagenet) == 2
     # No model stands for iBOT or DeiT III here: nothing is claimed of them.
     assert all(row["answer"] == "cannot tell" for row in rows if "iBOT" in row["claim"])
     assert all(row["reason"] for row in rows if row["answer"] != "agrees")
@@ -64,7 +66,7 @@ def test_smoke_leaves_every_figure_and_the_claims(smoke):
 def test_smoke_says_that_its_weights_are_random(smoke):
     _, out = smoke
     summaries = sorted((out / "results").glob("*/images/summary.json"))
-    assert len(summaries) == 7
+    assert len(summaries) == 4
     for path in summaries:
         model = read_json(path)["model"]
         assert model["id"].startswith("smoke/")

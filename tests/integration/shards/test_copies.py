@@ -31,10 +31,10 @@ NUM_DIFFERENT = 22
 NUM_COPIES = 7
 
 
-@pytest.fixture
-def with_copies(images, tmp_path):
+@pytest.fixture(scope="module")
+def with_copies(images, tmp_path_factory):
     """The images, and copies of some in their own shard of 4, in the next, and at the end."""
-    folder = tmp_path / "with-copies"
+    folder = tmp_path_factory.mktemp("copies") / "with-copies"
     folder.mkdir()
     for path in images.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
@@ -69,12 +69,12 @@ def as_table(folder):
 
 
 @pytest.fixture
-def serve(tmp_path):
-    """Serves the files of a folder, without telling their sizes beforehand."""
+def serve(with_copies):
+    """Serves the files of that folder, without telling their sizes beforehand."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args):
-            super().__init__(*args, directory=tmp_path)
+            super().__init__(*args, directory=with_copies)
 
         def log_message(self, *_):
             pass
@@ -111,7 +111,7 @@ def test_copies_count_once_wherever_they_lie(with_copies, once, tmp_path, make, 
 
 
 def test_copies_of_a_list_of_urls_count_once(with_copies, once, tmp_path, serve):
-    urls = [f"{serve}/with-copies/{path.name}" for path in sorted(with_copies.iterdir())]
+    urls = [f"{serve}/{path.name}" for path in sorted(with_copies.iterdir())]
     assert_counted_once(audit(tiny_vit(), urls, VERIFIED, out=tmp_path / "r"), once)
 
 
@@ -128,11 +128,20 @@ def test_a_prepared_set_and_a_result_without_a_folder_leave_copies_out(with_copi
     assert_counted_once(audit(vit, images, VERIFIED), once)
 
 
+@pytest.fixture(scope="module")
+def uncut(with_copies, tmp_path_factory):
+    """What audits of the folder, and of the table, come to if nothing stops them."""
+    out = tmp_path_factory.mktemp("uncut")
+    return {
+        make: audit(tiny_vit(), make(with_copies), CONFIG, out=out / make.__name__)
+        for make in (as_folder, as_table)
+    }
+
+
 @pytest.mark.parametrize("make", [as_folder, as_table])
 @pytest.mark.parametrize("after", [5, 13, 27])
-def test_a_run_over_copies_goes_on_to_the_same_bits(with_copies, tmp_path, make, after):
+def test_a_run_over_copies_goes_on_to_the_same_bits(with_copies, uncut, tmp_path, make, after):
     source = make(with_copies)
-    expected = audit(tiny_vit(), source, CONFIG, out=tmp_path / "expected")
     out = tmp_path / "r"
     try:
         audit(
@@ -142,14 +151,13 @@ def test_a_run_over_copies_goes_on_to_the_same_bits(with_copies, tmp_path, make,
         assert Workspace(place_of(out)).find_done()
     else:
         assert after > NUM_DIFFERENT
-    assert_identical(audit(tiny_vit(), source, CONFIG, out=out, resume=True), expected)
+    assert_identical(audit(tiny_vit(), source, CONFIG, out=out, resume=True), uncut[make])
 
 
 def test_a_run_that_was_stopped_as_it_left_copies_out_goes_on_to_the_same_bits(
-    with_copies, tmp_path, monkeypatch
+    with_copies, uncut, tmp_path, monkeypatch
 ):
     source, out = as_table(with_copies), tmp_path / "r"
-    expected = audit(tiny_vit(), source, CONFIG, out=tmp_path / "expected")
     removed = []
 
     def stop(self, number):
@@ -164,7 +172,7 @@ def test_a_run_that_was_stopped_as_it_left_copies_out_goes_on_to_the_same_bits(
         with pytest.raises(KeyboardInterrupt):
             audit(tiny_vit(), source, CONFIG, out=out)
     assert removed == [2]
-    assert_identical(audit(tiny_vit(), source, CONFIG, out=out, resume=True), expected)
+    assert_identical(audit(tiny_vit(), source, CONFIG, out=out, resume=True), uncut[as_table])
 
 
 def test_jobs_of_an_array_share_the_copies_out_and_merge_to_the_whole(with_copies, once, tmp_path):

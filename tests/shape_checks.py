@@ -1,0 +1,78 @@
+"""While tests run, calls of vitscope are checked against the shapes in its annotations.
+
+mypy checks all other types. The decorator that comes with jaxtyping checks those too, binds
+arguments anew and checks each twice: audits of tiny models took twice as long.
+"""
+
+import dataclasses
+import functools
+import inspect
+import typing
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import jaxtyping
+from beartype.door import is_bearable
+from jaxtyping import jaxtyped
+
+SOURCE = Path(find_spec("vitscope").origin).parent
+_unchecked = False
+
+
+@contextmanager
+def unchecked():
+    """Calls come through as a user's do, who gives another shape than the annotation says."""
+    global _unchecked
+    _unchecked = True
+    try:
+        yield
+    finally:
+        _unchecked = False
+
+
+def install():
+    """Check the functions and dataclasses of modules that are imported from now on."""
+    jaxtyping.jaxtyped = lambda **_: checked  # The hook decorates with what has this name.
+    modules = [
+        ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
+        for path in sorted(SOURCE.rglob("*.py"))
+        if "from jaxtyping import" in path.read_text(encoding="utf-8")
+    ]
+    jaxtyping.install_import_hook(modules, None)
+
+
+def checked(given):
+    """The function, its shapes checked at every call; a dataclass, when it is made."""
+    if inspect.isclass(given):
+        if dataclasses.is_dataclass(given) and not hasattr(given.__init__, "__wrapped__"):
+            given.__init__ = checked(given.__init__)
+        return given
+    hints = {name: hint for name, hint in given.__annotations__.items() if _has_shape(hint)}
+    if not hints:
+        return given
+    positional = given.__code__.co_varnames[: given.__code__.co_argcount]
+
+    @functools.wraps(given)
+    def call(*args, **kwargs):
+        if _unchecked:
+            return given(*args, **kwargs)
+        with jaxtyped("context"):
+            for name, value in (*zip(positional, args, strict=False), *kwargs.items()):
+                check(name, value)
+            result = given(*args, **kwargs)
+            check("return", result)
+        return result
+
+    def check(name, value):
+        if name in hints and not is_bearable(value, hints[name]):
+            told = f"{value.dtype} {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
+            raise TypeError(f"{given.__qualname__}, {name}: {told}: expected {hints[name]}")
+
+    return call
+
+
+def _has_shape(hint):
+    parts = hint if isinstance(hint, list) else typing.get_args(hint)
+    is_array = inspect.isclass(hint) and issubclass(hint, jaxtyping.AbstractArray)
+    return is_array or any(map(_has_shape, parts))
