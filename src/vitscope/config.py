@@ -30,6 +30,7 @@ _EXPECTED = {
     "size": "pixels such as 518, or (height, width) such as (224, 336)",
     "layers": "'last', 'all' or block numbers such as [3, 7]",
     "masks": "the path of a folder",
+    "metrics": "names such as ['my_metric']",
     "shard": "one of (1, N) to (N, N), such as (3, 16)",
 }
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False"}
@@ -143,6 +144,7 @@ class AuditConfig(RunConfig):
             every image.
         shard: One part of the images, such as 3/16 for the third of sixteen; `vitscope merge`
             combines the results.
+        metrics: Metrics of other installed packages to measure as well, by name.
         shard_size: Images per shard, after which work is saved for --resume, and which one process
             handles at a time; auto is 32 batches, at least 512 images.
     """
@@ -154,6 +156,7 @@ class AuditConfig(RunConfig):
     gallery: int = 48
     verified: float = 0.05
     shard: tuple[int, int] | None = None
+    metrics: Sequence[str] = ()
     shard_size: int | Auto = "auto"
 
     def __post_init__(self) -> None:

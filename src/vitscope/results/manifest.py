@@ -1,8 +1,8 @@
 """What a result is of, and the files that its sums lie in."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.files.typed_json import read_typed
 from vitscope.metrics.feature_plan import FeaturePlan, make_plan
 from vitscope.metrics.feature_sums import FeatureSums
+from vitscope.metrics.other_metrics import OtherMetrics
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.sums import AuditSums, Sums
 from vitscope.metrics.token_sums import TokenSums
@@ -42,6 +43,7 @@ class Manifest:
     tolerance: float  # largest balance error that was accepted
     behaviour_hash: str = ""  # empty in results of earlier versions
     unknown: tuple[str, ...] = ()  # what of that cannot be compared, in words
+    metrics: Mapping[str, str] = field(default_factory=dict)  # name to package and version
 
     @property
     def last_layer(self) -> int:
@@ -86,6 +88,8 @@ class Manifest:
             yield TokenSums(self.tokens)
         if layer == self.last_layer:
             yield PatchNormCounts()
+        if self.metrics:
+            yield OtherMetrics(self.metrics)
 
 
 def check_same(ours: Manifest, theirs: Manifest, folder: Path) -> None:

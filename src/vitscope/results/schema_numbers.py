@@ -115,6 +115,7 @@ class LayerSummary(PerImage[Distribution]):
         gram_ledger: Shares of pairs of terms in the similarities between images, by total.
         directions: Directions in which the terms of r vary.
         anatomy: None for a layer without a [CLS] row.
+        metrics: What metrics of other packages found, by their names.
     """
 
     index: int
@@ -124,6 +125,7 @@ class LayerSummary(PerImage[Distribution]):
     gram_ledger: Mapping[str, Mapping[str, Mapping[str, GramShare]]]
     directions: Directions
     anatomy: Anatomy | None = None
+    metrics: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"LayerSummary({self.index}, {self.verdict.status!r})"

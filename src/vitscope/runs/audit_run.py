@@ -17,6 +17,7 @@ from vitscope.files.json_files import read_json
 from vitscope.files.workspace import Plan
 from vitscope.images.image_set import ImageBatch, ImageSet
 from vitscope.metrics.feature_sums import rows_before_fold
+from vitscope.metrics.other_metrics import find_packages
 from vitscope.models.base import ViTAdapter
 from vitscope.models.stream import name_tokens
 from vitscope.results.finishing import finish_result
@@ -190,4 +191,5 @@ def _make_manifest(
         preprocessing=describe_preprocessing(vit, images.preprocessing),
         has_masks=bool(images.masks),
         tolerance=choose_tolerance(config.torch_dtype, run.device),
+        metrics=find_packages(config.metrics),
     )
