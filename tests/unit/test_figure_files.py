@@ -32,7 +32,7 @@ from vitscope.cli import main
 from vitscope.errors import ResultError, UsageError, VitscopeError
 from vitscope.figures import NothingToDrawError, draw_figure, draw_figures, load_results
 from vitscope.figures.draw import FORMATS, save_figure
-from vitscope.figures.plan import OF_ALL_MODELS, plan_figures
+from vitscope.figures.questions import OF_ALL_MODELS, plan_figures
 from vitscope.metrics.estimates import CkaEstimate, Directions
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.schema_numbers import CovariateSummary

@@ -24,7 +24,7 @@ from vitscope.metrics.estimates import CkaEstimate as Cka
 from vitscope.metrics.jackknife import Estimate
 from vitscope.report import write_report
 from vitscope.report.columns import collect_numbers, count_bins, describe_column
-from vitscope.report.images import collect_images
+from vitscope.report.embedded_images import collect_images
 from vitscope.report.page import read_definitions, render_report
 from vitscope.results.schema_numbers import CovariateSummary, Measured
 
@@ -137,7 +137,9 @@ def test_charts_are_what_vega_lite_takes(page):
 
 def test_numbers_of_one_shot_stand_beside_those_of_the_audit(page):
     assert "Do the classes survive? (nearest classifier)" in page.text
-    assert "Chance: 1.0 %" in page.text
+    charts = json.loads(page.data["charts"])
+    rows = _rows_of([spec for key, spec in charts.items() if key.startswith("one-shot-0/")])
+    assert {row["told"] for row in rows if row["term"] == "chance"} == {"1.0 %"}
 
 
 def test_a_model_stands_with_its_sizes_and_alone_with_its_bars(tmp_path, made):

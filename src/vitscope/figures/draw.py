@@ -9,11 +9,11 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 
 from vitscope.errors import ResultError, UsageError
+from vitscope.figures.contributions import READOUTS, Readout
 from vitscope.figures.description import NothingToDrawError
-from vitscope.figures.plan import plan_figures
+from vitscope.figures.questions import plan_figures
 from vitscope.figures.rendering.style import in_style
 from vitscope.figures.saved import ModelResult, load_results
-from vitscope.figures.sources import READOUTS, Readout
 from vitscope.files.csv_files import write_csv
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import write_text

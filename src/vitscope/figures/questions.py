@@ -10,6 +10,18 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from vitscope.errors import UsageError
+from vitscope.figures.anatomy import describe_anatomy
+from vitscope.figures.contributions import (
+    TOPS,
+    Readout,
+    describe_attention_mass,
+    describe_norms,
+    describe_one_shot,
+    describe_residual_cka,
+    describe_restricted_cka,
+    describe_variance_share,
+    list_classifiers,
+)
 from vitscope.figures.depths import (
     describe_high_norm_fraction,
     describe_high_norm_grid,
@@ -17,7 +29,7 @@ from vitscope.figures.depths import (
     describe_layer_similarity,
 )
 from vitscope.figures.description import FigureData, NothingToDrawError
-from vitscope.figures.images import (
+from vitscope.figures.image_numbers import (
     describe_covariates,
     describe_interdependence,
     describe_patch_share,
@@ -26,26 +38,14 @@ from vitscope.figures.pairs import describe_directions, describe_gram_ledger
 from vitscope.figures.rendering.bars import draw_parts
 from vitscope.figures.rendering.by_depth import draw_by_depth, draw_by_layer
 from vitscope.figures.rendering.by_size import draw_families_by_size, draw_terms_by_size
-from vitscope.figures.rendering.images import (
+from vitscope.figures.rendering.clouds import (
     draw_clouds,
     draw_correlations,
     draw_distributions,
-    draw_grid,
 )
-from vitscope.figures.rendering.matrices import draw_directions, draw_ledgers
+from vitscope.figures.rendering.matrices import draw_directions, draw_grid, draw_ledgers
 from vitscope.figures.rendering.tokens import draw_tokens
 from vitscope.figures.saved import ModelResult, slug, tell_apart
-from vitscope.figures.sources import (
-    TOPS,
-    Readout,
-    describe_norms,
-    describe_one_shot,
-    describe_residual_cka,
-    describe_restricted_cka,
-    describe_variance_share,
-    list_classifiers,
-)
-from vitscope.figures.tokens import describe_anatomy
 from vitscope.results.saved_result import SavedResult
 
 Results = Sequence[ModelResult]
@@ -82,6 +82,7 @@ class Question:
 
 FIGURES: Mapping[str, Question] = {
     "variance_share": Question(describe_variance_share, draw_parts),
+    "attention_mass": Question(describe_attention_mass, draw_terms_by_size),
     "norms": Question(describe_norms, draw_terms_by_size),
     "residual_cka": Question(describe_residual_cka, draw_terms_by_size),
     "restricted_cka": Question(describe_restricted_cka, draw_families_by_size),
@@ -102,6 +103,7 @@ OF_ALL_MODELS = {
     "fig2a_patch_share": "patch_share",
     "fig3a_restricted_cka": "restricted_cka",
     "variance_share": "variance_share",
+    "attention_mass": "attention_mass",
     "high_norm_fraction": "high_norm_fraction",
     "interdependence": "interdependence",
 }
@@ -129,9 +131,9 @@ def plot(name: str, results: Sequence[SavedResult | str | Path], **settings: Any
     Args:
         name: One of `FIGURES`, or "maps".
         results: Results, or their folders.
-        **settings: What the figure lets choose: `readout` of "restricted_cka"; `classifier`, `top`
-            and `readout` of "one_shot"; `image` (its place in the first result) and `heads` of
-            "maps".
+        **settings: What the figure lets choose: `terms` of "norms", "residual_cka" and
+            "restricted_cka"; `readout` of the last; `classifier`, `top` and `readout` of
+            "one_shot"; `image` (its place in the first result) and `heads` of "maps".
 
     Returns:
         A matplotlib figure, which shows itself in a notebook.
