@@ -173,6 +173,7 @@ def test_a_summary_without_any_defined_number_gives_no_figure(tmp_path):
     nothing = distribution([])
     bare = replace(
         layer,
+        attention_mass=dict.fromkeys(layer.attention_mass, nothing),
         contribution_norm=dict.fromkeys(layer.contribution_norm, nothing),
         variance_share={
             total: dict.fromkeys(shares, Estimate(math.nan, None))

@@ -275,7 +275,7 @@ def test_anatomy_shows_norms_cosines_and_the_strongest_dimensions():
     for panel, key in ((before, "before"), (after, "after")):
         lines = {line.get_label(): line.get_ydata() for line in panel.lines}
         assert lines["register_2"] == pytest.approx(getattr(token.top_dimensions, key))
-    assert "Register 2 has the highest norm in 99.8% of the images" in words(drawing.figure)
+    assert "Register 2 has the highest norm in 99.8 % of the images" in words(drawing.figure)
 
 
 def test_covariates_fill_what_is_told_from_none():

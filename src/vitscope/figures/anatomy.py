@@ -11,7 +11,7 @@ from vitscope.figures.description import (
     name_block,
     select,
 )
-from vitscope.figures.intervals import Interval, read_estimate, read_spread
+from vitscope.figures.intervals import Interval, read_estimate, read_spread, write_percent
 from vitscope.figures.saved import ModelResult
 from vitscope.results.choices import LAYER
 from vitscope.results.schema import AuditSummary
@@ -92,8 +92,8 @@ def _describe_dominant(dominant: DominantRegister) -> str:
     ratio = dominant.ratio
     times = "" if math.isnan(ratio) else f", its mean norm {ratio:.3g} times that of the others"
     return (
-        f"Register {dominant.index} has the highest norm in {dominant.share:.1%} of the "
-        f"images{times}."
+        f"Register {dominant.index} has the highest norm in {write_percent(dominant.share)} of "
+        f"the images{times}."
     )
 
 
@@ -104,4 +104,4 @@ def _describe_outliers(summary: AuditSummary) -> list[str]:
     if not part:
         return []
     rest = "" if part == 1 else "; in the others the highest patch is an ordinary one"
-    return [f"{part:.1%} of the images have a high-norm patch{rest}."]
+    return [f"{write_percent(part)} of the images have a high-norm patch{rest}."]

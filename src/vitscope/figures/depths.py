@@ -139,7 +139,7 @@ def _describe_bounds(found: Iterable[tuple[ModelResult, Depths]]) -> list[str]:
         if all(number.is_bound for _, number in depths)
     }
     told = describe_omitted(bounds)
-    return [f"None are found, but so many cannot be excluded: {told}."] if told else []
+    return [f"No such tokens are found, but so many cannot be excluded: {told}."] if told else []
 
 
 def _describe_partial_depths(results: Sequence[ModelResult]) -> list[str]:

@@ -142,7 +142,12 @@ def plot(name: str, results: Sequence[SavedResult | str | Path], **settings: Any
         UsageError: If there is no such figure or setting.
         NothingToDrawError: If the results hold no numbers for it, or differ in what these mean.
     """
-    return draw_figure(name, tell_apart(list(map(_open, results))), **settings).figure
+    return draw_figure(name, open_results(results), **settings).figure
+
+
+def open_results(results: Sequence[SavedResult | str | Path]) -> list[ModelResult]:
+    """Results that are open already, or lie in folders, under names that tell them apart."""
+    return tell_apart(list(map(_open, results)))
 
 
 def _open(result: SavedResult | str | Path) -> ModelResult:
@@ -174,12 +179,6 @@ def draw_figure(name: str, results: Results, **settings: Any) -> Drawing:
     return Drawing(question.render(data), data)
 
 
-def list_images(explanations: Results) -> list[str]:
-    """Images that any of the results explains."""
-    ids = (image.image_id for one in explanations for image in one.explanation.images)
-    return list(dict.fromkeys(ids))
-
-
 def draw_maps(results: Results, image: int = 0, *, heads: bool = False) -> Drawing:
     """One image's maps, a row for each model that explains it (Fig. 4)."""
     explanations = [result for result in results if result.kind == "explanation"]
@@ -188,7 +187,19 @@ def draw_maps(results: Results, image: int = 0, *, heads: bool = False) -> Drawi
     ids = [one.image_id for one in explanations[0].explanation.images]
     if not 0 <= image < len(ids):
         raise UsageError(f"image {image} does not exist: expected 0 to {len(ids) - 1}")
-    return _draw_image(explanations, ids[image], heads=heads)
+    return draw_image(explanations, ids[image], heads=heads)
+
+
+def draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> Drawing:
+    """The same of an image that is told by its identity."""
+    # Here, for maps are read with torch, and no other figure needs it.
+    from vitscope.figures.explained import describe_maps
+    from vitscope.figures.rendering.maps import plot_explanations
+    from vitscope.results.explanation import Explanation
+
+    data = describe_maps(explanations, image_id, heads=heads)
+    opened = [Explanation(result.folder) for result in data.shown]
+    return Drawing(plot_explanations(opened, image_id, heads=heads), data)
 
 
 @dataclass(frozen=True)
@@ -249,7 +260,8 @@ def _plan_one_shot(results: Results, readout: Readout) -> Iterator[PlannedFigure
 
 def _plan_maps(results: Results) -> Iterator[PlannedFigure]:
     explanations = [result for result in results if result.kind == "explanation"]
-    images = list_images(explanations)
+    ids = (image.image_id for one in explanations for image in one.explanation.images)
+    images = list(dict.fromkeys(ids))
     if not images:
         yield PlannedFigure("fig4_maps", partial(_refuse, "no explained image among the results"))
     families = dict.fromkeys(result.family for result in explanations)
@@ -258,27 +270,13 @@ def _plan_maps(results: Results) -> Iterator[PlannedFigure]:
         for family in families:
             rows = [result for result in explanations if result.family == family]
             name = f"fig4_maps_{number:03d}__{slug(family)}"
-            yield PlannedFigure(name, partial(_draw_image, rows, image_id))
+            yield PlannedFigure(name, partial(draw_image, rows, image_id))
 
 
 def _draw_some(figure: str, results: Results, whose: str, **settings: Any) -> Drawing:
     if not results:
         raise NothingToDrawError(f"{whose} among the results")
     return draw_figure(figure, results, **settings)
-
-
-def _draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> Drawing:
-    # Here, for maps are read with torch, and no other figure needs it.
-    from vitscope.figures.rendering.maps import plot_explanations
-    from vitscope.results.explanation import Explanation
-
-    shown = [result for result in explanations if image_id in list_images([result])]
-    if not shown:
-        raise NothingToDrawError("no result explains this image")
-    opened = [Explanation(result.folder) for result in shown]
-    omitted = {r.label: "does not explain this image" for r in explanations if r not in shown}
-    data = FigureData(points=(), notes=(), shown=tuple(shown), omitted=omitted)
-    return Drawing(plot_explanations(opened, image_id, heads=heads), data)
 
 
 def _refuse(reason: str) -> Drawing:

@@ -237,6 +237,11 @@ def printable(value: object) -> str:
     return shorten(safe, _LONGEST)
 
 
+def as_sentence(text: str) -> str:
+    """Words with a capital letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def shorten(text: str, longest: int) -> str:
     """Text that is cut in the middle where it is too long."""
     half = (longest - 1) // 2

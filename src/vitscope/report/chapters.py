@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 from vitscope.figures.anatomy import describe_anatomy
 from vitscope.figures.contributions import (
@@ -101,7 +101,7 @@ class ReportFigure:
         except NothingToDrawError as reason:
             return cls(entry, missing=str(reason))
 
-    @property
+    @cached_property
     def charts(self) -> list[Chart]:
         """Its charts."""
         return [] if self.data is None else self.entry.mark.draw(self.data)

@@ -28,7 +28,7 @@ from vitscope.report.embedding import (
 )
 from vitscope.report.vega import plot_histogram
 from vitscope.report.verdicts import describe_origin, describe_verdict
-from vitscope.results.vocabulary import name_term
+from vitscope.results.vocabulary import TERMS, name_term
 
 _NO_DIGEST, _HEAD_LETTERS = "0" * 32, 4096
 _DIGEST = re.compile('<meta name="vitscope-digest" content="([0-9a-f]{32})">')
@@ -161,7 +161,7 @@ def _load_environment() -> Environment:
         trim_blocks=True,
     )
     environment.filters["maths"] = as_maths
-    environment.globals |= {"name_term": name_term, "key_of": draw_key}
+    environment.globals |= {"name_term": name_term, "terms": TERMS, "key_of": draw_key}
     return environment
 
 

@@ -5,7 +5,7 @@ being drawn again. Texts of a result go into data and descriptions alone, never 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,13 +126,7 @@ def _draw_bars(
     layers: list[alt.Chart] = [
         bars.encode(x=value, color=colour, tooltip=_make_tooltip(axis, "name"))
     ]
-    if _some(rows, "low"):
-        layers.append(base.mark_rule(stroke=INK, strokeWidth=1.4).encode(x="low:Q", x2="high:Q"))
-    if _some(rows, "biased"):
-        layers.append(base.mark_point(stroke=INK, size=30).encode(x="biased:Q"))
-    if _some(rows, "floor"):
-        tick = base.mark_tick(color=FAINT, thickness=2, height=20)
-        layers.append(tick.encode(x=alt.X("floor:Q")))
+    layers += _mark_ends(base, rows, "x", alt.value(INK))
     description = f"{axis} of {label}: {told}"
     return Chart(label, _finish(layers, description, height=_BAR_PX * len(rows)))
 
@@ -154,13 +148,7 @@ def _plot_by_size(data: FigureData, points: Sequence[Point]) -> Spec:
         .encode(x=place, y=alt.value(-4), text="size:N"),
         base.mark_line(strokeWidth=1.6).encode(y=value, color=colour),
     ]
-    if _some(rows, "low"):
-        layers.append(base.mark_rule(strokeWidth=1.4).encode(y="low:Q", y2="high:Q", color=colour))
-    if _some(rows, "biased"):
-        layers.append(base.mark_point(size=30).encode(y="biased:Q", color=colour))
-    if _some(rows, "floor"):
-        dash = base.mark_point(shape="stroke", size=90, strokeWidth=1.5, stroke=FAINT)
-        layers.append(dash.encode(y="floor:Q"))
+    layers += _mark_ends(base, rows, "y", colour)
     marks = base.mark_point(filled=True, size=70, opacity=1)
     tooltip = _make_tooltip(data.axis, "model", "name")
     layers.append(marks.encode(y=value, color=colour, shape=shape, tooltip=tooltip))
@@ -219,7 +207,7 @@ def _plot_dots(data: FigureData, points: Sequence[Point]) -> Spec:
     value = alt.X("value:Q", title=data.axis, axis=_make_axis(data), scale=_make_scale(data))
     filled = alt.condition(alt.datum["strong"], alt.value(1), alt.value(0.15))
     layers: list[alt.Chart] = [
-        base.mark_rule(strokeWidth=1.4).encode(x="low:Q", x2="high:Q", color=colour),
+        *_mark_ends(base, rows, "x", colour),
         base.mark_point(filled=True, size=60, opacity=1, strokeWidth=1.2).encode(
             x=value,
             color=colour,
@@ -271,6 +259,21 @@ def _make_row(data: FigureData, point: Point) -> dict[str, Any]:
 
 def _make_base(rows: Sequence[Row]) -> alt.Chart:
     return alt.Chart(alt.InlineData(values=[dict(row) for row in rows]))
+
+
+def _mark_ends(
+    base: alt.Chart, rows: Sequence[Row], along: str, colour: Any
+) -> Iterator[alt.Chart]:
+    # Intervals, and of a CKA the biased estimate and what it would be of unrelated features.
+    if _some(rows, "low"):
+        ends = {along: "low:Q", f"{along}2": "high:Q"}
+        yield base.mark_rule(strokeWidth=1.4).encode(color=colour, **ends)
+    if _some(rows, "biased"):
+        yield base.mark_point(size=30).encode(color=colour, **{along: "biased:Q"})
+    if _some(rows, "floor"):
+        orient: Any = "vertical" if along == "x" else "horizontal"
+        tick = base.mark_tick(color=FAINT, thickness=2, size=14, orient=orient)
+        yield tick.encode(**{along: "floor:Q"})
 
 
 def _some(rows: Sequence[Row], key: str) -> bool:

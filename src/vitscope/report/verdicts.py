@@ -14,7 +14,7 @@ from vitscope.figures.intervals import (
     write_number,
     write_percent,
 )
-from vitscope.figures.saved import ModelResult, format_millions
+from vitscope.figures.saved import ModelResult, as_sentence, format_millions
 from vitscope.files.json_files import read_json
 from vitscope.report.tables import Table
 from vitscope.report.vega import TERM_SHAPES
@@ -47,7 +47,7 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
         "symbol": symbol,
         "label": result.label,
         "id": result.model_id,
-        "text": f"{verdict.text[:1].upper()}{verdict.text[1:]}.",
+        "text": as_sentence(verdict.text),
         "layers": _tabulate_layers(summary),
         "shares": shares,
         "shares_told": ", ".join(part["told"] for part in shares),

@@ -31,7 +31,7 @@ from vitscope.figures.rendering.style import (
     in_style,
     literal,
 )
-from vitscope.figures.saved import printable
+from vitscope.figures.saved import as_sentence, printable
 from vitscope.results.choices import list_inputs
 from vitscope.results.explanation import Explanation, ImageExplanation
 from vitscope.results.vocabulary import name_term, order_terms
@@ -125,14 +125,13 @@ def _make_row(explanation: Explanation, image_id: str, *, heads: bool) -> _Row:
     one = explanation.read_image(explanation.image_ids.index(image_id))
     name = printable(one.path.rsplit("/", 1)[-1])
     shown = "shown whole" if one.framing == "whole" else "cropped to the input size"
-    text = one.verdict.text
     return _Row(
         label=_label(explanation),
         image=one,
         image_caption=_wrap([name, shown], _IMAGE_LETTERS),
         maps=_make_maps(one),
         head_maps=_make_head_maps(one) if heads else (),
-        verdict=_wrap([f"{text[0].upper()}{text[1:]}."], _VERDICT_LETTERS),
+        verdict=_wrap([as_sentence(one.verdict.text)], _VERDICT_LETTERS),
         basis=_wrap([f"This rests on {one.verdict.basis}."], _BASIS_LETTERS),
     )
 
