@@ -166,7 +166,8 @@ def test_each_patch_of_each_map_is_a_row_of_the_table(explained, tmp_path):
     draw_explanations(explained, tmp_path, heads=True)
     with (tmp_path / "wide.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    one = explained[0].read_image([i.path for i in explained[0].summary.images].index("wide.png"))
+    paths = [image.path for image in explained[0].summary.images]
+    one = explained[0].read_image([path.endswith("wide.png") for path in paths].index(True))
     own = [row for row in rows if row["model"] == rows[0]["model"]]
     for name, values in (
         ("attention", one.attention),

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import fields, is_dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,11 +19,14 @@ from made_results import make_audit, make_one_shot, write_all, write_result
 from vitscope import AuditConfig, audit
 from vitscope.cli import main
 from vitscope.errors import ResultError, UsageError
+from vitscope.figures.image_numbers import R2
+from vitscope.figures.intervals import write_interval
 from vitscope.figures.saved import load_results
 from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.estimates import CkaEstimate as Cka
 from vitscope.metrics.jackknife import Estimate
 from vitscope.report import write_report
+from vitscope.report.chapters import IMAGES, LAYERS, TOKENS, ReportFigure, list_sources
 from vitscope.report.columns import collect_numbers, count_bins, describe_column
 from vitscope.report.embedded_images import collect_images
 from vitscope.report.page import read_definitions, render_report
@@ -118,6 +122,25 @@ def test_charts_hold_the_numbers_of_the_results(page, made):
     for result in load_results([made / "audits"]):
         for term, share in result.audit.last.variance_share["residual"].items():
             assert found[result.label, term] == pytest.approx(share.value)
+
+
+def test_every_number_of_a_figure_is_on_its_charts_and_in_its_table(made):
+    results = load_results([made])
+    for entry in (*list_sources(results), *LAYERS, *TOKENS, *IMAGES):
+        figure = ReportFigure.make(entry, results)
+        shown = (
+            {"norm"} if entry.key == "anatomy" else {point.panel for point in figure.data.points}
+        )
+        points = [p for p in figure.data.points if p.panel in shown and p.x != R2]
+        rows = [row for row in _rows_of([chart.spec for chart in figure.charts]) if "told" in row]
+        numbers = [
+            (p.model.label, p.term, p.number.value, p.number.low, p.number.high) for p in points
+        ]
+        drawn = [tuple(row[k] for k in ("model", "term", "value", "low", "high")) for row in rows]
+        assert Counter(drawn) == Counter(numbers), entry.key
+        cells = Counter(cell for row in figure.table.rows for cell in row)
+        told = Counter(write_interval(p.number, percent=figure.data.percent) for p in points)
+        assert all(sum(n for c, n in cells.items() if c.endswith(t)) >= n for t, n in told.items())
 
 
 def _rows_of(tree):

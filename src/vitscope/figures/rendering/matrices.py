@@ -55,7 +55,7 @@ def draw_directions(data: FigureData) -> Figure:
         pair: f"{value:.2f}\n({chances[pair]:.2f})" if pair in chances else f"{value:.2f}"
         for pair, value in cells.items()
     }
-    terms = order_terms({term for pair in cells for term in pair})
+    terms = order_terms({term for p in data.points for term in (p.term, p.other) if term})
     texts |= {(term, term): "" for term in terms}
     _plot_matrix(shared, terms, cells, texts, colours="cividis", limits=(0, 1))
     _plot_ranks(ranks, data.panels[RANKS])
