@@ -60,7 +60,7 @@ def _list_patches(result: ModelResult, image_id: str, heads: bool) -> Iterator[P
             yield Point(
                 model=result,
                 panel=" ".join([kind, *map(str, head)]),
-                term=one.path,
+                term=one.path.rsplit("/", 1)[-1],
                 other=str(row),
                 x=column,
                 number=Interval(float(value), n=1),

@@ -47,7 +47,7 @@ def draw_ledgers(data: FigureData) -> Figure:
 @in_style
 def draw_directions(data: FigureData) -> Figure:
     """Angles between spans, variance that terms share, effective ranks."""
-    figure, panels = make_panels(3, panel_height_in=2.5, share_y=False)
+    figure, panels = make_panels(3, panel_height_in=2.8, share_y=False)
     angles, shared, ranks = panels
     _plot_angles(angles, data.panels[ANGLES])
     cells, chances = (_read_cells(data.panels.get(key, [])) for key in (SHARED, CHANCE))
@@ -105,7 +105,7 @@ def _plot_angles(panel: Axes, points: Sequence[Point]) -> None:
         ylim=(0, 92), yticks=[0, 30, 60, 90], xlabel="direction", ylabel="principal angle (°)"
     )
     panel.legend(
-        loc="upper left", bbox_to_anchor=(-0.1, -0.22), ncols=2, fontsize=SMALL_PT, handlelength=2.6
+        loc="upper left", bbox_to_anchor=(-0.1, -0.22), fontsize=SMALL_PT, handlelength=2.6
     )
 
 
