@@ -8,7 +8,7 @@ import numpy as np
 
 from vitscope.figures.description import FigureData, NothingToDrawError, Point
 from vitscope.figures.intervals import Interval
-from vitscope.figures.saved import ModelResult, slug
+from vitscope.figures.saved import ModelResult, name_apart, slug
 from vitscope.results.explanation import Explanation
 
 
@@ -41,11 +41,7 @@ def name_images(results: Sequence[ModelResult]) -> dict[str, str]:
             continue
         stem = Path(image.path).stem
         readable = any(letter.isascii() and letter.isalnum() for letter in stem)
-        stem = name = slug(stem) if readable else "image"
-        number = 2
-        while name.casefold() in {other.casefold() for other in names}:
-            name, number = f"{stem}-{number}", number + 1
-        names[name] = image.image_id
+        names[name_apart(slug(stem) if readable else "image", names)] = image.image_id
     return names
 
 

@@ -45,7 +45,7 @@ from vitscope.figures.rendering.clouds import (
 )
 from vitscope.figures.rendering.matrices import draw_directions, draw_grid, draw_ledgers
 from vitscope.figures.rendering.tokens import draw_tokens
-from vitscope.figures.saved import ModelResult, slug, tell_apart
+from vitscope.figures.saved import ModelResult, name_apart, slug, tell_apart
 from vitscope.results.saved_result import SavedResult
 
 Results = Sequence[ModelResult]
@@ -237,7 +237,9 @@ def _plan_audits(results: Results, readout: Readout) -> Iterator[PlannedFigure]:
         for name, figure in figures.items():
             settings = {"readout": readout} if figure == "restricted_cka" else {}
             yield PlannedFigure(name, partial(_draw_some, figure, chosen, whose, **settings))
-    names = _name_each(audits)
+    names: dict[Path, str] = {}
+    for result in audits:
+        names[result.folder] = name_apart(slug(result.label), names.values())
     for name, figure in OF_EACH_MODEL.items():
         if not audits:
             yield PlannedFigure(name, partial(_refuse, "no audit among the results"))
@@ -281,15 +283,3 @@ def _draw_some(figure: str, results: Results, whose: str, **settings: Any) -> Dr
 
 def _refuse(reason: str) -> Drawing:
     raise NothingToDrawError(reason)
-
-
-def _name_each(results: Results) -> dict[Path, str]:
-    names: dict[Path, str] = {}
-    for result in results:
-        stem = name = slug(result.label)
-        taken = {other.casefold() for other in names.values()}
-        number = 2
-        while name.casefold() in taken:
-            name, number = f"{stem}-{number}", number + 1
-        names[result.folder] = name
-    return names

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain, count
 from pathlib import Path
 from typing import TypeVar
 
@@ -202,8 +203,8 @@ def tell_apart(results: Sequence[ModelResult]) -> list[ModelResult]:
     apart = []
     for result in marked:
         counts[result.kind, result.label] += 1
-        count = counts[result.kind, result.label]
-        mark = result.mark if count == 1 else ", ".join(filter(None, [result.mark, str(count)]))
+        number = counts[result.kind, result.label]
+        mark = result.mark if number == 1 else ", ".join(filter(None, [result.mark, str(number)]))
         apart.append(replace(result, mark=mark))
     return apart
 
@@ -235,6 +236,13 @@ def printable(value: object) -> str:
     text = " ".join(str(value).split())
     safe = "".join(c if c.isprintable() and ord(c) < 0x250 else _escape(c) for c in text)
     return shorten(safe, _LONGEST)
+
+
+def name_apart(stem: str, taken: Iterable[str]) -> str:
+    """A name that no file system confuses with those that are taken."""
+    known = {name.casefold() for name in taken}
+    names = chain([stem], (f"{stem}-{number}" for number in count(2)))
+    return next(name for name in names if name.casefold() not in known)
 
 
 def as_sentence(text: str) -> str:

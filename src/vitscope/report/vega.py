@@ -121,7 +121,7 @@ def _draw_bars(
         y=alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=130))
     )
     value = alt.X("value:Q", title=axis, axis=_make_axis(data), scale=_make_scale(data))
-    colour = alt.Color("term:N", legend=None, scale=_make_range(data.terms, term_colour))
+    colour, _ = _encode_terms(data.terms)
     bars = base.mark_bar(height=14, cornerRadius=2)
     layers: list[alt.Chart] = [
         bars.encode(x=value, color=colour, tooltip=_make_tooltip(axis, "name"))
@@ -133,8 +133,7 @@ def _draw_bars(
 
 def _plot_by_size(data: FigureData, points: Sequence[Point]) -> Spec:
     rows = [{**_make_row(data, point), "name": name_term(point.term)} for point in points]
-    colour = alt.Color("term:N", scale=_make_range(data.terms, term_colour), legend=None)
-    shape = alt.Shape("term:N", scale=_make_range(data.terms, term_shape), legend=None)
+    colour, shape = _encode_terms(data.terms)
     labels = [{"x": x, "size": size} for x, size in label_sizes(point.model for point in points)]
     sizes = sorted({float(point.x) for point in points})
     axis = alt.Axis(values=sizes, labelExpr=_MILLIONS, labelOverlap="greedy", grid=False)
@@ -200,8 +199,7 @@ def _plot_dots(data: FigureData, points: Sequence[Point]) -> Spec:
         for point in points
     ]
     terms = order_terms({point.term for point in points})
-    colour = alt.Color("term:N", scale=_make_range(terms, term_colour), legend=None)
-    shape = alt.Shape("term:N", scale=_make_range(terms, term_shape), legend=None)
+    colour, shape = _encode_terms(terms)
     name = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=150, grid=True))
     base = _make_base(rows).encode(y=name, yOffset=alt.YOffset("term:N", sort=terms))
     value = alt.X("value:Q", title=data.axis, axis=_make_axis(data), scale=_make_scale(data))
@@ -286,6 +284,12 @@ def _make_axis(data: FigureData) -> alt.Axis:
 
 def _make_scale(data: FigureData) -> alt.Scale:
     return alt.Scale() if data.limits is None else alt.Scale(domain=list(data.limits), nice=False)
+
+
+def _encode_terms(terms: Sequence[str]) -> tuple[alt.Color, alt.Shape]:
+    colours, shapes = (_make_range(terms, look) for look in (term_colour, term_shape))
+    colour = alt.Color("term:N", scale=colours, legend=None)
+    return colour, alt.Shape("term:N", scale=shapes, legend=None)
 
 
 def _make_range(names: Sequence[str], look: Any) -> alt.Scale:
