@@ -1,5 +1,6 @@
 """The figure of an explained image: all of it is there, and nothing lies over anything else."""
 
+import csv
 import os
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +16,7 @@ from vitscope import Explanation, RunConfig, explain
 from vitscope.cli import main
 from vitscope.errors import UsageError
 from vitscope.figures import ModelResult, draw_figure, plot
-from vitscope.figures.explained import draw_explanations
+from vitscope.figures.draw import draw_explanations
 from vitscope.figures.rendering.maps import plot_explanations
 from vitscope.files.own_files import is_figures
 
@@ -146,7 +147,12 @@ def test_figures_are_named_by_their_images(explained, tmp_path):
     assert {"wide", "tall"} < stems
     assert len(stems) == 3
     assert len(files) == 9
-    assert {path.name for path in out.iterdir()} == {*(f.name for f in files), "index.json"}
+    tables = {f"{stem}.csv" for stem in stems}
+    assert {path.name for path in out.iterdir()} == {
+        *(f.name for f in files),
+        *tables,
+        "index.json",
+    }
     for path in files:
         assert path.name.isascii()
         starts = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
@@ -154,6 +160,26 @@ def test_figures_are_named_by_their_images(explained, tmp_path):
     assert is_figures(out)
     again = draw_explanations(one, tmp_path / "again")
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in files if p.suffix == ".png"]
+
+
+def test_each_patch_of_each_map_is_a_row_of_the_table(explained, tmp_path):
+    draw_explanations(explained, tmp_path, heads=True)
+    with (tmp_path / "wide.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    paths = [image.path for image in explained[0].summary.images]
+    one = explained[0].read_image([path.endswith("wide.png") for path in paths].index(True))
+    own = [row for row in rows if row["model"] == rows[0]["model"]]
+    for name, values in (
+        ("attention", one.attention),
+        ("contribution_norm", one.contribution_norm),
+        ("share", one.share),
+        ("head_attention 1", one.head_attention[1]),
+    ):
+        found = {
+            (int(r["other"]), int(r["x"])): float(r["value"]) for r in own if r["panel"] == name
+        }
+        assert found == {place: pytest.approx(value) for place, value in np.ndenumerate(values)}
+    assert {row["model_id"] for row in rows} == {e.summary.model.id for e in explained}
 
 
 def test_equal_names_get_numbers_and_equal_images_one_figure(tmp_path):
@@ -247,7 +273,7 @@ def test_what_is_done_is_drawn_though_a_later_model_fails(capsys, model_folders,
     code, printed, err = run(capsys, shaped / "wide.png", *arguments)
     assert code != 0
     assert "Traceback" not in err
-    assert "1 figures written" in printed
+    assert "1 figure written" in printed
     assert (out / "figures" / "wide.png").is_file()
 
 

@@ -9,8 +9,8 @@ from vitscope.figures import draw_figure
 @pytest.mark.parametrize(
     ("part", "expected"),
     [
-        (1.0, "100.0% of the images have a high-norm patch."),
-        (0.031, "3.1% of the images have a high-norm patch; in the others the highest patch is "),
+        (1.0, "100.0 % of the images have a high-norm patch."),
+        (0.031, "3.1 % of the images have a high-norm patch; in the others the highest patch is "),
         (0.0, None),
         (None, None),
     ],

@@ -32,7 +32,7 @@ from vitscope.cli import main
 from vitscope.errors import ResultError, UsageError, VitscopeError
 from vitscope.figures import NothingToDrawError, draw_figure, draw_figures, load_results
 from vitscope.figures.draw import FORMATS, save_figure
-from vitscope.figures.plan import OF_ALL_MODELS, plan_figures
+from vitscope.figures.questions import OF_ALL_MODELS, plan_figures
 from vitscope.metrics.estimates import CkaEstimate, Directions
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.schema_numbers import CovariateSummary
@@ -173,6 +173,7 @@ def test_a_summary_without_any_defined_number_gives_no_figure(tmp_path):
     nothing = distribution([])
     bare = replace(
         layer,
+        attention_mass=dict.fromkeys(layer.attention_mass, nothing),
         contribution_norm=dict.fromkeys(layer.contribution_norm, nothing),
         variance_share={
             total: dict.fromkeys(shares, Estimate(math.nan, None))

@@ -13,8 +13,8 @@ from matplotlib.container import ErrorbarContainer
 from made_results import FAMILIES, MadeResult, estimate, hold_audit, make_one_shot
 from vitscope.errors import UsageError
 from vitscope.figures import FIGURES, NothingToDrawError, draw_figure, plot
+from vitscope.figures.contributions import list_classifiers
 from vitscope.figures.rendering.style import FAINT, TERM_COLOURS, look_of_families
-from vitscope.figures.sources import list_classifiers
 from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.jackknife import Estimate
 
@@ -254,7 +254,7 @@ def test_directions_show_angles_shared_variance_beside_chance_and_ranks():
     directions = model.audit.last.directions
     lines = {line.get_label(): line.get_ydata() for line in angles.lines}
     pair = directions.pairs["patches"]["skip"]
-    assert lines["patches – skip"] == pytest.approx(pair.principal_angles_deg)
+    assert lines["patches – skip connection"] == pytest.approx(pair.principal_angles_deg)
     assert f"{pair.shared_variance:.2f} (0.03)" in words(shared.figure)
     widths = {round(bar.get_width(), 6) for bar in ranks.patches}
     assert widths == {round(rank, 6) for rank in directions.effective_rank.values()}
@@ -275,7 +275,7 @@ def test_anatomy_shows_norms_cosines_and_the_strongest_dimensions():
     for panel, key in ((before, "before"), (after, "after")):
         lines = {line.get_label(): line.get_ydata() for line in panel.lines}
         assert lines["register_2"] == pytest.approx(getattr(token.top_dimensions, key))
-    assert "Register 2 has the highest norm in 99.8% of the images" in words(drawing.figure)
+    assert "Register 2 has the highest norm in 99.8 % of the images" in words(drawing.figure)
 
 
 def test_covariates_fill_what_is_told_from_none():
@@ -378,8 +378,9 @@ def test_what_cannot_be_drawn_is_refused_in_words(figure, reason):
 @pytest.mark.parametrize(
     ("figure", "settings", "message"),
     [
-        ("poem", {}, "figure 'poem': expected one of variance_share, norms,"),
-        ("norms", {"top": "top1"}, "the figure norms takes no 'top': expected none"),
+        ("poem", {}, "figure 'poem': expected one of variance_share, attent"),
+        ("norms", {"top": "top1"}, "the figure norms takes no 'top': expected terms"),
+        ("patch_share", {"top": "top1"}, "the figure patch_share takes no 'top': expected none"),
         ("one_shot", {"top": "top9"}, "top 'top9': expected one of top1, top5"),
         ("one_shot", {"readout": "embedding"}, "readout 'embedding': expected one of attention, v"),
         ("restricted_cka", {"readout": "residual"}, "readout 'residual': expected one of atten"),

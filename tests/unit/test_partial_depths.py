@@ -7,7 +7,7 @@ import pytest
 from made_results import hold_audit
 from vitscope.figures import draw_figure
 from vitscope.metrics.estimates import HighNormTokens
-from vitscope.report.depth import draw_high_norm
+from vitscope.report.chapters import LAYERS, ReportFigure
 
 WORDS = "After the last block, patch norms are known for 21 images only, those in which"
 
@@ -27,6 +27,11 @@ def unknown():
     return make_result(num_images=0, **dict.fromkeys(names))
 
 
+def report(result):
+    (entry,) = [one for one in LAYERS if one.key == "high-norm"]
+    return ReportFigure.make(entry, [result])
+
+
 def words(figure):
     texts = [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
     return " ".join(" ".join(texts).split())
@@ -37,7 +42,7 @@ def test_figures_and_report_say_of_how_many_images_the_last_depth_is():
     for result, told in ((whole, False), (partial, True)):
         assert (WORDS in words(draw_figure("high_norm_layers", [result]).figure)) == told
         assert (WORDS in words(draw_figure("high_norm_fraction", [result]).figure)) == told
-        assert any(WORDS in note for note in draw_high_norm([result]).notes) == told
+        assert any(WORDS in note for note in report(result).data.remarks) == told
 
 
 def test_no_note_stands_twice():
@@ -54,7 +59,7 @@ def test_a_depth_without_images_is_left_out(unknown):
         assert max(line.get_xdata()) < last
     (panel,) = draw_figure("high_norm_fraction", [unknown]).figure.axes
     assert max(panel.lines[0].get_xdata()) == pytest.approx((last - 1) / last)
-    assert len(draw_high_norm([unknown]).table.rows[0]) == last + 1
+    assert len(report(unknown).table.rows[0]) == last + 1
 
 
 def test_a_bound_is_shaded_from_zero_where_no_token_is_found():

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import fields, is_dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,13 +19,16 @@ from made_results import make_audit, make_one_shot, write_all, write_result
 from vitscope import AuditConfig, audit
 from vitscope.cli import main
 from vitscope.errors import ResultError, UsageError
+from vitscope.figures.image_numbers import R2
+from vitscope.figures.intervals import write_interval
 from vitscope.figures.saved import load_results
 from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.estimates import CkaEstimate as Cka
 from vitscope.metrics.jackknife import Estimate
 from vitscope.report import write_report
+from vitscope.report.chapters import IMAGES, LAYERS, TOKENS, ReportFigure, list_sources
 from vitscope.report.columns import collect_numbers, count_bins, describe_column
-from vitscope.report.images import collect_images
+from vitscope.report.embedded_images import collect_images
 from vitscope.report.page import read_definitions, render_report
 from vitscope.results.schema_numbers import CovariateSummary, Measured
 
@@ -120,6 +124,25 @@ def test_charts_hold_the_numbers_of_the_results(page, made):
             assert found[result.label, term] == pytest.approx(share.value)
 
 
+def test_every_number_of_a_figure_is_on_its_charts_and_in_its_table(made):
+    results = load_results([made])
+    for entry in (*list_sources(results), *LAYERS, *TOKENS, *IMAGES):
+        figure = ReportFigure.make(entry, results)
+        shown = (
+            {"norm"} if entry.key == "anatomy" else {point.panel for point in figure.data.points}
+        )
+        points = [p for p in figure.data.points if p.panel in shown and p.x != R2]
+        rows = [row for row in _rows_of([chart.spec for chart in figure.charts]) if "told" in row]
+        numbers = [
+            (p.model.label, p.term, p.number.value, p.number.low, p.number.high) for p in points
+        ]
+        drawn = [tuple(row[k] for k in ("model", "term", "value", "low", "high")) for row in rows]
+        assert Counter(drawn) == Counter(numbers), entry.key
+        cells = Counter(cell for row in figure.table.rows for cell in row)
+        told = Counter(write_interval(p.number, percent=figure.data.percent) for p in points)
+        assert all(sum(n for c, n in cells.items() if c.endswith(t)) >= n for t, n in told.items())
+
+
 def _rows_of(tree):
     """Every row of data in a specification, wherever Altair put it."""
     if isinstance(tree, list):
@@ -137,7 +160,9 @@ def test_charts_are_what_vega_lite_takes(page):
 
 def test_numbers_of_one_shot_stand_beside_those_of_the_audit(page):
     assert "Do the classes survive? (nearest classifier)" in page.text
-    assert "Chance: 1.0 %" in page.text
+    charts = json.loads(page.data["charts"])
+    rows = _rows_of([spec for key, spec in charts.items() if key.startswith("one-shot-0/")])
+    assert {row["told"] for row in rows if row["term"] == "chance"} == {"1.0 %"}
 
 
 def test_a_model_stands_with_its_sizes_and_alone_with_its_bars(tmp_path, made):
@@ -247,6 +272,7 @@ def test_images_that_do_not_fit_are_left_out_and_counted(tmp_path):
         ("contribution_norm_residual_total", "Length of contribution: residual stream (r)"),
         ("layer_similarity_07", "Layer similarity: depth 7"),
         ("covariate_edge_density", "Image: Edge density"),
+        ("covariate_entropy", "Image: Entropy (bits)"),
         ("token_norm_register_2", "Norm: register 2"),
         ("patch_share", "Attention mass: Patch share"),
         ("something_new", "Other: something new"),
@@ -255,7 +281,7 @@ def test_images_that_do_not_fit_are_left_out_and_counted(tmp_path):
 def test_columns_are_told_in_words(name, words):
     column = describe_column(name)
     assert f"{column.group}: {column.label}" == words
-    assert column.definition in {"", *read_definitions()}
+    assert bool(column.description) == (name != "something_new")
 
 
 def test_numbers_that_are_the_same_for_every_image_are_left_out():

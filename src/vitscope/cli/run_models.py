@@ -219,7 +219,7 @@ def explain(
     targets = _choose_targets(model, out, overwrite=overwrite, name_target=_name_target)
     references = _open_references(reference or [], list(_name_folders(model).values()))
     check_figures_target(out / "figures", overwrite=overwrite)
-    from vitscope.figures.explained import draw_explanations  # here, for what it imports is slow
+    from vitscope.figures.draw import draw_explanations  # here, for what it imports is slow
 
     console = Console()
     explained: list[Explanation] = []
@@ -247,7 +247,8 @@ def explain(
             drawn = draw_explanations(
                 explained, out / "figures", formats=kinds, heads=heads, overwrite=overwrite
             )
-            where = f"{len(drawn)} figures written to {printable_path(out / 'figures')}"
+            count = f"{len(drawn)} figure{'s' * (len(drawn) != 1)}"
+            where = f"{count} written to {printable_path(out / 'figures')}"
             console.print(Text(where), soft_wrap=True)
 
 

@@ -79,17 +79,17 @@ def figures(
     )
     console = Console()
     for figure in drawn.drawn:
-        console.print(Text(f"{figure.name}: {_count(figure.shown)}"), soft_wrap=True)
+        console.print(Text(f"{figure.name}: {_count(figure.shown, 'result')}"), soft_wrap=True)
         for label, reason in figure.omitted.items():
             console.print(Text(f"  not shown: {label}: {reason}", style="dim"), soft_wrap=True)
     for name, reason in drawn.skipped.items():
         console.print(Text(f"not drawn: {name}: {reason}", style="yellow"), soft_wrap=True)
-    where = f"{len(drawn.drawn)} figures written to {printable_path(out)}"
+    where = f"{_count(drawn.drawn, 'figure')} written to {printable_path(out)}"
     console.print(Text(where), soft_wrap=True)
 
 
-def _count(shown: tuple[object, ...]) -> str:
-    return f"{len(shown)} result{'s' * (len(shown) != 1)}"
+def _count(items: tuple[object, ...], name: str) -> str:
+    return f"{len(items)} {name}{'s' * (len(items) != 1)}"
 
 
 def report(*results: Path, out: Path = Path("report.html"), overwrite: bool = False) -> None:

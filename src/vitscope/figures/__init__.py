@@ -2,7 +2,7 @@
 
 from vitscope.figures.description import FigureData, NothingToDrawError
 from vitscope.figures.draw import draw_figures
-from vitscope.figures.plan import FIGURES, Drawing, draw_figure, plot
+from vitscope.figures.questions import FIGURES, Drawing, draw_figure, plot
 from vitscope.figures.saved import ModelResult, load_results
 
 __all__ = [

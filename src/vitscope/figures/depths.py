@@ -7,10 +7,11 @@ from vitscope.figures.description import (
     NothingToDrawError,
     Point,
     describe_n,
+    describe_omitted,
     select,
     write_range,
 )
-from vitscope.figures.numbers import (
+from vitscope.figures.intervals import (
     Interval,
     read_high_norm,
     read_spread,
@@ -32,16 +33,16 @@ FRACTIONS = {
     "position_share": "told by place alone",
 }
 """What is shown of each depth, and how a legend calls it."""
-_NO_TOKENS = "it has no norms of patch tokens by layer"
+_NO_TOKENS = "it has no norms of patch tokens by depth"
 
 
 def describe_layer_similarity(results: Iterable[ModelResult]) -> FigureData:
-    """Cosine of [CLS] at a layer with [CLS] at the last, over relative depth (Fig. 5b and 9)."""
+    """Cosine of [CLS] at a depth with [CLS] at the last (Fig. 5b and 9)."""
     selection = select(results, _read_similarity)
     notes = (
         f"{describe_n(selection.results)}.",
-        "Cosine of [CLS] at a layer with [CLS] at the last; 0: embeddings, 1: output of the "
-        "last block before the final norm. "
+        "Cosine of [CLS] at a depth, from the embeddings to the output of the last block before "
+        "the final norm, with [CLS] at the last depth. "
         "Mean over images; band: 5 to 95 % of the images.",
     )
     points = _place(selection.found)
@@ -49,14 +50,15 @@ def describe_layer_similarity(results: Iterable[ModelResult]) -> FigureData:
 
 
 def describe_high_norm_fraction(results: Iterable[ModelResult]) -> FigureData:
-    """Fraction of patch tokens with a norm above the fitted threshold, over relative depth."""
+    """Fraction of patch tokens with a norm above the fitted threshold, by depth."""
     selection = select(results, _read_fractions)
     notes = (
         f"{describe_n(selection.results)}.",
-        "Norms of block outputs before the final norm; threshold fitted to each layer's norms. "
-        "Shaded where no high-norm tokens are found: from 0 to the largest fraction that so few "
-        "images cannot exclude.",
-        *describe_partial_depths(selection.results),
+        "Norms of block outputs before the final norm; threshold fitted to the norms of each "
+        "depth. Shaded where no high-norm tokens are found: from 0 to the largest fraction that "
+        "so few images cannot exclude.",
+        *_describe_partial_depths(selection.results),
+        *_describe_bounds(selection.found),
     )
     points = [*_place(selection.found)]
     top = max(point.number.value for point in points) or 0.01
@@ -70,7 +72,7 @@ def describe_high_norm_fraction(results: Iterable[ModelResult]) -> FigureData:
 
 
 def describe_high_norm_layers(results: Iterable[ModelResult]) -> FigureData:
-    """One model's patch norms, threshold and high-norm tokens, layer by layer."""
+    """One model's patch norms, threshold and high-norm tokens, depth by depth."""
     selection = select(results, _read_tokens)
     ((result, depths),) = selection.found
     points = (
@@ -82,7 +84,7 @@ def describe_high_norm_layers(results: Iterable[ModelResult]) -> FigureData:
     )
     notes = [
         f"{describe_n(selection.results)}. Norms of block outputs before the final norm.",
-        *describe_partial_depths(selection.results),
+        *_describe_partial_depths(selection.results),
     ]
     if all(one.threshold is None for one in depths):
         notes.append(
@@ -99,7 +101,7 @@ def describe_high_norm_layers(results: Iterable[ModelResult]) -> FigureData:
 
 
 def describe_high_norm_grid(results: Iterable[ModelResult]) -> FigureData:
-    """How often each place on the patch grid holds a high-norm token, at the layer with most."""
+    """How often each place on the patch grid holds a high-norm token, at the depth with most."""
     # Here, for reading sums needs torch, and no other figure does.
     from vitscope.results.audit_result import AuditResult
 
@@ -113,8 +115,8 @@ def describe_high_norm_grid(results: Iterable[ModelResult]) -> FigureData:
         for column, value in enumerate(values)
     )
     notes = [
-        f"n = {one.num_images:,} images. {one.fraction:.2%} of the layer's patch tokens are above "
-        "its threshold; drawn is the layer with the most of them.",
+        f"n = {one.num_images:,} images. {one.fraction:.2%} of the patch tokens at this depth are "
+        "above its threshold; drawn is the depth with the most of them.",
     ]
     if one.position_share is not None:
         notes.append(
@@ -124,13 +126,23 @@ def describe_high_norm_grid(results: Iterable[ModelResult]) -> FigureData:
         points,
         notes,
         heading=f"High-norm tokens: {result.label}",
-        titles={"": f"layer {depth} (0: embeddings)"},
+        titles={"": f"depth {depth} (0: embeddings)"},
         axis="images with one here",
         percent=True,
     )
 
 
-def describe_partial_depths(results: Sequence[ModelResult]) -> list[str]:
+def _describe_bounds(found: Iterable[tuple[ModelResult, Depths]]) -> list[str]:
+    bounds = {
+        model.label: tell_bounds(model.audit.high_norm_tokens)
+        for model, depths in found
+        if all(number.is_bound for _, number in depths)
+    }
+    told = describe_omitted(bounds)
+    return [f"No such tokens are found, but so many cannot be excluded: {told}."] if told else []
+
+
+def _describe_partial_depths(results: Sequence[ModelResult]) -> list[str]:
     """Where patch norms are known of fewer images than there are."""
     partial = [
         depth.num_images
@@ -147,20 +159,20 @@ def describe_partial_depths(results: Sequence[ModelResult]) -> list[str]:
     ]
 
 
-def _place(found: Iterable[tuple[ModelResult, tuple[int, Depths]]]) -> Iterator[Point]:
-    for model, (last, depths) in found:
+def _place(found: Iterable[tuple[ModelResult, Depths]]) -> Iterator[Point]:
+    for model, depths in found:
         for depth, number in depths:
-            yield Point(model=model, panel=model.family, x=depth / last, number=number)
+            yield Point(model=model, panel=model.family, x=depth, number=number)
 
 
-def _read_similarity(result: ModelResult) -> tuple[int, Depths]:
+def _read_similarity(result: ModelResult) -> Depths:
     depths = result.audit.layer_similarity
     if len(depths) < 2:
         raise NothingToDrawError("no [CLS] token to follow through its layers")
     return _number(map(read_spread, depths), "its layer similarity is undefined")
 
 
-def _read_fractions(result: ModelResult) -> tuple[int, Depths]:
+def _read_fractions(result: ModelResult) -> Depths:
     return _number(map(read_high_norm, _read_tokens(result)), _NO_TOKENS)
 
 
@@ -171,12 +183,11 @@ def _read_tokens(result: ModelResult) -> Sequence[HighNormTokens]:
     return depths
 
 
-def _number(numbers: Iterable[Interval | None], reason: str) -> tuple[int, Depths]:
-    every = list(enumerate(numbers))
-    found = [(depth, number) for depth, number in every if number is not None]
+def _number(numbers: Iterable[Interval | None], reason: str) -> Depths:
+    found = [(depth, number) for depth, number in enumerate(numbers) if number is not None]
     if not found:
         raise NothingToDrawError(reason)
-    return len(every) - 1, found
+    return found
 
 
 def _find_densest(result: ModelResult) -> int:
@@ -188,6 +199,6 @@ def _find_densest(result: ModelResult) -> int:
     if not bounds:
         raise NothingToDrawError(_NO_TOKENS)
     raise NothingToDrawError(
-        "no high-norm patch tokens are found in any layer (they are at most "
+        "no high-norm patch tokens are found at any depth (they are at most "
         f"{100 * max(bounds):.3g} % of all)"
     )

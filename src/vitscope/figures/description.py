@@ -1,7 +1,8 @@
 """What a figure shows, whatever draws it: numbers as tidy rows, notes, and who is left out and why.
 
-A module a question (`sources`, `depths`, `tokens`, `pairs`, `images`) reads results into a
-`FigureData`; `rendering` draws it with matplotlib, and its `table` is what lies beside it as CSV.
+A module a question (`contributions`, `depths`, `anatomy`, `pairs`, `image_numbers`) reads results
+into a `FigureData`. `rendering` draws it with matplotlib, the report with Vega-Lite, and its rows
+lie beside it as CSV.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,9 +14,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from vitscope.errors import ResultError, VitscopeError
-from vitscope.figures.numbers import CkaInterval, Interval
-from vitscope.figures.saved import ModelResult, group_by_family
+from vitscope.figures.intervals import CkaInterval, Interval
+from vitscope.figures.saved import ModelResult
 from vitscope.results.choices import (
+    LAYER,
     Choice,
     describe_choices,
     enumerate_labels,
@@ -25,6 +27,7 @@ from vitscope.results.vocabulary import order_terms
 
 T = TypeVar("T")
 Values = Float64[np.ndarray, " image"]
+_SIGNIFICANT = 0.05
 
 
 class NothingToDrawError(VitscopeError):
@@ -52,6 +55,11 @@ class Point:
     other: str = ""
     x: float | str = ""
     p: float | None = None
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether it differs from no relation."""
+        return self.p is not None and self.p < _SIGNIFICANT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +102,12 @@ class FigureData:
         """Every term, in the order of the legend."""
         return order_terms({point.term for point in self.points})
 
+    @property
+    def remarks(self) -> list[str]:
+        """What stands under the figure: the notes, and who is not on it and why."""
+        left_out = describe_omitted(self.omitted)
+        return [*self.notes, *([f"Not shown: {left_out}."] if left_out else [])]
+
     def list_rows(self) -> list[tuple[str, ...]]:
         """The numbers as a table: its head, then one row per point; empty columns are left out."""
         rows = [_list_cells(point) for point in self.points]
@@ -128,15 +142,6 @@ class Selection(Generic[T]):
     def results(self) -> tuple[ModelResult, ...]:
         """The results that have it."""
         return tuple(result for result, _ in self.found)
-
-    @property
-    def families(self) -> dict[str, list[tuple[ModelResult, T]]]:
-        """What was read, family by family, smallest model first."""
-        values = {result.folder: value for result, value in self.found}
-        return {
-            family: [(member, values[member.folder]) for member in members]
-            for family, members in group_by_family(self.results).items()
-        }
 
     def describe(
         self, points: Iterable[Point], notes: Sequence[str], **settings: Any
@@ -189,6 +194,11 @@ def describe_n(results: Sequence[ModelResult]) -> str:
     """How many images the numbers of a figure are over."""
     each = " a model" if len(results) > 1 else ""
     return f"n = {write_range([result.num_images for result in results])} images{each}"
+
+
+def name_block(results: Sequence[ModelResult]) -> str:
+    """Which block the numbers of a figure are of, in a sentence."""
+    return LAYER.agree(results) or "the last block"
 
 
 def write_range(counts: Iterable[int]) -> str:

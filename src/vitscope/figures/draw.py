@@ -1,19 +1,19 @@
-"""Every figure that saved results have the numbers for, in one folder with its index."""
+"""Figures on disk: all that results have the numbers for, or those of explained images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from matplotlib import rcParams
 from matplotlib.figure import Figure
 
 from vitscope.errors import ResultError, UsageError
+from vitscope.figures.contributions import READOUTS, Readout
 from vitscope.figures.description import NothingToDrawError
-from vitscope.figures.plan import plan_figures
+from vitscope.figures.questions import Drawing, draw_image, open_results, plan_figures
 from vitscope.figures.rendering.style import in_style
 from vitscope.figures.saved import ModelResult, load_results
-from vitscope.figures.sources import READOUTS, Readout
 from vitscope.files.csv_files import write_csv
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import write_text
@@ -22,6 +22,9 @@ from vitscope.files.printable import escape_markdown, printable_path
 from vitscope.files.storage import MARKER, never, staged_folder
 from vitscope.results.choices import describe_settings
 from vitscope.results.schema import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from vitscope.results.explanation import Explanation
 
 Format = Literal["png", "pdf", "svg"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -40,16 +43,36 @@ class DrawnFigure:
     Attributes:
         name: Of the figure, the same for every set of results.
         files: Its files, one a format.
-        table: Its numbers as CSV; None for a figure of maps.
+        table: Its numbers as CSV.
         shown: Results whose numbers are on it.
         omitted: Reason for each result that is not, by its label.
     """
 
     name: str
     files: tuple[Path, ...]
-    table: Path | None
+    table: Path
     shown: tuple[ModelResult, ...]
     omitted: Mapping[str, str]
+
+    def describe(self) -> dict[str, Any]:
+        """What an index says of it."""
+        return {
+            "name": self.name,
+            "files": [path.name for path in self.files],
+            "table": self.table.name,
+            "results": [
+                {
+                    "folder": printable_path(result.folder),
+                    "kind": result.kind,
+                    "model": result.model_id,
+                    "num_images": result.num_images,
+                    "weights_hash": result.weights_hash,
+                    "settings": describe_settings(result.summary),
+                }
+                for result in self.shown
+            ],
+            "omitted": self.omitted,
+        }
 
 
 @dataclass(frozen=True)
@@ -101,30 +124,57 @@ def draw_figures(
             except (NothingToDrawError, ResultError) as reason:
                 skipped[planned.name] = str(reason)
                 continue
-            # Laid out once, so that all its files are alike.
-            _fix_layout(drawing.figure)
-            files = [f"{planned.name}.{name}" for name in dict.fromkeys(formats)]
-            rows = drawing.data.list_rows()
-            table = f"{planned.name}.csv"
-            with plain_disk_errors(target):
-                for file in files:
-                    save_figure(drawing.figure, staging / file)
-                if rows:
-                    write_csv(staging / table, rows)
-            data = drawing.data
-            drawn.append(
-                DrawnFigure(
-                    name=planned.name,
-                    files=tuple(target / file for file in files),
-                    table=target / table if rows else None,
-                    shown=data.shown,
-                    omitted=dict(data.omitted),
-                )
-            )
+            drawn.append(_write_figure(drawing, planned.name, formats, staging, target))
         found = FigureFolder(target, tuple(drawn), skipped)
         write_text(staging / "index.md", _write_page(found))
-        write_index(staging, _describe_all(found))
+        index = {"figures": [one.describe() for one in drawn], "skipped": skipped}
+        write_index(staging, {"schema_version": SCHEMA_VERSION, **index})
     return found
+
+
+def draw_explanations(
+    explanations: Sequence["Explanation"],
+    out: str | Path,
+    *,
+    formats: Sequence[Format] = ("png",),
+    heads: bool = False,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Draw every explained image, one row for each model that explains it."""
+    from vitscope.figures.explained import name_images  # here, for it needs torch
+
+    target = Path(out)
+    check_figures_target(target, overwrite=overwrite)
+    results = open_results(explanations)
+    drawn: list[DrawnFigure] = []
+    entries = []
+    with staged_folder(target, replaces=is_figures if overwrite else never) as staging:
+        for name, image_id in name_images(results).items():
+            drawing = draw_image(results, image_id, heads=heads)
+            drawn.append(_write_figure(drawing, name, formats, staging, target))
+            entries.append({**drawn[-1].describe(), "image_id": image_id})
+        write_index(staging, {"schema_version": SCHEMA_VERSION, "figures": entries})
+    return [path for figure in drawn for path in figure.files]
+
+
+def _write_figure(
+    drawing: Drawing, name: str, formats: Sequence[Format], staging: Path, target: Path
+) -> DrawnFigure:
+    # Laid out once, so that all its files are alike.
+    _fix_layout(drawing.figure)
+    files = [f"{name}.{kind}" for kind in dict.fromkeys(formats)]
+    data, table = drawing.data, f"{name}.csv"
+    with plain_disk_errors(target):
+        for file in files:
+            save_figure(drawing.figure, staging / file)
+        write_csv(staging / table, data.list_rows())
+    return DrawnFigure(
+        name=name,
+        files=tuple(target / file for file in files),
+        table=target / table,
+        shown=data.shown,
+        omitted=dict(data.omitted),
+    )
 
 
 @in_style
@@ -165,33 +215,6 @@ def _check_different(results: Sequence[ModelResult]) -> None:
         places[key] = result.folder
 
 
-def _describe_all(found: FigureFolder) -> dict[str, Any]:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "figures": [
-            {
-                "name": figure.name,
-                "files": [path.name for path in figure.files],
-                "table": None if figure.table is None else figure.table.name,
-                "results": [
-                    {
-                        "folder": printable_path(result.folder),
-                        "kind": result.kind,
-                        "model": result.model_id,
-                        "num_images": result.num_images,
-                        "weights_hash": result.weights_hash,
-                        "settings": describe_settings(result.summary),
-                    }
-                    for result in figure.shown
-                ],
-                "omitted": figure.omitted,
-            }
-            for figure in found.drawn
-        ],
-        "skipped": found.skipped,
-    }
-
-
 def _tell_settings(result: ModelResult) -> str:
     told = describe_settings(result.summary)
     return f", settings: {escape_markdown(told)}" if told else ""
@@ -200,8 +223,7 @@ def _tell_settings(result: ModelResult) -> str:
 def _write_page(found: FigureFolder) -> str:
     lines = ["# Figures", ""]
     for figure in found.drawn:
-        paths = [*figure.files, *([] if figure.table is None else [figure.table])]
-        links = ", ".join(f"[{path.suffix[1:]}]({path.name})" for path in paths)
+        links = ", ".join(f"[{p.suffix[1:]}]({p.name})" for p in (*figure.files, figure.table))
         lines += [f"## {figure.name}", "", links, ""]
         lines += [
             f"- {escape_markdown(result.label)}: {escape_markdown(result.model_id)}, "

@@ -1,57 +1,63 @@
-"""The figures of explained images, named by the images, in one folder."""
+"""The maps of an explained image, patch by patch: figure 4."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from vitscope.figures.draw import Format, save_figure
-from vitscope.figures.rendering.maps import plot_explanations
-from vitscope.figures.saved import slug
-from vitscope.files.disk_errors import plain_disk_errors
-from vitscope.files.own_files import check_figures_target, is_figures, write_index
-from vitscope.files.storage import never, staged_folder
+import numpy as np
+
+from vitscope.figures.description import FigureData, NothingToDrawError, Point
+from vitscope.figures.intervals import Interval
+from vitscope.figures.saved import ModelResult, name_apart, slug
 from vitscope.results.explanation import Explanation
-from vitscope.results.schema import SCHEMA_VERSION
 
 
-def draw_explanations(
-    explanations: Sequence[Explanation],
-    out: str | Path,
-    *,
-    formats: Sequence[Format] = ("png",),
-    heads: bool = False,
-    overwrite: bool = False,
-) -> list[Path]:
-    """Draw every explained image, one row for each model that explains it."""
-    target = Path(out)
-    check_figures_target(target, overwrite=overwrite)
-    files: list[Path] = []
-    with staged_folder(target, replaces=is_figures if overwrite else never) as staging:
-        entries = []
-        for name, image_id in _name_images(explanations).items():
-            shown = [one for one in explanations if image_id in one.image_ids]
-            figure = plot_explanations(shown, image_id, heads=heads)
-            names = [f"{name}.{kind}" for kind in dict.fromkeys(formats)]
-            with plain_disk_errors(target):
-                for file in names:
-                    save_figure(figure, staging / file)
-            entries.append({"name": name, "files": names, "image_id": image_id})
-            files += [target / file for file in names]
-        write_index(staging, {"schema_version": SCHEMA_VERSION, "figures": entries})
-    return files
+def describe_maps(
+    results: Sequence[ModelResult], image_id: str, *, heads: bool = False
+) -> FigureData:
+    """One image's maps by each model that explains it: of which patch, at a column and a row."""
+    shown = [one for one in results if image_id in list_images([one])]
+    if not shown:
+        raise NothingToDrawError("no result explains this image")
+    return FigureData(
+        points=tuple(point for one in shown for point in _list_patches(one, image_id, heads)),
+        notes=(),
+        shown=tuple(shown),
+        omitted={one.label: "does not explain this image" for one in results if one not in shown},
+    )
 
 
-def _name_images(explanations: Sequence[Explanation]) -> dict[str, str]:
-    """Name each image so that any file system takes it."""
+def list_images(results: Sequence[ModelResult]) -> list[str]:
+    """Images that any of the results explains."""
+    ids = (image.image_id for one in results for image in one.explanation.images)
+    return list(dict.fromkeys(ids))
+
+
+def name_images(results: Sequence[ModelResult]) -> dict[str, str]:
+    """Each image by a name that any file system takes."""
     names: dict[str, str] = {}
-    for image in chain.from_iterable(one.summary.images for one in explanations):
+    for image in chain.from_iterable(one.explanation.images for one in results):
         if image.image_id in names.values():
             continue
         stem = Path(image.path).stem
         readable = any(letter.isascii() and letter.isalnum() for letter in stem)
-        stem = name = slug(stem) if readable else "image"
-        number = 2
-        while name.casefold() in {other.casefold() for other in names}:
-            name, number = f"{stem}-{number}", number + 1
-        names[name] = image.image_id
+        names[name_apart(slug(stem) if readable else "image", names)] = image.image_id
     return names
+
+
+def _list_patches(result: ModelResult, image_id: str, heads: bool) -> Iterator[Point]:
+    explanation = Explanation(result.folder)
+    one = explanation.read_image(explanation.image_ids.index(image_id))
+    share = "share" if one.centred_share is None else "centred_share"
+    kinds = ["attention", "contribution_norm", share]
+    kinds += ["head_attention", f"head_{share}"] if heads else []
+    for kind in kinds:
+        for (*head, row, column), value in np.ndenumerate(getattr(one, kind)):
+            yield Point(
+                model=result,
+                panel=" ".join([kind, *map(str, head)]),
+                term=one.path.rsplit("/", 1)[-1],
+                other=str(row),
+                x=column,
+                number=Interval(float(value), n=1),
+            )

@@ -9,9 +9,10 @@ from vitscope.figures.description import (
     NothingToDrawError,
     Point,
     describe_n,
+    name_block,
     select,
 )
-from vitscope.figures.numbers import CkaInterval, Interval, make_interval
+from vitscope.figures.intervals import CkaInterval, Interval, make_interval
 from vitscope.figures.saved import ModelResult
 from vitscope.metrics.estimates import GramShare
 from vitscope.results.choices import LAYER, count_cls
@@ -32,8 +33,9 @@ def describe_gram_ledger(results: Iterable[ModelResult]) -> FigureData:
     selection = select(results, _read_ledgers, choices=[count_cls(*SOURCES), LAYER])
     notes = (
         "Unbiased estimates of ⟨G, G_ab⟩ / ⟨G, G⟩ over ordered pairs of terms, centred over "
-        "images: all cells of a panel sum to 1. In brackets the biased estimate. Last block, "
-        f"{describe_n(selection.results)}; ±: half of a 95 % interval.",
+        "images: all cells of a panel sum to 1. In brackets the biased estimate. At "
+        f"{name_block(selection.results)}, {describe_n(selection.results)}; ±: half of a 95 % "
+        "interval.",
     )
     ((result, points),) = selection.found
     return selection.describe(
@@ -51,9 +53,9 @@ def describe_directions(results: Iterable[ModelResult]) -> FigureData:
     ((result, points),) = selection.found
     notes = (
         f"Leading {result.audit.last.directions.num_directions} directions of each term's variance "
-        f"over images, last block, {describe_n(selection.results)}. Shared variance: part of the "
-        "row's variance within the span of the column's directions; in brackets what unrelated "
-        "directions would share. Effective rank: (tr Σ)² / tr Σ².",
+        f"over images at {name_block(selection.results)}, {describe_n(selection.results)}. Shared "
+        "variance: part of the row's variance within the span of the column's directions; in "
+        "brackets what unrelated directions would share. Effective rank: (tr Σ)² / tr Σ².",
     )
     titles = {
         ANGLES: "angles between spans",

@@ -1,11 +1,13 @@
 """Saved results as figures need them: found, read, named and put in order."""
 
+import math
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain, count
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +33,8 @@ from vitscope.results.schema import (
 S = TypeVar("S", bound=Summary)
 
 _LONGEST, _SHORT = 60, 32
+_SAME_SIZE = 0.06
+"""Sizes whose parameters differ by less than 15 % (a power of ten of this) share a label."""
 _RECIPES = (
     "DINOv2",
     "DINOv2 with registers",
@@ -108,6 +112,11 @@ class ModelResult:
     def params_m(self) -> float | None:
         """Parameters of the vision tower in millions; None where they are not known."""
         return self.summary.model.num_params / 1e6 or None
+
+    @property
+    def depth(self) -> int:
+        """Blocks of the model."""
+        return self.summary.model.depth
 
     @property
     def num_registers(self) -> int:
@@ -194,10 +203,32 @@ def tell_apart(results: Sequence[ModelResult]) -> list[ModelResult]:
     apart = []
     for result in marked:
         counts[result.kind, result.label] += 1
-        count = counts[result.kind, result.label]
-        mark = result.mark if count == 1 else ", ".join(filter(None, [result.mark, str(count)]))
+        number = counts[result.kind, result.label]
+        mark = result.mark if number == 1 else ", ".join(filter(None, [result.mark, str(number)]))
         apart.append(replace(result, mark=mark))
     return apart
+
+
+def label_sizes(results: Iterable[ModelResult]) -> list[tuple[float, str]]:
+    """Where the labels of sizes stand over the numbers of parameters, one for those close by."""
+    labelled = sorted(
+        (result.params_m, result.size.split("/")[0])
+        for result in {result.folder: result for result in results}.values()
+        if result.size is not None and result.params_m is not None
+    )
+    groups: list[list[tuple[float, str]]] = []
+    for params, label in labelled:
+        if groups and math.log10(params / groups[-1][0][0]) < _SAME_SIZE:
+            groups[-1].append((params, label))
+        else:
+            groups.append([(params, label)])
+    return [
+        (
+            math.exp(sum(math.log(params) for params, _ in group) / len(group)),
+            ", ".join(dict.fromkeys(label for _, label in group)),
+        )
+        for group in groups
+    ]
 
 
 def printable(value: object) -> str:
@@ -205,6 +236,18 @@ def printable(value: object) -> str:
     text = " ".join(str(value).split())
     safe = "".join(c if c.isprintable() and ord(c) < 0x250 else _escape(c) for c in text)
     return shorten(safe, _LONGEST)
+
+
+def name_apart(stem: str, taken: Iterable[str]) -> str:
+    """A name that no file system confuses with those that are taken."""
+    known = {name.casefold() for name in taken}
+    names = chain([stem], (f"{stem}-{number}" for number in count(2)))
+    return next(name for name in names if name.casefold() not in known)
+
+
+def as_sentence(text: str) -> str:
+    """Words with a capital letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def shorten(text: str, longest: int) -> str:
@@ -238,11 +281,3 @@ def _find_results(folder: Path) -> list[Path]:
             places.append(Path(here))
             below.clear()
     return places
-
-
-def group_by_family(results: Iterable[ModelResult]) -> dict[str, list[ModelResult]]:
-    """Models of one training recipe together, by size."""
-    families: dict[str, list[ModelResult]] = {}
-    for result in sorted(results, key=lambda one: one.order):
-        families.setdefault(result.family, []).append(result)
-    return families

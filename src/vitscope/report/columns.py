@@ -8,21 +8,21 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64
 
-from vitscope.figures.saved import printable
-from vitscope.results.vocabulary import COVARIATES, PER_IMAGE, TERMS, TOTALS, name_term
+from vitscope.figures.saved import as_sentence, printable
+from vitscope.results.vocabulary import (
+    COVARIATES,
+    PER_IMAGE,
+    TERMS,
+    TOTALS,
+    Quantity,
+    name_covariate,
+    name_term,
+)
 
 _NUM_BINS = 28
 _NOISE = 1e-6
 """Spread, as a part of the largest value, that is rounding alone."""
 _COVARIATE = "covariate_"
-_DEFINED = {
-    "share_without_bias": "share",
-    "restricted_cosine": "cosine",
-    "token_norm": "anatomy",
-    "highest_patch_norm": "high-norm",
-    "level_range": "",
-}
-"""Definitions whose keys differ from those of their numbers."""
 _TERMS, _QUANTITIES = list(TERMS), list(PER_IMAGE)
 
 
@@ -34,14 +34,14 @@ class Column:
         name: As in the table of the result.
         group: What kind of number it is.
         label: Which of its kind.
-        definition: Key of its definition; empty where there is none.
+        description: What it is, in a line; empty where that is not known.
         order: Its place in a list to choose from.
     """
 
     name: str
     group: str
     label: str
-    definition: str
+    description: str
     order: tuple[int, str, int, str]
 
 
@@ -74,32 +74,34 @@ def describe_column(name: str) -> Column:
     """A column of the table of images in words."""
     if name.startswith(_COVARIATE):
         key = name.removeprefix(_COVARIATE)
-        label = COVARIATES[key].name if key in COVARIATES else name_term(key)
-        return _place(name, "Image", label, "covariates")
+        return _place(name, "Image", name_covariate(key), COVARIATES.get(key))
     keys = [key for key in PER_IMAGE if name == key or name.startswith(f"{key}_")]
     if not keys:
-        return _place(name, "Other", name_term(name), "")
+        return _place(name, "Other", name_term(name))
     quantity = PER_IMAGE[max(keys, key=len)]
     rest = name.removeprefix(quantity.key).removeprefix("_")
-    is_proof = quantity.key.endswith("_error")
-    definition = "balance" if is_proof else quantity.key.replace("_", "-")
-    definition = _DEFINED.get(quantity.key, definition)
     if not rest:
+        is_proof = quantity.key.endswith("_error")
         group = "Proofs" if is_proof else "Attention mass" if name == "patch_share" else "Image"
-        return _place(name, group, quantity.name, definition, quantity.key)
+        return _place(name, group, quantity.name, quantity)
     total = next((total for total in quantity.totals if rest.startswith(f"{total}_")), None)
     term = rest if total is None else rest.removeprefix(f"{total}_")
     group = quantity.name if total is None else f"{quantity.name} with {TOTALS[total]}"
     label = f"depth {int(term)}" if term.isdigit() else name_term(term)
-    return _place(name, group, label, definition, quantity.key, term)
+    return _place(name, group, label, quantity, term)
 
 
 def _place(
-    name: str, group: str, label: str, definition: str, key: str = "", term: str = ""
+    name: str, group: str, label: str, quantity: Quantity | None = None, term: str = ""
 ) -> Column:
-    first = _QUANTITIES.index(key) if key in PER_IMAGE else len(_QUANTITIES)
     last = _TERMS.index(term) if term in TERMS else len(_TERMS)
-    return Column(name, group, printable(label), definition, (first, group, last, name))
+    first, unit, description = len(_QUANTITIES), "", ""
+    if quantity is not None:
+        first = _QUANTITIES.index(quantity.key) if quantity.key in PER_IMAGE else first
+        unit = f" ({quantity.unit})" if quantity.unit else ""
+        description = as_sentence(quantity.description)
+    order = (first, group, last, name)
+    return Column(name, group, printable(label) + unit, description, order)
 
 
 def collect_numbers(table: pa.Table) -> ImageNumbers:

@@ -20,7 +20,7 @@ from jaxtyping import Float, UInt8
 from markupsafe import Markup, escape
 from PIL import Image
 
-from vitscope.report.charts import TERM_SHAPES
+from vitscope.report.vega import TERM_SHAPES
 
 _ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 _LONGEST_PX, _QUALITY = 336, 82

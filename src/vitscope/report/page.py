@@ -8,7 +8,6 @@ from hashlib import blake2b
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,10 +16,8 @@ from vitscope.errors import UsageError
 from vitscope.figures.saved import ModelResult, load_results, tell_apart
 from vitscope.files.json_files import write_text
 from vitscope.files.storage import never, staged_file
-from vitscope.report.anatomy import draw_anatomy
-from vitscope.report.charts import plot_histogram
-from vitscope.report.covariates import draw_covariates
-from vitscope.report.depth import draw_high_norm, draw_layer_similarity
+from vitscope.report.chapters import IMAGES, LAYERS, TOKENS, ReportFigure, list_sources
+from vitscope.report.embedded_images import MAX_BYTES, collect_images
 from vitscope.report.embedding import (
     as_maths,
     as_written,
@@ -29,17 +26,9 @@ from vitscope.report.embedding import (
     embed_script,
     make_policy,
 )
-from vitscope.report.figure import ReportFigure
-from vitscope.report.images import MAX_BYTES, collect_images
-from vitscope.report.sources import (
-    draw_attention,
-    draw_cka,
-    draw_norms,
-    draw_one_shot,
-    draw_variance_share,
-)
+from vitscope.report.vega import plot_histogram
 from vitscope.report.verdicts import describe_origin, describe_verdict
-from vitscope.results.vocabulary import name_term
+from vitscope.results.vocabulary import TERMS, name_term
 
 _NO_DIGEST, _HEAD_LETTERS = "0" * 32, 4096
 _DIGEST = re.compile('<meta name="vitscope-digest" content="([0-9a-f]{32})">')
@@ -103,13 +92,20 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
     """The text of the page."""
     results = tell_apart(results)
     audits = [result for result in results if result.kind == "audit"]
-    chapters = _make_chapters(results)
-    covariates = draw_covariates(results)
-    figures = [figure for chapter in chapters for figure in chapter["figures"]]
+    chapters = {
+        key: [ReportFigure.make(entry, results) for entry in entries]
+        for key, entries in (
+            ("sources", list_sources(results)),
+            ("layers", LAYERS),
+            ("tokens", TOKENS),
+            ("images", IMAGES),
+        )
+    }
     charts = {
-        f"{figure.key}/{index}": panel.spec
-        for figure in (*figures, covariates)
-        for index, panel in enumerate(figure.panels)
+        f"{figure.entry.key}/{index}": chart.spec
+        for figures in chapters.values()
+        for figure in figures
+        for index, chart in enumerate(figure.charts)
     }
     images = collect_images(results, max_bytes=max_image_bytes)
     labels = [one["label"] for one in images["distributions"]]
@@ -134,29 +130,11 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
             cards=[describe_verdict(audit) for audit in audits],
             chapters=chapters,
             distributions=labels,
-            covariates=covariates,
             has_images=bool(images["galleries"]),
             definitions=read_definitions(),
             origins=[describe_origin(result) for result in results],
         )
     )
-
-
-def _make_chapters(results: Sequence[ModelResult]) -> list[Mapping[str, Any]]:
-    sources: list[ReportFigure] = [
-        draw_variance_share(results),
-        draw_attention(results),
-        draw_norms(results),
-        draw_cka("residual", results),
-        draw_cka("attention", results),
-        *draw_one_shot(results),
-    ]
-    layers = [draw_layer_similarity(results), draw_high_norm(results)]
-    return [
-        {"key": "sources", "title": "Sources", "figures": sources},
-        {"key": "layers", "title": "Layers", "figures": layers},
-        {"key": "tokens", "title": "Special tokens", "figures": [draw_anatomy(results)]},
-    ]
 
 
 @cache
@@ -183,7 +161,7 @@ def _load_environment() -> Environment:
         trim_blocks=True,
     )
     environment.filters["maths"] = as_maths
-    environment.globals |= {"name_term": name_term, "key_of": draw_key}
+    environment.globals |= {"name_term": name_term, "terms": TERMS, "key_of": draw_key}
     return environment
 
 

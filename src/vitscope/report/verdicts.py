@@ -5,17 +5,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitscope.errors import ResultError
-from vitscope.figures.numbers import Interval, read_cka, read_estimate, read_spread
-from vitscope.figures.saved import ModelResult, format_millions
-from vitscope.files.json_files import read_json
-from vitscope.report.charts import TERM_SHAPES
-from vitscope.report.figure import (
-    Table,
-    Told,
-    tell_interval,
-    tell_number,
-    tell_percent,
+from vitscope.figures.intervals import (
+    Interval,
+    read_cka,
+    read_estimate,
+    read_spread,
+    write_interval,
+    write_number,
+    write_percent,
 )
+from vitscope.figures.saved import ModelResult, as_sentence, format_millions
+from vitscope.files.json_files import read_json
+from vitscope.report.tables import Table
+from vitscope.report.vega import TERM_SHAPES
 from vitscope.results.choices import describe_settings
 from vitscope.results.saved_result import PROVENANCE
 from vitscope.results.schema import AuditSummary
@@ -45,7 +47,7 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
         "symbol": symbol,
         "label": result.label,
         "id": result.model_id,
-        "text": f"{verdict.text[:1].upper()}{verdict.text[1:]}.",
+        "text": as_sentence(verdict.text),
         "layers": _tabulate_layers(summary),
         "shares": shares,
         "shares_told": ", ".join(part["told"] for part in shares),
@@ -59,8 +61,10 @@ def _tabulate_layers(summary: AuditSummary) -> Table | None:
     rows = tuple(
         (
             str(layer.index),
-            tell_interval(read_estimate(layer.variance_share["residual"]["patches"]), tell_percent),
-            tell_interval(read_cka(layer.cka["residual"]["patches"])),
+            write_interval(
+                read_estimate(layer.variance_share["residual"]["patches"]), percent=True
+            ),
+            write_interval(read_cka(layer.cka["residual"]["patches"])),
             layer.verdict.status,
         )
         for layer in summary.layers
@@ -92,9 +96,9 @@ def _list_facts(result: ModelResult) -> list[tuple[str, str, str]]:
     share = read_estimate(layer.variance_share["residual"]["patches"])
     mass = read_spread(layer.attention_mass["patches"])
     return [
-        _tell_fact("variance from patches", share, tell_percent),
+        _tell_fact("variance from patches", share, percent=True),
         _tell_fact("CKA of r with the patches", read_cka(layer.cka["residual"]["patches"])),
-        _tell_fact("attention on patches, mean", mass, tell_percent),
+        _tell_fact("attention on patches, mean", mass, percent=True),
         ("images", f"{result.num_images:,}", ", ".join(left_out)),
         ("parameters", params, ""),
         ("largest error of the ledger", told_error, ""),
@@ -102,8 +106,9 @@ def _list_facts(result: ModelResult) -> list[tuple[str, str, str]]:
 
 
 def _tell_fact(
-    name: str, estimate: Interval | None, told: Told = tell_number
+    name: str, estimate: Interval | None, *, percent: bool = False
 ) -> tuple[str, str, str]:
+    told = write_percent if percent else write_number
     if estimate is None:
         return name, "–", "undefined"
     if estimate.low is None or estimate.high is None:
@@ -127,7 +132,7 @@ def _stack_shares(layer: LayerSummary) -> list[dict[str, Any]]:
                 "x": f"{left:.1f}",
                 "width": f"{width:.1f}",
                 "negative": share < 0,
-                "told": f"{name_term(term)} {tell_percent(share)}",
+                "told": f"{name_term(term)} {write_percent(share)}",
             }
         )
         left += width

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vitscope.errors import UsageError
-from vitscope.figures.numbers import Interval
+from vitscope.figures.intervals import Interval
 from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.jackknife import Estimate, student_975
 from vitscope.metrics.rank_correlation import NORMAL_975

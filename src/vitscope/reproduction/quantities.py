@@ -4,7 +4,7 @@ import math
 from itertools import pairwise
 from statistics import median
 
-from vitscope.figures.numbers import Interval, tell_undefined_cka
+from vitscope.figures.intervals import Interval, tell_undefined_cka
 from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.estimates import TokenSummary
 from vitscope.reproduction.evidence import (

@@ -126,7 +126,7 @@ class SavedResult:
             NothingToDrawError: If the result holds no numbers for it.
         """
         # A figure knows results, so a result must not know figures: the one way up, when asked.
-        from vitscope.figures.plan import plot
+        from vitscope.figures.questions import plot
 
         return plot(name, [self], **settings)
 

@@ -276,6 +276,11 @@ def name_token(key: str) -> str:
     return "[CLS]" if key == "cls" else name_term(key)
 
 
+def name_covariate(key: str) -> str:
+    """What is measured of an image, as a heading calls it."""
+    return COVARIATES[key].name if key in COVARIATES else name_term(key)
+
+
 def order_terms(keys: Iterable[str]) -> list[str]:
     """Terms in the order of every legend."""
     places = {key: place for place, key in enumerate(TERMS)}

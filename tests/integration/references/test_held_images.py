@@ -16,7 +16,7 @@ from vitscope import AuditConfig, Explanation, RunConfig, audit, explain
 from vitscope.cli import main
 from vitscope.errors import UsageError
 from vitscope.figures.saved import load_results
-from vitscope.report.images import collect_images
+from vitscope.report.embedded_images import collect_images
 
 FLOAT64 = RunConfig(dtype="float64")
 TERMS = ("patches", "registers", "cls", "skip")

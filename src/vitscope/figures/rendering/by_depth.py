@@ -1,4 +1,4 @@
-"""Numbers over depth: of all models over relative depth, of one model layer by layer."""
+"""Numbers over depth: of all models over relative depth, of one model depth by depth."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,7 +53,7 @@ _LOOKS: Mapping[str, dict[str, Any]] = {
 
 @in_style
 def draw_by_depth(data: FigureData) -> Figure:
-    """A panel for each family, a line for each size, relative depth on the horizontal axis."""
+    """A panel for each family, a line for each size, over the part of the layers passed."""
     figure, panels = make_panels(len(data.panels), panel_height_in=2.1)
     colours = _colour_sizes(data.shown)
     for (family, points), panel in zip(data.panels.items(), panels, strict=True):
@@ -66,7 +66,7 @@ def draw_by_depth(data: FigureData) -> Figure:
             handles.append(_plot_depths(panel, data, own, colours[base], dashes))
         panel.set_xlim(-0.02, 1.02)
         panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-        panel.set_xlabel("relative depth (layer / last layer)")
+        panel.set_xlabel("relative depth (0: embeddings)")
         _add_heading(panel, family, handles)
     if data.limits is not None:
         panels[0].set_ylim(scale_limits(data))
@@ -86,7 +86,7 @@ def draw_by_layer(data: FigureData) -> Figure:
             points = by_term[term]
             values = [point.number.value for point in points]
             panel.plot([point.x for point in points], values, label=names[term], **_LOOKS[term])
-        panel.set(title=data.titles[key], ylabel=key, xlabel="layer (0: embeddings)")
+        panel.set(title=data.titles[key], ylabel=key, xlabel="depth (0: embeddings)")
         panel.set_xlim(last[0] - 0.5, last[1] + 0.5)
     norms.set_yscale("log")
     use_plain_ticks(norms.yaxis)
@@ -96,14 +96,15 @@ def draw_by_layer(data: FigureData) -> Figure:
         if panel.lines:
             panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.6)
         else:
-            mark_empty(panel, "no threshold in any layer")
+            mark_empty(panel, "no threshold at any depth")
     return finish(figure, data)
 
 
 def _plot_depths(
     panel: Axes, data: FigureData, points: Sequence[Point], colour: str, dashes: Dashes
 ) -> Line2D:
-    depths, numbers = [float(point.x) for point in points], scale_numbers(data, points)
+    depths = [float(point.x) / point.model.depth for point in points]
+    numbers = scale_numbers(data, points)
     ends = zip(depths, numbers, strict=True)
     spread = [(d, n.low, n.high) for d, n in ends if n.low is not None and n.high is not None]
     if spread:

@@ -1,15 +1,15 @@
 """Numbers over the size of a model: one panel per family and one line per term, or the reverse."""
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from vitscope.figures.contributions import CHANCE
 from vitscope.figures.description import FigureData, Point, group_points
-from vitscope.figures.numbers import CkaInterval
+from vitscope.figures.intervals import CkaInterval
 from vitscope.figures.rendering.panels import (
     family_handles,
     finish,
@@ -33,13 +33,10 @@ from vitscope.figures.rendering.style import (
     look_of_families,
     mark_term,
 )
-from vitscope.figures.saved import ModelResult
-from vitscope.figures.sources import CHANCE
+from vitscope.figures.saved import label_sizes
 
 Look = tuple[str, str, Dashes | str]
 """Colour, marker and dashes."""
-_SAME_SIZE = 0.06
-"""Sizes whose parameters differ by less than 15 % (a power of ten of this) share a label."""
 _FAR_APART = 1.8
 _CHANCE: dict[str, Any] = {"color": FAINT, "linestyle": (0, (4, 2)), "linewidth": 0.8}
 
@@ -130,7 +127,7 @@ def _use_size_axis(panel: Axes, data: FigureData, points: Sequence[Point]) -> No
     panel.set_xlabel("parameters (millions)")
     if data.limits is not None:
         panel.set_ylim(scale_limits(data))
-    for place, label in _label_sizes(point.model for point in points):
+    for place, label in label_sizes(point.model for point in points):
         panel.axvline(place, color=HAIRLINE, linewidth=0.5, zorder=0)
         panel.text(
             place,
@@ -142,24 +139,3 @@ def _use_size_axis(panel: Axes, data: FigureData, points: Sequence[Point]) -> No
             fontsize=SMALL_PT,
             color="#555555",
         )
-
-
-def _label_sizes(results: Iterable[ModelResult]) -> list[tuple[float, str]]:
-    labelled = sorted(
-        (result.params_m, result.size.split("/")[0])
-        for result in {result.folder: result for result in results}.values()
-        if result.size is not None and result.params_m is not None
-    )
-    groups: list[list[tuple[float, str]]] = []
-    for params, label in labelled:
-        if groups and math.log10(params / groups[-1][0][0]) < _SAME_SIZE:
-            groups[-1].append((params, label))
-        else:
-            groups.append([(params, label)])
-    return [
-        (
-            math.exp(sum(math.log(params) for params, _ in group) / len(group)),
-            ", ".join(dict.fromkeys(label for _, label in group)),
-        )
-        for group in groups
-    ]

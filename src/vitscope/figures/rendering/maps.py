@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
+from vitscope.figures.intervals import write_number, write_percent
 from vitscope.figures.rendering.shown import ShownFigure
 from vitscope.figures.rendering.style import (
     BASE_PT,
@@ -30,7 +31,7 @@ from vitscope.figures.rendering.style import (
     in_style,
     literal,
 )
-from vitscope.figures.saved import printable
+from vitscope.figures.saved import as_sentence, printable
 from vitscope.results.choices import list_inputs
 from vitscope.results.explanation import Explanation, ImageExplanation
 from vitscope.results.vocabulary import name_term, order_terms
@@ -124,14 +125,13 @@ def _make_row(explanation: Explanation, image_id: str, *, heads: bool) -> _Row:
     one = explanation.read_image(explanation.image_ids.index(image_id))
     name = printable(one.path.rsplit("/", 1)[-1])
     shown = "shown whole" if one.framing == "whole" else "cropped to the input size"
-    text = one.verdict.text
     return _Row(
         label=_label(explanation),
         image=one,
         image_caption=_wrap([name, shown], _IMAGE_LETTERS),
         maps=_make_maps(one),
         head_maps=_make_head_maps(one) if heads else (),
-        verdict=_wrap([f"{text[0].upper()}{text[1:]}."], _VERDICT_LETTERS),
+        verdict=_wrap([as_sentence(one.verdict.text)], _VERDICT_LETTERS),
         basis=_wrap([f"This rests on {one.verdict.basis}."], _BASIS_LETTERS),
     )
 
@@ -139,9 +139,9 @@ def _make_row(explanation: Explanation, image_id: str, *, heads: bool) -> _Row:
 def _make_maps(one: ImageExplanation) -> tuple[_Map, ...]:
     numbers = one.numbers
     mass = numbers.attention_mass
-    patch_share = _number(numbers.patch_share)
+    patch_share = write_number(numbers.patch_share)
     attention = [
-        f"attention on patches {_percent(mass['patches'])}",
+        f"attention on patches {write_percent(mass['patches'])}",
         f"elsewhere: {_list_others(mass)}",
         f"patch share {patch_share}" + ("" if "registers" in mass else " (no registers)"),
     ]
@@ -166,7 +166,7 @@ def _make_maps(one: ImageExplanation) -> tuple[_Map, ...]:
             100 * values,
             signed=True,
             caption=_wrap(
-                [f"patches {_percent(share['patches'])}", f"elsewhere: {_list_others(share)}"],
+                [f"patches {write_percent(share['patches'])}", f"elsewhere: {_list_others(share)}"],
                 _CAPTION_LETTERS,
             ),
         ),
@@ -195,17 +195,17 @@ def _tell_cosines(one: ImageExplanation) -> list[str]:
     numbers = one.numbers
     if one.centred_share is not None:
         found = numbers.centred_cosine["attention"]["patches"]
-        return [f"cos(c_patches, t) = {_number(found)},", "both less the reference's means"]
+        return [f"cos(c_patches, t) = {write_number(found)},", "both less the reference's means"]
     raw, with_bias = numbers.cosine, numbers.restricted_cosine
     return [
-        f"raw: cos(c_patches, t) = {_number(raw['attention']['patches'])}",
-        f"cos(c_patches + bias, t) = {_number(with_bias['attention']['patches'])}",
+        f"raw: cos(c_patches, t) = {write_number(raw['attention']['patches'])}",
+        f"cos(c_patches + bias, t) = {write_number(with_bias['attention']['patches'])}",
     ]
 
 
 def _list_others(values: Mapping[str, float]) -> str:
     others = [name for name in order_terms(values) if name != "patches"]
-    named = [f"{name_term(n)} {_percent(values[n])}".replace(" ", _NO_BREAK) for n in others]
+    named = [f"{name_term(n)} {write_percent(values[n])}".replace(" ", _NO_BREAK) for n in others]
     return ", ".join(named) or "nothing"
 
 
@@ -213,16 +213,6 @@ def _wrap(lines: Sequence[str], letters: int) -> tuple[str, ...]:
     # No line ends between a number and its unit.
     whole = [line.replace(" %", f"{_NO_BREAK}%") for line in lines]
     return tuple(part for line in whole for part in textwrap.wrap(line, letters))
-
-
-def _number(value: float) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.3f}".replace("-", "−")
-
-
-def _percent(share: float) -> str:
-    if math.isnan(share):
-        return "undefined"
-    return f"{round(100 * share, 1) + 0.0:.1f} %".replace("-", "−")
 
 
 # --- where it is drawn ---------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Pairs of terms: heat maps with their numbers in the cells, and angles between directions."""
+"""Heat maps: pairs of terms with their numbers, places on the grid; angles between directions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,9 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from vitscope.figures.description import FigureData, Point, group_points
-from vitscope.figures.numbers import CkaInterval, Interval, write_number
+from vitscope.figures.intervals import CkaInterval, Interval, write_number
 from vitscope.figures.pairs import ANGLES, CHANCE, RANKS, SHARED
-from vitscope.figures.rendering.panels import finish, make_panels
+from vitscope.figures.rendering.panels import (
+    finish,
+    make_panels,
+    scale_numbers,
+    write_axis,
+)
 from vitscope.figures.rendering.style import SMALL_PT, colour_term, in_style, literal
 from vitscope.results.vocabulary import name_term, order_terms
 
@@ -42,7 +47,7 @@ def draw_ledgers(data: FigureData) -> Figure:
 @in_style
 def draw_directions(data: FigureData) -> Figure:
     """Angles between spans, variance that terms share, effective ranks."""
-    figure, panels = make_panels(3, panel_height_in=2.5, share_y=False)
+    figure, panels = make_panels(3, panel_height_in=2.8, share_y=False)
     angles, shared, ranks = panels
     _plot_angles(angles, data.panels[ANGLES])
     cells, chances = (_read_cells(data.panels.get(key, [])) for key in (SHARED, CHANCE))
@@ -50,7 +55,7 @@ def draw_directions(data: FigureData) -> Figure:
         pair: f"{value:.2f}\n({chances[pair]:.2f})" if pair in chances else f"{value:.2f}"
         for pair, value in cells.items()
     }
-    terms = order_terms({term for pair in cells for term in pair})
+    terms = order_terms({term for p in data.points for term in (p.term, p.other) if term})
     texts |= {(term, term): "" for term in terms}
     _plot_matrix(shared, terms, cells, texts, colours="cividis", limits=(0, 1))
     _plot_ranks(ranks, data.panels[RANKS])
@@ -59,16 +64,29 @@ def draw_directions(data: FigureData) -> Figure:
     return finish(figure, data)
 
 
+@in_style
+def draw_grid(data: FigureData) -> Figure:
+    """A heat map of the places on the patch grid."""
+    figure, (panel,) = make_panels(1, panel_height_in=2.7)
+    by_row = group_points(data.points, lambda point: point.other).values()
+    grid = [[number.value for number in scale_numbers(data, row)] for row in by_row]
+    image = panel.imshow(grid, cmap="cividis", vmin=0)
+    panel.set(title=data.titles[""], xlabel="column", ylabel="row")
+    bar = figure.colorbar(image, cax=panel.inset_axes((1.04, 0, 0.05, 1)))
+    bar.set_label(write_axis(data))
+    return finish(figure, data)
+
+
 def _read_cells(points: Sequence[Point]) -> dict[Pair, float]:
     return {(point.term, point.other): point.number.value for point in points}
 
 
 def _write_share(cell: Interval) -> str:
-    lines = [write_number(cell.value)]
+    lines = [write_number(cell.value, 2)]
     if cell.low is not None and cell.high is not None:
         lines[0] += f" ±{(cell.high - cell.low) / 2:.2f}"
     if isinstance(cell, CkaInterval) and cell.biased is not None:
-        lines.append(f"({write_number(cell.biased)})")
+        lines.append(f"({write_number(cell.biased, 2)})")
     return "\n".join(lines)
 
 
@@ -81,13 +99,13 @@ def _plot_angles(panel: Axes, points: Sequence[Point]) -> None:
             gapcolor=colour_term(b),
             linestyle=(0, (3, 3)),
             linewidth=1.8,
-            label=literal(f"{_shorten(a)} – {_shorten(b)}"),
+            label=literal(f"{name_term(a)} – {name_term(b)}"),
         )
     panel.set(
         ylim=(0, 92), yticks=[0, 30, 60, 90], xlabel="direction", ylabel="principal angle (°)"
     )
     panel.legend(
-        loc="upper left", bbox_to_anchor=(-0.1, -0.22), ncols=2, fontsize=SMALL_PT, handlelength=2.6
+        loc="upper left", bbox_to_anchor=(-0.1, -0.22), fontsize=SMALL_PT, handlelength=2.6
     )
 
 
@@ -99,10 +117,6 @@ def _plot_ranks(panel: Axes, points: Sequence[Point]) -> None:
     panel.set_ylim(len(terms) - 0.4, -0.6)
     panel.set_xlim(0, 1.2 * max(values))
     panel.set_xlabel("effective rank")
-
-
-def _shorten(term: str) -> str:
-    return {"cls": "[CLS]", "skip": "skip"}.get(term, name_term(term))
 
 
 def _plot_matrix(

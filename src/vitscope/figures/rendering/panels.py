@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from vitscope.figures.description import FigureData, Point, describe_omitted
-from vitscope.figures.numbers import Interval
+from vitscope.figures.description import FigureData, Point
+from vitscope.figures.intervals import Interval
 from vitscope.figures.rendering.shown import ShownFigure
 from vitscope.figures.rendering.style import (
     BASE_PT,
@@ -65,8 +65,7 @@ def make_panels(
 
 def finish(figure: Figure, data: FigureData, *, handles: Sequence[Artist] = ()) -> Figure:
     """Add what stands above and below the panels, making the figure higher by what it needs."""
-    heading, left_out = data.heading, describe_omitted(data.omitted)
-    words = " ".join([*data.notes, *([f"Not shown: {left_out}."] if left_out else [])])
+    heading, words = data.heading, " ".join(data.remarks)
     width, height = figure.get_size_inches()
     usable = width - 2 * _MARGIN_IN
     lines = textwrap.wrap(words, int(usable / _letter_in(SMALL_PT - 0.5)))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vitscope.figures.anatomy import AFTER, BEFORE, COSINES, NORMS, STATES
 from vitscope.figures.description import FigureData, Point, group_points
 from vitscope.figures.rendering.panels import (
     finish,
@@ -21,7 +22,6 @@ from vitscope.figures.rendering.style import (
     literal,
     mark_term,
 )
-from vitscope.figures.tokens import AFTER, BEFORE, COSINES, NORMS, STATES
 from vitscope.results.vocabulary import name_token
 
 _WIDE = 15
@@ -114,7 +114,7 @@ def _plot_dimensions(panel: Axes, points: Sequence[Point], highlight: str | None
         )
     panel.axhline(0, color=FAINT, linewidth=0.5, zorder=1)
     panel.set_xlabel("dimension, by mean activation before")
-    panel.set_ylabel("mean activation")
+    panel.set_ylabel("mean activation (grey: other tokens)" if highlight else "mean activation")
 
 
 def _name_one(token: str, highlight: str | None) -> str:

@@ -40,11 +40,7 @@ function offer(select, names, first) {
 const spread = document.getElementById("distribution-number");
 
 async function showSpread() {
-  const { definition } = columns.get(spread.value);
-  const link = document.getElementById("distribution-definition");
-  const word = document.getElementById(`def-${definition}`);
-  link.href = word ? `#def-${definition}` : "#definitions";
-  link.textContent = word ? word.textContent : "the words of this report";
+  document.getElementById("distribution-meaning").textContent = columns.get(spread.value).description;
   const without = data.distributions.filter(({ bins }) => !(spread.value in bins)).map(({ label }) => label);
   const missing = document.getElementById("distribution-missing");
   missing.textContent = without.length ? `Not told of, or the same for every image of: ${without.join(", ")}.` : "";

@@ -11,10 +11,11 @@ from vitscope.figures.description import (
     Point,
     Selection,
     describe_n,
+    name_block,
     select,
     write_range,
 )
-from vitscope.figures.numbers import (
+from vitscope.figures.intervals import (
     Interval,
     read_cka,
     read_estimate,
@@ -23,7 +24,7 @@ from vitscope.figures.numbers import (
 )
 from vitscope.figures.saved import ModelResult, printable
 from vitscope.results.choices import LAYER, RENORMALIZE, count_cls
-from vitscope.results.vocabulary import SOURCES, name_term, order_terms
+from vitscope.results.vocabulary import PER_IMAGE, SOURCES, name_term, order_terms
 
 Results = Iterable[ModelResult]
 Terms = Mapping[str, Interval]
@@ -37,15 +38,16 @@ CHANCE = "chance"
 """What guessing reaches, beside the terms of an accuracy."""
 
 _READOUT_NAMES: Mapping[str, str] = {
-    "attention": "the attention branch of the last block, without the skip connection",
-    "values": "the values of the last block weighted by attention, before the output projection",
+    "attention": "the attention branch of {}, without the skip connection",
+    "values": "the values of {} weighted by attention, before the output projection",
 }
 _TOP_NAMES = {"top1": "top-1", "top5": "top-5"}
 _KEPT = ("patches", "registers")
 _ADDED = ("patches", "skip")
 _CKA_LIMITS = (-0.05, 1.05)
 _CKA_NOTES = (
-    "Filled: unbiased linear CKA, bars: 95 % intervals, which end at 1.",
+    "Filled: unbiased linear CKA, about 0 for unrelated features; thin lines: 95 % intervals, "
+    "which end at 1.",
     "Hollow: biased CKA, the paper's estimator; grey dash: what that one would give on "
     "average if the restricted outputs were paired with the images at random.",
 )
@@ -54,59 +56,54 @@ _CKA_NOTES = (
 def describe_variance_share(results: Results) -> FigureData:
     """Variance shares of the residual stream: which term its variance over images comes from."""
     selection = select(results, _read_shares, choices=[count_cls(*SOURCES), LAYER])
-    points = (
-        Point(model=model, term=term, number=shares[term])
-        for model, shares in selection.found
-        for term in order_terms(shares)
-    )
     notes = (
-        "Variance over images of the residual stream r of [CLS] after the last block's "
-        "attention; what is the same for every image drops out. "
-        f"{describe_n(selection.results)}.",
+        "Variance over images of the residual stream r of [CLS] after the attention of "
+        f"{name_block(selection.results)}; what is the same for every image drops out. "
+        f"{describe_n(selection.results)}; thin lines: 95 % intervals.",
     )
-    return selection.describe(points, notes, axis="share of the output's variance", percent=True)
+    return _describe(selection, notes, axis="share of the output's variance", percent=True)
 
 
-def describe_norms(results: Results) -> FigureData:
-    """‖c_patches‖ and ‖skip‖ over size (Fig. 5a and 7)."""
-    selection = select(results, _read_norms, choices=[count_cls(*_ADDED), LAYER])
-    notes = (
-        f"Last block; mean over images, bars: 5 to 95 % of the images; "
-        f"{describe_n(selection.results)}.",
-    )
-    return _describe_by_size(selection, notes, axis="norm added to [CLS]")
+def describe_attention_mass(results: Results) -> FigureData:
+    """Attention of [CLS] on each group of tokens."""
+    return _describe_means("attention_mass", results, limits=(0.0, 1.0))
 
 
-def describe_restricted_cka(results: Results, readout: Readout = "attention") -> FigureData:
+def describe_norms(results: Results, terms: Sequence[str] = _ADDED) -> FigureData:
+    """Length of what each term adds, of patches and skip connection in Fig. 5a and 7."""
+    return _describe_means("contribution_norm", results, terms)
+
+
+def describe_restricted_cka(
+    results: Results, readout: Readout = "attention", terms: Sequence[str] = _KEPT
+) -> FigureData:
     """CKA of the attention branch's output with that of one token type alone (Fig. 3a)."""
     _check_readout(readout)
-    choices = [count_cls(*_KEPT), RENORMALIZE, LAYER]
-    selection = select(results, partial(_read_ckas, readout, _KEPT), choices=choices)
+    choices = [count_cls(*terms), RENORMALIZE, LAYER]
+    selection = select(results, partial(_read_ckas, readout, terms), choices=choices)
     points = (
         Point(model=model, panel=part, term=part, x=_get_size(model), number=found[part])
-        for part in _KEPT
+        for part in order_terms(terms)
         for model, found in selection.found
         if part in found
     )
-    notes = (
-        f"Output of {_READOUT_NAMES[readout]}; {describe_n(selection.results)}.",
-        *_CKA_NOTES,
-    )
-    titles = {part: f"{name_term(part)} only" for part in _KEPT}
+    output = _READOUT_NAMES[readout].format(name_block(selection.results))
+    notes = (f"Output of {output}; {describe_n(selection.results)}.", *_CKA_NOTES)
+    titles = {part: f"{name_term(part)} only" for part in terms}
     axis = "CKA with the full output"
     return selection.describe(points, notes, axis=axis, limits=_CKA_LIMITS, titles=titles)
 
 
-def describe_residual_cka(results: Results) -> FigureData:
-    """CKA of the residual stream with what patches and skip wrote, over size (Fig. 6 and 8)."""
-    choices = [count_cls(*_ADDED), LAYER]
-    selection = select(results, partial(_read_ckas, "residual", _ADDED), choices=choices)
+def describe_residual_cka(results: Results, terms: Sequence[str] = _ADDED) -> FigureData:
+    """CKA of the residual stream with what single terms wrote, over size (Fig. 6 and 8)."""
+    choices = [count_cls(*terms), LAYER]
+    selection = select(results, partial(_read_ckas, "residual", terms), choices=choices)
     notes = (
-        "r: residual stream of [CLS] after the last block's attention; "
+        f"r: residual stream of [CLS] after the attention of {name_block(selection.results)}; "
         f"{describe_n(selection.results)}.",
         *_CKA_NOTES,
     )
-    return _describe_by_size(selection, notes, axis="CKA with the output r", limits=_CKA_LIMITS)
+    return _describe(selection, notes, axis="CKA with the output r", limits=_CKA_LIMITS)
 
 
 def describe_one_shot(
@@ -127,11 +124,11 @@ def describe_one_shot(
     )
     notes = (
         f"Classifier: {printable(classifier)}, trained on full outputs of "
-        f"{_READOUT_NAMES[readout]}. "
-        f"{_describe_draws(selection.results)}; bars: 95 % intervals over draws.",
+        f"{_READOUT_NAMES[readout].format('the last block')}. "
+        f"{_describe_draws(selection.results)}; thin lines: 95 % intervals over draws.",
     )
     axis = f"one-shot {_TOP_NAMES[top]} accuracy"
-    return _describe_by_size(selection, notes, axis=axis, percent=True, limits=(-0.03, 1.03))
+    return _describe(selection, notes, axis=axis, percent=True, limits=(-0.03, 1.03))
 
 
 def _check_readout(readout: str) -> None:
@@ -145,13 +142,26 @@ def list_classifiers(results: Results) -> list[str]:
     return list(dict.fromkeys(name for accuracy in accuracies for name in accuracy))
 
 
-def _describe_by_size(
-    selection: Selection[Terms], notes: Sequence[str], **settings: Any
+def _describe_means(
+    key: str, results: Results, terms: Sequence[str] = (), **settings: Any
 ) -> FigureData:
+    quantity = PER_IMAGE[key]
+    terms = terms or quantity.terms
+    read = partial(_read_means, key, terms)
+    selection = select(results, read, choices=[count_cls(*terms), LAYER])
+    notes = (
+        f"At {name_block(selection.results)}; mean over images, thin lines: 5 to 95 % of the "
+        f"images; {describe_n(selection.results)}.",
+    )
+    axis = quantity.name.lower()
+    return _describe(selection, notes, axis=axis, percent=quantity.is_part, **settings)
+
+
+def _describe(selection: Selection[Terms], notes: Sequence[str], **settings: Any) -> FigureData:
     points = (
-        Point(model=model, panel=model.family, term=term, x=_get_size(model), number=number)
+        Point(model=model, panel=model.family, term=term, x=_get_size(model), number=terms[term])
         for model, terms in selection.found
-        for term, number in terms.items()
+        for term in order_terms(terms)
     )
     return selection.describe(points, notes, **settings)
 
@@ -163,6 +173,7 @@ def _get_size(result: ModelResult) -> float:
 
 
 def _read_shares(result: ModelResult) -> Terms:
+    _get_size(result)
     shares = result.audit.last.variance_share["residual"]
     found = _keep_defined((term, read_estimate(share)) for term, share in shares.items())
     if len(found) < len(shares):
@@ -170,12 +181,12 @@ def _read_shares(result: ModelResult) -> Terms:
     return found
 
 
-def _read_norms(result: ModelResult) -> Terms:
+def _read_means(key: str, terms: Sequence[str], result: ModelResult) -> Terms:
     _get_size(result)
-    norms = result.audit.last.contribution_norm
-    found = _keep_defined((term, read_spread(norms[term])) for term in _ADDED if term in norms)
+    spreads = getattr(result.audit.last, key)
+    found = _keep_defined((term, read_spread(spreads[term])) for term in terms if term in spreads)
     if not found:
-        raise NothingToDrawError("it has no norms of contributions")
+        raise NothingToDrawError(f"it has no {PER_IMAGE[key].name.lower()}")
     return found
 
 

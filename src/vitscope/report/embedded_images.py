@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 
 from vitscope.errors import ResultError
-from vitscope.figures.saved import ModelResult
+from vitscope.figures.saved import ModelResult, as_sentence
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import open_table
 from vitscope.report.columns import (
@@ -82,7 +82,7 @@ def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES
         ],
         "distributions": distributions,
         "columns": [
-            {"name": c.name, "group": c.group, "label": c.label, "definition": c.definition}
+            {"name": c.name, "group": c.group, "label": c.label, "description": c.description}
             for c in columns
         ],
         "colourmaps": {use: _encode_colours(name) for use, name in _COLOURMAPS.items()},
@@ -175,8 +175,8 @@ def _open_explanation(result: ModelResult) -> _Source:
     def read(index: int) -> tuple[ImageMaps, Entry]:
         image = images[index]
         entry = _describe_image(image.path, image.image_id, numbers, index)
-        entry["told"] = _as_sentence(image.verdict.text)
-        entry["why"] = _as_sentence(image.verdict.basis)
+        entry["told"] = as_sentence(image.verdict.text)
+        entry["why"] = as_sentence(image.verdict.basis)
         return image, entry
 
     return _Source(
@@ -194,11 +194,7 @@ def _judge(numbers: ImageNumbers, row: int) -> str:
     # Where features were dropped there is nothing to judge a single image by.
     if "patches" not in shares:
         return ""
-    return _as_sentence(judge_image(shares, len(numbers.rows), "of this audit").text)
-
-
-def _as_sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+    return as_sentence(judge_image(shares, len(numbers.rows), "of this audit").text)
 
 
 def _describe_image(path: str, digest: str, numbers: ImageNumbers, row: int) -> Entry:

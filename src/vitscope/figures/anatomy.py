@@ -8,14 +8,14 @@ from vitscope.figures.description import (
     NothingToDrawError,
     Point,
     describe_n,
+    name_block,
     select,
 )
-from vitscope.figures.numbers import Interval, read_estimate, read_spread
+from vitscope.figures.intervals import Interval, read_estimate, read_spread, write_percent
 from vitscope.figures.saved import ModelResult
 from vitscope.results.choices import LAYER
 from vitscope.results.schema import AuditSummary
 from vitscope.results.schema_numbers import Anatomy, DominantRegister
-from vitscope.results.vocabulary import name_term
 
 STATES = ("hidden", "normed", "keys", "values")
 NORMS, COSINES, BEFORE, AFTER = "norm", "pairwise_cosine", "before", "after"
@@ -23,32 +23,33 @@ NORMS, COSINES, BEFORE, AFTER = "norm", "pairwise_cosine", "before", "after"
 
 
 def describe_anatomy(results: Iterable[ModelResult]) -> FigureData:
-    """One model's tokens at the input of the last block (Fig. 2b)."""
+    """Tokens at the input of a block (Fig. 2b)."""
     selection = select(results, _read, choices=[LAYER])
-    ((result, anatomy),) = selection.found
-    points = [*_list_norms(result, anatomy), *_list_states(result, anatomy)]
-    notes = [
-        f"At the input of the last block; {describe_n(selection.results)}. Norms: mean over "
-        "images, bars: 5 to 95 % of the images. Cosines: between different images; bars: 95 % "
-        "intervals.",
+    points = [
+        point
+        for result, anatomy in selection.found
+        for point in (*_list_norms(result, anatomy), *_list_states(result, anatomy))
     ]
-    if anatomy.analysed is not None:
-        notes.append(f"Dimensions: {name_term(anatomy.analysed)}, grey: other tokens.")
-    if anatomy.dominant_register is not None:
-        notes.append(_describe_dominant(anatomy.dominant_register))
-    notes += _describe_outliers(result.audit)
+    notes = [
+        f"At the input of {name_block(selection.results)}; {describe_n(selection.results)}. "
+        "Norms: mean over images, thin lines: 5 to 95 % of the images. Cosines: between different "
+        "images, with 95 % intervals.",
+    ]
+    for result, anatomy in selection.found:
+        whose = "" if len(selection.found) == 1 else f"{result.label}: "
+        notes += [f"{whose}{note}" for note in _describe_tokens(result.audit, anatomy)]
     strongest = "strongest dimensions {} the layer norm"
     return selection.describe(
         points,
         notes,
-        heading=f"Token anatomy: {result.label}",
+        heading="Token anatomy: " + ", ".join(result.label for result in selection.results),
         titles={
             NORMS: "norm of each token",
             COSINES: "how alike over images",
             BEFORE: strongest.format("before"),
             AFTER: strongest.format("after"),
         },
-        highlight=anatomy.analysed,
+        highlight=selection.found[0][1].analysed if len(selection.found) == 1 else None,
     )
 
 
@@ -57,6 +58,12 @@ def _read(result: ModelResult) -> Anatomy:
     if anatomy is None or not any(norm.mean > 0 for norm in anatomy.norms.values()):
         raise NothingToDrawError("it has no anatomy of tokens")
     return anatomy
+
+
+def _describe_tokens(summary: AuditSummary, anatomy: Anatomy) -> Iterator[str]:
+    if anatomy.dominant_register is not None:
+        yield _describe_dominant(anatomy.dominant_register)
+    yield from _describe_outliers(summary)
 
 
 def _list_norms(result: ModelResult, anatomy: Anatomy) -> Iterator[Point]:
@@ -85,8 +92,8 @@ def _describe_dominant(dominant: DominantRegister) -> str:
     ratio = dominant.ratio
     times = "" if math.isnan(ratio) else f", its mean norm {ratio:.3g} times that of the others"
     return (
-        f"Register {dominant.index} has the highest norm in {dominant.share:.1%} of the "
-        f"images{times}."
+        f"Register {dominant.index} has the highest norm in {write_percent(dominant.share)} of "
+        f"the images{times}."
     )
 
 
@@ -97,4 +104,4 @@ def _describe_outliers(summary: AuditSummary) -> list[str]:
     if not part:
         return []
     rest = "" if part == 1 else "; in the others the highest patch is an ordinary one"
-    return [f"{part:.1%} of the images have a high-norm patch{rest}."]
+    return [f"{write_percent(part)} of the images have a high-norm patch{rest}."]

@@ -10,6 +10,18 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from vitscope.errors import UsageError
+from vitscope.figures.anatomy import describe_anatomy
+from vitscope.figures.contributions import (
+    TOPS,
+    Readout,
+    describe_attention_mass,
+    describe_norms,
+    describe_one_shot,
+    describe_residual_cka,
+    describe_restricted_cka,
+    describe_variance_share,
+    list_classifiers,
+)
 from vitscope.figures.depths import (
     describe_high_norm_fraction,
     describe_high_norm_grid,
@@ -17,7 +29,7 @@ from vitscope.figures.depths import (
     describe_layer_similarity,
 )
 from vitscope.figures.description import FigureData, NothingToDrawError
-from vitscope.figures.images import (
+from vitscope.figures.image_numbers import (
     describe_covariates,
     describe_interdependence,
     describe_patch_share,
@@ -26,26 +38,14 @@ from vitscope.figures.pairs import describe_directions, describe_gram_ledger
 from vitscope.figures.rendering.bars import draw_parts
 from vitscope.figures.rendering.by_depth import draw_by_depth, draw_by_layer
 from vitscope.figures.rendering.by_size import draw_families_by_size, draw_terms_by_size
-from vitscope.figures.rendering.images import (
+from vitscope.figures.rendering.clouds import (
     draw_clouds,
     draw_correlations,
     draw_distributions,
-    draw_grid,
 )
-from vitscope.figures.rendering.matrices import draw_directions, draw_ledgers
+from vitscope.figures.rendering.matrices import draw_directions, draw_grid, draw_ledgers
 from vitscope.figures.rendering.tokens import draw_tokens
-from vitscope.figures.saved import ModelResult, slug, tell_apart
-from vitscope.figures.sources import (
-    TOPS,
-    Readout,
-    describe_norms,
-    describe_one_shot,
-    describe_residual_cka,
-    describe_restricted_cka,
-    describe_variance_share,
-    list_classifiers,
-)
-from vitscope.figures.tokens import describe_anatomy
+from vitscope.figures.saved import ModelResult, name_apart, slug, tell_apart
 from vitscope.results.saved_result import SavedResult
 
 Results = Sequence[ModelResult]
@@ -82,6 +82,7 @@ class Question:
 
 FIGURES: Mapping[str, Question] = {
     "variance_share": Question(describe_variance_share, draw_parts),
+    "attention_mass": Question(describe_attention_mass, draw_terms_by_size),
     "norms": Question(describe_norms, draw_terms_by_size),
     "residual_cka": Question(describe_residual_cka, draw_terms_by_size),
     "restricted_cka": Question(describe_restricted_cka, draw_families_by_size),
@@ -102,6 +103,7 @@ OF_ALL_MODELS = {
     "fig2a_patch_share": "patch_share",
     "fig3a_restricted_cka": "restricted_cka",
     "variance_share": "variance_share",
+    "attention_mass": "attention_mass",
     "high_norm_fraction": "high_norm_fraction",
     "interdependence": "interdependence",
 }
@@ -129,9 +131,9 @@ def plot(name: str, results: Sequence[SavedResult | str | Path], **settings: Any
     Args:
         name: One of `FIGURES`, or "maps".
         results: Results, or their folders.
-        **settings: What the figure lets choose: `readout` of "restricted_cka"; `classifier`, `top`
-            and `readout` of "one_shot"; `image` (its place in the first result) and `heads` of
-            "maps".
+        **settings: What the figure lets choose: `terms` of "norms", "residual_cka" and
+            "restricted_cka"; `readout` of the last; `classifier`, `top` and `readout` of
+            "one_shot"; `image` (its place in the first result) and `heads` of "maps".
 
     Returns:
         A matplotlib figure, which shows itself in a notebook.
@@ -140,7 +142,12 @@ def plot(name: str, results: Sequence[SavedResult | str | Path], **settings: Any
         UsageError: If there is no such figure or setting.
         NothingToDrawError: If the results hold no numbers for it, or differ in what these mean.
     """
-    return draw_figure(name, tell_apart(list(map(_open, results))), **settings).figure
+    return draw_figure(name, open_results(results), **settings).figure
+
+
+def open_results(results: Sequence[SavedResult | str | Path]) -> list[ModelResult]:
+    """Results that are open already, or lie in folders, under names that tell them apart."""
+    return tell_apart(list(map(_open, results)))
 
 
 def _open(result: SavedResult | str | Path) -> ModelResult:
@@ -172,12 +179,6 @@ def draw_figure(name: str, results: Results, **settings: Any) -> Drawing:
     return Drawing(question.render(data), data)
 
 
-def list_images(explanations: Results) -> list[str]:
-    """Images that any of the results explains."""
-    ids = (image.image_id for one in explanations for image in one.explanation.images)
-    return list(dict.fromkeys(ids))
-
-
 def draw_maps(results: Results, image: int = 0, *, heads: bool = False) -> Drawing:
     """One image's maps, a row for each model that explains it (Fig. 4)."""
     explanations = [result for result in results if result.kind == "explanation"]
@@ -186,7 +187,19 @@ def draw_maps(results: Results, image: int = 0, *, heads: bool = False) -> Drawi
     ids = [one.image_id for one in explanations[0].explanation.images]
     if not 0 <= image < len(ids):
         raise UsageError(f"image {image} does not exist: expected 0 to {len(ids) - 1}")
-    return _draw_image(explanations, ids[image], heads=heads)
+    return draw_image(explanations, ids[image], heads=heads)
+
+
+def draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> Drawing:
+    """The same of an image that is told by its identity."""
+    # Here, for maps are read with torch, and no other figure needs it.
+    from vitscope.figures.explained import describe_maps
+    from vitscope.figures.rendering.maps import plot_explanations
+    from vitscope.results.explanation import Explanation
+
+    data = describe_maps(explanations, image_id, heads=heads)
+    opened = [Explanation(result.folder) for result in data.shown]
+    return Drawing(plot_explanations(opened, image_id, heads=heads), data)
 
 
 @dataclass(frozen=True)
@@ -224,7 +237,9 @@ def _plan_audits(results: Results, readout: Readout) -> Iterator[PlannedFigure]:
         for name, figure in figures.items():
             settings = {"readout": readout} if figure == "restricted_cka" else {}
             yield PlannedFigure(name, partial(_draw_some, figure, chosen, whose, **settings))
-    names = _name_each(audits)
+    names: dict[Path, str] = {}
+    for result in audits:
+        names[result.folder] = name_apart(slug(result.label), names.values())
     for name, figure in OF_EACH_MODEL.items():
         if not audits:
             yield PlannedFigure(name, partial(_refuse, "no audit among the results"))
@@ -247,7 +262,8 @@ def _plan_one_shot(results: Results, readout: Readout) -> Iterator[PlannedFigure
 
 def _plan_maps(results: Results) -> Iterator[PlannedFigure]:
     explanations = [result for result in results if result.kind == "explanation"]
-    images = list_images(explanations)
+    ids = (image.image_id for one in explanations for image in one.explanation.images)
+    images = list(dict.fromkeys(ids))
     if not images:
         yield PlannedFigure("fig4_maps", partial(_refuse, "no explained image among the results"))
     families = dict.fromkeys(result.family for result in explanations)
@@ -256,7 +272,7 @@ def _plan_maps(results: Results) -> Iterator[PlannedFigure]:
         for family in families:
             rows = [result for result in explanations if result.family == family]
             name = f"fig4_maps_{number:03d}__{slug(family)}"
-            yield PlannedFigure(name, partial(_draw_image, rows, image_id))
+            yield PlannedFigure(name, partial(draw_image, rows, image_id))
 
 
 def _draw_some(figure: str, results: Results, whose: str, **settings: Any) -> Drawing:
@@ -265,31 +281,5 @@ def _draw_some(figure: str, results: Results, whose: str, **settings: Any) -> Dr
     return draw_figure(figure, results, **settings)
 
 
-def _draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> Drawing:
-    # Here, for maps are read with torch, and no other figure needs it.
-    from vitscope.figures.rendering.maps import plot_explanations
-    from vitscope.results.explanation import Explanation
-
-    shown = [result for result in explanations if image_id in list_images([result])]
-    if not shown:
-        raise NothingToDrawError("no result explains this image")
-    opened = [Explanation(result.folder) for result in shown]
-    omitted = {r.label: "does not explain this image" for r in explanations if r not in shown}
-    data = FigureData(points=(), notes=(), shown=tuple(shown), omitted=omitted)
-    return Drawing(plot_explanations(opened, image_id, heads=heads), data)
-
-
 def _refuse(reason: str) -> Drawing:
     raise NothingToDrawError(reason)
-
-
-def _name_each(results: Results) -> dict[Path, str]:
-    names: dict[Path, str] = {}
-    for result in results:
-        stem = name = slug(result.label)
-        taken = {other.casefold() for other in names.values()}
-        number = 2
-        while name.casefold() in taken:
-            name, number = f"{stem}-{number}", number + 1
-        names[result.folder] = name
-    return names

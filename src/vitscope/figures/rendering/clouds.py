@@ -1,4 +1,4 @@
-"""Numbers of each image: distributions, one against another, correlations, places on the grid."""
+"""Numbers of each image: distributions, one against another, correlations."""
 
 import textwrap
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vitscope.figures.description import FigureData, Point, Values, group_points
-from vitscope.figures.images import R2
+from vitscope.figures.description import FigureData, Point, Values
+from vitscope.figures.image_numbers import R2
+from vitscope.figures.intervals import write_number
 from vitscope.figures.rendering.panels import (
     finish,
     label_rows,
     make_panels,
-    scale_numbers,
     write_axis,
 )
 from vitscope.figures.rendering.style import (
@@ -27,12 +27,12 @@ from vitscope.figures.rendering.style import (
     mark_term,
 )
 from vitscope.figures.saved import ModelResult, format_millions
+from vitscope.results.vocabulary import name_covariate
 
 _TICK_LETTERS = 12
 _FEWEST_SLOTS = 3
 _FEWEST_FOR_SHAPE = 20
 """From so many images on the shape of a distribution is worth drawing."""
-_SIGNIFICANT = 0.05
 
 
 @in_style
@@ -79,28 +79,15 @@ def draw_clouds(data: FigureData) -> Figure:
 @in_style
 def draw_correlations(data: FigureData) -> Figure:
     """A panel for each target, a row for each covariate."""
-    targets = {target: points for target, points in data.panels.items() if target != R2}
-    rows = list(dict.fromkeys(str(p.x) for points in targets.values() for p in points))
+    rows = list(dict.fromkeys(str(point.x) for point in data.points if point.x != R2))
     height = 0.75 + 0.17 * len(rows)
-    figure, panels = make_panels(len(targets), columns=4, panel_height_in=height)
-    for (target, points), panel in zip(targets.items(), panels, strict=True):
-        _plot_forest(panel, data, rows, points)
-        panel.set_title(data.titles[target])
+    figure, panels = make_panels(len(data.panels), columns=4, panel_height_in=height)
+    for (target, points), panel in zip(data.panels.items(), panels, strict=True):
+        _plot_forest(panel, data, rows, [point for point in points if point.x != R2])
+        fits = [f"R² = {write_number(p.number.value, 2)}" for p in points if p.x == R2]
+        panel.set_title("\n".join([data.titles[target], *(fits or ["R² not known"])]))
         panel.title.set_fontsize(BASE_PT)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
-    return finish(figure, data)
-
-
-@in_style
-def draw_grid(data: FigureData) -> Figure:
-    """A heat map of the places on the patch grid."""
-    figure, (panel,) = make_panels(1, panel_height_in=2.7)
-    by_row = group_points(data.points, lambda point: point.other).values()
-    grid = [[number.value for number in scale_numbers(data, row)] for row in by_row]
-    image = panel.imshow(grid, cmap="cividis", vmin=0)
-    panel.set(title=data.titles[""], xlabel="column", ylabel="row")
-    bar = figure.colorbar(image, cax=panel.inset_axes((1.04, 0, 0.05, 1)))
-    bar.set_label(write_axis(data))
     return finish(figure, data)
 
 
@@ -139,14 +126,13 @@ def _plot_forest(
     source = points[0].term
     for point in points:
         below, above = point.number.errors
-        clear = point.p is not None and point.p < _SIGNIFICANT
         panel.errorbar(
             [point.number.value],
             [rows.index(str(point.x))],
             xerr=[[below], [above]],
             color=colour_term(source),
             marker=mark_term(source),
-            markerfacecolor=colour_term(source) if clear else "white",
+            markerfacecolor=colour_term(source) if point.is_significant else "white",
             elinewidth=0.9,
             linestyle="none",
             label=point.x,
@@ -156,6 +142,6 @@ def _plot_forest(
         panel.axhline(row, color=HAIRLINE, linewidth=0.4, zorder=0)
     panel.set_xlim(data.limits)
     panel.set_xticks([-1, -0.5, 0, 0.5, 1], ["−1", "−½", "0", "½", "1"])
-    panel.set_yticks(range(len(rows)), [literal(name.replace("_", " ")) for name in rows])
+    panel.set_yticks(range(len(rows)), [literal(name_covariate(name)) for name in rows])
     panel.tick_params(axis="y", length=0)
     panel.set_xlabel(data.axis)

@@ -1,6 +1,7 @@
 """What differs from image to image: patch shares (fig. 2a), registers against skip, covariates."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
 from math import isnan
 
 import numpy as np
@@ -11,16 +12,17 @@ from vitscope.figures.description import (
     Point,
     Values,
     describe_n,
+    name_block,
     select,
     write_range,
 )
-from vitscope.figures.numbers import Interval, make_interval, write_number
+from vitscope.figures.intervals import Interval, make_interval, write_number
 from vitscope.figures.saved import ModelResult
 from vitscope.metrics.rank_correlation import AdjustedCorrelation
 from vitscope.results.choices import LAYER, SHARES, count_cls
 
-R2 = "r2"
-"""Panel of how well all covariates together foretell a target, which its title says."""
+R2 = "R²"
+"""How well all covariates together foretell a target, beside the covariates."""
 _SIDES = {
     "own": ("patches", "registers", "patches / (patches + registers)"),
     "registers": (
@@ -54,9 +56,10 @@ def describe_patch_share(results: Iterable[ModelResult]) -> FigureData:
         for model, shares in selection.found
     )
     notes = (
-        f"[CLS] attention mass of the last block, mean over heads: 1 = all on {patches}, 0 = all "
-        f"on {registers}. Distribution over images, {describe_n(selection.results)}; box: "
-        "quartiles, whiskers: 5 to 95 % of the images, dot: mean.",
+        f"[CLS] attention mass of {name_block(selection.results)}, mean over heads: 1 = all on "
+        f"{patches}, 0 = all on {registers}. Distribution over images, "
+        f"{describe_n(selection.results)}; box: quartiles, whiskers: 5 to 95 % of the images, dot: "
+        "mean.",
     )
     images = {model.folder: (shares,) for model, shares in selection.found}
     return selection.describe(points, notes, axis=ratio, limits=(-0.02, 1.02), images=images)
@@ -81,20 +84,38 @@ def describe_interdependence(results: Iterable[ModelResult]) -> FigureData:
 
 
 def describe_covariates(results: Iterable[ModelResult]) -> FigureData:
-    """One model's rank correlations of image covariates with where the output comes from."""
-    selection = select(results, _read_correlations, choices=[count_cls(*_SOURCES), LAYER])
-    ((result, found),) = selection.found
-    counts = write_range(one.n for target in found.values() for one in target.values())
+    """Rank correlations of image covariates with where the output comes from."""
+    return _describe_covariates(results, _TARGETS)
+
+
+def describe_share_covariates(results: Iterable[ModelResult]) -> FigureData:
+    """Those of centred shares alone, or of raw ones where features were dropped."""
+    results = list(results)
+    kind = SHARES.agree([result for result in results if result.kind == "audit"])
+    prefix = "centred_share_" if kind == "centred" else "share_"
+    return _describe_covariates(results, [key for key in _TARGETS if key.startswith(prefix)])
+
+
+def _describe_covariates(results: Iterable[ModelResult], targets: Collection[str]) -> FigureData:
+    choices = [count_cls(*_SOURCES), LAYER, SHARES]
+    selection = select(results, partial(_read_correlations, targets), choices=choices)
+    counts = write_range(
+        one.n
+        for _, found in selection.found
+        for target in found.values()
+        for one in target.values()
+    )
     notes = (
-        f"n = {counts} images; bars: 95 % intervals. Filled: "
-        "differs from 0 (p < 0.05 after Holm's correction for the number of rows). R²: of a ridge "
-        "regression on all rows, for images that it was not fitted to.",
+        f"n = {counts} images{' a model' * (len(selection.found) > 1)}; thin lines: 95 % "
+        "intervals. Filled: differs from 0 (p < 0.05 after Holm's correction for the number of "
+        "rows). R²: of a ridge regression on all rows, for images that it was not fitted to.",
     )
     return selection.describe(
-        _list_correlations(result, found),
+        [point for model, found in selection.found for point in _list_correlations(model, found)],
         notes,
-        heading=f"Covariates of an image's sources: {result.label}",
-        titles={target: f"{_TARGETS[target]}\n{_describe_fit(result, target)}" for target in found},
+        heading="Covariates of an image's sources: "
+        + ", ".join(model.label for model in selection.results),
+        titles=_TARGETS,
         axis="Spearman's ρ",
         limits=(-1.05, 1.05),
     )
@@ -141,18 +162,18 @@ def _describe_rhos(result: ModelResult) -> str:
     told = []
     for point in _list_rhos(result):
         rho = point.number
-        ends = [write_number(end) for end in (rho.low, rho.high) if end is not None]
+        ends = [write_number(end, 2) for end in (rho.low, rho.high) if end is not None]
         interval = f" [{', '.join(ends)}]" if ends else ""
         where = "" if point.term == "over_images" else "over layers "
-        told.append(f"{where}ρ = {write_number(rho.value)}{interval}")
+        told.append(f"{where}ρ = {write_number(rho.value, 2)}{interval}")
     return "; ".join(told) if told else "ρ undefined"
 
 
-def _read_correlations(result: ModelResult) -> Correlations:
+def _read_correlations(targets: Collection[str], result: ModelResult) -> Correlations:
     correlations = result.audit.covariates.correlations
     defined = {
         target: {k: one for k, one in correlations.get(target, {}).items() if not isnan(one.rho)}
-        for target in _TARGETS
+        for target in targets
     }
     found = {target: of_target for target, of_target in defined.items() if of_target}
     if not found:
@@ -168,12 +189,6 @@ def _list_correlations(result: ModelResult, found: Correlations) -> Iterator[Poi
             number = Interval(one.rho, low, high, one.n)
             p = None if isnan(one.p_holm) else one.p_holm
             yield Point(model=result, panel=target, term=source, x=name, number=number, p=p)
-    for target in found:
         fit = result.audit.covariates.regressions.get(target)
         if fit is not None and (r2 := make_interval(fit.r2, n=fit.n)) is not None:
-            yield Point(model=result, panel=R2, x=target, number=r2)
-
-
-def _describe_fit(result: ModelResult, target: str) -> str:
-    fit = result.audit.covariates.regressions.get(target)
-    return "R² not known" if fit is None or isnan(fit.r2) else f"R² = {write_number(fit.r2)}"
+            yield Point(model=result, panel=target, term=source, x=R2, number=r2)

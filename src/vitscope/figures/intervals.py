@@ -72,9 +72,30 @@ def make_interval(
     return None if math.isnan(value) else Interval(value, low, high, n)
 
 
-def write_number(value: float, digits: int = 2) -> str:
+def write_number(value: float, digits: int | None = None) -> str:
     """A number as it is printed: what rounds to zero has no sign, and minus is a minus."""
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+    if math.isnan(value):
+        return "undefined"
+    if digits is None:
+        digits = 3 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
+
+
+def write_percent(share: float) -> str:
+    """A share as a percentage."""
+    return "undefined" if math.isnan(share) else f"{write_number(100 * share, 1)} %"
+
+
+def write_interval(number: Interval | None, *, percent: bool = False) -> str:
+    """A number with its interval."""
+    if number is None:
+        return "–"
+    write = write_percent if percent else write_number
+    if number.is_bound:
+        return f"at most {write(number.value)}"
+    if number.low is None or number.high is None:
+        return write(number.value)
+    return f"{write(number.value)} ({write(number.low)} to {write(number.high)})"
 
 
 def read_estimate(estimate: Estimate) -> Interval | None:

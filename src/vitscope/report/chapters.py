@@ -1,0 +1,227 @@
+"""Which figures the report has: the question that each answers, in words, and how it is shown."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+from vitscope.figures.anatomy import describe_anatomy
+from vitscope.figures.contributions import (
+    describe_attention_mass,
+    describe_norms,
+    describe_one_shot,
+    describe_residual_cka,
+    describe_restricted_cka,
+    describe_variance_share,
+    list_classifiers,
+)
+from vitscope.figures.depths import describe_high_norm_fraction, describe_layer_similarity
+from vitscope.figures.description import FigureData, NothingToDrawError
+from vitscope.figures.image_numbers import describe_share_covariates
+from vitscope.figures.saved import ModelResult, printable
+from vitscope.report.tables import (
+    Table,
+    tabulate_correlations,
+    tabulate_depths,
+    tabulate_terms,
+    tabulate_tokens,
+)
+from vitscope.report.vega import (
+    Chart,
+    draw_correlations,
+    draw_depths,
+    draw_norms_of_tokens,
+    draw_terms,
+)
+from vitscope.results.vocabulary import SOURCES
+
+Results = Sequence[ModelResult]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How numbers are shown.
+
+    Attributes:
+        draw: Makes the charts.
+        tabulate: Makes the table below them.
+        has_legend: Whether the colours of terms need one.
+    """
+
+    draw: Callable[[FigureData], list[Chart]]
+    tabulate: Callable[[FigureData], Table]
+    has_legend: bool = True
+
+
+_TERMS = Mark(draw_terms, tabulate_terms)
+_DEPTHS = Mark(draw_depths, tabulate_depths, has_legend=False)
+_TOKENS = Mark(draw_norms_of_tokens, tabulate_tokens, has_legend=False)
+_CORRELATIONS = Mark(draw_correlations, tabulate_correlations)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A figure that the report has.
+
+    Attributes:
+        key: Its anchor in the page.
+        title: The question that it answers.
+        meaning: What it shows, in one plain line.
+        definitions: Definitions that it rests on, by their keys.
+        describe: Says what it shows, or raises NothingToDrawError.
+        mark: How that is shown.
+    """
+
+    key: str
+    title: str
+    meaning: str
+    definitions: tuple[str, ...]
+    describe: Callable[[Results], FigureData]
+    mark: Mark
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """A figure of the report, made from results.
+
+    Attributes:
+        entry: What it is.
+        data: What it shows; None where there is nothing.
+        missing: Why there is nothing, where there is nothing.
+    """
+
+    entry: Entry
+    data: FigureData | None = None
+    missing: str = ""
+
+    @classmethod
+    def make(cls, entry: Entry, results: Results) -> "ReportFigure":
+        """The figure, or the reason why there is none."""
+        try:
+            return cls(entry, entry.describe(results))
+        except NothingToDrawError as reason:
+            return cls(entry, missing=str(reason))
+
+    @cached_property
+    def charts(self) -> list[Chart]:
+        """Its charts."""
+        return [] if self.data is None else self.entry.mark.draw(self.data)
+
+    @property
+    def table(self) -> Table | None:
+        """Its numbers."""
+        return None if self.data is None else self.entry.mark.tabulate(self.data)
+
+    @property
+    def legend(self) -> list[str]:
+        """The terms on it whose colours have to be told."""
+        return self.data.terms if self.data is not None and self.entry.mark.has_legend else []
+
+
+def list_sources(results: Results) -> list[Entry]:
+    """Where the output comes from; a figure for each classifier."""
+    return [*_SOURCES, *map(_ask_classes, enumerate(list_classifiers(results)))]
+
+
+def _ask_classes(numbered: tuple[int, str]) -> Entry:
+    number, classifier = numbered
+    return Entry(
+        key=f"one-shot-{number}",
+        title=f"Do the classes survive? ({printable(classifier)} classifier)",
+        meaning="A classifier learns from the full outputs of one image per class and is tested on "
+        "what one source alone wrote.",
+        definitions=("one-shot", "terms"),
+        describe=partial(describe_one_shot, classifier=classifier, top="top1"),
+        mark=_TERMS,
+    )
+
+
+_SOURCES = (
+    Entry(
+        key="variance-share",
+        title="Where does the output come from?",
+        meaning="Each bar is the part of the output’s variance over images that one source wrote. "
+        "The bars of a model add up to 100 %; a bar below zero takes away from the others.",
+        definitions=("variance-share", "terms", "interval"),
+        describe=describe_variance_share,
+        mark=_TERMS,
+    ),
+    Entry(
+        key="attention",
+        title="Where does [CLS] look?",
+        meaning="How much of the [CLS] token’s attention goes to each kind of token. A map can "
+        "only show the patches’ part.",
+        definitions=("attention-mass", "terms"),
+        describe=describe_attention_mass,
+        mark=_TERMS,
+    ),
+    Entry(
+        key="norms",
+        title="How much does each source add?",
+        meaning="The mean length of the vector that each source adds to [CLS]. What is the same "
+        "for every image counts here, but not in the variance share.",
+        definitions=("contribution-norm", "terms"),
+        describe=partial(describe_norms, terms=(*SOURCES, "bias")),
+        mark=_TERMS,
+    ),
+    Entry(
+        key="cka-residual",
+        title="Would one source suffice?",
+        meaning="How alike the residual stream r and what one source wrote arrange the images: 1 "
+        "is the same arrangement, 0 an unrelated one.",
+        definitions=("cka", "readouts", "interval"),
+        describe=partial(describe_residual_cka, terms=SOURCES),
+        mark=_TERMS,
+    ),
+    Entry(
+        key="cka-attention",
+        title="Would one kind of token suffice?",
+        meaning="How alike the attention branch’s output t and what one source wrote arrange the "
+        "images: 1 is the same arrangement, 0 an unrelated one.",
+        definitions=("cka", "readouts", "interval"),
+        describe=partial(describe_restricted_cka, terms=SOURCES),
+        mark=_TERMS,
+    ),
+)
+LAYERS = (
+    Entry(
+        key="layer-similarity",
+        title="When is the output made?",
+        meaning="How similar [CLS] after each layer is to the final one. A jump at the last layer "
+        "means that the output is gathered there; a slow rise, that it was built along the way.",
+        definitions=("layer-similarity",),
+        describe=describe_layer_similarity,
+        mark=_DEPTHS,
+    ),
+    Entry(
+        key="high-norm",
+        title="Are patches used as storage?",
+        meaning="The part of patch tokens with a norm far above all others, by depth. Such tokens "
+        "no longer describe their place in the image.",
+        definitions=("high-norm",),
+        describe=describe_high_norm_fraction,
+        mark=_DEPTHS,
+    ),
+)
+TOKENS = (
+    Entry(
+        key="anatomy",
+        title="What do the special tokens hold?",
+        meaning="The norm of each special token at the input of the audited block, beside that of "
+        "patches. A token that is far longer than all others and the same for every image does "
+        "not describe the image.",
+        definitions=("anatomy", "high-norm"),
+        describe=describe_anatomy,
+        mark=_TOKENS,
+    ),
+)
+IMAGES = (
+    Entry(
+        key="covariates",
+        title="Which images rely on which source?",
+        meaning="Whether images that rely more on a source have something visible in common: to "
+        "the right of zero, the share of the source rises with it.",
+        definitions=("covariates", "rank-correlation", "centred-share"),
+        describe=describe_share_covariates,
+        mark=_CORRELATIONS,
+    ),
+)

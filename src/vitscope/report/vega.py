@@ -1,0 +1,331 @@
+"""Figures as Vega-Lite draws them, in one look: specifications made with Altair.
+
+Colours are the page's own custom properties, so that a chart follows it from light to dark without
+being drawn again. Texts of a result go into data and descriptions alone, never into an expression.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+
+from vitscope.figures.anatomy import NORMS
+from vitscope.figures.description import FigureData, Point, group_points
+from vitscope.figures.image_numbers import R2
+from vitscope.figures.intervals import CkaInterval, write_interval
+from vitscope.figures.saved import ModelResult, label_sizes
+from vitscope.results.vocabulary import name_covariate, name_term, name_token, order_terms
+
+Spec = dict[str, Any]
+Row = Mapping[str, Any]
+
+INK, FAINT, RULE = "var(--ink)", "var(--faint)", "var(--rule)"
+OTHER = "var(--other)"
+TERM_SHAPES = {
+    "patches": "circle",
+    "registers": "square",
+    "cls": "diamond",
+    "distillation": "cross",
+    "skip": "triangle-up",
+    "non_patch": "triangle-down",
+    "highest_patch": "triangle-right",
+    "full": "stroke",
+}
+"""Shape of a term's mark; its colour is the custom property named after the term."""
+SERIES = tuple(f"var(--series-{index})" for index in range(6))
+"""Colours of models of one family, in order of size."""
+_DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3], [4, 4])
+_MILLIONS = "datum.value < 10 ? format(datum.value, '.2~r') : format(datum.value, ',.0f')"
+_BAR_PX, _HEIGHT_PX = 34, 220
+_SHORT_LETTERS = 20
+
+
+def term_colour(term: str) -> str:
+    """Colour of a term, the same on every chart."""
+    name = "registers" if term.startswith("register_") else term
+    return f"var(--{name.replace('_', '-')})" if name in TERM_SHAPES else OTHER
+
+
+def term_shape(term: str) -> str:
+    """Shape of a term's mark."""
+    return TERM_SHAPES["registers"] if term.startswith("register_") else TERM_SHAPES.get(term, "x")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart of a figure.
+
+    Attributes:
+        title: What it is of, as text.
+        spec: Its specification.
+    """
+
+    title: str
+    spec: Spec
+
+
+def draw_terms(data: FigureData) -> list[Chart]:
+    """Numbers by term: a line over size for a family of several models, bars for a single one."""
+    charts = []
+    for family, points in group_points(data.points, lambda point: point.model.family).items():
+        by_model = group_points(points, lambda point: point.model.folder)
+        if _are_sizes([own[0].model for own in by_model.values()]):
+            charts.append(Chart(family, _plot_by_size(data, points)))
+        else:
+            charts += [_draw_bars(data, own) for own in by_model.values()]
+    return charts
+
+
+def draw_norms_of_tokens(data: FigureData) -> list[Chart]:
+    """A chart for each model, a bar for each token."""
+    norms = group_points(data.panels[NORMS], lambda point: point.model.folder)
+    return [_draw_bars(data, own, "norm", name_token) for own in norms.values()]
+
+
+def draw_depths(data: FigureData) -> list[Chart]:
+    """A chart for each family, a line over depth for each model, its spread as a band."""
+    charts = []
+    for family, points in data.panels.items():
+        models = {point.model.folder: point.model for point in points}
+        title = family if len(models) > 1 else points[0].model.label
+        charts.append(Chart(title, _plot_depths(data, points, list(models.values()))))
+    return charts
+
+
+def draw_correlations(data: FigureData) -> list[Chart]:
+    """A chart for each model: a dot for each covariate and source, filled where it is not zero."""
+    found = [point for point in data.points if point.x != R2]
+    by_model = group_points(found, lambda point: point.model.folder)
+    return [Chart(own[0].model.label, _plot_dots(data, own)) for own in by_model.values()]
+
+
+def _are_sizes(models: Sequence[ModelResult]) -> bool:
+    # Models of one library that share no recipe are not sizes of each other.
+    sized = all(model.size is not None for model in models)
+    # Nor are results of one model, made with different settings.
+    return sized and len(models) > 1 and len({model.params_m for model in models}) == len(models)
+
+
+def _draw_bars(
+    data: FigureData,
+    points: Sequence[Point],
+    axis: str = "",
+    name: Callable[[str], str] = name_term,
+) -> Chart:
+    label, axis = points[0].model.label, axis or data.axis
+    rows = [{**_make_row(data, point), "name": name(point.term)} for point in points]
+    told = ", ".join(f"{row['name']} {row['told']}" for row in rows)
+    base = _make_base(rows).encode(
+        y=alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=130))
+    )
+    value = alt.X("value:Q", title=axis, axis=_make_axis(data), scale=_make_scale(data))
+    colour, _ = _encode_terms(data.terms)
+    bars = base.mark_bar(height=14, cornerRadius=2)
+    layers: list[alt.Chart] = [
+        bars.encode(x=value, color=colour, tooltip=_make_tooltip(axis, "name"))
+    ]
+    layers += _mark_ends(base, rows, "x", alt.value(INK))
+    description = f"{axis} of {label}: {told}"
+    return Chart(label, _finish(layers, description, height=_BAR_PX * len(rows)))
+
+
+def _plot_by_size(data: FigureData, points: Sequence[Point]) -> Spec:
+    rows = [{**_make_row(data, point), "name": name_term(point.term)} for point in points]
+    colour, shape = _encode_terms(data.terms)
+    labels = [{"x": x, "size": size} for x, size in label_sizes(point.model for point in points)]
+    sizes = sorted({float(point.x) for point in points})
+    axis = alt.Axis(values=sizes, labelExpr=_MILLIONS, labelOverlap="greedy", grid=False)
+    scale = alt.Scale(type="log", domain=[sizes[0] / 1.5, sizes[-1] * 1.5], nice=False)
+    place = alt.X("x:Q", title="parameters (millions)", axis=axis, scale=scale)
+    value = alt.Y("value:Q", title=data.axis, axis=_make_axis(data), scale=_make_scale(data))
+    base = _make_base(rows).encode(x=place)
+    layers: list[alt.Chart] = [
+        _make_base(labels)
+        .mark_text(color="var(--soft)", fontSize=12, baseline="bottom")
+        .encode(x=place, y=alt.value(-4), text="size:N"),
+        base.mark_line(strokeWidth=1.6).encode(y=value, color=colour),
+    ]
+    layers += _mark_ends(base, rows, "y", colour)
+    marks = base.mark_point(filled=True, size=70, opacity=1)
+    tooltip = _make_tooltip(data.axis, "model", "name")
+    layers.append(marks.encode(y=value, color=colour, shape=shape, tooltip=tooltip))
+    return _finish(layers, f"{data.axis} of {points[0].model.family} by number of parameters")
+
+
+def _plot_depths(data: FigureData, points: Sequence[Point], models: Sequence[ModelResult]) -> Spec:
+    short = [model.short_label for model in models]
+    apart = len(set(short)) == len(short)
+    names = {model.folder: model.short_label if apart else model.label for model in models}
+    series = list(names.values())
+    rows = [{**_make_row(data, point), "name": names[point.model.folder]} for point in points]
+    looks = {name: index % len(SERIES) for index, name in enumerate(series)}
+    legend = alt.Legend(
+        orient="top",
+        title=None,
+        columns=4 if max(map(len, series)) <= _SHORT_LETTERS else 2,
+        symbolType="stroke",
+        symbolOpacity=1,
+        symbolSize=300,
+    )
+    shown = legend if len(series) > 1 else None
+    colour = alt.Color("name:N", scale=_make_range(series, lambda n: SERIES[looks[n]]))
+    dash = alt.StrokeDash("name:N", scale=_make_range(series, lambda n: _DASHES[looks[n]]))
+    colour, dash = colour.legend(shown), dash.legend(shown)
+    last = int(max(float(point.x) for point in points))
+    axis = alt.Axis(values=list(range(0, last + 1, max(1, math.ceil(last / 6)))), grid=False)
+    value = alt.Y("value:Q", title=data.axis, scale=_make_scale(data), axis=_make_axis(data))
+    base = _make_base(rows).encode(x=alt.X("x:Q", title="depth (0: embeddings)", axis=axis))
+    layers: list[alt.Chart] = []
+    if _some(rows, "low"):
+        band = base.mark_area(opacity=0.16)
+        layers.append(band.encode(y="low:Q", y2="high:Q", color=colour))
+    layers.append(base.mark_line(strokeWidth=1.8).encode(y=value, color=colour, strokeDash=dash))
+    marks = base.mark_point(filled=True, size=26, opacity=1)
+    tooltip = [*_make_tooltip(data.axis, "name"), alt.Tooltip("x:Q", title="depth")]
+    layers.append(marks.encode(y=value, color=colour, tooltip=tooltip))
+    return _finish(layers, f"{data.axis} of {points[0].model.family} by depth")
+
+
+def _plot_dots(data: FigureData, points: Sequence[Point]) -> Spec:
+    rows = [
+        {
+            **_make_row(data, point),
+            "name": name_covariate(str(point.x)),
+            "source": name_term(point.term),
+            "strong": point.is_significant,
+        }
+        for point in points
+    ]
+    terms = order_terms({point.term for point in points})
+    colour, shape = _encode_terms(terms)
+    name = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=150, grid=True))
+    base = _make_base(rows).encode(y=name, yOffset=alt.YOffset("term:N", sort=terms))
+    value = alt.X("value:Q", title=data.axis, axis=_make_axis(data), scale=_make_scale(data))
+    filled = alt.condition(alt.datum["strong"], alt.value(1), alt.value(0.15))
+    layers: list[alt.Chart] = [
+        *_mark_ends(base, rows, "x", colour),
+        base.mark_point(filled=True, size=60, opacity=1, strokeWidth=1.2).encode(
+            x=value,
+            color=colour,
+            stroke=colour,
+            shape=shape,
+            fillOpacity=filled,
+            tooltip=_make_tooltip(data.axis, "name", "source"),
+        ),
+    ]
+    count = len({row["name"] for row in rows})
+    description = f"{data.axis} of {points[0].model.label}; the numbers are in the table below"
+    return _finish(layers, description, height=(12 * len(terms) + 14) * count)
+
+
+def plot_histogram(description: str) -> Spec:
+    """Bars whose heights the page fills in, for the number that is looked at."""
+    bars = (
+        alt.Chart(alt.InlineData(values=[], name="bins"))
+        .mark_bar(color=term_colour("patches"), binSpacing=1)
+        .encode(
+            x=alt.X("low:Q", bin="binned", title=None, axis=alt.Axis(tickCount=6, grid=False)),
+            x2="high:Q",
+            y=alt.Y("share:Q", title="images", axis=alt.Axis(format="%", tickCount=4)),
+            tooltip=[
+                alt.Tooltip("low:Q", title="from", format=".4~g"),
+                alt.Tooltip("high:Q", title="to", format=".4~g"),
+                alt.Tooltip("share:Q", title="images", format=".1%"),
+            ],
+        )
+    )
+    return _finish([bars], description, height=150)
+
+
+def _make_row(data: FigureData, point: Point) -> dict[str, Any]:
+    number = point.number
+    row = {
+        "model": point.model.label,
+        "term": point.term,
+        "x": point.x,
+        "value": number.value,
+        "low": number.low,
+        "high": number.high,
+        "told": write_interval(number, percent=data.percent),
+    }
+    if isinstance(number, CkaInterval):
+        row |= {"biased": number.biased, "floor": number.biased_if_unrelated}
+    return row
+
+
+def _make_base(rows: Sequence[Row]) -> alt.Chart:
+    return alt.Chart(alt.InlineData(values=[dict(row) for row in rows]))
+
+
+def _mark_ends(
+    base: alt.Chart, rows: Sequence[Row], along: str, colour: Any
+) -> Iterator[alt.Chart]:
+    # Intervals, and of a CKA the biased estimate and what it would be of unrelated features.
+    if _some(rows, "low"):
+        ends = {along: "low:Q", f"{along}2": "high:Q"}
+        yield base.mark_rule(strokeWidth=1.4).encode(color=colour, **ends)
+    if _some(rows, "biased"):
+        yield base.mark_point(size=30).encode(color=colour, **{along: "biased:Q"})
+    if _some(rows, "floor"):
+        orient: Any = "vertical" if along == "x" else "horizontal"
+        tick = base.mark_tick(color=FAINT, thickness=2, size=14, orient=orient)
+        yield tick.encode(**{along: "floor:Q"})
+
+
+def _some(rows: Sequence[Row], key: str) -> bool:
+    return any(row.get(key) is not None for row in rows)
+
+
+def _make_axis(data: FigureData) -> alt.Axis:
+    return alt.Axis(tickCount=5, format="%") if data.percent else alt.Axis(tickCount=5)
+
+
+def _make_scale(data: FigureData) -> alt.Scale:
+    return alt.Scale() if data.limits is None else alt.Scale(domain=list(data.limits), nice=False)
+
+
+def _encode_terms(terms: Sequence[str]) -> tuple[alt.Color, alt.Shape]:
+    colours, shapes = (_make_range(terms, look) for look in (term_colour, term_shape))
+    colour = alt.Color("term:N", scale=colours, legend=None)
+    return colour, alt.Shape("term:N", scale=shapes, legend=None)
+
+
+def _make_range(names: Sequence[str], look: Any) -> alt.Scale:
+    return alt.Scale(domain=list(names), range=[look(name) for name in names])
+
+
+def _make_tooltip(title: str, *keys: str) -> list[alt.Tooltip]:
+    return [
+        *(alt.Tooltip(f"{key}:N", title=key) for key in keys),
+        alt.Tooltip("told:N", title=title),
+    ]
+
+
+def _finish(layers: Sequence[alt.Chart], description: str, *, height: int = _HEIGHT_PX) -> Spec:
+    axis = {
+        "labelColor": "var(--soft)",
+        "titleColor": "var(--soft)",
+        "domainColor": RULE,
+        "tickColor": RULE,
+        "gridColor": RULE,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "titlePadding": 8,
+    }
+    finished = alt.layer(*layers).properties(
+        width="container", height=height, description=description
+    )
+    finished = finished.configure(
+        background="transparent",
+        font="system-ui, sans-serif",
+        axis=axis,
+        axisY={"domain": False, "ticks": False, "labelPadding": 8},
+        legend={"labelColor": INK, "labelFontSize": 12, "symbolStrokeWidth": 2, "columns": 4},
+        view={"stroke": None},
+    )
+    # Checking against the schema takes longer than all the rest, and the tests do it.
+    spec: Spec = finished.to_dict(validate=False)
+    return spec
