@@ -144,7 +144,7 @@ class AuditConfig(RunConfig):
             every image.
         shard: One part of the images, such as 3/16 for the third of sixteen; `vitscope merge`
             combines the results.
-        metrics: Metrics of other installed packages to measure as well, by name.
+        metrics: Metrics of other installed packages to measure as well, by name; none by default.
         shard_size: Images per shard, after which work is saved for --resume, and which one process
             handles at a time; auto is 32 batches, at least 512 images.
     """
@@ -156,7 +156,7 @@ class AuditConfig(RunConfig):
     gallery: int = 48
     verified: float = 0.05
     shard: tuple[int, int] | None = None
-    metrics: Sequence[str] = ()
+    metrics: Sequence[str] | None = None
     shard_size: int | Auto = "auto"
 
     def __post_init__(self) -> None:

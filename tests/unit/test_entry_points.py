@@ -1,12 +1,12 @@
 """Adapters of others' packages: found by their entry points; what fails in them is one line."""
 
 import sys
-import textwrap
 
 import pytest
 import torch
 from torch import nn
 
+from installed import write_package
 from vitscope import ViTAdapter, load_model, wrap_model
 from vitscope.adapters.registry import check_model_id
 from vitscope.errors import UnknownModelError, UnsupportedModelError, UsageError, VitscopeError
@@ -40,12 +40,9 @@ LIBRARY = """
 def install(tmp_path, monkeypatch):
     """Installs a distribution that adapts the library `mine`, or another one."""
 
-    def install(code=LIBRARY, *, package="vitscope-mine", library="mine", value="mine:Adapters"):
-        info = tmp_path / f"{package.replace('-', '_')}-1.2.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n")
-        (info / "entry_points.txt").write_text(f"[vitscope.adapters]\n{library} = {value}\n")
-        (tmp_path / "mine.py").write_text(textwrap.dedent(code))
+    def install(code=LIBRARY, *, library="mine", value="mine:Adapters", **settings):
+        points = {library: value}
+        write_package(tmp_path, code, group="vitscope.adapters", points=points, **settings)
         monkeypatch.delitem(sys.modules, "mine", raising=False)
 
     monkeypatch.syspath_prepend(tmp_path)
@@ -116,7 +113,7 @@ def test_vitscopes_own_libraries_stay_its_own(install):
         (
             "raise RuntimeError('no GPU\\nand more')",
             "mine:Adapters",
-            r"^the adapter for mine in the package vitscope-mine 1\.2 failed \(RuntimeError: no "
+            r"^mine of the package vitscope-mine 1\.2 failed \(RuntimeError: no "
             r"GPU\): update the package, or tell its authors$",
         ),
         ("", "mine:Adapters", r"failed \(AttributeError: module 'mine' has no attribute"),
@@ -170,7 +167,7 @@ def test_two_packages_for_one_library_are_refused(install):
     install()
     install(package="vitscope-other")
     message = (
-        r"^several installed packages bring adapters for mine \(vitscope-mine 1\.2, "
+        r"^several installed packages declare mine in vitscope.adapters \(vitscope-mine 1\.2, "
         r"vitscope-other 1\.2\): uninstall all but one$"
     )
     with pytest.raises(UsageError, match=message):

@@ -70,7 +70,7 @@ def _as_word(parse: Callable[[str], Any], shown: str) -> Parameter:
 Folder = Annotated[str | Path | None, Parameter(metavar="PATH")]
 Size = Annotated[int | tuple[int, int] | None, _as_word(parse_size, "518|224x336")]
 Layers = Annotated[_LayerWord | Sequence[int], _as_word(parse_layers, "last|all|3,7")]
-Names = Annotated[Sequence[str], _as_word(parse_words, "A,B")]
+Names = Annotated[Sequence[str] | None, _as_word(parse_words, "A,B")]
 Shard = Annotated[tuple[int, int] | None, _as_word(parse_shard, "3/16")]
 
 
@@ -81,7 +81,7 @@ class AuditSettings(AuditConfig):
     size: Size = None
     layers: Layers = "last"
     masks: Folder = None
-    metrics: Names = ()
+    metrics: Names = None
     shard: Shard = None
 
 

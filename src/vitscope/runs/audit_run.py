@@ -191,5 +191,5 @@ def _make_manifest(
         preprocessing=describe_preprocessing(vit, images.preprocessing),
         has_masks=bool(images.masks),
         tolerance=choose_tolerance(config.torch_dtype, run.device),
-        metrics=find_packages(config.metrics),
+        metrics=find_packages(config.metrics or ()),
     )
