@@ -133,7 +133,7 @@ def test_images_that_are_not_there_are_refused_and_who_lacks_one_is_named(explai
     with pytest.raises(UsageError, match="image 3 does not exist: expected 0 to 2"):
         plot("maps", explained, image=3)
     other = explain(tiny_vit(), write_images(tmp_path / "others", 1))
-    results = [ModelResult.load(result.folder) for result in (explained[0], other)]
+    results = [ModelResult(result) for result in (explained[0], other)]
     data = draw_figure("maps", results).data
     assert [result.folder for result in data.shown] == [explained[0].folder]
     assert list(data.omitted.values()) == ["does not explain this image"]

@@ -152,9 +152,9 @@ def open_results(results: Sequence[SavedResult | str | Path]) -> list[ModelResul
 
 def _open(result: SavedResult | str | Path) -> ModelResult:
     if isinstance(result, SavedResult):
-        return ModelResult(result.folder, result.summary)
+        return ModelResult(result)
     if isinstance(result, (str, Path)):
-        return ModelResult.load(Path(result))
+        return ModelResult(SavedResult.load(result))
     raise UsageError(
         f"a result was given as {type(result).__name__}: expected a result or a folder"
     )

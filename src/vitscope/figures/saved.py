@@ -15,19 +15,17 @@ import numpy as np
 from jaxtyping import Float64
 
 from vitscope.errors import ResultError, UsageError
-from vitscope.files.json_files import read_json
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import open_table
 from vitscope.files.storage import MARKER
 from vitscope.results.choices import describe_settings
-from vitscope.results.saved_result import PROVENANCE
+from vitscope.results.saved_result import SavedResult
 from vitscope.results.schema import (
     KINDS,
     AuditSummary,
     ExplanationSummary,
     OneShotSummary,
     Summary,
-    read_summary,
 )
 
 S = TypeVar("S", bound=Summary)
@@ -54,22 +52,25 @@ _RECIPES = (
 
 @dataclass(frozen=True)
 class ModelResult:
-    """One result on disk, of any kind.
+    """A saved result as figures name it.
 
     Attributes:
-        folder: Where it lies.
-        summary: Every number of it.
+        saved: The result, of any kind.
         mark: What tells it from results of the same name; empty where nothing has to.
     """
 
-    folder: Path
-    summary: Summary
+    saved: SavedResult
     mark: str = ""
 
-    @classmethod
-    def load(cls, folder: Path) -> "ModelResult":
-        """Open the result in a folder."""
-        return cls(folder, read_summary(folder, *KINDS))
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.saved.folder
+
+    @property
+    def summary(self) -> Summary:
+        """Every number of it."""
+        return self.saved.summary
 
     @property
     def kind(self) -> str:
@@ -150,10 +151,9 @@ class ModelResult:
     def weights_hash(self) -> str | None:
         """Digest of the weights, where the provenance tells it."""
         try:
-            content = read_json(self.folder / PROVENANCE)
+            found = self.saved.provenance.get("weights_hash")
         except ResultError:
             return None
-        found = content.get("weights_hash") if isinstance(content, dict) else None
         return printable(found) if isinstance(found, str) else None
 
     def read_column(self, name: str) -> Float64[np.ndarray, " image"] | None:
@@ -187,7 +187,7 @@ def load_results(folders: Sequence[Path]) -> list[ModelResult]:
         for place in places:
             key = place.resolve()
             if key not in found:
-                found[key] = ModelResult.load(place)
+                found[key] = ModelResult(SavedResult.load(place))
     order = [kind.KIND for kind in KINDS]
     return sorted(found.values(), key=lambda one: (order.index(one.kind), one.order))
 
