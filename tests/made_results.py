@@ -24,6 +24,7 @@ from vitscope.metrics.estimates import (
 from vitscope.metrics.jackknife import Estimate
 from vitscope.metrics.rank_correlation import AdjustedCorrelation, RankCorrelation
 from vitscope.metrics.regression import Regression
+from vitscope.results.saved_result import SavedResult
 from vitscope.results.schema import (
     AuditLedger,
     AuditSummary,
@@ -366,13 +367,19 @@ class MadeResult(ModelResult):
 
     columns: dict = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, summary, **settings):
+        saved = SavedResult(Path(f"/nowhere/{summary.model.id}"))
+        vars(saved)["summary"] = summary  # as if it had been read
+        return cls(saved, **settings)
+
     def read_column(self, name):
         values = self.columns.get(name)
         return None if values is None else np.asarray(values, dtype=float)
 
     def change(self, value, *path):
         """The result with another number in its summary."""
-        return replace(self, summary=change(self.summary, value, *path))
+        return self.of(change(self.summary, value, *path), columns=self.columns)
 
     def change_last(self, value, *path):
         """The result with another number in its last layer."""
@@ -382,7 +389,7 @@ class MadeResult(ModelResult):
 def hold_audit(*args, **settings):
     """An audit in memory."""
     summary, columns = make_audit(*args, **settings)
-    return MadeResult(Path(f"/nowhere/{summary.model.id}"), summary, columns=columns)
+    return MadeResult.of(summary, columns=columns)
 
 
 def write_result(folder, summary, columns=None):

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 
+import torch
+
 from vitscope.errors import UsageError, VitscopeError
 
 
@@ -29,7 +31,7 @@ def plain_faults(point: EntryPoint) -> Iterator[None]:
     """Blame what fails inside on the package that it is of."""
     try:
         yield
-    except VitscopeError:
+    except (VitscopeError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]

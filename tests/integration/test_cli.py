@@ -120,6 +120,7 @@ def test_options_reach_the_result(capsys, model_folder, images, tmp_path):
         "verified": 0.5,
         "shard": [2, 2],
         "shard_size": 3,
+        "metrics": None,
     }
     assert result.summary.data.num_images == 5
     assert [layer.index for layer in result.summary.layers] == [0, 1]

@@ -74,7 +74,7 @@ def test_the_grid_shows_where_high_norm_tokens_sit(images, tmp_path):
     anatomy = draw_figure("anatomy", [saved]).figure
     texts = [text.get_text() for text in anatomy.findobj(lambda a: hasattr(a, "get_text"))]
     told = " ".join(" ".join(texts).split())
-    assert "100.0% of the images have a high-norm patch." in told
+    assert "100.0 % of the images have a high-norm patch." in told
     assert "highest patch (analysed)" in told
 
 

@@ -150,7 +150,7 @@ def test_every_figure_of_a_result_is_drawn_or_says_what_is_missing(result, accur
                 drawn[name] = given.plot(name)
             except NothingToDrawError as reason:
                 missing[given.summary.KIND, name] = str(reason)
-    assert len(drawn) == 15
+    assert len(drawn) == 16
     # A tiny random model has no high-norm tokens.
     assert "no high-norm patch tokens" in missing["audit", "high_norm_grid"]
     assert all(isinstance(figure, Figure) for figure in drawn.values())

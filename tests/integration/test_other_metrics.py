@@ -49,11 +49,26 @@ METRICS = """
     class Untyped(LargestTerm):
         def summarize(self):
             return {"mean": 3.0}
+
+    class Undefined(LargestTerm):
+        def summarize(self):
+            return {"mean": Estimate(1.0, (float("nan"), 1.0))}
+
+    class Listed(LargestTerm):
+        def save(self):
+            return {"total": self.total.tolist()}
+
+    class Shared(LargestTerm):
+        def save(self):
+            return {"total": self.total, "same": self.total, "part": self.total[None].mT}
 """
 POINTS = {
     "largest_term": "mine:LargestTerm",
     "failing": "mine:Failing",
     "untyped": "mine:Untyped",
+    "undefined": "mine:Undefined",
+    "listed": "mine:Listed",
+    "shared": "mine:Shared",
     "nothing": "mine:torch",
     "gone": "mine:Gone",
 }
@@ -101,8 +116,32 @@ def test_shards_merge_to_the_whole_where_the_package_is_installed(
     (next(package.glob("*.dist-info")) / "entry_points.txt").unlink()
     again = AuditResult.load(tmp_path / "merged")
     assert again.summary.last.metrics == merged.summary.last.metrics
+    assert [*again.read_sums()] == [*again.read_token_sums()] == [1]
+    assert again.high_norm_grid(0).shape == again.summary.model.grid
     with pytest.raises(UsageError, match=r"^metric 'largest_term': no installed package declares"):
         parts[0].merge(parts[1], out=tmp_path / "without")
+
+
+def test_shards_of_another_version_do_not_merge(package, images, tmp_path):
+    parts = [audit(tiny_vit(), images, **SETTINGS, shard=(k, 2)) for k in (1, 2)]
+    (info,) = package.glob("*.dist-info")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vitscope-mine\nVersion: 1.3\n")
+    message = r"^metric 'largest_term' was measured with vitscope-mine 1\.2, not with the install"
+    with pytest.raises(UsageError, match=message):
+        parts[0].merge(parts[1], out=tmp_path / "merged")
+
+
+def test_tensors_that_share_memory_are_saved(package, images):
+    result = audit(tiny_vit(), images, **SETTINGS | {"metrics": ["shared"]})
+    assert result.summary.last.metrics["shared"]["mean"].value > 0
+
+
+def test_a_fault_in_the_summary_ends_the_first_shard(package, images, tmp_path):
+    settings = SETTINGS | {"metrics": ["untyped"], "shard_size": 4, "out": tmp_path / "out"}
+    seen = []
+    with pytest.raises(UsageError, match="found 'mean'"):
+        audit(tiny_vit(), images, **settings, on_progress=lambda done, _: seen.append(done))
+    assert max(seen) <= 4
 
 
 def test_results_with_and_without_it_do_not_merge(package, images, tmp_path):
@@ -122,7 +161,18 @@ def test_results_with_and_without_it_do_not_merge(package, images, tmp_path):
         ("failing", VitscopeError, r"^failing of the package vitscope-mine 1\.2 failed \(IndexErr"),
         ("gone", VitscopeError, r"^gone of the package vitscope-mine 1\.2 failed \(AttributeErr"),
         ("nothing", VitscopeError, r"^nothing of the package vitscope-mine 1\.2 failed \(TypeErr"),
-        ("untyped", UsageError, r"found 'mean': float: expected estimates by name$"),
+        (
+            "untyped",
+            UsageError,
+            r"^metric 'untyped' of vitscope-mine 1\.2 found 'mean': 3\.0: expe",
+        ),
+        (
+            "undefined",
+            UsageError,
+            r"found 'mean': Estimate\(value=1\.0, ci95=\(nan, 1\.0\)\): expe",
+        ),
+        ("listed", UsageError, r"saves 'total' as list: expected a tensor of float64"),
+        ("mine/largest", UsageError, r"^metric 'mine/largest': expected a name without a slash$"),
     ],
 )
 def test_faults_are_blamed_on_the_package(package, images, name, error, message):

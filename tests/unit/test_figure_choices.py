@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -11,6 +10,7 @@ from vitscope.cli import main
 from vitscope.errors import UsageError
 from vitscope.figures import NothingToDrawError, draw_figure, draw_figures, plot
 from vitscope.results.audit_result import AuditResult
+from vitscope.results.choices import count_cls, find_mixture
 from vitscope.results.one_shot_result import OneShotResult
 
 REGISTERS = "[CLS]'s attention to itself is counted among the registers, in models that have any."
@@ -28,7 +28,7 @@ def audit(size="S", params=22.1, *, registers=4, **settings):
 
 def one_shot(size="S", params=22.1, **settings):
     summary = make_one_shot("DINOv2 with registers", size, params, registers=4)
-    return choose(MadeResult(Path(f"/nowhere/{size}"), summary), **settings)
+    return choose(MadeResult.of(summary), **settings)
 
 
 def choose(result, **settings):
@@ -64,6 +64,20 @@ def test_a_figure_names_the_choices_that_it_depends_on_and_no_others(figure):
     ):
         found = words(draw_figure(figure, [audit(**settings)]))
         assert (note in found) == (value in OF_AUDITS[figure]), (value, found)
+
+
+def test_what_is_not_the_patches_counts_on_where_cls_is_counted():
+    choices = [count_cls("non_patch")]
+    assert not find_mixture(choices, [audit(), audit("B", 86.0, cls_term="registers")])
+    mixture = find_mixture(choices, [audit(), audit("B", 86.0, cls_term="patches")])
+    assert "attention to itself is counted" in mixture
+
+
+@pytest.mark.parametrize("figure", ["norms", "residual_cka", "restricted_cka"])
+@pytest.mark.parametrize("terms", ["patches", [], ["skip", "nope"]], ids=str)
+def test_unknown_terms_are_refused_by_name(figure, terms):
+    with pytest.raises(UsageError, match=r"^terms .*: expected a list of some of full, "):
+        draw_figure(figure, [audit()], terms=terms)
 
 
 def test_one_shot_names_them_too():

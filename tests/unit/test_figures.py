@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +32,7 @@ def one_shots(*families):
         for family in families
         for size, params in FAMILIES[family].items()
     ]
-    return [MadeResult(Path(s.model.id), s) for s in summaries]
+    return [MadeResult.of(s) for s in summaries]
 
 
 def words(figure):

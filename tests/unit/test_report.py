@@ -173,6 +173,14 @@ def test_a_model_stands_with_its_sizes_and_alone_with_its_bars(tmp_path, made):
     assert "parameters" not in json.dumps(single["variance-share/0"])
 
 
+def test_models_whose_number_of_parameters_is_not_known_stand_with_their_bars(tmp_path):
+    summary, columns = make_audit(n=60)
+    unknown = replace(summary, model=replace(summary.model, num_params=0))
+    page = Page(render_report(load_results([write_result(tmp_path / "r", unknown, columns)])))
+    charts = json.loads(page.data["charts"])
+    assert {"variance-share/0", "attention/0", "norms/0", "cka-residual/0"} <= charts.keys()
+
+
 def test_what_is_missing_is_said_in_words(tmp_path):
     summary, columns = make_audit(n=60)
     undefined = Estimate(math.nan, None)

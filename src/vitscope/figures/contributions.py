@@ -24,7 +24,7 @@ from vitscope.figures.intervals import (
 )
 from vitscope.figures.saved import ModelResult, printable
 from vitscope.results.choices import LAYER, RENORMALIZE, count_cls
-from vitscope.results.vocabulary import PER_IMAGE, SOURCES, name_term, order_terms
+from vitscope.results.vocabulary import PER_IMAGE, SOURCES, TERMS, name_term, order_terms
 
 Results = Iterable[ModelResult]
 Terms = Mapping[str, Interval]
@@ -71,6 +71,7 @@ def describe_attention_mass(results: Results) -> FigureData:
 
 def describe_norms(results: Results, terms: Sequence[str] = _ADDED) -> FigureData:
     """Length of what each term adds, of patches and skip connection in Fig. 5a and 7."""
+    _check_terms(terms)
     return _describe_means("contribution_norm", results, terms)
 
 
@@ -79,10 +80,11 @@ def describe_restricted_cka(
 ) -> FigureData:
     """CKA of the attention branch's output with that of one token type alone (Fig. 3a)."""
     _check_readout(readout)
+    _check_terms(terms)
     choices = [count_cls(*terms), RENORMALIZE, LAYER]
     selection = select(results, partial(_read_ckas, readout, terms), choices=choices)
     points = (
-        Point(model=model, panel=part, term=part, x=_get_size(model), number=found[part])
+        Point(model=model, panel=part, term=part, x=model.params_m or "", number=found[part])
         for part in order_terms(terms)
         for model, found in selection.found
         if part in found
@@ -96,6 +98,7 @@ def describe_restricted_cka(
 
 def describe_residual_cka(results: Results, terms: Sequence[str] = _ADDED) -> FigureData:
     """CKA of the residual stream with what single terms wrote, over size (Fig. 6 and 8)."""
+    _check_terms(terms)
     choices = [count_cls(*terms), LAYER]
     selection = select(results, partial(_read_ckas, "residual", terms), choices=choices)
     notes = (
@@ -136,6 +139,11 @@ def _check_readout(readout: str) -> None:
         raise UsageError(f"readout {readout!r}: expected one of {', '.join(READOUTS)}")
 
 
+def _check_terms(terms: Sequence[str]) -> None:
+    if isinstance(terms, str) or not terms or not {*terms} <= TERMS.keys():
+        raise UsageError(f"terms {terms!r}: expected a list of some of {', '.join(TERMS)}")
+
+
 def list_classifiers(results: Results) -> list[str]:
     """Classifiers that any of the results has."""
     accuracies = [one.one_shot.accuracy for one in results if one.kind == "one-shot"]
@@ -159,21 +167,16 @@ def _describe_means(
 
 def _describe(selection: Selection[Terms], notes: Sequence[str], **settings: Any) -> FigureData:
     points = (
-        Point(model=model, panel=model.family, term=term, x=_get_size(model), number=terms[term])
+        Point(
+            model=model, panel=model.family, term=term, x=model.params_m or "", number=terms[term]
+        )
         for model, terms in selection.found
         for term in order_terms(terms)
     )
     return selection.describe(points, notes, **settings)
 
 
-def _get_size(result: ModelResult) -> float:
-    if result.params_m is None:
-        raise NothingToDrawError("its number of parameters is not known")
-    return result.params_m
-
-
 def _read_shares(result: ModelResult) -> Terms:
-    _get_size(result)
     shares = result.audit.last.variance_share["residual"]
     found = _keep_defined((term, read_estimate(share)) for term, share in shares.items())
     if len(found) < len(shares):
@@ -182,7 +185,6 @@ def _read_shares(result: ModelResult) -> Terms:
 
 
 def _read_means(key: str, terms: Sequence[str], result: ModelResult) -> Terms:
-    _get_size(result)
     spreads = getattr(result.audit.last, key)
     found = _keep_defined((term, read_spread(spreads[term])) for term in terms if term in spreads)
     if not found:
@@ -191,7 +193,6 @@ def _read_means(key: str, terms: Sequence[str], result: ModelResult) -> Terms:
 
 
 def _read_ckas(readout: str, parts: Sequence[str], result: ModelResult) -> Terms:
-    _get_size(result)
     ckas = result.audit.last.cka.get(readout, {})
     found = _keep_defined((part, read_cka(ckas[part])) for part in parts if part in ckas)
     if not found:
@@ -201,7 +202,6 @@ def _read_ckas(readout: str, parts: Sequence[str], result: ModelResult) -> Terms
 
 
 def _read_accuracies(classifier: str, top: Top, readout: str, result: ModelResult) -> Terms:
-    _get_size(result)
     parts = result.one_shot.accuracy.get(classifier, {}).get(readout, {})
     accuracies = ((part, getattr(parts[part], top)) for part in ("full", *SOURCES) if part in parts)
     found = _keep_defined((part, read_estimate(accuracy)) for part, accuracy in accuracies)

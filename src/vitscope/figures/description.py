@@ -6,7 +6,8 @@ lie beside it as CSV.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -180,6 +181,25 @@ def select(
     if mixture := find_mixture(choices, selected):
         raise NothingToDrawError(f"{mixture}: draw them separately")
     return Selection(tuple(found), omitted, describe_choices(choices, selected))
+
+
+def over_size(describe: Callable[..., FigureData]) -> Callable[..., FigureData]:
+    """A figure over size, which leaves out models whose number of parameters is not known."""
+
+    @wraps(describe)
+    def described(results: Iterable[ModelResult], **settings: Any) -> FigureData:
+        results = list(results)
+        data = describe(results, **settings)
+        unsized = {model.folder: model.label for model in data.shown if model.params_m is None}
+        if not unsized:
+            return data
+        reasons = dict.fromkeys(unsized.values(), "its number of parameters is not known")
+        if len(unsized) == len(data.shown):
+            raise NothingToDrawError(describe_omitted(reasons))
+        data = describe([one for one in results if one.folder not in unsized], **settings)
+        return replace(data, omitted={**data.omitted, **reasons})
+
+    return described
 
 
 def describe_omitted(omitted: Mapping[str, str]) -> str:

@@ -28,7 +28,7 @@ from vitscope.figures.depths import (
     describe_high_norm_layers,
     describe_layer_similarity,
 )
-from vitscope.figures.description import FigureData, NothingToDrawError
+from vitscope.figures.description import FigureData, NothingToDrawError, over_size
 from vitscope.figures.image_numbers import (
     describe_covariates,
     describe_interdependence,
@@ -82,10 +82,10 @@ class Question:
 
 FIGURES: Mapping[str, Question] = {
     "variance_share": Question(describe_variance_share, draw_parts),
-    "attention_mass": Question(describe_attention_mass, draw_terms_by_size),
-    "norms": Question(describe_norms, draw_terms_by_size),
-    "residual_cka": Question(describe_residual_cka, draw_terms_by_size),
-    "restricted_cka": Question(describe_restricted_cka, draw_families_by_size),
+    "attention_mass": Question(over_size(describe_attention_mass), draw_terms_by_size),
+    "norms": Question(over_size(describe_norms), draw_terms_by_size),
+    "residual_cka": Question(over_size(describe_residual_cka), draw_terms_by_size),
+    "restricted_cka": Question(over_size(describe_restricted_cka), draw_families_by_size),
     "patch_share": Question(describe_patch_share, draw_distributions),
     "layer_similarity": Question(describe_layer_similarity, draw_by_depth),
     "high_norm_fraction": Question(describe_high_norm_fraction, draw_by_depth),
@@ -96,7 +96,7 @@ FIGURES: Mapping[str, Question] = {
     "covariates": Question(describe_covariates, draw_correlations, of_one=True),
     "high_norm_layers": Question(describe_high_norm_layers, draw_by_layer, of_one=True),
     "high_norm_grid": Question(describe_high_norm_grid, draw_grid, of_one=True),
-    "one_shot": Question(describe_one_shot, draw_terms_by_size),
+    "one_shot": Question(over_size(describe_one_shot), draw_terms_by_size),
 }
 """By name, as `plot` takes it."""
 OF_ALL_MODELS = {

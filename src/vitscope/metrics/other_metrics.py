@@ -5,9 +5,11 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from vitscope.errors import ResultError, UsageError
+from vitscope.files.typed_json import LARGEST
 from vitscope.metrics.jackknife import Estimate
 from vitscope.metrics.sums import Batch, Sums
 from vitscope.plugins import find_plugin, name_package, plain_faults
@@ -16,10 +18,11 @@ GROUP = "vitscope.metrics"
 """Its entries point to a class with the methods of `Sums`, made without arguments; `summarize`
 returns estimates by name."""
 _METHODS = ("update", "merge", "save", "load", "summarize")
+_DTYPES = (torch.float64, torch.float32, torch.int64, torch.int32, torch.bool)
 
 
 def find_packages(names: Iterable[str]) -> dict[str, str]:
-    """The packages that metrics are of, with their versions, by the metric's name."""
+    """The package that declares each metric, with its version, by the metric's name."""
     return {name: name_package(_find(name)) for name in names}
 
 
@@ -28,9 +31,15 @@ class OtherMetrics:
 
     name: ClassVar[str] = "metrics"
 
-    def __init__(self, names: Iterable[str]) -> None:
-        """Start with no images."""
-        self._points = {name: _find(name) for name in names}
+    def __init__(self, packages: Mapping[str, str]) -> None:
+        """Start with no images; `packages` as `find_packages` returns them."""
+        self._points = {name: _find(name) for name in packages}
+        for name, point in self._points.items():
+            if name_package(point) != packages[name]:
+                raise UsageError(
+                    f"metric {name!r} was measured with {packages[name]}, not with the installed "
+                    f"{name_package(point)}: install the version that was used"
+                )
         self._sums = {name: _make_sums(point) for name, point in self._points.items()}
 
     def update(self, batch: Batch) -> None:
@@ -47,10 +56,19 @@ class OtherMetrics:
 
     def save(self) -> dict[str, Tensor]:
         """Everything there is to save."""
+        self.summarize()  # what cannot be summarised fails with the first shard, not the last
         saved: dict[str, Tensor] = {}
         for name, sums in self._sums.items():
             with plain_faults(self._points[name]):
-                saved |= {f"{name}/{key}": tensor for key, tensor in sums.save().items()}
+                found = dict(sums.save())
+            for key, tensor in found.items():
+                if not isinstance(tensor, Tensor) or tensor.dtype not in _DTYPES:
+                    kind = getattr(tensor, "dtype", type(tensor).__name__)
+                    raise self._refuse(
+                        name, f"saves {key!r} as {kind}", f"a tensor of {_name_dtypes()}"
+                    )
+                # A copy: tensors that share memory are not saved.
+                saved[f"{name}/{key}"] = tensor.detach().cpu().clone().contiguous()
         return saved
 
     def load(self, tensors: Mapping[str, Tensor], folder: Path) -> None:
@@ -61,34 +79,54 @@ class OtherMetrics:
             try:
                 sums.load(own, folder)
             except Exception as error:
-                raise ResultError(
-                    f"the sums of {name} cannot be read by the package "
-                    f"{name_package(self._points[name])}: install the version that made them"
-                ) from error
+                package = name_package(self._points[name])
+                reason = f"the sums of metric {name!r} are not those of {package}"
+                raise ResultError(reason) from error
 
     def summarize(self) -> dict[str, Any]:
-        """What follows from each metric's sums."""
+        """The estimates of each metric, by its name."""
         return {"metrics": {name: self._summarize(name) for name in self._sums}}
 
     def _summarize(self, name: str) -> dict[str, Estimate]:
-        point = self._points[name]
-        with plain_faults(point):
+        with plain_faults(self._points[name]):
             found = dict(self._sums[name].summarize())
         for key, estimate in found.items():
-            if not isinstance(key, str) or not isinstance(estimate, Estimate):
-                raise UsageError(
-                    f"{name} of the package {name_package(point)} found {key!r}: "
-                    f"{type(estimate).__name__}: expected estimates by name"
+            if not isinstance(key, str) or not _is_sound(estimate):
+                raise self._refuse(
+                    name,
+                    f"found {key!r}: {estimate!r}",
+                    "an Estimate of plain numbers, finite or with a value of NaN, by name",
                 )
         return found
 
+    def _refuse(self, name: str, given: str, expected: str) -> UsageError:
+        package = name_package(self._points[name])
+        return UsageError(f"metric {name!r} of {package} {given}: expected {expected}")
+
+
+def _is_sound(estimate: object) -> bool:
+    # What reading a summary takes: an undefined value is NaN, an undefined interval None.
+    if not isinstance(estimate, Estimate) or not isinstance(estimate.ci95, (tuple, type(None))):
+        return False
+    ends = estimate.ci95 or ()
+    numbers = ends if estimate.value != estimate.value else (estimate.value, *ends)
+    return len(ends) in {0, 2} and all(
+        isinstance(number, (int, float)) and abs(number) <= LARGEST for number in numbers
+    )
+
+
+def _name_dtypes() -> str:
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+
 
 def _find(name: str) -> EntryPoint:
+    if "/" in name:
+        raise UsageError(f"metric {name!r}: expected a name without a slash")
     point = find_plugin(GROUP, name)
     if point is None:
         raise UsageError(
             f"metric {name!r}: no installed package declares it (an entry point of {GROUP}): "
-            "install the package that it is of"
+            "install the package that does"
         )
     return point
 

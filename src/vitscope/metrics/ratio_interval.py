@@ -44,14 +44,16 @@ def compute_ratio_interval(
     known = np.isfinite(above).all() and np.isfinite(below).all()
     if len(sizes) < _MIN_BLOCKS or not known or not below[0] > 0:
         return None
+    # In units of the denominator no square overflows.
+    above, below = above / below[0], below / below[0]
     spread = _Spread.measure(np.stack([above, below], axis=1), sizes)
-    ratio, quantile = float(above[0] / below[0]), student_975(len(spread.singles) - 1.0)
+    ratio, quantile = float(above[0]), student_975(len(spread.singles) - 1.0)
 
     def is_outside(candidate: float) -> bool:
-        distance = abs(float(above[0] - candidate * below[0]))
+        distance = abs(ratio - candidate)
         return distance > quantile * math.sqrt(spread.estimate_variance(candidate))
 
-    step = max(math.sqrt(spread.estimate_variance(ratio)) / float(below[0]), math.ulp(ratio))
+    step = max(math.sqrt(spread.estimate_variance(ratio)), math.ulp(ratio))
     low, high = (_find_end(is_outside, ratio, sign * step) for sign in (-1, 1))
     return None if low is None or high is None else (low, high)
 

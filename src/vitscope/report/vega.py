@@ -103,7 +103,7 @@ def draw_correlations(data: FigureData) -> list[Chart]:
 
 def _are_sizes(models: Sequence[ModelResult]) -> bool:
     # Models of one library that share no recipe are not sizes of each other.
-    sized = all(model.size is not None for model in models)
+    sized = all(model.size is not None and model.params_m is not None for model in models)
     # Nor are results of one model, made with different settings.
     return sized and len(models) > 1 and len({model.params_m for model in models}) == len(models)
 

@@ -22,29 +22,22 @@ from vitscope.results.choices import describe_settings
 from vitscope.results.saved_result import PROVENANCE
 from vitscope.results.schema import AuditSummary
 from vitscope.results.schema_numbers import LayerSummary
+from vitscope.results.verdict import MOODS
 from vitscope.results.vocabulary import name_term, order_terms
 
-_MOODS = {
-    "holds": ("good", "●"),
-    "weakened": ("middling", "▲"),
-    "broken": ("bad", "✕"),
-    "borderline": ("middling", "◆"),
-    "no variation": ("unknown", "?"),
-    "not enough images": ("unknown", "?"),
-}
+_SYMBOLS = {"holds": "●", "weakened": "▲", "broken": "✕", "borderline": "◆"}
 
 
 def describe_verdict(result: ModelResult) -> dict[str, Any]:
     """What stands on the card of one model."""
     summary = result.audit
     verdict = summary.last.verdict
-    mood, symbol = _MOODS[verdict.status]
     shares = _stack_shares(summary.last)
     settings = describe_settings(summary)
     return {
         "status": verdict.status,
-        "mood": mood,
-        "symbol": symbol,
+        "mood": MOODS[verdict.status],
+        "symbol": _SYMBOLS.get(verdict.status, "?"),
         "label": result.label,
         "id": result.model_id,
         "text": as_sentence(verdict.text),

@@ -1,7 +1,7 @@
 """The saved result of an audit: a folder that everything later is drawn from, without a model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -184,4 +184,5 @@ class AuditResult(TabularResult):
             merge_galleries(folder, folders)
 
     def _read_all_sums(self) -> AuditSums:
-        return read_sums(self.folder, self.manifest)
+        # Metrics of other packages are left out: a result is read without these packages.
+        return read_sums(self.folder, replace(self.manifest, metrics={}))

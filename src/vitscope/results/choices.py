@@ -125,6 +125,8 @@ def count_cls(*shown: str) -> Choice:
 
 
 def _read_cls_term(shown: frozenset[str], summary: Summary) -> frozenset[str]:
+    if "non_patch" in shown:  # which holds [CLS] unless it is counted among the patches
+        shown |= {"patches"}
     known = get_args(ClsTerm)
     value = summary.settings.cls_term
     if summary.model.global_feature == "attention pooling":
