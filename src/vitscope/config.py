@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Device = str | torch.device
     DType = DTypeName | torch.dtype
-else:  # # so that the command line can show its help without importing torch
+else:  # so that the command line can show its help without importing torch
     Device, DType = str, DTypeName
 
 Config = TypeVar("Config", bound="RunConfig")
@@ -90,7 +90,7 @@ class RunConfig:
     @property
     def torch_dtype(self) -> "torch.dtype":
         """The precision as a torch dtype."""
-        import torch  # # here, so that the command line can show its help without it
+        import torch  # here, so that the command line can show its help without it
 
         dtype: torch.dtype = getattr(torch, str(self.dtype))
         return dtype
@@ -237,7 +237,7 @@ def combine(kind: type[Config], config: Config | None, settings: Mapping[str, An
             "keyword arguments such as seed=1"
         )
     defaults = {field.name: field.default for field in fields(kind)}
-    for field in fields(config):  # # a subclass may have more
+    for field in fields(config):  # a subclass may have more
         if field.name not in defaults and getattr(config, field.name) != field.default:
             raise UsageError(
                 f"config is of type {type(config).__name__}, and its {field.name} has no effect "

@@ -97,7 +97,7 @@ def _trace_layer(
     _check_pixels(pixels)
     wanted = vit.select_layer(layer)
     height, width = pixels.shape[-2:]
-    with vit.undisturbed():  # # another thread's run might be moving the model
+    with vit.undisturbed():  # another thread's run might be moving the model
         device = vit.parameter.device
         check_memory(vit, (height, width), device, passed=len(pixels))
         vit.trace(pixels.to(device), [wanted], take)
