@@ -16,8 +16,7 @@ class TokenLayout:
 
     Attributes:
         groups: Token positions per group, in the order of `GROUPS`, without groups the model lacks.
-            The
-            ranges are disjoint and cover the sequence.
+            The ranges are disjoint and cover the sequence.
         grid: Patches as (rows, columns); the patch group is this grid in row-major order.
         query: Position of the token whose attention row is analysed ([CLS]); None if the query is a
             learned probe outside the sequence (attention pooling).

@@ -285,8 +285,8 @@ def compute_scalars(
     Returns:
         One value per image under each path: ("attention_mass", group), ("patch_share",),
         ("contribution_norm", term), ("cosine", "attention" or "residual", term),
-        ("restricted_cosine", "attention", group), ("share", term) and ("balance_error",). NaN
-        if undefined, such as the cosine with a zero vector.
+        ("restricted_cosine", "attention", group), ("share", term) and ("balance_error",). NaN if
+        undefined, such as the cosine with a zero vector.
     """
     mass = ledger.attention_mass.double().mean(dim=1)
     masses = {name: mass[:, i] for i, name in enumerate(ledger.groups)}

@@ -26,8 +26,7 @@ class TokenMaps(ShortRepr):
         attention: a_h[i], the raw attention row.
         contribution_norm: ‖c_i‖, the norm of the token's contribution.
         share: ⟨c_i, r⟩ / ‖r‖², the token's signed share of the row; the shares of all tokens, skip
-            and
-            bias sum to 1.
+            and bias sum to 1.
         head_share: The same per head; sums to `share` over heads.
     """
 

@@ -36,8 +36,7 @@ class TokenStates:
         norms: Norms of the chosen tokens at the block's input.
         mean_patch_norm: Mean norm of the patches at the block's input.
         states: `hidden` states of the chosen tokens at the block's input, `normed` after the
-            block's
-            first layer norm, and their `keys` and `values` with heads concatenated.
+            block's first layer norm, and their `keys` and `values` with heads concatenated.
     """
 
     names: tuple[str, ...]

@@ -252,8 +252,7 @@ def _run(tower: Any, pixels: Pixels) -> Float[Tensor, "batch out"]:
 
 def _embed_row(tower: Any, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch out"]:
     # The last norm acts on each token separately, so it does not matter whether it is applied
-    # before
-    # or after the [CLS] row is selected (final_ln_after_pool).
+    # before or after the [CLS] row is selected (final_ln_after_pool).
     normed: Tensor = tower.ln_post(rows)
     return normed if tower.proj is None else normed @ tower.proj
 

@@ -48,13 +48,10 @@ def load_model(model_id: str) -> ViTAdapter:
 
     Args:
         model_id: A built-in name ("dinov2-small"), a Hugging Face id ("facebook/dinov2-base"), a
-            local
-            folder written by transformers' `save_pretrained`, "timm:NAME" (or "timm/NAME", as on
-            the
-            hub), "torchhub:NAME", "open_clip:ARCHITECTURE/TAG", or "LIBRARY:NAME" for a library
-            that
-            another installed package adapts. "timm:NAME@CHECKPOINT" and "torchhub:NAME@CHECKPOINT"
-            read the weights from a file.
+            local folder written by transformers' `save_pretrained`, "timm:NAME" (or "timm/NAME", as
+            on the hub), "torchhub:NAME", "open_clip:ARCHITECTURE/TAG", or "LIBRARY:NAME" for a
+            library that another installed package adapts. "timm:NAME@CHECKPOINT" and
+            "torchhub:NAME@CHECKPOINT" read the weights from a file.
 
     Returns:
         The adapter, on the CPU in float32; its `info.id` is the id given.
@@ -62,8 +59,7 @@ def load_model(model_id: str) -> ViTAdapter:
     Raises:
         UnknownModelError: If no model has this id; the message names the nearest matches.
         UsageError: If the id is not a string, or needs a package that is not installed or a file
-            that
-            must be downloaded by hand.
+            that must be downloaded by hand.
         ModelUnreachableError: If the weights are neither cached nor available.
         UnsupportedModelError: If a part or setting of the model is not supported.
     """
@@ -131,15 +127,11 @@ def wrap_model(
 
     Args:
         module: A model of transformers, timm or open_clip, of the torch.hub code of DINOv2 or
-            DINOv3,
-            or of a library that another installed package adapts. It is switched to evaluation
-            mode. It
-            may be wrapped in DataParallel, `torch.compile` or PEFT, or be the `backbone` or `vit`
-            of a
-            module; the adapter's notes say so.
+            DINOv3, or of a library that another installed package adapts. It is switched to
+            evaluation mode. It may be wrapped in DataParallel, `torch.compile` or PEFT, or be the
+            `backbone` or `vit` of a module; the adapter's notes say so.
         preprocessing: A `Preprocessing` or an image processor of transformers; the library's
-            default
-            for the model if not given.
+            default for the model if not given.
         model_id: Id of the model in results; the class name by default.
 
     Returns:
@@ -147,8 +139,7 @@ def wrap_model(
 
     Raises:
         UnsupportedModelError: If the class, or a part or setting of the model or the processor, is
-            not
-            supported, or if a wrapper has forward hooks.
+            not supported, or if a wrapper has forward hooks.
         UsageError: If `module` or `preprocessing` has another type.
     """
     check_kind(

@@ -152,8 +152,7 @@ def _read_published(tower: Any) -> tuple[str, str]:
 
 def _find_quick_gelu_name(tower: Any) -> str | None:
     # timm publishes weights trained with QuickGELU under two names; under the shorter one it runs
-    # them
-    # with plain GELU.
+    # them with plain GELU.
     architecture, tag = _read_published(tower)
     native = f"{architecture.replace('_clip_', '_clip_quickgelu_')}.{tag}"
     trained_with_it = "_clip_" in architecture and native in timm.list_pretrained()

@@ -1,8 +1,8 @@
 """The torch.hub code of DINOv2 and DINOv3 (`DinoVisionTransformer`), recognised by its structure.
 
 - Only code from the two publishers' repositories is run, and only for the models listed here.
-- The classes cannot be imported without running that code, so a model is recognised by the names
-  of its classes and their parts; an unlisted part is refused by name.
+- The classes cannot be imported without running that code, so a model is recognised by the names of
+  its classes and their parts; an unlisted part is refused by name.
 - Weights are read as data, never as code, whatever the publisher's code requests.
 - Queries, keys and values are the output of the `qkv` module, whichever kernel follows it
   (xformers, scaled_dot_product_attention, plain); it includes DINOv3's masked key bias.
@@ -165,8 +165,7 @@ def _quiet() -> Iterator[None]:
 def _weights_only() -> Iterator[None]:
     """Make every `torch.load` refuse code, even if the publisher's code asks for it."""
     # torch.hub unpickles downloaded weights by default. torch.load reads these variables at each
-    # call:
-    # the first overrides its argument, and setting both is an error.
+    # call: the first overrides its argument, and setting both is an error.
     wanted = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
