@@ -1,4 +1,4 @@
-"""Results of made-up models, written to the summary's schema, for figures to be drawn from."""
+"""Made-up results that follow the summary's schema, to draw figures from."""
 
 import json
 import math
@@ -348,7 +348,7 @@ def make_accuracy(top1, top5):
 
 
 def change(tree, value, *path):
-    """A summary with another value at a path of fields, keys and places."""
+    """A summary with another value at a path of fields, keys and indices."""
     if not path:
         return value
     key, *rest = path
@@ -362,7 +362,7 @@ def change(tree, value, *path):
 
 @dataclass(frozen=True)
 class MadeResult(ModelResult):
-    """A result in memory: its columns need no file."""
+    """A result in memory, with no files for its columns."""
 
     columns: dict = field(default_factory=dict)
 
@@ -371,11 +371,11 @@ class MadeResult(ModelResult):
         return None if values is None else np.asarray(values, dtype=float)
 
     def change(self, value, *path):
-        """The result with another number in its summary."""
+        """A result with another number in its summary."""
         return replace(self, summary=change(self.summary, value, *path))
 
     def change_last(self, value, *path):
-        """The result with another number in its last layer."""
+        """A result with another number in its last layer."""
         return self.change(value, "layers", -1, *path)
 
 
@@ -386,7 +386,7 @@ def hold_audit(*args, **settings):
 
 
 def write_result(folder, summary, columns=None):
-    """Lay a result down as a folder."""
+    """Write a result to a folder."""
     folder.mkdir(parents=True)
     if columns is not None:
         pq.write_table(pa.table(columns), folder / "images.parquet")
@@ -396,7 +396,7 @@ def write_result(folder, summary, columns=None):
 
 
 def write_all(root, families=None, **settings):
-    """Audit and one-shot of every size of some families."""
+    """Write audits and one-shot results for every size of some families."""
     for family in families or FAMILIES:
         for size, params in FAMILIES[family].items():
             registers = 4 if "registers" in family else 0
