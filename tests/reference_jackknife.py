@@ -32,8 +32,7 @@ def jackknife(whole, one, sizes):
 
 
 def ratio_interval(quadratics, blocks, *, by_image):
-    """95 % interval of a ratio: each set of images computed separately, ends found by a fine
-    search.
+    """95 % interval of a ratio: each set of images separately, ends by a fine search.
 
     `quadratics` returns numerator and denominator for the images of a mask.
     """
