@@ -1,4 +1,4 @@
-"""What the tests of the whole job share: a tiny model, and how two results are compared."""
+"""Shared by the tests of whole audits: a tiny model, and comparison of results."""
 
 import json
 from dataclasses import asdict, is_dataclass
@@ -25,7 +25,7 @@ LAYER_NUMBERS = (
     "directions",
     "anatomy",
 )
-"""What a summary says of each layer."""
+"""Quantities of each layer in a summary."""
 
 NUMBERS = (
     *LAYER_NUMBERS,
@@ -66,18 +66,18 @@ def assert_same_numbers(a, b, tolerance):
 
 
 def numbers(result):
-    """All numbers of a result, those of its last layer under their names."""
+    """All numbers of a result; those of the last layer by name."""
     content = asdict(result.summary)
     return {name: (content["layers"][-1] | content)[name] for name in NUMBERS}
 
 
 def read_strictly(result):
-    """The summary, whose file a reader that knows no NaN takes."""
+    """Read the summary with a strict JSON reader, which rejects NaN."""
     text = (result.folder / "summary.json").read_text(encoding="utf-8")
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in summary.json"))
     return result.summary
 
 
 def named_vit(name="dinov2_reg"):
-    """A model whose id the command line would take."""
+    """A model with an id that the command line accepts."""
     return tiny_vit(name).named(f"tiny/{name}", "made on the spot")

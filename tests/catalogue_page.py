@@ -1,6 +1,6 @@
-"""The table of models with built-in names in docs/catalogue.md, made from the catalogue.
+"""Generates the table of models with built-in names in docs/catalogue.md from the catalogue.
 
-python tests/catalogue_page.py    writes the page anew
+python tests/catalogue_page.py    rewrites the page
 """
 
 from itertools import groupby

@@ -1,4 +1,4 @@
-"""Summaries of made-up models that agree with every claim of the paper, or with none."""
+"""Made-up summaries of models that agree with every claim of the paper, or with none."""
 
 import math
 from dataclasses import fields, is_dataclass, replace
@@ -48,7 +48,7 @@ SIZES = {
     "DeiT": ("Ti",),
     "DeiT III": ("S", "B", "L", "H"),
 }
-# How far the models of a size have gone from relying on patches (0) to relying on skip (1).
+# How far models of a size have moved from relying on patches (0) to relying on skip (1).
 GONE = {"S": 0.0, "B": 0.1, "L": 0.5, "H": 0.7, "g": 0.9, "bigG": 1.0, "Ti": 0.7}
 
 
@@ -235,14 +235,14 @@ def make_one_shot(recipe, size, kept, n):
 
 
 def find(models, words, data="COCO", **settings):
-    """The one finding whose claim holds the words."""
+    """Find the one finding whose claim contains the words."""
     found = [f for f in judge_claims(models, **settings) if words in f.claim and f.data == data]
     assert len(found) == 1, [finding.claim for finding in found]
     return found[0]
 
 
 def put(models, recipe, size, value, *path, data="COCO"):
-    """The same models, one of them with one number of its result replaced."""
+    """Replace one number in the result of one model."""
     return [
         put_in(model, value, "summaries", data, *path)
         if (model.recipe, model.size) == (recipe, size)
@@ -252,7 +252,7 @@ def put(models, recipe, size, value, *path, data="COCO"):
 
 
 def put_in(tree, value, *path):
-    """The same with `value` at a path; the numbers of a layer are those of the last one."""
+    """Replace the value at a path; the numbers of a layer are those of the last one."""
     if not path:
         return value
     key, *rest = path
@@ -266,7 +266,7 @@ def put_in(tree, value, *path):
 
 
 def change_numbers(tree, change, key=""):
-    """The same with `change(key, value)` in the place of every number and interval."""
+    """Replace every number and interval by `change(key, value)`."""
     if isinstance(tree, PreprocessingSummary):
         return tree
     if isinstance(tree, float) or key == "ci95":
@@ -282,24 +282,24 @@ def change_numbers(tree, change, key=""):
 
 
 def change_all(models, change):
-    """The same models with every number of their results changed; images stay as many."""
+    """Change every number in the results of all models; the number of images stays."""
     return [replace(model, summaries=change_numbers(model.summaries, change)) for model in models]
 
 
 def widen(key, value):
-    """So little certainty that no line lies outside an interval."""
+    """Widen intervals so far that no line is outside."""
     if key == "ci95":
         return (-1e6, 1e6)
     return 1e6 if key == "std" else value
 
 
 def leave_out_intervals(key, value):
-    """A number that comes without what says how sure it is."""
+    """Drop the interval of a number."""
     if key == "ci95":
         return None
     return math.nan if key == "std" else value
 
 
 def forget(key, value):
-    """A number that is undefined."""
+    """Make a number undefined."""
     return None if key == "ci95" else math.nan

@@ -1,6 +1,6 @@
-"""The table of claims and criteria in docs/claims.md, made from the list of claims.
+"""Generates the table of claims and criteria in docs/claims.md from the list of claims.
 
-python tests/claims_page.py    writes the page anew
+python tests/claims_page.py    rewrites the page
 """
 
 from pathlib import Path
@@ -72,7 +72,7 @@ def make_page():
 
 
 def make_row(claim):
-    # Without any model a claim still tells what it would have read.
+    # Even without models a claim lists the numbers it would read.
     read = dict.fromkeys(number.quantity.source for number in claim.check([]).numbers)
     sources = ", ".join(f"`{source}`" for source in read)
     cells = (claim.where, claim.data, claim.statement, claim.criterion, sources)

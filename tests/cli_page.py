@@ -1,6 +1,6 @@
-"""The reference of the command line in docs/cli.md, made from the program itself.
+"""Generates the command line reference in docs/cli.md from the program itself.
 
-python tests/cli_page.py    writes the page anew
+python tests/cli_page.py    rewrites the page
 """
 
 import re
@@ -23,7 +23,7 @@ _CONTENTS = re.compile(r"^## Table of Contents\n.*?(?=^\*\*Commands)", re.MULTIL
 
 def make_page():
     generated = app.generate_docs(output_format="markdown")
-    # The page has a title and a table of contents of its own.
+    # The page has its own title and table of contents.
     _, _, generated = generated.partition("\n")
     generated = _CONTENTS.sub("", generated)
     generated = _EXAMPLE.sub(r"```console\n$ \1\n```", generated)

@@ -13,15 +13,15 @@ import shape_checks
 
 torch.set_num_threads(1)
 shape_checks.install()
-os.fsync = os.fstat  # Tests see that the disk is asked, and need not wait for it.
+os.fsync = os.fstat  # Tests check that a flush is requested, but need not wait for it.
 gc.disable()
-# To explain a failure, hypothesis would trace every line of every example, on Python 3.11.
+# On Python 3.11 hypothesis would trace every line of every example to explain failures.
 settings.register_profile("untraced", phases=set(Phase) - {Phase.explain})
 settings.load_profile("untraced")
 
 
 def pytest_collection_finish():
-    """What is imported and collected stays: the garbage collector need not look through it."""
+    """Exempt imported and collected objects from garbage collection."""
     gc.freeze()
     gc.enable()
 
@@ -38,7 +38,7 @@ _FLAGS = (
 
 @pytest.fixture(scope="session")
 def chromium():
-    """One browser per process, for a process has room for one."""
+    """One browser per process, as a process can run only one."""
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
         pytest.skip("no chromium is installed (Debian: apt-get install chromium)")
@@ -51,7 +51,7 @@ def chromium():
 
 @pytest.fixture
 def ctrl_c_is_heard():
-    """The usual answer to Ctrl-C, which the processes of pytest-xdist ignore."""
+    """Python's default SIGINT handler, as the processes of pytest-xdist ignore the signal."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""Archives and tables of images for the tests, whole and otherwise."""
+"""Archives and tables of images for the tests, intact and damaged."""
 
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 
 def make_tar(members: Mapping[str, bytes] | Iterable[tuple[str, bytes]], **options) -> bytes:
-    """A tar archive of regular files, in the order given; a name may come twice."""
+    """A tar archive of regular files, in the given order; a name may occur twice."""
     buffer = BytesIO()
     pairs = members.items() if isinstance(members, Mapping) else members
     with tarfile.open(fileobj=buffer, mode="w", errors="surrogateescape", **options) as archive:
@@ -22,7 +22,7 @@ def make_tar(members: Mapping[str, bytes] | Iterable[tuple[str, bytes]], **optio
 
 
 def make_header(name: str, **fields) -> bytes:
-    """The header of a member alone, without its content and without an end of the archive."""
+    """The header of a member, without content or end of archive."""
     info = tarfile.TarInfo(name)
     for field, value in fields.items():
         setattr(info, field, value)
@@ -30,7 +30,7 @@ def make_header(name: str, **fields) -> bytes:
 
 
 def make_image_column(contents: Iterable[bytes | None]) -> pa.Array:
-    """Images as Hugging Face's datasets keep them."""
+    """Images in the format of Hugging Face's datasets."""
     rows = [{"bytes": content, "path": f"{row}.png"} for row, content in enumerate(contents)]
     return pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 

@@ -1,4 +1,4 @@
-"""Files of images for the tests: written with Pillow, or byte by byte where Pillow cannot."""
+"""Image files for the tests: written with Pillow, or byte by byte where Pillow cannot."""
 
 import pickle
 import struct
@@ -35,10 +35,10 @@ def encode(image, file_format, **options) -> bytes:
 
 
 def decode(data: bytes, background: int = 255) -> np.ndarray:
-    """Decode a file, and find the same pixels where it is given as Pillow opens it."""
+    """Decode a file, and check that Pillow's opened image gives the same pixels."""
     image = decode_image(data, background=background)
     assert image.mode == "RGB"
-    # Some of these files have Pillow warn; one that has a name it reads in other ways.
+    # Pillow warns about some of these files; it reads named files differently.
     with set_for_decoding(), NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
@@ -53,7 +53,7 @@ def decode(data: bytes, background: int = 255) -> np.ndarray:
 
 
 def reason(data: bytes) -> str:
-    """Why a file is refused, in one line."""
+    """The one-line reason for refusing a file."""
     with pytest.raises(ImageReadError) as caught:
         decode_image(data, background=255)
     assert str(caught.value).isprintable()
@@ -71,14 +71,14 @@ def exif(orientation) -> Image.Exif:
 
 
 def palette_image() -> Image.Image:
-    """Red, green, blue, black."""
+    """A palette image: red, green, blue, black."""
     image = Image.frombytes("P", (4, 1), bytes([0, 1, 2, 3]))
     image.putpalette([*RED, *GREEN, *BLUE, *BLACK])
     return image
 
 
 def png(depth: int, colour: int, size: tuple[int, int], rows: bytes, extra: bytes = b"") -> bytes:
-    """A PNG file of any depth, which Pillow cannot write; each row begins with a zero byte."""
+    """A PNG file of a bit depth that Pillow cannot write; each row begins with a zero byte."""
     header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0)
     body = png_chunk(b"IHDR", header) + extra + png_chunk(b"IDAT", zlib.compress(rows))
     return b"\x89PNG\r\n\x1a\n" + body + png_chunk(b"IEND", b"")
@@ -90,7 +90,7 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def tiff(size: tuple[int, int], bits: tuple[int, ...], photometric: int, data: bytes, extra=None):
-    """An uncompressed little-endian TIFF file of one or two samples a pixel."""
+    """An uncompressed little-endian TIFF file with one or two samples per pixel."""
     tags = {256: size[0], 257: size[1], 259: 1, 262: photometric, 277: len(bits), 278: size[1]}
     tags |= {258: bits[0] if len(bits) == 1 else bits[0] | bits[1] << 16, 279: len(data)}
     tags |= {} if extra is None else {338: extra}

@@ -1,7 +1,7 @@
-"""A structural twin of the model class that torch.hub builds for DINOv2, written for the tests.
+"""A structural twin of torch.hub's DINOv2 model class, written for the tests.
 
-The publisher's code cannot be imported here. This has the same class names, attribute names and
-arithmetic where an adapter could touch them: fused qkv, layer scales, registers, chunked blocks,
+The publisher's code cannot be imported here. The twin has the same class names, attribute names and
+arithmetic wherever an adapter could touch them: fused qkv, layer scales, registers, chunked blocks,
 SwiGLU with packed gates, and position embeddings interpolated with an offset.
 """
 
@@ -55,7 +55,7 @@ class Attention(nn.Module):
 
 
 class MemEffAttention(Attention):
-    """Stands for the xformers path: the same numbers by another kernel, tokens before heads."""
+    """Stands for the xformers path: the same numbers from another kernel, tokens before heads."""
 
     def forward(self, x, attn_bias=None):
         assert attn_bias is None

@@ -1,7 +1,7 @@
-"""A structural twin of the model class that torch.hub builds for DINOv3, written for the tests.
+"""A structural twin of torch.hub's DINOv3 model class, written for the tests.
 
-Beside DINOv2's (`hub_twin`): storage tokens, rotary positions on the patches handed to each block,
-a key bias that is masked where there is one, and blocks that are called with a list of one stream.
+In addition to DINOv2's (`hub_twin`): storage tokens, rotary positions passed to each block for the
+patches, a masked key bias, and blocks that are called with a list of one stream.
 """
 
 import math
@@ -24,7 +24,7 @@ class PatchEmbed(nn.Module):
 
 
 class RopePositionEmbedding(nn.Module):
-    """Sines and cosines in float32, whatever the model's precision, as the published models do."""
+    """Sines and cosines in float32, whatever the model's precision, as in the published models."""
 
     def __init__(self, head_dim, base=100.0):
         super().__init__()

@@ -1,11 +1,11 @@
-"""Small images made on the spot, varied enough that their features differ."""
+"""Small generated images, varied enough that their features differ."""
 
 import numpy as np
 from PIL import Image
 
 
 def write_images(folder, count, *, start=0, size=(40, 48)):
-    """Write `count` random smooth colour images, named by number; the same number, same bytes."""
+    """Write `count` random smooth colour images; equal numbers give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(start, start + count):
         generator = np.random.default_rng(number)
@@ -16,7 +16,7 @@ def write_images(folder, count, *, start=0, size=(40, 48)):
 
 
 def write_classes(folder, count):
-    """Write a folder a class, of three to five images; of every seventh, further down."""
+    """Write class folders with three to five images each; every seventh class is nested deeper."""
     for number in range(count):
         below = "deep/er" if number % 7 == 3 else "."
         write_images(folder / f"class {number}" / below, 3 + number % 3, start=10 * number)
@@ -24,7 +24,7 @@ def write_classes(folder, count):
 
 
 def touch(folder, *names):
-    """Empty files of these names."""
+    """Create empty files with these names."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()

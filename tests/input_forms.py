@@ -1,4 +1,4 @@
-"""Images in the forms that Python people have them in, and how results of them compare."""
+"""Images in the forms common in Python, and comparison of their results."""
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -20,7 +20,7 @@ def assert_same(found, expected):
 
 
 class Items(Dataset):
-    """A dataset that gives out what it holds, and counts how often it is asked."""
+    """A dataset that counts how often its items are requested."""
 
     def __init__(self, items):
         self.items, self.asked = items, 0
@@ -37,7 +37,7 @@ class Items(Dataset):
 
 
 class HubSplit:
-    """As a split of a Hugging Face dataset looks: rows as dicts, columns by name, features."""
+    """Imitates a split of a Hugging Face dataset: rows as dicts, columns by name, features."""
 
     class ClassLabel:
         names = ("cat", "dog")

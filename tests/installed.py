@@ -1,10 +1,10 @@
-"""An installed package that adds to vitscope, written on the spot."""
+"""An installed package that extends vitscope, written for the tests."""
 
 import textwrap
 
 
 def write_package(folder, code, *, group, points, package="vitscope-mine", version="1.2"):
-    """A module `mine` in a folder of the path, and the metadata of the package that it is of."""
+    """Write a module `mine` into a folder on the path, with the metadata of its package."""
     info = folder / f"{package.replace('-', '_')}-{version}.dist-info"
     info.mkdir()
     metadata = f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"

@@ -1,4 +1,4 @@
-"""Results of made-up models, written to the summary's schema, for figures to be drawn from."""
+"""Made-up results that follow the summary's schema, to draw figures from."""
 
 import json
 import math
@@ -349,7 +349,7 @@ def make_accuracy(top1, top5):
 
 
 def change(tree, value, *path):
-    """A summary with another value at a path of fields, keys and places."""
+    """A summary with another value at a path of fields, keys and indices."""
     if not path:
         return value
     key, *rest = path
@@ -363,7 +363,7 @@ def change(tree, value, *path):
 
 @dataclass(frozen=True)
 class MadeResult(ModelResult):
-    """A result in memory: its columns need no file."""
+    """A result in memory, with no files for its columns."""
 
     columns: dict = field(default_factory=dict)
 
@@ -382,7 +382,7 @@ class MadeResult(ModelResult):
         return self.of(change(self.summary, value, *path), columns=self.columns)
 
     def change_last(self, value, *path):
-        """The result with another number in its last layer."""
+        """A result with another number in its last layer."""
         return self.change(value, "layers", -1, *path)
 
 
@@ -393,7 +393,7 @@ def hold_audit(*args, **settings):
 
 
 def write_result(folder, summary, columns=None):
-    """Lay a result down as a folder."""
+    """Write a result to a folder."""
     folder.mkdir(parents=True)
     if columns is not None:
         pq.write_table(pa.table(columns), folder / "images.parquet")
@@ -403,7 +403,7 @@ def write_result(folder, summary, columns=None):
 
 
 def write_all(root, families=None, **settings):
-    """Audit and one-shot of every size of some families."""
+    """Write audits and one-shot results for every size of some families."""
     for family in families or FAMILIES:
         for size, params in FAMILIES[family].items():
             registers = 4 if "registers" in family else 0

@@ -1,4 +1,4 @@
-"""The fenced blocks of the documentation's pages, as the tests read them."""
+"""The fenced code blocks of the documentation, as the tests read them."""
 
 import re
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ class Block:
     """A fenced block.
 
     Attributes:
-        language: What stands behind the opening fence.
-        code: What stands between the fences.
+        language: Text after the opening fence.
+        code: Text between the fences.
         line: Line of the opening fence, from 1.
-        reason: Why the block is not run; None for one that is.
+        reason: Why the block is not run; None if it is run.
     """
 
     language: str
@@ -40,7 +40,7 @@ class Block:
 
     @property
     def commands(self):
-        """The lines of a console block that a person types, without prompt and comment."""
+        """The commands of a console block, without prompts and comments."""
         lines = re.sub(r"\\\n\s*", "", self.code).splitlines()
         typed = [line.removeprefix(_PROMPT) for line in lines if line.startswith(_PROMPT)]
         return [re.sub(r"\s+# .*", "", line) for line in typed]

@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on this machine: one at a time, however many processes run tests."""
+"""A Ray cluster of two nodes on this machine, only one at a time across all test processes."""
 
 from contextlib import contextmanager
 
@@ -9,10 +9,10 @@ NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80_000_000}
 
 @contextmanager
 def two_nodes(tmp_path_factory, **head):
-    """Two clusters at once starve a small machine: a second waits until the first is down."""
+    """Start two nodes; a second cluster waits for the first to end, as a small machine needs."""
     from ray.cluster_utils import Cluster
 
-    # The folder that the processes of one run of pytest have in common.
+    # The folder shared by all processes of one pytest run.
     with FileLock(tmp_path_factory.getbasetemp().parent / "ray.lock"):
         cluster = Cluster(
             initialize_head=True, head_node_args={**NODE, "include_dashboard": False, **head}

@@ -1,8 +1,8 @@
-"""The plain float64 reference that adapters are held against: full attention, token by token.
+"""A plain float64 reference for adapters: full attention, token by token.
 
-Nothing here is shared with the package: attention is materialised for every pair of tokens, each
-token's contribution is formed by itself, and the caller supplies queries, keys and values that it
-computed from the model's weights with its own code.
+It shares no code with the package: attention is computed for every pair of tokens and each token's
+contribution separately, from queries, keys and values that the caller computed from the model's
+weights with its own code.
 """
 
 from dataclasses import dataclass

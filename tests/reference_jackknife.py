@@ -1,4 +1,4 @@
-"""Intervals that leave out blocks or images, in plain numpy, from their definitions."""
+"""Delete-block and delete-image intervals in plain numpy, from their definitions."""
 
 import math
 from itertools import combinations, combinations_with_replacement
@@ -8,7 +8,7 @@ from scipy import optimize, stats
 
 
 def busing_interval(statistic, rows, blocks):
-    """95 % interval of Busing et al. (1999): the statistic made again without each block."""
+    """95 % interval of Busing et al. (1999): recompute the statistic without each block."""
     rows, blocks = np.asarray(rows), np.asarray(blocks)
     groups, sizes = np.unique(blocks, return_counts=True)
     n, g = len(blocks), len(groups)
@@ -23,7 +23,7 @@ def busing_interval(statistic, rows, blocks):
 
 
 def jackknife(whole, one, sizes):
-    """Busing et al.'s variance, from the values without each block."""
+    """Variance of Busing et al., from the values without each block."""
     n = sum(sizes.values())
     h = {j: n / size for j, size in sizes.items()}
     centre = len(h) * whole - sum((1 - 1 / h[j]) * one[j] for j in h)
@@ -32,9 +32,9 @@ def jackknife(whole, one, sizes):
 
 
 def ratio_interval(quadratics, blocks, *, by_image):
-    """95 % interval of a ratio: every set of images by itself, ends by a fine search.
+    """95 % interval of a ratio: each set of images separately, ends by a fine search.
 
-    `quadratics` gives numerator and denominator of the images of a mask.
+    `quadratics` returns numerator and denominator for the images of a mask.
     """
     kept = sorted(set(blocks))
     sizes = {block: int((blocks == block).sum()) for block in kept}
@@ -58,7 +58,7 @@ def ratio_interval(quadratics, blocks, *, by_image):
             for j, k in combinations(kept, 2)
         )
 
-    # A sum over pairs of images that are independent of one another, block pair by block pair.
+    # Sum over pairs of images that are independent of each other, block pair by block pair.
     truth = counted = seen = 0.0
     for cell in combinations_with_replacement(kept, 2):
         j, k = cell
@@ -91,7 +91,7 @@ def ratio_interval(quadratics, blocks, *, by_image):
             {jk: v @ weights for jk, v in two.items()},
         ) * (certain * truth / seen)
         found = jackknife(whole @ weights, {j: v @ weights for j, v in singles.items()}, counts)
-        # The part of pairs is no more than it would be if there were nothing else.
+        # The pair part cannot exceed its value if nothing else contributed.
         variance = found - (repeats - 1) * min(of_pairs, found / repeats)
         return abs(whole @ weights) - stats.t.ppf(0.975, len(singles) - 1) * math.sqrt(variance)
 

@@ -1,8 +1,8 @@
-"""Means that come with vitscope, made anew from the weights and photographs of the demo extra.
+"""Regenerates the means that come with vitscope from the weights and photographs of the demo extra.
 
 python tests/reference_means.py    writes src/vitscope/runs/references/ (two minutes)
 
-To be run where weights hash, preprocessing or the photographs change; a test says when.
+Run it when the weights hash, the preprocessing or the photographs change; a test says when.
 """
 
 import json
@@ -29,7 +29,7 @@ def describe(photographs):
 
 
 def write_shipped(path, audited, images):
-    """Write the means of an audit as a file that comes with vitscope."""
+    """Write the means of an audit in the format of the shipped files."""
     manifest = audited.manifest
     preprocessing = manifest.preprocessing
     tensors = {}

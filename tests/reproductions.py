@@ -1,4 +1,4 @@
-"""What the tests of reproductions share: a plan in little, and how one is run."""
+"""Shared by the tests of reproductions: a small plan, and how to run one."""
 
 from vitscope.config import ReproductionConfig
 from vitscope.reproduction.planned_models import plan_reproduction

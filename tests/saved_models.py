@@ -1,4 +1,4 @@
-"""Folders as `save_pretrained` writes them, and what loading says of them."""
+"""Folders written by `save_pretrained`, and the messages of loading them."""
 
 import json
 
@@ -14,7 +14,7 @@ PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
 def save_dinov2(folder):
-    """A tiny DINOv2 and its image processor."""
+    """Save a tiny DINOv2 and its image processor."""
     TINY_TRANSFORMERS["dinov2"]().save_pretrained(folder)
     BitImageProcessor(
         size={"shortest_edge": 40},

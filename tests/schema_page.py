@@ -1,4 +1,4 @@
-"""Writes docs/summary.schema.json from the dataclasses of summaries."""
+"""Generates docs/summary.schema.json from the dataclasses of summaries."""
 
 import json
 import sys
@@ -63,7 +63,7 @@ def _describe_fields(kind, defs):
 
 
 def describe(hint, defs):
-    """The schema of an annotation; those of dataclasses are added to `defs`."""
+    """The schema of an annotation; schemas of dataclasses are added to `defs`."""
     if hint in _PLAIN:
         return dict(_PLAIN[hint])
     if is_dataclass(hint):
@@ -119,7 +119,7 @@ _DESCRIBED = {
 
 
 def render_page():
-    """The file's text."""
+    """The content of the file."""
     return json.dumps(make_schema(), indent=1, ensure_ascii=False) + "\n"
 
 

@@ -1,7 +1,7 @@
-"""While tests run, calls of vitscope are checked against the shapes in its annotations.
+"""Checks calls of vitscope against the shapes in its annotations while tests run.
 
-mypy checks all other types. The decorator that comes with jaxtyping checks those too, binds
-arguments anew and checks each twice: audits of tiny models took twice as long.
+mypy checks all other types. jaxtyping's own decorator also checks those, binds arguments again and
+checks each of them twice: audits of tiny models took twice as long.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ _unchecked = False
 
 @contextmanager
 def unchecked():
-    """Calls come through as a user's do, who gives another shape than the annotation says."""
+    """Call without shape checks, as a user does who passes another shape than annotated."""
     global _unchecked
     _unchecked = True
     try:
@@ -32,8 +32,8 @@ def unchecked():
 
 
 def install():
-    """Check the functions and dataclasses of modules that are imported from now on."""
-    jaxtyping.jaxtyped = lambda **_: checked  # The hook decorates with what has this name.
+    """Check the functions and dataclasses of all modules imported from now on."""
+    jaxtyping.jaxtyped = lambda **_: checked  # the name the hook decorates with
     modules = [
         ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
         for path in sorted(SOURCE.rglob("*.py"))
@@ -43,7 +43,7 @@ def install():
 
 
 def checked(given):
-    """The function, its shapes checked at every call; a dataclass, when it is made."""
+    """A function whose shapes are checked at every call; a dataclass when it is constructed."""
     if inspect.isclass(given):
         if dataclasses.is_dataclass(given) and not hasattr(given.__init__, "__wrapped__"):
             given.__init__ = checked(given.__init__)

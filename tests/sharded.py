@@ -1,4 +1,4 @@
-"""What the tests of audits in shards share: settings, and when two results are the same."""
+"""Shared by the tests of sharded audits: settings, and when two results are equal."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +10,14 @@ from vitscope import AuditConfig
 NUM_IMAGES = 22
 CONFIG = AuditConfig(batch_size=3, shard_size=4, dtype="float64", gallery=6)
 VERIFIED = replace(CONFIG, verified=1.0)
-"""The same, and what is known of verified images alone does not depend on the batches."""
+"""The same with every image verified, so that no number depends on the batches."""
 
 ROUNDING = 1e-9
-"""Of float64 sums in another order, of numbers between 1e-3 and 1e3."""
+"""Rounding of float64 sums in another order, for numbers between 1e-3 and 1e3."""
 
 
 def read_files(folder):
-    """Every file but the provenance, which holds times."""
+    """Every file except the provenance, which contains times."""
     found = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     del found[Path("provenance.json")]
     return found
@@ -26,7 +26,7 @@ def read_files(folder):
 def assert_identical(result, expected):
     ours, theirs = read_files(result.folder), read_files(expected.folder)
     assert ours.keys() == theirs.keys()
-    # Archives hold the time at which they were written.
+    # Archives contain the time of writing.
     different = [p for p in ours if ours[p] != theirs[p] and p.suffix != ".npz"]
     assert not different
 
@@ -40,14 +40,14 @@ def stop_after(count, error):
 
 
 class SeenProgress(list):
-    """Everything that `on_progress` was told."""
+    """Records the calls of `on_progress`."""
 
     def __call__(self, *progress):
         self.append(progress)
 
 
 class ElsewhereEngine:
-    """Workers far away: they share no files, and are done in another order."""
+    """Imitates remote workers: they share no files, and finish in another order."""
 
     shares_files = False
     is_lead = True

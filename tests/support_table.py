@@ -1,6 +1,6 @@
-"""The table of supported models in docs/models.md, made from the models that are tested.
+"""Generates the table of supported models in docs/models.md from the tested models.
 
-python tests/support_table.py    writes the page anew
+python tests/support_table.py    rewrites the page
 """
 
 from pathlib import Path

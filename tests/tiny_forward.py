@@ -1,4 +1,4 @@
-"""A second forward of a tiny timm model, with hooks of its own: what an audit is held against."""
+"""An independent forward of a tiny timm model with its own hooks, as a reference for audits."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ REGISTERS = tuple(f"register_{i}" for i in range(4))
 
 
 class Forward:
-    """Residual streams at every depth and normed tokens of every block, all images at once."""
+    """Residual streams at every depth and normed tokens of every block, for all images at once."""
 
     def __init__(self, name, images):
         vit = tiny_vit(name).to("cpu", torch.float64)
@@ -37,7 +37,7 @@ class Forward:
         to.append(value.detach().numpy().copy())
 
     def states(self, layer, token):
-        """The four states of a token at the input of a block, one row an image."""
+        """The four states of a token at the input of a block, one row per image."""
         stream, normed = self.streams[layer], self.normed[layer]
         if token == "highest_patch":
             places = 5 + np.linalg.norm(stream[:, 5:], axis=2).argmax(axis=1)

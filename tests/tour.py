@@ -1,8 +1,8 @@
-"""Everything that the tour and the README show, by running what they say on real weights.
+"""Generates the outputs shown in the tour and the README by running their commands.
 
-python tests/tour.py    runs the commands of docs/index.md (some minutes) and writes docs/tour/ anew
+python tests/tour.py    runs the commands of docs/index.md (some minutes) and rewrites docs/tour/
 
-Needs the packages of the demo extra, and chromium for the image of the report.
+Needs real weights from the packages of the demo extra, and chromium for the image of the report.
 """
 
 import os
@@ -26,7 +26,7 @@ FIGURES = ("variance_share", "fig5b_layer_similarity")
 
 
 def run_commands(home):
-    """Run the tour's commands whose output it shows, each in a file named by the command."""
+    """Run the tour's commands, writing each output that it shows to a file named by the command."""
     program = Path(sys.executable).with_name("vitscope")
     environment = os.environ | {"COLUMNS": str(WIDTH), "HF_HUB_OFFLINE": "1"}
     blocks = read_blocks(ROOT / "docs" / "index.md")
@@ -48,7 +48,7 @@ def draw_demo(home):
     console = Console(record=True, width=WIDTH, file=StringIO())
     console.print(make_report(AuditResult.load(home / "vitscope-demo" / "dinov2-small").summary))
     drawn = console.export_svg(title="vitscope demo")
-    # Without the web font: an image fetches nothing.
+    # Without the web font, because an image fetches nothing.
     local = re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL)
     (SHOWN / "demo.svg").write_text(local, encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What the adapters' tests share: fixed random input, and every layer's trace with its ledger."""
+"""Shared by the adapters' tests: fixed random inputs, and the trace and ledger of every layer."""
 
 import torch
 
@@ -6,7 +6,7 @@ from vitscope.ledger import make_ledger
 
 
 def make_pixels(size, dtype=torch.float64):
-    """Two inputs of a (height, width), the same numbers in every precision."""
+    """Two inputs of size (height, width), with the same numbers in every precision."""
     generator = torch.Generator().manual_seed(7)
     return torch.randn(2, 3, *size, generator=generator, dtype=torch.float64).to(dtype)
 

@@ -1,4 +1,4 @@
-"""What the tests of audits in training share: a tiny model that trains, and what it is held to."""
+"""Shared by the tests of audits during training: a tiny trainable model, and its reference."""
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -31,7 +31,7 @@ def make_backbone(seed=0):
 
 
 class Classifier(nn.Module):
-    """A backbone with a head, as people train them."""
+    """A backbone with a classification head."""
 
     def __init__(self):
         super().__init__()
@@ -45,14 +45,14 @@ class Classifier(nn.Module):
 
 
 def make_examples(count):
-    """Images and labels at random, always the same."""
+    """Random images and labels, always the same."""
     generator = torch.Generator().manual_seed(2)
     pixels = torch.rand(count, 3, 32, 32, generator=generator)
     return list(zip(pixels, torch.randint(3, (count,), generator=generator), strict=True))
 
 
 def audit_weights(weights, images):
-    """The numbers of `vitscope.audit` for a backbone with these weights."""
+    """Numbers of `vitscope.audit` for a backbone with these weights."""
     backbone = make_backbone(seed=7)
     backbone.load_state_dict(weights)
     return list_numbers(audit(wrap_model(backbone), images, CONFIG).summary)

@@ -1,7 +1,7 @@
 """vitscope tells you whether the attention maps of your Vision Transformer can be believed.
 
-The public names, each imported from its own file when it is first used: importing this package
-imports neither torch nor any model library.
+Public names are imported lazily: importing this package imports neither torch nor any model
+library.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The settings of a run: the same for the library, the command line and the saved provenance."""
+"""Settings of a run, shared by the library, the command line and the saved provenance."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Device = str | torch.device
     DType = DTypeName | torch.dtype
-else:  # so that the command line can teach without torch
+else:  # so that the command line can show its help without importing torch
     Device, DType = str, DTypeName
 
 Config = TypeVar("Config", bound="RunConfig")
@@ -38,7 +38,7 @@ _WORDS = {int: "a whole number", float: "a number", bool: "True or False"}
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """How a model is run over images, whatever is asked of it.
+    """Settings that every run of a model over images has.
 
     Attributes:
         batch_size: Images per batch; auto chooses what keeps the device busy and fits into its
@@ -89,8 +89,8 @@ class RunConfig:
 
     @property
     def torch_dtype(self) -> "torch.dtype":
-        """The precision as torch's own name."""
-        import torch  # here, so that the command line can teach without it
+        """The precision as a torch dtype."""
+        import torch  # here, so that the command line can show its help without it
 
         dtype: torch.dtype = getattr(torch, str(self.dtype))
         return dtype
@@ -101,13 +101,13 @@ class RunConfig:
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     def resolve_device(self) -> "torch.device":
-        """Where to run.
+        """Resolve the device to run on.
 
         Returns:
-            The device, which exists on this machine.
+            A device that is available on this machine.
 
         Raises:
-            UsageError: If it does not.
+            UsageError: If the requested device is not available.
         """
         import torch
 
@@ -128,7 +128,7 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig(RunConfig):
-    """How an audit is run.
+    """Settings of an audit.
 
     Attributes:
         limit: Number of images, drawn at random; all by default.
@@ -170,7 +170,7 @@ class AuditConfig(RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class OneShotConfig(RunConfig):
-    """How one-shot classification is run.
+    """Settings of one-shot classification.
 
     Attributes:
         draws: Number of times a training and a test image of every class are drawn.
@@ -189,7 +189,7 @@ class OneShotConfig(RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ReproductionConfig(OneShotConfig):
-    """How the paper's experiments are run; what the paper leaves open is chosen here.
+    """Settings of a reproduction of the paper, including the choices it leaves open.
 
     Attributes:
         num_images: Number of images of each set, drawn at random; all by default.
@@ -216,18 +216,19 @@ class ReproductionConfig(OneShotConfig):
 
 
 def combine(kind: type[Config], config: Config | None, settings: Mapping[str, Any]) -> Config:
-    """Settings out of a config and of keyword arguments.
+    """Combine a config with settings given as keyword arguments.
 
     Args:
-        kind: Which settings there are.
+        kind: Type of the combined config.
         config: A config; the defaults if None.
-        settings: Others by name.
+        settings: Further settings by name.
 
     Returns:
-        All of them.
+        The combined config.
 
     Raises:
-        UsageError: If one is unknown, cannot be, or is given in both, or a config has others set.
+        UsageError: If a setting is unknown, invalid or given in both, or `config` sets a field that
+            `kind` does not have.
     """
     config = kind() if config is None else config
     if not isinstance(config, kind):
@@ -251,23 +252,23 @@ def combine(kind: type[Config], config: Config | None, settings: Mapping[str, An
 
 
 def check_kind(name: str, given: object, kinds: type | tuple[type, ...], expected: str) -> None:
-    """Refuse an argument of another type.
+    """Raise an error if an argument has the wrong type.
 
     Args:
-        name: What it is, as a message says it.
+        name: Name of the argument in the message.
         given: The argument.
-        kinds: Types that it may be of.
-        expected: What was expected, as a message says it.
+        kinds: Accepted types.
+        expected: Description of the accepted types in the message.
 
     Raises:
-        UsageError: If it is of none of them.
+        UsageError: If the argument has none of the types.
     """
     if not isinstance(given, kinds):
         raise UsageError(f"{name} was given as {type(given).__name__}: expected {expected}")
 
 
 def _as_python(value: Any) -> Any:
-    # JSON takes neither paths nor numbers, arrays, devices and dtypes of numpy or torch.
+    # JSON cannot hold paths, nor the numbers, arrays, devices and dtypes of numpy and torch.
     if isinstance(value, (list, tuple, range)):  # a torch.Size too
         return tuple(map(_as_python, value))
     if isinstance(value, type):

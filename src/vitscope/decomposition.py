@@ -1,4 +1,4 @@
-"""One batch taken apart and verified: for people who want the tensors, and for the audit."""
+"""Decompose and verify one batch: for users who want the tensors, and for the audit."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -50,7 +50,7 @@ def decompose(
         UsageError: If the pixels or their size do not fit, or the layer has no row to analyse.
         ImbalanceError: If the ledger does not balance.
         NonFiniteError: If an activation is not finite.
-        MemoryShortageError: If memory cannot hold what the model makes of the batch.
+        MemoryShortageError: If the model's activations for the batch do not fit in memory.
 
     Source:
         Lappe & Giese (NeurIPS 2025), eq. 3 and 6.
@@ -64,7 +64,7 @@ def decompose(
 def map_tokens(
     vit: ViTAdapter | nn.Module | str, pixels: Pixels, layer: int | None = None
 ) -> TokenMaps:
-    """What every single token wrote on the [CLS] row of one block, beside its raw attention.
+    """Map what each token wrote on the [CLS] row of one block, and its raw attention.
 
     Args:
         vit: The model: an adapter, a module, or an id that `load_model` takes.
@@ -78,7 +78,7 @@ def map_tokens(
         UsageError: If the pixels or their size do not fit, or the layer has no row to analyse.
         ImbalanceError: If the ledger does not balance.
         NonFiniteError: If an activation is not finite.
-        MemoryShortageError: If memory cannot hold what the model makes of the batch.
+        MemoryShortageError: If the model's activations for the batch do not fit in memory.
     """
     vit = open_model(vit)
     found: list[TokenMaps] = []
@@ -97,7 +97,7 @@ def _trace_layer(
     _check_pixels(pixels)
     wanted = vit.select_layer(layer)
     height, width = pixels.shape[-2:]
-    with vit.undisturbed():  # or another thread's run may just be moving it
+    with vit.undisturbed():  # another thread's run might be moving the model
         device = vit.parameter.device
         check_memory(vit, (height, width), device, passed=len(pixels))
         vit.trace(pixels.to(device), [wanted], take)
@@ -125,7 +125,7 @@ def _make_balanced(vit: ViTAdapter, trace: ClsTrace) -> Ledger:
 
 
 def restrict(vit: ViTAdapter, ledger: Ledger, *, renormalize: bool = False) -> Readouts:
-    """Outputs that keep one group and drop the others' terms, in every readout (docs/method.md).
+    """Compute outputs that keep one group and drop the others', in every readout (docs/method.md).
 
     Args:
         vit: The model that the ledger came from.
@@ -133,8 +133,8 @@ def restrict(vit: ViTAdapter, ledger: Ledger, *, renormalize: bool = False) -> R
         renormalize: Divide by the kept attention mass.
 
     Returns:
-        For `values`, `attention`, `block` and (last layer only) `embedding` the full output and
-        that of each kept group.
+        For `values`, `attention`, `block` and (last layer only) `embedding`, the full output and
+        the output that keeps each group.
 
     Source:
         Lappe & Giese (NeurIPS 2025), section 3.3.
@@ -149,11 +149,11 @@ def restrict(vit: ViTAdapter, ledger: Ledger, *, renormalize: bool = False) -> R
 
 
 def choose_tolerance(dtype: torch.dtype, device: torch.device) -> float:
-    """Largest error accepted of a model in a precision on a device.
+    """Choose the largest error accepted for a precision on a device.
 
     Args:
         dtype: Precision the model runs in.
-        device: Where it runs; on a GPU float32 products may be set to fewer bits.
+        device: Where it runs; GPUs may compute float32 products with fewer bits (TF32).
 
     Returns:
         The tolerance.
@@ -165,17 +165,17 @@ def choose_tolerance(dtype: torch.dtype, device: torch.device) -> float:
 def choose_dtype(
     vit: ViTAdapter, pixels: Pixels, device: torch.device, layers: Sequence[int] | None = None
 ) -> Literal["bfloat16", "float32"]:
-    """Bfloat16 where it is fast and the ledger bears it, float32 otherwise.
+    """Choose bfloat16 if it is fast and the ledger balances in it, float32 otherwise.
 
     Args:
-        vit: The model, which is left as it is.
+        vit: The model; it is left unchanged.
         pixels: Preprocessed images to try it on.
         device: Where the model is to run.
         layers: Layers whose ledgers must balance; the last one if None.
 
     Returns:
-        "bfloat16" where the device multiplies it in hardware and all ledgers of these images
-        balance within its tolerance.
+        "bfloat16" if the device multiplies it in hardware and the ledgers of all these images
+        balance within its tolerance, otherwise "float32".
     """
     if not has_native_bfloat16(device):
         return "float32"
@@ -195,13 +195,13 @@ def choose_dtype(
 
 
 def choose_groups(layout: TokenLayout, cls_term: ClsTerm) -> tuple[str, ...]:
-    """Token groups that a row is decomposed into.
+    """Choose the token groups that a row is decomposed into.
 
     Args:
         layout: Which token is what.
-        cls_term: Where the attention of [CLS] to itself is counted. "own" leaves it a group of its
-            own, as does "registers" for a model without any, and every choice for a pooling query,
-            to which [CLS] is one token of many.
+        cls_term: Where [CLS]'s attention to itself is counted. "own" makes it a separate group, as
+            do "registers" for a model without registers and every choice for a pooling query, for
+            which [CLS] is one token among many.
 
     Returns:
         Names of the groups.
@@ -213,11 +213,11 @@ def choose_groups(layout: TokenLayout, cls_term: ClsTerm) -> tuple[str, ...]:
 
 
 class LayerRows(NamedTuple):
-    """What a batch leaves behind of one layer.
+    """Numbers and features of one layer for a batch.
 
     Attributes:
-        scalars: One number per image under each path.
-        features: One row per image under each name.
+        scalars: One number per image for each path.
+        features: One row per image for each name.
         bias: γ ∘ b_O, the same for every image.
         tokens: States of the special tokens; None for a pooling query.
     """
@@ -241,27 +241,26 @@ def decompose_layers(
     on_maps: Callable[[TokenMaps], None] | None = None,
     mapped: Sequence[int] | None = None,
 ) -> dict[int, LayerRows]:
-    """One forward pass: the numbers and features of every chosen layer.
+    """Compute the numbers and features of all chosen layers in one forward pass.
 
     Args:
         vit: The model.
         pixels: Preprocessed images, on the model's device.
         layers: Layers to decompose.
         renormalize: Whether restricted outputs are divided by the kept mass.
-        tolerance: Largest error accepted in any proof.
+        tolerance: Largest error accepted.
         cls_term: Where [CLS]'s attention to itself is counted; see `choose_groups`.
-        verified: Whether the last layer is verified too, as all others are in any case. If not, its
-            block is run for the [CLS] row alone, the same numbers come out of less work, and its
+        verified: Whether to verify the last layer as well; the others are always verified. If not,
+            its block runs for the [CLS] row only, which gives the same numbers faster, and its
             errors are NaN. An attention-pooling head is always verified.
-        on_stream: Called with what the residual stream was at every depth; left out, nothing of
-            it is read. The row of the last depth is the ledger's, with a proof and without, and
-            without one the last depth has no patch norms.
-        on_maps: Called with what every single token of the last of the layers wrote; left out, no
-            maps are made.
-        mapped: Images of the batch whose maps are made; all of them if None.
+        on_stream: Called with the residual stream at every depth; if None, it is not recorded. The
+            row at the last depth comes from the ledger whether verified or not; patch norms there
+            are NaN if not verified.
+        on_maps: Called with the token maps of the last of the layers; if None, none are made.
+        mapped: Indices of the images whose maps are made; all of the batch if None.
 
     Returns:
-        Per layer the per-image numbers and the kept features.
+        Per layer, the per-image numbers and the features.
 
     Raises:
         ImbalanceError: If a ledger or a readout differs from the model's own tensors.
@@ -311,7 +310,7 @@ def decompose_layers(
 
 
 def _complete_stream(stream: StreamTrace, last: LayerRows | None) -> StreamTrace:
-    # With a proof too, or a number would depend on which batches are verified.
+    # Also in verified batches, so that no number depends on which batches are verified.
     return stream if last is None else stream.completed(last.features["block/full"])
 
 
@@ -324,7 +323,7 @@ def _collect_features(
         for name, rows in readouts.get(readout, {}).items():
             features[f"{readout}/{name}"] = rows
     if not renormalize:
-        # Sums of what is kept anyway.
+        # They are sums of features that are kept.
         for name in ["values/full", *(n for n in features if n.startswith("attention/"))]:
             del features[name]
     features.pop("attention/full", None)

@@ -1,24 +1,24 @@
-"""The errors a person sees: each says what was given, what was expected and what to do.
+"""Exceptions for users: each message says what was given, what was expected and what to do.
 
-Exit codes follow from the class: `UsageError` and its children end the command line with 2 (asked
-for something that cannot be), every other `VitscopeError` with 1 (it was asked rightly and failed).
+The exit code of the command line follows from the class: 2 for `UsageError` and its subclasses
+(invalid request), 1 for every other `VitscopeError` (valid request that failed).
 """
 
 
 class VitscopeError(Exception):
-    """Anything vitscope refuses or cannot do; the message is one line meant for a person."""
+    """Base class of all errors raised by vitscope; the message is one line meant for a person."""
 
 
 class UsageError(VitscopeError):
-    """What was asked for does not exist or does not fit: a path, a size, a layer, an option."""
+    """The request is invalid: a path, size, layer or option that does not exist or does not fit."""
 
 
 class UnknownModelError(UsageError):
-    """No model answers to the id that was given."""
+    """No model has the given id."""
 
 
 class UnsupportedModelError(VitscopeError):
-    """The model is known, but one of its settings would make the decomposition wrong."""
+    """The model is known, but has a part or setting for which the decomposition would be wrong."""
 
 
 class ModelUnreachableError(VitscopeError):
@@ -26,14 +26,14 @@ class ModelUnreachableError(VitscopeError):
 
 
 class ImbalanceError(VitscopeError):
-    """A ledger does not add up to what the model itself computed."""
+    """A ledger does not add up to the model's own output."""
 
 
 class NonFiniteError(VitscopeError):
     """An activation is NaN or infinite.
 
     Attributes:
-        image: Position within the batch of the first image concerned.
+        image: Position of the first affected image within the batch.
     """
 
     def __init__(self, message: str, *, image: int) -> None:
@@ -41,7 +41,7 @@ class NonFiniteError(VitscopeError):
         self.image = image
 
     def __reduce__(self) -> tuple[object, ...]:
-        # How it is made again where it is sent: in another process.
+        # Pickling must restore `image` as well.
         return _make_non_finite, (*self.args, self.image)
 
 
@@ -50,16 +50,16 @@ def _make_non_finite(message: str, image: int) -> NonFiniteError:
 
 
 class MemoryShortageError(VitscopeError):
-    """There is not enough memory for a batch; a smaller one may fit."""
+    """A batch does not fit in memory; a smaller one may."""
 
 
 class ImageReadError(VitscopeError):
-    """One image cannot be read; a run skips, counts and lists it."""
+    """An image cannot be read; a run skips, counts and lists it."""
 
 
 class DiskError(VitscopeError):
-    """The disk does not take what is written; the cause is what the system or a library said."""
+    """Writing to the disk failed; the cause is the error of the system or library."""
 
 
 class ResultError(VitscopeError):
-    """A saved result is missing, damaged, or does not fit the one it is to be merged with."""
+    """A saved result is missing, damaged, or does not fit the result it is to be merged with."""

@@ -1,4 +1,4 @@
-"""Files that optional packages carry, found without running any of those packages' code."""
+"""Files of optional packages, located without running the packages' code."""
 
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -7,7 +7,7 @@ from vitscope.errors import UsageError
 
 
 def find_package_path(package: str, relative: str) -> Path:
-    """Where an installed package keeps a file or folder of its own."""
+    """Locate a file or folder inside an installed package."""
     try:
         installed = distribution(package)
     except PackageNotFoundError:

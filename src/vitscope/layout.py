@@ -1,4 +1,4 @@
-"""Which token is what: a layout is data read from the model, never a convention assumed of it."""
+"""Token layout: which token belongs to which group, always read from the model, never assumed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,19 +7,19 @@ from types import MappingProxyType
 from vitscope.errors import UnsupportedModelError, UsageError
 
 GROUPS = ("cls", "registers", "distillation", "patches")
-"""Every group a token can belong to, in the order in which results list them."""
+"""Every group a token can belong to, in the order of results."""
 
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """The groups that a token sequence is made of, and the row of it that is analysed.
+    """The groups of a token sequence, and the row that is analysed.
 
     Attributes:
-        groups: Token positions per group, in the order of `GROUPS`; a group the model lacks is
-            absent. The ranges are disjoint and cover the sequence.
+        groups: Token positions per group, in the order of `GROUPS`, without groups the model lacks.
+            The ranges are disjoint and cover the sequence.
         grid: Patches as (rows, columns); the patch group is this grid in row-major order.
-        query: Position of the token whose attention row is analysed ([CLS]), or None where the
-            query is a learned probe outside the sequence (attention pooling).
+        query: Position of the token whose attention row is analysed ([CLS]); None if the query is a
+            learned probe outside the sequence (attention pooling).
     """
 
     groups: Mapping[str, range]
@@ -32,7 +32,7 @@ class TokenLayout:
         return sum(len(positions) for positions in self.groups.values())
 
     def describe(self) -> str:
-        """The layout in words.
+        """Describe the layout in words.
 
         Returns:
             For example "1 cls + 4 registers + 16 x 16 patches = 261 tokens".
@@ -42,13 +42,13 @@ class TokenLayout:
         return " + ".join([*counts, f"{rows} x {columns} patches"]) + f" = {self.num_tokens} tokens"
 
     def check_num_tokens(self, num_tokens: int) -> None:
-        """Refuse a sequence of another length than the layout's.
+        """Raise an error if a sequence has a different length than the layout.
 
         Args:
-            num_tokens: Length of the sequence the model computed with.
+            num_tokens: Length of the sequence in the model.
 
         Raises:
-            UnsupportedModelError: If it differs from the layout's.
+            UnsupportedModelError: If the lengths differ.
         """
         if num_tokens != self.num_tokens:
             raise UnsupportedModelError(
@@ -60,14 +60,14 @@ class TokenLayout:
 def make_layout(
     order: Mapping[str, int], grid: tuple[int, int], *, pooling_query: bool = False
 ) -> TokenLayout:
-    """Lay the groups out one behind the other.
+    """Make a layout of consecutive groups.
 
     Args:
-        order: Number of tokens per group in sequence order; the patch count may be left to the
-            grid by giving any number (it is replaced by rows x columns). Empty groups are dropped.
+        order: Number of tokens per group, in sequence order. The patch count is ignored: it follows
+            from `grid`. Empty groups are dropped.
         grid: Patches as (rows, columns).
-        pooling_query: Whether a learned probe outside the sequence is the query; otherwise the
-            first `cls` token is.
+        pooling_query: Whether the query is a learned probe outside the sequence; otherwise it is
+            the first `cls` token.
 
     Returns:
         The layout, its groups in the order of `GROUPS`.
@@ -93,7 +93,7 @@ def make_layout(
 
 
 def make_grid(height_px: int, width_px: int, patch_size: tuple[int, int]) -> tuple[int, int]:
-    """Patch grid of an input of a given size.
+    """Compute the patch grid for an input size.
 
     Args:
         height_px: Input height in pixels.
@@ -104,7 +104,7 @@ def make_grid(height_px: int, width_px: int, patch_size: tuple[int, int]) -> tup
         (rows, columns).
 
     Raises:
-        UsageError: If a side is not a positive multiple of the patch's.
+        UsageError: If a side is not a positive multiple of the patch size.
     """
     for name, side, patch in (
         ("height", height_px, patch_size[0]),

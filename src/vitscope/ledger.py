@@ -1,8 +1,8 @@
 """From a trace to a ledger that balances: who wrote what on the [CLS] row.
 
-- The entries add up: t = Σ_g c_g + bias and r = skip + Σ_g c_g + bias, by construction.
-- The proof is external: t and r are compared with what the model itself computed.
-- No model, no image, no set of images: every function is pure and works on one batch.
+- The ledger is additive by construction: t = Σ_g c_g + bias and r = skip + Σ_g c_g + bias.
+- The check is external: t and r are compared with the model's own tensors.
+- Every function is pure and works on one batch; none needs the model or the images.
 
 Source: Lappe & Giese (NeurIPS 2025), eq. 1 to 3 and 6.
 """
@@ -31,16 +31,16 @@ class Ledger(ShortRepr):
 
     Attributes:
         layer: Index of the block.
-        groups: Names of the token groups, the order of every `group` axis.
+        groups: Names of the token groups, in the order of every `group` axis.
         attention_mass: Σ_{i in g} a_h[i] per head; sums to 1 over groups.
         group_values: Σ_{i in g} a_h[i] v_h[i] divided by the group's mass: the values of the
             group's own softmax. Times `attention_mass` they are the paper's eq. 2.
         contributions: c_g, what each group wrote on the row (eq. 3).
         skip: x[cls]; None for a pooling query.
         bias: γ ∘ b_O, the term that belongs to no token.
-        tail: The map that made `contributions` out of the values.
-        balance_error: ‖t − t_model‖ / ‖t_model‖ per image; NaN where the model was left before t.
-        residual_error: ‖r − r_model‖ / ‖r_model‖ per image; likewise.
+        tail: The map that turns values into `contributions`.
+        balance_error: ‖t − t_model‖ / ‖t_model‖ per image; NaN if the forward stopped before t.
+        residual_error: ‖r − r_model‖ / ‖r_model‖ per image; NaN likewise.
     """
 
     layer: int
@@ -68,7 +68,7 @@ class Ledger(ShortRepr):
     def residual_terms(self) -> dict[str, Float[Tensor, "batch dim"]]:
         """The terms of r that depend on the image: each group, skip, and non_patch.
 
-        `non_patch` = r − c_patches − bias; absent where there is nothing but patches.
+        `non_patch` = r − c_patches − bias; absent if patches are the only term.
         """
         terms = {name: self.contributions[:, i] for i, name in enumerate(self.groups)}
         if self.skip is not None:
@@ -98,20 +98,20 @@ class Ledger(ShortRepr):
 def make_ledger(trace: ClsTrace) -> Ledger:
     """Decompose a row into its groups' contributions.
 
-    What is long (keys, values, W_O) is multiplied where the model is; what is left, a few rows per
-    image, comes to the CPU, where float64 is always available.
+    Large tensors (keys, values, W_O) are multiplied on the model's device. The result, a few rows
+    per image, is moved to the CPU, where float64 is always available.
 
-    Per head and group g, with logits s and logsumexp L: the mass is exp(L_g − L), the group's own
-    softmax average is softmax(s_g) · v_g; both stay finite however small the mass.
+    Per head and group g, with logits s and logsumexp L, the mass is exp(L_g − L) and the average
+    under the group's own softmax is softmax(s_g) · v_g. Both stay finite however small the mass.
 
     Args:
         trace: The row as the model computed it.
 
     Returns:
-        The ledger, in float64 where the model runs in float64 and in float32 otherwise.
+        The ledger, in float64 if the model runs in float64, otherwise in float32.
 
     Raises:
-        NonFiniteError: If the model's row holds a NaN or an infinity.
+        NonFiniteError: If the model's row contains NaN or infinity.
     """
     dtype = torch.float64 if trace.logits.dtype == torch.float64 else torch.float32
     _check_finite(trace)
@@ -164,7 +164,7 @@ def project_values(
 def concat_heads(
     values: Float[Tensor, "batch head group head_dim"],
 ) -> Float[Tensor, "batch group value_dim"]:
-    """Put the heads of each group side by side.
+    """Concatenate the heads of each group.
 
     Args:
         values: Values per head and group.
@@ -185,7 +185,7 @@ def relative_error(
         expected: The model's own tensor, on any device; None where it was not computed.
 
     Returns:
-        The relative error; 0 where both are zero, NaN where nothing is to compare with.
+        The relative error; 0 if both are zero, NaN if `expected` is None.
     """
     if expected is None:
         return torch.full(found.shape[:1], math.nan, dtype=torch.float64)
@@ -210,14 +210,14 @@ def balance_tolerance(dtype: torch.dtype, *, reduced_matmul: bool = False) -> fl
 
 
 def check_balance(ledger: Ledger, tolerance: float) -> None:
-    """Refuse a ledger that does not add up to what the model computed.
+    """Raise an error if a ledger does not add up to the model's own tensors.
 
     Args:
         ledger: The ledger of a batch.
         tolerance: Largest relative error accepted.
 
     Raises:
-        ImbalanceError: Naming layer, error and likely cause.
+        ImbalanceError: If it does not balance; names layer, error and likely cause.
     """
     for name, error, cause in (
         (
@@ -243,16 +243,16 @@ def check_balance(ledger: Ledger, tolerance: float) -> None:
 
 
 def merge_groups(ledger: Ledger, part: str, into: str) -> Ledger:
-    """The same ledger with one group's tokens counted among another's.
+    """Merge one group of a ledger into another.
 
     Args:
         ledger: The ledger of a batch.
-        part: A group that is no longer told apart.
-        into: The group that takes its tokens in.
+        part: The group that is merged and then dropped.
+        into: The group that receives its tokens.
 
     Returns:
-        A ledger of the same totals. The merged group's values are those of its own softmax: the
-        two groups' averages weighted by their masses.
+        A ledger with the same totals. The values of the merged group are the averages of the two
+        groups weighted by their masses, as under one softmax over both.
     """
     i, j = ledger.groups.index(into), ledger.groups.index(part)
     kept = [k for k in range(len(ledger.groups)) if k != j]
@@ -261,7 +261,7 @@ def merge_groups(ledger: Ledger, part: str, into: str) -> Ledger:
     weighted = (mass.unsqueeze(-1) * values)[:, :, [i, j]].sum(dim=2)
     mass[..., i] += mass[..., j]
     merged = weighted / mass[..., i].unsqueeze(-1)
-    # Where both masses vanish in this precision, neither average counts.
+    # If both masses underflow to 0, the average is undefined: keep the old values.
     values[:, :, i] = torch.where(mass[..., i].unsqueeze(-1) > 0, merged, values[:, :, i])
     contributions[:, i] += contributions[:, j]
     return replace(
@@ -276,7 +276,7 @@ def merge_groups(ledger: Ledger, part: str, into: str) -> Ledger:
 def compute_scalars(
     ledger: Ledger, restricted: Mapping[str, Tensor] | None = None
 ) -> dict[ScalarPath, Float[Tensor, " batch"]]:
-    """Every per-image number of the ledger (docs/method.md), in float64.
+    """Compute every per-image number of the ledger (docs/method.md), in float64.
 
     Args:
         ledger: The ledger of a batch.
@@ -285,8 +285,8 @@ def compute_scalars(
     Returns:
         One value per image under each path: ("attention_mass", group), ("patch_share",),
         ("contribution_norm", term), ("cosine", "attention" or "residual", term),
-        ("restricted_cosine", "attention", group), ("share", term) and ("balance_error",). NaN
-        where undefined, as the cosine with a vector of zeros is.
+        ("restricted_cosine", "attention", group), ("share", term) and ("balance_error",). NaN if
+        undefined, such as the cosine with a zero vector.
     """
     mass = ledger.attention_mass.double().mean(dim=1)
     masses = {name: mass[:, i] for i, name in enumerate(ledger.groups)}
@@ -313,14 +313,14 @@ def compute_scalars(
 
 
 def cosine(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
-    """Cosine per image.
+    """Cosine similarity per image.
 
     Args:
         a: One vector per image.
-        b: Another.
+        b: Another vector per image.
 
     Returns:
-        Their cosines; NaN where one of the two is zero or undefined.
+        The cosines; NaN if either vector is zero or not finite.
     """
     found: Tensor = (a * b).sum(dim=-1) / (a.norm(dim=-1) * b.norm(dim=-1))
     return found
@@ -340,15 +340,15 @@ def _check_finite(trace: ClsTrace) -> None:
 
 
 def check_rows_finite(finite: Bool[Tensor, " batch"], what: str, layer: int) -> None:
-    """Refuse NaN and infinities by layer and image.
+    """Raise an error if a row is not finite.
 
     Args:
         finite: Whether the row of each image is finite.
-        what: What the rows are, in words that go before "in layer"; may be empty.
-        layer: Layer they belong to.
+        what: Description of the rows, put before "in layer" in the message; may be empty.
+        layer: Layer of the rows.
 
     Raises:
-        NonFiniteError: Naming the first image whose row is not finite.
+        NonFiniteError: If a row is not finite; names the first such image.
     """
     if not bool(finite.all()):
         image = int((~finite).nonzero()[0, 0])

@@ -1,4 +1,4 @@
-"""What other installed packages add, found by the entry points that they declare."""
+"""Extensions by other installed packages, found through entry points."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from vitscope.errors import UsageError, VitscopeError
 
 
 def find_plugin(group: str, name: str) -> EntryPoint | None:
-    """The entry point of a name that an installed package declares in a group."""
+    """Find the entry point with a name in a group; None if no package declares it."""
     found = list(entry_points(group=group, name=name))
     if len(found) > 1:
         packages = ", ".join(sorted(map(name_package, found)))
@@ -22,13 +22,13 @@ def find_plugin(group: str, name: str) -> EntryPoint | None:
 
 
 def name_package(point: EntryPoint) -> str:
-    """The package that declares an entry point, with its version."""
+    """Name and version of the package that declares an entry point."""
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
 
 
 @contextmanager
 def plain_faults(point: EntryPoint) -> Iterator[None]:
-    """Blame what fails inside on the package that it is of."""
+    """Turn unexpected errors into a `VitscopeError` that names the package at fault."""
     try:
         yield
     except (VitscopeError, MemoryError, torch.OutOfMemoryError):

@@ -1,4 +1,4 @@
-"""Full and keep-only outputs of a ledger, and what the rest of the block makes of them.
+"""Full and keep-only outputs of a ledger, continued through the rest of the block.
 
 Source: Lappe & Giese (NeurIPS 2025), section 3.3.
 """
@@ -21,7 +21,7 @@ def compute_readouts(
     *,
     renormalize: bool = False,
 ) -> dict[str, dict[str, Float[Tensor, "batch out"]]]:
-    """Full and keep-only outputs, in every readout but `residual` (docs/method.md)."""
+    """Compute full and keep-only outputs in every readout but `residual` (docs/method.md)."""
     full_values = ledger.attention_mass.unsqueeze(-1) * ledger.group_values
     kept_values = ledger.group_values if renormalize else full_values
     contributions = ledger.contributions
@@ -36,7 +36,7 @@ def compute_readouts(
     streams = torch.stack(list(attention.values()))
     if ledger.skip is not None:
         streams = streams + ledger.skip
-    # All rows at once: the second half of the block is run one time.
+    # All rows at once, so that the second half of the block runs only once.
     finished = finish_block(streams.flatten(0, 1))
     block = dict(zip(attention, finished.reshape(*streams.shape[:2], -1), strict=True))
     readouts = {"values": values, "attention": attention, "block": block}

@@ -1,11 +1,11 @@
-"""What a prompt or a notebook shows of objects that hold tensors: shapes, not numbers."""
+"""A short repr for objects that hold tensors: shapes, not numbers."""
 
 from dataclasses import fields
 from typing import Any
 
 
 class ShortRepr:
-    """A dataclass with `repr=False` whose arrays and tensors are shown by their shapes."""
+    """Mixin for dataclasses with `repr=False`: shows arrays and tensors by their shapes."""
 
     def __repr__(self) -> str:
         told = (f"{field.name}={_show(getattr(self, field.name))}" for field in fields(self))  # type: ignore[arg-type]  # whoever inherits is a dataclass

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: progress, tables and the verdict, from summaries alone."""
+"""Terminal output: progress, tables and verdicts, rendered from summaries."""
 
 from collections.abc import Mapping, Sequence
 
@@ -47,10 +47,10 @@ _STYLES: Mapping[Mood, str] = {
 
 
 class RateColumn(ProgressColumn):
-    """Images per second, or whatever the task's field `unit` counts."""
+    """Images per second, or another unit given by the task's field `unit`."""
 
     def render(self, task: Task) -> Text:
-        """Show the speed of the recent past."""
+        """Render the current speed."""
         speed = task.finished_speed or task.speed
         if speed is None and task.elapsed and task.completed:
             speed = task.completed / task.elapsed
@@ -59,7 +59,7 @@ class RateColumn(ProgressColumn):
 
 
 def make_progress(console: Console) -> Progress:
-    """A bar with count, speed and time left."""
+    """Make a progress bar with count, speed and time left."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -71,7 +71,7 @@ def make_progress(console: Console) -> Progress:
 
 
 def make_report(summary: AuditSummary) -> Group:
-    """One model's result: what it was, its sources, the verdict."""
+    """Render one audit: model, sources, verdict."""
     subject, balance = describe_audit(summary)
     head = Text.assemble((summary.model.id, "bold"), f"  {subject}\n{balance}")
     shares = _make_table(tabulate_sources(summary))
@@ -81,12 +81,12 @@ def make_report(summary: AuditSummary) -> Group:
 
 
 def make_verdict(verdict: Verdict) -> Text:
-    """The verdict as a coloured line."""
+    """Render the verdict as a coloured line."""
     return Text.assemble("verdict: ", (verdict.text, _STYLES[MOODS[verdict.status]]))
 
 
 def make_comparison(summaries: Sequence[AuditSummary]) -> Table | Text:
-    """Several models side by side."""
+    """Render a table that compares models."""
     results = [Labelled(summary.model.id, summary) for summary in summaries]
     choices = [count_cls(*SOURCES), LAYER]
     if mixture := find_mixture(choices, results):
@@ -121,7 +121,7 @@ def make_comparison(summaries: Sequence[AuditSummary]) -> Table | Text:
 
 
 def make_one_shot_report(summary: OneShotSummary) -> Group:
-    """One model's one-shot accuracies: what was classified, how well, what it means."""
+    """Render the one-shot accuracies of one model."""
     head = Text.assemble((summary.model.id, "bold"), f"  {describe_one_shot(summary)}")
     lines = _list_notes(summary)
     if dropped := describe_dropped(summary):
@@ -131,7 +131,7 @@ def make_one_shot_report(summary: OneShotSummary) -> Group:
 
 
 def make_explanation_report(summary: ExplanationSummary) -> Group:
-    """One model's verdict on each image, one line per image."""
+    """Render the verdicts of one model, one line per image."""
     head = Text.assemble((summary.model.id, "bold"), f"  {describe_explanation(summary)}")
     lines = _list_notes(summary)
     without: dict[str, str] = {}

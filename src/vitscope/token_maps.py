@@ -1,4 +1,4 @@
-"""From a trace to maps: what every single token wrote on the row, to lay beside its raw attention.
+"""Token maps: what each token wrote on the row, to compare with its raw attention.
 
 Source: Lappe & Giese (NeurIPS 2025), eq. 3, token by token; Kobayashi et al. (EMNLP 2020) for norms
 of value-weighted contributions.
@@ -24,9 +24,9 @@ class TokenMaps(ShortRepr):
     Attributes:
         layout: Which token is what, and the patch grid.
         attention: a_h[i], the raw attention row.
-        contribution_norm: ‖c_i‖, the length of what a token wrote.
-        share: ⟨c_i, r⟩ / ‖r‖², its signed share of the row; over all tokens, skip and bias the
-            shares sum to 1.
+        contribution_norm: ‖c_i‖, the norm of the token's contribution.
+        share: ⟨c_i, r⟩ / ‖r‖², the token's signed share of the row; the shares of all tokens, skip
+            and bias sum to 1.
         head_share: The same per head; sums to `share` over heads.
     """
 
@@ -37,7 +37,7 @@ class TokenMaps(ShortRepr):
     head_share: Float[Tensor, "batch head token"]
 
     def on_grid(self, values: Float[Tensor, "*batch token"]) -> Float[Tensor, "*batch row column"]:
-        """Lay the patches of a map out as they lie in the image."""
+        """Arrange the patch values of a map on the patch grid."""
         patches = self.layout.groups["patches"]
         of_patches = values[..., patches.start : patches.stop]
         return of_patches.reshape(*of_patches.shape[:-1], *self.layout.grid)
@@ -64,7 +64,7 @@ def make_token_maps(
 def map_shares_along(
     trace: ClsTrace, ledger: Ledger, direction: Float[Tensor, "batch dim"]
 ) -> Float[Tensor, "batch head token"]:
-    """Signed shares ⟨c_i, d⟩ / ‖d‖² of what each token wrote in a direction of one's own."""
+    """Signed shares ⟨c_i, d⟩ / ‖d‖² of each token's contribution along a given direction d."""
     weighted, weight = _weigh(trace, ledger, slice(None))
     return _share_along(direction.to(weight.dtype), weighted, weight).cpu()
 
@@ -86,7 +86,8 @@ def _share_along(
     weighted: Float[Tensor, "batch head token head_dim"],
     weight: Float[Tensor, "dim values"],
 ) -> Float[Tensor, "batch head token"]:
-    # What each head's values are worth along it, so that no token's vector is formed per head.
+    # Project the direction into each head's value space, so that no per-head token vectors are
+    # formed.
     d = direction.to(weighted.device)
     batch, heads, _, head_dim = weighted.shape
     worth = (d @ weight).reshape(batch, heads, head_dim)

@@ -1,4 +1,4 @@
-"""What one block hands over for the row under study: a ledger is made of it and checked by it."""
+"""Tensors of one block on the analysed row, from which a ledger is made and verified."""
 
 from dataclasses import dataclass, replace
 
@@ -16,8 +16,8 @@ class AttentionTail(ShortRepr):
 
     Attributes:
         weight: W_O.
-        bias: b_O, or None where the projection has none.
-        scale: Layer scale γ, or None where the model has none.
+        bias: b_O; None if the projection has no bias.
+        scale: Layer scale γ; None if the block has none.
     """
 
     weight: Float[Tensor, "dim value_dim"]
@@ -27,16 +27,16 @@ class AttentionTail(ShortRepr):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TokenStates:
-    """What a block made of its special tokens, for a batch of images.
+    """States of a block's special tokens, for a batch of images.
 
     Attributes:
-        names: Names of the tokens, the order of every `chosen` axis: those that are no patches
-            ("cls", "register_0", …), then "highest_patch", the patch of the highest norm in each
+        names: Names of the tokens, in the order of every `chosen` axis: all tokens but the patches
+            ("cls", "register_0", …), then "highest_patch", the patch with the highest norm in each
             image.
         norms: Norms of the chosen tokens at the block's input.
-        mean_patch_norm: Mean norm of the patches there.
-        states: The chosen tokens' `hidden` state at the block's input, `normed` by the block's
-            first layer norm, and their `keys` and `values`, heads side by side.
+        mean_patch_norm: Mean norm of the patches at the block's input.
+        states: `hidden` states of the chosen tokens at the block's input, `normed` after the
+            block's first layer norm, and their `keys` and `values` with heads concatenated.
     """
 
     names: tuple[str, ...]
@@ -50,8 +50,8 @@ class StreamTrace:
     """The residual stream at every depth, from the embeddings to the last block's output.
 
     Attributes:
-        rows: The [CLS] row at each depth; None for a model without one. This and the next are NaN
-            where the model was not run so far.
+        rows: The [CLS] row at each depth; None for a model without one. Rows and norms are NaN at
+            depths the forward did not reach.
         patch_norms: Norm of each patch token at each depth.
     """
 
@@ -59,14 +59,13 @@ class StreamTrace:
     patch_norms: Float[Tensor, "batch depth patch"]
 
     def completed(self, row: Float[Tensor, "batch dim"]) -> "StreamTrace":
-        """The stream with another row at the last depth: that of a forward left before it, or not.
+        """Replace the row at the last depth, whether or not the forward reached it.
 
         Args:
-            row: The last block's output on the [CLS] row, made of the ledger.
+            row: The last block's output on the [CLS] row, computed from the ledger.
 
         Returns:
-            The stream; what is known of the patches is as it was, and all of it for a model
-            without a [CLS] row.
+            The stream with that row; unchanged for a model without a [CLS] row.
         """
         if self.rows is None:
             return self
@@ -76,18 +75,18 @@ class StreamTrace:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ClsTrace:
-    """One attention row of one block, as the model itself computed it, for a batch of images.
+    """One attention row of one block, as computed by the model, for a batch of images.
 
     Attributes:
         layer: Index of the block, from 0; the number of blocks for an attention-pooling head.
         layout: Which token is what.
         logits: Scaled query-key products of the row, before the softmax.
-        values: Value vectors of all tokens. Large: do not keep it beyond the batch.
+        values: Value vectors of all tokens. Large: do not keep them beyond the batch.
         skip: x[cls], the residual stream entering the block on the row; None for a pooling query.
         tail: The map from concatenated heads to the residual stream.
-        branch: What the model's attention branch wrote on the row (t), layer scale included. This
-            and the next two are None where the forward was left before the attention.
-        residual: The model's residual stream after the attention branch on the row (r).
+        branch: Output of the attention branch on the row (t), layer scale included. `branch`,
+            `residual` and `output` are None if the forward stopped before the attention.
+        residual: The residual stream after the attention branch on the row (r).
         output: The block's output on the row.
         tokens: States of the special tokens; None for a pooling query.
     """
@@ -105,5 +104,5 @@ class ClsTrace:
 
     @property
     def verified(self) -> bool:
-        """Whether it holds the model's own rows, which a ledger is compared with."""
+        """Whether the trace contains the model's own rows, against which a ledger is verified."""
         return self.branch is not None

@@ -1,1 +1,1 @@
-"""A file per library that models come from, and the registry of them."""
+"""One adapter module per supported library, and their registry."""

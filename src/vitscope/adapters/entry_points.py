@@ -1,4 +1,4 @@
-"""Adapters of other packages."""
+"""Adapters provided by other installed packages."""
 
 from importlib.metadata import EntryPoint
 from typing import Protocol, runtime_checkable
@@ -10,12 +10,12 @@ from vitscope.models.base import ViTAdapter
 from vitscope.plugins import find_plugin, name_package, plain_faults
 
 GROUP = "vitscope.adapters"
-"""Its entries are named after the library that they adapt, and point to a class."""
+"""Group of the entry points: each is named after the library it adapts and points to a class."""
 
 
 @runtime_checkable
 class Library(Protocol):
-    """What an entry point's class must have; it is made without arguments."""
+    """Interface of an entry point's class, which is constructed without arguments."""
 
     def load(self, name: str) -> ViTAdapter:
         """Load the model whose id is LIBRARY:NAME."""
@@ -27,18 +27,18 @@ class Library(Protocol):
 
 
 def find_entry_point(library: str) -> EntryPoint | None:
-    """The entry point of an installed package that adapts a library."""
+    """Find the entry point of an installed package that adapts a library."""
     return find_plugin(GROUP, library)
 
 
 def load_from(point: EntryPoint, name: str) -> ViTAdapter:
-    """Load a model of a library that an entry point adapts."""
+    """Load a model through an entry point."""
     with plain_faults(point):
         return _check_adapter(point, _make_library(point).load(name))
 
 
 def wrap_by(point: EntryPoint, module: nn.Module) -> ViTAdapter:
-    """Adapt a module of a library that an entry point adapts."""
+    """Adapt a module through an entry point."""
     with plain_faults(point):
         return _check_adapter(point, _make_library(point).wrap(module))
 

@@ -1,10 +1,9 @@
 """open_clip: its own `VisionTransformer`, and towers that are timm models with a projection on top.
 
-- Attention is torch's packed module; whatever else open_clip can put there is refused by name.
-- Weights trained with QuickGELU get QuickGELU, whatever the architecture's name says.
-- A tower that is not understood is refused before its weights are fetched.
-- Without a network the answer comes at once: the weights are looked up before the text tower is
-  built.
+- Attention must be torch's packed module; every other kind in open_clip is refused by name.
+- Weights trained with QuickGELU run with QuickGELU, whatever the architecture's name says.
+- An unsupported tower is refused before its weights are fetched.
+- Without a network the failure is immediate: weights are looked up before the text tower is built.
 """
 
 from collections.abc import Callable, Mapping
@@ -81,7 +80,7 @@ def make_open_clip_adapter(
 
 
 def load_open_clip(name: str) -> ViTAdapter:
-    """Load one of open_clip's pretrained models."""
+    """Load a pretrained open_clip model."""
     architecture, _, tag = name.rpartition("/")
     settings = open_clip.get_pretrained_cfg(architecture, tag)
     if not settings:
@@ -105,7 +104,7 @@ def load_open_clip(name: str) -> ViTAdapter:
 
 
 def _check_architecture(config: Mapping[str, Any], model_id: str) -> None:
-    # The image tower as it will be, without memory, under a text tower that costs nothing.
+    # Build the image tower on the meta device, under a minimal text tower.
     vision = CLIPVisionCfg(**{**config["vision_cfg"], "timm_model_pretrained": False})
     text = CLIPTextCfg(context_length=1, vocab_size=1, width=8, heads=1, layers=1)
     with torch.device("meta"):
@@ -184,7 +183,7 @@ def _make_block(block: Any, name: str) -> BlockParts:
         attention=attention,
         taps={},
         make_heads=make_heads,
-        # The packed heads are made of the call in any case.
+        # Packed heads are always computed from the call.
         project_heads=make_heads,
         scale=float(attention.head_dim) ** -0.5,
         tail=make_packed_tail(attention, getattr(block.ls_1, "gamma", None)),
@@ -209,7 +208,7 @@ def _adapt_timm_tower(tower: Any, name: str, preprocessing: Preprocessing | None
         name,
         f"a global feature that is not its [CLS] token (timm_pool={trunk.global_pool!r})",
     )
-    # The timm adapter has applied the trunk's own projection where it takes it for one.
+    # For CLIP towers the timm adapter already applies the trunk's own projection.
     head = tower.head if is_clip_tower(trunk) else nn.Sequential(trunk.head, tower.head)
     return replace(
         adapter,
@@ -246,14 +245,14 @@ def _make_layout(tower: Any, height: int, width: int) -> TokenLayout:
 
 def _run(tower: Any, pixels: Pixels) -> Float[Tensor, "batch out"]:
     output = tower(pixels)
-    # With output_tokens the tower hands the patches over too.
+    # With output_tokens the tower also returns the patches.
     feature: Tensor = output[0] if isinstance(output, tuple) else output
     return feature
 
 
 def _embed_row(tower: Any, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch out"]:
-    # The last norm acts on each token alone, so that it does not matter whether it comes before
-    # or after the [CLS] row is taken (final_ln_after_pool).
+    # The last norm acts on each token separately, so it does not matter whether it is applied
+    # before or after the [CLS] row is selected (final_ln_after_pool).
     normed: Tensor = tower.ln_post(rows)
     return normed if tower.proj is None else normed @ tower.proj
 

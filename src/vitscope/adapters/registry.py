@@ -1,8 +1,8 @@
-"""From an id or a module to its adapter: the one place that knows which library a model is of.
+"""Find the adapter for a model id or module: the one place that maps models to libraries.
 
-- Importing this file imports no model library; each is imported when one of its models is asked
-  for, and the others stay out.
-- Every id that leads nowhere ends in one line with the nearest names.
+- Importing this file imports no model library; each is imported when one of its models is
+  requested.
+- An unknown id fails with a one-line message that names the nearest matches.
 """
 
 import re
@@ -37,31 +37,31 @@ from vitscope.weights.folders import find_folder
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _WEIGHT_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}
 _OWN = ("transformers", "timm", "open_clip", "torch", "builtins")
-"""Packages whose classes are not left to adapters of others."""
+"""Packages whose classes adapters of other packages cannot claim."""
 
 _TIMM_ORGANISATION = "timm/"
-"""On the Hugging Face hub; its repositories have the names of models in timm."""
+"""Organisation on the Hugging Face hub whose repositories are named after timm models."""
 
 
 def load_model(model_id: str) -> ViTAdapter:
     """Load a model by its id.
 
     Args:
-        model_id: A name from the catalogue ("dinov2-small"), a Hugging Face id
-            ("facebook/dinov2-base"), a local folder written by transformers' `save_pretrained`,
-            "timm:NAME" (or "timm/NAME", as on the hub), "torchhub:NAME", either of those with a
-            colon also with "@CHECKPOINT" for a file of weights, "open_clip:ARCHITECTURE/TAG", or
-            "LIBRARY:NAME" of a library that another installed package adapts.
+        model_id: A built-in name ("dinov2-small"), a Hugging Face id ("facebook/dinov2-base"), a
+            local folder written by transformers' `save_pretrained`, "timm:NAME" (or "timm/NAME", as
+            on the hub), "torchhub:NAME", "open_clip:ARCHITECTURE/TAG", or "LIBRARY:NAME" for a
+            library that another installed package adapts. "timm:NAME@CHECKPOINT" and
+            "torchhub:NAME@CHECKPOINT" read the weights from a file.
 
     Returns:
         The adapter, on the CPU in float32; its `info.id` is the id given.
 
     Raises:
-        UnknownModelError: If no model answers to the id; the message names the nearest.
-        UsageError: If the id is no text, or it needs a package that is not installed, or a file to
-            be fetched first.
+        UnknownModelError: If no model has this id; the message names the nearest matches.
+        UsageError: If the id is not a string, or needs a package that is not installed or a file
+            that must be downloaded by hand.
         ModelUnreachableError: If the weights are neither cached nor available.
-        UnsupportedModelError: If the model has a part or setting that is not understood.
+        UnsupportedModelError: If a part or setting of the model is not supported.
     """
     check_kind("a model's id", model_id, str, "text, such as 'dinov2-small' or a folder's path")
     check_model_id(model_id)
@@ -77,7 +77,7 @@ def load_model(model_id: str) -> ViTAdapter:
 def open_model(
     model: ViTAdapter | nn.Module | str, preprocessing: Preprocessing | None = None
 ) -> ViTAdapter:
-    """Take a model as people have it, and leave a module in the mode that it is in."""
+    """Make an adapter from an id or module; a module keeps its training mode."""
     if isinstance(model, str):
         return load_model(model)
     if isinstance(model, nn.Module):
@@ -94,7 +94,7 @@ def open_model(
 
 
 def check_model_id(model_id: str) -> None:
-    """Refuse an id that leads nowhere, without importing a library or touching the network."""
+    """Raise an error for an unknown id, without importing a library or using the network."""
     entry = CATALOGUE.get(model_id)
     if entry is not None and entry.checkpoint:
         raise UsageError(
@@ -126,21 +126,21 @@ def wrap_model(
     """Adapt a model that is already loaded.
 
     Args:
-        module: A model of transformers, timm or open_clip, of the torch.hub DINOv2 code, or of a
-            library that another installed package adapts; it is put into evaluation mode. It may
-            be within DataParallel, `torch.compile` or PEFT, or the `backbone` or `vit` of a module;
-            the notes of the adapter say which.
-        preprocessing: How it wants its images: a `Preprocessing`, or an image processor of
-            transformers; what its library says if not given.
-        model_id: The id that results shall carry; the class name if not given.
+        module: A model of transformers, timm or open_clip, of the torch.hub code of DINOv2 or
+            DINOv3, or of a library that another installed package adapts. It is switched to
+            evaluation mode. It may be wrapped in DataParallel, `torch.compile` or PEFT, or be the
+            `backbone` or `vit` of a module; the adapter's notes say so.
+        preprocessing: A `Preprocessing` or an image processor of transformers; the library's
+            default for the model if not given.
+        model_id: Id of the model in results; the class name by default.
 
     Returns:
-        The adapter, which shares the module; of one with PEFT's adapters it holds a copy.
+        The adapter, which shares the module; a model with PEFT adapters is copied.
 
     Raises:
-        UnsupportedModelError: If the class is not one that vitscope knows, or a part or setting, of
-            the model or the processor, is not understood, or a wrapper has forward hooks.
-        UsageError: If the module or the preprocessing is of another kind.
+        UnsupportedModelError: If the class, or a part or setting of the model or the processor, is
+            not supported, or if a wrapper has forward hooks.
+        UsageError: If `module` or `preprocessing` has another type.
     """
     check_kind(
         "a module",
@@ -184,7 +184,7 @@ def _load_entry(name: str, entry: CatalogueEntry) -> ViTAdapter:
 
 
 def _add_note(adapter: ViTAdapter, note: str) -> ViTAdapter:
-    if note in adapter.info.notes:  # what the adapter itself can tell from the weights
+    if note in adapter.info.notes:  # the adapter may have noted it already, from the weights
         return adapter
     return replace(adapter, info=replace(adapter.info, notes=(*adapter.info.notes, note)))
 
@@ -208,7 +208,7 @@ def _describe_near(model_id: str) -> str:
 
 
 class _Library(NamedTuple):
-    """Where a library's adapter is, and its functions that load a model and adapt a module."""
+    """Module of a library's adapter, and the names of its functions that load and adapt models."""
 
     home: str
     load: str
@@ -225,7 +225,7 @@ _LIBRARIES: Mapping[str, _Library] = {
     "torchhub": _Library("torch_hub", "load_hub", "make_hub_adapter"),
 }
 _PREFIXES = ("timm", "torchhub", "open_clip")
-"""Libraries whose ids begin with their name and a colon."""
+"""Libraries whose ids start with their name and a colon."""
 
 
 def _load_from(library: str, name: str) -> ViTAdapter:
@@ -262,7 +262,7 @@ def _load_embedded(error: ModelUnreachableError) -> ViTAdapter:
 
 
 def _shorten_reason(error: ModelUnreachableError) -> str:
-    # Behind the last colon stands what to do about it, which has been done.
+    # Drop the advice after the last colon: it has been followed.
     reason = str(error).rpartition(": ")[0] or str(error)
     return textwrap.shorten(reason, 90, placeholder=" …")
 
@@ -283,12 +283,12 @@ def _adapt(
 def _find_maker(module: nn.Module) -> Callable[..., ViTAdapter] | None:
     ancestry = type(module).__mro__
     libraries = dict.fromkeys(ancestor.__module__.partition(".")[0] for ancestor in ancestry)
-    if "peft" in libraries:  # whose models take after those of transformers
+    if "peft" in libraries:  # PEFT models derive from those of transformers
         return None
-    for library in libraries:  # of a class built on one of ours, its own library's comes first
+    for library in libraries:  # a subclass goes to the adapter of its own library first
         if library not in _OWN and (point := find_entry_point(library)) is not None:
             return partial(_wrap_by, point)
-    # Copies of the published code under another package name keep the name of the class.
+    # Copies of the published code in other packages keep the class name.
     if any(ancestor.__name__ == "DinoVisionTransformer" for ancestor in ancestry):
         libraries["torchhub"] = None
     own = next((library for name, library in _LIBRARIES.items() if name in libraries), None)

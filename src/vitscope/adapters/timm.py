@@ -1,11 +1,11 @@
 """timm: `VisionTransformer` (DINOv2, DeiT III, CLIP, DINO, …) and `Eva` (DINOv3, EVA-02, …).
 
-- The classes and settings that are understood are listed; everything else is refused by name,
-  and before anything is fetched.
-- The global feature is the one timm hands out, save where timm averages patches although there is a
-  [CLS] token: then it is the [CLS] token's, and the model's notes say so.
-- Weights come from timm's own repositories, or from a file; both as data, never as code.
-- Published weights run with the activation they were trained with, or not at all.
+- Supported classes and settings are listed; everything else is refused by name, before anything is
+  fetched.
+- The global feature is the one timm returns, except that where timm averages patches although there
+  is a [CLS] token, the [CLS] token is used and the model's notes say so.
+- Weights come from timm's own repositories or from a file, always as data, never as code.
+- Published weights run with the activation they were trained with, or are refused.
 """
 
 import math
@@ -40,12 +40,12 @@ _FAMILIES = {
     eva.Eva: "timm/eva",
 }
 _MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")
-"""Files of timm whose models are of these classes."""
+"""Files of timm that define models of these classes."""
 
 _WEIGHTS_FILE = "model.safetensors"
 _RESIZES: dict[str, Literal["cover", "stretch"]] = {"center": "cover", "squash": "stretch"}
 _CLIP_TOWERS = ("_clip_", "_pe_core_", "_mci_")
-"""In the names of architectures whose `head` is the projection into the space shared with text."""
+"""Parts of architecture names whose `head` projects into the space shared with text."""
 
 
 def make_timm_adapter(
@@ -58,7 +58,7 @@ def make_timm_adapter(
 
 
 def _adapt(module: nn.Module, name: str) -> ViTAdapter:
-    # Whatever weights the module holds: those of the tag it was built by, or others.
+    # By class, whichever weights the module has: they may not be those of its pretrained tag.
     require(type(module) in _FAMILIES, name, f"the architecture {type(module).__name__}")
     tower: Any = module.eval()
     require(
@@ -74,7 +74,7 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
     )
     preprocessing = _read_preprocessing(tower, name)
     layout_of = partial(_lay_out, tower)
-    # A model without a row to analyse is refused here, not at its first batch.
+    # Refuse a model without a row to analyse now rather than at its first batch.
     layout_of(*preprocessing.size)
     depth = len(tower.blocks)
     if tower.attn_pool is None:
@@ -107,7 +107,7 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
 
 
 def load_timm(name: str, checkpoint: Path | None = None) -> ViTAdapter:
-    """Build a timm model and fill it."""
+    """Build a timm model and load its weights."""
     model_id = f"timm:{name}"
     _check_name(name)
     with torch.device("meta"):
@@ -133,7 +133,7 @@ def load_timm(name: str, checkpoint: Path | None = None) -> ViTAdapter:
 
 
 def is_clip_tower(module: nn.Module) -> bool:
-    """Whether a timm model's `head` is a projection that belongs to its global feature."""
+    """Whether a timm model's `head` is a projection that is part of its global feature."""
     tower: Any = module
     architecture, tag = _read_published(tower)
     return (
@@ -145,14 +145,14 @@ def is_clip_tower(module: nn.Module) -> bool:
 
 
 def _read_published(tower: Any) -> tuple[str, str]:
-    # Architecture and tag that the module was built by; empty where it was built by hand.
+    # Architecture and tag that the module was created with; empty if it was built by hand.
     config = getattr(tower, "pretrained_cfg", None) or {}
     return config.get("architecture") or "", config.get("tag") or ""
 
 
 def _find_quick_gelu_name(tower: Any) -> str | None:
-    # timm publishes weights trained with QuickGELU under two names, and runs them with plain GELU
-    # under the shorter one.
+    # timm publishes weights trained with QuickGELU under two names; under the shorter one it runs
+    # them with plain GELU.
     architecture, tag = _read_published(tower)
     native = f"{architecture.replace('_clip_', '_clip_quickgelu_')}.{tag}"
     trained_with_it = "_clip_" in architecture and native in timm.list_pretrained()
@@ -184,7 +184,7 @@ def _lay_out(tower: Any, height: int, width: int) -> TokenLayout:
     if tower.dynamic_img_size:
         grid = make_grid(height, width, _read_patch_size(tower))
     elif (height, width) == tuple(built_for):
-        # Pixels beyond the last whole patch are cut off, so the size need not fit the grid.
+        # timm crops pixels beyond the last whole patch, so the size need not fit the grid.
         grid = tuple(tower.patch_embed.grid_size)
     else:
         raise UsageError(
@@ -196,9 +196,9 @@ def _lay_out(tower: Any, height: int, width: int) -> TokenLayout:
 
 
 def _count_tokens(tower: Any) -> dict[str, int]:
-    # In sequence order; the patches are counted by the grid.
+    # In sequence order; the patch count comes from the grid.
     patches = {"patches": 0}
-    # Eva pools over all tokens; VisionTransformer over the patches, unless told otherwise.
+    # Eva pools over all tokens; VisionTransformer over the patches unless configured otherwise.
     if tower.attn_pool is not None and not getattr(tower, "pool_include_prefix", True):
         return patches
     cls = 0 if tower.cls_token is None else 1
@@ -319,14 +319,14 @@ def _load_from_file(name: str, checkpoint: Path) -> ViTAdapter:
     check_colour(read.weights, checkpoint)
     module: Any = _create(name)
     if scaled := lacks_layer_scale(module, read.weights):
-        module = _create(name, init_values=1.0)  # The values are the file's.
+        module = _create(name, init_values=1.0)  # The values are overwritten by the file's.
     weights, resampled = convert_weights(module, read.weights, checkpoint)
-    # A classifier plays no part in the global feature; a projection does.
+    # A classifier is not part of the global feature; a projection is.
     projects = is_clip_tower(module)
     optional = () if projects else ("head.", "head_dist.")
     load_weights(module, weights, checkpoint, optional=optional)
     if not projects:
-        module.reset_classifier(0)  # its weights are random: no two loads would be one model
+        module.reset_classifier(0)  # its weights are random: no two loads would be the same model
     adapter = _adapt(module, model_id)
     notes = [
         *adapter.info.notes,

@@ -1,8 +1,9 @@
-"""timm's blocks and pooling heads taken apart: what is understood of them, and what is refused.
+"""Parts of timm's blocks and pooling heads.
 
-- The classes and settings that are understood are listed; everything else is refused by name.
-- Queries and keys are read off `q_norm` and `k_norm`, which timm calls even where they do nothing;
-  values off their projection. What never passes through a module is recomputed from its input.
+- Supported classes and settings are listed; everything else is refused by name.
+- Queries and keys are recorded at `q_norm` and `k_norm`, which timm calls even where they are
+  identities; values at their projection. Whatever passes through no module is recomputed from the
+  input.
 """
 
 from functools import partial
@@ -40,7 +41,7 @@ _MLPS = (Mlp, GluMlp, SwiGLU)
 
 
 def make_block_parts(block: Any, model: str) -> BlockParts:
-    """Take a transformer block apart."""
+    """Find the parts of a transformer block."""
     _check_block(block, model)
     attention = block.attn
     taps = {"query": attention.q_norm, "keys": attention.k_norm}
@@ -51,7 +52,7 @@ def make_block_parts(block: Any, model: str) -> BlockParts:
 
 
 def make_pool_parts(pool: Any, model: str) -> BlockParts:
-    """Take an attention-pooling head apart, whose learned query stands in for [CLS]."""
+    """Find the parts of an attention-pooling head, whose learned query takes the place of [CLS]."""
     require(type(pool) is AttentionPoolLatent, model, f"the pooling {type(pool).__name__}")
     require(pool.latent_len == 1, model, f"a pooling with {pool.latent_len} queries (latent_len)")
     require(pool.pool == "token", model, f"a pooling of its queries by {pool.pool!r} (pool_type)")
@@ -128,10 +129,10 @@ def _finish_heads(
     keys: Float[Tensor, "batch key_head token head_dim"],
     values: Float[Tensor, "batch token value_dim"],
 ) -> Heads:
-    # [CLS] is among the prefix tokens, which have no rotary position: its query is done.
+    # [CLS] is a prefix token, and those have no rotary position: only keys are rotated.
     keys = _rotate(attention, keys, call.kwargs.get("rope"))
     split = split_heads(values, _count_key_heads(attention))
-    # Grouped queries: head h reads key-value head h // group.
+    # Grouped-query attention: head h reads key-value head h // group.
     group = attention.num_heads // split.shape[1]
     if group > 1:
         keys, split = (x.repeat_interleave(group, dim=1) for x in (keys, split))
@@ -144,10 +145,10 @@ def _count_key_heads(attention: Any) -> int:
 
 def _take_values(attention: Any, call: AttentionCall) -> Float[Tensor, "batch token value_dim"]:
     if "values" in call.taps:
-        # A fused projection writes queries, keys and values behind one another.
+        # A fused projection concatenates queries, keys and values.
         fused = call.taps["values"]
         return fused if attention.qkv is None else fused.chunk(3, dim=-1)[2]
-    # With bare biases the weights are applied as a function, and no module is called.
+    # With bare bias parameters timm applies the weights as a function and calls no module.
     return linear(call.tokens, attention.qkv.weight.chunk(3)[2], attention.v_bias)
 
 

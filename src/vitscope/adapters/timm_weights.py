@@ -1,4 +1,4 @@
-"""Weights out of files for timm's architectures: what fits, under timm's own names."""
+"""Fit weights from files to timm's architectures, under timm's own names."""
 
 import io
 import re
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from vitscope.errors import UsageError
 
 _KERNEL = "patch_embed.proj.weight"
-_OF_SHAPES = re.compile(r"\bshape|\bsize")  # in torch's words about a table that is no grid
+_OF_SHAPES = re.compile(r"\bshape|\bsize")  # in errors about a position table that is no grid
 
 
 def lacks_layer_scale(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
-    """Whether weights have a layer scale that the architecture is built without.
+    """Whether the weights have a layer scale that the architecture is built without.
 
-    UNI and other models of pathology are plain architectures of timm with `init_values`.
+    UNI and other pathology models are plain timm architectures with `init_values`.
     """
     tower: Any = module
     held = {"blocks.0.ls1.gamma", "blocks.0.gamma_1"} & weights.keys()
@@ -29,7 +29,7 @@ def lacks_layer_scale(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
 def convert_weights(
     module: nn.Module, weights: dict[str, Tensor], checkpoint: Path
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Bring weights to the names and shapes of timm's model."""
+    """Convert weights to the names and shapes of timm's model."""
     tower: Any = module
     kernel, own = weights.get(_KERNEL), tower.patch_embed.proj.weight
     if kernel is not None and kernel.ndim == own.ndim and kernel.shape[2:] != own.shape[2:]:
@@ -41,7 +41,7 @@ def convert_weights(
         )
     converted = _convert(module, weights, checkpoint)
     before, after = _count_positions(weights), _count_positions(converted)
-    # The positions of [CLS] and registers may be folded into the tokens themselves.
+    # Positions of [CLS] and registers may have been added to the tokens themselves.
     if abs(before - after) <= tower.num_prefix_tokens:
         return converted, ()
     return converted, (
@@ -51,9 +51,9 @@ def convert_weights(
 
 
 def _convert(module: nn.Module, weights: dict[str, Tensor], checkpoint: Path) -> dict[str, Tensor]:
-    given = dict(weights)  # The converters take out what they rename.
+    given = dict(weights)  # The converters remove the keys they rename.
     try:
-        # That for Eva prints what it leaves out.
+        # The converter for Eva prints what it drops.
         with redirect_stdout(io.StringIO()):
             if isinstance(module, eva.Eva):
                 return dict(eva.checkpoint_filter_fn(given, module))

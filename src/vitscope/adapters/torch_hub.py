@@ -1,11 +1,11 @@
-"""The torch.hub code of DINOv2 and DINOv3 (`DinoVisionTransformer`), known by its structure.
+"""The torch.hub code of DINOv2 and DINOv3 (`DinoVisionTransformer`), recognised by its structure.
 
-- Code of two publishers' repositories is run, for the entries listed here, and of nobody else.
-- The classes cannot be imported without running that code, so a model is recognised by the names
-  of its classes and of their parts; a part that is not listed is refused by name.
-- Weights are read as data, never as code, whatever the publisher's code asks for.
-- Queries, keys and values are the output of the `qkv` module, whatever kernel runs after it
-  (xformers, scaled_dot_product_attention, plain); DINOv3's masked key bias is in it.
+- Only code from the two publishers' repositories is run, and only for the models listed here.
+- The classes cannot be imported without running that code, so a model is recognised by the names of
+  its classes and their parts; an unlisted part is refused by name.
+- Weights are read as data, never as code, whatever the publisher's code requests.
+- Queries, keys and values are the output of the `qkv` module, whichever kernel follows it
+  (xformers, scaled_dot_product_attention, plain); it includes DINOv3's masked key bias.
 """
 
 import os
@@ -54,7 +54,7 @@ _ATTENTION_PARTS = {"qkv", "attn_drop", "proj", "proj_drop"}
 
 _SATELLITE_MEAN, _SATELLITE_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
 _SATELLITE_TAG = "sat493m"
-"""In the names of DINOv3's checkpoints of satellite images, which are normalised differently."""
+"""Part of the names of DINOv3 checkpoints for satellite images, which use another mean and std."""
 
 
 def make_hub_adapter(
@@ -84,7 +84,7 @@ def make_hub_adapter(
             patch_size=patch_size,
             num_registers=registers,
         ),
-        # The settings of the same weights in transformers, carried out as torchvision does.
+        # Same values as for these weights in transformers, applied as torchvision does.
         preprocessing=preprocessing or replace(customary, pipeline="torchvision"),
         blocks=blocks,
         make_layout=partial(_lay_out, registers, patch_size),
@@ -99,7 +99,7 @@ def _lay_out(registers: int, patch_size: tuple[int, int], height: int, width: in
 
 
 def load_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
-    """Build a model with the code of its publisher, and fill it."""
+    """Build a model with its publisher's code and load its weights."""
     if name not in _REPOSITORIES:
         near = describe_near_matches(name, _REPOSITORIES)
         raise UnknownModelError(
@@ -118,7 +118,7 @@ def load_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
     read = read_checkpoint(checkpoint)
     check_colour(read.weights, checkpoint)
     module = _build(repository, name, pretrained=False)
-    # A norm for the small crops of training: some checkpoints have it, evaluation never uses it.
+    # A norm for local crops in training: some checkpoints have it, evaluation never uses it.
     load_weights(module, read.weights, checkpoint, optional=("local_cls_norm.",))
     return _adapt_filled(module, model_id, checkpoint, read.notes)
 
@@ -127,7 +127,7 @@ def _build(repository: str, name: str, *, pretrained: bool) -> nn.Module:
     try:
         with _quiet(), _weights_only():
             load: Callable[..., nn.Module] = torch.hub.load
-            # The ref is the repository's own default branch: there is no fork to guard against.
+            # The ref is the repository's own default branch, so it cannot point to a fork.
             return load(
                 repository,
                 name,
@@ -155,7 +155,7 @@ def _build(repository: str, name: str, *, pretrained: bool) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch.hub's notes off the standard output, and warnings of slower kernels away."""
+    """Keep torch.hub's messages off standard output, and silence warnings about slower kernels."""
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="xFormers is")
         yield
@@ -163,9 +163,9 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _weights_only() -> Iterator[None]:
-    """Make every `torch.load` refuse code, also where the publisher's code asks for it."""
-    # torch.hub's own download of weights asks for plain unpickling by default. Torch reads these
-    # at each call, the first overrides what was asked for, and both together are an error.
+    """Make every `torch.load` refuse code, even if the publisher's code asks for it."""
+    # torch.hub unpickles downloaded weights by default. torch.load reads these variables at each
+    # call: the first overrides its argument, and setting both is an error.
     wanted = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
@@ -193,7 +193,7 @@ def _adapt_filled(
 
 
 def _list_blocks(tower: Any) -> list[Any]:
-    # In chunks, leading identities keep each block's index the one of the whole stack.
+    # With chunked blocks, leading identities keep each block's index within the whole stack.
     chunks = [chunk if isinstance(chunk, nn.ModuleList) else [chunk] for chunk in tower.blocks]
     return [block for chunk in chunks for block in chunk if not isinstance(block, nn.Identity)]
 
@@ -222,17 +222,17 @@ def _project_heads(attention: Any, call: AttentionCall, row: int) -> Heads:
     qkv = attention.qkv
     if type(qkv).__name__ != "LinearKMaskedBias":
         return _finish_heads(attention, call, *project_fused(qkv, call.tokens, row))
-    # Without a bias there is nothing to mask, and no mask.
+    # Without a bias there is no mask either.
     bias = None if qkv.bias is None else qkv.bias * qkv.bias_mask.to(qkv.bias.dtype)
     return _finish_heads(attention, call, *multiply_fused(qkv.weight, bias, call.tokens, row))
 
 
 def _finish_heads(attention: Any, call: AttentionCall, *projected: Tensor) -> Heads:
-    # Of the queries there is one.
+    # `queries` holds a single row.
     queries, keys, values = (split_heads(part, attention.num_heads) for part in projected)
     query = queries[:, :, 0]
     if (rope := call.kwargs.get("rope")) is not None:
-        # [CLS] comes before the rotated patches: its query is only cast like the rest.
+        # [CLS] precedes the rotated patches: its query is only cast, as the rest are.
         query = query.to(rope[0].dtype).to(query.dtype)
         keys = _rotate(keys, *rope)
     return Heads(query, keys, values)
@@ -250,7 +250,7 @@ def _rotate(
     sin: Float[Tensor, "patch head_dim"],
     cos: Float[Tensor, "patch head_dim"],
 ) -> Float[Tensor, "batch head token head_dim"]:
-    # As DINOv3 does it: in the precision of the sines.
+    # As in DINOv3, in the precision of the sines.
     cast = keys.to(sin.dtype)
     prefix = cast.shape[-2] - sin.shape[-2]
     patches = cast[:, :, prefix:]
@@ -260,7 +260,7 @@ def _rotate(
 
 
 def _embed_row(tower: Any, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch out"]:
-    # DINOv3 may have a norm of its own for [CLS].
+    # DINOv3 may have a separate norm for [CLS].
     own = getattr(tower, "cls_norm", None)
     norm = tower.norm if own is None else own
     feature: Tensor = tower.head(norm(rows))

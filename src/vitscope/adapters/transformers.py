@@ -1,14 +1,14 @@
 """transformers: DINOv2 (with registers), DINOv3, ViT, DeiT, CLIP and SigLIP vision towers.
 
-- A wrapper with a classifier or a text tower is reduced to its vision tower; CLIP's projection,
-  which makes the feature that its users are given, stays.
-- The tower is asked to resample its positions only where the input differs from the size it was
-  built for, so that its own size is computed exactly as without vitscope.
-- Classes are allow-listed exactly, by library and name; a subclass may compute something else.
-- Every child module and parameter of a layer and its attention must be a known one, so that a
-  newer version that adds a gate or a norm is refused by name instead of being misread.
+- A model with a classifier or a text tower is reduced to its vision tower; CLIP's projection is
+  kept, because it is part of the feature that users get.
+- Position embeddings are resampled only if the input size differs from the model's own, so that at
+  its own size the computation is exactly that of transformers.
+- Supported classes are listed by library and exact name; a subclass may compute something else.
+- Every child module and parameter of a layer and its attention must be known, so that a newer
+  version with an extra gate or norm is refused by name rather than misread.
 - Queries, keys and values are the outputs of the module's own projections, whichever attention
-  kernel runs afterwards.
+  kernel follows.
 """
 
 from collections.abc import Collection, Sequence
@@ -170,7 +170,7 @@ def _run(
     resample = family.positions == "optional" and tuple(pixels.shape[-2:]) != _make_pair(
         tower.config.image_size
     )
-    # Named outputs even where the configuration asks for tuples.
+    # Named outputs even if the configuration asks for tuples.
     options = {"return_dict": True} | ({"interpolate_pos_encoding": True} if resample else {})
     outputs = tower(pixels, **options)
     row: Tensor = outputs[family.output]
@@ -311,10 +311,10 @@ def _project_heads(
 
 
 def _finish_heads(num_heads: int, rotary: bool, call: AttentionCall, *projected: Tensor) -> Heads:
-    # Of the queries there is one.
+    # `queries` holds a single row.
     queries, keys, values = (split_heads(part, num_heads) for part in projected)
     if rotary:
-        # Positions turn the patches alone: the query of [CLS] is left as it is.
+        # Only patches have rotary positions: the query of [CLS] is unchanged.
         keys = _rotate_patches(keys, *call.kwargs["position_embeddings"])
     return Heads(query=queries[:, :, 0], keys=keys, values=values)
 
@@ -324,7 +324,7 @@ def _rotate_patches(
     cos: Float[Tensor, "patch head_dim"],
     sin: Float[Tensor, "patch head_dim"],
 ) -> Float[Tensor, "batch head token head_dim"]:
-    # The patches are the last tokens; dimension i is turned against i + head_dim / 2.
+    # Patches are the last tokens; dimension i is rotated with i + head_dim / 2.
     prefix, patches = keys[:, :, : -len(cos)], keys[:, :, -len(cos) :]
     first, second = patches.chunk(2, dim=-1)
     turned = patches * cos + torch.cat((-second, first), dim=-1) * sin

@@ -1,4 +1,4 @@
-"""The families of transformers' Vision Transformers: each is one entry here.
+"""The families of Vision Transformers in transformers, one entry each.
 
 Importing this file does not import the library.
 """
@@ -12,12 +12,12 @@ from vitscope.images.preprocessing import Preprocessing
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNames:
-    """What one style of layer calls its parts; where nothing is said, as most do."""
+    """Names of the parts of a layer; the defaults are the most common ones."""
 
-    layer: str = "Layer"  # what the name of the layer's class ends with
+    layer: str = "Layer"  # end of the layer's class name
     attention: str = "attention"
-    output: str = "o_proj"  # its output projection W_O
-    scaling: str = "scaling"  # its factor on the query-key products
+    output: str = "o_proj"  # the output projection W_O
+    scaling: str = "scaling"  # the factor on the query-key products
     norms: tuple[str, str]  # the norms before attention and before the MLP
     layer_scales: tuple[str, str] | None = None  # after attention and after the MLP
     idle: tuple[str, ...] = ()  # modules that do nothing in evaluation mode
@@ -54,38 +54,38 @@ class Family:
     """One architecture of the library."""
 
     name: str
-    aliases: tuple[str, ...] = ()  # model types that its vision tower has by itself
-    model: str  # class of the vision tower; its layers and their attention are called alike
-    wrappers: tuple[str, ...] = ()  # classes with a head or a text tower around it
-    attribute: str = ""  # where these keep it
-    projection: str | None = None  # where these keep the one that makes their feature
-    loaded: str | None = None  # the one of these that is loaded, where it is not the tower itself
-    averaged: tuple[str, ...] = ()  # classes that classify an average of the patches: refused
+    aliases: tuple[str, ...] = ()  # model types of the vision tower alone
+    model: str  # class of the vision tower; its layers' classes have the same prefix
+    wrappers: tuple[str, ...] = ()  # classes with a head or a text tower around the tower
+    attribute: str = ""  # attribute of the wrappers that holds the tower
+    projection: str | None = None  # attribute that holds the feature's projection
+    loaded: str | None = None  # the wrapper that is loaded instead of the bare tower
+    averaged: tuple[str, ...] = ()  # classes that classify the mean of the patches: refused
     layers: str  # path from the tower to its list of layers
-    names: LayerNames  # what its layers call their parts
+    names: LayerNames  # names of the parts of its layers
     final_norm: str  # name of the tower's last norm
-    others: tuple[str, ...] = ()  # the tower's parts beside embeddings, layers and norm
+    others: tuple[str, ...] = ()  # further parts of the tower
     optional: tuple[str, ...] = ()  # parts that the tower may have
-    # Where the global feature is: of the last hidden state it is the first row.
+    # Output with the global feature; in `last_hidden_state` it is the first row.
     output: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
-    pooling_head: str | None = None  # name of the attention-pooling head, of a family without [CLS]
-    distillation: bool = False  # whether such a token follows [CLS]
-    registers: bool = False  # whether the configuration counts register tokens
-    # "learned" tables are always resampled to the input, "optional" ones when asked to; "rotary"
+    pooling_head: str | None = None  # attention-pooling head of a family without [CLS]
+    distillation: bool = False  # whether a distillation token follows [CLS]
+    registers: bool = False  # whether the configuration has a number of register tokens
+    # "learned" tables are always resampled to the input, "optional" ones only on request; "rotary"
     # positions fit any input.
     positions: Literal["learned", "optional", "rotary"]
-    float32_softmax: bool = False  # of its eager attention, in any precision
+    float32_softmax: bool = False  # whether its eager attention computes the softmax in float32
     processor: str  # class of its image processor
-    preprocessing: Preprocessing  # of a model that comes without its settings
+    preprocessing: Preprocessing  # default for a model without a processor file
 
     @property
     def prefix(self) -> str:
-        """What the class names of its parts begin with."""
+        """Common prefix of the class names of its parts."""
         return self.model.removesuffix("Model").removesuffix("Vision")
 
     @property
     def parts(self) -> set[str]:
-        """Parts that the tower must have."""
+        """Names of the parts that the tower must have."""
         heads = [] if self.pooling_head is None else [self.pooling_head]
         layers, _, _ = self.layers.partition(".")
         return {"embeddings", layers, self.final_norm, *self.others, *heads}
@@ -104,8 +104,8 @@ class Family:
         }
 
     def choose_preprocessing(self, size: tuple[int, int]) -> Preprocessing:
-        """The customary preprocessing at the size that a configuration names."""
-        # Of tables that are always resampled it names the table's size, not the customary input.
+        """The default preprocessing for the image size in a configuration."""
+        # For "learned" positions that size is the table's, not that of the usual input.
         return (
             self.preprocessing
             if self.positions == "learned"

@@ -1,8 +1,8 @@
-"""From a folder written by `save_pretrained` to a vision tower, without running anybody's code.
+"""Load a vision tower from a folder written by `save_pretrained`, without running its code.
 
-- The class comes from an allow-list by model type; what a repository brings along is not executed.
-- Weights are read from safetensors, or by PyTorch's reader with `weights_only=True`.
-- They fit exactly: a model with a part left at random is refused, and so are weights of the tower
+- The class is chosen by model type from a list; code in a repository is never executed.
+- Weights are read from safetensors, or by PyTorch with `weights_only=True`.
+- Weights must fit exactly: a model with a part left random is refused, and so are tower weights
   that the model has no place for.
 """
 
@@ -28,7 +28,7 @@ CONFIG_FILE = "config.json"
 _ADAPTER_FILE = "adapter_config.json"
 
 _MAX_LAYERS = 1000
-"""More than any Vision Transformer has, and few enough to build for want of a better answer."""
+"""More layers than any Vision Transformer has, yet few enough to build."""
 
 _MODEL_TYPES = {
     kind: family for family in FAMILIES.values() for kind in (family.name, *family.aliases)
@@ -43,7 +43,7 @@ _REFUSED: Mapping[str, str] = {
     ),
     "ijepa": "it has no [CLS] token, its global feature is an average of the patches",
 }
-"""Why some neighbours of the supported families are refused, by the start of their model type."""
+"""Reasons why some related models are refused, by the start of their model type."""
 
 
 _CONFIG_ERRORS = (
@@ -55,7 +55,7 @@ _CONFIG_ERRORS = (
     TypeError,
     ValueError,
 )
-"""What building a model raises of a configuration that no model has."""
+"""Errors that transformers raises for an invalid configuration."""
 
 _SIZES = (
     "hidden_size",
@@ -65,24 +65,24 @@ _SIZES = (
     "num_channels",
     "patch_size",
 )
-"""Settings of a tower that are numbers of something, which there must be."""
+"""Settings of a tower that must be positive."""
 
 _LEFT_OUT = re.compile(
     r"(text_model|text_projection|visual_projection|decoder|head|lm_head|(\w+_)?classifier)\."
     r"|logit_(scale|bias)$"
     r"|((\w+\.)?pooler\.|(.*\.)?(mask_token|position_ids)$)"
 )
-"""Names of weights that are no part of a vision tower in evaluation: text towers, classifiers and
-decoders on top, projections of one without, poolers, and what only pre-training uses."""
+"""Names of weights that a vision tower does not use in evaluation: text towers, classifiers,
+decoders, unused projections, poolers, and parts for pre-training only."""
 
 
 def describe_families() -> str:
-    """The supported model types in words."""
+    """List the supported model types."""
     return ", ".join(sorted(FAMILIES))
 
 
 def check_model_type(model_type: str, architecture: str) -> None:
-    """Refuse a model that is known not to have a row to analyse."""
+    """Raise an error for a model that is known to have no row to analyse."""
     for start, reason in _REFUSED.items():
         if model_type.startswith(start):
             raise UnsupportedModelError(f"{architecture} ({model_type}) is not supported: {reason}")
@@ -107,9 +107,9 @@ def load_tower(folder: Path, name: str) -> nn.Module:
                 weights_only=True,
                 output_loading_info=True,
                 dtype=torch.float32,
-                # A configuration may ask for a kernel that would be downloaded and run.
+                # A configuration may request a kernel that would be downloaded and run.
                 attn_implementation="sdpa",
-                # They are in the report, with their names.
+                # The report lists them by name.
                 ignore_mismatched_sizes=True,
                 **extra,
             )
@@ -177,7 +177,7 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
 def _choose_options(config: Mapping[str, Any], family: Family, class_name: str) -> dict[str, Any]:
     if "pooler" in family.optional:
         return {"add_pooling_layer": False}
-    # A whole CLIP has one width for both towers, which may stand at the top alone (LAION's do).
+    # CLIP has one projection width for both towers, given at the top level in LAION's files.
     whole = class_name == family.loaded and "vision_config" in config
     if whole and config.get("projection_dim") is not None:
         return {"projection_dim": config["projection_dim"]}
@@ -185,7 +185,7 @@ def _choose_options(config: Mapping[str, Any], family: Family, class_name: str) 
 
 
 def _check_sizes(config: Mapping[str, Any], name: str) -> None:
-    # What no model has, transformers may divide by or build for ever.
+    # With impossible sizes transformers may divide by zero or build for ever.
     vision = config.get("vision_config")
     sizes = vision if isinstance(vision, Mapping) else config
     layers = sizes.get("num_hidden_layers")
@@ -232,7 +232,7 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-# The library reports the text tower's weights as a table of surprises, and every tensor in a bar.
+# transformers would report the text tower's weights as unexpected and show a bar for every tensor.
 @contextmanager
 def _quiet_library() -> Iterator[None]:
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

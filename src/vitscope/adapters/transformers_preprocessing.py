@@ -1,7 +1,7 @@
-"""How a transformers model wants its images: its image processor's settings, read as values.
+"""Read a transformers model's preprocessing from the settings of its image processor.
 
-The processor itself is not run, but its pixels are those that vitscope makes. A setting that
-changes pixels and has no counterpart in `Preprocessing` is refused by name.
+The processor itself is not run, but vitscope's pixels equal its pixels. A setting that changes
+pixels and has no counterpart in `Preprocessing` is refused by name.
 """
 
 import math
@@ -15,7 +15,7 @@ from vitscope.images.preprocessing import Interpolation, Pipeline, Preprocessing
 from vitscope.weights.folders import read_json_object
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-"""Files that hold an image processor's settings, the older name first."""
+"""Files with the settings of an image processor, older name first."""
 
 _PIPELINES: Mapping[str, Pipeline] = {
     family.processor: family.preprocessing.pipeline for family in FAMILIES.values()
@@ -44,7 +44,7 @@ def read_preprocessing(folder: Path) -> Preprocessing | None:
             "yourself and give wrap_model its preprocessing"
         )
     try:
-        if given is None:  # Then the type of the model tells it.
+        if given is None:  # Then the model type decides.
             processor = transformers.AutoImageProcessor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
@@ -114,7 +114,7 @@ def _check_steps(name: str, settings: Mapping[str, Any]) -> None:
 
 
 def _read_size(name: str, settings: Mapping[str, Any]) -> tuple[tuple[int, int], Resize, float]:
-    # Input size, the resize before the crop, and the part of it that the crop keeps.
+    # Input size, kind of resize before the crop, and the fraction kept by the crop.
     resize: Resize
     given = _read_sides(name, settings, "size")
     crop = _read_sides(name, settings, "crop_size") if settings.get("do_center_crop") else None
@@ -145,12 +145,12 @@ def _read_sides(name: str, settings: Mapping[str, Any], key: str) -> dict[str, i
 
 
 def _read_channels(value: Any) -> Any:
-    # Its processors take one number for all three channels; what is no number is refused there.
+    # The processors accept one number for all three channels; other types are refused there.
     return (value,) * 3 if isinstance(value, (int, float)) else value
 
 
 def _read_settings(folder: Path) -> dict[str, Any] | None:
-    # As transformers looks for them: inside the newer file, in the older one otherwise.
+    # In the same order as transformers: nested in the newer file, otherwise the older file.
     older, newer = (folder / name for name in PROCESSOR_FILES)
     if newer.is_file():
         nested = read_json_object(newer, str(folder)).get("image_processor")

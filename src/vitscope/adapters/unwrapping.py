@@ -1,4 +1,4 @@
-"""The Vision Transformer inside what people put around it: compilers, parallelism, LoRA, a head."""
+"""Find the Vision Transformer inside wrappers: compilers, parallelism, LoRA, a custom head."""
 
 import copy
 import warnings
@@ -9,15 +9,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vitscope.errors import UnsupportedModelError
 
-_PARTS = ("backbone", "vit")  # what people call the Vision Transformer in a class of their own
+_PARTS = ("backbone", "vit")  # common names of the Vision Transformer in a module of one's own
 
 
 def unwrap(
     module: nn.Module, is_known: Callable[[nn.Module], bool]
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    """The model inside its wrappers, and a note on each of them."""
+    """Unwrap a model, with a note on each wrapper."""
     notes: list[str] = []
-    # Of a known class nothing is looked into: its adapter knows which part it analyses.
+    # A known class is not opened: its adapter knows which part to analyse.
     while not is_known(module) and (inner := _open(module, is_known)) is not None:
         module, note = inner
         notes.append(note)
@@ -51,7 +51,7 @@ def _is_peft(module: nn.Module) -> bool:
 
 
 def _refuse_hooks(wrapper: nn.Module) -> None:
-    # They act when the wrapper is called, and are not on what is analysed in its place.
+    # Such hooks run when the wrapper is called, not when the inner model is.
     hooks = [*wrapper._forward_pre_hooks.values(), *wrapper._forward_hooks.values()]
     if hooks:
         names = ", ".join(getattr(hook, "__name__", type(hook).__name__) for hook in hooks)
@@ -70,7 +70,7 @@ def _merge(module: nn.Module) -> nn.Module:
                 "all the same: expected them on; to analyse the model without them, give what "
                 "unload() of a copy returns"
             )
-    # In a copy: the caller may train on, and merging cannot be undone to the last bit.
+    # A copy: the caller may continue training, and merging cannot be undone exactly.
     merge = getattr(copy.deepcopy(module), "merge_and_unload", None)
     if merge is None:
         raise UnsupportedModelError(
@@ -78,6 +78,6 @@ def _merge(module: nn.Module) -> nn.Module:
             "expected LoRA or another kind with merge_and_unload()"
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that some are merged already
+        warnings.simplefilter("ignore")  # about adapters that are already merged
         merged: nn.Module = merge()
     return merged

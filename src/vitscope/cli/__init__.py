@@ -1,4 +1,4 @@
-"""The command line: parse, call, print; no logic. One file a command."""
+"""The command line: parse, call, print; no logic. One file per command or group of commands."""
 
 from vitscope.cli.entry import main
 

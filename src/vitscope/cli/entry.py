@@ -1,4 +1,4 @@
-"""The program: its commands, and how it ends.
+"""The program: its commands, exit codes and error output.
 
 Exit codes: 0 done, 1 failed, 2 bad usage.
 """
@@ -45,7 +45,7 @@ for _command in (audit, demo, one_shot, models, explain, merge, figures, report,
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    # A terminate signal cleans up as Ctrl-C does; what a terminal cannot show is replaced.
+    # SIGTERM cleans up like Ctrl-C; characters the terminal cannot show are replaced.
     with suppress(ValueError):
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Output:
-    """Standard output that, once it cannot be written to, lets the work go on unseen."""
+    """Standard output that ignores further writes once one has failed, so that the work goes on."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream or pathlib.Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the end
@@ -79,7 +79,7 @@ class _Output:
                 act()
             except OSError as error:
                 self.error = error
-                # What is left in its buffer would be tried again when Python ends.
+                # Otherwise Python would try to flush the rest of the buffer at exit.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
     def __getattr__(self, name: str) -> Any:
@@ -118,7 +118,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _notes_of(error: BaseException) -> list[str]:
-    # They tell what is left of the work.
+    # They say what remains of the work.
     return getattr(error, "__notes__", [])
 
 

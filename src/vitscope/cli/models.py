@@ -52,7 +52,7 @@ def models(
         cached: List only models whose weights are on this machine.
         as_json: Print everything about each model as JSON.
     """
-    from vitscope.weights.hub import find_weights  # here, for the hub's library takes a moment
+    from vitscope.weights.hub import find_weights  # here, because importing it is slow
 
     rows = [(entry, find_weights(entry)) for entry in _select(pattern)]
     if cached:
@@ -104,7 +104,7 @@ def _write_json(rows: "Sequence[Row]") -> None:
 def _make_list(rows: "Sequence[Row]", width: int) -> Group:
     lines = [_HEADINGS, *(_make_cells(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    # Where no repository's name fits beside the numbers, one line lists those of a family.
+    # If repository names do not fit beside the numbers, each family gets one line with its names.
     wide = width >= sum(widths) + len(_GAP) * len(widths) + _REPOSITORY_WIDTH
     parts: list[Table | Text] = [_make_table([], widths, wide=wide, header=True)]
     for _, members in groupby(rows, key=lambda row: row[0].family_key):
@@ -132,7 +132,7 @@ def _make_cells(row: "Row") -> tuple[str, ...]:
 def _make_table(
     rows: "Sequence[Row]", widths: Sequence[int], *, wide: bool, header: bool = False
 ) -> Table:
-    # One width a column, so that the families' tables stand in line.
+    # The same widths for all tables, so that their columns align.
     table = Table(box=None, show_header=header, padding=(0, len(_GAP), 0, 0), pad_edge=False)
     for heading, width in zip(_HEADINGS, widths, strict=True):
         side: JustifyMethod = "right" if heading in _NUMBERS else "left"
@@ -163,7 +163,7 @@ def _describe_family(entries: Sequence[CatalogueEntry], *, sources: bool) -> Tex
     return text
 
 
-# Names that begin and end alike, as a shell would take them: a-{b, c}-d.
+# Names with a common prefix and suffix, as a shell pattern: a-{b, c}-d.
 def _abbreviate(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
@@ -175,5 +175,5 @@ def _abbreviate(names: Sequence[str]) -> str:
 
 def _find_shared_start(names: Sequence[str]) -> str:
     letters = takewhile(lambda each: len(set(each)) == 1, zip(*names, strict=False))
-    # Up to the last whole word.
+    # Up to the last complete word.
     return re.sub(r"[^/_.-]*$", "", "".join(each[0] for each in letters))

@@ -78,7 +78,7 @@ def reproduce(
 
         from vitscope.reproduction.smoke import check_smoke_folder, plan_smoke, write_smoke_images
 
-        torch.set_num_threads(1)  # tiny models lose more to waiting threads than they gain
+        torch.set_num_threads(1)  # tiny models lose more to thread overhead than they gain
         models = plan_smoke(models)
         check_smoke_folder(out, out / "smoke-images")
         images = imagenet = write_smoke_images(out / "smoke-images")
@@ -101,7 +101,7 @@ def reproduce(
 
 
 def _start_bar(progress: Progress, model: str, stage: str) -> "OnProgress":
-    # The last few of them stay on the screen.
+    # The last few stay on the screen.
     for finished in progress.tasks[:-4]:
         finished.visible = False
     task = progress.add_task(f"{model}, {stage}", total=None)
@@ -117,7 +117,7 @@ def _conclude(run: "Reproduction", console: Console, formats: "Sequence[Format]"
     for each in work:
         try:
             each()
-        except VitscopeError as error:  # what one of them lacks is no reason to lack the others
+        except VitscopeError as error:  # one missing model or figure must not stop the others
             reasons.append(str(error))
     console.print(Text(f"everything is in {printable_path(run.out)}"), soft_wrap=True)
     if reasons:

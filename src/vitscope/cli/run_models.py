@@ -71,9 +71,9 @@ def audit(
             this machine.
         config: Settings.
     """
-    from vitscope.images.search import find_images  # here, for what it imports is slow
+    from vitscope.images.search import find_images  # here, because importing it is slow
 
-    # What is asked for is checked as far as it can be before anything is loaded.
+    # Check the arguments as far as possible before loading anything.
     found = find_images(images)
     config.resolve_device()
     workers = _choose_engine(engine, address)
@@ -107,7 +107,7 @@ def demo(
     photographs = write_demo_photographs(out / "images")
     drawn = "" if limit is None else f"{min(limit, photographs.num_images)} of "
     Console().print(Text(f"{drawn}{photographs.describe()}"))
-    # A finished result is not replaced unasked: that was checked with the targets.
+    # A finished result is never replaced unasked: the targets were checked for that.
     settings = {"config": config, "overwrite": True, "resume": True}
     _audit_all(targets, [out / "images"], settings, report=report)
 
@@ -139,7 +139,7 @@ def one_shot(
     """
     from vitscope.images.labels import find_classes
 
-    # What is asked for is checked as far as it can be before anything is loaded.
+    # Check the arguments as far as possible before loading anything.
     find_classes(folder)
     config.resolve_device()
     console = Console()
@@ -210,16 +210,16 @@ def explain(
             by default.
         overwrite: Replace earlier results and figures there.
     """
-    from vitscope.images.search import find_images  # here, for what it imports is slow
+    from vitscope.images.search import find_images  # here, because importing it is slow
 
-    # What is asked for is checked as far as it can be before anything is loaded.
+    # Check the arguments as far as possible before loading anything.
     found = find_images(images)
     config = RunConfig(device=device, dtype=dtype, size=size)
     config.resolve_device()
     targets = _choose_targets(model, out, overwrite=overwrite, name_target=_name_target)
     references = _open_references(reference or [], list(_name_folders(model).values()))
     check_figures_target(out / "figures", overwrite=overwrite)
-    from vitscope.figures.draw import draw_explanations  # here, for what it imports is slow
+    from vitscope.figures.draw import draw_explanations  # here, because importing it is slow
 
     console = Console()
     explained: list[Explanation] = []
@@ -235,13 +235,13 @@ def explain(
                 overwrite=overwrite,
             )
             explained.append(_run_with_bar(model_id, run))
-            # No line is broken: one may hold a command to be copied.
+            # No line wrapping: a line may hold a command to copy.
             console.print(make_explanation_report(explained[-1].summary), soft_wrap=True)
             for path, reason in explained[-1].failures:
                 console.print(Text(f"not readable: {path}: {reason}", style="yellow"))
             console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
     finally:
-        # What is done is drawn even where a later model fails.
+        # Draw finished explanations even if a later model fails.
         if explained:
             kinds: Sequence[Format] = format or ["png"]
             drawn = draw_explanations(
@@ -254,7 +254,7 @@ def explain(
 
 def _name_target(out: Path, name: str) -> Path:
     if (out / name / MARKER).is_file():
-        from vitscope.runs.references import holds_audit  # here, for what it imports is slow
+        from vitscope.runs.references import holds_audit  # here, because importing it is slow
 
         if holds_audit(out / name):
             return out / f"{name}-explained"
@@ -276,7 +276,7 @@ def _open_references(folders: Sequence[Path], names: Sequence[str]) -> "list[Aud
 
 
 def _find_audit(folder: Path, name: str) -> Path:
-    # A result itself, or what `audit --out` was given.
+    # Either a result itself, or the folder given to `audit --out`.
     within = not (folder / MARKER).is_file() and (folder / name / MARKER).is_file()
     return folder / name if within else folder
 
@@ -300,7 +300,7 @@ def _audit_all(
     is_lead: bool = True,
     report: bool = True,
 ) -> None:
-    # Of many processes that do the same, one is heard.
+    # Only one of several processes prints.
     console = Console(quiet=not is_lead)
     report = report and is_lead
     summaries = []
@@ -314,10 +314,10 @@ def _audit_all(
             console.print(make_report(summaries[-1]))
             console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
     except KeyboardInterrupt:
-        report = False  # whoever stops it does not want to wait
+        report = False  # whoever interrupts does not want to wait
         raise
     finally:
-        # What is done is compared and shown even where a later model fails.
+        # Compare and show finished results even if a later model fails.
         if len(summaries) > 1:
             console.print(make_comparison(summaries))
         if report and done:
@@ -325,13 +325,13 @@ def _audit_all(
 
 
 def _write_report(results: Sequence[Path], console: Console) -> None:
-    from vitscope.report import write_report  # here, for what it imports is slow
+    from vitscope.report import write_report  # here, because importing it is slow
 
     target = results[0].parent / "report.html"
     try:
         write_report(results, target, overwrite=True)
     except VitscopeError as error:
-        # The results themselves are whole and saved.
+        # The results are complete and saved.
         console.print(Text(f"no report was written: {printable(str(error))}"), soft_wrap=True)
     else:
         console.print(Text(f"open {printable_path(target)} in a browser"), soft_wrap=True)
@@ -344,7 +344,7 @@ def _choose_targets(
     overwrite: bool,
     name_target: Callable[[Path, str], Path] = Path.joinpath,
 ) -> dict[str, Path]:
-    """Each model's folder; what is asked for is checked as far as it can be before loading."""
+    """Choose each model's folder, and check the arguments as far as possible before loading."""
     from vitscope.adapters.registry import check_model_id
 
     for model_id in model_ids:
@@ -358,7 +358,7 @@ def _choose_targets(
 
 
 def _choose_engine(name: str, address: str | None) -> "Engine":
-    """Who does the work: of "local" the ranks of `torchrun`, where it started this process."""
+    """Choose the engine; "local" includes the ranks of `torchrun` if it started this process."""
     if name == "ray":
         from vitscope.engines.ray import RayEngine
 
@@ -371,7 +371,7 @@ def _choose_engine(name: str, address: str | None) -> "Engine":
 
 
 def _name_folders(model_ids: Sequence[str]) -> dict[str, str]:
-    """A folder for each model, all different: its id, without what file systems dislike."""
+    """Choose a distinct folder name for each model: its id without problematic characters."""
     names: dict[str, str] = {}
     for model_id in dict.fromkeys(model_ids):
         stem = Path(model_id).name if Path(model_id).is_absolute() else model_id

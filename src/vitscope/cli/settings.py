@@ -1,4 +1,4 @@
-"""Settings as words of the command line: where text is parsed into them, and their groups."""
+"""Settings on the command line: parsers, and groups of options."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
@@ -15,7 +15,7 @@ _LayerWord = Literal["last", "all"]
 
 
 def parse_size(text: str) -> int | tuple[int, int]:
-    """Read an input size: one number for a square, or HEIGHTxWIDTH, in pixels."""
+    """Parse an input size in pixels: one number for a square, or HEIGHTxWIDTH."""
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(map(_is_number, parts)):
         raise UsageError(
@@ -25,7 +25,7 @@ def parse_size(text: str) -> int | tuple[int, int]:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Read which part of the images is looked at: two numbers such as 3/16, counted from 1."""
+    """Parse a shard: two numbers such as 3/16, counted from 1."""
     number, _, count = text.partition("/")
     if _is_number(number) and _is_number(count) and 1 <= int(number) <= int(count):
         return int(number), int(count)
@@ -33,7 +33,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def parse_layers(text: str) -> _LayerWord | tuple[int, ...]:
-    """Read a choice of layers: last, all, or block numbers separated by commas."""
+    """Parse a choice of layers: last, all, or block numbers separated by commas."""
     if text in get_args(_LayerWord):
         return cast("_LayerWord", text)
     try:
@@ -45,7 +45,7 @@ def parse_layers(text: str) -> _LayerWord | tuple[int, ...]:
 
 
 def parse_words(text: str) -> list[str]:
-    """Read a list of words separated by commas."""
+    """Parse a list of words separated by commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
@@ -122,7 +122,7 @@ _GROUPS = {
 
 
 def group_options(command: Command) -> Command:
-    """Give the options of a command, those of its settings included, their groups."""
+    """Assign the options of a command and its settings to groups."""
     settings = [kind for kind in get_type_hints(command).values() if is_dataclass(kind)]
     for annotated in (command, *settings):
         for name, hint in get_type_hints(annotated, include_extras=True).items():

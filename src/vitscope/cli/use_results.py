@@ -72,7 +72,7 @@ def figures(
         UsageError: If no result is named.
     """
     _check_given(results)
-    from vitscope.figures.draw import draw_figures  # here, for what it imports is slow
+    from vitscope.figures.draw import draw_figures  # here, because importing it is slow
 
     drawn = draw_figures(
         results, out, formats=format or ("png", "pdf"), readout=readout, overwrite=overwrite
@@ -108,7 +108,7 @@ def report(*results: Path, out: Path = Path("report.html"), overwrite: bool = Fa
         UsageError: If no result is named.
     """
     _check_given(results)
-    from vitscope.report import write_report  # here, for what it imports is slow
+    from vitscope.report import write_report  # here, because importing it is slow
 
     write_report(results, out, overwrite=overwrite)
     size = out.stat().st_size / 2**20

@@ -1,1 +1,1 @@
-"""A function over items: in this process, over torchrun's ranks, over a Ray cluster."""
+"""Engines that map a function over items: in this process, on torchrun's ranks, or on Ray."""

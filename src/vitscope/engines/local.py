@@ -1,4 +1,4 @@
-"""What an engine is: it maps a function over items; and the one that does so in this process."""
+"""The engine interface, and the engine that runs in this process."""
 
 from collections.abc import Callable, Generator, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
@@ -9,12 +9,13 @@ R = TypeVar("R")
 
 @runtime_checkable
 class Engine(Protocol):
-    """Maps a function over items, each exactly once, in whichever order is quickest.
+    """Maps a function over items, each exactly once, in any order.
 
     Attributes:
-        shares_files: Whether what a worker writes to a local disk is there for whoever asked. Where
-            it is not, all that is to be kept must be in what the worker returns.
-        is_lead: Whether this process finishes the work: one of all those that make the same calls.
+        shares_files: Whether the caller can read the files that workers write. If not, everything
+            to be kept must be in the workers' return values.
+        is_lead: Whether this process finishes the work; one of all processes that make the same
+            calls.
     """
 
     @property
@@ -26,20 +27,20 @@ class Engine(Protocol):
     def run(
         self, make_worker: Callable[[], Callable[[T], R]], items: Sequence[T]
     ) -> Generator[tuple[int, R], None, None]:
-        """Work on the items that fall to this process, or on all of them.
+        """Process all items, or those assigned to this process.
 
-        When the lead has had the last result, every item is done. Close the iterator, or use it up:
-        one that is left half-used keeps its workers.
+        After the lead's last result every item is done. Exhaust or close the iterator; otherwise
+        its workers stay alive.
         """
         ...
 
     def barrier(self) -> None:
-        """Wait until every process that makes the same calls has come this far."""
+        """Wait for all processes that make the same calls."""
         ...
 
 
 class LocalEngine:
-    """Makes one worker and goes through the items in order, each when it is asked for."""
+    """Processes items one by one, in order, as results are requested."""
 
     shares_files = True
     is_lead = True
@@ -47,11 +48,11 @@ class LocalEngine:
     def run(
         self, make_worker: Callable[[], Callable[[T], R]], items: Sequence[T]
     ) -> Generator[tuple[int, R], None, None]:
-        """Work on all items, in order."""
+        """Process all items, in order."""
         if items:
             worker = make_worker()
             for index, item in enumerate(items):
                 yield index, worker(item)
 
     def barrier(self) -> None:
-        """Nothing to wait for: there is one process."""
+        """Do nothing: there is only one process."""

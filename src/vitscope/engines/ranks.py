@@ -1,10 +1,10 @@
-"""One program in many processes, as torchrun starts them: each takes its share of the items.
+"""One program in many processes, started by torchrun; each processes its share of the items.
 
     torchrun --nproc-per-node 8 -m vitscope audit …
 
-No tensor goes from rank to rank, so there is no process group: ranks meet through the key-value
-store that torchrun keeps. Unlike a collective barrier, waiting there has no limit of time, ends at
-once when a rank fails, and is interrupted by Ctrl-C and by torchrun's own signal.
+Ranks exchange no tensors, so there is no process group: they synchronise through torchrun's
+key-value store. Unlike a collective barrier, waiting has no timeout, ends at once if a rank fails,
+and can be interrupted by Ctrl-C or torchrun's signal.
 """
 
 import os
@@ -25,17 +25,17 @@ _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def detect_engine() -> Engine:
-    """The engine of this process: one of torchrun's ranks, or this process alone."""
+    """Choose the engine of this process: a torchrun rank, or this process alone."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return LocalEngine()
     return RanksEngine.from_environment()
 
 
 class RanksEngine:
-    """Rank r of w takes every w-th item from the r-th on; rank 0 is the lead.
+    """Rank r of w processes every w-th item, starting with item r; rank 0 is the lead.
 
-    Every rank must make the same calls in the same order. Where ranks run on several machines, what
-    they write is shared only on a file system that all of them see.
+    Every rank must make the same calls in the same order. Ranks on several machines share files
+    only on a common file system.
     """
 
     shares_files = True
@@ -49,7 +49,7 @@ class RanksEngine:
 
     @classmethod
     def from_environment(cls) -> "RanksEngine":
-        """Join the ranks that torchrun started, and take this one's GPU if there is one."""
+        """Join the ranks that torchrun started, and select this rank's GPU if there is one."""
         missing = [name for name in _VARIABLES if not os.environ.get(name)]
         if missing:
             raise UsageError(
@@ -61,7 +61,7 @@ class RanksEngine:
         from torch.distributed.rendezvous import rendezvous
 
         if torch.cuda.is_available():
-            # A launcher may also have left each rank to see its own GPU alone, as number 0.
+            # Some launchers let each rank see only its own GPU, as number 0.
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         try:
             store, rank, num_ranks = next(rendezvous("env://"))
@@ -75,7 +75,7 @@ class RanksEngine:
     def run(
         self, make_worker: Callable[[], Callable[[T], R]], items: Sequence[T]
     ) -> Generator[tuple[int, R], None, None]:
-        """Work on the items of this rank, in order; then wait for the others."""
+        """Process the items of this rank, in order; then wait for the others."""
         own = range(self._rank, len(items), self._num_ranks)
         try:
             if own:
@@ -89,15 +89,15 @@ class RanksEngine:
             raise
 
     def barrier(self) -> None:
-        """Wait until every rank has come this far."""
+        """Wait for all ranks."""
         self._num_barriers += 1
         arrived, left = (f"vitscope {word} {self._num_barriers}" for word in ("arrived", "left"))
         self._count(arrived, 1)
         self._wait_for_all(arrived)
         self._count(left, 1)
         if self.is_lead:
-            # Without torchrun the store lives in the lead: gone before the others have looked, it
-            # would look to them like a failure.
+            # Without torchrun the store lives in the lead's process: if it ended before the others
+            # had looked, they would see a failure.
             self._wait_for_all(left)
 
     def _wait_for_all(self, counter: str) -> None:
@@ -119,9 +119,9 @@ class RanksEngine:
             )
 
     def _tell_failure(self) -> None:
-        # What failed here counts, not that the store may be gone with the rank that kept it.
+        # Report this failure, not that the store may be gone along with its rank.
         with suppress(VitscopeError), _plain_errors():
-            # Only the first failure is reported: an empty value stands for none.
+            # Only the first failure is stored: an empty value stands for none.
             self._store.compare_set(_FAILED, "", str(self._rank))
 
 

@@ -1,17 +1,17 @@
-"""Items over a Ray cluster: actors that hold a model, and one item at a time for each.
+"""Map items over a Ray cluster: each actor holds a model and processes one item at a time.
 
-Ray Core, not Ray Data. There are few items, each takes minutes, and what comes of one is a folder
-of tables and sums; a worker holds a model of up to billions of parameters. Ray Data is made for the
-opposite, streams of many small rows through functions: results would pass as rows through blocks of
-the object store, and a lost block would be had again by running all that led to it. Here a lost
-item is handed out again, and nothing else is.
+Ray Core is used, not Ray Data. There are few items; each takes minutes and yields a folder of
+tables and sums, and a worker holds a model of up to billions of parameters. Ray Data is made for
+the opposite, streams of many small rows: results would pass through the object store as rows, and a
+lost block would be recomputed with everything it depends on. Here only the lost item is processed
+again.
 
-Workers share no disk with the process that asked: what they return is all there is of them. Its
-arrays are read-only, as they lie in the object store.
+Workers share no disk with the calling process: only their return values are kept. Returned arrays
+are read-only, because they lie in the object store.
 
-Ray neither opens a dashboard nor reports on its use, and what workers print stays in Ray's logs.
-Under `uv run` Ray makes the environment of every worker anew from the working folder, which it
-first uploads: set `RAY_ENABLE_UV_RUN_RUNTIME_ENV=0` where vitscope is installed on the nodes.
+Ray's dashboard and usage reports are off, and the output of workers stays in Ray's logs. If started
+by `uv run`, Ray rebuilds the environment of every worker from the working folder, which it uploads
+first: set `RAY_ENABLE_UV_RUN_RUNTIME_ENV=0` if vitscope is installed on the nodes.
 """
 
 import logging
@@ -45,23 +45,23 @@ from ray.exceptions import (
 )
 
 _LOSSES = (NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError)
-"""The worker, its node or its result is gone: not a word about what the item itself does."""
+"""Losses of a worker, its node or its result; they say nothing about the item itself."""
 
 _MOST_LOSSES = 3
 
 
 class RayEngine:
-    """Hands items out to actors of a Ray cluster; a worker that dies is replaced.
+    """Maps items over actors of a Ray cluster; a worker that dies is replaced.
 
-    Each item is handed out up to three times, should workers die over it. What the function itself
-    raises is not tried again, and is raised here as it was there.
+    An item is tried up to three times if workers die while processing it. Exceptions of the
+    function itself are raised again here, without another try.
     """
 
     shares_files = False
     is_lead = True
 
     def __init__(self, address: str | None = None, num_workers: int | None = None) -> None:
-        # The cluster is not connected to yet.
+        # Connects only when it runs.
         if num_workers is not None and num_workers < 1:
             raise UsageError(f"num_workers {num_workers}: expected 1 or more")
         self._address = address
@@ -70,7 +70,7 @@ class RayEngine:
     def run(
         self, make_worker: Callable[[], Callable[[T], R]], items: Sequence[T]
     ) -> Generator[tuple[int, R], None, None]:
-        """Work on all items; workers are gone when it ends, however it ends."""
+        """Process all items; the workers are stopped at the end, however it ends."""
         if not items:
             return
         with _connected(self._address):
@@ -82,16 +82,16 @@ class RayEngine:
                 pool.dismiss_all()
 
     def barrier(self) -> None:
-        """Nothing to wait for: one process asks, and no other makes the same calls."""
+        """Do nothing: no other process makes the same calls."""
 
 
 class Crew(NamedTuple):
-    """How many workers there are, and what each takes of its node.
+    """Number of workers and resources of each.
 
     Attributes:
-        num_workers: Workers, 1 or more.
-        num_cpus: Processors of each; Ray tells the libraries in it to use as many threads.
-        num_gpus: GPUs of each, 0 or 1.
+        num_workers: Number of workers, at least 1.
+        num_cpus: CPUs per worker; Ray limits its libraries to as many threads.
+        num_gpus: GPUs per worker, 0 or 1.
     """
 
     num_workers: int
@@ -100,7 +100,7 @@ class Crew(NamedTuple):
 
 
 def plan_crew(nodes: Sequence[tuple[int, int]], num_workers: int | None) -> Crew:
-    """Share out what the nodes have, the same to every worker."""
+    """Divide the nodes' resources equally among the workers."""
     with_gpus = [(cpus, gpus) for cpus, gpus in nodes if gpus]
     if with_gpus:
         num_cpus = min(cpus // gpus for cpus, gpus in with_gpus)
@@ -124,7 +124,7 @@ def plan_crew(nodes: Sequence[tuple[int, int]], num_workers: int | None) -> Crew
 
 
 def list_nodes() -> list[tuple[int, int]]:
-    """The nodes of the cluster that this process is connected to."""
+    """List the (CPUs, GPUs) of the connected cluster's nodes."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     resources = [node["Resources"] for node in nodes if node["Alive"]]
     return [(int(have.get("CPU", 0)), int(have.get("GPU", 0))) for have in resources]
@@ -136,7 +136,7 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
         return
     _check_reachable(address)
-    # Ray takes the terminate signal for itself; here it goes on meaning what it meant.
+    # Ray replaces the SIGTERM handler; keep the caller's.
     on_terminate = signal.getsignal(signal.SIGTERM)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -160,7 +160,7 @@ def _check_reachable(address: str | None) -> None:
     if not (colon and port.isdecimal()) or "://" in host:
         return
     try:
-        # Ray itself would try for many minutes.
+        # Ray itself would retry for many minutes.
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
         raise VitscopeError(
@@ -174,14 +174,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _define_actor() -> Any:
-    # Within a function, a class travels by value: a node without vitscope can still say so.
+    # A class inside a function is pickled by value, so a node without vitscope can report that.
     class VitscopeWorker:
         @staticmethod
         def find_version() -> str | None:
             from importlib import import_module
 
             try:
-                # Looked for as it runs: no floor of the house, but what is installed here.
+                # Imported at run time: this must be the version installed on the node.
                 return str(import_module("vitscope").__version__)
             except ModuleNotFoundError:
                 return None
@@ -206,16 +206,16 @@ def _define_actor() -> Any:
 
 @dataclass(frozen=True)
 class _Call:
-    """What an actor was last asked for: item `index`, or to get ready if that is None."""
+    """The last request to an actor: item `index`, or to get ready if it is None."""
 
     actor: Any
     index: int | None
     losses: int = 0
-    """How many actors before this one died as they got ready."""
+    """Number of actors that died before this one while getting ready."""
 
 
 class _Pool(Generic[T, R]):
-    """The actors of one run, and who has which item."""
+    """The actors of one run, and the item that each has."""
 
     def __init__(
         self, make_worker: Callable[[], Callable[[T], R]], items: Sequence[T], crew: Crew
@@ -225,7 +225,7 @@ class _Pool(Generic[T, R]):
         actor_class: Any = ray.remote(actor)
         self._actor_class = actor_class.options(num_cpus=crew.num_cpus, num_gpus=crew.num_gpus)
         self._num_actors = min(crew.num_workers, len(items))
-        # Within a list, so that the actor fetches it only after it has found vitscope.
+        # In a list, so that the actor fetches it only after it has checked for vitscope.
         self._makers = [ray.put(make_worker)]
         self._items = items
         self._queue = deque(range(len(items)))
@@ -238,7 +238,7 @@ class _Pool(Generic[T, R]):
         unfinished = len(self._items)
         while unfinished:
             (done,), _ = ray.wait(list(self._calls), num_returns=1)
-            # It stays among the calls, and so is dismissed, should the run end here.
+            # Keep it in `_calls`, so that its actor is dismissed if the run ends here.
             call = self._calls[done]
             try:
                 value = ray.get(done)
@@ -274,11 +274,11 @@ class _Pool(Generic[T, R]):
             index = self._queue.popleft()
             self._calls[actor.run.remote(self._items[index])] = _Call(actor, index)
         else:
-            # Others may want its GPU.
+            # Free its GPU for others.
             ray.kill(actor)
 
     def _replace(self, call: _Call) -> None:
-        # It may be out of reach only, and at work.
+        # It may only be unreachable and still running.
         ray.kill(call.actor)
         losses = 0
         if call.index is None:

@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all."""
+"""Reading and writing files, atomically and safely."""

@@ -1,4 +1,4 @@
-"""CSV files in which no cell is a formula to a spreadsheet."""
+"""CSV files whose cells no spreadsheet runs as formulas."""
 
 import csv
 import re
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from vitscope.files.disk_errors import plain_disk_errors
 
-# Behind apostrophes too, or a cell that has one itself would lose it when it is read back.
+# Also after apostrophes, so that a cell's own leading apostrophe survives a round trip.
 _FORMULA = re.compile(r"^'*[=+\-@\t\r]")
 _NUMBER = re.compile(r"-?[\d.]+(e[+-]?\d+)?")
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    """Write rows; a cell that a spreadsheet would take for a formula begins with an apostrophe."""
+    """Write rows; cells that a spreadsheet would read as formulas get a leading apostrophe."""
     cells = [[escape_cell(cell) for cell in row] for row in rows]
     with (
         plain_disk_errors(path),
@@ -23,10 +23,10 @@ def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
 
 
 def escape_cell(cell: str) -> str:
-    """Text that no spreadsheet takes for a formula; a number is left as it is."""
+    """Escape text that a spreadsheet would read as a formula; numbers are unchanged."""
     return cell if _NUMBER.fullmatch(cell) else _FORMULA.sub(r"'\g<0>", cell)
 
 
 def read_cell(cell: str) -> str:
-    """Text as it was before it was escaped."""
+    """Undo `escape_cell`."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

@@ -1,4 +1,4 @@
-"""What a disk does not take, in one line that names the place; errors of nothing else."""
+"""Write errors as one line that names the target."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ from vitscope.errors import DiskError
 
 @contextmanager
 def plain_disk_errors(target: Path) -> Iterator[None]:
-    """Say in one line that a place does not take what is written.
+    """Turn errors while writing a target into a one-line `DiskError`.
 
-    Every `OSError` within counts as one of writing there: nothing else may happen within, no
-    reading of what others wrote, no model and no callback.
+    Every `OSError` inside counts as a write error, so the body must do nothing else: no reading of
+    other files, no model, no callback.
     """
     try:
         with named_disk_errors(target):
@@ -26,11 +26,11 @@ def plain_disk_errors(target: Path) -> Iterator[None]:
 
 @contextmanager
 def named_disk_errors(target: Path) -> Iterator[None]:
-    """Name one place in the errors of writes within it; any other error passes as it came."""
+    """Name the target in write errors of the body; all other errors pass through."""
     try:
         yield
     except DiskError as error:
-        if error.__cause__ is None:  # it came from another process, whose disk it was
+        if error.__cause__ is None:  # it comes from another process, which wrote to its own disk
             raise
         _refuse(target, error.__cause__)
 

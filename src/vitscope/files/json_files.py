@@ -1,4 +1,4 @@
-"""JSON that any reader takes."""
+"""Standard JSON files."""
 
 import json
 import math
@@ -11,17 +11,17 @@ from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import read_bounded
 
-_MAX_BYTES = 2**28  # of one file: what 80,000 explained images take
+_MAX_BYTES = 2**28  # of one file; enough for 80,000 explained images
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON that any reader takes: NaN and infinities become null."""
+    """Write standard JSON: NaN and infinities become null."""
     text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text; what is not Unicode in it is written as Python escapes it."""
+    """Write text; characters that are not valid Unicode are backslash-escaped."""
     with plain_disk_errors(path):
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
 

@@ -1,7 +1,7 @@
-"""Locks that go with their process: on a folder to have alone, on what is written beside its place.
+"""Locks that end with their process, on folders in use and on unfinished files beside a target.
 
-What nobody holds was left by a killed process. Where a file system knows no locks nothing is taken
-for left or removed.
+An unlocked leftover belongs to a killed process and may be removed. On a file system without locks
+nothing is treated as a leftover.
 """
 
 import errno
@@ -25,14 +25,14 @@ _RANDOM = f"[0-9a-f]{{{2 * _RANDOM_BYTES}}}"
 
 _WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
-# Whoever may write beside a result may have put anything under the lock's name: a link is not
-# followed, nothing is emptied, and a pipe does not keep this process waiting.
+# Anyone who can write beside a result may have put anything under the lock's name, so links are not
+# followed, nothing is truncated, and a pipe does not block.
 _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 @contextmanager
 def held_alone(folder: Path, lock: str, shown: Path | None = None) -> Iterator[None]:
-    """Have a folder to oneself; a process that dies lets go of it."""
+    """Lock a folder exclusively; the lock is released if the process dies."""
     name = printable_path(shown or folder)
     with ExitStack() as stack:
         try:
@@ -41,7 +41,8 @@ def held_alone(folder: Path, lock: str, shown: Path | None = None) -> Iterator[N
             stack.callback(os.close, descriptor)
             _check_regular(folder / lock)
             _lock(descriptor)
-            # Whoever had it may have removed it meanwhile: this lock then is of no folder.
+            # Its last owner may have removed it meanwhile: this lock would then be on a deleted
+            # file.
             gone = not os.path.samestat(os.fstat(descriptor), (folder / lock).lstat())
         except (BlockingIOError, FileNotFoundError):
             gone = True
@@ -66,7 +67,7 @@ def _check_regular(path: Path) -> None:
 
 
 def _lock(descriptor: int) -> None:
-    if os.name == "posix":  # the others have no lock that goes with its process
+    if os.name == "posix":  # no other system has a lock that ends with its process
         import fcntl
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,7 +75,7 @@ def _lock(descriptor: int) -> None:
 
 @contextmanager
 def new_beside(target: Path, purpose: Purpose, *, folder: bool) -> Iterator[Path]:
-    """A new folder or file beside a place, private and locked while the context lasts."""
+    """Make a private, locked folder or file beside a target for the duration of the context."""
     while True:
         path = target.parent / f"{_prefix(target, purpose)}{token_hex(_RANDOM_BYTES)}"
         with plain_disk_errors(target):
@@ -84,7 +85,7 @@ def new_beside(target: Path, purpose: Purpose, *, folder: bool) -> Iterator[Path
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         descriptor = _hold(path)
         if descriptor is not None or path.exists():
-            break  # otherwise another process took it for left, before it was locked
+            break  # otherwise another process took it for a leftover before it was locked
     try:
         yield path
     finally:
@@ -93,14 +94,14 @@ def new_beside(target: Path, purpose: Purpose, *, folder: bool) -> Iterator[Path
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove what killed processes left beside a place.
+    """Remove what killed processes left beside a target.
 
-    What one had just moved out of the way comes back, if nothing is in its place.
+    A folder that one of them had just moved aside is restored if nothing has taken its place.
     """
     target = target.resolve()
     for purpose in get_args(Purpose):
         ours = re.compile(re.escape(_prefix(target, purpose)) + _RANDOM)
-        with suppress(OSError):  # no folder yet, or one that cannot be listed: the writing will say
+        with suppress(OSError):  # no such folder, or not listable: the write will report it
             for path in list(target.parent.iterdir()):
                 if ours.fullmatch(path.name) and not path.is_symlink():
                     _remove_if_left(path, target)
@@ -122,7 +123,7 @@ def _remove_if_left(path: Path, target: Path) -> None:
 
 
 def _hold(path: Path) -> int | None:
-    # None where it is gone, another holds it, or there are no locks.
+    # None if it is gone, locked by another process, or locks are not supported.
     if os.name != "posix":
         return None
     import fcntl

@@ -1,4 +1,4 @@
-"""Indexes by which vitscope knows the files of a folder that it wrote from those of others."""
+"""Indexes that distinguish the files vitscope wrote in a folder from other files."""
 
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
@@ -11,22 +11,22 @@ from vitscope.files.printable import printable_path
 from vitscope.files.storage import MARKER, check_target, is_result, never
 
 FIGURES, INDEX = "figures", "index.json"
-"""The kind of a folder of figures, and the file that its index is."""
+"""Kind of a folder of figures, and the name of its index file."""
 RESULT_KINDS = ("audit", "one-shot", "explanation")
-"""The kinds of results, as their summaries say."""
+"""Kinds of results, as in their summaries."""
 _MOST_NAMES = 3
 
 
 def write_index(
     folder: Path, content: Mapping[str, Any], *, kind: str = FIGURES, index: str = INDEX
 ) -> None:
-    """Write an index with a digest of every file that lies beside it."""
+    """Write an index with a digest of every file in the folder."""
     digests = {path.name: _digest(path) for path in sorted(folder.iterdir())}
     write_json(folder / index, {"kind": kind, **content, "digests": digests})
 
 
 def list_own_files(folder: Path, *, kind: str = FIGURES, index: str = INDEX) -> set[str]:
-    """Names of the files that vitscope wrote and that nobody has changed since."""
+    """Names of the files that vitscope wrote and that are unchanged since."""
     try:
         found = read_json(folder / index)
     except ResultError:
@@ -39,13 +39,13 @@ def list_own_files(folder: Path, *, kind: str = FIGURES, index: str = INDEX) -> 
 
 
 def list_other_files(folder: Path, *, kind: str = FIGURES, index: str = INDEX) -> list[str]:
-    """Names of what else lies in a folder, or was changed since it was written."""
+    """Names of all other files in a folder, including those changed since they were written."""
     own = list_own_files(folder, kind=kind, index=index)
     return sorted({path.name for path in folder.iterdir()} - own)
 
 
 def find_own(folder: Path, names: Collection[str]) -> set[str]:
-    """What vitscope wrote in a folder: all of a result, the figures that an index lists."""
+    """Find what vitscope wrote in a folder: all of a result, or the figures listed in an index."""
     if MARKER in names and is_result(folder):
         kind = read_json(folder / MARKER).get("kind")
         return set(names) if kind in RESULT_KINDS else set()
@@ -53,7 +53,7 @@ def find_own(folder: Path, names: Collection[str]) -> set[str]:
 
 
 def describe_skipped(folders: Sequence[Path]) -> str:
-    """What is said of a search for images that left vitscope's own files aside."""
+    """Describe which folders an image search skipped because vitscope wrote them."""
     named = ", ".join(map(printable_path, folders[:_MOST_NAMES]))
     more = ", …" if len(folders) > _MOST_NAMES else ""
     count = f"{len(folders)} folder{'s' * (len(folders) != 1)}"
@@ -61,12 +61,12 @@ def describe_skipped(folders: Sequence[Path]) -> str:
 
 
 def is_figures(folder: Path) -> bool:
-    """Whether a folder holds figures of vitscope as they were drawn, and nothing else."""
+    """Whether a folder holds only unchanged figures of vitscope."""
     return not list_other_files(folder)
 
 
 def check_figures_target(target: Path, *, overwrite: bool) -> None:
-    """Refuse a folder for figures that holds anything which would be lost."""
+    """Raise an error if writing figures to a folder would lose other files."""
     if not overwrite and list_own_files(target):
         raise UsageError(
             f"{printable_path(target)} already holds figures: choose another folder or add "
@@ -77,9 +77,9 @@ def check_figures_target(target: Path, *, overwrite: bool) -> None:
 
 
 def check_nothing_else(target: Path, *, kind: str = FIGURES, index: str = INDEX) -> None:
-    """Refuse to replace a folder that vitscope wrote and others have written into since."""
+    """Raise an error if a folder written by vitscope holds other or changed files."""
     if not list_own_files(target, kind=kind, index=index):
-        return  # it is not a folder of vitscope's at all
+        return  # not written by vitscope at all
     if others := list_other_files(target, kind=kind, index=index):
         raise UsageError(
             f"{printable_path(target)} also holds {printable_path(Path(others[0]))}, which was not "

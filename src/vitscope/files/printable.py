@@ -1,4 +1,4 @@
-"""Text and paths from anywhere as a terminal, a page, a log or Markdown may show them."""
+"""Make arbitrary text and paths safe for terminals, pages, logs and Markdown."""
 
 import os
 import re
@@ -6,27 +6,27 @@ from pathlib import Path
 
 
 def printable_path(path: Path) -> str:
-    r"""A path as text that any file format and any terminal takes."""
+    r"""A path as printable UTF-8 text."""
     return printable(os.fsencode(path).decode("utf-8", errors="backslashreplace"))
 
 
 def printable(text: str) -> str:
-    """Text that cannot move a terminal's cursor, change its title or hide what follows."""
+    """Escape everything that could move a terminal's cursor, change its title or hide text."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
     )
 
 
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-# What emphasises, quotes, links, ends a cell or starts a formula, also where GitHub adds to
-# CommonMark: bare addresses, crossed out words, formulas, people.
+# Characters that emphasise, quote, link, end a cell or start a formula, including GitHub's
+# extensions of CommonMark: bare addresses, strikethrough, formulas, mentions.
 _MARKUP = re.compile(r"[\\`*_~\[\]|$@]|:(?=//)|(?<=www)\.", re.IGNORECASE)
-# A heading, a list, a rule, only where a line starts.
+# Headings, lists and rules, which only start at the beginning of a line.
 _START = re.compile(r"^(?=[#+=-])|^\d{1,9}(?=[.)])")
 
 
 def escape_markdown(text: str) -> str:
-    """Text as one line of Markdown that shows it and nothing else.
+    """Escape text so that it is shown literally on one line of Markdown.
 
     Source:
         CommonMark 0.31.2, sections 2.4 (backslash escapes) and 2.5 (entities).
@@ -34,5 +34,5 @@ def escape_markdown(text: str) -> str:
     line = " ".join(text.split())
     escaped = _MARKUP.sub(r"\\\g<0>", line)
     escaped = _START.sub(r"\g<0>\\", escaped)
-    # Entities, for not every reader knows a backslash before them.
+    # Entities, because not every reader accepts a backslash before these characters.
     return "".join(_ENTITIES.get(letter, letter) for letter in escaped)

@@ -1,4 +1,4 @@
-"""Reading a saved result that may come from anywhere: bounds, and damage in plain words."""
+"""Read saved results from untrusted sources: bounded, with damage reported in plain words."""
 
 import csv
 import os
@@ -19,13 +19,13 @@ _DAMAGE = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError),
     *(TypeError, ValueError, csv.Error),
 )
-"""What libraries raise on numbers, names and shapes that do not go together."""
+"""Errors of libraries for inconsistent numbers, names and shapes."""
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:
-    """Read a file that may come from anywhere: a pipe would wait, a device might never end."""
+    """Read a file up to a size limit; a pipe does not block, and a device is refused."""
     try:
-        # Without waiting for whoever might write into a pipe.
+        # Non-blocking, because opening a pipe would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -43,7 +43,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
 
 @contextmanager
 def plain_damage(*paths: Path) -> Iterator[None]:
-    """Say in one line that what was read of files or folders is not as vitscope writes it."""
+    """Turn errors from damaged files into a one-line message."""
     try:
         yield
     except _DAMAGE as error:
@@ -54,14 +54,15 @@ def plain_damage(*paths: Path) -> Iterator[None]:
 
 @contextmanager
 def open_table(path: Path) -> Iterator["ParquetFile"]:
-    """Open a table that may come from anywhere."""
-    import pyarrow.parquet as pq  # here, for JSON is read without it
+    """Open a table from an untrusted source."""
+    import pyarrow.parquet as pq  # here, because JSON is read without it
 
     if not path.is_file():
         raise ResultError(f"{printable_path(path)} cannot be read: it is missing or no file")
     try:
         with plain_damage(path), pq.ParquetFile(path) as file:
-            # A row names its image: so many rows in so few bytes are not of vitscope.
+            # Every row names its image, so more rows than bytes means it was not written by
+            # vitscope.
             if (count := file.metadata.num_rows) > path.stat().st_size:
                 raise ResultError(
                     f"{printable_path(path)} is damaged: {count} rows in a small file"

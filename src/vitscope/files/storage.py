@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files and folders: a target is written completely or not at all."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from vitscope.files.locking import new_beside, remove_leftovers
 from vitscope.files.printable import printable_path
 
 MARKER = "summary.json"
-"""The file that makes a folder a result: written last, so a folder that has it is complete."""
+"""File that marks a complete result folder; it is written last."""
 
 _RESULT_FILE = re.compile(
     r"(summary|provenance|gallery)\.json|failures\.csv|(draws|images)\.parquet"
@@ -29,11 +29,11 @@ _RESULT_FILE = re.compile(
 )
 
 Replaces = Callable[[Path], bool]
-"""Tells of a folder that is not empty whether it may be replaced."""
+"""Whether a non-empty folder may be replaced."""
 
 
 def as_folder(out: str | Path | None) -> Path | None:
-    """Take the place of a result as people have it."""
+    """Convert the output path to a `Path`."""
     if out is None:
         return None
     check_kind("out", out, (str, os.PathLike), "the path of a folder")
@@ -65,10 +65,10 @@ def holds_result_files(folder: Path) -> bool:
 def staged_folder(
     target: Path, *, replaces: Replaces = never, durable: bool = True, rescued: bool = False
 ) -> Iterator[Path]:
-    """Write a folder beside its place and move it there when it is whole."""
+    """Write a folder beside its target and move it there when complete."""
     remove_leftovers(target)
     check_target(target, replaces)
-    # As it really lies: a link is written through, "." has a name and a parent.
+    # Resolved: links are written through, and "." gets a name and a parent.
     target = target.resolve()
     with made_parents(target), new_beside(target, "partial", folder=True) as staging:
         try:
@@ -100,7 +100,7 @@ def _kept_if_refused(staging: Path, target: Path) -> Iterator[None]:
 
 @contextmanager
 def staged_file(target: Path, *, replaces: Replaces = never) -> Iterator[Path]:
-    """Write a file beside its place and move it there when it is whole."""
+    """Write a file beside its target and move it there when complete."""
     remove_leftovers(target)
     _check_file_target(target, replaces)
     target = target.resolve()
@@ -111,7 +111,7 @@ def staged_file(target: Path, *, replaces: Replaces = never) -> Iterator[Path]:
             _check_file_target(target, replaces)
             with plain_disk_errors(target):
                 open_to_readers(staging)
-                flush(staging)  # or a crash could leave an empty file in the place of the old one
+                flush(staging)  # otherwise a crash could replace the old file with an empty one
                 staging.replace(target)
                 flush(target.parent)
         finally:
@@ -120,7 +120,7 @@ def staged_file(target: Path, *, replaces: Replaces = never) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A temporary folder, removed if the body raises; otherwise the caller's to remove."""
+    """A temporary folder; it is removed if the body raises, otherwise the caller removes it."""
     folder = Path(tempfile.mkdtemp(prefix="vitscope-"))
     try:
         with named_disk_errors(folder):
@@ -131,7 +131,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def check_target(target: Path, replaces: Replaces = never) -> None:
-    """Refuse a folder that something else lives in."""
+    """Raise an error for a folder that may not be written to or replaced."""
     try:
         str(target).encode()
         existing = next(p for p in (target, *target.absolute().parents) if _is_there(p))
@@ -155,7 +155,7 @@ def check_target(target: Path, replaces: Replaces = never) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a place in which nothing can be made, before work is done for it."""
+    """Raise an error early for a target that cannot be written."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
         name = printable_path(folder)
@@ -180,18 +180,18 @@ def _check_file_target(target: Path, replaces: Replaces) -> None:
 
 
 def replace_json(path: Path, content: Any) -> None:
-    """Replace a JSON file: a reader finds the old one or the new one."""
+    """Replace a JSON file atomically: readers see either the old or the new one."""
     with staged_file(path, replaces=lambda _: True) as staging:
         write_json(staging, content)
 
 
 def open_to_readers(path: Path) -> None:
-    """Give a file or folder the permissions that new ones have here.
+    """Give a file or folder the default permissions of new ones.
 
     Libraries that write through temporary files leave theirs private to the user.
     """
-    # The mask is the process's own: asking for it would change it, for other threads too. What is
-    # made by its rules shows it.
+    # Reading the umask would mean changing it, for all threads of the process. A new file shows it
+    # instead.
     probe = Path(f"{path}.{token_hex(4)}")
     descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o777)
     try:
@@ -233,11 +233,12 @@ def _flush_all(folder: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until the disk itself has what was written."""
+    """Flush a file or folder to the disk."""
     posix = os.name == "posix"
-    if path.is_dir() and not posix:  # where folders cannot be opened
+    if path.is_dir() and not posix:  # folders cannot be opened there
         return
-    # Elsewhere a file must be open for writing; here one of others, that is linked, need not be.
+    # Windows needs write access to flush; POSIX must not, as hard-linked files may belong to
+    # others.
     descriptor = os.open(path, os.O_RDONLY if posix else os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -247,7 +248,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def made_parents(target: Path) -> Iterator[None]:
-    """Have the folders above a place; those made for it go again if nothing stays in them."""
+    """Make the parent folders of a target; those left empty are removed afterwards."""
     with plain_disk_errors(target):
         missing = [parent for parent in target.parents if not parent.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -258,15 +259,15 @@ def made_parents(target: Path) -> Iterator[None]:
     finally:
         for parent in missing:
             with suppress(OSError):
-                parent.rmdir()  # what is not empty stays
+                parent.rmdir()  # not empty: it stays
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file that is never changed a second name; across file systems, copy it."""
+    """Hard-link a file that never changes; copy it if that is impossible."""
     try:
         os.link(source, target)
     except FileExistsError:
         raise
-    except OSError:  # another file system, or one without links
+    except OSError:  # another file system, or one without hard links
         with source.open("rb") as old, target.open("xb") as new:
             shutil.copyfileobj(old, new)

@@ -1,4 +1,4 @@
-"""Named tensors in safetensors files, and rows in plain ones that are mapped, not read."""
+"""Named tensors in safetensors files, and memory-mapped rows in raw files."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -22,7 +22,7 @@ from vitscope.files.storage import open_to_readers
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a file."""
+    """Write named tensors to a file."""
     with plain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -37,10 +37,10 @@ def read_tensors(
     path: Path, names: Sequence[str] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a file, or some of its tensors."""
-    if path.exists() and not path.is_file():  # a pipe would wait
+    if path.exists() and not path.is_file():  # a pipe would block
         raise ResultError(f"{printable_path(path)} cannot be read: not a regular file")
     try:
-        # As arrays: each tensor that it makes itself leaves some bytes behind, for good.
+        # As arrays: creating torch tensors here leaks a few bytes each.
         with safe_open(path, framework="np") as file:
             wanted = list(file.keys()) if names is None else names
             arrays = {name: file.get_tensor(name) for name in wanted}
@@ -53,7 +53,7 @@ Rows = Float[np.ndarray, "row dim"]
 
 
 class RowFiles:
-    """Append batches while it is entered as a context; afterwards the rows are mapped, not read."""
+    """Write batches of rows inside a context; afterwards read them memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -75,7 +75,7 @@ class RowFiles:
             self._stack.close()
 
     def append(self, features: Mapping[str, Rows]) -> None:
-        """Take in a batch."""
+        """Append a batch."""
         with plain_disk_errors(self._folder):
             for name, rows in features.items():
                 if name not in self._files:
@@ -85,7 +85,7 @@ class RowFiles:
                 self._files[name].write(np.ascontiguousarray(rows).data)
 
     def open_rows(self) -> dict[str, Rows]:
-        """All rows, in the order in which they came."""
+        """Open all rows, in the order in which they were appended."""
         return {
             name: np.memmap(self._path(k), dtype=dtype, mode="r").reshape(-1, width)
             for k, (name, (dtype, width)) in enumerate(self._shapes.items())

@@ -12,7 +12,7 @@ r"""JSON read as frozen dataclasses, by the annotations of their fields.
 | `Annotated[T, mark]` | `T` within the bounds of a mark |
 | `Any` | whatever there is |
 
-Keys that no field has are passed over. `dataclasses.asdict` is the way back.
+Unknown keys are ignored. `dataclasses.asdict` is the inverse.
 """
 
 import math
@@ -30,23 +30,23 @@ T = TypeVar("T")
 Reader = Callable[[object], Any]
 
 LARGEST = 1e300
-"""No number is larger: what is computed from two of them still is a number."""
+"""Largest number allowed, so that arithmetic on two of them stays finite."""
 MOST = 2**53
-"""No count is larger: readers that know one kind of number still read it exactly."""
+"""Largest count allowed, so that JSON readers with only floats read it exactly."""
 _LONGEST_PLACE, _LONGEST_VALUE = 100, 60
 
 
 class Mark(ABC):
-    """A bound on what an annotated value may be."""
+    """A constraint on an annotated value."""
 
     @abstractmethod
     def _explain(self, value: Any) -> str:
-        """What is wrong with the value, as a clause; empty where nothing is."""
+        """Describe what is wrong with the value, as a clause; empty if nothing is."""
 
 
 @dataclass(frozen=True)
 class Within(Mark):
-    """A number has a least and a largest value."""
+    """The number has bounds."""
 
     low: int
     high: int
@@ -58,7 +58,7 @@ class Within(Mark):
 
 @dataclass(frozen=True)
 class Defined(Mark):
-    """A number is never undefined."""
+    """The number is not undefined."""
 
     def _explain(self, value: float) -> str:
         return "expected a number, found null" if math.isnan(value) else ""
@@ -66,7 +66,7 @@ class Defined(Mark):
 
 @dataclass(frozen=True)
 class NotEmpty(Mark):
-    """An array or object holds something."""
+    """The array or object is not empty."""
 
     def _explain(self, value: Collection[Any]) -> str:
         return "" if value else "expected at least one entry, found none"
@@ -74,7 +74,7 @@ class NotEmpty(Mark):
 
 @dataclass(frozen=True)
 class Keys(Mark):
-    """An object has certain keys."""
+    """The object has the given keys."""
 
     names: tuple[str, ...]
 
@@ -83,7 +83,7 @@ class Keys(Mark):
 
 
 Finite = Annotated[float, Defined()]
-"""A number that is never undefined."""
+"""A number that is not undefined."""
 
 
 class _DamageError(Exception):
@@ -209,7 +209,7 @@ def _make_dataclass_reader(kind: Any) -> Reader:
                 raise _DamageError(f"{name} is missing")
         try:
             return kind(**values)
-        except VitscopeError as error:  # the class has bounds of its own
+        except VitscopeError as error:  # constraints of the class itself
             raise _DamageError(printable(str(error))) from None
 
     return read

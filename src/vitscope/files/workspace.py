@@ -1,12 +1,12 @@
-"""What an unfinished run keeps beside its place, so that it can resume after whatever stopped it.
+"""Files of an unfinished run, kept beside its target so that it can resume after any interruption.
 
-- A part is there whole, on the disk itself, or not at all: kill -9, a power cut and a full disk
-  leave the parts that were finished before, also while parts are removed.
-- A part whose bytes changed after it was finished is found out (`is_whole`).
-- Parts of another plan are never mixed in: a plan is written down before the first part.
-- Two runs never work for one place at the same time.
-- Nothing is followed through a link or removed that a run did not make: the folder lies where
-  others may write too.
+- A part is completely on the disk or absent: after kill -9, a power cut or a full disk the parts
+  finished before remain, even while parts are being removed.
+- A part whose bytes changed after it was finished is detected (`is_whole`).
+- Parts of another plan are never mixed in: the plan is saved before the first part.
+- Two runs never work on the same target at once.
+- Links are never followed and foreign files never removed: others may be able to write to the
+  folder too.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from vitscope.files.storage import flush, made_parents, replace_json, staged_fol
 _PLAN, _COPIES, _PARTS, _LOCK = "plan.json", "copies.json", "parts", ".lock"
 _CHECKSUMS = "checksums.json"
 _UNFINISHED = re.compile(r"\.\d{6,}\..*")
-"""Names of what was being written or removed in the place of a part."""
+"""Names of parts that were being written or removed."""
 
 _RUN = "run"
 _DIGESTS = {
@@ -41,10 +41,10 @@ _DIGESTS = {
     "behaviour_hash": "the model computes otherwise: a hook, a parametrisation, a replaced part or "
     "a setting is another",
 }
-"""What it means if a digest in a plan is another."""
+"""What a different digest in a plan means."""
 
 Plan = Mapping[str, Any]
-"""What the numbers of a run depend on, as JSON holds it."""
+"""Everything the numbers of a run depend on, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +55,23 @@ class Workspace:
 
     @contextmanager
     def new_part(self, number: int) -> Iterator[Path]:
-        """Write a part, which is there when it is whole."""
+        """Write a part; it appears only when complete."""
         with staged_folder(self.part(number)) as staging:
             yield staging
             write_json(staging / _CHECKSUMS, _checksum(staging))
 
     def part(self, number: int) -> Path:
-        """Where a part lies, or will."""
+        """Folder of a part, existing or not."""
         return self.folder / _PARTS / f"{number:06d}"
 
     @property
     def run_id(self) -> str | None:
-        """What the run is called, whose parts these are; None before one has begun."""
+        """Id of the run; None before one has started."""
         plan = self.read_plan()
         return None if plan is None else plan.get(_RUN)
 
     def read_plan(self) -> Plan | None:
-        """What the numbers of the run depend on."""
+        """Read the plan of the run."""
         try:
             found = read_json(self.folder / _PLAN)
         except ResultError:
@@ -79,7 +79,7 @@ class Workspace:
         return found if isinstance(found, dict) else None
 
     def read_copies(self) -> dict[int, frozenset[str]]:
-        """Images that a part leaves out, for an earlier part has them."""
+        """Read which images each part omits because an earlier part has them."""
         try:
             found = read_json(self.folder / _COPIES)
             return {int(number): frozenset(ids) for number, ids in found.items()}
@@ -87,11 +87,11 @@ class Workspace:
             return {}
 
     def write_copies(self, copies: Mapping[int, Iterable[str]]) -> None:
-        """Remember what parts are to leave out."""
+        """Save which images each part omits."""
         replace_json(self.folder / _COPIES, {k: sorted(ids) for k, ids in copies.items()})
 
     def is_whole(self, number: int) -> bool:
-        """Whether a finished part still holds, byte by byte, what was written."""
+        """Whether the files of a finished part are unchanged."""
         part = self.part(number)
         try:
             return bool(read_json(part / _CHECKSUMS) == _checksum(part))
@@ -99,20 +99,20 @@ class Workspace:
             return False
 
     def remove_part(self, number: int) -> None:
-        """Remove a finished part; a process that is killed here leaves all of it or none."""
+        """Remove a finished part atomically: a killed process leaves all of it or nothing."""
         part = self.part(number)
         aside = part.with_name(f".{part.name}.old-{uuid4().hex}")
         part.rename(aside)
         shutil.rmtree(aside)
 
     def clear(self) -> None:
-        """Remove all parts, one after the other: those that are left still are of the plan."""
+        """Remove all parts one by one; the remaining ones always belong to the saved plan."""
         for number in self.find_done():
             self.remove_part(number)
         self.remove_unfinished()
 
     def remove_unfinished(self) -> None:
-        """Remove what a killed process was writing or removing."""
+        """Remove parts that a killed process was writing or removing."""
         for path in self._list_parts():
             if not _UNFINISHED.fullmatch(path.name):
                 continue
@@ -122,8 +122,8 @@ class Workspace:
                 path.unlink()
 
     def find_done(self) -> set[int]:
-        """Numbers of the parts that are finished."""
-        # What is being written begins with a dot.
+        """Numbers of the finished parts."""
+        # Unfinished parts have names that start with a dot.
         return {int(p.name) for p in self._list_parts() if p.name.isdecimal() and p.is_dir()}
 
     def _list_parts(self) -> list[Path]:
@@ -143,7 +143,7 @@ def _checksum(folder: Path) -> dict[str, str]:
 
 
 def place_of(target: Path) -> Path:
-    """Where the workspace of a run lies."""
+    """Path of the workspace of a run."""
     target = target.resolve()
     return target.parent / f".{target.name[:100]}.run"
 
@@ -152,7 +152,7 @@ def place_of(target: Path) -> Path:
 def open_workspace(
     target: Path, plan: Plan, *, resume: bool, overwrite: bool
 ) -> Iterator[Workspace]:
-    """Work for a place alone, on top of what an earlier run of the same plan has finished."""
+    """Open a target's workspace exclusively, with the parts that an earlier run finished."""
     with _held(target) as workspace:
         try:
             with plain_disk_errors(target):
@@ -168,7 +168,7 @@ def open_workspace(
 
 @contextmanager
 def kept_from_runs(target: Path) -> Iterator[None]:
-    """Write to a place that no run may work for meanwhile."""
+    """Keep runs from working on a target while it is written."""
     with _held(target) as workspace:
         try:
             yield
@@ -177,7 +177,7 @@ def kept_from_runs(target: Path) -> Iterator[None]:
 
 
 def discard_workspace(target: Path) -> None:
-    """Remove what an earlier run left, unless it is still at work."""
+    """Remove the workspace of an earlier run unless it is still running."""
     if place_of(target).exists():
         with _held(target) as workspace, plain_disk_errors(target):
             remove_leftovers(target)
@@ -198,7 +198,7 @@ def _held(target: Path) -> Iterator[Workspace]:
 
 
 def _remove(workspace: Workspace) -> None:
-    # The parts go first: those that are left by a process killed here still say whose they are.
+    # Parts first: if the process is killed here, the plan of the remaining parts is still known.
     with suppress(OSError):
         workspace.clear()
         for name in (_COPIES, _PLAN):
@@ -208,7 +208,7 @@ def _remove(workspace: Workspace) -> None:
 
 
 def _remove_folder(workspace: Workspace) -> None:
-    # What is not empty stays: a run's parts, or something of the user's.
+    # Folders that are not empty stay: they hold a run's parts, or files of the user.
     with suppress(OSError):
         (workspace.folder / _PARTS).rmdir()
     with suppress(OSError):
@@ -236,7 +236,7 @@ def _prepare(
                 f"{name} holds a different unfinished run ({difference}): resume with the "
                 "same images and settings, or add --overwrite to start again"
             )
-    workspace.clear()  # before the new plan is there, which they are not of
+    workspace.clear()  # before the new plan is saved, to which they do not belong
     (workspace.folder / _COPIES).unlink(missing_ok=True)
     replace_json(workspace.folder / _PLAN, {**plan, _RUN: uuid4().hex})
     (workspace.folder / _PARTS).mkdir(exist_ok=True)
@@ -245,7 +245,7 @@ def _prepare(
 
 
 def describe_difference(found: object, plan: Plan) -> str | None:
-    """The first thing in which two plans differ, in words."""
+    """Describe the first difference between two plans."""
     if not isinstance(found, dict):
         return "what it was of cannot be read"
     for key in [*plan, *found]:
@@ -270,7 +270,7 @@ def pack_folder(folder: Path) -> dict[str, bytes]:
 
 
 def unpack_folder(files: Mapping[str, bytes], folder: Path) -> None:
-    """Write what `pack_folder` read."""
+    """Write the files read by `pack_folder`."""
     for name, content in files.items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:

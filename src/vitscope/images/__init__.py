@@ -1,1 +1,1 @@
-"""Images: finding, decoding and describing them, and what a model wants of them."""
+"""Images: finding, decoding, preprocessing and describing them."""

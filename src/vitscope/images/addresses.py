@@ -1,7 +1,7 @@
-"""Where an image lies, and how its bytes are read from there.
+"""Image addresses: where an image is, and how to read its bytes.
 
-An address is a few words, which go to another process or machine by the hundred thousand; nothing
-is open in it, and whoever has it can read.
+An address is small enough to be sent to other processes and machines by the hundred thousand. It
+holds no open file, and is all that is needed to read the image.
 """
 
 from collections.abc import Iterable
@@ -19,21 +19,21 @@ from vitscope.images.stores import StoredObject, read_file
 from vitscope.images.tar_shards import TarMember
 
 ImageAddress = Path | StoredObject | TarMember | ParquetRow | HeldImage
-"""Where an image lies: a file, an object in a store, a member of an archive, a row of a table, or
-in the caller's hands."""
+"""Location of an image: a file, an object in a store, a member of an archive, a row of a table, or
+an object in memory."""
 
 Images = str | ImageAddress | Image.Image | Iterable[Any] | Items | Dataset[Any]
-"""What images are looked for in: a path or URL, what an earlier search found, an object that holds
-images (docs/data.md), or several of these."""
+"""Sources of images: a path or URL, the result of an earlier search, an object that holds images
+(docs/data.md), or several of these."""
 
 
 def read_image(address: ImageAddress) -> bytes:
-    """Read an image's bytes from where they lie."""
+    """Read an image's bytes."""
     return read_file(address) if isinstance(address, Path) else address.read()
 
 
 def size_of(address: ImageAddress) -> int | None:
-    """How many bytes an image has, as far as that is known without reading it."""
+    """Size of an image in bytes, if known without reading it."""
     if isinstance(address, (ParquetRow, HeldImage)):
         return None
     if not isinstance(address, Path):
@@ -45,12 +45,12 @@ def size_of(address: ImageAddress) -> int | None:
 
 
 def printable_address(address: ImageAddress) -> str:
-    r"""An address as text that any file format and any terminal takes, and that holds no secret."""
+    r"""An address as printable text without secrets."""
     return printable_path(address) if isinstance(address, Path) else address.name
 
 
 def image_stem(address: ImageAddress) -> str:
-    """What an image is called, without folder and extension: what its mask is called too."""
+    """Name of an image without folder and extension; its mask has the same."""
     if isinstance(address, (ParquetRow, HeldImage)):
         raise UsageError(
             f"{address.name} has no name that a mask could be matched with: give masks with files "

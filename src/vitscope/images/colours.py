@@ -1,4 +1,4 @@
-"""From the samples that an image is stored in to 8-bit red, green and blue."""
+"""Conversion of stored samples to 8-bit RGB."""
 
 from io import BytesIO
 
@@ -9,18 +9,18 @@ from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 from vitscope.errors import ImageReadError
 
 _WHITE_IS_ZERO = 0
-"""TIFF's photometric interpretation that Pillow minds at 8 bits and forgets above."""
+"""A photometric interpretation of TIFF that Pillow respects at 8 bits but ignores above."""
 
 _SAMPLE_FORMAT = 339
 _SAMPLE_FORMATS = {1: "whole numbers", 2: "signed whole numbers", 3: "floating-point numbers"}
 _UNKNOWN_SAMPLES = "unknown pixel mode"
-"""What Pillow says of a TIFF whose samples it does not read, in an error it keeps to itself."""
+"""Pillow's internal error message for a TIFF with unsupported samples."""
 
 
 def widen_png_key(image: Image.Image, depth: int) -> None:
-    """Bring the transparent colour of a PNG to the 8 bits that Pillow brought its pixels to.
+    """Scale a PNG's transparent colour to 8 bits, as Pillow did with its pixels.
 
-    Pillow leaves it at the depth of the file, where it matches nothing.
+    Pillow leaves it at the bit depth of the file, where it matches no pixel.
     """
     key = image.info.get("transparency")
     if image.mode == "L" and depth < 8 and isinstance(key, int):
@@ -30,7 +30,7 @@ def widen_png_key(image: Image.Image, depth: int) -> None:
 
 
 def convert_to_rgb(image: Image.Image, background: int) -> Image.Image:
-    """Show an image in 8-bit red, green and blue, as `decode_image` says."""
+    """Convert an image to 8-bit RGB, as described in `decode_image`."""
     image = narrow_grey(image)
     if image.has_transparency_data:
         return _lay_on(background, image)
@@ -40,19 +40,20 @@ def convert_to_rgb(image: Image.Image, background: int) -> Image.Image:
 
 
 def narrow_grey(image: Image.Image) -> Image.Image:
-    """Bring greyscale of more than 8 bits to 8, as `decode_image` says; leave others as they are.
+    """Convert greyscale of more than 8 bits to 8, as in `decode_image`; other images are unchanged.
 
-    What is white is said by the mode and, of a TIFF, by tags that only its opened file has.
+    Which value is white follows from the mode and, for TIFF, from tags that only an opened file
+    has.
     """
     deep = image.mode in ("I", "F") or image.mode.startswith("I;")
     return _to_8_bit(image) if deep else image
 
 
 def describe_unread_tiff(data: bytes) -> str | None:
-    """Tell a whole TIFF whose samples are of a kind that is not read from a damaged file."""
+    """Describe a TIFF that is intact but has unsupported samples; None for a damaged file."""
     try:
         TiffImagePlugin.TiffImageFile(BytesIO(data))
-    except SyntaxError as error:  # what whatever it trips over ends in
+    except SyntaxError as error:  # Pillow ends in this error whatever the problem
         if str(error) != _UNKNOWN_SAMPLES:
             return None
     else:
@@ -71,7 +72,7 @@ def describe_unread_tiff(data: bytes) -> str | None:
 
 def _lay_on(background: int, image: Image.Image) -> Image.Image:
     canvas = Image.new("RGB", image.size, (background,) * 3)
-    if image.mode == "La":  # Premultiplied grey, which Pillow converts to nothing but LA.
+    if image.mode == "La":  # Premultiplied grey, which Pillow converts only to LA.
         image = image.convert("LA")
     layer = image.convert("RGBA")
     canvas.paste(layer, mask=layer)
@@ -89,7 +90,7 @@ def _ink_to_rgb(image: Image.Image) -> Image.Image:
                 outputMode="RGB",
             )
         except (ImageCms.PyCMSError, OSError):
-            translated = None  # The profile is broken, or is not one of inks.
+            translated = None  # The profile is broken or not for CMYK.
         if translated is not None:
             return translated
     return image.convert("RGB")
@@ -101,7 +102,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         grey = _scale_fractions(values)
     else:
-        # A TIFF may use fewer bits than it stores; everything else that is read here uses 16.
+        # A TIFF may use fewer bits than it stores; all other formats read here use 16.
         bits = min(16, tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
         grey = _scale_levels(values, white=2**bits - 1)
     if tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO:
@@ -117,7 +118,7 @@ def _scale_fractions(
     values: Float[np.ndarray, "height width"],
 ) -> UInt8[np.ndarray, "height width"]:
     low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 1):  # Put so that NaN is refused too.
+    if not (low >= 0 and high <= 1):  # Written so that NaN is refused too.
         raise ImageReadError(
             f"floating-point values from {low:g} to {high:g}: only 0 (black) to 1 (white) is read"
         )

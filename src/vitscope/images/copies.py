@@ -1,9 +1,8 @@
-"""Finding images that hold the same bytes before any of them is decoded.
+"""Find images with identical bytes before decoding any of them.
 
-What is cheap to distinguish is distinguished cheaply: files and members of local archives by their
-sizes, those of equal size by their last bytes, and the few that are left by all their bytes. Rows
-of tables and objects in stores would all have to be fetched for it: their copies are found by
-whoever reads them.
+Cheap comparisons come first: files and members of local archives are compared by size, those of
+equal size by their last bytes, and the remaining ones by all bytes. Rows of tables and objects in
+stores would have to be fetched for this, so their copies are found while they are read.
 """
 
 import stat
@@ -20,7 +19,7 @@ _END_BYTES = 4096
 
 
 def find_copies(addresses: Sequence[ImageAddress]) -> list[list[int]]:
-    """Find images of this machine that hold the same bytes."""
+    """Find images on this machine that have the same bytes."""
     groups = [list(range(len(addresses)))]
     for tell in (_tell_size, _tell_end, _tell_bytes):
         groups = [alike for group in groups for alike in _split(group, addresses, tell)]
@@ -37,7 +36,7 @@ def _split(
         try:
             told = tell(addresses[place])
         except ImageReadError:
-            continue  # as the run will say
+            continue  # the run will report it
         if told is not None:
             alike.setdefault(told, []).append(place)
     yield from (group for group in alike.values() if len(group) > 1)

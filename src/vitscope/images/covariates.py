@@ -1,8 +1,8 @@
-"""Numbers that describe an image without a label.
+"""Numbers that describe an image without labels.
 
-They are of the image as a model is given it: resized and cropped, not normalised. What is said
-of lightness is said of the grey image: the luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, in
-whole levels from 0 (black) to 255 (white).
+They are computed on the resized and cropped image, before normalisation. Those about lightness use
+the grey image: the luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, in whole levels from 0
+(black) to 255 (white).
 """
 
 import math
@@ -23,20 +23,20 @@ IMAGE_COVARIATES = (
 """Covariates that every image has."""
 
 SEGMENT_COVARIATES = ("num_segments", "largest_segment", "mean_segment")
-"""Covariates of images with a mask."""
+"""Additional covariates of images with a mask."""
 
 EDGE_THRESHOLD = 100
 """Sobel gradient above which a pixel is an edge: a straight step of 25 grey levels reaches it."""
 
 NARROW = 1 / 8
-"""An image that uses less of the range from black to white is counted, so that a result says so:
-12-bit numbers in a 16-bit file (1/16), or a label map, are read as what they are stored as."""
+"""Images that use less of the range from black to white are counted and reported. Typical cases are
+12-bit values in a 16-bit file (1/16) and label maps, which are read as stored."""
 
 SALIENCY_SIDE = 64
-"""Side of the square that an image is reduced to before its spectral residual, in pixels."""
+"""Side in pixels of the square that an image is reduced to before its spectral residual."""
 
 SALIENCY_BLUR_PX = 2.5
-"""Standard deviation of the Gaussian that smooths the saliency map, at that size."""
+"""Standard deviation in pixels of the Gaussian that smooths the saliency map, at that size."""
 
 Grey = UInt8[np.ndarray, "height width"]
 
@@ -54,7 +54,7 @@ def compute_covariates(
     - `spatial_frequency`: mean distance from the origin of the power spectrum, in cycles per
       pixel: Σ P |f| / Σ P, P the power of the grey image less its mean under a Hann window.
     - `saliency_concentration`: Gini coefficient of the saliency map by spectral residual (Hou &
-      Zhang 2007); 0 where all of the image is equally salient, near 1 where one spot is.
+        Zhang 2007); 0 if the whole image is equally salient, near 1 if a single spot is.
 
     Source:
         D. Hasler and S. Süsstrunk, *Measuring colourfulness in natural images*, SPIE 5007 (2003),
@@ -76,11 +76,11 @@ def compute_covariates(
 def compute_segment_covariates(
     segments: Integer[np.ndarray, "height width"],
 ) -> dict[str, float]:
-    """Describe how an image is divided.
+    """Describe the segments of an image.
 
-    - `num_segments`: how many segments there are.
-    - `largest_segment`: area of the largest as a part of the image, unlabelled pixels included.
-    - `mean_segment`: mean area of the segments, likewise.
+    - `num_segments`: number of segments.
+    - `largest_segment`: area of the largest as a fraction of the image, unlabelled pixels included.
+    - `mean_segment`: mean area of the segments, as the same fraction.
     """
     areas = np.unique(segments[segments != 0], return_counts=True)[1] / segments.size
     return {
@@ -91,13 +91,13 @@ def compute_segment_covariates(
 
 
 def measure_range(image: Image.Image | np.ndarray) -> float:
-    """Part of the range from black to white between the darkest and the brightest sample."""
+    """Fraction of the range from black to white between the darkest and the brightest sample."""
     levels = np.asarray(image)
     return (int(levels.max()) - int(levels.min())) / 255
 
 
 def note_narrow(num_narrow: int, num_images: int) -> list[str]:
-    """What a result says of images that use little of the range."""
+    """Make a note about images that use little of the range."""
     if not num_narrow:
         return []
     return [
@@ -129,7 +129,7 @@ def _square(values: Int16[np.ndarray, "height width"]) -> Int32[np.ndarray, "hei
 
 def _compute_colourfulness(levels: UInt8[np.ndarray, "height width 3"]) -> float:
     red, green, blue = (levels[..., channel].astype(np.int16) for channel in range(3))
-    # Twice yellow less blue, so that both are whole numbers and their sums exact.
+    # Twice yellow minus blue, so that all values are integers and their sums exact.
     rg_mean, rg_variance = _compute_moments(red - green)
     yb_mean, yb_variance = _compute_moments(red + green - 2 * blue)
     spread = math.sqrt(rg_variance + yb_variance / 4)
@@ -161,12 +161,12 @@ def _make_spectrum_tables(
     Float64[np.ndarray, " half"],
     Float64[np.ndarray, "height half"],
 ]:
-    # The window, how often each column of half the spectrum counts, distance from the origin.
-    # Sampled between its zeros, so that no pixel is lost.
+    # The window, how often each column of the half spectrum counts, and the distance from the
+    # origin. The window is sampled between its zeros, so that no pixel is lost.
     rows, columns = (
         np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2 for side in (height, width)
     )
-    # A real image's spectrum is symmetric: all columns but those at 0 and 1/2 stand for two.
+    # A real image's spectrum is symmetric: all columns except those at 0 and 1/2 count twice.
     weights = np.full(width // 2 + 1, 2.0)
     weights[0] = 1
     if width % 2 == 0:
@@ -178,12 +178,12 @@ def _make_spectrum_tables(
 def _map_saliency(grey: Grey) -> Float64[np.ndarray, "side side"]:
     small = _average_over_cells(_average_over_cells(grey.astype(np.float64)).T).T
     spectrum = fft.fft2(small)
-    # What is below one level in all is rounding, and has neither a logarithm nor a phase.
+    # Amplitudes below one level are rounding errors without a meaningful logarithm or phase.
     amplitude = np.maximum(np.abs(spectrum), 1)
     logarithm = np.log(amplitude)
     # The spectrum of a sampled image is periodic.
     residual = logarithm - ndimage.uniform_filter(logarithm, 3, mode="wrap")
-    # exp(residual + i phase), written without the angle.
+    # exp(residual + i phase), computed without the angle.
     raw = np.abs(fft.ifft2(np.exp(residual) * spectrum / amplitude)) ** 2
     saliency: Float64[np.ndarray, "side side"] = ndimage.gaussian_filter(raw, SALIENCY_BLUR_PX)
     return saliency
@@ -192,8 +192,8 @@ def _map_saliency(grey: Grey) -> Float64[np.ndarray, "side side"]:
 def _average_over_cells(
     values: Float64[np.ndarray, "side other"],
 ) -> Float64[np.ndarray, "cell other"]:
-    # Means over cells of equal length, exact where an edge cuts a pixel: by running sums, and not
-    # by a matrix product, for which every process that reads would start threads.
+    # Means over cells of equal length, exact where a boundary cuts a pixel. Running sums, because a
+    # matrix product would start threads in every reading process.
     side = len(values)
     edges = np.arange(SALIENCY_SIDE + 1) * (side / SALIENCY_SIDE)
     cut = np.minimum(edges.astype(np.intp), side - 1)
@@ -204,7 +204,7 @@ def _average_over_cells(
 
 
 def _compute_gini(values: Float64[np.ndarray, "height width"]) -> float:
-    # Σ (2i − n − 1) s_(i) / (n Σ s), s_(i) the values in ascending order.
+    # Σ (2i − n − 1) s_(i) / (n Σ s), with s_(i) the values in ascending order.
     ascending = np.sort(values, axis=None)
     ranks = 2.0 * np.arange(1, values.size + 1) - values.size - 1
     return float((ranks * ascending).sum() / (values.size * ascending.sum()))

@@ -1,13 +1,13 @@
-"""One image: from the bytes of a file to the pixels a model is given.
+"""Decode and preprocess one image, from a file's bytes to the pixels a model is given.
 
-- An image is read as a viewer would show it: turned as its EXIF says, transparency laid on a
-  background, inks turned into colours, deep greyscale scaled and not clipped, an animation's first
-  frame.
-- With one exception: RGB images keep their numbers whatever colour profile they carry. Viewers
-  would translate a wide-gamut image, but the pipelines that models are trained with do not.
-- Whatever the bytes are, the answer is an image or an `ImageReadError`, so that a run does not
-  die of one image; and only ordinary image formats are tried, never one that runs a program.
-- Pixels agree bit for bit with those of the library that the model's preprocessing names.
+- An image is read as a viewer shows it: rotated as its EXIF says, transparency on a background,
+  CMYK converted to RGB, deep greyscale scaled rather than clipped, only the first frame of an
+  animation.
+- One exception: RGB images keep their values whatever their colour profile. Viewers would convert a
+  wide-gamut image, but the pipelines that models are trained with do not.
+- The result is always an image or an `ImageReadError`, so that no single image stops a run. Only
+  ordinary image formats are tried, never one that runs a program.
+- Pixels match the library named by the preprocessing bit for bit.
 """
 
 import struct
@@ -37,7 +37,7 @@ from vitscope.images.resampling import (
 )
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-"""Names, as Pillow has them, of the formats that are read."""
+"""Formats that are read, by Pillow's names."""
 
 _TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -48,7 +48,7 @@ _TURNS = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-"""What undoes each EXIF orientation."""
+"""The transformation that undoes each EXIF orientation."""
 
 _METADATA_ERRORS = (
     LookupError,
@@ -58,16 +58,16 @@ _METADATA_ERRORS = (
     ValueError,
     struct.error,
 )
-"""What Pillow's EXIF reader raises on metadata that is not what it says it is."""
+"""Errors that Pillow's EXIF reader raises for malformed metadata."""
 
 _PIXELS = "preprocessed pixels"
-"""Under which name an image that was made of preprocessed pixels has them in its `info`."""
+"""Key in an image's `info` for the preprocessed pixels it was made from."""
 
 _PNG_DEPTH_BYTE = 24  # where every PNG file states its bits per sample
 
 _DRAFT_MARGIN = 2
-"""How many times larger than it is resized to an image that is decoded as a draft stays, so that
-the filter still has several pixels for each of its own."""
+"""A draft stays at least this many times larger than the resized image, so that the filter still
+averages several pixels."""
 
 
 @cache
@@ -78,18 +78,18 @@ def image_extensions() -> frozenset[str]:
 
 
 def image_id(data: bytes) -> str:
-    """An image's identity: the same bytes under another path are the same image."""
+    """Identity of an image: equal bytes are the same image, whatever their path."""
     return blake2b(data, digest_size=16).hexdigest()
 
 
 def pack_pixels(pixels: Float[Tensor, "3 height width"]) -> bytes:
-    """Pixels that are preprocessed already as the bytes that are read of an image."""
+    """Pack preprocessed pixels into bytes, which are read like those of an image file."""
     height, width = pixels.shape[1:]
     return b"%d %d\n" % (height, width) + pixels.contiguous().numpy().tobytes()
 
 
 def _unpack_pixels(data: bytes, preprocessing: Preprocessing) -> Image.Image:
-    # How they look, with the pixels beside it.
+    # An image to show, together with the pixels.
     size, _, numbers = data.partition(b"\n")
     height, width = map(int, size.split())
     if (height, width) != preprocessing.size:
@@ -105,12 +105,12 @@ def _unpack_pixels(data: bytes, preprocessing: Preprocessing) -> Image.Image:
 
 
 def decode_for_model(data: bytes, preprocessing: Preprocessing) -> Image.Image:
-    """Read an image at the size and on the background that a model wants."""
+    """Decode an image for a model, with its background and at a size that suffices."""
     if preprocessing.pipeline == "given":
         return _unpack_pixels(data, preprocessing)
     least = None
     if preprocessing.draft:
-        # The larger side for both: the file may be turned once it is decoded.
+        # The larger side for both, because the file may be rotated after decoding.
         side = _DRAFT_MARGIN * max(compute_target(preprocessing))
         least = (side, side)
     return decode_image(data, background=preprocessing.background, least_size=least)
@@ -119,12 +119,12 @@ def decode_for_model(data: bytes, preprocessing: Preprocessing) -> Image.Image:
 def decode_image(
     data: bytes, *, background: int, least_size: tuple[int, int] | None = None
 ) -> Image.Image:
-    """Read an image as a viewer would show it.
+    """Decode an image as a viewer would show it.
 
-    Deep greyscale (16 bit, or whole numbers from 0 to 65535) is scaled to 8 bit; floating-point
-    greyscale is taken where it lies in [0, 1], and refused elsewhere, because then nothing says
-    which values are black and white. CMYK goes through its embedded colour profile, or Pillow's
-    plain conversion where there is none or it is broken.
+    Deep greyscale (16 bit, or whole numbers from 0 to 65535) is scaled to 8 bit. Floating-point
+    greyscale is accepted if it lies in [0, 1] and refused otherwise, because the values of black
+    and white are then unknown. CMYK is converted with its embedded colour profile, or by Pillow's
+    plain conversion if there is none or it is broken.
     """
     with open_image(data, least_size=least_size) as image:
         if image.format == "PNG":
@@ -139,7 +139,7 @@ def open_image(
     *,
     least_size: tuple[int, int] | None = None,
 ) -> Iterator[Image.Image]:
-    """Decode a file's pixels as they are stored, with one kind of error for whatever is wrong."""
+    """Decode the stored pixels of a file; every failure is an `ImageReadError`."""
     if not data:
         raise ImageReadError("the file is empty")
     with (
@@ -150,7 +150,7 @@ def open_image(
         if least_size is not None:
             image.draft(None, least_size)
         image.load()
-        if image.info.get("default_image"):  # shown where animations are not
+        if image.info.get("default_image"):  # the default image is for viewers without animation
             image.seek(1)
             image.load()
         yield image
@@ -176,13 +176,13 @@ def _plain_decoding_errors(data: bytes, formats: Sequence[str]) -> Iterator[None
     except MemoryError as error:
         raise ImageReadError("too large: not enough memory to decode it") from error
     except Exception as error:
-        # As broad as can be: ten decoders, each with habits of its own, fed bytes from anywhere;
-        # what they may raise is documented nowhere and changes between versions.
+        # Deliberately broad: ten decoders read untrusted bytes, and what they may raise is
+        # undocumented and changes between versions.
         raise ImageReadError(f"damaged or cut short: {_describe(error)}") from error
 
 
 def turn_upright(image: Image.Image, source: Image.Image) -> Image.Image:
-    """Turn an image as the metadata of the file that it came from ask."""
+    """Rotate an image according to the metadata of the file it came from."""
     turn = _TURNS.get(_read_orientation(source))
     return image if turn is None else image.transpose(turn)
 
@@ -190,7 +190,7 @@ def turn_upright(image: Image.Image, source: Image.Image) -> Image.Image:
 def prepare_image(
     image: Image.Image, preprocessing: Preprocessing
 ) -> tuple[Image.Image, Float[Tensor, "channel height width"]]:
-    """What a model is given of an image, as it looks and as numbers."""
+    """A model's input for an image, as an image and as a tensor."""
     if preprocessing.pipeline == "given":
         return image, image.info[_PIXELS]
     if preprocessing.pipeline == "transformers-float":
@@ -207,16 +207,16 @@ def preprocess_image(
 ) -> Float[Tensor, "channel height width"]:
     """Resize, centre crop, scale to [0, 1] and normalise.
 
-    The numbers are those of the library that `preprocessing.pipeline` names, bit for bit:
-    torchvision's Resize, CenterCrop, ToTensor and Normalize on a PIL image, or an image processor
-    of transformers. An image so long and thin that it would have more than 67 megapixels when
-    resized whole is resampled only where the crop keeps it, which may round differently.
+    The result matches the library named by `preprocessing.pipeline` bit for bit: torchvision's
+    Resize, CenterCrop, ToTensor and Normalize on a PIL image, or an image processor of
+    transformers. An image so elongated that it would have more than 67 megapixels when resized
+    whole is resampled only inside the crop, which may round differently.
     """
     return prepare_image(image, preprocessing)[1]
 
 
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """The part of an image that a model is given, at the size at which it is given it."""
+    """Resize and crop an image to a model's input."""
     if preprocessing.pipeline == "given":
         return image
     if preprocessing.pipeline in PILLOW_PIPELINES:
@@ -231,7 +231,7 @@ def normalize_pixels(
     levels = np.asarray(cropped).transpose(2, 0, 1)
     mean, std = _column(preprocessing.mean), _column(preprocessing.std)
     if preprocessing.pipeline == "transformers":
-        # Its processors multiply mean and deviation by 255 instead of dividing the levels.
+        # Its processors multiply mean and std by 255 instead of dividing the levels.
         pixels = torch.from_numpy(levels.astype(np.float32, order="C"))
         return pixels.sub_(mean * 255).div_(std * 255)
     pixels = torch.from_numpy(np.divide(levels, np.float32(255), dtype=np.float32, order="C"))
@@ -249,7 +249,7 @@ def _openable_formats(formats: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _describe(error: Exception) -> str:
-    # In one printable line, for the text of a decoder's error may quote the file.
+    # On one printable line, because a decoder's error may quote the file.
     text = " ".join(str(error).split()) or type(error).__name__
     return "".join(c if c.isprintable() else "?" for c in text[:200])
 
@@ -258,5 +258,5 @@ def _read_orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except _METADATA_ERRORS:
-        return 1  # A viewer shows an image whose metadata are broken, and shows it as stored.
+        return 1  # Viewers show an image with broken metadata as stored.
     return orientation if isinstance(orientation, int) else 1

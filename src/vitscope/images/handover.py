@@ -1,9 +1,9 @@
-"""How batches come from the processes that read them.
+"""Transfer of batches from the reading processes.
 
-- A batch that cannot be handed over ends its process, which the run notices; it is never lost
-  while the run waits for it.
-- Where the shared memory of the machine is too small for the batches that are read ahead (64 MB
-  in a container, unless configured otherwise), they come through pipes instead.
+- A batch that cannot be transferred ends its process, which the run notices; the run never waits
+  for a lost batch.
+- If the machine's shared memory is too small for the prefetched batches (64 MB by default in a
+  container), batches are sent through pipes instead.
 """
 
 import os
@@ -21,42 +21,42 @@ import torch
 from torch import Tensor
 
 PREFETCHED = 2
-"""Batches that each process reads ahead."""
+"""Number of batches that each process prefetches."""
 
-_SHARED = Path("/dev/shm")  # noqa: S108 - it is where torch puts what is shared
-_PAGES = 2**16  # bytes for the small tensors of a batch, of which each takes a page of its own
+_SHARED = Path("/dev/shm")  # noqa: S108 - where torch puts shared tensors
+_PAGES = 2**16  # bytes for the small tensors of a batch, each of which takes a page
 
 
 def fits_shared_memory(num_workers: int, batch_bytes: int) -> bool:
-    """Whether the batches that are read ahead fit into shared memory."""
+    """Whether the prefetched batches fit into shared memory."""
     if not _SHARED.is_dir():
         return True
-    # One more is at work, and one may be on its way to a device.
+    # One more is in progress, and one may be on its way to a device.
     at_once = num_workers * PREFETCHED + 2
     return shutil.disk_usage(_SHARED).free >= at_once * (batch_bytes + _PAGES)
 
 
 class WorkerStart:
-    """What a process that reads does first."""
+    """Prepares a reading process."""
 
     def __init__(self, *, by_pipe: bool) -> None:
         self._by_pipe = by_pipe
 
     def __call__(self, _: int) -> None:
         """Prepare this process."""
-        # Ctrl-C reaches every process of a terminal; the run hears it and ends those that read.
+        # Ctrl-C reaches all processes of a terminal; the run handles it and ends the reading ones.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # One that is stopped while it hands a batch over would complain of its broken pipe.
-        # Nothing else is lost: what goes wrong with an image or a batch is raised in the run.
+        # A process stopped during a transfer would report a broken pipe. Nothing else is lost:
+        # errors of images and batches are raised in the run.
         sys.excepthook = lambda *_: None
-        # Python prints what went wrong, forgets the batch and continues.
+        # By default Python prints the error, drops the batch and continues.
         Queue._on_queue_feeder_error = staticmethod(_end)  # type: ignore[attr-defined]
         if self._by_pipe:
             ForkingPickler.register(Tensor, _reduce_to_array)
 
 
 def _end(error: BaseException, _: object) -> None:
-    if not isinstance(error, ConnectionError):  # nobody waits for it any more
+    if not isinstance(error, ConnectionError):  # the receiver is gone
         os._exit(1)
 
 

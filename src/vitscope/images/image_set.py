@@ -1,8 +1,8 @@
-"""Sets of images: drawing from them, reading them in batches.
+"""Sets of images: sampling them, and reading them in batches.
 
-- An image that cannot be read is counted and named in its batch; the others run.
-- Memory does not grow with the number of images, and batches come in the set's order however
-  many processes read them.
+- An unreadable image is counted and named in its batch; the others are processed.
+- Memory does not grow with the number of images, and batches are in the order of the set for any
+  number of reading processes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,17 +36,17 @@ from vitscope.images.stores import read_file
 
 @dataclass(frozen=True, repr=False)
 class ImageSet:
-    """Images where they lie and how a model wants them.
+    """Images by address, with a model's preprocessing.
 
     Attributes:
-        addresses: Where each image lies; an index into them names an image in a run.
-        preprocessing: What is done to each after decoding.
-        masks: For each image the file of its mask (see `vitscope.images.masks`), None where it
-            has none; empty where no masks were given.
-        described: Whether images come with covariates.
-        copies: For each image, how many others of the same bytes were left out for it; empty where
-            none were.
-        notes: What a reader of the numbers should know about how the images were found.
+        addresses: Address of each image; a run refers to images by their index here.
+        preprocessing: What is done to each image after decoding.
+        masks: For each image the file of its mask (see `vitscope.images.masks`), or None if it has
+            none; empty if no masks were given.
+        described: Whether covariates are computed.
+        copies: For each image, the number of other images with the same bytes that were left out;
+            empty if none were.
+        notes: Remarks for readers of the numbers about how the images were found.
     """
 
     addresses: tuple[ImageAddress, ...]
@@ -74,25 +74,25 @@ class ImageSet:
         seed: int = 0,
         masks: str | Path | None = None,
     ) -> "ImageSet":
-        """Find images and, if asked, draw some of them at random.
+        """Find images and optionally sample them at random.
 
         Args:
             sources: Folders, files, URLs, PIL images, arrays, tensors, datasets, or several of
                 these (docs/data.md).
-            preprocessing: What is done to each image; of preprocessed ones, how they look.
-            preprocessed: Whether the sources hold tensors that the model is given as they are.
-            limit: How many to draw; all of them where there are no more. They are drawn rather
-                than taken from the front, because the front of a sorted folder is one class.
+            preprocessing: What is done to each image; for preprocessed images, how they look.
+            preprocessed: Whether the sources hold tensors that are already preprocessed.
+            limit: Number of images to draw, if there are more. They are drawn at random rather than
+                taken from the front, because the front of a sorted folder is a single class.
             seed: Seed of the draw.
-            masks: Folder of PNG masks named like the images; an image without one
-                has no segment covariates.
+            masks: Folder of PNG masks named like the images; an image without one has no segment
+                covariates.
 
         Returns:
             The set, in the order in which the images were found.
 
         Raises:
             UsageError: If a source is missing or holds no image, the limit or the seed is out of
-                range, or the masks are not those of the images.
+                range, or the masks do not match the images.
         """
         if limit is not None and limit < 1:
             raise UsageError(f"a limit of {limit} images: expected at least 1")
@@ -110,13 +110,13 @@ class ImageSet:
         return everything.select(sorted(drawn.tolist()))
 
     def select(self, indices: Iterable[int]) -> "ImageSet":
-        """Some of the images, with their masks.
+        """Select some of the images, with their masks.
 
         Args:
-            indices: Their places in this set, in the order wanted.
+            indices: Indices into this set, in the desired order.
 
         Returns:
-            A set of those alone, which counts from 0 again.
+            A set of these images only, indexed from 0.
         """
         chosen = list(indices)
         return replace(
@@ -128,19 +128,19 @@ class ImageSet:
 
     @property
     def num_repeated(self) -> int:
-        """Images that were left out, for they were copies of others."""
+        """Number of images left out as copies of others."""
         return sum(self.copies)
 
     def without_copies(self) -> "ImageSet":
-        """Leave out each image that holds the bytes of an earlier one, where that is cheap to tell.
+        """Leave out images with the same bytes as an earlier one, where that is cheap to detect.
 
         Returns:
-            A set of different images; those in tables and stores are compared as they are read.
+            A set of distinct images; those in tables and stores are compared while they are read.
         """
         counts = list(self.copies or [0] * len(self))
         left_out: set[int] = set()
         for first, *others in find_copies(self.addresses):
-            # What is no image is no copy of one: each such file is named by the run.
+            # Files that are no images are not merged: the run names each of them.
             if self._is_image(first):
                 counts[first] += len(others) + sum(counts[place] for place in others)
                 left_out.update(others)
@@ -164,10 +164,10 @@ class ImageSet:
         return f"ImageSet({len(self)} images, {height} x {width} px)"
 
     def name_image(self, index: int) -> str:
-        """What tables and messages call an image.
+        """Name of an image in tables and messages.
 
         Args:
-            index: Its place in the set.
+            index: Index of the image.
 
         Returns:
             Its address, printable.
@@ -178,7 +178,7 @@ class ImageSet:
 def load_pixels(
     image: Images, preprocessing: Preprocessing
 ) -> Float[Tensor, "channel height width"]:
-    """A single image as a model is given it."""
+    """Load and preprocess a single image."""
     found = find_images(image)
     if len(found) != 1:
         raise UsageError(f"{len(found)} images were given: expected one")
@@ -195,21 +195,21 @@ class ImageFailure:
 
 @dataclass(frozen=True, eq=False)
 class ImageBatch:
-    """Consecutive images of a set, those that could be read apart from those that could not."""
+    """Consecutive images of a set: those that were read, and those that failed."""
 
-    indices: list[int]  # places in the set of the images that were read
-    ids: list[str]  # their identities, which depend on their bytes alone
+    indices: list[int]  # indices in the set of the images that were read
+    ids: list[str]  # identities, which depend on the bytes alone
     pixels: Float[Tensor, "batch channel height width"]
     failures: list[ImageFailure] = field(default_factory=list)
     covariates: dict[str, Float64[Tensor, " batch"]] = field(default_factory=dict)
     level_ranges: list[float] = field(default_factory=list)
 
     def pin_memory(self) -> "ImageBatch":
-        """The same batch in page-locked memory; the loader calls it where pinning is asked for."""
+        """Copy the batch to page-locked memory; called by the DataLoader for pinning."""
         return replace(self, pixels=self.pixels.pin_memory())
 
     def select(self, rows: slice | Sequence[int]) -> "ImageBatch":
-        """Some of the images; the pixels of a slice are not copied."""
+        """Select some of the images; a slice does not copy the pixels."""
         places = range(len(self.ids))[rows] if isinstance(rows, slice) else rows
         return ImageBatch(
             indices=[self.indices[place] for place in places],
@@ -223,7 +223,7 @@ class ImageBatch:
 def iter_batches(
     images: ImageSet, *, batch_size: int, num_workers: int = 0, pin_memory: bool = False
 ) -> Iterator[ImageBatch]:
-    """Read a set batch by batch, in its order."""
+    """Read a set batch by batch, in order."""
     height, width = images.preprocessing.size
     batch_bytes = 3 * height * width * torch.float32.itemsize * min(batch_size, len(images))
     loader = DataLoader(
@@ -234,12 +234,12 @@ def iter_batches(
         pin_memory=pin_memory and torch.cuda.is_available(),
         worker_init_fn=WorkerStart(by_pipe=not fits_shared_memory(num_workers, batch_bytes)),
         prefetch_factor=PREFETCHED if num_workers else None,
-        # Of its own, so that reading images does not advance the caller's random numbers.
+        # A separate generator, so that reading does not advance the caller's random state.
         generator=torch.Generator(),
     )
     try:
         yield from loader
-    except RuntimeError as error:  # What torch raises for both; one image's errors end before.
+    except RuntimeError as error:  # torch's own; errors of single images never get here
         raise VitscopeError(
             f"reading images stopped ({str(error).splitlines()[-1]}): free memory, the shared "
             "memory of a container (/dev/shm) included, or use smaller batches or fewer workers"

@@ -1,10 +1,10 @@
-"""Images that the caller holds: PIL images, arrays, tensors, and datasets that give them out.
+"""Images in memory: PIL images, arrays, tensors, and datasets of them.
 
-- What numbers mean is never guessed: whole numbers are levels from 0 to 255; floating-point ones
-  are taken where the caller says that they are preprocessed, and refused elsewhere.
-- An image is read as a file is, as bytes: as those of an uncompressed image file without loss, or
-  as the preprocessed numbers. So its identity is that of its pixels, and copies are recognised.
-- A dataset is asked for an image when its turn comes; no other is kept for it.
+- The range of values is never guessed: integers are levels from 0 to 255; floating-point values are
+  accepted if the caller declares them preprocessed, and refused otherwise.
+- An image is read as bytes, as from a file: those of a lossless, uncompressed image file, or its
+  preprocessed values. So its identity depends on its pixels, and copies are recognised.
+- A dataset is asked for one image at a time; no others are kept.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,52 +32,52 @@ IMAGE_KINDS = (
     "height, width), a dataset of these, or a list of these"
 )
 _COLUMNS = (*USUAL_NAMES, "pixel_values")
-"""What datasets call their images; the first that is there is taken."""
+"""Usual names of image columns in datasets, in order of preference."""
 
 _LABELS = ("label", "labels")
 _HIDDEN = -1
-"""What a dataset that names its classes has for the label of an image that it keeps to itself."""
+"""Label of images whose label a dataset withholds."""
 
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 _TIFF_MODES = {"CMYK"}
-"""Modes of Pillow that a file keeps as they are; others are converted as decoding would."""
+"""Pillow modes that are written as they are; others are converted as in decoding."""
 
-_STRAIGHT = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}  # modes with transparency that no file keeps
+_STRAIGHT = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}  # modes with transparency that no file has
 
 
 @runtime_checkable
 class Items(Protocol):
-    """Anything that gives out an item by its number: a list, an array, a dataset."""
+    """Anything with numbered items: a list, an array, a dataset."""
 
     def __len__(self) -> int:
-        """Count the items."""
+        """Number of items."""
 
     def __getitem__(self, index: int, /) -> Any:
-        """Give out one."""
+        """Get an item."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class HeldImage:
-    """An image that the caller holds."""
+    """An image in memory."""
 
-    items: Items  # what it is among
-    index: int  # which of them it is
+    items: Items  # the collection it belongs to
+    index: int  # its index there
     name: str
-    preprocessed: bool  # whether its numbers are those that the model is given
-    from_dataset: bool  # whether a dataset has to be asked for it
+    preprocessed: bool  # whether its values are already preprocessed
+    from_dataset: bool  # whether it must be requested from a dataset
 
     def read(self) -> bytes:
-        """Read it."""
+        """Read its bytes."""
         image = self.take()
         return _pack_pixels(image) if self.preprocessed else _encode(image)
 
     def take(self) -> Any:
-        """The image as it is held."""
+        """Get the image object."""
         with _plain_dataset_errors():
             return _pick_image(self.items[self.index], preprocessed=self.preprocessed)
 
     def take_label(self) -> Any:
-        """The label that comes with it; None where none does."""
+        """Get its label; None if it has none."""
         with _plain_dataset_errors():
             item = self.items[self.index]
             if isinstance(item, Mapping):
@@ -86,7 +86,7 @@ class HeldImage:
 
     @property
     def version(self) -> str:
-        """What shows that it was changed; empty of a dataset, which is not asked for it."""
+        """A value that changes with the image; empty for a dataset, which is not asked for it."""
         with suppress(ImageReadError):
             return "" if self.from_dataset else image_id(self.read())
         return ""
@@ -98,7 +98,7 @@ def _plain_dataset_errors() -> Iterator[None]:
         yield
     except (ImageReadError, MemoryError):
         raise
-    except Exception as error:  # a dataset is code of the caller's and may raise anything
+    except Exception as error:  # a dataset is the caller's code and may raise anything
         text = _describe_error(error)
         raise ImageReadError(f"its dataset raised {text}") from error
 
@@ -109,7 +109,7 @@ def _describe_error(error: Exception) -> str:
 
 
 def hold_images(source: object, name: str, *, preprocessed: bool) -> list[HeldImage] | None:
-    """The images of what is held in memory; None where it is something else, such as a path."""
+    """List the images of an object in memory; None if it is something else, such as a path."""
     if isinstance(source, Image.Image):
         items: Items = (_keep_item(source),)
     elif isinstance(source, Tensor) or _is_numeric(source):
@@ -141,16 +141,16 @@ def hold_images(source: object, name: str, *, preprocessed: bool) -> list[HeldIm
 
 
 def read_labels(source: object, held: Sequence[HeldImage]) -> list[Any]:
-    """The labels that a dataset has of its images.
+    """Read the labels of a dataset's images.
 
-    None is that of an image without one, and the error that of one that the dataset does not give.
+    A label is None for an image without one, and an error if the dataset fails to return it.
     """
     dataset: Any = source.dataset if isinstance(source, DataLoader) else source
     columns = getattr(dataset, "column_names", None) or ()  # of a Hugging Face dataset
     column = next((one for one in _LABELS if one in columns), None)
     if column is None:
         labels = [_pick_label(image) for image in held]
-        names = getattr(dataset, "classes", None)  # of torchvision's
+        names = getattr(dataset, "classes", None)  # of a torchvision dataset
     else:
         values = dataset[column]
         labels = [values[image.index] for image in held]
@@ -177,7 +177,7 @@ def _name(label: Any, names: Sequence[Any], image: HeldImage) -> Any:
 
 
 class _LoadedItems:
-    """The items of a DataLoader's dataset, each as the loader makes a batch of it alone."""
+    """The items of a DataLoader's dataset, each collated as a batch of one."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.dataset: Any = loader.dataset
@@ -210,8 +210,8 @@ def _hold_dataset(source: Any, *, preprocessed: bool) -> list[HeldImage]:
 
 
 def _list_indices(loader: DataLoader[Any]) -> list[int]:
-    # Which images its sampler chooses, in the order of the dataset; the caller's random numbers
-    # stay where they are.
+    # Indices chosen by its sampler, in the dataset's order, without changing the caller's random
+    # state.
     batches = loader.batch_sampler
     owners = (loader, loader.sampler, batches, getattr(batches, "sampler", None))
     found = [getattr(owner, "generator", None) for owner in owners]
@@ -233,27 +233,27 @@ def _gives_once(source: object) -> bool:
 
 
 def _is_list_of_items(source: object) -> TypeGuard[Sequence[Any]]:
-    # Such as list(itertools.islice(dataset, 1000)): an image with its label, or columns by name.
+    # For example list(itertools.islice(dataset, 1000)): (image, label) tuples, or columns by name.
     if not (isinstance(source, (list, tuple)) and source):
         return False
     first = source[0]
     if not isinstance(first, tuple):
         return isinstance(first, Mapping)
-    # Several images beside each other are no image with its label.
+    # A tuple of several images is not an image with its label.
     paths = [one for one in first if isinstance(one, (str, PathLike))]
     of_images = [one for one in paths if Path(one).suffix.lower() in image_extensions()]
     return bool(first) and len(of_images) < 2
 
 
 def _keep_item(item: Any) -> Any:
-    # With images of Pillow as they look: what only their open files say does not reach another
-    # process, and processes that read would share the files.
+    # Pillow images as they look: information that only their open files have is lost when they are
+    # sent to another process, and reading processes would share the files.
     if isinstance(item, tuple):
         return tuple(map(_keep_item, item))
     if isinstance(item, Mapping):
         return {name: _keep_item(value) for name, value in item.items()}
     if isinstance(item, Image.Image):
-        with suppress(Exception):  # whoever reads it says why
+        with suppress(Exception):  # reading it will raise the error
             return _show_plainly(item)
     return item
 
@@ -267,9 +267,9 @@ def _is_dataset(source: Any) -> bool:
         return False
     try:
         first = source[0]
-    except Exception:  # noqa: BLE001 - whatever it is, reading it says so
+    except Exception:  # noqa: BLE001 - reading it will raise the error
         return True
-    return not isinstance(first, (str, PathLike))  # a column of paths is a list of them
+    return not isinstance(first, (str, PathLike))  # a column of paths is a list of paths
 
 
 def _is_numeric(source: object) -> TypeGuard[np.ndarray]:
@@ -277,12 +277,12 @@ def _is_numeric(source: object) -> TypeGuard[np.ndarray]:
 
 
 def _pick_image(item: Any, *, preprocessed: bool) -> Any:
-    # The item itself, the first of several, or a column.
+    # The item itself, the first element of a tuple, or a column.
     if isinstance(item, Mapping):
         columns = _COLUMNS[::-1] if preprocessed else _COLUMNS
         column = next((one for one in columns if item.get(one) is not None), None)
         if column is None and "bytes" in item and item.get("path") is not None:
-            column = "path"  # of an image that Hugging Face's datasets has not read
+            column = "path"  # of an image that Hugging Face's datasets has not decoded
         if column is None:
             raise ImageReadError(
                 f"an item with {', '.join(map(str, item)) or 'nothing'}: expected an image under "
@@ -308,13 +308,13 @@ def _pick_label(image: HeldImage) -> Any:
 
 
 def _check(image: HeldImage) -> None:
-    # Of an image that is not what it should be at once, and not after the model was loaded.
+    # Report an unusable image now rather than after the model is loaded.
     try:
         taken = image.take()
     except ImageReadError as error:
-        if error.__cause__ is None:  # no code of a dataset failed: no item will do
+        if error.__cause__ is None:  # not raised by a dataset's code: every item would fail
             raise UsageError(": ".join((image.name, str(error)))) from None
-        return  # it is counted with those that cannot be read
+        return  # it is counted with the unreadable ones
     try:
         check = _check_pixels if image.preprocessed else _check_image
         check(taken)
@@ -387,7 +387,7 @@ def _encode(image: Any) -> bytes:
             return _encode_pil(image)
         except (ImageReadError, MemoryError):
             raise
-        except Exception as error:  # of a file that Pillow opened and did not read
+        except Exception as error:  # of a file that Pillow opened but did not read
             raise ImageReadError(
                 "damaged, cut short, or closed before its pixels were loaded: "
                 f"{_describe_error(error)}"
@@ -413,14 +413,14 @@ def _encode_pil(image: Image.Image) -> bytes:
 
 
 def _show_plainly(image: Image.Image) -> Image.Image:
-    # Loaded, and with what only its open file says put into its pixels.
+    # Loaded, with what only its open file has applied to the pixels.
     _check_image(image)
     tiles = getattr(image, "tile", ())  # empty once it is loaded
     if image.format == "PNG" and tiles:
         raw_mode = str(tiles[0][3])  # such as L;4 or RGB;16B
         widen_png_key(image, depth=int(raw_mode.partition(";")[2].removesuffix("B") or 8))
     if image.format == "TIFF" and tiles:
-        # Pillow maps a file that has a name into memory, and one that is turned at a wrong width.
+        # Pillow memory-maps a named file, and then reads a rotated one with a wrong width.
         image.filename = ""  # type: ignore[attr-defined]
     image.load()
     moving = getattr(image, "is_animated", False)
@@ -431,11 +431,11 @@ def _show_plainly(image: Image.Image) -> Image.Image:
 
 
 def _copy_first_frame(image: Image.Image) -> Image.Image:
-    # The image before the frames is shown where animations are not; the caller's stays at it.
+    # The default image is for viewers without animation. The caller's image stays at it.
     image.seek(1)
     frame = image.copy()
     last = image.n_frames - 1  # type: ignore[attr-defined]
-    image.seek(last)  # going back from another than the last, Pillow loses its place in the file
+    image.seek(last)  # seeking back from any other frame, Pillow loses its place in the file
     image.seek(0)
     image.load()
     return frame

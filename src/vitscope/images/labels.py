@@ -1,4 +1,4 @@
-"""Images with labels: a folder that holds a folder a class, a dataset, or a list of labels."""
+"""Labelled images: a folder with one subfolder per class, a dataset, or a list of labels."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -25,15 +25,15 @@ _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing",
 class LabelledImages:
     """Images by class."""
 
-    classes: Mapping[str, tuple[ImageAddress, ...]]  # with two images or more, sorted
+    classes: Mapping[str, tuple[ImageAddress, ...]]  # sorted, at least two images each
     too_small: tuple[str, ...]
-    num_unlabelled: int  # images without a label, such as those in no class's folder, left out
-    notes: tuple[str, ...] = ()  # what has to be said of the search for them, a sentence each
-    preprocessed: bool = False  # whether they are tensors that a model is given as they are
+    num_unlabelled: int  # images left out, such as those outside the class folders
+    notes: tuple[str, ...] = ()  # remarks about the search, one sentence each
+    preprocessed: bool = False  # whether they are preprocessed tensors
     failures: tuple[tuple[str, str], ...] = ()
 
     def list_images(self) -> FoundImages:
-        """All images, class after class."""
+        """List all images, class by class."""
         found = FoundImages(chain.from_iterable(self.classes.values()))
         found.notes = self.notes
         return found
@@ -50,7 +50,7 @@ class LabelledImages:
 def find_classes(
     images: Images, labels: Iterable[object] | None = None, *, preprocessed: bool = False
 ) -> LabelledImages:
-    """List the images of every class, of a folder by its sub-folders."""
+    """Group images by class; the classes of a folder are its subfolders."""
     if labels is not None:
         check_kind("labels", labels, Iterable, "a list of text or whole numbers, one an image")
     if labels is None and isinstance(images, (str, Path)):
@@ -126,7 +126,7 @@ def _find_folders(folder: str | Path) -> LabelledImages:
         raise UsageError(f"{name} is a file: give a folder with one subfolder per class")
     search = find_images(root)
     found = find_files(search)
-    # Where nothing lies but what vitscope wrote is no class.
+    # Folders with nothing but vitscope's own files are no classes.
     own = {place.relative_to(root).parts[0] for place in search.skipped if place != root}
     own -= {path.relative_to(root).parts[0] for path in found}
     by_class: dict[str, list[Path]] = {
@@ -158,8 +158,8 @@ def _find_folders(folder: str | Path) -> LabelledImages:
 
 
 def _refuse_splits(name: str, by_class: Mapping[str, list[Path]], root: Path) -> None:
-    # A class may lie in folders of its own; where all do, or one has the name of a split, they are
-    # taken for splits of one data set.
+    # A class may have subfolders. But if all classes do, or one is named like a split, these
+    # folders are the splits of a data set.
     nested = [
         label
         for label, paths in by_class.items()

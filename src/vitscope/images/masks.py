@@ -1,8 +1,8 @@
-"""Masks that tell which segment each pixel of an image belongs to.
+"""Masks that assign each pixel of an image to a segment.
 
-A mask is a PNG file of its image's size whose pixels are numbers of segments, 0 for none. In a
-colour file the number is R + 256 G + 65536 B, as in COCO's panoptic annotations; in a grey or
-palette file it is the stored value. Mask files are bytes from anywhere, as images are.
+A mask is a PNG file of the same size as its image, whose pixels are segment numbers, 0 for none. In
+a colour file the number is R + 256 G + 65536 B, as in COCO's panoptic annotations; in a grey or
+palette file it is the stored value. Mask files are as untrusted as images.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ from vitscope.images.stores import is_hidden
 from vitscope.images.urls import show_name
 
 _STORED_VALUES = ("1", "L", "P", "I", "I;16")
-"""Pillow's modes of PNG files whose values are the numbers themselves."""
+"""Pillow modes of PNG files whose stored values are the segment numbers."""
 
 
 def find_masks(folder: str | Path, images: Sequence[ImageAddress]) -> tuple[Path | None, ...]:
@@ -54,7 +54,7 @@ def find_masks(folder: str | Path, images: Sequence[ImageAddress]) -> tuple[Path
 
 
 def decode_mask(data: bytes) -> Image.Image:
-    """Read a mask."""
+    """Decode a mask file."""
     with open_image(data, formats=("PNG",)) as image:
         if image.mode == "RGB":
             levels = np.asarray(image).astype(np.int32)
@@ -71,7 +71,7 @@ def decode_mask(data: bytes) -> Image.Image:
 def crop_mask(
     mask: Image.Image, image: Image.Image, preprocessing: Preprocessing
 ) -> Int32[np.ndarray, "height width"]:
-    """Bring a mask to the crop that a model is given of its image; no number is changed."""
+    """Resize and crop a mask as its image; numbers are never interpolated."""
     if mask.size != image.size:
         raise ImageReadError(
             f"{mask.width} x {mask.height} pixels, the image, as it is shown, has "

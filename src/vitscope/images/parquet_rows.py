@@ -1,9 +1,9 @@
-"""Images inside Parquet files: a column of the bytes of image files, an image a row.
+"""Images in Parquet files: one column holds the bytes of image files, one image per row.
 
-- Of a file the footer is read, then of each row group that column alone, one group at a time.
-- What a row group claims to hold is bounded before it is read, and what it turns out to hold while
-  it is decoded, a few rows at a time; of those few, pages as large as Parquet allows are believed.
-- What is kept of a file is not given out for another that was written to its place.
+- Only the footer is read first, then the image column of each row group, one group at a time.
+- The declared size of a row group is checked before it is read, its actual size while it is
+  decoded, a few rows at a time; within those rows, pages up to Parquet's limit are accepted.
+- Cached content of a file is not used for another file written in its place.
 """
 
 from collections.abc import Iterator
@@ -27,13 +27,13 @@ from vitscope.images.stores import (
 )
 
 USUAL_NAMES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")
-"""What columns of images are called; the first that is there is taken."""
+"""Usual names of image columns, in order of preference."""
 
 _MAX_GROUP_BYTES = 2**30
-"""Largest column of a row group that is read, decoded; one at a time is kept in memory."""
+"""Largest decoded column of a row group; one is kept in memory at a time."""
 
 _ROWS_AT_ONCE = 4
-"""Rows that are decoded before their bytes are counted: more of them gain nothing in time."""
+"""Rows decoded before their bytes are counted; more would not be faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class RowGroup:
     column: str
     index: int
     first_row: int  # number of its first row in the file
-    version: str  # what its store said of the file; empty for one of this machine
+    version: str  # version of the file from its store; empty for a local file
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +52,15 @@ class ParquetRow:
     """An image in a Parquet file."""
 
     group: RowGroup
-    row: int  # its place in the group
+    row: int  # its index in the group
 
     @property
     def name(self) -> str:
-        """File and number of the row, counted from 0, as text that can be printed."""
+        """File and row number, counted from 0, as printable text."""
         return f"{name_place(self.group.file)}::{self.group.first_row + self.row}"
 
     def read(self) -> bytes:
-        """Read it, and with it the column of its row group, which is kept for the next one."""
+        """Read it; the column of its row group is cached for the next row."""
         group = self.group
         with plain_read_errors(group.file):
             if isinstance(group.file, Path):
@@ -73,7 +73,7 @@ class ParquetRow:
 
 
 def list_rows(place: Place) -> list[ParquetRow]:
-    """Find the images of a Parquet file by its footer."""
+    """Find the images of a Parquet file from its footer."""
     name = name_place(place)
     try:
         with plain_read_errors(place), open_place(place) as file, pq.ParquetFile(file) as parquet:
@@ -99,7 +99,7 @@ def _choose_column(schema: pa.Schema, name: str) -> str:
     usual = [column for column in USUAL_NAMES if column in paths]
     if usual:
         return paths[usual[0]]
-    # Beside others, bytes of one fixed length are digests.
+    # Beside other columns of bytes, those of fixed length are digests.
     kinds = {field.name: field.type for field in schema}
     varying = [column for column in paths if not pa.types.is_fixed_size_binary(kinds[column])]
     single = varying or list(paths)
@@ -120,7 +120,7 @@ def _choose_column(schema: pa.Schema, name: str) -> str:
 
 
 def _find_bytes(field: pa.Field) -> str | None:
-    # Hugging Face's datasets keep an image as its bytes and its path.
+    # Hugging Face's datasets store an image as a struct of bytes and path.
     if pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0:
         return f"{field.name}.bytes" if _is_binary(field.type.field("bytes").type) else None
     return field.name if _is_binary(field.type) else None
@@ -158,7 +158,7 @@ def _list_groups(metadata: pq.FileMetaData, like: RowGroup) -> list[tuple[RowGro
 @lru_cache(maxsize=1)
 def _read_group(group: RowGroup) -> list[bytes | None]:
     rows: list[bytes | None] = []
-    # An image that many rows share is a few bytes in the file, and is kept once here too.
+    # An image shared by many rows is stored once in the file, and kept once here too.
     distinct: dict[bytes, bytes] = {}
     num_bytes = 0
     for data in _iter_column(group):

@@ -1,7 +1,7 @@
-"""Freely licensed photographs to try things out on, out of packages that a registry serves.
+"""Openly licensed demo photographs, read from packages on PyPI.
 
-The files are read as data; no code of the packages that carry them is run. Each photograph gives
-several images, so images of one photograph are alike: whoever shows results says so.
+The files are read as data; no code of the packages is run. Each photograph yields several images,
+which are alike: whoever shows results must say so.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from vitscope.files.storage import staged_folder
 
 CREDITS = "credits.csv"
 
-# A crop of 0.6 is then about 307 px on its shorter side: larger than common input sizes.
+# A crop of 0.6 then has a shorter side of about 307 px, more than common input sizes.
 _MAX_SHORTER_SIDE_PX = 512
 _CROP_FRACTION = 0.6
 _CORNERS = {
@@ -44,12 +44,12 @@ _SCIKIT_IMAGE = {
     "retina.jpg": _CC0,
     "rocket.jpg": _PUBLIC_DOMAIN,
 }
-"""Photographs inside scikit-image's wheel whose terms its documentation states, and the terms."""
+"""Photographs in scikit-image's wheel whose licence its documentation states, with the licence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Credit:
-    """Where a photograph comes from."""
+    """Source and licence of a photograph."""
 
     title: str
     package: str
@@ -58,10 +58,10 @@ class Credit:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoPhotographs:
-    """What was written."""
+    """The written demo images."""
 
     credits: tuple[Credit, ...]
-    crops_per_photograph: int  # images made of each
+    crops_per_photograph: int  # images per photograph
 
     @property
     def num_images(self) -> int:
@@ -69,7 +69,7 @@ class DemoPhotographs:
         return len(self.credits) * self.crops_per_photograph
 
     def describe(self) -> str:
-        """The set in words."""
+        """Describe the set in words."""
         return (
             f"{self.num_images} images: {self.crops_per_photograph} crops of each of "
             f"{len(self.credits)} photographs. Crops of one photograph are alike, so the intervals "
@@ -80,9 +80,9 @@ class DemoPhotographs:
 def write_demo_photographs(folder: Path) -> DemoPhotographs:
     """Write the images as JPEG files named after photograph and crop.
 
-    Each photograph is scaled down to at most 512 px on its shorter side and gives five images:
-    the whole, and from each corner 0.6 of width and height, so that neighbours overlap by a third.
-    The same packages give the same files. Credits go beside them, in `credits.csv`.
+    Each photograph is scaled down to at most 512 px on its shorter side and yields five images: the
+    whole, and from each corner 0.6 of width and height, so that neighbours overlap by a third.
+    Equal package versions give equal files. Credits are written to `credits.csv` beside them.
     """
     photographs = dict(_find_photographs())
     names = {f"{path.stem}_{crop}.jpg" for path in photographs for crop in _CROP_NAMES}
@@ -126,5 +126,5 @@ def _read(path: Path) -> Image.Image:
     with Image.open(path) as image:
         scale = min(1.0, _MAX_SHORTER_SIDE_PX / min(image.size))
         size = (round(scale * image.width), round(scale * image.height))
-        image.draft("RGB", size)  # a large JPEG is decoded at a half or a quarter of its size
+        image.draft("RGB", size)  # decodes a large JPEG at a half or a quarter of its size
         return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)

@@ -1,10 +1,9 @@
-"""What is set for a whole process and changes how Pillow decodes, set right while it does.
+"""Process-wide settings that affect Pillow's decoding, set correctly while it decodes.
 
-- Half an image is refused though another library has told Pillow to fill it up.
-- What decoders complain of does not reach the terminal: nobody could act on it in the middle of a
-  run, and it changes no pixel.
-- When no thread decodes any more, all is as it was found. Python's memory of which warnings were
-  shown is left alone, as it is not by `warnings.catch_warnings`.
+- Truncated images are refused even if another library has told Pillow to pad them.
+- Decoder warnings are not shown: during a run nobody can act on them, and they change no pixel.
+- Once no thread decodes any more, everything is restored. Unlike with `warnings.catch_warnings`,
+  Python's record of shown warnings is left untouched.
 """
 
 import ctypes
@@ -25,7 +24,7 @@ _FILTER = ("ignore", None, Warning, re.compile(r"PIL\b"), 0)
 
 
 class _Switches:
-    """Set by the first thread that decodes, restored by the last."""
+    """Settings made by the first decoding thread and restored by the last."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -52,7 +51,7 @@ _switches = _Switches()
 
 @contextmanager
 def set_for_decoding() -> Iterator[None]:
-    """Have everything set as long as the body runs, in whichever threads."""
+    """Make the settings for the duration of the context, in any number of threads."""
     switches = _switches
     switches.enter()
     try:
@@ -62,7 +61,7 @@ def set_for_decoding() -> Iterator[None]:
 
 
 def _start_anew() -> None:
-    # In a forked process the threads that decode, one of which may hold the lock, are gone.
+    # A forked process has none of the decoding threads, one of which may hold the lock.
     global _switches
     _switches = _Switches()
 
@@ -75,7 +74,7 @@ def _refuse_halves() -> Callable[[], None]:
     found, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
 
     def restore() -> None:
-        # Whoever has set it in the meantime meant it.
+        # If someone has set it meanwhile, keep that.
         ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES or found
 
     return restore
@@ -86,7 +85,7 @@ def _ignore_warnings() -> Callable[[], None]:
     found.insert(0, _FILTER)  # type: ignore[attr-defined]
 
     def restore() -> None:
-        # A caller's catch_warnings, begun or ended in the meantime, has put another list there.
+        # A caller's catch_warnings that began or ended meanwhile has replaced the list.
         for filters in (found, warnings.filters):
             with suppress(ValueError):
                 filters.remove(_FILTER)  # type: ignore[attr-defined]
@@ -95,7 +94,7 @@ def _ignore_warnings() -> Callable[[], None]:
 
 
 def _silence_log() -> Callable[[], None]:
-    # Without any handler Python prints errors; a handler of the caller's still gets them.
+    # Without any handler Python prints errors; the caller's handlers still receive them.
     logger, nowhere = logging.getLogger("PIL"), logging.NullHandler()
     logger.addHandler(nowhere)
     return lambda: logger.removeHandler(nowhere)
@@ -111,7 +110,7 @@ def _silence_libtiff() -> Callable[[], None]:
 
 @cache
 def _load_libtiff() -> ctypes.CDLL | None:
-    # The one in Pillow's wheels; of one of the system nobody knows whether Pillow uses it.
+    # Only the library in Pillow's wheel: whether Pillow uses one of the system is unknown.
     home = Path(PIL.__file__).parent
     for path in (*home.parent.glob("pillow.libs/libtiff*"), *home.glob(".dylibs/libtiff*")):
         with suppress(OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""How a model wants its images: the values alone; `vitscope.images.decoding` carries them out."""
+"""Preprocessing of a model's images, as values; `vitscope.images.decoding` applies it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,22 +21,22 @@ class Preprocessing:
     """Resize, centre crop, scale to [0, 1], normalise.
 
     Attributes:
-        size: Input (height, width) in pixels that the model is given.
-        resize: Size before the crop: "cover" scales the image, keeping its shape, until it
-            covers `size / crop_fraction`; "stretch" scales both sides to it, changing the shape.
-        crop_fraction: Part of the resized image's covered side that the crop keeps (224 / 256).
+        size: Input (height, width) of the model in pixels.
+        resize: How the image is resized to `size / crop_fraction`: "cover" keeps its shape and
+            covers that size; "stretch" scales each side to it.
+        crop_fraction: Fraction of that size that the centre crop keeps (224 / 256).
         interpolation: Resampling filter; antialiased when the image shrinks.
         mean: Per-channel mean (red, green, blue) in [0, 1].
         std: Per-channel standard deviation, above 0 and at most 1.
-        background: Colour, 0 to 255, that transparent images are laid on.
-        draft: Whether a JPEG file that is at least twice as large as the resized image is decoded
-            at a half, a quarter or an eighth of its size, which is faster and changes pixels.
-        pipeline: Whose arithmetic is followed. "torchvision" resizes with Pillow and rounds the
-            offset of the crop, as torchvision's transforms do and timm and open_clip with them. The
+        background: Background of transparent images, 0 to 255.
+        draft: Whether a JPEG file at least twice as large as the resized image is decoded at a
+            half, a quarter or an eighth of its size, which is faster but changes pixels.
+        pipeline: Library whose arithmetic is reproduced. "torchvision" resizes with Pillow and
+            rounds the offset of the crop, as do torchvision's transforms, timm and open_clip. The
             image processors of transformers round the offset down: "transformers" resizes 8-bit
-            tensors, "transformers-float" scales to [0, 1] before it resizes (DINOv3), and
-            "transformers-pil" resizes with Pillow. "given" is of pixels that the caller has
-            preprocessed: nothing is done to them, and mean and deviation only say how they look.
+            tensors, "transformers-float" scales to [0, 1] before resizing (DINOv3), and
+            "transformers-pil" resizes with Pillow. "given" is for images preprocessed by the
+            caller: nothing is done to them, and `mean` and `std` are used only to show them.
     """
 
     size: tuple[int, int]
@@ -90,7 +90,7 @@ class Preprocessing:
         expected = f"{', '.join(known[:-1])} or {known[-1]}"
         self._check(name, getattr(self, name) in known, expected)
 
-    # Lists and numpy's numbers are taken as what they hold.
+    # Lists and numpy numbers are converted.
     def _take_numbers(
         self, name: str, convert: Callable[[Any], float], count: int, expected: str
     ) -> None:

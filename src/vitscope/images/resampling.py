@@ -1,9 +1,9 @@
-"""Resizing and cropping as the library does it that a model's preprocessing names.
+"""Resize and crop exactly as the library named by a model's preprocessing.
 
-- Sizes, crops and levels agree with torchvision's transforms on PIL images, and with the image
-  processors of transformers, bit for bit.
-- An image so long and thin that it would not fit into memory when resized whole is resampled only
-  where the crop keeps it.
+- Sizes, crops and levels match torchvision's transforms on PIL images and the image processors of
+  transformers, bit for bit.
+- An image so elongated that resizing it whole would not fit in memory is resampled only inside the
+  crop.
 """
 
 from collections.abc import Mapping
@@ -29,14 +29,14 @@ _FILTERS: Mapping[Interpolation, Resampling] = {
 }
 
 _FILTER_REACH_PX = 4
-"""More pixels than a filter reads on either side, times the pixels that one step covers."""
+"""Filter support on either side, rounded up, in units of the pixels that one step covers."""
 
 _MAX_RESIZED_PIXELS = 2**26
-"""Largest image that is resized whole before it is cropped (256 MiB as Pillow keeps it)."""
+"""Largest image that is resized whole before cropping (256 MiB in Pillow)."""
 
 
 def compute_target(preprocessing: Preprocessing) -> tuple[int, int]:
-    """What the resized image covers."""
+    """Size that the resized image must cover."""
     height, width = preprocessing.size
     fraction = preprocessing.crop_fraction
     return round(height / fraction), round(width / fraction)
@@ -56,7 +56,7 @@ def resample_levels(
     image: Image.Image, preprocessing: Preprocessing
 ) -> Shaped[Tensor, "channel height width"]:
     """Resize as a tensor and crop."""
-    # Here, because reading a saved result needs no torchvision.
+    # Imported here, because reading a saved result needs no torchvision.
     from torchvision.transforms.v2.functional import InterpolationMode, resize
 
     columns, rows = _compute_resized_size(image.size, preprocessing)
@@ -75,14 +75,14 @@ def resample_levels(
 
 
 def show_levels(levels: Shaped[Tensor, "channel height width"]) -> Image.Image:
-    """How levels look."""
+    """Show levels as an image."""
     if levels.is_floating_point():
         levels = (levels * 255).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
 
 
 def _compute_resized_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
-    # As (width, height); the side that is not asked for rounds down, as every library does it.
+    # As (width, height); the free side is rounded down, as in all these libraries.
     rows, columns = compute_target(preprocessing)
     width, height = size
     if preprocessing.resize == "stretch":
@@ -95,8 +95,8 @@ def _compute_resized_size(size: tuple[int, int], preprocessing: Preprocessing) -
 def _place_crop(
     resized_size: tuple[int, int], preprocessing: Preprocessing
 ) -> tuple[int, int, int, int]:
-    # As (left, top, right, bottom). torchvision rounds half a pixel to the even side, transformers
-    # rounds it down.
+    # As (left, top, right, bottom). torchvision rounds half a pixel to even, transformers rounds it
+    # down.
     (columns, rows), (height, width) = resized_size, preprocessing.size
     settle = round if preprocessing.pipeline == "torchvision" else floor
     left, top = settle((columns - width) / 2), settle((rows - height) / 2)
@@ -109,10 +109,10 @@ def _resample_part(
     kept: tuple[int, int, int, int],
     resampling: Resampling,
 ) -> Image.Image:
-    """What cropping to `kept` would leave of the image resized to `resized_size`."""
+    """Compute only the crop `kept` of the image resized to `resized_size`."""
     step_x, step_y = image.width / resized_size[0], image.height / resized_size[1]
     box = (kept[0] * step_x, kept[1] * step_y, kept[2] * step_x, kept[3] * step_y)
-    # Pillow keeps a box in single precision: cut near it first, so that its numbers are small.
+    # Pillow stores a box in single precision: cut near it first, to keep its numbers small.
     reach_x, reach_y = _FILTER_REACH_PX * ceil(step_x), _FILTER_REACH_PX * ceil(step_y)
     left, top = max(0, floor(box[0]) - reach_x), max(0, floor(box[1]) - reach_y)
     right = min(image.width, ceil(box[2]) + reach_x)

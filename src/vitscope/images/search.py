@@ -1,10 +1,10 @@
-"""Finding images in what a person names.
+"""Find images in user-given sources.
 
-- The order of a set, and so everything computed from it, does not depend on the file system.
-- File names are bytes from anywhere: they are never decoded strictly, split or printed raw.
-- Nothing is looked for over a network unless a URL was given: a text file, which may come from
-  anywhere, names none.
-- What cannot be searched or reached is named and counted as an image that failed.
+- The order of a set, and thus every result, does not depend on the file system.
+- File names are arbitrary bytes: they are never decoded strictly, split or printed raw.
+- The network is used only if the user gave a URL: text files, which may come from anywhere, cannot
+  name any.
+- What cannot be searched or reached is named and counted as a failed image.
 """
 
 import os
@@ -45,15 +45,15 @@ _File = TypeVar("_File", Path, StoredObject)
 
 
 class FoundImages(tuple[ImageAddress, ...]):
-    """What a search found; whoever searches in it gets it back, and nothing is looked up again."""
+    """Result of a search; searching it again returns it unchanged, without any lookup."""
 
-    notes: tuple[str, ...] = ()  # what to know about the search
-    named: tuple[ImageAddress, ...] = ()  # all as often as they were named, if some more than once
-    skipped: tuple[Path, ...] = ()  # folders in which what vitscope wrote itself was left aside
+    notes: tuple[str, ...] = ()  # remarks about the search
+    named: tuple[ImageAddress, ...] = ()  # with repeats, if any were named more than once
+    skipped: tuple[Path, ...] = ()  # folders in which vitscope's own files were skipped
 
 
 def find_pixel_size(found: Iterable[ImageAddress]) -> tuple[int, int] | None:
-    """Height and width of preprocessed pixels: those of the first that can be read."""
+    """Height and width of preprocessed pixels, from the first image that can be read."""
     for address in found:
         if isinstance(address, HeldImage):
             with suppress(ImageReadError):
@@ -63,7 +63,7 @@ def find_pixel_size(found: Iterable[ImageAddress]) -> tuple[int, int] | None:
 
 
 def find_images(sources: Images, *, preprocessed: bool = False) -> FoundImages:
-    """List the images that sources name or hold."""
+    """Find the images in sources."""
     if isinstance(sources, FoundImages):
         return sources
     skipped: list[Path] = []
@@ -89,7 +89,7 @@ def find_images(sources: Images, *, preprocessed: bool = False) -> FoundImages:
 
 
 def find_files(sources: Images) -> tuple[Path, ...]:
-    """List the images that sources name where they have to be files of this machine."""
+    """Find the images in sources, all of which must be local files."""
     found = find_images(sources)
     files = tuple(address for address in found if isinstance(address, Path))
     if len(files) < len(found):
@@ -133,7 +133,7 @@ def _identify(address: ImageAddress) -> Hashable:
 
 
 def _number_alike(files: Sequence[ImageAddress]) -> Iterator[ImageAddress]:
-    # URLs that differ only in what is not shown, such as their queries.
+    # URLs that differ only in hidden parts, such as their queries.
     names = Counter(file.name for file in files if isinstance(file, StoredObject))
     seen: Counter[str] = Counter()
     for file in files:
@@ -148,7 +148,7 @@ def _look_into(file: ImageAddress) -> Sequence[ImageAddress]:
     if not isinstance(file, (Path, StoredObject)):
         return [file]
     suffix = suffix_of(file)
-    # A folder here is one that could not be searched; asking for it may fail in turn.
+    # A folder here is one that could not be searched; even checking for it may fail.
     if isinstance(file, Path) and os.path.isdir(file):  # noqa: PTH112
         return [file]
     if suffix in {_TAR, _PARQUET} and isinstance(file, StoredObject):
@@ -159,7 +159,7 @@ def _look_into(file: ImageAddress) -> Sequence[ImageAddress]:
 
 
 def _expand(source: Images) -> Iterator[Images]:
-    # Braces are those of a range unless a file is called so.
+    # Braces denote a range unless a file has that name.
     if isinstance(source, (str, Path)) and not os.path.lexists(name := os.fspath(source)):
         return _expand_ranges(name) if _RANGE.search(name) else iter([source])
     return iter([source])
@@ -194,7 +194,7 @@ def _expand_ranges(name: str) -> Iterator[str]:
         raise UsageError(
             f"{found[0]}: expected a range that goes up and holds at most {_MAX_RANGE} numbers"
         )
-    # Leading zeros are kept; without any, numbers are as long as they are.
+    # Keep leading zeros; without any, numbers are not padded.
     width = len(first) if first.startswith("0") else 1
     for number in range(int(first), int(last) + 1):
         yield from _expand_ranges(f"{name[: found.start()]}{number:0{width}}{name[found.end() :]}")
@@ -203,7 +203,7 @@ def _expand_ranges(name: str) -> Iterator[str]:
 def _find_local(path: Path, name: str, skipped: list[Path]) -> Sequence[Path]:
     shown = show_name(name)
     try:
-        # An empty name is what an unset shell variable leaves; Path takes it for this folder.
+        # An unset shell variable gives an empty name, which Path would take for the current folder.
         if not name or not path.exists():
             _refuse_missing(name, shown)
         if path.is_dir():
@@ -234,7 +234,7 @@ def _refuse_missing(name: str, shown: str) -> NoReturn:
 
 
 class _UnreachedError(UsageError):
-    """What a URL names cannot be reached: a single image fails alone where there are others."""
+    """A URL cannot be reached; if it names a single image among others, only that image fails."""
 
     def __init__(self, message: str, place: StoredObject) -> None:
         super().__init__(message)
@@ -255,7 +255,8 @@ def _find_stored(url: str) -> Sequence[StoredObject]:
 
 
 def _is_one_image(place: StoredObject) -> bool:
-    # Of the web nothing is a folder; elsewhere what is called otherwise could be a thousand.
+    # The web has no folders; elsewhere a path without image extension could be a folder of
+    # thousands.
     suffix = suffix_of(place)
     return suffix in image_extensions() or (is_web(place.url) and suffix not in {_TAR, _PARQUET})
 
@@ -278,8 +279,8 @@ def _describe_kinds() -> str:
 
 
 def _choose_kind(files: Sequence[_File]) -> list[_File]:
-    # The first kind that is there: tables of captions lie beside archives, archives beside the
-    # images that were unpacked from them.
+    # The first kind present wins: tables of captions lie beside archives, and archives beside the
+    # images unpacked from them.
     for extensions in (image_extensions(), {_TAR}, {_PARQUET}):
         chosen = [file for file in files if suffix_of(file) in extensions]
         if chosen:
@@ -307,7 +308,7 @@ def _search(folder: Path, skipped: list[Path]) -> list[Path]:
         if own := find_own(current, {entry.name for entry in visible}):
             skipped.append(current)
             visible = [entry for entry in visible if entry.name not in own]
-        # Backwards, for the last folder put on the pile is the first to be searched.
+        # In reverse, because the last folder on the stack is searched first.
         for entry in sorted(visible, key=lambda entry: entry.name, reverse=True):
             path = current / entry.name
             if _is_folder(entry):
@@ -320,14 +321,14 @@ def _search(folder: Path, skipped: list[Path]) -> list[Path]:
         raise UsageError(
             f"{show_name(os.fspath(path))} cannot be searched for images: {reason.strerror}"
         ) from reason
-    # Whoever reads a folder that could not be searched says why.
+    # Reading a folder that could not be searched reports why.
     return sorted([*chosen, *closed], key=Path.as_posix)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # A link that leads to itself, or to where nobody may look.
+    except OSError:  # A circular link, or a target without permission.
         return False
 
 

@@ -1,11 +1,11 @@
-"""Files and objects: bytes on this machine, and bytes in a store that fsspec reaches by a URL.
+"""Files on this machine, and objects in stores that fsspec reaches by URL.
 
-- Of a URL only what is no secret is shown (see `vitscope.images.urls`); nor is the text of a
-  store's own errors, which may quote the rest.
-- Names of objects are names alone: whatever signs stand in them, no URL is read out of them.
-- A file whose header claims to be larger than `MAX_FILE_BYTES` is not read.
-- Nothing is held open between two reads.
-- A pipe or a device is never waited for, a file that grows never read beyond its bound.
+- Only the public part of a URL is shown (see `vitscope.images.urls`), and never the message of a
+  store's error, which may quote the rest.
+- Object names are only names: whatever characters they contain, they are never read as URLs.
+- A file whose header declares more than `MAX_FILE_BYTES` is not read.
+- Nothing stays open between reads.
+- Pipes and devices never block, and a growing file is never read beyond its limit.
 """
 
 import os
@@ -25,42 +25,42 @@ from vitscope.images import web
 from vitscope.images.urls import is_web, show_url
 
 MAX_FILE_BYTES = 2**31
-"""Largest file that is read: more than the largest image that is decoded takes uncompressed."""
+"""Largest file that is read: more than the largest decodable image takes uncompressed."""
 
 _MADE_BY_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
-"""Folders that hold other forms of the files beside them, or deleted ones."""
+"""System folders with other versions of the files beside them, or with deleted files."""
 
 _VERSION_KEYS = (
     *("size", "ETag", "etag", "Content-MD5", "Digest", "md5Hash", "generation", "blob_id"),
     *("Last-Modified", "LastModified", "last_modified", "mtime", "updated", "created"),
 )
-"""What the stores of fsspec call that which changes with an object."""
+"""Names that fsspec's stores use for a value that changes with an object."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
     """An object in a store."""
 
-    url: str = field(repr=False)  # of it, or of a folder that it was found in; with its secrets
-    below: str = ""  # where it is below the folder; empty where the URL is its own
-    size: int | None = None  # bytes of it, None where the store does not say
-    number: int = 0  # counts those whose shown URLs look alike, from 1 on; 0 where none do
+    url: str = field(repr=False)  # its URL, or that of the folder it was found in; includes secrets
+    below: str = ""  # path below the folder; empty if the URL is its own
+    size: int | None = None  # in bytes; None if the store does not say
+    number: int = 0  # numbers objects whose shown URLs are equal, from 1; otherwise 0
 
     @property
     def name(self) -> str:
-        """What it is called in tables: as it is shown, and which of those that look alike it is."""
+        """Name in tables: the shown URL, numbered if it is not unique."""
         return f"{self.shown} ({self.number})" if self.number else self.shown
 
     @property
     def shown(self) -> str:
-        """Its URL without user, password and query, as text that can be printed."""
+        """URL without user, password and query, as printable text."""
         shown = show_url(self.url)
         if not self.below:
             return shown
         return f"{shown}{'' if shown.endswith('/') else '/'}{printable(self.below)}"
 
     def read(self) -> bytes:
-        """Read all of it."""
+        """Read the whole object."""
         if self.size is not None:
             return read_range(self, 0, self.size)
         with plain_read_errors(self):
@@ -75,16 +75,16 @@ class StoredObject:
 
 
 Place = Path | StoredObject
-"""Where a file lies: on this machine or in a store."""
+"""Location of a file: on this machine or in a store."""
 
 
 def name_place(place: Place) -> str:
-    """A place as text that any file format and any terminal takes."""
+    """A place as printable text."""
     return printable_path(place) if isinstance(place, Path) else place.name
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is passed over, with whatever is below it."""
+    """Whether a file or folder is skipped, with everything below it."""
     return name.startswith(".") or name in _MADE_BY_SYSTEMS
 
 
@@ -94,7 +94,7 @@ def suffix_of(place: Place) -> str:
 
 
 def open_store(url: str) -> tuple[AbstractFileSystem, str]:
-    """Open the store that a person's URL is of; fsspec keeps one of each open in a process."""
+    """Open the store of a user-given URL; fsspec caches one instance of each per process."""
     scheme = url.partition("://")[0]
     if "::" in url:
         first = url.partition("::")[0]
@@ -103,7 +103,7 @@ def open_store(url: str) -> tuple[AbstractFileSystem, str]:
     try:
         store, path = url_to_fs(url)
     except ImportError as error:
-        # fsspec's own error gives advice in words; the one behind it names the module.
+        # fsspec's error only gives advice; its cause names the missing module.
         missing = getattr(error.__cause__, "name", None) or scheme
         package = missing.partition(".")[0]
         raise UsageError(
@@ -119,7 +119,7 @@ def open_store(url: str) -> tuple[AbstractFileSystem, str]:
 
 
 def list_objects(url: str) -> list[StoredObject]:
-    """Look up what a URL is of."""
+    """List the objects at a URL."""
     store, root = open_store(url)
     with plain_read_errors(StoredObject(url)):
         about = _look_up(store, root, url)
@@ -127,7 +127,7 @@ def list_objects(url: str) -> list[StoredObject]:
             return [StoredObject(url, size=about.get("size"))]
         found = store.find(root, detail=True).items()
         sizes = {path.removeprefix(root).removeprefix("/"): one.get("size") for path, one in found}
-    # A folder may be an object too, which is no image.
+    # Stores may list a folder itself as an object.
     visible = (b for b in sorted(sizes) if b and not any(map(is_hidden, b.split("/"))))
     return [StoredObject(url, below, sizes[below]) for below in visible]
 
@@ -149,7 +149,7 @@ def _reach(place: StoredObject) -> tuple[AbstractFileSystem, str]:
 
 @contextmanager
 def open_place(place: Place) -> Iterator[BinaryIO]:
-    """Open a file wherever it lies."""
+    """Open a file in any place."""
     if isinstance(place, Path):
         with _open_regular(place) as file:
             yield file
@@ -161,7 +161,7 @@ def open_place(place: Place) -> Iterator[BinaryIO]:
 
 
 def read_range(place: Place, start: int, size: int) -> bytes:
-    """Read a part of a file without the rest."""
+    """Read only a part of a file."""
     check_size(size)
     with plain_read_errors(place):
         if isinstance(place, Path):
@@ -186,7 +186,7 @@ def _fetch(place: StoredObject, start: int, size: int) -> bytes:
 
 
 def check_parts(place: StoredObject) -> None:
-    """Refuse a file of which a part cannot be had without the rest."""
+    """Raise an error if a file cannot be read in parts."""
     try:
         read_range(place, 1, 1)
     except ImageReadError as error:
@@ -197,20 +197,20 @@ def check_parts(place: StoredObject) -> None:
 
 
 def read_file(path: Path, most: int | None = None) -> bytes:
-    """Read an image's file, whatever is called one."""
+    """Read an image file, which may be anything."""
     with plain_read_errors(path), _open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         check_size(size, most)
-        # No more than it held when it was opened, for a file that grows may have no end.
+        # No more than its size when opened: a growing file may have no end.
         return file.read(size)
 
 
 def _open_regular(path: Path) -> BinaryIO:
-    # A pipe or a device may keep whoever opens it waiting, or never end: what is open is looked at,
-    # for another may have been put in its place since it was found.
+    # Opening a pipe or device may block, and reading it may never end. Check again after opening,
+    # because the file may have been replaced since it was found.
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
-        os.scandir(path).close()  # one that cannot be searched says why
+        os.scandir(path).close()  # raises the reason if it cannot be searched
     if not stat.S_ISREG(mode):
         raise ImageReadError("not a regular file")
     file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
@@ -225,19 +225,19 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def local_version(path: Path) -> str:
-    """What changes when another file of this machine is written in its place."""
+    """A value that changes when another local file is written in the same place."""
     status = path.stat()
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
 
 
 def stored_version(place: StoredObject) -> str:
-    """What changes when another object is written in its place."""
+    """A value that changes when another object is written in the same place."""
     about = _look_up(*_reach(place), place.url)
     return " ".join(f"{key}={about[key]}" for key in _VERSION_KEYS if about.get(key) is not None)
 
 
 def check_size(size: int, most: int | None = None) -> None:
-    """Refuse what is too large."""
+    """Raise an error if a file is too large."""
     most = MAX_FILE_BYTES if most is None else most
     if size > most:
         raise ImageReadError(f"too large: {size} bytes, more than {most}")
@@ -245,7 +245,7 @@ def check_size(size: int, most: int | None = None) -> None:
 
 @contextmanager
 def plain_read_errors(place: Place) -> Iterator[None]:
-    """Have one kind of error for whatever keeps a file from being read."""
+    """Turn everything that keeps a file from being read into an `ImageReadError`."""
     try:
         yield
     except (ImageReadError, MemoryError):
@@ -253,13 +253,13 @@ def plain_read_errors(place: Place) -> Iterator[None]:
     except VitscopeError as error:
         raise ImageReadError(str(error)) from error
     except Exception as error:
-        # As broad as can be: bytes from anywhere, and what the clients of stores and the readers of
-        # archives raise on them is documented nowhere.
+        # Deliberately broad: the bytes are untrusted, and the errors of store clients and archive
+        # readers are undocumented.
         raise ImageReadError(f"cannot be read: {_explain(place, error)}") from error
 
 
 def _explain(place: Place, error: Exception) -> str:
-    # In one printable line; of a store's error the kind alone, for its text may hold secrets.
+    # On one printable line; for a store only the kind of error, as its message may contain secrets.
     if isinstance(place, StoredObject):
         if isinstance(error, TimeoutError):
             return "its server did not answer in time"

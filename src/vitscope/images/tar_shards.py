@@ -1,15 +1,15 @@
-"""Images inside tar archives in the layout of WebDataset.
+"""Images in tar archives with the layout of WebDataset.
 
 The files of a sample are called `key.jpg`, `key.json` and so on: the key ends at the first dot.
-Names of photographs have dots too (`IMG_2020.01.04.jpg`): a member with more than one is an image
-of its own, unless its sample has an image without (`key.edge.png` beside `key.jpg`), or has several
-and one of another sample ends in the same words (`a.left.jpg` and `a.right.jpg` beside
-`b.left.jpg`), or the word is one of labels (`key.seg.png`).
+Photographs may have dots in their names too (`IMG_2020.01.04.jpg`). So a member with more than one
+dot is an image of its own, unless its sample has an image without (`key.edge.png` beside
+`key.jpg`), or has several images whose ending also occurs in another sample (`a.left.jpg` and
+`a.right.jpg` beside `b.left.jpg`), or its ending is a word for labels (`key.seg.png`).
 
-- Nothing is unpacked to the disk, and names of members are names alone: they lead nowhere.
-- One pass over the headers finds the images; each is read later by its place, without the rest.
-- An archive that is cut short or damaged is refused as a whole, before anything is computed from
-  it: half of it would be a set that nobody asked for.
+- Nothing is extracted to the disk, and member names are only names: they are never followed.
+- One pass over the headers finds the images; each is later read from its offset, without the rest.
+- A truncated or damaged archive is refused as a whole before anything is computed: half of it would
+  be a different set of images.
 """
 
 import os
@@ -34,7 +34,7 @@ from vitscope.images.stores import (
 )
 
 _MAX_HEADER_BYTES = 2**16
-"""Longest header of a member, its extended headers included; names take up to 4,096 bytes."""
+"""Largest header of a member with its extended headers; names take up to 4,096 bytes."""
 
 
 _LABEL_WORDS = {"depth", "gt", "label", "labels", "mask", "masks", "seg", "segmentation", "target"}
@@ -47,21 +47,21 @@ class TarMember:
     archive: Place
     member: str
     offset: int  # first byte of its content in the archive
-    size: int | None  # None where it is a device, has holes, or is a link to no earlier image
+    size: int | None  # None for a device, a sparse file, or a link to anything but an earlier image
 
     @property
     def name(self) -> str:
-        """Archive and member as text that can be printed."""
+        """Archive and member as printable text."""
         member = os.fsencode(self.member).decode("utf-8", errors="backslashreplace")
         return f"{name_place(self.archive)}::{printable(member)}"
 
     @property
     def key(self) -> str:
-        """What the files of its sample are called: the name of the member without its extension."""
+        """Key of its sample: the member's name without its extension."""
         return PurePosixPath(self.member).stem
 
     def read(self) -> bytes:
-        """Read it."""
+        """Read its bytes."""
         if self.size is None:
             raise ImageReadError("not a regular file")
         return read_range(self.archive, self.offset, self.size)
@@ -70,11 +70,11 @@ class TarMember:
 class FoundMembers(list[TarMember]):
     """The images of an archive."""
 
-    num_left_out = 0  # members that have the extension of an image but look like parts of samples
+    num_left_out = 0  # members with an image extension that look like parts of samples
 
 
 def list_members(archive: Place) -> FoundMembers:
-    """Find the images of an archive by its headers."""
+    """Find the images of an archive from its headers."""
     named: list[TarMember] = []
     by_path: dict[str, TarMember] = {}
     num_members = 0
@@ -120,14 +120,14 @@ def _leave_out_parts(named: list[TarMember]) -> FoundMembers:
 
 
 def _split(member: TarMember) -> tuple[str, str]:
-    # The key of its sample, with the folder that it is in, and what follows its first dot.
+    # The key of its sample including the folder, and everything after the first dot.
     path = PurePosixPath(member.member)
     key, _, ending = path.name.partition(".")
     return f"{path.parent}/{key}", ending.lower()
 
 
 def _locate(archive: Place, info: tarfile.TarInfo, earlier: Mapping[str, TarMember]) -> TarMember:
-    # What tar finds under two names on the disk it writes once, and a hard link for the second.
+    # tar stores a file with two names once, and a hard link for the second name.
     target = earlier.get(normpath(info.linkname)) if info.islnk() else None
     if target is not None:
         return replace(target, member=info.name)
@@ -136,7 +136,7 @@ def _locate(archive: Place, info: tarfile.TarInfo, earlier: Mapping[str, TarMemb
 
 
 class _Headers:
-    """An archive's file that gives out a header's worth of bytes for each member."""
+    """An archive's file object that limits the bytes read for each member's header."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -163,17 +163,17 @@ def _iter_members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     with tarfile.open(fileobj=headers, mode="r:", errors="surrogateescape") as archive:  # type: ignore[call-overload]
         before = -1
         while (member := archive.next()) is not None:
-            # Sizes below zero lead backwards, and around for ever.
+            # Negative sizes lead backwards, in an endless loop.
             if member.size < 0 or archive.offset <= before:
                 raise tarfile.ReadError("a member of negative size")
             before = archive.offset
             yield member
-            # Kept for whoever asks by name: all headers, in memory. Headers that hold for all later
-            # members would pile up too; what is of use here stands in each member's own.
+            # tarfile keeps all headers in memory for access by name, and global headers for all
+            # later members. Neither is needed: each member's own header is enough.
             archive.members.clear()
             archive.pax_headers.clear()
             headers.start_member()
-        # tarfile takes a header that is damaged or missing for the end.
+        # tarfile takes a damaged or missing header for the end.
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
             raise tarfile.ReadError(f"no header and no end at byte {archive.offset}")

@@ -1,8 +1,8 @@
-"""URLs: what is one, and what of it may be shown.
+"""Recognise URLs, and show them without secrets.
 
-- User and password are not shown, whichever signs stand in them, nor is what follows an address of
-  the web: its query (a signature, a token) and its fragment.
-- That holds for chained URLs and for mistyped ones too.
+- User and password are hidden, whatever characters they contain, and so is everything after a web
+  address: its query (a signature, a token) and its fragment.
+- The same holds for chained and mistyped URLs.
 """
 
 import re
@@ -18,7 +18,7 @@ _HOST = re.compile(r"([^:@]*|\[[^]@]*\])(:\d*)?")
 
 
 def is_url(name: str) -> bool:
-    """Whether a name is a URL and no path."""
+    """Whether a name is a URL rather than a path."""
     return _URL.match(name) is not None
 
 
@@ -28,12 +28,12 @@ def resembles_url(name: str) -> bool:
 
 
 def is_web(url: str) -> bool:
-    """Whether a URL is one of the web, where a query and a fragment follow the path."""
+    """Whether a URL is a web address, whose path a query and a fragment may follow."""
     return _WEB.match(url) is not None
 
 
 def show_name(name: str) -> str:
-    """A path or URL, mistyped or not, as it may be shown."""
+    """A path or URL, mistyped or not, without secrets."""
     if is_url(name):
         return show_url(name)
     mistyped = _MISTYPED.match(name)
@@ -43,16 +43,17 @@ def show_name(name: str) -> str:
 
 
 def show_url(url: str) -> str:
-    """A URL as it may be shown."""
+    """A URL without secrets."""
     scheme, separator, rest = url.partition("://")
-    if _LINK.search(rest):  # a chain, whose next link may hold a secret in turn
+    if _LINK.search(rest):  # a chain, whose next link may contain another secret
         return printable(f"{scheme}://...")
-    if not scheme.lower().endswith("file"):  # with a third slash a host is still a host
+    if not scheme.lower().endswith("file"):  # a third slash does not turn the host into a path
         separator += rest[: len(rest) - len(rest.lstrip("/"))]
         rest = rest.lstrip("/")
     ends = "/?#" if is_web(url) else "/"
     if not _HOST.fullmatch(re.split(f"[{ends}]", rest, maxsplit=1)[0]):
-        # A password may hold a /; a @ behind the first one is then its end and not of the path.
+        # A password may contain a /: an @ after it then ends the password and is not part of the
+        # path.
         first, slash, path = rest.partition("/")
         secret, _, host = (first if "@" in first else rest).rpartition("@")
         rest = f"{host}{slash}{path}" if "@" in first else host

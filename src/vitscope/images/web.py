@@ -1,9 +1,9 @@
-"""Objects of the web, read in bounded time and memory, one request a read.
+"""Objects on the web, read in bounded time and memory with one request per read.
 
-- A server that says nothing, or a byte a second, is given up on.
-- No more is taken than was asked for, and nothing is decompressed on the way: a small answer cannot
-  become a large one.
-- What went wrong is said in words of ours: the text of an answer or of an error may hold secrets.
+- A server that sends nothing, or a byte a second, is abandoned.
+- No more is read than requested, and nothing is decompressed: a small response cannot become a
+  large one.
+- Errors are described in our own words, as the text of a response or error may contain secrets.
 """
 
 import io
@@ -19,10 +19,10 @@ from fsspec.asyn import sync
 from vitscope.errors import ImageReadError
 
 SILENCE_S = 20
-"""Longest wait for a connection or for the next bytes."""
+"""Longest wait in seconds for a connection or for the next bytes."""
 
 REQUEST_S = 120
-"""Longest request, however steadily bytes come."""
+"""Longest request in seconds, however steadily bytes arrive."""
 
 _BUFFER_BYTES = 2**20
 _CHUNK_BYTES = 2**16
@@ -34,19 +34,19 @@ _REASONS = {
     "ServerDisconnectedError": "hung up",
     "ClientPayloadError": "hung up in the middle",
 }
-"""What errors of the client mean, by the name of their class."""
+"""Descriptions of the client's errors, by class name."""
 
 _VERSION_HEADERS = ("ETag", "Last-Modified", "Content-MD5", "Digest")
 
 
 def look_up(store: AbstractFileSystem, url: str) -> dict[str, Any]:
-    """Ask what is there, without its content."""
+    """Look up an object without its content."""
 
     async def ask() -> dict[str, Any]:
         async with _request(store, url, {"Range": "bytes=0-0"}) as reply:
             found = re.search(r"/(\d+)$", reply.headers.get("Content-Range", ""))
             size = int(found[1]) if found else None
-            if reply.status == HTTPStatus.OK:  # all of it would come
+            if reply.status == HTTPStatus.OK:  # the server would send all of it
                 size = reply.content_length
             kept = {k: reply.headers[k] for k in _VERSION_HEADERS if k in reply.headers}
             return {"type": "file", "size": size, **kept}
@@ -63,7 +63,7 @@ def fetch(store: AbstractFileSystem, url: str, most: int, start: int | None = No
         taken = bytearray()
         async with _request(store, url, headers) as reply:
             if reply.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                return b""  # it ends before
+                return b""  # it ends before that
             if _first_byte(reply, start or 0) != (start or 0):
                 raise ImageReadError("cannot be read: its server does not support range requests")
             async for chunk in reply.content.iter_chunked(_CHUNK_BYTES):
@@ -77,7 +77,7 @@ def fetch(store: AbstractFileSystem, url: str, most: int, start: int | None = No
 
 
 class WebFile(io.RawIOBase):
-    """An object of the web as a file that is read in parts."""
+    """An object on the web as a seekable file."""
 
     def __init__(self, store: AbstractFileSystem, url: str) -> None:
         self._store, self._url = store, url
@@ -86,15 +86,15 @@ class WebFile(io.RawIOBase):
 
     @classmethod
     def open(cls, store: AbstractFileSystem, url: str) -> io.BufferedReader:
-        """Open one with a buffer, so that small reads are no requests of their own."""
+        """Open an object with a buffer, so that small reads need no requests of their own."""
         return io.BufferedReader(cls(store, url), _BUFFER_BYTES)
 
     def readable(self) -> bool:
-        """Can be read."""
+        """Whether it can be read: always."""
         return True
 
     def seekable(self) -> bool:
-        """Can be read from any position."""
+        """Whether it can be read from any position: always."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -116,7 +116,7 @@ class WebFile(io.RawIOBase):
 async def _request(
     store: AbstractFileSystem, url: str, headers: dict[str, str]
 ) -> AsyncIterator[Any]:
-    from aiohttp import ClientTimeout  # it is there where fsspec has opened such a store
+    from aiohttp import ClientTimeout  # installed with fsspec's http store
 
     session = await store.set_session()
     asked = {**store.kwargs.get("headers", {}), "Accept-Encoding": "identity", **headers}
@@ -153,7 +153,7 @@ def _check_status(status: int) -> None:
 
 def _run(store: AbstractFileSystem, task: Any) -> Any:
     try:
-        # Once more a limit of the whole, for what the client's own does not count.
+        # A second overall limit, for what the client's own does not cover.
         return sync(store.loop, task, timeout=REQUEST_S + SILENCE_S)
     except Exception as error:
         kinds = [kind.__name__ for kind in type(error).__mro__]

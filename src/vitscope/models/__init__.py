@@ -1,1 +1,1 @@
-"""Adapters: one file per library, each imported only when one of its models is asked for."""
+"""The common adapter class, and how models are run, traced and compared."""

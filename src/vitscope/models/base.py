@@ -1,4 +1,4 @@
-"""The adapter: any library's ViT behind one face, handing over attention rows as it runs."""
+"""The adapter: one interface to any library's ViT, which hands over attention rows as it runs."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -26,7 +26,7 @@ Pixels = Float[Tensor, "batch channel height width"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What a result says about the model it came from.
+    """Description of a model in results.
 
     Attributes:
         id: The id it was loaded by, or the class name of a wrapped module.
@@ -40,9 +40,8 @@ class ModelInfo:
         global_feature: "cls" or "attention pooling".
         source: Where the weights came from.
         notes: What a reader of the numbers should know about this model.
-        recipe: Its training recipe, the same for models that differ in size alone; empty where it
-            is not known.
-        size: Label of its size within the recipe; None where it is not known.
+        recipe: Its training recipe, shared by models that differ only in size; empty if unknown.
+        size: Label of its size within the recipe; None if unknown.
     """
 
     id: str
@@ -62,23 +61,23 @@ class ModelInfo:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ViTAdapter:
-    """Any library's Vision Transformer behind one face.
+    """One interface to the Vision Transformers of all libraries.
 
     Attributes:
         module: The vision tower.
-        info: What it is.
-        preprocessing: How it wants its images.
+        info: Description of the model.
+        preprocessing: Preprocessing of its images.
         blocks: The analysable blocks by layer index: every block of a model with a [CLS] token,
-            the pooling head alone (index = depth) of one with attention pooling.
-        make_layout: From input height and width in pixels to the token layout.
-        run: The model's own forward, from pixels to the global feature it hands its users.
-        embed_row: Final norm and projection on rows of the last block's output.
-        encoder: All blocks of the encoder, in order, of a model whose analysable block is a pooling
-            head; empty where `blocks` are they.
-        weights_hash: Digest of its weights where `hashed` has taken it; every run takes its own
-            otherwise.
-        autocast: Whether its module runs under autocast at the moment; copies share it, as they
-            share the module.
+            only the pooling head (index = depth) of a model with attention pooling.
+        make_layout: Function from input height and width in pixels to the token layout.
+        run: The model's own forward, from pixels to the global feature.
+        embed_row: Final norm and projection, applied to rows of the last block's output.
+        encoder: All encoder blocks in order, if the only analysable block is a pooling head;
+            otherwise empty, as `blocks` has them.
+        weights_hash: Digest of the weights if `hashed` has computed it; otherwise every run
+            computes its own.
+        autocast: Whether the module currently runs under autocast; shared by all adapters of the
+            module.
     """
 
     module: nn.Module
@@ -106,7 +105,7 @@ class ViTAdapter:
 
     @property
     def last_layer(self) -> int:
-        """Index of the layer that the global feature comes out of."""
+        """Index of the layer that produces the global feature."""
         return max(self.blocks)
 
     @property
@@ -116,26 +115,26 @@ class ViTAdapter:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision the model computes in: that of its weights, or of autocast where it is on."""
+        """Precision of the computation: that of the weights, or of autocast if it is on."""
         return self.autocast.half or self.parameter.dtype
 
     def undisturbed(self) -> AbstractContextManager[None]:
-        """Have the model alone, in evaluation mode and without a caller's autocast or compiler.
+        """Hold the model exclusively, in evaluation mode, without outer autocast or compiler.
 
-        Every method that runs or moves the model does so by itself. Another thread that would use
-        the model, or a part of it, waits until the context ends.
+        Every method that runs or moves the model does this itself. Other threads that need the
+        model or a part of it wait until the context ends.
 
         Returns:
-            A context, which a thread may enter several times.
+            A reentrant context: the same thread may enter it several times.
         """
         return undisturbed(self.module)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "ViTAdapter":
-        """Move the model, in place and for good.
+        """Move and cast the model permanently, in place.
 
         Args:
-            device: Where to run.
-            dtype: Precision to run in; weights are cast.
+            device: Device to run on.
+            dtype: Precision of the weights.
 
         Returns:
             This adapter.
@@ -146,15 +145,15 @@ class ViTAdapter:
 
     @contextmanager
     def placed(self, device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
-        """Run the model on a device and in a precision, and leave it as it was found.
+        """Run the model temporarily on another device and in another precision.
 
         Args:
-            device: Where to run.
-            dtype: Precision to run in. Weights are cast to float32 or float64; in a half precision
+            device: Device to run on.
+            dtype: Precision to run in. Weights are cast to float32 or float64; for a half precision
                 they are float32 and the model runs under autocast.
 
         Yields:
-            Nothing; the model is back where it was, with its own weights, when the context ends.
+            Nothing; when the context ends, the model is back on its device with its own weights.
         """
         weights = torch.float32 if dtype in HALF_PRECISIONS else dtype
         with (
@@ -165,10 +164,10 @@ class ViTAdapter:
             yield
 
     def named(self, model_id: str, source: str) -> "ViTAdapter":
-        """The same model under another id.
+        """Give the model another id.
 
         Args:
-            model_id: The id a result shall carry.
+            model_id: Id of the model in results.
             source: Where the weights came from.
 
         Returns:
@@ -177,25 +176,25 @@ class ViTAdapter:
         return replace(self, info=replace(self.info, id=model_id, source=source))
 
     def hashed(self) -> "ViTAdapter":
-        """The same model with the digest of its weights, for several runs to take it once.
+        """Compute the digest of the weights once, for several runs to reuse.
 
         Returns:
-            A copy that shares the module, whose weights must not change from now on.
+            A copy that shares the module, whose weights must not change afterwards.
         """
         with self.undisturbed():
             return replace(self, weights_hash=hash_weights(self.module))
 
     def describe_behaviour(self) -> Behaviour:
-        """What beside its weights decides on the model's numbers.
+        """Describe everything besides the weights that determines the model's numbers.
 
         Returns:
-            Its digest, and what of it cannot be compared.
+            Its digest, and what cannot be compared.
         """
         with self.undisturbed():
             return describe_behaviour(self.module)
 
     def labelled(self, recipe: str, size: str | None) -> "ViTAdapter":
-        """The same model with its place among others.
+        """Set the model's training recipe and size.
 
         Args:
             recipe: Its training recipe.
@@ -207,7 +206,7 @@ class ViTAdapter:
         return replace(self, info=replace(self.info, recipe=recipe, size=size))
 
     def preprocess(self, image: Images) -> Float[Tensor, "channel height width"]:
-        """One image as the model is given it: what an audit does to each.
+        """Preprocess one image as an audit does.
 
         Args:
             image: A path, a URL, a PIL image, an array or a tensor of uint8 (docs/data.md).
@@ -216,22 +215,23 @@ class ViTAdapter:
             Its pixels; `torch.stack` makes a batch of several.
 
         Raises:
-            UsageError: If it is something else, or several images.
+            UsageError: If it is of another type, or several images.
             ImageReadError: If it cannot be read.
         """
         return load_pixels(image, self.preprocessing)
 
     def select_layers(self, layers: Literal["last", "all"] | Collection[int]) -> tuple[int, ...]:
-        """Turn a choice of layers into indices.
+        """Convert a choice of layers to indices.
 
         Args:
             layers: "last", "all", or a collection of indices.
 
         Returns:
-            Sorted indices; the last layer is always among them, for the headline comes from it.
+            Sorted indices; the last layer is always among them, because the headline is computed
+            there.
 
         Raises:
-            UsageError: If an index is not a layer with an analysable row.
+            UsageError: If an index is not that of a layer with an analysable row.
         """
         if layers == "last":
             return (self.last_layer,)
@@ -244,10 +244,10 @@ class ViTAdapter:
         return tuple(sorted(chosen | {self.last_layer}))
 
     def select_layer(self, layer: int | None) -> int:
-        """Turn a choice of one layer into its index.
+        """Convert a choice of one layer to its index.
 
         Args:
-            layer: An index, also of numpy; the last layer if None.
+            layer: An index, which may be a numpy integer; the last layer if None.
 
         Returns:
             The index.
@@ -276,21 +276,22 @@ class ViTAdapter:
         *,
         verified: bool = True,
     ) -> Float[Tensor, "batch out"] | None:
-        """Run the model on a batch and hand over the row of each chosen layer as it is passed.
+        """Run the model on a batch and hand over the row of each chosen layer as it is reached.
 
         Args:
             pixels: Preprocessed images, on the model's device.
             layers: Indices into `blocks`.
-            on_trace: Called once per layer while the forward goes on, so that one layer's values
-                are alive at a time.
-            on_stream: Called once when the forward is over, with what the residual stream was at
-                every depth passed; left out, nothing of it is read.
-            verified: Whether the model runs to its end. If not, it is left at the attention of its
-                last block, where that is among the layers: the trace has nothing to be verified by,
-                and the stream no last depth. An attention-pooling head always runs in full.
+            on_trace: Called once per layer during the forward, so that the values of only one layer
+                are in memory at a time.
+            on_stream: Called once after the forward, with the residual stream at every depth
+                reached; if None, the stream is not recorded.
+            verified: Whether to run the model to its end. If not, the forward stops at the
+                attention of the last block, if that layer is chosen: its trace then lacks the
+                model's own rows, and the stream its last depth. An attention-pooling head always
+                runs in full.
 
         Returns:
-            The model's own global feature; None where the forward was left before it.
+            The model's own global feature; None if the forward stopped before it.
         """
         layout = self.make_layout(pixels.shape[-2], pixels.shape[-1])
         with ExitStack() as stack:
@@ -351,26 +352,26 @@ class ViTAdapter:
     def finish_block(
         self, layer: int, rows: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, "batch dim"]:
-        """A block's MLP half on rows of the residual stream, in the model's own precision.
+        """Apply a block's MLP half to rows of the residual stream, in the model's own precision.
 
         Args:
             layer: Index of the block.
             rows: Residual stream after the attention branch.
 
         Returns:
-            The block's output, where and in the precision that `rows` are.
+            The block's output, on the device and in the precision of `rows`.
         """
         with self._applied() as parameter:
             return self.blocks[layer].finish(rows.to(parameter)).to(rows)
 
     def embed(self, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch out"]:
-        """Final norm and projection of rows of the last block's output.
+        """Apply the final norm and projection to rows of the last block's output.
 
         Args:
             rows: The last block's output on the row.
 
         Returns:
-            The global feature, where and in the precision that `rows` are.
+            The global feature, on the device and in the precision of `rows`.
         """
         with self._applied() as parameter:
             return self.embed_row(rows.to(parameter)).to(rows)
@@ -383,14 +384,14 @@ class ViTAdapter:
                 yield parameter
 
     def find_non_finite(self, pixels: Pixels) -> tuple[int, int] | None:
-        """Where NaN or infinity first enters the analysed row.
+        """Find where NaN or infinity first enters the analysed row.
 
         Args:
             pixels: The batch in which it was noticed.
 
         Returns:
-            (layer, image within the batch) of the first layer whose output row is not finite,
-            or None where every layer's is.
+            (layer, image within the batch) of the first layer whose output row is not finite; None
+            if all are finite.
         """
         found: list[tuple[int, int]] = []
 

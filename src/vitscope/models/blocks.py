@@ -1,10 +1,10 @@
-"""One block of any library's ViT: where its tensors are found, and how they are read off.
+"""One block of any library's ViT: its parts, and how a trace is recorded from them.
 
-- The model runs unchanged, with its own kernels; nothing of size tokens x tokens is made.
+- The model runs unchanged, with its own kernels; no tokens x tokens matrix is formed.
 - Queries, keys and values are the module's own tensors wherever they pass through a module.
-- Everything a trace holds for the proof (t, r, the block's output) is read off the model.
-- Where no proof is asked for, the forward is left as soon as the one row can be had.
-- Hooks are gone when the forward is over, whatever happened in it.
+- What a ledger is verified by (t, r, the block's output) is recorded from the model.
+- Where nothing is verified, the forward stops as soon as the row is known.
+- Hooks are removed after the forward, even if it fails.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,13 +25,13 @@ from vitscope.trace import AttentionTail, ClsTrace
 
 
 class StopForward(Exception):  # noqa: N818 - it ends a forward as StopIteration ends a loop
-    """The row is complete, and what the model would compute next is not needed."""
+    """Raised to stop the forward once the row is complete."""
 
 
 class Heads(NamedTuple):
-    """One query row and the keys and values of all tokens, split into heads.
+    """One query row, and the keys and values of all tokens, split into heads.
 
-    Norms and rotary positions are applied.
+    Norms and rotary positions are already applied.
     """
 
     query: Float[Tensor, "batch head head_dim"]
@@ -41,12 +41,12 @@ class Heads(NamedTuple):
 
 @dataclass(eq=False)
 class AttentionCall:
-    """What passed through one attention module in one forward.
+    """Inputs and recorded tensors of one attention module in one forward.
 
     Attributes:
         args: Positional arguments of the attention module.
         kwargs: Its keyword arguments.
-        taps: Outputs of the modules that `BlockParts.taps` names.
+        taps: Outputs of the modules in `BlockParts.taps`.
     """
 
     args: tuple[Any, ...] = ()
@@ -55,35 +55,34 @@ class AttentionCall:
 
     @property
     def tokens(self) -> Float[Tensor, "batch token dim"]:
-        """The normed tokens, which an attention module takes first."""
+        """The normed tokens: the first argument of the attention module."""
         tokens: Tensor = take_input(self.args, self.kwargs)
         return tokens
 
 
 HeadsFunction = Callable[[AttentionCall, int], Heads]
-"""From a recorded call and the query's position to queries, keys and values."""
+"""From a recorded call and the query's position to the query, keys and values."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BlockParts:
-    """One block taken apart: where its tensors are found, and its second half as a function.
+    """The parts of one block.
 
     Attributes:
         block: The block; its first argument is the residual stream, its output the next one.
         attention: The attention module; its arguments are recorded.
         taps: Modules whose outputs `make_heads` needs, by name.
-        make_heads: Queries, keys and values out of the taps, exactly as the module made them.
-        project_heads: The same from what the module is called with, before it has run: the query
-            of the one row alone. Where it is None, as for a pooling head, the block always runs in
-            full.
+        make_heads: Takes query, keys and values from the taps, exactly as the module computed them.
+        project_heads: Computes the same from the attention's arguments, before it has run, for the
+            one query row only. None if that is not possible, as for a pooling head: the block then
+            always runs in full.
         scale: Factor on the query-key products.
         tail: W_O, b_O and γ.
-        branch: Module whose output is the attention branch (the first element, of a tuple).
-        branch_scale: γ where `branch` comes before it (layer scale kept as a bare parameter).
-        attention_norm: The first layer norm, between the stream and the attention; None for a
-            pooling head.
+        branch: Module whose output is the attention branch (the first element if it is a tuple).
+        branch_scale: γ, if it is a bare parameter applied after `branch`.
+        attention_norm: The layer norm before the attention; None for a pooling head.
         mlp_norm: Module whose input is the residual stream after the attention branch.
-        finish: The block's MLP half on rows of that stream.
+        finish: The block's MLP half, applied to rows of that stream.
     """
 
     block: nn.Module
@@ -101,15 +100,15 @@ class BlockParts:
 
 
 class BlockRecorder:
-    """Collects one block's tensors during one forward; emits the trace when the block is done.
+    """Records the tensors of one block during one forward and emits its trace.
 
     Attributes:
-        times_run: How often the block was run so far; once in a forward, or it is not the block
-            that it was when the model was wrapped.
+        times_run: How often the block has run; anything but once per forward means that blocks were
+            replaced after the model was wrapped.
 
-    Of the last block the row can be had without the block: from what its attention is called with.
-    It is read this way whether the block then runs or not, so that the proof of one batch is a
-    proof of the way itself, and no ledger depends on which batches are verified.
+    In the last block the row is computed from the attention's arguments, whether the block then
+    runs or not. So verifying one batch verifies this computation itself, and no ledger depends on
+    which batches are verified.
     """
 
     def __init__(
@@ -125,9 +124,9 @@ class BlockRecorder:
     ) -> None:
         """Prepare to record.
 
-        Of the `last` block nothing but the row is needed; with `leave` the forward is left there by
-        `StopForward`, as soon as the row is there. A block that has no `project_heads`, or enters
-        its attention otherwise than by calling it, runs in full.
+        In the `last` block only the row is needed. With `leave`, `StopForward` ends the forward as
+        soon as the row is known. A block without `project_heads`, or one that does not call its
+        attention module, runs in full.
         """
         self.times_run = 0
         self._layer = layer
@@ -145,7 +144,7 @@ class BlockRecorder:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Listen to the block for as long as the context lasts."""
+        """Hook into the block for the duration of the context."""
         parts = self._parts
         enter_block, enter_attention = OwnHook(self._enter_block), OwnHook(self._enter_attention)
         handles: list[RemovableHandle] = [
@@ -176,7 +175,7 @@ class BlockRecorder:
                 "precision of its weights: take the wrapper off, or use --dtype bfloat16"
             )
         if self._picker is not None:
-            # A clone: a block may add to its input in place.
+            # Clone, because a block may add to its input in place.
             self._rows["skip"] = _take_row(stream, self._row).clone()
             self._picker.pick(stream)
 
@@ -221,7 +220,7 @@ class BlockRecorder:
 
     def _emit(self, heads: Heads, **own: Float[Tensor, "batch dim"]) -> None:
         self.times_run += 1
-        # Under autocast run the model's own products, not those that are made of them.
+        # Autocast is for the model's own products, not for those computed from them.
         with torch.autocast(heads.keys.device.type, enabled=False):
             trace = self._make_trace(heads, own)
             self._call, self._rows, self._heads = AttentionCall(), {}, None
@@ -234,7 +233,7 @@ class BlockRecorder:
         if self._picker is not None:
             self._picker.keep("keys", keys)
             self._picker.keep("values", values)
-        # Not a matrix product, which would first copy the keys of each head together.
+        # vecdot, because a matrix product would first copy each head's keys into contiguous memory.
         products = torch.linalg.vecdot(keys.to(dtype), query.to(dtype).unsqueeze(-2))
         return ClsTrace(
             layer=self._layer,

@@ -1,7 +1,7 @@
-"""Values and code in words that are the same in every process, so that they can be compared.
+"""Text descriptions of values and code that are the same in every process, for comparison.
 
-Code is identified by its name, bytecode and what it reads; library code by its name alone.
-What holds state that cannot be seen (a closure, a bound method) has no such words.
+Code is identified by its name, its bytecode and what it reads; library code by its name alone. Code
+with hidden state (a closure, a bound method) has no such description.
 """
 
 import hashlib
@@ -19,23 +19,23 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype)
 
 
 class UnknownError(Exception):
-    """What cannot be put into such words; the message says what it is."""
+    """Raised for a value that cannot be described; the message says what it is."""
 
 
 def is_library(module: str) -> bool:
-    """Whether code is known by its name."""
+    """Whether code is identified by its name alone."""
     return module.partition(".")[0] in _LIBRARIES
 
 
 def hash_tensor(tensor: Tensor) -> str:
-    """Digest of a tensor, wherever it is."""
+    """Digest of a tensor on any device."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     digest = hashlib.blake2b(flat.view(torch.uint8).numpy().data, digest_size=16)
     return f"{tensor.dtype} {tuple(tensor.shape)} {digest.hexdigest()}"
 
 
 def describe_value(value: Any) -> str:
-    """A setting in words."""
+    """Describe a setting."""
     if isinstance(value, _PLAIN):
         return repr(value)
     if isinstance(value, Enum):
@@ -58,7 +58,7 @@ def describe_value(value: Any) -> str:
 
 
 def describe_class(kind: type) -> str:
-    """A class in words."""
+    """Describe a class."""
     name = f"{kind.__module__}.{kind.__qualname__}"
     if is_library(kind.__module__):
         return name
@@ -77,12 +77,12 @@ def describe_class(kind: type) -> str:
 def describe_code(
     code: Any, *, reads: bool = True, known: frozenset[CodeType] = frozenset()
 ) -> str:
-    """A function in words."""
+    """Describe a function."""
     if isinstance(code, BuiltinFunctionType) and isinstance(code.__self__, ModuleType | None):
         return f"{code.__module__}.{code.__qualname__}"
     if not isinstance(code, FunctionType):
         raise UnknownError(_name_kind(code))
-    # Not its own name, which a decorator copies from what it wraps.
+    # Not __qualname__, which decorators copy from the wrapped function.
     name = f"{code.__globals__.get('__name__')}.{code.__code__.co_qualname}"
     if is_library(name):
         inner = getattr(code, "__wrapped__", None)
@@ -104,7 +104,7 @@ def describe_code(
 
 
 def _describe_numbers(function: FunctionType) -> Iterable[str]:
-    # Not switches, which say what a machine has.
+    # Not booleans, which may say what a machine has.
     for name in sorted(_list_names(function.__code__) & function.__globals__.keys()):
         value = function.__globals__[name]
         if isinstance(value, int | float | complex | Tensor) and not isinstance(value, bool):

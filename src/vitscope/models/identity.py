@@ -1,10 +1,10 @@
-"""What tells two models apart: their weights, and how they compute with them.
+"""The identity of a model: its weights, and how it computes with them.
 
-- The same model is the same however it was loaded, in every process and on every machine: nothing
-  depends on addresses, devices, the order of dictionaries, or what acts in training alone.
-- Whatever changes what a forward computes counts: hooks, parametrisations, replaced parts and
-  forwards, buffers that are not saved, settings.
-- Code that cannot be compared (a lambda, a closure, a bound method) is named, not passed over.
+- The same model has the same identity however it was loaded, in every process and on every machine:
+  addresses, devices, dictionary order and training-only behaviour do not count.
+- Everything that changes the forward counts: hooks, parametrisations, replaced parts and forwards,
+  buffers that are not saved, settings.
+- Code that cannot be compared (a lambda, a closure, a bound method) is reported by name.
 """
 
 import hashlib
@@ -30,28 +30,28 @@ from vitscope.models.descriptions import (
 from vitscope.models.running import OwnHook, find_plain_forward, list_computed
 
 _IDLE = ("Identity", "Drop")
-"""In the names of the libraries' classes that hand on what they are given outside of training."""
+"""Parts of class names of library modules that pass their input through in evaluation mode."""
 
 _INERT = {
-    # where it came from, and how it is prepared and trained
+    # origin, preprocessing and training
     *("default_cfg", "pretrained_cfg", "pretrained_model_args", "feature_info", "name_or_path"),
     *("image_mean", "image_std", "preprocess_cfg", "init_values", "init_scale", "fix_init"),
     *("weight_init_mode", "head_init_scale", "loss_type", "warnings_issued", "aug_active"),
     *("grad_checkpointing", "gradient_checkpointing", "inplace", "_is_hf_initialized"),
-    # which kernel computes the same, and where
+    # choice among equivalent kernels, and device placement
     *("fused_attn", "kernel_config", "hf_device_map", "all_tied_weights_keys"),
-    # which input sizes are taken; the size itself is part of every result
+    # accepted input sizes; the actual size is part of every result
     *("dynamic_img_size", "dynamic_img_pad", "strict_img_size", "flatten", "output_fmt"),
     *("feat_shape", "pos_embed_cached"),
 }
-"""Attributes that change no number."""
+"""Attributes that do not affect the numbers."""
 
 _PLACING = {"_hf_hook", "_old_forward", "_original_forward", "to", "cuda", "npu", "xpu", "mlu"}
-"""What accelerate leaves on a model that it has placed."""
+"""Attributes that accelerate sets on a model it has placed."""
 
 _DEVICE_HOOKS = {"AlignDevicesHook", "CpuOffload", "UserCpuOffloadHook"}
 _DECORATORS = {*sys.stdlib_module_names, "typing_extensions", "huggingface_hub"}
-"""Modules whose functions stand around methods of the libraries as published."""
+"""Modules whose functions wrap methods of the libraries as published."""
 
 _RECORDS = "transformers.utils.output_capturing"
 _HANDLED = {*vars(nn.Module()), "forward", "_compiled_call_impl", "_gradient_checkpointing_func"}
@@ -61,18 +61,18 @@ _HANDLED = {*vars(nn.Module()), "forward", "_compiled_call_impl", "_gradient_che
 class Behaviour:
     """How a model computes with its weights."""
 
-    digest: str  # no two runs have the same where something is unknown
+    digest: str  # unique to this run if anything is unknown
     unknown: tuple[str, ...]  # such as "the forward hook of blocks.0 (a lambda)"
 
 
 def hash_weights(module: nn.Module) -> str:
-    """Digest of a model's weights: of names, precisions, shapes and bytes."""
+    """Digest of a model's weights: names, precisions, shapes and bytes."""
     weights = sorted(module.state_dict().items())
     return _hash_lines(f"{name} {hash_tensor(tensor)}" for name, tensor in weights)
 
 
 def describe_behaviour(module: nn.Module) -> Behaviour:
-    """Describe how a model computes, so that two can be compared."""
+    """Describe how a model computes, so that two models can be compared."""
     found = _Description()
     for name, part in module.named_modules():
         found.add_module(name or "the model", part)
@@ -83,7 +83,7 @@ def describe_behaviour(module: nn.Module) -> Behaviour:
 
 
 class _Description:
-    """Collects a line for whatever decides on a model's numbers."""
+    """Collects one line for everything that affects a model's numbers."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -137,7 +137,8 @@ class _Description:
         try:
             self.lines.append(f"{name} {what} {describe()}")
         except UnknownError as error:
-            # Optional is what a library keeps beside what it uses, such as its configuration.
+            # Optional attributes are those a library stores but does not compute with, such as its
+            # config.
             if not optional:
                 self.unknown.append(f"the {what} of {name} ({error})")
 
@@ -157,12 +158,12 @@ def _describe_hook(hook: Any) -> str:
 
 
 def _replaces_method(module: nn.Module, attribute: str) -> bool:
-    # Such as a callable object or a partial in the place of `forward_features`.
+    # For example a callable object or a partial in place of `forward_features`.
     return isinstance(getattr(type(module), attribute, None), FunctionType)
 
 
 def _list_replaced_methods(kind: type) -> list[tuple[str, FunctionType]]:
-    # Put into the place of a library's own, for all modules of a class.
+    # Library methods that were replaced for a whole class.
     return [
         (name, method)
         for part in kind.__mro__
@@ -181,7 +182,7 @@ def _is_foreign(method: FunctionType) -> bool:
 
 
 def _is_of_torch(hook: Any) -> bool:
-    # Pruning and the older normalisations of weights: what they hold is in the state dict.
+    # Pruning and the older weight normalisations: their tensors are in the state dict.
     return type(hook).__module__.startswith("torch.nn.utils.")
 
 
@@ -196,6 +197,6 @@ def _list_placing_hooks(module: nn.Module) -> list[Any]:
 
 def _peel(module: nn.Module) -> Any:
     own = vars(module)
-    if type(module).__name__ == "OptimizedModule":  # what it compiles is a part of its own
+    if type(module).__name__ == "OptimizedModule":  # the compiled module is a part of its own
         return None
     return find_plain_forward(module) or own.get("_old_forward", own.get("forward"))

@@ -1,6 +1,6 @@
-"""Whether memory can hold what a model makes of an image, told before it is tried.
+"""Check whether an input fits in memory before it is tried.
 
-A system that is short of memory ends the process without a word: what cannot fit is refused first.
+A system that runs out of memory kills the process without a message.
 """
 
 import os
@@ -12,15 +12,15 @@ from vitscope.errors import MemoryShortageError
 from vitscope.models.base import ViTAdapter
 
 _FLOAT_BYTES = 4
-_PIXEL_COPIES = 2  # an image's pixels are there twice, alone and in the batch
+_PIXEL_COPIES = 2  # an image's pixels exist twice, alone and in the batch
 
 _WIDTHS_PER_TOKEN = 8
-"""What a block holds of each token at once, in widths of the residual stream: the stream, its norm
-and the hidden layer of the MLP before and after its activation. No less in any model."""
+"""Memory that a block holds per token, in widths of the residual stream: the stream, its norm and
+the MLP's hidden layer before and after the activation. A lower bound for all models."""
 
 _MEMORY_INFO = Path("/proc/meminfo")
 _MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""Of a container; Linux writes "max" where there is none."""
+"""Memory limit of a container; Linux writes "max" if there is none."""
 
 
 def check_memory(
@@ -31,7 +31,7 @@ def check_memory(
     decoded: int = 0,
     passed: int = 1,
 ) -> None:
-    """Refuse an input that memory cannot hold."""
+    """Raise an error for an input that does not fit in memory."""
     needed = decoded * _PIXEL_COPIES * 3 * size[0] * size[1] * _FLOAT_BYTES
     if device.type == "cpu":
         needed += passed * _count_token_bytes(vit, vit.make_layout(*size).num_tokens)
@@ -50,7 +50,7 @@ def check_memory(
 
 
 def find_available_memory() -> int | None:
-    """Memory that a process can still be given."""
+    """Memory that is still available to the process, in bytes."""
     try:
         lines = (line.split() for line in _MEMORY_INFO.read_text().splitlines())
         entries = {name: int(kilobytes) for name, kilobytes, *_ in lines}
@@ -74,7 +74,7 @@ def _count_token_bytes(vit: ViTAdapter, tokens: int) -> int:
 
 
 def _keeps_attention(module: torch.nn.Module) -> bool:
-    # Kernels that are not fused hold the weights of all tokens on all tokens.
+    # Unfused kernels store the attention weights between all pairs of tokens.
     return any(
         getattr(part, "fused_attn", True) is False
         or getattr(getattr(part, "config", None), "_attn_implementation", None) == "eager"

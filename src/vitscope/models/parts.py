@@ -1,4 +1,4 @@
-"""What adapters share: refusals by name, heads, fused and packed projections, pre-norm blocks."""
+"""Shared parts of adapters: refusals by name, heads, fused and packed projections, blocks."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,7 +16,7 @@ from vitscope.trace import AttentionTail
 
 
 def require(condition: bool, model: str, setting: str) -> None:
-    """Refuse a model for a setting, as its library calls it, that the adapter does not know."""
+    """Refuse a model with an unsupported part or setting, given in its library's words."""
     if not condition:
         raise UnsupportedModelError(
             f"{model} has {setting}, which vitscope does not model: a decomposition of its "
@@ -27,7 +27,7 @@ def require(condition: bool, model: str, setting: str) -> None:
 def split_heads(
     tokens: Float[Tensor, "batch token value_dim"], num_heads: int
 ) -> Float[Tensor, "batch head token head_dim"]:
-    """Cut each token's vector into heads, which lie side by side in it."""
+    """Split each token's vector into its heads."""
     batch, length, _ = tokens.shape
     return tokens.view(batch, length, num_heads, -1).transpose(1, 2)
 
@@ -35,11 +35,12 @@ def split_heads(
 def project_fused(
     projection: nn.Module, tokens: Float[Tensor, "batch token dim"], row: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One query, and keys and values of all tokens, by a module that writes all three in a row."""
-    # A weight that is computed before each call (pruning, weight_norm) is known to the call alone.
+    """Apply a fused projection: the query of one row, and the keys and values of all tokens."""
+    # A weight computed before each call (pruning, weight_norm) can only be had by calling the
+    # module.
     if type(projection) is nn.Linear and isinstance(projection.weight, nn.Parameter):
         return multiply_fused(projection.weight, projection.bias, tokens, row)
-    # Whatever else a module does (low-rank adapters, quantised weights), it does for all tokens.
+    # Any other module (low-rank adapters, quantised weights) must run on all tokens.
     queries, keys, values = projection(tokens).chunk(3, dim=-1)
     return queries[:, row : row + 1], keys, values
 
@@ -50,7 +51,7 @@ def multiply_fused(
     tokens: Float[Tensor, "batch token dim"],
     row: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same by its weights: W_Q, W_K and W_V below one another."""
+    """Apply a fused projection by its weight, in which W_Q, W_K and W_V are stacked."""
     width = len(weight) // 3
     query_bias, others_bias = (None, None) if bias is None else (bias[:width], bias[width:])
     query = linear(tokens[:, row : row + 1], weight[:width], query_bias)
@@ -64,9 +65,9 @@ def finish_prenorm(
     scale: Callable[[Tensor], Tensor] | None,
     rows: Float[Tensor, "batch dim"],
 ) -> Float[Tensor, "batch dim"]:
-    """The second half of a block: r + γ ∘ mlp(norm(r)), γ being a function or None.
+    """The second half of a block: r + γ ∘ mlp(norm(r)); `scale` multiplies by γ.
 
-    It takes modules by `partial`, as all that an adapter holds: it can be pickled.
+    It is a module-level function, so that partials of it, and thus adapters, can be pickled.
     """
     branch: Tensor = mlp(norm(rows))
     return rows + (branch if scale is None else scale(branch))
@@ -79,10 +80,10 @@ def make_prenorm_parts(
     make_heads: HeadsFunction,
     project_heads: HeadsFunction,
 ) -> BlockParts:
-    """Take a block apart that computes r = x + ls1(attn(norm1(x))), r + ls2(mlp(norm2(r))).
+    """Find the parts of a block that computes r = x + ls1(attn(norm1(x))), r + ls2(mlp(norm2(r))).
 
-    Its parts have these names; `ls1` and `ls2` are layer scales with a `gamma`, or identities.
-    EVA's scales are bare parameters or None, `gamma_1` and `gamma_2`.
+    The parts must have these names; `ls1` and `ls2` are layer scales with a `gamma`, or identities.
+    EVA's scales are bare parameters or None, called `gamma_1` and `gamma_2`.
     """
     attention = block.attn
     bare = not hasattr(block, "ls1")
@@ -109,7 +110,7 @@ def make_prenorm_parts(
 
 
 def check_packed_attention(attention: nn.Module, owner: str) -> nn.MultiheadAttention:
-    """Refuse everything but plain attention with tokens in the second dimension."""
+    """Refuse anything but plain attention with tokens in the second dimension."""
     kind = type(attention)
     require(kind is nn.MultiheadAttention, owner, f"attention {kind.__name__}")
     packed: Any = attention
@@ -127,7 +128,7 @@ def check_packed_attention(attention: nn.Module, owner: str) -> nn.MultiheadAtte
 
 
 def make_packed_heads(attention: nn.MultiheadAttention, call: AttentionCall, row: int) -> Heads:
-    """Queries of one row, and keys and values of all tokens."""
+    """Compute the query of one row, and the keys and values of all tokens."""
     names = ("query", "key", "value")
     given = dict(zip(names, call.args, strict=False)) | call.kwargs
     inputs = (given["query"][:, row : row + 1], given["key"], given["value"])

@@ -1,13 +1,13 @@
-"""How a model is run: by one thread, in evaluation mode, as it was written, whatever is around it.
+"""How a model is run: by one thread, in evaluation mode, unaffected by its surroundings.
 
 - Two threads never run, move or cast the same weights at once; the second one waits.
-- What a caller has switched on (training mode, autocast, a compiler, Accelerate's mixed
-  precision) does not reach its numbers, and holds again afterwards.
-- A model that is not whole in this process is refused before anything is run.
-- Hooks of vitscope see one forward alone: not another thread's, and not one within their own.
-- In half precision only the model's own code runs, by autocast: products in 16 bits, and what it
-  adds up over its blocks in float32, so that no rounding piles up there; save where a library's
-  own code casts it, as open_clip's does.
+- The caller's training mode, autocast, compiler and Accelerate mixed precision do not affect the
+  numbers, and are restored afterwards.
+- A model that is not complete in this process is refused before anything runs.
+- Hooks of vitscope see a single forward: not another thread's, and not a nested one.
+- In half precision only the model's own code runs under autocast: products use 16 bits, while the
+  sum over blocks stays in float32 so that rounding errors do not accumulate (unless the library
+  itself casts it, as open_clip does).
 """
 
 import threading
@@ -21,26 +21,26 @@ from torch import Tensor, nn
 from vitscope.errors import UsageError
 
 _owners: dict[int, int] = {}
-"""The thread that runs a module or weight, by its `id`; who runs it keeps it alive."""
+"""The thread that runs a module or weight, by its `id`; that thread keeps the object alive."""
 
-_waiting: dict[int, set[int]] = {}  # what a thread waits for
+_waiting: dict[int, set[int]] = {}  # objects that each thread waits for
 
 _changed = threading.Condition()
 
-_recorded = threading.local()  # the forward that each thread records
+_recorded = threading.local()  # the forward that each thread is recording
 
 HALF_PRECISIONS = (torch.bfloat16, torch.float16)
 
 
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Have a model alone, ready to be run; a thread may enter several times."""
+    """Hold a model exclusively and ready to run; reentrant for the same thread."""
     modules = list(module.modules())
     weights = [tensor for part in modules for tensor in list_tensors(part)]
     with _held([*modules, *weights]), ExitStack() as stack:
         check_whole(module)
         stack.enter_context(_as_written(modules))
-        # Ledgers are made on the CPU, wherever the model is.
+        # Ledgers are computed on the CPU, whatever the model's device.
         for kind in {"cpu", *(tensor.device.type for tensor in weights)}:
             stack.enter_context(torch.autocast(kind, enabled=False))
         yield
@@ -48,7 +48,7 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def modes_kept(module: nn.Module) -> Iterator[None]:
-    """Have a model alone; afterwards each part has the mode that it had."""
+    """Hold a model exclusively, and restore the training mode of every part afterwards."""
     parts = list(module.modules())
     with _held(parts):
         modes = [part.training for part in parts]
@@ -72,18 +72,18 @@ def list_computed(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 @contextmanager
 def moved(module: nn.Module, device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
-    """Move and cast a model for a while."""
+    """Move and cast a model temporarily."""
     parts = list(module.modules())
     parameters = [(p, p.data, p.grad) for p in module.parameters()]
     buffers = [(part._buffers, name, b) for part in parts for name, b in part._buffers.items()]
     computed = [(vars(part), name, t) for part in parts for name, t in list_computed(part)]
     try:
         for parameter, _, _ in parameters:
-            parameter.grad = None  # it would be cast and moved too
+            parameter.grad = None  # otherwise cast and moved too
         module.to(device=device, dtype=dtype)
         for own, name, tensor in computed:
-            # What pruning and the older normalisations of weights compute of the parameters, which
-            # torch neither moves nor casts.
+            # Pruning and the older weight normalisations compute these from parameters; torch
+            # neither moves nor casts them.
             floating = tensor.is_floating_point()
             own[name] = tensor.to(device=device, dtype=dtype if floating else tensor.dtype)
         yield
@@ -95,14 +95,14 @@ def moved(module: nn.Module, device: torch.device | str, dtype: torch.dtype) -> 
 
 
 def check_whole(module: nn.Module) -> None:
-    """Refuse a model of which some weights are elsewhere."""
+    """Refuse a model whose weights are not all in this process's memory."""
     for name, parameter in module.named_parameters():
         if parameter.is_meta:
             raise UsageError(
                 f"parameter {name} is not in memory (offloaded by accelerate, or on the meta "
                 "device): load the whole model onto one device, without offloading"
             )
-        # A DTensor (FSDP 2, tensor parallel) tells its mesh; DeepSpeed's stage 3 leaves nothing.
+        # A DTensor (FSDP 2, tensor parallel) has a mesh; DeepSpeed's stage 3 leaves empty tensors.
         if hasattr(parameter, "device_mesh") or parameter.numel() == 0:
             raise UsageError(
                 f"parameter {name} is spread over processes: expected a Vision Transformer that is "
@@ -111,9 +111,9 @@ def check_whole(module: nn.Module) -> None:
 
 
 def find_plain_forward(module: nn.Module) -> Callable[..., Any] | None:
-    """What a compiler or Accelerate's mixed precision was put around."""
+    """Find the original forward under a compiler or Accelerate's mixed precision."""
     own = vars(module)
-    if "_original_forward" in own:  # accelerate keeps it there
+    if "_original_forward" in own:  # set by accelerate
         plain: Callable[..., Any] = own["_original_forward"]
         return plain
     return getattr(own.get("forward"), "_torchdynamo_orig_callable", None)
@@ -121,8 +121,8 @@ def find_plain_forward(module: nn.Module) -> Callable[..., Any] | None:
 
 @contextmanager
 def _as_written(modules: Sequence[nn.Module]) -> Iterator[None]:
-    # Without a compiler, whose code calls no hooks that came after it, and in evaluation mode; by
-    # attributes, for `eval` may do more, such as merging low-rank adapters for good.
+    # In evaluation mode and without a compiler, whose code ignores hooks added later. Attributes
+    # are set directly, because `eval` may do more, such as merging low-rank adapters.
     changes: list[tuple[dict[str, Any], str, Any]] = []
     for module in modules:
         own = vars(module)
@@ -174,7 +174,7 @@ def _find_holders(thread: int) -> set[int]:
 
 
 def _find_all_holders(thread: int) -> set[int]:
-    # Those that it waits for, those that these wait for, and so on.
+    # The threads that it waits for, those that these wait for, and so on.
     found: set[int] = set()
     new = _find_holders(thread)
     while new:
@@ -185,7 +185,7 @@ def _find_all_holders(thread: int) -> set[int]:
 
 @contextmanager
 def one_forward() -> Iterator[None]:
-    """Record one forward: hooks made outside of this context do not see it."""
+    """Record one forward: hooks made outside this context do not see it."""
     outer = getattr(_recorded, "forward", None)
     _recorded.forward = object()
     try:
@@ -195,15 +195,15 @@ def one_forward() -> Iterator[None]:
 
 
 class OwnHook:
-    """A hook of vitscope, for the forward that is recorded when it is made."""
+    """A hook of vitscope that acts only in the forward being recorded when it was made."""
 
     def __init__(self, hook: Callable[..., None]) -> None:
-        """Tie a hook to this forward."""
+        """Tie a hook to the current forward."""
         self._hook = hook
         self._forward = _current()
 
     def __call__(self, *given: Any) -> None:
-        """Look at what passes, if it is of this forward."""
+        """Call the hook if this is its forward."""
         if _current() == self._forward:
             self._hook(*given)
 
@@ -213,26 +213,26 @@ def _current() -> object:
 
 
 class Autocast:
-    """Whether a model runs under autocast at the moment; shared by all adapters of its module."""
+    """Whether a model currently runs under autocast; shared by all adapters of its module."""
 
     def __init__(self) -> None:
-        """Begin without: the model computes in the precision of its weights."""
+        """Start without autocast: the model computes in the precision of its weights."""
         self._half: torch.dtype | None = None
 
     @property
     def half(self) -> torch.dtype | None:
-        """The half precision that the model runs in; None where it runs in that of its weights."""
+        """The half precision of autocast; None if autocast is off."""
         return self._half
 
     @contextmanager
     def switched(self, device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
-        """Let `applied` mean a precision for a while."""
+        """Set the precision that `applied` uses in this context."""
         before, self._half = self._half, dtype if dtype in HALF_PRECISIONS else None
         try:
-            # No autocast of the caller's. And weights that are cast are kept until the outermost
-            # context ends: until this one, not for each batch anew. The caller's own context may
-            # be further out. What is kept in it may be cast from weights before the last step of a
-            # training, or, left by this one, to another precision than the caller's.
+            # Disable the caller's autocast. The cast weights are cached until the outermost
+            # autocast context ends, so this one serves all batches. The cache is cleared before and
+            # after: the caller's context may be further out, with weights cast before the last
+            # training step or to another precision.
             torch.clear_autocast_cache()
             with torch.autocast(torch.device(device).type, enabled=False):
                 yield
@@ -241,11 +241,11 @@ class Autocast:
             self._half = before
 
     def without_gradients(self) -> AbstractContextManager[object]:
-        """Keep no record for gradients."""
+        """Disable gradients."""
         return torch.inference_mode() if self._half is None else torch.no_grad()
 
     def applied(self, device: torch.device) -> AbstractContextManager[object]:
-        """Run the model's own code as it is to be run."""
+        """Run the model's own code under autocast, if it is on."""
         return nullcontext() if self._half is None else torch.autocast(device.type, self._half)
 
 

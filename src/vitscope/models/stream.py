@@ -1,9 +1,9 @@
-"""The residual stream, read at every depth while the model's own forward runs, and special tokens.
+"""Recording of the residual stream at every depth during the model's own forward.
 
-- Kept are one row and one norm per patch and depth; the stream itself is let go at once.
-- What is kept has its place before the first block runs: small tensors that stay, laid between the
-  large ones that come and go, make the allocator ask for fresh memory block after block.
-- Hooks are gone when the forward is over, whatever happened in it.
+- Only the [CLS] row and one norm per patch are kept per depth, not the stream itself.
+- Their memory is allocated before the first block runs: small tensors placed between large
+  temporary ones would make the allocator request fresh memory block after block.
+- Hooks are removed after the forward, even if it fails.
 """
 
 import math
@@ -25,25 +25,25 @@ HIGHEST_PATCH = "highest_patch"
 
 
 def take_stream(value: Any) -> Tensor:
-    """The residual stream that a block was given, or hands over."""
+    """The residual stream in the input or output of a block."""
     stream: Tensor = value[0] if isinstance(value, tuple | list) else value
     return stream
 
 
 def take_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a module was called with first, by position or by name."""
+    """The first argument of a module, positional or by name."""
     return args[0] if args else next(iter(kwargs.values()))
 
 
 def compute_norms(tokens: Tensor) -> Tensor:
-    """Norm of each token, in float32 or better."""
+    """Norm of each token, in at least float32."""
     dtype = torch.float64 if tokens.dtype == torch.float64 else torch.float32
     norms: Tensor = torch.linalg.vector_norm(tokens, dim=-1, dtype=dtype)
     return norms
 
 
 class StreamRecorder:
-    """Collects rows and norms at every depth during one forward."""
+    """Records rows and norms at every depth during one forward."""
 
     def __init__(self, blocks: Sequence[nn.Module], layout: TokenLayout) -> None:
         self._blocks = blocks
@@ -54,7 +54,7 @@ class StreamRecorder:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Listen to the blocks for as long as the context lasts."""
+        """Hook into the blocks for the duration of the context."""
         handles: list[RemovableHandle] = [
             block.register_forward_pre_hook(OwnHook(self._enter_block), with_kwargs=True)
             for block in self._blocks
@@ -67,7 +67,7 @@ class StreamRecorder:
                 handle.remove()
 
     def finish(self) -> StreamTrace:
-        """What was recorded, when the forward is over."""
+        """Return the recorded stream after the forward."""
         assert self._patch_norms is not None
         return StreamTrace(rows=self._rows, patch_norms=self._patch_norms)
 
@@ -87,7 +87,7 @@ class StreamRecorder:
         assert self._patch_norms is not None
         if self._rows is not None:
             self._rows[:, depth] = stream[:, self._layout.query]
-        # A pooling head's layout may leave out tokens that come before those it pools over.
+        # A pooling head's layout may omit leading tokens that it does not pool over.
         patches = self._layout.groups["patches"]
         left_out = stream.shape[1] - self._layout.num_tokens
         of_patches = stream[:, left_out + patches.start : left_out + patches.stop]
@@ -104,7 +104,7 @@ class StreamRecorder:
 
 
 def name_tokens(layout: TokenLayout) -> tuple[str, ...]:
-    """Names of the tokens whose states are kept."""
+    """Names of the tokens whose states are recorded."""
     names: list[str] = []
     for group, positions in layout.groups.items():
         if group == "registers":
@@ -115,7 +115,7 @@ def name_tokens(layout: TokenLayout) -> tuple[str, ...]:
 
 
 class TokenPicker:
-    """Takes the special tokens out of everything that passes through a block."""
+    """Records the states of the special tokens of one block."""
 
     def __init__(self, layout: TokenLayout) -> None:
         self._layout = layout
@@ -126,7 +126,7 @@ class TokenPicker:
         self._mean_patch_norm: Tensor
 
     def pick(self, stream: Float[Tensor, "batch token dim"]) -> None:
-        """Choose the tokens by the stream that enters the block."""
+        """Choose the tokens by the block's input stream."""
         norms = compute_norms(stream)
         patches = self._layout.groups["patches"]
         of_patches = norms[:, patches.start : patches.stop]
@@ -142,11 +142,11 @@ class TokenPicker:
         name: str,
         tokens: Float[Tensor, "batch token dim"] | Float[Tensor, "batch head token head_dim"],
     ) -> None:
-        """Keep the chosen tokens' vectors."""
+        """Record the vectors of the chosen tokens."""
         self._states[name] = self._take(tokens)
 
     def finish(self) -> TokenStates:
-        """What was kept, when the block is done."""
+        """Return the recorded states when the block is done."""
         states, self._states = self._states, {}
         return TokenStates(
             names=name_tokens(self._layout),

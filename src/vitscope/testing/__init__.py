@@ -1,4 +1,4 @@
-"""Tiny random ViTs of every family and checks, for the tests and for people who add an adapter."""
+"""Tiny random ViTs of every family and adapter checks, for the tests and for adapter authors."""
 
 from vitscope.testing.checks import check_adapter
 from vitscope.testing.randomize import randomize

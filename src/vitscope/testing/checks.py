@@ -1,4 +1,4 @@
-"""Checks that an adapter must pass, for the tests and for people who write one."""
+"""Checks that every adapter must pass, for the tests and for adapter authors."""
 
 import torch
 
@@ -10,21 +10,21 @@ PROOFS = ("balance_error", "residual_error", "block_error", "embedding_error")
 
 
 def check_adapter(vit: ViTAdapter, pixels: Pixels) -> dict[str, float]:
-    """Hold an adapter against the model it adapts, in every layer, in float64 and in float32.
+    """Verify an adapter against its model, in every layer, in float32 and float64.
 
-    The model's own attention branch, residual stream, block output and global feature must be
-    what the ledger and the readouts say, within the tolerance of each precision. A check on random
-    weights says most when none of them are zeros or ones; see `randomize`.
+    The ledger and the readouts must reproduce the model's own attention branch, residual stream,
+    block output and global feature within the tolerance of each precision. With random weights the
+    check is strictest if none of them are zeros or ones; see `randomize`.
 
     Args:
         vit: The adapter.
         pixels: A few preprocessed images.
 
     Returns:
-        Largest error of each proof in float64.
+        The largest errors in float64, by name.
 
     Raises:
-        ImbalanceError: If a proof fails, naming layer, error and likely cause.
+        ImbalanceError: If a check fails; names layer, error and likely cause.
     """
     layers = vit.select_layers("all")
     device = vit.parameter.device

@@ -1,4 +1,4 @@
-"""Tiny models whose [CLS] output comes from a source that is known beforehand."""
+"""Tiny models whose [CLS] output has a known source."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,19 +8,19 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 _WIDTH, _PATCH, _SIZE, _REGISTERS = 32, 8, 64, 4
-_KEPT = slice(0, 12)  # dimensions of a token that hold its own patch; nothing writes there
-_GATHERED = slice(12, 24)  # dimensions that hold what attention gathered from the patches
-_MARK = 24  # dimension that tells registers from other tokens
+_KEPT = slice(0, 12)  # token dimensions for its own patch; never overwritten
+_GATHERED = slice(12, 24)  # token dimensions for what attention gathered from the patches
+_MARK = 24  # dimension that marks registers
 _CONSTANT = slice(25, 32)
-_LARGE = 30.0  # so much larger than what depends on the image that layer norms are all but linear
+_LARGE = 30.0  # so much larger than image-dependent values that layer norms are nearly linear
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Where the output of a planted model comes from."""
+    """Source of a planted model's output."""
 
-    written: float  # by the last block's attention, of what it reads; the skip connection carries 1
-    to_registers: float = 0.0  # what is added to the logits of registers
+    written: float  # gain of the last block's attention; the skip connection has gain 1
+    to_registers: float = 0.0  # added to the logits of registers
 
 
 RECIPES = {
@@ -29,13 +29,13 @@ RECIPES = {
     "skip_copy": Recipe(written=0.005),
     "registers_copy": Recipe(written=50.0, to_registers=4.0),
 }
-"""The first block writes the mean of the patches to every token. In `skip_copy` the last one adds
-next to nothing to it, in `registers_copy` it reads the mean from the registers: whatever writes the
-output arranges the images as the patches do."""
+"""The first block writes the mean of the patches to every token. In `skip_copy` the last block adds
+almost nothing to it; in `registers_copy` it reads the mean from the registers. So the output
+differs between images as the patches do, whichever source writes it."""
 
 
 def plant(name: str) -> nn.Module:
-    """A model whose output comes from a known source."""
+    """Make a model whose output has a known source."""
     recipe = RECIPES[name]
     model: Any = VisionTransformer(
         img_size=_SIZE,
@@ -70,7 +70,7 @@ def _write_attention(block: Any, *, gain: float, mark: float = 0.0) -> None:
         linear.weight.zero_()
         linear.bias.zero_()
     _, key, value = attention.qkv.weight.unflatten(0, (3, _WIDTH))
-    # Every query is the same constant; a key is the mark alone.
+    # Every query is the same constant; a key holds only the mark.
     attention.qkv.bias[0] = _WIDTH**0.5
     key[0, _MARK] = mark
     value[_GATHERED, _KEPT] = torch.eye(12)

@@ -1,4 +1,4 @@
-"""Random weights that a test can fail on: no zeros, no ones, no attention that is uniform."""
+"""Random weights that make tests strict: no zeros, no ones, no uniform attention."""
 
 import math
 
@@ -6,22 +6,22 @@ import torch
 from torch import Tensor, nn
 
 _GAIN = 1.4
-"""Standard deviation of a linear map's output for an input of unit variance: the query-key logits
-then spread by about its square, enough for attention to choose."""
+"""Standard deviation of a linear map's output for an input of unit variance. The query-key logits
+spread by about its square, so that attention is not uniform."""
 
 
 def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Fill every parameter with random numbers of a size that keeps activations near 1.
+    """Fill every parameter with random numbers that keep activations near 1.
 
-    Libraries initialise biases and [CLS] tokens to zero, layer scales to 1e-5 and norms to one; a
-    test on such weights would not notice that a bias, a scale or a norm was left out. Here matrices
-    and convolutions are normal with standard deviation 1.4 / √fan_in, tokens and position
-    embeddings are unit normal, biases spread by 0.3 around 0, and all other vectors (norm weights,
-    layer scales) by 0.3 around 1.
+    Libraries initialise biases and [CLS] tokens to zero, layer scales to 1e-5 and norms to one, so
+    a test on such weights would not notice a missing bias, scale or norm. Here matrices and
+    convolutions are normal with standard deviation 1.4 / √fan_in, tokens and position embeddings
+    are unit normal, biases are normal with standard deviation 0.3 around 0, and all other vectors
+    (norm weights, layer scales) around 1.
 
     Args:
-        module: The model; its parameters are overwritten, its buffers left.
-        seed: The same seed gives the same numbers, whatever the state of torch's own generator.
+        module: The model; its parameters are overwritten, its buffers are not.
+        seed: The same seed gives the same numbers, independent of torch's global generator.
 
     Returns:
         The same module, in evaluation mode.

@@ -1,4 +1,4 @@
-"""Tiny random open_clip models: its own towers, and one that is a timm model."""
+"""Tiny random open_clip models: its own towers, and towers that are timm models."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ _TEXT = CLIPTextCfg(context_length=4, vocab_size=8, width=8, heads=2, layers=1)
 
 
 def make_tiny_clip(*, quick_gelu: bool = False, **settings: Any) -> nn.Module:
-    """A whole CLIP model whose image tower, `visual`, has the settings of a `CLIPVisionCfg`."""
+    """Make a CLIP model whose image tower, `visual`, has settings of `CLIPVisionCfg`."""
     vision = CLIPVisionCfg(
         **{
             "layers": 3,
@@ -41,5 +41,5 @@ TINY_OPEN_CLIP: dict[str, Callable[[], nn.Module]] = {
     "timm_own_head": partial(make_tiny_clip, **_TIMM, timm_pool="token", timm_proj=""),
     "timm_pooling": partial(make_tiny_clip, **_TIMM, timm_pool="map", timm_proj="none"),
 }
-"""Builders by name, each a whole CLIP model. The input is 32 x 32 px, of "wide" 24 x 40 and of the
+"""Builders of whole CLIP models by name. The input is 32 x 32 px, for "wide" 24 x 40 px, for the
 timm towers 160 x 160 px."""

@@ -1,4 +1,4 @@
-"""Tiny random models of the kinds that timm has, built from its own classes."""
+"""Tiny random timm models of every supported kind, built from its own classes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -39,7 +39,7 @@ def _make_clip() -> nn.Module:
         act_layer=QuickGELU,
         dynamic_img_size=True,
     )
-    # What timm.create_model leaves on a CLIP tower, which identifies its projection.
+    # As set by timm.create_model; it shows that the head of a CLIP tower is a projection.
     module.pretrained_cfg = {
         "architecture": "vit_tiny_patch8_clip_32",
         "tag": "openai",
@@ -129,4 +129,4 @@ TINY_TIMM: dict[str, Callable[[], nn.Module]] = {
         dynamic_img_size=True,
     ),
 }
-"""One function per kind of model; each call builds the same weights anew, in float32."""
+"""Builders by name; each call makes the same weights, in float32."""

@@ -1,7 +1,7 @@
-"""Audits while a model is trained: a core that knows no trainer, and a callback for each library.
+"""Audits during training: a core independent of any trainer, and one callback per library.
 
-`lightning_callback` and `trainer_callback` are imported by whoever trains with one of them; neither
-is imported here.
+Import `lightning_callback` or `trainer_callback` to train with one of them; this package imports
+neither.
 """
 
 from vitscope.training.curves import list_numbers

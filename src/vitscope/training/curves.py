@@ -1,4 +1,4 @@
-"""The numbers of a summary that are worth a curve over training."""
+"""Numbers of an audit to plot over training."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -22,14 +22,14 @@ _OF_EACH_LAYER = (
 
 
 def list_numbers(summary: AuditSummary) -> dict[str, float]:
-    """The numbers to log of an audit, each under a name of its own.
+    """List the numbers of an audit to log, with unique names.
 
     Args:
-        summary: Of an audit.
+        summary: Summary of an audit.
 
     Returns:
-        Numbers by names such as "vitscope/cka_residual_patches" (see docs/training.md); undefined
-        ones are absent.
+        Numbers by name, such as "vitscope/cka_residual_patches" (see docs/training.md), without
+        undefined ones.
     """
     numbers = dict(_walk_layer(summary.last))
     for layer in summary.layers if len(summary.layers) > 1 else ():
@@ -49,7 +49,7 @@ def _walk_layer(layer: LayerSummary) -> Iterator[tuple[str, float | None]]:
     if layer.anatomy is not None:
         yield from _walk("token_norm", layer.anatomy.norms)
     yield "verdict", _number_verdict(layer.verdict)
-    # What the verdict is read off comes with its intervals.
+    # The readings that the verdict is based on, with their intervals.
     readings: dict[str, CkaEstimate | Estimate] = {
         "cka": layer.cka["residual"]["patches"],
         "variance_share": layer.variance_share["residual"]["patches"],
@@ -64,7 +64,7 @@ def _number_verdict(verdict: Verdict) -> float | None:
         return LEVELS.index(verdict.status)
     if verdict.status != "borderline":
         return None
-    # Between two levels: the worse of what both readings allow at worst, and at best.
+    # Halfway between the worst and the best case; in each, the worse reading counts.
     spans = zip(verdict.alignment, verdict.source, strict=True)
     return sum(min(map(LEVELS.index, levels)) for levels in spans) / 2
 
@@ -81,7 +81,7 @@ def _walk(name: str, tree: Any) -> Iterator[tuple[str, float]]:
 def _list_headlines(summary: AuditSummary) -> Iterator[tuple[str, float | None]]:
     if summary.layer_similarity:
         yield "layer_similarity_before_last", summary.layer_similarity[-2].mean
-    # Where none are found there is a bound alone.
+    # If no such token is found there is only an upper bound.
     for key in ("fraction", "fraction_at_most"):
         parts = [getattr(depth, key) for depth in summary.high_norm_tokens]
         yield f"high_norm_{key}", max((part for part in parts if part is not None), default=None)

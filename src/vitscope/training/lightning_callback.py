@@ -1,4 +1,4 @@
-"""Audits during training with Lightning, logged by the trainer's own loggers."""
+"""Audits during training with Lightning, logged to the trainer's loggers."""
 
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from vitscope.training.schedule import AuditSchedule, OnError
 from vitscope.training.training_audit import TrainingAudit
 
-# The same library under its two names; a trainer of either takes callbacks of the other.
+# The same library under two names; a trainer of either accepts callbacks of the other.
 if TYPE_CHECKING or find_spec("lightning") is not None:
     from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.callbacks import Callback
@@ -15,10 +15,10 @@ else:
 
 
 class AuditCallback(Callback):  # type: ignore[misc]
-    """Audits the model before the first optimizer step, and then after every so many.
+    """Audits the model before the first optimizer step, and then at regular intervals.
 
-    The numbers go to all loggers of the trainer, at the number of optimizer steps made. In
-    distributed training the process of rank 0 audits while the others wait for it.
+    The numbers go to all loggers of the trainer, at the current number of optimizer steps. In
+    distributed training rank 0 audits while the others wait.
     """
 
     def __init__(
@@ -27,17 +27,18 @@ class AuditCallback(Callback):  # type: ignore[misc]
         """Prepare the callback.
 
         Args:
-            audit: The audit; its `submodule` is looked for in the LightningModule.
-            every: Optimizer steps from one audit to the next.
-            on_error: Whether an audit that fails ends training ("raise"), or is warned of ("warn").
+            audit: The audit; its `submodule` is looked up in the LightningModule.
+            every: Number of optimizer steps between audits.
+            on_error: Whether a failed audit ends training ("raise") or only gives a warning
+                ("warn").
 
         Raises:
-            UsageError: If a setting cannot be.
+            UsageError: If a setting is invalid.
         """
         self._schedule = AuditSchedule(audit, every, on_error)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Audit the model if it is time; Lightning calls this."""
+        """Audit the model if it is due; called by Lightning."""
         if not trainer.is_global_zero:
             return
         numbers = self._schedule.measure(pl_module, trainer.global_step)

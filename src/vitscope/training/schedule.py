@@ -1,4 +1,4 @@
-"""When a model in training is audited, and what becomes of an audit that fails."""
+"""When to audit a model in training, and how to handle failed audits."""
 
 import warnings
 from typing import Literal, get_args
@@ -13,11 +13,11 @@ OnError = Literal["raise", "warn"]
 
 
 class AuditWarning(UserWarning):
-    """An audit failed, and training went on without its numbers."""
+    """Warns of a failed audit; training continues without its numbers."""
 
 
 class AuditSchedule:
-    """An audit before the first step, and then after every so many."""
+    """Schedules an audit before the first step, and then at regular intervals."""
 
     def __init__(self, audit: TrainingAudit, every: int, on_error: OnError) -> None:
         if every < 1:
@@ -30,8 +30,8 @@ class AuditSchedule:
         self._last_step: int | None = None
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float]:
-        """Audit the model if it is time."""
-        # With accumulated gradients a trainer may ask more than once in a step.
+        """Audit the model if it is due."""
+        # With gradient accumulation a trainer may call this more than once per step.
         if step % self._every or step == self._last_step:
             return {}
         self._last_step = step

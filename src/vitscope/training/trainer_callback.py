@@ -9,11 +9,10 @@ from vitscope.training.training_audit import TrainingAudit
 
 
 class AuditCallback(TrainerCallback):  # type: ignore[misc]
-    """Audits the model before the first optimizer step, and then after every so many.
+    """Audits the model before the first optimizer step, and then at regular intervals.
 
-    The numbers go through `Trainer.log`: into the log history and to all that the trainer reports
-    to, at the number of optimizer steps made. In distributed training the process of rank 0 audits
-    while the others wait for it.
+    The numbers go through `Trainer.log` to the log history and all report targets, at the current
+    number of optimizer steps. In distributed training rank 0 audits while the others wait.
     """
 
     def __init__(
@@ -24,16 +23,17 @@ class AuditCallback(TrainerCallback):  # type: ignore[misc]
         every: int = 500,
         on_error: OnError = "raise",
     ) -> None:
-        """Prepare the callback; `trainer.add_callback` takes it.
+        """Prepare the callback; add it with `trainer.add_callback`.
 
         Args:
-            trainer: The trainer, which a callback is not told of otherwise.
-            audit: The audit; its `submodule` is looked for in the trainer's model.
-            every: Optimizer steps from one audit to the next.
-            on_error: Whether an audit that fails ends training ("raise"), or is warned of ("warn").
+            trainer: The trainer, which callbacks otherwise have no access to.
+            audit: The audit; its `submodule` is looked up in the trainer's model.
+            every: Number of optimizer steps between audits.
+            on_error: Whether a failed audit ends training ("raise") or only gives a warning
+                ("warn").
 
         Raises:
-            UsageError: If a setting cannot be.
+            UsageError: If a setting is invalid.
         """
         self._trainer = trainer
         self._schedule = AuditSchedule(audit, every, on_error)
@@ -41,13 +41,13 @@ class AuditCallback(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, _: TrainingArguments, state: TrainerState, control: TrainerControl, **__: Any
     ) -> None:
-        """Audit the model if it is time; the trainer calls this."""
+        """Audit the model if it is due; called by the trainer."""
         if not state.is_world_process_zero:
             return
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
         numbers = self._schedule.measure(model, state.global_step)
         if numbers:
-            # Logging clears the flag by which the trainer would log its loss at this step.
+            # Logging clears the flag that makes the trainer log its loss at this step.
             loss_is_due = control.should_log
             self._trainer.log(numbers)
             control.should_log = loss_is_due

@@ -1,9 +1,9 @@
-"""The audit of a model that is being trained: the same images every time, nothing left behind.
+"""Audits of a model in training: on the same images every time, without side effects.
 
-- The numbers are those that `vitscope.audit` has for the same weights.
-- Training continues as if nothing had been: weights, gradients, modes, precision, device and random
-  numbers are what they were.
-- A model that is not whole in this process is refused.
+- The numbers are those of `vitscope.audit` for the same weights.
+- Training is not affected: weights, gradients, modes, precision, device and random state are
+  restored.
+- A model that is not complete in this process is refused.
 """
 
 from dataclasses import replace
@@ -27,9 +27,9 @@ from vitscope.runs.model_run import ModelRun, make_image_set
 
 
 class TrainingAudit:
-    """Audits a model in training on a fixed set of images, which are decoded once.
+    """Audits a model in training on a fixed set of images, which are decoded only once.
 
-    The images stay in memory as the model is given them: 0.6 MB each at 224 x 224 px.
+    The preprocessed images stay in memory: 0.6 MB each at 224 x 224 px.
     """
 
     def __init__(
@@ -44,17 +44,16 @@ class TrainingAudit:
         """Prepare the audit; the images are decoded at the first run.
 
         Args:
-            images: As `vitscope.audit` takes them.
-            config: Settings; the defaults without a gallery if None. The device `auto` is where the
-                model is.
-            submodule: Dotted name, within the trained model, of the Vision Transformer, such as
-                "backbone" or "teacher.backbone"; empty where it is the model.
-            preprocessing: How the Vision Transformer wants its images; what its library says if
-                None.
-            **settings: Settings of `AuditConfig` by name, beside or instead of `config`.
+            images: Images as for `vitscope.audit`.
+            config: Settings; by default those of `AuditConfig` without a gallery. The device `auto`
+                is that of the model.
+            submodule: Dotted name of the Vision Transformer within the trained model, such as
+                "backbone" or "teacher.backbone"; empty if it is the model itself.
+            preprocessing: Preprocessing of the images; the library's default for the model if None.
+            **settings: Settings of `AuditConfig` by name, in addition to or instead of `config`.
 
         Raises:
-            UsageError: If a setting is unknown, cannot be, or is given twice, or is a shard.
+            UsageError: If a setting is unknown, invalid or given twice, or `shard` is set.
         """
         self._images = images
         if config is None:
@@ -76,20 +75,20 @@ class TrainingAudit:
             model: The model in training.
 
         Returns:
-            The result, in a temporary folder; `save` it to keep it.
+            The result in a temporary folder; `save` it to keep it.
 
         Raises:
-            UsageError: If the model has no such submodule or is not whole, or images or settings
-                do not fit.
-            UnsupportedModelError: If the Vision Transformer is not one that vitscope knows.
-            ImageReadError: If no image could be read.
+            UsageError: If the model has no such submodule or is not complete in this process, or
+                images or settings do not fit.
+            UnsupportedModelError: If the Vision Transformer is not supported.
+            ImageReadError: If no image can be read.
             ImbalanceError: If a ledger does not balance.
             NonFiniteError: If an activation is not finite.
-            VitscopeError: If the disk does not take the result.
+            VitscopeError: If the result cannot be written to the disk.
         """
         tower = self._find_tower(model)
         device = next(tower.parameters()).device
-        # Whatever a hook of the user draws.
+        # The user's hooks may draw random numbers.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             vit = open_model(tower, self._preprocessing)
             config = self._place(vit)

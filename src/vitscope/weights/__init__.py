@@ -1,1 +1,1 @@
-"""Where weights come from: the hub, checkpoints, folders, the catalogue."""
+"""Sources of weights: the hub, checkpoints, local folders, the catalogue."""

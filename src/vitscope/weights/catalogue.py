@@ -1,7 +1,7 @@
-"""The models that have built-in names: what each one is and where its weights are.
+"""The catalogue: models with built-in names, and where their weights are.
 
-The table itself is `catalogue.toml`; the tests build every model of it from the installed libraries
-and compare. Importing this file imports no model library.
+The table is `catalogue.toml`; the tests build every model in it from the installed libraries and
+compare. Importing this file imports no model library.
 
 Source: Lappe & Giese (NeurIPS 2025), figures 2 to 9, for the paper's models: DINOv2 with and
 without registers, DeiT III, CLIP of OpenAI and OpenCLIP, iBOT.
@@ -25,23 +25,23 @@ class CatalogueEntry:
 
     name: str
     id: str
-    family: str  # its training recipe: models of one recipe are sizes of each other
-    family_key: str  # what it is planned and listed with; may hold another recipe too
+    family: str  # training recipe, shared by models that differ in size
+    family_key: str  # key for planning and listing; may cover more than one recipe
     size: str
     num_params: int
     width: int
     depth: int
     num_heads: int  # attention heads of the analysed block
     patch_size: int  # side of a patch in pixels
-    input_size: int  # side in pixels of the images it is given unless told otherwise
+    input_size: int  # side of the input in pixels, by default
     num_registers: int = 0
     global_feature: str = "cls"  # "cls" or "attention pooling"
     licence: str
-    repository: str = ""  # on the Hugging Face hub; empty where there is a checkpoint instead
-    gated: bool = False  # whether its terms must be accepted on the hub before it can be fetched
-    download_mb: int  # size in megabytes of the whole file that is fetched, in float32
-    checkpoint: str = ""  # where a person fetches weights that no id downloads
-    note: str = ""  # what a reader of its numbers should know
+    repository: str = ""  # on the Hugging Face hub; empty if there is a checkpoint instead
+    gated: bool = False  # whether the hub requires accepting its terms first
+    download_mb: int  # size of the whole weights file in megabytes, in float32
+    checkpoint: str = ""  # where to download weights by hand if no id does
+    note: str = ""  # remark for readers of its numbers
 
     @property
     def library(self) -> str:
@@ -50,18 +50,18 @@ class CatalogueEntry:
 
     @property
     def source(self) -> str:
-        """Where its weights come from: a repository on the Hugging Face hub, or an address."""
+        """Where its weights come from: a repository on the Hugging Face hub, or a web address."""
         return self.checkpoint or self.repository
 
     @property
     def download(self) -> str:
-        """The size of the download in words: "346 MB", "1.2 GB"."""
+        """The download size as text: "346 MB", "1.2 GB"."""
         megabytes = self.download_mb
         return f"{megabytes} MB" if megabytes < 1000 else f"{megabytes / 1000:.1f} GB"
 
     @property
     def layout(self) -> TokenLayout:
-        """Its tokens at its input size."""
+        """The token layout at its input size."""
         pooling = self.global_feature == "attention pooling"
         order = {"cls": int(not pooling), "registers": self.num_registers, "patches": 0}
         grid = make_grid(self.input_size, self.input_size, (self.patch_size, self.patch_size))
@@ -69,14 +69,14 @@ class CatalogueEntry:
 
     @property
     def size_class(self) -> str:
-        """The size that it is compared with in other families, one of `SIZE_CLASSES`."""
+        """Size class for comparison across families, one of `SIZE_CLASSES`."""
         return next(name for name, limit in SIZE_CLASSES.items() if self.num_params < limit)
 
 
 SIZE_CLASSES: Mapping[str, float] = MappingProxyType(
     {"ti": 15e6, "s": 50e6, "b": 200e6, "l": 400e6, "g": float("inf")}
 )
-"""Sizes across families, by the number of parameters that a model of this size stays below."""
+"""Size classes across families: models of a class have fewer parameters than its limit."""
 
 _COLUMNS = (
     "name",
@@ -119,21 +119,21 @@ def _find_repository(model_id: str) -> str:
 _TABLES = _read_tables()
 
 CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType(_read_entries(_TABLES))
-"""Every model by its built-in name: family by family, each from small to large."""
+"""Models by built-in name, grouped by family and sorted by size within each."""
 
 FAMILIES: Mapping[str, str] = MappingProxyType(
     {key: table["family"] for key, table in _TABLES.items()}
 )
-"""The families by their short names."""
+"""Family names by their short keys."""
 
 
 def plan_models(families: Sequence[str], sizes: Sequence[str]) -> list[tuple[str, CatalogueEntry]]:
     """Choose models by family and size.
 
     Families label their sizes differently (L, L/14, So400m), so a size here is a class of parameter
-    counts: "ti" below 15 million, "s" below 50, "b" below 200, "l" below 400, and "g" for all that
-    are larger. A family may have several models of a class (CLIP B/32 and B/16 are both "b") or
-    none (iBOT has no "g"); all that there are, are taken.
+    counts: "ti" below 15 million, "s" below 50, "b" below 200, "l" below 400, and "g" for the rest.
+    A family may have several models in a class (CLIP B/32 and B/16 are both "b") or none (iBOT has
+    no "g"); all that exist are chosen.
     """
     _check_known("family", families, FAMILIES)
     _check_known("size", sizes, SIZE_CLASSES)
@@ -158,16 +158,16 @@ def _check_known(kind: str, given: Sequence[str], known: Mapping[str, object]) -
 
 
 def find_entry(model_id: str) -> CatalogueEntry | None:
-    """The entry of a model, by its built-in name or the id that it is loaded by."""
+    """Find the entry of a model by its built-in name or its id."""
     if model_id in CATALOGUE:
         return CATALOGUE[model_id]
     return next((entry for entry in CATALOGUE.values() if entry.id == model_id), None)
 
 
 def describe_near_matches(name: str, known: Iterable[str]) -> str:
-    """The known names nearest to a given one, as the end of an error message."""
+    """Suggest the nearest known names, as the end of an error message."""
     by_lower = {candidate.lower(): candidate for candidate in known}
-    # 0.6 is where a swapped or lost letter is still near and another model is not.
+    # At a cutoff of 0.6 a swapped or missing letter still matches, but another model does not.
     near = [by_lower[match] for match in get_close_matches(name.lower(), by_lower, cutoff=0.6)]
     if not near:
         return ""

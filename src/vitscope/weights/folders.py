@@ -1,4 +1,4 @@
-"""A model's folder on this machine: whether an id is one, its files and the settings in them."""
+"""Local model folders and the settings files in them."""
 
 import json
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from vitscope.errors import ModelUnreachableError, UnsupportedModelError
 
 
 def find_folder(name: str) -> Path | None:
-    """The local folder that a name stands for."""
+    """Find the local folder that a name refers to; None if there is none."""
     if not name:
         return None
     try:
@@ -24,7 +24,7 @@ def find_folder(name: str) -> Path | None:
 
 
 def read_json_object(path: Path, name: str) -> dict[str, Any]:
-    """Read one of a model's files of settings."""
+    """Read a settings file of a model."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -40,7 +40,7 @@ def read_json_object(path: Path, name: str) -> dict[str, Any]:
 
 
 def check_readable(folder: Path, names: Iterable[str]) -> None:
-    """Refuse files that are there and cannot be read, which libraries report as something else."""
+    """Raise an error for unreadable files, which libraries report as something else."""
     for name in names:
         try:
             with (folder / name).open("rb") as file:

@@ -1,7 +1,7 @@
-"""Files of a Hugging Face repository: from the cache where they are, from the hub otherwise.
+"""Files of a Hugging Face repository, from the local cache if possible, else from the hub.
 
-- A cached model loads without a single request.
-- Without a network the answer comes at once: one look-up, no retries.
+- A cached model loads without any request.
+- Without a network the failure is immediate: one lookup, no retries.
 - Every failure is one line that says what to do.
 """
 
@@ -25,7 +25,7 @@ from vitscope.weights.catalogue import CatalogueEntry
 from vitscope.weights.embedded import EMBEDDED_NAME, embedded_available
 
 _CONNECTION_ERRORS: tuple[type[BaseException], ...] = HfHubHTTPError.__bases__
-"""OSError and the base error of whichever HTTP client this version of the hub's library uses."""
+"""OSError and the base error of the HTTP client that this version of huggingface_hub uses."""
 
 WeightsState = Literal["cached", "embedded", "not cached", "by hand"]
 
@@ -34,7 +34,7 @@ _FILES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "timm": ((), ("model.safetensors",)),
     "open_clip": ((), ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")),
 }
-"""Per library, the file it needs beside the weights and the weights' names, as its adapter asks."""
+"""Per library: the required file besides the weights, and the names of the weights files."""
 
 
 def find_snapshot(repo_id: str, others: Sequence[str], weights: Sequence[str]) -> Path:
@@ -57,7 +57,7 @@ def find_snapshot(repo_id: str, others: Sequence[str], weights: Sequence[str]) -
 
 
 def is_cached(repo_id: str, others: Sequence[str], weights: Sequence[str]) -> bool:
-    """Whether a repository's weights are in the cache, whole; asks the cache alone."""
+    """Whether a repository's weights are completely in the cache; makes no request."""
     try:
         return _find_folder(repo_id, others, weights, local=True) is not None
     except ModelUnreachableError:
@@ -79,7 +79,7 @@ def _has_any(folder: Path, names: Sequence[str]) -> bool:
     return not names or any((folder / name).is_file() for name in names)
 
 
-# None where nothing is cached and only the cache was asked.
+# None if only the cache was searched and nothing was found.
 def _take_snapshot(repo_id: str, patterns: list[str], *, local: bool) -> Path | None:
     try:
         return Path(snapshot_download(repo_id, allow_patterns=patterns, local_files_only=local))
@@ -107,7 +107,7 @@ def _take_snapshot(repo_id: str, patterns: list[str], *, local: bool) -> Path | 
 
 
 def _make_unreachable(repo_id: str, error: BaseException) -> ModelUnreachableError:
-    # The hub's library wraps the reason it was refused in a paragraph of advice.
+    # huggingface_hub wraps the actual reason in a paragraph of advice.
     cause = error.__cause__ or error
     reason = str(cause).strip().partition("\n")[0]
     if isinstance(cause, OfflineModeIsEnabled):
@@ -119,7 +119,7 @@ def _make_unreachable(repo_id: str, error: BaseException) -> ModelUnreachableErr
 
 
 def _is_complete(folder: Path, required: Sequence[str], pattern: str) -> bool:
-    # An interrupted download may leave some parts of split weights.
+    # An interrupted download may leave only some shards of the weights.
     if not all((folder / name).is_file() for name in required):
         return False
     present = {path.name for path in folder.glob(pattern)}
@@ -131,7 +131,7 @@ def _is_complete(folder: Path, required: Sequence[str], pattern: str) -> bool:
 
 
 def find_weights(entry: CatalogueEntry) -> WeightsState:
-    """Where a model's weights would come from, were it loaded now."""
+    """Find where a model's weights would be loaded from."""
     if entry.checkpoint:
         return "by hand"
     if is_cached(entry.repository, *_FILES[entry.library]):
