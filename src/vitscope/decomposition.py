@@ -338,6 +338,6 @@ def _check_readouts(layer: int, scalars: Mapping[ScalarPath, Tensor], tolerance:
             raise ImbalanceError(
                 f"the {name} readout of layer {layer} differs from the model's own output by "
                 f"{float(error.max()):.2e} (tolerance {tolerance:.0e}); likely cause: the second "
-                "half of the block, the final norm or the projection is not what the adapter takes "
-                "it to be"
+                "half of the block, the final norm or the projection differs from the adapter's "
+                "description of it"
             )

@@ -233,7 +233,7 @@ def test_weights_that_are_not_in_memory_are_told_before_anything_is_run(change, 
 def test_weights_spread_over_processes_are_refused_in_every_run(images):
     vit = wrap_model(build_timm())
     vit.module.norm.bias = nn.Parameter(torch.empty(0))
-    with pytest.raises(UsageError, match=r"norm\.bias is spread over processes"):
+    with pytest.raises(UsageError, match=r"norm\.bias is sharded across processes"):
         audit(vit, images, CONFIG)
 
 

@@ -120,7 +120,7 @@ def unfinished(parts, tmp_path):
 
 def test_a_run_is_resumed_with_the_model_that_began_it_alone(unfinished, parts):
     out = unfinished(tiny_vit)
-    with pytest.raises(UsageError, match="result: the model computes otherwise: a hook"):
+    with pytest.raises(UsageError, match="result: the model's computation differs: a hook"):
         audit(hooked(double), parts[0], CONFIG, out=out, resume=True)
     assert audit(tiny_vit(), parts[0], CONFIG, out=out, resume=True).manifest.unknown == ()
 

@@ -163,7 +163,7 @@ def test_a_model_that_is_refused_is_left_as_it_was_found(images):
 def test_a_model_spread_over_processes_is_refused(images, tmp_path, monkeypatch):
     model = make_backbone()
     model.norm.bias = nn.Parameter(torch.empty(0))
-    with pytest.raises(UsageError, match=r"norm\.bias is spread over processes"):
+    with pytest.raises(UsageError, match=r"norm\.bias is sharded across processes"):
         numbers_of(model, images)
     monkeypatch.setitem(os.environ, "MASTER_ADDR", "127.0.0.1")
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
@@ -171,7 +171,7 @@ def test_a_model_spread_over_processes_is_refused(images, tmp_path, monkeypatch)
     try:
         model, mesh = make_backbone(), init_device_mesh("cpu", (1,))
         model.norm.weight = nn.Parameter(distribute_tensor(model.norm.weight.data, mesh))
-        with pytest.raises(UsageError, match=r"norm\.weight is spread over processes"):
+        with pytest.raises(UsageError, match=r"norm\.weight is sharded across processes"):
             numbers_of(model, images)
     finally:
         torch.distributed.destroy_process_group()

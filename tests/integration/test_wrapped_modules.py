@@ -28,10 +28,10 @@ class Classifier(nn.Module):
 
 
 WRAPPERS = {
-    "DataParallel around": nn.DataParallel,
-    "OptimizedModule (torch.compile) around": torch.compile,
-    "of Classifier the part called backbone": lambda module: Classifier(backbone=module),
-    "of Classifier the part called vit": lambda module: Classifier(vit=module, backbone=None),
+    "the wrapper DataParallel": nn.DataParallel,
+    "the wrapper OptimizedModule (torch.compile)": torch.compile,
+    "only the part backbone of Classifier": lambda module: Classifier(backbone=module),
+    "only the part vit of Classifier": lambda module: Classifier(vit=module, backbone=None),
 }
 
 
@@ -52,7 +52,7 @@ def test_wrappers_are_opened(module, pixels, note):
 def test_wrappers_within_wrappers_are_opened_one_by_one(module):
     vit = wrap_model(nn.DataParallel(Classifier(backbone=torch.compile(module))))
     assert vit.module is module
-    assert [note.split()[0] for note in vit.info.notes] == ["DataParallel", "of", "OptimizedModule"]
+    assert [note.split()[2] for note in vit.info.notes] == ["DataParallel", "part", "OptimizedModule"]
 
 
 def test_what_accelerate_prepared_is_taken(module, pixels):
@@ -64,7 +64,7 @@ def test_what_accelerate_prepared_is_taken(module, pixels):
 def test_the_note_is_in_the_result_and_training_takes_it_too(module):
     images = torch.randint(0, 255, (3, 3, 32, 32), dtype=torch.uint8)
     notes = audit(Classifier(vit=module), images, gallery=0).summary.model.notes
-    assert any("the part called vit" in note for note in notes)
+    assert any("the part vit" in note for note in notes)
     notes = TrainingAudit(images).run(torch.compile(module)).summary.model.notes
     assert any("torch.compile" in note for note in notes)
 

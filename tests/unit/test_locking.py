@@ -25,7 +25,7 @@ def test_a_killed_process_lets_go(tmp_path):
         [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(UsageError, match="another run is at work"), held_alone(tmp_path, ".lock"):
+    with pytest.raises(UsageError, match="another run is using"), held_alone(tmp_path, ".lock"):
         pass
     other.kill()
     other.communicate()
@@ -41,7 +41,7 @@ def test_a_lock_of_a_removed_folder_is_none(tmp_path, monkeypatch):
         (tmp_path / ".lock").unlink()
 
     monkeypatch.setattr(locking, "_lock", remove)
-    with pytest.raises(UsageError, match="another run is at work"), held_alone(tmp_path, ".lock"):
+    with pytest.raises(UsageError, match="another run is using"), held_alone(tmp_path, ".lock"):
         pass
 
 

@@ -124,7 +124,7 @@ def _build(architecture: str, weights: Path, settings: Mapping[str, Any], name: 
         )
     except UnpicklingError:
         raise ModelUnreachableError(
-            f"the weights of {name} hold more than tensors: such a file is not executed"
+            f"the weights of {name} hold more than tensors, and code is never executed"
         ) from None
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]

@@ -64,7 +64,7 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
     require(
         "radio" not in _read_published(tower)[0],
         name,
-        "a [CLS] token for each of several teachers, of which timm counts all but the first among "
+        "a [CLS] token for each of several teachers, all but the first of which timm counts among "
         "the registers (RADIO)",
     )
     require(

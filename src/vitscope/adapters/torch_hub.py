@@ -103,7 +103,7 @@ def load_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
     if name not in _REPOSITORIES:
         near = describe_near_matches(name, _REPOSITORIES)
         raise UnknownModelError(
-            f"torchhub:{name} is none of the models whose code is trusted: expected one of "
+            f"torchhub:{name} is not a supported model: expected one of "
             f"{', '.join(_REPOSITORIES)}{near}"
         )
     model_id, repository = f"torchhub:{name}", _REPOSITORIES[name]
@@ -143,7 +143,7 @@ def _build(repository: str, name: str, *, pretrained: bool) -> nn.Module:
         ) from None
     except UnpicklingError:
         raise ModelUnreachableError(
-            f"the weights of torchhub:{name} hold more than tensors: such a file is not executed"
+            f"the weights of torchhub:{name} hold more than tensors, and code is never executed"
         ) from None
     except (OSError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]

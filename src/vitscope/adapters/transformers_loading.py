@@ -115,7 +115,7 @@ def load_tower(folder: Path, name: str) -> nn.Module:
             )
         except UnpicklingError:
             raise ModelUnreachableError(
-                f"the weights of {name} hold more than tensors: such a file is not executed; save "
+                f"the weights of {name} hold more than tensors, and code is never executed; save "
                 "them as safetensors"
             ) from None
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -137,8 +137,8 @@ def _check_fit(report: Mapping[str, Any], class_name: str, name: str) -> None:
     if mismatched := sorted(report["mismatched_keys"]):
         key, found, expected = mismatched[0]
         raise ModelUnreachableError(
-            f"the weights of {name} cannot be read as a {class_name}, of which {key} is of shape "
-            f"{tuple(expected)}, not {tuple(found)}: expected model.safetensors or "
+            f"the weights of {name} do not fit {class_name} ({key} has shape {tuple(found)}, not "
+            f"{tuple(expected)}): expected model.safetensors or "
             "pytorch_model.bin that fits config.json"
         )
     if unset := sorted(report["missing_keys"]):

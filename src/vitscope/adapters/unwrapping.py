@@ -28,10 +28,10 @@ def _open(module: nn.Module, is_known: Callable[[nn.Module], bool]) -> tuple[nn.
     name = type(module).__name__
     if isinstance(module, (nn.DataParallel, DistributedDataParallel)):
         _refuse_hooks(module)
-        return module.module, f"{name} around the model is left aside"
+        return module.module, f"the wrapper {name} was removed"
     if isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
         _refuse_hooks(module)
-        return inner, f"{name} (torch.compile) around the model is left aside"
+        return inner, f"the wrapper {name} (torch.compile) was removed"
     if _is_peft(module):
         return _merge(module), f"the adapters of {name} are merged into a copy of the model"
     inside = {part: getattr(module, part, None) for part in _PARTS}
@@ -43,7 +43,7 @@ def _open(module: nn.Module, is_known: Callable[[nn.Module], bool]) -> tuple[nn.
     if len(found) != 1:
         return None
     ((part, inner),) = found.items()
-    return inner, f"of {name} the part called {part} is analysed, and nothing around it"
+    return inner, f"only the part {part} of {name} is analysed"
 
 
 def _is_peft(module: nn.Module) -> bool:

@@ -114,8 +114,8 @@ class RanksEngine:
             failed = self._store.get(_FAILED).decode() if self._store.check([_FAILED]) else None
         if failed is not None:
             raise VitscopeError(
-                f"rank {failed} of {self._num_ranks} failed, so this one stops too: look for what "
-                "that one says"
+                f"rank {failed} of {self._num_ranks} failed, so this one stops too: see the "
+                f"message of rank {failed}"
             )
 
     def _tell_failure(self) -> None:

@@ -37,4 +37,4 @@ def named_disk_errors(target: Path) -> Iterator[None]:
 
 def _refuse(target: Path, cause: BaseException) -> NoReturn:
     reason = getattr(cause, "strerror", None) or str(cause)
-    raise DiskError(f"cannot write {target}: {reason}; nothing of it was left behind") from cause
+    raise DiskError(f"cannot write {target}: {reason}; no partial file remains") from cause

@@ -55,9 +55,7 @@ def held_alone(folder: Path, lock: str, shown: Path | None = None) -> Iterator[N
                 ) from error
             raise VitscopeError(f"{name} cannot be written to: {error.strerror}") from error
         if gone:
-            raise UsageError(
-                f"another run is at work in {name}: wait for it, or choose another folder"
-            )
+            raise UsageError(f"another run is using {name}: wait for it, or choose another folder")
         yield
 
 

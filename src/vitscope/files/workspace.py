@@ -35,11 +35,11 @@ _UNFINISHED = re.compile(r"\.\d{6,}\..*")
 
 _RUN = "run"
 _DIGESTS = {
-    "images": "its images are others, or were changed since",
-    "names": "its names are others, or were changed since",
-    "weights_hash": "the model has other weights",
-    "behaviour_hash": "the model computes otherwise: a hook, a parametrisation, a replaced part or "
-    "a setting is another",
+    "images": "the images differ or have changed",
+    "names": "the names differ or have changed",
+    "weights_hash": "the model's weights differ",
+    "behaviour_hash": "the model's computation differs: a hook, a parametrisation, a replaced part "
+    "or a setting",
 }
 """What a different digest in a plan means."""
 
@@ -247,7 +247,7 @@ def _prepare(
 def describe_difference(found: object, plan: Plan) -> str | None:
     """Describe the first difference between two plans."""
     if not isinstance(found, dict):
-        return "what it was of cannot be read"
+        return "its plan cannot be read"
     for key in [*plan, *found]:
         old, new = found.get(key), plan.get(key)
         if key == _RUN or old == new:

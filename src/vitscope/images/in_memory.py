@@ -301,7 +301,7 @@ def _pick_label(image: HeldImage) -> Any:
         return error
     if found is None:
         raise UsageError(
-            f"{image.name} comes without a label: give labels=[...], one for each image, or a "
+            f"{image.name} has no label: give labels=[...], one for each image, or a "
             "folder with one sub-folder a class"
         )
     return found
@@ -325,8 +325,8 @@ def _check(image: HeldImage) -> None:
 def _check_image(image: object) -> None:
     if isinstance(image, Image.Image) and image.mode in ("I", "F") and image.format is None:
         raise ImageReadError(
-            f"a PIL image of mode {image.mode} that was made in memory, of which nothing says what "
-            "is white: give it in mode L, its file, or the image that Image.open gave"
+            f"a PIL image of mode {image.mode} that was made in memory has no defined white: give "
+            "it in mode L, its file, or the image that Image.open gave"
         )
     if isinstance(image, (bytes, str, PathLike, Image.Image)):
         return
@@ -351,14 +351,14 @@ def _check_pixels(pixels: object) -> Tensor:
     if not isinstance(pixels, Tensor):
         raise ImageReadError(
             f"{type(pixels).__name__} with preprocessed=True: expected floating-point tensors (3, "
-            "height, width) that the model is given as they are; leave preprocessed out for images"
+            "height, width) that are already preprocessed; leave preprocessed out for images"
         )
     _check_device(pixels)
     of_image = pixels.ndim == 3 and pixels.shape[0] == 3 and pixels.numel() > 0
     if not (of_image and pixels.is_floating_point()):
         raise ImageReadError(
             f"{_describe(pixels)} with preprocessed=True: expected floating-point numbers (3, "
-            "height, width) that the model is given as they are"
+            "height, width) that are already preprocessed"
         )
     return pixels.detach()
 

@@ -75,7 +75,7 @@ def find_classes(
     if failures and not label_of:
         name, reason = failures[0]
         raise ImageReadError(
-            f"none of the {len(named)} images comes with a label; the first that could not be "
+            f"none of the {len(named)} images has a label; the first that could not be "
             f"read, {name}: {reason}"
         )
     by_class: dict[str, list[ImageAddress]] = {}
@@ -107,7 +107,7 @@ def _read_labels(images: Images, found: FoundImages) -> list[Any]:
     held = [image for image in found if isinstance(image, HeldImage) and image.from_dataset]
     if not held or len(held) < len(found):
         raise UsageError(
-            "the images come without labels: give labels=[...], one for each image, or a folder "
+            "the images have no labels: give labels=[...], one for each image, or a folder "
             "with one sub-folder a class"
         )
     return read_labels(images, held)

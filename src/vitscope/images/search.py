@@ -178,7 +178,7 @@ def _find(
     if preprocessed:
         raise UsageError(
             f"{show_name(os.fspath(source))} with preprocessed=True: expected floating-point "
-            "tensors that the model is given as they are; leave preprocessed out for files"
+            "tensors that are already preprocessed; leave preprocessed out for files"
         )
     name = os.fspath(source)
     return _find_stored(name) if is_url(name) else _find_local(Path(source), name, skipped)

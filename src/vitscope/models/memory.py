@@ -45,7 +45,7 @@ def check_memory(
         )
         raise MemoryShortageError(
             f"{images} of {size[0]} x {size[1]} px would take {needed / 1e9:.1f} GB of memory or "
-            f"more, of which {available / 1e9:.1f} GB are free: use a smaller {smaller}"
+            f"more, but only {available / 1e9:.1f} GB are free: use a smaller {smaller}"
         )
 
 

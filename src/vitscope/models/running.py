@@ -105,8 +105,8 @@ def check_whole(module: nn.Module) -> None:
         # A DTensor (FSDP 2, tensor parallel) has a mesh; DeepSpeed's stage 3 leaves empty tensors.
         if hasattr(parameter, "device_mesh") or parameter.numel() == 0:
             raise UsageError(
-                f"parameter {name} is spread over processes: expected a Vision Transformer that is "
-                "whole in each, as in DDP; audit its checkpoints instead"
+                f"parameter {name} is sharded across processes: expected the whole Vision "
+                "Transformer in each, as in DDP; audit its checkpoints instead"
             )
 
 

@@ -79,7 +79,7 @@ def audit(
             which is taken as it is, so `limit`, `size`, `draft`, `seed` and `masks` must be left
             alone.
         config: Settings; the defaults if None.
-        preprocessed: Whether the images are tensors that the model is given as they are.
+        preprocessed: Whether the images are tensors that are already preprocessed.
         out: Folder to write the result into; a temporary one if None.
         overwrite: Whether an earlier result in `out`, finished or not, is replaced.
         resume: Whether to resume where an interrupted run into `out` stopped; one that is finished

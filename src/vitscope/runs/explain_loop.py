@@ -83,7 +83,7 @@ def explain(
         images: Folders, files, URLs, PIL images, arrays, tensors, datasets, or several of these
             (docs/data.md), or a prepared set.
         config: Settings; the defaults if None. Images run one by one, whatever the batch size.
-        preprocessed: Whether the images are tensors that the model is given as they are.
+        preprocessed: Whether the images are tensors that are already preprocessed.
         layer: Index of the block, from 0; the last one if None.
         reference: An audit of the same weights and layer, with the preprocessing of the model and
             settings here; if None, one that lies beside the result or comes with vitscope.

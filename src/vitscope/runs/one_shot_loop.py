@@ -80,7 +80,7 @@ def one_shot(
             (docs/data.md) with `labels`.
         config: Settings; the defaults if None.
         labels: The class of each image, in their order; those of the folder or dataset if None.
-        preprocessed: Whether the images are tensors that the model is given as they are.
+        preprocessed: Whether the images are tensors that are already preprocessed.
         out: Folder to write the result into; a temporary one if None.
         overwrite: Whether an earlier result in `out` is replaced.
         on_progress: Called with (images done, images in all) after every batch.

@@ -106,13 +106,13 @@ def load_weights(
     shared = expected.keys() & given.keys()
     if not shared:
         raise UsageError(
-            f"{path} names none of its weights as {type(module).__name__} does (it holds "
+            f"{path} has no weight names in common with {type(module).__name__} (it holds "
             f"{_name_some(given.keys())}): save the state_dict of the Vision Transformer alone"
         )
     problems = {
-        "it lacks": expected.keys() - given.keys(),
-        "the model has no": given.keys() - expected.keys(),
-        "of another shape are": {k for k in shared if expected[k].shape != given[k].shape},
+        "missing:": expected.keys() - given.keys(),
+        "unexpected:": given.keys() - expected.keys(),
+        "of another shape:": {k for k in shared if expected[k].shape != given[k].shape},
     }
     found = [f"{what} {_name_some(names)}" for what, names in problems.items() if names]
     if found:
@@ -149,8 +149,8 @@ def _read_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
         except UnpicklingError:
             raise UsageError(
-                f"{path} holds more than weights (or none): it is not executed; save its "
-                "state_dict alone, as .safetensors or with torch.save"
+                f"{path} is not a plain file of weights, and code in it is never executed; save "
+                "its state_dict alone, as .safetensors or with torch.save"
             ) from None
         except (RuntimeError, EOFError) as error:
             reason = str(error).partition("\n")[0]
@@ -263,7 +263,7 @@ def _note_choice(path: Path, candidates: list[str]) -> str:
     if len(candidates) < 2:
         return ""
     taken, *left = (repr(name) if name else "no prefix" for name in candidates)
-    return f"of the weights in {path.name} those under {taken} were taken, not {', '.join(left)}"
+    return f"{path.name} holds several sets of weights: used {taken}, not {', '.join(left)}"
 
 
 def _name_some(names: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ def test_images_in_memory_are_resumed_by_their_pixels(vit, arrays, tmp_path):
     again = audit(vit, [array.copy() for array in arrays], out=tmp_path / "out", resume=True)
     assert again.provenance["run"] == run
     changed = [255 - arrays[0], *arrays[1:]]
-    with pytest.raises(UsageError, match=r"holds a different result \(its images are others"):
+    with pytest.raises(UsageError, match=r"holds a different result \(the images differ"):
         audit(vit, changed, out=tmp_path / "out", resume=True)
     with pytest.raises(UsageError, match=r"Items\[0\] comes from a dataset"):
         audit(vit, Items(arrays), out=tmp_path / "out", resume=True)
@@ -199,7 +199,7 @@ def test_labels_are_of_the_images_as_they_were_named(vit, paths):
     [
         ([0, 1], "2 labels for 6 images: expected one for each"),
         ([0.5] * 6, "a label of type float: expected text or whole numbers"),
-        (None, "the images come without labels"),
+        (None, "the images have no labels"),
     ],
 )
 def test_labels_that_do_not_fit(vit, pils, labels, told):
@@ -208,7 +208,7 @@ def test_labels_that_do_not_fit(vit, pils, labels, told):
 
 
 def test_a_dataset_without_labels(vit, pils):
-    with pytest.raises(UsageError, match=r"Items\[0\] comes without a label"):
+    with pytest.raises(UsageError, match=r"Items\[0\] has no label"):
         one_shot(vit, Items(pils))
 
 

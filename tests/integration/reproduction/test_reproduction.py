@@ -63,6 +63,13 @@ def test_smoke_leaves_every_figure_and_the_claims(smoke):
     assert "NaN" not in (out / "claims" / "claims.json").read_text(encoding="utf-8")
 
 
+def test_smoke_of_a_recipe_that_projects_its_output(tmp_path):
+    arguments = ["--out", str(tmp_path / "paper"), "--draws", "2", "--families", "clip"]
+    assert main(["reproduce", "--smoke", *arguments, "--sizes", "l"]) == 0
+    (path,) = (tmp_path / "paper" / "results").glob("*/images/summary.json")
+    assert read_json(path)["model"]["recipe"] == "CLIP (OpenAI)"
+
+
 def test_smoke_says_that_its_weights_are_random(smoke):
     _, out = smoke
     summaries = sorted((out / "results").glob("*/images/summary.json"))

@@ -280,7 +280,7 @@ def test_remains_of_a_killed_run_are_removed(out, sets):
 
 def test_two_runs_do_not_write_into_one_folder(out, sets):
     second = start(out, sets)
-    with held_alone(out, LOCK), pytest.raises(UsageError, match="another run is at work"):
+    with held_alone(out, LOCK), pytest.raises(UsageError, match="another run is using"):
         second.execute(silent)
     assert {o.status for o in second.execute(silent)} == {"kept"}
 

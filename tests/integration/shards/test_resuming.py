@@ -119,7 +119,7 @@ def test_images_that_went_or_were_changed_are_noticed(images, tmp_path, change):
     with pytest.raises(KeyboardInterrupt):
         audit(tiny_vit(), folder, CONFIG, out=out, on_progress=stop_after(9, KeyboardInterrupt()))
     change(min(folder.iterdir()))
-    with pytest.raises(UsageError, match=r"its images are others, or were changed|num_images"):
+    with pytest.raises(UsageError, match=r"the images differ or have changed|num_images"):
         audit(tiny_vit(), folder, CONFIG, out=out, resume=True)
 
 
@@ -237,7 +237,7 @@ def test_two_runs_into_one_folder_are_refused(images, tmp_path):
     out = tmp_path / "r"
     with (
         held_alone(place_of(out), ".lock"),
-        pytest.raises(UsageError, match=f"another run is at work in {out}"),
+        pytest.raises(UsageError, match=f"another run is using {out}"),
     ):
         audit(tiny_vit(), images, CONFIG, out=out)
 

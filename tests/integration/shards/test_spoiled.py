@@ -56,7 +56,7 @@ def test_an_archive_that_was_replaced_is_noticed(contents, tmp_path, name):
     WRITERS[name](tmp_path / "other", contents[10:20])
     os.utime(tmp_path / "other", ns=(before.st_atime_ns, before.st_mtime_ns))
     (tmp_path / "other").replace(path)
-    with pytest.raises(UsageError, match="its images are others, or were changed"):
+    with pytest.raises(UsageError, match="the images differ or have changed"):
         audit(tiny_vit(), path, CONFIG, out=out, resume=True)
     audit(tiny_vit(), path, CONFIG, out=out, resume=True, overwrite=True)
     WRITERS[name](tmp_path / "other", contents[:10])
@@ -90,7 +90,7 @@ def test_an_archive_of_a_store_that_was_replaced_is_noticed(contents, tmp_path, 
             store.pipe_file(f"/spoiled/{name}", (tmp_path / name).read_bytes())
             if number == 0:
                 interrupt(url, out)
-        with pytest.raises(UsageError, match="its images are others, or were changed"):
+        with pytest.raises(UsageError, match="the images differ or have changed"):
             audit(tiny_vit(), url, CONFIG, out=out, resume=True)
     finally:
         store.rm("/spoiled", recursive=True)
@@ -124,7 +124,7 @@ def site(contents):
 def test_images_of_another_query_are_others(site, tmp_path):
     first = [f"{site}?id={k}" for k in range(10)]
     interrupt(first, tmp_path / "r")
-    with pytest.raises(UsageError, match="its images are others, or were changed"):
+    with pytest.raises(UsageError, match="the images differ or have changed"):
         audit(
             tiny_vit(),
             [f"{site}?id={k}" for k in range(10, 20)],
@@ -281,7 +281,7 @@ def test_no_audit_begins_where_results_are_being_merged(images, tmp_path, monkey
     finish, refused = audit_result.finish_result, []
 
     def audit_beside(*given, **options):
-        with pytest.raises(UsageError, match="another run is at work"):
+        with pytest.raises(UsageError, match="another run is using"):
             audit(tiny_vit(), names[:4], CONFIG, out=tmp_path / "r")
         refused.append(True)
         finish(*given, **options)
