@@ -88,7 +88,7 @@ def audit(
             cluster.
         on_progress: Called with (images done, total): after every batch if this process does all
             the work, otherwise after every shard.
-        **settings: Settings of `AuditConfig` by name; they override `config`.
+        **settings: Settings of `AuditConfig` by name, in addition to `config` or instead of it.
 
     Returns:
         The result.

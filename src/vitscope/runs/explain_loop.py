@@ -90,7 +90,7 @@ def explain(
         out: Folder for the result; a temporary one if None.
         overwrite: Whether an earlier result in `out` is replaced.
         on_progress: Called with (images done, total) after every image.
-        **settings: Settings of `RunConfig` by name; they override `config`.
+        **settings: Settings of `RunConfig` by name, in addition to `config` or instead of it.
 
     Returns:
         The result.

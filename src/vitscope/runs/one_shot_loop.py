@@ -85,7 +85,7 @@ def one_shot(
         overwrite: Whether an earlier result in `out` is replaced.
         on_progress: Called with (images done, total) after every batch.
         on_draw: Called with (draws done, total) after every draw.
-        **settings: Settings of `OneShotConfig` by name; they override `config`.
+        **settings: Settings of `OneShotConfig` by name, in addition to `config` or instead of it.
 
     Returns:
         The result.
