@@ -1,4 +1,4 @@
-"""The top of the report: each model's verdict with its numbers; and the end: where it is from."""
+"""The top of the report, each model's verdict with its numbers; and the end, its provenance."""
 
 import math
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ _MOODS = {
 
 
 def describe_verdict(result: ModelResult) -> dict[str, Any]:
-    """What stands on the card of one model."""
+    """Content of a model's card."""
     summary = result.audit
     verdict = summary.last.verdict
     mood, symbol = _MOODS[verdict.status]
@@ -74,7 +74,7 @@ def _tabulate_layers(summary: AuditSummary) -> Table | None:
 
 
 def describe_origin(result: ModelResult) -> dict[str, Any]:
-    """Where a result comes from."""
+    """Provenance of a result."""
     try:
         provenance = read_json(result.folder / PROVENANCE)
     except ResultError:
