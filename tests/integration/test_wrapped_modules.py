@@ -52,7 +52,11 @@ def test_wrappers_are_opened(module, pixels, note):
 def test_wrappers_within_wrappers_are_opened_one_by_one(module):
     vit = wrap_model(nn.DataParallel(Classifier(backbone=torch.compile(module))))
     assert vit.module is module
-    assert [note.split()[2] for note in vit.info.notes] == ["DataParallel", "part", "OptimizedModule"]
+    assert [note.split()[2] for note in vit.info.notes] == [
+        "DataParallel",
+        "part",
+        "OptimizedModule",
+    ]
 
 
 def test_what_accelerate_prepared_is_taken(module, pixels):

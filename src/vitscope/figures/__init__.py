@@ -1,4 +1,4 @@
-"""Figures drawn from saved results alone: what a figure shows, and how matplotlib draws it."""
+"""Figures of saved results: what each shows, and how matplotlib draws it."""
 
 from vitscope.figures.description import FigureData, NothingToDrawError
 from vitscope.figures.draw import draw_figures

@@ -1,4 +1,4 @@
-"""What registers, or high-norm patches, hold: figure 2b."""
+"""Anatomy of registers or high-norm patches (Fig. 2b)."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -98,7 +98,7 @@ def _describe_dominant(dominant: DominantRegister) -> str:
 
 
 def _describe_outliers(summary: AuditSummary) -> list[str]:
-    # The input of a block is the output of the one before: the depth of its index.
+    # Depth ℓ is the input of block ℓ.
     depth = summary.high_norm_tokens[summary.layer : summary.layer + 1]
     part = depth[0].images_fraction if depth else None
     if not part:

@@ -1,4 +1,4 @@
-"""Where the output comes from: variance shares, norms, CKA, one-shot accuracy (fig. 3, 5 to 8)."""
+"""Where the output comes from: variance shares, norms, CKA, one-shot accuracy (Fig. 3, 5 to 8)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -33,9 +33,9 @@ READOUTS: tuple[Readout, ...] = get_args(Readout)
 """After the output projection, or before it."""
 Top = Literal["top1", "top5"]
 TOPS: tuple[Top, ...] = get_args(Top)
-"""Whether the first, or one of the first five guesses must be right."""
+"""Top-1 or top-5 accuracy."""
 CHANCE = "chance"
-"""What guessing reaches, beside the terms of an accuracy."""
+"""Key of the accuracy of guessing, next to the terms."""
 
 _READOUT_NAMES: Mapping[str, str] = {
     "attention": "the attention branch of {}, without the skip connection",
@@ -54,7 +54,7 @@ _CKA_NOTES = (
 
 
 def describe_variance_share(results: Results) -> FigureData:
-    """Variance shares of the residual stream: which term its variance over images comes from."""
+    """Variance shares of the residual stream by term."""
     selection = select(results, _read_shares, choices=[count_cls(*SOURCES), LAYER])
     notes = (
         "Variance over images of the residual stream r of [CLS] after the attention of "
@@ -70,7 +70,7 @@ def describe_attention_mass(results: Results) -> FigureData:
 
 
 def describe_norms(results: Results, terms: Sequence[str] = _ADDED) -> FigureData:
-    """Length of what each term adds, of patches and skip connection in Fig. 5a and 7."""
+    """Norm of each term's contribution (patches and skip connection in Fig. 5a and 7)."""
     _check_terms(terms)
     return _describe_means("contribution_norm", results, terms)
 
@@ -97,7 +97,7 @@ def describe_restricted_cka(
 
 
 def describe_residual_cka(results: Results, terms: Sequence[str] = _ADDED) -> FigureData:
-    """CKA of the residual stream with what single terms wrote, over size (Fig. 6 and 8)."""
+    """CKA of the residual stream with single terms, over size (Fig. 6 and 8)."""
     _check_terms(terms)
     choices = [count_cls(*terms), LAYER]
     selection = select(results, partial(_read_ckas, "residual", terms), choices=choices)

@@ -1,4 +1,4 @@
-"""What happens to [CLS] and to single patches on the way through the layers: figures 5b and 9."""
+"""[CLS] and high-norm patches over depth (Fig. 5b and 9)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -32,12 +32,12 @@ FRACTIONS = {
     "images_fraction": "of images",
     "position_share": "told by place alone",
 }
-"""What is shown of each depth, and how a legend calls it."""
+"""Numbers shown at each depth, with their names in legends."""
 _NO_TOKENS = "it has no norms of patch tokens by depth"
 
 
 def describe_layer_similarity(results: Iterable[ModelResult]) -> FigureData:
-    """Cosine of [CLS] at a depth with [CLS] at the last (Fig. 5b and 9)."""
+    """Cosine of [CLS] at each depth with [CLS] at the last (Fig. 5b and 9)."""
     selection = select(results, _read_similarity)
     notes = (
         f"{describe_n(selection.results)}.",
@@ -101,8 +101,8 @@ def describe_high_norm_layers(results: Iterable[ModelResult]) -> FigureData:
 
 
 def describe_high_norm_grid(results: Iterable[ModelResult]) -> FigureData:
-    """How often each place on the patch grid holds a high-norm token, at the depth with most."""
-    # Here, for reading sums needs torch, and no other figure does.
+    """How often each place on the patch grid has a high-norm token, at the depth with most."""
+    # Reading sums needs torch, which no other figure does.
     from vitscope.results.audit_result import AuditResult
 
     selection = select(results, _find_densest)
@@ -143,7 +143,7 @@ def _describe_bounds(found: Iterable[tuple[ModelResult, Depths]]) -> list[str]:
 
 
 def _describe_partial_depths(results: Sequence[ModelResult]) -> list[str]:
-    """Where patch norms are known of fewer images than there are."""
+    """Note the depths where patch norms are known for only some images."""
     partial = [
         depth.num_images
         for result in results

@@ -1,8 +1,8 @@
-"""What a figure shows, whatever draws it: numbers as tidy rows, notes, and who is left out and why.
+"""What a figure shows, independent of how it is drawn: numbers as tidy rows, notes, omissions.
 
-A module a question (`contributions`, `depths`, `anatomy`, `pairs`, `image_numbers`) reads results
-into a `FigureData`. `rendering` draws it with matplotlib, the report with Vega-Lite, and its rows
-lie beside it as CSV.
+The modules `contributions`, `depths`, `anatomy`, `pairs` and `image_numbers` read results into a
+`FigureData`. `rendering` draws it with matplotlib, the report with Vega-Lite, and its rows are also
+saved as CSV.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,7 +32,7 @@ _SIGNIFICANT = 0.05
 
 
 class NothingToDrawError(VitscopeError):
-    """A figure, or one model's part of it, that the results hold no numbers for."""
+    """The results have no numbers for a figure, or for one model's part of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +40,13 @@ class Point:
     """One number of a figure.
 
     Attributes:
-        model: The result that it is of.
+        model: The result it belongs to.
         number: The number with its interval.
-        panel: Key of the panel that it stands in.
-        term: What it is of: a term, a token, a kind of number; empty where the panel says it.
+        panel: Key of its panel.
+        term: Term, token or kind of number; empty if the panel says it.
         other: The second of a pair of terms, or the row of a grid.
-        x: Its place across: a size, a depth, a name.
-        p: p value against no relation, corrected for the number of rows.
+        x: Horizontal position: a size, a depth, a name.
+        p: p value against no association, corrected for the number of rows.
     """
 
     model: ModelResult
@@ -59,7 +59,7 @@ class Point:
 
     @property
     def is_significant(self) -> bool:
-        """Whether it differs from no relation."""
+        """Whether the association is significant."""
         return self.p is not None and self.p < _SIGNIFICANT
 
 
@@ -69,16 +69,16 @@ class FigureData:
 
     Attributes:
         points: Its numbers, in the order of display.
-        notes: What has to be said of them, in sentences.
-        shown: Results whose numbers are on it.
-        omitted: Reason for each result that is not, by its label.
-        heading: What the whole is of; empty where the panels say it.
-        axis: What the numbers are, for the axis that they stand along.
-        titles: Titles of panels, where these are not their keys.
-        limits: Ends of that axis; None for those of the numbers.
-        percent: Whether the numbers are parts of a whole.
-        highlight: The token to look at; None where no token stands out.
-        images: Numbers of each image, by result's folder, where their distribution is shown.
+        notes: Notes on the numbers, in sentences.
+        shown: Results on the figure.
+        omitted: Reason for each omitted result, by its label.
+        heading: Title of the figure; empty if the panels say it.
+        axis: Label of the numbers' axis.
+        titles: Titles of panels, where they differ from the keys.
+        limits: Limits of that axis; None to fit the numbers.
+        percent: Whether the numbers are fractions, shown in percent.
+        highlight: The token to highlight; None if there is none.
+        images: Numbers of each image, by the result's folder, if their distribution is shown.
     """
 
     points: tuple[Point, ...]
@@ -105,19 +105,19 @@ class FigureData:
 
     @property
     def remarks(self) -> list[str]:
-        """What stands under the figure: the notes, and who is not on it and why."""
+        """Text under the figure: the notes, and the omitted results with reasons."""
         left_out = describe_omitted(self.omitted)
         return [*self.notes, *([f"Not shown: {left_out}."] if left_out else [])]
 
     def list_rows(self) -> list[tuple[str, ...]]:
-        """The numbers as a table: its head, then one row per point; empty columns are left out."""
+        """The numbers as a table: header, then one row per point; empty columns are left out."""
         rows = [_list_cells(point) for point in self.points]
         used = [key for key in (rows[0] if rows else ()) if any(row[key] for row in rows)]
         return [tuple(used), *(tuple(row[key] for key in used) for row in rows)] if rows else []
 
 
 def group_points(points: Iterable[Point], key: Callable[[Point], T]) -> dict[T, list[Point]]:
-    """Points together that have something in common, in their order."""
+    """Group points by a key, in order of first appearance."""
     groups: dict[T, list[Point]] = {}
     for point in points:
         groups.setdefault(key(point), []).append(point)
@@ -126,13 +126,12 @@ def group_points(points: Iterable[Point], key: Callable[[Point], T]) -> dict[T, 
 
 @dataclass(frozen=True)
 class Selection(Generic[T]):
-    """Results that have what a figure needs, with what was read of them.
+    """Results that have what a figure needs, with the numbers read from them.
 
     Attributes:
-        found: What was read, by result; in order of family and size.
+        found: What was read, by result, in order of family and size.
         omitted: Reason for each other result, by its label.
-        choices: What was chosen otherwise than by default and where the results differ in it, a
-            sentence each.
+        choices: Non-default settings, and those in which the results differ, one sentence each.
     """
 
     found: tuple[tuple[ModelResult, T], ...]
@@ -141,13 +140,13 @@ class Selection(Generic[T]):
 
     @property
     def results(self) -> tuple[ModelResult, ...]:
-        """The results that have it."""
+        """The selected results."""
         return tuple(result for result, _ in self.found)
 
     def describe(
         self, points: Iterable[Point], notes: Sequence[str], **settings: Any
     ) -> FigureData:
-        """The figure of what was selected, with the choices among its notes."""
+        """Make the figure of the selection, with the choices among its notes."""
         words = (*notes, *self.choices)
         return FigureData(
             points=tuple(points),
@@ -165,7 +164,7 @@ def select(
     kind: str = "audit",
     choices: Sequence[Choice] = (),
 ) -> Selection[T]:
-    """Read what a figure needs out of each result; all that have it must agree in the choices."""
+    """Read what a figure needs from each result; the selected ones must agree in the choices."""
     found: list[tuple[ModelResult, T]] = []
     omitted: dict[str, str] = {}
     for result in sorted(results, key=lambda one: one.order):
@@ -203,7 +202,7 @@ def over_size(describe: Callable[..., FigureData]) -> Callable[..., FigureData]:
 
 
 def describe_omitted(omitted: Mapping[str, str]) -> str:
-    """Who is left out and why, as one sentence."""
+    """Omitted results and reasons, as one sentence."""
     reasons: dict[str, list[str]] = {}
     for label, reason in omitted.items():
         reasons.setdefault(reason, []).append(label)
@@ -211,18 +210,18 @@ def describe_omitted(omitted: Mapping[str, str]) -> str:
 
 
 def describe_n(results: Sequence[ModelResult]) -> str:
-    """How many images the numbers of a figure are over."""
+    """Number of images behind the numbers of a figure, in words."""
     each = " a model" if len(results) > 1 else ""
     return f"n = {write_range([result.num_images for result in results])} images{each}"
 
 
 def name_block(results: Sequence[ModelResult]) -> str:
-    """Which block the numbers of a figure are of, in a sentence."""
+    """The layer of a figure's numbers, in words."""
     return LAYER.agree(results) or "the last block"
 
 
 def write_range(counts: Iterable[int]) -> str:
-    """The least and the largest of some counts."""
+    """Range of some counts, as text."""
     found = sorted(counts)
     low, high = found[0], found[-1]
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"

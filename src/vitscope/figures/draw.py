@@ -1,4 +1,4 @@
-"""Figures on disk: all that results have the numbers for, or those of explained images."""
+"""Figures as files: all that results have numbers for, or those of explained images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Format = Literal["png", "pdf", "svg"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-# Nothing of when or with what a figure was drawn: the same numbers give the same bytes.
+# No date or software, so the same numbers give the same bytes.
 _METADATA: Mapping[str, dict[str, Any]] = {
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
@@ -41,11 +41,11 @@ class DrawnFigure:
     """A figure on disk.
 
     Attributes:
-        name: Of the figure, the same for every set of results.
-        files: Its files, one a format.
+        name: Name of the figure, the same for every set of results.
+        files: Its files, one per format.
         table: Its numbers as CSV.
-        shown: Results whose numbers are on it.
-        omitted: Reason for each result that is not, by its label.
+        shown: Results on the figure.
+        omitted: Reason for each omitted result, by its label.
     """
 
     name: str
@@ -55,7 +55,7 @@ class DrawnFigure:
     omitted: Mapping[str, str]
 
     def describe(self) -> dict[str, Any]:
-        """What an index says of it."""
+        """Its entry in the index."""
         return {
             "name": self.name,
             "files": [path.name for path in self.files],
@@ -77,10 +77,10 @@ class DrawnFigure:
 
 @dataclass(frozen=True)
 class FigureFolder:
-    """What `draw_figures` drew and what it did not.
+    """The figures that `draw_figures` drew and those it skipped.
 
     Attributes:
-        folder: Where the figures lie.
+        folder: Folder of the figures.
         drawn: The figures.
         skipped: Reason for each figure that could not be drawn, by its name.
     """
@@ -103,7 +103,7 @@ def draw_figures(
     readout: Readout = "attention",
     overwrite: bool = False,
 ) -> FigureFolder:
-    """Draw every figure that saved results have the numbers for."""
+    """Draw every figure that saved results have numbers for."""
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise UsageError(
@@ -141,7 +141,7 @@ def draw_explanations(
     overwrite: bool = False,
 ) -> list[Path]:
     """Draw every explained image, one row for each model that explains it."""
-    from vitscope.figures.explained import name_images  # here, for it needs torch
+    from vitscope.figures.explained import name_images  # needs torch
 
     target = Path(out)
     check_figures_target(target, overwrite=overwrite)
@@ -160,7 +160,7 @@ def draw_explanations(
 def _write_figure(
     drawing: Drawing, name: str, formats: Sequence[Format], staging: Path, target: Path
 ) -> DrawnFigure:
-    # Laid out once, so that all its files are alike.
+    # Laid out once, so that all formats look the same.
     _fix_layout(drawing.figure)
     files = [f"{name}.{kind}" for kind in dict.fromkeys(formats)]
     data, table = drawing.data, f"{name}.csv"
@@ -185,7 +185,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 @in_style
 def _fix_layout(figure: Figure) -> None:
-    # At the resolution of the files: letters are a little wider or narrower at another.
+    # At the resolution of the files, since the width of letters depends on it.
     figure.set_dpi(rcParams["savefig.dpi"])
     engine = figure.get_layout_engine()
     if engine is not None:

@@ -1,4 +1,4 @@
-"""The maps of an explained image, patch by patch: figure 4."""
+"""The maps of an explained image, patch by patch (Fig. 4)."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -15,7 +15,7 @@ from vitscope.results.explanation import Explanation
 def describe_maps(
     results: Sequence[ModelResult], image_id: str, *, heads: bool = False
 ) -> FigureData:
-    """One image's maps by each model that explains it: of which patch, at a column and a row."""
+    """Maps of one image by each model that explains it, with column and row of each patch."""
     shown = [one for one in results if image_id in list_images([one])]
     if not shown:
         raise NothingToDrawError("no result explains this image")
@@ -34,7 +34,7 @@ def list_images(results: Sequence[ModelResult]) -> list[str]:
 
 
 def name_images(results: Sequence[ModelResult]) -> dict[str, str]:
-    """Each image by a name that any file system takes."""
+    """A name for each image that is valid on any file system."""
     names: dict[str, str] = {}
     for image in chain.from_iterable(one.explanation.images for one in results):
         if image.image_id in names.values():

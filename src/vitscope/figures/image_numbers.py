@@ -1,4 +1,4 @@
-"""What differs from image to image: patch shares (fig. 2a), registers against skip, covariates."""
+"""Numbers per image: patch shares (Fig. 2a), registers against skip, covariates."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
@@ -22,7 +22,7 @@ from vitscope.metrics.rank_correlation import AdjustedCorrelation
 from vitscope.results.choices import LAYER, SHARES, count_cls
 
 R2 = "R²"
-"""How well all covariates together foretell a target, beside the covariates."""
+"""Key of the regression on all covariates, next to the covariates."""
 _SIDES = {
     "own": ("patches", "registers", "patches / (patches + registers)"),
     "registers": (
@@ -36,7 +36,7 @@ _SIDES = {
         "(patches + [CLS]) /\n(patches + [CLS] + registers)",
     ),
 }
-"""What an attention of 1 and of 0 is on, and the ratio, by where [CLS]'s own part is counted."""
+"""Ends of the axis and the ratio, in words, by where [CLS]'s attention to itself is counted."""
 _SOURCES = ("patches", "registers", "skip")
 _TARGETS = {
     "patch_share": "attention: patch share",
@@ -47,7 +47,7 @@ Correlations = Mapping[str, Mapping[str, AdjustedCorrelation]]
 
 
 def describe_patch_share(results: Iterable[ModelResult]) -> FigureData:
-    """Attention of [CLS] on patches against registers: its distribution over images, by size."""
+    """Distribution over images of [CLS]'s attention on patches against registers, by size."""
     counted = count_cls("patches", "registers")
     selection = select(results, _read_patch_shares, choices=[counted, LAYER])
     patches, registers, ratio = _SIDES[counted.agree(selection.results) or "own"]
@@ -89,7 +89,7 @@ def describe_covariates(results: Iterable[ModelResult]) -> FigureData:
 
 
 def describe_share_covariates(results: Iterable[ModelResult]) -> FigureData:
-    """Those of centred shares alone, or of raw ones where features were dropped."""
+    """Rank correlations of centred shares only, or of raw shares if features were dropped."""
     results = list(results)
     kind = SHARES.agree([result for result in results if result.kind == "audit"])
     prefix = "centred_share_" if kind == "centred" else "share_"

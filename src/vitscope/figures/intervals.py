@@ -1,4 +1,4 @@
-"""Numbers of a summary with the ends of their intervals, where they are defined."""
+"""Defined numbers of a summary with their intervals."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -19,9 +19,9 @@ class Interval:
 
     Attributes:
         value: The estimate, or the mean of a distribution.
-        low: Lower end; None where there is no interval.
-        high: Upper end; None where there is no interval.
-        n: What it is over; None where that is the result's number of images.
+        low: Lower end; None if there is no interval.
+        high: Upper end; None if there is no interval.
+        n: Number of images behind it; None for the result's number of images.
     """
 
     value: float
@@ -33,8 +33,8 @@ class Interval:
     def errors(self) -> tuple[float, float]:
         """Distances from the value to the two ends, zero where there is no interval.
 
-        A mean may lie outside its own quantiles. The distance to the end that lies on the other
-        side is zero then; `panels.plot_intervals` draws both ends where they are.
+        A mean may be outside its own quantiles; the distance to the end on the wrong side is zero
+        then, and `panels.plot_intervals` draws both ends correctly.
         """
         low = self.value if self.low is None else self.low
         high = self.value if self.high is None else self.high
@@ -42,7 +42,7 @@ class Interval:
 
     @property
     def is_bound(self) -> bool:
-        """Whether nothing was found, and the value is the most that could be there."""
+        """Whether nothing was found and the value is an upper bound."""
         return self.low == 0 and self.value == self.high
 
     def in_percent(self) -> "Interval":
@@ -53,11 +53,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class CkaInterval(Interval):
-    """An unbiased CKA with its interval, and the paper's estimator beside it.
+    """An unbiased CKA with its interval, and the paper's estimator.
 
     Attributes:
         biased: The biased CKA; None where it is undefined.
-        biased_if_unrelated: What it would be on average for outputs paired at random.
+        biased_if_unrelated: Its mean for outputs paired at random.
     """
 
     biased: float | None = None
@@ -67,13 +67,13 @@ class CkaInterval(Interval):
 def make_interval(
     value: float, ends: tuple[float, float] | None = None, n: int | None = None
 ) -> Interval | None:
-    """A number with the ends of its interval; nothing where it is undefined."""
+    """A number with its interval; None if it is undefined."""
     low, high = ends if ends and not any(map(math.isnan, ends)) else (None, None)
     return None if math.isnan(value) else Interval(value, low, high, n)
 
 
 def write_number(value: float, digits: int | None = None) -> str:
-    """A number as it is printed: what rounds to zero has no sign, and minus is a minus."""
+    """A number as text: rounded zero has no sign, and negative numbers have a minus sign."""
     if math.isnan(value):
         return "undefined"
     if digits is None:
@@ -147,7 +147,7 @@ def read_high_norm(depth: HighNormTokens) -> Interval | None:
 
 
 def tell_bounds(depths: Iterable[HighNormTokens]) -> str:
-    """What a result without high-norm tokens leaves open."""
+    """Upper bounds for a result without high-norm tokens, in words."""
     bounds = [(one.fraction_at_most, one.images_fraction_at_most) for one in depths]
     tokens, images = (
         max((bound for bound in column if bound is not None), default=None)

@@ -1,4 +1,4 @@
-"""How the terms of an output go together: the Gram ledger, and directions of variance."""
+"""Pairs of terms: the Gram ledger, and directions of variance."""
 
 from collections.abc import Iterable, Iterator
 from itertools import combinations
@@ -25,7 +25,7 @@ ANGLES, SHARED, CHANCE, RANKS = (
     "shared_variance_if_unrelated",
     "effective_rank",
 )
-"""Panels of the figure of directions; the third stands in the cells of the second."""
+"""Panels of the figure of directions; the third is written into the cells of the second."""
 
 
 def describe_gram_ledger(results: Iterable[ModelResult]) -> FigureData:
@@ -70,7 +70,7 @@ def _read_ledgers(result: ModelResult) -> list[Point]:
     ledgers = {total: _read_ledger(result, total) for total in TOTALS}
     if not any(ledgers.values()):
         raise NothingToDrawError("it has no Gram ledger")
-    # One cell alone is the whole of itself.
+    # A single cell is always 1.
     found = [points for points in ledgers.values() if len(points) > 1]
     if not found:
         raise NothingToDrawError("its output has a single source, so there are no pairs to compare")

@@ -1,4 +1,4 @@
-"""Which figures there are: one of all models for each question, and one a model for others."""
+"""The list of figures: some of all models together, some of a single model."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ _MAIN_FAMILY = "DINOv2"
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with what it shows.
+    """A matplotlib figure with its data.
 
     Attributes:
         figure: The figure.
@@ -70,9 +70,9 @@ class Question:
     """A figure that results may have.
 
     Attributes:
-        describe: Says what it shows, or raises NothingToDrawError.
-        render: Draws that.
-        of_one: Whether it is of one result alone.
+        describe: Returns what it shows, or raises NothingToDrawError.
+        render: Draws it.
+        of_one: Whether it shows a single result.
     """
 
     describe: Callable[..., FigureData]
@@ -98,7 +98,7 @@ FIGURES: Mapping[str, Question] = {
     "high_norm_grid": Question(describe_high_norm_grid, draw_grid, of_one=True),
     "one_shot": Question(over_size(describe_one_shot), draw_terms_by_size),
 }
-"""By name, as `plot` takes it."""
+"""By the name that `plot` takes."""
 OF_ALL_MODELS = {
     "fig2a_patch_share": "patch_share",
     "fig3a_restricted_cka": "restricted_cka",
@@ -122,7 +122,7 @@ OF_EACH_MODEL = {
     for name, question in FIGURES.items()
     if question.of_one
 }
-"""The names of files, by the figures on them."""
+"""File names, by figure."""
 
 
 def plot(name: str, results: Sequence[SavedResult | str | Path], **settings: Any) -> Figure:
@@ -131,22 +131,22 @@ def plot(name: str, results: Sequence[SavedResult | str | Path], **settings: Any
     Args:
         name: One of `FIGURES`, or "maps".
         results: Results, or their folders.
-        **settings: What the figure lets choose: `terms` of "norms", "residual_cka" and
-            "restricted_cka"; `readout` of the last; `classifier`, `top` and `readout` of
-            "one_shot"; `image` (its place in the first result) and `heads` of "maps".
+        **settings: Settings of the figure: `terms` for "norms", "residual_cka" and
+            "restricted_cka"; `readout` for the last; `classifier`, `top` and `readout` for
+            "one_shot"; `image` (its index in the first result) and `heads` for "maps".
 
     Returns:
-        A matplotlib figure, which shows itself in a notebook.
+        A matplotlib figure, which a notebook displays.
 
     Raises:
         UsageError: If there is no such figure or setting.
-        NothingToDrawError: If the results hold no numbers for it, or differ in what these mean.
+        NothingToDrawError: If the results have no numbers for it, or differ in what these mean.
     """
     return draw_figure(name, open_results(results), **settings).figure
 
 
 def open_results(results: Sequence[SavedResult | str | Path]) -> list[ModelResult]:
-    """Results that are open already, or lie in folders, under names that tell them apart."""
+    """Open results, given as objects or folders, under distinct names."""
     return tell_apart(list(map(_open, results)))
 
 
@@ -191,8 +191,8 @@ def draw_maps(results: Results, image: int = 0, *, heads: bool = False) -> Drawi
 
 
 def draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> Drawing:
-    """The same of an image that is told by its identity."""
-    # Here, for maps are read with torch, and no other figure needs it.
+    """Maps of the image with an identity."""
+    # Reading maps needs torch, which no other figure does.
     from vitscope.figures.explained import describe_maps
     from vitscope.figures.rendering.maps import plot_explanations
     from vitscope.results.explanation import Explanation
@@ -204,10 +204,10 @@ def draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> 
 
 @dataclass(frozen=True)
 class PlannedFigure:
-    """A figure that is to be drawn.
+    """A figure to be drawn.
 
     Attributes:
-        name: Of its files.
+        name: Name of its files.
         draw: Draws it, or raises NothingToDrawError.
     """
 
@@ -268,7 +268,7 @@ def _plan_maps(results: Results) -> Iterator[PlannedFigure]:
         yield PlannedFigure("fig4_maps", partial(_refuse, "no explained image among the results"))
     families = dict.fromkeys(result.family for result in explanations)
     for number, image_id in enumerate(images):
-        # A sheet a family: a row for every model of all families would be as tall as a tower.
+        # One sheet per family, or sheets would be too tall.
         for family in families:
             rows = [result for result in explanations if result.family == family]
             name = f"fig4_maps_{number:03d}__{slug(family)}"

@@ -1,4 +1,4 @@
-"""Saved results as figures need them: found, read, named and put in order."""
+"""Saved results for figures: finding, reading, naming and ordering them."""
 
 import math
 import os
@@ -52,11 +52,11 @@ _RECIPES = (
 
 @dataclass(frozen=True)
 class ModelResult:
-    """A saved result as figures name it.
+    """A saved result with its names in figures.
 
     Attributes:
         saved: The result, of any kind.
-        mark: What tells it from results of the same name; empty where nothing has to.
+        mark: Suffix that distinguishes results of the same name; empty if not needed.
     """
 
     saved: SavedResult
@@ -64,7 +64,7 @@ class ModelResult:
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """Its folder."""
         return self.saved.folder
 
     @property
@@ -74,7 +74,7 @@ class ModelResult:
 
     @property
     def kind(self) -> str:
-        """What it is of: "audit", "one-shot" or "explanation"."""
+        """Kind of result: "audit", "one-shot" or "explanation"."""
         return self.summary.KIND
 
     @property
@@ -99,7 +99,7 @@ class ModelResult:
 
     @property
     def family(self) -> str:
-        """The training recipe, or the library's family where the recipe is not known."""
+        """The training recipe, or the library's family if the recipe is not known."""
         model = self.summary.model
         return printable(model.recipe or model.family or self.model_id)
 
@@ -111,7 +111,7 @@ class ModelResult:
 
     @property
     def params_m(self) -> float | None:
-        """Parameters of the vision tower in millions; None where they are not known."""
+        """Parameters of the vision tower in millions; None if not known."""
         return self.summary.model.num_params / 1e6 or None
 
     @property
@@ -126,12 +126,12 @@ class ModelResult:
 
     @property
     def num_images(self) -> int:
-        """Images that the numbers are over."""
+        """Number of images behind the numbers."""
         return self.summary.data.num_images
 
     @property
     def label(self) -> str:
-        """What a person calls the model: recipe and size, or its id."""
+        """Name of the model: recipe and size, or its id."""
         name = self.model_id if self.size is None else f"{self.family} {self.size}"
         return f"{name} ({self.mark})" if self.mark else name
 
@@ -143,13 +143,13 @@ class ModelResult:
 
     @property
     def order(self) -> tuple[int, str, float, str, str]:
-        """By family, then size."""
+        """Sort key: family, then size."""
         known = _RECIPES.index(self.family) if self.family in _RECIPES else len(_RECIPES)
         return (known, self.family, self.params_m or 0.0, self.model_id, str(self.folder))
 
     @cached_property
     def weights_hash(self) -> str | None:
-        """Digest of the weights, where the provenance tells it."""
+        """Digest of the weights, if the provenance has it."""
         try:
             found = self.saved.provenance.get("weights_hash")
         except ResultError:
@@ -157,7 +157,7 @@ class ModelResult:
         return printable(found) if isinstance(found, str) else None
 
     def read_column(self, name: str) -> Float64[np.ndarray, " image"] | None:
-        """One number per image, where every image is kept."""
+        """One number per image; None if the result has no such column."""
         with open_table(self.folder / "images.parquet") as file:
             if name not in file.schema_arrow.names:
                 return None
@@ -175,7 +175,7 @@ class ModelResult:
 
 
 def load_results(folders: Sequence[Path]) -> list[ModelResult]:
-    """Open results and put them in order of kind, family and size."""
+    """Open results, ordered by kind, family and size."""
     found: dict[Path, ModelResult] = {}
     for folder in folders:
         places = _find_results(folder)
@@ -193,7 +193,7 @@ def load_results(folders: Sequence[Path]) -> list[ModelResult]:
 
 
 def tell_apart(results: Sequence[ModelResult]) -> list[ModelResult]:
-    """Name results by their settings where these differ, and number those that are alike still."""
+    """Mark results of the same name by their settings, or by numbers if these are the same."""
     settings = [printable(describe_settings(result.summary)) for result in results]
     marked = [
         replace(result, mark=told if len(set(settings)) > 1 else "")
@@ -210,7 +210,7 @@ def tell_apart(results: Sequence[ModelResult]) -> list[ModelResult]:
 
 
 def label_sizes(results: Iterable[ModelResult]) -> list[tuple[float, str]]:
-    """Where the labels of sizes stand over the numbers of parameters, one for those close by."""
+    """Labels of sizes and their positions on the parameter axis; close ones are merged."""
     labelled = sorted(
         (result.params_m, result.size.split("/")[0])
         for result in {result.folder: result for result in results}.values()
@@ -232,37 +232,37 @@ def label_sizes(results: Iterable[ModelResult]) -> list[tuple[float, str]]:
 
 
 def printable(value: object) -> str:
-    """Text of a result as one line that a font has the letters for."""
+    """Text of a result as one line of printable characters that the font has."""
     text = " ".join(str(value).split())
     safe = "".join(c if c.isprintable() and ord(c) < 0x250 else _escape(c) for c in text)
     return shorten(safe, _LONGEST)
 
 
 def name_apart(stem: str, taken: Iterable[str]) -> str:
-    """A name that no file system confuses with those that are taken."""
+    """A name that no file system confuses with those already taken."""
     known = {name.casefold() for name in taken}
     names = chain([stem], (f"{stem}-{number}" for number in count(2)))
     return next(name for name in names if name.casefold() not in known)
 
 
 def as_sentence(text: str) -> str:
-    """Words with a capital letter and a full stop."""
+    """Add a capital letter and a full stop."""
     return f"{text[:1].upper()}{text[1:]}."
 
 
 def shorten(text: str, longest: int) -> str:
-    """Text that is cut in the middle where it is too long."""
+    """Cut text in the middle if it is too long."""
     half = (longest - 1) // 2
     return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 
 
 def format_millions(params_m: float) -> str:
-    """A number of parameters as people write it."""
+    """Number of parameters as text, such as "86 M"."""
     return f"{params_m:,.0f} M" if params_m >= 10 else f"{params_m:.2g} M"
 
 
 def slug(text: str) -> str:
-    """A name that any file system takes."""
+    """Text as a name that is valid on any file system."""
     return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip(".-")[:80] or "model"
 
 
@@ -275,7 +275,7 @@ def _find_results(folder: Path) -> list[Path]:
         return [folder]
     places = []
     for here, below, files in os.walk(folder):
-        # Hidden folders hold what is still being written.
+        # Hidden folders hold unfinished results.
         below[:] = sorted(name for name in below if not name.startswith("."))
         if MARKER in files:
             places.append(Path(here))

@@ -1,4 +1,4 @@
-"""Directions of variance: do two terms write along the same directions of the residual stream?"""
+"""Directions of variance: whether two terms write along the same directions of the stream."""
 
 import torch
 from jaxtyping import Float
@@ -18,9 +18,9 @@ def describe_directions(sums: FeatureSums) -> Directions:
     """Compare the leading principal directions of all terms of the residual stream.
 
     Returns:
-        Effective rank of each term, and each ordered pair's angles and shared variance. No pair is
-        compared with fewer than 2 x `NUM_DIRECTIONS` images, for then the directions are those of
-        the sample.
+        Effective rank of each term, and angles and shared variance of each ordered pair. Pairs are
+        compared only with at least 2 x `NUM_DIRECTIONS` images; with fewer, the directions say
+        more about the sample than about the terms.
     """
     features = {term: pair[1] for term, pair in sums.plan.shares["residual"].items()}
     ranks = {term: sums.estimate_effective_dim(feature) for term, feature in features.items()}
@@ -49,7 +49,7 @@ def find_leading_directions(covariance: Covariance) -> Float[Tensor, "dim direct
     Returns:
         At most `NUM_DIRECTIONS` orthonormal columns; those without variance are left out.
     """
-    from scipy.linalg import eigh  # here, for its import takes time; torch's finds all directions
+    from scipy.linalg import eigh  # slow to import; torch's eigh has no subset
 
     dim = len(covariance)
     wanted = (max(0, dim - NUM_DIRECTIONS), dim - 1)
@@ -63,7 +63,7 @@ def compare_directions(
     ours: Float[Tensor, "dim direction"],
     theirs: Float[Tensor, "dim other_direction"],
 ) -> SharedDirections:
-    """How one term's variance and directions lie to another's directions.
+    """Compare one term's variance and directions with another term's directions.
 
     Returns:
         Principal angles (Björck & Golub 1973) and shared variance tr(Vᵀ Σ V) / tr Σ.

@@ -1,4 +1,4 @@
-"""How a per-image number is distributed over the images."""
+"""Distribution of a per-image number over the images."""
 
 import math
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ class Distribution:
     """Mean, spread and quantiles over images.
 
     Attributes:
-        mean: Arithmetic mean; NaN, as all below but `n`, where no image defines the number.
+        mean: Arithmetic mean. If no image defines the number, all fields but `n` are NaN.
         std: Standard deviation of these images (divisor n).
         p05: 5 % quantile, linear interpolation between order statistics.
         p50: Median.
         p95: 95 % quantile.
-        n: Images where the number is defined, which all of this is over.
+        n: Images where the number is defined; the other fields are over these.
     """
 
     mean: float
@@ -29,12 +29,12 @@ class Distribution:
 
 
 def compute_distribution(values: Float64[np.ndarray, " image"]) -> Distribution:
-    """Summarise one number per image, whatever the order of the images.
+    """Summarise one number per image, independent of the order of the images.
 
     Returns:
         The distribution over the images where it is defined.
     """
-    # Sorted first, so that the sums do not depend on the order in which images came.
+    # Sorted, so that the sums do not depend on the order of the images.
     defined = np.sort(values[~np.isnan(values)])
     if defined.size == 0:
         return Distribution(math.nan, math.nan, math.nan, math.nan, math.nan, 0)

@@ -1,4 +1,4 @@
-"""What is estimated over images, as plain numbers: read and written without torch."""
+"""Estimates over images, as plain numbers that are read and written without torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +13,9 @@ class CkaEstimate:
     Attributes:
         biased: The paper's estimator.
         unbiased: The estimator that does not grow with d / n.
-        ci95: 95 % jackknife interval of `unbiased`, which ends at 1; None where it cannot be
-            told.
-        biased_if_unrelated: What `biased` would be on average if the restricted outputs were dealt
-            to the images at random.
+        ci95: 95 % jackknife interval of `unbiased`, capped at 1; None where it is undefined.
+        biased_if_unrelated: Mean of `biased` if the restricted outputs were assigned to the images
+            at random.
     """
 
     biased: float
@@ -42,14 +41,14 @@ class GramShare:
 
 @dataclass(frozen=True)
 class SharedDirections:
-    """How the leading directions of two terms lie to one another.
+    """How the leading directions of two terms are aligned.
 
     Attributes:
-        principal_angles_deg: Angles between the two leading subspaces, ascending: 0 where they
-            share a direction, 90 where one has a direction that the other has nothing of.
-        shared_variance: Part of the first term's variance that lies in the second's subspace.
-        shared_variance_if_unrelated: What a subspace of that many directions drawn at random would
-            hold of it on average: their number over the width of the stream.
+        principal_angles_deg: Angles between the two leading subspaces, ascending: 0 for a shared
+            direction, 90 for a direction orthogonal to the other subspace.
+        shared_variance: Fraction of the first term's variance inside the second's subspace.
+        shared_variance_if_unrelated: The same for a random subspace with as many directions, on
+            average: their number over the width of the stream.
     """
 
     principal_angles_deg: tuple[float, ...]
@@ -63,8 +62,8 @@ class Directions:
 
     Attributes:
         num_directions: Leading directions per term; fewer where a term varies in fewer.
-        effective_rank: Per term (tr Σ)² / tr Σ², the number of directions it varies in.
-        pairs: By the names of two terms that vary.
+        effective_rank: Per term (tr Σ)² / tr Σ², the effective number of directions it varies in.
+        pairs: By the names of two terms, constant ones left out.
     """
 
     num_directions: int
@@ -77,23 +76,22 @@ class HighNormTokens:
     """The outliers among the patch tokens of one depth.
 
     Attributes:
-        num_images: Images whose norms are known there.
-        threshold: Norm from which on a token is an outlier; None where the norms have no second
-            mode. This and what follows from it are None where not all images are known.
-        fraction: Part of all patch tokens at or above it.
-        images_fraction: Part of the images that have such a token.
-        position_share: Part of the outliers' variance (of being one or not, over all tokens) that
-            their place on the grid accounts for: 1 where the same places are outliers in every
-            image, about 0 where places are left to the images (chance, 1 / n, is taken off). None
-            for one image.
+        num_images: Images whose norms are known at this depth.
+        threshold: Least norm of an outlier; None where the norms have no second mode. None, with
+            all that depends on it, where norms of some images are missing.
+        fraction: Fraction of all patch tokens at or above the threshold.
+        images_fraction: Fraction of the images with such a token.
+        position_share: Fraction of the variance of "is an outlier", over all tokens, explained by
+            the place on the grid, less what chance explains (1 / n): 1 if the same places are
+            outliers in every image, about 0 if places vary freely. None for one image.
         median: Median norm, to within a bin (4.4 %).
         p99: 99 % quantile, likewise.
         max: The largest norm.
-        doubtful_from: Without a threshold: norm from which on tokens may be outliers that are too
-            few, or too much of one place or image, to be told from a tail. None where there is no
-            such norm.
-        fraction_at_most: Without a threshold: the largest part of the tokens that may be outliers.
-        images_fraction_at_most: Likewise, of the images that may have one.
+        doubtful_from: Without a threshold: norm above which tokens may be outliers, but are too
+            few, or too concentrated in one place or image, to be distinguished from a tail. None
+            where there is no such norm.
+        fraction_at_most: Without a threshold: upper bound on the fraction of outliers.
+        images_fraction_at_most: Likewise, on the fraction of images with an outlier.
     """
 
     num_images: int
@@ -114,7 +112,7 @@ class TopDimensions:
     """The dimensions in which a token's hidden state is largest on average.
 
     Attributes:
-        indices: The dimensions, by falling mean activation; at most `NUM_TOP_DIMENSIONS`.
+        indices: The dimensions, by descending mean activation; at most `NUM_TOP_DIMENSIONS`.
         before: Mean activation of each at the block's input.
         after: Mean activation of each after the block's first layer norm.
         median_before: Median over all dimensions of the mean activation before.
@@ -134,7 +132,7 @@ class StateSummary:
 
     Attributes:
         pairwise_cosine: Mean cosine over all pairs of images.
-        variance_share: Part of the mean squared norm that varies over images.
+        variance_share: Fraction of the mean squared norm that varies over images.
     """
 
     pairwise_cosine: Estimate
@@ -147,7 +145,7 @@ class TokenSummary:
 
     Attributes:
         states: By state: "hidden", "normed", "keys", "values".
-        top_dimensions: The dimensions in which it is largest.
+        top_dimensions: The dimensions where its hidden state is largest.
     """
 
     states: Mapping[str, StateSummary]

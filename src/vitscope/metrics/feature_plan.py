@@ -1,8 +1,8 @@
 """Which features of an image are kept, and which pairs of them are compared.
 
-Kept are the fewest from which everything else is a sum: values and terms per group, the skip, and
-the outputs of the two nonlinear readouts. Constants (the bias) are left out: no estimate over a
-set of images depends on them.
+The plan keeps the fewest features from which all others are sums: values and terms per group, the
+skip, and the outputs of the two nonlinear readouts. Constants (the bias) are left out: no estimate
+over images depends on them.
 """
 
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class FeaturePlan:
-    """Names of kept features, of the features made from them by adding, and of compared pairs.
+    """Names of the kept features, of their sums, and of the pairs that are compared.
 
     Attributes:
         kept: Names of the features that are stored, such as "term/patches".
-        sums: Every feature that is compared, as the kept features it is the sum of.
+        sums: For each compared feature, the kept features that add up to it.
         comparisons: Per readout, kept part -> (full feature, restricted feature), for CKA.
         shares: Per total ("attention", "residual"), term -> (full feature, term), for the
             variance shares.
         gram: Per total, two of its terms -> (full feature, their sum), for the Gram ledger. A term
-            goes with itself too, as it is.
+            paired with itself is the term, not twice the term.
     """
 
     kept: tuple[str, ...]
@@ -35,7 +35,7 @@ class FeaturePlan:
 
     @property
     def gram_pairs(self) -> frozenset[Pair]:
-        """The pairs that the Gram ledger is made of."""
+        """The pairs behind the Gram ledger."""
         return frozenset(pair for cells in self.gram.values() for pair in cells.values())
 
     @property
@@ -56,7 +56,7 @@ class FeaturePlan:
 def make_plan(
     groups: tuple[str, ...], *, has_skip: bool, has_embedding: bool, renormalize: bool
 ) -> FeaturePlan:
-    """The plan for a model's groups.
+    """Make the plan for a model's groups.
 
     Returns:
         What to keep and what to compare.
@@ -106,7 +106,7 @@ def make_plan(
 
 
 def _name_sum(sums: dict[str, tuple[str, ...]], a: str, b: str) -> str:
-    # What is there already, such as a total of two terms, is not summed twice.
+    # A sum that already has a name, such as a total of two terms, keeps it.
     parts = (a,) if a == b else (a, b)
     there = {of: name for name, of in sums.items()}
     if parts not in there:

@@ -1,8 +1,8 @@
-"""Sums over images from which CKA and variance shares follow, with intervals; they merge exactly.
+"""Mergeable sums over images behind CKA and variance shares, with their intervals.
 
-Rows are their own sufficient statistics: they are kept as they are while that takes less room than
-the moments of size d² per block that they are folded into later. Both lie on disk. In memory are
-some rows and the moments of one compared pair, however many images come.
+Rows are stored as they are while they take less room than moments of size d² per block; then they
+are folded into moments. Both are on disk. Memory holds some rows and the moments of one pair,
+however many images there are.
 """
 
 import shutil
@@ -38,28 +38,28 @@ from vitscope.metrics.sums import Batch
 Vector = Float64[Tensor, " dim"]
 
 _FOLD_AT = 4
-"""Rows per block and dimension at which rows are folded. From about there on moments are smaller:
-some 45 pairs of d² numbers of 8 bytes against some 15 features of d numbers of 4 bytes a row."""
+"""Rows per block and dimension at which rows are folded. From about there, moments are smaller:
+about 45 pairs of d² 8-byte numbers, against about 15 features of d 4-byte numbers per row."""
 
 _MOMENTS = "moments"
 
 
 def rows_before_fold(width: int) -> int:
-    """How many rows are kept before they are folded into moments.
+    """Number of rows kept before they are folded into moments.
 
     Returns:
-        Their number, at least 1.
+        The number, at least 1.
     """
     return max(1, _FOLD_AT * width * NUM_BLOCKS)
 
 
 class FeatureSums:
-    """The sums of the [CLS] row's features at one layer, and what is estimated of them.
+    """Sums of the [CLS] row's features at one layer, and the estimates from them.
 
     Attributes:
-        plan: Which features come and which are compared.
+        plan: Which features are summed and which are compared.
         dtype: Precision of the features.
-        owner: Whatever must live as long as the sums for what was loaded to be there.
+        owner: The result they were loaded from, whose temporary folder must outlive them.
     """
 
     name: ClassVar[str] = "features"
@@ -70,8 +70,8 @@ class FeatureSums:
         """Start with no images.
 
         Args:
-            plan: Which features come and which are compared.
-            dtype: Precision of the features; tells variation from rounding.
+            plan: Which features are summed and which are compared.
+            dtype: Precision of the features; separates variation from rounding.
             folder: Where rows and moments are written; a temporary folder if None.
         """
         self.plan = plan
@@ -95,18 +95,18 @@ class FeatureSums:
 
     @property
     def block_sizes(self) -> list[int]:
-        """Images in each jackknife block that holds any."""
+        """Number of images in each nonempty jackknife block."""
         return [count for count in self._counts if count]
 
     def update(self, batch: Batch) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
-            batch: With the plan's kept features.
+            batch: Has the plan's kept features.
 
         Raises:
-            DiskError: If the disk does not take rows or moments; the sums are those with the batch
-                or those without it, as `num_images` tells.
+            DiskError: If rows or moments cannot be written; `num_images` then shows whether the
+                batch was added.
         """
         self._cache.clear()
         kept = {name: batch.features[name] for name in self.plan.kept}
@@ -118,16 +118,16 @@ class FeatureSums:
         self._fold_if_full()
 
     def merge(self, other: "FeatureSums") -> None:
-        """Take in the sums of a disjoint set of images.
+        """Add the sums of a disjoint set of images.
 
-        The files that rows lie in are linked: they may be removed at their old place.
+        Files of rows are hard-linked, so the originals may be deleted afterwards.
 
         Args:
             other: Sums of the same plan; left unchanged.
 
         Raises:
             ResultError: If the plans differ.
-            DiskError: If the disk does not take them; these sums are of no use then.
+            DiskError: If they cannot be written; these sums are then unusable.
         """
         if self.plan != other.plan or self.dtype != other.dtype:
             raise ResultError("these sums are of different features and cannot be merged")
@@ -160,7 +160,7 @@ class FeatureSums:
             pair: One of the plan's `pairs`.
 
         Returns:
-            Moments of all blocks, held together, about one reference, which lies near the means.
+            Moments of all blocks, stacked, about one common reference near the means.
         """
         return self._add_own_rows(pair)
 
@@ -179,7 +179,7 @@ class FeatureSums:
         return pair_estimates.estimate_cka(*(self.estimate_pair(pair) for pair in pairs))
 
     def estimate_share(self, total: str, term: str) -> Estimate:
-        """Part of a total's variance over images that a term accounts for.
+        """Fraction of a total's variance over images that a term accounts for.
 
         Σ ⟨term − mean, total − mean⟩ / Σ ‖total − mean‖²; sums to 1 over terms.
 
@@ -196,7 +196,7 @@ class FeatureSums:
         )
 
     def estimate_pair(self, pair: Pair) -> PairEstimates:
-        """What is estimated of a pair, over all images and without one or two blocks of them.
+        """Statistics of a pair, over all images and without one or two blocks.
 
         Args:
             pair: One of the plan's `pairs`.
@@ -208,7 +208,7 @@ class FeatureSums:
             x, y = pair
             reference = self._reference_of(x) if x == y else None
             blocks = self.compute_block_moments(pair)
-            # Once moments are all that is left of some images, no image can be left out.
+            # Single images can be left out only while all rows are still there.
             in_rows = self._moments is None and pair in self.plan.gram_pairs
             rows = ((x, y) for x, y, _ in self._iter_shifted(pair)) if in_rows else ()
             self._cache[pair] = pair_estimates.estimate_pair(blocks, reference, self.dtype, rows)
@@ -238,13 +238,13 @@ class FeatureSums:
         return self.estimate_pair((feature, feature)).constant
 
     def save(self) -> dict[str, Tensor]:
-        """Everything there is to save beside what lies in the folder: rows and moments.
+        """The tensors to save, in addition to the folder with rows and moments.
 
         Returns:
             Named tensors, for `load`.
 
         Raises:
-            DiskError: If the disk does not take the last of the rows.
+            DiskError: If the last rows cannot be written.
         """
         self._rows.flush()
         tensors = {f"reference/{name}": vector for name, vector in self._reference.items()}
@@ -252,11 +252,11 @@ class FeatureSums:
         return tensors | {"counts": torch.tensor(self._counts)}
 
     def load(self, tensors: Mapping[str, Tensor], folder: Path) -> None:
-        """Become what was saved, which is only read, whatever is done with these sums.
+        """Restore saved sums; the saved files are never changed.
 
         Args:
             tensors: What `save` returned.
-            folder: Where its rows and moments lie.
+            folder: Folder with rows and moments.
 
         Raises:
             KeyError: If a tensor of the plan, moments or rows are missing.
@@ -282,9 +282,9 @@ class FeatureSums:
         """Variance shares, CKA, Gram ledger and directions.
 
         Returns:
-            As in the layer's summary.
+            Fields of the layer's summary.
         """
-        # Here, for they are functions of these sums.
+        # Both modules import this one.
         from vitscope.metrics.directions import describe_directions
         from vitscope.metrics.gram_ledger import estimate_gram_ledger
 
@@ -328,7 +328,7 @@ class FeatureSums:
     def _rewrite_moments(
         self, make: Callable[[Pair], PairMoments], reference: Mapping[str, Vector]
     ) -> None:
-        # Beside the old ones, which stay until all pairs are there.
+        # The old moments stay until all new ones are written.
         home = self._folder / _MOMENTS
         with staged_folder(home, replaces=lambda _: True, durable=False) as staging:
             store = MomentStore(staging, self.plan.pairs)

@@ -1,4 +1,4 @@
-"""The Gram ledger: which terms the similarities between images come from.
+"""The Gram ledger: which terms make images similar or dissimilar.
 
 Source: Lappe & Giese (NeurIPS 2025), eq. 5; Song et al. (JMLR 2012) for the unbiased estimator.
 """
@@ -22,13 +22,13 @@ def estimate_gram_ledger(sums: FeatureSums, total: str) -> GramLedger:
 
     With X = Σ_a X_a the features of all images, G = X Xᵀ and G_ab = X_a X_bᵀ, the share of (a, b)
     is HSIC(G, G_ab) / HSIC(G, G): ⟨G, G_ab⟩ / ⟨G, G⟩ with everything centred over images for the
-    biased HSIC, and its unbiased counterpart, which takes no image with itself. HSIC is linear in
-    G_ab, and so
+    biased HSIC, and its unbiased counterpart, which leaves out the diagonal. HSIC is linear in
+    G_ab, so
 
         2 HSIC(G, G_ab) = HSIC(G, (X_a + X_b)(X_a + X_b)ᵀ) − HSIC(G, G_aa) − HSIC(G, G_bb),
 
-    of which each comes from moments of size d². A share is symmetric in its terms; over all pairs
-    they sum to 1. It may be negative: two terms that undo one another.
+    and each of these comes from moments of size d². A share is symmetric in its terms; the shares
+    of all pairs sum to 1. A share is negative if the two terms cancel.
 
     Returns:
         Share and interval by the names of the two terms; NaN where the total does not vary.
@@ -59,7 +59,7 @@ def estimate_gram_ledger(sums: FeatureSums, total: str) -> GramLedger:
 
 
 def _split(of_sums: Cells) -> Cells:
-    # Of two terms and their sum, what is between the two.
+    # From HSIC of the sum of two terms to that of their cross term.
     return {
         (a, b): h if a == b else (h - of_sums[a, a] - of_sums[b, b]) / 2
         for (a, b), h in of_sums.items()

@@ -1,7 +1,7 @@
-"""Intervals by leaving out one block of images at a time.
+"""Jackknife intervals, leaving out one block of images at a time.
 
-Images are dealt to blocks by a hash of their identity, so an interval depends on which images were
-seen and not on their order, the batch size or the number of workers. Blocks are of unequal size,
+Images are assigned to blocks by a hash of their identity, so an interval depends on which images
+were seen, not on their order, the batch size or the number of workers. Blocks have unequal sizes,
 hence the delete-m_j form.
 
 Source: Busing, Meijer & van der Leeden, "Delete-m jackknife for unequal m" (Stat. Comput. 1999).
@@ -39,21 +39,21 @@ def make_estimate(
 
     Args:
         value: The estimate over all images.
-        left_out: The same with one block of images left out, for each block that holds images.
+        left_out: The same with one block of images left out, for each nonempty block.
         sizes: Number of images in each of those blocks.
-        at_most: What the quantity cannot exceed; the interval ends there.
+        at_most: Upper bound of the quantity, and of the interval.
 
     Returns:
-        Both.
+        The value and its interval.
     """
     return Estimate(value, compute_interval(value, left_out, sizes, at_most=at_most))
 
 
 def block_of(image_id: str) -> int:
-    """Block that an image belongs to.
+    """Block of an image.
 
     Args:
-        image_id: Hexadecimal digest that identifies the image.
+        image_id: Hexadecimal digest of the image.
 
     Returns:
         A number from 0 to `NUM_BLOCKS` − 1.
@@ -62,14 +62,14 @@ def block_of(image_id: str) -> int:
 
 
 def leave_out(sizes: Sequence[int]) -> Float64[np.ndarray, "union block"]:
-    """The unions of blocks that intervals are made of.
+    """The unions of blocks from which intervals are computed.
 
     Args:
         sizes: Images in each block.
 
     Returns:
-        1 for each block of a union that holds images: in the first row all of them, then all but
-        one, then all but two, in the order of the blocks.
+        Membership of the nonempty blocks, 0 or 1: the first row has all of them, then come all
+        but one, then all but two, in the order of the blocks.
     """
     used = [block for block, size in enumerate(sizes) if size]
     left_out = [(), *((block,) for block in used), *combinations(used, 2)]
@@ -102,20 +102,19 @@ def compute_interval(
 
     Args:
         estimate: θ over all images.
-        left_out: θ_(j) with block j left out, for each block that holds images.
+        left_out: θ_(j) with block j left out, for each nonempty block.
         sizes: Number of images m_j in each of those blocks.
-        at_most: What θ cannot exceed. The interval ends there: no value is lost that θ can have,
-            so it covers as often.
+        at_most: Upper bound of θ. Cutting the interval there does not change its coverage.
 
     Returns:
-        (low, high) about the estimate, or None where it is undefined: fewer than two blocks, a
-        value undefined, or a block that holds all images but one.
+        (low, high) around the estimate, or None where it is undefined: fewer than two blocks, an
+        undefined value, or at most one image outside the largest block.
     """
     blocks, total = len(sizes), sum(sizes)
     if blocks < 2 or not all(math.isfinite(value) for value in (estimate, *left_out)):
         return None
     if total - max(sizes) < 2:
-        return None  # one image has no variance: what is estimated of it is rounding
+        return None  # an estimate from one image is rounding: it has no variance
     ratios = [total / size for size in sizes]
     centre = blocks * estimate - sum(
         (1 - size / total) * value for size, value in zip(sizes, left_out, strict=True)
@@ -128,5 +127,5 @@ def compute_interval(
         / blocks
     )
     half = student_975(float(blocks - 1)) * math.sqrt(variance)
-    # An estimate may pass the bound by its rounding, and is in its interval all the same.
+    # Rounding may put the estimate above the bound; the interval still contains it.
     return estimate - half, min(estimate + half, max(estimate, at_most))

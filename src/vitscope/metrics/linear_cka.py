@@ -18,9 +18,9 @@ MIN_IMAGES = 4
 
 
 class Hsic(NamedTuple):
-    """Two estimates of the same dependence, each up to a factor that cancels in CKA.
+    """Biased and unbiased estimate of HSIC, each up to a factor that cancels in CKA.
 
-    Of several sets of images, each is a vector.
+    For several sets of images each is a vector.
     """
 
     biased: Float[Tensor, " union"]
@@ -31,8 +31,8 @@ def compute_hsic(blocks: PairMoments, kept: Float[Tensor, "union block"]) -> Hsi
     """Hilbert-Schmidt independence criterion of two linear kernels, for unions of blocks.
 
     biased: ‖Σ (x − x̄)(y − ȳ)ᵀ‖²_F. unbiased, with K̃ and L̃ the Gram matrices without diagonals:
-    tr(K̃L̃) + 1ᵀK̃1 · 1ᵀL̃1 / ((n−1)(n−2)) − 2/(n−2) · 1ᵀK̃L̃1, over n(n−3). The inner products of
-    the blocks' moments are formed once; each union takes a few of them.
+    tr(K̃L̃) + 1ᵀK̃1 · 1ᵀL̃1 / ((n−1)(n−2)) − 2/(n−2) · 1ᵀK̃L̃1, over n(n−3). Inner products of the
+    blocks' moments are computed once and combined for each union.
 
     Returns:
         Both estimates of each union; the unbiased one is NaN for fewer than `MIN_IMAGES` images.
@@ -59,8 +59,8 @@ def compute_hsic_of_others(
 ) -> Float[Tensor, " image"]:
     """Unbiased HSIC of all images but one, for each of some images.
 
-    K̃ and L̃ without an image are K̃ and L̃ less a row and a column: of each sum over pairs, what
-    the image has with all others goes.
+    Leaving out an image removes a row and a column of K̃ and L̃, so its terms with all other images
+    are subtracted from each sum over pairs.
 
     Returns:
         The estimates; NaN where fewer than `MIN_IMAGES` images are left.
@@ -69,7 +69,7 @@ def compute_hsic_of_others(
     p, q = x.square().sum(dim=1), y.square().sum(dim=1)
     to_y, to_x = m.cross @ m.sum_y - m.sum_qx, m.sum_x @ m.cross - m.sum_py
     mixed = m.sum_x @ to_y - m.sum_y @ m.sum_py + m.sum_pq
-    # Of the image with all others: Σ K̃, Σ L̃, Σ K̃ L̃.
+    # Sums over the image's row: Σ K̃, Σ L̃, Σ K̃ L̃.
     k, l = x @ m.sum_x - p, y @ m.sum_y - q  # noqa: E741
     kl = ((x @ m.cross) * y).sum(dim=1) - p * q
     return _unbiased(
@@ -93,8 +93,8 @@ def compute_cka(xy: float, xx: float, yy: float) -> float:
     """CKA from three HSIC values of the same estimator.
 
     Returns:
-        xy / √(xx · yy); NaN where a self-term is not positive (features too alike or too few
-        images to tell).
+        xy / √(xx · yy); NaN where a self-term is not positive (features too similar or too few
+        images).
     """
     if not (xx > 0 and yy > 0):
         return math.nan
@@ -102,13 +102,13 @@ def compute_cka(xy: float, xx: float, yy: float) -> float:
 
 
 def expected_biased_cka(num_images: int, xx: tuple[float, float], yy: tuple[float, float]) -> float:
-    """Mean of the biased CKA over all ways to deal the images of one feature to those of the other.
+    """Mean of the biased CKA over all permutations of one feature's images.
 
     Over permutations π the mean of Σ_ij K_ij L_π(i)π(j) is tr K · tr L / (n − 1) for centred Gram
-    matrices K and L, and their norms stay as they are. So this is exact for any distribution.
+    matrices K and L, and their norms do not change. So this is exact for any distribution.
 
     Returns:
-        The value that independence would give: the floor under a biased CKA.
+        The value expected under independence: the floor of the biased CKA.
     """
     return xx[0] * yy[0] / ((num_images - 1) * math.sqrt(xx[1]) * math.sqrt(yy[1]))
 

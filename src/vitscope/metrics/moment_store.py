@@ -1,6 +1,6 @@
-"""Moments of pairs per jackknife block, on disk: a file a pair, read a pair at a time.
+"""Moments of pairs per jackknife block, on disk: one file per pair, read one at a time.
 
-Of width 1536 the moments of one pair are 190 MB, those of all pairs 8.5 GB.
+At width 1536 the moments of one pair take 190 MB, those of all pairs 8.5 GB.
 """
 
 from collections.abc import Sequence
@@ -33,13 +33,13 @@ class MomentStore:
         """Read a pair.
 
         Returns:
-            Moments of all jackknife blocks together.
+            Moments of all jackknife blocks, stacked.
         """
         tensors, _ = read_tensors(self._files[pair], _FIELDS)
         return PairMoments(**tensors)
 
     def read_counts(self, pair: Pair) -> Float64[Tensor, " block"]:
-        """Read how many images the moments of a pair are of.
+        """Read the number of images behind the moments of a pair.
 
         Returns:
             Their number in each jackknife block.

@@ -1,9 +1,9 @@
 """Joint moments of two feature sets: all that linear CKA and covariances need, in O(d²).
 
-The moments of disjoint sets of rows add; those of a subset subtract; a change of reference point is
-exact algebra. So sets can be split, merged and left out without a second look at the rows.
+Moments of disjoint sets of rows add, those of a subset subtract, and a change of reference point is
+exact algebra. So sets can be split, merged and left out without reading the rows again.
 
-Source: Song et al. (JMLR 2012) for the estimator that they serve.
+Source: Song et al. (JMLR 2012) for the estimator that uses them.
 """
 
 from dataclasses import dataclass, fields
@@ -20,8 +20,8 @@ Rows = Float[Tensor, "image dim"]
 class PairMoments:
     """Sums over images of the pair (x, y), both shifted by a fixed reference; float64.
 
-    With p = ‖x‖² and q = ‖y‖² after the shift. Moments of several disjoint sets may be held
-    together, along a first axis.
+    With p = ‖x‖² and q = ‖y‖² after the shift. Moments of several disjoint sets may be stacked
+    along a first axis.
 
     Attributes:
         count: Number of images n.
@@ -74,10 +74,10 @@ class PairMoments:
         return PairMoments(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def sum(self) -> "PairMoments":
-        """The union of several sets that are held together.
+        """Add up stacked sets.
 
         Returns:
-            Its moments.
+            Moments of the union.
         """
         return PairMoments(**{f.name: getattr(self, f.name).sum(dim=0) for f in fields(self)})
 
@@ -107,7 +107,7 @@ def add_rows(
     x: Float64[Tensor, "image dim_x"],
     y: Float64[Tensor, "image dim_y"],
 ) -> None:
-    """Add the moments of rows in place: a new d x d matrix would cost more than the product."""
+    """Add the moments of rows, in place: a new d x d matrix would cost more than the product."""
     p, q = x.square().sum(dim=1), y.square().sum(dim=1)
     moments.count.add_(len(x))
     moments.cross.addmm_(x.mT, y)
@@ -123,10 +123,10 @@ def add_rows(
 def shift_moments(
     moments: PairMoments, offset_x: Float[Tensor, " dim"], offset_y: Float[Tensor, " dim"]
 ) -> PairMoments:
-    """The same images about another reference.
+    """Moments of the same images about another reference.
 
     Returns:
-        Moments about the new references.
+        Moments about the old references plus the offsets.
     """
     m, n = moments, moments.count
     a, b = offset_x, offset_y
@@ -159,7 +159,7 @@ def shift_moments(
 def compute_covariance_traces(
     blocks: PairMoments, kept: Float[Tensor, "union block"]
 ) -> Float[Tensor, " union"]:
-    """Σ_images ⟨x − mean x, y − mean y⟩, the numerator of a variance share, of unions of blocks.
+    """Σ_images ⟨x − mean x, y − mean y⟩ of unions of blocks: numerators of variance shares.
 
     Returns:
         The sums (not divided by n).

@@ -1,11 +1,11 @@
-"""One-shot classification: one training and one test image a class, drawn again and again.
+"""One-shot classification: one training and one test image per class, drawn repeatedly.
 
-Requirements met here:
+Guarantees:
 
-- A draw depends on which images there are and on the seed, never on the order they came in.
-- Two copies of one image are never a training and a test image of the same class.
-- Where scores tie, nothing is won by the order of the classes: a feature that is the same for
-  every image scores exactly chance.
+- A draw depends on the set of images and the seed, not on the order of the images.
+- Two copies of one image are never the training and the test image of a class.
+- Ties do not favour the order of the classes: a feature that is the same for every image scores
+  exactly chance.
 
 Source: Lappe & Giese (NeurIPS 2025), Fig. 3b.
 """
@@ -22,19 +22,19 @@ from sklearn.linear_model import LogisticRegression
 from vitscope.metrics.jackknife import Estimate, student_975
 
 Features = Float64[np.ndarray, "image dim"]
-"""A row an image; of training and of test images one a class, in the same order."""
+"""One row per image. Training and test images have one row per class, in the same order."""
 
 Scores = Float64[np.ndarray, "image class"]
 """How well each test image fits each class."""
 
 Scorer = Callable[[Features], Scores]
 
-# Cosines and logits of float32 features that are nearer than this differ by rounding alone.
+# Cosines and logits of float32 features that differ by less than this differ only by rounding.
 _TIE = 1e-9
 
 
 class Accuracy(NamedTuple):
-    """Part of the test images that are classified rightly.
+    """Fraction of test images classified correctly.
 
     Attributes:
         top1: The true class has the highest score.
@@ -46,11 +46,11 @@ class Accuracy(NamedTuple):
 
 
 def group_images(labels: Sequence[str], identities: Sequence[str]) -> dict[str, list[int]]:
-    """The different images of every class, in an order that is theirs alone.
+    """Distinct images of each class, in an order that does not depend on the order given.
 
     Returns:
-        Places in the given sequences by class, sorted by label and then by identity; of images
-        that are the same, byte for byte, in one class the first.
+        Indices by class, sorted by label and then by identity. Of byte-identical images in one
+        class, only the first.
     """
     places = sorted(range(len(labels)), key=lambda i: (labels[i], identities[i]))
     groups: dict[str, dict[str, int]] = {}
@@ -62,7 +62,7 @@ def group_images(labels: Sequence[str], identities: Sequence[str]) -> dict[str, 
 def draw_pairs(
     classes: Sequence[Sequence[int]], num_draws: int, seed: int
 ) -> Int64[np.ndarray, "draw class 2"]:
-    """Draw a training and another test image of every class, each pair equally likely.
+    """Draw a training image and a different test image of every class, uniformly.
 
     Returns:
         Per draw and class the training and the test image.
@@ -78,43 +78,43 @@ def draw_pairs(
 
 
 def fit_nearest(train: Features) -> Scorer:
-    """Nearest training feature: a class scores the cosine with its one training image.
+    """Nearest training feature: the score of a class is the cosine with its training image.
 
     Returns:
-        The classifier. A feature of zeros has a cosine of 0 with everything.
+        The classifier. A zero feature has cosine 0 with everything.
     """
     directions = _normalise(train)
     return lambda test: _normalise(test) @ directions.T
 
 
 def fit_logistic(train: Features) -> Scorer:
-    """Multinomial logistic regression on one training image a class.
+    """Multinomial logistic regression on one training image per class.
 
-    Features are centred on the mean of the training features and divided by one number, their root
-    mean square deviation over images and dimensions; test features by the same. A deviation per
-    dimension would be a guess from as many images as there are classes, and would make the
-    answer depend on the basis that the features are written in.
+    Training and test features are centred on the mean of the training features and divided by one
+    number, the root mean square deviation of the training features over images and dimensions.
+    Scaling each dimension would estimate its deviation from only as many images as there are
+    classes, and would make the result depend on the basis of the features.
 
     scikit-learn's `LogisticRegression`, L2 penalty with C = 1, intercept, solver lbfgs from zeros,
-    tolerance 1e-6, at most 1000 iterations: nothing in it is random.
+    tolerance 1e-6, at most 1000 iterations; deterministic.
 
     Returns:
-        The classifier; a class scores its logit.
+        The classifier; the score of a class is its logit.
     """
     centre = train.mean(axis=0)
     size = np.sqrt(np.mean((train - centre) ** 2))
     model = LogisticRegression(C=1.0, solver="lbfgs", tol=1e-6, max_iter=1000)
     with warnings.catch_warnings():
-        # One image a class is what is meant, and no regression in disguise.
+        # scikit-learn takes one image per class for a regression target.
         warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%")
-        # The penalty keeps the weights in the span of the training features, of one dimension a
-        # class at most: there the fit is the same, and of wide features many times faster.
+        # The penalty keeps the weights in the span of the training features. Fitting in a basis of
+        # that span gives the same weights, much faster for wide features.
         basis = np.linalg.svd(train - centre, full_matrices=False)[2] / (size if size > 0 else 1.0)
         model.fit((train - centre) @ basis.T, np.arange(len(train)))
 
     def score(test: Features) -> Scores:
         logits: np.ndarray = model.decision_function((test - centre) @ basis.T)
-        # Of two classes scikit-learn gives the second one's alone.
+        # For two classes scikit-learn returns only the second one's logit.
         return logits if logits.ndim == 2 else np.stack([-logits, logits], axis=-1)
 
     return score
@@ -123,15 +123,15 @@ def fit_logistic(train: Features) -> Scorer:
 CLASSIFIERS: Mapping[str, Callable[[Features], Scorer]] = MappingProxyType(
     {"nearest": fit_nearest, "logistic": fit_logistic}
 )
-"""From training features to a classifier, by name."""
+"""Functions that fit a classifier, by name."""
 
 
 def compute_accuracy(scores: Float64[np.ndarray, "class class"]) -> Accuracy:
-    """Top-1 and top-5 accuracy over one test image a class.
+    """Top-1 and top-5 accuracy over one test image per class.
 
     Returns:
-        The accuracies. Of classes that tie with the true one each is as likely to be named first: a
-        test image counts with the probability that the true class is among the k first.
+        The accuracies. Ties with the true class are broken at random: a test image counts with the
+        probability that its class is among the first k.
     """
     truth = scores.diagonal()[:, None]
     above = (scores > truth + _TIE).sum(axis=1)
@@ -143,12 +143,11 @@ def compute_accuracy(scores: Float64[np.ndarray, "class class"]) -> Accuracy:
 def average_draws(values: Float64[np.ndarray, " draw"]) -> Estimate:
     """Mean over draws with a 95 % interval, Student's t: mean ± t(R − 1) · s / √R.
 
-    The interval covers the draw of the two images of each class: where the mean over endlessly
-    many draws from this image set lies. It does not cover the choice of the image set, whose
-    classes and images are taken as given.
+    The interval is for the mean over infinitely many draws from this image set. It does not cover
+    the choice of the image set: classes and images are taken as given.
 
     Returns:
-        Mean and interval, cut to the 0 to 1 that an accuracy can be; no interval of a single draw.
+        Mean and interval, clipped to [0, 1]; no interval for a single draw.
     """
     draws = len(values)
     mean = float(np.mean(values))
@@ -159,7 +158,7 @@ def average_draws(values: Float64[np.ndarray, " draw"]) -> Estimate:
 
 
 def chance_accuracy(num_classes: int) -> Accuracy:
-    """What guessing would give.
+    """Accuracy of guessing.
 
     Returns:
         1 / C and min(5, C) / C.

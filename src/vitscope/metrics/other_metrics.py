@@ -1,4 +1,4 @@
-"""Metrics of other packages, summed up beside an audit's own."""
+"""Metrics of other packages, computed along with an audit's own."""
 
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint
@@ -15,14 +15,14 @@ from vitscope.metrics.sums import Batch, Sums
 from vitscope.plugins import find_plugin, name_package, plain_faults
 
 GROUP = "vitscope.metrics"
-"""Its entries point to a class with the methods of `Sums`, made without arguments; `summarize`
-returns estimates by name."""
+"""Entry points name a class with the methods of `Sums` and no arguments; its `summarize` returns
+estimates by name."""
 _METHODS = ("update", "merge", "save", "load", "summarize")
 _DTYPES = (torch.float64, torch.float32, torch.int64, torch.int32, torch.bool)
 
 
 def find_packages(names: Iterable[str]) -> dict[str, str]:
-    """The package that declares each metric, with its version, by the metric's name."""
+    """Package and version of each metric, by the metric's name."""
     return {name: name_package(_find(name)) for name in names}
 
 
@@ -43,20 +43,21 @@ class OtherMetrics:
         self._sums = {name: _make_sums(point) for name, point in self._points.items()}
 
     def update(self, batch: Batch) -> None:
-        """Take in a batch."""
+        """Add a batch."""
         for name, sums in self._sums.items():
             with plain_faults(self._points[name]):
                 sums.update(batch)
 
     def merge(self, other: "OtherMetrics") -> None:
-        """Take in the sums of a disjoint set of images."""
+        """Add the sums of a disjoint set of images."""
         for name, sums in self._sums.items():
             with plain_faults(self._points[name]):
                 sums.merge(other._sums[name])
 
     def save(self) -> dict[str, Tensor]:
-        """Everything there is to save."""
-        self.summarize()  # what cannot be summarised fails with the first shard, not the last
+        """The tensors to save."""
+        # A metric that cannot be summarised fails with the first shard, not after the last.
+        self.summarize()
         saved: dict[str, Tensor] = {}
         for name, sums in self._sums.items():
             with plain_faults(self._points[name]):
@@ -72,7 +73,7 @@ class OtherMetrics:
         return saved
 
     def load(self, tensors: Mapping[str, Tensor], folder: Path) -> None:
-        """Become what was saved."""
+        """Restore saved sums."""
         for name, sums in self._sums.items():
             place = f"{name}/"
             own = {k.removeprefix(place): v for k, v in tensors.items() if k.startswith(place)}
@@ -84,7 +85,7 @@ class OtherMetrics:
                 raise ResultError(reason) from error
 
     def summarize(self) -> dict[str, Any]:
-        """The estimates of each metric, by its name."""
+        """The estimates of each metric."""
         return {"metrics": {name: self._summarize(name) for name in self._sums}}
 
     def _summarize(self, name: str) -> dict[str, Estimate]:

@@ -1,4 +1,4 @@
-"""What follows from the moments of compared pairs: CKA and variance shares, with intervals."""
+"""CKA and variance shares, with intervals, from the moments of compared pairs."""
 
 import math
 from collections.abc import Iterable
@@ -23,14 +23,14 @@ from vitscope.metrics.moments import PairMoments, Rows, compute_covariance_trace
 
 @dataclass(frozen=True, eq=False)
 class PairEstimates:
-    """Statistics of one pair over all images, and without one or two blocks of them.
+    """Statistics of one pair over all images, and without one or two blocks.
 
     Attributes:
-        hsic: Dependence of the two features on each union of blocks that `leave_out` lists.
+        hsic: HSIC of the two features on each union of blocks that `leave_out` lists.
         covariance: Σ ⟨x − mean x, y − mean y⟩, likewise.
-        sizes: Images in each block that holds any.
-        constant: Whether the pair is of one feature, which does not vary over images.
-        hsic_of_others: Unbiased dependence without each image in turn; none where rows are gone.
+        sizes: Images in each nonempty block.
+        constant: Whether this is a feature paired with itself that does not vary over images.
+        hsic_of_others: Unbiased HSIC without each image in turn; empty if rows were folded.
     """
 
     hsic: Hsic
@@ -41,7 +41,7 @@ class PairEstimates:
 
     @property
     def effective_dim(self) -> float:
-        """Of a feature with itself: (tr Σ)² / tr Σ² without bias; NaN where it is undefined."""
+        """For a feature with itself: unbiased (tr Σ)² / tr Σ²; NaN where it is undefined."""
         if self.constant or not self.hsic.unbiased[0] > 0:
             return math.nan
         variance = float(self.covariance[0]) / (sum(self.sizes) - 1)
@@ -49,7 +49,7 @@ class PairEstimates:
 
     @property
     def without_one(self) -> slice:
-        """The unions that lack one block."""
+        """The unions without one block."""
         return slice(1, 1 + len(self.sizes))
 
 
@@ -104,7 +104,7 @@ def estimate_cka(xy: PairEstimates, xx: PairEstimates, yy: PairEstimates) -> Cka
 
 
 def estimate_share(xy: PairEstimates, xx: PairEstimates) -> Estimate:
-    """Part of a total's variance over images that a term accounts for.
+    """Fraction of a total's variance over images that a term accounts for.
 
     Returns:
         The share; NaN where the total does not vary over the images.

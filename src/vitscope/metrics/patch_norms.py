@@ -1,6 +1,6 @@
 """High-norm patch tokens: counts of norms by depth and place on the grid, and a fitted threshold.
 
-Counts are whole numbers, so they add up to the same whatever the order and grouping of images.
+Counts are integers, so their sums do not depend on the order and grouping of images.
 
 Source: Darcet et al., "Vision Transformers Need Registers" (ICLR 2024): outlier tokens are a
 second, separate mode of the distribution of patch norms.
@@ -31,14 +31,14 @@ from vitscope.metrics.sums import Batch
 
 _LOWEST_OCTAVE, _HIGHEST_OCTAVE = -10, 24
 NUM_BINS = BINS_PER_OCTAVE * (_HIGHEST_OCTAVE - _LOWEST_OCTAVE)
-"""Bins of norms from 2^-10 to 2^24, each 4.4 % wide; what lies beyond is in the first or last."""
+"""Bins of norms from 2^-10 to 2^24, each 4.4 % wide; other norms go into the first or last."""
 _MOST_PLACES = 2**16
-"""No grid that is read has more patches."""
+"""Upper bound on the patches of a grid, for reading files."""
 _OF_IMAGES = ("image_squares", "image_peaks", "image_contrasts")
 
 
 class PatchNormCounts:
-    """How many patch tokens had which norm, at each depth and place of the model."""
+    """Counts of patch tokens by depth, place on the grid and norm."""
 
     name: ClassVar[str] = "patch_norms"
 
@@ -49,7 +49,7 @@ class PatchNormCounts:
 
     @property
     def num_depths(self) -> int:
-        """Depths counted at: the embeddings and the output of each block."""
+        """Number of depths: the embeddings and the output of each block."""
         return len(self._highest)
 
     def num_images(self, depth: int) -> int:
@@ -61,7 +61,7 @@ class PatchNormCounts:
         return NormCounts(**{name: counts[depth].numpy() for name, counts in self._counts.items()})
 
     def update(self, batch: Batch) -> None:
-        """Take in a batch; an image counts at the depths at which all of its norms are known."""
+        """Add a batch; an image counts only at depths where all of its norms are known."""
         norms = batch.patch_norms.double()
         images, depths, places = norms.shape
         self._start(depths, places)
@@ -82,7 +82,7 @@ class PatchNormCounts:
         counts["image_squares"] += torch.from_numpy(squares)
 
     def merge(self, other: "PatchNormCounts") -> None:
-        """Take in the counts of a disjoint set of images."""
+        """Add the counts of a disjoint set of images."""
         if not other.num_depths:
             return
         depths, places, _ = other._counts["by_place"].shape
@@ -92,11 +92,11 @@ class PatchNormCounts:
             self._counts[name] += counts
 
     def fit(self, depth: int) -> HighNormTokens:
-        """Tell the outliers of one depth from the rest.
+        """Find the outliers of one depth.
 
         Returns:
-            The threshold that the norms of all images ask for, and what lies above it; without
-            images nothing is known.
+            The threshold fitted to the norms of all images, and the tokens above it. Without
+            images every field is None.
         """
         counts = self.read(depth)
         if not counts.num_images:
@@ -116,8 +116,8 @@ class PatchNormCounts:
         """How often each place on the grid is an outlier.
 
         Returns:
-            Part of the images, per patch in row-major order; NaN where no outliers are found or no
-            image is known.
+            Fraction of the images, per patch in row-major order; NaN without a threshold or without
+            images.
         """
         counts = self.read(depth)
         mode = find_second_mode(counts) if counts.num_images else None
@@ -127,7 +127,7 @@ class PatchNormCounts:
         return frequency
 
     def save(self) -> dict[str, Tensor]:
-        """Everything there is to save; bins beyond the norms that occur are left out."""
+        """The tensors to save; bins below the lowest and above the highest norm are left out."""
         if not self.num_depths:
             return {}
         by_place = self._counts["by_place"]
@@ -139,7 +139,7 @@ class PatchNormCounts:
         return self._counts | cropped | {"highest": self._highest}
 
     def load(self, tensors: Mapping[str, Tensor], _: Path | None = None) -> None:
-        """Become what was saved."""
+        """Restore saved counts."""
         if not tensors:
             return
         by_place, first = tensors["by_place"], int(tensors["first_bin"])
@@ -148,7 +148,7 @@ class PatchNormCounts:
         shapes = {tuple(tensors[name].shape) for name in _OF_IMAGES}
         if not fits or shapes != {(depths, NUM_BINS)} or tensors["highest"].shape != (depths,):
             raise ValueError(f"counts of patch norms of shape {tuple(by_place.shape)} at {first}")
-        # Before there is room for every bin: a few bytes must not ask for gigabytes.
+        # Checked before memory is allocated: a few bytes must not ask for gigabytes.
         if not torch.equal(by_place.sum(dim=2), _spread(tensors["image_peaks"].sum(dim=1), places)):
             raise ValueError("counts of patch norms by place and by image differ")
         self._start(depths, places)
@@ -189,7 +189,7 @@ def bin_of(norms: Float64[Tensor, "*axes"]) -> Int64[Tensor, "*axes"]:
 
 
 def lower_edge(bin_index: int) -> float:
-    """Least norm that falls into a bin."""
+    """Least norm in a bin."""
     return float(2.0 ** (bin_index / BINS_PER_OCTAVE + _LOWEST_OCTAVE))
 
 
@@ -203,7 +203,7 @@ def _spread(images: Int64[Tensor, " depth"], places: int) -> Int64[Tensor, "dept
 
 
 def _add_ones(counts: Tensor, cells: Int64[Tensor, "*axes"]) -> None:
-    # Cells may repeat, and a plain += would count them once.
+    # Cells may repeat; += would count them once.
     ones = torch.ones(cells.numel(), dtype=counts.dtype)
     counts.view(-1).index_add_(0, cells.flatten(), ones)
 
@@ -239,7 +239,7 @@ def _count_above(counts: NormCounts, first: int) -> np.ndarray:
 
 
 def _explain_by_place(outliers: np.ndarray, num_images: int) -> float:
-    # Of a yes-or-no variable: variance of its mean over places, over its whole variance.
+    # Variance of an indicator's mean over places, over its total variance.
     frequency = outliers / num_images
     mean = float(frequency.mean())
     explained = float(frequency.var() / (mean * (1 - mean)))
@@ -247,7 +247,7 @@ def _explain_by_place(outliers: np.ndarray, num_images: int) -> float:
 
 
 def _quantile(histogram: np.ndarray, q: float) -> float:
-    # The middle, on the logarithmic scale, of the bin that the order statistic falls into.
+    # Geometric middle of the bin with the order statistic.
     rank = q * (histogram.sum() - 1)
     index = int(np.searchsorted(histogram.cumsum(), rank, side="right"))
     return lower_edge(index) * 2 ** (0.5 / BINS_PER_OCTAVE)

@@ -1,4 +1,4 @@
-"""How far two numbers rise and fall together over the images, by their ranks alone."""
+"""Rank correlation of two numbers over the images."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 MIN_PAIRS = 4
-"""Fewest pairs of which anything is said: with three the interval has no width."""
+"""Fewest pairs for a correlation: the interval divides by √(n − 3)."""
 
 NORMAL_975 = 1.959963984540054
 _PERFECT = 1 - 1e-12
@@ -23,7 +23,7 @@ class RankCorrelation:
             one of the two does not vary.
         ci95: 95 % interval; None where it is undefined: rho undefined, or exactly 1 or −1.
         p: Two-sided p value against independence; NaN where rho is undefined.
-        n: Pairs of which both numbers are defined.
+        n: Pairs with both numbers defined.
     """
 
     rho: float
@@ -34,7 +34,7 @@ class RankCorrelation:
 
 @dataclass(frozen=True)
 class AdjustedCorrelation(RankCorrelation):
-    """A rank correlation that is one of several.
+    """One of several rank correlations.
 
     Attributes:
         p_holm: The p value after Holm's correction for their number.
@@ -50,24 +50,24 @@ def correlate_ranks(
 
     The interval is tanh(artanh ρ ± 1.96 √((1 + ρ² / 2) / (n − 3))). The p value is that of
     Student's t with n − 2 degrees of freedom, t = ρ √((n − 2) / (1 − ρ²)), but never below 2 / n!,
-    the smallest that n pairs can show. Both are approximations that take the pairs to be
-    independent; below 25 pairs, or for |ρ| above 0.9, the interval is rough.
+    the smallest possible with n pairs. Both are approximations that assume independent pairs; below
+    25 pairs, or for |ρ| above 0.9, the interval is rough.
 
     Returns:
-        The correlation over the pairs of which both numbers are finite, whatever their order.
+        The correlation over the pairs with both numbers finite; their order does not matter.
 
     Source:
         D. G. Bonett and T. A. Wright, *Sample size requirements for estimating Pearson, Kendall and
         Spearman correlations*, Psychometrika 65 (2000).
     """
-    from scipy.stats import spearmanr  # here, for its import takes longer than the calculation
+    from scipy.stats import spearmanr  # slow to import
 
     defined = np.isfinite(first) & np.isfinite(second)
     first, second = first[defined], second[defined]
     n = int(first.size)
     if n < MIN_PAIRS or np.ptp(first) == 0 or np.ptp(second) == 0:
         return RankCorrelation(math.nan, None, math.nan, n)
-    # Sorted first, so that the sums do not depend on the order in which pairs came.
+    # Sorted, so that the sums do not depend on the order of the pairs.
     order = np.lexsort((second, first))
     rho, p = (float(value) for value in spearmanr(first[order], second[order]))
     smallest = math.exp(math.log(2) - math.lgamma(n + 1))
@@ -77,7 +77,7 @@ def correlate_ranks(
 def correlate_several(
     covariates: Mapping[str, Float64[np.ndarray, " image"]], target: Float64[np.ndarray, " image"]
 ) -> dict[str, AdjustedCorrelation]:
-    """Spearman's ρ of each covariate with a target; p values are corrected for their number."""
+    """Spearman's ρ of each covariate with a target; p values are Holm-corrected."""
     found = {name: correlate_ranks(values, target) for name, values in covariates.items()}
     adjusted = adjust_holm({name: correlation.p for name, correlation in found.items()})
     return {
@@ -87,7 +87,7 @@ def correlate_several(
 
 
 def adjust_holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Correct p values for being several, so that one false finding in all has the stated chance.
+    """Holm's correction of several p values, which controls the family-wise error rate.
 
     With m defined values in ascending order: p̃_(i) = max over j ≤ i of min(1, (m − j + 1) p_(j)).
 

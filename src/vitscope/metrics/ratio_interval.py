@@ -1,8 +1,8 @@
 """Intervals of ratios of two quadratic statistics, from values without some of the images.
 
-The delete-one jackknife is right for what single images add to a statistic. What pairs of images
-add beside that, it counts twice (Efron & Stein 1981), and of the similarities between images of
-features with many directions that is most of it. The values without two blocks say how much.
+The delete-one jackknife is right for the variance that comes from single images, but counts the
+part from interactions between pairs of images twice (Efron & Stein 1981). For similarities of
+features with many directions that part dominates. The values without two blocks estimate it.
 
 Sources: B. Efron and C. Stein, "The jackknife estimate of variance" (Ann. Stat. 1981);
 E. C. Fieller, "Some problems in interval estimation" (JRSS B 1954).
@@ -30,15 +30,15 @@ def compute_ratio_interval(
 ) -> tuple[float, float] | None:
     """95 % interval of above / below: the ratios ρ for which above − ρ · below may be zero.
 
-    Behind the values on unions stand, where they are known, those without each image.
-    above − ρ · below is compared with Student's t times its standard error. The square of that is
-    the jackknife variance less what it counts too often of what pairs of images add. The jackknife
-    is the one over images where their values are known, with n − 1 degrees of freedom, and else the
-    one over blocks, with blocks − 1. Of so few blocks the difference of the two could by chance be
-    far too small: there only the lower end of a 95 % interval of the pairs' part is taken off.
+    The values are those on the unions of `leave_out`, followed, where known, by those without each
+    image. above − ρ · below is compared with Student's t times its standard error. The squared
+    standard error is the jackknife variance less the excess from pairs of images. The jackknife is
+    over images, with n − 1 degrees of freedom, where their values are known, otherwise over blocks,
+    with blocks − 1. With so few blocks the difference could be far too small by chance; then only
+    the lower end of a 95 % interval of the pairs' part is subtracted.
 
     Returns:
-        (low, high), or None where it is undefined: fewer than three blocks, a value undefined, or
+        (low, high), or None where it is undefined: fewer than three blocks, an undefined value, or
         a denominator that may be zero.
     """
     known = np.isfinite(above).all() and np.isfinite(below).all()
@@ -60,14 +60,14 @@ def compute_ratio_interval(
 
 @dataclass(frozen=True)
 class _Spread:
-    """How two statistics vary when images are drawn anew.
+    """Sampling variation of two statistics.
 
     Attributes:
-        singles: Differences that images or blocks make, one row each; the sum of their squares is
-            the delete-one jackknife variance.
-        pairs: What pairs of blocks make beside that, likewise; the sum of their squares is the
-            part of the variance that comes from pairs of images, or its lower end.
-        repeats: How often the jackknife variance counts that part.
+        singles: Effect of leaving out each image or block, one row each; the sum of squares is the
+            delete-one jackknife variance.
+        pairs: Interaction of each two blocks, likewise; the sum of squares is the part of the
+            variance that comes from pairs of images, or its lower end.
+        repeats: How many times the jackknife variance counts that part.
     """
 
     singles: Float64[np.ndarray, "single 2"]
@@ -76,13 +76,13 @@ class _Spread:
 
     @classmethod
     def measure(cls, values: Float64[np.ndarray, "union 2"], sizes: Sequence[int]) -> "_Spread":
-        """Take the differences.
+        """Compute the differences.
 
         Returns:
-            The differences, scaled to what they are worth.
+            The differences, scaled to variances.
         """
-        # Of a sum over pairs of images that have nothing else in common all is known: each pair of
-        # blocks adds its number of pairs of images to the variance.
+        # For a pure pair statistic the variance is known: each two blocks add their number of
+        # pairs of images.
         kept = leave_out(sizes)
         n = kept @ np.array(sizes, dtype=np.float64)
         cells = list(combinations_with_replacement(range(len(sizes)), 2))
@@ -111,7 +111,7 @@ class _Spread:
         weights = np.array([1.0, -ratio])
         jackknife = float(((self.singles @ weights) ** 2).sum())
         of_pairs = float(((self.pairs @ weights) ** 2).sum())
-        # Were there nothing but pairs, the jackknife variance would be `repeats` times their part.
+        # The jackknife variance is at least `repeats` times the pairs' part.
         return jackknife - (self.repeats - 1) * min(of_pairs, jackknife / self.repeats)
 
 
@@ -130,7 +130,8 @@ def _differ_by_one(
 def _differ_by_two(
     values: Float64[np.ndarray, "union column"], n: Float64[np.ndarray, " union"], blocks: int
 ) -> Float64[np.ndarray, "pair column"]:
-    # Of n · mean nothing is left; of a mean over pairs, what two blocks have with one another.
+    # Second differences of n · value: 0 for a mean, the two blocks' interaction for a mean over
+    # pairs.
     first, second = np.array(list(combinations(range(1, 1 + blocks), 2))).T
     total = n[:, np.newaxis] * values
     differences: np.ndarray = total[0] - total[first] - total[second] + total[1 + blocks :]

@@ -1,4 +1,4 @@
-"""How well several numbers together foretell another one of images that were not fitted."""
+"""Cross-validated regression of one number on several others."""
 
 import math
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Float64, Integer
 
 MIN_IMAGES_PER_COVARIATE = 10
-"""Fewest images for each covariate that enters."""
+"""Fewest images per covariate in the regression."""
 
 MIN_GROUPS = 3
-"""Fewest groups, so that there are two at least to fit on when one is foretold."""
+"""Fewest groups, so that at least two remain to fit on when one is held out."""
 
 PENALTIES = tuple(float(penalty) for penalty in np.logspace(-3, 2, 11))
-"""Penalties λ that are tried, from next to none to one that leaves next to nothing."""
+"""Candidate penalties λ, from almost none to one that shrinks almost everything to 0."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,12 @@ class Regression:
     """A linear regression of one number on several covariates.
 
     Attributes:
-        r2: Part of the variance that is foretold for images that were not fitted; 0 is what
-            their mean foretells, below 0 is worse than that. NaN where it is undefined.
-        coefficients: Of the fit on all images, by covariate: by how many of its standard
-            deviations the target rises with one of the covariate's. Empty where undefined.
-        left_out: Covariates that did not enter: constant, or undefined for more than half of the
-            images.
-        n: Images on which everything that enters is defined.
+        r2: Cross-validated R²: 0 is as good as predicting the mean, below 0 is worse. NaN where it
+            is undefined.
+        coefficients: Standardised coefficients of the fit on all images, by covariate: standard
+            deviations of the target per standard deviation of the covariate. Empty where undefined.
+        left_out: Covariates left out: constant, or undefined for more than half of the images.
+        n: Images with all numbers of the regression defined.
         undefined: Why there is no regression, in a few words; None where there is one.
     """
 
@@ -47,18 +46,18 @@ def regress(
 ) -> Regression:
     """Ridge regression, cross-validated by leaving one group of images out at a time.
 
-    For every group, the covariates are standardised, and b, c and λ found, on the other groups
-    alone: b and c minimise Σ (y − c − ⟨b, z⟩)² + λ n ‖b‖², and λ is the one of `PENALTIES` with the
-    least error when every image of the other groups is left out in turn. Then
+    For every group, the covariates are standardised and b, c and λ are fitted on the other groups
+    only: b and c minimise Σ (y − c − ⟨b, z⟩)² + λ n ‖b‖², and λ is the one of `PENALTIES` with the
+    least leave-one-image-out error on these groups. Then
 
         R² = 1 − Σ (y − ŷ)² / Σ (y − ȳ)²
 
-    over all images, ŷ and the mean ȳ both from the groups that the image is not in. It is
-    undefined with fewer than `MIN_IMAGES_PER_COVARIATE` images for each covariate, fewer than
-    `MIN_GROUPS` groups, no covariate, or a target that does not vary.
+    over all images, with ŷ and the mean ȳ both from the groups without the image. It is undefined
+    with fewer than `MIN_IMAGES_PER_COVARIATE` images per covariate, fewer than `MIN_GROUPS` groups,
+    no covariate, or a constant target.
 
     Returns:
-        The regression, whatever the order of the images.
+        The regression; the order of the images does not matter.
     """
     entering = _select_covariates(covariates, target)
     left_out = tuple(name for name in covariates if name not in entering)
@@ -87,7 +86,7 @@ def _select_covariates(
     finite = {name: np.isfinite(values) & known for name, values in covariates.items()}
     names = [name for name in covariates if 2 * finite[name].sum() >= known.sum()]
     while True:
-        # On the images that will enter, which are more once a covariate has been left out.
+        # Leaving out a covariate can make more images complete, so variation is checked again.
         complete = np.all([known, *(finite[name] for name in names)], axis=0)
         varying = [name for name in names if _varies(covariates[name][complete])]
         if varying == names:
@@ -117,12 +116,12 @@ def _explain_undefined(
 
 
 def _fit(x: Float64[np.ndarray, "image covariate"], y: Float64[np.ndarray, " image"]) -> Any:
-    # Here, for the import takes longer than all else.
+    # Slow to import.
     from sklearn.linear_model import RidgeCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    # scikit-learn adds its penalty to a sum over images.
+    # scikit-learn adds its penalty to a sum, not a mean, over images.
     ridge = RidgeCV(alphas=len(y) * np.array(PENALTIES))
     return make_pipeline(StandardScaler(), ridge).fit(x, y)
 
@@ -138,5 +137,5 @@ def _cross_validate(
         foretold = _fit(x[~held_out], y[~held_out]).predict(x[held_out])
         error += float(np.sum((y[held_out] - foretold) ** 2))
         total += float(np.sum((y[held_out] - y[~held_out].mean()) ** 2))
-    # Not 0: a target that varies cannot lie on the mean of the other groups in every group.
+    # total > 0: a varying target cannot equal the mean of the other groups in every group.
     return 1 - error / total

@@ -1,7 +1,7 @@
-"""Rows of several features, each row in a jackknife block, on disk but for the last few.
+"""Rows of several features, each row in a jackknife block, on disk except for the last few.
 
-Memory does not grow with the number of rows: they are written in shards behind the compute and read
-back some rows, and only the features asked for, at a time.
+Memory does not grow with the number of rows: they are written in shards in the background, and
+read a few at a time, with only the features asked for.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,23 +26,23 @@ _BLOCKS = "blocks"
 
 
 class RowStore:
-    """Append batches, go through all rows."""
+    """Append batches, iterate over all rows."""
 
     def __init__(self, folder: Path, saved: Path | None = None) -> None:
-        """Start with the rows of another folder, which is only ever read, or with none."""
+        """Start with the rows of a saved folder, which is only read, or with none."""
         self._folder = folder
         shards = [] if saved is None else sorted(saved.glob("*.safetensors"))
         self._shards = {s: _count(read_tensors(s, [_BLOCKS])[0][_BLOCKS]) for s in shards}
-        self._num_files = 0  # ever written: no name is given twice
+        self._num_files = 0  # ever written, so no name is reused
         self._num_written = sum(map(sum, self._shards.values()))
         self._pending: dict[str, list[Tensor]] = {}
         self._num_pending = 0
 
     def __len__(self) -> int:
-        """Count the rows.
+        """Number of rows.
 
         Returns:
-            Their number.
+            The number.
         """
         return self._num_written + self._num_pending
 
@@ -52,7 +52,7 @@ class RowStore:
         return [sum(sizes) for sizes in zip([0] * NUM_BLOCKS, *self._shards.values(), strict=True)]
 
     def append(self, features: Mapping[str, Rows], blocks: Sequence[int]) -> None:
-        """Take in a batch."""
+        """Append a batch."""
         if self._num_pending >= _SHARD_ROWS:
             self.flush()
         for name, rows in {**features, _BLOCKS: torch.tensor(blocks, dtype=torch.int64)}.items():
@@ -60,9 +60,9 @@ class RowStore:
         self._num_pending += len(blocks)
 
     def merge(self, other: "RowStore") -> None:
-        """Take in all rows of another store, behind those that are here.
+        """Append all rows of another store.
 
-        Shards are linked, not read: they last as long as either store does.
+        Shards are hard-linked, not read: they last as long as either store.
         """
         self.flush()
         other.flush()
@@ -74,7 +74,7 @@ class RowStore:
             self._add_shard(ours, sizes)
 
     def flush(self) -> None:
-        """Write what is not on disk yet."""
+        """Write rows that are not on disk yet."""
         if not self._num_pending:
             return
         shard = {name: torch.cat(chunks) for name, chunks in self._pending.items()}
@@ -84,7 +84,7 @@ class RowStore:
         self._pending, self._num_pending = {}, 0
 
     def iter_rows(self, names: Sequence[str]) -> Iterator[tuple[dict[str, Rows], Blocks]]:
-        """Go through all rows, whole shards at a time, about `_ROWS_AT_ONCE` rows.
+        """Iterate over all rows, in whole shards of about `_ROWS_AT_ONCE` rows.
 
         Yields:
             One row per image under each name, and the block of each image.
@@ -96,7 +96,7 @@ class RowStore:
             yield rows, rows.pop(_BLOCKS)
 
     def clear(self) -> None:
-        """Forget all rows and remove the shards that were written here."""
+        """Drop all rows and delete the shards written by this store."""
         for shard in self._shards:
             if shard.parent == self._folder:
                 shard.unlink()

@@ -1,9 +1,9 @@
 """Whether patch norms have a second, separate mode of high norms, and where it begins.
 
-Tokens are not independent draws: every image repeats the same places, which position embeddings
-alone give different norms, and one image may raise all of its norms. A few places, or images, of
-the ordinary tail then make a bump of thousands of tokens. So the dip before a second mode has to
-hold with places, and with images, as what is drawn at random.
+Tokens are not independent draws: every image has the same places, whose norms differ through
+position embeddings alone, and one image may raise all of its norms. So a few places, or images, in
+the ordinary tail can form a bump of thousands of tokens. Hence the dip before a second mode must be
+significant both with places and with images as the sampling unit.
 """
 
 import math
@@ -15,10 +15,10 @@ from jaxtyping import Int64, Integer
 
 BINS_PER_OCTAVE = 16
 MIN_TOKENS = 26
-"""Fewer tokens are never found: their number is within five standard errors of 0."""
+"""Fewer tokens are never detected: their number is within five standard errors of 0."""
 _STANDARD_ERRORS = 5
 _WINDOW = 5
-"""Bins (0.3 octaves) that are counted together, for single ones hold few tokens."""
+"""Bins (0.3 octaves) counted together, since single bins hold few tokens."""
 _MIN_GAP = BINS_PER_OCTAVE // 2
 _MIN_OTHERS = 12
 
@@ -31,7 +31,7 @@ class NormCounts:
         by_place: Tokens per place on the grid (row-major) and bin.
         image_squares: Σ over images of the square of an image's count in the window of each bin.
         image_peaks: Images by the bin of their highest norm.
-        image_contrasts: Images by how many bins their highest norm lies above their median one.
+        image_contrasts: Images by the number of bins from their median to their highest norm.
     """
 
     by_place: Integer[np.ndarray, "patch bin"]
@@ -50,7 +50,7 @@ class SecondMode(NamedTuple):
 
     Attributes:
         first_bin: Middle of the lowest stretch of the dip before it.
-        found: Whether it differs from a tail; if not, tokens from there on may belong to one.
+        found: Whether it is a mode and not a tail; if False, it is undecided.
     """
 
     first_bin: int
@@ -60,19 +60,19 @@ class SecondMode(NamedTuple):
 def find_second_mode(counts: NormCounts) -> SecondMode | None:
     """Find the dip before a second mode.
 
-    The highest window of bins is the mode of ordinary tokens. A rise is a window at least an octave
-    (twice the norm) above it that holds at least twice as many tokens as the lowest window between
-    the two, the dip. The largest rise is a second mode where
+    The window with the most tokens is the mode of ordinary tokens. A rise is a window at least an
+    octave (twice the norm) above it with at least twice as many tokens as the lowest window between
+    the two, the dip. The largest rise is a second mode if
 
-    - it is more than five standard errors, with places and with images as what is drawn
+    - it exceeds five standard errors with places and with images as the sampling unit
       (`estimate_variance`), or else the places, or images, above the dip `stand_apart`;
     - at most half of all tokens are above the dip, and their median norm is at least twice that of
       the others.
 
     Returns:
-        None where there is no rise. Where the largest is no second mode, the first dip.
+        None if there is no rise. If the largest rise is no second mode, the first dip.
     """
-    # The last bin holds all that lies beyond: it may be the end of a tail, and makes no mode.
+    # The last bin also holds all higher norms, so it may be the end of a tail.
     windows = sum_windows(counts.by_place[:, :-1])
     heights = windows.sum(axis=0)
     mode = int(heights.argmax())
@@ -98,7 +98,7 @@ def find_second_mode(counts: NormCounts) -> SecondMode | None:
 
 
 def sum_windows(counts: Integer[np.ndarray, "*axes bin"]) -> Int64[np.ndarray, "*axes bin"]:
-    """Tokens in the window of five bins around each; at the ends, of the bins that there are."""
+    """Tokens in the window of five bins around each bin; windows are shorter at the ends."""
     margin, size = _WINDOW // 2, counts.shape[-1]
     padded = np.pad(counts, [(0, 0)] * (counts.ndim - 1) + [(margin, margin)])
     total = np.zeros(counts.shape, dtype=np.int64)
@@ -108,9 +108,9 @@ def sum_windows(counts: Integer[np.ndarray, "*axes bin"]) -> Int64[np.ndarray, "
 
 
 def estimate_variance(squares: np.ndarray, totals: np.ndarray, num_clusters: int) -> np.ndarray:
-    """Jackknife variance of counts of tokens, where whole clusters (places, images) are drawn.
+    """Jackknife variance of counts of tokens when whole clusters (places, images) are sampled.
 
-    C / (C − 1) · Σ (count of a cluster − mean count)², from Σ count² and Σ count, and at least the
+    C / (C − 1) · Σ (count of a cluster − mean count)², from Σ count² and Σ count, but at least the
     count itself, the variance of independent tokens.
     """
     if num_clusters == 1:
@@ -121,17 +121,17 @@ def estimate_variance(squares: np.ndarray, totals: np.ndarray, num_clusters: int
 
 
 def stand_apart(values: Integer[np.ndarray, " value"], num_high: int) -> bool:
-    """Whether the highest of some log norms are no tail of the others.
+    """Whether the highest of some log norms are separate from the others.
 
-    They are at most half of all, the gap below them is at least half an octave and wider than the
-    range of all the others, and these are at least 12, or their range would say little.
+    They must be at most half of all, the gap below them at least half an octave and wider than the
+    range of the others, and the others at least 12, so that their range is meaningful.
     """
     values = np.sort(values)
     others = len(values) - num_high
     if not 0 < num_high <= others or others < _MIN_OTHERS:
         return False
     lowest, below, above = (int(values[k]) for k in (0, others - 1, others))
-    # A gap is known to within a bin, which is taken off.
+    # A gap is known to within one bin, which is subtracted.
     return above - below >= _MIN_GAP and above - below - 1 >= max(below - lowest, 1)
 
 
@@ -145,20 +145,20 @@ def _exceeds(rise: int, variance: np.ndarray) -> bool:
 
 
 def _do_places_stand_apart(counts: NormCounts, dip: int) -> bool:
-    # By their upper quartile, which is high where a place is high in a quarter of the images.
+    # By upper quartile, which is high if a place is high in a quarter of the images.
     below = counts.by_place.cumsum(axis=1)
     quartiles = (below >= 0.75 * below[:, -1:]).argmax(axis=1)
     return stand_apart(quartiles, int((quartiles >= dip).sum()))
 
 
 def _do_images_stand_apart(counts: NormCounts, dip: int) -> bool:
-    # By their highest norm over their median one, which raising a whole image does not change.
+    # By highest over median norm, which does not change if all norms of an image are raised.
     contrasts = np.repeat(np.arange(len(counts.image_contrasts)), counts.image_contrasts)
     return stand_apart(contrasts, int(counts.image_peaks[dip:].sum()))
 
 
 def _are_modes_apart(histogram: Integer[np.ndarray, " bin"], dip: int) -> bool:
-    # A narrow mode of few tokens may be the highest one, and the far slope of a near mode a rise.
+    # The highest window may be a narrow mode of few tokens, and a rise the slope of a near mode.
     below, above = histogram[:dip], histogram[dip:]
     apart = dip + _find_median(above) - _find_median(below) >= BINS_PER_OCTAVE
     return bool(above.sum() <= below.sum()) and apart

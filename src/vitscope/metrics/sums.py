@@ -1,6 +1,6 @@
-"""What an audit adds up over images: the protocol of every sum, and all sums of an audit.
+"""Sums over images: their protocol, and all sums of an audit.
 
-A new one is a class with these methods and a line in `Manifest.make_sums`.
+To add one, write a class with these methods and a line in `Manifest.make_sums`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +18,13 @@ _NUM_REPEATED = "num_repeated"
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What is known of some images at one layer.
+    """Measurements of some images at one layer.
 
     Attributes:
         features: Features of the [CLS] row by name, on the CPU.
         blocks: Jackknife block of each image.
-        states: States of the special tokens by name; none for a pooling query.
-        patch_norms: Norm of each patch token at every depth of the model, whatever the layer.
+        states: States of the special tokens by name; empty for a pooling query.
+        patch_norms: Norm of each patch token at every depth of the model, the same for all layers.
     """
 
     features: Mapping[str, Float[Tensor, "batch _"]]
@@ -37,67 +37,67 @@ class Batch:
 
 @runtime_checkable
 class Sums(Protocol):
-    """Sums or counts over images: those of disjoint sets merge to those of the union.
+    """Sums or counts over images; those of disjoint sets merge into those of the union.
 
-    Merging is exact up to the rounding of float64 sums, whatever the order and grouping.
+    Merging is exact up to float64 rounding, in any order and grouping.
 
     Attributes:
-        name: What their tensors are saved under, within their layer.
+        name: Prefix of their saved tensors within the layer.
     """
 
     name: ClassVar[str]
 
     def update(self, batch: Batch, /) -> None:
-        """Take in a batch."""
+        """Add a batch."""
 
     def merge(self, other: Any, /) -> None:
-        """Take in the sums, of the same kind, of a disjoint set of images."""
+        """Add the sums, of the same kind, of a disjoint set of images."""
 
     def save(self) -> Mapping[str, Tensor]:
-        """Everything there is to save beside what lies in a folder of their own."""
+        """The tensors to save, in addition to files in their own folder."""
         ...
 
     def load(self, tensors: Mapping[str, Tensor], folder: Path, /) -> None:
-        """Become what was saved; `ValueError` or `KeyError` where that cannot be."""
+        """Restore saved sums; `ValueError` or `KeyError` if they are not sound."""
 
     def summarize(self) -> dict[str, Any]:
-        """What follows for the layer's summary, by its keys there."""
+        """Fields of the layer's summary."""
         ...
 
 
 class AuditSums:
-    """All sums of an audit, by audited layer; those of the whole model are with the last one."""
+    """All sums of an audit, by audited layer; those of the whole model are in the last layer."""
 
     def __init__(self, by_layer: Mapping[int, Sequence[Sums]]) -> None:
         """Start with sums of the same images, or of none."""
         self.by_layer = by_layer
         self.num_repeated = 0
-        """Images that were left out because they were copies of others."""
+        """Images left out as copies of others."""
 
     def find(self, kind: type[S]) -> dict[int, S]:
-        """The sums of a kind, by layer."""
+        """The sums of one class, by layer."""
         return {layer: one for layer, one in self._iter_all() if isinstance(one, kind)}
 
     def update(self, layer: int, batch: Batch) -> None:
-        """Take in what is known of some images at a layer."""
+        """Add a batch at a layer."""
         for sums in self.by_layer[layer]:
             sums.update(batch)
 
     def merge(self, other: "AuditSums") -> None:
-        """Take in the sums of a disjoint set of images."""
+        """Add the sums of a disjoint set of images."""
         for (_, ours), (_, theirs) in zip(self._iter_all(), other._iter_all(), strict=True):
             ours.merge(theirs)
         self.num_repeated += other.num_repeated
 
     def save(self) -> dict[str, Tensor]:
-        """Everything there is to save beside what lies in folders."""
+        """The tensors to save, in addition to files in the layers' folders."""
         tensors = {_NUM_REPEATED: torch.tensor(self.num_repeated)}
         for layer, sums in self._iter_all():
             tensors |= {_place(layer, sums) + name: one for name, one in sums.save().items()}
         return tensors
 
     def load(self, tensors: Mapping[str, Tensor], folder: Path) -> None:
-        """Become what was saved; the layers' folders lie in `folder`."""
+        """Restore saved sums; `folder` has a folder per layer."""
         self.num_repeated = int(tensors[_NUM_REPEATED])
         for layer, sums in self._iter_all():
             place = _place(layer, sums)
@@ -105,7 +105,7 @@ class AuditSums:
             sums.load(own, folder / f"{layer:03d}")
 
     def summarize(self, layer: int) -> dict[str, Any]:
-        """What follows for a layer's summary."""
+        """Fields of a layer's summary."""
         return {k: v for sums in self.by_layer[layer] for k, v in sums.summarize().items()}
 
     def _iter_all(self) -> Iterator[tuple[int, Sums]]:

@@ -1,7 +1,7 @@
-"""Sums over images of the states of a few special tokens; they merge exactly.
+"""Mergeable sums over images of the states of special tokens.
 
-Mean pairwise cosine and share of variance both follow from the sums of a state, of its direction
-and of its squared norm: no pair of images is formed.
+Mean pairwise cosine and variance share follow from the sums of a state, of its direction and of its
+squared norm, without going through pairs of images.
 
 Source: Lappe & Giese (NeurIPS 2025), section 3.2 and Fig. 2b.
 """
@@ -27,12 +27,12 @@ _PARTS = _SUM, _DIRECTION, _SQUARE = "sum", "direction", "square"
 
 
 def _clip(share: float) -> float:
-    # NaN stays.
+    # NaN stays NaN.
     return min(max(share, 0.0), 1.0) if math.isfinite(share) else share
 
 
 class TokenSums:
-    """The sums of the special tokens at one layer, and what is estimated of them."""
+    """Sums of the special tokens at one layer, and the estimates from them."""
 
     name: ClassVar[str] = "tokens"
 
@@ -48,7 +48,7 @@ class TokenSums:
         return tuple(dict.fromkeys(key.partition("/")[0] for key in self._sums))
 
     def update(self, batch: Batch) -> None:
-        """Take in a batch."""
+        """Add a batch."""
         index = torch.tensor(batch.blocks)
         self._counts = self._counts + torch.bincount(index, minlength=NUM_BLOCKS)
         membership = torch.nn.functional.one_hot(index, NUM_BLOCKS).double().mT
@@ -56,7 +56,7 @@ class TokenSums:
             exact = rows.transpose(0, 1).double()
             norms = exact.norm(dim=-1).unsqueeze(1)
             ones = membership.expand(len(exact), -1, -1)
-            # A vector of zeros has no direction: NaN from here on (∞ · 0), in its block alone.
+            # A zero vector has no direction: it makes the sum of its block NaN (∞ · 0).
             inverse = torch.where(ones > 0, 1 / norms, 0.0)
             totals = torch.cat([ones, inverse], dim=1) @ exact
             self._add(f"{state}/{_SUM}", totals[:, :NUM_BLOCKS].transpose(0, 1))
@@ -64,7 +64,7 @@ class TokenSums:
             self._add(f"{state}/{_SQUARE}", (ones @ norms.mT.square()).transpose(0, 1))
 
     def merge(self, other: "TokenSums") -> None:
-        """Take in the sums of a disjoint set of images."""
+        """Add the sums of a disjoint set of images."""
         if self.tokens != other.tokens:
             raise ResultError("these sums are of different tokens and cannot be merged")
         self._counts = self._counts + other._counts
@@ -84,12 +84,12 @@ class TokenSums:
         return self._estimate(cosines, torch.ones_like(cosines))
 
     def estimate_variance_share(self, state: str, token: str) -> Estimate:
-        """Part of a state's mean squared norm that varies over images.
+        """Fraction of a state's mean squared norm that varies over images.
 
         Returns:
             n / (n − 1) · (1 − ‖mean x‖² / mean ‖x‖²), the unbiased variance over the mean squared
-            norm, and its interval: 0 for a constant, 1 for a state whose mean is zero, which chance
-            may not exceed; NaN for fewer than two images or a state of zeros.
+            norm, and its interval, both clipped to [0, 1]: 0 for a constant, 1 for a state with
+            mean zero; NaN for fewer than two images or a state of zeros.
         """
         counts, kept = self._unions()
         totals = kept @ self._of_token(f"{state}/{_SUM}", token)
@@ -100,10 +100,10 @@ class TokenSums:
         return Estimate(_clip(found.value), ends)
 
     def find_top_dimensions(self, token: str) -> TopDimensions:
-        """Where mean activation is highest at the block's input, and what the norm makes of them.
+        """The dimensions with the highest mean activation, at the block's input and after its norm.
 
         Returns:
-            The dimensions and their mean activations.
+            The dimensions, highest at the block's input first, and their mean activations.
         """
         count = float(self._counts.sum())
         before = self._of_token(f"hidden/{_SUM}", token).sum(dim=0) / count
@@ -118,11 +118,11 @@ class TokenSums:
         )
 
     def save(self) -> dict[str, Tensor]:
-        """Everything there is to save."""
+        """The tensors to save."""
         return {"counts": self._counts, **self._sums}
 
     def load(self, tensors: Mapping[str, Tensor], _: Path | None = None) -> None:
-        """Become what was saved."""
+        """Restore saved sums."""
         parts = dict(tensors)
         self._counts, self._sums = parts.pop("counts"), parts
         complete = {f"{state}/{part}" for state in self.states for part in _PARTS}
@@ -133,7 +133,7 @@ class TokenSums:
             raise ValueError("sums of tokens are below 0 or not finite")
 
     def summarize(self) -> dict[str, Any]:
-        """What each token is."""
+        """Summary of each token."""
         return {"tokens": {token: self._summarize(token) for token in self.tokens}}
 
     def _summarize(self, token: str) -> TokenSummary:
@@ -153,7 +153,7 @@ class TokenSums:
         return self._sums[name][:, self.tokens.index(token)]
 
     def _unions(self) -> tuple[Float64[Tensor, " union"], Float64[Tensor, "union block"]]:
-        # How many images each union of blocks holds, NaN where too few, and which blocks.
+        # Images in each union of blocks, NaN if fewer than two, and its blocks.
         kept = torch.from_numpy(leave_out(self._counts.tolist()))
         counts = kept @ self._counts.double()
         return torch.where(counts < 2, math.nan, counts), kept
@@ -164,11 +164,11 @@ class TokenSums:
         value = float(above[0] / below[0])
         sizes = self._counts[self._counts > 0].tolist()
         ends = compute_ratio_interval(above.numpy(), below.numpy(), sizes)
-        # Neither a mean cosine nor a part of a mean square exceeds 1.
+        # Neither a mean cosine nor a fraction exceeds 1.
         return Estimate(value, ends and (ends[0], min(ends[1], max(value, 1.0))))
 
 
 def _is_sound(name: str, total: Tensor) -> bool:
-    if name.endswith(f"/{_DIRECTION}"):  # NaN: a vector of zeros has none
+    if name.endswith(f"/{_DIRECTION}"):  # NaN for a zero vector
         return not bool(total.isinf().any())
     return bool(total.isfinite().all()) and not (name.endswith(f"/{_SQUARE}") and (total < 0).any())

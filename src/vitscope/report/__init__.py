@@ -1,4 +1,4 @@
-"""The report a person reads: saved results as one HTML file that loads nothing."""
+"""The report: saved results as one self-contained HTML file."""
 
 from vitscope.report.page import write_report
 

@@ -1,4 +1,4 @@
-"""Which figures the report has: the question that each answers, in words, and how it is shown."""
+"""The figures of the report: the question that each answers, and how it is shown."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Mark:
     Attributes:
         draw: Makes the charts.
         tabulate: Makes the table below them.
-        has_legend: Whether the colours of terms need one.
+        has_legend: Whether it needs a legend of terms.
     """
 
     draw: Callable[[FigureData], list[Chart]]
@@ -60,15 +60,15 @@ _CORRELATIONS = Mark(draw_correlations, tabulate_correlations)
 
 @dataclass(frozen=True)
 class Entry:
-    """A figure that the report has.
+    """A figure that the report may have.
 
     Attributes:
         key: Its anchor in the page.
         title: The question that it answers.
         meaning: What it shows, in one plain line.
-        definitions: Definitions that it rests on, by their keys.
-        describe: Says what it shows, or raises NothingToDrawError.
-        mark: How that is shown.
+        definitions: Keys of the definitions it needs.
+        describe: Returns what it shows, or raises NothingToDrawError.
+        mark: How it is shown.
     """
 
     key: str
@@ -84,9 +84,9 @@ class ReportFigure:
     """A figure of the report, made from results.
 
     Attributes:
-        entry: What it is.
-        data: What it shows; None where there is nothing.
-        missing: Why there is nothing, where there is nothing.
+        entry: Its entry.
+        data: What it shows; None if there is nothing to show.
+        missing: Why there is nothing to show; empty otherwise.
     """
 
     entry: Entry
@@ -95,7 +95,7 @@ class ReportFigure:
 
     @classmethod
     def make(cls, entry: Entry, results: Results) -> "ReportFigure":
-        """The figure, or the reason why there is none."""
+        """Make the figure, or give the reason why there is none."""
         try:
             return cls(entry, entry.describe(results))
         except NothingToDrawError as reason:
@@ -113,12 +113,12 @@ class ReportFigure:
 
     @property
     def legend(self) -> list[str]:
-        """The terms on it whose colours have to be told."""
+        """The terms in its legend."""
         return self.data.terms if self.data is not None and self.entry.mark.has_legend else []
 
 
 def list_sources(results: Results) -> list[Entry]:
-    """Where the output comes from; a figure for each classifier."""
+    """Figures of where the output comes from, with one for each classifier."""
     return [*_SOURCES, *map(_ask_classes, enumerate(list_classifiers(results)))]
 
 

@@ -1,4 +1,4 @@
-"""The numbers of single images in words, and how they are spread over all images."""
+"""Numbers of single images: their names, and their distribution over all images."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,21 +21,21 @@ from vitscope.results.vocabulary import (
 
 _NUM_BINS = 28
 _NOISE = 1e-6
-"""Spread, as a part of the largest value, that is rounding alone."""
+"""Spread, relative to the largest value, that counts as rounding."""
 _COVARIATE = "covariate_"
 _TERMS, _QUANTITIES = list(TERMS), list(PER_IMAGE)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A number that every image has.
+    """A number of each image.
 
     Attributes:
-        name: As in the table of the result.
-        group: What kind of number it is.
-        label: Which of its kind.
-        description: What it is, in a line; empty where that is not known.
-        order: Its place in a list to choose from.
+        name: Name in the table of the result.
+        group: Kind of number.
+        label: Name within its group.
+        description: What it is, in a line; empty if not known.
+        order: Position in the list to choose from.
     """
 
     name: str
@@ -50,9 +50,9 @@ class ImageNumbers:
     """Numbers of all images of one result.
 
     Attributes:
-        columns: What they are.
-        values: One row a column; NaN where one is undefined.
-        rows: Place of each image by its digest.
+        columns: The numbers.
+        values: One row per column; NaN where undefined.
+        rows: Index of each image, by its digest.
     """
 
     columns: tuple[Column, ...]
@@ -63,7 +63,7 @@ class ImageNumbers:
     def of_columns(
         cls, columns: Mapping[str, Float64[np.ndarray, " image"]], digests: Sequence[str]
     ) -> "ImageNumbers":
-        """Put numbers in the order in which they are offered."""
+        """Put numbers in the order of display."""
         described = sorted(map(describe_column, columns), key=lambda column: column.order)
         rows = [columns[column.name] for column in described]
         values = np.stack(rows) if rows else np.empty((0, len(digests)))
@@ -71,7 +71,7 @@ class ImageNumbers:
 
 
 def describe_column(name: str) -> Column:
-    """A column of the table of images in words."""
+    """Describe a column of the table of images."""
     if name.startswith(_COVARIATE):
         key = name.removeprefix(_COVARIATE)
         return _place(name, "Image", name_covariate(key), COVARIATES.get(key))
@@ -119,7 +119,7 @@ def collect_numbers(table: pa.Table) -> ImageNumbers:
 
 
 def count_bins(values: Float64[np.ndarray, " image"]) -> dict[str, Any]:
-    """How a number is spread over images."""
+    """Histogram of a number over images."""
     known = values[~np.isnan(values)]
     counts, edges = np.histogram(known, bins=_NUM_BINS)
     p05, p50, p95 = (float(q) for q in np.quantile(known, [0.05, 0.5, 0.95]))
@@ -136,5 +136,5 @@ def count_bins(values: Float64[np.ndarray, " image"]) -> dict[str, Any]:
 
 
 def round_numbers(values: Iterable[float]) -> list[float | None]:
-    """Numbers as the page carries them: five digits are more than it shows."""
+    """Round numbers for the page to five digits, more than it shows."""
     return [None if np.isnan(value) else float(f"{value:.5g}") for value in values]

@@ -1,4 +1,4 @@
-"""The images of the report: thumbnails, maps and numbers, as many as a file can carry."""
+"""The images of the report: thumbnails, maps and numbers, within a limit of bytes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,10 +25,10 @@ from vitscope.results.image_maps import ImageMaps
 from vitscope.results.verdict import judge_image
 
 MAX_BYTES = 20 * 2**20
-"""What images and maps may take in the page; fewer images are shown where it is not enough."""
+"""Most bytes for images and maps in the page; if that is too little, fewer images are shown."""
 
 _FIRST = ("centred_share_patches", "share_patches")
-"""What images are sorted by to begin with: the first of these that there is."""
+"""Initial sort key of the images: the first of these that exists."""
 _REASONS = {
     "lowest": "among the lowest",
     "highest": "among the highest",
@@ -44,11 +44,11 @@ class _Source:
     """Images of one result.
 
     Attributes:
-        label: Whose they are.
+        label: Name of the result.
         note: How they were chosen.
-        numbers: Numbers of each.
+        numbers: Their numbers.
         count: How many there are.
-        read: Reads one of them, with what stands beside it.
+        read: Reads an image with its maps and text.
     """
 
     label: str
@@ -59,7 +59,7 @@ class _Source:
 
 
 def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """Everything that the gallery and the distributions show."""
+    """Data of the gallery and the distributions."""
     sources: list[_Source] = []
     distributions = []
     for result in results:
@@ -91,10 +91,10 @@ def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES
 
 @dataclass
 class _Shelf:
-    """What images take in the page, each thumbnail once however many models saw it.
+    """Images within a limit of bytes; models share the thumbnails.
 
     Attributes:
-        max_bytes: What there is room for.
+        max_bytes: The limit.
         thumbnails: JPEG files, base64.
     """
 
@@ -104,7 +104,7 @@ class _Shelf:
     _num_bytes: int = 0
 
     def fill(self, sources: Sequence[_Source]) -> list[list[Entry]]:
-        """Take images in turns until there is no more room."""
+        """Take images from the sources in turn until the limit is reached."""
         shown: list[list[Entry]] = [[] for _ in sources]
         for index in range(max((source.count for source in sources), default=0)):
             for source, entries in zip(sources, shown, strict=True):
@@ -191,7 +191,7 @@ def _judge(numbers: ImageNumbers, row: int) -> str:
         for column, values in zip(numbers.columns, numbers.values, strict=True)
         if column.name.startswith(prefix)
     }
-    # Where features were dropped there is nothing to judge a single image by.
+    # Without kept features there are no centred shares to judge an image by.
     if "patches" not in shares:
         return ""
     return as_sentence(judge_image(shares, len(numbers.rows), "of this audit").text)

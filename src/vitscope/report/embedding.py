@@ -1,10 +1,8 @@
-"""How data gets into the page: as text that no browser runs, whatever it says.
+"""Embedding data in the page so that no browser runs it.
 
-Requirements met here:
-
-- File names, labels, ids and notes are anyone's bytes: data lies in elements that hold JSON, with
-  every character escaped that could end the element or begin markup.
-- The browser is given the digest of what may run, so nothing else runs.
+- File names, labels, ids and notes are untrusted: data goes into JSON elements, with every
+  character escaped that could end the element or begin markup.
+- The content security policy lists the digests of what may run, so nothing else runs.
 """
 
 import json
@@ -38,34 +36,34 @@ _SUBSCRIPT = re.compile(r"\b([A-Za-z])_([A-Za-z])\b")
 
 
 def embed_json(content: Any) -> str:
-    """JSON that may stand inside a script element."""
-    # Half a surrogate pair, which a file name's bytes can become, is no text that can be written.
+    """JSON that is safe inside a script element."""
+    # ASCII, since file names can contain lone surrogates, which UTF-8 cannot encode.
     text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.translate(_ESCAPES)
 
 
 def embed_script(source: str) -> str:
-    """JavaScript that may stand inside a script element."""
+    """JavaScript that is safe inside a script element."""
     return source.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def as_written(text: str) -> Markup:
-    """Text that goes into the page as it is."""
-    return Markup(text)  # noqa: S704 - nothing of a result gets here but through `embed_json`
+    """Text that goes into the page without escaping."""
+    return Markup(text)  # noqa: S704 - results get here only through `embed_json`
 
 
 def as_maths(text: str) -> Markup:
-    """Text of this package with its subscripts, such as c_g, set as such."""
+    """Text of this package with subscripts, such as c_g, as HTML."""
     return Markup(_SUBSCRIPT.sub(r"<i>\1</i><sub>\2</sub>", str(escape(text))))  # noqa: S704 - as above
 
 
 def digest_of(source: str) -> str:
-    """What a content security policy calls an inline script or style."""
+    """Source of an inline script or style in a content security policy."""
     return f"'sha256-{b64encode(sha256(source.encode()).digest()).decode()}'"
 
 
 def make_policy(scripts: Iterable[str], styles: Iterable[str]) -> str:
-    """A content security policy under which a page reaches nothing and runs nothing else."""
+    """A content security policy that blocks all requests and all other scripts and styles."""
     run = " ".join(map(digest_of, scripts))
     look = " ".join(map(digest_of, styles))
     return (
@@ -75,7 +73,7 @@ def make_policy(scripts: Iterable[str], styles: Iterable[str]) -> str:
 
 
 def encode_image(image: UInt8[np.ndarray, "height width 3"]) -> str:
-    """A thumbnail."""
+    """Encode a thumbnail."""
     thumbnail = Image.fromarray(image)
     thumbnail.thumbnail((_LONGEST_PX, _LONGEST_PX), Image.Resampling.LANCZOS)
     file = BytesIO()
@@ -84,14 +82,14 @@ def encode_image(image: UInt8[np.ndarray, "height width 3"]) -> str:
 
 
 def encode_bytes(values: UInt8[np.ndarray, "..."]) -> str:
-    """Bytes as text."""
+    """Encode bytes as text."""
     return b64encode(values.tobytes()).decode()
 
 
 def encode_map(
     values: Float[np.ndarray, "*head row column"], *, signed: bool = False
 ) -> dict[str, Any]:
-    """A map, or one a head, in a byte a patch."""
+    """Encode a map, or one per head, with one byte per patch."""
     maps = values.reshape(-1, values.shape[-2] * values.shape[-1]).astype(np.float64)
     scale = np.abs(maps).max(axis=1)
     unit = maps / np.where(scale > 0, scale, 1.0)[:, None]
@@ -103,7 +101,7 @@ def encode_map(
 
 
 def draw_key(term: str) -> Markup:
-    """A term's mark, for a legend."""
+    """A term's marker, for a legend."""
     name = "registers" if term.startswith("register_") else term
     known = name in TERM_SHAPES
     shape = _PATHS[TERM_SHAPES[name]] if known else _PATHS["cross"]

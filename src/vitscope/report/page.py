@@ -54,18 +54,18 @@ def write_report(
     """Write saved results as one HTML file that opens from disk and loads nothing.
 
     Args:
-        results: Results, or folders that hold results anywhere below.
-        out: File to write; written whole or not at all.
+        results: Results, or folders with results anywhere below.
+        out: File to write, completely or not at all.
         overwrite: Whether an earlier report there is replaced.
-        max_image_bytes: What images and maps may take in it.
+        max_image_bytes: Most bytes for images and maps.
 
     Returns:
         The file.
 
     Raises:
-        UsageError: If no result is given, a folder holds none, or something else is at `out`.
+        UsageError: If no result is given, a folder has none, or something else is at `out`.
         ResultError: If a result is damaged.
-        VitscopeError: If the disk does not take the file.
+        VitscopeError: If the file cannot be written.
     """
     if not results:
         raise UsageError("no result was given: name one or more folders of results")
@@ -78,7 +78,7 @@ def write_report(
 
 
 def is_report(path: Path) -> bool:
-    """Whether a file is a report that may be replaced by another."""
+    """Whether a file is a report and may be replaced."""
     page = path.read_bytes().decode(errors="replace")
     found = _DIGEST.search(page, 0, _HEAD_LETTERS)
     return found is not None and found[1] == _digest(page.replace(found[1], _NO_DIGEST, 1))
@@ -144,7 +144,7 @@ def _bundle_library() -> str:
 
 
 def _read_scripts() -> str:
-    # One module, so that its files share names and the page's window holds none of them.
+    # One module, so that its files share names without adding globals to the window.
     return embed_script("\n".join(map(_read_template, _SCRIPTS)))
 
 

@@ -37,7 +37,7 @@ def tabulate_depths(data: FigureData) -> Table:
 
 
 def tabulate_tokens(data: FigureData) -> Table:
-    """A row for each token of each model: its norm, and how alike it is over images."""
+    """A row for each token of each model: norm, and pairwise cosine over images."""
     names = {(NORMS, ""): "norm"}
     names |= {(COSINES, state): f"pairwise cosine, {state}" for state in STATES}
     return _tabulate(

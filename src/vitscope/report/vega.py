@@ -1,7 +1,7 @@
-"""Figures as Vega-Lite draws them, in one look: specifications made with Altair.
+"""Vega-Lite specifications of figures in a common style, made with Altair.
 
-Colours are the page's own custom properties, so that a chart follows it from light to dark without
-being drawn again. Texts of a result go into data and descriptions alone, never into an expression.
+Colours are custom properties of the page, so charts switch between light and dark without being
+redrawn. Text from results goes only into data and descriptions, never into expressions.
 """
 
 import math
@@ -33,7 +33,7 @@ TERM_SHAPES = {
     "highest_patch": "triangle-right",
     "full": "stroke",
 }
-"""Shape of a term's mark; its colour is the custom property named after the term."""
+"""Shape of a term's marker; its colour is the custom property named after the term."""
 SERIES = tuple(f"var(--series-{index})" for index in range(6))
 """Colours of models of one family, in order of size."""
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3], [4, 4])
@@ -49,7 +49,7 @@ def term_colour(term: str) -> str:
 
 
 def term_shape(term: str) -> str:
-    """Shape of a term's mark."""
+    """Shape of a term's marker."""
     return TERM_SHAPES["registers"] if term.startswith("register_") else TERM_SHAPES.get(term, "x")
 
 
@@ -58,7 +58,7 @@ class Chart:
     """One chart of a figure.
 
     Attributes:
-        title: What it is of, as text.
+        title: Its title, as text.
         spec: Its specification.
     """
 
@@ -85,7 +85,7 @@ def draw_norms_of_tokens(data: FigureData) -> list[Chart]:
 
 
 def draw_depths(data: FigureData) -> list[Chart]:
-    """A chart for each family, a line over depth for each model, its spread as a band."""
+    """A chart for each family, with a line over depth and a band for each model."""
     charts = []
     for family, points in data.panels.items():
         models = {point.model.folder: point.model for point in points}
@@ -95,16 +95,16 @@ def draw_depths(data: FigureData) -> list[Chart]:
 
 
 def draw_correlations(data: FigureData) -> list[Chart]:
-    """A chart for each model: a dot for each covariate and source, filled where it is not zero."""
+    """A chart for each model: a dot for each covariate and source, filled if significant."""
     found = [point for point in data.points if point.x != R2]
     by_model = group_points(found, lambda point: point.model.folder)
     return [Chart(own[0].model.label, _plot_dots(data, own)) for own in by_model.values()]
 
 
 def _are_sizes(models: Sequence[ModelResult]) -> bool:
-    # Models of one library that share no recipe are not sizes of each other.
+    # Not models of one library without a common recipe, nor results of one model with different
+    # settings.
     sized = all(model.size is not None and model.params_m is not None for model in models)
-    # Nor are results of one model, made with different settings.
     return sized and len(models) > 1 and len({model.params_m for model in models}) == len(models)
 
 
@@ -221,7 +221,7 @@ def _plot_dots(data: FigureData, points: Sequence[Point]) -> Spec:
 
 
 def plot_histogram(description: str) -> Spec:
-    """Bars whose heights the page fills in, for the number that is looked at."""
+    """A histogram whose data the page fills in for the chosen number."""
     bars = (
         alt.Chart(alt.InlineData(values=[], name="bins"))
         .mark_bar(color=term_colour("patches"), binSpacing=1)
@@ -262,7 +262,7 @@ def _make_base(rows: Sequence[Row]) -> alt.Chart:
 def _mark_ends(
     base: alt.Chart, rows: Sequence[Row], along: str, colour: Any
 ) -> Iterator[alt.Chart]:
-    # Intervals, and of a CKA the biased estimate and what it would be of unrelated features.
+    # Intervals, and for CKA the biased estimate and its value for unrelated features.
     if _some(rows, "low"):
         ends = {along: "low:Q", f"{along}2": "high:Q"}
         yield base.mark_rule(strokeWidth=1.4).encode(color=colour, **ends)
@@ -326,6 +326,6 @@ def _finish(layers: Sequence[alt.Chart], description: str, *, height: int = _HEI
         legend={"labelColor": INK, "labelFontSize": 12, "symbolStrokeWidth": 2, "columns": 4},
         view={"stroke": None},
     )
-    # Checking against the schema takes longer than all the rest, and the tests do it.
+    # Validation takes longer than all the rest; the tests do it.
     spec: Spec = finished.to_dict(validate=False)
     return spec

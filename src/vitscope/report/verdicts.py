@@ -1,4 +1,4 @@
-"""The top of the report: each model's verdict with its numbers; and the end: where it is from."""
+"""The top of the report, each model's verdict with its numbers; and the end, its provenance."""
 
 import math
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ _SYMBOLS = {"holds": "●", "weakened": "▲", "broken": "✕", "borderline": "�
 
 
 def describe_verdict(result: ModelResult) -> dict[str, Any]:
-    """What stands on the card of one model."""
+    """Content of a model's card."""
     summary = result.audit
     verdict = summary.last.verdict
     shares = _stack_shares(summary.last)
@@ -67,7 +67,7 @@ def _tabulate_layers(summary: AuditSummary) -> Table | None:
 
 
 def describe_origin(result: ModelResult) -> dict[str, Any]:
-    """Where a result comes from."""
+    """Provenance of a result."""
     try:
         provenance = read_json(result.folder / PROVENANCE)
     except ResultError:

@@ -1,1 +1,1 @@
-"""All of the paper's experiments on any set of models and images, and what they say of it."""
+"""All of the paper's experiments on any models and images, compared with its claims."""

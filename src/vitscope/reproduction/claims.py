@@ -1,4 +1,4 @@
-"""Every claim of the paper, compared with what was measured; the table of them."""
+"""Every claim of the paper compared with the measurements, and the table of claims."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -30,18 +30,18 @@ class Finding:
     """A claim of the paper compared with what was measured."""
 
     where: str  # figure or section of the paper
-    data: Data  # images that it was measured on, by the name of the paper's: "COCO" is the main set
+    data: Data  # image set, named as in the paper: "COCO" is the main set
     claim: str
     criterion: str  # when the measurement agrees
     measured: str  # the numbers, with 95 % intervals and the number of images
     answer: Answer
-    reason: str  # why it does not, or why that is undecided; empty where it agrees
+    reason: str  # why it disagrees or is undecided; empty if it agrees
 
 
 def judge_claims(
     evidence: Sequence[ModelEvidence], *, readout: str = "attention", classifier: str = "nearest"
 ) -> list[Finding]:
-    """Hold every claim of the paper against the measurements."""
+    """Compare every claim of the paper with the measurements."""
     check_different(evidence)
     return [_find(claim, evidence) for claim in list_claims(readout, classifier)]
 
@@ -60,7 +60,7 @@ def _find(claim: Claim, evidence: Models) -> Finding:
 
 
 def count_answers(findings: Sequence[Finding]) -> str:
-    """How the claims fared."""
+    """Number of claims per answer, in words."""
     counts = Counter(finding.answer for finding in findings)
     return ", ".join(f"{counts[answer]} {_VERBS[answer]}" for answer in ANSWERS)
 
@@ -112,7 +112,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def make_claims_table(findings: Sequence[Finding]) -> Table:
-    """What the paper says, what was measured, and whether it agrees."""
+    """The table of claims: the paper's statement, the measurement, whether they agree."""
     table = Table(
         title="The paper's claims, measured",
         title_justify="left",

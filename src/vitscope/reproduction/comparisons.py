@@ -1,7 +1,7 @@
 """Criteria with three answers: met, not met, and undecided.
 
-A criterion is met where the whole 95 % interval of a number is on its side, not met where the
-whole interval is on the other side. Criteria combine by Kleene's three-valued logic.
+A criterion is met if the whole 95 % interval of a number is on its side of the threshold, and not
+met if the whole interval is on the other side. Criteria combine by Kleene's three-valued logic.
 """
 
 from collections.abc import Sequence
@@ -20,30 +20,30 @@ class Check:
     """A criterion applied to numbers."""
 
     answer: Answer  # whether it is met
-    reasons: tuple[str, ...]  # why not, or why it is undecided; none where it is met
+    reasons: tuple[str, ...]  # why it is not met or undecided; empty if it is met
     numbers: tuple[Measured, ...]
 
 
 def above(number: Measured, line: float) -> Check:
-    """Whether a number is above a line."""
+    """Whether a number is above a threshold."""
     return _hold(number, line, 1)
 
 
 def below(number: Measured, line: float) -> Check:
-    """Whether a number is below a line."""
+    """Whether a number is below a threshold."""
     return _hold(number, line, -1)
 
 
 def between(number: Measured, low: float, high: float) -> Check:
-    """Whether a number is between two lines."""
+    """Whether a number is between two thresholds."""
     return all_of([above(number, low), below(number, high)])
 
 
 def in_order(smaller: Measured, larger: Measured) -> Check:
     """Whether one number is smaller than another.
 
-    Of two numbers over the same images this asks for more than it must: intervals that overlap
-    may belong to numbers that differ.
+    This is conservative for two numbers over the same images: they may differ although their
+    intervals overlap.
     """
     numbers = (smaller, larger)
     if gaps := _gaps(numbers):
@@ -87,7 +87,7 @@ def has_no_order(numbers: Sequence[Measured]) -> Check:
 
 
 def all_of(checks: Sequence[Check]) -> Check:
-    """Several criteria that all must be met."""
+    """Whether all of several criteria are met."""
     assert checks, "of no criteria nothing can be said"
     answers = [check.answer for check in checks]
     answer: Answer = "agrees"
@@ -104,7 +104,7 @@ def all_of(checks: Sequence[Check]) -> Check:
 
 
 def describe(numbers: Sequence[Measured]) -> str:
-    """Numbers in one line, with intervals and the number of images."""
+    """Numbers as one line of text, with intervals and the number of images."""
     found = [number for number in numbers if number.reading is not None]
     if not found:
         return "not measured"

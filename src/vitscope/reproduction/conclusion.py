@@ -1,6 +1,6 @@
-"""What stands at the end of a reproduction: the paper's claims compared with it, and the figures.
+"""The end of a reproduction: the table of claims, and the figures.
 
-Both are of every model that is finished in the folder, whichever run finished it.
+Both use every finished model in the folder, whichever run finished it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from vitscope.reproduction.stages import IMAGENET, IMAGES, MAPS, ONE_SHOT, RESUL
 FIGURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"figures": (IMAGES, ONE_SHOT, MAPS), "figures-imagenet": (IMAGENET,)}
 )
-"""Folders of figures, and the stages that each is drawn from."""
+"""Folders of figures, and the stages that each uses."""
 
 _STAGES: Mapping[Data, str] = MappingProxyType(
     {"COCO": IMAGES, "ImageNet": IMAGENET, "one-shot": ONE_SHOT}
@@ -23,7 +23,7 @@ _STAGES: Mapping[Data, str] = MappingProxyType(
 
 
 def judge_all_claims(run: Reproduction) -> list[Finding]:
-    """Hold the paper's claims against what was measured, and write the table."""
+    """Compare the paper's claims with the measurements and write the table."""
     found = [_collect(run, name) for name in run.model_names]
     findings = judge_claims(
         [evidence for evidence in found if evidence is not None],
@@ -37,7 +37,7 @@ def judge_all_claims(run: Reproduction) -> list[Finding]:
 def draw_all_figures(
     run: Reproduction, name: str, formats: Sequence[Format]
 ) -> FigureFolder | None:
-    """Draw the figures of one set of images."""
+    """Draw the figures of one image set."""
     folders = [
         run.result_folder(model, stage)
         for model in run.model_names

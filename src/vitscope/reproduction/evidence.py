@@ -1,4 +1,4 @@
-"""What was measured of each model: numbers with intervals, or the reason why there is none."""
+"""Measurements of each model: numbers with intervals, or the reason why there are none."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +16,9 @@ from vitscope.results.verdict import MIN_IMAGES_TO_JUDGE
 Data = Literal["COCO", "ImageNet", "one-shot"]
 
 MIN_IMAGES = MIN_IMAGES_TO_JUDGE
-"""The same as for the verdict, and for the same reason."""
+"""As for the verdict, for the same reason."""
 MIN_IMAGES_WITHOUT_INTERVAL = 100
-"""For numbers that have no interval, so that 5 % of the images are five or more."""
+"""For numbers without an interval: at least five images in each 5 % tail."""
 MISSING = "is missing or undefined"
 
 _KINDS = {"COCO": "audit", "ImageNet": "audit on ImageNet", "one-shot": "one-shot result"}
@@ -26,34 +26,34 @@ _KINDS = {"COCO": "audit", "ImageNet": "audit on ImageNet", "one-shot": "one-sho
 
 @dataclass(frozen=True)
 class ModelEvidence:
-    """All there is of one model."""
+    """All results of one model."""
 
     recipe: str  # training recipe, such as "DINOv2 with registers"
-    size: str | None  # label of the size, such as "S" or "B/16"; None where it has none
+    size: str | None  # label of the size, such as "S" or "B/16"; None if it has none
     num_params: int
     summaries: Mapping[Data, Summary] = field(default_factory=dict)
-    absent: Mapping[Data, str] = field(default_factory=dict)  # why a summary is not there
+    absent: Mapping[Data, str] = field(default_factory=dict)  # why a summary is missing
 
 
 class UntoldError(Exception):
-    """A summary does not hold a number; the message ends a sentence that begins with its name."""
+    """A summary lacks a number; the message completes a sentence that begins with its name."""
 
 
 @dataclass(frozen=True)
 class Reading(Interval):
     """A number with its 95 % interval."""
 
-    note: str = ""  # another number to show beside it
+    note: str = ""  # another number to show with it
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number that every summary of a kind may hold."""
+    """A number that a kind of summary may have."""
 
     name: str
-    source: str  # where it comes from in the summary
-    read: Callable[[Any], Reading]  # raises UntoldError where it is missing
-    min_images: int = MIN_IMAGES  # images that it takes to say anything
+    source: str  # where it is in the summary
+    read: Callable[[Any], Reading]  # raises UntoldError if it is missing
+    min_images: int = MIN_IMAGES  # fewest images for a decision
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class Measured:
 
     size: str
     quantity: Quantity
-    reading: Reading | None  # the number; None where there is none
-    count: int  # images that it is over
-    gap: str  # why it decides nothing; empty where it does
+    reading: Reading | None  # the number; None if there is none
+    count: int  # number of images behind it
+    gap: str  # why it cannot decide a claim; empty if it can
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Ends of its interval; only where there is no gap."""
+        """Ends of its interval; only without a gap."""
         assert self.reading is not None
         assert self.reading.low is not None
         assert self.reading.high is not None
@@ -76,7 +76,7 @@ class Measured:
 
 
 def check_different(models: Sequence[ModelEvidence]) -> None:
-    """Refuse two models that a claim could not tell apart."""
+    """Refuse two models of the same recipe and size, which claims cannot distinguish."""
     seen: set[tuple[str, str]] = set()
     for model in models:
         if model.size is None:
@@ -105,7 +105,7 @@ def measure_sizes(
     needed: Sequence[str],
     among: Sequence[str] | None = None,
 ) -> list[Measured]:
-    """One number of every size of a recipe that was measured, smallest first."""
+    """One number of every measured size of a recipe, smallest first."""
     there = [
         model
         for model in _order(models)
@@ -161,7 +161,7 @@ def read_mean(found: Distribution | None, *, at_most: float = math.inf) -> Readi
 
 
 def read_proportion(part: float, count: int) -> Reading:
-    """A part of the images with its 95 % interval."""
+    """A fraction of the images with its 95 % interval."""
     if not 0 <= part <= 1:
         raise UntoldError("is not between 0 and 1")
     if count < 1:
@@ -170,13 +170,13 @@ def read_proportion(part: float, count: int) -> Reading:
     centre = (part + square / (2 * count)) / (1 + square / count)
     half = math.sqrt(part * (1 - part) / count + square / (4 * count**2))
     half *= NORMAL_975 / (1 + square / count)
-    # Where no image or every one counts, the end is exact but for rounding.
+    # For none or all of the images, the end is exactly 0 or 1; avoid rounding.
     low = 0.0 if part == 0 else centre - half
     return Reading(part, low, 1.0 if part == 1 else centre + half)
 
 
 def divide(above: Interval, below: Interval) -> Reading:
-    """A ratio of two numbers that are not negative."""
+    """Ratio of two nonnegative numbers."""
     if below.value <= 0:
         raise UntoldError("would divide by zero")
     value = above.value / below.value
@@ -187,14 +187,14 @@ def divide(above: Interval, below: Interval) -> Reading:
 
 
 def read_estimate(found: Estimate | None) -> Reading:
-    """An estimate with the interval that it comes with."""
+    """An estimate with its own interval."""
     if found is None or not math.isfinite(found.value):
         raise UntoldError(MISSING)
     return Reading(found.value, *(found.ci95 or (None, None)))
 
 
 def take_as_it_is(value: float | None, note: str = "") -> Reading:
-    """A number that comes without an interval, to be compared with a line as it is."""
+    """A number without an interval, compared with thresholds as it is."""
     if value is None or not math.isfinite(value):
         raise UntoldError(MISSING)
     return Reading(value, value, value, note=note)

@@ -1,4 +1,4 @@
-"""The images of a reproduction, and how one knows them again."""
+"""The images of a reproduction, with digests that identify them."""
 
 import hashlib
 import os
@@ -19,14 +19,14 @@ class ImageSets:
     """The sets of images of a reproduction."""
 
     images: Path
-    imagenet: Path | None  # the second set, where one was given
+    imagenet: Path | None  # the second set, if given
     files: tuple[Path, ...]
-    digests: Mapping[str, str]  # of "images", "imagenet" and "masks", as far as given
-    unlabelled: str  # why no one-shot classification can be run; empty where it can
+    digests: Mapping[str, str]  # of "images", "imagenet" and "masks", if given
+    unlabelled: str  # why one-shot classification cannot run; empty if it can
 
     @classmethod
     def find(cls, images: Path, imagenet: Path | None, masks: str | Path | None) -> "ImageSets":
-        """Look up all images."""
+        """Find all images."""
         files = find_files(images)
         digests = {"images": _digest(images, files, "images")}
         unlabelled = "no second set of images was given (--imagenet)"
@@ -40,7 +40,7 @@ class ImageSets:
 
     @property
     def no_second(self) -> str:
-        """Why there is no audit of a second set; empty where there is one."""
+        """Why there is no audit of a second set; empty if there is one."""
         if self.imagenet is None:
             return "no second set of images was given (--imagenet)"
         if self.digests["images"] == self.digests["imagenet"]:
@@ -64,7 +64,7 @@ def _why_unlabelled(folder: Path) -> str:
 
 
 def _digest(root: Path, files: Sequence[Path], kind: str) -> str:
-    # Of names below the root, sizes and times: a set may move, and no image is read for it.
+    # Of relative names, sizes and times: a set may be moved, and no image is read.
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
         digest.update(os.fsencode(os.path.relpath(path.absolute(), root.absolute())))
@@ -76,5 +76,5 @@ def _describe_file(path: Path) -> str:
     try:
         status = path.stat()
     except (OSError, ValueError):
-        return "not there"  # a text file may list what is missing; the audit counts it as failed
+        return "not there"  # listed but missing; the audit counts it as failed
     return f"{status.st_size} {status.st_mtime_ns}"

@@ -58,7 +58,7 @@ _RECIPES = {
     "iBOT": ("S", "L"),
     "DeiT III": ("S", "H"),
 }
-"""Recipes of Fig. 5 to 9 with the sizes that a trend must reach from and to."""
+"""Recipes of Fig. 5 to 9 with the first and last size of a trend."""
 _FROM_LARGE = ("L", "H", "g", "bigG")
 _TREND = (
     "with size, over {} to {} at least: intervals of the smallest and the largest apart, and most "
@@ -69,7 +69,7 @@ _EARLY = (THREE_QUARTERS, LARGEST_STEP)
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper with the criterion that stands for it."""
+    """A statement of the paper with its criterion."""
 
     where: str
     statement: str
@@ -78,7 +78,7 @@ class Claim:
     data: Data = "COCO"
 
     def check(self, models: Models) -> Check:
-        """Hold the criterion against all models."""
+        """Apply the criterion to all models."""
         return self.test(models, self.data)
 
 
@@ -358,7 +358,7 @@ def _trend(
 def _each(
     recipe: str, sizes: str, quantity: Quantity, test: Callable[[Measured], Check]
 ) -> Criterion:
-    # Every one of some sizes must pass.
+    # All given sizes must pass.
     return lambda models, data: all_of(
         [test(measure(models, data, recipe, size, quantity)) for size in sizes]
     )

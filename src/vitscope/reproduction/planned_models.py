@@ -1,4 +1,4 @@
-"""What a reproduction is going to do: which models, from where, at which settings."""
+"""The models of a reproduction, and where their weights come from."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class PlannedModel:
     size: str
     num_params: int
     source: str
-    download_mb: int  # size of the file that would be fetched, in megabytes; 0 where nothing would
+    download_mb: int  # size of the download in megabytes; 0 for none
     state: str  # where its weights are now
-    weights: str  # what they are known again by before they are loaded; empty where there are none
+    weights: str  # identifies the weights before they are loaded; empty if there are none
     load: Callable[[], ViTAdapter]
 
 

@@ -1,4 +1,4 @@
-"""The numbers of a summary that the paper's claims are compared with, each with its interval."""
+"""The numbers of a summary to compare with the paper's claims, each with its interval."""
 
 import math
 from itertools import pairwise
@@ -28,7 +28,7 @@ _REGISTER = "layers[-1].anatomy.tokens.register_*"
 
 
 def cka(readout: str, part: str) -> Quantity:
-    """The unbiased CKA of the full output and what is left of it, the biased one beside it."""
+    """The unbiased CKA of the full and a restricted output, with the biased one."""
 
     def read(summary: AuditSummary) -> Reading:
         found = summary.last.cka.get(readout, {}).get(part)
@@ -43,7 +43,7 @@ def cka(readout: str, part: str) -> Quantity:
 
 
 def one_shot_kept(readout: str, classifier: str) -> Quantity:
-    """What the patches alone keep of the top-5 accuracy beyond chance of the full output."""
+    """Fraction of the full output's top-5 accuracy above chance that patches alone keep."""
 
     def read(summary: OneShotSummary) -> Reading:
         parts = summary.accuracy.get(classifier, {}).get(readout)
@@ -62,7 +62,7 @@ def one_shot_kept(readout: str, classifier: str) -> Quantity:
 
 
 def token_cosine(state: str, name: str) -> Quantity:
-    """How alike a state of the dominant register is over pairs of images."""
+    """Mean pairwise cosine of a state of the dominant register over images."""
 
     def read(summary: AuditSummary) -> Reading:
         found = _dominant_token(summary).states.get(state)
@@ -72,7 +72,7 @@ def token_cosine(state: str, name: str) -> Quantity:
 
 
 def token_variance(state: str, name: str) -> Quantity:
-    """How much of a state of the dominant register varies over images."""
+    """Fraction of a state of the dominant register that varies over images."""
 
     def read(summary: AuditSummary) -> Reading:
         found = _dominant_token(summary).states.get(state)
@@ -82,7 +82,7 @@ def token_variance(state: str, name: str) -> Quantity:
 
 
 def _beyond(accuracy: Interval, chance: float) -> Interval:
-    # Below chance nothing is kept, and no less than nothing.
+    # An accuracy below chance counts as 0.
     ends = (accuracy.low, accuracy.high)
     low, high = (None if end is None else max(0.0, end - chance) for end in ends)
     return Interval(max(0.0, accuracy.value - chance), low, high)
@@ -139,7 +139,7 @@ def _read_register_ratio(summary: AuditSummary) -> Reading:
 def _read_scaled_down(summary: AuditSummary) -> Reading:
     top = _dominant_token(summary).top_dimensions
     stand_out = []
-    # A norm takes the mean off all dimensions; that alone must not count as scaling.
+    # The norm subtracts the mean over dimensions, which must not count as scaling.
     for values, centre in ((top.before, top.median_before), (top.after, top.median_after)):
         distances = [abs(value - centre) for value in values]
         if not distances or not median(distances) > 0:

@@ -1,8 +1,8 @@
 """All of the paper's experiments on a set of models, one after another, each resumable.
 
-- What is finished stays: the same command resumes where it was stopped.
-- A model that cannot be had, or fails, is reported, and the others run.
-- Results of different settings, images or weights never meet in one folder.
+- Finished stages are kept: the same command resumes an interrupted run.
+- A model that is unavailable or fails is reported, and the others run.
+- Results of different settings, images or weights are never mixed in one folder.
 """
 
 import shutil
@@ -44,11 +44,11 @@ from vitscope.runs.model_run import OnProgress
 _T = TypeVar("_T")
 
 OnStage = Callable[[str, str], OnProgress]
-"""Called with (model, stage) when a stage begins; told of its progress thereafter."""
+"""Called with (model, stage) when a stage begins; returns its progress callback."""
 
 
 class Reproduction:
-    """The experiments of the paper, into one folder."""
+    """The experiments of the paper, in one folder."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Reproduction:
         images: Path,
         imagenet: Path | None = None,
     ) -> None:
-        """Check what can be checked before a model is loaded; nothing is written yet."""
+        """Check what can be checked without loading a model; nothing is written yet."""
         self.models = models
         self.out = out
         self.config = config
@@ -71,31 +71,31 @@ class Reproduction:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages of each model that the given images allow, in their order."""
+        """The stages that the given images allow, in order."""
         return tuple(stage for stage in RESULTS if not self.why_left_out(stage))
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        """The models of this run, and those of which the folder holds something."""
+        """The models of this run, and others with results in the folder."""
         return tuple(dict.fromkeys([*self._weights, *self._state.models]))
 
     def why_left_out(self, stage: str) -> str:
-        """Why a stage is run for no model."""
+        """Why a stage is left out for all models."""
         return {IMAGENET: self._sets.no_second, ONE_SHOT: self._sets.unlabelled}.get(stage, "")
 
     def result_folder(self, model: str, stage: str) -> Path:
-        """Where a stage's result lies."""
+        """Folder of a stage's result."""
         return self.out / "results" / model / stage
 
     def is_done(self, model: str, stage: str) -> bool:
-        """Whether a stage is finished, as it would be made now."""
+        """Whether a stage is finished, with the current settings."""
         return stage in self.stages and not self._find_fault(model, stage)
 
     def execute(self, on_stage: OnStage) -> list[StageOutcome]:
         """Run everything that is not finished."""
         outcomes: list[StageOutcome] = []
         with held_alone(self.out, LOCK):
-            self._remember()  # another run may have been there since
+            self._remember()  # another run may have written since
             for name in (STATE, "claims", "figures", "figures-imagenet"):
                 remove_leftovers(self.out / name)
             for planned in self.models:
@@ -112,7 +112,7 @@ class Reproduction:
     def _check_settings(self, model: str, stage: str) -> None:
         record = self._state.find(model, stage)
         if record is None or find_damage(stage, self.result_folder(model, stage), record):
-            return  # nothing of it is finished
+            return  # not finished
         for name, value in self._settings[stage].items():
             if (before := record.settings.get(name)) != value:
                 raise UsageError(
@@ -177,7 +177,7 @@ class Reproduction:
         return StageOutcome(name, stage, "done", "; ".join(notes))
 
     def _clear(self, name: str, stage: str, record: StageRecord) -> None:
-        # A record is written before its result, so no earlier result may be there.
+        # The record is written before the result, so remove an earlier result first.
         folder = self.result_folder(name, stage)
         remove_leftovers(folder)
         if self._state.find(name, stage) != record:
@@ -192,7 +192,7 @@ class Reproduction:
         shutil.rmtree(folder)
 
     def _find_fault(self, name: str, stage: str, weights_hash: str | None = None) -> str:
-        # Why a result is not the one that would be made now; empty where it is.
+        # Why a result differs from one made now; empty if it does not.
         record = self._state.find(name, stage)
         if record is None:
             return "nothing is known of it"
@@ -217,9 +217,9 @@ class Reproduction:
         return "" if record.reference is None else "it was compared with an audit of other settings"
 
     def _find_reference(self, name: str) -> tuple[AuditResult | None, str]:
-        # The audit that maps are compared with, or why there is none.
+        # The reference audit of the maps, or why there is none.
         if self.config.cls_term != "own":
-            # Means of merged groups are no means of single tokens' groups.
+            # Means of merged groups do not give the means of each group.
             return None, "[CLS]'s attention to itself is counted among other tokens"
         if not self.is_done(name, IMAGES):
             return None, "there is none"
@@ -230,10 +230,10 @@ class Reproduction:
 
 
 def _attempt(work: Callable[[], _T]) -> tuple[_T | None, str]:
-    """Do something that may fail without stopping the rest."""
+    """Run something whose failure must not stop the rest."""
     try:
         return work(), ""
     except VitscopeError as error:
         return None, " ".join(str(error).split())
-    except Exception as error:  # noqa: BLE001 - whatever a library raises, the other models run
+    except Exception as error:  # noqa: BLE001 - libraries may raise anything; the other models run
         return None, " ".join(f"unexpected error, {type(error).__name__}: {error}".split())

@@ -1,7 +1,7 @@
-"""The whole reproduction in little: tiny random models on images made on the spot, offline.
+"""Smoke test of the whole reproduction: tiny random models on generated images, offline.
 
-It shows that everything runs, and what every figure looks like; its numbers are of random weights
-and say nothing about the models whose places they take.
+It shows that everything runs and what every figure looks like. Its numbers come from random weights
+and say nothing about the real models.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,17 +26,17 @@ from vitscope.weights.catalogue import CATALOGUE, CatalogueEntry
 
 _PATCH_PX, _SIDE_PX = 8, 64
 _SHAPES = {"ti": (16, 2), "s": (32, 3), "b": (48, 4), "l": (64, 5), "g": (96, 6)}
-"""Width and depth that stand for each class of size."""
+"""Width and depth of the tiny model for each size."""
 
 _OUTLIERS = (9, 36, 54)
-"""Patches that the largest models without registers are given a high norm at."""
+"""Patches with a high norm in the largest models without registers."""
 
 _NUM_CLASSES, _NUM_EACH = 6, 8
 _NOTE = "random weights in the place of {name}: its numbers say nothing about that model"
 
 
 def plan_smoke(models: Sequence[PlannedModel]) -> list[PlannedModel]:
-    """Put a tiny random model in the place of each planned one."""
+    """Replace each planned model by a tiny random one."""
     return [
         replace(
             model,
@@ -52,7 +52,7 @@ def plan_smoke(models: Sequence[PlannedModel]) -> list[PlannedModel]:
 
 
 def write_smoke_images(folder: Path) -> Path:
-    """Write images of a few classes, one folder a class, wide and tall ones among them."""
+    """Write images of a few classes, one folder per class, some of them wide or tall."""
     images = _make_images()
     if folder.is_dir() and _holds_exactly(folder, images):
         return folder
@@ -65,7 +65,7 @@ def write_smoke_images(folder: Path) -> Path:
 
 
 def check_smoke_folder(out: Path, images: Path) -> None:
-    """Refuse a folder that is not of a reproduction in little."""
+    """Refuse a folder that is not from a smoke test."""
     check_folder(out, images)
     if (out / STATE).exists() and not images.exists():
         raise UsageError(
@@ -96,7 +96,7 @@ def _holds_exactly(folder: Path, images: Mapping[str, bytes]) -> bool:
 
 
 def _draw(coarse: np.ndarray, size: tuple[int, int], generator: np.random.Generator) -> Image.Image:
-    # Smooth colours under noise whose strength differs, so that covariates differ too.
+    # Smooth colours with noise of varying strength, so that covariates vary.
     smooth = Image.fromarray(coarse.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
     levels = np.asarray(smooth, dtype=np.float64)
     noise = generator.normal(0, generator.uniform(0, 40), levels.shape)

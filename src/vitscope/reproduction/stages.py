@@ -1,4 +1,4 @@
-"""The stages of a reproduction: what each is made of, and how it is run."""
+"""The stages of a reproduction: their settings, and how each is run."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -25,13 +25,13 @@ IMAGES, IMAGENET, ONE_SHOT, MAPS = "images", "imagenet", "one-shot", "maps"
 RESULTS: Mapping[str, type[SavedResult]] = MappingProxyType(
     {IMAGES: AuditResult, IMAGENET: AuditResult, ONE_SHOT: OneShotResult, MAPS: Explanation}
 )
-"""The stages in the order in which they are run, and what is left of each."""
+"""The stages in the order in which they run, and the kind of result of each."""
 
 _OF_MAPS = ("dtype", "size", "seed")
 _OF_RESTRICTIONS = ("renormalize", "cls_term")
 _OF_AUDITS = (*_OF_MAPS, *_OF_RESTRICTIONS, "num_images", "layers")
 _OF_ONE_SHOT = ("draws", "classifier", "limit")
-# What is left out changes no number beyond rounding, or the claims and figures alone.
+# Other settings change numbers by rounding at most, or only the claims and figures.
 _SETTINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         IMAGES: _OF_AUDITS,
@@ -47,7 +47,7 @@ _SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def describe_stage(stage: str, config: ReproductionConfig, sets: ImageSets) -> dict[str, Any]:
-    """What the numbers of a stage depend on beside the model."""
+    """Settings and images that the numbers of a stage depend on."""
     settings = {name: getattr(config, name) for name in _SETTINGS[stage]}
     return settings | {name: sets.digests.get(name) for name in _SETS[stage]}
 
@@ -66,7 +66,7 @@ def run_stage(
     shared = {field.name: getattr(config, field.name) for field in fields(RunConfig)}
     shared["size"] = choose_size(vit, config)
     if stage == MAPS:
-        # A map is of single tokens: nothing is restricted, and no group takes others in.
+        # Maps are per token, so settings of restricted outputs and groups do not apply.
         plain = RunConfig(**{k: v for k, v in shared.items() if k not in _OF_RESTRICTIONS})
         examples = sets.draw_examples(config.examples, config.seed)
         explain(vit, examples, plain, reference=reference, out=out, on_progress=on_progress)
@@ -83,12 +83,12 @@ def run_stage(
         layers=config.layers,
         masks=config.masks if stage == IMAGES else None,
     )
-    # Whoever calls has removed what an interrupted run left of other images or weights.
+    # The caller has removed unfinished runs of other images or weights.
     audit(vit, source, settings, out=out, overwrite=True, resume=True, on_progress=on_progress)
 
 
 def find_damage(stage: str, folder: Path, record: StageRecord) -> str:
-    """Why a result on disk is not the one that was recorded."""
+    """Why a result on disk is not the recorded one; empty if it is."""
     if not folder.exists():
         return "it was not finished"
     try:
@@ -105,7 +105,7 @@ def find_damage(stage: str, folder: Path, record: StageRecord) -> str:
 
 
 def choose_size(vit: ViTAdapter, config: RunConfig) -> tuple[int, int] | None:
-    """Input size for a model: the one asked for, rounded to whole patches, or else its own."""
+    """Input size for a model: the requested one, rounded to whole patches, or its own."""
     if config.input_size is None:
         return None
     height, width = (

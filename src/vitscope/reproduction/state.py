@@ -1,7 +1,7 @@
-"""What the folder of a reproduction remembers: of what each of its results was made.
+"""Records of a reproduction's folder: the settings and weights behind each result.
 
-- A result never stands without its record: the record is written first.
-- A run that is stopped, killed or out of disk leaves the earlier record whole.
+- Every result has a record: it is written first.
+- A run that is interrupted, killed or out of disk space leaves earlier records intact.
 - Two runs never write into one folder at the same time.
 """
 
@@ -24,14 +24,14 @@ _VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class StageRecord:
-    """What a result was made of."""
+    """What a result was made from."""
 
     settings: Mapping[str, Any]  # settings and digests of images that its numbers depend on
-    model_id: str  # id that the result carries
-    weights: str  # file or place that the weights came from
+    model_id: str  # id in the result
+    weights: str  # file or other origin of the weights
     weights_hash: str
-    reference: Mapping[str, Any] | None = None  # settings of the audit that maps were compared with
-    contents: str = ""  # files and bytes of the finished result; empty before
+    reference: Mapping[str, Any] | None = None  # settings of the reference audit of maps
+    contents: str = ""  # files and bytes of the finished result; empty until then
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class StageOutcome:
     model: str
     stage: str  # "images", "imagenet", "one-shot" or "maps"
     status: str  # "done", "kept" from an earlier run, "failed" or "skipped"
-    reason: str = ""  # why it failed, was skipped or was made again, or what it had to do without
+    reason: str = ""  # why it failed, was skipped or made again, or what was missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class ReproductionState:
     """The records of a folder."""
 
     def __init__(self, out: Path) -> None:
-        """Read what the folder remembers; nothing, where it is new."""
+        """Read the records of the folder, if any."""
         self._path = out / STATE
         self._records: dict[str, dict[str, StageRecord]] = {}
         self.outcomes: Sequence[StageOutcome] = ()
@@ -64,7 +64,7 @@ class ReproductionState:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names of the models of which something was begun."""
+        """Names of the models with at least one record."""
         return tuple(self._records)
 
     def find(self, model: str, stage: str) -> StageRecord | None:
@@ -72,17 +72,17 @@ class ReproductionState:
         return self._records.get(model, {}).get(stage)
 
     def begin(self, model: str, stage: str, record: StageRecord) -> None:
-        """Remember, on disk, of what a result is going to be made."""
+        """Write the record of a result that is about to be made."""
         stages = self._records.get(model, {}) | {stage: record}
         self._write(self._records | {model: stages})
 
     def finish(self, model: str, stage: str, folder: Path) -> None:
-        """Remember what a finished result holds; on disk with what is written next."""
+        """Record the contents of a finished result; the next write saves it."""
         record = replace(self._records[model][stage], contents=count_contents(folder))
         self._records[model][stage] = record
 
     def close(self, outcomes: Sequence[StageOutcome]) -> None:
-        """Remember, on disk, how the stages ended."""
+        """Write how the stages ended."""
         self.outcomes = tuple(outcomes)
         self._write(self._records)
 
@@ -110,13 +110,13 @@ class ReproductionState:
 
 
 def count_contents(folder: Path) -> str:
-    """What a result holds, so that a file that was lost or cut is noticed."""
+    """Number of files and bytes of a result, to detect lost or truncated files."""
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     return f"{len(sizes)} files, {sum(sizes)} bytes"
 
 
 def check_folder(out: Path, images: Path) -> None:
-    """Refuse a folder that something else lives in."""
+    """Refuse a folder with other contents."""
 
     def may_go_on(folder: Path) -> bool:
         within = images.absolute()
@@ -129,7 +129,7 @@ def check_folder(out: Path, images: Path) -> None:
 
 
 def _check_name(name: str) -> str:
-    # It becomes part of a path.
+    # The name becomes part of a path.
     if name in {"", ".", ".."} or Path(name).name != name:
         raise ValueError(f"{name!r} is no name")
     return name

@@ -1,4 +1,4 @@
-"""The summary of what goes together over images, and over layers: covariates, registers, skip."""
+"""Summary of associations over images and over layers: covariates, registers, skip."""
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
@@ -22,7 +22,7 @@ _SOURCES = ("patches", "registers", "skip")
 
 
 def summarize_covariates(table: Path) -> CovariateSummary:
-    """What the look of an image has to do with where its output comes from."""
+    """How image properties relate to where the output comes from."""
     columns = pq.read_schema(table).names
     covariates = {
         name.removeprefix(_COVARIATE): read_column(table, name)
@@ -43,7 +43,7 @@ def summarize_covariates(table: Path) -> CovariateSummary:
 def summarize_interdependence(
     table: Path, layers: Sequence[LayerSummary]
 ) -> Interdependence | None:
-    """How the registers' share and the skip connection's share of the output go together."""
+    """Correlation between the registers' and the skip connection's share of the output."""
     columns = pq.read_schema(table).names
     kind = _SHARES[1] if f"{_SHARES[1]}_skip" in columns else _SHARES[0]
     names = [f"{kind}_{source}" for source in ("registers", "skip")]

@@ -1,4 +1,4 @@
-"""The saved result of an audit: a folder that everything later is drawn from, without a model."""
+"""The saved result of an audit: a folder from which everything is drawn, without a model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,10 +27,10 @@ from vitscope.results.schema import AuditSummary, read_summary
 
 @dataclass(frozen=True)
 class AuditResult(TabularResult):
-    """An audit on disk; a thin face over its files.
+    """An audit on disk: read access to its files.
 
     Attributes:
-        folder: Where it lies.
+        folder: Folder of the result.
     """
 
     @cached_property
@@ -38,7 +38,7 @@ class AuditResult(TabularResult):
         """Every number over the images.
 
         Raises:
-            ResultError: If it is not of an audit of this schema, or damaged.
+            ResultError: If it is not an audit of this schema, or damaged.
         """
         return read_summary(self.folder, AuditSummary)
 
@@ -54,17 +54,17 @@ class AuditResult(TabularResult):
 
     @property
     def manifest(self) -> Manifest:
-        """What the result is of.
+        """What was audited, and how.
 
         Raises:
             ResultError: If the sums cannot be read.
         """
-        _ = self.summary  # it says which version wrote them
+        _ = self.summary  # raises if another version wrote the result
         return read_manifest(self.folder)
 
     @property
     def images(self) -> pa.Table:
-        """One row an image, of the last layer.
+        """One row per image, for the last layer.
 
         Raises:
             ResultError: If the table cannot be read.
@@ -74,18 +74,18 @@ class AuditResult(TabularResult):
 
     @property
     def gallery(self) -> Gallery | None:
-        """The images that are kept with their maps; None where none were."""
+        """The images kept with their maps; None if there are none."""
         return read_gallery(self.folder, owner=self)
 
     @property
     def missing_shards(self) -> list[str] | None:
-        """Shards of the same images, such as "3/16", that are not here; None: cannot tell."""
+        """Missing shards of the same images, such as "3/16"; None if that is not known."""
         provenance = self.provenance
         with plain_damage(self.folder / PROVENANCE):
             return find_missing_shards(provenance)
 
     def read_sums(self) -> dict[int, FeatureSums]:
-        """The sums over the [CLS] row that the estimates came from.
+        """Sums over the [CLS] row, from which the estimates were computed.
 
         Returns:
             Sums by layer.
@@ -99,12 +99,12 @@ class AuditResult(TabularResult):
         """The sums over the special tokens.
 
         Returns:
-            Sums by layer; none for a model without [CLS].
+            Sums by layer; empty for a model without [CLS].
         """
         return self._read_all_sums().find(TokenSums)
 
     def read_patch_norms(self) -> PatchNormCounts:
-        """How many patch tokens had which norm, at each depth and place on the grid.
+        """Counts of patch tokens by depth, place on the grid and norm.
 
         Returns:
             The counts.
@@ -119,11 +119,11 @@ class AuditResult(TabularResult):
             depth: 0 for the embeddings, ℓ for the output of the ℓ-th block.
 
         Returns:
-            Part of the images, as (rows, columns); NaN at a depth where no such tokens are found.
+            Fraction of the images, as (rows, columns); NaN at a depth without high-norm tokens.
 
         Raises:
-            UsageError: If the model has no such depth, or what is there is known of some images
-                alone.
+            UsageError: If the model has no such depth, or norms there are known for some images
+                only.
         """
         counts = self.read_patch_norms()
         if not 0 <= depth < counts.num_depths:
@@ -143,20 +143,20 @@ class AuditResult(TabularResult):
     def merge(
         self, *others: "AuditResult", out: str | Path | None = None, overwrite: bool = False
     ) -> "AuditResult":
-        """The result of the union of disjoint image sets.
+        """Merge results of disjoint image sets.
 
         Args:
             *others: Results of the same model, weights and settings.
-            out: Folder to write it into; a temporary one if None.
+            out: Folder for the new result; a temporary one if None.
             overwrite: Whether an earlier result in `out` is replaced.
 
         Returns:
-            The new result.
+            The result of the union.
 
         Raises:
-            ResultError: If they are of different things, or share an image.
-            UsageError: If something else is in `out`, or an audit into it is at work.
-            VitscopeError: If the disk does not take the result.
+            ResultError: If models or settings differ, or the results share an image.
+            UsageError: If something else is in `out`, or an audit is writing to it.
+            VitscopeError: If the result cannot be written.
         """
         if out is None:
             with scratch_folder() as folder:
@@ -176,7 +176,7 @@ class AuditResult(TabularResult):
         for other in others:
             check_same(manifest, other.manifest, other.folder)
         provenances = [result.provenance for result in results]
-        with plain_damage(*folders):  # which of them is not known by then
+        with plain_damage(*folders):  # any of them may be the damaged one
             check_disjoint(folders)
             sums, failures = merge_parts(folder, manifest, folders)
             provenance = {"merged_from": provenances}

@@ -1,10 +1,10 @@
-"""Settings that change what numbers mean: the one rule for figures, report, terminal and notebook.
+"""Settings that change what numbers mean: one rule for figures, report, terminal and notebook.
 
-- Results that differ in what a number is (`count_cls`, `RENORMALIZE`, `LAYER`) are never put on one
-  chart or into one table; the reason is given in its place.
-- Results that differ in how images reached the model (input size, other preprocessing, half
-  precision) may stand side by side, as the models of the paper do, and the difference is named.
-- What was set otherwise than by default is said with every single result (`describe_settings`).
+- Results with different definitions of a number (`count_cls`, `RENORMALIZE`, `LAYER`) never share a
+  chart or table; the reason is shown instead.
+- Results with different inputs (input size, other preprocessing, half precision) may be shown
+  together, as the models of the paper are, and the difference is named.
+- Non-default settings are named with every single result (`describe_settings`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ class Described(Protocol):
 
     @property
     def label(self) -> str:
-        """What it is called."""
+        """Its name."""
 
     @property
     def summary(self) -> Summary:
@@ -51,20 +51,20 @@ class Labelled(NamedTuple):
 class Choice:
     """A setting in which results must agree to be compared."""
 
-    about: str  # what was chosen, in words that go after "differ in"
-    read: Callable[[Summary], frozenset[str]]  # values that its numbers would be the same for
-    names: Mapping[str, str]  # values in words, the default first; others are their own words
-    tell: Callable[[str], str]  # what is said of results that share a value; empty for the default
+    about: str  # name of the setting, after "differ in"
+    read: Callable[[Summary], frozenset[str]]  # all values that would give the same numbers
+    names: Mapping[str, str]  # values in words, the default first; other values as they are
+    tell: Callable[[str], str]  # note for results that share a value; empty for the default
 
     def agree(self, results: Iterable[Described]) -> str | None:
-        """The value that all results have."""
+        """The value that all results share; None if there is none."""
         known = [self.read(result.summary) for result in results]
         common = frozenset.intersection(*known) if known else frozenset({""})
         return next((value for value in (*self.names, *sorted(common)) if value in common), None)
 
 
 def find_mixture(choices: Sequence[Choice], results: Sequence[Described]) -> str:
-    """Why results may not be compared."""
+    """Reason why results may not be compared; empty if they may."""
     for choice in choices:
         if choice.agree(results) is None:
             groups: dict[str, list[str]] = {name: [] for name in choice.names.values()}
@@ -77,13 +77,13 @@ def find_mixture(choices: Sequence[Choice], results: Sequence[Described]) -> str
 
 
 def describe_choices(choices: Sequence[Choice], results: Sequence[Described]) -> tuple[str, ...]:
-    """What stands under a figure or table of results that agree in all choices."""
+    """Notes under a figure or table of results that agree in all choices."""
     told = [choice.tell(choice.agree(results) or "") for choice in choices]
     return tuple(filter(None, [*told, *_describe_inputs(results)]))
 
 
 def describe_settings(summary: Summary) -> str:
-    """What was set otherwise than by default when a result was made."""
+    """The non-default settings of a result, in words."""
     told = []
     if summary.settings.cls_term != "own":
         told.append(f"[CLS] counted {_CLS_PLACES[summary.settings.cls_term]}")
@@ -95,7 +95,7 @@ def describe_settings(summary: Summary) -> str:
 
 
 def list_inputs(summary: Summary) -> list[str]:
-    """How images reached the model, as far as it is not by default."""
+    """Non-default preprocessing and precision, in words."""
     changed = summary.preprocessing.changed
     told = [f"input {_read_size(summary)}"] if "size" in changed else []
     told += [_tell_field(summary, name) for name in changed if name != "size"]
@@ -103,14 +103,14 @@ def list_inputs(summary: Summary) -> list[str]:
 
 
 def enumerate_labels(labels: Sequence[str]) -> str:
-    """Names in a list that does not grow long."""
+    """Names as a list of bounded length."""
     more = len(labels) - _MOST_NAMES
     names = ", ".join(labels[:_MOST_NAMES])
     return f"{names} and {more} more" if more > 0 else names
 
 
 def count_cls(*shown: str) -> Choice:
-    """Where the attention of [CLS] to itself is counted, which the paper leaves open."""
+    """Where [CLS]'s attention to itself is counted, which the paper leaves open."""
     notes = {
         "registers": "[CLS]'s attention to itself is counted among the registers, in models that "
         "have any.",
@@ -148,11 +148,11 @@ RENORMALIZE = Choice(
         else ""
     ),
 )
-"""Whether what is kept of an output is divided by the attention mass that is kept."""
+"""Whether restricted outputs are divided by the kept attention mass."""
 
 
 def _name_layer(summary: Summary) -> str:
-    # An attention pooling comes behind the last block.
+    # An attention pooling follows the last block.
     return _LAST if summary.layer >= summary.model.depth - 1 else f"layer {summary.layer}"
 
 
@@ -170,7 +170,7 @@ SHARES = Choice(
         else ""
     ),
 )
-"""Whether shares are of what differs from the mean image, for which features must be kept."""
+"""Whether shares are centred on the mean image, which needs kept features."""
 
 LAYER = Choice(
     about="the block that was audited",
@@ -182,7 +182,7 @@ LAYER = Choice(
         else ""
     ),
 )
-"""Which block the numbers are of: the last of each model, or the same layer of all."""
+"""Layer of the numbers: the last of each model, or the same index in all."""
 
 
 def _describe_inputs(results: Sequence[Described]) -> list[str]:
@@ -211,7 +211,7 @@ def _list_groups(groups: Mapping[str, Sequence[str]]) -> str:
 
 
 def _tell_fields(summary: Summary, results: Sequence[Described]) -> str:
-    # Those that are not the model's own, and those in which results of one model differ.
+    # Fields that are not the model's own, or in which results of one model differ.
     twins = [one.summary for one in results if one.summary.model.id == summary.model.id]
     told = [
         _tell_field(summary, field.name)

@@ -1,8 +1,7 @@
-"""Single images explained: what their [CLS] output came from, and maps of it, as a saved result.
+"""The saved result of explained images: where their [CLS] output comes from, with maps.
 
-- A saved explanation is all that its figures need: the image as the model saw it, the maps, the
-  numbers and the verdict.
-- Files are read without running anything: arrays of numbers and JSON alone.
+- It has all that its figures need: the image as the model saw it, maps, numbers and verdict.
+- Its files are only arrays of numbers and JSON, so reading them runs no code.
 """
 
 import math
@@ -29,13 +28,13 @@ from vitscope.trace import ClsTrace
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ImageExplanation(ImageMaps):
-    """One image: what it was to the model, who wrote its output, and where on it.
+    """One explained image, with maps, numbers and verdict.
 
     Attributes:
         path: Its file, printable.
         image_id: Digest of its bytes.
-        framing: "whole" where nothing but the rounding to whole patches was cropped, "cropped"
-            where it was fitted to the one input size there is.
+        framing: "whole" if it was only rounded to whole patches, "cropped" if it was fitted to the
+            model's only input size.
         numbers: Its numbers.
         verdict: Whether the map may be read as an explanation.
     """
@@ -48,10 +47,10 @@ class ImageExplanation(ImageMaps):
 
 
 class Explanation(SavedResult):
-    """Explained images on disk; a thin face over their files.
+    """Explained images on disk: read access to their files.
 
     Attributes:
-        folder: Where they lie.
+        folder: Folder of the result.
     """
 
     @cached_property
@@ -59,7 +58,7 @@ class Explanation(SavedResult):
         """Every number of the images.
 
         Raises:
-            ResultError: If it is not of explained images of this schema, or damaged.
+            ResultError: If it is not an explanation of this schema, or damaged.
         """
         return read_summary(self.folder, ExplanationSummary)
 
@@ -81,13 +80,13 @@ class Explanation(SavedResult):
         """One of the images.
 
         Args:
-            index: Its place in `summary.images`.
+            index: Its index in `summary.images`.
 
         Returns:
             Its maps, numbers and verdict.
 
         Raises:
-            ResultError: If the files do not hold it.
+            ResultError: If its files are missing or damaged.
         """
         path = self.folder / _maps_name(index)
         maps = read_maps(path)
@@ -108,7 +107,7 @@ class Explanation(SavedResult):
 def measure_image(
     ledger: Ledger, means: Mapping[str, Float[Tensor, " dim"]] | None
 ) -> ImageNumbers:
-    """The numbers of one image, centred on means where there are any."""
+    """Numbers of one image; centred ones too if means are given."""
     scalars = dict(compute_scalars(ledger))
     for name, share in compute_share_without_bias(ledger).items():
         scalars["share_without_bias", name] = share
@@ -125,7 +124,7 @@ def compute_share_without_bias(ledger: Ledger) -> dict[str, Float[Tensor, " batc
 def compute_centred(
     ledger: Ledger, means: Mapping[str, Float[Tensor, " dim"]]
 ) -> dict[ScalarPath, Float[Tensor, " batch"]]:
-    """Shares of what differs from the means over other images; the bias drops out.
+    """Shares and cosines centred on means over other images; the bias drops out.
 
     With o_g = c_g − mean c_g (skip likewise), o_t their sum over groups and o_r their sum with the
     skip: shares ⟨o_g, o_r⟩ / ‖o_r‖², which sum to 1, and cosines cos(o_g, o_t), cos(o_g, o_r).
@@ -141,7 +140,7 @@ def compute_centred(
             lost = constant | (terms[name].norm(dim=-1) <= noise * means[name].norm())
             value = cosine(terms[name], whole)
             found["centred_cosine", total, name] = value.masked_fill(lost, math.nan)
-    for name, share in _compute_shares(terms).items():  # of the residual total, the last above
+    for name, share in _compute_shares(terms).items():  # terms of the residual, the last total
         found["centred_share", name] = share.masked_fill(constant, math.nan)
     return found
 
@@ -149,11 +148,11 @@ def compute_centred(
 def compute_centred_map(
     trace: ClsTrace, ledger: Ledger, means: Mapping[str, Float[Tensor, " dim"]]
 ) -> Float[Tensor, "batch head token"] | None:
-    """Where on an image its patches' centred share lies: it sums to that share over the patches.
+    """Map of the patches' centred share, which is its sum over patches and heads.
 
     With o_r the sum of the terms less their means, a patch's share in a head is
-    ⟨c_i − m, o_r⟩ / ‖o_r‖², where m is mean c_patches in equal parts over patches and heads: an
-    audit keeps the mean of what all patches wrote, not of each.
+    ⟨c_i − m, o_r⟩ / ‖o_r‖², where m is mean c_patches divided equally among patches and heads: an
+    audit keeps the mean contribution of all patches together, not of each.
     """
     if compute_centred(ledger, means)["centred_share", "patches"].isnan().any():
         return None

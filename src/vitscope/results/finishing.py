@@ -1,4 +1,4 @@
-"""What follows from the tables and sums of a run: the second pass and the summary."""
+"""The second pass over a run's features, and its summary."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ def finish_result(
     failures: Sequence[tuple[str, str]],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write what follows from tables, features and sums; `summary.json` comes last."""
+    """Complete a result from its tables, features and sums; `summary.json` comes last."""
     tables = {layer: table_path(folder, layer, manifest.last_layer) for layer in manifest.layers}
     features = sums.find(FeatureSums)
     for layer, table in tables.items():

@@ -1,10 +1,10 @@
-"""The gallery of an audit: a deliberate sample of its images, kept with their maps.
+"""The gallery of an audit: a sample of its images, kept with their maps.
 
-- The maps come out of the audit's one pass, so its numbers and these maps are of the same row.
-- What is shown is chosen after the pass, when the numbers are known: extremes, quantiles, and
-  images drawn at random; the choice is written down with the images.
-- Memory does not grow with the number of images, and the choice depends neither on their order
-  nor on the batch size. The galleries of two results merge.
+- The maps come from the audit's own pass, so maps and numbers belong to the same [CLS] row.
+- Images are chosen after the pass, when the numbers are known: extremes, quantiles, and random
+  ones. The reason is saved with each image.
+- Memory does not grow with the number of images, and the choice does not depend on their order or
+  the batch size. Galleries merge.
 """
 
 import math
@@ -34,22 +34,22 @@ from vitscope.results.image_maps import ImageMaps, read_maps, write_maps
 from vitscope.token_maps import TokenMaps
 
 CANDIDATE_BYTES = 16 * 2**20
-"""Memory for the maps of the images that a gallery is chosen from: 1,100 images of 16 x 16
-patches under 6 heads, 60 of 37 x 37 under 24."""
+"""Memory for the maps of candidates: 1,100 images of 16 x 16 patches with 6 heads, or 60 of
+37 x 37 with 24."""
 
 NUM_CANDIDATES = 1000
-"""Images that a gallery is chosen from, about: enough for its extremes to be rare ones."""
+"""Approximate number of candidates: enough that their extremes are rare images."""
 
-_DIGITS = 16  # hexadecimal digits of a digest that the draw looks at
+_DIGITS = 16  # hexadecimal digits of a digest used for the draw
 
 _INDEX, _FOLDER = "gallery.json", "gallery"
 _CANDIDATES = "candidates.safetensors"
 _NUMBERS = ("centred_share_patches", "share_patches")
-"""What images are chosen by: the first that the table has."""
+"""Columns to choose by: the first that the table has."""
 
 
 Why = Literal["lowest", "highest", "quantile", "random"]
-"""What an image was chosen for: its number among all images, or the draw."""
+"""Why an image was chosen: for its number among all images, or at random."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class GalleryImage:
     Attributes:
         path: Its file, printable.
         image_id: Digest of its bytes.
-        why: What it was chosen for.
+        why: Why it was chosen.
         maps: File of its maps within the result.
     """
 
@@ -80,16 +80,16 @@ class _Index:
 
 @dataclass(frozen=True)
 class Gallery(_Index):
-    """The images of an audit that are kept with their maps.
+    """Images of an audit, kept with their maps.
 
     Attributes:
         folder: Folder of the result.
-        number: Column of `images.parquet` that they were chosen by.
-        limit: Images that were asked for.
-        num_candidates: Images that they were chosen from, drawn at random from all.
-        num_images: All images.
-        images: The images; the first of them are a balanced sample too.
-        owner: The result, whose folder lasts as long as it.
+        number: Column of `images.parquet` they were chosen by.
+        limit: Number of images asked for.
+        num_candidates: Number of images they were chosen from, a random sample of all.
+        num_images: Number of all images.
+        images: The images; any first n of them are a balanced sample too.
+        owner: The result, whose temporary folder must outlive the gallery.
     """
 
     folder: Path
@@ -99,7 +99,7 @@ class Gallery(_Index):
         """One of the images, with its maps.
 
         Args:
-            index: Its place in `images`.
+            index: Its index in `images`.
 
         Returns:
             The image and its maps.
@@ -115,11 +115,11 @@ class _Candidate:
 
 
 class GalleryCandidates:
-    """Maps of the images that a gallery will be chosen from.
+    """Maps of the images from which a gallery will be chosen.
 
-    About `NUM_CANDIDATES` of a run's images, and no more than a fixed amount of memory holds:
-    those with the smallest digests, a random draw that depends on nothing but which images were
-    seen and how many there are.
+    About `NUM_CANDIDATES` images of a run, fewer if their maps exceed a fixed amount of memory:
+    those with the smallest digests. This is a random draw that depends only on the set of images
+    and its size.
     """
 
     def __init__(self, num_images: int = 0, max_bytes: int = CANDIDATE_BYTES) -> None:
@@ -128,23 +128,23 @@ class GalleryCandidates:
             self._bound = f"{16**_DIGITS * NUM_CANDIDATES // num_images:0{_DIGITS}x}"
         self._max_bytes = max_bytes
         self._limit: float = math.inf
-        # One block for all: small arrays between large short-lived ones would break up the heap.
+        # One block per map: small arrays between large short-lived ones would fragment the heap.
         self._blocks: dict[str, np.ndarray] = {}
         self._free: list[int] = []
         self._held: dict[str, _Candidate] = {}
-        self._digests: list[str] = []  # of those held, sorted
+        self._digests: list[str] = []  # of the held images, sorted
 
     def __len__(self) -> int:
         return len(self._held)
 
     def wants(self, digest: str) -> bool:
-        """Whether an image would be held."""
+        """Whether an image would be kept."""
         if digest in self._held or (self._bound is not None and digest >= self._bound):
             return False
         return len(self._held) < self._limit or digest < self._digests[-1]
 
     def update(self, indices: Sequence[int], ids: Sequence[str], maps: TokenMaps) -> None:
-        """Take in a batch."""
+        """Add a batch."""
         heads = maps.on_grid(maps.attention)
         grids = {
             "attention": heads.mean(dim=1),
@@ -167,7 +167,7 @@ class GalleryCandidates:
         write_tensors(folder / _CANDIDATES, tensors, {"digests": ",".join(self._digests)})
 
     def read(self, folder: Path) -> None:
-        """Take in the candidates of a part."""
+        """Add the candidates of a part."""
         tensors, metadata = read_tensors(folder / _CANDIDATES)
         indices = tensors.pop("index").tolist()
         digests = metadata["digests"].split(",")
@@ -190,7 +190,8 @@ class GalleryCandidates:
 
     def _make_blocks(self, maps: Mapping[str, np.ndarray]) -> None:
         limit = max(1, self._max_bytes // (4 * sum(array.size for array in maps.values())))
-        # One more, for whoever comes before another goes. Unwritten pages take no memory.
+        # One slot more, since a new image is added before another is dropped. Unwritten pages take
+        # no memory.
         self._blocks = {
             name: np.empty((limit + 1, *array.shape), np.float32) for name, array in maps.items()
         }
@@ -199,7 +200,7 @@ class GalleryCandidates:
     def write_gallery(self, folder: Path, images: ImageSet, limit: int) -> None:
         """Choose the images and write them with their maps.
 
-        Images are read again for it; one that has changed or gone since is left out.
+        Images are read again; one that has changed or is gone is left out.
         """
         numbers = _read_numbers(folder)
         entries: list[GalleryImage] = []
@@ -216,12 +217,12 @@ class GalleryCandidates:
 
 
 def read_gallery(folder: Path, owner: object = None) -> Gallery | None:
-    """The gallery of a result."""
+    """Read the gallery of a result; None if there is none."""
     path = folder / _INDEX
     if not path.exists():
         return None
     index = read_typed(_Index, read_json(path), printable_path(path))
-    # A file that an index names is opened only where vitscope itself would have put it.
+    # Open only files that vitscope itself would have written.
     for number, image in enumerate(index.images):
         if image.maps != _maps_name(number):
             raise ResultError(
@@ -232,9 +233,9 @@ def read_gallery(folder: Path, owner: object = None) -> Gallery | None:
 
 
 def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
-    """Choose the gallery of a merged result out of the galleries of its parts, by the same rule.
+    """Choose the gallery of a merged result from those of its parts, by the same rule.
 
-    The extremes of the parts hold those of the whole, and so do the draws.
+    The extremes of the whole are among those of the parts, and so are its random images.
     """
     galleries = [found for part in parts if (found := read_gallery(part)) is not None]
     if not galleries:
@@ -261,11 +262,11 @@ def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
 def choose_images(
     numbers: Mapping[str, float], everyone: Sequence[float] | np.ndarray, limit: int
 ) -> list[tuple[str, Why]]:
-    """Choose images that show the spread of a number and what is ordinary.
+    """Choose images that show the spread of a number as well as typical cases.
 
-    A quarter of them have the lowest values, a quarter the highest, a quarter lie nearest to evenly
-    spaced quantiles of all images, and the rest are those with the smallest digests, which is a
-    draw at random. They come in turns, so that any first part of them is balanced too.
+    A quarter have the lowest values, a quarter the highest, a quarter are nearest to evenly spaced
+    quantiles of all images, and the rest have the smallest digests, which is a random draw. The
+    kinds alternate, so that any first n images are balanced too.
     """
     quarter = max(1, limit // 4)
     ranked = sorted((v, digest) for digest, v in numbers.items() if math.isfinite(v))

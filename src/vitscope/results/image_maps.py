@@ -1,6 +1,6 @@
-"""One image as a model saw it, with the maps of what its tokens wrote, in one file of arrays.
+"""An image as the model saw it, with its maps, in one file of arrays.
 
-Files are read without running anything: arrays of numbers alone.
+The files have only arrays of numbers, so reading them runs no code.
 """
 
 import math
@@ -24,29 +24,30 @@ _DAMAGE = (
     *(EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError),
     *(ValueError, zipfile.BadZipFile, zlib.error),
 )
-"""What reading an archive of arrays raises on a file that is not what it says it is."""
+"""Exceptions of numpy and zipfile on a damaged or foreign archive of arrays."""
 
-_MAX_BYTES = 2**27  # of a file, and of its arrays: an image of 4,096 x 4,096 pixels takes 48 MiB
+_MAX_BYTES = 2**27  # of a file, and of its arrays; 4,096 x 4,096 pixels take 48 MiB
 
 _OPTIONAL = ("centred_share", "head_centred_share")
-"""What exists only for an image that was compared with means."""
+"""Maps that exist only for images centred on means."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ImageMaps(ShortRepr):
-    """An image and one number per patch of it, as the patches lie in it.
+    """An image and its maps: numbers per patch, on the patch grid.
 
     Attributes:
         image: The image as the model saw it, before normalisation.
         attention: Attention of the [CLS] query on each patch, mean over heads.
         head_attention: The same per head, a_h[i].
-        contribution_norm: ‖c_i‖, the length of what each patch wrote.
+        contribution_norm: ‖c_i‖, the norm of each patch's contribution.
         share: ⟨c_i, r⟩ / ‖r‖², its signed share of the row.
         head_share: The same per head; sums to `share` over heads.
-        centred_share: ⟨c_i − m, r − mean r⟩ / ‖r − mean r‖² with m an equal part of mean c_patches,
-            so that it sums to the patches' centred share; None where there are no means, or r does
-            not differ from its mean.
-        head_centred_share: The same per head, m in equal parts; sums to `centred_share`.
+        centred_share: ⟨c_i − m, r − mean r⟩ / ‖r − mean r‖², where m is mean c_patches divided by
+            the number of patches, so that it sums to the patches' centred share; None without means
+            or where r equals its mean.
+        head_centred_share: The same per head, with m divided by the number of heads; sums to
+            `centred_share`.
     """
 
     image: UInt8[np.ndarray, "height width 3"]
@@ -89,7 +90,7 @@ def read_maps(path: Path) -> ImageMaps:
 
 
 def _check_sizes(data: bytes) -> None:
-    # As the arrays' own headers tell them, by which memory is asked for.
+    # Sizes from the arrays' headers, which decide how much memory is allocated.
     total = 0
     with zipfile.ZipFile(BytesIO(data)) as archive:
         for member in archive.infolist():

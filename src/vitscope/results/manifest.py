@@ -1,4 +1,4 @@
-"""What a result is of, and the files that its sums lie in."""
+"""What was audited and how, and the files with the sums."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,36 +27,36 @@ _FILE, _SUMS = "sums.safetensors", "sums"
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a result is of: two results merge when their manifests are equal."""
+    """What was audited and how. Results merge if their manifests agree."""
 
     model: ModelSummary
     weights_hash: str
-    layers: tuple[int, ...]  # sorted; the headline comes from the last
+    layers: tuple[int, ...]  # sorted; the headline is of the last
     groups: tuple[str, ...]
     has_skip: bool
-    tokens: tuple[str, ...]  # whose states are summed; none for a pooling query
+    tokens: tuple[str, ...]  # tokens whose states are summed; empty for a pooling query
     renormalize: bool  # whether restricted outputs were divided by the kept mass
-    cls_term: ClsTerm  # asked for: `groups` may be the same for all choices
+    cls_term: ClsTerm  # as requested; different choices may give the same `groups`
     dtype: str  # precision of the features
     preprocessing: PreprocessingSummary
     has_masks: bool
-    tolerance: float  # largest balance error that was accepted
+    tolerance: float  # largest accepted balance error
     behaviour_hash: str = ""  # empty in results of earlier versions
-    unknown: tuple[str, ...] = ()  # what of that cannot be compared, in words
+    unknown: tuple[str, ...] = ()  # behaviour that cannot be compared, in words
     metrics: Mapping[str, str] = field(default_factory=dict)  # name to package and version
 
     @property
     def last_layer(self) -> int:
-        """The layer that the headline comes from."""
+        """The layer of the headline."""
         return self.layers[-1]
 
     @property
     def settings(self) -> Settings:
-        """What was chosen that changes what the numbers mean."""
+        """Settings that change the meaning of the numbers."""
         return Settings(renormalize=self.renormalize, cls_term=self.cls_term)
 
     def compare_behaviour(self, behaviour_hash: str, unknown: Sequence[str]) -> str:
-        """Whether another model of the same weights computes as this one does."""
+        """Whether another model with the same weights computes the same numbers."""
         if found := [*self.unknown, *unknown]:
             return f"whether its model is the same cannot be verified, for {found[0]} is not known"
         if not (self.behaviour_hash and behaviour_hash):
@@ -78,7 +78,7 @@ class Manifest:
         )
 
     def make_sums(self, folder: Path | None = None) -> AuditSums:
-        """Empty sums for every layer, which write into a folder or into temporary ones."""
+        """Empty sums for every layer, stored in a folder or in temporary ones."""
         return AuditSums({layer: tuple(self._list_sums(layer, folder)) for layer in self.layers})
 
     def _list_sums(self, layer: int, folder: Path | None) -> Iterator[Sums]:
@@ -93,7 +93,7 @@ class Manifest:
 
 
 def check_same(ours: Manifest, theirs: Manifest, folder: Path) -> None:
-    """Refuse to merge results of different things."""
+    """Refuse to merge results of different models or settings."""
     a, b = _describe_same(ours), _describe_same(theirs)
     for name, value in a.items():
         if b.get(name) != value:
@@ -106,7 +106,7 @@ def check_same(ours: Manifest, theirs: Manifest, folder: Path) -> None:
 
 
 def write_sums(folder: Path, manifest: Manifest, sums: AuditSums) -> None:
-    """Write all sums, and what they are of."""
+    """Write all sums and the manifest."""
     write_tensors(folder / _FILE, sums.save(), {"manifest": json.dumps(asdict(manifest))})
 
 
@@ -120,7 +120,7 @@ def read_sums(folder: Path, manifest: Manifest) -> AuditSums:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read what a result is of."""
+    """Read the manifest of a result."""
     path = folder / _FILE
     _, metadata = read_tensors(path, [])
     with plain_damage(path):
@@ -132,9 +132,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _describe_same(manifest: Manifest) -> dict[str, Any]:
-    # A model may be reached by several ids, which name recipe and size; notes tell how it was.
+    # One model may have several ids, and with them other names of recipe and size, and notes.
     content = asdict(manifest)
     model = content.pop("model")
-    del content["behaviour_hash"], content["unknown"]  # which are compared apart
+    del content["behaviour_hash"], content["unknown"]  # compared separately
     named = {"id", "notes", "recipe", "size"}
     return {f"model's {k}": v for k, v in model.items() if k not in named} | content

@@ -1,7 +1,7 @@
-"""Putting parts together: what a shard of a run left, or whole results of disjoint sets.
+"""Merging parts: shards of a run, or results of disjoint image sets.
 
-A part is a folder with the tables, features, sums and failures of some images. A saved result is
-one too, with what follows from them added.
+A part is a folder with the tables, features, sums and failures of some images. A saved result is a
+part with a summary.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,14 +36,15 @@ _NO_IDS = pa.chunked_array([], pa.string())
 def merge_parts(
     folder: Path, manifest: Manifest, parts: Sequence[Path]
 ) -> tuple[AuditSums, list[tuple[str, str]]]:
-    """Put parts together, in the order given, which alone decides on the bits of the result.
+    """Merge parts in the order given; the same order gives bit-identical results.
 
-    What is not in the folder then is returned: the sums, and the images that could not be read.
+    Tables and features are written to the folder. The sums, and the images that could not be read,
+    are returned.
     """
     sums = manifest.make_sums(folder)
     for part in parts:
         sums.merge(read_sums(part, manifest))
-    # A part without any image that could be read has no tables.
+    # A part without readable images has no tables.
     filled = [p for p in parts if table_path(p, manifest.last_layer, manifest.last_layer).exists()]
     for layer in manifest.layers:
         _merge_layer(folder, layer, manifest.last_layer, filled)
@@ -51,7 +52,7 @@ def merge_parts(
 
 
 def list_shards(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a result was cut from."""
+    """The shards that a result is made of."""
     if "merged_from" in provenance:
         return [one for part in provenance["merged_from"] for one in list_shards(part)]
     plan = provenance.get("plan", {})
@@ -59,7 +60,7 @@ def list_shards(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def find_missing_shards(provenance: Mapping[str, Any]) -> list[str] | None:
-    """Shards of the same images that are not in a result yet."""
+    """Missing shards of the same images; None if that is not known."""
     shards = list_shards(provenance)
     there = {name for _, name in shards}
     if there == {_WHOLE}:
@@ -78,7 +79,7 @@ def _are_of_one_set(shards: Sequence[tuple[str, str]]) -> bool:
 def find_repeated(folders: Sequence[Path]) -> list[list[str]]:
     """Find images that are counted more than once."""
     tables = [folder / "images.parquet" for folder in folders]
-    # A part without any image that could be read has no table.
+    # A part without readable images has no table.
     ids = [_read_ids(table) if table.exists() else _NO_IDS for table in tables]
     every = pa.chunked_array([chunk for one in ids for chunk in one.chunks], pa.string())
     codes = every.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)

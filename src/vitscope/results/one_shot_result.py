@@ -1,4 +1,4 @@
-"""The saved result of one-shot classification: a folder that figures are drawn from."""
+"""The saved result of one-shot classification."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,10 +24,10 @@ _DRAWS = "draws.parquet"
 
 @dataclass(frozen=True)
 class OneShotResult(TabularResult):
-    """One-shot accuracies on disk; a thin face over its files.
+    """One-shot accuracies on disk: read access to their files.
 
     Attributes:
-        folder: Where it lies.
+        folder: Folder of the result.
     """
 
     @cached_property
@@ -35,7 +35,7 @@ class OneShotResult(TabularResult):
         """Every number over the draws.
 
         Raises:
-            ResultError: If it is not of one-shot classification of this schema, or damaged.
+            ResultError: If it is not a one-shot result of this schema, or damaged.
         """
         return read_summary(self.folder, OneShotSummary)
 
@@ -62,12 +62,12 @@ class OneShotResult(TabularResult):
 
 @dataclass(frozen=True)
 class DrawScore:
-    """What one classifier reached in one draw."""
+    """Accuracy of one classifier in one draw."""
 
     draw: int
     classifier: str  # "nearest" or "logistic"; trained on the full outputs of the readout
-    readout: str  # readout that training and test features were taken in
-    part: str  # what the test features were made of: "full", a token group, or "skip"
+    readout: str  # of training and test features
+    part: str  # source of the test features: "full", a token group, or "skip"
     accuracy: Accuracy
 
 

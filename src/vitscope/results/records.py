@@ -1,7 +1,7 @@
 """One row per image and layer: a Parquet table of numbers and shards of features, written together.
 
-Table and shards hold the same images in the same order, and a row group those of one shard or more,
-so that a later pass can go through both side by side with one row group in memory.
+Table and shards have the same images in the same order, and a row group spans whole shards, so a
+later pass can read both in step with one row group in memory.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +21,8 @@ from vitscope.ledger import ScalarPath
 
 SHARD_ROWS = 128
 GROUP_ROWS = 4096
-"""Least rows of a row group where tables are put together: the description of each row group, which
-readers hold in memory, takes as much as some 30 rows."""
+"""Least rows of a row group in merged tables: readers keep the metadata of every row group in
+memory, about as much as 30 rows."""
 
 IDENTITY = ("path", "image_id")
 
@@ -33,7 +33,7 @@ def column_name(path: ScalarPath) -> str:
 
 
 def table_path(folder: Path, layer: int, last_layer: int) -> Path:
-    """Where the table of a layer lies."""
+    """Path of the table of a layer."""
     return folder / ("images.parquet" if layer == last_layer else f"layers/{layer:03d}.parquet")
 
 
@@ -46,14 +46,14 @@ class TableWriter:
     """Writes a Parquet table, one row group at a time."""
 
     def __init__(self, path: Path, group_rows: int = 1) -> None:
-        """Prepare the file; it is opened by the first rows, whose columns are the table's."""
+        """Prepare the file; the first rows create it and define its columns."""
         self._path = path
         self._group_rows = group_rows
         self._gathered: list[pa.Table] = []
         self._writer: pq.ParquetWriter | None = None
 
     def write(self, rows: pa.Table) -> None:
-        """Take in rows, which come to lie in the same row group."""
+        """Add rows, all to the same row group."""
         self._gathered.append(rows)
         if sum(table.num_rows for table in self._gathered) >= self._group_rows:
             self._flush()
@@ -70,7 +70,7 @@ class TableWriter:
         rows, self._gathered = pa.concat_tables(self._gathered), []
         if self._writer is None:
             with plain_disk_errors(self._path):
-                # Numbers hardly repeat, and nobody looks for their extremes.
+                # Numbers rarely repeat, and no reader filters by value.
                 self._writer = pq.ParquetWriter(
                     self._path, rows.schema, use_dictionary=False, write_statistics=False
                 )
@@ -83,14 +83,14 @@ class TableWriter:
             with plain_disk_errors(self._path):
                 yield
         except DiskError:
-            # Its finaliser would try again, fail again, and print that to the standard error.
+            # Its finaliser would fail again and print that to standard error.
             assert self._writer is not None
             self._writer.is_open = False
             raise
 
 
 class RecordWriter:
-    """Writes one layer's rows behind the compute, a shard at a time."""
+    """Writes one layer's rows in the background, one shard at a time."""
 
     def __init__(self, folder: Path, layer: int, last_layer: int, *, keep_features: bool) -> None:
         """Prepare the files; nothing is written before the first shard is full."""
@@ -114,7 +114,7 @@ class RecordWriter:
         features: Mapping[str, Tensor],
         constants: Mapping[str, Tensor],
     ) -> None:
-        """Take in a batch."""
+        """Add a batch."""
         self._identities += identities
         for path, values in scalars.items():
             self._scalars.setdefault(path, []).append(values)
@@ -126,7 +126,7 @@ class RecordWriter:
             self._flush()
 
     def close(self) -> None:
-        """Write what is left and finish the files."""
+        """Write remaining rows and finish the files."""
         try:
             if self._identities:
                 self._flush()
@@ -150,14 +150,14 @@ class RecordWriter:
 
 
 def iter_row_groups(path: Path) -> Iterator[pa.Table]:
-    """Go through a table a row group at a time."""
+    """Iterate over the row groups of a table."""
     with open_table(path) as file:
         for index in range(file.num_row_groups):
             yield file.read_row_group(index)
 
 
 def replace_columns(path: Path, new_columns: Iterator[Mapping[ScalarPath, Tensor]]) -> None:
-    """Add columns to a table, or give them new values."""
+    """Add columns to a table, or replace them."""
     replacement = path.with_suffix(".new")
     with closing(TableWriter(replacement)) as writer:
         for table, columns in _align(path, new_columns):

@@ -1,8 +1,8 @@
-"""A result as a few lines of HTML, for a notebook.
+"""A result as a few lines of HTML, for notebooks.
 
-- Whatever a model's id, a path or a note holds is shown as text.
-- It stands alone: no script, no style sheet, nothing fetched.
-- It can be read on a dark page and on a light one: text takes the page's colour.
+- Ids, paths and notes are escaped.
+- It is self-contained: no script, no style sheet, nothing fetched.
+- It is readable on dark and light pages: text takes the page's colour.
 """
 
 from functools import cache
@@ -27,7 +27,7 @@ from vitscope.results.verdict import MOODS
 if TYPE_CHECKING:
     from jinja2 import Template
 
-# White is legible on each of them (a contrast of 4.5 and more), and each from both pages.
+# White text on each of them has a contrast of at least 4.5; each stands out on both pages.
 _COLOURS = {"good": "#1a7f4e", "middling": "#96620a", "bad": "#c0362c", "unknown": "#7a5299"}
 
 
@@ -74,7 +74,7 @@ def _render(summary: Summary, *more: str, **parts: Any) -> str:
 
 @cache
 def _load_template() -> "Template":
-    from jinja2 import Environment, PackageLoader  # here, for not every result is shown
+    from jinja2 import Environment, PackageLoader  # only needed in notebooks
 
     environment = Environment(
         loader=PackageLoader("vitscope.results"), autoescape=True, trim_blocks=True

@@ -1,4 +1,4 @@
-"""What a person reads of a result: the same words and tables in the terminal and in a notebook."""
+"""Text and tables of a result, shared by terminal and notebook."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,14 +28,14 @@ class TextTable:
     """A table as text."""
 
     columns: Row
-    num_labels: int  # columns of words, which come first; the others hold numbers
+    num_labels: int  # leading columns of words; the others have numbers
     sections: tuple[tuple[Row, ...], ...]  # rows that belong together
-    caption: str  # what is to be known of the numbers
-    title: str = ""  # what they are of; empty where it goes without saying
+    caption: str  # how to read the numbers
+    title: str = ""  # empty where it is obvious
 
 
 def list_notes(summary: Summary) -> list[str]:
-    """What a reader of the numbers should know about the settings, the model and the images."""
+    """Notes on settings, model and images that matter for reading the numbers."""
     told = describe_settings(summary)
     settings = [f"settings other than by default: {told}"] if told else []
     return [*settings, *summary.model.notes, *summary.data.notes]
@@ -84,7 +84,7 @@ def describe_dropped(summary: OneShotSummary) -> str:
 
 
 def describe_explanation(summary: ExplanationSummary) -> str:
-    """What explained the images, and how well the ledger balances."""
+    """Which model explained the images, and how well the ledger balances."""
     model = summary.model
     return (
         f"layer {summary.layer}, {model.num_registers} registers, {model.dtype}; "
@@ -93,13 +93,13 @@ def describe_explanation(summary: ExplanationSummary) -> str:
 
 
 def list_bases(summary: ExplanationSummary) -> list[str]:
-    """What the verdicts of an explanation rest on, and which references were left aside."""
+    """What the verdicts of an explanation rest on, and which references were not used."""
     bases = dict.fromkeys(image.verdict.basis for image in summary.images)
     return [*bases, *summary.references_not_used]
 
 
 def tell_raw_shares(image: ExplainedImage) -> str:
-    """The raw shares of an image that there was no reference for."""
+    """The raw shares of an image without a reference."""
     if image.numbers.centred_share or image.verdict.status != "cannot tell":
         return ""
     share = image.numbers.share
@@ -111,7 +111,7 @@ def tell_raw_shares(image: ExplainedImage) -> str:
 
 
 def tabulate_sources(summary: AuditSummary) -> TextTable:
-    """A row per source: its attention, its norm, its variance share, its CKA."""
+    """A row per source: attention, norm, variance share, CKA."""
     layer = summary.last
     rows = tuple(_source_rows(layer))
     undefined = _describe_undefined(layer, summary.data.num_images)
@@ -124,7 +124,7 @@ def tabulate_sources(summary: AuditSummary) -> TextTable:
 
 
 def tabulate_layers(summary: AuditSummary) -> TextTable | None:
-    """The verdict of each layer with its two readings, where several were audited."""
+    """The verdict of each layer with its two readings, if several were audited."""
     if len(summary.layers) == 1:
         return None
     rows = tuple(map(_layer_row, summary.layers))
@@ -178,7 +178,7 @@ def tell_one_shot(summary: OneShotSummary) -> str:
 
 
 def mean_of(spreads: Mapping[str, Distribution], term: str) -> float:
-    """The mean of one of several distributions; NaN where there is none."""
+    """The mean of a term's distribution; NaN if there is none."""
     return spreads[term].mean if term in spreads else nan
 
 
@@ -238,7 +238,7 @@ def _layer_row(layer: LayerSummary) -> Row:
 
 
 def tell_main_other_source(layer: LayerSummary) -> str:
-    """The main other source with its part of the output's variance."""
+    """The main other source with its variance share."""
     name, shares = layer.verdict.main_other_source, layer.variance_share["residual"]
     if name is None or name not in shares:
         return ABSENT
@@ -260,7 +260,7 @@ def _describe_cka(layer: LayerSummary) -> str:
 
 
 def _describe_undefined(layer: LayerSummary, num_images: int) -> Iterator[str]:
-    # A mean says nothing of the images where its number is undefined.
+    # A mean leaves out the images where its number is undefined.
     spreads = layer.centred_cosine.get("residual", {})
     for term in SOURCES:
         if term in spreads and (n := spreads[term].n) < num_images:

@@ -1,4 +1,4 @@
-"""What every saved result is: a folder that lasts, or one that goes with the object."""
+"""Base of all saved results: a folder, permanent or deleted with the object."""
 
 import csv
 import shutil
@@ -33,23 +33,24 @@ _MAX_FAILURES_BYTES = 2**30
 
 
 class TemporaryFolder:
-    """A folder that goes when nothing that was handed out of it is in use any more."""
+    """A folder that is deleted once no object refers to it."""
 
     def __init__(self, folder: Path) -> None:
         self._finalizer = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     def keep(self) -> bool:
-        """Let the folder last; False where it lasts already."""
+        """Make the folder permanent; False if it already was."""
         return self._finalizer.detach() is not None
 
 
 @dataclass(frozen=True)
 class SavedResult:
-    """A result on disk, of any kind; a thin face over its files.
+    """A result on disk, of any kind: read access to its files.
 
     Attributes:
-        folder: Where it lies.
-        keeper: What a temporary folder lasts as long as; None for one that lasts.
+        folder: Folder of the result.
+        keeper: Deletes a temporary folder with the last object that uses it; None for a permanent
+            folder.
     """
 
     folder: Path
@@ -57,7 +58,7 @@ class SavedResult:
 
     @classmethod
     def own(cls, folder: Path) -> Self:
-        """Open a result whose folder lasts no longer than the object.
+        """Open a result whose folder is deleted with the object.
 
         Args:
             folder: A complete result in a temporary folder.
@@ -81,7 +82,7 @@ class SavedResult:
             ResultError: If it is not a result of this kind and schema.
         """
         result = cls(Path(folder))
-        _ = result.summary  # which is checked as it is read
+        _ = result.summary  # reading checks it
         return result
 
     @cached_property
@@ -89,7 +90,7 @@ class SavedResult:
         """Every number over the images.
 
         Raises:
-            ResultError: If it is not of a result of this kind and schema, or damaged.
+            ResultError: If it is not a result of this kind and schema, or damaged.
         """
         return read_summary(self.folder, *KINDS)
 
@@ -115,37 +116,36 @@ class SavedResult:
         """Draw a figure of the result.
 
         Args:
-            name: Which, as `vitscope.figures.plot` takes it.
-            **settings: What the figure lets choose, likewise.
+            name: Name of the figure, as in `vitscope.figures.plot`.
+            **settings: Settings of the figure, likewise.
 
         Returns:
-            A matplotlib figure, which shows itself in a notebook.
+            A matplotlib figure, which a notebook displays.
 
         Raises:
             UsageError: If there is no such figure or setting.
-            NothingToDrawError: If the result holds no numbers for it.
+            NothingToDrawError: If the result has no numbers for it.
         """
-        # A figure knows results, so a result must not know figures: the one way up, when asked.
+        # The only upward import: figures import results.
         from vitscope.figures.questions import plot
 
         return plot(name, [self], **settings)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
-        """Copy the result to another place.
+        """Copy the result to a folder.
 
-        Where that fails, a result of a temporary folder is kept there, whatever becomes of the
-        object; the error names the folder.
+        If that fails, a temporary result becomes permanent where it is; the error names its folder.
 
         Args:
-            folder: Where to.
+            folder: The new folder.
             overwrite: Whether an earlier result there is replaced.
 
         Returns:
-            The result at its new place.
+            The result in the new folder.
 
         Raises:
             UsageError: If something else is there.
-            VitscopeError: If the disk does not take it.
+            VitscopeError: If the result cannot be written.
         """
         target = Path(folder)
         if target.resolve().is_relative_to(self.folder.resolve()):
@@ -162,11 +162,11 @@ class SavedResult:
 
 @dataclass(frozen=True)
 class TabularResult(SavedResult, ABC):
-    """A result with a table, which other libraries take over.
+    """A result with a table that pandas and Polars can read.
 
     Attributes:
-        KIND: What the result is of, as its summary says.
-        folder: Where it lies.
+        KIND: Kind of the result, as in its summary.
+        folder: Folder of the result.
     """
 
     @property
@@ -175,7 +175,7 @@ class TabularResult(SavedResult, ABC):
         """The rows behind the summary."""
 
     def to_pandas(self) -> Any:
-        """The rows behind the summary as a DataFrame of pandas.
+        """The rows behind the summary as a pandas DataFrame.
 
         Returns:
             The `pandas.DataFrame`.
@@ -188,7 +188,7 @@ class TabularResult(SavedResult, ABC):
         return self._table.to_pandas()
 
     def to_polars(self) -> Any:
-        """The rows behind the summary as a DataFrame of polars.
+        """The rows behind the summary as a Polars DataFrame.
 
         Returns:
             The `polars.DataFrame`.
@@ -220,7 +220,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _copy_file(source: Path, target: Path) -> None:
-    if not source.is_file():  # a device may never end
+    if not source.is_file():  # reading a device may never end
         raise ResultError(f"{printable_path(source)} is damaged: not a regular file")
     with plain_disk_errors(target):
         copy = target.open("xb")
@@ -242,29 +242,29 @@ def write_result(
     failures: Sequence[tuple[str, str]],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write what every result has; `summary.json` comes last and makes it complete."""
+    """Write the files that all kinds of results have; `summary.json` comes last."""
     write_failures(folder, failures)
     write_json(folder / PROVENANCE, provenance)
     write_summary(folder, summary)
 
 
 def list_source_notes(provenance: Mapping[str, Any]) -> list[str]:
-    """What was noted when the images of a result were looked for."""
+    """Notes from the search for the images of a result."""
     parts = provenance.get("merged_from", [])
     notes = [*provenance.get("notes", []), *chain.from_iterable(map(list_source_notes, parts))]
     return list(dict.fromkeys(notes))
 
 
 def write_failures(folder: Path, failures: Sequence[tuple[str, str]]) -> None:
-    """Name the images that could not be read.
+    """Write the images that could not be read.
 
-    A cell that a spreadsheet would take for a formula begins with an apostrophe.
+    Cells that a spreadsheet would read as formulas get a leading apostrophe.
     """
     write_csv(folder / FAILURES, [("path", "reason"), *failures])
 
 
 def read_failures(folder: Path) -> list[tuple[str, str]]:
-    """The images that could not be read."""
+    """Read the images that could not be read, with the reasons."""
     path = folder / FAILURES
     data = read_bounded(path, _MAX_FAILURES_BYTES)
     with plain_damage(path):

@@ -1,7 +1,7 @@
-"""What a saved summary holds, as types: the one reader and writer of `summary.json`.
+"""Types of a saved summary, and the only reader and writer of `summary.json`.
 
-The file has the fields of these classes in their order, `schema_version` and `kind` before them.
-Numbers that are undefined are NaN here and null there.
+The file has `schema_version`, `kind`, and the fields of these classes in their order. Undefined
+numbers are NaN here and null in the file.
 """
 
 from collections.abc import Mapping
@@ -32,20 +32,20 @@ from vitscope.results.verdict import ImageVerdict
 SCHEMA_VERSION = 4
 
 Framing = Literal["whole", "cropped"]
-"""An image kept whole but for the rounding to patches, or cropped to the input size."""
+"""Whether an image was only rounded to whole patches, or cropped to the input size."""
 Size = tuple[Annotated[int, Within(1, 2**16)], Annotated[int, Within(1, 2**16)]]
 """(height, width) in pixels, or (rows, columns) of patches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSummary:
-    """The model that was looked at.
+    """The model.
 
     Attributes:
         id: The id it was loaded by, or the class name of a wrapped module.
         family: Library and architecture, such as "transformers/dinov2".
-        recipe: Its training recipe; the family where it is not known.
-        size: Label of its size within the recipe; None where it is not known.
+        recipe: Its training recipe; the family if it is not known.
+        size: Label of its size within the recipe; None if it is not known.
         num_params: Parameters of the vision tower.
         depth: Number of blocks.
         embed_dim: Width of the residual stream.
@@ -55,7 +55,7 @@ class ModelSummary:
         global_feature: "cls" or "attention pooling".
         grid: Patches of an input as (rows, columns).
         dtype: Precision it ran in.
-        notes: What a reader of the numbers should know about it.
+        notes: Notes on the model that matter for reading the numbers.
     """
 
     id: str
@@ -76,11 +76,11 @@ class ModelSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What was chosen that changes what the numbers mean.
+    """Settings that change the meaning of the numbers.
 
     Attributes:
         renormalize: Whether restricted outputs were divided by the kept attention mass.
-        cls_term: Where the attention of [CLS] to itself was to be counted.
+        cls_term: Where [CLS]'s attention to itself is counted.
     """
 
     renormalize: bool = False
@@ -103,10 +103,10 @@ class DataSummary:
     """The images.
 
     Attributes:
-        num_images: Different images that the numbers are over.
+        num_images: Distinct images behind the numbers.
         num_failed: Images that could not be read.
         num_repeated: Images left out because an earlier one has the same bytes.
-        notes: What is odd about them, in sentences.
+        notes: Notes on the images, in sentences.
     """
 
     num_images: int
@@ -117,11 +117,11 @@ class DataSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerSummary:
-    """How well ledgers balance, in the images that they were verified in.
+    """How well ledgers balance, over the verified images.
 
     Attributes:
         max_balance_error: Largest ‖t − model's t‖ / ‖model's t‖.
-        tolerance: The largest error that is accepted.
+        tolerance: Largest accepted error.
     """
 
     max_balance_error: float
@@ -130,7 +130,7 @@ class LedgerSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditLedger(LedgerSummary):
-    """The four proofs of an audit over all layers; NaN for a proof that no layer has.
+    """The four checks of an audit over all layers; NaN for a check that no layer has.
 
     Attributes:
         max_residual_error: Largest error of the residual stream.
@@ -147,12 +147,12 @@ class AuditLedger(LedgerSummary):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Summary:
-    """What the summaries of all kinds of results have.
+    """Fields common to all kinds of results.
 
     Attributes:
-        KIND: What the result is of, as the file says.
+        KIND: Kind of the result, as in the file.
         model: The model.
-        settings: What was chosen that changes what the numbers mean.
+        settings: Settings that change the meaning of the numbers.
         preprocessing: How images were prepared.
         data: The images.
     """
@@ -167,7 +167,7 @@ class Summary:
 
         @property
         def layer(self) -> int:
-            """Index of the layer; of an audit the last one."""
+            """Index of the layer; for an audit the last one."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model.id!r}, {self.data.num_images} images)"
@@ -179,11 +179,11 @@ class AuditSummary(Summary):
 
     Attributes:
         ledger: How well ledgers balance.
-        layers: The audited layers, in their order.
+        layers: The audited layers, in order.
         layer_similarity: cos(x_cls at a depth, x_cls at the last), by depth (0: the embeddings);
             empty for a model whose stream has no [CLS] row.
         high_norm_tokens: By depth.
-        covariates: Of the images, against the last audited layer.
+        covariates: Image properties, and their relation to the last audited layer.
         interdependence: None for a model without registers or without a skip connection.
     """
 
@@ -197,13 +197,13 @@ class AuditSummary(Summary):
 
     def __post_init__(self) -> None:
         indices = [layer.index for layer in self.layers]
-        # An attention pooling comes behind the last block.
+        # An attention pooling follows the last block.
         if indices != sorted(set(indices)) or indices[-1] > self.model.depth:
             raise ResultError(f"layers {indices} of {self.model.depth} blocks cannot be")
 
     @property
     def last(self) -> LayerSummary:
-        """The last audited layer, which the headline comes from."""
+        """The last audited layer, which is the headline."""
         return self.layers[-1]
 
     @property
@@ -217,9 +217,9 @@ class OneShotData(DataSummary):
     """The labelled images.
 
     Attributes:
-        num_classes: Classes that were told apart.
-        num_unlabelled: Images in no class's folder, or whose dataset hides their labels.
-        dropped_classes: Classes with fewer than two different readable images.
+        num_classes: Number of classes.
+        num_unlabelled: Images outside class folders, or with labels hidden by their dataset.
+        dropped_classes: Classes with fewer than two distinct readable images.
     """
 
     num_classes: int
@@ -228,7 +228,7 @@ class OneShotData(DataSummary):
 
 
 ByPart = Annotated[Mapping[str, TopAccuracy], Keys(("full", "patches"))]
-"""By the part of the output that was tested."""
+"""By the tested part of the output."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -238,10 +238,10 @@ class OneShotSummary(Summary):
     Attributes:
         data: The labelled images.
         layer: Index of the layer.
-        draws: How often two images of each class were drawn.
+        draws: Number of draws of two images of each class.
         readout: The readout of the headline.
         accuracy: By classifier, readout and part.
-        chance: What guessing reaches.
+        chance: Accuracy of guessing.
     """
 
     KIND: ClassVar[str] = "one-shot"
@@ -258,14 +258,14 @@ class OneShotSummary(Summary):
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceSummary:
-    """The images that explained images were centred on.
+    """The reference images on whose means explained images were centred.
 
     Attributes:
-        source: "given" by the caller, "found" beside the result, or "shipped" with vitscope.
-        images: Which images the means are over, in words that follow "images".
-        num_images: How many they are.
+        source: "given" by the caller, "found" next to the result, or "shipped" with vitscope.
+        images: Description of the images behind the means, after the word "images".
+        num_images: Their number.
         model_id: Id of the model that saw them.
-        folder: Folder of the audit; None for means that come with vitscope.
+        folder: Folder of the audit; None for means shipped with vitscope.
         means_digest: Digest of the means.
     """
 
@@ -284,9 +284,9 @@ class ExplainedImage:
     Attributes:
         path: Its file, printable.
         image_id: Digest of its bytes.
-        maps: The file of its maps in the result's folder.
+        maps: File of its maps in the result's folder.
         framing: "whole" or "cropped".
-        input_size: (height, width) in pixels that the model was given.
+        input_size: Input of the model as (height, width) in pixels.
         grid: Patches as (rows, columns).
         verdict: Whether its map may be read as an explanation.
         numbers: Its numbers.
@@ -309,9 +309,9 @@ class ExplanationSummary(Summary):
     Attributes:
         ledger: How well ledgers balance.
         layer: Index of the layer.
-        reference: What images were centred on; None without a reference.
-        references_not_used: Why references of the same weights were not used.
-        images: The images, in their order.
+        reference: Reference images; None without a reference.
+        references_not_used: Why references for the same weights were not used.
+        images: The images, in order.
     """
 
     KIND: ClassVar[str] = "explanation"

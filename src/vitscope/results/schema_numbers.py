@@ -1,4 +1,4 @@
-"""The numbers of a saved summary, as types: of each image, of each layer, of the whole set."""
+"""Types of the numbers of a saved summary: per image, per layer, over the whole set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from vitscope.results.verdict import Verdict
 
 T = TypeVar("T")
 ByTerm = Annotated[Mapping[str, T], Keys(("patches",))]
-"""By token group, "skip" and "bias"; there always are patches."""
+"""By token group, "skip" and "bias"; "patches" is always there."""
 ByTotal = Annotated[Mapping[str, Mapping[str, T]], Keys(("attention", "residual"))]
 """By total ("attention": t, "residual": r), then by term."""
 
@@ -46,7 +46,7 @@ class PerImage(Generic[T]):
 
 
 def nest(numbers: Mapping[tuple[str, ...], T]) -> dict[str, Any]:
-    """Numbers by path as the fields that `PerImage` has."""
+    """Nest numbers by path into the fields of `PerImage`."""
     tree: dict[str, Any] = {}
     for path, value in numbers.items():
         place = tree
@@ -71,13 +71,13 @@ class ImageNumbers(PerImage[float]):
 
 @dataclass(frozen=True, kw_only=True)
 class DominantRegister:
-    """The register that has the highest norm in most images.
+    """The register with the highest norm in most images.
 
     Attributes:
-        index: Which one, from 0.
-        share: In what part of the images.
-        counts: In how many images each register has the highest norm.
-        ratio: Its mean norm over that of the other registers; NaN where there are none.
+        index: Index of the register, from 0.
+        share: Fraction of the images where it has the highest norm.
+        counts: Number of images where each register has the highest norm.
+        ratio: Its mean norm over that of the other registers; NaN if there are none.
     """
 
     index: int
@@ -93,7 +93,8 @@ class Anatomy:
     Attributes:
         norms: By token, and the mean over "patches".
         dominant_register: None for a model without registers.
-        analysed: The token to look at; None where no token stands out.
+        analysed: The analysed token: a register, or a patch of outlying norm; None if there is
+            neither.
         tokens: By token.
     """
 
@@ -108,14 +109,14 @@ class LayerSummary(PerImage[Distribution]):
     """All numbers of one audited layer.
 
     Attributes:
-        index: Which layer, from 0.
+        index: Index of the layer, from 0.
         verdict: Whether its attention maps may be believed.
-        variance_share: Part of the variance of t and of r over images, by total and term.
+        variance_share: Share of the variance of t and of r over images, by total and term.
         cka: CKA with the full output, by readout and part.
         gram_ledger: Shares of pairs of terms in the similarities between images, by total.
         directions: Directions in which the terms of r vary.
         anatomy: None for a layer without a [CLS] row.
-        metrics: What metrics of other packages found, by their names.
+        metrics: Estimates of metrics of other packages, by metric.
     """
 
     index: int
@@ -133,7 +134,7 @@ class LayerSummary(PerImage[Distribution]):
 
 @dataclass(frozen=True, kw_only=True)
 class CovariateSummary:
-    """What the look of an image has to do with where its output comes from.
+    """How image properties relate to where the output comes from.
 
     Attributes:
         distributions: By covariate.
@@ -148,12 +149,12 @@ class CovariateSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Interdependence:
-    """How the registers' and the skip connection's shares go together.
+    """Correlation between the registers' and the skip connection's shares.
 
     Attributes:
-        shares: Which of an image's shares were compared.
-        over_images: In the last audited layer.
-        over_layers: Of variance shares; None where one layer was audited.
+        shares: Which per-image shares were compared.
+        over_images: Over images, in the last audited layer.
+        over_layers: Over layers, of variance shares; None if only one layer was audited.
     """
 
     shares: Literal["share", "centred_share"]
@@ -176,7 +177,7 @@ class Measured(Estimate):
 
 @dataclass(frozen=True, kw_only=True)
 class TopAccuracy:
-    """Part of the test images that are classified rightly, mean over draws.
+    """Fraction of test images classified correctly, mean over draws.
 
     Attributes:
         top1: The true class has the highest score.
@@ -189,7 +190,7 @@ class TopAccuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Chance:
-    """What guessing reaches.
+    """Accuracy of guessing.
 
     Attributes:
         top1: One over the number of classes.

@@ -1,4 +1,4 @@
-"""The summary of a layer: every number over the images, from the table and the sums alone."""
+"""Summary of a layer: every number over the images, from its table and sums."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ ERRORS = ("balance_error", "residual_error", "block_error", "embedding_error")
 
 
 def summarize_images(table: Path) -> dict[str, Any]:
-    """The distributions of one layer's numbers of each image, as the fields of `PerImage`."""
+    """Distributions of one layer's per-image numbers, as the fields of `PerImage`."""
     columns = set(pq.read_schema(table).names)
     return nest(
         {
@@ -40,7 +40,7 @@ def summarize_images(table: Path) -> dict[str, Any]:
 
 
 def judge_layer(sums: FeatureSums, found: Mapping[str, Any]) -> Verdict:
-    """The verdict of a layer, from what its sums say."""
+    """The verdict of a layer, from its sums and estimates."""
     cka, shares = found["cka"]["residual"], found["variance_share"]["residual"]
     return judge(cka, shares, sums.num_images, _find_constant(sums))
 
@@ -53,14 +53,14 @@ def _find_constant(sums: FeatureSums) -> Constant | None:
 
 
 def summarize_errors(tables: Iterable[Path], tolerance: float) -> AuditLedger:
-    """Largest error of each proof, over all layers and the images that it was held for."""
+    """Largest error of each check, over all layers and verified images."""
     worst: dict[str, float] = {}
     num_verified: list[int] = []
     for table in tables:
         columns = pq.read_schema(table).names
         for name in ERRORS:
             if name in columns:
-                # Of a number and NaN, `fmax` takes the number.
+                # `fmax` ignores NaN.
                 largest = np.fmax.reduce(read_column(table, name))
                 worst[f"max_{name}"] = float(np.fmax(worst.get(f"max_{name}", math.nan), largest))
         num_verified.append(int(np.isfinite(read_column(table, "balance_error")).sum()))
@@ -75,10 +75,10 @@ def read_column(table: Path, name: str) -> np.ndarray:
 
 
 def add_centred_numbers(folder: Path, table: Path, layer: int, sums: FeatureSums) -> None:
-    """Second pass over the kept features, for which the means over all images must be known.
+    """Second pass over the kept features, once the means over all images are known.
 
-    Adds to the layer's table cos(c − mean c, t − mean t), the same with r, and each image's own
-    share ⟨c − mean c, r − mean r⟩ / ‖r − mean r‖²; does nothing where features were dropped.
+    Adds to the layer's table cos(c − mean c, t − mean t), the same with r, and each image's centred
+    share ⟨c − mean c, r − mean r⟩ / ‖r − mean r‖². Does nothing if features were dropped.
     """
     shards = shard_paths(folder, layer)
     if not shards:
@@ -103,7 +103,7 @@ def add_centred_numbers(folder: Path, table: Path, layer: int, sums: FeatureSums
         }
         r = centred["residual/full"]
         for term, (_, name) in plan.shares["residual"].items():
-            # Of a constant nothing is left, and nothing is its share.
+            # A constant term is 0 after centring, and so is its share.
             written = centred[name].nan_to_num(nan=0.0)
             numbers["centred_share", term] = (written * r).sum(dim=1) / (r * r).sum(dim=1)
         return numbers
@@ -114,7 +114,7 @@ def add_centred_numbers(folder: Path, table: Path, layer: int, sums: FeatureSums
 def _centre(rows: Mapping[str, Tensor], plan: FeaturePlan, name: str, mean: Tensor) -> Tensor:
     total = torch.stack([rows[part].double() for part in plan.sums[name]]).sum(dim=0)
     centred = total - mean
-    # What is left of a constant is rounding noise, and its direction means nothing.
+    # A centred constant is rounding noise without a meaningful direction.
     noise = 10 * torch.finfo(rows[plan.sums[name][0]].dtype).eps * mean.norm()
     centred[centred.norm(dim=1) <= noise] = math.nan
     return centred

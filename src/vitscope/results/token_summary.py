@@ -1,4 +1,4 @@
-"""The summary of tokens and depths: register anatomy, layer similarity."""
+"""Summary of tokens and depths: register anatomy, layer similarity."""
 
 import math
 from collections.abc import Mapping
@@ -21,14 +21,14 @@ _PATCHES = "patches"
 def summarize_anatomy(
     table: Path, tokens: Mapping[str, TokenSummary], high_norm: HighNormTokens
 ) -> Anatomy:
-    """What [CLS], the registers and the highest-norm patch are at the input of a block."""
+    """Summarise [CLS], the registers and the highest-norm patch at the input of a block."""
     norms = {name: _read_norms(table, name) for name in (*tokens, _PATCHES)}
     registers = [name for name in tokens if name.startswith("register_")]
     dominant = _find_dominant(np.stack([norms[n] for n in registers])) if registers else None
     if dominant is not None:
         analysed: str | None = registers[dominant.index]
     else:
-        # Over all images the highest patch would be an ordinary one for the most part.
+        # If few images have outliers, the highest patch is mostly an ordinary one.
         fraction = high_norm.images_fraction
         is_outlier = fraction is not None and fraction >= _MIN_IMAGES_FRACTION
         analysed = HIGHEST_PATCH if is_outlier else None
@@ -47,7 +47,7 @@ def summarize_layer_similarity(table: Path) -> tuple[Distribution, ...]:
 
 
 def _find_dominant(norms: np.ndarray) -> DominantRegister:
-    # One row a register, one column an image.
+    # One row per register, one column per image.
     counts = np.bincount(norms.argmax(axis=0), minlength=len(norms))
     index = int(counts.argmax())
     others = np.delete(norms, index, axis=0).mean() if len(norms) > 1 else 0.0
@@ -55,7 +55,7 @@ def _find_dominant(norms: np.ndarray) -> DominantRegister:
         index=index,
         share=float(counts[index] / counts.sum()),
         counts=tuple(counts.tolist()),
-        # There may be no others, or all of them zero in every image.
+        # There may be no others, or they may be zero in every image.
         ratio=float(norms[index].mean() / others) if others > 0 else math.nan,
     )
 

@@ -1,4 +1,4 @@
-"""May the attention maps be believed? The one sentence that an audit, or one image, ends in."""
+"""Whether attention maps may be believed: the verdict on an audit or on one image."""
 
 import math
 from bisect import bisect_right
@@ -12,7 +12,7 @@ from vitscope.results.vocabulary import SOURCES, TERMS
 
 Level = Literal["broken", "weakened", "holds"]
 Span = tuple[Level, Level]
-"""The worst and the best level that an interval allows."""
+"""Worst and best level within an interval."""
 Status = Literal["holds", "weakened", "broken", "borderline", "no variation", "not enough images"]
 Decider = Literal["alignment", "source", "both"]
 Constant = Literal["output", "patches"]
@@ -20,17 +20,17 @@ ImageStatus = Literal["most", "part", "do not read", "cannot tell"]
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 ALIGNMENT_LINES = (0.5, 0.9)
-"""On CKA(r, c_patches): broken below the first, holds from the second on."""
+"""Thresholds of CKA(r, c_patches): broken below the first, holds from the second on."""
 SOURCE_LINES = (0.5, 0.8)
-"""On the patches' share of the variance, likewise; a share above 1 is as far off as one below."""
+"""Likewise of the patches' variance share; 1 + x counts as 1 − x."""
 MIN_IMAGES = 20
-"""Two images a jackknife block on average; with fewer the interval itself means nothing."""
+"""Two images per jackknife block on average; with fewer the interval is meaningless."""
 MIN_IMAGES_TO_JUDGE = 100
-"""With fewer a kind of image that is 1 in 20 is too often missed, and no interval knows of it."""
+"""With fewer, a kind of image that is 1 in 20 is too often missed, which no interval shows."""
 
 MOST_WITHIN_PERCENT = round(100 * (1 - SOURCE_LINES[1]))
 PART_WITHIN_PERCENT = round(100 * (1 - SOURCE_LINES[0]))
-"""How far from 100 % the patches' share may be where the map shows most, or part, of it."""
+"""Largest distance of the patches' share from 100 % if the map shows most, or part, of it."""
 
 Mood = Literal["good", "middling", "bad", "unknown"]
 MOODS: Mapping[Status | ImageStatus, Mood] = {
@@ -45,9 +45,9 @@ MOODS: Mapping[Status | ImageStatus, Mood] = {
     "do not read": "bad",
     "cannot tell": "unknown",
 }
-"""What a status looks like, wherever it is shown in colour."""
+"""Colour class of each status."""
 
-_DIGITS = 3  # numbers are compared with the lines as they are printed
+_DIGITS = 3  # numbers are rounded as printed before they are compared with the thresholds
 _DECIDED: Mapping[Decider | None, str] = {
     "alignment": " (CKA decides)",
     "source": " (the variance share decides)",
@@ -62,12 +62,12 @@ class Verdict:
     """Whether the global feature comes from where its attention map points.
 
     Attributes:
-        status: What the worse of the two readings allows to say.
-        decided_by: The reading that the status rests on; None where neither says anything.
-        alignment: What the interval of the unbiased residual CKA(r, c_patches) allows.
-        source: What the interval of the patches' variance share allows.
-        main_other_source: The source other than patches with the largest variance share, whatever
-            its sign; None where there is none.
+        status: The worse of the two readings.
+        decided_by: The reading that decides the status; None if neither does.
+        alignment: Reading of the interval of the unbiased residual CKA(r, c_patches).
+        source: Reading of the interval of the patches' variance share.
+        main_other_source: The source other than patches with the largest absolute variance share;
+            None if there is none.
         text: The verdict as a sentence, with its numbers.
     """
 
@@ -85,15 +85,15 @@ def judge(
     num_images: int,
     constant: Constant | None = None,
 ) -> Verdict:
-    """Read the verdict off the numbers: the worse of two readings, each with its interval.
+    """Compute the verdict: the worse of two readings, each with its interval.
 
-    CKA says whether patches arrange the images as the output does and is blind to how much they
-    write; the variance share says how much. Each interval allows levels from a worst to a best;
-    the verdict goes from the worse of the two worst to the worse of the two best. One level is
-    said as it is, two neighbours are borderline, and all three are not enough images, as are fewer
-    than `MIN_IMAGES_TO_JUDGE`. Where patches are the only source nothing is estimated. Where the
-    output, or what patches wrote, is the same for every one of several images, no number of them
-    would tell.
+    CKA says whether patches arrange the images as the output does, but not how much they write; the
+    variance share says how much. Each interval spans levels from a worst to a best; the verdict
+    spans from the worse of the two worst to the worse of the two best. If it spans one level, that
+    is the status; two neighbours are borderline; all three, or fewer than `MIN_IMAGES_TO_JUDGE`
+    images, are not enough images. If patches are the only source, the map holds by construction. If
+    the output, or the patches' contribution, is the same for all images, there is no variation to
+    judge, however many images are added.
     """
     alignment = _span(cka["patches"].ci95, ALIGNMENT_LINES)
     source = _span(_nearness(shares["patches"].ci95), SOURCE_LINES)
@@ -124,7 +124,7 @@ def _span(ends: tuple[float, float] | None, lines: tuple[float, float]) -> Span:
 
 
 def _nearness(ends: tuple[float, float] | None) -> tuple[float, float] | None:
-    # 1 − |1 − share|: above 1 other sources take back what patches wrote.
+    # 1 − |1 − share|: above 1 other sources cancel part of the patches' contribution.
     if ends is None:
         return None
     near = [1 - abs(1 - round(end, _DIGITS)) for end in ends]
@@ -137,7 +137,7 @@ def _worse_of(one: Span, other: Span) -> Span:
 
 
 def _find_status(span: Span, num_images: int, constant: Constant | None, *, alone: bool) -> Status:
-    # A single image has nothing to differ from.
+    # A single image never varies.
     if constant is not None and num_images > 1:
         return "no variation"
     if alone and num_images > 1:
@@ -233,7 +233,7 @@ def _tell_percent(share: float) -> str:
 
 
 def _name_source(term: str, shares: Collection[str]) -> str:
-    # Without a skip connection the query is a learned probe, and [CLS] one of the tokens it reads.
+    # Without a skip connection the query is a learned probe, and [CLS] is a token like others.
     name = TERMS[term].phrase
     return name if "skip" in shares else name.replace("'s attention to itself", "")
 
@@ -243,12 +243,12 @@ class ImageVerdict:
     """Whether one image's attention map may be read as an explanation of its output.
 
     Attributes:
-        status: "most" of the output comes from the patches, "part" of it does, the map is "do not
-            read", or the numbers "cannot tell".
-        share: The patches' centred share of the output; NaN where it is undefined or there is no
+        status: "most" or "part" of the output comes from the patches, "do not read" the map, or
+            "cannot tell".
+        share: The patches' centred share of the output; NaN if it is undefined or there is no
             reference.
-        main_other_source: The source other than patches with the largest share, whatever its sign;
-            None where there is none.
+        main_other_source: The source other than patches with the largest absolute share; None if
+            there is none.
         text: The verdict as a sentence.
         basis: What the verdict rests on, in words.
     """
@@ -261,11 +261,11 @@ class ImageVerdict:
 
 
 def judge_image(shares: Mapping[str, float], num_images: int, images: str) -> ImageVerdict:
-    """Read the verdict on one image off its centred shares.
+    """Compute the verdict on one image from its centred shares.
 
-    The map shows most of the output where the patches' share is 80 to 120 %, part of it from 50 to
-    150 %, and is not to be read beyond. Shares are signed: above 100 % other sources take back what
-    patches wrote, which a map hides as it hides what others add.
+    The map shows most of the output if the patches' share is 80 to 120 %, part of it from 50 to
+    150 %, and should not be read otherwise. Shares are signed: above 100 % other sources cancel
+    part of the patches' contribution, which a map does not show either.
     """
     basis = f"shares of r − mean r, means over {num_images} images {images}"
     patches = shares["patches"]
@@ -288,10 +288,10 @@ def judge_image(shares: Mapping[str, float], num_images: int, images: str) -> Im
 
 
 def judge_alone(shares: Mapping[str, float], remedy: str) -> ImageVerdict:
-    """Say of one image without a reference what can be said.
+    """Verdict on one image without a reference.
 
-    What is the same for every image fills its raw shares, so that they are no verdict. Where
-    patches alone write the output, they carry all of it whatever the means.
+    Raw shares are dominated by what is the same for every image, so they give no verdict. If
+    patches are the only source, they carry all of the output whatever the means.
     """
     patches = shares["patches"]
     if set(shares) == {"patches"} and not math.isnan(patches):
@@ -313,7 +313,7 @@ def _read_share(percent: int) -> tuple[ImageStatus, str]:
 
 
 def _percent(share: float) -> int:
-    # The number that the sentence shows is the one that is compared with the lines.
+    # The number in the sentence is the one compared with the thresholds.
     return round(100 * share)
 
 

@@ -1,6 +1,6 @@
-"""The words for what results hold: terms and per-image numbers, in the order of display.
+"""Names, units and descriptions of terms and per-image numbers, in the order of display.
 
-Figures, report, terminal, notebook and docs take names, units and descriptions from here.
+Figures, report, terminal, notebook and docs take them from here.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,29 +11,29 @@ from typing import TypeVar
 
 @dataclass(frozen=True)
 class Term:
-    """A part that outputs are the sum of, or a sum of such parts."""
+    """A term of the output, or a sum of terms."""
 
-    key: str  # as results call it
-    name: str  # as a legend calls it
-    phrase: str  # as a sentence calls it
+    key: str  # in results
+    name: str  # in legends
+    phrase: str  # in sentences
     description: str
     is_source: bool = False  # a token group or the skip connection
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number that results hold."""
+    """A number in results."""
 
-    key: str  # as results call it
+    key: str  # in results
     name: str
     description: str
-    unit: str = ""  # what it is counted in; empty for a plain number
-    is_part: bool = False  # whether it is a part of a whole, to be shown in percent
+    unit: str = ""  # empty for a dimensionless number
+    is_part: bool = False  # whether it is a fraction, to be shown in percent
     totals: tuple[str, ...] = ()
     terms: tuple[str, ...] = ()
 
     def list_paths(self) -> Iterator[tuple[str, ...]]:
-        """Where it lies in a summary."""
+        """Its paths in a summary."""
         for total in self.totals or (None,):
             for term in self.terms or (None,):
                 yield tuple(part for part in (self.key, total, term) if part is not None)
@@ -119,7 +119,7 @@ TERMS: Mapping[str, Term] = _by_key(
 """By key, in the order of every legend and table."""
 
 SOURCES = tuple(key for key, term in TERMS.items() if term.is_source)
-"""Where an output can come from."""
+"""Terms that are sources of the output."""
 _GROUPS = tuple(key for key in SOURCES if key != "skip")
 _ITEMS = (*SOURCES, "bias")
 
@@ -224,7 +224,7 @@ PER_IMAGE: Mapping[str, Quantity] = _by_key(
         ),
     ]
 )
-"""Numbers of each image, by key, the most telling first."""
+"""Numbers of each image, by key, the most informative first."""
 
 COVARIATES: Mapping[str, Quantity] = _by_key(
     [
@@ -263,21 +263,21 @@ COVARIATES: Mapping[str, Quantity] = _by_key(
         ),
     ]
 )
-"""What is measured of an image without labels, by key."""
+"""Measured image properties, by key; they need no labels."""
 
 
 def name_term(key: str) -> str:
-    """A term, token or part as a legend calls it."""
+    """Name of a term, token or part in legends."""
     return TERMS[key].name if key in TERMS else key.replace("_", " ")
 
 
 def name_token(key: str) -> str:
-    """A single token as a legend calls it: as a term "cls" is [CLS]'s attention to itself."""
+    """Name of a single token in legends; as a term, "cls" is [CLS]'s attention to itself."""
     return "[CLS]" if key == "cls" else name_term(key)
 
 
 def name_covariate(key: str) -> str:
-    """What is measured of an image, as a heading calls it."""
+    """Name of an image property in headings."""
     return COVARIATES[key].name if key in COVARIATES else name_term(key)
 
 

@@ -1,1 +1,1 @@
-"""Where a model meets images: audits, one-shot classification, explanations."""
+"""Runs of a model over images: audits, one-shot classification, explanations."""

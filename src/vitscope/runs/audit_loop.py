@@ -1,8 +1,9 @@
-"""An audit: its images cut into shards, each shard a part on disk, all parts one result.
+"""An audit: images are cut into shards, each shard becomes a part on disk, parts become a result.
 
-- Parts are put together in the order of the shards: what comes out does not depend on which of them
-  were made before an interruption, by which process, or in which order.
-- Who maps shards to parts (`vitscope.engines`) knows nothing of audits; nothing here knows how.
+- Parts are merged in the order of the shards, so the result does not depend on interruptions, on
+  the processes, or on the order in which parts were made.
+- Engines (`vitscope.engines`) map shards to parts. They know nothing of audits, and this module
+  does not know how they work.
 """
 
 import shutil
@@ -53,7 +54,7 @@ from vitscope.runs.part_writer import PartWriter, Shard
 MakeRun = Callable[[Plan | None], AuditRun]
 
 _MOST_ROUNDS = 4
-"""How often parts are made: once, once without copies, and again where some were damaged."""
+"""Rounds of making parts: all, then those with copies, then those found damaged."""
 
 
 def audit(
@@ -72,22 +73,22 @@ def audit(
     """Audit a model on a set of images.
 
     Args:
-        vit: The model: an adapter, a module, or an id that `load_model` takes. It runs on the
+        vit: The model: an adapter, a module, or an id that `load_model` accepts. It runs on the
             configured device in the configured precision, and is left as it was.
         images: Folders, files, URLs, PIL images, arrays, tensors, datasets, or several of these
-            (docs/data.md), which the model's own preprocessing is done to; or a prepared set,
-            which is taken as it is, so `limit`, `size`, `draft`, `seed` and `masks` must be left
-            alone.
+            (docs/data.md), prepared with the model's own preprocessing; or an `ImageSet`, used as
+            it is, so `limit`, `size`, `draft`, `seed` and `masks` must keep their defaults.
         config: Settings; the defaults if None.
-        preprocessed: Whether the images are tensors that are already preprocessed.
-        out: Folder to write the result into; a temporary one if None.
+        preprocessed: Whether the images are tensors that go to the model unchanged.
+        out: Folder for the result; a temporary one if None.
         overwrite: Whether an earlier result in `out`, finished or not, is replaced.
-        resume: Whether to resume where an interrupted run into `out` stopped; one that is finished
-            is left as it is. The result is the same to the last bit as without interruption.
-        engine: Who works on the shards: this process if None, the ranks of `torchrun`, a cluster.
-        on_progress: Called with (images done, images in all): after every batch where this
-            process does all the work, otherwise after every shard.
-        **settings: Settings of `AuditConfig` by name, beside or instead of `config`.
+        resume: Whether to resume an interrupted run into `out`; a finished result is kept. The
+            result is bit-identical to that of an uninterrupted run.
+        engine: What processes the shards: this process if None, the ranks of `torchrun`, or a Ray
+            cluster.
+        on_progress: Called with (images done, total): after every batch if this process does all
+            the work, otherwise after every shard.
+        **settings: Settings of `AuditConfig` by name, in addition to `config` or instead of it.
 
     Returns:
         The result.
@@ -97,7 +98,7 @@ def audit(
         ImageReadError: If no image could be read.
         ImbalanceError: If a ledger does not balance.
         NonFiniteError: If an activation is not finite.
-        VitscopeError: If the disk does not take the result.
+        VitscopeError: If the result cannot be written.
     """
     vit = open_model(vit)
     config = combine(AuditConfig, config, settings)
@@ -125,7 +126,7 @@ def audit(
 
 
 class _ShardWorker:
-    """Turns shards into parts: in a workspace that is shared, or packed to be sent."""
+    """Turns shards into parts, in a shared workspace or packed to be sent."""
 
     def __init__(
         self, writer: PartWriter, workspace: Workspace | None, on_progress: OnProgress | None
@@ -158,14 +159,14 @@ def _audit_as_lead(
     earlier = _find_earlier_plan(target) if resume else None
     run = make_run(earlier)
     if earlier is not None and overwrite and describe_difference(earlier, run.plan) is not None:
-        run = make_run(None)  # nothing is resumed: what the machine chose then is void
+        run = make_run(None)  # nothing is resumed: drop the machine's earlier choices
     elif earlier is not None and run.unknown:
         raise UsageError(
             f"{printable_path(target)} cannot be resumed: whether the model is the same cannot be "
             f"verified, for {run.unknown[0]} is not known; add --overwrite to start again"
         )
     if resume and _is_finished(target, run.plan, overwrite=overwrite):
-        discard_workspace(target)  # which a run that was killed at its very end left behind
+        discard_workspace(target)  # left by a run that was killed at its very end
         engine.barrier()
         return AuditResult(target)
     replaces = is_result if overwrite else never
@@ -205,7 +206,7 @@ def _finish(target: Path, run: AuditRun, workspace: Workspace, replaces: Replace
     try:
         with staged_folder(target, replaces=replaces) as staging:
             run.finish(staging, _list_parts(run, workspace), workspace.run_id)
-    except ImageReadError:  # None of them: there is nothing to resume from.
+    except ImageReadError:  # no image at all: nothing to resume
         workspace.clear()
         raise
 
@@ -230,7 +231,7 @@ def _is_finished(target: Path, plan: Plan, *, overwrite: bool) -> bool:
         return False
     provenance, workspace = _read_provenance(target), Workspace(place_of(target))
     if workspace.find_done() and workspace.run_id != provenance.get("run"):
-        return False  # a run that was to replace it is to be resumed
+        return False  # resume the run that was going to replace it
     difference = describe_difference(provenance.get("plan"), plan)
     if difference is not None and not overwrite:
         raise UsageError(
@@ -276,8 +277,8 @@ def _check_room(run: AuditRun, workspace: Workspace) -> None:
 
 
 def _remove_unfit(run: AuditRun, workspace: Workspace) -> None:
-    # Once all parts are there: those that are damaged, and those that hold images which an earlier
-    # one has. They are made again, without these images.
+    # Once all parts exist, remove those that are damaged or repeat images of an earlier part. They
+    # are made again, without these images.
     numbers = [shard.number for shard in run.shards]
     if not workspace.find_done().issuperset(numbers):
         return
@@ -302,7 +303,7 @@ def _make_parts(
 ) -> bool:
     shards = run.shards
     done, copies = workspace.find_done(), workspace.read_copies()
-    engine.barrier()  # or a quick rank's first parts would be missing from a slow one's list
+    engine.barrier()  # else a slow rank would already see the first parts of a quick one as done
     sizes = {shard.number: len(shard.images) for shard in shards}
     todo = [
         replace(shard, elsewhere=copies.get(shard.number, frozenset()))
@@ -328,7 +329,7 @@ def _make_parts(
                 with workspace.new_part(todo[index].number) as folder:
                     unpack_folder(files, folder)
             tell()
-    tell()  # of what other ranks have made too
+    tell()  # includes the parts of other ranks
     return bool(todo)
 
 
@@ -340,7 +341,7 @@ def _list_parts(run: AuditRun, workspace: Workspace) -> list[Path]:
 def _told_of_parts(
     workspace: Workspace, num_shards: int, *, resume: bool, leads: bool = True
 ) -> Iterator[None]:
-    # Where no shard is finished the leading process removes what there is; no other does.
+    # If no shard is finished, the leading process alone removes the workspace.
     try:
         yield
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""What the bits of an audit depend on, written down so that nothing else is put in its place."""
+"""Everything that the bits of an audit depend on, saved so that only the same audit resumes."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from vitscope.results.manifest import Manifest
 from vitscope.runs.resources import list_versions
 
 _CHOICES = ("batch_size", "dtype", "shard_size")
-"""Settings that `auto` leaves to the machine, as it is when a run begins."""
+"""Settings that `auto` chooses for the machine when a run begins."""
 
 _SETTINGS = (*_CHOICES, "seed", "verified", "features", "gallery")
 
@@ -39,9 +39,9 @@ def make_plan(
     device: torch.device,
     pass_size: int | None,
 ) -> Plan:
-    """All that the bits of a result depend on."""
+    """Collect all that the bits of a result depend on."""
     settings = {name: getattr(config, name) for name in _SETTINGS}
-    # Those in memory are told from all their pixels, once.
+    # Images in memory are identified by all their pixels, hashed once.
     held = (address for address in whole.addresses if isinstance(address, HeldImage))
     versions = {address: address.version for address in held}
     plan = {
@@ -62,7 +62,7 @@ def make_plan(
 
 
 def adopt_choices(config: AuditConfig, earlier: Plan | None) -> AuditConfig:
-    """Leave to an earlier run what was left to the machine, which may choose otherwise today."""
+    """Reuse an earlier run's automatic choices: the machine might choose differently now."""
     if earlier is None:
         return config
     chosen = {
@@ -74,7 +74,7 @@ def adopt_choices(config: AuditConfig, earlier: Plan | None) -> AuditConfig:
 
 
 def check_steady(images: ImageSet, setting: str) -> None:
-    """Refuse what needs the same images each time of those that may be others."""
+    """Refuse a setting that reads images again if they may differ between readings."""
     for address in images.addresses:
         if isinstance(address, HeldImage) and address.from_dataset:
             raise UsageError(
@@ -84,18 +84,18 @@ def check_steady(images: ImageSet, setting: str) -> None:
 
 
 def digest_files(images: ImageSet, versions: Mapping[HeldImage, str]) -> str:
-    """Tell images, and masks, by where they lie and by what shows that a file was changed."""
+    """Digest images and masks by location, size and modification time."""
     digest = blake2b(digest_size=16)
-    stamp_file = lru_cache(maxsize=None)(_stamp_file)  # an archive holds many of the images
+    stamp_file = lru_cache(maxsize=None)(_stamp_file)  # many images share an archive
     for address in [*images.addresses, *images.masks]:
         digest.update(_stamp(address, stamp_file, versions) + b"\0")
     return digest.hexdigest()
 
 
 def digest_names(images: ImageSet, versions: Mapping[HeldImage, str]) -> str:
-    """Tell a list of images by what is the same on machines that share them.
+    """Digest a list of images by what is the same on all machines.
 
-    That is names and sizes, and of images in memory, which all are called alike, their pixels.
+    These are names and sizes, and for images in memory, which share one name, their pixels.
     """
     digest = blake2b(digest_size=16)
     for index, address in enumerate(images.addresses):
@@ -124,14 +124,14 @@ def _stamp(
 
 
 def _stamp_file(place: Place) -> bytes:
-    # An archive or a table that many images lie in.
+    # An archive or a table with many images.
     if isinstance(place, Path):
         return _stamp_path(place, with_number=True)
     try:
         with plain_read_errors(place):
             return _stamp_object(place) + _encode(stored_version(place))
     except ImageReadError:
-        return _stamp_object(place)  # it cannot be read, as the run will say
+        return _stamp_object(place)  # unreadable; the run will report it
 
 
 def _stamp_path(path: Path, *, with_number: bool) -> bytes:
@@ -139,13 +139,13 @@ def _stamp_path(path: Path, *, with_number: bool) -> bytes:
     try:
         status = path.stat()
     except (OSError, ValueError):
-        return name  # it cannot be read, as the run will say
+        return name  # unreadable; the run will report it
     number = f" {status.st_ino}" if with_number else ""
     return name + f" {status.st_size} {status.st_mtime_ns}{number}".encode()
 
 
 def _stamp_object(stored: StoredObject) -> bytes:
-    # Of the web with its query, which may choose the image.
+    # The query of a web address may select the image.
     query = stored.url.partition("?")[2] if is_web(stored.url) else ""
     return _encode(f"{stored.shown}\0{query}\0{stored.size}")
 

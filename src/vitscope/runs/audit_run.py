@@ -1,4 +1,4 @@
-"""One model over one set of images: how it is cut, who writes parts, what is made of them."""
+"""One model over one set of images: its shards, the writer of their parts, the result."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -30,14 +30,14 @@ from vitscope.runs.part_writer import MACHINE, PartWriter, Shard
 from vitscope.runs.resources import settle_config
 
 _SHARD_IMAGES, _SHARD_BATCHES = 512, 32
-"""A shard is at least so large: between two of them, reading ahead begins anew."""
+"""Least size of a shard: reading ahead restarts with every shard."""
 
 
 class AuditRun:
     """One model over one set of images."""
 
     def __init__(self, vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> None:
-        """Prepare the run; the model is not touched yet, unless a precision is to be chosen."""
+        """Prepare the run; the model is used only if a setting must be chosen."""
         vit = vit if vit.weights_hash else vit.hashed()
         layers = vit.select_layers(config.layers)
         self._whole = images
@@ -49,13 +49,13 @@ class AuditRun:
 
     @property
     def num_images(self) -> int:
-        """Images to be looked at."""
+        """Number of images."""
         return len(self._images)
 
     def count_bytes(self, shards: Iterable[Shard]) -> int:
-        """Disk that the parts of shards take at least: rows of features, which most of it is."""
+        """Lower bound on the disk space of the parts of shards: their rows of features."""
         manifest = self._manifest
-        # The width of an embedding is not known before it is there.
+        # The width of embeddings is not known yet.
         num_features = sum(
             not name.startswith("embedding/")
             for layer in manifest.layers
@@ -64,17 +64,17 @@ class AuditRun:
         width = manifest.model.embed_dim
         row_bytes = num_features * width * int(getattr(torch, manifest.dtype).itemsize)
         sizes = [len(shard.images) for shard in shards]
-        # The rows of larger shards are folded into sums, which take as much as so many.
+        # Larger shards are folded into moments, which take as much as this many rows.
         num_rows = sum(min(size, rows_before_fold(width)) for size in sizes)
         if self._config.features == "keep":
-            num_rows += sum(sizes)  # written once for the sums, and once to be kept
+            num_rows += sum(sizes)  # written twice: for the sums, and to be kept
         return num_rows * row_bytes
 
     @cached_property
     def shards(self) -> list[Shard]:
         """The images, cut into shards."""
         size, count = self._config.shard_size, len(self._images)
-        assert not isinstance(size, str)  # it is settled
+        assert not isinstance(size, str)  # "auto" is settled
         return [
             Shard(number, start, self._images.select(range(start, min(start + size, count))))
             for number, start in enumerate(range(0, count, size))
@@ -94,25 +94,25 @@ class AuditRun:
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """What of the model cannot be compared with that of another run."""
+        """Properties of the model that cannot be compared with another run, in words."""
         return self._manifest.unknown
 
     def make_writer(self) -> PartWriter:
-        """What turns shards into parts, wherever it is sent."""
+        """The writer that turns shards into parts; it can be sent to other processes."""
         return PartWriter(self._vit, self._manifest, self._config, self.num_images)
 
     def placed(self) -> AbstractContextManager[None]:
-        """Have the model on the device and in the precision of the run."""
+        """Context with the model on the device and in the precision of the run."""
         return self._run.placed()
 
     def execute(self, folder: Path, batches: Iterable[ImageBatch]) -> None:
-        """Audit images that are decoded already, as one shard in this process."""
+        """Audit decoded images as one shard in this process."""
         with TemporaryDirectory(prefix="vitscope-part-") as part:
             self.make_writer().write(Path(part), Shard(0, 0, self._images), batches=batches)
             self.finish(folder, [Path(part)])
 
     def finish(self, folder: Path, parts: Sequence[Path], run_id: str | None = None) -> None:
-        """Put the parts together and write what follows from them."""
+        """Merge the parts and write the result."""
         sums, self._run.failures[:] = merge_parts(folder, self._manifest, parts)
         self._run.check_some_read()
         finish_result(
@@ -135,7 +135,7 @@ class AuditRun:
 
 
 def _list_machines(parts: Sequence[Path]) -> list[Any]:
-    # Where the parts were made: each device, platform and set of versions once.
+    # Distinct machines of the parts: device, platform and versions.
     found: list[Any] = []
     for part in parts:
         machine = read_json(part / MACHINE)
@@ -164,7 +164,7 @@ def _settle(vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> AuditConf
     assert not isinstance(batch_size, str)
     if isinstance(shard_size, str):
         shard_size = max(_SHARD_IMAGES, _SHARD_BATCHES * batch_size)
-    # Processes that decode change no bit, and are chosen where they are.
+    # The number of decoding processes changes no bit; every machine chooses its own.
     return replace(settled, shard_size=shard_size, num_workers=config.num_workers)
 
 

@@ -1,4 +1,4 @@
-"""Images explained one by one, each in its own shape: maps, numbers and a verdict."""
+"""Explanations of single images: maps, numbers and a verdict."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -47,8 +47,8 @@ from vitscope.token_maps import TokenMaps, make_token_maps
 from vitscope.trace import ClsTrace
 
 MAX_ASPECT = 8
-"""Longest side, as a multiple of the shorter, of an image that is explained whole: what attention
-costs grows with its square."""
+"""Largest aspect ratio of an image that is explained whole: the cost of attention grows with its
+square."""
 
 
 def explain(
@@ -64,33 +64,33 @@ def explain(
     on_progress: OnProgress | None = None,
     **settings: Any,
 ) -> Explanation:
-    """Show for single images where their [CLS] output came from, and what its map leaves out.
+    """Show where the [CLS] output of single images comes from, and what its map leaves out.
 
-    The verdict on an image is on what sets it apart from the means over a reference's images, and
-    the image is prepared exactly as those were. The reference is the one given; or else an audit
-    that lies in the folder that `out` is in, or is that folder, or has the name of `out` in the
-    folder above; or else the one that comes with vitscope for a few models. It is used only if it
-    is of the same weights, layer and preprocessing, and `summary.reference` says which it is.
+    The verdict is about how an image differs from the means over reference images, and the image is
+    prepared exactly as those were. The reference is the given one; else an audit that is the parent
+    folder of `out`, is inside that folder, or has the name of `out` one folder higher; else means
+    shipped with vitscope for a few models. It is used only if weights, layer and preprocessing are
+    the same. `summary.reference` names it.
 
     Without a reference there is no verdict, and the numbers are raw. An image then keeps its shape:
-    its shorter side gets the input size, the longer one is scaled alike and rounded to whole
-    patches. Where the model takes one size only, or the size asked for is not square, images are
+    its shorter side gets the input size, and the longer one is scaled likewise and rounded to whole
+    patches. If the model accepts only one size, or the requested size is not square, images are
     cropped to it. `framing` says which.
 
     Args:
-        vit: The model: an adapter, a module, or an id that `load_model` takes. It runs on the
+        vit: The model: an adapter, a module, or an id that `load_model` accepts. It runs on the
             configured device in the configured precision, and is left as it was.
         images: Folders, files, URLs, PIL images, arrays, tensors, datasets, or several of these
-            (docs/data.md), or a prepared set.
-        config: Settings; the defaults if None. Images run one by one, whatever the batch size.
-        preprocessed: Whether the images are tensors that are already preprocessed.
+            (docs/data.md), or an `ImageSet`.
+        config: Settings; the defaults if None. Images run one at a time, whatever the batch size.
+        preprocessed: Whether the images are tensors that go to the model unchanged.
         layer: Index of the block, from 0; the last one if None.
-        reference: An audit of the same weights and layer, with the preprocessing of the model and
-            settings here; if None, one that lies beside the result or comes with vitscope.
-        out: Folder to write the result into; a temporary one if None.
+        reference: An audit of the same weights and layer, with the same preprocessing; if None, one
+            next to the result or shipped with vitscope.
+        out: Folder for the result; a temporary one if None.
         overwrite: Whether an earlier result in `out` is replaced.
-        on_progress: Called with (images done, images in all) after every image.
-        **settings: Settings of `RunConfig` by name, beside or instead of `config`.
+        on_progress: Called with (images done, total) after every image.
+        **settings: Settings of `RunConfig` by name, in addition to `config` or instead of it.
 
     Returns:
         The result.
@@ -100,7 +100,7 @@ def explain(
         ImageReadError: If no image could be read.
         ImbalanceError: If a ledger does not balance.
         NonFiniteError: If an activation is not finite.
-        VitscopeError: If the disk does not take the result.
+        VitscopeError: If the result cannot be written.
 
     Source:
         Lappe & Giese (NeurIPS 2025), Fig. 4.
@@ -130,7 +130,7 @@ def explain(
 def fit_whole(
     size: tuple[int, int], preprocessing: Preprocessing, patch_size: tuple[int, int]
 ) -> Preprocessing:
-    """Preprocessing that keeps an image's shape, to the nearest whole patch."""
+    """Preprocessing that keeps an image's shape up to whole patches."""
     width, height = size
     if max(size) > MAX_ASPECT * min(size):
         raise ImageReadError(
@@ -241,14 +241,14 @@ class ExplainRun:
 
     def _frame(self, size: tuple[int, int]) -> tuple[Preprocessing, Framing]:
         height, width = self._preprocessing.size
-        # Only what is prepared alike can be compared with the means.
+        # Means require the same preprocessing.
         given = self._preprocessing.pipeline == "given"
         if self._reference is not None or height != width or given:
             return self._preprocessing, "cropped"
         whole = fit_whole(size, self._preprocessing, self._vit.info.patch_size)
         try:
             self._vit.make_layout(*whole.size)
-        except UsageError:  # It takes its own size only.
+        except UsageError:  # the model accepts only its own size
             return self._preprocessing, "cropped"
         return whole, "whole"
 

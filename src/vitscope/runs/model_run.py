@@ -1,8 +1,8 @@
-"""What every run of a model over images shares: batches, plain failures, where it all came from.
+"""Common to all runs of a model over images: batches, failures, provenance.
 
-- An image that cannot be read is counted and named; the run continues while one is left.
-- What stops a run says which image, in which layer, and what to do.
-- The model is placed on the device for the run alone and left as it was found.
+- Images that cannot be read are counted and named; the run fails only if none can be read.
+- Errors name the image, the layer and what to do.
+- The model is moved to the device for the run and left as it was found.
 """
 
 import platform
@@ -40,14 +40,14 @@ from vitscope.runs.resources import (
 )
 
 OnProgress = Callable[[int, int], None]
-"""Called with (done, in all)."""
+"""Called with (done, total)."""
 
 
 class ModelRun:
     """One model over one set of images."""
 
     def __init__(self, vit: ViTAdapter, images: ImageSet, config: RunConfig) -> None:
-        """Prepare the run; the model is not touched yet, unless a choice depends on it."""
+        """Prepare the run; the model is used only if a setting must be chosen."""
         self.device = config.resolve_device()
         self.config = settle_config(vit, images, config, self.device)
         self.pass_size = choose_pass_size(vit, images.preprocessing.size, self.device)
@@ -60,19 +60,19 @@ class ModelRun:
 
     @cached_property
     def behaviour(self) -> Behaviour:
-        """How the model computes with its weights."""
+        """What the model computes with its weights."""
         return self._vit.describe_behaviour()
 
     @contextmanager
     def placed(self) -> Iterator[None]:
-        """Have the model on the device and in the precision of the run."""
+        """Context with the model on the device and in the precision of the run."""
         with self._vit.placed(self.device, self.config.torch_dtype):
             yield
 
     def iter_batches(
         self, on_progress: OnProgress | None, batches: Iterable[ImageBatch] | None = None
     ) -> Iterator[ImageBatch]:
-        """Go through the images in order; what happens to a batch is reported in plain words."""
+        """Iterate over the images in order; errors within a batch name its images."""
         done = 0
         for batch in self.read_batches() if batches is None else batches:
             self.failures += [(self._images.name_image(f.index), f.reason) for f in batch.failures]
@@ -96,11 +96,11 @@ class ModelRun:
         )
 
     def name_images(self, batch: ImageBatch) -> list[str]:
-        """What tables and messages call the images of a batch."""
+        """Names of a batch's images in tables and messages."""
         return [self._images.name_image(index) for index in batch.indices]
 
     def check_some_read(self) -> None:
-        """Refuse a run that has nothing to tell."""
+        """Raise if no image could be read."""
         if len(self.failures) == len(self._images):
             path, reason = self.failures[0]
             raise ImageReadError(
@@ -110,7 +110,7 @@ class ModelRun:
 
     @contextmanager
     def plain_errors(self, batch: ImageBatch) -> Iterator[None]:
-        """Say of what stops the work on a batch which image it was, or that memory is short."""
+        """Name the image in errors of a batch, and say plainly if memory is short."""
         try:
             with plain_memory_errors(self.device, len(batch.ids)):
                 yield
@@ -119,7 +119,7 @@ class ModelRun:
         except ImbalanceError as error:
             if self.config.torch_dtype not in HALF_PRECISIONS:
                 raise
-            # The first images balanced where auto chose it; these do not.
+            # The first images balanced when auto chose the precision; these do not.
             raise ImbalanceError(
                 f"{error}; or {self.config.dtype}, asked for or chosen by --dtype auto on the "
                 "first images, is too coarse for this model: use --dtype float32"
@@ -140,7 +140,7 @@ class ModelRun:
         )
 
     def describe_machine(self) -> dict[str, Any]:
-        """Where the model runs."""
+        """Device, platform and versions."""
         return {
             "versions": list_versions(),
             "platform": platform.platform(),
@@ -149,7 +149,7 @@ class ModelRun:
         }
 
     def describe_model(self) -> ModelSummary:
-        """The model as summaries describe it."""
+        """The model's entry in the summary."""
         info = self._vit.info
         described = asdict(info) | {
             "recipe": info.recipe or info.family,
@@ -161,7 +161,7 @@ class ModelRun:
         return ModelSummary(**described)
 
     def make_provenance(self) -> dict[str, Any]:
-        """Where the numbers came from."""
+        """Provenance of the numbers."""
         return {
             **self.describe_machine(),
             "config": asdict(self.config),
@@ -177,13 +177,13 @@ class ModelRun:
 
 
 class BatchFitter:
-    """Cuts batches into passes, halves what does not fit, and remembers what did not."""
+    """Cuts batches into passes; a pass that does not fit into memory is halved from then on."""
 
     def __init__(self, pass_size: int | None = None) -> None:
         self._pass_size = pass_size
 
     def apply(self, batch: ImageBatch, work: Callable[[ImageBatch], None]) -> None:
-        """Do something with a batch, in as many passes as it takes."""
+        """Process a batch, in as many passes as needed."""
         done, count = 0, len(batch.ids)
         while done < count:
             piece = batch.select(slice(done, done + (self._pass_size or count)))
@@ -201,7 +201,7 @@ class BatchFitter:
                 raise
         else:
             return True
-        # Only here is what the failed attempt held free again.
+        # The failed attempt's memory is released only after the except block.
         free_cached_memory()
         return False
 
@@ -238,7 +238,7 @@ def make_image_set(
 def choose_preprocessing(
     vit: ViTAdapter, config: RunConfig, *, preprocessed: bool = False
 ) -> Preprocessing:
-    """How the images are prepared, at the input size that was asked for."""
+    """Preprocessing at the requested input size."""
     if preprocessed and config.size is not None:
         raise UsageError("size is set, but preprocessed pixels have their own: leave one out")
     preprocessing = replace(vit.preprocessing, draft=config.draft)
@@ -257,7 +257,7 @@ def _make_notes(behaviour: Behaviour) -> list[str]:
 
 
 def describe_preprocessing(vit: ViTAdapter, preprocessing: Preprocessing) -> PreprocessingSummary:
-    """How images are prepared, and which of that is not the model's own."""
+    """The preprocessing, and which of its fields are not the model's own."""
     own, values = asdict(vit.preprocessing), asdict(preprocessing)
     changed = tuple(name for name, value in values.items() if own[name] != value)
     return PreprocessingSummary(**values, changed=changed)

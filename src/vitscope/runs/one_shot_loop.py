@@ -1,4 +1,4 @@
-"""One-shot classification: labelled images through a model once, then drawn from many times."""
+"""One-shot classification: labelled images go through a model once, then pairs are drawn."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +49,7 @@ from vitscope.runs.model_run import (
 )
 
 Outputs = dict[str, dict[str, Float[np.ndarray, "*image dim"]]]
-"""Readout -> part -> one row an image."""
+"""Readout -> part -> one row per image."""
 
 _KINDS = ("term", "values", "attention", "block", "embedding")
 
@@ -67,25 +67,25 @@ def one_shot(
     on_draw: OnProgress | None = None,
     **settings: Any,
 ) -> OneShotResult:
-    """Tell classes apart after one image of each, by the full output and by parts of it.
+    """Classify images from one training image per class, with the full output and parts of it.
 
-    Per draw one random training and one other random test image of every class are taken. A
+    Each draw takes a random training image and a different random test image of every class. A
     classifier is trained on the full outputs of the training images and tested on the full, the
     keep-only and the skip-only outputs of the test images (docs/method.md).
 
     Args:
-        vit: The model: an adapter, a module, or an id that `load_model` takes. It runs on the
+        vit: The model: an adapter, a module, or an id that `load_model` accepts. It runs on the
             configured device in the configured precision, and is left as it was.
-        images: A folder with one sub-folder a class, a dataset that has labels, or any images
+        images: A folder with one subfolder per class, a labelled dataset, or any images
             (docs/data.md) with `labels`.
         config: Settings; the defaults if None.
-        labels: The class of each image, in their order; those of the folder or dataset if None.
-        preprocessed: Whether the images are tensors that are already preprocessed.
-        out: Folder to write the result into; a temporary one if None.
+        labels: The class of each image, in order; those of the folder or dataset if None.
+        preprocessed: Whether the images are tensors that go to the model unchanged.
+        out: Folder for the result; a temporary one if None.
         overwrite: Whether an earlier result in `out` is replaced.
-        on_progress: Called with (images done, images in all) after every batch.
-        on_draw: Called with (draws done, draws in all) after every draw.
-        **settings: Settings of `OneShotConfig` by name, beside or instead of `config`.
+        on_progress: Called with (images done, total) after every batch.
+        on_draw: Called with (draws done, total) after every draw.
+        **settings: Settings of `OneShotConfig` by name, in addition to `config` or instead of it.
 
     Returns:
         The result.
@@ -95,8 +95,8 @@ def one_shot(
         ImageReadError: If no image could be read.
         ImbalanceError: If a ledger does not balance.
         NonFiniteError: If an activation is not finite.
-        VitscopeError: If fewer than two classes are left once unreadable images are out, or the
-            disk does not take the result.
+        VitscopeError: If fewer than two classes remain without unreadable images, or the result
+            cannot be written.
 
     Source:
         Lappe & Giese (NeurIPS 2025), Fig. 3b.
@@ -118,7 +118,7 @@ def one_shot(
 
 @dataclass(frozen=True, eq=False)
 class _Images:
-    """Every image that was read, with its features."""
+    """The readable images, with their features."""
 
     labels: list[str]
     ids: list[str]
@@ -174,8 +174,8 @@ class _OneShotRun:
             )
         pairs = draw_pairs(list(classes.values()), self._config.draws, self._config.seed)
         scores: list[DrawScore] = []
-        # Many small products: threads that wait for each other on a busy machine make them a
-        # hundred times slower, and their number would change the last digits.
+        # Many small products: on a busy machine BLAS threads that wait for each other make them a
+        # hundred times slower, and the number of threads would change the last digits.
         with threadpool_limits(limits=1, user_api="blas"):
             for draw, pair in enumerate(pairs):
                 scores += self._classify(draw, images.make_outputs(pair.T))
@@ -263,7 +263,7 @@ class _OneShotRun:
 
 
 def _keep_skip_alone(vit: ViTAdapter, rows: LayerRows) -> dict[str, Tensor]:
-    # Block output and global feature of skip + bias: what is left if no token is attended to.
+    # Block output and global feature of skip + bias, as if no token were attended to.
     if "term/skip" not in rows.features:
         return {}
     block = vit.finish_block(vit.last_layer, rows.features["term/skip"] + rows.bias)
@@ -276,7 +276,7 @@ def _keep_skip_alone(vit: ViTAdapter, rows: LayerRows) -> dict[str, Tensor]:
 def _make_outputs(
     features: Mapping[str, Float[np.ndarray, "*image dim"]], bias: Float[np.ndarray, " dim"]
 ) -> Outputs:
-    # Full and restricted outputs in every readout, from the features that an audit keeps too.
+    # Full and restricted outputs in every readout, from the same features as an audit.
     kinds: Outputs = {kind: {} for kind in _KINDS}
     for name, rows in features.items():
         kind, part = name.split("/")
@@ -284,7 +284,7 @@ def _make_outputs(
     terms, values = kinds["term"], kinds["values"]
     groups = {name: term for name, term in terms.items() if name != "skip"}
     total = np.sum(list(groups.values()), axis=0) + bias
-    # Where outputs are renormalised the full ones are no sums, and all are kept as they are.
+    # Renormalised outputs do not add up to the full ones, so all of them are stored.
     kept = kinds["attention"] or {name: term + bias for name, term in groups.items()}
     return {
         "attention": {"full": total, **kept},

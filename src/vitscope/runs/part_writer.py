@@ -1,9 +1,9 @@
-"""One shard of an audit: images through the model, rows into tables and sums, as a part on disk.
+"""One shard of an audit: run images through the model, write tables and sums as a part on disk.
 
-- What a part holds depends on its images, the model and the settings alone, not on who writes it
-  or on what was written before.
-- The first batch of every part, and others drawn at random, prove the ledger against the model's
-  own tensors.
+- A part depends only on its images, the model and the settings, not on the process that writes it
+  or on other parts.
+- The first batch of every part, and others at random, verify the ledger against the model's own
+  tensors.
 """
 
 from collections.abc import Iterable, Mapping
@@ -39,19 +39,19 @@ class Shard:
     """Some images of a run."""
 
     number: int
-    first_index: int  # place of its first image among all
+    first_index: int  # index of its first image among all
     images: ImageSet
-    elsewhere: frozenset[str] = frozenset()  # identities of those that an earlier shard has
+    elsewhere: frozenset[str] = frozenset()  # identities of images that an earlier shard has
 
 
 @dataclass(frozen=True, eq=False)
 class PartWriter:
-    """A model and settings, ready for one shard after another."""
+    """A model and settings that turn shards into parts."""
 
     vit: ViTAdapter
     manifest: Manifest
-    config: AuditConfig  # settings, with nothing left to choose that changes a bit
-    num_images: int  # images of the whole run, of which a gallery's candidates are drawn
+    config: AuditConfig  # every setting that changes a bit is chosen
+    num_images: int  # of the whole run; a gallery's candidates are drawn from all of them
 
     def write(
         self,
@@ -61,7 +61,7 @@ class PartWriter:
         batches: Iterable[ImageBatch] | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
-        """Take in the images of a shard, decoded already or not, and write its part."""
+        """Write the part of a shard; its images are decoded unless given as batches."""
         part = _Part(self, folder, shard)
         run = ModelRun(self.vit, shard.images, self.config)
         fitter = BatchFitter(run.pass_size)
@@ -77,7 +77,7 @@ class PartWriter:
         write_json(folder / MACHINE, run.describe_machine())
 
     def settle_here(self) -> None:
-        """Move the model to the device of this process, for good: it is this process's own."""
+        """Move the model to this process's device for good: no other process uses it."""
         self.vit.module.to(self.config.resolve_device())
 
     def _is_drawn(self, image_id: str) -> bool:
@@ -86,7 +86,7 @@ class PartWriter:
 
 
 class _Part:
-    """What is added up and written of one shard."""
+    """Tables and sums of one shard."""
 
     def __init__(self, writer: PartWriter, folder: Path, shard: Shard) -> None:
         self._vit = writer.vit
@@ -109,7 +109,7 @@ class _Part:
             self._writers[layer] = writer
 
     def drop_copies(self, batch: ImageBatch) -> ImageBatch | None:
-        """Leave out images of the bytes of earlier ones."""
+        """Leave out images with the same bytes as earlier ones."""
         rows: list[int] = []
         for row, image_id in enumerate(batch.ids):
             if image_id not in self._seen:
@@ -121,7 +121,7 @@ class _Part:
         return batch.select(rows) if rows else None
 
     def take(self, run: ModelRun, batch: ImageBatch, *, verified: bool) -> None:
-        """Nothing of a batch is taken in before all of it is known."""
+        """Add a batch, or nothing of it if any of it fails."""
         streams: list[StreamTrace] = []
         with run.plain_errors(batch):
             rows = self._decompose(batch, streams, verified=verified)
@@ -170,7 +170,7 @@ class _Part:
         )
 
     def _check_patches(self, patch_norms: Tensor, rows: Mapping[int, LayerRows]) -> None:
-        # No row under study looks at what the last block makes of the patches, where it is made.
+        # No analysed row depends on the last block's patches, which exist only if verified.
         last = self._manifest.last_layer
         known = patch_norms if _is_verified(rows[last]) else patch_norms[:, :-1]
         finite = known.isfinite().flatten(1).all(dim=-1)

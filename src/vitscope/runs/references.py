@@ -1,8 +1,8 @@
-"""What a single image is compared with: the means of an audit, or those that come with vitscope.
+"""References for single images: the means of an audit, or those shipped with vitscope.
 
-- A reference is of the very weights, layer and preprocessing that explain. One that is given and
-  does not fit is refused; one that was only found is not used, and the reason is given.
-- Which reference was used is reported, with its images and their number.
+- A reference must have the same weights, layer and preprocessing. A given reference that does not
+  fit is refused; one that was found is not used, and the reason is reported.
+- The result names the reference, its images and their number.
 """
 
 import hashlib
@@ -30,22 +30,22 @@ from vitscope.results.audit_result import AuditResult
 from vitscope.results.schema import ReferenceSummary
 from vitscope.results.verdict import MIN_IMAGES
 
-_SHIPPED = "references"  # folder of the means that come with vitscope, a file a model
+_SHIPPED = "references"  # folder of the means shipped with vitscope, one file per model
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a reference must be of."""
+    """What a reference must fit."""
 
     weights_hash: str
-    behaviour: Behaviour  # how that model computes with them
+    behaviour: Behaviour  # what the model computes with them
     layer: int
     preprocessing: Preprocessing
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What the terms of an image are centred on: the means over some images, and which."""
+    """Means on which the terms of an image are centred, and the images behind them."""
 
     about: ReferenceSummary
     means: Mapping[str, Float[Tensor, " dim"]]  # of each term
@@ -60,7 +60,7 @@ def _digest(means: Mapping[str, Float[Tensor, " dim"]]) -> str:
 
 
 def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
-    """The means of an audit, if it is one of the same model looking at images alike."""
+    """Read the means of an audit of the same model with the same preprocessing."""
     manifest, folder = audited.manifest, printable_path(audited.folder)
     if manifest.weights_hash != wanted.weights_hash:
         raise UsageError(
@@ -115,10 +115,10 @@ def _check_fits(
 
 
 def find_reference(wanted: Wanted, out: Path | None) -> tuple[Reference | None, list[str]]:
-    """A reference that fits, where none was given.
+    """Find a reference that fits, if none was given.
 
-    An audit that lies where the result is to be written comes first, of several the one over the
-    most images; then the means that come with vitscope.
+    Audits next to the result come first, among several the one with the most images; then the means
+    shipped with vitscope.
     """
     found: list[Reference] = []
     unused: list[str] = []
@@ -140,7 +140,7 @@ def find_reference(wanted: Wanted, out: Path | None) -> tuple[Reference | None, 
 
 
 def holds_audit(folder: Path) -> bool:
-    """Whether a folder holds the result of an audit that this version reads."""
+    """Whether a folder is an audit result that this version can read."""
     try:
         if not (folder / MARKER).is_file():
             return False
@@ -151,11 +151,11 @@ def holds_audit(folder: Path) -> bool:
 
 
 def _list_audits(out: Path) -> Iterator[AuditResult]:
-    # The command writes to OUT/MODEL: OUT, what lies in it, and MODEL beside OUT.
+    # The command writes to OUT/MODEL. Look at OUT, its subfolders, and MODEL next to OUT.
     home = out.parent
     try:
         beside = sorted(path for path in home.iterdir() if not path.name.startswith("."))
-    except OSError:  # it is not there yet, or not to be read
+    except OSError:  # missing or unreadable
         beside = []
     for folder in dict.fromkeys([home, *beside, home.parent / out.name]):
         if holds_audit(folder):
@@ -190,7 +190,7 @@ def _find_shipped(wanted: Wanted) -> Reference | None:
 
 
 def _check_behaviour(which: str, behaviour_hash: str, model_id: str, wanted: Wanted) -> None:
-    # Another version of its library may describe the same model otherwise: then it is asked itself.
+    # Another version of its library may describe the same model differently: load it to compare.
     if behaviour_hash != wanted.behaviour.digest and (
         load_model(model_id).describe_behaviour() != wanted.behaviour
     ):
@@ -202,7 +202,7 @@ def _check_behaviour(which: str, behaviour_hash: str, model_id: str, wanted: Wan
 
 
 def advise(info: ModelInfo, layer: int, last_layer: int, config: RunConfig) -> str:
-    """What to do where there is no reference."""
+    """Advice for a run without a reference."""
     if info.source == ModelInfo.source:
         return "audit images with this model and give the result as `reference`"
     words = ["vitscope", "audit", "IMAGES", "--model", shlex.quote(info.id)]

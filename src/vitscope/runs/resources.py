@@ -1,4 +1,4 @@
-"""What a run takes of the machine: batch size, precision, processes, versions of libraries."""
+"""Settings chosen for the machine: batch size, precision, processes; and library versions."""
 
 import os
 import platform
@@ -18,19 +18,19 @@ from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
 
 _CPU_PIXELS = 32 * 224 * 224
-"""Pixels of a batch where memory is not asked for how many fit: few enough for any machine."""
+"""Pixels per batch without CUDA, where memory is not measured: few enough for any machine."""
 
 _CPU_TOKENS = 3072
-"""Tokens of a pass on a CPU, at most. With more, what a block makes no longer fits into the caches
-and is given back to the system and asked for again at every layer, and products in bfloat16 are
-slower by a third; with much fewer the products are too small. Measured with ViTs from S to L and
-inputs from 112 to 518 px (docs/benchmarks.md)."""
+"""Most tokens per pass on a CPU. With more, activations leave the caches and their memory is
+returned to the system and requested again at every layer, and products in bfloat16 are a third
+slower; with much fewer, products are too small. Measured with ViTs from S to L and inputs from 112
+to 518 px (docs/benchmarks.md)."""
 
 _MAX_BATCH = 512
 _SHARE_OF_MEMORY = 0.6
 _PROBES = (1, 9)
 _MAX_WORKERS = 8
-_TRIED = 8  # images that a lower precision is tried on, at most: in one pass
+_TRIED = 8  # most images for trying a lower precision, in one pass
 
 _LIBRARIES = (
     "vitscope",
@@ -41,7 +41,7 @@ _LIBRARIES = (
     "numpy",
     "pillow",
 )
-"""What numbers come out of."""
+"""Libraries that numbers depend on."""
 
 _MEMORY_ERRORS = (RuntimeError, MemoryError)
 _MEMORY_MESSAGES = ("allocate memory", "STATUS_ALLOC_FAILED")
@@ -52,7 +52,7 @@ _Config = TypeVar("_Config", bound=RunConfig)
 def settle_config(
     vit: ViTAdapter, images: ImageSet, config: _Config, device: torch.device
 ) -> _Config:
-    """Settings with nothing left to choose."""
+    """Replace "auto" settings by choices."""
     asked = 1 if isinstance(config.batch_size, str) else min(config.batch_size, len(images))
     check_memory(vit, images.preprocessing.size, device, decoded=max(1, asked))
     config = replace(config, dtype=_choose_dtype(vit, images, config, device))
@@ -64,7 +64,7 @@ def settle_config(
 
 
 def free_cached_memory() -> None:
-    """Give back what torch holds of a GPU's memory and does not use."""
+    """Release GPU memory that torch holds but does not use."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -79,28 +79,27 @@ def choose_batch_size(
         return largest_power_of_two(_CPU_PIXELS / (size[0] * size[1]))
     with plain_memory_errors(device, 1), vit.placed(device, config.torch_dtype):
         each = _bytes_per_image(vit, size, device)
-        # After the passes: what the first one made for all that follow, such as weights in half
-        # precision, is there by now.
+        # After the passes, which have allocated what stays, such as weights in half precision.
         free_cached_memory()
         free, _ = torch.cuda.mem_get_info(device)
     return min(_MAX_BATCH, largest_power_of_two(_SHARE_OF_MEMORY * free / each))
 
 
 def choose_pass_size(vit: ViTAdapter, size: tuple[int, int], device: torch.device) -> int | None:
-    """Images that go through the model at once."""
+    """Images per pass; None for the whole batch."""
     if device.type != "cpu":
         return None
     return largest_power_of_two(_CPU_TOKENS / vit.make_layout(*size).num_tokens)
 
 
 def largest_power_of_two(bound: float) -> int:
-    """The largest power of two within a bound."""
+    """The largest power of two up to a bound."""
     return 1 << max(0, int(bound).bit_length() - 1) if bound >= 1 else 1
 
 
 @contextmanager
 def plain_memory_errors(device: torch.device, num_images: int) -> Iterator[None]:
-    """Say in plain words that memory is short."""
+    """Turn out-of-memory errors into `MemoryShortageError`."""
     try:
         yield
     except _MEMORY_ERRORS as error:
@@ -117,14 +116,14 @@ def plain_memory_errors(device: torch.device, num_images: int) -> Iterator[None]
 
 
 def _is_memory_short(error: Exception) -> bool:
-    # torch's own OutOfMemoryError is of a GPU; the CPU's allocator and CUDA's libraries raise a
-    # plain RuntimeError.
+    # torch raises OutOfMemoryError for a GPU only; the CPU's allocator and CUDA's libraries raise
+    # RuntimeError.
     kinds = (torch.OutOfMemoryError, MemoryError)
     return isinstance(error, kinds) or any(told in str(error) for told in _MEMORY_MESSAGES)
 
 
 def choose_num_workers(config: RunConfig, device: torch.device) -> int:
-    """Processes that decode images beside the model."""
+    """Number of processes that decode images."""
     if not isinstance(config.num_workers, str):
         return config.num_workers
     if device.type == "cpu":
@@ -144,20 +143,20 @@ def _choose_dtype(
     for batch in iter_batches(replace(images, described=False), batch_size=min(size, _TRIED)):
         if batch.indices:
             return _try_dtype(vit, batch.pixels, device, vit.select_layers(asked))
-    return "float32"  # no image can be read, as the run will say
+    return "float32"  # no image can be read; the run will report it
 
 
 def _try_dtype(
     vit: ViTAdapter, pixels: Pixels, device: torch.device, layers: Sequence[int]
 ) -> DType:
-    # On fewer images where memory is short, as the run itself does.
+    # On fewer images if memory is short, as in the run itself.
     try:
         with plain_memory_errors(device, len(pixels)):
             return choose_dtype(vit, pixels, device, layers)
     except MemoryShortageError:
         if len(pixels) == 1:
             raise
-    # Only here is what the failed attempt held free again.
+    # The failed attempt's memory is released only after the except block.
     free_cached_memory()
     return _try_dtype(vit, pixels[: len(pixels) // 2], device, layers)
 
@@ -167,10 +166,10 @@ def _bytes_per_image(vit: ViTAdapter, size: tuple[int, int], device: torch.devic
     base = _peak_bytes(vit, few, size, device)
     kept = torch.cuda.memory_allocated(device)
     with suppress(MemoryShortageError):
-        # What the first pass made for all that follow is in both peaks and so is not counted.
+        # What the first pass allocated for good is in both peaks and cancels.
         return max(1.0, (_peak_bytes(vit, more, size, device) - base) / (more - few))
-    # Only here is what the failed attempt held free again. All that the few take is at least what
-    # each of them does.
+    # The failed attempt's memory is released only after the with block. What the few images take
+    # together bounds what each takes.
     free_cached_memory()
     return max(1.0, (base - kept) / few)
 
@@ -184,7 +183,7 @@ def _peak_bytes(vit: ViTAdapter, count: int, size: tuple[int, int], device: torc
 
 
 def list_versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that are installed here."""
+    """Versions of Python and of the installed libraries."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:

@@ -1,1 +1,1 @@
-"""Figures as matplotlib draws them."""
+"""Drawing of figures with matplotlib."""

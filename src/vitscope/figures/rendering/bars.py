@@ -1,4 +1,4 @@
-"""Parts of a whole: a stacked bar a model, and each part with its interval."""
+"""Parts of a whole: a stacked bar per model, and each part with its interval."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ from vitscope.figures.rendering.style import (
 
 _ROW_IN = 0.26
 _WIDE_ENOUGH = 12
-"""Percent of the bar from which on its number fits inside."""
+"""Least width, in percent of the bar, for a number inside."""
 
 
 @in_style
@@ -55,7 +55,7 @@ def draw_parts(data: FigureData) -> Figure:
 
 
 def _stack(panel: Axes, data: FigureData, row: int, points: Sequence[Point]) -> None:
-    # A share below zero takes away: it stands to the left of zero.
+    # Negative shares are stacked to the left of zero.
     ends = {True: 0.0, False: 0.0}
     for point, number in zip(points, scale_numbers(data, points), strict=True):
         width, term = number.value, point.term

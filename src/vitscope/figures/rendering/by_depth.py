@@ -1,4 +1,4 @@
-"""Numbers over depth: of all models over relative depth, of one model depth by depth."""
+"""Numbers over depth: of all models over relative depth, or of one model at each depth."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,7 +34,7 @@ from vitscope.figures.rendering.style import (
 )
 from vitscope.figures.saved import ModelResult
 
-# Places on a scale from light (small) to dark (large), which keeps its order without colour.
+# Positions on a scale from light (small) to dark (large), readable without colour too.
 _SIZES = {"Ti": 0.0, "S": 0.12, "B": 0.36, "L": 0.6, "H": 0.76, "g": 0.9, "G": 1.0, "bigG": 1.0}
 _LIGHTEST = 0.88
 _HEADING_IN = 2.6
@@ -53,7 +53,7 @@ _LOOKS: Mapping[str, dict[str, Any]] = {
 
 @in_style
 def draw_by_depth(data: FigureData) -> Figure:
-    """A panel for each family, a line for each size, over the part of the layers passed."""
+    """A panel for each family, a line for each size, over relative depth."""
     figure, panels = make_panels(len(data.panels), panel_height_in=2.1)
     colours = _colour_sizes(data.shown)
     for (family, points), panel in zip(data.panels.items(), panels, strict=True):
@@ -76,7 +76,7 @@ def draw_by_depth(data: FigureData) -> Figure:
 
 @in_style
 def draw_by_layer(data: FigureData) -> Figure:
-    """One model's norms of patch tokens, and what stands out of them."""
+    """One model's norms of patch tokens, and its high-norm tokens."""
     figure, panels = make_panels(2, columns=2, panel_height_in=2.2, share_y=False)
     norms, fractions = panels
     last = scale_limits(data) or (0, 1)

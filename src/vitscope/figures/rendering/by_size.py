@@ -1,4 +1,4 @@
-"""Numbers over the size of a model: one panel per family and one line per term, or the reverse."""
+"""Numbers over model size: one panel per family and one line per term, or the reverse."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -84,7 +84,7 @@ def _plot_line(
     panel: Axes, data: FigureData, points: Sequence[Point], look: Look, label: str
 ) -> None:
     colour, marker, dashes = look
-    # Models without a size are not joined: they are no sizes of each other.
+    # Only sizes of one recipe are joined by a line.
     joined = all(point.model.size is not None for point in points)
     places = [float(point.x) for point in points]
     plot_intervals(
@@ -116,7 +116,7 @@ def _mark(panel: Axes, places: Sequence[tuple[float, float | None]], **look: Any
 
 
 def _use_size_axis(panel: Axes, data: FigureData, points: Sequence[Point]) -> None:
-    # The parameters in millions across, with the labels of the sizes on top.
+    # Parameters in millions below, labels of sizes above.
     span = [float(point.x) for point in data.points]
     low, high = min(span), max(span)
     pad = 3.0 if high / low < _FAR_APART else 1.7

@@ -1,4 +1,4 @@
-"""Numbers of each image: distributions, one against another, correlations."""
+"""Numbers of each image: distributions, scatter plots, correlations."""
 
 import textwrap
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from vitscope.results.vocabulary import name_covariate
 _TICK_LETTERS = 12
 _FEWEST_SLOTS = 3
 _FEWEST_FOR_SHAPE = 20
-"""From so many images on the shape of a distribution is worth drawing."""
+"""Fewest images for drawing the shape of a distribution."""
 
 
 @in_style

@@ -1,7 +1,6 @@
-"""One image explained by one or several models: its maps, and under each what it leaves out.
+"""One image explained by one or several models: its maps, each with what it leaves out.
 
-Places are in inches from the upper left corner, so that a figure is as high as its images and
-words need it to be.
+Positions are in inches from the upper left corner, so a figure is as high as its images and text.
 
 Source: Lappe & Giese (NeurIPS 2025), Fig. 4.
 """
@@ -45,7 +44,7 @@ _GAP_IN = 0.16
 _LOW_BAR_IN, _LOWEST_BAR_IN = 0.45, 0.16
 _NO_BREAK = "\u00a0"
 _IMAGE_LETTERS, _CAPTION_LETTERS, _VERDICT_LETTERS, _BASIS_LETTERS = 27, 36, 115, 135
-"""Letters that fit a line, of the widest that words consist of."""
+"""Letters per line, for wide letters."""
 
 
 @in_style
@@ -70,7 +69,7 @@ def _label(explanation: Explanation) -> str:
     return f"{printable(summary.model.id)}, {where}{inputs}"
 
 
-# --- what there is to draw -----------------------------------------------------------------------
+# --- content -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class _Row:
     basis: tuple[str, ...]
 
     def fit(self, width: float, tallest: float) -> tuple[float, float]:
-        """Size of a map in the image's shape."""
+        """Size of a map with the image's aspect ratio."""
         rows, columns = self.image.image.shape[:2]
         height = min(tallest, width * rows / columns)
         return height * columns / rows, height
@@ -185,7 +184,7 @@ def _make_head_maps(one: ImageExplanation) -> tuple[_Map, ...]:
 def _choose_shares(
     one: ImageExplanation,
 ) -> tuple[Float[np.ndarray, "row column"], Mapping[str, float], str]:
-    # One account a figure: of what differs from the reference, or of the raw output.
+    # A figure shows either centred or raw shares.
     if one.centred_share is None:
         return one.share, one.numbers.share, "raw: % of the whole output r"
     return one.centred_share, one.numbers.centred_share, "% of r − mean r"
@@ -210,16 +209,16 @@ def _list_others(values: Mapping[str, float]) -> str:
 
 
 def _wrap(lines: Sequence[str], letters: int) -> tuple[str, ...]:
-    # No line ends between a number and its unit.
+    # No line break between a number and its unit.
     whole = [line.replace(" %", f"{_NO_BREAK}%") for line in lines]
     return tuple(part for line in whole for part in textwrap.wrap(line, letters))
 
 
-# --- where it is drawn ---------------------------------------------------------------------------
+# --- layout --------------------------------------------------------------------------------------
 
 
 class _Sheet:
-    """A figure that is written on in inches from its upper left corner."""
+    """A figure with positions in inches from its upper left corner."""
 
     def __init__(self, width: float, height: float) -> None:
         self.figure = ShownFigure(figsize=(width, height))
@@ -309,7 +308,7 @@ def _show(
 def _draw_bar(sheet: _Sheet, image: AxesImage, left: float, top: float, height: float) -> None:
     bar = sheet.figure.colorbar(image, cax=sheet.place(left, top, 0.07, height))
     low = height < _LOW_BAR_IN
-    # Beside a low map there is room for the two ends alone.
+    # A low map has room for only the two ends of the scale.
     bar.locator = FixedLocator(image.get_clim()) if low else MaxNLocator(min(4, int(height / 0.2)))
     bar.formatter = FuncFormatter(lambda value, _: f"{value:.3g}".replace("-", "−"))
     bar.update_ticks()

@@ -1,4 +1,4 @@
-"""Heat maps: pairs of terms with their numbers, places on the grid; angles between directions."""
+"""Heat maps of pairs of terms and of the patch grid; angles between directions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -46,7 +46,7 @@ def draw_ledgers(data: FigureData) -> Figure:
 
 @in_style
 def draw_directions(data: FigureData) -> Figure:
-    """Angles between spans, variance that terms share, effective ranks."""
+    """Principal angles, shared variance, effective ranks."""
     figure, panels = make_panels(3, panel_height_in=2.8, share_y=False)
     angles, shared, ranks = panels
     _plot_angles(angles, data.panels[ANGLES])
@@ -66,7 +66,7 @@ def draw_directions(data: FigureData) -> Figure:
 
 @in_style
 def draw_grid(data: FigureData) -> Figure:
-    """A heat map of the places on the patch grid."""
+    """A heat map of the patch grid."""
     figure, (panel,) = make_panels(1, panel_height_in=2.7)
     by_row = group_points(data.points, lambda point: point.other).values()
     grid = [[number.value for number in scale_numbers(data, row)] for row in by_row]
@@ -128,7 +128,7 @@ def _plot_matrix(
     colours: str,
     limits: tuple[float, float],
 ) -> AxesImage:
-    """Numbers of pairs of terms, in colour and in digits; what is missing is hatched grey."""
+    """Numbers of pairs of terms, as colours and as digits; missing cells are hatched grey."""
     values: Float64[np.ndarray, "row column"] = np.zeros((len(terms), len(terms)))
     missing = np.ones_like(values, dtype=bool)
     for (a, b), value in cells.items():
@@ -147,7 +147,7 @@ def _plot_matrix(
         for j, column in enumerate(terms):
             pair = (row, column)
             colour = image.cmap(image.norm(values[i, j]))
-            # Perceived lightness decides whether white or black is read more easily.
+            # Perceived lightness decides between white and black text.
             light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
             panel.text(
                 j,

@@ -1,4 +1,4 @@
-"""Laying out a figure: panels, a heading, a legend and the words under it, none over another."""
+"""Layout of a figure: panels, heading, legend and notes, without overlaps."""
 
 import math
 import textwrap
@@ -31,7 +31,7 @@ from vitscope.results.vocabulary import name_term
 
 _PT_PER_IN = 72
 _LETTER_EM = 0.55
-"""Width of a letter of DejaVu Sans as part of its size, on average and generously."""
+"""Average width of a letter of DejaVu Sans relative to its size, rounded up."""
 _MARGIN_IN = 0.06
 _LINE_IN = 0.1
 _LEGEND_ROW_IN = 0.16
@@ -49,7 +49,7 @@ def make_panels(
     width_in: float | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """A figure of equal panels, row by row."""
-    # As few rows as can be, filled as evenly as can be.
+    # As few rows as possible, filled as evenly as possible.
     rows = math.ceil(count / columns)
     columns = math.ceil(count / rows)
     width = width_in or (COLUMN_IN if columns == 1 else PAGE_IN)
@@ -64,7 +64,7 @@ def make_panels(
 
 
 def finish(figure: Figure, data: FigureData, *, handles: Sequence[Artist] = ()) -> Figure:
-    """Add what stands above and below the panels, making the figure higher by what it needs."""
+    """Add heading, legend and notes; the figure gets as much higher as they need."""
     heading, words = data.heading, " ".join(data.remarks)
     width, height = figure.get_size_inches()
     usable = width - 2 * _MARGIN_IN
@@ -104,17 +104,17 @@ def finish(figure: Figure, data: FigureData, *, handles: Sequence[Artist] = ()) 
 
 
 def write_axis(data: FigureData) -> str:
-    """What the numbers of a figure are, with their unit."""
+    """Axis label of a figure's numbers, with their unit."""
     return f"{data.axis} (%)" if data.percent else data.axis
 
 
 def scale_numbers(data: FigureData, points: Sequence[Point]) -> list[Interval]:
-    """The numbers of points in the unit of the axis."""
+    """Numbers of points in the unit of the axis."""
     return [point.number.in_percent() if data.percent else point.number for point in points]
 
 
 def scale_limits(data: FigureData) -> tuple[float, float] | None:
-    """Ends of the axis, likewise."""
+    """Limits of the axis in its unit."""
     if data.limits is None or not data.percent:
         return data.limits
     return 100 * data.limits[0], 100 * data.limits[1]
@@ -133,7 +133,7 @@ def plot_intervals(
 ) -> None:
     """Points with bars from the lower to the upper end of their intervals.
 
-    Where a mean lies outside its own quantiles the bar lies apart from its point.
+    If a mean is outside its own quantiles, the bar does not touch its point.
     """
     below, above = zip(*(interval.errors for interval in intervals), strict=True)
     drawn = panel.errorbar(
@@ -187,26 +187,26 @@ def family_handles(looks: Mapping[str, FamilyLook]) -> list[Artist]:
 
 
 def count_legend_columns(handles: Sequence[Artist], width_in: float) -> int:
-    """How many entries of a legend fit beside each other."""
+    """Number of legend entries that fit side by side."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
     entry_in = longest * _letter_in(BASE_PT) + 0.45
     return max(1, min(len(handles) or 1, int(width_in / entry_in)))
 
 
 def by_rows(handles: Sequence[Artist], columns: int) -> list[Artist]:
-    """Entries of a legend so ordered that they are read row by row."""
+    """Reorder legend entries so that they read row by row."""
     return [handle for column in range(columns) for handle in handles[column::columns]]
 
 
 def mark_empty(panel: Axes, reason: str) -> None:
-    """Say in a panel why there is nothing in it."""
+    """Write into an empty panel why it is empty."""
     panel.set(xticks=[], yticks=[])
     text = literal("\n".join(textwrap.wrap(reason, 26)))
     panel.text(0.5, 0.5, text, transform=panel.transAxes, ha="center", va="center", color=FAINT)
 
 
 def use_plain_ticks(axis: Axis) -> None:
-    """Few ticks at round numbers, written out instead of as powers of ten."""
+    """Few ticks at round numbers, not written as powers of ten."""
     low, high = sorted(axis.get_view_interval())
     narrow = high < _NARROW * low
     ticks = MaxNLocator(_MOST_TICKS - 1) if narrow else FixedLocator(_choose_ticks(low, high))

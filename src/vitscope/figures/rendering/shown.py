@@ -1,4 +1,4 @@
-"""A figure that shows itself in a notebook, without pyplot and its windows."""
+"""A figure that notebooks display, without pyplot and its windows."""
 
 from io import BytesIO
 
@@ -11,10 +11,10 @@ _CSS_PX_PER_IN = 100
 
 
 class ShownFigure(Figure):
-    """A matplotlib figure that a notebook shows where it ends a cell."""
+    """A matplotlib figure that a notebook displays at the end of a cell."""
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        # Twice the pixels that it takes on the page: sharp on a dense screen too.
+        # Twice the displayed size, to be sharp on dense screens.
         width, height = self.get_size_inches()
         size = {"width": round(_CSS_PX_PER_IN * width), "height": round(_CSS_PX_PER_IN * height)}
         return self._draw_png(), size

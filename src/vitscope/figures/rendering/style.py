@@ -1,4 +1,4 @@
-"""One look for every figure: sizes, fonts, and colours that mean the same throughout."""
+"""Common style of all figures: sizes, fonts, and a fixed colour per meaning."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ PAGE_IN = 7.2
 SMALL_PT, BASE_PT = 6.0, 7.0
 INK, FAINT, HAIRLINE = "#222222", "#8c8c8c", "#d9d9d9"
 
-# Okabe and Ito's palette: told apart with every common kind of colour blindness.
+# Okabe and Ito's palette, distinguishable with all common kinds of colour blindness.
 TERM_COLOURS = {
     "patches": "#0072B2",
     "registers": "#D55E00",
@@ -46,7 +46,7 @@ TERM_MARKERS = {
 
 @dataclass(frozen=True)
 class FamilyLook:
-    """How the line of a model family looks.
+    """Line style of a model family.
 
     Attributes:
         colour: Its colour.
@@ -63,7 +63,7 @@ _SOLID: Dashes = (0, ())
 _DASHED: Dashes = (0, (4, 1.5))
 _DOTTED: Dashes = (0, (1, 1.2))
 _DASH_DOT: Dashes = (0, (5, 1.5, 1, 1.5))
-# Paul Tol's "muted" palette, apart from the colours of the terms.
+# Paul Tol's "muted" palette, distinct from the colours of the terms.
 _FAMILY_LOOKS = {
     "DINOv2": FamilyLook("#332288", "o", _SOLID),
     "DINOv2 with registers": FamilyLook("#CC6677", "s", _SOLID),
@@ -136,7 +136,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 def in_style(draw: Callable[P, T]) -> Callable[P, T]:
-    """Let a function draw, or write, in the common look, whatever the reader's own settings are."""
+    """Run a function in the common style, whatever the user's matplotlib settings."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -158,13 +158,13 @@ def mark_term(term: str) -> str:
 
 
 def look_of_families(families: Sequence[str]) -> dict[str, FamilyLook]:
-    """A look for each family: known recipes always have the same."""
+    """Line styles of families; known recipes always have the same one."""
     known = {family: _FAMILY_LOOKS[family] for family in families if family in _FAMILY_LOOKS}
     others = cycle(look for look in _OTHER_LOOKS if look not in known.values())
     return {family: known[family] if family in known else next(others) for family in families}
 
 
 def literal(text: str) -> str:
-    """Text that is shown as it is: a dollar sign starts no formula, an underscore hides nothing."""
+    """Escape text for matplotlib: no formulas from dollar signs, no hidden legend entries."""
     shown = f" {text}" if text.startswith("_") else text
     return shown.replace("$", r"\$")

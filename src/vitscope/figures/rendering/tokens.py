@@ -25,7 +25,7 @@ from vitscope.figures.rendering.style import (
 from vitscope.results.vocabulary import name_token
 
 _WIDE = 15
-"""Ratio of the largest to the smallest norm from which on the axis is logarithmic."""
+"""Least ratio of the largest to the smallest norm for a logarithmic axis."""
 
 
 @in_style

@@ -1,5 +1,5 @@
-// Charts and colours of the page. Charts are drawn when they come near the screen, and the rest when
-// there is time, so that the page opens at once and prints whole.
+// Charts and colours of the page. Charts are drawn when they come near the screen, the rest when the
+// browser is idle, so that the page opens quickly and prints completely.
 
 const charts = JSON.parse(document.getElementById("charts").textContent);
 const options = {

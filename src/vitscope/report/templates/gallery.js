@@ -96,7 +96,7 @@ const comingNear = new IntersectionObserver(
   { rootMargin: "600px" },
 );
 
-// What is not near the screen is filled when there is time: the page then prints whole.
+// Images away from the screen are filled when the browser is idle, so that the page prints completely.
 function fillRest() {
   const { gallery } = state;
   const index = state.shown.find((at) => state.elements.get(at).firstChild.childElementCount === 0);
@@ -149,7 +149,7 @@ function arrange() {
   state.shown = gallery.images
     .map((image, index) => ({ image, index, value: numberOf(gallery, image, sort) ?? null }))
     .filter(({ image }) => isWanted(image))
-    // What is undefined comes last, whichever way round.
+    // Undefined numbers come last in either direction.
     .sort((a, b) => (a.value === null) - (b.value === null) || order * (a.value - b.value) || a.index - b.index)
     .map(({ index }) => index);
   cards.replaceChildren(...state.shown.map((index) => state.elements.get(index)));

@@ -1,4 +1,4 @@
-// Numbers of images: how they are named, written and chosen, and how they are spread.
+// Numbers of images: names, formats, the choice among them, histograms.
 
 const data = JSON.parse(document.getElementById("images-data").textContent);
 const columns = new Map(data.columns.map((column) => [column.name, column]));
@@ -65,7 +65,7 @@ async function showBins(chart) {
     high: bins.start + (bin + 1) * bins.step,
     share: count / bins.n,
   }));
-  charts[chart.dataset.chart].data.values = rows; // where it is not drawn yet
+  charts[chart.dataset.chart].data.values = rows; // if it is not drawn yet
   const view = await draw(chart);
   await view.data("bins", rows).resize().runAsync();
 }

@@ -1,4 +1,4 @@
-// The large view of one image: any of its maps, each head, and what each patch holds.
+// The large view of one image: any of its maps, each head, and the numbers of each patch.
 
 const part = (name) => document.getElementById(`view-${name}`);
 const view = { dialog: document.getElementById("view"), place: 0, which: "attention", patch: null };
