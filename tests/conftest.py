@@ -26,6 +26,16 @@ def pytest_collection_finish():
     gc.enable()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shipped_fonttype():
+    """Kind of font in PDF files; tests write outlines, which takes a third of the time."""
+    from vitscope.figures.rendering.style import _SETTINGS
+
+    shipped = _SETTINGS["pdf.fonttype"]
+    _SETTINGS["pdf.fonttype"] = 3
+    return shipped
+
+
 _FLAGS = (
     "--no-sandbox",
     "--disable-gpu",

@@ -23,6 +23,7 @@ from made_results import (
     FAMILIES,
     change,
     distribution,
+    hold_audit,
     make_audit,
     make_one_shot,
     write_all,
@@ -33,6 +34,7 @@ from vitscope.errors import ResultError, UsageError, VitscopeError
 from vitscope.figures import NothingToDrawError, draw_figure, draw_figures, load_results
 from vitscope.figures.draw import FORMATS, save_figure
 from vitscope.figures.questions import OF_ALL_MODELS, plan_figures
+from vitscope.figures.rendering import style
 from vitscope.metrics.estimates import CkaEstimate, Directions
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.schema_numbers import CovariateSummary
@@ -345,6 +347,16 @@ def test_nothing_is_left_where_the_disk_refuses(few, tmp_path, monkeypatch):
     with pytest.raises(VitscopeError, match="No space left"):
         draw_figures([few / "c"], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_text_in_a_pdf_can_be_edited(shipped_fonttype, monkeypatch, tmp_path):
+    """As journals ask: TrueType fonts, not outlines."""
+    monkeypatch.setitem(style._SETTINGS, "pdf.fonttype", shipped_fonttype)
+    figure = draw_figure("variance_share", [hold_audit()]).figure
+    save_figure(figure, tmp_path / "share.pdf")
+    page = (tmp_path / "share.pdf").read_bytes()
+    assert b"/FontFile2" in page
+    assert b"/Type3" not in page
 
 
 @pytest.mark.parametrize("formats", [(), ("gif",), ("png", "../x")])
