@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.progress import (
     BarColumn,
@@ -38,6 +39,7 @@ from vitscope.results.schema import AuditSummary, ExplanationSummary, OneShotSum
 from vitscope.results.verdict import MOODS, Mood, Verdict
 from vitscope.results.vocabulary import SOURCES
 
+_ONE_LINE = len("0.920 ± 0.007")
 _STYLES: Mapping[Mood, str] = {
     "good": "bold green",
     "middling": "bold yellow",
@@ -91,7 +93,12 @@ def make_comparison(summaries: Sequence[AuditSummary]) -> Table | Text:
     choices = [count_cls(*SOURCES), LAYER]
     if mixture := find_mixture(choices, results):
         return Text(f"no table of all models: {mixture}", style="yellow")
-    table = Table(title="Where the [CLS] output comes from", title_justify="left")
+    table = Table(
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        title="Where the [CLS] output comes from",
+        title_justify="left",
+    )
     table.caption_justify = "left"
     table.caption = Text(" ".join(describe_choices(choices, results))) or None
     table.add_column("model", overflow="fold")
@@ -152,13 +159,19 @@ def _list_notes(summary: Summary) -> list[Text]:
 
 def _make_table(content: TextTable) -> Table:
     table = Table(
+        box=SIMPLE_HEAD,  # which leaves room for the numbers in 80 columns
+        pad_edge=False,
         title=content.title or None,
         title_justify="left",
         caption=content.caption,
         caption_justify="left",
     )
+    rows = [row for section in content.sections for row in section]
     for index, name in enumerate(content.columns):
-        table.add_column(name, justify="left" if index < content.num_labels else "right")
+        is_number = index >= content.num_labels
+        # "0.920 ± 0.007" stays on one line; an interval with both ends may need two.
+        whole = is_number and max((len(row[index]) for row in rows), default=0) <= _ONE_LINE
+        table.add_column(name, justify="right" if is_number else "left", no_wrap=whole)
     for section in content.sections:
         for row in section:
             table.add_row(*map(Text, row))
