@@ -1,1 +1,1 @@
-"""What an audit costs beside the bare model and beside what people do today."""
+"""What an audit costs compared with the bare model and with what people do today."""

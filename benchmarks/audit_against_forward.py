@@ -1,4 +1,4 @@
-"""What does an audit cost beside the bare forward pass?"""
+"""What does an audit cost compared with the bare forward pass?"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ _TINY = _Plan(model="tiny", size=32, images=16, batch_size=4, rounds=2)
 
 
 def measure(settings: Settings) -> Section:
-    """Time every kind of audit beside the float32 forward.
+    """Time every kind of audit against the float32 forward.
 
     Args:
         settings: The run's settings.
@@ -66,7 +66,7 @@ def measure(settings: Settings) -> Section:
         *(f"{name}, per image" for name in _FORWARDS),
     )
     return Section(
-        title="An audit beside the bare forward pass",
+        title="An audit compared with the bare forward pass",
         how=(
             f"dinov2-{plan.model}, {plan.size} px, {plan.images} decoded images in batches of "
             f"{plan.batch_size}, {plan.rounds} rounds of "

@@ -54,7 +54,7 @@ def measure(settings: Settings) -> Section:
         title="How often 95 % intervals hold the truth",
         how=(
             f"Sets of images by the audit's own sums, estimators and {NUM_BLOCKS} blocks, which "
-            f"images are dealt to at random. First {plan.draws} sets for each row. Gram shares: "
+            f"images are assigned to at random. First {plan.draws} sets for each row. Gram shares: "
             "two independent Gaussian terms A and B of one covariance with a power law of "
             "eigenvalues, so that every share is 1/4; *biased* is the mean of the biased estimate "
             f"of (A, A). Then {plan.token_draws} sets for each row. Tokens: Gaussian states of the "

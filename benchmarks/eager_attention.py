@@ -1,4 +1,4 @@
-"""What does an audit cost beside transformers' eager attention with `output_attentions`?"""
+"""What does an audit cost compared with transformers' eager attention with `output_attentions`?"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -52,12 +52,12 @@ def measure(settings: Settings) -> Section:
             )
         )
     return Section(
-        title="Beside eager attention with output_attentions",
+        title="An audit compared with eager attention (output_attentions)",
         how=(
             f"transformers' Dinov2Model, dinov2-{plan.model}, batches of {plan.batch_size}: "
             '`attn_implementation="eager"`, `output_attentions=True`, the usual way to get '
             "attention maps, against an audit of the last layer and the bare forward (sdpa). "
-            f"{plan.batches - 1} rounds of a batch past the one that proves the ledger. Memory is "
+            f"{plan.batches - 1} rounds of a batch after the verified one. Memory is "
             "of fresh processes that run two batches (the audit with everything up to the written "
             "result). Eager attention keeps tokens × tokens numbers for every head of every layer; "
             "in a plain loop, `output = model(…)`, those of the last batch are still held while "

@@ -1,4 +1,4 @@
-"""What does streamed CKA cost beside the full n x n matrices?"""
+"""What does streamed CKA cost compared with the full n x n matrices?"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def measure(settings: Settings) -> Section:
         "differ by",
     )
     return Section(
-        title="Streamed CKA beside the full n × n matrices",
+        title="Streamed CKA compared with the full n × n matrices",
         how=(
             f"Two random features of width {plan.width}, {plan.rounds} rounds. The full form: two "
             "Gram matrices in float64 numpy, centred, their normalised inner product, the biased "

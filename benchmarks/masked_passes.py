@@ -1,4 +1,4 @@
-"""What does an audit cost beside three forward passes, two of them masked?"""
+"""What does an audit cost compared with three forward passes, two of them masked?"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,10 +58,10 @@ def measure(settings: Settings) -> Section:
         for name, value in differences.items()
     ]
     return Section(
-        title="Beside three masked forward passes",
+        title="An audit compared with three masked forward passes",
         how=(
             f"timm's DINOv2 with registers, dinov2-{plan.model}-reg, batches of {plan.batch_size}, "
-            f"{plan.batches - 1} rounds of a batch past the one that proves the ledger: the full "
+            f"{plan.batches - 1} rounds of a batch after the verified one: the full "
             "forward, one with an attention mask in the last block that keeps patches only, one "
             "that keeps registers and [CLS] only, against one audit with `--renormalize` (a mask "
             "renormalises the attention that is left) and `--cls-term registers`. The audit's "

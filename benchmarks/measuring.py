@@ -131,7 +131,7 @@ def run_fresh(
     Args:
         function: Importable by name.
         args: Its arguments.
-        environment: Variables that the process starts with beside those of this one.
+        environment: Variables that the process starts with besides those of this one.
 
     Returns:
         What it returned; what it raised is raised here.
@@ -147,7 +147,7 @@ def submit_fresh(
     Args:
         function: Importable by name.
         args: Its arguments.
-        environment: Variables that the process starts with beside those of this one.
+        environment: Variables that the process starts with besides those of this one.
 
     Returns:
         What it returned or raised; a process that was killed counts as raising.

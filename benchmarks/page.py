@@ -126,8 +126,8 @@ things are as they are:
 
 - The float32 forward alone runs at 88 % of the machine's matrix peak. torch.compile gains 2 % and
   is not used.
-- An image decoded in line costs 3.4 ms against 69 ms of forward. On two cores a worker process
-  costs more than it saves (1.09 against 1.05 times the forward): on a CPU images are decoded in
-  line unless `--num-workers` says otherwise.
+- An image decoded in the main process costs 3.4 ms against 69 ms of forward. On two cores a worker
+  process costs more than it saves (1.09 against 1.05 times the forward): on a CPU images are
+  decoded in the main process unless `--num-workers` says otherwise.
 - Draft decoding of JPEG changes pixels visibly and is left off.
 """

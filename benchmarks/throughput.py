@@ -67,10 +67,10 @@ def measure(settings: Settings) -> Section:
         title="Images per second and peak memory",
         how=(
             f"Audits of the last layer of transformers' DINOv2 in fresh processes, over "
-            f"{_BATCHES - 1} batches past the one that proves the ledger. *images / s* is the "
-            "audit's without what happens once per run. Peaks are of the process, which does one "
-            "after the other: when all was loaded, after a bare forward of a whole batch, after "
-            "the audit, which goes through the model in passes."
+            f"{_BATCHES - 1} batches after the verified one. *images / s* is the audit's "
+            "without what happens once per run. Peaks are those of one process: when all was "
+            "loaded, then after a bare forward of a whole batch, then after the audit, which goes "
+            "through the model in passes."
         ),
         tables=[Table(columns, rows)],
     )

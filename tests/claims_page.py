@@ -55,7 +55,7 @@ over all of them. The paper does not say whether its −0.0092 is taken before o
 projection: here it is after, with t the whole attention branch, bias included.
 
 No weights of DeiT III tiny are published, so it cannot be judged. The catalogue's tiny model is
-DeiT, which is left out of the trends of DeiT III and shown beside them.
+DeiT, which is left out of the trends of DeiT III and shown next to them.
 
 ## The claims
 

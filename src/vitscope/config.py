@@ -49,16 +49,16 @@ class RunConfig:
             supports it and the ledger of the first images still balances, otherwise float32.
         size: Input size in pixels, such as 518, or height and width as in 224x336; the model's own
             by default.
-        num_workers: Processes that decode images beside the model; 0 decodes in line, as auto does
-            on a CPU.
+        num_workers: Worker processes that decode images; 0 decodes in the main process, as auto
+            does on a CPU.
         draft: Decode large JPEG files at a fraction of their size, at least twice the input size.
             Faster for camera images, but pixels change visibly.
         seed: Seed of all random draws.
         renormalize: Divide restricted outputs by the kept attention mass, as if the softmax ran
             over the kept tokens only; the paper keeps the weights as they are. The readout
             residual, which compares terms of the output, is not affected.
-        cls_term: Group of [CLS]'s attention to itself, which the paper leaves open: its own, or the
-            registers (if the model has any), or the patches.
+        cls_term: Group that [CLS]'s attention to itself is counted in, which the paper leaves open:
+            own, registers (if the model has any) or patches.
     """
 
     batch_size: int | Auto = "auto"
@@ -163,7 +163,7 @@ class AuditConfig(RunConfig):
         super().__post_init__()
         self._check_least(limit=1, gallery=0, shard_size=1)
         if not 0 <= self.verified <= 1:
-            raise UsageError(f"verified {self.verified}: expected a part of the batches, 0 to 1")
+            raise UsageError(f"verified {self.verified}: expected a fraction from 0 to 1")
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
             raise UsageError(f"shard {self.shard}: expected one of (1, N) to (N, N)")
 
@@ -201,7 +201,7 @@ class ReproductionConfig(OneShotConfig):
         readout: Readout for the claims of Fig. 3: attention is after the output projection, values
             before it, where the paper's equations stop.
         size: Input size in pixels, such as 224 or 518, or HEIGHTxWIDTH; rounded for each model to
-            whole patches. The model's own by default, and where it takes no other.
+            whole patches. By default, and for models of a fixed size, the model's own.
     """
 
     num_images: int | None = None

@@ -155,9 +155,7 @@ def test_merging_disjoint_results_equals_their_union(result, images, tmp_path):
     for name in columns:
         if name.startswith("centred"):
             np.testing.assert_allclose(a[name].to_numpy(), b[name].to_numpy(), atol=1e-9)
-    with pytest.raises(
-        ResultError, match="6 of its images are in it twice or in another result too"
-    ):
+    with pytest.raises(ResultError, match="6 of its images are repeated or also in another result"):
         merged.merge(parts[2])
     assert len(merged.provenance["merged_from"]) == 3
 

@@ -194,13 +194,13 @@ def test_references_that_do_not_fit_are_refused(result, shaped, tmp_path):
     with pytest.raises(UsageError, match="with other weights: give an audit of the model"):
         explain(other, one, reference=result)
     with pytest.raises(
-        UsageError, match=r"holds layers \[1\], not 0: give an audit made with --layers 0"
+        UsageError, match=r"has layers \[1\], not 0: give an audit made with --layers 0"
     ):
         explain(tiny_vit(), one, layer=0, reference=result)
     with pytest.raises(UsageError, match=r"audited with size \(32, 32\).*\(40, 40\)"):
         explain(tiny_vit(), one, RunConfig(size=40), reference=result)
     few = audit(tiny_vit(), write_images(tmp_path / "few", 3))
-    with pytest.raises(UsageError, match="holds 3 images, too few for a reference"):
+    with pytest.raises(UsageError, match="has 3 images, too few for a reference"):
         explain(tiny_vit(), one, reference=few)
     merged = audit(tiny_vit(), write_images(tmp_path / "m", 20), AuditConfig(cls_term="patches"))
     with pytest.raises(UsageError, match="audit with --cls-term own"):
@@ -237,7 +237,7 @@ def test_unreadable_images_are_named_and_the_others_explained(shaped, tmp_path):
     assert result.summary.data == DataSummary(num_images=1, num_failed=3)
     reasons = dict(result.failures)
     assert "damaged" in reasons[str(bad[0])]
-    assert "8 times as long as short" in reasons[str(bad[1])]
+    assert "has an aspect ratio above 8" in reasons[str(bad[1])]
     assert "cannot be read" in reasons[str(bad[2])]
     with pytest.raises(ImageReadError, match="none of the 3 images could be read"):
         explain(tiny_vit(), tmp_path / "list.txt")

@@ -65,7 +65,7 @@ def test_constant_patches_are_said_to_be_so_and_the_other_source_is_named(consta
     assert summary.last.verdict.status == "no variation"
     assert summary.last.verdict.main_other_source == "skip"
     assert summary.last.verdict.text == (
-        "what patches wrote is the same for every image: variance share of patches = 0.0 % "
+        "the patches' contribution is the same for every image: variance share of patches = 0.0 % "
         "(0.0 to 0.0 %), CKA(r, patches) = undefined, 95 % intervals, n = 26; the main other "
         "source is the [CLS] token's skip connection (100.0 %)"
     )

@@ -92,9 +92,11 @@ def test_a_result_of_an_earlier_version_is_read_and_not_merged(plain, parts, tmp
     assert old.manifest.behaviour_hash == ""
     assert old.read_sums().keys() == plain.read_sums().keys()
     new = audit(tiny_vit(), parts[1], CONFIG)
-    with pytest.raises(ResultError, match="it is of an earlier version, which did not record how"):
+    with pytest.raises(
+        ResultError, match="it was written by an earlier version, which did not record how"
+    ):
         new.merge(old)
-    with pytest.raises(UsageError, match="cannot be used: it is of an earlier version"):
+    with pytest.raises(UsageError, match="cannot be used: it was written by an earlier version"):
         explain(tiny_vit(), parts[0], EXPLAINED, reference=old)
 
 

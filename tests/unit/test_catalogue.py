@@ -290,7 +290,7 @@ def test_the_labels_of_all_families_agree_with_the_classes():
     [
         (["dinov2", "dinov4"], ["s"], r"unknown family 'dinov4': expected one of dinov2, .*eva02$"),
         (["dinov2"], ["xl"], r"unknown size 'xl': expected one of ti, s, b, l, g$"),
-        (["ibot"], ["g"], r"no model of ibot is of the size g: `vitscope models` lists"),
+        (["ibot"], ["g"], r"no model of ibot has the size g: `vitscope models` lists"),
         ([], ["s"], r"no model of no family"),
         (["dinov2"], [], r"\(none given\)"),
     ],

@@ -138,7 +138,7 @@ def test_missing_intervals_cannot_tell(index):
 def test_parts_of_the_images_near_the_line_cannot_tell(words, path, line):
     finding = find(put(AGREES, "DINOv2 with registers", "g", line, *path), words)
     assert finding.answer == "cannot tell"
-    assert f"holds {line}" in finding.reason
+    assert f"contains {line}" in finding.reason
 
 
 def test_numbers_without_an_interval_need_a_hundred_images():
@@ -174,7 +174,7 @@ def test_an_interval_that_holds_the_line_cannot_tell():
     finding = find(models, "small and base attend mostly")
     assert (finding.answer, finding.reason) == (
         "cannot tell",
-        "the interval of patch share in S holds 0.5",
+        "the interval of patch share in S contains 0.5",
     )
 
 

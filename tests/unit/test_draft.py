@@ -80,7 +80,7 @@ def test_masks_and_drafts_are_refused_together(tmp_path):
     for folder, suffix in (("images", "jpg"), ("masks", "png")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / f"a.{suffix}").touch()
-    with pytest.raises(UsageError, match="masks are of the images' own sizes"):
+    with pytest.raises(UsageError, match="masks have the images' original sizes"):
         ImageSet.from_sources(
             tmp_path / "images", prepare(48, draft=True), masks=tmp_path / "masks"
         )

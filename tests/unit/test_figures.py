@@ -384,7 +384,7 @@ def test_what_cannot_be_drawn_is_refused_in_words(figure, reason):
         ("one_shot", {"readout": "embedding"}, "readout 'embedding': expected one of attention, v"),
         ("restricted_cka", {"readout": "residual"}, "readout 'residual': expected one of atten"),
         ("maps", {"of": 1}, "the figure maps takes no 'of': expected image, heads"),
-        ("anatomy", {}, "the figure anatomy is of one result: 2 were given"),
+        ("anatomy", {}, "the figure anatomy shows one result: 2 were given"),
     ],
 )
 def test_a_figure_or_a_setting_that_there_is_not_is_refused(figure, settings, message):

@@ -125,7 +125,7 @@ def test_what_is_not_cached_is_fetched_safetensors_first(tmp_path, monkeypatch):
 def test_a_repository_without_weights(tmp_path, monkeypatch):
     write(tmp_path, "config.json")
     monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: str(tmp_path))
-    with pytest.raises(ModelUnreachableError, match="does not hold the files of a model"):
+    with pytest.raises(ModelUnreachableError, match="does not have the files of a model"):
         find_snapshot(REPOSITORY, ["config.json"], WEIGHTS)
 
 

@@ -76,7 +76,7 @@ def test_masks_are_matched_by_name(folders):
         ("a.jpg", "cannot be searched for masks: Not a directory"),
         ("null\0byte", "cannot be searched for masks: embedded null byte"),
         ("x\n\udcff", r"'x\n\udcff' cannot be searched"),
-        ("empty", "'empty' holds no mask of any of the 3 images: expected PNG files"),
+        ("empty", "'empty' has no mask for any of the 3 images: expected PNG files"),
         ("twice", "could be of 2 images of that name"),
     ],
 )

@@ -176,7 +176,7 @@ def test_rows_without_bytes_are_failures(tmp_path):
     for column in (structs, nulls, both):
         found = list_rows(write_parquet(tmp_path / "x.parquet", {"image": column}))
         assert [found[0].read(), found[2].read()] == [PNG, PNG]
-        with pytest.raises(ImageReadError, match="its row holds no bytes"):
+        with pytest.raises(ImageReadError, match="its row has no bytes"):
             found[1].read()
 
 
@@ -250,7 +250,7 @@ def test_a_footer_that_claims_less_than_there_is_does_not_help(
     # The bound is set behind the footer's claim, as if that had been believed.
     monkeypatch.setattr(parquet_rows, "_MAX_GROUP_BYTES", 10_000)
     monkeypatch.setattr(parquet_rows, "_iter_column", count)
-    with pytest.raises(ImageReadError, match="its row group holds more than 10000 bytes"):
+    with pytest.raises(ImageReadError, match="its row group has more than 10000 bytes"):
         found[0].read()
     assert len(decoded) == 11
 

@@ -59,6 +59,6 @@ def test_shards_of_other_images_are_refused_and_the_table_stays(tmp_path, shards
     path = tmp_path / "images.parquet"
     write_table(path, [4, 4, 4])
     before = path.read_bytes()
-    with pytest.raises(ResultError, match="does not go with the features beside it"):
+    with pytest.raises(ResultError, match="does not match its features"):
         replace_columns(path, columns_of(shards))
     assert path.read_bytes() == before

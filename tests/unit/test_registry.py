@@ -201,8 +201,8 @@ def test_dinov2_small_falls_back_on_the_embedded_weights(monkeypatch):
             "the weights of a/b cannot be read (header: too large)",
         ),
         (
-            "the repository a/b does not hold the files",
-            "the repository a/b does not hold the files",
+            "the repository a/b does not have the files",
+            "the repository a/b does not have the files",
         ),
         (f"a/b is not cached ({50 * 'word '}): connect to the network", "a/b is not cached (word "),
     ],

@@ -66,7 +66,7 @@ def test_alignment_decides_where_patches_are_the_source(value, low, high, n, sta
         (0.80, 0.78, 0.82, "borderline"),
         (0.50, 0.48, 0.52, "borderline"),
         (0.65, 0.45, 0.85, "not enough images"),
-        # Above 1 others take back what patches wrote: as far off as below.
+        # Above 1 others take back the patches' contribution: as far off as below.
         (1.10, 1.00, 1.20, "holds"),
         (1.30, 1.25, 1.35, "weakened"),
         (1.60, 1.55, 1.65, "broken"),
@@ -150,7 +150,7 @@ def test_where_patches_are_the_only_source_nothing_is_estimated(n):
     ("constant", "n", "status", "words"),
     [
         ("output", 200, "no variation", "the output is the same for every image"),
-        ("patches", 200, "no variation", "what patches wrote is the same for every image"),
+        ("patches", 200, "no variation", "the patches' contribution is the same for every image"),
         ("output", 2, "no variation", "the output is the same for every image"),
         ("output", 1, "not enough images", "not enough images to tell"),
         (None, 30, "not enough images", "a verdict takes 100 images or more"),

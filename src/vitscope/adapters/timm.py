@@ -333,8 +333,8 @@ def _load_from_file(name: str, checkpoint: Path) -> ViTAdapter:
         *read.notes,
         *(["built with the layer scale that the file holds"] if scaled else []),
         *resampled,
-        f"the weights come from a file; images are prepared as timm does for {name} (mean "
-        f"{adapter.preprocessing.mean}), which should be how its weights were trained",
+        f"the weights come from a file; images are preprocessed as timm does for {name} (mean "
+        f"{adapter.preprocessing.mean}): check that the weights were trained that way",
     ]
     info = replace(adapter.info, source=str(checkpoint), notes=tuple(notes))
     return replace(adapter, info=info)

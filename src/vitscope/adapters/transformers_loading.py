@@ -220,7 +220,7 @@ def _choose_class(config: Mapping[str, Any], name: str) -> tuple[Family, str]:
     check_model_type(model_type, architecture)
     if model_type not in _MODEL_TYPES:
         raise UnsupportedModelError(
-            f"{name} is of the model type {model_type}, expected one of {describe_families()}"
+            f"{name} has the model type {model_type}, expected one of {describe_families()}"
         )
     if "quantization_config" in config:
         raise UnsupportedModelError(f"{name} is quantised: choose its full-precision weights")

@@ -51,7 +51,7 @@ def audit(
     """Audit models on a set of images.
 
     Decomposes each model's [CLS] output exactly into what patches, registers, [CLS] itself and the
-    skip connection wrote, and verifies the sum against the model's own tensors.
+    skip connection contribute, and verifies the sum against the model's own tensors.
 
     Example:  vitscope audit photos/ --model dinov2-small --model dinov2-large-reg --out results
 
@@ -125,7 +125,7 @@ def one_shot(
 
     A classifier is trained on the full output of one random image per class and tested on another
     image: on its full output, and on what patches, registers, [CLS] itself or the skip connection
-    alone wrote.
+    alone contributes.
 
     Example:  vitscope one-shot flowers/ --model dinov2-small --model dinov2-large-reg --out results
 
@@ -182,10 +182,10 @@ def explain(
 ) -> None:
     """Explain images: attention maps, and how much of the output they leave out.
 
-    Draws the attention map, the norm of what each patch wrote, its signed share of the output, what
-    went elsewhere, and a verdict: can this map be read? The verdict needs a reference, the means
-    over an audit's images; those for dinov2-small come with vitscope. Images are prepared as the
-    reference's were. Without a reference numbers are raw, there is no verdict, and images keep
+    Draws the attention map, the norm of each patch's contribution, its signed share of the output,
+    what went elsewhere, and a verdict: can this map be read? The verdict needs a reference, the
+    means over an audit's images; those for dinov2-small come with vitscope. Images are prepared as
+    the reference's were. Without a reference numbers are raw, there is no verdict, and images keep
     their aspect ratio if the model allows it.
 
     Example:  vitscope explain dog.jpg --model dinov2-small --model dinov2-large-reg --out dog
@@ -364,7 +364,7 @@ def _choose_engine(name: str, address: str | None) -> "Engine":
 
         return RayEngine(address)
     if address is not None:
-        raise UsageError(f"address {address!r} is of a Ray cluster: add --engine ray")
+        raise UsageError(f"address {address!r} is for a Ray cluster: add --engine ray")
     from vitscope.engines.ranks import detect_engine
 
     return detect_engine()

@@ -45,7 +45,7 @@ def describe_anatomy(results: Iterable[ModelResult]) -> FigureData:
         heading="Token anatomy: " + ", ".join(result.label for result in selection.results),
         titles={
             NORMS: "norm of each token",
-            COSINES: "how alike over images",
+            COSINES: "similarity over images",
             BEFORE: strongest.format("before"),
             AFTER: strongest.format("after"),
         },

@@ -174,7 +174,7 @@ def draw_figure(name: str, results: Results, **settings: Any) -> Drawing:
         return draw_maps(results, **settings)
     question = FIGURES[name]
     if question.of_one and len(results) != 1:
-        raise UsageError(f"the figure {name} is of one result: {len(results)} were given")
+        raise UsageError(f"the figure {name} shows one result: {len(results)} were given")
     data = question.describe(results, **settings)
     return Drawing(question.render(data), data)
 

@@ -59,8 +59,8 @@ class ImageSet:
     def __post_init__(self) -> None:
         if self.masks and self.preprocessing.draft:
             raise UsageError(
-                "masks are of the images' own sizes, which decoding as drafts changes: leave one "
-                "of both out"
+                "masks have the images' original sizes, which draft decoding changes: leave one "
+                "of the two out"
             )
 
     @classmethod

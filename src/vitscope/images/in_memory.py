@@ -116,8 +116,8 @@ def hold_images(source: object, name: str, *, preprocessed: bool) -> list[HeldIm
         items = source if source.ndim == 4 else (source,)
     elif _gives_once(source):
         raise UsageError(
-            f"{type(source).__name__} gives its images once and in its own order: take those that "
-            "are to be looked at into a list, as in list(itertools.islice(dataset, 1000))"
+            f"{type(source).__name__} gives its images once and in its own order: collect "
+            "the ones to audit in a list, as in list(itertools.islice(dataset, 1000))"
         )
     elif isinstance(source, Mapping):
         raise UsageError(

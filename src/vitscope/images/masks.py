@@ -41,7 +41,7 @@ def find_masks(folder: str | Path, images: Sequence[ImageAddress]) -> tuple[Path
     uses = Counter(mask for mask in matched if mask is not None)
     if not uses:
         raise UsageError(
-            f"{str(folder)!r} holds no mask of any of the {len(images)} images: expected PNG "
+            f"{str(folder)!r} has no mask for any of the {len(images)} images: expected PNG "
             "files named like the images"
         )
     mask, images_of_it = uses.most_common(1)[0]

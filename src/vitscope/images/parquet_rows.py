@@ -67,7 +67,7 @@ class ParquetRow:
                 group = replace(group, version=local_version(group.file))
             data = _read_group(group)[self.row]
         if data is None:
-            raise ImageReadError("its row holds no bytes")
+            raise ImageReadError("its row has no bytes")
         check_size(len(data))
         return data
 
@@ -147,7 +147,7 @@ def _list_groups(metadata: pq.FileMetaData, like: RowGroup) -> list[tuple[RowGro
         size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema == like.column)
         if size > _MAX_GROUP_BYTES:
             raise UsageError(
-                f"row group {index} of {name_place(like.file)} holds {size} bytes of images, "
+                f"row group {index} of {name_place(like.file)} has {size} bytes of images, "
                 f"more than {_MAX_GROUP_BYTES}: write the file with row groups of fewer rows"
             )
         groups.append((replace(like, index=index, first_row=first_row), group.num_rows))
@@ -165,7 +165,7 @@ def _read_group(group: RowGroup) -> list[bytes | None]:
         num_bytes += len(data or b"")
         if num_bytes > _MAX_GROUP_BYTES:
             raise ImageReadError(
-                f"its row group holds more than {_MAX_GROUP_BYTES} bytes: write the file with row "
+                f"its row group has more than {_MAX_GROUP_BYTES} bytes: write the file with row "
                 "groups of fewer rows"
             )
         rows.append(None if data is None else distinct.setdefault(data, data))

@@ -1,7 +1,7 @@
 """Openly licensed demo photographs, read from packages on PyPI.
 
 The files are read as data; no code of the packages is run. Each photograph yields several images,
-which are alike: whoever shows results must say so.
+which are similar: whoever shows results must say so.
 """
 
 from collections.abc import Iterator
@@ -72,8 +72,8 @@ class DemoPhotographs:
         """Describe the set in words."""
         return (
             f"{self.num_images} images: {self.crops_per_photograph} crops of each of "
-            f"{len(self.credits)} photographs. Crops of one photograph are alike, so the intervals "
-            "below are narrower than for as many photographs."
+            f"{len(self.credits)} photographs. Crops of one photograph are similar, so the "
+            "intervals below are narrower than for as many photographs."
         )
 
 

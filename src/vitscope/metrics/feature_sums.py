@@ -130,7 +130,7 @@ class FeatureSums:
             DiskError: If they cannot be written; these sums are then unusable.
         """
         if self.plan != other.plan or self.dtype != other.dtype:
-            raise ResultError("these sums are of different features and cannot be merged")
+            raise ResultError("these sums have different features and cannot be merged")
         self._cache.clear()
         if other._moments is not None:
             reference = self._reference or other._reference

@@ -168,7 +168,7 @@ class PatchNormCounts:
             self._counts["by_place"] = torch.zeros(depths, places, NUM_BINS, dtype=torch.int32)
             self._highest = torch.zeros(depths, dtype=torch.float64)
         if self._counts["by_place"].shape[:2] != (depths, places):
-            raise ResultError("these counts are of different grids and cannot be merged")
+            raise ResultError("these counts have different grids and cannot be merged")
 
     def _check(self) -> None:
         by_place, squares = self._counts["by_place"], self._counts["image_squares"]

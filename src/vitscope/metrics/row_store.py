@@ -126,5 +126,5 @@ class RowStore:
 
 def _count(blocks: Blocks) -> list[int]:
     if len(blocks) and not 0 <= int(blocks.min()) <= int(blocks.max()) < NUM_BLOCKS:
-        raise ResultError("the saved rows are of jackknife blocks that do not exist: audit again")
+        raise ResultError("the saved rows name jackknife blocks that do not exist: audit again")
     return torch.bincount(blocks, minlength=NUM_BLOCKS).tolist()

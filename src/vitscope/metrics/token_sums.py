@@ -66,7 +66,7 @@ class TokenSums:
     def merge(self, other: "TokenSums") -> None:
         """Add the sums of a disjoint set of images."""
         if self.tokens != other.tokens:
-            raise ResultError("these sums are of different tokens and cannot be merged")
+            raise ResultError("these sums have different tokens and cannot be merged")
         self._counts = self._counts + other._counts
         for name, total in other._sums.items():
             self._add(name, total)

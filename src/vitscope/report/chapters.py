@@ -128,7 +128,7 @@ def _ask_classes(numbered: tuple[int, str]) -> Entry:
         key=f"one-shot-{number}",
         title=f"Do the classes survive? ({printable(classifier)} classifier)",
         meaning="A classifier learns from the full outputs of one image per class and is tested on "
-        "what one source alone wrote.",
+        "the contribution of one source alone.",
         definitions=("one-shot", "terms"),
         describe=partial(describe_one_shot, classifier=classifier, top="top1"),
         mark=_TERMS,
@@ -139,8 +139,9 @@ _SOURCES = (
     Entry(
         key="variance-share",
         title="Where does the output come from?",
-        meaning="Each bar is the part of the output’s variance over images that one source wrote. "
-        "The bars of a model add up to 100 %; a bar below zero takes away from the others.",
+        meaning="Each bar is the part of the output’s variance over images that one source "
+        "contributes. The bars of a model add up to 100 %; a bar below zero takes away from the "
+        "others.",
         definitions=("variance-share", "terms", "interval"),
         describe=describe_variance_share,
         mark=_TERMS,
@@ -166,8 +167,8 @@ _SOURCES = (
     Entry(
         key="cka-residual",
         title="Would one source suffice?",
-        meaning="How alike the residual stream r and what one source wrote arrange the images: 1 "
-        "is the same arrangement, 0 an unrelated one.",
+        meaning="How similarly the residual stream r and one source’s contribution arrange the "
+        "images: 1 is the same arrangement, 0 an unrelated one.",
         definitions=("cka", "readouts", "interval"),
         describe=partial(describe_residual_cka, terms=SOURCES),
         mark=_TERMS,
@@ -175,8 +176,8 @@ _SOURCES = (
     Entry(
         key="cka-attention",
         title="Would one kind of token suffice?",
-        meaning="How alike the attention branch’s output t and what one source wrote arrange the "
-        "images: 1 is the same arrangement, 0 an unrelated one.",
+        meaning="How similarly the attention branch’s output t and one source’s contribution "
+        "arrange the images: 1 is the same arrangement, 0 an unrelated one.",
         definitions=("cka", "readouts", "interval"),
         describe=partial(describe_restricted_cka, terms=SOURCES),
         mark=_TERMS,
@@ -206,9 +207,9 @@ TOKENS = (
     Entry(
         key="anatomy",
         title="What do the special tokens hold?",
-        meaning="The norm of each special token at the input of the audited block, beside that of "
-        "patches. A token that is far longer than all others and the same for every image does "
-        "not describe the image.",
+        meaning="The norm of each special token at the input of the audited block, compared with "
+        "that of patches. A token that is far longer than all others and the same for every image "
+        "does not describe the image.",
         definitions=("anatomy", "high-norm"),
         describe=describe_anatomy,
         mark=_TOKENS,

@@ -135,7 +135,7 @@ def _hold(number: Measured, line: float, side: int) -> Check:
     if farthest < 0:
         reason = f"{_title(number)} is not {word} {_format(line)}"
         return Check("disagrees", (reason,), (number,))
-    reason = f"the interval of {_title(number)} holds {_format(line)}"
+    reason = f"the interval of {_title(number)} contains {_format(line)}"
     return Check("cannot tell", (reason,), (number,))
 
 

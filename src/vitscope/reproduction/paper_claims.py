@@ -341,7 +341,7 @@ def _show_tiny(models: Models, data: Data) -> Check:
     shown = (("DeiT", "Ti"), ("DeiT III", "S"), ("DeiT III", "H"))
     reason = (
         "no DeiT III tiny weights are published: the tiny model here (Ti) is DeiT, another recipe, "
-        "shown beside S and H of DeiT III"
+        "shown next to S and H of DeiT III"
     )
     numbers = (measure(models, data, recipe, size, NORM_RATIO) for recipe, size in shown)
     return Check("cannot tell", (reason,), tuple(numbers))

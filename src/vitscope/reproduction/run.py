@@ -204,7 +204,7 @@ class Reproduction:
         if weights and record.weights != weights:
             return f"its weights were those of {record.weights}, and are now of {weights}"
         if weights_hash not in {None, record.weights_hash}:
-            return "the model's weights are others now"
+            return "the model's weights have changed"
         return self._find_fault_of_maps(name, record) if stage == MAPS else ""
 
     def _find_fault_of_maps(self, name: str, record: StageRecord) -> str:
@@ -213,7 +213,7 @@ class Reproduction:
             return ""  # even if that audit has been lost since
         reference, _ = self._find_reference(name)
         if reference is not None:
-            return "there is an audit now to hold it against"
+            return "an audit to compare it with exists now"
         return "" if record.reference is None else "it was compared with an audit of other settings"
 
     def _find_reference(self, name: str) -> tuple[AuditResult | None, str]:
@@ -225,7 +225,7 @@ class Reproduction:
             return None, "there is none"
         audit = AuditResult.load(self.result_folder(name, IMAGES))
         if (count := audit.summary.data.num_images) < MIN_IMAGES:
-            return None, f"it holds {count} images, and means take {MIN_IMAGES}"
+            return None, f"it has {count} images, and means need {MIN_IMAGES}"
         return audit, ""
 
 

@@ -69,8 +69,7 @@ def check_smoke_folder(out: Path, images: Path) -> None:
     check_folder(out, images)
     if (out / STATE).exists() and not images.exists():
         raise UsageError(
-            f"{printable_path(out)} holds a reproduction with images of its own: give --smoke "
-            "another folder"
+            f"{printable_path(out)} is a reproduction with real images: give --smoke another folder"
         )
 
 

@@ -98,7 +98,7 @@ def find_damage(stage: str, folder: Path, record: StageRecord) -> str:
     except (ResultError, LookupError, TypeError, OSError) as error:
         return f"it is damaged ({error})"
     if made_by != (record.model_id, record.weights_hash):
-        return "it is of another model, or of other weights, than was recorded"
+        return "its model or weights are not the recorded ones"
     if record.contents not in {"", contents}:
         return f"it is damaged ({contents}, but {record.contents} when it was finished)"
     return ""

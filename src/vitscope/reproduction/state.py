@@ -101,7 +101,7 @@ class ReproductionState:
                 _check_name(part)
         except (ResultError, ValueError) as error:
             raise ResultError(
-                f"{name} cannot be read, so it is unknown what the results beside it were made of: "
+                f"{name} cannot be read, so it is unknown how the results next to it were made: "
                 "choose another folder, or put a copy of the file back (vitscope figures draws "
                 f"what is in {printable_path(out / 'results')}; the reason: {error})"
             ) from None

@@ -60,7 +60,9 @@ class Manifest:
         if found := [*self.unknown, *unknown]:
             return f"whether its model is the same cannot be verified, for {found[0]} is not known"
         if not (self.behaviour_hash and behaviour_hash):
-            return "it is of an earlier version, which did not record how its model computes"
+            return (
+                "it was written by an earlier version, which did not record how its model computes"
+            )
         if self.behaviour_hash != behaviour_hash:
             return (
                 "its model has the same weights and computes otherwise (a hook, a parametrisation, "
@@ -127,7 +129,7 @@ def read_manifest(folder: Path) -> Manifest:
         content = json.loads(metadata["manifest"])
     manifest = read_typed(Manifest, content, printable_path(path))
     if not isinstance(getattr(torch, manifest.dtype, None), torch.dtype) or not manifest.layers:
-        raise ResultError(f"{printable_path(path)} is damaged: it is of no known layers or dtype")
+        raise ResultError(f"{printable_path(path)} is damaged: its layers or dtype are unknown")
     return manifest
 
 

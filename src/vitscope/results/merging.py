@@ -103,10 +103,10 @@ def check_disjoint(folders: Sequence[Path]) -> None:
     for folder, repeated in zip(folders, find_repeated(folders), strict=True):
         if repeated:
             raise ResultError(
-                f"{folder} cannot be merged: {len(repeated)} of its images are in it twice or in "
-                "another result too; merge results of disjoint image sets, and shards of one list "
-                "that did not change between the jobs and, where it lies in a store or a table, "
-                "holds no copies"
+                f"{folder} cannot be merged: {len(repeated)} of its images are repeated or also "
+                "in another result; merge results of disjoint image sets, and shards of one list "
+                "that did not change between the jobs and, if it is in a store or a table, "
+                "contains no copies"
             )
 
 

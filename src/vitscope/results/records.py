@@ -169,7 +169,7 @@ def replace_columns(path: Path, new_columns: Iterator[Mapping[ScalarPath, Tensor
 def _align(
     path: Path, new_columns: Iterator[Mapping[ScalarPath, Tensor]]
 ) -> Iterator[tuple[pa.Table, dict[ScalarPath, Tensor]]]:
-    mismatch = ResultError(f"{path} does not go with the features beside it: audit again")
+    mismatch = ResultError(f"{path} does not match its features: audit again")
     for table in iter_row_groups(path):
         taken: dict[ScalarPath, list[Tensor]] = {}
         missing = table.num_rows

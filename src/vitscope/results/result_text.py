@@ -169,11 +169,11 @@ def tell_one_shot(summary: OneShotSummary) -> str:
     }
     told = ", ".join(f"{name} alone keep {share:.0%}" for name, share in kept.items())
     if kept["patches"] >= 0.9:
-        meaning = "what tells the classes apart can be read from the patches"
+        meaning = "the classes can be distinguished by the patches"
     elif kept["patches"] >= 0.5:
-        meaning = "the patches hold only part of what tells the classes apart"
+        meaning = "the patches distinguish the classes only in part"
     else:
-        meaning = "what tells the classes apart did not come from the patches"
+        meaning = "most of what distinguishes the classes does not come from the patches"
     return f"of what the full attention output reaches beyond chance (top-1), {told}: {meaning}"
 
 

@@ -158,7 +158,7 @@ def _claim(status: Status, span: Span, constant: Constant | None, *, alone: bool
     if status == "not enough images":
         return "not enough images to tell"
     if status == "no variation":
-        what = "the output" if constant == "output" else "what patches wrote"
+        what = "the output" if constant == "output" else "the patches' contribution"
         return f"{what} is the same for every image"
     if status == "borderline":
         return f"patch integration is borderline between {span[1]} and {span[0]}"
@@ -296,7 +296,7 @@ def judge_alone(shares: Mapping[str, float], remedy: str) -> ImageVerdict:
     patches = shares["patches"]
     if set(shares) == {"patches"} and not math.isnan(patches):
         text = f"patches carry 100 % of this output: {_read_share(100)[1]}"
-        basis = "there being no other source: beside the bias patches alone write this output"
+        basis = "patches and the bias are the only sources of this output"
         return ImageVerdict("most", 1.0, None, text, basis)
     text = f"cannot tell without a reference: {remedy}"
     basis = "no reference: raw numbers also count what is the same for every image"

@@ -134,8 +134,8 @@ def fit_whole(
     width, height = size
     if max(size) > MAX_ASPECT * min(size):
         raise ImageReadError(
-            f"{width} x {height} px is more than {MAX_ASPECT} times as long as short: crop it to "
-            "the part that is to be explained"
+            f"{width} x {height} px has an aspect ratio above {MAX_ASPECT}: crop it to the part "
+            "to explain"
         )
     shorter = min(preprocessing.size)
     rows, columns = (

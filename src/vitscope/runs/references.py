@@ -76,7 +76,7 @@ def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
     sums = audited.read_sums()[wanted.layer]
     if sums.num_images < MIN_IMAGES:
         raise UsageError(
-            f"the reference {folder} holds {sums.num_images} images, too few for a reference: "
+            f"the reference {folder} has {sums.num_images} images, too few for a reference: "
             f"audit {MIN_IMAGES} or more"
         )
     if manifest.has_skip and "cls" not in manifest.groups:
@@ -102,7 +102,7 @@ def _check_fits(
 ) -> None:
     if wanted.layer not in layers:
         raise UsageError(
-            f"the reference {which} holds layers {list(layers)}, not {wanted.layer}: give "
+            f"the reference {which} has layers {list(layers)}, not {wanted.layer}: give "
             f"an audit made with --layers {wanted.layer}"
         )
     for setting in sorted(field.name for field in fields(Preprocessing)):
@@ -130,8 +130,8 @@ def find_reference(wanted: Wanted, out: Path | None) -> tuple[Reference | None, 
             unused.append(f"not used: {error}")
     if found:
         best = max(found, key=lambda one: one.about.num_images)
-        beside = f"{best.about.images}, which lies beside this result"
-        about = replace(best.about, source="found", images=beside)
+        images = f"{best.about.images}, next to this result"
+        about = replace(best.about, source="found", images=images)
         return replace(best, about=about), unused
     try:
         return _find_shipped(wanted), unused
@@ -170,7 +170,7 @@ def _find_shipped(wanted: Wanted) -> Reference | None:
             if content["weights_hash"] != wanted.weights_hash:
                 continue
             layers = tuple(content["layers"])
-            which = f"for {content['model_id']} that comes with vitscope"
+            which = f"for {content['model_id']} shipped with vitscope"
             _check_behaviour(which, content["behaviour_hash"], content["model_id"], wanted)
             preprocessing = read_typed(Preprocessing, content["preprocessing"], which)
             _check_fits(which, layers, preprocessing, wanted)

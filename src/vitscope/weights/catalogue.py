@@ -145,7 +145,7 @@ def plan_models(families: Sequence[str], sizes: Sequence[str]) -> list[tuple[str
     ]
     if not chosen:
         raise UsageError(
-            f"no model of {', '.join(families) or 'no family'} is of the size "
+            f"no model of {', '.join(families) or 'no family'} has the size "
             f"{', '.join(sizes) or '(none given)'}: `vitscope models` lists what there is"
         )
     return chosen

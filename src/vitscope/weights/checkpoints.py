@@ -128,8 +128,8 @@ def check_colour(weights: Mapping[str, Tensor], path: Path) -> None:
     kernel = weights.get(_PATCH_KERNEL)
     if kernel is not None and kernel.ndim == 4 and kernel.shape[1] != 3:
         raise UnsupportedModelError(
-            f"{path} is of a model of images with {kernel.shape[1]} channels: expected 3 (red, "
-            "green, blue)"
+            f"{path} is for a model of images with {kernel.shape[1]} channels: expected 3 "
+            "(red, green, blue)"
         )
 
 

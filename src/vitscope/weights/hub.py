@@ -51,7 +51,7 @@ def find_snapshot(repo_id: str, others: Sequence[str], weights: Sequence[str]) -
     if fetched is None:
         expected = " or ".join([*others[:1], *weights])
         raise ModelUnreachableError(
-            f"the repository {repo_id} does not hold the files of a model (expected {expected})"
+            f"the repository {repo_id} does not have the files of a model (expected {expected})"
         )
     return fetched
 
@@ -114,7 +114,7 @@ def _make_unreachable(repo_id: str, error: BaseException) -> ModelUnreachableErr
         reason = "HF_HUB_OFFLINE is set"
     return ModelUnreachableError(
         f"{repo_id} is not cached and cannot be fetched ({reason}): connect to the network, or "
-        "give the path of a local folder that holds the model"
+        "give the path of a local folder with the model"
     )
 
 

@@ -323,11 +323,11 @@ REFUSED = [
         "image[0]: Image with preprocessed=True: expected floating-point tensors",
     ),
     ("photos", True, "'photos' with preprocessed=True: expected floating-point tensors"),
-    (Once(), False, "Once gives its images once and in its own order: take those"),
+    (Once(), False, "Once gives its images once and in its own order: collect"),
     (
         DataLoader(Once()),
         False,
-        "DataLoader gives its images once and in its own order: take those",
+        "DataLoader gives its images once and in its own order: collect",
     ),
     (
         Items([7] * 2),
@@ -380,5 +380,5 @@ def test_a_dataset_that_gives_its_images_once_says_what_to_do(vit):
         def __iter__(self):
             return iter(())
 
-    with pytest.raises(UsageError, match=r"into a list, as in list\(itertools.islice"):
+    with pytest.raises(UsageError, match=r"in a list, as in list\(itertools.islice"):
         audit(vit, Stream())

@@ -82,7 +82,7 @@ def test_a_gallery_over_few_images_cannot_tell_as_explain_refuses_it(photos, tmp
     small = audit(named_vit(), few, AuditConfig(gallery=6), out=tmp_path / "few")
     (gallery,) = collect_images(load_results([small.folder]))["galleries"]
     assert set(statuses_of(gallery).values()) == {"cannot tell"}
-    with pytest.raises(UsageError, match="holds 6 images, too few for a reference: audit 20"):
+    with pytest.raises(UsageError, match="has 6 images, too few for a reference: audit 20"):
         explain(named_vit(), few, reference=small)
 
 
@@ -182,7 +182,7 @@ def test_an_audit_in_out_is_used_and_stays(command, photos, one, tmp_path):
     for more in ((), ("--overwrite",)):
         code, printed, _ = command("explain", one, *MODEL, "--out", out, *more)
         assert code == 0
-        assert "which lies beside this result" in " ".join(printed.split())
+        assert "next to this result" in " ".join(printed.split())
         told = Explanation.load(out / "tiny-dinov2_reg-explained").summary.reference
         assert told.source == "found"
         assert Path(told.folder) == out / "tiny-dinov2_reg"

@@ -1,4 +1,4 @@
-"""Which reference is used: one that is given, one that lies beside the result, or a shipped one."""
+"""Which reference is used: one that is given, one next to the result, or a shipped one."""
 
 from dataclasses import asdict, replace
 
@@ -40,7 +40,7 @@ def test_an_audit_beside_the_result_is_found_and_named(one, home, place):
     told = reference_of(result)
     assert told.source == "found"
     assert told.folder == str(home / "photos-audit")
-    assert "home/photos-audit, which lies beside this result" in told.images
+    assert "home/photos-audit, next to this result" in told.images
     given = explain(named_vit(), one, FLOAT64, reference=AuditResult.load(home / "photos-audit"))
     found, expected = result.summary.images[0], given.summary.images[0]
     assert found.numbers.centred_share == expected.numbers.centred_share
@@ -63,7 +63,7 @@ def change_weights(vit):
     [
         (named_vit, RunConfig(size=40), None, "audited with size (32, 32)"),
         (named_vit, RunConfig(draft=True), None, "audited with draft False"),
-        (named_vit, RunConfig(), 0, "holds layers [1], not 0"),
+        (named_vit, RunConfig(), 0, "has layers [1], not 0"),
         (lambda: change_weights(named_vit()), RunConfig(), None, None),
     ],
 )
@@ -122,7 +122,7 @@ def test_shipped_means_are_used_where_they_fit(one, audited, tmp_path, monkeypat
     assert entry.numbers.centred_share == given.numbers.centred_share
     for vit, config, layer, reason in (
         (named_vit(), RunConfig(size=40), None, "audited with size (32, 32)"),
-        (named_vit(), RunConfig(), 0, "holds layers [1], not 0"),
+        (named_vit(), RunConfig(), 0, "has layers [1], not 0"),
         (change_weights(named_vit()), RunConfig(), None, ""),
     ):
         result = explain(vit, one, config, layer=layer)

@@ -105,13 +105,19 @@ def change_the_weights_hash(folder):
 
 
 @pytest.mark.parametrize(
-    "damage", [damage_summary, damage_kind, lose_a_file, change_the_weights_hash]
+    ("damage", "told"),
+    [
+        (damage_summary, "it is damaged"),
+        (damage_kind, "it is damaged"),
+        (lose_a_file, "it is damaged"),
+        (change_the_weights_hash, "its model or weights are not the recorded ones"),
+    ],
 )
-def test_a_damaged_result_is_made_again_and_that_is_told(out, sets, damage):
+def test_a_damaged_result_is_made_again_and_that_is_told(out, sets, damage, told):
     damage(out / "results" / NAME / "one-shot")
     outcomes = run(out, sets)
     assert {s: o.status for s, o in outcomes.items()} == KEPT | {"one-shot": "done"}
-    assert outcomes["one-shot"].reason.startswith("made again: it is ")
+    assert outcomes["one-shot"].reason.startswith(f"made again: {told}")
     assert statuses(out, sets) == KEPT
 
 
@@ -150,7 +156,7 @@ def test_other_weights_from_the_same_place_make_everything_again(out, sets):
     shutil.rmtree(out / "results" / NAME / "imagenet")
     outcomes = run(out, sets, models=[other])
     assert {stage: o.status for stage, o in outcomes.items()} == DONE
-    assert outcomes["images"].reason == "made again: the model's weights are others now"
+    assert outcomes["images"].reason == "made again: the model's weights have changed"
 
 
 def fail_audits_of(monkeypatch, name):
@@ -180,7 +186,7 @@ def test_maps_made_without_a_reference_are_made_again_with_one(sets, tmp_path, m
     assert read_reference(out) is None
     second = run(out, sets, imagenet=None)
     assert (second["images"].status, second["maps"].status) == ("done", "done")
-    assert "there is an audit now" in second["maps"].reason
+    assert "an audit to compare it with exists now" in second["maps"].reason
     assert read_reference(out)["num_images"] == 48
 
 
@@ -193,7 +199,7 @@ def test_maps_are_kept_where_only_their_reference_was_lost(out, sets, monkeypatc
 def test_few_images_are_no_reference(sets, tmp_path):
     outcomes = run(tmp_path / "paper", sets, images="few", imagenet=None)
     assert outcomes["maps"].status == "done"
-    assert "it holds 8 images, and means take 20" in outcomes["maps"].reason
+    assert "it has 8 images, and means need 20" in outcomes["maps"].reason
     assert statuses(tmp_path / "paper", sets, images="few", imagenet=None)["maps"] == "kept"
 
 
@@ -341,7 +347,7 @@ def test_masks_and_layers_reach_the_audit_of_the_main_set(sets, tmp_path):
     os.utime(next(masks.iterdir()), ns=(1, 1))
     with pytest.raises(UsageError, match="masks was '8 masks"):
         start(out, sets, config, images=flat)
-    with pytest.raises(UsageError, match="holds no mask"):
+    with pytest.raises(UsageError, match="has no mask"):
         start(tmp_path / "other", sets, replace(CONFIG, masks=str(sets)))
 
 

@@ -191,7 +191,7 @@ def test_jobs_whose_copies_nobody_could_tell_are_not_merged(with_copies, tmp_pat
         audit(tiny_vit(), source, replace(CONFIG, shard=(k, 2)), out=tmp_path / f"{k}")
         for k in (1, 2)
     )
-    with pytest.raises(ResultError, match="1 of its images are in it twice or in another result"):
+    with pytest.raises(ResultError, match="1 of its images are repeated or also in another result"):
         first.merge(second)
 
 
@@ -205,7 +205,7 @@ def test_a_folder_that_was_reordered_between_two_jobs_is_not_merged(images, tmp_
     for k, content in enumerate(reversed(contents)):
         (folder / f"{k}.png").write_bytes(content)
     second = audit(tiny_vit(), folder, replace(CONFIG, shard=(2, 2)), out=tmp_path / "2")
-    with pytest.raises(ResultError, match="3 of its images are in it twice or in another result"):
+    with pytest.raises(ResultError, match="3 of its images are repeated or also in another result"):
         first.merge(second)
 
 

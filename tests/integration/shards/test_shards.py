@@ -268,7 +268,7 @@ def test_shards_of_a_job_array_merge_to_the_whole(images, verified, tmp_path):
     merged = two.merge(parts[1])
     assert merged.missing_shards == []
     assert_same_numbers(numbers(merged), numbers(verified), ROUNDING)
-    with pytest.raises(ResultError, match="are in it twice or in another result too"):
+    with pytest.raises(ResultError, match="are repeated or also in another result"):
         merged.merge(parts[1])
     other = audit(tiny_vit(), names[:-1], replace(VERIFIED, shard=(3, 3)), out=tmp_path / "other")
     assert parts[0].merge(other).missing_shards is None

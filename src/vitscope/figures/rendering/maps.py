@@ -155,7 +155,7 @@ def _make_maps(one: ImageExplanation) -> tuple[_Map, ...]:
         ),
         _Map(
             "value-weighted map",
-            "‖c_i‖, length of what patch i wrote",
+            "‖c_i‖, length of patch i's contribution",
             one.contribution_norm,
             caption=_wrap(_tell_cosines(one), _CAPTION_LETTERS),
         ),
