@@ -18,6 +18,7 @@ from rich.text import Text
 
 from vitscope.results.choices import LAYER, Labelled, count_cls, describe_choices, find_mixture
 from vitscope.results.result_text import (
+    ABSENT,
     TextTable,
     describe_audit,
     describe_dropped,
@@ -117,7 +118,7 @@ def make_comparison(summaries: Sequence[AuditSummary]) -> Table | Text:
         share = layer.variance_share["residual"]["patches"]
         table.add_row(
             Text(summary.model.id),
-            f"{summary.model.num_params / 1e6:.0f} M",
+            f"{summary.model.num_params / 1e6:.0f} M" if summary.model.num_params else ABSENT,
             tell_number(mean_of(layer.attention_mass, "patches")),
             tell_estimate(share.value, share.ci95),
             tell_estimate(cka.unbiased, cka.ci95),

@@ -54,6 +54,18 @@ METRICS = """
         def summarize(self):
             return {"mean": Estimate(1.0, (float("nan"), 1.0))}
 
+    class Bool(LargestTerm):
+        def summarize(self):
+            return {"mean": Estimate(True, None)}
+
+    class Empty(LargestTerm):
+        def summarize(self):
+            return {"mean": Estimate(1.0, ())}
+
+    class Array(LargestTerm):
+        def summarize(self):
+            return {"mean": Estimate(torch.zeros(2), None)}
+
     class Listed(LargestTerm):
         def save(self):
             return {"total": self.total.tolist()}
@@ -67,6 +79,9 @@ POINTS = {
     "failing": "mine:Failing",
     "untyped": "mine:Untyped",
     "undefined": "mine:Undefined",
+    "bool": "mine:Bool",
+    "empty": "mine:Empty",
+    "array": "mine:Array",
     "listed": "mine:Listed",
     "shared": "mine:Shared",
     "nothing": "mine:torch",
@@ -126,7 +141,7 @@ def test_shards_of_another_version_do_not_merge(package, images, tmp_path):
     parts = [audit(tiny_vit(), images, **SETTINGS, shard=(k, 2)) for k in (1, 2)]
     (info,) = package.glob("*.dist-info")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vitscope-mine\nVersion: 1.3\n")
-    message = r"^metric 'largest_term' was measured with vitscope-mine 1\.2, not with the install"
+    message = r"^metric 'largest_term' needs vitscope-mine 1\.2, found vitscope-mine 1\.3: install"
     with pytest.raises(UsageError, match=message):
         parts[0].merge(parts[1], out=tmp_path / "merged")
 
@@ -142,6 +157,14 @@ def test_a_fault_in_the_summary_ends_the_first_shard(package, images, tmp_path):
     with pytest.raises(UsageError, match="found 'mean'"):
         audit(tiny_vit(), images, **settings, on_progress=lambda done, _: seen.append(done))
     assert max(seen) <= 4
+
+
+def test_a_shard_without_images_is_no_fault_of_the_metric(package, images):
+    for path in sorted(images.iterdir())[:4]:
+        path.write_bytes(b"damaged")
+    result = audit(tiny_vit(), images, **SETTINGS, shard_size=4)
+    assert result.summary.data.num_images == 5
+    assert result.summary.last.metrics["largest_term"]["mean"].value > 0
 
 
 def test_results_with_and_without_it_do_not_merge(package, images, tmp_path):
@@ -171,6 +194,9 @@ def test_results_with_and_without_it_do_not_merge(package, images, tmp_path):
             UsageError,
             r"found 'mean': Estimate\(value=1\.0, ci95=\(nan, 1\.0\)\): expe",
         ),
+        ("bool", UsageError, r"found 'mean': Estimate\(value=True, ci95=None\): expected"),
+        ("empty", UsageError, r"found 'mean': Estimate\(value=1\.0, ci95=\(\)\): expected"),
+        ("array", UsageError, r"found 'mean': Estimate\(value=tensor\(\[0\., 0\.\]\), ci95=None"),
         ("listed", UsageError, r"saves 'total' as list: expected a tensor of float64"),
         ("mine/largest", UsageError, r"^metric 'mine/largest': expected a name without a slash$"),
     ],

@@ -74,7 +74,9 @@ def test_what_is_not_the_patches_counts_on_where_cls_is_counted():
 
 
 @pytest.mark.parametrize("figure", ["norms", "residual_cka", "restricted_cka"])
-@pytest.mark.parametrize("terms", ["patches", [], ["skip", "nope"]], ids=str)
+@pytest.mark.parametrize(
+    "terms", ["patches", [], ["skip", "nope"], 5, [["skip"]], ["skip", "skip"]], ids=str
+)
 def test_unknown_terms_are_refused_by_name(figure, terms):
     with pytest.raises(UsageError, match=r"^terms .*: expected a list of some of full, "):
         draw_figure(figure, [audit()], terms=terms)

@@ -11,9 +11,10 @@ from vitscope.figures.description import (
     name_block,
     select,
 )
-from vitscope.figures.intervals import Interval, read_estimate, read_spread, write_percent
+from vitscope.figures.intervals import Interval, read_estimate, read_spread
 from vitscope.figures.saved import ModelResult
 from vitscope.results.choices import LAYER
+from vitscope.results.number_text import write_percent
 from vitscope.results.schema import AuditSummary
 from vitscope.results.schema_numbers import Anatomy, DominantRegister
 

@@ -140,7 +140,8 @@ def _check_readout(readout: str) -> None:
 
 
 def _check_terms(terms: Sequence[str]) -> None:
-    if isinstance(terms, str) or not terms or not {*terms} <= TERMS.keys():
+    known = isinstance(terms, (list, tuple)) and all(isinstance(one, str) for one in terms)
+    if not known or not terms or not set(terms) <= TERMS.keys() or len(set(terms)) < len(terms):
         raise UsageError(f"terms {terms!r}: expected a list of some of {', '.join(TERMS)}")
 
 

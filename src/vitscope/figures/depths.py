@@ -102,7 +102,7 @@ def describe_high_norm_layers(results: Iterable[ModelResult]) -> FigureData:
 
 def describe_high_norm_grid(results: Iterable[ModelResult]) -> FigureData:
     """How often each place on the patch grid has a high-norm token, at the depth with most."""
-    # Reading sums needs torch, which no other figure does.
+    # Reading sums needs torch.
     from vitscope.results.audit_result import AuditResult
 
     selection = select(results, _find_densest)

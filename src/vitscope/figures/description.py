@@ -1,8 +1,8 @@
 """What a figure shows, independent of how it is drawn: numbers as tidy rows, notes, omissions.
 
-The modules `contributions`, `depths`, `anatomy`, `pairs` and `image_numbers` read results into a
-`FigureData`. `rendering` draws it with matplotlib, the report with Vega-Lite, and its rows are also
-saved as CSV.
+The modules `contributions`, `depths`, `anatomy`, `pairs`, `image_numbers` and `explained` read
+results into a `FigureData`. `rendering` draws it with matplotlib, the report with Vega-Lite, and
+its rows are also saved as CSV.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -188,15 +188,18 @@ def over_size(describe: Callable[..., FigureData]) -> Callable[..., FigureData]:
     @wraps(describe)
     def described(results: Iterable[ModelResult], **settings: Any) -> FigureData:
         results = list(results)
-        data = describe(results, **settings)
-        unsized = {model.folder: model.label for model in data.shown if model.params_m is None}
-        if not unsized:
-            return data
-        reasons = dict.fromkeys(unsized.values(), "its number of parameters is not known")
-        if len(unsized) == len(data.shown):
-            raise NothingToDrawError(describe_omitted(reasons))
-        data = describe([one for one in results if one.folder not in unsized], **settings)
-        return replace(data, omitted={**data.omitted, **reasons})
+        sized = [result for result in results if result.params_m is not None]
+        unsized = [result for result in results if result.params_m is None]
+        reasons = {result.label: "its number of parameters is not known" for result in unsized}
+        try:
+            data = describe(sized, **settings)
+        except NothingToDrawError:
+            if sized or not unsized:
+                raise
+            raise NothingToDrawError(describe_omitted(reasons)) from None
+        kind = data.shown[0].kind
+        left = {one.label: reasons[one.label] for one in unsized if one.kind == kind}
+        return replace(data, omitted={**data.omitted, **left})
 
     return described
 

@@ -16,10 +16,11 @@ from vitscope.figures.description import (
     select,
     write_range,
 )
-from vitscope.figures.intervals import Interval, make_interval, write_number
+from vitscope.figures.intervals import Interval, make_interval
 from vitscope.figures.saved import ModelResult
 from vitscope.metrics.rank_correlation import AdjustedCorrelation
 from vitscope.results.choices import LAYER, SHARES, count_cls
+from vitscope.results.number_text import write_number
 
 R2 = "R²"
 """Key of the regression on all covariates, next to the covariates."""

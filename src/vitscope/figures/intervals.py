@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.estimates import CkaEstimate, HighNormTokens
 from vitscope.metrics.jackknife import Estimate
+from vitscope.results.number_text import write_number, write_percent
 from vitscope.results.schema import AuditSummary
 
 _FEWEST_FOR_CKA = 4
@@ -70,20 +71,6 @@ def make_interval(
     """A number with its interval; None if it is undefined."""
     low, high = ends if ends and not any(map(math.isnan, ends)) else (None, None)
     return None if math.isnan(value) else Interval(value, low, high, n)
-
-
-def write_number(value: float, digits: int | None = None) -> str:
-    """A number as text: rounded zero has no sign, and negative numbers have a minus sign."""
-    if math.isnan(value):
-        return "undefined"
-    if digits is None:
-        digits = 3 if abs(value) < 10 else 1 if abs(value) < 100 else 0
-    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
-
-
-def write_percent(share: float) -> str:
-    """A share as a percentage."""
-    return "undefined" if math.isnan(share) else f"{write_number(100 * share, 1)} %"
 
 
 def write_interval(number: Interval | None, *, percent: bool = False) -> str:

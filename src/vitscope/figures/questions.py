@@ -122,7 +122,7 @@ OF_EACH_MODEL = {
     for name, question in FIGURES.items()
     if question.of_one
 }
-"""File names, by figure."""
+"""Figures, by file name."""
 
 
 def plot(name: str, results: Sequence[SavedResult | str | Path], **settings: Any) -> Figure:
@@ -192,7 +192,7 @@ def draw_maps(results: Results, image: int = 0, *, heads: bool = False) -> Drawi
 
 def draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> Drawing:
     """Maps of the image with an identity."""
-    # Reading maps needs torch, which no other figure does.
+    # Reading maps needs torch.
     from vitscope.figures.explained import describe_maps
     from vitscope.figures.rendering.maps import plot_explanations
     from vitscope.results.explanation import Explanation

@@ -1,14 +1,17 @@
 """Metrics of other packages, computed along with an audit's own."""
 
+import math
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from vitscope.errors import ResultError, UsageError
+from vitscope.files.printable import printable_path
 from vitscope.files.typed_json import LARGEST
 from vitscope.metrics.jackknife import Estimate
 from vitscope.metrics.sums import Batch, Sums
@@ -37,13 +40,15 @@ class OtherMetrics:
         for name, point in self._points.items():
             if name_package(point) != packages[name]:
                 raise UsageError(
-                    f"metric {name!r} was measured with {packages[name]}, not with the installed "
-                    f"{name_package(point)}: install the version that was used"
+                    f"metric {name!r} needs {packages[name]}, found {name_package(point)}: install "
+                    "the version that the run was started with"
                 )
         self._sums = {name: _make_sums(point) for name, point in self._points.items()}
+        self._has_images = False
 
     def update(self, batch: Batch) -> None:
         """Add a batch."""
+        self._has_images = True
         for name, sums in self._sums.items():
             with plain_faults(self._points[name]):
                 sums.update(batch)
@@ -56,8 +61,9 @@ class OtherMetrics:
 
     def save(self) -> dict[str, Tensor]:
         """The tensors to save."""
-        # A metric that cannot be summarised fails with the first shard, not after the last.
-        self.summarize()
+        if self._has_images:
+            # A metric that cannot be summarised fails with the first shard, not after the last.
+            self.summarize()
         saved: dict[str, Tensor] = {}
         for name, sums in self._sums.items():
             with plain_faults(self._points[name]):
@@ -79,10 +85,13 @@ class OtherMetrics:
             own = {k.removeprefix(place): v for k, v in tensors.items() if k.startswith(place)}
             try:
                 sums.load(own, folder)
+            except (MemoryError, torch.OutOfMemoryError):
+                raise
             except Exception as error:
-                package = name_package(self._points[name])
-                reason = f"the sums of metric {name!r} are not those of {package}"
-                raise ResultError(reason) from error
+                raise ResultError(
+                    f"{printable_path(folder)}: the sums of metric {name!r} cannot be read by "
+                    f"{name_package(self._points[name])}: audit again"
+                ) from error
 
     def summarize(self) -> dict[str, Any]:
         """The estimates of each metric."""
@@ -95,7 +104,7 @@ class OtherMetrics:
             if not isinstance(key, str) or not _is_sound(estimate):
                 raise self._refuse(
                     name,
-                    f"found {key!r}: {estimate!r}",
+                    shorten(f"found {key!r}: {estimate!r}", width=100, placeholder=" …"),
                     "an Estimate of plain numbers, finite or with a value of NaN, by name",
                 )
         return found
@@ -107,13 +116,17 @@ class OtherMetrics:
 
 def _is_sound(estimate: object) -> bool:
     # What reading a summary takes: an undefined value is NaN, an undefined interval None.
-    if not isinstance(estimate, Estimate) or not isinstance(estimate.ci95, (tuple, type(None))):
+    if not isinstance(estimate, Estimate):
         return False
-    ends = estimate.ci95 or ()
-    numbers = ends if estimate.value != estimate.value else (estimate.value, *ends)
-    return len(ends) in {0, 2} and all(
-        isinstance(number, (int, float)) and abs(number) <= LARGEST for number in numbers
-    )
+    value: Any = estimate.value
+    ends: Any = estimate.ci95
+    if ends is not None and not (isinstance(ends, tuple) and len(ends) == 2):
+        return False
+    numbers = (value, *(ends or ()))
+    if any(isinstance(one, bool) or not isinstance(one, (int, float)) for one in numbers):
+        return False
+    known = numbers[1:] if math.isnan(value) else numbers
+    return all(abs(number) <= LARGEST for number in known)
 
 
 def _name_dtypes() -> str:

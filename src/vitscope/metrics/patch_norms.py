@@ -95,8 +95,8 @@ class PatchNormCounts:
         """Find the outliers of one depth.
 
         Returns:
-            The threshold fitted to the norms of all images, and the tokens above it. Without
-            images every field is None.
+            The threshold fitted to the norms of all images, and the tokens above it; without
+            images nothing but their number, 0.
         """
         counts = self.read(depth)
         if not counts.num_images:

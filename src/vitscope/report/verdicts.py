@@ -11,14 +11,13 @@ from vitscope.figures.intervals import (
     read_estimate,
     read_spread,
     write_interval,
-    write_number,
-    write_percent,
 )
 from vitscope.figures.saved import ModelResult, as_sentence, format_millions
 from vitscope.files.json_files import read_json
 from vitscope.report.tables import Table
 from vitscope.report.vega import TERM_SHAPES
 from vitscope.results.choices import describe_settings
+from vitscope.results.number_text import write_number, write_percent
 from vitscope.results.saved_result import PROVENANCE
 from vitscope.results.schema import AuditSummary
 from vitscope.results.schema_numbers import LayerSummary

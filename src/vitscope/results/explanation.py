@@ -33,8 +33,8 @@ class ImageExplanation(ImageMaps):
     Attributes:
         path: Its file, printable.
         image_id: Digest of its bytes.
-        framing: "whole" if it was only rounded to whole patches, "cropped" if it was fitted to the
-            model's only input size.
+        framing: "whole" if it was only rounded to whole patches, "cropped" if it was cropped to the
+            input size.
         numbers: Its numbers.
         verdict: Whether the map may be read as an explanation.
     """

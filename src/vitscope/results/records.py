@@ -90,7 +90,7 @@ class TableWriter:
 
 
 class RecordWriter:
-    """Writes one layer's rows in the background, one shard at a time."""
+    """Writes one layer's rows, one shard at a time."""
 
     def __init__(self, folder: Path, layer: int, last_layer: int, *, keep_features: bool) -> None:
         """Prepare the files; nothing is written before the first shard is full."""

@@ -6,6 +6,7 @@ from math import isnan, nan
 
 from vitscope.metrics.distribution import Distribution
 from vitscope.results.choices import describe_settings
+from vitscope.results.number_text import write_number
 from vitscope.results.schema import (
     AuditSummary,
     DataSummary,
@@ -184,7 +185,7 @@ def mean_of(spreads: Mapping[str, Distribution], term: str) -> float:
 
 def tell_number(value: float, digits: int = 3) -> str:
     """A number as text."""
-    return ABSENT if isnan(value) else f"{value:.{digits}f}"
+    return ABSENT if isnan(value) else write_number(value, digits)
 
 
 def tell_estimate(value: float, ci95: Sequence[float] | None, digits: int = 3) -> str:
@@ -193,8 +194,9 @@ def tell_estimate(value: float, ci95: Sequence[float] | None, digits: int = 3) -
         return tell_number(value, digits)
     below, above = value - ci95[0], ci95[1] - value
     if abs(below - above) > 0.5 * 10**-digits:
-        return f"{value:.{digits}f} ({ci95[0]:.{digits}f} to {ci95[1]:.{digits}f})"
-    return f"{value:.{digits}f} ± {(below + above) / 2:.{digits}f}"
+        told, low, high = (write_number(number, digits) for number in (value, *ci95))
+        return f"{told} ({low} to {high})"
+    return f"{write_number(value, digits)} ± {write_number((below + above) / 2, digits)}"
 
 
 def _describe_balance(ledger: LedgerSummary) -> str:

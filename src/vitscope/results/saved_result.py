@@ -165,7 +165,6 @@ class TabularResult(SavedResult, ABC):
     """A result with a table that pandas and Polars can read.
 
     Attributes:
-        KIND: Kind of the result, as in its summary.
         folder: Folder of the result.
     """
 

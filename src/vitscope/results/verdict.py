@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from vitscope.metrics.estimates import CkaEstimate
 from vitscope.metrics.jackknife import Estimate
+from vitscope.results.number_text import write_number, write_percent
 from vitscope.results.vocabulary import SOURCES, TERMS
 
 Level = Literal["broken", "weakened", "holds"]
@@ -181,9 +182,9 @@ def _tell_numbers(share: Estimate, cka: CkaEstimate, num_images: int) -> str:
     if share.ci95 is not None:
         low, high = map(_tell_percent, share.ci95)
         told_share = f"{told_share} ({low.removesuffix(' %')} to {high})"
-    told_cka = _tell_number(cka.unbiased)
+    told_cka = write_number(cka.unbiased, _DIGITS)
     if cka.ci95 is not None:
-        low, high = map(_tell_number, cka.ci95)
+        low, high = (write_number(end, _DIGITS) for end in cka.ci95)
         told_cka = f"{told_cka} ({low} to {high})"
     intervals = "" if share.ci95 is None and cka.ci95 is None else ", 95 % intervals"
     return (
@@ -220,16 +221,8 @@ def _advise(status: Status, num_images: int) -> str:
     return f"a verdict takes {MIN_IMAGES_TO_JUDGE} images or more" if few else "audit more images"
 
 
-def _tell_number(value: float) -> str:
-    if math.isnan(value):
-        return "undefined"
-    return f"{round(value, _DIGITS) + 0.0:.{_DIGITS}f}".replace("-", "−")
-
-
 def _tell_percent(share: float) -> str:
-    if math.isnan(share):
-        return "undefined"
-    return f"{100 * (round(share, _DIGITS) + 0.0):.{_DIGITS - 2}f} %".replace("-", "−")
+    return write_percent(round(share, _DIGITS))
 
 
 def _name_source(term: str, shares: Collection[str]) -> str:

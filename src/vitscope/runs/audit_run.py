@@ -1,6 +1,6 @@
 """One model over one set of images: its shards, the writer of their parts, the result."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
@@ -17,7 +17,7 @@ from vitscope.files.json_files import read_json
 from vitscope.files.workspace import Plan
 from vitscope.images.image_set import ImageBatch, ImageSet
 from vitscope.metrics.feature_sums import rows_before_fold
-from vitscope.metrics.other_metrics import find_packages
+from vitscope.metrics.other_metrics import OtherMetrics, find_packages
 from vitscope.models.base import ViTAdapter
 from vitscope.models.stream import name_tokens
 from vitscope.results.finishing import finish_result
@@ -38,13 +38,15 @@ class AuditRun:
 
     def __init__(self, vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> None:
         """Prepare the run; the model is used only if a setting must be chosen."""
+        metrics = find_packages(config.metrics or ())
+        OtherMetrics(metrics)  # which refuses what is no metric, before the work
         vit = vit if vit.weights_hash else vit.hashed()
         layers = vit.select_layers(config.layers)
         self._whole = images
         self._images = _cut(images, config.shard)
         self._config = _settle(vit, self._images, config)
         self._run = ModelRun(vit, self._images, self._config)
-        self._manifest = _make_manifest(vit, self._images, self._config, layers, self._run)
+        self._manifest = _make_manifest(vit, self._images, self._config, layers, self._run, metrics)
         self._vit = vit
 
     @property
@@ -174,6 +176,7 @@ def _make_manifest(
     config: AuditConfig,
     layers: tuple[int, ...],
     run: ModelRun,
+    metrics: Mapping[str, str],
 ) -> Manifest:
     layout = vit.make_layout(*images.preprocessing.size)
     return Manifest(
@@ -191,5 +194,5 @@ def _make_manifest(
         preprocessing=describe_preprocessing(vit, images.preprocessing),
         has_masks=bool(images.masks),
         tolerance=choose_tolerance(config.torch_dtype, run.device),
-        metrics=find_packages(config.metrics or ()),
+        metrics=metrics,
     )

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from vitscope.figures.description import FigureData, Point, Values
 from vitscope.figures.image_numbers import R2
-from vitscope.figures.intervals import write_number
 from vitscope.figures.rendering.panels import (
     finish,
     label_rows,
@@ -27,6 +26,7 @@ from vitscope.figures.rendering.style import (
     mark_term,
 )
 from vitscope.figures.saved import ModelResult, format_millions
+from vitscope.results.number_text import write_number
 from vitscope.results.vocabulary import name_covariate
 
 _TICK_LETTERS = 12

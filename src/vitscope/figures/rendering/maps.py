@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from vitscope.figures.intervals import write_number, write_percent
 from vitscope.figures.rendering.shown import ShownFigure
 from vitscope.figures.rendering.style import (
     BASE_PT,
@@ -33,6 +32,7 @@ from vitscope.figures.rendering.style import (
 from vitscope.figures.saved import as_sentence, printable
 from vitscope.results.choices import list_inputs
 from vitscope.results.explanation import Explanation, ImageExplanation
+from vitscope.results.number_text import write_number, write_percent
 from vitscope.results.vocabulary import name_term, order_terms
 
 _SEQUENTIAL, _DIVERGING = "cividis", "PuOr"

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from vitscope.figures.description import FigureData, Point, group_points
-from vitscope.figures.intervals import CkaInterval, Interval, write_number
+from vitscope.figures.intervals import CkaInterval, Interval
 from vitscope.figures.pairs import ANGLES, CHANCE, RANKS, SHARED
 from vitscope.figures.rendering.panels import (
     finish,
@@ -18,6 +18,7 @@ from vitscope.figures.rendering.panels import (
     write_axis,
 )
 from vitscope.figures.rendering.style import SMALL_PT, colour_term, in_style, literal
+from vitscope.results.number_text import write_number
 from vitscope.results.vocabulary import name_term, order_terms
 
 Pair = tuple[str, str]

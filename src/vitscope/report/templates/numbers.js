@@ -43,7 +43,7 @@ async function showSpread() {
   document.getElementById("distribution-meaning").textContent = columns.get(spread.value).description;
   const without = data.distributions.filter(({ bins }) => !(spread.value in bins)).map(({ label }) => label);
   const missing = document.getElementById("distribution-missing");
-  missing.textContent = without.length ? `Not told of, or the same for every image of: ${without.join(", ")}.` : "";
+  missing.textContent = without.length ? `Not known, or the same for every image: ${without.join(", ")}.` : "";
   await Promise.all(Array.from(document.querySelectorAll("[data-bins]"), showBins));
 }
 
