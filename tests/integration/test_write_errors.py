@@ -85,7 +85,7 @@ def test_an_error_of_a_write_is_called_one(run, tmp_path, monkeypatch):
         return writes(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "write_text", fail)
-    with pytest.raises(DiskError, match=r"cannot write .*out: No space left on device; nothing"):
+    with pytest.raises(DiskError, match=r"cannot write .*out: No space left on device; no partial"):
         run(out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
