@@ -28,11 +28,11 @@ def pytest_collection_finish():
 
 @pytest.fixture(scope="session", autouse=True)
 def shipped_fonttype():
-    """Kind of font in PDF files; tests write outlines, which takes a third of the time."""
+    """Kind of font in PDF files; tests write outlines, and fewer pixels, in a third of the time."""
     from vitscope.figures.rendering.style import _SETTINGS
 
     shipped = _SETTINGS["pdf.fonttype"]
-    _SETTINGS["pdf.fonttype"] = 3
+    _SETTINGS.update({"pdf.fonttype": 3, "savefig.dpi": 80})
     return shipped
 
 
