@@ -13,13 +13,11 @@ FAST := claims_lines claims_numbers claims_trends config covariates decoding dis
 demo: $(VENV)/installed
 	$(BIN)/vitscope demo --overwrite
 
-# One thread per process, and one process more than cores: some tests wait for others.
-WORKERS ?= $(shell expr $$($(PYTHON) -c 'import os; print(os.cpu_count())') + 1)
-
+# One thread a process: more would fight for the cores.
 test check: export OMP_NUM_THREADS = 1
 
 test: lint
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n logical
 
 check: lint
 	$(BIN)/pytest -q -n 2 $(FAST:%=tests/unit/test_%.py)
