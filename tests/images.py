@@ -3,6 +3,8 @@
 import numpy as np
 from PIL import Image
 
+from vitscope.images.decoding import prepare_image
+
 
 def write_images(folder, count, *, start=0, size=(40, 48)):
     """Write `count` random smooth colour images; equal numbers give equal bytes."""
@@ -29,3 +31,8 @@ def touch(folder, *names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     return [folder / name for name in names]
+
+
+def preprocess_image(image, preprocessing):
+    """The pixels that a model gets of an image."""
+    return prepare_image(image, preprocessing)[1]

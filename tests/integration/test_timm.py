@@ -17,11 +17,11 @@ from timm.models.vision_transformer import ParallelScalingBlock, VisionTransform
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import nn
 
+from images import preprocess_image
 from reference import assert_ledger_matches, make_reference
 from tracing import collect, make_pixels
 from vitscope.adapters.timm import make_timm_adapter
 from vitscope.errors import UnsupportedModelError, UsageError
-from vitscope.images.decoding import preprocess_image
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.testing.randomize import randomize
 from vitscope.testing.tiny_timm import TINY_TIMM

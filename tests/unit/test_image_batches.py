@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from encoded import NOISE, encode
-from images import touch
+from images import preprocess_image, touch
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.images import image_set as images_module
 from vitscope.images import stores as stores_module
-from vitscope.images.decoding import decode_for_model, decode_image, image_id, preprocess_image
+from vitscope.images.decoding import decode_for_model, decode_image, image_id
 from vitscope.images.image_set import ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.images.search import find_images

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
+from images import preprocess_image
 from vitscope.images import resampling
-from vitscope.images.decoding import preprocess_image
 from vitscope.images.preprocessing import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoImageProcessor
 
+from images import preprocess_image
 from vitscope.adapters.transformers_families import FAMILIES
 from vitscope.adapters.transformers_preprocessing import (
     read_preprocessing,
     translate_processor,
 )
 from vitscope.errors import UnsupportedModelError
-from vitscope.images.decoding import prepare_image, preprocess_image
+from vitscope.images.decoding import prepare_image
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.images.resampling import resample_with_pillow
 

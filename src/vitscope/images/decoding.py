@@ -190,7 +190,13 @@ def turn_upright(image: Image.Image, source: Image.Image) -> Image.Image:
 def prepare_image(
     image: Image.Image, preprocessing: Preprocessing
 ) -> tuple[Image.Image, Float[Tensor, "channel height width"]]:
-    """A model's input for an image, as an image and as a tensor."""
+    """A model's input for an image, as an image and as a tensor.
+
+    The tensor matches the library named by `preprocessing.pipeline` bit for bit: torchvision's
+    Resize, CenterCrop, ToTensor and Normalize on a PIL image, or an image processor of
+    transformers. An image so elongated that it would have more than 67 megapixels when resized
+    whole is resampled only inside the crop, which may round differently.
+    """
     if preprocessing.pipeline == "given":
         return image, image.info[_PIXELS]
     if preprocessing.pipeline == "transformers-float":
@@ -200,19 +206,6 @@ def prepare_image(
         )
     cropped = resize_and_crop(image, preprocessing)
     return cropped, normalize_pixels(cropped, preprocessing)
-
-
-def preprocess_image(
-    image: Image.Image, preprocessing: Preprocessing
-) -> Float[Tensor, "channel height width"]:
-    """Resize, centre crop, scale to [0, 1] and normalise.
-
-    The result matches the library named by `preprocessing.pipeline` bit for bit: torchvision's
-    Resize, CenterCrop, ToTensor and Normalize on a PIL image, or an image processor of
-    transformers. An image so elongated that it would have more than 67 megapixels when resized
-    whole is resampled only inside the crop, which may round differently.
-    """
-    return prepare_image(image, preprocessing)[1]
 
 
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:

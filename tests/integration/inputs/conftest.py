@@ -6,10 +6,9 @@ import torch
 from PIL import Image
 
 from audits import tiny_vit
-from images import write_images
+from images import preprocess_image, write_images
 from input_forms import COUNT, numbers_of
 from vitscope import audit
-from vitscope.images.decoding import preprocess_image
 
 
 @pytest.fixture(scope="module")
