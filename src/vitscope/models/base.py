@@ -95,7 +95,7 @@ class ViTAdapter:
         return f"ViTAdapter({self.info.id!r}, {self.info.family}, {self.info.depth} blocks)"
 
     def __post_init__(self) -> None:
-        different = len({id(block) for block in self._all_blocks})
+        different = len({id(block) for block in self.encoder_blocks})
         if different < self.info.depth:
             raise UnsupportedModelError(
                 f"of the {self.info.depth} blocks of {self.info.id} only {different} are different "
@@ -312,7 +312,7 @@ class ViTAdapter:
             }
             for recorder in recorders.values():
                 stack.enter_context(recorder.attached())
-            stream = StreamRecorder(self._all_blocks, layout)
+            stream = StreamRecorder(self.encoder_blocks, layout)
             if on_stream is not None:
                 stack.enter_context(stream.attached())
             output = self._run_until_left(pixels)
@@ -323,7 +323,7 @@ class ViTAdapter:
             return output
 
     @property
-    def _all_blocks(self) -> Sequence[nn.Module]:
+    def encoder_blocks(self) -> Sequence[nn.Module]:
         return self.encoder or [parts.block for parts in self.blocks.values()]
 
     def _check_run_once(self, times_run: Mapping[int, int]) -> None:
@@ -336,9 +336,9 @@ class ViTAdapter:
                 )
 
     def _check_passed(self, num_passed: int) -> None:
-        if num_passed != len(self._all_blocks) + 1:
+        if num_passed != len(self.encoder_blocks) + 1:
             raise UnsupportedModelError(
-                f"{num_passed - 1} of {len(self._all_blocks)} blocks of {self.info.id} were run: "
+                f"{num_passed - 1} of {len(self.encoder_blocks)} blocks of {self.info.id} were run: "
                 "blocks were replaced or repeated after it was wrapped; wrap the model as it is now"
             )
 

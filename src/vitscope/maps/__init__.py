@@ -1,0 +1,1 @@
+"""Maps: how much each patch matters for the output, by many methods."""

@@ -1,0 +1,190 @@
+"""Maps made of attention weights: of one row, or of all blocks multiplied."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.errors import UnsupportedModelError
+from vitscope.maps.functions import AttentionBackward
+from vitscope.maps.method import MapInput, MapMethod, MapValues
+
+
+def _attention(given: MapInput) -> MapValues:
+    return given.place_row(given.row.attention.mean(dim=1))
+
+
+def _contribution_norm(given: MapInput) -> MapValues:
+    return given.place_row(given.row.contribution_norm)
+
+
+def _share(given: MapInput) -> MapValues:
+    return given.place_row(given.row.share)
+
+
+class _Walk:
+    """A row vector that is multiplied by one matrix for each block, from the last to the first.
+
+    Blocks come in this order in a backward pass, so no matrix is kept. The vector starts at [CLS];
+    with attention pooling, at the pooling query's own row.
+    """
+
+    def __init__(self, given: MapInput) -> None:
+        self.vector = given.tokens.new_zeros(given.tokens.shape[:2])
+        if given.layout.query is not None:
+            self.vector[:, given.layout.query] = 1
+
+    def multiply(self, matrix: Float[Tensor, "batch query key"]) -> Float[Tensor, "batch key"]:
+        """The vector times a matrix."""
+        return (self.vector.unsqueeze(1) @ matrix).squeeze(1)
+
+    def start(self, row: Float[Tensor, "batch key"]) -> None:
+        """Start at a pooling query; leading tokens that it does not read get nothing."""
+        self.vector[:, self.vector.shape[1] - row.shape[1] :] = row
+
+
+def _roll_out(given: MapInput) -> MapValues:
+    # Ā = ½ (mean_h A + I), whose rows sum to one as those of A do.
+    walk = _Walk(given)
+
+    def take(item: AttentionBackward) -> None:
+        mean = item.weights.mean(dim=1)
+        if item.block is None:
+            walk.start(mean[:, 0])
+        else:
+            walk.vector = (walk.multiply(mean) + walk.vector) / 2
+
+    given.go_back(take)
+    return MapValues(values=walk.vector)
+
+
+def _roll_out_by_norm(given: MapInput) -> MapValues:
+    # Ā = (1 − α) mean_h A + α I, with α = ‖skip‖ / (‖skip‖ + ‖t‖) of each token.
+    walk = _Walk(given)
+    if given.layout.query is None:
+        raise UnsupportedModelError(
+            "rollout_norm weighs the skip connection of every block, which vitscope does not read "
+            f"from the encoder of {given.vit.info.id}, a model with attention pooling: use rollout"
+        )
+    skips, branches = given.branch_norms
+
+    def take(item: AttentionBackward) -> None:
+        assert item.block is not None
+        kept = skips[item.block] / (skips[item.block] + branches[item.block])
+        # The weight belongs to the token that reads, a row of the matrix.
+        read = (walk.vector * (1 - kept)).unsqueeze(1) @ item.weights.mean(dim=1)
+        walk.vector = read.squeeze(1) + walk.vector * kept
+
+    given.go_back(take)
+    return MapValues(values=walk.vector)
+
+
+def _chefer(given: MapInput) -> MapValues:
+    # R ← R + mean_h (∇A ∘ A)⁺ R over the blocks, the row of [CLS].
+    walk = _Walk(given)
+
+    def take(item: AttentionBackward) -> None:
+        relevance = (item.of_weights * item.weights).clamp(min=0).mean(dim=1)
+        if item.block is None:
+            walk.start(relevance[:, 0])
+        else:
+            walk.vector = walk.vector + walk.multiply(relevance)
+
+    given.go_back(take)
+    return MapValues(values=walk.vector)
+
+
+def _legrad(given: MapInput) -> MapValues:
+    # Each of the last two blocks has a score of its own, the target of the mean of its output
+    # tokens; its map is the mean over heads and queries of (∂s/∂A)⁺.
+    if given.layout.query is None:
+        raise UnsupportedModelError(
+            "legrad applies the final norm to the mean token of a block, which "
+            f"{given.vit.info.id} does not do: its output comes from an attention-pooling head"
+        )
+    total = torch.zeros_like(given.tokens[..., 0])
+    wanted = given.vit.info.depth - 1
+
+    def take(item: AttentionBackward) -> None:
+        nonlocal total
+        if item.block == wanted:
+            total = total + item.of_weights.clamp(min=0).mean(dim=(1, 2))
+
+    run = given.run_with_gradients(take)
+    for wanted in range(given.vit.info.depth - 1, max(-1, given.vit.info.depth - 3), -1):
+        mean = run.streams[wanted + 1].mean(dim=1)
+        feature = given.vit.embed_row(mean)
+        detached = feature.detach()
+        torch.autograd.grad(
+            feature,
+            run.streams[wanted],
+            given.target.pull(detached, detached),
+            retain_graph=True,
+        )
+    return MapValues(values=total)
+
+
+METHODS = (
+    MapMethod(
+        name="attention",
+        title="Attention",
+        compute=_attention,
+        signed=False,
+        targeted=False,
+        cost="1",
+        source="the row's weights, mean over heads",
+    ),
+    MapMethod(
+        name="contribution_norm",
+        title="Value-weighted attention",
+        compute=_contribution_norm,
+        signed=False,
+        targeted=False,
+        cost="1",
+        source="Kobayashi et al. (EMNLP 2020): ‖c_i‖",
+    ),
+    MapMethod(
+        name="share",
+        title="Share of the row",
+        compute=_share,
+        signed=True,
+        targeted=False,
+        cost="1",
+        source="Lappe & Giese (NeurIPS 2025), eq. 3, token by token: ⟨c_i, r⟩ / ‖r‖²",
+    ),
+    MapMethod(
+        name="rollout",
+        title="Attention rollout",
+        compute=_roll_out,
+        signed=False,
+        targeted=False,
+        cost="2",
+        source="Abnar & Zuidema (ACL 2020), skip connections weighted by ½",
+    ),
+    MapMethod(
+        name="rollout_norm",
+        title="Attention rollout, skips by their norm",
+        compute=_roll_out_by_norm,
+        signed=False,
+        targeted=False,
+        cost="2",
+        source="Abnar & Zuidema (ACL 2020), skip connections weighted by their norms",
+    ),
+    MapMethod(
+        name="chefer",
+        title="Gradient-weighted rollout (Chefer)",
+        compute=_chefer,
+        signed=False,
+        targeted=True,
+        cost="2",
+        source="Chefer et al. (ICCV 2021), the generic form",
+    ),
+    MapMethod(
+        name="legrad",
+        title="LeGrad",
+        compute=_legrad,
+        signed=False,
+        targeted=True,
+        cost="2",
+        source="Bousselham et al. (ICCV 2025), last two blocks as in its code",
+    ),
+)

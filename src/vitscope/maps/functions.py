@@ -1,0 +1,340 @@
+"""Catching a model's nonlinear operations while it runs, to replace what they hand backward.
+
+torch's function mode sees every call of a torch function, whatever library made it. Values stay the
+model's own. Weights are frozen meanwhile, so that a tensor that requires a gradient is one that
+depends on the tokens; other calls are left alone.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from vitscope.errors import UnsupportedModelError
+from vitscope.maps.rules import Pair, Rules
+
+_ELEMENTWISE: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
+    name: names[0]
+    for names in (
+        (functional.gelu,),
+        (functional.silu,),
+        (functional.relu, torch.relu, Tensor.relu),
+        (functional.hardswish,),
+        (functional.mish,),
+        (torch.sigmoid, functional.sigmoid, Tensor.sigmoid),
+        (torch.tanh, functional.tanh, Tensor.tanh),
+        (torch.erf, Tensor.erf),
+        (torch.exp, Tensor.exp),
+        (torch.pow, Tensor.pow, Tensor.__pow__),
+        (torch.square, Tensor.square),
+    )
+    for name in names
+}
+_PRODUCTS = (torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__, Tensor.mul_)
+_MATMULS = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm)
+_SOFTMAXES = (functional.softmax, torch.softmax, Tensor.softmax)
+
+Inputs = list[tuple[Tensor, ...]]
+"""Inputs of every call that was caught, in order, when the model ran on the reference."""
+
+
+class Call(NamedTuple):
+    """A call that was caught.
+
+    Attributes:
+        kind: "norm", "activation", "product", "matmul", "softmax", "read" or "attention".
+        block: Index of the block that was running; None outside the blocks.
+    """
+
+    kind: str
+    block: int | None
+
+
+class AttentionBackward(NamedTuple):
+    """One attention in a backward pass.
+
+    Attributes:
+        block: Index of its block; None outside the blocks.
+        weights: A, at the image.
+        of_weights: The multiplier of A.
+        through_values: ⟨m_V, V − V'⟩ of each image: what came through what was read.
+        through_routing: ⟨m_A, A − A'⟩: what came through where it was read.
+    """
+
+    block: int | None
+    weights: Float[Tensor, "batch head query key"]
+    of_weights: Float[Tensor, "batch head query key"]
+    through_values: Float[Tensor, " batch"]
+    through_routing: Float[Tensor, " batch"]
+
+
+class CaughtFunctions(TorchFunctionMode):
+    """Catches the nonlinear operations of one forward pass and gives them backward rules.
+
+    Attributes:
+        block: Index of the block that is running, set by hooks; None outside the blocks.
+        calls: What was caught, in order.
+        kept: The inputs of every call, if they are kept to be the references of another pass.
+        reference: The items of the references that the next backward pass compares with.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        references: Inputs | None = None,
+        *,
+        keep: bool = False,
+        on_attention: Callable[[AttentionBackward], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.block: int | None = None
+        self.calls: list[Call] = []
+        self.kept: Inputs = []
+        self.reference = slice(0, 1)
+        self._rules = rules
+        self._references = references
+        self._keep = keep
+        self._on_attention = on_attention
+        self._handlers: dict[Callable[..., Any], Callable[..., Any]] = {
+            functional.scaled_dot_product_attention: self._catch_attention,
+            functional.multi_head_attention_forward: self._catch_packed_attention,
+            functional.layer_norm: self._catch_layer_norm,
+            functional.rms_norm: self._catch_rms_norm,
+            **{name: partial(self._catch_elementwise, name) for name in _ELEMENTWISE},
+            **{name: partial(self._catch_product, name) for name in _PRODUCTS},
+            **{name: partial(self._catch_matmul, name) for name in _MATMULS},
+            **{name: partial(self._catch_softmax, name) for name in _SOFTMAXES},
+        }
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        handler = self._handlers.get(function)
+        if "input" in named:
+            args, named = (named["input"], *args), {k: v for k, v in named.items() if k != "input"}
+        if handler is None or not any(map(_depends, (*args, *named.values()))):
+            return function(*args, **named)
+        return handler(*args, **named)
+
+    def _apply(
+        self,
+        kind: str,
+        forward: Callable[..., Tensor],
+        pull: Callable[..., tuple[Tensor | None, ...]],
+        *inputs: Tensor,
+    ) -> Tensor:
+        index = len(self.calls)
+        self.calls.append(Call(kind, self.block))
+        if self._keep:
+            self.kept.append(tuple(each.detach() for each in inputs))
+            return forward(*inputs)
+
+        def pull_pairs(m: Tensor, images: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+            others: Iterable[Tensor] = images
+            if self._references is not None:
+                others = (each[self.reference] for each in self._references[index])
+            return pull(m, *map(Pair, images, others))
+
+        output: Tensor = _Pulled.apply(forward, pull_pairs, *inputs)
+        return output
+
+    def _catch_elementwise(
+        self, name: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        kwargs.pop("inplace", None)
+        function = partial(_call_on_first, _ELEMENTWISE[name], args, kwargs)
+        return self._apply(
+            "activation", function, lambda m, x: (self._rules.elementwise(m, function, x),), x
+        )
+
+    def _catch_product(self, name: Callable[..., Any], a: Any, b: Any) -> Tensor:
+        if not (_depends(a) and _depends(b)):
+            return name(a, b)  # type: ignore[no-any-return]  # linear in the one that does
+
+        def pull(m: Tensor, a: Pair, b: Pair) -> tuple[Tensor, Tensor]:
+            of_a, of_b = self._rules.product(m, a, b)
+            return of_a.sum_to_size(a.image.shape), of_b.sum_to_size(b.image.shape)
+
+        return self._apply("product", torch.mul, pull, a, b)
+
+    def _catch_matmul(self, name: Callable[..., Any], a: Tensor, b: Tensor) -> Tensor:
+        if not (_depends(a) and _depends(b)):
+            return name(a, b)  # type: ignore[no-any-return]  # linear in the one that does
+        if getattr(a, "_is_attention", False):
+            block = self.block
+
+            def pull(m: Tensor, weights: Pair, values: Pair) -> tuple[Tensor, Tensor]:
+                of_weights, of_values = self._rules.read(m, weights, values)
+                if self._on_attention is not None:
+                    self._on_attention(_itemise(block, of_weights, weights, of_values, values))
+                return of_weights, of_values
+
+            return self._apply("read", torch.matmul, pull, a, b)
+        return self._apply("matmul", torch.matmul, self._rules.matmul, a, b)
+
+    def _catch_softmax(
+        self, name: Callable[..., Any], logits: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        kwargs.pop("_stacklevel", None)
+        dim = kwargs.get("dim", args[0] if args else None)
+        if dim not in {-1, logits.ndim - 1}:
+            return name(logits, *args, **kwargs)  # type: ignore[no-any-return]
+
+        def pull(m: Tensor, logits: Pair) -> tuple[Tensor]:
+            return (self._rules.softmax(m, Pair(*(t.log_softmax(dim=-1) for t in logits))),)
+
+        weights = self._apply("softmax", partial(torch.softmax, dim=-1), pull, logits)
+        weights._is_attention = True  # type: ignore[attr-defined]
+        return weights
+
+    def _catch_layer_norm(
+        self,
+        x: Tensor,
+        shape: list[int],
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        return self._apply(
+            "norm",
+            lambda x: functional.layer_norm(x, shape, weight, bias, eps),
+            lambda m, x: (self._rules.layer_norm(m, x, weight, eps),),
+            x,
+        )
+
+    def _catch_rms_norm(
+        self, x: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None
+    ) -> Tensor:
+        epsilon = torch.finfo(x.dtype).eps if eps is None else eps
+
+        def pull(m: Tensor, x: Pair) -> tuple[Tensor]:
+            scaled = m if weight is None else m * weight
+            return (self._rules.rms_norm(scaled, x, shape[-1], epsilon),)
+
+        return self._apply("norm", lambda x: functional.rms_norm(x, shape, weight, eps), pull, x)
+
+    def _catch_attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        if is_causal:
+            raise UnsupportedModelError(
+                "the model's attention is causal: expected every token to see all others"
+            )
+        if enable_gqa:
+            group = query.shape[-3] // key.shape[-3]
+            key, value = (each.repeat_interleave(group, dim=-3) for each in (key, value))
+        factor = query.shape[-1] ** -0.5 if scale is None else scale
+        bias = attn_mask
+        if bias is not None and bias.dtype == torch.bool:
+            bias = torch.zeros_like(bias, dtype=query.dtype).masked_fill(~bias, -torch.inf)
+
+        def forward(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return functional.scaled_dot_product_attention(
+                query, key, value, attn_mask, scale=scale
+            )
+
+        def pull(m: Tensor, query: Pair, key: Pair, value: Pair) -> tuple[Tensor, Tensor, Tensor]:
+            pulled = self._rules.attention(m, query, key, value, bias, factor)
+            if self._on_attention is not None:
+                self._on_attention(
+                    _itemise(block, pulled.of_weights, pulled.weights, pulled.values, value)
+                )
+            return pulled.queries, pulled.keys, pulled.values
+
+        block = self.block
+        return self._apply("attention", forward, pull, query, key, value)
+
+    def _catch_packed_attention(
+        self,
+        query: Float[Tensor, "token batch dim"],
+        key: Float[Tensor, "token batch dim"],
+        value: Float[Tensor, "token batch dim"],
+        embed_dim_to_check: int,
+        num_heads: int,
+        in_proj_weight: Tensor,
+        in_proj_bias: Tensor | None,
+        bias_k: Tensor | None,
+        bias_v: Tensor | None,
+        add_zero_attn: bool,
+        dropout_p: float,
+        out_proj_weight: Tensor,
+        out_proj_bias: Tensor | None,
+        *args: Any,
+        attn_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        # nn.MultiheadAttention, whose inner attention torch does not show to a mode.
+        biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
+        weights = in_proj_weight.chunk(3)
+        heads = [
+            functional.linear(tokens, weight, bias)
+            .unflatten(-1, (num_heads, -1))
+            .permute(1, 2, 0, 3)
+            for tokens, weight, bias in zip((query, key, value), weights, biases, strict=True)
+        ]
+        read = self._catch_attention(*heads, attn_mask=attn_mask)
+        joined = read.permute(2, 0, 1, 3).flatten(2)
+        return functional.linear(joined, out_proj_weight, out_proj_bias), None
+
+
+class _Pulled(torch.autograd.Function):
+    """An operation with a backward rule of its own."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        forward: Callable[..., Tensor],
+        pull: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor | None, ...]],
+        *inputs: Tensor,
+    ) -> Tensor:
+        ctx.pull = pull
+        ctx.save_for_backward(*inputs)
+        return forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, m: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return None, None, *ctx.pull(m, ctx.saved_tensors)
+
+
+def _depends(value: object) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _call_on_first(
+    function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor
+) -> Tensor:
+    return function(x, *args, **kwargs)
+
+
+def _itemise(
+    block: int | None, of_weights: Tensor, weights: Pair, of_values: Tensor, values: Pair
+) -> AttentionBackward:
+    return AttentionBackward(
+        block=block,
+        weights=weights.image,
+        of_weights=of_weights,
+        through_values=_sum_images(of_values * (values.image - values.reference)),
+        through_routing=_sum_images(of_weights * (weights.image - weights.reference)),
+    )
+
+
+def _sum_images(products: Tensor) -> Float[Tensor, " batch"]:
+    return products.flatten(1).sum(dim=1)

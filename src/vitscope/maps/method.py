@@ -1,0 +1,247 @@
+"""What a map method is, and what it is given."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitscope.decomposition import map_tokens
+from vitscope.errors import UsageError
+from vitscope.layout import TokenLayout
+from vitscope.maps.functions import AttentionBackward, CaughtFunctions
+from vitscope.maps.passes import Kept, Pass, Tokens, find_patches, run_blocks
+from vitscope.maps.references import References
+from vitscope.maps.rules import SECANT
+from vitscope.maps.targets import Target, TargetChoice
+from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.stream import compute_norms, take_input
+from vitscope.token_maps import TokenMaps
+
+PASS_TOKENS = 3072
+"""Tokens of one pass on a CPU; with more, activations leave the caches."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MapInput:
+    """A batch of images, the number of each that is explained, and what it is compared with.
+
+    What several methods need is computed once.
+
+    Attributes:
+        vit: The model.
+        pixels: Preprocessed images, on the model's device.
+        choice: Makes the target from the images' own features.
+        references: Images that the target and some maps compare with.
+        layer: The layer that row maps are of; the last one if None.
+        seed: Seed of methods that draw at random.
+    """
+
+    vit: ViTAdapter
+    pixels: Pixels
+    choice: TargetChoice
+    references: References | None = None
+    layer: int | None = None
+    seed: int = 0
+
+    @cached_property
+    def own(self) -> Pass:
+        """The model's run on the images themselves."""
+        return run_blocks(self.vit, self.pixels)
+
+    @cached_property
+    def target(self) -> Target:
+        """The number that is explained."""
+        return self.choice(self.own.feature, self.references)
+
+    @property
+    def layout(self) -> TokenLayout:
+        """Which token is what."""
+        return self.vit.make_layout(self.pixels.shape[-2], self.pixels.shape[-1])
+
+    @property
+    def patches(self) -> range:
+        """Positions of the patches in the residual stream."""
+        return find_patches(self.layout, self.num_tokens)
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the residual stream."""
+        return self.own.streams[0].shape[1]
+
+    def compare(self, name: str) -> References:
+        """The references, for a method that cannot do without."""
+        if self.references is None:
+            raise UsageError(
+                f"{name} compares with other images, and none were given: give some as references"
+            )
+        return self.references
+
+    @property
+    def tokens(self) -> Tokens:
+        """The images' tokens at depth 0."""
+        return self.own.streams[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of maps."""
+        return self.own.feature.dtype
+
+    @cached_property
+    def row(self) -> TokenMaps:
+        """Maps of the analysed row, whose ledger was verified."""
+        return map_tokens(self.vit, self.pixels, self.layer)
+
+    @cached_property
+    def branch_norms(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Norms of every block's input and of what its attention adds, token by token."""
+        return _measure_branches(self.vit, self.pixels, self.own)
+
+    def measure(self, tokens: Tokens) -> Float[Tensor, " batch"]:
+        """The target of each image with other tokens at depth 0."""
+        return self.target.measure(run_blocks(self.vit, self.pixels, tokens).feature)
+
+    def run_with_gradients(self, on_attention: Callable[[AttentionBackward], None]) -> Pass:
+        """Run with gradients of attention weights."""
+        return run_blocks(
+            self.vit,
+            self.pixels,
+            functions=CaughtFunctions(SECANT, on_attention=on_attention),
+        )
+
+    def go_back(self, on_attention: Callable[[AttentionBackward], None]) -> None:
+        """Pass the target's gradient back through all blocks, from the last to the first."""
+        run, m = self.differentiate(on_attention=on_attention)
+        torch.autograd.grad(run.feature, run.streams[0], m)
+
+    def place(self, of_patches: Float[Tensor, "batch patch"]) -> "MapValues":
+        """A map of patches; other tokens have none of it."""
+        values = self.tokens.new_zeros(self.tokens.shape[:2])
+        values[:, self.patches.start : self.patches.stop] = of_patches.to(values)
+        return MapValues(values=values)
+
+    def place_row(self, values: Float[Tensor, "batch key"]) -> "MapValues":
+        """A map of the tokens that the analysed row reads."""
+        placed = self.tokens.new_zeros(self.tokens.shape[:2])
+        placed[:, placed.shape[1] - values.shape[1] :] = values.to(placed)
+        return MapValues(values=placed)
+
+    def measure_images(self, image: int, pixels: Pixels) -> Float[Tensor, " sets"]:
+        """The target of changed versions of one image."""
+        target = self.target.select(image)
+        size = max(1, PASS_TOKENS // self.num_tokens)
+        return torch.cat(
+            [target.measure(run_blocks(self.vit, part).feature) for part in pixels.split(size)]
+        )
+
+    def differentiate(
+        self,
+        tokens: Tokens | None = None,
+        on_attention: Callable[[AttentionBackward], None] | None = None,
+    ) -> tuple[Pass, Float[Tensor, "batch out"]]:
+        """Run with gradients; returns the pass and the gradient of the target by the feature."""
+        functions = CaughtFunctions(SECANT, on_attention=on_attention)
+        run = run_blocks(self.vit, self.pixels, tokens, functions=functions)
+        feature = run.feature.detach()
+        return run, self.target.pull(feature, feature)
+
+    def measure_sets(
+        self, image: int, tokens: Tokens | None = None, kept: Kept | None = None
+    ) -> Float[Tensor, " sets"]:
+        """The target of one image with other tokens at depth 0, or with fewer patches.
+
+        Args:
+            image: Index of the image.
+            tokens: Tokens of each set; the image's own if None.
+            kept: Patches that stay in each set; all if None.
+        """
+        given = tokens if tokens is not None else kept
+        assert given is not None
+        own = self.own.streams[0][image]
+        target, found = self.target.select(image), []
+        length = self.num_tokens
+        if kept is not None:
+            length -= len(self.patches) - kept.shape[1]
+        size = max(1, PASS_TOKENS // max(1, length)) if own.device.type == "cpu" else 64
+        for start in range(0, len(given), size):
+            part = slice(start, start + size)
+            num = len(given[part])
+            of_sets = own.expand(num, -1, -1) if tokens is None else tokens[part]
+            run = run_blocks(
+                self.vit,
+                self.pixels[image : image + 1].expand(num, -1, -1, -1),
+                of_sets,
+                kept=None if kept is None else kept[part],
+            )
+            found.append(target.measure(run.feature))
+        return torch.cat(found)
+
+    def make_generator(self, image: int) -> torch.Generator:
+        """A generator that depends on the image and the seed, not on its place in the batch."""
+        digest = zlib.crc32(self.pixels[image].contiguous().cpu().numpy().tobytes())
+        return torch.Generator().manual_seed(digest ^ self.seed)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MapValues:
+    """A map of a batch of images.
+
+    Attributes:
+        values: One number for each token of the residual stream, signed where the method is, as
+            the method defines them: never clamped or rescaled.
+        total: What the values should sum to; None if the method does not claim a sum.
+        error: Standard error of each value; None if the method has none.
+    """
+
+    values: Float[Tensor, "batch token"]
+    total: Float[Tensor, " batch"] | None = None
+    error: Float[Tensor, "batch token"] | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MapMethod:
+    """A way to say how much each patch matters.
+
+    Attributes:
+        name: Its name in results and options.
+        title: What a person reads.
+        compute: Makes the map.
+        signed: Whether a value below zero speaks against the target.
+        targeted: Whether the map depends on the target.
+        cost: Forward passes per image, for P patches, in words.
+        source: The publication, or None.
+    """
+
+    name: str
+    title: str
+    compute: Callable[[MapInput], MapValues]
+    signed: bool
+    targeted: bool
+    cost: str
+    source: str
+
+
+def _measure_branches(
+    vit: ViTAdapter, pixels: Pixels, own: Pass
+) -> tuple[list[Float[Tensor, "batch token"]], list[Float[Tensor, "batch token"]]]:
+    residuals: list[Tensor] = []
+
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        residuals.append(take_input(args, kwargs).clone())
+
+    handles = [
+        parts.mlp_norm.register_forward_pre_hook(keep, with_kwargs=True)
+        for parts in vit.blocks.values()
+    ]
+    try:
+        run_blocks(vit, pixels)
+    finally:
+        for handle in handles:
+            handle.remove()
+    streams = own.streams[:-1]
+    branches = [residual - x for residual, x in zip(residuals, streams, strict=True)]
+    return [compute_norms(x) for x in streams], [compute_norms(t) for t in branches]

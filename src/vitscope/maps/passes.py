@@ -1,0 +1,198 @@
+"""Running a model's blocks on given tokens, with gradients where they are asked for."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.layout import TokenLayout
+from vitscope.maps.functions import CaughtFunctions
+from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.stream import take_input, take_stream
+
+Tokens = Float[Tensor, "batch token dim"]
+Kept = Int[Tensor, "batch kept"]
+"""Patches that stay in the sequence, by their index among the patches."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One forward pass.
+
+    Attributes:
+        feature: The global feature.
+        streams: The residual stream at every depth: the input of every block, and the output of the
+            last. At depth 0 each patch holds its own pixels and position alone.
+        normed: The input of the analysed attention: the tokens after the block's first norm.
+    """
+
+    feature: Float[Tensor, "batch out"]
+    streams: tuple[Tokens, ...]
+    normed: Tokens
+
+    def detach(self) -> "Pass":
+        """The same numbers without their graph."""
+        streams = tuple(stream.detach() for stream in self.streams)
+        return Pass(self.feature.detach(), streams, self.normed.detach())
+
+
+def find_patches(layout: TokenLayout, num_tokens: int) -> range:
+    """Positions of the patches in the residual stream.
+
+    A pooling head's layout may omit leading tokens that it does not pool over.
+    """
+    left_out = num_tokens - layout.num_tokens
+    if left_out and layout.query is not None:
+        layout.check_num_tokens(num_tokens)
+    patches = layout.groups["patches"]
+    return range(left_out + patches.start, left_out + patches.stop)
+
+
+def run_blocks(
+    vit: ViTAdapter,
+    pixels: Pixels,
+    tokens: Tokens | None = None,
+    *,
+    kept: Kept | None = None,
+    functions: CaughtFunctions | None = None,
+) -> Pass:
+    """Run the model on images, or on tokens that take the place of theirs at depth 0.
+
+    With `kept`, only these patches (and all other tokens) stay in the sequence, each with its own
+    position. With `functions`, the pass has gradients with respect to the tokens at every depth.
+    """
+    recorder = _PassRecorder(vit, pixels, tokens, kept, functions)
+    if functions is not None and vit.autocast.half is not None:
+        raise UsageError(
+            "the model runs in half precision, which rounds away the differences that gradients "
+            "need: use float32"
+        )
+    with vit.undisturbed(), ExitStack() as stack:
+        stack.enter_context(torch.set_grad_enabled(functions is not None))
+        stack.enter_context(_frozen(vit.module))
+        stack.enter_context(recorder.attached())
+        stack.enter_context(vit.autocast.applied(pixels.device))
+        if functions is not None:
+            stack.enter_context(functions)
+        feature = vit.run(pixels.to(vit.parameter.dtype))
+    return recorder.finish(feature)
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    # Gradients flow to tokens alone.
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+class _PassRecorder:
+    """Replaces the tokens at depth 0 and records the stream at every depth."""
+
+    def __init__(
+        self,
+        vit: ViTAdapter,
+        pixels: Pixels,
+        tokens: Tokens | None,
+        kept: Kept | None,
+        functions: CaughtFunctions | None,
+    ) -> None:
+        self._vit = vit
+        self._blocks = vit.encoder_blocks
+        self._layout = vit.make_layout(pixels.shape[-2], pixels.shape[-1])
+        self._tokens = tokens
+        self._kept = kept
+        self._functions = functions
+        self._streams: list[Tensor] = []
+        self._normed: Tensor | None = None
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hook into the blocks for the duration of the context."""
+        attention = self._vit.blocks[self._vit.last_layer].attention
+        handles = [attention.register_forward_pre_hook(self._keep_normed, with_kwargs=True)]
+        for index, block in enumerate(self._blocks):
+            enter, leave = partial(self._enter, index), partial(self._leave, index)
+            handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
+            handles.append(block.register_forward_hook(leave))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def finish(self, feature: Tensor) -> Pass:
+        """What was recorded."""
+        if len(self._streams) != len(self._blocks) + 1 or self._normed is None:
+            raise UnsupportedModelError(
+                f"not all of the {len(self._blocks)} blocks of {self._vit.info.id} were run once: "
+                "they were replaced or repeated after it was wrapped; wrap the model as it is now"
+            )
+        return Pass(feature, tuple(self._streams), self._normed)
+
+    def _enter(
+        self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        stream = take_stream(take_input(args, kwargs))
+        if index == 0:
+            stream = self._start(stream)
+        if self._functions is not None:
+            self._functions.block = index
+        self._streams.append(stream)
+        if args:
+            args = (stream, *map(self._keep_positions, args[1:]))
+            return args, {name: self._keep_positions(value) for name, value in kwargs.items()}
+        first, *others = kwargs
+        kept = {name: self._keep_positions(kwargs[name]) for name in others}
+        return (), {first: stream, **kept}
+
+    def _start(self, stream: Tokens) -> Tokens:
+        patches = find_patches(self._layout, stream.shape[1])
+        tokens = (stream if self._tokens is None else self._tokens).detach()
+        if self._kept is not None:
+            others = [i for i in range(stream.shape[1]) if i not in patches]
+            fixed = torch.tensor(others, dtype=torch.long, device=tokens.device)
+            fixed = fixed.expand(len(self._kept), -1)
+            kept = self._kept + patches.start
+            chosen = torch.cat([fixed, kept], dim=1).sort(dim=1).values
+            tokens = tokens.gather(1, chosen.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+        return tokens.requires_grad_(self._functions is not None)
+
+    def _keep_positions(self, value: Any) -> Any:
+        # Rotary positions come as one row for each patch.
+        if self._kept is None or not isinstance(value, Tensor | tuple | list):
+            return value
+        if isinstance(value, tuple | list):
+            return type(value)(map(self._keep_positions, value))
+        num_patches = len(self._layout.groups["patches"])
+        if value.ndim > 3 or value.ndim < 2 or value.shape[-2] != num_patches:
+            raise UnsupportedModelError(
+                f"{self._vit.info.id} hands a tensor of shape {tuple(value.shape)} to its blocks, "
+                "of which vitscope does not know what to leave out when tokens are dropped: use "
+                "another removal than 'drop'"
+            )
+        per_head = value if value.ndim == 3 else value.unsqueeze(0)
+        return per_head[:, self._kept].transpose(0, 1)
+
+    def _leave(self, index: int, _: nn.Module, __: object, output: object) -> None:
+        if self._functions is not None:
+            self._functions.block = None
+        if index == len(self._blocks) - 1:
+            self._streams.append(take_stream(output))
+
+    def _keep_normed(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given: Sequence[Any] = [*args, *kwargs.values()]
+        # A pooling head's first argument is its learned query; its keys are the tokens.
+        query_is_probe = self._layout.query is None and len(given) > 1
+        self._normed = given[1 if query_is_probe else 0]

@@ -1,0 +1,76 @@
+"""Images that maps compare with."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.errors import UsageError
+from vitscope.maps.functions import CaughtFunctions, Inputs
+from vitscope.maps.passes import Pass, run_blocks
+from vitscope.maps.rules import SECANT
+from vitscope.models.base import Pixels, ViTAdapter
+
+NUM_TRACED = 4
+"""Reference images that a trace is averaged over, at most."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class References:
+    """A set of images, in a few numbers.
+
+    Attributes:
+        vit: The model.
+        num_images: Size of the set.
+        mean_feature: μ, the mean of the global feature.
+        mean_tokens: The mean token at each position at depth 0.
+        pixels: The first images of the set, which maps are traced against.
+    """
+
+    vit: ViTAdapter
+    num_images: int
+    mean_feature: Float[Tensor, " out"]
+    mean_tokens: Float[Tensor, "token dim"]
+    pixels: Pixels
+
+    @cached_property
+    def run(self) -> Pass:
+        """The model's run on the traced images, one item each."""
+        return self._traced[0]
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """The inputs of the model's nonlinear operations in that run."""
+        return self._traced[1]
+
+    @cached_property
+    def _traced(self) -> tuple[Pass, Inputs]:
+        functions = CaughtFunctions(SECANT, keep=True)
+        run = run_blocks(self.vit, self.pixels, functions=functions)
+        return run.detach(), functions.kept
+
+
+def make_references(vit: ViTAdapter, batches: Iterable[Pixels]) -> References:
+    """Summarise a set of preprocessed images."""
+    feature_sum = token_sum = None
+    count, first = 0, []
+    for pixels in batches:
+        run = run_blocks(vit, pixels)
+        features, tokens = run.feature.double().sum(dim=0), run.streams[0].double().sum(dim=0)
+        feature_sum = features if feature_sum is None else feature_sum + features
+        token_sum = tokens if token_sum is None else token_sum + tokens
+        first.append(pixels[: max(0, NUM_TRACED - count)])
+        count += len(pixels)
+    if feature_sum is None or token_sum is None:
+        raise UsageError("no reference images were given: expected at least one")
+    dtype = vit.parameter.dtype
+    return References(
+        vit=vit,
+        num_images=count,
+        mean_feature=(feature_sum / count).to(dtype),
+        mean_tokens=(token_sum / count).to(dtype),
+        pixels=torch.cat(first),
+    )

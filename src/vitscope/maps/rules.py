@@ -1,0 +1,192 @@
+"""Backward rules of the nonlinear operations of a ViT: secant and frozen.
+
+A rule takes the multiplier m of an operation's output to multipliers of its inputs. Each input comes
+as a pair: its value at the image and at a reference, which is one item broadcast over the batch or
+one per image. Linear operations need no rule: their rule is the transpose, as in the model's own
+backward pass.
+
+**Secant** rules pass on a difference exactly: Σ_i ⟨m_i, x_i − x_i'⟩ = ⟨m, y − y'⟩ for every
+operation y, where x' and y' are the values at the reference. Source: DeepLIFT (Shrikumar et al.,
+ICML 2017), here in closed form for norms, attention and gates.
+
+Compared with the image itself, secant rules are the true derivatives.
+
+**Frozen** rules ignore the reference: attention weights, the scale of norms and the slopes φ(z) / z
+of activations keep their values at the image, so that the network is affine. Source: DecompX
+(Modarressi et al., ACL 2023); LibraGrad (Mehri et al., CVPR 2025).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Function = Callable[[Tensor], Tensor]
+
+
+class Pair(NamedTuple):
+    """A tensor at the image and at the reference."""
+
+    image: Tensor
+    reference: Tensor
+
+
+@dataclass(frozen=True)
+class Rules:
+    """One rule for each kind of nonlinear operation.
+
+    Attributes:
+        elementwise: y = φ(x).
+        rms_norm: y = x (‖x‖² / d + ε)^−½ over the last axis; d and ε are the last two arguments.
+        product: y = a ∘ b, of one shape.
+        matmul: Y = A B, a product of two tensors that both depend on the tokens.
+        read: Y = A V, the values read with attention weights A.
+        softmax: A = softmax(l) over the last axis, from ln A.
+    """
+
+    elementwise: Callable[[Tensor, Function, Pair], Tensor]
+    rms_norm: Callable[[Tensor, Pair, int, float], Tensor]
+    product: Callable[[Tensor, Pair, Pair], tuple[Tensor, Tensor]]
+    matmul: Callable[[Tensor, Pair, Pair], tuple[Tensor, Tensor]]
+    read: Callable[[Tensor, Pair, Pair], tuple[Tensor, Tensor]]
+    softmax: Callable[[Tensor, Pair], Tensor]
+
+    def layer_norm(
+        self, m: Tensor, x: Pair, weight: Tensor | None, eps: float
+    ) -> Float[Tensor, "*batch dim"]:
+        """Layer norm over the last axis: an RMS norm between two centrings, and the weight."""
+        centred = Pair(*(t - t.mean(dim=-1, keepdim=True) for t in x))
+        scaled = m if weight is None else m * weight
+        pulled = self.rms_norm(scaled, centred, x.image.shape[-1], eps)
+        return pulled - pulled.mean(dim=-1, keepdim=True)
+
+    def attention(
+        self, m: Tensor, queries: Pair, keys: Pair, values: Pair, bias: Tensor | None, scale: float
+    ) -> "AttentionMultipliers":
+        """softmax(κ Q Kᵀ + bias) V, with the weights computed anew."""
+        logits = Pair(
+            *(
+                (q * scale) @ k.mT if bias is None else (q * scale) @ k.mT + bias
+                for q, k in zip(queries, keys, strict=True)
+            )
+        )
+        logs = Pair(*(t.log_softmax(dim=-1) for t in logits))
+        weights = Pair(*(t.exp() for t in logs))
+        of_weights, of_values = self.read(m, weights, values)
+        of_logits = self.softmax(of_weights, logs)
+        transposed = Pair(*(k.mT for k in keys))
+        of_queries, of_keys = self.matmul(of_logits * scale, queries, transposed)
+        return AttentionMultipliers(of_queries, of_keys.mT, of_values, of_weights, weights)
+
+
+class AttentionMultipliers(NamedTuple):
+    """Multipliers of an attention's inputs and of its weights, and the weights."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    of_weights: Tensor
+    weights: Pair
+
+
+def _has_no_slope(difference: Tensor) -> Tensor:
+    # Below the cube root of the precision the quotient's rounding error exceeds the error of the
+    # derivative at the midpoint.
+    return difference.abs() < torch.finfo(difference.dtype).eps ** (1 / 3)
+
+
+def _differentiate(function: Function, x: Tensor) -> Tensor:
+    with torch.enable_grad():
+        at = x.detach().requires_grad_()
+        (derivative,) = torch.autograd.grad(function(at).sum(), at)
+    return derivative
+
+
+def find_secant(function: Function, x: Pair) -> Tensor:
+    """(φ(x) − φ(x')) / (x − x'), or φ' at the midpoint where the two are too close."""
+    difference = x.image - x.reference
+    small = _has_no_slope(difference)
+    middle = _differentiate(function, (x.image + x.reference) / 2)
+    rise = function(x.image) - function(x.reference)
+    return torch.where(small, middle, rise / torch.where(small, 1, difference))
+
+
+def _secant_elementwise(m: Tensor, function: Function, x: Pair) -> Tensor:
+    return m * find_secant(function, x)
+
+
+def _secant_rms_norm(m: Tensor, x: Pair, size: int, eps: float) -> Tensor:
+    # With ρ = (‖x‖²/d + ε)^−½ and σ = x + x':
+    # ½ (ρ + ρ') m − ½ ⟨m, σ⟩ (ρ ρ')² / (ρ + ρ') σ / d.
+    rho, other = ((t.square().sum(dim=-1, keepdim=True) / size + eps).rsqrt() for t in x)
+    total = x.image + x.reference
+    along = (m * total).sum(dim=-1, keepdim=True)
+    bend = (rho * other).square() / (rho + other) / size
+    return ((rho + other) * m - along * bend * total) / 2
+
+
+def _secant_product(m: Tensor, a: Pair, b: Pair) -> tuple[Tensor, Tensor]:
+    # Each factor takes half of the difference: Shapley's split of two.
+    return m * (b.image + b.reference) / 2, m * (a.image + a.reference) / 2
+
+
+def _secant_matmul(m: Tensor, a: Pair, b: Pair) -> tuple[Tensor, Tensor]:
+    return m @ (b.image + b.reference).mT / 2, (a.image + a.reference).mT @ m / 2
+
+
+def _secant_softmax(m: Tensor, logs: Pair) -> Tensor:
+    # With the logarithmic mean Λ = (A − A') / (ln A − ln A'): Λ ∘ (m − Σ Λ m / Σ Λ). It is exact
+    # because A and A' sum to one, and it stays the same when a constant is added to all logits.
+    mean = find_secant(torch.exp, logs)
+    masked = logs.image.isneginf() | logs.reference.isneginf()
+    mean = mean.masked_fill(masked, 0)
+    return mean * (m - (mean * m).sum(dim=-1, keepdim=True) / mean.sum(dim=-1, keepdim=True))
+
+
+SECANT = Rules(
+    elementwise=_secant_elementwise,
+    rms_norm=_secant_rms_norm,
+    product=_secant_product,
+    matmul=_secant_matmul,
+    read=_secant_matmul,
+    softmax=_secant_softmax,
+)
+
+
+def _frozen_elementwise(m: Tensor, function: Function, x: Pair) -> Tensor:
+    small = _has_no_slope(x.image)
+    slope = function(x.image) / torch.where(small, 1, x.image)
+    return m * torch.where(small, _differentiate(function, x.image), slope)
+
+
+def _frozen_rms_norm(m: Tensor, x: Pair, size: int, eps: float) -> Tensor:
+    return m * (x.image.square().sum(dim=-1, keepdim=True) / size + eps).rsqrt()
+
+
+def _frozen_product(m: Tensor, a: Pair, b: Pair) -> tuple[Tensor, Tensor]:
+    return m * b.image / 2, m * a.image / 2
+
+
+def _frozen_matmul(m: Tensor, a: Pair, b: Pair) -> tuple[Tensor, Tensor]:
+    return m @ b.image.mT / 2, a.image.mT @ m / 2
+
+
+def _frozen_read(m: Tensor, weights: Pair, values: Pair) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(weights.image), weights.image.mT @ m
+
+
+def _frozen_softmax(m: Tensor, logs: Pair) -> Tensor:
+    return torch.zeros_like(m)
+
+
+FROZEN = Rules(
+    elementwise=_frozen_elementwise,
+    rms_norm=_frozen_rms_norm,
+    product=_frozen_product,
+    matmul=_frozen_matmul,
+    read=_frozen_read,
+    softmax=_frozen_softmax,
+)
