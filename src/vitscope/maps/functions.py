@@ -229,7 +229,7 @@ class CaughtFunctions(TorchFunctionMode):
         key: Tensor,
         value: Tensor,
         attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
+        dropout_p: float = 0.0,  # noqa: ARG002 - models run in evaluation mode
         is_causal: bool = False,
         scale: float | None = None,
         enable_gqa: bool = False,
@@ -267,32 +267,24 @@ class CaughtFunctions(TorchFunctionMode):
         query: Float[Tensor, "token batch dim"],
         key: Float[Tensor, "token batch dim"],
         value: Float[Tensor, "token batch dim"],
-        embed_dim_to_check: int,
-        num_heads: int,
-        in_proj_weight: Tensor,
-        in_proj_bias: Tensor | None,
-        bias_k: Tensor | None,
-        bias_v: Tensor | None,
-        add_zero_attn: bool,
-        dropout_p: float,
-        out_proj_weight: Tensor,
-        out_proj_bias: Tensor | None,
         *args: Any,
         attn_mask: Tensor | None = None,
-        **kwargs: Any,
+        **_: Any,
     ) -> tuple[Tensor, None]:
-        # nn.MultiheadAttention, whose inner attention torch does not show to a mode.
+        # nn.MultiheadAttention, whose inner attention torch does not show to a mode. Adapters
+        # refuse everything but its packed form.
+        _, num_heads, in_proj_weight, in_proj_bias, _, _, _, _, out_weight, out_bias = args[:10]
         biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
         weights = in_proj_weight.chunk(3)
         heads = [
             functional.linear(tokens, weight, bias)
-            .unflatten(-1, (num_heads, -1))
+            .view(*tokens.shape[:2], num_heads, -1)
             .permute(1, 2, 0, 3)
             for tokens, weight, bias in zip((query, key, value), weights, biases, strict=True)
         ]
-        read = self._catch_attention(*heads, attn_mask=attn_mask)
+        read = self._catch_attention(heads[0], heads[1], heads[2], attn_mask)
         joined = read.permute(2, 0, 1, 3).flatten(2)
-        return functional.linear(joined, out_proj_weight, out_proj_bias), None
+        return functional.linear(joined, out_weight, out_bias), None
 
 
 class _Pulled(torch.autograd.Function):
@@ -310,7 +302,7 @@ class _Pulled(torch.autograd.Function):
         return forward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, m: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, m: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, *ctx.pull(m, ctx.saved_tensors)
 
 

@@ -134,9 +134,8 @@ class MapInput:
         """The target of changed versions of one image."""
         target = self.target.select(image)
         size = max(1, PASS_TOKENS // self.num_tokens)
-        return torch.cat(
-            [target.measure(run_blocks(self.vit, part).feature) for part in pixels.split(size)]
-        )
+        parts = torch.split(pixels, size)
+        return torch.cat([target.measure(run_blocks(self.vit, part).feature) for part in parts])
 
     def differentiate(
         self,

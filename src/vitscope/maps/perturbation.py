@@ -100,7 +100,7 @@ def _vit_cx_one(given: MapInput, image: int) -> Float[Tensor, " patch"]:
     sums.index_add_(0, groups, channels.cpu())
     masks = _stretch(sums).to(given.pixels)
     own = given.pixels[image]
-    grids = masks.unflatten(1, given.layout.grid).unsqueeze(1)
+    grids = masks.reshape(-1, 1, *given.layout.grid)
     smooth = interpolate(grids, size=own.shape[-2:], mode="bilinear")
     noise = _CX_NOISE * torch.randn(own.shape, generator=given.make_generator(image)).to(own)
     masked = own * smooth + noise * (1 - smooth)

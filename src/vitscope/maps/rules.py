@@ -1,9 +1,9 @@
 """Backward rules of the nonlinear operations of a ViT: secant and frozen.
 
-A rule takes the multiplier m of an operation's output to multipliers of its inputs. Each input comes
-as a pair: its value at the image and at a reference, which is one item broadcast over the batch or
-one per image. Linear operations need no rule: their rule is the transpose, as in the model's own
-backward pass.
+A rule takes the multiplier m of an operation's output to multipliers of its inputs. Each input
+comes as a pair: its value at the image and at a reference, which is one item broadcast over the
+batch or one per image. Linear operations need no rule: theirs is the transpose, as in the model's
+own backward pass.
 
 **Secant** rules pass on a difference exactly: Σ_i ⟨m_i, x_i − x_i'⟩ = ⟨m, y − y'⟩ for every
 operation y, where x' and y' are the values at the reference. Source: DeepLIFT (Shrikumar et al.,
@@ -61,7 +61,8 @@ class Rules:
         centred = Pair(*(t - t.mean(dim=-1, keepdim=True) for t in x))
         scaled = m if weight is None else m * weight
         pulled = self.rms_norm(scaled, centred, x.image.shape[-1], eps)
-        return pulled - pulled.mean(dim=-1, keepdim=True)
+        result: Tensor = pulled - pulled.mean(dim=-1, keepdim=True)
+        return result
 
     def attention(
         self, m: Tensor, queries: Pair, keys: Pair, values: Pair, bias: Tensor | None, scale: float
@@ -95,7 +96,8 @@ class AttentionMultipliers(NamedTuple):
 def _has_no_slope(difference: Tensor) -> Tensor:
     # Below the cube root of the precision the quotient's rounding error exceeds the error of the
     # derivative at the midpoint.
-    return difference.abs() < torch.finfo(difference.dtype).eps ** (1 / 3)
+    small: Tensor = difference.abs() < torch.finfo(difference.dtype).eps ** (1 / 3)
+    return small
 
 
 def _differentiate(function: Function, x: Tensor) -> Tensor:
@@ -174,11 +176,11 @@ def _frozen_matmul(m: Tensor, a: Pair, b: Pair) -> tuple[Tensor, Tensor]:
     return m @ b.image.mT / 2, a.image.mT @ m / 2
 
 
-def _frozen_read(m: Tensor, weights: Pair, values: Pair) -> tuple[Tensor, Tensor]:
+def _frozen_read(m: Tensor, weights: Pair, _: Pair) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(weights.image), weights.image.mT @ m
 
 
-def _frozen_softmax(m: Tensor, logs: Pair) -> Tensor:
+def _frozen_softmax(m: Tensor, _: Pair) -> Tensor:
     return torch.zeros_like(m)
 
 

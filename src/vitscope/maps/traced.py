@@ -1,4 +1,4 @@
-"""The traced map: an image's difference from reference images, followed back through every block."""
+"""The traced map: an image's difference from reference images, followed back to its patches."""
 
 from dataclasses import dataclass
 
@@ -154,8 +154,7 @@ def _check_gap(gap: Float[Tensor, " batch"], vit: ViTAdapter) -> None:
 
 
 def _trace(given: MapInput, name: str, rules: Rules = SECANT) -> Trace:
-    trace = trace_output(given.vit, given.pixels, given.target, given.compare(name), rules=rules)
-    return trace
+    return trace_output(given.vit, given.pixels, given.target, given.compare(name), rules=rules)
 
 
 def _trace_to_pixels(given: MapInput) -> MapValues:

@@ -324,6 +324,7 @@ class ViTAdapter:
 
     @property
     def encoder_blocks(self) -> Sequence[nn.Module]:
+        """All encoder blocks in order."""
         return self.encoder or [parts.block for parts in self.blocks.values()]
 
     def _check_run_once(self, times_run: Mapping[int, int]) -> None:
@@ -338,8 +339,9 @@ class ViTAdapter:
     def _check_passed(self, num_passed: int) -> None:
         if num_passed != len(self.encoder_blocks) + 1:
             raise UnsupportedModelError(
-                f"{num_passed - 1} of {len(self.encoder_blocks)} blocks of {self.info.id} were run: "
-                "blocks were replaced or repeated after it was wrapped; wrap the model as it is now"
+                f"{num_passed - 1} of {len(self.encoder_blocks)} blocks of {self.info.id} were "
+                "run: blocks were replaced or repeated after it was wrapped; wrap the model as it "
+                "is now"
             )
 
     def _run_until_left(self, pixels: Pixels) -> Float[Tensor, "batch out"] | None:
