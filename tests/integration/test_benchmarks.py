@@ -202,7 +202,7 @@ def test_half_precision(one_process, images):
 
 def test_throughput(one_process):
     section = measure("throughput")
-    assert names(section, 1) == ["32 px", "48 px"]
+    assert names(section, 1) == ["32", "48"]
     assert all(float(cell) > 0 for cell in names(section, 3))
 
 
