@@ -20,8 +20,8 @@ DeiT III's classifier. `reproduce --families` takes the names in brackets, `--si
 number of parameters: {classes}.
 """
 COLUMNS = """
-| name | parameters | width | blocks | heads | patch | tokens | download | source |
-|---|---|---|---|---|---|---|---|---|
+| name | parameters | width | blocks | patch | tokens | download | source |
+|---|---|---|---|---|---|---|---|
 """
 
 
@@ -51,7 +51,6 @@ def make_row(entry):
         shorten(entry.num_params),
         str(entry.width),
         str(entry.depth),
-        str(entry.num_heads),
         str(entry.patch_size),
         str(entry.layout.num_tokens),
         entry.download,

@@ -3,6 +3,7 @@
 python tests/claims_page.py    rewrites the page
 """
 
+import re
 from pathlib import Path
 
 from vitscope.reproduction.paper_claims import list_claims
@@ -36,10 +37,11 @@ CKA is the unbiased estimate. A claim about CKA may agree although the
 [verdict](method.md#the-verdict) is "broken": CKA ignores how much a source contributes. Two numbers
 count as different only if their intervals do not overlap ("intervals apart").
 
-**Rises with size (S to g at least)** means that the interval of the largest size lies above that
-of the smallest, and that among all pairs of sizes whose intervals do not overlap more rise than
-fall; *falls* is the reverse. Sizes are ordered by parameters. S and g must have been measured.
-Other sizes may be missing, but one whose number cannot be judged leaves the trend open.
+**Rises with size** means that the interval of the largest size lies above that of the smallest,
+and that among all pairs of sizes whose intervals do not overlap more rise than fall; *falls* is
+the reverse. Sizes are ordered by parameters. In brackets are the recipes judged, with the sizes
+that must have been measured. Other sizes may be missing, but one whose number cannot be judged
+leaves the trend open.
 
 ## The images
 
@@ -57,16 +59,33 @@ COLUMNS = """
 
 
 def make_page():
-    claims = [claim for claim in list_claims() if claim.data != "ImageNet"]
-    return HEAD + COLUMNS + "".join(make_row(claim) for claim in claims)
+    rows = {}
+    for claim in list_claims():
+        if claim.data != "ImageNet":
+            kept, recipe = split_recipe(claim)
+            rows.setdefault(kept, []).append((claim.where, recipe))
+    return HEAD + COLUMNS + "".join(make_row(*row) for row in rows.items())
 
 
-def make_row(claim):
+def split_recipe(claim):
+    """What is the same for all recipes of which it is claimed, and the recipe with its sizes."""
     # Even without models a claim lists the numbers it would read.
     read = dict.fromkeys(number.quantity.source for number in claim.check([]).numbers)
     sources = ", ".join(f"`{source}`" for source in read)
-    cells = (claim.where, claim.statement, claim.criterion, sources)
-    return f"| {' | '.join(cells)} |\n"
+    if trend := re.fullmatch(r"(.* with size) \((.*) at least\)", claim.criterion):
+        criterion, sizes = trend.groups()
+        recipe, statement = claim.statement.split(": ")
+        return (statement, criterion, sources), f"{recipe} {sizes}"
+    return (claim.statement, claim.criterion, sources), None
+
+
+def make_row(kept, claims):
+    statement, criterion, sources = kept
+    kinds, numbers = zip(*(where.split(" ", 1) for where, _ in claims), strict=True)
+    where = f"{kinds[0]} {', '.join(dict.fromkeys(', '.join(numbers).split(', ')))}"
+    if recipes := [recipe for _, recipe in claims if recipe]:
+        criterion += f" ({', '.join(recipes)})"
+    return f"| {' | '.join((where, statement, criterion, sources))} |\n"
 
 
 if __name__ == "__main__":
