@@ -151,7 +151,7 @@ def _measure_costs(entries: dict[str, _Entry], plan: _Plan) -> dict[str, list[st
     for name in entries:
         memory = measure_memory(_prepare, name, plan)
         ratio = compare(seconds[name], seconds["vitscope, unbiased"])
-        costs[name] = [str(ratio), f"{memory.added:.0f}"]
+        costs[name] = [f"{ratio.median:.3f}", f"{memory.added:.0f}"]
     return costs
 
 

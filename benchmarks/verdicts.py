@@ -17,7 +17,7 @@ from benchmarks.settings import Settings
 from vitscope import AuditConfig
 from vitscope.errors import ModelUnreachableError
 from vitscope.models.base import ViTAdapter
-from vitscope.results.result_text import tell_estimate, tell_main_other_source
+from vitscope.results.result_text import tell_estimate
 from vitscope.testing.planted import RECIPES, plant
 
 _COLUMNS = (
@@ -25,7 +25,6 @@ _COLUMNS = (
     "layer",
     "patches' variance share",
     "CKA(r, patches)",
-    "main other source",
     "verdict",
 )
 
@@ -106,6 +105,5 @@ def _audit(
             str(layer.index),
             tell_estimate(share.value, share.ci95),
             tell_estimate(cka.unbiased, cka.ci95),
-            tell_main_other_source(layer),
             layer.verdict.status,
         )
