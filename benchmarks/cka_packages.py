@@ -63,17 +63,15 @@ def measure(settings: Settings) -> Section:
         errors = {name: _find_errors(entry, plan) for name, entry in entries.items()}
         costs = _measure_costs(entries, plan)
     rows = [[name, entry.claims, *errors[name], *costs[name]] for name, entry in entries.items()]
-    columns = ("entry", "claims", *_CASES, "seconds / vitscope's", "memory added")
+    columns = ("entry", "claims", *_CASES, "seconds / vitscope's", "memory added, MiB")
     return Section(
         title="CKA packages on PyPI",
         how=(
             f"Two random features of {plan.count} images and width {plan.width}, minibatches of "
-            f"{plan.minibatch}. Every entry is compared with a float64 reference of the estimator "
-            "that it claims, made of n × n matrices; given is the value less the reference. CKA "
-            "depends neither on the features' scale nor on what is the same for every image: the "
-            "same features are given at a hundredth of the size, and with constants 40 times their "
-            f"spread. {plan.rounds} rounds; vitscope's seconds include both estimates and the "
-            "interval. Memory is of fresh processes."
+            f"{plan.minibatch}, {plan.rounds} rounds. Given is the difference from a float64 "
+            "reference of the estimator that the entry claims, made of n × n matrices. CKA should "
+            "not change if features are multiplied by 0.01 or shifted by constants 40 times their "
+            "spread. vitscope's seconds include both estimates and the interval."
         ),
         tables=[Table(columns, rows)],
         notes=[*(f"{name} is not installed: left out" for name in absent), *_describe(entries)],
@@ -83,31 +81,29 @@ def measure(settings: Settings) -> Section:
 def _describe(entries: dict[str, _Entry]) -> list[str]:
     modules = {entry.module for entry in entries.values()} - {"vitscope"}
     versions = [f"{name} {metadata.version(name.replace('_', '-'))}" for name in sorted(modules)]
-    return [*versions, *(note for module, note in _READ if module in modules)]
+    return [", ".join(versions), *(note for module, note in _READ if module in modules)]
 
 
 _READ = (
     (
         "ckatorch",
-        "ckatorch's class `CKA` keeps the last minibatch of an epoch (`cka_epoch[i, j] = …`, no "
-        "sum) and takes the second axis for its examples: it fails on a row per image, "
-        "and on tokens compares the tokens of one image. Given here: rows as minibatches of "
-        "their own, the only form in which it runs on features",
+        "ckatorch's class `CKA` keeps only the last minibatch of an epoch and takes the second "
+        "axis for the examples. Here each minibatch's rows are on that axis, the only form in "
+        "which it runs on features",
     ),
     (
         "ckatorch",
-        'ckatorch\'s `cka_base(unbiased=True, method="hsic")` is the biased estimate: with that '
-        "method `unbiased` is not looked at",
+        'ckatorch\'s `cka_base(unbiased=True, method="hsic")` ignores `unbiased`',
     ),
     (
         "cka_pytorch",
-        "cka-pytorch adds 1e-4 to the product of the two self-terms, so that small features look "
-        "unlike themselves, and works in float32 on features that are not centred",
+        "cka-pytorch adds 1e-4 to the product of the two self-terms and works in float32 on "
+        "features that are not centred",
     ),
     (
         "torch_cka",
-        "torch-cka works in float32 on features that are not centred; given one loader it goes "
-        "through it twice at once, so that with `shuffle=True` it compares different images",
+        "torch-cka works in float32 on features that are not centred. It goes through one loader "
+        "twice at once, so with `shuffle=True` it compares different images",
     ),
 )
 """Found in the packages' sources; the table shows what each comes to."""
@@ -155,7 +151,7 @@ def _measure_costs(entries: dict[str, _Entry], plan: _Plan) -> dict[str, list[st
     for name in entries:
         memory = measure_memory(_prepare, name, plan)
         ratio = compare(seconds[name], seconds["vitscope, unbiased"])
-        costs[name] = [str(ratio), f"{memory.added:.0f} MiB"]
+        costs[name] = [f"{ratio.median:.3f}", f"{memory.added:.0f}"]
     return costs
 
 

@@ -54,21 +54,18 @@ def measure(settings: Settings) -> Section:
     return Section(
         title="An audit compared with eager attention (output_attentions)",
         how=(
-            f"transformers' Dinov2Model, dinov2-{plan.model}, batches of {plan.batch_size}: "
-            '`attn_implementation="eager"`, `output_attentions=True`, the usual way to get '
-            "attention maps, against an audit of the last layer and the bare forward (sdpa). "
-            f"{plan.batches - 1} rounds of a batch after the verified one. Memory is "
-            "of fresh processes that run two batches (the audit with everything up to the written "
-            "result). Eager attention keeps tokens × tokens numbers for every head of every layer; "
-            "in a plain loop, `output = model(…)`, those of the last batch are still held while "
-            "the next is computed. The audit goes through the model in passes, which at 518 px are "
-            "of fewer images than a batch."
+            f"transformers' Dinov2Model, dinov2-{plan.model}, batches of {plan.batch_size}, "
+            f"{plan.batches - 1} rounds: an audit of the last layer against the bare forward pass "
+            '(sdpa) and against `attn_implementation="eager"` with `output_attentions=True`, which '
+            "returns tokens × tokens numbers for every head of every layer. In a plain loop, "
+            "`output = model(…)`, those of the last batch are still held while the next is "
+            "computed. Memory is of two batches, for the audit up to the written result."
         ),
         tables=tables,
     )
 
 
-_COLUMNS = ("seconds / audit's", "peak / audit's", "added / audit's added", "before", "peak")
+_COLUMNS = ("seconds / audit's", "peak / audit's", "peak, MiB")
 
 
 def _rows(ratios: dict[str, str], memory: dict[str, Memory]) -> Iterator[list[str]]:
@@ -78,9 +75,7 @@ def _rows(ratios: dict[str, str], memory: dict[str, Memory]) -> Iterator[list[st
             name,
             ratios[name],
             f"{found.peak / audit.peak:.2f}",
-            f"{found.added / audit.added:.2f}" if audit.added else "–",
-            f"{found.before:.0f} MiB",
-            f"{found.peak:.0f} MiB",
+            f"{found.peak:.0f}",
         ]
 
 

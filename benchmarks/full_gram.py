@@ -38,19 +38,17 @@ def measure(settings: Settings) -> Section:
         "images",
         "full / streamed",
         "streamed",
-        "memory added: full",
-        "streamed",
+        "memory added: full, MiB",
+        "streamed, MiB",
         "differ by",
     )
     return Section(
         title="Streamed CKA compared with the full n × n matrices",
         how=(
-            f"Two random features of width {plan.width}, {plan.rounds} rounds. The full form: two "
-            "Gram matrices in float64 numpy, centred, their normalised inner product, the biased "
-            "estimate alone. Streamed: batches of 32 into the audit's sums (rows on disk), biased "
-            "and unbiased estimate and the jackknife interval. Memory is of fresh processes that "
-            "make the features as they go. A Gram matrix over n images takes 8 n² bytes: 20 GB "
-            "at 50,000."
+            f"Two random features of width {plan.width}, {plan.rounds} rounds. Full: two centred "
+            "Gram matrices in float64 numpy and the biased estimate. Streamed: batches of 32 into "
+            "the audit's sums, both estimates and the jackknife interval. A Gram matrix of n "
+            "images takes 8 n² bytes, 20 GB at 50,000."
         ),
         tables=[Table(columns, list(_rows(plan)))],
     )
@@ -69,8 +67,8 @@ def _rows(plan: _Plan) -> Iterator[list[str]]:
             str(count),
             str(compare(seconds["full"], seconds["streamed"])),
             f"{min(seconds['streamed']):.2f} s",
-            f"{full:.0f} MiB",
-            f"{streamed:.0f} MiB",
+            f"{full:.0f}",
+            f"{streamed:.0f}",
             f"{abs(_run_full(batches) - _run_streamed(batches)):.0e}",
         ]
 

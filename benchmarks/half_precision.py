@@ -53,9 +53,8 @@ def measure(settings: Settings) -> Section:
     verdicts = {result.summary.last.verdict.status for result in results.values()}
     return Section(
         title="bfloat16 and float16",
-        how=f"An audit of {count} images in float32 and, under autocast, in the half precisions: "
-        "the largest absolute change of any number of a kind in `summary.json`, last layer. Sums "
-        "are float64 in all of them.",
+        how=f"Audits of {count} images in float32 and, under autocast, in half precision: the "
+        "largest absolute change of any number of a kind in `summary.json`, last layer.",
         tables=[Table(_COLUMNS, rows)],
         notes=[note, f"Verdicts: {', '.join(sorted(verdicts))}."],
     )

@@ -60,13 +60,11 @@ def measure(settings: Settings) -> Section:
     return Section(
         title="An audit compared with three masked forward passes",
         how=(
-            f"timm's DINOv2 with registers, dinov2-{plan.model}-reg, batches of {plan.batch_size}, "
-            f"{plan.batches - 1} rounds of a batch after the verified one: the full "
-            "forward, one with an attention mask in the last block that keeps patches only, one "
-            "that keeps registers and [CLS] only, against one audit with `--renormalize` (a mask "
-            "renormalises the attention that is left) and `--cls-term registers`. The audit's "
-            "readout `embedding` is the same number: given is the largest relative difference over "
-            "a batch."
+            f"timm's dinov2-{plan.model}-reg, batches of {plan.batch_size}, {plan.batches - 1} "
+            "rounds: one audit with `--renormalize` and `--cls-term registers` against three "
+            "forward passes, one of the full model and two with an attention mask in the last "
+            "block that keeps patches only, or registers and [CLS] only. The audit's readout "
+            "`embedding` is the same number: given is the largest relative difference over a batch."
         ),
         tables=[Table(("", ""), rows)],
     )

@@ -112,22 +112,20 @@ _HEADER = """\
 # Benchmarks
 
 Made by `{command}`. Seconds depend on the machine; the ratios are what to look at. Weights are
-random, for speed does not depend on them, so nothing is downloaded.
+random unless stated otherwise: speed and memory do not depend on them.
 
 {machine}
 
-How a ratio is measured: the two run in turn in one process, batch by batch or round by round, each
-once untimed first. A ratio is written `median (lowest to highest)` of the rounds. Peak memory is
-the peak resident memory of a process that does one thing only; *added* is what the work took beyond
-what was there once everything was imported, loaded and decoded.
+For a ratio, both sides run in turn in one process, batch by batch or round by round, each once
+untimed first. It is written `median (lowest to highest)` of the rounds. Peak memory is the peak
+resident memory of a process that does one thing only; *added* is what the work took after
+everything was imported, loaded and decoded.
 
-What was found along the way, on two cores of an earlier machine with DINOv2-S at 224 px, and is why
-things are as they are:
+Findings behind defaults, with DINOv2-S at 224 px on two cores:
 
-- The float32 forward alone runs at 88 % of the machine's matrix peak. torch.compile gains 2 % and
+- The float32 forward pass runs at 88 % of the machine's matrix peak. torch.compile gains 2 % and
   is not used.
-- An image decoded in the main process costs 3.4 ms against 69 ms of forward. On two cores a worker
-  process costs more than it saves (1.09 against 1.05 times the forward): on a CPU images are
-  decoded in the main process unless `--num-workers` says otherwise.
-- Draft decoding of JPEG changes pixels visibly and is left off.
+- Decoding takes 3.4 ms per image, the forward pass 69 ms, and worker processes cost more than they
+  save. On a CPU images are decoded in the main process unless `--num-workers` is set.
+- Draft decoding of JPEG changes pixels visibly and is off by default.
 """

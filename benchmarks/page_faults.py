@@ -66,12 +66,11 @@ def measure(settings: Settings) -> Section:
     return Section(
         title="Page faults of the allocator",
         how=(
-            f"The bare forward of dinov2-{plan.model}, batch {plan.batch_size} at {plan.size} px. "
-            "By default glibc gives large freed buffers back to the system, which hands them out "
-            f"again page by page. Fresh processes in turn with and without {variables}, "
-            f"{plan.rounds} rounds of {plan.forwards} forwards after two untimed ones; the least "
-            "of a round is given, per forward, and the highest peak; *in the system* is processor "
-            "time of the kernel. Only glibc reads the variable."
+            f"The bare forward pass of dinov2-{plan.model}, batch {plan.batch_size} at "
+            f"{plan.size} px. glibc returns large freed buffers to the system unless it is told "
+            f"to keep them, here by {variables}. {plan.rounds} rounds of {plan.forwards} forward "
+            "passes in fresh processes: the least of a round per forward pass, and the highest "
+            "peak. *in the system* is processor time of the kernel."
         ),
         tables=[Table(_COLUMNS, rows)],
     )

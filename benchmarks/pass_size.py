@@ -47,14 +47,13 @@ def measure(settings: Settings) -> Section:
     cells = _TINY if settings.tiny else _FULL
     sizes = _list_sizes(max(cell.images for cell in cells))
     rows = [row for cell in cells for row in _measure_rows(cell, sizes)]
-    columns = ("model", "input", "precision", "chosen", *map(str, sizes))
+    columns = ("model", "px", "precision", "chosen", *map(str, sizes))
     return Section(
         title="Images that go through the model at a time",
         how=(
-            "transformers' DINOv2 alone on a CPU, without gradients, under autocast in bfloat16: "
-            "the same images in passes of 1, 2, 4 … images in turn. Given are the median "
-            "seconds of an image over those of the size that an audit chooses (*chosen*), after "
-            "one untimed round."
+            "The forward pass of transformers' DINOv2 on a CPU, in passes of 1, 2, 4 … images, "
+            "bfloat16 under autocast. Given is the median time per image over that of the size an "
+            "audit chooses (*chosen*)."
         ),
         tables=[Table(columns, rows)],
     )
@@ -81,7 +80,7 @@ def _measure_rows(cell: _Cell, columns: list[int]) -> Iterator[list[str]]:
         ratios = {size: f"{seconds[f'{name} {size}'] / base:.2f}" for size in sizes}
         yield [
             f"dinov2-{cell.model}",
-            f"{cell.size} px",
+            str(cell.size),
             name,
             str(chosen),
             *(ratios.get(size, "") for size in columns),

@@ -25,7 +25,6 @@ class _Cell:
 class _Found:
     images_per_second: float
     ratio: Spread
-    before: float
     after_forward: float
     peak: float
 
@@ -55,22 +54,20 @@ def measure(settings: Settings) -> Section:
     ]
     columns = (
         "model",
-        "input",
+        "px",
         "batch",
         "images / s",
         "audit / forward",
-        "before",
-        "peak: forward",
-        "audit",
+        "peak: forward, MiB",
+        "audit, MiB",
     )
     return Section(
         title="Images per second and peak memory",
         how=(
-            f"Audits of the last layer of transformers' DINOv2 in fresh processes, over "
-            f"{_BATCHES - 1} batches after the verified one. *images / s* is the audit's "
-            "without what happens once per run. Peaks are those of one process: when all was "
-            "loaded, then after a bare forward of a whole batch, then after the audit, which goes "
-            "through the model in passes."
+            f"Audits of the last layer of transformers' DINOv2, without what happens once per run: "
+            f"{_BATCHES - 1} batches after one that is not counted. Peaks are those of one "
+            "process, first after a bare forward pass of a whole batch, then after the audit, "
+            "which splits batches into passes."
         ),
         tables=[Table(columns, rows)],
     )
@@ -86,7 +83,6 @@ def _measure_cell(cell: _Cell, sources: Sequence[Path]) -> _Found:
         batch_size=cell.batch_size,
         sources=sources,
     ) as images:
-        before = read_peak()
         forward(images.batches[0])
         after_forward = read_peak()
         times = time_audit(vit, images, make_config(cell.batch_size), {"forward": forward})
@@ -94,7 +90,6 @@ def _measure_cell(cell: _Cell, sources: Sequence[Path]) -> _Found:
     return _Found(
         images_per_second=cell.batch_size / statistics.median(times.audit[1:]),
         ratio=times.ratio("forward"),
-        before=before,
         after_forward=after_forward,
         peak=peak,
     )
@@ -103,9 +98,9 @@ def _measure_cell(cell: _Cell, sources: Sequence[Path]) -> _Found:
 def _describe(cell: _Cell, found: _Found) -> list[str]:
     return [
         f"dinov2-{cell.model}",
-        f"{cell.size} px",
+        str(cell.size),
         str(cell.batch_size),
         f"{found.images_per_second:.1f}",
-        str(found.ratio),
-        *(f"{mib:.0f} MiB" for mib in (found.before, found.after_forward, found.peak)),
+        f"{found.ratio.median:.3f}",
+        *(f"{mib:.0f}" for mib in (found.after_forward, found.peak)),
     ]

@@ -11,32 +11,33 @@ from vitscope.weights.catalogue import CATALOGUE, FAMILIES, SIZE_CLASSES
 PAGE = Path(__file__).parent.parent / "docs" / "catalogue.md"
 HEAD = """# Models with built-in names
 
-Made by `python tests/catalogue_page.py` from the catalogue; tests compare every line with the
-model that the installed library builds. `vitscope models` lists the same and shows which weights
-are on your machine.
+Made by `python tests/catalogue_page.py`; tests compare every line with the model that the installed
+library builds. `vitscope models` shows which weights are on your machine. No model is gated.
 
-Parameters are those of the vision tower that is analysed. The download is the whole file in
-float32, for CLIP including its text tower, for DeiT III its classifier. None is gated. A family's
-short name is in brackets. The class groups sizes across families: {classes}.
+Parameters are those of the analysed vision tower, tokens those at the model's own input size,
+[CLS] and registers included. The download is the whole file in float32, with CLIP's text tower and
+DeiT III's classifier. `reproduce --families` takes the names in brackets, `--sizes` the classes by
+number of parameters: {classes}.
 """
 COLUMNS = """
-| name | size | class | parameters | width / blocks / heads | patch | tokens | download | source |
-|---|---|---|---|---|---|---|---|---|
+| name | parameters | width | blocks | patch | tokens | download | source |
+|---|---|---|---|---|---|---|---|
 """
 
 
 def make_page():
-    limits = [f"{name} below {limit / 1e6:.0f} million" for name, limit in SIZE_CLASSES.items()]
-    classes = ", ".join([*limits[:-1], f"{list(SIZE_CLASSES)[-1]} from there on"])
+    limits = [f"{name} below {limit / 1e6:.0f}M" for name, limit in SIZE_CLASSES.items()]
+    classes = ", ".join([*limits[:-1], f"{list(SIZE_CLASSES)[-1]} above"])
     families = groupby(CATALOGUE.values(), key=lambda entry: entry.family_key)
     return HEAD.format(classes=classes) + "".join(make_family(list(e)) for _, e in families)
 
 
 def make_family(entries):
     first = entries[0]
-    heading = (
-        f"\n## {FAMILIES[first.family_key]} (`{first.family_key}`)\n\nLicence: {first.licence}.\n"
-    )
+    heading = f"\n## {FAMILIES[first.family_key]} (`{first.family_key}`)\n\n"
+    heading += f"Licence: {first.licence}.\n"
+    if first.num_registers:
+        heading += f"Registers: {first.num_registers}.\n"
     for note in dict.fromkeys(entry.note for entry in entries if entry.note):
         named = [entry.name for entry in entries if entry.note == note]
         whose = "Note" if len(named) == len(entries) else f"Note of {', '.join(named)}"
@@ -47,16 +48,19 @@ def make_family(entries):
 def make_row(entry):
     cells = (
         f"`{entry.name}`",
-        entry.size,
-        entry.size_class,
-        f"{entry.num_params:,}",
-        f"{entry.width} / {entry.depth} / {entry.num_heads}",
+        shorten(entry.num_params),
+        str(entry.width),
+        str(entry.depth),
         str(entry.patch_size),
-        entry.layout.describe(),
+        str(entry.layout.num_tokens),
         entry.download,
         f"{entry.source} (by hand)" if entry.checkpoint else f"`{entry.source}`",
     )
     return f"| {' | '.join(cells)} |\n"
+
+
+def shorten(count):
+    return f"{count / 1e6:.1f}M" if count < 1e9 else f"{count / 1e9:.2f}B"
 
 
 if __name__ == "__main__":

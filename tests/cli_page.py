@@ -13,9 +13,7 @@ HEAD = """# Command line
 
 Made by `python tests/cli_page.py` from the program itself; `vitscope COMMAND --help` says the same.
 
-Exit codes: 0 done; 1 failed; 2 wrong usage. An error is one line on standard error
-([more](errors.md)). Progress goes to standard error, results to standard output. `VITSCOPE_DEBUG=1`
-shows the traceback of an unexpected error.
+Progress goes to standard error, results to standard output. [Errors](errors.md) lists exit codes.
 """
 _EXAMPLE = re.compile(r"^Example:  (.+)$", re.MULTILINE)
 _CONTENTS = re.compile(r"^## Table of Contents\n.*?(?=^\*\*Commands)", re.MULTILINE | re.DOTALL)

@@ -30,7 +30,7 @@ the real library's classes with random weights, and in every layer balances agai
 tensors to 1e-10 in float64 and 1e-4 in float32. The torch.hub code of facebookresearch/dinov2 and
 facebookresearch/dinov3 is tested on structural twins.
 
-| tested model | family | tokens | global feature |
+| tested model | family | tokens besides patches | global feature |
 |---|---|---|---|
 """
 
@@ -43,8 +43,9 @@ def tiny_pixels(vit):
 def make_row(name):
     vit = wrap_model(TINY_MODELS[name]())
     check_adapter(vit, tiny_pixels(vit))
-    tokens = vit.make_layout(*vit.preprocessing.size).describe()
-    return f"| {name} | {vit.info.family} | {tokens} | {vit.info.global_feature} |\n"
+    groups = vit.make_layout(*vit.preprocessing.size).groups.items()
+    tokens = ", ".join(f"{len(at)} {group}" for group, at in groups if group != "patches")
+    return f"| {name} | {vit.info.family} | {tokens or 'none'} | {vit.info.global_feature} |\n"
 
 
 def make_page():

@@ -41,22 +41,19 @@ class RunConfig:
     """Settings that every run of a model over images has.
 
     Attributes:
-        batch_size: Images per batch; auto chooses what keeps the device busy and fits into its
-            memory. If memory runs short, batches are halved. Except for rounding, numbers do not
-            depend on it; which images are verified does.
+        batch_size: Images per batch; auto chooses by device and memory. A batch that does not fit
+            into memory is halved. Except for rounding, numbers do not depend on it.
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
         dtype: Precision of the model; sums are always float64. auto uses bfloat16 if the hardware
-            supports it and the ledger of the first images still balances, otherwise float32.
-        size: Input size in pixels, such as 518, or height and width as in 224x336; the model's own
-            by default.
+            supports it and the ledger still balances, otherwise float32.
+        size: Input size in pixels, or height and width as in 224x336; the model's own by default.
         num_workers: Worker processes that decode images; 0 decodes in the main process, as auto
             does on a CPU.
-        draft: Decode large JPEG files at a fraction of their size, at least twice the input size.
-            Faster for camera images, but pixels change visibly.
+        draft: Decode large JPEG files at a fraction of their size. Faster, but pixels change
+            visibly.
         seed: Seed of all random draws.
         renormalize: Divide restricted outputs by the kept attention mass, as if the softmax ran
-            over the kept tokens only; the paper keeps the weights as they are. The readout
-            residual, which compares terms of the output, is not affected.
+            over the kept tokens only; the paper does not.
         cls_term: Group that [CLS]'s attention to itself is counted in, which the paper leaves open:
             own, registers (if the model has any) or patches.
     """
@@ -139,14 +136,13 @@ class AuditConfig(RunConfig):
             numbers.
         gallery: Number of images saved with their maps, for the report; 0 for none.
         verified: Fraction of batches, besides the first, in which the last block runs for all
-            tokens and the ledger is verified against the model's own tensors. In the others the
-            last block runs for the [CLS] row only, which is faster than a forward pass. 1 verifies
+            tokens and is verified too; in the others it runs for the [CLS] row only. 1 verifies
             every image.
         shard: One part of the images, such as 3/16 for the third of sixteen; `vitscope merge`
             combines the results.
-        metrics: Metrics of other installed packages to measure as well, by name; none by default.
-        shard_size: Images per shard, after which work is saved for --resume, and which one process
-            handles at a time; auto is 32 batches, at least 512 images.
+        metrics: Metrics of other installed packages to measure as well, by name.
+        shard_size: Images per shard, the unit that is saved for --resume and given to a process;
+            auto is 32 batches, at least 512 images.
     """
 
     limit: int | None = None
@@ -200,8 +196,8 @@ class ReproductionConfig(OneShotConfig):
         examples: Number of images, drawn at random, whose maps are shown (Fig. 4).
         readout: Readout for the claims of Fig. 3: attention is after the output projection, values
             before it, where the paper's equations stop.
-        size: Input size in pixels, such as 224 or 518, or HEIGHTxWIDTH; rounded for each model to
-            whole patches. By default, and for models of a fixed size, the model's own.
+        size: Input size in pixels, or HEIGHTxWIDTH, rounded to whole patches; the model's own by
+            default, and for models of a fixed size.
     """
 
     num_images: int | None = None

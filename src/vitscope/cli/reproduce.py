@@ -41,9 +41,8 @@ def reproduce(
 ) -> None:
     """Run the whole paper on your images: every experiment, every figure, every claim.
 
-    Models run one after another. The same command resumes where it was stopped. A model whose
-    weights are unavailable is reported, and the others run. The result is all figures and a table:
-    the paper says, you measured, agrees?
+    The result is all figures and a table: the paper says, you measured, agrees? The same command
+    resumes where it was stopped.
 
     Example:  vitscope reproduce --images coco/val2017 --imagenet imagenet/val --out paper
 
@@ -58,7 +57,7 @@ def reproduce(
             ibot-small.pth.
         out: Folder for all results.
         smoke: Try it on tiny random models and generated images, offline, in under two minutes. Its
-            numbers mean nothing; its figures show what you will get.
+            numbers mean nothing.
         config: Settings, including the choices the paper leaves open.
 
     Raises:

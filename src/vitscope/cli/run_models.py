@@ -56,9 +56,8 @@ def audit(
     Example:  vitscope audit photos/ --model dinov2-small --model dinov2-large-reg --out results
 
     Args:
-        images: Folders (searched recursively), images, text files (.txt) of paths, tar shards,
-            Parquet files, or URLs (s3://, gs://, hf://, https://) of any of these except text
-            files.
+        images: Folders (searched recursively), images, text files of paths, tar shards, Parquet
+            files, or URLs (s3://, gs://, hf://, https://).
         model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
             local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
         out: Folder for the results, one folder per model.
@@ -123,9 +122,8 @@ def one_shot(
 ) -> None:
     """Classify images from one example per class: by the full output, and by parts of it.
 
-    A classifier is trained on the full output of one random image per class and tested on another
-    image: on its full output, and on what patches, registers, [CLS] itself or the skip connection
-    alone contributes.
+    A classifier is trained on the full output of one random image per class. It is tested on the
+    full output of another image, and on parts of it.
 
     Example:  vitscope one-shot flowers/ --model dinov2-small --model dinov2-large-reg --out results
 
@@ -184,21 +182,17 @@ def explain(
 
     Draws the attention map, the norm of each patch's contribution, its signed share of the output,
     what went elsewhere, and a verdict: can this map be read? The verdict needs a reference, the
-    means over an audit's images; those for dinov2-small come with vitscope. Images are prepared as
-    the reference's were. Without a reference numbers are raw, there is no verdict, and images keep
-    their aspect ratio if the model allows it.
+    means over an audit's images; those for dinov2-small come with vitscope.
 
     Example:  vitscope explain dog.jpg --model dinov2-small --model dinov2-large-reg --out dog
 
     Args:
-        images: Images, folders (searched recursively), text files (.txt) of paths, tar shards,
-            Parquet files, or URLs (s3://, gs://, hf://, https://) of any of these except text
-            files.
+        images: Images, folders (searched recursively), text files of paths, tar shards, Parquet
+            files, or URLs (s3://, gs://, hf://, https://).
         model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
             local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
         out: Folder for the results, one folder per model, and for figures/, one figure per image.
-            An audit of the model found there is the reference. One in MODEL/ is kept, and the
-            result goes to MODEL-explained/.
+            Audits found there are kept.
         layer: Block to explain, from 0; the last by default.
         reference: Audit of the same model, or the --out folder of one; once per model, in the same
             order. By default an audit in OUT, or the means that come with vitscope.

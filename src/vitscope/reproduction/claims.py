@@ -97,8 +97,9 @@ def _make_page(findings: Sequence[Finding]) -> str:
         "# The paper's claims, measured",
         "",
         f"Of {len(findings)} claims {count_answers(findings)}. Numbers in brackets are 95 % "
-        "intervals; a criterion is met, or not met, where the whole interval says so. COCO stands "
-        "for the main set of images.",
+        "intervals; a criterion is met, or not met, where the whole interval says so. A number "
+        "rises with size if the interval of the largest size lies above that of the smallest, and "
+        "most pairs of sizes with separate intervals rise. COCO stands for the main set of images.",
         "",
         _row(_HEADINGS),
         _row(["---"] * len(_HEADINGS)),

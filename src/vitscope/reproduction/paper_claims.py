@@ -60,10 +60,7 @@ _RECIPES = {
 }
 """Recipes of Fig. 5 to 9 with the first and last size of a trend."""
 _FROM_LARGE = ("L", "H", "g", "bigG")
-_TREND = (
-    "with size, over {} to {} at least: intervals of the smallest and the largest apart, and most "
-    "pairs of sizes in that order"
-)
+_TREND = "with size ({} to {} at least)"
 _EARLY = (THREE_QUARTERS, LARGEST_STEP)
 
 
@@ -133,7 +130,7 @@ def _claim_anatomy() -> list[Claim]:
         Claim(
             "Sec. 3.2",
             "in giant the same register has the highest norm for any image",
-            "it has in more than 95 % of the images (Wilson's interval)",
+            "it has in more than 95 % of the images",
             each("g", SAME_REGISTER, partial(above, line=0.95)),
         ),
         Claim(
@@ -220,15 +217,15 @@ def _claim_example() -> list[Claim]:
         Claim(
             "Fig. 4",
             "giant with registers has a clean attention map (the paper's example image)",
-            "high-norm patch tokens, which such maps show as artefacts, at the last block's input "
-            "in less than 5 % of the images (Wilson's interval; where none are found, the most "
-            "that so few images may hide); over all images, not the paper's one",
+            "less than 5 % of all images have high-norm patch tokens, which such maps show as "
+            "artefacts, at the last block's input (if none are found, the most that so few images "
+            "may hide)",
             each("g", OUTLIER_IMAGES, partial(below, line=0.05)),
         ),
         Claim(
             "Fig. 4",
             "giant with registers, the paper's example image: cos(c_patches, t) = −0.0092",
-            "mean cosine between −0.1 and 0.1; over all images, not the paper's one",
+            "mean cosine over all images between −0.1 and 0.1",
             each("g", PATCH_COSINE, partial(between, low=-0.1, high=0.1)),
         ),
     ]
@@ -292,7 +289,7 @@ def _claim_depth() -> list[Claim]:
             Claim(
                 "Fig. 9",
                 f"the larger {recipe} models converge smoothly and early",
-                f"{early}, in L and every larger size that was measured",
+                f"{early}, in L and every larger size measured",
                 partial(_large_are_early, recipe),
             )
             for recipe in larger
