@@ -32,11 +32,7 @@ def detect_engine() -> Engine:
 
 
 class RanksEngine:
-    """Rank r of w processes every w-th item, starting with item r; rank 0 is the lead.
-
-    Every rank must make the same calls in the same order. Ranks on several machines share files
-    only on a common file system.
-    """
+    """Rank r of w processes every w-th item from r on; rank 0 leads; all make the same calls."""
 
     shares_files = True
 

@@ -86,17 +86,11 @@ class RayEngine:
 
 
 class Crew(NamedTuple):
-    """Number of workers and resources of each.
+    """Number of workers and resources of each."""
 
-    Attributes:
-        num_workers: Number of workers, at least 1.
-        num_cpus: CPUs per worker; Ray limits its libraries to as many threads.
-        num_gpus: GPUs per worker, 0 or 1.
-    """
-
-    num_workers: int
-    num_cpus: int
-    num_gpus: int
+    num_workers: int  # number of workers, at least 1
+    num_cpus: int  # CPUs per worker; Ray limits its libraries to as many threads
+    num_gpus: int  # GPUs per worker, 0 or 1
 
 
 def plan_crew(nodes: Sequence[tuple[int, int]], num_workers: int | None) -> Crew:

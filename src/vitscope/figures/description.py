@@ -37,25 +37,15 @@ class NothingToDrawError(VitscopeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One number of a figure.
+    """One number of a figure."""
 
-    Attributes:
-        model: The result it belongs to.
-        number: The number with its interval.
-        panel: Key of its panel.
-        term: Term, token or kind of number; empty if the panel says it.
-        other: The second of a pair of terms, or the row of a grid.
-        x: Horizontal position: a size, a depth, a name.
-        p: p value against no association, corrected for the number of rows.
-    """
-
-    model: ModelResult
+    model: ModelResult  # the result it belongs to
     number: Interval
-    panel: str = ""
-    term: str = ""
-    other: str = ""
-    x: float | str = ""
-    p: float | None = None
+    panel: str = ""  # key of its panel
+    term: str = ""  # term, token or kind of number; empty if the panel says it
+    other: str = ""  # the second of a pair of terms, or the row of a grid
+    x: float | str = ""  # horizontal position: a size, a depth, a name
+    p: float | None = None  # p value against no association, corrected for the number of rows
 
     @property
     def is_significant(self) -> bool:
@@ -126,16 +116,12 @@ def group_points(points: Iterable[Point], key: Callable[[Point], T]) -> dict[T, 
 
 @dataclass(frozen=True)
 class Selection(Generic[T]):
-    """Results that have what a figure needs, with the numbers read from them.
+    """Results that have what a figure needs, with the numbers read from them."""
 
-    Attributes:
-        found: What was read, by result, in order of family and size.
-        omitted: Reason for each other result, by its label.
-        choices: Non-default settings, and those in which the results differ, one sentence each.
-    """
-
+    # what was read, by result, in order of family and size
     found: tuple[tuple[ModelResult, T], ...]
-    omitted: Mapping[str, str]
+    omitted: Mapping[str, str]  # reason for each other result, by its label
+    # non-default settings, and those in which the results differ, one sentence each
     choices: tuple[str, ...] = ()
 
     @property

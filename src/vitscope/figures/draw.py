@@ -38,21 +38,13 @@ _METADATA: Mapping[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class DrawnFigure:
-    """A figure on disk.
+    """A figure on disk."""
 
-    Attributes:
-        name: Name of the figure, the same for every set of results.
-        files: Its files, one per format.
-        table: Its numbers as CSV.
-        shown: Results on the figure.
-        omitted: Reason for each omitted result, by its label.
-    """
-
-    name: str
+    name: str  # name of the figure, the same for every set of results
     files: tuple[Path, ...]
-    table: Path
-    shown: tuple[ModelResult, ...]
-    omitted: Mapping[str, str]
+    table: Path  # its numbers as CSV
+    shown: tuple[ModelResult, ...]  # results on the figure
+    omitted: Mapping[str, str]  # reason for each omitted result, by its label
 
     def describe(self) -> dict[str, Any]:
         """Its entry in the index."""
@@ -77,17 +69,11 @@ class DrawnFigure:
 
 @dataclass(frozen=True)
 class FigureFolder:
-    """The figures that `draw_figures` drew and those it skipped.
-
-    Attributes:
-        folder: Folder of the figures.
-        drawn: The figures.
-        skipped: Reason for each figure that could not be drawn, by its name.
-    """
+    """The figures that `draw_figures` drew and those it skipped."""
 
     folder: Path
     drawn: tuple[DrawnFigure, ...]
-    skipped: Mapping[str, str]
+    skipped: Mapping[str, str]  # reason for each figure that could not be drawn, by its name
 
     @property
     def files(self) -> list[Path]:

@@ -54,30 +54,19 @@ _MAIN_FAMILY = "DINOv2"
 
 @dataclass(frozen=True)
 class Drawing:
-    """A matplotlib figure with its data.
-
-    Attributes:
-        figure: The figure.
-        data: What it shows.
-    """
+    """A matplotlib figure with its data."""
 
     figure: Figure
-    data: FigureData
+    data: FigureData  # what it shows
 
 
 @dataclass(frozen=True)
 class Question:
-    """A figure that results may have.
+    """A figure that results may have."""
 
-    Attributes:
-        describe: Returns what it shows, or raises NothingToDrawError.
-        render: Draws it.
-        of_one: Whether it shows a single result.
-    """
-
-    describe: Callable[..., FigureData]
+    describe: Callable[..., FigureData]  # returns what it shows, or raises NothingToDrawError
     render: Callable[[FigureData], Figure]
-    of_one: bool = False
+    of_one: bool = False  # whether it shows a single result
 
 
 FIGURES: Mapping[str, Question] = {
@@ -204,15 +193,10 @@ def draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> 
 
 @dataclass(frozen=True)
 class PlannedFigure:
-    """A figure to be drawn.
+    """A figure to be drawn."""
 
-    Attributes:
-        name: Name of its files.
-        draw: Draws it, or raises NothingToDrawError.
-    """
-
-    name: str
-    draw: Callable[[], Drawing]
+    name: str  # name of its files
+    draw: Callable[[], Drawing]  # draws it, or raises NothingToDrawError
 
 
 def plan_figures(results: Results, readout: Readout = "attention") -> list[PlannedFigure]:

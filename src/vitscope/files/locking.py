@@ -92,10 +92,7 @@ def new_beside(target: Path, purpose: Purpose, *, folder: bool) -> Iterator[Path
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove what killed processes left beside a target.
-
-    A folder that one of them had just moved aside is restored if nothing has taken its place.
-    """
+    """Remove what killed processes left beside a target; a folder just moved aside is restored."""
     target = target.resolve()
     for purpose in get_args(Purpose):
         ours = re.compile(re.escape(_prefix(target, purpose)) + _RANDOM)

@@ -141,10 +141,7 @@ def hold_images(source: object, name: str, *, preprocessed: bool) -> list[HeldIm
 
 
 def read_labels(source: object, held: Sequence[HeldImage]) -> list[Any]:
-    """Read the labels of a dataset's images.
-
-    A label is None for an image without one, and an error if the dataset fails to return it.
-    """
+    """Read the labels of a dataset's images: None without one, an error if the dataset fails."""
     dataset: Any = source.dataset if isinstance(source, DataLoader) else source
     columns = getattr(dataset, "column_names", None) or ()  # of a Hugging Face dataset
     column = next((one for one in _LABELS if one in columns), None)

@@ -15,13 +15,7 @@ Covariance = Float[Tensor, "dim dim"]
 
 
 def describe_directions(sums: FeatureSums) -> Directions:
-    """Compare the leading principal directions of all terms of the residual stream.
-
-    Returns:
-        Effective rank of each term, and angles and shared variance of each ordered pair. Pairs are
-        compared only with at least 2 x `NUM_DIRECTIONS` images; with fewer, the directions say
-        more about the sample than about the terms.
-    """
+    """Effective rank of each term of r, and angles and shared variance of each ordered pair."""
     features = {term: pair[1] for term, pair in sums.plan.shares["residual"].items()}
     ranks = {term: sums.estimate_effective_dim(feature) for term, feature in features.items()}
     pairs: dict[str, dict[str, SharedDirections]] = {}
@@ -44,11 +38,7 @@ def describe_directions(sums: FeatureSums) -> Directions:
 
 
 def find_leading_directions(covariance: Covariance) -> Float[Tensor, "dim direction"]:
-    """Principal directions of the largest variance.
-
-    Returns:
-        At most `NUM_DIRECTIONS` orthonormal columns; those without variance are left out.
-    """
+    """At most `NUM_DIRECTIONS` orthonormal columns of the largest variance, none without any."""
     from scipy.linalg import eigh  # slow to import; torch's eigh has no subset
 
     dim = len(covariance)
@@ -63,11 +53,7 @@ def compare_directions(
     ours: Float[Tensor, "dim direction"],
     theirs: Float[Tensor, "dim other_direction"],
 ) -> SharedDirections:
-    """Compare one term's variance and directions with another term's directions.
-
-    Returns:
-        Principal angles (Björck & Golub 1973) and shared variance tr(Vᵀ Σ V) / tr Σ.
-    """
+    """Principal angles (Björck & Golub 1973) and shared variance tr(Vᵀ Σ V) / tr Σ of two terms."""
     cosines = torch.linalg.svdvals(ours.mT @ theirs).clamp(max=1)
     within = (theirs * (covariance @ theirs)).sum() / covariance.trace()
     return SharedDirections(

@@ -29,11 +29,7 @@ class Distribution:
 
 
 def compute_distribution(values: Float64[np.ndarray, " image"]) -> Distribution:
-    """Summarise one number per image, independent of the order of the images.
-
-    Returns:
-        The distribution over the images where it is defined.
-    """
+    """Summarise the defined ones of one number per image, in any order."""
     # Sorted, so that the sums do not depend on the order of the images.
     defined = np.sort(values[~np.isnan(values)])
     if defined.size == 0:

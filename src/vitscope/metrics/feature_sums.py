@@ -45,11 +45,7 @@ _MOMENTS = "moments"
 
 
 def rows_before_fold(width: int) -> int:
-    """Number of rows kept before they are folded into moments.
-
-    Returns:
-        The number, at least 1.
-    """
+    """Number of rows kept before they are folded into moments, at least 1."""
     return max(1, _FOLD_AT * width * NUM_BLOCKS)
 
 
@@ -67,13 +63,7 @@ class FeatureSums:
     def __init__(
         self, plan: FeaturePlan, dtype: torch.dtype = torch.float32, folder: Path | None = None
     ) -> None:
-        """Start with no images.
-
-        Args:
-            plan: Which features are summed and which are compared.
-            dtype: Precision of the features; separates variation from rounding.
-            folder: Where rows and moments are written; a temporary folder if None.
-        """
+        """Start with no images; rows and moments go to the folder, a temporary one if None."""
         self.plan = plan
         self.dtype = dtype
         if folder is None:
@@ -99,15 +89,7 @@ class FeatureSums:
         return [count for count in self._counts if count]
 
     def update(self, batch: Batch) -> None:
-        """Add a batch.
-
-        Args:
-            batch: Has the plan's kept features.
-
-        Raises:
-            DiskError: If rows or moments cannot be written; `num_images` then shows whether the
-                batch was added.
-        """
+        """Add a batch; after a `DiskError`, `num_images` shows whether it was added."""
         self._cache.clear()
         kept = {name: batch.features[name] for name in self.plan.kept}
         self._rows.append(kept, batch.blocks)
@@ -118,17 +100,7 @@ class FeatureSums:
         self._fold_if_full()
 
     def merge(self, other: "FeatureSums") -> None:
-        """Add the sums of a disjoint set of images.
-
-        Files of rows are hard-linked, so the originals may be deleted afterwards.
-
-        Args:
-            other: Sums of the same plan; left unchanged.
-
-        Raises:
-            ResultError: If the plans differ.
-            DiskError: If they cannot be written; these sums are then unusable.
-        """
+        """Add the sums of a disjoint set of images, whose files of rows are hard-linked."""
         if self.plan != other.plan or self.dtype != other.dtype:
             raise ResultError("these sums have different features and cannot be merged")
         self._cache.clear()
@@ -142,68 +114,29 @@ class FeatureSums:
         self._fold_if_full()
 
     def compute_mean(self, name: str) -> Vector:
-        """Mean of a feature over all images.
-
-        Args:
-            name: One of the plan's `sums`.
-
-        Returns:
-            The mean, in float64.
-        """
+        """Mean of one of the plan's `sums` over all images, in float64."""
         total = torch.stack([self._totals[part] for part in self.plan.sums[name]]).sum(dim=0)
         return total / self.num_images
 
     def compute_block_moments(self, pair: Pair) -> PairMoments:
-        """Moments of a pair in each jackknife block.
-
-        Args:
-            pair: One of the plan's `pairs`.
-
-        Returns:
-            Moments of all blocks, stacked, about one common reference near the means.
-        """
+        """Moments of a pair in each jackknife block, stacked, about one reference near the means."""
         return self._add_own_rows(pair)
 
     def estimate_cka(self, readout: str, part: str) -> CkaEstimate:
-        """CKA between the full and a restricted output.
-
-        Args:
-            readout: A readout of the plan.
-            part: A kept part of that readout.
-
-        Returns:
-            The estimates; NaN where one of the two does not vary over the images.
-        """
+        """CKA between the full and a restricted output; NaN where one of them does not vary."""
         full, kept = self.plan.comparisons[readout][part]
         pairs = (full, kept), (full, full), (kept, kept)
         return pair_estimates.estimate_cka(*(self.estimate_pair(pair) for pair in pairs))
 
     def estimate_share(self, total: str, term: str) -> Estimate:
-        """Fraction of a total's variance over images that a term accounts for.
-
-        Σ ⟨term − mean, total − mean⟩ / Σ ‖total − mean‖²; sums to 1 over terms.
-
-        Args:
-            total: "attention" or "residual".
-            term: A term of that total.
-
-        Returns:
-            The share; NaN where the total does not vary over the images.
-        """
+        """Σ ⟨term − mean, total − mean⟩ / Σ ‖total − mean‖²; NaN where the total does not vary."""
         full, part = self.plan.shares[total][term]
         return pair_estimates.estimate_share(
             self.estimate_pair((full, part)), self.estimate_pair((full, full))
         )
 
     def estimate_pair(self, pair: Pair) -> PairEstimates:
-        """Statistics of a pair, over all images and without one or two blocks.
-
-        Args:
-            pair: One of the plan's `pairs`.
-
-        Returns:
-            The statistics.
-        """
+        """Statistics of a pair, over all images and without one or two blocks."""
         if pair not in self._cache:
             x, y = pair
             reference = self._reference_of(x) if x == y else None
@@ -215,53 +148,22 @@ class FeatureSums:
         return self._cache[pair]
 
     def estimate_effective_dim(self, feature: str) -> float:
-        """Effective number of dimensions in which a feature varies over images.
-
-        Args:
-            feature: A feature that the plan compares with itself.
-
-        Returns:
-            The participation ratio (tr Σ)² / tr Σ² of its covariance, tr Σ² estimated without bias;
-            NaN where the feature does not vary or there are too few images.
-        """
+        """Participation ratio (tr Σ)² / tr Σ² of a feature, tr Σ² unbiased; NaN where undefined."""
         return self.estimate_pair((feature, feature)).effective_dim
 
     def is_constant(self, feature: str) -> bool:
-        """Whether a feature is the same for every image, up to rounding.
-
-        Args:
-            feature: A feature that the plan compares with itself.
-
-        Returns:
-            True where it does not vary.
-        """
+        """Whether a feature is the same for every image, up to rounding."""
         return self.estimate_pair((feature, feature)).constant
 
     def save(self) -> dict[str, Tensor]:
-        """The tensors to save, in addition to the folder with rows and moments.
-
-        Returns:
-            Named tensors, for `load`.
-
-        Raises:
-            DiskError: If the last rows cannot be written.
-        """
+        """The tensors to save, in addition to the folder with rows and moments."""
         self._rows.flush()
         tensors = {f"reference/{name}": vector for name, vector in self._reference.items()}
         tensors |= {f"total/{name}": vector for name, vector in self._totals.items()}
         return tensors | {"counts": torch.tensor(self._counts)}
 
     def load(self, tensors: Mapping[str, Tensor], folder: Path) -> None:
-        """Restore saved sums; the saved files are never changed.
-
-        Args:
-            tensors: What `save` returned.
-            folder: Folder with rows and moments.
-
-        Raises:
-            KeyError: If a tensor of the plan, moments or rows are missing.
-            ValueError: If a sum is not finite.
-        """
+        """Restore saved sums; the saved files are never changed."""
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
             raise ValueError("sums of features are not finite")
         self._rows = RowStore(self._folder, saved=folder)
@@ -279,11 +181,7 @@ class FeatureSums:
                 raise KeyError(f"rows of {self.num_images - int(known.sum())} images")
 
     def summarize(self) -> dict[str, Any]:
-        """Variance shares, CKA, Gram ledger and directions.
-
-        Returns:
-            Fields of the layer's summary.
-        """
+        """Variance shares, CKA, Gram ledger and directions, as fields of the layer's summary."""
         # Both modules import this one.
         from vitscope.metrics.directions import describe_directions
         from vitscope.metrics.gram_ledger import estimate_gram_ledger

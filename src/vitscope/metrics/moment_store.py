@@ -30,18 +30,10 @@ class MomentStore:
         write_tensors(self._files[pair], tensors, {"x": pair[0], "y": pair[1]})
 
     def read(self, pair: Pair) -> PairMoments:
-        """Read a pair.
-
-        Returns:
-            Moments of all jackknife blocks, stacked.
-        """
+        """Read the moments of a pair in all jackknife blocks, stacked."""
         tensors, _ = read_tensors(self._files[pair], _FIELDS)
         return PairMoments(**tensors)
 
     def read_counts(self, pair: Pair) -> Float64[Tensor, " block"]:
-        """Read the number of images behind the moments of a pair.
-
-        Returns:
-            Their number in each jackknife block.
-        """
+        """Read the number of images behind the moments of a pair in each block."""
         return read_tensors(self._files[pair], ["count"])[0]["count"]

@@ -39,11 +39,7 @@ class RowStore:
         self._num_pending = 0
 
     def __len__(self) -> int:
-        """Number of rows.
-
-        Returns:
-            The number.
-        """
+        """Number of rows."""
         return self._num_written + self._num_pending
 
     @property
@@ -60,10 +56,7 @@ class RowStore:
         self._num_pending += len(blocks)
 
     def merge(self, other: "RowStore") -> None:
-        """Append all rows of another store.
-
-        Shards are hard-linked, not read: they last as long as either store.
-        """
+        """Append all rows of another store, whose shards are hard-linked."""
         self.flush()
         other.flush()
         for theirs, sizes in other._shards.items():
@@ -84,11 +77,7 @@ class RowStore:
         self._pending, self._num_pending = {}, 0
 
     def iter_rows(self, names: Sequence[str]) -> Iterator[tuple[dict[str, Rows], Blocks]]:
-        """Iterate over all rows, in whole shards of about `_ROWS_AT_ONCE` rows.
-
-        Yields:
-            One row per image under each name, and the block of each image.
-        """
+        """Iterate over whole shards of about `_ROWS_AT_ONCE` rows, with the block of each image."""
         self.flush()
         for shards in self._group_shards():
             parts = [read_tensors(shard, [*names, _BLOCKS])[0] for shard in shards]

@@ -41,16 +41,11 @@ class Heads(NamedTuple):
 
 @dataclass(eq=False)
 class AttentionCall:
-    """Inputs and recorded tensors of one attention module in one forward.
+    """Inputs and recorded tensors of one attention module in one forward."""
 
-    Attributes:
-        args: Positional arguments of the attention module.
-        kwargs: Its keyword arguments.
-        taps: Outputs of the modules in `BlockParts.taps`.
-    """
-
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    args: tuple[Any, ...] = ()  # positional arguments of the attention module
+    kwargs: dict[str, Any] = field(default_factory=dict)  # its keyword arguments
+    # outputs of the modules in `BlockParts.taps`
     taps: dict[str, Tensor] = field(default_factory=dict)
 
     @property

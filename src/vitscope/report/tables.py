@@ -12,12 +12,7 @@ from vitscope.results.vocabulary import name_covariate, name_term, name_token
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers in rows and columns.
-
-    Attributes:
-        head: Names of the columns.
-        rows: Text of each cell.
-    """
+    """Numbers in rows and columns."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]

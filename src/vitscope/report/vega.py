@@ -55,12 +55,7 @@ def term_shape(term: str) -> str:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart of a figure.
-
-    Attributes:
-        title: Its title, as text.
-        spec: Its specification.
-    """
+    """One chart of a figure."""
 
     title: str
     spec: Spec

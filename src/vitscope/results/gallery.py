@@ -54,19 +54,12 @@ Why = Literal["lowest", "highest", "quantile", "random"]
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """An image of a gallery.
+    """An image of a gallery."""
 
-    Attributes:
-        path: Its file, printable.
-        image_id: Digest of its bytes.
-        why: Why it was chosen.
-        maps: File of its maps within the result.
-    """
-
-    path: str
-    image_id: str
+    path: str  # its file, printable
+    image_id: str  # digest of its bytes
     why: Why
-    maps: str
+    maps: str  # file of its maps within the result
 
 
 @dataclass(frozen=True)
@@ -96,14 +89,7 @@ class Gallery(_Index):
     owner: object = field(default=None, repr=False, compare=False)
 
     def read_maps(self, index: int) -> ImageMaps:
-        """One of the images, with its maps.
-
-        Args:
-            index: Its index in `images`.
-
-        Returns:
-            The image and its maps.
-        """
+        """One of the images with its maps, by its index in `images`."""
         return read_maps(self.folder / self.images[index].maps)
 
 
@@ -198,10 +184,7 @@ class GalleryCandidates:
         self._limit, self._free = limit, list(range(limit + 1))
 
     def write_gallery(self, folder: Path, images: ImageSet, limit: int) -> None:
-        """Choose the images and write them with their maps.
-
-        Images are read again; one that has changed or is gone is left out.
-        """
+        """Choose the images and write them with their maps, except those that changed or are gone."""
         numbers = _read_numbers(folder)
         entries: list[GalleryImage] = []
         for digest, why in numbers.choose(self._held, limit):
@@ -233,10 +216,7 @@ def read_gallery(folder: Path, owner: object = None) -> Gallery | None:
 
 
 def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
-    """Choose the gallery of a merged result from those of its parts, by the same rule.
-
-    The extremes of the whole are among those of the parts, and so are its random images.
-    """
+    """Choose the gallery of a merged result from those of its parts, by the same rule."""
     galleries = [found for part in parts if (found := read_gallery(part)) is not None]
     if not galleries:
         return

@@ -36,11 +36,7 @@ _NO_IDS = pa.chunked_array([], pa.string())
 def merge_parts(
     folder: Path, manifest: Manifest, parts: Sequence[Path]
 ) -> tuple[AuditSums, list[tuple[str, str]]]:
-    """Merge parts in the order given; the same order gives bit-identical results.
-
-    Tables and features are written to the folder. The sums, and the images that could not be read,
-    are returned.
-    """
+    """Merge parts, their tables and features into the folder; the same order gives the same bits."""
     sums = manifest.make_sums(folder)
     for part in parts:
         sums.merge(read_sums(part, manifest))

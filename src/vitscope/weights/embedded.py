@@ -89,12 +89,7 @@ def load_graph() -> Any:
 
 
 def read_backbone(graph: Any) -> dict[str, "Tensor"]:
-    """Collect the backbone's tensors under the names of transformers 5.
-
-    Named initialisers keep their names. Linear weights are anonymous in the file and stored
-    transposed; they are named after the node that multiplies by them. The same goes for the
-    position embeddings, which are split into [CLS] and patches.
-    """
+    """Collect the backbone's tensors under the names of transformers 5."""
     import torch
 
     tensors: dict[str, Tensor] = {}

@@ -131,10 +131,7 @@ def label_rows(panels: Sequence[Axes], label: str) -> None:
 def plot_intervals(
     panel: Axes, places: Sequence[float], intervals: Sequence[Interval], **look: Any
 ) -> None:
-    """Points with bars from the lower to the upper end of their intervals.
-
-    If a mean is outside its own quantiles, the bar does not touch its point.
-    """
+    """Points with bars between the ends of their intervals, even if a mean is outside of these."""
     below, above = zip(*(interval.errors for interval in intervals), strict=True)
     drawn = panel.errorbar(
         places,

@@ -46,17 +46,11 @@ TERM_MARKERS = {
 
 @dataclass(frozen=True)
 class FamilyLook:
-    """Line style of a model family.
-
-    Attributes:
-        colour: Its colour.
-        marker: Its marker.
-        dashes: Its dashes, as matplotlib takes them.
-    """
+    """Line style of a model family."""
 
     colour: str
     marker: str
-    dashes: Dashes
+    dashes: Dashes  # its dashes, as matplotlib takes them
 
 
 _SOLID: Dashes = (0, ())
