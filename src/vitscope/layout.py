@@ -32,11 +32,7 @@ class TokenLayout:
         return sum(len(positions) for positions in self.groups.values())
 
     def describe(self) -> str:
-        """Describe the layout in words.
-
-        Returns:
-            For example "1 cls + 4 registers + 16 x 16 patches = 261 tokens".
-        """
+        """Describe the layout in words."""
         counts = [f"{len(p)} {name}" for name, p in self.groups.items() if name != "patches"]
         rows, columns = self.grid
         return " + ".join([*counts, f"{rows} x {columns} patches"]) + f" = {self.num_tokens} tokens"

@@ -164,29 +164,14 @@ def project_values(
 def concat_heads(
     values: Float[Tensor, "batch head group head_dim"],
 ) -> Float[Tensor, "batch group value_dim"]:
-    """Concatenate the heads of each group.
-
-    Args:
-        values: Values per head and group.
-
-    Returns:
-        concat_h(values_h) per group.
-    """
+    """Concatenate the heads of each group."""
     return values.transpose(1, 2).flatten(2)
 
 
 def relative_error(
     found: Float[Tensor, "batch dim"], expected: Float[Tensor, "batch dim"] | None
 ) -> Float[Tensor, " batch"]:
-    """‖found − expected‖ / ‖expected‖ per image, in float64.
-
-    Args:
-        found: Computed from the ledger.
-        expected: The model's own tensor, on any device; None where it was not computed.
-
-    Returns:
-        The relative error; 0 if both are zero, NaN if `expected` is None.
-    """
+    """‖found − expected‖ / ‖expected‖ per image, in float64; NaN if nothing is expected."""
     if expected is None:
         return torch.full(found.shape[:1], math.nan, dtype=torch.float64)
     own = expected.to(found.device).double()
@@ -313,15 +298,7 @@ def compute_scalars(
 
 
 def cosine(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
-    """Cosine similarity per image.
-
-    Args:
-        a: One vector per image.
-        b: Another vector per image.
-
-    Returns:
-        The cosines; NaN if either vector is zero or not finite.
-    """
+    """Cosine similarity per image."""
     found: Tensor = (a * b).sum(dim=-1) / (a.norm(dim=-1) * b.norm(dim=-1))
     return found
 

@@ -1,9 +1,4 @@
-"""Find the adapter for a model id or module: the one place that maps models to libraries.
-
-- Importing this file imports no model library; each is imported when one of its models is
-  requested.
-- An unknown id fails with a one-line message that names the nearest matches.
-"""
+"""Find the adapter of a model id or module; a model library is imported when it is needed."""
 
 import re
 import textwrap

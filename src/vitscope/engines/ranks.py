@@ -1,10 +1,6 @@
-"""One program in many processes, started by torchrun; each processes its share of the items.
+"""Items shared among the processes of torchrun, which wait by its key-value store.
 
-    torchrun --nproc-per-node 8 -m vitscope audit …
-
-Ranks exchange no tensors, so there is no process group: they synchronise through torchrun's
-key-value store. Unlike a collective barrier, waiting has no timeout, ends at once if a rank fails,
-and can be interrupted by Ctrl-C or torchrun's signal.
+Unlike a collective barrier, that has no timeout and ends at once if a rank fails.
 """
 
 import os

@@ -1,17 +1,6 @@
 """Map items over a Ray cluster: each actor holds a model and processes one item at a time.
 
-Ray Core is used, not Ray Data. There are few items; each takes minutes and yields a folder of
-tables and sums, and a worker holds a model of up to billions of parameters. Ray Data is made for
-the opposite, streams of many small rows: results would pass through the object store as rows, and a
-lost block would be recomputed with everything it depends on. Here only the lost item is processed
-again.
-
-Workers share no disk with the calling process: only their return values are kept. Returned arrays
-are read-only, because they lie in the object store.
-
-Ray's dashboard and usage reports are off, and the output of workers stays in Ray's logs. If started
-by `uv run`, Ray rebuilds the environment of every worker from the working folder, which it uploads
-first: set `RAY_ENABLE_UV_RUN_RUNTIME_ENV=0` if vitscope is installed on the nodes.
+Ray Core, not Ray Data: there are few items, each of minutes, and only a lost item is done again.
 """
 
 import logging

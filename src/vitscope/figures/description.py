@@ -1,9 +1,4 @@
-"""What a figure shows, independent of how it is drawn: numbers as tidy rows, notes, omissions.
-
-The modules `contributions`, `depths`, `anatomy`, `pairs`, `image_numbers` and `explained` read
-results into a `FigureData`. `rendering` draws it with matplotlib, the report with Vega-Lite, and
-its rows are also saved as CSV.
-"""
+"""What a figure shows, as tidy rows, notes and omissions; matplotlib, Vega-Lite and CSV show it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,8 +1,4 @@
-"""Locks that end with their process, on folders in use and on unfinished files beside a target.
-
-An unlocked leftover belongs to a killed process and may be removed. On a file system without locks
-nothing is treated as a leftover.
-"""
+"""Locks that end with their process, on folders in use and on unfinished files beside a target."""
 
 import errno
 import os

@@ -1,13 +1,6 @@
 """Decode and preprocess one image, from a file's bytes to the pixels a model is given.
 
-- An image is read as a viewer shows it: rotated as its EXIF says, transparency on a background,
-  CMYK converted to RGB, deep greyscale scaled rather than clipped, only the first frame of an
-  animation.
-- One exception: RGB images keep their values whatever their colour profile. Viewers would convert a
-  wide-gamut image, but the pipelines that models are trained with do not.
-- The result is always an image or an `ImageReadError`, so that no single image stops a run. Only
-  ordinary image formats are tried, never one that runs a program.
-- Pixels match the library named by the preprocessing bit for bit.
+RGB images keep their values whatever their colour profile, as in the pipelines of training.
 """
 
 import struct

@@ -1,10 +1,6 @@
-"""Images in memory: PIL images, arrays, tensors, and datasets of them.
+"""Images in memory: PIL images, arrays, tensors, and datasets of them, asked for one at a time.
 
-- The range of values is never guessed: integers are levels from 0 to 255; floating-point values are
-  accepted if the caller declares them preprocessed, and refused otherwise.
-- An image is read as bytes, as from a file: those of a lossless, uncompressed image file, or its
-  preprocessed values. So its identity depends on its pixels, and copies are recognised.
-- A dataset is asked for one image at a time; no others are kept.
+The range of values is never guessed: floating-point values must be declared preprocessed.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

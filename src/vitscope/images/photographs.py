@@ -1,8 +1,4 @@
-"""Openly licensed demo photographs, read from packages on PyPI.
-
-The files are read as data; no code of the packages is run. Each photograph yields several images,
-which are similar: whoever shows results must say so.
-"""
+"""Openly licensed demo photographs, read as data from packages on PyPI."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,9 +1,4 @@
-"""Which features of an image are kept, and which pairs of them are compared.
-
-The plan keeps the fewest features from which all others are sums: values and terms per group, the
-skip, and the outputs of the two nonlinear readouts. Constants (the bias) are left out: no estimate
-over images depends on them.
-"""
+"""Which features of an image are kept, the fewest that add up to all, and which are compared."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,9 +1,4 @@
-"""Mergeable sums over images behind CKA and variance shares, with their intervals.
-
-Rows are stored as they are while they take less room than moments of size d² per block; then they
-are folded into moments. Both are on disk. Memory holds some rows and the moments of one pair,
-however many images there are.
-"""
+"""Mergeable sums behind CKA and variance shares: rows on disk, folded into moments of size d²."""
 
 import shutil
 import tempfile
@@ -119,7 +114,7 @@ class FeatureSums:
         return total / self.num_images
 
     def compute_block_moments(self, pair: Pair) -> PairMoments:
-        """Moments of a pair in each jackknife block, stacked, about one reference near the means."""
+        """Stacked moments of a pair in each jackknife block, about a reference near the means."""
         return self._add_own_rows(pair)
 
     def estimate_cka(self, readout: str, part: str) -> CkaEstimate:

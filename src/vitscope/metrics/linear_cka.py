@@ -18,7 +18,7 @@ MIN_IMAGES = 4
 
 
 class Hsic(NamedTuple):
-    """Biased and unbiased HSIC, each up to a factor that cancels in CKA; vectors for several sets."""
+    """Biased and unbiased HSIC, up to a factor that cancels in CKA; vectors for several sets."""
 
     biased: Float[Tensor, " union"]
     unbiased: Float[Tensor, " union"]

@@ -1,7 +1,4 @@
-"""Moments of pairs per jackknife block, on disk: one file per pair, read one at a time.
-
-At width 1536 the moments of one pair take 190 MB, those of all pairs 8.5 GB.
-"""
+"""Moments of pairs per jackknife block, on disk: one file per pair, read one at a time."""
 
 from collections.abc import Sequence
 from dataclasses import fields

@@ -108,7 +108,7 @@ class PatchNormCounts:
         return _describe_outliers(known, counts, find_second_mode(counts))
 
     def frequency_of_outliers(self, depth: int) -> Float64[np.ndarray, " patch"]:
-        """Fraction of images where a patch is an outlier, in row-major order; NaN without threshold."""
+        """Fraction of images where a patch (row-major) is an outlier; NaN without a threshold."""
         counts = self.read(depth)
         mode = find_second_mode(counts) if counts.num_images else None
         if mode is None or not mode.found:

@@ -1,8 +1,4 @@
-"""Rows of several features, each row in a jackknife block, on disk except for the last few.
-
-Memory does not grow with the number of rows: they are written in shards as they come, and
-read a few at a time, with only the features asked for.
-"""
+"""Rows of several features, each row in a jackknife block, on disk except for the last few."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

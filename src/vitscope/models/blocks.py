@@ -1,11 +1,4 @@
-"""One block of any library's ViT: its parts, and how a trace is recorded from them.
-
-- The model runs unchanged, with its own kernels; no tokens x tokens matrix is formed.
-- Queries, keys and values are the module's own tensors wherever they pass through a module.
-- What a ledger is verified by (t, r, the block's output) is recorded from the model.
-- Where nothing is verified, the forward stops as soon as the row is known.
-- Hooks are removed after the forward, even if it fails.
-"""
+"""One block of any library's ViT: its parts, and how a trace is recorded from them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,9 +1,4 @@
-"""Embedding data in the page so that no browser runs it.
-
-- File names, labels, ids and notes are untrusted: data goes into JSON elements, with every
-  character escaped that could end the element or begin markup.
-- The content security policy lists the digests of what may run, so nothing else runs.
-"""
+"""Embedding untrusted data in the page so that no browser runs it."""
 
 import json
 import re

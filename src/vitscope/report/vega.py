@@ -1,8 +1,4 @@
-"""Vega-Lite specifications of figures in a common style, made with Altair.
-
-Colours are custom properties of the page, so charts switch between light and dark without being
-redrawn. Text from results goes only into data and descriptions, never into expressions.
-"""
+"""Vega-Lite specifications of figures, made with Altair; colours are properties of the page."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,4 @@
-"""The end of a reproduction: the table of claims, and the figures.
-
-Both use every finished model in the folder, whichever run finished it.
-"""
+"""The end of a reproduction: claims and figures of every finished model in the folder."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType

@@ -1,8 +1,4 @@
-"""The saved result of explained images: where their [CLS] output comes from, with maps.
-
-- It has all that its figures need: the image as the model saw it, maps, numbers and verdict.
-- Its files are only arrays of numbers and JSON, so reading them runs no code.
-"""
+"""The saved result of explained images: where their [CLS] output comes from, with maps."""
 
 import math
 from collections.abc import Mapping

@@ -1,11 +1,4 @@
-"""The gallery of an audit: a sample of its images, kept with their maps.
-
-- The maps come from the audit's own pass, so maps and numbers belong to the same [CLS] row.
-- Images are chosen after the pass, when the numbers are known: extremes, quantiles, and random
-  ones. The reason is saved with each image.
-- Memory does not grow with the number of images, and the choice does not depend on their order or
-  the batch size. Galleries merge.
-"""
+"""The gallery of an audit: a sample of its images, kept with their maps from its own pass."""
 
 import math
 from bisect import insort
@@ -184,7 +177,7 @@ class GalleryCandidates:
         self._limit, self._free = limit, list(range(limit + 1))
 
     def write_gallery(self, folder: Path, images: ImageSet, limit: int) -> None:
-        """Choose the images and write them with their maps, except those that changed or are gone."""
+        """Choose the images and write them with their maps, but not those changed or gone."""
         numbers = _read_numbers(folder)
         entries: list[GalleryImage] = []
         for digest, why in numbers.choose(self._held, limit):

@@ -1,7 +1,4 @@
-"""An image as the model saw it, with its maps, in one file of arrays.
-
-The files have only arrays of numbers, so reading them runs no code.
-"""
+"""An image as the model saw it with its maps, in one file of arrays; reading runs no code."""
 
 import math
 import zipfile

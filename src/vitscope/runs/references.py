@@ -1,9 +1,4 @@
-"""References for single images: the means of an audit, or those shipped with vitscope.
-
-- A reference must have the same weights, layer and preprocessing. A given reference that does not
-  fit is refused; one that was found is not used, and the reason is reported.
-- The result names the reference, its images and their number.
-"""
+"""References for single images: the means of an audit, or those shipped with vitscope."""
 
 import hashlib
 import json

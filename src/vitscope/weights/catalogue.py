@@ -1,10 +1,6 @@
 """The catalogue: models with built-in names, and where their weights are.
 
-The table is `catalogue.toml`; the tests build every model in it from the installed libraries and
-compare. Importing this file imports no model library.
-
-Source: Lappe & Giese (NeurIPS 2025), figures 2 to 9, for the paper's models: DINOv2 with and
-without registers, DeiT III, CLIP of OpenAI and OpenCLIP, iBOT.
+Source: Lappe & Giese (NeurIPS 2025), figures 2 to 9, for the paper's models.
 """
 
 import tomllib
