@@ -27,46 +27,29 @@ class AttentionTail(ShortRepr):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TokenStates:
-    """States of a block's special tokens, for a batch of images.
+    """States of a block's special tokens, for a batch of images."""
 
-    Attributes:
-        names: Names of the tokens, in the order of every `chosen` axis: all tokens but the patches
-            ("cls", "register_0", …), then "highest_patch", the patch with the highest norm in each
-            image.
-        norms: Norms of the chosen tokens at the block's input.
-        mean_patch_norm: Mean norm of the patches at the block's input.
-        states: `hidden` states of the chosen tokens at the block's input, `normed` after the
-            block's first layer norm, and their `keys` and `values` with heads concatenated.
-    """
-
+    # names of the tokens, in the order of every `chosen` axis: all tokens but the patches ("cls",
+    # "register_0", …), then "highest_patch", the patch with the highest norm in each image
     names: tuple[str, ...]
-    norms: Float[Tensor, "batch chosen"]
-    mean_patch_norm: Float[Tensor, " batch"]
+    norms: Float[Tensor, "batch chosen"]  # norms of the chosen tokens at the block's input
+    mean_patch_norm: Float[Tensor, " batch"]  # mean norm of the patches at the block's input
+    # `hidden` states of the chosen tokens at the block's input, `normed` after the block's first
+    # layer norm, and their `keys` and `values` with heads concatenated
     states: dict[str, Float[Tensor, "batch chosen _"]]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StreamTrace:
-    """The residual stream at every depth, from the embeddings to the last block's output.
+    """The residual stream at every depth, from the embeddings to the last block's output."""
 
-    Attributes:
-        rows: The [CLS] row at each depth; None for a model without one. Rows and norms are NaN at
-            depths the forward did not reach.
-        patch_norms: Norm of each patch token at each depth.
-    """
-
+    # the [CLS] row at each depth; None for a model without one. Rows and norms are NaN at depths
+    # the forward did not reach
     rows: Float[Tensor, "batch depth dim"] | None
-    patch_norms: Float[Tensor, "batch depth patch"]
+    patch_norms: Float[Tensor, "batch depth patch"]  # norm of each patch token at each depth
 
     def completed(self, row: Float[Tensor, "batch dim"]) -> "StreamTrace":
-        """Replace the row at the last depth, whether or not the forward reached it.
-
-        Args:
-            row: The last block's output on the [CLS] row, computed from the ledger.
-
-        Returns:
-            The stream with that row; unchanged for a model without a [CLS] row.
-        """
+        """The stream with a row of the ledger at the last depth, whether or not it was reached."""
         if self.rows is None:
             return self
         rows = torch.cat([self.rows[:, :-1], row.to(self.rows).unsqueeze(1)], dim=1)

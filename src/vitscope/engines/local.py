@@ -27,11 +27,7 @@ class Engine(Protocol):
     def run(
         self, make_worker: Callable[[], Callable[[T], R]], items: Sequence[T]
     ) -> Generator[tuple[int, R], None, None]:
-        """Process all items, or those assigned to this process.
-
-        After the lead's last result every item is done. Exhaust or close the iterator; otherwise
-        its workers stay alive.
-        """
+        """Process this process's items; exhaust or close the iterator, or workers stay alive."""
         ...
 
     def barrier(self) -> None:

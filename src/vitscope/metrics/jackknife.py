@@ -21,15 +21,10 @@ NUM_BLOCKS = 10
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number estimated over a set of images.
+    """A number estimated over a set of images."""
 
-    Attributes:
-        value: The estimate; NaN where it is undefined.
-        ci95: 95 % interval; None where it is undefined.
-    """
-
-    value: float
-    ci95: tuple[float, float] | None
+    value: float  # the estimate; NaN where it is undefined
+    ci95: tuple[float, float] | None  # 95 % interval; None where it is undefined
 
 
 def make_estimate(

@@ -22,28 +22,17 @@ class PairMoments:
 
     With p = ‖x‖² and q = ‖y‖² after the shift. Moments of several disjoint sets may be stacked
     along a first axis.
-
-    Attributes:
-        count: Number of images n.
-        cross: M = Σ x yᵀ.
-        sum_x: Σ x.
-        sum_y: Σ y.
-        sum_p: Σ p.
-        sum_q: Σ q.
-        sum_pq: Σ p q.
-        sum_qx: Σ q x.
-        sum_py: Σ p y.
     """
 
-    count: Float[Tensor, "*set"]
-    cross: Float[Tensor, "*set dim_x dim_y"]
-    sum_x: Float[Tensor, "*set dim_x"]
-    sum_y: Float[Tensor, "*set dim_y"]
-    sum_p: Float[Tensor, "*set"]
-    sum_q: Float[Tensor, "*set"]
-    sum_pq: Float[Tensor, "*set"]
-    sum_qx: Float[Tensor, "*set dim_x"]
-    sum_py: Float[Tensor, "*set dim_y"]
+    count: Float[Tensor, "*set"]  # number of images n
+    cross: Float[Tensor, "*set dim_x dim_y"]  # M = Σ x yᵀ
+    sum_x: Float[Tensor, "*set dim_x"]  # Σ x
+    sum_y: Float[Tensor, "*set dim_y"]  # Σ y
+    sum_p: Float[Tensor, "*set"]  # Σ p
+    sum_q: Float[Tensor, "*set"]  # Σ q
+    sum_pq: Float[Tensor, "*set"]  # Σ p q
+    sum_qx: Float[Tensor, "*set dim_x"]  # Σ q x
+    sum_py: Float[Tensor, "*set dim_y"]  # Σ p y
 
     def __add__(self, other: "PairMoments") -> "PairMoments":
         """Moments of the union with a disjoint set of images."""

@@ -57,28 +57,19 @@ class GalleryImage:
 
 @dataclass(frozen=True)
 class _Index:
-    number: str
-    limit: int
-    num_candidates: int
-    num_images: int
-    images: tuple[GalleryImage, ...]
+    number: str  # column of `images.parquet` they were chosen by
+    limit: int  # number of images asked for
+    num_candidates: int  # number of images they were chosen from, a random sample of all
+    num_images: int  # number of all images
+    images: tuple[GalleryImage, ...]  # any first n of them are a balanced sample too
 
 
 @dataclass(frozen=True)
 class Gallery(_Index):
-    """Images of an audit, kept with their maps.
+    """Images of an audit, kept with their maps."""
 
-    Attributes:
-        folder: Folder of the result.
-        number: Column of `images.parquet` they were chosen by.
-        limit: Number of images asked for.
-        num_candidates: Number of images they were chosen from, a random sample of all.
-        num_images: Number of all images.
-        images: The images; any first n of them are a balanced sample too.
-        owner: The result, whose temporary folder must outlive the gallery.
-    """
-
-    folder: Path
+    folder: Path  # of the result
+    # the result, whose temporary folder must outlive the gallery
     owner: object = field(default=None, repr=False, compare=False)
 
     def read_maps(self, index: int) -> ImageMaps:
