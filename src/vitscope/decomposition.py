@@ -205,26 +205,24 @@ def decompose_layers(
     on_maps: Callable[[TokenMaps], None] | None = None,
     mapped: Sequence[int] | None = None,
 ) -> dict[int, LayerRows]:
-    """Compute the numbers and features of all chosen layers in one forward pass.
+    """Compute the per-image numbers and features of all chosen layers in one forward pass.
 
     Args:
-        vit: The model.
-        pixels: Preprocessed images, on the model's device.
+        vit: The model, on the device of the pixels.
+        pixels: Preprocessed images.
         layers: Layers to decompose.
         renormalize: Whether restricted outputs are divided by the kept mass.
         tolerance: Largest error accepted.
         cls_term: Where [CLS]'s attention to itself is counted; see `choose_groups`.
-        verified: Whether to verify the last layer as well; the others are always verified. If not,
-            its block runs for the [CLS] row only, which gives the same numbers faster, and its
-            errors are NaN. An attention-pooling head is always verified.
-        on_stream: Called with the residual stream at every depth; if None, it is not recorded. The
-            row at the last depth comes from the ledger whether verified or not; patch norms there
-            are NaN if not verified.
-        on_maps: Called with the token maps of the last of the layers; if None, none are made.
+        verified: Whether to verify the last layer as well. If not, its block runs for the [CLS] row
+            only, which gives the same numbers faster, and its errors are NaN.
+        on_stream: Called with the residual stream at every depth. The row at the last depth always
+            comes from the ledger; patch norms there are NaN if not verified.
+        on_maps: Called with the token maps of the last of the layers.
         mapped: Indices of the images whose maps are made; all of the batch if None.
 
     Returns:
-        Per layer, the per-image numbers and the features.
+        By layer.
 
     Raises:
         ImbalanceError: If a ledger or a readout differs from the model's own tensors.

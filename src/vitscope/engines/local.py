@@ -9,14 +9,7 @@ R = TypeVar("R")
 
 @runtime_checkable
 class Engine(Protocol):
-    """Maps a function over items, each exactly once, in any order.
-
-    Attributes:
-        shares_files: Whether the caller can read the files that workers write. If not, everything
-            to be kept must be in the workers' return values.
-        is_lead: Whether this process finishes the work; one of all processes that make the same
-            calls.
-    """
+    """Maps a function over items, each exactly once, in any order."""
 
     @property
     def shares_files(self) -> bool: ...  # noqa: D102

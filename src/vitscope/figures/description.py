@@ -50,32 +50,20 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class FigureData:
-    """What a figure shows.
+    """What a figure shows."""
 
-    Attributes:
-        points: Its numbers, in the order of display.
-        notes: Notes on the numbers, in sentences.
-        shown: Results on the figure.
-        omitted: Reason for each omitted result, by its label.
-        heading: Title of the figure; empty if the panels say it.
-        axis: Label of the numbers' axis.
-        titles: Titles of panels, where they differ from the keys.
-        limits: Limits of that axis; None to fit the numbers.
-        percent: Whether the numbers are fractions, shown in percent.
-        highlight: The token to highlight; None if there is none.
-        images: Numbers of each image, by the result's folder, if their distribution is shown.
-    """
-
-    points: tuple[Point, ...]
-    notes: tuple[str, ...]
-    shown: tuple[ModelResult, ...]
-    omitted: Mapping[str, str]
-    heading: str = ""
-    axis: str = ""
+    points: tuple[Point, ...]  # its numbers, in the order of display
+    notes: tuple[str, ...]  # notes on the numbers, in sentences
+    shown: tuple[ModelResult, ...]  # results on the figure
+    omitted: Mapping[str, str]  # reason for each omitted result, by its label
+    heading: str = ""  # title of the figure; empty if the panels say it
+    axis: str = ""  # label of the numbers' axis
+    # titles of panels, where they differ from the keys
     titles: Mapping[str, str] = field(default_factory=dict)
-    limits: tuple[float, float] | None = None
-    percent: bool = False
-    highlight: str | None = None
+    limits: tuple[float, float] | None = None  # limits of that axis; None to fit the numbers
+    percent: bool = False  # whether the numbers are fractions, shown in percent
+    highlight: str | None = None  # the token to highlight; None if there is none
+    # numbers of each image, by the result's folder, if their distribution is shown
     images: Mapping[Path, tuple[Values, ...]] = field(default_factory=dict)
 
     @property

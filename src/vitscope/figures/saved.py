@@ -52,15 +52,10 @@ _RECIPES = (
 
 @dataclass(frozen=True)
 class ModelResult:
-    """A saved result with its names in figures.
+    """A saved result with its names in figures."""
 
-    Attributes:
-        saved: The result, of any kind.
-        mark: Suffix that distinguishes results of the same name; empty if not needed.
-    """
-
-    saved: SavedResult
-    mark: str = ""
+    saved: SavedResult  # the result, of any kind
+    mark: str = ""  # suffix that distinguishes results of the same name; empty if not needed
 
     @property
     def folder(self) -> Path:

@@ -54,36 +54,27 @@ HeadsFunction = Callable[[AttentionCall, int], Heads]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BlockParts:
-    """The parts of one block.
+    """The parts of one block."""
 
-    Attributes:
-        block: The block; its first argument is the residual stream, its output the next one.
-        attention: The attention module; its arguments are recorded.
-        taps: Modules whose outputs `make_heads` needs, by name.
-        make_heads: Takes query, keys and values from the taps, exactly as the module computed them.
-        project_heads: Computes the same from the attention's arguments, before it has run, for the
-            one query row only. None if that is not possible, as for a pooling head: the block then
-            always runs in full.
-        scale: Factor on the query-key products.
-        tail: W_O, b_O and γ.
-        branch: Module whose output is the attention branch (the first element if it is a tuple).
-        branch_scale: γ, if it is a bare parameter applied after `branch`.
-        attention_norm: The layer norm before the attention; None for a pooling head.
-        mlp_norm: Module whose input is the residual stream after the attention branch.
-        finish: The block's MLP half, applied to rows of that stream.
-    """
-
+    # the block; its first argument is the residual stream, its output the next one
     block: nn.Module
-    attention: nn.Module
-    taps: Mapping[str, nn.Module]
+    attention: nn.Module  # the attention module; its arguments are recorded
+    taps: Mapping[str, nn.Module]  # modules whose outputs `make_heads` needs, by name
+    # takes query, keys and values from the taps, exactly as the module computed them
     make_heads: HeadsFunction
+    # computes the same from the attention's arguments, before it has run, for the one query row
+    # only. None if that is not possible, as for a pooling head: the block then always runs in full
     project_heads: HeadsFunction | None = None
-    scale: float
-    tail: AttentionTail
+    scale: float  # factor on the query-key products
+    tail: AttentionTail  # W_O, b_O and γ
+    # module whose output is the attention branch (the first element if it is a tuple)
     branch: nn.Module
+    # γ, if it is a bare parameter applied after `branch`
     branch_scale: Float[Tensor, " dim"] | None = None
+    # the layer norm before the attention; None for a pooling head
     attention_norm: nn.Module | None = None
-    mlp_norm: nn.Module
+    mlp_norm: nn.Module  # module whose input is the residual stream after the attention branch
+    # the block's MLP half, applied to rows of that stream
     finish: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]]
 
 

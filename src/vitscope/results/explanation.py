@@ -24,22 +24,14 @@ from vitscope.trace import ClsTrace
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ImageExplanation(ImageMaps):
-    """One explained image, with maps, numbers and verdict.
+    """One explained image, with maps, numbers and verdict."""
 
-    Attributes:
-        path: Its file, printable.
-        image_id: Digest of its bytes.
-        framing: "whole" if it was only rounded to whole patches, "cropped" if it was cropped to the
-            input size.
-        numbers: Its numbers.
-        verdict: Whether the map may be read as an explanation.
-    """
-
-    path: str
-    image_id: str
+    path: str  # its file, printable
+    image_id: str  # digest of its bytes
+    # "whole" if it was only rounded to whole patches, "cropped" if it was cropped to the input size
     framing: Framing
     numbers: ImageNumbers
-    verdict: ImageVerdict
+    verdict: ImageVerdict  # whether the map may be read as an explanation
 
 
 class Explanation(SavedResult):
