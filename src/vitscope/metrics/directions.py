@@ -1,12 +1,14 @@
 """Directions of variance: whether two terms write along the same directions of the stream."""
 
+from collections.abc import Callable, Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.metrics.estimates import Directions, SharedDirections
-from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.moments import PairMoments
+from vitscope.metrics.pair_estimates import PairEstimates
 
 NUM_DIRECTIONS = 10
 """Leading principal directions of each term that are compared."""
@@ -14,16 +16,17 @@ NUM_DIRECTIONS = 10
 Covariance = Float[Tensor, "dim dim"]
 
 
-def describe_directions(sums: FeatureSums) -> Directions:
+def describe_directions(
+    terms: Mapping[str, PairEstimates], read_blocks: Callable[[str], PairMoments], num_images: int
+) -> Directions:
     """Effective rank of each term of r, and angles and shared variance of each ordered pair."""
-    features = {term: pair[1] for term, pair in sums.plan.shares["residual"].items()}
-    ranks = {term: sums.estimate_effective_dim(feature) for term, feature in features.items()}
+    ranks = {term: with_itself.effective_dim for term, with_itself in terms.items()}
     pairs: dict[str, dict[str, SharedDirections]] = {}
-    if sums.num_images >= 2 * NUM_DIRECTIONS:
+    if num_images >= 2 * NUM_DIRECTIONS:
         covariances = {
-            term: _covariance(sums.compute_block_moments((feature, feature)))
-            for term, feature in features.items()
-            if not sums.is_constant(feature)
+            term: _covariance(read_blocks(term))
+            for term, with_itself in terms.items()
+            if not with_itself.constant
         }
         leading = {term: find_leading_directions(c) for term, c in covariances.items()}
         pairs = {

@@ -15,10 +15,11 @@ from torch import Tensor
 from vitscope.errors import ResultError
 from vitscope.files.storage import staged_folder
 from vitscope.metrics import pair_estimates
-from vitscope.metrics.estimates import CkaEstimate
+from vitscope.metrics.directions import describe_directions
+from vitscope.metrics.estimates import CkaEstimate, Directions
 from vitscope.metrics.feature_plan import FeaturePlan, Pair
+from vitscope.metrics.gram_ledger import GramLedger, estimate_gram_ledger
 from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate
-from vitscope.metrics.moment_store import MomentStore
 from vitscope.metrics.moments import (
     PairMoments,
     Rows,
@@ -27,7 +28,7 @@ from vitscope.metrics.moments import (
     shift_moments,
 )
 from vitscope.metrics.pair_estimates import PairEstimates
-from vitscope.metrics.row_store import Blocks, RowStore
+from vitscope.metrics.stores import Blocks, MomentStore, RowStore
 from vitscope.metrics.sums import Batch
 
 Vector = Float64[Tensor, " dim"]
@@ -78,11 +79,6 @@ class FeatureSums:
         """Images seen."""
         return sum(self._counts)
 
-    @property
-    def block_sizes(self) -> list[int]:
-        """Number of images in each nonempty jackknife block."""
-        return [count for count in self._counts if count]
-
     def update(self, batch: Batch) -> None:
         """Add a batch; after a `DiskError`, `num_images` shows whether it was added."""
         self._cache.clear()
@@ -115,7 +111,14 @@ class FeatureSums:
 
     def compute_block_moments(self, pair: Pair) -> PairMoments:
         """Stacked moments of a pair in each jackknife block, about a reference near the means."""
-        return self._add_own_rows(pair)
+        moments = self._read_stored(pair)
+        for x, y, blocks in self._iter_shifted(pair):
+            in_order = blocks.argsort(stable=True)
+            sizes = torch.bincount(blocks, minlength=NUM_BLOCKS).tolist()
+            of_x, of_y = (torch.split(rows[in_order], sizes) for rows in (x, y))
+            for block in {*blocks.tolist()}:
+                add_rows(moments[block], of_x[block], of_y[block])
+        return moments
 
     def estimate_cka(self, readout: str, part: str) -> CkaEstimate:
         """CKA between the full and a restricted output; NaN where one of them does not vary."""
@@ -142,9 +145,20 @@ class FeatureSums:
             self._cache[pair] = pair_estimates.estimate_pair(blocks, reference, self.dtype, rows)
         return self._cache[pair]
 
-    def estimate_effective_dim(self, feature: str) -> float:
-        """Participation ratio (tr Σ)² / tr Σ² of a feature, tr Σ² unbiased; NaN where undefined."""
-        return self.estimate_pair((feature, feature)).effective_dim
+    def estimate_gram_ledger(self, total: str) -> GramLedger:
+        """Share of each pair of a total's terms in the similarities between images."""
+        pairs = {cell: self.estimate_pair(pair) for cell, pair in self.plan.gram[total].items()}
+        full = next(iter(self.plan.gram[total].values()))[0]
+        return estimate_gram_ledger(pairs, constant=self.is_constant(full))
+
+    def describe_directions(self) -> Directions:
+        """Directions in which the terms of r vary over images."""
+        pairs = {term: (own, own) for term, (_, own) in self.plan.shares["residual"].items()}
+        return describe_directions(
+            {term: self.estimate_pair(pair) for term, pair in pairs.items()},
+            lambda term: self.compute_block_moments(pairs[term]),
+            self.num_images,
+        )
 
     def is_constant(self, feature: str) -> bool:
         """Whether a feature is the same for every image, up to rounding."""
@@ -177,10 +191,6 @@ class FeatureSums:
 
     def summarize(self) -> dict[str, Any]:
         """Variance shares, CKA, Gram ledger and directions, as fields of the layer's summary."""
-        # Both modules import this one.
-        from vitscope.metrics.directions import describe_directions
-        from vitscope.metrics.gram_ledger import estimate_gram_ledger
-
         return {
             "variance_share": {
                 total: {term: self.estimate_share(total, term) for term in terms}
@@ -190,8 +200,8 @@ class FeatureSums:
                 readout: {part: self.estimate_cka(readout, part) for part in parts}
                 for readout, parts in self.plan.comparisons.items()
             },
-            "gram_ledger": {t: estimate_gram_ledger(self, t) for t in self.plan.shares},
-            "directions": describe_directions(self),
+            "gram_ledger": {total: self.estimate_gram_ledger(total) for total in self.plan.shares},
+            "directions": self.describe_directions(),
         }
 
     def _add_total(self, name: str, total: Vector) -> None:
@@ -215,7 +225,7 @@ class FeatureSums:
         if len(self._rows) < rows_before_fold(width):
             return
         reference = {name: self._reference_of(name) for name in self._compared()}
-        self._rewrite_moments(self._add_own_rows, reference)
+        self._rewrite_moments(self.compute_block_moments, reference)
         self._rows.clear()
 
     def _rewrite_moments(
@@ -247,16 +257,6 @@ class FeatureSums:
         for block in range(NUM_BLOCKS):
             added = moments[block]
             added += shift_moments(theirs[block], x, y)
-        return moments
-
-    def _add_own_rows(self, pair: Pair) -> PairMoments:
-        moments = self._read_stored(pair)
-        for x, y, blocks in self._iter_shifted(pair):
-            in_order = blocks.argsort(stable=True)
-            sizes = torch.bincount(blocks, minlength=NUM_BLOCKS).tolist()
-            of_x, of_y = (torch.split(rows[in_order], sizes) for rows in (x, y))
-            for block in {*blocks.tolist()}:
-                add_rows(moments[block], of_x[block], of_y[block])
         return moments
 
     def _iter_shifted(self, pair: Pair) -> Iterator[tuple[Rows, Rows, Blocks]]:
