@@ -1,10 +1,9 @@
 """Common style of all figures: sizes, fonts, and a fixed colour per meaning."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import wraps
 from itertools import cycle
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import matplotlib as mpl
 
@@ -44,13 +43,12 @@ TERM_MARKERS = {
 }
 
 
-@dataclass(frozen=True)
-class FamilyLook:
-    """Line style of a model family."""
+class Look(NamedTuple):
+    """Line style of a term or a model family."""
 
     colour: str
     marker: str
-    dashes: Dashes  # its dashes, as matplotlib takes them
+    dashes: Dashes | str
 
 
 _SOLID: Dashes = (0, ())
@@ -59,22 +57,22 @@ _DOTTED: Dashes = (0, (1, 1.2))
 _DASH_DOT: Dashes = (0, (5, 1.5, 1, 1.5))
 # Paul Tol's "muted" palette, distinct from the colours of the terms.
 _FAMILY_LOOKS = {
-    "DINOv2": FamilyLook("#332288", "o", _SOLID),
-    "DINOv2 with registers": FamilyLook("#CC6677", "s", _SOLID),
-    "DeiT": FamilyLook("#44AA99", "v", _DOTTED),
-    "DeiT III": FamilyLook("#44AA99", "^", _SOLID),
-    "CLIP (OpenAI)": FamilyLook("#117733", "D", _DASHED),
-    "CLIP (OpenCLIP)": FamilyLook("#999933", "v", _DASHED),
-    "iBOT": FamilyLook("#882255", "P", _DASH_DOT),
-    "DINO": FamilyLook("#AA4499", "X", _DOTTED),
-    "DINOv3": FamilyLook("#332288", "*", _DOTTED),
-    "MAE": FamilyLook("#88CCEE", "h", _DASH_DOT),
-    "SigLIP": FamilyLook("#DDCC77", "<", _SOLID),
-    "SigLIP 2": FamilyLook("#DDCC77", ">", _DASHED),
-    "EVA-02": FamilyLook("#882255", "d", _DOTTED),
+    "DINOv2": Look("#332288", "o", _SOLID),
+    "DINOv2 with registers": Look("#CC6677", "s", _SOLID),
+    "DeiT": Look("#44AA99", "v", _DOTTED),
+    "DeiT III": Look("#44AA99", "^", _SOLID),
+    "CLIP (OpenAI)": Look("#117733", "D", _DASHED),
+    "CLIP (OpenCLIP)": Look("#999933", "v", _DASHED),
+    "iBOT": Look("#882255", "P", _DASH_DOT),
+    "DINO": Look("#AA4499", "X", _DOTTED),
+    "DINOv3": Look("#332288", "*", _DOTTED),
+    "MAE": Look("#88CCEE", "h", _DASH_DOT),
+    "SigLIP": Look("#DDCC77", "<", _SOLID),
+    "SigLIP 2": Look("#DDCC77", ">", _DASHED),
+    "EVA-02": Look("#882255", "d", _DOTTED),
 }
 _OTHER_LOOKS = tuple(
-    FamilyLook(colour, marker, dashes)
+    Look(colour, marker, dashes)
     for dashes in (_SOLID, _DASHED, _DOTTED)
     for colour, marker in (
         ("#332288", "o"),
@@ -151,7 +149,7 @@ def mark_term(term: str) -> str:
     return TERM_MARKERS.get("registers" if term.startswith("register_") else term, "o")
 
 
-def look_of_families(families: Sequence[str]) -> dict[str, FamilyLook]:
+def look_of_families(families: Sequence[str]) -> dict[str, Look]:
     """Line styles of families; known recipes always have the same one."""
     known = {family: _FAMILY_LOOKS[family] for family in families if family in _FAMILY_LOOKS}
     others = cycle(look for look in _OTHER_LOOKS if look not in known.values())
