@@ -37,7 +37,7 @@ from vitscope.results.result_text import (
     tell_raw_shares,
 )
 from vitscope.results.schema import AuditSummary, ExplanationSummary, OneShotSummary, Summary
-from vitscope.results.verdict import MOODS, Mood, Verdict
+from vitscope.results.verdict import MOODS, Mood
 from vitscope.results.vocabulary import SOURCES
 
 _ONE_LINE = len("0.920 ± 0.007")
@@ -80,12 +80,9 @@ def make_report(summary: AuditSummary) -> Group:
     shares = _make_table(tabulate_sources(summary))
     layers = tabulate_layers(summary)
     tables = [] if layers is None else [_make_table(layers)]
-    return Group(head, *_list_notes(summary), shares, *tables, make_verdict(summary.last.verdict))
-
-
-def make_verdict(verdict: Verdict) -> Text:
-    """Render the verdict as a coloured line."""
-    return Text.assemble("verdict: ", (verdict.text, _STYLES[MOODS[verdict.status]]))
+    verdict = summary.last.verdict
+    told = Text.assemble("verdict: ", (verdict.text, _STYLES[MOODS[verdict.status]]))
+    return Group(head, *_list_notes(summary), shares, *tables, told)
 
 
 def make_comparison(summaries: Sequence[AuditSummary]) -> Table | Text:

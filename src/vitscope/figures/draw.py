@@ -104,13 +104,13 @@ def draw_figures(
     drawn: list[DrawnFigure] = []
     skipped: dict[str, str] = {}
     with staged_folder(target, replaces=is_figures if overwrite else never) as staging:
-        for planned in plan_figures(results, readout):
+        for name, draw in plan_figures(results, readout):
             try:
-                drawing = planned.draw()
+                drawing = draw()
             except (NothingToDrawError, ResultError) as reason:
-                skipped[planned.name] = str(reason)
+                skipped[name] = str(reason)
                 continue
-            drawn.append(_write_figure(drawing, planned.name, formats, staging, target))
+            drawn.append(_write_figure(drawing, name, formats, staging, target))
         found = FigureFolder(target, tuple(drawn), skipped)
         write_text(staging / "index.md", _write_page(found))
         index = {"figures": [one.describe() for one in drawn], "skipped": skipped}

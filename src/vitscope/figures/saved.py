@@ -110,16 +110,6 @@ class ModelResult:
         return self.summary.model.num_params / 1e6 or None
 
     @property
-    def depth(self) -> int:
-        """Blocks of the model."""
-        return self.summary.model.depth
-
-    @property
-    def num_registers(self) -> int:
-        """Register tokens of the model."""
-        return self.summary.model.num_registers
-
-    @property
     def num_images(self) -> int:
         """Number of images behind the numbers."""
         return self.summary.data.num_images

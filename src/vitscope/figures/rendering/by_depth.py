@@ -103,7 +103,7 @@ def draw_by_layer(data: FigureData) -> Figure:
 def _plot_depths(
     panel: Axes, data: FigureData, points: Sequence[Point], colour: str, dashes: Dashes
 ) -> Line2D:
-    depths = [float(point.x) / point.model.depth for point in points]
+    depths = [float(point.x) / point.model.summary.model.depth for point in points]
     numbers = scale_numbers(data, points)
     ends = zip(depths, numbers, strict=True)
     spread = [(d, n.low, n.high) for d, n in ends if n.low is not None and n.high is not None]

@@ -15,7 +15,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from vitscope.figures.description import FigureData, Point
 from vitscope.figures.intervals import Interval
-from vitscope.figures.rendering.shown import ShownFigure
 from vitscope.figures.rendering.style import (
     BASE_PT,
     COLUMN_IN,
@@ -23,6 +22,7 @@ from vitscope.figures.rendering.style import (
     PAGE_IN,
     SMALL_PT,
     Look,
+    ShownFigure,
     colour_term,
     literal,
     mark_term,

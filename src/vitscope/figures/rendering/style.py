@@ -1,11 +1,13 @@
-"""Common style of all figures: sizes, fonts, and a fixed colour per meaning."""
+"""Common style of all figures: sizes, fonts, a fixed colour per meaning, and how notebooks show."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from io import BytesIO
 from itertools import cycle
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import matplotlib as mpl
+from matplotlib.figure import Figure
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -16,6 +18,8 @@ COLUMN_IN = 3.5
 PAGE_IN = 7.2
 """Width of a full page."""
 SMALL_PT, BASE_PT = 6.0, 7.0
+_SHOWN_DPI = 200
+_CSS_PX_PER_IN = 100
 INK, FAINT, HAIRLINE = "#222222", "#8c8c8c", "#d9d9d9"
 
 # Okabe and Ito's palette, distinguishable with all common kinds of colour blindness.
@@ -137,6 +141,22 @@ def in_style(draw: Callable[P, T]) -> Callable[P, T]:
             return draw(*args, **kwargs)
 
     return drawn
+
+
+class ShownFigure(Figure):
+    """A matplotlib figure that a notebook displays at the end of a cell."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        # Twice the displayed size, to be sharp on dense screens.
+        width, height = self.get_size_inches()
+        size = {"width": round(_CSS_PX_PER_IN * width), "height": round(_CSS_PX_PER_IN * height)}
+        return self._draw_png(), size
+
+    @in_style
+    def _draw_png(self) -> bytes:
+        written = BytesIO()
+        self.savefig(written, format="png", dpi=_SHOWN_DPI, metadata={"Software": None})
+        return written.getvalue()
 
 
 def colour_term(term: str) -> str:
