@@ -30,9 +30,8 @@ IMAGE_KINDS = (
 _COLUMNS = (*USUAL_NAMES, "pixel_values")
 """Usual names of image columns in datasets, in order of preference."""
 
-_LABELS = ("label", "labels")
-_HIDDEN = -1
-"""Label of images whose label a dataset withholds."""
+LABELS = ("label", "labels")
+"""Usual names of label columns."""
 
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 _TIFF_MODES = {"CMYK"}
@@ -77,7 +76,7 @@ class HeldImage:
         with _plain_dataset_errors():
             item = self.items[self.index]
             if isinstance(item, Mapping):
-                return next((item[one] for one in _LABELS if one in item), None)
+                return next((item[one] for one in LABELS if one in item), None)
             return item[1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
 
     @property
@@ -134,39 +133,6 @@ def hold_images(source: object, name: str, *, preprocessed: bool) -> list[HeldIm
     for image in held:
         _check(image)
     return held
-
-
-def read_labels(source: object, held: Sequence[HeldImage]) -> list[Any]:
-    """Read the labels of a dataset's images: None without one, an error if the dataset fails."""
-    dataset: Any = source.dataset if isinstance(source, DataLoader) else source
-    columns = getattr(dataset, "column_names", None) or ()  # of a Hugging Face dataset
-    column = next((one for one in _LABELS if one in columns), None)
-    if column is None:
-        labels = [_pick_label(image) for image in held]
-        names = getattr(dataset, "classes", None)  # of a torchvision dataset
-    else:
-        values = dataset[column]
-        labels = [values[image.index] for image in held]
-        names = getattr(dataset.features[column], "names", None)
-    plain = [label.item() if isinstance(label, (Tensor, np.generic)) else label for label in labels]
-    numbers = all(label is None or isinstance(label, (int, ImageReadError)) for label in plain)
-    if not (names and numbers):
-        return plain
-    return [_name(label, names, image) for label, image in zip(plain, held, strict=True)]
-
-
-def _name(label: Any, names: Sequence[Any], image: HeldImage) -> Any:
-    if label is None or isinstance(label, ImageReadError):
-        return label
-    if label == _HIDDEN:
-        return None
-    if not 0 <= label < len(names):
-        raise UsageError(
-            f"{image.name} has the label {label}, and its dataset names {len(names)} classes: "
-            f"expected 0 to {len(names) - 1}, or {_HIDDEN} of an image without a label; give "
-            "labels=[...], one for each image"
-        )
-    return names[label]
 
 
 class _LoadedItems:
@@ -285,19 +251,6 @@ def _pick_image(item: Any, *, preprocessed: bool) -> Any:
     if isinstance(item, (tuple, list)) and item:
         return _pick_image(item[0], preprocessed=preprocessed)
     return item
-
-
-def _pick_label(image: HeldImage) -> Any:
-    try:
-        found = image.take_label()
-    except ImageReadError as error:
-        return error
-    if found is None:
-        raise UsageError(
-            f"{image.name} has no label: give labels=[...], one for each image, or a "
-            "folder with one sub-folder a class"
-        )
-    return found
 
 
 def _check(image: HeldImage) -> None:

@@ -19,7 +19,6 @@ from vitscope.figures.description import FigureData, NothingToDrawError
 from vitscope.figures.image_numbers import describe_share_covariates
 from vitscope.figures.saved import ModelResult, printable
 from vitscope.report.tables import (
-    Table,
     tabulate_correlations,
     tabulate_depths,
     tabulate_terms,
@@ -32,6 +31,7 @@ from vitscope.report.vega import (
     draw_norms_of_tokens,
     draw_terms,
 )
+from vitscope.results.result_text import TextTable
 from vitscope.results.vocabulary import SOURCES
 
 Results = Sequence[ModelResult]
@@ -42,7 +42,7 @@ class Mark:
     """How numbers are shown."""
 
     draw: Callable[[FigureData], list[Chart]]
-    tabulate: Callable[[FigureData], Table]  # makes the table below them
+    tabulate: Callable[[FigureData], TextTable]  # makes the table below them
     has_legend: bool = True  # whether it needs a legend of terms
 
 
@@ -86,7 +86,7 @@ class ReportFigure:
         return [] if self.data is None else self.entry.mark.draw(self.data)
 
     @property
-    def table(self) -> Table | None:
+    def table(self) -> TextTable | None:
         """Its numbers."""
         return None if self.data is None else self.entry.mark.tabulate(self.data)
 
