@@ -12,10 +12,14 @@ class Engine(Protocol):
     """Maps a function over items, each exactly once, in any order."""
 
     @property
-    def shares_files(self) -> bool: ...  # noqa: D102
+    def shares_files(self) -> bool:
+        """Whether the caller can read what workers write; else only what they return is kept."""
+        ...
 
     @property
-    def is_lead(self) -> bool: ...  # noqa: D102
+    def is_lead(self) -> bool:
+        """Whether this process finishes the work; one of all that make the same calls."""
+        ...
 
     def run(
         self, make_worker: Callable[[], Callable[[T], R]], items: Sequence[T]

@@ -40,11 +40,7 @@ _MOST_LOSSES = 3
 
 
 class RayEngine:
-    """Maps items over actors of a Ray cluster; a worker that dies is replaced.
-
-    An item is tried up to three times if workers die while processing it. Exceptions of the
-    function itself are raised again here, without another try.
-    """
+    """Maps items over actors of a Ray cluster, and replaces one that dies up to twice an item."""
 
     shares_files = False
     is_lead = True

@@ -114,10 +114,8 @@ def decode_image(
 ) -> Image.Image:
     """Decode an image as a viewer would show it.
 
-    Deep greyscale (16 bit, or whole numbers from 0 to 65535) is scaled to 8 bit. Floating-point
-    greyscale is accepted if it lies in [0, 1] and refused otherwise, because the values of black
-    and white are then unknown. CMYK is converted with its embedded colour profile, or by Pillow's
-    plain conversion if there is none or it is broken.
+    Deep greyscale (16 bit, or whole numbers from 0 to 65535) is scaled to 8 bit; floating-point
+    greyscale must lie in [0, 1]. CMYK is converted by its embedded colour profile if it is sound.
     """
     with open_image(data, least_size=least_size) as image:
         if image.format == "PNG":
@@ -185,10 +183,8 @@ def prepare_image(
 ) -> tuple[Image.Image, Float[Tensor, "channel height width"]]:
     """A model's input for an image, as an image and as a tensor.
 
-    The tensor matches the library named by `preprocessing.pipeline` bit for bit: torchvision's
-    Resize, CenterCrop, ToTensor and Normalize on a PIL image, or an image processor of
-    transformers. An image so elongated that it would have more than 67 megapixels when resized
-    whole is resampled only inside the crop, which may round differently.
+    The tensor matches the library named by `preprocessing.pipeline` bit for bit, except for images
+    so elongated that only the crop is resampled.
     """
     if preprocessing.pipeline == "given":
         return image, image.info[_PIXELS]

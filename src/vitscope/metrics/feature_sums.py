@@ -46,13 +46,7 @@ def rows_before_fold(width: int) -> int:
 
 
 class FeatureSums:
-    """Sums of the [CLS] row's features at one layer, and the estimates from them.
-
-    Attributes:
-        plan: Which features are summed and which are compared.
-        dtype: Precision of the features.
-        owner: The result they were loaded from, whose temporary folder must outlive them.
-    """
+    """Sums of the [CLS] row's features at one layer, and the estimates from them."""
 
     name: ClassVar[str] = "features"
 
@@ -68,7 +62,7 @@ class FeatureSums:
         self._folder = folder
         self._rows = RowStore(folder)
         self._moments: MomentStore | None = None
-        self.owner: object = None
+        self.owner: object = None  # the result, whose temporary folder must outlive them
         self._totals: dict[str, Vector] = {}
         self._reference: dict[str, Vector] = {}
         self._counts = [0] * NUM_BLOCKS

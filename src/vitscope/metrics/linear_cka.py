@@ -30,9 +30,6 @@ def compute_hsic(blocks: PairMoments, kept: Float[Tensor, "union block"]) -> Hsi
     biased: ‖Σ (x − x̄)(y − ȳ)ᵀ‖²_F. unbiased, with K̃ and L̃ the Gram matrices without diagonals:
     tr(K̃L̃) + 1ᵀK̃1 · 1ᵀL̃1 / ((n−1)(n−2)) − 2/(n−2) · 1ᵀK̃L̃1, over n(n−3). Inner products of the
     blocks' moments are computed once and combined for each union.
-
-    Returns:
-        Both estimates of each union; the unbiased one is NaN for fewer than `MIN_IMAGES` images.
     """
     m, n = blocks, kept @ blocks.count
     cross = m.cross.flatten(1)

@@ -1,11 +1,7 @@
 """One-shot classification: one training and one test image per class, drawn repeatedly.
 
-Guarantees:
-
-- A draw depends on the set of images and the seed, not on the order of the images.
-- Two copies of one image are never the training and the test image of a class.
-- Ties do not favour the order of the classes: a feature that is the same for every image scores
-  exactly chance.
+A draw depends on the set of images and the seed, not on the order of the images. Ties do not
+favour the order of the classes, so that a feature without information scores exactly chance.
 
 Source: Lappe & Giese (NeurIPS 2025), Fig. 3b.
 """

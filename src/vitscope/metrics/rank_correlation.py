@@ -82,9 +82,6 @@ def adjust_holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
     With m defined values in ascending order: p̃_(i) = max over j ≤ i of min(1, (m − j + 1) p_(j)).
 
-    Returns:
-        Corrected values by the same names; NaN stays NaN.
-
     Source:
         S. Holm, *A simple sequentially rejective multiple test procedure*, Scand. J. Stat. 6
         (1979).

@@ -51,9 +51,6 @@ def regress(
     over all images, with ŷ and the mean ȳ both from the groups without the image. It is undefined
     with fewer than `MIN_IMAGES_PER_COVARIATE` images per covariate, fewer than `MIN_GROUPS` groups,
     no covariate, or a constant target.
-
-    Returns:
-        The regression; the order of the images does not matter.
     """
     entering = _select_covariates(covariates, target)
     left_out = tuple(name for name in covariates if name not in entering)

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from vitscope.errors import ResultError
@@ -14,9 +14,8 @@ from vitscope.files.storage import link_or_copy
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.metrics.feature_plan import Pair
 from vitscope.metrics.jackknife import NUM_BLOCKS
-from vitscope.metrics.moments import PairMoments
+from vitscope.metrics.moments import PairMoments, Rows
 
-Rows = Float[Tensor, "image dim"]
 Blocks = Int64[Tensor, " image"]
 
 _SHARD_ROWS = 128

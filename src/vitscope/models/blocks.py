@@ -22,10 +22,7 @@ class StopForward(Exception):  # noqa: N818 - it ends a forward as StopIteration
 
 
 class Heads(NamedTuple):
-    """One query row, and the keys and values of all tokens, split into heads.
-
-    Norms and rotary positions are already applied.
-    """
+    """One query row, and the keys and values of all tokens, in heads, normed and rotated."""
 
     query: Float[Tensor, "batch head head_dim"]
     keys: Float[Tensor, "batch head token head_dim"]
@@ -81,13 +78,8 @@ class BlockParts:
 class BlockRecorder:
     """Records the tensors of one block during one forward and emits its trace.
 
-    Attributes:
-        times_run: How often the block has run; anything but once per forward means that blocks were
-            replaced after the model was wrapped.
-
     In the last block the row is computed from the attention's arguments, whether the block then
-    runs or not. So verifying one batch verifies this computation itself, and no ledger depends on
-    which batches are verified.
+    runs or not. So no ledger depends on which batches are verified.
     """
 
     def __init__(
@@ -101,13 +93,8 @@ class BlockRecorder:
         leave: bool = False,
         autocast: bool = False,
     ) -> None:
-        """Prepare to record.
-
-        In the `last` block only the row is needed. With `leave`, `StopForward` ends the forward as
-        soon as the row is known. A block without `project_heads`, or one that does not call its
-        attention module, runs in full.
-        """
-        self.times_run = 0
+        """In the `last` block only the row is needed; with `leave` the forward then stops."""
+        self.times_run = 0  # once per forward unless blocks were replaced after wrapping
         self._layer = layer
         self._parts = parts
         self._layout = layout

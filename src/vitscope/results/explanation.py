@@ -136,11 +136,10 @@ def compute_centred(
 def compute_centred_map(
     trace: ClsTrace, ledger: Ledger, means: Mapping[str, Float[Tensor, " dim"]]
 ) -> Float[Tensor, "batch head token"] | None:
-    """Map of the patches' centred share, which is its sum over patches and heads.
+    """Map of the patches' centred share ⟨c_i − m, o_r⟩ / ‖o_r‖², which sums to it over all.
 
-    With o_r the sum of the terms less their means, a patch's share in a head is
-    ⟨c_i − m, o_r⟩ / ‖o_r‖², where m is mean c_patches divided equally among patches and heads: an
-    audit keeps the mean contribution of all patches together, not of each.
+    o_r is the sum of the terms less their means, m mean c_patches over patches and heads, as an
+    audit keeps the mean contribution of all patches together.
     """
     if compute_centred(ledger, means)["centred_share", "patches"].isnan().any():
         return None

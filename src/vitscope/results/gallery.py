@@ -85,12 +85,7 @@ class _Candidate:
 
 
 class GalleryCandidates:
-    """Maps of the images from which a gallery will be chosen.
-
-    About `NUM_CANDIDATES` images of a run, fewer if their maps exceed a fixed amount of memory:
-    those with the smallest digests. This is a random draw that depends only on the set of images
-    and its size.
-    """
+    """Maps of about `NUM_CANDIDATES` images with the smallest digests, in bounded memory."""
 
     def __init__(self, num_images: int = 0, max_bytes: int = CANDIDATE_BYTES) -> None:
         self._bound = None

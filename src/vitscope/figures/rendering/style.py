@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from vitscope.results.vocabulary import look_of
+
 P = ParamSpec("P")
 T = TypeVar("T")
 Dashes = tuple[float, tuple[float, ...]]
@@ -161,12 +163,12 @@ class ShownFigure(Figure):
 
 def colour_term(term: str) -> str:
     """The colour of a term, the same on every figure."""
-    return TERM_COLOURS.get("registers" if term.startswith("register_") else term, FAINT)
+    return TERM_COLOURS.get(look_of(term), FAINT)
 
 
 def mark_term(term: str) -> str:
     """The marker of a term."""
-    return TERM_MARKERS.get("registers" if term.startswith("register_") else term, "o")
+    return TERM_MARKERS.get(look_of(term), "o")
 
 
 def look_of_families(families: Sequence[str]) -> dict[str, Look]:
