@@ -77,12 +77,12 @@ def make_report(summary: AuditSummary) -> Group:
     """Render one audit: model, sources, verdict."""
     subject, balance = describe_audit(summary)
     head = Text.assemble((summary.model.id, "bold"), f"  {subject}\n{balance}")
-    shares = _make_table(tabulate_sources(summary))
-    layers = tabulate_layers(summary)
-    tables = [] if layers is None else [_make_table(layers)]
+    tables = [
+        _make_table(one) for one in (tabulate_sources(summary), tabulate_layers(summary)) if one
+    ]
     verdict = summary.last.verdict
     told = Text.assemble("verdict: ", (verdict.text, _STYLES[MOODS[verdict.status]]))
-    return Group(head, *_list_notes(summary), shares, *tables, told)
+    return Group(head, *_list_notes(summary), *tables, told)
 
 
 def make_comparison(summaries: Sequence[AuditSummary]) -> Table | Text:
