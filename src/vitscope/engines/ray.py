@@ -40,7 +40,7 @@ _MOST_LOSSES = 3
 
 
 class RayEngine:
-    """Maps items over actors of a Ray cluster, and replaces one that dies up to twice an item."""
+    """Maps items over actors of a Ray cluster; one that dies is replaced, up to twice per item."""
 
     shares_files = False
     is_lead = True

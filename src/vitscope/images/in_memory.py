@@ -1,6 +1,7 @@
 """Images in memory: PIL images, arrays, tensors, and datasets of them, asked for one at a time.
 
 The range of values is never guessed: floating-point values must be declared preprocessed.
+Images are read as bytes, as from a file, so that copies are recognised.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -75,6 +75,7 @@ def _refuse_halves() -> Callable[[], None]:
 
 
 def _ignore_warnings() -> Callable[[], None]:
+    # Not by `warnings.catch_warnings`, which also clears Python's record of shown warnings.
     found = warnings.filters
     found.insert(0, _FILTER)  # type: ignore[attr-defined]
 

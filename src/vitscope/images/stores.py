@@ -1,6 +1,7 @@
 """Files on this machine, and objects in stores that fsspec reaches by URL.
 
 Only the public part of a URL is shown, and never a store's message, which may quote the rest.
+Object names are only names, never read as URLs.
 """
 
 import os

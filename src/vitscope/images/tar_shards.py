@@ -1,4 +1,8 @@
-"""Images in tar archives with the layout of WebDataset, found in one pass over the headers."""
+"""Images in tar archives with the layout of WebDataset, found in one pass over the headers.
+
+Nothing is extracted and member names are never followed. A damaged archive is refused as a whole:
+half of it would be a different set of images.
+"""
 
 import os
 import tarfile
