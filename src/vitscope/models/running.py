@@ -203,7 +203,11 @@ def _current() -> object:
 
 
 class Autocast:
-    """Whether a model currently runs under autocast; shared by all adapters of its module."""
+    """Whether a model currently runs under autocast; shared by all adapters of its module.
+
+    Only the model's own code does: products use 16 bits, while the sum over blocks stays in float32
+    so that rounding errors do not accumulate (unless the library itself casts it, as open_clip).
+    """
 
     def __init__(self) -> None:
         """Start without autocast: the model computes in the precision of its weights."""
