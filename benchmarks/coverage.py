@@ -12,7 +12,6 @@ from benchmarks.page import Section, Table
 from benchmarks.settings import Settings
 from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
-from vitscope.metrics.gram_ledger import estimate_gram_ledger
 from vitscope.metrics.jackknife import NUM_BLOCKS
 from vitscope.metrics.sums import Batch
 from vitscope.metrics.token_sums import TokenSums
@@ -109,7 +108,7 @@ def _draw_gram(
     rows = dict(zip(_TERMS, torch.from_numpy(terms).split(count), strict=True))
     features = {name: rows.get(name, torch.zeros(count, 1)) for name in _PLAN.kept}
     sums.update(Batch(features, random.integers(NUM_BLOCKS, size=count).tolist()))
-    found = estimate_gram_ledger(sums, "residual")["patches"]
+    found = sums.estimate_gram_ledger("residual")["patches"]
     return found["patches"].ci95, found["skip"].ci95, found["patches"].biased
 
 

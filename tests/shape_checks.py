@@ -52,24 +52,46 @@ def checked(given):
     if not hints:
         return given
     positional = given.__code__.co_varnames[: given.__code__.co_argcount]
+    found_right = set()
 
     @functools.wraps(given)
     def call(*args, **kwargs):
         if _unchecked:
             return given(*args, **kwargs)
-        with jaxtyped("context"):
-            for name, value in (*zip(positional, args, strict=False), *kwargs.items()):
-                check(name, value)
-            result = given(*args, **kwargs)
-            check("return", result)
+        given_values = [*zip(positional, args, strict=False), *kwargs.items()]
+        values = [(name, value) for name, value in given_values if name in hints]
+        check(values)
+        result = given(*args, **kwargs)
+        if "return" in hints:
+            check([*values, ("return", result)])
         return result
 
-    def check(name, value):
-        if name in hints and not is_bearable(value, hints[name]):
-            told = f"{value.dtype} {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
-            raise TypeError(f"{given.__qualname__}, {name}: {told}: expected {hints[name]}")
+    def check(values):
+        looks = tuple((name, _look(value)) for name, value in values)
+        if looks in found_right:  # ten times as fast as to check it again
+            return
+        with jaxtyped("context"):
+            for name, value in values:
+                if not is_bearable(value, hints[name]):
+                    is_array = hasattr(value, "shape")
+                    told = f"{value.dtype} {tuple(value.shape)}" if is_array else repr(value)
+                    raise TypeError(
+                        f"{given.__qualname__}, {name}: {told}: expected {hints[name]}"
+                    )
+        found_right.add(looks)
 
     return call
+
+
+def _look(value):
+    """All of a value that its check depends on."""
+    if hasattr(value, "shape"):
+        return type(value), value.dtype, tuple(value.shape)
+    if isinstance(value, dict):
+        return dict, tuple((key, _look(one)) for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return type(value), tuple(map(_look, value))
+    return type(value)
 
 
 def _has_shape(hint):

@@ -212,20 +212,7 @@ class ReproductionConfig(OneShotConfig):
 
 
 def combine(kind: type[Config], config: Config | None, settings: Mapping[str, Any]) -> Config:
-    """Combine a config with settings given as keyword arguments.
-
-    Args:
-        kind: Type of the combined config.
-        config: A config; the defaults if None.
-        settings: Further settings by name.
-
-    Returns:
-        The combined config.
-
-    Raises:
-        UsageError: If a setting is unknown, invalid or given in both, or `config` sets a field that
-            `kind` does not have.
-    """
+    """Combine a config, or the defaults, with settings given as keyword arguments."""
     config = kind() if config is None else config
     if not isinstance(config, kind):
         raise UsageError(
@@ -248,17 +235,7 @@ def combine(kind: type[Config], config: Config | None, settings: Mapping[str, An
 
 
 def check_kind(name: str, given: object, kinds: type | tuple[type, ...], expected: str) -> None:
-    """Raise an error if an argument has the wrong type.
-
-    Args:
-        name: Name of the argument in the message.
-        given: The argument.
-        kinds: Accepted types.
-        expected: Description of the accepted types in the message.
-
-    Raises:
-        UsageError: If the argument has none of the types.
-    """
+    """Raise a `UsageError` if an argument has none of the types."""
     if not isinstance(given, kinds):
         raise UsageError(f"{name} was given as {type(given).__name__}: expected {expected}")
 

@@ -149,15 +149,7 @@ def restrict(vit: ViTAdapter, ledger: Ledger, *, renormalize: bool = False) -> R
 
 
 def choose_tolerance(dtype: torch.dtype, device: torch.device) -> float:
-    """Choose the largest error accepted for a precision on a device.
-
-    Args:
-        dtype: Precision the model runs in.
-        device: Where it runs; GPUs may compute float32 products with fewer bits (TF32).
-
-    Returns:
-        The tolerance.
-    """
+    """Choose the largest error accepted for a precision on a device; GPUs may use TF32."""
     reduced = torch.backends.cuda.matmul.fp32_precision not in {"none", "ieee"}
     return balance_tolerance(dtype, reduced_matmul=reduced and device.type == "cuda")
 
@@ -165,18 +157,7 @@ def choose_tolerance(dtype: torch.dtype, device: torch.device) -> float:
 def choose_dtype(
     vit: ViTAdapter, pixels: Pixels, device: torch.device, layers: Sequence[int] | None = None
 ) -> Literal["bfloat16", "float32"]:
-    """Choose bfloat16 if it is fast and the ledger balances in it, float32 otherwise.
-
-    Args:
-        vit: The model; it is left unchanged.
-        pixels: Preprocessed images to try it on.
-        device: Where the model is to run.
-        layers: Layers whose ledgers must balance; the last one if None.
-
-    Returns:
-        "bfloat16" if the device multiplies it in hardware and the ledgers of all these images
-        balance within its tolerance, otherwise "float32".
-    """
+    """Choose bfloat16 if it is fast and the ledgers balance in it, float32 otherwise."""
     if not has_native_bfloat16(device):
         return "float32"
     half = torch.bfloat16
@@ -195,17 +176,7 @@ def choose_dtype(
 
 
 def choose_groups(layout: TokenLayout, cls_term: ClsTerm) -> tuple[str, ...]:
-    """Choose the token groups that a row is decomposed into.
-
-    Args:
-        layout: Which token is what.
-        cls_term: Where [CLS]'s attention to itself is counted. "own" makes it a separate group, as
-            do "registers" for a model without registers and every choice for a pooling query, for
-            which [CLS] is one token among many.
-
-    Returns:
-        Names of the groups.
-    """
+    """Choose the token groups of a row, by where [CLS]'s attention to itself is counted."""
     groups = tuple(layout.groups)
     if layout.query is None or cls_term not in groups:
         return groups
@@ -213,19 +184,12 @@ def choose_groups(layout: TokenLayout, cls_term: ClsTerm) -> tuple[str, ...]:
 
 
 class LayerRows(NamedTuple):
-    """Numbers and features of one layer for a batch.
+    """Numbers and features of one layer for a batch."""
 
-    Attributes:
-        scalars: One number per image for each path.
-        features: One row per image for each name.
-        bias: γ ∘ b_O, the same for every image.
-        tokens: States of the special tokens; None for a pooling query.
-    """
-
-    scalars: dict[ScalarPath, Float[Tensor, " batch"]]
-    features: dict[str, Tensor]
-    bias: Float[Tensor, " dim"]
-    tokens: TokenStates | None
+    scalars: dict[ScalarPath, Float[Tensor, " batch"]]  # one number per image for each path
+    features: dict[str, Tensor]  # one row per image for each name
+    bias: Float[Tensor, " dim"]  # γ ∘ b_O, the same for every image
+    tokens: TokenStates | None  # states of the special tokens; None for a pooling query
 
 
 def decompose_layers(
@@ -241,26 +205,24 @@ def decompose_layers(
     on_maps: Callable[[TokenMaps], None] | None = None,
     mapped: Sequence[int] | None = None,
 ) -> dict[int, LayerRows]:
-    """Compute the numbers and features of all chosen layers in one forward pass.
+    """Compute the per-image numbers and features of all chosen layers in one forward pass.
 
     Args:
-        vit: The model.
-        pixels: Preprocessed images, on the model's device.
+        vit: The model, on the device of the pixels.
+        pixels: Preprocessed images.
         layers: Layers to decompose.
         renormalize: Whether restricted outputs are divided by the kept mass.
         tolerance: Largest error accepted.
         cls_term: Where [CLS]'s attention to itself is counted; see `choose_groups`.
-        verified: Whether to verify the last layer as well; the others are always verified. If not,
-            its block runs for the [CLS] row only, which gives the same numbers faster, and its
-            errors are NaN. An attention-pooling head is always verified.
-        on_stream: Called with the residual stream at every depth; if None, it is not recorded. The
-            row at the last depth comes from the ledger whether verified or not; patch norms there
-            are NaN if not verified.
-        on_maps: Called with the token maps of the last of the layers; if None, none are made.
+        verified: Whether to verify the last layer as well. If not, its block runs for the [CLS] row
+            only, which gives the same numbers faster, and its errors are NaN.
+        on_stream: Called with the residual stream at every depth. The row at the last depth always
+            comes from the ledger; patch norms there are NaN if not verified.
+        on_maps: Called with the token maps of the last of the layers.
         mapped: Indices of the images whose maps are made; all of the batch if None.
 
     Returns:
-        Per layer, the per-image numbers and the features.
+        By layer.
 
     Raises:
         ImbalanceError: If a ledger or a readout differs from the model's own tensors.

@@ -30,11 +30,7 @@ class ImbalanceError(VitscopeError):
 
 
 class NonFiniteError(VitscopeError):
-    """An activation is NaN or infinite.
-
-    Attributes:
-        image: Position of the first affected image within the batch.
-    """
+    """An activation is NaN or infinite, first in the image at this position of the batch."""
 
     def __init__(self, message: str, *, image: int) -> None:
         super().__init__(message)

@@ -12,18 +12,15 @@ GROUPS = ("cls", "registers", "distillation", "patches")
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """The groups of a token sequence, and the row that is analysed.
+    """The groups of a token sequence, and the row that is analysed."""
 
-    Attributes:
-        groups: Token positions per group, in the order of `GROUPS`, without groups the model lacks.
-            The ranges are disjoint and cover the sequence.
-        grid: Patches as (rows, columns); the patch group is this grid in row-major order.
-        query: Position of the token whose attention row is analysed ([CLS]); None if the query is a
-            learned probe outside the sequence (attention pooling).
-    """
-
+    # token positions per group, in the order of `GROUPS`, without groups the model lacks. The
+    # ranges are disjoint and cover the sequence
     groups: Mapping[str, range]
+    # patches as (rows, columns); the patch group is this grid in row-major order
     grid: tuple[int, int]
+    # position of the token whose attention row is analysed ([CLS]); None if the query is a learned
+    # probe outside the sequence (attention pooling)
     query: int | None
 
     @property
@@ -32,24 +29,13 @@ class TokenLayout:
         return sum(len(positions) for positions in self.groups.values())
 
     def describe(self) -> str:
-        """Describe the layout in words.
-
-        Returns:
-            For example "1 cls + 4 registers + 16 x 16 patches = 261 tokens".
-        """
+        """Describe the layout in words."""
         counts = [f"{len(p)} {name}" for name, p in self.groups.items() if name != "patches"]
         rows, columns = self.grid
         return " + ".join([*counts, f"{rows} x {columns} patches"]) + f" = {self.num_tokens} tokens"
 
     def check_num_tokens(self, num_tokens: int) -> None:
-        """Raise an error if a sequence has a different length than the layout.
-
-        Args:
-            num_tokens: Length of the sequence in the model.
-
-        Raises:
-            UnsupportedModelError: If the lengths differ.
-        """
+        """Raise an `UnsupportedModelError` if a sequence has another length than the layout."""
         if num_tokens != self.num_tokens:
             raise UnsupportedModelError(
                 f"expected {self.describe()}, the model computed with {num_tokens}: tokens were "

@@ -147,15 +147,7 @@ def make_ledger(trace: ClsTrace) -> Ledger:
 def project_values(
     tail: AttentionTail, values: Float[Tensor, "batch head group head_dim"]
 ) -> Float[Tensor, "batch group dim"]:
-    """γ ∘ W_O · concat_h(values_h), the linear part of the attention tail.
-
-    Args:
-        tail: W_O, b_O and γ; b_O is not added.
-        values: Values per head and group.
-
-    Returns:
-        One vector of the residual stream per group.
-    """
+    """γ ∘ W_O · concat_h(values_h) per group, the linear part of the attention tail."""
     flat = concat_heads(values)
     projected = flat @ tail.weight.to(values).mT
     return projected if tail.scale is None else projected * tail.scale.to(values)
@@ -164,29 +156,14 @@ def project_values(
 def concat_heads(
     values: Float[Tensor, "batch head group head_dim"],
 ) -> Float[Tensor, "batch group value_dim"]:
-    """Concatenate the heads of each group.
-
-    Args:
-        values: Values per head and group.
-
-    Returns:
-        concat_h(values_h) per group.
-    """
+    """Concatenate the heads of each group."""
     return values.transpose(1, 2).flatten(2)
 
 
 def relative_error(
     found: Float[Tensor, "batch dim"], expected: Float[Tensor, "batch dim"] | None
 ) -> Float[Tensor, " batch"]:
-    """‖found − expected‖ / ‖expected‖ per image, in float64.
-
-    Args:
-        found: Computed from the ledger.
-        expected: The model's own tensor, on any device; None where it was not computed.
-
-    Returns:
-        The relative error; 0 if both are zero, NaN if `expected` is None.
-    """
+    """‖found − expected‖ / ‖expected‖ per image, in float64; NaN if nothing is expected."""
     if expected is None:
         return torch.full(found.shape[:1], math.nan, dtype=torch.float64)
     own = expected.to(found.device).double()
@@ -195,30 +172,14 @@ def relative_error(
 
 
 def balance_tolerance(dtype: torch.dtype, *, reduced_matmul: bool = False) -> float:
-    """Largest balance error a run accepts (docs/method.md).
-
-    Args:
-        dtype: Precision the model runs in.
-        reduced_matmul: Whether float32 products may be computed with fewer bits (TF32).
-
-    Returns:
-        1e-10 for float64, 1e-4 for float32, 3e-2 for TF32 and the half precisions.
-    """
+    """Largest balance error a run accepts (docs/method.md), by precision and use of TF32."""
     if dtype == torch.float64:
         return 1e-10
     return 1e-4 if dtype == torch.float32 and not reduced_matmul else 3e-2
 
 
 def check_balance(ledger: Ledger, tolerance: float) -> None:
-    """Raise an error if a ledger does not add up to the model's own tensors.
-
-    Args:
-        ledger: The ledger of a batch.
-        tolerance: Largest relative error accepted.
-
-    Raises:
-        ImbalanceError: If it does not balance; names layer, error and likely cause.
-    """
+    """Raise an `ImbalanceError` if a ledger does not add up to the model's own tensors."""
     for name, error, cause in (
         (
             "the attention branch",
@@ -243,17 +204,7 @@ def check_balance(ledger: Ledger, tolerance: float) -> None:
 
 
 def merge_groups(ledger: Ledger, part: str, into: str) -> Ledger:
-    """Merge one group of a ledger into another.
-
-    Args:
-        ledger: The ledger of a batch.
-        part: The group that is merged and then dropped.
-        into: The group that receives its tokens.
-
-    Returns:
-        A ledger with the same totals. The values of the merged group are the averages of the two
-        groups weighted by their masses, as under one softmax over both.
-    """
+    """Merge one group into another; values are averages weighted by mass, as under one softmax."""
     i, j = ledger.groups.index(into), ledger.groups.index(part)
     kept = [k for k in range(len(ledger.groups)) if k != j]
     mass, values = ledger.attention_mass.clone(), ledger.group_values.clone()
@@ -276,17 +227,14 @@ def merge_groups(ledger: Ledger, part: str, into: str) -> Ledger:
 def compute_scalars(
     ledger: Ledger, restricted: Mapping[str, Tensor] | None = None
 ) -> dict[ScalarPath, Float[Tensor, " batch"]]:
-    """Compute every per-image number of the ledger (docs/method.md), in float64.
+    """Compute every per-image number of the ledger (docs/method.md), in float64; NaN if undefined.
 
-    Args:
-        ledger: The ledger of a batch.
-        restricted: The `attention` readout of each group; c_g + bias if None.
+    Paths: ("attention_mass", group), ("patch_share",), ("contribution_norm", term), ("cosine",
+    "attention" or "residual", term), ("restricted_cosine", "attention", group), ("share", term) and
+    ("balance_error",). `restricted` has each group's `attention` readout; c_g + bias if None.
 
     Returns:
-        One value per image under each path: ("attention_mass", group), ("patch_share",),
-        ("contribution_norm", term), ("cosine", "attention" or "residual", term),
-        ("restricted_cosine", "attention", group), ("share", term) and ("balance_error",). NaN if
-        undefined, such as the cosine with a zero vector.
+        One value per image under each path.
     """
     mass = ledger.attention_mass.double().mean(dim=1)
     masses = {name: mass[:, i] for i, name in enumerate(ledger.groups)}
@@ -313,15 +261,7 @@ def compute_scalars(
 
 
 def cosine(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
-    """Cosine similarity per image.
-
-    Args:
-        a: One vector per image.
-        b: Another vector per image.
-
-    Returns:
-        The cosines; NaN if either vector is zero or not finite.
-    """
+    """Cosine similarity per image."""
     found: Tensor = (a * b).sum(dim=-1) / (a.norm(dim=-1) * b.norm(dim=-1))
     return found
 
@@ -340,16 +280,7 @@ def _check_finite(trace: ClsTrace) -> None:
 
 
 def check_rows_finite(finite: Bool[Tensor, " batch"], what: str, layer: int) -> None:
-    """Raise an error if a row is not finite.
-
-    Args:
-        finite: Whether the row of each image is finite.
-        what: Description of the rows, put before "in layer" in the message; may be empty.
-        layer: Layer of the rows.
-
-    Raises:
-        NonFiniteError: If a row is not finite; names the first such image.
-    """
+    """Raise a `NonFiniteError` that names the first image whose row is not finite."""
     if not bool(finite.all()):
         image = int((~finite).nonzero()[0, 0])
         raise NonFiniteError(

@@ -37,7 +37,7 @@ from vitscope.results.result_text import (
     tell_raw_shares,
 )
 from vitscope.results.schema import AuditSummary, ExplanationSummary, OneShotSummary, Summary
-from vitscope.results.verdict import MOODS, Mood, Verdict
+from vitscope.results.verdict import MOODS, Mood
 from vitscope.results.vocabulary import SOURCES
 
 _ONE_LINE = len("0.920 ± 0.007")
@@ -77,15 +77,12 @@ def make_report(summary: AuditSummary) -> Group:
     """Render one audit: model, sources, verdict."""
     subject, balance = describe_audit(summary)
     head = Text.assemble((summary.model.id, "bold"), f"  {subject}\n{balance}")
-    shares = _make_table(tabulate_sources(summary))
-    layers = tabulate_layers(summary)
-    tables = [] if layers is None else [_make_table(layers)]
-    return Group(head, *_list_notes(summary), shares, *tables, make_verdict(summary.last.verdict))
-
-
-def make_verdict(verdict: Verdict) -> Text:
-    """Render the verdict as a coloured line."""
-    return Text.assemble("verdict: ", (verdict.text, _STYLES[MOODS[verdict.status]]))
+    tables = [
+        _make_table(one) for one in (tabulate_sources(summary), tabulate_layers(summary)) if one
+    ]
+    verdict = summary.last.verdict
+    told = Text.assemble("verdict: ", (verdict.text, _STYLES[MOODS[verdict.status]]))
+    return Group(head, *_list_notes(summary), *tables, told)
 
 
 def make_comparison(summaries: Sequence[AuditSummary]) -> Table | Text:

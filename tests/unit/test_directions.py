@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 
-from vitscope.metrics.directions import NUM_DIRECTIONS, describe_directions
+from vitscope.metrics.directions import NUM_DIRECTIONS
 from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.sums import Batch
@@ -74,7 +74,7 @@ def test_angles_and_shared_variance_equal_those_of_explicit_projections(n, dim):
     terms = make_terms(n, dim)
     sums = feed(terms)
     assert any(name.startswith("reference") for name in sums.save()) == (n == 510)
-    found = describe_directions(sums)
+    found = sums.describe_directions()
     assert found.num_directions == 10
     assert set(found.pairs) == set(TERMS)
     for a in TERMS:
@@ -92,7 +92,7 @@ def test_angles_and_shared_variance_equal_those_of_explicit_projections(n, dim):
 
 def test_effective_rank_equals_its_unbiased_definition():
     terms = make_terms(9, 5)
-    found = describe_directions(feed(terms)).effective_rank
+    found = feed(terms).describe_directions().effective_rank
     assert found == pytest.approx({name: plain_rank(term) for name, term in terms.items()})
 
 
@@ -105,7 +105,7 @@ def test_effective_rank_counts_directions_whatever_the_number_of_images():
         for _ in range(40):
             terms["cls"][:, :] = 0
             terms["cls"][:, :6] = 3 * generator.standard_normal((n, 6)) + 7
-            ranks.append(describe_directions(feed(terms, batch_size=n)).effective_rank["cls"])
+            ranks.append(feed(terms, batch_size=n).describe_directions().effective_rank["cls"])
         # The standard error of these means is 0.1 of 40 images and 0.01 of 400.
         assert np.mean(ranks) == pytest.approx(6, abs=0.3 if n == 40 else 0.05)
 
@@ -113,7 +113,7 @@ def test_effective_rank_counts_directions_whatever_the_number_of_images():
 def test_identical_terms_share_the_variance_of_their_leading_directions():
     terms = make_terms(50, 24)
     terms["registers"] = 3 * terms["patches"] + 5
-    pair = describe_directions(feed(terms)).pairs["registers"]["patches"]
+    pair = feed(terms).describe_directions().pairs["registers"]["patches"]
     assert pair.principal_angles_deg == pytest.approx([0] * 10, abs=1e-5)
     values = np.linalg.svd(terms["patches"] - terms["patches"].mean(axis=0), compute_uv=False) ** 2
     assert pair.shared_variance == pytest.approx(values[:10].sum() / values.sum(), abs=1e-12)
@@ -122,7 +122,7 @@ def test_identical_terms_share_the_variance_of_their_leading_directions():
 def test_orthogonal_terms_share_nothing():
     terms = make_terms(50, 24)
     terms["registers"][:, 12:] = terms["patches"][:, :12] = 4
-    pairs = describe_directions(feed(terms)).pairs
+    pairs = feed(terms).describe_directions().pairs
     for pair in (pairs["registers"]["patches"], pairs["patches"]["registers"]):
         assert pair.principal_angles_deg == pytest.approx([90] * 10, abs=1e-5)
         assert pair.shared_variance == pytest.approx(0, abs=1e-12)
@@ -131,7 +131,7 @@ def test_orthogonal_terms_share_nothing():
 def test_a_term_of_few_directions_is_compared_by_those():
     terms = make_terms(50, 24)
     terms["cls"] = 7 + terms["cls"][:, :3] @ np.random.default_rng(1).standard_normal((3, 24))
-    pairs = describe_directions(feed(terms)).pairs
+    pairs = feed(terms).describe_directions().pairs
     assert len(pairs["cls"]["patches"].principal_angles_deg) == 3
     assert pairs["patches"]["cls"].shared_variance_if_unrelated == pytest.approx(3 / 24)
     angles = np.rad2deg(subspace_angles(leading_of(terms["cls"]), leading_of(terms["skip"])))[::-1]
@@ -141,14 +141,14 @@ def test_a_term_of_few_directions_is_compared_by_those():
 def test_unrelated_terms_share_what_is_said_of_them():
     shared = []
     for seed in range(30):
-        pairs = describe_directions(feed(make_terms(60, 40, seed), batch_size=60)).pairs
+        pairs = feed(make_terms(60, 40, seed), batch_size=60).describe_directions().pairs
         shared += [pair.shared_variance for row in pairs.values() for pair in row.values()]
     assert np.mean(shared) == pytest.approx(10 / 40, abs=0.01)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 2 * NUM_DIRECTIONS - 1, 2 * NUM_DIRECTIONS])
 def test_few_images_have_no_directions(n):
-    found = describe_directions(feed(make_terms(n, 24)))
+    found = feed(make_terms(n, 24)).describe_directions()
     assert bool(found.pairs) == (n == 20)
     assert set(found.effective_rank) == set(TERMS)
     assert all(math.isnan(rank) == (n < 4) for rank in found.effective_rank.values())
@@ -158,7 +158,7 @@ def test_a_constant_term_is_left_out():
     terms = make_terms(50, 24)
     terms["skip"][:] = terms["skip"][0]
     for dtype in (torch.float32, torch.float64):
-        found = describe_directions(feed(terms, dtype=dtype))
+        found = feed(terms, dtype=dtype).describe_directions()
         assert set(found.pairs) == {"cls", "registers", "patches"}
         assert set(found.pairs["cls"]) == {"registers", "patches"}
         assert math.isnan(found.effective_rank["skip"])
@@ -172,4 +172,4 @@ def test_order_batches_and_merging_change_nothing(seed, batch_size, cut):
     order = [int(i) for i in np.random.default_rng(seed).permutation(40)]
     merged = feed(terms, order[:cut], batch_size)
     merged.merge(feed(terms, order[cut:], batch_size + 1))
-    assert_same(describe_directions(feed(terms)), describe_directions(merged), 1e-9)
+    assert_same(feed(terms).describe_directions(), merged.describe_directions(), 1e-9)

@@ -17,7 +17,7 @@ from vitscope.metrics.feature_plan import FeaturePlan, make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.jackknife import NUM_BLOCKS, compute_interval
 from vitscope.metrics.moments import add_rows, make_moments, shift_moments
-from vitscope.metrics.row_store import RowStore
+from vitscope.metrics.stores import RowStore
 from vitscope.metrics.sums import Batch
 
 GROUPS = ("cls", "registers", "patches")

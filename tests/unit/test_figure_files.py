@@ -76,11 +76,11 @@ def drawn(tmp_path_factory):
 def draw_some(root, names=""):
     """Every figure of the results that can be drawn, of those whose names begin so."""
     figures = {}
-    for planned in plan_figures(load_results([root])):
-        if not planned.name.startswith(names):
+    for name, draw in plan_figures(load_results([root])):
+        if not name.startswith(names):
             continue
         try:
-            figures[planned.name] = planned.draw().figure
+            figures[name] = draw().figure
         except (NothingToDrawError, ResultError):
             continue
     return figures
@@ -113,7 +113,7 @@ def assert_all_finite(figure):
 @pytest.mark.parametrize("name", [*OF_ALL_MODELS, "fig7_norms", "fig8", "fig9", "fig3b"])
 def test_nothing_written_is_cut_off_or_over_something_else(many, name):
     plans = plan_figures(load_results([many]))
-    figure = next(plan for plan in plans if plan.name.startswith(name)).draw().figure
+    figure = next(draw for planned, draw in plans if planned.startswith(name))().figure
     renderer = lay_out(figure)
     whole = figure.bbox
     boxes = [legend.get_window_extent(renderer) for legend in figure.legends]
@@ -371,7 +371,7 @@ def test_two_hundred_models_keep_their_files_apart(tmp_path):
         name = summary.model.id + (str(place) if place else "")
         summary = change(summary, name, "model", "id")
         write_result(tmp_path / str(place), summary, columns)
-    names = [plan.name for plan in plan_figures(load_results([tmp_path]))]
+    names = [name for name, _ in plan_figures(load_results([tmp_path]))]
     assert len(names) == len({name.casefold() for name in names})
 
 
@@ -390,9 +390,9 @@ def test_the_command_says_what_it_drew_and_what_not(few, tmp_path, capsys):
 
 
 def test_every_family_of_the_paper_is_on_the_figures_of_all_models(many):
-    plans = {plan.name: plan for plan in plan_figures(load_results([many]))}
-    shown = {result.family for result in plans["variance_share"].draw().data.shown}
+    plans = dict(plan_figures(load_results([many])))
+    shown = {result.family for result in plans["variance_share"]().data.shown}
     assert shown == set(FAMILIES)
-    assert {r.family for r in plans["fig6_residual_cka"].draw().data.shown} == {"DINOv2"}
-    others = {r.family for r in plans["fig8_residual_cka"].draw().data.shown}
+    assert {r.family for r in plans["fig6_residual_cka"]().data.shown} == {"DINOv2"}
+    others = {r.family for r in plans["fig8_residual_cka"]().data.shown}
     assert others == set(FAMILIES) - {"DINOv2"}

@@ -58,7 +58,7 @@ def test_patch_share_shows_means_and_who_has_no_registers():
     drawing = draw_figure("patch_share", models)
     (panel,) = drawing.figure.axes
     dots = [line.get_ydata() for line in panel.lines if line.get_marker() == "o"]
-    shown = [model for model in models if model.num_registers]
+    shown = [model for model in models if model.summary.model.num_registers]
     means = [model.read_column("patch_share").mean() for model in shown]
     assert np.ravel(dots) == pytest.approx(means)
     assert [m.label for m in drawing.data.shown] == [m.label for m in shown]

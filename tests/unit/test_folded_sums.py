@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from vitscope.errors import VitscopeError
 from vitscope.files import storage
 from vitscope.files.disk_errors import plain_disk_errors
-from vitscope.metrics import feature_sums, moment_store
+from vitscope.files.tensor_files import write_tensors
+from vitscope.metrics import feature_sums, stores
 from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
-from vitscope.metrics.gram_ledger import estimate_gram_ledger
 from vitscope.metrics.jackknife import NUM_BLOCKS
-from vitscope.metrics.moment_store import MomentStore
 from vitscope.metrics.moments import PairMoments
+from vitscope.metrics.stores import MomentStore
 from vitscope.metrics.sums import Batch
 
 PLAN = make_plan(("patches",), has_skip=True, has_embedding=False, renormalize=False)
@@ -62,7 +62,7 @@ def flat_estimates(sums):
     for total, parts in PLAN.shares.items():
         for share in (sums.estimate_share(total, part) for part in parts):
             found += [share.value, *(share.ci95 or ())]
-        for row in estimate_gram_ledger(sums, total).values():
+        for row in sums.estimate_gram_ledger(total).values():
             found += [x for share in row.values() for x in (share.biased, share.unbiased)]
     return np.array(found)
 
@@ -204,13 +204,16 @@ def test_a_full_disk_leaves_the_sums_as_they_were(monkeypatch, tmp_path):
     written = []
 
     def write(path, tensors, metadata=None):
+        if path.parent == tmp_path:  # rows
+            write_tensors(path, tensors, metadata)
+            return
         written.append(path)
         if len(written) == len(PLAN.pairs):
             with plain_disk_errors(path):  # as `write_tensors` does
                 raise OSError(errno.ENOSPC, "No space left on device")
         path.write_bytes(b"")
 
-    monkeypatch.setattr(moment_store, "write_tensors", write)
+    monkeypatch.setattr(stores, "write_tensors", write)
     rest = {name: value[FULL_AT:] for name, value in features.items()}
     with pytest.raises(VitscopeError, match="No space left on device"):
         sums.update(Batch(rest, blocks[FULL_AT:].tolist()))
@@ -255,7 +258,6 @@ _MEASURE = """
 import resource, sys, torch
 from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
-from vitscope.metrics.gram_ledger import estimate_gram_ledger
 from vitscope.metrics.sums import Batch
 
 torch.set_num_threads(1)
@@ -266,7 +268,7 @@ for _ in range(int(sys.argv[1]) // 250):
     rows = {name: torch.randn(250, 32, generator=generator) for name in plan.kept}
     sums.update(Batch(rows, [k % 10 for k in range(250)]))
 sums.estimate_cka("residual", "patches")
-estimate_gram_ledger(sums, "residual")
+sums.estimate_gram_ledger("residual")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from reference_jackknife import ratio_interval
 from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
-from vitscope.metrics.gram_ledger import estimate_gram_ledger
 from vitscope.metrics.jackknife import NUM_BLOCKS
 from vitscope.metrics.sums import Batch
 
@@ -104,7 +103,7 @@ def test_shares_and_intervals_equal_the_gram_matrix_form(n, dim, total, renormal
     features, blocks = make_features(plan, n, dim), np.arange(n) ** 2 % 7
     sums = feed(plan, features, blocks, range(n), 9)
     assert any(name.startswith("reference") for name in sums.save()) == (dim == 3)
-    found = flat(estimate_gram_ledger(sums, total))
+    found = flat(sums.estimate_gram_ledger(total))
     terms = pick(features, TOTALS[total])
     biased, unbiased = gram_shares(terms), unbiased_shares(terms)
     assert found.keys() == biased.keys()
@@ -124,9 +123,7 @@ def test_shares_and_intervals_equal_the_gram_matrix_form(n, dim, total, renormal
 def test_shares_sum_to_one_and_are_symmetric(total):
     plan = make_plan(GROUPS, has_skip=True, has_embedding=False, renormalize=False)
     features = make_features(plan, 60, 12)
-    found = flat(
-        estimate_gram_ledger(feed(plan, features, np.arange(60) % 10, range(60), 7), total)
-    )
+    found = flat(feed(plan, features, np.arange(60) % 10, range(60), 7).estimate_gram_ledger(total))
     for estimator in ("biased", "unbiased"):
         shares = [getattr(share, estimator) for share in found.values()]
         assert sum(shares) == pytest.approx(1, abs=1e-12)
@@ -138,7 +135,7 @@ def test_terms_that_undo_one_another_have_a_negative_share():
     features = make_features(plan, 40, 5)
     features["term/skip"] = features["term/patches"] * -0.5
     found = flat(
-        estimate_gram_ledger(feed(plan, features, np.arange(40) % 10, range(40), 7), "residual")
+        feed(plan, features, np.arange(40) % 10, range(40), 7).estimate_gram_ledger("residual")
     )
     # X = X_p / 2, so the patches' own share is 4, the skip's 1, and each cross share −2.
     for estimator in ("biased", "unbiased"):
@@ -161,14 +158,14 @@ def test_order_batches_folding_and_merging_change_nothing(seed, n, batch_size, c
     merged = feed(plan, features, blocks, order[:split], batch_size)
     merged.merge(feed(plan, features, blocks, order[split:], batch_size + 1))
     for total in ("attention", "residual"):
-        assert_same(estimate_gram_ledger(whole, total), estimate_gram_ledger(merged, total), 1e-8)
+        assert_same(whole.estimate_gram_ledger(total), merged.estimate_gram_ledger(total), 1e-8)
 
 
 def test_a_constant_term_has_no_part_and_a_constant_total_no_shares():
     plan = make_plan(("cls", "patches"), has_skip=True, has_embedding=False, renormalize=False)
     features, blocks = make_features(plan, 30, 4), np.arange(30) % 10
     features["term/skip"][:] = features["term/skip"][0]
-    found = flat(estimate_gram_ledger(feed(plan, features, blocks, range(30), 7), "residual"))
+    found = flat(feed(plan, features, blocks, range(30), 7).estimate_gram_ledger("residual"))
     for (a, b), share in found.items():
         for value in (share.biased, share.unbiased):
             assert (value == pytest.approx(0, abs=1e-12)) == ("skip" in (a, b))
@@ -176,7 +173,7 @@ def test_a_constant_term_has_no_part_and_a_constant_total_no_shares():
         features[name][:] = features[name][0]
     constant = feed(plan, features, blocks, range(30), 7)
     for total in ("attention", "residual"):
-        for share in flat(estimate_gram_ledger(constant, total)).values():
+        for share in flat(constant.estimate_gram_ledger(total)).values():
             assert math.isnan(share.biased)
             assert math.isnan(share.unbiased)
             assert share.ci95 is None
@@ -187,7 +184,7 @@ def test_few_images_have_no_interval_and_one_has_no_share(blocks):
     plan = make_plan(("cls", "patches"), has_skip=True, has_embedding=False, renormalize=False)
     n = len(blocks)
     features = make_features(plan, n, 6)
-    found = flat(estimate_gram_ledger(feed(plan, features, blocks, range(n), 1), "residual"))
+    found = flat(feed(plan, features, blocks, range(n), 1).estimate_gram_ledger("residual"))
     assert all(share.ci95 is None for share in found.values())
     if n == 1:
         assert all(math.isnan(share.biased) for share in found.values())
@@ -204,7 +201,7 @@ def test_a_pooling_query_has_one_term_which_is_everything():
     features = make_features(plan, 30, 4)
     sums = feed(plan, features, np.arange(30) % 10, range(30), 7)
     for total in ("attention", "residual"):
-        share = estimate_gram_ledger(sums, total)["patches"]["patches"]
+        share = sums.estimate_gram_ledger(total)["patches"]["patches"]
         assert (share.biased, share.unbiased, *share.ci95) == pytest.approx((1, 1, 1, 1))
 
 
@@ -217,7 +214,7 @@ def test_shares_of_many_directions_are_right_where_the_biased_ones_are_not(n):
     for _ in range(30):
         features = {name: generator.standard_normal((n, 300)) for name in plan.kept}
         sums = feed(plan, features, np.arange(n) % 10, range(n), n)
-        found.append(estimate_gram_ledger(sums, "residual")["patches"])
+        found.append(sums.estimate_gram_ledger("residual")["patches"])
     for part in ("patches", "skip"):
         shares = [row[part].unbiased for row in found]
         assert np.mean(shares) == pytest.approx(0.25, abs=4 * np.std(shares) / math.sqrt(30))

@@ -138,7 +138,7 @@ def test_every_number_of_a_figure_is_on_its_charts_and_in_its_table(made):
         ]
         drawn = [tuple(row[k] for k in ("model", "term", "value", "low", "high")) for row in rows]
         assert Counter(drawn) == Counter(numbers), entry.key
-        cells = Counter(cell for row in figure.table.rows for cell in row)
+        cells = Counter(cell for row in figure.table.sections[0] for cell in row)
         told = Counter(write_interval(p.number, percent=figure.data.percent) for p in points)
         assert all(sum(n for c, n in cells.items() if c.endswith(t)) >= n for t, n in told.items())
 

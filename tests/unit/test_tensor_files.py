@@ -11,7 +11,7 @@ from vitscope.files.storage import staged_folder
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
-from vitscope.metrics.row_store import RowStore
+from vitscope.metrics.stores import RowStore
 from vitscope.metrics.sums import Batch
 
 PLAN = make_plan(("patches",), has_skip=True, has_embedding=False, renormalize=False)

@@ -1,10 +1,4 @@
-"""open_clip: its own `VisionTransformer`, and towers that are timm models with a projection on top.
-
-- Attention must be torch's packed module; every other kind in open_clip is refused by name.
-- Weights trained with QuickGELU run with QuickGELU, whatever the architecture's name says.
-- An unsupported tower is refused before its weights are fetched.
-- Without a network the failure is immediate: weights are looked up before the text tower is built.
-"""
+"""open_clip: its own `VisionTransformer`, and towers that are timm models with a projection."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -1,9 +1,4 @@
-"""Find the adapter for a model id or module: the one place that maps models to libraries.
-
-- Importing this file imports no model library; each is imported when one of its models is
-  requested.
-- An unknown id fails with a one-line message that names the nearest matches.
-"""
+"""Find the adapter of a model id or module; a model library is imported when it is needed."""
 
 import re
 import textwrap
@@ -208,24 +203,27 @@ def _describe_near(model_id: str) -> str:
 
 
 class _Library(NamedTuple):
-    """Module of a library's adapter, and the names of its functions that load and adapt models."""
+    """The adapter of a library."""
 
-    home: str
-    load: str
-    make: str
+    home: str  # its module
+    load: str  # name of the function that loads a model by its name
+    make: str  # name of the function that adapts a module
+    has_prefix: bool = True  # whether ids start with the library's name and a colon
+    takes_file: bool = False  # whether a file of weights may follow the name after an @
 
     def find(self, function: str) -> Any:
         return getattr(import_module(f"vitscope.adapters.{self.home}"), function)
 
 
 _LIBRARIES: Mapping[str, _Library] = {
-    "transformers": _Library("transformers", "load_transformers", "make_transformers_adapter"),
+    "transformers": _Library(
+        "transformers", "load_transformers", "make_transformers_adapter", has_prefix=False
+    ),
     "open_clip": _Library("open_clip", "load_open_clip", "make_open_clip_adapter"),
-    "timm": _Library("timm", "load_timm", "make_timm_adapter"),
-    "torchhub": _Library("torch_hub", "load_hub", "make_hub_adapter"),
+    "timm": _Library("timm", "load_timm", "make_timm_adapter", takes_file=True),
+    "torchhub": _Library("torch_hub", "load_hub", "make_hub_adapter", takes_file=True),
 }
-_PREFIXES = ("timm", "torchhub", "open_clip")
-"""Libraries whose ids start with their name and a colon."""
+_PREFIXES = {name for name, library in _LIBRARIES.items() if library.has_prefix}
 
 
 def _load_from(library: str, name: str) -> ViTAdapter:
@@ -234,12 +232,12 @@ def _load_from(library: str, name: str) -> ViTAdapter:
             f"open_clip:{name} needs the package open_clip, which is not installed: "
             "pip install 'vitscope[open-clip]'"
         )
-    load = _LIBRARIES[library].find(_LIBRARIES[library].load)
+    own = _LIBRARIES[library]
     words: list[str | Path | None] = [name]
-    if library in {"timm", "torchhub"}:
+    if own.takes_file:
         architecture, _, checkpoint = name.partition("@")
         words = [architecture, Path(checkpoint).expanduser() if checkpoint else None]
-    adapter: ViTAdapter = load(*words)
+    adapter: ViTAdapter = own.find(own.load)(*words)
     return adapter
 
 

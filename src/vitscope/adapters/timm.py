@@ -1,11 +1,6 @@
 """timm: `VisionTransformer` (DINOv2, DeiT III, CLIP, DINO, …) and `Eva` (DINOv3, EVA-02, …).
 
-- Supported classes and settings are listed; everything else is refused by name, before anything is
-  fetched.
-- The global feature is the one timm returns, except that where timm averages patches although there
-  is a [CLS] token, the [CLS] token is used and the model's notes say so.
-- Weights come from timm's own repositories or from a file, always as data, never as code.
-- Published weights run with the activation they were trained with, or are refused.
+Where timm averages patches although there is a [CLS] token, the [CLS] token is used and noted.
 """
 
 import math

@@ -1,9 +1,6 @@
-"""Parts of timm's blocks and pooling heads.
+"""Parts of timm's blocks and pooling heads; what is not listed is refused by name.
 
-- Supported classes and settings are listed; everything else is refused by name.
-- Queries and keys are recorded at `q_norm` and `k_norm`, which timm calls even where they are
-  identities; values at their projection. Whatever passes through no module is recomputed from the
-  input.
+Queries and keys are recorded at `q_norm` and `k_norm`, which timm calls even as identities.
 """
 
 from functools import partial

@@ -17,10 +17,7 @@ _OF_SHAPES = re.compile(r"\bshape|\bsize")  # in errors about a position table t
 
 
 def lacks_layer_scale(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
-    """Whether the weights have a layer scale that the architecture is built without.
-
-    UNI and other pathology models are plain timm architectures with `init_values`.
-    """
+    """Whether weights (UNI and others) have a layer scale the architecture is built without."""
     tower: Any = module
     held = {"blocks.0.ls1.gamma", "blocks.0.gamma_1"} & weights.keys()
     return bool(held) and type(getattr(tower.blocks[0], "ls1", None)) is nn.Identity

@@ -1,11 +1,6 @@
 """The torch.hub code of DINOv2 and DINOv3 (`DinoVisionTransformer`), recognised by its structure.
 
-- Only code from the two publishers' repositories is run, and only for the models listed here.
-- The classes cannot be imported without running that code, so a model is recognised by the names of
-  its classes and their parts; an unlisted part is refused by name.
-- Weights are read as data, never as code, whatever the publisher's code requests.
-- Queries, keys and values are the output of the `qkv` module, whichever kernel follows it
-  (xformers, scaled_dot_product_attention, plain); it includes DINOv3's masked key bias.
+Only code of the two publishers is run, and only for the models listed here.
 """
 
 import os

@@ -1,14 +1,6 @@
 """transformers: DINOv2 (with registers), DINOv3, ViT, DeiT, CLIP and SigLIP vision towers.
 
-- A model with a classifier or a text tower is reduced to its vision tower; CLIP's projection is
-  kept, because it is part of the feature that users get.
-- Position embeddings are resampled only if the input size differs from the model's own, so that at
-  its own size the computation is exactly that of transformers.
-- Supported classes are listed by library and exact name; a subclass may compute something else.
-- Every child module and parameter of a layer and its attention must be known, so that a newer
-  version with an extra gate or norm is refused by name rather than misread.
-- Queries, keys and values are the outputs of the module's own projections, whichever attention
-  kernel follows.
+All classes, modules and parameters must be known, so that a new version is refused, not misread.
 """
 
 from collections.abc import Collection, Sequence

@@ -1,10 +1,4 @@
-"""Load a vision tower from a folder written by `save_pretrained`, without running its code.
-
-- The class is chosen by model type from a list; code in a repository is never executed.
-- Weights are read from safetensors, or by PyTorch with `weights_only=True`.
-- Weights must fit exactly: a model with a part left random is refused, and so are tower weights
-  that the model has no place for.
-"""
+"""Load a vision tower from a folder written by `save_pretrained`, as data and never as code."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -1,8 +1,4 @@
-"""Read a transformers model's preprocessing from the settings of its image processor.
-
-The processor itself is not run, but vitscope's pixels equal its pixels. A setting that changes
-pixels and has no counterpart in `Preprocessing` is refused by name.
-"""
+"""Read preprocessing from the settings of an image processor, which gives the same pixels."""
 
 import math
 from collections.abc import Mapping

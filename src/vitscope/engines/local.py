@@ -9,29 +9,22 @@ R = TypeVar("R")
 
 @runtime_checkable
 class Engine(Protocol):
-    """Maps a function over items, each exactly once, in any order.
-
-    Attributes:
-        shares_files: Whether the caller can read the files that workers write. If not, everything
-            to be kept must be in the workers' return values.
-        is_lead: Whether this process finishes the work; one of all processes that make the same
-            calls.
-    """
+    """Maps a function over items, each exactly once, in any order."""
 
     @property
-    def shares_files(self) -> bool: ...  # noqa: D102
+    def shares_files(self) -> bool:
+        """Whether the caller can read what workers write; else only what they return is kept."""
+        ...
 
     @property
-    def is_lead(self) -> bool: ...  # noqa: D102
+    def is_lead(self) -> bool:
+        """Whether this process finishes the work; one of all that make the same calls."""
+        ...
 
     def run(
         self, make_worker: Callable[[], Callable[[T], R]], items: Sequence[T]
     ) -> Generator[tuple[int, R], None, None]:
-        """Process all items, or those assigned to this process.
-
-        After the lead's last result every item is done. Exhaust or close the iterator; otherwise
-        its workers stay alive.
-        """
+        """Process this process's items; exhaust or close the iterator, or workers stay alive."""
         ...
 
     def barrier(self) -> None:

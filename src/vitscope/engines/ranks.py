@@ -1,10 +1,6 @@
-"""One program in many processes, started by torchrun; each processes its share of the items.
+"""Items shared among the processes of torchrun, which wait by its key-value store.
 
-    torchrun --nproc-per-node 8 -m vitscope audit …
-
-Ranks exchange no tensors, so there is no process group: they synchronise through torchrun's
-key-value store. Unlike a collective barrier, waiting has no timeout, ends at once if a rank fails,
-and can be interrupted by Ctrl-C or torchrun's signal.
+Unlike a collective barrier, that has no timeout and ends at once if a rank fails.
 """
 
 import os
@@ -32,11 +28,7 @@ def detect_engine() -> Engine:
 
 
 class RanksEngine:
-    """Rank r of w processes every w-th item, starting with item r; rank 0 is the lead.
-
-    Every rank must make the same calls in the same order. Ranks on several machines share files
-    only on a common file system.
-    """
+    """Rank r of w processes every w-th item from r on; rank 0 leads; all make the same calls."""
 
     shares_files = True
 

@@ -1,17 +1,6 @@
 """Map items over a Ray cluster: each actor holds a model and processes one item at a time.
 
-Ray Core is used, not Ray Data. There are few items; each takes minutes and yields a folder of
-tables and sums, and a worker holds a model of up to billions of parameters. Ray Data is made for
-the opposite, streams of many small rows: results would pass through the object store as rows, and a
-lost block would be recomputed with everything it depends on. Here only the lost item is processed
-again.
-
-Workers share no disk with the calling process: only their return values are kept. Returned arrays
-are read-only, because they lie in the object store.
-
-Ray's dashboard and usage reports are off, and the output of workers stays in Ray's logs. If started
-by `uv run`, Ray rebuilds the environment of every worker from the working folder, which it uploads
-first: set `RAY_ENABLE_UV_RUN_RUNTIME_ENV=0` if vitscope is installed on the nodes.
+Ray Core, not Ray Data: there are few items, each of minutes, and only a lost item is done again.
 """
 
 import logging
@@ -51,11 +40,7 @@ _MOST_LOSSES = 3
 
 
 class RayEngine:
-    """Maps items over actors of a Ray cluster; a worker that dies is replaced.
-
-    An item is tried up to three times if workers die while processing it. Exceptions of the
-    function itself are raised again here, without another try.
-    """
+    """Maps items over actors of a Ray cluster; one that dies is replaced, up to twice per item."""
 
     shares_files = False
     is_lead = True
@@ -86,17 +71,11 @@ class RayEngine:
 
 
 class Crew(NamedTuple):
-    """Number of workers and resources of each.
+    """Number of workers and resources of each."""
 
-    Attributes:
-        num_workers: Number of workers, at least 1.
-        num_cpus: CPUs per worker; Ray limits its libraries to as many threads.
-        num_gpus: GPUs per worker, 0 or 1.
-    """
-
-    num_workers: int
-    num_cpus: int
-    num_gpus: int
+    num_workers: int  # number of workers, at least 1
+    num_cpus: int  # CPUs per worker; Ray limits its libraries to as many threads
+    num_gpus: int  # GPUs per worker, 0 or 1
 
 
 def plan_crew(nodes: Sequence[tuple[int, int]], num_workers: int | None) -> Crew:

@@ -1,9 +1,4 @@
-"""What a figure shows, independent of how it is drawn: numbers as tidy rows, notes, omissions.
-
-The modules `contributions`, `depths`, `anatomy`, `pairs`, `image_numbers` and `explained` read
-results into a `FigureData`. `rendering` draws it with matplotlib, the report with Vega-Lite, and
-its rows are also saved as CSV.
-"""
+"""What a figure shows, as tidy rows, notes and omissions; matplotlib, Vega-Lite and CSV show it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,25 +32,15 @@ class NothingToDrawError(VitscopeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One number of a figure.
+    """One number of a figure."""
 
-    Attributes:
-        model: The result it belongs to.
-        number: The number with its interval.
-        panel: Key of its panel.
-        term: Term, token or kind of number; empty if the panel says it.
-        other: The second of a pair of terms, or the row of a grid.
-        x: Horizontal position: a size, a depth, a name.
-        p: p value against no association, corrected for the number of rows.
-    """
-
-    model: ModelResult
+    model: ModelResult  # the result it belongs to
     number: Interval
-    panel: str = ""
-    term: str = ""
-    other: str = ""
-    x: float | str = ""
-    p: float | None = None
+    panel: str = ""  # key of its panel
+    term: str = ""  # term, token or kind of number; empty if the panel says it
+    other: str = ""  # the second of a pair of terms, or the row of a grid
+    x: float | str = ""  # horizontal position: a size, a depth, a name
+    p: float | None = None  # p value against no association, corrected for the number of rows
 
     @property
     def is_significant(self) -> bool:
@@ -65,32 +50,20 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class FigureData:
-    """What a figure shows.
+    """What a figure shows."""
 
-    Attributes:
-        points: Its numbers, in the order of display.
-        notes: Notes on the numbers, in sentences.
-        shown: Results on the figure.
-        omitted: Reason for each omitted result, by its label.
-        heading: Title of the figure; empty if the panels say it.
-        axis: Label of the numbers' axis.
-        titles: Titles of panels, where they differ from the keys.
-        limits: Limits of that axis; None to fit the numbers.
-        percent: Whether the numbers are fractions, shown in percent.
-        highlight: The token to highlight; None if there is none.
-        images: Numbers of each image, by the result's folder, if their distribution is shown.
-    """
-
-    points: tuple[Point, ...]
-    notes: tuple[str, ...]
-    shown: tuple[ModelResult, ...]
-    omitted: Mapping[str, str]
-    heading: str = ""
-    axis: str = ""
+    points: tuple[Point, ...]  # its numbers, in the order of display
+    notes: tuple[str, ...]  # notes on the numbers, in sentences
+    shown: tuple[ModelResult, ...]  # results on the figure
+    omitted: Mapping[str, str]  # reason for each omitted result, by its label
+    heading: str = ""  # title of the figure; empty if the panels say it
+    axis: str = ""  # label of the numbers' axis
+    # titles of panels, where they differ from the keys
     titles: Mapping[str, str] = field(default_factory=dict)
-    limits: tuple[float, float] | None = None
-    percent: bool = False
-    highlight: str | None = None
+    limits: tuple[float, float] | None = None  # limits of that axis; None to fit the numbers
+    percent: bool = False  # whether the numbers are fractions, shown in percent
+    highlight: str | None = None  # the token to highlight; None if there is none
+    # numbers of each image, by the result's folder, if their distribution is shown
     images: Mapping[Path, tuple[Values, ...]] = field(default_factory=dict)
 
     @property
@@ -126,16 +99,12 @@ def group_points(points: Iterable[Point], key: Callable[[Point], T]) -> dict[T, 
 
 @dataclass(frozen=True)
 class Selection(Generic[T]):
-    """Results that have what a figure needs, with the numbers read from them.
+    """Results that have what a figure needs, with the numbers read from them."""
 
-    Attributes:
-        found: What was read, by result, in order of family and size.
-        omitted: Reason for each other result, by its label.
-        choices: Non-default settings, and those in which the results differ, one sentence each.
-    """
-
+    # what was read, by result, in order of family and size
     found: tuple[tuple[ModelResult, T], ...]
-    omitted: Mapping[str, str]
+    omitted: Mapping[str, str]  # reason for each other result, by its label
+    # non-default settings, and those in which the results differ, one sentence each
     choices: tuple[str, ...] = ()
 
     @property

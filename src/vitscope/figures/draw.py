@@ -38,21 +38,13 @@ _METADATA: Mapping[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class DrawnFigure:
-    """A figure on disk.
+    """A figure on disk."""
 
-    Attributes:
-        name: Name of the figure, the same for every set of results.
-        files: Its files, one per format.
-        table: Its numbers as CSV.
-        shown: Results on the figure.
-        omitted: Reason for each omitted result, by its label.
-    """
-
-    name: str
+    name: str  # name of the figure, the same for every set of results
     files: tuple[Path, ...]
-    table: Path
-    shown: tuple[ModelResult, ...]
-    omitted: Mapping[str, str]
+    table: Path  # its numbers as CSV
+    shown: tuple[ModelResult, ...]  # results on the figure
+    omitted: Mapping[str, str]  # reason for each omitted result, by its label
 
     def describe(self) -> dict[str, Any]:
         """Its entry in the index."""
@@ -77,17 +69,11 @@ class DrawnFigure:
 
 @dataclass(frozen=True)
 class FigureFolder:
-    """The figures that `draw_figures` drew and those it skipped.
-
-    Attributes:
-        folder: Folder of the figures.
-        drawn: The figures.
-        skipped: Reason for each figure that could not be drawn, by its name.
-    """
+    """The figures that `draw_figures` drew and those it skipped."""
 
     folder: Path
     drawn: tuple[DrawnFigure, ...]
-    skipped: Mapping[str, str]
+    skipped: Mapping[str, str]  # reason for each figure that could not be drawn, by its name
 
     @property
     def files(self) -> list[Path]:
@@ -118,13 +104,13 @@ def draw_figures(
     drawn: list[DrawnFigure] = []
     skipped: dict[str, str] = {}
     with staged_folder(target, replaces=is_figures if overwrite else never) as staging:
-        for planned in plan_figures(results, readout):
+        for name, draw in plan_figures(results, readout):
             try:
-                drawing = planned.draw()
+                drawing = draw()
             except (NothingToDrawError, ResultError) as reason:
-                skipped[planned.name] = str(reason)
+                skipped[name] = str(reason)
                 continue
-            drawn.append(_write_figure(drawing, planned.name, formats, staging, target))
+            drawn.append(_write_figure(drawing, name, formats, staging, target))
         found = FigureFolder(target, tuple(drawn), skipped)
         write_text(staging / "index.md", _write_page(found))
         index = {"figures": [one.describe() for one in drawn], "skipped": skipped}

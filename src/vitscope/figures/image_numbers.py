@@ -123,7 +123,7 @@ def _describe_covariates(results: Iterable[ModelResult], targets: Collection[str
 
 
 def _read_patch_shares(result: ModelResult) -> Values:
-    if result.num_registers == 0:
+    if result.summary.model.num_registers == 0:
         raise NothingToDrawError("no registers")
     shares = result.read_column("patch_share")
     if shares is None or not np.isfinite(shares).any():
@@ -138,7 +138,7 @@ def _spread(values: Values) -> Interval:
 
 
 def _read_pairs(result: ModelResult) -> tuple[Values, Values]:
-    if result.num_registers == 0:
+    if result.summary.model.num_registers == 0:
         raise NothingToDrawError("no registers")
     found = result.audit.interdependence
     kind = None if found is None else found.shares

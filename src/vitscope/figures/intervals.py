@@ -16,27 +16,16 @@ _FEWEST_FOR_CKA = 4
 
 @dataclass(frozen=True)
 class Interval:
-    """A number with the ends of its interval, all finite.
+    """A number with the ends of its interval, all finite."""
 
-    Attributes:
-        value: The estimate, or the mean of a distribution.
-        low: Lower end; None if there is no interval.
-        high: Upper end; None if there is no interval.
-        n: Number of images behind it; None for the result's number of images.
-    """
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    n: int | None = None
+    value: float  # the estimate, or the mean of a distribution
+    low: float | None = None  # lower end; None if there is no interval
+    high: float | None = None  # upper end; None if there is no interval
+    n: int | None = None  # number of images behind it; None for the result's number of images
 
     @property
     def errors(self) -> tuple[float, float]:
-        """Distances from the value to the two ends, zero where there is no interval.
-
-        A mean may be outside its own quantiles; the distance to the end on the wrong side is zero
-        then, and `panels.plot_intervals` draws both ends correctly.
-        """
+        """Distances to the two ends; zero without one, or where a mean is beyond an end."""
         low = self.value if self.low is None else self.low
         high = self.value if self.high is None else self.high
         return max(0.0, self.value - low), max(0.0, high - self.value)
@@ -54,15 +43,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class CkaInterval(Interval):
-    """An unbiased CKA with its interval, and the paper's estimator.
+    """An unbiased CKA with its interval, and the paper's estimator."""
 
-    Attributes:
-        biased: The biased CKA; None where it is undefined.
-        biased_if_unrelated: Its mean for outputs paired at random.
-    """
-
-    biased: float | None = None
-    biased_if_unrelated: float | None = None
+    biased: float | None = None  # the biased CKA; None where it is undefined
+    biased_if_unrelated: float | None = None  # its mean for outputs paired at random
 
 
 def make_interval(

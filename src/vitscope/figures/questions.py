@@ -54,30 +54,23 @@ _MAIN_FAMILY = "DINOv2"
 
 @dataclass(frozen=True)
 class Drawing:
-    """A matplotlib figure with its data.
-
-    Attributes:
-        figure: The figure.
-        data: What it shows.
-    """
+    """A matplotlib figure with its data."""
 
     figure: Figure
-    data: FigureData
+    data: FigureData  # what it shows
+
+
+Plan = tuple[str, Callable[[], Drawing]]
+"""Name of a figure's files, and what draws it or raises NothingToDrawError."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A figure that results may have.
+    """A figure that results may have."""
 
-    Attributes:
-        describe: Returns what it shows, or raises NothingToDrawError.
-        render: Draws it.
-        of_one: Whether it shows a single result.
-    """
-
-    describe: Callable[..., FigureData]
+    describe: Callable[..., FigureData]  # returns what it shows, or raises NothingToDrawError
     render: Callable[[FigureData], Figure]
-    of_one: bool = False
+    of_one: bool = False  # whether it shows a single result
 
 
 FIGURES: Mapping[str, Question] = {
@@ -202,30 +195,17 @@ def draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> 
     return Drawing(plot_explanations(opened, image_id, heads=heads), data)
 
 
-@dataclass(frozen=True)
-class PlannedFigure:
-    """A figure to be drawn.
-
-    Attributes:
-        name: Name of its files.
-        draw: Draws it, or raises NothingToDrawError.
-    """
-
-    name: str
-    draw: Callable[[], Drawing]
-
-
-def plan_figures(results: Results, readout: Readout = "attention") -> list[PlannedFigure]:
+def plan_figures(results: Results, readout: Readout = "attention") -> list[Plan]:
     """Every figure that the results could have."""
     plans = [
         *_plan_audits(results, readout),
         *_plan_one_shot(results, readout),
         *_plan_maps(results),
     ]
-    return sorted(plans, key=lambda plan: (not plan.name.startswith("fig"), plan.name))
+    return sorted(plans, key=lambda plan: (not plan[0].startswith("fig"), plan[0]))
 
 
-def _plan_audits(results: Results, readout: Readout) -> Iterator[PlannedFigure]:
+def _plan_audits(results: Results, readout: Readout) -> Iterator[Plan]:
     audits = [result for result in results if result.kind == "audit"]
     main = [result for result in audits if result.family == _MAIN_FAMILY]
     others = [result for result in audits if result.family != _MAIN_FAMILY]
@@ -236,43 +216,41 @@ def _plan_audits(results: Results, readout: Readout) -> Iterator[PlannedFigure]:
     ):
         for name, figure in figures.items():
             settings = {"readout": readout} if figure == "restricted_cka" else {}
-            yield PlannedFigure(name, partial(_draw_some, figure, chosen, whose, **settings))
+            yield name, partial(_draw_some, figure, chosen, whose, **settings)
     names: dict[Path, str] = {}
     for result in audits:
         names[result.folder] = name_apart(slug(result.label), names.values())
     for name, figure in OF_EACH_MODEL.items():
         if not audits:
-            yield PlannedFigure(name, partial(_refuse, "no audit among the results"))
+            yield name, partial(_refuse, "no audit among the results")
         for result in audits:
-            yield PlannedFigure(
-                f"{name}__{names[result.folder]}", partial(draw_figure, figure, [result])
-            )
+            yield f"{name}__{names[result.folder]}", partial(draw_figure, figure, [result])
 
 
-def _plan_one_shot(results: Results, readout: Readout) -> Iterator[PlannedFigure]:
+def _plan_one_shot(results: Results, readout: Readout) -> Iterator[Plan]:
     classifiers = list_classifiers(results)
     if not classifiers:
-        yield PlannedFigure("fig3b_one_shot", partial(_refuse, "no one-shot result among them"))
+        yield "fig3b_one_shot", partial(_refuse, "no one-shot result among them")
     for classifier in classifiers:
         for top in TOPS:
             name = f"fig3b_one_shot_{slug(classifier)}_{top}"
             settings = {"classifier": classifier, "top": top, "readout": readout}
-            yield PlannedFigure(name, partial(draw_figure, "one_shot", results, **settings))
+            yield name, partial(draw_figure, "one_shot", results, **settings)
 
 
-def _plan_maps(results: Results) -> Iterator[PlannedFigure]:
+def _plan_maps(results: Results) -> Iterator[Plan]:
     explanations = [result for result in results if result.kind == "explanation"]
     ids = (image.image_id for one in explanations for image in one.explanation.images)
     images = list(dict.fromkeys(ids))
     if not images:
-        yield PlannedFigure("fig4_maps", partial(_refuse, "no explained image among the results"))
+        yield "fig4_maps", partial(_refuse, "no explained image among the results")
     families = dict.fromkeys(result.family for result in explanations)
     for number, image_id in enumerate(images):
         # One sheet per family, or sheets would be too tall.
         for family in families:
             rows = [result for result in explanations if result.family == family]
             name = f"fig4_maps_{number:03d}__{slug(family)}"
-            yield PlannedFigure(name, partial(draw_image, rows, image_id))
+            yield name, partial(draw_image, rows, image_id)
 
 
 def _draw_some(figure: str, results: Results, whose: str, **settings: Any) -> Drawing:

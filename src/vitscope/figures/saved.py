@@ -52,15 +52,10 @@ _RECIPES = (
 
 @dataclass(frozen=True)
 class ModelResult:
-    """A saved result with its names in figures.
+    """A saved result with its names in figures."""
 
-    Attributes:
-        saved: The result, of any kind.
-        mark: Suffix that distinguishes results of the same name; empty if not needed.
-    """
-
-    saved: SavedResult
-    mark: str = ""
+    saved: SavedResult  # the result, of any kind
+    mark: str = ""  # suffix that distinguishes results of the same name; empty if not needed
 
     @property
     def folder(self) -> Path:
@@ -113,16 +108,6 @@ class ModelResult:
     def params_m(self) -> float | None:
         """Parameters of the vision tower in millions; None if not known."""
         return self.summary.model.num_params / 1e6 or None
-
-    @property
-    def depth(self) -> int:
-        """Blocks of the model."""
-        return self.summary.model.depth
-
-    @property
-    def num_registers(self) -> int:
-        """Register tokens of the model."""
-        return self.summary.model.num_registers
 
     @property
     def num_images(self) -> int:

@@ -12,11 +12,7 @@ from vitscope.errors import DiskError
 
 @contextmanager
 def plain_disk_errors(target: Path) -> Iterator[None]:
-    """Turn errors while writing a target into a one-line `DiskError`.
-
-    Every `OSError` inside counts as a write error, so the body must do nothing else: no reading of
-    other files, no model, no callback.
-    """
+    """Turn every `OSError` while writing a target into a `DiskError`; do nothing else inside."""
     try:
         with named_disk_errors(target):
             yield

@@ -1,8 +1,4 @@
-"""Locks that end with their process, on folders in use and on unfinished files beside a target.
-
-An unlocked leftover belongs to a killed process and may be removed. On a file system without locks
-nothing is treated as a leftover.
-"""
+"""Locks that end with their process, on folders in use and on unfinished files beside a target."""
 
 import errno
 import os
@@ -92,10 +88,7 @@ def new_beside(target: Path, purpose: Purpose, *, folder: bool) -> Iterator[Path
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove what killed processes left beside a target.
-
-    A folder that one of them had just moved aside is restored if nothing has taken its place.
-    """
+    """Remove what killed processes left beside a target; a folder just moved aside is restored."""
     target = target.resolve()
     for purpose in get_args(Purpose):
         ours = re.compile(re.escape(_prefix(target, purpose)) + _RANDOM)

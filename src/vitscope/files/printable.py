@@ -26,11 +26,7 @@ _START = re.compile(r"^(?=[#+=-])|^\d{1,9}(?=[.)])")
 
 
 def escape_markdown(text: str) -> str:
-    """Escape text so that it is shown literally on one line of Markdown.
-
-    Source:
-        CommonMark 0.31.2, sections 2.4 (backslash escapes) and 2.5 (entities).
-    """
+    """Escape text for one line of Markdown (CommonMark 0.31.2, sections 2.4 and 2.5)."""
     line = " ".join(text.split())
     escaped = _MARKUP.sub(r"\\\g<0>", line)
     escaped = _START.sub(r"\g<0>\\", escaped)

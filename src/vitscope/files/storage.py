@@ -186,10 +186,7 @@ def replace_json(path: Path, content: Any) -> None:
 
 
 def open_to_readers(path: Path) -> None:
-    """Give a file or folder the default permissions of new ones.
-
-    Libraries that write through temporary files leave theirs private to the user.
-    """
+    """Give what a library wrote through a private temporary file the default permissions."""
     # Reading the umask would mean changing it, for all threads of the process. A new file shows it
     # instead.
     probe = Path(f"{path}.{token_hex(4)}")

@@ -1,12 +1,6 @@
-"""Files of an unfinished run, kept beside its target so that it can resume after any interruption.
+"""Files of an unfinished run beside its target, to resume after any interruption.
 
-- A part is completely on the disk or absent: after kill -9, a power cut or a full disk the parts
-  finished before remain, even while parts are being removed.
-- A part whose bytes changed after it was finished is detected (`is_whole`).
-- Parts of another plan are never mixed in: the plan is saved before the first part.
-- Two runs never work on the same target at once.
-- Links are never followed and foreign files never removed: others may be able to write to the
-  folder too.
+A part is whole or absent, its plan comes first, links and foreign files are left alone.
 """
 
 import hashlib

@@ -1,8 +1,4 @@
-"""Image addresses: where an image is, and how to read its bytes.
-
-An address is small enough to be sent to other processes and machines by the hundred thousand. It
-holds no open file, and is all that is needed to read the image.
-"""
+"""Image addresses: where an image is, and how to read it; sent to other processes."""
 
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath

@@ -18,10 +18,7 @@ _UNKNOWN_SAMPLES = "unknown pixel mode"
 
 
 def widen_png_key(image: Image.Image, depth: int) -> None:
-    """Scale a PNG's transparent colour to 8 bits, as Pillow did with its pixels.
-
-    Pillow leaves it at the bit depth of the file, where it matches no pixel.
-    """
+    """Scale a PNG's transparent colour to 8 bits as its pixels, which Pillow omits to do."""
     key = image.info.get("transparency")
     if image.mode == "L" and depth < 8 and isinstance(key, int):
         image.info["transparency"] = key * 255 // (2**depth - 1)
@@ -40,11 +37,7 @@ def convert_to_rgb(image: Image.Image, background: int) -> Image.Image:
 
 
 def narrow_grey(image: Image.Image) -> Image.Image:
-    """Convert greyscale of more than 8 bits to 8, as in `decode_image`; other images are unchanged.
-
-    Which value is white follows from the mode and, for TIFF, from tags that only an opened file
-    has.
-    """
+    """Convert greyscale of more than 8 bits to 8, as in `decode_image`; others are unchanged."""
     deep = image.mode in ("I", "F") or image.mode.startswith("I;")
     return _to_8_bit(image) if deep else image
 

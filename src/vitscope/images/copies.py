@@ -1,9 +1,4 @@
-"""Find images with identical bytes before decoding any of them.
-
-Cheap comparisons come first: files and members of local archives are compared by size, those of
-equal size by their last bytes, and the remaining ones by all bytes. Rows of tables and objects in
-stores would have to be fetched for this, so their copies are found while they are read.
-"""
+"""Find local images with identical bytes before decoding: by size, by last bytes, then by all."""
 
 import stat
 from collections.abc import Callable, Hashable, Iterator, Sequence

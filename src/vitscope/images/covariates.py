@@ -76,12 +76,7 @@ def compute_covariates(
 def compute_segment_covariates(
     segments: Integer[np.ndarray, "height width"],
 ) -> dict[str, float]:
-    """Describe the segments of an image.
-
-    - `num_segments`: number of segments.
-    - `largest_segment`: area of the largest as a fraction of the image, unlabelled pixels included.
-    - `mean_segment`: mean area of the segments, as the same fraction.
-    """
+    """Number of segments, and area of the largest and on average, as parts of the image."""
     areas = np.unique(segments[segments != 0], return_counts=True)[1] / segments.size
     return {
         "num_segments": float(areas.size),

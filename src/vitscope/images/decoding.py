@@ -1,13 +1,6 @@
 """Decode and preprocess one image, from a file's bytes to the pixels a model is given.
 
-- An image is read as a viewer shows it: rotated as its EXIF says, transparency on a background,
-  CMYK converted to RGB, deep greyscale scaled rather than clipped, only the first frame of an
-  animation.
-- One exception: RGB images keep their values whatever their colour profile. Viewers would convert a
-  wide-gamut image, but the pipelines that models are trained with do not.
-- The result is always an image or an `ImageReadError`, so that no single image stops a run. Only
-  ordinary image formats are tried, never one that runs a program.
-- Pixels match the library named by the preprocessing bit for bit.
+RGB images keep their values whatever their colour profile, as in the pipelines of training.
 """
 
 import struct
@@ -121,10 +114,8 @@ def decode_image(
 ) -> Image.Image:
     """Decode an image as a viewer would show it.
 
-    Deep greyscale (16 bit, or whole numbers from 0 to 65535) is scaled to 8 bit. Floating-point
-    greyscale is accepted if it lies in [0, 1] and refused otherwise, because the values of black
-    and white are then unknown. CMYK is converted with its embedded colour profile, or by Pillow's
-    plain conversion if there is none or it is broken.
+    Deep greyscale (16 bit, or whole numbers from 0 to 65535) is scaled to 8 bit; floating-point
+    greyscale must lie in [0, 1]. CMYK is converted by its embedded colour profile if it is sound.
     """
     with open_image(data, least_size=least_size) as image:
         if image.format == "PNG":
@@ -192,10 +183,8 @@ def prepare_image(
 ) -> tuple[Image.Image, Float[Tensor, "channel height width"]]:
     """A model's input for an image, as an image and as a tensor.
 
-    The tensor matches the library named by `preprocessing.pipeline` bit for bit: torchvision's
-    Resize, CenterCrop, ToTensor and Normalize on a PIL image, or an image processor of
-    transformers. An image so elongated that it would have more than 67 megapixels when resized
-    whole is resampled only inside the crop, which may round differently.
+    The tensor matches the library named by `preprocessing.pipeline` bit for bit, except for images
+    so elongated that only the crop is resampled.
     """
     if preprocessing.pipeline == "given":
         return image, image.info[_PIXELS]

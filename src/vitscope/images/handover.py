@@ -1,10 +1,4 @@
-"""Transfer of batches from the reading processes.
-
-- A batch that cannot be transferred ends its process, which the run notices; the run never waits
-  for a lost batch.
-- If the machine's shared memory is too small for the prefetched batches (64 MB by default in a
-  container), batches are sent through pipes instead.
-"""
+"""Transfer of batches from reading processes, by shared memory or by pipes if it is small."""
 
 import os
 import shutil

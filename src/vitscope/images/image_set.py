@@ -1,9 +1,4 @@
-"""Sets of images: sampling them, and reading them in batches.
-
-- An unreadable image is counted and named in its batch; the others are processed.
-- Memory does not grow with the number of images, and batches are in the order of the set for any
-  number of reading processes.
-"""
+"""Sets of images: sampling them, and reading them in batches, in order and in bounded memory."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,10 +1,7 @@
-"""Images in memory: PIL images, arrays, tensors, and datasets of them.
+"""Images in memory: PIL images, arrays, tensors, and datasets of them, asked for one at a time.
 
-- The range of values is never guessed: integers are levels from 0 to 255; floating-point values are
-  accepted if the caller declares them preprocessed, and refused otherwise.
-- An image is read as bytes, as from a file: those of a lossless, uncompressed image file, or its
-  preprocessed values. So its identity depends on its pixels, and copies are recognised.
-- A dataset is asked for one image at a time; no others are kept.
+The range of values is never guessed: floating-point values must be declared preprocessed.
+Images are read as bytes, as from a file, so that copies are recognised.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,9 +31,8 @@ IMAGE_KINDS = (
 _COLUMNS = (*USUAL_NAMES, "pixel_values")
 """Usual names of image columns in datasets, in order of preference."""
 
-_LABELS = ("label", "labels")
-_HIDDEN = -1
-"""Label of images whose label a dataset withholds."""
+LABELS = ("label", "labels")
+"""Usual names of label columns."""
 
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 _TIFF_MODES = {"CMYK"}
@@ -81,7 +77,7 @@ class HeldImage:
         with _plain_dataset_errors():
             item = self.items[self.index]
             if isinstance(item, Mapping):
-                return next((item[one] for one in _LABELS if one in item), None)
+                return next((item[one] for one in LABELS if one in item), None)
             return item[1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
 
     @property
@@ -138,42 +134,6 @@ def hold_images(source: object, name: str, *, preprocessed: bool) -> list[HeldIm
     for image in held:
         _check(image)
     return held
-
-
-def read_labels(source: object, held: Sequence[HeldImage]) -> list[Any]:
-    """Read the labels of a dataset's images.
-
-    A label is None for an image without one, and an error if the dataset fails to return it.
-    """
-    dataset: Any = source.dataset if isinstance(source, DataLoader) else source
-    columns = getattr(dataset, "column_names", None) or ()  # of a Hugging Face dataset
-    column = next((one for one in _LABELS if one in columns), None)
-    if column is None:
-        labels = [_pick_label(image) for image in held]
-        names = getattr(dataset, "classes", None)  # of a torchvision dataset
-    else:
-        values = dataset[column]
-        labels = [values[image.index] for image in held]
-        names = getattr(dataset.features[column], "names", None)
-    plain = [label.item() if isinstance(label, (Tensor, np.generic)) else label for label in labels]
-    numbers = all(label is None or isinstance(label, (int, ImageReadError)) for label in plain)
-    if not (names and numbers):
-        return plain
-    return [_name(label, names, image) for label, image in zip(plain, held, strict=True)]
-
-
-def _name(label: Any, names: Sequence[Any], image: HeldImage) -> Any:
-    if label is None or isinstance(label, ImageReadError):
-        return label
-    if label == _HIDDEN:
-        return None
-    if not 0 <= label < len(names):
-        raise UsageError(
-            f"{image.name} has the label {label}, and its dataset names {len(names)} classes: "
-            f"expected 0 to {len(names) - 1}, or {_HIDDEN} of an image without a label; give "
-            "labels=[...], one for each image"
-        )
-    return names[label]
 
 
 class _LoadedItems:
@@ -292,19 +252,6 @@ def _pick_image(item: Any, *, preprocessed: bool) -> Any:
     if isinstance(item, (tuple, list)) and item:
         return _pick_image(item[0], preprocessed=preprocessed)
     return item
-
-
-def _pick_label(image: HeldImage) -> Any:
-    try:
-        found = image.take_label()
-    except ImageReadError as error:
-        return error
-    if found is None:
-        raise UsageError(
-            f"{image.name} has no label: give labels=[...], one for each image, or a "
-            "folder with one sub-folder a class"
-        )
-    return found
 
 
 def _check(image: HeldImage) -> None:

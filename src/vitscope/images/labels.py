@@ -1,7 +1,7 @@
 """Labelled images: a folder with one subfolder per class, a dataset, or a list of labels."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -9,16 +9,19 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from vitscope.config import check_kind
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.files.printable import printable
 from vitscope.images.addresses import ImageAddress, Images, printable_address
-from vitscope.images.in_memory import HeldImage, read_labels
+from vitscope.images.in_memory import LABELS, HeldImage
 from vitscope.images.search import FoundImages, find_files, find_images
 from vitscope.images.stores import is_hidden
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
+_HIDDEN = -1
+"""Label of images whose label a dataset withholds."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,53 @@ def _read_labels(images: Images, found: FoundImages) -> list[Any]:
             "the images have no labels: give labels=[...], one for each image, or a folder "
             "with one sub-folder a class"
         )
-    return read_labels(images, held)
+    return _read_held(images, held)
+
+
+def _read_held(source: object, held: Sequence[HeldImage]) -> list[Any]:
+    # None for an image without one, an error if the dataset fails to return it.
+    dataset: Any = source.dataset if isinstance(source, DataLoader) else source
+    columns = getattr(dataset, "column_names", None) or ()  # of a Hugging Face dataset
+    column = next((one for one in LABELS if one in columns), None)
+    if column is None:
+        labels = [_pick_label(image) for image in held]
+        names = getattr(dataset, "classes", None)  # of a torchvision dataset
+    else:
+        values = dataset[column]
+        labels = [values[image.index] for image in held]
+        names = getattr(dataset.features[column], "names", None)
+    plain = [label.item() if isinstance(label, (Tensor, np.generic)) else label for label in labels]
+    numbers = all(label is None or isinstance(label, (int, ImageReadError)) for label in plain)
+    if not (names and numbers):
+        return plain
+    return [_name_held(label, names, image) for label, image in zip(plain, held, strict=True)]
+
+
+def _name_held(label: Any, names: Sequence[Any], image: HeldImage) -> Any:
+    if label is None or isinstance(label, ImageReadError):
+        return label
+    if label == _HIDDEN:
+        return None
+    if not 0 <= label < len(names):
+        raise UsageError(
+            f"{image.name} has the label {label}, and its dataset names {len(names)} classes: "
+            f"expected 0 to {len(names) - 1}, or {_HIDDEN} of an image without a label; give "
+            "labels=[...], one for each image"
+        )
+    return names[label]
+
+
+def _pick_label(image: HeldImage) -> Any:
+    try:
+        found = image.take_label()
+    except ImageReadError as error:
+        return error
+    if found is None:
+        raise UsageError(
+            f"{image.name} has no label: give labels=[...], one for each image, or a "
+            "folder with one sub-folder a class"
+        )
+    return found
 
 
 def _name_label(label: object) -> str:

@@ -1,8 +1,6 @@
-"""Masks that assign each pixel of an image to a segment.
+"""Masks: PNG files with a segment number for each pixel of an image, 0 for none.
 
-A mask is a PNG file of the same size as its image, whose pixels are segment numbers, 0 for none. In
-a colour file the number is R + 256 G + 65536 B, as in COCO's panoptic annotations; in a grey or
-palette file it is the stored value. Mask files are as untrusted as images.
+In colour R + 256 G + 65536 B, as in COCO's panoptic annotations; in grey or a palette as stored.
 """
 
 from collections import Counter

@@ -1,10 +1,4 @@
-"""Images in Parquet files: one column holds the bytes of image files, one image per row.
-
-- Only the footer is read first, then the image column of each row group, one group at a time.
-- The declared size of a row group is checked before it is read, its actual size while it is
-  decoded, a few rows at a time; within those rows, pages up to Parquet's limit are accepted.
-- Cached content of a file is not used for another file written in its place.
-"""
+"""Images in Parquet files: one column holds the bytes of image files, one image per row."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -1,8 +1,4 @@
-"""Openly licensed demo photographs, read from packages on PyPI.
-
-The files are read as data; no code of the packages is run. Each photograph yields several images,
-which are similar: whoever shows results must say so.
-"""
+"""Openly licensed demo photographs, read as data from packages on PyPI."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,12 +74,7 @@ class DemoPhotographs:
 
 
 def write_demo_photographs(folder: Path) -> DemoPhotographs:
-    """Write the images as JPEG files named after photograph and crop.
-
-    Each photograph is scaled down to at most 512 px on its shorter side and yields five images: the
-    whole, and from each corner 0.6 of width and height, so that neighbours overlap by a third.
-    Equal package versions give equal files. Credits are written to `credits.csv` beside them.
-    """
+    """Write five crops of each photograph as JPEG files, and their credits."""
     photographs = dict(_find_photographs())
     names = {f"{path.stem}_{crop}.jpg" for path in photographs for crop in _CROP_NAMES}
 

@@ -1,10 +1,4 @@
-"""Process-wide settings that affect Pillow's decoding, set correctly while it decodes.
-
-- Truncated images are refused even if another library has told Pillow to pad them.
-- Decoder warnings are not shown: during a run nobody can act on them, and they change no pixel.
-- Once no thread decodes any more, everything is restored. Unlike with `warnings.catch_warnings`,
-  Python's record of shown warnings is left untouched.
-"""
+"""Process-wide settings of Pillow, correct while it decodes and restored afterwards."""
 
 import ctypes
 import logging
@@ -81,6 +75,7 @@ def _refuse_halves() -> Callable[[], None]:
 
 
 def _ignore_warnings() -> Callable[[], None]:
+    # Not by `warnings.catch_warnings`, which also clears Python's record of shown warnings.
     found = warnings.filters
     found.insert(0, _FILTER)  # type: ignore[attr-defined]
 

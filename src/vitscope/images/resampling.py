@@ -1,10 +1,4 @@
-"""Resize and crop exactly as the library named by a model's preprocessing.
-
-- Sizes, crops and levels match torchvision's transforms on PIL images and the image processors of
-  transformers, bit for bit.
-- An image so elongated that resizing it whole would not fit in memory is resampled only inside the
-  crop.
-"""
+"""Resize and crop exactly as the library named by a model's preprocessing, bit for bit."""
 
 from collections.abc import Mapping
 from math import ceil, floor

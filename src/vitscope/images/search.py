@@ -1,10 +1,6 @@
-"""Find images in user-given sources.
+"""Find images in user-given sources, in an order that does not depend on the file system.
 
-- The order of a set, and thus every result, does not depend on the file system.
-- File names are arbitrary bytes: they are never decoded strictly, split or printed raw.
-- The network is used only if the user gave a URL: text files, which may come from anywhere, cannot
-  name any.
-- What cannot be searched or reached is named and counted as a failed image.
+Text files cannot name URLs. File names are arbitrary bytes, never decoded strictly or printed raw.
 """
 
 import os

@@ -1,11 +1,7 @@
 """Files on this machine, and objects in stores that fsspec reaches by URL.
 
-- Only the public part of a URL is shown (see `vitscope.images.urls`), and never the message of a
-  store's error, which may quote the rest.
-- Object names are only names: whatever characters they contain, they are never read as URLs.
-- A file whose header declares more than `MAX_FILE_BYTES` is not read.
-- Nothing stays open between reads.
-- Pipes and devices never block, and a growing file is never read beyond its limit.
+Only the public part of a URL is shown, and never a store's message, which may quote the rest.
+Object names are only names, never read as URLs.
 """
 
 import os

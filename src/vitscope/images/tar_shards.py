@@ -1,15 +1,7 @@
-"""Images in tar archives with the layout of WebDataset.
+"""Images in tar archives with the layout of WebDataset, found in one pass over the headers.
 
-The files of a sample are called `key.jpg`, `key.json` and so on: the key ends at the first dot.
-Photographs may have dots in their names too (`IMG_2020.01.04.jpg`). So a member with more than one
-dot is an image of its own, unless its sample has an image without (`key.edge.png` beside
-`key.jpg`), or has several images whose ending also occurs in another sample (`a.left.jpg` and
-`a.right.jpg` beside `b.left.jpg`), or its ending is a word for labels (`key.seg.png`).
-
-- Nothing is extracted to the disk, and member names are only names: they are never followed.
-- One pass over the headers finds the images; each is later read from its offset, without the rest.
-- A truncated or damaged archive is refused as a whole before anything is computed: half of it would
-  be a different set of images.
+Nothing is extracted and member names are never followed. A damaged archive is refused as a whole:
+half of it would be a different set of images.
 """
 
 import os
@@ -112,6 +104,10 @@ def _leave_out_parts(named: list[TarMember]) -> FoundMembers:
         of_labels = not _LABEL_WORDS.isdisjoint(ending.split("."))
         return "." in ending and (key in whole or shared or of_labels)
 
+    # `key.jpg` and `key.json` are one sample, but photographs may have dots in their names. So a
+    # member with several dots is an image of its own unless its sample has an image without
+    # (`key.edge.png`), its ending occurs in another sample with several images (`a.left.jpg`), or
+    # the ending is a word for labels (`key.seg.png`).
     found = FoundMembers(
         member for member, sample in zip(named, samples, strict=True) if not is_part(*sample)
     )

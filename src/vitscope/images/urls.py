@@ -1,9 +1,4 @@
-"""Recognise URLs, and show them without secrets.
-
-- User and password are hidden, whatever characters they contain, and so is everything after a web
-  address: its query (a signature, a token) and its fragment.
-- The same holds for chained and mistyped URLs.
-"""
+"""Recognise URLs, chained and mistyped ones too, and show them without user, password and query."""
 
 import re
 

@@ -1,10 +1,4 @@
-"""Objects on the web, read in bounded time and memory with one request per read.
-
-- A server that sends nothing, or a byte a second, is abandoned.
-- No more is read than requested, and nothing is decompressed: a small response cannot become a
-  large one.
-- Errors are described in our own words, as the text of a response or error may contain secrets.
-"""
+"""Objects on the web, read in bounded time and memory with one request per read."""
 
 import io
 import re

@@ -1,12 +1,14 @@
 """Directions of variance: whether two terms write along the same directions of the stream."""
 
+from collections.abc import Callable, Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.metrics.estimates import Directions, SharedDirections
-from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.moments import PairMoments
+from vitscope.metrics.pair_estimates import PairEstimates
 
 NUM_DIRECTIONS = 10
 """Leading principal directions of each term that are compared."""
@@ -14,22 +16,17 @@ NUM_DIRECTIONS = 10
 Covariance = Float[Tensor, "dim dim"]
 
 
-def describe_directions(sums: FeatureSums) -> Directions:
-    """Compare the leading principal directions of all terms of the residual stream.
-
-    Returns:
-        Effective rank of each term, and angles and shared variance of each ordered pair. Pairs are
-        compared only with at least 2 x `NUM_DIRECTIONS` images; with fewer, the directions say
-        more about the sample than about the terms.
-    """
-    features = {term: pair[1] for term, pair in sums.plan.shares["residual"].items()}
-    ranks = {term: sums.estimate_effective_dim(feature) for term, feature in features.items()}
+def describe_directions(
+    terms: Mapping[str, PairEstimates], read_blocks: Callable[[str], PairMoments], num_images: int
+) -> Directions:
+    """Effective rank of each term of r, and angles and shared variance of each ordered pair."""
+    ranks = {term: with_itself.effective_dim for term, with_itself in terms.items()}
     pairs: dict[str, dict[str, SharedDirections]] = {}
-    if sums.num_images >= 2 * NUM_DIRECTIONS:
+    if num_images >= 2 * NUM_DIRECTIONS:
         covariances = {
-            term: _covariance(sums.compute_block_moments((feature, feature)))
-            for term, feature in features.items()
-            if not sums.is_constant(feature)
+            term: _covariance(read_blocks(term))
+            for term, with_itself in terms.items()
+            if not with_itself.constant
         }
         leading = {term: find_leading_directions(c) for term, c in covariances.items()}
         pairs = {
@@ -44,11 +41,7 @@ def describe_directions(sums: FeatureSums) -> Directions:
 
 
 def find_leading_directions(covariance: Covariance) -> Float[Tensor, "dim direction"]:
-    """Principal directions of the largest variance.
-
-    Returns:
-        At most `NUM_DIRECTIONS` orthonormal columns; those without variance are left out.
-    """
+    """At most `NUM_DIRECTIONS` orthonormal columns of the largest variance, none without any."""
     from scipy.linalg import eigh  # slow to import; torch's eigh has no subset
 
     dim = len(covariance)
@@ -63,11 +56,7 @@ def compare_directions(
     ours: Float[Tensor, "dim direction"],
     theirs: Float[Tensor, "dim other_direction"],
 ) -> SharedDirections:
-    """Compare one term's variance and directions with another term's directions.
-
-    Returns:
-        Principal angles (Björck & Golub 1973) and shared variance tr(Vᵀ Σ V) / tr Σ.
-    """
+    """Principal angles (Björck & Golub 1973) and shared variance tr(Vᵀ Σ V) / tr Σ of two terms."""
     cosines = torch.linalg.svdvals(ours.mT @ theirs).clamp(max=1)
     within = (theirs * (covariance @ theirs)).sum() / covariance.trace()
     return SharedDirections(

@@ -9,31 +9,18 @@ from jaxtyping import Float64
 
 @dataclass(frozen=True)
 class Distribution:
-    """Mean, spread and quantiles over images.
+    """Mean, spread and quantiles over images."""
 
-    Attributes:
-        mean: Arithmetic mean. If no image defines the number, all fields but `n` are NaN.
-        std: Standard deviation of these images (divisor n).
-        p05: 5 % quantile, linear interpolation between order statistics.
-        p50: Median.
-        p95: 95 % quantile.
-        n: Images where the number is defined; the other fields are over these.
-    """
-
-    mean: float
-    std: float
-    p05: float
-    p50: float
-    p95: float
-    n: int
+    mean: float  # arithmetic mean. If no image defines the number, all fields but `n` are NaN
+    std: float  # standard deviation of these images (divisor n)
+    p05: float  # 5 % quantile, linear interpolation between order statistics
+    p50: float  # median
+    p95: float  # 95 % quantile
+    n: int  # images where the number is defined; the other fields are over these
 
 
 def compute_distribution(values: Float64[np.ndarray, " image"]) -> Distribution:
-    """Summarise one number per image, independent of the order of the images.
-
-    Returns:
-        The distribution over the images where it is defined.
-    """
+    """Summarise the defined ones of one number per image, in any order."""
     # Sorted, so that the sums do not depend on the order of the images.
     defined = np.sort(values[~np.isnan(values)])
     if defined.size == 0:

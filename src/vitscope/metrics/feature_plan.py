@@ -1,9 +1,4 @@
-"""Which features of an image are kept, and which pairs of them are compared.
-
-The plan keeps the fewest features from which all others are sums: values and terms per group, the
-skip, and the outputs of the two nonlinear readouts. Constants (the bias) are left out: no estimate
-over images depends on them.
-"""
+"""Which features of an image are kept, the fewest that add up to all, and which are compared."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,22 +10,17 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class FeaturePlan:
-    """Names of the kept features, of their sums, and of the pairs that are compared.
+    """Names of the kept features, of their sums, and of the pairs that are compared."""
 
-    Attributes:
-        kept: Names of the features that are stored, such as "term/patches".
-        sums: For each compared feature, the kept features that add up to it.
-        comparisons: Per readout, kept part -> (full feature, restricted feature), for CKA.
-        shares: Per total ("attention", "residual"), term -> (full feature, term), for the
-            variance shares.
-        gram: Per total, two of its terms -> (full feature, their sum), for the Gram ledger. A term
-            paired with itself is the term, not twice the term.
-    """
-
-    kept: tuple[str, ...]
+    kept: tuple[str, ...]  # names of the features that are stored, such as "term/patches"
+    # for each compared feature, the kept features that add up to it
     sums: Mapping[str, tuple[str, ...]]
+    # per readout, kept part -> (full feature, restricted feature), for CKA
     comparisons: Mapping[str, Mapping[str, Pair]]
+    # per total ("attention", "residual"), term -> (full feature, term), for the variance shares
     shares: Mapping[str, Mapping[str, Pair]]
+    # per total, two of its terms -> (full feature, their sum), for the Gram ledger. A term paired
+    # with itself is the term, not twice the term
     gram: Mapping[str, Mapping[tuple[str, str], Pair]]
 
     @property
@@ -56,11 +46,7 @@ class FeaturePlan:
 def make_plan(
     groups: tuple[str, ...], *, has_skip: bool, has_embedding: bool, renormalize: bool
 ) -> FeaturePlan:
-    """Make the plan for a model's groups.
-
-    Returns:
-        What to keep and what to compare.
-    """
+    """Make the plan for a model's groups."""
     terms = {name: f"term/{name}" for name in (*groups, *(["skip"] if has_skip else []))}
     values = {name: f"values/{name}" for name in groups}
     nonlinear = ["block", *(["embedding"] if has_embedding else [])]

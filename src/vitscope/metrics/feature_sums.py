@@ -1,9 +1,4 @@
-"""Mergeable sums over images behind CKA and variance shares, with their intervals.
-
-Rows are stored as they are while they take less room than moments of size d² per block; then they
-are folded into moments. Both are on disk. Memory holds some rows and the moments of one pair,
-however many images there are.
-"""
+"""Mergeable sums behind CKA and variance shares: rows on disk, folded into moments of size d²."""
 
 import shutil
 import tempfile
@@ -20,10 +15,11 @@ from torch import Tensor
 from vitscope.errors import ResultError
 from vitscope.files.storage import staged_folder
 from vitscope.metrics import pair_estimates
-from vitscope.metrics.estimates import CkaEstimate
+from vitscope.metrics.directions import describe_directions
+from vitscope.metrics.estimates import CkaEstimate, Directions
 from vitscope.metrics.feature_plan import FeaturePlan, Pair
+from vitscope.metrics.gram_ledger import GramLedger, estimate_gram_ledger
 from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate
-from vitscope.metrics.moment_store import MomentStore
 from vitscope.metrics.moments import (
     PairMoments,
     Rows,
@@ -32,7 +28,7 @@ from vitscope.metrics.moments import (
     shift_moments,
 )
 from vitscope.metrics.pair_estimates import PairEstimates
-from vitscope.metrics.row_store import Blocks, RowStore
+from vitscope.metrics.stores import Blocks, MomentStore, RowStore
 from vitscope.metrics.sums import Batch
 
 Vector = Float64[Tensor, " dim"]
@@ -45,35 +41,19 @@ _MOMENTS = "moments"
 
 
 def rows_before_fold(width: int) -> int:
-    """Number of rows kept before they are folded into moments.
-
-    Returns:
-        The number, at least 1.
-    """
+    """Number of rows kept before they are folded into moments, at least 1."""
     return max(1, _FOLD_AT * width * NUM_BLOCKS)
 
 
 class FeatureSums:
-    """Sums of the [CLS] row's features at one layer, and the estimates from them.
-
-    Attributes:
-        plan: Which features are summed and which are compared.
-        dtype: Precision of the features.
-        owner: The result they were loaded from, whose temporary folder must outlive them.
-    """
+    """Sums of the [CLS] row's features at one layer, and the estimates from them."""
 
     name: ClassVar[str] = "features"
 
     def __init__(
         self, plan: FeaturePlan, dtype: torch.dtype = torch.float32, folder: Path | None = None
     ) -> None:
-        """Start with no images.
-
-        Args:
-            plan: Which features are summed and which are compared.
-            dtype: Precision of the features; separates variation from rounding.
-            folder: Where rows and moments are written; a temporary folder if None.
-        """
+        """Start with no images; rows and moments go to the folder, a temporary one if None."""
         self.plan = plan
         self.dtype = dtype
         if folder is None:
@@ -82,7 +62,7 @@ class FeatureSums:
         self._folder = folder
         self._rows = RowStore(folder)
         self._moments: MomentStore | None = None
-        self.owner: object = None
+        self.owner: object = None  # the result, whose temporary folder must outlive them
         self._totals: dict[str, Vector] = {}
         self._reference: dict[str, Vector] = {}
         self._counts = [0] * NUM_BLOCKS
@@ -93,21 +73,8 @@ class FeatureSums:
         """Images seen."""
         return sum(self._counts)
 
-    @property
-    def block_sizes(self) -> list[int]:
-        """Number of images in each nonempty jackknife block."""
-        return [count for count in self._counts if count]
-
     def update(self, batch: Batch) -> None:
-        """Add a batch.
-
-        Args:
-            batch: Has the plan's kept features.
-
-        Raises:
-            DiskError: If rows or moments cannot be written; `num_images` then shows whether the
-                batch was added.
-        """
+        """Add a batch; after a `DiskError`, `num_images` shows whether it was added."""
         self._cache.clear()
         kept = {name: batch.features[name] for name in self.plan.kept}
         self._rows.append(kept, batch.blocks)
@@ -118,17 +85,7 @@ class FeatureSums:
         self._fold_if_full()
 
     def merge(self, other: "FeatureSums") -> None:
-        """Add the sums of a disjoint set of images.
-
-        Files of rows are hard-linked, so the originals may be deleted afterwards.
-
-        Args:
-            other: Sums of the same plan; left unchanged.
-
-        Raises:
-            ResultError: If the plans differ.
-            DiskError: If they cannot be written; these sums are then unusable.
-        """
+        """Add the sums of a disjoint set of images, whose files of rows are hard-linked."""
         if self.plan != other.plan or self.dtype != other.dtype:
             raise ResultError("these sums have different features and cannot be merged")
         self._cache.clear()
@@ -142,68 +99,36 @@ class FeatureSums:
         self._fold_if_full()
 
     def compute_mean(self, name: str) -> Vector:
-        """Mean of a feature over all images.
-
-        Args:
-            name: One of the plan's `sums`.
-
-        Returns:
-            The mean, in float64.
-        """
+        """Mean of one of the plan's `sums` over all images, in float64."""
         total = torch.stack([self._totals[part] for part in self.plan.sums[name]]).sum(dim=0)
         return total / self.num_images
 
     def compute_block_moments(self, pair: Pair) -> PairMoments:
-        """Moments of a pair in each jackknife block.
-
-        Args:
-            pair: One of the plan's `pairs`.
-
-        Returns:
-            Moments of all blocks, stacked, about one common reference near the means.
-        """
-        return self._add_own_rows(pair)
+        """Stacked moments of a pair in each jackknife block, about a reference near the means."""
+        moments = self._read_stored(pair)
+        for x, y, blocks in self._iter_shifted(pair):
+            in_order = blocks.argsort(stable=True)
+            sizes = torch.bincount(blocks, minlength=NUM_BLOCKS).tolist()
+            of_x, of_y = (torch.split(rows[in_order], sizes) for rows in (x, y))
+            for block in {*blocks.tolist()}:
+                add_rows(moments[block], of_x[block], of_y[block])
+        return moments
 
     def estimate_cka(self, readout: str, part: str) -> CkaEstimate:
-        """CKA between the full and a restricted output.
-
-        Args:
-            readout: A readout of the plan.
-            part: A kept part of that readout.
-
-        Returns:
-            The estimates; NaN where one of the two does not vary over the images.
-        """
+        """CKA between the full and a restricted output; NaN where one of them does not vary."""
         full, kept = self.plan.comparisons[readout][part]
         pairs = (full, kept), (full, full), (kept, kept)
         return pair_estimates.estimate_cka(*(self.estimate_pair(pair) for pair in pairs))
 
     def estimate_share(self, total: str, term: str) -> Estimate:
-        """Fraction of a total's variance over images that a term accounts for.
-
-        Σ ⟨term − mean, total − mean⟩ / Σ ‖total − mean‖²; sums to 1 over terms.
-
-        Args:
-            total: "attention" or "residual".
-            term: A term of that total.
-
-        Returns:
-            The share; NaN where the total does not vary over the images.
-        """
+        """Σ ⟨term − mean, total − mean⟩ / Σ ‖total − mean‖²; NaN where the total does not vary."""
         full, part = self.plan.shares[total][term]
         return pair_estimates.estimate_share(
             self.estimate_pair((full, part)), self.estimate_pair((full, full))
         )
 
     def estimate_pair(self, pair: Pair) -> PairEstimates:
-        """Statistics of a pair, over all images and without one or two blocks.
-
-        Args:
-            pair: One of the plan's `pairs`.
-
-        Returns:
-            The statistics.
-        """
+        """Statistics of a pair, over all images and without one or two blocks."""
         if pair not in self._cache:
             x, y = pair
             reference = self._reference_of(x) if x == y else None
@@ -214,54 +139,34 @@ class FeatureSums:
             self._cache[pair] = pair_estimates.estimate_pair(blocks, reference, self.dtype, rows)
         return self._cache[pair]
 
-    def estimate_effective_dim(self, feature: str) -> float:
-        """Effective number of dimensions in which a feature varies over images.
+    def estimate_gram_ledger(self, total: str) -> GramLedger:
+        """Share of each pair of a total's terms in the similarities between images."""
+        pairs = {cell: self.estimate_pair(pair) for cell, pair in self.plan.gram[total].items()}
+        full = next(iter(self.plan.gram[total].values()))[0]
+        return estimate_gram_ledger(pairs, constant=self.is_constant(full))
 
-        Args:
-            feature: A feature that the plan compares with itself.
-
-        Returns:
-            The participation ratio (tr Σ)² / tr Σ² of its covariance, tr Σ² estimated without bias;
-            NaN where the feature does not vary or there are too few images.
-        """
-        return self.estimate_pair((feature, feature)).effective_dim
+    def describe_directions(self) -> Directions:
+        """Directions in which the terms of r vary over images."""
+        pairs = {term: (own, own) for term, (_, own) in self.plan.shares["residual"].items()}
+        return describe_directions(
+            {term: self.estimate_pair(pair) for term, pair in pairs.items()},
+            lambda term: self.compute_block_moments(pairs[term]),
+            self.num_images,
+        )
 
     def is_constant(self, feature: str) -> bool:
-        """Whether a feature is the same for every image, up to rounding.
-
-        Args:
-            feature: A feature that the plan compares with itself.
-
-        Returns:
-            True where it does not vary.
-        """
+        """Whether a feature is the same for every image, up to rounding."""
         return self.estimate_pair((feature, feature)).constant
 
     def save(self) -> dict[str, Tensor]:
-        """The tensors to save, in addition to the folder with rows and moments.
-
-        Returns:
-            Named tensors, for `load`.
-
-        Raises:
-            DiskError: If the last rows cannot be written.
-        """
+        """The tensors to save, in addition to the folder with rows and moments."""
         self._rows.flush()
         tensors = {f"reference/{name}": vector for name, vector in self._reference.items()}
         tensors |= {f"total/{name}": vector for name, vector in self._totals.items()}
         return tensors | {"counts": torch.tensor(self._counts)}
 
     def load(self, tensors: Mapping[str, Tensor], folder: Path) -> None:
-        """Restore saved sums; the saved files are never changed.
-
-        Args:
-            tensors: What `save` returned.
-            folder: Folder with rows and moments.
-
-        Raises:
-            KeyError: If a tensor of the plan, moments or rows are missing.
-            ValueError: If a sum is not finite.
-        """
+        """Restore saved sums; the saved files are never changed."""
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
             raise ValueError("sums of features are not finite")
         self._rows = RowStore(self._folder, saved=folder)
@@ -279,15 +184,7 @@ class FeatureSums:
                 raise KeyError(f"rows of {self.num_images - int(known.sum())} images")
 
     def summarize(self) -> dict[str, Any]:
-        """Variance shares, CKA, Gram ledger and directions.
-
-        Returns:
-            Fields of the layer's summary.
-        """
-        # Both modules import this one.
-        from vitscope.metrics.directions import describe_directions
-        from vitscope.metrics.gram_ledger import estimate_gram_ledger
-
+        """Variance shares, CKA, Gram ledger and directions, as fields of the layer's summary."""
         return {
             "variance_share": {
                 total: {term: self.estimate_share(total, term) for term in terms}
@@ -297,8 +194,8 @@ class FeatureSums:
                 readout: {part: self.estimate_cka(readout, part) for part in parts}
                 for readout, parts in self.plan.comparisons.items()
             },
-            "gram_ledger": {t: estimate_gram_ledger(self, t) for t in self.plan.shares},
-            "directions": describe_directions(self),
+            "gram_ledger": {total: self.estimate_gram_ledger(total) for total in self.plan.shares},
+            "directions": self.describe_directions(),
         }
 
     def _add_total(self, name: str, total: Vector) -> None:
@@ -322,7 +219,7 @@ class FeatureSums:
         if len(self._rows) < rows_before_fold(width):
             return
         reference = {name: self._reference_of(name) for name in self._compared()}
-        self._rewrite_moments(self._add_own_rows, reference)
+        self._rewrite_moments(self.compute_block_moments, reference)
         self._rows.clear()
 
     def _rewrite_moments(
@@ -354,16 +251,6 @@ class FeatureSums:
         for block in range(NUM_BLOCKS):
             added = moments[block]
             added += shift_moments(theirs[block], x, y)
-        return moments
-
-    def _add_own_rows(self, pair: Pair) -> PairMoments:
-        moments = self._read_stored(pair)
-        for x, y, blocks in self._iter_shifted(pair):
-            in_order = blocks.argsort(stable=True)
-            sizes = torch.bincount(blocks, minlength=NUM_BLOCKS).tolist()
-            of_x, of_y = (torch.split(rows[in_order], sizes) for rows in (x, y))
-            for block in {*blocks.tolist()}:
-                add_rows(moments[block], of_x[block], of_y[block])
         return moments
 
     def _iter_shifted(self, pair: Pair) -> Iterator[tuple[Rows, Rows, Blocks]]:

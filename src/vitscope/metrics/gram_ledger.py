@@ -4,20 +4,23 @@ Source: Lappe & Giese (NeurIPS 2025), eq. 5; Song et al. (JMLR 2012) for the unb
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from jaxtyping import Float64
 
 from vitscope.metrics.estimates import GramShare
-from vitscope.metrics.feature_sums import FeatureSums
+from vitscope.metrics.pair_estimates import PairEstimates
 from vitscope.metrics.ratio_interval import compute_ratio_interval
 
 GramLedger = dict[str, dict[str, GramShare]]
 Cells = dict[tuple[str, str], Float64[np.ndarray, " union"]]
 
 
-def estimate_gram_ledger(sums: FeatureSums, total: str) -> GramLedger:
+def estimate_gram_ledger(
+    pairs: Mapping[tuple[str, str], PairEstimates], *, constant: bool
+) -> GramLedger:
     """Share of each pair of terms in the representational geometry of their total.
 
     With X = Σ_a X_a the features of all images, G = X Xᵀ and G_ab = X_a X_bᵀ, the share of (a, b)
@@ -33,10 +36,8 @@ def estimate_gram_ledger(sums: FeatureSums, total: str) -> GramLedger:
     Returns:
         Share and interval by the names of the two terms; NaN where the total does not vary.
     """
-    pairs = {cell: sums.estimate_pair(pair) for cell, pair in sums.plan.gram[total].items()}
-    full = next(iter(sums.plan.gram[total].values()))[0]
     terms = [a for a, b in pairs if a == b]
-    if sums.is_constant(full):
+    if constant:
         undefined = GramShare(math.nan, math.nan, None)
         return {a: dict.fromkeys(terms, undefined) for a in terms}
     biased = _split({cell: pair.hsic.biased.numpy() for cell, pair in pairs.items()})
@@ -51,9 +52,9 @@ def estimate_gram_ledger(sums: FeatureSums, total: str) -> GramLedger:
         cell: GramShare(
             biased=float(biased[cell][0] / of_all[0]),
             unbiased=_divide(unbiased[cell][0], unbiased_of_all[0]),
-            ci95=compute_ratio_interval(unbiased[cell], unbiased_of_all, sums.block_sizes),
+            ci95=compute_ratio_interval(unbiased[cell], unbiased_of_all, pair.sizes),
         )
-        for cell in pairs
+        for cell, pair in pairs.items()
     }
     return {a: {b: found[(a, b) if (a, b) in found else (b, a)] for b in terms} for a in terms}
 

@@ -21,15 +21,10 @@ NUM_BLOCKS = 10
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number estimated over a set of images.
+    """A number estimated over a set of images."""
 
-    Attributes:
-        value: The estimate; NaN where it is undefined.
-        ci95: 95 % interval; None where it is undefined.
-    """
-
-    value: float
-    ci95: tuple[float, float] | None
+    value: float  # the estimate; NaN where it is undefined
+    ci95: tuple[float, float] | None  # 95 % interval; None where it is undefined
 
 
 def make_estimate(
@@ -50,27 +45,12 @@ def make_estimate(
 
 
 def block_of(image_id: str) -> int:
-    """Block of an image.
-
-    Args:
-        image_id: Hexadecimal digest of the image.
-
-    Returns:
-        A number from 0 to `NUM_BLOCKS` − 1.
-    """
+    """Block of an image, from 0 to `NUM_BLOCKS` − 1, by the hexadecimal digest of the image."""
     return int(image_id[:15], 16) % NUM_BLOCKS
 
 
 def leave_out(sizes: Sequence[int]) -> Float64[np.ndarray, "union block"]:
-    """The unions of blocks from which intervals are computed.
-
-    Args:
-        sizes: Images in each block.
-
-    Returns:
-        Membership of the nonempty blocks, 0 or 1: the first row has all of them, then come all
-        but one, then all but two, in the order of the blocks.
-    """
+    """Membership, 0 or 1, of the nonempty blocks in: all of them, all but one, all but two."""
     used = [block for block, size in enumerate(sizes) if size]
     left_out = [(), *((block,) for block in used), *combinations(used, 2)]
     kept = np.zeros((len(left_out), len(sizes)))
@@ -81,14 +61,7 @@ def leave_out(sizes: Sequence[int]) -> Float64[np.ndarray, "union block"]:
 
 
 def student_975(degrees: float) -> float:
-    """Student's t, 97.5 %.
-
-    Args:
-        degrees: Degrees of freedom.
-
-    Returns:
-        The quantile.
-    """
+    """Student's t, 97.5 %."""
     return float(stdtrit(degrees, 0.975))
 
 

@@ -18,10 +18,7 @@ MIN_IMAGES = 4
 
 
 class Hsic(NamedTuple):
-    """Biased and unbiased estimate of HSIC, each up to a factor that cancels in CKA.
-
-    For several sets of images each is a vector.
-    """
+    """Biased and unbiased HSIC, up to a factor that cancels in CKA; vectors for several sets."""
 
     biased: Float[Tensor, " union"]
     unbiased: Float[Tensor, " union"]
@@ -33,9 +30,6 @@ def compute_hsic(blocks: PairMoments, kept: Float[Tensor, "union block"]) -> Hsi
     biased: ‖Σ (x − x̄)(y − ȳ)ᵀ‖²_F. unbiased, with K̃ and L̃ the Gram matrices without diagonals:
     tr(K̃L̃) + 1ᵀK̃1 · 1ᵀL̃1 / ((n−1)(n−2)) − 2/(n−2) · 1ᵀK̃L̃1, over n(n−3). Inner products of the
     blocks' moments are computed once and combined for each union.
-
-    Returns:
-        Both estimates of each union; the unbiased one is NaN for fewer than `MIN_IMAGES` images.
     """
     m, n = blocks, kept @ blocks.count
     cross = m.cross.flatten(1)
@@ -61,9 +55,6 @@ def compute_hsic_of_others(
 
     Leaving out an image removes a row and a column of K̃ and L̃, so its terms with all other images
     are subtracted from each sum over pairs.
-
-    Returns:
-        The estimates; NaN where fewer than `MIN_IMAGES` images are left.
     """
     m = total
     p, q = x.square().sum(dim=1), y.square().sum(dim=1)
@@ -90,12 +81,7 @@ def _unbiased(
 
 
 def compute_cka(xy: float, xx: float, yy: float) -> float:
-    """CKA from three HSIC values of the same estimator.
-
-    Returns:
-        xy / √(xx · yy); NaN where a self-term is not positive (features too similar or too few
-        images).
-    """
+    """CKA = xy / √(xx · yy) of one HSIC estimator; NaN where a self-term is not positive."""
     if not (xx > 0 and yy > 0):
         return math.nan
     return xy / (math.sqrt(xx) * math.sqrt(yy))
@@ -106,19 +92,12 @@ def expected_biased_cka(num_images: int, xx: tuple[float, float], yy: tuple[floa
 
     Over permutations π the mean of Σ_ij K_ij L_π(i)π(j) is tr K · tr L / (n − 1) for centred Gram
     matrices K and L, and their norms do not change. So this is exact for any distribution.
-
-    Returns:
-        The value expected under independence: the floor of the biased CKA.
     """
     return xx[0] * yy[0] / ((num_images - 1) * math.sqrt(xx[1]) * math.sqrt(yy[1]))
 
 
 def is_constant(blocks: PairMoments, reference: Float[Tensor, " dim"], epsilon: float) -> bool:
-    """Whether a feature is the same for every image up to the rounding of its own precision.
-
-    Returns:
-        True where the variance is no more than rounding noise on the mean.
-    """
+    """Whether a feature's variance is no more than rounding noise on its mean."""
     count, sum_x = blocks.count.sum(), blocks.sum_x.sum(dim=0)
     mean = reference + sum_x / count
     variance = (blocks.sum_p.sum() - sum_x @ sum_x / count) / count

@@ -22,72 +22,41 @@ class PairMoments:
 
     With p = ‖x‖² and q = ‖y‖² after the shift. Moments of several disjoint sets may be stacked
     along a first axis.
-
-    Attributes:
-        count: Number of images n.
-        cross: M = Σ x yᵀ.
-        sum_x: Σ x.
-        sum_y: Σ y.
-        sum_p: Σ p.
-        sum_q: Σ q.
-        sum_pq: Σ p q.
-        sum_qx: Σ q x.
-        sum_py: Σ p y.
     """
 
-    count: Float[Tensor, "*set"]
-    cross: Float[Tensor, "*set dim_x dim_y"]
-    sum_x: Float[Tensor, "*set dim_x"]
-    sum_y: Float[Tensor, "*set dim_y"]
-    sum_p: Float[Tensor, "*set"]
-    sum_q: Float[Tensor, "*set"]
-    sum_pq: Float[Tensor, "*set"]
-    sum_qx: Float[Tensor, "*set dim_x"]
-    sum_py: Float[Tensor, "*set dim_y"]
+    count: Float[Tensor, "*set"]  # number of images n
+    cross: Float[Tensor, "*set dim_x dim_y"]  # M = Σ x yᵀ
+    sum_x: Float[Tensor, "*set dim_x"]  # Σ x
+    sum_y: Float[Tensor, "*set dim_y"]  # Σ y
+    sum_p: Float[Tensor, "*set"]  # Σ p
+    sum_q: Float[Tensor, "*set"]  # Σ q
+    sum_pq: Float[Tensor, "*set"]  # Σ p q
+    sum_qx: Float[Tensor, "*set dim_x"]  # Σ q x
+    sum_py: Float[Tensor, "*set dim_y"]  # Σ p y
 
     def __add__(self, other: "PairMoments") -> "PairMoments":
-        """Add the moments of a disjoint set of images.
-
-        Returns:
-            Moments of the union.
-        """
+        """Moments of the union with a disjoint set of images."""
         return PairMoments(
             **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         )
 
     def __iadd__(self, other: "PairMoments") -> "PairMoments":
-        """Add the moments of a disjoint set of images in place.
-
-        Returns:
-            These moments.
-        """
+        """Add the moments of a disjoint set of images in place."""
         for field in fields(self):
             getattr(self, field.name).add_(getattr(other, field.name))
         return self
 
     def __getitem__(self, index: int) -> "PairMoments":
-        """One of several sets.
-
-        Returns:
-            A view of its moments.
-        """
+        """A view of one of several sets."""
         return PairMoments(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def sum(self) -> "PairMoments":
-        """Add up stacked sets.
-
-        Returns:
-            Moments of the union.
-        """
+        """Moments of the union of stacked sets."""
         return PairMoments(**{f.name: getattr(self, f.name).sum(dim=0) for f in fields(self)})
 
 
 def make_moments(dim_x: int, dim_y: int, *sets: int) -> PairMoments:
-    """Moments of no rows.
-
-    Returns:
-        Zeros.
-    """
+    """Moments of no rows."""
     zeros = partial(torch.zeros, dtype=torch.float64)
     return PairMoments(
         count=zeros(sets),
@@ -123,11 +92,7 @@ def add_rows(
 def shift_moments(
     moments: PairMoments, offset_x: Float[Tensor, " dim"], offset_y: Float[Tensor, " dim"]
 ) -> PairMoments:
-    """Moments of the same images about another reference.
-
-    Returns:
-        Moments about the old references plus the offsets.
-    """
+    """Moments of the same images about the old references plus the offsets."""
     m, n = moments, moments.count
     a, b = offset_x, offset_y
     aa, bb = a @ a, b @ b
@@ -159,11 +124,7 @@ def shift_moments(
 def compute_covariance_traces(
     blocks: PairMoments, kept: Float[Tensor, "union block"]
 ) -> Float[Tensor, " union"]:
-    """Σ_images ⟨x − mean x, y − mean y⟩ of unions of blocks: numerators of variance shares.
-
-    Returns:
-        The sums (not divided by n).
-    """
+    """Σ_images ⟨x − mean x, y − mean y⟩ of unions of blocks: numerators of variance shares."""
     traces = blocks.cross.diagonal(dim1=1, dim2=2).sum(dim=1)
     sums_x, sums_y = kept @ blocks.sum_x, kept @ blocks.sum_y
     return kept @ traces - (sums_x * sums_y).sum(dim=1) / (kept @ blocks.count)

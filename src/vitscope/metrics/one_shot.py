@@ -1,11 +1,7 @@
 """One-shot classification: one training and one test image per class, drawn repeatedly.
 
-Guarantees:
-
-- A draw depends on the set of images and the seed, not on the order of the images.
-- Two copies of one image are never the training and the test image of a class.
-- Ties do not favour the order of the classes: a feature that is the same for every image scores
-  exactly chance.
+A draw depends on the set of images and the seed, not on the order of the images. Ties do not
+favour the order of the classes, so that a feature without information scores exactly chance.
 
 Source: Lappe & Giese (NeurIPS 2025), Fig. 3b.
 """
@@ -34,24 +30,14 @@ _TIE = 1e-9
 
 
 class Accuracy(NamedTuple):
-    """Fraction of test images classified correctly.
-
-    Attributes:
-        top1: The true class has the highest score.
-        top5: The true class is among the five highest.
-    """
+    """Fraction of test images classified correctly."""
 
     top1: float
     top5: float
 
 
 def group_images(labels: Sequence[str], identities: Sequence[str]) -> dict[str, list[int]]:
-    """Distinct images of each class, in an order that does not depend on the order given.
-
-    Returns:
-        Indices by class, sorted by label and then by identity. Of byte-identical images in one
-        class, only the first.
-    """
+    """Indices of the distinct images of each class, sorted by label and identity."""
     places = sorted(range(len(labels)), key=lambda i: (labels[i], identities[i]))
     groups: dict[str, dict[str, int]] = {}
     for place in places:
@@ -62,11 +48,7 @@ def group_images(labels: Sequence[str], identities: Sequence[str]) -> dict[str, 
 def draw_pairs(
     classes: Sequence[Sequence[int]], num_draws: int, seed: int
 ) -> Int64[np.ndarray, "draw class 2"]:
-    """Draw a training image and a different test image of every class, uniformly.
-
-    Returns:
-        Per draw and class the training and the test image.
-    """
+    """Draw a training and a different test image of every class, uniformly, per draw and class."""
     generator = np.random.default_rng(seed)
     pairs = np.empty((num_draws, len(classes), 2), dtype=np.int64)
     for column, images in enumerate(classes):
@@ -78,11 +60,7 @@ def draw_pairs(
 
 
 def fit_nearest(train: Features) -> Scorer:
-    """Nearest training feature: the score of a class is the cosine with its training image.
-
-    Returns:
-        The classifier. A zero feature has cosine 0 with everything.
-    """
+    """Score of a class: cosine with its training image; a zero feature has cosine 0."""
     directions = _normalise(train)
     return lambda test: _normalise(test) @ directions.T
 
@@ -97,9 +75,6 @@ def fit_logistic(train: Features) -> Scorer:
 
     scikit-learn's `LogisticRegression`, L2 penalty with C = 1, intercept, solver lbfgs from zeros,
     tolerance 1e-6, at most 1000 iterations; deterministic.
-
-    Returns:
-        The classifier; the score of a class is its logit.
     """
     centre = train.mean(axis=0)
     size = np.sqrt(np.mean((train - centre) ** 2))
@@ -127,12 +102,7 @@ CLASSIFIERS: Mapping[str, Callable[[Features], Scorer]] = MappingProxyType(
 
 
 def compute_accuracy(scores: Float64[np.ndarray, "class class"]) -> Accuracy:
-    """Top-1 and top-5 accuracy over one test image per class.
-
-    Returns:
-        The accuracies. Ties with the true class are broken at random: a test image counts with the
-        probability that its class is among the first k.
-    """
+    """Top-1 and top-5 accuracy over one test image per class; ties count by their probability."""
     truth = scores.diagonal()[:, None]
     above = (scores > truth + _TIE).sum(axis=1)
     tied = (np.abs(scores - truth) <= _TIE).sum(axis=1)
@@ -145,9 +115,6 @@ def average_draws(values: Float64[np.ndarray, " draw"]) -> Estimate:
 
     The interval is for the mean over infinitely many draws from this image set. It does not cover
     the choice of the image set: classes and images are taken as given.
-
-    Returns:
-        Mean and interval, clipped to [0, 1]; no interval for a single draw.
     """
     draws = len(values)
     mean = float(np.mean(values))
@@ -158,11 +125,7 @@ def average_draws(values: Float64[np.ndarray, " draw"]) -> Estimate:
 
 
 def chance_accuracy(num_classes: int) -> Accuracy:
-    """Accuracy of guessing.
-
-    Returns:
-        1 / C and min(5, C) / C.
-    """
+    """Accuracy of guessing: 1 / C and min(5, C) / C."""
     return Accuracy(1 / num_classes, min(5, num_classes) / num_classes)
 
 

@@ -23,20 +23,13 @@ from vitscope.metrics.moments import PairMoments, Rows, compute_covariance_trace
 
 @dataclass(frozen=True, eq=False)
 class PairEstimates:
-    """Statistics of one pair over all images, and without one or two blocks.
+    """Statistics of one pair over all images, and without one or two blocks."""
 
-    Attributes:
-        hsic: HSIC of the two features on each union of blocks that `leave_out` lists.
-        covariance: Σ ⟨x − mean x, y − mean y⟩, likewise.
-        sizes: Images in each nonempty block.
-        constant: Whether this is a feature paired with itself that does not vary over images.
-        hsic_of_others: Unbiased HSIC without each image in turn; empty if rows were folded.
-    """
-
-    hsic: Hsic
-    covariance: Float[Tensor, " union"]
-    sizes: tuple[int, ...]
-    constant: bool
+    hsic: Hsic  # HSIC of the two features on each union of blocks that `leave_out` lists
+    covariance: Float[Tensor, " union"]  # Σ ⟨x − mean x, y − mean y⟩, likewise
+    sizes: tuple[int, ...]  # images in each nonempty block
+    constant: bool  # whether this is a feature paired with itself that does not vary over images
+    # unbiased HSIC without each image in turn; empty if rows were folded
     hsic_of_others: Float[Tensor, " image"]
 
     @property
@@ -59,11 +52,7 @@ def estimate_pair(
     dtype: torch.dtype,
     rows: Iterable[tuple[Rows, Rows]] = (),
 ) -> PairEstimates:
-    """Statistics of a pair from its moments.
-
-    Returns:
-        The statistics.
-    """
+    """Statistics of a pair from its moments."""
     sizes = [round(count) for count in blocks.count.tolist()]
     kept = torch.from_numpy(leave_out(sizes))
     epsilon, total = torch.finfo(dtype).eps, blocks.sum()
@@ -78,11 +67,7 @@ def estimate_pair(
 
 
 def estimate_cka(xy: PairEstimates, xx: PairEstimates, yy: PairEstimates) -> CkaEstimate:
-    """CKA of two features.
-
-    Returns:
-        The estimates; NaN where one of the two does not vary over the images.
-    """
+    """CKA of two features; NaN where one of the two does not vary over the images."""
     if xx.constant or yy.constant:
         return CkaEstimate(math.nan, math.nan, None, math.nan)
     pairs = (xy, xx, yy)
@@ -104,11 +89,7 @@ def estimate_cka(xy: PairEstimates, xx: PairEstimates, yy: PairEstimates) -> Cka
 
 
 def estimate_share(xy: PairEstimates, xx: PairEstimates) -> Estimate:
-    """Fraction of a total's variance over images that a term accounts for.
-
-    Returns:
-        The share; NaN where the total does not vary over the images.
-    """
+    """Fraction of a total's variance over images that a term accounts for; NaN without variance."""
     if xx.constant:
         return Estimate(math.nan, None)
     share = torch.where(xx.covariance > 0, xy.covariance / xx.covariance, math.nan)

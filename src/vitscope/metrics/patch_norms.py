@@ -92,12 +92,7 @@ class PatchNormCounts:
             self._counts[name] += counts
 
     def fit(self, depth: int) -> HighNormTokens:
-        """Find the outliers of one depth.
-
-        Returns:
-            The threshold fitted to the norms of all images, and the tokens above it; without
-            images nothing but their number, 0.
-        """
+        """The threshold fitted to the norms of one depth, and the tokens above it."""
         counts = self.read(depth)
         if not counts.num_images:
             return HighNormTokens(0)
@@ -113,12 +108,7 @@ class PatchNormCounts:
         return _describe_outliers(known, counts, find_second_mode(counts))
 
     def frequency_of_outliers(self, depth: int) -> Float64[np.ndarray, " patch"]:
-        """How often each place on the grid is an outlier.
-
-        Returns:
-            Fraction of the images, per patch in row-major order; NaN without a threshold or without
-            images.
-        """
+        """Fraction of images where a patch (row-major) is an outlier; NaN without a threshold."""
         counts = self.read(depth)
         mode = find_second_mode(counts) if counts.num_images else None
         if mode is None or not mode.found:

@@ -16,31 +16,22 @@ _PERFECT = 1 - 1e-12
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """Spearman's rank correlation of two numbers.
+    """Spearman's rank correlation of two numbers."""
 
-    Attributes:
-        rho: The correlation, −1 to 1; NaN where it is undefined: fewer than `MIN_PAIRS` pairs, or
-            one of the two does not vary.
-        ci95: 95 % interval; None where it is undefined: rho undefined, or exactly 1 or −1.
-        p: Two-sided p value against independence; NaN where rho is undefined.
-        n: Pairs with both numbers defined.
-    """
-
+    # the correlation, −1 to 1; NaN where it is undefined: fewer than `MIN_PAIRS` pairs, or one of
+    # the two does not vary
     rho: float
+    # 95 % interval; None where it is undefined: rho undefined, or exactly 1 or −1
     ci95: tuple[float, float] | None
-    p: float
-    n: int
+    p: float  # two-sided p value against independence; NaN where rho is undefined
+    n: int  # pairs with both numbers defined
 
 
 @dataclass(frozen=True)
 class AdjustedCorrelation(RankCorrelation):
-    """One of several rank correlations.
+    """One of several rank correlations."""
 
-    Attributes:
-        p_holm: The p value after Holm's correction for their number.
-    """
-
-    p_holm: float
+    p_holm: float  # the p value after Holm's correction for their number
 
 
 def correlate_ranks(
@@ -90,9 +81,6 @@ def adjust_holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Holm's correction of several p values, which controls the family-wise error rate.
 
     With m defined values in ascending order: p̃_(i) = max over j ≤ i of min(1, (m − j + 1) p_(j)).
-
-    Returns:
-        Corrected values by the same names; NaN stays NaN.
 
     Source:
         S. Holm, *A simple sequentially rejective multiple test procedure*, Scand. J. Stat. 6

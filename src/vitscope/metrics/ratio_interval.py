@@ -60,27 +60,19 @@ def compute_ratio_interval(
 
 @dataclass(frozen=True)
 class _Spread:
-    """Sampling variation of two statistics.
+    """Sampling variation of two statistics."""
 
-    Attributes:
-        singles: Effect of leaving out each image or block, one row each; the sum of squares is the
-            delete-one jackknife variance.
-        pairs: Interaction of each two blocks, likewise; the sum of squares is the part of the
-            variance that comes from pairs of images, or its lower end.
-        repeats: How many times the jackknife variance counts that part.
-    """
-
+    # effect of leaving out each image or block, one row each; the sum of squares is the delete-one
+    # jackknife variance
     singles: Float64[np.ndarray, "single 2"]
+    # interaction of each two blocks, likewise; the sum of squares is the part of the variance that
+    # comes from pairs of images, or its lower end
     pairs: Float64[np.ndarray, "pair 2"]
-    repeats: float
+    repeats: float  # how many times the jackknife variance counts that part
 
     @classmethod
     def measure(cls, values: Float64[np.ndarray, "union 2"], sizes: Sequence[int]) -> "_Spread":
-        """Compute the differences.
-
-        Returns:
-            The differences, scaled to variances.
-        """
+        """Compute the differences, scaled to variances."""
         # For a pure pair statistic the variance is known: each two blocks add their number of
         # pairs of images.
         kept = leave_out(sizes)
@@ -103,11 +95,7 @@ class _Spread:
         return cls(_differ_by_one(values[one], n[one]), certain * pairs, repeats)
 
     def estimate_variance(self, ratio: float) -> float:
-        """Variance of the first statistic less a multiple of the second.
-
-        Returns:
-            The variance.
-        """
+        """Variance of the first statistic less a multiple of the second."""
         weights = np.array([1.0, -ratio])
         jackknife = float(((self.singles @ weights) ** 2).sum())
         of_pairs = float(((self.pairs @ weights) ** 2).sum())

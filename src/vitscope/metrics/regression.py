@@ -20,22 +20,18 @@ PENALTIES = tuple(float(penalty) for penalty in np.logspace(-3, 2, 11))
 
 @dataclass(frozen=True)
 class Regression:
-    """A linear regression of one number on several covariates.
+    """A linear regression of one number on several covariates."""
 
-    Attributes:
-        r2: Cross-validated R²: 0 is as good as predicting the mean, below 0 is worse. NaN where it
-            is undefined.
-        coefficients: Standardised coefficients of the fit on all images, by covariate: standard
-            deviations of the target per standard deviation of the covariate. Empty where undefined.
-        left_out: Covariates left out: constant, or undefined for more than half of the images.
-        n: Images with all numbers of the regression defined.
-        undefined: Why there is no regression, in a few words; None where there is one.
-    """
-
+    # cross-validated R²: 0 is as good as predicting the mean, below 0 is worse. NaN where it is
+    # undefined
     r2: float
+    # standardised coefficients of the fit on all images, by covariate: standard deviations of the
+    # target per standard deviation of the covariate. Empty where undefined
     coefficients: dict[str, float] = field(default_factory=dict)
+    # covariates left out: constant, or undefined for more than half of the images
     left_out: tuple[str, ...] = ()
-    n: int = 0
+    n: int = 0  # images with all numbers of the regression defined
+    # why there is no regression, in a few words; None where there is one
     undefined: str | None = None
 
 
@@ -55,9 +51,6 @@ def regress(
     over all images, with ŷ and the mean ȳ both from the groups without the image. It is undefined
     with fewer than `MIN_IMAGES_PER_COVARIATE` images per covariate, fewer than `MIN_GROUPS` groups,
     no covariate, or a constant target.
-
-    Returns:
-        The regression; the order of the images does not matter.
     """
     entering = _select_covariates(covariates, target)
     left_out = tuple(name for name in covariates if name not in entering)

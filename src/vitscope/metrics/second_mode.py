@@ -25,18 +25,13 @@ _MIN_OTHERS = 12
 
 @dataclass(frozen=True, eq=False)
 class NormCounts:
-    """Counts of patch norms at one depth, in bins of a sixteenth of an octave.
+    """Counts of patch norms at one depth, in bins of a sixteenth of an octave."""
 
-    Attributes:
-        by_place: Tokens per place on the grid (row-major) and bin.
-        image_squares: Σ over images of the square of an image's count in the window of each bin.
-        image_peaks: Images by the bin of their highest norm.
-        image_contrasts: Images by the number of bins from their median to their highest norm.
-    """
-
-    by_place: Integer[np.ndarray, "patch bin"]
+    by_place: Integer[np.ndarray, "patch bin"]  # tokens per place on the grid (row-major) and bin
+    # Σ over images of the square of an image's count in the window of each bin
     image_squares: Int64[np.ndarray, " bin"]
-    image_peaks: Int64[np.ndarray, " bin"]
+    image_peaks: Int64[np.ndarray, " bin"]  # images by the bin of their highest norm
+    # images by the number of bins from their median to their highest norm
     image_contrasts: Int64[np.ndarray, " bin"]
 
     @property
@@ -46,15 +41,10 @@ class NormCounts:
 
 
 class SecondMode(NamedTuple):
-    """Where a second mode begins.
+    """Where a second mode begins."""
 
-    Attributes:
-        first_bin: Middle of the lowest stretch of the dip before it.
-        found: Whether it is a mode and not a tail; if False, it is undecided.
-    """
-
-    first_bin: int
-    found: bool
+    first_bin: int  # middle of the lowest stretch of the dip before it
+    found: bool  # whether it is a mode and not a tail; if False, it is undecided
 
 
 def find_second_mode(counts: NormCounts) -> SecondMode | None:

@@ -18,18 +18,14 @@ _NUM_REPEATED = "num_repeated"
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Measurements of some images at one layer.
+    """Measurements of some images at one layer."""
 
-    Attributes:
-        features: Features of the [CLS] row by name, on the CPU.
-        blocks: Jackknife block of each image.
-        states: States of the special tokens by name; empty for a pooling query.
-        patch_norms: Norm of each patch token at every depth of the model, the same for all layers.
-    """
-
+    # features of the [CLS] row by name, on the CPU
     features: Mapping[str, Float[Tensor, "batch _"]]
-    blocks: Sequence[int]
+    blocks: Sequence[int]  # jackknife block of each image
+    # states of the special tokens by name; empty for a pooling query
     states: Mapping[str, Float[Tensor, "_ token _"]] = field(default_factory=dict)
+    # norm of each patch token at every depth of the model, the same for all layers
     patch_norms: Float[Tensor, "_ depth patch"] = field(
         default_factory=lambda: torch.empty(0, 0, 0)
     )

@@ -72,11 +72,9 @@ class TokenSums:
             self._add(name, total)
 
     def estimate_pairwise_cosine(self, state: str, token: str) -> Estimate:
-        """Mean cosine of a token's state over all pairs of images.
+        """Mean cosine of a token's state over all pairs of images; NaN for fewer than two or zeros.
 
-        Returns:
-            (‖Σ û_i‖² − n) / (n (n − 1)) with û = x / ‖x‖, and its interval; NaN for fewer than two
-            images or a state of zeros.
+        (‖Σ û_i‖² − n) / (n (n − 1)) with û = x / ‖x‖.
         """
         counts, kept = self._unions()
         totals = kept @ self._of_token(f"{state}/{_DIRECTION}", token)
@@ -84,12 +82,9 @@ class TokenSums:
         return self._estimate(cosines, torch.ones_like(cosines))
 
     def estimate_variance_share(self, state: str, token: str) -> Estimate:
-        """Fraction of a state's mean squared norm that varies over images.
+        """Fraction of a state's mean squared norm that varies over images, from 0 to 1 or NaN.
 
-        Returns:
-            n / (n − 1) · (1 − ‖mean x‖² / mean ‖x‖²), the unbiased variance over the mean squared
-            norm, and its interval, both clipped to [0, 1]: 0 for a constant, 1 for a state with
-            mean zero; NaN for fewer than two images or a state of zeros.
+        n / (n − 1) · (1 − ‖mean x‖² / mean ‖x‖²): 0 for a constant, 1 for a state with mean zero.
         """
         counts, kept = self._unions()
         totals = kept @ self._of_token(f"{state}/{_SUM}", token)
@@ -100,11 +95,7 @@ class TokenSums:
         return Estimate(_clip(found.value), ends)
 
     def find_top_dimensions(self, token: str) -> TopDimensions:
-        """The dimensions with the highest mean activation, at the block's input and after its norm.
-
-        Returns:
-            The dimensions, highest at the block's input first, and their mean activations.
-        """
+        """The dimensions with the highest mean activation at the block's input, highest first."""
         count = float(self._counts.sum())
         before = self._of_token(f"hidden/{_SUM}", token).sum(dim=0) / count
         after = self._of_token(f"normed/{_SUM}", token).sum(dim=0) / count

@@ -26,37 +26,22 @@ Pixels = Float[Tensor, "batch channel height width"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """Description of a model in results.
+    """Description of a model in results."""
 
-    Attributes:
-        id: The id it was loaded by, or the class name of a wrapped module.
-        family: Library and architecture, such as "transformers/dinov2".
-        num_params: Parameters of the vision tower.
-        depth: Number of blocks.
-        embed_dim: Width of the residual stream.
-        num_heads: Attention heads of the analysed block.
-        patch_size: Patch (height, width) in pixels.
-        num_registers: Register tokens.
-        global_feature: "cls" or "attention pooling".
-        source: Where the weights came from.
-        notes: What a reader of the numbers should know about this model.
-        recipe: Its training recipe, shared by models that differ only in size; empty if unknown.
-        size: Label of its size within the recipe; None if unknown.
-    """
-
-    id: str
-    family: str
-    num_params: int
-    depth: int
-    embed_dim: int
-    num_heads: int
-    patch_size: tuple[int, int]
+    id: str  # the id it was loaded by, or the class name of a wrapped module
+    family: str  # library and architecture, such as "transformers/dinov2"
+    num_params: int  # parameters of the vision tower
+    depth: int  # number of blocks
+    embed_dim: int  # width of the residual stream
+    num_heads: int  # attention heads of the analysed block
+    patch_size: tuple[int, int]  # patch (height, width) in pixels
     num_registers: int
-    global_feature: str = "cls"
-    source: str = "given by the caller"
-    notes: tuple[str, ...] = ()
+    global_feature: str = "cls"  # "cls" or "attention pooling"
+    source: str = "given by the caller"  # where the weights came from
+    notes: tuple[str, ...] = ()  # what a reader of the numbers should know about this model
+    # its training recipe, shared by models that differ only in size; empty if unknown
     recipe: str = ""
-    size: str | None = None
+    size: str | None = None  # label of its size within the recipe; None if unknown
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

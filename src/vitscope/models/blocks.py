@@ -1,11 +1,4 @@
-"""One block of any library's ViT: its parts, and how a trace is recorded from them.
-
-- The model runs unchanged, with its own kernels; no tokens x tokens matrix is formed.
-- Queries, keys and values are the module's own tensors wherever they pass through a module.
-- What a ledger is verified by (t, r, the block's output) is recorded from the model.
-- Where nothing is verified, the forward stops as soon as the row is known.
-- Hooks are removed after the forward, even if it fails.
-"""
+"""One block of any library's ViT: its parts, and how a trace is recorded from them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,10 +22,7 @@ class StopForward(Exception):  # noqa: N818 - it ends a forward as StopIteration
 
 
 class Heads(NamedTuple):
-    """One query row, and the keys and values of all tokens, split into heads.
-
-    Norms and rotary positions are already applied.
-    """
+    """One query row, and the keys and values of all tokens, in heads, normed and rotated."""
 
     query: Float[Tensor, "batch head head_dim"]
     keys: Float[Tensor, "batch head token head_dim"]
@@ -41,16 +31,11 @@ class Heads(NamedTuple):
 
 @dataclass(eq=False)
 class AttentionCall:
-    """Inputs and recorded tensors of one attention module in one forward.
+    """Inputs and recorded tensors of one attention module in one forward."""
 
-    Attributes:
-        args: Positional arguments of the attention module.
-        kwargs: Its keyword arguments.
-        taps: Outputs of the modules in `BlockParts.taps`.
-    """
-
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    args: tuple[Any, ...] = ()  # positional arguments of the attention module
+    kwargs: dict[str, Any] = field(default_factory=dict)  # its keyword arguments
+    # outputs of the modules in `BlockParts.taps`
     taps: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -66,49 +51,35 @@ HeadsFunction = Callable[[AttentionCall, int], Heads]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BlockParts:
-    """The parts of one block.
+    """The parts of one block."""
 
-    Attributes:
-        block: The block; its first argument is the residual stream, its output the next one.
-        attention: The attention module; its arguments are recorded.
-        taps: Modules whose outputs `make_heads` needs, by name.
-        make_heads: Takes query, keys and values from the taps, exactly as the module computed them.
-        project_heads: Computes the same from the attention's arguments, before it has run, for the
-            one query row only. None if that is not possible, as for a pooling head: the block then
-            always runs in full.
-        scale: Factor on the query-key products.
-        tail: W_O, b_O and γ.
-        branch: Module whose output is the attention branch (the first element if it is a tuple).
-        branch_scale: γ, if it is a bare parameter applied after `branch`.
-        attention_norm: The layer norm before the attention; None for a pooling head.
-        mlp_norm: Module whose input is the residual stream after the attention branch.
-        finish: The block's MLP half, applied to rows of that stream.
-    """
-
+    # the block; its first argument is the residual stream, its output the next one
     block: nn.Module
-    attention: nn.Module
-    taps: Mapping[str, nn.Module]
+    attention: nn.Module  # the attention module; its arguments are recorded
+    taps: Mapping[str, nn.Module]  # modules whose outputs `make_heads` needs, by name
+    # takes query, keys and values from the taps, exactly as the module computed them
     make_heads: HeadsFunction
+    # computes the same from the attention's arguments, before it has run, for the one query row
+    # only. None if that is not possible, as for a pooling head: the block then always runs in full
     project_heads: HeadsFunction | None = None
-    scale: float
-    tail: AttentionTail
+    scale: float  # factor on the query-key products
+    tail: AttentionTail  # W_O, b_O and γ
+    # module whose output is the attention branch (the first element if it is a tuple)
     branch: nn.Module
+    # γ, if it is a bare parameter applied after `branch`
     branch_scale: Float[Tensor, " dim"] | None = None
+    # the layer norm before the attention; None for a pooling head
     attention_norm: nn.Module | None = None
-    mlp_norm: nn.Module
+    mlp_norm: nn.Module  # module whose input is the residual stream after the attention branch
+    # the block's MLP half, applied to rows of that stream
     finish: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]]
 
 
 class BlockRecorder:
     """Records the tensors of one block during one forward and emits its trace.
 
-    Attributes:
-        times_run: How often the block has run; anything but once per forward means that blocks were
-            replaced after the model was wrapped.
-
     In the last block the row is computed from the attention's arguments, whether the block then
-    runs or not. So verifying one batch verifies this computation itself, and no ledger depends on
-    which batches are verified.
+    runs or not. So no ledger depends on which batches are verified.
     """
 
     def __init__(
@@ -122,13 +93,8 @@ class BlockRecorder:
         leave: bool = False,
         autocast: bool = False,
     ) -> None:
-        """Prepare to record.
-
-        In the `last` block only the row is needed. With `leave`, `StopForward` ends the forward as
-        soon as the row is known. A block without `project_heads`, or one that does not call its
-        attention module, runs in full.
-        """
-        self.times_run = 0
+        """In the `last` block only the row is needed; with `leave` the forward then stops."""
+        self.times_run = 0  # once per forward unless blocks were replaced after wrapping
         self._layer = layer
         self._parts = parts
         self._layout = layout

@@ -1,8 +1,4 @@
-"""Text descriptions of values and code that are the same in every process, for comparison.
-
-Code is identified by its name, its bytecode and what it reads; library code by its name alone. Code
-with hidden state (a closure, a bound method) has no such description.
-"""
+"""Text descriptions of values and code that are the same in every process, for comparison."""
 
 import hashlib
 from collections.abc import Iterable

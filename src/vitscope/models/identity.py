@@ -1,11 +1,4 @@
-"""The identity of a model: its weights, and how it computes with them.
-
-- The same model has the same identity however it was loaded, in every process and on every machine:
-  addresses, devices, dictionary order and training-only behaviour do not count.
-- Everything that changes the forward counts: hooks, parametrisations, replaced parts and forwards,
-  buffers that are not saved, settings.
-- Code that cannot be compared (a lambda, a closure, a bound method) is reported by name.
-"""
+"""The identity of a model: its weights, and all else that changes its forward."""
 
 import hashlib
 import sys

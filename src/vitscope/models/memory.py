@@ -1,7 +1,4 @@
-"""Check whether an input fits in memory before it is tried.
-
-A system that runs out of memory kills the process without a message.
-"""
+"""Check whether an input fits in memory, before the system kills the process without a message."""
 
 import os
 from pathlib import Path

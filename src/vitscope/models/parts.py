@@ -65,10 +65,7 @@ def finish_prenorm(
     scale: Callable[[Tensor], Tensor] | None,
     rows: Float[Tensor, "batch dim"],
 ) -> Float[Tensor, "batch dim"]:
-    """The second half of a block: r + γ ∘ mlp(norm(r)); `scale` multiplies by γ.
-
-    It is a module-level function, so that partials of it, and thus adapters, can be pickled.
-    """
+    """Second half of a block, to be pickled: r + γ ∘ mlp(norm(r)); `scale` multiplies by γ."""
     branch: Tensor = mlp(norm(rows))
     return rows + (branch if scale is None else scale(branch))
 

@@ -1,14 +1,4 @@
-"""How a model is run: by one thread, in evaluation mode, unaffected by its surroundings.
-
-- Two threads never run, move or cast the same weights at once; the second one waits.
-- The caller's training mode, autocast, compiler and Accelerate mixed precision do not affect the
-  numbers, and are restored afterwards.
-- A model that is not complete in this process is refused before anything runs.
-- Hooks of vitscope see a single forward: not another thread's, and not a nested one.
-- In half precision only the model's own code runs under autocast: products use 16 bits, while the
-  sum over blocks stays in float32 so that rounding errors do not accumulate (unless the library
-  itself casts it, as open_clip does).
-"""
+"""How a model is run: by one thread, in evaluation mode, unaffected by its surroundings."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -213,7 +203,11 @@ def _current() -> object:
 
 
 class Autocast:
-    """Whether a model currently runs under autocast; shared by all adapters of its module."""
+    """Whether a model currently runs under autocast; shared by all adapters of its module.
+
+    Only the model's own code does: products use 16 bits, while the sum over blocks stays in float32
+    so that rounding errors do not accumulate (unless the library itself casts it, as open_clip).
+    """
 
     def __init__(self) -> None:
         """Start without autocast: the model computes in the precision of its weights."""

@@ -1,10 +1,4 @@
-"""Recording of the residual stream at every depth during the model's own forward.
-
-- Only the [CLS] row and one norm per patch are kept per depth, not the stream itself.
-- Their memory is allocated before the first block runs: small tensors placed between large
-  temporary ones would make the allocator request fresh memory block after block.
-- Hooks are removed after the forward, even if it fails.
-"""
+"""Recording of the [CLS] row and patch norms at every depth during the model's own forward."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -19,7 +19,6 @@ from vitscope.figures.description import FigureData, NothingToDrawError
 from vitscope.figures.image_numbers import describe_share_covariates
 from vitscope.figures.saved import ModelResult, printable
 from vitscope.report.tables import (
-    Table,
     tabulate_correlations,
     tabulate_depths,
     tabulate_terms,
@@ -32,6 +31,7 @@ from vitscope.report.vega import (
     draw_norms_of_tokens,
     draw_terms,
 )
+from vitscope.results.result_text import TextTable
 from vitscope.results.vocabulary import SOURCES
 
 Results = Sequence[ModelResult]
@@ -39,17 +39,11 @@ Results = Sequence[ModelResult]
 
 @dataclass(frozen=True)
 class Mark:
-    """How numbers are shown.
-
-    Attributes:
-        draw: Makes the charts.
-        tabulate: Makes the table below them.
-        has_legend: Whether it needs a legend of terms.
-    """
+    """How numbers are shown."""
 
     draw: Callable[[FigureData], list[Chart]]
-    tabulate: Callable[[FigureData], Table]
-    has_legend: bool = True
+    tabulate: Callable[[FigureData], TextTable]  # makes the table below them
+    has_legend: bool = True  # whether it needs a legend of terms
 
 
 _TERMS = Mark(draw_terms, tabulate_terms)
@@ -60,38 +54,23 @@ _CORRELATIONS = Mark(draw_correlations, tabulate_correlations)
 
 @dataclass(frozen=True)
 class Entry:
-    """A figure that the report may have.
+    """A figure that the report may have."""
 
-    Attributes:
-        key: Its anchor in the page.
-        title: The question that it answers.
-        meaning: What it shows, in one plain line.
-        definitions: Keys of the definitions it needs.
-        describe: Returns what it shows, or raises NothingToDrawError.
-        mark: How it is shown.
-    """
-
-    key: str
-    title: str
-    meaning: str
-    definitions: tuple[str, ...]
-    describe: Callable[[Results], FigureData]
+    key: str  # its anchor in the page
+    title: str  # the question that it answers
+    meaning: str  # what it shows, in one plain line
+    definitions: tuple[str, ...]  # keys of the definitions it needs
+    describe: Callable[[Results], FigureData]  # returns what it shows, or raises NothingToDrawError
     mark: Mark
 
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """A figure of the report, made from results.
-
-    Attributes:
-        entry: Its entry.
-        data: What it shows; None if there is nothing to show.
-        missing: Why there is nothing to show; empty otherwise.
-    """
+    """A figure of the report, made from results."""
 
     entry: Entry
-    data: FigureData | None = None
-    missing: str = ""
+    data: FigureData | None = None  # what it shows; None if there is nothing to show
+    missing: str = ""  # why there is nothing to show; empty otherwise
 
     @classmethod
     def make(cls, entry: Entry, results: Results) -> "ReportFigure":
@@ -107,7 +86,7 @@ class ReportFigure:
         return [] if self.data is None else self.entry.mark.draw(self.data)
 
     @property
-    def table(self) -> Table | None:
+    def table(self) -> TextTable | None:
         """Its numbers."""
         return None if self.data is None else self.entry.mark.tabulate(self.data)
 

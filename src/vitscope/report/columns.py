@@ -28,36 +28,22 @@ _TERMS, _QUANTITIES = list(TERMS), list(PER_IMAGE)
 
 @dataclass(frozen=True)
 class Column:
-    """A number of each image.
+    """A number of each image."""
 
-    Attributes:
-        name: Name in the table of the result.
-        group: Kind of number.
-        label: Name within its group.
-        description: What it is, in a line; empty if not known.
-        order: Position in the list to choose from.
-    """
-
-    name: str
+    name: str  # name in the table of the result
     group: str
     label: str
-    description: str
-    order: tuple[int, str, int, str]
+    description: str  # what it is, in a line; empty if not known
+    order: tuple[int, str, int, str]  # position in the list to choose from
 
 
 @dataclass(frozen=True)
 class ImageNumbers:
-    """Numbers of all images of one result.
-
-    Attributes:
-        columns: The numbers.
-        values: One row per column; NaN where undefined.
-        rows: Index of each image, by its digest.
-    """
+    """Numbers of all images of one result."""
 
     columns: tuple[Column, ...]
-    values: Float64[np.ndarray, "column image"]
-    rows: dict[str, int]
+    values: Float64[np.ndarray, "column image"]  # one row per column; NaN where undefined
+    rows: dict[str, int]  # index of each image, by its digest
 
     @classmethod
     def of_columns(

@@ -41,21 +41,13 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Source:
-    """Images of one result.
-
-    Attributes:
-        label: Name of the result.
-        note: How they were chosen.
-        numbers: Their numbers.
-        count: How many there are.
-        read: Reads an image with its maps and text.
-    """
+    """Images of one result."""
 
     label: str
-    note: str
+    note: str  # how they were chosen
     numbers: ImageNumbers
     count: int
-    read: Callable[[int], tuple[ImageMaps, Entry]]
+    read: Callable[[int], tuple[ImageMaps, Entry]]  # reads an image with its maps and text
 
 
 def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
@@ -91,15 +83,10 @@ def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES
 
 @dataclass
 class _Shelf:
-    """Images within a limit of bytes; models share the thumbnails.
-
-    Attributes:
-        max_bytes: The limit.
-        thumbnails: JPEG files, base64.
-    """
+    """Images within a limit of bytes; models share the thumbnails."""
 
     max_bytes: int
-    thumbnails: list[str] = field(default_factory=list)
+    thumbnails: list[str] = field(default_factory=list)  # JPEG files, base64
     _places: dict[str, int] = field(default_factory=dict)
     _num_bytes: int = 0
 

@@ -1,9 +1,4 @@
-"""Embedding data in the page so that no browser runs it.
-
-- File names, labels, ids and notes are untrusted: data goes into JSON elements, with every
-  character escaped that could end the element or begin markup.
-- The content security policy lists the digests of what may run, so nothing else runs.
-"""
+"""Embedding untrusted data in the page so that no browser runs it."""
 
 import json
 import re
@@ -19,6 +14,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from vitscope.report.vega import TERM_SHAPES
+from vitscope.results.vocabulary import look_of
 
 _ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 _LONGEST_PX, _QUALITY = 336, 82
@@ -102,7 +98,7 @@ def encode_map(
 
 def draw_key(term: str) -> Markup:
     """A term's marker, for a legend."""
-    name = "registers" if term.startswith("register_") else term
+    name = look_of(term)
     known = name in TERM_SHAPES
     shape = _PATHS[TERM_SHAPES[name]] if known else _PATHS["cross"]
     return Markup(

@@ -1,42 +1,29 @@
 """The numbers of a figure as the tables of the report."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from vitscope.figures.anatomy import COSINES, NORMS, STATES
 from vitscope.figures.description import FigureData, Point
 from vitscope.figures.image_numbers import R2
 from vitscope.figures.intervals import write_interval
+from vitscope.results.result_text import TextTable
 from vitscope.results.vocabulary import name_covariate, name_term, name_token
 
 
-@dataclass(frozen=True)
-class Table:
-    """Numbers in rows and columns.
-
-    Attributes:
-        head: Names of the columns.
-        rows: Text of each cell.
-    """
-
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-def tabulate_terms(data: FigureData) -> Table:
+def tabulate_terms(data: FigureData) -> TextTable:
     """A row for each model, a column for each term."""
     columns = list(map(name_term, data.terms))
     return _tabulate(data, {}, columns, lambda p: name_term(p.term))
 
 
-def tabulate_depths(data: FigureData) -> Table:
+def tabulate_depths(data: FigureData) -> TextTable:
     """A row for each model, a column for each depth."""
     last = max(int(point.x) for point in data.points)
     columns = [f"depth {depth}" for depth in range(last + 1)]
     return _tabulate(data, {}, columns, lambda p: f"depth {p.x}")
 
 
-def tabulate_tokens(data: FigureData) -> Table:
+def tabulate_tokens(data: FigureData) -> TextTable:
     """A row for each token of each model: norm, and pairwise cosine over images."""
     names = {(NORMS, ""): "norm"}
     names |= {(COSINES, state): f"pairwise cosine, {state}" for state in STATES}
@@ -48,7 +35,7 @@ def tabulate_tokens(data: FigureData) -> Table:
     )
 
 
-def tabulate_correlations(data: FigureData) -> Table:
+def tabulate_correlations(data: FigureData) -> TextTable:
     """A row for each covariate of each model, a column for each source."""
     return _tabulate(
         data,
@@ -63,7 +50,7 @@ def _tabulate(
     rows_by: Mapping[str, Callable[[Point], str]],
     columns: Sequence[str],
     name_column: Callable[[Point], str],
-) -> Table:
+) -> TextTable:
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     for point in sorted(data.points, key=lambda point: data.shown.index(point.model)):
         if (column := name_column(point)) in columns:
@@ -72,4 +59,4 @@ def _tabulate(
             row = (point.model.label, *(name(point) for name in rows_by.values()))
             rows.setdefault(row, {})[column] = mark + told
     cells = ((*row, *(found.get(name, "–") for name in columns)) for row, found in rows.items())
-    return Table(("model", *rows_by, *columns), tuple(cells))
+    return TextTable(("model", *rows_by, *columns), [list(cells)])

@@ -1,8 +1,4 @@
-"""Vega-Lite specifications of figures in a common style, made with Altair.
-
-Colours are custom properties of the page, so charts switch between light and dark without being
-redrawn. Text from results goes only into data and descriptions, never into expressions.
-"""
+"""Vega-Lite specifications of figures, made with Altair; colours are properties of the page."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +12,7 @@ from vitscope.figures.description import FigureData, Point, group_points
 from vitscope.figures.image_numbers import R2
 from vitscope.figures.intervals import CkaInterval, write_interval
 from vitscope.figures.saved import ModelResult, label_sizes
-from vitscope.results.vocabulary import name_covariate, name_term, name_token, order_terms
+from vitscope.results.vocabulary import look_of, name_covariate, name_term, name_token, order_terms
 
 Spec = dict[str, Any]
 Row = Mapping[str, Any]
@@ -44,23 +40,18 @@ _SHORT_LETTERS = 20
 
 def term_colour(term: str) -> str:
     """Colour of a term, the same on every chart."""
-    name = "registers" if term.startswith("register_") else term
+    name = look_of(term)
     return f"var(--{name.replace('_', '-')})" if name in TERM_SHAPES else OTHER
 
 
 def term_shape(term: str) -> str:
     """Shape of a term's marker."""
-    return TERM_SHAPES["registers"] if term.startswith("register_") else TERM_SHAPES.get(term, "x")
+    return TERM_SHAPES.get(look_of(term), "x")
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart of a figure.
-
-    Attributes:
-        title: Its title, as text.
-        spec: Its specification.
-    """
+    """One chart of a figure."""
 
     title: str
     spec: Spec

@@ -14,10 +14,10 @@ from vitscope.figures.intervals import (
 )
 from vitscope.figures.saved import ModelResult, as_sentence, format_millions
 from vitscope.files.json_files import read_json
-from vitscope.report.tables import Table
 from vitscope.report.vega import TERM_SHAPES
 from vitscope.results.choices import describe_settings
 from vitscope.results.number_text import write_number, write_percent
+from vitscope.results.result_text import TextTable
 from vitscope.results.saved_result import PROVENANCE
 from vitscope.results.schema import AuditSummary
 from vitscope.results.schema_numbers import LayerSummary
@@ -49,8 +49,8 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
     }
 
 
-def _tabulate_layers(summary: AuditSummary) -> Table | None:
-    rows = tuple(
+def _tabulate_layers(summary: AuditSummary) -> TextTable | None:
+    rows = [
         (
             str(layer.index),
             write_interval(
@@ -60,9 +60,9 @@ def _tabulate_layers(summary: AuditSummary) -> Table | None:
             layer.verdict.status,
         )
         for layer in summary.layers
-    )
+    ]
     head = ("layer", "variance from patches", "CKA of r with the patches", "verdict")
-    return Table(head, rows) if len(rows) > 1 else None
+    return TextTable(head, [rows]) if len(rows) > 1 else None
 
 
 def describe_origin(result: ModelResult) -> dict[str, Any]:
@@ -71,10 +71,10 @@ def describe_origin(result: ModelResult) -> dict[str, Any]:
         provenance = read_json(result.folder / PROVENANCE)
     except ResultError:
         provenance = {}
-    rows = tuple(_flatten(provenance)) or (("provenance", "not saved"),)
+    rows = _flatten(provenance) or [("provenance", "not saved")]
     settings = describe_settings(result.summary) or "none"
-    told = (("kind of result", result.kind), ("settings other than by default", settings))
-    table = Table(("what", "value"), (*told, *rows))
+    told = [("kind of result", result.kind), ("settings other than by default", settings)]
+    table = TextTable(("what", "value"), [[*told, *rows]])
     return {"label": f"{result.label} ({result.kind})", "table": table}
 
 

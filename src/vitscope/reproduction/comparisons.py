@@ -40,11 +40,7 @@ def between(number: Measured, low: float, high: float) -> Check:
 
 
 def in_order(smaller: Measured, larger: Measured) -> Check:
-    """Whether one number is smaller than another.
-
-    This is conservative for two numbers over the same images: they may differ although their
-    intervals overlap.
-    """
+    """Whether one number is smaller than another; conservative for two over the same images."""
     numbers = (smaller, larger)
     if gaps := _gaps(numbers):
         return Check("cannot tell", gaps, numbers)

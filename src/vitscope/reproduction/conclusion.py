@@ -1,7 +1,4 @@
-"""The end of a reproduction: the table of claims, and the figures.
-
-Both use every finished model in the folder, whichever run finished it.
-"""
+"""The end of a reproduction: claims and figures of every finished model in the folder."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -25,10 +22,11 @@ _STAGES: Mapping[Data, str] = MappingProxyType(
 def judge_all_claims(run: Reproduction) -> list[Finding]:
     """Compare the paper's claims with the measurements and write the table."""
     found = [_collect(run, name) for name in run.model_names]
+    asked = run.config.classifier
     findings = judge_claims(
         [evidence for evidence in found if evidence is not None],
         readout=run.config.readout,
-        classifier=_choose_classifier(run.config.classifier),
+        classifier="nearest" if asked == "both" else asked,
     )
     write_claims(run.out / "claims", findings)
     return findings
@@ -65,7 +63,3 @@ def _collect(run: Reproduction, name: str) -> ModelEvidence | None:
         summaries=done,
         absent={data: run.why_left_out(stage) for data, stage in _STAGES.items()},
     )
-
-
-def _choose_classifier(asked: str) -> str:
-    return "nearest" if asked == "both" else asked

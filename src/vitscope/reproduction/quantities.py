@@ -61,24 +61,13 @@ def one_shot_kept(readout: str, classifier: str) -> Quantity:
     return Quantity("part of top-5 kept by patches alone", source, read)
 
 
-def token_cosine(state: str, name: str) -> Quantity:
-    """Mean pairwise cosine of a state of the dominant register over images."""
-
+def _of_register(state: str, number: str, when: str) -> Quantity:
+    # Of a state of the dominant register: "pairwise_cosine" or "variance_share" over images.
     def read(summary: AuditSummary) -> Reading:
-        found = _dominant_token(summary).states.get(state)
-        return read_estimate(None if found is None else found.pairwise_cosine)
+        return read_estimate(getattr(_dominant_token(summary).states.get(state), number, None))
 
-    return Quantity(name, f"{_REGISTER}.states.{state}.pairwise_cosine", read)
-
-
-def token_variance(state: str, name: str) -> Quantity:
-    """Fraction of a state of the dominant register that varies over images."""
-
-    def read(summary: AuditSummary) -> Reading:
-        found = _dominant_token(summary).states.get(state)
-        return read_estimate(None if found is None else found.variance_share)
-
-    return Quantity(name, f"{_REGISTER}.states.{state}.variance_share", read)
+    name = f"{number.replace('_', ' ')} {when} the layer norm"
+    return Quantity(name, f"{_REGISTER}.states.{state}.{number}", read)
 
 
 def _beyond(accuracy: Interval, chance: float) -> Interval:
@@ -94,19 +83,6 @@ def _patch_share(summary: AuditSummary) -> Distribution:
     return summary.last.patch_share
 
 
-def _read_patch_share(summary: AuditSummary) -> Reading:
-    return read_mean(_patch_share(summary), at_most=1.0)
-
-
-def _read_patch_share_width(summary: AuditSummary) -> Reading:
-    found = _patch_share(summary)
-    return take_as_it_is(found.p95 - found.p05)
-
-
-def _read_lowest_patch_share(summary: AuditSummary) -> Reading:
-    return take_as_it_is(_patch_share(summary).p05)
-
-
 def _dominant(summary: AuditSummary) -> tuple[Anatomy, DominantRegister]:
     anatomy = summary.last.anatomy
     if anatomy is None or anatomy.dominant_register is None:
@@ -120,10 +96,6 @@ def _dominant_token(summary: AuditSummary) -> TokenSummary:
     if found is None:
         raise UntoldError(MISSING)
     return found
-
-
-def _read_same_register(summary: AuditSummary) -> Reading:
-    return read_proportion(_dominant(summary)[1].share, summary.data.num_images)
 
 
 def _read_register_ratio(summary: AuditSummary) -> Reading:
@@ -162,10 +134,6 @@ def _read_outlier_images(summary: AuditSummary) -> Reading:
     return Reading(bound, 0.0, high, note="none found: at most this part")
 
 
-def _read_patch_cosine(summary: AuditSummary) -> Reading:
-    return read_mean(summary.last.cosine["attention"].get("patches"))
-
-
 def _read_norm_ratio(summary: AuditSummary) -> Reading:
     norms = summary.last.contribution_norm
     skip, patches = (read_mean(norms.get(key)) for key in ("skip", "patches"))
@@ -178,15 +146,6 @@ def _similarities(summary: AuditSummary) -> list[Reading]:
     if len(summary.layer_similarity) < 3:
         raise UntoldError(MISSING)
     return [read_mean(found, at_most=1.0) for found in summary.layer_similarity]
-
-
-def _read_before_last(summary: AuditSummary) -> Reading:
-    return _similarities(summary)[-2]
-
-
-def _read_three_quarters(summary: AuditSummary) -> Reading:
-    found = _similarities(summary)
-    return found[3 * (len(found) - 1) // 4]
 
 
 def _read_largest_step(summary: AuditSummary) -> Reading:
@@ -202,40 +161,42 @@ def _read_largest_step(summary: AuditSummary) -> Reading:
     return Reading(value, max(lows), max(highs))
 
 
-_WITHOUT_INTERVAL = MIN_IMAGES_WITHOUT_INTERVAL
-
-PATCH_SHARE = Quantity("patch share", "layers[-1].patch_share.{mean, std}", _read_patch_share)
+PATCH_SHARE = Quantity(
+    "patch share",
+    "layers[-1].patch_share.{mean, std}",
+    lambda summary: read_mean(_patch_share(summary), at_most=1.0),
+)
 PATCH_SHARE_WIDTH = Quantity(
     "95 % − 5 % quantile of patch share",
     "layers[-1].patch_share.{p05, p95}",
-    _read_patch_share_width,
-    _WITHOUT_INTERVAL,
+    lambda summary: take_as_it_is(_patch_share(summary).p95 - _patch_share(summary).p05),
+    MIN_IMAGES_WITHOUT_INTERVAL,
 )
 LOWEST_PATCH_SHARE = Quantity(
     "5 % quantile of patch share",
     "layers[-1].patch_share.p05",
-    _read_lowest_patch_share,
-    _WITHOUT_INTERVAL,
+    lambda summary: take_as_it_is(_patch_share(summary).p05),
+    MIN_IMAGES_WITHOUT_INTERVAL,
 )
 SAME_REGISTER = Quantity(
     "part of the images with the same register highest",
     "layers[-1].anatomy.dominant_register.share",
-    _read_same_register,
+    lambda summary: read_proportion(_dominant(summary)[1].share, summary.data.num_images),
 )
 REGISTER_RATIO = Quantity(
     "norm of that register over the others'",
     "layers[-1].anatomy.norms.register_*.{mean, std}",
     _read_register_ratio,
 )
-HIDDEN_COSINE = token_cosine("hidden", "pairwise cosine before the layer norm")
-NORMED_COSINE = token_cosine("normed", "pairwise cosine after the layer norm")
-HIDDEN_VARIANCE = token_variance("hidden", "variance share before the layer norm")
-NORMED_VARIANCE = token_variance("normed", "variance share after the layer norm")
+HIDDEN_COSINE = _of_register("hidden", "pairwise_cosine", "before")
+NORMED_COSINE = _of_register("normed", "pairwise_cosine", "after")
+HIDDEN_VARIANCE = _of_register("hidden", "variance_share", "before")
+NORMED_VARIANCE = _of_register("normed", "variance_share", "after")
 SCALED_DOWN = Quantity(
     "largest over median distance of a dimension from the median, after over before the layer norm",
     f"{_REGISTER}.top_dimensions.{{before, after, median_before, median_after}}",
     _read_scaled_down,
-    _WITHOUT_INTERVAL,
+    MIN_IMAGES_WITHOUT_INTERVAL,
 )
 OUTLIER_IMAGES = Quantity(
     "part of the images with high-norm patch tokens",
@@ -243,7 +204,9 @@ OUTLIER_IMAGES = Quantity(
     _read_outlier_images,
 )
 PATCH_COSINE = Quantity(
-    "cos(c_patches, t)", "layers[-1].cosine.attention.patches.{mean, std}", _read_patch_cosine
+    "cos(c_patches, t)",
+    "layers[-1].cosine.attention.patches.{mean, std}",
+    lambda summary: read_mean(summary.last.cosine["attention"].get("patches")),
 )
 NORM_RATIO = Quantity(
     "‖skip‖ / ‖c_patches‖",
@@ -253,12 +216,12 @@ NORM_RATIO = Quantity(
 BEFORE_LAST = Quantity(
     "layer similarity before the last block",
     "layer_similarity[L − 1].{mean, std}",
-    _read_before_last,
+    lambda summary: _similarities(summary)[-2],
 )
 THREE_QUARTERS = Quantity(
     "layer similarity at three quarters of the depth",
     "layer_similarity[⌊3 L / 4⌋].{mean, std}",
-    _read_three_quarters,
+    lambda summary: _similarities(summary)[3 * (len(summary.layer_similarity) - 1) // 4],
 )
 LARGEST_STEP = Quantity(
     "largest rise of layer similarity in one block",

@@ -1,9 +1,4 @@
-"""All of the paper's experiments on a set of models, one after another, each resumable.
-
-- Finished stages are kept: the same command resumes an interrupted run.
-- A model that is unavailable or fails is reported, and the others run.
-- Results of different settings, images or weights are never mixed in one folder.
-"""
+"""All of the paper's experiments on a set of models, one after another, each resumable."""
 
 import shutil
 from collections.abc import Callable, Sequence

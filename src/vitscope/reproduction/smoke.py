@@ -1,8 +1,4 @@
-"""Smoke test of the whole reproduction: tiny random models on generated images, offline.
-
-It shows that everything runs and what every figure looks like. Its numbers come from random weights
-and say nothing about the real models.
-"""
+"""Smoke test of the reproduction with random models, whose numbers say nothing about real ones."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

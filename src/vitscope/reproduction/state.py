@@ -1,9 +1,4 @@
-"""Records of a reproduction's folder: the settings and weights behind each result.
-
-- Every result has a record: it is written first.
-- A run that is interrupted, killed or out of disk space leaves earlier records intact.
-- Two runs never write into one folder at the same time.
-"""
+"""Records of a reproduction's folder: settings and weights behind each result, written first."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

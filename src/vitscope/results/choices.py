@@ -1,10 +1,6 @@
 """Settings that change what numbers mean: one rule for figures, report, terminal and notebook.
 
-- Results with different definitions of a number (`count_cls`, `RENORMALIZE`, `LAYER`, `SHARES`)
-  never share a chart or table; the reason is shown instead.
-- Results with different inputs (input size, other preprocessing, half precision) may be shown
-  together, as the models of the paper are, and the difference is named.
-- Non-default settings are named with every single result (`describe_settings`).
+Results that differ in a `Choice` are never shown together; other differences of input are named.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,8 +1,4 @@
-"""The saved result of explained images: where their [CLS] output comes from, with maps.
-
-- It has all that its figures need: the image as the model saw it, maps, numbers and verdict.
-- Its files are only arrays of numbers and JSON, so reading them runs no code.
-"""
+"""The saved result of explained images: where their [CLS] output comes from, with maps."""
 
 import math
 from collections.abc import Mapping
@@ -28,22 +24,14 @@ from vitscope.trace import ClsTrace
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ImageExplanation(ImageMaps):
-    """One explained image, with maps, numbers and verdict.
+    """One explained image, with maps, numbers and verdict."""
 
-    Attributes:
-        path: Its file, printable.
-        image_id: Digest of its bytes.
-        framing: "whole" if it was only rounded to whole patches, "cropped" if it was cropped to the
-            input size.
-        numbers: Its numbers.
-        verdict: Whether the map may be read as an explanation.
-    """
-
-    path: str
-    image_id: str
+    path: str  # its file, printable
+    image_id: str  # digest of its bytes
+    # "whole" if it was only rounded to whole patches, "cropped" if it was cropped to the input size
     framing: Framing
     numbers: ImageNumbers
-    verdict: ImageVerdict
+    verdict: ImageVerdict  # whether the map may be read as an explanation
 
 
 class Explanation(SavedResult):
@@ -148,11 +136,10 @@ def compute_centred(
 def compute_centred_map(
     trace: ClsTrace, ledger: Ledger, means: Mapping[str, Float[Tensor, " dim"]]
 ) -> Float[Tensor, "batch head token"] | None:
-    """Map of the patches' centred share, which is its sum over patches and heads.
+    """Map of the patches' centred share ⟨c_i − m, o_r⟩ / ‖o_r‖², which sums to it over all.
 
-    With o_r the sum of the terms less their means, a patch's share in a head is
-    ⟨c_i − m, o_r⟩ / ‖o_r‖², where m is mean c_patches divided equally among patches and heads: an
-    audit keeps the mean contribution of all patches together, not of each.
+    o_r is the sum of the terms less their means, m mean c_patches over patches and heads, as an
+    audit keeps the mean contribution of all patches together.
     """
     if compute_centred(ledger, means)["centred_share", "patches"].isnan().any():
         return None

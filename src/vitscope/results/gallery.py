@@ -1,11 +1,4 @@
-"""The gallery of an audit: a sample of its images, kept with their maps.
-
-- The maps come from the audit's own pass, so maps and numbers belong to the same [CLS] row.
-- Images are chosen after the pass, when the numbers are known: extremes, quantiles, and random
-  ones. The reason is saved with each image.
-- Memory does not grow with the number of images, and the choice does not depend on their order or
-  the batch size. Galleries merge.
-"""
+"""The gallery of an audit: a sample of its images, kept with their maps from its own pass."""
 
 import math
 from bisect import insort
@@ -54,56 +47,33 @@ Why = Literal["lowest", "highest", "quantile", "random"]
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """An image of a gallery.
+    """An image of a gallery."""
 
-    Attributes:
-        path: Its file, printable.
-        image_id: Digest of its bytes.
-        why: Why it was chosen.
-        maps: File of its maps within the result.
-    """
-
-    path: str
-    image_id: str
+    path: str  # its file, printable
+    image_id: str  # digest of its bytes
     why: Why
-    maps: str
+    maps: str  # file of its maps within the result
 
 
 @dataclass(frozen=True)
 class _Index:
-    number: str
-    limit: int
-    num_candidates: int
-    num_images: int
-    images: tuple[GalleryImage, ...]
+    number: str  # column of `images.parquet` they were chosen by
+    limit: int  # number of images asked for
+    num_candidates: int  # number of images they were chosen from, a random sample of all
+    num_images: int  # number of all images
+    images: tuple[GalleryImage, ...]  # any first n of them are a balanced sample too
 
 
 @dataclass(frozen=True)
 class Gallery(_Index):
-    """Images of an audit, kept with their maps.
+    """Images of an audit, kept with their maps."""
 
-    Attributes:
-        folder: Folder of the result.
-        number: Column of `images.parquet` they were chosen by.
-        limit: Number of images asked for.
-        num_candidates: Number of images they were chosen from, a random sample of all.
-        num_images: Number of all images.
-        images: The images; any first n of them are a balanced sample too.
-        owner: The result, whose temporary folder must outlive the gallery.
-    """
-
-    folder: Path
+    folder: Path  # of the result
+    # the result, whose temporary folder must outlive the gallery
     owner: object = field(default=None, repr=False, compare=False)
 
     def read_maps(self, index: int) -> ImageMaps:
-        """One of the images, with its maps.
-
-        Args:
-            index: Its index in `images`.
-
-        Returns:
-            The image and its maps.
-        """
+        """One of the images with its maps, by its index in `images`."""
         return read_maps(self.folder / self.images[index].maps)
 
 
@@ -115,12 +85,7 @@ class _Candidate:
 
 
 class GalleryCandidates:
-    """Maps of the images from which a gallery will be chosen.
-
-    About `NUM_CANDIDATES` images of a run, fewer if their maps exceed a fixed amount of memory:
-    those with the smallest digests. This is a random draw that depends only on the set of images
-    and its size.
-    """
+    """Maps of about `NUM_CANDIDATES` images with the smallest digests, in bounded memory."""
 
     def __init__(self, num_images: int = 0, max_bytes: int = CANDIDATE_BYTES) -> None:
         self._bound = None
@@ -198,10 +163,7 @@ class GalleryCandidates:
         self._limit, self._free = limit, list(range(limit + 1))
 
     def write_gallery(self, folder: Path, images: ImageSet, limit: int) -> None:
-        """Choose the images and write them with their maps.
-
-        Images are read again; one that has changed or is gone is left out.
-        """
+        """Choose the images and write them with their maps, but not those changed or gone."""
         numbers = _read_numbers(folder)
         entries: list[GalleryImage] = []
         for digest, why in numbers.choose(self._held, limit):
@@ -233,10 +195,7 @@ def read_gallery(folder: Path, owner: object = None) -> Gallery | None:
 
 
 def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
-    """Choose the gallery of a merged result from those of its parts, by the same rule.
-
-    The extremes of the whole are among those of the parts, and so are its random images.
-    """
+    """Choose the gallery of a merged result from those of its parts, by the same rule."""
     galleries = [found for part in parts if (found := read_gallery(part)) is not None]
     if not galleries:
         return

@@ -1,7 +1,4 @@
-"""An image as the model saw it, with its maps, in one file of arrays.
-
-The files have only arrays of numbers, so reading them runs no code.
-"""
+"""An image as the model saw it with its maps, in one file of arrays; reading runs no code."""
 
 import math
 import zipfile
@@ -34,29 +31,23 @@ _OPTIONAL = ("centred_share", "head_centred_share")
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ImageMaps(ShortRepr):
-    """An image and its maps: numbers per patch, on the patch grid.
+    """An image and its maps: numbers per patch, on the patch grid."""
 
-    Attributes:
-        image: The image as the model saw it, before normalisation.
-        attention: Attention of the [CLS] query on each patch, mean over heads.
-        head_attention: The same per head, a_h[i].
-        contribution_norm: ‖c_i‖, the norm of each patch's contribution.
-        share: ⟨c_i, r⟩ / ‖r‖², its signed share of the row.
-        head_share: The same per head; sums to `share` over heads.
-        centred_share: ⟨c_i − m, r − mean r⟩ / ‖r − mean r‖², where m is mean c_patches divided by
-            the number of patches, so that it sums to the patches' centred share; None without means
-            or where r equals its mean.
-        head_centred_share: The same per head, with m divided by the number of heads; sums to
-            `centred_share`.
-    """
-
+    # the image as the model saw it, before normalisation
     image: UInt8[np.ndarray, "height width 3"]
+    # attention of the [CLS] query on each patch, mean over heads
     attention: Float[np.ndarray, "row column"]
-    head_attention: Float[np.ndarray, "head row column"]
+    head_attention: Float[np.ndarray, "head row column"]  # the same per head, a_h[i]
+    # ‖c_i‖, the norm of each patch's contribution
     contribution_norm: Float[np.ndarray, "row column"]
-    share: Float[np.ndarray, "row column"]
+    share: Float[np.ndarray, "row column"]  # ⟨c_i, r⟩ / ‖r‖², its signed share of the row
+    # the same per head; sums to `share` over heads
     head_share: Float[np.ndarray, "head row column"]
+    # ⟨c_i − m, r − mean r⟩ / ‖r − mean r‖², where m is mean c_patches divided by the number of
+    # patches, so that it sums to the patches' centred share; None without means or where r equals
+    # its mean
     centred_share: Float[np.ndarray, "row column"] | None = None
+    # the same per head, with m divided by the number of heads; sums to `centred_share`
     head_centred_share: Float[np.ndarray, "head row column"] | None = None
 
     @property

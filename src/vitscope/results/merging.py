@@ -1,8 +1,4 @@
-"""Merging parts: shards of a run, or results of disjoint image sets.
-
-A part is a folder with the tables, features, sums and failures of some images. A saved result is a
-part with a summary.
-"""
+"""Merging parts: folders with tables, features, sums and failures of some images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -36,11 +32,7 @@ _NO_IDS = pa.chunked_array([], pa.string())
 def merge_parts(
     folder: Path, manifest: Manifest, parts: Sequence[Path]
 ) -> tuple[AuditSums, list[tuple[str, str]]]:
-    """Merge parts in the order given; the same order gives bit-identical results.
-
-    Tables and features are written to the folder. The sums, and the images that could not be read,
-    are returned.
-    """
+    """Merge parts with tables and features; the same order gives the same bits."""
     sums = manifest.make_sums(folder)
     for part in parts:
         sums.merge(read_sums(part, manifest))

@@ -1,8 +1,4 @@
-"""One row per image and layer: a Parquet table of numbers and shards of features, written together.
-
-Table and shards have the same images in the same order, and a row group spans whole shards, so a
-later pass can read both in step with one row group in memory.
-"""
+"""One row per image and layer: a Parquet table of numbers, and shards of features in order."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager

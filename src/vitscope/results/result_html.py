@@ -1,9 +1,4 @@
-"""A result as a few lines of HTML, for notebooks.
-
-- Ids, paths and notes are escaped.
-- It is self-contained: no script, no style sheet, nothing fetched.
-- It is readable on dark and light pages: text takes the page's colour.
-"""
+"""A result as self-contained HTML for notebooks, escaped, and readable on dark and light pages."""
 
 from functools import cache
 from typing import TYPE_CHECKING, Any

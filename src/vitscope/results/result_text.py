@@ -29,9 +29,9 @@ class TextTable:
     """A table as text."""
 
     columns: Row
-    num_labels: int  # leading columns of words; the others have numbers
-    sections: tuple[tuple[Row, ...], ...]  # rows that belong together
-    caption: str  # how to read the numbers
+    sections: Sequence[Sequence[Row]]  # rows that belong together
+    num_labels: int = 1  # leading columns of words; the others have numbers
+    caption: str = ""  # how to read the numbers
     title: str = ""  # empty where it is obvious
 
 
@@ -118,8 +118,7 @@ def tabulate_sources(summary: AuditSummary) -> TextTable:
     undefined = _describe_undefined(layer, summary.data.num_images)
     return TextTable(
         ("source", "attention", "norm", "variance share", "CKA with r", "centred cos"),
-        num_labels=1,
-        sections=(rows,),
+        sections=[rows],
         caption=" ".join([f"{_describe_intervals(rows)}.", _describe_cka(layer), *undefined]),
     )
 
@@ -131,8 +130,7 @@ def tabulate_layers(summary: AuditSummary) -> TextTable | None:
     rows = tuple(map(_layer_row, summary.layers))
     return TextTable(
         ("layer", "patches' variance share", "CKA(r, patches)", "main other source", "verdict"),
-        num_labels=1,
-        sections=(rows,),
+        sections=[rows],
         caption=f"{_describe_intervals(rows)}.",
         title="The verdict of each layer",
     )

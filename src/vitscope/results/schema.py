@@ -39,128 +39,75 @@ Size = tuple[Annotated[int, Within(1, 2**16)], Annotated[int, Within(1, 2**16)]]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSummary:
-    """The model.
+    """The model."""
 
-    Attributes:
-        id: The id it was loaded by, or the class name of a wrapped module.
-        family: Library and architecture, such as "transformers/dinov2".
-        recipe: Its training recipe; the family if it is not known.
-        size: Label of its size within the recipe; None if it is not known.
-        num_params: Parameters of the vision tower.
-        depth: Number of blocks.
-        embed_dim: Width of the residual stream.
-        num_heads: Attention heads of the analysed block.
-        patch_size: Patch (height, width) in pixels.
-        num_registers: Register tokens.
-        global_feature: "cls" or "attention pooling".
-        grid: Patches of an input as (rows, columns).
-        dtype: Precision it ran in.
-        notes: Notes on the model that matter for reading the numbers.
-    """
-
-    id: str
-    family: str
-    recipe: str
-    size: str | None
-    num_params: int
-    depth: int
-    embed_dim: int
-    num_heads: int
-    patch_size: Size
+    id: str  # the id it was loaded by, or the class name of a wrapped module
+    family: str  # library and architecture, such as "transformers/dinov2"
+    recipe: str  # its training recipe; the family if it is not known
+    size: str | None  # label of its size within the recipe; None if it is not known
+    num_params: int  # parameters of the vision tower
+    depth: int  # number of blocks
+    embed_dim: int  # width of the residual stream
+    num_heads: int  # attention heads of the analysed block
+    patch_size: Size  # patch (height, width) in pixels
     num_registers: int
-    global_feature: str
-    grid: Size
+    global_feature: str  # "cls" or "attention pooling"
+    grid: Size  # patches of an input as (rows, columns)
     dtype: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # notes on the model that matter for reading the numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings that change the meaning of the numbers.
+    """Settings that change the meaning of the numbers."""
 
-    Attributes:
-        renormalize: Whether restricted outputs were divided by the kept attention mass.
-        cls_term: Where [CLS]'s attention to itself is counted.
-    """
-
-    renormalize: bool = False
-    cls_term: ClsTerm = "own"
+    renormalize: bool = False  # whether restricted outputs were divided by the kept attention mass
+    cls_term: ClsTerm = "own"  # where [CLS]'s attention to itself is counted
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessingSummary(Preprocessing):
-    """How images were prepared.
+    """How images were prepared."""
 
-    Attributes:
-        changed: Fields that are not the model's own.
-    """
-
-    changed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()  # fields that are not the model's own
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSummary:
-    """The images.
+    """The images."""
 
-    Attributes:
-        num_images: Distinct images behind the numbers.
-        num_failed: Images that could not be read.
-        num_repeated: Images left out because an earlier one has the same bytes.
-        notes: Notes on the images, in sentences.
-    """
-
-    num_images: int
-    num_failed: int
-    num_repeated: int = 0
-    notes: tuple[str, ...] = ()
+    num_images: int  # distinct images behind the numbers
+    num_failed: int  # images that could not be read
+    num_repeated: int = 0  # images left out because an earlier one has the same bytes
+    notes: tuple[str, ...] = ()  # notes on the images, in sentences
 
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerSummary:
-    """How well ledgers balance, over the verified images.
+    """How well ledgers balance, over the verified images."""
 
-    Attributes:
-        max_balance_error: Largest ‖t − model's t‖ / ‖model's t‖.
-        tolerance: Largest accepted error.
-    """
-
-    max_balance_error: float
-    tolerance: Finite
+    max_balance_error: float  # largest ‖t − model's t‖ / ‖model's t‖
+    tolerance: Finite  # largest accepted error
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditLedger(LedgerSummary):
-    """The four checks of an audit over all layers; NaN for a check that no layer has.
+    """The four checks of an audit over all layers; NaN for a check that no layer has."""
 
-    Attributes:
-        max_residual_error: Largest error of the residual stream.
-        max_block_error: Largest error of a block's output.
-        max_embedding_error: Largest error of the feature that the model returns.
-        num_verified: Images whose ledger was verified in every layer.
-    """
-
-    max_residual_error: float = float("nan")
-    max_block_error: float = float("nan")
-    max_embedding_error: float = float("nan")
-    num_verified: int
+    max_residual_error: float = float("nan")  # largest error of the residual stream
+    max_block_error: float = float("nan")  # largest error of a block's output
+    max_embedding_error: float = float("nan")  # largest error of the feature that the model returns
+    num_verified: int  # images whose ledger was verified in every layer
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Summary:
-    """Fields common to all kinds of results.
+    """Fields common to all kinds of results."""
 
-    Attributes:
-        KIND: Kind of the result, as in the file.
-        model: The model.
-        settings: Settings that change the meaning of the numbers.
-        preprocessing: How images were prepared.
-        data: The images.
-    """
-
-    KIND: ClassVar[str]
+    KIND: ClassVar[str]  # kind of the result, as in the file
     model: ModelSummary
-    settings: Settings
-    preprocessing: PreprocessingSummary
+    settings: Settings  # settings that change the meaning of the numbers
+    preprocessing: PreprocessingSummary  # how images were prepared
     data: DataSummary
 
     if TYPE_CHECKING:
@@ -175,24 +122,17 @@ class Summary:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class AuditSummary(Summary):
-    """Every number of an audit.
-
-    Attributes:
-        ledger: How well ledgers balance.
-        layers: The audited layers, in order.
-        layer_similarity: cos(x_cls at a depth, x_cls at the last), by depth (0: the embeddings);
-            empty for a model whose stream has no [CLS] row.
-        high_norm_tokens: By depth.
-        covariates: Image properties, and their relation to the last audited layer.
-        interdependence: None for a model without registers or without a skip connection.
-    """
+    """Every number of an audit."""
 
     KIND: ClassVar[str] = "audit"
-    ledger: AuditLedger
-    layers: Annotated[tuple[LayerSummary, ...], NotEmpty()]
+    ledger: AuditLedger  # how well ledgers balance
+    layers: Annotated[tuple[LayerSummary, ...], NotEmpty()]  # the audited layers, in order
+    # cos(x_cls at a depth, x_cls at the last), by depth (0: the embeddings); empty for a model
+    # whose stream has no [CLS] row
     layer_similarity: tuple[Distribution, ...]
-    high_norm_tokens: tuple[HighNormTokens, ...]
-    covariates: CovariateSummary
+    high_norm_tokens: tuple[HighNormTokens, ...]  # by depth
+    covariates: CovariateSummary  # image properties, and their relation to the last audited layer
+    # None for a model without registers or without a skip connection
     interdependence: Interdependence | None
 
     def __post_init__(self) -> None:
@@ -214,17 +154,11 @@ class AuditSummary(Summary):
 
 @dataclass(frozen=True, kw_only=True)
 class OneShotData(DataSummary):
-    """The labelled images.
-
-    Attributes:
-        num_classes: Number of classes.
-        num_unlabelled: Images outside class folders, or with labels hidden by their dataset.
-        dropped_classes: Classes with fewer than two distinct readable images.
-    """
+    """The labelled images."""
 
     num_classes: int
-    num_unlabelled: int
-    dropped_classes: tuple[str, ...]
+    num_unlabelled: int  # images outside class folders, or with labels hidden by their dataset
+    dropped_classes: tuple[str, ...]  # classes with fewer than two distinct readable images
 
 
 ByPart = Annotated[Mapping[str, TopAccuracy], Keys(("full", "patches"))]
@@ -233,93 +167,58 @@ ByPart = Annotated[Mapping[str, TopAccuracy], Keys(("full", "patches"))]
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class OneShotSummary(Summary):
-    """Every number of one-shot classification.
-
-    Attributes:
-        data: The labelled images.
-        layer: Index of the layer.
-        draws: Number of draws of two images of each class.
-        readout: The readout of the headline.
-        accuracy: By classifier, readout and part.
-        chance: Accuracy of guessing.
-    """
+    """Every number of one-shot classification."""
 
     KIND: ClassVar[str] = "one-shot"
     data: OneShotData
-    layer: int
-    draws: int
-    readout: Literal["attention"]
+    layer: int  # index of the layer
+    draws: int  # number of draws of two images of each class
+    readout: Literal["attention"]  # the readout of the headline
+    # by classifier, readout and part
     accuracy: Annotated[
         Mapping[str, Annotated[Mapping[str, ByPart], Keys(("attention", "embedding"))]],
         NotEmpty(),
     ]
-    chance: Chance
+    chance: Chance  # accuracy of guessing
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceSummary:
-    """The reference images on whose means explained images were centred.
+    """The reference images on whose means explained images were centred."""
 
-    Attributes:
-        source: "given" by the caller, "found" next to the result, or "shipped" with vitscope.
-        images: Description of the images behind the means, after the word "images".
-        num_images: Their number.
-        model_id: Id of the model that saw them.
-        folder: Folder of the audit; None for means shipped with vitscope.
-        means_digest: Digest of the means.
-    """
-
+    # "given" by the caller, "found" next to the result, or "shipped" with vitscope
     source: Literal["given", "found", "shipped"]
-    images: str
-    num_images: int
-    model_id: str
-    folder: str | None
-    means_digest: str
+    images: str  # description of the images behind the means, after the word "images"
+    num_images: int  # their number
+    model_id: str  # id of the model that saw them
+    folder: str | None  # folder of the audit; None for means shipped with vitscope
+    means_digest: str  # digest of the means
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainedImage:
-    """One explained image.
+    """One explained image."""
 
-    Attributes:
-        path: Its file, printable.
-        image_id: Digest of its bytes.
-        maps: File of its maps in the result's folder.
-        framing: "whole" or "cropped".
-        input_size: Input of the model as (height, width) in pixels.
-        grid: Patches as (rows, columns).
-        verdict: Whether its map may be read as an explanation.
-        numbers: Its numbers.
-    """
-
-    path: str
-    image_id: str
-    maps: str
-    framing: Framing
-    input_size: Size
-    grid: Size
-    verdict: ImageVerdict
+    path: str  # its file, printable
+    image_id: str  # digest of its bytes
+    maps: str  # file of its maps in the result's folder
+    framing: Framing  # "whole" or "cropped"
+    input_size: Size  # input of the model as (height, width) in pixels
+    grid: Size  # patches as (rows, columns)
+    verdict: ImageVerdict  # whether its map may be read as an explanation
     numbers: ImageNumbers
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ExplanationSummary(Summary):
-    """Every number of explained images.
-
-    Attributes:
-        ledger: How well ledgers balance.
-        layer: Index of the layer.
-        reference: Reference images; None without a reference.
-        references_not_used: Why references for the same weights were not used.
-        images: The images, in order.
-    """
+    """Every number of explained images."""
 
     KIND: ClassVar[str] = "explanation"
-    ledger: LedgerSummary
-    layer: int
-    reference: ReferenceSummary | None
-    references_not_used: tuple[str, ...] = ()
-    images: tuple[ExplainedImage, ...]
+    ledger: LedgerSummary  # how well ledgers balance
+    layer: int  # index of the layer
+    reference: ReferenceSummary | None  # reference images; None without a reference
+    references_not_used: tuple[str, ...] = ()  # why references for the same weights were not used
+    images: tuple[ExplainedImage, ...]  # the images, in order
 
 
 KINDS: tuple[type[Summary], ...] = (AuditSummary, OneShotSummary, ExplanationSummary)

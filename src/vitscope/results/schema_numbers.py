@@ -22,26 +22,18 @@ ByTotal = Annotated[Mapping[str, Mapping[str, T]], Keys(("attention", "residual"
 
 @dataclass(frozen=True, kw_only=True)
 class PerImage(Generic[T]):
-    """The numbers that every image has (docs/method.md), by term.
+    """The numbers that every image has (docs/method.md), by term."""
 
-    Attributes:
-        attention_mass: Σ a_h[i] over a group's tokens, mean over heads.
-        patch_share: Attention on patches over that on patches and registers.
-        contribution_norm: ‖c_g‖, ‖skip‖, ‖bias‖, ‖t‖ ("attention_total"), ‖r‖ ("residual_total").
-        cosine: cos(c_g, t) and cos(c_g, r), by total.
-        centred_cosine: cos(c_g − mean c_g, t − mean t), and with r; empty without means.
-        restricted_cosine: cos(c_g + bias, t), under "attention".
-        share: ⟨c_g, r⟩ / ‖r‖².
-        centred_share: ⟨c_g − mean c_g, r − mean r⟩ / ‖r − mean r‖²; empty without means.
-    """
-
-    attention_mass: ByTerm[T]
-    patch_share: T
+    attention_mass: ByTerm[T]  # Σ a_h[i] over a group's tokens, mean over heads
+    patch_share: T  # attention on patches over that on patches and registers
+    # ‖c_g‖, ‖skip‖, ‖bias‖, ‖t‖ ("attention_total"), ‖r‖ ("residual_total")
     contribution_norm: ByTerm[T]
-    cosine: ByTotal[T]
+    cosine: ByTotal[T]  # cos(c_g, t) and cos(c_g, r), by total
+    # cos(c_g − mean c_g, t − mean t), and with r; empty without means
     centred_cosine: Mapping[str, Mapping[str, T]] = field(default_factory=dict)
-    restricted_cosine: Mapping[str, Mapping[str, T]]
-    share: ByTerm[T]
+    restricted_cosine: Mapping[str, Mapping[str, T]]  # cos(c_g + bias, t), under "attention"
+    share: ByTerm[T]  # ⟨c_g, r⟩ / ‖r‖²
+    # ⟨c_g − mean c_g, r − mean r⟩ / ‖r − mean r‖²; empty without means
     centred_share: Mapping[str, T] = field(default_factory=dict)
 
 
@@ -58,74 +50,48 @@ def nest(numbers: Mapping[tuple[str, ...], T]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNumbers(PerImage[float]):
-    """The numbers of one image.
+    """The numbers of one image."""
 
-    Attributes:
-        share_without_bias: ⟨c_g, r − bias⟩ / ‖r − bias‖².
-        balance_error: ‖t − model's t‖ / ‖model's t‖.
-    """
-
-    share_without_bias: ByTerm[float]
-    balance_error: float
+    share_without_bias: ByTerm[float]  # ⟨c_g, r − bias⟩ / ‖r − bias‖²
+    balance_error: float  # ‖t − model's t‖ / ‖model's t‖
 
 
 @dataclass(frozen=True, kw_only=True)
 class DominantRegister:
-    """The register with the highest norm in most images.
+    """The register with the highest norm in most images."""
 
-    Attributes:
-        index: Index of the register, from 0.
-        share: Fraction of the images where it has the highest norm.
-        counts: Number of images where each register has the highest norm.
-        ratio: Its mean norm over that of the other registers; NaN if there are none.
-    """
-
-    index: int
-    share: Finite
-    counts: tuple[int, ...]
-    ratio: float
+    index: int  # index of the register, from 0
+    share: Finite  # fraction of the images where it has the highest norm
+    counts: tuple[int, ...]  # number of images where each register has the highest norm
+    ratio: float  # its mean norm over that of the other registers; NaN if there are none
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anatomy:
-    """[CLS], registers and the highest-norm patch at the input of a block.
+    """[CLS], registers and the highest-norm patch at the input of a block."""
 
-    Attributes:
-        norms: By token, and the mean over "patches".
-        dominant_register: None for a model without registers.
-        analysed: The analysed token: a register, or a patch of outlying norm; None if there is
-            neither.
-        tokens: By token.
-    """
-
-    norms: ByTerm[Distribution]
-    dominant_register: DominantRegister | None
+    norms: ByTerm[Distribution]  # by token, and the mean over "patches"
+    dominant_register: DominantRegister | None  # None for a model without registers
+    # the analysed token: a register, or a patch of outlying norm; None if there is neither
     analysed: str | None
-    tokens: Mapping[str, TokenSummary]
+    tokens: Mapping[str, TokenSummary]  # by token
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class LayerSummary(PerImage[Distribution]):
-    """All numbers of one audited layer.
+    """All numbers of one audited layer."""
 
-    Attributes:
-        index: Index of the layer, from 0.
-        verdict: Whether its attention maps may be believed.
-        variance_share: Share of the variance of t and of r over images, by total and term.
-        cka: CKA with the full output, by readout and part.
-        gram_ledger: Shares of pairs of terms in the similarities between images, by total.
-        directions: Directions in which the terms of r vary.
-        anatomy: None for a layer without a [CLS] row.
-        metrics: Estimates of metrics of other packages, by metric.
-    """
-
-    index: int
-    verdict: Verdict
+    index: int  # index of the layer, from 0
+    verdict: Verdict  # whether its attention maps may be believed
+    # share of the variance of t and of r over images, by total and term
     variance_share: Annotated[Mapping[str, ByTerm[Estimate]], Keys(("attention", "residual"))]
+    # CKA with the full output, by readout and part
     cka: Annotated[Mapping[str, ByTerm[Cka]], Keys(("attention", "residual"))]
+    # shares of pairs of terms in the similarities between images, by total
     gram_ledger: Mapping[str, Mapping[str, Mapping[str, GramShare]]]
-    directions: Directions
-    anatomy: Anatomy | None = None
+    directions: Directions  # directions in which the terms of r vary
+    anatomy: Anatomy | None = None  # None for a layer without a [CLS] row
+    # estimates of metrics of other packages, by metric
     metrics: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -134,42 +100,26 @@ class LayerSummary(PerImage[Distribution]):
 
 @dataclass(frozen=True, kw_only=True)
 class CovariateSummary:
-    """How image properties relate to where the output comes from.
+    """How image properties relate to where the output comes from."""
 
-    Attributes:
-        distributions: By covariate.
-        correlations: By target and covariate.
-        regressions: On all covariates, by target.
-    """
-
-    distributions: Mapping[str, Distribution]
-    correlations: Mapping[str, Mapping[str, AdjustedCorrelation]]
-    regressions: Mapping[str, Regression]
+    distributions: Mapping[str, Distribution]  # by covariate
+    correlations: Mapping[str, Mapping[str, AdjustedCorrelation]]  # by target and covariate
+    regressions: Mapping[str, Regression]  # on all covariates, by target
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interdependence:
-    """Correlation between the registers' and the skip connection's shares.
+    """Correlation between the registers' and the skip connection's shares."""
 
-    Attributes:
-        shares: Which per-image shares were compared.
-        over_images: Over images, in the last audited layer.
-        over_layers: Over layers, of variance shares; None if only one layer was audited.
-    """
-
-    shares: Literal["share", "centred_share"]
-    over_images: RankCorrelation
+    shares: Literal["share", "centred_share"]  # which per-image shares were compared
+    over_images: RankCorrelation  # over images, in the last audited layer
+    # over layers, of variance shares; None if only one layer was audited
     over_layers: RankCorrelation | None
 
 
 @dataclass(frozen=True)
 class Measured(Estimate):
-    """An estimate that is always defined.
-
-    Attributes:
-        value: The estimate.
-        ci95: Its 95 % interval.
-    """
+    """An estimate that is always defined."""
 
     value: Finite
     ci95: tuple[float, float]
@@ -177,25 +127,15 @@ class Measured(Estimate):
 
 @dataclass(frozen=True, kw_only=True)
 class TopAccuracy:
-    """Fraction of test images classified correctly, mean over draws.
+    """Fraction of test images classified correctly, mean over draws."""
 
-    Attributes:
-        top1: The true class has the highest score.
-        top5: The true class is among the five highest.
-    """
-
-    top1: Measured
-    top5: Measured
+    top1: Measured  # the true class has the highest score
+    top5: Measured  # the true class is among the five highest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chance:
-    """Accuracy of guessing.
+    """Accuracy of guessing."""
 
-    Attributes:
-        top1: One over the number of classes.
-        top5: Five over it, at most 1.
-    """
-
-    top1: Finite
-    top5: Finite
+    top1: Finite  # one over the number of classes
+    top5: Finite  # five over it, at most 1

@@ -22,7 +22,9 @@ def summarize_anatomy(
     table: Path, tokens: Mapping[str, TokenSummary], high_norm: HighNormTokens
 ) -> Anatomy:
     """Summarise [CLS], the registers and the highest-norm patch at the input of a block."""
-    norms = {name: _read_norms(table, name) for name in (*tokens, _PATCHES)}
+    norms = {
+        name: read_column(table, column_name(("token_norm", name))) for name in (*tokens, _PATCHES)
+    }
     registers = [name for name in tokens if name.startswith("register_")]
     dominant = _find_dominant(np.stack([norms[n] for n in registers])) if registers else None
     if dominant is not None:
@@ -42,7 +44,7 @@ def summarize_anatomy(
 
 def summarize_layer_similarity(table: Path) -> tuple[Distribution, ...]:
     """cos(x_cls at depth ℓ, x_cls at the last depth) over images, ℓ = 0..L."""
-    names = _list_depths(table, "layer_similarity")
+    names = sorted(n for n in pq.read_schema(table).names if n.startswith("layer_similarity_"))
     return tuple(compute_distribution(read_column(table, name)) for name in names)
 
 
@@ -58,11 +60,3 @@ def _find_dominant(norms: np.ndarray) -> DominantRegister:
         # There may be no others, or they may be zero in every image.
         ratio=float(norms[index].mean() / others) if others > 0 else math.nan,
     )
-
-
-def _read_norms(table: Path, name: str) -> np.ndarray:
-    return read_column(table, column_name(("token_norm", name)))
-
-
-def _list_depths(table: Path, prefix: str) -> list[str]:
-    return sorted(n for n in pq.read_schema(table).names if n.startswith(f"{prefix}_"))

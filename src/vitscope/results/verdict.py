@@ -60,24 +60,15 @@ _OTHERS = tuple(name for name in SOURCES if name != "patches")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the global feature comes from where its attention map points.
+    """Whether the global feature comes from where its attention map points."""
 
-    Attributes:
-        status: The worse of the two readings.
-        decided_by: The reading that decides the status; None if neither does.
-        alignment: Reading of the interval of the unbiased residual CKA(r, c_patches).
-        source: Reading of the interval of the patches' variance share.
-        main_other_source: The source other than patches with the largest absolute variance share;
-            None if there is none.
-        text: The verdict as a sentence, with its numbers.
-    """
-
-    status: Status
-    decided_by: Decider | None
-    alignment: Span
-    source: Span
+    status: Status  # the worse of the two readings
+    decided_by: Decider | None  # the reading that decides the status; None if neither does
+    alignment: Span  # reading of the interval of the unbiased residual CKA(r, c_patches)
+    source: Span  # reading of the interval of the patches' variance share
+    # the source other than patches with the largest absolute variance share; None if there is none
     main_other_source: str | None
-    text: str
+    text: str  # the verdict as a sentence, with its numbers
 
 
 def judge(
@@ -233,24 +224,16 @@ def _name_source(term: str, shares: Collection[str]) -> str:
 
 @dataclass(frozen=True)
 class ImageVerdict:
-    """Whether one image's attention map may be read as an explanation of its output.
+    """Whether one image's attention map may be read as an explanation of its output."""
 
-    Attributes:
-        status: "most" or "part" of the output comes from the patches, "do not read" the map, or
-            "cannot tell".
-        share: The patches' centred share of the output; NaN if it is undefined or there is no
-            reference.
-        main_other_source: The source other than patches with the largest absolute share; None if
-            there is none.
-        text: The verdict as a sentence.
-        basis: What the verdict rests on, in words.
-    """
-
+    # "most" or "part" of the output comes from the patches, "do not read" the map, or "cannot tell"
     status: ImageStatus
+    # the patches' centred share of the output; NaN if it is undefined or there is no reference
     share: float
+    # the source other than patches with the largest absolute share; None if there is none
     main_other_source: str | None
-    text: str
-    basis: str
+    text: str  # the verdict as a sentence
+    basis: str  # what the verdict rests on, in words
 
 
 def judge_image(shares: Mapping[str, float], num_images: int, images: str) -> ImageVerdict:

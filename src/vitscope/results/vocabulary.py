@@ -276,6 +276,11 @@ def name_token(key: str) -> str:
     return "[CLS]" if key == "cls" else name_term(key)
 
 
+def look_of(key: str) -> str:
+    """The term whose colour and shape a token or term has: every register has that of registers."""
+    return "registers" if key.startswith("register_") else key
+
+
 def name_covariate(key: str) -> str:
     """Name of an image property in headings."""
     return COVARIATES[key].name if key in COVARIATES else name_term(key)

@@ -1,10 +1,4 @@
-"""An audit: images are cut into shards, each shard becomes a part on disk, parts become a result.
-
-- Parts are merged in the order of the shards, so the result does not depend on interruptions, on
-  the processes, or on the order in which parts were made.
-- Engines (`vitscope.engines`) map shards to parts. They know nothing of audits, and this module
-  does not know how they work.
-"""
+"""An audit: images are cut into shards, shards become parts on disk, parts a result."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping

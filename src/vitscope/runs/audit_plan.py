@@ -93,10 +93,7 @@ def digest_files(images: ImageSet, versions: Mapping[HeldImage, str]) -> str:
 
 
 def digest_names(images: ImageSet, versions: Mapping[HeldImage, str]) -> str:
-    """Digest a list of images by what is the same on all machines.
-
-    These are names and sizes, and for images in memory, which share one name, their pixels.
-    """
+    """Digest a list of images by names and sizes; those in memory share a name and go by pixels."""
     digest = blake2b(digest_size=16)
     for index, address in enumerate(images.addresses):
         told = versions[address] if isinstance(address, HeldImage) else size_of(address)

@@ -1,9 +1,4 @@
-"""Common to all runs of a model over images: batches, failures, provenance.
-
-- Images that cannot be read are counted and named; the run fails only if none can be read.
-- Errors name the image, the layer and what to do.
-- The model is moved to the device for the run and left as it was found.
-"""
+"""Common to all runs of a model over images: batches, failures, provenance."""
 
 import platform
 from collections.abc import Callable, Iterable, Iterator

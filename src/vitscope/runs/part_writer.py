@@ -1,10 +1,4 @@
-"""One shard of an audit: run images through the model, write tables and sums as a part on disk.
-
-- A part depends only on its images, the model and the settings, not on the process that writes it
-  or on other parts.
-- The first batch of every part, and others at random, verify the ledger against the model's own
-  tensors.
-"""
+"""One shard of an audit as a part on disk, which depends only on images, model and settings."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack

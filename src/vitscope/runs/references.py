@@ -1,9 +1,4 @@
-"""References for single images: the means of an audit, or those shipped with vitscope.
-
-- A reference must have the same weights, layer and preprocessing. A given reference that does not
-  fit is refused; one that was found is not used, and the reason is reported.
-- The result names the reference, its images and their number.
-"""
+"""References for single images: the means of an audit, or those shipped with vitscope."""
 
 import hashlib
 import json
@@ -115,11 +110,7 @@ def _check_fits(
 
 
 def find_reference(wanted: Wanted, out: Path | None) -> tuple[Reference | None, list[str]]:
-    """Find a reference that fits, if none was given.
-
-    Audits next to the result come first, among several the one with the most images; then the means
-    shipped with vitscope.
-    """
+    """Find a fitting reference: of the audits next to the result the largest, or one shipped."""
     found: list[Reference] = []
     unused: list[str] = []
     for audited in _list_audits(out) if out is not None else ():

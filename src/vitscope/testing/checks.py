@@ -5,8 +5,7 @@ import torch
 from vitscope.decomposition import decompose_layers
 from vitscope.ledger import balance_tolerance
 from vitscope.models.base import Pixels, ViTAdapter
-
-PROOFS = ("balance_error", "residual_error", "block_error", "embedding_error")
+from vitscope.results.summary import ERRORS
 
 
 def check_adapter(vit: ViTAdapter, pixels: Pixels) -> dict[str, float]:
@@ -38,7 +37,7 @@ def check_adapter(vit: ViTAdapter, pixels: Pixels) -> dict[str, float]:
                 renormalize=False,
                 tolerance=balance_tolerance(dtype),
             )
-        for name in PROOFS:
+        for name in ERRORS:
             errors = [row.scalars[name,] for row in rows.values() if (name,) in row.scalars]
             worst[name] = max(float(error.max()) for error in errors)
     return worst

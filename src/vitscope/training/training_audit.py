@@ -1,10 +1,4 @@
-"""Audits of a model in training: on the same images every time, without side effects.
-
-- The numbers are those of `vitscope.audit` for the same weights.
-- Training is not affected: weights, gradients, modes, precision, device and random state are
-  restored.
-- A model that is not complete in this process is refused.
-"""
+"""Audits of a model in training, with the numbers of `vitscope.audit` and without side effects."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,10 +1,6 @@
 """The catalogue: models with built-in names, and where their weights are.
 
-The table is `catalogue.toml`; the tests build every model in it from the installed libraries and
-compare. Importing this file imports no model library.
-
-Source: Lappe & Giese (NeurIPS 2025), figures 2 to 9, for the paper's models: DINOv2 with and
-without registers, DeiT III, CLIP of OpenAI and OpenCLIP, iBOT.
+Source: Lappe & Giese (NeurIPS 2025), figures 2 to 9, for the paper's models.
 """
 
 import tomllib
@@ -128,13 +124,7 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
 
 
 def plan_models(families: Sequence[str], sizes: Sequence[str]) -> list[tuple[str, CatalogueEntry]]:
-    """Choose models by family and size.
-
-    Families label their sizes differently (L, L/14, So400m), so a size here is a class of parameter
-    counts: "ti" below 15 million, "s" below 50, "b" below 200, "l" below 400, and "g" for the rest.
-    A family may have several models in a class (CLIP B/32 and B/16 are both "b") or none (iBOT has
-    no "g"); all that exist are chosen.
-    """
+    """Choose the models of some families that are of some `SIZE_CLASSES`, all in a class."""
     _check_known("family", families, FAMILIES)
     _check_known("size", sizes, SIZE_CLASSES)
     chosen = [

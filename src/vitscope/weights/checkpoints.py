@@ -1,10 +1,4 @@
-"""Read weights from checkpoint files, as data and never as code.
-
-- Nothing in a file is executed: it is read by safetensors, or by PyTorch with `weights_only=True`.
-- If a file holds several models, the teacher or the averaged weights are taken and the choice is
-  noted; if the names do not show which one is meant, the file is refused.
-- A file that does not fit its model is refused in one line with the names that differ.
-"""
+"""Read weights from checkpoint files, as data and never as code."""
 
 import argparse
 import re

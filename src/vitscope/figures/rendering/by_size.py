@@ -11,9 +11,9 @@ from vitscope.figures.contributions import CHANCE
 from vitscope.figures.description import FigureData, Point, group_points
 from vitscope.figures.intervals import CkaInterval
 from vitscope.figures.rendering.panels import (
-    family_handles,
     finish,
     label_rows,
+    make_handles,
     make_panels,
     plot_intervals,
     scale_limits,
@@ -26,7 +26,7 @@ from vitscope.figures.rendering.style import (
     FAINT,
     HAIRLINE,
     SMALL_PT,
-    Dashes,
+    Look,
     colour_term,
     in_style,
     literal,
@@ -35,8 +35,6 @@ from vitscope.figures.rendering.style import (
 )
 from vitscope.figures.saved import label_sizes
 
-Look = tuple[str, str, Dashes | str]
-"""Colour, marker and dashes."""
 _FAR_APART = 1.8
 _CHANCE: dict[str, Any] = {"color": FAINT, "linestyle": (0, (4, 2)), "linewidth": 0.8}
 
@@ -50,7 +48,7 @@ def draw_terms_by_size(data: FigureData) -> Figure:
     for (family, points), panel in zip(data.panels.items(), panels, strict=True):
         by_term = group_points(points, lambda point: point.term)
         for term in (term for term in terms if term in by_term):
-            look = (colour_term(term), mark_term(term), "-")
+            look = Look(colour_term(term), mark_term(term), "-")
             _plot_line(panel, data, by_term[term], look, term)
         chances = {number.value for number in scale_numbers(data, by_term.get(CHANCE, []))}
         for chance in sorted(chances):
@@ -72,12 +70,11 @@ def draw_families_by_size(data: FigureData) -> Figure:
     looks = look_of_families(list(dict.fromkeys(model.family for model in data.shown)))
     for (term, points), panel in zip(data.panels.items(), panels, strict=True):
         for family, own in group_points(points, lambda point: point.model.family).items():
-            look = looks[family]
-            _plot_line(panel, data, own, (look.colour, look.marker, look.dashes), family)
+            _plot_line(panel, data, own, looks[family], family)
         _use_size_axis(panel, data, points)
         panel.set_title(literal(data.titles[term]), pad=11)
     panels[0].set_ylabel(write_axis(data))
-    return finish(figure, data, handles=family_handles(looks))
+    return finish(figure, data, handles=make_handles(looks))
 
 
 def _plot_line(

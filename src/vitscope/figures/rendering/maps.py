@@ -19,13 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from vitscope.figures.rendering.shown import ShownFigure
 from vitscope.figures.rendering.style import (
     BASE_PT,
     FAINT,
     INK,
     PAGE_IN,
     SMALL_PT,
+    ShownFigure,
     in_style,
     literal,
 )

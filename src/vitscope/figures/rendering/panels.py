@@ -15,14 +15,14 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from vitscope.figures.description import FigureData, Point
 from vitscope.figures.intervals import Interval
-from vitscope.figures.rendering.shown import ShownFigure
 from vitscope.figures.rendering.style import (
     BASE_PT,
     COLUMN_IN,
     FAINT,
     PAGE_IN,
     SMALL_PT,
-    FamilyLook,
+    Look,
+    ShownFigure,
     colour_term,
     literal,
     mark_term,
@@ -46,13 +46,12 @@ def make_panels(
     columns: int = 3,
     panel_height_in: float = 1.9,
     share_y: bool = True,
-    width_in: float | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """A figure of equal panels, row by row."""
     # As few rows as possible, filled as evenly as possible.
     rows = math.ceil(count / columns)
     columns = math.ceil(count / rows)
-    width = width_in or (COLUMN_IN if columns == 1 else PAGE_IN)
+    width = COLUMN_IN if columns == 1 else PAGE_IN
     figure = ShownFigure(figsize=(width, rows * panel_height_in), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=False, sharey=share_y, squeeze=False)
     panels: list[Axes] = list(np.asarray(grid).flat)
@@ -131,10 +130,7 @@ def label_rows(panels: Sequence[Axes], label: str) -> None:
 def plot_intervals(
     panel: Axes, places: Sequence[float], intervals: Sequence[Interval], **look: Any
 ) -> None:
-    """Points with bars from the lower to the upper end of their intervals.
-
-    If a mean is outside its own quantiles, the bar does not touch its point.
-    """
+    """Points with bars between the ends of their intervals, even if a mean is outside of these."""
     below, above = zip(*(interval.errors for interval in intervals), strict=True)
     drawn = panel.errorbar(
         places,
@@ -158,31 +154,16 @@ def plot_intervals(
 
 def term_handles(terms: Sequence[str], *, joined: bool = True) -> list[Artist]:
     """Legend entries of terms."""
-    return [
-        Line2D(
-            [],
-            [],
-            color=colour_term(term),
-            marker=mark_term(term),
-            linestyle="-" if joined else "none",
-            label=literal(name_term(term)),
-        )
-        for term in terms
-    ]
+    line = "-" if joined else "none"
+    looks = {name_term(term): Look(colour_term(term), mark_term(term), line) for term in terms}
+    return make_handles(looks)
 
 
-def family_handles(looks: Mapping[str, FamilyLook]) -> list[Artist]:
-    """Legend entries of model families."""
+def make_handles(looks: Mapping[str, Look]) -> list[Artist]:
+    """Legend entries by name."""
     return [
-        Line2D(
-            [],
-            [],
-            color=look.colour,
-            marker=look.marker,
-            ls=look.dashes,
-            label=literal(family),
-        )
-        for family, look in looks.items()
+        Line2D([], [], color=colour, marker=marker, ls=dashes, label=literal(name))
+        for name, (colour, marker, dashes) in looks.items()
     ]
 
 

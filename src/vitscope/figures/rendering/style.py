@@ -1,12 +1,15 @@
-"""Common style of all figures: sizes, fonts, and a fixed colour per meaning."""
+"""Common style of all figures: sizes, fonts, a fixed colour per meaning, and how notebooks show."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import wraps
+from io import BytesIO
 from itertools import cycle
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from vitscope.results.vocabulary import look_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -17,6 +20,8 @@ COLUMN_IN = 3.5
 PAGE_IN = 7.2
 """Width of a full page."""
 SMALL_PT, BASE_PT = 6.0, 7.0
+_SHOWN_DPI = 200
+_CSS_PX_PER_IN = 100
 INK, FAINT, HAIRLINE = "#222222", "#8c8c8c", "#d9d9d9"
 
 # Okabe and Ito's palette, distinguishable with all common kinds of colour blindness.
@@ -44,19 +49,12 @@ TERM_MARKERS = {
 }
 
 
-@dataclass(frozen=True)
-class FamilyLook:
-    """Line style of a model family.
-
-    Attributes:
-        colour: Its colour.
-        marker: Its marker.
-        dashes: Its dashes, as matplotlib takes them.
-    """
+class Look(NamedTuple):
+    """Line style of a term or a model family."""
 
     colour: str
     marker: str
-    dashes: Dashes
+    dashes: Dashes | str
 
 
 _SOLID: Dashes = (0, ())
@@ -65,22 +63,22 @@ _DOTTED: Dashes = (0, (1, 1.2))
 _DASH_DOT: Dashes = (0, (5, 1.5, 1, 1.5))
 # Paul Tol's "muted" palette, distinct from the colours of the terms.
 _FAMILY_LOOKS = {
-    "DINOv2": FamilyLook("#332288", "o", _SOLID),
-    "DINOv2 with registers": FamilyLook("#CC6677", "s", _SOLID),
-    "DeiT": FamilyLook("#44AA99", "v", _DOTTED),
-    "DeiT III": FamilyLook("#44AA99", "^", _SOLID),
-    "CLIP (OpenAI)": FamilyLook("#117733", "D", _DASHED),
-    "CLIP (OpenCLIP)": FamilyLook("#999933", "v", _DASHED),
-    "iBOT": FamilyLook("#882255", "P", _DASH_DOT),
-    "DINO": FamilyLook("#AA4499", "X", _DOTTED),
-    "DINOv3": FamilyLook("#332288", "*", _DOTTED),
-    "MAE": FamilyLook("#88CCEE", "h", _DASH_DOT),
-    "SigLIP": FamilyLook("#DDCC77", "<", _SOLID),
-    "SigLIP 2": FamilyLook("#DDCC77", ">", _DASHED),
-    "EVA-02": FamilyLook("#882255", "d", _DOTTED),
+    "DINOv2": Look("#332288", "o", _SOLID),
+    "DINOv2 with registers": Look("#CC6677", "s", _SOLID),
+    "DeiT": Look("#44AA99", "v", _DOTTED),
+    "DeiT III": Look("#44AA99", "^", _SOLID),
+    "CLIP (OpenAI)": Look("#117733", "D", _DASHED),
+    "CLIP (OpenCLIP)": Look("#999933", "v", _DASHED),
+    "iBOT": Look("#882255", "P", _DASH_DOT),
+    "DINO": Look("#AA4499", "X", _DOTTED),
+    "DINOv3": Look("#332288", "*", _DOTTED),
+    "MAE": Look("#88CCEE", "h", _DASH_DOT),
+    "SigLIP": Look("#DDCC77", "<", _SOLID),
+    "SigLIP 2": Look("#DDCC77", ">", _DASHED),
+    "EVA-02": Look("#882255", "d", _DOTTED),
 }
 _OTHER_LOOKS = tuple(
-    FamilyLook(colour, marker, dashes)
+    Look(colour, marker, dashes)
     for dashes in (_SOLID, _DASHED, _DOTTED)
     for colour, marker in (
         ("#332288", "o"),
@@ -147,17 +145,33 @@ def in_style(draw: Callable[P, T]) -> Callable[P, T]:
     return drawn
 
 
+class ShownFigure(Figure):
+    """A matplotlib figure that a notebook displays at the end of a cell."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        # Twice the displayed size, to be sharp on dense screens.
+        width, height = self.get_size_inches()
+        size = {"width": round(_CSS_PX_PER_IN * width), "height": round(_CSS_PX_PER_IN * height)}
+        return self._draw_png(), size
+
+    @in_style
+    def _draw_png(self) -> bytes:
+        written = BytesIO()
+        self.savefig(written, format="png", dpi=_SHOWN_DPI, metadata={"Software": None})
+        return written.getvalue()
+
+
 def colour_term(term: str) -> str:
     """The colour of a term, the same on every figure."""
-    return TERM_COLOURS.get("registers" if term.startswith("register_") else term, FAINT)
+    return TERM_COLOURS.get(look_of(term), FAINT)
 
 
 def mark_term(term: str) -> str:
     """The marker of a term."""
-    return TERM_MARKERS.get("registers" if term.startswith("register_") else term, "o")
+    return TERM_MARKERS.get(look_of(term), "o")
 
 
-def look_of_families(families: Sequence[str]) -> dict[str, FamilyLook]:
+def look_of_families(families: Sequence[str]) -> dict[str, Look]:
     """Line styles of families; known recipes always have the same one."""
     known = {family: _FAMILY_LOOKS[family] for family in families if family in _FAMILY_LOOKS}
     others = cycle(look for look in _OTHER_LOOKS if look not in known.values())

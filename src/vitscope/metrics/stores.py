@@ -1,28 +1,27 @@
-"""Rows of several features, each row in a jackknife block, on disk except for the last few.
-
-Memory does not grow with the number of rows: they are written in shards as they come, and
-read a few at a time, with only the features asked for.
-"""
+"""What feature sums keep on disk: rows of features, and the moments they are folded into."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from vitscope.errors import ResultError
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.storage import link_or_copy
 from vitscope.files.tensor_files import read_tensors, write_tensors
+from vitscope.metrics.feature_plan import Pair
 from vitscope.metrics.jackknife import NUM_BLOCKS
+from vitscope.metrics.moments import PairMoments, Rows
 
-Rows = Float[Tensor, "image dim"]
 Blocks = Int64[Tensor, " image"]
 
 _SHARD_ROWS = 128
 _ROWS_AT_ONCE = 512
 _BLOCKS = "blocks"
+_FIELDS = [field.name for field in fields(PairMoments)]
 
 
 class RowStore:
@@ -39,11 +38,7 @@ class RowStore:
         self._num_pending = 0
 
     def __len__(self) -> int:
-        """Number of rows.
-
-        Returns:
-            The number.
-        """
+        """Number of rows."""
         return self._num_written + self._num_pending
 
     @property
@@ -60,10 +55,7 @@ class RowStore:
         self._num_pending += len(blocks)
 
     def merge(self, other: "RowStore") -> None:
-        """Append all rows of another store.
-
-        Shards are hard-linked, not read: they last as long as either store.
-        """
+        """Append all rows of another store, whose shards are hard-linked."""
         self.flush()
         other.flush()
         for theirs, sizes in other._shards.items():
@@ -84,11 +76,7 @@ class RowStore:
         self._pending, self._num_pending = {}, 0
 
     def iter_rows(self, names: Sequence[str]) -> Iterator[tuple[dict[str, Rows], Blocks]]:
-        """Iterate over all rows, in whole shards of about `_ROWS_AT_ONCE` rows.
-
-        Yields:
-            One row per image under each name, and the block of each image.
-        """
+        """Iterate over whole shards of about `_ROWS_AT_ONCE` rows, with the block of each image."""
         self.flush()
         for shards in self._group_shards():
             parts = [read_tensors(shard, [*names, _BLOCKS])[0] for shard in shards]
@@ -128,3 +116,25 @@ def _count(blocks: Blocks) -> list[int]:
     if len(blocks) and not 0 <= int(blocks.min()) <= int(blocks.max()) < NUM_BLOCKS:
         raise ResultError("the saved rows name jackknife blocks that do not exist: audit again")
     return torch.bincount(blocks, minlength=NUM_BLOCKS).tolist()
+
+
+class MomentStore:
+    """Moments of pairs per jackknife block: one file per pair, written once."""
+
+    def __init__(self, folder: Path, pairs: Sequence[Pair]) -> None:
+        """Name the files."""
+        self._files = {pair: folder / f"{k:03d}.safetensors" for k, pair in enumerate(pairs)}
+
+    def write(self, pair: Pair, moments: PairMoments) -> None:
+        """Write a pair."""
+        tensors = {name: getattr(moments, name) for name in _FIELDS}
+        write_tensors(self._files[pair], tensors, {"x": pair[0], "y": pair[1]})
+
+    def read(self, pair: Pair) -> PairMoments:
+        """Read the moments of a pair in all jackknife blocks, stacked."""
+        tensors, _ = read_tensors(self._files[pair], _FIELDS)
+        return PairMoments(**tensors)
+
+    def read_counts(self, pair: Pair) -> Float64[Tensor, " block"]:
+        """Read the number of images behind the moments of a pair in each block."""
+        return read_tensors(self._files[pair], ["count"])[0]["count"]
