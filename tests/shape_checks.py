@@ -75,9 +75,7 @@ def checked(given):
                 if not is_bearable(value, hints[name]):
                     is_array = hasattr(value, "shape")
                     told = f"{value.dtype} {tuple(value.shape)}" if is_array else repr(value)
-                    raise TypeError(
-                        f"{given.__qualname__}, {name}: {told}: expected {hints[name]}"
-                    )
+                    raise TypeError(f"{given.__qualname__}, {name}: {told}: expected {hints[name]}")
         found_right.add(looks)
 
     return call

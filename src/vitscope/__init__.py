@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vitscope.adapters.registry import load_model, wrap_model
     from vitscope.config import AuditConfig, OneShotConfig, RunConfig
-    from vitscope.decomposition import decompose, map_tokens, restrict
+    from vitscope.decomposition import decompose, restrict
     from vitscope.errors import VitscopeError
     from vitscope.images.image_set import ImageSet
     from vitscope.ledger import Ledger
+    from vitscope.maps.token_maps import map_tokens
     from vitscope.models.base import ViTAdapter
     from vitscope.report import write_report
     from vitscope.results.audit_result import AuditResult
@@ -61,7 +62,7 @@ _HOMES = {
     "decompose": "decomposition",
     "explain": "runs.explain_loop",
     "load_model": "adapters.registry",
-    "map_tokens": "decomposition",
+    "map_tokens": "maps.token_maps",
     "one_shot": "runs.one_shot_loop",
     "restrict": "decomposition",
     "wrap_model": "adapters.registry",

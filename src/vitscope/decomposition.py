@@ -27,7 +27,7 @@ from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
 from vitscope.models.running import has_native_bfloat16
 from vitscope.readouts import compute_readouts
-from vitscope.token_maps import TokenMaps, make_token_maps
+from vitscope.row_maps import RowMaps, make_row_maps
 from vitscope.trace import ClsTrace, StreamTrace, TokenStates
 
 Readouts = dict[str, dict[str, Float[Tensor, "batch out"]]]
@@ -61,32 +61,23 @@ def decompose(
     return found[0]
 
 
-def map_tokens(
-    vit: ViTAdapter | nn.Module | str, pixels: Pixels, layer: int | None = None
-) -> TokenMaps:
+def map_row(vit: ViTAdapter, pixels: Pixels, layer: int | None = None) -> RowMaps:
     """Map what each token wrote on the [CLS] row of one block, and its raw attention.
 
     Args:
-        vit: The model: an adapter, a module, or an id that `load_model` takes.
+        vit: The model.
         pixels: Preprocessed images, of any size that fits the patch grid.
         layer: Index of the block, from 0; the last one if None.
 
     Returns:
-        Attention, ‖c_i‖ and ⟨c_i, r⟩ / ‖r‖² per token; `on_grid` lays patches out.
-
-    Raises:
-        UsageError: If the pixels or their size do not fit, or the layer has no row to analyse.
-        ImbalanceError: If the ledger does not balance.
-        NonFiniteError: If an activation is not finite.
-        MemoryShortageError: If the model's activations for the batch do not fit in memory.
+        Attention, ‖c_i‖ and ⟨c_i, r⟩ / ‖r‖² per token, from a ledger that balances.
     """
-    vit = open_model(vit)
-    found: list[TokenMaps] = []
+    found: list[RowMaps] = []
     _trace_layer(
         vit,
         pixels,
         layer,
-        lambda trace: found.append(make_token_maps(trace, _make_balanced(vit, trace))),
+        lambda trace: found.append(make_row_maps(trace, _make_balanced(vit, trace))),
     )
     return found[0]
 
@@ -94,7 +85,7 @@ def map_tokens(
 def _trace_layer(
     vit: ViTAdapter, pixels: Pixels, layer: int | None, take: Callable[[ClsTrace], None]
 ) -> None:
-    _check_pixels(pixels)
+    check_pixels(pixels)
     wanted = vit.select_layer(layer)
     height, width = pixels.shape[-2:]
     with vit.undisturbed():  # another thread's run might be moving the model
@@ -103,7 +94,15 @@ def _trace_layer(
         vit.trace(pixels.to(device), [wanted], take)
 
 
-def _check_pixels(pixels: object) -> None:
+def check_pixels(pixels: object) -> None:
+    """Refuse anything but a batch of preprocessed images.
+
+    Args:
+        pixels: What was given.
+
+    Raises:
+        UsageError: If it is something else.
+    """
     if not isinstance(pixels, Tensor):
         given = type(pixels).__name__
     elif pixels.ndim != 4 or pixels.shape[1] != 3 or not len(pixels):
@@ -202,7 +201,7 @@ def decompose_layers(
     cls_term: ClsTerm = "own",
     verified: bool = True,
     on_stream: Callable[[StreamTrace], None] | None = None,
-    on_maps: Callable[[TokenMaps], None] | None = None,
+    on_maps: Callable[[RowMaps], None] | None = None,
     mapped: Sequence[int] | None = None,
 ) -> dict[int, LayerRows]:
     """Compute the per-image numbers and features of all chosen layers in one forward pass.
@@ -239,7 +238,7 @@ def decompose_layers(
             check_balance(ledger, tolerance)
             held_against.add(trace.layer)
         if on_maps is not None and trace.layer == max(layers):
-            on_maps(make_token_maps(trace, ledger, mapped))
+            on_maps(make_row_maps(trace, ledger, mapped))
         if set(ledger.groups) != set(choose_groups(trace.layout, cls_term)):
             ledger = merge_groups(ledger, "cls", into=cls_term)
         readouts = compute_readouts(

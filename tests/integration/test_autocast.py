@@ -5,8 +5,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from support_table import TINY_MODELS, tiny_pixels
-from vitscope import wrap_model
-from vitscope.decomposition import choose_dtype, decompose, decompose_layers, map_tokens
+from vitscope import decompose, map_tokens, wrap_model
+from vitscope.decomposition import choose_dtype, decompose_layers
 from vitscope.errors import ImbalanceError
 from vitscope.ledger import balance_tolerance
 from vitscope.models.running import has_native_bfloat16
@@ -165,10 +165,10 @@ def test_the_functions_for_tensors_hold_a_half_precision_to_its_own_tolerance(na
     vit = adapt(name)
     pixels, layer = tiny_pixels(vit), vit.last_layer if layer is None else min(vit.blocks)
     with vit.placed("cpu", dtype):
-        ledger, maps = decompose(vit, pixels, layer), map_tokens(vit, pixels, layer)
+        ledger, maps = decompose(vit, pixels, layer), map_tokens(vit, pixels, layer=layer)
     # An error that is not of float32, of which at most 1e-4 is accepted.
     assert 1e-4 < ledger.balance_error.max() <= balance_tolerance(dtype)
-    assert maps.share.isfinite().all()
+    assert maps["share"].isfinite().all()
 
 
 def test_the_precision_of_a_model_is_the_one_it_computes_in():

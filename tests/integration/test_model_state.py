@@ -74,7 +74,7 @@ def make_pixels():
 def numbers_of(vit, pixels):
     ledger, maps = decompose(vit, pixels), map_tokens(vit, pixels)
     rows = restrict(vit, ledger)["embedding"]
-    return [maps.share, maps.attention, rows["patches"], *compute_scalars(ledger).values()]
+    return [maps["share"], maps["attention"], rows["patches"], *compute_scalars(ledger).values()]
 
 
 def assert_equal(found, expected):

@@ -44,9 +44,12 @@ def make_inputs(vit, count=NUM_INPUTS):
 
 
 def look(vit, pixels):
-    ledger, maps = decompose(vit, pixels), map_tokens(vit, pixels, 0 if 0 in vit.blocks else None)
+    ledger, maps = (
+        decompose(vit, pixels),
+        map_tokens(vit, pixels, layer=0 if 0 in vit.blocks else None),
+    )
     rows = restrict(vit, ledger)["embedding"]["patches"]
-    return [maps.share, maps.attention, rows, *compute_scalars(ledger).values()]
+    return [maps["share"], maps["attention"], rows, *compute_scalars(ledger).values()]
 
 
 def look_many(vits, inputs, num_threads):

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from audits import tiny_vit
 from images import write_images
-from vitscope import AuditConfig, AuditResult, audit, map_tokens
+from vitscope import AuditConfig, AuditResult, audit
+from vitscope.decomposition import map_row
 from vitscope.errors import ResultError, UsageError
 from vitscope.images.decoding import decode_image, image_id, normalize_pixels, resize_and_crop
 from vitscope.layout import make_layout
 from vitscope.results.gallery import GalleryCandidates, choose_images, read_gallery
 from vitscope.results.image_maps import read_maps
-from vitscope.token_maps import TokenMaps
+from vitscope.row_maps import RowMaps
 
 digests = st.integers(0, 2**128 - 1).map(lambda number: f"{number:032x}")
 values = st.one_of(st.floats(-2, 2), st.just(math.nan))
@@ -79,7 +80,7 @@ def make_maps(count):
     layout = make_layout({"cls": 1, "patches": 6}, (2, 3))
     random = torch.Generator().manual_seed(0)
     attention = torch.rand(count, 2, 7, generator=random)
-    return TokenMaps(
+    return RowMaps(
         layout=layout,
         attention=attention,
         contribution_norm=attention[:, 0],
@@ -102,7 +103,7 @@ def test_candidates_are_the_smallest_digests_however_they_come(ids, data):
             parts.update(
                 list(part),
                 [ids[i] for i in part],
-                TokenMaps(
+                RowMaps(
                     layout=rows.layout,
                     attention=rows.attention[list(part)],
                     contribution_norm=rows.contribution_norm[list(part)],
@@ -134,7 +135,7 @@ def test_maps_are_those_of_the_image_as_the_audit_saw_it(result, folder):
         seen = resize_and_crop(decode_image(data, background=0), vit.preprocessing)
         assert np.array_equal(kept.image, np.asarray(seen))
         pixels = normalize_pixels(seen, vit.preprocessing).unsqueeze(0)
-        maps = map_tokens(vit, pixels.double())
+        maps = map_row(vit, pixels.double())
         for name in ("contribution_norm", "share", "head_share"):
             expected = maps.on_grid(getattr(maps, name))[0].numpy()
             assert getattr(kept, name) == pytest.approx(expected, rel=1e-4, abs=1e-6)

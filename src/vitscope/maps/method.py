@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitscope.decomposition import map_tokens
+from vitscope.decomposition import map_row
 from vitscope.errors import UsageError
 from vitscope.layout import TokenLayout
 from vitscope.maps.functions import AttentionBackward, CaughtFunctions
@@ -20,7 +20,7 @@ from vitscope.maps.rules import SECANT
 from vitscope.maps.targets import Target, TargetChoice
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.stream import compute_norms, take_input
-from vitscope.token_maps import TokenMaps
+from vitscope.row_maps import RowMaps
 
 PASS_TOKENS = 3072
 """Tokens of one pass on a CPU; with more, activations leave the caches."""
@@ -71,7 +71,9 @@ class MapInput:
     @property
     def num_tokens(self) -> int:
         """Length of the residual stream."""
-        return self.own.streams[0].shape[1]
+        # A pooling head's layout may omit leading tokens.
+        known = self.layout.query is not None
+        return self.layout.num_tokens if known else self.tokens.shape[1]
 
     def compare(self, name: str) -> References:
         """The references, for a method that cannot do without."""
@@ -89,12 +91,12 @@ class MapInput:
     @property
     def dtype(self) -> torch.dtype:
         """Precision of maps."""
-        return self.own.feature.dtype
+        return self.vit.parameter.dtype
 
     @cached_property
-    def row(self) -> TokenMaps:
+    def row(self) -> RowMaps:
         """Maps of the analysed row, whose ledger was verified."""
-        return map_tokens(self.vit, self.pixels, self.layer)
+        return map_row(self.vit, self.pixels, self.layer)
 
     @cached_property
     def branch_norms(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -120,15 +122,19 @@ class MapInput:
 
     def place(self, of_patches: Float[Tensor, "batch patch"]) -> "MapValues":
         """A map of patches; other tokens have none of it."""
-        values = self.tokens.new_zeros(self.tokens.shape[:2])
+        values = self._make_zeros()
         values[:, self.patches.start : self.patches.stop] = of_patches.to(values)
         return MapValues(values=values)
 
     def place_row(self, values: Float[Tensor, "batch key"]) -> "MapValues":
         """A map of the tokens that the analysed row reads."""
-        placed = self.tokens.new_zeros(self.tokens.shape[:2])
+        placed = self._make_zeros()
         placed[:, placed.shape[1] - values.shape[1] :] = values.to(placed)
         return MapValues(values=placed)
+
+    def _make_zeros(self) -> Float[Tensor, "batch token"]:
+        shape = (len(self.pixels), self.num_tokens)
+        return torch.zeros(shape, dtype=self.dtype, device=self.pixels.device)
 
     def measure_images(self, image: int, pixels: Pixels) -> Float[Tensor, " sets"]:
         """The target of changed versions of one image."""

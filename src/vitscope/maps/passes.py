@@ -14,6 +14,7 @@ from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.layout import TokenLayout
 from vitscope.maps.functions import CaughtFunctions
 from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.running import OwnHook, one_forward
 from vitscope.models.stream import take_input, take_stream
 
 Tokens = Float[Tensor, "batch token dim"]
@@ -75,6 +76,7 @@ def run_blocks(
         )
     with vit.undisturbed(), ExitStack() as stack:
         stack.enter_context(torch.set_grad_enabled(functions is not None))
+        stack.enter_context(one_forward())
         stack.enter_context(_frozen(vit.module))
         stack.enter_context(recorder.attached())
         stack.enter_context(vit.autocast.applied(pixels.device))
@@ -121,9 +123,10 @@ class _PassRecorder:
     def attached(self) -> Iterator[None]:
         """Hook into the blocks for the duration of the context."""
         attention = self._vit.blocks[self._vit.last_layer].attention
-        handles = [attention.register_forward_pre_hook(self._keep_normed, with_kwargs=True)]
+        keep_normed = OwnHook(self._keep_normed)
+        handles = [attention.register_forward_pre_hook(keep_normed, with_kwargs=True)]
         for index, block in enumerate(self._blocks):
-            enter, leave = partial(self._enter, index), partial(self._leave, index)
+            enter, leave = (OwnHook(partial(hook, index)) for hook in (self._enter, self._leave))
             handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
             handles.append(block.register_forward_hook(leave))
         try:

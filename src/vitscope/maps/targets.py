@@ -111,3 +111,25 @@ def explain_pair(other: Float[Tensor, " out"]) -> TargetChoice:
 
 TARGETS: dict[str, TargetChoice] = {"self": explain_self, "cosine": explain_cosine}
 """Targets that need nothing but the image and the references."""
+
+
+def find_target(
+    target: "str | Tensor | TargetChoice | None", *, has_references: bool
+) -> TargetChoice:
+    """The target that was asked for, or the default."""
+    if target is None:
+        return explain_self if has_references else explain_cosine
+    if isinstance(target, str):
+        if target not in TARGETS:
+            raise UsageError(
+                f"no target is called {target!r}: choose {' or '.join(TARGETS)}, or give a vector"
+            )
+        return TARGETS[target]
+    if isinstance(target, Tensor):
+        return explain_direction(target)
+    if not callable(target):
+        raise UsageError(
+            f"target was given as {type(target).__name__}: expected {' or '.join(TARGETS)}, a "
+            "vector, or a function of vitscope.maps.targets"
+        )
+    return target

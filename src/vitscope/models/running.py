@@ -187,15 +187,14 @@ def one_forward() -> Iterator[None]:
 class OwnHook:
     """A hook of vitscope that acts only in the forward being recorded when it was made."""
 
-    def __init__(self, hook: Callable[..., None]) -> None:
+    def __init__(self, hook: Callable[..., Any]) -> None:
         """Tie a hook to the current forward."""
         self._hook = hook
         self._forward = _current()
 
-    def __call__(self, *given: Any) -> None:
+    def __call__(self, *given: Any) -> Any:
         """Call the hook if this is its forward."""
-        if _current() == self._forward:
-            self._hook(*given)
+        return self._hook(*given) if _current() == self._forward else None
 
 
 def _current() -> object:

@@ -18,7 +18,7 @@ from vitscope.results.saved_result import SavedResult
 from vitscope.results.schema import ExplainedImage, ExplanationSummary, Framing, read_summary
 from vitscope.results.schema_numbers import ImageNumbers, nest
 from vitscope.results.verdict import ImageVerdict
-from vitscope.token_maps import map_shares_along
+from vitscope.row_maps import map_shares_along
 from vitscope.trace import ClsTrace
 
 

@@ -24,7 +24,7 @@ from vitscope.images.decoding import decode_for_model, image_id, resize_and_crop
 from vitscope.images.image_set import ImageSet
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.results.image_maps import ImageMaps, read_maps, write_maps
-from vitscope.token_maps import TokenMaps
+from vitscope.row_maps import RowMaps
 
 CANDIDATE_BYTES = 16 * 2**20
 """Memory for the maps of candidates: 1,100 images of 16 x 16 patches with 6 heads, or 60 of
@@ -108,7 +108,7 @@ class GalleryCandidates:
             return False
         return len(self._held) < self._limit or digest < self._digests[-1]
 
-    def update(self, indices: Sequence[int], ids: Sequence[str], maps: TokenMaps) -> None:
+    def update(self, indices: Sequence[int], ids: Sequence[str], maps: RowMaps) -> None:
         """Add a batch."""
         heads = maps.on_grid(maps.attention)
         grids = {

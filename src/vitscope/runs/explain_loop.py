@@ -41,9 +41,9 @@ from vitscope.results.schema import (
 )
 from vitscope.results.schema_numbers import ImageNumbers
 from vitscope.results.verdict import ImageVerdict, judge_alone, judge_image
+from vitscope.row_maps import RowMaps, make_row_maps
 from vitscope.runs.model_run import ModelRun, OnProgress, describe_preprocessing, make_image_set
 from vitscope.runs.references import Wanted, advise, find_reference, holds_audit, read_reference
-from vitscope.token_maps import TokenMaps, make_token_maps
 from vitscope.trace import ClsTrace
 
 MAX_ASPECT = 8
@@ -286,19 +286,19 @@ class ExplainRun:
         remedy = advise(vit.info, self._layer, vit.last_layer, run.config)
         return judge_alone(numbers.share_without_bias, remedy)
 
-    def _trace(self, pixels: Pixels) -> tuple[Ledger, TokenMaps, np.ndarray | None]:
-        found: list[tuple[Ledger, TokenMaps, np.ndarray | None]] = []
+    def _trace(self, pixels: Pixels) -> tuple[Ledger, RowMaps, np.ndarray | None]:
+        found: list[tuple[Ledger, RowMaps, np.ndarray | None]] = []
 
         def take(trace: ClsTrace) -> None:
             ledger = make_ledger(trace)
             check_balance(ledger, self._tolerance)
-            maps = make_token_maps(trace, ledger)
+            maps = make_row_maps(trace, ledger)
             found.append((ledger, maps, self._map_centred(trace, ledger, maps)))
 
         self._vit.trace(pixels, [self._layer], take)
         return found[0]
 
-    def _map_centred(self, trace: ClsTrace, ledger: Ledger, maps: TokenMaps) -> np.ndarray | None:
+    def _map_centred(self, trace: ClsTrace, ledger: Ledger, maps: RowMaps) -> np.ndarray | None:
         if self._reference is None:
             return None
         found = compute_centred_map(trace, ledger, self._reference.means)

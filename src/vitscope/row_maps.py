@@ -1,4 +1,4 @@
-"""Token maps: what each token wrote on the row, to compare with its raw attention.
+"""Maps of one attention row: what each token wrote on it, beside its raw attention.
 
 Source: Lappe & Giese (NeurIPS 2025), eq. 3, token by token; Kobayashi et al. (EMNLP 2020) for norms
 of value-weighted contributions.
@@ -18,7 +18,7 @@ from vitscope.trace import ClsTrace
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class TokenMaps(ShortRepr):
+class RowMaps(ShortRepr):
     """One number per token, for a batch of images, on the CPU.
 
     Attributes:
@@ -43,16 +43,14 @@ class TokenMaps(ShortRepr):
         return of_patches.reshape(*of_patches.shape[:-1], *self.layout.grid)
 
 
-def make_token_maps(
-    trace: ClsTrace, ledger: Ledger, images: Sequence[int] | None = None
-) -> TokenMaps:
+def make_row_maps(trace: ClsTrace, ledger: Ledger, images: Sequence[int] | None = None) -> RowMaps:
     """Decompose a row into single tokens: c_i = γ ∘ W_O · concat_h(a_h[i] v_h[i])."""
     chosen = slice(None) if images is None else list(images)
     weighted, weight = _weigh(trace, ledger, chosen)
     written = weighted.transpose(1, 2).flatten(2) @ weight.mT
     head_share = _share_along(ledger.residual_total[chosen], weighted, weight)
     attention = trace.logits[chosen].to(weighted.dtype).softmax(dim=-1)
-    return TokenMaps(
+    return RowMaps(
         layout=trace.layout,
         attention=attention.cpu(),
         contribution_norm=written.norm(dim=-1).cpu(),
