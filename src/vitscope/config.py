@@ -141,6 +141,9 @@ class AuditConfig(RunConfig):
         shard: One part of the images, such as 3/16 for the third of sixteen; `vitscope merge`
             combines the results.
         metrics: Metrics of other installed packages to measure as well, by name.
+        trace: Number of images, drawn at random, whose output is traced back through all blocks:
+            shares of patches, registers and [CLS] at every depth; 0 for none. An image takes about
+            nine forward passes.
         shard_size: Images per shard, the unit that is saved for --resume and given to a process;
             auto is 32 batches, at least 512 images.
     """
@@ -153,11 +156,12 @@ class AuditConfig(RunConfig):
     verified: float = 0.05
     shard: tuple[int, int] | None = None
     metrics: Sequence[str] | None = None
+    trace: int = 0
     shard_size: int | Auto = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_least(limit=1, gallery=0, shard_size=1)
+        self._check_least(limit=1, gallery=0, trace=0, shard_size=1)
         if not 0 <= self.verified <= 1:
             raise UsageError(f"verified {self.verified}: expected a fraction from 0 to 1")
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:

@@ -109,7 +109,7 @@ cls_term renormalize classifier readout metrics
 """
 _OPTIONS = {
     "What": _WHAT,
-    "How much": "limit num_images draws examples seed verified",
+    "How much": "limit num_images draws examples seed verified trace",
     "Output": "out overwrite resume report format heads features gallery",
     "Speed": "device dtype batch_size num_workers draft",
     "Scale": "engine address shard shard_size",

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.errors import ImbalanceError, UnsupportedModelError
+from vitscope.errors import ImbalanceError, UnsupportedModelError, UsageError
 from vitscope.maps.functions import AttentionBackward, CaughtFunctions
 from vitscope.maps.method import MapInput, MapMethod, MapValues
 from vitscope.maps.passes import run_blocks
@@ -77,6 +77,7 @@ def trace_output(
     run = run_blocks(vit, pixels, functions=functions)
     check_caught(functions, vit)
     num_references = len(references.run.feature)
+    weights = _weigh_references(pixels, references.pixels)
     parts, totals, gaps = [], [], []
     routes: list[Tensor] = []
     for index in range(num_references):
@@ -107,14 +108,25 @@ def trace_output(
     gap = torch.stack(gaps).amax(dim=0)
     if rules is SECANT:
         _check_gap(gap, vit)
-    through = torch.stack(routes).mean(dim=0)
+    through = torch.einsum("rb,rblk->blk", weights, torch.stack(routes))
     return Trace(
-        parts=torch.stack(parts).mean(dim=0),
-        total=torch.stack(totals).mean(dim=0),
+        parts=torch.einsum("rb,rbln->bln", weights, torch.stack(parts)),
+        total=(weights * torch.stack(totals)).sum(dim=0),
         through_values=through[:, :, 0],
         through_routing=through[:, :, 1],
         gap=gap,
     )
+
+
+def _weigh_references(pixels: Pixels, references: Pixels) -> Float[Tensor, "reference batch"]:
+    # An image that is itself among the references is compared with the others.
+    others = (pixels.unsqueeze(0) != references.unsqueeze(1)).flatten(2).any(dim=2)
+    count = others.sum(dim=0)
+    if not count.all():
+        raise UsageError(
+            "an image is its own and only reference, from which it does not differ: give others"
+        )
+    return others.to(pixels) / count
 
 
 def _order_routes(

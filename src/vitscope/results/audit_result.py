@@ -23,6 +23,7 @@ from vitscope.results.merging import check_disjoint, find_missing_shards, merge_
 from vitscope.results.result_html import show_audit
 from vitscope.results.saved_result import PROVENANCE, TabularResult
 from vitscope.results.schema import AuditSummary, read_summary
+from vitscope.results.trace_summary import merge_traces
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ class AuditResult(TabularResult):
         with plain_damage(*folders):  # any of them may be the damaged one
             check_disjoint(folders)
             sums, failures = merge_parts(folder, manifest, folders)
+            merge_traces(folder, folders)
             provenance = {"merged_from": provenances}
             finish_result(folder, manifest, sums, failures=failures, provenance=provenance)
             merge_galleries(folder, folders)

@@ -12,7 +12,7 @@ from vitscope.results.manifest import Manifest, write_sums
 from vitscope.results.records import table_path
 from vitscope.results.saved_result import list_source_notes, write_result
 from vitscope.results.schema import AuditSummary, DataSummary
-from vitscope.results.schema_numbers import LayerSummary
+from vitscope.results.schema_numbers import LayerSummary, TraceSummary
 from vitscope.results.summary import (
     add_centred_numbers,
     judge_layer,
@@ -21,6 +21,7 @@ from vitscope.results.summary import (
     summarize_images,
 )
 from vitscope.results.token_summary import summarize_anatomy, summarize_layer_similarity
+from vitscope.results.trace_summary import summarize_traces
 
 
 def finish_result(
@@ -44,12 +45,17 @@ def finish_result(
         num_repeated=sums.num_repeated,
         notes=(*list_source_notes(provenance), *_note_ranges(last)),
     )
-    summary = _summarize(manifest, sums, tables, data)
+    trace = summarize_traces(folder)
+    summary = _summarize(manifest, sums, tables, data, trace)
     write_result(folder, summary, failures=failures, provenance=provenance)
 
 
 def _summarize(
-    manifest: Manifest, sums: AuditSums, tables: Mapping[int, Path], data: DataSummary
+    manifest: Manifest,
+    sums: AuditSums,
+    tables: Mapping[int, Path],
+    data: DataSummary,
+    trace: TraceSummary | None,
 ) -> AuditSummary:
     last = tables[manifest.last_layer]
     found = {layer: sums.summarize(layer) for layer in tables}
@@ -72,6 +78,7 @@ def _summarize(
         layers=tuple(layers),
         layer_similarity=summarize_layer_similarity(last),
         high_norm_tokens=norms,
+        trace=trace,
         covariates=summarize_covariates(last),
         interdependence=summarize_interdependence(last, layers),
     )

@@ -26,6 +26,7 @@ from vitscope.results.schema_numbers import (
     Interdependence,
     LayerSummary,
     TopAccuracy,
+    TraceSummary,
 )
 from vitscope.results.verdict import ImageVerdict
 
@@ -131,6 +132,7 @@ class AuditSummary(Summary):
     # whose stream has no [CLS] row
     layer_similarity: tuple[Distribution, ...]
     high_norm_tokens: tuple[HighNormTokens, ...]  # by depth
+    trace: TraceSummary | None = None  # by depth; None if no image was traced
     covariates: CovariateSummary  # image properties, and their relation to the last audited layer
     # None for a model without registers or without a skip connection
     interdependence: Interdependence | None

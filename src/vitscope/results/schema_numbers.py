@@ -99,6 +99,20 @@ class LayerSummary(PerImage[Distribution]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TraceSummary:
+    """Where what becomes the output lives at each depth, over traced images."""
+
+    num_images: int  # images traced
+    max_gap: Finite  # largest distance between the sum of the parts and what they explain
+    # by token group and depth: shares of the image's difference from others; at each depth they
+    # sum to 1
+    shares: ByTerm[tuple[Estimate, ...]]
+    through_values: tuple[Estimate, ...]  # by block: the share that came through what was read
+    through_routing: tuple[Estimate, ...]  # by block: that came through where it was read
+    half_depth: int | None  # first depth at which patches hold less than half; None if at none
+
+
+@dataclass(frozen=True, kw_only=True)
 class CovariateSummary:
     """How image properties relate to where the output comes from."""
 

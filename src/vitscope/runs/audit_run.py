@@ -28,6 +28,7 @@ from vitscope.runs.audit_plan import check_steady, make_plan
 from vitscope.runs.model_run import ModelRun, describe_preprocessing
 from vitscope.runs.part_writer import MACHINE, PartWriter, Shard
 from vitscope.runs.resources import settle_config
+from vitscope.runs.traced_images import check_traceable, trace_images
 
 _SHARD_IMAGES, _SHARD_BATCHES = 512, 32
 """Least size of a shard: reading ahead restarts with every shard."""
@@ -39,6 +40,7 @@ class AuditRun:
     def __init__(self, vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> None:
         """Prepare the run; the model is used only if a setting must be chosen."""
         metrics = find_packages(config.metrics or ())
+        check_traceable(config)
         OtherMetrics(metrics)  # which refuses what is no metric, before the work
         vit = vit if vit.weights_hash else vit.hashed()
         layers = vit.select_layers(config.layers)
@@ -117,6 +119,8 @@ class AuditRun:
         """Merge the parts and write the result."""
         sums, self._run.failures[:] = merge_parts(folder, self._manifest, parts)
         self._run.check_some_read()
+        if self._config.trace:
+            trace_images(folder, self._vit, self._images, self._config)
         finish_result(
             folder,
             self._manifest,
