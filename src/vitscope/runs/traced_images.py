@@ -1,6 +1,5 @@
 """Tracing a sample of an audit's images back through all blocks."""
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,8 +35,9 @@ def trace_images(folder: Path, vit: ViTAdapter, images: ImageSet, config: AuditC
 
     Each is compared with up to four others of them, and centred on the mean feature of all.
     """
-    drawn = random.Random(config.seed).sample(range(len(images)), min(config.trace, len(images)))
-    chosen = images.select(sorted(drawn))
+    count = min(config.trace, len(images))
+    drawn = np.random.default_rng(config.seed).choice(len(images), count, replace=False)
+    chosen = images.select(sorted(drawn.tolist()))
     run = ModelRun(vit, chosen, config)
     with run.placed():
         references = make_references(vit, (batch.pixels for batch in _iter_passes(run)))
