@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vitscope.adapters.registry import load_model, wrap_model
-    from vitscope.config import AuditConfig, OneShotConfig, RunConfig
+    from vitscope.config import AuditConfig, JudgeConfig, OneShotConfig, RunConfig
     from vitscope.decomposition import decompose, restrict
     from vitscope.errors import VitscopeError
     from vitscope.images.image_set import ImageSet
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from vitscope.report import write_report
     from vitscope.results.audit_result import AuditResult
     from vitscope.results.explanation import Explanation
+    from vitscope.results.judge_result import JudgeResult
     from vitscope.results.one_shot_result import OneShotResult
     from vitscope.runs.audit_loop import audit
     from vitscope.runs.explain_loop import explain
+    from vitscope.runs.judge_loop import judge
     from vitscope.runs.one_shot_loop import one_shot
 
 __all__ = [
@@ -29,6 +31,8 @@ __all__ = [
     "AuditResult",
     "Explanation",
     "ImageSet",
+    "JudgeConfig",
+    "JudgeResult",
     "Ledger",
     "OneShotConfig",
     "OneShotResult",
@@ -38,6 +42,7 @@ __all__ = [
     "audit",
     "decompose",
     "explain",
+    "judge",
     "load_model",
     "map_tokens",
     "one_shot",
@@ -52,6 +57,8 @@ _HOMES = {
     "AuditResult": "results.audit_result",
     "Explanation": "results.explanation",
     "ImageSet": "images.image_set",
+    "JudgeConfig": "config",
+    "JudgeResult": "results.judge_result",
     "Ledger": "ledger",
     "OneShotConfig": "config",
     "OneShotResult": "results.one_shot_result",
@@ -61,6 +68,7 @@ _HOMES = {
     "audit": "runs.audit_loop",
     "decompose": "decomposition",
     "explain": "runs.explain_loop",
+    "judge": "runs.judge_loop",
     "load_model": "adapters.registry",
     "map_tokens": "maps.token_maps",
     "one_shot": "runs.one_shot_loop",

@@ -31,6 +31,8 @@ _EXPECTED = {
     "layers": "'last', 'all' or block numbers such as [3, 7]",
     "masks": "the path of a folder",
     "metrics": "names such as ['my_metric']",
+    "maps": "names such as ['attention', 'traced']",
+    "removals": "names such as ['shuffle', 'drop']",
     "shard": "one of (1, N) to (N, N), such as (3, 16)",
 }
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False"}
@@ -166,6 +168,45 @@ class AuditConfig(RunConfig):
             raise UsageError(f"verified {self.verified}: expected a fraction from 0 to 1")
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
             raise UsageError(f"shard {self.shard}: expected one of (1, N) to (N, N)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig(RunConfig):
+    """Settings of judging maps.
+
+    Attributes:
+        limit: Number of images, drawn at random; 50 by default.
+        maps: Maps to judge; by default all that exist for the model and take few passes. attention
+            (if the model has it), centre and edges are always among them.
+        target: What maps explain: self, the image's own feature less the mean of the reference
+            images; cosine, the same as a cosine; or a file with a vector of the width of the
+            feature, such as that of a text.
+        removals: Ways to remove patches; the first decides. shuffle replaces a patch's token by
+            that of another image, drop takes it out of the sequence, mean replaces it by the mean
+            token; blur, black and linear change pixels.
+        masks: Folder of object masks (PNG files named like the images, 0 outside the object), for
+            scores of plausibility.
+        layer: Block that the maps of one attention row are of, from 0; the last by default.
+        sanity: Also compare maps with those of random weights and of another target, and measure
+            how much they change when the image hardly does; many more passes.
+    """
+
+    limit: int | None = 50
+    maps: Sequence[str] | None = None
+    target: str = "self"
+    removals: Sequence[str] = ("shuffle",)
+    masks: str | Path | None = None
+    layer: int | None = None
+    sanity: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_least(limit=1)
+        for name in ("renormalize", "cls_term"):
+            if getattr(self, name) != getattr(RunConfig, name):
+                raise UsageError(f"{name} is set, which has no effect on maps: leave it out")
+        if not self.removals:
+            raise UsageError("removals is empty: name at least one, such as 'shuffle'")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,12 +23,14 @@ from vitscope.results.result_text import (
     describe_audit,
     describe_dropped,
     describe_explanation,
+    describe_judgement,
     describe_one_shot,
     list_bases,
     list_notes,
     mean_of,
     tabulate_accuracies,
     tabulate_layers,
+    tabulate_maps,
     tabulate_sources,
     tell_estimate,
     tell_main_other_source,
@@ -36,7 +38,13 @@ from vitscope.results.result_text import (
     tell_one_shot,
     tell_raw_shares,
 )
-from vitscope.results.schema import AuditSummary, ExplanationSummary, OneShotSummary, Summary
+from vitscope.results.schema import (
+    AuditSummary,
+    ExplanationSummary,
+    JudgementSummary,
+    OneShotSummary,
+    Summary,
+)
 from vitscope.results.verdict import MOODS, Mood
 from vitscope.results.vocabulary import SOURCES
 
@@ -133,6 +141,14 @@ def make_one_shot_report(summary: OneShotSummary) -> Group:
         lines.append(Text(dropped, style="yellow"))
     table = _make_table(tabulate_accuracies(summary))
     return Group(head, *lines, table, Text(tell_one_shot(summary)))
+
+
+def make_judge_report(summary: JudgementSummary) -> Group:
+    """Render the scores of one model's maps, and which to publish."""
+    head = Text.assemble((summary.model.id, "bold"), f"  {describe_judgement(summary)}")
+    tables = [_make_table(tabulate_maps(summary, removal)) for removal in summary.removals]
+    told = Text.assemble("verdict: ", (summary.verdict.text, "bold"))
+    return Group(head, *_list_notes(summary), *tables, told)
 
 
 def make_explanation_report(summary: ExplanationSummary) -> Group:

@@ -17,7 +17,7 @@ from cyclopts import App, CycloptsError, Parameter
 import vitscope
 from vitscope.cli.models import models
 from vitscope.cli.reproduce import reproduce
-from vitscope.cli.run_models import audit, demo, explain, one_shot
+from vitscope.cli.run_models import audit, demo, explain, judge, one_shot
 from vitscope.cli.settings import group_options
 from vitscope.cli.use_results import figures, merge, report
 from vitscope.errors import UsageError, VitscopeError
@@ -39,7 +39,7 @@ app = App(
 )
 _DEBUG = "VITSCOPE_DEBUG"
 
-for _command in (audit, demo, one_shot, models, explain, merge, figures, report, reproduce):
+for _command in (audit, demo, one_shot, models, explain, judge, merge, figures, report, reproduce):
     app.command(group_options(_command))
 
 

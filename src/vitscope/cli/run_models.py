@@ -1,4 +1,4 @@
-"""Commands that run models: `vitscope audit`, `demo`, `one-shot` and `explain`."""
+"""Commands that run models: `vitscope audit`, `demo`, `one-shot`, `judge` and `explain`."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 import vitscope
-from vitscope.cli.settings import AuditSettings, OneShotSettings, Size
-from vitscope.config import AuditConfig, DTypeName, OneShotConfig, RunConfig
+from vitscope.cli.settings import AuditSettings, Folder, Names, OneShotSettings, Size
+from vitscope.config import AuditConfig, DTypeName, JudgeConfig, OneShotConfig, RunConfig
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.own_files import check_figures_target
 from vitscope.files.printable import printable, printable_path
@@ -20,6 +20,7 @@ from vitscope.files.storage import MARKER, check_target, check_writable, is_resu
 from vitscope.terminal import (
     make_comparison,
     make_explanation_report,
+    make_judge_report,
     make_one_shot_report,
     make_progress,
     make_report,
@@ -163,6 +164,97 @@ def _classify_one(
             on_progress=lambda done, total: progress.update(images, completed=done, total=total),
             on_draw=lambda done, _: progress.update(draws, completed=done, visible=True),
         )
+
+
+def judge(
+    *images: str,
+    model: list[str],
+    out: Path,
+    references: list[str] | None = None,
+    maps: Names = None,
+    target: str = "self",
+    removals: Names = None,
+    masks: Folder = None,
+    limit: int = 50,
+    layer: int | None = None,
+    sanity: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: Literal["float32", "float64"] = "float32",
+    size: Size = None,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> None:
+    """Judge maps: which one shows what the output depends on.
+
+    Removes patches from the most and from the least important of each map and measures what the
+    output loses; no labels are needed. Prints a table of all maps, beside random orders, the
+    distance from the centre, edges, and the order by single deletions (the oracle), and one
+    sentence: which map to publish for this model.
+
+    Example:  vitscope judge photos/ --model dinov2-small --removals shuffle,drop --out judged
+
+    Args:
+        images: Folders (searched recursively), images, text files (.txt) of paths, tar shards,
+            Parquet files, or URLs (s3://, gs://, hf://, https://) of any of these except text
+            files.
+        model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
+            local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        out: Folder for the results, one folder per model.
+        references: Images to compare with, as for images, once per place; by default the judged
+            images themselves.
+        maps: Maps to judge, by name; by default all that exist for the model and take few passes.
+            attention, centre and edges are always among them.
+        target: What the maps explain: self, the image's own feature less the mean of the
+            references; cosine; or a file (.safetensors, .npy) with a vector, such as a text's.
+        removals: Ways to remove patches: shuffle (the default), drop, mean, blur, black, linear.
+            The first decides.
+        masks: Folder of object masks (PNG files named like the images, 0 outside the object), for
+            scores of plausibility.
+        limit: Number of images, drawn at random.
+        layer: Block that the maps of one attention row are of, from 0; the last by default.
+        sanity: Also compare maps with those of random weights and of another target, and under
+            noise; takes many more passes.
+        seed: Seed of all random draws.
+        device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
+        dtype: Precision of the model.
+        size: Input size in pixels, such as 518, or HEIGHTxWIDTH; the model's own by default.
+        overwrite: Replace earlier results there.
+        resume: Resume an interrupted run with the same settings.
+    """
+    from vitscope.images.search import find_images  # here, because importing it is slow
+
+    # Check the arguments as far as possible before loading anything.
+    found = find_images(images)
+    compared = None if references is None else find_images(references)
+    config = JudgeConfig(
+        limit=limit,
+        maps=maps,
+        target=target,
+        removals=removals or JudgeConfig.removals,
+        masks=masks,
+        layer=layer,
+        sanity=sanity,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        size=size,
+    )
+    config.resolve_device()
+    console = Console()
+    for model_id, folder in _choose_targets(model, out, overwrite=overwrite or resume).items():
+        run = partial(
+            vitscope.judge,
+            images=found,
+            config=config,
+            references=compared,
+            out=folder,
+            overwrite=overwrite,
+            resume=resume,
+        )
+        result = _run_with_bar(model_id, run)
+        console.print(make_judge_report(result.summary))
+        console.print(Text(f"written to {printable_path(folder)}\n"), soft_wrap=True)
 
 
 def explain(

@@ -7,16 +7,24 @@ from vitscope.results.result_text import (
     describe_audit,
     describe_dropped,
     describe_explanation,
+    describe_judgement,
     describe_one_shot,
     list_bases,
     list_notes,
     tabulate_accuracies,
     tabulate_layers,
+    tabulate_maps,
     tabulate_sources,
     tell_one_shot,
     tell_raw_shares,
 )
-from vitscope.results.schema import AuditSummary, ExplanationSummary, OneShotSummary, Summary
+from vitscope.results.schema import (
+    AuditSummary,
+    ExplanationSummary,
+    JudgementSummary,
+    OneShotSummary,
+    Summary,
+)
 from vitscope.results.verdict import MOODS
 
 if TYPE_CHECKING:
@@ -46,6 +54,16 @@ def show_one_shot(summary: OneShotSummary) -> str:
         subject=describe_one_shot(summary),
         told=tell_one_shot(summary),
         tables=[tabulate_accuracies(summary)],
+    )
+
+
+def show_judgement(summary: JudgementSummary) -> str:
+    """Judged maps: which to publish, the scores with each removal, notes."""
+    return _render(
+        summary,
+        subject=describe_judgement(summary),
+        told=summary.verdict.text,
+        tables=[tabulate_maps(summary, removal) for removal in summary.removals],
     )
 
 

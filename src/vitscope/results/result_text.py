@@ -12,10 +12,12 @@ from vitscope.results.schema import (
     DataSummary,
     ExplainedImage,
     ExplanationSummary,
+    JudgementSummary,
     LedgerSummary,
     OneShotSummary,
     Summary,
 )
+from vitscope.results.schema_maps import MapScores
 from vitscope.results.schema_numbers import LayerSummary, Measured
 from vitscope.results.vocabulary import SOURCES, name_term, order_terms
 
@@ -91,6 +93,44 @@ def describe_explanation(summary: ExplanationSummary) -> str:
         f"layer {summary.layer}, {model.num_registers} registers, {model.dtype}; "
         f"{_describe_balance(summary.ledger)}"
     )
+
+
+def describe_judgement(summary: JudgementSummary) -> str:
+    """What was judged, on which images."""
+    model, data, reference = summary.model, summary.data, summary.reference
+    height, width = summary.preprocessing.size
+    return (
+        f"{data.num_images} images{_describe_left_out(data)}, {height} x {width} px, target "
+        f"{summary.target}, compared with {reference.num_images} images ({reference.source}), "
+        f"{model.dtype}"
+    )
+
+
+def tabulate_maps(summary: JudgementSummary, removal: str) -> TextTable:
+    """The scores of every map with one removal, the most faithful first."""
+    maps = summary.removals[removal]
+    names = sorted(maps, key=lambda name: -maps[name].scores["gap"].value)
+    rows = tuple(
+        (
+            summary.maps[name].title if name in summary.maps else name,
+            *(_tell_score(maps[name], score) for score in ("skill", "gap", "rank", "infidelity")),
+            ABSENT if (found := maps[name].against_attention) is None else found.answer,
+        )
+        for name in names
+    )
+    ceiling = summary.ceiling.get(removal)
+    told = f" Ceiling of rank: {tell_estimate(ceiling.value, ceiling.ci95, 2)}." if ceiling else ""
+    return TextTable(
+        ("map", "skill", "gap", "rank", "infidelity", "than attention"),
+        sections=[rows],
+        caption=f"{_describe_intervals(rows)}. skill: 0 random orders, 1 the oracle.{told}",
+        title=f"Maps judged by removal {removal!r}",
+    )
+
+
+def _tell_score(scores: MapScores, name: str) -> str:
+    found = scores.scores[name]
+    return tell_estimate(found.value, found.ci95, 2)
 
 
 def list_bases(summary: ExplanationSummary) -> list[str]:

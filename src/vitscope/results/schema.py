@@ -5,7 +5,7 @@ numbers are NaN here and null in the file.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
@@ -19,6 +19,9 @@ from vitscope.files.typed_json import Finite, Keys, NotEmpty, Within, read_typed
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.estimates import HighNormTokens
+from vitscope.metrics.jackknife import Estimate
+from vitscope.results.map_verdict import MapVerdict
+from vitscope.results.schema_maps import JudgedMap, JudgeReference, MapScores
 from vitscope.results.schema_numbers import (
     Chance,
     CovariateSummary,
@@ -223,7 +226,33 @@ class ExplanationSummary(Summary):
     images: tuple[ExplainedImage, ...]  # the images, in order
 
 
-KINDS: tuple[type[Summary], ...] = (AuditSummary, OneShotSummary, ExplanationSummary)
+@dataclass(frozen=True, kw_only=True, repr=False)
+class JudgementSummary(Summary):
+    """Every number of judged maps."""
+
+    KIND: ClassVar[str] = "judgement"
+    layer: int  # block that the maps of one attention row are of
+    target: str  # what the maps explain
+    reference: JudgeReference  # the images that the judged ones were compared with
+    verdict: MapVerdict  # which map to publish
+    maps: Mapping[str, JudgedMap]  # by name
+    # by removal, the first of which decides, and map, also "oracle" and "random"
+    removals: Annotated[Mapping[str, Mapping[str, MapScores]], NotEmpty()]
+    # by removal: correlation of its single deletions with those of the other removals, which no
+    # map can be expected to exceed; empty with one removal
+    ceiling: Mapping[str, Estimate] = field(default_factory=dict)
+    # by map: whether it lies on objects, from masks; says nothing of the model
+    plausibility: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    # by map: how it changes with the weights, with the target, and with noise
+    sanity: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+
+
+KINDS: tuple[type[Summary], ...] = (
+    AuditSummary,
+    OneShotSummary,
+    ExplanationSummary,
+    JudgementSummary,
+)
 S = TypeVar("S", bound=Summary)
 
 

@@ -1,0 +1,156 @@
+"""Which map of a model to publish: comparisons of maps over the same images, and a sentence."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float64
+from scipy.special import stdtr
+
+from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate, block_of, make_estimate, student_975
+from vitscope.metrics.rank_correlation import adjust_holm
+
+LEAST_IMAGES = 20
+"""With fewer images nothing is said about which map is better."""
+
+REFERENCE_MAP = "attention"
+BASELINES = ("oracle", "random", "centre", "edges")
+"""Rankings that are no maps of the model: they are compared with, never recommended."""
+
+Comparing = Literal["better", "worse", "cannot tell"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A map against attention, image by image."""
+
+    difference: Estimate  # mean over images of the map's gap less that of attention
+    p: float  # that the mean is 0; NaN where it is undefined
+    p_holm: float  # corrected for the number of maps
+    answer: Comparing
+
+
+@dataclass(frozen=True)
+class MapVerdict:
+    """Which map to publish."""
+
+    best: str | None  # the map with the largest gap; None if it cannot be told from a baseline
+    text: str
+
+
+def average(values: Float64[np.ndarray, " image"], ids: Sequence[str]) -> Estimate:
+    """Mean over the images where a score is defined, with its jackknife interval."""
+    defined = ~np.isnan(values)
+    if not defined.any():
+        return Estimate(math.nan, None)
+    kept = values[defined]
+    blocks = np.array([block_of(image) for image in ids])[defined]
+    used = [block for block in range(NUM_BLOCKS) if (blocks == block).any()]
+    left_out = [
+        float(kept[blocks != block].mean()) if (blocks != block).any() else math.nan
+        for block in used
+    ]
+    sizes = [int((blocks == block).sum()) for block in used]
+    return make_estimate(float(kept.mean()), left_out, sizes)
+
+
+def compare_maps(
+    gaps: Mapping[str, Float64[np.ndarray, " image"]], against: str, ids: Sequence[str]
+) -> dict[str, Comparison]:
+    """Compare the gap of each map with that of one of them, paired by image.
+
+    The interval is a delete-one-block jackknife of the mean difference, p is Student's with one
+    degree of freedom less than there are blocks, corrected by Holm over the maps.
+    """
+    differences = {
+        name: average(values - gaps[against], ids)
+        for name, values in gaps.items()
+        if name != against and name not in {"oracle", "random"}
+    }
+    degrees = len({block_of(image) for image in ids}) - 1
+    p_values = {name: _find_p(one, degrees) for name, one in differences.items()}
+    defined = {name: p for name, p in p_values.items() if not math.isnan(p)}
+    corrected = adjust_holm(defined)
+    return {
+        name: Comparison(
+            difference,
+            p_values[name],
+            corrected.get(name, math.nan),
+            _answer(difference.value, corrected.get(name, math.nan), len(ids)),
+        )
+        for name, difference in differences.items()
+    }
+
+
+def _find_p(difference: Estimate, degrees: int) -> float:
+    if difference.ci95 is None or degrees < 1:
+        return math.nan
+    half = (difference.ci95[1] - difference.ci95[0]) / 2
+    if half == 0:
+        return 1.0 if difference.value == 0 else 0.0
+    t = abs(difference.value) / (half / student_975(float(degrees)))
+    return float(2 * stdtr(degrees, -t))
+
+
+def _answer(difference: float, p_holm: float, num_images: int) -> Comparing:
+    if num_images < LEAST_IMAGES or not p_holm < 0.05:
+        return "cannot tell"
+    return "better" if difference > 0 else "worse"
+
+
+def judge_maps(
+    gaps: Mapping[str, Float64[np.ndarray, " image"]],
+    skills: Mapping[str, Estimate],
+    titles: Mapping[str, str],
+    ids: Sequence[str],
+) -> MapVerdict:
+    """Choose the map with the largest mean gap, and say how sure that is."""
+    own = {name: values for name, values in gaps.items() if name not in BASELINES}
+    if not own:
+        return MapVerdict(None, "cannot tell: no map of the model was judged")
+    means = {name: float(np.mean(values)) for name, values in own.items()}
+    best = max(means, key=means.__getitem__)
+    title, num_images = titles[best], len(ids)
+    if num_images < LEAST_IMAGES:
+        return MapVerdict(
+            None,
+            f"cannot tell which map to publish from {num_images} images: {title} comes first, and "
+            f"at least {LEAST_IMAGES} are needed",
+        )
+    beaten = {
+        name: compare_maps({name: gaps[name], best: gaps[best]}, name, ids)[best].answer == "better"
+        for name in gaps
+        if name not in {best, "oracle"}
+    }
+    for name in ("random", "centre", "edges"):
+        if name in beaten and not beaten[name]:
+            return MapVerdict(
+                None,
+                f"cannot tell which map to publish: {title} comes first, and over {num_images} "
+                f"images it orders patches no better than {_BASELINE_WORDS[name]}",
+            )
+    equal = [titles[name] for name in own if name != best and not beaten[name]]
+    skill = skills[best]
+    told = f"publish {title}: {_tell_skill(skill)} of the way from random orders to the oracle"
+    if REFERENCE_MAP in own and best != REFERENCE_MAP:
+        told += f", attention {_tell_skill(skills[REFERENCE_MAP])}"
+    told += f" (n = {num_images})"
+    if equal:
+        told += f"; {' and '.join(equal)} cannot be told from it"
+    return MapVerdict(best, told)
+
+
+_BASELINE_WORDS = {
+    "random": "chance",
+    "centre": "their distance from the centre",
+    "edges": "the edges in the image",
+}
+
+
+def _tell_skill(skill: Estimate) -> str:
+    if skill.ci95 is None:
+        return f"{skill.value:.2f}"
+    half = (skill.ci95[1] - skill.ci95[0]) / 2
+    return f"{skill.value:.2f} ± {half:.2f}"

@@ -1,0 +1,399 @@
+"""Judging maps: which one is most faithful for a model, on some images."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from torch import nn
+
+from vitscope.adapters.registry import open_model
+from vitscope.config import JudgeConfig, combine
+from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.files.storage import (
+    as_folder,
+    check_target,
+    is_result,
+    never,
+    scratch_folder,
+    staged_folder,
+)
+from vitscope.files.workspace import Plan, Workspace, open_workspace
+from vitscope.images.addresses import Images, read_image
+from vitscope.images.decoding import decode_for_model
+from vitscope.images.image_set import ImageBatch, ImageSet
+from vitscope.images.in_memory import HeldImage
+from vitscope.images.masks import crop_mask, decode_mask
+from vitscope.maps.judgement import SCORES, Judgement, judge_images
+from vitscope.maps.method import MapInput, MapMethod
+from vitscope.maps.references import References, make_references
+from vitscope.maps.registry import find_method
+from vitscope.maps.removal import find_removal
+from vitscope.maps.sanity import measure_sanity, measure_sensitivity
+from vitscope.maps.targets import explain_other, read_target
+from vitscope.metrics.faithfulness import compute_rank
+from vitscope.metrics.plausibility import (
+    compute_average_precision,
+    compute_mass_in_mask,
+    compute_pointing,
+)
+from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.running import HALF_PRECISIONS
+from vitscope.results.judge_result import (
+    JudgeResult,
+    concat_tables,
+    summarize_tables,
+    write_tables,
+)
+from vitscope.results.saved_result import write_result
+from vitscope.results.schema import DataSummary, JudgementSummary, Settings
+from vitscope.results.schema_maps import JudgedMap, JudgeReference
+from vitscope.runs.audit_plan import digest_files
+from vitscope.runs.model_run import (
+    ModelRun,
+    OnProgress,
+    describe_preprocessing,
+    make_image_set,
+)
+from vitscope.runs.resources import list_versions
+
+DEFAULT_MAPS = (
+    "attention",
+    "contribution_norm",
+    "share",
+    "rollout",
+    "chefer",
+    "legrad",
+    "cdam",
+    "gradcam",
+    "gradient_input",
+    "traced",
+    "traced_mean",
+    "frozen",
+)
+"""Maps that take few passes; the judge's own runs take hundreds."""
+
+ALWAYS = ("attention", "centre", "edges")
+"""What every map is compared with, where it exists."""
+
+
+def judge(
+    vit: ViTAdapter | nn.Module | str,
+    images: ImageSet | Images,
+    config: JudgeConfig | None = None,
+    *,
+    references: ImageSet | Images | None = None,
+    preprocessed: bool = False,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    on_progress: OnProgress | None = None,
+    **settings: Any,
+) -> JudgeResult:
+    """Judge maps of a model by what its output loses when the patches they point at are removed.
+
+    For every image and map, patches are removed from the most and from the least important, and
+    the target is measured: a map is faithful if the first costs much and the second little. No
+    labels are needed. Random orders, the distance from the centre, edges and the order by single
+    deletions (the oracle) are judged alongside.
+
+    Args:
+        vit: The model: an adapter, a module, or an id that `load_model` accepts. It runs on the
+            configured device in the configured precision, and is left as it was.
+        images: Folders, files, URLs, PIL images, arrays, tensors, datasets, or several of these
+            (docs/data.md), or an `ImageSet`.
+        config: Settings; the defaults if None. Images run one at a time, whatever the batch size.
+        references: Images to compare with, prepared alike: their mean centres the target, up to
+            four of them are what traced maps and the removal "shuffle" use. If None, the judged
+            images themselves; an image is never compared with itself.
+        preprocessed: Whether the images are tensors that go to the model unchanged.
+        out: Folder for the result; a temporary one if None.
+        overwrite: Whether an earlier result in `out`, finished or not, is replaced.
+        resume: Whether to resume an interrupted run into `out`.
+        on_progress: Called with (images done, total) after every image.
+        **settings: Settings of `JudgeConfig` by name, in addition to `config` or instead of it.
+
+    Returns:
+        The result.
+
+    Raises:
+        UsageError: If settings, images or folder do not fit.
+        UnsupportedModelError: If a map that was asked for does not exist for the model.
+        ImageReadError: If no image could be read.
+        ImbalanceError: If a ledger or a trace does not balance.
+        NonFiniteError: If an output is not finite.
+        VitscopeError: If the result cannot be written.
+
+    Source:
+        The scores name their own (docs/maps.md).
+    """
+    vit = open_model(vit)
+    config = combine(JudgeConfig, config, settings)
+    target = as_folder(out)
+    if resume and target is None:
+        raise UsageError("no folder was given for the result: resume needs `out`")
+    image_set = make_image_set(vit, images, config, preprocessed=preprocessed).without_copies()
+    compared = image_set
+    if references is not None:
+        others = replace(config, limit=None, masks=None)
+        compared = make_image_set(vit, references, others, preprocessed=preprocessed)
+        compared = compared.without_copies()
+    run = JudgeRun(vit, image_set, compared, config, given=references is not None)
+    if target is None:
+        with scratch_folder() as folder, TemporaryDirectory(prefix="vitscope-parts-") as parts:
+            run.execute(folder, Workspace(Path(parts)), on_progress)
+        return JudgeResult.own(folder)
+    replaces = is_result if overwrite else never
+    check_target(target, replaces)
+    with (
+        open_workspace(target, run.plan, resume=resume, overwrite=overwrite) as workspace,
+        staged_folder(target, replaces=replaces) as staging,
+    ):
+        run.execute(staging, workspace, on_progress)
+    return JudgeResult(target)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    methods: tuple[MapMethod, ...]
+    left_out: tuple[str, ...]  # notes on maps that do not exist for the model
+
+
+class JudgeRun:
+    """One model, its maps, and one set of images."""
+
+    def __init__(
+        self,
+        vit: ViTAdapter,
+        images: ImageSet,
+        compared: ImageSet,
+        config: JudgeConfig,
+        *,
+        given: bool,
+    ) -> None:
+        """Prepare the run; the model is used only if a setting must be chosen."""
+        if config.torch_dtype in HALF_PRECISIONS:
+            raise UsageError(
+                f"maps cannot be judged in {config.dtype}, which rounds away small differences: "
+                "use float32"
+            )
+        self._removals = [find_removal(name) for name in config.removals]
+        self._target = read_target(config.target)
+        self._methods = [find_method(name) for name in _list_maps(config.maps)]
+        self._asked = set(config.maps or ())
+        self._layer = vit.select_layer(config.layer)
+        self._vit, self._images, self._compared = vit, images, compared
+        self._config = replace(config, batch_size=1, dtype=config.dtype)
+        self._run = ModelRun(vit, images, self._config)
+        self._given = given
+
+    @property
+    def plan(self) -> Plan:
+        """All that the numbers depend on."""
+        config = self._config
+        names = ("target", "removals", "layer", "sanity", "seed", "dtype", "masks")
+        plan = {
+            "kind": "judgement",
+            "images": _digest(self._images),
+            "references": _digest(self._compared),
+            "maps": [method.name for method in self._methods],
+            **{name: getattr(config, name) for name in names},
+            "weights_hash": self._run.weights_hash,
+            "behaviour_hash": self._run.behaviour.digest,
+            "preprocessing": asdict(self._images.preprocessing),
+            "device": self._run.device.type,
+            "versions": list_versions(),
+        }
+        found: dict[str, Any] = json.loads(json.dumps(plan))
+        return found
+
+    def execute(self, folder: Path, workspace: Workspace, on_progress: OnProgress | None) -> None:
+        """Judge the images that are not done, and write the result."""
+        done = workspace.find_done()
+        todo = [index for index in range(len(self._images)) if index not in done]
+        with self._run.placed():
+            references = self._read_references()
+            run = ModelRun(self._vit, self._images.select(todo), self._config)
+
+            def advance(number: int, _: int) -> None:
+                if on_progress is not None:
+                    on_progress(len(done) + number, len(self._images))
+
+            probe = self._make_input(references.pixels[:1], references)
+            choice = self._choose(probe)
+            for batch in run.iter_batches(advance):
+                given = self._make_input(batch.pixels, references)
+                with (
+                    run.plain_errors(batch),
+                    workspace.new_part(todo[batch.indices[0]]) as part,
+                ):
+                    self._judge(part, batch, given, choice)
+        self._run.failures[:] = run.failures
+        self._run.check_some_read()
+        self._finish(folder, workspace, references, choice)
+
+    def _make_input(self, pixels: Pixels, references: References) -> MapInput:
+        return MapInput(
+            vit=self._vit,
+            pixels=pixels,
+            choice=self._target,
+            references=references,
+            layer=self._layer,
+            seed=self._config.seed,
+        )
+
+    def _read_references(self) -> References:
+        run = ModelRun(self._vit, self._compared, replace(self._config, batch_size="auto"))
+        references = make_references(self._vit, (batch.pixels for batch in run.iter_batches(None)))
+        if references.num_images < 2:
+            raise UsageError(
+                "maps are judged against other images: expected at least two, or references"
+            )
+        return references
+
+    def _choose(self, given: MapInput) -> _Choice:
+        # Maps of the default list that do not exist for the model are left out, with a note.
+        methods, left_out = [], []
+        for method in self._methods:
+            try:
+                method.compute(given)
+            except UnsupportedModelError as error:
+                if method.name in self._asked:
+                    raise
+                left_out.append(f"{method.name} is left out: {error}")
+            else:
+                methods.append(method)
+        return _Choice(tuple(methods), tuple(left_out))
+
+    def _judge(self, part: Path, batch: ImageBatch, given: MapInput, choice: _Choice) -> None:
+        made, seconds = {}, {}
+        for method in choice.methods:
+            start = perf_counter()
+            made[method.name] = method.compute(given)
+            seconds[method.name] = perf_counter() - start
+        judged = [judge_images(given, made, removal) for removal in self._removals]
+        image = {
+            "path": self._images.name_image(batch.indices[0]),
+            "image_id": batch.ids[0],
+        }
+        numbers = {name: {"seconds": value} for name, value in seconds.items()}
+        places = slice(given.patches.start, given.patches.stop)
+        if self._images.masks and (mask := self._images.masks[batch.indices[0]]) is not None:
+            shares = self._read_mask(mask, batch.indices[0], given.layout.grid)
+            for name, values in made.items():
+                of_patches = values.values[0, places].double().cpu().numpy()
+                numbers[name] |= _score_plausibility(of_patches, shares)
+        if self._config.sanity:
+            for name, found in _check_sanity(given, choice.methods).items():
+                numbers[name] |= found
+        rows = [{**image, "map": name, **values} for name, values in numbers.items()]
+        scores = pa.Table.from_pylist([row | image for row in _list_scores(judged)])
+        write_tables(part, scores, pa.Table.from_pylist(rows))
+
+    def _read_mask(self, path: Path, index: int, grid: tuple[int, int]) -> np.ndarray:
+        # Share of each patch that lies on the object.
+        preprocessing = self._images.preprocessing
+        image = decode_for_model(read_image(self._images.addresses[index]), preprocessing)
+        segments = crop_mask(decode_mask(read_image(path)), image, preprocessing)
+        (rows, columns), (height, width) = grid, segments.shape
+        cells = (segments != 0).reshape(rows, height // rows, columns, width // columns)
+        return np.asarray(cells.mean(axis=(1, 3)).ravel())
+
+    def _finish(
+        self, folder: Path, workspace: Workspace, references: References, choice: _Choice
+    ) -> None:
+        parts = [workspace.part(number) for number in sorted(workspace.find_done())]
+        concat_tables(folder, parts)
+        titles = {method.name: method.title for method in choice.methods}
+        found = summarize_tables(folder, titles)
+        model = self._run.describe_model()
+        source = "given" if self._given else "the judged images themselves"
+        summary = JudgementSummary(
+            model=replace(model, notes=(*model.notes, *choice.left_out)),
+            settings=Settings(),
+            preprocessing=describe_preprocessing(self._vit, self._images.preprocessing),
+            data=DataSummary(
+                num_images=found.num_images,
+                num_failed=len(self._run.failures),
+                num_repeated=self._images.num_repeated,
+                notes=tuple(self._images.notes),
+            ),
+            layer=self._layer,
+            target=self._config.target,
+            reference=JudgeReference(source=source, num_images=references.num_images),
+            verdict=found.verdict,
+            maps={
+                method.name: JudgedMap(
+                    title=method.title,
+                    signed=method.signed,
+                    targeted=method.targeted,
+                    source=method.source,
+                    seconds=found.seconds[method.name],
+                )
+                for method in choice.methods
+            },
+            removals=found.removals,
+            ceiling=found.ceiling,
+            plausibility=found.plausibility,
+            sanity=found.sanity,
+        )
+        write_result(
+            folder,
+            summary,
+            failures=self._run.failures,
+            provenance={**self._run.make_provenance(), "plan": self.plan},
+        )
+
+
+def _digest(images: ImageSet) -> str:
+    held = (address for address in images.addresses if isinstance(address, HeldImage))
+    return digest_files(images, {address: address.version for address in held})
+
+
+def _list_maps(asked: Sequence[str] | None) -> list[str]:
+    return list(dict.fromkeys([*ALWAYS, *(DEFAULT_MAPS if asked is None else asked)]))
+
+
+def _list_scores(judged: Sequence[Judgement]) -> Iterator[dict[str, Any]]:
+    for one in judged:
+        others = [other.deltas[0] for other in judged if other is not one]
+        ranks = [compute_rank(one.deltas[0], deltas) for deltas in others]
+        ceiling = float(np.mean(ranks)) if ranks else float("nan")
+        for place, name in enumerate(one.maps):
+            scores = zip(SCORES, one.scores[0, place].tolist(), strict=True)
+            yield {
+                "removal": one.removal,
+                "map": name,
+                "ceiling": ceiling,
+                **dict(scores),
+                "deletion_curve": one.deletion[0, place].tolist(),
+                "insertion_curve": one.insertion[0, place].tolist(),
+            }
+
+
+def _score_plausibility(values: np.ndarray, shares: np.ndarray) -> dict[str, float]:
+    return {
+        "pointing": compute_pointing(values, shares),
+        "mass_in_mask": compute_mass_in_mask(values, shares),
+        "average_precision": compute_average_precision(values, shares),
+        "mask_area": float(shares.mean()),
+    }
+
+
+def _check_sanity(given: MapInput, methods: Sequence[MapMethod]) -> dict[str, dict[str, float]]:
+    found = measure_sanity(given, methods, explain_other)
+    moved = measure_sensitivity(given, methods)
+    return {
+        method.name: {
+            "randomised_last": float(found.randomised[0, place, 0]),
+            "randomised_all": float(found.randomised[0, place, -1]),
+            "other_target": float(found.other_target[0, place]),
+            "sensitivity": float(moved[0, place]),
+        }
+        for place, method in enumerate(methods)
+    }
