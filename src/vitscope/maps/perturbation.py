@@ -32,7 +32,7 @@ def _delete_from(given: MapInput, image: int) -> Float[Tensor, " patch"]:
 
 def index_kept(mask: Bool[Tensor, "sets patch"]) -> Tensor:
     """Indices of the patches that a set keeps; all sets keep the same number."""
-    return mask.nonzero()[:, 1].reshape(len(mask), -1)
+    return mask.nonzero()[:, 1].reshape(len(mask), int(mask[0].sum()))
 
 
 def _regress(given: MapInput) -> MapValues:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitscope.errors import UsageError
 from vitscope.maps.functions import CaughtFunctions, Inputs
-from vitscope.maps.passes import Pass, run_blocks
+from vitscope.maps.passes import Pass, Tokens, run_blocks
 from vitscope.maps.rules import SECANT
 from vitscope.models.base import Pixels, ViTAdapter
 
@@ -35,6 +35,11 @@ class References:
     mean_feature: Float[Tensor, " out"]
     mean_tokens: Float[Tensor, "token dim"]
     pixels: Pixels
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """The traced images' tokens at depth 0."""
+        return run_blocks(self.vit, self.pixels).streams[0]
 
     @cached_property
     def run(self) -> Pass:

@@ -1,13 +1,9 @@
 """Random weights that make tests strict: no zeros, no ones, no uniform attention."""
 
-import math
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-_GAIN = 1.4
-"""Standard deviation of a linear map's output for an input of unit variance. The query-key logits
-spread by about its square, so that attention is not uniform."""
+from vitscope.models.random_weights import draw_weight
 
 
 def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -29,14 +25,5 @@ def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(_shape_noise(name, noise))
+            parameter.copy_(draw_weight(name, parameter.shape, generator))
     return module.eval()
-
-
-def _shape_noise(name: str, noise: Tensor) -> Tensor:
-    if noise.ndim in {2, 4}:
-        return noise * (_GAIN / math.sqrt(noise[0].numel()))
-    if noise.ndim > 1:
-        return noise
-    return 0.3 * noise if name.endswith("bias") else 1 + 0.3 * noise

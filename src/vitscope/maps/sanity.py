@@ -1,0 +1,149 @@
+"""Whether maps depend on what they should: the weights and the target, but not on noise."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import nn
+
+from vitscope.maps.method import MapInput, MapMethod
+from vitscope.maps.references import make_references
+from vitscope.maps.targets import TargetChoice
+from vitscope.metrics.faithfulness import compute_sensitivity
+from vitscope.metrics.rank_correlation import correlate_ranks
+from vitscope.models.random_weights import draw_weight
+
+_NUM_DRAWS = 10
+_LARGEST_NOISE = 0.02
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sanity:
+    """Spearman's ρ of maps with what they would be otherwise, image by image.
+
+    It is NaN where a map is constant.
+
+    Attributes:
+        maps: Names of the maps.
+        randomised: With the map of the model whose last k + 1 blocks have random weights: k = 0 is
+            the last block alone, the last k all blocks at once. A map that keeps more than 0.5 at
+            the end describes the image rather than the model.
+        other_target: With the map of another target: 1 if a map does not depend on it.
+    """
+
+    maps: tuple[str, ...]
+    randomised: Float64[np.ndarray, "image map block"]
+    other_target: Float64[np.ndarray, "image map"]
+
+
+def measure_sanity(
+    given: MapInput, methods: Sequence[MapMethod], other_target: TargetChoice
+) -> Sanity:
+    """Compare maps with those of a model with random weights, and of another target.
+
+    Every map is made once for each block and twice more. The target of a random model is chosen by
+    that model's own features, compared with its own features of `given.references.pixels`.
+
+    Args:
+        given: The images and what is explained.
+        methods: The maps; draws are seeded by `given.seed`.
+        other_target: The second target.
+
+    Returns:
+        Rank correlations over the patches. The model is left as it was.
+
+    Source:
+        Adebayo et al., *Sanity Checks for Saliency Maps* (NeurIPS 2018).
+    """
+    own = _map_patches(given, methods)
+    other = _map_patches(replace(given, choice=other_target), methods)
+    steps = []
+    blocks = given.vit.encoder_blocks
+    with given.vit.undisturbed(), _restored(blocks):
+        for index in reversed(range(len(blocks))):
+            _randomise(blocks[index], torch.Generator().manual_seed(given.seed + index))
+            references = given.references
+            if references is not None:
+                references = make_references(given.vit, [references.pixels])
+            random = _map_patches(replace(given, references=references), methods)
+            steps.append(_correlate(own, random))
+    return Sanity(
+        maps=tuple(method.name for method in methods),
+        randomised=np.stack(steps, axis=-1),
+        other_target=_correlate(own, other),
+    )
+
+
+def measure_sensitivity(
+    given: MapInput, methods: Sequence[MapMethod]
+) -> Float64[np.ndarray, "image map"]:
+    """The largest change of each map when noise of at most 0.02 is added to the pixels.
+
+    Every map is made eleven times: once without noise, and for ten draws.
+
+    Args:
+        given: The images and what is explained; the target is held while they change.
+        methods: The maps.
+
+    Returns:
+        `compute_sensitivity` of each map of each image.
+    """
+    generators = [given.make_generator(image) for image in range(len(given.pixels))]
+    own = _map_patches(given, methods)
+    disturbed = []
+    for _ in range(_NUM_DRAWS):
+        noise = torch.stack(
+            [torch.rand(given.pixels.shape[1:], generator=each) for each in generators]
+        )
+        moved = given.pixels + (_LARGEST_NOISE * (2 * noise - 1)).to(given.pixels)
+        held = replace(given, pixels=moved, choice=lambda *_: given.target)
+        disturbed.append(_map_patches(held, methods))
+    draws = np.stack(disturbed, axis=2)
+    return np.array(
+        [
+            [compute_sensitivity(*pair) for pair in zip(*image, strict=True)]
+            for image in zip(own, draws, strict=True)
+        ]
+    )
+
+
+def _map_patches(
+    given: MapInput, methods: Sequence[MapMethod]
+) -> Float64[np.ndarray, "image map patch"]:
+    places = slice(given.patches.start, given.patches.stop)
+    maps = [method.compute(given).values[:, places].double().cpu().numpy() for method in methods]
+    return np.stack(maps, axis=1)
+
+
+def _correlate(
+    first: Float64[np.ndarray, "image map patch"], second: Float64[np.ndarray, "image map patch"]
+) -> Float64[np.ndarray, "image map"]:
+    return np.array(
+        [
+            [correlate_ranks(*pair).rho for pair in zip(*image, strict=True)]
+            for image in zip(first, second, strict=True)
+        ]
+    )
+
+
+@contextmanager
+def _restored(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    weights = [weight for block in blocks for weight in block.parameters()]
+    before = [weight.detach().clone() for weight in weights]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, kept in zip(weights, before, strict=True):
+                weight.copy_(kept)
+        torch.clear_autocast_cache()
+
+
+@torch.no_grad()
+def _randomise(block: nn.Module, generator: torch.Generator) -> None:
+    for name, weight in block.named_parameters():
+        weight.copy_(draw_weight(name, weight.shape, generator))
+    torch.clear_autocast_cache()  # which holds casts of the weights before

@@ -1,0 +1,285 @@
+"""How well a map says what the model does when patches are removed: pure functions of numbers.
+
+A map gives every patch a value m_j. s(S) is the number that is explained with the set S of patches
+removed, and δ_j = s(∅) − s({j}) is what patch j is worth on its own. Nothing here sees a model:
+`make_*` says which sets to remove, and `compute_*` scores what came out.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int
+
+from vitscope.metrics.rank_correlation import correlate_ranks
+
+NUM_STEPS = 16
+"""Steps of a curve: patches are removed a sixteenth at a time."""
+
+FRACTIONS = np.linspace(0, 1, NUM_STEPS + 1)
+"""Fractions at which a curve is known."""
+
+NUM_GROUPS = 10
+"""Groups of patches that `compute_saco` compares."""
+
+SUBSET_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
+SUBSETS_EACH = 8
+"""Random subsets of each size, for `compute_infidelity`: 40 in all."""
+
+Values = Float64[np.ndarray, " patch"]
+Order = Int[np.ndarray, " patch"]
+Sets = Bool[np.ndarray, "set patch"]
+Curve = Float64[np.ndarray, " step"]
+
+
+def make_orders(
+    values: Values, ties: Float64[np.ndarray, "draw patch"]
+) -> Int[np.ndarray, "order patch"]:
+    """Order patches by decreasing value, ties at random.
+
+    Args:
+        values: The map.
+        ties: Random numbers that order patches of equal value, one row for each draw. All maps of
+            an image are given the same.
+
+    Returns:
+        One order for each draw if there are ties, otherwise the only one.
+    """
+    draws = ties if len(np.unique(values)) < len(values) else ties[:1]
+    return np.stack([np.lexsort((draw, -values)) for draw in draws])
+
+
+def make_prefixes(order: Order) -> Sets:
+    """The first k / 16 of an order, for k from 0 to 16: sets that are removed one after the other.
+
+    Args:
+        order: Patches, the first to be removed first.
+
+    Returns:
+        `NUM_STEPS` + 1 sets, from none to all. The k-th has round(k P / 16) of P patches.
+    """
+    places = _invert(order)
+    return places < _cut(len(order), NUM_STEPS)[:, None]
+
+
+def make_groups(order: Order) -> Sets:
+    """Cut an order into groups of about equal size.
+
+    Args:
+        order: Patches, the most important first.
+
+    Returns:
+        `NUM_GROUPS` disjoint sets, or P if there are fewer patches.
+    """
+    places = _invert(order)
+    bounds = np.unique(_cut(len(order), NUM_GROUPS))[:, None]
+    return (places >= bounds[:-1]) & (places < bounds[1:])
+
+
+def make_subsets(num_patches: int, generator: np.random.Generator) -> Sets:
+    """Draw random sets of 10, 20, 30, 40 and 50 % of the patches.
+
+    Args:
+        num_patches: P.
+        generator: Where the random numbers come from.
+
+    Returns:
+        `SUBSETS_EACH` sets of each size, of at least one patch.
+    """
+    sizes = np.repeat(SUBSET_FRACTIONS, SUBSETS_EACH) * num_patches
+    counts = np.rint(sizes).clip(min=1)
+    places = generator.random((len(counts), num_patches)).argsort(axis=1).argsort(axis=1)
+    chosen: Sets = places < counts[:, None]
+    return chosen
+
+
+def compute_area(curve: Curve) -> float:
+    """Area under a curve, by trapezoids: a mean over the fraction of patches.
+
+    With s while the most important patches are removed first, this is the deletion score (low for a
+    faithful map). With s while they are added first, it is the insertion score (high). Both are in
+    the unit of s and read only beside those of random orders.
+
+    Args:
+        curve: s at fractions 0, 1/16 … 1 of the patches.
+
+    Returns:
+        (c_0 / 2 + c_1 + … + c_15 + c_16 / 2) / 16.
+
+    Source:
+        Petsiuk et al., *RISE* (BMVC 2018).
+    """
+    return float(np.trapezoid(curve, FRACTIONS))
+
+
+def compute_gap(deletion: Curve, insertion: Curve) -> float:
+    """The insertion score minus the deletion score.
+
+    Inserting the most important patches first passes the same sets as removing the least important
+    first, so this is ∫ (s_least − s_most) over the fraction removed. What shifts both curves alike
+    cancels. The expectation over random orders is 0, because a reversed order has minus the gap.
+
+    Args:
+        deletion: s while the most important patches are removed first.
+        insertion: s while the most important patches are added first.
+
+    Returns:
+        The gap, in the unit of s.
+    """
+    return compute_area(insertion) - compute_area(deletion)
+
+
+def compute_skill(
+    gap: Float64[np.ndarray, " map"], random: float, oracle: float
+) -> Float64[np.ndarray, " map"]:
+    """Where maps stand between random orders and the order by single deletions.
+
+    Args:
+        gap: Gaps of maps.
+        random: Gap of random orders.
+        oracle: Gap of the order by δ.
+
+    Returns:
+        (gap − random) / (oracle − random): 0 for random orders, 1 for the oracle. Patches interact,
+        so the oracle is a reference and not a bound: a map may have more than 1. NaN if the oracle
+        is not above random, because there is then no scale. Over several images use the ratio of
+        mean gaps: the mean of ratios belongs to the images with the smallest oracle.
+    """
+    scale = oracle - random
+    return (gap - random) / scale if scale > 0 else np.full_like(gap, np.nan)
+
+
+def compute_rank(values: Values, deltas: Values) -> float:
+    """Spearman's correlation of a map with the single deletions.
+
+    Between the deletions of two removals this is the ceiling: no map can be expected to agree with
+    one removal better than another removal does.
+
+    Args:
+        values: The map.
+        deltas: δ of each patch.
+
+    Returns:
+        ρ from −1 to 1. 0 for a constant map, which ranks nothing; NaN if the deletions are
+        constant, or there are fewer than 4 patches.
+    """
+    if np.ptp(values) == 0 < np.ptp(deltas):
+        return 0.0
+    return correlate_ranks(values, deltas).rho
+
+
+def compute_saco(
+    sums: Float64[np.ndarray, " group"], drops: Float64[np.ndarray, " group"]
+) -> float:
+    """Salience-guided faithfulness: whether larger sums of a map go with larger drops.
+
+    For all pairs of groups i < j, from the most important: w = S_i − S_j if Δ_i ≥ Δ_j, otherwise
+    −(S_i − S_j).
+
+    Args:
+        sums: S, the map's sum in each group of `make_groups`.
+        drops: Δ = s(∅) − s(group) of each group.
+
+    Returns:
+        Σ w / Σ |w|, from −1 to 1; 0 for a map whose groups have equal sums.
+
+    Source:
+        Wu et al., *On the Faithfulness of Vision Transformer Explanations* (CVPR 2024).
+    """
+    first, second = np.triu_indices(len(sums), k=1)
+    weights = sums[first] - sums[second]
+    signed = np.where(drops[first] >= drops[second], weights, -weights)
+    total = np.abs(weights).sum()
+    return float(signed.sum() / total) if total > 0 else 0.0
+
+
+def compute_infidelity(
+    predicted: Float64[np.ndarray, " set"], drops: Float64[np.ndarray, " set"]
+) -> float:
+    """How badly sums of a map predict what removing random subsets does.
+
+    Args:
+        predicted: p = Σ_{j ∈ S} m_j for each subset S.
+        drops: Δ = s(∅) − s(S) for each subset.
+
+    Returns:
+        min over β of mean (β p − Δ)² / var Δ. β makes the map's scale irrelevant. 0 is perfect, and
+        1 is what the mean of Δ would do. There is no upper bound. NaN if Δ does not vary.
+
+    Source:
+        Yeh et al., *On the (In)fidelity and Sensitivity of Explanations* (NeurIPS 2019).
+    """
+    variance = drops.var()
+    if variance == 0:
+        return float("nan")
+    power = predicted @ predicted
+    beta = predicted @ drops / power if power > 0 else 0.0
+    return float(np.mean((beta * predicted - drops) ** 2) / variance)
+
+
+def compute_completeness(total: float, target: float) -> float:
+    """How far a map's sum is from what it should sum to.
+
+    Args:
+        total: Σ m over all tokens.
+        target: What the map should sum to, such as s(x) − s(x').
+
+    Returns:
+        |total − target| / |target|, from 0; NaN if the target is 0. It is a property of sums: an
+        unfaithful map may be complete.
+    """
+    return abs(total - target) / abs(target) if target else float("nan")
+
+
+def compute_sensitivity(values: Values, disturbed: Float64[np.ndarray, "draw patch"]) -> float:
+    """The largest change of a map when the image hardly changes.
+
+    Args:
+        values: m(x).
+        disturbed: m(x + ε) for several draws of ε.
+
+    Returns:
+        max over draws of ‖m(x + ε) − m(x)‖ / ‖m(x)‖, from 0; NaN for a map of zeros.
+
+    Source:
+        Yeh et al., *On the (In)fidelity and Sensitivity of Explanations* (NeurIPS 2019).
+    """
+    norm = np.linalg.norm(values)
+    if norm == 0:
+        return float("nan")
+    return float(np.linalg.norm(disturbed - values, axis=1).max() / norm)
+
+
+def compute_sufficiency(insertion: Curve, fractions: Sequence[float]) -> list[float]:
+    """S with the most important patches alone, read off the curve.
+
+    Args:
+        insertion: s while the most important patches are added first.
+        fractions: Fractions of patches, such as 0.1.
+
+    Returns:
+        s at each fraction, interpolated between the curve's points.
+    """
+    return [float(value) for value in np.interp(fractions, FRACTIONS, insertion)]
+
+
+def compute_comprehensiveness(deletion: Curve, fractions: Sequence[float]) -> list[float]:
+    """What s loses without the most important patches, read off the curve.
+
+    Args:
+        deletion: s while the most important patches are removed first.
+        fractions: Fractions of patches, such as 0.1.
+
+    Returns:
+        s(∅) − s at each fraction, interpolated between the curve's points.
+    """
+    return [float(deletion[0] - value) for value in np.interp(fractions, FRACTIONS, deletion)]
+
+
+def _invert(order: Order) -> Order:
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    return places
+
+
+def _cut(num_patches: int, parts: int) -> Int[np.ndarray, " bound"]:
+    return np.rint(np.arange(parts + 1) * num_patches / parts).astype(np.int64)
