@@ -7,6 +7,7 @@ from torch import Tensor
 from vitscope.errors import UnsupportedModelError
 from vitscope.maps.functions import AttentionBackward
 from vitscope.maps.method import MapInput, MapMethod, MapValues
+from vitscope.maps.passes import gradients_set
 
 
 def _attention(given: MapInput) -> MapValues:
@@ -109,17 +110,13 @@ def _legrad(given: MapInput) -> MapValues:
         if item.block == wanted:
             total = total + item.of_weights.clamp(min=0).mean(dim=(1, 2))
 
-    run = given.run_with_gradients(take)
+    run, _ = given.differentiate(on_attention=take)
     for wanted in range(given.vit.info.depth - 1, max(-1, given.vit.info.depth - 3), -1):
-        mean = run.streams[wanted + 1].mean(dim=1)
-        feature = given.vit.embed_row(mean)
+        with gradients_set(given.vit, True):
+            feature = given.vit.embed_row(run.streams[wanted + 1].mean(dim=1))
         detached = feature.detach()
-        torch.autograd.grad(
-            feature,
-            run.streams[wanted],
-            given.target.pull(detached, detached),
-            retain_graph=True,
-        )
+        m = given.target.pull(detached, detached)
+        torch.autograd.grad(feature, run.streams[wanted], m)
     return MapValues(values=total)
 
 

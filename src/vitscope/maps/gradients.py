@@ -24,15 +24,17 @@ def _multiply_gradient(given: MapInput) -> MapValues:
 def _integrate(given: MapInput) -> MapValues:
     reference = given.compare("integrated_gradients").mean_tokens
     difference = given.tokens - reference
-    own = given.measure(given.tokens)
-    total = own - given.measure(reference.expand_as(given.tokens))
+    total = given.scores - given.measure(reference.expand_as(given.tokens))
+    values = torch.zeros_like(difference[..., 0])
+    close = torch.zeros_like(total, dtype=torch.bool)
     for steps in _STEPS:
         mean = torch.zeros_like(difference)
         for step in range(steps):
             mean += _gradient_at(given, reference + (step + 0.5) / steps * difference) / steps
-        values = (difference * mean).sum(dim=-1)
-        gap = (values.sum(dim=1) - total).abs() / total.abs()
-        if gap.max() <= _CLOSE:
+        # An image that was close keeps its values, whatever other images of the batch need.
+        values = torch.where(close.unsqueeze(1), values, (difference * mean).sum(dim=-1))
+        close = (values.sum(dim=1) - total).abs() <= _CLOSE * total.abs()
+        if close.all():
             break
     return MapValues(values=values, total=total)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vitscope.decomposition import map_row
 from vitscope.errors import UsageError
 from vitscope.layout import TokenLayout
+from vitscope.maps.checks import check_caught, check_drift
 from vitscope.maps.functions import AttentionBackward, CaughtFunctions
 from vitscope.maps.passes import Kept, Pass, Tokens, find_patches, run_blocks
 from vitscope.maps.references import References
@@ -103,17 +104,14 @@ class MapInput:
         """Norms of every block's input and of what its attention adds, token by token."""
         return _measure_branches(self.vit, self.pixels, self.own)
 
+    @cached_property
+    def scores(self) -> Float[Tensor, " batch"]:
+        """The target of the images themselves."""
+        return self.target.measure(self.own.feature)
+
     def measure(self, tokens: Tokens) -> Float[Tensor, " batch"]:
         """The target of each image with other tokens at depth 0."""
         return self.target.measure(run_blocks(self.vit, self.pixels, tokens).feature)
-
-    def run_with_gradients(self, on_attention: Callable[[AttentionBackward], None]) -> Pass:
-        """Run with gradients of attention weights."""
-        return run_blocks(
-            self.vit,
-            self.pixels,
-            functions=CaughtFunctions(SECANT, on_attention=on_attention),
-        )
 
     def go_back(self, on_attention: Callable[[AttentionBackward], None]) -> None:
         """Pass the target's gradient back through all blocks, from the last to the first."""
@@ -151,6 +149,9 @@ class MapInput:
         """Run with gradients; returns the pass and the gradient of the target by the feature."""
         functions = CaughtFunctions(SECANT, on_attention=on_attention)
         run = run_blocks(self.vit, self.pixels, tokens, functions=functions)
+        check_caught(functions, self.vit)
+        if tokens is None:
+            check_drift(run.feature, self.own.feature, self.vit)
         feature = run.feature.detach()
         return run, self.target.pull(feature, feature)
 

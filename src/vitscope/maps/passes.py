@@ -14,7 +14,7 @@ from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.layout import TokenLayout
 from vitscope.maps.functions import CaughtFunctions
 from vitscope.models.base import Pixels, ViTAdapter
-from vitscope.models.running import OwnHook, one_forward
+from vitscope.models.running import HALF_PRECISIONS, OwnHook, one_forward
 from vitscope.models.stream import take_input, take_stream
 
 Tokens = Float[Tensor, "batch token dim"]
@@ -68,16 +68,13 @@ def run_blocks(
     With `kept`, only these patches (and all other tokens) stay in the sequence, each with its own
     position. With `functions`, the pass has gradients with respect to the tokens at every depth.
     """
-    recorder = _PassRecorder(vit, pixels, tokens, kept, functions)
-    if functions is not None and vit.autocast.half is not None:
+    if functions is not None and vit.dtype in HALF_PRECISIONS:
         raise UsageError(
             "the model runs in half precision, which rounds away the differences that gradients "
             "need: use float32"
         )
-    with vit.undisturbed(), ExitStack() as stack:
-        stack.enter_context(torch.set_grad_enabled(functions is not None))
-        stack.enter_context(one_forward())
-        stack.enter_context(_frozen(vit.module))
+    recorder = _PassRecorder(vit, pixels, tokens, kept, functions)
+    with gradients_set(vit, functions is not None), one_forward(), ExitStack() as stack:
         stack.enter_context(recorder.attached())
         stack.enter_context(vit.autocast.applied(pixels.device))
         if functions is not None:
@@ -87,16 +84,17 @@ def run_blocks(
 
 
 @contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    # Gradients flow to tokens alone.
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
+def gradients_set(vit: ViTAdapter, enabled: bool) -> Iterator[None]:
+    """Hold the model undisturbed, with or without gradients, which flow to tokens alone."""
+    with vit.undisturbed(), torch.set_grad_enabled(enabled):
+        trained = [parameter for parameter in vit.module.parameters() if parameter.requires_grad]
+        try:
+            for parameter in trained:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
 
 
 class _PassRecorder:
@@ -147,18 +145,21 @@ class _PassRecorder:
     def _enter(
         self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        stream = take_stream(take_input(args, kwargs))
+        given = take_input(args, kwargs)
+        stream = take_stream(given)
         if index == 0:
             stream = self._start(stream)
         if self._functions is not None:
             self._functions.block = index
         self._streams.append(stream)
+        # DINOv3 of torch.hub hands a list of streams from block to block.
+        first = type(given)((stream, *given[1:])) if isinstance(given, tuple | list) else stream
         if args:
-            args = (stream, *map(self._keep_positions, args[1:]))
+            args = (first, *map(self._keep_positions, args[1:]))
             return args, {name: self._keep_positions(value) for name, value in kwargs.items()}
-        first, *others = kwargs
-        kept = {name: self._keep_positions(kwargs[name]) for name in others}
-        return (), {first: stream, **kept}
+        name, *others = kwargs
+        kept = {other: self._keep_positions(kwargs[other]) for other in others}
+        return (), {name: first, **kept}
 
     def _start(self, stream: Tokens) -> Tokens:
         patches = find_patches(self._layout, stream.shape[1])

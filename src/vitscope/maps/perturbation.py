@@ -26,8 +26,8 @@ def _delete_each(given: MapInput) -> MapValues:
 def _delete_from(given: MapInput, image: int) -> Float[Tensor, " patch"]:
     num = len(given.patches)
     others = ~torch.eye(num, dtype=torch.bool)
-    own = given.measure(given.tokens)[image]
-    return own - given.measure_sets(image, kept=index_kept(others).to(own.device))
+    kept = index_kept(others).to(given.pixels.device)
+    return given.scores[image] - given.measure_sets(image, kept=kept)
 
 
 def index_kept(mask: Bool[Tensor, "sets patch"]) -> Tensor:
@@ -106,7 +106,7 @@ def _vit_cx_one(given: MapInput, image: int) -> Float[Tensor, " patch"]:
     masked = own * smooth + noise * (1 - smooth)
     background = own + noise * (1 - smooth)
     scores = given.measure_images(image, masked) - given.measure_images(image, background)
-    scores = scores + given.measure(given.tokens)[image]
+    scores = scores + given.scores[image]
     weighted = (scores.unsqueeze(1) * masks).sum(dim=0) / masks.sum(dim=0).clamp(min=1e-6)
     return weighted / len(masks)
 

@@ -6,14 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitscope.errors import ImbalanceError, UnsupportedModelError, UsageError
+from vitscope.errors import UsageError
+from vitscope.maps.checks import check_caught, check_drift, check_gap, check_known
 from vitscope.maps.functions import AttentionBackward, CaughtFunctions
 from vitscope.maps.method import MapInput, MapMethod, MapValues
 from vitscope.maps.passes import run_blocks
-from vitscope.maps.references import References
 from vitscope.maps.rules import FROZEN, SECANT, Rules
-from vitscope.maps.targets import Target
-from vitscope.models.base import Pixels, ViTAdapter
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,44 +38,31 @@ class Trace:
 _SMALL_TOTAL = 0.1
 """Below this a gap is relative to it: a total near zero says nothing about rounding."""
 
-GAPS = {torch.float64: 1e-8, torch.float32: 1e-3}
-"""Largest gap accepted in each precision."""
 
-DRIFT = 1e-4
-"""Largest distance accepted between the feature of the traced pass and the model's own."""
-
-
-def trace_output(
-    vit: ViTAdapter,
-    pixels: Pixels,
-    target: Target,
-    references: References,
-    *,
-    rules: Rules = SECANT,
-) -> Trace:
+def trace_output(given: MapInput, *, rules: Rules = SECANT) -> Trace:
     """Follow s(x) − s(x') back to the tokens at every depth, for a batch of images.
 
     Args:
-        vit: The model, in float32 or float64.
-        pixels: Preprocessed images, on the model's device.
-        target: The number that is explained.
-        references: The references x'; the trace is the mean over them.
+        given: The images x and their references x', over which the trace is averaged.
         rules: Backward rules. Only the secant ones make the parts sum to the total.
 
     Returns:
         The trace.
 
     Raises:
-        ImbalanceError: If the parts of secant rules do not sum to the total at some depth.
-        UnsupportedModelError: If operations of a block were not caught.
+        ImbalanceError: If the parts of secant rules do not sum to the total at some depth, or the
+            pass computed another feature than the model does.
+        UnsupportedModelError: If an operation of a block was not caught.
     """
+    vit, target, references = given.vit, given.target, given.compare("a trace")
     depth = len(vit.encoder_blocks)
     items: list[AttentionBackward] = []
     functions = CaughtFunctions(rules, references.inputs, on_attention=items.append)
-    run = run_blocks(vit, pixels, functions=functions)
+    run = run_blocks(vit, given.pixels, functions=functions)
     check_caught(functions, vit)
+    check_drift(run.feature, given.own.feature, vit)
     num_references = len(references.run.feature)
-    weights = _weigh_references(pixels, references.pixels)
+    weights = _weigh_references(given.pixels, references.pixels)
     parts, totals, gaps = [], [], []
     routes: list[Tensor] = []
     for index in range(num_references):
@@ -107,7 +92,9 @@ def trace_output(
         routes.append(_order_routes(items, depth, total))
     gap = torch.stack(gaps).amax(dim=0)
     if rules is SECANT:
-        _check_gap(gap, vit)
+        check_gap(gap, run.feature, vit)
+    else:
+        check_known(run.feature, vit)
     through = torch.einsum("rb,rblk->blk", weights, torch.stack(routes))
     return Trace(
         parts=torch.einsum("rb,rbln->bln", weights, torch.stack(parts)),
@@ -140,47 +127,18 @@ def _order_routes(
     return routes
 
 
-def check_caught(functions: CaughtFunctions, vit: ViTAdapter) -> None:
-    """Refuse a pass in which an operation of a block went unseen: two norms, attention, an MLP."""
-    expected = {"norm": 2, "attention": 1, "activation": 1}
-    for block in range(len(vit.encoder_blocks)):
-        kinds = [call.kind for call in functions.calls if call.block == block]
-        for kind, least in expected.items():
-            found = kinds.count(kind) + (kinds.count("read") if kind == "attention" else 0)
-            if found < least:
-                raise UnsupportedModelError(
-                    f"in block {block} of {vit.info.id} {found} of {least} calls of kind {kind!r} "
-                    "were seen: its code computes them in a way that cannot be traced (compiled, "
-                    "scripted or fused by another library); use the library's plain modules"
-                )
-
-
-def _check_gap(gap: Float[Tensor, " batch"], vit: ViTAdapter) -> None:
-    tolerance = GAPS[gap.dtype]
-    worst = float(gap.max())
-    if not worst <= tolerance:
-        raise ImbalanceError(
-            f"the traced parts of {vit.info.id} differ from what they explain by {worst:.1e} of it "
-            f"(tolerance {tolerance:.0e}): an operation of the model has no exact backward rule"
-        )
-
-
-def _trace(given: MapInput, name: str, rules: Rules = SECANT) -> Trace:
-    return trace_output(given.vit, given.pixels, given.target, given.compare(name), rules=rules)
-
-
 def _trace_to_pixels(given: MapInput) -> MapValues:
-    trace = _trace(given, "traced")
+    trace = trace_output(given)
     return MapValues(values=trace.parts[:, 0], total=trace.total)
 
 
 def _trace_over_depths(given: MapInput) -> MapValues:
-    trace = _trace(given, "traced_mean")
+    trace = trace_output(given)
     return MapValues(values=trace.parts.mean(dim=1), total=trace.total)
 
 
 def _trace_frozen(given: MapInput) -> MapValues:
-    return MapValues(values=_trace(given, "frozen", FROZEN).parts[:, 0])
+    return MapValues(values=trace_output(given, rules=FROZEN).parts[:, 0])
 
 
 METHODS = (

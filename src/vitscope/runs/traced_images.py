@@ -51,7 +51,7 @@ def trace_images(folder: Path, vit: ViTAdapter, images: ImageSet, config: AuditC
                 vit=vit, pixels=batch.pixels, choice=explain_self, references=references
             )
             with run.plain_errors(batch):
-                trace = trace_output(vit, batch.pixels, given.target, references)
+                trace = trace_output(given)
             tables.append(make_rows(batch.ids, _list_columns(given, trace)))
     write_traces(folder, pa.concat_tables(tables))
 
