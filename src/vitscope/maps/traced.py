@@ -12,6 +12,7 @@ from vitscope.maps.functions import AttentionBackward, CaughtFunctions
 from vitscope.maps.method import MapInput, MapMethod, MapValues
 from vitscope.maps.passes import run_blocks
 from vitscope.maps.rules import FROZEN, SECANT, Rules
+from vitscope.models.base import Pixels
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -113,7 +114,8 @@ def _weigh_references(pixels: Pixels, references: Pixels) -> Float[Tensor, "refe
         raise UsageError(
             "an image is its own and only reference, from which it does not differ: give others"
         )
-    return others.to(pixels) / count
+    weights: Tensor = others.to(pixels) / count
+    return weights
 
 
 def _order_routes(
