@@ -145,7 +145,7 @@ class AuditConfig(RunConfig):
         metrics: Metrics of other installed packages to measure as well, by name.
         trace: Number of images, drawn at random, whose output is traced back through all blocks:
             shares of patches, registers and [CLS] at every depth; 0 for none. An image takes about
-            nine forward passes.
+            nine forward passes, in float32 or float64 (which auto then chooses).
         shard_size: Images per shard, the unit that is saved for --resume and given to a process;
             auto is 32 batches, at least 512 images.
     """
@@ -168,6 +168,18 @@ class AuditConfig(RunConfig):
             raise UsageError(f"verified {self.verified}: expected a fraction from 0 to 1")
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
             raise UsageError(f"shard {self.shard}: expected one of (1, N) to (N, N)")
+        self._check_trace()
+
+    def _check_trace(self) -> None:
+        if self.trace == 1:
+            raise UsageError("trace 1: expected 0 or at least 2, for images are compared")
+        if self.trace and self.dtype in {"bfloat16", "float16"}:
+            raise UsageError(
+                f"trace is set, but {self.dtype} rounds away the differences between images that "
+                "are traced: use float32"
+            )
+        if self.trace and self.dtype == "auto":
+            object.__setattr__(self, "dtype", "float32")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.progress import TaskID
 from rich.text import Text
 
 import vitscope
@@ -151,19 +152,8 @@ def one_shot(
 def _classify_one(
     model_id: str, folder: Path, config: OneShotConfig, target: Path, *, overwrite: bool
 ) -> "OneShotResult":
-    vit = vitscope.load_model(model_id)
-    with make_progress(Console(stderr=True)) as progress:
-        images = progress.add_task(model_id, total=None)
-        draws = progress.add_task("draws", total=config.draws, visible=False, unit="draws")
-        return vitscope.one_shot(
-            vit,
-            folder,
-            config,
-            out=target,
-            overwrite=overwrite,
-            on_progress=lambda done, total: progress.update(images, completed=done, total=total),
-            on_draw=lambda done, _: progress.update(draws, completed=done, visible=True),
-        )
+    run = partial(vitscope.one_shot, images=folder, config=config, out=target, overwrite=overwrite)
+    return _run_with_bars(model_id, run, on_draw="draws")
 
 
 def judge(
@@ -252,7 +242,7 @@ def judge(
             overwrite=overwrite,
             resume=resume,
         )
-        result = _run_with_bar(model_id, run)
+        result = _run_with_bars(model_id, run)
         console.print(make_judge_report(result.summary))
         console.print(Text(f"written to {printable_path(folder)}\n"), soft_wrap=True)
 
@@ -320,7 +310,7 @@ def explain(
                 out=target,
                 overwrite=overwrite,
             )
-            explained.append(_run_with_bar(model_id, run))
+            explained.append(_run_with_bars(model_id, run))
             # No line wrapping: a line may hold a command to copy.
             console.print(make_explanation_report(explained[-1].summary), soft_wrap=True)
             for path, reason in explained[-1].failures:
@@ -367,15 +357,20 @@ def _find_audit(folder: Path, name: str) -> Path:
     return folder / name if within else folder
 
 
-def _run_with_bar(model_id: str, run: Callable[..., _Result], *, quiet: bool = False) -> _Result:
+def _run_with_bars(
+    model_id: str, run: Callable[..., _Result], *, quiet: bool = False, **later: str
+) -> _Result:
+    # A bar for the images and, once it advances, one for what follows: its callback and unit.
     vit = vitscope.load_model(model_id)
     with make_progress(Console(stderr=True, quiet=quiet)) as progress:
-        task = progress.add_task(model_id, total=None)
+        bars = {"on_progress": progress.add_task(model_id, total=None)}
+        for name, unit in later.items():
+            bars[name] = progress.add_task(unit, total=None, visible=False, unit=unit)
 
-        def advance(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+        def advance(bar: TaskID, done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total, visible=True)
 
-        return run(vit, on_progress=advance)
+        return run(vit, **{name: partial(advance, bar) for name, bar in bars.items()})
 
 
 def _audit_all(
@@ -394,7 +389,7 @@ def _audit_all(
     try:
         for model_id, target in targets.items():
             run = partial(vitscope.audit, images=images, out=target, **settings)
-            result = _run_with_bar(model_id, run, quiet=not is_lead)
+            result = _run_with_bars(model_id, run, quiet=not is_lead, on_trace="traced")
             summaries.append(result.summary)
             done.append(target)
             console.print(make_report(summaries[-1]))

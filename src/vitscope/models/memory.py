@@ -27,14 +27,25 @@ def check_memory(
     *,
     decoded: int = 0,
     passed: int = 1,
+    kept: int = 0,
 ) -> None:
-    """Raise an error for an input that does not fit in memory."""
+    """Raise an error for an input that does not fit in memory.
+
+    Args:
+        vit: The model.
+        size: Input (height, width) in pixels.
+        device: Where the model runs.
+        decoded: Images that are decoded at a time.
+        passed: Images that one block holds at a time.
+        kept: Images that all blocks hold at a time, for a backward pass.
+    """
     needed = decoded * _PIXEL_COPIES * 3 * size[0] * size[1] * _FLOAT_BYTES
     if device.type == "cpu":
-        needed += passed * _count_token_bytes(vit, vit.make_layout(*size).num_tokens)
+        held = passed + kept * len(vit.encoder_blocks)
+        needed += held * _count_token_bytes(vit, vit.make_layout(*size).num_tokens)
     available = find_available_memory()
     if available is not None and needed > available:
-        count = max(decoded, passed)
+        count = max(decoded, passed, kept)
         images, smaller = (
             ("1 image", "input size")
             if count == 1

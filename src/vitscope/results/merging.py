@@ -70,9 +70,7 @@ def _are_of_one_set(shards: Sequence[tuple[str, str]]) -> bool:
 
 def find_repeated(folders: Sequence[Path]) -> list[list[str]]:
     """Find images that are counted more than once."""
-    tables = [folder / "images.parquet" for folder in folders]
-    # A part without readable images has no table.
-    ids = [_read_ids(table) if table.exists() else _NO_IDS for table in tables]
+    ids = list(map(_read_ids, folders))
     every = pa.chunked_array([chunk for one in ids for chunk in one.chunks], pa.string())
     codes = every.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
     _, first = np.unique(codes, return_index=True)
@@ -85,7 +83,15 @@ def find_repeated(folders: Sequence[Path]) -> list[list[str]]:
     ]
 
 
-def _read_ids(table: Path) -> pa.ChunkedArray:
+def read_ids(folder: Path) -> frozenset[str]:
+    """Identities of the images of a result."""
+    return frozenset(_read_ids(folder).to_pylist())
+
+
+def _read_ids(folder: Path) -> pa.ChunkedArray:
+    table = folder / "images.parquet"
+    if not table.exists():  # a part without readable images
+        return _NO_IDS
     with open_table(table) as file:
         return file.read(columns=["image_id"])["image_id"]
 

@@ -62,6 +62,7 @@ def audit(
     resume: bool = False,
     engine: Engine | None = None,
     on_progress: OnProgress | None = None,
+    on_trace: OnProgress | None = None,
     **settings: Any,
 ) -> AuditResult:
     """Audit a model on a set of images.
@@ -82,6 +83,7 @@ def audit(
             cluster.
         on_progress: Called with (images done, total): after every batch if this process does all
             the work, otherwise after every shard.
+        on_trace: Called with (images traced, total), at the end of a run with `trace`.
         **settings: Settings of `AuditConfig` by name, in addition to `config` or instead of it.
 
     Returns:
@@ -107,15 +109,24 @@ def audit(
         return AuditRun(vit, image_set, adopt_choices(config, earlier))
 
     if target is not None:
-        into = _audit_as_lead if engine.is_lead else _audit_beside_lead
-        return into(target, make_run, engine, on_progress, resume=resume, overwrite=overwrite)
+        if not engine.is_lead:
+            return _audit_beside_lead(target, make_run, engine, resume=resume)
+        return _audit_as_lead(
+            target,
+            make_run,
+            engine,
+            on_progress,
+            on_trace,
+            resume=resume,
+            overwrite=overwrite,
+        )
     if resume or not isinstance(engine, LocalEngine):
         raise UsageError("no folder was given for the result: resume and engines need `out`")
     run = make_run(None)
     with scratch_folder() as folder, TemporaryDirectory(prefix="vitscope-parts-") as parts:
-        _check_room(run, Workspace(Path(parts)))
+        _check_before(run, Workspace(Path(parts)))
         _make_all_parts(run, Workspace(Path(parts)), engine, on_progress)
-        run.finish(folder, _list_parts(run, Workspace(Path(parts))))
+        run.finish(folder, _list_parts(run, Workspace(Path(parts))), on_trace=on_trace)
     return AuditResult.own(folder)
 
 
@@ -146,6 +157,7 @@ def _audit_as_lead(
     make_run: MakeRun,
     engine: Engine,
     on_progress: OnProgress | None,
+    on_trace: OnProgress | None,
     *,
     resume: bool,
     overwrite: bool,
@@ -169,16 +181,16 @@ def _audit_as_lead(
         open_workspace(target, run.plan, resume=resume, overwrite=overwrite) as workspace,
         _told_of_parts(workspace, len(run.shards), resume=resume),
     ):
-        _check_room(run, workspace)
+        _check_before(run, workspace)
         engine.barrier()
         _make_all_parts(run, workspace, engine, on_progress)
-        _finish(target, run, workspace, replaces)
+        _finish(target, run, workspace, replaces, on_trace)
     engine.barrier()
     return AuditResult(target)
 
 
 def _audit_beside_lead(
-    target: Path, make_run: MakeRun, engine: Engine, _: object, *, resume: bool, **__: object
+    target: Path, make_run: MakeRun, engine: Engine, *, resume: bool
 ) -> AuditResult:
     engine.barrier()
     workspace = Workspace(place_of(target))
@@ -196,10 +208,17 @@ def _audit_beside_lead(
     return AuditResult(target)
 
 
-def _finish(target: Path, run: AuditRun, workspace: Workspace, replaces: Replaces) -> None:
+def _finish(
+    target: Path,
+    run: AuditRun,
+    workspace: Workspace,
+    replaces: Replaces,
+    on_trace: OnProgress | None,
+) -> None:
     try:
         with staged_folder(target, replaces=replaces) as staging:
-            run.finish(staging, _list_parts(run, workspace), workspace.run_id)
+            parts = _list_parts(run, workspace)
+            run.finish(staging, parts, workspace.run_id, on_trace=on_trace)
     except ImageReadError:  # no image at all: nothing to resume
         workspace.clear()
         raise
@@ -258,7 +277,9 @@ def _make_all_parts(
     )
 
 
-def _check_room(run: AuditRun, workspace: Workspace) -> None:
+def _check_before(run: AuditRun, workspace: Workspace) -> None:
+    # What would otherwise fail at the end.
+    run.check_traceable()
     done = workspace.find_done()
     needed = run.count_bytes([shard for shard in run.shards if shard.number not in done])
     free = shutil.disk_usage(workspace.folder).free

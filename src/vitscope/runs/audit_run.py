@@ -23,12 +23,12 @@ from vitscope.models.stream import name_tokens
 from vitscope.results.finishing import finish_result
 from vitscope.results.gallery import GalleryCandidates
 from vitscope.results.manifest import Manifest
-from vitscope.results.merging import merge_parts
+from vitscope.results.merging import merge_parts, read_ids
 from vitscope.runs.audit_plan import check_steady, make_plan
-from vitscope.runs.model_run import ModelRun, describe_preprocessing
+from vitscope.runs.model_run import ModelRun, OnProgress, describe_preprocessing
 from vitscope.runs.part_writer import MACHINE, PartWriter, Shard
 from vitscope.runs.resources import settle_config
-from vitscope.runs.traced_images import check_traceable, trace_images
+from vitscope.runs.traced_images import TracedImages
 
 _SHARD_IMAGES, _SHARD_BATCHES = 512, 32
 """Least size of a shard: reading ahead restarts with every shard."""
@@ -40,7 +40,8 @@ class AuditRun:
     def __init__(self, vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> None:
         """Prepare the run; the model is used only if a setting must be chosen."""
         metrics = find_packages(config.metrics or ())
-        check_traceable(config)
+        if config.trace:
+            check_steady(images, "trace")
         OtherMetrics(metrics)  # which refuses what is no metric, before the work
         vit = vit if vit.weights_hash else vit.hashed()
         layers = vit.select_layers(config.layers)
@@ -50,6 +51,7 @@ class AuditRun:
         self._run = ModelRun(vit, self._images, self._config)
         self._manifest = _make_manifest(vit, self._images, self._config, layers, self._run, metrics)
         self._vit = vit
+        self._traced = TracedImages(vit, self._images, self._config) if config.trace else None
 
     @property
     def num_images(self) -> int:
@@ -109,18 +111,31 @@ class AuditRun:
         """Context with the model on the device and in the precision of the run."""
         return self._run.placed()
 
+    def check_traceable(self) -> None:
+        """Refuse a model that cannot be traced, if that is asked for."""
+        if self._traced is not None:
+            self._traced.check()
+
     def execute(self, folder: Path, batches: Iterable[ImageBatch]) -> None:
         """Audit decoded images as one shard in this process."""
+        self.check_traceable()
         with TemporaryDirectory(prefix="vitscope-part-") as part:
             self.make_writer().write(Path(part), Shard(0, 0, self._images), batches=batches)
             self.finish(folder, [Path(part)])
 
-    def finish(self, folder: Path, parts: Sequence[Path], run_id: str | None = None) -> None:
+    def finish(
+        self,
+        folder: Path,
+        parts: Sequence[Path],
+        run_id: str | None = None,
+        *,
+        on_trace: OnProgress | None = None,
+    ) -> None:
         """Merge the parts and write the result."""
         sums, self._run.failures[:] = merge_parts(folder, self._manifest, parts)
         self._run.check_some_read()
-        if self._config.trace:
-            trace_images(folder, self._vit, self._images, self._config)
+        if self._traced is not None:
+            self._traced.write(folder, read_ids(folder), on_trace)
         finish_result(
             folder,
             self._manifest,

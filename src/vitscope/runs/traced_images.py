@@ -1,6 +1,8 @@
 """Tracing a sample of an audit's images back through all blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,58 +11,115 @@ import torch
 from torch import Tensor
 
 from vitscope.config import AuditConfig
-from vitscope.errors import UsageError
+from vitscope.errors import UsageError, VitscopeError
 from vitscope.images.image_set import ImageBatch, ImageSet
 from vitscope.maps.method import MapInput
-from vitscope.maps.references import make_references
+from vitscope.maps.references import NUM_TRACED, References, make_references
 from vitscope.maps.targets import explain_self
 from vitscope.maps.traced import Trace, trace_output
-from vitscope.models.base import ViTAdapter
-from vitscope.models.running import HALF_PRECISIONS
+from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.memory import check_memory
 from vitscope.results.trace_summary import make_rows, write_traces
-from vitscope.runs.model_run import ModelRun
+from vitscope.runs.model_run import BatchFitter, ModelRun, OnProgress
 
 
-def check_traceable(config: AuditConfig) -> None:
-    """Refuse a precision in which differences are rounded away."""
-    if config.trace and config.torch_dtype in HALF_PRECISIONS:
-        raise UsageError(
-            f"trace is set, but {config.dtype} rounds away the differences between images that are "
-            "traced: use float32"
-        )
+class TracedImages:
+    """A sample of a run's images; each is compared with others of them.
 
-
-def trace_images(folder: Path, vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> None:
-    """Trace images drawn at random and write their rows.
-
-    Each is compared with up to four others of them, and centred on the mean feature of all.
+    Images that cannot be read are passed over, and copies are drawn once.
     """
-    count = min(config.trace, len(images))
-    drawn = np.random.default_rng(config.seed).choice(len(images), count, replace=False)
-    chosen = images.select(sorted(drawn.tolist()))
-    run = ModelRun(vit, chosen, config)
-    with run.placed():
-        references = make_references(vit, (batch.pixels for batch in _iter_passes(run)))
-        if references.num_images < 2:
+
+    def __init__(self, vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> None:
+        order = np.random.default_rng(config.seed).permutation(len(images))
+        shuffled = replace(images.select(order.tolist()), described=False)
+        # As many at a time as are kept for comparison, so that neither takes most of the memory.
+        self._run = ModelRun(vit, shuffled, replace(config, batch_size=NUM_TRACED))
+        self._pass_size = min(self._run.pass_size or NUM_TRACED, NUM_TRACED)
+        self._num_images = config.trace
+        self._vit = vit
+        self._preprocessing = images.preprocessing
+
+    def check(self) -> None:
+        """Trace one image, to refuse before a run what would fail after it."""
+        with self._told(), self._run.placed():
+            self._check_memory()
+            batches = list(self._iter_sample(NUM_TRACED + 1))
+            if not batches:
+                return  # no image can be read; the run will report it
+            tried = batches[-1].select(slice(-1, None))
+            with self._run.plain_errors(tried):
+                references = make_references(self._vit, (batch.pixels for batch in batches))
+                if references.num_images < 2:
+                    raise UsageError(
+                        "trace compares images with each other: expected two or more different "
+                        "ones that can be read, found one"
+                    )
+                given = self._explain(tried.pixels, references)
+                if not bool(references.mean_feature.isfinite().all()):
+                    return  # the run will report it
+                self._check_differs(given.own.feature, references.mean_feature)
+                trace_output(given)
+
+    def write(
+        self, folder: Path, audited: Container[str], on_progress: OnProgress | None = None
+    ) -> None:
+        """Trace images that were audited, and write their rows."""
+        rows: list[pa.Table] = []
+
+        def trace(batch: ImageBatch) -> None:
+            given = self._explain(batch.pixels, references)
+            with self._run.plain_errors(batch):
+                found = trace_output(given)
+            rows.append(make_rows(batch.ids, _list_columns(given, found)))
+
+        with self._told(), self._run.placed():
+            sample = self._iter_sample(self._num_images, audited)
+            references = make_references(self._vit, (batch.pixels for batch in sample))
+            fitter, done = BatchFitter(self._pass_size), 0
+            for batch in self._iter_sample(self._num_images, audited):
+                fitter.apply(batch, trace)
+                done += len(batch.ids)
+                if on_progress is not None:
+                    on_progress(done, references.num_images)
+        write_traces(folder, pa.concat_tables(rows))
+
+    def _iter_sample(self, count: int, among: Container[str] | None = None) -> Iterator[ImageBatch]:
+        seen: set[str] = set()
+        for batch in self._run.iter_batches(None):
+            rows = []
+            for row, image_id in enumerate(batch.ids):
+                known = image_id in seen or not (among is None or image_id in among)
+                if not known and len(seen) < count:
+                    seen.add(image_id)
+                    rows.append(row)
+            if rows:
+                yield batch.select(rows)
+            if len(seen) == count:
+                return
+
+    def _explain(self, pixels: Pixels, references: References) -> MapInput:
+        return MapInput(vit=self._vit, pixels=pixels, choice=explain_self, references=references)
+
+    def _check_memory(self) -> None:
+        kept = NUM_TRACED + self._pass_size
+        check_memory(self._vit, self._preprocessing.size, self._run.device, kept=kept)
+
+    @staticmethod
+    def _check_differs(features: Tensor, mean: Tensor) -> None:
+        noise = 10 * torch.finfo(features.dtype).eps * mean.norm()
+        if bool((features - mean).norm() <= noise):
             raise UsageError(
-                "trace compares images with each other: expected at least two readable ones"
+                "trace follows what differs between images, and the output is the same for the "
+                f"first {NUM_TRACED + 1} that were tried"
             )
-        tables: list[pa.Table] = []
-        for batch in _iter_passes(run):
-            given = MapInput(
-                vit=vit, pixels=batch.pixels, choice=explain_self, references=references
-            )
-            with run.plain_errors(batch):
-                trace = trace_output(given)
-            tables.append(make_rows(batch.ids, _list_columns(given, trace)))
-    write_traces(folder, pa.concat_tables(tables))
 
-
-def _iter_passes(run: ModelRun) -> Iterator[ImageBatch]:
-    for batch in run.iter_batches(None):
-        size = run.pass_size or len(batch.ids)
-        for start in range(0, len(batch.ids), size):
-            yield batch.select(slice(start, start + size))
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except VitscopeError as error:
+            error.add_note("only tracing failed: without trace the audit may run")
+            raise
 
 
 def _list_columns(given: MapInput, trace: Trace) -> dict[str, np.ndarray]:
