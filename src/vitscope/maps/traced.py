@@ -37,6 +37,7 @@ class Trace:
 _SMALL_TOTAL = 0.1
 """Below this a gap is relative to it: a total near zero says nothing about rounding."""
 
+
 def trace_output(given: MapInput, *, rules: Rules = SECANT) -> Trace:
     """Follow s(x) − s(x') back to the tokens at every depth, for a batch of images.
 
