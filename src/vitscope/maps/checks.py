@@ -18,9 +18,9 @@ DRIFT = 1e-4
 
 _CAUGHT = "_PulledBackward"
 _LINEAR = {
-    *("Add", "Alias", "Cat", "Clone", "Expand", "Flip", "Index", "IndexSelect", "Mean", "Neg"),
-    *("Permute", "Repeat", "ReshapeAlias", "Roll", "Select", "Slice", "Split", "SplitWithSizes"),
-    *("Squeeze", "Stack", "Sub", "Sum", "Transpose", "Unbind", "UnsafeView"),
+    *("Add", "Alias", "Cat", "Clone", "Cumsum", "Expand", "Flip", "Index", "IndexSelect", "Mean"),
+    *("Neg", "Permute", "Repeat", "ReshapeAlias", "Roll", "Select", "Slice", "Split"),
+    *("SplitWithSizes", "Squeeze", "Stack", "Sub", "Sum", "Transpose", "Unbind", "UnsafeView"),
     *("Unsqueeze", "View"),
 }
 _BILINEAR = {"Addmm": 1, "Baddbmm": 1, "Bmm": 0, "Div": 0, "Mm": 0, "Mul": 0, "Mv": 0}

@@ -5,7 +5,7 @@ model's own. Weights are frozen meanwhile, so that a tensor that requires a grad
 depends on the tokens; other calls are left alone.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ _ELEMENTWISE: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
     )
     for name in names
 }
-_PRODUCTS = (torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__, Tensor.mul_)
+_PRODUCTS = (torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__)
 _MATMULS = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm)
 _SOFTMAXES = (functional.softmax, torch.softmax, Tensor.softmax)
 
@@ -118,11 +118,13 @@ class CaughtFunctions(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        named = kwargs or {}
+        named = dict(kwargs or {})
         handler = self._handlers.get(function)
         if "input" in named:
-            args, named = (named["input"], *args), {k: v for k, v in named.items() if k != "input"}
-        if handler is None or not any(map(_depends, (*args, *named.values()))):
+            args = (named.pop("input"), *args)
+        depends = any(map(_depends, (*args, *named.values())))
+        # Without gradients a call is part of a larger operation that brings its own backward.
+        if handler is None or not depends or not torch.is_grad_enabled():
             return function(*args, **named)
         return handler(*args, **named)
 
@@ -130,7 +132,7 @@ class CaughtFunctions(TorchFunctionMode):
         self,
         kind: str,
         forward: Callable[..., Tensor],
-        pull: Callable[..., tuple[Tensor | None, ...]],
+        pull: Callable[..., tuple[Tensor, ...]],
         *inputs: Tensor,
     ) -> Tensor:
         index = len(self.calls)
@@ -139,11 +141,13 @@ class CaughtFunctions(TorchFunctionMode):
             self.kept.append(tuple(each.detach() for each in inputs))
             return forward(*inputs)
 
-        def pull_pairs(m: Tensor, images: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+        def pull_pairs(m: Tensor, images: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             others: Iterable[Tensor] = images
             if self._references is not None:
                 others = (each[self.reference] for each in self._references[index])
-            return pull(m, *map(Pair, images, others))
+            found = pull(m, *map(Pair, images, others))
+            # An input that was broadcast takes the sum.
+            return tuple(each.sum_to_size(x.shape) for each, x in zip(found, images, strict=True))
 
         output: Tensor = _Pulled.apply(forward, pull_pairs, *inputs)
         return output
@@ -151,21 +155,18 @@ class CaughtFunctions(TorchFunctionMode):
     def _catch_elementwise(
         self, name: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
+        if not _depends(x) or any(map(_depends, (*args, *kwargs.values()))):
+            return name(x, *args, **kwargs)  # type: ignore[no-any-return]  # x to a varying power
         kwargs.pop("inplace", None)
         function = partial(_call_on_first, _ELEMENTWISE[name], args, kwargs)
         return self._apply(
             "activation", function, lambda m, x: (self._rules.elementwise(m, function, x),), x
         )
 
-    def _catch_product(self, name: Callable[..., Any], a: Any, b: Any) -> Tensor:
-        if not (_depends(a) and _depends(b)):
-            return name(a, b)  # type: ignore[no-any-return]  # linear in the one that does
-
-        def pull(m: Tensor, a: Pair, b: Pair) -> tuple[Tensor, Tensor]:
-            of_a, of_b = self._rules.product(m, a, b)
-            return of_a.sum_to_size(a.image.shape), of_b.sum_to_size(b.image.shape)
-
-        return self._apply("product", torch.mul, pull, a, b)
+    def _catch_product(self, name: Callable[..., Any], a: Any, other: Any) -> Tensor:
+        if not (_depends(a) and _depends(other)):
+            return name(a, other)  # type: ignore[no-any-return]  # linear in the one that does
+        return self._apply("product", torch.mul, self._rules.product, a, other)
 
     def _catch_matmul(self, name: Callable[..., Any], a: Tensor, b: Tensor) -> Tensor:
         if not (_depends(a) and _depends(b)):
@@ -188,7 +189,7 @@ class CaughtFunctions(TorchFunctionMode):
         kwargs.pop("_stacklevel", None)
         dim = kwargs.get("dim", args[0] if args else None)
         if dim not in {-1, logits.ndim - 1}:
-            return name(logits, *args, **kwargs)  # type: ignore[no-any-return]
+            return name(logits, *args, **kwargs)  # type: ignore[no-any-return]  # not attention
 
         def pull(m: Tensor, logits: Pair) -> tuple[Tensor]:
             return (self._rules.softmax(m, Pair(*(t.log_softmax(dim=-1) for t in logits))),)
@@ -200,28 +201,34 @@ class CaughtFunctions(TorchFunctionMode):
     def _catch_layer_norm(
         self,
         x: Tensor,
-        shape: list[int],
+        normalized_shape: Sequence[int],
         weight: Tensor | None = None,
         bias: Tensor | None = None,
         eps: float = 1e-5,
     ) -> Tensor:
         return self._apply(
             "norm",
-            lambda x: functional.layer_norm(x, shape, weight, bias, eps),
+            lambda x: functional.layer_norm(x, normalized_shape, weight, bias, eps),
             lambda m, x: (self._rules.layer_norm(m, x, weight, eps),),
             x,
         )
 
     def _catch_rms_norm(
-        self, x: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None
+        self,
+        x: Tensor,
+        normalized_shape: Sequence[int],
+        weight: Tensor | None = None,
+        eps: float | None = None,
     ) -> Tensor:
         epsilon = torch.finfo(x.dtype).eps if eps is None else eps
 
         def pull(m: Tensor, x: Pair) -> tuple[Tensor]:
             scaled = m if weight is None else m * weight
-            return (self._rules.rms_norm(scaled, x, shape[-1], epsilon),)
+            return (self._rules.rms_norm(scaled, x, x.image.shape[-1], epsilon),)
 
-        return self._apply("norm", lambda x: functional.rms_norm(x, shape, weight, eps), pull, x)
+        return self._apply(
+            "norm", lambda x: functional.rms_norm(x, normalized_shape, weight, eps), pull, x
+        )
 
     def _catch_attention(
         self,
@@ -264,9 +271,9 @@ class CaughtFunctions(TorchFunctionMode):
 
     def _catch_packed_attention(
         self,
-        query: Float[Tensor, "token batch dim"],
-        key: Float[Tensor, "token batch dim"],
-        value: Float[Tensor, "token batch dim"],
+        query: Float[Tensor, "query batch dim"],
+        key: Float[Tensor, "key batch dim"],
+        value: Float[Tensor, "key batch dim"],
         *args: Any,
         attn_mask: Tensor | None = None,
         **_: Any,
@@ -294,7 +301,7 @@ class _Pulled(torch.autograd.Function):
     def forward(
         ctx: Any,
         forward: Callable[..., Tensor],
-        pull: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor | None, ...]],
+        pull: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]],
         *inputs: Tensor,
     ) -> Tensor:
         ctx.pull = pull

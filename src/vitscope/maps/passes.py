@@ -30,12 +30,12 @@ class Pass:
         feature: The global feature.
         streams: The residual stream at every depth: the input of every block, and the output of the
             last. At depth 0 each patch holds its own pixels and position alone.
-        normed: The input of the analysed attention: the tokens after the block's first norm.
+        normed: The tokens that the analysed attention reads, after the norm before it.
     """
 
     feature: Float[Tensor, "batch out"]
     streams: tuple[Tokens, ...]
-    normed: Tokens
+    normed: Float[Tensor, "batch key dim"]
 
     def detach(self) -> "Pass":
         """The same numbers without their graph."""
@@ -161,7 +161,7 @@ class _PassRecorder:
         kept = {other: self._keep_positions(kwargs[other]) for other in others}
         return (), {name: first, **kept}
 
-    def _start(self, stream: Tokens) -> Tokens:
+    def _start(self, stream: Tokens) -> Float[Tensor, "batch kept dim"]:
         patches = find_patches(self._layout, stream.shape[1])
         tokens = (stream if self._tokens is None else self._tokens).detach()
         if self._kept is not None:

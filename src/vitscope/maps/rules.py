@@ -159,9 +159,9 @@ SECANT = Rules(
 
 
 def _frozen_elementwise(m: Tensor, function: Function, x: Pair) -> Tensor:
-    small = _has_no_slope(x.image)
-    slope = function(x.image) / torch.where(small, 1, x.image)
-    return m * torch.where(small, _differentiate(function, x.image), slope)
+    zero = x.image == 0
+    slope = function(x.image) / torch.where(zero, 1, x.image)
+    return m * torch.where(zero, _differentiate(function, x.image), slope)
 
 
 def _frozen_rms_norm(m: Tensor, x: Pair, size: int, eps: float) -> Tensor:

@@ -1,0 +1,141 @@
+"""Every family: what is traced adds up, what is caught is all, what is dropped is gone."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from map_inputs import MODELS, draw_pixels, make_input, wrap
+from vitscope.errors import ImbalanceError
+from vitscope.maps.checks import find_unknown
+from vitscope.maps.functions import CaughtFunctions
+from vitscope.maps.passes import find_patches, run_blocks
+from vitscope.maps.rules import SECANT
+from vitscope.maps.targets import explain_cosine
+from vitscope.maps.traced import trace_output
+
+ROUNDED = "hub/dinov3"  # rotates queries and keys in float32, whatever the model's precision
+NORMS_INSIDE = {"timm/vit_qk_norm": 2, "timm/rope_grouped": 2, "timm/eva02": 1}
+EXACT = [name for name in MODELS if name != ROUNDED]
+
+
+def check_sums(trace, given, tolerance):
+    run = run_blocks(given.vit, given.references.pixels)
+    target = given.target
+    others = torch.stack([target.measure(f.expand_as(given.own.feature)) for f in run.feature])
+    wanted = target.measure(given.vit.run(given.pixels).detach()) - others.mean(dim=0)
+    torch.testing.assert_close(trace.total, wanted, rtol=tolerance, atol=tolerance)
+    sums = trace.parts.sum(dim=-1)
+    torch.testing.assert_close(
+        sums, trace.total.unsqueeze(1).expand_as(sums), rtol=tolerance, atol=tolerance
+    )
+    assert sums.shape[1] == given.vit.info.depth + 1
+    assert trace.gap.max() <= tolerance
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_parts_sum_to_the_total_at_every_depth(name):
+    vit = wrap(name)
+    trace = trace_output(given := make_input(vit))
+    check_sums(trace, given, 1e-8)
+    # Nothing of the class tokens and registers at depth 0 depends on the image.
+    patches = find_patches(given.layout, given.num_tokens)
+    of_patches = trace.parts[:, 0, patches.start : patches.stop]
+    torch.testing.assert_close(of_patches.sum(dim=1), trace.total, rtol=1e-8, atol=1e-8)
+    if given.layout.query is not None:
+        torch.testing.assert_close(trace.parts[:, -1, given.layout.query], trace.total)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parts_sum_to_the_total_in_float32_with_either_kernel(name):
+    traces = []
+    for eager in (False, True):
+        vit = wrap(name, torch.float32, eager=eager)
+        trace = trace_output(given := make_input(vit, choice=explain_cosine))
+        check_sums(trace, given, 1e-3)
+        traces.append(trace)
+    for field in ("parts", "through_values", "through_routing"):
+        a, b = (getattr(trace, field) for trace in traces)
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_model_that_rounds_is_refused_in_float64():
+    with pytest.raises(ImbalanceError, match="no exact backward rule for ToCopy"):
+        trace_output(make_input(wrap(ROUNDED)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("eager", [False, True])
+def test_every_operation_is_caught_and_computes_what_the_model_does(name, eager):
+    vit = wrap(name, torch.float32, eager=eager)
+    pixels = draw_pixels(vit, 2)
+    functions = CaughtFunctions(SECANT)
+    run = run_blocks(vit, pixels, functions=functions)
+    with torch.no_grad():
+        torch.testing.assert_close(run.feature.detach(), vit.run(pixels), rtol=1e-4, atol=1e-4)
+    assert find_unknown(run.feature) == []
+
+    depth, pooled = vit.info.depth, vit.last_layer == vit.info.depth
+    found = Counter(call.kind for call in functions.calls)
+    assert found["attention"] + found["read"] == depth + pooled
+    assert found["softmax"] == found["read"]
+    assert found["norm"] == (2 + NORMS_INSIDE.get(name, 0)) * depth + 1 + pooled + (name == ROUNDED)
+    assert found["activation"] == depth + pooled + (name == "transformers/vit_pooler")
+    for block in range(depth):
+        kinds = Counter(call.kind for call in functions.calls if call.block == block)
+        assert kinds["attention"] + kinds["read"] == kinds["activation"] == 1
+
+
+class Unread(TorchFunctionMode):
+    """Hides tokens from every attention, which is to the others as if they were not there."""
+
+    def __init__(self, hidden, num_tokens):
+        super().__init__()
+        self.hidden, self.num_tokens = hidden, num_tokens
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is functional.scaled_dot_product_attention:
+            query, keys = args[:2]
+            mask = self.make_mask(keys.shape[-2], keys.dtype).expand(query.shape[-2], -1)
+            assert kwargs.pop("attn_mask", None) is None
+            return function(query, keys, args[2], mask, **kwargs)
+        if function is functional.multi_head_attention_forward:
+            mask = self.make_mask(len(args[1]), args[1].dtype).expand(len(args[0]), -1)
+            return function(*args, **{**kwargs, "attn_mask": mask})
+        if function is torch.Tensor.softmax:
+            return function(args[0] + self.make_mask(args[0].shape[-1], args[0].dtype), **kwargs)
+        return function(*args, **kwargs)
+
+    def make_mask(self, num_keys, dtype):
+        mask = torch.zeros(1, num_keys, dtype=dtype)
+        left_out = self.num_tokens - num_keys  # leading tokens that a pooling head does not read
+        mask[0, [place - left_out for place in self.hidden]] = -torch.inf
+        return mask
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_dropped_patches_are_as_if_no_attention_read_them(name):
+    given = make_input(wrap(name), references=2)
+    num, tolerance = len(given.patches), 1e-6 if name == ROUNDED else 1e-9
+    kept = torch.tensor([[i for i in range(num) if i not in gone] for gone in ([1, 6], [0, 3])])
+    found = given.measure_sets(1, kept=kept)
+    for gone, score in zip(([1, 6], [0, 3]), found, strict=True):
+        hidden = [given.patches.start + i for i in gone]
+        with torch.no_grad(), Unread(hidden, given.num_tokens):
+            feature = given.vit.run(given.pixels[1:])
+        wanted = given.target.select(1).measure(feature)[0]
+        torch.testing.assert_close(score, wanted, rtol=tolerance, atol=tolerance)
+    everything = given.measure_sets(1, kept=torch.arange(num).unsqueeze(0))
+    torch.testing.assert_close(everything, given.scores[1:], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_tokens_that_are_given_take_the_place_of_the_images_own(name):
+    given = make_input(wrap(name), references=2)
+    other = run_blocks(given.vit, given.references.pixels).streams[0]
+    found = run_blocks(given.vit, given.pixels, other).feature
+    wanted = run_blocks(given.vit, given.references.pixels).feature
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
