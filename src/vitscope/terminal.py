@@ -32,11 +32,13 @@ from vitscope.results.result_text import (
     tabulate_layers,
     tabulate_maps,
     tabulate_sources,
+    tabulate_traces,
     tell_estimate,
     tell_main_other_source,
     tell_number,
     tell_one_shot,
     tell_raw_shares,
+    tell_trace,
 )
 from vitscope.results.schema import (
     AuditSummary,
@@ -90,11 +92,17 @@ def make_report(summary: AuditSummary) -> Group:
     ]
     verdict = summary.last.verdict
     told = Text.assemble("verdict: ", (verdict.text, _STYLES[MOODS[verdict.status]]))
-    return Group(head, *_list_notes(summary), *tables, told)
+    traced = Text(tell_trace(summary))
+    return Group(head, *_list_notes(summary), *tables, *([traced] if traced else []), told)
 
 
-def make_comparison(summaries: Sequence[AuditSummary]) -> Table | Text:
-    """Render a table that compares models."""
+def make_comparison(summaries: Sequence[AuditSummary]) -> Group:
+    """Render tables that compare models."""
+    traces = tabulate_traces(summaries)
+    return Group(_compare_sources(summaries), *([_make_table(traces)] if traces else []))
+
+
+def _compare_sources(summaries: Sequence[AuditSummary]) -> Table | Text:
     results = [Labelled(summary.model.id, summary) for summary in summaries]
     choices = [count_cls(*SOURCES), LAYER]
     if mixture := find_mixture(choices, results):

@@ -33,7 +33,7 @@ class Interval:
     @property
     def is_bound(self) -> bool:
         """Whether nothing was found and the value is an upper bound."""
-        return self.low == 0 and self.value == self.high
+        return self.low == 0 < self.value == self.high
 
     def in_percent(self) -> "Interval":
         """A share as a percentage."""
@@ -69,9 +69,9 @@ def write_interval(number: Interval | None, *, percent: bool = False) -> str:
     return f"{write(number.value)} ({write(number.low)} to {write(number.high)})"
 
 
-def read_estimate(estimate: Estimate) -> Interval | None:
+def read_estimate(estimate: Estimate, n: int | None = None) -> Interval | None:
     """An estimate with its 95 % interval."""
-    return make_interval(estimate.value, estimate.ci95)
+    return make_interval(estimate.value, estimate.ci95, n)
 
 
 def read_cka(cka: CkaEstimate) -> CkaInterval | None:

@@ -36,7 +36,12 @@ from vitscope.figures.image_numbers import (
 )
 from vitscope.figures.pairs import describe_directions, describe_gram_ledger
 from vitscope.figures.rendering.bars import draw_parts
-from vitscope.figures.rendering.by_depth import draw_by_depth, draw_by_layer
+from vitscope.figures.rendering.by_depth import (
+    draw_by_depth,
+    draw_by_layer,
+    draw_routes_by_block,
+    draw_shares_by_depth,
+)
 from vitscope.figures.rendering.by_size import draw_families_by_size, draw_terms_by_size
 from vitscope.figures.rendering.clouds import (
     draw_clouds,
@@ -46,6 +51,7 @@ from vitscope.figures.rendering.clouds import (
 from vitscope.figures.rendering.matrices import draw_directions, draw_grid, draw_ledgers
 from vitscope.figures.rendering.tokens import draw_tokens
 from vitscope.figures.saved import ModelResult, name_apart, slug, tell_apart
+from vitscope.figures.traced import describe_routes_by_block, describe_shares_by_depth
 from vitscope.results.saved_result import SavedResult
 
 Results = Sequence[ModelResult]
@@ -81,6 +87,8 @@ FIGURES: Mapping[str, Question] = {
     "restricted_cka": Question(over_size(describe_restricted_cka), draw_families_by_size),
     "patch_share": Question(describe_patch_share, draw_distributions),
     "layer_similarity": Question(describe_layer_similarity, draw_by_depth),
+    "shares_by_depth": Question(describe_shares_by_depth, draw_shares_by_depth),
+    "routes_by_block": Question(describe_routes_by_block, draw_routes_by_block),
     "high_norm_fraction": Question(describe_high_norm_fraction, draw_by_depth),
     "interdependence": Question(describe_interdependence, draw_clouds),
     "anatomy": Question(describe_anatomy, draw_tokens, of_one=True),
@@ -97,6 +105,8 @@ OF_ALL_MODELS = {
     "fig3a_restricted_cka": "restricted_cka",
     "variance_share": "variance_share",
     "attention_mass": "attention_mass",
+    "shares_by_depth": "shares_by_depth",
+    "routes_by_block": "routes_by_block",
     "high_norm_fraction": "high_norm_fraction",
     "interdependence": "interdependence",
 }

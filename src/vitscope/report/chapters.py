@@ -18,9 +18,12 @@ from vitscope.figures.depths import describe_high_norm_fraction, describe_layer_
 from vitscope.figures.description import FigureData, NothingToDrawError
 from vitscope.figures.image_numbers import describe_share_covariates
 from vitscope.figures.saved import ModelResult, printable
+from vitscope.figures.traced import describe_routes_by_block, describe_shares_by_depth
 from vitscope.report.tables import (
     tabulate_correlations,
     tabulate_depths,
+    tabulate_routes_by_block,
+    tabulate_shares_by_depth,
     tabulate_terms,
     tabulate_tokens,
 )
@@ -29,6 +32,8 @@ from vitscope.report.vega import (
     draw_correlations,
     draw_depths,
     draw_norms_of_tokens,
+    draw_routes_by_block,
+    draw_shares_by_depth,
     draw_terms,
 )
 from vitscope.results.result_text import TextTable
@@ -162,7 +167,7 @@ _SOURCES = (
         mark=_TERMS,
     ),
 )
-LAYERS = (
+_LAYERS = (
     Entry(
         key="layer-similarity",
         title="When is the output made?",
@@ -182,6 +187,35 @@ LAYERS = (
         mark=_DEPTHS,
     ),
 )
+_TRACED = (
+    Entry(
+        key="shares-by-depth",
+        title="From which depth on does the output no longer live in the patches?",
+        meaning="The output is followed back through every block. At each depth the lines show "
+        "which tokens hold what will become the output; at depth 0 it is all in the patches.",
+        definitions=("traced", "terms", "interval"),
+        describe=describe_shares_by_depth,
+        mark=Mark(draw_shares_by_depth, tabulate_shares_by_depth, has_legend=False),
+    ),
+    Entry(
+        key="routes-by-block",
+        title="Is it what is read, or where it is read?",
+        meaning="What each block’s attention passed on, by what tokens hold (values) and by "
+        "which tokens are looked at (routing). A map of attention weights shows where alone.",
+        definitions=("routes", "traced", "interval"),
+        describe=describe_routes_by_block,
+        mark=Mark(draw_routes_by_block, tabulate_routes_by_block, has_legend=False),
+    ),
+)
+
+
+def list_layers(results: Results) -> list[Entry]:
+    """Figures over depth, with those of traced images if there are any."""
+    audits = [result.audit for result in results if result.kind == "audit"]
+    traced = any(audit.trace is not None for audit in audits)
+    return [*_LAYERS, *(_TRACED if traced else ())]
+
+
 TOKENS = (
     Entry(
         key="anatomy",

@@ -16,7 +16,7 @@ from vitscope.errors import UsageError
 from vitscope.figures.saved import ModelResult, load_results, tell_apart
 from vitscope.files.json_files import write_text
 from vitscope.files.storage import never, staged_file
-from vitscope.report.chapters import IMAGES, LAYERS, TOKENS, ReportFigure, list_sources
+from vitscope.report.chapters import IMAGES, TOKENS, ReportFigure, list_layers, list_sources
 from vitscope.report.embedded_images import MAX_BYTES, collect_images
 from vitscope.report.embedding import (
     as_maths,
@@ -96,7 +96,7 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
         key: [ReportFigure.make(entry, results) for entry in entries]
         for key, entries in (
             ("sources", list_sources(results)),
-            ("layers", LAYERS),
+            ("layers", list_layers(results)),
             ("tokens", TOKENS),
             ("images", IMAGES),
         )

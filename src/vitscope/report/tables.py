@@ -23,6 +23,23 @@ def tabulate_depths(data: FigureData) -> TextTable:
     return _tabulate(data, {}, columns, lambda p: f"depth {p.x}")
 
 
+def tabulate_shares_by_depth(data: FigureData) -> TextTable:
+    """A row for each token group of each model, a column for each depth."""
+    return _tabulate_terms_along(data, "depth")
+
+
+def tabulate_routes_by_block(data: FigureData) -> TextTable:
+    """A row for each route of each model, a column for each block."""
+    return _tabulate_terms_along(data, "block")
+
+
+def _tabulate_terms_along(data: FigureData, along: str) -> TextTable:
+    last = max(int(point.x) for point in data.points)
+    columns = [f"{along} {x}" for x in range(last + 1)]
+    rows_by = {"share": lambda point: name_token(point.term)}
+    return _tabulate(data, rows_by, columns, lambda point: f"{along} {point.x}")
+
+
 def tabulate_tokens(data: FigureData) -> TextTable:
     """A row for each token of each model: norm, and pairwise cosine over images."""
     names = {(NORMS, ""): "norm"}

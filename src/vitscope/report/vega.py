@@ -28,6 +28,8 @@ TERM_SHAPES = {
     "non_patch": "triangle-down",
     "highest_patch": "triangle-right",
     "full": "stroke",
+    "through_values": "circle",
+    "through_routing": "circle",
 }
 """Shape of a term's marker; its colour is the custom property named after the term."""
 SERIES = tuple(f"var(--series-{index})" for index in range(6))
@@ -83,6 +85,34 @@ def draw_depths(data: FigureData) -> list[Chart]:
         title = family if len(models) > 1 else points[0].model.label
         charts.append(Chart(title, _plot_depths(data, points, list(models.values()))))
     return charts
+
+
+def draw_shares_by_depth(data: FigureData) -> list[Chart]:
+    """A chart for each model, with a line over depth and a band for each token group."""
+    return _draw_terms(data, "depth (0: embeddings)", marked=True)
+
+
+def draw_routes_by_block(data: FigureData) -> list[Chart]:
+    """A chart for each model, with a line over its blocks and a band for each route."""
+    return _draw_terms(data, "block")
+
+
+def _draw_terms(data: FigureData, along: str, *, marked: bool = False) -> list[Chart]:
+    charts = []
+    for model, points in group_points(data.points, lambda point: point.model).items():
+        names = [name_token(point.term) for point in points]
+        looks = {name_token(point.term): (term_colour(point.term), _DASHES[0]) for point in points}
+        half = model.audit.trace.half_depth if marked and model.audit.trace else None
+        layers = [] if half is None else [_mark_depth(half)]
+        spec = _plot_lines(data, points, names, looks, along, model.label, layers)
+        charts.append(Chart(model.label, spec))
+    return charts
+
+
+def _mark_depth(depth: int) -> alt.Chart:
+    rule = _make_base([{"x": depth}]).mark_rule(color=FAINT, strokeDash=[2, 3])
+    marked: alt.Chart = rule.encode(x="x:Q")
+    return marked
 
 
 def draw_correlations(data: FigureData) -> list[Chart]:
@@ -149,9 +179,28 @@ def _plot_depths(data: FigureData, points: Sequence[Point], models: Sequence[Mod
     short = [model.short_label for model in models]
     apart = len(set(short)) == len(short)
     names = {model.folder: model.short_label if apart else model.label for model in models}
-    series = list(names.values())
-    rows = [{**_make_row(data, point), "name": names[point.model.folder]} for point in points]
-    looks = {name: index % len(SERIES) for index, name in enumerate(series)}
+    looks = {
+        name: (SERIES[index % len(SERIES)], _DASHES[index % len(SERIES)])
+        for index, name in enumerate(names.values())
+    }
+    told = [names[point.model.folder] for point in points]
+    return _plot_lines(data, points, told, looks, "depth (0: embeddings)", points[0].model.family)
+
+
+def _plot_lines(
+    data: FigureData,
+    points: Sequence[Point],
+    names: Sequence[str],
+    looks: Mapping[str, tuple[str, Sequence[int]]],
+    along: str,
+    of: str,
+    behind: Sequence[alt.Chart] = (),
+) -> Spec:
+    # A line for each name, in the colour and dashes of its look.
+    rows = [
+        {**_make_row(data, point), "name": name} for point, name in zip(points, names, strict=True)
+    ]
+    series = list(looks)
     legend = alt.Legend(
         orient="top",
         title=None,
@@ -161,22 +210,22 @@ def _plot_depths(data: FigureData, points: Sequence[Point], models: Sequence[Mod
         symbolSize=300,
     )
     shown = legend if len(series) > 1 else None
-    colour = alt.Color("name:N", scale=_make_range(series, lambda n: SERIES[looks[n]]))
-    dash = alt.StrokeDash("name:N", scale=_make_range(series, lambda n: _DASHES[looks[n]]))
+    colour = alt.Color("name:N", scale=_make_range(series, lambda n: looks[n][0]))
+    dash = alt.StrokeDash("name:N", scale=_make_range(series, lambda n: looks[n][1]))
     colour, dash = colour.legend(shown), dash.legend(shown)
     last = int(max(float(point.x) for point in points))
     axis = alt.Axis(values=list(range(0, last + 1, max(1, math.ceil(last / 6)))), grid=False)
     value = alt.Y("value:Q", title=data.axis, scale=_make_scale(data), axis=_make_axis(data))
-    base = _make_base(rows).encode(x=alt.X("x:Q", title="depth (0: embeddings)", axis=axis))
-    layers: list[alt.Chart] = []
+    base = _make_base(rows).encode(x=alt.X("x:Q", title=along, axis=axis))
+    layers = [*behind]
     if _some(rows, "low"):
         band = base.mark_area(opacity=0.16)
         layers.append(band.encode(y="low:Q", y2="high:Q", color=colour))
     layers.append(base.mark_line(strokeWidth=1.8).encode(y=value, color=colour, strokeDash=dash))
     marks = base.mark_point(filled=True, size=26, opacity=1)
-    tooltip = [*_make_tooltip(data.axis, "name"), alt.Tooltip("x:Q", title="depth")]
+    tooltip = [*_make_tooltip(data.axis, "name"), alt.Tooltip("x:Q", title=along.split()[0])]
     layers.append(marks.encode(y=value, color=colour, tooltip=tooltip))
-    return _finish(layers, f"{data.axis} of {points[0].model.family} by depth")
+    return _finish(layers, f"{data.axis} of {of} by {along.split()[0]}")
 
 
 def _plot_dots(data: FigureData, points: Sequence[Point]) -> Spec:

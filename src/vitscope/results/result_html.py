@@ -17,6 +17,7 @@ from vitscope.results.result_text import (
     tabulate_sources,
     tell_one_shot,
     tell_raw_shares,
+    tell_trace,
 )
 from vitscope.results.schema import (
     AuditSummary,
@@ -39,6 +40,7 @@ def show_audit(summary: AuditSummary) -> str:
     verdict = summary.last.verdict
     return _render(
         summary,
+        tell_trace(summary),
         subject="; ".join(describe_audit(summary)),
         status=verdict.status,
         told=verdict.text,

@@ -18,8 +18,8 @@ from vitscope.results.schema import (
     Summary,
 )
 from vitscope.results.schema_maps import MapScores
-from vitscope.results.schema_numbers import LayerSummary, Measured
-from vitscope.results.vocabulary import SOURCES, name_term, order_terms
+from vitscope.results.schema_numbers import LayerSummary, Measured, TraceSummary
+from vitscope.results.vocabulary import SOURCES, name_term, name_token, order_terms
 
 Row = tuple[str, ...]
 
@@ -173,6 +173,57 @@ def tabulate_layers(summary: AuditSummary) -> TextTable | None:
         sections=[rows],
         caption=f"{_describe_intervals(rows)}.",
         title="The verdict of each layer",
+    )
+
+
+def tell_trace(summary: AuditSummary) -> str:
+    """Up to which depth the output lives in the patches; empty if no image was traced."""
+    trace = summary.trace
+    if trace is None:
+        return ""
+    return (
+        f"traced on {trace.num_images} images: patches hold at least half of what becomes the "
+        f"output {tell_half_depth(trace, summary.model.depth)}"
+    )
+
+
+def tell_half_depth(trace: TraceSummary, depth: int) -> str:
+    """Depths at which patches hold at least half, after "patches hold at least half"."""
+    match trace.half_depth:
+        case None:
+            return "at every depth"
+        case 0:
+            return "at no depth"
+        case 1:
+            return f"at depth 0 of {depth} only"
+    return f"up to depth {trace.half_depth - 1} of {depth}"
+
+
+def tabulate_traces(summaries: Sequence[AuditSummary]) -> TextTable | None:
+    """Where the output is before the last block, if several models were traced."""
+    traced = [(summary, summary.trace) for summary in summaries if summary.trace is not None]
+    if len(traced) < 2:
+        return None
+    groups = order_terms({name for _, trace in traced for name in trace.shares})
+    rows = [
+        (
+            summary.model.id,
+            str(trace.num_images),
+            tell_half_depth(trace, summary.model.depth),
+            *(
+                tell_estimate(shares[-2].value, shares[-2].ci95)
+                if (shares := trace.shares.get(name))
+                else ABSENT
+                for name in groups
+            ),
+        )
+        for summary, trace in traced
+    ]
+    return TextTable(
+        ("model", "traced", "patches hold half", *map(name_token, groups)),
+        sections=[rows],
+        caption="Shares at the input of the last block, ± 95 % intervals.",
+        title="Where what becomes the output is",
     )
 
 

@@ -1,4 +1,4 @@
-"""Numbers over depth: of all models over relative depth, or of one model at each depth."""
+"""Numbers over depth: of all models over relative depth, or of each model at each depth."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +18,7 @@ from vitscope.figures.rendering.panels import (
     count_legend_columns,
     finish,
     label_rows,
+    make_handles,
     make_panels,
     mark_empty,
     scale_limits,
@@ -30,10 +31,13 @@ from vitscope.figures.rendering.style import (
     FAINT,
     TERM_COLOURS,
     Dashes,
+    Look,
+    colour_term,
     in_style,
     literal,
 )
 from vitscope.figures.saved import ModelResult
+from vitscope.results.vocabulary import name_token
 
 # Positions on a scale from light (small) to dark (large), readable without colour too.
 _SIZES = {"Ti": 0.0, "S": 0.12, "B": 0.36, "L": 0.6, "H": 0.76, "g": 0.9, "G": 1.0, "bigG": 1.0}
@@ -76,6 +80,40 @@ def draw_by_depth(data: FigureData) -> Figure:
 
 
 @in_style
+def draw_shares_by_depth(data: FigureData) -> Figure:
+    """A panel for each model, a line over depth for each token group."""
+    figure, panels = _draw_terms(data, "depth (0: embeddings)")
+    models = group_points(data.points, lambda point: point.model)
+    for model, panel in zip(models, panels, strict=True):
+        trace = model.audit.trace
+        if trace is not None and trace.half_depth is not None:
+            panel.axvline(trace.half_depth, color=FAINT, linestyle=":", linewidth=0.8, zorder=1)
+    return figure
+
+
+@in_style
+def draw_routes_by_block(data: FigureData) -> Figure:
+    """A panel for each model, a line over its blocks for each route."""
+    return _draw_terms(data, "block")[0]
+
+
+def _draw_terms(data: FigureData, along: str) -> tuple[Figure, list[Axes]]:
+    models = group_points(data.points, lambda point: point.model)
+    figure, panels = make_panels(len(models), columns=4)
+    for (model, points), panel in zip(models.items(), panels, strict=True):
+        for term, own in group_points(points, lambda point: point.term).items():
+            _plot_line(panel, data, own, [float(point.x) for point in own], color=colour_term(term))
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        panel.set_title(literal(model.label))
+        panel.set_xlabel(along)
+    panels[0].set_ylim(scale_limits(data))
+    label_rows(panels, write_axis(data))
+    terms = dict.fromkeys(point.term for point in data.points)
+    looks = {name_token(term): Look(colour_term(term), "o", "-") for term in terms}
+    return finish(figure, data, handles=make_handles(looks)), panels
+
+
+@in_style
 def draw_by_layer(data: FigureData) -> Figure:
     """One model's norms of patch tokens, and its high-norm tokens."""
     figure, panels = make_panels(2, columns=2, panel_height_in=2.2, share_y=False)
@@ -105,21 +143,21 @@ def _plot_depths(
     panel: Axes, data: FigureData, points: Sequence[Point], colour: str, dashes: Dashes
 ) -> Line2D:
     depths = [float(point.x) / point.model.summary.model.depth for point in points]
+    label = literal(points[0].model.short_label)
+    return _plot_line(panel, data, points, depths, color=colour, linestyle=dashes, label=label)
+
+
+def _plot_line(
+    panel: Axes, data: FigureData, points: Sequence[Point], places: Sequence[float], **look: Any
+) -> Line2D:
     numbers = scale_numbers(data, points)
-    ends = zip(depths, numbers, strict=True)
+    ends = zip(places, numbers, strict=True)
     spread = [(d, n.low, n.high) for d, n in ends if n.low is not None and n.high is not None]
     if spread:
         x, low, high = (np.array(column, dtype=float) for column in zip(*spread, strict=True))
-        panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    (line,) = panel.plot(
-        depths,
-        [number.value for number in numbers],
-        color=colour,
-        linestyle=dashes,
-        marker="o",
-        markersize=2,
-        label=literal(points[0].model.short_label),
-    )
+        panel.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+    values = [number.value for number in numbers]
+    (line,) = panel.plot(places, values, marker="o", markersize=2, **look)
     return line
 
 

@@ -35,6 +35,9 @@ TERM_COLOURS = {
     "non_patch": "#56B4E9",
     "full": INK,
     "highest_patch": "#56B4E9",
+    # Paul Tol's "muted" palette: no terms of the output.
+    "through_values": "#332288",
+    "through_routing": "#CC6677",
 }
 TERM_MARKERS = {
     "patches": "o",
