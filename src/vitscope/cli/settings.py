@@ -80,6 +80,7 @@ class AuditSettings(AuditConfig):
 
     size: Size = None
     layers: Layers = "last"
+    maps: Names = None
     masks: Folder = None
     metrics: Names = None
     shard: Shard = None
@@ -105,7 +106,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 _WHAT = """
 folder images model layer layers size imagenet smoke families sizes checkpoints masks reference
-cls_term renormalize classifier readout metrics
+cls_term renormalize classifier readout metrics maps target references
 """
 _OPTIONS = {
     "What": _WHAT,
