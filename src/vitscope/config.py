@@ -29,9 +29,9 @@ _EXPECTED = {
     "dtype": f"{', '.join(map(repr, get_args(DTypeName)))}, or a dtype of torch",
     "size": "pixels such as 518, or (height, width) such as (224, 336)",
     "layers": "'last', 'all' or block numbers such as [3, 7]",
+    "maps": "names such as ['attention', 'traced']",
     "masks": "the path of a folder",
     "metrics": "names such as ['my_metric']",
-    "maps": "names such as ['attention', 'traced']",
     "removals": "names such as ['shuffle', 'drop']",
     "shard": "one of (1, N) to (N, N), such as (3, 16)",
 }
@@ -137,6 +137,8 @@ class AuditConfig(RunConfig):
         features: Save every image's features, or drop them and with them the per-image centred
             numbers.
         gallery: Number of images saved with their maps, for the report; 0 for none.
+        maps: Maps of these images, by name (docs/recipes/maps.md); attention, contribution_norm and
+            share by default. Maps that compare images compare those of the gallery.
         verified: Fraction of batches, besides the first, in which the last block runs for all
             tokens and is verified too; in the others it runs for the [CLS] row only. 1 verifies
             every image.
@@ -155,6 +157,7 @@ class AuditConfig(RunConfig):
     layers: Literal["last", "all"] | Sequence[int] = "last"
     features: Literal["keep", "drop"] = "keep"
     gallery: int = 48
+    maps: Sequence[str] | None = None
     verified: float = 0.05
     shard: tuple[int, int] | None = None
     metrics: Sequence[str] | None = None

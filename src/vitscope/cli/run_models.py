@@ -252,6 +252,9 @@ def explain(
     model: list[str],
     out: Path,
     layer: int | None = None,
+    maps: Names = None,
+    target: str | None = None,
+    references: list[str] | None = None,
     reference: list[Path] | None = None,
     heads: bool = False,
     format: list[Literal["png", "pdf", "svg"]] | None = None,  # noqa: A002 - the option's name
@@ -263,8 +266,8 @@ def explain(
     """Explain images: attention maps, and how much of the output they leave out.
 
     Draws the attention map, the norm of each patch's contribution, its signed share of the output,
-    what went elsewhere, and a verdict: can this map be read? The verdict needs a reference, the
-    means over an audit's images; those for dinov2-small come with vitscope.
+    or any other maps by name, what went elsewhere, and a verdict: can this map be read? The verdict
+    needs a reference, the means over an audit's images; those for dinov2-small come with vitscope.
 
     Example:  vitscope explain dog.jpg --model dinov2-small --model dinov2-large-reg --out dog
 
@@ -275,7 +278,12 @@ def explain(
             local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
         out: Folder for the results, one folder per model, and for figures/, one figure per image.
             Audits found there are kept.
-        layer: Block to explain, from 0; the last by default.
+        layer: Block whose attention row is explained, from 0; the last by default.
+        maps: Maps by name (docs/recipes/maps.md); attention, contribution_norm and share by
+            default.
+        target: What maps that depend on it explain: self, cosine, or a file with one vector
+            (.safetensors, .npy, .pt); self if there are references, else cosine.
+        references: Images that maps compare with, as for IMAGES; a few hundred like yours.
         reference: Audit of the same model, or the --out folder of one; once per model, in the same
             order. By default an audit in OUT, or the means that come with vitscope.
         heads: Also draw the maps of each head.
@@ -292,22 +300,30 @@ def explain(
     found = find_images(images)
     config = RunConfig(device=device, dtype=dtype, size=size)
     config.resolve_device()
-    targets = _choose_targets(model, out, overwrite=overwrite, name_target=_name_target)
-    references = _open_references(reference or [], list(_name_folders(model).values()))
+    folders = _choose_targets(model, out, overwrite=overwrite, name_target=_name_target)
+    audits = _open_references(reference or [], list(_name_folders(model).values()))
     check_figures_target(out / "figures", overwrite=overwrite)
+    from vitscope.maps.target_files import open_target  # here, because importing it is slow
+
+    chosen: dict[str, Any] = {} if maps is None else {"maps": maps}
+    if target is not None:
+        chosen["target"] = open_target(target)
+    if references:
+        chosen["references"] = find_images(references)
     from vitscope.figures.draw import draw_explanations  # here, because importing it is slow
 
     console = Console()
     explained: list[Explanation] = []
     try:
-        for (model_id, target), audited in zip(targets.items(), references, strict=True):
+        for (model_id, folder), audited in zip(folders.items(), audits, strict=True):
             run = partial(
                 vitscope.explain,
                 images=found,
                 config=config,
                 layer=layer,
+                **chosen,
                 reference=audited,
-                out=target,
+                out=folder,
                 overwrite=overwrite,
             )
             explained.append(_run_with_bars(model_id, run))
@@ -315,7 +331,7 @@ def explain(
             console.print(make_explanation_report(explained[-1].summary), soft_wrap=True)
             for path, reason in explained[-1].failures:
                 console.print(Text(f"not readable: {path}: {reason}", style="yellow"))
-            console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
+            console.print(Text(f"written to {printable_path(folder)}\n"), soft_wrap=True)
     finally:
         # Draw finished explanations even if a later model fails.
         if explained:

@@ -80,6 +80,7 @@ class AuditSettings(AuditConfig):
 
     size: Size = None
     layers: Layers = "last"
+    maps: Names = None
     masks: Folder = None
     metrics: Names = None
     shard: Shard = None

@@ -11,6 +11,9 @@ from vitscope.figures.intervals import Interval
 from vitscope.figures.saved import ModelResult, name_apart, slug
 from vitscope.results.explanation import Explanation
 
+_INTERVAL = 1.96
+"""Standard errors on either side of a value that make its 95 % interval."""
+
 
 def describe_maps(
     results: Sequence[ModelResult], image_id: str, *, heads: bool = False
@@ -48,16 +51,28 @@ def name_images(results: Sequence[ModelResult]) -> dict[str, str]:
 def _list_patches(result: ModelResult, image_id: str, heads: bool) -> Iterator[Point]:
     explanation = Explanation(result.folder)
     one = explanation.read_image(explanation.image_ids.index(image_id))
-    share = "share" if one.centred_share is None else "centred_share"
-    kinds = ["attention", "contribution_norm", share]
-    kinds += ["head_attention", f"head_{share}"] if heads else []
-    for kind in kinds:
-        for (*head, row, column), value in np.ndenumerate(getattr(one, kind)):
+    panels: dict[str, tuple[np.ndarray, np.ndarray | None]] = {
+        name: (each.values, each.error) for name, each in one.shown.items()
+    }
+    if heads:
+        panels |= {
+            f"head_{name} {head}": (values, None)
+            for name, each in one.shown.items()
+            if each.heads is not None
+            for head, values in enumerate(each.heads)
+        }
+    for panel, (values, error) in panels.items():
+        for (row, column), value in np.ndenumerate(values):
+            half = None if error is None else _INTERVAL * float(error[row, column])
             yield Point(
                 model=result,
-                panel=" ".join([kind, *map(str, head)]),
+                panel=panel,
                 term=one.path.rsplit("/", 1)[-1],
                 other=str(row),
                 x=column,
-                number=Interval(float(value), n=1),
+                number=_make_interval(float(value), half),
             )
+
+
+def _make_interval(value: float, half: float | None) -> Interval:
+    return Interval(value, n=1) if half is None else Interval(value, value - half, value + half, 1)

@@ -1,5 +1,7 @@
 """Maps made of attention weights: of one row, or of all blocks multiplied."""
 
+from dataclasses import asdict
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -8,6 +10,8 @@ from vitscope.errors import UnsupportedModelError
 from vitscope.maps.functions import AttentionBackward
 from vitscope.maps.method import MapInput, MapMethod, MapValues
 from vitscope.maps.passes import gradients_set
+from vitscope.models.base import ViTAdapter
+from vitscope.results.vocabulary import ROW_MAPS
 
 
 def _attention(given: MapInput) -> MapValues:
@@ -94,14 +98,17 @@ def _chefer(given: MapInput) -> MapValues:
     return MapValues(values=walk.vector)
 
 
+def _check_final_norm(vit: ViTAdapter) -> None:
+    if vit.make_layout(*vit.preprocessing.size).query is None:
+        raise UnsupportedModelError(
+            "legrad applies the final norm to the mean token of a block, which "
+            f"{vit.info.id} does not do: its output comes from an attention-pooling head"
+        )
+
+
 def _legrad(given: MapInput) -> MapValues:
     # Each of the last two blocks has a score of its own, the target of the mean of its output
     # tokens; its map is the mean over heads and queries of (∂s/∂A)⁺.
-    if given.layout.query is None:
-        raise UnsupportedModelError(
-            "legrad applies the final norm to the mean token of a block, which "
-            f"{given.vit.info.id} does not do: its output comes from an attention-pooling head"
-        )
     total = torch.zeros_like(given.tokens[..., 0])
     wanted = given.vit.info.depth - 1
 
@@ -122,28 +129,25 @@ def _legrad(given: MapInput) -> MapValues:
 
 METHODS = (
     MapMethod(
+        **asdict(ROW_MAPS["attention"]),
         name="attention",
-        title="Attention",
         compute=_attention,
-        signed=False,
         targeted=False,
         cost="1",
         source="the row's weights, mean over heads",
     ),
     MapMethod(
+        **asdict(ROW_MAPS["contribution_norm"]),
         name="contribution_norm",
-        title="Value-weighted attention",
         compute=_contribution_norm,
-        signed=False,
         targeted=False,
         cost="1",
         source="Kobayashi et al. (EMNLP 2020): ‖c_i‖",
     ),
     MapMethod(
+        **asdict(ROW_MAPS["share"]),
         name="share",
-        title="Share of the row",
         compute=_share,
-        signed=True,
         targeted=False,
         cost="1",
         source="Lappe & Giese (NeurIPS 2025), eq. 3, token by token: ⟨c_i, r⟩ / ‖r‖²",
@@ -151,6 +155,8 @@ METHODS = (
     MapMethod(
         name="rollout",
         title="Attention rollout",
+        unit="% of the row, over all blocks",
+        is_part=True,
         compute=_roll_out,
         signed=False,
         targeted=False,
@@ -160,6 +166,8 @@ METHODS = (
     MapMethod(
         name="rollout_norm",
         title="Attention rollout, skips by their norm",
+        unit="% of the row, over all blocks",
+        is_part=True,
         compute=_roll_out_by_norm,
         signed=False,
         targeted=False,
@@ -179,6 +187,7 @@ METHODS = (
         name="legrad",
         title="LeGrad",
         compute=_legrad,
+        check=_check_final_norm,
         signed=False,
         targeted=True,
         cost="2",

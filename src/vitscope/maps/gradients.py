@@ -64,7 +64,9 @@ METHODS = (
     MapMethod(
         name="gradient_input",
         title="Gradient × input",
+        unit="part of s(x) − s(reference)",
         compute=_multiply_gradient,
+        compares=True,
         signed=True,
         targeted=True,
         cost="2",
@@ -73,7 +75,9 @@ METHODS = (
     MapMethod(
         name="integrated_gradients",
         title="Integrated gradients",
+        unit="part of s(x) − s(reference)",
         compute=_integrate,
+        compares=True,
         signed=True,
         targeted=True,
         cost="16 to 240",

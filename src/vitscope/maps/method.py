@@ -16,11 +16,13 @@ from vitscope.layout import TokenLayout
 from vitscope.maps.checks import check_caught, check_drift
 from vitscope.maps.functions import AttentionBackward, CaughtFunctions
 from vitscope.maps.passes import Kept, Pass, Tokens, find_patches, run_blocks
-from vitscope.maps.references import References
+from vitscope.maps.references import References, tell_missing
 from vitscope.maps.rules import SECANT
 from vitscope.maps.targets import Target, TargetChoice
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.stream import compute_norms, take_input
+from vitscope.results.image_maps import MAP_NAME
+from vitscope.results.vocabulary import MapKind
 from vitscope.row_maps import RowMaps
 
 PASS_TOKENS = 3072
@@ -79,9 +81,7 @@ class MapInput:
     def compare(self, name: str) -> References:
         """The references, for a method that cannot do without."""
         if self.references is None:
-            raise UsageError(
-                f"{name} compares with other images, and none were given: give some as references"
-            )
+            raise UsageError(tell_missing(name))
         return self.references
 
     @property
@@ -208,27 +208,34 @@ class MapValues:
     error: Float[Tensor, "batch token"] | None = None
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class MapMethod:
-    """A way to say how much each patch matters.
+@dataclass(frozen=True, kw_only=True)
+class MapMethod(MapKind):
+    """A way to say how much each patch matters; `title` and `unit` are what a person reads of it.
 
     Attributes:
-        name: Its name in results and options.
-        title: What a person reads.
+        name: Its name in results and options: lower-case letters, digits and underscores.
         compute: Makes the map.
-        signed: Whether a value below zero speaks against the target.
         targeted: Whether the map depends on the target.
+        compares: Whether it needs references, whatever the target.
+        check: Refuses a model that the map does not exist for; None if it exists for every model.
         cost: Forward passes per image, for P patches, in words.
-        source: The publication, or None.
+        source: The publication.
     """
 
     name: str
-    title: str
     compute: Callable[[MapInput], MapValues]
-    signed: bool
     targeted: bool
+    compares: bool = False
+    check: Callable[[ViTAdapter], None] | None = None
     cost: str
     source: str
+
+    def __post_init__(self) -> None:
+        if not MAP_NAME.fullmatch(self.name):
+            raise UsageError(
+                f"a map is called {self.name!r}: expected lower-case letters, digits and "
+                "underscores, with a letter first"
+            )
 
 
 def _measure_branches(

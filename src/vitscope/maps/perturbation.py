@@ -122,6 +122,7 @@ METHODS = (
     MapMethod(
         name="single_deletion",
         title="Deletion of each patch",
+        unit="s(x) − s(x without the patch)",
         compute=_delete_each,
         signed=True,
         targeted=True,
@@ -131,6 +132,7 @@ METHODS = (
     MapMethod(
         name="random_keep",
         title="Regression on random halves",
+        unit="s with the patch − s without it",
         compute=_regress,
         signed=True,
         targeted=True,

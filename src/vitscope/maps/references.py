@@ -14,6 +14,12 @@ from vitscope.maps.passes import Pass, Tokens, run_blocks
 from vitscope.maps.rules import SECANT
 from vitscope.models.base import Pixels, ViTAdapter
 
+
+def tell_missing(name: str) -> str:
+    """The sentence for a map without the references that it needs."""
+    return f"{name} compares with other images, and none were given: give some as references"
+
+
 NUM_TRACED = 4
 """Reference images that a trace is averaged over, at most."""
 

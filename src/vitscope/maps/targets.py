@@ -57,6 +57,11 @@ class Target:
         return features if self.centre is None else features - self.centre
 
 
+WITHOUT_MEAN = (
+    "the target 'self' compares an image with the mean of others, and none were given: give some "
+    "as references, or choose the target 'cosine'"
+)
+
 TargetChoice = Callable[[Float[Tensor, "batch out"], References | None], Target]
 """From the images' own features and the references to what is explained."""
 
@@ -64,10 +69,7 @@ TargetChoice = Callable[[Float[Tensor, "batch out"], References | None], Target]
 def explain_self(features: Float[Tensor, "batch out"], references: References | None) -> Target:
     """S = ⟨f − μ, f₀ − μ⟩ / ‖f₀ − μ‖²: 1 for the image itself, 0 for the average image."""
     if references is None:
-        raise UsageError(
-            "the target 'self' compares an image with the mean of others, and none were given: "
-            "give some as references, or choose the target 'cosine'"
-        )
+        raise UsageError(WITHOUT_MEAN)
     centred = features - references.mean_feature
     return Target(
         name="self",

@@ -12,8 +12,8 @@ from vitscope.errors import UsageError
 from vitscope.layout import TokenLayout
 from vitscope.maps.method import MapInput, MapValues
 from vitscope.maps.references import References, make_references
-from vitscope.maps.registry import find_method
-from vitscope.maps.targets import TargetChoice, find_target
+from vitscope.maps.registry import check_maps, find_method
+from vitscope.maps.targets import TargetChoice
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
 from vitscope.short_repr import ShortRepr
@@ -109,6 +109,7 @@ def map_tokens(
     if isinstance(maps, str):
         raise UsageError(f"maps was given as {maps!r}: expected names, such as [{maps!r}]")
     methods = [find_method(name) for name in maps]
+    choice = check_maps(methods, vit, target, has_references=references is not None)
     with vit.undisturbed():  # another thread's run might be moving the model
         device = vit.parameter.device
         check_memory(vit, (pixels.shape[-2], pixels.shape[-1]), device, passed=len(pixels))
@@ -118,7 +119,7 @@ def map_tokens(
         given = MapInput(
             vit=vit,
             pixels=pixels.to(device),
-            choice=find_target(target, has_references=references is not None),
+            choice=choice,
             references=references,
             layer=layer,
             seed=seed,

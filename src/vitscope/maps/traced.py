@@ -147,7 +147,9 @@ METHODS = (
     MapMethod(
         name="traced",
         title="Traced",
+        unit="part of s(x) − s(reference)",
         compute=_trace_to_pixels,
+        compares=True,
         signed=True,
         targeted=True,
         cost="5 to 9",
@@ -156,7 +158,9 @@ METHODS = (
     MapMethod(
         name="traced_mean",
         title="Traced, mean over depths",
+        unit="part of s(x) − s(reference)",
         compute=_trace_over_depths,
+        compares=True,
         signed=True,
         targeted=True,
         cost="5 to 9",
@@ -165,7 +169,9 @@ METHODS = (
     MapMethod(
         name="frozen",
         title="Frozen trace",
+        unit="part of s(x) − s(reference)",
         compute=_trace_frozen,
+        compares=True,
         signed=True,
         targeted=True,
         cost="5 to 9",

@@ -21,7 +21,8 @@ from vitscope.report.columns import (
 from vitscope.report.embedding import encode_bytes, encode_image, encode_map
 from vitscope.results.explanation import Explanation
 from vitscope.results.gallery import Gallery, read_gallery
-from vitscope.results.image_maps import ImageMaps
+from vitscope.results.image_maps import ImageMap, ImageMaps
+from vitscope.results.result_text import tell_map
 from vitscope.results.verdict import judge_image
 
 MAX_BYTES = 20 * 2**20
@@ -105,15 +106,9 @@ class _Shelf:
         if place == len(self.thumbnails):
             self.thumbnails.append(thumbnail)
             self._num_bytes += len(thumbnail)
-        raw = maps.centred_share is None
-        share = maps.share if maps.centred_share is None else maps.centred_share
-        drawn = {
-            "attention": encode_map(maps.attention),
-            "norm": encode_map(maps.contribution_norm),
-            "share": {**encode_map(share, signed=True), "raw": raw},
-            "heads": encode_map(maps.head_attention),
-        }
-        self._num_bytes += sum(len(one["data"]) for one in drawn.values())
+        drawn = {name: _encode_map(one) for name, one in maps.shown.items()}
+        heads = next(filter(None, (_encode_heads(*one) for one in maps.shown.items())), None)
+        self._num_bytes += sum(len(one["data"]) for one in (*drawn.values(), heads) if one)
         height, width = maps.image.shape[:2]
         return {
             **entry,
@@ -121,7 +116,27 @@ class _Shelf:
             "size": [width, height],
             "grid": list(maps.grid),
             "maps": drawn,
+            "heads": heads,  # of the first map that has any
         }
+
+
+def _encode_map(one: ImageMap) -> Entry:
+    about = one.about
+    return {
+        **encode_map(one.values, signed=about.signed),
+        "title": about.title,
+        "unit": about.unit,
+        "target": about.target,
+        "part": about.is_part,
+        "signed": about.signed,
+        "told": "; ".join(tell_map(about, float(one.values.sum()))),
+    }
+
+
+def _encode_heads(name: str, one: ImageMap) -> Entry | None:
+    if one.heads is None:
+        return None
+    return {**encode_map(one.heads, signed=one.about.signed), "map": name}
 
 
 def _open_gallery(result: ModelResult, gallery: Gallery, numbers: ImageNumbers) -> _Source:

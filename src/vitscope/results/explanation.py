@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -76,17 +76,18 @@ class Explanation(SavedResult):
         Raises:
             ResultError: If its files are missing or damaged.
         """
-        path = self.folder / _maps_name(index)
-        maps = read_maps(path)
+        path = self.folder / _name_file(index)
         try:
             image = self.summary.images[index]
         except IndexError as error:
             raise ResultError(f"{path} cannot be read as image {index}: {error}") from None
+        found = read_maps(path, image.maps)
         return ImageExplanation(
             path=image.path,
             image_id=image.image_id,
             framing=image.framing,
-            **{field.name: getattr(maps, field.name) for field in fields(ImageMaps)},
+            image=found.image,
+            maps=found.maps,
             numbers=image.numbers,
             verdict=image.verdict,
         )
@@ -166,13 +167,14 @@ def _compute_shares(terms: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " ba
 
 def write_image(folder: Path, index: int, image: ImageExplanation) -> ExplainedImage:
     """Write one image's maps."""
-    name = _maps_name(index)
+    name = _name_file(index)
     write_maps(folder / name, image)
     height, width = image.image.shape[:2]
     return ExplainedImage(
         path=image.path,
         image_id=image.image_id,
-        maps=name,
+        file=name,
+        maps={name: one.about for name, one in image.maps.items()},
         framing=image.framing,
         input_size=(height, width),
         grid=image.grid,
@@ -181,5 +183,5 @@ def write_image(folder: Path, index: int, image: ImageExplanation) -> ExplainedI
     )
 
 
-def _maps_name(index: int) -> str:
+def _name_file(index: int) -> str:
     return f"maps/{index:04d}.npz"

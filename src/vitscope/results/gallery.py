@@ -23,11 +23,19 @@ from vitscope.images.addresses import ImageAddress, read_image
 from vitscope.images.decoding import decode_for_model, image_id, resize_and_crop
 from vitscope.images.image_set import ImageSet
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.results.image_maps import ImageMaps, read_maps, write_maps
+from vitscope.layout import TokenLayout
+from vitscope.results.image_maps import (
+    ImageMap,
+    ImageMaps,
+    place_row_maps,
+    read_maps,
+    write_maps,
+)
+from vitscope.results.schema import ByMap
 from vitscope.row_maps import RowMaps
 
 CANDIDATE_BYTES = 16 * 2**20
-"""Memory for the maps of candidates: 1,100 images of 16 x 16 patches with 6 heads, or 60 of
+"""Memory for the maps of candidates: 1,160 images of 16 x 16 patches with 6 heads, or 60 of
 37 x 37 with 24."""
 
 NUM_CANDIDATES = 1000
@@ -39,6 +47,8 @@ _INDEX, _FOLDER = "gallery.json", "gallery"
 _CANDIDATES = "candidates.safetensors"
 _NUMBERS = ("centred_share_patches", "share_patches")
 """Columns to choose by: the first that the table has."""
+_ROW = ("attention", "contribution_norm", "share", "head_share")
+"""Fields of `RowMaps` that candidates are kept with."""
 
 
 Why = Literal["lowest", "highest", "quantile", "random"]
@@ -52,7 +62,8 @@ class GalleryImage:
     path: str  # its file, printable
     image_id: str  # digest of its bytes
     why: Why
-    maps: str  # file of its maps within the result
+    file: str  # file of its maps within the result
+    maps: ByMap
 
 
 @dataclass(frozen=True)
@@ -74,14 +85,24 @@ class Gallery(_Index):
 
     def read_maps(self, index: int) -> ImageMaps:
         """One of the images with its maps, by its index in `images`."""
-        return read_maps(self.folder / self.images[index].maps)
+        image = self.images[index]
+        return read_maps(self.folder / image.file, image.maps)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An image that was chosen among the candidates."""
+
+    index: int  # among all images
+    image_id: str
+    why: Why
 
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
     index: int
     slot: int
-    maps: Mapping[str, np.ndarray]
+    row: Mapping[str, np.ndarray]  # the fields of `RowMaps`
 
 
 class GalleryCandidates:
@@ -110,25 +131,17 @@ class GalleryCandidates:
 
     def update(self, indices: Sequence[int], ids: Sequence[str], maps: RowMaps) -> None:
         """Add a batch."""
-        heads = maps.on_grid(maps.attention)
-        grids = {
-            "attention": heads.mean(dim=1),
-            "head_attention": heads,
-            "contribution_norm": maps.on_grid(maps.contribution_norm),
-            "share": maps.on_grid(maps.share),
-            "head_share": maps.on_grid(maps.head_share),
-        }
-        for row, (index, digest) in enumerate(zip(indices, ids, strict=True)):
-            if not self.wants(digest):
-                continue
-            self._hold(digest, index, {name: grid[row].numpy() for name, grid in grids.items()})
+        for image, (index, digest) in enumerate(zip(indices, ids, strict=True)):
+            if self.wants(digest):
+                row = {name: getattr(maps, name)[image].numpy() for name in _ROW}
+                self._hold(digest, index, row)
 
     def write(self, folder: Path) -> None:
         """Write the candidates of a part."""
         held = [self._held[digest] for digest in self._digests]
         tensors = {"index": torch.tensor([one.index for one in held], dtype=torch.int64)}
-        for name in held[0].maps if held else ():
-            tensors[name] = torch.from_numpy(np.stack([one.maps[name] for one in held]))
+        for name in _ROW if held else ():
+            tensors[name] = torch.from_numpy(np.stack([one.row[name] for one in held]))
         write_tensors(folder / _CANDIDATES, tensors, {"digests": ",".join(self._digests)})
 
     def read(self, folder: Path) -> None:
@@ -136,16 +149,16 @@ class GalleryCandidates:
         tensors, metadata = read_tensors(folder / _CANDIDATES)
         indices = tensors.pop("index").tolist()
         digests = metadata["digests"].split(",")
-        for row, index in enumerate(indices):
-            if self.wants(digests[row]):
-                maps = {name: stack[row].numpy() for name, stack in tensors.items()}
-                self._hold(digests[row], index, maps)
+        for image, index in enumerate(indices):
+            if self.wants(digests[image]):
+                row = {name: stack[image].numpy() for name, stack in tensors.items()}
+                self._hold(digests[image], index, row)
 
-    def _hold(self, digest: str, index: int, maps: Mapping[str, np.ndarray]) -> None:
+    def _hold(self, digest: str, index: int, row: Mapping[str, np.ndarray]) -> None:
         if not self._blocks:
-            self._make_blocks(maps)
+            self._make_blocks(row)
         slot = self._free.pop()
-        for name, array in maps.items():
+        for name, array in row.items():
             self._blocks[name][slot] = array
         views = {name: block[slot] for name, block in self._blocks.items()}
         self._held[digest] = _Candidate(index, slot, views)
@@ -153,29 +166,46 @@ class GalleryCandidates:
         if len(self._held) > self._limit:
             self._free.append(self._held.pop(self._digests.pop()).slot)
 
-    def _make_blocks(self, maps: Mapping[str, np.ndarray]) -> None:
-        limit = max(1, self._max_bytes // (4 * sum(array.size for array in maps.values())))
+    def _make_blocks(self, row: Mapping[str, np.ndarray]) -> None:
+        limit = max(1, self._max_bytes // (4 * sum(array.size for array in row.values())))
         # One slot more, since a new image is added before another is dropped. Unwritten pages take
         # no memory.
         self._blocks = {
-            name: np.empty((limit + 1, *array.shape), np.float32) for name, array in maps.items()
+            name: np.empty((limit + 1, *array.shape), np.float32) for name, array in row.items()
         }
         self._limit, self._free = limit, list(range(limit + 1))
 
-    def write_gallery(self, folder: Path, images: ImageSet, limit: int) -> None:
-        """Choose the images and write them with their maps, but not those changed or gone."""
-        numbers = _read_numbers(folder)
-        entries: list[GalleryImage] = []
-        for digest, why in numbers.choose(self._held, limit):
-            held = self._held[digest]
-            image = _read_image(images.addresses[held.index], digest, images.preprocessing)
-            if image is None:
-                continue
-            name = _maps_name(len(entries))
-            write_maps(folder / name, ImageMaps(image=image, **held.maps))
-            path = images.name_image(held.index)
-            entries.append(GalleryImage(path, digest, why, name))
-        _write_index(folder, numbers, entries, limit=limit, num_candidates=len(self._held))
+    def choose(self, folder: Path, limit: int) -> list[Choice]:
+        """Choose images by their numbers in the result's table."""
+        chosen = _read_numbers(folder).choose(self._held, limit)
+        return [Choice(self._held[digest].index, digest, why) for digest, why in chosen]
+
+    def place(self, digest: str, layout: TokenLayout) -> dict[str, ImageMap]:
+        """The maps of a candidate's attention row."""
+        held = self._held[digest].row
+        row = {name: torch.from_numpy(array).unsqueeze(0) for name, array in held.items()}
+        return place_row_maps(RowMaps(layout=layout, **row))
+
+
+def write_gallery(
+    folder: Path,
+    images: ImageSet,
+    chosen: Sequence[tuple[Choice, Mapping[str, ImageMap]]],
+    *,
+    limit: int,
+    num_candidates: int,
+) -> None:
+    """Write the chosen images with their maps, but not those changed or gone."""
+    entries: list[GalleryImage] = []
+    for one, maps in chosen:
+        address = images.addresses[one.index]
+        image = _read_image(address, one.image_id, images.preprocessing)
+        if image is not None:
+            path = images.name_image(one.index)
+            found = ImageMaps(image=image, maps=maps)
+            entries.append(_write_entry(folder, len(entries), path, one.image_id, one.why, found))
+    numbers = _read_numbers(folder)
+    _write_index(folder, numbers, entries, limit=limit, num_candidates=num_candidates)
 
 
 def read_gallery(folder: Path, owner: object = None) -> Gallery | None:
@@ -186,9 +216,9 @@ def read_gallery(folder: Path, owner: object = None) -> Gallery | None:
     index = read_typed(_Index, read_json(path), printable_path(path))
     # Open only files that vitscope itself would have written.
     for number, image in enumerate(index.images):
-        if image.maps != _maps_name(number):
+        if image.file != _name_file(number):
             raise ResultError(
-                f"{printable_path(path)} is damaged at images.{number}.maps: the file is not as "
+                f"{printable_path(path)} is damaged at images.{number}.file: the file is not as "
                 "vitscope names it"
             )
     return Gallery(**vars(index), folder=folder, owner=owner)
@@ -200,7 +230,7 @@ def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
     if not galleries:
         return
     candidates = {
-        one.image_id: (one, gallery.folder / one.maps)
+        one.image_id: (one, gallery.folder / one.file)
         for gallery in galleries
         for one in gallery.images
     }
@@ -211,9 +241,8 @@ def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
         (folder / _FOLDER).mkdir()
     for digest, why in numbers.choose(candidates, limit):
         one, source = candidates[digest]
-        name = _maps_name(len(entries))
-        write_maps(folder / name, read_maps(source))
-        entries.append(GalleryImage(one.path, digest, why, name))
+        maps = read_maps(source, one.maps)
+        entries.append(_write_entry(folder, len(entries), one.path, digest, why, maps))
     num_candidates = sum(gallery.num_candidates for gallery in galleries)
     _write_index(folder, numbers, entries, limit=limit, num_candidates=num_candidates)
 
@@ -290,6 +319,15 @@ def _read_image(
     return np.asarray(resize_and_crop(image, preprocessing))
 
 
+def _write_entry(
+    folder: Path, index: int, path: str, digest: str, why: Why, maps: ImageMaps
+) -> GalleryImage:
+    name = _name_file(index)
+    write_maps(folder / name, maps)
+    about = {name: one.about for name, one in maps.maps.items()}
+    return GalleryImage(path, digest, why, name, about)
+
+
 def _write_index(
     folder: Path,
     numbers: _Numbers,
@@ -302,5 +340,5 @@ def _write_index(
     write_json(folder / _INDEX, asdict(index))
 
 
-def _maps_name(index: int) -> str:
+def _name_file(index: int) -> str:
     return f"{_FOLDER}/{index:04d}.npz"

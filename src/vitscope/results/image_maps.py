@@ -1,21 +1,31 @@
 """An image as the model saw it with its maps, in one file of arrays; reading runs no code."""
 
 import math
+import re
 import zipfile
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from vitscope.errors import ResultError
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import read_bounded
+from vitscope.layout import TokenLayout
+from vitscope.results.schema import MapSummary
+from vitscope.results.vocabulary import ROW_MAPS, MapKind
+from vitscope.row_maps import RowMaps
 from vitscope.short_repr import ShortRepr
+
+MAP_NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""Names of maps, which are also names of arrays."""
 
 _DAMAGE = (
     *(EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError),
@@ -25,59 +35,140 @@ _DAMAGE = (
 
 _MAX_BYTES = 2**27  # of a file, and of its arrays; 4,096 x 4,096 pixels take 48 MiB
 
-_OPTIONAL = ("centred_share", "head_centred_share")
-"""Maps that exist only for images centred on means."""
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class ImageMap(ShortRepr):
+    """One map of an image: a number for each patch, on the patch grid."""
+
+    about: MapSummary
+    values: Float[np.ndarray, "row column"]
+    # the same per attention head; None for a map without heads
+    heads: Float[np.ndarray, "head row column"] | None = None
+    error: Float[np.ndarray, "row column"] | None = None  # standard errors, for a map with any
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ImageMaps(ShortRepr):
-    """An image and its maps: numbers per patch, on the patch grid."""
+    """An image and its maps by name; indexed by a name it gives the numbers of one."""
 
     # the image as the model saw it, before normalisation
     image: UInt8[np.ndarray, "height width 3"]
-    # attention of the [CLS] query on each patch, mean over heads
-    attention: Float[np.ndarray, "row column"]
-    head_attention: Float[np.ndarray, "head row column"]  # the same per head, a_h[i]
-    # ‖c_i‖, the norm of each patch's contribution
-    contribution_norm: Float[np.ndarray, "row column"]
-    share: Float[np.ndarray, "row column"]  # ⟨c_i, r⟩ / ‖r‖², its signed share of the row
-    # the same per head; sums to `share` over heads
-    head_share: Float[np.ndarray, "head row column"]
-    # ⟨c_i − m, r − mean r⟩ / ‖r − mean r‖², where m is mean c_patches divided by the number of
-    # patches, so that it sums to the patches' centred share; None without means or where r equals
-    # its mean
-    centred_share: Float[np.ndarray, "row column"] | None = None
-    # the same per head, with m divided by the number of heads; sums to `centred_share`
-    head_centred_share: Float[np.ndarray, "head row column"] | None = None
+    maps: Mapping[str, ImageMap]
+
+    def __getitem__(self, name: str) -> Float[np.ndarray, "row column"]:
+        return self.maps[name].values
 
     @property
     def grid(self) -> tuple[int, int]:
         """Patches as (rows, columns)."""
-        rows, columns = self.attention.shape
+        rows, columns = next(iter(self.maps.values())).values.shape
         return rows, columns
+
+    @property
+    def shown(self) -> dict[str, ImageMap]:
+        """The maps that figures show: of raw and centred shares the centred ones alone."""
+        raw = {"share"} if "centred_share" in self.maps else set()
+        return {name: one for name, one in self.maps.items() if name not in raw}
+
+
+def place_map(
+    kind: MapKind,
+    layout: TokenLayout,
+    values: Float[Tensor, " token"],
+    *,
+    heads: Float[Tensor, "head token"] | None = None,
+    error: Float[Tensor, " token"] | None = None,
+    total: float | None = None,
+    target: str | None = None,
+) -> ImageMap:
+    """A map of all tokens on the patch grid; what other tokens have is summed."""
+    # A pooling head's layout may omit leading tokens.
+    unread = len(values) - layout.num_tokens
+    places = {n: slice(unread + p.start, unread + p.stop) for n, p in layout.groups.items()}
+    patches = places.pop("patches")
+    if unread:
+        places["unread"] = slice(0, unread)
+
+    def arrange(tokens: Tensor | None) -> np.ndarray | None:
+        if tokens is None:
+            return None
+        grid = tokens[..., patches].reshape(*tokens.shape[:-1], *layout.grid)
+        return np.asarray(grid.detach().cpu())
+
+    arranged = arrange(values)
+    assert arranged is not None
+    about = MapSummary(
+        title=kind.title,
+        unit=kind.unit,
+        is_part=kind.is_part,
+        signed=kind.signed,
+        target=target,
+        unplaced={name: float(values[place].sum()) for name, place in places.items()},
+        total=total,
+    )
+    return ImageMap(about=about, values=arranged, heads=arrange(heads), error=arrange(error))
+
+
+def place_row_maps(maps: RowMaps, image: int = 0) -> dict[str, ImageMap]:
+    """The maps of one image's attention row, by name."""
+    attention, share = maps.attention[image], maps.share[image]
+    placed = {
+        "attention": (attention.mean(dim=0), attention),
+        "contribution_norm": (maps.contribution_norm[image], None),
+        "share": (share, maps.head_share[image]),
+    }
+    found = {
+        name: place_map(ROW_MAPS[name], maps.layout, values, heads=heads)
+        for name, (values, heads) in placed.items()
+    }
+    # The shares of all tokens, skip and bias sum to 1.
+    rest = "bias" if maps.layout.query is None else "skip_and_bias"
+    unplaced = {**found["share"].about.unplaced, rest: 1 - float(share.sum())}
+    return found | {"share": with_unplaced(found["share"], unplaced)}
+
+
+def with_unplaced(one: ImageMap, unplaced: Mapping[str, float]) -> ImageMap:
+    """A map that leaves these out."""
+    return replace(one, about=replace(one.about, unplaced=dict(unplaced)))
 
 
 def write_maps(path: Path, maps: ImageMaps) -> None:
     """Write an image and its maps."""
-    arrays = {field.name: getattr(maps, field.name) for field in fields(ImageMaps)}
+    arrays: dict[str, Any] = {"image": maps.image}
+    for name, one in maps.maps.items():
+        named = zip(_name_arrays(name), (one.values, one.heads, one.error), strict=True)
+        arrays |= {key: array for key, array in named if array is not None}
     with plain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, **{name: a for name, a in arrays.items() if a is not None})
+        np.savez_compressed(path, **arrays)
 
 
-def read_maps(path: Path) -> ImageMaps:
-    """Read an image and its maps."""
+def read_maps(path: Path, about: Mapping[str, MapSummary]) -> ImageMaps:
+    """Read an image and the maps that its result says it has."""
     try:
         data = read_bounded(path, _MAX_BYTES)
         _check_sizes(data)
         with np.load(BytesIO(data), allow_pickle=False) as arrays:
-            names = [field.name for field in fields(ImageMaps)]
-            optional = {name for name in _OPTIONAL if name not in arrays}
-            found = {name: arrays[name] for name in names if name not in optional}
+            _check_names(about, arrays.files)
+            found = {name: arrays[name] for name in arrays.files}
         _check(found)
     except _DAMAGE as error:
         raise ResultError(f"{printable_path(path)} cannot be read as maps: {error}") from None
-    return ImageMaps(**found)
+    return ImageMaps(
+        image=found["image"],
+        maps={name: _gather(name, one, found) for name, one in about.items()},
+    )
+
+
+def _name_arrays(name: str) -> tuple[str, str, str]:
+    return f"maps/{name}", f"heads/{name}", f"errors/{name}"
+
+
+def _gather(name: str, about: MapSummary, arrays: Mapping[str, np.ndarray]) -> ImageMap:
+    values, heads, error = _name_arrays(name)
+    return ImageMap(
+        about=about, values=arrays[values], heads=arrays.get(heads), error=arrays.get(error)
+    )
 
 
 def _check_sizes(data: bytes) -> None:
@@ -94,18 +185,31 @@ def _check_sizes(data: bytes) -> None:
         raise ValueError(f"its arrays take more than {_MAX_BYTES >> 20} MiB")
 
 
-def _check(maps: Mapping[str, np.ndarray]) -> None:
-    image, grid = maps["image"], maps["attention"].shape
-    heads = maps["head_attention"].shape[:1]
-    wanted = {"attention": grid, "contribution_norm": grid, "share": grid}
-    wanted |= {"head_attention": heads + grid, "head_share": heads + grid}
+def _check_names(names: Iterable[str], found: Iterable[str]) -> None:
+    known = {"image"}
+    for name in names:
+        if not MAP_NAME.fullmatch(name):
+            raise ValueError(f"{name[:60]!r} is no name of a map")
+        values, *others = _name_arrays(name)
+        if values not in found:
+            raise ValueError(f"{values} is missing")
+        known |= {values, *others}
+    if "image" not in found:
+        raise ValueError("the image is missing")
+    if unknown := [name for name in found if name not in known]:
+        raise ValueError(f"{unknown[0][:60]!r} is none of its arrays")
+
+
+def _check(arrays: Mapping[str, np.ndarray]) -> None:
+    image = arrays["image"]
+    maps = {name: array for name, array in arrays.items() if name != "image"}
+    grid = next(array.shape for name, array in maps.items() if name.startswith("maps/"))
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or len(grid) != 2:
         raise ValueError("expected an image of red, green and blue, and maps of rows and columns")
     if not all(n and size and size % n == 0 for n, size in zip(grid, image.shape, strict=False)):
         raise ValueError("expected an image of whole patches")
-    wanted |= {"centred_share": grid, "head_centred_share": heads + grid}
-    for name, shape in wanted.items():
-        if (found := maps.get(name)) is None:
-            continue
+    heads = next((a.shape[:1] for name, a in maps.items() if name.startswith("heads/")), ())
+    for name, found in maps.items():
+        shape = heads + grid if name.startswith("heads/") else grid
         if found.dtype.kind != "f" or found.shape != shape or not np.isfinite(found).all():
             raise ValueError(f"expected finite numbers of shape {shape} in {name}")

@@ -6,7 +6,7 @@ from math import isnan, nan
 
 from vitscope.metrics.distribution import Distribution
 from vitscope.results.choices import describe_settings
-from vitscope.results.number_text import write_number
+from vitscope.results.number_text import write_number, write_percent
 from vitscope.results.schema import (
     AuditSummary,
     DataSummary,
@@ -14,6 +14,7 @@ from vitscope.results.schema import (
     ExplanationSummary,
     JudgementSummary,
     LedgerSummary,
+    MapSummary,
     OneShotSummary,
     Summary,
 )
@@ -149,6 +150,17 @@ def tell_raw_shares(image: ExplainedImage) -> str:
         for name in order_terms(share)
     )
     return f"raw shares of the whole output: {', '.join(told)}".replace("-", "−")
+
+
+def tell_map(about: MapSummary, on_patches: float) -> list[str]:
+    """How much of a map its patches have, and what it leaves out."""
+    write = write_percent if about.is_part else write_number
+    others = about.unplaced
+    named = [f"{name_term(name)} {write(others[name])}" for name in order_terms(others)]
+    lines = [f"on patches {write(on_patches)}", f"elsewhere: {', '.join(named) or 'nothing'}"]
+    if about.total is not None:
+        lines.append(f"together {write(about.total)}")
+    return lines
 
 
 def tabulate_sources(summary: AuditSummary) -> TextTable:

@@ -32,8 +32,9 @@ from vitscope.results.schema_numbers import (
     TraceSummary,
 )
 from vitscope.results.verdict import ImageVerdict
+from vitscope.results.vocabulary import MapKind
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 Framing = Literal["whole", "cropped"]
 """Whether an image was only rounded to whole patches, or cropped to the input size."""
@@ -201,12 +202,27 @@ class ReferenceSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MapSummary(MapKind):
+    """One map of one image: what its file of arrays does not say."""
+
+    target: str | None = None  # the number that is explained; None for a map without one
+    # sum of its values by what is no patch: registers, [CLS]; for shares also skip and bias
+    unplaced: Mapping[str, float]
+    total: float | None = None  # what all values should sum to; None if the method claims no sum
+
+
+ByMap = Annotated[Mapping[str, MapSummary], NotEmpty()]
+"""By name of the map, in the order of display."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExplainedImage:
     """One explained image."""
 
     path: str  # its file, printable
     image_id: str  # digest of its bytes
-    maps: str  # file of its maps in the result's folder
+    file: str  # file of its maps in the result's folder
+    maps: ByMap
     framing: Framing  # "whole" or "cropped"
     input_size: Size  # input of the model as (height, width) in pixels
     grid: Size  # patches as (rows, columns)

@@ -1,4 +1,4 @@
-"""Names, units and descriptions of terms and per-image numbers, in the order of display.
+"""Names, units and descriptions of terms, per-image numbers and maps, in the order of display.
 
 Figures, report, terminal, notebook and docs take them from here.
 """
@@ -37,6 +37,16 @@ class Quantity:
         for total in self.totals or (None,):
             for term in self.terms or (None,):
                 yield tuple(part for part in (self.key, total, term) if part is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapKind:
+    """What a reader must know of a map besides its numbers."""
+
+    title: str
+    unit: str = ""  # what its numbers are
+    is_part: bool = False  # whether they are fractions, to be shown in percent
+    signed: bool  # whether a number below zero speaks against what is explained
 
 
 Entry = TypeVar("Entry", Term, Quantity)
@@ -264,6 +274,36 @@ COVARIATES: Mapping[str, Quantity] = _by_key(
     ]
 )
 """Measured image properties, by key; they need no labels."""
+
+
+ROW_MAPS: Mapping[str, MapKind] = MappingProxyType(
+    {
+        "attention": MapKind(
+            title="Attention",
+            unit="mean over heads, % of the row",
+            is_part=True,
+            signed=False,
+        ),
+        "contribution_norm": MapKind(
+            title="Value-weighted attention",
+            unit="‖c_i‖, length of patch i's contribution",
+            signed=False,
+        ),
+        "share": MapKind(
+            title="Share of the row",
+            unit="raw: % of the whole output r",
+            is_part=True,
+            signed=True,
+        ),
+        "centred_share": MapKind(
+            title="Centred share of the row",
+            unit="% of r − mean r",
+            is_part=True,
+            signed=True,
+        ),
+    }
+)
+"""Maps of the analysed attention row, by name."""
 
 
 def name_term(key: str) -> str:

@@ -27,7 +27,7 @@ from vitscope.runs.resources import list_versions
 _CHOICES = ("batch_size", "dtype", "shard_size")
 """Settings that `auto` chooses for the machine when a run begins."""
 
-_SETTINGS = (*_CHOICES, "seed", "verified", "features", "gallery", "trace")
+_SETTINGS = (*_CHOICES, "seed", "verified", "features", "gallery", "maps", "trace")
 
 
 def make_plan(

@@ -21,10 +21,12 @@ from vitscope.metrics.other_metrics import OtherMetrics, find_packages
 from vitscope.models.base import ViTAdapter
 from vitscope.models.stream import name_tokens
 from vitscope.results.finishing import finish_result
-from vitscope.results.gallery import GalleryCandidates
+from vitscope.results.gallery import Choice, GalleryCandidates, write_gallery
+from vitscope.results.image_maps import ImageMap
 from vitscope.results.manifest import Manifest
 from vitscope.results.merging import merge_parts, read_ids
 from vitscope.runs.audit_plan import check_steady, make_plan
+from vitscope.runs.chosen_maps import choose_gallery_maps, map_gallery
 from vitscope.runs.model_run import ModelRun, OnProgress, describe_preprocessing
 from vitscope.runs.part_writer import MACHINE, PartWriter, Shard
 from vitscope.runs.resources import settle_config
@@ -49,6 +51,7 @@ class AuditRun:
         self._images = _cut(images, config.shard)
         self._config = _settle(vit, self._images, config)
         self._run = ModelRun(vit, self._images, self._config)
+        self._maps = choose_gallery_maps(vit, self._images, self._config)
         self._manifest = _make_manifest(vit, self._images, self._config, layers, self._run, metrics)
         self._vit = vit
         self._traced = TracedImages(vit, self._images, self._config) if config.trace else None
@@ -149,10 +152,29 @@ class AuditRun:
             },
         )
         if self._config.gallery:
-            candidates = GalleryCandidates(len(self._images))
-            for part in parts:
-                candidates.read(part)
-            candidates.write_gallery(folder, self._images, self._config.gallery)
+            self._write_gallery(folder, parts)
+
+    def _write_gallery(self, folder: Path, parts: Sequence[Path]) -> None:
+        candidates = GalleryCandidates(len(self._images))
+        for part in parts:
+            candidates.read(part)
+        chosen = candidates.choose(folder, self._config.gallery)
+        images = self._images.select(one.index for one in chosen)
+        others = map_gallery(self._vit, images, self._config, self._maps)
+        layout = self._vit.make_layout(*images.preprocessing.size)
+        found: list[tuple[Choice, dict[str, ImageMap]]] = []
+        for one in chosen:
+            row = candidates.place(one.image_id, layout)
+            maps = self._maps.arrange(row | others.get(one.image_id, {}))
+            if maps:
+                found.append((one, maps))
+        write_gallery(
+            folder,
+            self._images,
+            found,
+            limit=self._config.gallery,
+            num_candidates=len(candidates),
+        )
 
 
 def _list_machines(parts: Sequence[Path]) -> list[Any]:

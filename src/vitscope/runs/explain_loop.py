@@ -1,12 +1,13 @@
 """Explanations of single images: maps, numbers and a verdict."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from torch import nn
+from torch import Tensor, nn
 
 from vitscope.adapters.registry import open_model
 from vitscope.config import RunConfig, check_kind, combine
@@ -17,9 +18,12 @@ from vitscope.files.storage import as_folder, is_result, never, scratch_folder, 
 from vitscope.images.addresses import Images, read_image
 from vitscope.images.covariates import NARROW, measure_range, note_narrow
 from vitscope.images.decoding import decode_for_model, image_id, prepare_image
-from vitscope.images.image_set import ImageBatch, ImageSet
+from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.ledger import Ledger, check_balance, make_ledger
+from vitscope.maps.references import References, make_references
+from vitscope.maps.targets import TargetChoice
+from vitscope.maps.token_maps import DEFAULT_MAPS
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
 from vitscope.results.audit_result import AuditResult
@@ -30,21 +34,26 @@ from vitscope.results.explanation import (
     measure_image,
     write_image,
 )
+from vitscope.results.image_maps import ImageMap, place_map, place_row_maps, with_unplaced
 from vitscope.results.saved_result import write_result
 from vitscope.results.schema import (
     DataSummary,
     ExplainedImage,
     ExplanationSummary,
-    Framing,
     LedgerSummary,
     Settings,
 )
 from vitscope.results.schema_numbers import ImageNumbers
 from vitscope.results.verdict import ImageVerdict, judge_alone, judge_image
-from vitscope.row_maps import RowMaps, make_row_maps
+from vitscope.results.vocabulary import ROW_MAPS
+from vitscope.row_maps import make_row_maps
+from vitscope.runs.chosen_maps import ChosenMaps
 from vitscope.runs.model_run import ModelRun, OnProgress, describe_preprocessing, make_image_set
 from vitscope.runs.references import Wanted, advise, find_reference, holds_audit, read_reference
 from vitscope.trace import ClsTrace
+
+_REFERENCE_BATCH = 8
+"""Reference images of one pass."""
 
 MAX_ASPECT = 8
 """Largest aspect ratio of an image that is explained whole: the cost of attention grows with its
@@ -58,6 +67,9 @@ def explain(
     *,
     preprocessed: bool = False,
     layer: int | None = None,
+    maps: Sequence[str] = DEFAULT_MAPS,
+    target: str | Tensor | TargetChoice | None = None,
+    references: Images | None = None,
     reference: AuditResult | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -84,7 +96,13 @@ def explain(
             (docs/data.md), or an `ImageSet`.
         config: Settings; the defaults if None. Images run one at a time, whatever the batch size.
         preprocessed: Whether the images are tensors that go to the model unchanged.
-        layer: Index of the block, from 0; the last one if None.
+        layer: Index of the block whose attention row is explained, from 0; the last one if None.
+        maps: Names of map methods (docs/recipes/maps.md).
+        target: What maps that depend on it explain: "self", "cosine", a vector that the model's
+            global feature is compared with, or a function of `vitscope.maps.targets`. "self" if
+            there are references, else "cosine".
+        references: Images that maps compare with, such as a few hundred like yours; each is
+            prepared like the explained image.
         reference: An audit of the same weights and layer, with the same preprocessing; if None, one
             next to the result or shipped with vitscope.
         out: Folder for the result; a temporary one if None.
@@ -109,22 +127,37 @@ def explain(
     config = combine(RunConfig, config, settings)
     if reference is not None:
         check_kind("reference", reference, AuditResult, "an audit, as AuditResult.load(folder)")
-    target = as_folder(out)
-    if target is not None and holds_audit(target):
+    folder = as_folder(out)
+    if folder is not None and holds_audit(folder):
         raise UsageError(
-            f"{printable_path(target)} holds an audit, which an explanation does not replace: "
+            f"{printable_path(folder)} holds an audit, which an explanation does not replace: "
             "choose another folder"
         )
     image_set = make_image_set(vit, images, config, preprocessed=preprocessed)
-    run = ExplainRun(vit, image_set, config, layer, reference, target)
-    if target is None:
-        with scratch_folder() as folder:
-            run.execute(folder, on_progress)
-        return Explanation.own(folder)
+    others = None
+    if references is not None:
+        others = ImageSet.from_sources(
+            references, image_set.preprocessing, preprocessed=preprocessed
+        )
+    run = ExplainRun(
+        vit,
+        image_set,
+        config,
+        layer=layer,
+        maps=maps,
+        target=target,
+        references=others,
+        reference=reference,
+        out=folder,
+    )
+    if folder is None:
+        with scratch_folder() as scratch:
+            run.execute(scratch, on_progress)
+        return Explanation.own(scratch)
     replaces = is_result if overwrite else never
-    with staged_folder(target, replaces=replaces, rescued=True) as staging:
+    with staged_folder(folder, replaces=replaces, rescued=True) as staging:
         run.execute(staging, on_progress)
-    return Explanation(target)
+    return Explanation(folder)
 
 
 def fit_whole(
@@ -154,7 +187,11 @@ class ExplainRun:
         vit: ViTAdapter,
         images: ImageSet,
         config: RunConfig,
+        *,
         layer: int | None,
+        maps: Sequence[str],
+        target: str | Tensor | TargetChoice | None,
+        references: ImageSet | None,
         reference: AuditResult | None,
         out: Path | None,
     ) -> None:
@@ -170,6 +207,16 @@ class ExplainRun:
         self._layer = vit.select_layer(layer)
         self._preprocessing = images.preprocessing
         self._run = ModelRun(vit, images, config)
+        self._maps = ChosenMaps(
+            vit,
+            maps,
+            self._run.config.torch_dtype,
+            target=target,
+            has_references=references is not None,
+        )
+        self._maps.check_used(target=target, references=references)
+        self._others = references
+        self._compared: tuple[Preprocessing, References] | None = None
         self._tolerance = choose_tolerance(self._run.config.torch_dtype, self._run.device)
         wanted = Wanted(
             weights_hash=self._run.weights_hash,
@@ -190,12 +237,12 @@ class ExplainRun:
         with self._run.placed():
             for index in range(len(self._images)):
                 try:
-                    batch, image, framing = self._see(index)
+                    batch, image, preprocessing = self._see(index)
                 except ImageReadError as error:
                     self._run.failures.append((self._images.name_image(index), str(error)))
                 else:
                     num_narrow += measure_range(image) < NARROW
-                    explained = self._explain(batch, image, framing)
+                    explained = self._explain(batch, image, preprocessing)
                     entries.append(write_image(folder, len(entries), explained))
                 if on_progress is not None:
                     on_progress(index + 1, len(self._images))
@@ -224,54 +271,70 @@ class ExplainRun:
             folder,
             summary,
             failures=self._run.failures,
-            provenance=self._run.make_provenance() | {"reference": told},
+            provenance=self._run.make_provenance()
+            | {"reference": told, "num_map_references": self._count_compared()},
         )
 
-    def _see(self, index: int) -> tuple[ImageBatch, UInt8[np.ndarray, "height width 3"], Framing]:
+    def _see(
+        self, index: int
+    ) -> tuple[ImageBatch, UInt8[np.ndarray, "height width 3"], Preprocessing]:
         try:
             data = read_image(self._images.addresses[index])
             image = decode_for_model(data, self._preprocessing)
-            preprocessing, framing = self._frame(image.size)
+            preprocessing = self._frame(image.size)
             check_memory(self._vit, preprocessing.size, self._run.device, decoded=1)
             shown, pixels = prepare_image(image, preprocessing)
         except (MemoryError, MemoryShortageError):
             raise ImageReadError("too large: not enough memory to read it") from None
         placed = pixels.unsqueeze(0).to(self._run.device)
-        return ImageBatch([index], [image_id(data)], placed), np.asarray(shown), framing
+        return ImageBatch([index], [image_id(data)], placed), np.asarray(shown), preprocessing
 
-    def _frame(self, size: tuple[int, int]) -> tuple[Preprocessing, Framing]:
+    def _frame(self, size: tuple[int, int]) -> Preprocessing:
         height, width = self._preprocessing.size
         # Means require the same preprocessing.
         given = self._preprocessing.pipeline == "given"
         if self._reference is not None or height != width or given:
-            return self._preprocessing, "cropped"
+            return self._preprocessing
         whole = fit_whole(size, self._preprocessing, self._vit.info.patch_size)
         try:
             self._vit.make_layout(*whole.size)
         except UsageError:  # the model accepts only its own size
-            return self._preprocessing, "cropped"
-        return whole, "whole"
+            return self._preprocessing
+        return whole
 
     def _explain(
-        self, batch: ImageBatch, image: UInt8[np.ndarray, "height width 3"], framing: Framing
+        self,
+        batch: ImageBatch,
+        image: UInt8[np.ndarray, "height width 3"],
+        preprocessing: Preprocessing,
     ) -> ImageExplanation:
+        name = self._images.name_image(batch.indices[0])
         with self._run.plain_errors(batch):
-            ledger, maps, centred = self._trace(batch.pixels)
+            ledger, row = self._trace(batch.pixels)
+            others = self._maps.compute(
+                batch.pixels,
+                self._compare(preprocessing),
+                layer=self._layer,
+                seed=self._run.config.seed,
+            )
+        if missing := [one.name for one in self._maps.methods if one.name not in others]:
+            raise UsageError(
+                f"the map {missing[0]} is undefined for {name}, which does not differ from its "
+                "references: give others, or leave one of the two out"
+            )
         means = None if self._reference is None else self._reference.means
         numbers = measure_image(ledger, means)
-        attention = maps.on_grid(maps.attention)[0]
+        for of, shares in (("share", numbers.share), ("centred_share", numbers.centred_share)):
+            if of in row:
+                outside = {term: share for term, share in shares.items() if term != "patches"}
+                row[of] = with_unplaced(row[of], outside)
+        whole = preprocessing is not self._preprocessing
         return ImageExplanation(
-            path=self._images.name_image(batch.indices[0]),
+            path=name,
             image_id=batch.ids[0],
-            framing=framing,
+            framing="whole" if whole else "cropped",
             image=image,
-            attention=attention.mean(dim=0).numpy(),
-            head_attention=attention.numpy(),
-            contribution_norm=maps.on_grid(maps.contribution_norm)[0].numpy(),
-            share=maps.on_grid(maps.share)[0].numpy(),
-            head_share=maps.on_grid(maps.head_share)[0].numpy(),
-            centred_share=None if centred is None else centred.sum(axis=0),
-            head_centred_share=centred,
+            maps=self._maps.arrange(row | others),
             numbers=numbers,
             verdict=self._judge(numbers),
         )
@@ -286,20 +349,45 @@ class ExplainRun:
         remedy = advise(vit.info, self._layer, vit.last_layer, run.config)
         return judge_alone(numbers.share_without_bias, remedy)
 
-    def _trace(self, pixels: Pixels) -> tuple[Ledger, RowMaps, np.ndarray | None]:
-        found: list[tuple[Ledger, RowMaps, np.ndarray | None]] = []
+    def _trace(self, pixels: Pixels) -> tuple[Ledger, dict[str, ImageMap]]:
+        found: list[tuple[Ledger, dict[str, ImageMap]]] = []
 
         def take(trace: ClsTrace) -> None:
             ledger = make_ledger(trace)
             check_balance(ledger, self._tolerance)
-            maps = make_row_maps(trace, ledger)
-            found.append((ledger, maps, self._map_centred(trace, ledger, maps)))
+            maps = place_row_maps(make_row_maps(trace, ledger))
+            found.append((ledger, maps | self._map_centred(trace, ledger)))
 
         self._vit.trace(pixels, [self._layer], take)
         return found[0]
 
-    def _map_centred(self, trace: ClsTrace, ledger: Ledger, maps: RowMaps) -> np.ndarray | None:
+    def _map_centred(self, trace: ClsTrace, ledger: Ledger) -> dict[str, ImageMap]:
         if self._reference is None:
-            return None
+            return {}
         found = compute_centred_map(trace, ledger, self._reference.means)
-        return None if found is None else maps.on_grid(found)[0].numpy()
+        if found is None:
+            return {}
+        heads = found[0]
+        kind = ROW_MAPS["centred_share"]
+        return {"centred_share": place_map(kind, trace.layout, heads.sum(dim=0), heads=heads)}
+
+    def _compare(self, preprocessing: Preprocessing) -> References | None:
+        # Images of one size come together more often than not.
+        if self._others is None:
+            return None
+        if self._compared is None or self._compared[0] != preprocessing:
+            images = replace(self._others, preprocessing=preprocessing, described=False)
+            self._compared = preprocessing, make_references(self._vit, self._read(images))
+        return self._compared[1]
+
+    def _count_compared(self) -> int:
+        return 0 if self._compared is None else self._compared[1].num_images
+
+    def _read(self, images: ImageSet) -> Iterator[Pixels]:
+        reasons = []
+        for batch in iter_batches(images, batch_size=_REFERENCE_BATCH):
+            reasons += [f"{images.name_image(f.index)}: {f.reason}" for f in batch.failures]
+            if batch.ids:
+                yield batch.pixels.to(self._run.device)
+        if len(reasons) == len(images):
+            raise ImageReadError(f"none of the references could be read; the first, {reasons[0]}")

@@ -7,8 +7,9 @@ Source: Lappe & Giese (NeurIPS 2025), Fig. 4.
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,13 @@ from vitscope.figures.rendering.style import (
 from vitscope.figures.saved import as_sentence, printable
 from vitscope.results.choices import list_inputs
 from vitscope.results.explanation import Explanation, ImageExplanation
-from vitscope.results.number_text import write_number, write_percent
-from vitscope.results.vocabulary import name_term, order_terms
+from vitscope.results.image_maps import ImageMap
+from vitscope.results.number_text import write_number
+from vitscope.results.result_text import tell_map
+from vitscope.results.schema import MapSummary
 
 _SEQUENTIAL, _DIVERGING = "cividis", "PuOr"
-_LEFT_IN, _COLUMNS_IN = 0.08, (0.08, 1.6, 3.48, 5.36)
+_LEFT_IN, _COLUMNS_IN = 0.08, (1.6, 3.48, 5.36)
 _MAP_IN, _TALLEST_IN = 1.32, 2.4
 _HEADS_ACROSS, _HEAD_IN, _TALLEST_HEAD_IN, _HEAD_GAP_IN = 8, 0.72, 1.3, 0.1
 _LABEL_IN, _TITLE_IN, _UNIT_IN, _SMALL_LINE_IN, _LINE_IN = 0.2, 0.13, 0.13, 0.107, 0.13
@@ -44,6 +47,7 @@ _GAP_IN = 0.16
 _LOW_BAR_IN, _LOWEST_BAR_IN = 0.45, 0.16
 _NO_BREAK = "\u00a0"
 _IMAGE_LETTERS, _CAPTION_LETTERS, _VERDICT_LETTERS, _BASIS_LETTERS = 27, 36, 115, 135
+_TITLE_LETTERS, _UNIT_LETTERS = 30, 40
 """Letters per line, for wide letters."""
 
 
@@ -51,7 +55,7 @@ _IMAGE_LETTERS, _CAPTION_LETTERS, _VERDICT_LETTERS, _BASIS_LETTERS = 27, 36, 115
 def plot_explanations(
     explanations: Sequence[Explanation], image_id: str, *, heads: bool = False
 ) -> Figure:
-    """The image with its raw attention, value-weighted and signed-share maps; one row per model."""
+    """The image with its maps, each on a scale of its own; one row per model."""
     rows = [_make_row(one, image_id, heads=heads) for one in explanations]
     sheet = _Sheet(PAGE_IN, sum(row.height for row in rows))
     top = 0.0
@@ -74,8 +78,8 @@ def _label(explanation: Explanation) -> str:
 
 @dataclass(frozen=True)
 class _Map:
-    title: str
-    unit: str
+    title: tuple[str, ...]
+    unit: tuple[str, ...]
     values: Float[np.ndarray, "*head row column"]
     signed: bool = False
     caption: tuple[str, ...] = ()
@@ -83,7 +87,22 @@ class _Map:
     @property
     def limits(self) -> tuple[float, float]:
         largest = float(np.abs(self.values).max()) or 1.0
-        return (-largest if self.signed else 0.0), largest
+        return (-largest if self.signed else min(0.0, float(self.values.min()))), largest
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Maps beside each other."""
+
+    maps: tuple[_Map, ...]
+    title_height: float
+    unit_height: float
+    map_height: float
+    caption_height: float
+
+    @property
+    def height(self) -> float:
+        return self.title_height + self.unit_height + self.map_height + self.caption_height
 
 
 @dataclass(frozen=True)
@@ -103,9 +122,23 @@ class _Row:
         return height * columns / rows, height
 
     @property
-    def captions_height(self) -> float:
-        lines = [len(self.image_caption), *(len(one.caption) for one in self.maps)]
-        return max(lines) * _SMALL_LINE_IN + 0.12
+    def lines(self) -> list[_Line]:
+        """The maps, as many beside each other as there are columns."""
+        across, height = len(_COLUMNS_IN), self.fit(_MAP_IN, _TALLEST_IN)[1]
+        parts = [self.maps[start : start + across] for start in range(0, len(self.maps), across)]
+        return [self._make_line(maps, height, index == 0) for index, maps in enumerate(parts)]
+
+    def _make_line(self, maps: tuple[_Map, ...], height: float, beside_image: bool) -> _Line:
+        captions = [len(one.caption) for one in maps]
+        if beside_image:
+            captions.append(len(self.image_caption))
+        return _Line(
+            maps=maps,
+            title_height=max(len(one.title) for one in maps) * _TITLE_IN,
+            unit_height=max(1, *(len(one.unit) for one in maps)) * _UNIT_IN,
+            map_height=height,
+            caption_height=max(captions) * _SMALL_LINE_IN + 0.12,
+        )
 
     @property
     def heads_height(self) -> float:
@@ -115,7 +148,7 @@ class _Row:
 
     @property
     def height(self) -> float:
-        maps = _TITLE_IN + _UNIT_IN + self.fit(_MAP_IN, _TALLEST_IN)[1] + self.captions_height
+        maps = math.fsum(line.height for line in self.lines)
         words = len(self.verdict) * _LINE_IN + len(self.basis) * _SMALL_LINE_IN
         return 0.06 + _LABEL_IN + maps + words + 0.06 + self.heads_height + _GAP_IN
 
@@ -128,71 +161,50 @@ def _make_row(explanation: Explanation, image_id: str, *, heads: bool) -> _Row:
         label=_label(explanation),
         image=one,
         image_caption=_wrap([name, shown], _IMAGE_LETTERS),
-        maps=_make_maps(one),
-        head_maps=_make_head_maps(one) if heads else (),
+        maps=tuple(_make_map(name, each, one) for name, each in one.shown.items()),
+        head_maps=tuple(chain.from_iterable(map(_make_heads, one.shown.values() if heads else ()))),
         verdict=_wrap([as_sentence(one.verdict.text)], _VERDICT_LETTERS),
         basis=_wrap([f"This rests on {one.verdict.basis}."], _BASIS_LETTERS),
     )
 
 
-def _make_maps(one: ImageExplanation) -> tuple[_Map, ...]:
-    numbers = one.numbers
-    mass = numbers.attention_mass
-    patch_share = write_number(numbers.patch_share)
-    attention = [
-        f"attention on patches {write_percent(mass['patches'])}",
-        f"elsewhere: {_list_others(mass)}",
-        f"patch share {patch_share}" + ("" if "registers" in mass else " (no registers)"),
-    ]
-    values, share, unit = _choose_shares(one)
-    return (
-        _Map(
-            # A pooling query has no skip connection.
-            "attention of [CLS]" if "skip" in share else "attention of pooling query",
-            "mean over heads, % of the row",
-            100 * one.attention,
-            caption=_wrap(attention, _CAPTION_LETTERS),
-        ),
-        _Map(
-            "value-weighted map",
-            "‖c_i‖, length of patch i's contribution",
-            one.contribution_norm,
-            caption=_wrap(_tell_cosines(one), _CAPTION_LETTERS),
-        ),
-        _Map(
-            "signed-share map",
-            unit,
-            100 * values,
-            signed=True,
-            caption=_wrap(
-                [f"patches {write_percent(share['patches'])}", f"elsewhere: {_list_others(share)}"],
-                _CAPTION_LETTERS,
-            ),
-        ),
+def _make_map(name: str, each: ImageMap, one: ImageExplanation) -> _Map:
+    about = each.about
+    told = [_keep_together(line) for line in tell_map(about, float(each.values.sum()))]
+    told += _ADDED.get(name, _add_error)(each, one)
+    return _Map(
+        title=_wrap([about.title], _TITLE_LETTERS),
+        unit=_wrap([_name_unit(about)], _UNIT_LETTERS),
+        values=_scale(each.values, about),
+        signed=about.signed,
+        caption=_wrap(told, _CAPTION_LETTERS),
     )
 
 
-def _make_head_maps(one: ImageExplanation) -> tuple[_Map, ...]:
-    values = one.head_share if one.head_centred_share is None else one.head_centred_share
-    unit = _choose_shares(one)[-1]
-    return (
-        _Map("attention of each head", "% of its row", 100 * one.head_attention),
-        _Map("signed share of each head", unit, 100 * values, signed=True),
-    )
+def _make_heads(each: ImageMap) -> Iterator[_Map]:
+    if each.heads is not None:
+        title, unit = f"{each.about.title} of each head", _name_unit(each.about)
+        values = _scale(each.heads, each.about)
+        yield _Map((title,), (unit,), values, signed=each.about.signed)
 
 
-def _choose_shares(
-    one: ImageExplanation,
-) -> tuple[Float[np.ndarray, "row column"], Mapping[str, float], str]:
-    # A figure shows either centred or raw shares.
-    if one.centred_share is None:
-        return one.share, one.numbers.share, "raw: % of the whole output r"
-    return one.centred_share, one.numbers.centred_share, "% of r − mean r"
+def _name_unit(about: MapSummary) -> str:
+    target = "" if about.target is None else f"target {about.target}"
+    return ", ".join(filter(None, (about.unit, target)))
 
 
-def _tell_cosines(one: ImageExplanation) -> list[str]:
+def _scale(values: np.ndarray, about: MapSummary) -> np.ndarray:
+    return 100 * values if about.is_part else values
+
+
+def _add_patch_share(_: ImageMap, one: ImageExplanation) -> list[str]:
+    without = "" if "registers" in one.numbers.attention_mass else " (no registers)"
+    return [f"patch share {write_number(one.numbers.patch_share)}{without}"]
+
+
+def _add_cosines(_: ImageMap, one: ImageExplanation) -> list[str]:
     numbers = one.numbers
-    if one.centred_share is not None:
+    if numbers.centred_cosine:
         found = numbers.centred_cosine["attention"]["patches"]
         return [f"cos(c_patches, t) = {write_number(found)},", "both less the reference's means"]
     raw, with_bias = numbers.cosine, numbers.restricted_cosine
@@ -202,10 +214,19 @@ def _tell_cosines(one: ImageExplanation) -> list[str]:
     ]
 
 
-def _list_others(values: Mapping[str, float]) -> str:
-    others = [name for name in order_terms(values) if name != "patches"]
-    named = [f"{name_term(n)} {write_percent(values[n])}".replace(" ", _NO_BREAK) for n in others]
-    return ", ".join(named) or "nothing"
+def _add_error(each: ImageMap, _: ImageExplanation) -> list[str]:
+    if each.error is None:
+        return []
+    return [f"mean standard error of a patch {write_number(float(each.error.mean()))}"]
+
+
+_ADDED = {"attention": _add_patch_share, "contribution_norm": _add_cosines}
+"""What the caption of a map says besides what it leaves out."""
+
+
+def _keep_together(line: str) -> str:
+    # No line break between the words of an item.
+    return ", ".join(item.replace(" ", _NO_BREAK) for item in line.split(", "))
 
 
 def _wrap(lines: Sequence[str], letters: int) -> tuple[str, ...]:
@@ -243,22 +264,24 @@ def _draw_row(sheet: _Sheet, top: float, row: _Row) -> None:
     one, (width, height) = row.image, row.fit(_MAP_IN, _TALLEST_IN)
     top += 0.06
     sheet.write(_LEFT_IN, top, [row.label], size=BASE_PT + 1, weight="bold")
-    title, unit = top + _LABEL_IN, top + _LABEL_IN + _TITLE_IN
-    maps = unit + _UNIT_IN
-    captions = maps + height + 0.06
-    size = "{} × {} px, {} × {} patches".format(*one.image.shape[:2], *one.grid)
-    heads = [("image", size, row.image_caption)]
-    heads += [(each.title, each.unit, each.caption) for each in row.maps]
-    for left, (name, measure, caption) in zip(_COLUMNS_IN, heads, strict=True):
-        sheet.write(left, title, [name], size=BASE_PT, weight="bold")
-        sheet.write(left, unit, [measure], color=FAINT)
-        sheet.write(left, captions, caption)
-    panel = sheet.place(_COLUMNS_IN[0], maps, width, height)
-    _show(panel, one).set_interpolation("lanczos")
-    for left, each in zip(_COLUMNS_IN[1:], row.maps, strict=True):
-        image = _show(sheet.place(left, maps, width, height), one, each, each.values)
-        _draw_bar(sheet, image, left + width + 0.05, maps, height)
-    words = maps + height + row.captions_height
+    words = top + _LABEL_IN
+    for index, line in enumerate(row.lines):
+        title, unit = words, words + line.title_height
+        maps = unit + line.unit_height
+        captions = maps + height + 0.06
+        if index == 0:
+            size = "{} × {} px, {} × {} patches".format(*one.image.shape[:2], *one.grid)
+            sheet.write(_LEFT_IN, title, ["image"], size=BASE_PT, weight="bold")
+            sheet.write(_LEFT_IN, unit, [size], color=FAINT)
+            sheet.write(_LEFT_IN, captions, row.image_caption)
+            _show(sheet.place(_LEFT_IN, maps, width, height), one).set_interpolation("lanczos")
+        for left, each in zip(_COLUMNS_IN, line.maps, strict=False):
+            sheet.write(left, title, each.title, size=BASE_PT, weight="bold")
+            sheet.write(left, unit, each.unit, color=FAINT)
+            sheet.write(left, captions, each.caption)
+            image = _show(sheet.place(left, maps, width, height), one, each, each.values)
+            _draw_bar(sheet, image, left + width + 0.05, maps, height)
+        words += line.height
     sheet.write(_LEFT_IN, words, row.verdict, size=BASE_PT, weight="bold")
     below = words + len(row.verdict) * _LINE_IN
     sheet.write(_LEFT_IN, below, row.basis, color=FAINT)
@@ -269,7 +292,7 @@ def _draw_row(sheet: _Sheet, top: float, row: _Row) -> None:
 
 def _draw_heads(sheet: _Sheet, top: float, row: _Row, each: _Map) -> float:
     width, height = row.fit(_HEAD_IN, _TALLEST_HEAD_IN)
-    sheet.write(_LEFT_IN, top, [f"{each.title}, {each.unit}"], weight="bold")
+    sheet.write(_LEFT_IN, top, [", ".join([*each.title, *each.unit])], weight="bold")
     top += _TITLE_IN + 0.04
     step = (width + _HEAD_GAP_IN, height + _UNIT_IN + _HEAD_GAP_IN)
     last = min(len(each.values), _HEADS_ACROSS)

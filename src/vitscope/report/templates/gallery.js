@@ -52,6 +52,31 @@ function makeTile(image, which, name) {
   return make("span", {}, tile, make("span", { className: "tile-name", textContent: name }));
 }
 
+// A card has the first map and the one that was asked for.
+function chooseMaps(image) {
+  const [first, second] = Object.keys(image.maps);
+  const asked = control("map").value;
+  const other = asked in image.maps && asked !== first ? asked : second;
+  return other === undefined ? [first] : [first, other];
+}
+
+function offerMaps(gallery) {
+  const titles = new Map();
+  for (const { maps } of gallery.images) {
+    for (const [name, { title }] of Object.entries(maps).slice(1)) titles.set(name, title);
+  }
+  const kept = control("map").value;
+  control("map").replaceChildren(...Array.from(titles, ([name, title]) => new Option(title, name)));
+  if (titles.has(kept)) control("map").value = kept;
+  control("map").disabled = titles.size < 2;
+}
+
+function changeMaps() {
+  for (const [index, element] of state.elements) {
+    if (element.firstChild.childElementCount > 0) fillCard(element.firstChild, state.gallery, state.gallery.images[index]);
+  }
+}
+
 function fillCard(button, gallery, image) {
   const found = sharesOf(gallery, image);
   const cosine = ["centred_cosine_residual_patches", "cosine_residual_patches"].find((name) => gallery.columns.includes(name));
@@ -59,8 +84,7 @@ function fillCard(button, gallery, image) {
     "span",
     { className: "tiles" },
     makeTile(image, null, "image"),
-    makeTile(image, "attention", "attention"),
-    makeTile(image, "norm", "value-weighted"),
+    ...chooseMaps(image).map((name) => makeTile(image, name, image.maps[name].title)),
   );
   const told = make("span", { className: "card-line" }, make("span", { textContent: tellShares(found) }));
   const lines = [told, ...(cosine === undefined ? [] : [makeLine(gallery, image, cosine)])];
@@ -119,6 +143,7 @@ function chooseGallery(index) {
   state.gallery = data.galleries[index];
   state.elements = new Map(state.gallery.images.map((image, at) => [at, makeCard(image, at)]));
   control("note").textContent = state.gallery.note;
+  offerMaps(state.gallery);
   const kept = control("sort").value;
   offer(control("sort"), state.gallery.columns);
   control("sort").value = state.gallery.columns.includes(kept) ? kept : state.gallery.sort;
@@ -194,6 +219,7 @@ function startGallery() {
   data.galleries.forEach(({ label }, index) => control("model").append(new Option(label, index)));
   control("model").addEventListener("change", () => chooseGallery(control("model").value));
   for (const name of ["sort", "order", "filter", "from", "to", "name"]) control(name).addEventListener("input", arrange);
+  control("map").addEventListener("change", changeMaps);
   control("mix").addEventListener("input", mixCards);
   control("controls").addEventListener("submit", (event) => event.preventDefault());
   control("controls").addEventListener("reset", (event) => {

@@ -8,33 +8,29 @@ const palettes = {
   sequential: readBytes(data.colourmaps.sequential),
   diverging: readBytes(data.colourmaps.diverging),
 };
-const kinds = {
-  attention: { name: "attention (mean over heads)", palette: "sequential", unit: "%" },
-  norm: { name: "value-weighted, ‖c‖", palette: "sequential", unit: "" },
-  share: { name: "signed share of the output", palette: "diverging", unit: "%" },
-  heads: { name: "attention of head", palette: "sequential", unit: "%" },
-};
 
-// The bytes of one map of an image; `which` is one of the kinds, or the number of a head.
+// One map of an image; `which` is its name, or the number of a head. No name begins with a digit.
 function openMap(image, which) {
-  const kind = which in kinds ? which : "heads";
-  const head = kind === "heads" ? Number(which) : 0;
+  const isHead = !(which in image.maps);
+  const map = image.maps[isHead ? image.heads.map : which];
+  const { data: text, scale } = isHead ? image.heads : map;
+  const head = isHead ? Number(which) : 0;
   const [rows, columnsOfGrid] = image.grid;
-  const { data: text, scale } = image.maps[kind];
   const bytes = readBytes(text).subarray(head * rows * columnsOfGrid, (head + 1) * rows * columnsOfGrid);
-  const signed = kind === "share";
+  const { signed, part } = map;
   const largest = scale[head];
-  const name = signed && image.maps.share.raw ? `raw ${kinds.share.name}` : kinds[kind].name;
   return {
     bytes,
     rows,
     columns: columnsOfGrid,
     largest,
     signed,
-    palette: palettes[kinds[kind].palette],
+    palette: signed ? palettes.diverging : palettes.sequential,
     valueAt: (patch) => (signed ? ((bytes[patch] - 128) / 127) * largest : (bytes[patch] / 255) * largest),
-    tell: (value) => (kinds[kind].unit === "%" ? `${tell(100 * value)} %` : tell(value)),
-    name: kind === "heads" ? `attention of head ${head}` : name,
+    tell: (value) => (part ? `${tell(100 * value)} %` : tell(value)),
+    name: isHead ? `${map.title} of head ${head}` : map.title,
+    unit: [map.unit, map.target && `target ${map.target}`].filter(Boolean).join(", "),
+    told: isHead ? "" : map.told,
   };
 }
 
@@ -51,7 +47,7 @@ function paint(canvas, map) {
 }
 
 function countHeads(image) {
-  return image.maps.heads.scale.length;
+  return image.heads === null ? 0 : image.heads.scale.length;
 }
 
 function makeImage(image) {

@@ -1,7 +1,7 @@
 // The large view of one image: any of its maps, each head, and the numbers of each patch.
 
 const part = (name) => document.getElementById(`view-${name}`);
-const view = { dialog: document.getElementById("view"), place: 0, which: "attention", patch: null };
+const view = { dialog: document.getElementById("view"), place: 0, which: "", patch: null };
 
 function currentImage() {
   return state.gallery.images[state.shown[view.place]];
@@ -21,13 +21,14 @@ function showImage() {
   part("told").textContent = image.told;
   part("why").textContent = image.why;
   part("shares").replaceChildren(makeShares(sharesOf(gallery, image).shares));
-  const which = part("map");
-  which.replaceChildren(
-    ...["attention", "norm", "share"].map((kind) => new Option(kinds[kind].name, kind)),
-    ...Array.from({ length: countHeads(image) }, (_, head) => new Option(`attention of head ${head}`, head)),
-  );
-  if (!(view.which in kinds) && Number(view.which) >= countHeads(image)) view.which = "attention";
-  part("heads").replaceChildren(...Array.from({ length: countHeads(image) }, (_, head) => makeHead(image, head)));
+  const names = Object.keys(image.maps);
+  const heads = Array.from({ length: countHeads(image) }, (_, head) => String(head));
+  part("map").replaceChildren(...[...names, ...heads].map((which) => new Option(openMap(image, which).name, which)));
+  if (![...names, ...heads].includes(view.which)) view.which = names[0];
+  part("maps").replaceChildren(...names.map((name) => makeChoice(image, name, image.maps[name].title)));
+  part("heads").replaceChildren(...heads.map((head) => makeChoice(image, head, head)));
+  part("heads-title").hidden = image.heads === null;
+  part("heads-title").textContent = image.heads === null ? "" : `${image.maps[image.heads.map].title} of each head`;
   part("facts").replaceChildren(...tellFacts(gallery, image));
   part("numbers").replaceChildren(
     ...gallery.columns.map((name) =>
@@ -39,14 +40,15 @@ function showImage() {
   showMap(view.which);
 }
 
-function makeHead(image, head) {
+function makeChoice(image, which, label) {
   const canvas = make("canvas");
+  const map = openMap(image, which);
   canvas.style.aspectRatio = `${image.size[0]} / ${image.size[1]}`;
-  paint(canvas, openMap(image, head));
-  const button = make("button", { type: "button", className: "head" }, canvas, make("span", { textContent: head }));
-  button.setAttribute("aria-label", `Attention of head ${head}`);
-  button.dataset.head = head;
-  button.addEventListener("click", () => showMap(String(head)));
+  paint(canvas, map);
+  const button = make("button", { type: "button", className: "choice" }, canvas, make("span", { textContent: label }));
+  button.setAttribute("aria-label", map.name);
+  button.dataset.which = which;
+  button.addEventListener("click", () => showMap(which));
   return button;
 }
 
@@ -86,7 +88,10 @@ function showMap(which) {
   paint(canvas, map);
   part("stage").style.aspectRatio = `${image.size[0]} / ${image.size[1]}`;
   part("stage").replaceChildren(makeImage(image), canvas);
-  for (const button of part("heads").children) button.setAttribute("aria-pressed", button.dataset.head === which);
+  for (const button of [...part("maps").children, ...part("heads").children]) {
+    button.setAttribute("aria-pressed", button.dataset.which === which);
+  }
+  part("unit").textContent = [map.unit, map.told].filter(Boolean).join("; ");
   const steps = Uint8Array.from({ length: 256 }, (_, level) => level);
   paint(part("scale"), { bytes: steps, rows: 1, columns: 256, palette: map.palette });
   part("low").textContent = map.tell(map.signed ? -map.largest : 0);
@@ -113,7 +118,8 @@ function showPatch(patch) {
     height: `${100 / rows}%`,
   });
   part("stage").append(cursor);
-  const shown = view.which in kinds ? ["attention", "norm", "share"] : [view.which, "attention", "norm", "share"];
+  const names = Object.keys(image.maps);
+  const shown = names.includes(view.which) ? names : [view.which, ...names];
   const told = shown.map((which) => {
     const map = openMap(image, which);
     return `${map.name} ${map.tell(map.valueAt(patch))}`;
