@@ -193,9 +193,6 @@ class JudgeConfig(RunConfig):
         limit: Number of images, drawn at random; 50 by default.
         maps: Maps to judge; by default all that exist for the model and take few passes. attention
             (if the model has it), centre and edges are always among them.
-        target: What maps explain: self, the image's own feature less the mean of the reference
-            images; cosine, the same as a cosine; or a file with a vector of the width of the
-            feature, such as that of a text.
         removals: Ways to remove patches; the first decides. shuffle replaces a patch's token by
             that of another image, drop takes it out of the sequence, mean replaces it by the mean
             token; blur, black and linear change pixels.
@@ -204,19 +201,20 @@ class JudgeConfig(RunConfig):
         layer: Block that the maps of one attention row are of, from 0; the last by default.
         sanity: Also compare maps with those of random weights and of another target, and measure
             how much they change when the image hardly does; many more passes.
+        gallery: Number of images saved with their maps, for the report; 0 for none.
     """
 
     limit: int | None = 50
     maps: Sequence[str] | None = None
-    target: str = "self"
     removals: Sequence[str] = ("shuffle",)
     masks: str | Path | None = None
     layer: int | None = None
     sanity: bool = False
+    gallery: int = 12
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_least(limit=1)
+        self._check_least(limit=1, gallery=0)
         for name in ("renormalize", "cls_term"):
             if getattr(self, name) != getattr(RunConfig, name):
                 raise UsageError(f"{name} is set, which has no effect on maps: leave it out")

@@ -217,10 +217,12 @@ def judge(
     # Check the arguments as far as possible before loading anything.
     found = find_images(images)
     compared = None if references is None else find_images(references)
+    from vitscope.maps.target_files import open_target
+
+    explained = open_target(target)
     config = JudgeConfig(
         limit=limit,
         maps=maps,
-        target=target,
         removals=removals or JudgeConfig.removals,
         masks=masks,
         layer=layer,
@@ -237,6 +239,7 @@ def judge(
             vitscope.judge,
             images=found,
             config=config,
+            target=explained,
             references=compared,
             out=folder,
             overwrite=overwrite,

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -17,10 +16,7 @@ from torch import Tensor
 from vitscope.errors import ResultError
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
-from vitscope.files.reading import read_bounded
 from vitscope.files.storage import open_to_readers
-
-_MAX_VECTOR_BYTES = 2**24
 
 
 def write_tensors(
@@ -51,25 +47,6 @@ def read_tensors(
             return {k: torch.from_numpy(a) for k, a in arrays.items()}, file.metadata() or {}
     except Exception as error:  # noqa: BLE001 - safetensors raises its own bare Exception type
         raise ResultError(f"{printable_path(path)} cannot be read: {error}") from None
-
-
-def read_vector(path: Path) -> Float[Tensor, " dim"]:
-    """Read a file that holds one vector: `.npy`, or `.safetensors` with a single tensor."""
-    if path.suffix == ".npy":
-        try:
-            array = np.load(BytesIO(read_bounded(path, _MAX_VECTOR_BYTES)), allow_pickle=False)
-        except (EOFError, OSError, SyntaxError, TypeError, ValueError) as error:
-            raise ResultError(f"{printable_path(path)} cannot be read: {error}") from None
-        found = [np.asarray(array)]
-    else:
-        found = [np.asarray(tensor) for tensor in read_tensors(path)[0].values()]
-    numbers = [array for array in found if array.dtype.kind == "f" and array.size > 1]
-    if len(found) != 1 or not numbers or numbers[0].size != max(numbers[0].shape):
-        shapes = ", ".join(f"{array.dtype} {array.shape}" for array in found) or "nothing"
-        raise ResultError(
-            f"{printable_path(path)} holds {shapes}: expected one vector of floating-point numbers"
-        )
-    return torch.from_numpy(numbers[0].ravel().astype(np.float64))
 
 
 Rows = Float[np.ndarray, "row dim"]

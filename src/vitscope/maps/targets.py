@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -10,7 +9,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vitscope.errors import UsageError
-from vitscope.files.tensor_files import read_vector
 from vitscope.maps.references import References
 from vitscope.maps.rules import SECANT, Pair
 
@@ -138,19 +136,6 @@ def find_target(
             "vector, or a function of vitscope.maps.targets"
         )
     return target
-
-
-def read_target(target: str) -> TargetChoice:
-    """A target by name, or the direction in a file."""
-    if target in TARGETS:
-        return TARGETS[target]
-    path = Path(target)
-    if path.suffix not in {".safetensors", ".npy"}:
-        raise UsageError(
-            f"no target is called {target!r}: choose {' or '.join(TARGETS)}, or give a file "
-            "(.safetensors or .npy) with one vector"
-        )
-    return explain_direction(read_vector(path))
 
 
 def explain_other(features: Float[Tensor, "batch out"], references: References | None) -> Target:

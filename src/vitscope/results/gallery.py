@@ -31,7 +31,7 @@ from vitscope.results.image_maps import (
     read_maps,
     write_maps,
 )
-from vitscope.results.schema import ByMap
+from vitscope.results.schema_maps import ByMap
 from vitscope.row_maps import RowMaps
 
 CANDIDATE_BYTES = 16 * 2**20

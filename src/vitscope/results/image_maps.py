@@ -19,7 +19,7 @@ from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import read_bounded
 from vitscope.layout import TokenLayout
-from vitscope.results.schema import MapSummary
+from vitscope.results.schema_maps import MapSummary
 from vitscope.results.vocabulary import ROW_MAPS, MapKind
 from vitscope.row_maps import RowMaps
 from vitscope.short_repr import ShortRepr

@@ -1,7 +1,7 @@
 """The saved result of judging maps: tables of scores, and their summary."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitscope.files.disk_errors import plain_disk_errors
+from vitscope.files.json_files import read_json, write_json
+from vitscope.files.printable import printable_path
 from vitscope.files.reading import open_table, plain_damage
+from vitscope.files.storage import link_or_copy
+from vitscope.files.typed_json import read_typed
 from vitscope.metrics.jackknife import Estimate
+from vitscope.results.image_maps import ImageMaps, read_maps, write_maps
 from vitscope.results.map_verdict import (
     REFERENCE_MAP,
     MapVerdict,
@@ -23,10 +28,13 @@ from vitscope.results.map_verdict import (
 from vitscope.results.result_html import show_judgement
 from vitscope.results.saved_result import TabularResult
 from vitscope.results.schema import JudgementSummary, read_summary
-from vitscope.results.schema_maps import MapScores
+from vitscope.results.schema_maps import ByMap, JudgedImage, MapScores
 
 SCORES, MAPS = "scores.parquet", "maps.parquet"
 """Tables: a row for each image, removal and map; and a row for each image and map."""
+
+_MAPS_FILE, _ABOUT_FILE = "maps.npz", "maps.json"
+"""Files of a part: maps of an image that is kept."""
 
 CURVES = ("deletion_curve", "insertion_curve")
 PLAUSIBILITY = ("pointing", "mass_in_mask", "average_precision", "mask_area")
@@ -69,6 +77,62 @@ class JudgeResult(TabularResult):
             ResultError: If the table cannot be read.
         """
         return _read_table(self.folder, SCORES)
+
+    def read_maps(self, index: int) -> ImageMaps:
+        """One of the kept images, with its maps.
+
+        Args:
+            index: Its index in `summary.images`.
+
+        Returns:
+            The image and its maps.
+
+        Raises:
+            ResultError: If its file is missing or damaged.
+        """
+        return read_maps(self.folder / _name_maps(index), self.summary.images[index].maps)
+
+
+def _name_maps(index: int) -> str:
+    return f"maps/{index:04d}.npz"
+
+
+@dataclass(frozen=True)
+class _About:
+    maps: ByMap
+
+
+def write_part_maps(part: Path, maps: ImageMaps) -> None:
+    """Write the maps of an image that is kept."""
+    write_maps(part / _MAPS_FILE, maps)
+    about = {name: one.about for name, one in maps.maps.items()}
+    write_json(part / _ABOUT_FILE, asdict(_About(about)))
+
+
+def keep_images(folder: Path, parts: Sequence[Path]) -> tuple[JudgedImage, ...]:
+    """Keep the images of parts that have maps, with each map's skill."""
+    kept: list[JudgedImage] = []
+    for part in parts:
+        if not (part / _MAPS_FILE).exists():
+            continue
+        about = part / _ABOUT_FILE
+        name = _name_maps(len(kept))
+        with plain_disk_errors(folder):
+            (folder / name).parent.mkdir(exist_ok=True)
+            link_or_copy(part / _MAPS_FILE, folder / name)
+        scores = _read_table(part, SCORES)
+        first = next(iter(_split(scores, "removal").values()))
+        skills = zip(first["map"].to_pylist(), _take(first, "skill").tolist(), strict=True)
+        kept.append(
+            JudgedImage(
+                path=first["path"][0].as_py(),
+                image_id=first["image_id"][0].as_py(),
+                file=name,
+                maps=read_typed(_About, read_json(about), printable_path(about)).maps,
+                skill=dict(skills),
+            )
+        )
+    return tuple(kept)
 
 
 def write_tables(folder: Path, scores: pa.Table, maps: pa.Table) -> None:

@@ -14,11 +14,10 @@ from vitscope.results.schema import (
     ExplanationSummary,
     JudgementSummary,
     LedgerSummary,
-    MapSummary,
     OneShotSummary,
     Summary,
 )
-from vitscope.results.schema_maps import MapScores
+from vitscope.results.schema_maps import MapScores, MapSummary
 from vitscope.results.schema_numbers import LayerSummary, Measured, TraceSummary
 from vitscope.results.vocabulary import SOURCES, name_term, name_token, order_terms
 

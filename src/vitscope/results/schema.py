@@ -21,7 +21,7 @@ from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.estimates import HighNormTokens
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.map_verdict import MapVerdict
-from vitscope.results.schema_maps import JudgedMap, JudgeReference, MapScores
+from vitscope.results.schema_maps import ByMap, JudgedImage, JudgedMap, JudgeReference, MapScores
 from vitscope.results.schema_numbers import (
     Chance,
     CovariateSummary,
@@ -32,7 +32,6 @@ from vitscope.results.schema_numbers import (
     TraceSummary,
 )
 from vitscope.results.verdict import ImageVerdict
-from vitscope.results.vocabulary import MapKind
 
 SCHEMA_VERSION = 5
 
@@ -202,20 +201,6 @@ class ReferenceSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapSummary(MapKind):
-    """One map of one image: what its file of arrays does not say."""
-
-    target: str | None = None  # the number that is explained; None for a map without one
-    # sum of its values by what is no patch: registers, [CLS]; for shares also skip and bias
-    unplaced: Mapping[str, float]
-    total: float | None = None  # what all values should sum to; None if the method claims no sum
-
-
-ByMap = Annotated[Mapping[str, MapSummary], NotEmpty()]
-"""By name of the map, in the order of display."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ExplainedImage:
     """One explained image."""
 
@@ -261,6 +246,7 @@ class JudgementSummary(Summary):
     plausibility: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     # by map: how it changes with the weights, with the target, and with noise
     sanity: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    images: tuple[JudgedImage, ...] = ()  # some of the images, with their maps
 
 
 KINDS: tuple[type[Summary], ...] = (

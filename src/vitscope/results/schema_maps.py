@@ -1,10 +1,27 @@
-"""Types of a saved judgement of maps."""
+"""Types of saved maps, and of a judgement of maps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
+from vitscope.files.typed_json import NotEmpty
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.map_verdict import Comparison
+from vitscope.results.vocabulary import MapKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapSummary(MapKind):
+    """One map of one image: what its file of arrays does not say."""
+
+    target: str | None = None  # the number that is explained; None for a map without one
+    # sum of its values by what is no patch: registers, [CLS]; for shares also skip and bias
+    unplaced: Mapping[str, float]
+    total: float | None = None  # what all values should sum to; None if the method claims no sum
+
+
+ByMap = Annotated[Mapping[str, MapSummary], NotEmpty()]
+"""By name of the map, in the order of display."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +43,17 @@ class MapScores:
     deletion: tuple[float, ...]  # mean s at k/16 of the patches removed, most important first
     insertion: tuple[float, ...]  # mean s at k/16 of the patches present, most important first
     against_attention: Comparison | None  # None for attention, or for a model without it
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedImage:
+    """A judged image that is kept with its maps."""
+
+    path: str  # its file, printable
+    image_id: str  # digest of its bytes
+    file: str  # file of its maps in the result's folder
+    maps: ByMap
+    skill: Mapping[str, float]  # by map, with the first removal; NaN where it is undefined
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,10 @@
 """Judging maps: which one is most faithful for a model, on some images."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -10,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from torch import nn
+from jaxtyping import UInt8
+from torch import Tensor, nn
 
 from vitscope.adapters.registry import open_model
 from vitscope.config import JudgeConfig, combine
@@ -25,17 +28,17 @@ from vitscope.files.storage import (
 )
 from vitscope.files.workspace import Plan, Workspace, open_workspace
 from vitscope.images.addresses import Images, read_image
-from vitscope.images.decoding import decode_for_model
-from vitscope.images.image_set import ImageBatch, ImageSet
+from vitscope.images.decoding import decode_for_model, prepare_image
+from vitscope.images.image_set import ImageSet
 from vitscope.images.in_memory import HeldImage
 from vitscope.images.masks import crop_mask, decode_mask
 from vitscope.maps.judgement import SCORES, Judgement, judge_images
-from vitscope.maps.method import MapInput, MapMethod
+from vitscope.maps.method import MapInput, MapMethod, MapValues
 from vitscope.maps.references import References, make_references
-from vitscope.maps.registry import find_method
+from vitscope.maps.registry import check_maps, find_method
 from vitscope.maps.removal import find_removal
 from vitscope.maps.sanity import measure_sanity, measure_sensitivity
-from vitscope.maps.targets import explain_other, read_target
+from vitscope.maps.targets import TargetChoice, explain_other
 from vitscope.metrics.faithfulness import compute_rank
 from vitscope.metrics.plausibility import (
     compute_average_precision,
@@ -44,10 +47,13 @@ from vitscope.metrics.plausibility import (
 )
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.running import HALF_PRECISIONS
+from vitscope.results.image_maps import ImageMap, ImageMaps, place_map
 from vitscope.results.judge_result import (
     JudgeResult,
     concat_tables,
+    keep_images,
     summarize_tables,
+    write_part_maps,
     write_tables,
 )
 from vitscope.results.saved_result import write_result
@@ -87,6 +93,7 @@ def judge(
     images: ImageSet | Images,
     config: JudgeConfig | None = None,
     *,
+    target: str | Tensor | TargetChoice | None = None,
     references: ImageSet | Images | None = None,
     preprocessed: bool = False,
     out: str | Path | None = None,
@@ -108,6 +115,9 @@ def judge(
         images: Folders, files, URLs, PIL images, arrays, tensors, datasets, or several of these
             (docs/data.md), or an `ImageSet`.
         config: Settings; the defaults if None. Images run one at a time, whatever the batch size.
+        target: The number that maps explain: "self" (the default, the image's own feature less the
+            mean of the references), "cosine", a vector that the feature is compared with, or a
+            function of `vitscope.maps.targets`.
         references: Images to compare with, prepared alike: their mean centres the target, up to
             four of them are what traced maps and the removal "shuffle" use. If None, the judged
             images themselves; an image is never compared with itself.
@@ -134,8 +144,8 @@ def judge(
     """
     vit = open_model(vit)
     config = combine(JudgeConfig, config, settings)
-    target = as_folder(out)
-    if resume and target is None:
+    folder = as_folder(out)
+    if resume and folder is None:
         raise UsageError("no folder was given for the result: resume needs `out`")
     image_set = make_image_set(vit, images, config, preprocessed=preprocessed).without_copies()
     compared = image_set
@@ -143,25 +153,31 @@ def judge(
         others = replace(config, limit=None, masks=None)
         compared = make_image_set(vit, references, others, preprocessed=preprocessed)
         compared = compared.without_copies()
-    run = JudgeRun(vit, image_set, compared, config, given=references is not None)
-    if target is None:
-        with scratch_folder() as folder, TemporaryDirectory(prefix="vitscope-parts-") as parts:
-            run.execute(folder, Workspace(Path(parts)), on_progress)
-        return JudgeResult.own(folder)
+    run = JudgeRun(vit, image_set, compared, config, target, given=references is not None)
+    if folder is None:
+        with scratch_folder() as made, TemporaryDirectory(prefix="vitscope-parts-") as parts:
+            run.execute(made, Workspace(Path(parts)), on_progress)
+        return JudgeResult.own(made)
     replaces = is_result if overwrite else never
-    check_target(target, replaces)
+    check_target(folder, replaces)
     with (
-        open_workspace(target, run.plan, resume=resume, overwrite=overwrite) as workspace,
-        staged_folder(target, replaces=replaces) as staging,
+        open_workspace(folder, run.plan, resume=resume, overwrite=overwrite) as workspace,
+        _told_of_images(workspace, len(image_set), resume=resume),
+        staged_folder(folder, replaces=replaces) as staging,
     ):
         run.execute(staging, workspace, on_progress)
-    return JudgeResult(target)
+    return JudgeResult(folder)
 
 
-@dataclass(frozen=True)
-class _Choice:
-    methods: tuple[MapMethod, ...]
-    left_out: tuple[str, ...]  # notes on maps that do not exist for the model
+@contextmanager
+def _told_of_images(workspace: Workspace, num_images: int, *, resume: bool) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        if done := len(workspace.find_done()):
+            again = "the same command" if resume else "the same command with --resume"
+            error.add_note(f"{done} of {num_images} images are kept: {again} resumes it")
+        raise
 
 
 class JudgeRun:
@@ -173,6 +189,7 @@ class JudgeRun:
         images: ImageSet,
         compared: ImageSet,
         config: JudgeConfig,
+        target: str | Tensor | TargetChoice | None,
         *,
         given: bool,
     ) -> None:
@@ -183,9 +200,9 @@ class JudgeRun:
                 "use float32"
             )
         self._removals = [find_removal(name) for name in config.removals]
-        self._target = read_target(config.target)
-        self._methods = [find_method(name) for name in _list_maps(config.maps)]
-        self._asked = set(config.maps or ())
+        self._told_target = "self" if target is None else target
+        self._methods, self._left_out = _choose_methods(vit, config.maps)
+        self._target = check_maps(self._methods, vit, self._told_target, has_references=True)
         self._layer = vit.select_layer(config.layer)
         self._vit, self._images, self._compared = vit, images, compared
         self._config = replace(config, batch_size=1, dtype=config.dtype)
@@ -196,11 +213,12 @@ class JudgeRun:
     def plan(self) -> Plan:
         """All that the numbers depend on."""
         config = self._config
-        names = ("target", "removals", "layer", "sanity", "seed", "dtype", "masks")
+        names = ("removals", "layer", "sanity", "gallery", "seed", "dtype", "masks")
         plan = {
             "kind": "judgement",
             "images": _digest(self._images),
             "references": _digest(self._compared),
+            "target": self._describe_target(),
             "maps": [method.name for method in self._methods],
             **{name: getattr(config, name) for name in names},
             "weights_hash": self._run.weights_hash,
@@ -211,6 +229,12 @@ class JudgeRun:
         }
         found: dict[str, Any] = json.loads(json.dumps(plan))
         return found
+
+    def _describe_target(self) -> str:
+        told = self._told_target
+        if isinstance(told, Tensor):
+            return blake2b(told.double().cpu().numpy().tobytes(), digest_size=16).hexdigest()
+        return told if isinstance(told, str) else getattr(told, "__qualname__", repr(told))
 
     def execute(self, folder: Path, workspace: Workspace, on_progress: OnProgress | None) -> None:
         """Judge the images that are not done, and write the result."""
@@ -224,18 +248,16 @@ class JudgeRun:
                 if on_progress is not None:
                     on_progress(len(done) + number, len(self._images))
 
-            probe = self._make_input(references.pixels[:1], references)
-            choice = self._choose(probe)
             for batch in run.iter_batches(advance):
                 given = self._make_input(batch.pixels, references)
                 with (
                     run.plain_errors(batch),
                     workspace.new_part(todo[batch.indices[0]]) as part,
                 ):
-                    self._judge(part, batch, given, choice)
+                    self._judge(part, todo[batch.indices[0]], batch.ids[0], given)
         self._run.failures[:] = run.failures
         self._run.check_some_read()
-        self._finish(folder, workspace, references, choice)
+        self._finish(folder, workspace, references)
 
     def _make_input(self, pixels: Pixels, references: References) -> MapInput:
         return MapInput(
@@ -256,44 +278,51 @@ class JudgeRun:
             )
         return references
 
-    def _choose(self, given: MapInput) -> _Choice:
-        # Maps of the default list that do not exist for the model are left out, with a note.
-        methods, left_out = [], []
-        for method in self._methods:
-            try:
-                method.compute(given)
-            except UnsupportedModelError as error:
-                if method.name in self._asked:
-                    raise
-                left_out.append(f"{method.name} is left out: {error}")
-            else:
-                methods.append(method)
-        return _Choice(tuple(methods), tuple(left_out))
-
-    def _judge(self, part: Path, batch: ImageBatch, given: MapInput, choice: _Choice) -> None:
+    def _judge(self, part: Path, number: int, image_id: str, given: MapInput) -> None:
         made, seconds = {}, {}
-        for method in choice.methods:
+        for method in self._methods:
             start = perf_counter()
             made[method.name] = method.compute(given)
             seconds[method.name] = perf_counter() - start
         judged = [judge_images(given, made, removal) for removal in self._removals]
         image = {
-            "path": self._images.name_image(batch.indices[0]),
-            "image_id": batch.ids[0],
+            "path": self._images.name_image(number),
+            "image_id": image_id,
         }
         numbers = {name: {"seconds": value} for name, value in seconds.items()}
         places = slice(given.patches.start, given.patches.stop)
-        if self._images.masks and (mask := self._images.masks[batch.indices[0]]) is not None:
-            shares = self._read_mask(mask, batch.indices[0], given.layout.grid)
+        if self._images.masks and (mask := self._images.masks[number]) is not None:
+            shares = self._read_mask(mask, number, given.layout.grid)
             for name, values in made.items():
                 of_patches = values.values[0, places].double().cpu().numpy()
                 numbers[name] |= _score_plausibility(of_patches, shares)
         if self._config.sanity:
-            for name, found in _check_sanity(given, choice.methods).items():
+            for name, found in _check_sanity(given, self._methods).items():
                 numbers[name] |= found
         rows = [{**image, "map": name, **values} for name, values in numbers.items()]
         scores = pa.Table.from_pylist([row | image for row in _list_scores(judged)])
         write_tables(part, scores, pa.Table.from_pylist(rows))
+        if number < self._config.gallery:
+            shown = self._read_shown(number)
+            write_part_maps(part, ImageMaps(image=shown, maps=self._place(given, made)))
+
+    def _read_shown(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
+        preprocessing = self._images.preprocessing
+        image = decode_for_model(read_image(self._images.addresses[number]), preprocessing)
+        return np.asarray(prepare_image(image, preprocessing)[0])
+
+    def _place(self, given: MapInput, made: Mapping[str, MapValues]) -> dict[str, ImageMap]:
+        return {
+            method.name: place_map(
+                method,
+                given.layout,
+                made[method.name].values[0],
+                error=None if (error := made[method.name].error) is None else error[0],
+                total=None if (total := made[method.name].total) is None else float(total[0]),
+                target=given.target.name if method.targeted else None,
+            )
+            for method in self._methods
+        }
 
     def _read_mask(self, path: Path, index: int, grid: tuple[int, int]) -> np.ndarray:
         # Share of each patch that lies on the object.
@@ -304,17 +333,15 @@ class JudgeRun:
         cells = (segments != 0).reshape(rows, height // rows, columns, width // columns)
         return np.asarray(cells.mean(axis=(1, 3)).ravel())
 
-    def _finish(
-        self, folder: Path, workspace: Workspace, references: References, choice: _Choice
-    ) -> None:
+    def _finish(self, folder: Path, workspace: Workspace, references: References) -> None:
         parts = [workspace.part(number) for number in sorted(workspace.find_done())]
         concat_tables(folder, parts)
-        titles = {method.name: method.title for method in choice.methods}
+        titles = {method.name: method.title for method in self._methods}
         found = summarize_tables(folder, titles)
         model = self._run.describe_model()
         source = "given" if self._given else "the judged images themselves"
         summary = JudgementSummary(
-            model=replace(model, notes=(*model.notes, *choice.left_out)),
+            model=replace(model, notes=(*model.notes, *self._left_out)),
             settings=Settings(),
             preprocessing=describe_preprocessing(self._vit, self._images.preprocessing),
             data=DataSummary(
@@ -324,7 +351,7 @@ class JudgeRun:
                 notes=tuple(self._images.notes),
             ),
             layer=self._layer,
-            target=self._config.target,
+            target=self._told_target if isinstance(self._told_target, str) else "vector",
             reference=JudgeReference(source=source, num_images=references.num_images),
             verdict=found.verdict,
             maps={
@@ -335,12 +362,13 @@ class JudgeRun:
                     source=method.source,
                     seconds=found.seconds[method.name],
                 )
-                for method in choice.methods
+                for method in self._methods
             },
             removals=found.removals,
             ceiling=found.ceiling,
             plausibility=found.plausibility,
             sanity=found.sanity,
+            images=keep_images(folder, parts),
         )
         write_result(
             folder,
@@ -355,8 +383,25 @@ def _digest(images: ImageSet) -> str:
     return digest_files(images, {address: address.version for address in held})
 
 
-def _list_maps(asked: Sequence[str] | None) -> list[str]:
-    return list(dict.fromkeys([*ALWAYS, *(DEFAULT_MAPS if asked is None else asked)]))
+def _choose_methods(
+    vit: ViTAdapter, asked: Sequence[str] | None
+) -> tuple[list[MapMethod], list[str]]:
+    # What was not asked for by name and does not exist for the model is left out, with a note.
+    if isinstance(asked, str):
+        raise UsageError(f"maps was given as {asked!r}: expected names, such as [{asked!r}]")
+    names = dict.fromkeys([*ALWAYS, *(DEFAULT_MAPS if asked is None else asked)])
+    methods, left_out = [], []
+    for method in map(find_method, names):
+        try:
+            if method.check is not None:
+                method.check(vit)
+        except UnsupportedModelError as error:
+            if method.name in (asked or ()):
+                raise
+            left_out.append(f"{method.name} is left out: {error}")
+        else:
+            methods.append(method)
+    return methods, left_out
 
 
 def _list_scores(judged: Sequence[Judgement]) -> Iterator[dict[str, Any]]:

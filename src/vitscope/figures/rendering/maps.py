@@ -36,7 +36,7 @@ from vitscope.results.explanation import Explanation, ImageExplanation
 from vitscope.results.image_maps import ImageMap
 from vitscope.results.number_text import write_number
 from vitscope.results.result_text import tell_map
-from vitscope.results.schema import MapSummary
+from vitscope.results.schema_maps import MapSummary
 
 _SEQUENTIAL, _DIVERGING = "cividis", "PuOr"
 _LEFT_IN, _COLUMNS_IN = 0.08, (1.6, 3.48, 5.36)
