@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from vitscope.errors import UnsupportedModelError, UsageError
 
@@ -19,12 +20,15 @@ class TokenLayout:
             The ranges are disjoint and cover the sequence.
         grid: Patches as (rows, columns); the patch group is this grid in row-major order.
         query: Position of the token whose attention row is analysed ([CLS]); None if the query is a
-            learned probe outside the sequence (attention pooling).
+            learned probe outside the sequence (attention pooling), or if there is none.
+        averaged: Positions of the tokens whose mean is the global feature; None if the feature
+            comes from a query.
     """
 
     groups: Mapping[str, range]
     grid: tuple[int, int]
     query: int | None
+    averaged: range | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -58,7 +62,11 @@ class TokenLayout:
 
 
 def make_layout(
-    order: Mapping[str, int], grid: tuple[int, int], *, pooling_query: bool = False
+    order: Mapping[str, int],
+    grid: tuple[int, int],
+    *,
+    pooling_query: bool = False,
+    averaged: Literal["patches", "all"] | None = None,
 ) -> TokenLayout:
     """Make a layout of consecutive groups.
 
@@ -68,12 +76,14 @@ def make_layout(
         grid: Patches as (rows, columns).
         pooling_query: Whether the query is a learned probe outside the sequence; otherwise it is
             the first `cls` token.
+        averaged: Tokens whose mean is the global feature, which then has no query; None for a
+            feature that has one.
 
     Returns:
         The layout, its groups in the order of `GROUPS`.
 
     Raises:
-        UnsupportedModelError: If there is neither a [CLS] token nor a pooling query.
+        UnsupportedModelError: If there is neither a [CLS] token nor a pooling query nor an average.
     """
     ranges: dict[str, range] = {}
     start = 0
@@ -82,14 +92,18 @@ def make_layout(
         ranges[name] = range(start, start + size)
         start += size
     groups = {name: ranges[name] for name in GROUPS if len(ranges.get(name, ())) > 0}
+    found = MappingProxyType(groups)
+    if averaged is not None:
+        pooled = groups["patches"] if averaged == "patches" else range(start)
+        return TokenLayout(groups=found, grid=grid, query=None, averaged=pooled)
     if not pooling_query and "cls" not in groups:
         raise UnsupportedModelError(
-            "the model has no [CLS] token and no attention pooling: its global feature is an "
-            "average of the patches, so there is no attention row to ask about; choose a model "
-            "with a [CLS] token or an attention-pooling head"
+            "the model has no [CLS] token, no attention pooling and no average: nothing says "
+            "which of its tokens make its global feature"
         )
-    query = None if pooling_query else groups["cls"].start
-    return TokenLayout(groups=MappingProxyType(groups), grid=grid, query=query)
+    return TokenLayout(
+        groups=found, grid=grid, query=None if pooling_query else groups["cls"].start
+    )
 
 
 def make_grid(height_px: int, width_px: int, patch_size: tuple[int, int]) -> tuple[int, int]:

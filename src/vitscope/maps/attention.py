@@ -25,13 +25,16 @@ class _Walk:
     """A row vector that is multiplied by one matrix for each block, from the last to the first.
 
     Blocks come in this order in a backward pass, so no matrix is kept. The vector starts at [CLS];
-    with attention pooling, at the pooling query's own row.
+    at the mean of the tokens that are averaged; or, with attention pooling, at the pooling query's
+    own row.
     """
 
     def __init__(self, given: MapInput) -> None:
         self.vector = given.tokens.new_zeros(given.tokens.shape[:2])
         if given.layout.query is not None:
             self.vector[:, given.layout.query] = 1
+        if (averaged := given.layout.averaged) is not None:
+            self.vector[:, averaged.start : averaged.stop] = 1 / len(averaged)
 
     def multiply(self, matrix: Float[Tensor, "batch query key"]) -> Float[Tensor, "batch key"]:
         """The vector times a matrix."""
@@ -62,8 +65,9 @@ def _roll_out_by_norm(given: MapInput) -> MapValues:
     walk = _Walk(given)
     if given.layout.query is None:
         raise UnsupportedModelError(
-            "rollout_norm weighs the skip connection of every block, which vitscope does not read "
-            f"from the encoder of {given.vit.info.id}, a model with attention pooling: use rollout"
+            "rollout_norm weighs the skip connection of every block, which vitscope reads only "
+            f"where the global feature is [CLS] ({given.vit.info.id}: "
+            f"{given.vit.info.global_feature}): use rollout"
         )
     skips, branches = given.branch_norms
 
@@ -96,7 +100,7 @@ def _chefer(given: MapInput) -> MapValues:
 def _legrad(given: MapInput) -> MapValues:
     # Each of the last two blocks has a score of its own, the target of the mean of its output
     # tokens; its map is the mean over heads and queries of (∂s/∂A)⁺.
-    if given.layout.query is None:
+    if given.layout.query is None and given.layout.averaged is None:
         raise UnsupportedModelError(
             "legrad applies the final norm to the mean token of a block, which "
             f"{given.vit.info.id} does not do: its output comes from an attention-pooling head"

@@ -29,17 +29,19 @@ class Pass:
         feature: The global feature.
         streams: The residual stream at every depth: the input of every block, and the output of the
             last. At depth 0 each patch holds its own pixels and position alone.
-        normed: The input of the analysed attention: the tokens after the block's first norm.
+        normed: The input of the analysed attention: the tokens after the block's first norm; None
+            if no row is analysed.
     """
 
     feature: Float[Tensor, "batch out"]
     streams: tuple[Tokens, ...]
-    normed: Tokens
+    normed: Tokens | None
 
     def detach(self) -> "Pass":
         """The same numbers without their graph."""
         streams = tuple(stream.detach() for stream in self.streams)
-        return Pass(self.feature.detach(), streams, self.normed.detach())
+        normed = None if self.normed is None else self.normed.detach()
+        return Pass(self.feature.detach(), streams, normed)
 
 
 def find_patches(layout: TokenLayout, num_tokens: int) -> range:
@@ -48,7 +50,8 @@ def find_patches(layout: TokenLayout, num_tokens: int) -> range:
     A pooling head's layout may omit leading tokens that it does not pool over.
     """
     left_out = num_tokens - layout.num_tokens
-    if left_out and layout.query is not None:
+    pooling = layout.query is None and layout.averaged is None
+    if left_out and not pooling:
         layout.check_num_tokens(num_tokens)
     patches = layout.groups["patches"]
     return range(left_out + patches.start, left_out + patches.stop)
@@ -120,8 +123,11 @@ class _PassRecorder:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hook into the blocks for the duration of the context."""
-        attention = self._vit.blocks[self._vit.last_layer].attention
-        handles = [attention.register_forward_pre_hook(self._keep_normed, with_kwargs=True)]
+        analysed = [self._vit.blocks[self._vit.last_layer].attention] if self._vit.blocks else []
+        handles = [
+            attention.register_forward_pre_hook(self._keep_normed, with_kwargs=True)
+            for attention in analysed
+        ]
         for index, block in enumerate(self._blocks):
             enter, leave = partial(self._enter, index), partial(self._leave, index)
             handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
@@ -134,7 +140,8 @@ class _PassRecorder:
 
     def finish(self, feature: Tensor) -> Pass:
         """What was recorded."""
-        if len(self._streams) != len(self._blocks) + 1 or self._normed is None:
+        row_was_read = self._normed is not None or not self._vit.blocks
+        if len(self._streams) != len(self._blocks) + 1 or not row_was_read:
             raise UnsupportedModelError(
                 f"not all of the {len(self._blocks)} blocks of {self._vit.info.id} were run once: "
                 "they were replaced or repeated after it was wrapped; wrap the model as it is now"
@@ -157,7 +164,7 @@ class _PassRecorder:
         kept = {name: self._keep_positions(kwargs[name]) for name in others}
         return (), {first: stream, **kept}
 
-    def _start(self, stream: Tokens) -> Tokens:
+    def _start(self, stream: Tokens) -> Float[Tensor, "batch left dim"]:
         patches = find_patches(self._layout, stream.shape[1])
         tokens = (stream if self._tokens is None else self._tokens).detach()
         if self._kept is not None:

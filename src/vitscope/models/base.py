@@ -37,7 +37,7 @@ class ModelInfo:
         num_heads: Attention heads of the analysed block.
         patch_size: Patch (height, width) in pixels.
         num_registers: Register tokens.
-        global_feature: "cls" or "attention pooling".
+        global_feature: "cls", "attention pooling" or "average".
         source: Where the weights came from.
         notes: What a reader of the numbers should know about this model.
         recipe: Its training recipe, shared by models that differ only in size; empty if unknown.
@@ -68,12 +68,12 @@ class ViTAdapter:
         info: Description of the model.
         preprocessing: Preprocessing of its images.
         blocks: The analysable blocks by layer index: every block of a model with a [CLS] token,
-            only the pooling head (index = depth) of a model with attention pooling.
+            only the pooling head (index = depth) of a model with attention pooling, none of a
+            model that averages its tokens.
         make_layout: Function from input height and width in pixels to the token layout.
         run: The model's own forward, from pixels to the global feature.
         embed_row: Final norm and projection, applied to rows of the last block's output.
-        encoder: All encoder blocks in order, if the only analysable block is a pooling head;
-            otherwise empty, as `blocks` has them.
+        encoder: All encoder blocks in order; may be empty if `blocks` has them.
         weights_hash: Digest of the weights if `hashed` has computed it; otherwise every run
             computes its own.
         autocast: Whether the module currently runs under autocast; shared by all adapters of the
@@ -105,7 +105,17 @@ class ViTAdapter:
 
     @property
     def last_layer(self) -> int:
-        """Index of the layer that produces the global feature."""
+        """Index of the layer that produces the global feature.
+
+        Raises:
+            UnsupportedModelError: If the feature is an average, which no single row produces.
+        """
+        if not self.blocks:
+            raise UnsupportedModelError(
+                f"the global feature of {self.info.id} is an average of its tokens, so there is no "
+                "attention row to decompose or to draw: choose a map that needs none, such as "
+                "'traced', or a model with a [CLS] token or an attention-pooling head"
+            )
         return max(self.blocks)
 
     @property
@@ -232,16 +242,18 @@ class ViTAdapter:
 
         Raises:
             UsageError: If an index is not that of a layer with an analysable row.
+            UnsupportedModelError: If no layer of the model has one.
         """
+        last = self.last_layer
         if layers == "last":
-            return (self.last_layer,)
+            return (last,)
         chosen = set(self.blocks) if layers == "all" else {int(layer) for layer in layers}
         if unknown := sorted(chosen - set(self.blocks)):
             raise UsageError(
                 f"layer {unknown[0]} of {self.info.id} has no row to analyse: choose from "
                 f"{min(self.blocks)} to {max(self.blocks)} ({self.info.global_feature})"
             )
-        return tuple(sorted(chosen | {self.last_layer}))
+        return tuple(sorted(chosen | {last}))
 
     def select_layer(self, layer: int | None) -> int:
         """Convert a choice of one layer to its index.
@@ -254,6 +266,7 @@ class ViTAdapter:
 
         Raises:
             UsageError: If it is not the index of a layer with an analysable row.
+            UnsupportedModelError: If no layer of the model has one.
         """
         try:
             if isinstance(layer, bool):
