@@ -11,7 +11,8 @@ from vitscope import wrap_model
 from vitscope.testing import check_adapter
 from vitscope.testing.tiny_open_clip import TINY_OPEN_CLIP
 from vitscope.testing.tiny_timm import AVERAGED_TIMM, TINY_TIMM
-from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
+from vitscope.testing.tiny_torchvision import TINY_TORCHVISION
+from vitscope.testing.tiny_transformers import AVERAGED_TRANSFORMERS, TINY_TRANSFORMERS
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 TINY_MODELS = {
@@ -20,12 +21,17 @@ TINY_MODELS = {
         ("transformers", TINY_TRANSFORMERS),
         ("timm", TINY_TIMM),
         ("open_clip", TINY_OPEN_CLIP),
+        ("torchvision", TINY_TORCHVISION),
     )
     for name, build in models.items()
 }
 """Models with a row to decompose."""
 
-AVERAGED_MODELS = {f"timm/{name}": build for name, build in AVERAGED_TIMM.items()}
+AVERAGED_MODELS = {
+    f"{library}/{name}": build
+    for library, models in (("transformers", AVERAGED_TRANSFORMERS), ("timm", AVERAGED_TIMM))
+    for name, build in models.items()
+}
 """Models that average their tokens."""
 
 ALL_MODELS = TINY_MODELS | AVERAGED_MODELS

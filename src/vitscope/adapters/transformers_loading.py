@@ -41,7 +41,6 @@ _REFUSED: Mapping[str, str] = {
         "NaFlex pads the patch sequence; a SigLIP 2 checkpoint of fixed resolution, whose model "
         "type is siglip, works"
     ),
-    "ijepa": "it has no [CLS] token, its global feature is an average of the patches",
 }
 """Reasons why some related models are refused, by the start of their model type."""
 

@@ -245,6 +245,7 @@ def _measure_branches(
     handles = [
         parts.mlp_norm.register_forward_pre_hook(keep, with_kwargs=True)
         for parts in vit.blocks.values()
+        if parts.mlp_norm is not None
     ]
     try:
         run_blocks(vit, pixels)

@@ -119,6 +119,7 @@ class _PassRecorder:
         self._functions = functions
         self._streams: list[Tensor] = []
         self._normed: Tensor | None = None
+        self._num_left = 0
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -132,6 +133,11 @@ class _PassRecorder:
             enter, leave = partial(self._enter, index), partial(self._leave, index)
             handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
             handles.append(block.register_forward_hook(leave))
+        if self._kept is not None:
+            handles += [
+                module.register_forward_hook(self._keep_pairs)
+                for module in self._vit.position_biases
+            ]
         try:
             yield
         finally:
@@ -165,16 +171,25 @@ class _PassRecorder:
         return (), {first: stream, **kept}
 
     def _start(self, stream: Tokens) -> Float[Tensor, "batch left dim"]:
-        patches = find_patches(self._layout, stream.shape[1])
         tokens = (stream if self._tokens is None else self._tokens).detach()
         if self._kept is not None:
-            others = [i for i in range(stream.shape[1]) if i not in patches]
-            fixed = torch.tensor(others, dtype=torch.long, device=tokens.device)
-            fixed = fixed.expand(len(self._kept), -1)
-            kept = self._kept + patches.start
-            chosen = torch.cat([fixed, kept], dim=1).sort(dim=1).values
-            tokens = tokens.gather(1, chosen.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+            left = self._choose_tokens(self._kept, stream.shape[1])
+            tokens = tokens.gather(1, left.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
         return tokens.requires_grad_(self._functions is not None)
+
+    def _choose_tokens(self, kept: Kept, num_tokens: int) -> Int[Tensor, "batch left"]:
+        patches = find_patches(self._layout, num_tokens)
+        others = [i for i in range(num_tokens) if i not in patches]
+        fixed = torch.tensor(others, dtype=torch.long, device=kept.device).expand(len(kept), -1)
+        return torch.cat([fixed, kept + patches.start], dim=1).sort(dim=1).values
+
+    def _keep_pairs(
+        self, _: nn.Module, __: object, bias: Float[Tensor, "1 head token token"]
+    ) -> Float[Tensor, "batch head left left"]:
+        assert self._kept is not None
+        left = self._choose_tokens(self._kept, bias.shape[-1])
+        self._num_left = left.shape[1]
+        return bias[0][:, left.unsqueeze(2), left.unsqueeze(1)].transpose(0, 1)
 
     def _keep_positions(self, value: Any) -> Any:
         # Rotary positions come as one row for each patch.
@@ -183,6 +198,8 @@ class _PassRecorder:
         if isinstance(value, tuple | list):
             return type(value)(map(self._keep_positions, value))
         num_patches = len(self._layout.groups["patches"])
+        if value.shape[-2:] == (self._num_left, self._num_left):  # of `_keep_pairs`
+            return value
         if value.ndim > 3 or value.ndim < 2 or value.shape[-2] != num_patches:
             raise UnsupportedModelError(
                 f"{self._vit.info.id} hands a tensor of shape {tuple(value.shape)} to its blocks, "

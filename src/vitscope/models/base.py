@@ -74,6 +74,8 @@ class ViTAdapter:
         run: The model's own forward, from pixels to the global feature.
         embed_row: Final norm and projection, applied to rows of the last block's output.
         encoder: All encoder blocks in order; may be empty if `blocks` has them.
+        position_biases: Modules whose output is added to the query-key products of all pairs of
+            tokens.
         weights_hash: Digest of the weights if `hashed` has computed it; otherwise every run
             computes its own.
         autocast: Whether the module currently runs under autocast; shared by all adapters of the
@@ -88,6 +90,7 @@ class ViTAdapter:
     run: Callable[[Pixels], Float[Tensor, "batch out"]]
     embed_row: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch out"]]
     encoder: tuple[nn.Module, ...] = ()
+    position_biases: tuple[nn.Module, ...] = ()
     weights_hash: str | None = None
     autocast: Autocast = field(default_factory=Autocast, repr=False)
 
