@@ -81,7 +81,9 @@ def test_every_patch_kept_is_the_model_itself(given, name):
     one = given[name]
     every = torch.arange(len(one.patches)).expand(len(one.pixels), -1)
     run = run_blocks(one.vit, one.pixels, kept=every)
-    torch.testing.assert_close(run.feature, one.vit.run(one.pixels), rtol=1e-12, atol=1e-12)
+    # AIMv2 and InternViT compute their norms in float32 whatever the model's precision.
+    close = 1e-5 if name in {"transformers/aimv2_headless", "transformers/internvl_mean"} else 1e-12
+    torch.testing.assert_close(run.feature, one.vit.run(one.pixels), rtol=close, atol=close)
 
 
 @pytest.mark.parametrize("name", ["timm/vit_reg_gap", "timm/vit_all"])

@@ -28,7 +28,9 @@ def test_the_check_notices_a_wrong_account(name):
 @pytest.mark.parametrize("name", AVERAGED_MODELS)
 def test_the_check_notices_an_operation_without_a_rule(name):
     vit = wrap_model(AVERAGED_MODELS[name]())
-    vit.encoder_blocks[-1].register_forward_hook(lambda _, __, out: out.atan())
+    vit.encoder_blocks[-1].register_forward_hook(
+        lambda _, __, out: (out[0].atan(),) if isinstance(out, tuple) else out.atan()
+    )
     with pytest.raises(ImbalanceError):
         check_adapter(vit, tiny_pixels(vit))
 

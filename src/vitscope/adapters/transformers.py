@@ -138,8 +138,7 @@ def _check_config(family: Family, config: Any) -> None:
 def _name_feature(tower: Any, family: Family) -> str:
     if family.pooling_head is not None and hasattr(tower, family.pooling_head):
         return "attention pooling"
-    config = tower.config
-    averaged = not family.cls or getattr(config, "use_mean_pooling", False)
+    averaged = not family.cls or (family.mean_pooling and tower.config.use_mean_pooling)
     return "average" if averaged else "cls"
 
 
@@ -203,6 +202,12 @@ def _take_feature(tower: Any, family: Family, outputs: Any) -> Float[Tensor, "ba
 
 
 def _check_precision(tower: Any, family: Family) -> None:
+    rounded = getattr(tower.config, "norm_type", None) == "rms_norm"
+    if rounded and _name_feature(tower, family) == "cls" and tower.dtype == torch.float64:
+        raise UsageError(
+            f"transformers' RMS norm of {family.name} computes in float32 even in a float64 model, "
+            "which cannot balance to float64: use float32"
+        )
     kernel = tower.config._attn_implementation
     if family.float32_softmax and kernel == "eager" and tower.dtype == torch.float64:
         raise UsageError(

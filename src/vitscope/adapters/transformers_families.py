@@ -83,6 +83,7 @@ class Family:
     # Output with the global feature; in `last_hidden_state` it is the first row.
     output: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
     cls: bool = True  # whether there is a [CLS] token
+    mean_pooling: bool = False  # whether use_mean_pooling takes the mean of the patches instead
     pooling_head: str | None = None  # attention-pooling head, which a tower may lack
     distillation: bool = False  # whether a distillation token follows [CLS]
     registers: bool = False  # whether the configuration has a number of register tokens
@@ -165,6 +166,7 @@ _BEIT = Family(
     final_norm="layernorm",
     optional=("pooler", "shared_position_bias"),
     output="last_hidden_state",
+    mean_pooling=True,
     positions="native",
     float32_softmax=True,
     processor="BeitImageProcessor",
@@ -245,7 +247,9 @@ FAMILIES: Mapping[str, Family] = {
             model="ViTMSNModel",
             wrappers=("ViTMSNForImageClassification",),
             optional=(),
-            preprocessing=replace(_IMAGENET, resize="stretch", crop_fraction=1.0),
+            preprocessing=replace(
+                _IMAGENET, resize="stretch", crop_fraction=1.0, interpolation="bilinear"
+            ),
         ),
         replace(
             _VIT,
@@ -254,7 +258,6 @@ FAMILIES: Mapping[str, Family] = {
             wrappers=("IJepaForImageClassification",),
             attribute="ijepa",
             cls=False,
-            preprocessing=replace(_IMAGENET, resize="stretch", crop_fraction=1.0),
         ),
         _BEIT,
         replace(
