@@ -30,3 +30,15 @@ def test_what_is_dropped_is_what_nobody_reads(name):
         for handle in handles:
             handle.remove()
         torch.testing.assert_close(found[image], expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["beit", "beit_shared", "data2vec"])
+def test_a_model_can_be_trained_after_it_was_traced(name):
+    module = TINY_TRANSFORMERS[name]()
+    vit = wrap_model(module)
+    pixels = torch.randn(
+        1, 3, 16, 56
+    )  # a size that no other test uses: the library keeps its index
+    vit.trace(pixels, [vit.last_layer], lambda _: None)
+    module(pixels).last_hidden_state.sum().backward()
+    assert all(part.relative_position_bias_table.grad is not None for part in vit.position_biases)

@@ -312,7 +312,7 @@ class ViTAdapter:
         layout = self.make_layout(pixels.shape[-2], pixels.shape[-1])
         with ExitStack() as stack:
             stack.enter_context(self.undisturbed())
-            stack.enter_context(self.autocast.without_gradients())
+            stack.enter_context(self._without_gradients())
             stack.enter_context(one_forward())
             recorders = {
                 layer: BlockRecorder(
@@ -342,6 +342,11 @@ class ViTAdapter:
     def encoder_blocks(self) -> Sequence[nn.Module]:
         """All encoder blocks in order."""
         return self.encoder or [parts.block for parts in self.blocks.values()]
+
+    def _without_gradients(self) -> AbstractContextManager[object]:
+        # transformers keeps the index of relative positions for later forwards; one that was made
+        # in inference mode could not be trained with.
+        return torch.no_grad() if self.position_biases else self.autocast.without_gradients()
 
     def _check_run_once(self, times_run: Mapping[int, int]) -> None:
         for layer, times in times_run.items():
