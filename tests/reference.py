@@ -41,13 +41,18 @@ def make_reference(
     layer_scale: Tensor | None,
     stream: Tensor | None,
     query: int,
+    bias: Tensor | None = None,
 ) -> Reference:
-    """q (batch, head, query token, head_dim); k, v (batch, head, token, head_dim); stream = x."""
+    """q (batch, head, query token, head_dim); k, v (batch, head, token, head_dim); stream = x.
+
+    `bias` (head, query token, token) is added to the scaled products.
+    """
     q, k, v, out_weight = q.double(), k.double(), v.double(), out_weight.double()
     dim = out_weight.shape[0]
     gamma = torch.ones(dim).double() if layer_scale is None else layer_scale.double()
-    bias = torch.zeros(dim).double() if out_bias is None else out_bias.double()
+    out_bias = torch.zeros(dim).double() if out_bias is None else out_bias.double()
     full = torch.einsum("bhqd,bhkd->bhqk", q, k).mul(scale)
+    full = full if bias is None else full + bias
     full = (full - full.amax(dim=-1, keepdim=True)).exp()
     full = full / full.sum(dim=-1, keepdim=True)
     attention = full[:, :, query]
@@ -56,7 +61,7 @@ def make_reference(
         attention=attention,
         token_values=weighted,
         token_contributions=torch.einsum("bnv,dv->bnd", weighted, out_weight) * gamma,
-        bias=bias * gamma,
+        bias=out_bias * gamma,
         skip=None if stream is None else stream.double()[:, query],
     )
 

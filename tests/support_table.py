@@ -10,8 +10,9 @@ import torch
 from vitscope import wrap_model
 from vitscope.testing import check_adapter
 from vitscope.testing.tiny_open_clip import TINY_OPEN_CLIP
-from vitscope.testing.tiny_timm import TINY_TIMM
-from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
+from vitscope.testing.tiny_timm import AVERAGED_TIMM, TINY_TIMM
+from vitscope.testing.tiny_torchvision import TINY_TORCHVISION
+from vitscope.testing.tiny_transformers import AVERAGED_TRANSFORMERS, TINY_TRANSFORMERS
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 TINY_MODELS = {
@@ -20,14 +21,28 @@ TINY_MODELS = {
         ("transformers", TINY_TRANSFORMERS),
         ("timm", TINY_TIMM),
         ("open_clip", TINY_OPEN_CLIP),
+        ("torchvision", TINY_TORCHVISION),
     )
     for name, build in models.items()
 }
+"""Models with a row to decompose."""
+
+AVERAGED_MODELS = {
+    f"{library}/{name}": build
+    for library, models in (("transformers", AVERAGED_TRANSFORMERS), ("timm", AVERAGED_TIMM))
+    for name, build in models.items()
+}
+"""Models that average their tokens."""
+
+ALL_MODELS = TINY_MODELS | AVERAGED_MODELS
+
 HEAD = """# Supported models
 
 Made by `python tests/support_table.py` from the tiny models that the tests run: each is built from
 the real library's classes with random weights, and in every layer balances against the model's own
-tensors to 1e-10 in float64 and 1e-4 in float32. The torch.hub code of facebookresearch/dinov2 and
+tensors to 1e-10 in float64 and 1e-4 in float32. A model that averages its tokens has no row to
+balance: there the traced map sums to what it explains at every depth, to 1e-8 in float64 and 1e-3
+in float32. The torch.hub code of facebookresearch/dinov2 and
 facebookresearch/dinov3 is tested on structural twins.
 
 | tested model | family | tokens besides patches | global feature |
@@ -41,7 +56,7 @@ def tiny_pixels(vit):
 
 
 def make_row(name):
-    vit = wrap_model(TINY_MODELS[name]())
+    vit = wrap_model(ALL_MODELS[name]())
     check_adapter(vit, tiny_pixels(vit))
     groups = vit.make_layout(*vit.preprocessing.size).groups.items()
     tokens = ", ".join(f"{len(at)} {group}" for group, at in groups if group != "patches")
@@ -49,7 +64,7 @@ def make_row(name):
 
 
 def make_page():
-    return HEAD + "".join(make_row(name) for name in TINY_MODELS)
+    return HEAD + "".join(make_row(name) for name in ALL_MODELS)
 
 
 if __name__ == "__main__":

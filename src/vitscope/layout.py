@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from vitscope.errors import UnsupportedModelError, UsageError
 
@@ -20,8 +21,10 @@ class TokenLayout:
     # patches as (rows, columns); the patch group is this grid in row-major order
     grid: tuple[int, int]
     # position of the token whose attention row is analysed ([CLS]); None if the query is a learned
-    # probe outside the sequence (attention pooling)
+    # probe outside the sequence (attention pooling), or if there is none
     query: int | None
+    # positions of the tokens whose mean is the global feature; None if it comes from a query
+    averaged: range | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -44,7 +47,11 @@ class TokenLayout:
 
 
 def make_layout(
-    order: Mapping[str, int], grid: tuple[int, int], *, pooling_query: bool = False
+    order: Mapping[str, int],
+    grid: tuple[int, int],
+    *,
+    pooling_query: bool = False,
+    averaged: Literal["patches", "all"] | None = None,
 ) -> TokenLayout:
     """Make a layout of consecutive groups.
 
@@ -54,12 +61,14 @@ def make_layout(
         grid: Patches as (rows, columns).
         pooling_query: Whether the query is a learned probe outside the sequence; otherwise it is
             the first `cls` token.
+        averaged: Tokens whose mean is the global feature, which then has no query; None for a
+            feature that has one.
 
     Returns:
         The layout, its groups in the order of `GROUPS`.
 
     Raises:
-        UnsupportedModelError: If there is neither a [CLS] token nor a pooling query.
+        UnsupportedModelError: If there is neither a [CLS] token nor a pooling query nor an average.
     """
     ranges: dict[str, range] = {}
     start = 0
@@ -68,14 +77,18 @@ def make_layout(
         ranges[name] = range(start, start + size)
         start += size
     groups = {name: ranges[name] for name in GROUPS if len(ranges.get(name, ())) > 0}
+    found = MappingProxyType(groups)
+    if averaged is not None:
+        pooled = groups["patches"] if averaged == "patches" else range(start)
+        return TokenLayout(groups=found, grid=grid, query=None, averaged=pooled)
     if not pooling_query and "cls" not in groups:
         raise UnsupportedModelError(
-            "the model has no [CLS] token and no attention pooling: its global feature is an "
-            "average of the patches, so there is no attention row to ask about; choose a model "
-            "with a [CLS] token or an attention-pooling head"
+            "the model has no [CLS] token, no attention pooling and no average: nothing says "
+            "which of its tokens make its global feature"
         )
-    query = None if pooling_query else groups["cls"].start
-    return TokenLayout(groups=MappingProxyType(groups), grid=grid, query=query)
+    return TokenLayout(
+        groups=found, grid=grid, query=None if pooling_query else groups["cls"].start
+    )
 
 
 def make_grid(height_px: int, width_px: int, patch_size: tuple[int, int]) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from vitscope.adapters.timm import make_timm_adapter
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.testing.randomize import randomize
-from vitscope.testing.tiny_timm import TINY_TIMM
+from vitscope.testing.tiny_timm import AVERAGED_TIMM, TINY_TIMM
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
 POOLED = ("siglip", "vit_map", "eva_map")
@@ -313,7 +313,7 @@ REFUSED = {
     "AttentionPoolPrr": lambda: VisionTransformer(**TINY, global_pool="prr"),
     "GlobalResponseNormMlp": lambda: VisionTransformer(**TINY, mlp_layer=make_grn_mlp),
     "in_chans": lambda: VisionTransformer(**TINY, in_chans=1),
-    "no \\[CLS\\]": lambda: VisionTransformer(**TINY, class_token=False, global_pool="avg"),
+    "no \\[CLS\\]": lambda: VisionTransformer(**TINY, class_token=False, global_pool="max"),
 }
 
 
@@ -361,9 +361,22 @@ def test_unknown_settings_are_refused_by_name(word, build):
     assert "\n" not in str(caught.value)
 
 
-def test_averaged_model_without_cls_is_refused_when_it_is_adapted():
-    module = VisionTransformer(**TINY, class_token=False, reg_tokens=4, global_pool="avg")
-    with pytest.raises(UnsupportedModelError, match="average of the patches"):
+@pytest.mark.parametrize("name", AVERAGED_TIMM)
+def test_averaged_model_without_cls_hands_out_its_own_feature(name):
+    module = AVERAGED_TIMM[name]()
+    adapter = make_timm_adapter(module)
+    pixels = make_pixels((32, 32), torch.float32)
+    with torch.no_grad():
+        expected = module.forward_head(module.forward_features(pixels), pre_logits=True)
+        assert torch.equal(adapter.run(pixels), expected)
+    assert not adapter.info.notes
+
+
+def test_blocks_of_an_averaged_model_are_refused_by_name_too():
+    module = VisionTransformer(
+        **TINY, class_token=False, global_pool="avg", block_fn=ParallelScalingBlock
+    )
+    with pytest.raises(UnsupportedModelError, match="ParallelScalingBlock"):
         make_timm_adapter(module)
 
 

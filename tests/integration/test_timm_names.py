@@ -47,10 +47,6 @@ class TestRefusedBeforeAnythingIsFetched:
         with pytest.raises(UnsupportedModelError, match="resnet18"):
             load_timm("resnet18")
 
-    def test_average_pooling_without_cls(self):
-        with pytest.raises(UnsupportedModelError, match="average of the patches"):
-            load_timm("vit_little_patch16_reg4_gap_256.sbb_in1k")
-
     def test_unsupported_setting(self):
         with pytest.raises(UnsupportedModelError, match="scale_attn_inner"):
             load_timm("eva02_base_patch16_clip_224.merged2b")
@@ -155,3 +151,16 @@ def test_cls_token_that_was_never_trained_is_noted(name, words):
     found = [note for note in notes if "never trains" in note]
     assert len(found) == (words is not None)
     assert all(note.startswith(words) for note in found)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_little_patch16_reg4_gap_256",
+        "vit_base_patch16_siglip_gap_224",
+        "vit_medium_patch16_rope_reg1_gap_256",
+    ],
+)
+def test_names_of_averaged_models_are_read(name):
+    adapter = make_timm_adapter(make_on_meta(name))
+    assert adapter.info.global_feature == "average"

@@ -22,8 +22,23 @@ HEADS = 4
 DINO = ("norm1", "attention", "o_proj")
 VIT = ("layernorm_before", "attention", "o_proj")
 CLIP = ("layer_norm1", "self_attn", "out_proj")
-STYLES = {"dinov2": DINO, "dinov3": DINO, "vit": VIT, "deit": VIT, "clip": CLIP}
+STYLES = {
+    "dinov2": DINO,
+    "dinov3": DINO,
+    "vit": VIT,
+    "deit": VIT,
+    "msn": VIT,
+    "beit": VIT,
+    "clip": CLIP,
+    "metaclip": CLIP,
+    "data2vec": ("layernorm_before", "attention", "output.dense"),
+    "internvl": ("layernorm_before", "attention", "projection_layer"),
+}
 """Names of the norm, the attention and its output projection, by the start of a model's name."""
+
+POOLED = {"siglip", "aimv2"}
+FIRST_ROW = ("vit", "deit", "msn", "beit", "data2vec", "internvl")
+"""Families whose library returns the [CLS] row among all tokens."""
 
 
 @cache
@@ -34,7 +49,7 @@ def build(name):
 def call(module, pixels, **options):
     """The library's own forward, at any size."""
     name = type(module).__name__
-    if name.startswith(("ViT", "DeiT", "CLIP", "Siglip")):
+    if name.startswith(("ViT", "DeiT", "CLIP", "Siglip", "MetaClip2")):
         options["interpolate_pos_encoding"] = True
     with torch.no_grad():
         return module(pixels, **options)
@@ -43,7 +58,7 @@ def call(module, pixels, **options):
 def public_feature(name, module, pixels):
     """What the library's documentation tells its users to take."""
     output = call(module, pixels)
-    if name.startswith(("vit", "deit")):
+    if name.startswith(FIRST_ROW):
         return output.last_hidden_state[:, 0]
     return output.image_embeds if name == "clip" else output.pooler_output
 
@@ -80,11 +95,36 @@ def rotate(x, size, config):
     return torch.cat((x[:, :, : -rows * columns], turned), dim=2)
 
 
-def reference_of_layer(name, layer, stream, size, config):
+def relative_bias(weights, size, config):
+    """Bias (head, token, token) of all relative positions, pair by pair, [CLS] first."""
+    table = next((w for name, w in weights.items() if "relative_position_bias_table" in name), None)
+    if table is None:
+        return 0.0
+    rows, columns = size[0] // 8, size[1] // 8
+    old = 2 * config.image_size // 8 - 1
+    window = table[:-3].T.reshape(1, HEADS, old, old)
+    window = torch.nn.functional.interpolate(
+        window, size=(2 * rows - 1, 2 * columns - 1), mode="bilinear"
+    )[0]
+    from_cls, to_cls, own = table[-3:]
+    bias = torch.empty(HEADS, 1 + rows * columns, 1 + rows * columns, dtype=torch.float64)
+    for i in range(rows * columns):
+        for j in range(rows * columns):
+            down, right = i // columns - j // columns, i % columns - j % columns
+            bias[:, 1 + i, 1 + j] = window[:, down + rows - 1, right + columns - 1]
+    bias[:, 0, :], bias[:, :, 0] = from_cls[:, None], to_cls[:, None]
+    bias[:, 0, 0] = own
+    return bias
+
+
+def reference_of_layer(name, layer, stream, size, config, shared):
     weights = {key: value.double() for key, value in layer.state_dict().items()}
     norm, attention, out = next(style for key, style in STYLES.items() if name.startswith(key))
     x = layer_norm(stream, weights, norm, config.layer_norm_eps)
-    q, k, v = (project(x, weights, f"{attention}.{part}_proj") for part in "qkv")
+    parts = [f"{attention}.{part}_proj" for part in "qkv"]
+    if name == "data2vec":
+        parts = [f"attention.attention.{part}" for part in ("query", "key", "value")]
+    q, k, v = (project(x, weights, part) for part in parts)
     if name.startswith("dinov3"):
         q, k = rotate(q, size, config), rotate(k, size, config)
     return make_reference(
@@ -94,9 +134,10 @@ def reference_of_layer(name, layer, stream, size, config):
         scale=(config.hidden_size / HEADS) ** -0.5,
         out_weight=weights[f"{attention}.{out}.weight"],
         out_bias=weights[f"{attention}.{out}.bias"],
-        layer_scale=weights.get("layer_scale1.lambda1"),
+        layer_scale=weights.get("layer_scale1.lambda1", weights.get("lambda_1")),
         stream=stream,
         query=0,
+        bias=relative_bias(weights, size, config) + shared,
     )
 
 
@@ -120,17 +161,37 @@ def reference_of_pooling(head, tokens):
     )
 
 
+def reference_of_aim_pooling(head, tokens):
+    weights = {key: value.double() for key, value in head.state_dict().items()}
+    query = weights["cls_token"].expand(tokens.shape[0], -1, -1)
+    return make_reference(
+        query.reshape(len(tokens), 1, HEADS, -1).permute(0, 2, 1, 3),
+        project(tokens, weights, "k_proj"),
+        project(tokens, weights, "v_proj"),
+        scale=(tokens.shape[-1] / HEADS) ** -0.5,
+        out_weight=weights["output_proj.weight"],
+        out_bias=weights["output_proj.bias"],
+        layer_scale=None,
+        stream=None,
+        query=0,
+    )
+
+
 def references(name, size):
     """One reference per analysed layer, from the library's public hidden states."""
     module = copy.deepcopy(build(name)).double()
     output = call(module, make_pixels(size), output_hidden_states=True)
     if name == "siglip":
         return [reference_of_pooling(module.head, output.last_hidden_state)]
+    if name == "aimv2":
+        return [reference_of_aim_pooling(module.head, output.last_hidden_state)]
     tower = module.vision_model if name == "clip" else module
+    above_layers = {key: w.double() for key, w in tower.state_dict().items() if "layer" not in key}
+    shared = relative_bias(above_layers, size, tower.config)
     layers = [m for m in tower.modules() if type(m).__name__.endswith(("Layer", "EncoderLayer"))]
     streams = output.hidden_states[: len(layers)]
     return [
-        reference_of_layer(name, layer, stream, size, tower.config)
+        reference_of_layer(name, layer, stream, size, tower.config, shared)
         for layer, stream in zip(layers, streams, strict=True)
     ]
 
@@ -146,7 +207,7 @@ def test_every_layer_matches_the_reference(name, size, dtype):
     adapter = make_transformers_adapter(copy.deepcopy(build(name))).to("cpu", dtype)
     found, _ = collect(adapter, make_pixels(size))
     expected = references(name, size)
-    assert len(found) == len(expected) == (1 if name == "siglip" else 3)
+    assert len(found) == len(expected) == (1 if name in POOLED else 3)
     for (trace, ledger), reference in zip(found, expected, strict=True):
         assert_ledger_matches(ledger, trace.layout, reference, tolerance)
         assert ledger.balance_error.max() <= tolerance

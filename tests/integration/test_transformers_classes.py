@@ -6,6 +6,11 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    Aimv2Config,
+    Aimv2Model,
+    BeitConfig,
+    BeitForImageClassification,
+    BeitForMaskedImageModeling,
     CLIPConfig,
     CLIPForImageClassification,
     CLIPModel,
@@ -15,18 +20,27 @@ from transformers import (
     Dinov2Config,
     Dinov2ForImageClassification,
     Dinov2Model,
+    IJepaConfig,
+    IJepaForImageClassification,
+    InternVLConfig,
+    InternVLModel,
+    InternVLVisionConfig,
+    InternVLVisionModel,
+    MetaClip2Config,
+    MetaClip2ForImageClassification,
+    MetaClip2Model,
     Siglip2VisionConfig,
     Siglip2VisionModel,
     SiglipConfig,
     SiglipForImageClassification,
     SiglipModel,
-    SiglipVisionConfig,
-    SiglipVisionModel,
     ViTConfig,
     ViTForImageClassification,
     ViTMAEConfig,
     ViTMAEModel,
     ViTModel,
+    ViTMSNConfig,
+    ViTMSNForImageClassification,
 )
 from transformers.models.vit.modeling_vit import ViTAttention
 
@@ -58,6 +72,7 @@ def run(adapter):
         (ViTForImageClassification, ViTConfig, "vit"),
         (DeiTForImageClassificationWithTeacher, DeiTConfig, "deit"),
         (Dinov2ForImageClassification, Dinov2Config, "dinov2"),
+        (ViTMSNForImageClassification, ViTMSNConfig, "vit"),
     ],
 )
 def test_a_classifier_is_reduced_to_its_tower(kind, config, tower):
@@ -70,8 +85,27 @@ def test_a_classifier_is_reduced_to_its_tower(kind, config, tower):
     assert torch.equal(run(adapter), expected)
 
 
-def test_a_whole_clip_model_keeps_its_projection_and_drops_its_text_tower():
-    module = make_pair(CLIPModel, CLIPConfig, projection_dim=12)
+@pytest.mark.parametrize(
+    ("kind", "config", "tower", "pool"),
+    [
+        (IJepaForImageClassification, IJepaConfig, "ijepa", lambda x: x.last_hidden_state.mean(1)),
+        (BeitForImageClassification, BeitConfig, "beit", lambda x: x.pooler_output),
+    ],
+)
+def test_a_classifier_of_averages_is_reduced_to_its_tower(kind, config, tower, pool):
+    module = randomize(kind(config(**SIZE)))
+    adapter = make_transformers_adapter(module)
+    assert adapter.module is module.get_submodule(tower)
+    assert any("mean of the patches" in note for note in adapter.info.notes)
+    with torch.no_grad():
+        assert torch.equal(adapter.run(PIXELS), pool(module.get_submodule(tower)(PIXELS)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"), [(CLIPModel, CLIPConfig), (MetaClip2Model, MetaClip2Config)]
+)
+def test_a_whole_clip_model_keeps_its_projection_and_drops_its_text_tower(kind, config):
+    module = make_pair(kind, config, projection_dim=12)
     adapter = make_transformers_adapter(module)
     with torch.no_grad():
         expected = module.get_image_features(PIXELS).pooler_output
@@ -80,6 +114,17 @@ def test_a_whole_clip_model_keeps_its_projection_and_drops_its_text_tower():
     assert adapter.info.num_params == sum(p.numel() for part in parts for p in part.parameters())
     adapter.to("cpu", torch.float64)
     assert module.text_model.final_layer_norm.weight.dtype == torch.float32
+
+
+def test_a_whole_aimv2_model_keeps_its_projection():
+    module = make_pair(Aimv2Model, Aimv2Config)
+    adapter = make_transformers_adapter(module)
+    with torch.no_grad():
+        expected = module.get_image_features(PIXELS).pooler_output
+        assert torch.equal(run(adapter), expected)
+        found = []
+        adapter.trace(PIXELS, [adapter.last_layer], found.append)
+        assert torch.equal(adapter.embed(found[0].output), expected)
 
 
 def test_a_whole_siglip_model_hands_out_its_image_features():
@@ -123,6 +168,18 @@ def test_eager_attention_that_cannot_reach_float64_is_refused_there():
         adapter.trace(torch.randn(1, 3, 32, 32), [2], lambda _: None)
 
 
+def test_an_rms_norm_that_cannot_reach_float64_is_refused_there():
+    config = InternVLVisionConfig(
+        **SIZE, norm_type="rms_norm", use_qk_norm=True, use_mean_pooling=False
+    )
+    adapter = make_transformers_adapter(randomize(InternVLVisionModel(config)))
+    ledgers = []
+    adapter.trace(PIXELS, [0, 1], lambda trace: ledgers.append(make_ledger(trace)))
+    assert max(ledger.balance_error.max() for ledger in ledgers) <= 1e-4
+    with pytest.raises(UsageError, match="use float32"):
+        run(adapter.to("cpu", torch.float64))
+
+
 # --- refused -----------------------------------------------------------------------------------
 
 
@@ -145,8 +202,18 @@ def test_eager_attention_that_cannot_reach_float64_is_refused_there():
             "SiglipForImageClassification .*average of the patches",
         ),
         (
-            lambda: SiglipVisionModel(SiglipVisionConfig(**SIZE, vision_use_head=False)),
-            "vision_use_head=False",
+            lambda: make_pair(MetaClip2ForImageClassification, MetaClip2Config),
+            "MetaClip2ForImageClassification .*average of the patches",
+        ),
+        (
+            lambda: BeitForMaskedImageModeling(BeitConfig(**SIZE)),
+            "BeitForMaskedImageModeling is not a class",
+        ),
+        (
+            lambda: InternVLModel(
+                InternVLConfig(vision_config=SIZE, text_config={"model_type": "qwen2"} | TEXT)
+            ),
+            "InternVLModel .*give its vision_tower",
         ),
         (lambda: Dinov2Backbone(Dinov2Config(**SIZE)), "Dinov2Backbone .*dinov2_with_registers"),
     ],

@@ -8,6 +8,11 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 from transformers import (
+    Aimv2Config,
+    Aimv2Model,
+    BeitConfig,
+    BeitForImageClassification,
+    BeitModel,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
@@ -30,10 +35,10 @@ from saved_models import (
     save_dinov2,
 )
 from tiny_configs import SIZE, TEXT
-from vitscope.adapters.transformers import load_transformers
+from vitscope.adapters.transformers import load_transformers, make_transformers_adapter
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.testing.randomize import randomize
-from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
+from vitscope.testing.tiny_transformers import AVERAGED_TRANSFORMERS, TINY_TRANSFORMERS
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -186,3 +191,45 @@ def test_an_old_image_processor_is_read(dinov2):
     before = load_transformers(str(dinov2)).preprocessing
     path.write_text(json.dumps(settings | {"image_processor_type": "BitFeatureExtractor"}))
     assert load_transformers(str(dinov2)).preprocessing == before
+
+
+NEWER = {
+    name: build
+    for name, build in (TINY_TRANSFORMERS | AVERAGED_TRANSFORMERS).items()
+    if name.startswith(("msn", "metaclip", "beit", "data2vec", "internvl", "aimv2", "ijepa"))
+}
+
+
+@pytest.mark.parametrize("name", [*NEWER, "siglip_headless"])
+def test_every_family_comes_back(tmp_path, name):
+    module = (TINY_TRANSFORMERS | AVERAGED_TRANSFORMERS)[name]()
+    module.save_pretrained(tmp_path)
+    loaded, given = load_transformers(str(tmp_path)), make_transformers_adapter(module)
+    with torch.no_grad():
+        assert torch.equal(loaded.run(PIXELS), given.run(PIXELS))
+    assert loaded.info.global_feature == given.info.global_feature
+
+
+@pytest.mark.parametrize("kind", [BeitModel, BeitForImageClassification])
+def test_beits_mean_has_its_norm_if_the_weights_do(tmp_path, kind):
+    module = randomize(kind(BeitConfig(**SIZE)))
+    module.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = getattr(module, "beit", module)(PIXELS).pooler_output
+        assert torch.equal(load_transformers(str(tmp_path)).run(PIXELS), expected)
+
+
+def test_beits_mean_without_a_norm_of_its_own(tmp_path):
+    module = randomize(BeitModel(BeitConfig(**SIZE), add_pooling_layer=False))
+    module.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = module(PIXELS).last_hidden_state[:, 1:].mean(dim=1)
+        assert torch.equal(load_transformers(str(tmp_path)).run(PIXELS), expected)
+
+
+def test_a_whole_aimv2_model_gives_its_image_tower_with_projection(tmp_path):
+    module = randomize(Aimv2Model(Aimv2Config(vision_config=SIZE, text_config=TEXT)))
+    module.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = module.get_image_features(PIXELS).pooler_output
+        assert torch.equal(load_transformers(str(tmp_path)).run(PIXELS), expected)

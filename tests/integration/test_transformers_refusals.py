@@ -42,7 +42,7 @@ def dinov2(tmp_path):
     ("changes", "words"),
     [
         ({"auto_map": {"AutoModel": "code.Model"}}, "does not execute"),
-        ({"model_type": "my_vit"}, "model type my_vit, expected one of clip, deit, dinov2"),
+        ({"model_type": "my_vit"}, "model type my_vit, expected one of aimv2, beit, clip"),
         ({"model_type": "vit_mae"}, "drops patches"),
         ({"model_type": "siglip2"}, "NaFlex"),
         ({"quantization_config": {"load_in_8bit": True}}, "quantised"),

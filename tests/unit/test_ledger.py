@@ -263,9 +263,16 @@ def test_layout_says_what_it_expected():
         layout.check_num_tokens(1370)
 
 
-def test_averaging_models_are_refused():
+def test_a_layout_whose_feature_comes_from_nowhere_is_refused():
     with pytest.raises(UnsupportedModelError, match=r"no \[CLS\] token"):
         make_layout({"registers": 4, "patches": 0}, (2, 2))
+
+
+def test_an_averaged_layout_has_no_query():
+    order = {"cls": 1, "registers": 4, "patches": 0}
+    layout = make_layout(order, (2, 2), averaged="patches")
+    assert (layout.query, layout.averaged) == (None, range(5, 9))
+    assert make_layout(order, (2, 2), averaged="all").averaged == range(9)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ RNG = np.random.default_rng(0)
 SIZES = [(640, 427), (333, 500), (224, 225), (256, 256), (100, 37), (301, 300), (7, 5), (1, 1)]
 BIT = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}
 PROCESSORS = {
+    "BeitImageProcessor": {},
+    "BeitImageProcessorPil": {},
     "BitImageProcessor": BIT,
     "BitImageProcessorPil": BIT,
     "CLIPImageProcessor": {},
@@ -108,21 +110,23 @@ def test_other_normalisations(name, changes):
     torch.testing.assert_close(found, run_processor(processor, image), rtol=0, atol=1e-6)
 
 
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 CUSTOMARY = {
-    "dinov2": (
-        "BitImageProcessor",
-        {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
-    ),
-    "dinov2_with_registers": (
-        "BitImageProcessor",
-        {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
-    ),
+    "dinov2": ("BitImageProcessor", IMAGENET),
+    "dinov2_with_registers": ("BitImageProcessor", IMAGENET),
     "dinov3_vit": ("DINOv3ViTImageProcessor", {}),
     "vit": ("ViTImageProcessor", {}),
-    "deit": (
-        "DeiTImageProcessor",
-        {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
+    "vit_msn": ("ViTImageProcessor", IMAGENET),
+    "ijepa": ("ViTImageProcessor", {}),
+    "deit": ("DeiTImageProcessor", IMAGENET),
+    "beit": ("BeitImageProcessor", {}),
+    "data2vec-vision": ("BeitImageProcessor", {}),
+    "internvl_vision": (
+        "CLIPImageProcessor",
+        IMAGENET,
     ),
+    "metaclip_2": ("CLIPImageProcessor", {}),
+    "aimv2": ("CLIPImageProcessor", {}),
     "clip": ("CLIPImageProcessor", {}),
     "siglip": ("SiglipImageProcessor", {}),
 }

@@ -198,7 +198,7 @@ def _adapt_timm_tower(tower: Any, name: str, preprocessing: Preprocessing | None
             f"a {type(part).__name__} on top of its timm tower (timm_pool, timm_proj)",
         )
     require(
-        trunk.attn_pool is not None or trunk.global_pool == "token",
+        adapter.info.global_feature != "cls" or trunk.global_pool == "token",
         name,
         f"a global feature that is not its [CLS] token (timm_pool={trunk.global_pool!r})",
     )

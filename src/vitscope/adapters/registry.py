@@ -31,7 +31,7 @@ from vitscope.weights.folders import find_folder
 
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _WEIGHT_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}
-_OWN = ("transformers", "timm", "open_clip", "torch", "builtins")
+_OWN = ("transformers", "timm", "open_clip", "torchvision", "torch", "builtins")
 """Packages whose classes adapters of other packages cannot claim."""
 
 _TIMM_ORGANISATION = "timm/"
@@ -121,10 +121,10 @@ def wrap_model(
     """Adapt a model that is already loaded.
 
     Args:
-        module: A model of transformers, timm or open_clip, of the torch.hub code of DINOv2 or
-            DINOv3, or of a library that another installed package adapts. It is switched to
-            evaluation mode. It may be wrapped in DataParallel, `torch.compile` or PEFT, or be the
-            `backbone` or `vit` of a module; the adapter's notes say so.
+        module: A model of transformers, timm, open_clip or torchvision, of the torch.hub code of
+            DINOv2 or DINOv3, or of a library that another installed package adapts. It is switched
+            to evaluation mode. It may be wrapped in DataParallel, `torch.compile` or PEFT, or be
+            the `backbone` or `vit` of a module; the adapter's notes say so.
         preprocessing: A `Preprocessing` or an image processor of transformers; the library's
             default for the model if not given.
         model_id: Id of the model in results; the class name by default.
@@ -222,6 +222,7 @@ _LIBRARIES: Mapping[str, _Library] = {
     "open_clip": _Library("open_clip", "load_open_clip", "make_open_clip_adapter"),
     "timm": _Library("timm", "load_timm", "make_timm_adapter", takes_file=True),
     "torchhub": _Library("torch_hub", "load_hub", "make_hub_adapter", takes_file=True),
+    "torchvision": _Library("torchvision", "", "make_torchvision_adapter", has_prefix=False),
 }
 _PREFIXES = {name for name, library in _LIBRARIES.items() if library.has_prefix}
 
@@ -272,8 +273,9 @@ def _adapt(
     if make is None:
         raise UnsupportedModelError(
             f"{type(module).__module__}.{type(module).__name__} is not a model that vitscope "
-            "knows: expected a Vision Transformer of transformers, timm, open_clip or the "
-            "torch.hub code of DINOv2 and DINOv3; of a module of your own give the part that is one"
+            "knows: expected a Vision Transformer of transformers, timm, open_clip, torchvision or "
+            "the torch.hub code of DINOv2 and DINOv3; of a module of your own give the part that "
+            "is one"
         )
     return make(module, preprocessing=preprocessing, model_id=model_id)
 

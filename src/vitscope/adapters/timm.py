@@ -18,12 +18,13 @@ from timm.models import eva, is_model_in_modules, vision_transformer
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
-from vitscope.adapters.timm_blocks import make_block_parts, make_pool_parts
+from vitscope.adapters.timm_blocks import check_block, make_block_parts, make_pool_parts
 from vitscope.adapters.timm_weights import convert_weights, lacks_layer_scale
 from vitscope.errors import UnknownModelError, UnsupportedModelError, UsageError
 from vitscope.images.preprocessing import Interpolation, Preprocessing
 from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
+from vitscope.models.blocks import BlockParts
 from vitscope.models.parts import require
 from vitscope.weights.catalogue import describe_near_matches
 from vitscope.weights.checkpoints import check_colour, load_weights, read_checkpoint
@@ -68,37 +69,51 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
         f"the patch embedding {type(tower.patch_embed).__name__}",
     )
     preprocessing = _read_preprocessing(tower, name)
-    layout_of = partial(_lay_out, tower)
-    # Refuse a model without a row to analyse now rather than at its first batch.
-    layout_of(*preprocessing.size)
-    depth = len(tower.blocks)
-    if tower.attn_pool is None:
-        blocks = {i: make_block_parts(block, name) for i, block in enumerate(tower.blocks)}
-    else:
-        blocks = {depth: make_pool_parts(tower.attn_pool, name)}
+    blocks = _make_blocks(tower, name)
     run, embed_row = _make_feature_functions(tower)
-    analysed: Any = blocks[max(blocks)].attention
+    analysed: Any = tower.blocks[-1].attn if tower.attn_pool is None else tower.attn_pool
     return ViTAdapter(
         module=module,
         info=ModelInfo(
             id=name,
             family=_FAMILIES[type(module)],
             num_params=_count_tower_parameters(tower),
-            depth=depth,
+            depth=len(tower.blocks),
             embed_dim=tower.embed_dim,
             num_heads=analysed.num_heads,
             patch_size=_read_patch_size(tower),
             num_registers=_count_registers(tower),
-            global_feature="cls" if tower.attn_pool is None else "attention pooling",
+            global_feature=_name_feature(tower),
             notes=_make_notes(tower),
         ),
         preprocessing=preprocessing,
         blocks=blocks,
-        make_layout=layout_of,
+        make_layout=partial(_lay_out, tower),
         run=run,
         embed_row=embed_row,
         encoder=tuple(tower.blocks),
     )
+
+
+def _make_blocks(tower: Any, name: str) -> dict[int, BlockParts]:
+    if tower.attn_pool is not None:
+        return {len(tower.blocks): make_pool_parts(tower.attn_pool, name)}
+    if tower.cls_token is not None:
+        return {i: make_block_parts(block, name) for i, block in enumerate(tower.blocks)}
+    require(
+        tower.global_pool == "avg",
+        name,
+        f"no [CLS] token and a pooling of its tokens by {tower.global_pool!r} (global_pool)",
+    )
+    for block in tower.blocks:
+        check_block(block, name)
+    return {}
+
+
+def _name_feature(tower: Any) -> str:
+    if tower.attn_pool is not None:
+        return "attention pooling"
+    return "average" if tower.cls_token is None else "cls"
 
 
 def load_timm(name: str, checkpoint: Path | None = None) -> ViTAdapter:
@@ -160,8 +175,8 @@ def _make_feature_functions(
     project = tower.head if is_clip_tower(tower) else nn.Identity()
     if tower.attn_pool is not None:
         return partial(_pool, tower, project), nn.Sequential(tower.fc_norm, project)
-    embed = nn.Sequential(tower.norm, tower.fc_norm, project)
-    return partial(_run, tower, project), embed
+    run = _pool if tower.cls_token is None else _run
+    return partial(run, tower, project), nn.Sequential(tower.norm, tower.fc_norm, project)
 
 
 def _pool(tower: Any, project: nn.Module, pixels: Pixels) -> Tensor:
@@ -187,6 +202,9 @@ def _lay_out(tower: Any, height: int, width: int) -> TokenLayout:
             f"{built_for[0]} x {built_for[1]} px alone: give it that size, or build it with "
             "timm.create_model(..., dynamic_img_size=True)"
         )
+    if _name_feature(tower) == "average":
+        everything = getattr(tower, "pool_include_prefix", False)
+        return make_layout(_count_tokens(tower), grid, averaged="all" if everything else "patches")
     return make_layout(_count_tokens(tower), grid, pooling_query=tower.attn_pool is not None)
 
 
@@ -252,7 +270,7 @@ def _make_notes(tower: Any) -> tuple[str, ...]:
             "timm averages the [CLS] and the distillation token; the [CLS] token was analysed, and "
             "the embedding is its own"
         )
-    elif tower.attn_pool is None and tower.global_pool not in {"token", ""}:
+    elif _name_feature(tower) == "cls" and tower.global_pool not in {"token", ""}:
         notes.append(
             f"timm pools this model's tokens ({tower.global_pool}); the [CLS] token was analysed, "
             "and the embedding is its own"

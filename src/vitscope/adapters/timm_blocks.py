@@ -39,7 +39,7 @@ _MLPS = (Mlp, GluMlp, SwiGLU)
 
 def make_block_parts(block: Any, model: str) -> BlockParts:
     """Find the parts of a transformer block."""
-    _check_block(block, model)
+    check_block(block, model)
     attention = block.attn
     taps = {"query": attention.q_norm, "keys": attention.k_norm}
     if getattr(attention, "q_bias", None) is None:
@@ -69,7 +69,8 @@ def make_pool_parts(pool: Any, model: str) -> BlockParts:
     )
 
 
-def _check_block(block: Any, model: str) -> None:
+def check_block(block: Any, model: str) -> None:
+    """Refuse a transformer block with an unsupported part."""
     require(type(block) in {Block, EvaBlock}, model, f"blocks {type(block).__name__}")
     if type(block) is Block:
         scale = type(block.ls1)

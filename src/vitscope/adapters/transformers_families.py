@@ -16,11 +16,18 @@ class LayerNames:
 
     layer: str = "Layer"  # end of the layer's class name
     attention: str = "attention"
+    projections: tuple[str, str, str] = ("q_proj", "k_proj", "v_proj")  # in the attention
+    qk_norms: tuple[str, ...] = ()  # norms or identities after the first two of these
     output: str = "o_proj"  # the output projection W_O
-    scaling: str = "scaling"  # the factor on the query-key products
+    scaling: str | None = "scaling"  # the factor on the query-key products; None for d_head^-½
     norms: tuple[str, str]  # the norms before attention and before the MLP
+    mlp: tuple[str, ...] = ("mlp",)  # the modules of the MLP, in order
     layer_scales: tuple[str, str] | None = None  # after attention and after the MLP
+    gammas: tuple[str, str] | None = None  # the same as parameters, which a layer may lack
     idle: tuple[str, ...] = ()  # modules that do nothing in evaluation mode
+    attention_idle: tuple[str, ...] = ()  # the same in the attention
+    optional: tuple[str, ...] = ()  # parts that a layer may have
+    own_bias: str | None = None  # relative positions in the attention, which may lack them
 
 
 _DINO_LAYER = LayerNames(
@@ -29,6 +36,12 @@ _DINO_LAYER = LayerNames(
     idle=("drop_path",),
 )
 _VIT_LAYER = LayerNames(norms=("layernorm_before", "layernorm_after"), idle=("dropout",))
+_BEIT_LAYER = LayerNames(
+    norms=("layernorm_before", "layernorm_after"),
+    gammas=("lambda_1", "lambda_2"),
+    idle=("dropout", "drop_path"),
+    optional=("relative_position_bias",),
+)
 _CLIP_LAYER = LayerNames(
     layer="EncoderLayer",
     attention="self_attn",
@@ -56,6 +69,7 @@ class Family:
     name: str
     aliases: tuple[str, ...] = ()  # model types of the vision tower alone
     model: str  # class of the vision tower; its layers' classes have the same prefix
+    classes: str = ""  # that prefix, if it is not the tower's name without "VisionModel"
     wrappers: tuple[str, ...] = ()  # classes with a head or a text tower around the tower
     attribute: str = ""  # attribute of the wrappers that holds the tower
     projection: str | None = None  # attribute that holds the feature's projection
@@ -68,12 +82,15 @@ class Family:
     optional: tuple[str, ...] = ()  # parts that the tower may have
     # Output with the global feature; in `last_hidden_state` it is the first row.
     output: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
-    pooling_head: str | None = None  # attention-pooling head of a family without [CLS]
+    cls: bool = True  # whether there is a [CLS] token
+    mean_pooling: bool = False  # whether use_mean_pooling takes the mean of the patches instead
+    pooling_head: str | None = None  # attention-pooling head, which a tower may lack
     distillation: bool = False  # whether a distillation token follows [CLS]
     registers: bool = False  # whether the configuration has a number of register tokens
-    # "learned" tables are always resampled to the input, "optional" ones only on request; "rotary"
-    # positions fit any input.
-    positions: Literal["learned", "optional", "rotary"]
+    # "learned" and "native" tables are always resampled to the input, "optional" ones only on
+    # request, "fixed" ones never; "rotary" positions fit any input. The size in a configuration is
+    # that of the usual input, but for "learned" ones.
+    positions: Literal["learned", "native", "optional", "fixed", "rotary"]
     float32_softmax: bool = False  # whether its eager attention computes the softmax in float32
     processor: str  # class of its image processor
     preprocessing: Preprocessing  # default for a model without a processor file
@@ -81,14 +98,13 @@ class Family:
     @property
     def prefix(self) -> str:
         """Common prefix of the class names of its parts."""
-        return self.model.removesuffix("Model").removesuffix("Vision")
+        return self.classes or self.model.removesuffix("Model").removesuffix("Vision")
 
     @property
     def parts(self) -> set[str]:
         """Names of the parts that the tower must have."""
-        heads = [] if self.pooling_head is None else [self.pooling_head]
         layers, _, _ = self.layers.partition(".")
-        return {"embeddings", layers, self.final_norm, *self.others, *heads}
+        return {"embeddings", layers, self.final_norm, *self.others}
 
     def count_registers(self, config: Any) -> int:
         """Number of register tokens."""
@@ -97,7 +113,7 @@ class Family:
     def order_tokens(self, config: Any) -> dict[str, int]:
         """Token counts per group in sequence order."""
         return {
-            "cls": int(self.pooling_head is None),
+            "cls": int(self.cls),
             "distillation": int(self.distillation),
             "registers": self.count_registers(config),
             "patches": 0,
@@ -139,6 +155,22 @@ _VIT = Family(
     float32_softmax=True,
     processor="ViTImageProcessor",
     preprocessing=replace(_HALF, interpolation="bilinear"),
+)
+_BEIT = Family(
+    name="beit",
+    model="BeitModel",
+    wrappers=("BeitForImageClassification",),
+    attribute="beit",
+    layers="layers",
+    names=_BEIT_LAYER,
+    final_norm="layernorm",
+    optional=("pooler", "shared_position_bias"),
+    output="last_hidden_state",
+    mean_pooling=True,
+    positions="native",
+    float32_softmax=True,
+    processor="BeitImageProcessor",
+    preprocessing=replace(_HALF, interpolation="bicubic"),
 )
 _CLIP = Family(
     name="clip",
@@ -209,7 +241,99 @@ FAMILIES: Mapping[str, Family] = {
             processor="DeiTImageProcessor",
             preprocessing=replace(_IMAGENET, resize="stretch"),
         ),
+        replace(
+            _VIT,
+            name="vit_msn",
+            model="ViTMSNModel",
+            wrappers=("ViTMSNForImageClassification",),
+            optional=(),
+            preprocessing=replace(
+                _IMAGENET, resize="stretch", crop_fraction=1.0, interpolation="bilinear"
+            ),
+        ),
+        replace(
+            _VIT,
+            name="ijepa",
+            model="IJepaModel",
+            wrappers=("IJepaForImageClassification",),
+            attribute="ijepa",
+            cls=False,
+        ),
+        _BEIT,
+        replace(
+            _BEIT,
+            name="data2vec-vision",
+            model="Data2VecVisionModel",
+            classes="Data2VecVision",
+            wrappers=("Data2VecVisionForImageClassification",),
+            attribute="data2vec_vision",
+            layers="encoder.layer",
+            names=replace(
+                _BEIT_LAYER,
+                projections=("attention.query", "attention.key", "attention.value"),
+                output="output.dense",
+                scaling=None,
+                mlp=("intermediate", "output"),
+                idle=("drop_path",),
+                attention_idle=("attention.dropout", "output.dropout"),
+                optional=(),
+                own_bias="attention.relative_position_bias",
+            ),
+            optional=("pooler",),
+            float32_softmax=False,
+        ),
+        replace(
+            _BEIT,
+            name="internvl_vision",
+            model="InternVLVisionModel",
+            classes="InternVLVision",
+            wrappers=(),
+            layers="encoder.layer",
+            names=replace(
+                _BEIT_LAYER,
+                qk_norms=("q_norm", "k_norm"),
+                output="projection_layer",
+                scaling="scale",
+                idle=("dropout",),
+                attention_idle=("projection_dropout",),
+                optional=(),
+            ),
+            optional=(),
+            float32_softmax=False,
+            processor="CLIPImageProcessor",
+            preprocessing=replace(_IMAGENET, size=(448, 448), crop_fraction=1.0),
+        ),
         _CLIP,
+        replace(
+            _CLIP,
+            name="metaclip_2",
+            aliases=("metaclip_2_vision_model",),
+            model="MetaClip2VisionModel",
+            wrappers=("MetaClip2Model", "MetaClip2VisionModelWithProjection"),
+            loaded="MetaClip2VisionModelWithProjection",
+            averaged=("MetaClip2ForImageClassification",),
+        ),
+        replace(
+            _CLIP,
+            name="aimv2",
+            aliases=("aimv2_vision_model",),
+            model="Aimv2VisionModel",
+            wrappers=("Aimv2Model",),
+            loaded="Aimv2Model",
+            averaged=(),
+            names=LayerNames(
+                layer="EncoderLayer",
+                output="out_proj",
+                scaling="scale",
+                norms=("rms_norm1", "rms_norm2"),
+                mlp=("ffn",),
+            ),
+            final_norm="rms_norm",
+            others=(),
+            cls=False,
+            pooling_head="head",
+            positions="fixed",
+        ),
         replace(
             _CLIP,
             name="siglip",
@@ -220,6 +344,7 @@ FAMILIES: Mapping[str, Family] = {
             loaded=None,
             averaged=("SiglipForImageClassification",),
             others=(),
+            cls=False,
             pooling_head="head",
             float32_softmax=False,
             processor="SiglipImageProcessor",

@@ -30,12 +30,15 @@ _MODEL_TYPES = {
 _AVERAGED = {name for family in FAMILIES.values() for name in family.averaged}
 
 _REFUSED: Mapping[str, str] = {
+    "internvl": (
+        "it is a language model around a vision tower; load it yourself and give its vision_tower "
+        "to wrap_model"
+    ),
     "vit_mae": "it drops patches at random, and its [CLS] token is never trained",
     "siglip2": (
         "NaFlex pads the patch sequence; a SigLIP 2 checkpoint of fixed resolution, whose model "
         "type is siglip, works"
     ),
-    "ijepa": "it has no [CLS] token, its global feature is an average of the patches",
 }
 """Reasons why some related models are refused, by the start of their model type."""
 
@@ -78,7 +81,7 @@ def describe_families() -> str:
 def check_model_type(model_type: str, architecture: str) -> None:
     """Raise an error for a model that is known to have no row to analyse."""
     for start, reason in _REFUSED.items():
-        if model_type.startswith(start):
+        if model_type.startswith(start) and model_type not in _MODEL_TYPES:
             raise UnsupportedModelError(f"{architecture} ({model_type}) is not supported: {reason}")
     if architecture in _AVERAGED:
         raise UnsupportedModelError(
@@ -122,6 +125,10 @@ def load_tower(folder: Path, name: str) -> nn.Module:
                 f"transformers cannot build {name} from its config.json "
                 f"({type(error).__name__}: {_first_line(error)})"
             ) from None
+    unset = report["missing_keys"]
+    if unset and all(key.startswith("pooler.") for key in unset):
+        module.pooler = None  # BEiT's, which comes with fine-tuning
+        report["missing_keys"] = set()
     _check_fit(report, class_name, name)
     tower: nn.Module = module.eval()
     return tower
@@ -170,7 +177,9 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
 
 def _choose_options(config: Mapping[str, Any], family: Family, class_name: str) -> dict[str, Any]:
     if "pooler" in family.optional:
-        return {"add_pooling_layer": False}
+        # BEiT's pooler has the norm of its mean.
+        averaged = family.mean_pooling and config.get("use_mean_pooling", True)
+        return {"add_pooling_layer": bool(averaged)}
     # CLIP has one projection width for both towers, given at the top level in LAION's files.
     whole = class_name == family.loaded and "vision_config" in config
     if whole and config.get("projection_dim") is not None:

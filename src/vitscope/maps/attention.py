@@ -30,13 +30,16 @@ class _Walk:
     """A row vector that is multiplied by one matrix for each block, from the last to the first.
 
     Blocks come in this order in a backward pass, so no matrix is kept. The vector starts at [CLS];
-    with attention pooling, at the pooling query's own row.
+    at the mean of the tokens that are averaged; or, with attention pooling, at the pooling query's
+    own row.
     """
 
     def __init__(self, given: MapInput) -> None:
         self.vector = given.tokens.new_zeros(given.tokens.shape[:2])
         if given.layout.query is not None:
             self.vector[:, given.layout.query] = 1
+        if (averaged := given.layout.averaged) is not None:
+            self.vector[:, averaged.start : averaged.stop] = 1 / len(averaged)
 
     def multiply(self, matrix: Float[Tensor, "batch query key"]) -> Float[Tensor, "batch key"]:
         """The vector times a matrix."""
@@ -67,8 +70,9 @@ def _roll_out_by_norm(given: MapInput) -> MapValues:
     walk = _Walk(given)
     if given.layout.query is None:
         raise UnsupportedModelError(
-            "rollout_norm weighs the skip connection of every block, which vitscope does not read "
-            f"from the encoder of {given.vit.info.id}, a model with attention pooling: use rollout"
+            "rollout_norm weighs the skip connection of every block, which vitscope reads only "
+            f"where the global feature is [CLS] ({given.vit.info.id}: "
+            f"{given.vit.info.global_feature}): use rollout"
         )
     skips, branches = given.branch_norms
 

@@ -33,7 +33,7 @@ def check_caught(functions: CaughtFunctions, vit: ViTAdapter) -> None:
     expected: dict[int | None, dict[str, int]] = dict.fromkeys(
         range(len(vit.encoder_blocks)), of_block
     )
-    if vit.last_layer == vit.info.depth:
+    if vit.info.depth in vit.blocks:
         expected[None] = {"attention": 1}
     for block, counts in expected.items():
         kinds = [call.kind for call in functions.calls if call.block == block]

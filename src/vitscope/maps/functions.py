@@ -2,7 +2,8 @@
 
 torch's function mode sees every call of a torch function, whatever library made it. Values stay the
 model's own. Weights are frozen meanwhile, so that a tensor that requires a gradient is one that
-depends on the tokens; other calls are left alone.
+depends on the tokens; other calls are left alone. One exception: a float64 pass is not rounded to
+float32 on its way.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,12 +33,14 @@ _ELEMENTWISE: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
         (torch.exp, Tensor.exp),
         (torch.pow, Tensor.pow, Tensor.__pow__),
         (torch.square, Tensor.square),
+        (torch.rsqrt, Tensor.rsqrt),
     )
     for name in names
 }
 _PRODUCTS = (torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__)
 _MATMULS = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm)
 _SOFTMAXES = (functional.softmax, torch.softmax, Tensor.softmax)
+_CASTS = (Tensor.to, Tensor.float)
 
 Inputs = list[tuple[Tensor, ...]]
 """Inputs of every call that was caught, in order, when the model ran on the reference."""
@@ -109,6 +112,7 @@ class CaughtFunctions(TorchFunctionMode):
             **{name: partial(self._catch_product, name) for name in _PRODUCTS},
             **{name: partial(self._catch_matmul, name) for name in _MATMULS},
             **{name: partial(self._catch_softmax, name) for name in _SOFTMAXES},
+            **{name: partial(_cast_unrounded, name) for name in _CASTS},
         }
 
     def __torch_function__(
@@ -159,14 +163,19 @@ class CaughtFunctions(TorchFunctionMode):
             return name(x, *args, **kwargs)  # type: ignore[no-any-return]  # x to a varying power
         kwargs.pop("inplace", None)
         function = partial(_call_on_first, _ELEMENTWISE[name], args, kwargs)
-        return self._apply(
+        output = self._apply(
             "activation", function, lambda m, x: (self._rules.elementwise(m, function, x),), x
         )
+        if _ELEMENTWISE[name] is torch.rsqrt:
+            output._is_scale = True  # type: ignore[attr-defined]
+        return output
 
     def _catch_product(self, name: Callable[..., Any], a: Any, other: Any) -> Tensor:
         if not (_depends(a) and _depends(other)):
             return name(a, other)  # type: ignore[no-any-return]  # linear in the one that does
-        return self._apply("product", torch.mul, self._rules.product, a, other)
+        is_norm = getattr(other, "_is_scale", False)
+        rule = self._rules.scale if is_norm else self._rules.product
+        return self._apply("norm" if is_norm else "product", torch.mul, rule, a, other)
 
     def _catch_matmul(self, name: Callable[..., Any], a: Tensor, b: Tensor) -> Tensor:
         if not (_depends(a) and _depends(b)):
@@ -315,6 +324,12 @@ class _Pulled(torch.autograd.Function):
 
 def _depends(value: object) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
+
+
+def _cast_unrounded(name: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    # Norms written for half precision round float64 to float32 too, which has no slope.
+    cast: Tensor = name(x, *args, **kwargs)
+    return x if cast.dtype.itemsize < x.dtype.itemsize else cast
 
 
 def _call_on_first(

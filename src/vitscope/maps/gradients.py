@@ -39,21 +39,22 @@ def _integrate(given: MapInput) -> MapValues:
     return MapValues(values=values, total=total)
 
 
-def _differentiate_normed(given: MapInput) -> tuple[Tokens, Tokens]:
+def _differentiate_normed(given: MapInput, name: str) -> tuple[Tokens, Tokens]:
     # The tokens that the analysed attention reads, and the gradient by them.
     run, m = given.differentiate()
-    (gradient,) = torch.autograd.grad(run.feature, run.normed, m)
-    return run.normed.detach(), gradient
+    normed = given.read_normed(name, run)
+    (gradient,) = torch.autograd.grad(run.feature, normed, m)
+    return normed.detach(), gradient
 
 
 def _cdam(given: MapInput) -> MapValues:
-    normed, gradient = _differentiate_normed(given)
+    normed, gradient = _differentiate_normed(given, "cdam")
     return given.place_row((normed * gradient).sum(dim=-1))
 
 
 def _gradcam(given: MapInput) -> MapValues:
     # Channel weights are means over patches alone.
-    normed, gradient = _differentiate_normed(given)
+    normed, gradient = _differentiate_normed(given, "gradcam")
     patches = given.patches
     left_out = given.num_tokens - normed.shape[1]
     weights = gradient[:, patches.start - left_out : patches.stop - left_out].mean(dim=1)

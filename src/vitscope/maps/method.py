@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.decomposition import map_row
-from vitscope.errors import UsageError
+from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.layout import TokenLayout
 from vitscope.maps.checks import check_caught, check_drift
 from vitscope.maps.functions import AttentionBackward, CaughtFunctions
@@ -88,6 +88,16 @@ class MapInput:
     def tokens(self) -> Tokens:
         """The images' tokens at depth 0."""
         return self.own.streams[0]
+
+    def read_normed(self, name: str, run: Pass) -> Tokens:
+        """The tokens that the analysed row reads, for a method that cannot do without."""
+        if run.normed is None:
+            raise UnsupportedModelError(
+                f"{name} looks at the tokens that the analysed attention row reads, and no row "
+                f"makes the global feature of {self.vit.info.id}, an average of its tokens: choose "
+                "a map that needs none, such as 'traced'"
+            )
+        return run.normed
 
     @property
     def dtype(self) -> torch.dtype:
@@ -249,6 +259,7 @@ def _measure_branches(
     handles = [
         parts.mlp_norm.register_forward_pre_hook(keep, with_kwargs=True)
         for parts in vit.blocks.values()
+        if parts.mlp_norm is not None
     ]
     try:
         run_blocks(vit, pixels)

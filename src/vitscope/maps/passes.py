@@ -30,17 +30,19 @@ class Pass:
         feature: The global feature.
         streams: The residual stream at every depth: the input of every block, and the output of the
             last. At depth 0 each patch holds its own pixels and position alone.
-        normed: The tokens that the analysed attention reads, after the norm before it.
+        normed: The tokens that the analysed attention reads, after the norm before it; None if no
+            row is analysed.
     """
 
     feature: Float[Tensor, "batch out"]
     streams: tuple[Tokens, ...]
-    normed: Float[Tensor, "batch key dim"]
+    normed: Float[Tensor, "batch key dim"] | None
 
     def detach(self) -> "Pass":
         """The same numbers without their graph."""
         streams = tuple(stream.detach() for stream in self.streams)
-        return Pass(self.feature.detach(), streams, self.normed.detach())
+        normed = None if self.normed is None else self.normed.detach()
+        return Pass(self.feature.detach(), streams, normed)
 
 
 def find_patches(layout: TokenLayout, num_tokens: int) -> range:
@@ -49,7 +51,8 @@ def find_patches(layout: TokenLayout, num_tokens: int) -> range:
     A pooling head's layout may omit leading tokens that it does not pool over.
     """
     left_out = num_tokens - layout.num_tokens
-    if left_out and layout.query is not None:
+    pooling = layout.query is None and layout.averaged is None
+    if left_out and not pooling:
         layout.check_num_tokens(num_tokens)
     patches = layout.groups["patches"]
     return range(left_out + patches.start, left_out + patches.stop)
@@ -116,17 +119,26 @@ class _PassRecorder:
         self._functions = functions
         self._streams: list[Tensor] = []
         self._normed: Tensor | None = None
+        self._num_left = 0
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hook into the blocks for the duration of the context."""
-        attention = self._vit.blocks[self._vit.last_layer].attention
         keep_normed = OwnHook(self._keep_normed)
-        handles = [attention.register_forward_pre_hook(keep_normed, with_kwargs=True)]
+        analysed = [self._vit.blocks[self._vit.last_layer].attention] if self._vit.blocks else []
+        handles = [
+            attention.register_forward_pre_hook(keep_normed, with_kwargs=True)
+            for attention in analysed
+        ]
         for index, block in enumerate(self._blocks):
             enter, leave = (OwnHook(partial(hook, index)) for hook in (self._enter, self._leave))
             handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
             handles.append(block.register_forward_hook(leave))
+        if self._kept is not None:
+            handles += [
+                module.register_forward_hook(OwnHook(self._keep_pairs))
+                for module in self._vit.position_biases
+            ]
         try:
             yield
         finally:
@@ -135,7 +147,8 @@ class _PassRecorder:
 
     def finish(self, feature: Tensor) -> Pass:
         """What was recorded."""
-        if len(self._streams) != len(self._blocks) + 1 or self._normed is None:
+        row_was_read = self._normed is not None or not self._vit.blocks
+        if len(self._streams) != len(self._blocks) + 1 or not row_was_read:
             raise UnsupportedModelError(
                 f"not all of the {len(self._blocks)} blocks of {self._vit.info.id} were run once: "
                 "they were replaced or repeated after it was wrapped; wrap the model as it is now"
@@ -161,17 +174,26 @@ class _PassRecorder:
         kept = {other: self._keep_positions(kwargs[other]) for other in others}
         return (), {name: first, **kept}
 
-    def _start(self, stream: Tokens) -> Float[Tensor, "batch kept dim"]:
-        patches = find_patches(self._layout, stream.shape[1])
+    def _start(self, stream: Tokens) -> Float[Tensor, "batch left dim"]:
         tokens = (stream if self._tokens is None else self._tokens).detach()
         if self._kept is not None:
-            others = [i for i in range(stream.shape[1]) if i not in patches]
-            fixed = torch.tensor(others, dtype=torch.long, device=tokens.device)
-            fixed = fixed.expand(len(self._kept), -1)
-            kept = self._kept + patches.start
-            chosen = torch.cat([fixed, kept], dim=1).sort(dim=1).values
-            tokens = tokens.gather(1, chosen.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+            left = self._choose_tokens(self._kept, stream.shape[1])
+            tokens = tokens.gather(1, left.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
         return tokens.requires_grad_(self._functions is not None)
+
+    def _choose_tokens(self, kept: Kept, num_tokens: int) -> Int[Tensor, "batch left"]:
+        patches = find_patches(self._layout, num_tokens)
+        others = [i for i in range(num_tokens) if i not in patches]
+        fixed = torch.tensor(others, dtype=torch.long, device=kept.device).expand(len(kept), -1)
+        return torch.cat([fixed, kept + patches.start], dim=1).sort(dim=1).values
+
+    def _keep_pairs(
+        self, _: nn.Module, __: object, bias: Float[Tensor, "1 head token token"]
+    ) -> Float[Tensor, "batch head left left"]:
+        assert self._kept is not None
+        left = self._choose_tokens(self._kept, bias.shape[-1])
+        self._num_left = left.shape[1]
+        return bias[0][:, left.unsqueeze(2), left.unsqueeze(1)].transpose(0, 1)
 
     def _keep_positions(self, value: Any) -> Any:
         # Rotary positions come as one row for each patch.
@@ -180,6 +202,8 @@ class _PassRecorder:
         if isinstance(value, tuple | list):
             return type(value)(map(self._keep_positions, value))
         num_patches = len(self._layout.groups["patches"])
+        if value.shape[-2:] == (self._num_left, self._num_left):  # of `_keep_pairs`
+            return value
         if value.ndim > 3 or value.ndim < 2 or value.shape[-2] != num_patches:
             raise UnsupportedModelError(
                 f"{self._vit.info.id} hands a tensor of shape {tuple(value.shape)} to its blocks, "

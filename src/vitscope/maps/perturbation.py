@@ -91,9 +91,10 @@ def _vit_cx(given: MapInput) -> MapValues:
 
 def _vit_cx_one(given: MapInput, image: int) -> Float[Tensor, " patch"]:
     # Channels of the tokens that the last attention reads, grouped by their cosine, are masks.
-    left_out = given.num_tokens - given.own.normed.shape[1]
+    normed = given.read_normed("vit_cx", given.own)
+    left_out = given.num_tokens - normed.shape[1]
     patches = slice(given.patches.start - left_out, given.patches.stop - left_out)
-    channels = _stretch(given.own.normed[image, patches].T.float())
+    channels = _stretch(normed[image, patches].T.float())
     tree = linkage(channels.cpu().numpy(), method="complete", metric="cosine")
     groups = torch.from_numpy(fcluster(tree, _CX_DISTANCE, criterion="distance")).long() - 1
     sums = torch.zeros(int(groups.max()) + 1, channels.shape[1])

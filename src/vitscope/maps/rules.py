@@ -42,6 +42,7 @@ class Rules:
         elementwise: y = φ(x).
         rms_norm: y = x (‖x‖² / d + ε)^−½ over the last axis; d and ε are the last two arguments.
         product: y = a ∘ b, of one shape.
+        scale: y = x ∘ ρ, with ρ the scale of a norm that is computed step by step.
         matmul: Y = A B, a product of two tensors that both depend on the tokens.
         read: Y = A V, the values read with attention weights A.
         softmax: A = softmax(l) over the last axis, from ln A.
@@ -50,6 +51,7 @@ class Rules:
     elementwise: Callable[[Tensor, Function, Pair], Tensor]
     rms_norm: Callable[[Tensor, Pair, int, float], Tensor]
     product: Callable[[Tensor, Pair, Pair], tuple[Tensor, Tensor]]
+    scale: Callable[[Tensor, Pair, Pair], tuple[Tensor, Tensor]]
     matmul: Callable[[Tensor, Pair, Pair], tuple[Tensor, Tensor]]
     read: Callable[[Tensor, Pair, Pair], tuple[Tensor, Tensor]]
     softmax: Callable[[Tensor, Pair], Tensor]
@@ -152,6 +154,7 @@ SECANT = Rules(
     elementwise=_secant_elementwise,
     rms_norm=_secant_rms_norm,
     product=_secant_product,
+    scale=_secant_product,
     matmul=_secant_matmul,
     read=_secant_matmul,
     softmax=_secant_softmax,
@@ -172,6 +175,10 @@ def _frozen_product(m: Tensor, a: Pair, b: Pair) -> tuple[Tensor, Tensor]:
     return m * b.image / 2, m * a.image / 2
 
 
+def _frozen_scale(m: Tensor, x: Pair, rho: Pair) -> tuple[Tensor, Tensor]:
+    return m * rho.image, torch.zeros_like(x.image)
+
+
 def _frozen_matmul(m: Tensor, a: Pair, b: Pair) -> tuple[Tensor, Tensor]:
     return m @ b.image.mT / 2, a.image.mT @ m / 2
 
@@ -188,6 +195,7 @@ FROZEN = Rules(
     elementwise=_frozen_elementwise,
     rms_norm=_frozen_rms_norm,
     product=_frozen_product,
+    scale=_frozen_scale,
     matmul=_frozen_matmul,
     read=_frozen_read,
     softmax=_frozen_softmax,

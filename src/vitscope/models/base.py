@@ -36,7 +36,7 @@ class ModelInfo:
     num_heads: int  # attention heads of the analysed block
     patch_size: tuple[int, int]  # patch (height, width) in pixels
     num_registers: int
-    global_feature: str = "cls"  # "cls" or "attention pooling"
+    global_feature: str = "cls"  # "cls", "attention pooling" or "average"
     source: str = "given by the caller"  # where the weights came from
     notes: tuple[str, ...] = ()  # what a reader of the numbers should know about this model
     # its training recipe, shared by models that differ only in size; empty if unknown
@@ -53,12 +53,14 @@ class ViTAdapter:
         info: Description of the model.
         preprocessing: Preprocessing of its images.
         blocks: The analysable blocks by layer index: every block of a model with a [CLS] token,
-            only the pooling head (index = depth) of a model with attention pooling.
+            only the pooling head (index = depth) of a model with attention pooling, none of a
+            model that averages its tokens.
         make_layout: Function from input height and width in pixels to the token layout.
         run: The model's own forward, from pixels to the global feature.
         embed_row: Final norm and projection, applied to rows of the last block's output.
-        encoder: All encoder blocks in order, if the only analysable block is a pooling head;
-            otherwise empty, as `blocks` has them.
+        encoder: All encoder blocks in order; may be empty if `blocks` has them.
+        position_biases: Modules whose output is added to the query-key products of all pairs of
+            tokens.
         weights_hash: Digest of the weights if `hashed` has computed it; otherwise every run
             computes its own.
         autocast: Whether the module currently runs under autocast; shared by all adapters of the
@@ -73,6 +75,7 @@ class ViTAdapter:
     run: Callable[[Pixels], Float[Tensor, "batch out"]]
     embed_row: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch out"]]
     encoder: tuple[nn.Module, ...] = ()
+    position_biases: tuple[nn.Module, ...] = ()
     weights_hash: str | None = None
     autocast: Autocast = field(default_factory=Autocast, repr=False)
 
@@ -90,7 +93,17 @@ class ViTAdapter:
 
     @property
     def last_layer(self) -> int:
-        """Index of the layer that produces the global feature."""
+        """Index of the layer that produces the global feature.
+
+        Raises:
+            UnsupportedModelError: If the feature is an average, which no single row produces.
+        """
+        if not self.blocks:
+            raise UnsupportedModelError(
+                f"the global feature of {self.info.id} is an average of its tokens, so there is no "
+                "attention row to decompose or to draw: choose a map that needs none, such as "
+                "'traced', or a model with a [CLS] token or an attention-pooling head"
+            )
         return max(self.blocks)
 
     @property
@@ -217,16 +230,18 @@ class ViTAdapter:
 
         Raises:
             UsageError: If an index is not that of a layer with an analysable row.
+            UnsupportedModelError: If no layer of the model has one.
         """
+        last = self.last_layer
         if layers == "last":
-            return (self.last_layer,)
+            return (last,)
         chosen = set(self.blocks) if layers == "all" else {int(layer) for layer in layers}
         if unknown := sorted(chosen - set(self.blocks)):
             raise UsageError(
                 f"layer {unknown[0]} of {self.info.id} has no row to analyse: choose from "
                 f"{min(self.blocks)} to {max(self.blocks)} ({self.info.global_feature})"
             )
-        return tuple(sorted(chosen | {self.last_layer}))
+        return tuple(sorted(chosen | {last}))
 
     def select_layer(self, layer: int | None) -> int:
         """Convert a choice of one layer to its index.
@@ -239,6 +254,7 @@ class ViTAdapter:
 
         Raises:
             UsageError: If it is not the index of a layer with an analysable row.
+            UnsupportedModelError: If no layer of the model has one.
         """
         try:
             if isinstance(layer, bool):
@@ -281,7 +297,7 @@ class ViTAdapter:
         layout = self.make_layout(pixels.shape[-2], pixels.shape[-1])
         with ExitStack() as stack:
             stack.enter_context(self.undisturbed())
-            stack.enter_context(self.autocast.without_gradients())
+            stack.enter_context(self._without_gradients())
             stack.enter_context(one_forward())
             recorders = {
                 layer: BlockRecorder(
@@ -311,6 +327,11 @@ class ViTAdapter:
     def encoder_blocks(self) -> Sequence[nn.Module]:
         """All encoder blocks in order."""
         return self.encoder or [parts.block for parts in self.blocks.values()]
+
+    def _without_gradients(self) -> AbstractContextManager[object]:
+        # transformers keeps the index of relative positions for later forwards; one that was made
+        # in inference mode could not be trained with.
+        return torch.no_grad() if self.position_biases else self.autocast.without_gradients()
 
     def _check_run_once(self, times_run: Mapping[int, int]) -> None:
         for layer, times in times_run.items():

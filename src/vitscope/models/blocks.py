@@ -22,11 +22,15 @@ class StopForward(Exception):  # noqa: N818 - it ends a forward as StopIteration
 
 
 class Heads(NamedTuple):
-    """One query row, and the keys and values of all tokens, in heads, normed and rotated."""
+    """One query row, and the keys and values of all tokens, in heads, normed and rotated.
+
+    `bias` is added to the scaled products of the row, as relative positions are.
+    """
 
     query: Float[Tensor, "batch head head_dim"]
     keys: Float[Tensor, "batch head token head_dim"]
     values: Float[Tensor, "batch head token head_dim"]
+    bias: Float[Tensor, "#batch head token"] | None = None
 
 
 @dataclass(eq=False)
@@ -70,7 +74,9 @@ class BlockParts:
     branch_scale: Float[Tensor, " dim"] | None = None
     # the layer norm before the attention; None for a pooling head
     attention_norm: nn.Module | None = None
-    mlp_norm: nn.Module  # module whose input is the residual stream after the attention branch
+    # module whose input is the residual stream after the attention branch; None for a pooling head
+    # whose output is that branch
+    mlp_norm: nn.Module | None
     # the block's MLP half, applied to rows of that stream
     finish: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]]
 
@@ -117,9 +123,11 @@ class BlockRecorder:
             parts.block.register_forward_pre_hook(enter_block, with_kwargs=True),
             parts.attention.register_forward_pre_hook(enter_attention, with_kwargs=True),
             parts.branch.register_forward_hook(OwnHook(self._keep_branch)),
-            parts.mlp_norm.register_forward_pre_hook(OwnHook(self._keep_residual)),
             parts.block.register_forward_hook(OwnHook(self._leave_block)),
         ]
+        if parts.mlp_norm is not None:
+            keep_residual = OwnHook(self._keep_residual)
+            handles.append(parts.mlp_norm.register_forward_pre_hook(keep_residual))
         if self._picker is not None and parts.attention_norm is not None:
             keep_normed = OwnHook(self._keep_normed)
             handles.append(parts.attention_norm.register_forward_hook(keep_normed))
@@ -167,6 +175,8 @@ class BlockRecorder:
         branch = _take_row(output, self._row)
         scale = self._parts.branch_scale
         self._rows["branch"] = branch.clone() if scale is None else branch * scale
+        if self._parts.mlp_norm is None:
+            self._rows["residual"] = self._rows["branch"]
 
     def _keep_residual(self, _: nn.Module, args: tuple[Any, ...]) -> None:
         self._rows["residual"] = _take_row(args[0], self._row).clone()
@@ -193,7 +203,7 @@ class BlockRecorder:
             self._on_trace(trace)
 
     def _make_trace(self, heads: Heads, own: Mapping[str, Tensor]) -> ClsTrace:
-        query, keys, values = heads
+        query, keys, values, bias = heads
         self._layout.check_num_tokens(keys.shape[2])
         dtype = torch.float64 if keys.dtype == torch.float64 else torch.float32
         if self._picker is not None:
@@ -201,10 +211,11 @@ class BlockRecorder:
             self._picker.keep("values", values)
         # vecdot, because a matrix product would first copy each head's keys into contiguous memory.
         products = torch.linalg.vecdot(keys.to(dtype), query.to(dtype).unsqueeze(-2))
+        logits = products * self._parts.scale
         return ClsTrace(
             layer=self._layer,
             layout=self._layout,
-            logits=products * self._parts.scale,
+            logits=logits if bias is None else logits + bias,
             values=values,
             skip=self._rows.get("skip"),
             tail=self._parts.tail,

@@ -130,3 +130,24 @@ TINY_TIMM: dict[str, Callable[[], nn.Module]] = {
     ),
 }
 """Builders by name; each call makes the same weights, in float32."""
+
+_GAP: dict[str, Any] = {"class_token": False, "global_pool": "avg"}
+
+AVERAGED_TIMM: dict[str, Callable[[], nn.Module]] = {
+    "vit_gap": partial(_make, VisionTransformer, **_GAP, dynamic_img_size=True),
+    "vit_reg_gap": partial(_make, VisionTransformer, **_GAP, reg_tokens=3, fc_norm=False),
+    "vit_all": partial(_make, VisionTransformer, **_GAP, reg_tokens=3, pool_include_prefix=True),
+    "rope_gap": partial(
+        _make,
+        Eva,
+        **_GAP,
+        num_reg_tokens=1,
+        attn_type="rope",
+        init_values=1e-5,
+        use_abs_pos_emb=False,
+        use_rot_pos_emb=True,
+        rope_type="mixed",
+        dynamic_img_size=True,
+    ),
+}
+"""Builders of models whose global feature is the mean of their tokens: they have no row."""

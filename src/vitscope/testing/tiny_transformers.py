@@ -6,9 +6,15 @@ from typing import Any
 
 from torch import nn
 from transformers import (
+    Aimv2VisionConfig,
+    Aimv2VisionModel,
+    BeitConfig,
+    BeitModel,
     CLIPVisionConfig,
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
+    Data2VecVisionConfig,
+    Data2VecVisionModel,
     DeiTConfig,
     DeiTModel,
     Dinov2Config,
@@ -17,10 +23,18 @@ from transformers import (
     Dinov2WithRegistersModel,
     DINOv3ViTConfig,
     DINOv3ViTModel,
+    IJepaConfig,
+    IJepaModel,
+    InternVLVisionConfig,
+    InternVLVisionModel,
+    MetaClip2VisionConfig,
+    MetaClip2VisionModel,
     SiglipVisionConfig,
     SiglipVisionModel,
     ViTConfig,
     ViTModel,
+    ViTMSNConfig,
+    ViTMSNModel,
 )
 
 from vitscope.testing.randomize import randomize
@@ -67,7 +81,62 @@ TINY_TRANSFORMERS: dict[str, Callable[[], nn.Module]] = {
         **_MLP,
     ),
     "siglip": partial(_make, SiglipVisionModel, SiglipVisionConfig, **_MLP),
+    "msn": partial(_make, ViTMSNModel, ViTMSNConfig, **_MLP),
+    "metaclip": partial(_make, MetaClip2VisionModel, MetaClip2VisionConfig, **_MLP),
+    "beit": partial(
+        _make,
+        BeitModel,
+        BeitConfig,
+        use_relative_position_bias=True,
+        use_mean_pooling=False,
+        **_MLP,
+    ),
+    "beit_shared": partial(
+        _make,
+        BeitModel,
+        BeitConfig,
+        use_absolute_position_embeddings=True,
+        use_shared_relative_position_bias=True,
+        layer_scale_init_value=0.0,
+        use_mean_pooling=False,
+        **_MLP,
+    ),
+    "data2vec": partial(
+        _make,
+        Data2VecVisionModel,
+        Data2VecVisionConfig,
+        use_relative_position_bias=True,
+        use_shared_relative_position_bias=True,
+        use_mean_pooling=False,
+        **_MLP,
+    ),
+    "internvl": partial(
+        _make, InternVLVisionModel, InternVLVisionConfig, use_mean_pooling=False, **_MLP
+    ),
+    "aimv2": partial(_make, Aimv2VisionModel, Aimv2VisionConfig, is_native=True, **_MLP),
 }
 """Builders by name: DINOv2 (layer scale, SwiGLU, registers), ViT, DeiT (distillation token), CLIP
-(with and without projection), DINOv3 (registers, rotary positions) and SigLIP (attention pooling).
-Patches of 8 px; the native input is 32 x 32 px."""
+(with and without projection), DINOv3 (registers, rotary positions), SigLIP and AIMv2 (attention
+pooling), ViTMSN, MetaCLIP 2, BEiT and data2vec (relative positions) and InternViT. Patches of 8 px;
+the native input is 32 x 32 px."""
+
+AVERAGED_TRANSFORMERS: dict[str, Callable[[], nn.Module]] = {
+    "ijepa": partial(_make, IJepaModel, IJepaConfig, **_MLP),
+    "siglip_headless": partial(
+        _make, SiglipVisionModel, SiglipVisionConfig, vision_use_head=False, **_MLP
+    ),
+    "aimv2_headless": partial(_make, Aimv2VisionModel, Aimv2VisionConfig, use_head=False, **_MLP),
+    "beit_mean": partial(_make, BeitModel, BeitConfig, use_relative_position_bias=True, **_MLP),
+    "data2vec_mean": partial(
+        _make, Data2VecVisionModel, Data2VecVisionConfig, use_relative_position_bias=True, **_MLP
+    ),
+    "internvl_mean": partial(
+        _make,
+        InternVLVisionModel,
+        InternVLVisionConfig,
+        use_qk_norm=True,
+        norm_type="rms_norm",
+        **_MLP,
+    ),
+}
+"""Builders of models whose global feature is the mean of their patches: they have no row."""

@@ -1,0 +1,120 @@
+"""torchvision: `VisionTransformer` (ViT-B, L and H, with a plain or a convolutional stem).
+
+- Supported classes are listed; everything else is refused by name.
+- The global feature is the normed [CLS] token; the classifier is left out.
+- The model takes images of one size, that of its position table.
+"""
+
+from functools import partial
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, cat, nn
+from torchvision.models.vision_transformer import (
+    Encoder,
+    EncoderBlock,
+    MLPBlock,
+    VisionTransformer,
+)
+
+from vitscope.errors import UsageError
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.layout import TokenLayout, make_grid, make_layout
+from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
+from vitscope.models.blocks import BlockParts
+from vitscope.models.parts import (
+    check_packed_attention,
+    finish_prenorm,
+    make_packed_heads,
+    make_packed_tail,
+    require,
+)
+
+_BLOCK_PARTS = {"ln_1", "self_attention", "dropout", "ln_2", "mlp"}
+
+
+def make_torchvision_adapter(
+    module: nn.Module, *, preprocessing: Preprocessing | None = None, model_id: str | None = None
+) -> ViTAdapter:
+    """Adapt a Vision Transformer of torchvision."""
+    name = model_id or type(module).__name__
+    require(type(module) is VisionTransformer, name, f"the architecture {type(module).__name__}")
+    tower: Any = module.eval()
+    require(type(tower.encoder) is Encoder, name, f"an encoder {type(tower.encoder).__name__}")
+    blocks = {i: _make_block(block, name) for i, block in enumerate(tower.encoder.layers)}
+    notes = ["the classifier is left out: the embedding is the normed [CLS] token"]
+    if preprocessing is None:
+        notes.append("no preprocessing came with the model: torchvision's for ImageNet is used")
+    return ViTAdapter(
+        module=module,
+        info=ModelInfo(
+            id=name,
+            family="torchvision/vit",
+            num_params=count_parameters(tower) - count_parameters(tower.heads),
+            depth=len(blocks),
+            embed_dim=tower.hidden_dim,
+            num_heads=tower.encoder.layers[0].num_heads,
+            patch_size=(tower.patch_size, tower.patch_size),
+            num_registers=0,
+            notes=tuple(notes),
+        ),
+        preprocessing=preprocessing or _choose_preprocessing(tower.image_size),
+        blocks=blocks,
+        make_layout=partial(_make_layout, tower),
+        run=partial(_run, tower),
+        embed_row=tower.encoder.ln,
+    )
+
+
+def _make_block(block: Any, name: str) -> BlockParts:
+    require(type(block) is EncoderBlock, name, f"blocks {type(block).__name__}")
+    unknown = {part for part, _ in block.named_children()} - _BLOCK_PARTS
+    require(not unknown, name, f"blocks with {', '.join(sorted(unknown))}")
+    require(type(block.mlp) is MLPBlock, name, f"an MLP {type(block.mlp).__name__}")
+    attention = check_packed_attention(block.self_attention, name)
+    make_heads = partial(make_packed_heads, attention)
+    return BlockParts(
+        block=block,
+        attention=attention,
+        taps={},
+        make_heads=make_heads,
+        # Packed heads are always computed from the call.
+        project_heads=make_heads,
+        scale=float(attention.head_dim) ** -0.5,
+        tail=make_packed_tail(attention, None),
+        branch=attention,
+        attention_norm=block.ln_1,
+        mlp_norm=block.ln_2,
+        finish=partial(finish_prenorm, block.ln_2, block.mlp, None),
+    )
+
+
+def _make_layout(tower: Any, height: int, width: int) -> TokenLayout:
+    side = tower.image_size
+    if (height, width) != (side, side):
+        raise UsageError(
+            f"an input of {height} x {width} px was given to a torchvision model, whose positions "
+            f"fit {side} x {side} px alone: give it that size, or resample its weights with "
+            "torchvision.models.vision_transformer.interpolate_embeddings"
+        )
+    grid = make_grid(height, width, (tower.patch_size, tower.patch_size))
+    return make_layout({"cls": 1, "patches": 0}, grid)
+
+
+def _run(tower: Any, pixels: Pixels) -> Float[Tensor, "batch dim"]:
+    # As the model's own forward, without its classifier.
+    patches = tower._process_input(pixels)
+    cls = tower.class_token.expand(len(patches), -1, -1)
+    feature: Tensor = tower.encoder(cat([cls, patches], dim=1))[:, 0]
+    return feature
+
+
+def _choose_preprocessing(side: int) -> Preprocessing:
+    return Preprocessing(
+        size=(side, side),
+        crop_fraction=224 / 256,
+        interpolation="bilinear",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        pipeline="torchvision",
+    )
