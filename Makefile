@@ -16,6 +16,9 @@ demo: $(VENV)/installed
 # One thread a process: more would fight for the cores.
 test check: export OMP_NUM_THREADS = 1
 
+# Else every process that tests start would compile vitscope again.
+unexport PYTHONDONTWRITEBYTECODE
+
 test: lint
 	$(BIN)/pytest -n logical
 

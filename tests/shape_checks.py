@@ -8,13 +8,16 @@ import dataclasses
 import functools
 import inspect
 import typing
+from collections.abc import Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import jaxtyping
+import numpy as np
 from beartype.door import is_bearable
 from jaxtyping import jaxtyped
+from torch import Tensor
 
 SOURCE = Path(find_spec("vitscope").origin).parent
 _unchecked = False
@@ -52,42 +55,45 @@ def checked(given):
     if not hints:
         return given
     positional = given.__code__.co_varnames[: given.__code__.co_argcount]
-    found_right = set()
+    fitting = set()  # to look there is ten times as fast as to check again
 
     @functools.wraps(given)
     def call(*args, **kwargs):
         if _unchecked:
             return given(*args, **kwargs)
-        given_values = [*zip(positional, args, strict=False), *kwargs.items()]
-        values = [(name, value) for name, value in given_values if name in hints]
-        check(values)
+        named = (*zip(positional, args, strict=False), *kwargs.items())
+        values = {name: value for name, value in named if name in hints}
+        check(values, looks := _look(values))
         result = given(*args, **kwargs)
         if "return" in hints:
-            check([*values, ("return", result)])
+            check(values | {"return": result}, (looks, _look(result)))
         return result
 
-    def check(values):
-        looks = tuple((name, _look(value)) for name, value in values)
-        if looks in found_right:  # ten times as fast as to check it again
-            return
-        with jaxtyped("context"):
-            for name, value in values:
-                if not is_bearable(value, hints[name]):
-                    is_array = hasattr(value, "shape")
-                    told = f"{value.dtype} {tuple(value.shape)}" if is_array else repr(value)
-                    raise TypeError(f"{given.__qualname__}, {name}: {told}: expected {hints[name]}")
-        found_right.add(looks)
+    def check(values, looks):
+        if looks not in fitting:
+            _check(values, hints, given.__qualname__)
+            fitting.add(looks)
 
     return call
 
 
+def _check(values, hints, called):
+    with jaxtyped("context"):
+        for name, value in values.items():
+            if not is_bearable(value, hints[name]):
+                told = repr(value)
+                if hasattr(value, "shape"):
+                    told = f"{value.dtype} {tuple(value.shape)}"
+                raise TypeError(f"{called}, {name}: {told}: expected {hints[name]}")
+
+
 def _look(value):
     """All of a value that its check depends on."""
-    if hasattr(value, "shape"):
-        return type(value), value.dtype, tuple(value.shape)
-    if isinstance(value, dict):
-        return dict, tuple((key, _look(one)) for key, one in value.items())
-    if isinstance(value, list | tuple):
+    if isinstance(value, (Tensor, np.ndarray)):
+        return type(value), value.dtype, value.shape
+    if isinstance(value, Mapping):
+        return type(value), tuple([(key, _look(one)) for key, one in value.items()])
+    if isinstance(value, (list, tuple)):
         return type(value), tuple(map(_look, value))
     return type(value)
 

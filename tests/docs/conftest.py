@@ -1,8 +1,8 @@
 """What a reader of the pages has at hand, in little, so that every block can be run in seconds.
 
-Nothing of vitscope itself is replaced but two things: weights are those of tiny random models (a
-name with "reg" in it has registers), and the demo's photographs are small images made on the
-spot. Ids are checked as ever, and everything behind the weights is real.
+Nothing of vitscope itself is replaced but three things: weights are those of tiny random models (a
+name with "reg" in it has registers), the demo's photographs are small images made on the spot, and
+files of figures are empty. Ids are checked as ever, and everything behind the weights is real.
 """
 
 import shutil
@@ -13,6 +13,7 @@ from PIL import Image
 import vitscope.adapters.registry as registry
 import vitscope.images.photographs as photographs
 from audits import tiny_vit
+from blank_figures import blank_figures
 from images import write_classes, write_images
 from vitscope import AuditConfig, OneShotConfig, audit, explain, one_shot
 
@@ -39,6 +40,12 @@ def tiny_weights(monkeypatch):
     monkeypatch.setattr(photographs, "write_demo_photographs", write_few_photographs)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture(autouse=True)
+def quick_figures():
+    with blank_figures():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,15 @@ def test_what_does_not_fit_is_named():
         first_row({"x": torch.ones(3, 3), "y": torch.ones(3, 3)})
 
 
+def test_after_a_call_that_fits_others_are_still_checked():
+    add(torch.ones(2, 3))
+    first_row({"x": torch.ones(2, 3)})
+    with pytest.raises(TypeError, match=r"add, x: torch\.int64 \(2, 3\): expected "):
+        add(torch.ones(2, 3, dtype=torch.int64))
+    with pytest.raises(TypeError, match=r"first_row, pair: "):
+        first_row({"x": torch.ones(2, 3, 1)})
+
+
 def test_they_can_be_left_out():
     with unchecked():
         assert add(torch.ones(2)).shape == (2,)

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from importlib import metadata
 from typing import TypeVar
 
@@ -184,10 +185,13 @@ def _peak_bytes(vit: ViTAdapter, count: int, size: tuple[int, int], device: torc
 
 def list_versions() -> dict[str, str]:
     """Versions of Python and of the installed libraries."""
-    versions = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions | {"torch": str(torch.__version__)}
+    found = {name: version for name in _LIBRARIES if (version := _find_version(name)) is not None}
+    return {"python": platform.python_version(), **found, "torch": str(torch.__version__)}
+
+
+@cache
+def _find_version(library: str) -> str | None:
+    try:
+        return metadata.version(library)  # reads and parses a file
+    except metadata.PackageNotFoundError:
+        return None

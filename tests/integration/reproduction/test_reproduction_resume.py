@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from blank_figures import blank_figures
 from reproductions import CONFIG, DONE, KEPT, NAME, plan, run, silent, start, statuses
 from vitscope.errors import ModelUnreachableError, ResultError, UsageError, VitscopeError
 from vitscope.files.json_files import read_json, write_json
@@ -300,11 +301,11 @@ def test_claims_and_figures_are_of_every_finished_model(out, sets):
     later.execute(silent)
     finding = next(f for f in judge_all_claims(later) if "small and base attend" in f.claim)
     assert "S 0." in finding.measured
+    with blank_figures():
+        folder = draw_all_figures(later, "figures", ["png"]).folder
     shown = {
         Path(result["folder"]).parent.name
-        for figure in read_json(draw_all_figures(later, "figures", ["png"]).folder / "index.json")[
-            "figures"
-        ]
+        for figure in read_json(folder / "index.json")["figures"]
         for result in figure["results"]
     }
     assert shown == {NAME}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from blank_figures import blank_figures
 from vitscope.cli import main
 
 
@@ -18,7 +19,8 @@ def smoke(tmp_path_factory):
 
 def smoke_again(out):
     arguments = ["reproduce", "--smoke", "--out", str(out), "--draws", "2"]
-    return main([*arguments, "--families", "dinov2-reg", "--sizes", "s"])
+    with blank_figures():
+        return main([*arguments, "--families", "dinov2-reg", "--sizes", "s"])
 
 
 def test_smoke_goes_on_too_and_leaves_its_images_as_they_are(smoke, capsys):
