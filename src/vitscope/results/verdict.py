@@ -3,8 +3,8 @@
 import math
 from bisect import bisect_right
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar, get_args
 
 from vitscope.metrics.estimates import CkaEstimate
 from vitscope.metrics.jackknife import Estimate
@@ -236,6 +236,9 @@ class ImageVerdict:
     basis: str  # what the verdict rests on, in words
 
 
+AnyVerdict = TypeVar("AnyVerdict", Verdict, ImageVerdict)
+
+
 def judge_image(shares: Mapping[str, float], num_images: int, images: str) -> ImageVerdict:
     """Compute the verdict on one image from its centred shares.
 
@@ -277,6 +280,14 @@ def judge_alone(shares: Mapping[str, float], remedy: str) -> ImageVerdict:
     text = f"cannot tell without a reference: {remedy}"
     basis = "no reference: raw numbers also count what is the same for every image"
     return ImageVerdict("cannot tell", math.nan, None, text, basis)
+
+
+def qualify(verdict: AnyVerdict, own_output: str) -> AnyVerdict:
+    """Say first if the model returns something other than the judged [CLS] token."""
+    if not own_output:
+        return verdict
+    text = f"[CLS] is not this model's output ({own_output}): {verdict.text}"
+    return replace(verdict, text=text)
 
 
 def _read_share(percent: int) -> tuple[ImageStatus, str]:

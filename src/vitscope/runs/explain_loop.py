@@ -40,7 +40,7 @@ from vitscope.results.schema import (
     Settings,
 )
 from vitscope.results.schema_numbers import ImageNumbers
-from vitscope.results.verdict import ImageVerdict, judge_alone, judge_image
+from vitscope.results.verdict import ImageVerdict, judge_alone, judge_image, qualify
 from vitscope.runs.model_run import ModelRun, OnProgress, describe_preprocessing, make_image_set
 from vitscope.runs.references import Wanted, advise, find_reference, holds_audit, read_reference
 from vitscope.token_maps import TokenMaps, make_token_maps
@@ -273,7 +273,7 @@ class ExplainRun:
             centred_share=None if centred is None else centred.sum(axis=0),
             head_centred_share=centred,
             numbers=numbers,
-            verdict=self._judge(numbers),
+            verdict=qualify(self._judge(numbers), self._vit.info.own_output),
         )
 
     def _judge(self, numbers: ImageNumbers) -> ImageVerdict:
