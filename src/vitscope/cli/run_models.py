@@ -1,7 +1,7 @@
 """Commands that run models: `vitscope audit`, `demo`, `one-shot` and `explain`."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -13,7 +13,13 @@ from rich.text import Text
 import vitscope
 from vitscope.cli.settings import AuditSettings, OneShotSettings, Size
 from vitscope.config import AuditConfig, DTypeName, OneShotConfig, RunConfig
-from vitscope.errors import UsageError, VitscopeError
+from vitscope.errors import (
+    ModelUnreachableError,
+    UnknownModelError,
+    UnsupportedModelError,
+    UsageError,
+    VitscopeError,
+)
 from vitscope.files.own_files import check_figures_target
 from vitscope.files.printable import printable, printable_path
 from vitscope.files.storage import MARKER, check_target, check_writable, is_result, never
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
     from vitscope.results.audit_result import AuditResult
     from vitscope.results.explanation import Explanation
     from vitscope.results.one_shot_result import OneShotResult
+    from vitscope.results.schema import AuditSummary
 
 _AUDIT_DEFAULTS, _ONE_SHOT_DEFAULTS = AuditSettings(), OneShotSettings()
 _Report = Annotated[bool, Parameter(negative="--no-report")]
@@ -141,10 +148,14 @@ def one_shot(
     find_classes(folder)
     config.resolve_device()
     console = Console()
-    for model_id, target in _choose_targets(model, out, overwrite=overwrite).items():
-        result = _classify_one(model_id, folder, config, target, overwrite=overwrite)
+    targets = _choose_targets(model, out, overwrite=overwrite)
+
+    def run(model_id: str) -> None:
+        result = _classify_one(model_id, folder, config, targets[model_id], overwrite=overwrite)
         console.print(make_one_shot_report(result.summary))
-        console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
+        console.print(Text(f"written to {printable_path(targets[model_id])}\n"), soft_wrap=True)
+
+    _run_each(targets, run)
 
 
 def _classify_one(
@@ -211,29 +222,34 @@ def explain(
     config = RunConfig(device=device, dtype=dtype, size=size)
     config.resolve_device()
     targets = _choose_targets(model, out, overwrite=overwrite, name_target=_name_target)
-    references = _open_references(reference or [], list(_name_folders(model).values()))
+    names = _name_folders(model)
+    audits = _open_references(reference or [], list(names.values()))
+    references = dict(zip(names, audits, strict=True))
     check_figures_target(out / "figures", overwrite=overwrite)
     from vitscope.figures.draw import draw_explanations  # here, because importing it is slow
 
     console = Console()
     explained: list[Explanation] = []
+
+    def run(model_id: str) -> None:
+        work = partial(
+            vitscope.explain,
+            images=found,
+            config=config,
+            layer=layer,
+            reference=references[model_id],
+            out=targets[model_id],
+            overwrite=overwrite,
+        )
+        explained.append(_run_with_bar(model_id, work))
+        # No line wrapping: a line may hold a command to copy.
+        console.print(make_explanation_report(explained[-1].summary), soft_wrap=True)
+        for path, reason in explained[-1].failures:
+            console.print(Text(f"not readable: {path}: {reason}", style="yellow"))
+        console.print(Text(f"written to {printable_path(targets[model_id])}\n"), soft_wrap=True)
+
     try:
-        for (model_id, target), audited in zip(targets.items(), references, strict=True):
-            run = partial(
-                vitscope.explain,
-                images=found,
-                config=config,
-                layer=layer,
-                reference=audited,
-                out=target,
-                overwrite=overwrite,
-            )
-            explained.append(_run_with_bar(model_id, run))
-            # No line wrapping: a line may hold a command to copy.
-            console.print(make_explanation_report(explained[-1].summary), soft_wrap=True)
-            for path, reason in explained[-1].failures:
-                console.print(Text(f"not readable: {path}: {reason}", style="yellow"))
-            console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
+        _run_each(targets, run)
     finally:
         # Draw finished explanations even if a later model fails.
         if explained:
@@ -275,6 +291,21 @@ def _find_audit(folder: Path, name: str) -> Path:
     return folder / name if within else folder
 
 
+def _run_each(model_ids: Collection[str], run: Callable[[str], None]) -> None:
+    """Run the models one by one; those that cannot be loaded are named at the end."""
+    failed: dict[str, VitscopeError] = {}
+    for model_id in model_ids:
+        try:
+            run(model_id)
+        except (ModelUnreachableError, UnknownModelError, UnsupportedModelError) as error:
+            if len(model_ids) == 1:
+                raise
+            failed[model_id] = error
+    if failed:
+        told = "; ".join(f"{model_id}: {error}" for model_id, error in failed.items())
+        raise VitscopeError(f"{len(failed)} of {len(model_ids)} models cannot be loaded: {told}")
+
+
 def _run_with_bar(model_id: str, run: Callable[..., _Result], *, quiet: bool = False) -> _Result:
     vit = vitscope.load_model(model_id)
     with make_progress(Console(stderr=True, quiet=quiet)) as progress:
@@ -297,16 +328,19 @@ def _audit_all(
     # Only one of several processes prints.
     console = Console(quiet=not is_lead)
     report = report and is_lead
-    summaries = []
+    summaries: list[AuditSummary] = []
     done: list[Path] = []
+
+    def run(model_id: str) -> None:
+        target = targets[model_id]
+        work = partial(vitscope.audit, images=images, out=target, **settings)
+        summaries.append(_run_with_bar(model_id, work, quiet=not is_lead).summary)
+        done.append(target)
+        console.print(make_report(summaries[-1]))
+        console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
+
     try:
-        for model_id, target in targets.items():
-            run = partial(vitscope.audit, images=images, out=target, **settings)
-            result = _run_with_bar(model_id, run, quiet=not is_lead)
-            summaries.append(result.summary)
-            done.append(target)
-            console.print(make_report(summaries[-1]))
-            console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
+        _run_each(targets, run)
     except KeyboardInterrupt:
         report = False  # whoever interrupts does not want to wait
         raise
