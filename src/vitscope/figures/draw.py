@@ -1,5 +1,6 @@
 """Figures as files: all that results have numbers for, or those of explained images."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,7 +197,8 @@ def _check_different(results: Sequence[ModelResult]) -> None:
         if result.kind != "explanation" and key in places:
             raise UsageError(
                 f"{printable_path(places[key])} and {printable_path(result.folder)} are both of "
-                f"{result.label}, and would be one point on every figure: draw them separately"
+                f"{result.label}, and would be one point on every figure: draw them separately, as "
+                f"in `vitscope figures {shlex.quote(printable_path(result.folder))} --out DIR`"
             )
         places[key] = result.folder
 
