@@ -98,10 +98,10 @@ def draw_figures(
         )
     if readout not in READOUTS:
         raise UsageError(f"readout {readout!r}: expected one of {', '.join(READOUTS)}")
-    target = Path(out)
-    _check_place(target, overwrite=overwrite)
     results = load_results([Path(folder) for folder in folders])
     _check_different(results)
+    target = Path(out)
+    _check_place(target, overwrite=overwrite)
     drawn: list[DrawnFigure] = []
     skipped: dict[str, str] = {}
     with staged_folder(target, replaces=is_figures if overwrite else never) as staging:
