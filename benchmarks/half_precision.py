@@ -64,7 +64,7 @@ def _load(settings: Settings) -> tuple[ViTAdapter, str]:
     if settings.tiny:
         return load_dinov2("tiny"), "A tiny random model: the numbers mean nothing."
     try:
-        return vitscope.load_model("dinov2-small"), "Model: dinov2-small with its weights."
+        return vitscope.load_model("dinov2-small"), "Model: dinov2-small with trained weights."
     except ModelUnreachableError:
         return load_dinov2("small"), "Random weights: those of dinov2-small are unavailable."
 

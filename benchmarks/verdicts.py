@@ -52,7 +52,7 @@ def measure(settings: Settings) -> Section:
             rows += _audit(name, vit, folder, AuditConfig(layers=layers, gallery=0))
     return Section(
         title="The verdict's two readings",
-        how=f"Audits of {count} images. dinov2-small has its trained weights. What the output of a "
+        how=f"Audits of {count} images. dinov2-small has trained weights. What the output of a "
         "planted model (`vitscope.testing.planted`) is made of is known.",
         tables=[Table(_COLUMNS, rows)],
         notes=notes,

@@ -297,15 +297,19 @@ def test_an_unexpected_error_is_one_line_and_its_place_is_to_be_had(
         run(capsys, "audit", images, *where)
 
 
-def test_a_later_model_that_fails_leaves_the_earlier_ones_whole(
-    capsys, model_folder, images, tmp_path
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_model_that_cannot_be_loaded_leaves_the_others_whole(
+    capsys, model_folder, images, tmp_path, place
 ):
     twin = tmp_path / "twin"
     twin.symlink_to(model_folder)
-    models = ["--model", model_folder, "--model", twin, "--model", "timm:resnet18"]
-    code, out, err = run(capsys, "audit", images, *models, "--out", tmp_path / "out", "--size", 32)
-    assert code != 0
-    assert "resnet18" in one_line(err)
+    ids = [model_folder, twin]
+    ids.insert(place, "timm:resnet18")
+    models = [word for model_id in ids for word in ("--model", model_id)]
+    where = ["--out", tmp_path / "out", "--size", 32, "--limit", 4]
+    code, out, err = run(capsys, "audit", images, *models, *where)
+    assert code == 1
+    assert "1 of 3 models cannot be loaded: timm:resnet18: timm:resnet18 is not" in one_line(err)
     assert "Where the [CLS] output comes from" in out
     assert len(list((tmp_path / "out").glob("*/summary.json"))) == 2
     assert (tmp_path / "out" / "report.html").is_file()

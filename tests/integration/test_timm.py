@@ -202,7 +202,7 @@ def test_averaged_model_with_cls_hands_out_the_cls_row_and_says_so(name):
     _, feature = collect(adapter, pixels)
     torch.testing.assert_close(feature, expected, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(feature, averaged, atol=0.1)
-    assert "avg" in adapter.info.notes[0]
+    assert "averages its patches" in adapter.info.notes[0]
 
 
 def test_distilled_model_hands_out_its_cls_row_and_says_so():
@@ -281,6 +281,21 @@ def test_info():
     classifier = with_classifier.head.weight.numel() + with_classifier.head.bias.numel()
     total = sum(parameter.numel() for parameter in with_classifier.parameters())
     assert make_timm_adapter(with_classifier).info.num_params == total - classifier
+
+
+@pytest.mark.parametrize(
+    ("pooling", "own_output"),
+    [
+        ({"global_pool": "token"}, ""),
+        ({"global_pool": "avg"}, "timm averages its patches"),
+        ({"global_pool": "avg", "pool_include_prefix": True}, "timm averages its tokens"),
+        ({"global_pool": "avgmax"}, "timm pools its patches"),
+    ],
+)
+def test_a_model_that_does_not_return_its_cls_token_says_what_it_returns(pooling, own_output):
+    info = make_timm_adapter(VisionTransformer(**TINY, **pooling)).info
+    assert info.own_output == own_output
+    assert any("the [CLS] token was analysed" in note for note in info.notes) == bool(own_output)
 
 
 def test_size_of_a_model_built_for_one_size():

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from audits import tiny_vit
 from images import write_images
-from vitscope import AuditConfig, audit, wrap_model
+from vitscope import AuditConfig, audit, explain, wrap_model
 from vitscope.figures.saved import load_results
 from vitscope.report.page import render_report
 from vitscope.report.verdicts import describe_verdict
@@ -207,6 +207,17 @@ def test_a_pooling_head_that_reads_patches_alone_holds_by_construction(images):
     summary = audit(tiny_vit("siglip"), few, CONFIG).summary
     assert (summary.last.verdict.status, summary.last.verdict.decided_by) == ("holds", None)
     assert summary.last.verdict.text.startswith("patch integration holds by construction: ")
+
+
+def test_every_verdict_on_a_model_that_averages_its_patches_says_so_first(images):
+    few = sorted(images.iterdir())[:5]
+    vit = tiny_vit("vit_avg")
+    told = "[CLS] is not this model's output (timm averages its patches): "
+    audited = audit(vit, few, AuditConfig(dtype="float64", gallery=0, layers="all"))
+    for layer in audited.summary.layers:
+        assert layer.verdict.text.startswith(f"{told}not enough images")
+    (image,) = explain(vit, few[:1]).summary.images
+    assert image.verdict.text.startswith(f"{told}cannot tell")
 
 
 def test_no_interval_of_cka_passes_one(images):

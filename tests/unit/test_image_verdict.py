@@ -20,7 +20,7 @@ def shares(patches, **others):
 @pytest.mark.parametrize(
     ("patches", "status", "words"),
     [
-        (1.0, "most", "patches carry 100 % of this output: the map shows where most"),
+        (1.0, "most", "patches together carry 100 % of this output: the map leaves little out"),
         (0.80, "most", "80 %"),
         (1.20, "most", "120 %"),
         (0.794, "part", "79 % of this output: the map shows only part"),
@@ -29,7 +29,7 @@ def shares(patches, **others):
         (1.50, "part", "150 %"),
         (0.494, "do not read", "49 %"),
         (1.51, "do not read", "151 %"),
-        (0.03, "do not read", "patches carry 3 % of this output: do not read this map"),
+        (0.03, "do not read", "patches together carry 3 % of this output: do not read this map"),
         (-0.3, "do not read", "−30 %"),
     ],
 )
@@ -40,10 +40,18 @@ def test_status_follows_the_share_that_the_sentence_names(patches, status, words
     assert words in verdict.text
 
 
+def test_a_good_share_does_not_claim_that_the_map_is_right():
+    text = judge(shares(0.93)).text
+    assert "patches together carry 93 %" in text
+    assert "may weigh single patches wrongly" in text
+
+
 @given(st.floats(-3, 3))
 def test_the_sentence_never_contradicts_its_own_number(patches):
     verdict = judge(shares(patches))
-    percent = int(verdict.text.split(" %")[0].removeprefix("patches carry ").replace("−", "-"))
+    percent = int(
+        verdict.text.split(" %")[0].removeprefix("patches together carry ").replace("−", "-")
+    )
     distance = abs(100 - percent)
     expected = "most" if distance <= 20 else "part" if distance <= 50 else "do not read"
     assert verdict.status == expected

@@ -331,6 +331,8 @@ def test_a_report_is_written_whole_and_replaces_nothing_but_a_report(made, tmp_p
     assert not re.search(r"(?:src|href)=[\"'](?:https?:)?//", html.split("<script")[0])
     with pytest.raises(UsageError, match="already there"):
         write_report([made], out)
+    with pytest.raises(UsageError, match="nothere is not a result and holds none"):
+        write_report([tmp_path / "nothere"], out)
     assert write_report([made], out, overwrite=True) == out
     out.write_text(html.replace("Can these", "MY NOTES: can these"), encoding="utf-8")
     with pytest.raises(UsageError, match="it has not been changed since"):

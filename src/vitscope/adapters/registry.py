@@ -1,7 +1,6 @@
 """Find the adapter of a model id or module; a model library is imported when it is needed."""
 
 import re
-import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -243,7 +242,7 @@ def _load_from(library: str, name: str) -> ViTAdapter:
 
 
 def _load_embedded(error: ModelUnreachableError) -> ViTAdapter:
-    from vitscope.weights.embedded import EMBEDDED_SOURCE, load_embedded_dinov2
+    from vitscope.weights.embedded import EMBEDDED_PACKAGE, EMBEDDED_SOURCE, load_embedded_dinov2
 
     if not embedded_available():
         raise ModelUnreachableError(
@@ -256,14 +255,17 @@ def _load_embedded(error: ModelUnreachableError) -> ViTAdapter:
     adapter = make_transformers_adapter(
         load_embedded_dinov2(), preprocessing=FAMILIES["dinov2"].preprocessing
     )
-    note = f"{_shorten_reason(error)}: the weights come from a package of the demo extra"
+    note = (
+        f"{_shorten_reason(error)}: weights from the package {EMBEDDED_PACKAGE}, a DINOv2-small "
+        "backbone that may have been trained further"
+    )
     return _add_note(adapter.named(adapter.info.id, EMBEDDED_SOURCE), note)
 
 
 def _shorten_reason(error: ModelUnreachableError) -> str:
     # Drop the advice after the last colon: it has been followed.
     reason = str(error).rpartition(": ")[0] or str(error)
-    return textwrap.shorten(reason, 90, placeholder=" …")
+    return reason if len(reason) <= 90 else re.sub(r" \(.*\)", "", reason)
 
 
 def _adapt(

@@ -40,6 +40,7 @@ _MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva")
 
 _WEIGHTS_FILE = "model.safetensors"
 _RESIZES: dict[str, Literal["cover", "stretch"]] = {"center": "cover", "squash": "stretch"}
+_POOLINGS = {"avg": "averages", "max": "takes the maximum of"}
 _CLIP_TOWERS = ("_clip_", "_pe_core_", "_mci_")
 """Parts of architecture names whose `head` projects into the space shared with text."""
 
@@ -84,6 +85,7 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
             patch_size=_read_patch_size(tower),
             num_registers=_count_registers(tower),
             global_feature=_name_feature(tower),
+            own_output=_tell_own_output(tower),
             notes=_make_notes(tower),
         ),
         preprocessing=preprocessing,
@@ -263,18 +265,19 @@ def _count_tower_parameters(tower: Any) -> int:
     return count_parameters(tower) - sum(count_parameters(head) for head in heads)
 
 
+def _tell_own_output(tower: Any) -> str:
+    if hasattr(tower, "dist_token"):
+        return "timm averages its [CLS] and distillation tokens"
+    if _name_feature(tower) != "cls" or tower.global_pool in {"token", ""}:
+        return ""
+    tokens = "tokens" if getattr(tower, "pool_include_prefix", False) else "patches"
+    return f"timm {_POOLINGS.get(tower.global_pool, 'pools')} its {tokens}"
+
+
 def _make_notes(tower: Any) -> tuple[str, ...]:
     notes = []
-    if hasattr(tower, "dist_token"):
-        notes.append(
-            "timm averages the [CLS] and the distillation token; the [CLS] token was analysed, and "
-            "the embedding is its own"
-        )
-    elif _name_feature(tower) == "cls" and tower.global_pool not in {"token", ""}:
-        notes.append(
-            f"timm pools this model's tokens ({tower.global_pool}); the [CLS] token was analysed, "
-            "and the embedding is its own"
-        )
+    if own_output := _tell_own_output(tower):
+        notes.append(f"{own_output}; the [CLS] token was analysed, and the embedding is its own")
     size, built_for = _choose_size(tower), tuple(tower.patch_embed.img_size)
     if size != built_for:
         notes.append(

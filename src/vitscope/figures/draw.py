@@ -1,5 +1,6 @@
 """Figures as files: all that results have numbers for, or those of explained images."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,10 +98,10 @@ def draw_figures(
         )
     if readout not in READOUTS:
         raise UsageError(f"readout {readout!r}: expected one of {', '.join(READOUTS)}")
-    target = Path(out)
-    _check_place(target, overwrite=overwrite)
     results = load_results([Path(folder) for folder in folders])
     _check_different(results)
+    target = Path(out)
+    _check_place(target, overwrite=overwrite)
     drawn: list[DrawnFigure] = []
     skipped: dict[str, str] = {}
     with staged_folder(target, replaces=is_figures if overwrite else never) as staging:
@@ -196,7 +197,8 @@ def _check_different(results: Sequence[ModelResult]) -> None:
         if result.kind != "explanation" and key in places:
             raise UsageError(
                 f"{printable_path(places[key])} and {printable_path(result.folder)} are both of "
-                f"{result.label}, and would be one point on every figure: draw them separately"
+                f"{result.label}, and would be one point on every figure: draw them separately, as "
+                f"in `vitscope figures {shlex.quote(printable_path(result.folder))} --out DIR`"
             )
         places[key] = result.folder
 

@@ -47,18 +47,24 @@ def never(_: Path) -> bool:
 
 def is_result(folder: Path) -> bool:
     """Whether a folder holds a result of vitscope and nothing else."""
-    if not (holds_result_files(folder) and (folder / MARKER).exists()):
-        return False
+    return holds_result_files(folder) and _has_summary(folder)
+
+
+def holds_result_files(folder: Path) -> bool:
+    """Whether a folder holds only what a run writes, however damaged or incomplete."""
+    return not _list_other_files(folder)
+
+
+def _has_summary(folder: Path) -> bool:
     try:
         return "schema_version" in read_json(folder / MARKER)
     except (ResultError, TypeError):
         return False
 
 
-def holds_result_files(folder: Path) -> bool:
-    """Whether a folder holds only what a run writes, however damaged or incomplete."""
+def _list_other_files(folder: Path) -> list[str]:
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
-    return all(map(_RESULT_FILE.fullmatch, names))
+    return sorted(name for name in names if not _RESULT_FILE.fullmatch(name))
 
 
 @contextmanager
@@ -148,6 +154,12 @@ def check_target(target: Path, replaces: Replaces = never) -> None:
     if is_result(target):
         raise UsageError(
             f"{target} already holds a result: choose another folder or add --overwrite"
+        )
+    if _has_summary(target):
+        other = printable_path(Path(_list_other_files(target)[0]))
+        raise UsageError(
+            f"{target} also holds {other}, which was not written by vitscope: move it away or "
+            "choose another folder"
         )
     raise UsageError(
         f"{target} is not empty and was not written by vitscope: choose another folder"

@@ -37,6 +37,7 @@ class ModelInfo:
     patch_size: tuple[int, int]  # patch (height, width) in pixels
     num_registers: int
     global_feature: str = "cls"  # "cls", "attention pooling" or "average"
+    own_output: str = ""  # what the model returns instead of the [CLS] token; empty if that is it
     source: str = "given by the caller"  # where the weights came from
     notes: tuple[str, ...] = ()  # what a reader of the numbers should know about this model
     # its training recipe, shared by models that differ only in size; empty if unknown

@@ -69,9 +69,9 @@ def write_report(
     """
     if not results:
         raise UsageError("no result was given: name one or more folders of results")
+    found = load_results([Path(folder) for folder in results])
     target = Path(out)
     with staged_file(target, replaces=is_report if overwrite else never) as staging:
-        found = load_results([Path(folder) for folder in results])
         page = render_report(found, max_image_bytes)
         write_text(staging, page.replace(_NO_DIGEST, _digest(page), 1))
     return target

@@ -66,7 +66,7 @@ def _summarize(
         # A block's input is the output of the one before it.
         tokens = found[layer].pop("tokens", None)
         anatomy = None if tokens is None else summarize_anatomy(table, tokens, norms[layer])
-        verdict = judge_layer(features[layer], found[layer])
+        verdict = judge_layer(features[layer], found[layer], manifest.model.own_output)
         numbers = summarize_images(table) | found[layer]
         layers.append(LayerSummary(index=layer, verdict=verdict, **numbers, anatomy=anatomy))
     return AuditSummary(

@@ -31,7 +31,7 @@ from vitscope.results.verdict import MOODS
 if TYPE_CHECKING:
     from jinja2 import Template
 
-# White text on each of them has a contrast of at least 4.5; each stands out on both pages.
+# Each stands out on dark and light pages.
 _COLOURS = {"good": "#1a7f4e", "middling": "#96620a", "bad": "#c0362c", "unknown": "#7a5299"}
 
 

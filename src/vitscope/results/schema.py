@@ -58,6 +58,7 @@ class ModelSummary:
     global_feature: str  # "cls" or "attention pooling"
     grid: Size  # patches of an input as (rows, columns)
     dtype: str
+    own_output: str = ""  # what the model returns instead of the [CLS] token; empty if that is it
     notes: tuple[str, ...] = ()  # notes on the model that matter for reading the numbers
 
 

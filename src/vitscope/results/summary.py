@@ -20,7 +20,7 @@ from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.results.records import column_name, replace_columns, shard_paths
 from vitscope.results.schema import AuditLedger
 from vitscope.results.schema_numbers import PerImage, nest
-from vitscope.results.verdict import Constant, Verdict, judge
+from vitscope.results.verdict import Constant, Verdict, judge, qualify
 from vitscope.results.vocabulary import PER_IMAGE
 
 ERRORS = ("balance_error", "residual_error", "block_error", "embedding_error")
@@ -39,10 +39,10 @@ def summarize_images(table: Path) -> dict[str, Any]:
     )
 
 
-def judge_layer(sums: FeatureSums, found: Mapping[str, Any]) -> Verdict:
-    """The verdict of a layer, from its sums and estimates."""
+def judge_layer(sums: FeatureSums, found: Mapping[str, Any], own_output: str) -> Verdict:
+    """The verdict of a layer, from its sums and estimates, and what the model returns."""
     cka, shares = found["cka"]["residual"], found["variance_share"]["residual"]
-    return judge(cka, shares, sums.num_images, _find_constant(sums))
+    return qualify(judge(cka, shares, sums.num_images, _find_constant(sums)), own_output)
 
 
 def _find_constant(sums: FeatureSums) -> Constant | None:

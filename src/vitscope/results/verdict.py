@@ -3,8 +3,8 @@
 import math
 from bisect import bisect_right
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar, get_args
 
 from vitscope.metrics.estimates import CkaEstimate
 from vitscope.metrics.jackknife import Estimate
@@ -31,7 +31,7 @@ MIN_IMAGES_TO_JUDGE = 100
 
 MOST_WITHIN_PERCENT = round(100 * (1 - SOURCE_LINES[1]))
 PART_WITHIN_PERCENT = round(100 * (1 - SOURCE_LINES[0]))
-"""Largest distance of the patches' share from 100 % if the map shows most, or part, of it."""
+"""Largest distance of the patches' share from 100 % if they carry most, or part, of the output."""
 
 Mood = Literal["good", "middling", "bad", "unknown"]
 MOODS: Mapping[Status | ImageStatus, Mood] = {
@@ -236,12 +236,16 @@ class ImageVerdict:
     basis: str  # what the verdict rests on, in words
 
 
+AnyVerdict = TypeVar("AnyVerdict", Verdict, ImageVerdict)
+
+
 def judge_image(shares: Mapping[str, float], num_images: int, images: str) -> ImageVerdict:
     """Compute the verdict on one image from its centred shares.
 
-    The map shows most of the output if the patches' share is 80 to 120 %, part of it from 50 to
-    150 %, and should not be read otherwise. Shares are signed: above 100 % other sources cancel
-    part of the patches' contribution, which a map does not show either.
+    The patches together carry most of the output if their share is 80 to 120 %, part of it from 50
+    to 150 %; otherwise the map should not be read. How the map spreads over patches is not judged.
+    Shares are signed: above 100 % other sources cancel part of the patches' contribution, which a
+    map does not show either.
     """
     basis = f"shares of r − mean r, means over {num_images} images {images}"
     patches = shares["patches"]
@@ -254,7 +258,7 @@ def judge_image(shares: Mapping[str, float], num_images: int, images: str) -> Im
         text = "cannot tell what carries this output: it does not differ from the reference's mean"
         return ImageVerdict("cannot tell", patches, None, text, basis)
     status, claim = _read_share(_percent(patches))
-    text = f"patches carry {_percent_text(patches)} of this output: {claim}"
+    text = f"patches together carry {_percent_text(patches)} of this output: {claim}"
     others = {name: share for name, share in shares.items() if name in _OTHERS}
     main_other_source = max(others, key=lambda name: abs(others[name])) if others else None
     if main_other_source is not None:
@@ -271,7 +275,7 @@ def judge_alone(shares: Mapping[str, float], remedy: str) -> ImageVerdict:
     """
     patches = shares["patches"]
     if set(shares) == {"patches"} and not math.isnan(patches):
-        text = f"patches carry 100 % of this output: {_read_share(100)[1]}"
+        text = f"patches together carry 100 % of this output: {_read_share(100)[1]}"
         basis = "patches and the bias are the only sources of this output"
         return ImageVerdict("most", 1.0, None, text, basis)
     text = f"cannot tell without a reference: {remedy}"
@@ -279,10 +283,18 @@ def judge_alone(shares: Mapping[str, float], remedy: str) -> ImageVerdict:
     return ImageVerdict("cannot tell", math.nan, None, text, basis)
 
 
+def qualify(verdict: AnyVerdict, own_output: str) -> AnyVerdict:
+    """Say first if the model returns something other than the judged [CLS] token."""
+    if not own_output:
+        return verdict
+    text = f"[CLS] is not this model's output ({own_output}): {verdict.text}"
+    return replace(verdict, text=text)
+
+
 def _read_share(percent: int) -> tuple[ImageStatus, str]:
     distance = abs(100 - percent)
     if distance <= MOST_WITHIN_PERCENT:
-        return "most", "the map shows where most of it comes from"
+        return "most", "the map leaves little out, but may weigh single patches wrongly"
     if distance <= PART_WITHIN_PERCENT:
         return "part", "the map shows only part of where it comes from"
     return "do not read", "do not read this map as an explanation"

@@ -44,7 +44,7 @@ from vitscope.results.schema import (
     Settings,
 )
 from vitscope.results.schema_numbers import ImageNumbers
-from vitscope.results.verdict import ImageVerdict, judge_alone, judge_image
+from vitscope.results.verdict import ImageVerdict, judge_alone, judge_image, qualify
 from vitscope.results.vocabulary import ROW_MAPS
 from vitscope.row_maps import make_row_maps
 from vitscope.runs.chosen_maps import ChosenMaps
@@ -336,7 +336,7 @@ class ExplainRun:
             image=image,
             maps=self._maps.arrange(row | others),
             numbers=numbers,
-            verdict=self._judge(numbers),
+            verdict=qualify(self._judge(numbers), self._vit.info.own_output),
         )
 
     def _judge(self, numbers: ImageNumbers) -> ImageVerdict:

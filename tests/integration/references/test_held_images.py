@@ -217,7 +217,7 @@ def test_a_figure_shows_one_account(one, audited):
     assert "raw: % of the whole output r" in words
     assert "raw: cos(c_patches, t)" in words
     assert "Cannot tell without a reference" in words
-    assert not any(claim in words for claim in ("patches carry", "mean r,", "most of it"))
+    assert not any(claim in words for claim in ("patches together", "mean r,", "leaves little out"))
 
 
 def test_a_notebook_shows_raw_numbers_as_raw(one, audited):
