@@ -210,6 +210,7 @@ def _average(scored: list[_Scored]) -> _Scored:
 def _score(ranking: _Ranking, removals: "_Removals", deltas: Values, subsets: Sets) -> _Scored:
     values, order = ranking
     groups = make_groups(order)
+    sizes = groups.sum(axis=1)
     deletion = removals.measure(make_prefixes(order))
     # Inserting the most important first is removing the least important first, read backwards.
     insertion = removals.measure(make_prefixes(order[::-1]))[::-1]
@@ -220,7 +221,7 @@ def _score(ranking: _Ranking, removals: "_Removals", deltas: Values, subsets: Se
         "gap": compute_gap(deletion, insertion),
         "skill": undefined,
         "rank": compute_rank(values, deltas),
-        "saco": compute_saco(groups @ values, removals.measure_drops(groups)),
+        "saco": compute_saco(groups @ values / sizes, removals.measure_drops(groups) / sizes),
         "infidelity": compute_infidelity(subsets @ values, removals.measure_drops(subsets)),
         "completeness": undefined,
     }

@@ -25,6 +25,8 @@ SUBSET_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 SUBSETS_EACH = 8
 """Random subsets of each size, for `compute_infidelity`: 40 in all."""
 
+_ROUNDING = 1e-12
+
 Values = Float64[np.ndarray, " patch"]
 Order = Int[np.ndarray, " patch"]
 Sets = Bool[np.ndarray, "set patch"]
@@ -168,28 +170,30 @@ def compute_rank(values: Values, deltas: Values) -> float:
 
 
 def compute_saco(
-    sums: Float64[np.ndarray, " group"], drops: Float64[np.ndarray, " group"]
+    means: Float64[np.ndarray, " group"], drops: Float64[np.ndarray, " group"]
 ) -> float:
-    """Salience-guided faithfulness: whether larger sums of a map go with larger drops.
+    """Salience-guided faithfulness: whether larger values of a map go with larger drops.
 
     For all pairs of groups i < j, from the most important: w = S_i − S_j if Δ_i ≥ Δ_j, otherwise
-    −(S_i − S_j).
+    −(S_i − S_j). S and Δ are per patch, where the source has sums: if the groups are not of one
+    size, a larger group would otherwise look important in itself.
 
     Args:
-        sums: S, the map's sum in each group of `make_groups`.
-        drops: Δ = s(∅) − s(group) of each group.
+        means: S, the map's mean in each group of `make_groups`.
+        drops: Δ = (s(∅) − s(group)) / size of each group.
 
     Returns:
-        Σ w / Σ |w|, from −1 to 1; 0 for a map whose groups have equal sums.
+        Σ w / Σ |w|, from −1 to 1; 0 for a constant map.
 
     Source:
         Wu et al., *On the Faithfulness of Vision Transformer Explanations* (CVPR 2024).
     """
-    first, second = np.triu_indices(len(sums), k=1)
-    weights = sums[first] - sums[second]
+    first, second = np.triu_indices(len(means), k=1)
+    weights = means[first] - means[second]
     signed = np.where(drops[first] >= drops[second], weights, -weights)
     total = np.abs(weights).sum()
-    return float(signed.sum() / total) if total > 0 else 0.0
+    constant = total <= _ROUNDING * np.abs(means).sum()
+    return 0.0 if constant else float(signed.sum() / total)
 
 
 def compute_infidelity(
@@ -203,7 +207,8 @@ def compute_infidelity(
 
     Returns:
         min over β of mean (β p − Δ)² / var Δ. β makes the map's scale irrelevant. 0 is perfect, and
-        1 is what the mean of Δ would do. There is no upper bound. NaN if Δ does not vary.
+        1 is what the mean of Δ would do. There is no upper bound, and a constant map may have less
+        than 1, because it knows how many patches go. NaN if Δ does not vary.
 
     Source:
         Yeh et al., *On the (In)fidelity and Sensitivity of Explanations* (NeurIPS 2019).
