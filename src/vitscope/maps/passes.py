@@ -35,7 +35,7 @@ class Pass:
 
     feature: Float[Tensor, "batch out"]
     streams: tuple[Tokens, ...]
-    normed: Tokens
+    normed: Float[Tensor, "batch key dim"]
 
     def detach(self) -> "Pass":
         """The same numbers without their graph."""
@@ -160,7 +160,7 @@ class _PassRecorder:
         kept = {name: self._keep_positions(kwargs[name]) for name in others}
         return (), {first: stream, **kept}
 
-    def _start(self, stream: Tokens) -> Tokens:
+    def _start(self, stream: Tokens) -> Float[Tensor, "batch kept dim"]:
         patches = find_patches(self._layout, stream.shape[1])
         tokens = (stream if self._tokens is None else self._tokens).detach()
         if self._kept is not None:
