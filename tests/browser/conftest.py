@@ -11,6 +11,7 @@ from vitscope.adapters.timm import make_timm_adapter
 from vitscope.testing.tiny_timm import TINY_TIMM
 
 HOSTILE_MODEL = "</script><script>window.pwned = 'model'</script><b>bold</b>"
+MAPS = ("attention", "contribution_norm", "share", "rollout", "chefer", "traced", "cdam", "centre")
 HOSTILE_NAMES = (
     b"<img src=x onerror=\"window.pwned='name'\">.png",
     b"\"><svg onload=window.pwned='attribute'>.png",
@@ -35,7 +36,7 @@ def results(images, tmp_path_factory):
     vit = tiny_vit()
     with_registers = audit(vit, images, AuditConfig(gallery=16), out=folder / "registers")
     hostile = make_timm_adapter(TINY_TIMM["dinov2"](), model_id=HOSTILE_MODEL)
-    audit(hostile, images, AuditConfig(gallery=24), out=folder / "hostile")
+    audit(hostile, images, AuditConfig(gallery=24, maps=MAPS), out=folder / "hostile")
     some = sorted(images.iterdir())[:2]
     explain(vit, some, reference=with_registers, out=folder / "explained")
     return folder

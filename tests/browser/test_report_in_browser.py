@@ -124,7 +124,7 @@ def test_maps_are_painted_as_they_were_measured(visit, report, results):
     for place in (0, 5):
         card = page.locator(".card").nth(place)
         maps = gallery.read_maps(by_name[card.locator(".card-name").text_content()])
-        for canvas, values in ((0, maps.attention), (1, maps.contribution_norm)):
+        for canvas, values in ((0, maps["attention"]), (1, maps["contribution_norm"])):
             # Cividis grows in red + green with the value.
             painted = card.locator("canvas").nth(canvas).evaluate(PAINTED)
             assert max(range(len(painted)), key=painted.__getitem__) == values.argmax()
@@ -147,20 +147,47 @@ def test_the_large_view_tells_what_a_patch_holds(visit, report, results):
     stage.hover(position={"x": box["width"] * 2.5 / columns, "y": box["height"] * 1.5 / rows})
     told = page.locator("#view-token").inner_text()
     assert told.startswith("Patch in row 2, column 3: ")
-    attention = float(told.split("attention (mean over heads) ")[1].split(" %")[0])
+    attention = float(told.split("Attention ")[1].split(" %")[0])
     # Maps are kept in 255 steps of the largest value, and told to three digits.
-    step = 100 * float(maps.attention.max()) / 255
-    assert attention == pytest.approx(100 * maps.attention[1, 2], abs=step)
-    length = float(told.split("‖c‖ ")[1].split(";")[0])
-    step = float(maps.contribution_norm.max()) / 255
-    assert length == pytest.approx(maps.contribution_norm[1, 2], abs=step)
+    step = 100 * float(maps["attention"].max()) / 255
+    assert attention == pytest.approx(100 * maps["attention"][1, 2], abs=step)
+    length = float(told.split("Value-weighted attention ")[1].split(";")[0])
+    step = float(maps["contribution_norm"].max()) / 255
+    assert length == pytest.approx(maps["contribution_norm"][1, 2], abs=step)
     page.get_by_role("button", name="Attention of head 2").click()
     assert page.locator("#view-map").input_value() == "2"
     stage.hover(position={"x": 1, "y": 1})
     told = page.locator("#view-token").inner_text()
-    head = float(told.split("attention of head 2 ")[1].split(" %")[0])
-    step = 100 * float(maps.head_attention[2].max()) / 255
-    assert head == pytest.approx(100 * maps.head_attention[2, 0, 0], abs=step)
+    head = float(told.split("Attention of head 2 ")[1].split(" %")[0])
+    step = 100 * float(maps.maps["attention"].heads[2].max()) / 255
+    assert head == pytest.approx(100 * maps.maps["attention"].heads[2, 0, 0], abs=step)
+
+
+def test_any_map_is_shown_on_cards_and_in_the_large_view(visit, report, results):
+    gallery = AuditResult.load(results / "hostile").gallery
+    page = visit(report).page
+    model = page.locator("#gallery-model option", has_text="</script>").get_attribute("value")
+    page.locator("#gallery-model").select_option(value=model)
+    names_of(page)
+    page.locator("#gallery-map").select_option(value="traced")
+    card = page.locator(".card").first
+    assert card.locator(".tile-name").all_text_contents() == ["image", "Attention", "Traced"]
+    by_name = {image.path.rsplit("/", 1)[-1]: k for k, image in enumerate(gallery.images)}
+    maps = gallery.read_maps(by_name[card.locator(".card-name").text_content()])
+    painted = card.locator("canvas").nth(1).evaluate(PAINTED)
+    # White is zero; the patch of the largest value is the farthest from it.
+    assert min(range(len(painted)), key=painted.__getitem__) == abs(maps["traced"]).argmax()
+    card.click()
+    options = page.locator("#view-map option").all_text_contents()
+    assert options[: len(maps.maps)] == [one.about.title for one in maps.maps.values()]
+    assert page.locator("#view-maps button").count() == len(maps.maps) == 8
+    page.locator("#view-maps").get_by_role("button", name="Traced").click()
+    assert page.locator("#view-map").input_value() == "traced"
+    told = page.locator("#view-unit").inner_text()
+    assert "target self; on patches" in told
+    assert "elsewhere: [CLS] itself 0.000; together" in told
+    page.locator("#view-stage").hover(position={"x": 1, "y": 1})
+    assert "Distance from the centre" in page.locator("#view-token").inner_text()
 
 
 def test_the_same_image_is_found_at_the_other_models(visit, report):

@@ -139,10 +139,10 @@ def test_any_part_of_a_summary_may_be_anything(kind, saved, tmp_path):
     [
         ("[" * 100_000, "nested too deeply"),
         ('{"a":' * 100_000, "nested too deeply"),
-        ('{"schema_version": 4, "kind": "audit", "layer": NaN}', "NaN is not a number of JSON"),
+        ('{"schema_version": 5, "kind": "audit", "layer": NaN}', "NaN is not a number of JSON"),
         ('{"schema_version": ' + "9" * 5000 + "}", "cannot be read"),
         ("[]", "written with schema None"),
-        ('{"schema_version": 4, "kind": "audit"}', "model is missing"),
+        ('{"schema_version": 5, "kind": "audit"}', "model is missing"),
         ("\x00", "cannot be read"),
     ],
 )
@@ -192,8 +192,8 @@ def _claim_size(path):
         lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
         lambda path: _write_array(path, {"image": np.zeros((0, 5, 3), np.uint8)}),
         lambda path: _write_array(path, {"image": np.zeros((33, 32, 3), np.uint8)}),
-        lambda path: _write_array(path, {"attention": np.zeros((0, 0), np.float32)}),
-        lambda path: _write_array(path, {"attention": np.zeros((6000, 6000), np.float32)}),
+        lambda path: _write_array(path, {"maps/attention": np.zeros((0, 0), np.float32)}),
+        lambda path: _write_array(path, {"maps/attention": np.zeros((6000, 6000), np.float32)}),
         lambda path: path.write_bytes(path.read_bytes()[:-30]),
     ],
     ids=["header", "device", "no image", "parts of patches", "no maps", "huge maps", "cut"],

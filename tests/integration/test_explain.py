@@ -83,17 +83,19 @@ def test_maps_equal_full_attention(shaped, layer):
         one = result.read_image(index)
         reference = plain_reference(vit.module, layer, one.image, vit.preprocessing)
         contributions, r = reference.token_contributions[0, 5:], reference.r[0]
-        assert_close(one.head_attention, reference.attention[0, :, 5:].reshape(HEADS, *one.grid))
-        assert_close(one.attention, reference.attention[0, :, 5:].mean(dim=0).reshape(one.grid))
-        assert_close(one.contribution_norm, contributions.norm(dim=-1).reshape(one.grid))
-        assert_close(one.share, (contributions @ r / (r @ r)).reshape(one.grid))
+        assert_close(
+            one.maps["attention"].heads, reference.attention[0, :, 5:].reshape(HEADS, *one.grid)
+        )
+        assert_close(one["attention"], reference.attention[0, :, 5:].mean(dim=0).reshape(one.grid))
+        assert_close(one["contribution_norm"], contributions.norm(dim=-1).reshape(one.grid))
+        assert_close(one["share"], (contributions @ r / (r @ r)).reshape(one.grid))
         weighted = reference.token_values[0, 5:].reshape(-1, HEADS, 8)
         weight = vit.module.blocks[layer].attn.proj.weight.detach().double()
         weight = (weight * vit.module.blocks[layer].ls1.gamma.detach().double()[:, None]).reshape(
             -1, HEADS, 8
         )
         of_heads = torch.einsum("nhd,ehd,e->hn", weighted, weight, r) / (r @ r)
-        assert_close(one.head_share, of_heads.reshape(HEADS, *one.grid))
+        assert_close(one.maps["share"].heads, of_heads.reshape(HEADS, *one.grid))
 
 
 def test_numbers_equal_the_definitions(shaped):
@@ -129,8 +131,8 @@ def test_numbers_equal_the_definitions(shaped):
     assert numbers.share == pytest.approx(shares, **near)
     assert sum(numbers.share.values()) == pytest.approx(1, abs=1e-10)
     # One account: the map's patches are the patches of the account.
-    assert one.share.sum() == pytest.approx(numbers.share["patches"], abs=1e-10)
-    assert one.head_share.sum(axis=0) == pytest.approx(one.share, abs=1e-12)
+    assert one["share"].sum() == pytest.approx(numbers.share["patches"], abs=1e-10)
+    assert one.maps["share"].heads.sum(axis=0) == pytest.approx(one["share"], abs=1e-12)
 
 
 # --- shapes --------------------------------------------------------------------------------------
@@ -273,7 +275,7 @@ def test_half_precisions_are_held_to_their_own_tolerance(shaped, layer, dtype):
     ledger = found.summary.ledger
     # Really in half precision, and held to its tolerance.
     assert 1e-4 < ledger.max_balance_error <= ledger.tolerance == 3e-2
-    assert all(np.isfinite(found.read_image(index).share).all() for index in range(3))
+    assert all(np.isfinite(found.read_image(index)["share"]).all() for index in range(3))
 
 
 def test_a_temporary_result_can_be_kept(shaped, tmp_path):

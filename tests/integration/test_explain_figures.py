@@ -42,6 +42,15 @@ def explained(shaped):
     return [explain(tiny_vit(name), shaped) for name in ("dinov2_reg", "siglip", "deit3")]
 
 
+@pytest.fixture(scope="module")
+def explained_by_many(shaped):
+    """By eight maps besides the image: titles of two lines, standard errors, sums, targets."""
+    names = ["attention", "contribution_norm", "share", "rollout_norm", "chefer", "traced"]
+    names += ["random_keep", "centre"]
+    wide = shaped / "wide.png"
+    return explain(tiny_vit(), wide, maps=names, references=shaped / "tall.png", size=16)
+
+
 def words_of(figure):
     return [text.get_text() for text in figure.texts]
 
@@ -62,7 +71,10 @@ def boxes_of(figure):
 @pytest.mark.parametrize("heads", [False, True])
 @pytest.mark.parametrize("image", [0, 1, 2])
 def test_nothing_overlaps_and_nothing_leaves_the_page(explained, image, heads):
-    figure = plot_explanations(explained, explained[0].image_ids[image], heads=heads)
+    assert_apart(plot_explanations(explained, explained[0].image_ids[image], heads=heads))
+
+
+def assert_apart(figure):
     boxes = boxes_of(figure)
     width, height = figure.get_size_inches() * figure.dpi
     for box in boxes:
@@ -74,6 +86,41 @@ def test_nothing_overlaps_and_nothing_leaves_the_page(explained, image, heads):
         over = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
         # One pixel of a hundredth of an inch is the width of a line.
         assert min(over) <= 1, (a, b)
+
+
+def test_more_maps_than_columns_wrap_into_lines(explained_by_many):
+    figure = plot_explanations([explained_by_many], explained_by_many.image_ids[0])
+    assert_apart(figure)
+    one = explained_by_many.read_image(0)
+    maps = [axes.images[0] for axes in figure.axes if axes.images][1:]
+    places = [image.axes.get_position() for image in maps]
+    assert [len({round(p.x0, 3) for p in places}), len({round(p.y0, 3) for p in places})] == [3, 3]
+    for image, each in zip(maps, one.maps.values(), strict=True):
+        drawn = np.asarray(image.get_array())
+        scale = 100 if each.about.is_part else 1
+        assert drawn == pytest.approx(scale * each.values)
+        low, high = image.get_clim()
+        assert high == pytest.approx(scale * float(np.abs(each.values).max()))
+        assert low == (-high if each.about.signed else 0)
+    words = flatten(words_of(figure))
+    for each in one.maps.values():
+        assert each.about.title in words
+    assert "target self" in words
+    assert "mean standard error of a patch" in words
+    assert f"together {one.maps['traced'].about.total:.3f}".replace("-", "−") in words
+
+
+def test_a_map_with_errors_has_intervals_in_the_table(explained_by_many, tmp_path):
+    draw_explanations([explained_by_many], tmp_path)
+    with (tmp_path / "wide.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["panel"] == "random_keep"]
+    one = explained_by_many.read_image(0).maps["random_keep"]
+    assert len(rows) == one.values.size
+    for row in rows:
+        place = int(row["other"]), int(row["x"])
+        half = float(row["high"]) - float(row["value"])
+        assert half == pytest.approx(1.96 * float(one.error[place]), rel=1e-5)
+        assert float(row["low"]) == pytest.approx(float(one.values[place]) - half, rel=1e-5)
 
 
 def test_every_number_and_verdict_is_there(explained):
@@ -104,9 +151,9 @@ def test_maps_are_drawn_as_they_are(explained):
     images = [axes.images[0] for axes in figure.axes if axes.images]
     drawn = [np.asarray(image.get_array()) for image in images]
     assert np.array_equal(drawn[0], one.image)
-    assert drawn[1] == pytest.approx(100 * one.attention)
-    assert np.array_equal(drawn[2], one.contribution_norm)
-    assert drawn[3] == pytest.approx(100 * one.share)
+    assert drawn[1] == pytest.approx(100 * one["attention"])
+    assert np.array_equal(drawn[2], one["contribution_norm"])
+    assert drawn[3] == pytest.approx(100 * one["share"])
     low, high = images[3].get_clim()
     assert low == -high
     assert [image.get_clim()[0] for image in images[1:3]] == [0, 0]
@@ -123,9 +170,10 @@ def test_every_head_is_drawn_on_one_scale(explained):
         for axes in plot_explanations(explained[:1], explained[0].image_ids[0], heads=True).axes
         if axes.images
     ][4:]
-    assert len(images) == 2 * len(one.head_attention)
+    heads = [one.maps[name].heads for name in ("attention", "share")]
+    assert len(images) == 2 * len(heads[0])
     assert len({image.get_clim() for image in images}) == 2
-    for image, values in zip(images, [*one.head_attention, *one.head_share], strict=True):
+    for image, values in zip(images, [*heads[0], *heads[1]], strict=True):
         assert np.asarray(image.get_array()) == pytest.approx(100 * values)
 
 
@@ -170,10 +218,10 @@ def test_each_patch_of_each_map_is_a_row_of_the_table(explained, tmp_path):
     one = explained[0].read_image([path.endswith("wide.png") for path in paths].index(True))
     own = [row for row in rows if row["model"] == rows[0]["model"]]
     for name, values in (
-        ("attention", one.attention),
-        ("contribution_norm", one.contribution_norm),
-        ("share", one.share),
-        ("head_attention 1", one.head_attention[1]),
+        ("attention", one["attention"]),
+        ("contribution_norm", one["contribution_norm"]),
+        ("share", one["share"]),
+        ("head_attention 1", one.maps["attention"].heads[1]),
     ):
         found = {
             (int(r["other"]), int(r["x"])): float(r["value"]) for r in own if r["panel"] == name

@@ -144,7 +144,7 @@ def test_a_temporary_result_that_cannot_be_saved_is_kept(vit, photos, tmp_path):
     shutil.rmtree(kept)
     saved = explain(vit, photos).save(tmp_path / "new")
     assert len(saved) == 4
-    assert np.isfinite(saved.read_image(3).attention).all()
+    assert np.isfinite(saved.read_image(3)["attention"]).all()
 
 
 def test_a_result_whose_file_cannot_be_read_is_no_error_of_writing(vit, photos, tmp_path):

@@ -26,8 +26,9 @@ from vitscope.results.explanation import (
     measure_image,
     write_image,
 )
+from vitscope.results.image_maps import ImageMap
 from vitscope.results.saved_result import write_result
-from vitscope.results.schema import DataSummary, ExplanationSummary, LedgerSummary
+from vitscope.results.schema import DataSummary, ExplanationSummary, LedgerSummary, MapSummary
 from vitscope.results.schema_numbers import ImageNumbers
 from vitscope.results.verdict import judge_image
 from vitscope.runs.explain_loop import fit_whole
@@ -201,6 +202,11 @@ NUMBERS = ImageNumbers(
 )
 
 
+def make_map(values, *, heads=None, error=None, **about):
+    summary = MapSummary(title="T", signed=True, unplaced={"cls": 0.25, "skip": math.nan}, **about)
+    return ImageMap(about=summary, values=values, heads=heads, error=error)
+
+
 def make_image(path="a/dog.jpg", **changes):
     generator = np.random.default_rng(0)
     head_attention, head_share = generator.random((2, 3, 4, 5), dtype=np.float32)
@@ -209,11 +215,14 @@ def make_image(path="a/dog.jpg", **changes):
         "image_id": "ab" * 16,
         "framing": "whole",
         "image": generator.integers(0, 256, (32, 40, 3), dtype=np.uint8),
-        "attention": head_attention.mean(axis=0),
-        "head_attention": head_attention,
-        "contribution_norm": generator.random((4, 5), dtype=np.float32),
-        "share": head_share.sum(axis=0),
-        "head_share": head_share,
+        "maps": {
+            "attention": make_map(head_attention.mean(axis=0), heads=head_attention),
+            "contribution_norm": make_map(generator.random((4, 5), dtype=np.float32)),
+            "share": make_map(head_share.sum(axis=0), heads=head_share),
+            "measured_2": make_map(
+                generator.random((4, 5)), error=generator.random((4, 5)), total=1.5, target="self"
+            ),
+        },
         "numbers": NUMBERS,
         "verdict": judge_image({"patches": 0.9, "skip": 0.1}, 30, "of an audit"),
     }
@@ -246,12 +255,20 @@ def test_what_is_written_is_read_again(tmp_path):
     text = (saved.folder / "summary.json").read_text()
     assert "NaN" not in text
     original, found = make_image(), saved.read_image(0)
-    for name in ("image", "attention", "head_attention", "contribution_norm", "share"):
-        assert np.array_equal(getattr(found, name), getattr(original, name))
-        assert getattr(found, name).dtype == getattr(original, name).dtype
+    assert np.array_equal(found.image, original.image)
+    assert list(found.maps) == list(original.maps)
+    for name, one in original.maps.items():
+        read = found.maps[name]
+        assert found[name] is read.values
+        assert repr(read.about) == repr(one.about)  # NaN differs from itself
+        for part in ("values", "heads", "error"):
+            expected, got = getattr(one, part), getattr(read, part)
+            assert (got is None) == (expected is None)
+            if expected is not None:
+                assert np.array_equal(got, expected)
+                assert got.dtype == expected.dtype
     assert found.verdict == original.verdict
     assert found.grid == (4, 5)
-    assert found.centred_share is found.head_centred_share is None
     assert math.isnan(found.numbers.cosine["residual"]["skip"])
     again = saved.read_image(1)
     assert again.verdict.status == "cannot tell"
@@ -275,19 +292,27 @@ class Bomb:
 def replace_maps(saved, **changes):
     path = saved.folder / "maps" / "0000.npz"
     with np.load(path) as arrays:
-        content = dict(arrays)
-    np.savez(path, **content | changes)
+        content = dict(arrays) | changes
+    np.savez(path, **{name: array for name, array in content.items() if array is not None})
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"share": np.array([Bomb()], dtype=object)},
-        {"share": np.zeros((5, 4))},
-        {"head_share": np.zeros((2, 4, 5))},
-        {"contribution_norm": np.full((4, 5), np.nan)},
-        {"centred_share": np.zeros((5, 4))},
-        {"head_centred_share": np.full((3, 4, 5), np.nan)},
+        {"maps/share": np.array([Bomb()], dtype=object)},
+        {"maps/share": np.zeros((5, 4))},
+        {"maps/share": np.zeros((4, 5), dtype=np.int64)},
+        {"heads/share": np.zeros((2, 4, 5))},
+        {"heads/share": np.full((3, 4, 5), np.nan)},
+        {"errors/measured_2": np.zeros((5, 4))},
+        {"maps/contribution_norm": np.full((4, 5), np.nan)},
+        {"maps/contribution_norm": None},
+        {"image": None},
+        {"maps/unknown": np.zeros((4, 5))},
+        {"maps/../share": np.zeros((4, 5))},
+        {"../../escaped": np.zeros((4, 5))},
+        {"more/share": np.zeros((4, 5))},
+        {"share": np.zeros((4, 5))},
         {"image": np.zeros((32, 40), dtype=np.uint8)},
         {"image": np.zeros((32, 40, 3))},
     ],
@@ -317,6 +342,31 @@ def test_missing_cut_or_foreign_files_are_refused(tmp_path):
 def test_maps_are_read_from_the_result_alone_whatever_the_summary_says(tmp_path):
     saved = save(tmp_path / "e", make_image())
     summary = json.loads((saved.folder / "summary.json").read_text())
-    summary["images"][0]["maps"] = "../../etc/passwd"
+    summary["images"][0]["file"] = "../../etc/passwd"
     (saved.folder / "summary.json").write_text(json.dumps(summary))
     assert saved.read_image(0).grid == (4, 5)
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "Share", "2share", "", "a/b", "share\n"])
+def test_a_map_that_is_not_called_like_one_is_refused(tmp_path, name):
+    saved = save(tmp_path / "e", make_image())
+    summary = json.loads((saved.folder / "summary.json").read_text())
+    maps = summary["images"][0]["maps"]
+    maps[name] = maps.pop("share")
+    (saved.folder / "summary.json").write_text(json.dumps(summary))
+    replace_maps(
+        saved, **{"maps/share": None, "heads/share": None, f"maps/{name}": np.ones((4, 5))}
+    )
+    with pytest.raises(
+        ResultError, match=r"0000\.npz cannot be read as maps: .* is no name of a map"
+    ):
+        Explanation.load(saved.folder).read_image(0)
+
+
+def test_an_image_without_maps_is_refused(tmp_path):
+    saved = save(tmp_path / "e", make_image())
+    summary = json.loads((saved.folder / "summary.json").read_text())
+    summary["images"][0]["maps"] = {}
+    (saved.folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ResultError, match=r"damaged at images\.0\.maps: expected at least one"):
+        Explanation.load(saved.folder)

@@ -283,9 +283,9 @@ def test_a_name_that_begins_with_an_underscore_is_in_the_legend(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"schema_version": 1}', "was written with schema 1, this version reads 4"),
-        ('{"schema_version": 4}', "is a result of kind None"),
-        ('{"schema_version": 4, "kind": "poem"}', "is a result of kind 'poem'"),
+        ('{"schema_version": 1}', "was written with schema 1, this version reads 5"),
+        ('{"schema_version": 5}', "is a result of kind None"),
+        ('{"schema_version": 5, "kind": "poem"}', "is a result of kind 'poem'"),
         ("[]", "was written with schema None"),
         ("{", "cannot be read"),
     ],

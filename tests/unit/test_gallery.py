@@ -20,7 +20,6 @@ from vitscope.errors import ResultError, UsageError
 from vitscope.images.decoding import decode_image, image_id, normalize_pixels, resize_and_crop
 from vitscope.layout import make_layout
 from vitscope.results.gallery import GalleryCandidates, choose_images, read_gallery
-from vitscope.results.image_maps import read_maps
 from vitscope.row_maps import RowMaps
 
 digests = st.integers(0, 2**128 - 1).map(lambda number: f"{number:032x}")
@@ -93,10 +92,10 @@ def make_maps(count):
 @given(st.lists(digests, min_size=1, max_size=40, unique=True), st.data())
 def test_candidates_are_the_smallest_digests_however_they_come(ids, data):
     maps = make_maps(len(ids))
-    one = GalleryCandidates(max_bytes=5 * (2 * 2 + 3) * 6 * 4)  # room for five
+    one = GalleryCandidates(max_bytes=5 * (2 * 2 + 2) * 7 * 4)  # room for five
     one.update(range(len(ids)), ids, maps)
     cut = data.draw(st.integers(0, len(ids)))
-    parts = GalleryCandidates(max_bytes=5 * (2 * 2 + 3) * 6 * 4)
+    parts = GalleryCandidates(max_bytes=5 * (2 * 2 + 2) * 7 * 4)
     for part in (range(cut, len(ids)), range(cut)):
         if part:
             rows = make_maps(len(ids))
@@ -136,12 +135,17 @@ def test_maps_are_those_of_the_image_as_the_audit_saw_it(result, folder):
         assert np.array_equal(kept.image, np.asarray(seen))
         pixels = normalize_pixels(seen, vit.preprocessing).unsqueeze(0)
         maps = map_row(vit, pixels.double())
-        for name in ("contribution_norm", "share", "head_share"):
+        found = {
+            "contribution_norm": kept["contribution_norm"],
+            "share": kept["share"],
+            "head_share": kept.maps["share"].heads,
+        }
+        for name, values in found.items():
             expected = maps.on_grid(getattr(maps, name))[0].numpy()
-            assert getattr(kept, name) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+            assert values == pytest.approx(expected, rel=1e-4, abs=1e-6)
         attention = maps.on_grid(maps.attention)[0].numpy()
-        assert kept.head_attention == pytest.approx(attention, rel=1e-4, abs=1e-6)
-        assert kept.attention == pytest.approx(attention.mean(axis=0), rel=1e-4, abs=1e-6)
+        assert kept.maps["attention"].heads == pytest.approx(attention, rel=1e-4, abs=1e-6)
+        assert kept["attention"] == pytest.approx(attention.mean(axis=0), rel=1e-4, abs=1e-6)
 
 
 def test_maps_agree_with_the_numbers_of_the_table(result):
@@ -149,8 +153,8 @@ def test_maps_agree_with_the_numbers_of_the_table(result):
     rows = {row["image_id"]: row for row in table.to_pylist()}
     for index, image in enumerate(result.gallery.images):
         maps, row = result.gallery.read_maps(index), rows[image.image_id]
-        assert maps.attention.sum() == pytest.approx(row["attention_mass_patches"], abs=1e-5)
-        assert maps.share.sum() == pytest.approx(row["share_patches"], abs=1e-5)
+        assert maps["attention"].sum() == pytest.approx(row["attention_mass_patches"], abs=1e-5)
+        assert maps["share"].sum() == pytest.approx(row["share_patches"], abs=1e-5)
 
 
 def test_the_extremes_of_the_table_are_in_the_gallery(result):
@@ -183,7 +187,7 @@ def test_merged_galleries_are_chosen_by_the_same_rule(folder, result):
     assert {d for d, reason in why.items() if reason == "random"} >= set(drawn)
     shares = {row["image_id"]: row["share_patches"] for row in whole.images.to_pylist()}
     for index, image in enumerate(merged.images):
-        assert merged.read_maps(index).share.sum() == pytest.approx(
+        assert merged.read_maps(index)["share"].sum() == pytest.approx(
             shares[image.image_id], abs=1e-5
         )
 
@@ -231,7 +235,7 @@ def test_a_result_with_a_gallery_is_replaced_like_any_other(folder, tmp_path):
     ("change", "message"),
     [
         (lambda index: index.pop("number"), "damaged: number is missing"),
-        (lambda index: index["images"][0].update(maps="../../secret.npz"), "not as vitscope"),
+        (lambda index: index["images"][0].update(file="../../secret.npz"), "not as vitscope"),
         (lambda index: index["images"][0].update(why="<b>"), r"damaged at images\.0\.why"),
         (lambda index: index.update(images=3), "damaged at images"),
         (lambda index: index.update(num_images="x"), "damaged at num_images"),
@@ -252,14 +256,15 @@ def test_a_damaged_gallery_is_refused(result, tmp_path, change, message):
 
 
 def test_damaged_maps_are_refused(result, tmp_path):
-    folder = result.save(tmp_path / "copy").folder
-    path = folder / "gallery" / "0000.npz"
+    gallery = result.save(tmp_path / "copy").gallery
+    path = gallery.folder / gallery.images[0].file
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ResultError, match="cannot be read as maps"):
-        read_maps(path)
-    np.savez(path, **{name: np.array([None], dtype=object) for name in ("image", "attention")})
-    with pytest.raises(ResultError, match="cannot be read as maps"):
-        read_maps(path)
+        gallery.read_maps(0)
+    names = ["image", *(f"maps/{name}" for name in gallery.images[0].maps)]
+    np.savez(path, **{name: np.array([None], dtype=object) for name in names})
+    with pytest.raises(ResultError, match="cannot be read as maps: Object arrays"):
+        gallery.read_maps(0)
 
 
 def test_a_negative_number_of_images_is_refused():

@@ -288,12 +288,12 @@ def _attempt(folder):
     [
         ("[" * 100_000, "nested too deeply"),
         ("[" * 800 + "]" * 800, "written with schema None"),
-        ('{"schema_version": 3, "kind": "audit"}', "written with schema 3, this version reads 4"),
-        ('{"schema_version": 4, "kind": ["audit"]}', "is a result of kind ['audit']: expected"),
-        ('{"schema_version": 4, "kind": "audit", "data": NaN}', "NaN is not a number of JSON"),
-        ('{"schema_version": 4, "kind": "audit"}', "is damaged: model is missing"),
+        ('{"schema_version": 4, "kind": "audit"}', "written with schema 4, this version reads 5"),
+        ('{"schema_version": 5, "kind": ["audit"]}', "is a result of kind ['audit']: expected"),
+        ('{"schema_version": 5, "kind": "audit", "data": NaN}', "NaN is not a number of JSON"),
+        ('{"schema_version": 5, "kind": "audit"}', "is damaged: model is missing"),
         (
-            '{"schema_version": 4, "kind": "audit", "model": ' + "[" * 800 + "]" * 800 + "}",
+            '{"schema_version": 5, "kind": "audit", "model": ' + "[" * 800 + "]" * 800 + "}",
             "model: expected an object, found an array",
         ),
     ],

@@ -71,7 +71,7 @@ def map_tokens(
     maps: Sequence[str] = DEFAULT_MAPS,
     *,
     target: str | Tensor | TargetChoice | None = None,
-    references: Pixels | References | None = None,
+    references: Float[Tensor, "reference channel height width"] | References | None = None,
     layer: int | None = None,
     seed: int = 0,
 ) -> TokenMaps:

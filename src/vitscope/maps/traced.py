@@ -106,7 +106,9 @@ def trace_output(given: MapInput, *, rules: Rules = SECANT) -> Trace:
     )
 
 
-def _weigh_references(pixels: Pixels, references: Pixels) -> Float[Tensor, "reference batch"]:
+def _weigh_references(
+    pixels: Pixels, references: Float[Tensor, "reference channel height width"]
+) -> Float[Tensor, "reference batch"]:
     # An image that is itself among the references is compared with the others.
     others = (pixels.unsqueeze(0) != references.unsqueeze(1)).flatten(2).any(dim=2)
     count = others.sum(dim=0)

@@ -280,7 +280,7 @@ ROW_MAPS: Mapping[str, MapKind] = MappingProxyType(
     {
         "attention": MapKind(
             title="Attention",
-            unit="mean over heads, % of the row",
+            unit="% of the row",
             is_part=True,
             signed=False,
         ),

@@ -67,13 +67,13 @@ def test_images_in_memory_are_explained(vit, paths, pils, tensors, pixels):
     for images in (pils[:2], torch.stack(tensors[:2]), Items(pils[:2])):
         found = explain(vit, images)
         for index, one in enumerate(whole):
-            np.testing.assert_array_equal(found.read_image(index).share, one.share)
+            np.testing.assert_array_equal(found.read_image(index)["share"], one["share"])
     given = explain(vit, pixels[:2], preprocessed=True)
     for index, path in enumerate(paths[:2]):
         found = given.read_image(index)
         assert found.framing == "cropped"
         np.testing.assert_array_equal(
-            found.attention, decomposed_attention(vit, vit.preprocess(path))
+            found["attention"], decomposed_attention(vit, vit.preprocess(path))
         )
     prepared = ImageSet.from_sources(pils[:2], vit.preprocessing)
     assert len(explain(vit, prepared)) == 2

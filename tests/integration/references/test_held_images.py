@@ -71,10 +71,12 @@ def test_the_map_sums_to_the_share_of_the_verdict(photos, audited):
     for index in range(len(result)):
         image = result.read_image(index)
         share = image.numbers.centred_share["patches"]
-        assert image.centred_share.sum() == pytest.approx(share, abs=1e-9)
-        assert image.head_centred_share.sum(axis=0) == pytest.approx(image.centred_share)
+        assert image["centred_share"].sum() == pytest.approx(share, abs=1e-9)
+        assert image.maps["centred_share"].heads.sum(axis=0) == pytest.approx(
+            image["centred_share"]
+        )
         # What is raw stays raw.
-        assert image.share.sum() == pytest.approx(image.numbers.share["patches"], abs=1e-9)
+        assert image["share"].sum() == pytest.approx(image.numbers.share["patches"], abs=1e-9)
 
 
 def test_a_gallery_over_few_images_cannot_tell_as_explain_refuses_it(photos, tmp_path):

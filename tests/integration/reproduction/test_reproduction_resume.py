@@ -89,7 +89,7 @@ def test_a_image_exchanged_for_one_of_its_size_is_noticed(out, sets, tmp_path):
 
 
 def damage_summary(folder):
-    (folder / "summary.json").write_text('{"schema_version": 4')
+    (folder / "summary.json").write_text('{"schema_version": 5')
 
 
 def damage_kind(folder):
