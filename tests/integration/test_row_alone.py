@@ -41,7 +41,7 @@ HUB = {
     ),
 }
 POOLED = {
-    *("transformers/siglip", "timm/siglip", "timm/vit_map", "timm/eva_map"),
+    *("transformers/siglip", "transformers/aimv2", "timm/siglip", "timm/vit_map", "timm/eva_map"),
     "open_clip/timm_pooling",
 }
 MODELS = [*TINY_MODELS, *HUB]

@@ -26,12 +26,12 @@ HUB = {
 }
 MODELS = [*TINY_MODELS, *HUB]
 POOLED = {
-    *("transformers/siglip", "timm/siglip", "timm/vit_map", "timm/eva_map"),
+    *("transformers/siglip", "transformers/aimv2", "timm/siglip", "timm/vit_map", "timm/eva_map"),
     "open_clip/timm_pooling",
 }
 # Positions turn the keys of patches there, and those of no other token.
 ROTARY = ("dinov3", "rope", "eva")
-FIRST_NORMS = ("norm1", "layernorm_before", "layer_norm1", "ln_1")
+FIRST_NORMS = ("norm1", "layernorm_before", "layer_norm1", "ln_1", "rms_norm1")
 
 
 @cache
@@ -134,13 +134,16 @@ def choose(tokens, stream, num_patches):
 
 def raw_projections(block):
     """Weight and bias of the keys' and the values' projection, wherever a library keeps them."""
-    for name in ("attn", "attention", "self_attn"):
+    for name in ("attn", "attention", "self_attn", "self_attention"):
         attention = getattr(block, name, None)
         if attention is not None:
             break
     if hasattr(attention, "in_proj_weight"):
         pairs = zip(attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3), strict=True)
         return attention, list(pairs)[1:]
+    if hasattr(attention, "attention"):  # data2vec
+        inner = attention.attention
+        return inner, [(p.weight, p.bias) for p in (inner.key, inner.value)]
     if getattr(attention, "qkv", None) is None:
         return attention, [(p.weight, p.bias) for p in (attention.k_proj, attention.v_proj)]
     weights, bias = attention.qkv.weight.chunk(3)[1:], attention.qkv.bias
