@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vitscope.errors import UnsupportedModelError
 from vitscope.maps.functions import AttentionBackward
-from vitscope.maps.method import MapInput, MapMethod, MapValues
+from vitscope.maps.method import MapInput, MapMethod, MapValues, check_row
 from vitscope.maps.passes import gradients_set
 from vitscope.models.base import ViTAdapter
 from vitscope.results.vocabulary import ROW_MAPS
@@ -68,12 +68,6 @@ def _roll_out(given: MapInput) -> MapValues:
 def _roll_out_by_norm(given: MapInput) -> MapValues:
     # Ā = (1 − α) mean_h A + α I, with α = ‖skip‖ / (‖skip‖ + ‖t‖) of each token.
     walk = _Walk(given)
-    if given.layout.query is None:
-        raise UnsupportedModelError(
-            "rollout_norm weighs the skip connection of every block, which vitscope reads only "
-            f"where the global feature is [CLS] ({given.vit.info.id}: "
-            f"{given.vit.info.global_feature}): use rollout"
-        )
     skips, branches = given.branch_norms
 
     def take(item: AttentionBackward) -> None:
@@ -102,8 +96,17 @@ def _chefer(given: MapInput) -> MapValues:
     return MapValues(values=walk.vector)
 
 
+def _check_skips(vit: ViTAdapter) -> None:
+    if vit.info.global_feature != "cls":
+        raise UnsupportedModelError(
+            "rollout_norm weighs the skip connection of every block, which vitscope reads only "
+            f"where the global feature is [CLS] ({vit.info.id}: {vit.info.global_feature}): use "
+            "rollout"
+        )
+
+
 def _check_final_norm(vit: ViTAdapter) -> None:
-    if vit.make_layout(*vit.preprocessing.size).query is None:
+    if vit.info.global_feature == "attention pooling":
         raise UnsupportedModelError(
             "legrad applies the final norm to the mean token of a block, which "
             f"{vit.info.id} does not do: its output comes from an attention-pooling head"
@@ -136,6 +139,7 @@ METHODS = (
         **asdict(ROW_MAPS["attention"]),
         name="attention",
         compute=_attention,
+        check=check_row,
         targeted=False,
         cost="1",
         source="the row's weights, mean over heads",
@@ -144,6 +148,7 @@ METHODS = (
         **asdict(ROW_MAPS["contribution_norm"]),
         name="contribution_norm",
         compute=_contribution_norm,
+        check=check_row,
         targeted=False,
         cost="1",
         source="Kobayashi et al. (EMNLP 2020): ‖c_i‖",
@@ -152,6 +157,7 @@ METHODS = (
         **asdict(ROW_MAPS["share"]),
         name="share",
         compute=_share,
+        check=check_row,
         targeted=False,
         cost="1",
         source="Lappe & Giese (NeurIPS 2025), eq. 3, token by token: ⟨c_i, r⟩ / ‖r‖²",
@@ -173,6 +179,7 @@ METHODS = (
         unit="% of the row, over all blocks",
         is_part=True,
         compute=_roll_out_by_norm,
+        check=_check_skips,
         signed=False,
         targeted=False,
         cost="2",

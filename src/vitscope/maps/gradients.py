@@ -2,7 +2,7 @@
 
 import torch
 
-from vitscope.maps.method import MapInput, MapMethod, MapValues
+from vitscope.maps.method import MapInput, MapMethod, MapValues, check_row
 from vitscope.maps.passes import Tokens
 
 _STEPS = (8, 16, 32, 64)
@@ -39,22 +39,22 @@ def _integrate(given: MapInput) -> MapValues:
     return MapValues(values=values, total=total)
 
 
-def _differentiate_normed(given: MapInput, name: str) -> tuple[Tokens, Tokens]:
+def _differentiate_normed(given: MapInput) -> tuple[Tokens, Tokens]:
     # The tokens that the analysed attention reads, and the gradient by them.
     run, m = given.differentiate()
-    normed = given.read_normed(name, run)
+    normed = given.read_normed(run)
     (gradient,) = torch.autograd.grad(run.feature, normed, m)
     return normed.detach(), gradient
 
 
 def _cdam(given: MapInput) -> MapValues:
-    normed, gradient = _differentiate_normed(given, "cdam")
+    normed, gradient = _differentiate_normed(given)
     return given.place_row((normed * gradient).sum(dim=-1))
 
 
 def _gradcam(given: MapInput) -> MapValues:
     # Channel weights are means over patches alone.
-    normed, gradient = _differentiate_normed(given, "gradcam")
+    normed, gradient = _differentiate_normed(given)
     patches = given.patches
     left_out = given.num_tokens - normed.shape[1]
     weights = gradient[:, patches.start - left_out : patches.stop - left_out].mean(dim=1)
@@ -88,6 +88,7 @@ METHODS = (
         name="cdam",
         title="CDAM",
         compute=_cdam,
+        check=check_row,
         signed=True,
         targeted=True,
         cost="1.1",
@@ -97,6 +98,7 @@ METHODS = (
         name="gradcam",
         title="Grad-CAM",
         compute=_gradcam,
+        check=check_row,
         signed=True,
         targeted=True,
         cost="1.1",

@@ -89,14 +89,9 @@ class MapInput:
         """The images' tokens at depth 0."""
         return self.own.streams[0]
 
-    def read_normed(self, name: str, run: Pass) -> Tokens:
-        """The tokens that the analysed row reads, for a method that cannot do without."""
-        if run.normed is None:
-            raise UnsupportedModelError(
-                f"{name} looks at the tokens that the analysed attention row reads, and no row "
-                f"makes the global feature of {self.vit.info.id}, an average of its tokens: choose "
-                "a map that needs none, such as 'traced'"
-            )
+    def read_normed(self, run: Pass) -> Tokens:
+        """The tokens that the analysed row reads, for a method that checks the row."""
+        assert run.normed is not None
         return run.normed
 
     @property
@@ -246,6 +241,15 @@ class MapMethod(MapKind):
                 f"a map is called {self.name!r}: expected lower-case letters, digits and "
                 "underscores, with a letter first"
             )
+
+
+def check_row(vit: ViTAdapter) -> None:
+    """Refuse a model without an attention row that makes its global feature."""
+    if not vit.blocks:
+        raise UnsupportedModelError(
+            f"no attention row makes the global feature of {vit.info.id}, an average of its "
+            "tokens: choose maps that need none, such as traced"
+        )
 
 
 def _measure_branches(

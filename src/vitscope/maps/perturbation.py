@@ -7,7 +7,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vitscope.maps.method import MapInput, MapMethod, MapValues
+from vitscope.maps.method import MapInput, MapMethod, MapValues, check_row
 
 _SETS_PER_PATCH = 4
 _ROUNDS = 16
@@ -91,7 +91,7 @@ def _vit_cx(given: MapInput) -> MapValues:
 
 def _vit_cx_one(given: MapInput, image: int) -> Float[Tensor, " patch"]:
     # Channels of the tokens that the last attention reads, grouped by their cosine, are masks.
-    normed = given.read_normed("vit_cx", given.own)
+    normed = given.read_normed(given.own)
     left_out = given.num_tokens - normed.shape[1]
     patches = slice(given.patches.start - left_out, given.patches.stop - left_out)
     channels = _stretch(normed[image, patches].T.float())
@@ -153,6 +153,7 @@ METHODS = (
         name="vit_cx",
         title="ViT-CX",
         compute=_vit_cx,
+        check=check_row,
         signed=False,
         targeted=True,
         cost="about 150",

@@ -149,7 +149,9 @@ RENORMALIZE = Choice(
 
 def _name_layer(summary: Summary) -> str:
     # An attention pooling follows the last block.
-    return _LAST if summary.layer >= summary.model.depth - 1 else f"layer {summary.layer}"
+    layer = summary.layer
+    last = layer is None or layer >= summary.model.depth - 1
+    return _LAST if last else f"layer {layer}"
 
 
 SHARES = Choice(

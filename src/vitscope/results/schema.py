@@ -118,8 +118,8 @@ class Summary:
     if TYPE_CHECKING:
 
         @property
-        def layer(self) -> int:
-            """Index of the layer; for an audit the last one."""
+        def layer(self) -> int | None:
+            """Index of the layer; for an audit the last one, None for a model without a row."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model.id!r}, {self.data.num_images} images)"
@@ -233,7 +233,8 @@ class JudgementSummary(Summary):
     """Every number of judged maps."""
 
     KIND: ClassVar[str] = "judgement"
-    layer: int  # block that the maps of one attention row are of
+    # block that the maps of one attention row are of; None for a model without one
+    layer: int | None
     target: str  # what the maps explain
     reference: JudgeReference  # the images that the judged ones were compared with
     verdict: MapVerdict  # which map to publish

@@ -203,7 +203,8 @@ class JudgeRun:
         self._told_target = "self" if target is None else target
         self._methods, self._left_out = _choose_methods(vit, config.maps)
         self._target = check_maps(self._methods, vit, self._told_target, has_references=True)
-        self._layer = vit.select_layer(config.layer)
+        # A model that averages its tokens has no row to choose.
+        self._layer = vit.select_layer(config.layer) if vit.blocks or config.layer else None
         self._vit, self._images, self._compared = vit, images, compared
         self._config = replace(config, batch_size=1, dtype=config.dtype)
         self._run = ModelRun(vit, images, self._config)

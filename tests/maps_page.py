@@ -1,0 +1,34 @@
+"""Generates the table of map methods in docs/recipes/maps.md from the registry.
+
+python tests/maps_page.py    rewrites the table
+"""
+
+import re
+from pathlib import Path
+
+from vitscope.maps.registry import METHODS
+
+PAGE = Path(__file__).parent.parent / "docs" / "recipes" / "maps.md"
+HEAD = """| name | what it is | signed | target | references | forward passes | source |
+|---|---|---|---|---|---|---|
+"""
+_TABLE = re.compile(r"^\| name \| what it is .*\n(\|.*\n)*", re.MULTILINE)
+
+
+def make_table():
+    return HEAD + "".join(map(_make_row, METHODS.values()))
+
+
+def _make_row(method):
+    flags = (method.signed, method.targeted, method.compares)
+    told = ("yes" if flag else "" for flag in flags)
+    cells = (f"`{method.name}`", method.title, *told, method.cost, method.source)
+    return f"| {' | '.join(cells)} |\n"
+
+
+def make_page():
+    return _TABLE.sub(lambda _: make_table(), PAGE.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    PAGE.write_text(make_page(), encoding="utf-8")
