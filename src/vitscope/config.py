@@ -218,8 +218,6 @@ class JudgeConfig(RunConfig):
         for name in ("renormalize", "cls_term"):
             if getattr(self, name) != getattr(RunConfig, name):
                 raise UsageError(f"{name} is set, which has no effect on maps: leave it out")
-        if not self.removals:
-            raise UsageError("removals is empty: name at least one, such as 'shuffle'")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ MARKER = "summary.json"
 """File that marks a complete result folder; it is written last."""
 
 _RESULT_FILE = re.compile(
-    r"(summary|provenance|gallery)\.json|failures\.csv|(draws|images|traced|scores)\.parquet"
+    r"(summary|provenance|gallery)\.json|failures\.csv|(draws|images|maps|scores|traced)\.parquet"
     r"|(token_)?sums\.safetensors|layers/\d+\.parquet|(gallery|maps)/\d+\.npz"
     r"|(features|sums)/\d+(/moments)?/\d+\.safetensors",
     re.ASCII,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vitscope.config import AuditConfig, RunConfig
+from vitscope.config import AuditConfig, JudgeConfig, RunConfig
 from vitscope.errors import (
     ImageReadError,
     ImbalanceError,
@@ -207,7 +207,7 @@ def make_image_set(
     """The images of a run as a set."""
     if isinstance(images, ImageSet):
         for name in ("limit", "size", "draft", "seed", "masks"):
-            if getattr(config, name, None) != getattr(AuditConfig(), name):
+            if getattr(config, name, None) != getattr(type(config)(), name, None):
                 raise UsageError(
                     f"{name} is set, but the images come as a prepared ImageSet: choose them and "
                     "their size there, or give folders and files"
@@ -217,14 +217,15 @@ def make_image_set(
                 "preprocessed=True with an ImageSet: give it to ImageSet.from_sources instead"
             )
         return images
-    audited = config if isinstance(config, AuditConfig) else AuditConfig()
+    # The limit of one-shot classification is one of classes.
+    chosen = config if isinstance(config, AuditConfig | JudgeConfig) else AuditConfig()
     found = ImageSet.from_sources(
         images,
         choose_preprocessing(vit, config, preprocessed=preprocessed),
         preprocessed=preprocessed,
-        limit=audited.limit,
+        limit=chosen.limit,
         seed=config.seed,
-        masks=audited.masks,
+        masks=chosen.masks,
     )
     vit.make_layout(*found.preprocessing.size)
     return found
