@@ -97,6 +97,7 @@ def test_options_reach_the_result(capsys, model_folder, images, tmp_path):
     options = "--limit 9 --batch-size 4 --dtype float64 --layers 0 --size 16x40 --seed 3"
     options += " --num-workers 1 --device cpu --renormalize --features drop --gallery 2"
     options += " --cls-term patches --no-report --draft --verified 0.5 --shard 2/2 --shard-size 3"
+    options += " --maps share,rollout"
     where = ["--model", model_folder, "--out", tmp_path / "out"]
     code, _, _ = run(capsys, "audit", images, *where, *options.split())
     assert code == 0
@@ -114,6 +115,7 @@ def test_options_reach_the_result(capsys, model_folder, images, tmp_path):
         "renormalize": True,
         "features": "drop",
         "gallery": 2,
+        "maps": ["share", "rollout"],
         "cls_term": "patches",
         "masks": None,
         "draft": True,
@@ -121,7 +123,9 @@ def test_options_reach_the_result(capsys, model_folder, images, tmp_path):
         "shard": [2, 2],
         "shard_size": 3,
         "metrics": None,
+        "trace": 0,
     }
+    assert list(result.gallery.read_maps(0).maps) == ["share", "rollout"]
     assert result.summary.data.num_images == 5
     assert [layer.index for layer in result.summary.layers] == [0, 1]
 
