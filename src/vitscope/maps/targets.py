@@ -33,7 +33,7 @@ class Target:
         one = self.directions if len(self.directions) == 1 else self.directions[image : image + 1]
         return replace(self, directions=one)
 
-    def measure(self, features: Float[Tensor, "batch out"]) -> Float[Tensor, " batch"]:
+    def measure(self, features: Float[Tensor, "#batch out"]) -> Float[Tensor, " batch"]:
         """Compute s."""
         centred = self._centre(features)
         if self.unit_length:

@@ -77,7 +77,7 @@ def trace_output(
     run = run_blocks(vit, pixels, functions=functions)
     check_caught(functions, vit)
     num_references = len(references.run.feature)
-    weights = _weigh_references(pixels, references.pixels)
+    weights = _weigh_references(pixels, references.pixels).to(run.feature)
     parts, totals, gaps = [], [], []
     routes: list[Tensor] = []
     for index in range(num_references):
@@ -118,7 +118,9 @@ def trace_output(
     )
 
 
-def _weigh_references(pixels: Pixels, references: Pixels) -> Float[Tensor, "reference batch"]:
+def _weigh_references(
+    pixels: Pixels, references: Float[Tensor, "reference channel height width"]
+) -> Float[Tensor, "reference batch"]:
     # An image that is itself among the references is compared with the others.
     others = (pixels.unsqueeze(0) != references.unsqueeze(1)).flatten(2).any(dim=2)
     count = others.sum(dim=0)
@@ -126,7 +128,7 @@ def _weigh_references(pixels: Pixels, references: Pixels) -> Float[Tensor, "refe
         raise UsageError(
             "an image is its own and only reference, from which it does not differ: give others"
         )
-    return others.to(pixels) / count
+    return others / count
 
 
 def _order_routes(
