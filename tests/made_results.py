@@ -45,6 +45,7 @@ from vitscope.results.schema_numbers import (
     LayerSummary,
     Measured,
     TopAccuracy,
+    TraceSummary,
 )
 from vitscope.results.verdict import judge
 
@@ -128,6 +129,7 @@ def make_audit(family="DINOv2", size="S", params_m=22.1, *, registers=0, n=400, 
         layers=(make_layer(model.depth - 1, terms, shares, big, random, n, columns),),
         layer_similarity=make_similarity(model.depth, big, random, n),
         high_norm_tokens=make_high_norm(model.depth, big, registers, n),
+        trace=make_trace(model.depth, big, registers),
         covariates=make_covariates(terms, random, n),
         interdependence=interdependence if registers else None,
     )
@@ -287,6 +289,27 @@ def make_high_norm(depth, big, registers, n):
             )
         )
     return tuple(rows)
+
+
+def make_trace(depth, big, registers, n=50):
+    """Patches lose the output to registers and [CLS], in large models at half the depth."""
+    stays = [max(0.0, 1 - (level / depth) ** (6 - 5 * big)) for level in range(depth + 1)]
+    held = [0.5 * (1 - share) * (level < depth) for level, share in enumerate(stays)]
+    shares = {"patches": stays, "registers": held if registers else [0.0] * (depth + 1)}
+    rest = zip(stays, shares["registers"], strict=True)
+    shares["cls"] = [1 - patches - register for patches, register in rest]
+    routes = {"values": 0.3 - 0.2 * big, "routing": 0.1 * big}
+    return TraceSummary(
+        num_images=n,
+        max_gap=1e-6,
+        shares={
+            group: tuple(map(estimate, values))
+            for group, values in shares.items()
+            if registers or group != "registers"
+        },
+        half_depth=next(level for level, share in enumerate(stays) if share < 0.5),
+        **{f"through_{name}": (estimate(value),) * depth for name, value in routes.items()},
+    )
 
 
 def make_covariates(terms, random, n):

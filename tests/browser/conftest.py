@@ -34,7 +34,7 @@ def results(images, tmp_path_factory):
     """Two audits, of a model with registers and of a hostile one without, and an explanation."""
     folder = tmp_path_factory.mktemp("results")
     vit = tiny_vit()
-    with_registers = audit(vit, images, AuditConfig(gallery=16), out=folder / "registers")
+    with_registers = audit(vit, images, AuditConfig(gallery=16, trace=8), out=folder / "registers")
     hostile = make_timm_adapter(TINY_TIMM["dinov2"](), model_id=HOSTILE_MODEL)
     audit(hostile, images, AuditConfig(gallery=24, maps=MAPS), out=folder / "hostile")
     some = sorted(images.iterdir())[:2]

@@ -17,7 +17,7 @@ from vitscope import AuditConfig, AuditResult, audit
 from vitscope.errors import ImbalanceError
 
 NUM_IMAGES = 20
-CONFIG = AuditConfig(batch_size=2, shard_size=4, dtype="float64", gallery=4)
+CONFIG = AuditConfig(batch_size=2, shard_size=4, dtype="float64", gallery=4, trace=6)
 ROUNDING = 1e-12
 """Of float64 sums of the same order, in processes with another number of threads."""
 
@@ -38,6 +38,8 @@ def assert_same(result, expected):
     assert ours["image_id"] == theirs["image_id"]
     assert ours["path"] == theirs["path"]
     assert result.gallery.images == expected.gallery.images
+    assert result.summary.trace.num_images == 6
+    assert_same_numbers(result.summary.trace, expected.summary.trace, ROUNDING)
 
 
 class Dying:
@@ -112,6 +114,7 @@ from audits import tiny_vit
 from vitscope import AuditConfig, audit
 from vitscope.engines.ranks import detect_engine
 from vitscope.runs import resources
+from vitscope.runs.traced_images import TracedImages
 
 rank, folder, home = int(os.environ["RANK"]), *map(Path, sys.argv[1:])
 # Each device would have another choice: that of the lead counts.
@@ -120,7 +123,9 @@ free = {0: 2, 1: 1}[rank]
 resources.choose_batch_size = lambda *given: (
     free if given[2].batch_size == "auto" else choose(*given)
 )
-config = AuditConfig(shard_size=4, dtype="float64", gallery=4)
+config = AuditConfig(shard_size=4, dtype="float64", gallery=4, trace=6)
+if rank > 0:  # the lead alone traces
+    TracedImages.check = TracedImages.write = None
 engine = detect_engine()
 images = sorted(folder.iterdir())
 for given, out in (

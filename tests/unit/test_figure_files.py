@@ -39,7 +39,7 @@ from vitscope.metrics.estimates import CkaEstimate, Directions
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.schema_numbers import CovariateSummary
 
-KEPT = ("model", "preprocessing", "ledger", "share", "p")
+KEPT = ("model", "preprocessing", "ledger", "share", "p", "max_gap")
 """What a summary holds that is never undefined."""
 HOSTILE = "$\\frac{$ <script>alert(1)</script>\n\n日本 _x [a](b) `c` &amp; \x1b[31m" + "z" * 300
 
@@ -191,7 +191,12 @@ def test_a_summary_without_any_defined_number_gives_no_figure(tmp_path):
     )
     covariates = CovariateSummary(distributions={}, correlations={}, regressions={})
     summary = replace(
-        summary, layers=(bare,), layer_similarity=(), high_norm_tokens=(), covariates=covariates
+        summary,
+        layers=(bare,),
+        layer_similarity=(),
+        high_norm_tokens=(),
+        trace=None,
+        covariates=covariates,
     )
     write_result(tmp_path / "bare", summary, columns)
     found = draw_figures([tmp_path / "bare"], tmp_path / "out", formats=("svg",))

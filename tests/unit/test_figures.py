@@ -413,4 +413,5 @@ def test_the_table_of_a_figure_holds_each_of_its_numbers(figure):
         assert float(row.get("low") or "nan") == pytest.approx(
             math.nan if point.number.low is None else point.number.low, nan_ok=True
         )
-    assert {row["n"] for row in cells} == {"404" if figure == "one_shot" else "400"}
+    of_some = {"one_shot": "404", "shares_by_depth": "50", "routes_by_block": "50"}
+    assert {row["n"] for row in cells} == {of_some.get(figure, "400")}

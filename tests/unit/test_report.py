@@ -26,7 +26,7 @@ from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.estimates import CkaEstimate as Cka
 from vitscope.metrics.jackknife import Estimate
 from vitscope.report import write_report
-from vitscope.report.chapters import IMAGES, LAYERS, TOKENS, ReportFigure, list_sources
+from vitscope.report.chapters import IMAGES, TOKENS, ReportFigure, list_layers, list_sources
 from vitscope.report.columns import collect_numbers, count_bins, describe_column
 from vitscope.report.embedded_images import collect_images
 from vitscope.report.page import read_definitions, render_report
@@ -126,7 +126,7 @@ def test_charts_hold_the_numbers_of_the_results(page, made):
 
 def test_every_number_of_a_figure_is_on_its_charts_and_in_its_table(made):
     results = load_results([made])
-    for entry in (*list_sources(results), *LAYERS, *TOKENS, *IMAGES):
+    for entry in (*list_sources(results), *list_layers(results), *TOKENS, *IMAGES):
         figure = ReportFigure.make(entry, results)
         shown = (
             {"norm"} if entry.key == "anatomy" else {point.panel for point in figure.data.points}

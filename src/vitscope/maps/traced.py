@@ -63,7 +63,7 @@ def trace_output(given: MapInput, *, rules: Rules = SECANT) -> Trace:
     check_caught(functions, vit)
     check_drift(run.feature, given.own.feature, vit)
     num_references = len(references.run.feature)
-    weights = _weigh_references(given.pixels, references.pixels)
+    weights = _weigh_references(given.pixels, references.pixels).to(run.feature)
     parts, totals, gaps = [], [], []
     routes: list[Tensor] = []
     for index in range(num_references):
@@ -116,7 +116,7 @@ def _weigh_references(
         raise UsageError(
             "an image is its own and only reference, from which it does not differ: give others"
         )
-    weights: Tensor = others.to(pixels) / count
+    weights: Tensor = others / count
     return weights
 
 

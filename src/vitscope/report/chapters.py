@@ -193,7 +193,7 @@ _TRACED = (
         title="From which depth on does the output no longer live in the patches?",
         meaning="The output is followed back through every block. At each depth the lines show "
         "which tokens hold what will become the output; at depth 0 it is all in the patches.",
-        definitions=("traced", "terms", "interval"),
+        definitions=("traced", "interval"),
         describe=describe_shares_by_depth,
         mark=Mark(draw_shares_by_depth, tabulate_shares_by_depth, has_legend=False),
     ),

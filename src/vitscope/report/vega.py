@@ -99,7 +99,8 @@ def draw_routes_by_block(data: FigureData) -> list[Chart]:
 
 def _draw_terms(data: FigureData, along: str, *, marked: bool = False) -> list[Chart]:
     charts = []
-    for model, points in group_points(data.points, lambda point: point.model).items():
+    for points in group_points(data.points, lambda point: point.model.folder).values():
+        model = points[0].model
         names = [name_token(point.term) for point in points]
         looks = {name_token(point.term): (term_colour(point.term), _DASHES[0]) for point in points}
         half = model.audit.trace.half_depth if marked and model.audit.trace else None
@@ -214,7 +215,9 @@ def _plot_lines(
     dash = alt.StrokeDash("name:N", scale=_make_range(series, lambda n: looks[n][1]))
     colour, dash = colour.legend(shown), dash.legend(shown)
     last = int(max(float(point.x) for point in points))
-    axis = alt.Axis(values=list(range(0, last + 1, max(1, math.ceil(last / 6)))), grid=False)
+    axis = alt.Axis(
+        values=list(range(0, last + 1, max(1, math.ceil(last / 6)))), format="d", grid=False
+    )
     value = alt.Y("value:Q", title=data.axis, scale=_make_scale(data), axis=_make_axis(data))
     base = _make_base(rows).encode(x=alt.X("x:Q", title=along, axis=axis))
     layers = [*behind]

@@ -79,10 +79,11 @@ def _make_ratio(
     sizes = [int((blocks == block).sum()) for block in used]
 
     def estimate(parts: Float64[np.ndarray, " image"]) -> Estimate:
-        left_out = [
-            float(parts[blocks != block].sum() / total[blocks != block].sum()) for block in used
-        ]
-        return make_estimate(float(parts.sum() / total.sum()), left_out, sizes)
+        with np.errstate(invalid="ignore", divide="ignore"):  # without the only block
+            left_out = [
+                float(parts[blocks != block].sum() / total[blocks != block].sum()) for block in used
+            ]
+            return make_estimate(float(parts.sum() / total.sum()), left_out, sizes)
 
     return estimate
 

@@ -83,8 +83,7 @@ def draw_by_depth(data: FigureData) -> Figure:
 def draw_shares_by_depth(data: FigureData) -> Figure:
     """A panel for each model, a line over depth for each token group."""
     figure, panels = _draw_terms(data, "depth (0: embeddings)")
-    models = group_points(data.points, lambda point: point.model)
-    for model, panel in zip(models, panels, strict=True):
+    for model, panel in zip(data.shown, panels, strict=True):
         trace = model.audit.trace
         if trace is not None and trace.half_depth is not None:
             panel.axvline(trace.half_depth, color=FAINT, linestyle=":", linewidth=0.8, zorder=1)
@@ -98,13 +97,13 @@ def draw_routes_by_block(data: FigureData) -> Figure:
 
 
 def _draw_terms(data: FigureData, along: str) -> tuple[Figure, list[Axes]]:
-    models = group_points(data.points, lambda point: point.model)
-    figure, panels = make_panels(len(models), columns=4)
-    for (model, points), panel in zip(models.items(), panels, strict=True):
+    by_model = group_points(data.points, lambda point: point.model.folder)
+    figure, panels = make_panels(len(by_model), columns=4)
+    for points, panel in zip(by_model.values(), panels, strict=True):
         for term, own in group_points(points, lambda point: point.term).items():
             _plot_line(panel, data, own, [float(point.x) for point in own], color=colour_term(term))
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        panel.set_title(literal(model.label))
+        panel.set_title(literal(points[0].model.label))
         panel.set_xlabel(along)
     panels[0].set_ylim(scale_limits(data))
     label_rows(panels, write_axis(data))
