@@ -362,5 +362,5 @@ def test_the_command_writes_it_and_says_where(made, tmp_path, capsys):
     assert main(["report", str(made), "--out", str(out)]) == 2
     assert "already there" in capsys.readouterr().err
     assert main(["report", "--out", str(out)]) == 2
-    assert "no result was given" in capsys.readouterr().err
+    assert "RESULTS requires an argument" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "none"), "--out", str(tmp_path / "b.html")]) == 2

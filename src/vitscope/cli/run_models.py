@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 import vitscope
-from vitscope.cli.settings import AuditSettings, OneShotSettings, Size
+from vitscope.cli.settings import AuditSettings, OneShotSettings, Size, Source
 from vitscope.config import AuditConfig, DTypeName, OneShotConfig, RunConfig
 from vitscope.errors import (
     ModelUnreachableError,
@@ -45,7 +45,7 @@ _Result = TypeVar("_Result")
 
 
 def audit(
-    *images: str,
+    *images: Source,
     model: list[str],
     out: Path,
     overwrite: bool = False,
@@ -177,7 +177,7 @@ def _classify_one(
 
 
 def explain(
-    *images: str,
+    *images: Source,
     model: list[str],
     out: Path,
     layer: int | None = None,
