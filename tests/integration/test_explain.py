@@ -216,7 +216,8 @@ def test_settings_without_meaning_are_refused(shaped):
         explain(tiny_vit(), shaped, RunConfig(renormalize=True))
     with pytest.raises(UsageError, match="cls_term is set"):
         explain(tiny_vit(), shaped, RunConfig(cls_term="patches"))
-    with pytest.raises(UsageError, match="layer 7 of tiny/dinov2_reg has no row to analyse"):
+    told = "tiny/dinov2_reg has no layer 7 to analyse: choose from 0 to 1"
+    with pytest.raises(UsageError, match=told):
         explain(tiny_vit(), shaped, layer=7)
 
 
