@@ -25,6 +25,7 @@ from vitscope.files.printable import printable, printable_path
 from vitscope.files.storage import MARKER, check_target, check_writable, is_result, never
 from vitscope.terminal import (
     make_comparison,
+    make_console,
     make_explanation_report,
     make_one_shot_report,
     make_progress,
@@ -112,7 +113,7 @@ def demo(
     targets = _choose_targets(["dinov2-small"], out, overwrite=overwrite)
     photographs = write_demo_photographs(out / "images")
     drawn = "" if limit is None else f"{min(limit, photographs.num_images)} of "
-    Console().print(Text(f"{drawn}{photographs.describe()}"))
+    make_console().print(Text(f"{drawn}{photographs.describe()}"))
     # A finished result is never replaced unasked: the targets were checked for that.
     settings = {"config": config, "overwrite": True, "resume": True}
     _audit_all(targets, [out / "images"], settings, report=report)
@@ -147,7 +148,7 @@ def one_shot(
     # Check the arguments as far as possible before loading anything.
     find_classes(folder)
     config.resolve_device()
-    console = Console()
+    console = make_console()
     targets = _choose_targets(model, out, overwrite=overwrite)
 
     def run(model_id: str) -> None:
@@ -228,7 +229,7 @@ def explain(
     check_figures_target(out / "figures", overwrite=overwrite)
     from vitscope.figures.draw import draw_explanations  # here, because importing it is slow
 
-    console = Console()
+    console = make_console()
     explained: list[Explanation] = []
 
     def run(model_id: str) -> None:
@@ -326,7 +327,7 @@ def _audit_all(
     report: bool = True,
 ) -> None:
     # Only one of several processes prints.
-    console = Console(quiet=not is_lead)
+    console = make_console(quiet=not is_lead)
     report = report and is_lead
     summaries: list[AuditSummary] = []
     done: list[Path] = []

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.text import Text
 
 from vitscope.cli.settings import Result
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
-from vitscope.terminal import make_report
+from vitscope.terminal import make_console, make_report
 
 
 def merge(*results: Result, out: Path, overwrite: bool = False) -> None:
@@ -36,7 +35,7 @@ def merge(*results: Result, out: Path, overwrite: bool = False) -> None:
     check_target(out, is_result if overwrite else never)
     first, *others = (AuditResult.load(folder) for folder in results)
     merged = first.merge(*others, out=out, overwrite=overwrite)
-    console = Console()
+    console = make_console()
     console.print(make_report(merged.summary))
     if (missing := merged.missing_shards) is None:
         told = "these are shards of different lists of images: missing shards cannot be determined"
@@ -73,7 +72,7 @@ def figures(
     drawn = draw_figures(
         results, out, formats=format or ("png", "pdf"), readout=readout, overwrite=overwrite
     )
-    console = Console()
+    console = make_console()
     for figure in drawn.drawn:
         console.print(Text(f"{figure.name}: {_count(figure.shown, 'result')}"), soft_wrap=True)
         for label, reason in figure.omitted.items():
@@ -105,4 +104,4 @@ def report(*results: Result, out: Path = Path("report.html"), overwrite: bool = 
     write_report(results, out, overwrite=overwrite)
     size = out.stat().st_size / 2**20
     where = f"report written to {printable_path(out)} ({size:.1f} MB)"
-    Console().print(Text(where), soft_wrap=True)
+    make_console().print(Text(where), soft_wrap=True)
