@@ -25,7 +25,6 @@ def make_page():
     _, _, generated = generated.partition("\n")
     generated = _CONTENTS.sub("", generated)
     generated = _EXAMPLE.sub(r"```console\n$ \1\n```", generated)
-    generated = generated.replace(" *[default: False]*", "")
     lines = [line.rstrip() for line in generated.strip().splitlines()]
     return "\n".join([HEAD, *lines, ""])
 

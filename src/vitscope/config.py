@@ -245,6 +245,8 @@ class ReproductionConfig(OneShotConfig):
 
     Attributes:
         num_images: Number of images of each set, drawn at random; all by default.
+        limit: Number of classes for one-shot classification (images: num_images), drawn at random;
+            all by default.
         masks: Folder of panoptic masks of the main set (PNG files named like the images, segment
             id = R + 256 G + 65536 B); their segments become covariates of the images.
         layers: Layers to audit: last, all (to correlate shares over layers), or block

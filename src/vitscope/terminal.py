@@ -1,5 +1,6 @@
 """Terminal output: progress, tables and verdicts, rendered from summaries."""
 
+import os
 from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -50,6 +51,7 @@ from vitscope.results.schema import (
 from vitscope.results.verdict import MOODS, Mood
 from vitscope.results.vocabulary import SOURCES
 
+_UNWRAPPED = 10_000
 _ONE_LINE = len("0.920 ± 0.007")
 _STYLES: Mapping[Mood, str] = {
     "good": "bold green",
@@ -69,6 +71,14 @@ class RateColumn(ProgressColumn):
             speed = task.completed / task.elapsed
         unit = task.fields.get("unit", "images")
         return Text("" if speed is None else f"{speed:.1f} {unit}/s", style="progress.data.speed")
+
+
+def make_console(*, quiet: bool = False) -> Console:
+    """Make the console for results: as wide as the terminal, and without one as wide as a line."""
+    console = Console(quiet=quiet)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _UNWRAPPED
+    return console
 
 
 def make_progress(console: Console) -> Progress:

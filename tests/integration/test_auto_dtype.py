@@ -40,7 +40,9 @@ def test_images_that_do_not_balance_after_all_are_told_what_was_chosen(images):
     # The eight that are tried come in one batch.
     with (
         altered(vit, lambda out: out if len(out) == 8 else out * 1.1),
-        pytest.raises(ImbalanceError, match=r"bfloat16, .*chosen by --dtype auto.*--dtype float32"),
+        pytest.raises(
+            ImbalanceError, match=r"bfloat16, .*chosen by dtype auto.*set dtype to float32"
+        ),
     ):
         audit(vit, images, AUTO)
 
@@ -52,7 +54,7 @@ def test_nothing_is_said_of_half_precisions_where_there_is_none(images, dtype):
     with pytest.raises(ImbalanceError) as error:
         audit(vit, images, AuditConfig(dtype=dtype, device="cpu"))
     handle.remove()
-    assert "--dtype" not in str(error.value)
+    assert "chosen by dtype" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -195,9 +195,7 @@ def test_references_that_do_not_fit_are_refused(result, shaped, tmp_path):
     other.module.blocks[0].attn.proj.bias.data += 1
     with pytest.raises(UsageError, match="with other weights: give an audit of the model"):
         explain(other, one, reference=result)
-    with pytest.raises(
-        UsageError, match=r"has layers \[1\], not 0: give an audit made with --layers 0"
-    ):
+    with pytest.raises(UsageError, match=r"has layers \[1\], not 0: give an audit of layer 0"):
         explain(tiny_vit(), one, layer=0, reference=result)
     with pytest.raises(UsageError, match=r"audited with size \(32, 32\).*\(40, 40\)"):
         explain(tiny_vit(), one, RunConfig(size=40), reference=result)
@@ -205,7 +203,7 @@ def test_references_that_do_not_fit_are_refused(result, shaped, tmp_path):
     with pytest.raises(UsageError, match="has 3 images, too few for a reference"):
         explain(tiny_vit(), one, reference=few)
     merged = audit(tiny_vit(), write_images(tmp_path / "m", 20), AuditConfig(cls_term="patches"))
-    with pytest.raises(UsageError, match="audit with --cls-term own"):
+    with pytest.raises(UsageError, match="audit with cls_term own"):
         explain(tiny_vit(), one, reference=merged)
     explanation = explain(tiny_vit(), one, out=tmp_path / "explained")
     with pytest.raises(ResultError, match="kind 'explanation'"):
@@ -220,7 +218,8 @@ def test_settings_without_meaning_are_refused(shaped):
         explain(tiny_vit(), shaped, RunConfig(renormalize=True))
     with pytest.raises(UsageError, match="cls_term is set"):
         explain(tiny_vit(), shaped, RunConfig(cls_term="patches"))
-    with pytest.raises(UsageError, match="layer 7 of tiny/dinov2_reg has no row to analyse"):
+    told = "tiny/dinov2_reg has no layer 7 to analyse: choose from 0 to 1"
+    with pytest.raises(UsageError, match=told):
         explain(tiny_vit(), shaped, layer=7)
 
 

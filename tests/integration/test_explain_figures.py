@@ -139,7 +139,7 @@ def test_every_number_and_verdict_is_there(explained):
         skip = numbers.share.get("skip")
         if skip is not None:
             assert f"skip connection {100 * skip:.1f} %".replace("-", "−") in words
-    for label in ("tiny/dinov2_reg, layer 1 of 0 to 1", "tiny/siglip, attention pooling"):
+    for label in ("tiny/dinov2_reg, layer 1 (of 0 to 1)", "tiny/siglip, attention pooling"):
         assert label in words
     assert "cropped to the input size" in words
     assert "nan" not in words.lower()

@@ -204,7 +204,8 @@ def test_the_command_prints_a_table_and_what_it_means(model_folder, messy, tmp_p
     captured = capsys.readouterr()
     out = " ".join(captured.out.split())
     for words in (
-        "2 classes, 6 images, 1 not readable, 1 the same again and left out, 2 in no class's",
+        "2 classes, 6 images, 1 not readable (see failures.csv), 1 the same again and left out",
+        "2 in no class's",
         "4 classes dropped, with fewer than two different readable images: 'broken', 'empty'",
         "over 3 draws",
         "patches",

@@ -77,7 +77,7 @@ def test_the_note_is_in_the_result_and_training_takes_it_too(module):
     "make", [lambda m: Classifier(backbone=m, vit=copy.deepcopy(m)), lambda m: Classifier(body=m)]
 )
 def test_what_is_not_clear_is_refused(module, make):
-    with pytest.raises(UnsupportedModelError, match=r"Classifier is not a model .* give the part"):
+    with pytest.raises(UnsupportedModelError, match=r"Classifier is not a model .* give that part"):
         wrap_model(make(module))
 
 

@@ -392,7 +392,7 @@ def test_the_command_says_what_it_drew_and_what_not(few, tmp_path, capsys):
     assert "already holds figures" in capsys.readouterr().err
     assert main([*arguments, "--overwrite"]) == 0
     assert main(["figures", "--out", str(tmp_path / "other")]) == 2
-    assert "no result was given" in capsys.readouterr().err
+    assert "RESULTS requires an argument" in capsys.readouterr().err
 
 
 def test_every_family_of_the_paper_is_on_the_figures_of_all_models(many):

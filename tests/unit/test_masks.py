@@ -22,6 +22,7 @@ from vitscope.images.decoding import decode_image, resize_and_crop
 from vitscope.images.image_set import ImageSet, iter_batches
 from vitscope.images.masks import crop_mask, decode_mask, find_masks
 from vitscope.images.preprocessing import Preprocessing
+from vitscope.images.search import find_images
 
 PREPROCESSING = Preprocessing(size=(8, 12), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 RNG = np.random.default_rng(0)
@@ -48,6 +49,21 @@ def touch(folder: Path, *names: str) -> list[Path]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     return [folder / name for name in names]
+
+
+def test_masks_among_the_images_are_noted(folders):
+    images, _ = folders
+    root = images.parent
+    touch(root, "images/1.jpg", "images/2.jpg", "images/3.png", "masks/1.png", "masks/2.png")
+    (note,) = find_images(root).notes
+    assert note.startswith("2 of 5 images are PNG files named like other images")
+    assert "(masks/1.png beside images/1.jpg)" in note
+    assert find_images(images).notes == ()
+
+
+def test_classes_that_number_their_images_alike_are_no_masks(tmp_path):
+    touch(tmp_path, "cats/1.jpg", "dogs/1.jpg", "cats/2.png", "dogs/2.png")
+    assert find_images(tmp_path).notes == ()
 
 
 # Which is whose

@@ -197,6 +197,16 @@ def test_what_is_missing_is_said_in_words(tmp_path):
     assert "No images were kept with their maps" in page.text
 
 
+def test_without_an_audit_what_only_audits_have_is_left_out(tmp_path):
+    write_result(tmp_path / "r", make_one_shot("DINOv2", "S", 22.1))
+    page = Page(render_report(load_results([tmp_path])))
+    assert "Nothing to show" not in page.text
+    assert "sources" in page.ids
+    assert not {"layers", "tokens", "images"} & set(page.ids)
+    assert set(link.removeprefix("#") for link in page.links) <= set(page.ids)
+    assert "so there is no verdict" in page.text
+
+
 def undefine(tree):
     """The same with no number defined that may be undefined."""
     if isinstance(tree, Distribution):
@@ -362,5 +372,5 @@ def test_the_command_writes_it_and_says_where(made, tmp_path, capsys):
     assert main(["report", str(made), "--out", str(out)]) == 2
     assert "already there" in capsys.readouterr().err
     assert main(["report", "--out", str(out)]) == 2
-    assert "no result was given" in capsys.readouterr().err
+    assert "RESULTS requires an argument" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "none"), "--out", str(tmp_path / "b.html")]) == 2

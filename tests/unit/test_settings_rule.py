@@ -165,10 +165,10 @@ def test_figures_follow_the_same_rule_for_the_layer_and_name_the_rest(tmp_path):
     found = draw_figures([tmp_path / "r"], tmp_path / "out", formats=["svg"])
     assert "the block that was audited" in found.skipped["variance_share"]
     page = (tmp_path / "out" / "index.md").read_text()
-    assert "layer 7 of 0 to 11, input 518 x 518 px" in page
+    assert "layer 7 (of 0 to 11), input 518 x 518 px" in page
     index = json.loads((tmp_path / "out" / "index.json").read_text())
     shown = {f["name"]: f["results"] for f in index["figures"]}["high_norm_fraction"]
-    assert [r["settings"] for r in shown] == ["", "layer 7 of 0 to 11, input 518 x 518 px"]
+    assert [r["settings"] for r in shown] == ["", "layer 7 (of 0 to 11), input 518 x 518 px"]
     assert "Input size differs: 224 x 224 px" in re.sub(
         r"\s+", " ", " ".join(re.findall("<!-- (.*?) -->", read_svg(tmp_path / "out")))
     )

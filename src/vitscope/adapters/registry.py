@@ -276,8 +276,8 @@ def _adapt(
         raise UnsupportedModelError(
             f"{type(module).__module__}.{type(module).__name__} is not a model that vitscope "
             "knows: expected a Vision Transformer of transformers, timm, open_clip, torchvision or "
-            "the torch.hub code of DINOv2 and DINOv3; of a module of your own give the part that "
-            "is one"
+            "the torch.hub code of DINOv2 and DINOv3; if it is a part of your module, give that "
+            "part"
         )
     return make(module, preprocessing=preprocessing, model_id=model_id)
 

@@ -56,7 +56,8 @@ def make_timm_adapter(
 
 def _adapt(module: nn.Module, name: str) -> ViTAdapter:
     # By class, whichever weights the module has: they may not be those of its pretrained tag.
-    require(type(module) in _FAMILIES, name, f"the architecture {type(module).__name__}")
+    if type(module) not in _FAMILIES:
+        raise _refuse_class(name)
     tower: Any = module.eval()
     require(
         "radio" not in _read_published(tower)[0],
@@ -313,10 +314,14 @@ def _check_name(name: str) -> None:
             f"tag{near}"
         )
     if not is_model_in_modules(name, _MODULES):
-        raise UnsupportedModelError(
-            f"timm:{name} is not a VisionTransformer or Eva of timm: choose one that is, such as "
-            "vit_small_patch14_dinov2.lvd142m"
-        )
+        raise _refuse_class(f"timm:{name}")
+
+
+def _refuse_class(name: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{name} is not a VisionTransformer or Eva of timm: choose one that is, such as "
+        "vit_small_patch14_dinov2.lvd142m"
+    )
 
 
 def _create(name: str, **kwargs: Any) -> nn.Module:

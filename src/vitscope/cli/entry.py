@@ -23,6 +23,13 @@ from vitscope.cli.use_results import figures, merge, report
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable
 
+
+def _show_default(value: Any) -> str | None:
+    """What the help says of a default."""
+    # It goes without saying that a switch is off.
+    return None if value is None or value is False else str(value)
+
+
 app = App(
     name="vitscope",
     version=vitscope.__version__,
@@ -35,7 +42,7 @@ app = App(
     print_error=False,
     suppress_keyboard_interrupt=False,
     result_action="return_value",
-    default_parameter=Parameter(negative=()),
+    default_parameter=Parameter(negative=(), show_default=_show_default),
 )
 _DEBUG = "VITSCOPE_DEBUG"
 

@@ -10,11 +10,12 @@ from itertools import groupby, takewhile
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.console import Console, Group, JustifyMethod
+from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from vitscope.errors import UsageError
+from vitscope.terminal import make_console
 from vitscope.weights.catalogue import CATALOGUE, FAMILIES, CatalogueEntry, describe_near_matches
 
 if TYPE_CHECKING:
@@ -60,10 +61,10 @@ def models(
     if as_json:
         _write_json(rows)
     elif rows:
-        console = Console()
+        console = make_console()
         console.print(_make_list(rows, console.width))
     else:
-        Console().print("none of these models is on this machine")
+        make_console().print("none of these models is on this machine")
 
 
 def _select(pattern: str | None) -> list[CatalogueEntry]:

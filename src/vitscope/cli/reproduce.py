@@ -14,7 +14,7 @@ from rich.text import Text
 from vitscope.cli.settings import ReproductionSettings, parse_words
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable_path
-from vitscope.terminal import make_progress
+from vitscope.terminal import make_console, make_progress
 
 if TYPE_CHECKING:
     from vitscope.figures.draw import Format
@@ -85,7 +85,7 @@ def reproduce(
         raise UsageError("no images: give --images FOLDER (or try it out with --smoke)")
     config.resolve_device()
     run = Reproduction(models, out, config, images=images, imagenet=imagenet)
-    console = Console()
+    console = make_console()
     console.print(_make_plan_table(run))
     try:
         with make_progress(Console(stderr=True)) as progress:

@@ -12,7 +12,7 @@ from rich.progress import TaskID
 from rich.text import Text
 
 import vitscope
-from vitscope.cli.settings import AuditSettings, Folder, Names, OneShotSettings, Size
+from vitscope.cli.settings import AuditSettings, Folder, Names, OneShotSettings, Size, Source
 from vitscope.config import AuditConfig, DTypeName, JudgeConfig, OneShotConfig, RunConfig
 from vitscope.errors import (
     ModelUnreachableError,
@@ -26,6 +26,7 @@ from vitscope.files.printable import printable, printable_path
 from vitscope.files.storage import MARKER, check_target, check_writable, is_result, never
 from vitscope.terminal import (
     make_comparison,
+    make_console,
     make_explanation_report,
     make_judge_report,
     make_one_shot_report,
@@ -47,7 +48,7 @@ _Result = TypeVar("_Result")
 
 
 def audit(
-    *images: str,
+    *images: Source,
     model: list[str],
     out: Path,
     overwrite: bool = False,
@@ -114,7 +115,7 @@ def demo(
     targets = _choose_targets(["dinov2-small"], out, overwrite=overwrite)
     photographs = write_demo_photographs(out / "images")
     drawn = "" if limit is None else f"{min(limit, photographs.num_images)} of "
-    Console().print(Text(f"{drawn}{photographs.describe()}"))
+    make_console().print(Text(f"{drawn}{photographs.describe()}"))
     # A finished result is never replaced unasked: the targets were checked for that.
     settings = {"config": config, "overwrite": True, "resume": True}
     _audit_all(targets, [out / "images"], settings, report=report)
@@ -149,7 +150,7 @@ def one_shot(
     # Check the arguments as far as possible before loading anything.
     find_classes(folder)
     config.resolve_device()
-    console = Console()
+    console = make_console()
     targets = _choose_targets(model, out, overwrite=overwrite)
 
     def run(model_id: str) -> None:
@@ -168,7 +169,7 @@ def _classify_one(
 
 
 def judge(
-    *images: str,
+    *images: Source,
     model: list[str],
     out: Path,
     references: list[str] | None = None,
@@ -244,7 +245,7 @@ def judge(
         size=size,
     )
     config.resolve_device()
-    console = Console()
+    console = make_console()
     folders = _choose_targets(model, out, overwrite=overwrite or resume)
 
     def run(model_id: str) -> None:
@@ -265,7 +266,7 @@ def judge(
 
 
 def explain(
-    *images: str,
+    *images: Source,
     model: list[str],
     out: Path,
     layer: int | None = None,
@@ -331,7 +332,7 @@ def explain(
         chosen["references"] = find_images(references)
     from vitscope.figures.draw import draw_explanations  # here, because importing it is slow
 
-    console = Console()
+    console = make_console()
     explained: list[Explanation] = []
 
     def run(model_id: str) -> None:
@@ -435,7 +436,7 @@ def _audit_all(
     report: bool = True,
 ) -> None:
     # Only one of several processes prints.
-    console = Console(quiet=not is_lead)
+    console = make_console(quiet=not is_lead)
     report = report and is_lead
     summaries: list[AuditSummary] = []
     done: list[Path] = []

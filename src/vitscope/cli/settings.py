@@ -67,6 +67,8 @@ def _as_word(parse: Callable[[str], Any], shown: str) -> Parameter:
     )
 
 
+Source = Annotated[str, Parameter(required=True)]
+Result = Annotated[Path, Parameter(required=True)]
 Folder = Annotated[str | Path | None, Parameter(metavar="PATH")]
 Size = Annotated[int | tuple[int, int] | None, _as_word(parse_size, "518|224x336")]
 Layers = Annotated[_LayerWord | Sequence[int], _as_word(parse_layers, "last|all|3,7")]

@@ -1,18 +1,17 @@
 """Commands on saved results: `vitscope merge`, `figures` and `report`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.text import Text
 
+from vitscope.cli.settings import Result
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
-from vitscope.terminal import make_report
+from vitscope.terminal import make_console, make_report
 
 
-def merge(*results: Path, out: Path, overwrite: bool = False) -> None:
+def merge(*results: Result, out: Path, overwrite: bool = False) -> None:
     """Merge audits of different images, such as those of --shard 1/16 to 16/16.
 
     The results must be of the same model, weights and settings, and share no image. The numbers are
@@ -29,14 +28,14 @@ def merge(*results: Path, out: Path, overwrite: bool = False) -> None:
         UsageError: If fewer than two results are named.
     """
     if len(results) < 2:
-        raise UsageError(f"{len(results)} results were given: name two or more folders to merge")
+        raise UsageError("one result was given: name two or more folders to merge")
     from vitscope.files.storage import check_target, is_result, never
     from vitscope.results.audit_result import AuditResult
 
     check_target(out, is_result if overwrite else never)
     first, *others = (AuditResult.load(folder) for folder in results)
     merged = first.merge(*others, out=out, overwrite=overwrite)
-    console = Console()
+    console = make_console()
     console.print(make_report(merged.summary))
     if (missing := merged.missing_shards) is None:
         told = "these are shards of different lists of images: missing shards cannot be determined"
@@ -47,7 +46,7 @@ def merge(*results: Path, out: Path, overwrite: bool = False) -> None:
 
 
 def figures(
-    *results: Path,
+    *results: Result,
     out: Path,
     format: list[Literal["png", "pdf", "svg"]] | None = None,  # noqa: A002 - the option's name
     readout: Literal["attention", "values"] = "attention",
@@ -67,17 +66,13 @@ def figures(
         readout: Readout of Fig. 3: attention is after the output projection, values before it,
             where the paper's equations stop.
         overwrite: Replace earlier figures there.
-
-    Raises:
-        UsageError: If no result is named.
     """
-    _check_given(results)
     from vitscope.figures.draw import draw_figures  # here, because importing it is slow
 
     drawn = draw_figures(
         results, out, formats=format or ("png", "pdf"), readout=readout, overwrite=overwrite
     )
-    console = Console()
+    console = make_console()
     for figure in drawn.drawn:
         console.print(Text(f"{figure.name}: {_count(figure.shown, 'result')}"), soft_wrap=True)
         for label, reason in figure.omitted.items():
@@ -92,7 +87,7 @@ def _count(items: tuple[object, ...], name: str) -> str:
     return f"{len(items)} {name}{'s' * (len(items) != 1)}"
 
 
-def report(*results: Path, out: Path = Path("report.html"), overwrite: bool = False) -> None:
+def report(*results: Result, out: Path = Path("report.html"), overwrite: bool = False) -> None:
     """Write saved results as one HTML file without external resources.
 
     Verdicts, charts side by side and a gallery of images with their maps. No model is loaded.
@@ -103,19 +98,10 @@ def report(*results: Path, out: Path = Path("report.html"), overwrite: bool = Fa
         results: Results, or folders containing results.
         out: File to write.
         overwrite: Replace an earlier report there.
-
-    Raises:
-        UsageError: If no result is named.
     """
-    _check_given(results)
     from vitscope.report import write_report  # here, because importing it is slow
 
     write_report(results, out, overwrite=overwrite)
     size = out.stat().st_size / 2**20
     where = f"report written to {printable_path(out)} ({size:.1f} MB)"
-    Console().print(Text(where), soft_wrap=True)
-
-
-def _check_given(results: Sequence[Path]) -> None:
-    if not results:
-        raise UsageError("no result was given: name one or more folders of results")
+    make_console().print(Text(where), soft_wrap=True)

@@ -154,7 +154,7 @@ def _describe_partial_depths(results: Sequence[ModelResult]) -> list[str]:
         return []
     return [
         f"After the last block, patch norms are known for {write_range(partial)} images only, "
-        "those in which the ledger was verified, so no tokens are reported there; --verified 1 "
+        "those in which the ledger was verified, so no tokens are reported there; verified = 1 "
         "covers all images."
     ]
 

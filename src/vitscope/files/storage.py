@@ -152,9 +152,7 @@ def check_target(target: Path, replaces: Replaces = never) -> None:
     if not occupied or replaces(target):
         return
     if is_result(target):
-        raise UsageError(
-            f"{target} already holds a result: choose another folder or add --overwrite"
-        )
+        raise UsageError(f"{target} already holds a result: choose another folder or set overwrite")
     if _has_summary(target):
         other = printable_path(Path(_list_other_files(target)[0]))
         raise UsageError(
@@ -186,8 +184,8 @@ def _check_file_target(target: Path, replaces: Replaces) -> None:
         raise UsageError(f"{name} cannot be written to: {error.strerror}") from None
     if refused:
         raise UsageError(
-            f"{name} is already there and is not replaced: choose another file, or add "
-            "--overwrite if vitscope wrote it and it has not been changed since"
+            f"{name} is already there and is not replaced: choose another file, or set "
+            "overwrite if vitscope wrote it and it has not been changed since"
         )
 
 

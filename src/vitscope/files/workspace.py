@@ -217,8 +217,8 @@ def _prepare(
     name = printable_path(target)
     if done and not resume and not overwrite:
         raise UsageError(
-            f"{name} holds an unfinished run (shards done: {done}): add --resume to resume it, or "
-            "--overwrite to start again"
+            f"{name} holds an unfinished run (shards done: {done}): set resume to resume it, or "
+            "overwrite to start again"
         )
     if done and resume:
         difference = describe_difference(workspace.read_plan(), plan)
@@ -228,7 +228,7 @@ def _prepare(
         if not overwrite:
             raise UsageError(
                 f"{name} holds a different unfinished run ({difference}): resume with the "
-                "same images and settings, or add --overwrite to start again"
+                "same images and settings, or set overwrite to start again"
             )
     workspace.clear()  # before the new plan is saved, to which they do not belong
     (workspace.folder / _COPIES).unlink(missing_ok=True)

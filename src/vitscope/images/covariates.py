@@ -6,6 +6,7 @@ the grey image: the luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B, in whole 
 """
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -31,6 +32,8 @@ EDGE_THRESHOLD = 100
 NARROW = 1 / 8
 """Images that use less of the range from black to white are counted and reported. Typical cases are
 12-bit values in a 16-bit file (1/16) and label maps, which are read as stored."""
+
+_MOST_NAMES = 3
 
 SALIENCY_SIDE = 64
 """Side in pixels of the square that an image is reduced to before its spectral residual."""
@@ -91,13 +94,16 @@ def measure_range(image: Image.Image | np.ndarray) -> float:
     return (int(levels.max()) - int(levels.min())) / 255
 
 
-def note_narrow(num_narrow: int, num_images: int) -> list[str]:
-    """Make a note about images that use little of the range."""
-    if not num_narrow:
+def note_narrow(narrow: Sequence[str], num_images: int) -> list[str]:
+    """Make a note about images, given by name, that use little of the range."""
+    if not narrow:
         return []
+    named = ", ".join(name.rpartition("/")[2] for name in narrow[:_MOST_NAMES])
+    more = ", …" if len(narrow) > _MOST_NAMES else ""
     return [
-        f"{num_narrow} of {num_images} images use less than 1/8 of the range from black to white, "
-        "as 12-bit numbers in 16-bit files and label maps do: check that they look as they should"
+        f"{len(narrow)} of {num_images} images use less than 1/8 of the range from black to white, "
+        "as 12-bit numbers in 16-bit files and label maps do: check that they look as they should "
+        f"({named}{more})"
     ]
 
 

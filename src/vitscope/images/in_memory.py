@@ -287,8 +287,8 @@ def _check_image(image: object) -> None:
     if channels != 3 or not levels or not all(image.shape):
         raise ImageReadError(
             f"{_describe(image)}: expected levels from 0 to 255, as an array of uint8 (height, "
-            "width, 3) or a tensor of uint8 (3, height, width); of numbers that the model is "
-            "given as they are say preprocessed=True"
+            "width, 3) or a tensor of uint8 (3, height, width); pixels that are already "
+            "preprocessed need preprocessed=True"
         )
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Int32
 from PIL import Image
 
 from vitscope.errors import ImageReadError, UsageError
+from vitscope.files.printable import printable_path
 from vitscope.images.addresses import ImageAddress, image_stem
 from vitscope.images.decoding import open_image, turn_upright
 from vitscope.images.preprocessing import Preprocessing
@@ -49,6 +50,23 @@ def find_masks(folder: str | Path, images: Sequence[ImageAddress]) -> tuple[Path
             "of different names"
         )
     return matched
+
+
+def note_masks(images: Sequence[ImageAddress]) -> list[str]:
+    """Make a note about PNG files that are named like other images, as their masks are."""
+    files = [image for image in images if isinstance(image, Path)]
+    others = {file.stem: file for file in files if file.suffix.lower() != ".png"}
+    alike = [file for file in files if file.suffix.lower() == ".png" and file.stem in others]
+    if not alike:
+        return []
+    mask, image = (
+        printable_path(Path(file.parent.name, file.name))
+        for file in (alike[0], others[alike[0].stem])
+    )
+    return [
+        f"{len(alike)} of {len(images)} images are PNG files named like other images, as masks "
+        f"are ({mask} beside {image}): if they are masks, leave them out"
+    ]
 
 
 def decode_mask(data: bytes) -> Image.Image:

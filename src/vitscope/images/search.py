@@ -19,6 +19,7 @@ from vitscope.files.own_files import describe_skipped, find_own
 from vitscope.images.addresses import ImageAddress, Images
 from vitscope.images.decoding import image_extensions
 from vitscope.images.in_memory import IMAGE_KINDS, HeldImage, hold_images
+from vitscope.images.masks import note_masks
 from vitscope.images.parquet_rows import list_rows
 from vitscope.images.stores import (
     StoredObject,
@@ -81,6 +82,7 @@ def find_images(sources: Images, *, preprocessed: bool = False) -> FoundImages:
     if skipped:
         found.skipped = tuple(dict.fromkeys(skipped))
         found.notes += (describe_skipped(found.skipped),)
+    found.notes += tuple(note_masks(found))
     return found
 
 

@@ -239,10 +239,14 @@ class ViTAdapter:
         chosen = set(self.blocks) if layers == "all" else {int(layer) for layer in layers}
         if unknown := sorted(chosen - set(self.blocks)):
             raise UsageError(
-                f"layer {unknown[0]} of {self.info.id} has no row to analyse: choose from "
-                f"{min(self.blocks)} to {max(self.blocks)} ({self.info.global_feature})"
+                f"{self.info.id} has no layer {unknown[0]} to analyse: {self._describe_layers()}"
             )
         return tuple(sorted(chosen | {last}))
+
+    def _describe_layers(self) -> str:
+        if len(self.blocks) == 1:
+            return f"its only one is {self.last_layer}"
+        return f"choose from {min(self.blocks)} to {self.last_layer}"
 
     def select_layer(self, layer: int | None) -> int:
         """Convert a choice of one layer to its index.

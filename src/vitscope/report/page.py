@@ -33,6 +33,7 @@ from vitscope.results.vocabulary import TERMS, name_term
 _NO_DIGEST, _HEAD_LETTERS = "0" * 32, 4096
 _DIGEST = re.compile('<meta name="vitscope-digest" content="([0-9a-f]{32})">')
 _SCRIPTS = ("charts.js", "numbers.js", "maps.js", "gallery.js", "view.js")
+_CHAPTERS = ("sources", "layers", "tokens", "images")
 _SECTIONS = (
     ("verdict", "Verdict"),
     ("sources", "Sources"),
@@ -101,6 +102,9 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
             ("images", IMAGES),
         )
     }
+    if not audits:  # what only audits have is not missed
+        chapters = {key: [one for one in figures if one.data] for key, figures in chapters.items()}
+        chapters = {key: figures for key, figures in chapters.items() if figures}
     charts = {
         f"{figure.entry.key}/{index}": chart.spec
         for figures in chapters.values()
@@ -126,7 +130,7 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
             scripts=[as_written(script) for script in scripts],
             charts=as_written(embed_json(charts)),
             images=as_written(embed_json(images)),
-            sections=_SECTIONS,
+            sections=[one for one in _SECTIONS if one[0] in chapters or one[0] not in _CHAPTERS],
             cards=[describe_verdict(audit) for audit in audits],
             chapters=chapters,
             distributions=labels,

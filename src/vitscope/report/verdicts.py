@@ -82,7 +82,10 @@ def _list_facts(result: ModelResult) -> list[tuple[str, str, str]]:
     summary, layer = result.audit, result.audit.last
     error, data = summary.ledger.max_balance_error, summary.data
     told_error = "–" if math.isnan(error) else f"{error:.0e}".replace("-", "−")
-    counts = ((data.num_failed, "not readable"), (data.num_repeated, "repeated and left out"))
+    counts = (
+        (data.num_failed, "not readable (see failures.csv)"),
+        (data.num_repeated, "repeated and left out"),
+    )
     left_out = [f"{count:,} {words}" for count, words in counts if count]
     params = "not known" if result.params_m is None else format_millions(result.params_m)
     share = read_estimate(layer.variance_share["residual"]["patches"])

@@ -86,7 +86,7 @@ def describe_settings(summary: Summary) -> str:
     if summary.settings.renormalize:
         told.append("restricted outputs renormalised")
     if (layer := _name_layer(summary)) != _LAST:
-        told.append(f"{layer} of 0 to {summary.model.depth - 1}")
+        told.append(f"{layer} (of 0 to {summary.model.depth - 1})")
     return ", ".join([*told, *list_inputs(summary)])
 
 

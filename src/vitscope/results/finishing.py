@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vitscope.files.reading import open_table
 from vitscope.images.covariates import NARROW, note_narrow
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.sums import AuditSums
@@ -85,5 +86,9 @@ def _summarize(
 
 
 def _note_ranges(table: Path) -> list[str]:
-    ranges = read_column(table, "level_range")
-    return note_narrow(int((ranges < NARROW).sum()), len(ranges))
+    narrow = read_column(table, "level_range") < NARROW
+    names: list[str] = []
+    if narrow.any():
+        with open_table(table) as file:
+            names = file.read(columns=["path"]).filter(narrow).column("path").to_pylist()
+    return note_narrow(names, len(narrow))

@@ -69,7 +69,7 @@ def describe_one_shot(summary: OneShotSummary) -> str:
 
 
 def _describe_left_out(data: DataSummary) -> str:
-    failed = _count(data.num_failed, "not readable")
+    failed = _count(data.num_failed, "not readable (see failures.csv)")
     return failed + _count(data.num_repeated, "the same again and left out")
 
 

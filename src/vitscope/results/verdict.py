@@ -52,7 +52,7 @@ _DIGITS = 3  # numbers are rounded as printed before they are compared with the 
 _DECIDED: Mapping[Decider | None, str] = {
     "alignment": " (CKA decides)",
     "source": " (the variance share decides)",
-    "both": " (both readings decide)",
+    "both": " (CKA and the variance share decide)",
     None: "",
 }
 _OTHERS = tuple(name for name in SOURCES if name != "patches")

@@ -169,7 +169,7 @@ def _audit_as_lead(
     elif earlier is not None and run.unknown:
         raise UsageError(
             f"{printable_path(target)} cannot be resumed: whether the model is the same cannot be "
-            f"verified, for {run.unknown[0]} is not known; add --overwrite to start again"
+            f"verified, for {run.unknown[0]} is not known; set overwrite to start again"
         )
     if resume and _is_finished(target, run.plan, overwrite=overwrite):
         discard_workspace(target)  # left by a run that was killed at its very end
@@ -249,7 +249,7 @@ def _is_finished(target: Path, plan: Plan, *, overwrite: bool) -> bool:
     if difference is not None and not overwrite:
         raise UsageError(
             f"{printable_path(target)} holds a different result ({difference}): choose "
-            "another folder, or add --overwrite to replace it"
+            "another folder, or set overwrite to replace it"
         )
     return difference is None
 
@@ -287,7 +287,7 @@ def _check_before(run: AuditRun, workspace: Workspace) -> None:
         raise DiskError(
             f"{printable_path(workspace.folder)} takes at least {needed / 1e9:.1f} GB until the "
             f"run is finished, where {free / 1e9:.1f} GB are free: make room, or audit with "
-            "--features drop, fewer layers, or one --shard after another"
+            "features dropped, fewer layers, or one shard after another"
         )
 
 
@@ -361,6 +361,6 @@ def _told_of_parts(
         yield
     except BaseException as error:
         if (done := len(workspace.find_done())) or not leads:
-            again = "the same command" if resume else "the same command with --resume"
+            again = "the same call" if resume else "the same call with resume"
             error.add_note(f"{done} of {num_shards} shards are kept: {again} resumes it")
         raise

@@ -233,7 +233,7 @@ class ExplainRun:
     def execute(self, folder: Path, on_progress: OnProgress | None) -> None:
         """Explain all images and write the result."""
         entries: list[ExplainedImage] = []
-        num_narrow = 0
+        narrow: list[str] = []
         with self._run.placed():
             for index in range(len(self._images)):
                 try:
@@ -241,7 +241,8 @@ class ExplainRun:
                 except ImageReadError as error:
                     self._run.failures.append((self._images.name_image(index), str(error)))
                 else:
-                    num_narrow += measure_range(image) < NARROW
+                    if measure_range(image) < NARROW:
+                        narrow.append(self._images.name_image(index))
                     explained = self._explain(batch, image, preprocessing)
                     entries.append(write_image(folder, len(entries), explained))
                 if on_progress is not None:
@@ -255,7 +256,7 @@ class ExplainRun:
             data=DataSummary(
                 num_images=len(entries),
                 num_failed=len(self._run.failures),
-                notes=(*self._images.notes, *note_narrow(num_narrow, len(entries))),
+                notes=(*self._images.notes, *note_narrow(narrow, len(entries))),
             ),
             ledger=LedgerSummary(
                 max_balance_error=max(entry.numbers.balance_error for entry in entries),

@@ -116,8 +116,8 @@ class ModelRun:
                 raise
             # The first images balanced when auto chose the precision; these do not.
             raise ImbalanceError(
-                f"{error}; or {self.config.dtype}, asked for or chosen by --dtype auto on the "
-                "first images, is too coarse for this model: use --dtype float32"
+                f"{error}; or {self.config.dtype}, asked for or chosen by dtype auto on the "
+                "first images, is too coarse for this model: set dtype to float32"
             ) from None
 
     def _locate_non_finite(self, error: NonFiniteError, batch: ImageBatch) -> VitscopeError:

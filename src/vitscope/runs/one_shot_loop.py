@@ -146,7 +146,7 @@ class _OneShotRun:
         self._vit = vit
         self._given = given
         self._config = config
-        self._num_narrow = 0
+        self._narrow: list[str] = []
 
     def execute(
         self, folder: Path, on_progress: OnProgress | None, on_draw: OnProgress | None
@@ -211,7 +211,9 @@ class _OneShotRun:
                 nonlocal bias
                 features, bias = self._decompose(batch)
                 files.append(features)
-                self._num_narrow += sum(part < NARROW for part in batch.level_ranges)
+                names = self._run.name_images(batch)
+                ranges = zip(names, batch.level_ranges, strict=True)
+                self._narrow += [name for name, part in ranges if part < NARROW]
                 labels.extend(self._labels[index] for index in batch.indices)
                 ids.extend(batch.ids)
 
@@ -255,7 +257,7 @@ class _OneShotRun:
             num_images=num_images,
             num_failed=len(self._run.failures),
             num_repeated=num_read - num_images,
-            notes=(*self._given.notes, *note_narrow(self._num_narrow, len(images.labels))),
+            notes=(*self._given.notes, *note_narrow(self._narrow, len(images.labels))),
             num_classes=len(classes),
             num_unlabelled=self._given.num_unlabelled,
             dropped_classes=tuple(printable_path(Path(label)) for label in dropped),

@@ -77,7 +77,7 @@ def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
     if manifest.has_skip and "cls" not in manifest.groups:
         raise UsageError(
             f"the reference {folder} counts [CLS]'s attention to itself among other tokens: audit "
-            "with --cls-term own"
+            "with cls_term own"
         )
     terms = [*manifest.groups, *(["skip"] if manifest.has_skip else [])]
     means = {name: sums.compute_mean(f"term/{name}") for name in terms}
@@ -98,7 +98,7 @@ def _check_fits(
     if wanted.layer not in layers:
         raise UsageError(
             f"the reference {which} has layers {list(layers)}, not {wanted.layer}: give "
-            f"an audit made with --layers {wanted.layer}"
+            f"an audit of layer {wanted.layer}"
         )
     for setting in sorted(field.name for field in fields(Preprocessing)):
         found, value = getattr(preprocessing, setting), getattr(wanted.preprocessing, setting)
@@ -195,7 +195,7 @@ def _check_behaviour(which: str, behaviour_hash: str, model_id: str, wanted: Wan
 def advise(info: ModelInfo, layer: int, last_layer: int, config: RunConfig) -> str:
     """Advice for a run without a reference."""
     if info.source == ModelInfo.source:
-        return "audit images with this model and give the result as `reference`"
+        return "audit images with this model and give the result as the reference"
     words = ["vitscope", "audit", "IMAGES", "--model", shlex.quote(info.id)]
     if layer != last_layer:
         words += ["--layers", str(layer)]
@@ -204,4 +204,4 @@ def advise(info: ModelInfo, layer: int, last_layer: int, config: RunConfig) -> s
         words += ["--size", str(height) if height == width else f"{height}x{width}"]
     if config.draft:
         words.append("--draft")
-    return f"run `{' '.join([*words, '--out', 'DIR'])}` and give it with --reference DIR"
+    return f"run `{' '.join([*words, '--out', 'DIR'])}` and give it as the reference"

@@ -106,8 +106,8 @@ def test_without_a_reference_nothing_is_judged(one, config, layer, command):
     assert verdict.status == "cannot tell"
     assert math.isnan(verdict.share)
     assert verdict.text == (
-        f"cannot tell without a reference: run `vitscope audit IMAGES {command}` and give it with "
-        "--reference DIR"
+        f"cannot tell without a reference: run `vitscope audit IMAGES {command}` and give it "
+        "as the reference"
     )
     assert "raw" in verdict.basis
     assert entry.numbers.centred_share == {}
@@ -118,7 +118,7 @@ def test_a_wrapped_model_is_told_no_command_that_cannot_work(one):
     (entry,) = explain(tiny_vit(), one).summary.images
     assert entry.verdict.text == (
         "cannot tell without a reference: audit images with this model and give the result as "
-        "`reference`"
+        "the reference"
     )
 
 

@@ -68,7 +68,7 @@ def plot_explanations(
 def _label(explanation: Explanation) -> str:
     summary = explanation.summary
     layer, depth = summary.layer, summary.model.depth
-    where = "attention pooling" if layer == depth else f"layer {layer} of 0 to {depth - 1}"
+    where = "attention pooling" if layer == depth else f"layer {layer} (of 0 to {depth - 1})"
     inputs = "".join(f", {told}" for told in list_inputs(summary))
     return f"{printable(summary.model.id)}, {where}{inputs}"
 

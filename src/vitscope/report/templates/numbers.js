@@ -37,7 +37,7 @@ function offer(select, names, first) {
   }
 }
 
-const spread = document.getElementById("distribution-number");
+const spread = document.getElementById("distribution-number"); // none if there is no audit
 
 async function showSpread() {
   document.getElementById("distribution-meaning").textContent = columns.get(spread.value).description;
@@ -82,4 +82,4 @@ function startSpread() {
   spread.addEventListener("change", showSpread);
   showSpread();
 }
-startSpread();
+if (spread) startSpread();

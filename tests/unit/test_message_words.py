@@ -1,0 +1,35 @@
+"""Messages of the library name settings, not options, which only the command line has."""
+
+import ast
+import re
+
+import pytest
+
+from page_blocks import ROOT
+
+SOURCE = ROOT / "src" / "vitscope"
+OPTIONS = set(re.findall(r"--[a-z][a-z-]+", (ROOT / "docs" / "cli.md").read_text("utf-8")))
+OF_THE_COMMAND_LINE = ("cli/", "reproduction/", "testing/")
+IN_A_COMMAND = {"runs/references.py", "figures/draw.py"}
+"""They tell a whole command, in backticks."""
+FILES = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rglob("*.py"))}
+LIBRARY = [name for name in FILES if not name.startswith(OF_THE_COMMAND_LINE)]
+
+
+def list_texts(tree):
+    told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in told:
+            yield node.value
+
+
+@pytest.mark.parametrize("name", [name for name in LIBRARY if name not in IN_A_COMMAND])
+def test_no_message_of_the_library_tells_an_option(name):
+    tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
+    found = {word for text in list_texts(tree) for word in re.findall(r"--[a-z][a-z-]+", text)}
+    assert not found & OPTIONS
+
+
+def test_the_options_are_known():
+    assert {"--overwrite", "--resume", "--dtype"} <= OPTIONS
+    assert len(LIBRARY) > 100
