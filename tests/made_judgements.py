@@ -106,7 +106,9 @@ def make_scores(skill, name):
         compared = Comparison(estimate(0.9 * skill - 0.2), 0.01, 0.04, answer)
     return MapScores(
         scores={
-            key: Estimate(value, (value, value)) if fixed and key == "skill" else estimate(value, 0.13)
+            key: Estimate(value, (value, value))
+            if fixed and key == "skill"
+            else estimate(value, 0.13)
             for key, value in scores.items()
         }
         | {"completeness": Estimate(float("nan"), None)},
@@ -147,7 +149,9 @@ def write_judgement(folder, count=2, *, grid=(4, 6), patch=8, **settings):
         values = {name: random.standard_normal(grid).astype(np.float32) for name in names}
         file = f"maps/{index:04d}.npz"
         maps = {name: ImageMap(about=about[name], values=values[name]) for name in names}
-        write_maps(folder.with_name(f"{folder.name}-{index}.npz"), ImageMaps(image=shown, maps=maps))
+        write_maps(
+            folder.with_name(f"{folder.name}-{index}.npz"), ImageMaps(image=shown, maps=maps)
+        )
         images.append(
             JudgedImage(
                 path=f"photos/dog {index}.png",

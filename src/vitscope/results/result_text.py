@@ -152,9 +152,9 @@ def tabulate_maps(summary: JudgementSummary, removal: str) -> TextTable:
 def describe_scores(summary: JudgementSummary) -> str:
     """What the scores of maps mean."""
     told = [
-        "skill: the gap on a scale from random orders (0) to the order by single deletions (1, the "
-        "oracle). gap: area between the curves of removing the least and the most important patches "
-        "first. rank: correlation with single deletions.",
+        "skill: the gap on a scale from random orders (0) to the order by single deletions (1, "
+        "the oracle). gap: area between the curves of removing the least and the most important "
+        "patches first. rank: correlation with single deletions.",
     ]
     ceilings = [
         f"{write_number(one.value, 2)} ({removal})" for removal, one in summary.ceiling.items()
