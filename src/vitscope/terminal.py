@@ -30,8 +30,8 @@ from vitscope.results.result_text import (
     list_notes,
     mean_of,
     tabulate_accuracies,
+    tabulate_judgement,
     tabulate_layers,
-    tabulate_maps,
     tabulate_sources,
     tabulate_traces,
     tell_estimate,
@@ -164,7 +164,7 @@ def make_one_shot_report(summary: OneShotSummary) -> Group:
 def make_judge_report(summary: JudgementSummary) -> Group:
     """Render the scores of one model's maps, and which to publish."""
     head = Text.assemble((summary.model.id, "bold"), f"  {describe_judgement(summary)}")
-    tables = [_make_table(tabulate_maps(summary, removal)) for removal in summary.removals]
+    tables = map(_make_table, tabulate_judgement(summary))
     told = Text.assemble("verdict: ", (summary.verdict.text, "bold"))
     return Group(head, *_list_notes(summary), *tables, told)
 

@@ -1,6 +1,6 @@
-"""The maps of an explained image, patch by patch (Fig. 4)."""
+"""The maps of an explained or judged image, patch by patch (Fig. 4)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -8,8 +8,13 @@ import numpy as np
 
 from vitscope.figures.description import FigureData, NothingToDrawError, Point
 from vitscope.figures.intervals import Interval
+from vitscope.figures.judged import order_kept
 from vitscope.figures.saved import ModelResult, name_apart, slug
 from vitscope.results.explanation import Explanation
+from vitscope.results.judge_result import JudgeResult
+
+_Panel = tuple[np.ndarray, np.ndarray | None]
+"""Values of a map and their standard errors."""
 
 _INTERVAL = 1.96
 """Standard errors on either side of a value that make its 95 % interval."""
@@ -23,7 +28,7 @@ def describe_maps(
     if not shown:
         raise NothingToDrawError("no result explains this image")
     return FigureData(
-        points=tuple(point for one in shown for point in _list_patches(one, image_id, heads)),
+        points=tuple(point for one in shown for point in _list_explained(one, image_id, heads)),
         notes=(),
         shown=tuple(shown),
         omitted={one.label: "does not explain this image" for one in results if one not in shown},
@@ -48,10 +53,10 @@ def name_images(results: Sequence[ModelResult]) -> dict[str, str]:
     return names
 
 
-def _list_patches(result: ModelResult, image_id: str, heads: bool) -> Iterator[Point]:
+def _list_explained(result: ModelResult, image_id: str, heads: bool) -> Iterator[Point]:
     explanation = Explanation(result.folder)
     one = explanation.read_image(explanation.image_ids.index(image_id))
-    panels: dict[str, tuple[np.ndarray, np.ndarray | None]] = {
+    panels: dict[str, _Panel] = {
         name: (each.values, each.error) for name, each in one.shown.items()
     }
     if heads:
@@ -61,13 +66,31 @@ def _list_patches(result: ModelResult, image_id: str, heads: bool) -> Iterator[P
             if each.heads is not None
             for head, values in enumerate(each.heads)
         }
+    yield from _list_patches(result, one.path, panels)
+
+
+def describe_judged_maps(result: ModelResult, index: int) -> FigureData:
+    """Maps of a kept image with column and row of each patch, the best-judged map first."""
+    image = result.judgement.images[index]
+    maps = JudgeResult(result.folder).read_maps(index).maps
+    names = order_kept(result.judgement, image)
+    panels = {name: (maps[name].values, maps[name].error) for name in names}
+    return FigureData(
+        points=tuple(_list_patches(result, image.path, panels)),
+        notes=(),
+        shown=(result,),
+        omitted={},
+    )
+
+
+def _list_patches(result: ModelResult, path: str, panels: Mapping[str, _Panel]) -> Iterator[Point]:
     for panel, (values, error) in panels.items():
         for (row, column), value in np.ndenumerate(values):
             half = None if error is None else _INTERVAL * float(error[row, column])
             yield Point(
                 model=result,
                 panel=panel,
-                term=one.path.rsplit("/", 1)[-1],
+                term=path.rsplit("/", 1)[-1],
                 other=str(row),
                 x=column,
                 number=_make_interval(float(value), half),

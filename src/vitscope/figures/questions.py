@@ -34,6 +34,7 @@ from vitscope.figures.image_numbers import (
     describe_interdependence,
     describe_patch_share,
 )
+from vitscope.figures.judged import describe_map_curves, describe_map_scores
 from vitscope.figures.pairs import describe_directions, describe_gram_ledger
 from vitscope.figures.rendering.bars import draw_parts
 from vitscope.figures.rendering.by_depth import (
@@ -48,6 +49,7 @@ from vitscope.figures.rendering.clouds import (
     draw_correlations,
     draw_distributions,
 )
+from vitscope.figures.rendering.judged import draw_map_curves, draw_map_scores
 from vitscope.figures.rendering.matrices import draw_directions, draw_grid, draw_ledgers
 from vitscope.figures.rendering.tokens import draw_tokens
 from vitscope.figures.saved import ModelResult, name_apart, slug, tell_apart
@@ -77,6 +79,7 @@ class Question:
     describe: Callable[..., FigureData]  # returns what it shows, or raises NothingToDrawError
     render: Callable[[FigureData], Figure]
     of_one: bool = False  # whether it shows a single result
+    kind: str = "audit"  # kind of the results it is about
 
 
 FIGURES: Mapping[str, Question] = {
@@ -97,7 +100,9 @@ FIGURES: Mapping[str, Question] = {
     "covariates": Question(describe_covariates, draw_correlations, of_one=True),
     "high_norm_layers": Question(describe_high_norm_layers, draw_by_layer, of_one=True),
     "high_norm_grid": Question(describe_high_norm_grid, draw_grid, of_one=True),
-    "one_shot": Question(over_size(describe_one_shot), draw_terms_by_size),
+    "one_shot": Question(over_size(describe_one_shot), draw_terms_by_size, kind="one-shot"),
+    "map_scores": Question(describe_map_scores, draw_map_scores, kind="judgement"),
+    "map_curves": Question(describe_map_curves, draw_map_curves, of_one=True, kind="judgement"),
 }
 """By the name that `plot` takes."""
 OF_ALL_MODELS = {
@@ -123,7 +128,7 @@ OF_THE_OTHER_FAMILIES = {
 OF_EACH_MODEL = {
     "fig2b_anatomy" if name == "anatomy" else name: name
     for name, question in FIGURES.items()
-    if question.of_one
+    if question.of_one and question.kind == "audit"
 }
 """Figures, by file name."""
 
@@ -132,11 +137,12 @@ def plot(name: str, results: Sequence[SavedResult | str | Path], **settings: Any
     """Draw one figure of one or several results.
 
     Args:
-        name: One of `FIGURES`, or "maps".
+        name: One of `FIGURES`, "maps" of an explained image, or "judged_maps" of a judged one.
         results: Results, or their folders.
         **settings: Settings of the figure: `terms` for "norms", "residual_cka" and
             "restricted_cka"; `readout` for the last; `classifier`, `top` and `readout` for
-            "one_shot"; `image` (its index in the first result) and `heads` for "maps".
+            "one_shot"; `image` (its index in the first result) for "maps" and "judged_maps", `heads`
+            for "maps".
 
     Returns:
         A matplotlib figure, which a notebook displays.
@@ -165,16 +171,17 @@ def _open(result: SavedResult | str | Path) -> ModelResult:
 
 def draw_figure(name: str, results: Results, **settings: Any) -> Drawing:
     """Draw one figure."""
-    if name != "maps" and name not in FIGURES:
-        raise UsageError(f"figure {name!r}: expected one of {', '.join([*FIGURES, 'maps'])}")
-    takes_them = draw_maps if name == "maps" else FIGURES[name].describe
+    if name not in FIGURES and name not in _SHEETS:
+        known = ", ".join([*FIGURES, *_SHEETS])
+        raise UsageError(f"figure {name!r}: expected one of {known}")
+    takes_them = _SHEETS[name] if name in _SHEETS else FIGURES[name].describe
     taken = list(signature(takes_them).parameters)[1:]
     if unknown := [setting for setting in settings if setting not in taken]:
         raise UsageError(
             f"the figure {name} takes no {unknown[0]!r}: expected {', '.join(taken) or 'none'}"
         )
-    if name == "maps":
-        return draw_maps(results, **settings)
+    if name in _SHEETS:
+        return _SHEETS[name](results, **settings)
     question = FIGURES[name]
     if question.of_one and len(results) != 1:
         raise UsageError(f"the figure {name} shows one result: {len(results)} were given")
@@ -205,12 +212,38 @@ def draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> 
     return Drawing(plot_explanations(opened, image_id, heads=heads), data)
 
 
+def draw_judged_maps(results: Results, image: int = 0) -> Drawing:
+    """One kept image of a judgement: its maps with the skill of each, the best-judged first."""
+    judgements = [result for result in results if result.kind == "judgement"]
+    if not judgements:
+        raise NothingToDrawError("no result of the kind 'judgement'")
+    count = len(judgements[0].judgement.images)
+    if not count:
+        raise NothingToDrawError("no image was kept with its maps (judge with gallery=12)")
+    if not 0 <= image < count:
+        raise UsageError(f"image {image} does not exist: expected 0 to {count - 1}")
+    # Reading maps needs torch.
+    from vitscope.figures.explained import describe_judged_maps
+    from vitscope.figures.rendering.maps import plot_judged
+
+    data = describe_judged_maps(judgements[0], image)
+    return Drawing(plot_judged(judgements[0], image), data)
+
+
+_SHEETS: Mapping[str, Callable[..., Drawing]] = {
+    "maps": draw_maps,
+    "judged_maps": draw_judged_maps,
+}
+"""Figures of one image, by the name that `plot` takes."""
+
+
 def plan_figures(results: Results, readout: Readout = "attention") -> list[Plan]:
     """Every figure that the results could have."""
     plans = [
         *_plan_audits(results, readout),
         *_plan_one_shot(results, readout),
         *_plan_maps(results),
+        *_plan_judgements(results),
     ]
     return sorted(plans, key=lambda plan: (not plan[0].startswith("fig"), plan[0]))
 
@@ -261,6 +294,17 @@ def _plan_maps(results: Results) -> Iterator[Plan]:
             rows = [result for result in explanations if result.family == family]
             name = f"fig4_maps_{number:03d}__{slug(family)}"
             yield name, partial(draw_image, rows, image_id)
+
+
+def _plan_judgements(results: Results) -> Iterator[Plan]:
+    judgements = [result for result in results if result.kind == "judgement"]
+    yield "map_scores", partial(_draw_some, "map_scores", judgements, "no judgement")
+    names: dict[Path, str] = {}
+    for result in judgements:
+        own = names[result.folder] = name_apart(slug(result.label), names.values())
+        yield f"map_curves__{own}", partial(draw_figure, "map_curves", [result])
+        for image in range(len(result.judgement.images)):
+            yield f"judged_maps_{image:03d}__{own}", partial(draw_judged_maps, [result], image)
 
 
 def _draw_some(figure: str, results: Results, whose: str, **settings: Any) -> Drawing:

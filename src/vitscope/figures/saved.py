@@ -24,6 +24,7 @@ from vitscope.results.schema import (
     KINDS,
     AuditSummary,
     ExplanationSummary,
+    JudgementSummary,
     OneShotSummary,
     Summary,
 )
@@ -69,7 +70,7 @@ class ModelResult:
 
     @property
     def kind(self) -> str:
-        """Kind of result: "audit", "one-shot" or "explanation"."""
+        """Kind of result: "audit", "one-shot", "explanation" or "judgement"."""
         return self.summary.KIND
 
     @property
@@ -86,6 +87,11 @@ class ModelResult:
     def explanation(self) -> ExplanationSummary:
         """The summary of explained images."""
         return self._read_as(ExplanationSummary)
+
+    @property
+    def judgement(self) -> JudgementSummary:
+        """The summary of judged maps."""
+        return self._read_as(JudgementSummary)
 
     @property
     def model_id(self) -> str:
@@ -167,7 +173,7 @@ def load_results(folders: Sequence[Path]) -> list[ModelResult]:
         if not places:
             raise UsageError(
                 f"{printable_path(folder)} is not a result and holds none: give folders that "
-                "vitscope audit, one-shot or explain wrote"
+                "vitscope audit, one-shot, explain or judge wrote"
             )
         for place in places:
             key = place.resolve()

@@ -17,11 +17,14 @@ from vitscope.figures.contributions import (
 from vitscope.figures.depths import describe_high_norm_fraction, describe_layer_similarity
 from vitscope.figures.description import FigureData, NothingToDrawError
 from vitscope.figures.image_numbers import describe_share_covariates
+from vitscope.figures.judged import describe_map_curves, describe_map_scores
 from vitscope.figures.saved import ModelResult, printable
 from vitscope.figures.traced import describe_routes_by_block, describe_shares_by_depth
 from vitscope.report.tables import (
     tabulate_correlations,
     tabulate_depths,
+    tabulate_map_curves,
+    tabulate_map_scores,
     tabulate_routes_by_block,
     tabulate_shares_by_depth,
     tabulate_terms,
@@ -31,6 +34,8 @@ from vitscope.report.vega import (
     Chart,
     draw_correlations,
     draw_depths,
+    draw_map_curves,
+    draw_map_scores,
     draw_norms_of_tokens,
     draw_routes_by_block,
     draw_shares_by_depth,
@@ -237,5 +242,27 @@ IMAGES = (
         definitions=("covariates", "rank-correlation", "centred-share"),
         describe=describe_share_covariates,
         mark=_CORRELATIONS,
+    ),
+)
+
+JUDGED = (
+    Entry(
+        key="map-scores",
+        title="Which map shows what the output depends on?",
+        meaning="Patches are removed in the order of each map, and the output is measured. A map "
+        "at 0 orders patches no better than chance; at 1 it is as good as removing every patch "
+        "once to see what it does.",
+        definitions=("skill", "removals", "interval"),
+        describe=describe_map_scores,
+        mark=Mark(draw_map_scores, tabulate_map_scores, has_legend=False),
+    ),
+    Entry(
+        key="map-curves",
+        title="How fast is the output lost, and regained?",
+        meaning="What is left of the output while patches are removed, and while they are added "
+        "back, the most important of each map first. Point at a line to see which map it is.",
+        definitions=("skill", "removals"),
+        describe=describe_map_curves,
+        mark=Mark(draw_map_curves, tabulate_map_curves, has_legend=False),
     ),
 )

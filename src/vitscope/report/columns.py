@@ -22,7 +22,7 @@ from vitscope.results.vocabulary import (
 _NUM_BINS = 28
 _NOISE = 1e-6
 """Spread, relative to the largest value, that counts as rounding."""
-_COVARIATE = "covariate_"
+_COVARIATE, SKILL = "covariate_", "skill_"
 _TERMS, _QUANTITIES = list(TERMS), list(PER_IMAGE)
 
 
@@ -61,6 +61,8 @@ def describe_column(name: str) -> Column:
     if name.startswith(_COVARIATE):
         key = name.removeprefix(_COVARIATE)
         return _place(name, "Image", name_covariate(key), COVARIATES.get(key))
+    if name.startswith(SKILL):
+        return _place(name, "Skill", name_term(name.removeprefix(SKILL)))
     keys = [key for key in PER_IMAGE if name == key or name.startswith(f"{key}_")]
     if not keys:
         return _place(name, "Other", name_term(name))

@@ -1,17 +1,19 @@
 """The images of the report: thumbnails, maps and numbers, within a limit of bytes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 
 from vitscope.errors import ResultError
+from vitscope.figures.judged import order_kept
 from vitscope.figures.saved import ModelResult, as_sentence
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import open_table
 from vitscope.report.columns import (
+    SKILL,
     ImageNumbers,
     collect_numbers,
     count_bins,
@@ -22,6 +24,8 @@ from vitscope.report.embedding import encode_bytes, encode_image, encode_map
 from vitscope.results.explanation import Explanation
 from vitscope.results.gallery import Gallery, read_gallery
 from vitscope.results.image_maps import ImageMap, ImageMaps
+from vitscope.results.judge_result import JudgeResult
+from vitscope.results.number_text import write_number
 from vitscope.results.result_text import tell_map
 from vitscope.results.verdict import judge_image
 
@@ -63,6 +67,8 @@ def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES
                 sources.append(_open_gallery(result, gallery, numbers))
         elif result.kind == "explanation":
             sources.append(_open_explanation(result))
+        elif result.kind == "judgement" and result.judgement.images:
+            sources.append(_open_judgement(result))
     shelf = _Shelf(max_bytes)
     shown = shelf.fill(sources)
     names = {name for one in distributions for name in one["bins"]}
@@ -184,6 +190,29 @@ def _open_explanation(result: ModelResult) -> _Source:
     return _Source(
         f"{result.label}, explained", "Images that were explained.", numbers, len(images), read
     )
+
+
+def _open_judgement(result: ModelResult) -> _Source:
+    summary, judged = result.judgement, JudgeResult(result.folder)
+    images, removal = summary.images, next(iter(summary.removals))
+    names = order_kept(summary, images[0])
+    columns = {f"{SKILL}{name}": np.array([one.skill[name] for one in images]) for name in names}
+    numbers = ImageNumbers.of_columns(columns, [image.image_id for image in images])
+
+    def read(index: int) -> tuple[ImageMaps, Entry]:
+        image = images[index]
+        entry = _describe_image(image.path, image.image_id, numbers, index)
+        entry["told"] = as_sentence(summary.verdict.text)
+        entry["why"] = "Maps are in their order over all images, the most faithful first."
+        entry["scores"] = {name: f"skill {write_number(image.skill[name], 2)}" for name in names}
+        found = judged.read_maps(index)
+        return replace(found, maps={name: found.maps[name] for name in names}), entry
+
+    note = (
+        f"{len(images)} of {result.num_images:,} judged images. Skill on one image, removal "
+        f"{removal}: 0 is random orders, 1 the order by single deletions."
+    )
+    return _Source(f"{result.label}, judged", note, numbers, len(images), read)
 
 
 def _judge(numbers: ImageNumbers, row: int) -> str:

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from hashlib import blake2b
 from importlib import metadata
@@ -16,7 +16,14 @@ from vitscope.errors import UsageError
 from vitscope.figures.saved import ModelResult, load_results, tell_apart
 from vitscope.files.json_files import write_text
 from vitscope.files.storage import never, staged_file
-from vitscope.report.chapters import IMAGES, TOKENS, ReportFigure, list_layers, list_sources
+from vitscope.report.chapters import (
+    IMAGES,
+    JUDGED,
+    TOKENS,
+    ReportFigure,
+    list_layers,
+    list_sources,
+)
 from vitscope.report.embedded_images import MAX_BYTES, collect_images
 from vitscope.report.embedding import (
     as_maths,
@@ -26,6 +33,7 @@ from vitscope.report.embedding import (
     embed_script,
     make_policy,
 )
+from vitscope.report.judgements import describe_judgement_card
 from vitscope.report.vega import plot_histogram
 from vitscope.report.verdicts import describe_origin, describe_verdict
 from vitscope.results.vocabulary import TERMS, name_term
@@ -33,9 +41,10 @@ from vitscope.results.vocabulary import TERMS, name_term
 _NO_DIGEST, _HEAD_LETTERS = "0" * 32, 4096
 _DIGEST = re.compile('<meta name="vitscope-digest" content="([0-9a-f]{32})">')
 _SCRIPTS = ("charts.js", "numbers.js", "maps.js", "gallery.js", "view.js")
-_CHAPTERS = ("sources", "layers", "tokens", "images")
+_CHAPTERS = ("judged", "sources", "layers", "tokens", "images")
 _SECTIONS = (
     ("verdict", "Verdict"),
+    ("judged", "Judged maps"),
     ("sources", "Sources"),
     ("layers", "Layers"),
     ("tokens", "Special tokens"),
@@ -43,6 +52,10 @@ _SECTIONS = (
     ("gallery", "Gallery"),
     ("definitions", "Definitions"),
 )
+_TITLES = {
+    "verdict": "Can these attention maps be believed?",
+    "judged": "Which map may be published?",
+}
 
 
 def write_report(
@@ -93,18 +106,23 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
     """The text of the page."""
     results = tell_apart(results)
     audits = [result for result in results if result.kind == "audit"]
+    judgements = [result for result in results if result.kind == "judgement"]
+    sections = _choose_sections({result.kind for result in results})
     chapters = {
         key: [ReportFigure.make(entry, results) for entry in entries]
         for key, entries in (
+            ("judged", JUDGED),
             ("sources", list_sources(results)),
             ("layers", list_layers(results)),
             ("tokens", TOKENS),
             ("images", IMAGES),
         )
+        if key in sections
     }
     if not audits:  # what only audits have is not missed
         chapters = {key: [one for one in figures if one.data] for key, figures in chapters.items()}
         chapters = {key: figures for key, figures in chapters.items() if figures}
+        sections = {k: name for k, name in sections.items() if k in chapters or k not in _CHAPTERS}
     charts = {
         f"{figure.entry.key}/{index}": chart.spec
         for figures in chapters.values()
@@ -122,7 +140,7 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
         _load_environment()
         .get_template("report.html.j2")
         .render(
-            title="Can these attention maps be believed?",
+            title=_TITLES["judged" if "verdict" not in sections else "verdict"],
             version=metadata.version("vitscope"),
             digest=_NO_DIGEST,
             policy=make_policy(scripts, [style]),
@@ -130,8 +148,9 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
             scripts=[as_written(script) for script in scripts],
             charts=as_written(embed_json(charts)),
             images=as_written(embed_json(images)),
-            sections=[one for one in _SECTIONS if one[0] in chapters or one[0] not in _CHAPTERS],
+            sections=sections,
             cards=[describe_verdict(audit) for audit in audits],
+            judgements=[describe_judgement_card(result) for result in judgements],
             chapters=chapters,
             distributions=labels,
             has_images=bool(images["galleries"]),
@@ -139,6 +158,14 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
             origins=[describe_origin(result) for result in results],
         )
     )
+
+
+def _choose_sections(kinds: Collection[str]) -> dict[str, str]:
+    # A report of judgements alone has no other chapters.
+    left_out = set() if "judgement" in kinds else {"judged"}
+    if kinds == {"judgement"}:
+        left_out = {"verdict", "sources", "layers", "tokens", "images"}
+    return {key: name for key, name in _SECTIONS if key not in left_out}
 
 
 @cache

@@ -6,7 +6,7 @@ from vitscope.figures.anatomy import COSINES, NORMS, STATES
 from vitscope.figures.description import FigureData, Point
 from vitscope.figures.image_numbers import R2
 from vitscope.figures.intervals import write_interval
-from vitscope.results.result_text import TextTable
+from vitscope.results.result_text import TextTable, name_map
 from vitscope.results.vocabulary import name_covariate, name_term, name_token
 
 
@@ -60,6 +60,24 @@ def tabulate_correlations(data: FigureData) -> TextTable:
         list(map(name_term, data.terms)),
         lambda point: name_term(point.term),
     )
+
+
+def tabulate_map_scores(data: FigureData) -> TextTable:
+    """A row for each map of each model, a column for each removal."""
+    columns = list(data.panels)
+    rows_by = {"map": lambda point: str(point.x)}
+    return _tabulate(data, rows_by, columns, lambda point: point.panel)
+
+
+def tabulate_map_curves(data: FigureData) -> TextTable:
+    """A row for each curve of each map and model, a column for each fraction of patches."""
+    fractions = sorted({float(point.x) for point in data.points})
+    rows_by = {
+        "map": lambda point: name_map(point.model.judgement, point.term),
+        "curve": lambda point: data.titles[point.panel],
+    }
+    columns = [f"{fraction:.0%}" for fraction in fractions]
+    return _tabulate(data, rows_by, columns, lambda point: f"{float(point.x):.0%}")
 
 
 def _tabulate(

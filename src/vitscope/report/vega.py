@@ -11,7 +11,10 @@ from vitscope.figures.anatomy import NORMS
 from vitscope.figures.description import FigureData, Point, group_points
 from vitscope.figures.image_numbers import R2
 from vitscope.figures.intervals import CkaInterval, write_interval
+from vitscope.figures.judged import CURVES, Role, find_role, name_role
 from vitscope.figures.saved import ModelResult, label_sizes
+from vitscope.results.map_verdict import BASELINES
+from vitscope.results.result_text import name_map
 from vitscope.results.vocabulary import look_of, name_covariate, name_term, name_token, order_terms
 
 Spec = dict[str, Any]
@@ -123,6 +126,24 @@ def draw_correlations(data: FigureData) -> list[Chart]:
     return [Chart(own[0].model.label, _plot_dots(data, own)) for own in by_model.values()]
 
 
+def draw_map_scores(data: FigureData) -> list[Chart]:
+    """A chart for each removal: a row for each map, a dot with its interval for each model."""
+    return [
+        Chart(data.titles[removal], _plot_scores(data, points))
+        for removal, points in data.panels.items()
+    ]
+
+
+def draw_map_curves(data: FigureData) -> list[Chart]:
+    """A chart for each model, removal and curve: the best map and the references stand out."""
+    charts = []
+    for model, own in group_points(data.points, lambda point: point.model).items():
+        for key, points in group_points(own, lambda point: point.panel).items():
+            named = f"{model.label}, " if len(data.shown) > 1 else ""
+            charts.append(Chart(f"{named}{data.titles[key]}", _plot_curves(data, points)))
+    return charts
+
+
 def _are_sizes(models: Sequence[ModelResult]) -> bool:
     # Not models of one library without a common recipe, nor results of one model with different
     # settings.
@@ -229,6 +250,80 @@ def _plot_lines(
     tooltip = [*_make_tooltip(data.axis, "name"), alt.Tooltip("x:Q", title=along.split()[0])]
     layers.append(marks.encode(y=value, color=colour, tooltip=tooltip))
     return _finish(layers, f"{data.axis} of {of} by {along.split()[0]}")
+
+
+_ROLES: Mapping[Role, tuple[str, Sequence[int], float]] = {
+    "other": (RULE, _DASHES[0], 1.0),
+    "random": (FAINT, _DASHES[2], 2.0),
+    "oracle": (INK, _DASHES[1], 1.6),
+    "attention": (SERIES[1], _DASHES[0], 2.2),
+    "best": (SERIES[0], _DASHES[0], 2.6),
+}
+"""Colour, dashes and width of a curve, from back to front."""
+
+
+def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
+    rows = [
+        {
+            **_make_row(data, point),
+            "name": name_map(point.model.judgement, point.term),
+            "role": name_role(point),
+            "width": _ROLES[find_role(point)][2],
+        }
+        for point in points
+    ]
+    found = {find_role(point): name_role(point) for point in points}
+    looks = {found[role]: _ROLES[role] for role in reversed([*_ROLES]) if role in found}
+    legend = alt.Legend(
+        orient="top", title=None, columns=2, symbolType="stroke", symbolOpacity=1, symbolSize=300
+    )
+    colour = alt.Color("role:N", scale=_make_range([*looks], lambda name: looks[name][0]))
+    dash = alt.StrokeDash("role:N", scale=_make_range([*looks], lambda name: looks[name][1]))
+    along = CURVES[points[0].panel.rsplit(" ", 1)[-1]]
+    axis = alt.Axis(format="%", tickCount=5, grid=False)
+    value = alt.Y("value:Q", title=data.axis, scale=_make_scale(data), axis=_make_axis(data))
+    tooltip = [*_make_tooltip(data.axis, "name"), alt.Tooltip("x:Q", title=along, format=".0%")]
+    base = _make_base(rows).encode(x=alt.X("x:Q", title=along, axis=axis), y=value)
+    layers: list[alt.Chart] = [
+        base.mark_line().encode(
+            color=colour.legend(legend),
+            strokeDash=dash.legend(legend),
+            strokeWidth=alt.StrokeWidth("width:Q", scale=None),
+            detail="term:N",
+            order="x:Q",
+        ),
+        base.mark_point(filled=True, size=40, opacity=0).encode(color=colour, tooltip=tooltip),
+    ]
+    return _finish(layers, f"{data.axis} of {points[0].model.label} by {along}, for each map")
+
+
+def _plot_scores(data: FigureData, points: Sequence[Point]) -> Spec:
+    models = list(dict.fromkeys(point.model.label for point in points))
+    baseline = {point.term for point in points if point.term in BASELINES}
+    rows = [
+        {**_make_row(data, point), "name": str(point.x), "own": point.term not in baseline}
+        for point in points
+    ]
+    legend = alt.Legend(orient="top", title=None, columns=2) if len(models) > 1 else None
+    looks = dict(zip(models, (SERIES * len(models))[: len(models)], strict=True))
+    scale = _make_range(models, lambda name: looks[name])
+    colour = alt.condition(
+        alt.datum["own"], alt.Color("model:N", scale=scale, legend=legend), alt.value(FAINT)
+    )
+    name = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=230, grid=True))
+    base = _make_base(rows).encode(y=name, yOffset=alt.YOffset("model:N", sort=models))
+    value = alt.X("value:Q", title=data.axis, axis=_make_axis(data), scale=_make_scale(data))
+    ends = _make_base([{"value": 0}, {"value": 1}]).mark_rule(color=FAINT, strokeDash=[4, 3])
+    layers: list[alt.Chart] = [
+        ends.encode(x=value),
+        *_mark_ends(base, rows, "x", colour),
+        base.mark_point(filled=True, size=60, opacity=1).encode(
+            x=value, color=colour, tooltip=_make_tooltip(data.axis, "name", "model")
+        ),
+    ]
+    count = len({row["name"] for row in rows})
+    description = f"skill of each map, {data.titles[points[0].panel]}; the table has the numbers"
+    return _finish(layers, description, height=(10 * len(models) + 12) * count)
 
 
 def _plot_dots(data: FigureData, points: Sequence[Point]) -> Spec:

@@ -4,14 +4,14 @@ Results that differ in a `Choice` are never shown together; other differences of
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import NamedTuple, Protocol, get_args
 
 from vitscope.config import ClsTerm
 from vitscope.files.printable import printable
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.results.schema import AuditSummary, Summary
+from vitscope.results.schema import AuditSummary, JudgementSummary, Summary
 
 _MOST_NAMES, _LONGEST = 6, 60
 _HALF_PRECISIONS = ("bfloat16", "float16")
@@ -87,6 +87,8 @@ def describe_settings(summary: Summary) -> str:
         told.append("restricted outputs renormalised")
     if (layer := _name_layer(summary)) != _LAST:
         told.append(f"{layer} (of 0 to {summary.model.depth - 1})")
+    if isinstance(summary, JudgementSummary) and summary.target != "self":
+        told.append(f"target {summary.target}")
     return ", ".join([*told, *list_inputs(summary)])
 
 
@@ -181,6 +183,38 @@ LAYER = Choice(
     ),
 )
 """Layer of the numbers: the last of each model, or the same index in all."""
+
+TARGET = Choice(
+    about="what their maps explain",
+    read=lambda summary: frozenset(
+        {summary.target} if isinstance(summary, JudgementSummary) else ()
+    ),
+    names={"self": "self"},
+    tell=lambda value: "" if value == "self" else f"What maps explain: target {value}.",
+)
+"""The number that judged maps explain."""
+
+REMOVAL = Choice(
+    about="how patches were removed",
+    read=lambda summary: frozenset(
+        summary.removals if isinstance(summary, JudgementSummary) else ()
+    ),
+    names={},
+    tell=lambda _: "",
+)
+"""The ways to remove patches, of which results that are compared share at least one."""
+
+MAP_LAYER = replace(
+    LAYER,
+    about="the block whose attention row maps are of",
+    tell=lambda value: (
+        f"Maps of an attention row are of {value}, counted from 0, and not of each model's last "
+        "block."
+        if value.startswith("layer ")
+        else ""
+    ),
+)
+"""Layer of judged maps of one attention row."""
 
 
 def _describe_inputs(results: Sequence[Described]) -> list[str]:

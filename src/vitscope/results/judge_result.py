@@ -189,7 +189,7 @@ def _summarize(scores: pa.Table, maps: pa.Table, titles: Mapping[str, str]) -> J
             ceiling[removal] = found
         if verdict is None:
             skills = {name: one.scores["skill"] for name, one in removals[removal].items()}
-            verdict = judge_maps(gaps, skills, titles, ids)
+            verdict = judge_maps(gaps, skills, titles, ids, removal)
     assert verdict is not None
     of_maps = _split(maps, "map")
     return JudgedScores(

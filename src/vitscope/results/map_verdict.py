@@ -11,11 +11,14 @@ from scipy.special import stdtr
 
 from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate, block_of, make_estimate, student_975
 from vitscope.metrics.rank_correlation import adjust_holm
+from vitscope.results.number_text import write_number
 
 LEAST_IMAGES = 20
 """With fewer images nothing is said about which map is better."""
 
 REFERENCE_MAP = "attention"
+_MOST_TITLES = 4
+
 BASELINES = ("oracle", "random", "centre", "edges")
 """Rankings that are no maps of the model: they are compared with, never recommended."""
 
@@ -105,6 +108,7 @@ def judge_maps(
     skills: Mapping[str, Estimate],
     titles: Mapping[str, str],
     ids: Sequence[str],
+    removal: str,
 ) -> MapVerdict:
     """Choose the map with the largest mean gap, and say how sure that is."""
     own = {name: values for name, values in gaps.items() if name not in BASELINES}
@@ -116,41 +120,47 @@ def judge_maps(
     if num_images < LEAST_IMAGES:
         return MapVerdict(
             None,
-            f"cannot tell which map to publish from {num_images} images: {title} comes first, and "
-            f"at least {LEAST_IMAGES} are needed",
+            f"cannot tell which map to publish from {num_images} images, at least {LEAST_IMAGES} "
+            f"are needed; {title} comes first",
         )
+    on = f"({num_images} images, removal {removal})"
     beaten = {
         name: compare_maps({name: gaps[name], best: gaps[best]}, name, ids)[best].answer == "better"
         for name in gaps
         if name not in {best, "oracle"}
     }
-    for name in ("random", "centre", "edges"):
+    for name, words in _BASELINE_WORDS.items():
         if name in beaten and not beaten[name]:
             return MapVerdict(
                 None,
-                f"cannot tell which map to publish: {title} comes first, and over {num_images} "
-                f"images it orders patches no better than {_BASELINE_WORDS[name]}",
+                f"cannot tell which map to publish: {title} comes first, but cannot be told from "
+                f"{words} {on}",
             )
-    equal = [titles[name] for name in own if name != best and not beaten[name]]
-    skill = skills[best]
-    told = f"publish {title}: {_tell_skill(skill)} of the way from random orders to the oracle"
+    told = f"publish {title}: skill {_tell_skill(skills[best])}"
     if REFERENCE_MAP in own and best != REFERENCE_MAP:
-        told += f", attention {_tell_skill(skills[REFERENCE_MAP])}"
-    told += f" (n = {num_images})"
-    if equal:
-        told += f"; {' and '.join(equal)} cannot be told from it"
+        told += f", attention has {_tell_skill(skills[REFERENCE_MAP])}"
+    told += f" {on}"
+    others = sorted(own.keys() - {best}, key=means.__getitem__, reverse=True)
+    if equal := [titles[name] for name in others if not beaten[name]]:
+        told += f"; cannot be told from {_enumerate(equal)}"
     return MapVerdict(best, told)
 
 
 _BASELINE_WORDS = {
-    "random": "chance",
-    "centre": "their distance from the centre",
+    "random": "random orders",
+    "centre": "the distance from the centre",
     "edges": "the edges in the image",
 }
 
 
 def _tell_skill(skill: Estimate) -> str:
-    if skill.ci95 is None:
-        return f"{skill.value:.2f}"
-    half = (skill.ci95[1] - skill.ci95[0]) / 2
-    return f"{skill.value:.2f} ± {half:.2f}"
+    ends = skill.ci95
+    half = "" if ends is None else f" ± {write_number((ends[1] - ends[0]) / 2, 2)}"
+    return f"{write_number(skill.value, 2)}{half}"
+
+
+def _enumerate(titles: Sequence[str]) -> str:
+    shown, more = titles[:_MOST_TITLES], len(titles) - _MOST_TITLES
+    if more > 0:
+        return f"{', '.join(shown)} and {more} more"
+    return " or ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))

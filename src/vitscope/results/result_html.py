@@ -12,8 +12,8 @@ from vitscope.results.result_text import (
     list_bases,
     list_notes,
     tabulate_accuracies,
+    tabulate_judgement,
     tabulate_layers,
-    tabulate_maps,
     tabulate_sources,
     tell_one_shot,
     tell_raw_shares,
@@ -65,7 +65,7 @@ def show_judgement(summary: JudgementSummary) -> str:
         summary,
         subject=describe_judgement(summary),
         told=summary.verdict.text,
-        tables=[tabulate_maps(summary, removal) for removal in summary.removals],
+        tables=tabulate_judgement(summary),
     )
 
 

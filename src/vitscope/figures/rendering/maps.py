@@ -1,4 +1,4 @@
-"""One image explained by one or several models: its maps, each with what it leaves out.
+"""One image with its maps: explained by models, each with what it leaves out; or judged.
 
 Positions are in inches from the upper left corner, so a figure is as high as its images and text.
 
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
+from vitscope.figures.judged import order_kept
 from vitscope.figures.rendering.style import (
     BASE_PT,
     FAINT,
@@ -30,12 +31,14 @@ from vitscope.figures.rendering.style import (
     in_style,
     literal,
 )
-from vitscope.figures.saved import as_sentence, printable
+from vitscope.figures.saved import ModelResult, as_sentence, printable
 from vitscope.results.choices import list_inputs
 from vitscope.results.explanation import Explanation, ImageExplanation
-from vitscope.results.image_maps import ImageMap
+from vitscope.results.image_maps import ImageMap, ImageMaps
+from vitscope.results.judge_result import JudgeResult
 from vitscope.results.number_text import write_number
 from vitscope.results.result_text import tell_map
+from vitscope.results.schema import Summary
 from vitscope.results.schema_maps import MapSummary
 
 _SEQUENTIAL, _DIVERGING = "cividis", "PuOr"
@@ -56,7 +59,16 @@ def plot_explanations(
     explanations: Sequence[Explanation], image_id: str, *, heads: bool = False
 ) -> Figure:
     """The image with its maps, each on a scale of its own; one row per model."""
-    rows = [_make_row(one, image_id, heads=heads) for one in explanations]
+    return _plot_rows([_make_row(one, image_id, heads=heads) for one in explanations])
+
+
+@in_style
+def plot_judged(result: ModelResult, index: int) -> Figure:
+    """A kept image with its maps and the skill of each, the best-judged map first."""
+    return _plot_rows([_make_judged_row(result, index)])
+
+
+def _plot_rows(rows: "Sequence[_Row]") -> Figure:
     sheet = _Sheet(PAGE_IN, sum(row.height for row in rows))
     top = 0.0
     for row in rows:
@@ -65,8 +77,7 @@ def plot_explanations(
     return sheet.figure
 
 
-def _label(explanation: Explanation) -> str:
-    summary = explanation.summary
+def _label(summary: Summary) -> str:
     layer, depth = summary.layer, summary.model.depth
     where = "attention pooling" if layer == depth else f"layer {layer} (of 0 to {depth - 1})"
     inputs = "".join(f", {told}" for told in list_inputs(summary))
@@ -108,7 +119,7 @@ class _Line:
 @dataclass(frozen=True)
 class _Row:
     label: str
-    image: ImageExplanation
+    image: ImageMaps
     image_caption: tuple[str, ...]
     maps: tuple[_Map, ...]
     head_maps: tuple[_Map, ...]
@@ -158,7 +169,7 @@ def _make_row(explanation: Explanation, image_id: str, *, heads: bool) -> _Row:
     name = printable(one.path.rsplit("/", 1)[-1])
     shown = "shown whole" if one.framing == "whole" else "cropped to the input size"
     return _Row(
-        label=_label(explanation),
+        label=_label(explanation.summary),
         image=one,
         image_caption=_wrap([name, shown], _IMAGE_LETTERS),
         maps=tuple(_make_map(name, each, one) for name, each in one.shown.items()),
@@ -168,10 +179,38 @@ def _make_row(explanation: Explanation, image_id: str, *, heads: bool) -> _Row:
     )
 
 
+def _make_judged_row(result: ModelResult, index: int) -> _Row:
+    summary = result.judgement
+    image = summary.images[index]
+    found = JudgeResult(result.folder).read_maps(index)
+    removal = next(iter(summary.removals))
+    return _Row(
+        label=_label(summary),
+        image=found,
+        image_caption=_wrap([printable(image.path.rsplit("/", 1)[-1])], _IMAGE_LETTERS),
+        maps=tuple(
+            _place_values(found.maps[name], [f"skill {write_number(image.skill[name], 2)}"])
+            for name in order_kept(summary, image)
+        ),
+        head_maps=(),
+        verdict=_wrap([as_sentence(summary.verdict.text)], _VERDICT_LETTERS),
+        basis=_wrap(
+            [
+                f"Skill on this image, removal {removal}: 0 is random orders, 1 the order by "
+                "single deletions. Maps are in their order over all images."
+            ],
+            _BASIS_LETTERS,
+        ),
+    )
+
+
 def _make_map(name: str, each: ImageMap, one: ImageExplanation) -> _Map:
+    told = [_keep_together(line) for line in tell_map(each.about, float(each.values.sum()))]
+    return _place_values(each, [*told, *_ADDED.get(name, _add_error)(each, one)])
+
+
+def _place_values(each: ImageMap, told: Sequence[str]) -> _Map:
     about = each.about
-    told = [_keep_together(line) for line in tell_map(about, float(each.values.sum()))]
-    told += _ADDED.get(name, _add_error)(each, one)
     return _Map(
         title=_wrap([about.title], _TITLE_LETTERS),
         unit=_wrap([_name_unit(about)], _UNIT_LETTERS),
@@ -309,7 +348,7 @@ def _draw_heads(sheet: _Sheet, top: float, row: _Row, each: _Map) -> float:
 
 def _show(
     panel: Axes,
-    one: ImageExplanation,
+    one: ImageMaps,
     each: _Map | None = None,
     values: Float[np.ndarray, "row column"] | None = None,
 ) -> AxesImage:

@@ -52,6 +52,11 @@ function makeTile(image, which, name) {
   return make("span", {}, tile, make("span", { className: "tile-name", textContent: name }));
 }
 
+// Its title, and its score on the image if it was judged.
+function nameMap(image, name) {
+  return [image.maps[name].title, image.scores?.[name]].filter(Boolean).join(", ");
+}
+
 // A card has the first map and the one that was asked for.
 function chooseMaps(image) {
   const [first, second] = Object.keys(image.maps);
@@ -84,7 +89,7 @@ function fillCard(button, gallery, image) {
     "span",
     { className: "tiles" },
     makeTile(image, null, "image"),
-    ...chooseMaps(image).map((name) => makeTile(image, name, image.maps[name].title)),
+    ...chooseMaps(image).map((name) => makeTile(image, name, nameMap(image, name))),
   );
   const told = make("span", { className: "card-line" }, make("span", { textContent: tellShares(found) }));
   const lines = [told, ...(cosine === undefined ? [] : [makeLine(gallery, image, cosine)])];

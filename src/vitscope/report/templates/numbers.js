@@ -71,6 +71,7 @@ async function showBins(chart) {
 }
 
 function startSpread() {
+  if (spread === null) return; // a report without audits
   const names = new Set(data.distributions.flatMap(({ bins }) => Object.keys(bins)));
   if (names.size === 0) {
     spread.disabled = true;

@@ -25,7 +25,7 @@ function showImage() {
   const heads = Array.from({ length: countHeads(image) }, (_, head) => String(head));
   part("map").replaceChildren(...[...names, ...heads].map((which) => new Option(openMap(image, which).name, which)));
   if (![...names, ...heads].includes(view.which)) view.which = names[0];
-  part("maps").replaceChildren(...names.map((name) => makeChoice(image, name, image.maps[name].title)));
+  part("maps").replaceChildren(...names.map((name) => makeChoice(image, name, nameMap(image, name))));
   part("heads").replaceChildren(...heads.map((head) => makeChoice(image, head, head)));
   part("heads-title").hidden = image.heads === null;
   part("heads-title").textContent = image.heads === null ? "" : `${image.maps[image.heads.map].title} of each head`;
@@ -91,7 +91,7 @@ function showMap(which) {
   for (const button of [...part("maps").children, ...part("heads").children]) {
     button.setAttribute("aria-pressed", button.dataset.which === which);
   }
-  part("unit").textContent = [map.unit, map.told].filter(Boolean).join("; ");
+  part("unit").textContent = [image.scores?.[which], map.unit, map.told].filter(Boolean).join("; ");
   const steps = Uint8Array.from({ length: 256 }, (_, level) => level);
   paint(part("scale"), { bytes: steps, rows: 1, columns: 256, palette: map.palette });
   part("low").textContent = map.tell(map.signed ? -map.largest : 0);

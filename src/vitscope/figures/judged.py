@@ -1,0 +1,165 @@
+"""Judged maps: the skill of each, and its curves."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from vitscope.figures.description import (
+    FigureData,
+    NothingToDrawError,
+    Point,
+    describe_n,
+    select,
+)
+from vitscope.figures.intervals import Interval, read_estimate
+from vitscope.figures.saved import ModelResult
+from vitscope.results.choices import MAP_LAYER, REMOVAL, TARGET
+from vitscope.results.map_verdict import BASELINES
+from vitscope.results.result_text import name_map, order_maps
+from vitscope.results.schema import JudgementSummary
+from vitscope.results.schema_maps import JudgedImage
+
+CURVES = {"deletion": "patches removed", "insertion": "patches present"}
+"""What is along a curve, the most important patches first."""
+
+_MARGIN = 0.04
+
+
+def describe_map_scores(results: Iterable[ModelResult]) -> FigureData:
+    """Skill of each map, the best first; a panel for each removal that all results share."""
+    selection = select(results, _read, kind="judgement", choices=(TARGET, REMOVAL, MAP_LAYER))
+    removals = _share_removals([summary for _, summary in selection.found])
+    points = [
+        Point(model=model, panel=removal, term=name, x=name_map(summary, name), number=number)
+        for model, summary in selection.found
+        for removal in removals
+        for name, scores in summary.removals[removal].items()
+        if name not in _ENDS
+        and (number := read_estimate(scores.scores["skill"], model.num_images)) is not None
+    ]
+    others = {name for _, summary in selection.found for name in summary.removals} - {*removals}
+    left = ", ".join(sorted(others))
+    return selection.describe(
+        _sort(points),
+        (
+            f"{describe_n(selection.results)}. Skill: 0 is random orders, 1 the order by single "
+            "deletions (the oracle). Bar: 95 % interval. In grey: no map of the model.",
+            *([f"Left out, since not every result has it: removal {left}."] if left else []),
+        ),
+        axis="skill",
+        limits=_span(points),
+        titles={removal: f"removal {removal}" for removal in removals},
+    )
+
+
+_ENDS = ("oracle", "random")
+"""Baselines whose skill is 1 and 0 by definition."""
+
+
+def _span(points: Sequence[Point]) -> tuple[float, float]:
+    # Room for every interval, and for 0 and 1.
+    numbers = [point.number for point in points]
+    ends = [0.0, 1.0, *(n.value - n.errors[0] for n in numbers)]
+    ends += [n.value + n.errors[1] for n in numbers]
+    return min(ends) - _MARGIN, max(ends) + _MARGIN
+
+
+def _read(result: ModelResult) -> JudgementSummary:
+    return result.judgement
+
+
+def _share_removals(summaries: Sequence[JudgementSummary]) -> list[str]:
+    return [
+        removal
+        for removal in summaries[0].removals
+        if all(removal in summary.removals for summary in summaries)
+    ]
+
+
+def _sort(points: Sequence[Point]) -> list[Point]:
+    # By the mean skill over models with the first removal.
+    first = points[0].panel if points else ""
+    skills: dict[str, list[float]] = {}
+    for point in points:
+        skills.setdefault(point.term, [])
+        if point.panel == first:
+            skills[point.term].append(point.number.value)
+    means = {name: np.mean(found) if found else -np.inf for name, found in skills.items()}
+    return sorted(points, key=lambda point: -means[point.term])
+
+
+def describe_map_curves(results: Iterable[ModelResult]) -> FigureData:
+    """Target over the fraction of patches removed and added, of every map."""
+    selection = select(results, _read, kind="judgement")
+    points = [
+        Point(
+            model=model,
+            panel=f"{removal} {curve}",
+            term=name,
+            x=step / (len(values) - 1),
+            number=Interval(value, n=model.num_images),
+        )
+        for model, summary in selection.found
+        for removal in summary.removals
+        for curve in CURVES
+        for name in reversed(order_maps(summary, removal))  # the best is drawn last
+        for values in [getattr(summary.removals[removal][name], curve)]
+        for step, value in enumerate(values)
+        if value == value
+    ]
+    if not points:
+        raise NothingToDrawError("no curve is defined")
+    targets = dict.fromkeys(summary.target for _, summary in selection.found)
+    told = (
+        f" (target {next(iter(targets))})"
+        if len(targets) == 1
+        else f" ({'; '.join(f'{model.label}: target {s.target}' for model, s in selection.found)})"
+    )
+    return selection.describe(
+        points,
+        (
+            f"{describe_n(selection.results)}. s is what maps explain{told}, mean over images. "
+            "Deletion: the most important patches are removed first, so that s falls early if a "
+            "map is faithful. Insertion: they are added first, so that it rises early.",
+        ),
+        axis="s",
+        titles={
+            f"{removal} {curve}": f"{removal}: {curve}"
+            for _, summary in selection.found
+            for removal in summary.removals
+            for curve in CURVES
+        },
+        limits=_span(points),
+    )
+
+
+Role = Literal["best", "attention", "oracle", "random", "other"]
+"""What a map is for the reader of a chart with many."""
+
+
+def find_role(point: Point) -> Role:
+    """The role of a point's map."""
+    if point.term == find_best(point.model.judgement):
+        return "best"
+    roles: tuple[Role, ...] = ("attention", "oracle", "random")
+    return next((role for role in roles if role == point.term), "other")
+
+
+def name_role(point: Point) -> str:
+    """The role of a point's map, in the legend."""
+    role, title = find_role(point), name_map(point.model.judgement, point.term)
+    return {"best": f"{title} (best)", "other": "other maps"}.get(role, title)
+
+
+def find_best(summary: JudgementSummary) -> str | None:
+    """The map to publish, or else the one that comes first."""
+    own = (name for name in order_maps(summary) if name not in BASELINES)
+    return summary.verdict.best or next(own, None)
+
+
+def order_kept(summary: JudgementSummary, image: JudgedImage) -> list[str]:
+    """Names of a kept image's maps, that of the best-judged map first."""
+    best = find_best(summary)
+    kept = [name for name in order_maps(summary) if name in image.maps]
+    return sorted(kept, key=lambda name: name != best)

@@ -1,0 +1,95 @@
+"""The report's card of a judgement: which map to publish, and the tables of scores."""
+
+from typing import Any
+
+from vitscope.figures.judged import find_best
+from vitscope.figures.saved import ModelResult, as_sentence
+from vitscope.metrics.jackknife import Estimate
+from vitscope.results.choices import describe_settings
+from vitscope.results.number_text import write_number
+from vitscope.results.result_text import (
+    ABSENT,
+    TextTable,
+    describe_judgement,
+    describe_scores,
+    name_map,
+    order_maps,
+    tabulate_plausibility,
+    tabulate_sanity,
+    tell_estimate,
+)
+from vitscope.results.schema import JudgementSummary
+from vitscope.results.schema_maps import MapScores
+
+_SCORES = ("skill", "gap", "rank", "saco", "infidelity", "completeness")
+
+
+def describe_judgement_card(result: ModelResult) -> dict[str, Any]:
+    """Content of a judgement's card."""
+    summary = result.judgement
+    settings = describe_settings(summary)
+    decided = summary.verdict.best is not None
+    return {
+        "status": "publish" if decided else "cannot tell",
+        "mood": "good" if decided else "unknown",
+        "symbol": "●" if decided else "?",
+        "label": result.label,
+        "id": result.model_id,
+        "text": as_sentence(summary.verdict.text),
+        "about": as_sentence(describe_judgement(summary)),
+        "facts": list(_list_facts(summary)),
+        "settings": f"Settings other than by default: {settings}." if settings else "",
+        "notes": [*summary.model.notes, *summary.data.notes],
+        "scores_mean": describe_scores(summary),
+        "scores": [_tabulate_scores(summary, removal) for removal in summary.removals],
+        "plausibility": tabulate_plausibility(summary),
+        "sanity": tabulate_sanity(summary),
+    }
+
+
+def _list_facts(summary: JudgementSummary) -> list[tuple[str, str, str]]:
+    maps = next(iter(summary.removals.values()))
+    shown = [name for name in (find_best(summary), "attention", "centre") if name in maps]
+    return [
+        (f"skill of {name_map(summary, name)}", *_tell(maps[name].scores["skill"]))
+        for name in dict.fromkeys(shown)
+        if name is not None
+    ]
+
+
+def _tell(estimate: Estimate) -> tuple[str, str]:
+    ends = estimate.ci95
+    more = "" if ends is None else f"{write_number(ends[0], 2)} to {write_number(ends[1], 2)}"
+    return write_number(estimate.value, 2), more
+
+
+def _tabulate_scores(summary: JudgementSummary, removal: str) -> TextTable:
+    rows = [
+        (
+            name_map(summary, name),
+            *(_tell_score(scores.scores[score]) for score in _SCORES),
+            _tell_comparison(scores),
+            *_tell_method(summary, name),
+        )
+        for name in order_maps(summary, removal)
+        for scores in [summary.removals[removal][name]]
+    ]
+    return TextTable(
+        ("map", *_SCORES, "gap less that of attention", "seconds an image", "source"),
+        [rows],
+        title=f"Removal {removal}",
+    )
+
+
+def _tell_score(estimate: Estimate) -> str:
+    return tell_estimate(estimate.value, estimate.ci95, 2)
+
+
+def _tell_comparison(scores: MapScores) -> str:
+    found = scores.against_attention
+    return ABSENT if found is None else f"{found.answer}: {_tell_score(found.difference)}"
+
+
+def _tell_method(summary: JudgementSummary, name: str) -> tuple[str, str]:
+    method = summary.maps.get(name)
+    return (ABSENT, ABSENT) if method is None else (write_number(method.seconds, 3), method.source)
