@@ -122,7 +122,7 @@ class _Row:
 
 def _make_row(explanation: Explanation, image_id: str, *, heads: bool) -> _Row:
     one = explanation.read_image(explanation.image_ids.index(image_id))
-    name = printable(one.path.rsplit("/", 1)[-1])
+    name = _shorten(printable(one.path.rsplit("/", 1)[-1]), _IMAGE_LETTERS)
     shown = "shown whole" if one.framing == "whole" else "cropped to the input size"
     return _Row(
         label=_label(explanation),
@@ -206,6 +206,12 @@ def _list_others(values: Mapping[str, float]) -> str:
     others = [name for name in order_terms(values) if name != "patches"]
     named = [f"{name_term(n)} {write_percent(values[n])}".replace(" ", _NO_BREAK) for n in others]
     return ", ".join(named) or "nothing"
+
+
+def _shorten(name: str, letters: int) -> str:
+    # Not wrapped: a name has no place for a break.
+    kept = (letters - 1) // 2
+    return name if len(name) <= letters else f"{name[:kept]}…{name[-kept:]}"
 
 
 def _wrap(lines: Sequence[str], letters: int) -> tuple[str, ...]:
