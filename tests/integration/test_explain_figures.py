@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 from itertools import combinations
 from pathlib import Path
 
@@ -323,6 +324,14 @@ def test_what_is_done_is_drawn_though_a_later_model_fails(capsys, model_folders,
     assert "Traceback" not in err
     assert "1 figure written" in printed
     assert (out / "figures" / "wide.png").is_file()
+
+
+def test_a_long_file_name_is_shortened_and_not_broken(shaped, tmp_path):
+    long = tmp_path / "holiday_in_the_mountains_with_everyone_0001.png"
+    shutil.copyfile(shaped / "wide.png", long)
+    explained = explain(tiny_vit(), long)
+    lines = words_of(plot_explanations([explained], explained.image_ids[0]))
+    assert "holiday_in_th…yone_0001.png" in "\n".join(lines)
 
 
 def test_the_size_is_that_of_the_shorter_side(shaped):

@@ -83,5 +83,7 @@ def test_few_images_leave_no_number_that_is_none(images, tmp_path, capsys):
     code = main(["figures", str(tmp_path / "one"), "--out", str(tmp_path / "out")])
     told = " ".join(capsys.readouterr().out.split())
     assert code == 0
-    assert "not drawn: fig3a_restricted_cka" in told
-    assert "its CKA is undefined with fewer than 4 images" in told
+    assert f"not drawn: {tmp_path / 'out' / 'index.md'} says why" in told
+    page = (tmp_path / "out" / "index.md").read_text(encoding="utf-8")
+    assert "- fig3a_restricted_cka: " in page
+    assert "its CKA is undefined with fewer than 4 images" in page

@@ -386,7 +386,10 @@ def test_the_command_says_what_it_drew_and_what_not(few, tmp_path, capsys):
     assert main(arguments) == 0
     told = capsys.readouterr().out
     assert "fig3b_one_shot_nearest_top5: 1 result" in told
-    assert "not drawn: fig2a_patch_share: no audit among the results" in told
+    (line,) = (line for line in told.splitlines() if "not drawn" in line)
+    assert line.endswith(f"not drawn: {tmp_path / 'out' / 'index.md'} says why")
+    page = (tmp_path / "out" / "index.md").read_text(encoding="utf-8")
+    assert "- fig2a_patch_share: no audit among the results" in page
     assert f"figures written to {tmp_path / 'out'}" in " ".join(told.split())
     assert main(arguments) == 2
     assert "already holds figures" in capsys.readouterr().err

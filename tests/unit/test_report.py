@@ -203,7 +203,7 @@ def test_without_an_audit_what_only_audits_have_is_left_out(tmp_path):
     assert "Nothing to show" not in page.text
     assert "sources" in page.ids
     assert not {"layers", "tokens", "images"} & set(page.ids)
-    assert set(link.removeprefix("#") for link in page.links) <= set(page.ids)
+    assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
     assert "so there is no verdict" in page.text
 
 

@@ -77,8 +77,9 @@ def figures(
         console.print(Text(f"{figure.name}: {_count(figure.shown, 'result')}"), soft_wrap=True)
         for label, reason in figure.omitted.items():
             console.print(Text(f"  not shown: {label}: {reason}", style="dim"), soft_wrap=True)
-    for name, reason in drawn.skipped.items():
-        console.print(Text(f"not drawn: {name}: {reason}", style="yellow"), soft_wrap=True)
+    if drawn.skipped:
+        why = f"{len(drawn.skipped)} not drawn: {printable_path(out / 'index.md')} says why"
+        console.print(Text(why, style="yellow"), soft_wrap=True)
     where = f"{_count(drawn.drawn, 'figure')} written to {printable_path(out)}"
     console.print(Text(where), soft_wrap=True)
 

@@ -166,7 +166,7 @@ class _Row:
 
 def _make_row(explanation: Explanation, image_id: str, *, heads: bool) -> _Row:
     one = explanation.read_image(explanation.image_ids.index(image_id))
-    name = printable(one.path.rsplit("/", 1)[-1])
+    name = _shorten(printable(one.path.rsplit("/", 1)[-1]), _IMAGE_LETTERS)
     shown = "shown whole" if one.framing == "whole" else "cropped to the input size"
     return _Row(
         label=_label(explanation.summary),
@@ -266,6 +266,12 @@ _ADDED = {"attention": _add_patch_share, "contribution_norm": _add_cosines}
 def _keep_together(line: str) -> str:
     # No line break between the words of an item.
     return ", ".join(item.replace(" ", _NO_BREAK) for item in line.split(", "))
+
+
+def _shorten(name: str, letters: int) -> str:
+    # Not wrapped: a name has no place for a break.
+    kept = (letters - 1) // 2
+    return name if len(name) <= letters else f"{name[:kept]}…{name[-kept:]}"
 
 
 def _wrap(lines: Sequence[str], letters: int) -> tuple[str, ...]:
