@@ -149,9 +149,8 @@ class CaughtFunctions(TorchFunctionMode):
             others: Iterable[Tensor] = images
             if self._references is not None:
                 others = (each[self.reference] for each in self._references[index])
-            found = pull(m, *map(Pair, images, others))
-            # An input that was broadcast takes the sum.
-            return tuple(each.sum_to_size(x.shape) for each, x in zip(found, images, strict=True))
+            # Where an input was broadcast, autograd takes the sum.
+            return pull(m, *map(Pair, images, others))
 
         output: Tensor = _Pulled.apply(forward, pull_pairs, *inputs)
         return output

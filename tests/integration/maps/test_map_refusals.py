@@ -191,17 +191,19 @@ def prepare(module):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_model_is_left_as_it_was_found(method):
-    given = make_input(wrap(NAME), images=1, references=1)
-    before = describe_state(prepare(given.vit.module))
+    vit = wrap(NAME)
+    before = describe_state(prepare(vit.module))
     with torch.no_grad():
-        METHODS[method].compute(given)
-    assert_same_state(before, describe_state(given.vit.module))
+        METHODS[method].compute(make_input(vit, images=1, references=1))
+    assert_same_state(before, describe_state(vit.module))
 
 
 @pytest.mark.parametrize("method", ["traced", "legrad", "single_deletion", "rollout_norm"])
 def test_the_model_is_left_as_it_was_found_when_its_code_fails(method):
-    given = make_input(wrap(NAME), images=1, references=1)
-    module = prepare(given.vit.module)
+    vit = wrap(NAME)
+    module = prepare(vit.module)
+    before = describe_state(module)
+    given = make_input(vit, images=1, references=1)
     assert given.target.name == "self"
     assert len(given.references.inputs) > 0
 
@@ -209,7 +211,6 @@ def test_the_model_is_left_as_it_was_found_when_its_code_fails(method):
         raise ZeroDivisionError
 
     module.blocks[1].mlp.fc1.forward = fail
-    before = describe_state(module)
     with pytest.raises(ZeroDivisionError):
         METHODS[method].compute(given)
     assert_same_state(before, describe_state(module))
