@@ -28,7 +28,8 @@ from vitscope.results.explanation import (
 )
 from vitscope.results.image_maps import ImageMap
 from vitscope.results.saved_result import write_result
-from vitscope.results.schema import DataSummary, ExplanationSummary, LedgerSummary, MapSummary
+from vitscope.results.schema import DataSummary, ExplanationSummary, LedgerSummary
+from vitscope.results.schema_maps import MapSummary
 from vitscope.results.schema_numbers import ImageNumbers
 from vitscope.results.verdict import judge_image
 from vitscope.runs.explain_loop import fit_whole

@@ -7,7 +7,7 @@ import pytest
 from made_results import hold_audit
 from vitscope.figures import draw_figure
 from vitscope.metrics.estimates import HighNormTokens
-from vitscope.report.chapters import LAYERS, ReportFigure
+from vitscope.report.chapters import ReportFigure, list_layers
 
 WORDS = "After the last block, patch norms are known for 21 images only, those in which"
 
@@ -28,7 +28,7 @@ def unknown():
 
 
 def report(result):
-    (entry,) = [one for one in LAYERS if one.key == "high-norm"]
+    (entry,) = [one for one in list_layers([result]) if one.key == "high-norm"]
     return ReportFigure.make(entry, [result])
 
 
