@@ -10,7 +10,7 @@ FAST := claims_lines claims_numbers claims_trends config covariates decoding dis
 
 .PHONY: demo test check lint docs format clean
 
-demo: $(VENV)/installed
+demo: $(VENV)/installed-demo
 	$(BIN)/vitscope demo --overwrite
 
 # One thread a process: more would fight for the cores.
@@ -25,23 +25,24 @@ test: lint
 check: lint
 	$(BIN)/pytest -q -n 2 $(FAST:%=tests/unit/test_%.py)
 
-lint: $(VENV)/installed
+lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(VENV)/installed
+docs: $(VENV)/installed-dev
 	$(BIN)/zensical build --clean --strict
 
-format: $(VENV)/installed
+format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
 	rm -rf $(VENV) vitscope-demo site
 
-$(VENV)/installed: pyproject.toml constraints.txt
+# The package with an extra; one after the other, all in the same environment.
+$(VENV)/installed-%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[$*]'
 	touch $@

@@ -61,7 +61,7 @@ def _tabulate_layers(summary: AuditSummary) -> TextTable | None:
         )
         for layer in summary.layers
     ]
-    head = ("layer", "variance from patches", "CKA of r with the patches", "verdict")
+    head = ("layer", "variance from patches", "CKA of the output r with the patches", "verdict")
     return TextTable(head, [rows]) if len(rows) > 1 else None
 
 
@@ -92,7 +92,9 @@ def _list_facts(result: ModelResult) -> list[tuple[str, str, str]]:
     mass = read_spread(layer.attention_mass["patches"])
     return [
         _tell_fact("variance from patches", share, percent=True),
-        _tell_fact("CKA of r with the patches", read_cka(layer.cka["residual"]["patches"])),
+        _tell_fact(
+            "CKA of the output r with the patches", read_cka(layer.cka["residual"]["patches"])
+        ),
         _tell_fact("attention on patches, mean", mass, percent=True),
         ("images", f"{result.num_images:,}", ", ".join(left_out)),
         ("parameters", params, ""),
