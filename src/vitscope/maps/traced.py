@@ -56,52 +56,48 @@ def trace_output(given: MapInput, *, rules: Rules = SECANT) -> Trace:
         UnsupportedModelError: If an operation of a block was not caught.
     """
     vit, target, references = given.vit, given.target, given.compare("a trace")
-    depth = len(vit.encoder_blocks)
-    items: list[AttentionBackward] = []
-    functions = CaughtFunctions(rules, references.inputs, on_attention=items.append)
+    others = references.run
+    num_references = len(others.feature)
+    shape = (num_references, len(given.pixels), len(vit.encoder_blocks))
+    through_values = given.own.feature.new_zeros(shape)
+    through_routing = torch.zeros_like(through_values)
+
+    def take(item: AttentionBackward) -> None:
+        # Sums alone are kept: one attention's weights are in memory at a time.
+        if item.block is not None:
+            through_values[functions.reference, :, item.block] = item.through_values
+            through_routing[functions.reference, :, item.block] = item.through_routing
+
+    functions = CaughtFunctions(rules, references.inputs, on_attention=take)
     run = run_blocks(vit, given.pixels, functions=functions)
     check_caught(functions, vit)
     check_drift(run.feature, given.own.feature, vit)
-    num_references = len(references.run.feature)
-    weights = _weigh_references(given.pixels, references.pixels).to(run.feature)
-    parts, totals, gaps = [], [], []
-    routes: list[Tensor] = []
+    own = run.detach()
+    found, totals = [], []
     for index in range(num_references):
-        functions.reference = slice(index, index + 1)
-        items.clear()
-        other = references.run.feature[functions.reference]
+        functions.reference = chosen = slice(index, index + 1)
         multipliers = torch.autograd.grad(
             run.feature,
             run.streams,
-            target.pull(run.feature.detach(), other),
+            target.pull(own.feature, others.feature[chosen]),
             retain_graph=index + 1 < num_references,
         )
-        part = torch.stack(
-            [
-                (m * (stream.detach() - reference[functions.reference])).sum(dim=-1)
-                for m, stream, reference in zip(
-                    multipliers, run.streams, references.run.streams, strict=True
-                )
-            ],
-            dim=1,
-        )
-        total = target.measure(run.feature.detach()) - target.measure(other)
-        distance = (part.sum(dim=-1) - total.unsqueeze(1)).abs().amax(dim=1)
-        gaps.append(distance / total.abs().clamp(min=_SMALL_TOTAL))
-        parts.append(part)
-        totals.append(total)
-        routes.append(_order_routes(items, depth, total))
-    gap = torch.stack(gaps).amax(dim=0)
+        pairs = zip(multipliers, own.streams, others.streams, strict=True)
+        found.append(torch.stack([(m * (x - y[chosen])).sum(dim=-1) for m, x, y in pairs], dim=1))
+        totals.append(target.measure(own.feature) - target.measure(others.feature[chosen]))
+    parts, total = torch.stack(found), torch.stack(totals)
+    distance = (parts.sum(dim=-1) - total.unsqueeze(-1)).abs().amax(dim=-1)
+    gap = (distance / total.abs().clamp(min=_SMALL_TOTAL)).amax(dim=0)
     if rules is SECANT:
         check_gap(gap, run.feature, vit)
     else:
         check_known(run.feature, vit)
-    through = torch.einsum("rb,rblk->blk", weights, torch.stack(routes))
+    weights = _weigh_references(given.pixels, references.pixels).to(total)
     return Trace(
-        parts=torch.einsum("rb,rbln->bln", weights, torch.stack(parts)),
-        total=(weights * torch.stack(totals)).sum(dim=0),
-        through_values=through[:, :, 0],
-        through_routing=through[:, :, 1],
+        parts=_average(weights, parts),
+        total=_average(weights, total),
+        through_values=_average(weights, through_values),
+        through_routing=_average(weights, through_routing),
         gap=gap,
     )
 
@@ -120,15 +116,10 @@ def _weigh_references(
     return weights
 
 
-def _order_routes(
-    items: list[AttentionBackward], depth: int, total: Float[Tensor, " batch"]
-) -> Float[Tensor, "batch block 2"]:
-    routes = total.new_zeros(len(total), depth, 2)
-    for item in items:
-        if item.block is not None:
-            routes[:, item.block, 0] = item.through_values
-            routes[:, item.block, 1] = item.through_routing
-    return routes
+def _average(
+    weights: Float[Tensor, "reference batch"], values: Float[Tensor, "reference batch *rest"]
+) -> Float[Tensor, "batch *rest"]:
+    return torch.einsum("rb,rb...->b...", weights, values)
 
 
 def _trace_to_pixels(given: MapInput) -> MapValues:

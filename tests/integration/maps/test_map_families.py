@@ -1,5 +1,6 @@
 """Every family: what is traced adds up, what is caught is all, what is dropped is gone."""
 
+import weakref
 from collections import Counter
 
 import pytest
@@ -9,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from map_inputs import MODELS, draw_pixels, make_input, wrap
 from vitscope.errors import ImbalanceError
+from vitscope.maps import functions
 from vitscope.maps.checks import find_unknown
 from vitscope.maps.functions import CaughtFunctions
 from vitscope.maps.passes import find_patches, run_blocks
@@ -71,21 +73,35 @@ def test_a_model_that_rounds_is_refused_in_float64():
 def test_every_operation_is_caught_and_computes_what_the_model_does(name, eager):
     vit = wrap(name, torch.float32, eager=eager)
     pixels = draw_pixels(vit, 2)
-    functions = CaughtFunctions(SECANT)
-    run = run_blocks(vit, pixels, functions=functions)
+    catching = CaughtFunctions(SECANT)
+    run = run_blocks(vit, pixels, functions=catching)
     with torch.no_grad():
         torch.testing.assert_close(run.feature.detach(), vit.run(pixels), rtol=1e-4, atol=1e-4)
     assert find_unknown(run.feature) == []
 
     depth, pooled = vit.info.depth, vit.last_layer == vit.info.depth
-    found = Counter(call.kind for call in functions.calls)
+    found = Counter(call.kind for call in catching.calls)
     assert found["attention"] + found["read"] == depth + pooled
     assert found["softmax"] == found["read"]
     assert found["norm"] == (2 + NORMS_INSIDE.get(name, 0)) * depth + 1 + pooled + (name == ROUNDED)
     assert found["activation"] == depth + pooled + (name == "transformers/vit_pooler")
     for block in range(depth):
-        kinds = Counter(call.kind for call in functions.calls if call.block == block)
+        kinds = Counter(call.kind for call in catching.calls if call.block == block)
         assert kinds["attention"] + kinds["read"] == kinds["activation"] == 1
+
+
+def test_weights_of_one_attention_are_in_memory_at_a_time(monkeypatch):
+    itemise, told = functions._itemise, []
+
+    def watch(*args):
+        assert all(weights() is None for weights in told)
+        item = itemise(*args)
+        told.append(weakref.ref(item.weights))
+        return item
+
+    monkeypatch.setattr(functions, "_itemise", watch)
+    trace_output(make_input(wrap("transformers/dinov2"), references=2))
+    assert len(told) == 3 * 2
 
 
 class Unread(TorchFunctionMode):
