@@ -141,8 +141,8 @@ def plot(name: str, results: Sequence[SavedResult | str | Path], **settings: Any
         results: Results, or their folders.
         **settings: Settings of the figure: `terms` for "norms", "residual_cka" and
             "restricted_cka"; `readout` for the last; `classifier`, `top` and `readout` for
-            "one_shot"; `image` (its index in the first result) for "maps" and "judged_maps", `heads`
-            for "maps".
+            "one_shot"; `image` (its index in the first result) for "maps" and "judged_maps";
+            `heads` for "maps".
 
     Returns:
         A matplotlib figure, which a notebook displays.
