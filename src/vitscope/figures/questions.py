@@ -141,7 +141,7 @@ def plot(name: str, results: Sequence[SavedResult | str | Path], **settings: Any
         results: Results, or their folders.
         **settings: Settings of the figure: `terms` for "norms", "residual_cka" and
             "restricted_cka"; `readout` for the last; `classifier`, `top` and `readout` for
-            "one_shot"; `image` (its index in the first result) for "maps" and "judged_maps",
+            "one_shot"; `image` (its index in the first result) for "maps" and "judged_maps";
             `heads` for "maps".
 
     Returns:

@@ -32,8 +32,6 @@ from vitscope.results.verdict import judge_image
 MAX_BYTES = 20 * 2**20
 """Most bytes for images and maps in the page; if that is too little, fewer images are shown."""
 
-_FIRST = ("centred_share_patches", "share_patches")
-"""Initial sort key of the images: the first of these that exists."""
 _REASONS = {
     "lowest": "among the lowest",
     "highest": "among the highest",
@@ -53,6 +51,8 @@ class _Source:
     numbers: ImageNumbers
     count: int
     read: Callable[[int], tuple[ImageMaps, Entry]]  # reads an image with its maps and text
+    first: tuple[str, ...] = ("centred_share_patches", "share_patches")
+    """Initial sort key of the images: the first of these that exists."""
 
 
 def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
@@ -212,7 +212,8 @@ def _open_judgement(result: ModelResult) -> _Source:
         f"{len(images)} of {result.num_images:,} judged images. Skill on one image, removal "
         f"{removal}: 0 is random orders, 1 the order by single deletions."
     )
-    return _Source(f"{result.label}, judged", note, numbers, len(images), read)
+    first = tuple(columns)
+    return _Source(f"{result.label}, judged", note, numbers, len(images), read, first)
 
 
 def _judge(numbers: ImageNumbers, row: int) -> str:
@@ -247,7 +248,7 @@ def _describe_source(source: _Source, images: Sequence[Entry]) -> dict[str, Any]
         "label": source.label,
         "note": note,
         "columns": names,
-        "sort": next((name for name in _FIRST if name in names), names[0] if names else ""),
+        "sort": next((name for name in source.first if name in names), names[0] if names else ""),
         "images": list(images),
     }
 

@@ -21,7 +21,14 @@ from vitscope.results.result_text import (
 from vitscope.results.schema import JudgementSummary
 from vitscope.results.schema_maps import MapScores
 
-_SCORES = ("skill", "gap", "rank", "saco", "infidelity", "completeness")
+_SCORES = {
+    "skill": "skill",
+    "gap": "gap",
+    "rank": "rank",
+    "saco": "SaCo",
+    "infidelity": "infidelity",
+    "completeness": "error of the sum",
+}
 
 
 def describe_judgement_card(result: ModelResult) -> dict[str, Any]:
@@ -75,7 +82,7 @@ def _tabulate_scores(summary: JudgementSummary, removal: str) -> TextTable:
         for scores in [summary.removals[removal][name]]
     ]
     return TextTable(
-        ("map", *_SCORES, "gap less that of attention", "seconds an image", "source"),
+        ("map", *_SCORES.values(), "gap less that of attention", "seconds an image", "source"),
         [rows],
         title=f"Removal {removal}",
     )

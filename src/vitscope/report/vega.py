@@ -252,14 +252,14 @@ def _plot_lines(
     return _finish(layers, f"{data.axis} of {of} by {along.split()[0]}")
 
 
-_ROLES: Mapping[Role, tuple[str, Sequence[int], float]] = {
-    "other": (RULE, _DASHES[0], 1.0),
-    "random": (FAINT, _DASHES[2], 2.0),
-    "oracle": (INK, _DASHES[1], 1.6),
-    "attention": (SERIES[1], _DASHES[0], 2.2),
-    "best": (SERIES[0], _DASHES[0], 2.6),
+_ROLES: Mapping[Role, tuple[str, Sequence[int], float, float]] = {
+    "other": (FAINT, _DASHES[0], 1.0, 0.4),
+    "random": (FAINT, _DASHES[2], 2.0, 1.0),
+    "oracle": (INK, _DASHES[1], 1.6, 1.0),
+    "attention": (SERIES[1], _DASHES[0], 2.2, 1.0),
+    "best": (SERIES[0], _DASHES[0], 2.6, 1.0),
 }
-"""Colour, dashes and width of a curve, from back to front."""
+"""Colour, dashes, width and opacity of a curve, from back to front."""
 
 
 def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
@@ -269,6 +269,7 @@ def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
             "name": name_map(point.model.judgement, point.term),
             "role": name_role(point),
             "width": _ROLES[find_role(point)][2],
+            "opacity": _ROLES[find_role(point)][3],
         }
         for point in points
     ]
@@ -289,6 +290,7 @@ def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
             color=colour.legend(legend),
             strokeDash=dash.legend(legend),
             strokeWidth=alt.StrokeWidth("width:Q", scale=None),
+            strokeOpacity=alt.StrokeOpacity("opacity:Q", scale=None),
             detail="term:N",
             order="x:Q",
         ),
@@ -304,11 +306,13 @@ def _plot_scores(data: FigureData, points: Sequence[Point]) -> Spec:
         {**_make_row(data, point), "name": str(point.x), "own": point.term not in baseline}
         for point in points
     ]
-    legend = alt.Legend(orient="top", title=None, columns=2) if len(models) > 1 else None
+    legend = alt.Legend(orient="top", title=None, columns=2, labelLimit=300)
     looks = dict(zip(models, (SERIES * len(models))[: len(models)], strict=True))
     scale = _make_range(models, lambda name: looks[name])
     colour = alt.condition(
-        alt.datum["own"], alt.Color("model:N", scale=scale, legend=legend), alt.value(FAINT)
+        alt.datum["own"],
+        alt.Color("model:N", scale=scale, legend=legend if len(models) > 1 else None),
+        alt.value(FAINT),
     )
     name = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=230, grid=True))
     base = _make_base(rows).encode(y=name, yOffset=alt.YOffset("model:N", sort=models))

@@ -92,9 +92,10 @@ function fillCard(button, gallery, image) {
     ...chooseMaps(image).map((name) => makeTile(image, name, nameMap(image, name))),
   );
   const told = make("span", { className: "card-line" }, make("span", { textContent: tellShares(found) }));
-  const lines = [told, ...(cosine === undefined ? [] : [makeLine(gallery, image, cosine)])];
+  const lines = found.kind === null ? [] : [makeShares(found.shares), told];
+  if (cosine !== undefined) lines.push(makeLine(gallery, image, cosine));
   const name = make("span", { className: "card-name", textContent: image.name });
-  button.replaceChildren(tiles, name, makeShares(found.shares), ...lines);
+  button.replaceChildren(tiles, name, ...lines);
   tellSorted(button, gallery, image);
 }
 

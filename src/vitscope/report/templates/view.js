@@ -20,7 +20,8 @@ function showImage() {
   part("path").textContent = `${image.path} · ${view.place + 1} of ${state.shown.length} · ${gallery.label}`;
   part("told").textContent = image.told;
   part("why").textContent = image.why;
-  part("shares").replaceChildren(makeShares(sharesOf(gallery, image).shares));
+  const { kind, shares } = sharesOf(gallery, image);
+  part("shares").replaceChildren(...(kind === null ? [] : [makeShares(shares)]));
   const names = Object.keys(image.maps);
   const heads = Array.from({ length: countHeads(image) }, (_, head) => String(head));
   part("map").replaceChildren(...[...names, ...heads].map((which) => new Option(openMap(image, which).name, which)));
