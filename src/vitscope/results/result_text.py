@@ -453,8 +453,8 @@ def _describe_cka(layer: LayerSummary) -> str:
     floor = cka.biased_if_unrelated
     told = "" if isnan(floor) else f" ({floor:.3f} on average if paired at random)"
     return (
-        "r is the sum of the sources, the residual stream of [CLS] after attention. CKA is the "
-        f"unbiased estimate; biased, CKA(r, patches) is {tell_number(cka.biased)}{told}."
+        "r is the sum of the sources and the constant bias. CKA is the unbiased estimate; "
+        f"biased, CKA(r, patches) is {tell_number(cka.biased)}{told}."
     )
 
 
