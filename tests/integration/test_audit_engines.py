@@ -43,15 +43,16 @@ def assert_same(result, expected):
 
 
 class Dying:
-    """The model's forward; the first process that comes to it a second time is killed there."""
+    """The model's forward; the first worker that comes to it a second time is killed there."""
 
     def __init__(self, run, mark):
         self.run = run
         self.mark = mark
+        self.lead = os.getpid()
         self.calls = 0
 
     def __call__(self, pixels):
-        self.calls += 1
+        self.calls += os.getpid() != self.lead
         if self.calls == 2 and not self.mark.exists():
             self.mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)

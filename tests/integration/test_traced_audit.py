@@ -229,3 +229,16 @@ def test_a_dataset_that_may_change_between_readings_is_refused(images):
     data = Items([Image.new("RGB", (32, 32), (40 * shade, 9, 9)) for shade in range(4)])
     told = "may give out another image than it did before: leave trace out"
     refuse(UsageError, told, tiny_vit(), data)
+
+
+def test_an_image_that_changes_after_it_was_audited_is_not_traced(tmp_path):
+    folder = write_images(tmp_path / "set", 4)
+    (other,) = write_images(tmp_path / "other", 1, start=50).iterdir()
+
+    def change(*_):
+        (folder / "0002.png").write_bytes(other.read_bytes())
+
+    result = audit(tiny_vit(), folder, CONFIG, on_progress=change)
+    traced = read_traces(result.folder)["image_id"].to_pylist()
+    assert len(traced) == 3
+    assert set(traced) < set(result.images["image_id"].to_pylist())
