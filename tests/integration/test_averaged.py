@@ -105,7 +105,7 @@ def test_rollout_is_the_mean_row_of_the_product_over_the_averaged_tokens(given, 
 def test_where_the_output_lives_by_depth(given, name):
     """At depth 0 in the patches; at the last in the tokens that are averaged, and nowhere else."""
     one = given[name]
-    trace = trace_output(one.vit, one.pixels, one.target, one.references)
+    trace = trace_output(one)
     assert trace.gap.max() <= 1e-8
     others = [i for i in range(one.num_tokens) if i not in one.patches]
     unread = [i for i in range(one.num_tokens) if i not in one.layout.averaged]

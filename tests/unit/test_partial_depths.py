@@ -59,7 +59,7 @@ def test_a_depth_without_images_is_left_out(unknown):
         assert max(line.get_xdata()) < last
     (panel,) = draw_figure("high_norm_fraction", [unknown]).figure.axes
     assert max(panel.lines[0].get_xdata()) == pytest.approx((last - 1) / last)
-    assert len(report(unknown).table.rows[0]) == last + 1
+    assert len(report(unknown).table.sections[0][0]) == last + 1
 
 
 def test_a_bound_is_shaded_from_zero_where_no_token_is_found():

@@ -73,7 +73,9 @@ def test_dropping_in_every_family(family):
         assert "use another removal than 'drop'" in str(error)  # noqa: PT017
         return
     assert found.isfinite().all()
-    assert_close(found[0], score(given, given.pixels)[0], rtol=0, atol=1e-9)
+    # AIMv2's norm rounds to float32, whatever the model's precision.
+    rounding = 1e-6 if family.endswith("aimv2") else 1e-9
+    assert_close(found[0], score(given, given.pixels)[0], rtol=0, atol=rounding)
     assert len(set(found.tolist())) == len(found)
 
 
