@@ -9,6 +9,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 
+from made_judgements import make_judgement
 from made_results import FAMILIES, MadeResult, estimate, hold_audit, make_one_shot
 from vitscope.errors import UsageError
 from vitscope.figures import FIGURES, NothingToDrawError, draw_figure, plot
@@ -402,6 +403,8 @@ def test_the_table_of_a_figure_holds_each_of_its_numbers(figure):
     models = [hold_audit("DINOv2 with registers", "L", 304.4, registers=4)]
     if figure == "one_shot":
         models = one_shots("DINOv2")
+    elif figure in {"map_scores", "map_curves"}:
+        models = [MadeResult.of(make_judgement(n=400))]
     data = draw_figure(figure, models).data
     head, *rows = data.list_rows()
     cells = [dict(zip(head, row, strict=True)) for row in rows]
