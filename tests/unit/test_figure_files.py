@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
+from made_judgements import write_judgement
 from made_results import (
     FAMILIES,
     change,
@@ -113,7 +114,19 @@ def assert_all_finite(figure):
 @pytest.mark.parametrize("name", [*OF_ALL_MODELS, "fig7_norms", "fig8", "fig9", "fig3b"])
 def test_nothing_written_is_cut_off_or_over_something_else(many, name):
     plans = plan_figures(load_results([many]))
-    figure = next(draw for planned, draw in plans if planned.startswith(name))().figure
+    assert_apart(next(draw for planned, draw in plans if planned.startswith(name))().figure)
+
+
+@pytest.mark.parametrize("name", ["map_scores", "map_curves", "judged_maps"])
+def test_nor_on_a_figure_of_many_judged_maps(tmp_path, name):
+    for size in "SB":
+        write_judgement(tmp_path / size, 1, size=size)
+    plans = plan_figures(load_results([tmp_path]))
+    assert_apart(next(draw for planned, draw in plans if planned.startswith(name))().figure)
+
+
+def assert_apart(figure):
+    """Nothing is cut off, or written over something else."""
     renderer = lay_out(figure)
     whole = figure.bbox
     boxes = [legend.get_window_extent(renderer) for legend in figure.legends]

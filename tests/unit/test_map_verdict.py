@@ -6,7 +6,7 @@ from scipy import stats
 
 from reference_jackknife import busing_interval
 from vitscope.metrics.jackknife import Estimate, block_of
-from vitscope.results.map_verdict import average, compare_maps, judge_maps
+from vitscope.results.map_verdict import average, average_skill, compare_maps, judge_maps
 
 TITLES = {"attention": "Attention", "traced": "Traced", "rollout": "Rollout"}
 
@@ -21,7 +21,7 @@ def draw(count, seed=0, **means):
 
 def judge(gaps, ids):
     skills = {name: average(values, ids) for name, values in gaps.items()}
-    return judge_maps(gaps, skills, TITLES, ids)
+    return judge_maps(gaps, skills, TITLES, ids, "shuffle")
 
 
 def test_an_average_is_a_mean_with_a_jackknife_interval_over_defined_values():
@@ -34,6 +34,24 @@ def test_an_average_is_a_mean_with_a_jackknife_interval_over_defined_values():
     assert found.value == pytest.approx(values[defined].mean())
     assert found.ci95 == pytest.approx(busing_interval(np.mean, values[defined], blocks))
     assert average(np.full(50, np.nan), ids).ci95 is None
+
+
+def test_skill_is_a_ratio_of_means_with_its_jackknife():
+    gaps, ids = draw(60, traced=0.5, oracle=0.9, random=0.05)
+    blocks = np.array([block_of(one) for one in ids])
+    rows = np.stack([gaps["traced"] - gaps["random"], gaps["oracle"] - gaps["random"]], axis=1)
+
+    def divide(kept):
+        return kept[:, 0].sum() / kept[:, 1].sum()
+
+    found = average_skill(gaps["traced"], gaps["random"], gaps["oracle"], ids)
+    assert found.value == pytest.approx(divide(rows))
+    assert found.ci95 == pytest.approx(busing_interval(divide, rows, blocks))
+    # An image on which the oracle gains nothing leaves it defined.
+    gaps["oracle"][0] = gaps["random"][0]
+    assert np.isfinite(average_skill(gaps["traced"], gaps["random"], gaps["oracle"], ids).value)
+    flat = average_skill(gaps["random"], gaps["random"], gaps["random"], ids)
+    assert np.isnan(flat.value)
 
 
 def test_a_comparison_is_paired_and_corrected():

@@ -120,7 +120,10 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
         if key in sections
     }
     if not audits:  # what only audits have is not missed
-        chapters = {key: [one for one in figures if one.data] for key, figures in chapters.items()}
+        chapters = {
+            key: [one for one in figures if one.data or key == "judged"]
+            for key, figures in chapters.items()
+        }
         chapters = {key: figures for key, figures in chapters.items() if figures}
         sections = {k: name for k, name in sections.items() if k in chapters or k not in _CHAPTERS}
     charts = {

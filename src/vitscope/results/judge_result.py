@@ -22,6 +22,7 @@ from vitscope.results.map_verdict import (
     REFERENCE_MAP,
     MapVerdict,
     average,
+    average_skill,
     compare_maps,
     judge_maps,
 )
@@ -214,7 +215,8 @@ def _summarize_removal(
                 column: average(_take(table, column), ids)
                 for column in table.column_names
                 if column not in {*_IDENTITY, *CURVES}
-            },
+            }
+            | {"skill": average_skill(gaps[name], gaps["random"], gaps["oracle"], ids)},
             deletion=tuple(np.mean(table[deletion].to_pylist(), axis=0).tolist()),
             insertion=tuple(np.mean(table[insertion].to_pylist(), axis=0).tolist()),
             against_attention=comparisons.get(name),

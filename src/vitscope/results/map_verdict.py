@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from scipy.special import stdtr
 
 from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate, block_of, make_estimate, student_975
@@ -57,6 +57,35 @@ def average(values: Float64[np.ndarray, " image"], ids: Sequence[str]) -> Estima
     ]
     sizes = [int((blocks == block).sum()) for block in used]
     return make_estimate(float(kept.mean()), left_out, sizes)
+
+
+def average_skill(
+    gaps: Float64[np.ndarray, " image"],
+    random: Float64[np.ndarray, " image"],
+    oracle: Float64[np.ndarray, " image"],
+    ids: Sequence[str],
+) -> Estimate:
+    """Skill over a set: (mean gap − mean gap of random) / (mean gap of the oracle − the same).
+
+    It is a ratio of means, so that images on which the oracle gains little do not count more than
+    others.
+    """
+    blocks = np.array([block_of(image) for image in ids])
+    used = [block for block in range(NUM_BLOCKS) if (blocks == block).any()]
+    left_out = [_divide(gaps, random, oracle, blocks != block) for block in used]
+    sizes = [int((blocks == block).sum()) for block in used]
+    everything = np.ones(len(ids), dtype=bool)
+    return make_estimate(_divide(gaps, random, oracle, everything), left_out, sizes)
+
+
+def _divide(
+    gaps: Float64[np.ndarray, " image"],
+    random: Float64[np.ndarray, " image"],
+    oracle: Float64[np.ndarray, " image"],
+    kept: Bool[np.ndarray, " image"],
+) -> float:
+    gained, possible = (gaps - random)[kept].sum(), (oracle - random)[kept].sum()
+    return float(gained / possible) if possible > 0 else math.nan
 
 
 def compare_maps(
