@@ -140,7 +140,7 @@ def test_the_large_view_tells_what_a_patch_holds(visit, report, results):
     maps = gallery.read_maps(index)
     page.locator(".card").first.click()
     assert page.locator("#view-name").inner_text() == name
-    assert "Patches carry" in page.locator("#view-told").inner_text()
+    assert "Patches together carry" in page.locator("#view-told").inner_text()
     stage = page.locator("#view-stage")
     box = stage.bounding_box()
     rows, columns = maps.grid

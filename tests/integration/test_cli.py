@@ -98,10 +98,12 @@ def test_options_reach_the_result(capsys, model_folder, images, tmp_path):
     options = "--limit 9 --batch-size 4 --dtype float64 --layers 0 --size 16x40 --seed 3"
     options += " --num-workers 1 --device cpu --renormalize --features drop --gallery 2"
     options += " --cls-term patches --no-report --draft --verified 0.5 --shard 2/2 --shard-size 3"
-    options += " --maps share,rollout"
+    options += " --maps share,rollout --trace 4"
     where = ["--model", model_folder, "--out", tmp_path / "out"]
-    code, _, _ = run(capsys, "audit", images, *where, *options.split())
+    code, out, err = run(capsys, "audit", images, *where, *options.split())
     assert code == 0
+    assert "traced on 4 images: patches hold at least half" in " ".join(out.split())
+    assert "traced" in err  # a bar of its own
     (folder,) = (tmp_path / "out").iterdir()
     result = AuditResult.load(folder)
     assert result.provenance["config"] == {
@@ -124,10 +126,11 @@ def test_options_reach_the_result(capsys, model_folder, images, tmp_path):
         "shard": [2, 2],
         "shard_size": 3,
         "metrics": None,
-        "trace": 0,
+        "trace": 4,
     }
     assert list(result.gallery.read_maps(0).maps) == ["share", "rollout"]
     assert result.summary.data.num_images == 5
+    assert result.summary.trace.num_images == 4
     assert [layer.index for layer in result.summary.layers] == [0, 1]
 
 

@@ -25,6 +25,7 @@ from vitscope.models import memory
 from vitscope.results.trace_summary import read_traces
 from vitscope.runs import resources
 from vitscope.testing.planted import plant
+from vitscope.training.training_audit import TrainingAudit
 
 NUM_IMAGES = 10
 CONFIG = AuditConfig(gallery=0, trace=6, dtype="float64")
@@ -242,3 +243,19 @@ def test_an_image_that_changes_after_it_was_audited_is_not_traced(tmp_path):
     traced = read_traces(result.folder)["image_id"].to_pylist()
     assert len(traced) == 3
     assert set(traced) < set(result.images["image_id"].to_pylist())
+
+
+@pytest.mark.parametrize("context", [torch.inference_mode, torch.no_grad])
+def test_a_caller_without_gradients_gets_the_same_numbers(images, traced, context):
+    vit = tiny_vit()
+    with context():
+        found = audit(vit, images, CONFIG)
+    assert found.summary.trace == traced.summary.trace
+
+
+def test_a_model_in_training_is_traced_and_left_as_it_was(images, traced):
+    model = tiny_vit().module.train()
+    result = TrainingAudit(images, replace(CONFIG, limit=None)).run(model)
+    assert_same_numbers(result.summary.trace, traced.summary.trace, 1e-9)
+    assert model.training
+    assert all(part.requires_grad and part.grad is None for part in model.parameters())

@@ -92,7 +92,7 @@ def trace_output(given: MapInput, *, rules: Rules = SECANT) -> Trace:
         check_gap(gap, run.feature, vit)
     else:
         check_known(run.feature, vit)
-    weights = _weigh_references(given.pixels, references.pixels).to(total)
+    weights = _weigh_references(given.pixels, references.pixels, total.dtype)
     return Trace(
         parts=_average(weights, parts),
         total=_average(weights, total),
@@ -103,7 +103,9 @@ def trace_output(given: MapInput, *, rules: Rules = SECANT) -> Trace:
 
 
 def _weigh_references(
-    pixels: Pixels, references: Float[Tensor, "reference channel height width"]
+    pixels: Pixels,
+    references: Float[Tensor, "reference channel height width"],
+    dtype: torch.dtype,
 ) -> Float[Tensor, "reference batch"]:
     # An image that is itself among the references is compared with the others.
     others = (pixels.unsqueeze(0) != references.unsqueeze(1)).flatten(2).any(dim=2)
@@ -112,8 +114,7 @@ def _weigh_references(
         raise UsageError(
             "an image is its own and only reference, from which it does not differ: give others"
         )
-    weights: Tensor = others / count
-    return weights
+    return others.to(dtype) / count
 
 
 def _average(

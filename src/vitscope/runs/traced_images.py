@@ -41,7 +41,7 @@ class TracedImages:
 
     def check(self) -> None:
         """Trace one image, to refuse before a run what would fail after it."""
-        with self._told(), self._run.placed():
+        with self._prepared():
             self._check_memory()
             batches = list(self._iter_sample(NUM_TRACED + 1))
             if not batches:
@@ -72,7 +72,7 @@ class TracedImages:
                 found = trace_output(given)
             rows.append(make_rows(batch.ids, _list_columns(given, found)))
 
-        with self._told(), self._run.placed():
+        with self._prepared():
             sample = self._iter_sample(self._num_images, audited)
             references = make_references(self._vit, (batch.pixels for batch in sample))
             fitter, done = BatchFitter(self._pass_size), 0
@@ -114,9 +114,11 @@ class TracedImages:
             )
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _prepared(self) -> Iterator[None]:
         try:
-            yield
+            # A caller's inference mode would keep gradients from being computed.
+            with torch.inference_mode(False), self._run.placed():
+                yield
         except VitscopeError as error:
             error.add_note("only tracing failed: without trace the audit may run")
             raise
