@@ -18,19 +18,18 @@ from rich.table import Table
 from rich.text import Text
 
 from vitscope.results.choices import LAYER, Labelled, count_cls, describe_choices, find_mixture
+from vitscope.results.judgement_text import describe_judgement, tabulate_judgement
 from vitscope.results.result_text import (
     ABSENT,
     TextTable,
     describe_audit,
     describe_dropped,
     describe_explanation,
-    describe_judgement,
     describe_one_shot,
     list_bases,
     list_notes,
     mean_of,
     tabulate_accuracies,
-    tabulate_judgement,
     tabulate_layers,
     tabulate_sources,
     tabulate_traces,

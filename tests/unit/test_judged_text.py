@@ -9,9 +9,9 @@ from rich.console import Console
 
 from made_judgements import TITLES, make_judgement
 from vitscope.metrics.jackknife import Estimate
+from vitscope.results.judgement_text import list_ignored, tabulate_judgement
 from vitscope.results.map_verdict import judge_maps
 from vitscope.results.result_html import show_judgement
-from vitscope.results.result_text import list_ignored, tabulate_judgement
 from vitscope.terminal import make_judge_report
 
 IDS = [sha256(bytes([number])).hexdigest() for number in range(60)]

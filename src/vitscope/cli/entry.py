@@ -15,9 +15,10 @@ from typing import Any, TextIO
 from cyclopts import App, CycloptsError, Parameter
 
 import vitscope
+from vitscope.cli.make_maps import explain, judge
 from vitscope.cli.models import models
 from vitscope.cli.reproduce import reproduce
-from vitscope.cli.run_models import audit, demo, explain, judge, one_shot
+from vitscope.cli.run_models import audit, demo, one_shot
 from vitscope.cli.settings import group_options
 from vitscope.cli.use_results import figures, merge, report
 from vitscope.errors import UsageError, VitscopeError

@@ -15,8 +15,8 @@ from vitscope.figures.description import (
 from vitscope.figures.intervals import Interval, read_estimate
 from vitscope.figures.saved import ModelResult
 from vitscope.results.choices import MAP_LAYER, REMOVAL, TARGET
+from vitscope.results.judgement_text import name_map, order_maps
 from vitscope.results.map_verdict import BASELINES
-from vitscope.results.result_text import name_map, order_maps
 from vitscope.results.schema import JudgementSummary
 from vitscope.results.schema_maps import JudgedImage
 

@@ -6,18 +6,16 @@ from vitscope.figures.judged import find_best
 from vitscope.figures.saved import ModelResult, as_sentence
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.choices import describe_settings
-from vitscope.results.number_text import write_number
-from vitscope.results.result_text import (
-    ABSENT,
-    TextTable,
+from vitscope.results.judgement_text import (
     describe_judgement,
     describe_scores,
     name_map,
     order_maps,
     tabulate_plausibility,
     tabulate_sanity,
-    tell_estimate,
 )
+from vitscope.results.number_text import write_number
+from vitscope.results.result_text import ABSENT, TextTable, tell_estimate
 from vitscope.results.schema import JudgementSummary
 from vitscope.results.schema_maps import MapScores
 

@@ -13,8 +13,8 @@ from vitscope.figures.image_numbers import R2
 from vitscope.figures.intervals import CkaInterval, write_interval
 from vitscope.figures.judged import CURVES, Role, find_role, name_role
 from vitscope.figures.saved import ModelResult, label_sizes
+from vitscope.results.judgement_text import name_map
 from vitscope.results.map_verdict import BASELINES
-from vitscope.results.result_text import name_map
 from vitscope.results.vocabulary import look_of, name_covariate, name_term, name_token, order_terms
 
 Spec = dict[str, Any]

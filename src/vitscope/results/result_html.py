@@ -3,16 +3,15 @@
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from vitscope.results.judgement_text import describe_judgement, tabulate_judgement
 from vitscope.results.result_text import (
     describe_audit,
     describe_dropped,
     describe_explanation,
-    describe_judgement,
     describe_one_shot,
     list_bases,
     list_notes,
     tabulate_accuracies,
-    tabulate_judgement,
     tabulate_layers,
     tabulate_sources,
     tell_one_shot,

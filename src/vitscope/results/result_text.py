@@ -1,20 +1,17 @@
 """Text and tables of a result, shared by terminal and notebook."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isnan, nan
 
 from vitscope.metrics.distribution import Distribution
-from vitscope.metrics.jackknife import Estimate
 from vitscope.results.choices import describe_settings
-from vitscope.results.map_verdict import BASELINES
 from vitscope.results.number_text import write_number, write_percent
 from vitscope.results.schema import (
     AuditSummary,
     DataSummary,
     ExplainedImage,
     ExplanationSummary,
-    JudgementSummary,
     LedgerSummary,
     OneShotSummary,
     Summary,
@@ -52,7 +49,7 @@ def describe_audit(summary: AuditSummary) -> tuple[str, str]:
     rows, columns = model.grid
     height, width = summary.preprocessing.size
     return (
-        f"{data.num_images} images{_describe_left_out(data)}, {height} x {width} px, "
+        f"{data.num_images} images{describe_left_out(data)}, {height} x {width} px, "
         f"{rows} x {columns} patches, {model.num_registers} registers, "
         f"layer {summary.layer}, {model.dtype}",
         _describe_proof(summary),
@@ -65,12 +62,13 @@ def describe_one_shot(summary: OneShotSummary) -> str:
     height, width = summary.preprocessing.size
     unlabelled = _count(data.num_unlabelled, "in no class's folder or without a label and left out")
     return (
-        f"{data.num_classes} classes, {data.num_images} images{_describe_left_out(data)}"
+        f"{data.num_classes} classes, {data.num_images} images{describe_left_out(data)}"
         f"{unlabelled}, {height} x {width} px, {model.num_registers} registers, {model.dtype}"
     )
 
 
-def _describe_left_out(data: DataSummary) -> str:
+def describe_left_out(data: DataSummary) -> str:
+    """Images that are not among those counted."""
     failed = _count(data.num_failed, "not readable (see failures.csv)")
     return failed + _count(data.num_repeated, "the same again and left out")
 
@@ -95,138 +93,6 @@ def describe_explanation(summary: ExplanationSummary) -> str:
         f"layer {summary.layer}, {model.num_registers} registers, {model.dtype}; "
         f"{_describe_balance(summary.ledger)}"
     )
-
-
-def describe_judgement(summary: JudgementSummary) -> str:
-    """What was judged, on which images."""
-    model, data, reference = summary.model, summary.data, summary.reference
-    height, width = summary.preprocessing.size
-    return (
-        f"{data.num_images} images{_describe_left_out(data)}, {height} x {width} px, target "
-        f"{summary.target}, compared with {reference.num_images} images ({reference.source}), "
-        f"{model.dtype}"
-    )
-
-
-def order_maps(summary: JudgementSummary, removal: str | None = None) -> list[str]:
-    """Judged maps and baselines, the most faithful first; by default with the first removal."""
-    maps = summary.removals[removal or next(iter(summary.removals))]
-    return sorted(maps, key=lambda name: -maps[name].scores["gap"].value)
-
-
-def name_map(summary: JudgementSummary, name: str) -> str:
-    """Title of a judged map or baseline."""
-    return summary.maps[name].title if name in summary.maps else _ORDERS.get(name, name)
-
-
-_ORDERS = {"oracle": "Oracle", "random": "Random orders"}
-
-
-def tabulate_judgement(summary: JudgementSummary) -> list[TextTable]:
-    """The scores with each removal, then plausibility and sanity if they were measured."""
-    tables = [tabulate_maps(summary, removal) for removal in summary.removals]
-    tables[0] = replace(tables[0], caption=f"± 95 % intervals. {describe_scores(summary)}")
-    tables += [one for one in (tabulate_plausibility(summary), tabulate_sanity(summary)) if one]
-    return tables
-
-
-def tabulate_maps(summary: JudgementSummary, removal: str) -> TextTable:
-    """Scores of every map with one removal, the most faithful first."""
-    maps = summary.removals[removal]
-    rows = [
-        (
-            name_map(summary, name),
-            _tell_score(maps[name].scores, "skill"),
-            *(tell_number(maps[name].scores[score].value, 2) for score in ("gap", "rank")),
-            ABSENT if (found := maps[name].against_attention) is None else found.answer,
-        )
-        for name in order_maps(summary, removal)
-    ]
-    return TextTable(
-        ("map", "skill", "gap", "rank", "vs attention"),
-        sections=[rows],
-        title=f"Maps judged by removal {removal!r}",
-    )
-
-
-def describe_scores(summary: JudgementSummary) -> str:
-    """What the scores of maps mean."""
-    told = [
-        "skill: the gap on a scale from random orders (0) to the order by single deletions (1, "
-        "the oracle). gap: area between the curves of removing the least and the most important "
-        "patches first. rank: correlation with single deletions.",
-    ]
-    ceilings = [
-        f"{write_number(one.value, 2)} ({removal})" for removal, one in summary.ceiling.items()
-    ]
-    if ceilings:
-        told.append(f"Removals agree among themselves to a rank of {', '.join(ceilings)}.")
-    return " ".join(told)
-
-
-def tabulate_plausibility(summary: JudgementSummary) -> TextTable | None:
-    """Whether maps lie on objects, if there were masks."""
-    found = summary.plausibility
-    if not found:
-        return None
-    columns = ("pointing", "mass_in_mask", "average_precision")
-    rows = [
-        (name_map(summary, name), *(_tell_score(found[name], column) for column in columns))
-        for name in order_maps(summary)
-        if name in found
-    ]
-    area = next(iter(found.values()))["mask_area"].value
-    return TextTable(
-        ("map", *(column.replace("_", " ") for column in columns)),
-        sections=[rows],
-        caption=f"{PLAUSIBILITY_MEANS} The masks cover {write_percent(area)} of the image.",
-        title="Do maps lie on the objects of the masks?",
-    )
-
-
-PLAUSIBILITY_MEANS = "This does not speak of the model: it may use what is beside the object."
-
-
-def tabulate_sanity(summary: JudgementSummary) -> TextTable | None:
-    """Whether maps depend on weights and target, if that was measured."""
-    found = summary.sanity
-    if not found:
-        return None
-    rows = [
-        (
-            name_map(summary, name),
-            *(tell_number(found[name][column].value, 2) for column in _SANITY),
-            " and ".join(list_ignored(summary, name)) or ABSENT,
-        )
-        for name in order_maps(summary)
-        if name in found
-    ]
-    return TextTable(
-        ("map", *_SANITY.values(), "ignores"),
-        sections=[rows],
-        caption="weights, target: rank correlation with the map of random weights, and with that "
-        f"of another target; above {_SURVIVES} with random weights a map describes the image, not "
-        "the model. noise: relative change of the map when the image hardly changes.",
-        title="Do maps depend on the model and on the target?",
-    )
-
-
-_SANITY = {"randomised_all": "weights", "other_target": "target", "sensitivity": "noise"}
-_SURVIVES, _SAME = 0.5, 0.999
-
-
-def list_ignored(summary: JudgementSummary, name: str) -> list[str]:
-    """What a map does not depend on but should; a baseline is no map of the model."""
-    found = summary.sanity[name]
-    if name in BASELINES:
-        return []
-    weights = found["randomised_all"].value > _SURVIVES
-    target = not summary.maps[name].targeted or found["other_target"].value > _SAME
-    return [what for what, ignored in (("weights", weights), ("target", target)) if ignored]
-
-
-def _tell_score(scores: Mapping[str, Estimate], name: str) -> str:
-    return tell_estimate(scores[name].value, scores[name].ci95, 2)
 
 
 def list_bases(summary: ExplanationSummary) -> list[str]:
@@ -266,7 +132,7 @@ def tabulate_sources(summary: AuditSummary) -> TextTable:
     return TextTable(
         ("source", "attention", "norm", "variance share", "CKA with r", "centred cos"),
         sections=[rows],
-        caption=" ".join([f"{_describe_intervals(rows)}.", _describe_cka(layer), *undefined]),
+        caption=" ".join([f"{describe_intervals(rows)}.", _describe_cka(layer), *undefined]),
     )
 
 
@@ -278,7 +144,7 @@ def tabulate_layers(summary: AuditSummary) -> TextTable | None:
     return TextTable(
         ("layer", "patches' variance share", "CKA(r, patches)", "main other source", "verdict"),
         sections=[rows],
-        caption=f"{_describe_intervals(rows)}.",
+        caption=f"{describe_intervals(rows)}.",
         title="The verdict of each layer",
     )
 
@@ -341,7 +207,7 @@ def tabulate_accuracies(summary: OneShotSummary) -> TextTable:
     sections = [
         tuple(_accuracy_rows(summary, readout)) for readout in (summary.readout, "embedding")
     ]
-    intervals = _describe_intervals([row for section in sections for row in section], "0 or 100 %")
+    intervals = describe_intervals([row for section in sections for row in section], "0 or 100 %")
     guessed = [f"{100 * value:.1f}" for value in (chance.top1, chance.top5)] * len(accuracy)
     return TextTable(
         ("readout", "tested on", *numbers),
@@ -443,7 +309,8 @@ def tell_main_other_source(layer: LayerSummary) -> str:
     return f"{name_term(name)} {shares[name].value:.0%}".replace("-", "−")
 
 
-def _describe_intervals(rows: Iterable[Row], bound: str = "1") -> str:
+def describe_intervals(rows: Iterable[Row], bound: str = "1") -> str:
+    """How to read an interval in a cell."""
     cut = any(" to " in cell for row in rows for cell in row)
     return f"± 95 % intervals{f'; in brackets where one ends at {bound}' if cut else ''}"
 

@@ -1,0 +1,86 @@
+"""Running a command for each of several models."""
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import TaskID
+
+import vitscope
+from vitscope.errors import (
+    ModelUnreachableError,
+    UnknownModelError,
+    UnsupportedModelError,
+    VitscopeError,
+)
+from vitscope.files.storage import check_target, check_writable, is_result, never
+from vitscope.terminal import make_progress
+
+_Result = TypeVar("_Result")
+
+
+def run_each(model_ids: Collection[str], run: Callable[[str], None]) -> None:
+    """Run the models one by one; those that cannot be loaded are named at the end."""
+    failed: dict[str, VitscopeError] = {}
+    for model_id in model_ids:
+        try:
+            run(model_id)
+        except (ModelUnreachableError, UnknownModelError, UnsupportedModelError) as error:
+            if len(model_ids) == 1:
+                raise
+            failed[model_id] = error
+    if failed:
+        told = "; ".join(f"{model_id}: {error}" for model_id, error in failed.items())
+        raise VitscopeError(f"{len(failed)} of {len(model_ids)} models cannot be loaded: {told}")
+
+
+def run_with_bars(
+    model_id: str, run: Callable[..., _Result], *, quiet: bool = False, **later: str
+) -> _Result:
+    """Run a model with a bar for its images and, once it advances, one for what follows."""
+    vit = vitscope.load_model(model_id)
+    with make_progress(Console(stderr=True, quiet=quiet)) as progress:
+        bars = {"on_progress": progress.add_task(model_id, total=None)}
+        for name, unit in later.items():
+            bars[name] = progress.add_task(unit, total=None, visible=False, unit=unit)
+
+        def advance(bar: TaskID, done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total, visible=True)
+
+        return run(vit, **{name: partial(advance, bar) for name, bar in bars.items()})
+
+
+def choose_targets(
+    model_ids: Sequence[str],
+    out: Path,
+    *,
+    overwrite: bool,
+    name_target: Callable[[Path, str], Path] = Path.joinpath,
+) -> dict[str, Path]:
+    """Choose each model's folder, and check the arguments as far as possible before loading."""
+    from vitscope.adapters.registry import check_model_id
+
+    for model_id in model_ids:
+        check_model_id(model_id)
+    names = name_folders(model_ids)
+    targets = {model_id: name_target(out, name) for model_id, name in names.items()}
+    for target in targets.values():
+        check_target(target, is_result if overwrite else never)
+    check_writable(out)
+    return targets
+
+
+def name_folders(model_ids: Sequence[str]) -> dict[str, str]:
+    """Choose a distinct folder name for each model: its id without problematic characters."""
+    names: dict[str, str] = {}
+    for model_id in dict.fromkeys(model_ids):
+        stem = Path(model_id).name if Path(model_id).is_absolute() else model_id
+        stem = re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip(".-")[:100] or "model"
+        name, number = stem, 2
+        while name in names.values():
+            name, number = f"{stem}-{number}", number + 1
+        names[model_id] = name
+    return names

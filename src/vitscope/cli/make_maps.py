@@ -1,0 +1,259 @@
+"""Commands that make maps: `vitscope explain` and `judge`."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.text import Text
+
+import vitscope
+from vitscope.cli.settings import Folder, Names, Size, Source
+from vitscope.config import DTypeName, JudgeConfig, RunConfig
+from vitscope.errors import (
+    UsageError,
+)
+from vitscope.files.own_files import check_figures_target
+from vitscope.files.printable import printable_path
+from vitscope.files.storage import MARKER
+from vitscope.terminal import (
+    make_console,
+    make_explanation_report,
+    make_judge_report,
+)
+
+if TYPE_CHECKING:
+    from vitscope.figures.draw import Format
+    from vitscope.results.audit_result import AuditResult
+    from vitscope.results.explanation import Explanation
+
+
+from vitscope.cli.each_model import choose_targets, name_folders, run_each, run_with_bars
+
+
+def judge(
+    *images: Source,
+    model: list[str],
+    out: Path,
+    references: list[str] | None = None,
+    maps: Names = None,
+    target: str = "self",
+    removals: Names = None,
+    masks: Folder = None,
+    limit: int = 50,
+    layer: int | None = None,
+    sanity: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: Literal["float32", "float64"] = "float32",
+    size: Size = None,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> None:
+    """Judge maps: which one shows what the output depends on.
+
+    Removes patches from the most and from the least important of each map and measures what the
+    output loses; no labels are needed. Prints a table of all maps, beside random orders, the
+    distance from the centre, edges, and the order by single deletions (the oracle), and one
+    sentence: which map to publish for this model.
+
+    Example:  vitscope judge photos/ --model dinov2-small --removals shuffle,drop --out judged
+
+    Args:
+        images: Folders (searched recursively), images, text files (.txt) of paths, tar shards,
+            Parquet files, or URLs (s3://, gs://, hf://, https://) of any of these except text
+            files.
+        model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
+            local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        out: Folder for the results, one folder per model.
+        references: Images to compare with, as for images, once per place; by default the judged
+            images themselves.
+        maps: Maps to judge, by name; by default all that exist for the model and take few passes.
+            attention, centre and edges are always among them.
+        target: What the maps explain: self, the image's own feature less the mean of the
+            references; cosine; or a file (.safetensors, .npy) with a vector, such as a text's.
+        removals: Ways to remove patches: shuffle (the default), drop, mean, blur, black, linear.
+            The first decides.
+        masks: Folder of object masks (PNG files named like the images, 0 outside the object), for
+            scores of plausibility.
+        limit: Number of images, drawn at random.
+        layer: Block that the maps of one attention row are of, from 0; the last by default.
+        sanity: Also compare maps with those of random weights and of another target, and under
+            noise; takes many more passes.
+        seed: Seed of all random draws.
+        device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
+        dtype: Precision of the model.
+        size: Input size in pixels, such as 518, or HEIGHTxWIDTH; the model's own by default.
+        overwrite: Replace earlier results there.
+        resume: Resume an interrupted run with the same settings.
+    """
+    from vitscope.images.search import find_images  # here, because importing it is slow
+
+    # Check the arguments as far as possible before loading anything.
+    found = find_images(images)
+    compared = None if references is None else find_images(references)
+    from vitscope.maps.target_files import open_target
+
+    explained = open_target(target)
+    config = JudgeConfig(
+        limit=limit,
+        maps=maps,
+        removals=removals or JudgeConfig.removals,
+        masks=masks,
+        layer=layer,
+        sanity=sanity,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        size=size,
+    )
+    config.resolve_device()
+    console = make_console()
+    folders = choose_targets(model, out, overwrite=overwrite or resume)
+
+    def run(model_id: str) -> None:
+        work = partial(
+            vitscope.judge,
+            images=found,
+            config=config,
+            target=explained,
+            references=compared,
+            out=folders[model_id],
+            overwrite=overwrite,
+            resume=resume,
+        )
+        console.print(make_judge_report(run_with_bars(model_id, work).summary))
+        console.print(Text(f"written to {printable_path(folders[model_id])}\n"), soft_wrap=True)
+
+    run_each(folders, run)
+
+
+def explain(
+    *images: Source,
+    model: list[str],
+    out: Path,
+    layer: int | None = None,
+    maps: Names = None,
+    target: str | None = None,
+    references: list[str] | None = None,
+    reference: list[Path] | None = None,
+    heads: bool = False,
+    format: list[Literal["png", "pdf", "svg"]] | None = None,  # noqa: A002 - the option's name
+    device: str = "auto",
+    dtype: DTypeName = "float32",
+    size: Size = None,
+    overwrite: bool = False,
+) -> None:
+    """Explain images: attention maps, and how much of the output they leave out.
+
+    Draws the attention map, the norm of each patch's contribution, its signed share of the output,
+    or any other maps by name, what went elsewhere, and a verdict: can this map be read? The verdict
+    needs a reference, the means over an audit's images; those for the demo's dinov2-small come with
+    vitscope.
+
+    Example:  vitscope explain dog.jpg --model dinov2-small --model dinov2-large-reg --out dog
+
+    Args:
+        images: Images, folders (searched recursively), text files of paths, tar shards, Parquet
+            files, or URLs (s3://, gs://, hf://, https://).
+        model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
+            local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        out: Folder for the results, one folder per model, and for figures/, one figure per image.
+            Audits found there are kept.
+        layer: Block whose attention row is explained, from 0; the last by default.
+        maps: Maps by name (docs/recipes/maps.md); attention, contribution_norm and share by
+            default.
+        target: What maps that depend on it explain: self, cosine, or a file with one vector
+            (.safetensors, .npy, .pt); self if there are references, else cosine.
+        references: Images that maps compare with, as for IMAGES; a few hundred like yours.
+        reference: Audit of the same model, or the --out folder of one; once per model, in the same
+            order. By default an audit in OUT, or the means that come with vitscope.
+        heads: Also draw the maps of each head.
+        format: File format of the figures, once per format; png by default.
+        device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
+        dtype: Precision of the model.
+        size: Pixels of the shorter side, such as 518, or HEIGHTxWIDTH to crop to; the model's own
+            by default.
+        overwrite: Replace earlier results and figures there.
+    """
+    from vitscope.images.search import find_images  # here, because importing it is slow
+
+    # Check the arguments as far as possible before loading anything.
+    found = find_images(images)
+    config = RunConfig(device=device, dtype=dtype, size=size)
+    config.resolve_device()
+    folders = choose_targets(model, out, overwrite=overwrite, name_target=_name_target)
+    names = name_folders(model)
+    audits = dict(zip(names, _open_references(reference or [], list(names.values())), strict=True))
+    check_figures_target(out / "figures", overwrite=overwrite)
+    from vitscope.maps.target_files import open_target  # here, because importing it is slow
+
+    chosen: dict[str, Any] = {} if maps is None else {"maps": maps}
+    if target is not None:
+        chosen["target"] = open_target(target)
+    if references:
+        chosen["references"] = find_images(references)
+    from vitscope.figures.draw import draw_explanations  # here, because importing it is slow
+
+    console = make_console()
+    explained: list[Explanation] = []
+
+    def run(model_id: str) -> None:
+        work = partial(
+            vitscope.explain,
+            images=found,
+            config=config,
+            layer=layer,
+            **chosen,
+            reference=audits[model_id],
+            out=folders[model_id],
+            overwrite=overwrite,
+        )
+        explained.append(run_with_bars(model_id, work))
+        # No line wrapping: a line may hold a command to copy.
+        console.print(make_explanation_report(explained[-1].summary), soft_wrap=True)
+        for path, reason in explained[-1].failures:
+            console.print(Text(f"not readable: {path}: {reason}", style="yellow"))
+        console.print(Text(f"written to {printable_path(folders[model_id])}\n"), soft_wrap=True)
+
+    try:
+        run_each(folders, run)
+    finally:
+        # Draw finished explanations even if a later model fails.
+        if explained:
+            kinds: Sequence[Format] = format or ["png"]
+            drawn = draw_explanations(
+                explained, out / "figures", formats=kinds, heads=heads, overwrite=overwrite
+            )
+            count = f"{len(drawn)} figure{'s' * (len(drawn) != 1)}"
+            where = f"{count} written to {printable_path(out / 'figures')}"
+            console.print(Text(where), soft_wrap=True)
+
+
+def _name_target(out: Path, name: str) -> Path:
+    if (out / name / MARKER).is_file():
+        from vitscope.runs.references import holds_audit  # here, because importing it is slow
+
+        if holds_audit(out / name):
+            return out / f"{name}-explained"
+    return out / name
+
+
+def _open_references(folders: Sequence[Path], names: Sequence[str]) -> "list[AuditResult | None]":
+    if not folders:
+        return [None] * len(names)
+    if len(folders) != len(names):
+        raise UsageError(
+            f"{len(folders)} references for {len(names)} models: give one per model, in the "
+            "same order, or none"
+        )
+    return [
+        vitscope.AuditResult.load(_find_audit(folder, name))
+        for folder, name in zip(folders, names, strict=True)
+    ]
+
+
+def _find_audit(folder: Path, name: str) -> Path:
+    # Either a result itself, or the folder given to `audit --out`.
+    within = not (folder / MARKER).is_file() and (folder / name / MARKER).is_file()
+    return folder / name if within else folder

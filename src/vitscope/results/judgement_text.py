@@ -1,0 +1,148 @@
+"""Text and tables of judged maps, shared by terminal, notebook, figures and report."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from vitscope.metrics.jackknife import Estimate
+from vitscope.results.map_verdict import BASELINES
+from vitscope.results.number_text import write_number, write_percent
+from vitscope.results.result_text import (
+    ABSENT,
+    TextTable,
+    describe_left_out,
+    tell_estimate,
+    tell_number,
+)
+from vitscope.results.schema import JudgementSummary
+
+
+def describe_judgement(summary: JudgementSummary) -> str:
+    """What was judged, on which images."""
+    model, data, reference = summary.model, summary.data, summary.reference
+    height, width = summary.preprocessing.size
+    return (
+        f"{data.num_images} images{describe_left_out(data)}, {height} x {width} px, target "
+        f"{summary.target}, compared with {reference.num_images} images ({reference.source}), "
+        f"{model.dtype}"
+    )
+
+
+def order_maps(summary: JudgementSummary, removal: str | None = None) -> list[str]:
+    """Judged maps and baselines, the most faithful first; by default with the first removal."""
+    maps = summary.removals[removal or next(iter(summary.removals))]
+    return sorted(maps, key=lambda name: -maps[name].scores["gap"].value)
+
+
+def name_map(summary: JudgementSummary, name: str) -> str:
+    """Title of a judged map or baseline."""
+    return summary.maps[name].title if name in summary.maps else _ORDERS.get(name, name)
+
+
+_ORDERS = {"oracle": "Oracle", "random": "Random orders"}
+
+
+def tabulate_judgement(summary: JudgementSummary) -> list[TextTable]:
+    """The scores with each removal, then plausibility and sanity if they were measured."""
+    tables = [tabulate_maps(summary, removal) for removal in summary.removals]
+    tables[0] = replace(tables[0], caption=f"± 95 % intervals. {describe_scores(summary)}")
+    tables += [one for one in (tabulate_plausibility(summary), tabulate_sanity(summary)) if one]
+    return tables
+
+
+def tabulate_maps(summary: JudgementSummary, removal: str) -> TextTable:
+    """Scores of every map with one removal, the most faithful first."""
+    maps = summary.removals[removal]
+    rows = [
+        (
+            name_map(summary, name),
+            _tell_score(maps[name].scores, "skill"),
+            *(tell_number(maps[name].scores[score].value, 2) for score in ("gap", "rank")),
+            ABSENT if (found := maps[name].against_attention) is None else found.answer,
+        )
+        for name in order_maps(summary, removal)
+    ]
+    return TextTable(
+        ("map", "skill", "gap", "rank", "vs attention"),
+        sections=[rows],
+        title=f"Maps judged by removal {removal!r}",
+    )
+
+
+def describe_scores(summary: JudgementSummary) -> str:
+    """What the scores of maps mean."""
+    told = [
+        "skill: the gap on a scale from random orders (0) to the order by single deletions (1, "
+        "the oracle). gap: area between the curves of removing the least and the most important "
+        "patches first. rank: correlation with single deletions.",
+    ]
+    ceilings = [
+        f"{write_number(one.value, 2)} ({removal})" for removal, one in summary.ceiling.items()
+    ]
+    if ceilings:
+        told.append(f"Removals agree among themselves to a rank of {', '.join(ceilings)}.")
+    return " ".join(told)
+
+
+def tabulate_plausibility(summary: JudgementSummary) -> TextTable | None:
+    """Whether maps lie on objects, if there were masks."""
+    found = summary.plausibility
+    if not found:
+        return None
+    columns = ("pointing", "mass_in_mask", "average_precision")
+    rows = [
+        (name_map(summary, name), *(_tell_score(found[name], column) for column in columns))
+        for name in order_maps(summary)
+        if name in found
+    ]
+    area = next(iter(found.values()))["mask_area"].value
+    return TextTable(
+        ("map", *(column.replace("_", " ") for column in columns)),
+        sections=[rows],
+        caption=f"{PLAUSIBILITY_MEANS} The masks cover {write_percent(area)} of the image.",
+        title="Do maps lie on the objects of the masks?",
+    )
+
+
+PLAUSIBILITY_MEANS = "This does not speak of the model: it may use what is beside the object."
+
+
+def tabulate_sanity(summary: JudgementSummary) -> TextTable | None:
+    """Whether maps depend on weights and target, if that was measured."""
+    found = summary.sanity
+    if not found:
+        return None
+    rows = [
+        (
+            name_map(summary, name),
+            *(tell_number(found[name][column].value, 2) for column in _SANITY),
+            " and ".join(list_ignored(summary, name)) or ABSENT,
+        )
+        for name in order_maps(summary)
+        if name in found
+    ]
+    return TextTable(
+        ("map", *_SANITY.values(), "ignores"),
+        sections=[rows],
+        caption="weights, target: rank correlation with the map of random weights, and with that "
+        f"of another target; above {_SURVIVES} with random weights a map describes the image, not "
+        "the model. noise: relative change of the map when the image hardly changes.",
+        title="Do maps depend on the model and on the target?",
+    )
+
+
+_SANITY = {"randomised_all": "weights", "other_target": "target", "sensitivity": "noise"}
+_SURVIVES, _SAME = 0.5, 0.999
+
+
+def list_ignored(summary: JudgementSummary, name: str) -> list[str]:
+    """What a map does not depend on but should; a baseline is no map of the model."""
+    found = summary.sanity[name]
+    if name in BASELINES:
+        return []
+    weights = found["randomised_all"].value > _SURVIVES
+    target = not summary.maps[name].targeted or found["other_target"].value > _SAME
+    return [what for what, ignored in (("weights", weights), ("target", target)) if ignored]
+
+
+def _tell_score(scores: Mapping[str, Estimate], name: str) -> str:
+    return tell_estimate(scores[name].value, scores[name].ci95, 2)
