@@ -8,27 +8,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.text import Text
 
 import vitscope
+from vitscope.cli.each_model import choose_targets, name_folders, run_each, run_with_bars
 from vitscope.cli.settings import Folder, Names, Size, Source
 from vitscope.config import DTypeName, JudgeConfig, RunConfig
-from vitscope.errors import (
-    UsageError,
-)
+from vitscope.errors import UsageError
 from vitscope.files.own_files import check_figures_target
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import MARKER
-from vitscope.terminal import (
-    make_console,
-    make_explanation_report,
-    make_judge_report,
-)
+from vitscope.terminal import make_console, make_explanation_report, make_judge_report
 
 if TYPE_CHECKING:
     from vitscope.figures.draw import Format
     from vitscope.results.audit_result import AuditResult
     from vitscope.results.explanation import Explanation
-
-
-from vitscope.cli.each_model import choose_targets, name_folders, run_each, run_with_bars
 
 
 def judge(
