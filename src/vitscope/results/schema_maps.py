@@ -39,7 +39,7 @@ class JudgedMap:
 class MapScores:
     """Scores of a map, or of a baseline, with one removal."""
 
-    scores: Mapping[str, Estimate]  # by score, mean over images (docs/maps.md)
+    scores: Mapping[str, Estimate]  # by score, mean over images (docs/recipes/which-map.md)
     deletion: tuple[float, ...]  # mean s at k/16 of the patches removed, most important first
     insertion: tuple[float, ...]  # mean s at k/16 of the patches present, most important first
     against_attention: Comparison | None  # None for attention, or for a model without it

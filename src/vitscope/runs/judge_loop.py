@@ -140,7 +140,7 @@ def judge(
         VitscopeError: If the result cannot be written.
 
     Source:
-        The scores name their own (docs/maps.md).
+        The scores name their own (docs/recipes/which-map.md).
     """
     vit = open_model(vit)
     config = combine(JudgeConfig, config, settings)
@@ -234,7 +234,8 @@ class JudgeRun:
     def _describe_target(self) -> str:
         told = self._told_target
         if isinstance(told, Tensor):
-            return blake2b(told.double().cpu().numpy().tobytes(), digest_size=16).hexdigest()
+            digest = blake2b(told.double().cpu().numpy().tobytes(), digest_size=8)
+            return f"vector {digest.hexdigest()}"
         return told if isinstance(told, str) else getattr(told, "__qualname__", repr(told))
 
     def execute(self, folder: Path, workspace: Workspace, on_progress: OnProgress | None) -> None:
@@ -352,7 +353,7 @@ class JudgeRun:
                 notes=tuple(self._images.notes),
             ),
             layer=self._layer,
-            target=self._told_target if isinstance(self._told_target, str) else "vector",
+            target=self._describe_target(),
             reference=JudgeReference(source=source, num_images=references.num_images),
             verdict=found.verdict,
             maps={
