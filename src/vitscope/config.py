@@ -215,6 +215,8 @@ class JudgeConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_least(limit=1, gallery=0)
+        if self.dtype == "auto":  # half precision rounds away small differences
+            object.__setattr__(self, "dtype", "float32")
         for name in ("renormalize", "cls_term"):
             if getattr(self, name) != getattr(RunConfig, name):
                 raise UsageError(f"{name} is set, which has no effect on maps: leave it out")

@@ -54,7 +54,8 @@ def one_line(err):
     return lines[0]
 
 
-def test_audit_prints_a_table_and_a_verdict(capsys, model_folder, images, tmp_path):
+def test_audit_prints_a_table_and_a_verdict(capsys, model_folder, images, tmp_path, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)  # set in processes of parallel tests
     code, out, _ = run(
         capsys, "audit", images, "--model", model_folder, "--out", tmp_path / "out", "--size", 32
     )

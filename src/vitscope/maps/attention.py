@@ -189,6 +189,7 @@ METHODS = (
         name="chefer",
         title="Gradient-weighted rollout (Chefer)",
         compute=_chefer,
+        differentiates=True,
         signed=False,
         targeted=True,
         cost="2",

@@ -42,6 +42,8 @@ class MapInput:
         references: Images that the target and some maps compare with.
         layer: The layer that row maps are of; the last one if None.
         seed: Seed of methods that draw at random.
+        original: The images before noise was added to them, by which they are known; None if they
+            are unchanged.
     """
 
     vit: ViTAdapter
@@ -50,6 +52,12 @@ class MapInput:
     references: References | None = None
     layer: int | None = None
     seed: int = 0
+    original: Pixels | None = None
+
+    @property
+    def identity(self) -> Pixels:
+        """Pixels that tell which images these are."""
+        return self.pixels if self.original is None else self.original
 
     @cached_property
     def own(self) -> Pass:
@@ -193,7 +201,7 @@ class MapInput:
 
     def make_generator(self, image: int) -> torch.Generator:
         """A generator that depends on the image and the seed, not on its place in the batch."""
-        digest = zlib.crc32(self.pixels[image].contiguous().cpu().numpy().tobytes())
+        digest = zlib.crc32(self.identity[image].contiguous().cpu().numpy().tobytes())
         return torch.Generator().manual_seed(digest ^ self.seed)
 
 
@@ -222,6 +230,7 @@ class MapMethod(MapKind):
         compute: Makes the map.
         targeted: Whether the map depends on the target.
         compares: Whether it needs references, whatever the target.
+        differentiates: Whether it follows the target's gradient at the image itself.
         check: Refuses a model that the map does not exist for; None if it exists for every model.
         cost: Forward passes per image, for P patches, in words.
         source: The publication.
@@ -231,6 +240,7 @@ class MapMethod(MapKind):
     compute: Callable[[MapInput], MapValues]
     targeted: bool
     compares: bool = False
+    differentiates: bool = False
     check: Callable[[ViTAdapter], None] | None = None
     cost: str
     source: str

@@ -23,6 +23,9 @@ def tell_missing(name: str) -> str:
 NUM_TRACED = 4
 """Reference images that a trace is averaged over, at most."""
 
+NUM_LENDERS = 4
+"""Reference images that lend tokens, at most: others than the traced ones if there are enough."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class References:
@@ -34,6 +37,8 @@ class References:
         mean_feature: μ, the mean of the global feature.
         mean_tokens: The mean token at each position at depth 0.
         pixels: The first images of the set, which maps are traced against.
+        lenders: The next images, whose tokens take the place of removed ones. They are others than
+            the traced ones, so that no map knows what it is judged by; the same in a set too small.
     """
 
     vit: ViTAdapter
@@ -41,11 +46,12 @@ class References:
     mean_feature: Float[Tensor, " out"]
     mean_tokens: Float[Tensor, "token dim"]
     pixels: Pixels
+    lenders: Pixels
 
     @cached_property
-    def tokens(self) -> Tokens:
-        """The traced images' tokens at depth 0."""
-        return run_blocks(self.vit, self.pixels).streams[0]
+    def lent_tokens(self) -> Tokens:
+        """The lenders' tokens at depth 0."""
+        return run_blocks(self.vit, self.lenders).streams[0]
 
     @cached_property
     def run(self) -> Pass:
@@ -73,15 +79,16 @@ def make_references(vit: ViTAdapter, batches: Iterable[Pixels]) -> References:
         features, tokens = run.feature.double().sum(dim=0), run.streams[0].double().sum(dim=0)
         feature_sum = features if feature_sum is None else feature_sum + features
         token_sum = tokens if token_sum is None else token_sum + tokens
-        first.append(pixels[: max(0, NUM_TRACED - count)])
+        first.append(pixels[: max(0, NUM_TRACED + NUM_LENDERS - count)])
         count += len(pixels)
     if feature_sum is None or token_sum is None:
         raise UsageError("no reference images were given: expected at least one")
-    dtype = vit.parameter.dtype
+    dtype, kept = vit.parameter.dtype, torch.cat(first)
     return References(
         vit=vit,
         num_images=count,
         mean_feature=(feature_sum / count).to(dtype),
         mean_tokens=(token_sum / count).to(dtype),
-        pixels=torch.cat(first),
+        pixels=kept[:NUM_TRACED],
+        lenders=kept[NUM_TRACED:] if len(kept) > NUM_TRACED + 1 else kept,
     )

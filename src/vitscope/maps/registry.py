@@ -9,7 +9,13 @@ from vitscope.errors import UsageError
 from vitscope.maps import attention, baselines, gradients, perturbation, traced
 from vitscope.maps.method import MapInput, MapMethod, MapValues
 from vitscope.maps.references import tell_missing
-from vitscope.maps.targets import WITHOUT_MEAN, TargetChoice, explain_self, find_target
+from vitscope.maps.targets import (
+    WITHOUT_MEAN,
+    TargetChoice,
+    explain_cosine,
+    explain_self,
+    find_target,
+)
 from vitscope.models.base import ViTAdapter
 from vitscope.plugins import find_plugin, name_package, plain_faults
 
@@ -64,4 +70,10 @@ def check_maps(
             raise UsageError(tell_missing(method.name))
         if method.targeted and choice is explain_self and not has_references:
             raise UsageError(WITHOUT_MEAN)
+        if method.differentiates and choice is explain_cosine:
+            raise UsageError(
+                f"{method.name} follows the gradient of the target, and a cosine of the image with "
+                "itself is at its maximum, where there is none: give references, for the target "
+                "'self', or a vector as target"
+            )
     return choice

@@ -69,8 +69,8 @@ def _replace_tokens(find: Callable[[MapInput, int], Float[Tensor, "patch dim"]])
 
 def _find_tokens_of_another(given: MapInput, image: int) -> Float[Tensor, "patch dim"]:
     references = given.compare("the removal 'shuffle'")
-    own = given.pixels[image]
-    others = [i for i, other in enumerate(references.pixels) if not torch.equal(other, own)]
+    own = given.identity[image]
+    others = [i for i, other in enumerate(references.lenders) if not torch.equal(other, own)]
     if not others:
         raise UsageError(
             "the removal 'shuffle' takes tokens of another image, and the only reference image is "
@@ -78,7 +78,7 @@ def _find_tokens_of_another(given: MapInput, image: int) -> Float[Tensor, "patch
         )
     generator = given.make_generator(image)
     chosen = others[int(torch.randint(len(others), (), generator=generator))]
-    return references.tokens[chosen, given.patches.start : given.patches.stop]
+    return references.lent_tokens[chosen, given.patches.start : given.patches.stop]
 
 
 def _find_mean_tokens(given: MapInput, _: int) -> Float[Tensor, "patch dim"]:
@@ -88,7 +88,10 @@ def _find_mean_tokens(given: MapInput, _: int) -> Float[Tensor, "patch dim"]:
 
 def _drop(given: MapInput, image: int, removed: Removed) -> Float[Tensor, " sets"]:
     counts = removed.sum(dim=1)
-    if given.layout.num_tokens == len(given.patches) and bool((counts == len(given.patches)).any()):
+    layout = given.layout
+    read = range(layout.num_tokens) if layout.averaged is None else layout.averaged
+    reads_patches_alone = read == layout.groups["patches"]
+    if reads_patches_alone and bool((counts == len(given.patches)).any()):
         raise UnsupportedModelError(
             f"the output of {given.vit.info.id} is read from the patches alone, so that they "
             "cannot all be dropped: use another removal than 'drop'"

@@ -99,7 +99,7 @@ def measure_sensitivity(
             [torch.rand(given.pixels.shape[1:], generator=each) for each in generators]
         )
         moved = given.pixels + (_LARGEST_NOISE * (2 * noise - 1)).to(given.pixels)
-        held = replace(given, pixels=moved, choice=lambda *_: given.target)
+        held = replace(given, pixels=moved, original=given.identity, choice=lambda *_: given.target)
         disturbed.append(_map_patches(held, methods))
     draws = np.stack(disturbed, axis=2)
     return np.array(

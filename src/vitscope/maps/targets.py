@@ -69,9 +69,15 @@ def explain_self(features: Float[Tensor, "batch out"], references: References | 
     if references is None:
         raise UsageError(WITHOUT_MEAN)
     centred = features - references.mean_feature
+    sizes = centred.square().sum(dim=-1, keepdim=True)
+    if not sizes.all():
+        raise UsageError(
+            "the output for an image is the mean over the references, from which it does not "
+            "differ, so that there is nothing to explain: give other references"
+        )
     return Target(
         name="self",
-        directions=centred / centred.square().sum(dim=-1, keepdim=True),
+        directions=centred / sizes,
         centre=references.mean_feature,
     )
 
@@ -88,6 +94,8 @@ def explain_cosine(features: Float[Tensor, "batch out"], references: References 
 def explain_direction(direction: Float[Tensor, " out"]) -> TargetChoice:
     """S = cos(f, t) for a vector t, such as the feature of a text in CLIP."""
     given = direction.flatten()
+    if not given.any():
+        raise UsageError("the target was given as a vector of zeros: expected a direction")
 
     def choose(features: Float[Tensor, "batch out"], _: References | None) -> Target:
         if len(given) != features.shape[-1]:

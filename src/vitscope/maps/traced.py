@@ -58,6 +58,7 @@ def trace_output(given: MapInput, *, rules: Rules = SECANT) -> Trace:
     vit, target, references = given.vit, given.target, given.compare("a trace")
     others = references.run
     num_references = len(others.feature)
+    weights = _weigh_references(given.identity, references.pixels, given.dtype)
     shape = (num_references, len(given.pixels), len(vit.encoder_blocks))
     through_values = given.own.feature.new_zeros(shape)
     through_routing = torch.zeros_like(through_values)
@@ -92,7 +93,6 @@ def trace_output(given: MapInput, *, rules: Rules = SECANT) -> Trace:
         check_gap(gap, run.feature, vit)
     else:
         check_known(run.feature, vit)
-    weights = _weigh_references(given.pixels, references.pixels, total.dtype)
     return Trace(
         parts=_average(weights, parts),
         total=_average(weights, total),
@@ -146,7 +146,7 @@ METHODS = (
         compares=True,
         signed=True,
         targeted=True,
-        cost="5 to 9",
+        cost="about 11",
         source="vitscope: secant multipliers from the output to depth 0",
     ),
     MapMethod(
@@ -157,7 +157,7 @@ METHODS = (
         compares=True,
         signed=True,
         targeted=True,
-        cost="5 to 9",
+        cost="about 11",
         source="vitscope: as traced, each token's part at every depth",
     ),
     MapMethod(
@@ -168,7 +168,7 @@ METHODS = (
         compares=True,
         signed=True,
         targeted=True,
-        cost="5 to 9",
+        cost="about 11",
         source="DecompX (ACL 2023), LibraGrad (CVPR 2025): attention and gates held",
     ),
 )

@@ -101,19 +101,23 @@ def compare_maps(
         for name, values in gaps.items()
         if name != against and name not in {"oracle", "random"}
     }
-    degrees = len({block_of(image) for image in ids}) - 1
-    p_values = {name: _find_p(one, degrees) for name, one in differences.items()}
-    defined = {name: p for name, p in p_values.items() if not math.isnan(p)}
-    corrected = adjust_holm(defined)
+    p_values = _find_p_values(differences, ids)
     return {
         name: Comparison(
-            difference,
-            p_values[name],
-            corrected.get(name, math.nan),
-            _answer(difference.value, corrected.get(name, math.nan), len(ids)),
+            difference, *p_values[name], _answer(difference.value, p_values[name][1], len(ids))
         )
         for name, difference in differences.items()
     }
+
+
+def _find_p_values(
+    differences: Mapping[str, Estimate], ids: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    # Of each difference, and corrected by Holm for all of them.
+    degrees = len({block_of(image) for image in ids}) - 1
+    p_values = {name: _find_p(one, degrees) for name, one in differences.items()}
+    corrected = adjust_holm({name: p for name, p in p_values.items() if not math.isnan(p)})
+    return {name: (p, corrected.get(name, math.nan)) for name, p in p_values.items()}
 
 
 def _find_p(difference: Estimate, degrees: int) -> float:
@@ -153,11 +157,7 @@ def judge_maps(
             f"are needed; {title} comes first",
         )
     on = f"({num_images} images, removal {removal})"
-    beaten = {
-        name: compare_maps({name: gaps[name], best: gaps[best]}, name, ids)[best].answer == "better"
-        for name in gaps
-        if name not in {best, "oracle"}
-    }
+    beaten = _find_beaten(gaps, best, ids)
     for name, words in _BASELINE_WORDS.items():
         if name in beaten and not beaten[name]:
             return MapVerdict(
@@ -173,6 +173,22 @@ def judge_maps(
     if equal := [titles[name] for name in others if not beaten[name]]:
         told += f"; cannot be told from {_enumerate(equal)}"
     return MapVerdict(best, told)
+
+
+def _find_beaten(
+    gaps: Mapping[str, Float64[np.ndarray, " image"]], best: str, ids: Sequence[str]
+) -> dict[str, bool]:
+    # The best map against every other one and the baselines, corrected for their number.
+    differences = {
+        name: average(gaps[best] - values, ids)
+        for name, values in gaps.items()
+        if name not in {best, "oracle"}
+    }
+    p_values = _find_p_values(differences, ids)
+    return {
+        name: _answer(one.value, p_values[name][1], len(ids)) == "better"
+        for name, one in differences.items()
+    }
 
 
 _BASELINE_WORDS = {

@@ -378,6 +378,9 @@ class ExplainRun:
             return None
         if self._compared is None or self._compared[0] != preprocessing:
             images = replace(self._others, preprocessing=preprocessing, described=False)
+            # In random order: the first few, which maps are traced against, are of all folders.
+            order = np.random.default_rng(self._run.config.seed).permutation(len(images))
+            images = images.select(order.tolist())
             self._compared = preprocessing, make_references(self._vit, self._read(images))
         return self._compared[1]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vitscope.adapters.registry import open_model
 from vitscope.config import JudgeConfig, combine
-from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.errors import ImageReadError, UnsupportedModelError, UsageError
 from vitscope.files.storage import (
     as_folder,
     check_target,
@@ -38,7 +38,7 @@ from vitscope.maps.references import References, make_references
 from vitscope.maps.registry import check_maps, find_method
 from vitscope.maps.removal import find_removal
 from vitscope.maps.sanity import measure_sanity, measure_sensitivity
-from vitscope.maps.targets import TargetChoice, explain_other
+from vitscope.maps.targets import TARGETS, TargetChoice, explain_other
 from vitscope.metrics.faithfulness import compute_rank
 from vitscope.metrics.plausibility import (
     compute_average_precision,
@@ -49,6 +49,7 @@ from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.running import HALF_PRECISIONS
 from vitscope.results.image_maps import ImageMap, ImageMaps, place_map
 from vitscope.results.judge_result import (
+    PLAUSIBILITY,
     JudgeResult,
     concat_tables,
     keep_images,
@@ -120,7 +121,7 @@ def judge(
             function of `vitscope.maps.targets`.
         references: Images to compare with, prepared alike: their mean centres the target, up to
             four of them are what traced maps and the removal "shuffle" use. If None, the judged
-            images themselves; an image is never compared with itself.
+            images themselves; traced maps and "shuffle" never compare an image with itself.
         preprocessed: Whether the images are tensors that go to the model unchanged.
         out: Folder for the result; a temporary one if None.
         overwrite: Whether an earlier result in `out`, finished or not, is replaced.
@@ -147,12 +148,20 @@ def judge(
     folder = as_folder(out)
     if resume and folder is None:
         raise UsageError("no folder was given for the result: resume needs `out`")
+    if resume and callable(target) and target not in TARGETS.values():
+        raise UsageError(
+            "resume needs a target by name or a vector: whether two functions are the same cannot "
+            "be verified"
+        )
     image_set = make_image_set(vit, images, config, preprocessed=preprocessed).without_copies()
     compared = image_set
     if references is not None:
         others = replace(config, limit=None, masks=None)
         compared = make_image_set(vit, references, others, preprocessed=preprocessed)
         compared = compared.without_copies()
+    # In random order, so that the first few, which maps are traced against, are not of one folder.
+    order = np.random.default_rng(config.seed).permutation(len(compared))
+    compared = compared.select(order.tolist())
     run = JudgeRun(vit, image_set, compared, config, target, given=references is not None)
     if folder is None:
         with scratch_folder() as made, TemporaryDirectory(prefix="vitscope-parts-") as parts:
@@ -204,9 +213,11 @@ class JudgeRun:
         self._methods, self._left_out = _choose_methods(vit, config.maps)
         self._target = check_maps(self._methods, vit, self._told_target, has_references=True)
         # A model that averages its tokens has no row to choose.
-        self._layer = vit.select_layer(config.layer) if vit.blocks or config.layer else None
+        self._layer = (
+            vit.select_layer(config.layer) if vit.blocks or config.layer is not None else None
+        )
         self._vit, self._images, self._compared = vit, images, compared
-        self._config = replace(config, batch_size=1, dtype=config.dtype)
+        self._config = replace(config, batch_size=1)
         self._run = ModelRun(vit, images, self._config)
         self._given = given
 
@@ -281,6 +292,7 @@ class JudgeRun:
         return references
 
     def _judge(self, part: Path, number: int, image_id: str, given: MapInput) -> None:
+        shares = self._read_mask(number, given.layout.grid)
         made, seconds = {}, {}
         for method in self._methods:
             start = perf_counter()
@@ -293,11 +305,9 @@ class JudgeRun:
         }
         numbers = {name: {"seconds": value} for name, value in seconds.items()}
         places = slice(given.patches.start, given.patches.stop)
-        if self._images.masks and (mask := self._images.masks[number]) is not None:
-            shares = self._read_mask(mask, number, given.layout.grid)
-            for name, values in made.items():
-                of_patches = values.values[0, places].double().cpu().numpy()
-                numbers[name] |= _score_plausibility(of_patches, shares)
+        for name, values in made.items() if self._images.masks else ():
+            of_patches = values.values[0, places].double().cpu().numpy()
+            numbers[name] |= _score_plausibility(of_patches, shares)
         if self._config.sanity:
             for name, found in _check_sanity(given, self._methods).items():
                 numbers[name] |= found
@@ -326,11 +336,18 @@ class JudgeRun:
             for method in self._methods
         }
 
-    def _read_mask(self, path: Path, index: int, grid: tuple[int, int]) -> np.ndarray:
-        # Share of each patch that lies on the object.
+    def _read_mask(self, index: int, grid: tuple[int, int]) -> np.ndarray | None:
+        # Share of each patch that lies on the object; None without a mask.
+        path = self._images.masks[index] if self._images.masks else None
+        if path is None:
+            return None
         preprocessing = self._images.preprocessing
         image = decode_for_model(read_image(self._images.addresses[index]), preprocessing)
-        segments = crop_mask(decode_mask(read_image(path)), image, preprocessing)
+        try:
+            segments = crop_mask(decode_mask(read_image(path)), image, preprocessing)
+        except ImageReadError as error:
+            name = self._images.name_image(index)
+            raise ImageReadError(f"the mask of {name}: {error}") from None
         (rows, columns), (height, width) = grid, segments.shape
         cells = (segments != 0).reshape(rows, height // rows, columns, width // columns)
         return np.asarray(cells.mean(axis=(1, 3)).ravel())
@@ -391,6 +408,8 @@ def _choose_methods(
     # What was not asked for by name and does not exist for the model is left out, with a note.
     if isinstance(asked, str):
         raise UsageError(f"maps was given as {asked!r}: expected names, such as [{asked!r}]")
+    if {"random", "oracle"} & set(asked or ()):
+        raise UsageError("random orders and the oracle are always judged: leave them out of maps")
     names = dict.fromkeys([*ALWAYS, *(DEFAULT_MAPS if asked is None else asked)])
     methods, left_out = [], []
     for method in map(find_method, names):
@@ -423,7 +442,9 @@ def _list_scores(judged: Sequence[Judgement]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _score_plausibility(values: np.ndarray, shares: np.ndarray) -> dict[str, float]:
+def _score_plausibility(values: np.ndarray, shares: np.ndarray | None) -> dict[str, float]:
+    if shares is None:
+        return dict.fromkeys(PLAUSIBILITY, float("nan"))
     return {
         "pointing": compute_pointing(values, shares),
         "mass_in_mask": compute_mass_in_mask(values, shares),

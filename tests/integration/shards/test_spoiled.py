@@ -327,10 +327,10 @@ def test_what_is_said_to_be_needed_is_needed(images, tmp_path, monkeypatch):
 
     said, finish = [], audit_loop._finish
 
-    def weigh(target, run, workspace, replaces):
+    def weigh(target, run, workspace, *others):
         files = [p for p in workspace.folder.rglob("*.safetensors") if p.parent.name == "000"]
         said.append((run.count_bytes(run.shards), sum(path.stat().st_size for path in files)))
-        finish(target, run, workspace, replaces)
+        finish(target, run, workspace, *others)
 
     monkeypatch.setattr(audit_loop, "_finish", weigh)
     config = replace(CONFIG, shard_size=NUM_IMAGES, layers=[0, 1])
