@@ -14,6 +14,7 @@ from vitscope import JudgeConfig, JudgeResult, judge, wrap_model
 from vitscope.adapters.timm import make_timm_adapter
 from vitscope.cli import main
 from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.maps.targets import explain_direction
 from vitscope.maps.token_maps import map_tokens
 from vitscope.testing.tiny_timm import AVERAGED_TIMM, TINY_TIMM
 
@@ -163,6 +164,22 @@ def test_masks_score_what_lies_on_objects(folder, tmp_path):
     assert found["centre"]["mass_in_mask"].value == pytest.approx(0.5, abs=0.01)
 
 
+def test_an_image_without_a_mask_is_left_out_of_plausibility(folder, tmp_path):
+    (first, second, *_) = sorted(folder.iterdir())
+    with Image.open(first) as image:
+        mask = np.full((image.height, image.width), 255, np.uint8)
+        Image.fromarray(mask).save(tmp_path / first.name)
+    made = judge(tiny_vit("vit"), [first, second], masks=tmp_path, **FEW)
+    assert made.summary.data.num_images == 2
+    assert made.summary.plausibility["traced"]["mask_area"].value == pytest.approx(1)
+    Image.fromarray(mask[:-1]).save(tmp_path / first.name)
+    made = judge(tiny_vit("vit"), [first, second], masks=tmp_path, **FEW)
+    assert made.summary.data.num_images == 1
+    ((path, reason),) = made.failures
+    assert path.endswith(first.name)
+    assert "mask" in reason
+
+
 def test_sanity_tells_a_map_of_the_model_from_one_of_the_image(folder):
     found = judge(tiny_vit("vit"), folder, sanity=True, limit=2, gallery=0, **FEW).summary.sanity
     assert found["centre"]["randomised_all"].value == pytest.approx(1)
@@ -208,6 +225,9 @@ def test_maps_that_do_not_exist_are_left_out_unless_asked_for(folder):
         ({"renormalize": True}, "no effect"),
         ({"layer": 7}, "layer 7"),
         ({"limit": 1}, "at least two"),
+        ({"maps": ["random"]}, "always judged"),
+        ({"target": torch.zeros(32)}, "vector of zeros"),
+        ({"target": "cosine"}, "follows the gradient"),
     ],
 )
 def test_wrong_settings_are_refused(folder, settings, told):
@@ -215,6 +235,12 @@ def test_wrong_settings_are_refused(folder, settings, told):
         judge(tiny_vit("vit"), folder, **settings)
     with pytest.raises(UsageError, match="out"):
         judge(tiny_vit("vit"), folder, resume=True)
+
+
+def test_a_target_that_cannot_be_compared_is_not_resumed(folder, tmp_path):
+    target = explain_direction(torch.ones(tiny_vit("vit").info.embed_dim))
+    with pytest.raises(UsageError, match="resume needs a target by name or a vector"):
+        judge(tiny_vit("vit"), folder, target=target, resume=True, out=tmp_path / "out")
 
 
 def test_a_file_that_is_no_image_is_named(folder, tmp_path):

@@ -149,7 +149,8 @@ def test_merged_galleries_keep_their_maps(audited, folder, tmp_path):
             "references is set, but",
         ),
         ({"maps": ["cdam"], "target": torch.ones(5)}, "a vector of 5 numbers: expected 32"),
-        ({"maps": ["cdam"], "dtype": "bfloat16"}, "cdam compares numbers that bfloat16 rounds"),
+        ({"maps": ["cdam"]}, "cdam follows the gradient of the target, and a cosine of the image"),
+        ({"maps": ["legrad"], "dtype": "bfloat16"}, "legrad compares numbers that bfloat16 rounds"),
     ],
 )
 def test_what_cannot_be_mapped_is_refused_before_the_work(folder, tmp_path, settings, message):

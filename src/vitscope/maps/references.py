@@ -46,7 +46,7 @@ class References:
     mean_feature: Float[Tensor, " out"]
     mean_tokens: Float[Tensor, "token dim"]
     pixels: Pixels
-    lenders: Pixels
+    lenders: Float[Tensor, "lender channel height width"]
 
     @cached_property
     def lent_tokens(self) -> Tokens:

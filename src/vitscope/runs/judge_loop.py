@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vitscope.adapters.registry import open_model
 from vitscope.config import JudgeConfig, combine
-from vitscope.errors import ImageReadError, UnsupportedModelError, UsageError
+from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.files.storage import (
     as_folder,
     check_target,
@@ -161,7 +161,7 @@ def judge(
         compared = compared.without_copies()
     # In random order, so that the first few, which maps are traced against, are not of one folder.
     order = np.random.default_rng(config.seed).permutation(len(compared))
-    compared = compared.select(order.tolist())
+    compared = replace(compared.select(order.tolist()), masks=())
     run = JudgeRun(vit, image_set, compared, config, target, given=references is not None)
     if folder is None:
         with scratch_folder() as made, TemporaryDirectory(prefix="vitscope-parts-") as parts:
@@ -229,10 +229,10 @@ class JudgeRun:
         plan = {
             "kind": "judgement",
             "images": _digest(self._images),
-            "references": _digest(self._compared),
             "target": self._describe_target(),
             "maps": [method.name for method in self._methods],
             **{name: getattr(config, name) for name in names},
+            "references": _digest(self._compared),
             "weights_hash": self._run.weights_hash,
             "behaviour_hash": self._run.behaviour.digest,
             "preprocessing": asdict(self._images.preprocessing),
@@ -343,11 +343,7 @@ class JudgeRun:
             return None
         preprocessing = self._images.preprocessing
         image = decode_for_model(read_image(self._images.addresses[index]), preprocessing)
-        try:
-            segments = crop_mask(decode_mask(read_image(path)), image, preprocessing)
-        except ImageReadError as error:
-            name = self._images.name_image(index)
-            raise ImageReadError(f"the mask of {name}: {error}") from None
+        segments = crop_mask(decode_mask(read_image(path)), image, preprocessing)
         (rows, columns), (height, width) = grid, segments.shape
         cells = (segments != 0).reshape(rows, height // rows, columns, width // columns)
         return np.asarray(cells.mean(axis=(1, 3)).ravel())

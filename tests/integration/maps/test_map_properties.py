@@ -165,6 +165,9 @@ def test_references_are_means_over_all_batches(inputs):
         torch.testing.assert_close(made.mean_feature, vit.run(pixels).mean(dim=0))
     assert made.num_images == 7
     torch.testing.assert_close(made.pixels, pixels[:4])
+    torch.testing.assert_close(made.lenders, pixels[4:])
+    few = make_references(vit, [pixels[:5]])
+    torch.testing.assert_close(few.lenders, pixels[:5])
     assert len(made.run.feature) == 4
     with pytest.raises(UsageError, match="no reference images were given"):
         make_references(vit, [])
