@@ -125,7 +125,7 @@ def test_a_figure_leaves_out_who_was_not_traced_and_marks_the_half():
     other = hold_audit("DINOv2", "S", 22.1).change(None, "trace")
     drawing = draw_figure("shares_by_depth", [traced, other])
     assert drawing.data.omitted == {
-        "DINOv2 S": "no image was traced (audit with --trace 50)",
+        "DINOv2 S": "no image was traced (audit with trace=50)",
     }
     (panel,) = drawing.figure.axes
     half = traced.audit.trace.half_depth

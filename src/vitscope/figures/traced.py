@@ -59,7 +59,7 @@ def _read_routes(result: ModelResult) -> list[Point]:
 def _read_trace(result: ModelResult) -> TraceSummary:
     trace = result.audit.trace
     if trace is None:
-        raise NothingToDrawError("no image was traced (audit with --trace 50)")
+        raise NothingToDrawError("no image was traced (audit with trace=50)")
     return trace
 
 

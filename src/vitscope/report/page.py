@@ -121,7 +121,7 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
     }
     if not audits:  # what only audits have is not missed
         chapters = {
-            key: [one for one in figures if one.data or key == "judged"]
+            key: [one for one in figures if not one.missing.startswith("no result of the kind")]
             for key, figures in chapters.items()
         }
         chapters = {key: figures for key, figures in chapters.items() if figures}

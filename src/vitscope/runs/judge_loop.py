@@ -184,7 +184,7 @@ def _told_of_images(workspace: Workspace, num_images: int, *, resume: bool) -> I
         yield
     except BaseException as error:
         if done := len(workspace.find_done()):
-            again = "the same command" if resume else "the same command with --resume"
+            again = "the same call" if resume else "the same call with resume"
             error.add_note(f"{done} of {num_images} images are kept: {again} resumes it")
         raise
 
