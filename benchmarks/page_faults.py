@@ -67,7 +67,7 @@ def measure(settings: Settings) -> Section:
         title="Page faults of the allocator",
         how=(
             f"The bare forward pass of dinov2-{plan.model}, batch {plan.batch_size} at "
-            f"{plan.size} px. glibc returns large freed buffers to the system unless it is told "
+            f"{plan.size} px. glibc returns large freed buffers to the system unless asked "
             f"to keep them, here by {variables}. {plan.rounds} rounds of {plan.forwards} forward "
             "passes in fresh processes: the least of a round per forward pass, and the highest "
             "peak. *in the system* is processor time of the kernel."

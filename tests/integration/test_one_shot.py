@@ -144,7 +144,7 @@ def test_batches_and_workers_change_nothing(result, folder, config):
 @pytest.mark.parametrize(("pass_size", "tried"), [(8, [8, 4, 2, 2, 2, 2]), (2, [2, 2, 2, 2])])
 def test_batches_go_in_passes_that_fit(result, folder, monkeypatch, pass_size, tried):
     num_tokens = tiny_vit().make_layout(*tiny_vit().preprocessing.size).num_tokens
-    monkeypatch.setattr(resources, "_CPU_TOKENS", pass_size * num_tokens)
+    monkeypatch.setattr(resources, "CPU_TOKENS", pass_size * num_tokens)
     decompose, sizes = one_shot_loop.decompose_layers, []
 
     def run(vit, pixels, *args, **kwargs):

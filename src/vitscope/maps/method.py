@@ -20,13 +20,11 @@ from vitscope.maps.references import References, tell_missing
 from vitscope.maps.rules import SECANT
 from vitscope.maps.targets import Target, TargetChoice
 from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.memory import CPU_TOKENS
 from vitscope.models.stream import compute_norms, take_input
 from vitscope.results.image_maps import MAP_NAME
 from vitscope.results.vocabulary import MapKind
 from vitscope.row_maps import RowMaps
-
-PASS_TOKENS = 3072
-"""Tokens of one pass on a CPU; with more, activations leave the caches."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -150,7 +148,7 @@ class MapInput:
     def measure_images(self, image: int, pixels: Pixels) -> Float[Tensor, " sets"]:
         """The target of changed versions of one image."""
         target = self.target.select(image)
-        size = max(1, PASS_TOKENS // self.num_tokens)
+        size = max(1, CPU_TOKENS // self.num_tokens)
         parts = torch.split(pixels, size)
         return torch.cat([target.measure(run_blocks(self.vit, part).feature) for part in parts])
 
@@ -185,7 +183,7 @@ class MapInput:
         length = self.num_tokens
         if kept is not None:
             length -= len(self.patches) - kept.shape[1]
-        size = max(1, PASS_TOKENS // max(1, length)) if own.device.type == "cpu" else 64
+        size = max(1, CPU_TOKENS // max(1, length)) if own.device.type == "cpu" else 64
         for start in range(0, len(given), size):
             part = slice(start, start + size)
             num = len(given[part])

@@ -15,6 +15,12 @@ _WIDTHS_PER_TOKEN = 8
 """Memory that a block holds per token, in widths of the residual stream: the stream, its norm and
 the MLP's hidden layer before and after the activation. A lower bound for all models."""
 
+CPU_TOKENS = 3072
+"""Most tokens per pass on a CPU. With more, activations leave the caches and their memory is
+returned to the system and requested again at every layer, and products in bfloat16 are a third
+slower; with much fewer, products are too small. Measured with ViTs from S to L and inputs from 112
+to 518 px (docs/benchmarks.md)."""
+
 _MEMORY_INFO = Path("/proc/meminfo")
 _MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """Memory limit of a container; Linux writes "max" if there is none."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from vitscope.config import AuditConfig
 from vitscope.errors import UsageError
 from vitscope.images.image_set import ImageBatch, ImageSet
-from vitscope.maps.method import MapInput, MapMethod
+from vitscope.maps.method import MapInput, MapMethod, MapValues
 from vitscope.maps.references import References, make_references
 from vitscope.maps.registry import check_maps, find_method
 from vitscope.maps.targets import TargetChoice
@@ -76,7 +76,10 @@ class ChosenMaps:
             layer=layer,
             seed=seed,
         )
-        made = {method.name: _make_map(method, given) for method in self.methods}
+        made = {
+            method.name: place_values(method, given, method.compute(given))
+            for method in self.methods
+        }
         return {name: one for name, one in made.items() if _is_finite(one)}
 
     def arrange(self, found: Mapping[str, ImageMap]) -> dict[str, ImageMap]:
@@ -85,8 +88,8 @@ class ChosenMaps:
         return {name: found[name] for name in names if name in found}
 
 
-def _make_map(method: MapMethod, given: MapInput) -> ImageMap:
-    made = method.compute(given)
+def place_values(method: MapMethod, given: MapInput, made: MapValues) -> ImageMap:
+    """A method's map of a single image, on the patch grid."""
     return place_map(
         method,
         given.layout,

@@ -48,7 +48,13 @@ from vitscope.results.verdict import ImageVerdict, judge_alone, judge_image, qua
 from vitscope.results.vocabulary import ROW_MAPS
 from vitscope.row_maps import make_row_maps
 from vitscope.runs.chosen_maps import ChosenMaps
-from vitscope.runs.model_run import ModelRun, OnProgress, describe_preprocessing, make_image_set
+from vitscope.runs.model_run import (
+    ModelRun,
+    OnProgress,
+    describe_preprocessing,
+    make_image_set,
+    shuffle_images,
+)
 from vitscope.runs.references import Wanted, advise, find_reference, holds_audit, read_reference
 from vitscope.trace import ClsTrace
 
@@ -378,9 +384,7 @@ class ExplainRun:
             return None
         if self._compared is None or self._compared[0] != preprocessing:
             images = replace(self._others, preprocessing=preprocessing, described=False)
-            # In random order: the first few, which maps are traced against, are of all folders.
-            order = np.random.default_rng(self._run.config.seed).permutation(len(images))
-            images = images.select(order.tolist())
+            images = shuffle_images(images, self._run.config.seed)
             self._compared = preprocessing, make_references(self._vit, self._read(images))
         return self._compared[1]
 

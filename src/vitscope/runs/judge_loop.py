@@ -1,7 +1,7 @@
 """Judging maps: which one is most faithful for a model, on some images."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from hashlib import blake2b
@@ -33,7 +33,7 @@ from vitscope.images.image_set import ImageSet
 from vitscope.images.in_memory import HeldImage
 from vitscope.images.masks import crop_mask, decode_mask
 from vitscope.maps.judgement import SCORES, Judgement, judge_images
-from vitscope.maps.method import MapInput, MapMethod, MapValues
+from vitscope.maps.method import MapInput, MapMethod
 from vitscope.maps.references import References, make_references
 from vitscope.maps.registry import check_maps, find_method
 from vitscope.maps.removal import find_removal
@@ -47,7 +47,7 @@ from vitscope.metrics.plausibility import (
 )
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.running import HALF_PRECISIONS
-from vitscope.results.image_maps import ImageMap, ImageMaps, place_map
+from vitscope.results.image_maps import ImageMaps
 from vitscope.results.judge_result import (
     PLAUSIBILITY,
     JudgeResult,
@@ -61,11 +61,13 @@ from vitscope.results.saved_result import write_result
 from vitscope.results.schema import DataSummary, JudgementSummary, Settings
 from vitscope.results.schema_maps import JudgedMap, JudgeReference
 from vitscope.runs.audit_plan import digest_files
+from vitscope.runs.chosen_maps import place_values
 from vitscope.runs.model_run import (
     ModelRun,
     OnProgress,
     describe_preprocessing,
     make_image_set,
+    shuffle_images,
 )
 from vitscope.runs.resources import list_versions
 
@@ -159,9 +161,7 @@ def judge(
         others = replace(config, limit=None, masks=None)
         compared = make_image_set(vit, references, others, preprocessed=preprocessed)
         compared = compared.without_copies()
-    # In random order, so that the first few, which maps are traced against, are not of one folder.
-    order = np.random.default_rng(config.seed).permutation(len(compared))
-    compared = replace(compared.select(order.tolist()), masks=())
+    compared = replace(shuffle_images(compared, config.seed), masks=())
     run = JudgeRun(vit, image_set, compared, config, target, given=references is not None)
     if folder is None:
         with scratch_folder() as made, TemporaryDirectory(prefix="vitscope-parts-") as parts:
@@ -316,25 +316,16 @@ class JudgeRun:
         write_tables(part, scores, pa.Table.from_pylist(rows))
         if number < self._config.gallery:
             shown = self._read_shown(number)
-            write_part_maps(part, ImageMaps(image=shown, maps=self._place(given, made)))
+            maps = {
+                method.name: place_values(method, given, made[method.name])
+                for method in self._methods
+            }
+            write_part_maps(part, ImageMaps(image=shown, maps=maps))
 
     def _read_shown(self, number: int) -> UInt8[np.ndarray, "height width 3"]:
         preprocessing = self._images.preprocessing
         image = decode_for_model(read_image(self._images.addresses[number]), preprocessing)
         return np.asarray(prepare_image(image, preprocessing)[0])
-
-    def _place(self, given: MapInput, made: Mapping[str, MapValues]) -> dict[str, ImageMap]:
-        return {
-            method.name: place_map(
-                method,
-                given.layout,
-                made[method.name].values[0],
-                error=None if (error := made[method.name].error) is None else error[0],
-                total=None if (total := made[method.name].total) is None else float(total[0]),
-                target=given.target.name if method.targeted else None,
-            )
-            for method in self._methods
-        }
 
     def _read_mask(self, index: int, grid: tuple[int, int]) -> np.ndarray | None:
         # Share of each patch that lies on the object; None without a mask.

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
 from vitscope.config import AuditConfig, JudgeConfig, RunConfig
@@ -229,6 +230,12 @@ def make_image_set(
     )
     vit.make_layout(*found.preprocessing.size)
     return found
+
+
+def shuffle_images(images: ImageSet, seed: int) -> ImageSet:
+    """References in random order: the first few, to trace against, are not of one folder."""
+    order = np.random.default_rng(seed).permutation(len(images))
+    return images.select(order.tolist())
 
 
 def choose_preprocessing(

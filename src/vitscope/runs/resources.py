@@ -16,16 +16,10 @@ from vitscope.decomposition import choose_dtype
 from vitscope.errors import MemoryShortageError
 from vitscope.images.image_set import ImageSet, iter_batches
 from vitscope.models.base import Pixels, ViTAdapter
-from vitscope.models.memory import check_memory
+from vitscope.models.memory import CPU_TOKENS, check_memory
 
 _CPU_PIXELS = 32 * 224 * 224
 """Pixels per batch without CUDA, where memory is not measured: few enough for any machine."""
-
-_CPU_TOKENS = 3072
-"""Most tokens per pass on a CPU. With more, activations leave the caches and their memory is
-returned to the system and requested again at every layer, and products in bfloat16 are a third
-slower; with much fewer, products are too small. Measured with ViTs from S to L and inputs from 112
-to 518 px (docs/benchmarks.md)."""
 
 _MAX_BATCH = 512
 _SHARE_OF_MEMORY = 0.6
@@ -90,7 +84,7 @@ def choose_pass_size(vit: ViTAdapter, size: tuple[int, int], device: torch.devic
     """Images per pass; None for the whole batch."""
     if device.type != "cpu":
         return None
-    return largest_power_of_two(_CPU_TOKENS / vit.make_layout(*size).num_tokens)
+    return largest_power_of_two(CPU_TOKENS / vit.make_layout(*size).num_tokens)
 
 
 def largest_power_of_two(bound: float) -> int:

@@ -133,7 +133,7 @@ def test_a_model_that_fails_half_way_can_be_gone_on_with(images, whole, tmp_path
 
 def set_pass_size(monkeypatch, count):
     num_tokens = tiny_vit().make_layout(*tiny_vit().preprocessing.size).num_tokens
-    monkeypatch.setattr(resources, "_CPU_TOKENS", count * num_tokens)
+    monkeypatch.setattr(resources, "CPU_TOKENS", count * num_tokens)
 
 
 class TightMemory:

@@ -212,7 +212,7 @@ def test_batches_and_their_order_change_nothing(name, monkeypatch):
     given = make_tiny(images=2)
     m = draw_map(given, ties=True)
     together = judge_images(given, {"m": m}, REMOVALS[name])
-    monkeypatch.setattr(method_module, "PASS_TOKENS", 40)
+    monkeypatch.setattr(method_module, "CPU_TOKENS", 40)
     for image in (1, 0):
         one = replace(given, pixels=given.pixels[image : image + 1])
         of_one = MapValues(values=m.values[image : image + 1])

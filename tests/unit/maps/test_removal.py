@@ -263,7 +263,7 @@ def test_batches_and_their_order_change_nothing(name, monkeypatch):
     swapped = replace(given, pixels=given.pixels.flip(0))
     assert_close(measure(swapped, 0, sets.flip(0)).flip(0), together, rtol=0, atol=1e-10)
     monkeypatch.setattr("vitscope.maps.removal._SETS_AT_ONCE", 2)
-    monkeypatch.setattr(method_module, "PASS_TOKENS", 20)
+    monkeypatch.setattr(method_module, "CPU_TOKENS", 20)
     assert_close(measure(given, 1, sets), together, rtol=0, atol=1e-10)
 
 
