@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from markupsafe import Markup, escape
 from PIL import Image
 
-from vitscope.report.vega import TERM_SHAPES
+from vitscope.report.vega_parts import TERM_SHAPES
 from vitscope.results.vocabulary import look_of
 
 _ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}

@@ -1,57 +1,41 @@
 """Vega-Lite specifications of figures, made with Altair; colours are properties of the page."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import altair as alt
 
 from vitscope.figures.anatomy import NORMS
 from vitscope.figures.description import FigureData, Point, group_points
 from vitscope.figures.image_numbers import R2
-from vitscope.figures.intervals import CkaInterval, write_interval
 from vitscope.figures.judged import CURVES, Role, find_role, name_role
 from vitscope.figures.saved import ModelResult, label_sizes
+from vitscope.report.vega_parts import (
+    FAINT,
+    INK,
+    SERIES,
+    Spec,
+    encode_terms,
+    finish,
+    has_some,
+    make_axis,
+    make_base,
+    make_range,
+    make_row,
+    make_scale,
+    make_tooltip,
+    mark_ends,
+    term_colour,
+)
 from vitscope.results.judgement_text import name_map
 from vitscope.results.map_verdict import BASELINES
-from vitscope.results.vocabulary import look_of, name_covariate, name_term, name_token, order_terms
+from vitscope.results.vocabulary import name_covariate, name_term, name_token, order_terms
 
-Spec = dict[str, Any]
-Row = Mapping[str, Any]
-
-INK, FAINT, RULE = "var(--ink)", "var(--faint)", "var(--rule)"
-OTHER = "var(--other)"
-TERM_SHAPES = {
-    "patches": "circle",
-    "registers": "square",
-    "cls": "diamond",
-    "distillation": "cross",
-    "skip": "triangle-up",
-    "non_patch": "triangle-down",
-    "highest_patch": "triangle-right",
-    "full": "stroke",
-    "through_values": "circle",
-    "through_routing": "circle",
-}
-"""Shape of a term's marker; its colour is the custom property named after the term."""
-SERIES = tuple(f"var(--series-{index})" for index in range(6))
-"""Colours of models of one family, in order of size."""
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3], [4, 4])
 _MILLIONS = "datum.value < 10 ? format(datum.value, '.2~r') : format(datum.value, ',.0f')"
-_BAR_PX, _HEIGHT_PX = 34, 220
+_BAR_PX = 34
 _SHORT_LETTERS = 20
-
-
-def term_colour(term: str) -> str:
-    """Colour of a term, the same on every chart."""
-    name = look_of(term)
-    return f"var(--{name.replace('_', '-')})" if name in TERM_SHAPES else OTHER
-
-
-def term_shape(term: str) -> str:
-    """Shape of a term's marker."""
-    return TERM_SHAPES.get(look_of(term), "x")
 
 
 @dataclass(frozen=True)
@@ -114,7 +98,7 @@ def _draw_terms(data: FigureData, along: str, *, marked: bool = False) -> list[C
 
 
 def _mark_depth(depth: int) -> alt.Chart:
-    rule = _make_base([{"x": depth}]).mark_rule(color=FAINT, strokeDash=[2, 3])
+    rule = make_base([{"x": depth}]).mark_rule(color=FAINT, strokeDash=[2, 3])
     marked: alt.Chart = rule.encode(x="x:Q")
     return marked
 
@@ -158,43 +142,43 @@ def _draw_bars(
     name: Callable[[str], str] = name_term,
 ) -> Chart:
     label, axis = points[0].model.label, axis or data.axis
-    rows = [{**_make_row(data, point), "name": name(point.term)} for point in points]
+    rows = [{**make_row(data, point), "name": name(point.term)} for point in points]
     told = ", ".join(f"{row['name']} {row['told']}" for row in rows)
-    base = _make_base(rows).encode(
+    base = make_base(rows).encode(
         y=alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=130))
     )
-    value = alt.X("value:Q", title=axis, axis=_make_axis(data), scale=_make_scale(data))
-    colour, _ = _encode_terms(data.terms)
+    value = alt.X("value:Q", title=axis, axis=make_axis(data), scale=make_scale(data))
+    colour, _ = encode_terms(data.terms)
     bars = base.mark_bar(height=14, cornerRadius=2)
     layers: list[alt.Chart] = [
-        bars.encode(x=value, color=colour, tooltip=_make_tooltip(axis, "name"))
+        bars.encode(x=value, color=colour, tooltip=make_tooltip(axis, "name"))
     ]
-    layers += _mark_ends(base, rows, "x", alt.value(INK))
+    layers += mark_ends(base, rows, "x", alt.value(INK))
     description = f"{axis} of {label}: {told}"
-    return Chart(label, _finish(layers, description, height=_BAR_PX * len(rows)))
+    return Chart(label, finish(layers, description, height=_BAR_PX * len(rows)))
 
 
 def _plot_by_size(data: FigureData, points: Sequence[Point]) -> Spec:
-    rows = [{**_make_row(data, point), "name": name_term(point.term)} for point in points]
-    colour, shape = _encode_terms(data.terms)
+    rows = [{**make_row(data, point), "name": name_term(point.term)} for point in points]
+    colour, shape = encode_terms(data.terms)
     labels = [{"x": x, "size": size} for x, size in label_sizes(point.model for point in points)]
     sizes = sorted({float(point.x) for point in points})
     axis = alt.Axis(values=sizes, labelExpr=_MILLIONS, labelOverlap="greedy", grid=False)
     scale = alt.Scale(type="log", domain=[sizes[0] / 1.5, sizes[-1] * 1.5], nice=False)
     place = alt.X("x:Q", title="parameters (millions)", axis=axis, scale=scale)
-    value = alt.Y("value:Q", title=data.axis, axis=_make_axis(data), scale=_make_scale(data))
-    base = _make_base(rows).encode(x=place)
+    value = alt.Y("value:Q", title=data.axis, axis=make_axis(data), scale=make_scale(data))
+    base = make_base(rows).encode(x=place)
     layers: list[alt.Chart] = [
-        _make_base(labels)
+        make_base(labels)
         .mark_text(color="var(--soft)", fontSize=12, baseline="bottom")
         .encode(x=place, y=alt.value(-4), text="size:N"),
         base.mark_line(strokeWidth=1.6).encode(y=value, color=colour),
     ]
-    layers += _mark_ends(base, rows, "y", colour)
+    layers += mark_ends(base, rows, "y", colour)
     marks = base.mark_point(filled=True, size=70, opacity=1)
-    tooltip = _make_tooltip(data.axis, "model", "name")
+    tooltip = make_tooltip(data.axis, "model", "name")
     layers.append(marks.encode(y=value, color=colour, shape=shape, tooltip=tooltip))
-    return _finish(layers, f"{data.axis} of {points[0].model.family} by number of parameters")
+    return finish(layers, f"{data.axis} of {points[0].model.family} by number of parameters")
 
 
 def _plot_depths(data: FigureData, points: Sequence[Point], models: Sequence[ModelResult]) -> Spec:
@@ -220,7 +204,7 @@ def _plot_lines(
 ) -> Spec:
     # A line for each name, in the colour and dashes of its look.
     rows = [
-        {**_make_row(data, point), "name": name} for point, name in zip(points, names, strict=True)
+        {**make_row(data, point), "name": name} for point, name in zip(points, names, strict=True)
     ]
     series = list(looks)
     legend = alt.Legend(
@@ -232,24 +216,24 @@ def _plot_lines(
         symbolSize=300,
     )
     shown = legend if len(series) > 1 else None
-    colour = alt.Color("name:N", scale=_make_range(series, lambda n: looks[n][0]))
-    dash = alt.StrokeDash("name:N", scale=_make_range(series, lambda n: looks[n][1]))
+    colour = alt.Color("name:N", scale=make_range(series, lambda n: looks[n][0]))
+    dash = alt.StrokeDash("name:N", scale=make_range(series, lambda n: looks[n][1]))
     colour, dash = colour.legend(shown), dash.legend(shown)
     last = int(max(float(point.x) for point in points))
     axis = alt.Axis(
         values=list(range(0, last + 1, max(1, math.ceil(last / 6)))), format="d", grid=False
     )
-    value = alt.Y("value:Q", title=data.axis, scale=_make_scale(data), axis=_make_axis(data))
-    base = _make_base(rows).encode(x=alt.X("x:Q", title=along, axis=axis))
+    value = alt.Y("value:Q", title=data.axis, scale=make_scale(data), axis=make_axis(data))
+    base = make_base(rows).encode(x=alt.X("x:Q", title=along, axis=axis))
     layers = [*behind]
-    if _some(rows, "low"):
+    if has_some(rows, "low"):
         band = base.mark_area(opacity=0.16)
         layers.append(band.encode(y="low:Q", y2="high:Q", color=colour))
     layers.append(base.mark_line(strokeWidth=1.8).encode(y=value, color=colour, strokeDash=dash))
     marks = base.mark_point(filled=True, size=26, opacity=1)
-    tooltip = [*_make_tooltip(data.axis, "name"), alt.Tooltip("x:Q", title=along.split()[0])]
+    tooltip = [*make_tooltip(data.axis, "name"), alt.Tooltip("x:Q", title=along.split()[0])]
     layers.append(marks.encode(y=value, color=colour, tooltip=tooltip))
-    return _finish(layers, f"{data.axis} of {of} by {along.split()[0]}")
+    return finish(layers, f"{data.axis} of {of} by {along.split()[0]}")
 
 
 _ROLES: Mapping[Role, tuple[str, Sequence[int], float, float]] = {
@@ -265,7 +249,7 @@ _ROLES: Mapping[Role, tuple[str, Sequence[int], float, float]] = {
 def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
     rows = [
         {
-            **_make_row(data, point),
+            **make_row(data, point),
             "name": name_map(point.model.judgement, point.term),
             "role": name_role(point),
             "width": _ROLES[find_role(point)][2],
@@ -278,13 +262,13 @@ def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
     legend = alt.Legend(
         orient="top", title=None, columns=2, symbolType="stroke", symbolOpacity=1, symbolSize=300
     )
-    colour = alt.Color("role:N", scale=_make_range([*looks], lambda name: looks[name][0]))
-    dash = alt.StrokeDash("role:N", scale=_make_range([*looks], lambda name: looks[name][1]))
+    colour = alt.Color("role:N", scale=make_range([*looks], lambda name: looks[name][0]))
+    dash = alt.StrokeDash("role:N", scale=make_range([*looks], lambda name: looks[name][1]))
     along = CURVES[points[0].panel.rsplit(" ", 1)[-1]]
     axis = alt.Axis(format="%", tickCount=5, grid=False)
-    value = alt.Y("value:Q", title=data.axis, scale=_make_scale(data), axis=_make_axis(data))
-    tooltip = [*_make_tooltip(data.axis, "name"), alt.Tooltip("x:Q", title=along, format=".0%")]
-    base = _make_base(rows).encode(x=alt.X("x:Q", title=along, axis=axis), y=value)
+    value = alt.Y("value:Q", title=data.axis, scale=make_scale(data), axis=make_axis(data))
+    tooltip = [*make_tooltip(data.axis, "name"), alt.Tooltip("x:Q", title=along, format=".0%")]
+    base = make_base(rows).encode(x=alt.X("x:Q", title=along, axis=axis), y=value)
     layers: list[alt.Chart] = [
         base.mark_line().encode(
             color=colour.legend(legend),
@@ -296,44 +280,44 @@ def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
         ),
         base.mark_point(filled=True, size=40, opacity=0).encode(color=colour, tooltip=tooltip),
     ]
-    return _finish(layers, f"{data.axis} of {points[0].model.label} by {along}, for each map")
+    return finish(layers, f"{data.axis} of {points[0].model.label} by {along}, for each map")
 
 
 def _plot_scores(data: FigureData, points: Sequence[Point]) -> Spec:
     models = list(dict.fromkeys(point.model.label for point in points))
     baseline = {point.term for point in points if point.term in BASELINES}
     rows = [
-        {**_make_row(data, point), "name": str(point.x), "own": point.term not in baseline}
+        {**make_row(data, point), "name": str(point.x), "own": point.term not in baseline}
         for point in points
     ]
     legend = alt.Legend(orient="top", title=None, columns=2, labelLimit=300)
     looks = dict(zip(models, (SERIES * len(models))[: len(models)], strict=True))
-    scale = _make_range(models, lambda name: looks[name])
+    scale = make_range(models, lambda name: looks[name])
     colour = alt.condition(
         alt.datum["own"],
         alt.Color("model:N", scale=scale, legend=legend if len(models) > 1 else None),
         alt.value(FAINT),
     )
     name = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=230, grid=True))
-    base = _make_base(rows).encode(y=name, yOffset=alt.YOffset("model:N", sort=models))
-    value = alt.X("value:Q", title=data.axis, axis=_make_axis(data), scale=_make_scale(data))
-    ends = _make_base([{"value": 0}, {"value": 1}]).mark_rule(color=FAINT, strokeDash=[4, 3])
+    base = make_base(rows).encode(y=name, yOffset=alt.YOffset("model:N", sort=models))
+    value = alt.X("value:Q", title=data.axis, axis=make_axis(data), scale=make_scale(data))
+    ends = make_base([{"value": 0}, {"value": 1}]).mark_rule(color=FAINT, strokeDash=[4, 3])
     layers: list[alt.Chart] = [
         ends.encode(x=value),
-        *_mark_ends(base, rows, "x", colour),
+        *mark_ends(base, rows, "x", colour),
         base.mark_point(filled=True, size=60, opacity=1).encode(
-            x=value, color=colour, tooltip=_make_tooltip(data.axis, "name", "model")
+            x=value, color=colour, tooltip=make_tooltip(data.axis, "name", "model")
         ),
     ]
     count = len({row["name"] for row in rows})
     description = f"skill of each map, {data.titles[points[0].panel]}; the table has the numbers"
-    return _finish(layers, description, height=(10 * len(models) + 12) * count)
+    return finish(layers, description, height=(10 * len(models) + 12) * count)
 
 
 def _plot_dots(data: FigureData, points: Sequence[Point]) -> Spec:
     rows = [
         {
-            **_make_row(data, point),
+            **make_row(data, point),
             "name": name_covariate(str(point.x)),
             "source": name_term(point.term),
             "strong": point.is_significant,
@@ -341,25 +325,25 @@ def _plot_dots(data: FigureData, points: Sequence[Point]) -> Spec:
         for point in points
     ]
     terms = order_terms({point.term for point in points})
-    colour, shape = _encode_terms(terms)
+    colour, shape = encode_terms(terms)
     name = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=150, grid=True))
-    base = _make_base(rows).encode(y=name, yOffset=alt.YOffset("term:N", sort=terms))
-    value = alt.X("value:Q", title=data.axis, axis=_make_axis(data), scale=_make_scale(data))
+    base = make_base(rows).encode(y=name, yOffset=alt.YOffset("term:N", sort=terms))
+    value = alt.X("value:Q", title=data.axis, axis=make_axis(data), scale=make_scale(data))
     filled = alt.condition(alt.datum["strong"], alt.value(1), alt.value(0.15))
     layers: list[alt.Chart] = [
-        *_mark_ends(base, rows, "x", colour),
+        *mark_ends(base, rows, "x", colour),
         base.mark_point(filled=True, size=60, opacity=1, strokeWidth=1.2).encode(
             x=value,
             color=colour,
             stroke=colour,
             shape=shape,
             fillOpacity=filled,
-            tooltip=_make_tooltip(data.axis, "name", "source"),
+            tooltip=make_tooltip(data.axis, "name", "source"),
         ),
     ]
     count = len({row["name"] for row in rows})
     description = f"{data.axis} of {points[0].model.label}; the numbers are in the table below"
-    return _finish(layers, description, height=(12 * len(terms) + 14) * count)
+    return finish(layers, description, height=(12 * len(terms) + 14) * count)
 
 
 def plot_histogram(description: str) -> Spec:
@@ -378,96 +362,4 @@ def plot_histogram(description: str) -> Spec:
             ],
         )
     )
-    return _finish([bars], description, height=150)
-
-
-def _make_row(data: FigureData, point: Point) -> dict[str, Any]:
-    number = point.number
-    row = {
-        "model": point.model.label,
-        "term": point.term,
-        "x": point.x,
-        "value": number.value,
-        "low": number.low,
-        "high": number.high,
-        "told": write_interval(number, percent=data.percent),
-    }
-    if isinstance(number, CkaInterval):
-        row |= {"biased": number.biased, "floor": number.biased_if_unrelated}
-    return row
-
-
-def _make_base(rows: Sequence[Row]) -> alt.Chart:
-    return alt.Chart(alt.InlineData(values=[dict(row) for row in rows]))
-
-
-def _mark_ends(
-    base: alt.Chart, rows: Sequence[Row], along: str, colour: Any
-) -> Iterator[alt.Chart]:
-    # Intervals, and for CKA the biased estimate and its value for unrelated features.
-    if _some(rows, "low"):
-        ends = {along: "low:Q", f"{along}2": "high:Q"}
-        yield base.mark_rule(strokeWidth=1.4).encode(color=colour, **ends)
-    if _some(rows, "biased"):
-        yield base.mark_point(size=30).encode(color=colour, **{along: "biased:Q"})
-    if _some(rows, "floor"):
-        orient: Any = "vertical" if along == "x" else "horizontal"
-        tick = base.mark_tick(color=FAINT, thickness=2, size=14, orient=orient)
-        yield tick.encode(**{along: "floor:Q"})
-
-
-def _some(rows: Sequence[Row], key: str) -> bool:
-    return any(row.get(key) is not None for row in rows)
-
-
-def _make_axis(data: FigureData) -> alt.Axis:
-    return alt.Axis(tickCount=5, format="%") if data.percent else alt.Axis(tickCount=5)
-
-
-def _make_scale(data: FigureData) -> alt.Scale:
-    return alt.Scale() if data.limits is None else alt.Scale(domain=list(data.limits), nice=False)
-
-
-def _encode_terms(terms: Sequence[str]) -> tuple[alt.Color, alt.Shape]:
-    colours, shapes = (_make_range(terms, look) for look in (term_colour, term_shape))
-    colour = alt.Color("term:N", scale=colours, legend=None)
-    return colour, alt.Shape("term:N", scale=shapes, legend=None)
-
-
-def _make_range(names: Sequence[str], look: Any) -> alt.Scale:
-    return alt.Scale(domain=list(names), range=[look(name) for name in names])
-
-
-def _make_tooltip(title: str, *keys: str) -> list[alt.Tooltip]:
-    return [
-        *(alt.Tooltip(f"{key}:N", title=key) for key in keys),
-        alt.Tooltip("told:N", title=title),
-    ]
-
-
-def _finish(layers: Sequence[alt.Chart], description: str, *, height: int = _HEIGHT_PX) -> Spec:
-    axis = {
-        "labelColor": "var(--soft)",
-        "titleColor": "var(--soft)",
-        "domainColor": RULE,
-        "tickColor": RULE,
-        "gridColor": RULE,
-        "labelFontSize": 12,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-        "titlePadding": 8,
-    }
-    finished = alt.layer(*layers).properties(
-        width="container", height=height, description=description
-    )
-    finished = finished.configure(
-        background="transparent",
-        font="system-ui, sans-serif",
-        axis=axis,
-        axisY={"domain": False, "ticks": False, "labelPadding": 8},
-        legend={"labelColor": INK, "labelFontSize": 12, "symbolStrokeWidth": 2, "columns": 4},
-        view={"stroke": None},
-    )
-    # Validation takes longer than all the rest; the tests do it.
-    spec: Spec = finished.to_dict(validate=False)
-    return spec
+    return finish([bars], description, height=150)

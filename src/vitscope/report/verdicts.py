@@ -14,7 +14,7 @@ from vitscope.figures.intervals import (
 )
 from vitscope.figures.saved import ModelResult, as_sentence, format_millions
 from vitscope.files.json_files import read_json
-from vitscope.report.vega import TERM_SHAPES
+from vitscope.report.vega_parts import TERM_SHAPES
 from vitscope.results.choices import describe_settings
 from vitscope.results.number_text import write_number, write_percent
 from vitscope.results.result_text import TextTable

@@ -1,0 +1,142 @@
+"""What every Vega-Lite chart is made of: colours, shapes, axes, intervals."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import altair as alt
+
+from vitscope.figures.description import FigureData, Point
+from vitscope.figures.intervals import CkaInterval, write_interval
+from vitscope.results.vocabulary import look_of
+
+Spec = dict[str, Any]
+Row = Mapping[str, Any]
+
+INK, FAINT, RULE = "var(--ink)", "var(--faint)", "var(--rule)"
+OTHER = "var(--other)"
+TERM_SHAPES = {
+    "patches": "circle",
+    "registers": "square",
+    "cls": "diamond",
+    "distillation": "cross",
+    "skip": "triangle-up",
+    "non_patch": "triangle-down",
+    "highest_patch": "triangle-right",
+    "full": "stroke",
+    "through_values": "circle",
+    "through_routing": "circle",
+}
+"""Shape of a term's marker; its colour is the custom property named after the term."""
+SERIES = tuple(f"var(--series-{index})" for index in range(6))
+"""Colours of models of one family, in order of size."""
+_HEIGHT_PX = 220
+
+
+def term_colour(term: str) -> str:
+    """Colour of a term, the same on every chart."""
+    name = look_of(term)
+    return f"var(--{name.replace('_', '-')})" if name in TERM_SHAPES else OTHER
+
+
+def term_shape(term: str) -> str:
+    """Shape of a term's marker."""
+    return TERM_SHAPES.get(look_of(term), "x")
+
+
+def make_row(data: FigureData, point: Point) -> dict[str, Any]:
+    """Numbers of a point as the charts name them."""
+    number = point.number
+    row = {
+        "model": point.model.label,
+        "term": point.term,
+        "x": point.x,
+        "value": number.value,
+        "low": number.low,
+        "high": number.high,
+        "told": write_interval(number, percent=data.percent),
+    }
+    if isinstance(number, CkaInterval):
+        row |= {"biased": number.biased, "floor": number.biased_if_unrelated}
+    return row
+
+
+def make_base(rows: Sequence[Row]) -> alt.Chart:
+    """A chart that carries its data."""
+    return alt.Chart(alt.InlineData(values=[dict(row) for row in rows]))
+
+
+def mark_ends(base: alt.Chart, rows: Sequence[Row], along: str, colour: Any) -> Iterator[alt.Chart]:
+    """Intervals, and for CKA the biased estimate and its value for unrelated features."""
+    if has_some(rows, "low"):
+        ends = {along: "low:Q", f"{along}2": "high:Q"}
+        yield base.mark_rule(strokeWidth=1.4).encode(color=colour, **ends)
+    if has_some(rows, "biased"):
+        yield base.mark_point(size=30).encode(color=colour, **{along: "biased:Q"})
+    if has_some(rows, "floor"):
+        orient: Any = "vertical" if along == "x" else "horizontal"
+        tick = base.mark_tick(color=FAINT, thickness=2, size=14, orient=orient)
+        yield tick.encode(**{along: "floor:Q"})
+
+
+def has_some(rows: Sequence[Row], key: str) -> bool:
+    """Whether any row has a number of this name."""
+    return any(row.get(key) is not None for row in rows)
+
+
+def make_axis(data: FigureData) -> alt.Axis:
+    """Axis of the values."""
+    return alt.Axis(tickCount=5, format="%") if data.percent else alt.Axis(tickCount=5)
+
+
+def make_scale(data: FigureData) -> alt.Scale:
+    """Scale of the values."""
+    return alt.Scale() if data.limits is None else alt.Scale(domain=list(data.limits), nice=False)
+
+
+def encode_terms(terms: Sequence[str]) -> tuple[alt.Color, alt.Shape]:
+    """Colour and shape by term."""
+    colours, shapes = (make_range(terms, look) for look in (term_colour, term_shape))
+    colour = alt.Color("term:N", scale=colours, legend=None)
+    return colour, alt.Shape("term:N", scale=shapes, legend=None)
+
+
+def make_range(names: Sequence[str], look: Any) -> alt.Scale:
+    """A scale from names to their looks."""
+    return alt.Scale(domain=list(names), range=[look(name) for name in names])
+
+
+def make_tooltip(title: str, *keys: str) -> list[alt.Tooltip]:
+    """Names of a point, then its number with its interval."""
+    return [
+        *(alt.Tooltip(f"{key}:N", title=key) for key in keys),
+        alt.Tooltip("told:N", title=title),
+    ]
+
+
+def finish(layers: Sequence[alt.Chart], description: str, *, height: int = _HEIGHT_PX) -> Spec:
+    """Layers as a specification in the style of the page."""
+    axis = {
+        "labelColor": "var(--soft)",
+        "titleColor": "var(--soft)",
+        "domainColor": RULE,
+        "tickColor": RULE,
+        "gridColor": RULE,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "titlePadding": 8,
+    }
+    finished = alt.layer(*layers).properties(
+        width="container", height=height, description=description
+    )
+    finished = finished.configure(
+        background="transparent",
+        font="system-ui, sans-serif",
+        axis=axis,
+        axisY={"domain": False, "ticks": False, "labelPadding": 8},
+        legend={"labelColor": INK, "labelFontSize": 12, "symbolStrokeWidth": 2, "columns": 4},
+        view={"stroke": None},
+    )
+    # Validation takes longer than all the rest; the tests do it.
+    spec: Spec = finished.to_dict(validate=False)
+    return spec
