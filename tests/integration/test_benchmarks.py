@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from made_judgements import make_judgement
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -321,3 +323,16 @@ def test_unknown_parts_are_refused():
 
     with pytest.raises(SystemExit, match="no part nothing: expected forward, eager"):
         app(["--only", "nothing"], result_action="return_value")
+
+
+def test_a_judgement_as_markdown():
+    from benchmarks.judged_maps import describe_result
+
+    summary = make_judgement(("attention", "traced"), removals=("shuffle",), masks=True)
+    scores, plausible = describe_result(summary).tables
+    assert names(describe_result(summary))[:4] == ["Oracle", "Traced", "Attention", "Random orders"]
+    traced = dict(zip(scores.columns, scores.rows[1], strict=True))
+    found = summary.removals["shuffle"]["traced"]
+    assert median(traced["skill"]) == round(found.scores["skill"].value, 2)
+    assert traced["gap less attention's"].endswith(found.against_attention.answer)
+    assert {row[0] for row in plausible.rows} == {"Traced", "Attention"}

@@ -1,0 +1,93 @@
+"""Saved judgements of maps as Markdown: `python -m benchmarks.judged_maps RESULT...`."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from cyclopts import App
+
+from benchmarks.page import Section, Table, render_section
+from vitscope.metrics.jackknife import Estimate
+from vitscope.results.judge_result import JudgeResult
+from vitscope.results.judgement_text import describe_judgement, name_map, order_maps
+from vitscope.results.result_text import ABSENT, tell_estimate, tell_number
+from vitscope.results.schema import JudgementSummary
+
+_INTERVALS = ("skill", "gap", "rank")
+_MEANS = ("deletion", "insertion", "saco", "infidelity")
+_PLAUSIBILITY = ("pointing", "mass_in_mask", "average_precision")
+
+app = App(name="python -m benchmarks.judged_maps", help=__doc__)
+
+
+@app.default
+def main(*results: Path) -> int:
+    """Print a section for each judgement.
+
+    Args:
+        results: Folders of results, one for each model.
+
+    Returns:
+        0.
+    """
+    for folder in results:
+        print(render_section(describe_result(JudgeResult(folder).summary)))
+    return 0
+
+
+def describe_result(summary: JudgementSummary) -> Section:
+    """Every map with its scores, the most faithful first, a table for each removal.
+
+    Args:
+        summary: The judgement.
+
+    Returns:
+        The section.
+    """
+    tables = [_tabulate_removal(summary, removal) for removal in summary.removals]
+    if summary.plausibility:
+        tables.append(_tabulate_plausibility(summary))
+    return Section(
+        title=summary.model.id,
+        how=f"{describe_judgement(summary)}. {summary.verdict.text}.",
+        tables=tables,
+        notes=summary.model.notes,
+    )
+
+
+def _tabulate_removal(summary: JudgementSummary, removal: str) -> Table:
+    rows = []
+    for name in order_maps(summary, removal):
+        found = summary.removals[removal][name]
+        beside = found.against_attention
+        rows.append(
+            [
+                name_map(summary, name),
+                *_tell(found.scores, _INTERVALS),
+                *(tell_number(found.scores[score].value, 2) for score in _MEANS),
+                ABSENT if beside is None else f"{_tell_one(beside.difference)}, {beside.answer}",
+            ]
+        )
+    columns = (f"map (removal {removal})", *_INTERVALS, *_MEANS, "gap less attention's")
+    return Table(columns, rows)
+
+
+def _tabulate_plausibility(summary: JudgementSummary) -> Table:
+    found = summary.plausibility
+    rows = [
+        [name_map(summary, name), *_tell(found[name], _PLAUSIBILITY)]
+        for name in sorted(found, key=lambda name: -found[name]["average_precision"].value)
+    ]
+    return Table(("map (on the objects)", *_PLAUSIBILITY), rows)
+
+
+def _tell(scores: Mapping[str, Estimate], names: tuple[str, ...]) -> list[str]:
+    return [_tell_one(scores[name]) for name in names]
+
+
+def _tell_one(estimate: Estimate) -> str:
+    return tell_estimate(estimate.value, estimate.ci95, 2)
+
+
+if __name__ == "__main__":
+    sys.exit(app())
