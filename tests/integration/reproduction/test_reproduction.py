@@ -35,7 +35,8 @@ def smoke(tmp_path_factory):
     out = tmp_path_factory.mktemp("smoke") / "paper"
     arguments = ["reproduce", "--smoke", "--out", str(out), "--draws", "2"]
     arguments += ["--families", "dinov2,dinov2-reg", "--sizes", "s,g"]
-    code = main(arguments)
+    with blank_figures():
+        code = main(arguments)
     return code, out
 
 

@@ -73,7 +73,7 @@ print(kept)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_random_moments_it_goes_on_to_the_same_bits(images, whole, tmp_path):
-    kills = int(os.environ.get("VITSCOPE_TEST_KILLS", "6"))
+    kills = int(os.environ.get("VITSCOPE_TEST_KILLS", "3"))
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(images), str(tmp_path), str(kills)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
