@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from audits import tiny_vit
+from blank_figures import blank_figures
 from images import write_images
 from vitscope import Explanation, RunConfig, explain
 from vitscope.cli import main
@@ -50,6 +51,13 @@ def explained_by_many(shaped):
     names += ["random_keep", "centre"]
     wide = shaped / "wide.png"
     return explain(tiny_vit(), wide, maps=names, references=shaped / "tall.png", size=16)
+
+
+@pytest.fixture
+def blank():
+    """Files of figures are empty, for tests of their names and tables."""
+    with blank_figures():
+        yield
 
 
 def words_of(figure):
@@ -111,6 +119,7 @@ def test_more_maps_than_columns_wrap_into_lines(explained_by_many):
     assert f"together {one.maps['traced'].about.total:.3f}".replace("-", "−") in words
 
 
+@pytest.mark.usefixtures("blank")
 def test_a_map_with_errors_has_intervals_in_the_table(explained_by_many, tmp_path):
     draw_explanations([explained_by_many], tmp_path)
     with (tmp_path / "wide.csv").open(encoding="utf-8", newline="") as file:
@@ -211,6 +220,7 @@ def test_figures_are_named_by_their_images(explained, tmp_path):
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in files if p.suffix == ".png"]
 
 
+@pytest.mark.usefixtures("blank")
 def test_each_patch_of_each_map_is_a_row_of_the_table(explained, tmp_path):
     draw_explanations(explained, tmp_path, heads=True)
     with (tmp_path / "wide.csv").open(encoding="utf-8", newline="") as file:
@@ -231,6 +241,7 @@ def test_each_patch_of_each_map_is_a_row_of_the_table(explained, tmp_path):
     assert {row["model_id"] for row in rows} == {e.summary.model.id for e in explained}
 
 
+@pytest.mark.usefixtures("blank")
 def test_equal_names_get_numbers_and_equal_images_one_figure(tmp_path):
     for number, folder in enumerate(("a", "B")):
         write_images(tmp_path / folder, 1, start=number)
@@ -276,6 +287,7 @@ def run(capsys, *arguments):
     return code, captured.out, captured.err
 
 
+@pytest.mark.usefixtures("blank")
 def test_explain_prints_verdicts_and_leaves_results_and_figures(
     capsys, model_folders, shaped, tmp_path
 ):

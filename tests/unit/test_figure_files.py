@@ -156,7 +156,7 @@ def test_ticks_and_sizes_do_not_run_into_one_another(many):
                     assert left.x1 <= right.x0, name
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 10**6), rate=st.floats(0.02, 0.9))
 def test_whatever_number_is_undefined_no_figure_shows_it_or_breaks(tmp_path_factory, seed, rate):
     root = tmp_path_factory.mktemp("gaps")
