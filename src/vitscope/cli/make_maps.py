@@ -9,7 +9,7 @@ from rich.text import Text
 
 import vitscope
 from vitscope.cli.each_model import choose_targets, name_folders, run_each, run_with_bars
-from vitscope.cli.settings import Folder, Names, Size, Source
+from vitscope.cli.settings import Folder, Names, Shard, Size, Source
 from vitscope.config import DTypeName, JudgeConfig, RunConfig
 from vitscope.errors import UsageError
 from vitscope.files.own_files import check_figures_target
@@ -35,6 +35,7 @@ def judge(
     limit: int = 50,
     layer: int | None = None,
     sanity: bool = False,
+    shard: Shard = None,
     seed: int = 0,
     device: str = "auto",
     dtype: Literal["float32", "float64"] = "float32",
@@ -72,6 +73,8 @@ def judge(
         layer: Block that the maps of one attention row are of, from 0; the last by default.
         sanity: Also compare maps with those of random weights and of another target, and under
             noise; takes many more passes.
+        shard: One part of the images, such as 3/16 for the third of sixteen; `vitscope merge`
+            combines the results.
         seed: Seed of all random draws.
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
         dtype: Precision of the model.
@@ -94,6 +97,7 @@ def judge(
         masks=masks,
         layer=layer,
         sanity=sanity,
+        shard=shard,
         seed=seed,
         device=device,
         dtype=dtype,

@@ -1,6 +1,6 @@
 """Maps judged by what the model does when patches are removed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -118,12 +118,15 @@ def judge_images(given: MapInput, maps: Mapping[str, MapValues], removal: Remova
     )
 
 
+def check_names(maps: Iterable[str]) -> None:
+    """Refuse maps that are named like what the judge has of its own."""
+    if {ORACLE, RANDOM} & {*maps}:
+        raise UsageError("random orders and the oracle are always judged: leave them out of maps")
+
+
 def _check_maps(maps: Mapping[str, MapValues]) -> None:
+    check_names(maps)
     for name, each in maps.items():
-        if name in {ORACLE, RANDOM}:
-            raise UsageError(
-                f"a map is called {name!r}, which the judge has of its own: leave it out"
-            )
         if not each.values.isfinite().all():
             raise UsageError(f"the map {name!r} has NaN or infinite values: it cannot be judged")
 

@@ -112,14 +112,16 @@ def check_same(folder: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any])
     """Refuse to merge results that differ, by the name of what differs."""
     for name in dict.fromkeys([*ours, *theirs]):
         value, found = ours.get(name), theirs.get(name)
+        if value == found:
+            continue
+        where = "differs"
         if isinstance(value, Mapping) and isinstance(found, Mapping):
-            of = {f"{name}.{key}": one for key, one in value.items()}
-            check_same(folder, of, {f"{name}.{key}": one for key, one in found.items()})
-        elif value != found:
-            raise ResultError(
-                f"{folder} cannot be merged: its {name} differs ({found!r} against {value!r}); "
-                "merge results of the same model, weights and settings"
-            )
+            key = next(key for key in [*value, *found] if value.get(key) != found.get(key))
+            where, value, found = f"differs in {key}", value.get(key), found.get(key)
+        raise ResultError(
+            f"{folder} cannot be merged: its {name} {where} ({found!r} against {value!r}); "
+            "merge results of the same model, weights and settings"
+        )
 
 
 def find_repeated(ids: Sequence[pa.ChunkedArray]) -> list[list[str]]:

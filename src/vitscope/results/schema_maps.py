@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import nan
 from typing import Annotated
 
 from vitscope.files.typed_json import NotEmpty
@@ -32,7 +33,7 @@ class JudgedMap:
     signed: bool  # whether a value below zero speaks against the target
     targeted: bool  # whether it depends on the target
     source: str  # the publication, or what it is
-    seconds: float  # mean time per image on the run's machine
+    seconds: float = nan  # mean time per image on the run's machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,5 +61,7 @@ class JudgedImage:
 class JudgeReference:
     """The images that the judged ones were compared with."""
 
-    source: str  # "the judged images themselves", or "given"
+    # "the whole set", of which a shard judges a part; or "given"
+    source: str
     num_images: int
+    digest: str = ""  # of their identities, in order
