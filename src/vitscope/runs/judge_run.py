@@ -78,10 +78,9 @@ class JudgeRun:
         self._layer = (
             vit.select_layer(config.layer) if vit.blocks or config.layer is not None else None
         )
-        share = find_share(images, config.shard)
-        self._first_index = share.start
         self._vit, self._compared = vit, compared
-        self._whole, self._images = images, images.select(share)
+        self._whole = images
+        self._images = images.select(find_share(images, config.shard))
         self._config = replace(config, batch_size=1)
         self._run = ModelRun(vit, self._images, self._config)
         self._judge = ImageJudge(
@@ -136,7 +135,7 @@ class JudgeRun:
             for batch in run.iter_batches(advance):
                 index = todo[batch.indices[0]]
                 given = self._make_input(batch.pixels, references)
-                keep = self._first_index + index < self._config.gallery
+                keep = index < self._config.gallery
                 with run.plain_errors(batch), workspace.new_part(index) as part:
                     self._judge.write(part, index, batch.ids[0], given, keep=keep)
         self._run.failures[:] = run.failures
