@@ -135,7 +135,7 @@ class JudgeRun:
             for batch in run.iter_batches(advance):
                 index = todo[batch.indices[0]]
                 given = self._make_input(batch.pixels, references)
-                keep = index < self._config.gallery
+                keep = len(workspace.find_done()) < self._config.gallery
                 with run.plain_errors(batch), workspace.new_part(index) as part:
                     self._judge.write(part, index, batch.ids[0], given, keep=keep)
         self._run.failures[:] = run.failures

@@ -25,13 +25,15 @@ UNTIMED = ("path", "removal", "map", "image_id")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("images"), NUM_IMAGES)
+    home = write_images(tmp_path_factory.mktemp("images"), NUM_IMAGES)
+    (home / "0000 broken.png").write_bytes(b"no image")
+    return home
 
 
 @pytest.fixture(scope="module")
 def masks(tmp_path_factory, folder):
     home = tmp_path_factory.mktemp("masks")
-    for path in sorted(folder.iterdir())[1:]:  # the first shard has an image without one
+    for path in sorted(folder.iterdir())[2:]:  # the first shard has an image without one
         with Image.open(path) as image:
             mask = np.zeros((image.height, image.width), np.uint8)
             mask[:, : image.width // 2] = 255
