@@ -152,7 +152,10 @@ def describe_target(target: str | Tensor | TargetChoice) -> str:
     if isinstance(target, Tensor):
         digest = blake2b(target.double().cpu().numpy().tobytes(), digest_size=8)
         return f"vector {digest.hexdigest()}"
-    return target if isinstance(target, str) else getattr(target, "__qualname__", repr(target))
+    if isinstance(target, str):
+        return target
+    own = (name for name, choice in TARGETS.items() if choice is target)
+    return next(own, getattr(target, "__qualname__", repr(target)))
 
 
 def is_comparable(target: str | Tensor | TargetChoice | None) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from vitscope.files.typed_json import NotEmpty
 from vitscope.metrics.jackknife import Estimate
-from vitscope.results.map_verdict import Comparison
+from vitscope.results.map_verdict import Comparison, MapVerdict
 from vitscope.results.vocabulary import MapKind
 
 
@@ -65,3 +65,23 @@ class JudgeReference:
     source: str
     num_images: int
     digest: str = ""  # of their identities, in order
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapScoring:
+    """How the maps of explained images were scored."""
+
+    removal: str  # how patches were removed
+    target: str  # what was measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsedJudgement:
+    """The judgement by which the map of an explanation was chosen."""
+
+    folder: str
+    num_images: int
+    verdict: MapVerdict  # which map to publish
+    # the map that is drawn by default: the one to publish, or else the one that comes first; None
+    # if maps were named
+    drawn: str | None
