@@ -120,8 +120,12 @@ def judge_images(given: MapInput, maps: Mapping[str, MapValues], removal: Remova
 
 def check_names(maps: Iterable[str]) -> None:
     """Refuse maps that are named like what the judge has of its own."""
-    if {ORACLE, RANDOM} & {*maps}:
-        raise UsageError("random orders and the oracle are always judged: leave them out of maps")
+    for name in maps:
+        if name in {ORACLE, RANDOM}:
+            raise UsageError(
+                f"a map is called {name!r}, and random orders and the oracle are always judged: "
+                "leave it out"
+            )
 
 
 def _check_maps(maps: Mapping[str, MapValues]) -> None:
