@@ -151,8 +151,9 @@ class ExplainRun:
 
     def _check_scored(self, references: ImageSet | None) -> None:
         # Before the passes.
-        layout = self._vit.make_layout(*self._preprocessing.size)
-        if self._maps.scoring and references is None and reads_patches_alone(layout):
+        if self._maps.scoring is None or references is not None:
+            return
+        if reads_patches_alone(self._vit.make_layout(*self._preprocessing.size)):
             raise UsageError(
                 f"the output of {self._vit.info.id} is read from the patches alone, so that they "
                 "cannot all be dropped to score maps: give references"

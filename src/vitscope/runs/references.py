@@ -30,7 +30,7 @@ _SHIPPED = "references"  # folder of the means shipped with vitscope, one file p
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a reference must fit."""
+    """What a reference or a judgement must fit."""
 
     weights_hash: str
     behaviour: Behaviour  # what the model computes with them
