@@ -27,7 +27,8 @@ from vitscope.runs.model_run import ModelRun
 class ChosenMaps:
     """Maps by name, checked before the work.
 
-    Those of the attention row come with a run's own pass; `methods` makes the others.
+    Those of the attention row come with a run's own pass; `methods` makes the others. `scoring` is
+    None unless they are scored.
     """
 
     def __init__(

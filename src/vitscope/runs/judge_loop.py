@@ -60,7 +60,8 @@ def judge(
             function of `vitscope.maps.targets`.
         references: Images to compare with, prepared alike: their mean centres the target, up to
             four of them are what traced maps and the removal "shuffle" use. If None, the judged
-            images themselves; traced maps and "shuffle" never compare an image with itself.
+            images themselves, those of other shards included; traced maps and "shuffle" never
+            compare an image with itself.
         preprocessed: Whether the images are tensors that go to the model unchanged.
         out: Folder for the result; a temporary one if None.
         overwrite: Whether an earlier result in `out`, finished or not, is replaced.
@@ -87,12 +88,11 @@ def judge(
     folder = as_folder(out)
     if resume and folder is None:
         raise UsageError("no folder was given for the result: resume needs `out`")
-    for name in ("resume",) * resume + ("shard",) * (config.shard is not None):
-        if not is_comparable(target):
-            raise UsageError(
-                f"{name} needs a target by name or a vector: whether two functions are the same "
-                "cannot be verified"
-            )
+    if (resume or config.shard is not None) and not is_comparable(target):
+        raise UsageError(
+            f"{'resume' if resume else 'shard'} needs a target by name or a vector: whether two "
+            "functions are the same cannot be verified"
+        )
     image_set = make_image_set(vit, images, config, preprocessed=preprocessed).without_copies()
     compared = image_set
     if references is not None:
