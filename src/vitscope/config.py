@@ -169,8 +169,7 @@ class AuditConfig(RunConfig):
         self._check_least(limit=1, gallery=0, trace=0, shard_size=1)
         if not 0 <= self.verified <= 1:
             raise UsageError(f"verified {self.verified}: expected a fraction from 0 to 1")
-        if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
-            raise UsageError(f"shard {self.shard}: expected one of (1, N) to (N, N)")
+        _check_shard(self.shard)
         self._check_trace()
 
     def _check_trace(self) -> None:
@@ -202,6 +201,8 @@ class JudgeConfig(RunConfig):
         sanity: Also compare maps with those of random weights and of another target, and measure
             how much they change when the image hardly does; many more passes.
         gallery: Number of images saved with their maps, for the report; 0 for none.
+        shard: One part of the images, such as 3/16 for the third of sixteen; `vitscope merge`
+            combines the results. Maps are compared with all images, if there are no references.
     """
 
     limit: int | None = 50
@@ -211,10 +212,12 @@ class JudgeConfig(RunConfig):
     layer: int | None = None
     sanity: bool = False
     gallery: int = 12
+    shard: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_least(limit=1, gallery=0)
+        _check_shard(self.shard)
         if self.dtype == "auto":  # half precision rounds away small differences
             object.__setattr__(self, "dtype", "float32")
         for name in ("renormalize", "cls_term"):
@@ -298,6 +301,11 @@ def check_kind(name: str, given: object, kinds: type | tuple[type, ...], expecte
     """Raise a `UsageError` if an argument has none of the types."""
     if not isinstance(given, kinds):
         raise UsageError(f"{name} was given as {type(given).__name__}: expected {expected}")
+
+
+def _check_shard(shard: tuple[int, int] | None) -> None:
+    if shard is not None and not 1 <= shard[0] <= shard[1]:
+        raise UsageError(f"shard {shard}: expected one of (1, N) to (N, N)")
 
 
 def _as_python(value: Any) -> Any:

@@ -18,7 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from vitscope.results.choices import LAYER, Labelled, count_cls, describe_choices, find_mixture
-from vitscope.results.judgement_text import describe_judgement, tabulate_judgement
+from vitscope.results.judgement_text import (
+    describe_judgement,
+    tabulate_image_scores,
+    tabulate_judgement,
+    tell_judgement,
+)
 from vitscope.results.result_text import (
     ABSENT,
     TextTable,
@@ -181,7 +186,11 @@ def make_explanation_report(summary: ExplanationSummary) -> Group:
         told = (image.verdict.text, style) if not raw else (raw, "")
         lines.append(Text.assemble(f"{image.path}{shown}: ", told))
     lines += [Text(text, style=style) for text, style in without.items()]
-    return Group(head, *lines, *(Text(told, style="dim") for told in list_bases(summary)))
+    if judged := tell_judgement(summary):
+        lines.append(Text(judged, style="bold"))
+    scores = tabulate_image_scores(summary)
+    bases = [Text(told, style="dim") for told in list_bases(summary)]
+    return Group(head, *lines, *([] if scores is None else [_make_table(scores)]), *bases)
 
 
 def _list_notes(summary: Summary) -> list[Text]:

@@ -19,7 +19,7 @@ from vitscope.errors import ImageReadError, UnsupportedModelError, UsageError, V
 from vitscope.images.image_set import load_pixels
 from vitscope.maps.target_files import open_target, read_vector
 from vitscope.maps.token_maps import map_tokens
-from vitscope.runs.explain_loop import fit_whole
+from vitscope.runs.explain_run import fit_whole
 
 NAMES = ["traced", "attention", "rollout", "random_keep", "share"]
 DIM = 32

@@ -32,7 +32,7 @@ from vitscope.results.schema import DataSummary, ExplanationSummary, LedgerSumma
 from vitscope.results.schema_maps import MapSummary
 from vitscope.results.schema_numbers import ImageNumbers
 from vitscope.results.verdict import judge_image
-from vitscope.runs.explain_loop import fit_whole
+from vitscope.runs.explain_run import fit_whole
 
 GROUPS = {"cls": slice(0, 1), "registers": slice(1, 3), "patches": slice(3, 9)}
 

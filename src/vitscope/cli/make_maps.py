@@ -1,15 +1,15 @@
 """Commands that make maps: `vitscope explain` and `judge`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rich.text import Text
 
 import vitscope
 from vitscope.cli.each_model import choose_targets, name_folders, run_each, run_with_bars
-from vitscope.cli.settings import Folder, Names, Size, Source
+from vitscope.cli.settings import Folder, Names, Shard, Size, Source
 from vitscope.config import DTypeName, JudgeConfig, RunConfig
 from vitscope.errors import UsageError
 from vitscope.files.own_files import check_figures_target
@@ -19,8 +19,10 @@ from vitscope.terminal import make_console, make_explanation_report, make_judge_
 
 if TYPE_CHECKING:
     from vitscope.figures.draw import Format
-    from vitscope.results.audit_result import AuditResult
     from vitscope.results.explanation import Explanation
+    from vitscope.results.saved_result import SavedResult
+
+R = TypeVar("R", bound="SavedResult")
 
 
 def judge(
@@ -35,6 +37,7 @@ def judge(
     limit: int = 50,
     layer: int | None = None,
     sanity: bool = False,
+    shard: Shard = None,
     seed: int = 0,
     device: str = "auto",
     dtype: Literal["float32", "float64"] = "float32",
@@ -72,6 +75,8 @@ def judge(
         layer: Block that the maps of one attention row are of, from 0; the last by default.
         sanity: Also compare maps with those of random weights and of another target, and under
             noise; takes many more passes.
+        shard: One part of the images, such as 3/16 for the third of sixteen; `vitscope merge`
+            combines the results.
         seed: Seed of all random draws.
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
         dtype: Precision of the model.
@@ -94,6 +99,7 @@ def judge(
         masks=masks,
         layer=layer,
         sanity=sanity,
+        shard=shard,
         seed=seed,
         device=device,
         dtype=dtype,
@@ -128,6 +134,8 @@ def explain(
     maps: Names = None,
     target: str | None = None,
     references: list[str] | None = None,
+    score: bool = False,
+    judged: list[Path] | None = None,
     reference: list[Path] | None = None,
     heads: bool = False,
     format: list[Literal["png", "pdf", "svg"]] | None = None,  # noqa: A002 - the option's name
@@ -154,10 +162,15 @@ def explain(
             Audits found there are kept.
         layer: Block whose attention row is explained, from 0; the last by default.
         maps: Maps by name (docs/recipes/maps.md); attention, contribution_norm and share by
-            default.
+            default, and with --judged attention and the map that was judged best.
         target: What maps that depend on it explain: self, cosine, or a file with one vector
             (.safetensors, .npy, .pt); self if there are references, else cosine.
         references: Images that maps compare with, as for IMAGES; a few hundred like yours.
+        score: Measure how faithful each map is on each image, by removing patches as `vitscope
+            judge` does; takes hundreds of passes an image.
+        judged: Judgement of the same model, or the --out folder of one; once per model, in the same
+            order. Chooses the map, and scores maps (--score). If it cannot tell which map is best,
+            the one that comes first is drawn, and that is said.
         reference: Audit of the same model, or the --out folder of one; once per model, in the same
             order. By default an audit in OUT, or the means that come with vitscope.
         heads: Also draw the maps of each head.
@@ -176,7 +189,8 @@ def explain(
     config.resolve_device()
     folders = choose_targets(model, out, overwrite=overwrite, name_target=_name_target)
     names = name_folders(model)
-    audits = dict(zip(names, _open_references(reference or [], list(names.values())), strict=True))
+    audits = _open_beside(names, reference or [], vitscope.AuditResult, "references")
+    judgements = _open_beside(names, judged or [], vitscope.JudgeResult, "judgements")
     check_figures_target(out / "figures", overwrite=overwrite)
     from vitscope.maps.target_files import open_target  # here, because importing it is slow
 
@@ -197,6 +211,8 @@ def explain(
             config=config,
             layer=layer,
             **chosen,
+            score=score,
+            judged=judgements[model_id],
             reference=audits[model_id],
             out=folders[model_id],
             overwrite=overwrite,
@@ -231,21 +247,22 @@ def _name_target(out: Path, name: str) -> Path:
     return out / name
 
 
-def _open_references(folders: Sequence[Path], names: Sequence[str]) -> "list[AuditResult | None]":
+def _open_beside(
+    names: Mapping[str, str], folders: Sequence[Path], kind: type[R], what: str
+) -> dict[str, R | None]:
+    """Open one result for each model, by the models' ids and their names of folders."""
     if not folders:
-        return [None] * len(names)
+        return dict.fromkeys(names)
     if len(folders) != len(names):
         raise UsageError(
-            f"{len(folders)} references for {len(names)} models: give one per model, in the "
-            "same order, or none"
+            f"{len(folders)} {what} for {len(names)} models: give one per model, in the same "
+            "order, or none"
         )
-    return [
-        vitscope.AuditResult.load(_find_audit(folder, name))
-        for folder, name in zip(folders, names, strict=True)
-    ]
+    found = zip(names.items(), folders, strict=True)
+    return {model: kind.load(_find_result(folder, name)) for (model, name), folder in found}
 
 
-def _find_audit(folder: Path, name: str) -> Path:
-    # Either a result itself, or the folder given to `audit --out`.
+def _find_result(folder: Path, name: str) -> Path:
+    # Either a result itself, or the folder given to `--out`.
     within = not (folder / MARKER).is_file() and (folder / name / MARKER).is_file()
     return folder / name if within else folder

@@ -108,11 +108,11 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 _WHAT = """
 folder images model layer layers size imagenet smoke families sizes checkpoints masks reference
-cls_term renormalize classifier readout metrics maps target removals references
+cls_term renormalize classifier readout metrics maps target removals references judged
 """
 _OPTIONS = {
     "What": _WHAT,
-    "How much": "limit num_images draws examples seed verified trace sanity",
+    "How much": "limit num_images draws examples seed verified trace sanity score",
     "Output": "out overwrite resume report format heads features gallery",
     "Speed": "device dtype batch_size num_workers draft",
     "Scale": "engine address shard shard_size",

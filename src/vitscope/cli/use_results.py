@@ -1,26 +1,32 @@
 """Commands on saved results: `vitscope merge`, `figures` and `report`."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.text import Text
 
 from vitscope.cli.settings import Result
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
-from vitscope.terminal import make_console, make_report
+from vitscope.terminal import make_console, make_judge_report, make_report
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from vitscope.results.mergeable import MergeableResult
 
 
 def merge(*results: Result, out: Path, overwrite: bool = False) -> None:
-    """Merge audits of different images, such as those of --shard 1/16 to 16/16.
+    """Merge audits or judgements of different images, such as those of --shard 1/16 to 16/16.
 
     The results must be of the same model, weights and settings, and share no image. The numbers are
-    those of one audit of all the images.
+    those of one run over all the images.
 
     Example:  vitscope merge results-a/dinov2-small results-b/dinov2-small --out merged
 
     Args:
-        results: Audits: folders with a summary.json.
+        results: Audits, or judgements: folders with a summary.json.
         out: Folder for the merged result.
         overwrite: Replace an earlier result there.
 
@@ -31,12 +37,19 @@ def merge(*results: Result, out: Path, overwrite: bool = False) -> None:
         raise UsageError("one result was given: name two or more folders to merge")
     from vitscope.files.storage import check_target, is_result, never
     from vitscope.results.audit_result import AuditResult
+    from vitscope.results.judge_result import JudgeResult
+    from vitscope.results.schema import AuditSummary, JudgementSummary, read_summary
 
     check_target(out, is_result if overwrite else never)
-    first, *others = (AuditResult.load(folder) for folder in results)
+    kinds: dict[str, tuple[type[MergeableResult], Callable[[Any], Group]]] = {
+        AuditSummary.KIND: (AuditResult, make_report),
+        JudgementSummary.KIND: (JudgeResult, make_judge_report),
+    }
+    kind, make = kinds[read_summary(results[0], AuditSummary, JudgementSummary).KIND]
+    first, *others = map(kind.load, results)
     merged = first.merge(*others, out=out, overwrite=overwrite)
     console = make_console()
-    console.print(make_report(merged.summary))
+    console.print(make(merged.summary))
     if (missing := merged.missing_shards) is None:
         told = "these are shards of different lists of images: missing shards cannot be determined"
         console.print(Text(told), soft_wrap=True)

@@ -67,6 +67,15 @@ def _list_explained(result: ModelResult, image_id: str, heads: bool) -> Iterator
             for head, values in enumerate(each.heads)
         }
     yield from _list_patches(result, one.path, panels)
+    for score, values in (("skill", one.skill), ("gap", one.gap)):
+        for name, value in values.items():
+            yield Point(
+                model=result,
+                panel=name,
+                term=_name_file(one.path),
+                other=score,
+                number=Interval(value, n=1),
+            )
 
 
 def describe_judged_maps(result: ModelResult, index: int) -> FigureData:
@@ -90,11 +99,15 @@ def _list_patches(result: ModelResult, path: str, panels: Mapping[str, _Panel]) 
             yield Point(
                 model=result,
                 panel=panel,
-                term=path.rsplit("/", 1)[-1],
+                term=_name_file(path),
                 other=str(row),
                 x=column,
                 number=_make_interval(float(value), half),
             )
+
+
+def _name_file(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
 
 
 def _make_interval(value: float, half: float | None) -> Interval:

@@ -15,8 +15,7 @@ from vitscope.figures.description import (
 from vitscope.figures.intervals import Interval, read_estimate
 from vitscope.figures.saved import ModelResult
 from vitscope.results.choices import MAP_LAYER, REMOVAL, TARGET
-from vitscope.results.judgement_text import name_map, order_maps
-from vitscope.results.map_verdict import BASELINES
+from vitscope.results.judgement_text import find_best, name_map, order_maps
 from vitscope.results.schema import JudgementSummary
 from vitscope.results.schema_maps import JudgedImage
 
@@ -150,12 +149,6 @@ def name_role(point: Point) -> str:
     """The role of a point's map, in the legend."""
     role, title = find_role(point), name_map(point.model.judgement, point.term)
     return {"best": f"{title} (best)", "other": "other maps"}.get(role, title)
-
-
-def find_best(summary: JudgementSummary) -> str | None:
-    """The map to publish, or else the one that comes first."""
-    own = (name for name in order_maps(summary) if name not in BASELINES)
-    return summary.verdict.best or next(own, None)
 
 
 def order_kept(summary: JudgementSummary, image: JudgedImage) -> list[str]:

@@ -161,6 +161,21 @@ def open_workspace(
 
 
 @contextmanager
+def told_of_kept(
+    workspace: Workspace, total: str, *, resume: bool, leads: bool = True
+) -> Iterator[None]:
+    """Add to an error how many of all parts, such as "49 shards", are kept."""
+    # If no part is finished, the leading process alone removes the workspace.
+    try:
+        yield
+    except BaseException as error:
+        if (done := len(workspace.find_done())) or not leads:
+            again = "the same call" if resume else "the same call with resume"
+            error.add_note(f"{done} of {total} are kept: {again} resumes it")
+        raise
+
+
+@contextmanager
 def kept_from_runs(target: Path) -> Iterator[None]:
     """Keep runs from working on a target while it is written."""
     with _held(target) as workspace:

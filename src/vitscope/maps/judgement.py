@@ -1,6 +1,6 @@
 """Maps judged by what the model does when patches are removed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -118,12 +118,19 @@ def judge_images(given: MapInput, maps: Mapping[str, MapValues], removal: Remova
     )
 
 
-def _check_maps(maps: Mapping[str, MapValues]) -> None:
-    for name, each in maps.items():
+def check_names(maps: Iterable[str]) -> None:
+    """Refuse maps that are named like what the judge has of its own."""
+    for name in maps:
         if name in {ORACLE, RANDOM}:
             raise UsageError(
-                f"a map is called {name!r}, which the judge has of its own: leave it out"
+                f"a map is called {name!r}, and random orders and the oracle are always judged: "
+                "leave it out"
             )
+
+
+def _check_maps(maps: Mapping[str, MapValues]) -> None:
+    check_names(maps)
+    for name, each in maps.items():
         if not each.values.isfinite().all():
             raise UsageError(f"the map {name!r} has NaN or infinite values: it cannot be judged")
 

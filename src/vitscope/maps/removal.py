@@ -12,6 +12,7 @@ from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
 from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.layout import TokenLayout
 from vitscope.maps.method import MapInput
 from vitscope.maps.perturbation import index_kept
 from vitscope.models.base import Pixels
@@ -86,12 +87,15 @@ def _find_mean_tokens(given: MapInput, _: int) -> Float[Tensor, "patch dim"]:
     return mean[given.patches.start : given.patches.stop]
 
 
+def reads_patches_alone(layout: TokenLayout) -> bool:
+    """Whether nothing is left to read the output from without patches."""
+    read = range(layout.num_tokens) if layout.averaged is None else layout.averaged
+    return bool(read == layout.groups["patches"])
+
+
 def _drop(given: MapInput, image: int, removed: Removed) -> Float[Tensor, " sets"]:
     counts = removed.sum(dim=1)
-    layout = given.layout
-    read = range(layout.num_tokens) if layout.averaged is None else layout.averaged
-    reads_patches_alone = read == layout.groups["patches"]
-    if reads_patches_alone and bool((counts == len(given.patches)).any()):
+    if reads_patches_alone(given.layout) and bool((counts == len(given.patches)).any()):
         raise UnsupportedModelError(
             f"the output of {given.vit.info.id} is read from the patches alone, so that they "
             "cannot all be dropped: use another removal than 'drop'"

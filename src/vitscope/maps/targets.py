@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import torch
 from jaxtyping import Float
@@ -144,6 +145,22 @@ def find_target(
             "vector, or a function of vitscope.maps.targets"
         )
     return target
+
+
+def describe_target(target: str | Tensor | TargetChoice) -> str:
+    """Name of a target in results; a vector is told by its digest."""
+    if isinstance(target, Tensor):
+        digest = blake2b(target.double().cpu().numpy().tobytes(), digest_size=8)
+        return f"vector {digest.hexdigest()}"
+    if isinstance(target, str):
+        return target
+    own = (name for name, choice in TARGETS.items() if choice is target)
+    return next(own, getattr(target, "__qualname__", repr(target)))
+
+
+def is_comparable(target: str | Tensor | TargetChoice | None) -> bool:
+    """Whether two targets of that description are the same: not so for functions."""
+    return not callable(target) or target in TARGETS.values()
 
 
 def explain_other(features: Float[Tensor, "batch out"], references: References | None) -> Target:

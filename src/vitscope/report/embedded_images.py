@@ -25,6 +25,7 @@ from vitscope.results.explanation import Explanation
 from vitscope.results.gallery import Gallery, read_gallery
 from vitscope.results.image_maps import ImageMap, ImageMaps
 from vitscope.results.judge_result import JudgeResult
+from vitscope.results.judgement_text import describe_skill, tell_judgement, tell_score
 from vitscope.results.number_text import write_number
 from vitscope.results.result_text import tell_map
 from vitscope.results.verdict import judge_image
@@ -175,7 +176,10 @@ def _open_gallery(result: ModelResult, gallery: Gallery, numbers: ImageNumbers) 
 def _open_explanation(result: ModelResult) -> _Source:
     explanation = Explanation.load(result.folder)
     images = [explanation.read_image(index) for index in range(len(explanation))]
-    flat = [_flatten(asdict(image.numbers)) for image in images]
+    flat = [
+        _flatten(asdict(image.numbers)) | {f"{SKILL}{k}": v for k, v in image.skill.items()}
+        for image in images
+    ]
     names = dict.fromkeys(name for one in flat for name in one)
     columns = {name: np.array([one.get(name, np.nan) for one in flat]) for name in names}
     numbers = ImageNumbers.of_columns(columns, [image.image_id for image in images])
@@ -185,11 +189,18 @@ def _open_explanation(result: ModelResult) -> _Source:
         entry = _describe_image(image.path, image.image_id, numbers, index)
         entry["told"] = as_sentence(image.verdict.text)
         entry["why"] = as_sentence(image.verdict.basis)
+        entry["scores"] = {k: tell_score(v, image.gap[k]) for k, v in image.skill.items()}
         return image, entry
 
-    return _Source(
-        f"{result.label}, explained", "Images that were explained.", numbers, len(images), read
+    told, scoring = tell_judgement(result.explanation), result.explanation.scoring
+    note = " ".join(
+        [
+            "Images that were explained.",
+            *([as_sentence(told)] if told else []),
+            *([] if scoring is None else [describe_skill(scoring.target, scoring.removal)]),
+        ]
     )
+    return _Source(f"{result.label}, explained", note, numbers, len(images), read)
 
 
 def _open_judgement(result: ModelResult) -> _Source:
@@ -209,8 +220,8 @@ def _open_judgement(result: ModelResult) -> _Source:
         return replace(found, maps={name: found.maps[name] for name in names}), entry
 
     note = (
-        f"{len(images)} of {result.num_images:,} judged images. Skill on one image, removal "
-        f"{removal}: 0 is random orders, 1 the order by single deletions."
+        f"{len(images)} of {result.num_images:,} judged images. "
+        f"{describe_skill(summary.target, removal)}"
     )
     first = tuple(columns)
     return _Source(f"{result.label}, judged", note, numbers, len(images), read, first)

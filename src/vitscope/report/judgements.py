@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from vitscope.figures.judged import find_best
 from vitscope.figures.saved import ModelResult, as_sentence
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.choices import describe_settings
 from vitscope.results.judgement_text import (
     describe_judgement,
     describe_scores,
+    find_best,
     name_map,
     order_maps,
     tabulate_plausibility,

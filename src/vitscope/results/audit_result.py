@@ -4,30 +4,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 
 from vitscope.errors import UsageError
 from vitscope.files.reading import open_table, plain_damage
-from vitscope.files.storage import check_target, is_result, never, scratch_folder, staged_folder
-from vitscope.files.workspace import kept_from_runs
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.sums import AuditSums
 from vitscope.metrics.token_sums import TokenSums
 from vitscope.results.finishing import finish_result
 from vitscope.results.gallery import Gallery, merge_galleries, read_gallery
-from vitscope.results.manifest import Manifest, check_same, read_manifest, read_sums
-from vitscope.results.merging import check_disjoint, find_missing_shards, merge_parts
+from vitscope.results.manifest import Manifest, check_same_run, read_manifest, read_sums
+from vitscope.results.mergeable import MergeableResult, check_disjoint
+from vitscope.results.merging import merge_parts, read_ids
 from vitscope.results.result_html import show_audit
-from vitscope.results.saved_result import PROVENANCE, TabularResult
 from vitscope.results.schema import AuditSummary, read_summary
 from vitscope.results.trace_summary import merge_traces
 
 
 @dataclass(frozen=True)
-class AuditResult(TabularResult):
+class AuditResult(MergeableResult):
     """An audit on disk: read access to its files.
 
     Attributes:
@@ -77,13 +76,6 @@ class AuditResult(TabularResult):
     def gallery(self) -> Gallery | None:
         """The images kept with their maps; None if there are none."""
         return read_gallery(self.folder, owner=self)
-
-    @property
-    def missing_shards(self) -> list[str] | None:
-        """Missing shards of the same images, such as "3/16"; None if that is not known."""
-        provenance = self.provenance
-        with plain_damage(self.folder / PROVENANCE):
-            return find_missing_shards(provenance)
 
     def read_sums(self) -> dict[int, FeatureSums]:
         """Sums over the [CLS] row, from which the estimates were computed.
@@ -141,44 +133,15 @@ class AuditResult(TabularResult):
         with plain_damage(self.folder):
             return counts.frequency_of_outliers(depth).reshape(self.summary.model.grid)
 
-    def merge(
-        self, *others: "AuditResult", out: str | Path | None = None, overwrite: bool = False
-    ) -> "AuditResult":
-        """Merge results of disjoint image sets.
-
-        Args:
-            *others: Results of the same model, weights and settings.
-            out: Folder for the new result; a temporary one if None.
-            overwrite: Whether an earlier result in `out` is replaced.
-
-        Returns:
-            The result of the union.
-
-        Raises:
-            ResultError: If models or settings differ, or the results share an image.
-            UsageError: If something else is in `out`, or an audit is writing to it.
-            VitscopeError: If the result cannot be written.
-        """
-        if out is None:
-            with scratch_folder() as folder:
-                self._merge_into(folder, others)
-            return self.own(folder)
-        target = Path(out)
-        replaces = is_result if overwrite else never
-        check_target(target, replaces)
-        with kept_from_runs(target), staged_folder(target, replaces=replaces) as staging:
-            self._merge_into(staging, others)
-        return type(self)(target)
-
-    def _merge_into(self, folder: Path, others: Sequence["AuditResult"]) -> None:
-        results = (self, *others)
+    @classmethod
+    def _merge_into(cls, folder: Path, results: Sequence[Self]) -> None:
         folders = [result.folder for result in results]
-        manifest = self.manifest
-        for other in others:
-            check_same(manifest, other.manifest, other.folder)
+        manifest = results[0].manifest
+        for other in results[1:]:
+            check_same_run(manifest, other.manifest, other.folder)
         provenances = [result.provenance for result in results]
         with plain_damage(*folders):  # any of them may be the damaged one
-            check_disjoint(folders)
+            check_disjoint(folders, list(map(read_ids, folders)))
             sums, failures = merge_parts(folder, manifest, folders)
             merge_traces(folder, folders)
             provenance = {"merged_from": provenances}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -32,6 +32,9 @@ class ImageExplanation(ImageMaps):
     framing: Framing
     numbers: ImageNumbers
     verdict: ImageVerdict  # whether the map may be read as an explanation
+    # by map, if maps were scored (docs/recipes/which-map.md)
+    gap: Mapping[str, float] = field(default_factory=dict)
+    skill: Mapping[str, float] = field(default_factory=dict)
 
 
 class Explanation(SavedResult):
@@ -90,6 +93,8 @@ class Explanation(SavedResult):
             maps=found.maps,
             numbers=image.numbers,
             verdict=image.verdict,
+            gap=image.gap,
+            skill=image.skill,
         )
 
 
@@ -180,6 +185,8 @@ def write_image(folder: Path, index: int, image: ImageExplanation) -> ExplainedI
         grid=image.grid,
         verdict=image.verdict,
         numbers=image.numbers,
+        gap=image.gap,
+        skill=image.skill,
     )
 
 

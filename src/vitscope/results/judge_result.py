@@ -1,15 +1,16 @@
 """The saved result of judging maps: tables of scores, and their summary."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vitscope.errors import ResultError
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
 from vitscope.files.printable import printable_path
@@ -26,10 +27,12 @@ from vitscope.results.map_verdict import (
     compare_maps,
     judge_maps,
 )
+from vitscope.results.mergeable import MergeableResult, check_disjoint, check_same, list_plans
+from vitscope.results.model_identity import ModelIdentity
 from vitscope.results.result_html import show_judgement
-from vitscope.results.saved_result import TabularResult
-from vitscope.results.schema import JudgementSummary, read_summary
-from vitscope.results.schema_maps import ByMap, JudgedImage, MapScores
+from vitscope.results.saved_result import PROVENANCE, write_result
+from vitscope.results.schema import DataSummary, JudgementSummary, read_summary
+from vitscope.results.schema_maps import ByMap, JudgedImage, JudgedMap, MapScores
 
 SCORES, MAPS = "scores.parquet", "maps.parquet"
 """Tables: a row for each image, removal and map; and a row for each image and map."""
@@ -44,7 +47,7 @@ _IDENTITY = ("path", "image_id", "removal", "map", "ceiling")
 
 
 @dataclass(frozen=True)
-class JudgeResult(TabularResult):
+class JudgeResult(MergeableResult):
     """Judged maps on disk: read access to their files.
 
     Attributes:
@@ -59,6 +62,21 @@ class JudgeResult(TabularResult):
             ResultError: If it is not a judgement of this schema, or damaged.
         """
         return read_summary(self.folder, JudgementSummary)
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which model it is of.
+
+        Raises:
+            ResultError: If its provenance is damaged.
+        """
+        return read_typed(ModelIdentity, self._plan, printable_path(self.folder / PROVENANCE))
+
+    @property
+    def _plan(self) -> Mapping[str, Any]:
+        provenance = self.provenance
+        with plain_damage(self.folder / PROVENANCE):
+            return list_plans(provenance)[0]  # those of merged results differ in the images alone
 
     def __str__(self) -> str:
         return f"{self.summary.model.id}: {self.summary.verdict.text}"
@@ -93,6 +111,66 @@ class JudgeResult(TabularResult):
         """
         return read_maps(self.folder / _name_maps(index), self.summary.images[index].maps)
 
+    @classmethod
+    def _merge_into(cls, folder: Path, results: Sequence[Self]) -> None:
+        first, folders = results[0], [result.folder for result in results]
+        for other in results[1:]:
+            check_same(other.folder, _describe_same(first), _describe_same(other))
+            first.identity.check_same_model(other.folder, other.identity)
+        with plain_damage(*folders):  # any of them may be the damaged one
+            if first._plan["target"] is None:
+                raise ResultError(
+                    f"{folders[0]} cannot be merged: its target is a function, and whether two are "
+                    "the same cannot be verified; judge all images at once"
+                )
+            check_disjoint(folders, list(map(_read_ids, folders)))
+            concat_tables(folder, folders)
+            numbers = summarize_tables(folder, first.summary.maps)
+            data = [result.summary.data for result in results]
+            failures = [failure for result in results for failure in result.failures]
+            summary = replace(
+                first.summary,
+                data=DataSummary(
+                    num_images=count_images(folder),
+                    num_failed=len(failures),
+                    num_repeated=sum(one.num_repeated for one in data),
+                    notes=tuple(dict.fromkeys(note for one in data for note in one.notes)),
+                ),
+                images=_merge_images(folder, results, limit=int(first._plan["gallery"])),
+                **vars(numbers),
+            )
+        provenance = {"merged_from": [result.provenance for result in results]}
+        write_result(folder, summary, failures=failures, provenance=provenance)
+
+
+def _describe_same(result: JudgeResult) -> dict[str, Any]:
+    # All that numbers depend on, but for the images; the model's computation is compared apart.
+    apart = {"images", "names", "shard", "references", "device", "behaviour_hash", "unknown"}
+    plan = {name: value for name, value in result._plan.items() if name not in apart}
+    return plan | {"reference": asdict(result.summary.reference)}
+
+
+def _merge_images(
+    folder: Path, results: Sequence[JudgeResult], limit: int
+) -> tuple[JudgedImage, ...]:
+    kept = [
+        (image, result.folder / _name_maps(index))
+        for result in results
+        for index, image in enumerate(result.summary.images)
+    ]
+    return tuple(
+        replace(image, file=_keep_maps(folder, index, file))
+        for index, (image, file) in enumerate(kept[:limit])
+    )
+
+
+def _keep_maps(folder: Path, index: int, file: Path) -> str:
+    name = _name_maps(index)
+    with plain_disk_errors(folder):
+        (folder / name).parent.mkdir(exist_ok=True)
+        link_or_copy(file, folder / name)
+    return name
+
 
 def _name_maps(index: int) -> str:
     return f"maps/{index:04d}.npz"
@@ -117,10 +195,6 @@ def keep_images(folder: Path, parts: Sequence[Path]) -> tuple[JudgedImage, ...]:
         if not (part / _MAPS_FILE).exists():
             continue
         about = part / _ABOUT_FILE
-        name = _name_maps(len(kept))
-        with plain_disk_errors(folder):
-            (folder / name).parent.mkdir(exist_ok=True)
-            link_or_copy(part / _MAPS_FILE, folder / name)
         scores = _read_table(part, SCORES)
         first = next(iter(_split(scores, "removal").values()))
         skills = zip(first["map"].to_pylist(), _take(first, "skill").tolist(), strict=True)
@@ -128,7 +202,7 @@ def keep_images(folder: Path, parts: Sequence[Path]) -> tuple[JudgedImage, ...]:
             JudgedImage(
                 path=first["path"][0].as_py(),
                 image_id=first["image_id"][0].as_py(),
-                file=name,
+                file=_keep_maps(folder, len(kept), part / _MAPS_FILE),
                 maps=read_typed(_About, read_json(about), printable_path(about)).maps,
                 skill=dict(skills),
             )
@@ -152,31 +226,41 @@ def concat_tables(folder: Path, parts: Sequence[Path]) -> None:
     )
 
 
+def count_images(folder: Path) -> int:
+    """Number of distinct images in the tables."""
+    return len(set(_read_ids(folder).to_pylist()))
+
+
+def _read_ids(folder: Path) -> pa.ChunkedArray:
+    of_maps = _split(_read_table(folder, MAPS), "map")
+    return next(iter(of_maps.values()))["image_id"]
+
+
 def _read_table(folder: Path, name: str) -> pa.Table:
     with open_table(folder / name) as file:
         return file.read()
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedScores:
-    """What the tables say over all images."""
+class JudgedNumbers:
+    """The fields of the summary that follow from the tables."""
 
-    num_images: int
+    maps: Mapping[str, JudgedMap]
     removals: Mapping[str, Mapping[str, MapScores]]
     ceiling: Mapping[str, Estimate]
-    seconds: Mapping[str, float]
     plausibility: Mapping[str, Mapping[str, Estimate]]
     sanity: Mapping[str, Mapping[str, Estimate]]
     verdict: MapVerdict
 
 
-def summarize_tables(folder: Path, titles: Mapping[str, str]) -> JudgedScores:
+def summarize_tables(folder: Path, maps: Mapping[str, JudgedMap]) -> JudgedNumbers:
     """Summarise the tables of a result; the first removal decides."""
     with plain_damage(folder):
-        return _summarize(_read_table(folder, SCORES), _read_table(folder, MAPS), titles)
+        return _summarize(_read_table(folder, SCORES), _read_table(folder, MAPS), maps)
 
 
-def _summarize(scores: pa.Table, maps: pa.Table, titles: Mapping[str, str]) -> JudgedScores:
+def _summarize(scores: pa.Table, about: pa.Table, maps: Mapping[str, JudgedMap]) -> JudgedNumbers:
+    titles = {name: one.title for name, one in maps.items()}
     removals: dict[str, dict[str, MapScores]] = {}
     ceiling: dict[str, Estimate] = {}
     verdict: MapVerdict | None = None
@@ -192,12 +276,14 @@ def _summarize(scores: pa.Table, maps: pa.Table, titles: Mapping[str, str]) -> J
             skills = {name: one.scores["skill"] for name, one in removals[removal].items()}
             verdict = judge_maps(gaps, skills, titles, ids, removal)
     assert verdict is not None
-    of_maps = _split(maps, "map")
-    return JudgedScores(
-        num_images=len(set(maps["image_id"].to_pylist())),
+    of_maps = _split(about, "map")
+    return JudgedNumbers(
+        maps={
+            name: replace(one, seconds=float(_take(of_maps[name], "seconds").mean()))
+            for name, one in maps.items()
+        },
         removals=removals,
         ceiling=ceiling,
-        seconds={name: float(_take(table, "seconds").mean()) for name, table in of_maps.items()},
         plausibility=_average_columns(of_maps, PLAUSIBILITY),
         sanity=_average_columns(of_maps, SANITY),
         verdict=verdict,

@@ -13,7 +13,7 @@ from vitscope.results.result_text import (
     tell_estimate,
     tell_number,
 )
-from vitscope.results.schema import JudgementSummary
+from vitscope.results.schema import ExplanationSummary, JudgementSummary
 
 
 def describe_judgement(summary: JudgementSummary) -> str:
@@ -31,6 +31,12 @@ def order_maps(summary: JudgementSummary, removal: str | None = None) -> list[st
     """Judged maps and baselines, the most faithful first; by default with the first removal."""
     maps = summary.removals[removal or next(iter(summary.removals))]
     return sorted(maps, key=lambda name: -maps[name].scores["gap"].value)
+
+
+def find_best(summary: JudgementSummary) -> str | None:
+    """The map to publish, or else the one that comes first."""
+    own = (name for name in order_maps(summary) if name not in BASELINES)
+    return summary.verdict.best or next(own, None)
 
 
 def name_map(summary: JudgementSummary, name: str) -> str:
@@ -146,3 +152,50 @@ def list_ignored(summary: JudgementSummary, name: str) -> list[str]:
 
 def _tell_score(scores: Mapping[str, Estimate], name: str) -> str:
     return tell_estimate(scores[name].value, scores[name].ci95, 2)
+
+
+def describe_skill(target: str, removal: str) -> str:
+    """What the skill of a map on one image means."""
+    return (
+        f"Skill on one image (target {target}, removal {removal}): 0 is random orders, 1 the order "
+        "by single deletions."
+    )
+
+
+def tell_score(skill: float, gap: float) -> str:
+    """The scores of a map on one image."""
+    return f"skill {tell_number(skill, 2)}, gap {tell_number(gap, 2)}"
+
+
+def tell_judgement(summary: ExplanationSummary) -> str:
+    """What the judgement of an explanation says, and whether a map is drawn all the same."""
+    used = summary.judgement
+    if used is None:
+        return ""
+    drawn = used.drawn is not None and used.verdict.best is None
+    return f"judgement: {used.verdict.text}" + "; it is drawn, but not recommended" * drawn
+
+
+def tabulate_image_scores(summary: ExplanationSummary) -> TextTable | None:
+    """Scores of each image's maps, if they were scored."""
+    if summary.scoring is None:
+        return None
+    sections = [
+        [
+            (
+                image.path,
+                image.maps[name].title,
+                tell_number(skill, 2),
+                tell_number(image.gap[name], 2),
+            )
+            for name, skill in image.skill.items()
+        ]
+        for image in summary.images
+    ]
+    return TextTable(
+        ("image", "map", "skill", "gap"),
+        sections=sections,
+        num_labels=2,
+        caption=describe_skill(summary.scoring.target, summary.scoring.removal),
+        title="Maps scored on each image",
+    )

@@ -1,7 +1,7 @@
 """What was audited and how, and the files with the sums."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from vitscope.metrics.other_metrics import OtherMetrics
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.sums import AuditSums, Sums
 from vitscope.metrics.token_sums import TokenSums
+from vitscope.results.mergeable import check_same
+from vitscope.results.model_identity import ModelIdentity
 from vitscope.results.schema import ModelSummary, PreprocessingSummary, Settings
 
 _FILE, _SUMS = "sums.safetensors", "sums"
@@ -55,20 +57,14 @@ class Manifest:
         """Settings that change the meaning of the numbers."""
         return Settings(renormalize=self.renormalize, cls_term=self.cls_term)
 
-    def compare_behaviour(self, behaviour_hash: str, unknown: Sequence[str]) -> str:
-        """Whether another model with the same weights computes the same numbers."""
-        if found := [*self.unknown, *unknown]:
-            return f"whether its model is the same cannot be verified, for {found[0]} is not known"
-        if not (self.behaviour_hash and behaviour_hash):
-            return (
-                "it was written by an earlier version, which did not record how its model computes"
-            )
-        if self.behaviour_hash != behaviour_hash:
-            return (
-                "its model has the same weights and computes otherwise (a hook, a parametrisation, "
-                "a replaced part or a setting)"
-            )
-        return ""
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which model was audited."""
+        return ModelIdentity(
+            weights_hash=self.weights_hash,
+            behaviour_hash=self.behaviour_hash,
+            unknown=self.unknown,
+        )
 
     def make_plan(self, layer: int) -> FeaturePlan:
         """The feature plan of a layer."""
@@ -94,17 +90,10 @@ class Manifest:
             yield OtherMetrics(self.metrics)
 
 
-def check_same(ours: Manifest, theirs: Manifest, folder: Path) -> None:
+def check_same_run(ours: Manifest, theirs: Manifest, folder: Path) -> None:
     """Refuse to merge results of different models or settings."""
-    a, b = _describe_same(ours), _describe_same(theirs)
-    for name, value in a.items():
-        if b.get(name) != value:
-            raise ResultError(
-                f"{folder} cannot be merged: its {name} differs ({b.get(name)!r} against "
-                f"{value!r}); merge results of the same model, weights and settings"
-            )
-    if reason := theirs.compare_behaviour(ours.behaviour_hash, ours.unknown):
-        raise ResultError(f"{folder} cannot be merged: {reason}; audit all images in one run")
+    check_same(folder, _describe_same(ours), _describe_same(theirs))
+    ours.identity.check_same_model(folder, theirs.identity)
 
 
 def write_sums(folder: Path, manifest: Manifest, sums: AuditSums) -> None:

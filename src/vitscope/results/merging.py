@@ -1,16 +1,13 @@
 """Merging parts: folders with tables, features, sums and failures of some images."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vitscope.errors import ResultError
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.reading import open_table
 from vitscope.files.storage import link_or_copy
@@ -25,7 +22,6 @@ from vitscope.results.records import (
 )
 from vitscope.results.saved_result import read_failures
 
-_WHOLE = "1/1"
 _NO_IDS = pa.chunked_array([], pa.string())
 
 
@@ -43,69 +39,13 @@ def merge_parts(
     return sums, list(chain.from_iterable(map(read_failures, parts)))
 
 
-def list_shards(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The shards that a result is made of."""
-    if "merged_from" in provenance:
-        return [one for part in provenance["merged_from"] for one in list_shards(part)]
-    plan = provenance.get("plan", {})
-    return [(str(plan.get("names")), str(plan.get("shard") or _WHOLE))]
-
-
-def find_missing_shards(provenance: Mapping[str, Any]) -> list[str] | None:
-    """Missing shards of the same images; None if that is not known."""
-    shards = list_shards(provenance)
-    there = {name for _, name in shards}
-    if there == {_WHOLE}:
-        return []
-    if not _are_of_one_set(shards):
-        return None
-    count = int(shards[0][1].rpartition("/")[2])
-    return [name for k in range(1, count + 1) if (name := f"{k}/{count}") not in there]
-
-
-def _are_of_one_set(shards: Sequence[tuple[str, str]]) -> bool:
-    sets = {(names, shard.partition("/")[2]) for names, shard in shards}
-    return len(sets) == 1 and len(set(shards)) == len(shards)
-
-
-def find_repeated(folders: Sequence[Path]) -> list[list[str]]:
-    """Find images that are counted more than once."""
-    ids = list(map(_read_ids, folders))
-    every = pa.chunked_array([chunk for one in ids for chunk in one.chunks], pa.string())
-    codes = every.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    _, first = np.unique(codes, return_index=True)
-    later = np.ones(len(codes), bool)
-    later[first] = False
-    stops = np.cumsum([len(one) for one in ids])[:-1]
-    return [
-        one.filter(pa.array(again)).to_pylist()
-        for one, again in zip(ids, np.split(later, stops), strict=True)
-    ]
-
-
-def read_ids(folder: Path) -> frozenset[str]:
-    """Identities of the images of a result."""
-    return frozenset(_read_ids(folder).to_pylist())
-
-
-def _read_ids(folder: Path) -> pa.ChunkedArray:
+def read_ids(folder: Path) -> pa.ChunkedArray:
+    """Identities of the images of a part or a result."""
     table = folder / "images.parquet"
     if not table.exists():  # a part without readable images
         return _NO_IDS
     with open_table(table) as file:
         return file.read(columns=["image_id"])["image_id"]
-
-
-def check_disjoint(folders: Sequence[Path]) -> None:
-    """Refuse to count an image twice."""
-    for folder, repeated in zip(folders, find_repeated(folders), strict=True):
-        if repeated:
-            raise ResultError(
-                f"{folder} cannot be merged: {len(repeated)} of its images are repeated or also "
-                "in another result; merge results of disjoint image sets, and shards of one list "
-                "that did not change between the jobs and, if it is in a store or a table, "
-                "contains no copies"
-            )
 
 
 def _merge_layer(folder: Path, layer: int, last_layer: int, parts: Sequence[Path]) -> None:

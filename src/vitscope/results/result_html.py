@@ -3,7 +3,12 @@
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from vitscope.results.judgement_text import describe_judgement, tabulate_judgement
+from vitscope.results.judgement_text import (
+    describe_judgement,
+    tabulate_image_scores,
+    tabulate_judgement,
+    tell_judgement,
+)
 from vitscope.results.result_text import (
     describe_audit,
     describe_dropped,
@@ -77,7 +82,13 @@ def show_explanation(summary: ExplanationSummary) -> str:
         rows.append((str(number), f"{image.path}{cropped}", (image.verdict.status, told)))
     table = {"columns": ("", "image", "verdict"), "num_labels": 3, "sections": [rows]}
     below = {"title": "", "caption": "; ".join(list_bases(summary))}
-    return _render(summary, subject=describe_explanation(summary), tables=[table | below])
+    tables = [table | below, tabulate_image_scores(summary)]
+    return _render(
+        summary,
+        tell_judgement(summary),
+        subject=describe_explanation(summary),
+        tables=list(filter(None, tables)),
+    )
 
 
 def _render(summary: Summary, *more: str, **parts: Any) -> str:

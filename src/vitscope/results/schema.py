@@ -21,7 +21,15 @@ from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.estimates import HighNormTokens
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.map_verdict import MapVerdict
-from vitscope.results.schema_maps import ByMap, JudgedImage, JudgedMap, JudgeReference, MapScores
+from vitscope.results.schema_maps import (
+    ByMap,
+    JudgedImage,
+    JudgedMap,
+    JudgeReference,
+    MapScores,
+    MapScoring,
+    UsedJudgement,
+)
 from vitscope.results.schema_numbers import (
     Chance,
     CovariateSummary,
@@ -214,6 +222,9 @@ class ExplainedImage:
     grid: Size  # patches as (rows, columns)
     verdict: ImageVerdict  # whether its map may be read as an explanation
     numbers: ImageNumbers
+    # by map, if maps were scored: how faithful it is on this image; NaN where it is undefined
+    gap: Mapping[str, float] = field(default_factory=dict)
+    skill: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -225,6 +236,8 @@ class ExplanationSummary(Summary):
     layer: int  # index of the layer
     reference: ReferenceSummary | None  # reference images; None without a reference
     references_not_used: tuple[str, ...] = ()  # why references for the same weights were not used
+    judgement: UsedJudgement | None = None  # None if none was given
+    scoring: MapScoring | None = None  # None if maps were not scored
     images: tuple[ExplainedImage, ...]  # the images, in order
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import nan
 from typing import Annotated
 
 from vitscope.files.typed_json import NotEmpty
 from vitscope.metrics.jackknife import Estimate
-from vitscope.results.map_verdict import Comparison
+from vitscope.results.map_verdict import Comparison, MapVerdict
 from vitscope.results.vocabulary import MapKind
 
 
@@ -32,7 +33,7 @@ class JudgedMap:
     signed: bool  # whether a value below zero speaks against the target
     targeted: bool  # whether it depends on the target
     source: str  # the publication, or what it is
-    seconds: float  # mean time per image on the run's machine
+    seconds: float = nan  # mean time per image on the run's machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,5 +61,27 @@ class JudgedImage:
 class JudgeReference:
     """The images that the judged ones were compared with."""
 
-    source: str  # "the judged images themselves", or "given"
+    # "the whole set", of which a shard judges a part; or "given"
+    source: str
     num_images: int
+    digest: str = ""  # of their identities, in order
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapScoring:
+    """How the maps of explained images were scored."""
+
+    removal: str  # how patches were removed
+    target: str  # what was measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsedJudgement:
+    """The judgement by which the map of an explanation was chosen."""
+
+    folder: str
+    num_images: int
+    verdict: MapVerdict  # which map to publish
+    # the map that is drawn by default: the one to publish, or else the one that comes first; None
+    # if maps were named
+    drawn: str | None

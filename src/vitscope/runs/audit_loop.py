@@ -1,8 +1,8 @@
 """An audit: images are cut into shards, shards become parts on disk, parts a result."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,16 +33,18 @@ from vitscope.files.workspace import (
     open_workspace,
     pack_folder,
     place_of,
+    told_of_kept,
     unpack_folder,
 )
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
 from vitscope.models.base import ViTAdapter
 from vitscope.results.audit_result import AuditResult
-from vitscope.results.merging import find_repeated
-from vitscope.runs.audit_plan import adopt_choices, check_steady
+from vitscope.results.mergeable import find_repeated
+from vitscope.results.merging import read_ids
+from vitscope.runs.audit_plan import adopt_choices
 from vitscope.runs.audit_run import AuditRun
-from vitscope.runs.model_run import OnProgress, make_image_set
+from vitscope.runs.model_run import OnProgress, check_steady, make_image_set
 from vitscope.runs.part_writer import PartWriter, Shard
 
 MakeRun = Callable[[Plan | None], AuditRun]
@@ -179,7 +181,7 @@ def _audit_as_lead(
     check_target(target, replaces)
     with (
         open_workspace(target, run.plan, resume=resume, overwrite=overwrite) as workspace,
-        _told_of_parts(workspace, len(run.shards), resume=resume),
+        told_of_kept(workspace, f"{len(run.shards)} shards", resume=resume),
     ):
         _check_before(run, workspace)
         engine.barrier()
@@ -202,7 +204,7 @@ def _audit_beside_lead(
                 f"this process differs from the leading one ({difference}): give all of "
                 "them the same images, model, versions and kind of device"
             )
-        with _told_of_parts(workspace, len(run.shards), resume=resume, leads=False):
+        with told_of_kept(workspace, f"{len(run.shards)} shards", resume=resume, leads=False):
             _make_all_parts(run, workspace, engine, None)
             engine.barrier()
     return AuditResult(target)
@@ -302,7 +304,7 @@ def _remove_unfit(run: AuditRun, workspace: Workspace) -> None:
         workspace.remove_part(number)
     if damaged:
         return
-    found = find_repeated(_list_parts(run, workspace))
+    found = find_repeated([read_ids(part) for part in _list_parts(run, workspace)])
     repeated = {number: ids for number, ids in zip(numbers, found, strict=True) if ids}
     if not repeated:
         return
@@ -350,17 +352,3 @@ def _make_parts(
 
 def _list_parts(run: AuditRun, workspace: Workspace) -> list[Path]:
     return [workspace.part(shard.number) for shard in run.shards]
-
-
-@contextmanager
-def _told_of_parts(
-    workspace: Workspace, num_shards: int, *, resume: bool, leads: bool = True
-) -> Iterator[None]:
-    # If no shard is finished, the leading process alone removes the workspace.
-    try:
-        yield
-    except BaseException as error:
-        if (done := len(workspace.find_done())) or not leads:
-            again = "the same call" if resume else "the same call with resume"
-            error.add_note(f"{done} of {num_shards} shards are kept: {again} resumes it")
-        raise

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vitscope.config import AuditConfig
-from vitscope.errors import ImageReadError, UsageError
+from vitscope.errors import ImageReadError
 from vitscope.files.workspace import Plan
 from vitscope.images.addresses import ImageAddress, size_of
 from vitscope.images.image_set import ImageSet
@@ -41,9 +42,7 @@ def make_plan(
 ) -> Plan:
     """Collect all that the bits of a result depend on."""
     settings = {name: getattr(config, name) for name in _SETTINGS}
-    # Images in memory are identified by all their pixels, hashed once.
-    held = (address for address in whole.addresses if isinstance(address, HeldImage))
-    versions = {address: address.version for address in held}
+    versions = hash_held(whole)
     plan = {
         "num_images": len(images),
         "images": digest_files(images, versions),
@@ -73,14 +72,11 @@ def adopt_choices(config: AuditConfig, earlier: Plan | None) -> AuditConfig:
     return replace(config, **chosen)
 
 
-def check_steady(images: ImageSet, setting: str) -> None:
-    """Refuse a setting that reads images again if they may differ between readings."""
-    for address in images.addresses:
-        if isinstance(address, HeldImage) and address.from_dataset:
-            raise UsageError(
-                f"{address.name} comes from a dataset, which may give out another image than it "
-                f"did before: leave {setting} out, or give files"
-            )
+def hash_held(*image_sets: ImageSet) -> dict[HeldImage, str]:
+    """Hash images in memory, which are identified by all their pixels, once."""
+    addresses = chain.from_iterable(images.addresses for images in image_sets)
+    held = {address for address in addresses if isinstance(address, HeldImage)}
+    return {address: address.version for address in held}
 
 
 def digest_files(images: ImageSet, versions: Mapping[HeldImage, str]) -> str:

@@ -12,7 +12,6 @@ import torch
 
 from vitscope.config import AuditConfig
 from vitscope.decomposition import choose_groups, choose_tolerance
-from vitscope.errors import UsageError
 from vitscope.files.json_files import read_json
 from vitscope.files.workspace import Plan
 from vitscope.images.image_set import ImageBatch, ImageSet
@@ -25,9 +24,15 @@ from vitscope.results.gallery import Choice, GalleryCandidates, write_gallery
 from vitscope.results.image_maps import ImageMap
 from vitscope.results.manifest import Manifest
 from vitscope.results.merging import merge_parts, read_ids
-from vitscope.runs.audit_plan import check_steady, make_plan
+from vitscope.runs.audit_plan import make_plan
 from vitscope.runs.chosen_maps import choose_gallery_maps, map_gallery
-from vitscope.runs.model_run import ModelRun, OnProgress, describe_preprocessing
+from vitscope.runs.model_run import (
+    ModelRun,
+    OnProgress,
+    check_steady,
+    describe_preprocessing,
+    find_share,
+)
 from vitscope.runs.part_writer import MACHINE, PartWriter, Shard
 from vitscope.runs.resources import settle_config
 from vitscope.runs.traced_images import TracedImages
@@ -48,7 +53,8 @@ class AuditRun:
         vit = vit if vit.weights_hash else vit.hashed()
         layers = vit.select_layers(config.layers)
         self._whole = images
-        self._images = _cut(images, config.shard)
+        share = find_share(images, config.shard)
+        self._images = images if config.shard is None else images.select(share)
         self._config = _settle(vit, self._images, config)
         self._run = ModelRun(vit, self._images, self._config)
         self._maps = choose_gallery_maps(vit, self._images, self._config)
@@ -138,7 +144,7 @@ class AuditRun:
         sums, self._run.failures[:] = merge_parts(folder, self._manifest, parts)
         self._run.check_some_read()
         if self._traced is not None:
-            self._traced.write(folder, read_ids(folder), on_trace)
+            self._traced.write(folder, frozenset(read_ids(folder).to_pylist()), on_trace)
         finish_result(
             folder,
             self._manifest,
@@ -185,20 +191,6 @@ def _list_machines(parts: Sequence[Path]) -> list[Any]:
         if machine not in found:
             found.append(machine)
     return found
-
-
-def _cut(images: ImageSet, shard: tuple[int, int] | None) -> ImageSet:
-    if shard is None:
-        return images
-    check_steady(images, "shard")
-    number, count = shard
-    start, stop = (len(images) * k // count for k in (number - 1, number))
-    if start == stop:
-        raise UsageError(
-            f"shard {number}/{count} of {len(images)} images holds none: use no more shards than "
-            "images"
-        )
-    return images.select(range(start, stop))
 
 
 def _settle(vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> AuditConfig:

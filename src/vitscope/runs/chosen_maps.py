@@ -9,14 +9,17 @@ from torch import Tensor
 from vitscope.config import AuditConfig
 from vitscope.errors import UsageError
 from vitscope.images.image_set import ImageBatch, ImageSet
+from vitscope.maps.judgement import SCORES, check_names, judge_images
 from vitscope.maps.method import MapInput, MapMethod, MapValues
 from vitscope.maps.references import References, make_references
 from vitscope.maps.registry import check_maps, find_method
-from vitscope.maps.targets import TargetChoice
+from vitscope.maps.removal import find_removal
+from vitscope.maps.targets import WITHOUT_MEAN, TargetChoice, describe_target, explain_self
 from vitscope.maps.token_maps import DEFAULT_MAPS
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.running import HALF_PRECISIONS
 from vitscope.results.image_maps import ImageMap, place_map
+from vitscope.results.schema_maps import MapScoring
 from vitscope.results.vocabulary import ROW_MAPS
 from vitscope.runs.model_run import ModelRun
 
@@ -24,7 +27,8 @@ from vitscope.runs.model_run import ModelRun
 class ChosenMaps:
     """Maps by name, checked before the work.
 
-    Those of the attention row come with a run's own pass; `methods` makes the others.
+    Those of the attention row come with a run's own pass; `methods` makes the others. `scoring` is
+    None unless they are scored.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class ChosenMaps:
         *,
         target: str | Tensor | TargetChoice | None = None,
         has_references: bool = False,
+        scored: bool = False,
     ) -> None:
         if isinstance(names, str) or not names:
             raise UsageError(f"maps was given as {names!r}: expected names, such as ['attention']")
@@ -43,16 +48,25 @@ class ChosenMaps:
         self._names = tuple(method.name for method in found)
         self.methods = tuple(method for method in found if method.name not in ROW_MAPS)
         self._vit = vit
-        if self.methods and dtype in HALF_PRECISIONS:
+        self.scoring: MapScoring | None = None
+        if scored:
+            check_names(self._names)
+            if self._choice is explain_self and not has_references:
+                raise UsageError(WITHOUT_MEAN)
+            self.scoring = MapScoring(
+                removal="shuffle" if has_references else "drop",
+                target=describe_target(self._choice if target is None else target),
+            )
+        comparing = ["the score of a map"] * scored + [method.name for method in self.methods]
+        if comparing and dtype in HALF_PRECISIONS:
             name = str(dtype).removeprefix("torch.")
             raise UsageError(
-                f"{self.methods[0].name} compares numbers that {name} rounds to the same: use "
-                "float32"
+                f"{comparing[0]} compares numbers that {name} rounds to the same: use float32"
             )
 
     def check_used(self, **given: object) -> None:
         """Refuse a target or references that no map depends on."""
-        targeted = any(method.targeted for method in self.methods)
+        targeted = self.scoring is not None or any(method.targeted for method in self.methods)
         used = {
             "target": targeted,
             "references": targeted or any(method.compares for method in self.methods),
@@ -64,11 +78,11 @@ class ChosenMaps:
                     "that does to maps, or leave it out"
                 )
 
-    def compute(
+    def make_input(
         self, pixels: Pixels, references: References | None, *, layer: int | None, seed: int
-    ) -> dict[str, ImageMap]:
-        """The maps of one image that are not of the row; a map that is not finite is left out."""
-        given = MapInput(
+    ) -> MapInput:
+        """An image, and what its maps explain."""
+        return MapInput(
             vit=self._vit,
             pixels=pixels,
             choice=self._choice,
@@ -76,11 +90,28 @@ class ChosenMaps:
             layer=layer,
             seed=seed,
         )
+
+    def compute(self, given: MapInput) -> dict[str, ImageMap]:
+        """The maps of one image that are not of the row; a map that is not finite is left out."""
         made = {
             method.name: place_values(method, given, method.compute(given))
             for method in self.methods
         }
         return {name: one for name, one in made.items() if _is_finite(one)}
+
+    def score(
+        self, given: MapInput, maps: Mapping[str, ImageMap]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Gap and skill of each map of one image; empty if they were not asked for."""
+        if self.scoring is None:
+            return {}, {}
+        placed = {name: _place_patches(given, one) for name, one in maps.items()}
+        judged = judge_images(given, placed, find_removal(self.scoring.removal))
+        of_maps = judged.scores[0, : len(maps)].T.tolist()  # the last two rows are of baselines
+        gap, skill = (
+            dict(zip(maps, of_maps[SCORES.index(score)], strict=True)) for score in ("gap", "skill")
+        )
+        return gap, skill
 
     def arrange(self, found: Mapping[str, ImageMap]) -> dict[str, ImageMap]:
         """Maps in the order in which they were named, each centred one after the raw one."""
@@ -98,6 +129,13 @@ def place_values(method: MapMethod, given: MapInput, made: MapValues) -> ImageMa
         total=None if made.total is None else float(made.total[0]),
         target=given.target.name if method.targeted else None,
     )
+
+
+def _place_patches(given: MapInput, one: ImageMap) -> MapValues:
+    values = torch.zeros(1, given.num_tokens, dtype=torch.float64)
+    places = slice(given.patches.start, given.patches.stop)
+    values[0, places] = torch.from_numpy(one.values).double().flatten()
+    return MapValues(values=values)
 
 
 def _is_finite(one: ImageMap) -> bool:
@@ -130,9 +168,8 @@ def map_gallery(
         references = make_references(vit, (one.pixels for one in _iter_images(run)))
         for one in _iter_images(run):
             with run.plain_errors(one):
-                found[one.ids[0]] = maps.compute(
-                    one.pixels, references, layer=None, seed=config.seed
-                )
+                given = maps.make_input(one.pixels, references, layer=None, seed=config.seed)
+                found[one.ids[0]] = maps.compute(given)
     return found
 
 

@@ -22,6 +22,7 @@ from vitscope.errors import (
 )
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
+from vitscope.images.in_memory import HeldImage
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import ViTAdapter
 from vitscope.models.identity import Behaviour, hash_weights
@@ -230,6 +231,31 @@ def make_image_set(
     )
     vit.make_layout(*found.preprocessing.size)
     return found
+
+
+def check_steady(images: ImageSet, setting: str) -> None:
+    """Refuse a setting that reads images again if they may differ between readings."""
+    for address in images.addresses:
+        if isinstance(address, HeldImage) and address.from_dataset:
+            raise UsageError(
+                f"{address.name} comes from a dataset, which may give out another image than it "
+                f"did before: leave {setting} out, or give files"
+            )
+
+
+def find_share(images: ImageSet, shard: tuple[int, int] | None) -> range:
+    """Indices of the images of one shard; of all without one."""
+    if shard is None:
+        return range(len(images))
+    check_steady(images, "shard")
+    number, count = shard
+    start, stop = (len(images) * k // count for k in (number - 1, number))
+    if start == stop:
+        raise UsageError(
+            f"shard {number}/{count} of {len(images)} images holds none: use no more shards than "
+            "images"
+        )
+    return range(start, stop)
 
 
 def shuffle_images(images: ImageSet, seed: int) -> ImageSet:

@@ -30,7 +30,7 @@ _SHIPPED = "references"  # folder of the means shipped with vitscope, one file p
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a reference must fit."""
+    """What a reference or a judgement must fit."""
 
     weights_hash: str
     behaviour: Behaviour  # what the model computes with them
@@ -62,7 +62,8 @@ def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
             f"the reference {folder} is of {manifest.model.id} with other weights: give an "
             "audit of the model that explains"
         )
-    if reason := manifest.compare_behaviour(wanted.behaviour.digest, wanted.behaviour.unknown):
+    behaviour = wanted.behaviour
+    if reason := manifest.identity.compare_behaviour(behaviour.digest, behaviour.unknown):
         raise UsageError(
             f"the reference {folder} cannot be used: {reason}; give an audit of the model that "
             "explains"

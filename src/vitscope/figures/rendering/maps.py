@@ -7,7 +7,7 @@ Source: Lappe & Giese (NeurIPS 2025), Fig. 4.
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -36,6 +36,7 @@ from vitscope.results.choices import list_inputs
 from vitscope.results.explanation import Explanation, ImageExplanation
 from vitscope.results.image_maps import ImageMap, ImageMaps
 from vitscope.results.judge_result import JudgeResult
+from vitscope.results.judgement_text import describe_skill, tell_judgement, tell_score
 from vitscope.results.number_text import write_number
 from vitscope.results.result_text import tell_map
 from vitscope.results.schema import Summary
@@ -165,17 +166,20 @@ class _Row:
 
 
 def _make_row(explanation: Explanation, image_id: str, *, heads: bool) -> _Row:
+    summary = explanation.summary
     one = explanation.read_image(explanation.image_ids.index(image_id))
     name = _shorten(printable(one.path.rsplit("/", 1)[-1]), _IMAGE_LETTERS)
     shown = "shown whole" if one.framing == "whole" else "cropped to the input size"
+    told, scoring = (one.verdict.text, tell_judgement(summary)), summary.scoring
+    skill = [] if scoring is None else [describe_skill(scoring.target, scoring.removal)]
     return _Row(
-        label=_label(explanation.summary),
+        label=_label(summary),
         image=one,
         image_caption=_wrap([name, shown], _IMAGE_LETTERS),
         maps=tuple(_make_map(name, each, one) for name, each in one.shown.items()),
         head_maps=tuple(chain.from_iterable(map(_make_heads, one.shown.values() if heads else ()))),
-        verdict=_wrap([as_sentence(one.verdict.text)], _VERDICT_LETTERS),
-        basis=_wrap([f"This rests on {one.verdict.basis}."], _BASIS_LETTERS),
+        verdict=_wrap(map(as_sentence, filter(None, told)), _VERDICT_LETTERS),
+        basis=_wrap([f"This rests on {one.verdict.basis}.", *skill], _BASIS_LETTERS),
     )
 
 
@@ -195,18 +199,16 @@ def _make_judged_row(result: ModelResult, index: int) -> _Row:
         head_maps=(),
         verdict=_wrap([as_sentence(summary.verdict.text)], _VERDICT_LETTERS),
         basis=_wrap(
-            [
-                f"Skill on this image, removal {removal}: 0 is random orders, 1 the order by "
-                "single deletions. Maps are in their order over all images."
-            ],
+            [f"{describe_skill(summary.target, removal)} Maps are in their order over all images."],
             _BASIS_LETTERS,
         ),
     )
 
 
 def _make_map(name: str, each: ImageMap, one: ImageExplanation) -> _Map:
+    score = [tell_score(one.skill[name], one.gap[name])] if name in one.skill else []
     told = [_keep_together(line) for line in tell_map(each.about, float(each.values.sum()))]
-    return _place_values(each, [*told, *_ADDED.get(name, _add_error)(each, one)])
+    return _place_values(each, [*score, *told, *_ADDED.get(name, _add_error)(each, one)])
 
 
 def _place_values(each: ImageMap, told: Sequence[str]) -> _Map:
@@ -274,7 +276,7 @@ def _shorten(name: str, letters: int) -> str:
     return name if len(name) <= letters else f"{name[:kept]}…{name[-kept:]}"
 
 
-def _wrap(lines: Sequence[str], letters: int) -> tuple[str, ...]:
+def _wrap(lines: Iterable[str], letters: int) -> tuple[str, ...]:
     # No line break between a number and its unit.
     whole = [line.replace(" %", f"{_NO_BREAK}%") for line in lines]
     return tuple(part for line in whole for part in textwrap.wrap(line, letters))

@@ -1,0 +1,330 @@
+"""One model explaining images, one by one: maps, numbers and a verdict of each."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
+from vitscope.config import RunConfig
+from vitscope.decomposition import choose_tolerance
+from vitscope.errors import ImageReadError, MemoryShortageError, UsageError
+from vitscope.images.addresses import read_image
+from vitscope.images.covariates import NARROW, measure_range, note_narrow
+from vitscope.images.decoding import decode_for_model, image_id, prepare_image
+from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.ledger import Ledger, check_balance, make_ledger
+from vitscope.maps.references import References, make_references
+from vitscope.maps.removal import reads_patches_alone
+from vitscope.maps.targets import TargetChoice
+from vitscope.maps.token_maps import DEFAULT_MAPS
+from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.memory import check_memory
+from vitscope.results.audit_result import AuditResult
+from vitscope.results.explanation import (
+    ImageExplanation,
+    compute_centred_map,
+    measure_image,
+    write_image,
+)
+from vitscope.results.image_maps import ImageMap, place_map, place_row_maps, with_unplaced
+from vitscope.results.judge_result import JudgeResult
+from vitscope.results.saved_result import write_result
+from vitscope.results.schema import (
+    DataSummary,
+    ExplainedImage,
+    ExplanationSummary,
+    LedgerSummary,
+    Settings,
+)
+from vitscope.results.schema_maps import UsedJudgement
+from vitscope.results.schema_numbers import ImageNumbers
+from vitscope.results.verdict import ImageVerdict, judge_alone, judge_image, qualify
+from vitscope.results.vocabulary import ROW_MAPS
+from vitscope.row_maps import make_row_maps
+from vitscope.runs.chosen_maps import ChosenMaps
+from vitscope.runs.judgements import read_judgement
+from vitscope.runs.model_run import (
+    ModelRun,
+    OnProgress,
+    describe_preprocessing,
+    shuffle_images,
+)
+from vitscope.runs.references import Wanted, advise, find_reference, read_reference
+from vitscope.trace import ClsTrace
+
+_REFERENCE_BATCH = 8
+"""Reference images of one pass."""
+
+MAX_ASPECT = 8
+"""Largest aspect ratio of an image that is explained whole: the cost of attention grows with its
+square."""
+
+
+def fit_whole(
+    size: tuple[int, int], preprocessing: Preprocessing, patch_size: tuple[int, int]
+) -> Preprocessing:
+    """Preprocessing that keeps an image's shape up to whole patches."""
+    width, height = size
+    if max(size) > MAX_ASPECT * min(size):
+        raise ImageReadError(
+            f"{width} x {height} px has an aspect ratio above {MAX_ASPECT}: crop it to the part "
+            "to explain"
+        )
+    shorter = min(preprocessing.size)
+    rows, columns = (
+        max(1, round(shorter * side / min(size) / patch))
+        for side, patch in zip((height, width), patch_size, strict=True)
+    )
+    whole = (rows * patch_size[0], columns * patch_size[1])
+    return replace(preprocessing, size=whole, resize="cover", crop_fraction=1.0)
+
+
+class ExplainRun:
+    """One model explaining images, into one folder."""
+
+    def __init__(
+        self,
+        vit: ViTAdapter,
+        images: ImageSet,
+        config: RunConfig,
+        *,
+        layer: int | None,
+        maps: Sequence[str] | None,
+        target: str | Tensor | TargetChoice | None,
+        references: ImageSet | None,
+        score: bool,
+        judged: JudgeResult | None,
+        reference: AuditResult | None,
+        out: Path | None,
+    ) -> None:
+        """Prepare the run; the model is not touched yet."""
+        for name in ("renormalize", "cls_term"):
+            if getattr(config, name) != getattr(RunConfig(), name):
+                raise UsageError(
+                    f"{name} is set, but maps show every token's attention weight as it is: leave "
+                    "it out"
+                )
+        self._vit = vit
+        self._images = images
+        self._layer = vit.select_layer(layer)
+        self._preprocessing = images.preprocessing
+        self._run = ModelRun(vit, images, config)
+        wanted = Wanted(
+            weights_hash=self._run.weights_hash,
+            behaviour=self._run.behaviour,
+            layer=self._layer,
+            preprocessing=self._preprocessing,
+        )
+        default: Sequence[str] = DEFAULT_MAPS
+        self._judgement: UsedJudgement | None = None
+        if judged is not None:
+            found = read_judgement(
+                judged,
+                wanted,
+                target,
+                has_references=references is not None,
+                are_named=maps is not None,
+            )
+            self._judgement, default, target = found.about, found.maps, found.target
+        self._maps = ChosenMaps(
+            vit,
+            default if maps is None else maps,
+            self._run.config.torch_dtype,
+            target=target,
+            has_references=references is not None,
+            scored=score or judged is not None,
+        )
+        self._maps.check_used(target=target, references=references)
+        self._check_scored(references)
+        self._others = references
+        self._compared: tuple[Preprocessing, References] | None = None
+        self._tolerance = choose_tolerance(self._run.config.torch_dtype, self._run.device)
+        self._unused: list[str] = []
+        if reference is None:
+            self._reference, self._unused = find_reference(wanted, out)
+        else:
+            self._reference = read_reference(reference, wanted)
+
+    def _check_scored(self, references: ImageSet | None) -> None:
+        # Before the passes.
+        if self._maps.scoring is None or references is not None:
+            return
+        if reads_patches_alone(self._vit.make_layout(*self._preprocessing.size)):
+            raise UsageError(
+                f"the output of {self._vit.info.id} is read from the patches alone, so that they "
+                "cannot all be dropped to score maps: give references"
+            )
+
+    def execute(self, folder: Path, on_progress: OnProgress | None) -> None:
+        """Explain all images and write the result."""
+        entries: list[ExplainedImage] = []
+        narrow: list[str] = []
+        with self._run.placed():
+            for index in range(len(self._images)):
+                try:
+                    batch, image, preprocessing = self._see(index)
+                except ImageReadError as error:
+                    self._run.failures.append((self._images.name_image(index), str(error)))
+                else:
+                    if measure_range(image) < NARROW:
+                        narrow.append(self._images.name_image(index))
+                    explained = self._explain(batch, image, preprocessing)
+                    entries.append(write_image(folder, len(entries), explained))
+                if on_progress is not None:
+                    on_progress(index + 1, len(self._images))
+        self._run.check_some_read()
+        reference = None if self._reference is None else self._reference.about
+        summary = ExplanationSummary(
+            model=self._run.describe_model(),
+            settings=Settings(),
+            preprocessing=describe_preprocessing(self._vit, self._preprocessing),
+            data=DataSummary(
+                num_images=len(entries),
+                num_failed=len(self._run.failures),
+                notes=(*self._images.notes, *note_narrow(narrow, len(entries))),
+            ),
+            ledger=LedgerSummary(
+                max_balance_error=max(entry.numbers.balance_error for entry in entries),
+                tolerance=self._tolerance,
+            ),
+            layer=self._layer,
+            reference=reference,
+            references_not_used=tuple(self._unused),
+            judgement=self._judgement,
+            scoring=self._maps.scoring,
+            images=tuple(entries),
+        )
+        told = None if reference is None else asdict(reference)
+        write_result(
+            folder,
+            summary,
+            failures=self._run.failures,
+            provenance=self._run.make_provenance()
+            | {"reference": told, "num_map_references": self._count_compared()},
+        )
+
+    def _see(
+        self, index: int
+    ) -> tuple[ImageBatch, UInt8[np.ndarray, "height width 3"], Preprocessing]:
+        try:
+            data = read_image(self._images.addresses[index])
+            image = decode_for_model(data, self._preprocessing)
+            preprocessing = self._frame(image.size)
+            check_memory(self._vit, preprocessing.size, self._run.device, decoded=1)
+            shown, pixels = prepare_image(image, preprocessing)
+        except (MemoryError, MemoryShortageError):
+            raise ImageReadError("too large: not enough memory to read it") from None
+        placed = pixels.unsqueeze(0).to(self._run.device)
+        return ImageBatch([index], [image_id(data)], placed), np.asarray(shown), preprocessing
+
+    def _frame(self, size: tuple[int, int]) -> Preprocessing:
+        height, width = self._preprocessing.size
+        # Means require the same preprocessing.
+        given = self._preprocessing.pipeline == "given"
+        if self._reference is not None or height != width or given:
+            return self._preprocessing
+        whole = fit_whole(size, self._preprocessing, self._vit.info.patch_size)
+        try:
+            self._vit.make_layout(*whole.size)
+        except UsageError:  # the model accepts only its own size
+            return self._preprocessing
+        return whole
+
+    def _explain(
+        self,
+        batch: ImageBatch,
+        image: UInt8[np.ndarray, "height width 3"],
+        preprocessing: Preprocessing,
+    ) -> ImageExplanation:
+        name = self._images.name_image(batch.indices[0])
+        with self._run.plain_errors(batch):
+            ledger, row = self._trace(batch.pixels)
+            given = self._maps.make_input(
+                batch.pixels,
+                self._compare(preprocessing),
+                layer=self._layer,
+                seed=self._run.config.seed,
+            )
+            others = self._maps.compute(given)
+        if missing := [one.name for one in self._maps.methods if one.name not in others]:
+            raise UsageError(
+                f"the map {missing[0]} is undefined for {name}, which does not differ from its "
+                "references: give others, or leave one of the two out"
+            )
+        means = None if self._reference is None else self._reference.means
+        numbers = measure_image(ledger, means)
+        for of, shares in (("share", numbers.share), ("centred_share", numbers.centred_share)):
+            if of in row:
+                outside = {term: share for term, share in shares.items() if term != "patches"}
+                row[of] = with_unplaced(row[of], outside)
+        whole = preprocessing is not self._preprocessing
+        explained = ImageExplanation(
+            path=name,
+            image_id=batch.ids[0],
+            framing="whole" if whole else "cropped",
+            image=image,
+            maps=self._maps.arrange(row | others),
+            numbers=numbers,
+            verdict=qualify(self._judge(numbers), self._vit.info.own_output),
+        )
+        with self._run.plain_errors(batch):
+            gap, skill = self._maps.score(given, explained.shown)
+        return replace(explained, gap=gap, skill=skill)
+
+    def _judge(self, numbers: ImageNumbers) -> ImageVerdict:
+        reference = self._reference
+        if reference is not None:
+            return judge_image(
+                numbers.centred_share, reference.about.num_images, reference.about.images
+            )
+        run, vit = self._run, self._vit
+        remedy = advise(vit.info, self._layer, vit.last_layer, run.config)
+        return judge_alone(numbers.share_without_bias, remedy)
+
+    def _trace(self, pixels: Pixels) -> tuple[Ledger, dict[str, ImageMap]]:
+        found: list[tuple[Ledger, dict[str, ImageMap]]] = []
+
+        def take(trace: ClsTrace) -> None:
+            ledger = make_ledger(trace)
+            check_balance(ledger, self._tolerance)
+            maps = place_row_maps(make_row_maps(trace, ledger))
+            found.append((ledger, maps | self._map_centred(trace, ledger)))
+
+        self._vit.trace(pixels, [self._layer], take)
+        return found[0]
+
+    def _map_centred(self, trace: ClsTrace, ledger: Ledger) -> dict[str, ImageMap]:
+        if self._reference is None:
+            return {}
+        found = compute_centred_map(trace, ledger, self._reference.means)
+        if found is None:
+            return {}
+        heads = found[0]
+        kind = ROW_MAPS["centred_share"]
+        return {"centred_share": place_map(kind, trace.layout, heads.sum(dim=0), heads=heads)}
+
+    def _compare(self, preprocessing: Preprocessing) -> References | None:
+        # Images of one size come together more often than not.
+        if self._others is None:
+            return None
+        if self._compared is None or self._compared[0] != preprocessing:
+            images = replace(self._others, preprocessing=preprocessing, described=False)
+            images = shuffle_images(images, self._run.config.seed)
+            self._compared = preprocessing, make_references(self._vit, self._read(images))
+        return self._compared[1]
+
+    def _count_compared(self) -> int:
+        return 0 if self._compared is None else self._compared[1].num_images
+
+    def _read(self, images: ImageSet) -> Iterator[Pixels]:
+        reasons = []
+        for batch in iter_batches(images, batch_size=_REFERENCE_BATCH):
+            reasons += [f"{images.name_image(f.index)}: {f.reason}" for f in batch.failures]
+            if batch.ids:
+                yield batch.pixels.to(self._run.device)
+        if len(reasons) == len(images):
+            raise ImageReadError(f"none of the references could be read; the first, {reasons[0]}")

@@ -1,0 +1,231 @@
+"""One model, its maps and one set of images: judging them all, and writing the result."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vitscope.config import JudgeConfig
+from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.files.workspace import Plan, Workspace
+from vitscope.images.image_set import ImageSet
+from vitscope.maps.judgement import check_names
+from vitscope.maps.method import MapInput, MapMethod
+from vitscope.maps.references import References, make_references
+from vitscope.maps.registry import check_maps, find_method
+from vitscope.maps.removal import find_removal
+from vitscope.maps.targets import TargetChoice, describe_target, is_comparable
+from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.running import HALF_PRECISIONS
+from vitscope.results.judge_result import concat_tables, count_images, keep_images, summarize_tables
+from vitscope.results.saved_result import write_result
+from vitscope.results.schema import DataSummary, JudgementSummary, Settings
+from vitscope.results.schema_maps import JudgedMap, JudgeReference
+from vitscope.runs.audit_plan import digest_files, digest_names, hash_held
+from vitscope.runs.image_judge import ImageJudge
+from vitscope.runs.model_run import ModelRun, OnProgress, describe_preprocessing, find_share
+from vitscope.runs.resources import list_versions
+
+DEFAULT_MAPS = (
+    "attention",
+    "contribution_norm",
+    "share",
+    "rollout",
+    "chefer",
+    "legrad",
+    "cdam",
+    "gradcam",
+    "gradient_input",
+    "traced",
+    "traced_mean",
+    "frozen",
+)
+"""Maps that take few passes; the judge's own runs take hundreds."""
+
+ALWAYS = ("attention", "centre", "edges")
+"""What every map is compared with, where it exists."""
+
+
+class JudgeRun:
+    """One model, its maps, and one set of images."""
+
+    def __init__(
+        self,
+        vit: ViTAdapter,
+        images: ImageSet,
+        compared: ImageSet,
+        config: JudgeConfig,
+        target: str | Tensor | TargetChoice | None,
+        *,
+        given: bool,
+    ) -> None:
+        """Prepare the run; the model is used only if a setting must be chosen."""
+        if config.torch_dtype in HALF_PRECISIONS:
+            raise UsageError(
+                f"maps cannot be judged in {config.dtype}, which rounds away small differences: "
+                "use float32"
+            )
+        removals = [find_removal(name) for name in config.removals]
+        self._told_target = "self" if target is None else target
+        self._methods, self._left_out = _choose_methods(vit, config.maps)
+        self._target = check_maps(self._methods, vit, self._told_target, has_references=True)
+        # A model that averages its tokens has no row to choose.
+        self._layer = (
+            vit.select_layer(config.layer) if vit.blocks or config.layer is not None else None
+        )
+        self._vit, self._compared = vit, compared
+        self._whole = images
+        self._images = images.select(find_share(images, config.shard))
+        self._config = replace(config, batch_size=1)
+        self._run = ModelRun(vit, self._images, self._config)
+        self._judge = ImageJudge(
+            images=self._images, methods=self._methods, removals=removals, sanity=config.sanity
+        )
+        self._given = given
+
+    @property
+    def num_images(self) -> int:
+        """Number of images."""
+        return len(self._images)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """All that the numbers depend on."""
+        config, behaviour, told = self._config, self._run.behaviour, self._told_target
+        names = ("removals", "sanity", "gallery", "seed", "dtype")
+        versions = hash_held(self._whole, self._compared)
+        plan = {
+            "kind": "judgement",
+            "images": digest_files(self._images, versions),
+            "names": digest_names(self._whole, versions),
+            "shard": None if config.shard is None else "{}/{}".format(*config.shard),
+            "target": describe_target(told) if is_comparable(told) else None,
+            "maps": [method.name for method in self._methods],
+            **{name: getattr(config, name) for name in names},
+            "layer": self._layer,
+            "has_masks": bool(self._images.masks),
+            "references": digest_files(self._compared, versions),
+            "weights_hash": self._run.weights_hash,
+            "behaviour_hash": behaviour.digest,
+            "unknown": behaviour.unknown,
+            "preprocessing": asdict(self._images.preprocessing),
+            "device": self._run.device.type,
+            "versions": list_versions(),
+        }
+        found: dict[str, Any] = json.loads(json.dumps(plan))
+        return found
+
+    def execute(self, folder: Path, workspace: Workspace, on_progress: OnProgress | None) -> None:
+        """Judge the images that are not done, and write the result."""
+        done = workspace.find_done()
+        todo = [index for index in range(len(self._images)) if index not in done]
+        with self._run.placed():
+            references, about = self._read_references()
+            run = ModelRun(self._vit, self._images.select(todo), self._config)
+
+            def advance(number: int, _: int) -> None:
+                if on_progress is not None:
+                    on_progress(len(done) + number, len(self._images))
+
+            for batch in run.iter_batches(advance):
+                index = todo[batch.indices[0]]
+                given = self._make_input(batch.pixels, references)
+                keep = len(workspace.find_done()) < self._config.gallery
+                with run.plain_errors(batch), workspace.new_part(index) as part:
+                    self._judge.write(part, index, batch.ids[0], given, keep=keep)
+        self._run.failures[:] = run.failures
+        self._run.check_some_read()
+        self._finish(folder, workspace, about)
+
+    def _make_input(self, pixels: Pixels, references: References) -> MapInput:
+        return MapInput(
+            vit=self._vit,
+            pixels=pixels,
+            choice=self._target,
+            references=references,
+            layer=self._layer,
+            seed=self._config.seed,
+        )
+
+    def _read_references(self) -> tuple[References, JudgeReference]:
+        run = ModelRun(self._vit, self._compared, replace(self._config, batch_size="auto"))
+        digest = blake2b(digest_size=16)
+
+        def read() -> Iterator[Pixels]:
+            for batch in run.iter_batches(None):
+                digest.update("".join(batch.ids).encode())
+                yield batch.pixels
+
+        references = make_references(self._vit, read())
+        if references.num_images < 2:
+            raise UsageError(
+                "maps are judged against other images: expected at least two, or references"
+            )
+        return references, JudgeReference(
+            source="given" if self._given else "the whole set",
+            num_images=references.num_images,
+            digest=digest.hexdigest(),
+        )
+
+    def _finish(self, folder: Path, workspace: Workspace, reference: JudgeReference) -> None:
+        parts = [workspace.part(number) for number in sorted(workspace.find_done())]
+        concat_tables(folder, parts)
+        maps = {
+            method.name: JudgedMap(
+                title=method.title,
+                signed=method.signed,
+                targeted=method.targeted,
+                source=method.source,
+            )
+            for method in self._methods
+        }
+        model = self._run.describe_model()
+        summary = JudgementSummary(
+            model=replace(model, notes=(*model.notes, *self._left_out)),
+            settings=Settings(),
+            preprocessing=describe_preprocessing(self._vit, self._images.preprocessing),
+            data=DataSummary(
+                num_images=count_images(folder),
+                num_failed=len(self._run.failures),
+                num_repeated=self._images.num_repeated,
+                notes=tuple(self._images.notes),
+            ),
+            layer=self._layer,
+            target=describe_target(self._told_target),
+            reference=reference,
+            images=keep_images(folder, parts),
+            **vars(summarize_tables(folder, maps)),
+        )
+        write_result(
+            folder,
+            summary,
+            failures=self._run.failures,
+            provenance={**self._run.make_provenance(), "plan": self.plan},
+        )
+
+
+def _choose_methods(
+    vit: ViTAdapter, asked: Sequence[str] | None
+) -> tuple[list[MapMethod], list[str]]:
+    # What was not asked for by name and does not exist for the model is left out, with a note.
+    if isinstance(asked, str):
+        raise UsageError(f"maps was given as {asked!r}: expected names, such as [{asked!r}]")
+    check_names(asked or ())
+    names = dict.fromkeys([*ALWAYS, *(DEFAULT_MAPS if asked is None else asked)])
+    methods, left_out = [], []
+    for method in map(find_method, names):
+        try:
+            if method.check is not None:
+                method.check(vit)
+        except UnsupportedModelError as error:
+            if method.name in (asked or ()):
+                raise
+            left_out.append(f"{method.name} is left out: {error}")
+        else:
+            methods.append(method)
+    return methods, left_out
