@@ -70,13 +70,7 @@ class Rules:
         self, m: Tensor, queries: Pair, keys: Pair, values: Pair, bias: Tensor | None, scale: float
     ) -> "AttentionMultipliers":
         """softmax(κ Q Kᵀ + bias) V, with the weights computed anew."""
-        logits = Pair(
-            *(
-                (q * scale) @ k.mT if bias is None else (q * scale) @ k.mT + bias
-                for q, k in zip(queries, keys, strict=True)
-            )
-        )
-        logs = Pair(*(t.log_softmax(dim=-1) for t in logits))
+        logs = Pair(*(attend(q, k, bias, scale) for q, k in zip(queries, keys, strict=True)))
         weights = Pair(*(t.exp() for t in logs))
         of_weights, of_values = self.read(m, weights, values)
         of_logits = self.softmax(of_weights, logs)
@@ -93,6 +87,17 @@ class AttentionMultipliers(NamedTuple):
     values: Tensor
     of_weights: Tensor
     weights: Pair
+
+
+def attend(
+    query: Float[Tensor, "batch head query head_dim"],
+    key: Float[Tensor, "batch head key head_dim"],
+    bias: Tensor | None,
+    scale: float,
+) -> Float[Tensor, "batch head query key"]:
+    """Logarithms of attention weights, softmax(κ Q Kᵀ + bias)."""
+    logits = (query * scale) @ key.mT
+    return (logits if bias is None else logits + bias).log_softmax(dim=-1)
 
 
 def _has_no_slope(difference: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def trace_output(given: MapInput, *, rules: Rules = SECANT) -> Trace:
 
     functions = CaughtFunctions(rules, references.inputs, on_attention=take)
     run = run_blocks(vit, given.pixels, functions=functions)
-    check_caught(functions, vit)
+    check_caught(functions.calls, vit)
     check_drift(run.feature, given.own.feature, vit)
     own = run.detach()
     found, totals = [], []
@@ -124,12 +124,12 @@ def _average(
 
 
 def _trace_to_pixels(given: MapInput) -> MapValues:
-    trace = trace_output(given)
+    trace = given.once(trace_output)
     return MapValues(values=trace.parts[:, 0], total=trace.total)
 
 
 def _trace_over_depths(given: MapInput) -> MapValues:
-    trace = trace_output(given)
+    trace = given.once(trace_output)
     return MapValues(values=trace.parts.mean(dim=1), total=trace.total)
 
 
