@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -78,12 +79,12 @@ def measure(settings: Settings) -> Section:
             f"dinov2-{plan.model} in float32, {NUM_TRACED} references. A forward pass is that of "
             f"the bare model in inference mode on the same image of {plan.size} px, {plan.rounds} "
             f"rounds. Maps of many passes are made once, of an image of {plan.sets_size} px, P = "
-            f"{num_patches}; there a forward pass is an image's share of one of {plan.sets_images}. "
-            "*stated* is what the method says of itself. What is run on references alone, once for "
-            f"all images, is not counted. Below, both curves of one map, {2 * NUM_STEPS} sets of "
-            "black patches, and the deletion of each patch, with the same image, map and sets, by "
-            "vitscope and by other packages around the same model. Seconds are the processor's, "
-            "because other processes ran on the machine."
+            f"{num_patches}; there a forward pass is an image's share of one of {plan.sets_images} "
+            "images. *stated* is what the method says of itself. What is run on references alone, "
+            "once for all images, is not counted. Below, both curves of one map, "
+            f"{2 * NUM_STEPS} sets of black patches, and the deletion of each patch, with the same "
+            "image, map and sets, by vitscope and by other packages around the same model. Seconds "
+            "are the processor's, because other processes ran on the machine."
         ),
         tables=[
             Table(("maps", "stated", "forward passes"), rows),
@@ -143,10 +144,7 @@ def _time_maps(images: _Images, rounds: int) -> list[list[str]]:
     groups = [(name,) for name in METHODS if name not in _BY_SETS]
     groups += _TOGETHER
     contenders: dict[str, Callable[[], object]] = {"forward": images.run}
-    contenders |= {
-        _name(group): lambda group=group: images.compute(group)  # type: ignore[misc]
-        for group in groups
-    }
+    contenders |= {_name(group): partial(images.compute, group) for group in groups}
     seconds = alternate(contenders, rounds, clock=time.process_time)
     return [
         [_name(group), _state(group), _write(compare(seconds[_name(group)], seconds["forward"]))]
@@ -169,11 +167,9 @@ def _write(ratio: Spread) -> str:
 def _time_sets(many: _Images, one: _Images) -> list[list[str]]:
     rows = []
     for name in _BY_SETS:
-        seconds = [
-            _time(run) for run in (many.run, lambda name=name: one.compute([name]), many.run)
-        ]  # type: ignore[misc]
-        ratio = 2 * seconds[1] / (seconds[0] + seconds[2]) * len(many.pixels)
-        rows.append([f"{name} (P = {len(one.make().patches)})", METHODS[name].cost, f"{ratio:.0f}"])
+        before, seconds, after = map(_time, (many.run, partial(one.compute, [name]), many.run))
+        ratio = seconds / ((before + after) / 2 / len(many.pixels))
+        rows.append([name, METHODS[name].cost, f"{ratio:.0f}"])
     return rows
 
 
@@ -250,7 +246,7 @@ class _Judged:
         return found[0] - found[1:]
 
     def _measure(self, sets: np.ndarray) -> np.ndarray:
-        return REMOVALS["black"].measure(self._given, 0, torch.from_numpy(sets)).numpy()
+        return REMOVALS["black"].measure(self._given, 0, torch.from_numpy(sets)).double().numpy()
 
     def _score(self, pixels: Pixels) -> Tensor:
         with torch.inference_mode():

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import UnsupportedModelError
-from vitscope.maps.rules import Pair, Rules
+from vitscope.maps.rules import Pair, Rules, apply_to_both
 
 _ELEMENTWISE: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
     name: names[0]
@@ -200,7 +200,8 @@ class CaughtFunctions(TorchFunctionMode):
             return name(logits, *args, **kwargs)  # type: ignore[no-any-return]  # not attention
 
         def pull(m: Tensor, logits: Pair) -> tuple[Tensor]:
-            return (self._rules.softmax(m, Pair(*(t.log_softmax(dim=-1) for t in logits))),)
+            logs = apply_to_both(partial(torch.log_softmax, dim=-1), logits)
+            return (self._rules.softmax(m, logs),)
 
         weights = self._apply("softmax", partial(torch.softmax, dim=-1), pull, logits)
         weights._is_attention = True  # type: ignore[attr-defined]

@@ -26,7 +26,7 @@ from vitscope.results.image_maps import MAP_NAME
 from vitscope.results.vocabulary import MapKind
 from vitscope.row_maps import RowMaps
 
-Made = TypeVar("Made")
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -114,7 +114,7 @@ class MapInput:
         assert self.own.row is not None
         return map_row(self.vit, self.own.row)
 
-    def once(self, make: Callable[["MapInput"], Made]) -> Made:
+    def once(self, make: Callable[["MapInput"], _Made]) -> _Made:
         """What several methods need of these images, made when the first one asks for it."""
         if make not in self._made:
             self._made[make] = make(self)

@@ -143,8 +143,9 @@ class _Watch(TorchFunctionMode):
         self.branch_norms.append(compute_norms(take_input(args, kwargs) - self._stream))
 
     def _keep_packed(self, attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # One with a mask goes unseen.
-        if kwargs.get("attn_mask") is None and kwargs.get("key_padding_mask") is None:
+        # One with a mask, or with the batch in the second dimension, goes unseen.
+        masks = (kwargs.get("attn_mask"), kwargs.get("key_padding_mask"))
+        if attention.batch_first and masks == (None, None):
             given = dict(zip(("query", "key"), args, strict=False)) | kwargs
             self._keep(partial(_weigh_packed, attention, given["query"], given["key"]))
 
