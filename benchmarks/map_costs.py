@@ -96,6 +96,8 @@ def measure(settings: Settings) -> Section:
             "pytorch-grad-cam runs one set at a time, and the whole image beside each; captum "
             "runs one at a time unless asked for more, torch-cam 32, vitscope as many as have "
             f"{CPU_TOKENS} tokens",
+            "vit_cx groups channels by their cosine: random weights leave more groups than trained "
+            "ones",
             "pytorch-grad-cam removes a patch at 0 % too: the first point of its curves is taken "
             "from the image itself",
         ),

@@ -132,7 +132,7 @@ METHODS = (
         differentiates=True,
         signed=False,
         targeted=True,
-        cost="2",
+        cost="about 4",
         source="Chefer et al. (ICCV 2021), the generic form",
     ),
     MapMethod(
@@ -142,7 +142,7 @@ METHODS = (
         check=_check_final_norm,
         signed=False,
         targeted=True,
-        cost="2",
+        cost="about 2.5",
         source="Bousselham et al. (ICCV 2025), last two blocks as in its code",
     ),
     MapMethod(
@@ -154,7 +154,7 @@ METHODS = (
         compares=True,
         signed=True,
         targeted=True,
-        cost="2",
+        cost="about 4",
         source="Shrikumar et al. (2016), at depth 0, from the mean token",
     ),
     MapMethod(
@@ -165,7 +165,7 @@ METHODS = (
         compares=True,
         signed=True,
         targeted=True,
-        cost="16 to 240",
+        cost="25 to 350",
         source="Sundararajan et al. (ICML 2017), at depth 0, from the mean token",
     ),
     MapMethod(
@@ -176,7 +176,7 @@ METHODS = (
         check=check_row,
         signed=True,
         targeted=True,
-        cost="1.1",
+        cost="about 2",
         source="Brocki et al. (TMLR 2024)",
     ),
     MapMethod(
@@ -187,7 +187,7 @@ METHODS = (
         check=check_row,
         signed=True,
         targeted=True,
-        cost="1.1",
+        cost="about 2",
         source="Selvaraju et al. (ICCV 2017), after the last block's first norm, unclamped",
     ),
 )

@@ -146,7 +146,7 @@ METHODS = (
         compares=True,
         signed=True,
         targeted=True,
-        cost="about 11",
+        cost="about 10",
         source="vitscope: secant multipliers from the output to depth 0",
     ),
     MapMethod(
@@ -157,7 +157,7 @@ METHODS = (
         compares=True,
         signed=True,
         targeted=True,
-        cost="about 11",
+        cost="about 10",
         source="vitscope: as traced, each token's part at every depth",
     ),
     MapMethod(
@@ -168,7 +168,7 @@ METHODS = (
         compares=True,
         signed=True,
         targeted=True,
-        cost="about 11",
+        cost="about 9",
         source="DecompX (ACL 2023), LibraGrad (CVPR 2025): attention and gates held",
     ),
 )
