@@ -47,13 +47,17 @@ def compare(seconds: Sequence[float], against: Sequence[float]) -> Spread:
 
 
 def alternate(
-    contenders: Mapping[str, Callable[[], object]], rounds: int
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Run contenders in turn, so that all meet the same state of the machine.
 
     Args:
         contenders: What is timed, by name; each runs once untimed first.
         rounds: Times that each is timed; every second round goes through them backwards.
+        clock: What tells the time; that of the process where others take turns with it.
 
     Returns:
         Seconds of each round, by name.
@@ -63,9 +67,9 @@ def alternate(
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds):
         for name in list(contenders)[:: -1 if number % 2 else 1]:
-            start = time.perf_counter()
+            start = clock()
             contenders[name]()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return seconds
 
 

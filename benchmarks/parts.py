@@ -20,6 +20,7 @@ PARTS = {
     "faults": "page_faults",
     "verdicts": "verdicts",
     "few": "few_images",
+    "maps": "map_costs",
     "gpu": "giant_on_gpu",
 }
 """Names for `--only`, and the module that answers each question."""

@@ -147,7 +147,7 @@ class AuditConfig(RunConfig):
         metrics: Metrics of other installed packages to measure as well, by name.
         trace: Number of images, drawn at random, whose output is traced back through all blocks:
             shares of patches, registers and [CLS] at every depth; 0 for none. An image takes about
-            eleven forward passes, in float32 or float64 (which auto then chooses).
+            ten forward passes, in float32 or float64 (which auto then chooses).
         shard_size: Images per shard, the unit that is saved for --resume and given to a process;
             auto is 32 batches, at least 512 images.
     """

@@ -57,41 +57,27 @@ def decompose(
     """
     vit = open_model(vit)
     found: list[Ledger] = []
-    _trace_layer(vit, pixels, layer, lambda trace: found.append(_make_balanced(vit, trace)))
+    check_pixels(pixels)
+    wanted = vit.select_layer(layer)
+    with vit.undisturbed():  # another thread's run might be moving the model
+        device = vit.parameter.device
+        check_memory(vit, (pixels.shape[-2], pixels.shape[-1]), device, passed=len(pixels))
+        vit.trace(pixels.to(device), [wanted], lambda t: found.append(_make_balanced(vit, t)))
     return found[0]
 
 
-def map_row(vit: ViTAdapter, pixels: Pixels, layer: int | None = None) -> RowMaps:
-    """Map what each token wrote on the [CLS] row of one block, and its raw attention.
+@torch.no_grad()
+def map_row(vit: ViTAdapter, trace: ClsTrace) -> RowMaps:
+    """Map what each token wrote on the row of a trace, and its raw attention.
 
     Args:
-        vit: The model.
-        pixels: Preprocessed images, of any size that fits the patch grid.
-        layer: Index of the block, from 0; the last one if None.
+        vit: The model that the trace came from.
+        trace: A trace with the model's own rows.
 
     Returns:
         Attention, ‖c_i‖ and ⟨c_i, r⟩ / ‖r‖² per token, from a ledger that balances.
     """
-    found: list[RowMaps] = []
-    _trace_layer(
-        vit,
-        pixels,
-        layer,
-        lambda trace: found.append(make_row_maps(trace, _make_balanced(vit, trace))),
-    )
-    return found[0]
-
-
-def _trace_layer(
-    vit: ViTAdapter, pixels: Pixels, layer: int | None, take: Callable[[ClsTrace], None]
-) -> None:
-    check_pixels(pixels)
-    wanted = vit.select_layer(layer)
-    height, width = pixels.shape[-2:]
-    with vit.undisturbed():  # another thread's run might be moving the model
-        device = vit.parameter.device
-        check_memory(vit, (height, width), device, passed=len(pixels))
-        vit.trace(pixels.to(device), [wanted], take)
+    return make_row_maps(trace, _make_balanced(vit, trace))
 
 
 def check_pixels(pixels: object) -> None:

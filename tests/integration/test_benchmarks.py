@@ -241,6 +241,24 @@ def test_a_rare_kind_of_image_is_missed_in_few_images(one_process):
     assert float(rows[0][3]) > 0.2
 
 
+def test_map_costs(one_process, images):
+    for package in ("captum", "pytorch_grad_cam", "torchcam"):
+        pytest.importorskip(package, reason=f"{package} is not installed (dev extra)")
+    from vitscope.maps.registry import METHODS
+
+    costs, judged = measure("map_costs", images=(images,)).tables
+    found = {row[0]: row for row in costs.rows}
+    assert set(METHODS) < set(found)
+    assert all(found[name][1] == method.cost for name, method in METHODS.items())
+    assert all(median(row[2]) >= 0 for row in costs.rows)
+    # The numbers are the same by every route; they are of the order of 1.
+    assert [row[1].split("'")[0].split(",")[0] for row in judged.rows] == [
+        *("vitscope", "torch-cam", "pytorch-grad-cam"),
+        *("vitscope", "captum", "captum"),
+    ]
+    assert all(not row[3] or float(row[3]) < 1e-5 for row in judged.rows)
+
+
 def test_page_faults(one_process):
     assert names(measure("page_faults")) == ["as it comes", "freed memory kept"]
 

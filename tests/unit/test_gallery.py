@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from audits import tiny_vit
 from images import write_images
 from vitscope import AuditConfig, AuditResult, audit
-from vitscope.decomposition import map_row
 from vitscope.errors import ResultError, UsageError
 from vitscope.images.decoding import decode_image, image_id, normalize_pixels, resize_and_crop
 from vitscope.layout import make_layout
+from vitscope.maps.method import MapInput
+from vitscope.maps.targets import explain_cosine
 from vitscope.results.gallery import GalleryCandidates, choose_images, read_gallery
 from vitscope.row_maps import RowMaps
 
@@ -134,7 +135,7 @@ def test_maps_are_those_of_the_image_as_the_audit_saw_it(result, folder):
         seen = resize_and_crop(decode_image(data, background=0), vit.preprocessing)
         assert np.array_equal(kept.image, np.asarray(seen))
         pixels = normalize_pixels(seen, vit.preprocessing).unsqueeze(0)
-        maps = map_row(vit, pixels.double())
+        maps = MapInput(vit=vit, pixels=pixels.double(), choice=explain_cosine).row
         found = {
             "contribution_norm": kept["contribution_norm"],
             "share": kept["share"],

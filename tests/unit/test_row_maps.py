@@ -6,8 +6,9 @@ from test_ledger import random_trace
 
 from audits import tiny_vit
 from vitscope import decompose
-from vitscope.decomposition import map_row
 from vitscope.ledger import make_ledger
+from vitscope.maps.method import MapInput
+from vitscope.maps.targets import explain_cosine
 from vitscope.row_maps import make_row_maps
 
 
@@ -36,7 +37,8 @@ def test_grid_is_laid_out_row_by_row():
 def test_tokens_of_a_model_add_up_to_its_groups():
     vit = tiny_vit().to("cpu", torch.float64)
     pixels = torch.randn(2, 3, 16, 40, generator=torch.Generator().manual_seed(0))
-    maps, ledger = map_row(vit, pixels), decompose(vit, pixels)
+    maps = MapInput(vit=vit, pixels=pixels, choice=explain_cosine).row
+    ledger = decompose(vit, pixels)
     r = ledger.residual_total
     for name, positions in maps.layout.groups.items():
         expected = (ledger.group_contribution(name) * r).sum(-1) / (r * r).sum(-1)

@@ -1,15 +1,16 @@
 """Maps made of attention weights: of one row, or of all blocks multiplied."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import UnsupportedModelError
-from vitscope.maps.functions import AttentionBackward
+from vitscope.maps.checks import check_caught
+from vitscope.maps.functions import Call
 from vitscope.maps.method import MapInput, MapMethod, MapValues, check_row
-from vitscope.maps.passes import gradients_set
+from vitscope.maps.watch import Weights
 from vitscope.models.base import ViTAdapter
 from vitscope.results.vocabulary import ROW_MAPS
 
@@ -26,12 +27,11 @@ def _share(given: MapInput) -> MapValues:
     return given.place_row(given.row.share)
 
 
-class _Walk:
+class Walk:
     """A row vector that is multiplied by one matrix for each block, from the last to the first.
 
-    Blocks come in this order in a backward pass, so no matrix is kept. The vector starts at [CLS];
-    at the mean of the tokens that are averaged; or, with attention pooling, at the pooling query's
-    own row.
+    The matrices of one block are in memory at a time. The vector starts at [CLS]; at the mean of
+    the tokens that are averaged; or, with attention pooling, at the pooling query's own row.
     """
 
     def __init__(self, given: MapInput) -> None:
@@ -50,49 +50,35 @@ class _Walk:
         self.vector[:, self.vector.shape[1] - row.shape[1] :] = row
 
 
+def _iter_attentions(given: MapInput) -> Iterator[tuple[int | None, Weights]]:
+    # Of every block, from the last to the first.
+    seen = given.own.attentions
+    check_caught([Call("attention", each.block) for each in seen], given.vit, {"attention": 1})
+    for block, weigh in reversed(seen):
+        yield block, weigh()
+
+
 def _roll_out(given: MapInput) -> MapValues:
     # Ā = ½ (mean_h A + I), whose rows sum to one as those of A do.
-    walk = _Walk(given)
-
-    def take(item: AttentionBackward) -> None:
-        mean = item.weights.mean(dim=1)
-        if item.block is None:
+    walk = Walk(given)
+    for block, mean in _iter_attentions(given):
+        if block is None:
             walk.start(mean[:, 0])
         else:
             walk.vector = (walk.multiply(mean) + walk.vector) / 2
-
-    given.go_back(take)
     return MapValues(values=walk.vector)
 
 
 def _roll_out_by_norm(given: MapInput) -> MapValues:
     # Ā = (1 − α) mean_h A + α I, with α = ‖skip‖ / (‖skip‖ + ‖t‖) of each token.
-    walk = _Walk(given)
-    skips, branches = given.branch_norms
-
-    def take(item: AttentionBackward) -> None:
-        assert item.block is not None
-        kept = skips[item.block] / (skips[item.block] + branches[item.block])
+    walk, own = Walk(given), given.own
+    for block, mean in _iter_attentions(given):
+        assert block is not None
+        skip, branch = own.skip_norms[block], own.branch_norms[block]
+        kept = skip / (skip + branch)
         # The weight belongs to the token that reads, a row of the matrix.
-        read = (walk.vector * (1 - kept)).unsqueeze(1) @ item.weights.mean(dim=1)
+        read = (walk.vector * (1 - kept)).unsqueeze(1) @ mean
         walk.vector = read.squeeze(1) + walk.vector * kept
-
-    given.go_back(take)
-    return MapValues(values=walk.vector)
-
-
-def _chefer(given: MapInput) -> MapValues:
-    # R ← R + mean_h (∇A ∘ A)⁺ R over the blocks, the row of [CLS].
-    walk = _Walk(given)
-
-    def take(item: AttentionBackward) -> None:
-        relevance = (item.of_weights * item.weights).clamp(min=0).mean(dim=1)
-        if item.block is None:
-            walk.start(relevance[:, 0])
-        else:
-            walk.vector = walk.vector + walk.multiply(relevance)
-
-    given.go_back(take)
     return MapValues(values=walk.vector)
 
 
@@ -103,35 +89,6 @@ def _check_skips(vit: ViTAdapter) -> None:
             f"where the global feature is [CLS] ({vit.info.id}: {vit.info.global_feature}): use "
             "rollout"
         )
-
-
-def _check_final_norm(vit: ViTAdapter) -> None:
-    if vit.info.global_feature == "attention pooling":
-        raise UnsupportedModelError(
-            "legrad applies the final norm to the mean token of a block, which "
-            f"{vit.info.id} does not do: its output comes from an attention-pooling head"
-        )
-
-
-def _legrad(given: MapInput) -> MapValues:
-    # Each of the last two blocks has a score of its own, the target of the mean of its output
-    # tokens; its map is the mean over heads and queries of (∂s/∂A)⁺.
-    total = torch.zeros_like(given.tokens[..., 0])
-    wanted = given.vit.info.depth - 1
-
-    def take(item: AttentionBackward) -> None:
-        nonlocal total
-        if item.block == wanted:
-            total = total + item.of_weights.clamp(min=0).mean(dim=(1, 2))
-
-    run, _ = given.differentiate(on_attention=take)
-    for wanted in range(given.vit.info.depth - 1, max(-1, given.vit.info.depth - 3), -1):
-        with gradients_set(given.vit, True):
-            feature = given.vit.embed_row(run.streams[wanted + 1].mean(dim=1))
-        detached = feature.detach()
-        m = given.target.pull(detached, detached)
-        torch.autograd.grad(feature, run.streams[wanted], m)
-    return MapValues(values=total)
 
 
 METHODS = (
@@ -170,7 +127,7 @@ METHODS = (
         compute=_roll_out,
         signed=False,
         targeted=False,
-        cost="2",
+        cost="1",
         source="Abnar & Zuidema (ACL 2020), skip connections weighted by ½",
     ),
     MapMethod(
@@ -182,27 +139,7 @@ METHODS = (
         check=_check_skips,
         signed=False,
         targeted=False,
-        cost="2",
+        cost="1",
         source="Abnar & Zuidema (ACL 2020), skip connections weighted by their norms",
-    ),
-    MapMethod(
-        name="chefer",
-        title="Gradient-weighted rollout (Chefer)",
-        compute=_chefer,
-        differentiates=True,
-        signed=False,
-        targeted=True,
-        cost="2",
-        source="Chefer et al. (ICCV 2021), the generic form",
-    ),
-    MapMethod(
-        name="legrad",
-        title="LeGrad",
-        compute=_legrad,
-        check=_check_final_norm,
-        signed=False,
-        targeted=True,
-        cost="2",
-        source="Bousselham et al. (ICCV 2025), last two blocks as in its code",
     ),
 )

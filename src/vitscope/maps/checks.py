@@ -1,13 +1,14 @@
 """What is verified in every pass whose backward rules were replaced."""
 
 import re
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import ImbalanceError, UnsupportedModelError
-from vitscope.maps.functions import CaughtFunctions
+from vitscope.maps.functions import Call
 from vitscope.models.base import ViTAdapter
 
 GAPS = {torch.float64: 1e-8, torch.float32: 1e-3}
@@ -27,16 +28,20 @@ _BILINEAR = {"Addmm": 1, "Baddbmm": 1, "Bmm": 0, "Div": 0, "Mm": 0, "Mul": 0, "M
 """Products, linear if only one factor depends on the tokens, and the index of the first factor."""
 
 
-def check_caught(functions: CaughtFunctions, vit: ViTAdapter) -> None:
+_OF_BLOCK = {"norm": 2, "attention": 1, "activation": 1}
+
+
+def check_caught(
+    calls: Sequence[Call], vit: ViTAdapter, of_block: Mapping[str, int] = _OF_BLOCK
+) -> None:
     """Refuse a pass in which an operation went unseen: a block's norms, its attention, its MLP."""
-    of_block = {"norm": 2, "attention": 1, "activation": 1}
-    expected: dict[int | None, dict[str, int]] = dict.fromkeys(
+    expected: dict[int | None, Mapping[str, int]] = dict.fromkeys(
         range(len(vit.encoder_blocks)), of_block
     )
     if vit.info.depth in vit.blocks:
         expected[None] = {"attention": 1}
     for block, counts in expected.items():
-        kinds = [call.kind for call in functions.calls if call.block == block]
+        kinds = [call.kind for call in calls if call.block == block]
         for kind, least in counts.items():
             found = kinds.count(kind) + (kinds.count("read") if kind == "attention" else 0)
             if found < least:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import UnsupportedModelError
-from vitscope.maps.rules import Pair, Rules
+from vitscope.maps.rules import Pair, Rules, apply_to_both
 
 _ELEMENTWISE: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
     name: names[0]
@@ -38,8 +38,8 @@ _ELEMENTWISE: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
     for name in names
 }
 _PRODUCTS = (torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__)
-_MATMULS = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm)
-_SOFTMAXES = (functional.softmax, torch.softmax, Tensor.softmax)
+MATMULS = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm)
+SOFTMAXES = (functional.softmax, torch.softmax, Tensor.softmax)
 _CASTS = (Tensor.to, Tensor.float)
 
 Inputs = list[tuple[Tensor, ...]]
@@ -110,8 +110,8 @@ class CaughtFunctions(TorchFunctionMode):
             functional.rms_norm: self._catch_rms_norm,
             **{name: partial(self._catch_elementwise, name) for name in _ELEMENTWISE},
             **{name: partial(self._catch_product, name) for name in _PRODUCTS},
-            **{name: partial(self._catch_matmul, name) for name in _MATMULS},
-            **{name: partial(self._catch_softmax, name) for name in _SOFTMAXES},
+            **{name: partial(self._catch_matmul, name) for name in MATMULS},
+            **{name: partial(self._catch_softmax, name) for name in SOFTMAXES},
             **{name: partial(_cast_unrounded, name) for name in _CASTS},
         }
 
@@ -200,7 +200,8 @@ class CaughtFunctions(TorchFunctionMode):
             return name(logits, *args, **kwargs)  # type: ignore[no-any-return]  # not attention
 
         def pull(m: Tensor, logits: Pair) -> tuple[Tensor]:
-            return (self._rules.softmax(m, Pair(*(t.log_softmax(dim=-1) for t in logits))),)
+            logs = apply_to_both(partial(torch.log_softmax, dim=-1), logits)
+            return (self._rules.softmax(m, logs),)
 
         weights = self._apply("softmax", partial(torch.softmax, dim=-1), pull, logits)
         weights._is_attention = True  # type: ignore[attr-defined]
@@ -244,22 +245,12 @@ class CaughtFunctions(TorchFunctionMode):
         key: Tensor,
         value: Tensor,
         attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,  # noqa: ARG002 - models run in evaluation mode
+        dropout_p: float = 0.0,
         is_causal: bool = False,
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        if is_causal:
-            raise UnsupportedModelError(
-                "the model's attention is causal: expected every token to see all others"
-            )
-        if enable_gqa:
-            group = query.shape[-3] // key.shape[-3]
-            key, value = (each.repeat_interleave(group, dim=-3) for each in (key, value))
-        factor = query.shape[-1] ** -0.5 if scale is None else scale
-        bias = attn_mask
-        if bias is not None and bias.dtype == torch.bool:
-            bias = torch.zeros_like(bias, dtype=query.dtype).masked_fill(~bias, -torch.inf)
+        call = read_fused(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
 
         def forward(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             return functional.scaled_dot_product_attention(
@@ -267,7 +258,7 @@ class CaughtFunctions(TorchFunctionMode):
             )
 
         def pull(m: Tensor, query: Pair, key: Pair, value: Pair) -> tuple[Tensor, Tensor, Tensor]:
-            pulled = self._rules.attention(m, query, key, value, bias, factor)
+            pulled = self._rules.attention(m, query, key, value, call.bias, call.scale)
             if self._on_attention is not None:
                 self._on_attention(
                     _itemise(block, pulled.of_weights, pulled.weights, pulled.values, value)
@@ -275,7 +266,7 @@ class CaughtFunctions(TorchFunctionMode):
             return pulled.queries, pulled.keys, pulled.values
 
         block = self.block
-        return self._apply("attention", forward, pull, query, key, value)
+        return self._apply("attention", forward, pull, call.query, call.key, call.value)
 
     def _catch_packed_attention(
         self,
@@ -300,6 +291,41 @@ class CaughtFunctions(TorchFunctionMode):
         read = self._catch_attention(heads[0], heads[1], heads[2], attn_mask)
         joined = read.permute(2, 0, 1, 3).flatten(2)
         return functional.linear(joined, out_weight, out_bias), None
+
+
+class FusedAttention(NamedTuple):
+    """A call of fused attention: softmax(κ Q Kᵀ + bias) V."""
+
+    query: Float[Tensor, "batch head query head_dim"]
+    key: Float[Tensor, "batch head key head_dim"]
+    value: Float[Tensor, "batch head key head_dim"]
+    bias: Tensor | None
+    scale: float
+
+
+def read_fused(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,  # noqa: ARG001 - models run in evaluation mode
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> FusedAttention:
+    """Read the arguments of torch's function."""
+    if is_causal:
+        raise UnsupportedModelError(
+            "the model's attention is causal: expected every token to see all others"
+        )
+    if enable_gqa:
+        group = query.shape[-3] // key.shape[-3]
+        key, value = (each.repeat_interleave(group, dim=-3) for each in (key, value))
+    bias = attn_mask
+    if bias is not None and bias.dtype == torch.bool:
+        bias = torch.zeros_like(bias, dtype=query.dtype).masked_fill(~bias, -torch.inf)
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    return FusedAttention(query, key, value, bias, factor)
 
 
 class _Pulled(torch.autograd.Function):

@@ -1,16 +1,79 @@
-"""Maps made of gradients with respect to tokens."""
+"""Maps made of gradients: with respect to attention weights, or to tokens."""
+
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from vitscope.errors import UnsupportedModelError
+from vitscope.maps.attention import Walk
+from vitscope.maps.functions import AttentionBackward
 from vitscope.maps.method import MapInput, MapMethod, MapValues, check_row
-from vitscope.maps.passes import Tokens
+from vitscope.maps.passes import Tokens, gradients_set
+from vitscope.models.base import ViTAdapter
 
 _STEPS = (8, 16, 32, 64)
 _CLOSE = 0.05
 """Integration steps are doubled until the sum is this close to what it should be."""
 
 
-def _gradient_at(given: MapInput, tokens: Tokens | None = None) -> Tokens:
+class _Gradient(NamedTuple):
+    of_tokens: Tokens
+    relevance: Float[Tensor, "batch token"]
+
+
+def _go_back(given: MapInput) -> _Gradient:
+    # Through all blocks, from the last to the first; on the way, by the generic form of Chefer et
+    # al., R ← R + mean_h (∇A ∘ A)⁺ R, the row of [CLS].
+    walk = Walk(given)
+
+    def take(item: AttentionBackward) -> None:
+        relevance = (item.of_weights * item.weights).clamp(min=0).mean(dim=1)
+        if item.block is None:
+            walk.start(relevance[:, 0])
+        else:
+            walk.vector = walk.vector + walk.multiply(relevance)
+
+    run, m = given.differentiate(on_attention=take)
+    (gradient,) = torch.autograd.grad(run.feature, run.streams[0], m)
+    return _Gradient(gradient, walk.vector)
+
+
+def _chefer(given: MapInput) -> MapValues:
+    return MapValues(values=given.once(_go_back).relevance)
+
+
+def _check_final_norm(vit: ViTAdapter) -> None:
+    if vit.info.global_feature == "attention pooling":
+        raise UnsupportedModelError(
+            "legrad applies the final norm to the mean token of a block, which "
+            f"{vit.info.id} does not do: its output comes from an attention-pooling head"
+        )
+
+
+def _legrad(given: MapInput) -> MapValues:
+    # Each of the last two blocks has a score of its own, the target of the mean of its output
+    # tokens; its map is the mean over heads and queries of (∂s/∂A)⁺.
+    total = torch.zeros_like(given.tokens[..., 0])
+    wanted = given.vit.info.depth - 1
+
+    def take(item: AttentionBackward) -> None:
+        nonlocal total
+        if item.block == wanted:
+            total = total + item.of_weights.clamp(min=0).mean(dim=(1, 2))
+
+    run, _ = given.differentiate(on_attention=take)
+    for wanted in range(given.vit.info.depth - 1, max(-1, given.vit.info.depth - 3), -1):
+        with gradients_set(given.vit, True):
+            feature = given.vit.embed_row(run.streams[wanted + 1].mean(dim=1))
+        detached = feature.detach()
+        m = given.target.pull(detached, detached)
+        torch.autograd.grad(feature, run.streams[wanted], m)
+    return MapValues(values=total)
+
+
+def _gradient_at(given: MapInput, tokens: Tokens) -> Tokens:
     run, m = given.differentiate(tokens)
     (gradient,) = torch.autograd.grad(run.feature, run.streams[0], m)
     return gradient
@@ -18,7 +81,7 @@ def _gradient_at(given: MapInput, tokens: Tokens | None = None) -> Tokens:
 
 def _multiply_gradient(given: MapInput) -> MapValues:
     difference = given.tokens - given.compare("gradient_input").mean_tokens
-    return MapValues(values=(difference * _gradient_at(given)).sum(dim=-1))
+    return MapValues(values=(difference * given.once(_go_back).of_tokens).sum(dim=-1))
 
 
 def _integrate(given: MapInput) -> MapValues:
@@ -48,13 +111,13 @@ def _differentiate_normed(given: MapInput) -> tuple[Tokens, Tokens]:
 
 
 def _cdam(given: MapInput) -> MapValues:
-    normed, gradient = _differentiate_normed(given)
+    normed, gradient = given.once(_differentiate_normed)
     return given.place_row((normed * gradient).sum(dim=-1))
 
 
 def _gradcam(given: MapInput) -> MapValues:
     # Channel weights are means over patches alone.
-    normed, gradient = _differentiate_normed(given)
+    normed, gradient = given.once(_differentiate_normed)
     patches = given.patches
     left_out = given.num_tokens - normed.shape[1]
     weights = gradient[:, patches.start - left_out : patches.stop - left_out].mean(dim=1)
@@ -62,6 +125,26 @@ def _gradcam(given: MapInput) -> MapValues:
 
 
 METHODS = (
+    MapMethod(
+        name="chefer",
+        title="Gradient-weighted rollout (Chefer)",
+        compute=_chefer,
+        differentiates=True,
+        signed=False,
+        targeted=True,
+        cost="about 4",
+        source="Chefer et al. (ICCV 2021), the generic form",
+    ),
+    MapMethod(
+        name="legrad",
+        title="LeGrad",
+        compute=_legrad,
+        check=_check_final_norm,
+        signed=False,
+        targeted=True,
+        cost="about 2.5",
+        source="Bousselham et al. (ICCV 2025), last two blocks as in its code",
+    ),
     MapMethod(
         name="gradient_input",
         title="Gradient × input",
@@ -71,7 +154,7 @@ METHODS = (
         compares=True,
         signed=True,
         targeted=True,
-        cost="2",
+        cost="about 4",
         source="Shrikumar et al. (2016), at depth 0, from the mean token",
     ),
     MapMethod(
@@ -82,7 +165,7 @@ METHODS = (
         compares=True,
         signed=True,
         targeted=True,
-        cost="16 to 240",
+        cost="25 to 350",
         source="Sundararajan et al. (ICML 2017), at depth 0, from the mean token",
     ),
     MapMethod(
@@ -93,7 +176,7 @@ METHODS = (
         check=check_row,
         signed=True,
         targeted=True,
-        cost="1.1",
+        cost="about 2",
         source="Brocki et al. (TMLR 2024)",
     ),
     MapMethod(
@@ -104,7 +187,7 @@ METHODS = (
         check=check_row,
         signed=True,
         targeted=True,
-        cost="1.1",
+        cost="about 2",
         source="Selvaraju et al. (ICCV 2017), after the last block's first norm, unclamped",
     ),
 )

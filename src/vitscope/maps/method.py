@@ -4,11 +4,11 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitscope.decomposition import map_row
 from vitscope.errors import UnsupportedModelError, UsageError
@@ -19,12 +19,14 @@ from vitscope.maps.passes import Kept, Pass, Tokens, find_patches, run_blocks
 from vitscope.maps.references import References, tell_missing
 from vitscope.maps.rules import SECANT
 from vitscope.maps.targets import Target, TargetChoice
+from vitscope.maps.watch import OwnPass, watch_blocks
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import CPU_TOKENS
-from vitscope.models.stream import compute_norms, take_input
 from vitscope.results.image_maps import MAP_NAME
 from vitscope.results.vocabulary import MapKind
 from vitscope.row_maps import RowMaps
+
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -58,9 +60,9 @@ class MapInput:
         return self.pixels if self.original is None else self.original
 
     @cached_property
-    def own(self) -> Pass:
-        """The model's run on the images themselves."""
-        return run_blocks(self.vit, self.pixels)
+    def own(self) -> OwnPass:
+        """The model's run on the images themselves, from which all maps without gradients come."""
+        return watch_blocks(self.vit, self.pixels, self.layer)
 
     @cached_property
     def target(self) -> Target:
@@ -108,12 +110,19 @@ class MapInput:
     @cached_property
     def row(self) -> RowMaps:
         """Maps of the analysed row, whose ledger was verified."""
-        return map_row(self.vit, self.pixels, self.layer)
+        self.vit.select_layer(self.layer)
+        assert self.own.row is not None
+        return map_row(self.vit, self.own.row)
+
+    def once(self, make: Callable[["MapInput"], _Made]) -> _Made:
+        """What several methods need of these images, made when the first one asks for it."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        return self._made[make]  # type: ignore[no-any-return]
 
     @cached_property
-    def branch_norms(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Norms of every block's input and of what its attention adds, token by token."""
-        return _measure_branches(self.vit, self.pixels, self.own)
+    def _made(self) -> dict[Callable[["MapInput"], Any], Any]:
+        return {}
 
     @cached_property
     def scores(self) -> Float[Tensor, " batch"]:
@@ -123,11 +132,6 @@ class MapInput:
     def measure(self, tokens: Tokens) -> Float[Tensor, " batch"]:
         """The target of each image with other tokens at depth 0."""
         return self.target.measure(run_blocks(self.vit, self.pixels, tokens).feature)
-
-    def go_back(self, on_attention: Callable[[AttentionBackward], None]) -> None:
-        """Pass the target's gradient back through all blocks, from the last to the first."""
-        run, m = self.differentiate(on_attention=on_attention)
-        torch.autograd.grad(run.feature, run.streams[0], m)
 
     def place(self, of_patches: Float[Tensor, "batch patch"]) -> "MapValues":
         """A map of patches; other tokens have none of it."""
@@ -160,7 +164,7 @@ class MapInput:
         """Run with gradients; returns the pass and the gradient of the target by the feature."""
         functions = CaughtFunctions(SECANT, on_attention=on_attention)
         run = run_blocks(self.vit, self.pixels, tokens, functions=functions)
-        check_caught(functions, self.vit)
+        check_caught(functions.calls, self.vit)
         if tokens is None:
             check_drift(run.feature, self.own.feature, self.vit)
         feature = run.feature.detach()
@@ -258,26 +262,3 @@ def check_row(vit: ViTAdapter) -> None:
             f"no attention row makes the global feature of {vit.info.id}, an average of its "
             "tokens: choose maps that need none, such as traced"
         )
-
-
-def _measure_branches(
-    vit: ViTAdapter, pixels: Pixels, own: Pass
-) -> tuple[list[Float[Tensor, "batch token"]], list[Float[Tensor, "batch token"]]]:
-    residuals: list[Tensor] = []
-
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        residuals.append(take_input(args, kwargs).clone())
-
-    handles = [
-        parts.mlp_norm.register_forward_pre_hook(keep, with_kwargs=True)
-        for parts in vit.blocks.values()
-        if parts.mlp_norm is not None
-    ]
-    try:
-        run_blocks(vit, pixels)
-    finally:
-        for handle in handles:
-            handle.remove()
-    streams = own.streams[:-1]
-    branches = [residual - x for residual, x in zip(residuals, streams, strict=True)]
-    return [compute_norms(x) for x in streams], [compute_norms(t) for t in branches]

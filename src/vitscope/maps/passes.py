@@ -1,7 +1,7 @@
 """Running a model's blocks on given tokens, with gradients where they are asked for."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -65,11 +65,13 @@ def run_blocks(
     *,
     kept: Kept | None = None,
     functions: CaughtFunctions | None = None,
+    watched: AbstractContextManager[None] | None = None,
 ) -> Pass:
     """Run the model on images, or on tokens that take the place of theirs at depth 0.
 
     With `kept`, only these patches (and all other tokens) stay in the sequence, each with its own
     position. With `functions`, the pass has gradients with respect to the tokens at every depth.
+    `watched` is a context for the forward, in which hooks may be made.
     """
     if functions is not None and vit.dtype in HALF_PRECISIONS:
         raise UsageError(
@@ -79,6 +81,8 @@ def run_blocks(
     recorder = _PassRecorder(vit, pixels, tokens, kept, functions)
     with gradients_set(vit, functions is not None), one_forward(), ExitStack() as stack:
         stack.enter_context(recorder.attached())
+        if watched is not None:
+            stack.enter_context(watched)
         stack.enter_context(vit.autocast.applied(pixels.device))
         if functions is not None:
             stack.enter_context(functions)

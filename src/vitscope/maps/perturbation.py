@@ -146,7 +146,7 @@ METHODS = (
         compute=_tis,
         signed=False,
         targeted=True,
-        cost="about 450",
+        cost="about 550",
         source="Englebert et al. (ICCV Workshops 2023)",
     ),
     MapMethod(
@@ -156,7 +156,7 @@ METHODS = (
         check=check_row,
         signed=False,
         targeted=True,
-        cost="about 150",
+        cost="2 for each group of channels",
         source="Xie et al. (IJCAI 2023)",
     ),
 )

@@ -18,6 +18,7 @@ of activations keep their values at the image, so that the network is affine. So
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -32,6 +33,14 @@ class Pair(NamedTuple):
 
     image: Tensor
     reference: Tensor
+
+
+def apply_to_both(function: Callable[..., Tensor], *pairs: Pair) -> Pair:
+    """A function at the image and at the reference; computed once if that is the image itself."""
+    image = function(*(pair.image for pair in pairs))
+    if all(pair.image is pair.reference for pair in pairs):
+        return Pair(image, image)
+    return Pair(image, function(*(pair.reference for pair in pairs)))
 
 
 @dataclass(frozen=True)
@@ -70,14 +79,8 @@ class Rules:
         self, m: Tensor, queries: Pair, keys: Pair, values: Pair, bias: Tensor | None, scale: float
     ) -> "AttentionMultipliers":
         """softmax(κ Q Kᵀ + bias) V, with the weights computed anew."""
-        logits = Pair(
-            *(
-                (q * scale) @ k.mT if bias is None else (q * scale) @ k.mT + bias
-                for q, k in zip(queries, keys, strict=True)
-            )
-        )
-        logs = Pair(*(t.log_softmax(dim=-1) for t in logits))
-        weights = Pair(*(t.exp() for t in logs))
+        logs = apply_to_both(partial(attend, bias=bias, scale=scale), queries, keys)
+        weights = apply_to_both(torch.exp, logs)
         of_weights, of_values = self.read(m, weights, values)
         of_logits = self.softmax(of_weights, logs)
         transposed = Pair(*(k.mT for k in keys))
@@ -93,6 +96,17 @@ class AttentionMultipliers(NamedTuple):
     values: Tensor
     of_weights: Tensor
     weights: Pair
+
+
+def attend(
+    query: Float[Tensor, "batch head query head_dim"],
+    key: Float[Tensor, "batch head key head_dim"],
+    bias: Tensor | None,
+    scale: float,
+) -> Float[Tensor, "batch head query key"]:
+    """Logarithms of attention weights, softmax(κ Q Kᵀ + bias)."""
+    logits = (query * scale) @ key.mT
+    return (logits if bias is None else logits + bias).log_softmax(dim=-1)
 
 
 def _has_no_slope(difference: Tensor) -> Tensor:
@@ -111,9 +125,11 @@ def _differentiate(function: Function, x: Tensor) -> Tensor:
 
 def find_secant(function: Function, x: Pair) -> Tensor:
     """(φ(x) − φ(x')) / (x − x'), or φ' at the midpoint where the two are too close."""
+    middle = _differentiate(function, (x.image + x.reference) / 2)
+    if x.image is x.reference:
+        return middle
     difference = x.image - x.reference
     small = _has_no_slope(difference)
-    middle = _differentiate(function, (x.image + x.reference) / 2)
     rise = function(x.image) - function(x.reference)
     return torch.where(small, middle, rise / torch.where(small, 1, difference))
 

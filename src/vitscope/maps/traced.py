@@ -71,7 +71,7 @@ def trace_output(given: MapInput, *, rules: Rules = SECANT) -> Trace:
 
     functions = CaughtFunctions(rules, references.inputs, on_attention=take)
     run = run_blocks(vit, given.pixels, functions=functions)
-    check_caught(functions, vit)
+    check_caught(functions.calls, vit)
     check_drift(run.feature, given.own.feature, vit)
     own = run.detach()
     found, totals = [], []
@@ -124,12 +124,12 @@ def _average(
 
 
 def _trace_to_pixels(given: MapInput) -> MapValues:
-    trace = trace_output(given)
+    trace = given.once(trace_output)
     return MapValues(values=trace.parts[:, 0], total=trace.total)
 
 
 def _trace_over_depths(given: MapInput) -> MapValues:
-    trace = trace_output(given)
+    trace = given.once(trace_output)
     return MapValues(values=trace.parts.mean(dim=1), total=trace.total)
 
 
@@ -146,7 +146,7 @@ METHODS = (
         compares=True,
         signed=True,
         targeted=True,
-        cost="about 11",
+        cost="about 10",
         source="vitscope: secant multipliers from the output to depth 0",
     ),
     MapMethod(
@@ -157,7 +157,7 @@ METHODS = (
         compares=True,
         signed=True,
         targeted=True,
-        cost="about 11",
+        cost="about 10",
         source="vitscope: as traced, each token's part at every depth",
     ),
     MapMethod(
@@ -168,7 +168,7 @@ METHODS = (
         compares=True,
         signed=True,
         targeted=True,
-        cost="about 11",
+        cost="about 9",
         source="DecompX (ACL 2023), LibraGrad (CVPR 2025): attention and gates held",
     ),
 )

@@ -13,6 +13,7 @@ from vitscope.maps import functions
 from vitscope.maps.checks import find_unknown
 from vitscope.maps.functions import CaughtFunctions
 from vitscope.maps.passes import find_patches, run_blocks
+from vitscope.maps.registry import METHODS
 from vitscope.maps.rules import SECANT
 from vitscope.maps.targets import explain_cosine
 from vitscope.maps.traced import trace_output
@@ -111,6 +112,35 @@ def test_weights_of_one_attention_are_in_memory_at_a_time(monkeypatch):
     assert len(told) == 3 * 2
 
 
+class Square(TorchFunctionMode):
+    """Counts the tensors of heads × tokens × tokens that are alive at a time."""
+
+    def __init__(self, num_tokens):
+        super().__init__()
+        self.shape, self.made, self.most = (num_tokens, num_tokens), [], 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2:] == self.shape:
+            self.made.append(weakref.ref(output))
+            self.most = max(self.most, self.count())
+        return output
+
+    def count(self):
+        return sum(each() is not None for each in self.made)
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_rollout_holds_the_weights_of_one_attention(eager):
+    given = make_input(wrap("transformers/dinov2", eager=eager))
+    with Square(given.vit.make_layout(32, 32).num_tokens) as square:
+        assert len(given.own.attentions) == 3
+        assert square.count() == 0
+        METHODS["rollout"].compute(given)
+    assert len(square.made) >= 3 * 3
+    assert square.most <= 3  # logits, their logarithms, weights
+
+
 class Unread(TorchFunctionMode):
     """Hides tokens from every attention, which is to the others as if they were not there."""
 
@@ -143,6 +173,8 @@ class Unread(TorchFunctionMode):
 @pytest.mark.parametrize("name", MODELS)
 def test_dropped_patches_are_as_if_no_attention_read_them(name):
     given = make_input(wrap(name), references=2)
+    # The model's own run is watched, which changes nothing.
+    assert torch.equal(given.own.feature, run_blocks(given.vit, given.pixels).feature)
     num, tolerance = len(given.patches), 1e-6 if name in ROUNDED else 1e-9
     kept = torch.tensor([[i for i in range(num) if i not in gone] for gone in ([1, 6], [0, 3])])
     found = given.measure_sets(1, kept=kept)

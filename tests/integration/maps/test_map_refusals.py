@@ -1,5 +1,7 @@
 """What cannot be traced is refused by name, and the model is left as it was found."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
@@ -14,7 +16,7 @@ from vitscope.maps.rules import FROZEN, SECANT
 from vitscope.maps.traced import trace_output
 
 NAME = "timm/dinov2_reg"
-DIFFERENTIATED = ("rollout", "chefer", "legrad", "cdam", "gradcam", "gradient_input", "frozen")
+DIFFERENTIATED = ("chefer", "legrad", "cdam", "gradcam", "gradient_input", "frozen")
 
 
 def make_unseen(compute):
@@ -68,12 +70,34 @@ def test_a_block_with_an_operation_that_is_not_seen_is_refused(hide, named):
             METHODS[method].compute(given)
 
 
-def test_a_pooling_head_whose_attention_is_not_seen_is_refused():
+def hide_from_modes(module):
+    forward = module.forward
+
+    def run(*args, **kwargs):
+        with torch._C.DisableTorchFunction():
+            return forward(*args, **kwargs)
+
+    module.forward = run
+
+
+@pytest.mark.parametrize("method", ["rollout", "rollout_norm"])
+def test_a_rollout_needs_every_attention_and_nothing_else(method):
+    wanted = METHODS[method].compute(make_input(wrap(NAME))).values
+    given = make_input(wrap(NAME))
+    hide_norm(given.vit.module.blocks[1])
+    torch.testing.assert_close(METHODS[method].compute(given).values, wanted)
+    given = make_input(wrap(NAME))
+    hide_from_modes(given.vit.module.blocks[1].attn)
+    with pytest.raises(UnsupportedModelError, match=r"in block 1 of .* 0 of 1 calls"):
+        METHODS[method].compute(given)
+
+
+@pytest.mark.parametrize("method", ["rollout", "chefer"])
+def test_a_pooling_head_whose_attention_is_not_seen_is_refused(method):
     given = make_input(wrap("timm/siglip"))
-    pool = given.vit.module.attn_pool
-    pool.forward = make_unseen(type(pool).forward.__get__(pool))
+    hide_from_modes(given.vit.module.attn_pool)
     with pytest.raises(UnsupportedModelError, match=r"in the pooling head of .* 0 of 1"):
-        METHODS["rollout"].compute(given)
+        METHODS[method].compute(given)
 
 
 def multiply_in_place(x):
@@ -206,6 +230,8 @@ def test_the_model_is_left_as_it_was_found_when_its_code_fails(method):
     given = make_input(vit, images=1, references=1)
     assert given.target.name == "self"
     assert len(given.references.inputs) > 0
+    if method == "rollout_norm":
+        given = replace(given)  # it is made of the model's own run, which target has made
 
     def fail(*_):
         raise ZeroDivisionError

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from vitscope.maps.rules import FROZEN, SECANT, Pair, find_secant
+from vitscope.maps.rules import FROZEN, SECANT, Pair, apply_to_both, find_secant
 from vitscope.maps.targets import Target
 
 DIM, TOKENS, KEYS, HEADS = 6, 3, 5, 2
@@ -289,3 +289,19 @@ def test_a_frozen_slope_at_zero_is_the_derivative():
     x = Pair(torch.tensor([0.0, 1e-30]), torch.ones(2))
     found = FROZEN.elementwise(torch.ones(2), functional.gelu, x)
     torch.testing.assert_close(found, torch.tensor([0.5, 0.5]))
+
+
+def test_what_is_the_same_at_both_is_computed_once():
+    seen = []
+    x, y = torch.zeros(2, 3)
+
+    def add(a, b):
+        seen.append(1)
+        return a + b
+
+    found = apply_to_both(add, Pair(x, x), Pair(y, y))
+    assert found.image is found.reference
+    assert len(seen) == 1
+    found = apply_to_both(add, Pair(x, x), Pair(y, y + 1))
+    assert len(seen) == 3
+    assert torch.equal(found.reference, found.image + 1)

@@ -1,0 +1,200 @@
+"""The model's own run on images, watched for all that maps without gradients are made of."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from vitscope.layout import TokenLayout
+from vitscope.maps.functions import MATMULS, SOFTMAXES, read_fused
+from vitscope.maps.passes import Pass, run_blocks
+from vitscope.maps.rules import attend
+from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.blocks import BlockRecorder
+from vitscope.models.parts import split_heads
+from vitscope.models.running import OwnHook
+from vitscope.models.stream import compute_norms, take_input, take_stream
+from vitscope.trace import ClsTrace
+
+Weights = Float[Tensor, "batch query key"]
+
+
+class SeenAttention(NamedTuple):
+    """One attention of the model's own run.
+
+    Attributes:
+        block: Index of its block; None outside the blocks.
+        weigh: Computes its weights, the mean over heads.
+    """
+
+    block: int | None
+    weigh: Callable[[], Weights]
+
+
+@dataclass(frozen=True, eq=False)
+class OwnPass(Pass):
+    """The model's run on the images themselves.
+
+    Attributes:
+        row: The analysed row; None if no row makes the global feature.
+        skip_norms: Norms of every block's input, if the global feature is [CLS].
+        branch_norms: Norms of what every block's attention adds to it.
+        attentions: In order. Kept are queries and keys; or, where the model's code computes the
+            weights itself, their mean over heads.
+    """
+
+    row: ClsTrace | None
+    skip_norms: Sequence[Float[Tensor, "batch token"]]
+    branch_norms: Sequence[Float[Tensor, "batch token"]]
+    attentions: Sequence[SeenAttention]
+
+
+def watch_blocks(vit: ViTAdapter, pixels: Pixels, layer: int | None = None) -> OwnPass:
+    """Run the model on images, unchanged.
+
+    `layer` is that of the analysed row; the last one if None.
+    """
+    watch = _Watch(vit, vit.make_layout(pixels.shape[-2], pixels.shape[-1]), layer)
+    run = run_blocks(vit, pixels, watched=watch.attached())
+    return OwnPass(
+        run.feature,
+        run.streams,
+        run.normed,
+        watch.row,
+        watch.skip_norms,
+        watch.branch_norms,
+        watch.attentions,
+    )
+
+
+class _Watch(TorchFunctionMode):
+    """Keeps what is handed to attentions, norms and the analysed row, and changes nothing."""
+
+    def __init__(self, vit: ViTAdapter, layout: TokenLayout, layer: int | None) -> None:
+        super().__init__()
+        self.row: ClsTrace | None = None
+        self.skip_norms: list[Tensor] = []
+        self.branch_norms: list[Tensor] = []
+        self.attentions: list[SeenAttention] = []
+        self._vit = vit
+        self._layout = layout
+        self._layer = vit.select_layer(layer) if vit.blocks else None
+        self._block: int | None = None
+        self._stream: Tensor
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Watch the forward that runs in the context."""
+        vit = self._vit
+        handles = []
+        for index, block in enumerate(vit.encoder_blocks):
+            enter = OwnHook(partial(self._enter, index))
+            handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
+            handles.append(block.register_forward_hook(OwnHook(self._leave)))
+        for parts in vit.blocks.values():
+            if parts.mlp_norm is not None:
+                keep = OwnHook(self._keep_branch)
+                handles.append(parts.mlp_norm.register_forward_pre_hook(keep, with_kwargs=True))
+        for packed in _find_packed(vit.module.modules()):
+            keep = OwnHook(self._keep_packed)
+            handles.append(packed.register_forward_pre_hook(keep, with_kwargs=True))
+        try:
+            with ExitStack() as stack:
+                if self._layer is not None:
+                    stack.enter_context(self._make_recorder(self._layer).attached())
+                # torch runs packed attention by another kernel while a mode is on.
+                if not any(_find_packed(block.modules()) for block in vit.encoder_blocks):
+                    stack.enter_context(self)
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _make_recorder(self, layer: int) -> BlockRecorder:
+        return BlockRecorder(
+            layer,
+            self._vit.blocks[layer],
+            self._layout,
+            self._keep_row,
+            last=layer == self._vit.last_layer,
+            autocast=self._vit.autocast.half is not None,
+        )
+
+    def _keep_row(self, trace: ClsTrace) -> None:
+        self.row = trace
+
+    def _enter(
+        self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self._block, self._stream = index, take_stream(take_input(args, kwargs))
+
+    def _leave(self, *_: object) -> None:
+        self._block = None
+
+    def _keep_branch(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.skip_norms.append(compute_norms(self._stream))
+        self.branch_norms.append(compute_norms(take_input(args, kwargs) - self._stream))
+
+    def _keep_packed(self, attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # One with a mask, or with the batch in the second dimension, goes unseen.
+        masks = (kwargs.get("attn_mask"), kwargs.get("key_padding_mask"))
+        if attention.batch_first and masks == (None, None):
+            given = dict(zip(("query", "key"), args, strict=False)) | kwargs
+            self._keep(partial(_weigh_packed, attention, given["query"], given["key"]))
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        output = function(*args, **named)
+        if function is functional.scaled_dot_product_attention:
+            self._keep(_weigh_later(*args, **named))
+        elif function in SOFTMAXES:
+            output._is_attention = output.ndim == 4
+        elif function in MATMULS and getattr(first := args[0], "_is_attention", False):
+            mean = first.mean(dim=1)
+            self._keep(lambda: mean)
+        return output
+
+    def _keep(self, weigh: Callable[[], Weights]) -> None:
+        self.attentions.append(SeenAttention(self._block, weigh))
+
+
+def _find_packed(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    return [module for module in modules if isinstance(module, nn.MultiheadAttention)]
+
+
+def _weigh_later(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None = None,  # noqa: ARG001 - weights do not depend on values
+    *args: Any,
+    **kwargs: Any,
+) -> Callable[[], Weights]:
+    def weigh() -> Weights:
+        call = read_fused(query, key, key, *args, **kwargs)
+        return attend(call.query, call.key, call.bias, call.scale).exp().mean(dim=1)
+
+    return weigh
+
+
+@torch.no_grad()
+def _weigh_packed(attention: nn.MultiheadAttention, query: Tensor, key: Tensor) -> Weights:
+    biases = (None, None) if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)
+    weights = attention.in_proj_weight.chunk(3)
+    queries, keys = (
+        split_heads(functional.linear(tokens, weight, bias), attention.num_heads)
+        for tokens, weight, bias in zip((query, key), weights, biases, strict=False)
+    )
+    return _weigh_later(queries, keys)()
