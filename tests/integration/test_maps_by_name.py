@@ -142,7 +142,7 @@ def test_merged_galleries_keep_their_maps(audited, folder, tmp_path):
         ({"maps": []}, "expected names"),
         ({"maps": ["traced"]}, "traced compares with other images, and none were given"),
         ({"maps": ["cdam"], "target": "self"}, "the target 'self' compares an image with the mean"),
-        ({"maps": ["cdam"], "target": "me"}, "no target is called 'me': choose self or cosine"),
+        ({"maps": ["cdam"], "target": "me"}, "no target is called 'me': expected self, cosine, logit,"),
         ({"target": "cosine"}, r"target is set, but no map depends on it \(attention, "),
         (
             {"maps": ["rollout"], "references": np.zeros((9, 9, 3), np.uint8)},
@@ -295,8 +295,8 @@ def test_what_is_no_vector_is_refused_and_never_run(tmp_path):
         "code.pt": "code in it is never executed",
         "cut.safetensors": "cannot be read",
         "empty.pt": "cannot be read",
-        "absent.npy": "expected self or cosine, or a file with one vector",
-        "selfie": "expected self or cosine, or a file with one vector",
+        "absent.npy": "image:PATH, or a file with one vector",
+        "selfie": "image:PATH, or a file with one vector",
     }.items():
         with pytest.raises(UsageError, match=message):
             open_target(str(tmp_path / name))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
-from vitscope.maps.targets import TARGETS
+from vitscope.maps.chosen_target import NAMED_TARGETS, is_named
 
 
 def _read_pickle(path: Path) -> Any:
@@ -29,7 +29,7 @@ _READERS = {
 
 def open_target(text: str) -> str | Tensor:
     """A target as the command line takes it: a name, or the file of a vector."""
-    return text if text in TARGETS else read_vector(Path(text))
+    return text if is_named(text) else read_vector(Path(text))
 
 
 def read_vector(path: Path) -> Tensor:
@@ -37,7 +37,7 @@ def read_vector(path: Path) -> Tensor:
     name = printable_path(path)
     if path.suffix not in _READERS or not path.is_file():
         raise UsageError(
-            f"target {name}: expected {' or '.join(TARGETS)}, or a file with one vector "
+            f"target {name}: expected {NAMED_TARGETS}, or a file with one vector "
             "(.safetensors, .npy, .pt)"
         )
     try:

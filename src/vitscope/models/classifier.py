@@ -27,7 +27,15 @@ class Classifier:
     names: Mapping[int, str] = field(default_factory=dict)
 
     @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self._layers[-1].out_features
+
+    @property
     def is_untrained(self) -> bool:
-        """Whether a layer of the head has biases that are all zero, as every library makes it."""
-        layers = [part for part in self.head.modules() if isinstance(part, nn.Linear)]
-        return any(layer.bias is not None and not layer.bias.any() for layer in layers)
+        """Whether a layer has biases that are all zero, as libraries make a new head."""
+        return any(layer.bias is not None and not layer.bias.any() for layer in self._layers)
+
+    @property
+    def _layers(self) -> list[nn.Linear]:
+        return [part for part in self.head.modules() if isinstance(part, nn.Linear)]

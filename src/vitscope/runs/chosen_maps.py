@@ -4,15 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vitscope.config import AuditConfig
 from vitscope.errors import UsageError
 from vitscope.images.image_set import ImageBatch, ImageSet
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.maps.chosen_target import TargetLike, choose_target
 from vitscope.maps.method import MapInput, MapMethod, MapValues
 from vitscope.maps.references import References, make_references
 from vitscope.maps.registry import check_maps, find_method
-from vitscope.maps.targets import TargetChoice
 from vitscope.maps.token_maps import DEFAULT_MAPS
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.running import HALF_PRECISIONS
@@ -33,16 +33,19 @@ class ChosenMaps:
         names: Sequence[str],
         dtype: torch.dtype,
         *,
-        target: str | Tensor | TargetChoice | None = None,
+        target: TargetLike | None = None,
+        preprocessing: Preprocessing | None = None,
         has_references: bool = False,
     ) -> None:
         if isinstance(names, str) or not names:
             raise UsageError(f"maps was given as {names!r}: expected names, such as ['attention']")
         found = [find_method(name) for name in dict.fromkeys(names)]
-        self._choice = check_maps(found, vit, target, has_references=has_references)
+        self.target = choose_target(
+            vit, target, preprocessing or vit.preprocessing, has_references=has_references
+        )
+        check_maps(found, self.target, has_references=has_references)
         self._names = tuple(method.name for method in found)
         self.methods = tuple(method for method in found if method.name not in ROW_MAPS)
-        self._vit = vit
         if self.methods and dtype in HALF_PRECISIONS:
             name = str(dtype).removeprefix("torch.")
             raise UsageError(
@@ -69,9 +72,9 @@ class ChosenMaps:
     ) -> dict[str, ImageMap]:
         """The maps of one image that are not of the row; a map that is not finite is left out."""
         given = MapInput(
-            vit=self._vit,
+            vit=self.target.vit,
             pixels=pixels,
-            choice=self._choice,
+            choice=self.target.choose,
             references=references,
             layer=layer,
             seed=seed,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from torch import Tensor, nn
+from torch import nn
 
 from vitscope.adapters.registry import open_model
 from vitscope.config import RunConfig, check_kind, combine
@@ -21,8 +21,8 @@ from vitscope.images.decoding import decode_for_model, image_id, prepare_image
 from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.ledger import Ledger, check_balance, make_ledger
+from vitscope.maps.chosen_target import TargetLike
 from vitscope.maps.references import References, make_references
-from vitscope.maps.targets import TargetChoice
 from vitscope.maps.token_maps import DEFAULT_MAPS
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
@@ -74,7 +74,7 @@ def explain(
     preprocessed: bool = False,
     layer: int | None = None,
     maps: Sequence[str] = DEFAULT_MAPS,
-    target: str | Tensor | TargetChoice | None = None,
+    target: TargetLike | None = None,
     references: Images | None = None,
     reference: AuditResult | None = None,
     out: str | Path | None = None,
@@ -196,7 +196,7 @@ class ExplainRun:
         *,
         layer: int | None,
         maps: Sequence[str],
-        target: str | Tensor | TargetChoice | None,
+        target: TargetLike | None,
         references: ImageSet | None,
         reference: AuditResult | None,
         out: Path | None,
@@ -218,6 +218,7 @@ class ExplainRun:
             maps,
             self._run.config.torch_dtype,
             target=target,
+            preprocessing=self._preprocessing,
             has_references=references is not None,
         )
         self._maps.check_used(target=target, references=references)
@@ -240,7 +241,8 @@ class ExplainRun:
         """Explain all images and write the result."""
         entries: list[ExplainedImage] = []
         narrow: list[str] = []
-        with self._run.placed():
+        device, dtype = self._run.device, self._run.config.torch_dtype
+        with self._run.placed(), self._maps.target.vit.placed(device, dtype):
             for index in range(len(self._images)):
                 try:
                     batch, image, preprocessing = self._see(index)
@@ -385,7 +387,8 @@ class ExplainRun:
         if self._compared is None or self._compared[0] != preprocessing:
             images = replace(self._others, preprocessing=preprocessing, described=False)
             images = shuffle_images(images, self._run.config.seed)
-            self._compared = preprocessing, make_references(self._vit, self._read(images))
+            vit = self._maps.target.vit
+            self._compared = preprocessing, make_references(vit, self._read(images))
         return self._compared[1]
 
     def _count_compared(self) -> int:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from jaxtyping import UInt8
-from torch import Tensor, nn
+from torch import nn
 
 from vitscope.adapters.registry import open_model
 from vitscope.config import JudgeConfig, combine
@@ -32,13 +31,14 @@ from vitscope.images.decoding import decode_for_model, prepare_image
 from vitscope.images.image_set import ImageSet
 from vitscope.images.in_memory import HeldImage
 from vitscope.images.masks import crop_mask, decode_mask
+from vitscope.maps.chosen_target import TargetLike, choose_target
 from vitscope.maps.judgement import SCORES, Judgement, judge_images
 from vitscope.maps.method import MapInput, MapMethod
 from vitscope.maps.references import References, make_references
 from vitscope.maps.registry import check_maps, find_method
 from vitscope.maps.removal import find_removal
 from vitscope.maps.sanity import measure_sanity, measure_sensitivity
-from vitscope.maps.targets import TARGETS, TargetChoice, explain_other
+from vitscope.maps.targets import TARGETS, explain_other
 from vitscope.metrics.faithfulness import compute_rank
 from vitscope.metrics.plausibility import (
     compute_average_precision,
@@ -96,7 +96,7 @@ def judge(
     images: ImageSet | Images,
     config: JudgeConfig | None = None,
     *,
-    target: str | Tensor | TargetChoice | None = None,
+    target: TargetLike | None = None,
     references: ImageSet | Images | None = None,
     preprocessed: bool = False,
     out: str | Path | None = None,
@@ -198,7 +198,7 @@ class JudgeRun:
         images: ImageSet,
         compared: ImageSet,
         config: JudgeConfig,
-        target: str | Tensor | TargetChoice | None,
+        target: TargetLike | None,
         *,
         given: bool,
     ) -> None:
@@ -209,9 +209,10 @@ class JudgeRun:
                 "use float32"
             )
         self._removals = [find_removal(name) for name in config.removals]
-        self._told_target = "self" if target is None else target
+        self._target = choose_target(vit, target, images.preprocessing, has_references=True)
+        vit = self._target.vit
         self._methods, self._left_out = _choose_methods(vit, config.maps)
-        self._target = check_maps(self._methods, vit, self._told_target, has_references=True)
+        check_maps(self._methods, self._target, has_references=True)
         # A model that averages its tokens has no row to choose.
         self._layer = (
             vit.select_layer(config.layer) if vit.blocks or config.layer is not None else None
@@ -229,7 +230,7 @@ class JudgeRun:
         plan = {
             "kind": "judgement",
             "images": _digest(self._images),
-            "target": self._describe_target(),
+            "target": self._target.told,
             "maps": [method.name for method in self._methods],
             **{name: getattr(config, name) for name in names},
             "references": _digest(self._compared),
@@ -241,13 +242,6 @@ class JudgeRun:
         }
         found: dict[str, Any] = json.loads(json.dumps(plan))
         return found
-
-    def _describe_target(self) -> str:
-        told = self._told_target
-        if isinstance(told, Tensor):
-            digest = blake2b(told.double().cpu().numpy().tobytes(), digest_size=8)
-            return f"vector {digest.hexdigest()}"
-        return told if isinstance(told, str) else getattr(told, "__qualname__", repr(told))
 
     def execute(self, folder: Path, workspace: Workspace, on_progress: OnProgress | None) -> None:
         """Judge the images that are not done, and write the result."""
@@ -276,7 +270,7 @@ class JudgeRun:
         return MapInput(
             vit=self._vit,
             pixels=pixels,
-            choice=self._target,
+            choice=self._target.choose,
             references=references,
             layer=self._layer,
             seed=self._config.seed,
@@ -357,7 +351,7 @@ class JudgeRun:
                 notes=tuple(self._images.notes),
             ),
             layer=self._layer,
-            target=self._describe_target(),
+            target=self._target.told,
             reference=JudgeReference(source=source, num_images=references.num_images),
             verdict=found.verdict,
             maps={
