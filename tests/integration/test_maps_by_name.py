@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from audits import tiny_vit
 from images import write_images
 from installed import write_package
-from vitscope import AuditConfig, Explanation, audit, explain
+from vitscope import AuditConfig, Explanation, audit, explain, judge
 from vitscope.cli import main
 from vitscope.errors import ImageReadError, UnsupportedModelError, UsageError, VitscopeError
 from vitscope.images.image_set import load_pixels
@@ -142,7 +142,10 @@ def test_merged_galleries_keep_their_maps(audited, folder, tmp_path):
         ({"maps": []}, "expected names"),
         ({"maps": ["traced"]}, "traced compares with other images, and none were given"),
         ({"maps": ["cdam"], "target": "self"}, "the target 'self' compares an image with the mean"),
-        ({"maps": ["cdam"], "target": "me"}, "no target is called 'me': expected self, cosine, logit,"),
+        (
+            {"maps": ["cdam"], "target": "me"},
+            "no target is called 'me': expected self, cosine, ",
+        ),
         ({"target": "cosine"}, r"target is set, but no map depends on it \(attention, "),
         (
             {"maps": ["rollout"], "references": np.zeros((9, 9, 3), np.uint8)},
@@ -238,8 +241,21 @@ def test_a_map_of_another_package_is_one_like_any_other(folder):
     rows, columns = one.grid
     difference = (red - blue).reshape(rows, 8, columns, 8).mean(axis=(1, 3))
     assert np.corrcoef(one["orange"].ravel(), difference.ravel())[0, 1] > 0.9
-    gallery = audit(tiny_vit(), folder, AuditConfig(gallery=2, maps=["orange"])).gallery
-    assert list(gallery.read_maps(0).maps) == ["orange"]
+    audited = audit(tiny_vit(), folder, AuditConfig(gallery=2, maps=["orange"]))
+    assert list(audited.gallery.read_maps(0).maps) == ["orange"]
+
+
+@pytest.mark.usefixtures("installed")
+def test_versions_name_the_package_of_a_map_that_is_used(folder):
+    plain = explain(tiny_vit(), folder, maps=["attention"]).provenance["versions"]
+    assert "vitscope-mine" not in plain
+    wanted = plain | {"vitscope-mine": "1.2"}
+    assert explain(tiny_vit(), folder, maps=["orange"]).provenance["versions"] == wanted
+    audited = audit(tiny_vit(), folder, AuditConfig(gallery=2, maps=["orange"])).provenance
+    assert audited["plan"]["versions"] == wanted
+    assert audited["machines"][0]["versions"] == wanted
+    judged = judge(tiny_vit(), folder, maps=["orange"], limit=2, removals=["mean"]).provenance
+    assert judged["versions"] == judged["plan"]["versions"] == wanted
 
 
 @pytest.mark.usefixtures("installed")

@@ -79,7 +79,8 @@ def choose_target(
 
 def is_named(text: str) -> bool:
     """Whether a text names a target; it may be a file otherwise."""
-    return text in {*TARGETS, LOGIT} or text.startswith((f"{LOGIT}:", f"{IMAGE}:"))
+    word, _, rest = text.partition(":")
+    return text in {*TARGETS, LOGIT} or (word in {LOGIT, IMAGE} and rest != "")
 
 
 def _find_target(vit: ViTAdapter, text: str, preprocessing: Preprocessing) -> ChosenTarget:

@@ -46,6 +46,12 @@ def find_method(name: str) -> MapMethod:
     return replace(found, compute=compute)
 
 
+def list_packages(names: Iterable[str]) -> dict[str, str]:
+    """Versions of the other packages that declare maps of these names."""
+    points = [find_plugin(GROUP, name) for name in names if name not in METHODS]
+    return {point.dist.name: point.dist.version for point in points if point and point.dist}
+
+
 def check_maps(methods: Iterable[MapMethod], target: ChosenTarget, *, has_references: bool) -> None:
     """Refuse maps that cannot be made, before the work."""
     for method in methods:

@@ -133,7 +133,7 @@ def explain_image(pixels: Pixels, name: str = "image") -> TargetChoice:
         if references is None:
             raise UsageError(tell_without_mean(name))
         # Not kept: blocks may have got other weights since (`vitscope.maps.sanity`).
-        other = run_blocks(references.vit, pixels.to(features.device)).feature
+        other = run_blocks(references.vit, pixels.to(features.device)).feature[0]
         return replace(explain_pair(other)(features, references), name=name)
 
     return choose

@@ -121,7 +121,7 @@ class ViTAdapter:
         return self.autocast.half or self.parameter.dtype
 
     def undisturbed(self) -> AbstractContextManager[None]:
-        """Hold the model exclusively, in evaluation mode, without outer autocast or compiler.
+        """Hold the model exclusively, in evaluation mode, without outer modes of torch or compiler.
 
         Every method that runs or moves the model does this itself. Other threads that need the
         model or a part of it wait until the context ends.

@@ -15,6 +15,7 @@ from vitscope.maps.references import References, make_references
 from vitscope.maps.registry import check_maps, find_method
 from vitscope.maps.token_maps import DEFAULT_MAPS
 from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.identity import hash_weights
 from vitscope.models.running import HALF_PRECISIONS
 from vitscope.results.image_maps import ImageMap, place_map
 from vitscope.results.vocabulary import ROW_MAPS
@@ -46,6 +47,7 @@ class ChosenMaps:
         check_maps(found, self.target, has_references=has_references)
         self._names = tuple(method.name for method in found)
         self.methods = tuple(method for method in found if method.name not in ROW_MAPS)
+        self._vit = vit
         if self.methods and dtype in HALF_PRECISIONS:
             name = str(dtype).removeprefix("torch.")
             raise UsageError(
@@ -66,6 +68,14 @@ class ChosenMaps:
                     f"{name} is set, but no map depends on it ({', '.join(self._names)}): add one "
                     "that does to maps, or leave it out"
                 )
+
+    def describe_target(self) -> dict[str, str]:
+        """What the maps explain, for the provenance; nothing if none depends on it."""
+        if not any(method.targeted for method in self.methods):
+            return {}
+        whole = self.target.vit.module
+        with_head = {} if whole is self._vit.module else {"classifier_hash": hash_weights(whole)}
+        return {"target": self.target.told, **with_head}
 
     def compute(
         self, pixels: Pixels, references: References | None, *, layer: int | None, seed: int

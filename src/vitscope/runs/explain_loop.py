@@ -212,7 +212,7 @@ class ExplainRun:
         self._images = images
         self._layer = vit.select_layer(layer)
         self._preprocessing = images.preprocessing
-        self._run = ModelRun(vit, images, config)
+        self._run = ModelRun(vit, images, config, maps)
         self._maps = ChosenMaps(
             vit,
             maps,
@@ -281,7 +281,8 @@ class ExplainRun:
             summary,
             failures=self._run.failures,
             provenance=self._run.make_provenance()
-            | {"reference": told, "num_map_references": self._count_compared()},
+            | {"reference": told, "num_map_references": self._count_compared()}
+            | self._maps.describe_target(),
         )
 
     def _see(

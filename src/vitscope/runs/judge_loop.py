@@ -238,7 +238,7 @@ class JudgeRun:
             "behaviour_hash": self._run.behaviour.digest,
             "preprocessing": asdict(self._images.preprocessing),
             "device": self._run.device.type,
-            "versions": list_versions(),
+            "versions": list_versions(config.maps or ()),
         }
         found: dict[str, Any] = json.loads(json.dumps(plan))
         return found

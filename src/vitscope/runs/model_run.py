@@ -1,7 +1,7 @@
 """Common to all runs of a model over images: batches, failures, provenance."""
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -42,13 +42,16 @@ OnProgress = Callable[[int, int], None]
 class ModelRun:
     """One model over one set of images."""
 
-    def __init__(self, vit: ViTAdapter, images: ImageSet, config: RunConfig) -> None:
+    def __init__(
+        self, vit: ViTAdapter, images: ImageSet, config: RunConfig, maps: Sequence[str] = ()
+    ) -> None:
         """Prepare the run; the model is used only if a setting must be chosen."""
         self.device = config.resolve_device()
         self.config = settle_config(vit, images, config, self.device)
         self.pass_size = choose_pass_size(vit, images.preprocessing.size, self.device)
         with vit.undisturbed():
             self.weights_hash = vit.weights_hash or hash_weights(vit.module)
+        self._maps = getattr(config, "maps", None) or maps
         self.failures: list[tuple[str, str]] = []
         self._vit = vit
         self._images = images
@@ -138,7 +141,7 @@ class ModelRun:
     def describe_machine(self) -> dict[str, Any]:
         """Device, platform and versions."""
         return {
-            "versions": list_versions(),
+            "versions": list_versions(self._maps),
             "platform": platform.platform(),
             "device": str(self.device),
             "device_name": _name_device(self.device),
