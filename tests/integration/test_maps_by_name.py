@@ -13,13 +13,15 @@ from safetensors.torch import save_file
 from audits import tiny_vit
 from images import write_images
 from installed import write_package
-from vitscope import AuditConfig, Explanation, audit, explain, judge
+from vitscope import AuditConfig, Explanation, JudgeConfig, audit, explain
 from vitscope.cli import main
 from vitscope.errors import ImageReadError, UnsupportedModelError, UsageError, VitscopeError
-from vitscope.images.image_set import load_pixels
+from vitscope.images.image_set import ImageSet, load_pixels
 from vitscope.maps.target_files import open_target, read_vector
 from vitscope.maps.token_maps import map_tokens
 from vitscope.runs.explain_loop import fit_whole
+from vitscope.runs.judge_loop import JudgeRun
+from vitscope.runs.resources import list_versions
 
 NAMES = ["traced", "attention", "rollout", "random_keep", "share"]
 DIM = 32
@@ -234,7 +236,8 @@ def installed(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("installed")
 def test_a_map_of_another_package_is_one_like_any_other(folder):
-    one = explain(tiny_vit(), folder, maps=["orange", "attention"]).read_image(0)
+    explained = explain(tiny_vit(), folder, maps=["orange", "attention"])
+    one = explained.read_image(0)
     assert list(one.maps) == ["orange", "attention"]
     assert one.maps["orange"].about.title == "Orange <b>"
     red, _, blue = np.moveaxis(one.image.astype(float), -1, 0)
@@ -243,19 +246,14 @@ def test_a_map_of_another_package_is_one_like_any_other(folder):
     assert np.corrcoef(one["orange"].ravel(), difference.ravel())[0, 1] > 0.9
     audited = audit(tiny_vit(), folder, AuditConfig(gallery=2, maps=["orange"]))
     assert list(audited.gallery.read_maps(0).maps) == ["orange"]
-
-
-@pytest.mark.usefixtures("installed")
-def test_versions_name_the_package_of_a_map_that_is_used(folder):
-    plain = explain(tiny_vit(), folder, maps=["attention"]).provenance["versions"]
-    assert "vitscope-mine" not in plain
-    wanted = plain | {"vitscope-mine": "1.2"}
-    assert explain(tiny_vit(), folder, maps=["orange"]).provenance["versions"] == wanted
-    audited = audit(tiny_vit(), folder, AuditConfig(gallery=2, maps=["orange"])).provenance
-    assert audited["plan"]["versions"] == wanted
-    assert audited["machines"][0]["versions"] == wanted
-    judged = judge(tiny_vit(), folder, maps=["orange"], limit=2, removals=["mean"]).provenance
-    assert judged["versions"] == judged["plan"]["versions"] == wanted
+    # Whose package's version is told like those of the libraries.
+    wanted = list_versions() | {"vitscope-mine": "1.2"}
+    assert explained.provenance["versions"] == wanted
+    assert audited.provenance["machines"][0]["versions"] == wanted
+    assert audited.provenance["plan"]["versions"] == wanted
+    images = ImageSet.from_sources(folder, tiny_vit().preprocessing)
+    config = JudgeConfig(maps=["orange"])
+    assert JudgeRun(tiny_vit(), images, images, config, None, given=True).plan["versions"] == wanted
 
 
 @pytest.mark.usefixtures("installed")

@@ -82,8 +82,10 @@ def map_tokens(
         pixels: Preprocessed images, of any size that fits the patch grid.
         maps: Names of map methods (docs/recipes/maps.md).
         target: The number that is explained, for methods that depend on it: "self" (the image's
-            own centred feature), "cosine", a vector that the feature is compared with, or a
-            function of `vitscope.maps.targets`. "self" if there are references, else "cosine".
+            own centred feature), "cosine", "logit" (of the class that an image gets), "logit:CLASS"
+            (by number or name), a second image ("image:PATH", a path, a PIL image, or preprocessed
+            pixels), a vector that the feature is compared with, or a function of
+            `vitscope.maps.targets`. "self" if there are references, else "cosine".
         references: Preprocessed images of the same size to compare with, which traced maps and the
             target "self" need, or a summary of them (`vitscope.maps.references.make_references`).
         layer: Block that the maps of one attention row are of, from 0; the last one if None.
@@ -95,7 +97,7 @@ def map_tokens(
     Raises:
         UsageError: If the pixels or their size do not fit, a name is unknown, or references or a
             layer are missing.
-        UnsupportedModelError: If a map does not exist for the model.
+        UnsupportedModelError: If a map or the logits do not exist for the model.
         ImbalanceError: If a ledger does not balance, or traced parts do not sum to what they
             explain.
         NonFiniteError: If an activation is not finite.

@@ -104,9 +104,11 @@ def explain(
         preprocessed: Whether the images are tensors that go to the model unchanged.
         layer: Index of the block whose attention row is explained, from 0; the last one if None.
         maps: Names of map methods (docs/recipes/maps.md).
-        target: What maps that depend on it explain: "self", "cosine", a vector that the model's
-            global feature is compared with, or a function of `vitscope.maps.targets`. "self" if
-            there are references, else "cosine".
+        target: What maps that depend on it explain: "self", "cosine", "logit" (of the class that an
+            image gets), "logit:CLASS" (by number or name), a second image ("image:PATH", a path, a
+            PIL image, or a preprocessed tensor), a vector that the model's global feature is
+            compared with, or a function of `vitscope.maps.targets`. "self" if there are references,
+            else "cosine".
         references: Images that maps compare with, such as a few hundred like yours; each is
             prepared like the explained image.
         reference: An audit of the same weights and layer, with the same preprocessing; if None, one
@@ -120,7 +122,9 @@ def explain(
         The result.
 
     Raises:
-        UsageError: If settings, images, reference or folder do not fit.
+        UsageError: If settings, images, target, reference or folder do not fit.
+        UnsupportedModelError: If a map or the logits that were asked for do not exist for the
+            model.
         ImageReadError: If no image could be read.
         ImbalanceError: If a ledger does not balance.
         NonFiniteError: If an activation is not finite.

@@ -118,9 +118,9 @@ def judge(
         images: Folders, files, URLs, PIL images, arrays, tensors, datasets, or several of these
             (docs/data.md), or an `ImageSet`.
         config: Settings; the defaults if None. Images run one at a time, whatever the batch size.
-        target: The number that maps explain: "self" (the default, the image's own feature less the
-            mean of the references), "cosine", a vector that the feature is compared with, or a
-            function of `vitscope.maps.targets`.
+        target: The number that maps explain, as in `explain`: "self" (the default, the image's own
+            feature less the mean of the references), "cosine", "logit", "logit:CLASS", a second
+            image, a vector, or a function of `vitscope.maps.targets`.
         references: Images to compare with, prepared alike: their mean centres the target, up to
             four of them are what traced maps and the removal "shuffle" use. If None, the judged
             images themselves; traced maps and "shuffle" never compare an image with itself.
@@ -136,7 +136,8 @@ def judge(
 
     Raises:
         UsageError: If settings, images or folder do not fit.
-        UnsupportedModelError: If a map that was asked for does not exist for the model.
+        UnsupportedModelError: If a map or the logits that were asked for do not exist for the
+            model.
         ImageReadError: If no image could be read.
         ImbalanceError: If a ledger or a trace does not balance.
         NonFiniteError: If an output is not finite.
