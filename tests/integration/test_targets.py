@@ -132,7 +132,7 @@ def test_an_explanation_of_a_class_is_told_with_its_name(saved, paths, tmp_path,
     out = tmp_path / "out"
     arguments = ["explain", str(paths[0]), "--model", str(saved), "--out", str(out)]
     arguments += ["--maps", "attention,traced", "--references", str(paths[1].parent)]
-    assert main([*arguments, "--target", "logit:dog", "--size", "32"]) == 0
+    assert main([*arguments, "--target", "logit:dog", "--dtype", "float64"]) == 0
     made = Explanation.load(next(path for path in out.iterdir() if path.name != "figures"))
     about = made.read_image(0).maps["traced"].about
     assert about.target == "logit 1 (dog)"

@@ -101,6 +101,12 @@ def test_gradients_are_those_of_the_librarys_logits(name):
     torch.testing.assert_close(found, wanted.detach(), rtol=1e-10, atol=1e-10)
 
 
+def test_a_digest_of_the_weights_is_kept_if_it_holds_the_head():
+    bare, whole = make("vit")[1].hashed(), make("timm")[1].hashed()
+    assert choose(bare, "logit").vit.weights_hash is None
+    assert choose(whole, "logit").vit.weights_hash == whole.weights_hash
+
+
 def test_the_class_that_an_image_gets_is_its_own():
     module, vit = make("vit")
     with torch.no_grad():  # else all images get one class
