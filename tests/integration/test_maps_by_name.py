@@ -281,7 +281,13 @@ def test_a_vector_is_read_from_any_of_the_formats(tmp_path):
     torch.save({"one": vector}, tmp_path / "a.pth")
     for path in tmp_path.iterdir():
         assert torch.equal(read_vector(path), vector)
-    assert open_target("self") == "self"
+
+
+def test_a_name_stays_a_name_and_its_image_must_be_there(folder):
+    for named in ("self", "logit", "logit:a cat", f"image:{folder}"):
+        assert open_target(named) == named
+    with pytest.raises(UsageError, match=r"absent\.png"):
+        open_target(f"image:{folder / 'absent.png'}")
 
 
 class Bomb:

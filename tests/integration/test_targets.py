@@ -12,6 +12,7 @@ from vitscope.adapters.transformers import load_transformers
 from vitscope.cli import main
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.images.image_set import load_pixels
+from vitscope.maps.chosen_target import choose_target
 from vitscope.maps.references import make_references
 from vitscope.maps.targets import explain_pair
 from vitscope.testing.randomize import randomize
@@ -76,6 +77,15 @@ def test_an_explanation_tells_its_second_image(paths):
     assert told[0][2] == told[1][1]  # the digest of the same pixels
     another = explain(tiny_vit(), own, target=own, references=more, **FEW).provenance["target"]
     assert another.split()[2] != told[0][2]
+
+
+def test_a_query_of_an_address_is_not_told(paths, monkeypatch):
+    pixels = read(tiny_vit(), paths[:1])[0]
+    monkeypatch.setattr("vitscope.maps.chosen_target.load_pixels", lambda *_: pixels)
+    vit = tiny_vit()
+    target = "image:https://host/a/photo.png?token=secret"
+    chosen = choose_target(vit, target, vit.preprocessing, has_references=True)
+    assert chosen.told.split()[:2] == ["image", "photo.png"]
 
 
 def test_preprocessed_images_take_a_preprocessed_second_image(paths):

@@ -106,7 +106,7 @@ def _choose_image(
 ) -> ChosenTarget:
     name = IMAGE
     if isinstance(image, str | Path):
-        name = f"{IMAGE} {printable(PurePosixPath(image).name)}"
+        name = f"{IMAGE} {printable(PurePosixPath(str(image).partition('?')[0]).name)}"
     if isinstance(image, Tensor):
         pixels = image if image.ndim == 4 else image.unsqueeze(0)
         check_pixels(pixels)
@@ -145,6 +145,11 @@ def _find_classifier(vit: ViTAdapter) -> Classifier:
         raise UnsupportedModelError(
             f"{vit.info.id} has no classifier, so there are no logits to explain: choose another "
             "target, or a model that was trained to classify"
+        )
+    if not found.num_classes:
+        raise UnsupportedModelError(
+            f"the head of {vit.info.id}, a {type(found.head).__name__}, has no nn.Linear: vitscope "
+            "does not know how many classes it has; choose another target"
         )
     if found.is_untrained:
         raise UnsupportedModelError(

@@ -28,8 +28,8 @@ class Classifier:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
-        return self._layers[-1].out_features
+        """Number of classes; 0 if the head has no linear layer."""
+        return self._layers[-1].out_features if self._layers else 0
 
     @property
     def is_untrained(self) -> bool:

@@ -172,6 +172,13 @@ def test_a_model_without_a_head_has_no_logits(build):
         choose(wrap_model(build()), "logit:0")
 
 
+def test_a_head_of_unknown_classes_is_refused():
+    module = randomize(CLASSIFIERS["timm"]())
+    module.head = torch.nn.LayerNorm(16)
+    with pytest.raises(UnsupportedModelError, match=r"a LayerNorm, has no nn\.Linear"):
+        choose(wrap_model(module), "logit")
+
+
 def test_map_tokens_explains_logits_and_leaves_the_model_as_it_was():
     module, vit = make("dinov2")
     pixels, others = draw_pixels(vit, 2), draw_pixels(vit, 3, seed=1)
