@@ -42,8 +42,9 @@ Made by `python tests/support_table.py` from the tiny models that the tests run:
 the real library's classes with random weights, and in every layer balances against the model's own
 tensors to 1e-10 in float64 and 1e-4 in float32. A model that averages its tokens has no row to
 balance: there the traced map sums to what it explains at every depth, to 1e-8 in float64 and 1e-3
-in float32. The torch.hub code of facebookresearch/dinov2 and
-facebookresearch/dinov3 is tested on structural twins.
+in float32. An average is the mean of the patches, after BEiT's and data2vec's own norm where the
+model has their pooler: exactly the library's `pooler_output`. The torch.hub code of
+facebookresearch/dinov2 and facebookresearch/dinov3 is tested on structural twins.
 
 | tested model | family | tokens besides patches | global feature |
 |---|---|---|---|

@@ -13,13 +13,15 @@ from safetensors.torch import save_file
 from audits import tiny_vit
 from images import write_images
 from installed import write_package
-from vitscope import AuditConfig, Explanation, audit, explain
+from vitscope import AuditConfig, Explanation, JudgeConfig, audit, explain
 from vitscope.cli import main
 from vitscope.errors import ImageReadError, UnsupportedModelError, UsageError, VitscopeError
-from vitscope.images.image_set import load_pixels
+from vitscope.images.image_set import ImageSet, load_pixels
 from vitscope.maps.target_files import open_target, read_vector
 from vitscope.maps.token_maps import map_tokens
 from vitscope.runs.explain_run import fit_whole
+from vitscope.runs.judge_run import JudgeRun
+from vitscope.runs.resources import list_versions
 
 NAMES = ["traced", "attention", "rollout", "random_keep", "share"]
 DIM = 32
@@ -142,7 +144,10 @@ def test_merged_galleries_keep_their_maps(audited, folder, tmp_path):
         ({"maps": []}, "expected names"),
         ({"maps": ["traced"]}, "traced compares with other images, and none were given"),
         ({"maps": ["cdam"], "target": "self"}, "the target 'self' compares an image with the mean"),
-        ({"maps": ["cdam"], "target": "me"}, "no target is called 'me': choose self or cosine"),
+        (
+            {"maps": ["cdam"], "target": "me"},
+            "no target is called 'me': expected self, cosine, ",
+        ),
         ({"target": "cosine"}, r"target is set, but no map depends on it \(attention, "),
         (
             {"maps": ["rollout"], "references": np.zeros((9, 9, 3), np.uint8)},
@@ -231,15 +236,24 @@ def installed(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("installed")
 def test_a_map_of_another_package_is_one_like_any_other(folder):
-    one = explain(tiny_vit(), folder, maps=["orange", "attention"]).read_image(0)
+    explained = explain(tiny_vit(), folder, maps=["orange", "attention"])
+    one = explained.read_image(0)
     assert list(one.maps) == ["orange", "attention"]
     assert one.maps["orange"].about.title == "Orange <b>"
     red, _, blue = np.moveaxis(one.image.astype(float), -1, 0)
     rows, columns = one.grid
     difference = (red - blue).reshape(rows, 8, columns, 8).mean(axis=(1, 3))
     assert np.corrcoef(one["orange"].ravel(), difference.ravel())[0, 1] > 0.9
-    gallery = audit(tiny_vit(), folder, AuditConfig(gallery=2, maps=["orange"])).gallery
-    assert list(gallery.read_maps(0).maps) == ["orange"]
+    audited = audit(tiny_vit(), folder, AuditConfig(gallery=2, maps=["orange"]))
+    assert list(audited.gallery.read_maps(0).maps) == ["orange"]
+    # Whose package's version is told like those of the libraries.
+    wanted = list_versions() | {"vitscope-mine": "1.2"}
+    assert explained.provenance["versions"] == wanted
+    assert audited.provenance["machines"][0]["versions"] == wanted
+    assert audited.provenance["plan"]["versions"] == wanted
+    images = ImageSet.from_sources(folder, tiny_vit().preprocessing)
+    config = JudgeConfig(maps=["orange"])
+    assert JudgeRun(tiny_vit(), images, images, config, None, given=True).plan["versions"] == wanted
 
 
 @pytest.mark.usefixtures("installed")
@@ -267,7 +281,13 @@ def test_a_vector_is_read_from_any_of_the_formats(tmp_path):
     torch.save({"one": vector}, tmp_path / "a.pth")
     for path in tmp_path.iterdir():
         assert torch.equal(read_vector(path), vector)
-    assert open_target("self") == "self"
+
+
+def test_a_name_stays_a_name_and_its_image_must_be_there(folder):
+    for named in ("self", "logit", "logit:a cat", f"image:{folder}"):
+        assert open_target(named) == named
+    with pytest.raises(UsageError, match=r"absent\.png"):
+        open_target(f"image:{folder / 'absent.png'}")
 
 
 class Bomb:
@@ -295,8 +315,8 @@ def test_what_is_no_vector_is_refused_and_never_run(tmp_path):
         "code.pt": "code in it is never executed",
         "cut.safetensors": "cannot be read",
         "empty.pt": "cannot be read",
-        "absent.npy": "expected self or cosine, or a file with one vector",
-        "selfie": "expected self or cosine, or a file with one vector",
+        "absent.npy": "image:PATH, or a file with one vector",
+        "selfie": "image:PATH, or a file with one vector",
     }.items():
         with pytest.raises(UsageError, match=message):
             open_target(str(tmp_path / name))

@@ -142,6 +142,17 @@ def test_other_classifier_is_ignored(tmp_path, weights):
     assert_filled(load_timm(TINY, path), weights)
 
 
+@pytest.mark.parametrize("classes", [7, 1000])
+def test_the_classifier_of_a_file_is_kept(tmp_path, weights, classes):
+    head = {"head.weight": torch.randn(classes, 64), "head.bias": torch.randn(classes)}
+    adapter = load_timm(TINY, save(tmp_path, weights | head))
+    assert_filled(adapter, weights)
+    assert torch.equal(adapter.classifier.head.weight, head["head.weight"])
+    assert adapter.classifier.num_classes == classes
+    without = {k: v for k, v in weights.items() if not k.startswith("head.")}
+    assert load_timm(TINY, save(tmp_path, without)).classifier is None
+
+
 def test_position_embeddings_of_another_size_are_resampled(tmp_path, weights):
     larger = timm.create_model(TINY, img_size=224).state_dict()
     constant = weights | {"pos_embed": torch.full_like(larger["pos_embed"], 0.25)}

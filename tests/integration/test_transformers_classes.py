@@ -11,9 +11,13 @@ from transformers import (
     BeitConfig,
     BeitForImageClassification,
     BeitForMaskedImageModeling,
+    BeitModel,
     CLIPConfig,
     CLIPForImageClassification,
     CLIPModel,
+    Data2VecVisionConfig,
+    Data2VecVisionForImageClassification,
+    Data2VecVisionModel,
     DeiTConfig,
     DeiTForImageClassificationWithTeacher,
     Dinov2Backbone,
@@ -90,6 +94,12 @@ def test_a_classifier_is_reduced_to_its_tower(kind, config, tower):
     [
         (IJepaForImageClassification, IJepaConfig, "ijepa", lambda x: x.last_hidden_state.mean(1)),
         (BeitForImageClassification, BeitConfig, "beit", lambda x: x.pooler_output),
+        (
+            Data2VecVisionForImageClassification,
+            Data2VecVisionConfig,
+            "data2vec_vision",
+            lambda x: x.pooler_output,
+        ),
     ],
 )
 def test_a_classifier_of_averages_is_reduced_to_its_tower(kind, config, tower, pool):
@@ -99,6 +109,19 @@ def test_a_classifier_of_averages_is_reduced_to_its_tower(kind, config, tower, p
     assert any("mean of the patches" in note for note in adapter.info.notes)
     with torch.no_grad():
         assert torch.equal(adapter.run(PIXELS), pool(module.get_submodule(tower)(PIXELS)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"), [(BeitModel, BeitConfig), (Data2VecVisionModel, Data2VecVisionConfig)]
+)
+@torch.no_grad()
+def test_a_mean_of_patches_is_normed_where_the_library_norms_it(kind, config):
+    module = randomize(kind(config(**SIZE), add_pooling_layer=True))
+    patches = module(PIXELS).last_hidden_state[:, 1:].mean(dim=1)
+    normed = module.pooler.layernorm(patches)
+    assert torch.equal(make_transformers_adapter(module).run(PIXELS), normed)
+    module.pooler = None
+    assert torch.equal(make_transformers_adapter(module).run(PIXELS), patches)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from huggingface_hub import constants
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     Aimv2Config,
     Aimv2Model,
@@ -135,12 +135,35 @@ def test_a_whole_siglip_model_gives_its_image_tower(tmp_path):
     assert (adapter.preprocessing.size, adapter.preprocessing.resize) == ((32, 32), "stretch")
 
 
-def test_a_classifier_gives_its_tower(tmp_path):
-    module = randomize(ViTForImageClassification(ViTConfig(**SIZE)))
+@pytest.mark.parametrize("head", ["its own", "none", "another"])
+def test_a_classifier_gives_its_tower_and_its_trained_head(tmp_path, head):
+    module = randomize(ViTForImageClassification(ViTConfig(**SIZE, num_labels=5)))
     module.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    if head == "none":
+        weights = {k: v for k, v in weights.items() if not k.startswith("classifier.")}
+    if head == "another":
+        weights["classifier.weight"] = torch.ones(7, 16)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with torch.no_grad():
         expected = module.vit(PIXELS).last_hidden_state[:, 0]
-    assert torch.equal(run(load_transformers(str(tmp_path))), expected)
+    adapter = load_transformers(str(tmp_path))
+    assert torch.equal(run(adapter), expected)
+    if head == "its own":
+        with torch.no_grad():
+            assert torch.equal(adapter.classifier.run(PIXELS), module(PIXELS).logits)
+    else:
+        assert adapter.classifier is None
+
+
+def test_the_weights_of_a_tower_are_the_same_with_and_without_its_head(tmp_path):
+    module = randomize(ViTForImageClassification(ViTConfig(**SIZE)))
+    module.save_pretrained(tmp_path / "whole")
+    module.vit.save_pretrained(tmp_path / "bare")
+    whole, bare = (load_transformers(str(tmp_path / name)) for name in ("whole", "bare"))
+    assert whole.hashed().weights_hash == bare.hashed().weights_hash
+    assert whole.describe_behaviour() == bare.describe_behaviour()
+    assert whole.info.num_params == bare.info.num_params
 
 
 def name_as_before_version_5(key):

@@ -216,6 +216,7 @@ def _adapt_timm_tower(tower: Any, name: str, preprocessing: Preprocessing | None
         preprocessing=preprocessing or _read_preprocessing(tower, name),
         run=partial(_apply_head, head, adapter.run),
         embed_row=partial(_apply_head, head, adapter.embed_row),
+        classifier=None,  # the trunk's head, if any, is part of the feature
     )
 
 

@@ -19,12 +19,18 @@ from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
 from vitscope.adapters.timm_blocks import check_block, make_block_parts, make_pool_parts
-from vitscope.adapters.timm_weights import convert_weights, lacks_layer_scale
+from vitscope.adapters.timm_weights import (
+    HEADS,
+    convert_weights,
+    count_classes,
+    lacks_layer_scale,
+)
 from vitscope.errors import UnknownModelError, UnsupportedModelError, UsageError
 from vitscope.images.preprocessing import Interpolation, Preprocessing
 from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
 from vitscope.models.blocks import BlockParts
+from vitscope.models.classifier import Classifier
 from vitscope.models.parts import require
 from vitscope.weights.catalogue import describe_near_matches
 from vitscope.weights.checkpoints import check_colour, load_weights, read_checkpoint
@@ -95,7 +101,26 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
         run=run,
         embed_row=embed_row,
         encoder=tuple(tower.blocks),
+        classifier=_find_classifier(tower),
     )
+
+
+def _find_classifier(tower: Any) -> Classifier | None:
+    if is_clip_tower(tower) or isinstance(tower.head, nn.Identity) or not tower.global_pool:
+        return None
+    heads = _list_heads(tower)
+    # The head is on what timm pools, which is the feature but for a pooling beside a [CLS] token.
+    return Classifier(
+        module=tower,
+        run=tower,
+        head=nn.ModuleList(heads) if len(heads) > 1 else tower.head,
+        reads_feature=not _tell_own_output(tower),
+    )
+
+
+def _list_heads(tower: Any) -> list[nn.Module]:
+    # The second one is on the distillation token.
+    return [tower.head, tower.head_dist] if hasattr(tower, "head_dist") else [tower.head]
 
 
 def _make_blocks(tower: Any, name: str) -> dict[int, BlockParts]:
@@ -262,7 +287,7 @@ def _choose_size(tower: Any) -> tuple[int, int]:
 
 
 def _count_tower_parameters(tower: Any) -> int:
-    heads = [] if is_clip_tower(tower) else [tower.head, getattr(tower, "head_dist", nn.Identity())]
+    heads = [] if is_clip_tower(tower) else _list_heads(tower)
     return count_parameters(tower) - sum(count_parameters(head) for head in heads)
 
 
@@ -342,12 +367,13 @@ def _load_from_file(name: str, checkpoint: Path) -> ViTAdapter:
     if scaled := lacks_layer_scale(module, read.weights):
         module = _create(name, init_values=1.0)  # The values are overwritten by the file's.
     weights, resampled = convert_weights(module, read.weights, checkpoint)
-    # A classifier is not part of the global feature; a projection is.
-    projects = is_clip_tower(module)
-    optional = () if projects else ("head.", "head_dist.")
+    # A projection is part of the global feature; a classifier need not be in the file.
+    classes = None if is_clip_tower(module) else count_classes(module, weights)
+    if classes is not None:
+        # Without the file's, its weights are random: no two loads would be the same model.
+        module.reset_classifier(classes)
+    optional = HEADS if classes == 0 else ()
     load_weights(module, weights, checkpoint, optional=optional)
-    if not projects:
-        module.reset_classifier(0)  # its weights are random: no two loads would be the same model
     adapter = _adapt(module, model_id)
     notes = [
         *adapter.info.notes,

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from vitscope.errors import UsageError
 
+HEADS = ("head.", "head_dist.")
+"""Starts of names of the classifiers' weights."""
+
 _KERNEL = "patch_embed.proj.weight"
 _OF_SHAPES = re.compile(r"\bshape|\bsize")  # in errors about a position table that is no grid
 
@@ -21,6 +24,17 @@ def lacks_layer_scale(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
     tower: Any = module
     held = {"blocks.0.ls1.gamma", "blocks.0.gamma_1"} & weights.keys()
     return bool(held) and type(getattr(tower.blocks[0], "ls1", None)) is nn.Identity
+
+
+def count_classes(module: nn.Module, weights: Mapping[str, Tensor]) -> int:
+    """Number of classes that a file can tell apart; 0 if it lacks a head of the architecture."""
+    tower: Any = module
+    held = {name: tuple(weight.shape) for name, weight in weights.items() if name.startswith(HEADS)}
+    classes: int = held.get("head.bias", (0,))[0]
+    shapes = {"weight": (classes, tower.embed_dim), "bias": (classes,)}
+    heads = [head for head in HEADS if hasattr(tower, head.rstrip("."))]
+    fitting = {f"{head}{part}": shape for head in heads for part, shape in shapes.items()}
+    return classes if held == fitting else 0
 
 
 def convert_weights(

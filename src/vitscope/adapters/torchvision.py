@@ -1,7 +1,7 @@
 """torchvision: `VisionTransformer` (ViT-B, L and H, with a plain or a convolutional stem).
 
 - Supported classes are listed; everything else is refused by name.
-- The global feature is the normed [CLS] token; the classifier is left out.
+- The global feature is the normed [CLS] token, which the classifier reads.
 - The model takes images of one size, that of its position table.
 """
 
@@ -22,6 +22,7 @@ from vitscope.images.preprocessing import Preprocessing
 from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
 from vitscope.models.blocks import BlockParts
+from vitscope.models.classifier import Classifier
 from vitscope.models.parts import (
     check_packed_attention,
     finish_prenorm,
@@ -42,7 +43,7 @@ def make_torchvision_adapter(
     tower: Any = module.eval()
     require(type(tower.encoder) is Encoder, name, f"an encoder {type(tower.encoder).__name__}")
     blocks = {i: _make_block(block, name) for i, block in enumerate(tower.encoder.layers)}
-    notes = ["the classifier is left out: the embedding is the normed [CLS] token"]
+    notes = ["the embedding is the normed [CLS] token, before the classifier"]
     if preprocessing is None:
         notes.append("no preprocessing came with the model: torchvision's for ImageNet is used")
     return ViTAdapter(
@@ -63,6 +64,7 @@ def make_torchvision_adapter(
         make_layout=partial(_make_layout, tower),
         run=partial(_run, tower),
         embed_row=tower.encoder.ln,
+        classifier=Classifier(module=module, run=module, head=tower.heads, reads_feature=True),
     )
 
 

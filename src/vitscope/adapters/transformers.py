@@ -23,11 +23,15 @@ from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
+from vitscope.models.classifier import Classifier
 from vitscope.weights.folders import check_readable, find_folder
 from vitscope.weights.hub import find_snapshot
 
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _TOWERS = {family.model: family for family in FAMILIES.values()}
+_HEADS = ("classifier", "cls_classifier", "distillation_classifier")
+"""Attributes of `ForImageClassification` classes that hold a head."""
+
 _WRAPPERS = {wrapper: family for family in FAMILIES.values() for wrapper in family.wrappers}
 
 
@@ -69,6 +73,7 @@ def make_transformers_adapter(
         embed_row=partial(_embed_row, tower, projection, family),
         encoder=tuple(tower.get_submodule(family.layers).children()),
         position_biases=tuple(part for part in tower.modules() if is_class(part, bias)),
+        classifier=_find_classifier(module, tower, family),
     )
 
 
@@ -83,6 +88,22 @@ def load_transformers(repo_or_folder: str) -> ViTAdapter:
         load_tower(folder, repo_or_folder), preprocessing=read_preprocessing(folder)
     )
     return adapter.named(repo_or_folder, source)
+
+
+def _find_classifier(module: Any, tower: Any, family: Family) -> Classifier | None:
+    found = [getattr(module, name) for name in _HEADS if hasattr(module, name)]
+    heads = [head for head in found if not isinstance(head, nn.Identity)]  # without labels
+    if not heads:
+        return None
+    names = {int(index): str(name) for index, name in (module.config.id2label or {}).items()}
+    return Classifier(
+        module=module,
+        run=partial(_classify, module, tower, family),
+        head=heads[0] if len(heads) == 1 else nn.ModuleList(heads),
+        reads_feature=len(heads) == 1 and not family.head_reads_patches,
+        # transformers' own, where a model has none.
+        names={index: name for index, name in names.items() if name != f"LABEL_{index}"},
+    )
 
 
 def _find_tower(module: nn.Module) -> tuple[Any, Family]:
@@ -127,7 +148,7 @@ def _make_notes(
     notes = []
     if "For" in name:
         taken = "the mean of the patches" if feature == "average" else "the normed [CLS] token"
-        notes.append(f"the head of {name} is left out: the embedding is {taken}")
+        notes.append(f"the embedding is {taken}, before the head of {name}")
     if preprocessing is None:
         notes.append(
             f"no preprocessing came with the model: the one customary for {family} is used"
@@ -158,15 +179,25 @@ def _make_layout(family: Family, config: Any, feature: str, height: int, width: 
 def _run(
     tower: Any, projection: nn.Module | None, family: Family, pixels: Pixels
 ) -> Float[Tensor, "batch out"]:
+    outputs = tower(pixels, **_choose_options(tower, family, pixels))
+    feature = _take_feature(tower, family, outputs)
+    return feature if projection is None else projection(feature)
+
+
+def _classify(
+    module: nn.Module, tower: Any, family: Family, pixels: Pixels
+) -> Float[Tensor, "batch class"]:
+    logits: Tensor = module(pixels, **_choose_options(tower, family, pixels)).logits
+    return logits
+
+
+def _choose_options(tower: Any, family: Family, pixels: Pixels) -> dict[str, bool]:
     _check_precision(tower, family)
     resample = family.positions == "optional" and tuple(pixels.shape[-2:]) != _make_pair(
         tower.config.image_size
     )
     # Named outputs even if the configuration asks for tuples.
-    options = {"return_dict": True} | ({"interpolate_pos_encoding": True} if resample else {})
-    outputs = tower(pixels, **options)
-    feature = _take_feature(tower, family, outputs)
-    return feature if projection is None else projection(feature)
+    return {"return_dict": True} | ({"interpolate_pos_encoding": True} if resample else {})
 
 
 def _take_feature(tower: Any, family: Family, outputs: Any) -> Float[Tensor, "batch dim"]:

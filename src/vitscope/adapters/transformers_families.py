@@ -72,6 +72,7 @@ class Family:
     classes: str = ""  # that prefix, if it is not the tower's name without "VisionModel"
     wrappers: tuple[str, ...] = ()  # classes with a head or a text tower around the tower
     attribute: str = ""  # attribute of the wrappers that holds the tower
+    head_reads_patches: bool = False  # whether the classifier also reads the mean of the patches
     projection: str | None = None  # attribute that holds the feature's projection
     loaded: str | None = None  # the wrapper that is loaded instead of the bare tower
     averaged: tuple[str, ...] = ()  # classes that classify the mean of the patches: refused
@@ -134,6 +135,7 @@ _DINOV2 = Family(
     model="Dinov2Model",
     wrappers=("Dinov2ForImageClassification",),
     attribute="dinov2",
+    head_reads_patches=True,
     layers="encoder.layer",
     names=_DINO_LAYER,
     final_norm="layernorm",

@@ -91,14 +91,27 @@ def check_model_type(model_type: str, architecture: str) -> None:
 
 
 def load_tower(folder: Path, name: str) -> nn.Module:
-    """Load a vision tower."""
+    """Load a vision tower, with its classifier if the folder holds a trained one."""
     config = _read_config(folder, name)
-    family, class_name = _choose_class(config, name)
+    family, architecture = _choose_family(config, name)
     _check_sizes(config, name)
-    extra = _choose_options(config, family, class_name)
+    if architecture in family.wrappers and architecture.endswith("ForImageClassification"):
+        module, report = _build(folder, name, architecture, {})
+        if not (report["missing_keys"] or report["mismatched_keys"]):
+            return _finish(module, report, architecture, name)
+    class_name = family.model if architecture == family.model else family.loaded or family.model
+    module, report = _build(folder, name, class_name, _choose_options(config, family, class_name))
+    return _finish(module, report, class_name, name)
+
+
+def _build(
+    folder: Path, name: str, class_name: str, extra: Mapping[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
     with _quiet_library():
         try:
-            module, report = getattr(transformers, class_name).from_pretrained(
+            built: tuple[nn.Module, dict[str, Any]] = getattr(
+                transformers, class_name
+            ).from_pretrained(
                 folder,
                 local_files_only=True,
                 weights_only=True,
@@ -125,6 +138,10 @@ def load_tower(folder: Path, name: str) -> nn.Module:
                 f"transformers cannot build {name} from its config.json "
                 f"({type(error).__name__}: {_first_line(error)})"
             ) from None
+    return built
+
+
+def _finish(module: Any, report: dict[str, Any], class_name: str, name: str) -> nn.Module:
     unset = report["missing_keys"]
     if unset and all(key.startswith("pooler.") for key in unset):
         module.pooler = None  # BEiT's, which comes with fine-tuning
@@ -206,7 +223,7 @@ def _check_sizes(config: Mapping[str, Any], name: str) -> None:
         )
 
 
-def _choose_class(config: Mapping[str, Any], name: str) -> tuple[Family, str]:
+def _choose_family(config: Mapping[str, Any], name: str) -> tuple[Family, str]:
     model_type = str(config.get("model_type"))
     listed = config.get("architectures")
     architecture = str(listed[0]) if isinstance(listed, list) and listed else model_type
@@ -227,8 +244,7 @@ def _choose_class(config: Mapping[str, Any], name: str) -> tuple[Family, str]:
         )
     if "quantization_config" in config:
         raise UnsupportedModelError(f"{name} is quantised: choose its full-precision weights")
-    family = _MODEL_TYPES[model_type]
-    return family, architecture if architecture == family.model else family.loaded or family.model
+    return _MODEL_TYPES[model_type], architecture
 
 
 def _first_line(error: BaseException) -> str:

@@ -66,7 +66,9 @@ def judge(
         maps: Maps to judge, by name; by default all that exist for the model and take few passes.
             attention, centre and edges are always among them.
         target: What the maps explain: self, the image's own feature less the mean of the
-            references; cosine; or a file (.safetensors, .npy) with a vector, such as a text's.
+            references; cosine; logit, of the class that an image gets; logit:CLASS, by number or
+            name; image:PATH, a second image; or a file (.safetensors, .npy, .pt) with a vector,
+            such as a text's.
         removals: Ways to remove patches: shuffle (the default), drop, mean, blur, black, linear.
             The first decides.
         masks: Folder of object masks (PNG files named like the images, 0 outside the object), for
@@ -163,8 +165,9 @@ def explain(
         layer: Block whose attention row is explained, from 0; the last by default.
         maps: Maps by name (docs/recipes/maps.md); attention, contribution_norm and share by
             default, and with --judged attention and the map that was judged best.
-        target: What maps that depend on it explain: self, cosine, or a file with one vector
-            (.safetensors, .npy, .pt); self if there are references, else cosine.
+        target: What maps that depend on it explain: self, cosine, logit (of the class that an image
+            gets), logit:CLASS (by number or name), image:PATH (a second image), or a file with one
+            vector (.safetensors, .npy, .pt); self if there are references, else cosine.
         references: Images that maps compare with, as for IMAGES; a few hundred like yours.
         score: Measure how faithful each map is on each image, by removing patches as `vitscope
             judge` does; takes hundreds of passes an image.

@@ -50,6 +50,7 @@ def _check_final_norm(vit: ViTAdapter) -> None:
             "legrad applies the final norm to the mean token of a block, which "
             f"{vit.info.id} does not do: its output comes from an attention-pooling head"
         )
+    vit.embed(torch.zeros(1, vit.info.embed_dim))  # refuses logits of several tokens
 
 
 def _legrad(given: MapInput) -> MapValues:

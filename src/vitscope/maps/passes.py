@@ -94,7 +94,13 @@ def run_blocks(
 def gradients_set(vit: ViTAdapter, enabled: bool) -> Iterator[None]:
     """Hold the model undisturbed, with or without gradients, which flow to tokens alone."""
     with vit.undisturbed(), torch.set_grad_enabled(enabled):
-        trained = [parameter for parameter in vit.module.parameters() if parameter.requires_grad]
+        weights = list(vit.module.parameters()) if enabled else []
+        if any(weight.is_inference() for weight in weights):
+            raise UsageError(
+                f"the weights of {vit.info.id} were made in torch.inference_mode, which allows no "
+                "gradients: load the model outside of it"
+            )
+        trained = [weight for weight in weights if weight.requires_grad]
         try:
             for parameter in trained:
                 parameter.requires_grad_(False)

@@ -3,20 +3,12 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from torch import Tensor
-
 from vitscope.errors import UsageError
 from vitscope.maps import attention, baselines, gradients, perturbation, traced
+from vitscope.maps.chosen_target import ChosenTarget
 from vitscope.maps.method import MapInput, MapMethod, MapValues
 from vitscope.maps.references import tell_missing
-from vitscope.maps.targets import (
-    WITHOUT_MEAN,
-    TargetChoice,
-    explain_cosine,
-    explain_self,
-    find_target,
-)
-from vitscope.models.base import ViTAdapter
+from vitscope.maps.targets import explain_cosine, tell_without_mean
 from vitscope.plugins import find_plugin, name_package, plain_faults
 
 GROUP = "vitscope.maps"
@@ -54,26 +46,24 @@ def find_method(name: str) -> MapMethod:
     return replace(found, compute=compute)
 
 
-def check_maps(
-    methods: Iterable[MapMethod],
-    vit: ViTAdapter,
-    target: str | Tensor | TargetChoice | None,
-    *,
-    has_references: bool,
-) -> TargetChoice:
-    """Refuse maps that cannot be made, before the work; returns what the others explain."""
-    choice = find_target(target, has_references=has_references)
+def list_packages(names: Iterable[str]) -> dict[str, str]:
+    """Versions of the other packages that declare maps of these names."""
+    points = [find_plugin(GROUP, name) for name in names if name not in METHODS]
+    return {point.dist.name: point.dist.version for point in points if point and point.dist}
+
+
+def check_maps(methods: Iterable[MapMethod], target: ChosenTarget, *, has_references: bool) -> None:
+    """Refuse maps that cannot be made, before the work."""
     for method in methods:
         if method.check is not None:
-            method.check(vit)
+            method.check(target.vit)
         if method.compares and not has_references:
             raise UsageError(tell_missing(method.name))
-        if method.targeted and choice is explain_self and not has_references:
-            raise UsageError(WITHOUT_MEAN)
-        if method.differentiates and choice is explain_cosine:
+        if method.targeted and target.compares and not has_references:
+            raise UsageError(tell_without_mean(target.told))
+        if method.differentiates and target.choose is explain_cosine:
             raise UsageError(
                 f"{method.name} follows the gradient of the target, and a cosine of the image with "
                 "itself is at its maximum, where there is none: give references, for the target "
                 "'self', or a vector as target"
             )
-    return choice

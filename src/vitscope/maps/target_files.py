@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
-from vitscope.maps.targets import TARGETS
+from vitscope.images.search import find_images
+from vitscope.maps.chosen_target import IMAGE, NAMED_TARGETS, is_named
 
 
 def _read_pickle(path: Path) -> Any:
@@ -29,7 +30,12 @@ _READERS = {
 
 def open_target(text: str) -> str | Tensor:
     """A target as the command line takes it: a name, or the file of a vector."""
-    return text if text in TARGETS else read_vector(Path(text))
+    if not is_named(text):
+        return read_vector(Path(text))
+    word, _, rest = text.partition(":")
+    if word == IMAGE:
+        find_images(rest)  # refuses early what is not there
+    return text
 
 
 def read_vector(path: Path) -> Tensor:
@@ -37,7 +43,7 @@ def read_vector(path: Path) -> Tensor:
     name = printable_path(path)
     if path.suffix not in _READERS or not path.is_file():
         raise UsageError(
-            f"target {name}: expected {' or '.join(TARGETS)}, or a file with one vector "
+            f"target {name}: expected {NAMED_TARGETS}, or a file with one vector "
             "(.safetensors, .npy, .pt)"
         )
     try:

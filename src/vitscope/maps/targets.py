@@ -1,22 +1,24 @@
-"""What a map explains: one number of an image's global feature."""
+"""What a map explains: one number of a model's output for an image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, one_hot
 
 from vitscope.errors import UsageError
+from vitscope.files.printable import printable
+from vitscope.maps.passes import run_blocks
 from vitscope.maps.references import References
 from vitscope.maps.rules import SECANT, Pair
+from vitscope.models.base import Pixels
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Target:
-    """A number of the global feature f: s = ⟨f − centre, direction⟩.
+    """A number of the output f, the global feature or logits: s = ⟨f − centre, direction⟩.
 
     Attributes:
         name: Its name in results.
@@ -56,19 +58,22 @@ class Target:
         return features if self.centre is None else features - self.centre
 
 
-WITHOUT_MEAN = (
-    "the target 'self' compares an image with the mean of others, and none were given: give some "
-    "as references, or choose the target 'cosine'"
-)
+def tell_without_mean(target: str) -> str:
+    """The sentence for a target without the references whose mean it needs."""
+    return (
+        f"the target {target!r} compares an image with the mean of others, and none were given: "
+        "give some as references, or choose the target 'cosine'"
+    )
+
 
 TargetChoice = Callable[[Float[Tensor, "batch out"], References | None], Target]
-"""From the images' own features and the references to what is explained."""
+"""From the images' own outputs and the references to what is explained."""
 
 
 def explain_self(features: Float[Tensor, "batch out"], references: References | None) -> Target:
     """S = ⟨f − μ, f₀ − μ⟩ / ‖f₀ − μ‖²: 1 for the image itself, 0 for the average image."""
     if references is None:
-        raise UsageError(WITHOUT_MEAN)
+        raise UsageError(tell_without_mean("self"))
     centred = features - references.mean_feature
     sizes = centred.square().sum(dim=-1, keepdim=True)
     if not sizes.all():
@@ -121,46 +126,40 @@ def explain_pair(other: Float[Tensor, " out"]) -> TargetChoice:
     return choose
 
 
+def explain_image(pixels: Pixels, name: str = "image") -> TargetChoice:
+    """As `explain_pair`, for a second image that the model of the references runs on."""
+
+    def choose(features: Float[Tensor, "batch out"], references: References | None) -> Target:
+        if references is None:
+            raise UsageError(tell_without_mean(name))
+        # Not kept: blocks may have got other weights since (`vitscope.maps.sanity`).
+        other = run_blocks(references.vit, pixels.to(features.device)).feature[0]
+        return replace(explain_pair(other)(features, references), name=name)
+
+    return choose
+
+
+def explain_logit(index: int | None, names: Mapping[int, str]) -> TargetChoice:
+    """S = logits[k] for the class k, or for the class that each image gets, the highest."""
+
+    def choose(logits: Float[Tensor, "batch class"], _: References | None) -> Target:
+        classes = logits.argmax(dim=-1) if index is None else torch.tensor([index])
+        alike = bool((classes == classes[0]).all())
+        return Target(
+            name=name_logit(int(classes[0]), names) if alike else "logit",
+            directions=one_hot(classes, logits.shape[-1]).to(logits),
+        )
+
+    return choose
+
+
+def name_logit(index: int, names: Mapping[int, str]) -> str:
+    """What the logit of a class is called in results."""
+    return f"logit {index}" + (f" ({printable(names[index])})" if index in names else "")
+
+
 TARGETS: dict[str, TargetChoice] = {"self": explain_self, "cosine": explain_cosine}
 """Targets that need nothing but the image and the references."""
-
-
-def find_target(
-    target: "str | Tensor | TargetChoice | None", *, has_references: bool
-) -> TargetChoice:
-    """The target that was asked for, or the default."""
-    if target is None:
-        return explain_self if has_references else explain_cosine
-    if isinstance(target, str):
-        if target not in TARGETS:
-            raise UsageError(
-                f"no target is called {target!r}: choose {' or '.join(TARGETS)}, or give a vector"
-            )
-        return TARGETS[target]
-    if isinstance(target, Tensor):
-        return explain_direction(target)
-    if not callable(target):
-        raise UsageError(
-            f"target was given as {type(target).__name__}: expected {' or '.join(TARGETS)}, a "
-            "vector, or a function of vitscope.maps.targets"
-        )
-    return target
-
-
-def describe_target(target: str | Tensor | TargetChoice) -> str:
-    """Name of a target in results; a vector is told by its digest."""
-    if isinstance(target, Tensor):
-        digest = blake2b(target.double().cpu().numpy().tobytes(), digest_size=8)
-        return f"vector {digest.hexdigest()}"
-    if isinstance(target, str):
-        return target
-    own = (name for name, choice in TARGETS.items() if choice is target)
-    return next(own, getattr(target, "__qualname__", repr(target)))
-
-
-def is_comparable(target: str | Tensor | TargetChoice | None) -> bool:
-    """Whether two targets of that description are the same: not so for functions."""
-    return not callable(target) or target in TARGETS.values()
 
 
 def explain_other(features: Float[Tensor, "batch out"], references: References | None) -> Target:

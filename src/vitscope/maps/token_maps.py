@@ -1,7 +1,7 @@
 """Maps of a batch of images, by any methods."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,10 +10,10 @@ from vitscope.adapters.registry import open_model
 from vitscope.decomposition import check_pixels
 from vitscope.errors import UsageError
 from vitscope.layout import TokenLayout
+from vitscope.maps.chosen_target import TargetLike, choose_target
 from vitscope.maps.method import MapInput, MapValues
 from vitscope.maps.references import References, make_references
 from vitscope.maps.registry import check_maps, find_method
-from vitscope.maps.targets import TargetChoice
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
 from vitscope.short_repr import ShortRepr
@@ -70,7 +70,7 @@ def map_tokens(
     pixels: Pixels,
     maps: Sequence[str] = DEFAULT_MAPS,
     *,
-    target: str | Tensor | TargetChoice | None = None,
+    target: TargetLike | None = None,
     references: Float[Tensor, "reference channel height width"] | References | None = None,
     layer: int | None = None,
     seed: int = 0,
@@ -82,8 +82,10 @@ def map_tokens(
         pixels: Preprocessed images, of any size that fits the patch grid.
         maps: Names of map methods (docs/recipes/maps.md).
         target: The number that is explained, for methods that depend on it: "self" (the image's
-            own centred feature), "cosine", a vector that the feature is compared with, or a
-            function of `vitscope.maps.targets`. "self" if there are references, else "cosine".
+            own centred feature), "cosine", "logit" (of the class that an image gets), "logit:CLASS"
+            (by number or name), a second image ("image:PATH", a path, a PIL image, or preprocessed
+            pixels), a vector that the feature is compared with, or a function of
+            `vitscope.maps.targets`. "self" if there are references, else "cosine".
         references: Preprocessed images of the same size to compare with, which traced maps and the
             target "self" need, or a summary of them (`vitscope.maps.references.make_references`).
         layer: Block that the maps of one attention row are of, from 0; the last one if None.
@@ -95,7 +97,7 @@ def map_tokens(
     Raises:
         UsageError: If the pixels or their size do not fit, a name is unknown, or references or a
             layer are missing.
-        UnsupportedModelError: If a map does not exist for the model.
+        UnsupportedModelError: If a map or the logits do not exist for the model.
         ImbalanceError: If a ledger does not balance, or traced parts do not sum to what they
             explain.
         NonFiniteError: If an activation is not finite.
@@ -109,17 +111,24 @@ def map_tokens(
     if isinstance(maps, str):
         raise UsageError(f"maps was given as {maps!r}: expected names, such as [{maps!r}]")
     methods = [find_method(name) for name in maps]
-    choice = check_maps(methods, vit, target, has_references=references is not None)
+    size, has_references = (pixels.shape[-2], pixels.shape[-1]), references is not None
+    chosen = choose_target(
+        vit, target, vit.preprocessing.with_size(size), has_references=has_references
+    )
+    check_maps(methods, chosen, has_references=has_references)
+    if isinstance(references, References) and chosen.vit is not vit:
+        references = replace(references, vit=chosen.vit)  # whose output is logits
+    vit = chosen.vit
     with vit.undisturbed():  # another thread's run might be moving the model
         device = vit.parameter.device
-        check_memory(vit, (pixels.shape[-2], pixels.shape[-1]), device, passed=len(pixels))
+        check_memory(vit, size, device, passed=len(pixels))
         if isinstance(references, Tensor):
             check_pixels(references)
             references = make_references(vit, [references.to(device)])
         given = MapInput(
             vit=vit,
             pixels=pixels.to(device),
-            choice=choice,
+            choice=chosen.choose,
             references=references,
             layer=layer,
             seed=seed,

@@ -16,6 +16,7 @@ from vitscope.images.image_set import load_pixels
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.layout import TokenLayout
 from vitscope.models.blocks import BlockParts, BlockRecorder, StopForward
+from vitscope.models.classifier import Classifier
 from vitscope.models.identity import Behaviour, describe_behaviour, hash_weights
 from vitscope.models.running import HALF_PRECISIONS, Autocast, moved, one_forward, undisturbed
 from vitscope.models.stream import StreamRecorder
@@ -62,6 +63,7 @@ class ViTAdapter:
         encoder: All encoder blocks in order; may be empty if `blocks` has them.
         position_biases: Modules whose output is added to the query-key products of all pairs of
             tokens.
+        classifier: The model with its own classifier; None if it came without one.
         weights_hash: Digest of the weights if `hashed` has computed it; otherwise every run
             computes its own.
         autocast: Whether the module currently runs under autocast; shared by all adapters of the
@@ -77,6 +79,7 @@ class ViTAdapter:
     embed_row: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch out"]]
     encoder: tuple[nn.Module, ...] = ()
     position_biases: tuple[nn.Module, ...] = ()
+    classifier: Classifier | None = None
     weights_hash: str | None = None
     autocast: Autocast = field(default_factory=Autocast, repr=False)
 
@@ -118,7 +121,7 @@ class ViTAdapter:
         return self.autocast.half or self.parameter.dtype
 
     def undisturbed(self) -> AbstractContextManager[None]:
-        """Hold the model exclusively, in evaluation mode, without outer autocast or compiler.
+        """Hold the model exclusively, in evaluation mode, without outer modes of torch or compiler.
 
         Every method that runs or moves the model does this itself. Other threads that need the
         model or a part of it wait until the context ends.
@@ -129,7 +132,7 @@ class ViTAdapter:
         return undisturbed(self.module)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "ViTAdapter":
-        """Move and cast the model permanently, in place.
+        """Move and cast the model permanently, in place, with its classifier.
 
         Args:
             device: Device to run on.
@@ -139,7 +142,8 @@ class ViTAdapter:
             This adapter.
         """
         with self.undisturbed():
-            self.module.to(device=device, dtype=dtype)
+            whole = self.module if self.classifier is None else self.classifier.module
+            whole.to(device=device, dtype=dtype)
         return self
 
     @contextmanager

@@ -30,6 +30,9 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
     with _held([*modules, *weights]), ExitStack() as stack:
         check_whole(module)
         stack.enter_context(_as_written(modules))
+        if torch.is_inference_mode_enabled():  # in which no gradient can be asked for
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())
         # Ledgers are computed on the CPU, whatever the model's device.
         for kind in {"cpu", *(tensor.device.type for tensor in weights)}:
             stack.enter_context(torch.autocast(kind, enabled=False))

@@ -73,6 +73,16 @@ class JudgeResult(MergeableResult):
         return read_typed(ModelIdentity, self._plan, printable_path(self.folder / PROVENANCE))
 
     @property
+    def described_target(self) -> Mapping[str, Any]:
+        """What the maps explain, with the digest of a classifier; None for a function.
+
+        Raises:
+            ResultError: If its provenance is damaged.
+        """
+        names = ("target", "classifier_hash")
+        return {name: self._plan[name] for name in names if name in self._plan}
+
+    @property
     def _plan(self) -> Mapping[str, Any]:
         provenance = self.provenance
         with plain_damage(self.folder / PROVENANCE):

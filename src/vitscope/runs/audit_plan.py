@@ -54,7 +54,7 @@ def make_plan(
         "result": asdict(manifest),
         "device": device.type,
         "pass_size": pass_size,
-        "versions": list_versions(),
+        "versions": list_versions(config.maps or ()),
     }
     found: dict[str, Any] = json.loads(json.dumps(plan))
     return found

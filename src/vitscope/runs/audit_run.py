@@ -151,7 +151,7 @@ class AuditRun:
             sums,
             failures=self._run.failures,
             provenance={
-                **self._run.make_provenance(),
+                **self._run.make_provenance(self._config.maps or ()),
                 "plan": self.plan,
                 "run": run_id,
                 "machines": _list_machines(parts),

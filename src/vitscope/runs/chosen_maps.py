@@ -4,17 +4,18 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vitscope.config import AuditConfig
 from vitscope.errors import UsageError
 from vitscope.images.image_set import ImageBatch, ImageSet
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.maps.chosen_target import TargetLike, choose_target
 from vitscope.maps.judgement import SCORES, check_names, judge_images
 from vitscope.maps.method import MapInput, MapMethod, MapValues
 from vitscope.maps.references import References, make_references
 from vitscope.maps.registry import check_maps, find_method
 from vitscope.maps.removal import find_removal
-from vitscope.maps.targets import WITHOUT_MEAN, TargetChoice, describe_target, explain_self
+from vitscope.maps.targets import tell_without_mean
 from vitscope.maps.token_maps import DEFAULT_MAPS
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.running import HALF_PRECISIONS
@@ -37,26 +38,27 @@ class ChosenMaps:
         names: Sequence[str],
         dtype: torch.dtype,
         *,
-        target: str | Tensor | TargetChoice | None = None,
+        target: TargetLike | None = None,
+        preprocessing: Preprocessing | None = None,
         has_references: bool = False,
         scored: bool = False,
     ) -> None:
         if isinstance(names, str) or not names:
             raise UsageError(f"maps was given as {names!r}: expected names, such as ['attention']")
         found = [find_method(name) for name in dict.fromkeys(names)]
-        self._choice = check_maps(found, vit, target, has_references=has_references)
-        self._names = tuple(method.name for method in found)
+        self.target = choose_target(
+            vit, target, preprocessing or vit.preprocessing, has_references=has_references
+        )
+        check_maps(found, self.target, has_references=has_references)
+        self.names = tuple(method.name for method in found)
         self.methods = tuple(method for method in found if method.name not in ROW_MAPS)
-        self._vit = vit
         self.scoring: MapScoring | None = None
         if scored:
-            check_names(self._names)
-            if self._choice is explain_self and not has_references:
-                raise UsageError(WITHOUT_MEAN)
-            self.scoring = MapScoring(
-                removal="shuffle" if has_references else "drop",
-                target=describe_target(self._choice if target is None else target),
-            )
+            check_names(self.names)
+            if self.target.compares and not has_references:
+                raise UsageError(tell_without_mean(self.target.told))
+            removal = "shuffle" if has_references else "drop"
+            self.scoring = MapScoring(removal=removal, target=self.target.told)
         comparing = ["the score of a map"] * scored + [method.name for method in self.methods]
         if comparing and dtype in HALF_PRECISIONS:
             name = str(dtype).removeprefix("torch.")
@@ -64,28 +66,35 @@ class ChosenMaps:
                 f"{comparing[0]} compares numbers that {name} rounds to the same: use float32"
             )
 
+    @property
+    def _is_targeted(self) -> bool:
+        return self.scoring is not None or any(method.targeted for method in self.methods)
+
     def check_used(self, **given: object) -> None:
         """Refuse a target or references that no map depends on."""
-        targeted = self.scoring is not None or any(method.targeted for method in self.methods)
         used = {
-            "target": targeted,
-            "references": targeted or any(method.compares for method in self.methods),
+            "target": self._is_targeted,
+            "references": self._is_targeted or any(method.compares for method in self.methods),
         }
         for name, value in given.items():
             if value is not None and not used[name]:
                 raise UsageError(
-                    f"{name} is set, but no map depends on it ({', '.join(self._names)}): add one "
+                    f"{name} is set, but no map depends on it ({', '.join(self.names)}): add one "
                     "that does to maps, or leave it out"
                 )
+
+    def describe_target(self) -> dict[str, str]:
+        """What the maps explain, for the provenance; nothing if none depends on it."""
+        return self.target.describe() if self._is_targeted else {}
 
     def make_input(
         self, pixels: Pixels, references: References | None, *, layer: int | None, seed: int
     ) -> MapInput:
         """An image, and what its maps explain."""
         return MapInput(
-            vit=self._vit,
+            vit=self.target.vit,
             pixels=pixels,
-            choice=self._choice,
+            choice=self.target.choose,
             references=references,
             layer=layer,
             seed=seed,
@@ -115,7 +124,7 @@ class ChosenMaps:
 
     def arrange(self, found: Mapping[str, ImageMap]) -> dict[str, ImageMap]:
         """Maps in the order in which they were named, each centred one after the raw one."""
-        names = [name for one in self._names for name in (one, f"centred_{one}")]
+        names = [name for one in self.names for name in (one, f"centred_{one}")]
         return {name: found[name] for name in names if name in found}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from vitscope.adapters.registry import open_model
 from vitscope.config import RunConfig, check_kind, combine
@@ -14,7 +14,7 @@ from vitscope.files.printable import printable_path
 from vitscope.files.storage import as_folder, is_result, never, scratch_folder, staged_folder
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
-from vitscope.maps.targets import TargetChoice
+from vitscope.maps.chosen_target import TargetLike
 from vitscope.models.base import ViTAdapter
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.explanation import Explanation
@@ -32,7 +32,7 @@ def explain(
     preprocessed: bool = False,
     layer: int | None = None,
     maps: Sequence[str] | None = None,
-    target: str | Tensor | TargetChoice | None = None,
+    target: TargetLike | None = None,
     references: Images | None = None,
     score: bool = False,
     judged: JudgeResult | str | Path | None = None,
@@ -66,9 +66,11 @@ def explain(
         maps: Names of map methods (docs/recipes/maps.md). If None, attention, contribution_norm and
             share; with `judged` attention and the map that was judged best, or comes first if the
             judgement cannot tell, which the result then says.
-        target: What maps that depend on it explain: "self", "cosine", a vector that the model's
-            global feature is compared with, or a function of `vitscope.maps.targets`. "self" if
-            there are references, else "cosine".
+        target: What maps that depend on it explain: "self", "cosine", "logit" (of the class that an
+            image gets), "logit:CLASS" (by number or name), a second image ("image:PATH", a path, a
+            PIL image, or a preprocessed tensor), a vector that the model's global feature is
+            compared with, or a function of `vitscope.maps.targets`. "self" if there are references,
+            else "cosine".
         references: Images that maps compare with, such as a few hundred like yours; each is
             prepared like the explained image.
         score: Whether the gap and the skill of each map are measured on each image
@@ -87,7 +89,9 @@ def explain(
         The result.
 
     Raises:
-        UsageError: If settings, images, reference, judgement or folder do not fit.
+        UsageError: If settings, images, target, reference, judgement or folder do not fit.
+        UnsupportedModelError: If a map or the logits that were asked for do not exist for the
+            model.
         ResultError: If the judgement cannot be read.
         ImageReadError: If no image could be read.
         ImbalanceError: If a ledger does not balance.

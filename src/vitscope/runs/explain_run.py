@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from torch import Tensor
 
 from vitscope.config import RunConfig
 from vitscope.decomposition import choose_tolerance
@@ -17,9 +16,9 @@ from vitscope.images.decoding import decode_for_model, image_id, prepare_image
 from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.ledger import Ledger, check_balance, make_ledger
+from vitscope.maps.chosen_target import TargetLike
 from vitscope.maps.references import References, make_references
 from vitscope.maps.removal import reads_patches_alone
-from vitscope.maps.targets import TargetChoice
 from vitscope.maps.token_maps import DEFAULT_MAPS
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
@@ -94,7 +93,7 @@ class ExplainRun:
         *,
         layer: int | None,
         maps: Sequence[str] | None,
-        target: str | Tensor | TargetChoice | None,
+        target: TargetLike | None,
         references: ImageSet | None,
         score: bool,
         judged: JudgeResult | None,
@@ -124,6 +123,7 @@ class ExplainRun:
         if judged is not None:
             found = read_judgement(
                 judged,
+                vit,
                 wanted,
                 target,
                 has_references=references is not None,
@@ -135,6 +135,7 @@ class ExplainRun:
             default if maps is None else maps,
             self._run.config.torch_dtype,
             target=target,
+            preprocessing=self._preprocessing,
             has_references=references is not None,
             scored=score or judged is not None,
         )
@@ -163,7 +164,8 @@ class ExplainRun:
         """Explain all images and write the result."""
         entries: list[ExplainedImage] = []
         narrow: list[str] = []
-        with self._run.placed():
+        device, dtype = self._run.device, self._run.config.torch_dtype
+        with self._run.placed(), self._maps.target.vit.placed(device, dtype):
             for index in range(len(self._images)):
                 try:
                     batch, image, preprocessing = self._see(index)
@@ -203,8 +205,9 @@ class ExplainRun:
             folder,
             summary,
             failures=self._run.failures,
-            provenance=self._run.make_provenance()
-            | {"reference": told, "num_map_references": self._count_compared()},
+            provenance=self._run.make_provenance(self._maps.names)
+            | {"reference": told, "num_map_references": self._count_compared()}
+            | self._maps.describe_target(),
         )
 
     def _see(
@@ -314,7 +317,8 @@ class ExplainRun:
         if self._compared is None or self._compared[0] != preprocessing:
             images = replace(self._others, preprocessing=preprocessing, described=False)
             images = shuffle_images(images, self._run.config.seed)
-            self._compared = preprocessing, make_references(self._vit, self._read(images))
+            vit = self._maps.target.vit
+            self._compared = preprocessing, make_references(vit, self._read(images))
         return self._compared[1]
 
     def _count_compared(self) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from vitscope.adapters.registry import open_model
 from vitscope.config import JudgeConfig, combine
@@ -21,7 +21,7 @@ from vitscope.files.storage import (
 from vitscope.files.workspace import Workspace, open_workspace, told_of_kept
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
-from vitscope.maps.targets import TargetChoice, is_comparable
+from vitscope.maps.chosen_target import TargetLike, is_comparable
 from vitscope.models.base import ViTAdapter
 from vitscope.results.judge_result import JudgeResult
 from vitscope.runs.judge_run import JudgeRun
@@ -33,7 +33,7 @@ def judge(
     images: ImageSet | Images,
     config: JudgeConfig | None = None,
     *,
-    target: str | Tensor | TargetChoice | None = None,
+    target: TargetLike | None = None,
     references: ImageSet | Images | None = None,
     preprocessed: bool = False,
     out: str | Path | None = None,
@@ -55,9 +55,9 @@ def judge(
         images: Folders, files, URLs, PIL images, arrays, tensors, datasets, or several of these
             (docs/data.md), or an `ImageSet`.
         config: Settings; the defaults if None. Images run one at a time, whatever the batch size.
-        target: The number that maps explain: "self" (the default, the image's own feature less the
-            mean of the references), "cosine", a vector that the feature is compared with, or a
-            function of `vitscope.maps.targets`.
+        target: The number that maps explain, as in `explain`: "self" (the default, the image's own
+            feature less the mean of the references), "cosine", "logit", "logit:CLASS", a second
+            image, a vector, or a function of `vitscope.maps.targets`.
         references: Images to compare with, prepared alike: their mean centres the target, up to
             four of them are what traced maps and the removal "shuffle" use. If None, the judged
             images themselves, those of other shards included; traced maps and "shuffle" never
@@ -74,7 +74,8 @@ def judge(
 
     Raises:
         UsageError: If settings, images or folder do not fit.
-        UnsupportedModelError: If a map that was asked for does not exist for the model.
+        UnsupportedModelError: If a map or the logits that were asked for do not exist for the
+            model.
         ImageReadError: If no image could be read.
         ImbalanceError: If a ledger or a trace does not balance.
         NonFiniteError: If an output is not finite.

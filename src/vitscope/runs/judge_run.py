@@ -8,18 +8,16 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from vitscope.config import JudgeConfig
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.files.workspace import Plan, Workspace
 from vitscope.images.image_set import ImageSet
+from vitscope.maps.chosen_target import TargetLike, choose_target, is_comparable
 from vitscope.maps.judgement import check_names
 from vitscope.maps.method import MapInput, MapMethod
 from vitscope.maps.references import References, make_references
 from vitscope.maps.registry import check_maps, find_method
 from vitscope.maps.removal import find_removal
-from vitscope.maps.targets import TargetChoice, describe_target, is_comparable
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.running import HALF_PRECISIONS
 from vitscope.results.judge_result import concat_tables, count_images, keep_images, summarize_tables
@@ -60,7 +58,7 @@ class JudgeRun:
         images: ImageSet,
         compared: ImageSet,
         config: JudgeConfig,
-        target: str | Tensor | TargetChoice | None,
+        target: TargetLike | None,
         *,
         given: bool,
     ) -> None:
@@ -71,9 +69,10 @@ class JudgeRun:
                 "use float32"
             )
         removals = [find_removal(name) for name in config.removals]
-        self._told_target = "self" if target is None else target
-        self._methods, self._left_out = _choose_methods(vit, config.maps)
-        self._target = check_maps(self._methods, vit, self._told_target, has_references=True)
+        self._target = choose_target(vit, target, images.preprocessing, has_references=True)
+        self._has_known_target = is_comparable(target)
+        self._methods, self._left_out = _choose_methods(self._target.vit, config.maps)
+        check_maps(self._methods, self._target, has_references=True)
         # A model that averages its tokens has no row to choose.
         self._layer = (
             vit.select_layer(config.layer) if vit.blocks or config.layer is not None else None
@@ -96,7 +95,7 @@ class JudgeRun:
     @cached_property
     def plan(self) -> Plan:
         """All that the numbers depend on."""
-        config, behaviour, told = self._config, self._run.behaviour, self._told_target
+        config, behaviour = self._config, self._run.behaviour
         names = ("removals", "sanity", "gallery", "seed", "dtype")
         versions = hash_held(self._whole, self._compared)
         plan = {
@@ -104,7 +103,7 @@ class JudgeRun:
             "images": digest_files(self._images, versions),
             "names": digest_names(self._whole, versions),
             "shard": None if config.shard is None else "{}/{}".format(*config.shard),
-            "target": describe_target(told) if is_comparable(told) else None,
+            **(self._target.describe() if self._has_known_target else {"target": None}),
             "maps": [method.name for method in self._methods],
             **{name: getattr(config, name) for name in names},
             "layer": self._layer,
@@ -115,7 +114,7 @@ class JudgeRun:
             "unknown": behaviour.unknown,
             "preprocessing": asdict(self._images.preprocessing),
             "device": self._run.device.type,
-            "versions": list_versions(),
+            "versions": list_versions(config.maps or ()),
         }
         found: dict[str, Any] = json.loads(json.dumps(plan))
         return found
@@ -124,7 +123,8 @@ class JudgeRun:
         """Judge the images that are not done, and write the result."""
         done = workspace.find_done()
         todo = [index for index in range(len(self._images)) if index not in done]
-        with self._run.placed():
+        device, dtype = self._run.device, self._config.torch_dtype
+        with self._run.placed(), self._target.vit.placed(device, dtype):
             references, about = self._read_references()
             run = ModelRun(self._vit, self._images.select(todo), self._config)
 
@@ -144,9 +144,9 @@ class JudgeRun:
 
     def _make_input(self, pixels: Pixels, references: References) -> MapInput:
         return MapInput(
-            vit=self._vit,
+            vit=self._target.vit,
             pixels=pixels,
-            choice=self._target,
+            choice=self._target.choose,
             references=references,
             layer=self._layer,
             seed=self._config.seed,
@@ -161,7 +161,7 @@ class JudgeRun:
                 digest.update("".join(batch.ids).encode())
                 yield batch.pixels
 
-        references = make_references(self._vit, read())
+        references = make_references(self._target.vit, read())
         if references.num_images < 2:
             raise UsageError(
                 "maps are judged against other images: expected at least two, or references"
@@ -196,7 +196,7 @@ class JudgeRun:
                 notes=tuple(self._images.notes),
             ),
             layer=self._layer,
-            target=describe_target(self._told_target),
+            target=self._target.told,
             reference=reference,
             images=keep_images(folder, parts),
             **vars(summarize_tables(folder, maps)),
@@ -205,7 +205,7 @@ class JudgeRun:
             folder,
             summary,
             failures=self._run.failures,
-            provenance={**self._run.make_provenance(), "plan": self.plan},
+            provenance={**self._run.make_provenance(self._config.maps or ()), "plan": self.plan},
         )
 
 

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
-from vitscope.maps.targets import TARGETS, TargetChoice, describe_target, is_comparable
+from vitscope.maps.chosen_target import TargetLike, choose_target, is_comparable, is_named
+from vitscope.models.base import ViTAdapter
 from vitscope.results.judge_result import JudgeResult
 from vitscope.results.judgement_text import find_best
 from vitscope.results.map_verdict import REFERENCE_MAP
@@ -20,13 +19,14 @@ class GivenJudgement:
 
     about: UsedJudgement
     maps: tuple[str, ...]  # attention, and the map that comes first
-    target: str | Tensor | TargetChoice
+    target: TargetLike
 
 
 def read_judgement(
     judged: JudgeResult,
+    vit: ViTAdapter,
     wanted: Wanted,
-    target: str | Tensor | TargetChoice | None,
+    target: TargetLike | None,
     *,
     has_references: bool,
     are_named: bool,
@@ -46,9 +46,9 @@ def read_judgement(
             f"the judgement {folder} was made at {found}, the images are prepared at {asked}: use "
             "the same size"
         )
-    told = summary.target if target is None else target
-    named = told in TARGETS if target is None else is_comparable(told)
-    if not named or describe_target(told) != summary.target:
+    if target is None and is_named(summary.target):
+        target = summary.target
+    if target is None or not is_comparable(target) or not _is_of(judged, vit, wanted, target):
         raise UsageError(
             f"the judgement {folder} is of maps that explain the target {summary.target}, which "
             "was not given: give it, by name or as the same vector"
@@ -67,8 +67,13 @@ def read_judgement(
             drawn=None if are_named else first,
         ),
         maps=tuple(dict.fromkeys(filter(None, (REFERENCE_MAP, first)))),
-        target=told,
+        target=target,
     )
+
+
+def _is_of(judged: JudgeResult, vit: ViTAdapter, wanted: Wanted, target: TargetLike) -> bool:
+    chosen = choose_target(vit, target, wanted.preprocessing, has_references=True)
+    return chosen.describe() == judged.described_target
 
 
 def _check_model(judged: JudgeResult, wanted: Wanted, folder: str) -> None:

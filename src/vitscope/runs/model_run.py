@@ -136,10 +136,10 @@ class ModelRun:
             image=image,
         )
 
-    def describe_machine(self) -> dict[str, Any]:
-        """Device, platform and versions."""
+    def describe_machine(self, maps: Iterable[str] = ()) -> dict[str, Any]:
+        """Device, platform and versions, also of packages that declare these maps."""
         return {
-            "versions": list_versions(),
+            "versions": list_versions(maps),
             "platform": platform.platform(),
             "device": str(self.device),
             "device_name": _name_device(self.device),
@@ -157,10 +157,10 @@ class ModelRun:
         del described["source"]
         return ModelSummary(**described)
 
-    def make_provenance(self) -> dict[str, Any]:
-        """Provenance of the numbers."""
+    def make_provenance(self, maps: Iterable[str] = ()) -> dict[str, Any]:
+        """Provenance of the numbers, and of these maps."""
         return {
-            **self.describe_machine(),
+            **self.describe_machine(maps),
             "config": asdict(self.config),
             "model_source": self._vit.info.source,
             "weights_hash": self.weights_hash,

@@ -68,7 +68,7 @@ class PartWriter:
                 fitter.apply(batch, partial(part.take, run, verified=verified))
         part.close()
         write_failures(folder, run.failures)
-        write_json(folder / MACHINE, run.describe_machine())
+        write_json(folder / MACHINE, run.describe_machine(self.config.maps or ()))
 
     def settle_here(self) -> None:
         """Move the model to this process's device for good: no other process uses it."""

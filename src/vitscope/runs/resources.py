@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
@@ -15,6 +15,7 @@ from vitscope.config import AuditConfig, DType, RunConfig
 from vitscope.decomposition import choose_dtype
 from vitscope.errors import MemoryShortageError
 from vitscope.images.image_set import ImageSet, iter_batches
+from vitscope.maps.registry import list_packages
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import CPU_TOKENS, check_memory
 
@@ -177,10 +178,11 @@ def _peak_bytes(vit: ViTAdapter, count: int, size: tuple[int, int], device: torc
         return torch.cuda.max_memory_allocated(device)
 
 
-def list_versions() -> dict[str, str]:
-    """Versions of Python and of the installed libraries."""
+def list_versions(maps: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of Python, of the installed libraries, and of packages that declare these maps."""
     found = {name: version for name in _LIBRARIES if (version := _find_version(name)) is not None}
-    return {"python": platform.python_version(), **found, "torch": str(torch.__version__)}
+    own = {"python": platform.python_version(), **found, "torch": str(torch.__version__)}
+    return own | list_packages(maps)
 
 
 @cache

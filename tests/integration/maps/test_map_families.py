@@ -80,6 +80,7 @@ def test_every_operation_is_caught_and_computes_what_the_model_does(name, eager)
     with torch.no_grad():
         torch.testing.assert_close(run.feature.detach(), vit.run(pixels), rtol=1e-4, atol=1e-4)
     assert find_unknown(run.feature) == []
+    assert vit.embed(torch.zeros(1, vit.info.embed_dim)).shape[-1] == run.feature.shape[-1]
 
     depth, pooled = vit.info.depth, vit.last_layer == vit.info.depth
     found = Counter(call.kind for call in catching.calls)

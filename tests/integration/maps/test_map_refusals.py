@@ -7,12 +7,14 @@ import torch
 from torch.nn import functional
 from torch.overrides import _get_current_function_mode_stack
 
-from map_inputs import draw_pixels, make_input, wrap
+from map_inputs import MODELS, draw_pixels, make_input, wrap
+from vitscope import wrap_model
 from vitscope.errors import ImbalanceError, UnsupportedModelError, UsageError
 from vitscope.maps.functions import CaughtFunctions
 from vitscope.maps.passes import run_blocks
 from vitscope.maps.registry import METHODS
 from vitscope.maps.rules import FROZEN, SECANT
+from vitscope.maps.token_maps import map_tokens
 from vitscope.maps.traced import trace_output
 
 NAME = "timm/dinov2_reg"
@@ -186,6 +188,30 @@ def test_half_precision_is_refused():
     vit = wrap(NAME, torch.bfloat16)
     with pytest.raises(UsageError, match="half precision"):
         run_blocks(vit, draw_pixels(vit, 1), functions=CaughtFunctions(SECANT))
+
+
+def test_an_outer_inference_mode_changes_no_map():
+    vit, names = wrap(NAME), ["rollout", "traced", "integrated_gradients"]
+    pixels, references = draw_pixels(vit, 1), draw_pixels(vit, 2, seed=1)
+    usual = map_tokens(vit, pixels, names, references=references)
+    with torch.inference_mode():
+        made = map_tokens(vit, pixels.clone(), names, references=references.clone())
+        assert torch.is_inference_mode_enabled()
+    for name in names:
+        torch.testing.assert_close(made[name], usual[name], rtol=0, atol=0)
+
+
+def test_weights_made_in_inference_mode_are_refused_where_gradients_are_needed():
+    with torch.inference_mode():
+        vit = wrap_model(MODELS[NAME]())
+    pixels, references = draw_pixels(vit, 1), draw_pixels(vit, 2, seed=1)
+    with pytest.raises(
+        UsageError, match=r"weights .* made in torch\.inference_mode, which"
+    ) as told:
+        map_tokens(vit, pixels, ["cdam"], references=references)
+    assert "\n" not in str(told.value)
+    assert all(weight.requires_grad for weight in vit.module.parameters())
+    map_tokens(vit, pixels, ["attention", "single_deletion"], references=references)
 
 
 def describe_state(module):

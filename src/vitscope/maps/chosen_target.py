@@ -1,0 +1,213 @@
+"""What a caller asks for as a target: a name, a class, a vector, a second image."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from vitscope.decomposition import check_pixels
+from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.files.printable import printable
+from vitscope.images.image_set import load_pixels
+from vitscope.images.preprocessing import Preprocessing
+from vitscope.maps.targets import (
+    TARGETS,
+    TargetChoice,
+    explain_direction,
+    explain_image,
+    explain_logit,
+    explain_self,
+    name_logit,
+)
+from vitscope.models.base import ViTAdapter
+from vitscope.models.classifier import Classifier
+from vitscope.models.identity import hash_weights
+from vitscope.weights.catalogue import describe_near_matches
+
+TargetLike = str | Path | Image.Image | Tensor | TargetChoice
+"""What a caller may give as a target (docs/recipes/maps.md)."""
+
+LOGIT, IMAGE = "logit", "image"
+"""Words before the colon: the logit of a class, and a second image."""
+
+NAMED_TARGETS = f"{', '.join(TARGETS)}, {LOGIT}, {LOGIT}:CLASS, {IMAGE}:PATH"
+_EXPECTED = f"{NAMED_TARGETS}, an image, a vector, or a function of vitscope.maps.targets"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ChosenTarget:
+    """A target, before an image is seen.
+
+    Attributes:
+        vit: The model, whose output the target is a number of: the global feature, or logits.
+        choose: Makes the target of images from their outputs.
+        told: What it is, in results and plans.
+        compares: Whether it needs the mean of references.
+        has_classifier: Whether the model is one with weights beside those of the vision tower.
+    """
+
+    vit: ViTAdapter
+    choose: TargetChoice
+    told: str
+    compares: bool = False
+    has_classifier: bool = False
+
+    def describe(self) -> dict[str, str]:
+        """What it is, for plans and provenance, with the weights of its classifier."""
+        digest = {"classifier_hash": hash_weights(self.vit.module)} if self.has_classifier else {}
+        return {"target": self.told, **digest}
+
+
+def choose_target(
+    vit: ViTAdapter,
+    target: TargetLike | None,
+    preprocessing: Preprocessing,
+    *,
+    has_references: bool,
+) -> ChosenTarget:
+    """The target that was asked for, or the default; a second image is prepared like the others."""
+    if target is None:
+        target = "self" if has_references else "cosine"
+    target = next((name for name, choice in TARGETS.items() if choice is target), target)
+    if isinstance(target, str):
+        return _find_target(vit, target, preprocessing)
+    if isinstance(target, Tensor) and target.ndim < 3:
+        return _choose_vector(vit, target)
+    if isinstance(target, Path | Image.Image | Tensor):
+        return _choose_image(vit, target, preprocessing)
+    if not callable(target):
+        raise UsageError(f"target was given as {type(target).__name__}: expected {_EXPECTED}")
+    told = getattr(target, "__qualname__", repr(target))
+    return ChosenTarget(vit=vit, choose=target, told=told)
+
+
+def is_comparable(target: TargetLike | None) -> bool:
+    """Whether two targets of that description are the same: not so for functions."""
+    return not callable(target) or target in TARGETS.values()
+
+
+def is_named(text: str) -> bool:
+    """Whether a text names a target; it may be a file otherwise."""
+    word, _, rest = text.partition(":")
+    return text in {*TARGETS, LOGIT} or (word in {LOGIT, IMAGE} and rest != "")
+
+
+def _find_target(vit: ViTAdapter, text: str, preprocessing: Preprocessing) -> ChosenTarget:
+    if text in TARGETS:
+        choose = TARGETS[text]
+        return ChosenTarget(vit=vit, choose=choose, told=text, compares=choose is explain_self)
+    if not is_named(text):
+        raise UsageError(f"no target is called {text!r}: expected {_EXPECTED}")
+    word, _, rest = text.partition(":")
+    if word == IMAGE:
+        return _choose_image(vit, rest, preprocessing)
+    return _choose_logit(vit, None if text == LOGIT else rest)
+
+
+def _choose_vector(vit: ViTAdapter, vector: Tensor) -> ChosenTarget:
+    choose = explain_direction(vector)
+    choose(vit.embed(torch.zeros(1, vit.info.embed_dim)), None)  # refuses another width
+    return ChosenTarget(vit=vit, choose=choose, told=f"vector {_digest(vector)}")
+
+
+def _choose_image(
+    vit: ViTAdapter, image: str | Path | Image.Image | Tensor, preprocessing: Preprocessing
+) -> ChosenTarget:
+    name = IMAGE
+    if isinstance(image, str | Path):
+        name = f"{IMAGE} {printable(PurePosixPath(str(image).partition('?')[0]).name)}"
+    if isinstance(image, Tensor):
+        pixels = image if image.ndim == 4 else image.unsqueeze(0)
+        check_pixels(pixels)
+        if len(pixels) > 1:
+            raise UsageError(f"the target was given as {len(pixels)} images: expected one")
+    elif preprocessing.pipeline == "given":
+        raise UsageError(
+            "the images are preprocessed, so that the second image of the target cannot be "
+            "prepared like them: give it preprocessed too, as a tensor"
+        )
+    else:
+        pixels = load_pixels(image, preprocessing).unsqueeze(0)
+    choose = explain_image(pixels, name)
+    return ChosenTarget(vit=vit, choose=choose, told=f"{name} {_digest(pixels)}", compares=True)
+
+
+def _choose_logit(vit: ViTAdapter, text: str | None) -> ChosenTarget:
+    classifier = _find_classifier(vit)
+    index = None if text is None else _find_class(classifier, text, vit.info.id)
+    return ChosenTarget(
+        vit=replace(
+            vit,
+            module=classifier.module,
+            run=classifier.run,
+            embed_row=partial(_embed_logits, vit, classifier),
+            weights_hash=vit.weights_hash if classifier.module is vit.module else None,
+        ),
+        choose=explain_logit(index, classifier.names),
+        has_classifier=classifier.module is not vit.module,
+        told=LOGIT if index is None else name_logit(index, classifier.names),
+    )
+
+
+def _find_classifier(vit: ViTAdapter) -> Classifier:
+    found = vit.classifier
+    if found is None:
+        raise UnsupportedModelError(
+            f"{vit.info.id} has no classifier, so there are no logits to explain: choose another "
+            "target, or a model that was trained to classify"
+        )
+    if not found.num_classes:
+        raise UnsupportedModelError(
+            f"the head of {vit.info.id}, a {type(found.head).__name__}, has no nn.Linear: vitscope "
+            "does not know how many classes it has; choose another target"
+        )
+    if found.is_untrained:
+        raise UnsupportedModelError(
+            f"the classifier of {vit.info.id} has biases of zero, as a new one has before it is "
+            "trained: load the weights that were trained with it, or choose another target"
+        )
+    return found
+
+
+def _find_class(classifier: Classifier, text: str, model_id: str) -> int:
+    known, count = classifier.names, classifier.num_classes
+    if text.isdecimal():
+        if int(text) < count:
+            return int(text)
+        raise UsageError(
+            f"target {LOGIT}:{text}: expected a class of {model_id}, from 0 to {count - 1}"
+        )
+    found = [index for index, name in known.items() if name.casefold() == text.casefold()]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(
+            f"target {LOGIT}:{text}: classes {', '.join(map(str, found))} of {model_id} have this "
+            "name: give a number"
+        )
+    near = describe_near_matches(text, known.values()) if known else "; it knows no names"
+    raise UsageError(
+        f"target {LOGIT}:{text}: {model_id} has no class of this name, expected one or a number "
+        f"from 0 to {count - 1}{near}"
+    )
+
+
+def _embed_logits(
+    vit: ViTAdapter, classifier: Classifier, rows: Float[Tensor, "batch dim"]
+) -> Float[Tensor, "batch class"]:
+    if not classifier.reads_feature:
+        raise UnsupportedModelError(
+            f"the classifier of {vit.info.id} reads several tokens together, so that a single "
+            "token has no logit, which legrad needs: choose another map"
+        )
+    logits: Tensor = classifier.head(vit.embed_row(rows))
+    return logits
+
+
+def _digest(tensor: Tensor) -> str:
+    return blake2b(tensor.detach().double().cpu().numpy().tobytes(), digest_size=8).hexdigest()
