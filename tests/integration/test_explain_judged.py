@@ -9,7 +9,7 @@ import torch
 
 from audits import read_strictly, tiny_vit
 from images import write_images
-from vitscope import JudgeResult, explain, judge
+from vitscope import JudgeResult, audit, explain, judge
 from vitscope.cli import main
 from vitscope.errors import UsageError
 from vitscope.figures.draw import draw_explanations
@@ -59,6 +59,17 @@ def test_the_best_judged_map_is_drawn_beside_attention(folder, decided):
     words = words_of(plot_explanations([found], found.image_ids[0]))
     assert "Judgement: publish Share of the row: skill 0.5." in words
     assert "not recommended" not in words
+
+
+def test_with_a_reference_the_judged_map_itself_is_drawn(folder, decided, tmp_path):
+    photos = write_images(tmp_path / "photos", 20, start=10)
+    audited = audit(tiny_vit(), photos, gallery=0, **SMALL)
+    given = {"reference": audited, "references": folder, **SMALL}
+    found = explain(tiny_vit(), folder / "0000.png", judged=decided, **given)
+    assert list(found.read_image(0).shown) == ["attention", "share"]
+    plain = explain(tiny_vit(), folder / "0000.png", score=True, **given)
+    shown = ["attention", "contribution_norm", "centred_share"]
+    assert list(plain.read_image(0).shown) == list(plain.summary.images[0].skill) == shown
 
 
 def test_a_judgement_that_cannot_tell_says_so_wherever_its_map_is_drawn(

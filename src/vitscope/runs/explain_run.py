@@ -301,7 +301,8 @@ class ExplainRun:
         return found[0]
 
     def _map_centred(self, trace: ClsTrace, ledger: Ledger) -> dict[str, ImageMap]:
-        if self._reference is None:
+        judged = self._judgement is not None and self._judgement.drawn == "share"
+        if self._reference is None or judged:  # figures would show it in place of the judged map
             return {}
         found = compute_centred_map(trace, ledger, self._reference.means)
         if found is None:
