@@ -22,8 +22,9 @@ from vitscope.adapters.timm import is_clip_tower, make_timm_adapter
 from vitscope.errors import ModelUnreachableError, UnknownModelError, UsageError
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.layout import TokenLayout, make_grid, make_layout
-from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
+from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts
+from vitscope.models.info import ModelInfo, count_parameters
 from vitscope.models.parts import (
     check_packed_attention,
     finish_prenorm,

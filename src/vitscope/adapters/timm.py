@@ -28,9 +28,10 @@ from vitscope.adapters.timm_weights import (
 from vitscope.errors import UnknownModelError, UnsupportedModelError, UsageError
 from vitscope.images.preprocessing import Interpolation, Preprocessing
 from vitscope.layout import TokenLayout, make_grid, make_layout
-from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
+from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts
 from vitscope.models.classifier import Classifier
+from vitscope.models.info import ModelInfo, count_parameters
 from vitscope.models.parts import require
 from vitscope.weights.catalogue import describe_near_matches
 from vitscope.weights.checkpoints import check_colour, load_weights, read_checkpoint

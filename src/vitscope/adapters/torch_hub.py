@@ -22,8 +22,9 @@ from vitscope.adapters.transformers_families import FAMILIES
 from vitscope.errors import ModelUnreachableError, UnknownModelError, UsageError, VitscopeError
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.layout import TokenLayout, make_grid, make_layout
-from vitscope.models.base import ModelInfo, ViTAdapter, count_parameters
+from vitscope.models.base import ViTAdapter
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads
+from vitscope.models.info import ModelInfo, count_parameters
 from vitscope.models.parts import (
     make_prenorm_parts,
     multiply_fused,

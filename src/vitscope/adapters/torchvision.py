@@ -20,9 +20,10 @@ from torchvision.models.vision_transformer import (
 from vitscope.errors import UsageError
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.layout import TokenLayout, make_grid, make_layout
-from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
+from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts
 from vitscope.models.classifier import Classifier
+from vitscope.models.info import ModelInfo, count_parameters
 from vitscope.models.parts import (
     check_packed_attention,
     finish_prenorm,

@@ -22,8 +22,9 @@ from vitscope.adapters.transformers_preprocessing import PROCESSOR_FILES, read_p
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.layout import TokenLayout, make_grid, make_layout
-from vitscope.models.base import ModelInfo, Pixels, ViTAdapter, count_parameters
+from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.classifier import Classifier
+from vitscope.models.info import ModelInfo, count_parameters
 from vitscope.weights.folders import check_readable, find_folder
 from vitscope.weights.hub import find_snapshot
 

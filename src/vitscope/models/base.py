@@ -18,32 +18,12 @@ from vitscope.layout import TokenLayout
 from vitscope.models.blocks import BlockParts, BlockRecorder, StopForward
 from vitscope.models.classifier import Classifier
 from vitscope.models.identity import Behaviour, describe_behaviour, hash_weights
+from vitscope.models.info import ModelInfo
 from vitscope.models.running import HALF_PRECISIONS, Autocast, moved, one_forward, undisturbed
 from vitscope.models.stream import StreamRecorder
 from vitscope.trace import ClsTrace, StreamTrace
 
 Pixels = Float[Tensor, "batch channel height width"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelInfo:
-    """Description of a model in results."""
-
-    id: str  # the id it was loaded by, or the class name of a wrapped module
-    family: str  # library and architecture, such as "transformers/dinov2"
-    num_params: int  # parameters of the vision tower
-    depth: int  # number of blocks
-    embed_dim: int  # width of the residual stream
-    num_heads: int  # attention heads of the analysed block
-    patch_size: tuple[int, int]  # patch (height, width) in pixels
-    num_registers: int
-    global_feature: str = "cls"  # "cls", "attention pooling" or "average"
-    own_output: str = ""  # what the model returns instead of the [CLS] token; empty if that is it
-    source: str = "given by the caller"  # where the weights came from
-    notes: tuple[str, ...] = ()  # what a reader of the numbers should know about this model
-    # its training recipe, shared by models that differ only in size; empty if unknown
-    recipe: str = ""
-    size: str | None = None  # label of its size within the recipe; None if unknown
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -420,8 +400,3 @@ class ViTAdapter:
 
         self.trace(pixels, sorted(self.blocks), look)
         return found[0] if found else None
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Number of parameters of a module."""
-    return sum(parameter.numel() for parameter in module.parameters())

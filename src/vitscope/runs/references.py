@@ -19,8 +19,8 @@ from vitscope.files.storage import MARKER
 from vitscope.files.tensor_files import read_tensors
 from vitscope.files.typed_json import read_typed
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.models.base import ModelInfo
 from vitscope.models.identity import Behaviour
+from vitscope.models.info import ModelInfo
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.schema import ReferenceSummary
 from vitscope.results.verdict import MIN_IMAGES
