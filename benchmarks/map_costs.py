@@ -145,13 +145,13 @@ def _load_input(vit: ViTAdapter, size: int, count: int, settings: Settings) -> _
 def _time_maps(images: _Images, rounds: int) -> list[list[str]]:
     groups = [(name,) for name in METHODS if name not in _BY_SETS]
     groups += _TOGETHER
-    contenders: dict[str, Callable[[], object]] = {"forward": images.run}
-    contenders |= {_name(group): partial(images.compute, group) for group in groups}
+    return [[_name(group), _state(group), _time_map(images, group, rounds)] for group in groups]
+
+
+def _time_map(images: _Images, group: tuple[str, ...], rounds: int) -> str:
+    contenders = {"forward": images.run, "maps": partial(images.compute, group)}
     seconds = alternate(contenders, rounds, clock=time.process_time)
-    return [
-        [_name(group), _state(group), _write(compare(seconds[_name(group)], seconds["forward"]))]
-        for group in groups
-    ]
+    return _write(compare(seconds["maps"], seconds["forward"]))
 
 
 def _name(group: tuple[str, ...]) -> str:
@@ -191,14 +191,19 @@ def _time_curves(one: _Images, plan: _Plan) -> list[list[str]]:
         ("deletion and insertion", judged.areas),
         ("deletion of each patch", judged.deletions),
     ):
-        seconds = alternate(routes, plan.rounds, clock=time.process_time)
-        numbers = {name: run() for name, run in routes.items()}
+        numbers: dict[str, np.ndarray] = {}
+        contenders = {name: partial(_keep, numbers, name, run) for name, run in routes.items()}
+        seconds = alternate(contenders, plan.rounds, clock=time.process_time)
         own = next(iter(routes))
         for name, found in numbers.items():
             ratio = _write(compare(seconds[name], seconds[own])) if name != own else "1"
             difference = np.abs(found - numbers[own]).max()
             rows.append([title, name, ratio, "" if name == own else f"{difference:.0e}"])
     return rows
+
+
+def _keep(found: dict[str, np.ndarray], name: str, run: Callable[[], np.ndarray]) -> None:
+    found[name] = run()
 
 
 class _Judged:

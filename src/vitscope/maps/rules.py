@@ -117,6 +117,8 @@ def _has_no_slope(difference: Tensor) -> Tensor:
 
 
 def _differentiate(function: Function, x: Tensor) -> Tensor:
+    if function is torch.exp:
+        return x.exp()
     with torch.enable_grad():
         at = x.detach().requires_grad_()
         (derivative,) = torch.autograd.grad(function(at).sum(), at)
@@ -125,13 +127,14 @@ def _differentiate(function: Function, x: Tensor) -> Tensor:
 
 def find_secant(function: Function, x: Pair) -> Tensor:
     """(φ(x) − φ(x')) / (x − x'), or φ' at the midpoint where the two are too close."""
-    middle = _differentiate(function, (x.image + x.reference) / 2)
+    # In place: it takes longer to allocate numbers of all pairs of tokens than to subtract them.
+    middle = _differentiate(function, (x.image + x.reference).div_(2))
     if x.image is x.reference:
         return middle
     difference = x.image - x.reference
     small = _has_no_slope(difference)
-    rise = function(x.image) - function(x.reference)
-    return torch.where(small, middle, rise / torch.where(small, 1, difference))
+    rise = function(x.image).sub_(function(x.reference))
+    return torch.where(small, middle, rise.div_(difference.masked_fill_(small, 1)))
 
 
 def _secant_elementwise(m: Tensor, function: Function, x: Pair) -> Tensor:
@@ -154,7 +157,8 @@ def _secant_product(m: Tensor, a: Pair, b: Pair) -> tuple[Tensor, Tensor]:
 
 
 def _secant_matmul(m: Tensor, a: Pair, b: Pair) -> tuple[Tensor, Tensor]:
-    return m @ (b.image + b.reference).mT / 2, (a.image + a.reference).mT @ m / 2
+    of_a = m @ (b.image + b.reference).mT
+    return of_a.div_(2), (a.image + a.reference).mT @ m / 2
 
 
 def _secant_softmax(m: Tensor, logs: Pair) -> Tensor:
@@ -162,7 +166,7 @@ def _secant_softmax(m: Tensor, logs: Pair) -> Tensor:
     # because A and A' sum to one, and it stays the same when a constant is added to all logits.
     mean = find_secant(torch.exp, logs)
     masked = logs.image.isneginf() | logs.reference.isneginf()
-    mean = mean.masked_fill(masked, 0)
+    mean.masked_fill_(masked, 0)
     return mean * (m - (mean * m).sum(dim=-1, keepdim=True) / mean.sum(dim=-1, keepdim=True))
 
 
