@@ -172,7 +172,7 @@ def test_maps_of_a_class_are_judged_and_resumed(saved, paths, tmp_path):
     changed = load_transformers(str(saved))
     with torch.no_grad():
         changed.classifier.head.bias[0] += 1
-    with pytest.raises(UsageError, match="weights of the model.s classifier differ"):
+    with pytest.raises(UsageError, match="classifier differ"):
         judge(changed, paths[:3], target="logit:1", resume=True, **settings)
     made = judge(str(saved), paths[:3], target="logit:dog", resume=True, **settings)
     assert JudgeResult.load(out).summary.target == "logit 1 (dog)"
