@@ -147,8 +147,8 @@ def as_hub(real):
 def test_the_same_weights_give_the_same_ledger_in_every_library(real, photographs, convert):
     # At 518 px nothing is resampled: back ends resample position embeddings each in their own way.
     preprocessing = FAMILIES["dinov2"].preprocessing.with_size((518, 518))
-    images = ImageSet.from_sources(photographs[:2], preprocessing)
-    pixels = next(iter_batches(images, batch_size=2)).pixels
+    images = ImageSet.from_sources(photographs[:1], preprocessing)
+    pixels = next(iter_batches(images, batch_size=1)).pixels
     expected = decompose(wrap_model(real), pixels)
     found = decompose(wrap_model(convert(real)), pixels)
     assert found.groups == expected.groups
