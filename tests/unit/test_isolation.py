@@ -36,6 +36,8 @@ def test_results_runs_and_torch_hub_need_no_model_library():
     found = modules_after(code + "from vitscope import AuditResult")
     assert "torch" in found
     assert not found & set(LIBRARIES)
+    # They take seconds, and few numbers need them.
+    assert not found & {"sklearn", "scipy.stats", "scipy.cluster", "scipy.sparse.linalg"}
 
 
 def test_public_names_are_all_there():

@@ -2,8 +2,6 @@
 
 import torch
 from jaxtyping import Bool, Float
-from scipy.cluster.hierarchy import fcluster, linkage
-from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -71,6 +69,8 @@ def _tis(given: MapInput) -> MapValues:
 def _tis_one(given: MapInput, image: int) -> Float[Tensor, " patch"]:
     # Every channel of every block's output is a curve over the patches; centroids of these curves
     # propose which half of the patches to keep.
+    from sklearn.cluster import KMeans  # slow to import
+
     patches = slice(given.patches.start, given.patches.stop)
     curves = torch.cat([stream[image, patches] for stream in given.own.streams[1:]], dim=1).T
     kept = len(given.patches) // 2
@@ -91,6 +91,8 @@ def _vit_cx(given: MapInput) -> MapValues:
 
 def _vit_cx_one(given: MapInput, image: int) -> Float[Tensor, " patch"]:
     # Channels of the tokens that the last attention reads, grouped by their cosine, are masks.
+    from scipy.cluster.hierarchy import fcluster, linkage  # slow to import
+
     normed = given.read_normed(given.own)
     left_out = given.num_tokens - normed.shape[1]
     patches = slice(given.patches.start - left_out, given.patches.stop - left_out)

@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from scipy.ndimage import gaussian_filter
-from scipy.sparse import csc_array
-from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
 from vitscope.errors import UnsupportedModelError, UsageError
@@ -170,6 +168,9 @@ def impute_linear(
     image the weights of those that exist are scaled up. Where nothing is known, every pixel becomes
     0, the mean of the preprocessing.
     """
+    from scipy.sparse import csc_array  # slow to import
+    from scipy.sparse.linalg import spsolve
+
     if missing.all():
         return np.zeros_like(pixels)
     num = int(missing.sum())
