@@ -33,7 +33,8 @@ class JudgedMap:
     signed: bool  # whether a value below zero speaks against the target
     targeted: bool  # whether it depends on the target
     source: str  # the publication, or what it is
-    seconds: float = nan  # mean time per image on the run's machine
+    # mean time per image on the run's machine; a pass that maps share counts for the first
+    seconds: float = nan
 
 
 @dataclass(frozen=True, kw_only=True)
