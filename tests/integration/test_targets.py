@@ -172,8 +172,11 @@ def test_maps_of_a_class_are_judged_and_resumed(saved, paths, tmp_path):
     changed = load_transformers(str(saved))
     with torch.no_grad():
         changed.classifier.head.bias[0] += 1
-    with pytest.raises(UsageError, match="classifier differ"):
-        judge(changed, paths[:3], target="logit:1", resume=True, **settings)
+    hooked = load_transformers(str(saved))
+    hooked.classifier.head.register_forward_hook(lambda _, __, logits: logits.flip(1))
+    for other in (changed, hooked):
+        with pytest.raises(UsageError, match="the model's classifier differs"):
+            judge(other, paths[:3], target="logit:1", resume=True, **settings)
     made = judge(str(saved), paths[:3], target="logit:dog", resume=True, **settings)
     assert JudgeResult.load(out).summary.target == "logit 1 (dog)"
     assert made.summary.data.num_images == 3
@@ -185,6 +188,10 @@ def test_maps_of_a_class_are_judged_and_resumed(saved, paths, tmp_path):
     rows = made.scores.to_pylist()
     found = {row["path"]: row["deletion_curve"][0] for row in rows if row["map"] == "traced"}
     assert sorted(found.values()) == pytest.approx(sorted(logits), abs=1e-5)
+    again = {"judged": made, "target": "logit:1", "size": 32, "device": "cpu"}
+    for other in (changed, hooked):
+        with pytest.raises(UsageError, match="with another classifier"):
+            explain(other, paths[0], references=paths[1:], **again)
 
 
 def test_what_a_bare_model_is_asked_about_classes_is_refused(paths):

@@ -26,7 +26,6 @@ from vitscope.maps.targets import (
 )
 from vitscope.models.base import ViTAdapter
 from vitscope.models.classifier import Classifier
-from vitscope.models.identity import hash_weights
 from vitscope.weights.catalogue import describe_near_matches
 
 TargetLike = str | Path | Image.Image | Tensor | TargetChoice
@@ -58,9 +57,12 @@ class ChosenTarget:
     has_classifier: bool = False
 
     def describe(self) -> dict[str, str]:
-        """What it is, for plans and provenance, with the weights of its classifier."""
-        digest = {"classifier_hash": hash_weights(self.vit.module)} if self.has_classifier else {}
-        return {"target": self.told, **digest}
+        """What it is, for plans and provenance, with a digest of its classifier."""
+        if not self.has_classifier:
+            return {"target": self.told}
+        parts = self.vit.hashed().weights_hash, self.vit.describe_behaviour().digest
+        digest = blake2b(" ".join(map(str, parts)).encode(), digest_size=16).hexdigest()
+        return {"target": self.told, "classifier_hash": digest}
 
 
 def choose_target(

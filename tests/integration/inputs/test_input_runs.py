@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 import vitscope
 from input_forms import COUNT, HubSplit, Items
 from shape_checks import unchecked
-from vitscope import ImageSet, audit, decompose, explain, one_shot
+from vitscope import ImageSet, audit, decompose, explain, judge, one_shot
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.testing.tiny_timm import TINY_TIMM
 
@@ -28,6 +28,9 @@ def test_images_in_memory_are_resumed_by_their_pixels(vit, arrays, tmp_path):
         audit(vit, changed, out=tmp_path / "out", resume=True)
     with pytest.raises(UsageError, match=r"Items\[0\] comes from a dataset"):
         audit(vit, Items(arrays), out=tmp_path / "out", resume=True)
+    for images, references in ((Items(arrays), None), (arrays, Items(arrays))):
+        with pytest.raises(UsageError, match=r"Items\[\d\] comes from a dataset"):
+            judge(vit, images, references=references, out=tmp_path / "judged", resume=True)
 
 
 def test_shards_of_images_in_memory_merge(vit, arrays, tmp_path):
