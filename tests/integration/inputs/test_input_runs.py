@@ -45,6 +45,30 @@ def test_shards_of_images_in_memory_merge(vit, arrays, tmp_path):
     assert found.unbiased == pytest.approx(whole.unbiased, rel=1e-9)
 
 
+def test_a_copy_in_memory_is_judged_once(vit, arrays, tmp_path):
+    settings = {"maps": ["share"], "gallery": 0, "device": "cpu"}
+    different = judge(vit, arrays[:2], references=arrays[2:4], **settings)
+    copied = [*arrays[:2], arrays[0].copy()]
+    references = [*arrays[2:4], arrays[3].copy()]
+    out = tmp_path / "out"
+
+    def stop(done, _):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judge(vit, copied, references=references, out=out, on_progress=stop, **settings)
+    found = judge(vit, copied, references=references, out=out, resume=True, **settings)
+    assert found.summary.data.num_images == 2
+    assert found.summary.data.num_repeated == 1
+    assert found.summary.reference.num_images == 2
+    assert len(found.scores) == len(different.scores)
+    alone = judge(vit, arrays[:3], **settings).summary
+    with_copy = judge(vit, [*arrays[:3], arrays[0]], **settings).summary
+    assert alone.data.num_images == with_copy.data.num_images == 3
+    assert with_copy.reference.num_images == 3
+
+
 def test_shards_of_other_images_in_memory_are_no_whole(vit, arrays, tmp_path):
     first = audit(vit, arrays, shard=(1, 2), out=tmp_path / "1")
     others = [255 - array for array in arrays]
