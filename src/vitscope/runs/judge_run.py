@@ -80,6 +80,7 @@ class JudgeRun:
                 "use float32"
             )
         removals = [find_removal(name) for name in config.removals]
+        vit = vit if vit.weights_hash else vit.hashed()  # for all its runs
         self._target = choose_target(vit, target, images.preprocessing, has_references=True)
         self._has_known_target = is_comparable(target)
         self._methods, self._left_out = _choose_methods(self._target.vit, config.maps)
