@@ -10,7 +10,7 @@ from images import write_images
 from vitscope import Explanation, JudgeResult, explain, judge, map_tokens, wrap_model
 from vitscope.adapters.transformers import load_transformers
 from vitscope.cli import main
-from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.errors import ImageReadError, UnsupportedModelError, UsageError
 from vitscope.images.image_set import load_pixels
 from vitscope.maps.chosen_target import choose_target
 from vitscope.maps.references import make_references
@@ -113,6 +113,14 @@ def test_what_is_no_second_image_is_refused(folder, paths, target, told):
     target = target.format(folder=folder) if isinstance(target, str) else target
     with pytest.raises(UsageError, match=told):
         explain(tiny_vit(), paths[0], target=target, references=paths[2:], **FEW)
+
+
+def test_a_second_image_that_cannot_be_read_is_named(paths, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    for target in (broken, f"image:{broken}"):
+        with pytest.raises(ImageReadError, match=r"the target image broken\.png cannot be read: "):
+            explain(tiny_vit(), paths[0], target=target, references=paths[2:], **FEW)
 
 
 def test_a_second_image_needs_references(paths):

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitscope.decomposition import check_pixels
-from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.errors import ImageReadError, UnsupportedModelError, UsageError
 from vitscope.files.printable import printable
 from vitscope.images.image_set import load_pixels
 from vitscope.images.preprocessing import Preprocessing
@@ -35,7 +35,7 @@ LOGIT, IMAGE = "logit", "image"
 """Words before the colon: the logit of a class, and a second image."""
 
 NAMED_TARGETS = f"{', '.join(TARGETS)}, {LOGIT}, {LOGIT}:CLASS, {IMAGE}:PATH"
-_EXPECTED = f"{NAMED_TARGETS}, an image, a vector, or a function of vitscope.maps.targets"
+_EXPECTED = f"{NAMED_TARGETS}, an image, a tensor with a vector, or a function of vitscope.maps.targets"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -134,7 +134,10 @@ def _choose_image(
             "prepared like them: give it preprocessed too, as a tensor"
         )
     else:
-        pixels = load_pixels(image, preprocessing).unsqueeze(0)
+        try:
+            pixels = load_pixels(image, preprocessing).unsqueeze(0)
+        except ImageReadError as error:
+            raise ImageReadError(f"the target {name} cannot be read: {error}") from None
     choose = explain_image(pixels, name)
     return ChosenTarget(vit=vit, choose=choose, told=f"{name} {_digest(pixels)}", compares=True)
 
