@@ -35,7 +35,7 @@ LOGIT, IMAGE = "logit", "image"
 """Words before the colon: the logit of a class, and a second image."""
 
 NAMED_TARGETS = f"{', '.join(TARGETS)}, {LOGIT}, {LOGIT}:CLASS, {IMAGE}:PATH"
-_EXPECTED = f"{NAMED_TARGETS}, an image, a tensor with a vector, or a function of vitscope.maps.targets"
+_EXPECTED = f"{NAMED_TARGETS}, an image, a vector as tensor, or a function of vitscope.maps.targets"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
