@@ -165,6 +165,8 @@ def test_a_judgement_of_another_model_layer_size_or_target_is_refused(folder, ju
     refuse("explain the target self", target="cosine")
     refuse("explain the target self", target=explain_direction(torch.ones(32)))
     refuse("give references, such as the judged images", references=None)
+    cosine = judge(tiny_vit(), folder, target="cosine", maps=["share"], gallery=0, limit=2, **SMALL)
+    refuse("the mean of others: give references", judged=cosine, references=None)
     refuse("judged was given as int", judged=3)
     vector = judge(tiny_vit(), folder, target=torch.ones(32), limit=2, **BOTH)
     refuse("was not given", judged=vector)

@@ -237,6 +237,14 @@ def test_wrong_settings_are_refused(folder, settings, told):
         judge(tiny_vit("vit"), folder, resume=True)
 
 
+def test_the_weights_are_hashed_once(folder, monkeypatch):
+    hashed = []
+    for module in ("vitscope.models.base", "vitscope.runs.model_run"):
+        monkeypatch.setattr(f"{module}.hash_weights", lambda one: hashed.append(one) or "f00")
+    judge(tiny_vit("vit"), folder, maps=["centre"], limit=2, gallery=0, device="cpu")
+    assert len(hashed) == 1
+
+
 def test_a_target_that_cannot_be_compared_is_not_resumed(folder, tmp_path):
     target = explain_direction(torch.ones(tiny_vit("vit").info.embed_dim))
     with pytest.raises(UsageError, match="resume needs a target by name or a vector"):

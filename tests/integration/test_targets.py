@@ -10,7 +10,7 @@ from images import write_images
 from vitscope import Explanation, JudgeResult, explain, judge, map_tokens, wrap_model
 from vitscope.adapters.transformers import load_transformers
 from vitscope.cli import main
-from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.errors import ImageReadError, UnsupportedModelError, UsageError
 from vitscope.images.image_set import load_pixels
 from vitscope.maps.chosen_target import choose_target
 from vitscope.maps.references import make_references
@@ -115,6 +115,14 @@ def test_what_is_no_second_image_is_refused(folder, paths, target, told):
         explain(tiny_vit(), paths[0], target=target, references=paths[2:], **FEW)
 
 
+def test_a_second_image_that_cannot_be_read_is_named(paths, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    for target in (broken, f"image:{broken}"):
+        with pytest.raises(ImageReadError, match=r"the target image broken\.png cannot be read: "):
+            explain(tiny_vit(), paths[0], target=target, references=paths[2:], **FEW)
+
+
 def test_a_second_image_needs_references(paths):
     with pytest.raises(UsageError, match=r"the target 'image 0001\.png .*' compares an image with"):
         explain(tiny_vit(), paths[0], target=paths[1], maps=["cdam"])
@@ -172,8 +180,11 @@ def test_maps_of_a_class_are_judged_and_resumed(saved, paths, tmp_path):
     changed = load_transformers(str(saved))
     with torch.no_grad():
         changed.classifier.head.bias[0] += 1
-    with pytest.raises(UsageError, match="classifier differ"):
-        judge(changed, paths[:3], target="logit:1", resume=True, **settings)
+    hooked = load_transformers(str(saved))
+    hooked.classifier.head.register_forward_hook(lambda _, __, logits: logits.flip(1))
+    for other in (changed, hooked):
+        with pytest.raises(UsageError, match="the model's classifier differs"):
+            judge(other, paths[:3], target="logit:1", resume=True, **settings)
     made = judge(str(saved), paths[:3], target="logit:dog", resume=True, **settings)
     assert JudgeResult.load(out).summary.target == "logit 1 (dog)"
     assert made.summary.data.num_images == 3
@@ -185,6 +196,10 @@ def test_maps_of_a_class_are_judged_and_resumed(saved, paths, tmp_path):
     rows = made.scores.to_pylist()
     found = {row["path"]: row["deletion_curve"][0] for row in rows if row["map"] == "traced"}
     assert sorted(found.values()) == pytest.approx(sorted(logits), abs=1e-5)
+    again = {"judged": made, "target": "logit:1", "size": 32, "device": "cpu"}
+    for other in (changed, hooked):
+        with pytest.raises(UsageError, match="with another classifier"):
+            explain(other, paths[0], references=paths[1:], **again)
 
 
 def test_what_a_bare_model_is_asked_about_classes_is_refused(paths):

@@ -18,6 +18,8 @@ from transformers import (
     CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
@@ -154,6 +156,15 @@ def test_a_classifier_gives_its_tower_and_its_trained_head(tmp_path, head):
             assert torch.equal(adapter.classifier.run(PIXELS), module(PIXELS).logits)
     else:
         assert adapter.classifier is None
+
+
+def test_both_heads_of_a_distilled_classifier_are_loaded(tmp_path):
+    config = DeiTConfig(**SIZE, num_labels=5)
+    module = randomize(DeiTForImageClassificationWithTeacher(config))
+    module.save_pretrained(tmp_path)
+    found = load_transformers(str(tmp_path)).classifier
+    with torch.no_grad():
+        assert torch.equal(found.run(PIXELS), module(PIXELS).logits)
 
 
 def test_the_weights_of_a_tower_are_the_same_with_and_without_its_head(tmp_path):

@@ -95,7 +95,7 @@ def load_tower(folder: Path, name: str) -> nn.Module:
     config = _read_config(folder, name)
     family, architecture = _choose_family(config, name)
     _check_sizes(config, name)
-    if architecture in family.wrappers and architecture.endswith("ForImageClassification"):
+    if architecture in family.wrappers and "ForImageClassification" in architecture:
         module, report = _build(folder, name, architecture, {})
         if not (report["missing_keys"] or report["mismatched_keys"]):
             return _finish(module, report, architecture, name)

@@ -32,7 +32,7 @@ _DIGESTS = {
     "images": "the images differ or have changed",
     "names": "the names differ or have changed",
     "weights_hash": "the model's weights differ",
-    "classifier_hash": "the weights of the model's classifier differ",
+    "classifier_hash": "the model's classifier differs",
     "behaviour_hash": "the model's computation differs: a hook, a parametrisation, a replaced part "
     "or a setting",
 }

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitscope.decomposition import check_pixels
-from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.errors import ImageReadError, UnsupportedModelError, UsageError
 from vitscope.files.printable import printable
 from vitscope.images.image_set import load_pixels
 from vitscope.images.preprocessing import Preprocessing
@@ -26,7 +26,6 @@ from vitscope.maps.targets import (
 )
 from vitscope.models.base import ViTAdapter
 from vitscope.models.classifier import Classifier
-from vitscope.models.identity import hash_weights
 from vitscope.weights.catalogue import describe_near_matches
 
 TargetLike = str | Path | Image.Image | Tensor | TargetChoice
@@ -36,7 +35,7 @@ LOGIT, IMAGE = "logit", "image"
 """Words before the colon: the logit of a class, and a second image."""
 
 NAMED_TARGETS = f"{', '.join(TARGETS)}, {LOGIT}, {LOGIT}:CLASS, {IMAGE}:PATH"
-_EXPECTED = f"{NAMED_TARGETS}, an image, a vector, or a function of vitscope.maps.targets"
+_EXPECTED = f"{NAMED_TARGETS}, an image, a vector as tensor, or a function of vitscope.maps.targets"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -58,9 +57,12 @@ class ChosenTarget:
     has_classifier: bool = False
 
     def describe(self) -> dict[str, str]:
-        """What it is, for plans and provenance, with the weights of its classifier."""
-        digest = {"classifier_hash": hash_weights(self.vit.module)} if self.has_classifier else {}
-        return {"target": self.told, **digest}
+        """What it is, for plans and provenance, with a digest of its classifier."""
+        if not self.has_classifier:
+            return {"target": self.told}
+        parts = self.vit.hashed().weights_hash, self.vit.describe_behaviour().digest
+        digest = blake2b(" ".join(map(str, parts)).encode(), digest_size=16).hexdigest()
+        return {"target": self.told, "classifier_hash": digest}
 
 
 def choose_target(
@@ -132,7 +134,10 @@ def _choose_image(
             "prepared like them: give it preprocessed too, as a tensor"
         )
     else:
-        pixels = load_pixels(image, preprocessing).unsqueeze(0)
+        try:
+            pixels = load_pixels(image, preprocessing).unsqueeze(0)
+        except ImageReadError as error:
+            raise ImageReadError(f"the target {name} cannot be read: {error}") from None
     choose = explain_image(pixels, name)
     return ChosenTarget(vit=vit, choose=choose, told=f"{name} {_digest(pixels)}", compares=True)
 

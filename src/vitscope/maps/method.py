@@ -61,7 +61,7 @@ class MapInput:
 
     @cached_property
     def own(self) -> OwnPass:
-        """The model's run on the images themselves, from which all maps without gradients come."""
+        """The model's run on the images themselves, from which maps of attention weights come."""
         return watch_blocks(self.vit, self.pixels, self.layer)
 
     @cached_property

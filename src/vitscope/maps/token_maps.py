@@ -95,8 +95,8 @@ def map_tokens(
         The maps, on the CPU.
 
     Raises:
-        UsageError: If the pixels or their size do not fit, a name is unknown, or references or a
-            layer are missing.
+        UsageError: If the pixels or their size do not fit, a name is unknown, references or a
+            layer are missing, or references were summarised by another model.
         UnsupportedModelError: If a map or the logits do not exist for the model.
         ImbalanceError: If a ledger does not balance, or traced parts do not sum to what they
             explain.
@@ -116,8 +116,10 @@ def map_tokens(
         vit, target, vit.preprocessing.with_size(size), has_references=has_references
     )
     check_maps(methods, chosen, has_references=has_references)
-    if isinstance(references, References) and chosen.vit is not vit:
-        references = replace(references, vit=chosen.vit)  # whose output is logits
+    if isinstance(references, References):
+        _check_same(references.vit, vit)
+        if chosen.vit is not vit:
+            references = replace(references, vit=chosen.vit)  # whose output is logits
     vit = chosen.vit
     with vit.undisturbed():  # another thread's run might be moving the model
         device = vit.parameter.device
@@ -135,6 +137,16 @@ def map_tokens(
         )
         made = {method.name: _to_cpu(method.compute(given)) for method in methods}
         return TokenMaps(layout=given.layout, patches=given.patches, maps=made)
+
+
+def _check_same(summarised: ViTAdapter, vit: ViTAdapter) -> None:
+    if summarised.module is vit.module:
+        return
+    if summarised.hashed().weights_hash != vit.hashed().weights_hash:
+        raise UsageError(
+            f"the references were summarised by {summarised.info.id} with other weights than the "
+            f"model that is explained, {vit.info.id}: give images, or summarise them with this one"
+        )
 
 
 def _to_cpu(values: MapValues) -> MapValues:

@@ -1,4 +1,4 @@
-"""The model's own run on images, watched for all that maps without gradients are made of."""
+"""The model's own run on images, watched for all that maps of attention weights are made of."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager

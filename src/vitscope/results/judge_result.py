@@ -133,7 +133,7 @@ class JudgeResult(MergeableResult):
                     f"{folders[0]} cannot be merged: its target is a function, and whether two are "
                     "the same cannot be verified; judge all images at once"
                 )
-            check_disjoint(folders, list(map(_read_ids, folders)))
+            check_disjoint(folders, list(map(read_ids, folders)))
             concat_tables(folder, folders)
             numbers = summarize_tables(folder, first.summary.maps)
             data = [result.summary.data for result in results]
@@ -141,7 +141,7 @@ class JudgeResult(MergeableResult):
             summary = replace(
                 first.summary,
                 data=DataSummary(
-                    num_images=count_images(folder),
+                    num_images=len(read_ids(folder)),
                     num_failed=len(failures),
                     num_repeated=sum(one.num_repeated for one in data),
                     notes=tuple(dict.fromkeys(note for one in data for note in one.notes)),
@@ -236,12 +236,8 @@ def concat_tables(folder: Path, parts: Sequence[Path]) -> None:
     )
 
 
-def count_images(folder: Path) -> int:
-    """Number of distinct images in the tables."""
-    return len(set(_read_ids(folder).to_pylist()))
-
-
-def _read_ids(folder: Path) -> pa.ChunkedArray:
+def read_ids(folder: Path) -> pa.ChunkedArray:
+    """Identities of the images in the tables."""
     of_maps = _split(_read_table(folder, MAPS), "map")
     return next(iter(of_maps.values()))["image_id"]
 

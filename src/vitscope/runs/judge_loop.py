@@ -25,7 +25,7 @@ from vitscope.maps.chosen_target import TargetLike, is_comparable
 from vitscope.models.base import ViTAdapter
 from vitscope.results.judge_result import JudgeResult
 from vitscope.runs.judge_run import JudgeRun
-from vitscope.runs.model_run import OnProgress, make_image_set, shuffle_images
+from vitscope.runs.model_run import OnProgress, check_steady, make_image_set, shuffle_images
 
 
 def judge(
@@ -101,6 +101,9 @@ def judge(
         compared = make_image_set(vit, references, others, preprocessed=preprocessed)
         compared = compared.without_copies()
     compared = replace(shuffle_images(compared, config.seed), masks=())
+    if resume:
+        check_steady(image_set, "resume")
+        check_steady(compared, "resume")
     run = JudgeRun(vit, image_set, compared, config, target, given=references is not None)
     if folder is None:
         with scratch_folder() as made, TemporaryDirectory(prefix="vitscope-parts-") as parts:

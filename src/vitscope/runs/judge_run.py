@@ -20,13 +20,24 @@ from vitscope.maps.registry import check_maps, find_method
 from vitscope.maps.removal import find_removal
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.running import HALF_PRECISIONS
-from vitscope.results.judge_result import concat_tables, count_images, keep_images, summarize_tables
+from vitscope.results.judge_result import (
+    concat_tables,
+    keep_images,
+    read_ids,
+    summarize_tables,
+)
 from vitscope.results.saved_result import write_result
 from vitscope.results.schema import DataSummary, JudgementSummary, Settings
 from vitscope.results.schema_maps import JudgedMap, JudgeReference
 from vitscope.runs.audit_plan import digest_files, digest_names, hash_held
 from vitscope.runs.image_judge import ImageJudge
-from vitscope.runs.model_run import ModelRun, OnProgress, describe_preprocessing, find_share
+from vitscope.runs.model_run import (
+    ModelRun,
+    OnProgress,
+    describe_preprocessing,
+    drop_copies,
+    find_share,
+)
 from vitscope.runs.resources import list_versions
 
 DEFAULT_MAPS = (
@@ -69,6 +80,7 @@ class JudgeRun:
                 "use float32"
             )
         removals = [find_removal(name) for name in config.removals]
+        vit = vit if vit.weights_hash else vit.hashed()  # for all its runs
         self._target = choose_target(vit, target, images.preprocessing, has_references=True)
         self._has_known_target = is_comparable(target)
         self._methods, self._left_out = _choose_methods(self._target.vit, config.maps)
@@ -86,6 +98,7 @@ class JudgeRun:
             images=self._images, methods=self._methods, removals=removals, sanity=config.sanity
         )
         self._given = given
+        self._num_repeated = self._images.num_repeated
 
     @property
     def num_images(self) -> int:
@@ -127,12 +140,16 @@ class JudgeRun:
         with self._run.placed(), self._target.vit.placed(device, dtype):
             references, about = self._read_references()
             run = ModelRun(self._vit, self._images.select(todo), self._config)
+            seen = {name for i in done for name in read_ids(workspace.part(i)).to_pylist()}
 
             def advance(number: int, _: int) -> None:
                 if on_progress is not None:
                     on_progress(len(done) + number, len(self._images))
 
             for batch in run.iter_batches(advance):
+                if not drop_copies(batch, seen).ids:
+                    self._num_repeated += 1
+                    continue
                 index = todo[batch.indices[0]]
                 given = self._make_input(batch.pixels, references)
                 keep = len(workspace.find_done()) < self._config.gallery
@@ -154,12 +171,14 @@ class JudgeRun:
 
     def _read_references(self) -> tuple[References, JudgeReference]:
         run = ModelRun(self._vit, self._compared, replace(self._config, batch_size="auto"))
-        digest = blake2b(digest_size=16)
+        digest, seen = blake2b(digest_size=16), set[str]()
 
         def read() -> Iterator[Pixels]:
             for batch in run.iter_batches(None):
-                digest.update("".join(batch.ids).encode())
-                yield batch.pixels
+                different = drop_copies(batch, seen)
+                digest.update("".join(different.ids).encode())
+                if different.ids:
+                    yield different.pixels
 
         references = make_references(self._target.vit, read())
         if references.num_images < 2:
@@ -190,9 +209,9 @@ class JudgeRun:
             settings=Settings(),
             preprocessing=describe_preprocessing(self._vit, self._images.preprocessing),
             data=DataSummary(
-                num_images=count_images(folder),
+                num_images=len(read_ids(folder)),
                 num_failed=len(self._run.failures),
-                num_repeated=self._images.num_repeated,
+                num_repeated=self._num_repeated,
                 notes=tuple(self._images.notes),
             ),
             layer=self._layer,

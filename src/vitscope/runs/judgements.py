@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
 from vitscope.maps.chosen_target import TargetLike, choose_target, is_comparable, is_named
+from vitscope.maps.targets import TARGETS
 from vitscope.models.base import ViTAdapter
 from vitscope.results.judge_result import JudgeResult
 from vitscope.results.judgement_text import find_best
@@ -51,12 +52,13 @@ def read_judgement(
     if target is None or not is_comparable(target) or not _is_of(judged, vit, wanted, target):
         raise UsageError(
             f"the judgement {folder} is of maps that explain the target {summary.target}, which "
-            "was not given: give it, by name or as the same vector"
+            "was not given: give it, by name or as the same vector or image"
         )
-    if summary.target == "self" and not has_references:
+    if summary.target in TARGETS and not has_references:
         raise UsageError(
-            f"the judgement {folder} is of maps that explain the target 'self', which compares an "
-            "image with the mean of others: give references, such as the judged images"
+            f"the judgement {folder} is of maps that explain the target {summary.target!r}, for "
+            "which an image was compared with the mean of others: give references, such as the "
+            "judged images"
         )
     first = find_best(summary)
     return GivenJudgement(
@@ -72,8 +74,14 @@ def read_judgement(
 
 
 def _is_of(judged: JudgeResult, vit: ViTAdapter, wanted: Wanted, target: TargetLike) -> bool:
-    chosen = choose_target(vit, target, wanted.preprocessing, has_references=True)
-    return chosen.describe() == judged.described_target
+    chosen = choose_target(vit, target, wanted.preprocessing, has_references=True).describe()
+    known = judged.described_target
+    if chosen["target"] == known["target"] and chosen != known:
+        raise UsageError(
+            f"the judgement {printable_path(judged.folder)} is of {judged.summary.model.id} with "
+            "another classifier: give a judgement of the model that explains"
+        )
+    return chosen == known
 
 
 def _check_model(judged: JudgeResult, wanted: Wanted, folder: str) -> None:

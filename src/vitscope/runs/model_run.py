@@ -243,6 +243,16 @@ def check_steady(images: ImageSet, setting: str) -> None:
             )
 
 
+def drop_copies(batch: ImageBatch, seen: set[str]) -> ImageBatch:
+    """Leave out images with the same bytes as earlier ones; the others are earlier ones then."""
+    rows: list[int] = []
+    for row, image_id in enumerate(batch.ids):
+        if image_id not in seen:
+            seen.add(image_id)
+            rows.append(row)
+    return batch if len(rows) == len(batch.ids) else batch.select(rows)
+
+
 def find_share(images: ImageSet, shard: tuple[int, int] | None) -> range:
     """Indices of the images of one shard; of all without one."""
     if shard is None:

@@ -22,7 +22,7 @@ from vitscope.results.gallery import GalleryCandidates
 from vitscope.results.manifest import Manifest, write_sums
 from vitscope.results.records import RecordWriter
 from vitscope.results.saved_result import write_failures
-from vitscope.runs.model_run import BatchFitter, ModelRun, OnProgress
+from vitscope.runs.model_run import BatchFitter, ModelRun, OnProgress, drop_copies
 from vitscope.trace import StreamTrace, TokenStates
 
 MACHINE = "machine.json"
@@ -103,16 +103,10 @@ class _Part:
             self._writers[layer] = writer
 
     def drop_copies(self, batch: ImageBatch) -> ImageBatch | None:
-        """Leave out images with the same bytes as earlier ones."""
-        rows: list[int] = []
-        for row, image_id in enumerate(batch.ids):
-            if image_id not in self._seen:
-                self._seen.add(image_id)
-                rows.append(row)
-        self._sums.num_repeated += len(batch.ids) - len(rows)
-        if len(rows) == len(batch.ids):
-            return batch
-        return batch.select(rows) if rows else None
+        """Leave out images with the same bytes as earlier ones; None if no other is left."""
+        kept = drop_copies(batch, self._seen)
+        self._sums.num_repeated += len(batch.ids) - len(kept.ids)
+        return kept if kept.ids else None
 
     def take(self, run: ModelRun, batch: ImageBatch, *, verified: bool) -> None:
         """Add a batch, or nothing of it if any of it fails."""

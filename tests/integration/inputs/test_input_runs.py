@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 import vitscope
 from input_forms import COUNT, HubSplit, Items
 from shape_checks import unchecked
-from vitscope import ImageSet, audit, decompose, explain, one_shot
+from vitscope import ImageSet, audit, decompose, explain, judge, one_shot
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.testing.tiny_timm import TINY_TIMM
 
@@ -28,6 +28,9 @@ def test_images_in_memory_are_resumed_by_their_pixels(vit, arrays, tmp_path):
         audit(vit, changed, out=tmp_path / "out", resume=True)
     with pytest.raises(UsageError, match=r"Items\[0\] comes from a dataset"):
         audit(vit, Items(arrays), out=tmp_path / "out", resume=True)
+    for images, references in ((Items(arrays), None), (arrays, Items(arrays))):
+        with pytest.raises(UsageError, match=r"Items\[\d\] comes from a dataset"):
+            judge(vit, images, references=references, out=tmp_path / "judged", resume=True)
 
 
 def test_shards_of_images_in_memory_merge(vit, arrays, tmp_path):
@@ -40,6 +43,24 @@ def test_shards_of_images_in_memory_merge(vit, arrays, tmp_path):
     found = merged.summary.last.cka["residual"]["patches"]
     # The same float64 sums added up in two parts.
     assert found.unbiased == pytest.approx(whole.unbiased, rel=1e-9)
+
+
+def test_a_copy_in_memory_is_judged_once(vit, arrays, tmp_path):
+    images = [*arrays[:2], arrays[0].copy()]
+    settings = {"maps": ["centre"], "out": tmp_path / "out", "size": 16, "device": "cpu"}
+
+    def stop(done, _):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judge(vit, images, on_progress=stop, **settings)
+    made = judge(vit, images, resume=True, **settings)
+    assert (made.summary.data.num_images, made.summary.data.num_repeated) == (2, 1)
+    assert made.summary.reference.num_images == 2
+    rows = [(row["image_id"], row["map"]) for row in made.scores.to_pylist()]
+    assert len(set(rows)) == len(rows)
+    assert len({image_id for image_id, _ in rows}) == 2
 
 
 def test_shards_of_other_images_in_memory_are_no_whole(vit, arrays, tmp_path):

@@ -12,10 +12,12 @@ from vitscope import wrap_model
 from vitscope.errors import ImbalanceError, UnsupportedModelError, UsageError
 from vitscope.maps.functions import CaughtFunctions
 from vitscope.maps.passes import run_blocks
+from vitscope.maps.references import make_references
 from vitscope.maps.registry import METHODS
 from vitscope.maps.rules import FROZEN, SECANT
 from vitscope.maps.token_maps import map_tokens
 from vitscope.maps.traced import trace_output
+from vitscope.testing.randomize import randomize
 
 NAME = "timm/dinov2_reg"
 DIFFERENTIATED = ("chefer", "legrad", "cdam", "gradcam", "gradient_input", "frozen")
@@ -266,6 +268,17 @@ def test_the_model_is_left_as_it_was_found_when_its_code_fails(method):
     with pytest.raises(ZeroDivisionError):
         METHODS[method].compute(given)
     assert_same_state(before, describe_state(module))
+
+
+def test_references_of_other_weights_are_refused():
+    vit = wrap(NAME)
+    pixels = draw_pixels(vit, 2)
+    same = make_references(wrap(NAME), [draw_pixels(vit, 3, seed=1)])  # loaded once more
+    made = map_tokens(vit, pixels, ["cdam"], references=same)["cdam"]
+    assert made.isfinite().all()
+    other = wrap_model(randomize(MODELS[NAME](), seed=7)).to("cpu", torch.float64)
+    with pytest.raises(UsageError, match="with other weights than the model that is explained"):
+        map_tokens(other, pixels, ["cdam"], references=same)
 
 
 def test_the_mode_of_training_does_not_change_a_map():
