@@ -227,7 +227,7 @@ def test_maps_that_do_not_exist_are_left_out_unless_asked_for(folder):
         ({"limit": 1}, "at least two"),
         ({"maps": ["random"]}, "always judged"),
         ({"target": torch.zeros(32)}, "vector of zeros"),
-        ({"target": "cosine"}, "follows the gradient"),
+        ({"target": "cosine", "maps": ["chefer"]}, "follows the gradient"),
     ],
 )
 def test_wrong_settings_are_refused(folder, settings, told):
@@ -235,6 +235,15 @@ def test_wrong_settings_are_refused(folder, settings, told):
         judge(tiny_vit("vit"), folder, **settings)
     with pytest.raises(UsageError, match="out"):
         judge(tiny_vit("vit"), folder, resume=True)
+
+
+def test_of_the_default_maps_those_that_a_target_has_not_are_left_out(folder):
+    summary = judge(tiny_vit("vit"), folder, target="cosine", limit=2, gallery=0).summary
+    assert "chefer" not in summary.maps
+    assert {"attention", "rollout", "traced"} <= set(summary.maps)
+    assert any(
+        note.startswith("chefer is left out: chefer follows") for note in summary.model.notes
+    )
 
 
 def test_the_weights_are_hashed_once(folder, monkeypatch):

@@ -100,7 +100,7 @@ def test_means_over_few_images_cannot_tell(num_images, status):
 def test_without_a_reference_no_share_decides(patches):
     verdict = judge_alone(shares(patches), "do this")
     assert verdict.status == "cannot tell"
-    assert verdict.text == "cannot tell without a reference: do this"
+    assert verdict.text == "cannot tell what attention leaves out without a reference: do this"
     assert math.isnan(verdict.share)
     assert verdict.main_other_source is None
     assert "raw" in verdict.basis

@@ -180,8 +180,8 @@ def explain(
         format: File format of the figures, once per format; png by default.
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
         dtype: Precision of the model.
-        size: Pixels of the shorter side, such as 518, or HEIGHTxWIDTH to crop to; the model's own
-            by default.
+        size: Pixels of the shorter side, such as 518, or HEIGHTxWIDTH to crop to that; the model's
+            own by default.
         overwrite: Replace earlier results and figures there.
     """
     from vitscope.images.search import find_images  # here, because importing it is slow

@@ -43,7 +43,8 @@ def describe_map_scores(results: Iterable[ModelResult]) -> FigureData:
         _sort(points),
         (
             f"{describe_n(selection.results)}. Skill: 0 is random orders, 1 the order by single "
-            "deletions (the oracle). Bar: 95 % interval. In grey: no map of the model.",
+            "deletions (the oracle). Bar: 95 % interval. Grey: baselines, which do not see the "
+            "model.",
             *([f"Left out, since not every result has it: removal {left}."] if left else []),
         ),
         axis="skill",

@@ -64,6 +64,6 @@ def check_maps(methods: Iterable[MapMethod], target: ChosenTarget, *, has_refere
         if method.differentiates and target.choose is explain_cosine:
             raise UsageError(
                 f"{method.name} follows the gradient of the target, and a cosine of the image with "
-                "itself is at its maximum, where there is none: give references, for the target "
-                "'self', or a vector as target"
+                "itself is at its maximum, where there is none: choose the target 'self', which "
+                "needs references, or give a vector"
             )

@@ -74,13 +74,13 @@ def _tabulate_scores(summary: JudgementSummary, removal: str) -> TextTable:
             name_map(summary, name),
             *(_tell_score(scores.scores[score]) for score in _SCORES),
             _tell_comparison(scores),
-            *_tell_method(summary, name),
+            _tell_source(summary, name),
         )
         for name in order_maps(summary, removal)
         for scores in [summary.removals[removal][name]]
     ]
     return TextTable(
-        ("map", *_SCORES.values(), "gap less that of attention", "seconds an image", "source"),
+        ("map", *_SCORES.values(), "gap less that of attention", "source"),
         [rows],
         title=f"Removal {removal}",
     )
@@ -95,6 +95,5 @@ def _tell_comparison(scores: MapScores) -> str:
     return ABSENT if found is None else f"{found.answer}: {_tell_score(found.difference)}"
 
 
-def _tell_method(summary: JudgementSummary, name: str) -> tuple[str, str]:
-    method = summary.maps.get(name)
-    return (ABSENT, ABSENT) if method is None else (write_number(method.seconds, 3), method.source)
+def _tell_source(summary: JudgementSummary, name: str) -> str:
+    return summary.maps[name].source if name in summary.maps else ABSENT

@@ -260,7 +260,13 @@ def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
     found = {find_role(point): name_role(point) for point in points}
     looks = {found[role]: _ROLES[role] for role in reversed([*_ROLES]) if role in found}
     legend = alt.Legend(
-        orient="top", title=None, columns=2, symbolType="stroke", symbolOpacity=1, symbolSize=300
+        orient="top",
+        title=None,
+        columns=2,
+        symbolType="stroke",
+        symbolOpacity=1,
+        symbolSize=300,
+        labelLimit=300,
     )
     colour = alt.Color("role:N", scale=make_range([*looks], lambda name: looks[name][0]))
     dash = alt.StrokeDash("role:N", scale=make_range([*looks], lambda name: looks[name][1]))

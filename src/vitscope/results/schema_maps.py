@@ -62,7 +62,7 @@ class JudgedImage:
 class JudgeReference:
     """The images that the judged ones were compared with."""
 
-    # "the whole set", of which a shard judges a part; or "given"
+    # "the judged images", those of all shards; or "given"
     source: str
     num_images: int
     digest: str = ""  # of their identities, in order

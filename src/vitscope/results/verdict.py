@@ -278,7 +278,7 @@ def judge_alone(shares: Mapping[str, float], remedy: str) -> ImageVerdict:
         text = f"patches together carry 100 % of this output: {_read_share(100)[1]}"
         basis = "patches and the bias are the only sources of this output"
         return ImageVerdict("most", 1.0, None, text, basis)
-    text = f"cannot tell without a reference: {remedy}"
+    text = f"cannot tell what attention leaves out without a reference: {remedy}"
     basis = "no reference: raw numbers also count what is the same for every image"
     return ImageVerdict("cannot tell", math.nan, None, text, basis)
 

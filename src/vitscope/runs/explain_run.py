@@ -225,10 +225,10 @@ class ExplainRun:
         return ImageBatch([index], [image_id(data)], placed), np.asarray(shown), preprocessing
 
     def _frame(self, size: tuple[int, int]) -> Preprocessing:
-        height, width = self._preprocessing.size
-        # Means require the same preprocessing.
+        # Means and judgements require the same preprocessing.
+        compared = self._reference is not None or self._judgement is not None
         given = self._preprocessing.pipeline == "given"
-        if self._reference is not None or height != width or given:
+        if compared or given or isinstance(self._run.config.size, tuple):
             return self._preprocessing
         whole = fit_whole(size, self._preprocessing, self._vit.info.patch_size)
         try:

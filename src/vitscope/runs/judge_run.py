@@ -12,7 +12,7 @@ from vitscope.config import JudgeConfig
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.files.workspace import Plan, Workspace
 from vitscope.images.image_set import ImageSet
-from vitscope.maps.chosen_target import TargetLike, choose_target, is_comparable
+from vitscope.maps.chosen_target import ChosenTarget, TargetLike, choose_target, is_comparable
 from vitscope.maps.judgement import check_names
 from vitscope.maps.method import MapInput, MapMethod
 from vitscope.maps.references import References, make_references
@@ -83,8 +83,7 @@ class JudgeRun:
         vit = vit if vit.weights_hash else vit.hashed()  # for all its runs
         self._target = choose_target(vit, target, images.preprocessing, has_references=True)
         self._has_known_target = is_comparable(target)
-        self._methods, self._left_out = _choose_methods(self._target.vit, config.maps)
-        check_maps(self._methods, self._target, has_references=True)
+        self._methods, self._left_out = _choose_methods(self._target, config.maps)
         # A model that averages its tokens has no row to choose.
         self._layer = (
             vit.select_layer(config.layer) if vit.blocks or config.layer is not None else None
@@ -183,10 +182,11 @@ class JudgeRun:
         references = make_references(self._target.vit, read())
         if references.num_images < 2:
             raise UsageError(
-                "maps are judged against other images: expected at least two, or references"
+                f"maps are judged against other images, and there are {references.num_images}: "
+                "judge two or more, or give references"
             )
         return references, JudgeReference(
-            source="given" if self._given else "the whole set",
+            source="given" if self._given else "the judged images",
             num_images=references.num_images,
             digest=digest.hexdigest(),
         )
@@ -229,9 +229,9 @@ class JudgeRun:
 
 
 def _choose_methods(
-    vit: ViTAdapter, asked: Sequence[str] | None
+    target: ChosenTarget, asked: Sequence[str] | None
 ) -> tuple[list[MapMethod], list[str]]:
-    # What was not asked for by name and does not exist for the model is left out, with a note.
+    # What was not asked for and cannot be made of the model and target is left out, with a note.
     if isinstance(asked, str):
         raise UsageError(f"maps was given as {asked!r}: expected names, such as [{asked!r}]")
     check_names(asked or ())
@@ -239,9 +239,8 @@ def _choose_methods(
     methods, left_out = [], []
     for method in map(find_method, names):
         try:
-            if method.check is not None:
-                method.check(vit)
-        except UnsupportedModelError as error:
+            check_maps([method], target, has_references=True)
+        except (UnsupportedModelError, UsageError) as error:
             if method.name in (asked or ()):
                 raise
             left_out.append(f"{method.name} is left out: {error}")

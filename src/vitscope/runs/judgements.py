@@ -44,8 +44,8 @@ def read_judgement(
     if sizes[0] != sizes[1]:
         found, asked = ("{} x {} px".format(*size) for size in sizes)
         raise UsageError(
-            f"the judgement {folder} was made at {found}, the images are prepared at {asked}: use "
-            "the same size"
+            f"the judgement {folder} was made at {found}, the images are prepared at {asked}: set "
+            f"size {'x'.join(map(str, sizes[0]))}"
         )
     if target is None and is_named(summary.target):
         target = summary.target

@@ -106,7 +106,7 @@ def _check_fits(
         if found != value:
             raise UsageError(
                 f"the reference {which} was audited with {setting} {found}, the images are "
-                f"prepared with {value}: use the same"
+                f"prepared with {value}: give an audit with the same {setting}"
             )
 
 
@@ -196,7 +196,7 @@ def _check_behaviour(which: str, behaviour_hash: str, model_id: str, wanted: Wan
 def advise(info: ModelInfo, layer: int, last_layer: int, config: RunConfig) -> str:
     """Advice for a run without a reference."""
     if info.source == ModelInfo.source:
-        return "audit images with this model and give the result as the reference"
+        return "audit 100 or more images with this model and give the result as reference"
     words = ["vitscope", "audit", "IMAGES", "--model", shlex.quote(info.id)]
     if layer != last_layer:
         words += ["--layers", str(layer)]
@@ -205,4 +205,5 @@ def advise(info: ModelInfo, layer: int, last_layer: int, config: RunConfig) -> s
         words += ["--size", str(height) if height == width else f"{height}x{width}"]
     if config.draft:
         words.append("--draft")
-    return f"run `{' '.join([*words, '--out', 'DIR'])}` and give it as the reference"
+    told = " ".join([*words, "--out", "DIR"])
+    return f"run `{told}` on 100 images or more, and set reference to DIR"

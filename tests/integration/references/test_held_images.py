@@ -106,8 +106,8 @@ def test_without_a_reference_nothing_is_judged(one, config, layer, command):
     assert verdict.status == "cannot tell"
     assert math.isnan(verdict.share)
     assert verdict.text == (
-        f"cannot tell without a reference: run `vitscope audit IMAGES {command}` and give it "
-        "as the reference"
+        f"cannot tell what attention leaves out without a reference: run `vitscope audit IMAGES "
+        f"{command}` on 100 images or more, and set reference to DIR"
     )
     assert "raw" in verdict.basis
     assert entry.numbers.centred_share == {}
@@ -117,8 +117,8 @@ def test_without_a_reference_nothing_is_judged(one, config, layer, command):
 def test_a_wrapped_model_is_told_no_command_that_cannot_work(one):
     (entry,) = explain(tiny_vit(), one).summary.images
     assert entry.verdict.text == (
-        "cannot tell without a reference: audit images with this model and give the result as "
-        "the reference"
+        "cannot tell what attention leaves out without a reference: audit 100 or more images with "
+        "this model and give the result as reference"
     )
 
 
@@ -159,7 +159,7 @@ def test_the_command_that_the_verdict_names_works_as_it_stands(command, photos, 
     assert "most of it" not in out
     assert "part of" not in out
     # On one line, whatever the terminal's width: it is there to be copied.
-    (line,) = [line for line in out.splitlines() if line.startswith("cannot tell without a refer")]
+    (line,) = [line for line in out.splitlines() if line.startswith("cannot tell what attention")]
     advised = shlex.split(line.split("`")[1].replace("IMAGES", str(photos)))
     assert advised[0] == "vitscope"
     audits = tmp_path / "audits"
@@ -218,13 +218,13 @@ def test_a_figure_shows_one_account(one, audited):
     assert f"patches {100 * numbers.share['patches']:.1f} %".replace("-", "−") in words
     assert "raw: % of the whole output r" in words
     assert "raw: cos(c_patches, t)" in words
-    assert "Cannot tell without a reference" in words
+    assert "Cannot tell what attention leaves out without a reference" in words
     assert not any(claim in words for claim in ("patches together", "mean r,", "leaves little out"))
 
 
 def test_a_notebook_shows_raw_numbers_as_raw(one, audited):
     alone = explain(named_vit(), one)._repr_html_()
-    assert "cannot tell without a reference" in alone
+    assert "cannot tell what attention leaves out without a reference" in alone
     assert "raw shares of the whole output: patches" in alone
     assert "raw" not in explain(named_vit(), one, reference=audited)._repr_html_()
 

@@ -87,7 +87,7 @@ def test_a_shard_is_compared_with_all_images(shards):
     assert [one.summary.data.num_images for one in shards] == [1, 2, 2]
     for one in shards:
         assert one.summary.reference.num_images == NUM_IMAGES
-        assert one.summary.reference.source == "the whole set"
+        assert one.summary.reference.source == "the judged images"
 
 
 def test_an_image_counts_once(shards, whole, folder):
