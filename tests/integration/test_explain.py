@@ -164,8 +164,9 @@ def test_the_shorter_side_gets_the_size_asked_for(shaped):
     # 90 x 40 px at a height of 48: 108 px, 13.5 patches.
     (entry,) = explain(tiny_vit(), wide, RunConfig(size=48)).summary.images
     assert entry.input_size == (48, 112)
-    (entry,) = explain(tiny_vit(), wide, RunConfig(size=(24, 40))).summary.images
-    assert (entry.input_size, entry.framing) == ((24, 40), "cropped")
+    for size in ((24, 40), (48, 48)):
+        (entry,) = explain(tiny_vit(), wide, RunConfig(size=size)).summary.images
+        assert (entry.input_size, entry.framing) == (size, "cropped")
     with pytest.raises(UsageError, match="does not fit the patch size"):
         explain(tiny_vit(), wide, RunConfig(size=30))
 

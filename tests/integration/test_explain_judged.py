@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 
 from audits import read_strictly, tiny_vit
 from images import write_images
@@ -47,6 +48,15 @@ def decided(judged, tmp_path):
 
 def words_of(figure):
     return " ".join(" ".join(text.get_text() for text in figure.texts).split())
+
+
+def test_an_image_is_cropped_as_the_judged_ones_were(judged, folder, tmp_path):
+    (first, *_) = sorted(folder.iterdir())
+    with Image.open(first) as image:
+        image.resize((120, 40)).save(tmp_path / "wide.png")
+    alone = explain(tiny_vit(), tmp_path / "wide.png", **SMALL)
+    beside = explain(tiny_vit(), tmp_path / "wide.png", judged=judged, references=folder, **SMALL)
+    assert [found.summary.images[0].framing for found in (alone, beside)] == ["whole", "cropped"]
 
 
 def test_the_best_judged_map_is_drawn_beside_attention(folder, decided):
