@@ -224,7 +224,7 @@ def test_maps_that_do_not_exist_are_left_out_unless_asked_for(folder):
         ({"target": "beauty"}, "no target is called 'beauty'"),
         ({"renormalize": True}, "no effect"),
         ({"layer": 7}, "layer 7"),
-        ({"limit": 1}, "at least two"),
+        ({"limit": 1}, "judge two or more"),
         ({"maps": ["random"]}, "always judged"),
         ({"target": torch.zeros(32)}, "vector of zeros"),
         ({"target": "cosine", "maps": ["chefer"]}, "follows the gradient"),
