@@ -51,7 +51,7 @@ def test_every_chart_is_drawn_and_says_what_it_is(visit, report):
 
 
 def test_what_is_hostile_is_shown_and_not_run(visit, report, images):
-    page = visit(report).page
+    page = visit(report, wait=False).page
     model = page.locator("#gallery-model option", has_text="</script>").get_attribute("value")
     page.locator("#gallery-model").select_option(value=model)
     expected = {printable_path(Path(path.name)) for path in images.iterdir()}
@@ -69,7 +69,7 @@ def test_what_is_hostile_is_shown_and_not_run(visit, report, images):
 
 
 def test_images_are_sorted_by_any_number_both_ways(visit, report, results):
-    page = visit(report).page
+    page = visit(report, wait=False).page
     page.locator("#gallery-model").select_option(label="tiny/dinov2_reg")
     for number in (SHARE, "patch_share", "covariate_entropy"):
         expected = numbers_by_name(AuditResult.load(results / "registers"), number)
@@ -82,7 +82,7 @@ def test_images_are_sorted_by_any_number_both_ways(visit, report, results):
 
 
 def test_images_are_filtered_by_number_and_name(visit, report, results):
-    page = visit(report).page
+    page = visit(report, wait=False).page
     page.locator("#gallery-model").select_option(label="tiny/dinov2_reg")
     numbers = numbers_by_name(AuditResult.load(results / "registers"), SHARE)
     page.locator("#gallery-filter").select_option(value=SHARE)
@@ -101,7 +101,7 @@ def test_images_are_filtered_by_number_and_name(visit, report, results):
 
 
 def test_the_slider_mixes_maps_with_images(visit, report):
-    page = visit(report).page
+    page = visit(report, wait=False).page
     names_of(page)
     canvas = page.locator(".card canvas").first
     page.locator("#gallery-mix").fill("0")
@@ -116,7 +116,7 @@ def test_the_slider_mixes_maps_with_images(visit, report):
 def test_maps_are_painted_as_they_were_measured(visit, report, results):
     """The brightest patch on the canvas is the one with the most attention."""
     gallery = AuditResult.load(results / "registers").gallery
-    page = visit(report).page
+    page = visit(report, wait=False).page
     page.locator("#gallery-model").select_option(label="tiny/dinov2_reg")
     page.locator("#gallery-sort").select_option(value=SHARE)
     names_of(page)
@@ -132,7 +132,7 @@ def test_maps_are_painted_as_they_were_measured(visit, report, results):
 
 def test_the_large_view_tells_what_a_patch_holds(visit, report, results):
     gallery = AuditResult.load(results / "registers").gallery
-    page = visit(report).page
+    page = visit(report, wait=False).page
     page.locator("#gallery-model").select_option(label="tiny/dinov2_reg")
     names_of(page)
     name = page.locator(".card .card-name").first.text_content()
