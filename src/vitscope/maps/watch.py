@@ -162,9 +162,11 @@ class _Watch(TorchFunctionMode):
             self._keep(_weigh_later(*args, **named))
         elif function in SOFTMAXES:
             output._is_attention = output.ndim == 4
-        elif function in MATMULS and getattr(first := args[0], "_is_attention", False):
-            mean = first.mean(dim=1)
-            self._keep(lambda: mean)
+        elif function in MATMULS:
+            first = args[0] if args else named["input"]
+            if getattr(first, "_is_attention", False):
+                mean = first.mean(dim=1)
+                self._keep(lambda: mean)
         return output
 
     def _keep(self, weigh: Callable[[], Weights]) -> None:
