@@ -26,10 +26,7 @@ from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts
 from vitscope.models.info import ModelInfo, count_parameters
 from vitscope.models.parts import (
-    check_packed_attention,
-    finish_prenorm,
-    make_packed_heads,
-    make_packed_tail,
+    make_packed_block,
     require,
 )
 from vitscope.weights.catalogue import describe_near_matches
@@ -171,22 +168,7 @@ def _make_block(block: Any, name: str) -> BlockParts:
     require(
         type(block.ls_1) in {LayerScale, nn.Identity}, name, f"a scale {type(block.ls_1).__name__}"
     )
-    attention = check_packed_attention(block.attn, name)
-    make_heads = partial(make_packed_heads, attention)
-    return BlockParts(
-        block=block,
-        attention=attention,
-        taps={},
-        make_heads=make_heads,
-        # Packed heads are always computed from the call.
-        project_heads=make_heads,
-        scale=float(attention.head_dim) ** -0.5,
-        tail=make_packed_tail(attention, getattr(block.ls_1, "gamma", None)),
-        branch=block.ls_1,
-        attention_norm=block.ln_1,
-        mlp_norm=block.ln_2,
-        finish=partial(finish_prenorm, block.ln_2, block.mlp, block.ls_2),
-    )
+    return make_packed_block(block, block.attn, name, branch=block.ls_1, mlp_scale=block.ls_2)
 
 
 def _adapt_timm_tower(tower: Any, name: str, preprocessing: Preprocessing | None) -> ViTAdapter:

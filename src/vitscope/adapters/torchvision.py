@@ -25,10 +25,7 @@ from vitscope.models.blocks import BlockParts
 from vitscope.models.classifier import Classifier
 from vitscope.models.info import ModelInfo, count_parameters
 from vitscope.models.parts import (
-    check_packed_attention,
-    finish_prenorm,
-    make_packed_heads,
-    make_packed_tail,
+    make_packed_block,
     require,
 )
 
@@ -74,21 +71,8 @@ def _make_block(block: Any, name: str) -> BlockParts:
     unknown = {part for part, _ in block.named_children()} - _BLOCK_PARTS
     require(not unknown, name, f"blocks with {', '.join(sorted(unknown))}")
     require(type(block.mlp) is MLPBlock, name, f"an MLP {type(block.mlp).__name__}")
-    attention = check_packed_attention(block.self_attention, name)
-    make_heads = partial(make_packed_heads, attention)
-    return BlockParts(
-        block=block,
-        attention=attention,
-        taps={},
-        make_heads=make_heads,
-        # Packed heads are always computed from the call.
-        project_heads=make_heads,
-        scale=float(attention.head_dim) ** -0.5,
-        tail=make_packed_tail(attention, None),
-        branch=attention,
-        attention_norm=block.ln_1,
-        mlp_norm=block.ln_2,
-        finish=partial(finish_prenorm, block.ln_2, block.mlp, None),
+    return make_packed_block(
+        block, block.self_attention, name, branch=block.self_attention, mlp_scale=None
     )
 
 

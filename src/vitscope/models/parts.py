@@ -146,3 +146,25 @@ def make_packed_tail(
     return AttentionTail(
         weight=attention.out_proj.weight, bias=attention.out_proj.bias, scale=scale
     )
+
+
+def make_packed_block(
+    block: Any, attention: nn.Module, owner: str, *, branch: nn.Module, mlp_scale: Any
+) -> BlockParts:
+    """Pre-norm block around `nn.MultiheadAttention`; `branch` is what its attention adds."""
+    packed = check_packed_attention(attention, owner)
+    make_heads = partial(make_packed_heads, packed)
+    return BlockParts(
+        block=block,
+        attention=packed,
+        taps={},
+        make_heads=make_heads,
+        # Packed heads are always computed from the call.
+        project_heads=make_heads,
+        scale=float(packed.head_dim) ** -0.5,
+        tail=make_packed_tail(packed, getattr(branch, "gamma", None)),
+        branch=branch,
+        attention_norm=block.ln_1,
+        mlp_norm=block.ln_2,
+        finish=partial(finish_prenorm, block.ln_2, block.mlp, mlp_scale),
+    )
