@@ -277,20 +277,35 @@ class CaughtFunctions(TorchFunctionMode):
         attn_mask: Tensor | None = None,
         **_: Any,
     ) -> tuple[Tensor, None]:
-        # nn.MultiheadAttention, whose inner attention torch does not show to a mode. Adapters
-        # refuse everything but its packed form.
-        _, num_heads, in_proj_weight, in_proj_bias, _, _, _, _, out_weight, out_bias = args[:10]
-        biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
-        weights = in_proj_weight.chunk(3)
-        heads = [
-            functional.linear(tokens, weight, bias)
-            .view(*tokens.shape[:2], num_heads, -1)
-            .permute(1, 2, 0, 3)
-            for tokens, weight, bias in zip((query, key, value), weights, biases, strict=True)
-        ]
-        read = self._catch_attention(heads[0], heads[1], heads[2], attn_mask)
-        joined = read.permute(2, 0, 1, 3).flatten(2)
-        return functional.linear(joined, out_weight, out_bias), None
+        heads, join = split_packed(query, key, value, *args)
+        return join(self._catch_attention(*heads, attn_mask)), None
+
+
+def split_packed(
+    query: Float[Tensor, "query batch dim"],
+    key: Float[Tensor, "key batch dim"],
+    value: Float[Tensor, "key batch dim"],
+    *args: Any,
+) -> tuple[tuple[Tensor, Tensor, Tensor], Callable[[Tensor], Tensor]]:
+    """Queries, keys and values of `multi_head_attention_forward` in heads, and how to join them.
+
+    torch does not show the inner attention of `nn.MultiheadAttention` to a mode. Adapters refuse
+    everything but its packed form.
+    """
+    _, num_heads, in_proj_weight, in_proj_bias, _, _, _, _, out_weight, out_bias = args[:10]
+    biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
+    weights = in_proj_weight.chunk(3)
+    queries, keys, values = (
+        functional.linear(tokens, weight, bias)
+        .view(*tokens.shape[:2], num_heads, -1)
+        .permute(1, 2, 0, 3)
+        for tokens, weight, bias in zip((query, key, value), weights, biases, strict=True)
+    )
+
+    def join(read: Tensor) -> Tensor:
+        return functional.linear(read.permute(2, 0, 1, 3).flatten(2), out_weight, out_bias)
+
+    return (queries, keys, values), join
 
 
 class FusedAttention(NamedTuple):

@@ -15,7 +15,7 @@ from vitscope.layout import TokenLayout
 from vitscope.maps.functions import CaughtFunctions
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.running import HALF_PRECISIONS, OwnHook, one_forward
-from vitscope.models.stream import take_input, take_stream
+from vitscope.models.stream import replace_input, take_input, take_stream
 
 Tokens = Float[Tensor, "batch token dim"]
 Kept = Int[Tensor, "batch kept"]
@@ -168,21 +168,16 @@ class _PassRecorder:
     def _enter(
         self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        given = take_input(args, kwargs)
-        stream = take_stream(given)
+        stream = take_stream(take_input(args, kwargs))
         if index == 0:
             stream = self._start(stream)
         if self._functions is not None:
             self._functions.block = index
         self._streams.append(stream)
-        # DINOv3 of torch.hub hands a list of streams from block to block.
-        first = type(given)((stream, *given[1:])) if isinstance(given, tuple | list) else stream
-        if args:
-            args = (first, *map(self._keep_positions, args[1:]))
-            return args, {name: self._keep_positions(value) for name, value in kwargs.items()}
-        name, *others = kwargs
-        kept = {other: self._keep_positions(kwargs[other]) for other in others}
-        return (), {name: first, **kept}
+        args, kwargs = replace_input(args, kwargs, stream)
+        others = list(kwargs)[0 if args else 1 :]
+        args = (*args[:1], *map(self._keep_positions, args[1:]))
+        return args, kwargs | {name: self._keep_positions(kwargs[name]) for name in others}
 
     def _start(self, stream: Tokens) -> Float[Tensor, "batch left dim"]:
         tokens = (stream if self._tokens is None else self._tokens).detach()

@@ -46,6 +46,7 @@ class ViTAdapter:
         classifier: The model with its own classifier; None if it came without one.
         weights_hash: Digest of the weights if `hashed` has computed it; otherwise every run
             computes its own.
+        edits: What changes the module while a context lasts (`vitscope.remedies`), in words.
         autocast: Whether the module currently runs under autocast; shared by all adapters of the
             module.
     """
@@ -61,6 +62,7 @@ class ViTAdapter:
     position_biases: tuple[nn.Module, ...] = ()
     classifier: Classifier | None = None
     weights_hash: str | None = None
+    edits: tuple[str, ...] = ()
     autocast: Autocast = field(default_factory=Autocast, repr=False)
 
     def __repr__(self) -> str:
@@ -109,7 +111,7 @@ class ViTAdapter:
         Returns:
             A reentrant context: the same thread may enter it several times.
         """
-        return undisturbed(self.module)
+        return undisturbed(self.module, self.edits)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "ViTAdapter":
         """Move and cast the model permanently, in place, with its classifier.

@@ -20,6 +20,7 @@ from vitscope.models.descriptions import (
     hash_tensor,
     is_library,
 )
+from vitscope.models.edits import EditHook
 from vitscope.models.running import OwnHook, find_plain_forward, list_computed
 
 _IDLE = ("Identity", "Drop")
@@ -95,6 +96,9 @@ class _Description:
 
     def add_hooks(self, name: str, kind: str, hooks: Iterable[Callable[..., Any]]) -> None:
         for hook in hooks:
+            if isinstance(hook, EditHook):
+                self.lines.append(f"{name} edit {hook.edit}")
+                continue
             records = getattr(hook, "__module__", None) == _RECORDS
             if not (records or isinstance(hook, OwnHook)):
                 self._add(name, f"forward {kind}", partial(_describe_hook, hook))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscope.errors import UsageError
+from vitscope.models.edits import check_edits
 
 _owners: dict[int, int] = {}
 """The thread that runs a module or weight, by its `id`; that thread keeps the object alive."""
@@ -23,12 +24,16 @@ HALF_PRECISIONS = (torch.bfloat16, torch.float16)
 
 
 @contextmanager
-def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Hold a model exclusively and ready to run; reentrant for the same thread."""
+def undisturbed(module: nn.Module, edits: tuple[str, ...] = ()) -> Iterator[None]:
+    """Hold a model exclusively and ready to run; reentrant for the same thread.
+
+    `edits` are those that the caller knows to be applied.
+    """
     modules = list(module.modules())
     weights = [tensor for part in modules for tensor in list_tensors(part)]
     with _held([*modules, *weights]), ExitStack() as stack:
         check_whole(module)
+        check_edits(modules, edits)
         stack.enter_context(_as_written(modules))
         if torch.is_inference_mode_enabled():  # in which no gradient can be asked for
             stack.enter_context(torch.inference_mode(False))

@@ -29,6 +29,25 @@ def take_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()))
 
 
+def replace_input(
+    args: tuple[Any, ...], kwargs: dict[str, Any], stream: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A block's arguments with another residual stream."""
+    given = take_input(args, kwargs)
+    # DINOv3 of torch.hub hands a list of streams from block to block.
+    first = type(given)((stream, *given[1:])) if isinstance(given, tuple | list) else stream
+    if args:
+        return (first, *args[1:]), kwargs
+    return (), kwargs | {next(iter(kwargs)): first}
+
+
+def replace_output(output: Any, stream: Tensor) -> Any:
+    """A block's output with another residual stream."""
+    if isinstance(output, tuple | list):
+        return type(output)((stream, *output[1:]))
+    return stream
+
+
 def compute_norms(tokens: Tensor) -> Tensor:
     """Norm of each token, in at least float32."""
     dtype = torch.float64 if tokens.dtype == torch.float64 else torch.float32

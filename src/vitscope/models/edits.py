@@ -1,0 +1,46 @@
+"""Edits of a model that last as long as a context, and how they are known from other hooks."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from vitscope.errors import UsageError
+
+
+@dataclass(frozen=True, eq=False)
+class EditHook:
+    """A hook that changes what a model computes.
+
+    Attributes:
+        edit: The edit that it is part of, in words that tell edits apart.
+        hook: What it does.
+    """
+
+    edit: str
+    hook: Callable[..., Any]
+
+    def __call__(self, *given: Any) -> Any:
+        """Call the hook."""
+        return self.hook(*given)
+
+
+def check_edits(modules: Iterable[nn.Module], expected: tuple[str, ...]) -> None:
+    """Refuse to run a model under edits that its adapter does not know of, or without its own."""
+    found = {
+        hook.edit
+        for module in modules
+        for hooks in (module._forward_pre_hooks, module._forward_hooks)
+        for hook in hooks.values()
+        if isinstance(hook, EditHook)
+    }
+    if unknown := sorted(found.difference(expected)):
+        raise UsageError(
+            f"the model is being edited ({unknown[0]}): use the adapter that `applied` gave, or "
+            "leave its context first"
+        )
+    if missing := [edit for edit in expected if edit not in found]:
+        raise UsageError(
+            f"the edit {missing[0]} has ended: use its adapter inside the context of `applied`"
+        )

@@ -1,0 +1,1 @@
+"""Remedies: edits of a model that end with a context, and what they change."""

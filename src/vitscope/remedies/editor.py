@@ -1,0 +1,419 @@
+"""Editing a model: hooks on its blocks while a context lasts, and the same edits in its adapter.
+
+The adapter of the edited model reads the module's own tensors, so its ledgers balance only if the
+hooks and the adapter's account agree.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from hashlib import blake2b
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.layout import TokenLayout
+from vitscope.maps.passes import find_patches
+from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction
+from vitscope.models.edits import EditHook
+from vitscope.models.stream import replace_input, replace_output, take_input, take_stream
+from vitscope.remedies.attention import HiddenTokens, Hiding
+
+Tokens = Float[Tensor, "batch token dim"]
+Places = Bool[Tensor, "batch token"]
+"""Which tokens of each image."""
+
+_PRENORMS = ("norm_pre", "ln_pre", "pre_layrnorm")
+"""Norms before the first block, by the names of timm, open_clip and transformers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Running:
+    """The images that an edited model is running on.
+
+    Attributes:
+        layout: Which token is what, inserted tokens included.
+        pixels: The images.
+    """
+
+    layout: TokenLayout
+    pixels: Pixels
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """A number of each image, made of its pixels alone: the same in any batch."""
+        images = self.pixels.detach().float().cpu().contiguous().numpy()
+        digests = (blake2b(image.tobytes(), digest_size=7).digest() for image in images)
+        return tuple(int.from_bytes(digest, "big") for digest in digests)
+
+    def find_patches(self, tokens: Tokens) -> range:
+        """Positions of the patches in a residual stream."""
+        return find_patches(self.layout, tokens.shape[1])
+
+    def find_group(self, group: str, tokens: Tokens) -> Places:
+        """Places of a group of tokens, the same in every image."""
+        shift = self.find_patches(tokens).start - self.layout.groups["patches"].start
+        places = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        for position in self.layout.groups[group]:
+            places[:, position + shift] = True
+        return places
+
+
+TokenEdit = Callable[[Tokens, Running], Tokens]
+PlaceFinder = Callable[[Tokens, Running], Places]
+RowEdit = Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]]
+
+
+class _State:
+    """What the hooks and the adapter of an edited model share."""
+
+    def __init__(self) -> None:
+        self.running: Running | None = None
+        self.hidden = HiddenTokens()
+
+    @property
+    def now(self) -> Running:
+        if self.running is None:
+            raise UsageError(
+                "the edited model was run directly: run it through the adapter that `applied` gave"
+            )
+        return self.running
+
+
+class Editor:
+    """Collects the edits of one model, then applies them."""
+
+    def __init__(self, vit: ViTAdapter, edit: str) -> None:
+        """Start without edits; `edit` says in words what they will be."""
+        self.vit = vit
+        self._edit = edit
+        self._state = _State()
+        self._blocks: dict[int, BlockParts] = dict(vit.blocks)
+        self._num_inserted = 0
+        self._hooks: list[tuple[nn.Module, Literal["input", "output"], Callable[..., Any]]] = []
+
+    def select_layers(self, layers: Literal["last", "all"] | tuple[int, ...]) -> tuple[int, ...]:
+        """Indices of the encoder blocks that are chosen."""
+        depth = len(self.vit.encoder_blocks)
+        if layers == "all":
+            return tuple(range(depth))
+        chosen = (depth - 1,) if layers == "last" else tuple(layers)
+        for layer in chosen:
+            if not 0 <= layer < depth:
+                raise UsageError(
+                    f"{self.vit.info.id} has no block {layer}: choose from 0 to {depth - 1}"
+                )
+        return chosen
+
+    def insert_registers(self, count: int) -> None:
+        """Insert tokens of zeros after the registers, or before the patches without any."""
+        vit = self.vit
+        if vit.position_biases:
+            raise UnsupportedModelError(
+                f"{vit.info.id} adds position biases to all pairs of tokens, and a new token has "
+                "none: no registers can be inserted"
+            )
+        if vit.info.global_feature == "average":
+            raise UnsupportedModelError(
+                f"the global feature of {vit.info.id} is an average of its tokens, which would "
+                "change with new tokens: no registers can be inserted"
+            )
+        self._num_inserted += count
+        encoder, state = vit.encoder_blocks, self._state
+        insert = partial(_insert, count, _find_prenorm(vit.module))
+        self._hooks.append((encoder[0], "input", partial(_edit_input, state, insert)))
+        if vit.info.global_feature != "cls":  # a pooling head reads the model's own tokens
+            remove = partial(_remove, count)
+            self._hooks.append((encoder[-1], "output", partial(_edit_output, state, remove)))
+
+    def edit_stream(self, layer: int, function: TokenEdit) -> None:
+        """Edit the residual stream at the input of a block."""
+        block = self.vit.encoder_blocks[layer]
+        self._hooks.append((block, "input", partial(_edit_input, self._state, function)))
+
+    def edit_neurons(self, layer: int, function: TokenEdit) -> None:
+        """Edit the neurons of a block's MLP: the input of its last linear layer."""
+        linear = find_neurons(self.vit, layer)
+        self._hooks.append((linear, "input", partial(_edit_neurons, self._state, function)))
+
+    def edit_skip(self, layer: int, function: RowEdit) -> None:
+        """Edit the row that the attention branch is added to, for [CLS] alone."""
+        parts = self._take_parts(layer)
+        kept: dict[str, Tensor] = {}
+        if parts.branch_scale is not None and not bool(parts.branch_scale.all()):
+            raise UnsupportedModelError(
+                f"a layer scale in block {layer} of {self.vit.info.id} is 0: its skip connection "
+                "cannot be edited through the attention branch"
+            )
+        keep = partial(_keep_skip, kept)
+        change = partial(_change_branch, kept, function, parts.branch_scale, self._state)
+        self._hooks += [(parts.block, "input", keep), (parts.branch, "output", change)]
+        self._blocks[layer] = replace(parts, edit_skip=function)
+
+    def hide_tokens(self, layer: int, find: PlaceFinder, hiding: Hiding) -> None:
+        """Hide tokens from the attention of a block."""
+        if hiding.rows == "cls":
+            self.require_cls()
+        block, hidden = self.vit.encoder_blocks[layer], self._state.hidden
+        self._hooks.append((block, "input", partial(_find_hidden, self._state, layer, find)))
+        self._hooks.append((block, "output", partial(_leave, hidden)))
+        hidden.by_layer[layer] = hiding
+        if layer in self._blocks:
+            parts = self._blocks[layer]
+            project = parts.project_heads
+            self._blocks[layer] = replace(
+                parts,
+                make_heads=partial(_hide_heads, hidden, layer, parts.make_heads),
+                project_heads=project and partial(_hide_heads, hidden, layer, project),
+            )
+
+    def require_cls(self) -> None:
+        """Refuse a model without a [CLS] token."""
+        if self.vit.info.global_feature != "cls":
+            raise UnsupportedModelError(
+                f"the global feature of {self.vit.info.id} is by {self.vit.info.global_feature}: "
+                "this edit is one of the [CLS] row; choose a model with a [CLS] token"
+            )
+
+    @contextmanager
+    def applied(self) -> Iterator[ViTAdapter]:
+        """Edit the model for the duration of the context.
+
+        Yields:
+            The adapter of the edited model, over the same module.
+        """
+        vit, inserted = self.vit, self._num_inserted
+        with vit.undisturbed(), ExitStack() as stack:
+            if inserted:
+                stack.enter_context(_prefix_raised(vit, inserted))
+            # An edit without hooks still has a name by which the module is known to be edited.
+            hooks = self._hooks or [(vit.module, "input", _change_nothing)]
+            for module, where, function in hooks:
+                hook = EditHook(self._edit, function)
+                if where == "input":
+                    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+                else:
+                    handle = module.register_forward_hook(hook)
+                stack.callback(handle.remove)
+            yield self._adapt()
+
+    def _adapt(self) -> ViTAdapter:
+        vit, state = self.vit, self._state
+        lay_out = vit.make_layout
+        if self._num_inserted and vit.info.global_feature == "cls":
+            lay_out = partial(_lay_out, vit.make_layout, self._num_inserted)
+        run = partial(_run, state, lay_out)
+        classifier = vit.classifier
+        if classifier is not None:
+            pools_inserted = self._num_inserted > 0 and not classifier.reads_feature
+            classifier = (
+                None if pools_inserted else replace(classifier, run=partial(run, classifier.run))
+            )
+        info = replace(
+            vit.info,
+            id=f"{vit.info.id}+{self._edit}",
+            num_registers=vit.info.num_registers + self._num_inserted,
+            notes=(*vit.info.notes, f"edited: {self._edit}"),
+        )
+        return replace(
+            vit,
+            info=info,
+            blocks=self._blocks,
+            make_layout=lay_out,
+            run=partial(run, vit.run),
+            classifier=classifier,
+            edits=(*vit.edits, self._edit),
+        )
+
+    def _take_parts(self, layer: int) -> BlockParts:
+        self.require_cls()
+        return self._blocks[layer]
+
+
+def find_neurons(vit: ViTAdapter, layer: int) -> nn.Linear:
+    """The last linear layer of a block's MLP, whose input are the MLP's neurons."""
+    # In the blocks of all libraries the MLP comes after the attention, and this layer last.
+    linears = [
+        part for part in vit.encoder_blocks[layer].modules() if isinstance(part, nn.Linear)
+    ]
+    if not linears or linears[-1].out_features != vit.info.embed_dim:
+        raise UnsupportedModelError(
+            f"block {layer} of {vit.info.id} does not end in a plain linear layer: its neurons "
+            "cannot be edited; merge adapters and undo quantisation first"
+        )
+    return linears[-1]
+
+
+def _run(
+    state: _State,
+    lay_out: Callable[[int, int], TokenLayout],
+    run: Callable[[Pixels], Tensor],
+    pixels: Pixels,
+) -> Tensor:
+    outer = state.running
+    state.running = Running(lay_out(pixels.shape[-2], pixels.shape[-1]), pixels)
+    try:
+        with state.hidden.applied():
+            return run(pixels)
+    finally:
+        state.running = outer
+
+
+def _lay_out(
+    lay_out: Callable[[int, int], TokenLayout], count: int, height: int, width: int
+) -> TokenLayout:
+    own = lay_out(height, width)
+    at = _find_place(own)
+    groups = {
+        name: range(p.start + count, p.stop + count) if p.start >= at else p
+        for name, p in own.groups.items()
+    }
+    registers = own.groups.get("registers")
+    groups["registers"] = range(at if registers is None else registers.start, at + count)
+    names = [name for name in ("cls", "registers", "distillation", "patches") if name in groups]
+    query = own.query
+    if query is not None and query >= at:
+        query += count
+    return replace(own, groups={name: groups[name] for name in names}, query=query)
+
+
+def _find_place(layout: TokenLayout) -> int:
+    # Rotary positions count from the first patch.
+    registers = layout.groups.get("registers")
+    return layout.groups["patches"].start if registers is None else registers.stop
+
+
+def _insert(
+    count: int, prenorm: nn.Module | None, tokens: Tokens, running: Running
+) -> Float[Tensor, "batch more dim"]:
+    # `running` has the layout with the inserted tokens, except for a pooling head.
+    registers = running.layout.groups.get("registers")
+    pooled = running.layout.query is None
+    if pooled or registers is None:
+        at = running.find_patches(tokens).start
+    else:
+        at = registers.stop - count
+    new = tokens.new_zeros(len(tokens), count, tokens.shape[-1])
+    if prenorm is not None:
+        new = prenorm(new)
+    return torch.cat([tokens[:, :at], new, tokens[:, at:]], dim=1)
+
+
+def _remove(
+    count: int, tokens: Tokens, running: Running
+) -> Float[Tensor, "batch fewer dim"]:
+    start = running.find_patches(tokens).start
+    return torch.cat([tokens[:, : start - count], tokens[:, start:]], dim=1)
+
+
+def _find_prenorm(module: nn.Module) -> nn.Module | None:
+    # CLIP's norm of the embeddings, which a zero vector would also have passed.
+    for name, part in module.named_modules():
+        if name.rpartition(".")[2] in _PRENORMS and not isinstance(part, nn.Identity):
+            return part
+    return None
+
+
+@contextmanager
+def _prefix_raised(vit: ViTAdapter, count: int) -> Iterator[None]:
+    # timm's rotary attention rotates every token after as many as this.
+    parts = [
+        vars(part)
+        for block in vit.encoder_blocks
+        for part in block.modules()
+        if "num_prefix_tokens" in vars(part)
+    ]
+    try:
+        for own in parts:
+            own["num_prefix_tokens"] += count
+        yield
+    finally:
+        for own in parts:
+            own["num_prefix_tokens"] -= count
+
+
+def _edit_input(
+    state: _State,
+    function: TokenEdit,
+    _: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    stream = take_stream(take_input(args, kwargs))
+    return replace_input(args, kwargs, function(stream, state.now))
+
+
+def _edit_output(
+    state: _State, function: TokenEdit, _: nn.Module, __: object, output: object
+) -> Any:
+    return replace_output(output, function(take_stream(output), state.now))
+
+
+def _edit_neurons(
+    state: _State,
+    function: TokenEdit,
+    _: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    neurons = take_input(args, kwargs)
+    if neurons.ndim == 2:  # rows of [CLS], which adapters continue through the MLP
+        return None
+    return replace_input(args, kwargs, function(neurons, state.now))
+
+
+def _keep_skip(
+    kept: dict[str, Tensor], _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    kept["stream"] = take_stream(take_input(args, kwargs))
+
+
+def _change_branch(
+    kept: dict[str, Tensor],
+    function: RowEdit,
+    scale: Float[Tensor, " dim"] | None,
+    state: _State,
+    _: nn.Module,
+    __: object,
+    output: object,
+) -> Any:
+    # x + t becomes skip(x) + t if t becomes t + skip(x) − x.
+    query = state.now.layout.query
+    assert query is not None
+    row = kept.pop("stream")[:, query]
+    change = function(row) - row
+    branch = take_stream(output).clone()
+    branch[:, query] += change if scale is None else change / scale
+    return replace_output(output, branch)
+
+
+def _find_hidden(
+    state: _State,
+    layer: int,
+    find: PlaceFinder,
+    _: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    running = state.now
+    places = find(take_stream(take_input(args, kwargs)), running)
+    state.hidden.enter(layer, places, running.layout.query)
+
+
+def _leave(hidden: HiddenTokens, *_: object) -> None:
+    hidden.leave()
+
+
+def _hide_heads(
+    hidden: HiddenTokens, layer: int, make: HeadsFunction, call: AttentionCall, row: int
+) -> Heads:
+    return hidden.edit_heads(layer, make(call, row))
+
+
+def _change_nothing(*_: object) -> None:
+    return None
