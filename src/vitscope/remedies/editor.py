@@ -238,9 +238,7 @@ class Editor:
 def find_neurons(vit: ViTAdapter, layer: int) -> nn.Linear:
     """The last linear layer of a block's MLP, whose input are the MLP's neurons."""
     # In the blocks of all libraries the MLP comes after the attention, and this layer last.
-    linears = [
-        part for part in vit.encoder_blocks[layer].modules() if isinstance(part, nn.Linear)
-    ]
+    linears = [part for part in vit.encoder_blocks[layer].modules() if isinstance(part, nn.Linear)]
     if not linears or linears[-1].out_features != vit.info.embed_dim:
         raise UnsupportedModelError(
             f"block {layer} of {vit.info.id} does not end in a plain linear layer: its neurons "
@@ -304,19 +302,16 @@ def _insert(
     return torch.cat([tokens[:, :at], new, tokens[:, at:]], dim=1)
 
 
-def _remove(
-    count: int, tokens: Tokens, running: Running
-) -> Float[Tensor, "batch fewer dim"]:
+def _remove(count: int, tokens: Tokens, running: Running) -> Float[Tensor, "batch fewer dim"]:
     start = running.find_patches(tokens).start
     return torch.cat([tokens[:, : start - count], tokens[:, start:]], dim=1)
 
 
 def _find_prenorm(module: nn.Module) -> nn.Module | None:
     # CLIP's norm of the embeddings, which a zero vector would also have passed.
-    for name, part in module.named_modules():
-        if name.rpartition(".")[2] in _PRENORMS and not isinstance(part, nn.Identity):
-            return part
-    return None
+    parts = module.named_modules()
+    named = (part for name, part in parts if name.rpartition(".")[2] in _PRENORMS)
+    return next((part for part in named if not isinstance(part, nn.Identity)), None)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from support_table import AVERAGED_MODELS, TINY_MODELS, tiny_pixels
+from support_table import TINY_MODELS
 from vitscope import wrap_model
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.remedies.attention import Hiding
@@ -13,15 +13,13 @@ from vitscope.testing import check_adapter
 
 def small_pixels(vit):
     """Few patches, where the model takes any size."""
-    height, width = vit.preprocessing.size
-    rows, columns = vit.info.patch_size
-    for size in ((3 * rows, 4 * columns), (height, width)):
-        try:
-            vit.make_layout(*size)
-        except UsageError:
-            continue
-        generator = torch.Generator().manual_seed(0)
-        return torch.randn(2, 3, *size, generator=generator, dtype=torch.float64)
+    size = tuple(side * count for side, count in zip(vit.info.patch_size, (3, 4), strict=True))
+    try:
+        vit.make_layout(*size)
+    except UsageError:
+        size = vit.preprocessing.size
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, 3, *size, generator=generator, dtype=torch.float64)
 
 
 def scale_neurons(tokens, running):

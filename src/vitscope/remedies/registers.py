@@ -1,0 +1,246 @@
+"""Test-time registers: the neurons that write high-norm patches write a new token instead.
+
+Source: Jiang et al., "Vision Transformers Don't Need Trained Registers" (NeurIPS 2025).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitscope.errors import UsageError
+from vitscope.maps.passes import run_blocks
+from vitscope.models.base import ViTAdapter
+from vitscope.models.running import OwnHook
+from vitscope.models.stream import take_input
+from vitscope.remedies.editor import Editor, Places, Running, Tokens, find_neurons
+from vitscope.remedies.remedy import ReadImages, Remedy
+from vitscope.remedies.statistics import (
+    Thresholds,
+    choose_thresholds,
+    find_places,
+    fit_high_norm,
+    require_group,
+)
+
+_IMAGES_AT_ONCE = 4
+"""Images whose neurons are in memory at a time."""
+
+
+class Neuron(NamedTuple):
+    """A neuron of an MLP and how strongly it fires where registers are, or should be."""
+
+    layer: int
+    number: int
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Neurons:
+    """The neurons that were found, the strongest first."""
+
+    found: tuple[Neuron, ...]
+    num_images: int  # images that had such tokens
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that was measured."""
+        yield torch.tensor([neuron[:2] for neuron in self.found], dtype=torch.float64)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TestTimeRegisters(Remedy):
+    r"""Insert registers, and move into them what chosen neurons write to patches.
+
+    In each of their blocks, for every image and neuron k, the new token gets scale · n_k(i*) with
+    i* = argmax_i |n_k(i)| over the patches, and the patches get 0; [CLS] is untouched.
+
+    Attributes:
+        count: Number of new tokens; all get the same values.
+        scale: Factor on the values.
+        top: Number of neurons.
+        depth: Depth whose high-norm patches are explained; by default the one with most of them.
+        highest: Last block whose neurons are considered; by default the one before `depth`.
+        threshold: Least norm of a high-norm patch, in place of the fitted one.
+        compat: "released" takes one value for all neurons of a block, over all tokens, as the
+            published code does.
+        neurons: The neurons that were found.
+
+    Source:
+        Jiang et al. (NeurIPS 2025). Published settings: DINOv2-L depth 23, threshold 150, highest
+        17, top 50; CLIP ViT-B/16 depth 12, threshold 30, highest 5, top 10.
+    """
+
+    __test__ = False  # pytest would collect it
+
+    name: ClassVar[str] = "test-time-registers"
+    count: int = 1
+    scale: float = 1.0
+    top: int = 10
+    depth: int | None = None
+    highest: int | None = None
+    threshold: float | None = None
+    compat: Literal["released"] | None = None
+    neurons: Neurons | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("count", "top"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} was given as {getattr(self, name)}: expected 1 or more")
+
+    def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
+        """Find the neurons: one pass over the images, and one before it if no threshold is given."""
+        depth, threshold = self.depth, self.threshold
+        if depth is None or threshold is None:
+            found = fit_high_norm(vit, read)
+            depths = range(1, len(found)) if depth is None else [depth]
+            fitted = choose_thresholds(vit, found, depths).by_depth
+            depth = max(fitted, key=lambda d: found[d].fraction or 0)
+            threshold = fitted[depth] if threshold is None else threshold
+        highest = depth - 1 if self.highest is None else self.highest
+        neurons = find_register_neurons(
+            vit, read, depth=depth, highest=highest, threshold=threshold, top=self.top
+        )
+        return replace(self, neurons=neurons)
+
+    def edit(self, editor: Editor) -> None:
+        """Insert the tokens and move the neurons' values."""
+        neurons = self.require(self.neurons)
+        editor.insert_registers(self.count)
+        for layer in sorted({neuron.layer for neuron in neurons.found}):
+            indices = tuple(n.number for n in neurons.found if n.layer == layer)
+            editor.edit_neurons(layer, partial(self._move, indices))
+
+    def _move(self, indices: Sequence[int], tokens: Tokens, running: Running) -> Tokens:
+        patches = running.find_patches(tokens)
+        chosen = torch.tensor(indices, device=tokens.device)
+        moved = tokens.clone()
+        if self.compat == "released":
+            everything = tokens[:, :, chosen].flatten(1)
+            largest = everything.abs().argmax(dim=1, keepdim=True)
+            value = everything.gather(1, largest).expand(-1, len(indices))
+        else:
+            of_patches = tokens[:, patches.start : patches.stop, chosen]
+            largest = of_patches.abs().argmax(dim=1, keepdim=True)
+            value = of_patches.gather(1, largest).squeeze(1)
+        moved[:, patches.start : patches.stop, chosen] = 0
+        for place in self._list_new(running, patches):
+            moved[:, place, chosen] = self.scale * value
+        return moved
+
+    def _list_new(self, running: Running, patches: range) -> range:
+        registers = running.layout.groups.get("registers")
+        stop = patches.start
+        if running.layout.query is not None and registers is not None:
+            stop = registers.stop
+        return range(stop - self.count, stop)
+
+
+def find_register_neurons(
+    vit: ViTAdapter,
+    read: ReadImages,
+    *,
+    at: Literal["high_norm", "registers"] = "high_norm",
+    depth: int | None = None,
+    highest: int | None = None,
+    threshold: float | None = None,
+    top: int = 10,
+) -> Neurons:
+    r"""Find the neurons that fire where registers are, in one pass over the images.
+
+    S(ℓ, k) = mean over images with such tokens of mean_{i ∈ O} |n_ℓk(i)|, with O the patches whose
+    norm at `depth` is at least `threshold`, or the model's own registers.
+
+    Args:
+        vit: The model.
+        read: Gives preprocessed images in batches, on the model's device.
+        at: "high_norm" patches, or the "registers" of a model that has them: which neurons write
+            them.
+        depth: Depth of the norms: d is the output of the d-th block.
+        highest: Last block whose neurons are considered; the last of all by default.
+        threshold: Least norm of a high-norm patch.
+        top: Number of neurons to return.
+
+    Returns:
+        The neurons with the highest scores, in descending order.
+
+    Raises:
+        UsageError: If no image has such a token, or a setting is out of range.
+        UnsupportedModelError: If the model has no registers to look at.
+    """
+    last = len(vit.encoder_blocks) - 1
+    highest = last if highest is None else highest
+    if not 0 <= highest <= last:
+        raise UsageError(f"highest was given as {highest}: expected a block from 0 to {last}")
+    thresholds = None
+    if at == "registers":
+        require_group(vit, "registers")
+    elif depth is None or threshold is None or not 0 <= depth <= last + 1:
+        raise UsageError(
+            f"depth was given as {depth} and threshold as {threshold}: expected a depth from 0 to "
+            f"{last + 1} and the least norm of a high-norm patch there"
+        )
+    else:
+        thresholds = Thresholds({depth: threshold})
+    recorder = _NeuronRecorder(vit, highest)
+    scores = torch.zeros(0, dtype=torch.float64)
+    count = 0
+    for pixels in read():
+        for part in torch.split(pixels, _IMAGES_AT_ONCE):
+            outputs = run_blocks(vit, part, watched=recorder.attached()).streams
+            running = Running(vit.make_layout(*part.shape[-2:]), part)
+            stream = outputs[0 if depth is None else depth]
+            places = find_places(at, depth or 0, thresholds, stream, running)
+            found = recorder.score(places)
+            scores = found if not count else scores + found
+            count += int(places.any(dim=1).sum())
+    if not count:
+        raise UsageError(
+            f"no image has a patch with a norm of {threshold} or more at depth {depth} of "
+            f"{vit.info.id}: give a lower threshold, or more images"
+        )
+    best = (scores / count).flatten().sort(descending=True)
+    width = scores.shape[1]
+    return Neurons(
+        tuple(
+            Neuron(int(place) // width, int(place) % width, float(score))
+            for score, place in zip(best.values[:top], best.indices[:top], strict=True)
+        ),
+        count,
+    )
+
+
+class _NeuronRecorder:
+    """Keeps the neurons of the first blocks during one forward."""
+
+    def __init__(self, vit: ViTAdapter, highest: int) -> None:
+        self._linears = [find_neurons(vit, layer) for layer in range(highest + 1)]
+        self._neurons: dict[int, Tensor] = {}
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hook into the MLPs for the duration of the context."""
+        with ExitStack() as stack:
+            for layer, linear in enumerate(self._linears):
+                hook = OwnHook(partial(self._keep, layer))
+                handle = linear.register_forward_pre_hook(hook, with_kwargs=True)
+                stack.callback(handle.remove)
+            yield
+
+    def score(self, places: Places) -> Float[Tensor, "layer neuron"]:
+        """Sum over images of the mean |n| at their places; images without any add 0."""
+        counts = places.sum(dim=1).clamp(min=1)
+        found = []
+        for layer in range(len(self._linears)):
+            sizes = self._neurons.pop(layer).abs() * places.unsqueeze(-1)
+            found.append((sizes.double().sum(dim=1) / counts.unsqueeze(-1)).sum(dim=0).cpu())
+        return torch.stack(found)
+
+    def _keep(
+        self, layer: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self._neurons[layer] = take_input(args, kwargs)

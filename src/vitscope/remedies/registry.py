@@ -1,0 +1,137 @@
+"""All remedies by the names of the command line."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from vitscope.errors import UsageError
+from vitscope.remedies.positions import PositionMean
+from vitscope.remedies.registers import TestTimeRegisters
+from vitscope.remedies.remedy import Remedy
+from vitscope.remedies.skip import Skip
+from vitscope.remedies.tokens import HideTokens, ReplaceTokens
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A remedy that can be asked for by name.
+
+    Attributes:
+        kind: Its class.
+        fixed: Settings that the name stands for.
+        meaning: What it does, in one line.
+    """
+
+    kind: type[Remedy]
+    fixed: Mapping[str, str | bool]
+    meaning: str
+
+
+REMEDIES: Mapping[str, Entry] = {
+    "zero": Entry(ReplaceTokens, {"by": "zero"}, "tokens replaced by 0"),
+    "mean": Entry(ReplaceTokens, {"by": "mean"}, "tokens replaced by their mean over images"),
+    "noise": Entry(ReplaceTokens, {"by": "noise"}, "tokens replaced by their mean plus noise"),
+    "shuffle": Entry(ReplaceTokens, {"by": "shuffle"}, "tokens replaced by those of another image"),
+    "mask": Entry(HideTokens, {"how": "mask"}, "tokens hidden from attention"),
+    "unread": Entry(HideTokens, {"how": "unread"}, "tokens that get attention but are not read"),
+    "interpolate": Entry(
+        ReplaceTokens,
+        {"by": "interpolate", "tokens": "high_norm"},
+        "high-norm patches replaced by the mean of their neighbours",
+    ),
+    "clip": Entry(
+        ReplaceTokens,
+        {"by": "clip", "tokens": "high_norm"},
+        "high-norm patches scaled to the median norm",
+    ),
+    "skip": Entry(Skip, {}, "the skip connection of [CLS] closed, scaled, or replaced by its mean"),
+    "test-time-registers": Entry(
+        TestTimeRegisters, {}, "a new token takes what neurons write to high-norm patches"
+    ),
+    "position-mean": Entry(
+        PositionMean, {}, "the mean of the patches at each place of the grid removed"
+    ),
+}
+"""All remedies by name."""
+
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    tuple: "block numbers such as 0+1",
+}
+
+
+def parse_remedy(text: str) -> Remedy:
+    """Make a remedy of its name and settings.
+
+    Args:
+        text: Such as "mean" or "mask:tokens=cls,layers=0+1": a name of `REMEDIES`, then settings.
+
+    Returns:
+        The remedy, not yet fitted.
+
+    Raises:
+        UsageError: If there is no such remedy or setting, or a value is not one of its.
+    """
+    name, _, rest = text.partition(":")
+    if name not in REMEDIES:
+        raise UsageError(f"no remedy is called {name!r}: choose from {', '.join(REMEDIES)}")
+    entry = REMEDIES[name]
+    hints = list_settings(name)
+    settings: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        if key not in hints:
+            raise UsageError(
+                f"the remedy {name} has no setting {key!r}: choose from {', '.join(hints)}"
+            )
+        settings[key] = _parse(f"{key} of {name}", value, hints[key])
+    return entry.kind(**{**entry.fixed, **settings})
+
+
+def list_settings(name: str) -> dict[str, Any]:
+    """The settings of a remedy and their types."""
+    entry = REMEDIES[name]
+    hints = get_type_hints(entry.kind)
+    names = [field.name for field in fields(entry.kind)]
+    simple = {key: hints[key] for key in names if key not in entry.fixed or key == "tokens"}
+    return {key: hint for key, hint in simple.items() if any(map(_is_simple, _list_kinds(hint)))}
+
+
+def _list_kinds(hint: Any) -> list[Any]:
+    # The members of a union, and what a Literal may be.
+    if hint in {bool, int, float, NoneType} or isinstance(hint, str):
+        return [hint]
+    if get_origin(hint) is tuple:
+        return [tuple]
+    return [kind for part in get_args(hint) for kind in _list_kinds(part)]
+
+
+def _is_simple(kind: Any) -> bool:
+    return kind in {bool, int, float, tuple} or isinstance(kind, str)
+
+
+def _parse(what: str, value: str, hint: Any) -> Any:
+    kinds = _list_kinds(hint)
+    for kind in kinds:
+        try:
+            if isinstance(kind, str) and value == kind:
+                return value
+            if kind is bool and value in {"true", "false"}:
+                return value == "true"
+            if kind is tuple:
+                return tuple(int(number) for number in value.split("+"))
+            if kind in {int, float}:
+                return kind(value)
+        except ValueError:
+            continue
+    names = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        tuple: "numbers as 0+1",
+    }
+    expected = [names.get(kind, kind) for kind in kinds if kind is not NoneType]
+    raise UsageError(f"{what} was given as {value!r}: expected {' or '.join(expected)}")

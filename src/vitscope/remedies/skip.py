@@ -1,0 +1,73 @@
+"""The skip connection of the [CLS] row, scaled or replaced by its mean."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, Self
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.errors import UsageError
+from vitscope.models.base import ViTAdapter
+from vitscope.remedies.editor import Editor
+from vitscope.remedies.remedy import ReadImages, Remedy
+from vitscope.remedies.statistics import TokenStatistics, measure_tokens, require_group
+from vitscope.remedies.tokens import Layers
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Skip(Remedy):
+    r"""Close the skip connection around the attention of a block, on the [CLS] row.
+
+    r = skip + t becomes r = λ · skip + t, or skip is replaced by its mean over images, which keeps
+    the scale that the following norm expects.
+
+    Attributes:
+        scale: λ, from 0 (closed) to 1.
+        by_mean: Replace the skip connection by its mean instead.
+        layers: "last", "all", or block numbers.
+        statistics: What was measured.
+
+    Source:
+        The readout "attention" of Lappe & Giese (NeurIPS 2025), section 3.3, made a model.
+    """
+
+    name: ClassVar[str] = "skip"
+    scale: float = 0.0
+    by_mean: bool = False
+    layers: Layers = "last"
+    statistics: TokenStatistics | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.scale <= 1:
+            raise UsageError(f"scale was given as {self.scale}: expected 0 (closed) to 1")
+
+    def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
+        """Measure the mean of the skip connection, if it is used."""
+        require_group(vit, "cls")
+        if not self.by_mean:
+            return self
+        layers = Editor(vit, self.name).select_layers(self.layers)
+        return replace(self, statistics=measure_tokens(vit, read, layers))
+
+    def edit(self, editor: Editor) -> None:
+        """Edit the skip connection of each chosen block."""
+        require_group(editor.vit, "cls")
+        editor.require_cls()
+        query = editor.vit.make_layout(*editor.vit.preprocessing.size).query
+        for layer in editor.select_layers(self.layers):
+            if self.by_mean:
+                mean = self.require(self.statistics).mean[layer][query]
+                editor.edit_skip(layer, partial(_replace, mean))
+            else:
+                editor.edit_skip(layer, partial(_scale, self.scale))
+
+
+def _scale(scale: float, row: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    return row * scale
+
+
+def _replace(
+    mean: Float[Tensor, " dim"], row: Float[Tensor, "batch dim"]
+) -> Float[Tensor, "batch dim"]:
+    return mean.to(row).expand_as(row)

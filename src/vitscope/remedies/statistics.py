@@ -1,0 +1,170 @@
+"""What remedies need to know of a model's tokens over images."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.maps.passes import find_patches, run_blocks
+from vitscope.metrics.estimates import HighNormTokens
+from vitscope.metrics.patch_norms import PatchNormCounts
+from vitscope.metrics.sums import Batch
+from vitscope.models.base import ViTAdapter
+from vitscope.models.stream import compute_norms
+from vitscope.remedies.editor import Places, Running, Tokens
+from vitscope.remedies.remedy import ReadImages
+
+TokenGroup = Literal["registers", "cls", "high_norm"]
+
+NUM_LENDERS = 16
+"""Images whose tokens are kept, to stand in those of others."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TokenStatistics:
+    """Tokens at the inputs of blocks, over images.
+
+    Attributes:
+        num_images: Number of images.
+        mean: By block, the mean token at each position.
+        deviation: By block, the standard deviation of each dimension at each position.
+        lent: By block, the tokens of a few images.
+        lenders: A number for each of these images.
+    """
+
+    num_images: int
+    mean: Mapping[int, Float64[Tensor, "token dim"]]
+    deviation: Mapping[int, Float64[Tensor, "token dim"]]
+    lent: Mapping[int, Float[Tensor, "lender token dim"]]
+    lenders: tuple[int, ...]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that was measured."""
+        for layer in sorted(self.mean):
+            yield from (self.mean[layer], self.deviation[layer], self.lent[layer])
+
+    def lend(self, layer: int, running: Running) -> Float[Tensor, "batch token dim"]:
+        """Tokens of another image for each image, the same one at every block and in any batch."""
+        chosen = []
+        for seed in running.seeds:
+            others = [i for i, lender in enumerate(self.lenders) if lender != seed]
+            if not others:
+                raise UsageError(
+                    "tokens of another image are needed, and the remedy was measured on one image: "
+                    "give two or more different ones"
+                )
+            chosen.append(others[seed % len(others)])
+        return self.lent[layer][chosen]
+
+
+@dataclass(eq=False)
+class _Sums:
+    total: Tensor
+    squares: Tensor
+    lent: list[Tensor] = field(default_factory=list)
+
+
+def measure_tokens(vit: ViTAdapter, read: ReadImages, layers: Sequence[int]) -> TokenStatistics:
+    """Measure the tokens that enter some blocks, in one pass over the images."""
+    sums: dict[int, _Sums] = {}
+    count, lenders = 0, list[int]()
+    for pixels in read():
+        streams = run_blocks(vit, pixels).streams
+        seeds = Running(vit.make_layout(*pixels.shape[-2:]), pixels).seeds
+        new = [i for i, seed in enumerate(seeds) if seed not in {*lenders, *seeds[:i]}]
+        new = new[: NUM_LENDERS - len(lenders)]
+        lenders += [seeds[i] for i in new]
+        count += len(pixels)
+        for layer in layers:
+            tokens = streams[layer].detach().cpu()
+            exact = tokens.double()
+            if layer not in sums:
+                sums[layer] = _Sums(*torch.zeros(2, *exact.shape[1:], dtype=torch.float64))
+            # Squares of what is left of the first image's tokens lose no digits.
+            sums[layer].lent.append(tokens[new])
+            origin = sums[layer].lent[0][0].double()
+            sums[layer].total += (exact - origin).sum(dim=0)
+            sums[layer].squares += (exact - origin).square().sum(dim=0)
+    if not count:
+        raise UsageError("there are no images to measure the remedy on: give two or more")
+    lent = {layer: torch.cat(each.lent) for layer, each in sums.items()}
+    shift = {layer: each.total / count for layer, each in sums.items()}
+    return TokenStatistics(
+        num_images=count,
+        mean={layer: lent[layer][0].double() + shift[layer] for layer in sums},
+        deviation={
+            layer: (each.squares / count - shift[layer].square()).clamp(min=0).sqrt()
+            for layer, each in sums.items()
+        },
+        lent=lent,
+        lenders=tuple(lenders),
+    )
+
+
+def fit_high_norm(vit: ViTAdapter, read: ReadImages) -> list[HighNormTokens]:
+    """The fitted threshold of every depth, in one pass over the images."""
+    counts = PatchNormCounts()
+    for pixels in read():
+        norms = []
+        for stream in run_blocks(vit, pixels).streams:
+            layout = vit.make_layout(*pixels.shape[-2:])
+            patches = find_patches(layout, stream.shape[1])
+            norms.append(compute_norms(stream[:, patches.start : patches.stop]).cpu())
+        counts.update(Batch({}, [], patch_norms=torch.stack(norms, dim=1)))
+    return [counts.fit(depth) for depth in range(counts.num_depths)]
+
+
+@dataclass(frozen=True, eq=False)
+class Thresholds:
+    """Least norms of high-norm patches, by depth."""
+
+    by_depth: Mapping[int, float]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that was measured."""
+        yield torch.tensor([*self.by_depth, *self.by_depth.values()], dtype=torch.float64)
+
+
+def choose_thresholds(
+    vit: ViTAdapter, found: Sequence[HighNormTokens], depths: Sequence[int]
+) -> Thresholds:
+    """The thresholds of some depths; refuses if none of them has high-norm tokens."""
+    fitted = {d: found[d].threshold for d in depths if found[d].threshold is not None}
+    if not fitted:
+        where = [d for d, each in enumerate(found) if each.threshold is not None]
+        elsewhere = f"; they are at depth {', '.join(map(str, where))}" if where else ""
+        raise UsageError(
+            f"no high-norm patches were found in {found[0].num_images} images at the input of the "
+            f"chosen blocks of {vit.info.id}{elsewhere}: there is nothing to edit; choose other "
+            "layers, or give threshold"
+        )
+    return Thresholds({depth: float(value) for depth, value in fitted.items() if value})
+
+
+def find_places(
+    group: TokenGroup, depth: int, thresholds: Thresholds | None, tokens: Tokens, running: Running
+) -> Places:
+    """Which tokens of each image belong to a group, at the input of a block."""
+    if group != "high_norm":
+        return running.find_group(group, tokens)
+    assert thresholds is not None
+    patches = running.find_patches(tokens)
+    places = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+    norms = compute_norms(tokens[:, patches.start : patches.stop])
+    places[:, patches.start : patches.stop] = norms >= thresholds.by_depth.get(depth, torch.inf)
+    return places
+
+
+def require_group(vit: ViTAdapter, group: TokenGroup) -> None:
+    """Refuse tokens that a model does not have."""
+    groups = vit.make_layout(*vit.preprocessing.size).groups
+    if group != "high_norm" and group not in groups:
+        name = {"cls": "[CLS] token", "registers": "registers"}[group]
+        raise UnsupportedModelError(
+            f"{vit.info.id} has no {name} to edit: its tokens are {', '.join(groups)}; choose "
+            "other tokens, or a model that has them"
+        )

@@ -1,0 +1,186 @@
+"""Controls: tokens replaced, hidden or repaired at the input of blocks."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, Literal, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from vitscope.models.base import ViTAdapter
+from vitscope.models.stream import compute_norms
+from vitscope.remedies.attention import Hiding
+from vitscope.remedies.editor import Editor, Places, Running, Tokens
+from vitscope.remedies.remedy import ReadImages, Remedy
+from vitscope.remedies.statistics import (
+    Thresholds,
+    TokenGroup,
+    TokenStatistics,
+    choose_thresholds,
+    find_places,
+    fit_high_norm,
+    measure_tokens,
+    require_group,
+)
+
+Layers = Literal["last", "all"] | tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ChosenTokens(Remedy):
+    """A remedy of some tokens at the input of some blocks.
+
+    Attributes:
+        tokens: "registers", "cls", or "high_norm": patches whose norm is at least a fitted
+            threshold.
+        layers: "last", "all", or block numbers.
+        threshold: Least norm of a high-norm patch, in place of the fitted one.
+        thresholds: Fitted thresholds by depth.
+    """
+
+    tokens: TokenGroup = "registers"
+    layers: Layers = "last"
+    threshold: float | None = None
+    thresholds: Thresholds | None = None
+
+    def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
+        """Fit the thresholds of high-norm patches, if they are not given."""
+        require_group(vit, self.tokens)
+        if self.tokens != "high_norm" or self.threshold is not None:
+            return self
+        layers = Editor(vit, self.name).select_layers(self.layers)
+        found = choose_thresholds(vit, fit_high_norm(vit, read), layers)
+        return replace(self, thresholds=found)
+
+    def list_layers(self, editor: Editor) -> tuple[int, ...]:
+        """The blocks, after a check that the model has the tokens."""
+        require_group(editor.vit, self.tokens)
+        return editor.select_layers(self.layers)
+
+    def find(self, layer: int, tokens: Tokens, running: Running) -> Places:
+        """Which tokens of each image are meant."""
+        thresholds = self.thresholds
+        if self.threshold is not None:
+            thresholds = Thresholds({layer: self.threshold})
+        if self.tokens == "high_norm":
+            thresholds = self.require(thresholds)
+        return find_places(self.tokens, layer, thresholds, tokens, running)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ReplaceTokens(ChosenTokens):
+    r"""Replace tokens at the input of blocks.
+
+    Attributes:
+        by: What takes their place:
+
+            - "zero": 0. Alone it misleads: a model needs plausible tokens there, not these.
+            - "mean": the mean token at that position and depth over the measured images.
+            - "noise": that mean, plus normal noise of the standard deviation of each dimension.
+            - "shuffle": the token at that position of another image, the same one at all blocks.
+            - "interpolate": for patches, the mean of those of the 8 neighbours on the grid that are
+              not replaced; the token itself if all are.
+            - "clip": for patches, the token scaled to the median norm of the others.
+        statistics: What was measured.
+
+    Source:
+        Zeroing, mean, noise and shuffled registers: Parodi et al. (2026, arXiv 2604.14433).
+        Interpolation: SC-CLIP (2024, arXiv 2411.15869), with the fitted threshold in place of its
+        outlier detection.
+    """
+
+    name: ClassVar[str] = "replace"
+    named_by: ClassVar[str] = "by"
+    by: Literal["zero", "mean", "noise", "shuffle", "interpolate", "clip"] = "zero"
+    statistics: TokenStatistics | None = None
+
+    def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
+        """Measure the tokens that replace others."""
+        fitted = super().fitted(vit, read)
+        if self.by not in {"mean", "noise", "shuffle"}:
+            return fitted
+        layers = Editor(vit, self.name).select_layers(self.layers)
+        return replace(fitted, statistics=measure_tokens(vit, read, layers))
+
+    def edit(self, editor: Editor) -> None:
+        """Replace the tokens at the input of each chosen block."""
+        if self.by in {"mean", "noise", "shuffle"}:
+            self.require(self.statistics)
+        for layer in self.list_layers(editor):
+            editor.edit_stream(layer, partial(self._replace, layer))
+
+    def _replace(self, layer: int, tokens: Tokens, running: Running) -> Tokens:
+        places = self.find(layer, tokens, running)
+        others = self._make(layer, places, tokens, running)
+        return torch.where(places.unsqueeze(-1), others.to(tokens), tokens)
+
+    def _make(self, layer: int, places: Places, tokens: Tokens, running: Running) -> Tensor:
+        if self.by == "zero":
+            return torch.zeros_like(tokens)
+        if self.by == "interpolate":
+            return _interpolate(places, tokens, running)
+        if self.by == "clip":
+            return _clip(places, tokens, running)
+        known = self.statistics
+        assert known is not None
+        if self.by == "shuffle":
+            return known.lend(layer, running)
+        mean = known.mean[layer].expand(tokens.shape)
+        if self.by == "mean":
+            return mean
+        noise = [_draw(seed + layer, mean.shape[1:]) for seed in running.seeds]
+        return mean + torch.stack(noise) * known.deviation[layer]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class HideTokens(ChosenTokens):
+    """Hide tokens from the attention of blocks.
+
+    Attributes:
+        how: "mask" takes their attention away and renormalises the rest; "unread" keeps it and
+            drops what it would read.
+        rows: Whose attention: that of the "cls" row, or of "all" tokens.
+    """
+
+    name: ClassVar[str] = "hide"
+    named_by: ClassVar[str] = "how"
+    how: Literal["mask", "unread"] = "mask"
+    rows: Literal["cls", "all"] = "all"
+
+    def edit(self, editor: Editor) -> None:
+        """Hide the tokens from the attention of each chosen block."""
+        for layer in self.list_layers(editor):
+            find = partial(self.find, layer)
+            editor.hide_tokens(layer, find, Hiding(self.how, self.rows))
+
+
+def _draw(seed: int, shape: torch.Size) -> Tensor:
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def _interpolate(places: Places, tokens: Tokens, running: Running) -> Tokens:
+    patches, (rows, columns) = running.find_patches(tokens), running.layout.grid
+    part = slice(patches.start, patches.stop)
+    sound = (~places[:, part]).to(tokens.dtype).reshape(-1, 1, rows, columns)
+    grid = tokens[:, part].mT.reshape(len(tokens), -1, rows, columns)
+    kernel = tokens.new_ones(1, 1, 3, 3)
+    kernel[..., 1, 1] = 0
+    count = conv2d(sound, kernel, padding=1)
+    channels = (grid * sound).flatten(0, 1).unsqueeze(1)
+    total = conv2d(channels, kernel, padding=1).reshape(grid.shape)
+    mean = torch.where(count > 0, total / count.clamp(min=1), grid)
+    others = tokens.clone()
+    others[:, part] = mean.flatten(2).mT
+    return others
+
+
+def _clip(places: Places, tokens: Tokens, running: Running) -> Float[Tensor, "batch token dim"]:
+    patches = running.find_patches(tokens)
+    norms = compute_norms(tokens)
+    of_sound = norms.masked_fill(places, torch.nan)[:, patches.start : patches.stop]
+    median = of_sound.nanmedian(dim=1, keepdim=True).values
+    factor = (median / norms).nan_to_num(nan=1.0)  # an image whose patches are all high
+    return tokens * factor.unsqueeze(-1).to(tokens)
