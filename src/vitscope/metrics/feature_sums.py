@@ -19,7 +19,7 @@ from vitscope.metrics.directions import describe_directions
 from vitscope.metrics.estimates import CkaEstimate, Directions
 from vitscope.metrics.feature_plan import FeaturePlan, Pair
 from vitscope.metrics.gram_ledger import GramLedger, estimate_gram_ledger
-from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate
+from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate, Replicates
 from vitscope.metrics.moments import (
     PairMoments,
     Rows,
@@ -124,6 +124,19 @@ class FeatureSums:
         """Σ ⟨term − mean, total − mean⟩ / Σ ‖total − mean‖²; NaN where the total does not vary."""
         full, part = self.plan.shares[total][term]
         return pair_estimates.estimate_share(
+            self.estimate_pair((full, part)), self.estimate_pair((full, full))
+        )
+
+    def replicate_cka(self, readout: str, part: str) -> Replicates:
+        """Unbiased CKA between the full and a restricted output, and without each block."""
+        full, kept = self.plan.comparisons[readout][part]
+        pairs = (full, kept), (full, full), (kept, kept)
+        return pair_estimates.replicate_cka(*map(self.estimate_pair, pairs))
+
+    def replicate_share(self, total: str, term: str) -> Replicates:
+        """The share of a term in the variance of its total, and without each block."""
+        full, part = self.plan.shares[total][term]
+        return pair_estimates.replicate_share(
             self.estimate_pair((full, part)), self.estimate_pair((full, full))
         )
 

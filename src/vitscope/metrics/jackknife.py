@@ -44,6 +44,40 @@ def make_estimate(
     return Estimate(value, compute_interval(value, left_out, sizes, at_most=at_most))
 
 
+@dataclass(frozen=True)
+class Replicates:
+    """A number over images, and without each block of them."""
+
+    value: float
+    left_out: tuple[float, ...]  # the same with one block left out, for each nonempty block
+    sizes: tuple[int, ...]  # images in each of those blocks
+
+    def estimate(self, *, at_most: float = math.inf) -> Estimate:
+        """The number with its interval."""
+        return make_estimate(self.value, self.left_out, self.sizes, at_most=at_most)
+
+    def __sub__(self, other: "Replicates") -> "Replicates":
+        """The paired difference: both numbers without the same images."""
+        if self.sizes != other.sizes:
+            raise ValueError(f"blocks of {self.sizes} and {other.sizes} images are not paired")
+        pairs = zip(self.left_out, other.left_out, strict=True)
+        return Replicates(self.value - other.value, tuple(a - b for a, b in pairs), self.sizes)
+
+
+def replicate_mean(
+    values: Float64[np.ndarray, " image"], blocks: Sequence[int]
+) -> Replicates:
+    """Mean of a number that every image has; `blocks` are the images' blocks."""
+    sums = np.bincount(blocks, weights=values, minlength=NUM_BLOCKS)
+    counts = np.bincount(blocks, minlength=NUM_BLOCKS)
+    used, total = counts > 0, counts.sum()
+    others = total - counts[used]
+    left_out = np.divide(
+        sums.sum() - sums[used], others, out=np.full(len(others), np.nan), where=others > 0
+    )
+    return Replicates(float(values.mean()), tuple(left_out.tolist()), tuple(counts[used].tolist()))
+
+
 def block_of(image_id: str) -> int:
     """Block of an image, from 0 to `NUM_BLOCKS` − 1, by the hexadecimal digest of the image."""
     return int(image_id[:15], 16) % NUM_BLOCKS

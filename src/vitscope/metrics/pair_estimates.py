@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.metrics.estimates import CkaEstimate
-from vitscope.metrics.jackknife import Estimate, compute_interval, leave_out, make_estimate
+from vitscope.metrics.jackknife import Estimate, Replicates, leave_out
 from vitscope.metrics.linear_cka import (
     Hsic,
     compute_cka,
@@ -66,31 +66,42 @@ def estimate_pair(
     )
 
 
+def replicate_cka(xy: PairEstimates, xx: PairEstimates, yy: PairEstimates) -> Replicates:
+    """Unbiased CKA of two features; NaN where one of the two does not vary over the images."""
+    pairs = (xy, xx, yy)
+    if xx.constant or yy.constant:
+        return Replicates(math.nan, (math.nan,) * len(xy.sizes), xy.sizes)
+    left_out = (pair.hsic.unbiased[pair.without_one].tolist() for pair in pairs)
+    return Replicates(
+        compute_cka(*(float(pair.hsic.unbiased[0]) for pair in pairs)),
+        tuple(compute_cka(*values) for values in zip(*left_out, strict=True)),
+        xy.sizes,
+    )
+
+
 def estimate_cka(xy: PairEstimates, xx: PairEstimates, yy: PairEstimates) -> CkaEstimate:
     """CKA of two features; NaN where one of the two does not vary over the images."""
     if xx.constant or yy.constant:
         return CkaEstimate(math.nan, math.nan, None, math.nan)
-    pairs = (xy, xx, yy)
-    biased = compute_cka(*(float(pair.hsic.biased[0]) for pair in pairs))
-    unbiased = compute_cka(*(float(pair.hsic.unbiased[0]) for pair in pairs))
-    left_out = [
-        compute_cka(*values)
-        for values in zip(
-            *(pair.hsic.unbiased[pair.without_one].tolist() for pair in pairs), strict=True
-        )
-    ]
+    unbiased = replicate_cka(xy, xx, yy).estimate(at_most=1.0)
     traces = ((float(pair.covariance[0]), float(pair.hsic.biased[0])) for pair in (xx, yy))
     return CkaEstimate(
-        biased=biased,
-        unbiased=unbiased,
-        ci95=compute_interval(unbiased, left_out, xy.sizes, at_most=1.0),
+        biased=compute_cka(*(float(pair.hsic.biased[0]) for pair in (xy, xx, yy))),
+        unbiased=unbiased.value,
+        ci95=unbiased.ci95,
         biased_if_unrelated=expected_biased_cka(sum(xy.sizes), *traces),
     )
 
 
-def estimate_share(xy: PairEstimates, xx: PairEstimates) -> Estimate:
+def replicate_share(xy: PairEstimates, xx: PairEstimates) -> Replicates:
     """Fraction of a total's variance over images that a term accounts for; NaN without variance."""
     if xx.constant:
-        return Estimate(math.nan, None)
+        return Replicates(math.nan, (math.nan,) * len(xy.sizes), xy.sizes)
     share = torch.where(xx.covariance > 0, xy.covariance / xx.covariance, math.nan)
-    return make_estimate(float(share[0]), share[xx.without_one].tolist(), xy.sizes)
+    return Replicates(float(share[0]), tuple(share[xx.without_one].tolist()), xy.sizes)
+
+
+def estimate_share(xy: PairEstimates, xx: PairEstimates) -> Estimate:
+    """The same with its interval."""
+    found = replicate_share(xy, xx)
+    return Estimate(math.nan, None) if xx.constant else found.estimate()
