@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
+from rich.console import Console, Group, JustifyMethod
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,6 +24,7 @@ from vitscope.results.judgement_text import (
     tabulate_judgement,
     tell_judgement,
 )
+from vitscope.results.remedy_text import describe_remedies, tabulate_overview, tabulate_remedy
 from vitscope.results.result_text import (
     ABSENT,
     TextTable,
@@ -50,6 +51,7 @@ from vitscope.results.schema import (
     ExplanationSummary,
     JudgementSummary,
     OneShotSummary,
+    RemediesSummary,
     Summary,
 )
 from vitscope.results.verdict import MOODS, Mood
@@ -173,6 +175,25 @@ def make_judge_report(summary: JudgementSummary) -> Group:
     return Group(head, *_list_notes(summary), *tables, told)
 
 
+def make_remedy_report(summary: RemediesSummary) -> Group:
+    """Render a model against its edits: an overview, every number of each, and sentences."""
+    head = Text.assemble((summary.model.id, "bold"), f"  {describe_remedies(summary)}")
+    tables = [tabulate_remedy(summary, one) for one in summary.remedies]
+    told = [Text.assemble((one.edit, "bold"), f": {one.text}") for one in summary.remedies]
+    overview = _make_table(tabulate_overview(summary))
+    return Group(head, *_list_notes(summary), *map(_make_table, tables), overview, *told)
+
+
+def make_remedy_list(rows: Sequence[tuple[str, str, str]]) -> Group:
+    """Render the remedies: name, meaning and settings."""
+    return Group(
+        *(
+            Text.assemble((name, "bold"), f"  {meaning}\n    ", (settings, "dim"))
+            for name, meaning, settings in rows
+        )
+    )
+
+
 def make_explanation_report(summary: ExplanationSummary) -> Group:
     """Render the verdicts of one model, one line per image."""
     head = Text.assemble((summary.model.id, "bold"), f"  {describe_explanation(summary)}")
@@ -211,7 +232,8 @@ def _make_table(content: TextTable) -> Table:
         is_number = index >= content.num_labels
         # "0.920 ± 0.007" stays on one line; an interval with both ends may need two.
         whole = is_number and max((len(row[index]) for row in rows), default=0) <= _ONE_LINE
-        table.add_column(name, justify="right" if is_number else "left", no_wrap=whole)
+        side: JustifyMethod = "right" if is_number else "left"
+        table.add_column(name, justify=side, no_wrap=whole, overflow="fold")
     for section in content.sections:
         for row in section:
             table.add_row(*map(Text, row))

@@ -17,6 +17,7 @@ from cyclopts import App, CycloptsError, Parameter
 import vitscope
 from vitscope.cli.make_maps import explain, judge
 from vitscope.cli.models import models
+from vitscope.cli.remedy import remedy
 from vitscope.cli.reproduce import reproduce
 from vitscope.cli.run_models import audit, demo, one_shot
 from vitscope.cli.settings import group_options
@@ -49,6 +50,7 @@ _DEBUG = "VITSCOPE_DEBUG"
 
 for _command in (audit, demo, one_shot, models, explain, judge, merge, figures, report, reproduce):
     app.command(group_options(_command))
+app.command(remedy)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

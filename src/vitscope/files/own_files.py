@@ -12,7 +12,7 @@ from vitscope.files.storage import MARKER, check_target, is_result, never
 
 FIGURES, INDEX = "figures", "index.json"
 """Kind of a folder of figures, and the name of its index file."""
-RESULT_KINDS = ("audit", "one-shot", "explanation")
+RESULT_KINDS = ("audit", "one-shot", "explanation", "judgement", "remedies")
 """Kinds of results, as in their summaries."""
 _MOST_NAMES = 3
 

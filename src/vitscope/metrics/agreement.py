@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -21,7 +21,23 @@ def mean_cosine(a: Float[Tensor, "image dim"], b: Float[Tensor, "image dim"]) ->
 
 
 def knn_overlap(a: Float[Tensor, "image dim_a"], b: Float[Tensor, "image dim_b"], k: int) -> float:
-    """Mean over images of |N_k(a) ∩ N_k(b)| / k: the fraction of nearest neighbours they share.
+    """Mean over images of `share_neighbours`.
+
+    Args:
+        a: Features of n images.
+        b: Other features of the same images.
+        k: Number of neighbours.
+
+    Returns:
+        The overlap, from 0 to 1; NaN where there are fewer than k other images.
+    """
+    return float(share_neighbours(a, b, k).mean())
+
+
+def share_neighbours(
+    a: Float[Tensor, "image dim_a"], b: Float[Tensor, "image dim_b"], k: int
+) -> Float64[Tensor, " image"]:
+    """|N_k(a) ∩ N_k(b)| / k of each image: the fraction of nearest neighbours they share.
 
     N_k are the k other images with the highest cosines, in float64. Two unrelated features of n
     images share k / (n - 1) of them on average. Similarities of a few images at a time are in
@@ -33,16 +49,16 @@ def knn_overlap(a: Float[Tensor, "image dim_a"], b: Float[Tensor, "image dim_b"]
         k: Number of neighbours.
 
     Returns:
-        The overlap, from 0 to 1; NaN where there are fewer than k other images.
+        From 0 to 1; NaN where there are fewer than k other images.
     """
     if k >= len(a):
-        return math.nan
-    shared = 0
+        return torch.full((len(a),), math.nan, dtype=torch.float64)
+    shared = []
     first, second = _find_directions(a), _find_directions(b)
     for start in range(0, len(a), _ROWS_AT_ONCE):
         of_a, of_b = (_find_neighbours(each, start, k) for each in (first, second))
-        shared += int((of_a.unsqueeze(2) == of_b.unsqueeze(1)).sum())
-    return shared / (k * len(a))
+        shared.append((of_a.unsqueeze(2) == of_b.unsqueeze(1)).sum(dim=(1, 2)))
+    return torch.cat(shared).double() / k
 
 
 def _find_directions(features: Float[Tensor, "image dim"]) -> Float[Tensor, "image dim"]:

@@ -64,9 +64,7 @@ class Replicates:
         return Replicates(self.value - other.value, tuple(a - b for a, b in pairs), self.sizes)
 
 
-def replicate_mean(
-    values: Float64[np.ndarray, " image"], blocks: Sequence[int]
-) -> Replicates:
+def replicate_mean(values: Float64[np.ndarray, " image"], blocks: Sequence[int]) -> Replicates:
     """Mean of a number that every image has; `blocks` are the images' blocks."""
     sums = np.bincount(blocks, weights=values, minlength=NUM_BLOCKS)
     counts = np.bincount(blocks, minlength=NUM_BLOCKS)

@@ -88,10 +88,11 @@ class _State:
 class Editor:
     """Collects the edits of one model, then applies them."""
 
-    def __init__(self, vit: ViTAdapter, edit: str) -> None:
-        """Start without edits; `edit` says in words what they will be."""
+    def __init__(self, vit: ViTAdapter, label: str, edit: str | None = None) -> None:
+        """Start without edits; `edit` tells them from any other, `label` is for people."""
         self.vit = vit
-        self._edit = edit
+        self._label = label
+        self._edit = label if edit is None else edit
         self._state = _State()
         self._blocks: dict[int, BlockParts] = dict(vit.blocks)
         self._num_inserted = 0
@@ -216,7 +217,7 @@ class Editor:
             )
         info = replace(
             vit.info,
-            id=f"{vit.info.id}+{self._edit}",
+            id=f"{vit.info.id}+{self._label}",
             num_registers=vit.info.num_registers + self._num_inserted,
             notes=(*vit.info.notes, f"edited: {self._edit}"),
         )

@@ -100,6 +100,22 @@ def list_settings(name: str) -> dict[str, Any]:
     return {key: hint for key, hint in simple.items() if any(map(_is_simple, _list_kinds(hint)))}
 
 
+def tell_settings(name: str) -> str:
+    """The settings of a remedy with their values, in words."""
+    entry = REMEDIES[name]
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(entry.kind)}
+    defaults |= entry.fixed
+    return "; ".join(
+        f"{key}={_tell_kinds(hint)} (default: {defaults[key]})"
+        for key, hint in list_settings(name).items()
+    )
+
+
+def _tell_kinds(hint: Any) -> str:
+    kinds = [kind for kind in _list_kinds(hint) if kind is not NoneType]
+    return "|".join(_KINDS.get(kind, kind) for kind in kinds)
+
+
 def _list_kinds(hint: Any) -> list[Any]:
     # The members of a union, and what a Literal may be.
     if hint in {bool, int, float, NoneType} or isinstance(hint, str):
@@ -114,8 +130,7 @@ def _is_simple(kind: Any) -> bool:
 
 
 def _parse(what: str, value: str, hint: Any) -> Any:
-    kinds = _list_kinds(hint)
-    for kind in kinds:
+    for kind in _list_kinds(hint):
         try:
             if isinstance(kind, str) and value == kind:
                 return value
@@ -127,11 +142,5 @@ def _parse(what: str, value: str, hint: Any) -> Any:
                 return kind(value)
         except ValueError:
             continue
-    names = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        tuple: "numbers as 0+1",
-    }
-    expected = [names.get(kind, kind) for kind in kinds if kind is not NoneType]
-    raise UsageError(f"{what} was given as {value!r}: expected {' or '.join(expected)}")
+    expected = _tell_kinds(hint).replace("|", " or ")
+    raise UsageError(f"{what} was given as {value!r}: expected {expected}")

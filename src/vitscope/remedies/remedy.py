@@ -3,11 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from hashlib import blake2b
+from itertools import chain
 from typing import Any, ClassVar, Self
-
-from torch import Tensor
 
 from vitscope.errors import UsageError
 from vitscope.models.base import Pixels, ViTAdapter
@@ -61,7 +60,7 @@ class Remedy(ABC):
             UsageError: If the remedy needs measurements and was not fitted.
             UnsupportedModelError: If the edit does not apply to the model.
         """
-        editor = Editor(vit, self.describe())
+        editor = Editor(vit, self.label, self.describe())
         self.edit(editor)
         with editor.applied() as edited:
             yield edited
@@ -70,19 +69,34 @@ class Remedy(ABC):
     def edit(self, editor: Editor) -> None:
         """Declare the edits."""
 
-    def describe(self) -> str:
-        """The remedy in words that tell it from any other: its name, settings and measurements.
-
-        Returns:
-            Such as "shuffle:tokens=cls,statistics=1f0c".
-        """
-        told = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value != field.default and field.name != self.named_by:
-                told.append(f"{field.name}={_tell(value)}")
+    @property
+    def label(self) -> str:
+        """Name and settings, such as "shuffle:tokens=cls"."""
+        told = [
+            f"{field.name}={_tell(value)}"
+            for field, value in self._list_changed()
+            if field.name != self.named_by and not hasattr(value, "tensors")
+        ]
         name = str(getattr(self, self.named_by)) if self.named_by else self.name
         return f"{name}:{','.join(told)}" if told else name
+
+    def describe(self) -> str:
+        """The remedy in words that tell it from any other: its label and what was measured.
+
+        Returns:
+            Such as "shuffle:tokens=cls (measured: 1f0cab52)".
+        """
+        measured = [value for _, value in self._list_changed() if hasattr(value, "tensors")]
+        digest = blake2b(digest_size=4)
+        for tensor in chain.from_iterable(value.tensors() for value in measured):
+            digest.update(tensor.detach().cpu().double().numpy().tobytes())
+        return f"{self.label} (measured: {digest.hexdigest()})" if measured else self.label
+
+    def _list_changed(self) -> Iterator[tuple[Field[Any], Any]]:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                yield field, value
 
     def require(self, measured: Any) -> Any:
         """Refuse to edit without measurements."""
@@ -95,16 +109,4 @@ class Remedy(ABC):
 
 
 def _tell(value: object) -> str:
-    if hasattr(value, "tensors"):
-        digest = blake2b(digest_size=4)
-        for tensor in value.tensors():
-            digest.update(tensor.detach().cpu().double().numpy().tobytes())
-        return digest.hexdigest()
-    if isinstance(value, tuple):
-        return "+".join(map(str, value))
-    return str(value)
-
-
-def same_device(tensor: Tensor, like: Tensor) -> Tensor:
-    """A measurement on the device and in the precision of tokens."""
-    return tensor.to(like)
+    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()

@@ -9,6 +9,7 @@ from vitscope.results.judgement_text import (
     tabulate_judgement,
     tell_judgement,
 )
+from vitscope.results.remedy_text import describe_remedies, tabulate_overview, tabulate_remedy
 from vitscope.results.result_text import (
     describe_audit,
     describe_dropped,
@@ -28,6 +29,7 @@ from vitscope.results.schema import (
     ExplanationSummary,
     JudgementSummary,
     OneShotSummary,
+    RemediesSummary,
     Summary,
 )
 from vitscope.results.verdict import MOODS
@@ -70,6 +72,17 @@ def show_judgement(summary: JudgementSummary) -> str:
         subject=describe_judgement(summary),
         told=summary.verdict.text,
         tables=tabulate_judgement(summary),
+    )
+
+
+def show_remedies(summary: RemediesSummary) -> str:
+    """Compared remedies: an overview, then every number of each, notes."""
+    tables = [tabulate_remedy(summary, one) for one in summary.remedies]
+    return _render(
+        summary,
+        *(f"{one.edit}: {one.text}" for one in summary.remedies),
+        subject=describe_remedies(summary),
+        tables=[tabulate_overview(summary), *tables],
     )
 
 

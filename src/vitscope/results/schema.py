@@ -39,7 +39,8 @@ from vitscope.results.schema_numbers import (
     TopAccuracy,
     TraceSummary,
 )
-from vitscope.results.verdict import ImageVerdict
+from vitscope.results.schema_remedies import ComparedRemedy, HighNormReference
+from vitscope.results.verdict import ImageVerdict, Verdict
 
 SCHEMA_VERSION = 5
 
@@ -264,11 +265,23 @@ class JudgementSummary(Summary):
     images: tuple[JudgedImage, ...] = ()  # some of the images, with their maps
 
 
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RemediesSummary(Summary):
+    """A model against edits of it, on the same images."""
+
+    KIND: ClassVar[str] = "remedies"
+    layer: int  # index of the layer
+    verdict: Verdict  # of the original
+    high_norm: HighNormReference | None  # None if the original has no high-norm patches
+    remedies: Annotated[tuple[ComparedRemedy, ...], NotEmpty()]  # in the order asked for
+
+
 KINDS: tuple[type[Summary], ...] = (
     AuditSummary,
     OneShotSummary,
     ExplanationSummary,
     JudgementSummary,
+    RemediesSummary,
 )
 S = TypeVar("S", bound=Summary)
 

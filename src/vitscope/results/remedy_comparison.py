@@ -1,0 +1,159 @@
+"""Two audits of the same images, before and after an edit of the model: paired differences."""
+
+from collections.abc import Iterator
+from itertools import chain
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitscope.errors import ResultError
+from vitscope.files.tensor_files import read_tensors
+from vitscope.ledger import cosine
+from vitscope.metrics import pair_estimates
+from vitscope.metrics.agreement import share_neighbours
+from vitscope.metrics.estimates import CkaEstimate
+from vitscope.metrics.jackknife import (
+    NUM_BLOCKS,
+    Replicates,
+    block_of,
+    replicate_mean,
+)
+from vitscope.metrics.moments import add_rows, make_moments
+from vitscope.results.audit_result import AuditResult
+from vitscope.results.merging import read_ids
+from vitscope.results.records import shard_paths
+from vitscope.results.schema import AuditSummary
+from vitscope.results.schema_remedies import Change, Drift, HighNormReference
+
+NUM_NEIGHBOURS = 10
+MOST_COMPARED = 4096
+"""Images among which neighbours are found, at most: the work grows with their square."""
+
+_GROUPS = ("patches", "registers", "cls")
+
+
+def compare_audits(before: AuditResult, after: AuditResult) -> dict[str, Change]:
+    """Every number of the comparison, by name.
+
+    A group that one of the models does not have contributes 0 there.
+
+    Raises:
+        ResultError: If the audits are not of the same images in the same order.
+    """
+    blocks = _read_blocks(before, after)
+    found: dict[str, tuple[Replicates, Replicates]] = {}
+    for number, column in (
+        ("patch_share", "patch_share"),
+        *((f"attention_{group}", f"attention_mass_{group}") for group in _GROUPS),
+        ("restricted_cosine", "restricted_cosine_attention_patches"),
+    ):
+        first, second = (_read_column(result, column) for result in (before, after))
+        if first is not None or second is not None:
+            found[number] = (_replicate(first, blocks), _replicate(second, blocks))
+    if (high := find_high_norm(before.summary)) is not None:
+        name = f"highest_patch_norm_{high.depth:02d}"
+        columns = (_read_column(result, name) for result in (before, after))
+        above = [(column >= high.threshold) * 1.0 for column in columns if column is not None]
+        found["high_norm_images"] = (_replicate(above[0], blocks), _replicate(above[1], blocks))
+    found["cka_patches"] = (_replicate_cka(before), _replicate_cka(after))
+    terms = dict.fromkeys(
+        chain(*(result.summary.last.variance_share["residual"] for result in (before, after)))
+    )
+    for term in terms:
+        if term not in {"bias", "non_patch"}:
+            shares = (_replicate_share(before, term), _replicate_share(after, term))
+            found[f"variance_share_{term}"] = shares
+    return {
+        name: Change(
+            before=first.estimate(),
+            after=second.estimate(),
+            difference=(second - first).estimate(),
+        )
+        for name, (first, second) in found.items()
+    }
+
+
+def find_high_norm(summary: AuditSummary) -> HighNormReference | None:
+    """The depth with most high-norm patches, and their threshold; None without any."""
+    known = [
+        (tokens.fraction, depth, tokens.threshold)
+        for depth, tokens in enumerate(summary.high_norm_tokens)
+        if tokens.threshold is not None and tokens.fraction is not None
+    ]
+    if not known:
+        return None
+    _, depth, threshold = max(known)
+    return HighNormReference(depth=depth, threshold=threshold)
+
+
+def measure_drift(before: AuditResult, after: AuditResult) -> Drift:
+    """How far the global feature moved, from the features that both audits kept."""
+    blocks = _read_blocks(before, after)
+    features = [torch.cat(list(_iter_features(result))) for result in (before, after)]
+    first, second = (rows.double() for rows in features)
+    drawn = slice(0, MOST_COMPARED)
+    shared = share_neighbours(first[drawn], second[drawn], NUM_NEIGHBOURS).numpy()
+    return Drift(
+        cosine=_replicate(cosine(first, second).numpy(), blocks).estimate(at_most=1.0),
+        cka=_estimate_cka(first, second, blocks, features[0].dtype),
+        shared_neighbours=_replicate(shared, blocks[drawn]).estimate(at_most=1.0),
+        num_neighbours=NUM_NEIGHBOURS,
+        num_images=len(shared),
+    )
+
+
+def _estimate_cka(
+    x: Float[Tensor, "image dim_x"],
+    y: Float[Tensor, "image dim_y"],
+    blocks: np.ndarray,
+    dtype: torch.dtype,
+) -> CkaEstimate:
+    means = {id(rows): rows.mean(dim=0) for rows in (x, y)}
+    estimates = []
+    for a, b in ((x, y), (x, x), (y, y)):
+        moments = make_moments(a.shape[1], b.shape[1], NUM_BLOCKS)
+        for block in sorted({*blocks.tolist()}):
+            rows = torch.from_numpy(blocks == block)
+            add_rows(moments[block], a[rows] - means[id(a)], b[rows] - means[id(b)])
+        reference = means[id(a)] if a is b else None
+        estimates.append(pair_estimates.estimate_pair(moments, reference, dtype))
+    return pair_estimates.estimate_cka(*estimates)
+
+
+def _read_blocks(before: AuditResult, after: AuditResult) -> np.ndarray:
+    ids, theirs = (read_ids(result.folder).to_pylist() for result in (before, after))
+    if ids != theirs:
+        raise ResultError(
+            f"{after.folder} is of other images than {before.folder}, or in another order: "
+            "compare audits of the same images"
+        )
+    return np.array([block_of(image_id) for image_id in ids])
+
+
+def _read_column(result: AuditResult, name: str) -> np.ndarray | None:
+    table = result.images
+    return table[name].to_numpy() if name in table.column_names else None
+
+
+def _replicate(values: np.ndarray | None, blocks: np.ndarray) -> Replicates:
+    return replicate_mean(np.zeros(len(blocks)) if values is None else values, blocks.tolist())
+
+
+def _replicate_cka(result: AuditResult) -> Replicates:
+    return result.read_sums()[result.summary.layer].replicate_cka("residual", "patches")
+
+
+def _replicate_share(result: AuditResult, term: str) -> Replicates:
+    sums = result.read_sums()[result.summary.layer]
+    if term in sums.plan.shares["residual"]:
+        return sums.replicate_share("residual", term)
+    whole = sums.replicate_share("residual", "patches")
+    return Replicates(0.0, (0.0,) * len(whole.sizes), whole.sizes)
+
+
+def _iter_features(result: AuditResult) -> Iterator[Tensor]:
+    for path in shard_paths(result.folder, result.summary.layer):
+        tensors, _ = read_tensors(path, ["embedding/full"])
+        yield tensors["embedding/full"]

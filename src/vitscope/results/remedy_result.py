@@ -1,0 +1,64 @@
+"""The saved comparison of a model with edits of it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from vitscope.errors import ResultError
+from vitscope.files.printable import printable_path
+from vitscope.results.audit_result import AuditResult
+from vitscope.results.result_html import show_remedies
+from vitscope.results.saved_result import SavedResult
+from vitscope.results.schema import RemediesSummary, read_summary
+
+ORIGINAL = "original"
+"""Folder of the audit of the model itself, beside the comparison."""
+
+
+@dataclass(frozen=True)
+class RemedyResult(SavedResult):
+    """A comparison on disk, beside the audits that it is made of.
+
+    Attributes:
+        folder: Folder of the comparison.
+    """
+
+    @cached_property
+    def summary(self) -> RemediesSummary:
+        """Every number, before and after.
+
+        Raises:
+            ResultError: If it is not a comparison of this schema, or damaged.
+        """
+        return read_summary(self.folder, RemediesSummary)
+
+    def __str__(self) -> str:
+        told = (f"{one.edit}: {one.text}" for one in self.summary.remedies)
+        return "\n".join([self.summary.model.id, *told])
+
+    def _repr_html_(self) -> str:
+        return show_remedies(self.summary)
+
+    def read_audit(self, edit: str | None = None) -> AuditResult:
+        """Open the audit of the original or of an edited model.
+
+        Args:
+            edit: The edit, as in the summary; the original if None.
+
+        Returns:
+            The audit.
+
+        Raises:
+            ResultError: If there is no such edit, or the audits are not beside the comparison.
+        """
+        folders = {None: ORIGINAL} | {one.edit: one.folder for one in self.summary.remedies}
+        if edit not in folders:
+            known = ", ".join(repr(one.edit) for one in self.summary.remedies)
+            raise ResultError(f"no edit {edit!r} was compared: choose from {known}")
+        folder = self.folder.parent / Path(folders[edit]).name
+        if not folder.is_dir():
+            raise ResultError(
+                f"{printable_path(folder)} is missing: audits stay beside the comparison; give "
+                "`out` to keep them"
+            )
+        return AuditResult(folder, keeper=self.keeper)
