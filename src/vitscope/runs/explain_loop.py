@@ -52,8 +52,8 @@ def explain(
 
     Without a reference there is no verdict, and the numbers are raw. An image then keeps its shape:
     its shorter side gets the input size, and the longer one is scaled likewise and rounded to whole
-    patches. If the model accepts only one size, or the requested size is not square, images are
-    cropped to it. `framing` says which.
+    patches. With a judgement, a size given as (height, width), a size that is not square, or a
+    model that accepts only one size, images are cropped. `framing` says which.
 
     Args:
         vit: The model: an adapter, a module, or an id that `load_model` accepts. It runs on the

@@ -227,8 +227,9 @@ class ExplainRun:
     def _frame(self, size: tuple[int, int]) -> Preprocessing:
         # Means and judgements require the same preprocessing.
         compared = self._reference is not None or self._judgement is not None
-        given = self._preprocessing.pipeline == "given"
-        if compared or given or isinstance(self._run.config.size, tuple):
+        height, width = self._preprocessing.size
+        exact = height != width or isinstance(self._run.config.size, tuple)
+        if compared or exact or self._preprocessing.pipeline == "given":
             return self._preprocessing
         whole = fit_whole(size, self._preprocessing, self._vit.info.patch_size)
         try:
