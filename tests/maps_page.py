@@ -12,7 +12,7 @@ from vitscope.runs.judge_run import ALWAYS
 from vitscope.runs.judge_run import DEFAULT_MAPS as JUDGED
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipes" / "maps.md"
-HEAD = """| name | what it is | by default | signed | target | references | forward passes | source |
+HEAD = """| name | what it is | default | signed | target | references | forward passes | source |
 |---|---|---|---|---|---|---|---|
 """
 _DEFAULTS = {"explain": DEFAULT_MAPS, "judge": (*ALWAYS, *JUDGED)}
