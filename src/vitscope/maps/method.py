@@ -42,6 +42,8 @@ class MapInput:
         references: Images that the target and some maps compare with.
         layer: The layer that row maps are of; the last one if None.
         seed: Seed of methods that draw at random.
+        keeps_attentions: Whether the model's own run keeps what the attention weights of all blocks
+            are made of, for methods that read them.
         original: The images before noise was added to them, by which they are known; None if they
             are unchanged.
     """
@@ -52,6 +54,7 @@ class MapInput:
     references: References | None = None
     layer: int | None = None
     seed: int = 0
+    keeps_attentions: bool = True
     original: Pixels | None = None
 
     @property
@@ -62,7 +65,8 @@ class MapInput:
     @cached_property
     def own(self) -> OwnPass:
         """The model's run on the images themselves, from which maps of attention weights come."""
-        return watch_blocks(self.vit, self.pixels, self.layer)
+        keeps = self.keeps_attentions
+        return watch_blocks(self.vit, self.pixels, self.layer, keeps_attentions=keeps)
 
     @cached_property
     def target(self) -> Target:
@@ -233,6 +237,8 @@ class MapMethod(MapKind):
         targeted: Whether the map depends on the target.
         compares: Whether it needs references, whatever the target.
         differentiates: Whether it follows the target's gradient at the image itself.
+        reads_attentions: Whether it reads the attention weights of all blocks, which are kept only
+            for methods that do.
         check: Refuses a model that the map does not exist for; None if it exists for every model.
         cost: Forward passes per image, for P patches, in words.
         source: The publication.
@@ -243,6 +249,7 @@ class MapMethod(MapKind):
     targeted: bool
     compares: bool = False
     differentiates: bool = False
+    reads_attentions: bool = False
     check: Callable[[ViTAdapter], None] | None = None
     cost: str
     source: str

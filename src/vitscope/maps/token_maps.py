@@ -134,6 +134,7 @@ def map_tokens(
             references=references,
             layer=layer,
             seed=seed,
+            keeps_attentions=any(method.reads_attentions for method in methods),
         )
         made = {method.name: _to_cpu(method.compute(given)) for method in methods}
         return TokenMaps(layout=given.layout, patches=given.patches, maps=made)

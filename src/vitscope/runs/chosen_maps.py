@@ -98,6 +98,7 @@ class ChosenMaps:
             references=references,
             layer=layer,
             seed=seed,
+            keeps_attentions=any(method.reads_attentions for method in self.methods),
         )
 
     def compute(self, given: MapInput) -> dict[str, ImageMap]:

@@ -166,6 +166,7 @@ class JudgeRun:
             references=references,
             layer=self._layer,
             seed=self._config.seed,
+            keeps_attentions=any(method.reads_attentions for method in self._methods),
         )
 
     def _read_references(self) -> tuple[References, JudgeReference]:
