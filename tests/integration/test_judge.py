@@ -148,6 +148,24 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(folder, tmp_path, result
         judge(vit, folder, **settings)
 
 
+def test_passes_are_told_within_an_image(folder):
+    told, images = [], []
+    judge(
+        tiny_vit("vit"),
+        folder,
+        **FEW | {"limit": 2, "maps": ["tis"], "size": 32},
+        on_progress=lambda done, _: images.append((done, len(told))),
+        on_passes=lambda *now: told.append(now),
+    )
+    (of_first, total) = told[images[0][1] - 1]
+    assert total == 2 * of_first
+    first = [done for done, _ in told[: images[0][1]]]
+    assert first == sorted(first)
+    assert len(set(first)) > 5  # also while maps are made
+    assert max(first) == of_first
+    assert told[-1] == (total, total)
+
+
 def test_masks_score_what_lies_on_objects(folder, tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()

@@ -122,7 +122,8 @@ def judge(
             overwrite=overwrite,
             resume=resume,
         )
-        console.print(make_judge_report(run_with_bars(model_id, work).summary))
+        result = run_with_bars(model_id, work, on_passes="passes")
+        console.print(make_judge_report(result.summary))
         console.print(Text(f"written to {printable_path(folders[model_id])}\n"), soft_wrap=True)
 
     run_each(folders, run)

@@ -29,6 +29,10 @@ from vitscope.row_maps import RowMaps
 _Made = TypeVar("_Made")
 
 
+def _ignore(_: int) -> None:
+    pass
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MapInput:
     """A batch of images, the number of each that is explained, and what it is compared with.
@@ -44,6 +48,7 @@ class MapInput:
         seed: Seed of methods that draw at random.
         keeps_attentions: Whether the model's own run keeps what the attention weights of all blocks
             are made of, for methods that read them.
+        on_passes: Called after every batch of changed versions of an image, with their number.
         original: The images before noise was added to them, by which they are known; None if they
             are unchanged.
     """
@@ -55,6 +60,7 @@ class MapInput:
     layer: int | None = None
     seed: int = 0
     keeps_attentions: bool = True
+    on_passes: Callable[[int], None] = _ignore
     original: Pixels | None = None
 
     @property
@@ -157,8 +163,11 @@ class MapInput:
         """The target of changed versions of one image."""
         target = self.target.select(image)
         size = max(1, CPU_TOKENS // self.num_tokens)
-        parts = torch.split(pixels, size)
-        return torch.cat([target.measure(run_blocks(self.vit, part).feature) for part in parts])
+        found = []
+        for part in torch.split(pixels, size):
+            found.append(target.measure(run_blocks(self.vit, part).feature))
+            self.on_passes(len(part))
+        return torch.cat(found)
 
     def differentiate(
         self,
@@ -203,6 +212,7 @@ class MapInput:
                 kept=None if kept is None else kept[part],
             )
             found.append(target.measure(run.feature))
+            self.on_passes(num)
         return torch.cat(found)
 
     def make_generator(self, image: int) -> torch.Generator:

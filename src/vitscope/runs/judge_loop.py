@@ -40,6 +40,7 @@ def judge(
     overwrite: bool = False,
     resume: bool = False,
     on_progress: OnProgress | None = None,
+    on_passes: OnProgress | None = None,
     **settings: Any,
 ) -> JudgeResult:
     """Judge maps of a model by what its output loses when the patches they point at are removed.
@@ -67,6 +68,7 @@ def judge(
         overwrite: Whether an earlier result in `out`, finished or not, is replaced.
         resume: Whether to resume an interrupted run into `out`.
         on_progress: Called with (images done, total) after every image.
+        on_passes: Called with (forward passes done, about how many in all) while images are judged.
         **settings: Settings of `JudgeConfig` by name, in addition to `config` or instead of it.
 
     Returns:
@@ -107,7 +109,7 @@ def judge(
     run = JudgeRun(vit, image_set, compared, config, target, given=references is not None)
     if folder is None:
         with scratch_folder() as made, TemporaryDirectory(prefix="vitscope-parts-") as parts:
-            run.execute(made, Workspace(Path(parts)), on_progress)
+            run.execute(made, Workspace(Path(parts)), on_progress, on_passes)
         return JudgeResult.own(made)
     replaces = is_result if overwrite else never
     check_target(folder, replaces)
@@ -116,5 +118,5 @@ def judge(
         told_of_kept(workspace, f"{run.num_images} images", resume=resume),
         staged_folder(folder, replaces=replaces) as staging,
     ):
-        run.execute(staging, workspace, on_progress)
+        run.execute(staging, workspace, on_progress, on_passes)
     return JudgeResult(folder)
