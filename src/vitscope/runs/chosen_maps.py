@@ -12,7 +12,7 @@ from vitscope.maps.chosen_target import ChosenTarget, choose_target
 from vitscope.maps.judgement import SCORES, check_names, judge_images
 from vitscope.maps.method import MapInput, MapMethod, MapValues
 from vitscope.maps.references import References, make_references
-from vitscope.maps.registry import check_maps, find_method
+from vitscope.maps.registry import check_maps, find_methods
 from vitscope.maps.removal import find_removal
 from vitscope.maps.targets import tell_without_mean
 from vitscope.maps.token_maps import DEFAULT_MAPS
@@ -40,9 +40,9 @@ class ChosenMaps:
         has_references: bool,
         scored: bool = False,
     ) -> None:
-        if isinstance(names, str) or not names:
+        if not names:
             raise UsageError(f"maps was given as {names!r}: expected names, such as ['attention']")
-        found = [find_method(name) for name in dict.fromkeys(names)]
+        found = find_methods(names)
         self.target = target
         check_maps(found, self.target, has_references=has_references)
         self.names = tuple(method.name for method in found)
@@ -158,7 +158,7 @@ def choose_gallery_maps(vit: ViTAdapter, images: ImageSet, config: AuditConfig) 
         raise UsageError("maps is set, but gallery is 0: no image is kept to be mapped")
     names = DEFAULT_MAPS if config.maps is None else config.maps
     num_kept = min(config.gallery, len(images))
-    if num_kept < 2 and any(find_method(name).compares for name in names):
+    if num_kept < 2 and any(method.compares for method in find_methods(names)):
         raise UsageError(
             f"maps that compare images are set, and the gallery keeps {num_kept}: expected two or "
             "more"

@@ -24,7 +24,7 @@ from vitscope.images.image_set import ImageSet
 from vitscope.maps.chosen_target import TargetLike, is_comparable
 from vitscope.models.base import ViTAdapter
 from vitscope.results.judge_result import JudgeResult
-from vitscope.runs.judge_run import JudgeRun
+from vitscope.runs.judge_run import JudgeRun, check_settings
 from vitscope.runs.model_run import OnProgress, check_steady, make_image_set, shuffle_images
 
 
@@ -86,8 +86,9 @@ def judge(
     Source:
         The scores name their own (docs/recipes/which-map.md).
     """
-    vit = open_model(vit)
     config = combine(JudgeConfig, config, settings)
+    check_settings(config)
+    vit = open_model(vit)
     folder = as_folder(out)
     if resume and folder is None:
         raise UsageError("no folder was given for the result: resume needs `out`")

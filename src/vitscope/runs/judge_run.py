@@ -16,7 +16,7 @@ from vitscope.maps.chosen_target import ChosenTarget, TargetLike, choose_target,
 from vitscope.maps.judgement import check_names, count_passes
 from vitscope.maps.method import MapInput, MapMethod
 from vitscope.maps.references import References, make_references
-from vitscope.maps.registry import check_maps, find_method
+from vitscope.maps.registry import check_maps, find_methods
 from vitscope.maps.removal import find_removal
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.running import HALF_PRECISIONS
@@ -60,6 +60,23 @@ ALWAYS = ("attention", "centre", "edges")
 """What every map is compared with, where it exists."""
 
 
+def check_settings(config: JudgeConfig) -> None:
+    """Refuse what can be refused without a model: unknown names of maps and removals."""
+    check_names(config.maps or ())
+    find_methods(config.maps or ())
+    for name in config.removals:
+        find_removal(name)
+
+
+def check_enough(num_references: int) -> None:
+    """Refuse to judge an image that is compared with none but itself."""
+    if num_references < 2:
+        raise UsageError(
+            f"maps are judged against other images, and there are {num_references}: judge two or "
+            "more, or give references"
+        )
+
+
 class JudgeRun:
     """One model, its maps, and one set of images."""
 
@@ -79,6 +96,7 @@ class JudgeRun:
                 f"maps cannot be judged in {config.dtype}, which rounds away small differences: "
                 "use float32"
             )
+        check_enough(len(compared))
         removals = [find_removal(name) for name in config.removals]
         vit = vit if vit.weights_hash else vit.hashed()  # for all its runs
         self._target = choose_target(vit, target, images.preprocessing, has_references=True)
@@ -207,11 +225,7 @@ class JudgeRun:
                     yield different.pixels
 
         references = make_references(self._target.vit, read())
-        if references.num_images < 2:
-            raise UsageError(
-                f"maps are judged against other images, and there are {references.num_images}: "
-                "judge two or more, or give references"
-            )
+        check_enough(references.num_images)
         return references, JudgeReference(
             source="given" if self._given else "the judged images",
             num_images=references.num_images,
@@ -259,12 +273,9 @@ def _choose_methods(
     target: ChosenTarget, asked: Sequence[str] | None
 ) -> tuple[list[MapMethod], list[str]]:
     # What was not asked for and cannot be made of the model and target is left out, with a note.
-    if isinstance(asked, str):
-        raise UsageError(f"maps was given as {asked!r}: expected names, such as [{asked!r}]")
-    check_names(asked or ())
-    names = dict.fromkeys([*ALWAYS, *(DEFAULT_MAPS if asked is None else asked)])
+    names = [*ALWAYS, *(DEFAULT_MAPS if asked is None else asked)]
     methods, left_out = [], []
-    for method in map(find_method, names):
+    for method in find_methods(names):
         try:
             check_maps([method], target, has_references=True)
         except (UnsupportedModelError, UsageError) as error:
