@@ -7,11 +7,15 @@ import re
 from pathlib import Path
 
 from vitscope.maps.registry import METHODS
+from vitscope.maps.token_maps import DEFAULT_MAPS
+from vitscope.runs.judge_run import ALWAYS
+from vitscope.runs.judge_run import DEFAULT_MAPS as JUDGED
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipes" / "maps.md"
-HEAD = """| name | what it is | signed | target | references | forward passes | source |
-|---|---|---|---|---|---|---|
+HEAD = """| name | what it is | default | signed | target | references | forward passes | source |
+|---|---|---|---|---|---|---|---|
 """
+_DEFAULTS = {"explain": DEFAULT_MAPS, "judge": (*ALWAYS, *JUDGED)}
 _TABLE = re.compile(r"^\| name \| what it is .*\n(\|.*\n)*", re.MULTILINE)
 
 
@@ -22,7 +26,8 @@ def make_table():
 def _make_row(method):
     flags = (method.signed, method.targeted, method.compares)
     told = ("yes" if flag else "" for flag in flags)
-    cells = (f"`{method.name}`", method.title, *told, method.cost, method.source)
+    used = ", ".join(command for command, names in _DEFAULTS.items() if method.name in names)
+    cells = (f"`{method.name}`", method.title, used, *told, method.cost, method.source)
     return f"| {' | '.join(cells)} |\n"
 
 

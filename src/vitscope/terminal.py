@@ -76,7 +76,10 @@ class RateColumn(ProgressColumn):
         if speed is None and task.elapsed and task.completed:
             speed = task.completed / task.elapsed
         unit = task.fields.get("unit", "images")
-        return Text("" if speed is None else f"{speed:.1f} {unit}/s", style="progress.data.speed")
+        if speed is None:
+            return Text("")
+        told = f"{speed:.1f}" if speed >= 0.1 else f"{speed:.1g}"
+        return Text(f"{told} {unit}/s", style="progress.data.speed")
 
 
 def make_console(*, quiet: bool = False) -> Console:

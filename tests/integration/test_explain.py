@@ -19,6 +19,7 @@ from reference import make_reference
 from vitscope import AuditConfig, AuditResult, Explanation, RunConfig, audit, explain
 from vitscope.errors import ImageReadError, ResultError, UsageError
 from vitscope.files.json_files import read_json
+from vitscope.images.image_set import ImageSet
 from vitscope.results.schema import DataSummary
 
 FLOAT64 = RunConfig(dtype="float64")
@@ -169,6 +170,21 @@ def test_the_shorter_side_gets_the_size_asked_for(shaped):
         assert (entry.input_size, entry.framing) == (size, "cropped")
     with pytest.raises(UsageError, match="does not fit the patch size"):
         explain(tiny_vit(), wide, RunConfig(size=30))
+
+
+def test_images_prepared_at_a_size_that_is_not_square_keep_it(shaped):
+    vit = tiny_vit()
+    images = ImageSet.from_sources(shaped / "wide.png", vit.preprocessing.with_size((24, 40)))
+    (entry,) = explain(vit, images).summary.images
+    assert (entry.input_size, entry.framing) == ((24, 40), "cropped")
+
+
+def test_one_pass_gives_the_row_and_other_maps(shaped, monkeypatch):
+    alone = explain(tiny_vit(), shaped / "wide.png").read_image(0)
+    monkeypatch.setattr("vitscope.models.base.ViTAdapter.trace", pytest.fail)
+    one = explain(tiny_vit(), shaped / "wide.png", maps=["share", "rollout"]).read_image(0)
+    np.testing.assert_array_equal(one["share"], alone["share"])
+    assert one.numbers == alone.numbers
 
 
 def test_attention_pooling_has_no_skip(shaped):

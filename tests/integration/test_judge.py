@@ -10,7 +10,7 @@ from PIL import Image
 
 from audits import assert_same_numbers, read_strictly, tiny_vit
 from images import write_images
-from vitscope import JudgeConfig, JudgeResult, judge, wrap_model
+from vitscope import JudgeConfig, JudgeResult, explain, judge, wrap_model
 from vitscope.adapters.timm import make_timm_adapter
 from vitscope.cli import main
 from vitscope.errors import UnsupportedModelError, UsageError
@@ -148,6 +148,24 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(folder, tmp_path, result
         judge(vit, folder, **settings)
 
 
+def test_passes_are_told_within_an_image(folder):
+    told, images = [], []
+    judge(
+        tiny_vit("vit"),
+        folder,
+        **FEW | {"limit": 2, "maps": ["tis"], "size": 32},
+        on_progress=lambda done, _: images.append((done, len(told))),
+        on_passes=lambda *now: told.append(now),
+    )
+    (of_first, total) = told[images[0][1] - 1]
+    assert total == 2 * of_first
+    first = [done for done, _ in told[: images[0][1]]]
+    assert first == sorted(first)
+    assert len(set(first)) > 5  # also while maps are made
+    assert max(first) == of_first
+    assert told[-1] == (total, total)
+
+
 def test_masks_score_what_lies_on_objects(folder, tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
@@ -281,6 +299,37 @@ def test_the_command_prints_a_table_and_one_sentence(folder, tmp_path, monkeypat
     assert content["kind"] == "judgement"
     assert main([*arguments, "--maps", "traced", "--limit", "2"]) == 2
     assert main([*arguments, "--target", str(tmp_path / "absent.npy"), "--overwrite"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["judge", "--maps", "tracd"], "no map is called 'tracd'"),
+        (["judge", "--maps", "oracle"], "are always judged"),
+        (["judge", "--removals", "shuffel"], "no removal is called 'shuffel'"),
+        (["judge", "--masks", "absent"], "cannot be searched for masks"),
+        (["judge", "--references", "absent"], "absent"),
+        (["judge", "--limit", "1"], "judge two or more"),
+        (["explain", "--maps", "tracd"], "no map is called 'tracd'"),
+        (["explain", "--maps", "traced", "--references", "absent"], "absent"),
+        (["explain", "--judged", "absent"], "absent"),
+    ],
+)
+def test_what_needs_no_model_is_refused_before_one_is_loaded(
+    folder, tmp_path, monkeypatch, capsys, arguments, told
+):
+    monkeypatch.setattr("vitscope.load_model", pytest.fail)
+    command, *options = arguments
+    out = ["--model", "dinov2-small", "--out", str(tmp_path / "out")]
+    assert main([command, str(folder), *out, *options])
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("run", [judge, explain])
+def test_unknown_maps_are_refused_before_a_model_is_loaded(folder, monkeypatch, run):
+    monkeypatch.setattr("vitscope.adapters.registry.load_model", pytest.fail)
+    with pytest.raises(UsageError, match="no map is called 'tracd'"):
+        run("dinov2-small", folder, maps=["tracd"])
 
 
 def test_config_and_keywords_are_combined(folder):

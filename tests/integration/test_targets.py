@@ -88,6 +88,18 @@ def test_a_query_of_an_address_is_not_told(paths, monkeypatch):
     assert chosen.told.split()[:2] == ["image", "photo.png"]
 
 
+def test_a_second_image_is_read_once_beside_a_judgement(paths, monkeypatch):
+    vit, settings = tiny_vit(), {"target": paths[1], "size": 16, "device": "cpu"}
+    made = judge(vit, paths[2:], maps=["cdam"], gallery=0, limit=2, **settings)
+    read = []
+    monkeypatch.setattr(
+        "vitscope.maps.chosen_target.load_pixels",
+        lambda *given: read.append(given) or load_pixels(*given),
+    )
+    explain(vit, paths[0], judged=made, references=paths[2:4], maps=["attention"], **settings)
+    assert len(read) == 1
+
+
 def test_preprocessed_images_take_a_preprocessed_second_image(paths):
     vit = tiny_vit()
     pixels = list(read(vit, paths))

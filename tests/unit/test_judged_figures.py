@@ -139,8 +139,11 @@ def test_curves_of_all_maps_are_there_and_the_four_that_matter_stand_out():
 
 def test_without_a_verdict_the_first_map_of_the_model_stands_out():
     result = judged(best=None, maps=("attention", "centre", "legrad"))
-    points = draw_figure("map_curves", [result]).data.points
+    drawing = draw_figure("map_curves", [result])
+    points = drawing.data.points
     assert {point.term for point in points if find_role(point) == "best"} == {"legrad"}
+    legend = {text.get_text() for text in drawing.figure.legends[0].get_texts()}
+    assert legend == {"LeGrad (first)", "Attention", "Oracle", "Random orders", "other maps"}
     alone = judged(best="attention", maps=("attention", "centre"))
     roles = {p.term: find_role(p) for p in draw_figure("map_curves", [alone]).data.points}
     assert roles == {

@@ -58,7 +58,10 @@ def test_a_report_of_judgements_alone_has_no_other_chapters(page, tmp_path):
     assert "attention maps be believed" not in page.text
     assert "Nothing to show" not in page.text
     links = set(re.findall(r'href="#([\w-]+)"', page.html))
-    assert links <= set(re.findall(r'\bid="([\w-]+)"', page.html))
+    ids = set(re.findall(r'\bid="([\w-]+)"', page.html))
+    assert links <= ids
+    defined = {"skill", "removals", "sanity", "plausibility", "interval", "maps"}
+    assert {name for name in ids if name.startswith("def-")} == {f"def-{key}" for key in defined}
     audited = render(write_result(tmp_path / "audit", *make_audit(n=40)))
     assert "judged" not in audited.sections
     assert set(AUDITED) <= set(audited.sections)

@@ -257,7 +257,7 @@ def test_a_result_without_table_is_refused(tmp_path):
 
 def test_one_shot_alone_has_no_verdict(tmp_path):
     page = render(tmp_path / "r", make_one_shot())
-    assert "There is no audit among the results, so there is no verdict" in page.text
+    assert "so there is no verdict on attention maps over a set of images" in page.text
     assert "Do the classes survive?" in page.text
 
 

@@ -25,10 +25,7 @@ from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts
 from vitscope.models.info import ModelInfo, count_parameters
-from vitscope.models.parts import (
-    make_packed_block,
-    require,
-)
+from vitscope.models.parts import make_packed_block, require
 from vitscope.weights.catalogue import describe_near_matches
 from vitscope.weights.hub import find_snapshot
 

@@ -24,10 +24,7 @@ from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts
 from vitscope.models.classifier import Classifier
 from vitscope.models.info import ModelInfo, count_parameters
-from vitscope.models.parts import (
-    make_packed_block,
-    require,
-)
+from vitscope.models.parts import make_packed_block, require
 
 _BLOCK_PARTS = {"ln_1", "self_attention", "dropout", "ln_2", "mlp"}
 

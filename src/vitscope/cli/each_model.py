@@ -40,7 +40,7 @@ def run_each(model_ids: Collection[str], run: Callable[[str], None]) -> None:
 def run_with_bars(
     model_id: str, run: Callable[..., _Result], *, quiet: bool = False, **later: str
 ) -> _Result:
-    """Run a model with a bar for its images and, once it advances, one for what follows."""
+    """Run a model with a bar for its images and, once they advance, others."""
     vit = vitscope.load_model(model_id)
     with make_progress(Console(stderr=True, quiet=quiet)) as progress:
         bars = {"on_progress": progress.add_task(model_id, total=None)}

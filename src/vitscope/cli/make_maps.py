@@ -91,8 +91,13 @@ def judge(
     # Check the arguments as far as possible before loading anything.
     found = find_images(images)
     compared = None if references is None else find_images(references)
+    from vitscope.images.masks import find_masks
     from vitscope.maps.target_files import open_target
+    from vitscope.runs.judge_run import check_enough, check_settings
 
+    check_enough(min(limit, len(found)) if compared is None else len(compared))
+    if masks is not None:
+        find_masks(masks, found)
     explained = open_target(target)
     config = JudgeConfig(
         limit=limit,
@@ -107,6 +112,7 @@ def judge(
         dtype=dtype,
         size=size,
     )
+    check_settings(config)
     config.resolve_device()
     console = make_console()
     folders = choose_targets(model, out, overwrite=overwrite or resume)
@@ -122,7 +128,8 @@ def judge(
             overwrite=overwrite,
             resume=resume,
         )
-        console.print(make_judge_report(run_with_bars(model_id, work).summary))
+        result = run_with_bars(model_id, work, on_passes="passes")
+        console.print(make_judge_report(result.summary))
         console.print(Text(f"written to {printable_path(folders[model_id])}\n"), soft_wrap=True)
 
     run_each(folders, run)
@@ -195,8 +202,10 @@ def explain(
     audits = _open_beside(names, reference or [], vitscope.AuditResult, "references")
     judgements = _open_beside(names, judged or [], vitscope.JudgeResult, "judgements")
     check_figures_target(out / "figures", overwrite=overwrite)
-    from vitscope.maps.target_files import open_target  # here, because importing it is slow
+    from vitscope.maps.registry import find_methods  # here, because importing it is slow
+    from vitscope.maps.target_files import open_target
 
+    find_methods(maps or ())
     chosen: dict[str, Any] = {} if maps is None else {"maps": maps}
     if target is not None:
         chosen["target"] = open_target(target)

@@ -148,8 +148,9 @@ def find_role(point: Point) -> Role:
 
 def name_role(point: Point) -> str:
     """The role of a point's map, in the legend."""
-    role, title = find_role(point), name_map(point.model.judgement, point.term)
-    return {"best": f"{title} (best)", "other": "other maps"}.get(role, title)
+    role, summary = find_role(point), point.model.judgement
+    title, place = name_map(summary, point.term), "best" if summary.verdict.best else "first"
+    return {"best": f"{title} ({place})", "other": "other maps"}.get(role, title)
 
 
 def order_kept(summary: JudgementSummary, image: JudgedImage) -> list[str]:

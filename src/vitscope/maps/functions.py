@@ -176,7 +176,10 @@ class CaughtFunctions(TorchFunctionMode):
         rule = self._rules.scale if is_norm else self._rules.product
         return self._apply("norm" if is_norm else "product", torch.mul, rule, a, other)
 
-    def _catch_matmul(self, name: Callable[..., Any], a: Tensor, b: Tensor) -> Tensor:
+    def _catch_matmul(
+        self, name: Callable[..., Any], a: Tensor, *args: Tensor, **kwargs: Tensor
+    ) -> Tensor:
+        (b,) = (*args, *kwargs.values())  # "other" or "mat2"
         if not (_depends(a) and _depends(b)):
             return name(a, b)  # type: ignore[no-any-return]  # linear in the one that does
         if getattr(a, "_is_attention", False):

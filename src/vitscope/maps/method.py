@@ -29,6 +29,10 @@ from vitscope.row_maps import RowMaps
 _Made = TypeVar("_Made")
 
 
+def _ignore(_: int) -> None:
+    pass
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MapInput:
     """A batch of images, the number of each that is explained, and what it is compared with.
@@ -42,6 +46,9 @@ class MapInput:
         references: Images that the target and some maps compare with.
         layer: The layer that row maps are of; the last one if None.
         seed: Seed of methods that draw at random.
+        keeps_attentions: Whether the model's own run keeps what the attention weights of all blocks
+            are made of, for methods that read them.
+        on_passes: Called after every batch of changed versions of an image, with their number.
         original: The images before noise was added to them, by which they are known; None if they
             are unchanged.
     """
@@ -52,6 +59,8 @@ class MapInput:
     references: References | None = None
     layer: int | None = None
     seed: int = 0
+    keeps_attentions: bool = True
+    on_passes: Callable[[int], None] = _ignore
     original: Pixels | None = None
 
     @property
@@ -62,7 +71,8 @@ class MapInput:
     @cached_property
     def own(self) -> OwnPass:
         """The model's run on the images themselves, from which maps of attention weights come."""
-        return watch_blocks(self.vit, self.pixels, self.layer)
+        keeps = self.keeps_attentions
+        return watch_blocks(self.vit, self.pixels, self.layer, keeps_attentions=keeps)
 
     @cached_property
     def target(self) -> Target:
@@ -153,8 +163,11 @@ class MapInput:
         """The target of changed versions of one image."""
         target = self.target.select(image)
         size = max(1, CPU_TOKENS // self.num_tokens)
-        parts = torch.split(pixels, size)
-        return torch.cat([target.measure(run_blocks(self.vit, part).feature) for part in parts])
+        found = []
+        for part in torch.split(pixels, size):
+            found.append(target.measure(run_blocks(self.vit, part).feature))
+            self.on_passes(len(part))
+        return torch.cat(found)
 
     def differentiate(
         self,
@@ -199,6 +212,7 @@ class MapInput:
                 kept=None if kept is None else kept[part],
             )
             found.append(target.measure(run.feature))
+            self.on_passes(num)
         return torch.cat(found)
 
     def make_generator(self, image: int) -> torch.Generator:
@@ -233,6 +247,8 @@ class MapMethod(MapKind):
         targeted: Whether the map depends on the target.
         compares: Whether it needs references, whatever the target.
         differentiates: Whether it follows the target's gradient at the image itself.
+        reads_attentions: Whether it reads the attention weights of all blocks, which are kept only
+            for methods that do.
         check: Refuses a model that the map does not exist for; None if it exists for every model.
         cost: Forward passes per image, for P patches, in words.
         source: The publication.
@@ -243,6 +259,7 @@ class MapMethod(MapKind):
     targeted: bool
     compares: bool = False
     differentiates: bool = False
+    reads_attentions: bool = False
     check: Callable[[ViTAdapter], None] | None = None
     cost: str
     source: str

@@ -1,6 +1,6 @@
 """All map methods by name."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from vitscope.errors import UsageError
@@ -44,6 +44,13 @@ def find_method(name: str) -> MapMethod:
             return found.compute(given)
 
     return replace(found, compute=compute)
+
+
+def find_methods(names: Sequence[str]) -> list[MapMethod]:
+    """Find several, each once."""
+    if isinstance(names, str):
+        raise UsageError(f"maps was given as {names!r}: expected names, such as [{names!r}]")
+    return [find_method(name) for name in dict.fromkeys(names)]
 
 
 def list_packages(names: Iterable[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from vitscope.layout import TokenLayout
 from vitscope.maps.chosen_target import TargetLike, choose_target
 from vitscope.maps.method import MapInput, MapValues
 from vitscope.maps.references import References, make_references
-from vitscope.maps.registry import check_maps, find_method
+from vitscope.maps.registry import check_maps, find_methods
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
 from vitscope.short_repr import ShortRepr
@@ -108,9 +108,7 @@ def map_tokens(
     """
     vit = open_model(vit)
     check_pixels(pixels)
-    if isinstance(maps, str):
-        raise UsageError(f"maps was given as {maps!r}: expected names, such as [{maps!r}]")
-    methods = [find_method(name) for name in maps]
+    methods = find_methods(maps)
     size, has_references = (pixels.shape[-2], pixels.shape[-1]), references is not None
     chosen = choose_target(
         vit, target, vit.preprocessing.with_size(size), has_references=has_references
@@ -134,6 +132,7 @@ def map_tokens(
             references=references,
             layer=layer,
             seed=seed,
+            keeps_attentions=any(method.reads_attentions for method in methods),
         )
         made = {method.name: _to_cpu(method.compute(given)) for method in methods}
         return TokenMaps(layout=given.layout, patches=given.patches, maps=made)

@@ -46,8 +46,8 @@ class OwnPass(Pass):
         row: The analysed row; None if no row makes the global feature.
         skip_norms: Norms of every block's input, if the global feature is [CLS].
         branch_norms: Norms of what every block's attention adds to it.
-        attentions: In order. Kept are queries and keys; or, where the model's code computes the
-            weights itself, their mean over heads.
+        attentions: In order, if they were asked for. Kept are queries and keys; or, where the
+            model's code computes the weights itself, their mean over heads.
     """
 
     row: ClsTrace | None
@@ -56,12 +56,15 @@ class OwnPass(Pass):
     attentions: Sequence[SeenAttention]
 
 
-def watch_blocks(vit: ViTAdapter, pixels: Pixels, layer: int | None = None) -> OwnPass:
+def watch_blocks(
+    vit: ViTAdapter, pixels: Pixels, layer: int | None = None, *, keeps_attentions: bool
+) -> OwnPass:
     """Run the model on images, unchanged.
 
     `layer` is that of the analysed row; the last one if None.
     """
-    watch = _Watch(vit, vit.make_layout(pixels.shape[-2], pixels.shape[-1]), layer)
+    layout = vit.make_layout(pixels.shape[-2], pixels.shape[-1])
+    watch = _Watch(vit, layout, layer, keeps_attentions)
     run = run_blocks(vit, pixels, watched=watch.attached())
     return OwnPass(
         run.feature,
@@ -77,7 +80,9 @@ def watch_blocks(vit: ViTAdapter, pixels: Pixels, layer: int | None = None) -> O
 class _Watch(TorchFunctionMode):
     """Keeps what is handed to attentions, norms and the analysed row, and changes nothing."""
 
-    def __init__(self, vit: ViTAdapter, layout: TokenLayout, layer: int | None) -> None:
+    def __init__(
+        self, vit: ViTAdapter, layout: TokenLayout, layer: int | None, keeps_attentions: bool
+    ) -> None:
         super().__init__()
         self.row: ClsTrace | None = None
         self.skip_norms: list[Tensor] = []
@@ -85,6 +90,7 @@ class _Watch(TorchFunctionMode):
         self.attentions: list[SeenAttention] = []
         self._vit = vit
         self._layout = layout
+        self._keeps_attentions = keeps_attentions
         self._layer = vit.select_layer(layer) if vit.blocks else None
         self._block: int | None = None
         self._stream: Tensor
@@ -102,15 +108,17 @@ class _Watch(TorchFunctionMode):
             if parts.mlp_norm is not None:
                 keep = OwnHook(self._keep_branch)
                 handles.append(parts.mlp_norm.register_forward_pre_hook(keep, with_kwargs=True))
-        for packed in _find_packed(vit.module.modules()):
-            keep = OwnHook(self._keep_packed)
-            handles.append(packed.register_forward_pre_hook(keep, with_kwargs=True))
+        if self._keeps_attentions:
+            for packed in _find_packed(vit.module.modules()):
+                keep = OwnHook(self._keep_packed)
+                handles.append(packed.register_forward_pre_hook(keep, with_kwargs=True))
         try:
             with ExitStack() as stack:
                 if self._layer is not None:
                     stack.enter_context(self._make_recorder(self._layer).attached())
                 # torch runs packed attention by another kernel while a mode is on.
-                if not any(_find_packed(block.modules()) for block in vit.encoder_blocks):
+                packed_blocks = any(_find_packed(block.modules()) for block in vit.encoder_blocks)
+                if self._keeps_attentions and not packed_blocks:
                     stack.enter_context(self)
                 yield
         finally:

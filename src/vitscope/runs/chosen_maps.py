@@ -8,12 +8,11 @@ import torch
 from vitscope.config import AuditConfig
 from vitscope.errors import UsageError
 from vitscope.images.image_set import ImageBatch, ImageSet
-from vitscope.images.preprocessing import Preprocessing
-from vitscope.maps.chosen_target import TargetLike, choose_target
+from vitscope.maps.chosen_target import ChosenTarget, choose_target
 from vitscope.maps.judgement import SCORES, check_names, judge_images
 from vitscope.maps.method import MapInput, MapMethod, MapValues
 from vitscope.maps.references import References, make_references
-from vitscope.maps.registry import check_maps, find_method
+from vitscope.maps.registry import check_maps, find_methods
 from vitscope.maps.removal import find_removal
 from vitscope.maps.targets import tell_without_mean
 from vitscope.maps.token_maps import DEFAULT_MAPS
@@ -34,21 +33,17 @@ class ChosenMaps:
 
     def __init__(
         self,
-        vit: ViTAdapter,
         names: Sequence[str],
         dtype: torch.dtype,
+        target: ChosenTarget,
         *,
-        target: TargetLike | None = None,
-        preprocessing: Preprocessing | None = None,
-        has_references: bool = False,
+        has_references: bool,
         scored: bool = False,
     ) -> None:
-        if isinstance(names, str) or not names:
+        if not names:
             raise UsageError(f"maps was given as {names!r}: expected names, such as ['attention']")
-        found = [find_method(name) for name in dict.fromkeys(names)]
-        self.target = choose_target(
-            vit, target, preprocessing or vit.preprocessing, has_references=has_references
-        )
+        found = find_methods(names)
+        self.target = target
         check_maps(found, self.target, has_references=has_references)
         self.names = tuple(method.name for method in found)
         self.methods = tuple(method for method in found if method.name not in ROW_MAPS)
@@ -65,6 +60,11 @@ class ChosenMaps:
             raise UsageError(
                 f"{comparing[0]} compares numbers that {name} rounds to the same: use float32"
             )
+
+    @property
+    def needs_own_pass(self) -> bool:
+        """Whether any needs more of the model's own run than the attention row."""
+        return self.scoring is not None or bool(self.methods)
 
     @property
     def _is_targeted(self) -> bool:
@@ -98,6 +98,7 @@ class ChosenMaps:
             references=references,
             layer=layer,
             seed=seed,
+            keeps_attentions=any(method.reads_attentions for method in self.methods),
         )
 
     def compute(self, given: MapInput) -> dict[str, ImageMap]:
@@ -157,12 +158,14 @@ def choose_gallery_maps(vit: ViTAdapter, images: ImageSet, config: AuditConfig) 
         raise UsageError("maps is set, but gallery is 0: no image is kept to be mapped")
     names = DEFAULT_MAPS if config.maps is None else config.maps
     num_kept = min(config.gallery, len(images))
-    if num_kept < 2 and any(find_method(name).compares for name in names):
+    if num_kept < 2 and any(method.compares for method in find_methods(names)):
         raise UsageError(
             f"maps that compare images are set, and the gallery keeps {num_kept}: expected two or "
             "more"
         )
-    return ChosenMaps(vit, names, config.torch_dtype, has_references=num_kept > 1)
+    has_references = num_kept > 1
+    target = choose_target(vit, None, images.preprocessing, has_references=has_references)
+    return ChosenMaps(names, config.torch_dtype, target, has_references=has_references)
 
 
 def map_gallery(

@@ -15,6 +15,7 @@ from vitscope.files.storage import as_folder, is_result, never, scratch_folder, 
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
 from vitscope.maps.chosen_target import TargetLike
+from vitscope.maps.registry import find_methods
 from vitscope.models.base import ViTAdapter
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.explanation import Explanation
@@ -52,8 +53,8 @@ def explain(
 
     Without a reference there is no verdict, and the numbers are raw. An image then keeps its shape:
     its shorter side gets the input size, and the longer one is scaled likewise and rounded to whole
-    patches. If the model accepts only one size, or the requested size is not square, images are
-    cropped to it. `framing` says which.
+    patches. With a judgement, a size given as (height, width), a size that is not square, or a
+    model that accepts only one size, images are cropped. `framing` says which.
 
     Args:
         vit: The model: an adapter, a module, or an id that `load_model` accepts. It runs on the
@@ -101,8 +102,9 @@ def explain(
     Source:
         Lappe & Giese (NeurIPS 2025), Fig. 4.
     """
-    vit = open_model(vit)
+    find_methods(maps or ())  # which refuses unknown names before a model is loaded
     config = combine(RunConfig, config, settings)
+    vit = open_model(vit)
     if reference is not None:
         check_kind("reference", reference, AuditResult, "an audit, as AuditResult.load(folder)")
     if isinstance(judged, str | os.PathLike):

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
 from vitscope.config import RunConfig
@@ -16,7 +17,8 @@ from vitscope.images.decoding import decode_for_model, image_id, prepare_image
 from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.ledger import Ledger, check_balance, make_ledger
-from vitscope.maps.chosen_target import TargetLike
+from vitscope.maps.chosen_target import TargetLike, choose_target
+from vitscope.maps.method import MapInput
 from vitscope.maps.references import References, make_references
 from vitscope.maps.removal import reads_patches_alone
 from vitscope.maps.token_maps import DEFAULT_MAPS
@@ -118,25 +120,26 @@ class ExplainRun:
             layer=self._layer,
             preprocessing=self._preprocessing,
         )
+        has_references = references is not None
         default: Sequence[str] = DEFAULT_MAPS
         self._judgement: UsedJudgement | None = None
-        if judged is not None:
+        if judged is None:
+            chosen = choose_target(vit, target, self._preprocessing, has_references=has_references)
+        else:
             found = read_judgement(
                 judged,
                 vit,
                 wanted,
                 target,
-                has_references=references is not None,
+                has_references=has_references,
                 are_named=maps is not None,
             )
-            self._judgement, default, target = found.about, found.maps, found.target
+            self._judgement, default, chosen = found.about, found.maps, found.target
         self._maps = ChosenMaps(
-            vit,
             default if maps is None else maps,
             self._run.config.torch_dtype,
-            target=target,
-            preprocessing=self._preprocessing,
-            has_references=references is not None,
+            chosen,
+            has_references=has_references,
             scored=score or judged is not None,
         )
         self._maps.check_used(target=target, references=references)
@@ -227,8 +230,9 @@ class ExplainRun:
     def _frame(self, size: tuple[int, int]) -> Preprocessing:
         # Means and judgements require the same preprocessing.
         compared = self._reference is not None or self._judgement is not None
-        given = self._preprocessing.pipeline == "given"
-        if compared or given or isinstance(self._run.config.size, tuple):
+        height, width = self._preprocessing.size
+        exact = height != width or isinstance(self._run.config.size, tuple)
+        if compared or exact or self._preprocessing.pipeline == "given":
             return self._preprocessing
         whole = fit_whole(size, self._preprocessing, self._vit.info.patch_size)
         try:
@@ -245,13 +249,13 @@ class ExplainRun:
     ) -> ImageExplanation:
         name = self._images.name_image(batch.indices[0])
         with self._run.plain_errors(batch):
-            ledger, row = self._trace(batch.pixels)
             given = self._maps.make_input(
                 batch.pixels,
                 self._compare(preprocessing),
                 layer=self._layer,
                 seed=self._run.config.seed,
             )
+            ledger, row = self._map_row(given)
             others = self._maps.compute(given)
         if missing := [one.name for one in self._maps.methods if one.name not in others]:
             raise UsageError(
@@ -288,16 +292,18 @@ class ExplainRun:
         remedy = advise(vit.info, self._layer, vit.last_layer, run.config)
         return judge_alone(numbers.share_without_bias, remedy)
 
-    def _trace(self, pixels: Pixels) -> tuple[Ledger, dict[str, ImageMap]]:
-        found: list[tuple[Ledger, dict[str, ImageMap]]] = []
+    @torch.no_grad()
+    def _map_row(self, given: MapInput) -> tuple[Ledger, dict[str, ImageMap]]:
+        trace = given.own.row if self._maps.needs_own_pass else self._trace(given.pixels)
+        assert trace is not None
+        ledger = make_ledger(trace)
+        check_balance(ledger, self._tolerance)
+        maps = place_row_maps(make_row_maps(trace, ledger))
+        return ledger, maps | self._map_centred(trace, ledger)
 
-        def take(trace: ClsTrace) -> None:
-            ledger = make_ledger(trace)
-            check_balance(ledger, self._tolerance)
-            maps = place_row_maps(make_row_maps(trace, ledger))
-            found.append((ledger, maps | self._map_centred(trace, ledger)))
-
-        self._vit.trace(pixels, [self._layer], take)
+    def _trace(self, pixels: Pixels) -> ClsTrace:
+        found: list[ClsTrace] = []
+        self._vit.trace(pixels, [self._layer], found.append)
         return found[0]
 
     def _map_centred(self, trace: ClsTrace, ledger: Ledger) -> dict[str, ImageMap]:

@@ -24,7 +24,7 @@ from vitscope.images.image_set import ImageSet
 from vitscope.maps.chosen_target import TargetLike, is_comparable
 from vitscope.models.base import ViTAdapter
 from vitscope.results.judge_result import JudgeResult
-from vitscope.runs.judge_run import JudgeRun
+from vitscope.runs.judge_run import JudgeRun, check_settings
 from vitscope.runs.model_run import OnProgress, check_steady, make_image_set, shuffle_images
 
 
@@ -40,6 +40,7 @@ def judge(
     overwrite: bool = False,
     resume: bool = False,
     on_progress: OnProgress | None = None,
+    on_passes: OnProgress | None = None,
     **settings: Any,
 ) -> JudgeResult:
     """Judge maps of a model by what its output loses when the patches they point at are removed.
@@ -67,6 +68,7 @@ def judge(
         overwrite: Whether an earlier result in `out`, finished or not, is replaced.
         resume: Whether to resume an interrupted run into `out`.
         on_progress: Called with (images done, total) after every image.
+        on_passes: Called with (forward passes done, about how many in all) while images are judged.
         **settings: Settings of `JudgeConfig` by name, in addition to `config` or instead of it.
 
     Returns:
@@ -84,8 +86,9 @@ def judge(
     Source:
         The scores name their own (docs/recipes/which-map.md).
     """
-    vit = open_model(vit)
     config = combine(JudgeConfig, config, settings)
+    check_settings(config)
+    vit = open_model(vit)
     folder = as_folder(out)
     if resume and folder is None:
         raise UsageError("no folder was given for the result: resume needs `out`")
@@ -107,7 +110,7 @@ def judge(
     run = JudgeRun(vit, image_set, compared, config, target, given=references is not None)
     if folder is None:
         with scratch_folder() as made, TemporaryDirectory(prefix="vitscope-parts-") as parts:
-            run.execute(made, Workspace(Path(parts)), on_progress)
+            run.execute(made, Workspace(Path(parts)), on_progress, on_passes)
         return JudgeResult.own(made)
     replaces = is_result if overwrite else never
     check_target(folder, replaces)
@@ -116,5 +119,5 @@ def judge(
         told_of_kept(workspace, f"{run.num_images} images", resume=resume),
         staged_folder(folder, replaces=replaces) as staging,
     ):
-        run.execute(staging, workspace, on_progress)
+        run.execute(staging, workspace, on_progress, on_passes)
     return JudgeResult(folder)

@@ -1,7 +1,7 @@
 """One model, its maps and one set of images: judging them all, and writing the result."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -13,10 +13,10 @@ from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.files.workspace import Plan, Workspace
 from vitscope.images.image_set import ImageSet
 from vitscope.maps.chosen_target import ChosenTarget, TargetLike, choose_target, is_comparable
-from vitscope.maps.judgement import check_names
+from vitscope.maps.judgement import check_names, count_passes
 from vitscope.maps.method import MapInput, MapMethod
 from vitscope.maps.references import References, make_references
-from vitscope.maps.registry import check_maps, find_method
+from vitscope.maps.registry import check_maps, find_methods
 from vitscope.maps.removal import find_removal
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.running import HALF_PRECISIONS
@@ -60,6 +60,23 @@ ALWAYS = ("attention", "centre", "edges")
 """What every map is compared with, where it exists."""
 
 
+def check_settings(config: JudgeConfig) -> None:
+    """Refuse what can be refused without a model: unknown names of maps and removals."""
+    check_names(config.maps or ())
+    find_methods(config.maps or ())
+    for name in config.removals:
+        find_removal(name)
+
+
+def check_enough(num_references: int) -> None:
+    """Refuse to judge an image that is compared with none but itself."""
+    if num_references < 2:
+        raise UsageError(
+            f"maps are judged against other images, and there are {num_references}: judge two or "
+            "more, or give references"
+        )
+
+
 class JudgeRun:
     """One model, its maps, and one set of images."""
 
@@ -79,6 +96,7 @@ class JudgeRun:
                 f"maps cannot be judged in {config.dtype}, which rounds away small differences: "
                 "use float32"
             )
+        check_enough(len(compared))
         removals = [find_removal(name) for name in config.removals]
         vit = vit if vit.weights_hash else vit.hashed()  # for all its runs
         self._target = choose_target(vit, target, images.preprocessing, has_references=True)
@@ -131,7 +149,13 @@ class JudgeRun:
         found: dict[str, Any] = json.loads(json.dumps(plan))
         return found
 
-    def execute(self, folder: Path, workspace: Workspace, on_progress: OnProgress | None) -> None:
+    def execute(
+        self,
+        folder: Path,
+        workspace: Workspace,
+        on_progress: OnProgress | None,
+        on_passes: OnProgress | None,
+    ) -> None:
         """Judge the images that are not done, and write the result."""
         done = workspace.find_done()
         todo = [index for index in range(len(self._images)) if index not in done]
@@ -141,16 +165,27 @@ class JudgeRun:
             run = ModelRun(self._vit, self._images.select(todo), self._config)
             seen = {name for i in done for name in read_ids(workspace.part(i)).to_pylist()}
 
+            reached, within, of_image = len(done), 0, self._count_passes()
+
+            def count(passes: int) -> None:
+                nonlocal within
+                within = min(within + passes, of_image)
+                if on_passes is not None:
+                    on_passes(reached * of_image + within, len(self._images) * of_image)
+
             def advance(number: int, _: int) -> None:
+                nonlocal reached, within
+                reached, within = len(done) + number, 0
+                count(0)
                 if on_progress is not None:
-                    on_progress(len(done) + number, len(self._images))
+                    on_progress(reached, len(self._images))
 
             for batch in run.iter_batches(advance):
                 if not drop_copies(batch, seen).ids:
                     self._num_repeated += 1
                     continue
                 index = todo[batch.indices[0]]
-                given = self._make_input(batch.pixels, references)
+                given = self._make_input(batch.pixels, references, count)
                 keep = len(workspace.find_done()) < self._config.gallery
                 with run.plain_errors(batch), workspace.new_part(index) as part:
                     self._judge.write(part, index, batch.ids[0], given, keep=keep)
@@ -158,7 +193,15 @@ class JudgeRun:
         self._run.check_some_read()
         self._finish(folder, workspace, about)
 
-    def _make_input(self, pixels: Pixels, references: References) -> MapInput:
+    def _count_passes(self) -> int:
+        # For one image.
+        layout = self._vit.make_layout(*self._images.preprocessing.size)
+        num_patches = len(layout.groups["patches"])
+        return len(self._judge.removals) * count_passes(num_patches, len(self._methods))
+
+    def _make_input(
+        self, pixels: Pixels, references: References, on_passes: Callable[[int], None]
+    ) -> MapInput:
         return MapInput(
             vit=self._target.vit,
             pixels=pixels,
@@ -166,6 +209,8 @@ class JudgeRun:
             references=references,
             layer=self._layer,
             seed=self._config.seed,
+            keeps_attentions=any(method.reads_attentions for method in self._methods),
+            on_passes=on_passes,
         )
 
     def _read_references(self) -> tuple[References, JudgeReference]:
@@ -180,11 +225,7 @@ class JudgeRun:
                     yield different.pixels
 
         references = make_references(self._target.vit, read())
-        if references.num_images < 2:
-            raise UsageError(
-                f"maps are judged against other images, and there are {references.num_images}: "
-                "judge two or more, or give references"
-            )
+        check_enough(references.num_images)
         return references, JudgeReference(
             source="given" if self._given else "the judged images",
             num_images=references.num_images,
@@ -232,12 +273,9 @@ def _choose_methods(
     target: ChosenTarget, asked: Sequence[str] | None
 ) -> tuple[list[MapMethod], list[str]]:
     # What was not asked for and cannot be made of the model and target is left out, with a note.
-    if isinstance(asked, str):
-        raise UsageError(f"maps was given as {asked!r}: expected names, such as [{asked!r}]")
-    check_names(asked or ())
-    names = dict.fromkeys([*ALWAYS, *(DEFAULT_MAPS if asked is None else asked)])
+    names = [*ALWAYS, *(DEFAULT_MAPS if asked is None else asked)]
     methods, left_out = [], []
-    for method in map(find_method, names):
+    for method in find_methods(names):
         try:
             check_maps([method], target, has_references=True)
         except (UnsupportedModelError, UsageError) as error:

@@ -4,7 +4,13 @@ from dataclasses import dataclass
 
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
-from vitscope.maps.chosen_target import TargetLike, choose_target, is_comparable, is_named
+from vitscope.maps.chosen_target import (
+    ChosenTarget,
+    TargetLike,
+    choose_target,
+    is_comparable,
+    is_named,
+)
 from vitscope.maps.targets import TARGETS
 from vitscope.models.base import ViTAdapter
 from vitscope.results.judge_result import JudgeResult
@@ -20,7 +26,7 @@ class GivenJudgement:
 
     about: UsedJudgement
     maps: tuple[str, ...]  # attention, and the map that comes first
-    target: TargetLike
+    target: ChosenTarget
 
 
 def read_judgement(
@@ -49,7 +55,8 @@ def read_judgement(
         )
     if target is None and is_named(summary.target):
         target = summary.target
-    if target is None or not is_comparable(target) or not _is_of(judged, vit, wanted, target):
+    chosen = _choose_same(judged, vit, wanted, target)
+    if chosen is None:
         raise UsageError(
             f"the judgement {folder} is of maps that explain the target {summary.target}, which "
             "was not given: give it, by name or as the same vector or image"
@@ -69,19 +76,24 @@ def read_judgement(
             drawn=None if are_named else first,
         ),
         maps=tuple(dict.fromkeys(filter(None, (REFERENCE_MAP, first)))),
-        target=target,
+        target=chosen,
     )
 
 
-def _is_of(judged: JudgeResult, vit: ViTAdapter, wanted: Wanted, target: TargetLike) -> bool:
-    chosen = choose_target(vit, target, wanted.preprocessing, has_references=True).describe()
-    known = judged.described_target
-    if chosen["target"] == known["target"] and chosen != known:
+def _choose_same(
+    judged: JudgeResult, vit: ViTAdapter, wanted: Wanted, target: TargetLike | None
+) -> ChosenTarget | None:
+    # The target, if it is that of the judgement.
+    if target is None or not is_comparable(target):
+        return None
+    chosen = choose_target(vit, target, wanted.preprocessing, has_references=True)
+    found, known = chosen.describe(), judged.described_target
+    if found["target"] == known["target"] and found != known:
         raise UsageError(
             f"the judgement {printable_path(judged.folder)} is of {judged.summary.model.id} with "
             "another classifier: give a judgement of the model that explains"
         )
-    return chosen == known
+    return chosen if found == known else None
 
 
 def _check_model(judged: JudgeResult, wanted: Wanted, folder: str) -> None:

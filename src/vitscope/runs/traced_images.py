@@ -98,7 +98,13 @@ class TracedImages:
                 return
 
     def _explain(self, pixels: Pixels, references: References) -> MapInput:
-        return MapInput(vit=self._vit, pixels=pixels, choice=explain_self, references=references)
+        return MapInput(
+            vit=self._vit,
+            pixels=pixels,
+            choice=explain_self,
+            references=references,
+            keeps_attentions=False,
+        )
 
     def _check_memory(self) -> None:
         kept = NUM_TRACED + self._pass_size

@@ -16,7 +16,9 @@ from vitscope.maps.passes import find_patches, run_blocks
 from vitscope.maps.registry import METHODS
 from vitscope.maps.rules import SECANT
 from vitscope.maps.targets import explain_cosine
+from vitscope.maps.token_maps import map_tokens
 from vitscope.maps.traced import trace_output
+from vitscope.maps.watch import _Watch
 
 HUB = "hub/dinov3"  # rotates queries and keys in float32, whatever the model's precision
 STEPS = "transformers/aimv2"  # computes norms step by step, in float32
@@ -140,6 +142,18 @@ def test_a_rollout_holds_the_weights_of_one_attention(eager):
         METHODS["rollout"].compute(given)
     assert len(square.made) >= 3 * 3
     assert square.most <= 3  # logits, their logarithms, weights
+
+
+@pytest.mark.parametrize("name", ["transformers/dinov2", "torchvision/vit"])
+def test_attentions_are_kept_only_for_maps_that_read_them(monkeypatch, name):
+    vit, kept = wrap(name), []
+    keep = _Watch._keep
+    monkeypatch.setattr(_Watch, "_keep", lambda *given: kept.append(given) or keep(*given))
+    maps = [map_tokens(vit, draw_pixels(vit, 1), ["attention"], target="cosine")]
+    assert kept == []
+    maps.append(map_tokens(vit, draw_pixels(vit, 1), ["attention", "rollout"], target="cosine"))
+    assert len(kept) == vit.info.depth
+    torch.testing.assert_close(maps[0]["attention"], maps[1]["attention"], rtol=0, atol=0)
 
 
 class Unread(TorchFunctionMode):

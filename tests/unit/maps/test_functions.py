@@ -77,6 +77,12 @@ CALLS = {
     "gelu": (lambda x: functional.gelu(x, approximate="tanh"), [HEADS], ["activation"]),
     "in_place": (lambda x: functional.silu(x + 0, inplace=True), [HEADS], ["activation"]),
     "by_keyword": (lambda x: functional.relu(input=x), [HEADS], ["activation"]),
+    "products_by_keyword": (
+        lambda a, b: torch.matmul(input=torch.mul(input=a, other=b), other=b.mT),
+        [HEADS] * 2,
+        ["product", "matmul"],
+    ),
+    "bmm_by_keyword": (lambda a, b: torch.bmm(input=a, mat2=b.mT), [(2, 5, 6)] * 2, ["matmul"]),
 }
 
 
