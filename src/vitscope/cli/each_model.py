@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rich.console import Console
 from rich.progress import TaskID
 
 import vitscope
+from vitscope.config import RunConfig
 from vitscope.errors import (
     ModelUnreachableError,
     UnknownModelError,
@@ -18,6 +20,9 @@ from vitscope.errors import (
 )
 from vitscope.files.storage import check_target, check_writable, is_result, never
 from vitscope.terminal import make_progress
+
+if TYPE_CHECKING:
+    from vitscope.models.base import ViTAdapter
 
 _Result = TypeVar("_Result")
 
@@ -37,8 +42,40 @@ def run_each(model_ids: Collection[str], run: Callable[[str], None]) -> None:
         raise VitscopeError(f"{len(failed)} of {len(model_ids)} models cannot be loaded: {told}")
 
 
+class Edits(NamedTuple):
+    """Remedies that a model is given before it runs, and what they are measured on."""
+
+    remedies: Sequence[str]
+    images: Sequence[Any]
+    config: RunConfig
+
+    def applied(self, vit: "ViTAdapter") -> AbstractContextManager["ViTAdapter"]:
+        """Context with the edited model."""
+        if not self.remedies:
+            return nullcontext(vit)
+        from vitscope.runs.remedy_loop import edited
+
+        return edited(vit, self.remedies, self.images, self.config)
+
+
+def check_remedies(remedies: Sequence[str] | None) -> list[str]:
+    """Refuse names and settings of remedies that do not exist."""
+    if not remedies:
+        return []
+    from vitscope.remedies.registry import parse_remedy
+
+    for text in remedies:
+        parse_remedy(text)
+    return list(remedies)
+
+
 def run_with_bars(
-    model_id: str, run: Callable[..., _Result], *, quiet: bool = False, **later: str
+    model_id: str,
+    run: Callable[..., _Result],
+    *,
+    edits: Edits | None = None,
+    quiet: bool = False,
+    **later: str,
 ) -> _Result:
     """Run a model with a bar for its images and, once they advance, others."""
     vit = vitscope.load_model(model_id)
@@ -50,7 +87,8 @@ def run_with_bars(
         def advance(bar: TaskID, done: int, total: int) -> None:
             progress.update(bar, completed=done, total=total, visible=True)
 
-        return run(vit, **{name: partial(advance, bar) for name, bar in bars.items()})
+        with nullcontext(vit) if edits is None else edits.applied(vit) as ready:
+            return run(ready, **{name: partial(advance, bar) for name, bar in bars.items()})
 
 
 def choose_targets(
@@ -58,6 +96,7 @@ def choose_targets(
     out: Path,
     *,
     overwrite: bool,
+    remedies: Sequence[str] = (),
     name_target: Callable[[Path, str], Path] = Path.joinpath,
 ) -> dict[str, Path]:
     """Choose each model's folder, and check the arguments as far as possible before loading."""
@@ -65,7 +104,7 @@ def choose_targets(
 
     for model_id in model_ids:
         check_model_id(model_id)
-    names = name_folders(model_ids)
+    names = name_folders(model_ids, remedies)
     targets = {model_id: name_target(out, name) for model_id, name in names.items()}
     for target in targets.values():
         check_target(target, is_result if overwrite else never)
@@ -73,12 +112,16 @@ def choose_targets(
     return targets
 
 
-def name_folders(model_ids: Sequence[str]) -> dict[str, str]:
-    """Choose a distinct folder name for each model: its id without problematic characters."""
+def name_folders(model_ids: Sequence[str], remedies: Sequence[str] = ()) -> dict[str, str]:
+    """Choose a distinct folder name for each model: its id without problematic characters.
+
+    Names of edited models say what the edits are.
+    """
     names: dict[str, str] = {}
     for model_id in dict.fromkeys(model_ids):
         stem = Path(model_id).name if Path(model_id).is_absolute() else model_id
-        stem = re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip(".-")[:100] or "model"
+        stem = "+".join([stem, *remedies])
+        stem = re.sub(r"[^\w.+=-]+", "-", stem, flags=re.ASCII).strip(".-")[:100] or "model"
         name, number = stem, 2
         while name in names.values():
             name, number = f"{stem}-{number}", number + 1

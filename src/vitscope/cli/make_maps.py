@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from rich.text import Text
 
 import vitscope
-from vitscope.cli.each_model import choose_targets, name_folders, run_each, run_with_bars
+from vitscope.cli.each_model import (
+    Edits,
+    check_remedies,
+    choose_targets,
+    name_folders,
+    run_each,
+    run_with_bars,
+)
 from vitscope.cli.settings import Folder, Names, Shard, Size, Source
 from vitscope.config import DTypeName, JudgeConfig, RunConfig
 from vitscope.errors import UsageError
@@ -29,6 +36,7 @@ def judge(
     *images: Source,
     model: list[str],
     out: Path,
+    remedy: list[str] | None = None,
     references: list[str] | None = None,
     maps: Names = None,
     target: str = "self",
@@ -61,6 +69,8 @@ def judge(
         model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
             local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
         out: Folder for the results, one folder per model.
+        remedy: Edit the model first: a name of `vitscope remedy list`, with settings as in
+            mask:tokens=cls; once per edit, in order. It is measured on the images.
         references: Images to compare with, as for images, once per place; by default the judged
             images themselves.
         maps: Maps to judge, by name; by default all that exist for the model and take few passes.
@@ -114,8 +124,9 @@ def judge(
     )
     check_settings(config)
     config.resolve_device()
+    edits = Edits(check_remedies(remedy), found, config)
     console = make_console()
-    folders = choose_targets(model, out, overwrite=overwrite or resume)
+    folders = choose_targets(model, out, overwrite=overwrite or resume, remedies=edits.remedies)
 
     def run(model_id: str) -> None:
         work = partial(
@@ -128,7 +139,7 @@ def judge(
             overwrite=overwrite,
             resume=resume,
         )
-        result = run_with_bars(model_id, work, on_passes="passes")
+        result = run_with_bars(model_id, work, edits=edits, on_passes="passes")
         console.print(make_judge_report(result.summary))
         console.print(Text(f"written to {printable_path(folders[model_id])}\n"), soft_wrap=True)
 
@@ -139,6 +150,7 @@ def explain(
     *images: Source,
     model: list[str],
     out: Path,
+    remedy: list[str] | None = None,
     layer: int | None = None,
     maps: Names = None,
     target: str | None = None,
@@ -169,6 +181,9 @@ def explain(
             local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
         out: Folder for the results, one folder per model, and for figures/, one figure per image.
             Audits found there are kept.
+        remedy: Edit the model first: a name of `vitscope remedy list`, with settings as in
+            mask:tokens=cls; once per edit, in order. It is measured on the
+            references, or else on the images.
         layer: Block whose attention row is explained, from 0; the last by default.
         maps: Maps by name (docs/recipes/maps.md); attention, contribution_norm and share by
             default, and with --judged attention and the map that was judged best.
@@ -197,8 +212,12 @@ def explain(
     found = find_images(images)
     config = RunConfig(device=device, dtype=dtype, size=size)
     config.resolve_device()
-    folders = choose_targets(model, out, overwrite=overwrite, name_target=_name_target)
-    names = name_folders(model)
+    compared = find_images(references) if references else None
+    edits = Edits(check_remedies(remedy), compared or found, config)
+    folders = choose_targets(
+        model, out, overwrite=overwrite, remedies=edits.remedies, name_target=_name_target
+    )
+    names = name_folders(model, edits.remedies)
     audits = _open_beside(names, reference or [], vitscope.AuditResult, "references")
     judgements = _open_beside(names, judged or [], vitscope.JudgeResult, "judgements")
     check_figures_target(out / "figures", overwrite=overwrite)
@@ -209,8 +228,8 @@ def explain(
     chosen: dict[str, Any] = {} if maps is None else {"maps": maps}
     if target is not None:
         chosen["target"] = open_target(target)
-    if references:
-        chosen["references"] = find_images(references)
+    if compared:
+        chosen["references"] = compared
     from vitscope.figures.draw import draw_explanations  # here, because importing it is slow
 
     console = make_console()
@@ -229,7 +248,7 @@ def explain(
             out=folders[model_id],
             overwrite=overwrite,
         )
-        explained.append(run_with_bars(model_id, work))
+        explained.append(run_with_bars(model_id, work, edits=edits))
         # No line wrapping: a line may hold a command to copy.
         console.print(make_explanation_report(explained[-1].summary), soft_wrap=True)
         for path, reason in explained[-1].failures:

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from vitscope.cli.each_model import choose_targets, run_each, run_with_bars
+from vitscope.cli.each_model import check_remedies, choose_targets, run_each, run_with_bars
 from vitscope.cli.settings import AuditSettings, Source, group_options
 from vitscope.files.printable import printable_path
 from vitscope.terminal import make_console, make_remedy_list, make_remedy_report
@@ -62,12 +62,10 @@ def compare(
         config: Settings.
     """
     from vitscope.images.search import find_images
-    from vitscope.remedies.registry import parse_remedy
     from vitscope.runs.remedy_loop import compare_remedies
 
     # Check the arguments as far as possible before loading anything.
-    for text in remedy:
-        parse_remedy(text)
+    check_remedies(remedy)
     found = find_images(images)
     config.resolve_device()
     targets = choose_targets(model, out, overwrite=overwrite or resume)

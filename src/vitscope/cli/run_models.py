@@ -1,6 +1,7 @@
 """Commands that measure models: `vitscope audit`, `demo` and `one-shot`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,9 +11,15 @@ from rich.console import Console
 from rich.text import Text
 
 import vitscope
-from vitscope.cli.each_model import choose_targets, run_each, run_with_bars
+from vitscope.cli.each_model import (
+    Edits,
+    check_remedies,
+    choose_targets,
+    run_each,
+    run_with_bars,
+)
 from vitscope.cli.settings import AuditSettings, OneShotSettings, Source
-from vitscope.config import AuditConfig, OneShotConfig
+from vitscope.config import AuditConfig
 from vitscope.errors import (
     UsageError,
     VitscopeError,
@@ -27,7 +34,6 @@ from vitscope.terminal import (
 
 if TYPE_CHECKING:
     from vitscope.engines.local import Engine
-    from vitscope.results.one_shot_result import OneShotResult
     from vitscope.results.schema import AuditSummary
 
 _AUDIT_DEFAULTS, _ONE_SHOT_DEFAULTS = AuditSettings(), OneShotSettings()
@@ -38,6 +44,7 @@ def audit(
     *images: Source,
     model: list[str],
     out: Path,
+    remedy: list[str] | None = None,
     overwrite: bool = False,
     resume: bool = False,
     report: _Report = True,
@@ -58,6 +65,9 @@ def audit(
         model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
             local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
         out: Folder for the results, one folder per model.
+        remedy: Edit the model first: a name of `vitscope remedy list`, with settings as in
+            mask:tokens=cls; once per edit, in order. It is measured on the images;
+            `vitscope remedy compare` audits before and after.
         overwrite: Replace earlier results there, finished or not.
         resume: Resume an interrupted run with the same settings; finished results are kept.
         report: Write report.html beside the results.
@@ -73,9 +83,10 @@ def audit(
     found = find_images(images)
     config.resolve_device()
     workers = _choose_engine(engine, address)
-    targets = choose_targets(model, out, overwrite=overwrite or resume)
+    edits = Edits(check_remedies(remedy), found, config)
+    targets = choose_targets(model, out, overwrite=overwrite or resume, remedies=edits.remedies)
     settings = {"config": config, "engine": workers, "overwrite": overwrite, "resume": resume}
-    _audit_all(targets, found, settings, is_lead=workers.is_lead, report=report)
+    _audit_all(targets, found, settings, edits=edits, is_lead=workers.is_lead, report=report)
 
 
 def demo(
@@ -114,6 +125,7 @@ def one_shot(
     *,
     model: list[str],
     out: Path,
+    remedy: list[str] | None = None,
     overwrite: bool = False,
     config: Annotated[OneShotSettings, Parameter(name="*")] = _ONE_SHOT_DEFAULTS,
 ) -> None:
@@ -129,6 +141,8 @@ def one_shot(
         model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
             local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
         out: Folder for the results, one folder per model.
+        remedy: Edit the model first: a name of `vitscope remedy list`, with settings as in
+            mask:tokens=cls; once per edit, in order. It is measured on the images.
         overwrite: Replace earlier results there.
         config: Settings.
     """
@@ -137,22 +151,23 @@ def one_shot(
     # Check the arguments as far as possible before loading anything.
     find_classes(folder)
     config.resolve_device()
+    edits = Edits(check_remedies(remedy), [folder], replace(config, limit=None))
     console = make_console()
-    targets = choose_targets(model, out, overwrite=overwrite)
+    targets = choose_targets(model, out, overwrite=overwrite, remedies=edits.remedies)
 
     def run(model_id: str) -> None:
-        result = _classify_one(model_id, folder, config, targets[model_id], overwrite=overwrite)
+        work = partial(
+            vitscope.one_shot,
+            images=folder,
+            config=config,
+            out=targets[model_id],
+            overwrite=overwrite,
+        )
+        result = run_with_bars(model_id, work, edits=edits, on_draw="draws")
         console.print(make_one_shot_report(result.summary))
         console.print(Text(f"written to {printable_path(targets[model_id])}\n"), soft_wrap=True)
 
     run_each(targets, run)
-
-
-def _classify_one(
-    model_id: str, folder: Path, config: OneShotConfig, target: Path, *, overwrite: bool
-) -> "OneShotResult":
-    run = partial(vitscope.one_shot, images=folder, config=config, out=target, overwrite=overwrite)
-    return run_with_bars(model_id, run, on_draw="draws")
 
 
 def _audit_all(
@@ -160,6 +175,7 @@ def _audit_all(
     images: Sequence[Any],
     settings: Mapping[str, Any],
     *,
+    edits: Edits | None = None,
     is_lead: bool = True,
     report: bool = True,
 ) -> None:
@@ -172,7 +188,7 @@ def _audit_all(
     def run(model_id: str) -> None:
         target = targets[model_id]
         work = partial(vitscope.audit, images=images, out=target, **settings)
-        result = run_with_bars(model_id, work, quiet=not is_lead, on_trace="traced")
+        result = run_with_bars(model_id, work, edits=edits, quiet=not is_lead, on_trace="traced")
         summaries.append(result.summary)
         done.append(target)
         console.print(make_report(summaries[-1]))

@@ -151,10 +151,13 @@ class Editor:
                 f"a layer scale in block {layer} of {self.vit.info.id} is 0: its skip connection "
                 "cannot be edited through the attention branch"
             )
-        keep = partial(_keep_skip, kept)
-        change = partial(_change_branch, kept, function, parts.branch_scale, self._state)
-        self._hooks += [(parts.block, "input", keep), (parts.branch, "output", change)]
-        self._blocks[layer] = replace(parts, edit_skip=function)
+        assert parts.attention_norm is not None
+        earlier = parts.edit_skip or _return_row
+        change = partial(_change_branch, kept, earlier, function, parts.branch_scale, self._state)
+        # The norm's input is the block's, after all edits of it.
+        self._hooks.append((parts.attention_norm, "input", partial(_keep_skip, kept)))
+        self._hooks.append((parts.branch, "output", change))
+        self._blocks[layer] = replace(parts, edit_skip=partial(_apply_both, earlier, function))
 
     def hide_tokens(self, layer: int, find: PlaceFinder, hiding: Hiding) -> None:
         """Hide tokens from the attention of a block."""
@@ -371,6 +374,7 @@ def _keep_skip(
 
 def _change_branch(
     kept: dict[str, Tensor],
+    earlier: RowEdit,
     function: RowEdit,
     scale: Float[Tensor, " dim"] | None,
     state: _State,
@@ -381,11 +385,21 @@ def _change_branch(
     # x + t becomes skip(x) + t if t becomes t + skip(x) − x.
     query = state.now.layout.query
     assert query is not None
-    row = kept.pop("stream")[:, query]
+    row = earlier(kept.pop("stream")[:, query])
     change = function(row) - row
     branch = take_stream(output).clone()
     branch[:, query] += change if scale is None else change / scale
     return replace_output(output, branch)
+
+
+def _return_row(row: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    return row
+
+
+def _apply_both(
+    first: RowEdit, second: RowEdit, row: Float[Tensor, "batch dim"]
+) -> Float[Tensor, "batch dim"]:
+    return second(first(row))
 
 
 def _find_hidden(
