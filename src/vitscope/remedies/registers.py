@@ -3,7 +3,7 @@
 Source: Jiang et al., "Vision Transformers Don't Need Trained Registers" (NeurIPS 2025).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,9 +47,29 @@ class Neurons:
     found: tuple[Neuron, ...]
     num_images: int  # images that had such tokens
 
-    def tensors(self) -> Iterator[Tensor]:
+    def save(self) -> dict[str, Tensor]:
         """All that was measured."""
-        yield torch.tensor([neuron[:2] for neuron in self.found], dtype=torch.float64)
+        return {
+            "places": torch.tensor([neuron[:2] for neuron in self.found]),
+            "scores": torch.tensor([neuron.score for neuron in self.found], dtype=torch.float64),
+            "num_images": torch.tensor(self.num_images),
+        }
+
+    @classmethod
+    def load(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Restore what was saved."""
+        places, scores = tensors["places"].tolist(), tensors["scores"].tolist()
+        pairs = zip(places, scores, strict=True)
+        found = tuple(Neuron(layer, number, score) for (layer, number), score in pairs)
+        return cls(found, int(tensors["num_images"]))
+
+    def tell(self) -> str:
+        """What was measured, in words."""
+        told = (f"{n.number} of block {n.layer} ({n.score:.3g})" for n in self.found)
+        return (
+            f"neurons, with their mean size at such tokens in {self.num_images} images: "
+            f"{', '.join(told)}"
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

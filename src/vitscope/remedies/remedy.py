@@ -1,16 +1,36 @@
 """What a remedy is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, fields
 from hashlib import blake2b
-from itertools import chain
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
+
+from torch import Tensor
 
 from vitscope.errors import UsageError
 from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.identity import hash_weights
 from vitscope.remedies.editor import Editor
+
+
+class Measured(Protocol):
+    """What a remedy measures on images before its edit."""
+
+    def save(self) -> dict[str, Tensor]:
+        """All that was measured."""
+        ...
+
+    @classmethod
+    def load(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Restore what was saved."""
+        ...
+
+    def tell(self) -> str:
+        """What was measured, in words."""
+        ...
+
 
 ReadImages = Callable[[], Iterable[Pixels]]
 """Gives the images, in batches on the model's device; it may be called more than once."""
@@ -22,11 +42,15 @@ class Remedy(ABC):
 
     Settings are the fields of its class. What is measured on images before the edit is a field too,
     None until `fitted` has filled it in.
+
+    Attributes:
+        measured_on: Digest of the weights of the model that was measured; None if none was.
     """
 
     name: ClassVar[str]
     named_by: ClassVar[str] = ""
     """The setting whose value is the name in place of `name`."""
+    measured_on: str | None = None
 
     def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Measure on images what the edit needs.
@@ -60,6 +84,11 @@ class Remedy(ABC):
             UsageError: If the remedy needs measurements and was not fitted.
             UnsupportedModelError: If the edit does not apply to the model.
         """
+        if self.measured_on is not None and self.measured_on != read_hash(vit):
+            raise UsageError(
+                f"the remedy {self.label} was measured on another model, or other weights, than "
+                f"{vit.info.id}: measure it on this one"
+            )
         editor = Editor(vit, self.label, self.describe())
         self.edit(editor)
         with editor.applied() as edited:
@@ -75,7 +104,7 @@ class Remedy(ABC):
         told = [
             f"{field.name}={_tell(value)}"
             for field, value in self._list_changed()
-            if field.name != self.named_by and not hasattr(value, "tensors")
+            if field.name not in {self.named_by, "measured_on"} and not hasattr(value, "save")
         ]
         name = str(getattr(self, self.named_by)) if self.named_by else self.name
         return f"{name}:{','.join(told)}" if told else name
@@ -86,11 +115,16 @@ class Remedy(ABC):
         Returns:
             Such as "shuffle:tokens=cls (measured: 1f0cab52)".
         """
-        measured = [value for _, value in self._list_changed() if hasattr(value, "tensors")]
-        digest = blake2b(digest_size=4)
-        for tensor in chain.from_iterable(value.tensors() for value in measured):
-            digest.update(tensor.detach().cpu().double().numpy().tobytes())
+        digest, measured = blake2b(digest_size=4), self.list_measured()
+        for name, each in measured.items():
+            for key, tensor in each.save().items():
+                digest.update(f"{name} {key}".encode())
+                digest.update(tensor.detach().cpu().double().numpy().tobytes())
         return f"{self.label} (measured: {digest.hexdigest()})" if measured else self.label
+
+    def list_measured(self) -> dict[str, Measured]:
+        """What was measured, by the names of its fields."""
+        return {f.name: value for f, value in self._list_changed() if hasattr(value, "save")}
 
     def _list_changed(self) -> Iterator[tuple[Field[Any], Any]]:
         for field in fields(self):
@@ -106,6 +140,11 @@ class Remedy(ABC):
                 "compare_remedies, which does so"
             )
         return measured
+
+
+def read_hash(vit: ViTAdapter) -> str:
+    """Digest of a model's weights."""
+    return vit.weights_hash or hash_weights(vit.module)
 
 
 def _tell(value: object) -> str:

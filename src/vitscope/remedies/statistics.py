@@ -1,8 +1,8 @@
 """What remedies need to know of a model's tokens over images."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from jaxtyping import Float, Float64
@@ -42,10 +42,38 @@ class TokenStatistics:
     lent: Mapping[int, Float[Tensor, "lender token dim"]]
     lenders: tuple[int, ...]
 
-    def tensors(self) -> Iterator[Tensor]:
+    def save(self) -> dict[str, Tensor]:
         """All that was measured."""
-        for layer in sorted(self.mean):
-            yield from (self.mean[layer], self.deviation[layer], self.lent[layer])
+        counts = {"num_images": torch.tensor(self.num_images)}
+        parts = {"mean": self.mean, "deviation": self.deviation, "lent": self.lent}
+        layers = {
+            f"{name}/{layer}": tensor.contiguous()
+            for name, part in parts.items()
+            for layer, tensor in sorted(part.items())
+        }
+        return counts | {"lenders": torch.tensor(self.lenders)} | layers
+
+    @classmethod
+    def load(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Restore what was saved."""
+        by_layer = {
+            name: {
+                int(key.partition("/")[2]): tensor
+                for key, tensor in tensors.items()
+                if key.startswith(f"{name}/")
+            }
+            for name in ("mean", "deviation", "lent")
+        }
+        return cls(
+            num_images=int(tensors["num_images"]),
+            lenders=tuple(tensors["lenders"].tolist()),
+            **by_layer,
+        )
+
+    def tell(self) -> str:
+        """What was measured, in words."""
+        layers = ", ".join(map(str, sorted(self.mean)))
+        return f"tokens at the input of block {layers}, over {self.num_images} images"
 
     def lend(self, layer: int, running: Running) -> Float[Tensor, "batch token dim"]:
         """Tokens of another image for each image, the same one at every block and in any batch."""
@@ -124,9 +152,22 @@ class Thresholds:
 
     by_depth: Mapping[int, float]
 
-    def tensors(self) -> Iterator[Tensor]:
+    def save(self) -> dict[str, Tensor]:
         """All that was measured."""
-        yield torch.tensor([*self.by_depth, *self.by_depth.values()], dtype=torch.float64)
+        depths = sorted(self.by_depth)
+        norms = [self.by_depth[depth] for depth in depths]
+        return {"depths": torch.tensor(depths), "norms": torch.tensor(norms, dtype=torch.float64)}
+
+    @classmethod
+    def load(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Restore what was saved."""
+        pairs = zip(tensors["depths"].tolist(), tensors["norms"].tolist(), strict=True)
+        return cls(dict(pairs))
+
+    def tell(self) -> str:
+        """What was measured, in words."""
+        told = (f"{norm:.4g} at depth {depth}" for depth, norm in sorted(self.by_depth.items()))
+        return f"high-norm patches have a norm of at least {', '.join(told)}"
 
 
 def choose_thresholds(

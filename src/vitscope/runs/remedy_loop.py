@@ -24,8 +24,8 @@ from vitscope.files.storage import (
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
 from vitscope.models.base import Pixels, ViTAdapter
-from vitscope.remedies.registry import parse_remedy
 from vitscope.remedies.remedy import Remedy
+from vitscope.remedies.remedy_files import open_remedy
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.remedy_comparison import compare_audits, find_high_norm, measure_drift
 from vitscope.results.remedy_result import ORIGINAL, RemedyResult
@@ -122,7 +122,7 @@ def read_remedies(remedies: Sequence[Remedy | str]) -> list[Remedy]:
     found = []
     for remedy in remedies:
         check_kind("a remedy", remedy, (str, Remedy), "a name such as 'zero', or a remedy")
-        found.append(parse_remedy(remedy) if isinstance(remedy, str) else remedy)
+        found.append(open_remedy(remedy) if isinstance(remedy, str) else remedy)
     return found
 
 
@@ -150,7 +150,9 @@ def edited(
 
 
 def fit_remedy(vit: ViTAdapter, remedy: Remedy, images: ImageSet, config: RunConfig) -> Remedy:
-    """Measure on images what a remedy needs."""
+    """Measure on images what a remedy needs, unless it was measured before."""
+    if remedy.measured_on is not None:
+        return remedy
     run = ModelRun(vit, images, config)
 
     def read() -> Iterator[Pixels]:
@@ -158,7 +160,8 @@ def fit_remedy(vit: ViTAdapter, remedy: Remedy, images: ImageSet, config: RunCon
             yield from torch.split(batch.pixels, run.pass_size or len(batch.pixels))
 
     with run.placed():
-        return remedy.fitted(vit, read)
+        fitted = remedy.fitted(vit, read)
+    return replace(fitted, measured_on=run.weights_hash if fitted.list_measured() else None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,106 @@
+"""Remedies in files: settings as JSON, and what was measured as tensors."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from vitscope.errors import ResultError, UsageError
+from vitscope.files.printable import printable_path
+from vitscope.files.storage import never, staged_file
+from vitscope.files.tensor_files import read_tensors, write_tensors
+from vitscope.remedies.registry import REMEDIES, parse_remedy
+from vitscope.remedies.remedy import Remedy
+
+SUFFIX = ".safetensors"
+
+
+def save_remedy(remedy: Remedy, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Save a remedy with what was measured on images.
+
+    The file is one of safetensors, whose metadata say in JSON what it is.
+
+    Args:
+        remedy: A remedy that was fitted.
+        path: File to write, ending in .safetensors.
+        overwrite: Whether a file there is replaced.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: If nothing was measured, or something is there.
+        VitscopeError: If it cannot be written.
+    """
+    target, measured = Path(path), remedy.list_measured()
+    if target.suffix != SUFFIX:
+        raise UsageError(f"{printable_path(target)}: expected a file name that ends in {SUFFIX}")
+    if not measured or remedy.measured_on is None:
+        raise UsageError(
+            f"the remedy {remedy.label} measures nothing that could be saved: give its name"
+        )
+    about = {
+        "remedy": remedy.label,
+        "weights_hash": remedy.measured_on,
+        "measured": {name: each.tell() for name, each in measured.items()},
+    }
+    tensors = {
+        f"{name}.{key}": tensor.contiguous()
+        for name, each in measured.items()
+        for key, tensor in each.save().items()
+    }
+    with staged_file(target, replaces=_is_remedy if overwrite else never) as staging:
+        write_tensors(staging, tensors, {"vitscope_remedy": json.dumps(about)})
+    return target
+
+
+def load_remedy(path: str | Path) -> Remedy:
+    """Load a saved remedy.
+
+    Args:
+        path: A file that `save_remedy` wrote.
+
+    Returns:
+        The remedy, with what was measured. It applies to the model that was measured alone.
+
+    Raises:
+        ResultError: If the file is no remedy, or damaged.
+    """
+    source = Path(path)
+    tensors, metadata = read_tensors(source)
+    damaged = ResultError(f"{printable_path(source)} is no saved remedy, or damaged")
+    try:
+        about = json.loads(metadata["vitscope_remedy"])
+        remedy = parse_remedy(about["remedy"])
+        found: dict[str, Any] = {"measured_on": str(about["weights_hash"])}
+        hints = get_type_hints(type(remedy))
+        for field in fields(remedy):
+            own = {
+                key.partition(".")[2]: tensor
+                for key, tensor in tensors.items()
+                if key.partition(".")[0] == field.name
+            }
+            if own:
+                (kind,) = (k for k in get_args(hints[field.name]) if hasattr(k, "load"))
+                found[field.name] = kind.load(own)
+    except (KeyError, ValueError, TypeError, UsageError):
+        raise damaged from None
+    settings = {f.name: getattr(remedy, f.name) for f in fields(remedy)} | found
+    return type(remedy)(**settings)
+
+
+def open_remedy(text: str) -> Remedy:
+    """A remedy by its name with settings, or by its file."""
+    if text.partition(":")[0] in REMEDIES or not text.endswith(SUFFIX):
+        return parse_remedy(text)
+    if not Path(text).is_file():
+        raise UsageError(f"{text} is no file: expected a remedy saved by `vitscope remedy find`")
+    return load_remedy(text)
+
+
+def _is_remedy(path: Path) -> bool:
+    try:
+        load_remedy(path)
+    except ResultError:
+        return False
+    return True
