@@ -181,6 +181,6 @@ def _clip(places: Places, tokens: Tokens, running: Running) -> Float[Tensor, "ba
     patches = running.find_patches(tokens)
     norms = compute_norms(tokens)
     of_sound = norms.masked_fill(places, torch.nan)[:, patches.start : patches.stop]
-    median = of_sound.nanmedian(dim=1, keepdim=True).values
+    median = of_sound.nanquantile(0.5, dim=1, keepdim=True)
     factor = (median / norms).nan_to_num(nan=1.0)  # an image whose patches are all high
     return tokens * factor.unsqueeze(-1).to(tokens)
