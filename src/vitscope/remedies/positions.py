@@ -47,7 +47,7 @@ class PositionMean(Remedy):
     def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Measure the mean tokens, in one pass over the images for each block."""
         found: dict[int, Tensor] = {}
-        for layer in sorted(Editor(vit, self.name).select_layers(self.layers)):
+        for layer in Editor(vit, self.name).select_layers(self.layers):
             so_far = replace(self, layers=tuple(found), means=MeanTokens(dict(found)))
             with so_far.applied(vit) as edited:
                 found[layer] = measure_tokens(edited, read, [layer]).mean[layer]

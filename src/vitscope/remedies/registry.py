@@ -96,7 +96,7 @@ def list_settings(name: str) -> dict[str, Any]:
     entry = REMEDIES[name]
     hints = get_type_hints(entry.kind)
     names = [field.name for field in fields(entry.kind)]
-    simple = {key: hints[key] for key in names if key not in entry.fixed or key == "tokens"}
+    simple = {key: hints[key] for key in names if key not in entry.fixed}
     return {key: hint for key, hint in simple.items() if any(map(_is_simple, _list_kinds(hint)))}
 
 
@@ -127,11 +127,5 @@ def _parse(what: str, value: str, hint: Any) -> Any:
                 return kind(value)
         except ValueError:
             continue
-    names = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        tuple: "numbers as 0+1",
-    }
-    expected = [names.get(kind, kind) for kind in kinds if kind is not NoneType]
+    expected = [_KINDS.get(kind, kind) for kind in kinds if kind is not NoneType]
     raise UsageError(f"{what} was given as {value!r}: expected {' or '.join(expected)}")

@@ -7,8 +7,6 @@ from dataclasses import dataclass, fields
 from hashlib import blake2b
 from typing import Any, ClassVar, Self
 
-from torch import Tensor
-
 from vitscope.errors import UsageError
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.remedies.editor import Editor
@@ -88,8 +86,8 @@ class Remedy(ABC):
         """Refuse to edit without measurements."""
         if measured is None:
             raise UsageError(
-                f"the remedy {self.name} is measured on images first: call fitted(vit, read), or "
-                "compare_remedies, which does so"
+                f"the remedy {self.describe()} is measured on images first: call fitted(vit, "
+                "read), or compare_remedies, which does so"
             )
         return measured
 
@@ -103,8 +101,3 @@ def _tell(value: object) -> str:
     if isinstance(value, tuple):
         return "+".join(map(str, value))
     return str(value)
-
-
-def same_device(tensor: Tensor, like: Tensor) -> Tensor:
-    """A measurement on the device and in the precision of tokens."""
-    return tensor.to(like)
