@@ -41,6 +41,9 @@ def check_edits(modules: Iterable[nn.Module], expected: tuple[str, ...]) -> None
             "leave its context first"
         )
     if missing := [edit for edit in expected if edit not in found]:
-        raise UsageError(
-            f"the edit {missing[0]} has ended: use its adapter inside the context of `applied`"
-        )
+        raise make_ended(missing[0])
+
+
+def make_ended(edit: str) -> UsageError:
+    """The error of an adapter whose edit is no longer applied."""
+    return UsageError(f"the edit {edit} has ended: use its adapter inside the context of `applied`")

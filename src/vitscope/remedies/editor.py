@@ -20,16 +20,14 @@ from vitscope.layout import TokenLayout
 from vitscope.maps.passes import find_patches
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction
-from vitscope.models.edits import EditHook
+from vitscope.models.edits import EditHook, make_ended
 from vitscope.models.stream import replace_input, replace_output, take_input, take_stream
 from vitscope.remedies.attention import HiddenTokens, Hiding
+from vitscope.remedies.new_tokens import find_prenorm, lay_out_more, prefix_raised
 
 Tokens = Float[Tensor, "batch token dim"]
 Places = Bool[Tensor, "batch token"]
 """Which tokens of each image."""
-
-_PRENORMS = ("norm_pre", "ln_pre", "pre_layrnorm")
-"""Norms before the first block, by the names of timm, open_clip and transformers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +70,9 @@ RowEdit = Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]]
 class _State:
     """What the hooks and the adapter of an edited model share."""
 
-    def __init__(self) -> None:
+    def __init__(self, edit: str) -> None:
+        self.edit = edit
+        self.is_applied = False
         self.running: Running | None = None
         self.hidden = HiddenTokens()
 
@@ -93,17 +93,17 @@ class Editor:
         self.vit = vit
         self._label = label
         self._edit = label if edit is None else edit
-        self._state = _State()
+        self._state = _State(self._edit)
         self._blocks: dict[int, BlockParts] = dict(vit.blocks)
         self._num_inserted = 0
         self._hooks: list[tuple[nn.Module, Literal["input", "output"], Callable[..., Any]]] = []
 
     def select_layers(self, layers: Literal["last", "all"] | tuple[int, ...]) -> tuple[int, ...]:
-        """Indices of the encoder blocks that are chosen."""
+        """Indices of the encoder blocks that are chosen, in order."""
         depth = len(self.vit.encoder_blocks)
         if layers == "all":
             return tuple(range(depth))
-        chosen = (depth - 1,) if layers == "last" else tuple(layers)
+        chosen = (depth - 1,) if layers == "last" else tuple(sorted(set(layers)))
         for layer in chosen:
             if not 0 <= layer < depth:
                 raise UsageError(
@@ -124,9 +124,14 @@ class Editor:
                 f"the global feature of {vit.info.id} is an average of its tokens, which would "
                 "change with new tokens: no registers can be inserted"
             )
+        if vit.edits:
+            raise UsageError(
+                f"registers cannot be inserted into a model that is being edited ({vit.edits[0]}), "
+                "whose edits know its own tokens alone: insert them first, and edit that model"
+            )
         self._num_inserted += count
         encoder, state = vit.encoder_blocks, self._state
-        insert = partial(_insert, count, _find_prenorm(vit.module))
+        insert = partial(_insert, count, find_prenorm(vit.module))
         self._hooks.append((encoder[0], "input", partial(_edit_input, state, insert)))
         if vit.info.global_feature != "cls":  # a pooling head reads the model's own tokens
             remove = partial(_remove, count)
@@ -190,11 +195,16 @@ class Editor:
 
         Yields:
             The adapter of the edited model, over the same module.
+
+        Raises:
+            UsageError: If the same edit is applied already.
         """
-        vit, inserted = self.vit, self._num_inserted
+        vit, inserted, state = self.vit, self._num_inserted, self._state
+        if self._edit in vit.edits:
+            raise UsageError(f"the edit {self._edit} is being applied already: apply it once")
         with vit.undisturbed(), ExitStack() as stack:
             if inserted:
-                stack.enter_context(_prefix_raised(vit, inserted))
+                stack.enter_context(prefix_raised(vit, inserted))
             # An edit without hooks still has a name by which the module is known to be edited.
             hooks = self._hooks or [(vit.module, "input", _change_nothing)]
             for module, where, function in hooks:
@@ -204,13 +214,15 @@ class Editor:
                 else:
                     handle = module.register_forward_hook(hook)
                 stack.callback(handle.remove)
+            stack.callback(setattr, state, "is_applied", False)
+            state.is_applied = True
             yield self._adapt()
 
     def _adapt(self) -> ViTAdapter:
         vit, state = self.vit, self._state
         lay_out = vit.make_layout
         if self._num_inserted and vit.info.global_feature == "cls":
-            lay_out = partial(_lay_out, vit.make_layout, self._num_inserted)
+            lay_out = partial(lay_out_more, vit.make_layout, self._num_inserted)
         run = partial(_run, state, lay_out)
         classifier = vit.classifier
         if classifier is not None:
@@ -257,6 +269,8 @@ def _run(
     run: Callable[[Pixels], Tensor],
     pixels: Pixels,
 ) -> Tensor:
+    if not state.is_applied:
+        raise make_ended(state.edit)
     outer = state.running
     state.running = Running(lay_out(pixels.shape[-2], pixels.shape[-1]), pixels)
     try:
@@ -264,30 +278,6 @@ def _run(
             return run(pixels)
     finally:
         state.running = outer
-
-
-def _lay_out(
-    lay_out: Callable[[int, int], TokenLayout], count: int, height: int, width: int
-) -> TokenLayout:
-    own = lay_out(height, width)
-    at = _find_place(own)
-    groups = {
-        name: range(p.start + count, p.stop + count) if p.start >= at else p
-        for name, p in own.groups.items()
-    }
-    registers = own.groups.get("registers")
-    groups["registers"] = range(at if registers is None else registers.start, at + count)
-    names = [name for name in ("cls", "registers", "distillation", "patches") if name in groups]
-    query = own.query
-    if query is not None and query >= at:
-        query += count
-    return replace(own, groups={name: groups[name] for name in names}, query=query)
-
-
-def _find_place(layout: TokenLayout) -> int:
-    # Rotary positions count from the first patch.
-    registers = layout.groups.get("registers")
-    return layout.groups["patches"].start if registers is None else registers.stop
 
 
 def _insert(
@@ -309,31 +299,6 @@ def _insert(
 def _remove(count: int, tokens: Tokens, running: Running) -> Float[Tensor, "batch fewer dim"]:
     start = running.find_patches(tokens).start
     return torch.cat([tokens[:, : start - count], tokens[:, start:]], dim=1)
-
-
-def _find_prenorm(module: nn.Module) -> nn.Module | None:
-    # CLIP's norm of the embeddings, which a zero vector would also have passed.
-    parts = module.named_modules()
-    named = (part for name, part in parts if name.rpartition(".")[2] in _PRENORMS)
-    return next((part for part in named if not isinstance(part, nn.Identity)), None)
-
-
-@contextmanager
-def _prefix_raised(vit: ViTAdapter, count: int) -> Iterator[None]:
-    # timm's rotary attention rotates every token after as many as this.
-    parts = [
-        vars(part)
-        for block in vit.encoder_blocks
-        for part in block.modules()
-        if "num_prefix_tokens" in vars(part)
-    ]
-    try:
-        for own in parts:
-            own["num_prefix_tokens"] += count
-        yield
-    finally:
-        for own in parts:
-            own["num_prefix_tokens"] -= count
 
 
 def _edit_input(

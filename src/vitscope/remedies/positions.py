@@ -1,14 +1,29 @@
 """What patches have in common at a place of the grid, removed."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Self
 
+from jaxtyping import Float64
+from torch import Tensor
+
 from vitscope.models.base import ViTAdapter
 from vitscope.remedies.editor import Editor, Running, Tokens
 from vitscope.remedies.remedy import ReadImages, Remedy
-from vitscope.remedies.statistics import TokenStatistics, measure_tokens
+from vitscope.remedies.statistics import measure_tokens
 from vitscope.remedies.tokens import Layers
+
+
+@dataclass(frozen=True, eq=False)
+class MeanTokens:
+    """The mean token at each position, by block."""
+
+    by_layer: Mapping[int, Float64[Tensor, "token dim"]]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that was measured."""
+        yield from self.by_layer.values()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -19,7 +34,7 @@ class PositionMean(Remedy):
 
     Attributes:
         layers: Blocks at whose input it is removed: "last", "all", or block numbers.
-        statistics: What was measured.
+        means: What was measured, in each block after the removal in those before it.
 
     Source:
         The artefact map that DVT (Yang et al., ECCV 2024) shares between images, in closed form.
@@ -27,24 +42,28 @@ class PositionMean(Remedy):
 
     name: ClassVar[str] = "position-mean"
     layers: Layers = "last"
-    statistics: TokenStatistics | None = None
+    means: MeanTokens | None = None
 
     def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
-        """Measure the mean tokens."""
-        layers = Editor(vit, self.name).select_layers(self.layers)
-        return replace(self, statistics=measure_tokens(vit, read, layers))
+        """Measure the mean tokens, in one pass over the images for each block."""
+        found: dict[int, Tensor] = {}
+        for layer in Editor(vit, self.name).select_layers(self.layers):
+            so_far = replace(self, layers=tuple(found), means=MeanTokens(dict(found)))
+            with so_far.applied(vit) as edited:
+                found[layer] = measure_tokens(edited, read, [layer]).mean[layer]
+        return replace(self, means=MeanTokens(found))
 
     def edit(self, editor: Editor) -> None:
         """Remove the means at the input of each chosen block."""
-        self.require(self.statistics)
+        self.require(self.means)
         for layer in editor.select_layers(self.layers):
             editor.edit_stream(layer, partial(self._remove, layer))
 
     def _remove(self, layer: int, tokens: Tokens, running: Running) -> Tokens:
-        assert self.statistics is not None
+        assert self.means is not None
         patches = running.find_patches(tokens)
         part = slice(patches.start, patches.stop)
-        artefact = self.statistics.mean[layer][part]
+        artefact = self.means.by_layer[layer][part]
         left = tokens.clone()
         left[:, part] -= (artefact - artefact.mean(dim=0)).to(tokens)
         return left

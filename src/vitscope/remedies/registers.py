@@ -22,6 +22,7 @@ from vitscope.remedies.editor import Editor, Places, Running, Tokens, find_neuro
 from vitscope.remedies.remedy import ReadImages, Remedy
 from vitscope.remedies.statistics import (
     Thresholds,
+    check_threshold,
     choose_thresholds,
     find_places,
     fit_high_norm,
@@ -111,14 +112,18 @@ class TestTimeRegisters(Remedy):
         for name in ("count", "top"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} was given as {getattr(self, name)}: expected 1 or more")
+        check_threshold(self.threshold)
 
     def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
-        """Find the neurons, in one pass, and one before it if no threshold is given."""
+        """Find the neurons in one pass over the images, after one for a threshold not given."""
         depth, threshold = self.depth, self.threshold
+        if depth is not None:
+            _check_depth(vit, depth)
         if depth is None or threshold is None:
             found = fit_high_norm(vit, read)
             depths = range(1, len(found)) if depth is None else [depth]
-            fitted = choose_thresholds(vit, found, depths).by_depth
+            otherwise = "give depth and threshold"
+            fitted = choose_thresholds(vit, found, depths, otherwise=otherwise).by_depth
             depth = max(fitted, key=lambda d: found[d].fraction or 0)
             threshold = fitted[depth] if threshold is None else threshold
         highest = depth - 1 if self.highest is None else self.highest
@@ -199,12 +204,14 @@ def find_register_neurons(
     thresholds = None
     if at == "registers":
         require_group(vit, "registers")
-    elif depth is None or threshold is None or not 0 <= depth <= last + 1:
+    elif depth is None or threshold is None:
         raise UsageError(
-            f"depth was given as {depth} and threshold as {threshold}: expected a depth from 0 to "
-            f"{last + 1} and the least norm of a high-norm patch there"
+            f"depth was given as {depth} and threshold as {threshold}: expected both, a depth and "
+            "the least norm of a high-norm patch there"
         )
     else:
+        _check_depth(vit, depth)
+        check_threshold(threshold)
         thresholds = Thresholds({depth: threshold})
     recorder = _NeuronRecorder(vit, highest)
     scores = torch.zeros(0, dtype=torch.float64)
@@ -232,6 +239,12 @@ def find_register_neurons(
         ),
         count,
     )
+
+
+def _check_depth(vit: ViTAdapter, depth: int) -> None:
+    highest = len(vit.encoder_blocks)
+    if not 1 <= depth <= highest:
+        raise UsageError(f"depth was given as {depth}: expected one from 1 to {highest}")
 
 
 class _NeuronRecorder:

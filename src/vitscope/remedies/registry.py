@@ -96,7 +96,7 @@ def list_settings(name: str) -> dict[str, Any]:
     entry = REMEDIES[name]
     hints = get_type_hints(entry.kind)
     names = [field.name for field in fields(entry.kind)]
-    simple = {key: hints[key] for key in names if key not in entry.fixed or key == "tokens"}
+    simple = {key: hints[key] for key in names if key not in entry.fixed}
     return {key: hint for key, hint in simple.items() if any(map(_is_simple, _list_kinds(hint)))}
 
 

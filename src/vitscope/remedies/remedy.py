@@ -136,8 +136,8 @@ class Remedy(ABC):
         """Refuse to edit without measurements."""
         if measured is None:
             raise UsageError(
-                f"the remedy {self.name} is measured on images first: call fitted(vit, read), or "
-                "compare_remedies, which does so"
+                f"the remedy {self.describe()} is measured on images first: call fitted(vit, "
+                "read), or compare_remedies, which does so"
             )
         return measured
 

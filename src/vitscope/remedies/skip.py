@@ -45,9 +45,9 @@ class Skip(Remedy):
     def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Measure the mean of the skip connection, if it is used."""
         require_group(vit, "cls")
+        layers = Editor(vit, self.name).select_layers(self.layers)
         if not self.by_mean:
             return self
-        layers = Editor(vit, self.name).select_layers(self.layers)
         return replace(self, statistics=measure_tokens(vit, read, layers))
 
     def edit(self, editor: Editor) -> None:

@@ -118,7 +118,7 @@ def measure_tokens(vit: ViTAdapter, read: ReadImages, layers: Sequence[int]) -> 
             sums[layer].total += (exact - origin).sum(dim=0)
             sums[layer].squares += (exact - origin).square().sum(dim=0)
     if not count:
-        raise UsageError("there are no images to measure the remedy on: give two or more")
+        raise _make_no_images()
     lent = {layer: torch.cat(each.lent) for layer, each in sums.items()}
     shift = {layer: each.total / count for layer, each in sums.items()}
     return TokenStatistics(
@@ -143,7 +143,19 @@ def fit_high_norm(vit: ViTAdapter, read: ReadImages) -> list[HighNormTokens]:
             patches = find_patches(layout, stream.shape[1])
             norms.append(compute_norms(stream[:, patches.start : patches.stop]).cpu())
         counts.update(Batch({}, [], patch_norms=torch.stack(norms, dim=1)))
+    if not counts.num_depths:
+        raise _make_no_images()
     return [counts.fit(depth) for depth in range(counts.num_depths)]
+
+
+def _make_no_images() -> UsageError:
+    return UsageError("there are no images to measure the remedy on: give two or more")
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Refuse a threshold that no norm can be below."""
+    if threshold is not None and not threshold > 0:
+        raise UsageError(f"threshold was given as {threshold}: expected a norm above 0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,17 +183,17 @@ class Thresholds:
 
 
 def choose_thresholds(
-    vit: ViTAdapter, found: Sequence[HighNormTokens], depths: Sequence[int]
+    vit: ViTAdapter, found: Sequence[HighNormTokens], depths: Sequence[int], *, otherwise: str
 ) -> Thresholds:
-    """The thresholds of some depths; refuses if none of them has high-norm tokens."""
+    """The thresholds of some depths; if none has high-norm tokens, refuses and says what to do."""
     fitted = {d: found[d].threshold for d in depths if found[d].threshold is not None}
     if not fitted:
         where = [d for d, each in enumerate(found) if each.threshold is not None]
         elsewhere = f"; they are at depth {', '.join(map(str, where))}" if where else ""
         raise UsageError(
-            f"no high-norm patches were found in {found[0].num_images} images at the input of the "
-            f"chosen blocks of {vit.info.id}{elsewhere}: there is nothing to edit; choose other "
-            "layers, or give threshold"
+            f"no high-norm patches were found in {found[0].num_images} images at depth "
+            f"{', '.join(map(str, depths))} of {vit.info.id}{elsewhere}: there is nothing to edit; "
+            f"{otherwise}"
         )
     return Thresholds({depth: float(value) for depth, value in fitted.items() if value})
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from vitscope.errors import UsageError
 from vitscope.models.base import ViTAdapter
 from vitscope.models.stream import compute_norms
 from vitscope.remedies.attention import Hiding
@@ -18,6 +19,7 @@ from vitscope.remedies.statistics import (
     Thresholds,
     TokenGroup,
     TokenStatistics,
+    check_threshold,
     choose_thresholds,
     find_places,
     fit_high_norm,
@@ -45,13 +47,21 @@ class ChosenTokens(Remedy):
     threshold: float | None = None
     thresholds: Thresholds | None = None
 
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+        if self.threshold is not None and self.tokens != "high_norm":
+            raise UsageError(
+                f"threshold was given for {self.tokens}: it is one of patches; choose the tokens "
+                "high_norm, or leave it out"
+            )
+
     def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Fit the thresholds of high-norm patches, if they are not given."""
-        require_group(vit, self.tokens)
-        if self.tokens != "high_norm" or self.threshold is not None:
+        layers = self.list_layers(Editor(vit, self.name))
+        if not self._needs_thresholds:
             return self
-        layers = Editor(vit, self.name).select_layers(self.layers)
-        found = choose_thresholds(vit, fit_high_norm(vit, read), layers)
+        otherwise = "choose other layers, or give threshold"
+        found = choose_thresholds(vit, fit_high_norm(vit, read), layers, otherwise=otherwise)
         return replace(self, thresholds=found)
 
     def list_layers(self, editor: Editor) -> tuple[int, ...]:
@@ -59,13 +69,20 @@ class ChosenTokens(Remedy):
         require_group(editor.vit, self.tokens)
         return editor.select_layers(self.layers)
 
+    def require_thresholds(self) -> None:
+        """Refuse to edit high-norm patches without thresholds."""
+        if self._needs_thresholds:
+            self.require(self.thresholds)
+
+    @property
+    def _needs_thresholds(self) -> bool:
+        return self.tokens == "high_norm" and self.threshold is None
+
     def find(self, layer: int, tokens: Tokens, running: Running) -> Places:
         """Which tokens of each image are meant."""
         thresholds = self.thresholds
         if self.threshold is not None:
             thresholds = Thresholds({layer: self.threshold})
-        if self.tokens == "high_norm":
-            thresholds = self.require(thresholds)
         return find_places(self.tokens, layer, thresholds, tokens, running)
 
 
@@ -96,6 +113,14 @@ class ReplaceTokens(ChosenTokens):
     by: Literal["zero", "mean", "noise", "shuffle", "interpolate", "clip"] = "zero"
     statistics: TokenStatistics | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.by in {"interpolate", "clip"} and self.tokens != "high_norm":
+            raise UsageError(
+                f"{self.by} was asked for {self.tokens}: it repairs patches; choose the tokens "
+                "high_norm, or another replacement"
+            )
+
     def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Measure the tokens that replace others."""
         fitted = super().fitted(vit, read)
@@ -106,6 +131,7 @@ class ReplaceTokens(ChosenTokens):
 
     def edit(self, editor: Editor) -> None:
         """Replace the tokens at the input of each chosen block."""
+        self.require_thresholds()
         if self.by in {"mean", "noise", "shuffle"}:
             self.require(self.statistics)
         for layer in self.list_layers(editor):
@@ -151,6 +177,7 @@ class HideTokens(ChosenTokens):
 
     def edit(self, editor: Editor) -> None:
         """Hide the tokens from the attention of each chosen block."""
+        self.require_thresholds()
         for layer in self.list_layers(editor):
             find = partial(self.find, layer)
             editor.hide_tokens(layer, find, Hiding(self.how, self.rows))
@@ -181,6 +208,6 @@ def _clip(places: Places, tokens: Tokens, running: Running) -> Float[Tensor, "ba
     patches = running.find_patches(tokens)
     norms = compute_norms(tokens)
     of_sound = norms.masked_fill(places, torch.nan)[:, patches.start : patches.stop]
-    median = of_sound.nanmedian(dim=1, keepdim=True).values
+    median = of_sound.nanquantile(0.5, dim=1, keepdim=True)
     factor = (median / norms).nan_to_num(nan=1.0)  # an image whose patches are all high
     return tokens * factor.unsqueeze(-1).to(tokens)

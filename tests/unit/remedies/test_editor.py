@@ -1,14 +1,22 @@
 """The seam of all remedies: hooks that end with a context, and an account that agrees with them."""
 
+from functools import cache
+
 import pytest
 import torch
 
 from support_table import TINY_MODELS
 from vitscope import wrap_model
+from vitscope.decomposition import decompose_layers
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.remedies.attention import Hiding
 from vitscope.remedies.editor import Editor
-from vitscope.testing import check_adapter
+from vitscope.results.summary import ERRORS
+
+
+@cache
+def wrap(name):
+    return wrap_model(TINY_MODELS[name]()).to("cpu", torch.float64)
 
 
 def small_pixels(vit):
@@ -60,42 +68,83 @@ def edit_skip(editor):
     editor.edit_skip(editor.vit.last_layer, half)
 
 
-def hide(hiding):
+def hide(*hidings):
     def edit(editor):
-        for layer in (0, 1):
+        for layer, hiding in enumerate(hidings):
             editor.hide_tokens(layer, second_patch, hiding)
 
     return edit
 
 
-EDITS = {
-    "insert": insert,
-    "neurons": edit_neurons,
-    "stream": edit_stream,
-    "skip": edit_skip,
-    **{
-        f"{how}_{rows}": hide(Hiding(how, rows))
-        for how in ("mask", "unread")
-        for rows in ("cls", "all")
-    },
+MASK, UNREAD = Hiding("mask"), Hiding("unread")
+MASK_CLS, UNREAD_CLS = Hiding("mask", "cls"), Hiding("unread", "cls")
+OTHERS = {"insert": insert, "neurons": edit_neurons, "stream": edit_stream, "skip": edit_skip}
+ALONE = OTHERS | {
+    "mask": hide(MASK, MASK),
+    "mask_cls": hide(MASK_CLS, MASK_CLS),
+    "unread": hide(UNREAD, UNREAD),
+    "unread_cls": hide(UNREAD_CLS, UNREAD_CLS),
 }
+TOGETHER = [
+    {**OTHERS, "mask, unread_cls": hide(MASK, UNREAD_CLS)},
+    {**OTHERS, "unread, mask_cls": hide(UNREAD, MASK_CLS)},
+]
+"""A block's tokens are hidden in one way alone; all other edits apply at once."""
 
 
-@pytest.mark.parametrize("edit", EDITS)
+def declare(vit, edits):
+    """An editor with those of the edits that the model allows."""
+    editor = Editor(vit, "+".join(edits))
+    for name, edit in edits.items():
+        try:
+            edit(editor)
+        except UnsupportedModelError:
+            assert vit.position_biases if name == "insert" else vit.info.global_feature != "cls"
+    return editor
+
+
+SETTINGS = {"renormalize": False, "tolerance": 1e-10}
+
+
+def check_balance(vit, pixels):
+    rows = decompose_layers(vit, pixels, vit.select_layers("all"), **SETTINGS)
+    of_layers = [row.scalars for row in rows.values()]
+    errors = [scalars[name,] for name in ERRORS for scalars in of_layers if (name,) in scalars]
+    assert max(float(error.max()) for error in errors) < 1e-10
+    return rows[vit.last_layer].features
+
+
 @pytest.mark.parametrize("name", TINY_MODELS)
-def test_the_ledger_balances_on_every_edited_family(name, edit):
-    vit = wrap_model(TINY_MODELS[name]()).to("cpu", torch.float64)
+def test_all_edits_together_balance_in_every_family(name):
+    vit = wrap(name)
     pixels = small_pixels(vit)
     before = vit.run(pixels)
-    editor = Editor(vit, edit)
-    try:
-        EDITS[edit](editor)
-    except UnsupportedModelError:
-        assert edit == "insert" or vit.info.global_feature != "cls"
-        return
-    with editor.applied() as edited:
-        worst = check_adapter(edited, pixels)
-        after = edited.run(pixels)
-    assert max(worst.values()) < 1e-10
+    for edits in TOGETHER:
+        with declare(vit, edits).applied() as edited:
+            check_balance(edited, pixels)
+        assert torch.equal(vit.run(pixels), before)
+
+
+@pytest.mark.parametrize("name", TINY_MODELS)
+def test_each_edit_changes_the_output_of_every_family(name):
+    vit = wrap(name)
+    pixels = small_pixels(vit)
+    before = vit.run(pixels)
+    for alone, edit in ALONE.items():
+        editor = declare(vit, {alone: edit})
+        with editor.applied() as edited:
+            changed = not torch.equal(edited.run(pixels), before)
+        assert changed == bool(editor._hooks)
     assert torch.equal(vit.run(pixels), before)
-    assert not torch.equal(after, before)
+
+
+@pytest.mark.parametrize("edit", ALONE)
+@pytest.mark.parametrize("name", ["timm/dinov2_reg", "transformers/dinov3", "open_clip/plain"])
+def test_each_edit_alone_balances_whether_the_forward_ends_or_stops(name, edit):
+    vit = wrap(name)
+    pixels, last = small_pixels(vit), vit.last_layer
+    with declare(vit, {edit: ALONE[edit]}).applied() as edited:
+        features = check_balance(edited, pixels)
+        stopped = decompose_layers(edited, pixels, [last], **SETTINGS, verified=False)[last]
+    for name, feature in features.items():
+        torch.testing.assert_close(stopped.features[name], feature)

@@ -1,0 +1,48 @@
+"""Hidden tokens, against an attention written from the definition."""
+
+import pytest
+import torch
+
+from edited_vit import EditedViT, draw_pixels, record_streams, wrap_tiny
+from vitscope.remedies.registry import parse_remedy
+
+PREFIX = 5
+
+
+def mask(products, values, hidden):
+    seen = [i for i in range(len(products)) if i not in hidden]
+    weights = [float(products[i].exp()) for i in seen]
+    return sum(w * values[i] for w, i in zip(weights, seen, strict=True)) / sum(weights)
+
+
+def unread(products, values, hidden):
+    weights = products.exp() / products.exp().sum()
+    return sum(weights[i] * values[i] for i in range(len(products)) if i not in hidden)
+
+
+def hide(how, rows, hidden):
+    def read(row, products, values):
+        return how(products, values, hidden if rows == "all" or row == 0 else ())
+
+    return read
+
+
+@pytest.mark.parametrize("rows", ["cls", "all"])
+@pytest.mark.parametrize("how", [mask, unread])
+@pytest.mark.parametrize("tokens", ["registers", "cls", "high_norm"])
+def test_hidden_tokens(how, rows, tokens):
+    vit = wrap_tiny("timm/dinov2_reg")
+    pixels = draw_pixels(vit, 2)
+    streams = record_streams(vit, pixels)
+    threshold = float(streams[:, 0, PREFIX:].norm(dim=-1).median())
+    expected = []
+    for of_image in streams:
+        high = [i for i in range(PREFIX, of_image.shape[1]) if of_image[0, i].norm() >= threshold]
+        hidden = {"registers": [1, 2, 3, 4], "cls": [0], "high_norm": high}[tokens]
+        plain = EditedViT(vit.module, read={0: hide(how, rows, hidden)})
+        expected.append(plain.run(of_image[0]).feature)
+    setting = f",threshold={threshold}" if tokens == "high_norm" else ""
+    text = f"{how.__name__}:tokens={tokens},rows={rows},layers=0{setting}"
+    with parse_remedy(text).applied(vit) as edited:
+        found = edited.run(pixels)
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-12, rtol=0)

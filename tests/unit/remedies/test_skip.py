@@ -1,0 +1,48 @@
+"""P3: a model whose output is the skip connection has none of its own without it."""
+
+import pytest
+import torch
+
+from edited_vit import draw_pixels, wrap_tiny
+from vitscope import wrap_model
+from vitscope.remedies.registry import parse_remedy
+from written_vit import CLS, PATCHES, draw_images, write_attention, write_model
+
+
+@pytest.fixture
+def skipping():
+    model = write_model(depth=2)
+    write_attention(model.blocks[0], CLS, PATCHES)  # the last block writes nothing
+    return wrap_model(model)
+
+
+def find_rows(vit, pixels):
+    traces = []
+    vit.trace(pixels, [vit.last_layer], traces.append)
+    return traces[0]
+
+
+@pytest.mark.parametrize("text", ["skip", "skip:by_mean=true"])
+def test_without_the_skip_connection_all_outputs_are_one(skipping, text):
+    pixels = draw_images([()] * 4)
+    features = skipping.run(pixels)
+    assert torch.pdist(features).min() > 0.1
+    skip = find_rows(skipping, pixels).skip
+    left = skip.mean(dim=0) if "mean" in text else torch.zeros_like(skip[0])
+    with parse_remedy(text).fitted(skipping, lambda: pixels.split(3)).applied(skipping) as edited:
+        found = edited.run(pixels)
+    one = skipping.embed(left[None]).expand_as(found)
+    torch.testing.assert_close(found, one, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["timm/dinov2_reg", "timm/eva02", "transformers/vit"])
+@pytest.mark.parametrize("scale", [0, 0.5, 1])
+def test_the_skip_connection_is_scaled(name, scale):
+    vit = wrap_tiny(name)
+    pixels = draw_pixels(vit, 2)
+    rows = find_rows(vit, pixels)
+    residual = scale * rows.skip + rows.branch
+    expected = vit.embed(vit.finish_block(vit.last_layer, residual))
+    with parse_remedy(f"skip:scale={scale}").applied(vit) as edited:
+        found = edited.run(pixels)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
