@@ -59,13 +59,13 @@ class Edits(NamedTuple):
 
 
 def check_remedies(remedies: Sequence[str] | None) -> list[str]:
-    """Refuse names and settings of remedies that do not exist."""
+    """Refuse names, settings and files of remedies that do not exist."""
     if not remedies:
         return []
-    from vitscope.remedies.registry import parse_remedy
+    from vitscope.remedies.remedy_files import open_remedy
 
     for text in remedies:
-        parse_remedy(text)
+        open_remedy(text)
     return list(remedies)
 
 
@@ -120,7 +120,7 @@ def name_folders(model_ids: Sequence[str], remedies: Sequence[str] = ()) -> dict
     names: dict[str, str] = {}
     for model_id in dict.fromkeys(model_ids):
         stem = Path(model_id).name if Path(model_id).is_absolute() else model_id
-        stem = "+".join([stem, *remedies])
+        stem = "+".join([stem, *(Path(one).stem for one in remedies)])
         stem = re.sub(r"[^\w.+=-]+", "-", stem, flags=re.ASCII).strip(".-")[:100] or "model"
         name, number = stem, 2
         while name in names.values():

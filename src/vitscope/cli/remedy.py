@@ -1,7 +1,7 @@
 """`vitscope remedy`: list remedies, find what they edit, compare before and after."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 from rich.text import Text
@@ -10,6 +10,11 @@ from vitscope.cli.each_model import check_remedies, choose_targets, run_each, ru
 from vitscope.cli.settings import AuditSettings, Source, group_options
 from vitscope.files.printable import printable_path
 from vitscope.terminal import make_console, make_remedy_list, make_remedy_report
+
+if TYPE_CHECKING:
+    from vitscope.models.base import ViTAdapter
+    from vitscope.remedies.remedy import Remedy
+    from vitscope.runs.model_run import OnProgress
 
 _DEFAULTS = AuditSettings()
 
@@ -31,6 +36,54 @@ def list_remedies() -> None:
 
     rows = [(name, entry.meaning, tell_settings(name)) for name, entry in REMEDIES.items()]
     make_console().print(make_remedy_list(rows))
+
+
+def find(
+    *images: Source,
+    model: str,
+    remedy: str,
+    out: Path,
+    overwrite: bool = False,
+    config: Annotated[AuditSettings, Parameter(name="*")] = _DEFAULTS,
+) -> None:
+    """Measure on images what a remedy needs, and save it.
+
+    Prints what was found, such as the neurons that write high-norm patches. The file takes the
+    place of the remedy's name in --remedy, for the same model alone.
+
+    Example:  vitscope remedy find photos/ --model dinov2-large --remedy test-time-registers --out
+    neurons.safetensors
+
+    Args:
+        images: Folders (searched recursively), images, text files of paths, tar shards, Parquet
+            files, or URLs (s3://, gs://, hf://, https://).
+        model: Model id, as in `vitscope audit`.
+        remedy: A name of `vitscope remedy list`, with settings as in
+            test-time-registers:depth=23,threshold=150,highest=17,top=50.
+        out: File for what was found, ending in .safetensors.
+        overwrite: Replace a saved remedy there.
+        config: Settings.
+    """
+    from vitscope.images.search import find_images
+    from vitscope.remedies.registry import parse_remedy
+    from vitscope.remedies.remedy_files import save_remedy
+    from vitscope.runs.model_run import make_image_set
+    from vitscope.runs.remedy_loop import fit_remedy
+
+    chosen = parse_remedy(remedy)
+    found = find_images(images)
+    config.resolve_device()
+
+    def run(vit: "ViTAdapter", on_progress: "OnProgress") -> "Remedy":
+        image_set = make_image_set(vit, found, config).without_copies()
+        return fit_remedy(vit, chosen, image_set, config, on_progress)
+
+    fitted = run_with_bars(model, run)
+    console = make_console()
+    for measured in fitted.list_measured().values():
+        console.print(Text(measured.tell()))
+    save_remedy(fitted, out, overwrite=overwrite)
+    console.print(Text(f"written to {printable_path(out)}"), soft_wrap=True)
 
 
 def compare(
@@ -92,5 +145,5 @@ def compare(
     run_each(targets, run)
 
 
-for _command, _name in ((list_remedies, "list"), (compare, "compare")):
+for _command, _name in ((list_remedies, "list"), (find, "find"), (compare, "compare")):
     remedy.command(group_options(_command), name=_name)

@@ -149,14 +149,20 @@ def edited(
         yield vit
 
 
-def fit_remedy(vit: ViTAdapter, remedy: Remedy, images: ImageSet, config: RunConfig) -> Remedy:
+def fit_remedy(
+    vit: ViTAdapter,
+    remedy: Remedy,
+    images: ImageSet,
+    config: RunConfig,
+    on_progress: OnProgress | None = None,
+) -> Remedy:
     """Measure on images what a remedy needs, unless it was measured before."""
     if remedy.measured_on is not None:
         return remedy
     run = ModelRun(vit, images, config)
 
     def read() -> Iterator[Pixels]:
-        for batch in run.iter_batches(None):
+        for batch in run.iter_batches(on_progress):
             yield from torch.split(batch.pixels, run.pass_size or len(batch.pixels))
 
     with run.placed():
