@@ -1,6 +1,8 @@
 """A real browser, and reports of tiny models whose names and images' names are hostile."""
 
 import os
+from contextlib import ExitStack, contextmanager
+from functools import cache
 
 import pytest
 
@@ -10,6 +12,7 @@ from vitscope import AuditConfig, audit, explain, write_report
 from vitscope.adapters.timm import make_timm_adapter
 from vitscope.testing.tiny_timm import TINY_TIMM
 
+DESKTOP = (1440, 900)
 HOSTILE_MODEL = "</script><script>window.pwned = 'model'</script><b>bold</b>"
 MAPS = ("attention", "contribution_norm", "share", "rollout", "chefer", "traced", "cdam", "centre")
 HOSTILE_NAMES = (
@@ -67,22 +70,44 @@ class Watched:
             self.requests.append(url)
 
 
+@contextmanager
+def opened(chromium, path, *, size=DESKTOP, colours="light", wait=True):
+    """A file opened from disk with the network off."""
+    width, height = size
+    context = chromium.new_context(
+        viewport={"width": width, "height": height}, color_scheme=colours, offline=True
+    )
+    watched = Watched(context.new_page())
+    watched.page.goto(path.as_uri())
+    if wait:
+        watched.page.wait_for_selector("html[data-drawn=all]", state="attached")
+    yield watched
+    context.close()
+
+
 @pytest.fixture
 def visit(chromium):
-    """Opens a file from disk with the network off."""
-    contexts = []
+    """Opens a file for one test."""
+    with ExitStack() as pages:
+        yield lambda path, **how: pages.enter_context(opened(chromium, path, **how))
 
-    def open_file(path, *, width=1280, height=900, colours="light", wait=True):
-        context = chromium.new_context(
-            viewport={"width": width, "height": height}, color_scheme=colours, offline=True
-        )
-        contexts.append(context)
-        watched = Watched(context.new_page())
-        watched.page.goto(path.as_uri())
-        if wait:
-            watched.page.wait_for_selector("html[data-drawn=all]", state="attached")
-        return watched
 
-    yield open_file
-    for context in contexts:
-        context.close()
+@pytest.fixture(scope="session")
+def revisit(chromium, report):
+    """The report, opened once in each size and colours; its controls are set back every time."""
+    with ExitStack() as pages:
+
+        @cache
+        def open_once(size, colours):
+            return pages.enter_context(opened(chromium, report, size=size, colours=colours))
+
+        def set_back(size=DESKTOP, colours="light"):
+            watched = open_once(size, colours)
+            page = watched.page
+            page.emulate_media(media="screen", color_scheme=colours)
+            page.keyboard.press("Escape")  # closes the large view
+            page.locator("#gallery-model").select_option(index=0)
+            page.get_by_role("button", name="Clear").click()
+            return watched
+
+        yield set_back

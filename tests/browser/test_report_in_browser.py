@@ -32,8 +32,8 @@ def names_of(page):
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 @pytest.mark.parametrize("colours", ["light", "dark"])
-def test_it_opens_without_complaint_or_request(visit, report, size, colours):
-    seen = visit(report, width=size[0], height=size[1], colours=colours)
+def test_it_opens_without_complaint_or_request(revisit, size, colours):
+    seen = revisit(size, colours)
     names_of(seen.page)
     assert seen.complaints == []
     assert seen.requests == []
@@ -41,16 +41,16 @@ def test_it_opens_without_complaint_or_request(visit, report, size, colours):
     assert seen.page.evaluate("document.documentElement.scrollWidth") == size[0]
 
 
-def test_every_chart_is_drawn_and_says_what_it_is(visit, report):
-    page = visit(report).page
+def test_every_chart_is_drawn_and_says_what_it_is(revisit):
+    page = revisit().page
     charts = page.locator(".panel:not([hidden]) .chart")
     assert charts.count() > 10
     described = page.locator(".panel:not([hidden]) .chart[role=graphics-document][aria-label]")
     assert described.count() == charts.count()
 
 
-def test_what_is_hostile_is_shown_and_not_run(visit, report, images):
-    page = visit(report, wait=False).page
+def test_what_is_hostile_is_shown_and_not_run(revisit, images):
+    page = revisit().page
     model = page.locator("#gallery-model option", has_text="</script>").get_attribute("value")
     page.locator("#gallery-model").select_option(value=model)
     expected = {printable_path(Path(path.name)) for path in images.iterdir()}
@@ -67,8 +67,8 @@ def test_what_is_hostile_is_shown_and_not_run(visit, report, images):
     assert page.locator("b, [onerror], [onload]").count() == 0
 
 
-def test_images_are_sorted_by_any_number_both_ways(visit, report, results):
-    page = visit(report, wait=False).page
+def test_images_are_sorted_by_any_number_both_ways(revisit, results):
+    page = revisit().page
     page.locator("#gallery-model").select_option(label="tiny/dinov2_reg")
     for number in (SHARE, "patch_share", "covariate_entropy"):
         expected = numbers_by_name(AuditResult.load(results / "registers"), number)
@@ -80,8 +80,8 @@ def test_images_are_sorted_by_any_number_both_ways(visit, report, results):
             assert found == sorted(found, reverse=reverse)
 
 
-def test_images_are_filtered_by_number_and_name(visit, report, results):
-    page = visit(report, wait=False).page
+def test_images_are_filtered_by_number_and_name(revisit, results):
+    page = revisit().page
     page.locator("#gallery-model").select_option(label="tiny/dinov2_reg")
     numbers = numbers_by_name(AuditResult.load(results / "registers"), SHARE)
     page.locator("#gallery-filter").select_option(value=SHARE)
@@ -99,8 +99,8 @@ def test_images_are_filtered_by_number_and_name(visit, report, results):
     assert all("<img src" in name for name in names_of(page))
 
 
-def test_the_slider_mixes_maps_with_images(visit, report):
-    page = visit(report, wait=False).page
+def test_the_slider_mixes_maps_with_images(revisit):
+    page = revisit().page
     names_of(page)
     canvas = page.locator(".card canvas").first
     page.locator("#gallery-mix").fill("0")
@@ -112,10 +112,10 @@ def test_the_slider_mixes_maps_with_images(visit, report):
     assert opacity_of(page.locator("#view-stage canvas")) == pytest.approx(0.2)
 
 
-def test_maps_are_painted_as_they_were_measured(visit, report, results):
+def test_maps_are_painted_as_they_were_measured(revisit, results):
     """The brightest patch on the canvas is the one with the most attention."""
     gallery = AuditResult.load(results / "registers").gallery
-    page = visit(report, wait=False).page
+    page = revisit().page
     page.locator("#gallery-model").select_option(label="tiny/dinov2_reg")
     page.locator("#gallery-sort").select_option(value=SHARE)
     names_of(page)
@@ -129,9 +129,9 @@ def test_maps_are_painted_as_they_were_measured(visit, report, results):
             assert max(range(len(painted)), key=painted.__getitem__) == values.argmax()
 
 
-def test_the_large_view_tells_what_a_patch_holds(visit, report, results):
+def test_the_large_view_tells_what_a_patch_holds(revisit, results):
     gallery = AuditResult.load(results / "registers").gallery
-    page = visit(report, wait=False).page
+    page = revisit().page
     page.locator("#gallery-model").select_option(label="tiny/dinov2_reg")
     names_of(page)
     name = page.locator(".card .card-name").first.text_content()
@@ -162,9 +162,9 @@ def test_the_large_view_tells_what_a_patch_holds(visit, report, results):
     assert head == pytest.approx(100 * maps.maps["attention"].heads[2, 0, 0], abs=step)
 
 
-def test_any_map_is_shown_on_cards_and_in_the_large_view(visit, report, results):
+def test_any_map_is_shown_on_cards_and_in_the_large_view(revisit, results):
     gallery = AuditResult.load(results / "hostile").gallery
-    page = visit(report).page
+    page = revisit().page
     model = page.locator("#gallery-model option", has_text="</script>").get_attribute("value")
     page.locator("#gallery-model").select_option(value=model)
     names_of(page)
@@ -189,8 +189,8 @@ def test_any_map_is_shown_on_cards_and_in_the_large_view(visit, report, results)
     assert "Distance from the centre" in page.locator("#view-token").inner_text()
 
 
-def test_the_same_image_is_found_at_the_other_models(visit, report):
-    page = visit(report).page
+def test_the_same_image_is_found_at_the_other_models(revisit):
+    page = revisit().page
     page.locator("#gallery-model").select_option(label="tiny/dinov2_reg, explained")
     names_of(page)
     page.locator(".card").first.click()
@@ -238,9 +238,9 @@ def test_everything_can_be_done_from_the_keyboard(visit, report):
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
-def test_colours_follow_the_system_and_the_switch(visit, report):
+def test_colours_follow_the_system_and_the_switch(revisit):
     background = "getComputedStyle(document.body).backgroundColor"
-    page = visit(report, colours="dark").page
+    page = revisit(colours="dark").page
     dark = page.evaluate(background)
     page.get_by_text("Light", exact=True).click()
     light = page.evaluate(background)
@@ -253,8 +253,8 @@ def test_colours_follow_the_system_and_the_switch(visit, report):
     assert page.evaluate(background) == light
 
 
-def test_it_prints_on_white_without_its_controls(visit, report):
-    page = visit(report, colours="dark").page
+def test_it_prints_on_white_without_its_controls(revisit):
+    page = revisit(colours="dark").page
     names_of(page)
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
@@ -263,8 +263,8 @@ def test_it_prints_on_white_without_its_controls(visit, report):
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 
-def test_spreads_are_shown_of_any_number(visit, report, results):
-    page = visit(report).page
+def test_spreads_are_shown_of_any_number(revisit, results):
+    page = revisit().page
     page.locator("#distribution-number").select_option(value="covariate_entropy")
     (index,) = page.evaluate(
         "[...document.querySelectorAll('[data-told]')].filter(p => p.parentElement.textContent"
@@ -284,8 +284,8 @@ def test_spreads_are_shown_of_any_number(visit, report, results):
     assert bars.count() <= 28
 
 
-def test_every_link_leads_somewhere(visit, report):
-    page = visit(report).page
+def test_every_link_leads_somewhere(revisit):
+    page = revisit().page
     broken = page.evaluate(
         "[...document.querySelectorAll('a[href]')].map(a => a.getAttribute('href'))"
         ".filter(href => !href.startsWith('#') || !document.getElementById(href.slice(1)))"
@@ -295,10 +295,10 @@ def test_every_link_leads_somewhere(visit, report):
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
 @pytest.mark.parametrize("opened", [False, True], ids=["page", "large view"])
-def test_axe_finds_nothing_serious(visit, report, colours, opened):
+def test_axe_finds_nothing_serious(revisit, colours, opened):
     package = pytest.importorskip("axe_playwright_python")
     axe = files(package.__name__).joinpath("axe.min.js").read_text(encoding="utf-8")
-    page = visit(report, colours=colours).page
+    page = revisit(colours=colours).page
     names_of(page)
     if opened:
         page.locator(".card").first.click()

@@ -15,6 +15,7 @@ from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 from images import write_images
 from vitscope import AuditResult
 from vitscope.cli import main
+from vitscope.decomposition import decompose_layers
 from vitscope.testing.randomize import randomize
 from vitscope.weights.embedded import embedded_available
 
@@ -214,32 +215,20 @@ LONG_S = 600
 """More than anything here takes on a machine that does much else."""
 
 
-def start(arguments, prepare=None):
-    """Run the program as from a terminal: in the background, Ctrl-C would be ignored."""
-
-    def restore():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if prepare is not None:
-            prepare()
-
-    return subprocess.Popen(
-        [sys.executable, "-m", "vitscope", *map(str, arguments)],
+def test_ctrl_c_leaves_one_line_and_nothing_else(model_folder, images, tmp_path):
+    # Enough batches of one, each image named once by each of many spellings of its path.
+    lines = [f"{p.parent}/{'./' * n}{p.name}" for n in range(60) for p in images.iterdir()]
+    slow, out = tmp_path / "slow.txt", tmp_path / "out"
+    slow.write_text("\n".join(lines))
+    where = ["--model", model_folder, "--out", out, "--size", "320", "--batch-size", "1"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "vitscope", "audit", *map(str, [slow, *where])],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=restore,
-    )
-
-
-def test_ctrl_c_leaves_one_line_and_nothing_else(model_folder, images, tmp_path):
-    slow = tmp_path / "slow.txt"
-    slow.write_text("\n".join(str(path) for path in images.iterdir()) + "\n")
-    # Enough batches of one, each image named once by each of many spellings of its path.
-    lines = [f"{p.parent}/{'./' * n}{p.name}" for n in range(60) for p in images.iterdir()]
-    slow.write_text("\n".join(lines))
-    out = tmp_path / "out"
-    where = ["--model", model_folder, "--out", out, "--size", "320", "--batch-size", "1"]
-    with start(["audit", slow, *where]) as process:
+        # As from a terminal: in the background, Ctrl-C would be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
         deadline = time.monotonic() + LONG_S
         while not (out.exists() and list(out.iterdir())) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -250,35 +239,42 @@ def test_ctrl_c_leaves_one_line_and_nothing_else(model_folder, images, tmp_path)
     assert not out.exists()
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(model_folder, images, tmp_path):
-    def limit_files():
-        # Files may not grow past 20 kB, as if the disk were full there.
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
+def test_a_full_disk_is_one_line_and_leaves_nothing(capsys, model_folder, images, tmp_path):
     out = tmp_path / "out"
-    where = ["--model", model_folder, "--out", out, "--size", "32"]
-    with start(["audit", images, *where], prepare=limit_files) as process:
-        _, err = process.communicate(timeout=LONG_S)
-    assert process.returncode == 1
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Files may not grow past 20 kB, as if the disk were full there.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        where = ["--model", model_folder, "--out", out, "--size", 32]
+        code, _, err = run(capsys, "audit", images, *where)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 1
     assert re.search(r"cannot write .*out.*: ", one_line(err))
     assert not out.exists()
 
 
-def test_terminating_a_run_leaves_nothing_either(model_folder, images, tmp_path):
-    lines = [f"{p.parent}/{'./' * n}{p.name}" for n in range(60) for p in images.iterdir()]
-    slow, out = tmp_path / "slow.txt", tmp_path / "out"
-    slow.write_text("\n".join(lines))
-    where = ["--model", model_folder, "--out", out, "--size", "320", "--batch-size", "1"]
-    with start(["audit", slow, *where]) as process:
-        deadline = time.monotonic() + LONG_S
-        while not (out.exists() and list(out.iterdir())) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.terminate()
-        _, err = process.communicate(timeout=LONG_S)
-    assert process.returncode == 1
+def test_terminating_a_run_leaves_nothing_either(
+    capsys, model_folder, images, tmp_path, monkeypatch
+):
+    started = []
+
+    def decompose(*args, **kwargs):
+        started.extend((tmp_path / "out").iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+        return decompose_layers(*args, **kwargs)
+
+    monkeypatch.setattr("vitscope.runs.part_writer.decompose_layers", decompose)
+    where = ["--model", model_folder, "--out", tmp_path / "out", "--size", 32]
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        code, _, err = run(capsys, "audit", images, *where)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert started
+    assert code == 1
     assert "stopped" in one_line(err)
-    assert not out.exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_little_memory_is_one_line(capsys, model_folder, images, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from page_blocks import ROOT
 from vitscope.errors import VitscopeError
 from vitscope.files import storage
 from vitscope.files.disk_errors import plain_disk_errors
@@ -255,31 +256,30 @@ def test_links_take_no_other_file_away(tmp_path):
 
 
 _MEASURE = """
-import resource, sys, torch
+import torch
+from benchmarks.measuring import read_peak
 from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.sums import Batch
 
 torch.set_num_threads(1)
 plan = make_plan(("patches",), has_skip=True, has_embedding=False, renormalize=False)
-sums = FeatureSums(plan)
 generator = torch.Generator().manual_seed(0)
-for _ in range(int(sys.argv[1]) // 250):
-    rows = {name: torch.randn(250, 32, generator=generator) for name in plan.kept}
-    sums.update(Batch(rows, [k % 10 for k in range(250)]))
-sums.estimate_cka("residual", "patches")
-sums.estimate_gram_ledger("residual")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+for num_rows in (2_000, 20_000):
+    sums = FeatureSums(plan)
+    for _ in range(num_rows // 250):
+        rows = {name: torch.randn(250, 32, generator=generator) for name in plan.kept}
+        sums.update(Batch(rows, [k % 10 for k in range(250)]))
+    sums.estimate_cka("residual", "patches")
+    sums.estimate_gram_ledger("residual")
+    print(read_peak())
 """
 
 
 def test_memory_does_not_grow_with_the_number_of_images():
     """20,000 rows of 32 numbers are 17 MiB for all features, and are folded 15 times."""
-
-    def peak(num_rows):
-        command = [sys.executable, "-c", _MEASURE, str(num_rows)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return int(done.stdout) / 1024
-
+    command = [sys.executable, "-c", _MEASURE]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    few, many = map(float, done.stdout.split())
     # Allocators round up: what comes and goes differs by a few MiB from run to run.
-    assert peak(20_000) < peak(2_000) + 8
+    assert many < few + 8

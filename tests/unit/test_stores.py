@@ -5,7 +5,6 @@ import http.server
 import pickle
 import re
 import sys
-import threading
 from pathlib import Path
 
 import fsspec
@@ -14,6 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from containers import make_tar, write_parquet
 from encoded import NOISE, encode
+from serving import serving
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.images import stores
 from vitscope.images.addresses import printable_address, read_image
@@ -335,10 +335,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     pytest.importorskip("aiohttp", reason="fsspec reads http through aiohttp")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as serving:
-        threading.Thread(target=serving.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{serving.server_address[1]}"
-        serving.shutdown()
+    with serving(_Handler) as server:
+        yield server.url
 
 
 def test_signed_urls_are_read_and_not_shown(server):

@@ -9,6 +9,7 @@ import pytest
 
 from containers import make_tar
 from encoded import NOISE, encode
+from serving import serving
 from vitscope.cli import main
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.images import stores, web
@@ -120,14 +121,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as serving:
-        serving.asked, serving.closing = [], threading.Event()
-        serving.daemon_threads = True
-        threading.Thread(target=serving.serve_forever, daemon=True).start()
-        serving.url = f"http://127.0.0.1:{serving.server_address[1]}"
-        yield serving
-        serving.closing.set()
-        serving.shutdown()
+    with serving(_Handler) as server:
+        server.asked, server.closing = [], threading.Event()
+        yield server
+        server.closing.set()
 
 
 @pytest.fixture

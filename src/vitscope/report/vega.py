@@ -99,7 +99,7 @@ def _draw_terms(data: FigureData, along: str, *, marked: bool = False) -> list[C
 
 def _mark_depth(depth: int) -> alt.Chart:
     rule = make_base([{"x": depth}]).mark_rule(color=FAINT, strokeDash=[2, 3])
-    marked: alt.Chart = rule.encode(x="x:Q")
+    marked: alt.Chart = rule.encode(alt.X("x:Q"))
     return marked
 
 
@@ -153,7 +153,7 @@ def _draw_bars(
     layers: list[alt.Chart] = [
         bars.encode(x=value, color=colour, tooltip=make_tooltip(axis, "name"))
     ]
-    layers += mark_ends(base, rows, "x", alt.value(INK))
+    layers += mark_ends(base, rows, "x", alt.ColorValue(INK))
     description = f"{axis} of {label}: {told}"
     return Chart(label, finish(layers, description, height=_BAR_PX * len(rows)))
 
@@ -171,7 +171,7 @@ def _plot_by_size(data: FigureData, points: Sequence[Point]) -> Spec:
     layers: list[alt.Chart] = [
         make_base(labels)
         .mark_text(color="var(--soft)", fontSize=12, baseline="bottom")
-        .encode(x=place, y=alt.value(-4), text="size:N"),
+        .encode(x=place, y=alt.value(-4), text=alt.Text("size:N")),
         base.mark_line(strokeWidth=1.6).encode(y=value, color=colour),
     ]
     layers += mark_ends(base, rows, "y", colour)
@@ -228,7 +228,7 @@ def _plot_lines(
     layers = [*behind]
     if has_some(rows, "low"):
         band = base.mark_area(opacity=0.16)
-        layers.append(band.encode(y="low:Q", y2="high:Q", color=colour))
+        layers.append(band.encode(alt.Y("low:Q"), alt.Y2("high:Q"), color=colour))
     layers.append(base.mark_line(strokeWidth=1.8).encode(y=value, color=colour, strokeDash=dash))
     marks = base.mark_point(filled=True, size=26, opacity=1)
     tooltip = [*make_tooltip(data.axis, "name"), alt.Tooltip("x:Q", title=along.split()[0])]
@@ -281,8 +281,8 @@ def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
             strokeDash=dash.legend(legend),
             strokeWidth=alt.StrokeWidth("width:Q", scale=None),
             strokeOpacity=alt.StrokeOpacity("opacity:Q", scale=None),
-            detail="term:N",
-            order="x:Q",
+            detail=alt.Detail("term:N"),
+            order=alt.Order("x:Q"),
         ),
         base.mark_point(filled=True, size=40, opacity=0).encode(color=colour, tooltip=tooltip),
     ]
@@ -359,7 +359,7 @@ def plot_histogram(description: str) -> Spec:
         .mark_bar(color=term_colour("patches"), binSpacing=1)
         .encode(
             x=alt.X("low:Q", bin="binned", title=None, axis=alt.Axis(tickCount=6, grid=False)),
-            x2="high:Q",
+            x2=alt.X2("high:Q"),
             y=alt.Y("share:Q", title="images", axis=alt.Axis(format="%", tickCount=4)),
             tooltip=[
                 alt.Tooltip("low:Q", title="from", format=".4~g"),

@@ -2,7 +2,6 @@
 
 import csv
 import http.server
-import threading
 from dataclasses import replace
 from io import StringIO
 
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from audits import assert_same_numbers, numbers, tiny_vit
 from containers import make_image_column, make_tar, write_parquet
+from serving import serving
 from sharded import (
     CONFIG,
     ROUNDING,
@@ -79,12 +79,8 @@ def serve(with_copies):
         def log_message(self, *_):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serving(Quiet) as server:
+        yield server.url
 
 
 def assert_counted_once(result, whole):

@@ -4,7 +4,6 @@ import http.server
 import os
 import shutil
 import signal
-import threading
 from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,6 +12,7 @@ import pytest
 
 from audits import tiny_vit
 from containers import make_image_column, make_tar, write_parquet
+from serving import serving
 from sharded import CONFIG, NUM_IMAGES, assert_identical, stop_after
 from vitscope import AuditResult, audit
 from vitscope.errors import DiskError, UsageError
@@ -114,11 +114,8 @@ def site(contents):
         def log_message(self, *_):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/img"
-    server.shutdown()
-    server.server_close()
+    with serving(Site) as server:
+        yield f"{server.url}/img"
 
 
 def test_images_of_another_query_are_others(site, tmp_path):
