@@ -1,0 +1,223 @@
+"""A model against edits of it: paired differences, from the definitions, and what they say."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from audits import tiny_vit
+from images import write_images
+from reference_jackknife import busing_interval
+from vitscope import AuditResult, audit, explain
+from vitscope.errors import ResultError, UsageError
+from vitscope.metrics.jackknife import block_of
+from vitscope.remedies.remedy_files import load_remedy, save_remedy
+from vitscope.remedies.skip import Skip
+from vitscope.remedies.tokens import ReplaceTokens
+from vitscope.results.remedy_result import RemedyResult
+from vitscope.runs.model_run import make_image_set
+from vitscope.runs.remedy_loop import compare_remedies, edited, fit_remedy
+
+REMEDIES = ["skip:scale=1.0", "zero", "shuffle:layers=all"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("photos"), 26)
+
+
+@pytest.fixture(scope="module")
+def compared(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("compared")
+    return compare_remedies(
+        tiny_vit(), photos, REMEDIES, out=out, gallery=0, dtype="float64", num_workers=0
+    )
+
+
+def read_rows(result):
+    layer = result.summary.layer
+    (path,) = (result.folder / "features" / f"{layer:03d}").glob("*.safetensors")
+    return {name: rows.double().numpy() for name, rows in load_file(path).items()}
+
+
+def unbiased_hsic(x, y):
+    n = len(x)
+    gram, other = (np.where(np.eye(n), 0, rows @ rows.T) for rows in (x, y))
+    ones = np.ones(n)
+    return (
+        np.trace(gram @ other)
+        + (ones @ gram @ ones) * (ones @ other @ ones) / ((n - 1) * (n - 2))
+        - 2 / (n - 2) * (ones @ gram @ other @ ones)
+    )
+
+
+def cka(x, y):
+    return unbiased_hsic(x, y) / np.sqrt(unbiased_hsic(x, x) * unbiased_hsic(y, y))
+
+
+def share(term, total):
+    term, total = (rows - rows.mean(axis=0) for rows in (term, total))
+    return (term * total).sum() / (total * total).sum()
+
+
+def sum_terms(rows):
+    return sum(rows[name] for name in rows if name.startswith("term/"))
+
+
+def test_differences_are_those_of_the_definition_left_out_block_by_block(compared):
+    one = compared.summary.remedies[1]
+    audits = [compared.read_audit(), compared.read_audit(one.edit)]
+    ids = audits[0].images["image_id"].to_pylist()
+    blocks, places = np.array([block_of(name) for name in ids]), np.arange(len(ids))
+    before, after = map(read_rows, audits)
+
+    def of_cka(chosen):
+        first, second = (
+            cka(rows["term/patches"][chosen], sum_terms(rows)[chosen]) for rows in (before, after)
+        )
+        return second - first
+
+    def of_share(chosen):
+        first, second = (
+            share(rows["term/patches"][chosen], sum_terms(rows)[chosen]) for rows in (before, after)
+        )
+        return second - first
+
+    masses = [result.images["attention_mass_registers"].to_numpy() for result in audits]
+
+    def of_mass(chosen):
+        return (masses[1] - masses[0])[chosen].mean()
+
+    for name, statistic in (
+        ("cka_patches", of_cka),
+        ("variance_share_patches", of_share),
+        ("attention_registers", of_mass),
+    ):
+        found = one.changes[name].difference
+        # float64 sums in another order, over an estimate that divides by small differences
+        assert found.value == pytest.approx(statistic(places), abs=1e-9), name
+        assert found.ci95 == pytest.approx(busing_interval(statistic, places, blocks), abs=1e-8)
+
+
+def test_drift_is_that_of_the_definition(compared):
+    one = compared.summary.remedies[2]
+    f, g = (
+        read_rows(result)["embedding/full"]
+        for result in (compared.read_audit(), compared.read_audit(one.edit))
+    )
+    cosines = (f * g).sum(axis=1) / (np.linalg.norm(f, axis=1) * np.linalg.norm(g, axis=1))
+    assert one.drift.cosine.value == pytest.approx(cosines.mean(), abs=1e-12)
+    assert one.drift.cka.unbiased == pytest.approx(cka(f, g), abs=1e-9)
+    shared = []
+    for i in range(len(f)):
+        near = []
+        for rows in (f, g):
+            unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+            order = [j for j in np.argsort(-(unit @ unit[i])) if j != i]
+            near.append({*order[:10]})
+        shared.append(len(near[0] & near[1]) / 10)
+    assert one.drift.shared_neighbours.value == pytest.approx(np.mean(shared), abs=1e-12)
+
+
+def test_an_edit_that_changes_nothing_differs_in_nothing(compared):
+    one = compared.summary.remedies[0]
+    assert one.edit == "skip:scale=1.0"
+    for name, change in one.changes.items():
+        assert change.difference.value == pytest.approx(0, abs=1e-12), name
+        assert change.before.ci95 == pytest.approx(change.after.ci95, abs=1e-9)
+    assert one.drift.cosine.value == pytest.approx(1, abs=1e-12)
+    assert one.drift.shared_neighbours.value == 1
+
+
+def test_results_of_edited_models_are_those_of_another_model(compared, photos):
+    original, zeroed = compared.read_audit(), compared.read_audit("zero")
+    assert zeroed.summary.model.id == "tiny/dinov2_reg+zero"
+    assert "edited: zero" in zeroed.summary.model.notes
+    hashes = [r.provenance["behaviour_hash"] for r in (original, zeroed)]
+    assert hashes[0] != hashes[1]
+    with pytest.raises(ResultError, match="cannot be merged"):
+        original.merge(zeroed)
+    vit = tiny_vit()
+    with edited(vit, ["zero"], photos, original_config()) as other:
+        with pytest.raises(UsageError, match="computes otherwise"):
+            explain(other, photos, reference=original)
+        with pytest.raises(UsageError, match="different result"):
+            audit(other, photos, out=original.folder, resume=True, gallery=0, dtype="float64")
+
+
+def original_config():
+    from vitscope import AuditConfig
+
+    return AuditConfig(dtype="float64", gallery=0, num_workers=0)
+
+
+def test_a_comparison_is_read_again_and_its_audits_lie_beside_it(compared):
+    again = RemedyResult.load(compared.folder)
+    assert again.summary == compared.summary
+    beside = sorted(path.name for path in compared.folder.parent.iterdir())
+    assert beside == ["01-skip", "02-zero", "03-shuffle", "comparison", "original"]
+    assert str(again).splitlines()[2].startswith("zero: cleaner: ")
+    assert "zero" in again._repr_html_()
+    with pytest.raises(ResultError, match="no edit 'mean' was compared"):
+        again.read_audit("mean")
+
+
+def test_without_a_folder_everything_lasts_as_long_as_the_result(photos):
+    found = compare_remedies(tiny_vit(), photos, ["zero"], limit=5, gallery=0, num_workers=0)
+    kept = found.read_audit("zero")
+    folder = kept.folder
+    del found
+    assert isinstance(kept, AuditResult)
+    assert folder.is_dir()
+    del kept
+    assert not folder.exists()
+
+
+def test_a_saved_remedy_is_the_same_and_of_one_model_alone(photos, tmp_path):
+    vit = tiny_vit().hashed()
+    config = original_config()
+    images = make_image_set(vit, photos, config)
+    fitted = fit_remedy(vit, ReplaceTokens(by="shuffle"), images, config)
+    saved = load_remedy(save_remedy(fitted, tmp_path / "shuffle.safetensors"))
+    assert saved.describe() == fitted.describe()
+    pixels = torch.randn(2, 3, 32, 32)
+    with fitted.applied(vit) as one:
+        before = one.run(pixels)
+    with saved.applied(vit) as one:
+        assert torch.equal(one.run(pixels), before)
+    other = tiny_vit("dinov3")
+    with pytest.raises(UsageError, match="measured on another model"), saved.applied(other):
+        pass
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes((tmp_path / "shuffle.safetensors").read_bytes()[:-8])
+    with pytest.raises(ResultError, match="cannot be read"):
+        load_remedy(broken)
+    with pytest.raises(UsageError, match="measures nothing"):
+        save_remedy(Skip(), tmp_path / "skip.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("remedies", "settings", "told"),
+    [
+        ([], {}, "no remedy was given"),
+        ("zero", {}, "expected a list"),
+        ([3], {}, "a remedy was given as int"),
+        (["zero"], {"features": "drop"}, "needs features='keep'"),
+        (["zero"], {"shard": (1, 2)}, "needs shard=None"),
+        (["zero"], {"resume": True}, "resume needs `out`"),
+        (["interpolate"], {"limit": 4}, "no high-norm patches were found in 4 images"),
+    ],
+)
+def test_wrong_use_is_one_sentence(photos, remedies, settings, told):
+    with pytest.raises(UsageError, match=told):
+        compare_remedies(tiny_vit(), photos, remedies, gallery=0, num_workers=0, **settings)
+
+
+def test_the_schema_of_a_comparison_is_checked(compared, tmp_path):
+    content = json.loads((compared.folder / "summary.json").read_text())
+    content["remedies"] = []
+    (tmp_path / "summary.json").write_text(json.dumps(content))
+    with pytest.raises(ResultError, match="remedies"):
+        RemedyResult.load(tmp_path)
