@@ -93,7 +93,7 @@ class TestTimeRegisters(Remedy):
                 raise UsageError(f"{name} was given as {getattr(self, name)}: expected 1 or more")
 
     def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
-        """Find the neurons: one pass over the images, and one before it if no threshold is given."""
+        """Find the neurons: one pass over images, and one before it for a threshold."""
         depth, threshold = self.depth, self.threshold
         if depth is None or threshold is None:
             found = fit_high_norm(vit, read)
