@@ -10,6 +10,7 @@ from vitscope.remedies.directions import ProjectDirection
 from vitscope.remedies.positions import PositionMean
 from vitscope.remedies.registers import TestTimeRegisters
 from vitscope.remedies.remedy import Remedy
+from vitscope.remedies.sinks import SwitchSinks
 from vitscope.remedies.skip import Skip
 from vitscope.remedies.tokens import HideTokens, ReplaceTokens
 
@@ -53,6 +54,7 @@ REMEDIES: Mapping[str, Entry] = {
     "position-mean": Entry(
         PositionMean, {}, "the mean of the patches at each place of the grid removed"
     ),
+    "sinks": Entry(SwitchSinks, {}, "attention sinks of one kind switched off in their heads"),
     "project-direction": Entry(
         ProjectDirection, {}, "the direction that the blocks amplify, removed from patches along it"
     ),
