@@ -1,6 +1,7 @@
 """A model against edits of it: paired differences, from the definitions, and what they say."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ from reference_jackknife import busing_interval
 from vitscope import AuditResult, audit, explain
 from vitscope.errors import ResultError, UsageError
 from vitscope.metrics.jackknife import block_of
+from vitscope.remedies.registry import REMEDIES as REMEDY_NAMES
+from vitscope.remedies.registry import parse_remedy
 from vitscope.remedies.remedy_files import load_remedy, save_remedy
 from vitscope.remedies.skip import Skip
+from vitscope.remedies.statistics import Thresholds
 from vitscope.remedies.tokens import ReplaceTokens
 from vitscope.results.remedy_result import RemedyResult
 from vitscope.runs.model_run import make_image_set
@@ -221,3 +225,22 @@ def test_the_schema_of_a_comparison_is_checked(compared, tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps(content))
     with pytest.raises(ResultError, match="remedies"):
         RemedyResult.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in REMEDY_NAMES if n not in {"skip", "mask", "unread", "zero"}]
+)
+def test_whatever_is_measured_is_saved_and_restored(name, photos, tmp_path):
+    settings = {
+        "test-time-registers": ":threshold=1,depth=1",
+        "sinks": ":concentration=0,small_value=100",
+    }
+    vit, config = tiny_vit().hashed(), original_config()
+    remedy = parse_remedy(name + settings.get(name, ""))
+    if "tokens" in vars(remedy) and remedy.tokens == "high_norm":
+        remedy = replace(remedy, thresholds=Thresholds({1: 2.0}), measured_on=vit.weights_hash)
+    fitted = fit_remedy(vit, remedy, make_image_set(vit, photos, config), config)
+    saved = load_remedy(save_remedy(fitted, tmp_path / "saved.safetensors"))
+    assert saved.describe() == fitted.describe()
+    for key, measured in fitted.list_measured().items():
+        assert measured.tell() == saved.list_measured()[key].tell()

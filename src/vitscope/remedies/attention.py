@@ -1,6 +1,6 @@
 """Tokens that the attention of a block does not see, or sees without reading."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,12 +8,10 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool
 from torch import Tensor
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import UnsupportedModelError
-from vitscope.maps.functions import MATMULS, SOFTMAXES, split_packed
 from vitscope.models.blocks import Heads
+from vitscope.remedies.attention_calls import AttentionCalls
 
 _UNSEEN = -1e30
 """Added to a logit: a weight of exactly 0 in any precision, and no NaN where all are unseen."""
@@ -33,13 +31,14 @@ class Hiding:
     rows: Literal["cls", "all"] = "all"
 
 
-class HiddenTokens:
+class HiddenTokens(AttentionCalls):
     """The tokens that are hidden in each block while a model runs."""
 
     def __init__(self) -> None:
         """Start with no tokens."""
+        super().__init__()
         self.by_layer: dict[int, Hiding] = {}
-        self._places: dict[int, Bool[Tensor, "batch key"]] = {}
+        self._places: dict[int, Bool[Tensor, "batch heads key"]] = {}
         self._layer: int | None = None
         self._query: int | None = None
         self._num_edited = 0
@@ -51,13 +50,13 @@ class HiddenTokens:
         if not self.by_layer:
             yield
             return
-        with _Mode(self):
+        with self:
             yield
 
-    def enter(self, layer: int, places: Bool[Tensor, "batch key"], query: int | None) -> None:
-        """Start a block."""
+    def enter(self, layer: int, places: Bool[Tensor, "batch *head key"], query: int | None) -> None:
+        """Start a block; places are those of every head, unless they have an axis for heads."""
         self._layer, self._query, self._num_edited = layer, query, 0
-        self._places[layer] = places
+        self._places[layer] = places if places.ndim == 3 else places.unsqueeze(1)
 
     def leave(self) -> None:
         """End a block, whose attention must have been edited."""
@@ -79,11 +78,11 @@ class HiddenTokens:
         assert self._layer is not None
         return self.by_layer[self._layer]
 
-    def edit_fused(self, call: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:
+    def fused(self, call: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:
         """Run fused attention without what is hidden."""
         query, key, value, *others = given
         assert self._layer is not None
-        hidden = self._places[self._layer][:, None]  # a head's axis
+        hidden = self._places[self._layer]
         self._num_edited += 1
         if self._hiding.how == "mask":
             mask = others.pop(0) if others else named.pop("attn_mask", None)
@@ -110,15 +109,18 @@ class HiddenTokens:
             return logits
         assert self._layer is not None
         self._num_edited += 1
-        return logits + self._make_bias(self._places[self._layer][:, None], logits)
+        return logits + self._make_bias(self._places[self._layer], logits)
 
-    def edit_weights(self, weights: Tensor) -> Tensor:
-        """Weights of such an attention, as values are multiplied by them."""
+    def read(self, call: Callable[..., Tensor], weights: Tensor, values: Tensor) -> Tensor:
+        """Multiply the weights of such an attention by the values."""
+        return call(self._edit_weights(weights), values)
+
+    def _edit_weights(self, weights: Tensor) -> Tensor:
         if self._hiding.how != "unread":
             return weights
         assert self._layer is not None
         self._num_edited += 1
-        hidden = self._places[self._layer][:, None, None]
+        hidden = self._places[self._layer].unsqueeze(2)
         if self._hiding.rows == "all":
             return weights.masked_fill(hidden, 0)
         read = weights.clone()
@@ -127,14 +129,14 @@ class HiddenTokens:
 
     def edit_heads(self, layer: int, heads: Heads) -> Heads:
         """The account of the [CLS] row: the same edit of its logits or values."""
-        hidden = self._places[layer][:, None]
+        hidden = self._places[layer]
         if self.by_layer[layer].how == "unread":
             return heads._replace(values=heads.values.masked_fill(hidden[..., None], 0))
         bias = torch.zeros(hidden.shape, dtype=heads.keys.dtype, device=heads.keys.device)
         bias = bias.masked_fill(hidden, _UNSEEN)
         return heads._replace(bias=bias if heads.bias is None else heads.bias + bias)
 
-    def _make_bias(self, hidden: Bool[Tensor, "batch 1 key"], like: Tensor) -> Tensor:
+    def _make_bias(self, hidden: Bool[Tensor, "batch heads key"], like: Tensor) -> Tensor:
         bias = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
         bias = bias.masked_fill(hidden, _UNSEEN)[..., None, :]
         if self._hiding.rows == "all":
@@ -149,53 +151,3 @@ def _as_bias(mask: Tensor, query: Tensor) -> Tensor:
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
-
-
-class _Mode(TorchFunctionMode):
-    """Edits the attention of the block that is running, whatever library it is of."""
-
-    def __init__(self, hidden: HiddenTokens) -> None:
-        super().__init__()
-        self._hidden = hidden
-
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        named, hidden = dict(kwargs or {}), self._hidden
-        if not hidden.is_inside:
-            return function(*args, **named)
-        if function is functional.scaled_dot_product_attention:
-            return hidden.edit_fused(function, *args, **named)
-        if function is functional.multi_head_attention_forward:
-            return _run_packed(hidden, *args, **named)
-        if function in SOFTMAXES and _is_attention(args, named):
-            logits, *others = args or (named.pop("input"),)
-            weights = function(hidden.edit_logits(logits), *others, **named)
-            weights._is_attention = True
-            return weights
-        if function in MATMULS and getattr(args[0] if args else None, "_is_attention", False):
-            return function(hidden.edit_weights(args[0]), *args[1:], **named)
-        return function(*args, **named)
-
-
-def _is_attention(args: tuple[Any, ...], named: dict[str, Any]) -> bool:
-    logits = args[0] if args else named["input"]
-    return bool(logits.ndim == 4)
-
-
-def _run_packed(
-    hidden: HiddenTokens,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *args: Any,
-    attn_mask: Tensor | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    heads, join = split_packed(query, key, value, *args)
-    attend = functional.scaled_dot_product_attention
-    return join(hidden.edit_fused(attend, *heads, attn_mask=attn_mask)), None

@@ -63,7 +63,8 @@ class Running:
 
 
 TokenEdit = Callable[[Tokens, Running], Tokens]
-PlaceFinder = Callable[[Tokens, Running], Places]
+PlaceFinder = Callable[[Tokens, Running], Bool[Tensor, "batch *head token"]]
+"""Finds places that are the same for all heads, or those of each head."""
 RowEdit = Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]]
 
 

@@ -1,6 +1,6 @@
 """What patches have in common at a place of the grid, removed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Self
@@ -21,9 +21,19 @@ class MeanTokens:
 
     by_layer: Mapping[int, Float64[Tensor, "token dim"]]
 
-    def tensors(self) -> Iterator[Tensor]:
+    def save(self) -> dict[str, Tensor]:
         """All that was measured."""
-        yield from self.by_layer.values()
+        return {str(layer): tensor.contiguous() for layer, tensor in self.by_layer.items()}
+
+    @classmethod
+    def load(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Restore what was saved."""
+        return cls({int(layer): tensor for layer, tensor in sorted(tensors.items())})
+
+    def tell(self) -> str:
+        """What was measured, in words."""
+        layers = ", ".join(map(str, sorted(self.by_layer)))
+        return f"mean tokens at the input of block {layers}"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -6,9 +6,11 @@ from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from vitscope.errors import UsageError
+from vitscope.remedies.directions import ProjectDirection
 from vitscope.remedies.positions import PositionMean
 from vitscope.remedies.registers import TestTimeRegisters
 from vitscope.remedies.remedy import Remedy
+from vitscope.remedies.sinks import SwitchSinks
 from vitscope.remedies.skip import Skip
 from vitscope.remedies.tokens import HideTokens, ReplaceTokens
 
@@ -51,6 +53,10 @@ REMEDIES: Mapping[str, Entry] = {
     ),
     "position-mean": Entry(
         PositionMean, {}, "the mean of the patches at each place of the grid removed"
+    ),
+    "sinks": Entry(SwitchSinks, {}, "attention sinks of one kind switched off in their heads"),
+    "project-direction": Entry(
+        ProjectDirection, {}, "the direction that the blocks amplify, removed from patches along it"
     ),
 }
 """All remedies by name."""

@@ -52,6 +52,11 @@ class Remedy(ABC):
     """The setting whose value is the name in place of `name`."""
     measured_on: str | None = None
 
+    @property
+    def implied(self) -> tuple[str, ...]:
+        """Settings that the name implies."""
+        return ()
+
     def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Measure on images what the edit needs.
 
@@ -104,7 +109,8 @@ class Remedy(ABC):
         told = [
             f"{field.name}={_tell(value)}"
             for field, value in self._list_changed()
-            if field.name not in {self.named_by, "measured_on"} and not hasattr(value, "save")
+            if field.name not in {self.named_by, "measured_on", *self.implied}
+            and not hasattr(value, "save")
         ]
         name = str(getattr(self, self.named_by)) if self.named_by else self.name
         return f"{name}:{','.join(told)}" if told else name

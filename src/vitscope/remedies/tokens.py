@@ -121,6 +121,11 @@ class ReplaceTokens(ChosenTokens):
                 "high_norm, or another replacement"
             )
 
+    @property
+    def implied(self) -> tuple[str, ...]:
+        """See `Remedy.implied`."""
+        return ("tokens",) if self.by in {"interpolate", "clip"} else ()
+
     def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Measure the tokens that replace others."""
         fitted = super().fitted(vit, read)

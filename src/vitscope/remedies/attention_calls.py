@@ -1,0 +1,73 @@
+"""The attention that a model's code calls, fused, packed or step by step, in any library."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from vitscope.maps.functions import MATMULS, SOFTMAXES, split_packed
+
+
+class AttentionCalls(TorchFunctionMode):
+    """Hands on every attention that runs in its context; this one changes nothing."""
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether calls are of interest now."""
+        return True
+
+    def fused(self, call: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:
+        """Run fused attention: softmax(κ Q Kᵀ + bias) V."""
+        return call(*given, **named)
+
+    def edit_logits(self, logits: Tensor) -> Tensor:
+        """Logits of an attention that the model's code computes step by step."""
+        return logits
+
+    def read(self, call: Callable[..., Tensor], weights: Tensor, values: Tensor) -> Tensor:
+        """Multiply the weights of such an attention by the values."""
+        return call(weights, values)
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Called by torch for every function while the context lasts."""
+        named = dict(kwargs or {})
+        if not self.is_inside:
+            return function(*args, **named)
+        if function is functional.scaled_dot_product_attention:
+            return self.fused(function, *args, **named)
+        if function is functional.multi_head_attention_forward:
+            return self._run_packed(*args, **named)
+        if function in SOFTMAXES and _is_attention(args, named):
+            logits, *others = args or (named.pop("input"),)
+            weights = function(self.edit_logits(logits), *others, **named)
+            weights._is_attention = True
+            return weights
+        if function in MATMULS and getattr(args[0] if args else None, "_is_attention", False):
+            return self.read(function, *args, **named)
+        return function(*args, **named)
+
+    def _run_packed(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *args: Any,
+        attn_mask: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        heads, join = split_packed(query, key, value, *args)
+        attend = functional.scaled_dot_product_attention
+        return join(self.fused(attend, *heads, attn_mask=attn_mask)), None
+
+
+def _is_attention(args: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    logits = args[0] if args else named["input"]
+    return bool(logits.ndim == 4)

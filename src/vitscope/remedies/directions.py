@@ -1,0 +1,292 @@
+"""Defect directions: where the linear part of a model drives every token, and patches without it.
+
+Source: SINDER (Wang et al., ECCV 2024), without its training.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, NamedTuple, Self
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from vitscope.errors import UsageError
+from vitscope.maps.passes import run_blocks
+from vitscope.models.base import ViTAdapter
+from vitscope.models.stream import compute_norms
+from vitscope.remedies.editor import Editor, Running, Tokens
+from vitscope.remedies.linear import linearise_blocks
+from vitscope.remedies.remedy import ReadImages, Remedy
+from vitscope.remedies.statistics import fit_high_norm
+from vitscope.remedies.tokens import Layers
+
+
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """The defect direction of every depth from 1: after the first block, and so on.
+
+    Attributes:
+        by_depth: Unit vectors; their sign has no meaning.
+        dominance: By depth, the first singular value over the second: near 1 there is no direction.
+    """
+
+    by_depth: Mapping[int, Float64[Tensor, " dim"]]
+    dominance: Mapping[int, float]
+
+    def save(self) -> dict[str, Tensor]:
+        """All that was computed."""
+        depths = sorted(self.by_depth)
+        # The same numbers for either sign.
+        signed = [self.by_depth[depth] for depth in depths]
+        rows = [row * row[row.abs().argmax()].sign() for row in signed]
+        sizes = [self.dominance[depth] for depth in depths]
+        return {
+            "depths": torch.tensor(depths),
+            "directions": torch.stack(rows),
+            "dominance": torch.tensor(sizes, dtype=torch.float64),
+        }
+
+    @classmethod
+    def load(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Restore what was saved."""
+        depths = tensors["depths"].tolist()
+        rows, sizes = tensors["directions"], tensors["dominance"].tolist()
+        return cls(dict(zip(depths, rows, strict=True)), dict(zip(depths, sizes, strict=True)))
+
+    def tell(self) -> str:
+        """What was computed, in words."""
+        told = (f"{size:.3g} at depth {depth}" for depth, size in sorted(self.dominance.items()))
+        return (
+            "defect directions; the first singular value over the second, near 1 where there is "
+            f"none: {', '.join(told)}"
+        )
+
+
+def find_directions(
+    vit: ViTAdapter, *, num_samples: int | None = None, seed: int = 0
+) -> Directions:
+    r"""Find the defect direction of every depth from the weights alone.
+
+    The first left singular vector of A_ℓ ⋯ A_0, where
+
+        A = (γ₂ W₂ W diag(w₂) C + I) (γ₁ W_O W_V diag(w₁) C + I),  C = I − 11ᵀ/d
+
+    is the linear part of a block and W the linear map nearest to its MLP's neurons.
+
+    Args:
+        vit: The model.
+        num_samples: Fit W to this number of normal tokens. By default it is computed in closed
+            form for plain and gated activations, and fitted to 100,000 tokens for other MLPs.
+        seed: Seed of these tokens.
+
+    Returns:
+        The directions, in float64.
+
+    Raises:
+        UsageError: If there are fewer samples than dimensions.
+        UnsupportedModelError: If the blocks are not pre-norm blocks with plain linear layers.
+
+    Source:
+        SINDER (Wang et al., ECCV 2024), which samples W.
+    """
+    if num_samples is not None and num_samples <= vit.info.embed_dim:
+        raise UsageError(
+            f"num_samples was given as {num_samples}: expected more than the {vit.info.embed_dim} "
+            "dimensions of a token"
+        )
+    product = torch.eye(vit.info.embed_dim, dtype=torch.float64)
+    directions, dominance = {}, {}
+    blocks = linearise_blocks(vit, num_samples=num_samples, seed=seed)
+    for depth, block in enumerate(blocks, start=1):
+        product = block.multiply() @ product
+        product = product / torch.linalg.matrix_norm(product)
+        left, sizes, _ = torch.linalg.svd(product)
+        directions[depth] = left[:, 0].clone()
+        dominance[depth] = float(sizes[0] / sizes[1])
+    return Directions(directions, dominance)
+
+
+def compute_alignment(
+    tokens: Float[Tensor, "*batch dim"], direction: Float64[Tensor, " dim"]
+) -> Float[Tensor, "*batch"]:
+    """|cos| of each token with a direction: a map, if the tokens are patches."""
+    alignment: Tensor = (normalize(tokens, dim=-1) @ direction.to(tokens)).abs()
+    return alignment
+
+
+class DepthAlignment(NamedTuple):
+    """Patches and the predicted direction at one depth, over images.
+
+    Attributes:
+        depth: From 1: after the first block.
+        mean: Mean |cos| of patches with the direction.
+        highest: The largest |cos|.
+        histogram: Number of patches with |cos| in each of 20 equal bins from 0 to 1.
+        variance_share: Share of the patches' variance along the direction.
+        num_defects: Number of high-norm patches, by the threshold.
+        angle: Degrees from the predicted direction to the mean direction of these patches; None
+            without any.
+    """
+
+    depth: int
+    mean: float
+    highest: float
+    histogram: tuple[int, ...]
+    variance_share: float
+    num_defects: int
+    angle: float | None
+
+
+NUM_BINS = 20
+
+
+def measure_directions(
+    vit: ViTAdapter,
+    read: ReadImages,
+    directions: Directions,
+    *,
+    threshold: float | None = None,
+) -> list[DepthAlignment]:
+    """Compare predicted directions with the patches of images.
+
+    Args:
+        vit: The model.
+        read: Gives preprocessed images in batches, on the model's device; it is called twice
+            unless `threshold` is given.
+        directions: Those that `find_directions` gave.
+        threshold: Least norm of a high-norm patch, in place of the one fitted at each depth.
+
+    Returns:
+        One entry for each depth.
+
+    Raises:
+        UsageError: If there are no images.
+    """
+    found = None if threshold is not None else fit_high_norm(vit, read)
+    sums = {
+        depth: _Sums(direction, threshold if found is None else found[depth].threshold)
+        for depth, direction in directions.by_depth.items()
+    }
+    count = 0
+    for pixels in read():
+        count += len(pixels)
+        patches = Running(vit.make_layout(*pixels.shape[-2:]), pixels).find_patches
+        streams = run_blocks(vit, pixels).streams
+        for depth, each in sums.items():
+            part = patches(streams[depth])
+            each.add(streams[depth][:, part.start : part.stop])
+    if not count:
+        raise UsageError("there are no images to measure directions on: give one or more")
+    return [each.finish(depth) for depth, each in sums.items()]
+
+
+class _Sums:
+    """Sums over patches at one depth."""
+
+    def __init__(self, direction: Float64[Tensor, " dim"], threshold: float | None) -> None:
+        self._direction = direction
+        self._threshold = torch.inf if threshold is None else threshold
+        self._count = self._num_defects = 0
+        self._alignment = self._highest = 0.0
+        self._bins = torch.zeros(NUM_BINS, dtype=torch.float64)
+        self._total, self._defects = torch.zeros(2, len(direction), dtype=torch.float64)
+        self._squares = torch.zeros(2, dtype=torch.float64)
+        self._origin: Tensor | None = None
+
+    def add(self, tokens: Tokens) -> None:
+        """Add the patches of a batch."""
+        rows = tokens.detach().flatten(0, 1).cpu().double()
+        alignment = compute_alignment(rows, self._direction).clamp(max=1)
+        self._count += len(rows)
+        self._alignment += float(alignment.sum())
+        self._highest = max(self._highest, float(alignment.max()))
+        self._bins += torch.histc(alignment, NUM_BINS, min=0, max=1)
+        defects = rows[compute_norms(rows) >= self._threshold]
+        self._num_defects += len(defects)
+        self._defects += normalize(defects, dim=-1).sum(dim=0)
+        if self._origin is None:  # squares of what is left of it lose no digits
+            self._origin = rows.mean(dim=0)
+        rows = rows - self._origin
+        self._total += rows.sum(dim=0)
+        along = (rows @ self._direction).square().sum()
+        self._squares += torch.stack([along, rows.square().sum()])
+
+    def finish(self, depth: int) -> DepthAlignment:
+        """The numbers of all batches."""
+        mean = self._total / self._count
+        of_mean = torch.stack([(mean @ self._direction).square(), mean.square().sum()])
+        along, all_variance = (self._squares / self._count - of_mean).tolist()
+        defect = compute_alignment(self._defects, self._direction).clamp(max=1)
+        return DepthAlignment(
+            depth=depth,
+            mean=self._alignment / self._count,
+            highest=self._highest,
+            histogram=tuple(int(count) for count in self._bins),
+            variance_share=along / all_variance,
+            num_defects=self._num_defects,
+            angle=float(defect.acos().rad2deg()) if self._num_defects else None,
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ProjectDirection(Remedy):
+    r"""Remove the defect direction u from the patches that lie along it.
+
+    x_j becomes x_j − u uᵀ x_j where |cos(x_j, u)| is more than `deviations` standard deviations
+    above the mean of the image's patches.
+
+    Attributes:
+        layers: Blocks at whose input it is removed: "last", "all" (from block 1), or block numbers
+            from 1.
+        deviations: Number of standard deviations. With n patches none is further than √(n − 1)
+            from the mean.
+        directions: Those of the model.
+
+    Source:
+        Direction and threshold: SINDER (Wang et al., ECCV 2024), which then trains; the projection
+        is ours.
+    """
+
+    name: ClassVar[str] = "project-direction"
+    layers: Layers = "last"
+    deviations: float = 4.0
+    directions: Directions | None = None
+
+    def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
+        """Find the directions; no image is read."""
+        del read
+        self._list_layers(Editor(vit, self.name))
+        return replace(self, directions=find_directions(vit))
+
+    def edit(self, editor: Editor) -> None:
+        """Project the patches at the input of each chosen block."""
+        directions = self.require(self.directions).by_depth
+        for layer in self._list_layers(editor):
+            editor.edit_stream(layer, partial(self._project, directions[layer]))
+
+    def _list_layers(self, editor: Editor) -> tuple[int, ...]:
+        layers = editor.select_layers(self.layers)
+        if self.layers == "all":
+            return layers[1:]
+        if 0 in layers:
+            raise UsageError(
+                "layers has block 0, whose input no block has written: choose blocks from 1"
+            )
+        return layers
+
+    def _project(
+        self, direction: Float64[Tensor, " dim"], tokens: Tokens, running: Running
+    ) -> Tokens:
+        patches = running.find_patches(tokens)
+        part = tokens[:, patches.start : patches.stop]
+        unit = direction.to(tokens)
+        alignment = compute_alignment(part, direction)
+        deviation, mean = torch.std_mean(alignment, dim=1, keepdim=True, correction=0)
+        defects = alignment > mean + self.deviations * deviation
+        along = (part @ unit).masked_fill(~defects, 0)
+        projected = tokens.clone()
+        projected[:, patches.start : patches.stop] -= along.unsqueeze(-1) * unit
+        return projected
