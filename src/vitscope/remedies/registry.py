@@ -6,6 +6,7 @@ from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from vitscope.errors import UsageError
+from vitscope.remedies.head import AttentiveHead
 from vitscope.remedies.positions import PositionMean
 from vitscope.remedies.registers import TestTimeRegisters
 from vitscope.remedies.remedy import Remedy
@@ -51,6 +52,9 @@ REMEDIES: Mapping[str, Entry] = {
     ),
     "position-mean": Entry(
         PositionMean, {}, "the mean of the patches at each place of the grid removed"
+    ),
+    "attentive-head": Entry(
+        AttentiveHead, {}, "a head that reads patches alone, distilled from the global feature"
     ),
 }
 """All remedies by name."""
