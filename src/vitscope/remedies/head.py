@@ -35,6 +35,7 @@ from vitscope.models.descriptions import hash_tensor
 from vitscope.remedies.editor import Editor, Running
 from vitscope.remedies.pooling_head import PoolingHead, adapt_headed
 from vitscope.remedies.remedy import ReadImages, Remedy
+from vitscope.results.number_text import write_number, write_percent
 
 NUM_NEIGHBOURS = 10
 _HELD_OUT = 5
@@ -54,12 +55,14 @@ class Fidelity:
     Attributes:
         num_images: Number of these images.
         cosine: Mean cos(f, f').
+        cosine_of_mean: The same with the mean of f in place of f', which tells nothing of an image.
         cka: Centred linear CKA of f and f'.
         knn_overlap: Fraction of the 10 nearest neighbours that they share; NaN below 11 images.
     """
 
     num_images: int
     cosine: float
+    cosine_of_mean: float
     cka: CkaEstimate
     knn_overlap: float
 
@@ -75,6 +78,7 @@ class HeadDescription:
         depth: Depth of the patches: the output of the last block.
         num_heads: Attention heads.
         seed: Seed of the first weights and of the order of the images.
+        epochs: Times that each image was fitted to.
         steps: Steps of the optimiser.
         num_images: Number of images it was fitted to.
         fidelity: Agreement with the model's own feature on other images.
@@ -86,9 +90,23 @@ class HeadDescription:
     depth: int
     num_heads: int
     seed: int
+    epochs: int
     steps: int
     num_images: int
     fidelity: Fidelity
+
+    def describe(self) -> str:
+        """The head in one sentence."""
+        found = self.fidelity
+        cosine, of_mean, cka = map(
+            write_number, (found.cosine, found.cosine_of_mean, found.cka.unbiased)
+        )
+        return (
+            f"its feature is that of a head on its patches alone, fitted to its own feature on "
+            f"{self.num_images} images; on {found.num_images} others the two have mean cosine "
+            f"{cosine} (the mean feature {of_mean}) and CKA {cka}, and share "
+            f"{write_percent(found.knn_overlap)} of their {NUM_NEIGHBOURS} nearest neighbours"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +182,9 @@ class AttentiveHead(Remedy):
         with super().applied(vit) as edited:
             head: DistilledHead = self.require(self.head)
             module = deepcopy(head.module).to(vit.parameter.device, vit.parameter.dtype)
-            yield adapt_headed(edited, module)
+            headed = adapt_headed(edited, module)
+            notes = (*headed.info.notes, head.description.describe())
+            yield replace(headed, info=replace(headed.info, notes=notes))
 
     def save(self, folder: Path) -> None:
         """Write the head into a new folder: weights in safetensors, and a description in JSON.
@@ -199,7 +219,8 @@ class AttentiveHead(Remedy):
         with plain_damage(folder / _TENSORS), torch.device("meta"):
             module = PoolingHead(tensors["query"].shape[-1], description.num_heads)
             module.load_state_dict(tensors, assign=True)
-        return cls(head=DistilledHead(module.requires_grad_(False), description))
+        head = DistilledHead(module.eval().requires_grad_(False), description)
+        return cls(epochs=description.epochs, seed=description.seed, head=head)
 
 
 def distil_head(vit: ViTAdapter, read: ReadImages, *, epochs: int, seed: int) -> DistilledHead:
@@ -230,7 +251,7 @@ def distil_head(vit: ViTAdapter, read: ReadImages, *, epochs: int, seed: int) ->
             )
         module = _make_head(vit, seed)
         steps = _fit(vit, module, images, fit, epochs, seed)
-        fidelity = _measure(vit, module, images, held)
+        fidelity = _measure(vit, module, images, fit, held)
     description = HeadDescription(
         model=vit.info.id,
         backbone=_hash_backbone(vit.module),
@@ -238,6 +259,7 @@ def distil_head(vit: ViTAdapter, read: ReadImages, *, epochs: int, seed: int) ->
         depth=len(vit.encoder_blocks),
         num_heads=module.attention.num_heads,
         seed=seed,
+        epochs=epochs,
         steps=steps,
         num_images=len(fit),
         fidelity=fidelity,
@@ -317,18 +339,17 @@ def _fit(
 
 @torch.no_grad()
 def _measure(
-    vit: ViTAdapter, head: PoolingHead, images: _Images, chosen: Sequence[int]
+    vit: ViTAdapter, head: PoolingHead, images: _Images, fit: Sequence[int], held: Sequence[int]
 ) -> Fidelity:
     with vit.undisturbed():
-        batches = [chosen[i : i + _BATCH] for i in range(0, len(chosen), _BATCH)]
+        batches = [held[i : i + _BATCH] for i in range(0, len(held), _BATCH)]
         found = torch.cat([vit.embed_row(head.pool(images.take(b, head.query))) for b in batches])
-    own = images.features[chosen].to(found)
+    own, blocks = images.features[held].to(found), [images.numbers[i] // _HELD_OUT for i in held]
     return Fidelity(
-        num_images=len(chosen),
+        num_images=len(held),
         cosine=mean_cosine(own, found),
-        cka=compare_features(
-            own, found, [images.numbers[i] // _HELD_OUT % NUM_BLOCKS for i in chosen]
-        ),
+        cosine_of_mean=mean_cosine(own, images.features[fit].to(found).mean(0).expand_as(own)),
+        cka=compare_features(own, found, [block % NUM_BLOCKS for block in blocks]),
         knn_overlap=knn_overlap(own, found, NUM_NEIGHBOURS),
     )
 
