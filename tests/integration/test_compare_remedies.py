@@ -232,6 +232,7 @@ def test_the_schema_of_a_comparison_is_checked(compared, tmp_path):
 )
 def test_whatever_is_measured_is_saved_and_restored(name, photos, tmp_path):
     settings = {
+        "attentive-head": ":epochs=1",
         "test-time-registers": ":threshold=1,depth=1",
         "sinks": ":concentration=0,small_value=100",
     }

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vitscope.metrics import agreement
-from vitscope.metrics.agreement import knn_overlap, mean_cosine
+from vitscope.metrics.agreement import compare_features, knn_overlap, mean_cosine
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -69,3 +69,37 @@ def test_undefined_agreement_is_nan():
     assert math.isnan(knn_overlap(draw(5, 2), draw(5, 3), 5))
     assert not math.isnan(knn_overlap(draw(5, 2), draw(5, 3), 4))
     assert math.isnan(mean_cosine(draw(0, 2), draw(0, 2)))
+
+
+def reference_cka(a: np.ndarray, b: np.ndarray) -> float:
+    """Unbiased, from Gram matrices (Song et al., JMLR 2012)."""
+
+    def hsic(k, l):  # noqa: E741
+        n, ones = len(k), np.ones(len(k))
+        total = (ones @ k @ ones) * (ones @ l @ ones) / ((n - 1) * (n - 2))
+        return np.trace(k @ l) + total - 2 / (n - 2) * ones @ k @ l @ ones
+
+    k, l = (x @ x.T - np.diag(np.diag(x @ x.T)) for x in (a, b))  # noqa: E741
+    return float(hsic(k, l) / np.sqrt(hsic(k, k) * hsic(l, l)))
+
+
+def test_cka_is_that_of_gram_matrices_and_its_interval_that_of_blocks():
+    a = draw(60, 5).double() + 3
+    b = a.abs().sqrt() @ draw(5, 5, seed=2).double() + draw(60, 5, seed=1)
+    blocks = [i * 7 % 10 for i in range(60)]
+    found = compare_features(a, b, blocks)
+    assert found.unbiased == pytest.approx(reference_cka(a.numpy(), b.numpy()), abs=1e-9)
+    without_one = [
+        reference_cka(*(x[[block != i for block in blocks]].numpy() for x in (a, b)))
+        for i in range(10)
+    ]
+    # Blocks of equal size: the plain jackknife.
+    error = 3 * np.std(without_one)
+    assert found.ci95 is not None
+    low, high = found.ci95
+    assert low == pytest.approx(found.unbiased - 2.262157 * error, abs=1e-6)
+    assert high == pytest.approx(min(1, found.unbiased + 2.262157 * error), abs=1e-6)
+
+
+def test_cka_with_a_constant_is_nan():
+    assert math.isnan(compare_features(draw(20, 3), torch.ones(20, 3), [0, 1] * 10).unbiased)

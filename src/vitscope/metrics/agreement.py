@@ -1,11 +1,17 @@
-"""How well features agree with others of the same images: cosines and shared neighbours."""
+"""How well features agree with others of the same images: cosines, neighbours, linear CKA."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from vitscope.metrics.estimates import CkaEstimate
+from vitscope.metrics.jackknife import NUM_BLOCKS
+from vitscope.metrics.moments import add_rows, make_moments
+from vitscope.metrics.pair_estimates import PairEstimates, estimate_cka, estimate_pair
 
 _ROWS_AT_ONCE = 512
 """Images whose similarities to all others are in memory at a time."""
@@ -61,6 +67,35 @@ def share_neighbours(
     return torch.cat(shared).double() / k
 
 
+def compare_features(
+    a: Float[Tensor, "image dim"], b: Float[Tensor, "image dim"], blocks: Sequence[int]
+) -> CkaEstimate:
+    """Linear CKA of features that are all in memory, with its interval.
+
+    Args:
+        a: Features of some images.
+        b: Other features of the same images, as wide.
+        blocks: Jackknife block of each image.
+
+    Returns:
+        The estimate; NaN where one of the two does not vary over the images.
+    """
+    members = torch.tensor(blocks, device=a.device)
+
+    def estimate(x: Float[Tensor, "image dim"], y: Float[Tensor, "image dim"]) -> PairEstimates:
+        means = x.double().mean(dim=0), y.double().mean(dim=0)
+        moments = make_moments(x.shape[1], y.shape[1], NUM_BLOCKS)
+        for block in {*blocks}:
+            rows = (
+                (each[members == block] - mean).cpu()
+                for each, mean in zip((x, y), means, strict=True)
+            )
+            add_rows(moments[block], *rows)
+        return estimate_pair(moments, means[0].cpu() if x is y else None, x.dtype)
+
+    return estimate_cka(estimate(a, b), estimate(a, a), estimate(b, b))
+
+
 def _find_directions(features: Float[Tensor, "image dim"]) -> Float[Tensor, "image dim"]:
     return normalize(features.detach().double(), eps=torch.finfo(torch.float64).tiny)
 
@@ -69,6 +104,6 @@ def _find_neighbours(
     directions: Float[Tensor, "image dim"], start: int, k: int
 ) -> Int64[Tensor, "some neighbour"]:
     cosines = directions[start : start + _ROWS_AT_ONCE] @ directions.mT
-    rows = torch.arange(len(cosines))
+    rows = torch.arange(len(cosines), device=cosines.device)
     cosines[rows, start + rows] = -torch.inf  # no image is its own neighbour
     return cosines.topk(k, dim=1).indices

@@ -7,6 +7,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from vitscope.errors import UsageError
 from vitscope.remedies.directions import ProjectDirection
+from vitscope.remedies.head import AttentiveHead
 from vitscope.remedies.positions import PositionMean
 from vitscope.remedies.registers import TestTimeRegisters
 from vitscope.remedies.remedy import Remedy
@@ -57,6 +58,9 @@ REMEDIES: Mapping[str, Entry] = {
     "sinks": Entry(SwitchSinks, {}, "attention sinks of one kind switched off in their heads"),
     "project-direction": Entry(
         ProjectDirection, {}, "the direction that the blocks amplify, removed from patches along it"
+    ),
+    "attentive-head": Entry(
+        AttentiveHead, {}, "a head that reads patches alone, distilled from the global feature"
     ),
 }
 """All remedies by name."""

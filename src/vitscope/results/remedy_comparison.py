@@ -5,22 +5,17 @@ from itertools import chain
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import ResultError
 from vitscope.files.tensor_files import read_tensors
 from vitscope.ledger import cosine
-from vitscope.metrics import pair_estimates
-from vitscope.metrics.agreement import share_neighbours
-from vitscope.metrics.estimates import CkaEstimate
+from vitscope.metrics.agreement import compare_features, share_neighbours
 from vitscope.metrics.jackknife import (
-    NUM_BLOCKS,
     Replicates,
     block_of,
     replicate_mean,
 )
-from vitscope.metrics.moments import add_rows, make_moments
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.merging import read_ids
 from vitscope.results.records import shard_paths
@@ -97,29 +92,11 @@ def measure_drift(before: AuditResult, after: AuditResult) -> Drift:
     shared = share_neighbours(first[drawn], second[drawn], NUM_NEIGHBOURS).numpy()
     return Drift(
         cosine=_replicate(cosine(first, second).numpy(), blocks).estimate(at_most=1.0),
-        cka=_estimate_cka(first, second, blocks, features[0].dtype),
+        cka=compare_features(features[0], features[1], blocks.tolist()),
         shared_neighbours=_replicate(shared, blocks[drawn]).estimate(at_most=1.0),
         num_neighbours=NUM_NEIGHBOURS,
         num_images=len(shared),
     )
-
-
-def _estimate_cka(
-    x: Float[Tensor, "image dim_x"],
-    y: Float[Tensor, "image dim_y"],
-    blocks: np.ndarray,
-    dtype: torch.dtype,
-) -> CkaEstimate:
-    means = {id(rows): rows.mean(dim=0) for rows in (x, y)}
-    estimates = []
-    for a, b in ((x, y), (x, x), (y, y)):
-        moments = make_moments(a.shape[1], b.shape[1], NUM_BLOCKS)
-        for block in sorted({*blocks.tolist()}):
-            rows = torch.from_numpy(blocks == block)
-            add_rows(moments[block], a[rows] - means[id(a)], b[rows] - means[id(b)])
-        reference = means[id(a)] if a is b else None
-        estimates.append(pair_estimates.estimate_pair(moments, reference, dtype))
-    return pair_estimates.estimate_cka(*estimates)
 
 
 def _read_blocks(before: AuditResult, after: AuditResult) -> np.ndarray:

@@ -1,0 +1,344 @@
+"""A head that reads patches alone, distilled from the model's own global feature.
+
+Its fidelity on images it was not fitted to answers how much of the global feature is in the
+patches, whichever way the model itself takes.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float16
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, layer_norm
+
+from vitscope.errors import UsageError
+from vitscope.files.tensor_files import RowFiles
+from vitscope.files.typed_json import read_typed
+from vitscope.maps.passes import find_patches, gradients_set, run_blocks
+from vitscope.metrics.agreement import compare_features, knn_overlap, mean_cosine
+from vitscope.metrics.estimates import CkaEstimate
+from vitscope.metrics.jackknife import NUM_BLOCKS
+from vitscope.models.base import ViTAdapter
+from vitscope.models.descriptions import hash_tensor
+from vitscope.remedies.editor import Editor, Running
+from vitscope.remedies.pooling_head import PoolingHead, adapt_headed
+from vitscope.remedies.remedy import ReadImages, Remedy
+from vitscope.results.number_text import write_number, write_percent
+
+NUM_NEIGHBOURS = 10
+_HELD_OUT = 5
+"""One image of so many is not fitted to."""
+
+_MOST_BYTES = 2**32
+"""Size up to which patches are kept on disk; images beyond it are left out."""
+
+_BATCH, _RATE, _DECAY = 64, 1e-3, 0.05
+_DESCRIPTION = "description"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """How well a head's features f' agree with the model's own f, on held-out images.
+
+    Attributes:
+        num_images: Number of these images.
+        cosine: Mean cos(f, f').
+        cosine_of_mean: The same with the mean of f in place of f', which tells nothing of an image.
+        cka: Centred linear CKA of f and f'.
+        knn_overlap: Fraction of the 10 nearest neighbours that they share; NaN below 11 images.
+    """
+
+    num_images: int
+    cosine: float
+    cosine_of_mean: float
+    cka: CkaEstimate
+    knn_overlap: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadDescription:
+    """What a head was made of.
+
+    Attributes:
+        model: Id of the model.
+        backbone: Digest of its weights, in float32 on any device.
+        edits: What was changing the model, in words.
+        depth: Depth of the patches: the output of the last block.
+        num_heads: Attention heads.
+        seed: Seed of the first weights and of the order of the images.
+        epochs: Times that each image was fitted to.
+        steps: Steps of the optimiser.
+        num_images: Number of images it was fitted to.
+        fidelity: Agreement with the model's own feature on other images.
+    """
+
+    model: str
+    backbone: str
+    edits: tuple[str, ...]
+    depth: int
+    num_heads: int
+    seed: int
+    epochs: int
+    steps: int
+    num_images: int
+    fidelity: Fidelity
+
+    def describe(self) -> str:
+        """The head in one sentence."""
+        found = self.fidelity
+        cosine, of_mean, cka = map(
+            write_number, (found.cosine, found.cosine_of_mean, found.cka.unbiased)
+        )
+        return (
+            f"its feature is that of a head on its patches alone, fitted to its own feature on "
+            f"{self.num_images} images; on {found.num_images} others the two have mean cosine "
+            f"{cosine} (the mean feature {of_mean}) and CKA {cka}, and share "
+            f"{write_percent(found.knn_overlap)} of their {NUM_NEIGHBOURS} nearest neighbours"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class DistilledHead:
+    """A fitted head and what it was made of."""
+
+    module: PoolingHead
+    description: HeadDescription
+
+    def save(self) -> dict[str, Tensor]:
+        """The weights, and the description as bytes of JSON."""
+        text = json.dumps(asdict(self.description)).encode()
+        return {_DESCRIPTION: torch.frombuffer(bytearray(text), dtype=torch.uint8)} | {
+            name: tensor.detach().cpu() for name, tensor in self.module.state_dict().items()
+        }
+
+    @classmethod
+    def load(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Restore what was saved."""
+        weights = dict(tensors)
+        text = bytes(weights.pop(_DESCRIPTION).tolist())
+        description = read_typed(HeadDescription, json.loads(text), "the description of the head")
+        with torch.device("meta"):
+            module = PoolingHead(weights["query"].shape[-1], description.num_heads)
+        try:
+            module.load_state_dict(weights, assign=True)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from None
+        return cls(module.eval().requires_grad_(False), description)
+
+    def tell(self) -> str:
+        """What was learned, in words."""
+        return self.description.describe()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AttentiveHead(Remedy):
+    r"""Replace the global feature f by that of a head that reads the patches of the last block.
+
+    One learned query attends to the patches: no skip connection, no [CLS] token and no registers
+    among the keys, so the patches' share is 1. The head is fitted to minimise 1 − cos(f, f') on
+    four fifths of the images, chosen by a hash of their pixels; its fidelity is measured on the
+    others. The images pass through the model once; their normed patches are kept on disk in half
+    precision, 4 GiB at most.
+
+    Attributes:
+        epochs: Times that each image is fitted to.
+        seed: Seed of the head's first weights and of the order of the images.
+        head: What was fitted.
+
+    Source:
+        The attention pooling of SigLIP (Zhai et al., ICCV 2023), distilled.
+    """
+
+    name: ClassVar[str] = "attentive-head"
+    epochs: int = 50
+    seed: int = 0
+    head: DistilledHead | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise UsageError(f"epochs was given as {self.epochs}: expected 1 or more")
+
+    def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
+        """Distil the head, unless there is one already.
+
+        Args:
+            vit: The model.
+            read: Gives preprocessed images in batches, on the model's device.
+
+        Returns:
+            A copy with the head.
+
+        Raises:
+            UsageError: If there are too few different images.
+        """
+        if self.head is not None:
+            return self
+        return replace(self, head=distil_head(vit, read, epochs=self.epochs, seed=self.seed))
+
+    def edit(self, editor: Editor) -> None:
+        """Refuse a head that was fitted to another model; the model itself is not edited."""
+        head: DistilledHead = self.require(self.head)
+        own, vit = head.description, editor.vit
+        if (own.backbone, own.edits) != (_hash_backbone(vit.module), vit.edits):
+            raise UsageError(
+                f"the head was fitted to {own.model}, and {vit.info.id} has other weights or "
+                "edits: fit a head to this model, or give the one it was fitted to"
+            )
+
+    @contextmanager
+    def applied(self, vit: ViTAdapter) -> Iterator[ViTAdapter]:
+        """The model with its head for the duration of the context."""
+        with super().applied(vit) as edited:
+            head: DistilledHead = self.require(self.head)
+            module = deepcopy(head.module).to(vit.parameter.device, vit.parameter.dtype)
+            headed = adapt_headed(edited, module)
+            notes = (*headed.info.notes, head.description.describe())
+            yield replace(headed, info=replace(headed.info, notes=notes))
+
+
+def distil_head(vit: ViTAdapter, read: ReadImages, *, epochs: int, seed: int) -> DistilledHead:
+    """Fit a head to the model's own global feature.
+
+    Args:
+        vit: The model, which is not changed.
+        read: Gives preprocessed images in batches, on the model's device; called once.
+        epochs: Times that each image is fitted to.
+        seed: Seed of the first weights and of the order of the images.
+
+    Returns:
+        The head, the same on a CPU for the same images and seed.
+
+    Raises:
+        UsageError: If no image is left to fit to, or to measure its fidelity on.
+    """
+    with tempfile.TemporaryDirectory(prefix="vitscope-head-") as folder:
+        images = _keep_patches(vit, read, Path(folder))
+        chosen = [number % _HELD_OUT != 0 for number in images.numbers]
+        fit, held = (
+            [i for i, of_fit in enumerate(chosen) if of_fit is wanted] for wanted in (True, False)
+        )
+        if not (fit and held):
+            raise UsageError(
+                f"{len(fit) + len(held)} different images were given, {len(fit)} to fit a head to "
+                f"and {len(held)} to measure it on (one in {_HELD_OUT}, by a hash): give more"
+            )
+        module = _make_head(vit, seed)
+        steps = _fit(vit, module, images, fit, epochs, seed)
+        fidelity = _measure(vit, module, images, fit, held)
+    description = HeadDescription(
+        model=vit.info.id,
+        backbone=_hash_backbone(vit.module),
+        edits=vit.edits,
+        depth=len(vit.encoder_blocks),
+        num_heads=module.attention.num_heads,
+        seed=seed,
+        epochs=epochs,
+        steps=steps,
+        num_images=len(fit),
+        fidelity=fidelity,
+    )
+    return DistilledHead(module.eval().requires_grad_(False), description)
+
+
+@dataclass(frozen=True, eq=False)
+class _Images:
+    numbers: Sequence[int]  # made of each image's pixels
+    features: Float[Tensor, "image out"]
+    rows: Float16[np.ndarray, "image row"]  # normed patches on disk, flattened
+
+    def take(self, images: Sequence[int], like: Tensor) -> Float[Tensor, "batch patch dim"]:
+        """Normed patches of some images."""
+        rows = torch.from_numpy(self.rows[images])
+        return rows.to(like).view(len(images), -1, like.shape[-1])
+
+
+def _keep_patches(vit: ViTAdapter, read: ReadImages, folder: Path) -> _Images:
+    numbers: dict[int, None] = {}
+    features, num_bytes = [], 0
+    with RowFiles(folder) as files:
+        for pixels in read():
+            layout = vit.make_layout(*pixels.shape[-2:])
+            seeds = Running(layout, pixels).seeds
+            new = {seed: place for place, seed in enumerate(seeds) if seed not in numbers}
+            if not new or num_bytes >= _MOST_BYTES:
+                continue
+            run = run_blocks(vit, pixels[list(new.values())])
+            tokens = run.streams[-1]
+            patches = find_patches(layout, tokens.shape[1])
+            normed = layer_norm(tokens[:, patches.start : patches.stop], tokens.shape[-1:])
+            rows = normed.detach().half().flatten(1).cpu().numpy()
+            files.append({"patches": rows})
+            features.append(run.feature.detach())
+            numbers |= dict.fromkeys(new)
+            num_bytes += rows.nbytes
+    if not numbers:
+        raise UsageError("there are no images to fit a head to: give some")
+    return _Images([*numbers], torch.cat(features), files.open_rows()["patches"])
+
+
+def _make_head(vit: ViTAdapter, seed: int) -> PoolingHead:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        head = PoolingHead(vit.info.embed_dim, vit.info.num_heads)
+    return head.to(vit.parameter.device, vit.parameter.dtype)
+
+
+def _fit(
+    vit: ViTAdapter,
+    head: PoolingHead,
+    images: _Images,
+    chosen: Sequence[int],
+    epochs: int,
+    seed: int,
+) -> int:
+    optimiser = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=_DECAY)
+    steps = epochs * -(-len(chosen) // _BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    generator = torch.Generator().manual_seed(seed)
+    with gradients_set(vit, True):
+        for _ in range(epochs):
+            order = torch.randperm(len(chosen), generator=generator).tolist()
+            for start in range(0, len(order), _BATCH):
+                batch = [chosen[place] for place in order[start : start + _BATCH]]
+                found = vit.embed_row(head.pool(images.take(batch, head.query)))
+                own = images.features[batch].to(found)
+                loss = 1 - cosine_similarity(found, own, dim=1).mean()
+                optimiser.zero_grad()
+                torch.autograd.backward(loss)
+                optimiser.step()
+                schedule.step()
+    return steps
+
+
+@torch.no_grad()
+def _measure(
+    vit: ViTAdapter, head: PoolingHead, images: _Images, fit: Sequence[int], held: Sequence[int]
+) -> Fidelity:
+    with vit.undisturbed():
+        batches = [held[i : i + _BATCH] for i in range(0, len(held), _BATCH)]
+        found = torch.cat([vit.embed_row(head.pool(images.take(b, head.query))) for b in batches])
+    own, blocks = images.features[held].to(found), [images.numbers[i] // _HELD_OUT for i in held]
+    return Fidelity(
+        num_images=len(held),
+        cosine=mean_cosine(own, found),
+        cosine_of_mean=mean_cosine(own, images.features[fit].to(found).mean(0).expand_as(own)),
+        cka=compare_features(own, found, [block % NUM_BLOCKS for block in blocks]),
+        knn_overlap=knn_overlap(own, found, NUM_NEIGHBOURS),
+    )
+
+
+def _hash_backbone(module: nn.Module) -> str:
+    # In float32, so that a model is the same wherever and in whatever precision it is placed.
+    digest = blake2b(digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {hash_tensor(tensor.float())}\n".encode())
+    return digest.hexdigest()
