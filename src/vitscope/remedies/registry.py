@@ -65,6 +65,12 @@ REMEDIES: Mapping[str, Entry] = {
 }
 """All remedies by name."""
 
+_NOT_EDITS = {
+    "shift-average": "shift-average is the mean of several runs, which no attention row makes, so "
+    "it cannot be audited: call average_views(vit, pixels) of vitscope.remedies.views for its "
+    "features",
+}
+
 _KINDS = {
     bool: "true or false",
     int: "a whole number",
@@ -86,6 +92,8 @@ def parse_remedy(text: str) -> Remedy:
         UsageError: If there is no such remedy or setting, or a value is not one of its.
     """
     name, _, rest = text.partition(":")
+    if name in _NOT_EDITS:
+        raise UsageError(_NOT_EDITS[name])
     if name not in REMEDIES:
         raise UsageError(f"no remedy is called {name!r}: choose from {', '.join(REMEDIES)}")
     entry = REMEDIES[name]
