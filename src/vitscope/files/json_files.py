@@ -15,9 +15,13 @@ _MAX_BYTES = 2**28  # of one file; enough for 80,000 explained images
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write standard JSON: NaN and infinities become null."""
-    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    """Write standard JSON."""
+    write_text(path, dump_json(content) + "\n")
+
+
+def dump_json(content: object) -> str:
+    """Standard JSON as text: NaN and infinities become null."""
+    return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def write_text(path: Path, text: str) -> None:

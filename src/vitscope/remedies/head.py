@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, layer_norm
 
 from vitscope.errors import UsageError
+from vitscope.files.json_files import dump_json
 from vitscope.files.tensor_files import RowFiles
 from vitscope.files.typed_json import read_typed
 from vitscope.maps.passes import find_patches, gradients_set, run_blocks
@@ -115,7 +116,7 @@ class DistilledHead:
 
     def save(self) -> dict[str, Tensor]:
         """The weights, and the description as bytes of JSON."""
-        text = json.dumps(asdict(self.description)).encode()
+        text = dump_json(asdict(self.description)).encode()
         return {_DESCRIPTION: torch.frombuffer(bytearray(text), dtype=torch.uint8)} | {
             name: tensor.detach().cpu() for name, tensor in self.module.state_dict().items()
         }

@@ -124,9 +124,15 @@ def tell_settings(name: str) -> str:
     defaults: dict[str, Any] = {field.name: field.default for field in fields(entry.kind)}
     defaults |= entry.fixed
     return "; ".join(
-        f"{key}={_tell_kinds(hint)} (default: {defaults[key]})"
+        f"{key} [{_tell_kinds(hint)}]"
+        if defaults[key] is None
+        else f"{key}={_tell_value(defaults[key])} [{_tell_kinds(hint)}]"
         for key, hint in list_settings(name).items()
     )
+
+
+def _tell_value(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _tell_kinds(hint: Any) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from vitscope.errors import ResultError, UsageError
+from vitscope.files.json_files import dump_json
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import never, staged_file
 from vitscope.files.tensor_files import read_tensors, write_tensors
@@ -50,7 +51,7 @@ def save_remedy(remedy: Remedy, path: str | Path, *, overwrite: bool = False) ->
         for key, tensor in each.save().items()
     }
     with staged_file(target, replaces=_is_remedy if overwrite else never) as staging:
-        write_tensors(staging, tensors, {"vitscope_remedy": json.dumps(about)})
+        write_tensors(staging, tensors, {"vitscope_remedy": dump_json(about)})
     return target
 
 
