@@ -270,7 +270,9 @@ def _keep_patches(vit: ViTAdapter, read: ReadImages, folder: Path) -> _Images:
             layout = vit.make_layout(*pixels.shape[-2:])
             seeds = Running(layout, pixels).seeds
             new = {seed: place for place, seed in enumerate(seeds) if seed not in numbers}
-            if not new or num_bytes >= _MOST_BYTES:
+            if num_bytes >= _MOST_BYTES:
+                break
+            if not new:
                 continue
             run = run_blocks(vit, pixels[list(new.values())])
             tokens = run.streams[-1]
