@@ -381,24 +381,3 @@ class ViTAdapter:
             parameter = self.parameter
             with self.autocast.without_gradients(), self.autocast.applied(parameter.device):
                 yield parameter
-
-    def find_non_finite(self, pixels: Pixels) -> tuple[int, int] | None:
-        """Find where NaN or infinity first enters the analysed row.
-
-        Args:
-            pixels: The batch in which it was noticed.
-
-        Returns:
-            (layer, image within the batch) of the first layer whose output row is not finite; None
-            if all are finite.
-        """
-        found: list[tuple[int, int]] = []
-
-        def look(trace: ClsTrace) -> None:
-            assert trace.output is not None
-            bad = ~trace.output.isfinite().all(dim=-1)
-            if bad.any() and not found:
-                found.append((trace.layer, int(bad.nonzero()[0, 0])))
-
-        self.trace(pixels, sorted(self.blocks), look)
-        return found[0] if found else None

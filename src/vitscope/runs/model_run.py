@@ -24,7 +24,7 @@ from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
 from vitscope.images.in_memory import HeldImage
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.models.base import ViTAdapter
+from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.identity import Behaviour, hash_weights
 from vitscope.models.running import HALF_PRECISIONS
 from vitscope.results.schema import ModelSummary, PreprocessingSummary
@@ -35,6 +35,7 @@ from vitscope.runs.resources import (
     plain_memory_errors,
     settle_config,
 )
+from vitscope.trace import ClsTrace
 
 OnProgress = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -126,7 +127,7 @@ class ModelRun:
         paths = self.name_images(batch)
         exact = self.config.dtype in {"float32", "float64"}
         remedy = "check the weights" if exact else "run in float32"
-        found = self._vit.find_non_finite(batch.pixels)
+        found = _find_non_finite(self._vit, batch.pixels)
         if found is None:
             return VitscopeError(f"{error}, which is {paths[error.image]}: {remedy}")
         layer, image = found
@@ -171,6 +172,20 @@ class ModelRun:
             "started": self._started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+
+def _find_non_finite(vit: ViTAdapter, pixels: Pixels) -> tuple[int, int] | None:
+    # (layer, image within the batch) of the first layer whose output row is not finite.
+    found: list[tuple[int, int]] = []
+
+    def look(trace: ClsTrace) -> None:
+        assert trace.output is not None
+        bad = ~trace.output.isfinite().all(dim=-1)
+        if bad.any() and not found:
+            found.append((trace.layer, int(bad.nonzero()[0, 0])))
+
+    vit.trace(pixels, sorted(vit.blocks), look)
+    return found[0] if found else None
 
 
 class BatchFitter:
