@@ -28,7 +28,7 @@ def main(
     Args:
         images: Folders of images; some are made on the spot where none are given.
         only: Parts to run: forward, eager, masked, gram, coverage, cka, half, throughput, passes,
-            faults, verdicts, few, maps, gpu.
+            faults, verdicts, few, maps, remedies, gpu.
         out: Markdown file to write.
         threads: Threads to compute on; what torch takes by default.
         tiny: Tiny models, few images: whether everything runs. The numbers then mean nothing.

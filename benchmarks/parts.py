@@ -21,6 +21,7 @@ PARTS = {
     "verdicts": "verdicts",
     "few": "few_images",
     "maps": "map_costs",
+    "remedies": "edited_models",
     "gpu": "giant_on_gpu",
 }
 """Names for `--only`, and the module that answers each question."""

@@ -1,0 +1,111 @@
+"""What does an edited model cost in an audit, compared with the original?"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from benchmarks.images import decoded_images
+from benchmarks.measuring import alternate, compare
+from benchmarks.models import load_dinov2
+from benchmarks.page import Section, Table
+from benchmarks.settings import Settings
+from vitscope.decomposition import choose_tolerance, decompose_layers
+from vitscope.maps.passes import run_blocks
+from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.remedies.registers import TestTimeRegisters, find_register_neurons
+from vitscope.remedies.registry import parse_remedy
+from vitscope.remedies.remedy import Remedy
+
+_EDITS = (
+    "test-time-registers:depth=1,threshold=0.001",
+    "zero:tokens=cls",
+    "shuffle:tokens=cls",
+    "skip",
+    "mask:tokens=cls",
+    "unread:tokens=cls",
+    "position-mean",
+)
+"""With random weights any neurons and patches do: the work is the same."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    model: str = "small"
+    size: int = 224
+    images: int = 8
+    rounds: int = 9
+
+
+_TINY = _Plan(model="tiny", size=32, images=2, rounds=2)
+
+
+def measure(settings: Settings) -> Section:
+    """Time an audit's pass through edited models against that through the original.
+
+    Args:
+        settings: The run's settings.
+
+    Returns:
+        A row for each edit, and one for the search for neurons.
+    """
+    plan = _TINY if settings.tiny else _Plan()
+    vit = load_dinov2(plan.model)
+    with decoded_images(
+        vit, plan.images, size=plan.size, batch_size=plan.images, sources=settings.images
+    ) as decoded:
+        pixels = decoded.batches[0].pixels
+        rows = list(_time_edits(vit, pixels, plan.rounds))
+    return Section(
+        title="Edited models",
+        how=(
+            f"dinov2-{plan.model}, {plan.size} px, a batch of {plan.images} images, {plan.rounds} "
+            "rounds. An audit's pass, its ledger included, through the edited model and through "
+            "the original in turn; the context of the edit is entered each time. The search for "
+            "neurons is compared with a forward pass."
+        ),
+        tables=[Table(("edit", "edited / original"), rows)],
+    )
+
+
+def _time_edits(vit: ViTAdapter, pixels: Pixels, rounds: int) -> Iterator[list[str]]:
+    def read() -> list[Pixels]:
+        return [pixels]
+
+    for text in _EDITS:
+        remedy = parse_remedy(text).fitted(vit, read)
+        seconds = alternate(
+            {
+                "original": partial(_audit, vit, pixels),
+                "edited": partial(_audit_edited, remedy, vit, pixels),
+            },
+            rounds,
+        )
+        yield [remedy.label, str(compare(seconds["edited"], seconds["original"]))]
+    seconds = alternate(
+        {
+            "forward": partial(_run, vit, pixels),
+            "search": partial(find_register_neurons, vit, read, depth=1, threshold=0.001),
+        },
+        rounds,
+    )
+    name = f"search for the neurons of {TestTimeRegisters.name}"
+    yield [name, str(compare(seconds["search"], seconds["forward"]))]
+
+
+def _run(vit: ViTAdapter, pixels: Pixels) -> None:
+    with torch.inference_mode():
+        for part in torch.split(pixels, 4):  # as the search runs them
+            run_blocks(vit, part)
+
+
+def _audit_edited(remedy: Remedy, vit: ViTAdapter, pixels: Pixels) -> None:
+    with remedy.applied(vit) as edited:
+        _audit(edited, pixels)
+
+
+def _audit(vit: ViTAdapter, pixels: Pixels) -> None:
+    tolerance = choose_tolerance(vit.dtype, pixels.device)
+    layers = vit.select_layers("last")
+    decompose_layers(vit, pixels, layers, renormalize=False, tolerance=tolerance)
