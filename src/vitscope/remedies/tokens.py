@@ -198,8 +198,7 @@ def _interpolate(places: Places, tokens: Tokens, running: Running) -> Tokens:
     part = slice(patches.start, patches.stop)
     sound = (~places[:, part]).to(tokens.dtype).reshape(-1, 1, rows, columns)
     grid = tokens[:, part].mT.reshape(len(tokens), -1, rows, columns)
-    kernel = tokens.new_ones(1, 1, 3, 3)
-    kernel[..., 1, 1] = 0
+    kernel = tokens.new_ones(1, 1, 3, 3)  # its centre is not sound where it matters
     count = conv2d(sound, kernel, padding=1)
     channels = (grid * sound).flatten(0, 1).unsqueeze(1)
     total = conv2d(channels, kernel, padding=1).reshape(grid.shape)

@@ -1,6 +1,7 @@
 """P8: an edit lasts as long as its context, is known by name, and treats each image for itself."""
 
 import pickle
+import re
 from contextlib import ExitStack
 from functools import partial
 
@@ -84,6 +85,13 @@ def test_an_edited_model_does_not_pass_for_the_original(vit, pixels, remedy):
     for run in (partial(decompose, edited), edited.run):
         with pytest.raises(UsageError, match="has ended"):
             run(pixels)
+
+
+def test_a_fit_on_other_images_is_another_edit(vit, pixels):
+    shuffle = parse_remedy("shuffle:layers=1")
+    texts = [shuffle.fitted(vit, lambda p=p: [p]).describe() for p in (pixels, pixels, pixels[1:])]
+    assert texts[0] == texts[1] != texts[2]
+    assert re.fullmatch("shuffle:layers=1,statistics=[0-9a-f]{8}", texts[0])
 
 
 def test_each_image_is_edited_for_itself(vit, pixels, remedy):

@@ -15,8 +15,7 @@ CHOSEN = {0: (3, 7), 1: (5, 6, 60)}
 NEURONS = Neurons(tuple(Neuron(k, n, 1.0) for k in CHOSEN for n in CHOSEN[k]), 1)
 
 
-def strongest_of_patches(neurons, chosen, num_new):
-    patches = range(1, len(neurons) - num_new)
+def strongest_of_patches(neurons, chosen, patches):
     return [max((float(neurons[i, k]) for i in patches), key=abs) for k in chosen]
 
 
@@ -25,15 +24,15 @@ def strongest_of_slice(neurons, chosen, _):
     return [max((float(row[k]) for row in neurons for k in chosen), key=abs)] * len(chosen)
 
 
-def move(strongest, chosen, num_new, scale):
+def move(strongest, chosen, patches, scale):
     """The published hook, for one image: new tokens are the last of the sequence."""
 
     def edit(neurons):
         moved = neurons.clone()
-        for k, value in zip(chosen, strongest(neurons, chosen, num_new), strict=True):
-            for i in range(1, len(neurons) - num_new):
+        for k, value in zip(chosen, strongest(neurons, chosen, patches), strict=True):
+            for i in patches:
                 moved[i, k] = 0
-            for i in range(len(neurons) - num_new, len(neurons)):
+            for i in range(patches.stop, len(neurons)):
                 moved[i, k] = scale * value
         return moved
 
@@ -42,12 +41,18 @@ def move(strongest, chosen, num_new, scale):
 
 @pytest.mark.parametrize("num_new", [1, 2])
 @pytest.mark.parametrize(
-    ("compat", "strongest"), [(None, strongest_of_patches), ("released", strongest_of_slice)]
+    ("name", "compat", "strongest"),
+    [
+        ("timm/dinov2", None, strongest_of_patches),
+        ("timm/dinov2_reg", None, strongest_of_patches),  # gated: values of both signs
+        ("timm/dinov2", "released", strongest_of_slice),
+    ],
 )
-def test_values_move_from_patches_to_new_tokens(compat, strongest, num_new):
-    vit = wrap_tiny("timm/dinov2")
+def test_values_move_from_patches_to_new_tokens(name, compat, strongest, num_new):
+    vit = wrap_tiny(name)
     pixels = draw_pixels(vit, 3)
-    edits = {layer: move(strongest, CHOSEN[layer], num_new, 0.7) for layer in CHOSEN}
+    patches = vit.make_layout(*pixels.shape[-2:]).groups["patches"]
+    edits = {layer: move(strongest, CHOSEN[layer], patches, 0.7) for layer in CHOSEN}
     plain = EditedViT(vit.module, neurons=edits)
     new = torch.zeros(num_new, vit.info.embed_dim, dtype=torch.float64)
     expected = [

@@ -126,14 +126,16 @@ def test_noise_has_the_measured_deviation(vit):
 def test_shuffle_gives_the_tokens_of_one_other_image_at_all_blocks(vit):
     pixels = draw_pixels(vit, 4)
     streams = record_streams(vit, pixels)
-    remedy = parse_remedy("shuffle:layers=all").fitted(vit, lambda: pixels.split(3))
+    patches = range(PREFIX, streams.shape[2])
+    text = "shuffle:tokens=high_norm,threshold=0.001,layers=all"
+    remedy = parse_remedy(text).fitted(vit, lambda: pixels.split(3))
     with remedy.applied(vit) as edited:
         lent = record_streams(edited, pixels)
     for image, tokens in enumerate(lent):
         lenders = [
             other
             for other in range(len(pixels))
-            if torch.allclose(tokens[:2, REGISTERS], streams[other, :2, REGISTERS], atol=1e-12)
+            if torch.allclose(tokens[:2, patches], streams[other, :2, patches], atol=1e-12)
         ]
         assert len(lenders) == 1
         assert lenders != [image]

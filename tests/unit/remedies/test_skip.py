@@ -46,3 +46,12 @@ def test_the_skip_connection_is_scaled(name, scale):
     with parse_remedy(f"skip:scale={scale}").applied(vit) as edited:
         found = edited.run(pixels)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+def test_a_block_that_is_named_twice_is_edited_once():
+    vit = wrap_tiny("timm/dinov2_reg")
+    pixels, found = draw_pixels(vit, 2), []
+    for layers in ("1", "1+1"):
+        with parse_remedy(f"skip:scale=0.5,layers={layers}").applied(vit) as edited:
+            found.append(edited.run(pixels))
+    assert torch.equal(*found)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edited_vit import draw_pixels, wrap_tiny
+from edited_vit import draw_pixels, record_streams, wrap_tiny
 from vitscope.remedies.attention import Hiding
 from vitscope.remedies.editor import Editor
 
@@ -39,6 +39,25 @@ def test_new_registers_that_no_token_reads_change_nothing(name):
     with editor.applied() as edited:
         found = edited.run(pixels)
     torch.testing.assert_close(found, vit.run(pixels), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [
+        ("timm/clip", "norm_pre.bias"),
+        ("open_clip/plain", "ln_pre.bias"),
+        ("transformers/clip_tower", "pre_layrnorm.bias"),
+    ],
+)
+def test_new_registers_pass_the_norm_before_the_blocks(name, norm):
+    vit = wrap_tiny(name)
+    pixels = draw_pixels(vit, 2)
+    editor = Editor(vit, "registers")
+    editor.insert_registers(1)
+    with editor.applied() as edited:
+        new = record_streams(edited, pixels)[:, 0, 1]
+    bias = vit.module.get_parameter(norm).expand_as(new)  # all that a norm leaves of zeros
+    torch.testing.assert_close(new, bias, atol=1e-12, rtol=0)
 
 
 def test_new_registers_are_read_from_the_first_block_on():
