@@ -11,7 +11,7 @@ from torch import Tensor
 from vitscope.models.base import ViTAdapter
 from vitscope.remedies.editor import Editor, Running, Tokens
 from vitscope.remedies.remedy import ReadImages, Remedy
-from vitscope.remedies.statistics import measure_tokens
+from vitscope.remedies.statistics import check_size, measure_tokens
 from vitscope.remedies.tokens import Layers
 
 
@@ -73,6 +73,7 @@ class PositionMean(Remedy):
         assert self.means is not None
         patches = running.find_patches(tokens)
         part = slice(patches.start, patches.stop)
+        check_size(self.means.by_layer[layer], tokens)
         artefact = self.means.by_layer[layer][part]
         left = tokens.clone()
         left[:, part] -= (artefact - artefact.mean(dim=0)).to(tokens)

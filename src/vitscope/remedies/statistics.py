@@ -198,6 +198,15 @@ def choose_thresholds(
     return Thresholds({depth: float(value) for depth, value in fitted.items() if value})
 
 
+def check_size(mean: Float64[Tensor, "place dim"], tokens: Tokens) -> None:
+    """Refuse images of another size than those measured, whose places are others."""
+    if len(mean) != tokens.shape[1]:
+        raise UsageError(
+            f"the remedy was measured on images with {len(mean)} tokens, and these have "
+            f"{tokens.shape[1]}: measure it at the input size that it is applied at"
+        )
+
+
 def find_places(
     group: TokenGroup, depth: int, thresholds: Thresholds | None, tokens: Tokens, running: Running
 ) -> Places:

@@ -19,6 +19,7 @@ from vitscope.remedies.statistics import (
     Thresholds,
     TokenGroup,
     TokenStatistics,
+    check_size,
     check_threshold,
     choose_thresholds,
     find_places,
@@ -156,6 +157,7 @@ class ReplaceTokens(ChosenTokens):
             return _clip(places, tokens, running)
         known = self.statistics
         assert known is not None
+        check_size(known.mean[layer], tokens)
         if self.by == "shuffle":
             return known.lend(layer, running)
         mean = known.mean[layer].expand(tokens.shape)

@@ -1,7 +1,9 @@
 """Wrong use: one sentence says what was given, what was expected, and what to do."""
 
 import pytest
+import torch
 
+from audits import tiny_vit
 from edited_vit import draw_pixels
 from support_table import ALL_MODELS
 from vitscope import wrap_model
@@ -159,3 +161,14 @@ def test_finding_neurons():
         find_register_neurons(vit, read, depth=3, threshold=1)
     with pytest.raises(UsageError, match="threshold was given as -1: expected a norm above 0"):
         find_register_neurons(vit, read, depth=1, threshold=-1)
+
+
+@pytest.mark.parametrize("name", ["mean:tokens=cls", "shuffle:tokens=cls", "position-mean"])
+def test_images_of_another_size_than_the_measured_ones_are_refused(name):
+    vit = tiny_vit("dinov2_reg")
+    small, large = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 32, 32)
+    remedy = parse_remedy(name).fitted(vit, lambda: [small])
+    with remedy.applied(vit) as edited:
+        edited.run(small)
+        with pytest.raises(UsageError, match=r"with 9 tokens, and these have 21"):
+            edited.run(large)
