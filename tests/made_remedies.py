@@ -97,11 +97,11 @@ def write_comparison(folder, galleries, **settings):
 
 
 def write_gallery(folder, ids, indices, *, value):
-    """Write a gallery of some of an audit's images, with attention of one value everywhere."""
+    """Write a gallery of some of an audit's images; attention tells audit and image apart."""
     about = MapSummary(title="Attention", signed=False, unplaced={"cls": 0.1})
     images = []
     for number, index in enumerate(indices):
-        values = np.full((2, 3), value, np.float32)
+        values = np.full((2, 3), 10 * value + index, np.float32)
         image = np.full((16, 24, 3), 5 * index, np.uint8)
         maps = ImageMaps(image=image, maps={"attention": ImageMap(about=about, values=values)})
         file = f"gallery/{number:04d}.npz"

@@ -43,6 +43,8 @@ def test_every_difference_stands_in_its_row_with_its_interval():
     assert dots.keys() == expected.keys()
     for key, values in expected.items():
         assert dots[key] == pytest.approx(values), key
+    bottom, top = panel.get_ylim()  # the first edit is at the top
+    assert top < 0 < len(EDITS) - 1 < bottom
     low, high = panel.get_xlim()
     assert low < min(ends[1] for ends in expected.values())
     assert high > max(ends[2] for ends in expected.values())

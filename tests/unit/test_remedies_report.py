@@ -88,9 +88,9 @@ def test_an_image_has_the_map_of_the_original_beside_those_of_the_edits_that_hav
     }
     first, second, _ = EDITS
     assert found == {
-        "1.png": {"original": 1, first: 2, second: 3},
-        "2.png": {"original": 1, second: 3},
-        "3.png": {"original": 1, first: 2},
+        "1.png": {"original": 11, first: 21, second: 31},
+        "2.png": {"original": 12, second: 32},
+        "3.png": {"original": 13, first: 23},
     }
     assert {next(iter(image["maps"])) for image in gallery["images"]} == {"original"}
 
