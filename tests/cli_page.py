@@ -15,16 +15,22 @@ Made by `python tests/cli_page.py` from the program itself; `vitscope COMMAND --
 
 Progress goes to standard error, results to standard output. [Errors](errors.md) lists exit codes.
 """
-_EXAMPLE = re.compile(r"^Example:  (.+)$", re.MULTILINE)
+_EXAMPLE = re.compile(r"^Example:  (.+(?:\n.+)*)$", re.MULTILINE)
 _CONTENTS = re.compile(r"^## Table of Contents\n.*?(?=^\*\*Commands)", re.MULTILINE | re.DOTALL)
 
 
+def _quote_example(found):
+    return f"```console\n$ {' '.join(found[1].split())}\n```"
+
+
 def make_page():
+    # What commands of commands inherit, the generator does not know.
+    app["remedy"].default_parameter = app.default_parameter
     generated = app.generate_docs(output_format="markdown")
     # The page has its own title and table of contents.
     _, _, generated = generated.partition("\n")
     generated = _CONTENTS.sub("", generated)
-    generated = _EXAMPLE.sub(r"```console\n$ \1\n```", generated)
+    generated = _EXAMPLE.sub(_quote_example, generated)
     lines = [line.rstrip() for line in generated.strip().splitlines()]
     return "\n".join([HEAD, *lines, ""])
 

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from vitscope.results.explanation import Explanation
     from vitscope.results.judge_result import JudgeResult
     from vitscope.results.one_shot_result import OneShotResult
+    from vitscope.results.remedy_result import RemedyResult
     from vitscope.runs.audit_loop import audit
     from vitscope.runs.explain_loop import explain
     from vitscope.runs.judge_loop import judge
     from vitscope.runs.one_shot_loop import one_shot
+    from vitscope.runs.remedy_loop import compare_remedies
 
 __all__ = [
     "AuditConfig",
@@ -36,10 +38,12 @@ __all__ = [
     "Ledger",
     "OneShotConfig",
     "OneShotResult",
+    "RemedyResult",
     "RunConfig",
     "ViTAdapter",
     "VitscopeError",
     "audit",
+    "compare_remedies",
     "decompose",
     "explain",
     "judge",
@@ -62,10 +66,12 @@ _HOMES = {
     "Ledger": "ledger",
     "OneShotConfig": "config",
     "OneShotResult": "results.one_shot_result",
+    "RemedyResult": "results.remedy_result",
     "RunConfig": "config",
     "ViTAdapter": "models.base",
     "VitscopeError": "errors",
     "audit": "runs.audit_loop",
+    "compare_remedies": "runs.remedy_loop",
     "decompose": "decomposition",
     "explain": "runs.explain_loop",
     "judge": "runs.judge_loop",

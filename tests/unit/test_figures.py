@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 
 from made_judgements import make_judgement
+from made_remedies import make_remedies
 from made_results import FAMILIES, MadeResult, estimate, hold_audit, make_one_shot
 from vitscope.errors import UsageError
 from vitscope.figures import FIGURES, NothingToDrawError, draw_figure, plot
@@ -405,6 +406,8 @@ def test_the_table_of_a_figure_holds_each_of_its_numbers(figure):
         models = one_shots("DINOv2")
     elif figure in {"map_scores", "map_curves"}:
         models = [MadeResult.of(make_judgement(n=400))]
+    elif figure == "remedies":
+        models = [MadeResult.of(make_remedies(n=400))]
     data = draw_figure(figure, models).data
     head, *rows = data.list_rows()
     cells = [dict(zip(head, row, strict=True)) for row in rows]

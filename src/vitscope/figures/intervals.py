@@ -10,6 +10,7 @@ from vitscope.metrics.jackknife import Estimate
 from vitscope.results.number_text import write_number, write_percent
 from vitscope.results.schema import AuditSummary
 
+_MARGIN = 0.04
 _FEWEST_FOR_CKA = 4
 """With three images the unbiased estimator divides by zero."""
 
@@ -34,6 +35,11 @@ class Interval:
     def is_bound(self) -> bool:
         """Whether nothing was found and the value is an upper bound."""
         return self.low == 0 < self.value == self.high
+
+    def less(self, number: float) -> "Interval":
+        """The interval moved down by a number."""
+        low, high = (None if end is None else end - number for end in (self.low, self.high))
+        return Interval(self.value - number, low, high, self.n)
 
     def in_percent(self) -> "Interval":
         """A share as a percentage."""
@@ -67,6 +73,13 @@ def write_interval(number: Interval | None, *, percent: bool = False) -> str:
     if number.low is None or number.high is None:
         return write(number.value)
     return f"{write(number.value)} ({write(number.low)} to {write(number.high)})"
+
+
+def span(numbers: Sequence[Interval], *marks: float) -> tuple[float, float]:
+    """Limits of an axis that has room for every interval and for some marks."""
+    ends = [*marks, *(number.value - number.errors[0] for number in numbers)]
+    ends += [number.value + number.errors[1] for number in numbers]
+    return min(ends) - _MARGIN, max(ends) + _MARGIN
 
 
 def read_estimate(estimate: Estimate, n: int | None = None) -> Interval | None:

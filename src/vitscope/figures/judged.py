@@ -12,7 +12,7 @@ from vitscope.figures.description import (
     describe_n,
     select,
 )
-from vitscope.figures.intervals import Interval, read_estimate
+from vitscope.figures.intervals import Interval, read_estimate, span
 from vitscope.figures.saved import ModelResult
 from vitscope.results.choices import MAP_LAYER, REMOVAL, TARGET
 from vitscope.results.judgement_text import find_best, name_map, order_maps
@@ -21,8 +21,6 @@ from vitscope.results.schema_maps import JudgedImage
 
 CURVES = {"deletion": "patches removed", "insertion": "patches present"}
 """What is along a curve, the most important patches first."""
-
-_MARGIN = 0.04
 
 
 def describe_map_scores(results: Iterable[ModelResult]) -> FigureData:
@@ -48,21 +46,13 @@ def describe_map_scores(results: Iterable[ModelResult]) -> FigureData:
             *([f"Left out, since not every result has it: removal {left}."] if left else []),
         ),
         axis="skill",
-        limits=_span(points),
+        limits=span([point.number for point in points], 0.0, 1.0),
         titles={removal: f"removal {removal}" for removal in removals},
     )
 
 
 _ENDS = ("oracle", "random")
 """Baselines whose skill is 1 and 0 by definition."""
-
-
-def _span(points: Sequence[Point]) -> tuple[float, float]:
-    # Room for every interval, and for 0 and 1.
-    numbers = [point.number for point in points]
-    ends = [0.0, 1.0, *(n.value - n.errors[0] for n in numbers)]
-    ends += [n.value + n.errors[1] for n in numbers]
-    return min(ends) - _MARGIN, max(ends) + _MARGIN
 
 
 def _read(result: ModelResult) -> JudgementSummary:
@@ -130,7 +120,7 @@ def describe_map_curves(results: Iterable[ModelResult]) -> FigureData:
             for removal in summary.removals
             for curve in CURVES
         },
-        limits=_span(points),
+        limits=span([point.number for point in points], 0.0, 1.0),
     )
 
 

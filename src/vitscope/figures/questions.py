@@ -36,6 +36,7 @@ from vitscope.figures.image_numbers import (
 )
 from vitscope.figures.judged import describe_map_curves, describe_map_scores
 from vitscope.figures.pairs import describe_directions, describe_gram_ledger
+from vitscope.figures.remedies import describe_remedies
 from vitscope.figures.rendering.bars import draw_parts
 from vitscope.figures.rendering.by_depth import (
     draw_by_depth,
@@ -51,6 +52,7 @@ from vitscope.figures.rendering.clouds import (
 )
 from vitscope.figures.rendering.judged import draw_map_curves, draw_map_scores
 from vitscope.figures.rendering.matrices import draw_directions, draw_grid, draw_ledgers
+from vitscope.figures.rendering.remedies import draw_remedies
 from vitscope.figures.rendering.tokens import draw_tokens
 from vitscope.figures.saved import ModelResult, name_apart, slug, tell_apart
 from vitscope.figures.traced import describe_routes_by_block, describe_shares_by_depth
@@ -103,6 +105,7 @@ FIGURES: Mapping[str, Question] = {
     "one_shot": Question(over_size(describe_one_shot), draw_terms_by_size, kind="one-shot"),
     "map_scores": Question(describe_map_scores, draw_map_scores, kind="judgement"),
     "map_curves": Question(describe_map_curves, draw_map_curves, of_one=True, kind="judgement"),
+    "remedies": Question(describe_remedies, draw_remedies, kind="remedies"),
 }
 """By the name that `plot` takes."""
 OF_ALL_MODELS = {
@@ -239,11 +242,12 @@ _SHEETS: Mapping[str, Callable[..., Drawing]] = {
 
 def plan_figures(results: Results, readout: Readout = "attention") -> list[Plan]:
     """Every figure that the results could have."""
-    plans = [
+    plans: list[Plan] = [
         *_plan_audits(results, readout),
         *_plan_one_shot(results, readout),
         *_plan_maps(results),
         *_plan_judgements(results),
+        ("remedies", partial(draw_figure, "remedies", results)),
     ]
     return sorted(plans, key=lambda plan: (not plan[0].startswith("fig"), plan[0]))
 

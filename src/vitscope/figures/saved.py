@@ -26,6 +26,7 @@ from vitscope.results.schema import (
     ExplanationSummary,
     JudgementSummary,
     OneShotSummary,
+    RemediesSummary,
     Summary,
 )
 
@@ -70,7 +71,7 @@ class ModelResult:
 
     @property
     def kind(self) -> str:
-        """Kind of result: "audit", "one-shot", "explanation" or "judgement"."""
+        """Kind of result: "audit", "one-shot", "explanation", "judgement" or "remedies"."""
         return self.summary.KIND
 
     @property
@@ -92,6 +93,11 @@ class ModelResult:
     def judgement(self) -> JudgementSummary:
         """The summary of judged maps."""
         return self._read_as(JudgementSummary)
+
+    @property
+    def remedies(self) -> RemediesSummary:
+        """The summary of compared remedies."""
+        return self._read_as(RemediesSummary)
 
     @property
     def model_id(self) -> str:
@@ -173,7 +179,7 @@ def load_results(folders: Sequence[Path]) -> list[ModelResult]:
         if not places:
             raise UsageError(
                 f"{printable_path(folder)} is not a result and holds none: give folders that "
-                "vitscope audit, one-shot, explain or judge wrote"
+                "vitscope audit, one-shot, explain, judge or remedy wrote"
             )
         for place in places:
             key = place.resolve()

@@ -234,6 +234,7 @@ class Editor:
         info = replace(
             vit.info,
             id=f"{vit.info.id}+{self._label}",
+            recipe=f"{vit.info.recipe or vit.info.family}+{self._label}",
             num_registers=vit.info.num_registers + self._num_inserted,
             notes=(*vit.info.notes, f"edited: {self._edit}"),
         )

@@ -18,6 +18,7 @@ from vitscope.figures.depths import describe_high_norm_fraction, describe_layer_
 from vitscope.figures.description import FigureData, NothingToDrawError
 from vitscope.figures.image_numbers import describe_share_covariates
 from vitscope.figures.judged import describe_map_curves, describe_map_scores
+from vitscope.figures.remedies import describe_remedies
 from vitscope.figures.saved import ModelResult, printable
 from vitscope.figures.traced import describe_routes_by_block, describe_shares_by_depth
 from vitscope.report.tables import (
@@ -25,6 +26,7 @@ from vitscope.report.tables import (
     tabulate_depths,
     tabulate_map_curves,
     tabulate_map_scores,
+    tabulate_remedies,
     tabulate_routes_by_block,
     tabulate_shares_by_depth,
     tabulate_terms,
@@ -37,6 +39,7 @@ from vitscope.report.vega import (
     draw_map_curves,
     draw_map_scores,
     draw_norms_of_tokens,
+    draw_remedies,
     draw_routes_by_block,
     draw_shares_by_depth,
     draw_terms,
@@ -264,5 +267,18 @@ JUDGED = (
         definitions=("skill", "removals"),
         describe=describe_map_curves,
         mark=Mark(draw_map_curves, tabulate_map_curves, has_legend=False),
+    ),
+)
+
+REMEDIES = (
+    Entry(
+        key="changes",
+        title="Cleaner, truer, and at what price?",
+        meaning="What each edit changed, to the right of 0 if it rose. A map is cleaner if fewer "
+        "images have high-norm patches; it is truer if the patches’ share rises. The price is how "
+        "far the global feature moved.",
+        definitions=("edits", "high-norm-images", "variance-share", "cka", "price"),
+        describe=describe_remedies,
+        mark=Mark(draw_remedies, tabulate_remedies, has_legend=False),
     ),
 )

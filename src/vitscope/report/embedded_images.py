@@ -9,7 +9,7 @@ import numpy as np
 
 from vitscope.errors import ResultError
 from vitscope.figures.judged import order_kept
-from vitscope.figures.saved import ModelResult, as_sentence
+from vitscope.figures.saved import ModelResult, as_sentence, printable
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import open_table
 from vitscope.report.columns import (
@@ -27,6 +27,7 @@ from vitscope.results.image_maps import ImageMap, ImageMaps
 from vitscope.results.judge_result import JudgeResult
 from vitscope.results.judgement_text import describe_skill, tell_judgement, tell_score
 from vitscope.results.number_text import write_number
+from vitscope.results.remedy_result import RemedyResult
 from vitscope.results.result_text import tell_map
 from vitscope.results.verdict import judge_image
 
@@ -54,6 +55,7 @@ class _Source:
     read: Callable[[int], tuple[ImageMaps, Entry]]  # reads an image with its maps and text
     first: tuple[str, ...] = ("centred_share_patches", "share_patches")
     """Initial sort key of the images: the first of these that exists."""
+    side_by_side: bool = False  # whether a card shows all maps of its image
 
 
 def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
@@ -70,6 +72,9 @@ def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES
             sources.append(_open_explanation(result))
         elif result.kind == "judgement" and result.judgement.images:
             sources.append(_open_judgement(result))
+        elif result.kind == "remedies" and (source := _open_remedies(result)) is not None:
+            sources.append(source)
+    sources.sort(key=lambda source: not source.side_by_side)
     shelf = _Shelf(max_bytes)
     shown = shelf.fill(sources)
     names = {name for one in distributions for name in one["bins"]}
@@ -227,6 +232,55 @@ def _open_judgement(result: ModelResult) -> _Source:
     return _Source(f"{result.label}, judged", note, numbers, len(images), read, first)
 
 
+def _open_remedies(result: ModelResult) -> _Source | None:
+    # The gallery of the original, with the same images' maps in those of the edited models.
+    compared = RemedyResult(result.folder)
+    try:
+        audits = {one.edit: compared.read_audit(one.edit) for one in result.remedies.remedies}
+        original = ModelResult(compared.read_audit())
+    except ResultError:  # the comparison was moved without its audits
+        return None
+    gallery = read_gallery(original.folder)
+    if gallery is None:
+        return None
+    before = _open_gallery(original, gallery, _read_table(original))
+    after = {edit: read_gallery(audit.folder) for edit, audit in audits.items()}
+    places = {
+        edit: {image.image_id: index for index, image in enumerate(found.images)}
+        for edit, found in after.items()
+        if found is not None
+    }
+    known = [
+        sum(image.image_id in others for others in places.values()) for image in gallery.images
+    ]
+    shown = [index for index, count in enumerate(known) if count]
+
+    def read(index: int) -> tuple[ImageMaps, Entry]:
+        maps, entry = before.read(shown[index])
+        found = {"original": _take_attention(maps, "original")}
+        for number, (edit, others) in enumerate(after.items(), 1):
+            if others is not None and (place := places[edit].get(entry["id"])) is not None:
+                found[f"edit_{number}"] = _take_attention(others.read_maps(place), edit)
+        told = entry["told"] and f"The original: {entry['told']}"
+        return replace(maps, maps=found), {**entry, "told": told}
+
+    missing = len(shown) * len(after) - sum(known)
+    note = (
+        f"{len(shown)} of the {len(known)} images in the original’s gallery, with attention before "
+        "and after; the others are in no edited model’s gallery. Each map goes up to its own "
+        "largest value; shares and other numbers are the original’s."
+    )
+    if missing:
+        note += f" {missing} maps are missing: every gallery was chosen by its model’s numbers."
+    label = f"{result.label}, before and after"
+    return replace(before, label=label, note=note, count=len(shown), read=read, side_by_side=True)
+
+
+def _take_attention(maps: ImageMaps, edit: str) -> ImageMap:
+    one = next(iter(maps.maps.values()))
+    return replace(one, heads=None, about=replace(one.about, title=printable(edit)))
+
+
 def _judge(numbers: ImageNumbers, row: int) -> str:
     prefix = "centred_share_"
     shares = {
@@ -259,6 +313,7 @@ def _describe_source(source: _Source, images: Sequence[Entry]) -> dict[str, Any]
         "label": source.label,
         "note": note,
         "columns": names,
+        "side_by_side": source.side_by_side,
         "sort": next((name for name in source.first if name in names), names[0] if names else ""),
         "images": list(images),
     }

@@ -19,6 +19,7 @@ from vitscope.files.storage import never, staged_file
 from vitscope.report.chapters import (
     IMAGES,
     JUDGED,
+    REMEDIES,
     TOKENS,
     ReportFigure,
     list_layers,
@@ -34,6 +35,7 @@ from vitscope.report.embedding import (
     make_policy,
 )
 from vitscope.report.judgements import describe_judgement_card
+from vitscope.report.remedies import describe_remedies_card
 from vitscope.report.vega import plot_histogram
 from vitscope.report.verdicts import describe_origin, describe_verdict
 from vitscope.results.vocabulary import TERMS, name_term
@@ -41,10 +43,11 @@ from vitscope.results.vocabulary import TERMS, name_term
 _NO_DIGEST, _HEAD_LETTERS = "0" * 32, 4096
 _DIGEST = re.compile('<meta name="vitscope-digest" content="([0-9a-f]{32})">')
 _SCRIPTS = ("charts.js", "numbers.js", "maps.js", "gallery.js", "view.js")
-_CHAPTERS = ("judged", "sources", "layers", "tokens", "images")
+_CHAPTERS = ("judged", "remedies", "sources", "layers", "tokens", "images")
 _SECTIONS = (
     ("verdict", "Verdict"),
     ("judged", "Judged maps"),
+    ("remedies", "Remedies"),
     ("sources", "Sources"),
     ("layers", "Layers"),
     ("tokens", "Special tokens"),
@@ -55,6 +58,7 @@ _SECTIONS = (
 _TITLES = {
     "verdict": "Can these attention maps be believed?",
     "judged": "Which map may be published?",
+    "remedies": "Which remedy helps this model?",
 }
 
 
@@ -107,11 +111,13 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
     results = tell_apart(results)
     audits = [result for result in results if result.kind == "audit"]
     judgements = [result for result in results if result.kind == "judgement"]
+    remedies = [result for result in results if result.kind == "remedies"]
     sections = _choose_sections({result.kind for result in results})
     chapters = {
         key: [ReportFigure.make(entry, results) for entry in entries]
         for key, entries in (
             ("judged", JUDGED),
+            ("remedies", REMEDIES),
             ("sources", list_sources(results)),
             ("layers", list_layers(results)),
             ("tokens", TOKENS),
@@ -143,7 +149,7 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
         _load_environment()
         .get_template("report.html.j2")
         .render(
-            title=_TITLES["judged" if "verdict" not in sections else "verdict"],
+            title=_TITLES[next(iter(sections))],
             version=metadata.version("vitscope"),
             digest=_NO_DIGEST,
             policy=make_policy(scripts, [style]),
@@ -154,9 +160,11 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
             sections=sections,
             cards=[describe_verdict(audit) for audit in audits],
             judgements=[describe_judgement_card(result) for result in judgements],
+            remedies=[describe_remedies_card(result) for result in remedies],
             chapters=chapters,
             distributions=labels,
             has_images=bool(images["galleries"]),
+            side_by_side=any(one["side_by_side"] for one in images["galleries"]),
             definitions=read_definitions(),
             origins=[describe_origin(result) for result in results],
         )
@@ -164,10 +172,10 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
 
 
 def _choose_sections(kinds: Collection[str]) -> dict[str, str]:
-    # A report of judgements alone has no other chapters.
-    left_out = set() if "judgement" in kinds else {"judged"}
-    if kinds == {"judgement"}:
-        left_out = {"verdict", "sources", "layers", "tokens", "images"}
+    of_kinds = {"judgement": "judged", "remedies": "remedies"}
+    left_out = {section for kind, section in of_kinds.items() if kind not in kinds}
+    if not set(kinds) - set(of_kinds):  # nothing else has the other chapters
+        left_out |= {"verdict", "sources", "layers", "tokens", "images"}
     return {key: name for key, name in _SECTIONS if key not in left_out}
 
 

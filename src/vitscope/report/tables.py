@@ -6,6 +6,7 @@ from vitscope.figures.anatomy import COSINES, NORMS, STATES
 from vitscope.figures.description import FigureData, Point
 from vitscope.figures.image_numbers import R2
 from vitscope.figures.intervals import write_interval
+from vitscope.figures.remedies import CHANGES
 from vitscope.results.judgement_text import name_map
 from vitscope.results.result_text import TextTable
 from vitscope.results.vocabulary import name_covariate, name_term, name_token
@@ -68,6 +69,13 @@ def tabulate_map_scores(data: FigureData) -> TextTable:
     columns = list(data.panels)
     rows_by = {"map": lambda point: str(point.x)}
     return _tabulate(data, rows_by, columns, lambda point: point.panel)
+
+
+def tabulate_remedies(data: FigureData) -> TextTable:
+    """A row for each edit of each model, a column for each number."""
+    columns = [name for key, name in CHANGES.items() if key in data.terms]
+    rows_by = {"edit": lambda point: str(point.x)}
+    return _tabulate(data, rows_by, columns, lambda point: CHANGES[point.term])
 
 
 def tabulate_map_curves(data: FigureData) -> TextTable:

@@ -10,11 +10,13 @@ from vitscope.figures.anatomy import NORMS
 from vitscope.figures.description import FigureData, Point, group_points
 from vitscope.figures.image_numbers import R2
 from vitscope.figures.judged import CURVES, Role, find_role, name_role
+from vitscope.figures.remedies import CHANGES
 from vitscope.figures.saved import ModelResult, label_sizes
 from vitscope.report.vega_parts import (
     FAINT,
     INK,
     SERIES,
+    Row,
     Spec,
     encode_terms,
     finish,
@@ -125,6 +127,20 @@ def draw_map_curves(data: FigureData) -> list[Chart]:
         for key, points in group_points(own, lambda point: point.panel).items():
             named = f"{model.label}, " if len(data.shown) > 1 else ""
             charts.append(Chart(f"{named}{data.titles[key]}", _plot_curves(data, points)))
+    return charts
+
+
+def draw_remedies(data: FigureData) -> list[Chart]:
+    """A chart for each model: a row for each edit, a dot with its interval for each number."""
+    shown = [name for name in CHANGES if name in data.terms]
+    looks = {CHANGES[name]: SERIES[index] for index, name in enumerate(shown)}
+    charts = []
+    for own in group_points(data.points, lambda point: point.model.folder).values():
+        label = own[0].model.label
+        rows = [{**make_row(data, point), "number": CHANGES[point.term]} for point in own]
+        description = f"what each edit of {label} changed; the table has the numbers"
+        spec = _plot_in_rows(data, rows, "number", looks, (0,), description)
+        charts.append(Chart(label, spec))
     return charts
 
 
@@ -292,32 +308,43 @@ def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
 def _plot_scores(data: FigureData, points: Sequence[Point]) -> Spec:
     models = list(dict.fromkeys(point.model.label for point in points))
     baseline = {point.term for point in points if point.term in BASELINES}
-    rows = [
-        {**make_row(data, point), "name": str(point.x), "own": point.term not in baseline}
-        for point in points
-    ]
-    legend = alt.Legend(orient="top", title=None, columns=2, labelLimit=300)
+    rows = [{**make_row(data, point), "faint": point.term in baseline} for point in points]
     looks = dict(zip(models, (SERIES * len(models))[: len(models)], strict=True))
-    scale = make_range(models, lambda name: looks[name])
+    description = f"skill of each map, {data.titles[points[0].panel]}; the table has the numbers"
+    return _plot_in_rows(data, rows, "model", looks, (0, 1), description)
+
+
+def _plot_in_rows(
+    data: FigureData,
+    rows: Sequence[Row],
+    series: str,
+    looks: Mapping[str, str],
+    marks: Sequence[float],
+    description: str,
+) -> Spec:
+    # A row for each x, with a dot for each value of a series in the colour of its look.
+    legend = alt.Legend(orient="top", title=None, columns=2, labelLimit=300)
+    scale = make_range([*looks], lambda name: looks[name])
     colour = alt.condition(
-        alt.datum["own"],
-        alt.Color("model:N", scale=scale, legend=legend if len(models) > 1 else None),
+        alt.datum["faint"],
         alt.value(FAINT),
+        alt.Color(f"{series}:N", scale=scale, legend=legend if len(looks) > 1 else None),
     )
-    name = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=230, grid=True))
-    base = make_base(rows).encode(y=name, yOffset=alt.YOffset("model:N", sort=models))
+    axis, apart = alt.Axis(labelLimit=230, grid=True), alt.Scale(paddingInner=0.35)
+    name = alt.Y("x:N", sort=None, title=None, axis=axis, scale=apart)
+    base = make_base(rows).encode(y=name, yOffset=alt.YOffset(f"{series}:N", sort=[*looks]))
     value = alt.X("value:Q", title=data.axis, axis=make_axis(data), scale=make_scale(data))
-    ends = make_base([{"value": 0}, {"value": 1}]).mark_rule(color=FAINT, strokeDash=[4, 3])
+    tooltip = [alt.Tooltip("x:N", title="name"), *make_tooltip(data.axis, series)]
+    behind = make_base([{"value": mark} for mark in marks])
     layers: list[alt.Chart] = [
-        ends.encode(x=value),
+        behind.mark_rule(color=FAINT, strokeDash=[4, 3]).encode(x=value),
         *mark_ends(base, rows, "x", colour),
         base.mark_point(filled=True, size=60, opacity=1).encode(
-            x=value, color=colour, tooltip=make_tooltip(data.axis, "name", "model")
+            x=value, color=colour, tooltip=tooltip
         ),
     ]
-    count = len({row["name"] for row in rows})
-    description = f"skill of each map, {data.titles[points[0].panel]}; the table has the numbers"
-    return finish(layers, description, height=(10 * len(models) + 12) * count)
+    count = len({row["x"] for row in rows})
+    return finish(layers, description, height=(12 * len(looks) + 10) * count)
 
 
 def _plot_dots(data: FigureData, points: Sequence[Point]) -> Spec:

@@ -30,6 +30,13 @@ NUMBERS: Mapping[str, str] = {
 }
 """What is compared, in the order of tables: first whether maps are cleaner, then whether truer."""
 
+DECIDING: Mapping[str, str] = {
+    "high_norm_images": "high-norm images",
+    "variance_share_patches": "patches' share",
+    "cka_patches": "CKA(r, patches)",
+}
+"""The numbers that an overview has of each edit, by short names."""
+
 
 def name_number(name: str) -> str:
     """A compared number in words."""
@@ -75,16 +82,7 @@ def _tell_change(changes: Mapping[str, Change], name: str, words: str) -> str:
 def tabulate_overview(summary: RemediesSummary) -> TextTable:
     """A row per edit: the paired differences that decide, and the price."""
     original = summary.remedies[0].changes
-    shown = [
-        name
-        for name in ("high_norm_images", "variance_share_patches", "cka_patches")
-        if name in original
-    ]
-    heads = {
-        "high_norm_images": "high-norm images",
-        "variance_share_patches": "patches' share",
-        "cka_patches": "CKA(r, patches)",
-    }
+    shown = [name for name in DECIDING if name in original]
     rows = [
         (
             summary.model.id,
@@ -105,7 +103,7 @@ def tabulate_overview(summary: RemediesSummary) -> TextTable:
         ),
     ]
     return TextTable(
-        ("edit", "verdict", *(heads[name] for name in shown), "cos(f, f′)", "time"),
+        ("edit", "verdict", *(DECIDING[name] for name in shown), "cos(f, f′)", "time"),
         [rows[:1], rows[1:]],
         num_labels=2,
         caption=(

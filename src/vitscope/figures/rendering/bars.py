@@ -9,6 +9,7 @@ from vitscope.figures.description import FigureData, Point, group_points
 from vitscope.figures.rendering.panels import (
     finish,
     make_panels,
+    plot_across,
     scale_numbers,
     term_handles,
     write_axis,
@@ -39,7 +40,8 @@ def draw_parts(data: FigureData) -> Figure:
         points = [point for point in data.points if point.term == term]
         offset = (place - (len(data.terms) - 1) / 2) * 0.7 / len(data.terms)
         heights = [rows[point.model.folder] + offset for point in points]
-        _plot_estimates(apart, data, points, heights)
+        look = {"color": colour_term(term), "marker": mark_term(term), "label": term}
+        plot_across(apart, scale_numbers(data, points), heights, **look)
     stacked.set_yticks(range(count), [literal(model.label) for model in data.shown])
     stacked.set_ylim(count - 0.5, -0.5)
     for panel in (stacked, apart):
@@ -73,20 +75,3 @@ def _stack(panel: Axes, data: FigureData, row: int, points: Sequence[Point]) -> 
                 weight="bold",
             )
         ends[side] += width
-
-
-def _plot_estimates(
-    panel: Axes, data: FigureData, points: Sequence[Point], heights: Sequence[float]
-) -> None:
-    numbers, term = scale_numbers(data, points), points[0].term
-    panel.errorbar(
-        [number.value for number in numbers],
-        heights,
-        xerr=[[number.errors[end] for number in numbers] for end in (0, 1)],
-        color=colour_term(term),
-        marker=mark_term(term),
-        markersize=3,
-        elinewidth=0.8,
-        linestyle="none",
-        label=term,
-    )

@@ -9,7 +9,13 @@ from matplotlib.lines import Line2D
 
 from vitscope.figures.description import FigureData, group_points
 from vitscope.figures.judged import CURVES, Role, find_role, name_role
-from vitscope.figures.rendering.panels import finish, label_rows, make_handles, make_panels
+from vitscope.figures.rendering.panels import (
+    finish,
+    label_rows,
+    make_handles,
+    make_panels,
+    plot_across,
+)
 from vitscope.figures.rendering.style import (
     FAINT,
     INK,
@@ -46,16 +52,13 @@ def draw_map_scores(data: FigureData) -> Figure:
     for (removal, points), panel in zip(data.panels.items(), panels, strict=True):
         for (name, model), own in group_points(points, lambda p: (p.term, p.model.label)).items():
             place = (models.index(model) - (len(models) - 1) / 2) * _SPREAD / len(models)
-            number, look = own[0].number, looks[model]
-            panel.errorbar(
-                number.value,
-                rows[name] + place,
-                xerr=[[end] for end in number.errors],
+            look = looks[model]
+            plot_across(
+                panel,
+                [own[0].number],
+                [rows[name] + place],
                 color=FAINT if name in BASELINES else look.colour,
                 marker=look.marker,
-                markersize=3,
-                elinewidth=0.8,
-                linestyle="none",
                 label=model,
             )
         _mark_ends(panel)

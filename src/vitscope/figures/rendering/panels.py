@@ -152,6 +152,21 @@ def plot_intervals(
         cap.set_ydata(ends)
 
 
+def plot_across(
+    panel: Axes, numbers: Sequence[Interval], heights: Sequence[float], **look: Any
+) -> None:
+    """Points with horizontal bars, one below the other."""
+    panel.errorbar(
+        [number.value for number in numbers],
+        heights,
+        xerr=[[number.errors[end] for number in numbers] for end in (0, 1)],
+        markersize=3,
+        elinewidth=0.8,
+        linestyle="none",
+        **look,
+    )
+
+
 def term_handles(terms: Sequence[str], *, joined: bool = True) -> list[Artist]:
     """Legend entries of terms."""
     line = "-" if joined else "none"

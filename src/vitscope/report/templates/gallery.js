@@ -57,8 +57,9 @@ function nameMap(image, name) {
   return [image.maps[name].title, image.scores?.[name]].filter(Boolean).join(", ");
 }
 
-// A card has the first map and the one that was asked for.
+// A card has the first map and the one that was asked for, or all of them.
 function chooseMaps(image) {
+  if (state.gallery.side_by_side) return Object.keys(image.maps);
   const [first, second] = Object.keys(image.maps);
   const asked = control("map").value;
   const other = asked in image.maps && asked !== first ? asked : second;
@@ -73,7 +74,7 @@ function offerMaps(gallery) {
   const kept = control("map").value;
   control("map").replaceChildren(...Array.from(titles, ([name, title]) => new Option(title, name)));
   if (titles.has(kept)) control("map").value = kept;
-  control("map").disabled = titles.size < 2;
+  control("map").disabled = titles.size < 2 || gallery.side_by_side;
 }
 
 function changeMaps() {

@@ -1,0 +1,29 @@
+"""The report's tables of compared remedies: the overview, then every number of each edit."""
+
+from typing import Any
+
+from vitscope.figures.saved import ModelResult, as_sentence
+from vitscope.results.choices import describe_settings
+from vitscope.results.remedy_text import describe_remedies, tabulate_overview, tabulate_remedy
+
+
+def describe_remedies_card(result: ModelResult) -> dict[str, Any]:
+    """Content of the tables of one comparison."""
+    summary = result.remedies
+    settings = describe_settings(summary)
+    return {
+        "label": result.label,
+        "about": as_sentence(describe_remedies(summary)),
+        "settings": f"Settings other than by default: {settings}." if settings else "",
+        "notes": [*summary.model.notes, *summary.data.notes],
+        "overview": tabulate_overview(summary),
+        "edits": [
+            {
+                "edit": one.edit,
+                "text": as_sentence(one.text),
+                "verdict": as_sentence(one.verdict.text),
+                "table": tabulate_remedy(summary, one),
+            }
+            for one in summary.remedies
+        ],
+    }

@@ -1,0 +1,132 @@
+"""The report of compared remedies: tables, chart, maps before and after, hostile names."""
+
+import json
+import re
+from html import unescape
+
+import altair as alt
+import pytest
+
+from made_judgements import write_judgement
+from made_remedies import EDITS, write_comparison
+from vitscope.figures.saved import load_results
+from vitscope.report.page import render_report
+
+GALLERIES = [(0, 1, 2, 3), (1, 3, 5), (2, 1), ()]
+"""Images in the galleries of the original and of the three edits."""
+
+
+def read_data(html, key):
+    (found,) = re.findall(rf'<script type="application/json" id="{key}">(.*?)</script>', html)
+    return json.loads(found)
+
+
+def read_section(html, key):
+    return html.split(f'<section id="{key}"')[1].split("</section>")[0]
+
+
+def list_rows(html):
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in html.split("<tr>")]
+    return [[unescape(cell) for cell in row] for row in rows if row]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_comparison(tmp_path_factory.mktemp("remedies") / "result", GALLERIES)
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    return render_report(load_results([folder / "comparison"]))
+
+
+def test_a_comparison_alone_has_its_tables_and_no_empty_chapter(alone):
+    assert re.findall(r'<section id="(\w+)"', alone) == [
+        *("remedies", "gallery", "definitions", "origin")
+    ]
+    assert "Which remedy helps this model?" in alone
+    assert "Nothing to show" not in alone
+    links = set(re.findall(r'href="#([\w-]+)"', alone))
+    ids = set(re.findall(r'\bid="([\w-]+)"', alone))
+    assert links <= ids
+    assert {f"def-{key}" for key in ("edits", "high-norm-images", "price")} <= ids
+
+
+def test_every_edit_has_its_sentence_and_its_numbers_before_and_after(alone):
+    told = read_section(alone, "remedies").split('<div class="remedies">')[1]
+    overview, *edits = told.split("<article>")
+    rows = {row[0]: row for row in list_rows(overview)}
+    assert list(rows) == ["edit", "made/dinov2-with-registers-s", *EDITS]
+    assert rows["zero:tokens=registers"][3:6] == ["+0.05 ± 0.03", "−0.31 ± 0.03", "0.42 ± 0.01"]
+    assert len(edits) == len(EDITS)
+    (found,) = [edit for edit in edits if "<h4>mean:tokens=registers</h4>" in edit]
+    assert "Cleaner: images with high-norm patches 0.22 → 0.22 (+0.00 ± 0.03)" in found
+    numbers = {row[0]: row[1:] for row in list_rows(found)}
+    assert numbers["patches' variance share"] == ["0.31 ± 0.02", "0.43 ± 0.02", "+0.12 ± 0.03"]
+    assert numbers["cos(f, f′)"] == ["–", "0.91 ± 0.01", "–"]
+
+
+def test_the_chart_has_each_number_of_each_edit(alone):
+    spec = read_data(alone, "charts")["changes/0"]
+    rows = [row for rows in spec["datasets"].values() for row in rows if "number" in row]
+    found = {(row["x"], row["number"]): row["value"] for row in rows}
+    assert len(found) == 4 * len(EDITS)
+    assert found["test-time-registers", "high-norm images"] == pytest.approx(-0.21)
+    assert found["zero:tokens=registers", "cos(f, f′) − 1"] == pytest.approx(-0.58)
+    alt.Chart.from_dict(spec, validate=True)
+
+
+def test_an_image_has_the_map_of_the_original_beside_those_of_the_edits_that_have_it(alone):
+    (gallery,) = read_data(alone, "images-data")["galleries"]
+    assert gallery["side_by_side"]
+    assert gallery["label"] == "DINOv2 with registers S, before and after"
+    assert "3 of the 4 images in the original’s gallery" in gallery["note"]
+    assert "5 maps are missing" in gallery["note"]
+    found = {
+        image["name"]: {one["title"]: one["scale"][0] for one in image["maps"].values()}
+        for image in gallery["images"]
+    }
+    first, second, _ = EDITS
+    assert found == {
+        "1.png": {"original": 11, first: 21, second: 31},
+        "2.png": {"original": 12, second: 32},
+        "3.png": {"original": 13, first: 23},
+    }
+    assert {next(iter(image["maps"])) for image in gallery["images"]} == {"original"}
+
+
+def test_beside_its_audits_the_maps_before_and_after_come_first(folder):
+    html = render_report(load_results([folder / "original", folder / "comparison"]))
+    sections = re.findall(r'<section id="(\w+)"', html)
+    assert sections[:3] == ["verdict", "remedies", "sources"]
+    galleries = read_data(html, "images-data")["galleries"]
+    assert [one["side_by_side"] for one in galleries] == [True, False]
+
+
+def test_a_comparison_without_its_audits_says_that_it_has_no_maps(folder, tmp_path, alone):
+    said = "There are no maps to show: the audits are not beside the comparison"
+    assert said not in alone
+    (tmp_path / "moved").mkdir()
+    for file in (folder / "comparison").iterdir():
+        (tmp_path / "moved" / file.name).write_bytes(file.read_bytes())
+    moved = render_report(load_results([tmp_path / "moved"]))
+    assert said in moved
+    assert read_data(moved, "images-data")["galleries"] == []
+
+
+def test_beside_a_judgement_both_are_told(folder, tmp_path):
+    judged = write_judgement(tmp_path / "judged", 1, maps=("attention", "traced"))
+    html = render_report(load_results([folder / "comparison", judged]))
+    assert re.findall(r'<section id="(\w+)"', html)[:3] == ["judged", "remedies", "gallery"]
+    assert html.count("<h1>") == 1
+
+
+def test_hostile_edits_are_text(tmp_path):
+    edit = "</script><script>window.pwned=1</script><b>bold</b>"
+    folder = write_comparison(tmp_path / "result", [(0,), (0,)], edits=[edit])
+    html = render_report(load_results([folder / "comparison"]))
+    assert "<script>window" not in html
+    assert "<b>bold" not in html
+    assert "&lt;b&gt;bold" in read_section(html, "remedies")
+    (image,) = read_data(html, "images-data")["galleries"][0]["images"]
+    assert [one["title"] for one in image["maps"].values()] == ["original", edit]
