@@ -202,12 +202,25 @@ def test_a_saved_remedy_is_the_same_and_of_one_model_alone(photos, tmp_path):
         save_remedy(Skip(), tmp_path / "skip.safetensors")
 
 
+@pytest.mark.parametrize("folder", ["../original", "..", "gone"])
+def test_an_audit_elsewhere_is_not_opened(compared, tmp_path, folder):
+    content = json.loads((compared.folder / "summary.json").read_text())
+    content["remedies"][1]["folder"] = folder
+    for name in ("comparison", "original"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "comparison" / "summary.json").write_text(json.dumps(content))
+    moved = RemedyResult.load(tmp_path / "comparison")
+    with pytest.raises(ResultError, match="is missing"):
+        moved.read_audit("zero")
+
+
 @pytest.mark.parametrize(
     ("remedies", "settings", "told"),
     [
         ([], {}, "no remedy was given"),
         ("zero", {}, "expected a list"),
         ([3], {}, "a remedy was given as int"),
+        (["zero", "skip", "zero"], {}, "the remedy zero is given twice"),
         (["zero"], {"features": "drop"}, "needs features='keep'"),
         (["zero"], {"shard": (1, 2)}, "needs shard=None"),
         (["zero"], {"resume": True}, "resume needs `out`"),

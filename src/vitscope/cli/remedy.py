@@ -51,8 +51,8 @@ def find(
     Prints what was found, such as the neurons that write high-norm patches. The file takes the
     place of the remedy's name in --remedy, for the same model alone.
 
-    Example:  vitscope remedy find photos/ --model dinov2-large --remedy test-time-registers --out
-    neurons.safetensors
+    Example:  vitscope remedy find photos/ --model dinov2-small --remedy mean:tokens=cls --out
+    mean.safetensors
 
     Args:
         images: Folders (searched recursively), images, text files of paths, tar shards, Parquet

@@ -55,8 +55,9 @@ class RemedyResult(SavedResult):
         if edit not in folders:
             known = ", ".join(repr(one.edit) for one in self.summary.remedies)
             raise ResultError(f"no edit {edit!r} was compared: choose from {known}")
-        folder = self.folder.parent / Path(folders[edit]).name
-        if not folder.is_dir():
+        name = folders[edit]
+        folder = self.folder.parent / name
+        if Path(name).name != name or name == ".." or not folder.is_dir():
             raise ResultError(
                 f"{printable_path(folder)} is missing: audits stay beside the comparison; give "
                 "`out` to keep them"

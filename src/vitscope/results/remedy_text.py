@@ -1,7 +1,6 @@
 """Text and tables of compared remedies, shared by terminal, notebook and report."""
 
 from collections.abc import Mapping
-from math import isnan
 
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.number_text import write_number
@@ -148,4 +147,4 @@ def _tell(estimate: Estimate) -> str:
 
 def _tell_difference(estimate: Estimate) -> str:
     told = _tell(estimate)
-    return told if isnan(estimate.value) or told.startswith("−") else f"+{told}"
+    return f"+{told}" if round(estimate.value, 2) > 0 else told

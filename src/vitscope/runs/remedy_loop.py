@@ -86,6 +86,9 @@ def compare_remedies(
     chosen = read_remedies(remedies)
     if not chosen:
         raise UsageError("no remedy was given: name one or more, such as 'zero'")
+    labels = [remedy.label for remedy in chosen]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise UsageError(f"the remedy {twice[0]} is given twice: give each once")
     for name, expected in (("features", "keep"), ("shard", None)):
         if getattr(config, name) != expected:
             raise UsageError(f"{name} is set, and a comparison needs {name}={expected!r}")
