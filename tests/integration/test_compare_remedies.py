@@ -169,7 +169,16 @@ def test_a_comparison_is_read_again_and_its_audits_lie_beside_it(compared):
 
 
 def test_without_a_folder_everything_lasts_as_long_as_the_result(photos):
-    found = compare_remedies(tiny_vit(), photos, ["zero"], limit=5, gallery=0, num_workers=0)
+    found = compare_remedies(
+        tiny_vit(), photos, ["zero"], limit=5, gallery=0, num_workers=0, trace=2
+    )
+    (one,) = found.summary.remedies
+    assert one.traces == (
+        found.read_audit().summary.trace,
+        found.read_audit("zero").summary.trace,
+    )
+    assert one.traces[0] != one.traces[1]
+    assert "patches hold at least half" in found._repr_html_()
     kept = found.read_audit("zero")
     folder = kept.folder
     del found

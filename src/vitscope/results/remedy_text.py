@@ -6,9 +6,11 @@ from vitscope.metrics.jackknife import Estimate
 from vitscope.results.number_text import write_number
 from vitscope.results.result_text import (
     ABSENT,
+    Row,
     TextTable,
     describe_left_out,
     tell_estimate,
+    tell_half_depth,
 )
 from vitscope.results.schema import RemediesSummary
 from vitscope.results.schema_remedies import Change, ComparedRemedy, Drift
@@ -116,7 +118,7 @@ def tabulate_overview(summary: RemediesSummary) -> TextTable:
 def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
     """Every number of one edit, before and after."""
     order = [*NUMBERS, *one.changes]
-    rows = [
+    rows: list[Row] = [
         (
             name_number(name),
             _tell(one.changes[name].before),
@@ -126,6 +128,9 @@ def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
         for name in dict.fromkeys(order)
         if name in one.changes
     ]
+    if one.traces is not None:
+        told = (tell_half_depth(trace, summary.model.depth) for trace in one.traces)
+        rows.append(("patches hold at least half", *told, ABSENT))
     drift = one.drift
     cka, shared = drift.cka, drift.shared_neighbours
     price = [

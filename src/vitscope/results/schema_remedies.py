@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from vitscope.files.typed_json import Finite
 from vitscope.metrics.estimates import CkaEstimate as Cka
 from vitscope.metrics.jackknife import Estimate
+from vitscope.results.schema_numbers import TraceSummary
 from vitscope.results.verdict import Verdict
 
 
@@ -39,6 +40,8 @@ class ComparedRemedy:
     text: str  # what changed, in a sentence
     changes: Mapping[str, Change]  # by number
     drift: Drift
+    # shares by depth before and after; None if no image was traced
+    traces: tuple[TraceSummary, TraceSummary] | None = None
     time_ratio: Finite  # a forward pass of the edited model over one of the original
 
 

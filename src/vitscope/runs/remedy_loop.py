@@ -251,6 +251,7 @@ def _time_pass(vit: ViTAdapter, pixels: Pixels) -> float:
 
 def _compare(before: AuditResult, after: AuditResult, edit: str, ratio: float) -> ComparedRemedy:
     changes, drift = compare_audits(before, after), measure_drift(before, after)
+    first, second = before.summary.trace, after.summary.trace
     return ComparedRemedy(
         edit=edit,
         folder=after.folder.name,
@@ -258,5 +259,6 @@ def _compare(before: AuditResult, after: AuditResult, edit: str, ratio: float) -
         text=tell_remedy(changes, drift),
         changes=changes,
         drift=drift,
+        traces=None if first is None or second is None else (first, second),
         time_ratio=ratio,
     )
