@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from made_judgements import make_judgement
+from made_remedies import make_remedies
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -367,3 +368,17 @@ def test_a_judgement_as_markdown():
     assert median(traced["skill"]) == round(found.scores["skill"].value, 2)
     assert traced["gap less attention's"].endswith(found.against_attention.answer)
     assert {row[0] for row in plausible.rows} == {"Traced", "Attention"}
+
+
+def test_a_comparison_as_markdown():
+    from benchmarks.compared_remedies import describe_comparison
+
+    summary = make_remedies()
+    (table,) = describe_comparison(summary).tables
+    original, *edits = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    assert original["edit"] == summary.model.id
+    assert [row["edit"] for row in edits] == [one.edit for one in summary.remedies]
+    change = summary.remedies[0].changes["cka_patches"]
+    assert median(original["CKA(r, patches)"]) == round(change.before.value, 2)
+    told = edits[0]["CKA(r, patches)"].replace("−", "-")
+    assert median(told) == round(change.difference.value, 2)
