@@ -14,7 +14,7 @@ from vitscope.models.blocks import Heads
 from vitscope.remedies.attention_calls import AttentionCalls
 
 _UNSEEN = -1e30
-"""Added to a logit: a weight of exactly 0 in any precision, and no NaN where all are unseen."""
+"""Added to a logit: a weight of exactly 0, and no NaN where all are unseen."""
 
 
 @dataclass(frozen=True)
@@ -132,19 +132,24 @@ class HiddenTokens(AttentionCalls):
         hidden = self._places[layer]
         if self.by_layer[layer].how == "unread":
             return heads._replace(values=heads.values.masked_fill(hidden[..., None], 0))
-        bias = torch.zeros(hidden.shape, dtype=heads.keys.dtype, device=heads.keys.device)
-        bias = bias.masked_fill(hidden, _UNSEEN)
+        bias = _make_row(hidden, heads.keys)
         return heads._replace(bias=bias if heads.bias is None else heads.bias + bias)
 
     def _make_bias(self, hidden: Bool[Tensor, "batch heads key"], like: Tensor) -> Tensor:
-        bias = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
-        bias = bias.masked_fill(hidden, _UNSEEN)[..., None, :]
+        bias = _make_row(hidden, like)[..., None, :]
         if self._hiding.rows == "all":
             return bias
         of_rows = bias.expand(-1, -1, like.shape[-2], -1).clone()
         others = torch.arange(like.shape[-2], device=like.device) != self._query
         of_rows[:, :, others] = 0
         return of_rows
+
+
+def _make_row(hidden: Bool[Tensor, "batch heads key"], like: Tensor) -> Tensor:
+    # float16 ends before; its least number does as well.
+    unseen = max(_UNSEEN, torch.finfo(like.dtype).min)
+    zeros = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
+    return zeros.masked_fill(hidden, unseen)
 
 
 def _as_bias(mask: Tensor, query: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from audits import tiny_vit
 from edited_vit import EditedViT, draw_pixels, record_streams, wrap_tiny
+from vitscope.ledger import make_ledger
 from vitscope.remedies.registry import parse_remedy
 
 PREFIX = 5
@@ -46,3 +48,18 @@ def test_hidden_tokens(how, rows, tokens):
     with parse_remedy(text).applied(vit) as edited:
         found = edited.run(pixels)
     torch.testing.assert_close(found, torch.stack(expected), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", ["all", "cls"])
+def test_tokens_are_masked_in_half_precision_too(dtype, rows):
+    vit = tiny_vit("dinov2_reg")
+    masses = []
+    with parse_remedy(f"mask:rows={rows}").applied(vit) as edited, edited.placed("cpu", dtype):
+        edited.trace(
+            torch.randn(2, 3, 32, 32),
+            [1],
+            lambda trace: masses.append(make_ledger(trace).attention_mass),
+        )
+    registers = tiny_vit("dinov2_reg").make_layout(32, 32).groups
+    assert (masses[0][..., list(registers).index("registers")] == 0).all()
