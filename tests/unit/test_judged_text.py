@@ -2,6 +2,8 @@
 
 from hashlib import sha256
 from io import StringIO
+from math import nan
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from rich.console import Console
 
 from made_judgements import TITLES, make_judgement
 from vitscope.metrics.jackknife import Estimate
-from vitscope.results.judgement_text import list_ignored, tabulate_judgement
+from vitscope.results.judgement_text import list_ignored, tabulate_judgement, tell_failure
 from vitscope.results.map_verdict import judge_maps
 from vitscope.results.result_html import show_judgement
 from vitscope.terminal import make_judge_report
@@ -129,3 +131,27 @@ def test_what_a_map_ignores_is_told_and_baselines_may_ignore_it():
     told = {row[0]: row[-1] for row in table.sections[0]}
     assert told["Attention rollout"] == "weights and target"
     assert told["Traced"] == told["Edges in the image"] == "–"
+
+
+@pytest.mark.parametrize(
+    ("skill", "told"),
+    [
+        (
+            {"attention": 0.1, "traced": -0.52},
+            "random orders and attention (skill −0.52, attention has 0.10)",
+        ),
+        ({"attention": 0.4, "traced": 0.3}, "attention (skill 0.30, attention has 0.40)"),
+        ({"attention": -0.4, "traced": -0.3}, "random orders (skill −0.30, attention has −0.40)"),
+        ({"traced": -0.3}, "random orders (skill −0.30)"),
+        ({"attention": 0.3, "traced": 0.4}, None),
+        ({"attention": nan, "traced": nan}, None),
+        ({"attention": 0.3}, None),
+    ],
+)
+def test_an_image_on_which_the_map_to_publish_fails_is_told(skill, told):
+    verdict = make_judgement().verdict
+    image = SimpleNamespace(skill=skill, maps={"traced": SimpleNamespace(title="Traced")})
+    summary = SimpleNamespace(judgement=SimpleNamespace(verdict=verdict))
+    text = f"on this image Traced is worse than {told}: do not publish it of this image"
+    assert tell_failure(summary, image) == ("" if told is None else text)
+    assert not tell_failure(SimpleNamespace(judgement=None), image)
