@@ -64,8 +64,12 @@ def test_an_image_is_cropped_as_the_judged_ones_were(judged, folder, tmp_path):
     with Image.open(first) as image:
         image.resize((120, 40)).save(tmp_path / "wide.png")
     alone = explain(tiny_vit(), tmp_path / "wide.png", **SMALL)
-    beside = explain(tiny_vit(), tmp_path / "wide.png", judged=judged, references=folder, **SMALL)
-    assert [found.summary.images[0].framing for found in (alone, beside)] == ["whole", "cropped"]
+    beside = explain(tiny_vit(), tmp_path / "wide.png", judged=judged, references=folder)
+    found = [one.summary.images[0] for one in (alone, beside)]
+    assert [(one.framing, one.input_size) for one in found] == [
+        ("whole", (16, 48)),
+        ("cropped", (16, 16)),
+    ]
 
 
 def test_the_best_judged_map_is_drawn_beside_attention(folder, decided):
@@ -110,7 +114,7 @@ def test_a_judgement_that_cannot_tell_says_so_wherever_its_map_is_drawn(
     first = max(("attention", "traced", "share"), key=lambda name: gap_of(judged, name))
     monkeypatch.setattr("vitscope.load_model", lambda _: tiny_vit())
     judged.save(tmp_path / "judged" / "dinov2-small")
-    arguments = ["explain", str(folder / "0000.png"), "--model", "dinov2-small", "--size", "16"]
+    arguments = ["explain", str(folder / "0000.png"), "--model", "dinov2-small"]
     arguments += ["--references", str(folder), "--judged", str(tmp_path / "judged")]
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
