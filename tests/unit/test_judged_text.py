@@ -37,9 +37,11 @@ def test_the_verdict_names_the_best_map_with_its_skill_and_attention():
     verdict = say(attention=0.24, traced=0.92, centre=-0.1, **ENDS)
     assert verdict.best == "traced"
     assert verdict.text == (
-        "publish Traced: skill 0.92 ± 0.10, attention has 0.24 ± 0.10 (50 images, removal shuffle)"
+        "publish Traced: skill 0.92 ± 0.10, attention has 0.24 ± 0.10 (50 images, removal shuffle, "
+        "of Attention and Traced alone)"
     )
-    assert say(removal="drop", attention=0.6, legrad=0.1, **ENDS).text == (
+    four = {"attention": 0.6, "legrad": 0.1, "cdam": 0.1, "traced": 0.1}
+    assert say(removal="drop", **four, **ENDS).text == (
         "publish Attention: skill 0.60 ± 0.10 (50 images, removal drop)"
     )
 
@@ -67,12 +69,12 @@ def test_maps_that_cannot_be_told_from_the_best_are_named_and_at_most_four():
         (
             {"traced": 0.9, "centre": 0.9, "random": 0.0},
             "cannot tell which map to publish: Traced comes first, but cannot be told from the "
-            "distance from the centre (50 images, removal shuffle)",
+            "distance from the centre (50 images, removal shuffle, of Traced alone)",
         ),
         (
             {"traced": 0.001, "random": 0.0},
             "cannot tell which map to publish: Traced comes first, but cannot be told from random "
-            "orders (50 images, removal shuffle)",
+            "orders (50 images, removal shuffle, of Traced alone)",
         ),
         ({"centre": 0.2, "random": 0.0}, "cannot tell: no map of the model was judged"),
     ],
