@@ -21,6 +21,7 @@ from vitscope.figures.saved import ModelResult
 from vitscope.files.json_files import read_json, write_json
 from vitscope.maps.targets import explain_direction
 from vitscope.report.embedded_images import collect_images
+from vitscope.report.page import render_report
 from vitscope.terminal import make_explanation_report
 
 SMALL = {"size": 16, "device": "cpu"}
@@ -92,8 +93,8 @@ def test_the_best_judged_map_is_drawn_beside_attention(folder, decided):
     told = [image["told"].count("do not publish it of this image") for image in gallery["images"]]
     assert told == [0, 1, 0]
     second = f"{found.summary.images[1].path}: on this image Share of the row is worse"
-    printed = print_report(found.summary)
-    for text in (printed, found._repr_html_()):
+    page, _, _ = render_report([ModelResult(found)]).partition("There is no audit")
+    for text in (print_report(found.summary), page, found._repr_html_()):
         assert text.count(second) == text.count("judgement: publish Share of the row") == 1
 
 
