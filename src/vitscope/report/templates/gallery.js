@@ -72,7 +72,8 @@ function offerMaps(gallery) {
   }
   const kept = control("map").value;
   control("map").replaceChildren(...Array.from(titles, ([name, title]) => new Option(title, name)));
-  if (titles.has(kept)) control("map").value = kept;
+  const wanted = [kept, "attention"].find((name) => titles.has(name));
+  if (wanted !== undefined) control("map").value = wanted;
   control("map").disabled = titles.size < 2;
 }
 
