@@ -35,8 +35,10 @@ function makeShares(shares) {
 
 const percent = (share) => `${Math.round(100 * share) || 0} %`.replace("-", "−");
 
+// The largest first: a narrow card cuts the line.
 function tellShares({ kind, shares }) {
-  const told = shares.map(({ term, value }) => `${termNames[term]} ${percent(value)}`).join(" · ");
+  const sorted = [...shares].sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
+  const told = sorted.map(({ term, value }) => `${termNames[term]} ${percent(value)}`).join(" · ");
   return kind === "share_" ? `raw: ${told}` : told;
 }
 
