@@ -20,9 +20,9 @@ from rich.text import Text
 from vitscope.results.choices import LAYER, Labelled, count_cls, describe_choices, find_mixture
 from vitscope.results.judgement_text import (
     describe_judgement,
+    list_judgements,
     tabulate_image_scores,
     tabulate_judgement,
-    tell_judgement,
 )
 from vitscope.results.remedy_text import describe_remedies, tabulate_overview, tabulate_remedy
 from vitscope.results.result_text import (
@@ -210,8 +210,7 @@ def make_explanation_report(summary: ExplanationSummary) -> Group:
         told = (image.verdict.text, style) if not raw else (raw, "")
         lines.append(Text.assemble(f"{image.path}{shown}: ", told))
     lines += [Text(text, style=style) for text, style in without.items()]
-    if judged := tell_judgement(summary):
-        lines.append(Text(judged, style="bold"))
+    lines += [Text(told, style="bold") for told in list_judgements(summary)]
     scores = tabulate_image_scores(summary)
     bases = [Text(told, style="dim") for told in list_bases(summary)]
     return Group(head, *lines, *([] if scores is None else [_make_table(scores)]), *bases)

@@ -3,10 +3,12 @@
 import csv
 import json
 import math
+from io import StringIO
 
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from audits import read_strictly, tiny_vit
 from images import write_images
@@ -19,6 +21,8 @@ from vitscope.figures.saved import ModelResult
 from vitscope.files.json_files import read_json, write_json
 from vitscope.maps.targets import explain_direction
 from vitscope.report.embedded_images import collect_images
+from vitscope.report.page import render_report
+from vitscope.terminal import make_explanation_report
 
 SMALL = {"size": 16, "device": "cpu"}
 BOTH = {"maps": ["traced", "share"], "gallery": 0, **SMALL}
@@ -46,6 +50,12 @@ def decided(judged, tmp_path):
     return JudgeResult.load(changed.folder)
 
 
+def print_report(summary):
+    out = StringIO()
+    Console(width=999, file=out).print(make_explanation_report(summary))
+    return out.getvalue()
+
+
 def words_of(figure):
     return " ".join(" ".join(text.get_text() for text in figure.texts).split())
 
@@ -55,8 +65,12 @@ def test_an_image_is_cropped_as_the_judged_ones_were(judged, folder, tmp_path):
     with Image.open(first) as image:
         image.resize((120, 40)).save(tmp_path / "wide.png")
     alone = explain(tiny_vit(), tmp_path / "wide.png", **SMALL)
-    beside = explain(tiny_vit(), tmp_path / "wide.png", judged=judged, references=folder, **SMALL)
-    assert [found.summary.images[0].framing for found in (alone, beside)] == ["whole", "cropped"]
+    beside = explain(tiny_vit(), tmp_path / "wide.png", judged=judged, references=folder)
+    found = [one.summary.images[0] for one in (alone, beside)]
+    assert [(one.framing, one.input_size) for one in found] == [
+        ("whole", (16, 48)),
+        ("cropped", (16, 16)),
+    ]
 
 
 def test_the_best_judged_map_is_drawn_beside_attention(folder, decided):
@@ -69,6 +83,19 @@ def test_the_best_judged_map_is_drawn_beside_attention(folder, decided):
     words = words_of(plot_explanations([found], found.image_ids[0]))
     assert "Judgement: publish Share of the row: skill 0.5." in words
     assert "not recommended" not in words
+    # It fails on the second image, which says so instead.
+    assert [image.skill["share"] < 0 for image in found.summary.images] == [False, True, False]
+    failing = words_of(plot_explanations([found], found.image_ids[1]))
+    assert "On this image Share of the row is worse than random orders" in failing
+    assert "publish Share" not in failing
+    (gallery,) = collect_images([ModelResult(found)])["galleries"]
+    assert "Judgement: publish Share of the row" in gallery["note"]
+    told = [image["told"].count("do not publish it of this image") for image in gallery["images"]]
+    assert told == [0, 1, 0]
+    second = f"{found.summary.images[1].path}: on this image Share of the row is worse"
+    page, _, _ = render_report([ModelResult(found)]).partition("There is no audit")
+    for text in (print_report(found.summary), page, found._repr_html_()):
+        assert text.count(second) == text.count("judgement: publish Share of the row") == 1
 
 
 def test_with_a_reference_the_judged_map_itself_is_drawn(folder, decided, tmp_path):
@@ -88,7 +115,7 @@ def test_a_judgement_that_cannot_tell_says_so_wherever_its_map_is_drawn(
     first = max(("attention", "traced", "share"), key=lambda name: gap_of(judged, name))
     monkeypatch.setattr("vitscope.load_model", lambda _: tiny_vit())
     judged.save(tmp_path / "judged" / "dinov2-small")
-    arguments = ["explain", str(folder / "0000.png"), "--model", "dinov2-small", "--size", "16"]
+    arguments = ["explain", str(folder / "0000.png"), "--model", "dinov2-small"]
     arguments += ["--references", str(folder), "--judged", str(tmp_path / "judged")]
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out

@@ -146,6 +146,13 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(folder, tmp_path, result
     assert JudgeResult.load(out).summary.verdict == result.summary.verdict
     with pytest.raises(UsageError, match="overwrite"):
         judge(vit, folder, **settings)
+    seen.clear()
+    kept = judge(vit, folder, resume=True, on_progress=lambda *now: seen.append(now), **settings)
+    assert (kept.folder, seen) == (out, [])
+    with pytest.raises(UsageError, match=r"holds a different result .seed was 0 and now is 1."):
+        judge(vit, folder, resume=True, seed=1, **settings)
+    with pytest.raises(UsageError, match="the references differ or have changed"):
+        judge(vit, folder, resume=True, references=sorted(folder.iterdir())[:2], **settings)
 
 
 def test_passes_are_told_within_an_image(folder):

@@ -20,16 +20,24 @@ def shares(patches, **others):
 @pytest.mark.parametrize(
     ("patches", "status", "words"),
     [
-        (1.0, "most", "patches together carry 100 % of this output: the map leaves little out"),
+        (
+            1.0,
+            "most",
+            "patches together carry 100 % of this output: the attention map leaves little out",
+        ),
         (0.80, "most", "80 %"),
         (1.20, "most", "120 %"),
-        (0.794, "part", "79 % of this output: the map shows only part"),
+        (0.794, "part", "79 % of this output: the attention map shows only part"),
         (1.206, "part", "121 %"),
         (0.50, "part", "50 %"),
         (1.50, "part", "150 %"),
         (0.494, "do not read", "49 %"),
         (1.51, "do not read", "151 %"),
-        (0.03, "do not read", "patches together carry 3 % of this output: do not read this map"),
+        (
+            0.03,
+            "do not read",
+            "patches together carry 3 % of this output: do not read the attention map",
+        ),
         (-0.3, "do not read", "−30 %"),
     ],
 )

@@ -82,6 +82,8 @@ def test_the_card_says_which_map_to_publish_and_on_what_that_rests(page, tmp_pat
     assert "50 images, 224 x 224 px, target self, compared with 40 images (given)" in card
     assert "0.79 to 1.05" in card
     assert "skill of Attention" in card
+    assert "skill of Random orders" in card  # the best of the baselines
+    assert "skill of Distance from the centre" not in card
     unsure = render(write_judgement(tmp_path / "result", 0, maps=SOME, best=None))
     assert 'class="card-verdict unknown"' in unsure.section("judged")
 

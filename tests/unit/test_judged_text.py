@@ -2,6 +2,8 @@
 
 from hashlib import sha256
 from io import StringIO
+from math import nan
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from rich.console import Console
 
 from made_judgements import TITLES, make_judgement
 from vitscope.metrics.jackknife import Estimate
-from vitscope.results.judgement_text import list_ignored, tabulate_judgement
+from vitscope.results.judgement_text import list_ignored, tabulate_judgement, tell_failure
 from vitscope.results.map_verdict import judge_maps
 from vitscope.results.result_html import show_judgement
 from vitscope.terminal import make_judge_report
@@ -35,9 +37,11 @@ def test_the_verdict_names_the_best_map_with_its_skill_and_attention():
     verdict = say(attention=0.24, traced=0.92, centre=-0.1, **ENDS)
     assert verdict.best == "traced"
     assert verdict.text == (
-        "publish Traced: skill 0.92 ± 0.10, attention has 0.24 ± 0.10 (50 images, removal shuffle)"
+        "publish Traced: skill 0.92 ± 0.10, attention has 0.24 ± 0.10 (50 images, removal shuffle, "
+        "of Attention and Traced alone)"
     )
-    assert say(removal="drop", attention=0.6, legrad=0.1, **ENDS).text == (
+    four = {"attention": 0.6, "legrad": 0.1, "cdam": 0.1, "traced": 0.1}
+    assert say(removal="drop", **four, **ENDS).text == (
         "publish Attention: skill 0.60 ± 0.10 (50 images, removal drop)"
     )
 
@@ -65,12 +69,12 @@ def test_maps_that_cannot_be_told_from_the_best_are_named_and_at_most_four():
         (
             {"traced": 0.9, "centre": 0.9, "random": 0.0},
             "cannot tell which map to publish: Traced comes first, but cannot be told from the "
-            "distance from the centre (50 images, removal shuffle)",
+            "distance from the centre (50 images, removal shuffle, of Traced alone)",
         ),
         (
             {"traced": 0.001, "random": 0.0},
             "cannot tell which map to publish: Traced comes first, but cannot be told from random "
-            "orders (50 images, removal shuffle)",
+            "orders (50 images, removal shuffle, of Traced alone)",
         ),
         ({"centre": 0.2, "random": 0.0}, "cannot tell: no map of the model was judged"),
     ],
@@ -129,3 +133,27 @@ def test_what_a_map_ignores_is_told_and_baselines_may_ignore_it():
     told = {row[0]: row[-1] for row in table.sections[0]}
     assert told["Attention rollout"] == "weights and target"
     assert told["Traced"] == told["Edges in the image"] == "–"
+
+
+@pytest.mark.parametrize(
+    ("skill", "told"),
+    [
+        (
+            {"attention": 0.1, "traced": -0.52},
+            "random orders and attention (skill −0.52, attention has 0.10)",
+        ),
+        ({"attention": 0.4, "traced": 0.3}, "attention (skill 0.30, attention has 0.40)"),
+        ({"attention": -0.4, "traced": -0.3}, "random orders (skill −0.30, attention has −0.40)"),
+        ({"traced": -0.3}, "random orders (skill −0.30)"),
+        ({"attention": 0.3, "traced": 0.4}, None),
+        ({"attention": nan, "traced": nan}, None),
+        ({"attention": 0.3}, None),
+    ],
+)
+def test_an_image_on_which_the_map_to_publish_fails_is_told(skill, told):
+    verdict = make_judgement().verdict
+    image = SimpleNamespace(skill=skill, maps={"traced": SimpleNamespace(title="Traced")})
+    summary = SimpleNamespace(judgement=SimpleNamespace(verdict=verdict))
+    text = f"on this image Traced is worse than {told}: do not publish it of this image"
+    assert tell_failure(summary, image) == ("" if told is None else text)
+    assert not tell_failure(SimpleNamespace(judgement=None), image)

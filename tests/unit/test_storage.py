@@ -214,6 +214,8 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_missing_and_damaged_json_say_so(tmp_path):
     with pytest.raises(ResultError, match="is not a vitscope result"):
         read_json(tmp_path / "summary.json")
+    with pytest.raises(ResultError, match=r"there is no folder \S+absent: expected a result"):
+        read_json(tmp_path / "absent" / "summary.json")
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(ResultError, match="cannot be read"):
         read_json(tmp_path / "summary.json")

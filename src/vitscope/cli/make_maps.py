@@ -94,7 +94,7 @@ def judge(
         dtype: Precision of the model.
         size: Input size in pixels, such as 518, or HEIGHTxWIDTH; the model's own by default.
         overwrite: Replace earlier results there.
-        resume: Resume an interrupted run with the same settings.
+        resume: Resume an interrupted run with the same settings; finished results are kept.
     """
     from vitscope.images.search import find_images  # here, because importing it is slow
 
@@ -190,12 +190,12 @@ def explain(
         target: What maps that depend on it explain: self, cosine, logit (of the class that an image
             gets), logit:CLASS (by number or name), image:PATH (a second image), or a file with one
             vector (.safetensors, .npy, .pt); self if there are references, else cosine.
-        references: Images that maps compare with, as for IMAGES; a few hundred like yours.
+        references: Images that maps compare with, as for IMAGES; 20 or more like yours.
         score: Measure how faithful each map is on each image, by removing patches as `vitscope
             judge` does; takes hundreds of passes an image.
         judged: Judgement of the same model, or the --out folder of one; once per model, in the same
-            order. Chooses the map, and scores maps (--score). If it cannot tell which map is best,
-            the one that comes first is drawn, and that is said.
+            order. Chooses the map and the size, and scores maps (--score). If it cannot tell which
+            map is best, the one that comes first is drawn, and that is said.
         reference: Audit of the same model, or the --out folder of one; once per model, in the same
             order. By default an audit in OUT, or the means that come with vitscope.
         heads: Also draw the maps of each head.
@@ -203,7 +203,7 @@ def explain(
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
         dtype: Precision of the model.
         size: Pixels of the shorter side, such as 518, or HEIGHTxWIDTH to crop to that; the model's
-            own by default.
+            own, or that of the judgement, by default.
         overwrite: Replace earlier results and figures there.
     """
     from vitscope.images.search import find_images  # here, because importing it is slow

@@ -34,6 +34,8 @@ def read_json(path: Path) -> Any:
     """Read a JSON file of a result."""
     if not os.path.lexists(path):
         name = printable_path(path.parent)
+        if not os.path.lexists(path.parent):
+            raise ResultError(f"there is no folder {name}: expected a result of vitscope")
         raise ResultError(f"{name} is not a vitscope result: {path.name} is missing")
     try:
         return json.loads(read_bounded(path, _MAX_BYTES), parse_constant=_refuse)

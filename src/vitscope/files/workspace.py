@@ -31,6 +31,7 @@ _RUN = "run"
 _DIGESTS = {
     "images": "the images differ or have changed",
     "names": "the names differ or have changed",
+    "references": "the references differ or have changed",
     "weights_hash": "the model's weights differ",
     "classifier_hash": "the model's classifier differs",
     "behaviour_hash": "the model's computation differs: a hook, a parametrisation, a replaced part "
@@ -162,17 +163,14 @@ def open_workspace(
 
 
 @contextmanager
-def told_of_kept(
-    workspace: Workspace, total: str, *, resume: bool, leads: bool = True
-) -> Iterator[None]:
+def told_of_kept(workspace: Workspace, total: str, *, leads: bool = True) -> Iterator[None]:
     """Add to an error how many of all parts, such as "49 shards", are kept."""
     # If no part is finished, the leading process alone removes the workspace.
     try:
         yield
     except BaseException as error:
         if (done := len(workspace.find_done())) or not leads:
-            again = "the same call" if resume else "the same call with resume"
-            error.add_note(f"{done} of {total} are kept: {again} resumes it")
+            error.add_note(f"{done} of {total} are kept: the same call with resume resumes it")
         raise
 
 

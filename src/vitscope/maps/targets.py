@@ -79,7 +79,7 @@ def explain_self(features: Float[Tensor, "batch out"], references: References | 
     if not sizes.all():
         raise UsageError(
             "the output for an image is the mean over the references, from which it does not "
-            "differ, so that there is nothing to explain: give other references"
+            "differ, so that there is nothing to explain: give 20 references or more"
         )
     return Target(
         name="self",

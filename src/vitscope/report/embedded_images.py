@@ -25,7 +25,12 @@ from vitscope.results.explanation import Explanation
 from vitscope.results.gallery import Gallery, read_gallery
 from vitscope.results.image_maps import ImageMap, ImageMaps
 from vitscope.results.judge_result import JudgeResult
-from vitscope.results.judgement_text import describe_skill, tell_judgement, tell_score
+from vitscope.results.judgement_text import (
+    describe_skill,
+    tell_failure,
+    tell_judgement,
+    tell_score,
+)
 from vitscope.results.number_text import write_number
 from vitscope.results.remedy_result import RemedyResult
 from vitscope.results.result_text import tell_map
@@ -179,7 +184,7 @@ def _open_gallery(result: ModelResult, gallery: Gallery, numbers: ImageNumbers) 
 
 
 def _open_explanation(result: ModelResult) -> _Source:
-    explanation = Explanation.load(result.folder)
+    explanation, summary = Explanation.load(result.folder), result.explanation
     images = [explanation.read_image(index) for index in range(len(explanation))]
     flat = [
         _flatten(asdict(image.numbers)) | {f"{SKILL}{k}": v for k, v in image.skill.items()}
@@ -192,16 +197,23 @@ def _open_explanation(result: ModelResult) -> _Source:
     def read(index: int) -> tuple[ImageMaps, Entry]:
         image = images[index]
         entry = _describe_image(image.path, image.image_id, numbers, index)
-        entry["told"] = as_sentence(image.verdict.text)
+        told = image.verdict.text, tell_failure(summary, summary.images[index])
+        entry["told"] = " ".join(map(as_sentence, filter(None, told)))
         entry["why"] = as_sentence(image.verdict.basis)
         entry["scores"] = {k: tell_score(v, image.gap[k]) for k, v in image.skill.items()}
         return image, entry
 
-    told, scoring = tell_judgement(result.explanation), result.explanation.scoring
+    # Of an image on which the map to publish fails, its own text says so instead.
+    judged = dict.fromkeys(
+        tell_judgement(summary, image)
+        for image in summary.images
+        if not tell_failure(summary, image)
+    )
+    scoring = summary.scoring
     note = " ".join(
         [
             "Images that were explained.",
-            *([as_sentence(told)] if told else []),
+            *map(as_sentence, filter(None, judged)),
             *([] if scoring is None else [describe_skill(scoring.target, scoring.removal)]),
         ]
     )

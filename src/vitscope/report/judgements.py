@@ -14,6 +14,7 @@ from vitscope.results.judgement_text import (
     tabulate_plausibility,
     tabulate_sanity,
 )
+from vitscope.results.map_verdict import BASELINES, REFERENCE_MAP
 from vitscope.results.number_text import write_number
 from vitscope.results.result_text import ABSENT, TextTable, tell_estimate
 from vitscope.results.schema import JudgementSummary
@@ -54,11 +55,12 @@ def describe_judgement_card(result: ModelResult) -> dict[str, Any]:
 
 def _list_facts(summary: JudgementSummary) -> list[tuple[str, str, str]]:
     maps = next(iter(summary.removals.values()))
-    shown = [name for name in (find_best(summary), "attention", "centre") if name in maps]
+    baselines = (name for name in order_maps(summary) if name in BASELINES and name != "oracle")
+    shown = dict.fromkeys([find_best(summary), REFERENCE_MAP, next(baselines, None)])
     return [
         (f"skill of {name_map(summary, name)}", *_tell(maps[name].scores["skill"]))
-        for name in dict.fromkeys(shown)
-        if name is not None
+        for name in shown
+        if name is not None and name in maps
     ]
 
 

@@ -38,6 +38,7 @@ from vitscope.report.judgements import describe_judgement_card
 from vitscope.report.remedies import describe_remedies_card
 from vitscope.report.vega import plot_histogram
 from vitscope.report.verdicts import describe_origin, describe_verdict
+from vitscope.results.judgement_text import list_judgements
 from vitscope.results.vocabulary import TERMS, name_term
 
 _NO_DIGEST, _HEAD_LETTERS = "0" * 32, 4096
@@ -161,6 +162,12 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
             cards=[describe_verdict(audit) for audit in audits],
             judgements=[describe_judgement_card(result) for result in judgements],
             remedies=[describe_remedies_card(result) for result in remedies],
+            of_images=[
+                f"{result.label}: {told}."
+                for result in results
+                if result.kind == "explanation"
+                for told in list_judgements(result.explanation)
+            ],
             chapters=chapters,
             distributions=labels,
             has_images=bool(images["galleries"]),

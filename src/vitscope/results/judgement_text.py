@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import nan
 
 from vitscope.metrics.jackknife import Estimate
-from vitscope.results.map_verdict import BASELINES
+from vitscope.results.map_verdict import BASELINES, REFERENCE_MAP
 from vitscope.results.number_text import write_number, write_percent
 from vitscope.results.result_text import (
     ABSENT,
@@ -13,7 +14,7 @@ from vitscope.results.result_text import (
     tell_estimate,
     tell_number,
 )
-from vitscope.results.schema import ExplanationSummary, JudgementSummary
+from vitscope.results.schema import ExplainedImage, ExplanationSummary, JudgementSummary
 
 
 def describe_judgement(summary: JudgementSummary) -> str:
@@ -173,13 +174,41 @@ def tell_score(skill: float, gap: float) -> str:
     return f"skill {tell_number(skill, 2)}, gap {tell_number(gap, 2)}"
 
 
-def tell_judgement(summary: ExplanationSummary) -> str:
-    """What the judgement of an explanation says, and whether a map is drawn all the same."""
+def tell_judgement(summary: ExplanationSummary, image: ExplainedImage) -> str:
+    """What the judgement says of an image, or that the map to publish fails on it."""
     used = summary.judgement
     if used is None:
         return ""
     drawn = used.drawn is not None and used.verdict.best is None
-    return f"judgement: {used.verdict.text}" + "; it is drawn, but not recommended" * drawn
+    told = f"judgement: {used.verdict.text}" + "; it is drawn, but not recommended" * drawn
+    return tell_failure(summary, image) or told
+
+
+def list_judgements(summary: ExplanationSummary) -> list[str]:
+    """What the judgement says of all images, each sentence once."""
+    told = [
+        f"{image.path}: {failure}" if failure else tell_judgement(summary, image)
+        for image in summary.images
+        for failure in [tell_failure(summary, image)]
+    ]
+    return list(dict.fromkeys(filter(None, told)))
+
+
+def tell_failure(summary: ExplanationSummary, image: ExplainedImage) -> str:
+    """That the map to publish is worse on an image than attention or random orders, if it is."""
+    best = None if summary.judgement is None else summary.judgement.verdict.best
+    if best is None or best not in image.skill:
+        return ""
+    skill, attention = image.skill[best], image.skill.get(REFERENCE_MAP, nan)
+    worse = ["random orders"] * (skill < 0) + ["attention"] * (skill < attention)
+    if not worse:
+        return ""
+    compared = best != REFERENCE_MAP and REFERENCE_MAP in image.skill
+    beside = f", attention has {tell_number(attention, 2)}" * compared
+    return (
+        f"on this image {image.maps[best].title} is worse than {' and '.join(worse)} (skill "
+        f"{tell_number(skill, 2)}{beside}): do not publish it of this image"
+    )
 
 
 def tabulate_image_scores(summary: ExplanationSummary) -> TextTable | None:

@@ -19,6 +19,9 @@ LEAST_IMAGES = 20
 REFERENCE_MAP = "attention"
 _MOST_TITLES = 4
 
+_FEW_MAPS = 3
+"""If no more were judged, they are named: others may be better."""
+
 BASELINES = ("oracle", "random", "centre", "edges")
 """Rankings that are no maps of the model: they are compared with, never recommended."""
 
@@ -156,7 +159,8 @@ def judge_maps(
             f"cannot tell which map to publish from {num_images} images, at least {LEAST_IMAGES} "
             f"are needed; {title} comes first",
         )
-    on = f"({num_images} images, removal {removal})"
+    of = f", of {_enumerate([titles[name] for name in own], 'and')} alone"
+    on = f"({num_images} images, removal {removal}{of * (len(own) <= _FEW_MAPS)})"
     beaten = _find_beaten(gaps, best, ids)
     for name, words in _BASELINE_WORDS.items():
         if name in beaten and not beaten[name]:
@@ -171,7 +175,7 @@ def judge_maps(
     told += f" {on}"
     others = sorted(own.keys() - {best}, key=means.__getitem__, reverse=True)
     if equal := [titles[name] for name in others if not beaten[name]]:
-        told += f"; cannot be told from {_enumerate(equal)}"
+        told += f"; cannot be told from {_enumerate(equal, 'or')}"
     return MapVerdict(best, told)
 
 
@@ -204,8 +208,8 @@ def _tell_skill(skill: Estimate) -> str:
     return f"{write_number(skill.value, 2)}{half}"
 
 
-def _enumerate(titles: Sequence[str]) -> str:
+def _enumerate(titles: Sequence[str], conjunction: str) -> str:
     shown, more = titles[:_MOST_TITLES], len(titles) - _MOST_TITLES
     if more > 0:
         return f"{', '.join(shown)} and {more} more"
-    return " or ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+    return f" {conjunction} ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))

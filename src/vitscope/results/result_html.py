@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from vitscope.results.judgement_text import (
     describe_judgement,
+    list_judgements,
     tabulate_image_scores,
     tabulate_judgement,
-    tell_judgement,
 )
 from vitscope.results.remedy_text import describe_remedies, tabulate_overview, tabulate_remedy
 from vitscope.results.result_text import (
@@ -98,7 +98,7 @@ def show_explanation(summary: ExplanationSummary) -> str:
     tables = [table | below, tabulate_image_scores(summary)]
     return _render(
         summary,
-        tell_judgement(summary),
+        *list_judgements(summary),
         subject=describe_explanation(summary),
         tables=list(filter(None, tables)),
     )

@@ -294,10 +294,10 @@ def qualify(verdict: AnyVerdict, own_output: str) -> AnyVerdict:
 def _read_share(percent: int) -> tuple[ImageStatus, str]:
     distance = abs(100 - percent)
     if distance <= MOST_WITHIN_PERCENT:
-        return "most", "the map leaves little out, but may weigh single patches wrongly"
+        return "most", "the attention map leaves little out, but may weigh single patches wrongly"
     if distance <= PART_WITHIN_PERCENT:
-        return "part", "the map shows only part of where it comes from"
-    return "do not read", "do not read this map as an explanation"
+        return "part", "the attention map shows only part of where it comes from"
+    return "do not read", "do not read the attention map as an explanation"
 
 
 def _percent(share: float) -> int:

@@ -1,7 +1,7 @@
 """An audit: images are cut into shards, shards become parts on disk, parts a result."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,7 @@ from torch import nn
 from vitscope.adapters.registry import open_model
 from vitscope.config import AuditConfig, check_kind, combine
 from vitscope.engines.local import Engine, LocalEngine
-from vitscope.errors import DiskError, ImageReadError, ResultError, UsageError
+from vitscope.errors import DiskError, ImageReadError, UsageError
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import (
     Replaces,
@@ -44,6 +44,7 @@ from vitscope.results.mergeable import find_repeated
 from vitscope.results.merging import read_ids
 from vitscope.runs.audit_plan import adopt_choices
 from vitscope.runs.audit_run import AuditRun
+from vitscope.runs.finished import is_finished, read_provenance
 from vitscope.runs.model_run import OnProgress, check_steady, make_image_set
 from vitscope.runs.part_writer import PartWriter, Shard
 
@@ -112,7 +113,7 @@ def audit(
 
     if target is not None:
         if not engine.is_lead:
-            return _audit_beside_lead(target, make_run, engine, resume=resume)
+            return _audit_beside_lead(target, make_run, engine)
         return _audit_as_lead(
             target,
             make_run,
@@ -173,7 +174,7 @@ def _audit_as_lead(
             f"{printable_path(target)} cannot be resumed: whether the model is the same cannot be "
             f"verified, for {run.unknown[0]} is not known; set overwrite to start again"
         )
-    if resume and _is_finished(target, run.plan, overwrite=overwrite):
+    if resume and is_finished(AuditResult, target, run.plan, overwrite=overwrite):
         discard_workspace(target)  # left by a run that was killed at its very end
         engine.barrier()
         return AuditResult(target)
@@ -181,7 +182,7 @@ def _audit_as_lead(
     check_target(target, replaces)
     with (
         open_workspace(target, run.plan, resume=resume, overwrite=overwrite) as workspace,
-        told_of_kept(workspace, f"{len(run.shards)} shards", resume=resume),
+        told_of_kept(workspace, f"{len(run.shards)} shards"),
     ):
         _check_before(run, workspace)
         engine.barrier()
@@ -191,9 +192,7 @@ def _audit_as_lead(
     return AuditResult(target)
 
 
-def _audit_beside_lead(
-    target: Path, make_run: MakeRun, engine: Engine, *, resume: bool
-) -> AuditResult:
+def _audit_beside_lead(target: Path, make_run: MakeRun, engine: Engine) -> AuditResult:
     engine.barrier()
     workspace = Workspace(place_of(target))
     plan = workspace.read_plan()
@@ -204,7 +203,7 @@ def _audit_beside_lead(
                 f"this process differs from the leading one ({difference}): give all of "
                 "them the same images, model, versions and kind of device"
             )
-        with told_of_kept(workspace, f"{len(run.shards)} shards", resume=resume, leads=False):
+        with told_of_kept(workspace, f"{len(run.shards)} shards", leads=False):
             _make_all_parts(run, workspace, engine, None)
             engine.barrier()
     return AuditResult(target)
@@ -230,30 +229,8 @@ def _find_earlier_plan(target: Path) -> Plan | None:
     workspace = Workspace(place_of(target))
     if workspace.find_done():
         return workspace.read_plan()
-    plan = _read_provenance(target).get("plan")
+    plan = read_provenance(AuditResult, target).get("plan")
     return plan if isinstance(plan, dict) else None
-
-
-def _read_provenance(target: Path) -> Mapping[str, Any]:
-    try:
-        return AuditResult.load(target).provenance
-    except ResultError:  # nothing, or a result of another kind or version
-        return {}
-
-
-def _is_finished(target: Path, plan: Plan, *, overwrite: bool) -> bool:
-    if not (target.is_dir() and is_result(target)):
-        return False
-    provenance, workspace = _read_provenance(target), Workspace(place_of(target))
-    if workspace.find_done() and workspace.run_id != provenance.get("run"):
-        return False  # resume the run that was going to replace it
-    difference = describe_difference(provenance.get("plan"), plan)
-    if difference is not None and not overwrite:
-        raise UsageError(
-            f"{printable_path(target)} holds a different result ({difference}): choose "
-            "another folder, or set overwrite to replace it"
-        )
-    return difference is None
 
 
 def _make_all_parts(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def explain(
             (docs/recipes/which-map.md): by the removal "shuffle" if there are references, else by
             "drop", in about P + 40 M + 282 passes for P patches and M maps.
         judged: A judgement of the same weights, layer, input size and target, or its folder. It
-            chooses the map, and maps are scored.
+            chooses the map and, if none is set, the input size, and maps are scored.
         reference: An audit of the same weights and layer, with the same preprocessing; if None, one
             next to the result or shipped with vitscope.
         out: Folder for the result; a temporary one if None.
@@ -111,6 +112,8 @@ def explain(
         judged = JudgeResult.load(judged)
     if judged is not None:
         check_kind("judged", judged, JudgeResult, "a judgement, as JudgeResult.load(folder)")
+        if config.size is None and not (preprocessed or isinstance(images, ImageSet)):
+            config = replace(config, size=judged.summary.preprocessing.size)
     folder = as_folder(out)
     if folder is not None and holds_audit(folder):
         raise UsageError(

@@ -18,12 +18,13 @@ from vitscope.files.storage import (
     scratch_folder,
     staged_folder,
 )
-from vitscope.files.workspace import Workspace, open_workspace, told_of_kept
+from vitscope.files.workspace import Workspace, discard_workspace, open_workspace, told_of_kept
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
 from vitscope.maps.chosen_target import TargetLike, is_comparable
 from vitscope.models.base import ViTAdapter
 from vitscope.results.judge_result import JudgeResult
+from vitscope.runs.finished import is_finished
 from vitscope.runs.judge_run import JudgeRun, check_settings
 from vitscope.runs.model_run import OnProgress, check_steady, make_image_set, shuffle_images
 
@@ -66,7 +67,7 @@ def judge(
         preprocessed: Whether the images are tensors that go to the model unchanged.
         out: Folder for the result; a temporary one if None.
         overwrite: Whether an earlier result in `out`, finished or not, is replaced.
-        resume: Whether to resume an interrupted run into `out`.
+        resume: Whether to resume an interrupted run into `out`; a finished result is kept.
         on_progress: Called with (images done, total) after every image.
         on_passes: Called with (forward passes done, about how many in all) while images are judged.
         **settings: Settings of `JudgeConfig` by name, in addition to `config` or instead of it.
@@ -112,11 +113,15 @@ def judge(
         with scratch_folder() as made, TemporaryDirectory(prefix="vitscope-parts-") as parts:
             run.execute(made, Workspace(Path(parts)), on_progress, on_passes)
         return JudgeResult.own(made)
+    can_compare = not run.plan["unknown"]
+    if resume and can_compare and is_finished(JudgeResult, folder, run.plan, overwrite=overwrite):
+        discard_workspace(folder)  # left by a run that was killed at its very end
+        return JudgeResult(folder)
     replaces = is_result if overwrite else never
     check_target(folder, replaces)
     with (
         open_workspace(folder, run.plan, resume=resume, overwrite=overwrite) as workspace,
-        told_of_kept(workspace, f"{run.num_images} images", resume=resume),
+        told_of_kept(workspace, f"{run.num_images} images"),
         staged_folder(folder, replaces=replaces) as staging,
     ):
         run.execute(staging, workspace, on_progress, on_passes)

@@ -265,7 +265,11 @@ class JudgeRun:
             folder,
             summary,
             failures=self._run.failures,
-            provenance={**self._run.make_provenance(self._config.maps or ()), "plan": self.plan},
+            provenance={
+                **self._run.make_provenance(self._config.maps or ()),
+                "plan": self.plan,
+                "run": workspace.run_id,
+            },
         )
 
 

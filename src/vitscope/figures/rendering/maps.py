@@ -167,10 +167,12 @@ class _Row:
 
 def _make_row(explanation: Explanation, image_id: str, *, heads: bool) -> _Row:
     summary = explanation.summary
-    one = explanation.read_image(explanation.image_ids.index(image_id))
+    index = explanation.image_ids.index(image_id)
+    one = explanation.read_image(index)
     name = _shorten(printable(one.path.rsplit("/", 1)[-1]), _IMAGE_LETTERS)
     shown = "shown whole" if one.framing == "whole" else "cropped to the input size"
-    told, scoring = (one.verdict.text, tell_judgement(summary)), summary.scoring
+    judged = tell_judgement(summary, summary.images[index])
+    told, scoring = (one.verdict.text, judged), summary.scoring
     skill = [] if scoring is None else [describe_skill(scoring.target, scoring.removal)]
     return _Row(
         label=_label(summary),

@@ -35,8 +35,10 @@ function makeShares(shares) {
 
 const percent = (share) => `${Math.round(100 * share) || 0} %`.replace("-", "−");
 
+// The largest first: a narrow card cuts the line.
 function tellShares({ kind, shares }) {
-  const told = shares.map(({ term, value }) => `${termNames[term]} ${percent(value)}`).join(" · ");
+  const sorted = [...shares].sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
+  const told = sorted.map(({ term, value }) => `${termNames[term]} ${percent(value)}`).join(" · ");
   return kind === "share_" ? `raw: ${told}` : told;
 }
 
@@ -73,7 +75,8 @@ function offerMaps(gallery) {
   }
   const kept = control("map").value;
   control("map").replaceChildren(...Array.from(titles, ([name, title]) => new Option(title, name)));
-  if (titles.has(kept)) control("map").value = kept;
+  const wanted = [kept, "attention"].find((name) => titles.has(name));
+  if (wanted !== undefined) control("map").value = wanted;
   control("map").disabled = titles.size < 2 || gallery.side_by_side;
 }
 
