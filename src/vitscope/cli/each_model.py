@@ -120,10 +120,15 @@ def name_folders(model_ids: Sequence[str], remedies: Sequence[str] = ()) -> dict
     names: dict[str, str] = {}
     for model_id in dict.fromkeys(model_ids):
         stem = Path(model_id).name if Path(model_id).is_absolute() else model_id
-        stem = "+".join([stem, *(Path(one).stem for one in remedies)])
+        stem = "+".join([stem, *map(_name_remedy, remedies)])
         stem = re.sub(r"[^\w.+=-]+", "-", stem, flags=re.ASCII).strip(".-")[:100] or "model"
         name, number = stem, 2
         while name in names.values():
             name, number = f"{stem}-{number}", number + 1
         names[model_id] = name
     return names
+
+
+def _name_remedy(text: str) -> str:
+    # A setting may have a point in it, which begins no suffix.
+    return Path(text).stem if text.endswith(".safetensors") else text

@@ -372,7 +372,7 @@ def _depends(value: object) -> bool:
 def _cast_unrounded(name: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     # Norms written for half precision round float64 to float32 too, which has no slope.
     cast: Tensor = name(x, *args, **kwargs)
-    return x if cast.dtype.itemsize < x.dtype.itemsize else cast
+    return x if _depends(x) and cast.dtype.itemsize < x.dtype.itemsize else cast
 
 
 def _call_on_first(

@@ -354,7 +354,9 @@ def _change_branch(
     assert query is not None
     row = earlier(kept.pop("stream")[:, query])
     change = function(row) - row
-    branch = take_stream(output).clone()
+    # In the precision of the stream, in which x is not rounded as autocast rounds a branch.
+    own = take_stream(output)
+    branch = own.to(torch.promote_types(own.dtype, row.dtype), copy=True)
     branch[:, query] += change if scale is None else change / scale
     return replace_output(output, branch)
 

@@ -114,6 +114,12 @@ def test_frozen_attention_lets_nothing_through_queries_and_keys(name):
     assert (of_values != 0).any()
 
 
+def test_a_constant_is_cast_as_asked():
+    tokens = draw((2, 3))[0].float().requires_grad_()
+    with CaughtFunctions(SECANT, keep=True):
+        assert draw((2, 3))[0].to(tokens).dtype == torch.float32
+
+
 def test_what_does_not_depend_on_tokens_is_left_alone():
     functions = CaughtFunctions(SECANT)
     (x,) = draw(HEADS)

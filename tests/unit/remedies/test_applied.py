@@ -20,6 +20,8 @@ SETTINGS = {
     "skip": ":by_mean=true",
     "test-time-registers": ":threshold=15,depth=1,top=3",
     "position-mean": ":layers=all",
+    "sinks": ":concentration=0,small_value=100",
+    "project-direction": ":deviations=0",
 }
 
 
@@ -33,7 +35,8 @@ def pixels(vit):
     return draw_pixels(vit, 8)
 
 
-@pytest.fixture(params=REMEDIES)
+# A head edits no block: test_head.py has its tests.
+@pytest.fixture(params=[name for name in REMEDIES if name != "attentive-head"])
 def remedy(request, vit, pixels):
     text = request.param + SETTINGS.get(request.param, "")
     return parse_remedy(text).fitted(vit, lambda: pixels.split(5))
@@ -91,7 +94,7 @@ def test_a_fit_on_other_images_is_another_edit(vit, pixels):
     shuffle = parse_remedy("shuffle:layers=1")
     texts = [shuffle.fitted(vit, lambda p=p: [p]).describe() for p in (pixels, pixels, pixels[1:])]
     assert texts[0] == texts[1] != texts[2]
-    assert re.fullmatch("shuffle:layers=1,statistics=[0-9a-f]{8}", texts[0])
+    assert re.fullmatch(r"shuffle:layers=1 \(measured: [0-9a-f]{8}\)", texts[0])
 
 
 def test_each_image_is_edited_for_itself(vit, pixels, remedy):

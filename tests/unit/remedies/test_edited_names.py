@@ -1,6 +1,9 @@
 """Names of an edited model: it passes neither for the original nor for a size of its recipe."""
 
+import pytest
+
 from audits import tiny_vit
+from vitscope.cli.each_model import name_folders
 from vitscope.remedies.skip import Skip
 
 
@@ -12,3 +15,14 @@ def test_an_edited_model_has_a_recipe_of_its_own():
         assert twice.info.recipe == "DINOv2+skip:scale=0.5+skip"
     with Skip().applied(tiny_vit()) as unknown:
         assert unknown.info.recipe == f"{unknown.info.family}+skip"
+
+
+@pytest.mark.parametrize(
+    ("remedy", "name"),
+    [
+        ("skip:scale=0.5", "dinov2-small+skip-scale=0.5"),
+        ("found/mean.safetensors", "dinov2-small+mean"),
+    ],
+)
+def test_the_folder_of_an_edited_model_tells_the_edit(remedy, name):
+    assert name_folders(["dinov2-small"], [remedy]) == {"dinov2-small": name}

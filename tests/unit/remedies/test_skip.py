@@ -55,3 +55,16 @@ def test_a_block_that_is_named_twice_is_edited_once():
         with parse_remedy(f"skip:scale=0.5,layers={layers}").applied(vit) as edited:
             found.append(edited.run(pixels))
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("name", ["timm/vit", "transformers/vit"])  # without a layer scale
+def test_a_large_skip_connection_is_closed_in_half_precision_too(name):
+    vit = wrap_tiny(name).to("cpu", torch.float32)
+    pixels, rows = draw_pixels(vit, 2).float(), []
+    enlarged = vit.encoder_blocks[-2].register_forward_hook(lambda *given: given[2] * 100)
+    with parse_remedy("skip").applied(vit) as edited, enlarged:
+        for dtype in (torch.float32, torch.bfloat16):
+            with edited.placed("cpu", dtype):
+                rows.append(find_rows(edited, pixels).residual)
+    # The branch is rounded to 8 bits; a hundred times larger rows cancel before it is.
+    assert (rows[1] - rows[0]).norm() < 0.02 * rows[0].norm()
