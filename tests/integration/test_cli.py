@@ -371,3 +371,21 @@ def test_an_error_that_quotes_a_hostile_name_stays_one_printable_line(capsys, tm
     )
     assert code == 2
     assert one_line(err).isprintable()
+
+
+def test_a_stopped_comparison_is_resumed(model_folder, images, tmp_path, monkeypatch, capsys):
+    arguments = ["remedy", "compare", str(images), "--model", str(model_folder), "--limit", "5"]
+    arguments += ["--remedy", "zero", "--gallery", "0", "--out", str(tmp_path)]
+    arguments += ["--num-workers", "0"]
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vitscope.runs.remedy_loop.fit_remedy", stop)
+        assert main(arguments) == 1
+    assert "finished audits are kept" in capsys.readouterr().err
+    assert main(arguments)
+    assert "already holds a result" in capsys.readouterr().err
+    assert main([*arguments, "--resume"]) == 0
+    assert "cleaner" in capsys.readouterr().out

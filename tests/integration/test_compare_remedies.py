@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from audits import tiny_vit
 from images import write_images
@@ -209,6 +209,16 @@ def test_a_saved_remedy_is_the_same_and_of_one_model_alone(photos, tmp_path):
         load_remedy(broken)
     with pytest.raises(UsageError, match="measures nothing"):
         save_remedy(Skip(), tmp_path / "skip.safetensors")
+
+
+@pytest.mark.parametrize("told", [{"remedy": 5}, {"remedy": "sinks"}, "[" * 10**5])
+def test_a_foreign_file_is_no_remedy(tmp_path, told):
+    path = tmp_path / "foreign.safetensors"
+    tensors = {f"sinks.{name}": torch.full((1, 4), 99) for name in ("places", "numbers", "groups")}
+    text = told if isinstance(told, str) else json.dumps(told | {"weights_hash": "0"})
+    save_file(tensors, path, {"vitscope_remedy": text})
+    with pytest.raises(ResultError, match="is no saved remedy, or damaged"):
+        load_remedy(path)
 
 
 @pytest.mark.parametrize("folder", ["../original", "..", "gone"])

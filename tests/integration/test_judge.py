@@ -13,9 +13,10 @@ from images import write_images
 from vitscope import JudgeConfig, JudgeResult, explain, judge, wrap_model
 from vitscope.adapters.timm import make_timm_adapter
 from vitscope.cli import main
-from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.errors import ImbalanceError, UnsupportedModelError, UsageError
 from vitscope.maps.targets import explain_direction
 from vitscope.maps.token_maps import map_tokens
+from vitscope.remedies.registry import parse_remedy
 from vitscope.testing.tiny_timm import AVERAGED_TIMM, TINY_TIMM
 
 NUM_IMAGES = 5
@@ -344,3 +345,17 @@ def test_config_and_keywords_are_combined(folder):
     assert list(made.summary.removals) == ["mean"]
     assert "share" in made.summary.maps
     assert pq.read_table(made.folder / "maps.parquet").num_rows == 2 * 4
+
+
+def test_what_cannot_be_made_of_an_edited_model(folder):
+    vit = tiny_vit("dinov2_reg")
+    pixels = torch.stack([vit.preprocess(path) for path in sorted(folder.iterdir())[:3]])
+    with parse_remedy("noise").fitted(vit, lambda: [pixels]).applied(vit) as edited:
+        found = judge(edited, folder, limit=2, sanity=False).summary
+        with pytest.raises(ImbalanceError, match="is not the same for an image and its references"):
+            map_tokens(edited, pixels[:1], ["traced"], references=pixels)
+        with pytest.raises(UnsupportedModelError, match="another removal than 'drop'"):
+            judge(edited, folder, limit=2, maps=["share"], removals=["drop"])
+    assert "gradient_input" in found.maps
+    assert not {"traced", "frozen"} & {*found.maps}
+    assert any("not every edit can be traced" in note for note in found.model.notes)

@@ -115,13 +115,18 @@ def compare(
         config: Settings.
     """
     from vitscope.images.search import find_images
-    from vitscope.runs.remedy_loop import compare_remedies
+    from vitscope.runs.remedy_loop import COMPARISON, compare_remedies
 
     # Check the arguments as far as possible before loading anything.
     check_remedies(remedy)
     found = find_images(images)
     config.resolve_device()
-    targets = choose_targets(model, out, overwrite=overwrite or resume)
+    targets = choose_targets(
+        model,
+        out,
+        overwrite=overwrite or resume,
+        name_target=lambda folder, name: folder / name / COMPARISON,
+    )
     console = make_console()
 
     def run(model_id: str) -> None:
@@ -132,7 +137,7 @@ def compare(
                 found,
                 remedy,
                 config=config,
-                out=targets[model_id],
+                out=targets[model_id].parent,
                 overwrite=overwrite,
                 resume=resume,
                 on_progress=on_progress,

@@ -72,9 +72,15 @@ def check_gap(gap: Float[Tensor, " batch"], feature: Tensor, vit: ViTAdapter) ->
     tolerance = GAPS[gap.dtype]
     worst = float(gap.max())
     if not worst <= tolerance:
+        cause = _describe_unknown(feature)
+        if vit.edits:
+            cause = (
+                f"the edit {vit.edits[-1]} is not the same for an image and its references, and "
+                "no trace goes through it; choose other maps"
+            )
         raise ImbalanceError(
             f"the traced parts of {vit.info.id} differ from what they explain by {worst:.1e} of it "
-            f"(tolerance {tolerance:.0e}): {_describe_unknown(feature)}"
+            f"(tolerance {tolerance:.0e}): {cause}"
         )
 
 

@@ -78,6 +78,11 @@ def run_blocks(
             "the model runs in half precision, which rounds away the differences that gradients "
             "need: use float32"
         )
+    if kept is not None and vit.edits:
+        raise UnsupportedModelError(
+            f"{vit.info.id} is edited ({vit.edits[-1]}) at places that are others once patches are "
+            "dropped: use another removal than 'drop'"
+        )
     recorder = _PassRecorder(vit, pixels, tokens, kept, functions)
     with gradients_set(vit, functions is not None), one_forward(), ExitStack() as stack:
         stack.enter_context(recorder.attached())

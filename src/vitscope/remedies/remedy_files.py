@@ -15,6 +15,12 @@ from vitscope.remedies.remedy import Remedy
 
 SUFFIX = ".safetensors"
 
+_DAMAGES = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError),
+    *(ValueError, UsageError),
+)
+"""What foreign settings and tensors may raise where a remedy is made of them."""
+
 
 def save_remedy(remedy: Remedy, path: str | Path, *, overwrite: bool = False) -> Path:
     """Save a remedy with what was measured on images.
@@ -84,7 +90,7 @@ def load_remedy(path: str | Path) -> Remedy:
             if own:
                 (kind,) = (k for k in get_args(hints[field.name]) if hasattr(k, "load"))
                 found[field.name] = kind.load(own)
-    except (KeyError, ValueError, TypeError, UsageError):
+    except _DAMAGES:
         raise damaged from None
     settings = {f.name: getattr(remedy, f.name) for f in fields(remedy)} | found
     return type(remedy)(**settings)

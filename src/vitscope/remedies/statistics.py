@@ -80,11 +80,6 @@ class TokenStatistics:
         chosen = []
         for seed in running.seeds:
             others = [i for i, lender in enumerate(self.lenders) if lender != seed]
-            if not others:
-                raise UsageError(
-                    "tokens of another image are needed, and the remedy was measured on one image: "
-                    "give two or more different ones"
-                )
             chosen.append(others[seed % len(others)])
         return self.lent[layer][chosen]
 
@@ -119,6 +114,11 @@ def measure_tokens(vit: ViTAdapter, read: ReadImages, layers: Sequence[int]) -> 
             sums[layer].squares += (exact - origin).square().sum(dim=0)
     if not count:
         raise _make_no_images()
+    if len(lenders) < 2:  # whose mean would be itself
+        raise UsageError(
+            "the remedy is measured on tokens of several images, and one was given: give two or "
+            "more different ones"
+        )
     lent = {layer: torch.cat(each.lent) for layer, each in sums.items()}
     shift = {layer: each.total / count for layer, each in sums.items()}
     return TokenStatistics(

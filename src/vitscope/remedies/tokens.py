@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import conv2d
+from torch.nn.functional import avg_pool2d
 
 from vitscope.errors import UsageError
 from vitscope.models.base import ViTAdapter
@@ -200,11 +200,10 @@ def _interpolate(places: Places, tokens: Tokens, running: Running) -> Tokens:
     part = slice(patches.start, patches.stop)
     sound = (~places[:, part]).to(tokens.dtype).reshape(-1, 1, rows, columns)
     grid = tokens[:, part].mT.reshape(len(tokens), -1, rows, columns)
-    kernel = tokens.new_ones(1, 1, 3, 3)  # its centre is not sound where it matters
-    count = conv2d(sound, kernel, padding=1)
-    channels = (grid * sound).flatten(0, 1).unsqueeze(1)
-    total = conv2d(channels, kernel, padding=1).reshape(grid.shape)
-    mean = torch.where(count > 0, total / count.clamp(min=1), grid)
+    # Sums of 3 x 3, whose centre is not sound where it matters; autocast does not round them.
+    add = partial(avg_pool2d, kernel_size=3, stride=1, padding=1, divisor_override=1)
+    count = add(sound)
+    mean = torch.where(count > 0, add(grid * sound) / count.clamp(min=1), grid)
     others = tokens.clone()
     others[:, part] = mean.flatten(2).mT
     return others
@@ -212,8 +211,15 @@ def _interpolate(places: Places, tokens: Tokens, running: Running) -> Tokens:
 
 def _clip(places: Places, tokens: Tokens, running: Running) -> Float[Tensor, "batch token dim"]:
     patches = running.find_patches(tokens)
-    norms = compute_norms(tokens)
-    of_sound = norms.masked_fill(places, torch.nan)[:, patches.start : patches.stop]
-    median = of_sound.nanquantile(0.5, dim=1, keepdim=True)
-    factor = (median / norms).nan_to_num(nan=1.0)  # an image whose patches are all high
-    return tokens * factor.unsqueeze(-1).to(tokens)
+    part = slice(patches.start, patches.stop)
+    norms, sound = compute_norms(tokens[:, part]), ~places[:, part]
+    # Not by `nanquantile`, whose gradient is NaN.
+    ordered = norms.masked_fill(~sound, torch.inf).sort(dim=1).values
+    count = sound.sum(dim=1, keepdim=True)
+    middle = torch.cat([(count - 1).clamp(min=0) // 2, count // 2], dim=1)
+    median = ordered.gather(1, middle).mean(dim=1, keepdim=True)
+    # An image whose patches are all high has no others.
+    factor = torch.where(count > 0, median, norms) / norms.masked_fill(norms == 0, 1)
+    others = tokens.clone()
+    others[:, part] *= factor.unsqueeze(-1).to(tokens.dtype)
+    return others

@@ -12,6 +12,7 @@ from vitscope.config import JudgeConfig
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.files.workspace import Plan, Workspace
 from vitscope.images.image_set import ImageSet
+from vitscope.maps import traced
 from vitscope.maps.chosen_target import ChosenTarget, TargetLike, choose_target, is_comparable
 from vitscope.maps.judgement import check_names, count_passes
 from vitscope.maps.method import MapInput, MapMethod
@@ -282,6 +283,8 @@ def _choose_methods(
     for method in find_methods(names):
         try:
             check_maps([method], target, has_references=True)
+            if method in traced.METHODS and asked is None:
+                _check_unedited(method, target)
         except (UnsupportedModelError, UsageError) as error:
             if method.name in (asked or ()):
                 raise
@@ -289,3 +292,11 @@ def _choose_methods(
         else:
             methods.append(method)
     return methods, left_out
+
+
+def _check_unedited(method: MapMethod, target: ChosenTarget) -> None:
+    if target.vit.edits:
+        raise UnsupportedModelError(
+            f"not every edit can be traced through, and the model is edited "
+            f"({target.vit.edits[-1]}); ask for {method.name} to try"
+        )

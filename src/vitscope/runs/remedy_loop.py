@@ -13,6 +13,7 @@ from torch import nn
 from vitscope.adapters.registry import open_model
 from vitscope.config import AuditConfig, RunConfig, check_kind, combine
 from vitscope.errors import UsageError
+from vitscope.files.printable import printable_path
 from vitscope.files.storage import (
     as_folder,
     check_target,
@@ -99,7 +100,9 @@ def compare_remedies(
         if resume:
             raise UsageError("no folder was given for the result: resume needs `out`")
         with scratch_folder() as folder:
-            run = _Comparison(vit, image_set, config, chosen, folder, on_progress=on_progress)
+            run = _Comparison(
+                vit, image_set, config, chosen, folder, on_progress=on_progress, is_kept=False
+            )
             run.execute()
         return RemedyResult(folder / COMPARISON, keeper=TemporaryFolder(folder))
     replaces = is_result if overwrite or resume else never
@@ -183,11 +186,22 @@ class _Comparison:
     remedies: Sequence[Remedy]
     folder: Path
     on_progress: OnProgress | None
+    is_kept: bool = True
     overwrite: bool = False
     resume: bool = False
 
     def execute(self) -> None:
         """Audit the original and each edit, then write the comparison."""
+        try:
+            self._execute()
+        except BaseException as error:
+            if self.is_kept and is_result(self.folder / ORIGINAL):
+                again = "the same call" if self.resume else "the same call with resume"
+                where = printable_path(self.folder)
+                error.add_note(f"finished audits are kept in {where}: {again} resumes it")
+            raise
+
+    def _execute(self) -> None:
         before = self._audit(self.vit, ORIGINAL, 0)
         run = ModelRun(self.vit, self.images, self.config)
         pixels = next(run.iter_batches(None)).pixels[: run.pass_size]

@@ -98,15 +98,12 @@ def test_no_images(text):
         parse_remedy(text).fitted(wrap("timm/dinov2_reg"), list)
 
 
-def test_one_image_cannot_be_shuffled():
+@pytest.mark.parametrize("text", ["mean", "noise", "shuffle", "skip:by_mean=true", "position-mean"])
+def test_nothing_is_measured_on_one_image(text):
     vit = wrap("timm/dinov2_reg")
     pixels = draw_pixels(vit, 1).float()
-    remedy = parse_remedy("shuffle").fitted(vit, lambda: [pixels, pixels])
-    with (
-        remedy.applied(vit) as edited,
-        pytest.raises(UsageError, match="measured on one image: give two or more different"),
-    ):
-        edited.run(pixels)
+    with pytest.raises(UsageError, match="and one was given: give two or more different"):
+        parse_remedy(text).fitted(vit, lambda: [pixels, pixels])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import torch
 
 from edited_vit import draw_pixels, record_streams, wrap_tiny
 from plain_vit import PlainViT
+from vitscope.maps.token_maps import map_tokens
+from vitscope.remedies.editor import Running
 from vitscope.remedies.registry import parse_remedy
 
 LAYER, PREFIX, SIDE = 1, 5, 4
@@ -139,3 +141,23 @@ def test_shuffle_gives_the_tokens_of_one_other_image_at_all_blocks(vit):
         ]
         assert len(lenders) == 1
         assert lenders != [image]
+
+
+@pytest.mark.parametrize("threshold", [15, 1e-3])
+@pytest.mark.parametrize("name", ["clip", "interpolate"])
+def test_gradients_through_a_repair_are_finite(vit, name, threshold):
+    pixels = draw_pixels(vit, 3)
+    with parse_remedy(f"{name}:threshold={threshold}").applied(vit) as edited:
+        found = map_tokens(edited, pixels[:1], ["gradient_input"], references=pixels)
+    assert found.maps["gradient_input"].values.isfinite().all()
+
+
+def test_autocast_rounds_no_repair(vit):
+    pixels = draw_pixels(vit, 2)
+    tokens = record_streams(vit, pixels)[:, 1].float()
+    running = Running(vit.make_layout(*pixels.shape[-2:]), pixels)
+    repair, places = parse_remedy("interpolate"), torch.ones(tokens.shape[:2], dtype=torch.bool)
+    places[:, ::2] = False
+    plain = repair._make(1, places, tokens, running)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(repair._make(1, places, tokens, running), plain)
