@@ -255,7 +255,7 @@ class ProjectDirection(Remedy):
     deviations: float = 4.0
     directions: Directions | None = None
 
-    def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
+    def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Find the directions; no image is read."""
         del read
         self._list_layers(Editor(vit, self.name))

@@ -10,14 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float16
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cosine_similarity, layer_norm
 
 from vitscope.errors import UsageError
@@ -29,7 +28,6 @@ from vitscope.metrics.agreement import compare_features, knn_overlap, mean_cosin
 from vitscope.metrics.estimates import CkaEstimate
 from vitscope.metrics.jackknife import NUM_BLOCKS
 from vitscope.models.base import ViTAdapter
-from vitscope.models.descriptions import hash_tensor
 from vitscope.remedies.editor import Editor, Running
 from vitscope.remedies.pooling_head import PoolingHead, adapt_headed
 from vitscope.remedies.remedy import ReadImages, Remedy
@@ -71,7 +69,6 @@ class HeadDescription:
 
     Attributes:
         model: Id of the model.
-        backbone: Digest of its weights, in float32 on any device.
         edits: What was changing the model, in words.
         depth: Depth of the patches: the output of the last block.
         num_heads: Attention heads.
@@ -83,7 +80,6 @@ class HeadDescription:
     """
 
     model: str
-    backbone: str
     edits: tuple[str, ...]
     depth: int
     num_heads: int
@@ -168,30 +164,17 @@ class AttentiveHead(Remedy):
         if self.epochs < 1:
             raise UsageError(f"epochs was given as {self.epochs}: expected 1 or more")
 
-    def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
-        """Distil the head, unless there is one already.
-
-        Args:
-            vit: The model.
-            read: Gives preprocessed images in batches, on the model's device.
-
-        Returns:
-            A copy with the head.
-
-        Raises:
-            UsageError: If there are too few different images.
-        """
-        if self.head is not None:
-            return self
+    def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
+        """Distil the head."""
         return replace(self, head=distil_head(vit, read, epochs=self.epochs, seed=self.seed))
 
     def edit(self, editor: Editor) -> None:
-        """Refuse a head that was fitted to another model; the model itself is not edited."""
+        """Refuse a head that was fitted under other edits; the model itself is not edited."""
         head: DistilledHead = self.require(self.head)
         own, vit = head.description, editor.vit
-        if (own.backbone, own.edits) != (_hash_backbone(vit.module), vit.edits):
+        if own.edits != vit.edits:
             raise UsageError(
-                f"the head was fitted to {own.model}, and {vit.info.id} has other weights or "
+                f"the head was fitted to {own.model}, and {vit.info.id} has other "
                 "edits: fit a head to this model, or give the one it was fitted to"
             )
 
@@ -237,7 +220,6 @@ def distil_head(vit: ViTAdapter, read: ReadImages, *, epochs: int, seed: int) ->
         fidelity = _measure(vit, module, images, fit, held)
     description = HeadDescription(
         model=vit.info.id,
-        backbone=_hash_backbone(vit.module),
         edits=vit.edits,
         depth=len(vit.encoder_blocks),
         num_heads=module.attention.num_heads,
@@ -337,11 +319,3 @@ def _measure(
         cka=compare_features(own, found, [block % NUM_BLOCKS for block in blocks]),
         knn_overlap=knn_overlap(own, found, NUM_NEIGHBOURS),
     )
-
-
-def _hash_backbone(module: nn.Module) -> str:
-    # In float32, so that a model is the same wherever and in whatever precision it is placed.
-    digest = blake2b(digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {hash_tensor(tensor.float())}\n".encode())
-    return digest.hexdigest()

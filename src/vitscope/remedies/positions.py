@@ -54,7 +54,7 @@ class PositionMean(Remedy):
     layers: Layers = "last"
     means: MeanTokens | None = None
 
-    def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
+    def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Measure the mean tokens, in one pass over the images for each block."""
         found: dict[int, Tensor] = {}
         for layer in Editor(vit, self.name).select_layers(self.layers):

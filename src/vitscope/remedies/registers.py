@@ -114,7 +114,7 @@ class TestTimeRegisters(Remedy):
                 raise UsageError(f"{name} was given as {getattr(self, name)}: expected 1 or more")
         check_threshold(self.threshold)
 
-    def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
+    def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Find the neurons in one pass over the images, after one for a threshold not given."""
         depth, threshold = self.depth, self.threshold
         if depth is not None:

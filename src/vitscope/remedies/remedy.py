@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, fields, replace
 from hashlib import blake2b
 from typing import Any, ClassVar, Protocol, Self
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vitscope.errors import UsageError
 from vitscope.models.base import Pixels, ViTAdapter
-from vitscope.models.identity import hash_weights
+from vitscope.models.descriptions import hash_tensor
 from vitscope.remedies.editor import Editor
 
 
@@ -65,11 +65,20 @@ class Remedy(ABC):
             read: Gives preprocessed images in batches, on the model's device.
 
         Returns:
-            A copy with the measurements; the remedy itself if it needs none.
+            A copy with the measurements; the remedy itself if it needs none or has them.
 
         Raises:
             UsageError: If the images do not have what the edit needs, such as high-norm tokens.
         """
+        if self.measured_on is not None:
+            return self
+        measured = self.measure(vit, read)
+        if not measured.list_measured():
+            return measured
+        return replace(measured, measured_on=hash_backbone(vit))
+
+    def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
+        """A copy with what was measured; the remedy itself if it measures nothing."""
         del vit, read
         return self
 
@@ -89,7 +98,7 @@ class Remedy(ABC):
             UsageError: If the remedy needs measurements and was not fitted.
             UnsupportedModelError: If the edit does not apply to the model.
         """
-        if self.measured_on is not None and self.measured_on != read_hash(vit):
+        if self.measured_on is not None and self.measured_on != hash_backbone(vit):
             raise UsageError(
                 f"the remedy {self.label} was measured on another model, or other weights, than "
                 f"{vit.info.id}: measure it on this one"
@@ -148,9 +157,12 @@ class Remedy(ABC):
         return measured
 
 
-def read_hash(vit: ViTAdapter) -> str:
-    """Digest of a model's weights."""
-    return vit.weights_hash or hash_weights(vit.module)
+def hash_backbone(vit: ViTAdapter) -> str:
+    """Digest of a model's weights that is the same on any device and in any precision."""
+    digest = blake2b(digest_size=16)
+    for name, tensor in sorted(vit.module.state_dict().items()):
+        digest.update(f"{name} {hash_tensor(tensor.float())}\n".encode())
+    return digest.hexdigest()
 
 
 def _tell(value: object) -> str:

@@ -320,7 +320,7 @@ class SwitchSinks(Remedy):
     low_rank: float = 0.8
     sinks: HeadSinks | None = None
 
-    def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
+    def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Find the sinks of all heads."""
         layers = Editor(vit, self.name).select_layers(self.layers)
         sinks = find_sinks(

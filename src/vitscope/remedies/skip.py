@@ -42,7 +42,7 @@ class Skip(Remedy):
         if not 0 <= self.scale <= 1:
             raise UsageError(f"scale was given as {self.scale}: expected 0 (closed) to 1")
 
-    def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
+    def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Measure the mean of the skip connection, if it is used."""
         require_group(vit, "cls")
         layers = Editor(vit, self.name).select_layers(self.layers)

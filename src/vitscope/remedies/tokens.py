@@ -56,7 +56,7 @@ class ChosenTokens(Remedy):
                 "high_norm, or leave it out"
             )
 
-    def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
+    def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Fit the thresholds of high-norm patches, if they are not given."""
         layers = self.list_layers(Editor(vit, self.name))
         if not self._needs_thresholds:
@@ -127,9 +127,9 @@ class ReplaceTokens(ChosenTokens):
         """See `Remedy.implied`."""
         return ("tokens",) if self.by in {"interpolate", "clip"} else ()
 
-    def fitted(self, vit: ViTAdapter, read: ReadImages) -> Self:
+    def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Measure the tokens that replace others."""
-        fitted = super().fitted(vit, read)
+        fitted = super().measure(vit, read)
         if self.by not in {"mean", "noise", "shuffle"}:
             return fitted
         layers = Editor(vit, self.name).select_layers(self.layers)

@@ -86,7 +86,8 @@ def describe_scores(summary: JudgementSummary) -> str:
     told = [
         "skill: the gap on a scale from random orders (0) to the order by single deletions (1, "
         "the oracle). gap: area between the curves of removing the least and the most important "
-        "patches first. rank: correlation with single deletions.",
+        "patches first. rank: correlation with single deletions. vs attention: from the "
+        "difference in gap, image by image.",
     ]
     ceilings = [
         f"{write_number(one.value, 2)} ({removal})" for removal, one in summary.ceiling.items()

@@ -1,5 +1,6 @@
 """Remedies measured: a model and edits of it, audited on the same images and compared."""
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -172,8 +173,7 @@ def fit_remedy(
             yield from torch.split(batch.pixels, run.pass_size or len(batch.pixels))
 
     with run.placed():
-        fitted = remedy.fitted(vit, read)
-    return replace(fitted, measured_on=run.weights_hash if fitted.list_measured() else None)
+        return remedy.fitted(vit, read)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,8 +231,12 @@ class _Comparison:
             "audits": [ORIGINAL, *(one.folder for one in compared)],
         }
         replaces = is_result if self.overwrite or self.resume else never
+        earlier = _list_audits(self.folder / COMPARISON) if self.overwrite else set()
         with staged_folder(self.folder / COMPARISON, replaces=replaces) as staging:
             write_result(staging, made, failures=before.failures, provenance=provenance)
+        for name in earlier - {one.folder for one in compared}:
+            # Replaced like the comparison that they were part of: a report would show them.
+            shutil.rmtree(self.folder / name)
 
     def _audit(self, vit: ViTAdapter, name: str, number: int) -> AuditResult:
         def tell(done: int, total: int) -> None:
@@ -248,6 +252,15 @@ class _Comparison:
             resume=self.resume,
             on_progress=tell,
         )
+
+
+def _list_audits(comparison: Path) -> set[str]:
+    """Folders of the edited models' audits beside an earlier comparison."""
+    if not is_result(comparison):
+        return set()
+    names = {one.folder for one in RemedyResult.load(comparison).summary.remedies}
+    beside = {path.name: path for path in comparison.parent.iterdir()}
+    return {name for name in names & beside.keys() if is_result(beside[name])}
 
 
 def _time_passes(vit: ViTAdapter, run: ModelRun, pixels: Pixels) -> float:

@@ -172,7 +172,7 @@ def _make_row(explanation: Explanation, image_id: str, *, heads: bool) -> _Row:
     name = _shorten(printable(one.path.rsplit("/", 1)[-1]), _IMAGE_LETTERS)
     shown = "shown whole" if one.framing == "whole" else "cropped to the input size"
     judged = tell_judgement(summary, summary.images[index])
-    told, scoring = (one.verdict.text, judged), summary.scoring
+    told, scoring = (judged, one.verdict.text), summary.scoring
     skill = [] if scoring is None else [describe_skill(scoring.target, scoring.removal)]
     return _Row(
         label=_label(summary),
