@@ -186,7 +186,7 @@ def test_it_reads_the_patches_of_an_edited_model(small):
             assert headed.info.id.startswith(f"{vit.info.id}+test-time-registers")
             assert max(check_adapter(headed, pixels[:2]).values()) < 1e-12
     with (
-        pytest.raises(UsageError, match="has other edits|measured on another model"),
+        pytest.raises(UsageError, match=r"has other edits|measured on another model"),
         remedy.applied(vit),
     ):
         pass
