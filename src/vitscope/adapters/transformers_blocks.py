@@ -15,8 +15,8 @@ from vitscope.models.blocks import AttentionCall, BlockParts, Heads
 from vitscope.models.parts import (
     check_packed_attention,
     finish_prenorm,
-    make_packed_heads,
-    make_packed_tail,
+    make_packed_pooling,
+    return_rows,
     split_heads,
 )
 from vitscope.trace import AttentionTail
@@ -157,17 +157,8 @@ def _make_pooling_block(head: nn.Module, family: Family) -> BlockParts:
     _check_parts(head, {"probe", "attention", "layernorm", "mlp"})
     attention = check_packed_attention(head.get_submodule("attention"), type(head).__name__)
     norm = head.get_submodule("layernorm")
-    return BlockParts(
-        block=head,
-        attention=attention,
-        taps={},
-        make_heads=partial(make_packed_heads, attention),
-        scale=float(attention.head_dim) ** -0.5,
-        tail=make_packed_tail(attention, None),
-        branch=attention,
-        mlp_norm=norm,
-        finish=partial(finish_prenorm, norm, head.get_submodule("mlp"), None),
-    )
+    finish = partial(finish_prenorm, norm, head.get_submodule("mlp"), None)
+    return make_packed_pooling(head, attention, mlp_norm=norm, finish=finish)
 
 
 def _make_aim_pooling(head: nn.Module, family: Family) -> BlockParts:
@@ -184,7 +175,7 @@ def _make_aim_pooling(head: nn.Module, family: Family) -> BlockParts:
         tail=AttentionTail(weight=output.weight, bias=output.bias, scale=None),
         branch=output,
         mlp_norm=None,
-        finish=_return_rows,
+        finish=return_rows,
     )
 
 
@@ -192,10 +183,6 @@ def _make_aim_heads(head: Any, call: AttentionCall, row: int) -> Heads:
     keys, values = (split_heads(call.taps[name], head.num_heads) for name in ("keys", "values"))
     query = split_heads(head.cls_token, head.num_heads)[:, :, row]
     return Heads(query=query.expand(len(keys), -1, -1), keys=keys, values=values)
-
-
-def _return_rows(rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-    return rows
 
 
 def _make_heads(finish: Callable[..., Heads], call: AttentionCall, row: int) -> Heads:

@@ -59,6 +59,11 @@ def multiply_fused(
     return query, keys, values
 
 
+def return_rows(rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    """Second half of a block that has none, to be pickled."""
+    return rows
+
+
 def finish_prenorm(
     norm: nn.Module,
     mlp: nn.Module,
@@ -145,6 +150,27 @@ def make_packed_tail(
     """The map from concatenated heads to the residual stream."""
     return AttentionTail(
         weight=attention.out_proj.weight, bias=attention.out_proj.bias, scale=scale
+    )
+
+
+def make_packed_pooling(
+    head: nn.Module,
+    attention: nn.MultiheadAttention,
+    *,
+    mlp_norm: nn.Module | None = None,
+    finish: Callable[[Tensor], Tensor] = return_rows,
+) -> BlockParts:
+    """Pooling head around `nn.MultiheadAttention`, whose query is learned."""
+    return BlockParts(
+        block=head,
+        attention=attention,
+        taps={},
+        make_heads=partial(make_packed_heads, attention),
+        scale=float(attention.head_dim) ** -0.5,
+        tail=make_packed_tail(attention, None),
+        branch=attention,
+        mlp_norm=mlp_norm,
+        finish=finish,
     )
 
 

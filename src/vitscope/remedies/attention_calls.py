@@ -50,8 +50,10 @@ class AttentionCalls(TorchFunctionMode):
             weights = function(self.edit_logits(logits), *others, **named)
             weights._is_attention = True
             return weights
-        if function in MATMULS and getattr(args[0] if args else None, "_is_attention", False):
-            return self.read(function, *args, **named)
+        if function in MATMULS:
+            factors = (*args, *named.values())  # "input", "other" or "mat2" by keyword
+            if getattr(factors[0], "_is_attention", False):
+                return self.read(function, *factors)
         return function(*args, **named)
 
     def _run_packed(

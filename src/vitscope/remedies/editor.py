@@ -21,6 +21,7 @@ from vitscope.maps.passes import find_patches
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction
 from vitscope.models.edits import EditHook, make_ended
+from vitscope.models.parts import return_rows
 from vitscope.models.stream import replace_input, replace_output, take_input, take_stream
 from vitscope.remedies.attention import HiddenTokens, Hiding
 from vitscope.remedies.new_tokens import find_prenorm, lay_out_more, prefix_raised
@@ -158,7 +159,7 @@ class Editor:
                 "cannot be edited through the attention branch"
             )
         assert parts.attention_norm is not None
-        earlier = parts.edit_skip or _return_row
+        earlier = parts.edit_skip or return_rows
         change = partial(_change_branch, kept, earlier, function, parts.branch_scale, self._state)
         # The norm's input is the block's, after all edits of it.
         self._hooks.append((parts.attention_norm, "input", partial(_keep_skip, kept)))
@@ -359,10 +360,6 @@ def _change_branch(
     branch = own.to(torch.promote_types(own.dtype, row.dtype), copy=True)
     branch[:, query] += change if scale is None else change / scale
     return replace_output(output, branch)
-
-
-def _return_row(row: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-    return row
 
 
 def _apply_both(

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from vitscope.layout import TokenLayout, make_layout
 from vitscope.maps.passes import find_patches
 from vitscope.models.base import Pixels, ViTAdapter
-from vitscope.models.blocks import BlockParts
 from vitscope.models.info import count_parameters
-from vitscope.models.parts import make_packed_heads, make_packed_tail
+from vitscope.models.parts import make_packed_pooling
 from vitscope.models.running import OwnHook
 from vitscope.models.stream import take_stream
 
@@ -84,32 +83,13 @@ def adapt_headed(vit: ViTAdapter, head: PoolingHead) -> ViTAdapter:
             global_feature="attention pooling",
             own_output="",
         ),
-        blocks={len(blocks): _make_parts(head)},
+        blocks={len(blocks): make_packed_pooling(head, head.attention)},
         make_layout=partial(_lay_out, vit),
         run=partial(_run, vit, head),
         encoder=blocks,
         classifier=None,
         weights_hash=None,
     )
-
-
-def _make_parts(head: PoolingHead) -> BlockParts:
-    attention = head.attention
-    return BlockParts(
-        block=head,
-        attention=attention,
-        taps={},
-        make_heads=partial(make_packed_heads, attention),
-        scale=float(attention.head_dim) ** -0.5,
-        tail=make_packed_tail(attention, None),
-        branch=attention,
-        mlp_norm=None,
-        finish=_return_rows,
-    )
-
-
-def _return_rows(rows: Rows) -> Rows:
-    return rows
 
 
 def _lay_out(vit: ViTAdapter, height: int, width: int) -> TokenLayout:

@@ -6,6 +6,7 @@ import torch
 from audits import tiny_vit
 from edited_vit import EditedViT, draw_pixels, record_streams, wrap_tiny
 from vitscope.ledger import make_ledger
+from vitscope.remedies.attention_calls import AttentionCalls
 from vitscope.remedies.registry import parse_remedy
 
 PREFIX = 5
@@ -63,3 +64,25 @@ def test_tokens_are_masked_in_half_precision_too(dtype, rows):
         )
     registers = tiny_vit("dinov2_reg").make_layout(32, 32).groups
     assert (masses[0][..., list(registers).index("registers")] == 0).all()
+
+
+@pytest.mark.parametrize("named", ["other", "mat2"])
+def test_values_may_be_multiplied_by_keyword(named):
+    seen = []
+
+    class Seen(AttentionCalls):
+        def read(self, call, weights, values):
+            seen.append((weights, values))
+            return call(weights, values)
+
+    multiply = torch.matmul if named == "other" else torch.bmm
+    logits, values = torch.randn(1, 1, 3, 3), torch.randn(1, 1, 3, 2)
+    with Seen():
+        weights = logits.softmax(dim=-1)
+        if named == "mat2":
+            weights = torch.Tensor.squeeze(weights, 0)
+            weights._is_attention = True
+            values = values[0]
+        found = multiply(weights, **{named: values})
+    assert torch.equal(found, weights @ values)
+    assert torch.equal(seen[0][1], values)
