@@ -51,9 +51,11 @@ class AttentionCalls(TorchFunctionMode):
             weights._is_attention = True
             return weights
         if function in MATMULS:
-            factors = (*args, *named.values())  # "input", "other" or "mat2" by keyword
+            first = [named.pop("input")] if "input" in named else []
+            factors = [*first, *args, *named.values()]  # the last may be "other" or "mat2"
             if getattr(factors[0], "_is_attention", False):
                 return self.read(function, *factors)
+            return function(*first, *args, **named)
         return function(*args, **named)
 
     def _run_packed(

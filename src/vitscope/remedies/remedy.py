@@ -158,7 +158,7 @@ class Remedy(ABC):
 
 
 def hash_backbone(vit: ViTAdapter) -> str:
-    """Digest of a model's weights that is the same on any device and in any precision."""
+    """Digest of a model's weights that is the same wherever `placed` puts it."""
     digest = blake2b(digest_size=16)
     for name, tensor in sorted(vit.module.state_dict().items()):
         digest.update(f"{name} {hash_tensor(tensor.float())}\n".encode())

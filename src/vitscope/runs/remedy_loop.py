@@ -1,5 +1,6 @@
 """Remedies measured: a model and edits of it, audited on the same images and compared."""
 
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from torch import nn
 
 from vitscope.adapters.registry import open_model
 from vitscope.config import AuditConfig, RunConfig, check_kind, combine
-from vitscope.errors import UsageError
+from vitscope.errors import ResultError, UsageError
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import (
     as_folder,
@@ -40,6 +41,9 @@ from vitscope.runs.model_run import ModelRun, OnProgress, make_image_set
 
 COMPARISON = "comparison"
 """Folder of the comparison, beside the audits."""
+
+_AUDIT = re.compile(r"\d\d+-[\w-]+")
+"""Folders of edited models' audits."""
 
 _TIMED_PASSES = 5
 
@@ -256,11 +260,13 @@ class _Comparison:
 
 def _list_audits(comparison: Path) -> set[str]:
     """Folders of the edited models' audits beside an earlier comparison."""
-    if not is_result(comparison):
+    try:
+        remedies = RemedyResult.load(comparison).summary.remedies
+    except ResultError:  # none, or one of another version: its audits stay
         return set()
-    names = {one.folder for one in RemedyResult.load(comparison).summary.remedies}
-    beside = {path.name: path for path in comparison.parent.iterdir()}
-    return {name for name in names & beside.keys() if is_result(beside[name])}
+    named = {one.folder for one in remedies if _AUDIT.fullmatch(one.folder)}
+    beside = {path.name: path for path in comparison.parent.iterdir() if not path.is_symlink()}
+    return {name for name in named & beside.keys() if is_result(beside[name])}
 
 
 def _time_passes(vit: ViTAdapter, run: ModelRun, pixels: Pixels) -> float:
