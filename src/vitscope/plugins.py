@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 
-import torch
-
 from vitscope.errors import UsageError, VitscopeError
 
 
@@ -29,6 +27,8 @@ def name_package(point: EntryPoint) -> str:
 @contextmanager
 def plain_faults(point: EntryPoint) -> Iterator[None]:
     """Turn unexpected errors into a `VitscopeError` that names the package at fault."""
+    import torch  # here, because importing it is slow
+
     try:
         yield
     except (VitscopeError, MemoryError, torch.OutOfMemoryError):

@@ -11,8 +11,9 @@ import transformers
 from catalogue_page import PAGE, make_page
 from vitscope.adapters import registry
 from vitscope.adapters import timm as timm_adapter
+from vitscope.adapters.model_ids import check_model_id
 from vitscope.adapters.open_clip import make_open_clip_adapter
-from vitscope.adapters.registry import check_model_id, load_model
+from vitscope.adapters.registry import load_model
 from vitscope.adapters.timm import make_timm_adapter
 from vitscope.adapters.transformers import make_transformers_adapter
 from vitscope.errors import UsageError

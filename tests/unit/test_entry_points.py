@@ -8,7 +8,7 @@ from torch import nn
 
 from installed import write_package
 from vitscope import ViTAdapter, load_model, wrap_model
-from vitscope.adapters.registry import check_model_id
+from vitscope.adapters.model_ids import check_model_id
 from vitscope.errors import UnknownModelError, UnsupportedModelError, UsageError, VitscopeError
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.testing import check_adapter

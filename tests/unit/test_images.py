@@ -120,6 +120,16 @@ def test_a_text_file_lists_paths_relative_to_itself(folder, tmp_path, monkeypatc
     assert find_images(["images/list.TXT"])[0] == Path("images/b.jpg")
 
 
+def test_wildcards_stand_for_files_unless_a_file_has_that_name(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    touch(folder, "w/b.jpg", "w/a.jpg", "w/sub/c.jpg", "w/[a].jpg", "w/d.txt")
+    assert find_images(["w/?.jpg"]) == (Path("w/a.jpg"), Path("w/b.jpg"))
+    assert find_images(["w/**/c.jpg"]) == (Path("w/sub/c.jpg"),)
+    assert find_images("w/[a].jpg") == (Path("w/[a].jpg"),)
+    with pytest.raises(UsageError, match=r"'w/\*.png' does not exist"):
+        find_images(["w/*.png"])
+
+
 @pytest.mark.parametrize(
     ("sources", "expected"),
     [

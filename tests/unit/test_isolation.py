@@ -22,6 +22,24 @@ def test_teaching_needs_neither_torch_nor_a_model_library(code):
     assert not modules_after(code) & {"torch", *LIBRARIES}
 
 
+def test_names_and_sizes_that_cannot_be_right_are_refused_without_torch(tmp_path):
+    """Importing it takes seconds, and a mistyped name is what most first runs fail of."""
+    (tmp_path / "dinov2-small").mkdir()
+    (tmp_path / "dinov2-small/image.png").touch()
+    there = str(tmp_path)
+    wrong = [
+        ["audit", "nowhere", "--model", "dinov2-small", "--out", f"{there}/new"],
+        ["audit", there, "--model", "dinov2-smal", "--out", f"{there}/new"],
+        ["audit", there, "--model", "dinov2-small", "--out", f"{there}/new", "--size", "225"],
+        ["audit", there, "--model", "dinov2-small", "--out", there],
+        ["explain", "nowhere", "--model", "dinov2-small", "--out", f"{there}/new"],
+        ["judge", f"{there}/*.jpg", "--model", "dinov2-small", "--out", f"{there}/new"],
+        ["one-shot", there, "--model", "dinov2-smal", "--out", f"{there}/new"],
+    ]
+    code = f"from vitscope.cli import main\nassert [main(a) for a in {wrong}] == [2] * {len(wrong)}"
+    assert "torch" not in modules_after(code)
+
+
 def test_figures_need_neither_torch_nor_a_window():
     found = modules_after("import vitscope.figures")
     assert not found & {"torch", "matplotlib.pyplot", "tkinter", *LIBRARIES}

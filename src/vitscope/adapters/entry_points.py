@@ -7,10 +7,7 @@ from torch import nn
 
 from vitscope.errors import UsageError
 from vitscope.models.base import ViTAdapter
-from vitscope.plugins import find_plugin, name_package, plain_faults
-
-GROUP = "vitscope.adapters"
-"""Group of the entry points: each is named after the library it adapts and points to a class."""
+from vitscope.plugins import name_package, plain_faults
 
 
 @runtime_checkable
@@ -24,11 +21,6 @@ class Library(Protocol):
     def wrap(self, module: nn.Module) -> ViTAdapter:
         """Adapt a module of the library."""
         ...
-
-
-def find_entry_point(library: str) -> EntryPoint | None:
-    """Find the entry point of an installed package that adapts a library."""
-    return find_plugin(GROUP, library)
 
 
 def load_from(point: EntryPoint, name: str) -> ViTAdapter:

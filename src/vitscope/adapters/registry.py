@@ -1,18 +1,24 @@
 """Find the adapter of a model id or module; a model library is imported when it is needed."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
-from vitscope.adapters.entry_points import find_entry_point, load_from, wrap_by
+from vitscope.adapters.entry_points import load_from, wrap_by
+from vitscope.adapters.model_ids import (
+    LIBRARIES,
+    PREFIXES,
+    check_model_id,
+    describe_near,
+    find_entry_point,
+)
 from vitscope.adapters.unwrapping import unwrap
 from vitscope.config import check_kind
 from vitscope.errors import (
@@ -24,12 +30,10 @@ from vitscope.errors import (
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import ViTAdapter
 from vitscope.models.running import modes_kept
-from vitscope.weights.catalogue import CATALOGUE, CatalogueEntry, describe_near_matches, find_entry
+from vitscope.weights.catalogue import CATALOGUE, CatalogueEntry, find_entry
 from vitscope.weights.embedded import EMBEDDED_NAME, embedded_available
 from vitscope.weights.folders import find_folder
 
-_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_WEIGHT_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}
 _OWN = ("transformers", "timm", "open_clip", "torchvision", "torch", "builtins")
 """Packages whose classes adapters of other packages cannot claim."""
 
@@ -85,30 +89,6 @@ def open_model(
         "transformers or open_clip",
     )
     return model
-
-
-def check_model_id(model_id: str) -> None:
-    """Raise an error for an unknown id, without importing a library or using the network."""
-    entry = CATALOGUE.get(model_id)
-    if entry is not None and entry.checkpoint:
-        raise UsageError(
-            f"{model_id} cannot be downloaded by name: get {entry.checkpoint} and give "
-            f"{entry.id}, with the file's path after the @"
-        )
-    library, _, name = model_id.partition(":")
-    known = bool(name) and (library in _PREFIXES or find_entry_point(library) is not None)
-    addressed = known or find_folder(model_id) is not None
-    if entry is None and not addressed and Path(model_id).suffix in _WEIGHT_SUFFIXES:
-        raise UsageError(
-            f"{model_id} is a file of weights without an architecture: give "
-            f"both, as in timm:ARCHITECTURE@{model_id}"
-        )
-    if entry is None and not addressed and _REPOSITORY.fullmatch(model_id) is None:
-        raise UnknownModelError(
-            f"unknown model {model_id!r}: expected a name from the catalogue, a local folder, "
-            "organisation/name on Hugging Face, timm:NAME or torchhub:NAME (with @CHECKPOINT for a "
-            f"file of weights), or open_clip:ARCHITECTURE/TAG{_describe_near(model_id)}"
-        )
 
 
 def wrap_model(
@@ -185,7 +165,7 @@ def _add_note(adapter: ViTAdapter, note: str) -> ViTAdapter:
 
 def _load_by_address(model_id: str) -> ViTAdapter:
     library, _, name = model_id.partition(":")
-    if library in _PREFIXES:
+    if library in PREFIXES:
         return _load_from(library, name)
     if name and (point := find_entry_point(library)) is not None:
         return load_from(point, name)
@@ -194,36 +174,7 @@ def _load_by_address(model_id: str) -> ViTAdapter:
     try:
         return _load_from("transformers", model_id)
     except UnknownModelError as error:
-        raise UnknownModelError(f"{error}{_describe_near(model_id)}") from None
-
-
-def _describe_near(model_id: str) -> str:
-    return describe_near_matches(model_id, [*CATALOGUE, *(e.id for e in CATALOGUE.values())])
-
-
-class _Library(NamedTuple):
-    """The adapter of a library."""
-
-    home: str  # its module
-    load: str  # name of the function that loads a model by its name
-    make: str  # name of the function that adapts a module
-    has_prefix: bool = True  # whether ids start with the library's name and a colon
-    takes_file: bool = False  # whether a file of weights may follow the name after an @
-
-    def find(self, function: str) -> Any:
-        return getattr(import_module(f"vitscope.adapters.{self.home}"), function)
-
-
-_LIBRARIES: Mapping[str, _Library] = {
-    "transformers": _Library(
-        "transformers", "load_transformers", "make_transformers_adapter", has_prefix=False
-    ),
-    "open_clip": _Library("open_clip", "load_open_clip", "make_open_clip_adapter"),
-    "timm": _Library("timm", "load_timm", "make_timm_adapter", takes_file=True),
-    "torchhub": _Library("torch_hub", "load_hub", "make_hub_adapter", takes_file=True),
-    "torchvision": _Library("torchvision", "", "make_torchvision_adapter", has_prefix=False),
-}
-_PREFIXES = {name for name, library in _LIBRARIES.items() if library.has_prefix}
+        raise UnknownModelError(f"{error}{describe_near(model_id)}") from None
 
 
 def _load_from(library: str, name: str) -> ViTAdapter:
@@ -232,7 +183,7 @@ def _load_from(library: str, name: str) -> ViTAdapter:
             f"open_clip:{name} needs the package open_clip, which is not installed: "
             "pip install 'vitscope[open-clip]'"
         )
-    own = _LIBRARIES[library]
+    own = LIBRARIES[library]
     words: list[str | Path | None] = [name]
     if own.takes_file:
         architecture, _, checkpoint = name.partition("@")
@@ -293,7 +244,7 @@ def _find_maker(module: nn.Module) -> Callable[..., ViTAdapter] | None:
     # Copies of the published code in other packages keep the class name.
     if any(ancestor.__name__ == "DinoVisionTransformer" for ancestor in ancestry):
         libraries["torchhub"] = None
-    own = next((library for name, library in _LIBRARIES.items() if name in libraries), None)
+    own = next((library for name, library in LIBRARIES.items() if name in libraries), None)
     return None if own is None else own.find(own.make)
 
 

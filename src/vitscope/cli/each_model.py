@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rich.console import Console
 from rich.progress import TaskID
+from rich.text import Text
 
 import vitscope
+from vitscope.adapters.model_ids import check_model_id
 from vitscope.config import RunConfig
 from vitscope.errors import (
     ModelUnreachableError,
@@ -19,9 +21,13 @@ from vitscope.errors import (
     VitscopeError,
 )
 from vitscope.files.storage import check_target, check_writable, is_result, never
+from vitscope.images.paths import check_names
+from vitscope.layout import make_grid
 from vitscope.terminal import make_progress
+from vitscope.weights.catalogue import find_entry
 
 if TYPE_CHECKING:
+    from vitscope.images.search import FoundImages
     from vitscope.models.base import ViTAdapter
 
 _Result = TypeVar("_Result")
@@ -40,6 +46,15 @@ def run_each(model_ids: Collection[str], run: Callable[[str], None]) -> None:
     if failed:
         told = "; ".join(f"{model_id}: {error}" for model_id, error in failed.items())
         raise VitscopeError(f"{len(failed)} of {len(model_ids)} models cannot be loaded: {told}")
+
+
+def find_images(sources: Sequence[str]) -> "FoundImages":
+    """Find images; a name that does not exist is refused before torch is imported, for seconds."""
+    check_names(sources)
+    with Console(stderr=True).status("looking for images"):
+        from vitscope.images.search import find_images as search
+
+        return search(sources)
 
 
 class Edits(NamedTuple):
@@ -78,8 +93,11 @@ def run_with_bars(
     **later: str,
 ) -> _Result:
     """Run a model with a bar for its images and, once they advance, others."""
+    console = Console(stderr=True, quiet=quiet)
+    if console.is_terminal:  # a bar of ours would hide those of a download
+        console.print(Text(f"loading {model_id}"))
     vit = vitscope.load_model(model_id)
-    with make_progress(Console(stderr=True, quiet=quiet)) as progress:
+    with make_progress(console) as progress:
         bars = {"on_progress": progress.add_task(model_id, total=None)}
         for name, unit in later.items():
             bars[name] = progress.add_task(unit, total=None, visible=False, unit=unit)
@@ -96,15 +114,17 @@ def choose_targets(
     out: Path,
     *,
     overwrite: bool,
-    remedies: Sequence[str] = (),
+    remedies: Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
     name_target: Callable[[Path, str], Path] = Path.joinpath,
 ) -> dict[str, Path]:
-    """Choose each model's folder, and check the arguments as far as possible before loading."""
-    from vitscope.adapters.registry import check_model_id
-
+    """Choose each model's folder; unknown models and sizes that do not fit are refused."""
     for model_id in model_ids:
         check_model_id(model_id)
-    names = name_folders(model_ids, remedies)
+        entry = find_entry(model_id)
+        if size is not None and entry is not None:
+            make_grid(*size, (entry.patch_size, entry.patch_size))
+    names = name_folders(model_ids, remedies or ())
     targets = {model_id: name_target(out, name) for model_id, name in names.items()}
     for target in targets.values():
         check_target(target, is_result if overwrite else never)

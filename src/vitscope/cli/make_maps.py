@@ -12,6 +12,7 @@ from vitscope.cli.each_model import (
     Edits,
     check_remedies,
     choose_targets,
+    find_images,
     name_folders,
     run_each,
     run_with_bars,
@@ -96,9 +97,14 @@ def judge(
         overwrite: Replace earlier results there.
         resume: Resume an interrupted run with the same settings; finished results are kept.
     """
-    from vitscope.images.search import find_images  # here, because importing it is slow
-
     # Check the arguments as far as possible before loading anything.
+    folders = choose_targets(
+        model,
+        out,
+        overwrite=overwrite or resume,
+        remedies=remedy,
+        size=RunConfig(size=size).input_size,
+    )
     found = find_images(images)
     compared = None if references is None else find_images(references)
     from vitscope.images.masks import find_masks
@@ -126,7 +132,6 @@ def judge(
     config.resolve_device()
     edits = Edits(check_remedies(remedy), found, config)
     console = make_console()
-    folders = choose_targets(model, out, overwrite=overwrite or resume, remedies=edits.remedies)
 
     def run(model_id: str) -> None:
         work = partial(
@@ -206,17 +211,15 @@ def explain(
             own, or that of the judgement, by default.
         overwrite: Replace earlier results and figures there.
     """
-    from vitscope.images.search import find_images  # here, because importing it is slow
-
     # Check the arguments as far as possible before loading anything.
+    folders = choose_targets(
+        model, out, overwrite=overwrite, remedies=remedy, name_target=_name_target
+    )
     found = find_images(images)
     config = RunConfig(device=device, dtype=dtype, size=size)
     config.resolve_device()
     compared = find_images(references) if references else None
     edits = Edits(check_remedies(remedy), compared or found, config)
-    folders = choose_targets(
-        model, out, overwrite=overwrite, remedies=edits.remedies, name_target=_name_target
-    )
     names = name_folders(model, edits.remedies)
     audits = _open_beside(names, reference or [], vitscope.AuditResult, "references")
     judgements = _open_beside(names, judged or [], vitscope.JudgeResult, "judgements")

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 from rich.text import Text
 
-from vitscope.cli.each_model import check_remedies, choose_targets, run_each, run_with_bars
+from vitscope.cli.each_model import (
+    check_remedies,
+    choose_targets,
+    find_images,
+    run_each,
+    run_with_bars,
+)
 from vitscope.cli.settings import AuditSettings, Source, group_options
 from vitscope.files.printable import printable_path
 from vitscope.terminal import make_console, make_remedy_list, make_remedy_report
@@ -64,7 +70,6 @@ def find(
         overwrite: Replace a saved remedy there.
         config: Settings.
     """
-    from vitscope.images.search import find_images
     from vitscope.remedies.registry import parse_remedy
     from vitscope.remedies.remedy_files import save_remedy
     from vitscope.runs.model_run import make_image_set
@@ -114,7 +119,6 @@ def compare(
         resume: Resume an interrupted run with the same settings; finished audits are kept.
         config: Settings.
     """
-    from vitscope.images.search import find_images
     from vitscope.runs.remedy_loop import COMPARISON, compare_remedies
 
     # Check the arguments as far as possible before loading anything.

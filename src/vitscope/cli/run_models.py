@@ -15,6 +15,7 @@ from vitscope.cli.each_model import (
     Edits,
     check_remedies,
     choose_targets,
+    find_images,
     run_each,
     run_with_bars,
 )
@@ -77,14 +78,14 @@ def audit(
             this machine.
         config: Settings.
     """
-    from vitscope.images.search import find_images  # here, because importing it is slow
-
     # Check the arguments as far as possible before loading anything.
+    targets = choose_targets(
+        model, out, overwrite=overwrite or resume, remedies=remedy, size=config.input_size
+    )
     found = find_images(images)
     config.resolve_device()
     workers = _choose_engine(engine, address)
     edits = Edits(check_remedies(remedy), found, config)
-    targets = choose_targets(model, out, overwrite=overwrite or resume, remedies=edits.remedies)
     settings = {"config": config, "engine": workers, "overwrite": overwrite, "resume": resume}
     _audit_all(targets, found, settings, edits=edits, is_lead=workers.is_lead, report=report)
 
@@ -146,14 +147,16 @@ def one_shot(
         overwrite: Replace earlier results there.
         config: Settings.
     """
-    from vitscope.images.labels import find_classes
-
     # Check the arguments as far as possible before loading anything.
+    targets = choose_targets(
+        model, out, overwrite=overwrite, remedies=remedy, size=config.input_size
+    )
+    from vitscope.images.labels import find_classes  # here, because importing it is slow
+
     find_classes(folder)
     config.resolve_device()
     edits = Edits(check_remedies(remedy), [folder], replace(config, limit=None))
     console = make_console()
-    targets = choose_targets(model, out, overwrite=overwrite, remedies=edits.remedies)
 
     def run(model_id: str) -> None:
         work = partial(

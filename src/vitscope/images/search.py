@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.files.own_files import describe_skipped, find_own
@@ -21,6 +21,7 @@ from vitscope.images.decoding import image_extensions
 from vitscope.images.in_memory import IMAGE_KINDS, HeldImage, hold_images
 from vitscope.images.masks import note_masks
 from vitscope.images.parquet_rows import list_rows
+from vitscope.images.paths import check_exists, expand
 from vitscope.images.stores import (
     StoredObject,
     check_parts,
@@ -34,8 +35,6 @@ from vitscope.images.urls import is_url, is_web, resembles_url, show_name, show_
 
 _TAR, _PARQUET = ".tar", ".parquet"
 _COMPRESSED_TAR = re.compile(r"\.(tar\.\w+|tgz|tbz2|txz)$", re.IGNORECASE)
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}", re.ASCII)
-_MAX_RANGE = 10**6
 _MAX_LIST_BYTES = 2**28
 
 _File = TypeVar("_File", Path, StoredObject)
@@ -108,7 +107,7 @@ def _find_all(sources: Images, skipped: list[Path], *, preprocessed: bool) -> li
     several = isinstance(sources, Iterable) and not isinstance(sources, (str, bytes, ImageAddress))
     every: Iterable[Any] = sources if several else [sources]  # type: ignore[assignment]
     for number, source in enumerate(every):
-        for name in _expand(source):
+        for name in expand(source):
             try:
                 files = _find(name, skipped, f"image[{number}]", preprocessed=preprocessed)
             except _UnreachedError as error:
@@ -156,13 +155,6 @@ def _look_into(file: ImageAddress) -> Sequence[ImageAddress]:
     return list_rows(file) if suffix == _PARQUET else [file]
 
 
-def _expand(source: Images) -> Iterator[Images]:
-    # Braces denote a range unless a file has that name.
-    if isinstance(source, (str, Path)) and not os.path.lexists(name := os.fspath(source)):
-        return _expand_ranges(name) if _RANGE.search(name) else iter([source])
-    return iter([source])
-
-
 def _find(
     source: Images, skipped: list[Path], place: str, *, preprocessed: bool
 ) -> Sequence[ImageAddress]:
@@ -182,28 +174,10 @@ def _find(
     return _find_stored(name) if is_url(name) else _find_local(Path(source), name, skipped)
 
 
-def _expand_ranges(name: str) -> Iterator[str]:
-    found = _RANGE.search(name)
-    if found is None:
-        yield name
-        return
-    first, last = found.groups()
-    if not 0 <= int(last) - int(first) < _MAX_RANGE:
-        raise UsageError(
-            f"{found[0]}: expected a range that goes up and holds at most {_MAX_RANGE} numbers"
-        )
-    # Keep leading zeros; without any, numbers are not padded.
-    width = len(first) if first.startswith("0") else 1
-    for number in range(int(first), int(last) + 1):
-        yield from _expand_ranges(f"{name[: found.start()]}{number:0{width}}{name[found.end() :]}")
-
-
 def _find_local(path: Path, name: str, skipped: list[Path]) -> Sequence[Path]:
     shown = show_name(name)
     try:
-        # An unset shell variable gives an empty name, which Path would take for the current folder.
-        if not name or not path.exists():
-            _refuse_missing(name, shown)
+        check_exists(name)
         if path.is_dir():
             found, expected = _search(path, skipped), _describe_kinds()
             if path in skipped:
@@ -218,17 +192,6 @@ def _find_local(path: Path, name: str, skipped: list[Path]) -> Sequence[Path]:
         raise UsageError(f"{shown} cannot be searched for images: {error}") from error
     _check_found(shown, found, expected)
     return found
-
-
-def _refuse_missing(name: str, shown: str) -> NoReturn:
-    if resembles_url(name):
-        raise UsageError(
-            f"{shown} does not exist, and is not a URL: a URL begins as https:// or s3:// does"
-        )
-    raise UsageError(
-        f"{shown} does not exist: give a folder, an image, a .txt file with one path a "
-        "line, a .tar or .parquet file, or a URL"
-    )
 
 
 class _UnreachedError(UsageError):

@@ -14,7 +14,6 @@ from itertools import combinations
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.special import stdtrit
 
 NUM_BLOCKS = 10
 
@@ -94,6 +93,8 @@ def leave_out(sizes: Sequence[int]) -> Float64[np.ndarray, "union block"]:
 
 def student_975(degrees: float) -> float:
     """Student's t, 97.5 %."""
+    from scipy.special import stdtrit  # slow to import
+
     return float(stdtrit(degrees, 0.975))
 
 

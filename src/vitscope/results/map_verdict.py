@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64
-from scipy.special import stdtr
 
 from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate, block_of, make_estimate, student_975
 from vitscope.metrics.rank_correlation import adjust_holm
@@ -124,6 +123,8 @@ def _find_p_values(
 
 
 def _find_p(difference: Estimate, degrees: int) -> float:
+    from scipy.special import stdtr  # slow to import
+
     if difference.ci95 is None or degrees < 1:
         return math.nan
     half = (difference.ci95[1] - difference.ci95[0]) / 2

@@ -1,0 +1,79 @@
+"""Model ids: which library one names, and whether a model can have it; imports no library."""
+
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vitscope.errors import UnknownModelError, UsageError
+from vitscope.plugins import find_plugin
+from vitscope.weights.catalogue import CATALOGUE, describe_near_matches
+from vitscope.weights.folders import find_folder
+
+GROUP = "vitscope.adapters"
+"""Group of entry points: each is named after the library it adapts and points to a class."""
+
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_WEIGHT_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}
+
+
+class OwnLibrary(NamedTuple):
+    """The adapter of a library."""
+
+    home: str  # its module
+    load: str  # name of the function that loads a model by its name
+    make: str  # name of the function that adapts a module
+    has_prefix: bool = True  # whether ids start with the library's name and a colon
+    takes_file: bool = False  # whether a file of weights may follow the name after an @
+
+    def find(self, function: str) -> Any:
+        """A function of the module, which is imported now."""
+        return getattr(import_module(f"vitscope.adapters.{self.home}"), function)
+
+
+LIBRARIES: Mapping[str, OwnLibrary] = {
+    "transformers": OwnLibrary(
+        "transformers", "load_transformers", "make_transformers_adapter", has_prefix=False
+    ),
+    "open_clip": OwnLibrary("open_clip", "load_open_clip", "make_open_clip_adapter"),
+    "timm": OwnLibrary("timm", "load_timm", "make_timm_adapter", takes_file=True),
+    "torchhub": OwnLibrary("torch_hub", "load_hub", "make_hub_adapter", takes_file=True),
+    "torchvision": OwnLibrary("torchvision", "", "make_torchvision_adapter", has_prefix=False),
+}
+PREFIXES = {name for name, library in LIBRARIES.items() if library.has_prefix}
+
+
+def check_model_id(model_id: str) -> None:
+    """Raise an error for an unknown id, without importing a library or using the network."""
+    entry = CATALOGUE.get(model_id)
+    if entry is not None and entry.checkpoint:
+        raise UsageError(
+            f"{model_id} cannot be downloaded by name: get {entry.checkpoint} and give "
+            f"{entry.id}, with the file's path after the @"
+        )
+    library, _, name = model_id.partition(":")
+    known = bool(name) and (library in PREFIXES or find_entry_point(library) is not None)
+    addressed = known or find_folder(model_id) is not None
+    if entry is None and not addressed and Path(model_id).suffix in _WEIGHT_SUFFIXES:
+        raise UsageError(
+            f"{model_id} is a file of weights without an architecture: give "
+            f"both, as in timm:ARCHITECTURE@{model_id}"
+        )
+    if entry is None and not addressed and _REPOSITORY.fullmatch(model_id) is None:
+        raise UnknownModelError(
+            f"unknown model {model_id!r}: expected a name from the catalogue, a local folder, "
+            "organisation/name on Hugging Face, timm:NAME or torchhub:NAME (with @CHECKPOINT for a "
+            f"file of weights), or open_clip:ARCHITECTURE/TAG{describe_near(model_id)}"
+        )
+
+
+def find_entry_point(library: str) -> EntryPoint | None:
+    """Find the entry point of an installed package that adapts a library."""
+    return find_plugin(GROUP, library)
+
+
+def describe_near(model_id: str) -> str:
+    """Words on models with nearly this id."""
+    return describe_near_matches(model_id, [*CATALOGUE, *(e.id for e in CATALOGUE.values())])

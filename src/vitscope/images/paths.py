@@ -1,0 +1,71 @@
+"""Names of files and folders: wildcards, ranges in braces, and whether they exist."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any
+
+from vitscope.errors import UsageError
+from vitscope.images.urls import is_url, resembles_url, show_name
+
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}", re.ASCII)
+_MAX_RANGE = 10**6
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse the first name that is neither a URL nor there."""
+    for name in names:
+        for each in expand(name):
+            if not is_url(each):
+                with suppress(OSError):  # the search says why
+                    check_exists(each)
+
+
+def expand(source: Any) -> Iterator[Any]:
+    """What a name with wildcards, or with ranges such as {000..122}, stands for.
+
+    A name that a file has stands for that file.
+    """
+    if not isinstance(source, (str, Path)) or os.path.lexists(name := os.fspath(source)):
+        return iter([source])
+    if _RANGE.search(name):
+        return _expand_ranges(name)
+    if has_magic(name) and not resembles_url(name):
+        matches: list[Any] = sorted(glob(name, recursive=True))  # noqa: PTH207 - names as given
+        return iter(matches or [source])
+    return iter([source])
+
+
+def check_exists(name: str) -> None:
+    """Refuse a name that no file or folder has."""
+    # An unset shell variable gives an empty name, which Path would take for the current folder.
+    if name and Path(name).exists():
+        return
+    shown = show_name(name)
+    if resembles_url(name):
+        raise UsageError(
+            f"{shown} does not exist, and is not a URL: a URL begins as https:// or s3:// does"
+        )
+    raise UsageError(
+        f"{shown} does not exist: give a folder, an image, a .txt file with one path a "
+        "line, a .tar or .parquet file, or a URL"
+    )
+
+
+def _expand_ranges(name: str) -> Iterator[str]:
+    found = _RANGE.search(name)
+    if found is None:
+        yield name
+        return
+    first, last = found.groups()
+    if not 0 <= int(last) - int(first) < _MAX_RANGE:
+        raise UsageError(
+            f"{found[0]}: expected a range that goes up and holds at most {_MAX_RANGE} numbers"
+        )
+    # Keep leading zeros; without any, numbers are not padded.
+    width = len(first) if first.startswith("0") else 1
+    for number in range(int(first), int(last) + 1):
+        yield from _expand_ranges(f"{name[: found.start()]}{number:0{width}}{name[found.end() :]}")
