@@ -33,3 +33,9 @@ def test_every_option_that_has_a_group_is_shown_under_it():
             for option in options:
                 shown.setdefault(option.lower().replace("-", "_"), set()).add(heading)
     assert {name: {group.name} for name, group in _GROUPS.items()}.items() <= shown.items()
+
+
+def test_models_and_folders_have_short_names():
+    for command in ("audit", "judge", "explain", "one-shot"):
+        assert "`--model, -m" in COMMANDS[command]
+        assert "`--out, -o" in COMMANDS[command]

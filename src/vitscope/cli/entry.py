@@ -35,6 +35,7 @@ def _show_default(value: Any) -> str | None:
 app = App(
     name="vitscope",
     version=vitscope.__version__,
+    version_flags=("--version", "-V"),
     help=(
         "Tells you whether the attention maps of your Vision Transformer can be believed: how "
         "much of its global feature really comes from where its [CLS] attention points."

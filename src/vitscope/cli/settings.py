@@ -124,11 +124,15 @@ _GROUPS = {
 }
 
 
+_SHORT = {"model": "-m", "out": "-o"}
+
+
 def group_options(command: Command) -> Command:
-    """Assign the options of a command and its settings to groups."""
+    """Assign the options of a command and its settings to groups, and short names to two."""
     settings = [kind for kind in get_type_hints(command).values() if is_dataclass(kind)]
     for annotated in (command, *settings):
         for name, hint in get_type_hints(annotated, include_extras=True).items():
             if name in _GROUPS:
-                annotated.__annotations__[name] = Annotated[hint, Parameter(group=_GROUPS[name])]
+                parameter = Parameter(group=_GROUPS[name], alias=_SHORT.get(name))
+                annotated.__annotations__[name] = Annotated[hint, parameter]
     return command
