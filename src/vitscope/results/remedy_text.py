@@ -19,7 +19,7 @@ from vitscope.results.vocabulary import name_term
 NUMBERS: Mapping[str, str] = {
     "high_norm_patches": "high-norm patches",
     "high_norm_images": "images with high-norm patches",
-    "norm_ratio": "highest patch norm over the median",
+    "norm_ratio": "highest over median norm",
     "largest_patch_attention": "largest attention on a patch",
     "attention_entropy": "entropy of attention on patches",
     "patch_share": "attention on patches, of patches and registers",
@@ -43,8 +43,8 @@ DECIDING: Mapping[str, str] = {
 """The numbers that an overview has of each edit, by short names."""
 
 _OF_MAPS = {
-    "correlation": "Spearman of maps before and after",
-    "verdicts": "images whose own verdict changed",
+    "correlation": "Spearman of maps",
+    "verdicts": "image verdicts changed",
 }
 _IN_PERCENT = ("high_norm_", "verdicts")
 
