@@ -13,6 +13,8 @@ STATISTICS = {"mean", "std", "p05", "p50", "p95", "n"}
 LAYER_NUMBERS = (
     "attention_mass",
     "patch_share",
+    "largest_patch_attention",
+    "attention_entropy",
     "contribution_norm",
     "cosine",
     "centred_cosine",

@@ -13,7 +13,13 @@ from vitscope.results.image_maps import ImageMap, ImageMaps, write_maps
 from vitscope.results.remedy_text import tell_remedy
 from vitscope.results.schema import DataSummary, RemediesSummary, Settings
 from vitscope.results.schema_maps import MapSummary
-from vitscope.results.schema_remedies import Change, ComparedRemedy, Drift, HighNormReference
+from vitscope.results.schema_remedies import (
+    Change,
+    ComparedRemedy,
+    Drift,
+    HighNormReference,
+    MapChange,
+)
 from vitscope.results.verdict import Verdict
 
 EDITS = {
@@ -29,6 +35,8 @@ BEFORE = {
     "cka_patches": 0.62,
     "attention_patches": 0.52,
 }
+
+HIGH_NORM_PATCHES = {"high_norm_patches": 0.0225, "high_norm_patches_08": 0.0212}
 
 
 def make_remedies(edits=tuple(EDITS), *, family="DINOv2 with registers", size="S", n=200, **other):
@@ -65,6 +73,12 @@ def make_edit(edit, number, verdict):
         )
         for name, difference in zip(BEFORE, [*differences, 0.0], strict=True)
     }
+    for name, before in HIGH_NORM_PATCHES.items():
+        changes[name] = Change(
+            before=estimate(before, 0.002),
+            after=estimate(before + differences[0] / 10, 0.002),
+            difference=estimate(differences[0] / 10, 0.003),
+        )
     drift = Drift(
         cosine=Estimate(cosine, (cosine - 0.01, min(1.0, cosine + 0.01))),
         cka=CkaEstimate(cosine, cosine, (cosine - 0.02, 1.0), 0.03),
@@ -79,6 +93,7 @@ def make_edit(edit, number, verdict):
         text=tell_remedy(changes, drift),
         changes=changes,
         drift=drift,
+        maps=MapChange(correlation=estimate(0.87), verdicts=estimate(0.125)),
         time_ratio=1.02,
     )
 

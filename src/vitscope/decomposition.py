@@ -275,6 +275,7 @@ def _collect_features(
             del features[name]
     features.pop("attention/full", None)
     features["attention_mass"] = ledger.attention_mass
+    features["patch_attention"] = ledger.patch_attention
     return features
 
 

@@ -35,6 +35,7 @@ class Ledger(ShortRepr):
         attention_mass: Σ_{i in g} a_h[i] per head; sums to 1 over groups.
         group_values: Σ_{i in g} a_h[i] v_h[i] divided by the group's mass: the values of the
             group's own softmax. Times `attention_mass` they are the paper's eq. 2.
+        patch_attention: Mean over heads of the attention a_h[i] on each patch.
         contributions: c_g, what each group wrote on the row (eq. 3).
         skip: x[cls]; None for a pooling query.
         bias: γ ∘ b_O, the term that belongs to no token.
@@ -47,6 +48,7 @@ class Ledger(ShortRepr):
     groups: tuple[str, ...]
     attention_mass: Float[Tensor, "batch head group"]
     group_values: Float[Tensor, "batch head group head_dim"]
+    patch_attention: Float[Tensor, "batch patch"]
     contributions: Float[Tensor, "batch group dim"]
     skip: Float[Tensor, "batch dim"] | None
     bias: Float[Tensor, " dim"]
@@ -125,6 +127,8 @@ def make_ledger(trace: ClsTrace) -> Ledger:
         values = trace.values[:, :, part].to(dtype)
         means.append((weights.unsqueeze(-2) @ values).squeeze(-2))
     mass, group_values = torch.stack(masses, dim=-1), torch.stack(means, dim=-2)
+    patches = trace.layout.groups["patches"]
+    on_patches = (logits[..., patches.start : patches.stop] - total.unsqueeze(-1)).exp()
     contributions = project_values(trace.tail, mass.unsqueeze(-1) * group_values).cpu()
     bias = _tail_bias(trace.tail, dtype).cpu()
     skip = None if trace.skip is None else trace.skip.to(dtype).cpu()
@@ -135,6 +139,7 @@ def make_ledger(trace: ClsTrace) -> Ledger:
         groups=tuple(trace.layout.groups),
         attention_mass=mass.cpu(),
         group_values=group_values.cpu(),
+        patch_attention=on_patches.mean(dim=1).cpu(),
         contributions=contributions,
         skip=skip,
         bias=bias,
@@ -229,9 +234,10 @@ def compute_scalars(
 ) -> dict[ScalarPath, Float[Tensor, " batch"]]:
     """Compute every per-image number of the ledger (docs/method.md), in float64; NaN if undefined.
 
-    Paths: ("attention_mass", group), ("patch_share",), ("contribution_norm", term), ("cosine",
-    "attention" or "residual", term), ("restricted_cosine", "attention", group), ("share", term) and
-    ("balance_error",). `restricted` has each group's `attention` readout; c_g + bias if None.
+    Paths: ("attention_mass", group), ("patch_share",), ("largest_patch_attention",),
+    ("attention_entropy",), ("contribution_norm", term), ("cosine", "attention" or "residual",
+    term), ("restricted_cosine", "attention", group), ("share", term) and ("balance_error",).
+    `restricted` has each group's `attention` readout; c_g + bias if None.
 
     Returns:
         One value per image under each path.
@@ -246,6 +252,11 @@ def compute_scalars(
     scalars["patch_share",] = masses["patches"] / (
         masses["patches"] + masses.get("registers", torch.zeros_like(masses["patches"]))
     )
+    on_patches = ledger.patch_attention.double()
+    scalars["largest_patch_attention",] = on_patches.amax(dim=-1)
+    part = on_patches / on_patches.sum(dim=-1, keepdim=True)
+    entropy = torch.special.entr(part).sum(dim=-1)
+    scalars["attention_entropy",] = entropy / math.log(part.shape[-1])
     itemised = {name: term for name, term in terms.items() if name != "non_patch"} | {"bias": bias}
     totals = {"attention_total": t, "residual_total": r}
     for name, vector in chain(itemised.items(), totals.items()):

@@ -1,11 +1,14 @@
 """A model against edits of it: paired differences, from the definitions, and what they say."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from audits import tiny_vit
@@ -13,18 +16,22 @@ from images import write_images
 from reference_jackknife import busing_interval
 from vitscope import AuditResult, audit, explain
 from vitscope.errors import ResultError, UsageError
-from vitscope.metrics.jackknife import block_of
+from vitscope.images.image_set import iter_batches
+from vitscope.metrics.jackknife import Estimate, block_of
 from vitscope.remedies.registry import REMEDIES as REMEDY_NAMES
 from vitscope.remedies.registry import parse_remedy
 from vitscope.remedies.remedy_files import load_remedy, save_remedy
 from vitscope.remedies.skip import Skip
 from vitscope.remedies.statistics import Thresholds
 from vitscope.remedies.tokens import ReplaceTokens
+from vitscope.results.remedy_comparison import compare_audits, compare_maps, measure_drift
 from vitscope.results.remedy_result import RemedyResult
+from vitscope.results.remedy_text import tell_remedy
+from vitscope.results.schema_remedies import MapChange
 from vitscope.runs.model_run import make_image_set
 from vitscope.runs.remedy_loop import compare_remedies, edited, fit_remedy
 
-REMEDIES = ["skip:scale=1.0", "zero", "shuffle:layers=all"]
+REMEDIES = ["skip:scale=1.0", "zero", "position-mean:layers=all"]
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +132,159 @@ def test_drift_is_that_of_the_definition(compared):
     assert one.drift.shared_neighbours.value == pytest.approx(np.mean(shared), abs=1e-12)
 
 
+MOVED = REMEDIES[2]
+
+
+@pytest.fixture(scope="module")
+def watched(photos):
+    """Of the original and of an edit: patch norms at the input of each block, and attention."""
+    found = []
+    for edits in ([], [MOVED]):
+        with edited(tiny_vit(), edits, photos, original_config()) as vit:
+            streams, normed = [], []
+            blocks = vit.module.blocks
+            for block in blocks:
+                block.register_forward_pre_hook(lambda _, args, to=streams: to.append(args[0]))
+            blocks[-1].norm1.register_forward_hook(lambda *args, to=normed: to.append(args[-1]))
+            vit.to("cpu", torch.float64)
+            images = make_image_set(vit, photos, original_config())
+            (batch,) = iter_batches(images, batch_size=26, num_workers=0)
+            vit.run(batch.pixels.double())
+            norms = torch.stack(streams, dim=1)[:, :, 5:].norm(dim=-1).detach().numpy()
+            found.append((norms, attend_plainly(blocks[-1].attn, normed[0].detach())))
+    return found
+
+
+def attend_plainly(attention, tokens):
+    """Mean over heads of the attention of [CLS] on each patch, image by image."""
+    weight, bias = (one.detach() for one in attention.qkv.parameters())
+    rows = []
+    for image in tokens:
+        query, keys, _ = torch.chunk(image @ weight.T + bias, 3, dim=-1)
+        heads = zip(query[0].split(8), keys.split(8, dim=-1), strict=True)
+        of_heads = [torch.softmax(k @ q / 8**0.5, dim=0) for q, k in heads]
+        rows.append(sum(of_heads)[5:].numpy() / len(of_heads))
+    return rows
+
+
+def rank_plainly(values):
+    return np.array([sum(values < v) + (sum(values == v) + 1) / 2 for v in values])
+
+
+def test_attention_and_norms_are_those_of_a_plain_forward(compared, watched):
+    (one,) = [one for one in compared.summary.remedies if one.edit == MOVED]
+    ids = compared.read_audit().images["image_id"].to_pylist()
+    blocks, places = np.array([block_of(name) for name in ids]), np.arange(len(ids))
+
+    def check(found, values):
+        def mean(chosen):
+            return values[chosen].mean()
+
+        assert found.value == pytest.approx(mean(places), abs=1e-10)
+        assert found.ci95 == pytest.approx(busing_interval(mean, places, blocks), abs=1e-9)
+
+    def measure(norms, attention):
+        parts = [row / row.sum() for row in attention]
+        ratios = [sorted(of[1])[-1] / sorted(of[1])[7] for of in norms]  # of 16 the lower middle
+        return {
+            "largest_patch_attention": np.array([max(row) for row in attention]),
+            "attention_entropy": np.array([-(p @ np.log(p)) / np.log(16) for p in parts]),
+            "norm_ratio": np.array(ratios),
+        }
+
+    before, after = (measure(*of) for of in watched)
+    assert all(abs(before[name] - after[name]).max() > 1e-6 for name in before)
+    for name, values in before.items():
+        change = one.changes[name]
+        check(change.before, values)
+        check(change.after, after[name])
+        check(change.difference, after[name] - values)
+    ranks = (map(rank_plainly, attention) for _, attention in watched)
+    pairs = zip(*ranks, strict=True)
+    check(one.maps.correlation, np.array([np.corrcoef(*pair)[0, 1] for pair in pairs]))
+
+
+def test_high_norm_patches_are_counted_at_each_depth_by_the_originals_thresholds(compared, watched):
+    before, after = compared.read_audit(), compared.read_audit(MOVED)
+    norms = [of for of, _ in watched]
+    depths = range(2)
+    thresholds = [2 ** (np.floor(16 * np.log2(np.median(norms[0][:, d]))) / 16) for d in depths]
+    known, (*_, last) = before.summary.high_norm_tokens[:2], before.summary.high_norm_tokens
+    planted = [
+        replace(each, threshold=threshold, fraction=0.1 + depth)
+        for depth, (each, threshold) in enumerate(zip(known, thresholds, strict=True))
+    ]
+    before.__dict__["summary"] = replace(before.summary, high_norm_tokens=(*planted, last))
+    changes = compare_audits(before, after)
+    ids = before.images["image_id"].to_pylist()
+    blocks, places = np.array([block_of(name) for name in ids]), np.arange(len(ids))
+    for depth, name in ((0, "high_norm_patches_00"), (1, "high_norm_patches")):
+        first, second = ((of[:, depth] >= thresholds[depth]).mean(axis=1) for of in norms)
+
+        def differ(chosen, first=first, second=second):
+            return (second - first)[chosen].mean()
+
+        assert 0.1 < first.mean() != second.mean()
+        assert changes[name].before.value == pytest.approx(first.mean(), abs=1e-14)
+        found = changes[name].difference
+        assert found.value == pytest.approx(differ(places), abs=1e-14)
+        assert found.ci95 == pytest.approx(busing_interval(differ, places, blocks), abs=1e-12)
+    told = tell_remedy(changes, measure_drift(before, after))
+    assert told.startswith("cleaner: high-norm patches ")
+
+
+def test_a_verdict_changes_where_the_share_of_patches_crosses_a_line(compared):
+    def judge(rows):
+        r = sum_terms(rows)
+        c, r = (each - each.mean(axis=0) for each in (rows["term/patches"], r))
+        percents = np.round(100 * (c * r).sum(axis=1) / (r * r).sum(axis=1))
+        return np.searchsorted([20, 50], abs(100 - percents))  # within 20 %, within 50 %, beyond
+
+    before = judge(read_rows(compared.read_audit()))
+    for one in compared.summary.remedies:
+        after = judge(read_rows(compared.read_audit(one.edit)))
+        assert one.maps.verdicts.value == pytest.approx(np.mean(before != after), abs=1e-14)
+    assert compared.summary.remedies[0].maps == MapChange(
+        correlation=Estimate(1.0, (1.0, 1.0)), verdicts=Estimate(0.0, (0.0, 0.0))
+    )
+
+
+def test_audits_of_earlier_versions_load_and_compare_without_what_they_lack(compared, tmp_path):
+    audits = []
+    for result in (compared.read_audit(), compared.read_audit("zero")):
+        folder = tmp_path / result.folder.name
+        shutil.copytree(result.folder, folder)
+        table = result.images.drop_columns([*SPREAD, "median_patch_norm_01"])
+        pq.write_table(table, folder / "images.parquet")
+        strip(next(folder.glob("features/001/*.safetensors")), "patch_attention")
+        strip(folder / "sums.safetensors", "001/patch_norms/by_block")
+        content = json.loads((folder / "summary.json").read_text())
+        for name in SPREAD:
+            del content["layers"][-1][name]
+        (folder / "summary.json").write_text(json.dumps(content))
+        audits.append(AuditResult.load(folder))
+    for pair in (audits, [compared.read_audit(), audits[1]]):
+        changes = compare_audits(*pair)
+        known = compared.summary.remedies[1].changes
+        assert known.keys() - changes.keys() == {*SPREAD, "norm_ratio"}
+        assert changes == {name: known[name] for name in changes}
+        maps = compare_maps(*pair)
+        assert maps.correlation is None
+        assert maps.verdicts == compared.summary.remedies[1].maps.verdicts
+
+
+SPREAD = ("largest_patch_attention", "attention_entropy")
+
+
+def strip(path, name):
+    """Take a tensor out of a file."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    del tensors[name]
+    save_file(tensors, path, metadata)
+
+
 def test_an_edit_that_changes_nothing_differs_in_nothing(compared):
     one = compared.summary.remedies[0]
     assert one.edit == "skip:scale=1.0"
@@ -161,7 +321,7 @@ def test_a_comparison_is_read_again_and_its_audits_lie_beside_it(compared):
     again = RemedyResult.load(compared.folder)
     assert again.summary == compared.summary
     beside = sorted(path.name for path in compared.folder.parent.iterdir())
-    assert beside == ["01-skip", "02-zero", "03-shuffle", "comparison", "original"]
+    assert beside == ["01-skip", "02-zero", "03-position-mean", "comparison", "original"]
     assert str(again).splitlines()[2].startswith("zero: cleaner: ")
     assert "zero" in again._repr_html_()
     with pytest.raises(ResultError, match="no edit 'mean' was compared"):

@@ -1,6 +1,8 @@
 """The ledger against plain sums over tokens, and its identities as properties."""
 
 import itertools
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -115,6 +117,13 @@ def test_order_within_a_group_changes_nothing(seed):
     torch.testing.assert_close(a.contributions, b.contributions, rtol=1e-12, atol=1e-12)
 
 
+def spread(heads):
+    """Largest attention on a patch, and the entropy, of one image with 6 patches at the end."""
+    means = [sum(head[i] for head in heads) / len(heads) for i in range(len(heads[0]) - 6, 9)]
+    parts = [mean / sum(means) for mean in means]
+    return max(means), -sum(part * math.log(part) for part in parts) / math.log(6)
+
+
 def test_scalars_equal_their_definitions():
     trace, reference = random_trace(2)
     scalars = compute_scalars(make_ledger(trace))
@@ -129,6 +138,9 @@ def test_scalars_equal_their_definitions():
         return torch.nn.functional.cosine_similarity(a, b, dim=-1, eps=0)
 
     expected = {("patch_share",): mass["patches"] / (mass["patches"] + mass["registers"])}
+    largest, entropy = zip(*map(spread, reference.attention.tolist()), strict=True)
+    expected["largest_patch_attention",] = torch.tensor(largest, dtype=torch.float64)
+    expected["attention_entropy",] = torch.tensor(entropy, dtype=torch.float64)
     for name in groups:
         expected["attention_mass", name] = mass[name]
         expected["contribution_norm", name] = c[name].norm(dim=-1)
@@ -160,6 +172,18 @@ def test_pooling_query_has_no_skip_and_no_non_patch():
     scalars = compute_scalars(ledger)
     assert not any("skip" in path or "non_patch" in path for path in scalars)
     torch.testing.assert_close(ledger.residual_total, ledger.attention_total)
+
+
+@pytest.mark.parametrize(
+    ("attention", "entropy"),
+    [([0.5, 0.0, 0.0], 0.0), ([0.2, 0.2, 0.2], 1.0), ([0.3], math.nan), ([0.0, 0.0], math.nan)],
+    ids=["all on one", "all alike", "one patch", "none"],
+)
+def test_the_ends_of_the_entropy(attention, entropy):
+    ledger = make_ledger(random_trace(5)[0])
+    rows = torch.tensor([attention] * BATCH, dtype=torch.float64)
+    found = compute_scalars(replace(ledger, patch_attention=rows))["attention_entropy",]
+    assert found.tolist() == pytest.approx([entropy] * BATCH, abs=1e-15, nan_ok=True)
 
 
 def finish(row):

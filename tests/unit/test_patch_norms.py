@@ -1,6 +1,7 @@
 """Counts of patch norms against plain loops, and what is told of the outliers among them."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitscope.errors import ResultError
+from vitscope.metrics.jackknife import NUM_BLOCKS
 from vitscope.metrics.patch_norms import NUM_BINS, PatchNormCounts, bin_of, lower_edge
 from vitscope.metrics.sums import Batch
 
@@ -17,8 +19,13 @@ EDGES = 2.0 ** (np.arange(NUM_BINS + 1) / 16 - 10)
 HALF_BIN = 1 / 32 + 1e-9
 
 
+def block_of(image):
+    """Block of an image, by its first norm."""
+    return hash(float(image[0, 0])) % NUM_BLOCKS
+
+
 def norms_of(norms):
-    return Batch({}, [], patch_norms=norms)
+    return Batch({}, list(map(block_of, norms)), patch_norms=norms)
 
 
 def load(tensors):
@@ -142,6 +149,34 @@ def test_a_depth_without_any_image_has_no_numbers():
     merged.merge(counts)
     assert_same(merged, restored)
     assert_counted(merged, 1, later[:, 1])
+
+
+def test_fractions_above_a_threshold_are_counted_in_each_block():
+    norms = np.random.default_rng(10).lognormal(2, 1, (40, 2, 5))
+    norms[::7, 1] = np.nan
+    counts = load(count(norms).save())
+    threshold = lower_edge(16 * 13)
+    blocks = np.array(list(map(block_of, norms)))
+    for depth in range(2):
+        known = ~np.isnan(norms[:, depth, 0])
+        above = np.array([sum(norm >= threshold for norm in of) / 5 for of in norms[known, depth]])
+        found = counts.replicate_fraction(depth, threshold)
+        assert found.sizes == tuple(Counter(sorted(blocks[known].tolist())).values())
+        assert found.value == pytest.approx(above.mean(), abs=1e-14)
+        left_out = [above[blocks[known] != block].mean() for block in sorted({*blocks[known]})]
+        assert found.left_out == pytest.approx(left_out, abs=1e-14)
+
+
+def test_counts_of_earlier_versions_have_no_blocks_and_merge():
+    norms = np.random.default_rng(11).lognormal(2, 1, (9, 2, 5))
+    tensors = count(norms[:4]).save()
+    del tensors["by_block"]
+    earlier = load(tensors)
+    assert earlier.fit(0) == count(norms[:4]).fit(0)
+    assert earlier.replicate_fraction(0, 8.0) is None
+    earlier.merge(count(norms[4:]))
+    assert earlier.replicate_fraction(0, 8.0) is None
+    assert_counted(load(earlier.save()), 1, norms[:, 1])
 
 
 def test_no_images_no_counts():
@@ -281,7 +316,8 @@ def test_memory_is_that_of_the_norms_that_occur_and_flat_in_the_number_of_images
         sizes.append(sum(tensor.nbytes for tensor in counts.save().values()))
     assert sizes[-1] == sizes[1]
     # Two octaves a depth and one more from depth to depth.
-    assert sizes[-1] <= 6 * (100 * (7 * 16 + 1) * 2 + 3 * NUM_BINS * 8 + 8) + 8
+    bins = 7 * 16 + 1
+    assert sizes[-1] <= 6 * (100 * bins * 2 + NUM_BLOCKS * bins * 8 + 3 * NUM_BINS * 8 + 8) + 8
 
 
 @pytest.mark.parametrize(
@@ -304,6 +340,9 @@ def test_memory_is_that_of_the_norms_that_occur_and_flat_in_the_number_of_images
         {"image_squares": torch.full((2, NUM_BINS), 2**60)},
         {"image_peaks": torch.zeros(2, NUM_BINS, dtype=torch.int64)},
         {"image_squares": torch.ones(1, NUM_BINS, dtype=torch.int64)},
+        {"by_block": torch.zeros(2, 10, 1, dtype=torch.int64).repeat(1, 1, 999)},
+        {"by_block": torch.full((2, 10, 1), 9)},
+        {"by_block": torch.full((2, 10, 1), -1)},
         {"highest": torch.tensor(1.0)},
         {"highest": torch.tensor([1.0, math.nan])},
         {"highest": torch.tensor([1.0, -1.0])},
@@ -312,7 +351,8 @@ def test_memory_is_that_of_the_norms_that_occur_and_flat_in_the_number_of_images
         *("no counts", "no bin", "no squares", "no contrasts", "no highest", "empty bin"),
         *("bin too high", "bin too low", "no bins", "other counts", "no grid", "other depths"),
         *("few squares", "squares below 0", "squares too high", "other images"),
-        *("squares of one depth", "one highest"),
+        *("squares of one depth", "too wide by block", "more by block", "by block below 0"),
+        "one highest",
         *("highest undefined", "highest below 0"),
     ],
 )

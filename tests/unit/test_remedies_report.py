@@ -60,9 +60,12 @@ def test_every_edit_has_its_sentence_and_its_numbers_before_and_after(alone):
     assert rows["zero:tokens=registers"][3:6] == ["+0.05 ± 0.03", "−0.31 ± 0.03", "0.42 ± 0.01"]
     assert len(edits) == len(EDITS)
     (found,) = [edit for edit in edits if "<h4>mean:tokens=registers</h4>" in edit]
-    assert "Cleaner: images with high-norm patches 0.22 → 0.22 (0.00 ± 0.03)" in found
+    assert "Cleaner: high-norm patches 2.2 % → 2.2 % (0.0 ± 0.3 %); truer: " in found
     numbers = {row[0]: row[1:] for row in list_rows(found)}
     assert numbers["patches' variance share"] == ["0.31 ± 0.02", "0.43 ± 0.02", "+0.12 ± 0.03"]
+    assert numbers["high-norm patches, depth 8"] == ["2.1 ± 0.2 %", "2.1 ± 0.2 %", "0.0 ± 0.3 %"]
+    assert numbers["Spearman of maps"] == ["–", "0.87 ± 0.02", "–"]
+    assert numbers["image verdicts changed"] == ["–", "12.5 ± 2.0 %", "–"]
     assert numbers["cos(f, f′)"] == ["–", "0.91 ± 0.01", "–"]
 
 

@@ -14,7 +14,7 @@ from vitscope.metrics.sums import Batch
 def fit(norms):
     """Outliers among the norms (image, place) of one depth."""
     counts = PatchNormCounts()
-    counts.update(Batch({}, [], patch_norms=torch.as_tensor(norms)[:, None]))
+    counts.update(Batch({}, [0] * len(norms), patch_norms=torch.as_tensor(norms)[:, None]))
     return counts.fit(0)
 
 

@@ -14,7 +14,7 @@ from vitscope.results.token_summary import _find_dominant
 def fit(norms):
     """The outliers of one depth, from norms of (image, patch)."""
     counts = PatchNormCounts()
-    counts.update(Batch({}, [], patch_norms=torch.from_numpy(norms[:, np.newaxis])))
+    counts.update(Batch({}, [0] * len(norms), patch_norms=torch.from_numpy(norms[:, np.newaxis])))
     return counts.fit(0)
 
 

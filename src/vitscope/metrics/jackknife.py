@@ -9,11 +9,11 @@ Source: Busing, Meijer & van der Leeden, "Delete-m jackknife for unequal m" (Sta
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Integer
 
 NUM_BLOCKS = 10
 
@@ -66,13 +66,21 @@ class Replicates:
 def replicate_mean(values: Float64[np.ndarray, " image"], blocks: Sequence[int]) -> Replicates:
     """Mean of a number that every image has; `blocks` are the images' blocks."""
     sums = np.bincount(blocks, weights=values, minlength=NUM_BLOCKS)
-    counts = np.bincount(blocks, minlength=NUM_BLOCKS)
+    found = replicate_sums(sums, np.bincount(blocks, minlength=NUM_BLOCKS))
+    return replace(found, value=float(values.mean()))
+
+
+def replicate_sums(
+    sums: Float64[np.ndarray, " block"], counts: Integer[np.ndarray, " block"]
+) -> Replicates:
+    """Mean over images of a number, from its sum in each block and the images there."""
     used, total = counts > 0, counts.sum()
     others = total - counts[used]
     left_out = np.divide(
         sums.sum() - sums[used], others, out=np.full(len(others), np.nan), where=others > 0
     )
-    return Replicates(float(values.mean()), tuple(left_out.tolist()), tuple(counts[used].tolist()))
+    value = float(sums.sum() / total)
+    return Replicates(value, tuple(left_out.tolist()), tuple(counts[used].tolist()))
 
 
 def block_of(image_id: str) -> int:

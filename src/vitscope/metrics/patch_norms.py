@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vitscope.errors import ResultError
 from vitscope.metrics.estimates import HighNormTokens
+from vitscope.metrics.jackknife import NUM_BLOCKS, Replicates, replicate_sums
 from vitscope.metrics.second_mode import (
     BINS_PER_OCTAVE,
     MIN_TOKENS,
@@ -80,6 +81,8 @@ class PatchNormCounts:
         _add_ones(by_image, (image * depths + depth)[:, None] * NUM_BINS + bins)
         squares = (sum_windows(by_image.numpy()) ** 2).sum(axis=0)
         counts["image_squares"] += torch.from_numpy(squares)
+        blocks = torch.tensor(batch.blocks)
+        counts["by_block"].index_add_(1, blocks, by_image.transpose(0, 1).long())
 
     def merge(self, other: "PatchNormCounts") -> None:
         """Add the counts of a disjoint set of images."""
@@ -116,6 +119,19 @@ class PatchNormCounts:
         frequency: np.ndarray = _count_above(counts, mode.first_bin) / counts.num_images
         return frequency
 
+    def replicate_fraction(self, depth: int, threshold: float) -> Replicates | None:
+        """Fraction of tokens at or above a threshold of `fit`, and without each block of images.
+
+        None for counts of earlier versions, which do not have blocks.
+        """
+        counts = self.read(depth)
+        tokens, places = counts.by_block.sum(axis=1), len(counts.by_place)
+        if tokens.sum() != counts.num_images * places:
+            return None
+        first = int(bin_of(torch.tensor([threshold], dtype=torch.float64)))
+        above = counts.by_block[:, first:].sum(axis=1)
+        return replicate_sums(above / places, tokens // places)
+
     def save(self) -> dict[str, Tensor]:
         """The tensors to save; bins below the lowest and above the highest norm are left out."""
         if not self.num_depths:
@@ -126,6 +142,7 @@ class PatchNormCounts:
         kept = by_place[..., first:stop].contiguous()
         small = not kept.numel() or int(kept.max()) <= torch.iinfo(torch.int16).max
         cropped = {"by_place": kept.short() if small else kept, "first_bin": torch.tensor(first)}
+        cropped["by_block"] = self._counts["by_block"][..., first:stop].contiguous()
         return self._counts | cropped | {"highest": self._highest}
 
     def load(self, tensors: Mapping[str, Tensor], _: Path | None = None) -> None:
@@ -143,6 +160,8 @@ class PatchNormCounts:
             raise ValueError("counts of patch norms by place and by image differ")
         self._start(depths, places)
         self._counts["by_place"][..., first : first + width] = by_place
+        if "by_block" in tensors:
+            self._counts["by_block"][..., first : first + width] = tensors["by_block"]
         for name in _OF_IMAGES:
             self._counts[name] += tensors[name]
         self._highest += tensors["highest"]
@@ -156,6 +175,7 @@ class PatchNormCounts:
         if not self._counts:
             self._counts = {k: torch.zeros(depths, NUM_BINS, dtype=torch.int64) for k in _OF_IMAGES}
             self._counts["by_place"] = torch.zeros(depths, places, NUM_BINS, dtype=torch.int32)
+            self._counts["by_block"] = torch.zeros(depths, NUM_BLOCKS, NUM_BINS, dtype=torch.int64)
             self._highest = torch.zeros(depths, dtype=torch.float64)
         if self._counts["by_place"].shape[:2] != (depths, places):
             raise ResultError("these counts have different grids and cannot be merged")
@@ -165,6 +185,8 @@ class PatchNormCounts:
         images = self._counts["image_peaks"].sum(dim=1)
         if not torch.equal(self._counts["image_contrasts"].sum(dim=1), images):
             raise ValueError("counts of patch norms by image differ")
+        if bool((self._counts["by_block"].sum(dim=1) > by_place.sum(dim=1)).any()):
+            raise ValueError("more patch norms by block than by place")
         if not self._highest.isfinite().all() or bool(
             (squares > images[:, None] * by_place.shape[1] ** 2).any()
         ):

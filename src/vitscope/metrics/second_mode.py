@@ -33,6 +33,8 @@ class NormCounts:
     image_peaks: Int64[np.ndarray, " bin"]  # images by the bin of their highest norm
     # images by the number of bins from their median to their highest norm
     image_contrasts: Int64[np.ndarray, " bin"]
+    # tokens per jackknife block and bin; all 0 in results of earlier versions
+    by_block: Int64[np.ndarray, "block bin"]
 
     @property
     def num_images(self) -> int:

@@ -142,7 +142,7 @@ def fit_high_norm(vit: ViTAdapter, read: ReadImages) -> list[HighNormTokens]:
             layout = vit.make_layout(*pixels.shape[-2:])
             patches = find_patches(layout, stream.shape[1])
             norms.append(compute_norms(stream[:, patches.start : patches.stop]).cpu())
-        counts.update(Batch({}, [], patch_norms=torch.stack(norms, dim=1)))
+        counts.update(Batch({}, [0] * len(pixels), patch_norms=torch.stack(norms, dim=1)))
     if not counts.num_depths:
         raise _make_no_images()
     return [counts.fit(depth) for depth in range(counts.num_depths)]

@@ -16,23 +16,27 @@ from vitscope.metrics.jackknife import (
     block_of,
     replicate_mean,
 )
+from vitscope.metrics.rank_correlation import correlate_ranks
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.merging import read_ids
 from vitscope.results.records import shard_paths
 from vitscope.results.schema import AuditSummary
-from vitscope.results.schema_remedies import Change, Drift, HighNormReference
+from vitscope.results.schema_remedies import Change, Drift, HighNormReference, MapChange
+from vitscope.results.verdict import MIN_IMAGES, judge_image
 
 NUM_NEIGHBOURS = 10
 MOST_COMPARED = 4096
 """Images among which neighbours are found, at most: the work grows with their square."""
 
 _GROUPS = ("patches", "registers", "cls")
+_SPREAD = ("largest_patch_attention", "attention_entropy")
 
 
 def compare_audits(before: AuditResult, after: AuditResult) -> dict[str, Change]:
     """Every number of the comparison, by name.
 
-    A group that one of the models does not have contributes 0 there.
+    A group that one of the models does not have contributes 0 there. Numbers that audits of earlier
+    versions lack are left out.
 
     Raises:
         ResultError: If the audits are not of the same images in the same order.
@@ -52,6 +56,12 @@ def compare_audits(before: AuditResult, after: AuditResult) -> dict[str, Change]
         columns = (_read_column(result, name) for result in (before, after))
         above = [(column >= high.threshold) * 1.0 for column in columns if column is not None]
         found["high_norm_images"] = (_replicate(above[0], blocks), _replicate(above[1], blocks))
+        found |= _compare_high_norm(before, after, high.depth)
+    of_images = {number: [_read_column(r, number) for r in (before, after)] for number in _SPREAD}
+    of_images["norm_ratio"] = [_read_norm_ratio(result) for result in (before, after)]
+    for number, (first, second) in of_images.items():
+        if first is not None and second is not None:
+            found[number] = (_replicate(first, blocks), _replicate(second, blocks))
     found["cka_patches"] = (_replicate_cka(before), _replicate_cka(after))
     terms = dict.fromkeys(
         chain(*(result.summary.last.variance_share["residual"] for result in (before, after)))
@@ -86,7 +96,7 @@ def find_high_norm(summary: AuditSummary) -> HighNormReference | None:
 def measure_drift(before: AuditResult, after: AuditResult) -> Drift:
     """How far the global feature moved, from the features that both audits kept."""
     blocks = _read_blocks(before, after)
-    features = [torch.cat(list(_iter_features(result))) for result in (before, after)]
+    features = [torch.cat(list(_iter_rows(each, "embedding/full"))) for each in (before, after)]
     first, second = (rows.double() for rows in features)
     drawn = slice(0, MOST_COMPARED)
     shared = share_neighbours(first[drawn], second[drawn], NUM_NEIGHBOURS).numpy()
@@ -99,6 +109,21 @@ def measure_drift(before: AuditResult, after: AuditResult) -> Drift:
     )
 
 
+def compare_maps(before: AuditResult, after: AuditResult) -> MapChange:
+    """How far the attention maps of the images moved, and their verdicts with them."""
+    blocks, results = _read_blocks(before, after), (before, after)
+    correlation = changed = None
+    # Audits of earlier versions have neither this number nor the maps.
+    if all(_read_column(result, "attention_entropy") is not None for result in results):
+        maps = (chain.from_iterable(_iter_maps(result)) for result in results)
+        found = [correlate_ranks(first, second).rho for first, second in zip(*maps, strict=True)]
+        correlation = _replicate(np.array(found), blocks).estimate(at_most=1.0)
+    if len(blocks) >= MIN_IMAGES:
+        verdicts, theirs = map(_judge_images, results)
+        changed = _replicate((verdicts != theirs) * 1.0, blocks).estimate(at_most=1.0)
+    return MapChange(correlation=correlation, verdicts=changed)
+
+
 def _read_blocks(before: AuditResult, after: AuditResult) -> np.ndarray:
     ids, theirs = (read_ids(result.folder).to_pylist() for result in (before, after))
     if ids != theirs:
@@ -107,6 +132,37 @@ def _read_blocks(before: AuditResult, after: AuditResult) -> np.ndarray:
             "compare audits of the same images"
         )
     return np.array([block_of(image_id) for image_id in ids])
+
+
+def _compare_high_norm(
+    before: AuditResult, after: AuditResult, headline: int
+) -> dict[str, tuple[Replicates, Replicates]]:
+    # At each depth where the original has a threshold, which is then that of both.
+    counts = [result.read_patch_norms() for result in (before, after)]
+    found = {}
+    for depth, tokens in enumerate(before.summary.high_norm_tokens):
+        if tokens.threshold is not None:
+            first, second = (one.replicate_fraction(depth, tokens.threshold) for one in counts)
+            if first is not None and second is not None:
+                at = "" if depth == headline else f"_{depth:02d}"
+                found[f"high_norm_patches{at}"] = (first, second)
+    return found
+
+
+def _read_norm_ratio(result: AuditResult) -> np.ndarray | None:
+    # At the input of the audited block.
+    depth = f"{result.summary.layer:02d}"
+    highest = _read_column(result, f"highest_patch_norm_{depth}")
+    median = _read_column(result, f"median_patch_norm_{depth}")
+    return None if highest is None or median is None else highest / median
+
+
+def _judge_images(result: AuditResult) -> np.ndarray:
+    # The verdicts that `explain` gives with the audit as reference.
+    shares = _read_column(result, "centred_share_patches")
+    assert shares is not None  # features were kept
+    judged = (judge_image({"patches": share}, len(shares), "") for share in shares.tolist())
+    return np.array([verdict.status for verdict in judged])
 
 
 def _read_column(result: AuditResult, name: str) -> np.ndarray | None:
@@ -130,7 +186,11 @@ def _replicate_share(result: AuditResult, term: str) -> Replicates:
     return Replicates(0.0, (0.0,) * len(whole.sizes), whole.sizes)
 
 
-def _iter_features(result: AuditResult) -> Iterator[Tensor]:
+def _iter_maps(result: AuditResult) -> Iterator[np.ndarray]:
+    return (rows.double().numpy() for rows in _iter_rows(result, "patch_attention"))
+
+
+def _iter_rows(result: AuditResult, name: str) -> Iterator[Tensor]:
     for path in shard_paths(result.folder, result.summary.layer):
-        tensors, _ = read_tensors(path, ["embedding/full"])
-        yield tensors["embedding/full"]
+        tensors, _ = read_tensors(path, [name])
+        yield tensors[name]

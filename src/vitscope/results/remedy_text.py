@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from vitscope.metrics.jackknife import Estimate
-from vitscope.results.number_text import write_number
+from vitscope.results.number_text import write_number, write_percent
 from vitscope.results.result_text import (
     ABSENT,
     Row,
@@ -17,7 +17,11 @@ from vitscope.results.schema_remedies import Change, ComparedRemedy, Drift
 from vitscope.results.vocabulary import name_term
 
 NUMBERS: Mapping[str, str] = {
+    "high_norm_patches": "high-norm patches",
     "high_norm_images": "images with high-norm patches",
+    "norm_ratio": "highest over median norm",
+    "largest_patch_attention": "largest attention on a patch",
+    "attention_entropy": "entropy of attention on patches",
     "patch_share": "attention on patches, of patches and registers",
     "attention_patches": "attention on patches",
     "attention_registers": "attention on registers",
@@ -38,9 +42,17 @@ DECIDING: Mapping[str, str] = {
 }
 """The numbers that an overview has of each edit, by short names."""
 
+_OF_MAPS = {
+    "correlation": "Spearman of maps",
+    "verdicts": "image verdicts changed",
+}
+_IN_PERCENT = ("high_norm_", "verdicts")
+
 
 def name_number(name: str) -> str:
     """A compared number in words."""
+    if (depth := name.removeprefix("high_norm_patches_")).isdigit():
+        return f"high-norm patches, depth {int(depth)}"
     term = name.removeprefix("variance_share_")
     return NUMBERS.get(name) or (f"{name_term(term)}: variance share" if term != name else name)
 
@@ -63,7 +75,9 @@ def describe_remedies(summary: RemediesSummary) -> str:
 
 def tell_remedy(changes: Mapping[str, Change], drift: Drift) -> str:
     """What an edit changed: cleaner, truer, and at what price."""
-    cleaner = _tell_change(changes, "high_norm_images", "images with high-norm patches")
+    # Audits of earlier versions tell of images alone.
+    number = "high_norm_patches" if "high_norm_patches" in changes else "high_norm_images"
+    cleaner = _tell_change(changes, number, NUMBERS[number])
     if not cleaner:
         clean = _tell_change(changes, "attention_patches", "attention on patches")
         cleaner = f"no high-norm patches before, {clean}"
@@ -76,8 +90,10 @@ def _tell_change(changes: Mapping[str, Change], name: str, words: str) -> str:
     if name not in changes:
         return ""
     change = changes[name]
-    before, after = (write_number(each.value, 2) for each in (change.before, change.after))
-    return f"{words} {before} → {after} ({_tell_difference(change.difference)})"
+    values = (change.before.value, change.after.value)
+    percent = name.startswith(_IN_PERCENT)
+    before, after = (write_percent(v) if percent else write_number(v, 2) for v in values)
+    return f"{words} {before} → {after} ({_tell_difference(change.difference, name)})"
 
 
 def tabulate_overview(summary: RemediesSummary) -> TextTable:
@@ -88,7 +104,7 @@ def tabulate_overview(summary: RemediesSummary) -> TextTable:
         (
             summary.model.id,
             summary.verdict.status,
-            *(tell_estimate(original[n].before.value, original[n].before.ci95, 2) for n in shown),
+            *(_tell(original[name].before, name) for name in shown),
             ABSENT,
             ABSENT,
         ),
@@ -96,7 +112,7 @@ def tabulate_overview(summary: RemediesSummary) -> TextTable:
             (
                 one.edit,
                 one.verdict.status,
-                *(_tell_difference(one.changes[name].difference) for name in shown),
+                *(_tell_difference(one.changes[name].difference, name) for name in shown),
                 tell_estimate(one.drift.cosine.value, one.drift.cosine.ci95, 2),
                 write_number(one.time_ratio, 2),
             )
@@ -121,9 +137,9 @@ def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
     rows: list[Row] = [
         (
             name_number(name),
-            _tell(one.changes[name].before),
-            _tell(one.changes[name].after),
-            _tell_difference(one.changes[name].difference),
+            _tell(one.changes[name].before, name),
+            _tell(one.changes[name].after, name),
+            _tell_difference(one.changes[name].difference, name),
         )
         for name in dict.fromkeys(order)
         if name in one.changes
@@ -133,6 +149,11 @@ def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
         rows.append(("patches hold at least half", *told, ABSENT))
     drift = one.drift
     cka, shared = drift.cka, drift.shared_neighbours
+    moved = [
+        (words, ABSENT, _tell(estimate, name), ABSENT)
+        for name, words in _OF_MAPS.items()
+        if (estimate := getattr(one.maps, name)) is not None
+    ]
     price = [
         ("cos(f, f′)", ABSENT, _tell(drift.cosine), ABSENT),
         ("CKA(f, f′)", ABSENT, tell_estimate(cka.unbiased, cka.ci95, 2), ABSENT),
@@ -141,15 +162,20 @@ def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
     ]
     return TextTable(
         ("number", "before", "after", "difference"),
-        [rows, price],
+        [rows, moved, price],
         title=f"{summary.model.id}: {one.edit}",
     )
 
 
-def _tell(estimate: Estimate) -> str:
-    return tell_estimate(estimate.value, estimate.ci95, 2)
+def _tell(estimate: Estimate, name: str = "") -> str:
+    if not name.startswith(_IN_PERCENT):
+        return tell_estimate(estimate.value, estimate.ci95, 2)
+    ends = estimate.ci95 and [100 * end for end in estimate.ci95]
+    told = tell_estimate(100 * estimate.value, ends, 1)
+    return told if told == ABSENT else f"{told} %"
 
 
-def _tell_difference(estimate: Estimate) -> str:
-    told = _tell(estimate)
-    return f"+{told}" if round(estimate.value, 2) > 0 else told
+def _tell_difference(estimate: Estimate, name: str = "") -> str:
+    told = _tell(estimate, name)
+    digits = 3 if name.startswith(_IN_PERCENT) else 2
+    return f"+{told}" if round(estimate.value, digits) > 0 else told

@@ -26,6 +26,10 @@ class PerImage(Generic[T]):
 
     attention_mass: ByTerm[T]  # Σ a_h[i] over a group's tokens, mean over heads
     patch_share: T  # attention on patches over that on patches and registers
+    # of a_i, the mean over heads of the attention on patch i: max_i a_i, and with p = a / Σ a over
+    # P patches −Σ p_i log p_i / log P. None in results of earlier versions
+    largest_patch_attention: T | None = None
+    attention_entropy: T | None = None
     # ‖c_g‖, ‖skip‖, ‖bias‖, ‖t‖ ("attention_total"), ‖r‖ ("residual_total")
     contribution_norm: ByTerm[T]
     cosine: ByTotal[T]  # cos(c_g, t) and cos(c_g, r), by total

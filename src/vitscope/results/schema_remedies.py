@@ -1,7 +1,7 @@
 """Types of a saved comparison of remedies."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vitscope.files.typed_json import Finite
 from vitscope.metrics.estimates import CkaEstimate as Cka
@@ -31,6 +31,15 @@ class Drift:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MapChange:
+    """How far the attention map moved, image by image; None where it cannot be told."""
+
+    # mean over images of Spearman's correlation, over patches, of the attention before and after
+    correlation: Estimate | None = None
+    verdicts: Estimate | None = None  # fraction of the images whose own verdict changed
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComparedRemedy:
     """One edit of the model against the original."""
 
@@ -40,6 +49,7 @@ class ComparedRemedy:
     text: str  # what changed, in a sentence
     changes: Mapping[str, Change]  # by number
     drift: Drift
+    maps: MapChange = field(default_factory=MapChange)
     # shares by depth before and after; None if no image was traced
     traces: tuple[TraceSummary, TraceSummary] | None = None
     time_ratio: Finite  # a forward pass of the edited model over one of the original

@@ -173,6 +173,17 @@ PER_IMAGE: Mapping[str, Quantity] = _by_key(
             is_part=True,
         ),
         Quantity(
+            "largest_patch_attention",
+            "Largest attention on a patch",
+            "attention of [CLS], mean over heads, on the patch that has most of it",
+            is_part=True,
+        ),
+        Quantity(
+            "attention_entropy",
+            "Entropy of attention",
+            "how evenly attention lies on patches: 0 if all on one, 1 if the same on each",
+        ),
+        Quantity(
             "centred_cosine",
             "Centred cosine",
             "cos(c − mean c, r − mean r), and with t: of what differs between images",
@@ -204,6 +215,11 @@ PER_IMAGE: Mapping[str, Quantity] = _by_key(
             "highest_patch_norm",
             "Highest patch norm",
             "largest norm of a patch token at a depth",
+        ),
+        Quantity(
+            "median_patch_norm",
+            "Median patch norm",
+            "median norm of the patch tokens at the input of the audited block",
         ),
         Quantity(
             "layer_similarity",

@@ -124,6 +124,8 @@ class _Part:
             states = {} if row.tokens is None else row.tokens.states
             self._sums.update(layer, Batch(row.features, blocks, states, patch_norms))
             scalars = dict(row.scalars)
+            medians = patch_norms[:, layer].median(dim=-1).values
+            scalars["median_patch_norm", f"{layer:02d}"] = medians
             if row.tokens is not None:
                 scalars |= _describe_tokens(row.tokens)
             if layer == self._manifest.last_layer:

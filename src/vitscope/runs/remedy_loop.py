@@ -30,7 +30,12 @@ from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.remedies.remedy import Remedy
 from vitscope.remedies.remedy_files import open_remedy
 from vitscope.results.audit_result import AuditResult
-from vitscope.results.remedy_comparison import compare_audits, find_high_norm, measure_drift
+from vitscope.results.remedy_comparison import (
+    compare_audits,
+    compare_maps,
+    find_high_norm,
+    measure_drift,
+)
 from vitscope.results.remedy_result import ORIGINAL, RemedyResult
 from vitscope.results.remedy_text import tell_remedy
 from vitscope.results.saved_result import TemporaryFolder, write_result
@@ -294,6 +299,7 @@ def _compare(before: AuditResult, after: AuditResult, edit: str, ratio: float) -
         text=tell_remedy(changes, drift),
         changes=changes,
         drift=drift,
+        maps=compare_maps(before, after),
         traces=None if first is None or second is None else (first, second),
         time_ratio=ratio,
     )
