@@ -33,6 +33,19 @@ _WEIGHT_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}
 _OWN = ("transformers", "timm", "open_clip", "torchvision", "torch", "builtins")
 """Packages whose classes adapters of other packages cannot claim."""
 
+_TEST_TIME_REGISTERS = {
+    "torchhub:dinov2_vitl14_tt_reg": (
+        "dinov2-large",
+        "test-time-registers:published=true,compat=released",
+    ),
+    "amildravid4292/clip-vitb16-test-time-registers": (
+        "openclip-b16",
+        "test-time-registers:depth=12,threshold=30,highest=5",
+    ),
+    "amildravid4292/clip-vitl14-test-time-registers": ("openclip-l14", "test-time-registers"),
+}
+"""Published models that are code, and the models and remedies that are the same."""
+
 _TIMM_ORGANISATION = "timm/"
 """Organisation on the Hugging Face hub whose repositories are named after timm models."""
 
@@ -45,7 +58,8 @@ def load_model(model_id: str) -> ViTAdapter:
             local folder written by transformers' `save_pretrained`, "timm:NAME" (or "timm/NAME", as
             on the hub), "torchhub:NAME", "open_clip:ARCHITECTURE/TAG", or "LIBRARY:NAME" for a
             library that another installed package adapts. "timm:NAME@CHECKPOINT" and
-            "torchhub:NAME@CHECKPOINT" read the weights from a file.
+            "torchhub:NAME@CHECKPOINT" read the weights from a file, and "ph-reg:BASE@CHECKPOINT" a
+            student of PH-Reg, with the id or folder of the DINOv2 that it was made from.
 
     Returns:
         The adapter, on the CPU in float32; its `info.id` is the id given.
@@ -94,6 +108,12 @@ def check_model_id(model_id: str) -> None:
         raise UsageError(
             f"{model_id} cannot be downloaded by name: get {entry.checkpoint} and give "
             f"{entry.id}, with the file's path after the @"
+        )
+    if model_id in _TEST_TIME_REGISTERS:
+        name, remedy = _TEST_TIME_REGISTERS[model_id]
+        raise UnsupportedModelError(
+            f"{model_id} is code around a known model, which vitscope does not execute: give "
+            f"--model {name} --remedy {remedy}"
         )
     library, _, name = model_id.partition(":")
     known = bool(name) and (library in _PREFIXES or find_entry_point(library) is not None)
@@ -219,11 +239,18 @@ _LIBRARIES: Mapping[str, _Library] = {
         "transformers", "load_transformers", "make_transformers_adapter", has_prefix=False
     ),
     "open_clip": _Library("open_clip", "load_open_clip", "make_open_clip_adapter"),
+    "ph-reg": _Library("ph_reg", "load_ph_reg", "make_ph_reg_adapter", takes_file=True),
     "timm": _Library("timm", "load_timm", "make_timm_adapter", takes_file=True),
     "torchhub": _Library("torch_hub", "load_hub", "make_hub_adapter", takes_file=True),
     "torchvision": _Library("torchvision", "", "make_torchvision_adapter", has_prefix=False),
 }
 _PREFIXES = {name for name, library in _LIBRARIES.items() if library.has_prefix}
+_PUBLISHED = {
+    "DinoVisionTransformer": "torchhub",
+    "RegDINOv2Base": "ph-reg",
+    "StudentCLIP": "ph-reg",
+}
+"""Classes of published code that is no package: copies of it keep their names."""
 
 
 def _load_from(library: str, name: str) -> ViTAdapter:
@@ -290,9 +317,8 @@ def _find_maker(module: nn.Module) -> Callable[..., ViTAdapter] | None:
     for library in libraries:  # a subclass goes to the adapter of its own library first
         if library not in _OWN and (point := find_entry_point(library)) is not None:
             return partial(_wrap_by, point)
-    # Copies of the published code in other packages keep the class name.
-    if any(ancestor.__name__ == "DinoVisionTransformer" for ancestor in ancestry):
-        libraries["torchhub"] = None
+    names = [ancestor.__name__ for ancestor in ancestry]
+    libraries |= {_PUBLISHED[name]: None for name in names if name in _PUBLISHED}
     own = next((library for name, library in _LIBRARIES.items() if name in libraries), None)
     return None if own is None else own.find(own.make)
 
