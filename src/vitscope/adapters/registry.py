@@ -40,11 +40,14 @@ _TEST_TIME_REGISTERS = {
     ),
     "amildravid4292/clip-vitb16-test-time-registers": (
         "openclip-b16",
-        "test-time-registers:depth=12,threshold=30,highest=5",
+        "test-time-registers:depth=12,threshold=30,highest=5,compat=released",
     ),
-    "amildravid4292/clip-vitl14-test-time-registers": ("openclip-l14", "test-time-registers"),
+    "amildravid4292/clip-vitl14-test-time-registers": (
+        "openclip-l14",
+        "test-time-registers:compat=released",
+    ),
 }
-"""Published models that are code, and the models and remedies that are the same."""
+"""Published models that are code around others: which model and remedy to take in their place."""
 
 _TIMM_ORGANISATION = "timm/"
 """Organisation on the Hugging Face hub whose repositories are named after timm models."""
@@ -112,8 +115,8 @@ def check_model_id(model_id: str) -> None:
     if model_id in _TEST_TIME_REGISTERS:
         name, remedy = _TEST_TIME_REGISTERS[model_id]
         raise UnsupportedModelError(
-            f"{model_id} is code around a known model, which vitscope does not execute: give "
-            f"--model {name} --remedy {remedy}"
+            f"{model_id} is code around a known model, which vitscope does not execute: take "
+            f"{name} with the remedy {remedy}"
         )
     library, _, name = model_id.partition(":")
     known = bool(name) and (library in _PREFIXES or find_entry_point(library) is not None)

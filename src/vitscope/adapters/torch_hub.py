@@ -117,6 +117,7 @@ def _find_order(tower: Any, registers: int, name: str) -> dict[str, int]:
     height, width = tower.patch_embed.patch_size
     black = tower.patch_embed.proj.weight.new_zeros(1, 3, height, 2 * width)
     with undisturbed(tower), torch.no_grad():
+        cls = (tower.cls_token + tower.pos_embed[:, :1])[0, 0]
         one, other = (tower.prepare_tokens_with_masks(pixels)[0] for pixels in (black, black + 1))
     patches = (one != other).any(dim=1).nonzero().flatten().tolist()
     orders = {
@@ -124,10 +125,11 @@ def _find_order(tower: Any, registers: int, name: str) -> dict[str, int]:
         1: {"cls": 1, "patches": 0, "registers": registers},
     }
     first, *others = patches or [0]
-    if first not in orders or others != [first + 1] or len(one) != 3 + registers:
+    known = first in orders and others == [first + 1] and len(one) == 3 + registers
+    if not (known and torch.equal(one[0], cls)):
         raise UnsupportedModelError(
             f"{name} makes {len(one)} tokens of an image of two patches, these at {patches}: "
-            f"expected {registers} registers right after [CLS] or after the patches"
+            f"expected [CLS], then {registers} registers before or after the patches"
         )
     return orders[first]
 
