@@ -2,7 +2,9 @@
 
 The publisher's code cannot be imported here. The twin has the same class names, attribute names and
 arithmetic wherever an adapter could touch them: fused qkv, layer scales, registers, chunked blocks,
-SwiGLU with packed gates, and position embeddings interpolated with an offset.
+SwiGLU with packed gates, and position embeddings interpolated with an offset. With `registers_last`
+it is a twin of the fork for test-time registers (nickjiang2378/test-time-registers): registers, or
+tokens of zeros in a model without them, come after the patches.
 """
 
 import math
@@ -136,6 +138,7 @@ class DinoVisionTransformer(nn.Module):
         interpolate_antialias=False,
         interpolate_offset=0.1,
         attn_class=MemEffAttention,
+        registers_last=False,
     ):
         super().__init__()
         self.num_features = self.embed_dim = embed_dim
@@ -144,6 +147,7 @@ class DinoVisionTransformer(nn.Module):
         self.num_heads = num_heads
         self.patch_size = patch_size
         self.num_register_tokens = num_register_tokens
+        self.registers_last = registers_last
         self.interpolate_antialias = interpolate_antialias
         self.interpolate_offset = interpolate_offset
         self.patch_embed = PatchEmbed(img_size, patch_size, embed_dim)
@@ -199,7 +203,11 @@ class DinoVisionTransformer(nn.Module):
             x = torch.where(masks.unsqueeze(-1), self.mask_token.unsqueeze(0), x)
         x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         x = x + self.interpolate_pos_encoding(x, height, width)
-        if self.register_tokens is not None:
+        if self.registers_last:
+            shape = (x.shape[0], self.num_register_tokens, x.shape[2])
+            own = x.new_zeros(shape) if self.register_tokens is None else self.register_tokens
+            x = torch.cat((x, own.expand(shape)), dim=1)
+        elif self.register_tokens is not None:
             registers = self.register_tokens.expand(x.shape[0], -1, -1)
             x = torch.cat((x[:, :1], registers, x[:, 1:]), dim=1)
         return x

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ph_reg_twin import make_student
 from vitscope import wrap_model
 from vitscope.testing import check_adapter
 from vitscope.testing.tiny_open_clip import TINY_OPEN_CLIP
@@ -24,7 +25,7 @@ TINY_MODELS = {
         ("torchvision", TINY_TORCHVISION),
     )
     for name, build in models.items()
-}
+} | {"ph-reg/dinov2": make_student}
 """Models with a row to decompose."""
 
 AVERAGED_MODELS = {
@@ -44,7 +45,8 @@ tensors to 1e-10 in float64 and 1e-4 in float32. A model that averages its token
 balance: there the traced map sums to what it explains at every depth, to 1e-8 in float64 and 1e-3
 in float32. An average is the mean of the patches, after BEiT's and data2vec's own norm where the
 model has their pooler: exactly the library's `pooler_output`. The torch.hub code of
-facebookresearch/dinov2 and facebookresearch/dinov3 is tested on structural twins.
+facebookresearch/dinov2 and facebookresearch/dinov3, with a fork of it for test-time registers, and
+PH-Reg's student of DINOv2 are tested on structural twins.
 
 | tested model | family | tokens besides patches | global feature |
 |---|---|---|---|

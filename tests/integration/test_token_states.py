@@ -31,6 +31,8 @@ POOLED = {
 }
 # Positions turn the keys of patches there, and those of no other token.
 ROTARY = ("dinov3", "rope", "eva")
+# Registers before [CLS].
+FIRST_REGISTERS = {"ph-reg/dinov2": 3}
 FIRST_NORMS = ("norm1", "layernorm_before", "layer_norm1", "ln_1", "rms_norm1")
 
 
@@ -121,11 +123,12 @@ def read(vit, pixels, layers="all"):
     return traces, streams[0]
 
 
-def choose(tokens, stream, num_patches):
-    """Everything before the patches, then the patch of the highest norm; patches come last."""
+def choose(tokens, stream, num_patches, cls):
+    """[CLS], all else before the patches, then the patch of the highest norm; patches come last."""
     norms = stream[:, -num_patches:].double().square().sum(dim=-1)
     highest = stream.shape[1] - num_patches + norms.argmax(dim=1)
-    prefix = tokens[:, : stream.shape[1] - num_patches]
+    places = sorted(range(stream.shape[1] - num_patches), key=lambda place: place != cls)
+    prefix = tokens[:, places]
     return torch.cat([prefix, tokens[torch.arange(len(tokens)), highest].unsqueeze(1)], dim=1)
 
 
@@ -195,18 +198,20 @@ def test_what_is_read_is_what_the_model_computes(name):
             assert stream.rows is None
             assert all(trace.tokens is None for trace in traces.values())
             continue
-        assert torch.equal(stream.rows, depths[:, :, 0])
+        cls = FIRST_REGISTERS.get(name, 0)
+        assert torch.equal(stream.rows, depths[:, :, cls])
         assert set(traces) == set(range(vit.info.depth))
         for layer, trace in traces.items():
-            check_tokens(vit, name, layer, trace.tokens, witness, rows * columns)
+            check_tokens(vit, name, layer, trace.tokens, witness, (rows * columns, cls))
 
 
-def check_tokens(vit, name, layer, tokens, witness, num_patches):
+def check_tokens(vit, name, layer, tokens, witness, places):
+    num_patches, _ = places
     entering, normed = witness.inputs[layer], witness.normed[layer]
     assert set(tokens.states) == {"hidden", "normed", "keys", "values"}
-    expected = choose(entering, entering, num_patches)
+    expected = choose(entering, entering, *places)
     assert torch.equal(tokens.states["hidden"], expected)
-    assert torch.equal(tokens.states["normed"], choose(normed, entering, num_patches))
+    assert torch.equal(tokens.states["normed"], choose(normed, entering, *places))
     norms = expected.square().sum(dim=-1).sqrt()
     torch.testing.assert_close(tokens.norms, norms, rtol=1e-12, atol=0)
     mean = entering[:, -num_patches:].square().sum(dim=-1).sqrt().mean(dim=1)
@@ -214,7 +219,7 @@ def check_tokens(vit, name, layer, tokens, witness, num_patches):
     block = list_blocks(vit.module)[layer]
     keys, values = raw_keys_and_values(block, normed, vit.info.num_heads)
     for state, computed in (("keys", keys), ("values", values)):
-        computed = choose(computed, entering, num_patches)
+        computed = choose(computed, entering, *places)
         turned = state == "keys" and any(word in name for word in ROTARY)
         # The hub's DINOv3 turns all keys in the precision of its tables, which is float32.
         rounded = state == "keys" and name == "hub/dinov3"
@@ -290,7 +295,8 @@ def test_under_autocast_states_are_read_as_they_are_and_handed_over_in_float32(n
         return
     tokens = traces[vit.last_layer].tokens
     assert all(rows.dtype == torch.float32 for rows in tokens.states.values())
-    hidden = choose(witness.inputs[-1], witness.inputs[-1], num_patches)
+    entering = witness.inputs[-1]
+    hidden = choose(entering, entering, num_patches, FIRST_REGISTERS.get(name, 0))
     assert torch.equal(tokens.states["hidden"], hidden.float())
 
 

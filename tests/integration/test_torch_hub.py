@@ -7,6 +7,7 @@ import copy
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from urllib.error import URLError
 
@@ -27,6 +28,7 @@ from vitscope.errors import (
     UsageError,
     VitscopeError,
 )
+from vitscope.maps.passes import run_blocks
 from vitscope.testing.randomize import randomize
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -42,6 +44,7 @@ DINOV2 = {
     "no layer scale": {"init_values": None},
     "chunked": {"block_chunks": 3},
     "plain kernel": {"attn_class": hub_twin.Attention},
+    "registers last": {"num_register_tokens": 4, "registers_last": True},
 }
 DINOV3 = {
     "masked bias": {},
@@ -154,6 +157,73 @@ def test_info():
     assert (info.depth, info.embed_dim, info.num_heads, info.patch_size) == (3, 32, 4, (7, 7))
     info = make_hub_adapter(make_dinov3()).info
     assert (info.family, info.num_registers) == ("torch_hub/dinov3", 4)
+
+
+@pytest.mark.parametrize("registers_last", [False, True])
+def test_tokens_are_what_the_layout_says(registers_last):
+    module = make_dinov2(num_register_tokens=4, registers_last=registers_last)
+    adapter = make_hub_adapter(module)
+    layout = adapter.make_layout(28, 42)
+    one, other = run_blocks(adapter, make_pixels((28, 42), torch.float32)).streams[0]
+    groups = layout.groups
+    assert torch.equal(one[groups["registers"]], module.register_tokens[0])
+    assert torch.equal(one[groups["cls"]], other[groups["cls"]])
+    assert (one != other).any(dim=1)[groups["patches"]].all()
+    last = groups["registers"].stop == layout.num_tokens
+    assert (layout.query, last) == (0, registers_last)
+
+
+def test_tokens_of_zeros_after_the_patches_are_registers():
+    module = make_dinov2(registers_last=True)
+    module.num_register_tokens = 2  # as the fork sets it for test-time registers
+    layout = make_hub_adapter(module).make_layout(28, 42)
+    assert layout.groups["registers"] == range(25, 27)
+
+
+class Rolled(hub_twin.DinoVisionTransformer):
+    """[CLS], patches, registers, all moved on by some places."""
+
+    places = 0
+
+    def prepare_tokens_with_masks(self, x, masks=None):
+        return super().prepare_tokens_with_masks(x, masks).roll(self.places, dims=1)
+
+
+Rolled.__name__ = "DinoVisionTransformer"
+
+
+@pytest.mark.parametrize(
+    ("places", "patches"),
+    [(2, "3, 4"), (3, "0, 4"), (1, "2, 3")],  # the first: registers, [CLS], patches
+)
+def test_registers_at_other_places_are_refused(places, patches):
+    module = randomize(Rolled(num_register_tokens=2, registers_last=True))
+    module.places = places
+    message = rf"5 tokens of .* these at \[{patches}\]: expected \[CLS\], then 2 registers before"
+    with pytest.raises(UnsupportedModelError, match=message):
+        make_hub_adapter(module)
+
+
+def test_registers_that_are_no_tokens_are_refused():
+    module = make_dinov2()
+    module.num_register_tokens = 1
+    with pytest.raises(UnsupportedModelError, match="makes 3 tokens of an image of two patches"):
+        make_hub_adapter(module)
+
+
+def activate_on_registers(_, __, output):
+    return output
+
+
+def test_the_published_hooks_are_refused_with_the_remedy():
+    module = make_dinov2()
+    module.blocks[1].mlp.act.register_forward_hook(partial(activate_on_registers))
+    message = (
+        "edit the first image of a batch alone: take .* with the remedy "
+        "test-time-registers:published=true,compat=released$"
+    )
+    with pytest.raises(UnsupportedModelError, match=message):
+        make_hub_adapter(module)
 
 
 def test_size_must_fit_the_patch():

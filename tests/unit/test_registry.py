@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from vitscope.adapters import open_clip, registry, timm, torch_hub, transformers
-from vitscope.adapters.registry import load_model, wrap_model
+from vitscope.adapters import open_clip, ph_reg, registry, timm, torch_hub, transformers
+from vitscope.adapters.registry import check_model_id, load_model, wrap_model
 from vitscope.errors import (
     ModelUnreachableError,
     UnknownModelError,
@@ -17,6 +17,7 @@ from vitscope.errors import (
     UsageError,
 )
 from vitscope.images.preprocessing import Preprocessing
+from vitscope.remedies.registry import parse_remedy
 from vitscope.testing.tiny_open_clip import TINY_OPEN_CLIP
 from vitscope.testing.tiny_timm import TINY_TIMM
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
@@ -43,6 +44,7 @@ def asked(monkeypatch):
     monkeypatch.setattr(timm, "load_timm", record("timm"))
     monkeypatch.setattr(torch_hub, "load_hub", record("torch_hub"))
     monkeypatch.setattr(open_clip, "load_open_clip", record("open_clip"))
+    monkeypatch.setattr(ph_reg, "load_ph_reg", record("ph_reg"))
     return calls
 
 
@@ -65,6 +67,7 @@ def fail_to_reach(repo_or_folder):
         ("deit3-huge", ("timm", "deit3_huge_patch14_224.fb_in1k", None)),
         ("torchhub:dinov2_vits14", ("torch_hub", "dinov2_vits14", None)),
         ("torchhub:dinov3_vits16@w.pth", ("torch_hub", "dinov3_vits16", Path("w.pth"))),
+        ("ph-reg:dinov2-base@w.pth", ("ph_reg", "dinov2-base", Path("w.pth"))),
         ("open_clip:ViT-B-32/tag", ("open_clip", "ViT-B-32/tag")),
         ("openclip-bigg14", ("open_clip", "ViT-bigG-14/laion2b_s39b_b160k")),
     ],
@@ -144,6 +147,33 @@ def test_an_unknown_id_is_answered_with_what_there_is(asked, model_id, suggestio
         load_model(model_id)
     assert asked == []
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model_id", "instead"),
+    [
+        (
+            "torchhub:dinov2_vitl14_tt_reg",
+            "dinov2-large with the remedy test-time-registers:published=true,compat=released",
+        ),
+        (
+            "amildravid4292/clip-vitb16-test-time-registers",
+            "openclip-b16 with the remedy "
+            "test-time-registers:depth=12,threshold=30,highest=5,compat=released",
+        ),
+        (
+            "amildravid4292/clip-vitl14-test-time-registers",
+            "openclip-l14 with the remedy test-time-registers:compat=released",
+        ),
+    ],
+)
+def test_published_code_around_a_known_model_is_answered_with_the_remedy(asked, model_id, instead):
+    with pytest.raises(UnsupportedModelError, match=f"does not execute: take {instead}$"):
+        load_model(model_id)
+    assert asked == []
+    model, *_, remedy = instead.split()
+    check_model_id(model)
+    parse_remedy(remedy)
 
 
 def test_a_repository_that_the_hub_does_not_know_is_answered_with_the_nearest(monkeypatch):

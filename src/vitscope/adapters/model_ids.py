@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vitscope.errors import UnknownModelError, UsageError
+from vitscope.errors import UnknownModelError, UnsupportedModelError, UsageError
 from vitscope.plugins import find_plugin
 from vitscope.weights.catalogue import CATALOGUE, describe_near_matches
 from vitscope.weights.folders import find_folder
@@ -17,6 +17,22 @@ GROUP = "vitscope.adapters"
 
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _WEIGHT_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}
+
+_TEST_TIME_REGISTERS = {
+    "torchhub:dinov2_vitl14_tt_reg": (
+        "dinov2-large",
+        "test-time-registers:published=true,compat=released",
+    ),
+    "amildravid4292/clip-vitb16-test-time-registers": (
+        "openclip-b16",
+        "test-time-registers:depth=12,threshold=30,highest=5,compat=released",
+    ),
+    "amildravid4292/clip-vitl14-test-time-registers": (
+        "openclip-l14",
+        "test-time-registers:compat=released",
+    ),
+}
+"""Published models that are code around others: which model and remedy to take in their place."""
 
 
 class OwnLibrary(NamedTuple):
@@ -38,6 +54,7 @@ LIBRARIES: Mapping[str, OwnLibrary] = {
         "transformers", "load_transformers", "make_transformers_adapter", has_prefix=False
     ),
     "open_clip": OwnLibrary("open_clip", "load_open_clip", "make_open_clip_adapter"),
+    "ph-reg": OwnLibrary("ph_reg", "load_ph_reg", "make_ph_reg_adapter", takes_file=True),
     "timm": OwnLibrary("timm", "load_timm", "make_timm_adapter", takes_file=True),
     "torchhub": OwnLibrary("torch_hub", "load_hub", "make_hub_adapter", takes_file=True),
     "torchvision": OwnLibrary("torchvision", "", "make_torchvision_adapter", has_prefix=False),
@@ -52,6 +69,12 @@ def check_model_id(model_id: str) -> None:
         raise UsageError(
             f"{model_id} cannot be downloaded by name: get {entry.checkpoint} and give "
             f"{entry.id}, with the file's path after the @"
+        )
+    if model_id in _TEST_TIME_REGISTERS:
+        name, remedy = _TEST_TIME_REGISTERS[model_id]
+        raise UnsupportedModelError(
+            f"{model_id} is code around a known model, which vitscope does not execute: take "
+            f"{name} with the remedy {remedy}"
         )
     library, _, name = model_id.partition(":")
     known = bool(name) and (library in PREFIXES or find_entry_point(library) is not None)

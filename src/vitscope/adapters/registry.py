@@ -37,6 +37,13 @@ from vitscope.weights.folders import find_folder
 _OWN = ("transformers", "timm", "open_clip", "torchvision", "torch", "builtins")
 """Packages whose classes adapters of other packages cannot claim."""
 
+_PUBLISHED = {
+    "DinoVisionTransformer": "torchhub",
+    "RegDINOv2Base": "ph-reg",
+    "StudentCLIP": "ph-reg",
+}
+"""Classes of published code that is no package: copies of it keep their names."""
+
 _TIMM_ORGANISATION = "timm/"
 """Organisation on the Hugging Face hub whose repositories are named after timm models."""
 
@@ -49,7 +56,8 @@ def load_model(model_id: str) -> ViTAdapter:
             local folder written by transformers' `save_pretrained`, "timm:NAME" (or "timm/NAME", as
             on the hub), "torchhub:NAME", "open_clip:ARCHITECTURE/TAG", or "LIBRARY:NAME" for a
             library that another installed package adapts. "timm:NAME@CHECKPOINT" and
-            "torchhub:NAME@CHECKPOINT" read the weights from a file.
+            "torchhub:NAME@CHECKPOINT" read the weights from a file, and "ph-reg:BASE@CHECKPOINT" a
+            student of PH-Reg, with the id or folder of the DINOv2 that it was made from.
 
     Returns:
         The adapter, on the CPU in float32; its `info.id` is the id given.
@@ -241,9 +249,8 @@ def _find_maker(module: nn.Module) -> Callable[..., ViTAdapter] | None:
     for library in libraries:  # a subclass goes to the adapter of its own library first
         if library not in _OWN and (point := find_entry_point(library)) is not None:
             return partial(_wrap_by, point)
-    # Copies of the published code in other packages keep the class name.
-    if any(ancestor.__name__ == "DinoVisionTransformer" for ancestor in ancestry):
-        libraries["torchhub"] = None
+    names = [ancestor.__name__ for ancestor in ancestry]
+    libraries |= {_PUBLISHED[name]: None for name in names if name in _PUBLISHED}
     own = next((library for name, library in LIBRARIES.items() if name in libraries), None)
     return None if own is None else own.find(own.make)
 

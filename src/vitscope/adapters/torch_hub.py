@@ -1,12 +1,13 @@
 """The torch.hub code of DINOv2 and DINOv3 (`DinoVisionTransformer`), recognised by its structure.
 
-Only code of the two publishers is run, and only for the models listed here.
+A fork of DINOv2 for test-time registers, with registers after the patches, can be wrapped too. Only
+code of the two publishers is run, and only for the models listed here.
 """
 
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.adapters.transformers_families import FAMILIES
-from vitscope.errors import ModelUnreachableError, UnknownModelError, UsageError, VitscopeError
+from vitscope.errors import (
+    ModelUnreachableError,
+    UnknownModelError,
+    UnsupportedModelError,
+    UsageError,
+    VitscopeError,
+)
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import ViTAdapter
@@ -32,6 +39,7 @@ from vitscope.models.parts import (
     require,
     split_heads,
 )
+from vitscope.models.running import undisturbed
 from vitscope.weights.catalogue import describe_near_matches
 from vitscope.weights.checkpoints import check_colour, load_weights, read_checkpoint
 
@@ -67,6 +75,10 @@ def make_hub_adapter(
     registers = tower.n_storage_tokens if rotary else getattr(tower, "num_register_tokens", 0)
     patch_size: tuple[int, int] = tuple(tower.patch_embed.patch_size)
     blocks = {i: _make_block_parts(block, name) for i, block in enumerate(_list_blocks(tower))}
+    _refuse_released_hooks(tower, name)
+    order = {"cls": 1, "registers": registers, "patches": 0}
+    if registers and not rotary:
+        order = _find_order(tower, registers, name)
     customary = FAMILIES["dinov3_vit" if rotary else "dinov2"].preprocessing
     return ViTAdapter(
         module=module,
@@ -83,14 +95,48 @@ def make_hub_adapter(
         # Same values as for these weights in transformers, applied as torchvision does.
         preprocessing=preprocessing or replace(customary, pipeline="torchvision"),
         blocks=blocks,
-        make_layout=partial(_lay_out, registers, patch_size),
+        make_layout=partial(_lay_out, order, patch_size),
         run=tower,
         embed_row=partial(_embed_row, tower),
     )
 
 
-def _lay_out(registers: int, patch_size: tuple[int, int], height: int, width: int) -> TokenLayout:
-    order = {"cls": 1, "registers": registers, "patches": 0}
+def _refuse_released_hooks(tower: nn.Module, name: str) -> None:
+    hooks = [hook for part in tower.modules() for hook in part._forward_hooks.values()]
+    functions = {getattr(getattr(hook, "func", hook), "__name__", "") for hook in hooks}
+    if "activate_on_registers" in functions:
+        raise UnsupportedModelError(
+            f"{name} has the published hooks of test-time registers (activate_on_registers), which "
+            "edit the first image of a batch alone: take the model without them, such as "
+            "dinov2-large, with the remedy test-time-registers:published=true,compat=released"
+        )
+
+
+def _find_order(tower: Any, registers: int, name: str) -> dict[str, int]:
+    # Copies of the code put registers elsewhere. Patches are the tokens that depend on the image.
+    height, width = tower.patch_embed.patch_size
+    black = tower.patch_embed.proj.weight.new_zeros(1, 3, height, 2 * width)
+    with undisturbed(tower), torch.no_grad():
+        cls = (tower.cls_token + tower.pos_embed[:, :1])[0, 0]
+        one, other = (tower.prepare_tokens_with_masks(pixels)[0] for pixels in (black, black + 1))
+    patches = (one != other).any(dim=1).nonzero().flatten().tolist()
+    orders = {
+        1 + registers: {"cls": 1, "registers": registers, "patches": 0},
+        1: {"cls": 1, "patches": 0, "registers": registers},
+    }
+    first, *others = patches or [0]
+    known = first in orders and others == [first + 1] and len(one) == 3 + registers
+    if not (known and torch.equal(one[0], cls)):
+        raise UnsupportedModelError(
+            f"{name} makes {len(one)} tokens of an image of two patches, these at {patches}: "
+            f"expected [CLS], then {registers} registers before or after the patches"
+        )
+    return orders[first]
+
+
+def _lay_out(
+    order: Mapping[str, int], patch_size: tuple[int, int], height: int, width: int
+) -> TokenLayout:
     return make_layout(order, make_grid(height, width, patch_size))
 
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitscope.errors import UsageError
+from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.maps.passes import run_blocks
 from vitscope.models.base import ViTAdapter
 from vitscope.models.running import OwnHook
@@ -32,6 +32,22 @@ from vitscope.remedies.statistics import (
 _IMAGES_AT_ONCE = 4
 """Images whose neurons are in memory at a time."""
 
+_PUBLISHED: Mapping[int, Sequence[int]] = {
+    12: (3168,),
+    13: (2400,),
+    14: (2110, 1510, 1082, 2711, 2464, 147, 543, 581),
+    15: (1714, 3507, 2492, 2680, 131, 720, 3499, 3062, 2625),
+    16: (2301, 3576, 1940, 3463, 1244, 407, 3152, 2517, 3465),
+    17: (
+        *(884, 133, 1427, 3464, 2373, 2436, 841, 3574, 2129),
+        *(3355, 4047, 3341, 1330, 4031, 844, 944, 464),
+    ),
+}
+"""The neurons of `dinov2_vitl14_tt_reg` by block; all libraries number them alike."""
+_PUBLISHED_FOR = (
+    "24 blocks of width 1024 with a layer scale and 4096 neurons, patches of 14 px and 0 registers"
+)
+
 
 class Neuron(NamedTuple):
     """A neuron of an MLP and how strongly it fires where registers are, or should be."""
@@ -47,6 +63,12 @@ class Neurons:
 
     found: tuple[Neuron, ...]
     num_images: int  # images that had such tokens
+
+    @property
+    def by_layer(self) -> dict[int, list[int]]:
+        """Numbers of the neurons of each block."""
+        layers = sorted({neuron.layer for neuron in self.found})
+        return {k: [n.number for n in self.found if n.layer == k] for k in layers}
 
     def save(self) -> dict[str, Tensor]:
         """All that was measured."""
@@ -87,6 +109,7 @@ class TestTimeRegisters(Remedy):
         depth: Depth whose high-norm patches are explained; by default the one with most of them.
         highest: Last block whose neurons are considered; by default the one before `depth`.
         threshold: Least norm of a high-norm patch, in place of the fitted one.
+        published: Whether the published neurons of DINOv2-L are taken, in place of a search.
         compat: "released" takes one value for all neurons of a block, over all tokens, as the
             published code does.
         neurons: The neurons that were found.
@@ -105,6 +128,7 @@ class TestTimeRegisters(Remedy):
     depth: int | None = None
     highest: int | None = None
     threshold: float | None = None
+    published: bool = False
     compat: Literal["released"] | None = None
     neurons: Neurons | None = None
 
@@ -113,9 +137,18 @@ class TestTimeRegisters(Remedy):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} was given as {getattr(self, name)}: expected 1 or more")
         check_threshold(self.threshold)
+        finding = ("top", "depth", "highest", "threshold")
+        changed = [field.name for field, _ in self._list_changed() if field.name in finding]
+        if self.published and changed:
+            raise UsageError(
+                f"{changed[0]} was given with published=true: it is a setting of the search for "
+                "neurons, and the published ones are not searched for; leave one of them out"
+            )
 
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Find the neurons in one pass over the images, after one for a threshold not given."""
+        if self.published:
+            return self
         depth, threshold = self.depth, self.threshold
         if depth is not None:
             _check_depth(vit, depth)
@@ -134,11 +167,11 @@ class TestTimeRegisters(Remedy):
 
     def edit(self, editor: Editor) -> None:
         """Insert the tokens and move the neurons' values."""
-        neurons = self.require(self.neurons)
+        found = None if self.published else self.require(self.neurons)
+        by_layer = _take_published(editor.vit) if found is None else found.by_layer
         editor.insert_registers(self.count)
-        for layer in sorted({neuron.layer for neuron in neurons.found}):
-            indices = tuple(n.number for n in neurons.found if n.layer == layer)
-            editor.edit_neurons(layer, partial(self._move, indices))
+        for layer, numbers in by_layer.items():
+            editor.edit_neurons(layer, partial(self._move, numbers))
 
     def _move(self, indices: Sequence[int], tokens: Tokens, running: Running) -> Tokens:
         patches = running.find_patches(tokens)
@@ -239,6 +272,22 @@ def find_register_neurons(
         ),
         count,
     )
+
+
+def _take_published(vit: ViTAdapter) -> Mapping[int, Sequence[int]]:
+    info, first = vit.info, vit.blocks.get(0)
+    scale = "no" if first is None or first.tail.scale is None else "a"
+    found = (
+        f"{info.depth} blocks of width {info.embed_dim} with {scale} layer scale and "
+        f"{find_neurons(vit, 0).in_features} neurons, patches of {info.patch_size[0]} px and "
+        f"{info.num_registers} registers"
+    )
+    if found != _PUBLISHED_FOR:
+        raise UnsupportedModelError(
+            f"the published neurons are those of DINOv2-L ({_PUBLISHED_FOR}), and {info.id} has "
+            f"{found}: leave published=true out, and its own are searched for"
+        )
+    return _PUBLISHED
 
 
 def _check_depth(vit: ViTAdapter, depth: int) -> None:

@@ -42,7 +42,12 @@ _TRANSPARENT = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module
 _PATCH_KERNEL = "patch_embed.proj.weight"
 _STEMS = tuple(
     re.compile(rf"(?P<prefix>(.+\.)?){stem}")
-    for stem in (r"patch_embed\.proj\.weight", r"visual\.class_embedding", "cls_token")
+    for stem in (
+        r"patch_embed\.proj\.weight",
+        r"visual\.class_embedding",
+        "registers",  # PH-Reg saves the rest under two names, or not at all
+        "cls_token",
+    )
 )
 """Weights that occur once in a Vision Transformer: the prefix of one of them is that of all."""
 _CONVERTED = re.compile(r"(visual\.(trunk\.)?|vision_encoder\.)$")
