@@ -1,8 +1,10 @@
 """Text and tables of compared remedies, shared by terminal, notebook and report."""
 
 from collections.abc import Mapping
+from math import inf, isnan
 
 from vitscope.metrics.jackknife import Estimate
+from vitscope.results.map_verdict import REFERENCE_MAP
 from vitscope.results.number_text import write_number
 from vitscope.results.result_text import (
     ABSENT,
@@ -31,6 +33,14 @@ NUMBERS: Mapping[str, str] = {
 }
 """What is compared, in the order of tables: first whether maps are cleaner, then whether truer."""
 
+ACCURACIES: Mapping[str, str] = {
+    "full_top1": "one-shot top-1",
+    "full_top5": "one-shot top-5",
+    "patches_top1": "one-shot top-1, patches alone",
+    "patches_top5": "one-shot top-5, patches alone",
+}
+"""One-shot accuracies, in the order of tables."""
+
 DECIDING: Mapping[str, str] = {
     "high_norm_images": "high-norm images",
     "variance_share_patches": "patches' share",
@@ -54,11 +64,24 @@ def describe_remedies(summary: RemediesSummary) -> str:
         f"{model.num_registers} registers, layer {summary.layer}, {model.dtype}"
     )
     if high is None:
-        return f"{told}; no high-norm patches"
-    return (
-        f"{told}; high-norm patches: a norm of {write_number(high.threshold)} or more at depth "
-        f"{high.depth}"
-    )
+        told += "; no high-norm patches"
+    else:
+        told += (
+            f"; high-norm patches: a norm of {write_number(high.threshold)} or more at depth "
+            f"{high.depth}"
+        )
+    if (classified := summary.one_shot) is not None:
+        top1, top5 = (write_number(each, 2) for each in vars(classified.chance).values())
+        told += (
+            f"; one-shot: {classified.num_classes} classes, {classified.num_images} images, "
+            f"{classified.draws} draws, chance {top1} (top-1) and {top5} (top-5)"
+        )
+    if (judged := summary.judged) is not None:
+        told += (
+            f"; maps judged on {judged.num_images} images, target {judged.target}, removal "
+            f"{judged.removal}"
+        )
+    return told
 
 
 def tell_remedy(changes: Mapping[str, Change], drift: Drift) -> str:
@@ -82,13 +105,14 @@ def _tell_change(changes: Mapping[str, Change], name: str, words: str) -> str:
 
 def tabulate_overview(summary: RemediesSummary) -> TextTable:
     """A row per edit: the paired differences that decide, and the price."""
-    original = summary.remedies[0].changes
-    shown = [name for name in DECIDING if name in original]
+    deciding = [_choose_deciding(one) for one in summary.remedies]
+    original = {name: change.before for one in reversed(deciding) for name, change in one.items()}
+    shown = list(dict.fromkeys(name for one in deciding for name in one))
     rows = [
         (
             summary.model.id,
             summary.verdict.status,
-            *(tell_estimate(original[n].before.value, original[n].before.ci95, 2) for n in shown),
+            *(_tell(original[name]) for name in shown),
             ABSENT,
             ABSENT,
         ),
@@ -96,15 +120,15 @@ def tabulate_overview(summary: RemediesSummary) -> TextTable:
             (
                 one.edit,
                 one.verdict.status,
-                *(_tell_difference(one.changes[name].difference) for name in shown),
+                *(_tell_difference(of[n].difference) if n in of else ABSENT for n in shown),
                 tell_estimate(one.drift.cosine.value, one.drift.cosine.ci95, 2),
                 write_number(one.time_ratio, 2),
             )
-            for one in summary.remedies
+            for one, of in zip(summary.remedies, deciding, strict=True)
         ),
     ]
     return TextTable(
-        ("edit", "verdict", *(DECIDING[name] for name in shown), "cos(f, f′)", "time"),
+        ("edit", "verdict", *shown, "cos(f, f′)", "time"),
         [rows[:1], rows[1:]],
         num_labels=2,
         caption=(
@@ -115,15 +139,23 @@ def tabulate_overview(summary: RemediesSummary) -> TextTable:
     )
 
 
+def _choose_deciding(one: ComparedRemedy) -> dict[str, Change]:
+    # By the words of the overview.
+    found = {DECIDING[name]: one.changes[name] for name in DECIDING if name in one.changes}
+    if one.one_shot:
+        found["one-shot top-1"] = one.one_shot["full_top1"]
+    if REFERENCE_MAP in one.skill:
+        found["attention's skill"] = one.skill[REFERENCE_MAP]
+    return found
+
+
 def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
     """Every number of one edit, before and after."""
     order = [*NUMBERS, *one.changes]
     rows: list[Row] = [
         (
             name_number(name),
-            _tell(one.changes[name].before),
-            _tell(one.changes[name].after),
-            _tell_difference(one.changes[name].difference),
+            *_write_change(one.changes[name]),
         )
         for name in dict.fromkeys(order)
         if name in one.changes
@@ -131,19 +163,59 @@ def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
     if one.traces is not None:
         told = (tell_half_depth(trace, summary.model.depth) for trace in one.traces)
         rows.append(("patches hold at least half", *told, ABSENT))
+    rows += [
+        (words, *_write_change(one.skill[name]))
+        for name, words in _name_skills(summary, one).items()
+    ]
     drift = one.drift
     cka, shared = drift.cka, drift.shared_neighbours
     price = [
         ("cos(f, f′)", ABSENT, _tell(drift.cosine), ABSENT),
         ("CKA(f, f′)", ABSENT, tell_estimate(cka.unbiased, cka.ci95, 2), ABSENT),
         (f"shared nearest {drift.num_neighbours}", ABSENT, _tell(shared), ABSENT),
+        *(
+            (words, *_write_change(one.one_shot[name]))
+            for name, words in ACCURACIES.items()
+            if name in one.one_shot
+        ),
         ("time of a forward pass", "1.00", write_number(one.time_ratio, 2), ABSENT),
     ]
     return TextTable(
         ("number", "before", "after", "difference"),
         [rows, price],
         title=f"{summary.model.id}: {one.edit}",
+        caption=_tell_missing(summary, one),
     )
+
+
+def _name_skills(summary: RemediesSummary, one: ComparedRemedy) -> dict[str, str]:
+    # Attention, and the maps that come first before and after.
+    if summary.judged is None or not one.skill:
+        return {}
+    titles = summary.judged.maps
+    found: dict[str, list[str]] = {name: [] for name in one.skill if name == REFERENCE_MAP}
+    for when in ("before", "after"):
+        best = max(one.skill, key=lambda name: _rank(getattr(one.skill[name], when)))
+        found.setdefault(best, []).append(f"best {when}")
+    return {
+        name: f"skill of {titles.get(name, name)}" + f" ({' and '.join(told)})" * bool(told)
+        for name, told in found.items()
+    }
+
+
+def _rank(skill: Estimate) -> float:
+    return -inf if isnan(skill.value) else skill.value
+
+
+def _tell_missing(summary: RemediesSummary, one: ComparedRemedy) -> str:
+    # Maps that cannot be compared.
+    judged = summary.judged
+    missing = [] if judged is None else [judged.maps[m] for m in judged.maps if m not in one.skill]
+    return f"Not judged of the edited model: {', '.join(missing)}." if missing else ""
+
+
+def _write_change(change: Change) -> tuple[str, str, str]:
+    return _tell(change.before), _tell(change.after), _tell_difference(change.difference)
 
 
 def _tell(estimate: Estimate) -> str:
