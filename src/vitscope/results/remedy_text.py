@@ -127,12 +127,13 @@ def tabulate_overview(summary: RemediesSummary) -> TextTable:
             for one, of in zip(summary.remedies, deciding, strict=True)
         ),
     ]
+    paired = "image" if summary.one_shot is None else "image (one-shot: by draw)"
     return TextTable(
         ("edit", "verdict", *shown, "cos(f, f′)", "time"),
         [rows[:1], rows[1:]],
         num_labels=2,
         caption=(
-            "First row: the original. Below: differences from it, paired by image, ± 95 % "
+            f"First row: the original. Below: differences from it, paired by {paired}, ± 95 % "
             "intervals. cos(f, f′): how little the global feature moved. time: a forward pass, of "
             "the original's."
         ),
@@ -184,7 +185,7 @@ def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
         ("number", "before", "after", "difference"),
         [rows, price],
         title=f"{summary.model.id}: {one.edit}",
-        caption=_tell_missing(summary, one),
+        caption=_tell_skill(summary, one),
     )
 
 
@@ -207,11 +208,16 @@ def _rank(skill: Estimate) -> float:
     return -inf if isnan(skill.value) else skill.value
 
 
-def _tell_missing(summary: RemediesSummary, one: ComparedRemedy) -> str:
-    # Maps that cannot be compared.
-    judged = summary.judged
-    missing = [] if judged is None else [judged.maps[m] for m in judged.maps if m not in one.skill]
-    return f"Not judged of the edited model: {', '.join(missing)}." if missing else ""
+def _tell_skill(summary: RemediesSummary, one: ComparedRemedy) -> str:
+    # What it means, and which maps are left out.
+    if summary.judged is None:
+        return ""
+    told = (
+        "Skill: how faithful a map is, from 0 (random orders) to 1 (the order by single "
+        "deletions). Best: of the maps that both models have."
+    )
+    missing = [title for name, title in summary.judged.maps.items() if name not in one.skill]
+    return f"{told} The original alone has: {'; '.join(missing)}." if missing else told
 
 
 def _write_change(change: Change) -> tuple[str, str, str]:

@@ -1,6 +1,5 @@
 """Remedies measured: a model and edits of it, audited on the same images and compared."""
 
-import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -38,13 +37,10 @@ from vitscope.results.schema import RemediesSummary
 from vitscope.results.schema_remedies import ComparedRemedy
 from vitscope.runs.audit_loop import audit
 from vitscope.runs.model_run import ModelRun, OnProgress, make_image_set
-from vitscope.runs.remedy_measures import PLACES, Asked, Measured
+from vitscope.runs.remedy_measures import Asked, Measured
 
 COMPARISON = "comparison"
 """Folder of the comparison, beside the audits."""
-
-_AUDIT = re.compile(r"\d\d+-[\w-]+")
-"""Folders of edited models' audits."""
 
 _TIMED_PASSES = 5
 
@@ -298,15 +294,11 @@ class _Comparison:
 
 
 def _list_results(comparison: Path) -> set[Path]:
-    """Results beside an earlier comparison that belong to it."""
+    """Results of an earlier comparison."""
     try:
-        remedies = RemedyResult.load(comparison).summary.remedies
+        return RemedyResult.load(comparison).list_results()
     except ResultError:  # none, or one of another version: its audits stay
         return set()
-    named = {one.folder for one in remedies if _AUDIT.fullmatch(one.folder)}
-    folder = comparison.parent.resolve()
-    paths = [folder / place / name for place in PLACES for name in (ORIGINAL, *named)]
-    return {path for path in paths if path.resolve() == path and is_result(path)}
 
 
 def _time_passes(vit: ViTAdapter, run: ModelRun, pixels: Pixels) -> float:

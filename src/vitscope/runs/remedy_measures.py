@@ -13,6 +13,7 @@ from vitscope.images.labels import find_classes
 from vitscope.models.base import ViTAdapter
 from vitscope.results.judge_result import JudgeResult
 from vitscope.results.one_shot_result import OneShotResult
+from vitscope.results.remedy_result import JUDGE, ONE_SHOT, PLACES
 from vitscope.results.remedy_scores import (
     compare_judgements,
     compare_one_shots,
@@ -23,10 +24,6 @@ from vitscope.runs.judge_loop import judge
 from vitscope.runs.judge_run import check_enough, check_settings
 from vitscope.runs.model_run import OnProgress
 from vitscope.runs.one_shot_loop import one_shot
-
-ONE_SHOT, JUDGE = "one-shot", "judge"
-PLACES = (".", ONE_SHOT, JUDGE)
-"""Where results lie beside the comparison: a folder for each model, of the same name in all."""
 
 
 @dataclass(frozen=True)
