@@ -13,7 +13,15 @@ from vitscope.results.image_maps import ImageMap, ImageMaps, write_maps
 from vitscope.results.remedy_text import tell_remedy
 from vitscope.results.schema import DataSummary, RemediesSummary, Settings
 from vitscope.results.schema_maps import MapSummary
-from vitscope.results.schema_remedies import Change, ComparedRemedy, Drift, HighNormReference
+from vitscope.results.schema_numbers import Chance
+from vitscope.results.schema_remedies import (
+    Change,
+    ClassifiedImages,
+    ComparedRemedy,
+    Drift,
+    HighNormReference,
+    JudgedImages,
+)
 from vitscope.results.verdict import Verdict
 
 EDITS = {
@@ -29,6 +37,10 @@ BEFORE = {
     "cka_patches": 0.62,
     "attention_patches": 0.52,
 }
+
+
+ACCURACIES = {"full_top1": 0.8, "full_top5": 0.9, "patches_top1": 0.3, "patches_top5": 0.5}
+MAPS = {"attention": "Attention", "legrad": "LeGrad", "frozen": "Frozen trace"}
 
 
 def make_remedies(edits=tuple(EDITS), *, family="DINOv2 with registers", size="S", n=200, **other):
@@ -50,6 +62,10 @@ def make_remedies(edits=tuple(EDITS), *, family="DINOv2 with registers", size="S
         layer=model.depth - 1,
         verdict=verdict,
         high_norm=HighNormReference(depth=9, threshold=150.0),
+        one_shot=ClassifiedImages(
+            num_images=60, num_classes=20, draws=100, chance=Chance(top1=0.05, top5=0.25)
+        ),
+        judged=JudgedImages(num_images=50, target="self", removal="shuffle", maps=MAPS),
         remedies=tuple(make_edit(edit, number, verdict) for number, edit in enumerate(edits, 1)),
         **other,
     )
@@ -58,11 +74,7 @@ def make_remedies(edits=tuple(EDITS), *, family="DINOv2 with registers", size="S
 def make_edit(edit, number, verdict):
     *differences, cosine = EDITS.get(edit, (-0.1, 0.1, 0.1, 0.9))
     changes = {
-        name: Change(
-            before=estimate(BEFORE[name]),
-            after=estimate(BEFORE[name] + difference),
-            difference=estimate(difference, 0.03),
-        )
+        name: make_change(BEFORE[name], difference)
         for name, difference in zip(BEFORE, [*differences, 0.0], strict=True)
     }
     drift = Drift(
@@ -79,7 +91,17 @@ def make_edit(edit, number, verdict):
         text=tell_remedy(changes, drift),
         changes=changes,
         drift=drift,
+        one_shot={name: make_change(value, -0.25) for name, value in ACCURACIES.items()},
+        skill={"attention": make_change(0.2, 0.3), "legrad": make_change(0.4, 0.05)},
         time_ratio=1.02,
+    )
+
+
+def make_change(before, difference):
+    return Change(
+        before=estimate(before),
+        after=estimate(before + difference),
+        difference=estimate(difference, 0.03),
     )
 
 

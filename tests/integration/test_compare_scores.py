@@ -21,7 +21,6 @@ from vitscope.images.image_set import iter_batches
 from vitscope.metrics.jackknife import Estimate, block_of
 from vitscope.metrics.one_shot import draw_pairs, group_images
 from vitscope.remedies.skip import Skip
-from vitscope.report.remedies import describe_remedies_card
 from vitscope.results.remedy_scores import compare_judgements, compare_one_shots
 from vitscope.results.remedy_text import tabulate_overview, tabulate_remedy
 from vitscope.runs.model_run import make_image_set
@@ -182,9 +181,9 @@ def test_a_map_that_only_one_model_has_is_not_compared_and_that_is_said(compared
 @pytest.mark.parametrize(
     ("skills", "labels"),
     [
-        ({"attention": (0.1, 0.5), "legrad": (0.3, 0.2)}, [" (best after)", " (best before)"]),
-        ({"attention": (0.1, 0.5), "legrad": (0.3, 0.6)}, ["", " (best before and best after)"]),
-        ({"attention": (nan, 0.5), "legrad": (0.3, nan)}, [" (best after)", " (best before)"]),
+        ({"attention": (0.1, 0.5), "legrad": (0.3, 0.2)}, [", best after", ", best before"]),
+        ({"attention": (0.1, 0.5), "legrad": (0.3, 0.6)}, ["", ", best before and after"]),
+        ({"attention": (nan, 0.5), "legrad": (0.3, nan)}, [", best after", ", best before"]),
         ({}, []),
     ],
 )
@@ -211,10 +210,11 @@ def test_overview_text_and_report_say_what_was_measured(compared):
         **dict.fromkeys(("audit", "one-shot", "judgement"), len(FOLDERS)),
         "remedies": 1,
     }
-    card = describe_remedies_card(results[-1])
-    assert "one-shot: 4 classes, 15 images, 100 draws, chance 0.25" in card["about"]
-    assert f"maps judged on {NUM_JUDGED} images, target self, removal shuffle" in card["about"]
-    assert "one-shot top-1, patches alone" in compared._repr_html_()
+    page = compared._repr_html_()
+    assert "one-shot: 4 classes, 15 images, 100 draws, chance 0.25" in page
+    assert f"maps judged on {NUM_JUDGED} images, target self, removal shuffle" in page
+    assert "one-shot top-1, patches alone" in page
+    assert "The original alone has: LeGrad; Frozen trace." in page
 
 
 def test_scores_of_other_images_are_not_compared(compared, tmp_path):

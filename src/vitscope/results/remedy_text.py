@@ -197,9 +197,9 @@ def _name_skills(summary: RemediesSummary, one: ComparedRemedy) -> dict[str, str
     found: dict[str, list[str]] = {name: [] for name in one.skill if name == REFERENCE_MAP}
     for when in ("before", "after"):
         best = max(one.skill, key=lambda name: _rank(getattr(one.skill[name], when)))
-        found.setdefault(best, []).append(f"best {when}")
+        found.setdefault(best, []).append(when)
     return {
-        name: f"skill of {titles.get(name, name)}" + f" ({' and '.join(told)})" * bool(told)
+        name: f"skill of {titles.get(name, name)}" + f", best {' and '.join(told)}" * bool(told)
         for name, told in found.items()
     }
 
