@@ -20,8 +20,8 @@ ONE_SHOT, JUDGE = "one-shot", "judge"
 PLACES = (".", ONE_SHOT, JUDGE)
 """Where audits and other results lie: a folder for each model, of the same name in each place."""
 
-_EDITED = re.compile(r"\d\d+-[\w-]+")
-"""Names of edited models' folders."""
+EDITED = re.compile(r"\d\d+-[\w-]+")
+"""Folders of edited models' audits."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class RemedyResult(SavedResult):
         Raises:
             ResultError: If it is not a comparison of this schema, or damaged.
         """
-        named = {one.folder for one in self.summary.remedies if _EDITED.fullmatch(one.folder)}
+        named = {one.folder for one in self.summary.remedies if EDITED.fullmatch(one.folder)}
         folder = self.folder.parent.resolve()
         paths = [folder / place / name for place in PLACES for name in (ORIGINAL, *named)]
         return {path for path in paths if path.resolve() == path and is_result(path)}
