@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,36 +109,17 @@ def compare_remedies(
         vit, image_set, config, labelled=one_shot, num_judged=judge, preprocessed=preprocessed
     )
     target = as_folder(out)
+    make_run = partial(
+        _Comparison, vit, image_set, config, chosen, asked=asked, on_progress=on_progress
+    )
     if target is None:
         if resume:
             raise UsageError("no folder was given for the result: resume needs `out`")
         with scratch_folder() as folder:
-            run = _Comparison(
-                vit,
-                image_set,
-                config,
-                chosen,
-                folder,
-                asked=asked,
-                on_progress=on_progress,
-                is_kept=False,
-            )
-            run.execute()
+            make_run(folder=folder, is_kept=False).execute()
         return RemedyResult(folder / COMPARISON, keeper=TemporaryFolder(folder))
-    replaces = is_result if overwrite or resume else never
-    check_target(target / COMPARISON, replaces)
-    run = _Comparison(
-        vit,
-        image_set,
-        config,
-        chosen,
-        target,
-        asked=asked,
-        on_progress=on_progress,
-        overwrite=overwrite,
-        resume=resume,
-    )
-    run.execute()
+    check_target(target / COMPARISON, is_result if overwrite or resume else never)
+    make_run(folder=target, overwrite=overwrite, resume=resume).execute()
     return RemedyResult(target / COMPARISON)
 
 
