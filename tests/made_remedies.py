@@ -13,11 +13,14 @@ from vitscope.results.image_maps import ImageMap, ImageMaps, write_maps
 from vitscope.results.remedy_text import tell_remedy
 from vitscope.results.schema import DataSummary, RemediesSummary, Settings
 from vitscope.results.schema_maps import MapSummary
+from vitscope.results.schema_numbers import Chance
 from vitscope.results.schema_remedies import (
     Change,
+    ClassifiedImages,
     ComparedRemedy,
     Drift,
     HighNormReference,
+    JudgedImages,
     MapChange,
 )
 from vitscope.results.verdict import Verdict
@@ -39,6 +42,10 @@ BEFORE = {
 HIGH_NORM_PATCHES = {"high_norm_patches": 0.0225, "high_norm_patches_08": 0.0212}
 
 
+ACCURACIES = {"full_top1": 0.8, "full_top5": 0.9, "patches_top1": 0.3, "patches_top5": 0.5}
+MAPS = {"attention": "Attention", "legrad": "LeGrad", "frozen": "Frozen trace"}
+
+
 def make_remedies(edits=tuple(EDITS), *, family="DINOv2 with registers", size="S", n=200, **other):
     """A comparison in which the first edit cleans and the last one is truer."""
     model = describe_model(family, size, 22.1, 4, f"made/{family}-{size}".lower().replace(" ", "-"))
@@ -58,6 +65,10 @@ def make_remedies(edits=tuple(EDITS), *, family="DINOv2 with registers", size="S
         layer=model.depth - 1,
         verdict=verdict,
         high_norm=HighNormReference(depth=9, threshold=150.0),
+        one_shot=ClassifiedImages(
+            num_images=60, num_classes=20, draws=100, chance=Chance(top1=0.05, top5=0.25)
+        ),
+        judged=JudgedImages(num_images=50, target="self", removal="shuffle", maps=MAPS),
         remedies=tuple(make_edit(edit, number, verdict) for number, edit in enumerate(edits, 1)),
         **other,
     )
@@ -66,11 +77,7 @@ def make_remedies(edits=tuple(EDITS), *, family="DINOv2 with registers", size="S
 def make_edit(edit, number, verdict):
     *differences, cosine = EDITS.get(edit, (-0.1, 0.1, 0.1, 0.9))
     changes = {
-        name: Change(
-            before=estimate(BEFORE[name]),
-            after=estimate(BEFORE[name] + difference),
-            difference=estimate(difference, 0.03),
-        )
+        name: make_change(BEFORE[name], difference)
         for name, difference in zip(BEFORE, [*differences, 0.0], strict=True)
     }
     for name, before in HIGH_NORM_PATCHES.items():
@@ -94,7 +101,17 @@ def make_edit(edit, number, verdict):
         changes=changes,
         drift=drift,
         maps=MapChange(correlation=estimate(0.87), verdicts=estimate(0.125)),
+        one_shot={name: make_change(value, -0.25) for name, value in ACCURACIES.items()},
+        skill={"attention": make_change(0.2, 0.3), "legrad": make_change(0.4, 0.05)},
         time_ratio=1.02,
+    )
+
+
+def make_change(before, difference):
+    return Change(
+        before=estimate(before),
+        after=estimate(before + difference),
+        difference=estimate(difference, 0.03),
     )
 
 

@@ -162,6 +162,27 @@ def test_a_skip_output_that_overflows_is_named(folder, monkeypatch):
         one_shot(vit, folder)
 
 
+def test_a_finished_result_is_kept_if_it_is_of_the_same_run(folder, tmp_path, monkeypatch):
+    settings = {"draws": 2, "num_workers": 0}
+    with pytest.raises(UsageError, match="resume needs `out`"):
+        one_shot(tiny_vit(), folder, resume=True)
+    settings |= {"out": tmp_path / "out", "resume": True}
+    first = one_shot(tiny_vit(), folder, **settings)
+    monkeypatch.setattr("vitscope.runs.one_shot_loop._OneShotRun.execute", pytest.fail)
+    assert one_shot(tiny_vit(), folder, **settings).summary == first.summary
+    paths = sorted(folder.rglob("*.png"))
+    names = [path.relative_to(folder).parts[0] for path in paths]
+    for images, changed, told in (
+        (folder, {"draws": 3}, "draws was 2 and now is 3"),
+        (folder, {"size": 16}, "preprocessing"),
+        (paths, {"labels": [f"{name}s" for name in names]}, "the labels differ"),
+        (folder, {"vit": "vit"}, "weights differ"),
+    ):
+        vit = tiny_vit(changed.pop("vit", "dinov2_reg"))
+        with pytest.raises(UsageError, match=told):
+            one_shot(vit, images, **settings | changed)
+
+
 HOSTILE = os.fsdecode(b"\xff[red]<b>\x1b[2J")
 
 

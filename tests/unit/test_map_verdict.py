@@ -6,7 +6,7 @@ from scipy import stats
 
 from reference_jackknife import busing_interval
 from vitscope.metrics.jackknife import Estimate, block_of
-from vitscope.results.map_verdict import average, average_skill, compare_maps, judge_maps
+from vitscope.results.map_verdict import average, compare_maps, judge_maps, replicate_skill
 
 TITLES = {"attention": "Attention", "traced": "Traced", "rollout": "Rollout"}
 
@@ -44,13 +44,13 @@ def test_skill_is_a_ratio_of_means_with_its_jackknife():
     def divide(kept):
         return kept[:, 0].sum() / kept[:, 1].sum()
 
-    found = average_skill(gaps["traced"], gaps["random"], gaps["oracle"], ids)
+    found = replicate_skill(gaps["traced"], gaps["random"], gaps["oracle"], ids).estimate()
     assert found.value == pytest.approx(divide(rows))
     assert found.ci95 == pytest.approx(busing_interval(divide, rows, blocks))
     # An image on which the oracle gains nothing leaves it defined.
     gaps["oracle"][0] = gaps["random"][0]
-    assert np.isfinite(average_skill(gaps["traced"], gaps["random"], gaps["oracle"], ids).value)
-    flat = average_skill(gaps["random"], gaps["random"], gaps["random"], ids)
+    assert np.isfinite(replicate_skill(gaps["traced"], gaps["random"], gaps["oracle"], ids).value)
+    flat = replicate_skill(gaps["random"], gaps["random"], gaps["random"], ids)
     assert np.isnan(flat.value)
 
 

@@ -57,7 +57,12 @@ def test_every_edit_has_its_sentence_and_its_numbers_before_and_after(alone):
     overview, *edits = told.split("<article>")
     rows = {row[0]: row for row in list_rows(overview)}
     assert list(rows) == ["edit", "made/dinov2-with-registers-s", *EDITS]
-    assert rows["zero:tokens=registers"][3:6] == ["+0.05 ± 0.03", "−0.31 ± 0.03", "0.42 ± 0.01"]
+    zeroed = dict(zip(rows["edit"], rows["zero:tokens=registers"], strict=True))
+    assert zeroed["patches' share"] == "+0.05 ± 0.03"
+    assert zeroed["CKA(r, patches)"] == "−0.31 ± 0.03"
+    assert zeroed["cos(f, f′)"] == "0.42 ± 0.01"
+    assert zeroed["one-shot top-1"] == "−0.25 ± 0.03"
+    assert zeroed["attention's skill"] == "+0.30 ± 0.03"
     assert len(edits) == len(EDITS)
     (found,) = [edit for edit in edits if "<h4>mean:tokens=registers</h4>" in edit]
     assert "Cleaner: high-norm patches 2.2 % → 2.2 % (0.0 ± 0.3 %); truer: " in found
@@ -67,6 +72,13 @@ def test_every_edit_has_its_sentence_and_its_numbers_before_and_after(alone):
     assert numbers["Spearman of maps"] == ["–", "0.87 ± 0.02", "–"]
     assert numbers["image verdicts changed"] == ["–", "12.5 ± 2.0 %", "–"]
     assert numbers["cos(f, f′)"] == ["–", "0.91 ± 0.01", "–"]
+    lost = ["0.30 ± 0.02", "0.05 ± 0.02", "−0.25 ± 0.03"]
+    assert numbers["one-shot top-1, patches alone"] == lost
+    assert numbers["skill of LeGrad, best before"][0] == "0.40 ± 0.02"
+    assert numbers["skill of Attention, best after"][1] == "0.50 ± 0.02"
+    assert "The original alone has: Frozen trace." in found
+    for told in ("20 classes, 60 images, 100 draws, chance 0.05", 'href="#def-skill"'):
+        assert told in overview
 
 
 def test_the_chart_has_each_number_of_each_edit(alone):

@@ -96,6 +96,8 @@ def compare(
     model: list[str],
     remedy: list[str],
     out: Path,
+    one_shot: Path | None = None,
+    judge: int = 0,
     overwrite: bool = False,
     resume: bool = False,
     config: Annotated[AuditSettings, Parameter(name="*")] = _DEFAULTS,
@@ -115,15 +117,24 @@ def compare(
         remedy: Remedy, once each: a name of `vitscope remedy list`, with settings as in
             mask:tokens=registers,layers=10+11.
         out: Folder for the results, one folder per model.
+        one_shot: Folder with one subfolder per class: also classify its images from one example per
+            class, before and after, by the global feature and by what patches alone make of it.
+        judge: Number of images, drawn at random, on which maps are also judged before and after,
+            such as 50; 0 for none. An image takes hundreds of passes of each model.
         overwrite: Replace earlier results there, finished or not.
         resume: Resume an interrupted run with the same settings; finished audits are kept.
         config: Settings.
     """
+    from vitscope.images.labels import find_classes
     from vitscope.runs.remedy_loop import COMPARISON, compare_remedies
+    from vitscope.runs.remedy_measures import check_num_judged
 
     # Check the arguments as far as possible before loading anything.
     check_remedies(remedy)
+    check_num_judged(judge)
     found = find_images(images)
+    if one_shot is not None:
+        find_classes(one_shot)
     config.resolve_device()
     targets = choose_targets(
         model,
@@ -141,6 +152,8 @@ def compare(
                 found,
                 remedy,
                 config=config,
+                one_shot=one_shot,
+                judge=judge,
                 out=targets[model_id].parent,
                 overwrite=overwrite,
                 resume=resume,

@@ -109,10 +109,11 @@ Command = TypeVar("Command", bound=Callable[..., None])
 _WHAT = """
 folder images model layer layers size imagenet smoke families sizes checkpoints masks reference
 cls_term renormalize classifier readout metrics maps target removals references judged remedy
+one_shot
 """
 _OPTIONS = {
     "What": _WHAT,
-    "How much": "limit num_images draws examples seed verified trace sanity score",
+    "How much": "limit num_images draws examples seed verified trace sanity score judge",
     "Output": "out overwrite resume report format heads features gallery",
     "Speed": "device dtype batch_size num_workers draft",
     "Scale": "engine address shard shard_size",

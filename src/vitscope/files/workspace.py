@@ -31,6 +31,7 @@ _RUN = "run"
 _DIGESTS = {
     "images": "the images differ or have changed",
     "names": "the names differ or have changed",
+    "labels": "the labels differ or have changed",
     "references": "the references differ or have changed",
     "weights_hash": "the model's weights differ",
     "classifier_hash": "the model's classifier differs",

@@ -99,10 +99,22 @@ class ImageSet:
             preprocessing = replace(preprocessing, size=size, pipeline="given")
         matched = () if masks is None else find_masks(masks, addresses)
         everything = cls(addresses, preprocessing, matched, notes=addresses.notes)
-        if limit is None or limit >= len(addresses):
-            return everything
-        drawn = np.random.default_rng(seed).choice(len(addresses), limit, replace=False)
-        return everything.select(sorted(drawn.tolist()))
+        return everything.limited(limit, seed)
+
+    def limited(self, limit: int | None, seed: int) -> "ImageSet":
+        """Draw some of the images at random.
+
+        Args:
+            limit: Number of images to draw, if there are more; all of them if None.
+            seed: Seed of the draw.
+
+        Returns:
+            A set of these images only, in their order.
+        """
+        if limit is None or limit >= len(self):
+            return self
+        drawn = np.random.default_rng(seed).choice(len(self), limit, replace=False)
+        return self.select(sorted(drawn.tolist()))
 
     def select(self, indices: Iterable[int]) -> "ImageSet":
         """Select some of the images, with their masks.

@@ -110,18 +110,19 @@ def compute_accuracy(scores: Float64[np.ndarray, "class class"]) -> Accuracy:
     return Accuracy(top1, top5)
 
 
-def average_draws(values: Float64[np.ndarray, " draw"]) -> Estimate:
+def average_draws(values: Float64[np.ndarray, " draw"], *, at_least: float = 0.0) -> Estimate:
     """Mean over draws with a 95 % interval, Student's t: mean ± t(R − 1) · s / √R.
 
     The interval is for the mean over infinitely many draws from this image set. It does not cover
-    the choice of the image set: classes and images are taken as given.
+    the choice of the image set: classes and images are taken as given. Differences between two
+    accuracies of the same draws are at least −1.
     """
     draws = len(values)
     mean = float(np.mean(values))
     if draws < 2:
         return Estimate(mean, None)
     half = student_975(float(draws - 1)) * float(np.std(values, ddof=1) / np.sqrt(draws))
-    return Estimate(mean, (max(0.0, mean - half), min(1.0, mean + half)))
+    return Estimate(mean, (max(at_least, mean - half), min(1.0, mean + half)))
 
 
 def chance_accuracy(num_classes: int) -> Accuracy:

@@ -11,9 +11,11 @@ def describe_remedies_card(result: ModelResult) -> dict[str, Any]:
     """Content of the tables of one comparison."""
     summary = result.remedies
     settings = describe_settings(summary)
+    asked = {"one-shot": summary.one_shot, "skill": summary.judged, "removals": summary.judged}
     return {
         "label": result.label,
         "about": as_sentence(describe_remedies(summary)),
+        "defined": [key for key, found in asked.items() if found is not None],
         "settings": f"Settings other than by default: {settings}." if settings else "",
         "notes": [*summary.model.notes, *summary.data.notes],
         "overview": tabulate_overview(summary),

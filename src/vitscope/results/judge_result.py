@@ -23,9 +23,9 @@ from vitscope.results.map_verdict import (
     REFERENCE_MAP,
     MapVerdict,
     average,
-    average_skill,
     compare_maps,
     judge_maps,
+    replicate_skill,
 )
 from vitscope.results.mergeable import MergeableResult, check_disjoint, check_same, list_plans
 from vitscope.results.model_identity import ModelIdentity
@@ -106,6 +106,18 @@ class JudgeResult(MergeableResult):
             ResultError: If the table cannot be read.
         """
         return _read_table(self.folder, SCORES)
+
+    def read_gaps(self) -> tuple[list[str], dict[str, np.ndarray]]:
+        """Identities of the images, and the gap of each map and baseline on them.
+
+        Returns:
+            Both with the first removal, which decides.
+
+        Raises:
+            ResultError: If the table cannot be read.
+        """
+        with plain_damage(self.folder):
+            return _read_gaps(_split(next(iter(_split(self.scores, "removal").values())), "map"))
 
     def read_maps(self, index: int) -> ImageMaps:
         """One of the kept images, with its maps.
@@ -272,8 +284,7 @@ def _summarize(scores: pa.Table, about: pa.Table, maps: Mapping[str, JudgedMap])
     verdict: MapVerdict | None = None
     for removal, rows in _split(scores, "removal").items():
         of_maps = _split(rows, "map")
-        ids = next(iter(of_maps.values()))["image_id"].to_pylist()
-        gaps = {name: _take(table, "gap") for name, table in of_maps.items()}
+        ids, gaps = _read_gaps(of_maps)
         removals[removal] = _summarize_removal(of_maps, gaps, ids)
         found = average(_take(next(iter(of_maps.values())), "ceiling"), ids)
         if found.value == found.value:
@@ -308,13 +319,20 @@ def _summarize_removal(
                 for column in table.column_names
                 if column not in {*_IDENTITY, *CURVES}
             }
-            | {"skill": average_skill(gaps[name], gaps["random"], gaps["oracle"], ids)},
+            | {
+                "skill": replicate_skill(gaps[name], gaps["random"], gaps["oracle"], ids).estimate()
+            },
             deletion=tuple(np.mean(table[deletion].to_pylist(), axis=0).tolist()),
             insertion=tuple(np.mean(table[insertion].to_pylist(), axis=0).tolist()),
             against_attention=comparisons.get(name),
         )
         for name, table in tables.items()
     }
+
+
+def _read_gaps(of_maps: Mapping[str, pa.Table]) -> tuple[list[str], dict[str, np.ndarray]]:
+    ids = next(iter(of_maps.values()))["image_id"].to_pylist()
+    return ids, {name: _take(table, "gap") for name, table in of_maps.items()}
 
 
 def _average_columns(

@@ -8,7 +8,14 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate, block_of, make_estimate, student_975
+from vitscope.metrics.jackknife import (
+    NUM_BLOCKS,
+    Estimate,
+    Replicates,
+    block_of,
+    make_estimate,
+    student_975,
+)
 from vitscope.metrics.rank_correlation import adjust_holm
 from vitscope.results.number_text import write_number
 
@@ -61,12 +68,12 @@ def average(values: Float64[np.ndarray, " image"], ids: Sequence[str]) -> Estima
     return make_estimate(float(kept.mean()), left_out, sizes)
 
 
-def average_skill(
+def replicate_skill(
     gaps: Float64[np.ndarray, " image"],
     random: Float64[np.ndarray, " image"],
     oracle: Float64[np.ndarray, " image"],
     ids: Sequence[str],
-) -> Estimate:
+) -> Replicates:
     """Skill over a set: (mean gap − mean gap of random) / (mean gap of the oracle − the same).
 
     It is a ratio of means, so that images on which the oracle gains little do not count more than
@@ -74,10 +81,10 @@ def average_skill(
     """
     blocks = np.array([block_of(image) for image in ids])
     used = [block for block in range(NUM_BLOCKS) if (blocks == block).any()]
-    left_out = [_divide(gaps, random, oracle, blocks != block) for block in used]
-    sizes = [int((blocks == block).sum()) for block in used]
+    left_out = tuple(_divide(gaps, random, oracle, blocks != block) for block in used)
+    sizes = tuple(int((blocks == block).sum()) for block in used)
     everything = np.ones(len(ids), dtype=bool)
-    return make_estimate(_divide(gaps, random, oracle, everything), left_out, sizes)
+    return Replicates(_divide(gaps, random, oracle, everything), left_out, sizes)
 
 
 def _divide(

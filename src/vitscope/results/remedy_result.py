@@ -1,11 +1,13 @@
 """The saved comparison of a model with edits of it."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from vitscope.errors import ResultError
 from vitscope.files.printable import printable_path
+from vitscope.files.storage import is_result
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.result_html import show_remedies
 from vitscope.results.saved_result import SavedResult
@@ -13,6 +15,13 @@ from vitscope.results.schema import RemediesSummary, read_summary
 
 ORIGINAL = "original"
 """Folder of the audit of the model itself, beside the comparison."""
+
+ONE_SHOT, JUDGE = "one-shot", "judge"
+PLACES = (".", ONE_SHOT, JUDGE)
+"""Where audits and other results lie: a folder for each model, of the same name in each place."""
+
+EDITED = re.compile(r"\d\d+-[\w-]+")
+"""Folders of edited models' audits."""
 
 
 @dataclass(frozen=True)
@@ -63,3 +72,17 @@ class RemedyResult(SavedResult):
                 "`out` to keep them"
             )
         return AuditResult(folder, keeper=self.keeper)
+
+    def list_results(self) -> set[Path]:
+        """Folders of the results beside the comparison that belong to it.
+
+        Returns:
+            Resolved paths; links, and folders that hold something else, are left out.
+
+        Raises:
+            ResultError: If it is not a comparison of this schema, or damaged.
+        """
+        named = {one.folder for one in self.summary.remedies if EDITED.fullmatch(one.folder)}
+        folder = self.folder.parent.resolve()
+        paths = [folder / place / name for place in PLACES for name in (ORIGINAL, *named)]
+        return {path for path in paths if path.resolve() == path and is_result(path)}

@@ -1,8 +1,10 @@
 """Text and tables of compared remedies, shared by terminal, notebook and report."""
 
 from collections.abc import Mapping
+from math import inf, isnan
 
 from vitscope.metrics.jackknife import Estimate
+from vitscope.results.map_verdict import REFERENCE_MAP
 from vitscope.results.number_text import write_number, write_percent
 from vitscope.results.result_text import (
     ABSENT,
@@ -35,12 +37,22 @@ NUMBERS: Mapping[str, str] = {
 }
 """What is compared, in the order of tables: first whether maps are cleaner, then whether truer."""
 
+ACCURACIES: Mapping[str, str] = {
+    "full_top1": "one-shot top-1",
+    "full_top5": "one-shot top-5",
+    "patches_top1": "one-shot top-1, patches alone",
+    "patches_top5": "one-shot top-5, patches alone",
+}
+"""One-shot accuracies, in the order of tables."""
+
 DECIDING: Mapping[str, str] = {
     "high_norm_images": "high-norm images",
     "variance_share_patches": "patches' share",
     "cka_patches": "CKA(r, patches)",
 }
 """The numbers that an overview has of each edit, by short names."""
+
+_OVERVIEW = {**DECIDING, "full_top1": "one-shot top-1", REFERENCE_MAP: "attention's skill"}
 
 _OF_MAPS = {
     "correlation": "Spearman of maps",
@@ -66,11 +78,24 @@ def describe_remedies(summary: RemediesSummary) -> str:
         f"{model.num_registers} registers, layer {summary.layer}, {model.dtype}"
     )
     if high is None:
-        return f"{told}; no high-norm patches"
-    return (
-        f"{told}; high-norm patches: a norm of {write_number(high.threshold)} or more at depth "
-        f"{high.depth}"
-    )
+        told += "; no high-norm patches"
+    else:
+        told += (
+            f"; high-norm patches: a norm of {write_number(high.threshold)} or more at depth "
+            f"{high.depth}"
+        )
+    if (classified := summary.one_shot) is not None:
+        top1, top5 = (write_number(each, 2) for each in vars(classified.chance).values())
+        told += (
+            f"; one-shot: {classified.num_classes} classes, {classified.num_images} images, "
+            f"{classified.draws} draws, chance {top1} (top-1) and {top5} (top-5)"
+        )
+    if (judged := summary.judged) is not None:
+        told += (
+            f"; maps judged on {judged.num_images} images, target {judged.target}, removal "
+            f"{judged.removal}"
+        )
+    return told
 
 
 def tell_remedy(changes: Mapping[str, Change], drift: Drift) -> str:
@@ -98,13 +123,14 @@ def _tell_change(changes: Mapping[str, Change], name: str, words: str) -> str:
 
 def tabulate_overview(summary: RemediesSummary) -> TextTable:
     """A row per edit: the paired differences that decide, and the price."""
-    original = summary.remedies[0].changes
-    shown = [name for name in DECIDING if name in original]
+    deciding = [_choose_deciding(one) for one in summary.remedies]
+    original = {name: change.before for one in reversed(deciding) for name, change in one.items()}
+    shown = list(dict.fromkeys(name for one in deciding for name in one))
     rows = [
         (
             summary.model.id,
             summary.verdict.status,
-            *(_tell(original[name].before, name) for name in shown),
+            *(_tell(original[name], name) for name in shown),
             ABSENT,
             ABSENT,
         ),
@@ -112,23 +138,29 @@ def tabulate_overview(summary: RemediesSummary) -> TextTable:
             (
                 one.edit,
                 one.verdict.status,
-                *(_tell_difference(one.changes[name].difference, name) for name in shown),
+                *(_tell_difference(of[n].difference, n) if n in of else ABSENT for n in shown),
                 tell_estimate(one.drift.cosine.value, one.drift.cosine.ci95, 2),
                 write_number(one.time_ratio, 2),
             )
-            for one in summary.remedies
+            for one, of in zip(summary.remedies, deciding, strict=True)
         ),
     ]
+    paired = "image" if summary.one_shot is None else "image (one-shot: by draw)"
     return TextTable(
-        ("edit", "verdict", *(DECIDING[name] for name in shown), "cos(f, f′)", "time"),
+        ("edit", "verdict", *(_OVERVIEW[name] for name in shown), "cos(f, f′)", "time"),
         [rows[:1], rows[1:]],
         num_labels=2,
         caption=(
-            "First row: the original. Below: differences from it, paired by image, ± 95 % "
+            f"First row: the original. Below: differences from it, paired by {paired}, ± 95 % "
             "intervals. cos(f, f′): how little the global feature moved. time: a forward pass, of "
             "the original's."
         ),
     )
+
+
+def _choose_deciding(one: ComparedRemedy) -> dict[str, Change]:
+    measured = {**one.changes, **one.one_shot, **one.skill}
+    return {name: measured[name] for name in _OVERVIEW if name in measured}
 
 
 def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
@@ -137,9 +169,7 @@ def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
     rows: list[Row] = [
         (
             name_number(name),
-            _tell(one.changes[name].before, name),
-            _tell(one.changes[name].after, name),
-            _tell_difference(one.changes[name].difference, name),
+            *_write_change(one.changes[name], name),
         )
         for name in dict.fromkeys(order)
         if name in one.changes
@@ -147,6 +177,10 @@ def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
     if one.traces is not None:
         told = (tell_half_depth(trace, summary.model.depth) for trace in one.traces)
         rows.append(("patches hold at least half", *told, ABSENT))
+    rows += [
+        (words, *_write_change(one.skill[name]))
+        for name, words in _name_skills(summary, one).items()
+    ]
     drift = one.drift
     cka, shared = drift.cka, drift.shared_neighbours
     moved = [
@@ -158,13 +192,55 @@ def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
         ("cos(f, f′)", ABSENT, _tell(drift.cosine), ABSENT),
         ("CKA(f, f′)", ABSENT, tell_estimate(cka.unbiased, cka.ci95, 2), ABSENT),
         (f"shared nearest {drift.num_neighbours}", ABSENT, _tell(shared), ABSENT),
+        *(
+            (words, *_write_change(one.one_shot[name]))
+            for name, words in ACCURACIES.items()
+            if name in one.one_shot
+        ),
         ("time of a forward pass", "1.00", write_number(one.time_ratio, 2), ABSENT),
     ]
     return TextTable(
         ("number", "before", "after", "difference"),
         [rows, moved, price],
         title=f"{summary.model.id}: {one.edit}",
+        caption=_tell_skill(summary, one),
     )
+
+
+def _name_skills(summary: RemediesSummary, one: ComparedRemedy) -> dict[str, str]:
+    # Attention, and the maps that come first before and after.
+    if summary.judged is None or not one.skill:
+        return {}
+    titles = summary.judged.maps
+    found: dict[str, list[str]] = {name: [] for name in one.skill if name == REFERENCE_MAP}
+    for when in ("before", "after"):
+        best = max(one.skill, key=lambda name: _rank(getattr(one.skill[name], when)))
+        found.setdefault(best, []).append(when)
+    return {
+        name: f"skill of {titles.get(name, name)}" + f", best {' and '.join(told)}" * bool(told)
+        for name, told in found.items()
+    }
+
+
+def _rank(skill: Estimate) -> float:
+    return -inf if isnan(skill.value) else skill.value
+
+
+def _tell_skill(summary: RemediesSummary, one: ComparedRemedy) -> str:
+    # What it means, and which maps are left out.
+    if summary.judged is None:
+        return ""
+    told = (
+        "Skill: how faithful a map is, from 0 (random orders) to 1 (the order by single "
+        "deletions). Best: of the maps that both models have."
+    )
+    missing = [title for name, title in summary.judged.maps.items() if name not in one.skill]
+    return f"{told} The original alone has: {'; '.join(missing)}." if missing else told
+
+
+def _write_change(change: Change, name: str = "") -> tuple[str, str, str]:
+    before, after = _tell(change.before, name), _tell(change.after, name)
+    return before, after, _tell_difference(change.difference, name)
 
 
 def _tell(estimate: Estimate, name: str = "") -> str:

@@ -39,7 +39,12 @@ from vitscope.results.schema_numbers import (
     TopAccuracy,
     TraceSummary,
 )
-from vitscope.results.schema_remedies import ComparedRemedy, HighNormReference
+from vitscope.results.schema_remedies import (
+    ClassifiedImages,
+    ComparedRemedy,
+    HighNormReference,
+    JudgedImages,
+)
 from vitscope.results.verdict import ImageVerdict, Verdict
 
 SCHEMA_VERSION = 5
@@ -273,6 +278,8 @@ class RemediesSummary(Summary):
     layer: int  # index of the layer
     verdict: Verdict  # of the original
     high_norm: HighNormReference | None  # None if the original has no high-norm patches
+    one_shot: ClassifiedImages | None = None  # None if it was not asked for
+    judged: JudgedImages | None = None  # None if no map was judged
     remedies: Annotated[tuple[ComparedRemedy, ...], NotEmpty()]  # in the order asked for
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from vitscope.files.typed_json import Finite
 from vitscope.metrics.estimates import CkaEstimate as Cka
 from vitscope.metrics.jackknife import Estimate
-from vitscope.results.schema_numbers import TraceSummary
+from vitscope.results.schema_numbers import Chance, TraceSummary
 from vitscope.results.verdict import Verdict
 
 
@@ -52,6 +52,11 @@ class ComparedRemedy:
     maps: MapChange = field(default_factory=MapChange)
     # shares by depth before and after; None if no image was traced
     traces: tuple[TraceSummary, TraceSummary] | None = None
+    # one-shot accuracy of the global feature ("full_top1", "full_top5") and of what patches alone
+    # make of it ("patches_top1", "patches_top5"), paired by draw; empty if not asked for
+    one_shot: Mapping[str, Change] = field(default_factory=dict)
+    # how faithful maps are, by map that both models have; empty if none was judged
+    skill: Mapping[str, Change] = field(default_factory=dict)
     time_ratio: Finite  # a forward pass of the edited model over one of the original
 
 
@@ -61,3 +66,23 @@ class HighNormReference:
 
     depth: int  # the depth with most of them
     threshold: Finite  # least norm there
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifiedImages:
+    """The labelled images of one-shot classification, before and after alike."""
+
+    num_images: int
+    num_classes: int
+    draws: int  # number of draws of two images of each class
+    chance: Chance  # accuracy of guessing
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedImages:
+    """The images on which maps are judged, before and after alike."""
+
+    num_images: int
+    target: str  # what the maps explain
+    removal: str  # how patches are removed
+    maps: Mapping[str, str]  # titles of the original's maps, by name

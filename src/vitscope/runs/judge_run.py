@@ -62,7 +62,12 @@ ALWAYS = ("attention", "centre", "edges")
 
 
 def check_settings(config: JudgeConfig) -> None:
-    """Refuse what can be refused without a model: unknown names of maps and removals."""
+    """Refuse what can be refused without a model: half precision, unknown maps and removals."""
+    if config.torch_dtype in HALF_PRECISIONS:
+        raise UsageError(
+            f"maps cannot be judged in {config.dtype}, which rounds away small differences: use "
+            "float32"
+        )
     check_names(config.maps or ())
     find_methods(config.maps or ())
     for name in config.removals:
@@ -92,11 +97,6 @@ class JudgeRun:
         given: bool,
     ) -> None:
         """Prepare the run; the model is used only if a setting must be chosen."""
-        if config.torch_dtype in HALF_PRECISIONS:
-            raise UsageError(
-                f"maps cannot be judged in {config.dtype}, which rounds away small differences: "
-                "use float32"
-            )
         check_enough(len(compared))
         removals = [find_removal(name) for name in config.removals]
         vit = vit if vit.weights_hash else vit.hashed()  # for all its runs

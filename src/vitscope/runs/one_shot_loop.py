@@ -1,7 +1,10 @@
 """One-shot classification: labelled images go through a model once, then pairs are drawn."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,11 +17,12 @@ from torch import Tensor, nn
 from vitscope.adapters.registry import open_model
 from vitscope.config import OneShotConfig, combine
 from vitscope.decomposition import LayerRows, choose_tolerance, decompose_layers
-from vitscope.errors import VitscopeError
+from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import as_folder, is_result, never, scratch_folder, staged_folder
 from vitscope.files.tensor_files import RowFiles
+from vitscope.files.workspace import Plan
 from vitscope.images.addresses import Images
 from vitscope.images.covariates import NARROW, note_narrow
 from vitscope.images.image_set import ImageBatch, ImageSet
@@ -40,6 +44,8 @@ from vitscope.results.one_shot_result import (
 )
 from vitscope.results.schema import OneShotData, OneShotSummary, Settings
 from vitscope.results.schema_numbers import Chance
+from vitscope.runs.audit_plan import digest_files, hash_held
+from vitscope.runs.finished import is_finished
 from vitscope.runs.model_run import (
     BatchFitter,
     ModelRun,
@@ -47,11 +53,14 @@ from vitscope.runs.model_run import (
     choose_preprocessing,
     describe_preprocessing,
 )
+from vitscope.runs.resources import list_versions
 
 Outputs = dict[str, dict[str, Float[np.ndarray, "*image dim"]]]
 """Readout -> part -> one row per image."""
 
 _KINDS = ("term", "values", "attention", "block", "embedding")
+
+_SETTINGS = ("draws", "classifier", "limit", "seed", "renormalize", "cls_term")
 
 
 def one_shot(
@@ -63,6 +72,7 @@ def one_shot(
     preprocessed: bool = False,
     out: str | Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     on_progress: OnProgress | None = None,
     on_draw: OnProgress | None = None,
     **settings: Any,
@@ -83,6 +93,7 @@ def one_shot(
         preprocessed: Whether the images are tensors that go to the model unchanged.
         out: Folder for the result; a temporary one if None.
         overwrite: Whether an earlier result in `out` is replaced.
+        resume: Whether a finished result of the same run in `out` is kept.
         on_progress: Called with (images done, total) after every batch.
         on_draw: Called with (draws done, total) after every draw.
         **settings: Settings of `OneShotConfig` by name, in addition to `config` or instead of it.
@@ -107,9 +118,14 @@ def one_shot(
     classes = find_classes(images, labels, preprocessed=preprocessed)
     run = _OneShotRun(vit, classes.limited(config.limit, config.seed), config)
     if target is None:
+        if resume:
+            raise UsageError("no folder was given for the result: resume needs `out`")
         with scratch_folder() as scratch:
             run.execute(scratch, on_progress, on_draw)
         return OneShotResult.own(scratch)
+    can_compare = resume and not run.plan["unknown"]
+    if can_compare and is_finished(OneShotResult, target, run.plan, overwrite=overwrite):
+        return OneShotResult(target)
     replaces = is_result if overwrite else never
     with staged_folder(target, replaces=replaces, rescued=True) as staging:
         run.execute(staging, on_progress, on_draw)
@@ -141,12 +157,33 @@ class _OneShotRun:
             preprocessed=given.preprocessed,
         )
         vit.make_layout(*image_set.preprocessing.size)
-        self._run = ModelRun(vit, replace(image_set, described=False), config)
+        self._images = replace(image_set, described=False)
+        self._run = ModelRun(vit, self._images, config)
         self._preprocessing = describe_preprocessing(vit, image_set.preprocessing)
         self._vit = vit
         self._given = given
         self._config = config
         self._narrow: list[str] = []
+
+    @cached_property
+    def plan(self) -> Plan:
+        """All that the numbers depend on."""
+        behaviour = self._run.behaviour
+        plan = {
+            "kind": OneShotSummary.KIND,
+            "images": digest_files(self._images, hash_held(self._images)),
+            "labels": _digest(self._labels),
+            **{name: getattr(self._config, name) for name in _SETTINGS},
+            "dtype": self._run.config.dtype,
+            "weights_hash": self._run.weights_hash,
+            "behaviour_hash": behaviour.digest,
+            "unknown": behaviour.unknown,
+            "preprocessing": asdict(self._images.preprocessing),
+            "device": self._run.device.type,
+            "versions": list_versions(),
+        }
+        found: dict[str, Any] = json.loads(json.dumps(plan))
+        return found
 
     def execute(
         self, folder: Path, on_progress: OnProgress | None, on_draw: OnProgress | None
@@ -198,7 +235,11 @@ class _OneShotRun:
             summary,
             scores,
             failures=self._run.failures,
-            provenance=self._run.make_provenance(),
+            provenance={
+                **self._run.make_provenance(),
+                "plan": self.plan,
+                "drawn": _digest(images.ids[place] for place in pairs.flat),
+            },
         )
 
     def _extract(self, scratch: Path, on_progress: OnProgress | None) -> _Images:
@@ -262,6 +303,10 @@ class _OneShotRun:
             num_unlabelled=self._given.num_unlabelled,
             dropped_classes=tuple(printable_path(Path(label)) for label in dropped),
         )
+
+
+def _digest(names: Iterable[str]) -> str:
+    return blake2b("\0".join(names).encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def _keep_skip_alone(vit: ViTAdapter, rows: LayerRows) -> dict[str, Tensor]:

@@ -1,11 +1,11 @@
 """Remedies measured: a model and edits of it, audited on the same images and compared."""
 
-import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,10 @@ from vitscope.results.schema import RemediesSummary
 from vitscope.results.schema_remedies import ComparedRemedy
 from vitscope.runs.audit_loop import audit
 from vitscope.runs.model_run import ModelRun, OnProgress, make_image_set
+from vitscope.runs.remedy_measures import Asked, Measured
 
 COMPARISON = "comparison"
 """Folder of the comparison, beside the audits."""
-
-_AUDIT = re.compile(r"\d\d+-[\w-]+")
-"""Folders of edited models' audits."""
 
 _TIMED_PASSES = 5
 
@@ -59,6 +57,8 @@ def compare_remedies(
     remedies: Sequence[Remedy | str],
     config: AuditConfig | None = None,
     *,
+    one_shot: Images | None = None,
+    judge: int = 0,
     preprocessed: bool = False,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -77,11 +77,16 @@ def compare_remedies(
         remedies: Remedies, or their names with settings such as "mask:tokens=registers"
             (docs/recipes/remedies.md). Each is applied to the original.
         config: Settings; the defaults if None.
+        one_shot: Labelled images, as a folder or dataset in `one_shot`: these are classified from
+            one example per class, before and after, by the global feature and by what patches
+            alone make of it.
+        judge: Number of the images, drawn at random, on which maps are judged before and after, as
+            `judge` does by default; 0 for none. An image takes hundreds of passes of each model.
         preprocessed: Whether the images are tensors that go to the model unchanged.
         out: Folder for the audits, one each, and for the comparison; a temporary one if None.
         overwrite: Whether earlier results there are replaced.
         resume: Whether to resume an interrupted run into `out`; finished audits are kept.
-        on_progress: Called with (images done, total), over all audits.
+        on_progress: Called with (images done, total), over all audits and other runs.
         **settings: Settings of `AuditConfig` by name, in addition to `config` or instead of it.
 
     Returns:
@@ -105,29 +110,21 @@ def compare_remedies(
             raise UsageError(f"{name} is set, and a comparison needs {name}={expected!r}")
     vit = open_model(vit).hashed()
     image_set = make_image_set(vit, images, config, preprocessed=preprocessed).without_copies()
+    asked = Asked.check(
+        vit, image_set, config, labelled=one_shot, num_judged=judge, preprocessed=preprocessed
+    )
     target = as_folder(out)
+    make_run = partial(
+        _Comparison, vit, image_set, config, chosen, asked=asked, on_progress=on_progress
+    )
     if target is None:
         if resume:
             raise UsageError("no folder was given for the result: resume needs `out`")
         with scratch_folder() as folder:
-            run = _Comparison(
-                vit, image_set, config, chosen, folder, on_progress=on_progress, is_kept=False
-            )
-            run.execute()
+            make_run(folder=folder, is_kept=False).execute()
         return RemedyResult(folder / COMPARISON, keeper=TemporaryFolder(folder))
-    replaces = is_result if overwrite or resume else never
-    check_target(target / COMPARISON, replaces)
-    run = _Comparison(
-        vit,
-        image_set,
-        config,
-        chosen,
-        target,
-        on_progress=on_progress,
-        overwrite=overwrite,
-        resume=resume,
-    )
-    run.execute()
+    check_target(target / COMPARISON, is_result if overwrite or resume else never)
+    make_run(folder=target, overwrite=overwrite, resume=resume).execute()
     return RemedyResult(target / COMPARISON)
 
 
@@ -194,6 +191,7 @@ class _Comparison:
     config: AuditConfig
     remedies: Sequence[Remedy]
     folder: Path
+    asked: Asked
     on_progress: OnProgress | None
     is_kept: bool = True
     overwrite: bool = False
@@ -212,6 +210,7 @@ class _Comparison:
 
     def _execute(self) -> None:
         before = self._audit(self.vit, ORIGINAL, 0)
+        measured = self._measure(self.vit, ORIGINAL, 0)
         run = ModelRun(self.vit, self.images, self.config)
         pixels = next(run.iter_batches(None)).pixels[: run.pass_size]
         compared = []
@@ -222,7 +221,9 @@ class _Comparison:
                 name = f"{number:02d}-{fitted.label.partition(':')[0]}"
                 after = self._audit(vit, name, number)
                 seconds = _time_passes(vit, run, pixels)
-            compared.append(_compare(before, after, fitted.label, seconds / original))
+                found = measured.compare(self._measure(vit, name, number))
+            one = _compare(before, after, fitted.label, seconds / original)
+            compared.append(replace(one, **found))
         summary = before.summary
         made = RemediesSummary(
             model=summary.model,
@@ -232,6 +233,7 @@ class _Comparison:
             layer=summary.layer,
             verdict=summary.last.verdict,
             high_norm=find_high_norm(summary),
+            **measured.describe(),
             remedies=tuple(compared),
         )
         provenance = {
@@ -240,18 +242,18 @@ class _Comparison:
             "audits": [ORIGINAL, *(one.folder for one in compared)],
         }
         replaces = is_result if self.overwrite or self.resume else never
-        earlier = _list_audits(self.folder / COMPARISON) if self.overwrite else set()
+        earlier = _list_results(self.folder / COMPARISON) if self.overwrite else set()
         with staged_folder(self.folder / COMPARISON, replaces=replaces) as staging:
             write_result(staging, made, failures=before.failures, provenance=provenance)
-        for name in earlier - {one.folder for one in compared}:
+        names = [ORIGINAL, *(one.folder for one in compared)]
+        folder = self.folder.resolve()
+        for path in earlier - {folder / p / name for p in self.asked.places for name in names}:
             # Replaced like the comparison that they were part of: a report would show them.
-            shutil.rmtree(self.folder / name)
+            shutil.rmtree(path)
+            with suppress(OSError):  # still holds others, as the folder of audits does
+                path.parent.rmdir()
 
     def _audit(self, vit: ViTAdapter, name: str, number: int) -> AuditResult:
-        def tell(done: int, total: int) -> None:
-            if self.on_progress is not None:
-                self.on_progress(number * total + done, (len(self.remedies) + 1) * total)
-
         return audit(
             vit,
             self.images,
@@ -259,19 +261,31 @@ class _Comparison:
             out=self.folder / name,
             overwrite=self.overwrite,
             resume=self.resume,
-            on_progress=tell,
+            on_progress=lambda done, _: self._tell(number, done),
         )
 
+    def _measure(self, vit: ViTAdapter, name: str, number: int) -> Measured:
+        return self.asked.measure(
+            vit,
+            self.folder,
+            name,
+            overwrite=self.overwrite,
+            resume=self.resume,
+            on_progress=lambda done, _: self._tell(number, len(self.images) + done),
+        )
 
-def _list_audits(comparison: Path) -> set[str]:
-    """Folders of the edited models' audits beside an earlier comparison."""
+    def _tell(self, number: int, done: int) -> None:
+        if self.on_progress is not None:
+            each = len(self.images) + self.asked.num_images
+            self.on_progress(number * each + done, (len(self.remedies) + 1) * each)
+
+
+def _list_results(comparison: Path) -> set[Path]:
+    """Results of an earlier comparison."""
     try:
-        remedies = RemedyResult.load(comparison).summary.remedies
+        return RemedyResult.load(comparison).list_results()
     except ResultError:  # none, or one of another version: its audits stay
         return set()
-    named = {one.folder for one in remedies if _AUDIT.fullmatch(one.folder)}
-    beside = {path.name: path for path in comparison.parent.iterdir() if not path.is_symlink()}
-    return {name for name in named & beside.keys() if is_result(beside[name])}
 
 
 def _time_passes(vit: ViTAdapter, run: ModelRun, pixels: Pixels) -> float:
