@@ -100,7 +100,7 @@ def test_beside_its_audits_the_maps_before_and_after_come_first(folder):
     sections = re.findall(r'<section id="(\w+)"', html)
     assert sections[:3] == ["verdict", "remedies", "sources"]
     galleries = read_data(html, "images-data")["galleries"]
-    assert [one["side_by_side"] for one in galleries] == [True, False]
+    assert [one["side_by_side"] for one in galleries] == ["Attention", ""]
 
 
 def test_a_comparison_without_its_audits_says_that_it_has_no_maps(folder, tmp_path, alone):

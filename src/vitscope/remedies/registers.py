@@ -109,6 +109,7 @@ class TestTimeRegisters(Remedy):
     neurons: Neurons | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("count", "top"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} was given as {getattr(self, name)}: expected 1 or more")

@@ -40,8 +40,9 @@ class ComparedRemedy:
     text: str  # what changed, in a sentence
     changes: Mapping[str, Change]  # by number
     drift: Drift
-    # shares by depth before and after; None if no image was traced
-    traces: tuple[TraceSummary, TraceSummary] | None = None
+    # shares by depth before and after; None if no image was traced, or no trace goes through the
+    # edit
+    traces: tuple[TraceSummary, TraceSummary | None] | None = None
     time_ratio: Finite  # a forward pass of the edited model over one of the original
 
 
