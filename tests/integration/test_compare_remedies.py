@@ -14,6 +14,7 @@ from images import write_images
 from reference_jackknife import busing_interval
 from vitscope import AuditResult, audit, explain
 from vitscope.errors import ImbalanceError, ResultError, UnsupportedModelError, UsageError
+from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.metrics.jackknife import block_of
 from vitscope.remedies.registry import REMEDIES as REMEDY_NAMES
 from vitscope.remedies.registry import parse_remedy
@@ -207,12 +208,36 @@ def test_a_saved_remedy_is_the_same_and_of_one_model_alone(photos, tmp_path):
     other = tiny_vit("dinov3")
     with pytest.raises(UsageError, match="measured on another model"), saved.applied(other):
         pass
+    with (
+        Skip(scale=0.5).applied(vit) as scaled,
+        pytest.raises(UsageError, match="other weights or edits"),
+        saved.applied(scaled),
+    ):
+        pass
+    with pytest.raises(UsageError, match="measured on another model than tiny/dinov3"):
+        compare_remedies(other, photos, [saved], limit=3, gallery=0, num_workers=0)
+    changed = replace(saved, layers=(0,))
+    assert (changed.measured_on, changed.statistics) == (None, None)
+    assert replace(saved, tokens="registers").describe() == saved.describe()
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes((tmp_path / "shuffle.safetensors").read_bytes()[:-8])
     with pytest.raises(ResultError, match="cannot be read"):
         load_remedy(broken)
     with pytest.raises(UsageError, match="measures nothing"):
         save_remedy(Skip(), tmp_path / "skip.safetensors")
+
+
+@pytest.mark.parametrize("name", ["mean", "deviation", "lent"])
+def test_a_file_whose_tensors_were_changed_is_no_remedy(name, photos, tmp_path):
+    vit, config, path = tiny_vit(), original_config(), tmp_path / "noise.safetensors"
+    fitted = fit_remedy(vit, ReplaceTokens(by="noise"), make_image_set(vit, photos, config), config)
+    save_remedy(fitted, path)
+    tensors, metadata = read_tensors(path)
+    key = next(key for key in tensors if f".{name}/" in key)
+    for other in (tensors[key].mT, tensors[key][..., :-1], tensors[key] + 1):
+        write_tensors(path, tensors | {key: other.contiguous()}, metadata)
+        with pytest.raises(ResultError, match="is no saved remedy, or damaged"):
+            load_remedy(path)
 
 
 @pytest.mark.parametrize("told", [{"remedy": 5}, {"remedy": "sinks"}, "[" * 10**5])
@@ -305,9 +330,10 @@ def stopped(module, name, *, model=""):
             raise KeyboardInterrupt
         return own(vit, *rest)
 
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt) as caught:
+    with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, name, stop)
-        yield
+        with pytest.raises(KeyboardInterrupt) as caught:
+            yield
     assert "finished audits are kept" in caught.value.__notes__[0]
 
 

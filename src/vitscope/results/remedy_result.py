@@ -1,5 +1,6 @@
 """The saved comparison of a model with edits of it."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,9 @@ from vitscope.results.schema import RemediesSummary, read_summary
 
 ORIGINAL = "original"
 """Folder of the audit of the model itself, beside the comparison."""
+
+EDITED = re.compile(r"\d\d+-[\w-]+")
+"""Folders of edited models' audits."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Remedies measured: a model and edits of it, audited on the same images and compared."""
 
-import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -36,7 +35,7 @@ from vitscope.remedies.remedy_files import SUFFIX, find_saved, open_remedy, save
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.gallery import read_gallery
 from vitscope.results.remedy_comparison import compare_audits, find_high_norm, measure_drift
-from vitscope.results.remedy_result import ORIGINAL, RemedyResult
+from vitscope.results.remedy_result import EDITED, ORIGINAL, RemedyResult
 from vitscope.results.remedy_text import tell_remedy
 from vitscope.results.saved_result import TemporaryFolder, write_result
 from vitscope.results.schema import RemediesSummary
@@ -48,9 +47,6 @@ from vitscope.runs.model_run import ModelRun, OnProgress, check_steady, make_ima
 
 COMPARISON = "comparison"
 """Folder of the comparison, beside the audits."""
-
-_AUDIT = re.compile(r"\d\d+-[\w-]+")
-"""Folders of edited models' audits."""
 
 _INTERRUPTIONS = (KeyboardInterrupt, SystemExit, OSError, DiskError, ImageReadError)
 """What need not happen again if a run is resumed."""
@@ -318,7 +314,7 @@ def _list_audits(comparison: Path) -> set[str]:
         remedies = RemedyResult.load(comparison).summary.remedies
     except ResultError:  # none, or one of another version: its audits stay
         return set()
-    named = {one.folder for one in remedies if _AUDIT.fullmatch(one.folder)}
+    named = {one.folder for one in remedies if EDITED.fullmatch(one.folder)}
     beside = {path.name: path for path in comparison.parent.iterdir() if not path.is_symlink()}
     return {name for name in named & beside.keys() if is_result(beside[name])}
 
