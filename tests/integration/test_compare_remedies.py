@@ -234,7 +234,8 @@ def test_a_file_whose_tensors_were_changed_is_no_remedy(name, photos, tmp_path):
     save_remedy(fitted, path)
     tensors, metadata = read_tensors(path)
     key = next(key for key in tensors if f".{name}/" in key)
-    for other in (tensors[key].mT, tensors[key][..., :-1], tensors[key] + 1):
+    own = tensors[key]
+    for other in (own.flatten(), own.mT, own[..., :-1], own + 1):
         write_tensors(path, tensors | {key: other.contiguous()}, metadata)
         with pytest.raises(ResultError, match="is no saved remedy, or damaged"):
             load_remedy(path)

@@ -108,6 +108,11 @@ class Remedy(ABC):
         del vit, read
         return self
 
+    def examine(self, vit: ViTAdapter, read: ReadImages) -> str:
+        """What images show of a fitted remedy besides, in lines of text; empty for most."""
+        del vit, read
+        return ""
+
     @contextmanager
     def applied(self, vit: ViTAdapter) -> Iterator[ViTAdapter]:
         """Edit a model for the duration of the context.

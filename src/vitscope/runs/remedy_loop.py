@@ -30,7 +30,7 @@ from vitscope.images.image_set import ImageSet
 from vitscope.maps.checks import make_untraced
 from vitscope.maps.traced import METHODS as TRACED
 from vitscope.models.base import Pixels, ViTAdapter
-from vitscope.remedies.remedy import Remedy
+from vitscope.remedies.remedy import ReadImages, Remedy
 from vitscope.remedies.remedy_files import SUFFIX, find_saved, open_remedy, save_remedy
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.gallery import read_gallery
@@ -186,6 +186,29 @@ def fit_remedy(
     on_progress: OnProgress | None = None,
 ) -> Remedy:
     """Measure on images what a remedy needs, unless it was measured before."""
+    with _reading(vit, images, config, on_progress) as read:
+        return remedy.fitted(vit, read)
+
+
+def find_remedy(
+    vit: ViTAdapter,
+    remedy: Remedy,
+    images: ImageSet,
+    config: RunConfig,
+    on_progress: OnProgress | None = None,
+) -> tuple[Remedy, list[str]]:
+    """Measure on images what a remedy needs, and tell what was found."""
+    with _reading(vit, images, config, on_progress) as read:
+        fitted = remedy.fitted(vit, read)
+        told = [measured.tell() for measured in fitted.list_measured().values()]
+        return fitted, [*told, *filter(None, [fitted.examine(vit, read)])]
+
+
+@contextmanager
+def _reading(
+    vit: ViTAdapter, images: ImageSet, config: RunConfig, on_progress: OnProgress | None
+) -> Iterator[ReadImages]:
+    # The model is ready for what is measured on it.
     run = ModelRun(vit, images, config)
 
     def read() -> Iterator[Pixels]:
@@ -193,7 +216,7 @@ def fit_remedy(
             yield from torch.split(batch.pixels, run.pass_size or len(batch.pixels))
 
     with run.placed():
-        return remedy.fitted(vit, read)
+        yield read
 
 
 @dataclass(frozen=True, eq=False)
