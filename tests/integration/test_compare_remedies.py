@@ -215,7 +215,8 @@ def test_a_saved_remedy_is_the_same_and_of_one_model_alone(photos, tmp_path):
     ):
         pass
     with pytest.raises(UsageError, match="measured on another model than tiny/dinov3"):
-        compare_remedies(other, photos, [saved], limit=3, gallery=0, num_workers=0)
+        compare_remedies(other, photos, [saved], limit=3, num_workers=0, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()  # nothing ran before
     changed = replace(saved, layers=(0,))
     assert (changed.measured_on, changed.statistics) == (None, None)
     assert replace(saved, tokens="registers").describe() == saved.describe()
