@@ -20,6 +20,9 @@ def test_an_image_shows_its_map_before_and_after_every_edit(visit, tmp_path):
         "0.png": ["image", "original", "skip"],
         "1.png": ["image", "original", "skip", HOSTILE],
     }
+    choice = page.locator("#gallery-map")
+    assert choice.is_disabled()
+    assert choice.locator("option").all_inner_texts() == ["Attention"]  # and no name of an edit
     page.locator(".card").first.click()
     assert page.locator("#view-maps button").first.inner_text() == "original"
     assert page.evaluate("window.pwned") is None

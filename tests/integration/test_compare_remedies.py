@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -15,11 +16,13 @@ from audits import tiny_vit
 from images import write_images
 from reference_jackknife import busing_interval
 from vitscope import AuditResult, audit, explain
-from vitscope.errors import ResultError, UsageError
+from vitscope.errors import ImbalanceError, ResultError, UnsupportedModelError, UsageError
+from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.images.image_set import iter_batches
 from vitscope.metrics.jackknife import Estimate, block_of
 from vitscope.remedies.registry import REMEDIES as REMEDY_NAMES
 from vitscope.remedies.registry import parse_remedy
+from vitscope.remedies.remedy import Origin
 from vitscope.remedies.remedy_files import load_remedy, save_remedy
 from vitscope.remedies.skip import Skip
 from vitscope.remedies.statistics import Thresholds
@@ -28,6 +31,7 @@ from vitscope.results.remedy_comparison import compare_audits, compare_maps, mea
 from vitscope.results.remedy_result import RemedyResult
 from vitscope.results.remedy_text import tell_remedy
 from vitscope.results.schema_remedies import MapChange
+from vitscope.runs import remedy_loop
 from vitscope.runs.model_run import make_image_set
 from vitscope.runs.remedy_loop import compare_remedies, edited, fit_remedy
 
@@ -321,7 +325,9 @@ def test_a_comparison_is_read_again_and_its_audits_lie_beside_it(compared):
     again = RemedyResult.load(compared.folder)
     assert again.summary == compared.summary
     beside = sorted(path.name for path in compared.folder.parent.iterdir())
-    assert beside == ["01-skip", "02-zero", "03-position-mean", "comparison", "original"]
+    last = "03-position-mean"
+    audits = ["01-skip", "02-zero", last, f"{last}.safetensors"]
+    assert beside == [*audits, "comparison", "original"]
     assert str(again).splitlines()[2].startswith("zero: cleaner: ")
     assert "zero" in again._repr_html_()
     with pytest.raises(ResultError, match="no edit 'mean' was compared"):
@@ -363,12 +369,38 @@ def test_a_saved_remedy_is_the_same_and_of_one_model_alone(photos, tmp_path):
     other = tiny_vit("dinov3")
     with pytest.raises(UsageError, match="measured on another model"), saved.applied(other):
         pass
+    with (
+        Skip(scale=0.5).applied(vit) as scaled,
+        pytest.raises(UsageError, match="other weights or edits"),
+        saved.applied(scaled),
+    ):
+        pass
+    with pytest.raises(UsageError, match="measured on another model than tiny/dinov3"):
+        compare_remedies(other, photos, [saved], limit=3, num_workers=0, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()  # nothing ran before
+    changed = replace(saved, layers=(0,))
+    assert (changed.measured_on, changed.statistics) == (None, None)
+    assert replace(saved, tokens="registers").describe() == saved.describe()
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes((tmp_path / "shuffle.safetensors").read_bytes()[:-8])
     with pytest.raises(ResultError, match="cannot be read"):
         load_remedy(broken)
     with pytest.raises(UsageError, match="measures nothing"):
         save_remedy(Skip(), tmp_path / "skip.safetensors")
+
+
+@pytest.mark.parametrize("name", ["mean", "deviation", "lent"])
+def test_a_file_whose_tensors_were_changed_is_no_remedy(name, photos, tmp_path):
+    vit, config, path = tiny_vit(), original_config(), tmp_path / "noise.safetensors"
+    fitted = fit_remedy(vit, ReplaceTokens(by="noise"), make_image_set(vit, photos, config), config)
+    save_remedy(fitted, path)
+    tensors, metadata = read_tensors(path)
+    key = next(key for key in tensors if f".{name}/" in key)
+    own = tensors[key]
+    for other in (own.flatten(), own.mT, own[..., :-1], own + 1):
+        write_tensors(path, tensors | {key: other.contiguous()}, metadata)
+        with pytest.raises(ResultError, match="is no saved remedy, or damaged"):
+            load_remedy(path)
 
 
 @pytest.mark.parametrize("told", [{"remedy": 5}, {"remedy": "sinks"}, "[" * 10**5])
@@ -431,7 +463,9 @@ def test_whatever_is_measured_is_saved_and_restored(name, photos, tmp_path):
     vit, config = tiny_vit().hashed(), original_config()
     remedy = parse_remedy(name + settings.get(name, ""))
     if "tokens" in vars(remedy) and remedy.tokens == "high_norm":
-        remedy = replace(remedy, thresholds=Thresholds({1: 2.0}), measured_on=vit.weights_hash)
+        remedy = replace(
+            remedy, thresholds=Thresholds({1: 2.0}), measured_on=Origin("", remedy.label)
+        )
     fitted = fit_remedy(vit, remedy, make_image_set(vit, photos, config), config)
     saved = load_remedy(save_remedy(fitted, tmp_path / "saved.safetensors"))
     assert saved.describe() == fitted.describe()
@@ -447,3 +481,116 @@ def test_overwriting_leaves_no_audit_of_the_earlier_comparison(photos, tmp_path)
     left = {path.name for path in (tmp_path / "out").iterdir()}
     # What holds something else is no result of ours alone.
     assert left == {"original", "01-skip", "comparison", "01-zero"}
+
+
+@contextmanager
+def stopped(module, name, *, model=""):
+    """Interrupts where a function of a module is called with this model."""
+    own = getattr(module, name)
+
+    def stop(vit, *rest):
+        if vit.info.id.endswith(model):
+            raise KeyboardInterrupt
+        return own(vit, *rest)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, name, stop)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            yield
+    assert "finished audits are kept" in caught.value.__notes__[0]
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Labels of the remedies that are measured."""
+    labels, measure = [], ReplaceTokens.measure
+
+    def note(remedy, vit, read):
+        labels.append(remedy.label)
+        return measure(remedy, vit, read)
+
+    monkeypatch.setattr(ReplaceTokens, "measure", note)
+    return labels
+
+
+def test_a_resumed_comparison_measures_nothing_again(photos, tmp_path, measured):
+    settings = {"limit": 4, "gallery": 0, "num_workers": 0, "out": tmp_path}
+    with stopped(remedy_loop, "AuditRun", model="+mean"):
+        compare_remedies(tiny_vit(), photos, ["mean"], **settings)
+    assert load_remedy(tmp_path / "01-mean.safetensors").label == "mean"
+    with stopped(remedy_loop, "_time_passes"):
+        compare_remedies(tiny_vit(), photos, ["mean"], resume=True, **settings)
+    assert measured == ["mean"]
+    # What another run measured, on other images, is not taken.
+    with stopped(remedy_loop, "fit_remedy"):
+        compare_remedies(tiny_vit(), photos, ["mean"], overwrite=True, seed=1, **settings)
+    found = compare_remedies(tiny_vit(), photos, ["mean"], resume=True, seed=1, **settings)
+    assert measured == ["mean", "mean"]
+    told = load_remedy(tmp_path / "01-mean.safetensors").describe()
+    assert f"edited: {told}" in found.read_audit("mean").summary.model.notes
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("01-mean", "01-mean.safetensors", "comparison", "original")
+    ]
+
+
+def test_the_trace_is_left_out_for_an_edit_that_it_cannot_go_through(photos):
+    found = compare_remedies(
+        tiny_vit(),
+        photos,
+        ["shuffle", "skip:scale=0.5"],
+        limit=7,
+        trace=2,
+        gallery=2,
+        maps=["traced", "attention"],
+        num_workers=0,
+    )
+    shuffled, scaled = found.summary.remedies
+    audits = [found.read_audit(), *map(found.read_audit, ("shuffle", "skip:scale=0.5"))]
+    assert shuffled.traces == (audits[0].summary.trace, None)
+    assert scaled.traces == (audits[0].summary.trace, audits[2].summary.trace)
+    assert "no trace goes through it" in found._repr_html_()
+    galleries = [audit.gallery for audit in audits]
+    assert [[*one.images[0].maps] for one in galleries] == [
+        *(["traced", "attention"], ["attention"], ["traced", "attention"])
+    ]
+    ids = [[image.image_id for image in one.images] for one in galleries]
+    assert ids[0] == ids[1] == ids[2]
+    # Those that the edited models' own numbers would choose are others.
+    assert {image.why for image in galleries[1].images} == {"original"}
+
+
+def test_a_trace_through_such_an_edit_is_refused_before_anything_runs(photos, measured):
+    vit, config = tiny_vit(), replace(original_config(), trace=2)
+    message = "no trace goes through the edit shuffle.*: leave out trace and traced maps, or this"
+    with (
+        pytest.raises(UnsupportedModelError, match=message),
+        edited(vit, ["skip", "shuffle"], photos, config),
+    ):
+        pass
+    assert measured == []
+    with edited(vit, ["shuffle"], photos, original_config()) as other:
+        for settings in ({"trace": 2}, {"gallery": 2, "maps": ["traced"]}):
+            with pytest.raises(UnsupportedModelError, match=message):
+                audit(other, photos, limit=3, num_workers=0, **settings)
+
+
+@pytest.mark.parametrize(
+    "error", [UsageError("x"), UnsupportedModelError("x"), ImbalanceError("x"), ValueError("x")]
+)
+def test_what_would_happen_again_is_not_said_to_be_resumed(compared, photos, error, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(remedy_loop, "fit_remedy", fail)
+    with pytest.raises(type(error)) as caught:
+        compare_remedies(
+            tiny_vit(),
+            photos,
+            ["zero"],
+            out=compared.folder.parent,
+            resume=True,
+            gallery=0,
+            dtype="float64",
+            num_workers=0,
+        )
+    assert not any("resume" in note for note in getattr(caught.value, "__notes__", []))

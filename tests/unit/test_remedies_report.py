@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 
 import altair as alt
@@ -9,8 +10,10 @@ import pytest
 
 from made_judgements import write_judgement
 from made_remedies import EDITS, write_comparison
+from made_results import make_audit, write_result
 from vitscope.figures.saved import load_results
 from vitscope.report.page import render_report
+from vitscope.results.remedy_result import RemedyResult
 
 GALLERIES = [(0, 1, 2, 3), (1, 3, 5), (2, 1), ()]
 """Images in the galleries of the original and of the three edits."""
@@ -115,7 +118,7 @@ def test_beside_its_audits_the_maps_before_and_after_come_first(folder):
     sections = re.findall(r'<section id="(\w+)"', html)
     assert sections[:3] == ["verdict", "remedies", "sources"]
     galleries = read_data(html, "images-data")["galleries"]
-    assert [one["side_by_side"] for one in galleries] == [True, False]
+    assert [one["side_by_side"] for one in galleries] == ["Attention", ""]
 
 
 def test_a_comparison_without_its_audits_says_that_it_has_no_maps(folder, tmp_path, alone):
@@ -127,6 +130,20 @@ def test_a_comparison_without_its_audits_says_that_it_has_no_maps(folder, tmp_pa
     moved = render_report(load_results([tmp_path / "moved"]))
     assert said in moved
     assert read_data(moved, "images-data")["galleries"] == []
+
+
+def test_audits_that_the_comparison_does_not_name_are_shown_only_if_they_are_given(tmp_path):
+    folder = write_comparison(tmp_path / "result", [(), (), ()], edits=["skip", "zero"])
+    own = RemedyResult(folder / "comparison").summary.model.id
+    for name, model_id in (("03-mean", f"{own}+mean"), ("04-mine", "mine"), ("mine", f"{own}+x")):
+        audit, columns = make_audit("DINOv2 with registers", registers=4, n=40)
+        audit = replace(audit, model=replace(audit.model, id=model_id))
+        write_result(folder / name, audit, columns)
+    found = [one.folder.name for one in load_results([folder])]
+    expected = ["01-edit", "02-edit", "04-mine", "comparison", "mine", "original"]
+    assert sorted(found) == expected
+    found = [one.folder.name for one in load_results([folder, folder / "03-mean"])]
+    assert sorted(found) == sorted([*expected, "03-mean"])
 
 
 def test_beside_a_judgement_both_are_told(folder, tmp_path):

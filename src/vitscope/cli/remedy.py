@@ -54,8 +54,10 @@ def find(
 ) -> None:
     """Measure on images what a remedy needs, and save it.
 
-    Prints what was found, such as the neurons that write high-norm patches. The file takes the
-    place of the remedy's name in --remedy, for the same model alone.
+    Prints what was found: the neurons that write high-norm patches, or with
+    test-time-registers:at=registers the model's own registers; the kinds of sinks; how far the
+    directions of project-direction are from measured high-norm patches. The file takes the place of
+    the remedy's name in --remedy, for the same model alone.
 
     Example:  vitscope remedy find photos/ --model dinov2-small --remedy mean:tokens=cls --out
     mean.safetensors
@@ -73,20 +75,20 @@ def find(
     from vitscope.remedies.registry import parse_remedy
     from vitscope.remedies.remedy_files import save_remedy
     from vitscope.runs.model_run import make_image_set
-    from vitscope.runs.remedy_loop import fit_remedy
+    from vitscope.runs.remedy_loop import find_remedy
 
     chosen = parse_remedy(remedy)
     found = find_images(images)
     config.resolve_device()
 
-    def run(vit: "ViTAdapter", on_progress: "OnProgress") -> "Remedy":
+    def run(vit: "ViTAdapter", on_progress: "OnProgress") -> "tuple[Remedy, list[str]]":
         image_set = make_image_set(vit, found, config).without_copies()
-        return fit_remedy(vit, chosen, image_set, config, on_progress)
+        return find_remedy(vit, chosen, image_set, config, on_progress)
 
-    fitted = run_with_bars(model, run)
+    fitted, told = run_with_bars(model, run)
     console = make_console()
-    for measured in fitted.list_measured().values():
-        console.print(Text(measured.tell()))
+    for line in told:
+        console.print(Text(line))
     save_remedy(fitted, out, overwrite=overwrite)
     console.print(Text(f"written to {printable_path(out)}"), soft_wrap=True)
 

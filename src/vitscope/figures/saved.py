@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, count
@@ -19,6 +19,7 @@ from vitscope.files.printable import printable_path
 from vitscope.files.reading import open_table
 from vitscope.files.storage import MARKER
 from vitscope.results.choices import describe_settings
+from vitscope.results.remedy_result import EDITED, PLACES
 from vitscope.results.saved_result import SavedResult
 from vitscope.results.schema import (
     KINDS,
@@ -185,8 +186,30 @@ def load_results(folders: Sequence[Path]) -> list[ModelResult]:
             key = place.resolve()
             if key not in found:
                 found[key] = ModelResult(SavedResult.load(place))
+    given = {folder.resolve() for folder in folders}
+    for place in _list_left(found) - given:
+        found.pop(place)
     order = [kind.KIND for kind in KINDS]
     return sorted(found.values(), key=lambda one: (order.index(one.kind), one.order))
+
+
+def _list_left(found: Mapping[Path, ModelResult]) -> set[Path]:
+    # Results of edits that an earlier run compared, and that the comparison beside them does not.
+    left: set[Path] = set()
+    for place, result in found.items():
+        if result.kind == "remedies":
+            edited = f"{result.summary.model.id}+"
+            beside = {place.parent / each for each in PLACES}
+            compared = {one.folder for one in result.remedies.remedies}
+            left |= {
+                other
+                for other, audit in found.items()
+                if other.parent in beside
+                and EDITED.fullmatch(other.name)
+                and audit.summary.model.id.startswith(edited)
+                and other.name not in compared
+            }
+    return left
 
 
 def tell_apart(results: Sequence[ModelResult]) -> list[ModelResult]:

@@ -72,16 +72,24 @@ def check_gap(gap: Float[Tensor, " batch"], feature: Tensor, vit: ViTAdapter) ->
     tolerance = GAPS[gap.dtype]
     worst = float(gap.max())
     if not worst <= tolerance:
-        cause = _describe_unknown(feature)
-        if vit.edits:
-            cause = (
-                f"the edit {vit.edits[-1]} is not the same for an image and its references, and "
-                "no trace goes through it; choose other maps"
-            )
         raise ImbalanceError(
             f"the traced parts of {vit.info.id} differ from what they explain by {worst:.1e} of it "
-            f"(tolerance {tolerance:.0e}): {cause}"
+            f"(tolerance {tolerance:.0e}): {_describe_unknown(feature)}"
         )
+
+
+def check_traced(vit: ViTAdapter) -> None:
+    """Refuse edits that no trace goes through."""
+    if varying := [edit.words for edit in vit.edits if not edit.is_traced]:
+        raise make_untraced(varying[-1])
+
+
+def make_untraced(edit: str) -> UnsupportedModelError:
+    """The error of an edit that no trace goes through."""
+    return UnsupportedModelError(
+        f"no trace goes through the edit {edit}, which is not the same for an image and its "
+        "references: leave out trace and traced maps, or this edit"
+    )
 
 
 def check_known(feature: Tensor, vit: ViTAdapter) -> None:

@@ -78,11 +78,8 @@ def run_blocks(
             "the model runs in half precision, which rounds away the differences that gradients "
             "need: use float32"
         )
-    if kept is not None and vit.edits:
-        raise UnsupportedModelError(
-            f"{vit.info.id} is edited ({vit.edits[-1]}) at places that are others once patches are "
-            "dropped: use another removal than 'drop'"
-        )
+    if kept is not None:
+        _check_row_edits(vit, pixels)
     recorder = _PassRecorder(vit, pixels, tokens, kept, functions)
     with gradients_set(vit, functions is not None), one_forward(), ExitStack() as stack:
         stack.enter_context(recorder.attached())
@@ -93,6 +90,17 @@ def run_blocks(
             stack.enter_context(functions)
         feature = vit.run(pixels.to(vit.parameter.dtype))
     return recorder.finish(feature)
+
+
+def _check_row_edits(vit: ViTAdapter, pixels: Pixels) -> None:
+    # An edit of [CLS] knows its place, which is the same only before the patches.
+    layout = vit.make_layout(*pixels.shape[-2:])
+    is_first = layout.query is not None and layout.query < layout.groups["patches"].start
+    if moved := [edit.words for edit in vit.edits if not (edit.is_of_row and is_first)]:
+        raise UnsupportedModelError(
+            f"{vit.info.id} is edited ({moved[-1]}) at places that are others once patches are "
+            "dropped: use another removal than 'drop'"
+        )
 
 
 @contextmanager

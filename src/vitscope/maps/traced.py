@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import UsageError
-from vitscope.maps.checks import check_caught, check_drift, check_gap, check_known
+from vitscope.maps.checks import check_caught, check_drift, check_gap, check_known, check_traced
 from vitscope.maps.functions import AttentionBackward, CaughtFunctions
 from vitscope.maps.method import MapInput, MapMethod, MapValues
 from vitscope.maps.passes import run_blocks
@@ -146,6 +146,7 @@ METHODS = (
         compares=True,
         signed=True,
         targeted=True,
+        check=check_traced,
         cost="about 10",
         source="vitscope: secant multipliers from the output to depth 0",
     ),
@@ -157,6 +158,7 @@ METHODS = (
         compares=True,
         signed=True,
         targeted=True,
+        check=check_traced,
         cost="about 10",
         source="vitscope: as traced, each token's part at every depth",
     ),
@@ -168,6 +170,7 @@ METHODS = (
         compares=True,
         signed=True,
         targeted=True,
+        check=check_traced,
         cost="about 9",
         source="DecompX (ACL 2023), LibraGrad (CVPR 2025): attention and gates held",
     ),

@@ -17,6 +17,7 @@ from vitscope.images.preprocessing import Preprocessing
 from vitscope.layout import TokenLayout
 from vitscope.models.blocks import BlockParts, BlockRecorder, StopForward
 from vitscope.models.classifier import Classifier
+from vitscope.models.edits import Edit
 from vitscope.models.identity import Behaviour, describe_behaviour, hash_weights
 from vitscope.models.info import ModelInfo
 from vitscope.models.running import HALF_PRECISIONS, Autocast, moved, one_forward, undisturbed
@@ -46,7 +47,7 @@ class ViTAdapter:
         classifier: The model with its own classifier; None if it came without one.
         weights_hash: Digest of the weights if `hashed` has computed it; otherwise every run
             computes its own.
-        edits: What changes the module while a context lasts (`vitscope.remedies`), in words.
+        edits: What changes the module while a context lasts (`vitscope.remedies`).
         autocast: Whether the module currently runs under autocast; shared by all adapters of the
             module.
     """
@@ -62,7 +63,7 @@ class ViTAdapter:
     position_biases: tuple[nn.Module, ...] = ()
     classifier: Classifier | None = None
     weights_hash: str | None = None
-    edits: tuple[str, ...] = ()
+    edits: tuple[Edit, ...] = ()
     autocast: Autocast = field(default_factory=Autocast, repr=False)
 
     def __repr__(self) -> str:

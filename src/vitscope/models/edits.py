@@ -2,11 +2,25 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from vitscope.errors import UsageError
+
+
+class Edit(NamedTuple):
+    """An edit that is applied to a model.
+
+    Attributes:
+        words: What it does, in words that tell edits apart.
+        is_traced: Whether it is the same affine map for every image, so that a trace goes through.
+        is_of_row: Whether it is one of the [CLS] row alone, which stays when patches are dropped.
+    """
+
+    words: str
+    is_traced: bool
+    is_of_row: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,11 +28,11 @@ class EditHook:
     """A hook that changes what a model computes.
 
     Attributes:
-        edit: The edit that it is part of, in words that tell edits apart.
+        edit: The edit that it is part of.
         hook: What it does.
     """
 
-    edit: str
+    edit: Edit
     hook: Callable[..., Any]
 
     def __call__(self, *given: Any) -> Any:
@@ -26,7 +40,7 @@ class EditHook:
         return self.hook(*given)
 
 
-def check_edits(modules: Iterable[nn.Module], expected: tuple[str, ...]) -> None:
+def check_edits(modules: Iterable[nn.Module], expected: tuple[Edit, ...]) -> None:
     """Refuse to run a model under edits that its adapter does not know of, or without its own."""
     found = {
         hook.edit
@@ -37,13 +51,15 @@ def check_edits(modules: Iterable[nn.Module], expected: tuple[str, ...]) -> None
     }
     if unknown := sorted(found.difference(expected)):
         raise UsageError(
-            f"the model is being edited ({unknown[0]}): use the adapter that `applied` gave, or "
-            "leave its context first"
+            f"the model is being edited ({unknown[0].words}): use the adapter that `applied` gave, "
+            "or leave its context first"
         )
     if missing := [edit for edit in expected if edit not in found]:
         raise make_ended(missing[0])
 
 
-def make_ended(edit: str) -> UsageError:
+def make_ended(edit: Edit) -> UsageError:
     """The error of an adapter whose edit is no longer applied."""
-    return UsageError(f"the edit {edit} has ended: use its adapter inside the context of `applied`")
+    return UsageError(
+        f"the edit {edit.words} has ended: use its adapter inside the context of `applied`"
+    )

@@ -97,7 +97,7 @@ class _Description:
     def add_hooks(self, name: str, kind: str, hooks: Iterable[Callable[..., Any]]) -> None:
         for hook in hooks:
             if isinstance(hook, EditHook):
-                self.lines.append(f"{name} edit {hook.edit}")
+                self.lines.append(f"{name} edit {hook.edit.words}")
                 continue
             records = getattr(hook, "__module__", None) == _RECORDS
             if not (records or isinstance(hook, OwnHook)):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscope.errors import UsageError
-from vitscope.models.edits import check_edits
+from vitscope.models.edits import Edit, check_edits
 
 _owners: dict[int, int] = {}
 """The thread that runs a module or weight, by its `id`; that thread keeps the object alive."""
@@ -24,7 +24,7 @@ HALF_PRECISIONS = (torch.bfloat16, torch.float16)
 
 
 @contextmanager
-def undisturbed(module: nn.Module, edits: tuple[str, ...] = ()) -> Iterator[None]:
+def undisturbed(module: nn.Module, edits: tuple[Edit, ...] = ()) -> Iterator[None]:
     """Hold a model exclusively and ready to run; reentrant for the same thread.
 
     `edits` are those that the caller knows to be applied.

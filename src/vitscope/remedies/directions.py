@@ -22,6 +22,7 @@ from vitscope.remedies.linear import linearise_blocks
 from vitscope.remedies.remedy import ReadImages, Remedy
 from vitscope.remedies.statistics import fit_high_norm
 from vitscope.remedies.tokens import Layers
+from vitscope.results.number_text import write_percent
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,6 +262,11 @@ class ProjectDirection(Remedy):
         self._list_layers(Editor(vit, self.name))
         return replace(self, directions=find_directions(vit))
 
+    def examine(self, vit: ViTAdapter, read: ReadImages) -> str:
+        """The directions beside the patches of images, by depth."""
+        found = measure_directions(vit, read, self.require(self.directions))
+        return "\n".join(map(_tell_alignment, found))
+
     def edit(self, editor: Editor) -> None:
         """Project the patches at the input of each chosen block."""
         directions = self.require(self.directions).by_depth
@@ -290,3 +296,13 @@ class ProjectDirection(Remedy):
         projected = tokens.clone()
         projected[:, patches.start : patches.stop] -= along.unsqueeze(-1) * unit
         return projected
+
+
+def _tell_alignment(found: DepthAlignment) -> str:
+    told = "no high-norm patches"
+    if found.angle is not None:
+        told = f"{found.num_defects} high-norm patches, whose mean is {found.angle:.1f}° from it"
+    return (
+        f"direction at depth {found.depth}: {told}; |cos| of patches with it {found.mean:.2f}, at "
+        f"most {found.highest:.2f}; {write_percent(found.variance_share)} of their variance"
+    )

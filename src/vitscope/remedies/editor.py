@@ -20,7 +20,7 @@ from vitscope.layout import TokenLayout
 from vitscope.maps.passes import find_patches
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction
-from vitscope.models.edits import EditHook, make_ended
+from vitscope.models.edits import Edit, EditHook, make_ended
 from vitscope.models.parts import return_rows
 from vitscope.models.stream import replace_input, replace_output, take_input, take_stream
 from vitscope.remedies.attention import HiddenTokens, Hiding
@@ -72,7 +72,7 @@ RowEdit = Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]]
 class _State:
     """What the hooks and the adapter of an edited model share."""
 
-    def __init__(self, edit: str) -> None:
+    def __init__(self, edit: Edit) -> None:
         self.edit = edit
         self.is_applied = False
         self.running: Running | None = None
@@ -90,11 +90,11 @@ class _State:
 class Editor:
     """Collects the edits of one model, then applies them."""
 
-    def __init__(self, vit: ViTAdapter, label: str, edit: str | None = None) -> None:
+    def __init__(self, vit: ViTAdapter, label: str, edit: Edit | None = None) -> None:
         """Start without edits; `edit` tells them from any other, `label` is for people."""
         self.vit = vit
         self._label = label
-        self._edit = label if edit is None else edit
+        self._edit = Edit(label, is_traced=False, is_of_row=False) if edit is None else edit
         self._state = _State(self._edit)
         self._blocks: dict[int, BlockParts] = dict(vit.blocks)
         self._num_inserted = 0
@@ -128,8 +128,9 @@ class Editor:
             )
         if vit.edits:
             raise UsageError(
-                f"registers cannot be inserted into a model that is being edited ({vit.edits[0]}), "
-                "whose edits know its own tokens alone: insert them first, and edit that model"
+                "registers cannot be inserted into a model that is being edited "
+                f"({vit.edits[0].words}), whose edits know its own tokens alone: insert them "
+                "first, and edit that model"
             )
         self._num_inserted += count
         encoder, state = vit.encoder_blocks, self._state
@@ -203,7 +204,7 @@ class Editor:
         """
         vit, inserted, state = self.vit, self._num_inserted, self._state
         if self._edit in vit.edits:
-            raise UsageError(f"the edit {self._edit} is being applied already: apply it once")
+            raise UsageError(f"the edit {self._edit.words} is being applied already: apply it once")
         with vit.undisturbed(), ExitStack() as stack:
             if inserted:
                 stack.enter_context(prefix_raised(vit, inserted))
@@ -237,7 +238,7 @@ class Editor:
             id=f"{vit.info.id}+{self._label}",
             recipe=f"{vit.info.recipe or vit.info.family}+{self._label}",
             num_registers=vit.info.num_registers + self._num_inserted,
-            notes=(*vit.info.notes, f"edited: {self._edit}"),
+            notes=(*vit.info.notes, f"edited: {self._edit.words}"),
         )
         return replace(
             vit,

@@ -30,7 +30,7 @@ from vitscope.metrics.jackknife import NUM_BLOCKS
 from vitscope.models.base import ViTAdapter
 from vitscope.remedies.editor import Editor, Running
 from vitscope.remedies.pooling_head import PoolingHead, adapt_headed
-from vitscope.remedies.remedy import ReadImages, Remedy
+from vitscope.remedies.remedy import Origin, ReadImages, Remedy, hash_backbone
 from vitscope.results.number_text import write_number, write_percent
 
 NUM_NEIGHBOURS = 10
@@ -69,7 +69,7 @@ class HeadDescription:
 
     Attributes:
         model: Id of the model.
-        edits: What was changing the model, in words.
+        model_hash: Digest of its weights and edits, by `hash_backbone`.
         depth: Depth of the patches: the output of the last block.
         num_heads: Attention heads.
         seed: Seed of the first weights and of the order of the images.
@@ -80,7 +80,7 @@ class HeadDescription:
     """
 
     model: str
-    edits: tuple[str, ...]
+    model_hash: str
     depth: int
     num_heads: int
     seed: int
@@ -125,10 +125,7 @@ class DistilledHead:
         description = read_typed(HeadDescription, json.loads(text), "the description of the head")
         with torch.device("meta"):
             module = PoolingHead(weights["query"].shape[-1], description.num_heads)
-        try:
-            module.load_state_dict(weights, assign=True)
-        except RuntimeError as error:
-            raise ValueError(str(error)) from None
+        module.load_state_dict(weights, assign=True)
         return cls(module.eval().requires_grad_(False), description)
 
     def tell(self) -> str:
@@ -161,28 +158,31 @@ class AttentiveHead(Remedy):
     head: DistilledHead | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head is not None and self.measured_on is None:
+            origin = Origin(self.head.description.model_hash, self.label)
+            object.__setattr__(self, "measured_on", origin)
         if self.epochs < 1:
             raise UsageError(f"epochs was given as {self.epochs}: expected 1 or more")
+
+    @property
+    def is_traced(self) -> bool:
+        """See `Remedy.is_traced`."""
+        return True
 
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Distil the head."""
         return replace(self, head=distil_head(vit, read, epochs=self.epochs, seed=self.seed))
 
     def edit(self, editor: Editor) -> None:
-        """Refuse a head that was fitted under other edits; the model itself is not edited."""
-        head: DistilledHead = self.require(self.head)
-        own, vit = head.description, editor.vit
-        if own.edits != vit.edits:
-            raise UsageError(
-                f"the head was fitted to {own.model}, and {vit.info.id} has other "
-                "edits: fit a head to this model, or give the one it was fitted to"
-            )
+        """Nothing: the head is new, and the model itself stays as it is."""
+        del editor
 
     @contextmanager
     def applied(self, vit: ViTAdapter) -> Iterator[ViTAdapter]:
         """The model with its head for the duration of the context."""
+        head: DistilledHead = self.require(self.head)
         with super().applied(vit) as edited:
-            head: DistilledHead = self.require(self.head)
             module = deepcopy(head.module).to(vit.parameter.device, vit.parameter.dtype)
             headed = adapt_headed(edited, module)
             notes = (*headed.info.notes, head.description.describe())
@@ -220,7 +220,7 @@ def distil_head(vit: ViTAdapter, read: ReadImages, *, epochs: int, seed: int) ->
         fidelity = _measure(vit, module, images, fit, held)
     description = HeadDescription(
         model=vit.info.id,
-        edits=vit.edits,
+        model_hash=hash_backbone(vit),
         depth=len(vit.encoder_blocks),
         num_heads=module.attention.num_heads,
         seed=seed,

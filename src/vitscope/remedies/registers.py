@@ -103,11 +103,14 @@ class TestTimeRegisters(Remedy):
     i* = argmax_i |n_k(i)| over the patches, and the patches get 0; [CLS] is untouched.
 
     Attributes:
+        at: Where the neurons fire: at "high_norm" patches, or at the model's own "registers", which
+            says what writes these.
         count: Number of new tokens; all get the same values.
         scale: Factor on the values.
         top: Number of neurons.
         depth: Depth whose high-norm patches are explained; by default the one with most of them.
-        highest: Last block whose neurons are considered; by default the one before `depth`.
+        highest: Last block whose neurons are considered; by default the one before `depth`, or the
+            last of all for registers.
         threshold: Least norm of a high-norm patch, in place of the fitted one.
         published: Whether the published neurons of DINOv2-L are taken, in place of a search.
         compat: "released" takes one value for all neurons of a block, over all tokens, as the
@@ -122,6 +125,7 @@ class TestTimeRegisters(Remedy):
     __test__ = False  # pytest would collect it
 
     name: ClassVar[str] = "test-time-registers"
+    at: Literal["high_norm", "registers"] = "high_norm"
     count: int = 1
     scale: float = 1.0
     top: int = 10
@@ -133,6 +137,7 @@ class TestTimeRegisters(Remedy):
     neurons: Neurons | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("count", "top"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} was given as {getattr(self, name)}: expected 1 or more")
@@ -144,11 +149,21 @@ class TestTimeRegisters(Remedy):
                 f"{changed[0]} was given with published=true: it is a setting of the search for "
                 "neurons, and the published ones are not searched for; leave one of them out"
             )
+        if self.at == "registers" and not (self.depth is None and self.threshold is None):
+            raise UsageError(
+                "depth or threshold was given for registers: they are of high-norm patches; leave "
+                "them out, or choose at=high_norm"
+            )
 
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Find the neurons in one pass over the images, after one for a threshold not given."""
         if self.published:
             return self
+        if self.at == "registers":
+            neurons = find_register_neurons(
+                vit, read, at="registers", highest=self.highest, top=self.top
+            )
+            return replace(self, neurons=neurons)
         depth, threshold = self.depth, self.threshold
         if depth is not None:
             _check_depth(vit, depth)

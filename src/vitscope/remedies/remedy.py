@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, fields, replace
 from hashlib import blake2b
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from torch import Tensor
 
 from vitscope.errors import UsageError
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.descriptions import hash_tensor
+from vitscope.models.edits import Edit
 from vitscope.remedies.editor import Editor
 
 
@@ -36,21 +37,46 @@ ReadImages = Callable[[], Iterable[Pixels]]
 """Gives the images, in batches on the model's device; it may be called more than once."""
 
 
+class Origin(NamedTuple):
+    """What measurements belong to.
+
+    Attributes:
+        model: Digest of the model that was measured, by `hash_backbone`.
+        settings: Label of the remedy that measured it.
+    """
+
+    model: str
+    settings: str
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Remedy(ABC):
     """An edit of a model that lasts as long as a context.
 
     Settings are the fields of its class. What is measured on images before the edit is a field too,
-    None until `fitted` has filled it in.
+    None until `fitted` has filled it in; a copy with other settings is measured anew.
 
     Attributes:
-        measured_on: Digest of the weights of the model that was measured; None if none was.
+        measured_on: The model and settings that were measured; None if none were.
     """
 
     name: ClassVar[str]
     named_by: ClassVar[str] = ""
     """The setting whose value is the name in place of `name`."""
-    measured_on: str | None = None
+    is_of_row: ClassVar[bool] = False
+    """See `Edit`."""
+    measured_on: Origin | None = None
+
+    def __post_init__(self) -> None:
+        """Forget what was measured under other settings, which `dataclasses.replace` copies."""
+        if self.measured_on is not None and self.measured_on.settings != self.label:
+            for name in ("measured_on", *self.list_measured()):
+                object.__setattr__(self, name, None)
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether the edit is the same affine map for every image: then a trace goes through it."""
+        return False
 
     @property
     def implied(self) -> tuple[str, ...]:
@@ -75,12 +101,17 @@ class Remedy(ABC):
         measured = self.measure(vit, read)
         if not measured.list_measured():
             return measured
-        return replace(measured, measured_on=hash_backbone(vit))
+        return replace(measured, measured_on=Origin(hash_backbone(vit), self.label))
 
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """A copy with what was measured; the remedy itself if it measures nothing."""
         del vit, read
         return self
+
+    def examine(self, vit: ViTAdapter, read: ReadImages) -> str:
+        """What images show of a fitted remedy besides, in lines of text; empty for most."""
+        del vit, read
+        return ""
 
     @contextmanager
     def applied(self, vit: ViTAdapter) -> Iterator[ViTAdapter]:
@@ -95,18 +126,23 @@ class Remedy(ABC):
             Until then other threads wait for the model, and the adapter `vit` refuses to run.
 
         Raises:
-            UsageError: If the remedy needs measurements and was not fitted.
+            UsageError: If the remedy needs measurements and was not fitted, or to another model.
             UnsupportedModelError: If the edit does not apply to the model.
         """
-        if self.measured_on is not None and self.measured_on != hash_backbone(vit):
-            raise UsageError(
-                f"the remedy {self.label} was measured on another model, or other weights, than "
-                f"{vit.info.id}: measure it on this one"
-            )
-        editor = Editor(vit, self.label, self.describe())
+        self.check_measured(vit)
+        edit = Edit(self.describe(), is_traced=self.is_traced, is_of_row=self.is_of_row)
+        editor = Editor(vit, self.label, edit)
         self.edit(editor)
         with editor.applied() as edited:
             yield edited
+
+    def check_measured(self, vit: ViTAdapter) -> None:
+        """Refuse a model other than the one that was measured."""
+        if self.measured_on is not None and self.measured_on.model != hash_backbone(vit):
+            raise UsageError(
+                f"the remedy {self.label} was measured on another model than {vit.info.id}, or "
+                "under other weights or edits: measure it on this one"
+            )
 
     @abstractmethod
     def edit(self, editor: Editor) -> None:
@@ -133,7 +169,7 @@ class Remedy(ABC):
         digest, measured = blake2b(digest_size=4), self.list_measured()
         for name, each in measured.items():
             for key, tensor in each.save().items():
-                digest.update(f"{name} {key}".encode())
+                digest.update(f"{name} {key} {tuple(tensor.shape)}".encode())
                 digest.update(tensor.detach().cpu().double().numpy().tobytes())
         return f"{self.label} (measured: {digest.hexdigest()})" if measured else self.label
 
@@ -158,10 +194,12 @@ class Remedy(ABC):
 
 
 def hash_backbone(vit: ViTAdapter) -> str:
-    """Digest of a model's weights that is the same wherever `placed` puts it."""
+    """Digest of a model's weights and edits that is the same wherever `placed` puts it."""
     digest = blake2b(digest_size=16)
     for name, tensor in sorted(vit.module.state_dict().items()):
         digest.update(f"{name} {hash_tensor(tensor.float())}\n".encode())
+    for edit in vit.edits:
+        digest.update(f"edit {edit.words}\n".encode())
     return digest.hexdigest()
 
 

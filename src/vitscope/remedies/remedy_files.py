@@ -1,7 +1,7 @@
 """Remedies in files: settings as JSON, and what was measured as tensors."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -11,7 +11,7 @@ from vitscope.files.printable import printable_path
 from vitscope.files.storage import never, staged_file
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.remedies.registry import REMEDIES, parse_remedy
-from vitscope.remedies.remedy import Remedy
+from vitscope.remedies.remedy import Origin, Remedy
 
 SUFFIX = ".safetensors"
 
@@ -22,7 +22,9 @@ _DAMAGES = (
 """What foreign settings and tensors may raise where a remedy is made of them."""
 
 
-def save_remedy(remedy: Remedy, path: str | Path, *, overwrite: bool = False) -> Path:
+def save_remedy(
+    remedy: Remedy, path: str | Path, *, overwrite: bool = False, run: str | None = None
+) -> Path:
     """Save a remedy with what was measured on images.
 
     The file is one of safetensors, whose metadata say in JSON what it is.
@@ -31,6 +33,7 @@ def save_remedy(remedy: Remedy, path: str | Path, *, overwrite: bool = False) ->
         remedy: A remedy that was fitted.
         path: File to write, ending in .safetensors.
         overwrite: Whether a file there is replaced.
+        run: The run that measured it, which resumes with it; None if none does.
 
     Returns:
         The file.
@@ -48,7 +51,9 @@ def save_remedy(remedy: Remedy, path: str | Path, *, overwrite: bool = False) ->
         )
     about = {
         "remedy": remedy.label,
-        "weights_hash": remedy.measured_on,
+        "described": remedy.describe(),
+        "weights_hash": remedy.measured_on.model,
+        "run": run,
         "measured": {name: each.tell() for name, each in measured.items()},
     }
     tensors = {
@@ -56,7 +61,7 @@ def save_remedy(remedy: Remedy, path: str | Path, *, overwrite: bool = False) ->
         for name, each in measured.items()
         for key, tensor in each.save().items()
     }
-    with staged_file(target, replaces=_is_remedy if overwrite else never) as staging:
+    with staged_file(target, replaces=is_remedy if overwrite else never) as staging:
         write_tensors(staging, tensors, {"vitscope_remedy": dump_json(about)})
     return target
 
@@ -73,13 +78,26 @@ def load_remedy(path: str | Path) -> Remedy:
     Raises:
         ResultError: If the file is no remedy, or damaged.
     """
-    source = Path(path)
+    return _read(Path(path))[0]
+
+
+def find_saved(remedy: Remedy, path: Path, run: str) -> Remedy | None:
+    """What a run measured of a remedy before it was interrupted; None if it saved nothing."""
+    try:
+        saved, of_run = _read(path)
+    except ResultError:
+        return None
+    return saved if saved.label == remedy.label and of_run == run else None
+
+
+def _read(source: Path) -> tuple[Remedy, str | None]:
     tensors, metadata = read_tensors(source)
     damaged = ResultError(f"{printable_path(source)} is no saved remedy, or damaged")
     try:
         about = json.loads(metadata["vitscope_remedy"])
         remedy = parse_remedy(about["remedy"])
-        found: dict[str, Any] = {"measured_on": str(about["weights_hash"])}
+        origin = Origin(str(about["weights_hash"]), remedy.label)
+        found: dict[str, Any] = {"measured_on": origin}
         hints = get_type_hints(type(remedy))
         for field in fields(remedy):
             own = {
@@ -90,10 +108,12 @@ def load_remedy(path: str | Path) -> Remedy:
             if own:
                 (kind,) = (k for k in get_args(hints[field.name]) if hasattr(k, "load"))
                 found[field.name] = kind.load(own)
+        measured = replace(remedy, **found)
+        if measured.describe() != about["described"]:
+            raise damaged
+        return measured, about["run"]
     except _DAMAGES:
         raise damaged from None
-    settings = {f.name: getattr(remedy, f.name) for f in fields(remedy)} | found
-    return type(remedy)(**settings)
 
 
 def open_remedy(text: str) -> Remedy:
@@ -105,7 +125,8 @@ def open_remedy(text: str) -> Remedy:
     return load_remedy(text)
 
 
-def _is_remedy(path: Path) -> bool:
+def is_remedy(path: Path) -> bool:
+    """Whether a file is a saved remedy."""
     try:
         load_remedy(path)
     except ResultError:

@@ -33,14 +33,21 @@ class Skip(Remedy):
     """
 
     name: ClassVar[str] = "skip"
+    is_of_row: ClassVar[bool] = True
     scale: float = 0.0
     by_mean: bool = False
     layers: Layers = "last"
     statistics: TokenStatistics | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.scale <= 1:
             raise UsageError(f"scale was given as {self.scale}: expected 0 (closed) to 1")
+
+    @property
+    def is_traced(self) -> bool:
+        """See `Remedy.is_traced`."""
+        return True
 
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Measure the mean of the skip connection, if it is used."""

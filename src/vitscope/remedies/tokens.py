@@ -49,12 +49,18 @@ class ChosenTokens(Remedy):
     thresholds: Thresholds | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_threshold(self.threshold)
         if self.threshold is not None and self.tokens != "high_norm":
             raise UsageError(
                 f"threshold was given for {self.tokens}: it is one of patches; choose the tokens "
                 "high_norm, or leave it out"
             )
+
+    @property
+    def is_traced(self) -> bool:
+        """See `Remedy.is_traced`."""
+        return self.tokens != "high_norm"
 
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Fit the thresholds of high-norm patches, if they are not given."""
@@ -126,6 +132,11 @@ class ReplaceTokens(ChosenTokens):
     def implied(self) -> tuple[str, ...]:
         """See `Remedy.implied`."""
         return ("tokens",) if self.by in {"interpolate", "clip"} else ()
+
+    @property
+    def is_traced(self) -> bool:
+        """See `Remedy.is_traced`."""
+        return super().is_traced and self.by in {"zero", "mean"}
 
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Measure the tokens that replace others."""

@@ -44,6 +44,7 @@ _REASONS = {
     "highest": "among the highest",
     "quantile": "in between",
     "random": "drawn at random",
+    "original": "one of the original’s gallery",
 }
 _COLOURMAPS = {"sequential": "cividis", "diverging": "PuOr"}
 Entry = dict[str, Any]
@@ -60,7 +61,7 @@ class _Source:
     read: Callable[[int], tuple[ImageMaps, Entry]]  # reads an image with its maps and text
     first: tuple[str, ...] = ("centred_share_patches", "share_patches")
     """Initial sort key of the images: the first of these that exists."""
-    side_by_side: bool = False  # whether a card shows all maps of its image
+    side_by_side: str = ""  # the map that a card shows of all models
 
 
 def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
@@ -175,11 +176,13 @@ def _open_gallery(result: ModelResult, gallery: Gallery, numbers: ImageNumbers) 
         if gallery.num_candidates == gallery.num_images
         else (f" (out of {gallery.num_candidates:,} drawn at random)")
     )
-    note = (
-        f"{len(gallery.images)} of {gallery.num_images:,} images{of_all}: in equal parts those "
-        f"with the lowest and the highest “{chosen.group}: {chosen.label}”, those at even steps "
-        "in between, and some drawn at random."
+    how = (
+        "those of the original’s gallery."
+        if gallery.images[0].why == "original"
+        else f"in equal parts those with the lowest and the highest “{chosen.group}: "
+        f"{chosen.label}”, those at even steps in between, and some drawn at random."
     )
+    note = f"{len(gallery.images)} of {gallery.num_images:,} images{of_all}: {how}"
     return _Source(result.label, note, numbers, len(gallery.images), read)
 
 
@@ -253,43 +256,54 @@ def _open_remedies(result: ModelResult) -> _Source | None:
     except ResultError:  # the comparison was moved without its audits
         return None
     gallery = read_gallery(original.folder)
-    if gallery is None:
+    after = {edit: read_gallery(audit.folder) for edit, audit in audits.items()}
+    drawn = [one.images[0].maps for one in (gallery, *after.values()) if one and one.images]
+    # The first map of the original that all have: no trace goes through some edits.
+    name = next((n for n in drawn[0] if all(n in maps for maps in drawn)), None) if drawn else None
+    if gallery is None or name is None:
         return None
     before = _open_gallery(original, gallery, _read_table(original))
-    after = {edit: read_gallery(audit.folder) for edit, audit in audits.items()}
     places = {
-        edit: {image.image_id: index for index, image in enumerate(found.images)}
+        edit: {one.image_id: i for i, one in enumerate(found.images) if name in one.maps}
         for edit, found in after.items()
         if found is not None
     }
     known = [
-        sum(image.image_id in others for others in places.values()) for image in gallery.images
+        sum(one.image_id in others for others in places.values()) * (name in one.maps)
+        for one in gallery.images
     ]
     shown = [index for index, count in enumerate(known) if count]
+    if not shown:
+        return None
 
     def read(index: int) -> tuple[ImageMaps, Entry]:
         maps, entry = before.read(shown[index])
-        found = {"original": _take_attention(maps, "original")}
+        found = {"original": _take_map(maps, name, "original")}
         for number, (edit, others) in enumerate(after.items(), 1):
             if others is not None and (place := places[edit].get(entry["id"])) is not None:
-                found[f"edit_{number}"] = _take_attention(others.read_maps(place), edit)
+                found[f"edit_{number}"] = _take_map(others.read_maps(place), name, edit)
         told = entry["told"] and f"The original: {entry['told']}"
         return replace(maps, maps=found), {**entry, "told": told}
 
-    missing = len(shown) * len(after) - sum(known)
     note = (
-        f"{len(shown)} of the {len(known)} images in the original’s gallery, with attention before "
-        "and after; the others are in no edited model’s gallery. Each map goes up to its own "
-        "largest value; shares and other numbers are the original’s."
+        f"{len(shown)} of the {len(known)} images in the original’s gallery, with a map before and "
+        "after. Each map goes up to its own largest value; shares and other numbers are the "
+        "original’s."
     )
-    if missing:
-        note += f" {missing} maps are missing: every gallery was chosen by its model’s numbers."
-    label = f"{result.label}, before and after"
-    return replace(before, label=label, note=note, count=len(shown), read=read, side_by_side=True)
+    if missing := len(shown) * len(after) - sum(known):
+        note += f" {missing} maps are missing: the edited models’ galleries have other images."
+    return replace(
+        before,
+        label=f"{result.label}, before and after",
+        note=note,
+        count=len(shown),
+        read=read,
+        side_by_side=drawn[0][name].title,
+    )
 
 
-def _take_attention(maps: ImageMaps, edit: str) -> ImageMap:
-    one = next(iter(maps.maps.values()))
+def _take_map(maps: ImageMaps, name: str, edit: str) -> ImageMap:
+    one = maps.maps[name]
     return replace(one, heads=None, about=replace(one.about, title=printable(edit)))
 
 

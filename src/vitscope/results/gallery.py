@@ -51,8 +51,9 @@ _ROW = ("attention", "contribution_norm", "share", "head_share")
 """Fields of `RowMaps` that candidates are kept with."""
 
 
-Why = Literal["lowest", "highest", "quantile", "random"]
-"""Why an image was chosen: for its number among all images, or at random."""
+Why = Literal["lowest", "highest", "quantile", "random", "original"]
+"""Why an image was chosen: for its number among all images, at random, or as in the original of an
+edited model."""
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,13 @@ class GalleryCandidates:
         }
         self._limit, self._free = limit, list(range(limit + 1))
 
-    def choose(self, folder: Path, limit: int) -> list[Choice]:
-        """Choose images by their numbers in the result's table."""
-        chosen = _read_numbers(folder).choose(self._held, limit)
+    def choose(self, folder: Path, limit: int, shown: Sequence[str] | None) -> list[Choice]:
+        """Choose images by their numbers in the result's table, or those of the original."""
+        chosen: list[tuple[str, Why]] = (
+            _read_numbers(folder).choose(self._held, limit)
+            if shown is None
+            else [(digest, "original") for digest in shown if digest in self._held]
+        )
         return [Choice(self._held[digest].index, digest, why) for digest, why in chosen]
 
     def place(self, digest: str, layout: TokenLayout) -> dict[str, ImageMap]:

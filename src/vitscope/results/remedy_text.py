@@ -175,7 +175,12 @@ def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
         if name in one.changes
     ]
     if one.traces is not None:
-        told = (tell_half_depth(trace, summary.model.depth) for trace in one.traces)
+        told = (
+            "no trace goes through it"
+            if trace is None
+            else tell_half_depth(trace, summary.model.depth)
+            for trace in one.traces
+        )
         rows.append(("patches hold at least half", *told, ABSENT))
     rows += [
         (words, *_write_change(one.skill[name]))

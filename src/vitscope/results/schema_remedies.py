@@ -50,8 +50,9 @@ class ComparedRemedy:
     changes: Mapping[str, Change]  # by number
     drift: Drift
     maps: MapChange = field(default_factory=MapChange)
-    # shares by depth before and after; None if no image was traced
-    traces: tuple[TraceSummary, TraceSummary] | None = None
+    # shares by depth before and after; None if no image was traced, or no trace goes through the
+    # edit
+    traces: tuple[TraceSummary, TraceSummary | None] | None = None
     # one-shot accuracy of the global feature ("full_top1", "full_top5") and of what patches alone
     # make of it ("patches_top1", "patches_top5"), paired by draw; empty if not asked for
     one_shot: Mapping[str, Change] = field(default_factory=dict)

@@ -114,7 +114,7 @@ def audit(
     if target is not None:
         if not engine.is_lead:
             return _audit_beside_lead(target, make_run, engine)
-        return _audit_as_lead(
+        return audit_as_lead(
             target,
             make_run,
             engine,
@@ -155,7 +155,7 @@ class _ShardWorker:
             return pack_folder(Path(name))
 
 
-def _audit_as_lead(
+def audit_as_lead(
     target: Path,
     make_run: MakeRun,
     engine: Engine,
@@ -165,6 +165,7 @@ def _audit_as_lead(
     resume: bool,
     overwrite: bool,
 ) -> AuditResult:
+    """Run, resume or replace the audit of a target; `make_run` takes an earlier run's plan."""
     earlier = _find_earlier_plan(target) if resume else None
     run = make_run(earlier)
     if earlier is not None and overwrite and describe_difference(earlier, run.plan) is not None:

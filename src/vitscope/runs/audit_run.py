@@ -44,8 +44,17 @@ _SHARD_IMAGES, _SHARD_BATCHES = 512, 32
 class AuditRun:
     """One model over one set of images."""
 
-    def __init__(self, vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> None:
-        """Prepare the run; the model is used only if a setting must be chosen."""
+    def __init__(
+        self,
+        vit: ViTAdapter,
+        images: ImageSet,
+        config: AuditConfig,
+        shown: Sequence[str] | None = None,
+    ) -> None:
+        """Prepare the run; the model is used only if a setting must be chosen.
+
+        `shown` are digests of the images of the gallery; by default it is chosen.
+        """
         metrics = find_packages(config.metrics or ())
         if config.trace:
             check_steady(images, "trace")
@@ -60,6 +69,7 @@ class AuditRun:
         self._maps = choose_gallery_maps(vit, self._images, self._config)
         self._manifest = _make_manifest(vit, self._images, self._config, layers, self._run, metrics)
         self._vit = vit
+        self._shown = shown
         self._traced = TracedImages(vit, self._images, self._config) if config.trace else None
 
     @property
@@ -164,7 +174,7 @@ class AuditRun:
         candidates = GalleryCandidates(len(self._images))
         for part in parts:
             candidates.read(part)
-        chosen = candidates.choose(folder, self._config.gallery)
+        chosen = candidates.choose(folder, self._config.gallery, self._shown)
         images = self._images.select(one.index for one in chosen)
         others = map_gallery(self._vit, images, self._config, self._maps)
         layout = self._vit.make_layout(*images.preprocessing.size)

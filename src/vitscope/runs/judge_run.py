@@ -12,7 +12,6 @@ from vitscope.config import JudgeConfig
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.files.workspace import Plan, Workspace
 from vitscope.images.image_set import ImageSet
-from vitscope.maps import traced
 from vitscope.maps.chosen_target import ChosenTarget, TargetLike, choose_target, is_comparable
 from vitscope.maps.judgement import check_names, count_passes
 from vitscope.maps.method import MapInput, MapMethod
@@ -283,7 +282,7 @@ def _choose_methods(
     for method in find_methods(names):
         try:
             check_maps([method], target, has_references=True)
-            if method in traced.METHODS and asked is None:
+            if method.name == "frozen" and asked is None:
                 _check_unedited(method, target)
         except (UnsupportedModelError, UsageError) as error:
             if method.name in (asked or ()):
@@ -297,6 +296,6 @@ def _choose_methods(
 def _check_unedited(method: MapMethod, target: ChosenTarget) -> None:
     if target.vit.edits:
         raise UnsupportedModelError(
-            f"not every edit can be traced through, and the model is edited "
-            f"({target.vit.edits[-1]}); ask for {method.name} to try"
+            f"it has no rule for many edits, and the model is edited "
+            f"({target.vit.edits[-1].words}); ask for {method.name} to try"
         )

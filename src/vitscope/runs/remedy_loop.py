@@ -14,7 +14,8 @@ from torch import nn
 
 from vitscope.adapters.registry import open_model
 from vitscope.config import AuditConfig, RunConfig, check_kind, combine
-from vitscope.errors import ResultError, UsageError
+from vitscope.engines.local import LocalEngine
+from vitscope.errors import DiskError, ImageReadError, ResultError, UsageError
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import (
     as_folder,
@@ -24,12 +25,16 @@ from vitscope.files.storage import (
     scratch_folder,
     staged_folder,
 )
+from vitscope.files.workspace import Plan
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
+from vitscope.maps.checks import make_untraced
+from vitscope.maps.traced import METHODS as TRACED
 from vitscope.models.base import Pixels, ViTAdapter
-from vitscope.remedies.remedy import Remedy
-from vitscope.remedies.remedy_files import open_remedy
+from vitscope.remedies.remedy import ReadImages, Remedy
+from vitscope.remedies.remedy_files import SUFFIX, find_saved, is_remedy, open_remedy, save_remedy
 from vitscope.results.audit_result import AuditResult
+from vitscope.results.gallery import read_gallery
 from vitscope.results.remedy_comparison import (
     compare_audits,
     compare_maps,
@@ -41,12 +46,17 @@ from vitscope.results.remedy_text import tell_remedy
 from vitscope.results.saved_result import TemporaryFolder, write_result
 from vitscope.results.schema import RemediesSummary
 from vitscope.results.schema_remedies import ComparedRemedy
-from vitscope.runs.audit_loop import audit
-from vitscope.runs.model_run import ModelRun, OnProgress, make_image_set
+from vitscope.runs.audit_loop import audit_as_lead
+from vitscope.runs.audit_plan import adopt_choices
+from vitscope.runs.audit_run import AuditRun
+from vitscope.runs.model_run import ModelRun, OnProgress, check_steady, make_image_set
 from vitscope.runs.remedy_measures import Asked, Measured
 
 COMPARISON = "comparison"
 """Folder of the comparison, beside the audits."""
+
+_INTERRUPTIONS = (KeyboardInterrupt, SystemExit, OSError, DiskError, ImageReadError)
+"""What need not happen again if a run is resumed."""
 
 _TIMED_PASSES = 5
 
@@ -109,7 +119,11 @@ def compare_remedies(
         if getattr(config, name) != expected:
             raise UsageError(f"{name} is set, and a comparison needs {name}={expected!r}")
     vit = open_model(vit).hashed()
+    for remedy in chosen:
+        remedy.check_measured(vit)
     image_set = make_image_set(vit, images, config, preprocessed=preprocessed).without_copies()
+    if resume:
+        check_steady(image_set, "resume")
     asked = Asked.check(
         vit, image_set, config, labelled=one_shot, num_judged=judge, preprocessed=preprocessed
     )
@@ -153,9 +167,17 @@ def edited(
 
     Yields:
         The adapter of the edited model.
+
+    Raises:
+        UnsupportedModelError: If images are to be traced, and no trace goes through a remedy.
     """
+    chosen = read_remedies(remedies)
+    if isinstance(config, AuditConfig) and config.trace:
+        for remedy in chosen:
+            if not remedy.is_traced:
+                raise make_untraced(remedy.label)
     with ExitStack() as stack:
-        for remedy in read_remedies(remedies):
+        for remedy in chosen:
             image_set = make_image_set(vit, images, config).without_copies()
             fitted = fit_remedy(vit, remedy, image_set, config)
             vit = stack.enter_context(fitted.applied(vit))
@@ -170,8 +192,29 @@ def fit_remedy(
     on_progress: OnProgress | None = None,
 ) -> Remedy:
     """Measure on images what a remedy needs, unless it was measured before."""
-    if remedy.measured_on is not None:
-        return remedy
+    with _reading(vit, images, config, on_progress) as read:
+        return remedy.fitted(vit, read)
+
+
+def find_remedy(
+    vit: ViTAdapter,
+    remedy: Remedy,
+    images: ImageSet,
+    config: RunConfig,
+    on_progress: OnProgress | None = None,
+) -> tuple[Remedy, list[str]]:
+    """Measure on images what a remedy needs, and tell what was found."""
+    with _reading(vit, images, config, on_progress) as read:
+        fitted = remedy.fitted(vit, read)
+        told = [measured.tell() for measured in fitted.list_measured().values()]
+        return fitted, [*told, *filter(None, [fitted.examine(vit, read)])]
+
+
+@contextmanager
+def _reading(
+    vit: ViTAdapter, images: ImageSet, config: RunConfig, on_progress: OnProgress | None
+) -> Iterator[ReadImages]:
+    # The model is ready for what is measured on it.
     run = ModelRun(vit, images, config)
 
     def read() -> Iterator[Pixels]:
@@ -179,7 +222,7 @@ def fit_remedy(
             yield from torch.split(batch.pixels, run.pass_size or len(batch.pixels))
 
     with run.placed():
-        return remedy.fitted(vit, read)
+        yield read
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,24 +245,28 @@ class _Comparison:
         try:
             self._execute()
         except BaseException as error:
-            if self.is_kept and is_result(self.folder / ORIGINAL):
+            is_passing = isinstance(error, _INTERRUPTIONS)
+            if is_passing and self.is_kept and is_result(self.folder / ORIGINAL):
                 again = "the same call" if self.resume else "the same call with resume"
                 where = printable_path(self.folder)
                 error.add_note(f"finished audits are kept in {where}: {again} resumes it")
             raise
 
     def _execute(self) -> None:
-        before = self._audit(self.vit, ORIGINAL, 0)
+        before = self._audit(self.vit, ORIGINAL, 0, self.config)
         measured = self._measure(self.vit, ORIGINAL, 0)
+        gallery = read_gallery(before.folder)
+        shown = None if gallery is None else [image.image_id for image in gallery.images]
         run = ModelRun(self.vit, self.images, self.config)
         pixels = next(run.iter_batches(None)).pixels[: run.pass_size]
         compared = []
         for number, remedy in enumerate(self.remedies, 1):
-            fitted = fit_remedy(self.vit, remedy, self.images, self.config)
+            name = f"{number:02d}-{remedy.label.partition(':')[0]}"
+            fitted = self._fit(remedy, name, before)
+            config = self.config if fitted.is_traced else _leave_trace_out(self.config)
             original = _time_passes(self.vit, run, pixels)
             with fitted.applied(self.vit) as vit:
-                name = f"{number:02d}-{fitted.label.partition(':')[0]}"
-                after = self._audit(vit, name, number)
+                after = self._audit(vit, name, number, config, shown)
                 seconds = _time_passes(vit, run, pixels)
                 found = measured.compare(self._measure(vit, name, number))
             one = _compare(before, after, fitted.label, seconds / original)
@@ -250,18 +297,43 @@ class _Comparison:
         for path in earlier - {folder / p / name for p in self.asked.places for name in names}:
             # Replaced like the comparison that they were part of: a report would show them.
             shutil.rmtree(path)
+            if is_remedy(measured_for := path.with_name(f"{path.name}{SUFFIX}")):
+                measured_for.unlink()
             with suppress(OSError):  # still holds others, as the folder of audits does
                 path.parent.rmdir()
 
-    def _audit(self, vit: ViTAdapter, name: str, number: int) -> AuditResult:
-        return audit(
-            vit,
-            self.images,
-            replace(self.config, limit=None, size=None, draft=False, masks=None, seed=0),
-            out=self.folder / name,
-            overwrite=self.overwrite,
+    def _fit(self, remedy: Remedy, name: str, before: AuditResult) -> Remedy:
+        # A run that is resumed goes on with what it measured, whose audit may have begun.
+        path, run_id = self.folder / f"{name}{SUFFIX}", before.provenance["run"]
+        saved = find_saved(remedy, path, run_id) if self.resume else None
+        if saved is not None:
+            return saved
+        fitted = fit_remedy(self.vit, remedy, self.images, self.config)
+        if self.is_kept and fitted.measured_on is not None:
+            save_remedy(fitted, path, overwrite=True, run=run_id)
+        return fitted
+
+    def _audit(
+        self,
+        vit: ViTAdapter,
+        name: str,
+        number: int,
+        config: AuditConfig,
+        shown: Sequence[str] | None = None,
+    ) -> AuditResult:
+        config = replace(config, limit=None, size=None, draft=False, masks=None, seed=0)
+
+        def make_run(earlier: Plan | None) -> AuditRun:
+            return AuditRun(vit, self.images, adopt_choices(config, earlier), shown)
+
+        return audit_as_lead(
+            self.folder / name,
+            make_run,
+            LocalEngine(),
+            lambda done, _: self._tell(number, done),
+            None,
             resume=self.resume,
-            on_progress=lambda done, _: self._tell(number, done),
+            overwrite=self.overwrite,
         )
 
     def _measure(self, vit: ViTAdapter, name: str, number: int) -> Measured:
@@ -278,6 +350,12 @@ class _Comparison:
         if self.on_progress is not None:
             each = len(self.images) + self.asked.num_images
             self.on_progress(number * each + done, (len(self.remedies) + 1) * each)
+
+
+def _leave_trace_out(config: AuditConfig) -> AuditConfig:
+    traced = {method.name for method in TRACED}
+    maps = [name for name in config.maps or () if name not in traced]
+    return replace(config, trace=0, maps=maps or None)
 
 
 def _list_results(comparison: Path) -> set[Path]:
@@ -314,6 +392,6 @@ def _compare(before: AuditResult, after: AuditResult, edit: str, ratio: float) -
         changes=changes,
         drift=drift,
         maps=compare_maps(before, after),
-        traces=None if first is None or second is None else (first, second),
+        traces=None if first is None else (first, second),
         time_ratio=ratio,
     )

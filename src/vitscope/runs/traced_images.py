@@ -13,6 +13,7 @@ from torch import Tensor
 from vitscope.config import AuditConfig
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.images.image_set import ImageBatch, ImageSet
+from vitscope.maps.checks import check_traced
 from vitscope.maps.method import MapInput
 from vitscope.maps.references import NUM_TRACED, References, make_references
 from vitscope.maps.targets import explain_self
@@ -30,6 +31,7 @@ class TracedImages:
     """
 
     def __init__(self, vit: ViTAdapter, images: ImageSet, config: AuditConfig) -> None:
+        check_traced(vit)
         order = np.random.default_rng(config.seed).permutation(len(images))
         shuffled = replace(images.select(order.tolist()), described=False)
         # As many at a time as are kept for comparison, so that neither takes most of the memory.

@@ -1,5 +1,7 @@
 """Planted directions are found, measured and removed (P4)."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -82,7 +84,7 @@ def test_norms_and_layer_scales_count():
     assert (find_directions(vit).by_depth[1] @ left).abs() > 1 - 1e-12
 
 
-def test_the_direction_is_measured_and_removed_from_the_patches_along_it():
+def test_the_direction_is_measured_and_removed_from_the_patches_along_it(monkeypatch):
     u = random_unit(0)
     vit, pixels = plant(u, u, gain=1.0)
     remedy = ProjectDirection().fitted(vit, list)
@@ -96,6 +98,14 @@ def test_the_direction_is_measured_and_removed_from_the_patches_along_it():
         assert each.variance_share > 0.9
         assert sum(each.histogram) == 64 * len(_DEFECTS)
         assert each.histogram[-1] == len(_DEFECTS)
+
+    # Too few for a threshold to be fitted.
+    fit = [SimpleNamespace(threshold=norm) for norm in (None, 500.0, None, 500.0)]
+    monkeypatch.setattr("vitscope.remedies.directions.fit_high_norm", lambda *_: fit)
+    told = remedy.examine(vit, lambda: [pixels]).splitlines()
+    assert told[0].startswith("direction at depth 1: 4 high-norm patches, whose mean is 0.")
+    assert told[1].startswith("direction at depth 2: no high-norm patches; |cos| of patches with ")
+    assert told[2].startswith("direction at depth 3: 4 high-norm patches, whose mean is 0.")
 
     before = run_blocks(vit, pixels).streams[2]
     with remedy.applied(vit) as edited:

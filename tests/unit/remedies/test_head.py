@@ -1,5 +1,7 @@
 """A head that reads patches alone: its account, what it finds on planted models, and its files."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -185,10 +187,7 @@ def test_it_reads_the_patches_of_an_edited_model(small):
         with remedy.applied(edited) as headed:
             assert headed.info.id.startswith(f"{vit.info.id}+test-time-registers")
             assert max(check_adapter(headed, pixels[:2]).values()) < 1e-12
-    with (
-        pytest.raises(UsageError, match=r"has other edits|measured on another model"),
-        remedy.applied(vit),
-    ):
+    with pytest.raises(UsageError, match="other weights or edits"), remedy.applied(vit):
         pass
 
 
@@ -207,3 +206,19 @@ def test_wrong_use_is_refused(small):
         AttentiveHead().fitted(vit, list)
     with pytest.raises(UsageError, match="epochs was given as 0"):
         parse_remedy("attentive-head:epochs=0")
+
+
+def test_a_head_is_given_by_hand_to_its_own_model_alone(small):
+    vit, pixels, remedy = small
+    given = AttentiveHead(head=remedy.head)
+    assert given.fitted(vit, lambda: pytest.fail("it is fitted already")) is given
+    with remedy.applied(vit) as one:
+        expected = one.run(pixels[:2])
+    with given.applied(vit) as other:
+        assert torch.equal(other.run(pixels[:2]), expected)
+    changed = make_model()
+    with torch.no_grad():
+        changed.parameter.add_(1e-3)
+    with pytest.raises(UsageError, match="other weights or edits"), given.applied(changed):
+        pass
+    assert replace(given, epochs=2).head is None

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from vitscope import wrap_model
+from vitscope.errors import UsageError
 from vitscope.layout import make_layout
 from vitscope.maps.passes import run_blocks
 from vitscope.remedies.registers import TestTimeRegisters, find_register_neurons
+from vitscope.remedies.registry import parse_remedy
 from written_vit import (
     BLANK,
     CLS,
@@ -122,3 +124,9 @@ def test_neurons_that_write_registers_are_found():
     best, second = found.found[:2]
     assert (best.layer, best.number) == (1, 3)
     assert second.score < best.score / 2
+    remedy = parse_remedy("test-time-registers:at=registers,top=1")
+    fitted = remedy.fitted(wrap_model(model), lambda: [pixels])
+    assert fitted.neurons.found == (best,)
+    assert "in 2 images: 3 of block 1" in fitted.neurons.tell()
+    with pytest.raises(UsageError, match="depth or threshold was given for registers"):
+        parse_remedy("test-time-registers:at=registers,depth=1")

@@ -5,6 +5,8 @@ import torch
 
 from edited_vit import draw_pixels, wrap_tiny
 from vitscope import wrap_model
+from vitscope.errors import UnsupportedModelError
+from vitscope.maps.passes import run_blocks
 from vitscope.remedies.registry import parse_remedy
 from written_vit import CLS, PATCHES, draw_images, write_attention, write_model
 
@@ -46,6 +48,24 @@ def test_the_skip_connection_is_scaled(name, scale):
     with parse_remedy(f"skip:scale={scale}").applied(vit) as edited:
         found = edited.run(pixels)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+def test_it_stays_an_edit_of_cls_when_patches_are_dropped():
+    vit = wrap_tiny("timm/dinov2_reg")
+    pixels, kept = draw_pixels(vit, 2), torch.tensor([[1, 3, 4], [0, 2, 5]])
+    stream = run_blocks(vit, pixels, kept=kept).streams[-2]
+    block = vit.encoder_blocks[-1]
+    branch = block.ls1(block.attn(block.norm1(stream)))
+    row = vit.finish_block(vit.last_layer, 0.5 * stream[:, 0] + branch[:, 0])
+    with parse_remedy("skip:scale=0.5").applied(vit) as edited:
+        found = run_blocks(edited, pixels, kept=kept).feature
+        zero = parse_remedy("zero")
+        with (
+            zero.applied(edited) as twice,
+            pytest.raises(UnsupportedModelError, match=r"\(zero\) at"),
+        ):
+            run_blocks(twice, pixels, kept=kept)
+    torch.testing.assert_close(found, vit.embed(row), atol=1e-12, rtol=0)
 
 
 def test_a_block_that_is_named_twice_is_edited_once():

@@ -73,11 +73,13 @@ function offerMaps(gallery) {
   for (const { maps } of gallery.images) {
     for (const [name, { title }] of Object.entries(maps).slice(1)) titles.set(name, title);
   }
+  if (gallery.side_by_side) titles.clear();
+  if (gallery.side_by_side) titles.set("", gallery.side_by_side);
   const kept = control("map").value;
   control("map").replaceChildren(...Array.from(titles, ([name, title]) => new Option(title, name)));
   const wanted = [kept, "attention"].find((name) => titles.has(name));
   if (wanted !== undefined) control("map").value = wanted;
-  control("map").disabled = titles.size < 2 || gallery.side_by_side;
+  control("map").disabled = titles.size < 2;
 }
 
 function changeMaps() {
