@@ -305,9 +305,8 @@ class _Comparison:
     def _fit(self, remedy: Remedy, name: str, before: AuditResult) -> Remedy:
         # A run that is resumed goes on with what it measured, whose audit may have begun.
         path, run_id = self.folder / f"{name}{SUFFIX}", before.provenance["run"]
-        saved = find_saved(remedy, path, run_id) if self.resume else None
-        if saved is not None:
-            return saved
+        if self.resume and not remedy.list_measured():
+            remedy = find_saved(remedy, path, run_id) or remedy
         fitted = fit_remedy(self.vit, remedy, self.images, self.config)
         if self.is_kept and fitted.measured_on is not None:
             save_remedy(fitted, path, overwrite=True, run=run_id)
