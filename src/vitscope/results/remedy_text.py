@@ -48,6 +48,9 @@ DECIDING: Mapping[str, str] = {
 }
 """The numbers that an overview has of each edit, by short names."""
 
+_ASKED = {"full_top1": "one-shot top-1", REFERENCE_MAP: "attention's skill"}
+"""Those that it has besides where they were measured."""
+
 
 def name_number(name: str) -> str:
     """A compared number in words."""
@@ -127,9 +130,10 @@ def tabulate_overview(summary: RemediesSummary) -> TextTable:
             for one, of in zip(summary.remedies, deciding, strict=True)
         ),
     ]
+    words = {**DECIDING, **_ASKED}
     paired = "image" if summary.one_shot is None else "image (one-shot: by draw)"
     return TextTable(
-        ("edit", "verdict", *shown, "cos(f, f′)", "time"),
+        ("edit", "verdict", *(words[name] for name in shown), "cos(f, f′)", "time"),
         [rows[:1], rows[1:]],
         num_labels=2,
         caption=(
@@ -141,13 +145,8 @@ def tabulate_overview(summary: RemediesSummary) -> TextTable:
 
 
 def _choose_deciding(one: ComparedRemedy) -> dict[str, Change]:
-    # By the words of the overview.
-    found = {DECIDING[name]: one.changes[name] for name in DECIDING if name in one.changes}
-    if one.one_shot:
-        found["one-shot top-1"] = one.one_shot["full_top1"]
-    if REFERENCE_MAP in one.skill:
-        found["attention's skill"] = one.skill[REFERENCE_MAP]
-    return found
+    known = {**one.changes, **one.one_shot, **one.skill}
+    return {name: known[name] for name in (*DECIDING, *_ASKED) if name in known}
 
 
 def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
