@@ -272,7 +272,7 @@ def test_overwriting_leaves_no_scores_of_the_earlier_comparison(compared, photos
     ],
 )
 def test_wrong_use_is_told_before_anything_runs(photos, asked, told, monkeypatch):
-    monkeypatch.setattr("vitscope.runs.remedy_loop.audit", pytest.fail)
+    monkeypatch.setattr("vitscope.runs.remedy_loop._Comparison.execute", pytest.fail)
     if "one_shot" in asked:
         asked = {"one_shot": photos.parent / asked["one_shot"].replace("photos", photos.name)}
     with pytest.raises(UsageError, match=told):
