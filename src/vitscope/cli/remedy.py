@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 from rich.text import Text
 
+from vitscope.adapters.model_ids import check_model_id
 from vitscope.cli.each_model import (
     check_remedies,
     choose_targets,
@@ -72,13 +73,14 @@ def find(
         overwrite: Replace a saved remedy there.
         config: Settings.
     """
-    from vitscope.remedies.registry import parse_remedy
+    check_model_id(model)
+    found = find_images(images)
+    from vitscope.remedies.registry import parse_remedy  # here, because importing it is slow
     from vitscope.remedies.remedy_files import save_remedy
     from vitscope.runs.model_run import make_image_set
     from vitscope.runs.remedy_loop import find_remedy
 
     chosen = parse_remedy(remedy)
-    found = find_images(images)
     config.resolve_device()
 
     def run(vit: "ViTAdapter", on_progress: "OnProgress") -> "tuple[Remedy, list[str]]":
@@ -127,14 +129,14 @@ def compare(
         resume: Resume an interrupted run with the same settings; finished audits are kept.
         config: Settings.
     """
-    from vitscope.images.labels import find_classes
+    # Check the arguments as far as possible before loading anything.
+    found = find_images(images)
+    from vitscope.images.labels import find_classes  # here, because importing it is slow
     from vitscope.runs.remedy_loop import COMPARISON, compare_remedies
     from vitscope.runs.remedy_measures import check_num_judged
 
-    # Check the arguments as far as possible before loading anything.
     check_remedies(remedy)
     check_num_judged(judge)
-    found = find_images(images)
     if one_shot is not None:
         find_classes(one_shot)
     config.resolve_device()
@@ -142,6 +144,7 @@ def compare(
         model,
         out,
         overwrite=overwrite or resume,
+        size=config.input_size,
         name_target=lambda folder, name: folder / name / COMPARISON,
     )
     console = make_console()
