@@ -35,6 +35,7 @@ def test_names_and_sizes_that_cannot_be_right_are_refused_without_torch(tmp_path
         ["explain", "nowhere", "--model", "dinov2-small", "--out", f"{there}/new"],
         ["judge", f"{there}/*.jpg", "--model", "dinov2-small", "--out", f"{there}/new"],
         ["remedy", "find", "nowhere", "-m", "dinov2-small", "--remedy", "skip", "-o", f"{there}/x"],
+        ["remedy", "compare", "no", "-m", "dinov2-small", "--remedy", "skip", "-o", f"{there}/x"],
         ["one-shot", there, "--model", "dinov2-smal", "--out", f"{there}/new"],
     ]
     code = f"from vitscope.cli import main\nassert [main(a) for a in {wrong}] == [2] * {len(wrong)}"

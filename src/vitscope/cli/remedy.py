@@ -16,6 +16,7 @@ from vitscope.cli.each_model import (
 )
 from vitscope.cli.settings import AuditSettings, Source, group_options
 from vitscope.files.printable import printable_path
+from vitscope.results.schema_remedies import COMPARISON
 from vitscope.terminal import make_console, make_remedy_list, make_remedy_report
 
 if TYPE_CHECKING:
@@ -130,16 +131,6 @@ def compare(
         config: Settings.
     """
     # Check the arguments as far as possible before loading anything.
-    found = find_images(images)
-    from vitscope.images.labels import find_classes  # here, because importing it is slow
-    from vitscope.runs.remedy_loop import COMPARISON, compare_remedies
-    from vitscope.runs.remedy_measures import check_num_judged
-
-    check_remedies(remedy)
-    check_num_judged(judge)
-    if one_shot is not None:
-        find_classes(one_shot)
-    config.resolve_device()
     targets = choose_targets(
         model,
         out,
@@ -147,6 +138,16 @@ def compare(
         size=config.input_size,
         name_target=lambda folder, name: folder / name / COMPARISON,
     )
+    found = find_images(images)
+    from vitscope.images.labels import find_classes  # here, because importing it is slow
+    from vitscope.runs.remedy_loop import compare_remedies
+    from vitscope.runs.remedy_measures import check_num_judged
+
+    check_remedies(remedy)
+    check_num_judged(judge)
+    if one_shot is not None:
+        find_classes(one_shot)
+    config.resolve_device()
     console = make_console()
 
     def run(model_id: str) -> None:

@@ -19,7 +19,6 @@ from vitscope.files.printable import printable_path
 from vitscope.files.reading import open_table
 from vitscope.files.storage import MARKER
 from vitscope.results.choices import describe_settings
-from vitscope.results.remedy_result import EDITED, PLACES
 from vitscope.results.saved_result import SavedResult
 from vitscope.results.schema import (
     KINDS,
@@ -30,6 +29,7 @@ from vitscope.results.schema import (
     RemediesSummary,
     Summary,
 )
+from vitscope.results.schema_remedies import EDITED, PLACES
 
 S = TypeVar("S", bound=Summary)
 

@@ -1,6 +1,5 @@
 """The saved comparison of a model with edits of it."""
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,16 +11,7 @@ from vitscope.results.audit_result import AuditResult
 from vitscope.results.result_html import show_remedies
 from vitscope.results.saved_result import SavedResult
 from vitscope.results.schema import RemediesSummary, read_summary
-
-ORIGINAL = "original"
-"""Folder of the audit of the model itself, beside the comparison."""
-
-ONE_SHOT, JUDGE = "one-shot", "judge"
-PLACES = (".", ONE_SHOT, JUDGE)
-"""Where audits and other results lie: a folder for each model, of the same name in each place."""
-
-EDITED = re.compile(r"\d\d+-[\w-]+")
-"""Folders of edited models' audits."""
+from vitscope.results.schema_remedies import EDITED, ORIGINAL, PLACES
 
 
 @dataclass(frozen=True)

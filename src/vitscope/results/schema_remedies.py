@@ -1,5 +1,6 @@
-"""Types of a saved comparison of remedies."""
+"""Types of a saved comparison of remedies, and names of its folders."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -8,6 +9,19 @@ from vitscope.metrics.estimates import CkaEstimate as Cka
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.schema_numbers import Chance, TraceSummary
 from vitscope.results.verdict import Verdict
+
+COMPARISON = "comparison"
+"""Folder of the comparison, beside the audits."""
+
+ORIGINAL = "original"
+"""Folder of the audit of the model itself, beside the comparison."""
+
+ONE_SHOT, JUDGE = "one-shot", "judge"
+PLACES = (".", ONE_SHOT, JUDGE)
+"""Where audits and other results lie: a folder for each model, of the same name in each place."""
+
+EDITED = re.compile(r"\d\d+-[\w-]+")
+"""Folders of edited models' audits."""
 
 
 @dataclass(frozen=True, kw_only=True)

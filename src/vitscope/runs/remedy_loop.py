@@ -41,19 +41,16 @@ from vitscope.results.remedy_comparison import (
     find_high_norm,
     measure_drift,
 )
-from vitscope.results.remedy_result import ORIGINAL, RemedyResult
+from vitscope.results.remedy_result import RemedyResult
 from vitscope.results.remedy_text import tell_remedy
 from vitscope.results.saved_result import TemporaryFolder, write_result
 from vitscope.results.schema import RemediesSummary
-from vitscope.results.schema_remedies import ComparedRemedy
+from vitscope.results.schema_remedies import COMPARISON, ORIGINAL, ComparedRemedy
 from vitscope.runs.audit_loop import audit_as_lead
 from vitscope.runs.audit_plan import adopt_choices
 from vitscope.runs.audit_run import AuditRun
 from vitscope.runs.model_run import ModelRun, OnProgress, check_steady, make_image_set
 from vitscope.runs.remedy_measures import Asked, Measured
-
-COMPARISON = "comparison"
-"""Folder of the comparison, beside the audits."""
 
 _INTERRUPTIONS = (KeyboardInterrupt, SystemExit, OSError, DiskError, ImageReadError)
 """What need not happen again if a run is resumed."""

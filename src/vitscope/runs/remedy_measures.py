@@ -13,13 +13,13 @@ from vitscope.images.labels import find_classes
 from vitscope.models.base import ViTAdapter
 from vitscope.results.judge_result import JudgeResult
 from vitscope.results.one_shot_result import OneShotResult
-from vitscope.results.remedy_result import JUDGE, ONE_SHOT, PLACES
 from vitscope.results.remedy_scores import (
     compare_judgements,
     compare_one_shots,
     describe_classified,
     describe_judged,
 )
+from vitscope.results.schema_remedies import JUDGE, ONE_SHOT, PLACES
 from vitscope.runs.judge_loop import judge
 from vitscope.runs.judge_run import check_enough, check_settings
 from vitscope.runs.model_run import OnProgress
