@@ -50,6 +50,7 @@ from vitscope.runs.model_run import (
     BatchFitter,
     ModelRun,
     OnProgress,
+    check_steady,
     choose_preprocessing,
     describe_preprocessing,
 )
@@ -123,6 +124,8 @@ def one_shot(
         with scratch_folder() as scratch:
             run.execute(scratch, on_progress, on_draw)
         return OneShotResult.own(scratch)
+    if resume:
+        check_steady(run.images, "resume")
     can_compare = resume and not run.plan["unknown"]
     if can_compare and is_finished(OneShotResult, target, run.plan, overwrite=overwrite):
         return OneShotResult(target)
@@ -157,8 +160,8 @@ class _OneShotRun:
             preprocessed=given.preprocessed,
         )
         vit.make_layout(*image_set.preprocessing.size)
-        self._images = replace(image_set, described=False)
-        self._run = ModelRun(vit, self._images, config)
+        self.images = replace(image_set, described=False)
+        self._run = ModelRun(vit, self.images, config)
         self._preprocessing = describe_preprocessing(vit, image_set.preprocessing)
         self._vit = vit
         self._given = given
@@ -171,14 +174,14 @@ class _OneShotRun:
         behaviour = self._run.behaviour
         plan = {
             "kind": OneShotSummary.KIND,
-            "images": digest_files(self._images, hash_held(self._images)),
+            "images": digest_files(self.images, hash_held(self.images)),
             "labels": _digest(self._labels),
             **{name: getattr(self._config, name) for name in _SETTINGS},
             "dtype": self._run.config.dtype,
             "weights_hash": self._run.weights_hash,
             "behaviour_hash": behaviour.digest,
             "unknown": behaviour.unknown,
-            "preprocessing": asdict(self._images.preprocessing),
+            "preprocessing": asdict(self.images.preprocessing),
             "device": self._run.device.type,
             "versions": list_versions(),
         }

@@ -152,7 +152,7 @@ def test_labels_come_with_the_images(vit, form, pils, tensors, pixels, tmp_path)
         assert result.draws.equals(expected.draws)
 
 
-def test_labels_come_with_a_list_of_what_a_dataset_gives(vit, paths, pils):
+def test_labels_come_with_a_list_of_what_a_dataset_gives(vit, paths, pils, tmp_path):
     labels = [0, 1] * 3
     expected = one_shot(vit, pils, labels=labels, draws=3)
     pairs = list(zip(pils, labels, strict=True))
@@ -161,6 +161,8 @@ def test_labels_come_with_a_list_of_what_a_dataset_gives(vit, paths, pils):
     files = list(zip(paths, labels, strict=True))
     of_paths = one_shot(vit, paths, labels=labels, draws=3)
     assert one_shot(vit, files, draws=3).draws.equals(of_paths.draws)
+    with pytest.raises(UsageError, match=r"Items\[\d\] comes from a dataset.* leave resume out"):
+        one_shot(vit, Items(pairs), out=tmp_path / "out", resume=True)
 
 
 def test_names_of_labels_are_those_of_the_dataset(vit, pils):
