@@ -202,8 +202,8 @@ _AUDITED = (
     Entry(
         key="sources-by-layer",
         title="At which layer does it break?",
-        meaning="What each source contributes to [CLS] at each audited layer, how much attention it "
-        "gets, and, as a symbol above, the verdict of the layer.",
+        meaning="What each source contributes to [CLS] at each audited layer, and how much "
+        "attention it gets. The symbols above are the verdicts of the layers.",
         definitions=("verdict", "variance-share", "attention-mass", "cka", "terms", "interval"),
         describe=describe_sources_by_layer,
         mark=Mark(draw_sources_by_layer, tabulate_sources_by_layer),

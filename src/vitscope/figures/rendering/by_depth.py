@@ -127,17 +127,23 @@ def draw_sources_by_layer(data: FigureData) -> Figure:
     for (model, part), panel in zip(parts, panels, strict=True):
         layers = model.audit.layers
         for term, own in group_points(part.points, lambda point: point.term).items():
-            look = {"color": colour_term(term), "marker": mark_term(term)}
-            _plot_line(panel, part, own, [float(point.x) for point in own], **look)
+            places, colour = [float(point.x) for point in own], colour_term(term)
+            _plot_line(panel, part, own, places, mark_term(term), color=colour)
         panel.set_ylim(scale_limits(part))
         panel.set_xlim(layers[0].index - 0.5, layers[-1].index + 0.5)
         panel.set_xticks(choose_ticks(layers))
         panel.set(xlabel="layer", ylabel=write_axis(part))
         size = min(SMALL_PT, _SYMBOLS_PT / len(layers))
         for layer in layers:
-            place, symbol = panel.get_xaxis_transform(), SYMBOLS[layer.verdict.status]
-            centred = {"ha": "center", "va": "bottom", "fontsize": size}
-            panel.text(layer.index, 1.015, symbol, transform=place, **centred)
+            panel.text(
+                layer.index,
+                1.015,
+                SYMBOLS[layer.verdict.status],
+                transform=panel.get_xaxis_transform(),
+                ha="center",
+                va="bottom",
+                fontsize=size,
+            )
         if not part.points:
             mark_empty(panel, "undefined at every layer")
     for panel, model in zip(panels[:: len(data.titles)], data.shown, strict=True):
@@ -180,7 +186,12 @@ def _plot_depths(
 
 
 def _plot_line(
-    panel: Axes, data: FigureData, points: Sequence[Point], places: Sequence[float], **look: Any
+    panel: Axes,
+    data: FigureData,
+    points: Sequence[Point],
+    places: Sequence[float],
+    marker: str = "o",
+    **look: Any,
 ) -> Line2D:
     numbers = scale_numbers(data, points)
     ends = zip(places, numbers, strict=True)
@@ -189,7 +200,7 @@ def _plot_line(
         x, low, high = (np.array(column, dtype=float) for column in zip(*spread, strict=True))
         panel.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
     values = [number.value for number in numbers]
-    (line,) = panel.plot(places, values, **{"marker": "o", "markersize": 2} | look)
+    (line,) = panel.plot(places, values, marker=marker, markersize=2, **look)
     return line
 
 
