@@ -415,6 +415,37 @@ def hold_audit(*args, **settings):
     return MadeResult.of(summary, columns=columns)
 
 
+def hold_layers(shares, *args, n=400, **settings):
+    """An audit in memory of the layers that `shares` names, with the patches' share at each.
+
+    At a layer without a share nothing varies.
+    """
+    whole = hold_audit(*args, n=n, **settings)
+    layers = tuple(_audit_layer(whole.audit.last, *item, n) for item in sorted(shares.items()))
+    return whole.change(layers, "layers")
+
+
+def _audit_layer(layer, index, share, n):
+    terms = layer.variance_share["residual"]
+    rest = None if share is None else (1 - share) / (len(terms) - 1)
+    values = {term: share if term == "patches" else rest for term in terms}
+    if share is None:
+        shares = dict.fromkeys(terms, Estimate(math.nan, None))
+        undefined = {"unbiased": math.nan, "biased": math.nan, "biased_if_unrelated": math.nan}
+        cka = dict.fromkeys(terms, CkaEstimate(**undefined, ci95=None))
+    else:
+        shares = {term: estimate(value) for term, value in values.items()}
+        cka = {term: make_cka(value) for term, value in values.items()}
+    constant = "output" if share is None else None
+    return replace(
+        layer,
+        index=index,
+        variance_share={**layer.variance_share, "residual": shares},
+        cka={**layer.cka, "residual": cka},
+        verdict=judge(cka, shares, n, constant),
+    )
+
+
 def write_result(folder, summary, columns=None):
     """Write a result to a folder."""
     folder.mkdir(parents=True)

@@ -23,24 +23,28 @@ from vitscope.terminal import make_report
 SHOWN = ROOT / "docs" / "tour"
 WIDTH = 84
 FIGURES = ("variance_share", "fig5b_layer_similarity")
+LAYERS = "sources_by_layer"
+
+
+def run(home, *words):
+    """What a command writes to standard output."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("vitscope"), *words],
+        cwd=home,
+        env=os.environ | {"COLUMNS": str(WIDTH), "HF_HUB_OFFLINE": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout
 
 
 def run_commands(home):
     """Run the tour's commands, writing each output that it shows to a file named by the command."""
-    program = Path(sys.executable).with_name("vitscope")
-    environment = os.environ | {"COLUMNS": str(WIDTH), "HF_HUB_OFFLINE": "1"}
     blocks = read_blocks(ROOT / "docs" / "index.md")
     for block in [block for block in blocks if "--8<--" in block.code]:
         (words,) = (command.split() for command in block.commands)
-        done = subprocess.run(
-            [program, *words[1:]],
-            cwd=home,
-            env=environment,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        lines = [line.rstrip() for line in done.stdout.strip().splitlines()]
+        lines = [line.rstrip() for line in run(home, *words[1:]).strip().splitlines()]
         (SHOWN / f"{words[1]}.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
@@ -58,6 +62,14 @@ def copy_figures(home):
         shutil.copyfile(home / "figures" / f"{name}.svg", SHOWN / f"{name}.svg")
     image = home / "cat" / "figures" / "chelsea_whole.png"
     shutil.copyfile(image, SHOWN / "explained.png")
+
+
+def draw_layers(home):
+    """The figure of docs/figures.md."""
+    every = ("--layers", "all", "--limit", "120", "--gallery", "0", "--out", "layers")
+    run(home, "audit", "vitscope-demo/images", "--model", "dinov2-small", *every)
+    run(home, "figures", "layers", "--out", "of-layers", "--format", "svg")
+    shutil.copyfile(home / "of-layers" / f"{LAYERS}.svg", SHOWN / f"{LAYERS}.svg")
 
 
 def image_report(home):
@@ -81,7 +93,7 @@ def main():
     SHOWN.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        for step in (run_commands, draw_demo, copy_figures, image_report):
+        for step in (run_commands, draw_demo, copy_figures, draw_layers, image_report):
             step(home)
 
 

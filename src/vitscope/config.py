@@ -133,7 +133,8 @@ class AuditConfig(RunConfig):
         limit: Number of images, drawn at random; all by default.
         masks: Folder of panoptic masks (PNG files named like the images, segment id = R + 256 G +
             65536 B); their segments become covariates of the images.
-        layers: Layers to audit: last, all, or block numbers from 0 such as 3,7.
+        layers: Layers to audit: last, all, or block numbers such as 3,7: 0 is the first, -1 the
+            last.
         features: Save every image's features, or drop them and with them the per-image centred
             numbers.
         gallery: Number of images saved with their maps, for the report; 0 for none.
@@ -197,7 +198,8 @@ class JudgeConfig(RunConfig):
             token; blur, black and linear change pixels.
         masks: Folder of object masks (PNG files named like the images, 0 outside the object), for
             scores of plausibility.
-        layer: Block that the maps of one attention row are of, from 0; the last by default.
+        layer: Block that the maps of one attention row are of: 0 is the first, -1 the last, as by
+            default.
         sanity: Also compare maps with those of random weights and of another target, and measure
             how much they change when the image hardly does; many more passes.
         gallery: Number of images saved with their maps, for the report; 0 for none.
@@ -255,7 +257,7 @@ class ReproductionConfig(OneShotConfig):
         masks: Folder of panoptic masks of the main set (PNG files named like the images, segment
             id = R + 256 G + 65536 B); their segments become covariates of the images.
         layers: Layers to audit: last, all (to correlate shares over layers), or block
-            numbers from 0 such as 3,7.
+            numbers such as 3,7: 0 is the first, -1 the last.
         examples: Number of images, drawn at random, whose maps are shown (Fig. 4).
         readout: Readout for the claims of Fig. 3: attention is after the output projection, values
             before it, where the paper's equations stop.

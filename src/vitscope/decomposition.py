@@ -41,7 +41,7 @@ def decompose(
     Args:
         vit: The model: an adapter, a module, or an id that `load_model` takes.
         pixels: Preprocessed images, of any size that fits the patch grid.
-        layer: Index of the block, from 0; the last one if None.
+        layer: Index of the block, from 0, or negative from the last; the last one if None.
 
     Returns:
         The ledger, which balances against the model's own tensors.

@@ -24,6 +24,7 @@ from vitscope.results.judgement_text import (
     tabulate_image_scores,
     tabulate_judgement,
 )
+from vitscope.results.layer_text import tabulate_layers
 from vitscope.results.remedy_text import describe_remedies, tabulate_overview, tabulate_remedy
 from vitscope.results.result_text import (
     ABSENT,
@@ -36,7 +37,6 @@ from vitscope.results.result_text import (
     list_notes,
     mean_of,
     tabulate_accuracies,
-    tabulate_layers,
     tabulate_sources,
     tabulate_traces,
     tell_estimate,
@@ -59,6 +59,7 @@ from vitscope.results.vocabulary import SOURCES
 
 _UNWRAPPED = 10_000
 _ONE_LINE = len("0.920 ± 0.007")
+_ROOMY = 6  # most columns with more than one space between them
 _STYLES: Mapping[Mood, str] = {
     "good": "bold green",
     "middling": "bold yellow",
@@ -224,6 +225,7 @@ def _make_table(content: TextTable) -> Table:
     table = Table(
         box=SIMPLE_HEAD,  # which leaves room for the numbers in 80 columns
         pad_edge=False,
+        collapse_padding=len(content.columns) > _ROOMY,
         title=content.title or None,
         title_justify="left",
         caption=content.caption,

@@ -20,6 +20,7 @@ from images import write_images
 from vitscope import AuditConfig, AuditResult, ImageSet, audit, decompose, restrict
 from vitscope.errors import (
     ResultError,
+    UsageError,
 )
 from vitscope.images.image_set import iter_batches
 from vitscope.results.schema import DataSummary, Settings
@@ -260,6 +261,21 @@ def test_all_layers_are_listed_and_the_last_is_the_headline(result, images):
     assert math.isnan(summary.layers[0].cka["residual"]["skip"].unbiased)
     assert summary.layers[0].centred_cosine["residual"]["skip"].n == 0
     assert pq.read_table(found.folder / "layers" / "000.parquet").num_rows == NUM_IMAGES
+
+
+def test_negative_layers_count_from_the_last_and_are_kept_from_the_first(images):
+    vit = tiny_vit()
+    assert (vit.select_layer(-1), vit.select_layer(np.int64(-2))) == (1, 0)
+    for layer in (-99, -3, 2):
+        told = f"tiny/dinov2_reg has no layer {layer} to analyse: choose from 0 to 1, or -2 to -1"
+        with pytest.raises(UsageError, match=f"^{told}$"):
+            vit.select_layers([0, layer])
+    result = audit(vit, images, layers=[-2], limit=2, gallery=0)
+    assert [layer.index for layer in result.summary.layers] == [0, 1]
+    provenance = result.provenance
+    assert provenance["config"]["layers"] == [0, 1]
+    # What decides whether a run is resumed.
+    assert provenance["plan"]["result"]["layers"] == [0, 1]
 
 
 def test_renormalised_outputs_differ_and_terms_do_not(result, images):

@@ -14,12 +14,12 @@ from images import write_images
 from vitscope import AuditConfig, audit
 from vitscope.figures import NothingToDrawError, draw_figure
 from vitscope.figures.saved import load_results
-from vitscope.report import verdicts
 from vitscope.report.chapters import ReportFigure, list_sources
+from vitscope.report.verdicts import describe_verdict
 from vitscope.reproduction.evidence import ModelEvidence, measure
 from vitscope.reproduction.quantities import cka
 from vitscope.results.result_html import _COLOURS
-from vitscope.results.verdict import MOODS, ImageStatus, Mood, Status
+from vitscope.results.verdict import MOODS, SYMBOLS, ImageStatus, Mood, Status
 from vitscope.terminal import _STYLES, make_comparison, make_report
 
 CONFIG = AuditConfig(dtype="float64", gallery=0)
@@ -76,7 +76,7 @@ def test_every_status_has_its_look_everywhere():
     assert set(MOODS) == {*get_args(Status), *get_args(ImageStatus)}
     for looks in (_STYLES, _COLOURS):
         assert set(looks) == set(get_args(Mood))
-    assert set(verdicts._SYMBOLS) == set(get_args(Status)) - {"no variation", "not enough images"}
+    assert set(SYMBOLS) == set(get_args(Status))
 
 
 @pytest.mark.parametrize("which", ["constant_output", "constant_patches"])
@@ -90,7 +90,7 @@ def test_terminal_notebook_and_report_say_the_same(which, request):
     assert "no variation" in told
     assert text in html.unescape(result._repr_html_())
     (loaded,) = load_results([result.folder])
-    card = verdicts.describe_verdict(loaded)
+    card = describe_verdict(loaded)
     assert (card["status"], card["mood"]) == ("no variation", "unknown")
     assert card["text"] == f"{text[:1].upper()}{text[1:]}."
 

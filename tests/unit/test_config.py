@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from vitscope.cli.entry import app
 from vitscope.cli.settings import parse_layers, parse_shard, parse_size
 from vitscope.config import AuditConfig, OneShotConfig, ReproductionConfig, RunConfig, combine
 from vitscope.errors import UsageError
@@ -92,6 +93,15 @@ def test_words_of_the_command_line_are_parsed():
     assert parse_layers("last") == "last"
     assert parse_layers("3,7") == (3, 7)
     assert parse_shard("3/16") == (3, 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"), [("-1", (-1,)), ("-3,-1", (-3, -1)), ("0,-1", (0, -1))]
+)
+def test_layers_from_the_last_are_no_options(text, layers):
+    command = ["audit", "photos", "--model", "m", "--out", "results", "--layers", text]
+    _, given, _ = app.parse_args(command, exit_on_error=False)
+    assert given.arguments["config"].layers == layers
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "1/2/3", "-1/3", "", "²/3"])

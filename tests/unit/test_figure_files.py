@@ -25,6 +25,7 @@ from made_results import (
     change,
     distribution,
     hold_audit,
+    hold_layers,
     make_audit,
     make_one_shot,
     write_all,
@@ -111,7 +112,10 @@ def assert_all_finite(figure):
     assert "none" not in written.split()
 
 
-@pytest.mark.parametrize("name", [*OF_ALL_MODELS, "fig7_norms", "fig8", "fig9", "fig3b"])
+OF_ONE_LAYER = [name for name in OF_ALL_MODELS if name != "sources_by_layer"]
+
+
+@pytest.mark.parametrize("name", [*OF_ONE_LAYER, "fig7_norms", "fig8", "fig9", "fig3b"])
 def test_nothing_written_is_cut_off_or_over_something_else(many, name):
     plans = plan_figures(load_results([many]))
     assert_apart(next(draw for planned, draw in plans if planned.startswith(name))().figure)
@@ -123,6 +127,24 @@ def test_nor_on_a_figure_of_many_judged_maps(tmp_path, name):
         write_judgement(tmp_path / size, 1, size=size)
     plans = plan_figures(load_results([tmp_path]))
     assert_apart(next(draw for planned, draw in plans if planned.startswith(name))().figure)
+
+
+def test_nor_on_a_figure_of_layers():
+    deep = hold_layers({k: 0.95 - 0.02 * k for k in range(40)}, "DINOv2", "g", 1136.5)
+    few = hold_layers({3: 0.95, 11: 0.2}, "DINOv2 with registers", registers=4)
+    figure = draw_figure("sources_by_layer", [deep, few]).figure
+    assert_apart(figure)
+    assert_spread(figure, figure.canvas.get_renderer())
+
+
+def assert_spread(figure, renderer):
+    """Neither the texts of a panel nor the labels of its axis run into one another."""
+    for panel in figure.axes:
+        for texts in (panel.texts, panel.get_xticklabels()):
+            boxes = [t.get_window_extent(renderer) for t in texts if t.get_visible()]
+            boxes.sort(key=lambda box: box.x0)
+            for left, right in pairwise(boxes):
+                assert left.x1 <= right.x0
 
 
 def assert_apart(figure):
@@ -146,14 +168,10 @@ def assert_apart(figure):
 
 
 def test_ticks_and_sizes_do_not_run_into_one_another(many):
-    for name, figure in draw_some(many, ("fig3a", "fig8", "fig3b_one_shot_nearest_top1")).items():
-        renderer = lay_out(figure)
-        for panel in figure.axes:
-            for texts in (panel.texts, panel.get_xticklabels()):
-                boxes = [t.get_window_extent(renderer) for t in texts if t.get_visible()]
-                boxes.sort(key=lambda box: box.x0)
-                for left, right in pairwise(boxes):
-                    assert left.x1 <= right.x0, name
+    drawn = draw_some(many, ("fig3a", "fig8", "fig3b_one_shot_nearest_top1"))
+    assert drawn
+    for figure in drawn.values():
+        assert_spread(figure, lay_out(figure))
 
 
 @settings(max_examples=3, deadline=None)

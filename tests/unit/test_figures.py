@@ -11,7 +11,7 @@ from matplotlib.container import ErrorbarContainer
 
 from made_judgements import make_judgement
 from made_remedies import make_remedies
-from made_results import FAMILIES, MadeResult, estimate, hold_audit, make_one_shot
+from made_results import FAMILIES, MadeResult, estimate, hold_audit, hold_layers, make_one_shot
 from vitscope.errors import UsageError
 from vitscope.figures import FIGURES, NothingToDrawError, draw_figure, plot
 from vitscope.figures.contributions import list_classifiers
@@ -404,6 +404,8 @@ def test_the_table_of_a_figure_holds_each_of_its_numbers(figure):
     models = [hold_audit("DINOv2 with registers", "L", 304.4, registers=4)]
     if figure == "one_shot":
         models = one_shots("DINOv2")
+    elif figure == "sources_by_layer":
+        models = [hold_layers({3: 0.95, 11: 0.2}, "DINOv2 with registers", registers=4)]
     elif figure in {"map_scores", "map_curves"}:
         models = [MadeResult.of(make_judgement(n=400))]
     elif figure == "remedies":

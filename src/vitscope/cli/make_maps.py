@@ -85,7 +85,8 @@ def judge(
         masks: Folder of object masks (PNG files named like the images, 0 outside the object), for
             scores of plausibility.
         limit: Number of images, drawn at random.
-        layer: Block that the maps of one attention row are of, from 0; the last by default.
+        layer: Block that the maps of one attention row are of: 0 is the first, -1 the last, as by
+            default.
         sanity: Also compare maps with those of random weights and of another target, and under
             noise; takes many more passes.
         shard: One part of the images, such as 3/16 for the third of sixteen; `vitscope merge`
@@ -189,7 +190,7 @@ def explain(
         remedy: Edit the model first: a name of `vitscope remedy list`, with settings as in
             mask:tokens=cls; once per edit, in order. It is measured on the
             references, or else on the images.
-        layer: Block whose attention row is explained, from 0; the last by default.
+        layer: Block whose attention row is explained: 0 is the first, -1 the last, as by default.
         maps: Maps by name (docs/recipes/maps.md); attention, contribution_norm and share by
             default, and with --judged attention and the map that was judged best.
         target: What maps that depend on it explain: self, cosine, logit (of the class that an image

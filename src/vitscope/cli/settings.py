@@ -33,7 +33,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def parse_layers(text: str) -> _LayerWord | tuple[int, ...]:
-    """Parse a choice of layers: last, all, or block numbers separated by commas."""
+    """Parse a choice of layers: last, all, or block numbers separated by commas, as in 3,-1."""
     if text in get_args(_LayerWord):
         return cast("_LayerWord", text)
     try:
@@ -71,7 +71,11 @@ Source = Annotated[str, Parameter(required=True)]
 Result = Annotated[Path, Parameter(required=True)]
 Folder = Annotated[str | Path | None, Parameter(metavar="PATH")]
 Size = Annotated[int | tuple[int, int] | None, _as_word(parse_size, "518|224x336")]
-Layers = Annotated[_LayerWord | Sequence[int], _as_word(parse_layers, "last|all|3,7")]
+Layers = Annotated[
+    _LayerWord | Sequence[int],
+    _as_word(parse_layers, "last|all|3,7"),
+    Parameter(allow_leading_hyphen=True),  # of -3,-1
+]
 Names = Annotated[Sequence[str] | None, _as_word(parse_words, "A,B")]
 Shard = Annotated[tuple[int, int] | None, _as_word(parse_shard, "3/16")]
 

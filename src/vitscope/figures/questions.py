@@ -35,6 +35,7 @@ from vitscope.figures.image_numbers import (
     describe_patch_share,
 )
 from vitscope.figures.judged import describe_map_curves, describe_map_scores
+from vitscope.figures.layers import describe_sources_by_layer
 from vitscope.figures.pairs import describe_directions, describe_gram_ledger
 from vitscope.figures.remedies import describe_remedies
 from vitscope.figures.rendering.bars import draw_parts
@@ -43,6 +44,7 @@ from vitscope.figures.rendering.by_depth import (
     draw_by_layer,
     draw_routes_by_block,
     draw_shares_by_depth,
+    draw_sources_by_layer,
 )
 from vitscope.figures.rendering.by_size import draw_families_by_size, draw_terms_by_size
 from vitscope.figures.rendering.clouds import (
@@ -92,6 +94,7 @@ FIGURES: Mapping[str, Question] = {
     "restricted_cka": Question(over_size(describe_restricted_cka), draw_families_by_size),
     "patch_share": Question(describe_patch_share, draw_distributions),
     "layer_similarity": Question(describe_layer_similarity, draw_by_depth),
+    "sources_by_layer": Question(describe_sources_by_layer, draw_sources_by_layer),
     "shares_by_depth": Question(describe_shares_by_depth, draw_shares_by_depth),
     "routes_by_block": Question(describe_routes_by_block, draw_routes_by_block),
     "high_norm_fraction": Question(describe_high_norm_fraction, draw_by_depth),
@@ -113,6 +116,7 @@ OF_ALL_MODELS = {
     "fig3a_restricted_cka": "restricted_cka",
     "variance_share": "variance_share",
     "attention_mass": "attention_mass",
+    "sources_by_layer": "sources_by_layer",
     "shares_by_depth": "shares_by_depth",
     "routes_by_block": "routes_by_block",
     "high_norm_fraction": "high_norm_fraction",

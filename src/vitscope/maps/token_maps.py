@@ -88,7 +88,8 @@ def map_tokens(
             `vitscope.maps.targets`. "self" if there are references, else "cosine".
         references: Preprocessed images of the same size to compare with, which traced maps and the
             target "self" need, or a summary of them (`vitscope.maps.references.make_references`).
-        layer: Block that the maps of one attention row are of, from 0; the last one if None.
+        layer: Block that the maps of one attention row are of, from 0, or negative from the last;
+            the last one if None.
         seed: Seed of methods that draw at random.
 
     Returns:

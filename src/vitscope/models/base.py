@@ -210,11 +210,11 @@ class ViTAdapter:
         """Convert a choice of layers to indices.
 
         Args:
-            layers: "last", "all", or a collection of indices.
+            layers: "last", "all", or a collection of indices; negative ones count from the last.
 
         Returns:
-            Sorted indices; the last layer is always among them, because the headline is computed
-            there.
+            Sorted indices from 0; the last layer is always among them, because the headline is
+            computed there.
 
         Raises:
             UsageError: If an index is not that of a layer with an analysable row.
@@ -223,26 +223,29 @@ class ViTAdapter:
         last = self.last_layer
         if layers == "last":
             return (last,)
-        chosen = set(self.blocks) if layers == "all" else {int(layer) for layer in layers}
-        if unknown := sorted(chosen - set(self.blocks)):
-            raise UsageError(
-                f"{self.info.id} has no layer {unknown[0]} to analyse: {self._describe_layers()}"
-            )
+        chosen = set(self.blocks) if layers == "all" else {self._find_layer(n) for n in layers}
         return tuple(sorted(chosen | {last}))
 
-    def _describe_layers(self) -> str:
+    def _find_layer(self, number: int) -> int:
+        last = self.last_layer
+        found = int(number) if number >= 0 else last + 1 + int(number)
+        if found in self.blocks:
+            return found
         if len(self.blocks) == 1:
-            return f"its only one is {self.last_layer}"
-        return f"choose from {min(self.blocks)} to {self.last_layer}"
+            choice = f"its only one is {last}"
+        else:
+            choice = f"choose from {min(self.blocks)} to {last}, or {-len(self.blocks)} to -1"
+        raise UsageError(f"{self.info.id} has no layer {number} to analyse: {choice}")
 
     def select_layer(self, layer: int | None) -> int:
         """Convert a choice of one layer to its index.
 
         Args:
-            layer: An index, which may be a numpy integer; the last layer if None.
+            layer: An index, which may be a numpy integer and counts from the last if negative; the
+                last layer if None.
 
         Returns:
-            The index.
+            The index, from 0.
 
         Raises:
             UsageError: If it is not the index of a layer with an analysable row.
@@ -251,14 +254,13 @@ class ViTAdapter:
         try:
             if isinstance(layer, bool):
                 raise TypeError
-            found = self.last_layer if layer is None else index(layer)
+            number = self.last_layer if layer is None else index(layer)
         except TypeError:
             raise UsageError(
                 f"layer was given as {type(layer).__name__}: expected one block number such as "
                 f"{self.last_layer}, or None for the last"
             ) from None
-        self.select_layers([found])
-        return found
+        return self._find_layer(number)
 
     def trace(
         self,

@@ -18,6 +18,7 @@ from vitscope.figures.depths import describe_high_norm_fraction, describe_layer_
 from vitscope.figures.description import FigureData, NothingToDrawError
 from vitscope.figures.image_numbers import describe_share_covariates
 from vitscope.figures.judged import describe_map_curves, describe_map_scores
+from vitscope.figures.layers import describe_sources_by_layer
 from vitscope.figures.remedies import describe_remedies
 from vitscope.figures.saved import ModelResult, printable
 from vitscope.figures.traced import describe_routes_by_block, describe_shares_by_depth
@@ -29,6 +30,7 @@ from vitscope.report.tables import (
     tabulate_remedies,
     tabulate_routes_by_block,
     tabulate_shares_by_depth,
+    tabulate_sources_by_layer,
     tabulate_terms,
     tabulate_tokens,
 )
@@ -44,6 +46,7 @@ from vitscope.report.vega import (
     draw_shares_by_depth,
     draw_terms,
 )
+from vitscope.report.vega_layers import draw_sources_by_layer
 from vitscope.results.result_text import TextTable
 from vitscope.results.vocabulary import SOURCES
 
@@ -195,6 +198,17 @@ _LAYERS = (
         mark=_DEPTHS,
     ),
 )
+_AUDITED = (
+    Entry(
+        key="sources-by-layer",
+        title="At which layer does it break?",
+        meaning="What each source contributes to [CLS] at each audited layer, and how much "
+        "attention it gets. The symbols above are the verdicts of the layers.",
+        definitions=("verdict", "variance-share", "attention-mass", "cka", "terms", "interval"),
+        describe=describe_sources_by_layer,
+        mark=Mark(draw_sources_by_layer, tabulate_sources_by_layer),
+    ),
+)
 _TRACED = (
     Entry(
         key="shares-by-depth",
@@ -218,10 +232,11 @@ _TRACED = (
 
 
 def list_layers(results: Results) -> list[Entry]:
-    """Figures over depth, with those of traced images if there are any."""
+    """Figures over depth; of several audited layers and of traced images if there are any."""
     audits = [result.audit for result in results if result.kind == "audit"]
+    audited = any(len(audit.layers) > 1 for audit in audits)
     traced = any(audit.trace is not None for audit in audits)
-    return [*_LAYERS, *(_TRACED if traced else ())]
+    return [*(_AUDITED if audited else ()), *_LAYERS, *(_TRACED if traced else ())]
 
 
 TOKENS = (

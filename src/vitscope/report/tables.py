@@ -42,6 +42,17 @@ def _tabulate_terms_along(data: FigureData, along: str) -> TextTable:
     return _tabulate(data, rows_by, columns, lambda point: f"{along} {point.x}")
 
 
+def tabulate_sources_by_layer(data: FigureData) -> TextTable:
+    """A row for each number of each source and model, a column for each audited layer."""
+    layers = sorted({int(point.x) for point in data.points})
+    rows_by = {
+        "number": lambda point: data.titles[point.panel],
+        "source": lambda point: name_term(point.term),
+    }
+    columns = [f"layer {layer}" for layer in layers]
+    return _tabulate(data, rows_by, columns, lambda point: f"layer {point.x}")
+
+
 def tabulate_tokens(data: FigureData) -> TextTable:
     """A row for each token of each model: norm, and pairwise cosine over images."""
     names = {(NORMS, ""): "norm"}

@@ -10,21 +10,18 @@ from vitscope.figures.intervals import (
     read_cka,
     read_estimate,
     read_spread,
-    write_interval,
 )
 from vitscope.figures.saved import ModelResult, as_sentence, format_millions
 from vitscope.files.json_files import read_json
 from vitscope.report.vega_parts import TERM_SHAPES
 from vitscope.results.choices import describe_settings
+from vitscope.results.layer_text import tabulate_layers
 from vitscope.results.number_text import write_number, write_percent
 from vitscope.results.result_text import TextTable
 from vitscope.results.saved_result import PROVENANCE
-from vitscope.results.schema import AuditSummary
 from vitscope.results.schema_numbers import LayerSummary
-from vitscope.results.verdict import MOODS
+from vitscope.results.verdict import MOODS, SYMBOLS
 from vitscope.results.vocabulary import name_term, order_terms
-
-_SYMBOLS = {"holds": "●", "weakened": "▲", "broken": "✕", "borderline": "◆"}
 
 
 def describe_verdict(result: ModelResult) -> dict[str, Any]:
@@ -36,33 +33,17 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
     return {
         "status": verdict.status,
         "mood": MOODS[verdict.status],
-        "symbol": _SYMBOLS.get(verdict.status, "?"),
+        "symbol": SYMBOLS[verdict.status],
         "label": result.label,
         "id": result.model_id,
         "text": as_sentence(verdict.text),
-        "layers": _tabulate_layers(summary),
+        "layers": tabulate_layers(summary),
         "shares": shares,
         "shares_told": ", ".join(part["told"] for part in shares),
         "facts": _list_facts(result),
         "settings": f"Settings other than by default: {settings}." if settings else "",
         "notes": [*summary.model.notes, *summary.data.notes],
     }
-
-
-def _tabulate_layers(summary: AuditSummary) -> TextTable | None:
-    rows = [
-        (
-            str(layer.index),
-            write_interval(
-                read_estimate(layer.variance_share["residual"]["patches"]), percent=True
-            ),
-            write_interval(read_cka(layer.cka["residual"]["patches"])),
-            layer.verdict.status,
-        )
-        for layer in summary.layers
-    ]
-    head = ("layer", "variance from patches", "CKA of the output r with the patches", "verdict")
-    return TextTable(head, [rows]) if len(rows) > 1 else None
 
 
 def describe_origin(result: ModelResult) -> dict[str, Any]:

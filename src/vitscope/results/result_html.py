@@ -9,6 +9,7 @@ from vitscope.results.judgement_text import (
     tabulate_image_scores,
     tabulate_judgement,
 )
+from vitscope.results.layer_text import tabulate_layers
 from vitscope.results.remedy_text import describe_remedies, tabulate_overview, tabulate_remedy
 from vitscope.results.result_text import (
     describe_audit,
@@ -18,7 +19,6 @@ from vitscope.results.result_text import (
     list_bases,
     list_notes,
     tabulate_accuracies,
-    tabulate_layers,
     tabulate_sources,
     tell_one_shot,
     tell_raw_shares,

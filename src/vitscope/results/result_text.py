@@ -136,19 +136,6 @@ def tabulate_sources(summary: AuditSummary) -> TextTable:
     )
 
 
-def tabulate_layers(summary: AuditSummary) -> TextTable | None:
-    """The verdict of each layer with its two readings, if several were audited."""
-    if len(summary.layers) == 1:
-        return None
-    rows = tuple(map(_layer_row, summary.layers))
-    return TextTable(
-        ("layer", "patches' variance share", "CKA(r, patches)", "main other source", "verdict"),
-        sections=[rows],
-        caption=f"{describe_intervals(rows)}.",
-        title="The verdict of each layer",
-    )
-
-
 def tell_trace(summary: AuditSummary) -> str:
     """Up to which depth the output lives in the patches; empty if no image was traced."""
     trace = summary.trace
@@ -287,18 +274,6 @@ def _source_rows(layer: LayerSummary) -> Iterator[Row]:
             ABSENT if cka is None else tell_estimate(cka.unbiased, cka.ci95),
             tell_number(mean_of(cosines, term)),
         )
-
-
-def _layer_row(layer: LayerSummary) -> Row:
-    share = layer.variance_share["residual"]["patches"]
-    cka = layer.cka["residual"]["patches"]
-    return (
-        str(layer.index),
-        tell_estimate(share.value, share.ci95),
-        tell_estimate(cka.unbiased, cka.ci95),
-        tell_main_other_source(layer),
-        layer.verdict.status,
-    )
 
 
 def tell_main_other_source(layer: LayerSummary) -> str:

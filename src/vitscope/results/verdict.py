@@ -48,6 +48,16 @@ MOODS: Mapping[Status | ImageStatus, Mood] = {
 }
 """Colour class of each status."""
 
+SYMBOLS: Mapping[Status, str] = {
+    "holds": "●",
+    "weakened": "▲",
+    "borderline": "◆",
+    "broken": "✕",
+    "no variation": "?",
+    "not enough images": "?",
+}
+"""Symbol of each status, which takes no colour to tell."""
+
 _DIGITS = 3  # numbers are rounded as printed before they are compared with the thresholds
 _DECIDED: Mapping[Decider | None, str] = {
     "alignment": " (CKA decides)",

@@ -61,6 +61,8 @@ class AuditRun:
         OtherMetrics(metrics)  # which refuses what is no metric, before the work
         vit = vit if vit.weights_hash else vit.hashed()
         layers = vit.select_layers(config.layers)
+        if not isinstance(config.layers, str):
+            config = replace(config, layers=layers)  # counted from 0, in the provenance too
         self._whole = images
         share = find_share(images, config.shard)
         self._images = images if config.shard is None else images.select(share)

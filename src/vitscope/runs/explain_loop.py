@@ -64,7 +64,8 @@ def explain(
             (docs/data.md), or an `ImageSet`.
         config: Settings; the defaults if None. Images run one at a time, whatever the batch size.
         preprocessed: Whether the images are tensors that go to the model unchanged.
-        layer: Index of the block whose attention row is explained, from 0; the last one if None.
+        layer: Index of the block whose attention row is explained, from 0, or negative from the
+            last; the last one if None.
         maps: Names of map methods (docs/recipes/maps.md). If None, attention, contribution_norm and
             share; with `judged` attention and the map that was judged best, or comes first if the
             judgement cannot tell, which the result then says.

@@ -109,7 +109,7 @@ class JudgeRun:
         self._vit, self._compared = vit, compared
         self._whole = images
         self._images = images.select(find_share(images, config.shard))
-        self._config = replace(config, batch_size=1)
+        self._config = replace(config, batch_size=1, layer=self._layer)
         self._run = ModelRun(vit, self._images, self._config)
         self._judge = ImageJudge(
             images=self._images, methods=self._methods, removals=removals, sanity=config.sanity

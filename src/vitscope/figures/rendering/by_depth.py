@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vitscope.figures.depths import FRACTIONS, NORMS
 from vitscope.figures.description import FigureData, Point, group_points
+from vitscope.figures.layers import choose_ticks, split_panels
 from vitscope.figures.rendering.panels import (
     by_rows,
     count_legend_columns,
@@ -23,26 +24,32 @@ from vitscope.figures.rendering.panels import (
     mark_empty,
     scale_limits,
     scale_numbers,
+    term_handles,
     use_plain_ticks,
     write_axis,
 )
 from vitscope.figures.rendering.style import (
     BASE_PT,
     FAINT,
+    SMALL_PT,
     TERM_COLOURS,
     Dashes,
     Look,
     colour_term,
     in_style,
     literal,
+    mark_term,
 )
 from vitscope.figures.saved import ModelResult
+from vitscope.results.verdict import SYMBOLS
 from vitscope.results.vocabulary import name_token
 
 # Positions on a scale from light (small) to dark (large), readable without colour too.
 _SIZES = {"Ti": 0.0, "S": 0.12, "B": 0.36, "L": 0.6, "H": 0.76, "g": 0.9, "G": 1.0, "bigG": 1.0}
 _LIGHTEST = 0.88
 _HEADING_IN = 2.6
+_SYMBOLS_PT = 110
+"""Width that all symbols above a panel share."""
 _DASHES: tuple[Dashes, ...] = ((0, ()), (0, (4, 1.5)), (0, (1, 1.2)))
 _PATCHES, _REGISTERS = TERM_COLOURS["patches"], TERM_COLOURS["registers"]
 _LOOKS: Mapping[str, dict[str, Any]] = {
@@ -113,6 +120,38 @@ def _draw_terms(data: FigureData, along: str) -> tuple[Figure, list[Axes]]:
 
 
 @in_style
+def draw_sources_by_layer(data: FigureData) -> Figure:
+    """A row of panels for each model, one for each number, a line over layers for each source."""
+    parts = list(split_panels(data))
+    figure, panels = make_panels(len(parts), columns=len(data.titles), share_y=False)
+    for (model, part), panel in zip(parts, panels, strict=True):
+        layers = model.audit.layers
+        for term, own in group_points(part.points, lambda point: point.term).items():
+            places, colour = [float(point.x) for point in own], colour_term(term)
+            _plot_line(panel, part, own, places, mark_term(term), color=colour)
+        panel.set_ylim(scale_limits(part))
+        panel.set_xlim(layers[0].index - 0.5, layers[-1].index + 0.5)
+        panel.set_xticks(choose_ticks(layers))
+        panel.set(xlabel="layer", ylabel=write_axis(part))
+        size = min(SMALL_PT, _SYMBOLS_PT / len(layers))
+        for layer in layers:
+            panel.text(
+                layer.index,
+                1.015,
+                SYMBOLS[layer.verdict.status],
+                transform=panel.get_xaxis_transform(),
+                ha="center",
+                va="bottom",
+                fontsize=size,
+            )
+        if not part.points:
+            mark_empty(panel, "undefined at every layer")
+    for panel, model in zip(panels[:: len(data.titles)], data.shown, strict=True):
+        panel.set_title(literal(model.label), pad=11)
+    return finish(figure, data, handles=term_handles(data.terms))
+
+
+@in_style
 def draw_by_layer(data: FigureData) -> Figure:
     """One model's norms of patch tokens, and its high-norm tokens."""
     figure, panels = make_panels(2, columns=2, panel_height_in=2.2, share_y=False)
@@ -147,7 +186,12 @@ def _plot_depths(
 
 
 def _plot_line(
-    panel: Axes, data: FigureData, points: Sequence[Point], places: Sequence[float], **look: Any
+    panel: Axes,
+    data: FigureData,
+    points: Sequence[Point],
+    places: Sequence[float],
+    marker: str = "o",
+    **look: Any,
 ) -> Line2D:
     numbers = scale_numbers(data, points)
     ends = zip(places, numbers, strict=True)
@@ -156,7 +200,7 @@ def _plot_line(
         x, low, high = (np.array(column, dtype=float) for column in zip(*spread, strict=True))
         panel.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
     values = [number.value for number in numbers]
-    (line,) = panel.plot(places, values, marker="o", markersize=2, **look)
+    (line,) = panel.plot(places, values, marker=marker, markersize=2, **look)
     return line
 
 

@@ -1,0 +1,103 @@
+"""Sources of [CLS] and the verdict at each audited layer."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from vitscope.figures.description import (
+    FigureData,
+    NothingToDrawError,
+    Point,
+    describe_n,
+    group_points,
+    select,
+)
+from vitscope.figures.intervals import Interval, make_interval, read_estimate, read_spread, span
+from vitscope.figures.saved import ModelResult
+from vitscope.results.choices import count_cls
+from vitscope.results.layer_text import tell_layers
+from vitscope.results.schema_numbers import LayerSummary
+from vitscope.results.verdict import MOODS, SYMBOLS
+from vitscope.results.vocabulary import SOURCES
+
+_CKA = "cka"
+NUMBERS: Mapping[str, str] = {
+    "variance_share": "variance share",
+    "attention_mass": "attention",
+    _CKA: "CKA with r",
+}
+"""Keys and names of the panels."""
+_MOST_TICKS = 12
+
+
+def describe_sources_by_layer(results: Iterable[ModelResult]) -> FigureData:
+    """Variance share, attention and CKA of each source at each audited layer."""
+    selection = select(results, _read, choices=[count_cls(*SOURCES)])
+    told = [f"{model.label}: {tell_layers(model.audit)}." for model in selection.results]
+    statuses = {one.verdict.status for model in selection.results for one in model.audit.layers}
+    symbols = {
+        symbol: "cannot tell" if MOODS[status] == "unknown" else status
+        for status, symbol in SYMBOLS.items()
+        if status in statuses
+    }
+    legend = ", ".join(f"{symbol} {meaning}" for symbol, meaning in symbols.items())
+    notes = (
+        *told,
+        f"Above each panel, the verdict of each layer: {legend}.",
+        f"Sources of r, the residual stream of [CLS] after the attention of each layer; "
+        f"{describe_n(selection.results)}. Band: 95 % interval; of attention, the mean over "
+        "images, 5 to 95 % of the images.",
+    )
+    points = (point for _, own in selection.found for point in own)
+    return selection.describe(points, notes, titles=NUMBERS)
+
+
+def split_panels(data: FigureData) -> Iterator[tuple[ModelResult, FigureData]]:
+    """Each panel of each model, with its own axis; models share limits."""
+    by_panel = group_points(data.points, lambda point: (point.model.folder, point.panel))
+    for model in data.shown:
+        for key, title in data.titles.items():
+            numbers = [point.number for point in data.panels.get(key, ())]
+            yield (
+                model,
+                replace(
+                    data,
+                    points=tuple(by_panel.get((model.folder, key), ())),
+                    axis=title,
+                    percent=key != _CKA,
+                    limits=span(numbers, 0.0, 1.0),
+                ),
+            )
+
+
+def choose_ticks(layers: Sequence[LayerSummary]) -> list[int]:
+    """Layers to name on the axis, the last among them."""
+    indices = [layer.index for layer in layers]
+    return indices[:: -math.ceil(len(indices) / _MOST_TICKS)][::-1]
+
+
+def _read(result: ModelResult) -> list[Point]:
+    layers = result.audit.layers
+    if len(layers) == 1:
+        raise NothingToDrawError('only one layer was audited (audit with layers="all")')
+    points = [
+        Point(model=result, panel=key, term=term, x=layer.index, number=number)
+        for key in NUMBERS
+        for term in SOURCES
+        for layer in layers
+        if (number := _read_number(layer, key, term)) is not None
+    ]
+    if not points:
+        raise NothingToDrawError("its numbers are undefined at every layer")
+    return points
+
+
+def _read_number(layer: LayerSummary, key: str, term: str) -> Interval | None:
+    if key == "attention_mass":
+        mass = layer.attention_mass.get(term)
+        return None if mass is None else read_spread(mass)
+    if key == "variance_share":
+        share = layer.variance_share["residual"].get(term)
+        return None if share is None else read_estimate(share)
+    cka = layer.cka["residual"].get(term)
+    return None if cka is None else make_interval(cka.unbiased, cka.ci95)

@@ -1,0 +1,99 @@
+"""What is said of several audited layers: where patch integration holds, and a table."""
+
+from collections.abc import Iterable, Sequence
+
+from vitscope.results.result_text import (
+    ABSENT,
+    Row,
+    TextTable,
+    describe_intervals,
+    tell_estimate,
+    tell_number,
+)
+from vitscope.results.schema import AuditSummary
+from vitscope.results.schema_numbers import LayerSummary
+from vitscope.results.verdict import MOODS, Status
+from vitscope.results.vocabulary import SOURCES, name_term
+
+_FEWEST_TO_SPAN = 3
+"""From here on, neighbouring layers are written as a range."""
+
+
+def tell_layers(summary: AuditSummary) -> str:
+    """At which of the audited layers patch integration holds, and at which it does not."""
+    audited = [layer.index for layer in summary.layers]
+    by_status: dict[Status, list[int]] = {}
+    for layer in summary.layers:
+        by_status.setdefault(layer.verdict.status, []).append(layer.index)
+    whole = len(audited) >= summary.model.depth
+    claims, doubts = [], []
+    for status, layers in by_status.items():
+        if MOODS[status] == "unknown":
+            everywhere = f"at any {'' if whole else 'audited '}layer"
+            doubts.append(f"{_place(layers, audited, everywhere)} ({status})")
+        else:
+            everywhere = f"at every {'' if whole else 'audited '}layer"
+            claim = "holds" if status == "holds" else f"is {status}"
+            claims.append(f"{claim} {_place(layers, audited, everywhere)}")
+    parts = [f"patch integration {_enumerate(claims)}"] if claims else []
+    parts += [f"cannot tell {_enumerate(doubts)}"] if doubts else []
+    scope = "" if whole or len(by_status) == 1 else f"of the {len(audited)} audited layers, "
+    return scope + "; ".join(parts)
+
+
+def tabulate_layers(summary: AuditSummary) -> TextTable | None:
+    """The variance share of each source and the verdict at each layer, if several were audited."""
+    if len(summary.layers) == 1:
+        return None
+    found = {term for layer in summary.layers for term in layer.variance_share["residual"]}
+    terms = [term for term in SOURCES if term in found]
+    rows = [_list_cells(layer, terms) for layer in summary.layers]
+    heads = ["\n".join(name_term(term).split()) for term in terms]
+    return TextTable(
+        ("layer", *heads, "CKA(r,\npatches)", "verdict"),
+        sections=[rows],
+        caption=f"Variance share of each source in %, and CKA; {describe_intervals(rows)}.",
+        title=f"The verdict of each layer: {tell_layers(summary)}",
+    )
+
+
+def _list_cells(layer: LayerSummary, terms: Iterable[str]) -> Row:
+    shares, cka = layer.variance_share["residual"], layer.cka["residual"]["patches"]
+    told = {term: tell_number(100 * share.value, 1) for term, share in shares.items()}
+    ends = shares["patches"].ci95
+    in_percent = None if ends is None else [100 * end for end in ends]
+    told["patches"] = tell_estimate(100 * shares["patches"].value, in_percent, 1)
+    return (
+        str(layer.index),
+        *(told.get(term, ABSENT) for term in terms),
+        tell_estimate(cka.unbiased, cka.ci95),
+        layer.verdict.status,
+    )
+
+
+def _place(layers: Sequence[int], audited: Sequence[int], everywhere: str) -> str:
+    # Neighbours are neighbours among the audited layers.
+    runs: list[list[int]] = []
+    for layer in layers:
+        before = audited[: audited.index(layer)][-1:]
+        if runs and before == runs[-1][-1:]:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    if list(layers) == list(audited):
+        return everywhere
+    if len(runs) == 1 and len(layers) > 1:
+        if layers[0] == audited[0]:
+            return f"up to layer {layers[-1]}"
+        if layers[-1] == audited[-1]:
+            return f"from layer {layers[0]} on"
+    told = [
+        part
+        for run in runs
+        for part in ([f"{run[0]} to {run[-1]}"] if len(run) >= _FEWEST_TO_SPAN else map(str, run))
+    ]
+    return f"at layer{'s' if len(layers) > 1 else ''} {_enumerate(told)}"
+
+
+def _enumerate(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
