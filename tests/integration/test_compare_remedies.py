@@ -443,6 +443,22 @@ def test_wrong_use_is_one_sentence(photos, remedies, settings, told):
         compare_remedies(tiny_vit(), photos, remedies, gallery=0, num_workers=0, **settings)
 
 
+@pytest.mark.parametrize(
+    ("remedy", "told"),
+    [
+        ("zero", "has no registers"),
+        ("mean", "has no registers"),
+        ("skip:layers=7", "has no block 7"),
+        ("sinks:layers=7", "has no block 7"),
+        ("position-mean:layers=7", "has no block 7"),
+    ],
+)
+def test_an_edit_that_cannot_apply_is_refused_before_anything_runs(photos, tmp_path, remedy, told):
+    with pytest.raises((UsageError, UnsupportedModelError), match=told):
+        compare_remedies(tiny_vit("dinov2"), photos, ["skip", remedy], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_schema_of_a_comparison_is_checked(compared, tmp_path):
     content = json.loads((compared.folder / "summary.json").read_text())
     content["remedies"] = []

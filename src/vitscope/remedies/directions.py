@@ -269,8 +269,9 @@ class ProjectDirection(Remedy):
 
     def edit(self, editor: Editor) -> None:
         """Project the patches at the input of each chosen block."""
+        layers = self._list_layers(editor)
         directions = self.require(self.directions).by_depth
-        for layer in self._list_layers(editor):
+        for layer in layers:
             editor.edit_stream(layer, partial(self._project, directions[layer]))
 
     def _list_layers(self, editor: Editor) -> tuple[int, ...]:

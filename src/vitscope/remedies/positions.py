@@ -70,8 +70,9 @@ class PositionMean(Remedy):
 
     def edit(self, editor: Editor) -> None:
         """Remove the means at the input of each chosen block."""
+        layers = editor.select_layers(self.layers)
         self.require(self.means)
-        for layer in editor.select_layers(self.layers):
+        for layer in layers:
             editor.edit_stream(layer, partial(self._remove, layer))
 
     def _remove(self, layer: int, tokens: Tokens, running: Running) -> Tokens:

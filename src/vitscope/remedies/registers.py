@@ -182,9 +182,9 @@ class TestTimeRegisters(Remedy):
 
     def edit(self, editor: Editor) -> None:
         """Insert the tokens and move the neurons' values."""
+        editor.insert_registers(self.count)
         found = None if self.published else self.require(self.neurons)
         by_layer = _take_published(editor.vit) if found is None else found.by_layer
-        editor.insert_registers(self.count)
         for layer, numbers in by_layer.items():
             editor.edit_neurons(layer, partial(self._move, numbers))
 

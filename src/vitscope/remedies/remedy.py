@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import Field, dataclass, fields, replace
 from hashlib import blake2b
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
@@ -47,6 +47,10 @@ class Origin(NamedTuple):
 
     model: str
     settings: str
+
+
+class _UnmeasuredError(UsageError):
+    """The edit needs what was not measured yet."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -129,20 +133,24 @@ class Remedy(ABC):
             UsageError: If the remedy needs measurements and was not fitted, or to another model.
             UnsupportedModelError: If the edit does not apply to the model.
         """
-        self.check_measured(vit)
-        edit = Edit(self.describe(), is_traced=self.is_traced, is_of_row=self.is_of_row)
-        editor = Editor(vit, self.label, edit)
-        self.edit(editor)
-        with editor.applied() as edited:
+        with self._declare(vit).applied() as edited:
             yield edited
 
-    def check_measured(self, vit: ViTAdapter) -> None:
-        """Refuse a model other than the one that was measured."""
+    def check(self, vit: ViTAdapter) -> None:
+        """Refuse a model that cannot be edited so, as far as is known without images."""
+        with suppress(_UnmeasuredError):
+            self._declare(vit)
+
+    def _declare(self, vit: ViTAdapter) -> Editor:
         if self.measured_on is not None and self.measured_on.model != hash_backbone(vit):
             raise UsageError(
                 f"the remedy {self.label} was measured on another model than {vit.info.id}, or "
                 "under other weights or edits: measure it on this one"
             )
+        edit = Edit(self.describe(), is_traced=self.is_traced, is_of_row=self.is_of_row)
+        editor = Editor(vit, self.label, edit)
+        self.edit(editor)
+        return editor
 
     @abstractmethod
     def edit(self, editor: Editor) -> None:
@@ -186,7 +194,7 @@ class Remedy(ABC):
     def require(self, measured: Any) -> Any:
         """Refuse to edit without measurements."""
         if measured is None:
-            raise UsageError(
+            raise _UnmeasuredError(
                 f"the remedy {self.describe()} is measured on images first: call fitted(vit, "
                 "read), or compare_remedies, which does so"
             )

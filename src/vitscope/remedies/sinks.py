@@ -342,8 +342,9 @@ class SwitchSinks(Remedy):
 
     def edit(self, editor: Editor) -> None:
         """Hide the sinks from the attention of their heads."""
+        layers = editor.select_layers(self.layers)
         sinks = self.require(self.sinks)
-        for layer in editor.select_layers(self.layers):
+        for layer in layers:
             heads = [sink for sink in sinks.found if sink.layer == layer]
             if any(sink.kind == self.kind for sink in heads):
                 editor.hide_tokens(layer, partial(self._find, heads), Hiding(self.how))

@@ -148,10 +148,11 @@ class ReplaceTokens(ChosenTokens):
 
     def edit(self, editor: Editor) -> None:
         """Replace the tokens at the input of each chosen block."""
+        layers = self.list_layers(editor)
         self.require_thresholds()
         if self.by in {"mean", "noise", "shuffle"}:
             self.require(self.statistics)
-        for layer in self.list_layers(editor):
+        for layer in layers:
             editor.edit_stream(layer, partial(self._replace, layer))
 
     def _replace(self, layer: int, tokens: Tokens, running: Running) -> Tokens:
@@ -195,8 +196,9 @@ class HideTokens(ChosenTokens):
 
     def edit(self, editor: Editor) -> None:
         """Hide the tokens from the attention of each chosen block."""
+        layers = self.list_layers(editor)
         self.require_thresholds()
-        for layer in self.list_layers(editor):
+        for layer in layers:
             find = partial(self.find, layer)
             editor.hide_tokens(layer, find, Hiding(self.how, self.rows))
 

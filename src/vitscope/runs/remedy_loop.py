@@ -117,7 +117,7 @@ def compare_remedies(
             raise UsageError(f"{name} is set, and a comparison needs {name}={expected!r}")
     vit = open_model(vit).hashed()
     for remedy in chosen:
-        remedy.check_measured(vit)
+        remedy.check(vit)
     image_set = make_image_set(vit, images, config, preprocessed=preprocessed).without_copies()
     if resume:
         check_steady(image_set, "resume")
