@@ -44,7 +44,7 @@ def describe_sources_by_layer(results: Iterable[ModelResult]) -> FigureData:
     notes = (
         *told,
         f"Above each panel, the verdict of each layer: {legend}.",
-        f"Sources of r, the residual stream of [CLS] after the attention of each layer; "
+        "Sources of r, the residual stream of [CLS] after the attention of each layer; "
         f"{describe_n(selection.results)}. Band: 95 % interval; of attention, the mean over "
         "images, 5 to 95 % of the images.",
     )
@@ -56,18 +56,11 @@ def split_panels(data: FigureData) -> Iterator[tuple[ModelResult, FigureData]]:
     """Each panel of each model, with its own axis; models share limits."""
     by_panel = group_points(data.points, lambda point: (point.model.folder, point.panel))
     for model in data.shown:
-        for key, title in data.titles.items():
-            numbers = [point.number for point in data.panels.get(key, ())]
-            yield (
-                model,
-                replace(
-                    data,
-                    points=tuple(by_panel.get((model.folder, key), ())),
-                    axis=title,
-                    percent=key != _CKA,
-                    limits=span(numbers, 0.0, 1.0),
-                ),
-            )
+        for key, axis in data.titles.items():
+            points = tuple(by_panel.get((model.folder, key), ()))
+            limits = span([point.number for point in data.panels.get(key, ())], 0.0, 1.0)
+            own = replace(data, points=points, axis=axis, percent=key != _CKA, limits=limits)
+            yield model, own
 
 
 def choose_ticks(layers: Sequence[LayerSummary]) -> list[int]:
@@ -80,24 +73,24 @@ def _read(result: ModelResult) -> list[Point]:
     layers = result.audit.layers
     if len(layers) == 1:
         raise NothingToDrawError('only one layer was audited (audit with layers="all")')
+    found = [(layer.index, _read_layer(layer)) for layer in layers]
     points = [
-        Point(model=result, panel=key, term=term, x=layer.index, number=number)
+        Point(model=result, panel=key, term=term, x=index, number=number)
         for key in NUMBERS
         for term in SOURCES
-        for layer in layers
-        if (number := _read_number(layer, key, term)) is not None
+        for index, numbers in found
+        if (number := numbers[key].get(term)) is not None
     ]
     if not points:
         raise NothingToDrawError("its numbers are undefined at every layer")
     return points
 
 
-def _read_number(layer: LayerSummary, key: str, term: str) -> Interval | None:
-    if key == "attention_mass":
-        mass = layer.attention_mass.get(term)
-        return None if mass is None else read_spread(mass)
-    if key == "variance_share":
-        share = layer.variance_share["residual"].get(term)
-        return None if share is None else read_estimate(share)
-    cka = layer.cka["residual"].get(term)
-    return None if cka is None else make_interval(cka.unbiased, cka.ci95)
+def _read_layer(layer: LayerSummary) -> Mapping[str, Mapping[str, Interval | None]]:
+    shares, ckas = layer.variance_share["residual"], layer.cka["residual"]
+    return {
+        "variance_share": {term: read_estimate(share) for term, share in shares.items()},
+        "attention_mass": {term: read_spread(mass) for term, mass in layer.attention_mass.items()},
+        # The unbiased CKA alone, which the verdict reads.
+        _CKA: {term: make_interval(cka.unbiased, cka.ci95) for term, cka in ckas.items()},
+    }
