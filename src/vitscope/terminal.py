@@ -58,6 +58,8 @@ from vitscope.results.verdict import MOODS, Mood
 from vitscope.results.vocabulary import SOURCES
 
 _UNWRAPPED = 10_000
+_MOST_WHOLE, _LEAST = 7, len("+0.00 ±")
+"""Columns up to which numbers stay on one line, and the width that each of more columns keeps."""
 _ONE_LINE = len("0.920 ± 0.007")
 _ROOMY = 6  # most columns with more than one space between them
 _STYLES: Mapping[Mood, str] = {
@@ -222,9 +224,11 @@ def _list_notes(summary: Summary) -> list[Text]:
 
 
 def _make_table(content: TextTable) -> Table:
+    crowded = len(content.columns) > _MOST_WHOLE
     table = Table(
         box=SIMPLE_HEAD,  # which leaves room for the numbers in 80 columns
         pad_edge=False,
+        padding=0 if crowded else (0, 1),
         collapse_padding=len(content.columns) > _ROOMY,
         title=content.title or None,
         title_justify="left",
@@ -235,9 +239,11 @@ def _make_table(content: TextTable) -> Table:
     for index, name in enumerate(content.columns):
         is_number = index >= content.num_labels
         # "0.920 ± 0.007" stays on one line; an interval with both ends may need two.
-        whole = is_number and max((len(row[index]) for row in rows), default=0) <= _ONE_LINE
+        longest = max((len(row[index]) for row in rows), default=0)
+        whole = is_number and not crowded and longest <= _ONE_LINE
         side: JustifyMethod = "right" if is_number else "left"
-        table.add_column(name, justify=side, no_wrap=whole, overflow="fold")
+        least = max(min(longest, _LEAST), *map(len, name.split())) if crowded else None
+        table.add_column(name, justify=side, no_wrap=whole, min_width=least, overflow="fold")
     for section in content.sections:
         for row in section:
             table.add_row(*map(Text, row))

@@ -201,7 +201,7 @@ def test_the_best_maps_before_and_after_are_named(compared, skills, labels):
 
 def test_overview_text_and_report_say_what_was_measured(compared):
     overview = tabulate_overview(compared.summary)
-    assert {"one-shot top-1", "attention's skill"} <= set(overview.columns)
+    assert {"one-shot top-1", "skill of attention"} <= set(overview.columns)
     assert all(len(row) == len(overview.columns) for rows in overview.sections for row in rows)
     assert "one-shot: by draw" in overview.caption
     results = load_results([compared.folder.parent])

@@ -4,16 +4,19 @@ import json
 import re
 from dataclasses import replace
 from html import unescape
+from io import StringIO
 
 import altair as alt
 import pytest
+from rich.console import Console
 
 from made_judgements import write_judgement
-from made_remedies import EDITS, write_comparison
+from made_remedies import EDITS, make_remedies, write_comparison
 from made_results import make_audit, write_result
 from vitscope.figures.saved import load_results
 from vitscope.report.page import render_report
 from vitscope.results.remedy_result import RemedyResult
+from vitscope.terminal import make_remedy_report
 
 GALLERIES = [(0, 1, 2, 3), (1, 3, 5), (2, 1), ()]
 """Images in the galleries of the original and of the three edits."""
@@ -65,7 +68,7 @@ def test_every_edit_has_its_sentence_and_its_numbers_before_and_after(alone):
     assert zeroed["CKA(r, patches)"] == "−0.31 ± 0.03"
     assert zeroed["cos(f, f′)"] == "0.42 ± 0.01"
     assert zeroed["one-shot top-1"] == "−0.25 ± 0.03"
-    assert zeroed["attention's skill"] == "+0.30 ± 0.03"
+    assert zeroed["skill of attention"] == "+0.30 ± 0.03"
     assert len(edits) == len(EDITS)
     (found,) = [edit for edit in edits if "<h4>mean:tokens=registers</h4>" in edit]
     assert "Cleaner: high-norm patches 2.2 % → 2.2 % (0.0 ± 0.3 %); truer: " in found
@@ -162,3 +165,15 @@ def test_hostile_edits_are_text(tmp_path):
     assert "&lt;b&gt;bold" in read_section(html, "remedies")
     (image,) = read_data(html, "images-data")["galleries"][0]["images"]
     assert [one["title"] for one in image["maps"].values()] == ["original", edit]
+
+
+def test_the_overview_shows_every_edit_and_number_in_80_columns():
+    console = Console(width=80, record=True, file=StringIO())
+    summary = make_remedies()
+    console.print(make_remedy_report(summary))
+    table = console.export_text().rpartition(" edit ")[2]
+    told = "".join(table.partition("First row")[0].split())
+    for one in summary.remedies:
+        *_, last = one.edit.split(":")
+        assert last[-6:] in told
+    assert told.count("1.02") == len(summary.remedies)  # time, the last column

@@ -52,7 +52,7 @@ DECIDING: Mapping[str, str] = {
 }
 """The numbers that an overview has of each edit, by short names."""
 
-_OVERVIEW = {**DECIDING, "full_top1": "one-shot top-1", REFERENCE_MAP: "attention's skill"}
+_OVERVIEW = {**DECIDING, "full_top1": "one-shot top-1", REFERENCE_MAP: "skill of attention"}
 
 _OF_MAPS = {
     "correlation": "Spearman of maps",
