@@ -13,6 +13,10 @@ import shape_checks
 
 torch.set_num_threads(1)
 shape_checks.install()
+
+import remembered  # noqa: E402 - vitscope is imported with its shapes checked
+
+remembered.install()
 os.fsync = os.fstat  # Tests check that a flush is requested, but need not wait for it.
 gc.disable()
 # On Python 3.11 hypothesis would trace every line of every example to explain failures.

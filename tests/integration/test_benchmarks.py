@@ -1,6 +1,7 @@
 """The benchmarks run from end to end at tiny size and say what they promise; no time is judged."""
 
 import math
+import multiprocessing
 import os
 from concurrent.futures import Future
 from functools import partial
@@ -321,19 +322,20 @@ def test_an_environment_lasts_for_one_process(monkeypatch):
 
 
 def test_one_command_survives_a_part_that_fails(tmp_path, capsys, monkeypatch):
-    from benchmarks import parts
+    from benchmarks import measuring, parts
     from benchmarks.__main__ import app
 
-    submit_fresh = parts.submit_fresh
+    submit_fresh, forked = parts.submit_fresh, multiprocessing.get_context("fork")
 
     def submit(function, name, settings):
-        # One process of its own is enough: starting each takes seconds.
+        # One process of its own is enough, and a new interpreter imports for seconds.
         if name == "masked":
             return submit_fresh(function, name, settings)
         future = Future()
         future.set_result(function(name, settings))
         return future
 
+    monkeypatch.setattr(measuring.multiprocessing, "get_context", lambda _: forked)
     monkeypatch.setattr(parts, "submit_fresh", submit)
     page = tmp_path / "page.md"
     nowhere = tmp_path / "no images"

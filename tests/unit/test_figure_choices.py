@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from blank_figures import blank_figures, words
 from made_results import MadeResult, hold_audit, make_audit, make_one_shot, write_result
 from vitscope.cli import main
 from vitscope.errors import UsageError
@@ -35,11 +36,6 @@ def choose(result, **settings):
     return result.change(replace(result.summary.settings, **settings), "settings")
 
 
-def words(drawing):
-    texts = [text.get_text() for text in drawing.figure.findobj(lambda a: hasattr(a, "get_text"))]
-    return " ".join(" ".join(texts).split())
-
-
 OF_AUDITS = {
     "patch_share": {"registers", "patches"},
     "restricted_cka": {"registers", "patches", "renormalised"},
@@ -62,7 +58,7 @@ def test_a_figure_names_the_choices_that_it_depends_on_and_no_others(figure):
         ("patches", {"cls_term": "patches"}, PATCHES),
         ("renormalised", {"renormalize": True}, RENORMALISED),
     ):
-        found = words(draw_figure(figure, [audit(**settings)]))
+        found = words(draw_figure(figure, [audit(**settings)]).figure)
         assert (note in found) == (value in OF_AUDITS[figure]), (value, found)
 
 
@@ -83,10 +79,10 @@ def test_unknown_terms_are_refused_by_name(figure, terms):
 
 
 def test_one_shot_names_them_too():
-    found = words(draw_figure("one_shot", [one_shot(cls_term="patches", renormalize=True)]))
+    found = words(draw_figure("one_shot", [one_shot(cls_term="patches", renormalize=True)]).figure)
     assert PATCHES in found
     assert RENORMALISED in found
-    assert "counted among" not in words(draw_figure("one_shot", [one_shot()]))
+    assert "counted among" not in words(draw_figure("one_shot", [one_shot()]).figure)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +102,7 @@ def test_one_shot_names_them_too():
     ],
 )
 def test_the_ends_of_the_patch_share_are_named_as_they_were_counted(term, ends, ratio):
-    found = words(draw_figure("patch_share", [audit(cls_term=term)]))
+    found = words(draw_figure("patch_share", [audit(cls_term=term)]).figure)
     assert ends in found
     assert ratio in found
 
@@ -131,8 +127,8 @@ def test_raw_and_centred_shares_are_drawn_apart():
     raw = audit("B", 86.0).change_last({}, "centred_share")
     with pytest.raises(NothingToDrawError, match="differ in the shares of their images"):
         draw_figure("interdependence", [audit(), raw])
-    assert "by its raw shares" in words(draw_figure("interdependence", [raw]))
-    assert "by its centred shares" in words(draw_figure("interdependence", [audit()]))
+    assert "by its raw shares" in words(draw_figure("interdependence", [raw]).figure)
+    assert "by its centred shares" in words(draw_figure("interdependence", [audit()]).figure)
 
 
 def test_a_choice_that_changes_nothing_shown_is_no_difference():
@@ -141,7 +137,7 @@ def test_a_choice_that_changes_nothing_shown_is_no_difference():
         assert len(draw_figure(figure, mixed).data.shown) == 2
     # Without registers there is nothing that [CLS] could be counted among.
     mixed = [audit(registers=0), audit("B", 86.0, cls_term="registers")]
-    assert REGISTERS in words(draw_figure("variance_share", mixed))
+    assert REGISTERS in words(draw_figure("variance_share", mixed).figure)
     pooled = audit("g", 1136.0, registers=0, cls_term="patches")
     with pytest.raises(NothingToDrawError, match="among the patches: DINOv2 g"):
         draw_figure("variance_share", [*mixed, pooled])
@@ -156,13 +152,13 @@ def test_figure_3_compares_in_the_readout_that_is_asked_for(readout):
     (line,) = (c.lines[0] for c in drawing.figure.axes[0].containers)
     expected = model.audit.last.cka[readout]["patches"].unbiased
     assert line.get_ydata() == pytest.approx([expected])
-    assert ("before the output projection" in words(drawing)) == (readout == "values")
+    assert ("before the output projection" in words(drawing.figure)) == (readout == "values")
     result = one_shot()
     drawing = draw_figure("one_shot", [result], top="top1", readout=readout)
     heights = {c.get_label(): c.lines[0].get_ydata()[0] for c in drawing.figure.axes[0].containers}
     accuracy = result.one_shot.accuracy["nearest"][readout]
     assert heights == pytest.approx({k: 100 * v.top1.value for k, v in accuracy.items()})
-    assert ("before the output projection" in words(drawing)) == (readout == "values")
+    assert ("before the output projection" in words(drawing.figure)) == (readout == "values")
 
 
 def test_a_readout_that_a_result_lacks_is_named():
@@ -187,11 +183,12 @@ def test_command_folder_and_result_all_take_a_readout(tmp_path, capsys):
     for readout in ("attention", "values"):
         out[readout] = tmp_path / readout
         options = ["--out", str(out[readout]), "--format", "svg", "--readout", readout]
-        assert main(["figures", str(tmp_path / "r"), *options]) == 0
+        with blank_figures():
+            assert main(["figures", str(tmp_path / "r"), *options]) == 0
     names = ("fig3a_restricted_cka", "fig3b_one_shot_nearest_top1", "fig3b_one_shot_logistic_top5")
     changed = {
         path.stem
-        for path in out["values"].glob("*.svg")
+        for path in out["values"].glob("fig*.*")
         if path.read_bytes() != (out["attention"] / path.name).read_bytes()
     }
     assert changed >= set(names)

@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
+from blank_figures import blank_figures
 from made_judgements import write_judgement
 from made_results import (
     FAMILIES,
@@ -49,7 +50,7 @@ HOSTILE = "$\\frac{$ <script>alert(1)</script>\n\n日本 _x [a](b) `c` &amp; \x1
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     """Every size of six families, audited and classified."""
-    return write_all(tmp_path_factory.mktemp("many"))
+    return load_results([write_all(tmp_path_factory.mktemp("many"))])
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +73,20 @@ def drawn(tmp_path_factory):
     )
     write_result(root / "a", replace(undefined, layer_similarity=()), columns)
     write_result(root / "b", *make_audit("DINOv2 with registers", registers=4))
-    return draw_figures([root], root / "out", formats=("svg",))
+    with blank_figures():
+        return draw_figures([root], root / "out", formats=("svg",))
 
 
-def draw_some(root, names=""):
+@pytest.fixture
+def quick_figures():
+    with blank_figures():
+        yield
+
+
+def draw_some(results, names=""):
     """Every figure of the results that can be drawn, of those whose names begin so."""
     figures = {}
-    for name, draw in plan_figures(load_results([root])):
+    for name, draw in plan_figures(results):
         if not name.startswith(names):
             continue
         try:
@@ -92,7 +100,7 @@ def lay_out(figure):
     """Put everything in its place; the renderer that knows how wide letters are."""
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(300)
-    canvas.draw()
+    figure.draw_without_rendering()
     return canvas.get_renderer()
 
 
@@ -117,7 +125,7 @@ OF_ONE_LAYER = [name for name in OF_ALL_MODELS if name != "sources_by_layer"]
 
 @pytest.mark.parametrize("name", [*OF_ONE_LAYER, "fig7_norms", "fig8", "fig9", "fig3b"])
 def test_nothing_written_is_cut_off_or_over_something_else(many, name):
-    plans = plan_figures(load_results([many]))
+    plans = plan_figures(many)
     assert_apart(next(draw for planned, draw in plans if planned.startswith(name))().figure)
 
 
@@ -194,7 +202,7 @@ def test_whatever_number_is_undefined_no_figure_shows_it_or_breaks(tmp_path_fact
     summary, columns = make_audit("DINOv2", "S", 22.1, registers=registers, n=30)
     columns["patch_share"][chance.randrange(30)] = math.nan
     write_result(root / "audit", spoil(summary), columns)
-    for figure in draw_some(root).values():
+    for figure in draw_some(load_results([root])).values():
         assert_all_finite(figure)
         figure.draw_without_rendering()
 
@@ -238,9 +246,10 @@ def test_a_summary_without_any_defined_number_gives_no_figure(tmp_path):
 
 @pytest.mark.parametrize("name", ["fig2a", "fig2b_anatomy__DINOv2-S", "interdependence"])
 def test_the_same_results_give_the_same_bytes_whatever_the_reader_prefers(few, tmp_path, name):
-    (first,) = draw_some(few, name).values()
+    results = load_results([few])
+    (first,) = draw_some(results, name).values()
     with mpl.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.hashsalt": None}):
-        (second,) = draw_some(few, name).values()
+        (second,) = draw_some(results, name).values()
         for kind in FORMATS:
             save_figure(second, tmp_path / f"second.{kind}")
     for kind in FORMATS:
@@ -305,14 +314,14 @@ def test_hostile_names_are_shown_as_plain_text(tmp_path):
 
 def test_a_dollar_sign_starts_no_formula(tmp_path):
     write_result(tmp_path / "a", *make_audit("a$x_1$b", "$S$", 22.1, registers=4, n=30))
-    for figure in draw_some(tmp_path).values():
+    for figure in draw_some(load_results([tmp_path])).values():
         for text in figure.findobj(Text):
             assert not mpl.cbook.is_math_text(text.get_text())
 
 
 def test_a_name_that_begins_with_an_underscore_is_in_the_legend(tmp_path):
     write_result(tmp_path / "a", *make_audit("_mine", "S", 22.1, n=30))
-    (figure,) = draw_some(tmp_path, "fig3a").values()
+    (figure,) = draw_some(load_results([tmp_path]), "fig3a").values()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [" _mine"]
 
 
@@ -339,7 +348,7 @@ def test_a_damaged_table_costs_its_own_figures_alone(tmp_path):
     (tmp_path / "a" / "images.parquet").write_bytes(b"not a table")
     with pytest.raises(NothingToDrawError, match=r"images\.parquet is damaged"):
         draw_figure("patch_share", load_results([tmp_path / "a"]))
-    assert set(draw_some(tmp_path, ("fig2a", "variance"))) == {"variance_share"}
+    assert set(draw_some(load_results([tmp_path]), ("fig2a", "variance"))) == {"variance_share"}
 
 
 def test_results_are_searched_for_and_counted_once(few):
@@ -360,6 +369,7 @@ def test_one_model_twice_is_refused(few, tmp_path):
         draw_figures([few, tmp_path / "again"], tmp_path / "out")
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_figures_are_replaced_only_when_asked_and_nothing_else_ever(few, tmp_path):
     out = tmp_path / "out"
     draw_figures([few / "c"], out, formats=("svg", "png"))
@@ -412,6 +422,7 @@ def test_two_hundred_models_keep_their_files_apart(tmp_path):
     assert len(names) == len({name.casefold() for name in names})
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_the_command_says_what_it_drew_and_what_not(few, tmp_path, capsys):
     arguments = ["figures", str(few / "c"), "--out", str(tmp_path / "out"), "--format", "svg"]
     assert main(arguments) == 0
@@ -430,7 +441,7 @@ def test_the_command_says_what_it_drew_and_what_not(few, tmp_path, capsys):
 
 
 def test_every_family_of_the_paper_is_on_the_figures_of_all_models(many):
-    plans = dict(plan_figures(load_results([many])))
+    plans = dict(plan_figures(many))
     shown = {result.family for result in plans["variance_share"]().data.shown}
     assert shown == set(FAMILIES)
     assert {r.family for r in plans["fig6_residual_cka"]().data.shown} == {"DINOv2"}

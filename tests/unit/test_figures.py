@@ -9,6 +9,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 
+from blank_figures import words
 from made_judgements import make_judgement
 from made_remedies import make_remedies
 from made_results import FAMILIES, MadeResult, estimate, hold_audit, hold_layers, make_one_shot
@@ -35,12 +36,6 @@ def one_shots(*families):
         for size, params in FAMILIES[family].items()
     ]
     return [MadeResult.of(s) for s in summaries]
-
-
-def words(figure):
-    """Everything that is written on a figure, on one line."""
-    texts = [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
-    return " ".join(" ".join(texts).split())
 
 
 def bars(panel):

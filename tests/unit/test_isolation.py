@@ -1,25 +1,16 @@
 """Importing one library leaves the others alone, and the package itself imports none."""
 
-import subprocess
-import sys
-
 import pytest
+
+from interpreters import modules_after
 
 LIBRARIES = ("timm", "transformers", "open_clip")
 
 
-def modules_after(code):
-    """Names in sys.modules after running code in a fresh interpreter."""
-    program = f"{code}\nimport sys\nprint('\\n'.join(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    return set(done.stdout.splitlines())
-
-
 @pytest.mark.parametrize("code", ["import vitscope", "import vitscope.cli"])
 def test_teaching_needs_neither_torch_nor_a_model_library(code):
-    assert not modules_after(code) & {"torch", *LIBRARIES}
+    (found,) = modules_after(code)
+    assert not found & {"torch", *LIBRARIES}
 
 
 def test_names_and_sizes_that_cannot_be_right_are_refused_without_torch(tmp_path):
@@ -43,7 +34,7 @@ def test_names_and_sizes_that_cannot_be_right_are_refused_without_torch(tmp_path
 
 
 def test_figures_need_neither_torch_nor_a_window():
-    found = modules_after("import vitscope.figures")
+    (found,) = modules_after("import vitscope.figures")
     assert not found & {"torch", "matplotlib.pyplot", "tkinter", *LIBRARIES}
 
 
@@ -53,7 +44,7 @@ def test_results_runs_and_torch_hub_need_no_model_library():
     code += "import vitscope.cli, vitscope.runs.audit_loop, vitscope.decomposition\n"
     # Such imports must not turn the function `vitscope.x` into a module either.
     code += "import vitscope\nassert callable(vitscope.audit) and callable(vitscope.decompose)\n"
-    found = modules_after(code + "from vitscope import AuditResult")
+    (found,) = modules_after(code + "from vitscope import AuditResult")
     assert "torch" in found
     assert not found & set(LIBRARIES)
     # They take seconds, and few numbers need them.

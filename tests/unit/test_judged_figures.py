@@ -8,6 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 
+from blank_figures import words
 from made_judgements import SKILLS, TITLES, make_judgement, write_judgement
 from made_results import MadeResult, change, hold_audit
 from vitscope.errors import UsageError
@@ -22,11 +23,6 @@ SOME = ("attention", "centre", "legrad", "traced")
 
 def judged(**settings):
     return MadeResult.of(make_judgement(**settings))
-
-
-def words(figure):
-    texts = [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
-    return " ".join(" ".join(texts).split())
 
 
 def dots(panel):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from blank_figures import blank_figures
 from images import write_classes, write_images
 from made_results import make_one_shot, write_result
 from vitscope.cli import main
@@ -15,6 +16,12 @@ from vitscope.files.storage import is_result
 from vitscope.images.labels import find_classes
 from vitscope.images.search import find_images
 from vitscope.reproduction.claims import judge_claims, write_claims
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_figures():
+    with blank_figures():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import pytest
 
+from blank_figures import words
 from made_results import hold_audit
 from vitscope.figures import draw_figure
 from vitscope.metrics.estimates import HighNormTokens
@@ -30,11 +31,6 @@ def unknown():
 def report(result):
     (entry,) = [one for one in list_layers([result]) if one.key == "high-norm"]
     return ReportFigure.make(entry, [result])
-
-
-def words(figure):
-    texts = [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
-    return " ".join(" ".join(texts).split())
 
 
 def test_figures_and_report_say_of_how_many_images_the_last_depth_is():

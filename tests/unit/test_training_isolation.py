@@ -1,22 +1,26 @@
 """Audits during training import the library that trains, and no other."""
 
 import pytest
-from test_isolation import modules_after
+
+from interpreters import modules_after
 
 TRAINERS = {"lightning", "pytorch_lightning", "transformers", "accelerate", "wandb"}
-
-
-@pytest.mark.parametrize(
-    ("module", "library"),
-    [
-        ("vitscope.training", "import torch"),
-        ("vitscope.training.lightning_callback", "import lightning.pytorch"),
-        ("vitscope.training.trainer_callback", "from transformers import Trainer"),
-    ],
+LIGHTNING, TRANSFORMERS = (
+    "vitscope.training.lightning_callback",
+    "vitscope.training.trainer_callback",
 )
-def test_a_callback_imports_its_own_library_alone(module, library):
+OLDER_NAME = """
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "lightning" else find(name, *rest)
+import vitscope.training.lightning_callback as used
+assert used.Callback.__module__.startswith("pytorch_lightning.")
+"""
+
+
+def import_after(library, module):
     # A library may bring others: Lightning brings metrics, which bring transformers.
-    program = f"""
+    return f"""
 {library}
 import sys
 known = set(sys.modules)
@@ -24,17 +28,33 @@ import {module}
 others = {TRAINERS!r} & (set(sys.modules) - known)
 assert not others, others
 """
-    assert module in modules_after(program)
 
 
-def test_lightning_under_its_older_name_is_enough():
-    hide = """
-import importlib.util
-find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name == "lightning" else find(name, *rest)
-import vitscope.training.lightning_callback as used
-assert used.Callback.__module__.startswith("pytorch_lightning.")
-"""
-    found = modules_after(hide)
-    assert "pytorch_lightning" in found
-    assert "lightning" not in found
+@pytest.fixture(scope="module")
+def found():
+    """Names in sys.modules after the imports of callbacks."""
+    codes = {
+        LIGHTNING: import_after("import lightning.pytorch", LIGHTNING),
+        TRANSFORMERS: import_after("from transformers import Trainer", TRANSFORMERS),
+        "older name": OLDER_NAME,
+    }
+    # All of them import what takes longest, and that imports nothing else that is looked for.
+    first = "import sys, torchmetrics\n"
+    first += f"assert {TRAINERS!r} & {{*sys.modules}} <= {{'transformers'}}"
+    return dict(zip(codes, modules_after(*codes.values(), first=first), strict=True))
+
+
+@pytest.mark.parametrize("module", [LIGHTNING, TRANSFORMERS])
+def test_a_callback_imports_its_own_library_alone(found, module):
+    assert module in found[module]
+
+
+def test_numbers_during_training_import_no_library():
+    module = "vitscope.training"
+    (found,) = modules_after(import_after("import torch", module))
+    assert module in found
+
+
+def test_lightning_under_its_older_name_is_enough(found):
+    assert "pytorch_lightning" in found["older name"]
+    assert "lightning" not in found["older name"]
