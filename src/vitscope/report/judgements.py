@@ -15,7 +15,7 @@ from vitscope.results.judgement_text import (
     tabulate_sanity,
 )
 from vitscope.results.map_verdict import BASELINES, REFERENCE_MAP
-from vitscope.results.number_text import write_number
+from vitscope.results.number_text import NumberText, write_number
 from vitscope.results.result_text import ABSENT, TextTable, tell_estimate
 from vitscope.results.schema import JudgementSummary
 from vitscope.results.schema_maps import MapScores
@@ -88,13 +88,13 @@ def _tabulate_scores(summary: JudgementSummary, removal: str) -> TextTable:
     )
 
 
-def _tell_score(estimate: Estimate) -> str:
+def _tell_score(estimate: Estimate) -> NumberText:
     return tell_estimate(estimate.value, estimate.ci95, 2)
 
 
 def _tell_comparison(scores: MapScores) -> str:
     found = scores.against_attention
-    return ABSENT if found is None else f"{found.answer}: {_tell_score(found.difference)}"
+    return ABSENT if found is None else _tell_score(found.difference).after(f"{found.answer}: ")
 
 
 def _tell_source(summary: JudgementSummary, name: str) -> str:

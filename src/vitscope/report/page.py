@@ -43,7 +43,7 @@ from vitscope.results.vocabulary import TERMS, name_term
 
 _NO_DIGEST, _HEAD_LETTERS = "0" * 32, 4096
 _DIGEST = re.compile('<meta name="vitscope-digest" content="([0-9a-f]{32})">')
-_SCRIPTS = ("charts.js", "numbers.js", "maps.js", "gallery.js", "view.js")
+_SCRIPTS = ("charts.js", "numbers.js", "exports.js", "maps.js", "gallery.js", "view.js")
 _CHAPTERS = ("judged", "remedies", "sources", "layers", "tokens", "images")
 _SECTIONS = (
     ("verdict", "Verdict"),

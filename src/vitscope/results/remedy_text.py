@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from vitscope.metrics.jackknife import Estimate
-from vitscope.results.number_text import write_number
+from vitscope.results.number_text import NumberText, write_number
 from vitscope.results.result_text import (
     ABSENT,
     Row,
@@ -146,10 +146,10 @@ def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
     )
 
 
-def _tell(estimate: Estimate) -> str:
+def _tell(estimate: Estimate) -> NumberText:
     return tell_estimate(estimate.value, estimate.ci95, 2)
 
 
-def _tell_difference(estimate: Estimate) -> str:
+def _tell_difference(estimate: Estimate) -> NumberText:
     told = _tell(estimate)
-    return f"+{told}" if round(estimate.value, 2) > 0 else told
+    return told.after("+") if round(estimate.value, 2) > 0 else told

@@ -1,0 +1,134 @@
+"""What is taken out of the report: charts as files, tables as CSV and for a spreadsheet."""
+
+import csv
+import io
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from audits import tiny_vit
+from browser_pages import opened
+from images import write_images
+from vitscope import AuditConfig, AuditResult, audit, write_report
+from vitscope.adapters.timm import make_timm_adapter
+from vitscope.testing.tiny_timm import TINY_TIMM
+
+HOSTILE_MODEL = "=1+</script><b>"
+HOSTILE_IMAGE = "<img src=x onerror=\"window.pwned='name'\">.png"
+PRIVATE = re.compile(r"var\(|light-dark")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Two audits of images in two folders, one of them not readable."""
+    images = tmp_path_factory.mktemp("images")
+    write_images(images / "a", 6)
+    write_images(images / "b", 6, start=6)
+    (images / "b" / "0011.png").rename(images / "b" / HOSTILE_IMAGE)
+    (images / "b" / "broken.png").write_bytes(b"no image")
+    folder = tmp_path_factory.mktemp("results")
+    audit(tiny_vit(), images, AuditConfig(gallery=4), out=folder / "registers")
+    hostile = make_timm_adapter(TINY_TIMM["dinov2"](), model_id=HOSTILE_MODEL)
+    audit(hostile, images, AuditConfig(gallery=4), out=folder / "hostile")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(results, tmp_path_factory):
+    return write_report([results], tmp_path_factory.mktemp("report") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def page(chromium, report):
+    """The report on a dark screen."""
+    with opened(chromium, report, colours="dark") as watched:
+        yield watched.page
+        assert watched.complaints == []
+        assert watched.requests == []
+        assert watched.page.evaluate("window.pwned") is None
+
+
+def download(page, button):
+    with page.expect_download() as found:
+        button.click()
+    return found.value.suggested_filename, Path(found.value.path())
+
+
+def rows_of(path):
+    return list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+
+
+def test_a_chart_is_saved_as_svg_and_png_in_light_colours(page):
+    panel = page.locator("#variance-share .panel").filter(has_text="tiny/dinov2_reg")
+    name, path = download(page, panel.get_by_role("button", name="SVG"))
+    assert name == "variance-share-tiny-dinov2_reg.svg"
+    text = path.read_text(encoding="utf-8")
+    assert not PRIVATE.search(text)
+    assert "rgb(0, 114, 178)" in text  # the patches' blue on white, though the page is dark
+    drawn = "".join(ElementTree.fromstring(text).itertext())
+    assert "Where does the output come from? tiny/dinov2_reg" in drawn
+    assert "patches" in drawn
+    name, path = download(page, panel.get_by_role("button", name="PNG"))
+    assert name == "variance-share-tiny-dinov2_reg.png"
+    image = Image.open(path).convert("RGB")
+    assert image.width == 3 * panel.locator("svg").evaluate("svg => svg.width.baseVal.value")
+    colours = {colour for _, colour in image.getcolors(2**24)}
+    assert {(255, 255, 255), (0, 114, 178)} <= colours
+
+
+def test_every_chart_can_be_saved_whatever_its_model_is_called(page):
+    panels = page.locator(".panel:not([hidden])")
+    for panel in panels.filter(has_text="</script>").all()[:2]:
+        name, path = download(page, panel.get_by_role("button", name="SVG"))
+        assert re.fullmatch(r"[\w.-]+\.svg", name)
+        ElementTree.fromstring(path.read_text(encoding="utf-8"))
+    assert panels.get_by_role("button", name="SVG").count() == panels.count()
+    assert panels.get_by_role("button", name="PNG").count() == panels.count()
+
+
+def test_a_table_is_saved_with_a_cell_for_each_number(page, results):
+    figure = page.locator("#variance-share")
+    figure.locator("details").evaluate("details => details.open = true")
+    name, path = download(page, figure.get_by_role("button", name="CSV"))
+    assert name == "variance-share.csv"
+    head, *rows = rows_of(path)
+    assert head[:4] == ["model", "patches", "patches low", "patches high"]
+    row = next(dict(zip(head, row, strict=True)) for row in rows if row[0] == "tiny/dinov2_reg")
+    shares = AuditResult.load(results / "registers").summary.last.variance_share["residual"]
+    told = [float(row[f"patches{part}"]) for part in ("", " low", " high")]
+    assert told == pytest.approx([shares["patches"].value, *shares["patches"].ci95], rel=1e-5)
+    assert {row[0] for row in rows} == {"tiny/dinov2_reg", f"'{HOSTILE_MODEL}"}
+
+
+def test_marks_of_numbers_are_in_a_cell_of_their_own(page):
+    figure = page.locator("#covariates")
+    figure.locator("details").evaluate("details => details.open = true")
+    head, *rows = rows_of(download(page, figure.get_by_role("button", name="CSV"))[1])
+    assert {row[head.index("patches note")] for row in rows} <= {"●", "○", ""}
+    assert all(float(row[head.index("patches")]) <= 1 for row in rows)
+
+
+def test_a_table_is_copied_for_a_spreadsheet(page):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    figure = page.locator("#norms")
+    figure.locator("details").evaluate("details => details.open = true")
+    figure.get_by_role("button", name="Copy").click()
+    figure.get_by_text("Copied").wait_for()
+    head, *rows = page.evaluate("navigator.clipboard.readText()").split("\n")
+    assert head.startswith("model\tpatches\tpatches low\tpatches high\t")
+    assert all(row.count("\t") == head.count("\t") for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [("=1+1", "'=1+1"), ("-0.5", "-0.5"), ('a "b", c', '"a ""b"", c"'), ("@x\ny", '"\'@x\ny"')],
+)
+def test_no_cell_runs_in_a_spreadsheet(page, text, cell):
+    page.evaluate("text => document.querySelector('#norms tbody th').replaceChildren(text)", text)
+    figure = page.locator("#norms")
+    figure.locator("details").evaluate("details => details.open = true")
+    _, path = download(page, figure.get_by_role("button", name="CSV"))
+    assert path.read_bytes().decode().split("\r\n", 1)[1].startswith(f"{cell},")
