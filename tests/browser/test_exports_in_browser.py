@@ -132,3 +132,16 @@ def test_no_cell_runs_in_a_spreadsheet(page, text, cell):
     figure.locator("details").evaluate("details => details.open = true")
     _, path = download(page, figure.get_by_role("button", name="CSV"))
     assert path.read_bytes().decode().split("\r\n", 1)[1].startswith(f"{cell},")
+
+
+def test_a_verdict_is_cited_with_its_numbers(page, results):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    card = page.locator(".card-verdict").filter(has_text="tiny/dinov2_reg")
+    card.get_by_text("Cite this verdict").click()
+    for name in ("Sentence", "BibTeX", "Model card"):
+        card.get_by_role("button", name=f"Copy: {name}").click()
+        card.get_by_text("Copied").wait_for()
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert copied == card.locator(f"pre[data-name^='{name}']").text_content()
+        assert "12 images" in copied
+        card.get_by_text("Copied").wait_for(state="detached")

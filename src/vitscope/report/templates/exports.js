@@ -14,7 +14,7 @@ async function copy(button, text) {
   const before = button.textContent;
   const done = await navigator.clipboard.writeText(text).then(() => "Copied", () => "Not copied: the browser refused");
   button.textContent = done;
-  setTimeout(() => (button.textContent = before), 1500);
+  setTimeout(() => (button.textContent = before), 1200);
 }
 
 function makeButtons(of, actions) {
@@ -109,5 +109,8 @@ function offerTable(table) {
   table.parentElement.before(makeButtons(name, actions));
 }
 
+for (const text of document.querySelectorAll("pre")) {
+  text.before(makeButtons(text.dataset.name, { Copy: (button) => copy(button, text.textContent) }));
+}
 for (const panel of document.querySelectorAll(".panel")) offerChart(panel);
 for (const table of document.querySelectorAll("table[data-name]")) offerTable(table);
