@@ -26,14 +26,14 @@ class Watched:
 
 
 @contextmanager
-def opened(chromium, path, *, size=DESKTOP, colours="light", wait=True):
+def opened(chromium, path, *, size=DESKTOP, colours="light", wait=True, address=""):
     """A file opened from disk with the network off."""
     width, height = size
     context = chromium.new_context(
         viewport={"width": width, "height": height}, color_scheme=colours, offline=True
     )
     watched = Watched(context.new_page())
-    watched.page.goto(path.as_uri())
+    watched.page.goto(path.as_uri() + address)
     if wait:
         watched.page.wait_for_selector("html[data-drawn=all]", state="attached")
     yield watched

@@ -57,6 +57,10 @@ def download(page, button):
     return found.value.suggested_filename, Path(found.value.path())
 
 
+def wait_for_address(page, words):
+    page.wait_for_function("words => location.hash.includes(words)", arg=words)
+
+
 def rows_of(path):
     return list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
 
@@ -139,9 +143,120 @@ def test_a_verdict_is_cited_with_its_numbers(page, results):
     card = page.locator(".card-verdict").filter(has_text="tiny/dinov2_reg")
     card.get_by_text("Cite this verdict").click()
     for name in ("Sentence", "BibTeX", "Model card"):
-        card.get_by_role("button", name=f"Copy: {name}").click()
-        card.get_by_text("Copied").wait_for()
+        button = card.get_by_role("button", name=f"Copy: {name}")
+        button.click()
+        button.filter(has_text="Copied").wait_for()
         copied = page.evaluate("navigator.clipboard.readText()")
         assert copied == card.locator(f"pre[data-name^='{name}']").text_content()
         assert "12 images" in copied
-        card.get_by_text("Copied").wait_for(state="detached")
+
+
+def test_the_address_opens_the_same_gallery_and_image(page, results):
+    page.locator("#gallery-model").select_option(label="tiny/dinov2_reg")
+    page.locator("#gallery-sort").select_option(value="patch_share")
+    page.locator("#gallery-order").select_option(value="-1")
+    page.locator("#gallery-filter").select_option(value="patch_share")
+    page.locator("#gallery-from").fill("0.01")
+    page.locator("#gallery-name").fill("00")
+    cards = page.locator(".card[aria-label]").evaluate_all("all => all.map(one => one.ariaLabel)")
+    page.locator(".card").nth(1).click()
+    page.get_by_role("button", name="Attention of head 1").click()
+    wait_for_address(page, "shown=1")
+    address, name = page.evaluate("location.href"), page.locator("#view-name").inner_text()
+    page.keyboard.press("Escape")
+    page.wait_for_function("!location.hash.includes('image=')")
+    page.locator("#gallery-order").select_option(value="1")
+    page.locator("#gallery-name").fill("nothing is called so")
+    page.evaluate("href => { location.href = href }", address)
+    page.locator("#view-name").wait_for()
+    assert page.locator("#view-name").inner_text() == name
+    assert page.locator("#view-map").input_value() == "1"
+    page.keyboard.press("Escape")
+    again = page.locator(".card[aria-label]").evaluate_all("all => all.map(one => one.ariaLabel)")
+    assert again == cards
+    assert page.locator("#gallery-from").input_value() == "0.01"
+    page.get_by_role("button", name="Clear").click()
+
+
+def test_a_page_opens_at_its_address(chromium, report, page):
+    page.locator("#all-images-folder").select_option(label="b")
+    page.locator("#all-images-name").fill("img")
+    wait_for_address(page, "name=img")
+    address = page.evaluate("location.hash")
+    page.locator("#all-images-name").fill("")
+    page.locator("#all-images-folder").select_option(index=0)
+    with opened(chromium, report, address=address, wait=False) as watched:
+        rows = watched.page.locator("#all-images-rows th")
+        assert rows.all_inner_texts() == [f"b/{HOSTILE_IMAGE}"]
+        assert watched.page.locator("#all-images").bounding_box()["y"] < 900
+        assert watched.complaints == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["#gallery?model=99&sort=no&image=<b>", "#all-images?model=x&group=__proto__", "#?", "#%zz?a"],
+)
+def test_an_address_of_nothing_does_no_harm(page, address):
+    page.evaluate("address => { location.hash = address }", address)
+    page.wait_for_timeout(50)
+    assert page.locator(".card").count() == 4
+    assert page.locator("#all-images-rows tr").count() == 12
+
+
+def test_all_images_are_sorted_by_any_number(page, results):
+    table = AuditResult.load(results / "registers").images
+    page.locator("#all-images-model").select_option(label="tiny/dinov2_reg")
+    page.locator("#all-images-group").select_option(label="Centred share")
+    number = dict(
+        zip(table["path"].to_pylist(), table["centred_share_patches"].to_pylist(), strict=True)
+    )
+    heading = page.locator("#all-images-head").get_by_role("button", name="patches")
+    for order, reverse in (("ascending", False), ("descending", True)):
+        heading.click()
+        assert page.locator(f"#all-images-head [aria-sort={order}]").count() == 1
+        shown = page.locator("#all-images-rows th").all_text_contents()
+        expected = sorted(number, key=number.get, reverse=reverse)
+        assert [path.split("/", path.count("/") - 1)[-1] for path in expected] == shown
+
+
+def test_all_images_are_filtered_and_saved(page, results):
+    table = AuditResult.load(results / "registers").images
+    page.locator("#all-images-model").select_option(label="tiny/dinov2_reg")
+    page.locator("#all-images-folder").select_option(label="b")
+    page.locator("#all-images-filter").select_option(value="patch_share")
+    shares = {
+        path: share
+        for path, share in zip(
+            table["path"].to_pylist(), table["patch_share"].to_pylist(), strict=True
+        )
+        if "/b/" in path
+    }
+    middle = sum(sorted(shares.values())[2:4]) / 2
+    page.locator("#all-images-from").fill(f"{middle:.9f}")
+    assert page.locator("#all-images-status").inner_text() == "3 of 12 images."
+    name, path = download(page, page.get_by_role("button", name="CSV of all numbers"))
+    assert name == "images-tiny-dinov2_reg.csv"
+    head, *rows = rows_of(path)
+    found = {row[0]: float(row[head.index("patch_share")]) for row in rows}
+    assert found == pytest.approx(
+        {f"b/{path.split('/b/')[1]}": share for path, share in shares.items() if share > middle}
+    )
+    for control in ("folder", "filter"):
+        page.locator(f"#all-images-{control}").select_option(index=0)
+
+
+def test_an_image_of_the_gallery_opens_from_the_table(page):
+    button = page.locator("#all-images-rows button").first
+    name = button.inner_text()
+    button.click()
+    assert page.locator("#view-name").inner_text() == name.split("/")[-1]
+    page.keyboard.press("Escape")
+    assert page.locator("#all-images-rows button").count() == 4
+
+
+def test_images_that_could_not_be_read_are_listed_with_the_reason(page):
+    (row,) = page.locator("table[data-name='images not readable'] tbody tr").all()
+    image, reason, labels = row.locator("th, td").all_inner_texts()
+    assert image.endswith("/b/broken.png")
+    assert reason
+    assert labels == f"{HOSTILE_MODEL}, tiny/dinov2_reg"

@@ -79,11 +79,15 @@ def cite(
 
 def name_images(paths: Iterable[str]) -> str:
     """The name of the folder that has all images; empty if there is none."""
+    return next(filter(None, reversed(find_folder(paths))), "")
+
+
+def find_folder(paths: Iterable[str]) -> list[str]:
+    """The folder that has all images, in parts."""
     folders = [path.split("/")[:-1] for path in paths]
     # Whatever the first and the last of a sorted list begin with, all others do.
     pairs = zip(min(folders), max(folders), strict=False) if folders else ()
-    common = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
-    return next(filter(None, reversed(common)), "")
+    return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
 
 def _escape_tex(text: str) -> str:

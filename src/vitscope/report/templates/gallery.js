@@ -164,26 +164,14 @@ function chooseGallery(index) {
   whenIdle(fillRest);
 }
 
-function isWanted(image) {
-  const wanted = control("name").value.trim().toLowerCase();
-  if (wanted && !image.path.toLowerCase().includes(wanted)) return false;
-  const name = control("filter").value;
-  if (!name) return true;
-  const value = numberOf(state.gallery, image, name);
-  const from = control("from").value === "" ? -Infinity : Number(control("from").value);
-  const to = control("to").value === "" ? Infinity : Number(control("to").value);
-  return value !== null && value >= from && value <= to;
-}
-
 function arrange() {
   const { gallery } = state;
   const sort = control("sort").value;
   const order = Number(control("order").value);
-  const limited = control("filter").value !== "";
-  control("from").disabled = control("to").disabled = !limited;
+  const keeps = readFilter(control);
   state.shown = gallery.images
     .map((image, index) => ({ image, index, value: numberOf(gallery, image, sort) ?? null }))
-    .filter(({ image }) => isWanted(image))
+    .filter(({ image }) => keeps(image.path, (name) => numberOf(gallery, image, name)))
     // Undefined numbers come last in either direction.
     .sort((a, b) => (a.value === null) - (b.value === null) || order * (a.value - b.value) || a.index - b.index)
     .map(({ index }) => index);
