@@ -26,13 +26,19 @@ class Watched:
 
 
 @contextmanager
-def opened(chromium, path, *, size=DESKTOP, colours="light", wait=True, address=""):
+def opened(
+    chromium, path, *, size=DESKTOP, colours="light", wait=True, address="", script=True, before=""
+):
     """A file opened from disk with the network off."""
     width, height = size
     context = chromium.new_context(
-        viewport={"width": width, "height": height}, color_scheme=colours, offline=True
+        viewport={"width": width, "height": height},
+        color_scheme=colours,
+        offline=True,
+        java_script_enabled=script,
     )
     watched = Watched(context.new_page())
+    watched.page.add_init_script(before)
     watched.page.goto(path.as_uri() + address)
     if wait:
         watched.page.wait_for_selector("html[data-drawn=all]", state="attached")

@@ -3,14 +3,16 @@
 import csv
 import io
 import re
+import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import vl_convert
 from PIL import Image
 
 from audits import tiny_vit
-from browser_pages import opened
+from browser_pages import DESKTOP, opened
 from images import write_images
 from vitscope import AuditConfig, AuditResult, audit, write_report
 from vitscope.adapters.timm import make_timm_adapter
@@ -37,8 +39,10 @@ def results(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def report(results, tmp_path_factory):
-    return write_report([results], tmp_path_factory.mktemp("report") / "report.html")
+def report(results, tmp_path_factory, shipped_drawing):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(vl_convert, "vegalite_to_svg", shipped_drawing)
+        return write_report([results], tmp_path_factory.mktemp("report") / "report.html")
 
 
 @pytest.fixture(scope="module")
@@ -260,3 +264,69 @@ def test_images_that_could_not_be_read_are_listed_with_the_reason(page):
     assert image.endswith("/b/broken.png")
     assert reason
     assert labels == f"{HOSTILE_MODEL}, tiny/dinov2_reg"
+
+
+NOTHING_LAZY = """
+window.requestIdleCallback = () => {};
+window.IntersectionObserver = class { observe() {} unobserve() {} disconnect() {} };
+"""
+X_AXIS = rb"/Alt (?:\(X-axis|<FEFF0058002D0061007800690073)"  # in Latin letters, or in hex
+WATCH_PRINT = """addEventListener("beforeprint", () => {
+  window.closed = document.querySelectorAll("details:not([open])").length;
+})"""
+
+
+def unpack(pdf):
+    for stream in re.findall(rb"stream\r?\n(.*?)endstream", pdf, re.DOTALL):
+        try:
+            yield zlib.decompress(stream)
+        except zlib.error:  # not compressed so
+            yield stream
+    yield pdf
+
+
+def test_everything_is_printed_though_nothing_was_seen(chromium, report):
+    """As by chromium --print-to-pdf, which prints as soon as the page is loaded."""
+    with opened(chromium, report, wait=False, before=NOTHING_LAZY) as watched:
+        page = watched.page
+        num_charts = page.locator(".panel:not([hidden]) .chart").count()
+        assert page.locator(".chart.drawn").count() < num_charts
+        num_folded = page.locator("details:not([open])").count()
+        page.evaluate(WATCH_PRINT)
+        pdf = b"\n".join(unpack(page.pdf(tagged=True, format="A4")))
+        assert page.evaluate("closed") == 0
+        assert page.locator("details:not([open])").count() == num_folded > 0
+    assert len(re.findall(X_AXIS, pdf)) == num_charts
+    assert len(re.findall(rb"/Subtype /Image", pdf)) >= 4
+
+
+def test_nothing_is_cut_on_paper(page):
+    paper = 688  # width of A4 without margins, in pixels of CSS
+    page.set_viewport_size({"width": paper, "height": 970})
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("document.documentElement.scrollWidth") == paper
+    shown = page.locator(".card, #all-images-rows tr, [data-name$=provenance], .sentence")
+    assert all(
+        one.is_visible() for one in shown.all() if one.evaluate("one => !one.closest('dialog')")
+    )
+    assert not page.locator(".exports, .controls").filter(visible=True).count()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.emulate_media(media="screen")
+    page.set_viewport_size({"width": DESKTOP[0], "height": DESKTOP[1]})
+
+
+def test_without_scripts_charts_are_there_and_the_rest_is_said_to_be_missing(chromium, report):
+    with opened(chromium, report, wait=False, script=False) as watched:
+        page = watched.page
+        assert page.locator("noscript .missing").is_visible()
+        charts = page.locator(".chart:not([data-bins])")
+        assert charts.count() > 10
+        assert all(
+            svg.is_visible() for svg in page.locator(".chart:not([data-bins]) svg.marks").all()
+        )
+        assert page.locator(".chart svg.marks").count() == charts.count()
+        bar = page.locator("#variance-share svg [aria-roledescription=bar]").first
+        assert bar.evaluate("bar => getComputedStyle(bar).fill") == "rgb(0, 114, 178)"
+        assert not page.locator(".controls").filter(visible=True).count()
+        assert watched.complaints == []

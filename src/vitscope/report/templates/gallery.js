@@ -130,6 +130,13 @@ const comingNear = new IntersectionObserver(
   { rootMargin: "600px" },
 );
 
+function fillAll() {
+  for (const index of state.shown) {
+    const button = state.elements.get(index).firstChild;
+    if (button.childElementCount === 0) fillCard(button, state.gallery, state.gallery.images[index]);
+  }
+}
+
 // Images away from the screen are filled when the browser is idle, so that the page prints completely.
 function fillRest() {
   const { gallery } = state;
@@ -152,7 +159,7 @@ function chooseGallery(index) {
   comingNear.disconnect();
   state.gallery = data.galleries[index];
   state.elements = new Map(state.gallery.images.map((image, at) => [at, makeCard(image, at)]));
-  control("note").textContent = state.gallery.note;
+  control("note").textContent = `${state.gallery.label}: ${state.gallery.note}`;
   offerMaps(state.gallery);
   const kept = control("sort").value;
   offer(control("sort"), state.gallery.columns);
