@@ -40,6 +40,16 @@ def shipped_fonttype():
     return shipped
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shipped_drawing():
+    """Draws a chart for a page without JavaScript, in 50 ms; tests have a blank one."""
+    import vl_convert
+
+    shipped = vl_convert.vegalite_to_svg
+    vl_convert.vegalite_to_svg = lambda _: "<svg></svg>"
+    return shipped
+
+
 _FLAGS = (
     "--no-sandbox",
     "--disable-gpu",

@@ -1,18 +1,18 @@
 """A real browser, and reports of tiny models whose names and images' names are hostile."""
 
 import os
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import cache
 
 import pytest
 
 from audits import tiny_vit
+from browser_pages import DESKTOP, opened
 from images import write_images
 from vitscope import AuditConfig, audit, explain, write_report
 from vitscope.adapters.timm import make_timm_adapter
 from vitscope.testing.tiny_timm import TINY_TIMM
 
-DESKTOP = (1440, 900)
 HOSTILE_MODEL = "</script><script>window.pwned = 'model'</script><b>bold</b>"
 MAPS = ("attention", "contribution_norm", "share", "rollout", "chefer", "traced", "cdam", "centre")
 HOSTILE_NAMES = (
@@ -48,41 +48,6 @@ def results(images, tmp_path_factory):
 @pytest.fixture(scope="session")
 def report(results, tmp_path_factory):
     return write_report([results], tmp_path_factory.mktemp("report") / "report.html")
-
-
-class Watched:
-    """A page that remembers what went wrong on it, and what it asked for."""
-
-    def __init__(self, page):
-        self.page = page
-        self.complaints = []
-        self.requests = []
-        page.on("console", self._hear)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", lambda request: self._see(request.url))
-
-    def _hear(self, message):
-        if message.type in {"error", "warning"}:
-            self.complaints.append(message.text)
-
-    def _see(self, url):
-        if not url.startswith(("file:", "data:")):
-            self.requests.append(url)
-
-
-@contextmanager
-def opened(chromium, path, *, size=DESKTOP, colours="light", wait=True):
-    """A file opened from disk with the network off."""
-    width, height = size
-    context = chromium.new_context(
-        viewport={"width": width, "height": height}, color_scheme=colours, offline=True
-    )
-    watched = Watched(context.new_page())
-    watched.page.goto(path.as_uri())
-    if wait:
-        watched.page.wait_for_selector("html[data-drawn=all]", state="attached")
-    yield watched
-    context.close()
 
 
 @pytest.fixture

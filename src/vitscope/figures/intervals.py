@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.estimates import CkaEstimate, HighNormTokens
 from vitscope.metrics.jackknife import Estimate
-from vitscope.results.number_text import write_number, write_percent
+from vitscope.results.number_text import NumberText, write_number, write_percent
 from vitscope.results.schema import AuditSummary
 
 _MARGIN = 0.04
@@ -63,16 +63,17 @@ def make_interval(
     return None if math.isnan(value) else Interval(value, low, high, n)
 
 
-def write_interval(number: Interval | None, *, percent: bool = False) -> str:
+def write_interval(number: Interval | None, *, percent: bool = False) -> NumberText:
     """A number with its interval."""
     if number is None:
-        return "–"
+        return NumberText("–", math.nan)
     write = write_percent if percent else write_number
+    told = write(number.value)
     if number.is_bound:
-        return f"at most {write(number.value)}"
-    if number.low is None or number.high is None:
-        return write(number.value)
-    return f"{write(number.value)} ({write(number.low)} to {write(number.high)})"
+        told = f"at most {told}"
+    elif number.low is not None and number.high is not None:
+        told = f"{told} ({write(number.low)} to {write(number.high)})"
+    return NumberText(told, number.value, number.low, number.high)
 
 
 def span(numbers: Sequence[Interval], *marks: float) -> tuple[float, float]:

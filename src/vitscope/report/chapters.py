@@ -59,12 +59,11 @@ class Mark:
 
     draw: Callable[[FigureData], list[Chart]]
     tabulate: Callable[[FigureData], TextTable]  # makes the table below them
-    has_legend: bool = True  # whether it needs a legend of terms
 
 
 _TERMS = Mark(draw_terms, tabulate_terms)
-_DEPTHS = Mark(draw_depths, tabulate_depths, has_legend=False)
-_TOKENS = Mark(draw_norms_of_tokens, tabulate_tokens, has_legend=False)
+_DEPTHS = Mark(draw_depths, tabulate_depths)
+_TOKENS = Mark(draw_norms_of_tokens, tabulate_tokens)
 _CORRELATIONS = Mark(draw_correlations, tabulate_correlations)
 
 
@@ -105,11 +104,6 @@ class ReportFigure:
     def table(self) -> TextTable | None:
         """Its numbers."""
         return None if self.data is None else self.entry.mark.tabulate(self.data)
-
-    @property
-    def legend(self) -> list[str]:
-        """The terms in its legend."""
-        return self.data.terms if self.data is not None and self.entry.mark.has_legend else []
 
 
 def list_sources(results: Results) -> list[Entry]:
@@ -217,7 +211,7 @@ _TRACED = (
         "which tokens hold what will become the output; at depth 0 it is all in the patches.",
         definitions=("traced", "interval"),
         describe=describe_shares_by_depth,
-        mark=Mark(draw_shares_by_depth, tabulate_shares_by_depth, has_legend=False),
+        mark=Mark(draw_shares_by_depth, tabulate_shares_by_depth),
     ),
     Entry(
         key="routes-by-block",
@@ -226,7 +220,7 @@ _TRACED = (
         "which tokens are looked at (routing). A map of attention weights shows where alone.",
         definitions=("routes", "traced", "interval"),
         describe=describe_routes_by_block,
-        mark=Mark(draw_routes_by_block, tabulate_routes_by_block, has_legend=False),
+        mark=Mark(draw_routes_by_block, tabulate_routes_by_block),
     ),
 )
 
@@ -272,7 +266,7 @@ JUDGED = (
         "once to see what it does.",
         definitions=("skill", "removals", "interval"),
         describe=describe_map_scores,
-        mark=Mark(draw_map_scores, tabulate_map_scores, has_legend=False),
+        mark=Mark(draw_map_scores, tabulate_map_scores),
     ),
     Entry(
         key="map-curves",
@@ -281,7 +275,7 @@ JUDGED = (
         "back, the most important of each map first. Point at a line to see which map it is.",
         definitions=("skill", "removals"),
         describe=describe_map_curves,
-        mark=Mark(draw_map_curves, tabulate_map_curves, has_legend=False),
+        mark=Mark(draw_map_curves, tabulate_map_curves),
     ),
 )
 
@@ -294,6 +288,6 @@ REMEDIES = (
         "far the global feature moved.",
         definitions=("edits", "high-norm-images", "variance-share", "cka", "price"),
         describe=describe_remedies,
-        mark=Mark(draw_remedies, tabulate_remedies, has_legend=False),
+        mark=Mark(draw_remedies, tabulate_remedies),
     ),
 )

@@ -36,7 +36,7 @@ from vitscope.results.remedy_result import RemedyResult
 from vitscope.results.result_text import tell_map
 from vitscope.results.verdict import judge_image
 
-MAX_BYTES = 20 * 2**20
+MAX_BYTES = 18 * 2**20
 """Most bytes for images and maps in the page; if that is too little, fewer images are shown."""
 
 _REASONS = {

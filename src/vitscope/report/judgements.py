@@ -4,6 +4,7 @@ from typing import Any
 
 from vitscope.figures.saved import ModelResult, as_sentence
 from vitscope.metrics.jackknife import Estimate
+from vitscope.report.verdicts import cite_result
 from vitscope.results.choices import describe_settings
 from vitscope.results.judgement_text import (
     describe_judgement,
@@ -15,7 +16,7 @@ from vitscope.results.judgement_text import (
     tabulate_sanity,
 )
 from vitscope.results.map_verdict import BASELINES, REFERENCE_MAP
-from vitscope.results.number_text import write_number
+from vitscope.results.number_text import NumberText, write_number
 from vitscope.results.result_text import ABSENT, TextTable, tell_estimate
 from vitscope.results.schema import JudgementSummary
 from vitscope.results.schema_maps import MapScores
@@ -46,6 +47,7 @@ def describe_judgement_card(result: ModelResult) -> dict[str, Any]:
         "facts": list(_list_facts(summary)),
         "settings": f"Settings other than by default: {settings}." if settings else "",
         "notes": [*summary.model.notes, *summary.data.notes],
+        "citation": cite_result(result),
         "scores_mean": describe_scores(summary),
         "scores": [_tabulate_scores(summary, removal) for removal in summary.removals],
         "plausibility": tabulate_plausibility(summary),
@@ -88,13 +90,13 @@ def _tabulate_scores(summary: JudgementSummary, removal: str) -> TextTable:
     )
 
 
-def _tell_score(estimate: Estimate) -> str:
+def _tell_score(estimate: Estimate) -> NumberText:
     return tell_estimate(estimate.value, estimate.ci95, 2)
 
 
 def _tell_comparison(scores: MapScores) -> str:
     found = scores.against_attention
-    return ABSENT if found is None else f"{found.answer}: {_tell_score(found.difference)}"
+    return ABSENT if found is None else _tell_score(found.difference).after(f"{found.answer}: ")
 
 
 def _tell_source(summary: JudgementSummary, name: str) -> str:

@@ -112,6 +112,6 @@ def _tabulate(
             told = write_interval(point.number, percent=data.percent)
             mark = "" if point.p is None else "● " if point.is_significant else "○ "
             row = (point.model.label, *(name(point) for name in rows_by.values()))
-            rows.setdefault(row, {})[column] = mark + told
+            rows.setdefault(row, {})[column] = told.after(mark)
     cells = ((*row, *(found.get(name, "–") for name in columns)) for row, found in rows.items())
     return TextTable(("model", *rows_by, *columns), [list(cells)])

@@ -164,7 +164,7 @@ def _draw_bars(
         y=alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=130))
     )
     value = alt.X("value:Q", title=axis, axis=make_axis(data), scale=make_scale(data))
-    colour, _ = encode_terms(data.terms)
+    colour = alt.Color("term:N", scale=make_range(data.terms, term_colour), legend=None)
     bars = base.mark_bar(height=14, cornerRadius=2)
     layers: list[alt.Chart] = [
         bars.encode(x=value, color=colour, tooltip=make_tooltip(axis, "name"))
@@ -176,7 +176,7 @@ def _draw_bars(
 
 def _plot_by_size(data: FigureData, points: Sequence[Point]) -> Spec:
     rows = [{**make_row(data, point), "name": name_term(point.term)} for point in points]
-    colour, shape = encode_terms(data.terms)
+    colour, shape = encode_terms(data.terms, "name")
     labels = [{"x": x, "size": size} for x, size in label_sizes(point.model for point in points)]
     sizes = sorted({float(point.x) for point in points})
     axis = alt.Axis(values=sizes, labelExpr=_MILLIONS, labelOverlap="greedy", grid=False)
@@ -358,7 +358,7 @@ def _plot_dots(data: FigureData, points: Sequence[Point]) -> Spec:
         for point in points
     ]
     terms = order_terms({point.term for point in points})
-    colour, shape = encode_terms(terms)
+    colour, shape = encode_terms(terms, "source")
     name = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=150, grid=True))
     base = make_base(rows).encode(y=name, yOffset=alt.YOffset("term:N", sort=terms))
     value = alt.X("value:Q", title=data.axis, axis=make_axis(data), scale=make_scale(data))

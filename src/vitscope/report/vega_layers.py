@@ -47,7 +47,7 @@ def _plot(model: ModelResult, panel: FigureData) -> Spec:
     scale = alt.Scale(domain=[layers[0].index - 0.5, layers[-1].index + 0.5], nice=False)
     place = alt.X("x:Q", title="layer", axis=axis, scale=scale)
     value = alt.Y("value:Q", title=panel.axis, axis=make_axis(panel), scale=make_scale(panel))
-    colour, shape = encode_terms(panel.terms)
+    colour, shape = encode_terms(panel.terms, "name")
     base = make_base(rows).encode(x=place)
     size = max(6, min(13, _SYMBOLS_PX // len(layers)))
     symbols = make_base(verdicts).mark_text(color=INK, fontSize=size, baseline="bottom")

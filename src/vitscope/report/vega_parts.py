@@ -7,7 +7,7 @@ import altair as alt
 
 from vitscope.figures.description import FigureData, Point
 from vitscope.figures.intervals import CkaInterval, write_interval
-from vitscope.results.vocabulary import look_of
+from vitscope.results.vocabulary import look_of, name_term
 
 Spec = dict[str, Any]
 Row = Mapping[str, Any]
@@ -40,7 +40,7 @@ def term_colour(term: str) -> str:
 
 def term_shape(term: str) -> str:
     """Shape of a term's marker."""
-    return TERM_SHAPES.get(look_of(term), "x")
+    return TERM_SHAPES.get(look_of(term), "cross")
 
 
 def make_row(data: FigureData, point: Point) -> dict[str, Any]:
@@ -95,11 +95,15 @@ def make_scale(data: FigureData) -> alt.Scale:
     return alt.Scale() if data.limits is None else alt.Scale(domain=list(data.limits), nice=False)
 
 
-def encode_terms(terms: Sequence[str]) -> tuple[alt.Color, alt.Shape]:
-    """Colour and shape by term."""
-    colours, shapes = (make_range(terms, look) for look in (term_colour, term_shape))
-    colour = alt.Color("term:N", scale=colours, legend=None)
-    return colour, alt.Shape("term:N", scale=shapes, legend=None)
+def encode_terms(terms: Sequence[str], field: str) -> tuple[alt.Color, alt.Shape]:
+    """Colour and shape by a field with the names of terms, with one legend for both."""
+    names = list(map(name_term, terms))
+    colours, shapes = (
+        alt.Scale(domain=names, range=list(map(look, terms))) for look in (term_colour, term_shape)
+    )
+    legend = alt.Legend(orient="top", title=None, symbolOpacity=1, columns=2, offset=20)
+    colour = alt.Color(f"{field}:N", scale=colours, legend=legend)
+    return colour, alt.Shape(f"{field}:N", scale=shapes, legend=legend)
 
 
 def make_range(names: Sequence[str], look: Any) -> alt.Scale:

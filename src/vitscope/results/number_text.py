@@ -3,6 +3,30 @@
 import math
 
 
+class NumberText(str):
+    """A number as text, with the number itself and the ends of its interval."""
+
+    numbers: tuple[float, float | None, float | None]  # value, lower end, upper end
+
+    def __new__(
+        cls, text: str, value: float, low: float | None = None, high: float | None = None
+    ) -> "NumberText":
+        """Keep the numbers behind a text."""
+        made = super().__new__(cls, text)
+        made.numbers = (value, low, high)
+        return made
+
+    def after(self, words: str) -> "NumberText":
+        """The same number with words before it."""
+        return NumberText(words + self, *self.numbers)
+
+    @property
+    def exact(self) -> str:
+        """The numbers to six digits, apart by spaces; empty if undefined."""
+        known = (number for number in self.numbers if number is not None)
+        return " ".join(f"{number:.6g}" for number in known if not math.isnan(number))
+
+
 def write_number(value: float, digits: int | None = None) -> str:
     """A number with some decimals, by default those that its size asks for."""
     if math.isnan(value):

@@ -5,7 +5,7 @@ from math import inf, isnan
 
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.map_verdict import REFERENCE_MAP
-from vitscope.results.number_text import write_number, write_percent
+from vitscope.results.number_text import NumberText, write_number, write_percent
 from vitscope.results.result_text import (
     ABSENT,
     Row,
@@ -248,15 +248,15 @@ def _write_change(change: Change, name: str = "") -> tuple[str, str, str]:
     return before, after, _tell_difference(change.difference, name)
 
 
-def _tell(estimate: Estimate, name: str = "") -> str:
+def _tell(estimate: Estimate, name: str = "") -> NumberText:
     if not name.startswith(_IN_PERCENT):
         return tell_estimate(estimate.value, estimate.ci95, 2)
     ends = estimate.ci95 and [100 * end for end in estimate.ci95]
     told = tell_estimate(100 * estimate.value, ends, 1)
-    return told if told == ABSENT else f"{told} %"
+    return told if told == ABSENT else NumberText(f"{told} %", *told.numbers)
 
 
-def _tell_difference(estimate: Estimate, name: str = "") -> str:
+def _tell_difference(estimate: Estimate, name: str = "") -> NumberText:
     told = _tell(estimate, name)
     digits = 3 if name.startswith(_IN_PERCENT) else 2
-    return f"+{told}" if round(estimate.value, digits) > 0 else told
+    return told.after("+") if round(estimate.value, digits) > 0 else told

@@ -6,7 +6,7 @@ from math import isnan, nan
 
 from vitscope.metrics.distribution import Distribution
 from vitscope.results.choices import describe_settings
-from vitscope.results.number_text import write_number, write_percent
+from vitscope.results.number_text import NumberText, write_number, write_percent
 from vitscope.results.schema import (
     AuditSummary,
     DataSummary,
@@ -232,20 +232,21 @@ def mean_of(spreads: Mapping[str, Distribution], term: str) -> float:
     return spreads[term].mean if term in spreads else nan
 
 
-def tell_number(value: float, digits: int = 3) -> str:
+def tell_number(value: float, digits: int = 3) -> NumberText:
     """A number as text."""
-    return ABSENT if isnan(value) else write_number(value, digits)
+    return NumberText(ABSENT if isnan(value) else write_number(value, digits), value)
 
 
-def tell_estimate(value: float, ci95: Sequence[float] | None, digits: int = 3) -> str:
+def tell_estimate(value: float, ci95: Sequence[float] | None, digits: int = 3) -> NumberText:
     """An estimate as text."""
     if isnan(value) or ci95 is None:
         return tell_number(value, digits)
     below, above = value - ci95[0], ci95[1] - value
     if abs(below - above) > 0.5 * 10**-digits:
         told, low, high = (write_number(number, digits) for number in (value, *ci95))
-        return f"{told} ({low} to {high})"
-    return f"{write_number(value, digits)} ± {write_number((below + above) / 2, digits)}"
+        return NumberText(f"{told} ({low} to {high})", value, *ci95)
+    half = write_number((below + above) / 2, digits)
+    return NumberText(f"{write_number(value, digits)} ± {half}", value, *ci95)
 
 
 def _describe_balance(ledger: LedgerSummary) -> str:

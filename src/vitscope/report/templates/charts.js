@@ -7,6 +7,7 @@ const options = {
   renderer: "svg",
   actions: false,
   defaultStyle: false,
+  config: { legend: { layout: { top: { anchor: "start", bounds: "full" } } } }, // fits narrow charts
   tooltip: { disableDefaultStyle: true },
 };
 const views = new Map();

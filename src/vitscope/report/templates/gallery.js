@@ -132,6 +132,13 @@ const comingNear = new IntersectionObserver(
   { rootMargin: "600px" },
 );
 
+function fillAll() {
+  for (const index of state.shown) {
+    const button = state.elements.get(index).firstChild;
+    if (button.childElementCount === 0) fillCard(button, state.gallery, state.gallery.images[index]);
+  }
+}
+
 // Images away from the screen are filled when the browser is idle, so that the page prints completely.
 function fillRest() {
   const { gallery } = state;
@@ -154,7 +161,7 @@ function chooseGallery(index) {
   comingNear.disconnect();
   state.gallery = data.galleries[index];
   state.elements = new Map(state.gallery.images.map((image, at) => [at, makeCard(image, at)]));
-  control("note").textContent = state.gallery.note;
+  control("note").textContent = `${state.gallery.label}: ${state.gallery.note}`;
   offerMaps(state.gallery);
   const kept = control("sort").value;
   offer(control("sort"), state.gallery.columns);
@@ -166,26 +173,14 @@ function chooseGallery(index) {
   whenIdle(fillRest);
 }
 
-function isWanted(image) {
-  const wanted = control("name").value.trim().toLowerCase();
-  if (wanted && !image.path.toLowerCase().includes(wanted)) return false;
-  const name = control("filter").value;
-  if (!name) return true;
-  const value = numberOf(state.gallery, image, name);
-  const from = control("from").value === "" ? -Infinity : Number(control("from").value);
-  const to = control("to").value === "" ? Infinity : Number(control("to").value);
-  return value !== null && value >= from && value <= to;
-}
-
 function arrange() {
   const { gallery } = state;
   const sort = control("sort").value;
   const order = Number(control("order").value);
-  const limited = control("filter").value !== "";
-  control("from").disabled = control("to").disabled = !limited;
+  const keeps = readFilter(control);
   state.shown = gallery.images
     .map((image, index) => ({ image, index, value: numberOf(gallery, image, sort) ?? null }))
-    .filter(({ image }) => isWanted(image))
+    .filter(({ image }) => keeps(image.path, (name) => numberOf(gallery, image, name)))
     // Undefined numbers come last in either direction.
     .sort((a, b) => (a.value === null) - (b.value === null) || order * (a.value - b.value) || a.index - b.index)
     .map(({ index }) => index);

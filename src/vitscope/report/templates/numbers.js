@@ -37,6 +37,21 @@ function offer(select, names, first) {
   }
 }
 
+// Whether an image passes a form's controls; `numberOf` reads one of its numbers by name.
+function readFilter(control) {
+  const wanted = control("name").value.trim().toLowerCase();
+  const name = control("filter").value;
+  const from = control("from").value === "" ? -Infinity : Number(control("from").value);
+  const to = control("to").value === "" ? Infinity : Number(control("to").value);
+  control("from").disabled = control("to").disabled = name === "";
+  return (path, numberOf) => {
+    if (wanted && !path.toLowerCase().includes(wanted)) return false;
+    if (name === "") return true;
+    const value = numberOf(name);
+    return value !== null && value >= from && value <= to;
+  };
+}
+
 const spread = document.getElementById("distribution-number"); // none if there is no audit
 
 async function showSpread() {

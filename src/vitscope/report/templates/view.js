@@ -13,6 +13,20 @@ function openView(place) {
   if (!view.dialog.open) view.dialog.showModal();
 }
 
+// An image of any gallery, which the filter may have hidden.
+function openImage(gallery, at, which = view.which) {
+  if (data.galleries[gallery] !== state.gallery) {
+    control("model").value = gallery;
+    chooseGallery(gallery);
+  }
+  if (!state.shown.includes(at)) {
+    for (const name of ["filter", "name"]) control(name).value = "";
+    arrange();
+  }
+  view.which = which;
+  openView(state.shown.indexOf(at));
+}
+
 function showImage() {
   const { gallery } = state;
   const image = currentImage();
@@ -68,12 +82,7 @@ function listOthers(image) {
     const at = gallery.images.findIndex(({ id }) => id === image.id);
     if (gallery === state.gallery || at < 0) return;
     const button = make("button", { type: "button", textContent: gallery.label });
-    button.addEventListener("click", () => {
-      control("model").value = index;
-      for (const name of ["filter", "name"]) control(name).value = "";
-      chooseGallery(index);
-      openView(state.shown.indexOf(at));
-    });
+    button.addEventListener("click", () => openImage(index, at));
     others.push(button);
   });
   return others.length > 0 ? others : ["It is in no other model’s gallery."];

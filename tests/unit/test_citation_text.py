@@ -1,0 +1,61 @@
+"""What is cited of a verdict: all that it rests on, in text that no reader takes for markup."""
+
+from dataclasses import replace
+
+import pytest
+
+from made_results import make_audit
+from vitscope.results.citation_text import cite, name_images
+
+PROVENANCE = {"versions": {"vitscope": "1.2.3"}, "finished": "2026-11-29T10:00:00+00:00"}
+PATHS = ("/home/me/photos/cats/1.png", "/home/me/photos/dogs/2.png")
+
+
+def cite_audit(**of_model):
+    summary = make_audit(n=60)[0]
+    model = replace(summary.model, **of_model)
+    return summary, cite(replace(summary, model=model), PROVENANCE, PATHS)
+
+
+def test_a_citation_has_all_that_a_verdict_rests_on():
+    summary, found = cite_audit(id="a/model")
+    verdict = summary.last.verdict.text
+    for words in ("vitscope 1.2.3", "a/model", "60 images of photos", f"layer {summary.layer}"):
+        assert all(words in text for text in (found.sentence, found.bibtex, found.card))
+    assert verdict in found.sentence
+    assert "year = {2026}" in found.bibtex
+    assert "Settings: default." in found.sentence
+    assert "/home/me" not in found.sentence + found.bibtex + found.card
+
+
+def test_names_are_no_markup():
+    _, found = cite_audit(id="x}_%\\ | `<b>`\n", notes=("a | b\nc",))
+    assert r"x\}\_\%\textbackslash{}" in found.bibtex
+    assert found.bibtex.startswith("@misc{vitscope-x-")
+    depth = found.bibtex.replace(r"\{", "").replace(r"\}", "")
+    assert depth.count("{") == depth.count("}")
+    assert "<b>" not in found.card
+    rows = found.card.strip().split("\n")[2:]
+    assert all(row.startswith("| ") and row.endswith(" |") for row in rows)
+    assert [row.replace(r"\|", "").count("|") for row in rows] == [3] * len(rows)
+
+
+@pytest.mark.parametrize(
+    ("paths", "name"),
+    [
+        (PATHS, "photos"),
+        (["/a/b/1.png"], "b"),
+        (["s3://bucket/set/1.png", "s3://bucket/set/2.png"], "set"),
+        (["/a/1.png", "/b/1.png"], ""),
+        (["1.png"], ""),
+        ([], ""),
+    ],
+)
+def test_images_are_named_by_the_folder_that_has_them_all(paths, name):
+    assert name_images(paths) == name
+
+
+def test_a_citation_says_so_where_the_version_is_not_known():
+    found = cite(make_audit(n=60)[0], {}, [])
+    assert "vitscope of unknown version" in found.sentence
+    assert "year" not in found.bibtex.split("@inproceedings")[0]
