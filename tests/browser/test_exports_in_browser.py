@@ -169,11 +169,13 @@ def test_the_address_opens_the_same_gallery_and_image(page, results):
     address, name = page.evaluate("location.href"), page.locator("#view-name").inner_text()
     page.keyboard.press("Escape")
     page.wait_for_function("!location.hash.includes('image=')")
+    page.locator("#gallery-model").select_option(index=0)
     page.locator("#gallery-order").select_option(value="1")
     page.locator("#gallery-name").fill("nothing is called so")
     page.evaluate("href => { location.href = href }", address)
     page.locator("#view-name").wait_for()
     assert page.locator("#view-name").inner_text() == name
+    assert page.locator("#view-path").inner_text().endswith("tiny/dinov2_reg")
     assert page.locator("#view-map").input_value() == "1"
     page.keyboard.press("Escape")
     again = page.locator(".card[aria-label]").evaluate_all("all => all.map(one => one.ariaLabel)")
