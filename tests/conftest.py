@@ -24,6 +24,12 @@ settings.register_profile("untraced", phases=set(Phase) - {Phase.explain})
 settings.load_profile("untraced")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """One more than cores, as some tests wait for other processes."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_finish():
     """Exempt imported and collected objects from garbage collection."""
     gc.freeze()

@@ -71,7 +71,7 @@ def flatten(words):
 def boxes_of(figure):
     """Where every text and every map ends up, in pixels."""
     renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw(renderer)
+    figure.draw_without_rendering()
     texts = [text.get_window_extent(renderer) for text in figure.texts]
     # A bar's labels are part of it.
     return texts + [axes.get_tightbbox(renderer) for axes in figure.axes]
