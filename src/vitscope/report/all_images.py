@@ -12,17 +12,15 @@ from vitscope.report.embedding import encode_bytes
 from vitscope.results.citation_text import find_folder
 from vitscope.results.result_text import TextTable
 
-MAX_TABLE_BYTES = 4 * 2**20
-"""Most bytes for the numbers of all images; if that is too little, images are left out."""
-
 _BYTES_OF_NUMBER = 16 / 3  # four bytes, as base64
 _MOST_FAILURES = 500
 
 
-def collect_tables(
-    results: Sequence[ModelResult], max_bytes: int = MAX_TABLE_BYTES
-) -> dict[str, Any]:
-    """Paths and numbers of the images of every audit; audits of the same images share paths."""
+def collect_tables(results: Sequence[ModelResult], max_bytes: int) -> dict[str, Any]:
+    """Paths and numbers of the images of every audit; audits of the same images share paths.
+
+    Images are left out where they would take more bytes.
+    """
     audits = [result for result in results if result.kind == "audit"]
     places: dict[tuple[str, ...], int] = {}
     tables = [_collect_table(result, max_bytes / len(audits), places) for result in audits]

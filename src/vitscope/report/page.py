@@ -43,6 +43,9 @@ from vitscope.report.vega_parts import Spec
 from vitscope.report.verdicts import describe_origin, describe_verdict
 from vitscope.results.judgement_text import list_judgements
 
+_MOST_DATA_BYTES, _LEAST_TABLE_BYTES = 22 * 2**20, 2**20
+"""Most bytes for images with all their numbers, so that the page has less than 25 MB; and those
+that are left for the table of all images in any case."""
 _STATIC_PX, _MOST_STATIC = 420, 4
 """Width of a chart for a page without JavaScript, and how many each figure has: a chart takes 50 ms
 and 11 kB."""
@@ -148,7 +151,9 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
         for figure in figures
         for index, chart in enumerate(figure.charts)
     }
-    images = collect_images(results, max_bytes=max_image_bytes) | collect_tables(results)
+    images = collect_images(results, max_bytes=max_image_bytes)
+    left = max(_LEAST_TABLE_BYTES, _MOST_DATA_BYTES - len(embed_json(images)))
+    images |= collect_tables(results, left)
     failures = tabulate_failures(audits)
     labels = [one["label"] for one in images["distributions"]]
     for index, label in enumerate(labels):
