@@ -194,7 +194,9 @@ def test_a_page_opens_at_its_address(chromium, report, page):
     with opened(chromium, report, address=address, wait=False) as watched:
         rows = watched.page.locator("#all-images-rows th")
         assert rows.all_inner_texts() == [f"b/{HOSTILE_IMAGE}"]
-        assert watched.page.locator("#all-images").bounding_box()["y"] < 900
+        watched.page.wait_for_function(
+            "document.getElementById('all-images').getBoundingClientRect().y < innerHeight"
+        )
         assert watched.complaints == []
 
 

@@ -28,7 +28,7 @@ function readAddress() {
     if (name === "model") forms.get(key)(field.value);
   }
   for (const [, field] of fieldsOf(key)) field.dispatchEvent(new Event(field.id === "gallery-map" ? "change" : "input"));
-  document.getElementById(key).scrollIntoView();
+  document.getElementById(key).scrollIntoView({ behavior: "instant" });
   const at = key === "gallery" ? state.gallery.images.findIndex(({ id }) => id === asked.get("image")) : -1;
   if (at >= 0) openImage(control("model").value, at, asked.get("shown"));
 }
@@ -41,4 +41,6 @@ for (const key of forms.keys()) {
 const shown = new MutationObserver(() => writeAddress("gallery"));
 shown.observe(view.dialog, { subtree: true, attributeFilter: ["open", "aria-pressed"] });
 window.addEventListener("hashchange", readAddress);
+// Charts above a section grow after the browser has scrolled to it, unless it has arrived.
+document.getElementById(location.hash.slice(1))?.scrollIntoView({ behavior: "instant" });
 readAddress();
