@@ -253,7 +253,10 @@ def _tell(estimate: Estimate, name: str = "") -> NumberText:
         return tell_estimate(estimate.value, estimate.ci95, 2)
     ends = estimate.ci95 and [100 * end for end in estimate.ci95]
     told = tell_estimate(100 * estimate.value, ends, 1)
-    return told if told == ABSENT else NumberText(f"{told} %", *told.numbers)
+    # Saved tables hold fractions, as everywhere.
+    return (
+        told if told == ABSENT else NumberText(f"{told} %", estimate.value, *(estimate.ci95 or ()))
+    )
 
 
 def _tell_difference(estimate: Estimate, name: str = "") -> NumberText:
