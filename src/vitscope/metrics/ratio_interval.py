@@ -9,7 +9,7 @@ E. C. Fieller, "Some problems in interval estimation" (JRSS B 1954).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, combinations_with_replacement
 
@@ -20,9 +20,9 @@ from scipy.special import chdtri
 from vitscope.metrics.jackknife import leave_out, student_975
 
 Values = Float64[np.ndarray, " union"]
+_Quadratic = Float64[np.ndarray, "3"]
+"""Coefficients of 1, d and d²."""
 _MIN_BLOCKS = 3
-_MAX_DOUBLINGS = 100
-_MAX_HALVINGS = 200
 
 
 def compute_ratio_interval(
@@ -48,14 +48,12 @@ def compute_ratio_interval(
     above, below = above / below[0], below / below[0]
     spread = _Spread.measure(np.stack([above, below], axis=1), sizes)
     ratio, quantile = float(above[0]), student_975(len(spread.singles) - 1.0)
-
-    def is_outside(candidate: float) -> bool:
-        distance = abs(ratio - candidate)
-        return distance > quantile * math.sqrt(spread.estimate_variance(candidate))
-
-    step = max(math.sqrt(spread.estimate_variance(ratio)), math.ulp(ratio))
-    low, high = (_find_end(is_outside, ratio, sign * step) for sign in (-1, 1))
-    return None if low is None or high is None else (low, high)
+    variances = spread.bound_variances(ratio)
+    if not np.isfinite(variances).all():  # too few images without two blocks
+        return None
+    pieces = [piece for each in variances for piece in _solve(quantile**2 * each)]
+    low, high = _find_around_zero(pieces)
+    return (ratio + low, ratio + high) if math.isfinite(high - low) else None
 
 
 @dataclass(frozen=True)
@@ -94,13 +92,47 @@ class _Spread:
         certain = math.sqrt(len(pairs) / chdtri(len(pairs), 0.025))
         return cls(_differ_by_one(values[one], n[one]), certain * pairs, repeats)
 
-    def estimate_variance(self, ratio: float) -> float:
-        """Variance of the first statistic less a multiple of the second."""
-        weights = np.array([1.0, -ratio])
-        jackknife = float(((self.singles @ weights) ** 2).sum())
-        of_pairs = float(((self.pairs @ weights) ** 2).sum())
-        # The jackknife variance is at least `repeats` times the pairs' part.
-        return jackknife - (self.repeats - 1) * min(of_pairs, jackknife / self.repeats)
+    def bound_variances(self, ratio: float) -> tuple[_Quadratic, _Quadratic]:
+        """Two variances of above − (ratio + d) · below, as quadratics in d; the larger one counts.
+
+        It is the jackknife variance less the excess from pairs, of which the jackknife variance
+        has at least `repeats` times their part: J − (R − 1) min(P, J / R).
+        """
+        weights = np.array([[1.0, 0.0], [-ratio, -1.0]])
+        jackknife, of_pairs = (_square(each @ weights) for each in (self.singles, self.pairs))
+        return jackknife - (self.repeats - 1) * of_pairs, jackknife / self.repeats
+
+
+def _square(values: Float64[np.ndarray, "row 2"]) -> _Quadratic:
+    # Σ (a + b d)² by powers of d.
+    first, second = values.T
+    return np.array([first @ first, 2 * first @ second, second @ second])
+
+
+def _find_around_zero(pieces: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    # The part of the union of intervals that holds 0.
+    low = high = 0.0
+    for _ in pieces:
+        for first, last in pieces:
+            if first <= high and low <= last:
+                low, high = min(low, first), max(high, last)
+    return low, high
+
+
+def _solve(bound: _Quadratic) -> list[tuple[float, float]]:
+    # The intervals of d in which d² <= bound(d).
+    constant, linear, square = (float(each) for each in bound)
+    leading, half = 1 - square, linear / 2
+    discriminant = half * half + leading * constant
+    if discriminant < 0:
+        return [] if leading > 0 else [(-math.inf, math.inf)]
+    # The roots of leading · d² − 2 half · d − constant, without a difference of near numbers.
+    far = half + math.copysign(math.sqrt(discriminant), half)
+    if far == 0:
+        return [(0.0, 0.0)] if leading > 0 else [(-math.inf, math.inf)]
+    roots = -constant / far, far / leading if leading else math.copysign(math.inf, far)
+    low, high = min(roots), max(roots)
+    return [(low, high)] if leading >= 0 else [(-math.inf, low), (high, math.inf)]
 
 
 def _differ_by_one(
@@ -124,19 +156,3 @@ def _differ_by_two(
     total = n[:, np.newaxis] * values
     differences: np.ndarray = total[0] - total[first] - total[second] + total[1 + blocks :]
     return differences
-
-
-def _find_end(is_outside: Callable[[float], bool], inside: float, step: float) -> float | None:
-    for _ in range(_MAX_DOUBLINGS):
-        outside = inside + step
-        if is_outside(outside):
-            break
-        inside, step = outside, 2 * step
-    else:
-        return None
-    for _ in range(_MAX_HALVINGS):
-        middle = (inside + outside) / 2
-        if middle in (inside, outside):
-            break
-        inside, outside = (inside, middle) if is_outside(middle) else (middle, outside)
-    return inside
