@@ -3,7 +3,8 @@
 import json
 import shutil
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,14 +16,15 @@ from safetensors.torch import load_file, save_file
 from audits import tiny_vit
 from images import write_images
 from reference_jackknife import busing_interval
-from vitscope import AuditResult, audit, explain
+from vitscope import AuditConfig, AuditResult, audit, explain
 from vitscope.errors import ImbalanceError, ResultError, UnsupportedModelError, UsageError
+from vitscope.figures.saved import load_results
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.images.image_set import iter_batches
 from vitscope.metrics.jackknife import Estimate, block_of
 from vitscope.remedies.registry import REMEDIES as REMEDY_NAMES
 from vitscope.remedies.registry import parse_remedy
-from vitscope.remedies.remedy import Origin
+from vitscope.remedies.remedy import Origin, Remedy
 from vitscope.remedies.remedy_files import load_remedy, save_remedy
 from vitscope.remedies.skip import Skip
 from vitscope.remedies.statistics import Thresholds
@@ -33,7 +35,8 @@ from vitscope.results.remedy_text import tell_remedy
 from vitscope.results.schema_remedies import MapChange
 from vitscope.runs import remedy_loop
 from vitscope.runs.model_run import make_image_set
-from vitscope.runs.remedy_loop import compare_remedies, edited, fit_remedy
+from vitscope.runs.remedy_fit import edited, fit_remedy
+from vitscope.runs.remedy_loop import compare_remedies
 
 REMEDIES = ["skip:scale=1.0", "zero", "position-mean:layers=all"]
 
@@ -451,6 +454,10 @@ def test_wrong_use_is_one_sentence(photos, remedies, settings, told):
         ("skip:layers=7", "has no block 7"),
         ("sinks:layers=7", "has no block 7"),
         ("position-mean:layers=7", "has no block 7"),
+        ("skip:layers=-3", "from -2 to -1"),
+        ("test-time-registers:at=registers", "has no registers"),
+        ("test-time-registers:depth=9,threshold=1", "depth was given as 9"),
+        ("test-time-registers:highest=9", "highest was given as 9"),
     ],
 )
 def test_an_edit_that_cannot_apply_is_refused_before_anything_runs(photos, tmp_path, remedy, told):
@@ -497,6 +504,69 @@ def test_overwriting_leaves_no_audit_of_the_earlier_comparison(photos, tmp_path)
     left = {path.name for path in (tmp_path / "out").iterdir()}
     # What holds something else is no result of ours alone.
     assert left == {"original", "01-skip", "comparison", "01-zero"}
+
+
+def test_a_remedy_file_of_the_user_is_never_replaced_unasked(photos, tmp_path):
+    settings = {"limit": 5, "gallery": 0, "num_workers": 0}
+    vit, mine = tiny_vit(), tmp_path / "out" / "01-mean.safetensors"
+    config = AuditConfig(**settings)
+    fitted = fit_remedy(vit, parse_remedy("mean"), make_image_set(vit, photos, config), config)
+    mine.parent.mkdir()
+    before = save_remedy(fitted, mine).read_bytes()
+    with pytest.raises(UsageError, match="is already there"):
+        compare_remedies(vit, photos, ["mean"], out=tmp_path / "out", **settings)
+    assert [path.name for path in mine.parent.iterdir()] == [mine.name]  # nothing ran
+    # One that an earlier comparison did not write is not deleted with it either.
+    compare_remedies(vit, photos, ["zero"], out=tmp_path / "out", **settings)
+    save_remedy(fitted, kept := tmp_path / "out" / "01-zero.safetensors")
+    compare_remedies(vit, photos, ["skip"], out=tmp_path / "out", overwrite=True, **settings)
+    assert mine.read_bytes() == before
+    assert kept.is_file()
+
+
+def test_audits_that_replaced_the_compared_ones_are_not_taken_for_them(photos, tmp_path):
+    settings = {"gallery": 0, "num_workers": 0, "out": tmp_path / "out"}
+    compare_remedies(tiny_vit(), photos, ["zero"], limit=5, **settings)
+    with stopped(remedy_loop, "_time_passes"):
+        compare_remedies(tiny_vit(), photos, ["zero"], limit=7, overwrite=True, **settings)
+    left = RemedyResult.load(tmp_path / "out" / "comparison")
+    with pytest.raises(ResultError, match="has replaced the audit"):
+        left.read_audit()
+    assert left.read_audit("zero").summary.data.num_images == 5
+    with pytest.raises(ResultError, match="finish the run"):
+        load_results([tmp_path / "out"])
+    compare_remedies(tiny_vit(), photos, ["zero"], limit=7, overwrite=True, resume=True, **settings)
+    again = RemedyResult.load(tmp_path / "out" / "comparison")
+    assert again.read_audit().summary.data.num_images == 7
+    assert {one.kind for one in load_results([tmp_path / "out"])} == {"audit", "remedies"}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Spoil(Remedy):
+    """Makes high-norm patches where there are none."""
+
+    name: ClassVar[str] = "spoil"
+
+    def edit(self, editor):
+        def enlarge(tokens, running):
+            spoiled = tokens.clone()
+            spoiled[:, running.find_patches(tokens).start + 3] *= 60
+            return spoiled
+
+        editor.edit_stream(1, enlarge)
+
+
+def test_high_norm_patches_that_an_edit_makes_are_counted_and_told():
+    images = torch.rand(100, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    result = compare_remedies(tiny_vit(), images, [Spoil()], preprocessed=True, gallery=0)
+    assert result.summary.high_norm is None
+    (one,) = result.summary.remedies
+    patches = tiny_vit().make_layout(32, 32).groups["patches"]
+    for name in ("high_norm_patches", "high_norm_images"):
+        assert one.changes[name].before.value == 0
+    assert one.changes["high_norm_patches"].after.value == pytest.approx(1 / len(patches))
+    assert one.changes["high_norm_images"].after.value == 1
+    assert "cleaner: high-norm patches 0.0 % → " in one.text
 
 
 @contextmanager

@@ -68,7 +68,7 @@ class Edits(NamedTuple):
         """Context with the edited model."""
         if not self.remedies:
             return nullcontext(vit)
-        from vitscope.runs.remedy_loop import edited
+        from vitscope.runs.remedy_fit import edited
 
         return edited(vit, self.remedies, self.images, self.config)
 

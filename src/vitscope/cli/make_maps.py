@@ -213,11 +213,16 @@ def explain(
         overwrite: Replace earlier results and figures there.
     """
     # Check the arguments as far as possible before loading anything.
+    config = RunConfig(device=device, dtype=dtype, size=size)
     folders = choose_targets(
-        model, out, overwrite=overwrite, remedies=remedy, name_target=_name_target
+        model,
+        out,
+        overwrite=overwrite,
+        remedies=remedy,
+        size=config.input_size,
+        name_target=_name_target,
     )
     found = find_images(images)
-    config = RunConfig(device=device, dtype=dtype, size=size)
     config.resolve_device()
     compared = find_images(references) if references else None
     edits = Edits(check_remedies(remedy), compared or found, config)

@@ -79,7 +79,7 @@ def find(
     from vitscope.remedies.registry import parse_remedy  # here, because importing it is slow
     from vitscope.remedies.remedy_files import save_remedy
     from vitscope.runs.model_run import make_image_set
-    from vitscope.runs.remedy_loop import find_remedy
+    from vitscope.runs.remedy_fit import find_remedy
 
     chosen = parse_remedy(remedy)
     config.resolve_device()
@@ -123,10 +123,10 @@ def compare(
             mask:tokens=registers,layers=10+11.
         out: Folder for the results, one folder per model.
         one_shot: Folder with one subfolder per class: also classify its images from one example per
-            class, before and after, by the global feature and by what patches alone make of it.
+            class, before and after, by the global feature and by that of patches alone.
         judge: Number of images, drawn at random, on which maps are also judged before and after,
             such as 50; 0 for none. An image takes hundreds of passes of each model.
-        overwrite: Replace earlier results there, finished or not.
+        overwrite: Replace an earlier comparison there with all of its results, finished or not.
         resume: Resume an interrupted run with the same settings; finished audits are kept.
         config: Settings.
     """

@@ -19,6 +19,7 @@ from vitscope.files.printable import printable_path
 from vitscope.files.reading import open_table
 from vitscope.files.storage import MARKER
 from vitscope.results.choices import describe_settings
+from vitscope.results.compared_runs import check_run, read_runs
 from vitscope.results.saved_result import SavedResult
 from vitscope.results.schema import (
     KINDS,
@@ -198,6 +199,9 @@ def _list_left(found: Mapping[Path, ModelResult]) -> set[Path]:
     left: set[Path] = set()
     for place, result in found.items():
         if result.kind == "remedies":
+            for name in read_runs(result.saved):
+                if (audit := found.get(place.parent / name)) is not None:
+                    check_run(result.saved, audit.saved)
             edited = f"{result.summary.model.id}+"
             beside = {place.parent / each for each in PLACES}
             compared = {one.folder for one in result.remedies.remedies}

@@ -108,13 +108,13 @@ def _kept_if_refused(staging: Path, target: Path) -> Iterator[None]:
 def staged_file(target: Path, *, replaces: Replaces = never) -> Iterator[Path]:
     """Write a file beside its target and move it there when complete."""
     remove_leftovers(target)
-    _check_file_target(target, replaces)
+    check_file_target(target, replaces)
     target = target.resolve()
     with made_parents(target), new_beside(target, "partial", folder=False) as staging:
         try:
             with named_disk_errors(target):
                 yield staging
-            _check_file_target(target, replaces)
+            check_file_target(target, replaces)
             with plain_disk_errors(target):
                 open_to_readers(staging)
                 flush(staging)  # otherwise a crash could replace the old file with an empty one
@@ -173,7 +173,8 @@ def check_writable(folder: Path) -> None:
         raise UsageError(f"{name} cannot be written to: no permission for {where}")
 
 
-def _check_file_target(target: Path, replaces: Replaces) -> None:
+def check_file_target(target: Path, replaces: Replaces) -> None:
+    """Refuse a file that is there and may not be replaced, or that cannot be written."""
     name = printable_path(target)
     check_target(target.absolute().parent, lambda _: True)
     try:

@@ -105,13 +105,14 @@ class Editor:
         depth = len(self.vit.encoder_blocks)
         if layers == "all":
             return tuple(range(depth))
-        chosen = (depth - 1,) if layers == "last" else tuple(sorted(set(layers)))
+        chosen = (-1,) if layers == "last" else layers
         for layer in chosen:
-            if not 0 <= layer < depth:
+            if not -depth <= layer < depth:
                 raise UsageError(
-                    f"{self.vit.info.id} has no block {layer}: choose from 0 to {depth - 1}"
+                    f"{self.vit.info.id} has no block {layer}: choose from 0 to {depth - 1}, or "
+                    f"from {-depth} to -1"
                 )
-        return chosen
+        return tuple(sorted({layer % depth for layer in chosen}))
 
     def insert_registers(self, count: int) -> None:
         """Insert tokens of zeros after the registers, or before the patches without any."""

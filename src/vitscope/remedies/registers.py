@@ -142,7 +142,7 @@ class TestTimeRegisters(Remedy):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} was given as {getattr(self, name)}: expected 1 or more")
         check_threshold(self.threshold)
-        finding = ("top", "depth", "highest", "threshold")
+        finding = ("at", "top", "depth", "highest", "threshold")
         changed = [field.name for field, _ in self._list_changed() if field.name in finding]
         if self.published and changed:
             raise UsageError(
@@ -165,8 +165,7 @@ class TestTimeRegisters(Remedy):
             )
             return replace(self, neurons=neurons)
         depth, threshold = self.depth, self.threshold
-        if depth is not None:
-            _check_depth(vit, depth)
+        _check_blocks(vit, depth, self.highest)
         if depth is None or threshold is None:
             found = fit_high_norm(vit, read)
             depths = range(1, len(found)) if depth is None else [depth]
@@ -183,6 +182,9 @@ class TestTimeRegisters(Remedy):
     def edit(self, editor: Editor) -> None:
         """Insert the tokens and move the neurons' values."""
         editor.insert_registers(self.count)
+        if self.at == "registers":
+            require_group(editor.vit, "registers")
+        _check_blocks(editor.vit, self.depth, self.highest)
         found = None if self.published else self.require(self.neurons)
         by_layer = _take_published(editor.vit) if found is None else found.by_layer
         for layer, numbers in by_layer.items():
@@ -245,10 +247,8 @@ def find_register_neurons(
         UsageError: If no image has such a token, or a setting is out of range.
         UnsupportedModelError: If the model has no registers to look at.
     """
-    last = len(vit.encoder_blocks) - 1
-    highest = last if highest is None else highest
-    if not 0 <= highest <= last:
-        raise UsageError(f"highest was given as {highest}: expected a block from 0 to {last}")
+    _check_blocks(vit, depth, highest)
+    highest = len(vit.encoder_blocks) - 1 if highest is None else highest
     thresholds = None
     if at == "registers":
         require_group(vit, "registers")
@@ -258,7 +258,6 @@ def find_register_neurons(
             "the least norm of a high-norm patch there"
         )
     else:
-        _check_depth(vit, depth)
         check_threshold(threshold)
         thresholds = Thresholds({depth: threshold})
     recorder = _NeuronRecorder(vit, highest)
@@ -305,10 +304,12 @@ def _take_published(vit: ViTAdapter) -> Mapping[int, Sequence[int]]:
     return _PUBLISHED
 
 
-def _check_depth(vit: ViTAdapter, depth: int) -> None:
-    highest = len(vit.encoder_blocks)
-    if not 1 <= depth <= highest:
-        raise UsageError(f"depth was given as {depth}: expected one from 1 to {highest}")
+def _check_blocks(vit: ViTAdapter, depth: int | None, highest: int | None) -> None:
+    count = len(vit.encoder_blocks)
+    if depth is not None and not 1 <= depth <= count:
+        raise UsageError(f"depth was given as {depth}: expected one from 1 to {count}")
+    if highest is not None and not 0 <= highest < count:
+        raise UsageError(f"highest was given as {highest}: expected a block from 0 to {count - 1}")
 
 
 class _NeuronRecorder:

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 from vitscope.errors import ResultError, UsageError
 from vitscope.files.json_files import dump_json
 from vitscope.files.printable import printable_path
-from vitscope.files.storage import never, staged_file
+from vitscope.files.storage import check_file_target, never, staged_file
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.remedies.registry import REMEDIES, parse_remedy
 from vitscope.remedies.remedy import Origin, Remedy
@@ -61,7 +61,7 @@ def save_remedy(
         for name, each in measured.items()
         for key, tensor in each.save().items()
     }
-    with staged_file(target, replaces=is_remedy if overwrite else never) as staging:
+    with staged_file(target, replaces=_is_remedy if overwrite else never) as staging:
         write_tensors(staging, tensors, {"vitscope_remedy": dump_json(about)})
     return target
 
@@ -81,13 +81,23 @@ def load_remedy(path: str | Path) -> Remedy:
     return _read(Path(path))[0]
 
 
-def find_saved(remedy: Remedy, path: Path, run: str) -> Remedy | None:
-    """What a run measured of a remedy before it was interrupted; None if it saved nothing."""
+def check_saved(path: Path, *, overwrite: bool) -> None:
+    """Refuse to save a remedy where something is that may not be replaced."""
+    check_file_target(path, _is_remedy if overwrite else never)
+
+
+def find_run(path: Path) -> str | None:
+    """The run that measured a saved remedy; None if no run did, or it is none."""
     try:
-        saved, of_run = _read(path)
+        return _read(path)[1]
     except ResultError:
         return None
-    return saved if saved.label == remedy.label and of_run == run else None
+
+
+def find_saved(remedy: Remedy, path: Path, run: str) -> Remedy | None:
+    """What a run measured of a remedy before it was interrupted; None if it saved nothing."""
+    saved = load_remedy(path) if find_run(path) == run else None
+    return saved if saved is not None and saved.label == remedy.label else None
 
 
 def _read(source: Path) -> tuple[Remedy, str | None]:
@@ -125,8 +135,7 @@ def open_remedy(text: str) -> Remedy:
     return load_remedy(text)
 
 
-def is_remedy(path: Path) -> bool:
-    """Whether a file is a saved remedy."""
+def _is_remedy(path: Path) -> bool:
     try:
         load_remedy(path)
     except ResultError:

@@ -10,7 +10,8 @@ from vitscope.files.printable import escape_markdown, printable
 from vitscope.results.choices import describe_settings
 from vitscope.results.schema import AuditSummary, JudgementSummary
 
-_TEX = {letter: f"\\{letter}" for letter in "{}$&#%_"}
+_TEX = {letter: f"\\{letter}" for letter in "$&#%_"}
+_TEX |= {"{": "(", "}": ")"}  # BibTeX counts braces, escaped ones too
 _TEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _TEX |= {"−": "$-$", "±": r"$\pm$"}
 _AUDITED = "Can the attention maps be believed?"
@@ -55,7 +56,12 @@ def cite(
         f"Verdict of {tool} on {about} of {model} ({model_told}) over {images}: "
         f"{printable(verdict)}. Settings: {settings}."
     )
-    key = re.sub(r"[^\w.]+", "-", f"vitscope-{model}-{summary.KIND}", flags=re.ASCII).strip("-")
+    key = re.sub(
+        r"[^\w.]+",
+        "-",
+        f"vitscope-{model}-{summary.KIND}-{summary.data.num_images}-{date}",
+        flags=re.ASCII,
+    ).strip("-")
     rows = (
         ("verdict", verdict),
         ("model", f"{model}, {model_told}" + (f", weights {weights}" if weights else "")),

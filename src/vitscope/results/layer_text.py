@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from vitscope.results.number_text import NumberText
 from vitscope.results.result_text import (
     ABSENT,
     Row,
@@ -60,9 +61,14 @@ def tabulate_layers(summary: AuditSummary) -> TextTable | None:
 def _list_cells(layer: LayerSummary, terms: Iterable[str]) -> Row:
     shares, cka = layer.variance_share["residual"], layer.cka["residual"]["patches"]
     told = {term: tell_number(100 * share.value, 1) for term, share in shares.items()}
-    ends = shares["patches"].ci95
-    in_percent = None if ends is None else [100 * end for end in ends]
-    told["patches"] = tell_estimate(100 * shares["patches"].value, in_percent, 1)
+    patches = shares["patches"]
+    in_percent = None if patches.ci95 is None else [100 * end for end in patches.ci95]
+    told["patches"] = tell_estimate(100 * patches.value, in_percent, 1)
+    # Saved tables hold fractions, as everywhere.
+    told = {
+        term: NumberText(text, shares[term].value, *(shares[term].ci95 or ()))
+        for term, text in told.items()
+    }
     return (
         str(layer.index),
         *(told.get(term, ABSENT) for term in terms),

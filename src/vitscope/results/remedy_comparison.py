@@ -51,7 +51,8 @@ def compare_audits(before: AuditResult, after: AuditResult) -> dict[str, Change]
         first, second = (_read_column(result, column) for result in (before, after))
         if first is not None or second is not None:
             found[number] = (_replicate(first, blocks), _replicate(second, blocks))
-    if (high := find_high_norm(before.summary)) is not None:
+    high = find_high_norm(before.summary) or find_high_norm(after.summary)
+    if high is not None:
         name = f"highest_patch_norm_{high.depth:02d}"
         columns = (_read_column(result, name) for result in (before, after))
         above = [(column >= high.threshold) * 1.0 for column in columns if column is not None]
@@ -98,7 +99,8 @@ def measure_drift(before: AuditResult, after: AuditResult) -> Drift:
     blocks = _read_blocks(before, after)
     features = [torch.cat(list(_iter_rows(each, "embedding/full"))) for each in (before, after)]
     first, second = (rows.double() for rows in features)
-    drawn = slice(0, MOST_COMPARED)
+    # Evenly spaced: neighbouring images may be of one class.
+    drawn = np.linspace(0, len(blocks) - 1, min(len(blocks), MOST_COMPARED)).round().astype(int)
     shared = share_neighbours(first[drawn], second[drawn], NUM_NEIGHBOURS).numpy()
     return Drift(
         cosine=_replicate(cosine(first, second).numpy(), blocks).estimate(at_most=1.0),
@@ -137,12 +139,15 @@ def _read_blocks(before: AuditResult, after: AuditResult) -> np.ndarray:
 def _compare_high_norm(
     before: AuditResult, after: AuditResult, headline: int
 ) -> dict[str, tuple[Replicates, Replicates]]:
-    # At each depth where the original has a threshold, which is then that of both.
+    # At each depth, the original's threshold for both, or else that of the edited model, which may
+    # have such patches where the original has none.
     counts = [result.read_patch_norms() for result in (before, after)]
+    both = (result.summary.high_norm_tokens for result in (before, after))
     found = {}
-    for depth, tokens in enumerate(before.summary.high_norm_tokens):
-        if tokens.threshold is not None:
-            first, second = (one.replicate_fraction(depth, tokens.threshold) for one in counts)
+    for depth, (own, new) in enumerate(zip(*both, strict=True)):
+        threshold = new.threshold if own.threshold is None else own.threshold
+        if threshold is not None:
+            first, second = (one.replicate_fraction(depth, threshold) for one in counts)
             if first is not None and second is not None:
                 at = "" if depth == headline else f"_{depth:02d}"
                 found[f"high_norm_patches{at}"] = (first, second)

@@ -8,6 +8,7 @@ from vitscope.errors import ResultError
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import is_result
 from vitscope.results.audit_result import AuditResult
+from vitscope.results.compared_runs import check_run
 from vitscope.results.result_html import show_remedies
 from vitscope.results.saved_result import SavedResult
 from vitscope.results.schema import RemediesSummary, read_summary
@@ -61,7 +62,9 @@ class RemedyResult(SavedResult):
                 f"{printable_path(folder)} is missing: audits stay beside the comparison; give "
                 "`out` to keep them"
             )
-        return AuditResult(folder, keeper=self.keeper)
+        audit = AuditResult(folder, keeper=self.keeper)
+        check_run(self, audit)
+        return audit
 
     def list_results(self) -> set[Path]:
         """Folders of the results beside the comparison that belong to it.

@@ -37,7 +37,7 @@ def describe_judged(result: JudgeResult) -> JudgedImages:
 
 
 def compare_one_shots(before: OneShotResult, after: OneShotResult) -> dict[str, Change]:
-    """Accuracies of the global feature, and of what patches alone make of it, paired by draw.
+    """Accuracies of the global feature, and of that from patches alone, paired by draw.
 
     A draw has the same training and test images before and after; the classifier is trained on
     each model's own full feature.

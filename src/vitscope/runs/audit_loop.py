@@ -106,7 +106,7 @@ def audit(
     check_kind("engine", engine, Engine, "an engine such as RayEngine(), or None for this process")
     image_set = make_image_set(vit, images, config, preprocessed=preprocessed).without_copies()
     if resume:
-        check_steady(image_set, "resume")
+        check_steady(image_set.addresses, "resume")
 
     def make_run(earlier: Plan | None) -> AuditRun:
         return AuditRun(vit, image_set, adopt_choices(config, earlier))

@@ -57,7 +57,7 @@ class AuditRun:
         """
         metrics = find_packages(config.metrics or ())
         if config.trace:
-            check_steady(images, "trace")
+            check_steady(images.addresses, "trace")
         OtherMetrics(metrics)  # which refuses what is no metric, before the work
         vit = vit if vit.weights_hash else vit.hashed()
         layers = vit.select_layers(config.layers)

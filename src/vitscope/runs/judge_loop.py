@@ -106,8 +106,8 @@ def judge(
         compared = compared.without_copies()
     compared = replace(shuffle_images(compared, config.seed), masks=())
     if resume:
-        check_steady(image_set, "resume")
-        check_steady(compared, "resume")
+        check_steady(image_set.addresses, "resume")
+        check_steady(compared.addresses, "resume")
     run = JudgeRun(vit, image_set, compared, config, target, given=references is not None)
     if folder is None:
         with scratch_folder() as made, TemporaryDirectory(prefix="vitscope-parts-") as parts:

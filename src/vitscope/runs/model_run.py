@@ -20,7 +20,7 @@ from vitscope.errors import (
     UsageError,
     VitscopeError,
 )
-from vitscope.images.addresses import Images
+from vitscope.images.addresses import ImageAddress, Images
 from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
 from vitscope.images.in_memory import HeldImage
 from vitscope.images.preprocessing import Preprocessing
@@ -248,9 +248,9 @@ def make_image_set(
     return found
 
 
-def check_steady(images: ImageSet, setting: str) -> None:
+def check_steady(addresses: Iterable[ImageAddress], setting: str) -> None:
     """Refuse a setting that reads images again if they may differ between readings."""
-    for address in images.addresses:
+    for address in addresses:
         if isinstance(address, HeldImage) and address.from_dataset:
             raise UsageError(
                 f"{address.name} comes from a dataset, which may give out another image than it "
@@ -272,7 +272,7 @@ def find_share(images: ImageSet, shard: tuple[int, int] | None) -> range:
     """Indices of the images of one shard; of all without one."""
     if shard is None:
         return range(len(images))
-    check_steady(images, "shard")
+    check_steady(images.addresses, "shard")
     number, count = shard
     start, stop = (len(images) * k // count for k in (number - 1, number))
     if start == stop:

@@ -125,7 +125,7 @@ def one_shot(
             run.execute(scratch, on_progress, on_draw)
         return OneShotResult.own(scratch)
     if resume:
-        check_steady(run.images, "resume")
+        check_steady(run.images.addresses, "resume")
     can_compare = resume and not run.plan["unknown"]
     if can_compare and is_finished(OneShotResult, target, run.plan, overwrite=overwrite):
         return OneShotResult(target)

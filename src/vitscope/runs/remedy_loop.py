@@ -2,8 +2,8 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vitscope.adapters.registry import open_model
-from vitscope.config import AuditConfig, RunConfig, check_kind, combine
+from vitscope.config import AuditConfig, combine
 from vitscope.engines.local import LocalEngine
 from vitscope.errors import DiskError, ImageReadError, ResultError, UsageError
 from vitscope.files.printable import printable_path
@@ -28,12 +28,18 @@ from vitscope.files.storage import (
 from vitscope.files.workspace import Plan
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
-from vitscope.maps.checks import make_untraced
 from vitscope.maps.traced import METHODS as TRACED
 from vitscope.models.base import Pixels, ViTAdapter
-from vitscope.remedies.remedy import ReadImages, Remedy
-from vitscope.remedies.remedy_files import SUFFIX, find_saved, is_remedy, open_remedy, save_remedy
+from vitscope.remedies.remedy import Remedy
+from vitscope.remedies.remedy_files import (
+    SUFFIX,
+    check_saved,
+    find_run,
+    find_saved,
+    save_remedy,
+)
 from vitscope.results.audit_result import AuditResult
+from vitscope.results.compared_runs import read_runs
 from vitscope.results.gallery import read_gallery
 from vitscope.results.remedy_comparison import (
     compare_audits,
@@ -50,6 +56,7 @@ from vitscope.runs.audit_loop import audit_as_lead
 from vitscope.runs.audit_plan import adopt_choices
 from vitscope.runs.audit_run import AuditRun
 from vitscope.runs.model_run import ModelRun, OnProgress, check_steady, make_image_set
+from vitscope.runs.remedy_fit import fit_remedy, read_remedies
 from vitscope.runs.remedy_measures import Asked, Measured
 
 _INTERRUPTIONS = (KeyboardInterrupt, SystemExit, OSError, DiskError, ImageReadError)
@@ -120,9 +127,15 @@ def compare_remedies(
         remedy.check(vit)
     image_set = make_image_set(vit, images, config, preprocessed=preprocessed).without_copies()
     if resume:
-        check_steady(image_set, "resume")
+        check_steady(image_set.addresses, "resume")
     asked = Asked.check(
-        vit, image_set, config, labelled=one_shot, num_judged=judge, preprocessed=preprocessed
+        vit,
+        image_set,
+        config,
+        labelled=one_shot,
+        num_judged=judge,
+        preprocessed=preprocessed,
+        resume=resume,
     )
     target = as_folder(out)
     make_run = partial(
@@ -135,91 +148,12 @@ def compare_remedies(
             make_run(folder=folder, is_kept=False).execute()
         return RemedyResult(folder / COMPARISON, keeper=TemporaryFolder(folder))
     check_target(target / COMPARISON, is_result if overwrite or resume else never)
+    for number, remedy in enumerate(chosen, 1):
+        check_saved(
+            target / f"{_name_folder(number, remedy)}{SUFFIX}", overwrite=overwrite or resume
+        )
     make_run(folder=target, overwrite=overwrite, resume=resume).execute()
     return RemedyResult(target / COMPARISON)
-
-
-def read_remedies(remedies: Sequence[Remedy | str]) -> list[Remedy]:
-    """Remedies by name or as they are."""
-    if isinstance(remedies, str | Remedy):
-        raise UsageError(f"remedies was given as {remedies!r}: expected a list, [{remedies!r}]")
-    found = []
-    for remedy in remedies:
-        check_kind("a remedy", remedy, (str, Remedy), "a name such as 'zero', or a remedy")
-        found.append(open_remedy(remedy) if isinstance(remedy, str) else remedy)
-    return found
-
-
-@contextmanager
-def edited(
-    vit: ViTAdapter, remedies: Sequence[Remedy | str], images: ImageSet | Images, config: RunConfig
-) -> Iterator[ViTAdapter]:
-    """Apply remedies to a model, one after the other, each measured on images first.
-
-    Args:
-        vit: The model.
-        remedies: Remedies, or their names with settings.
-        images: What remedies are measured on.
-        config: Device, precision and input size of the measurements.
-
-    Yields:
-        The adapter of the edited model.
-
-    Raises:
-        UnsupportedModelError: If images are to be traced, and no trace goes through a remedy.
-    """
-    chosen = read_remedies(remedies)
-    if isinstance(config, AuditConfig) and config.trace:
-        for remedy in chosen:
-            if not remedy.is_traced:
-                raise make_untraced(remedy.label)
-    with ExitStack() as stack:
-        for remedy in chosen:
-            image_set = make_image_set(vit, images, config).without_copies()
-            fitted = fit_remedy(vit, remedy, image_set, config)
-            vit = stack.enter_context(fitted.applied(vit))
-        yield vit
-
-
-def fit_remedy(
-    vit: ViTAdapter,
-    remedy: Remedy,
-    images: ImageSet,
-    config: RunConfig,
-    on_progress: OnProgress | None = None,
-) -> Remedy:
-    """Measure on images what a remedy needs, unless it was measured before."""
-    with _reading(vit, images, config, on_progress) as read:
-        return remedy.fitted(vit, read)
-
-
-def find_remedy(
-    vit: ViTAdapter,
-    remedy: Remedy,
-    images: ImageSet,
-    config: RunConfig,
-    on_progress: OnProgress | None = None,
-) -> tuple[Remedy, list[str]]:
-    """Measure on images what a remedy needs, and tell what was found."""
-    with _reading(vit, images, config, on_progress) as read:
-        fitted = remedy.fitted(vit, read)
-        told = [measured.tell() for measured in fitted.list_measured().values()]
-        return fitted, [*told, *filter(None, [fitted.examine(vit, read)])]
-
-
-@contextmanager
-def _reading(
-    vit: ViTAdapter, images: ImageSet, config: RunConfig, on_progress: OnProgress | None
-) -> Iterator[ReadImages]:
-    # The model is ready for what is measured on it.
-    run = ModelRun(vit, images, config)
-
-    def read() -> Iterator[Pixels]:
-        for batch in run.iter_batches(on_progress):
-            yield from torch.split(batch.pixels, run.pass_size or len(batch.pixels))
-
-    with run.placed():
-        yield read
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,9 +190,9 @@ class _Comparison:
         shown = None if gallery is None else [image.image_id for image in gallery.images]
         run = ModelRun(self.vit, self.images, self.config)
         pixels = next(run.iter_batches(None)).pixels[: run.pass_size]
-        compared = []
+        compared, runs = [], {ORIGINAL: before.provenance["run"]}
         for number, remedy in enumerate(self.remedies, 1):
-            name = f"{number:02d}-{remedy.label.partition(':')[0]}"
+            name = _name_folder(number, remedy)
             fitted = self._fit(remedy, name, before)
             config = self.config if fitted.is_traced else _leave_trace_out(self.config)
             original = _time_passes(self.vit, run, pixels)
@@ -266,6 +200,7 @@ class _Comparison:
                 after = self._audit(vit, name, number, config, shown)
                 seconds = _time_passes(vit, run, pixels)
                 found = measured.compare(self._measure(vit, name, number))
+            runs[name] = after.provenance["run"]
             one = _compare(before, after, fitted.label, seconds / original)
             compared.append(replace(one, **found))
         summary = before.summary
@@ -283,30 +218,33 @@ class _Comparison:
         provenance = {
             **run.make_provenance(),
             "config": asdict(self.config),
-            "audits": [ORIGINAL, *(one.folder for one in compared)],
+            "audits": runs,
         }
         replaces = is_result if self.overwrite or self.resume else never
-        earlier = _list_results(self.folder / COMPARISON) if self.overwrite else set()
+        earlier, run_id = (
+            _find_earlier(self.folder / COMPARISON) if self.overwrite else (set[Path](), None)
+        )
         with staged_folder(self.folder / COMPARISON, replaces=replaces) as staging:
             write_result(staging, made, failures=before.failures, provenance=provenance)
-        names = [ORIGINAL, *(one.folder for one in compared)]
         folder = self.folder.resolve()
-        for path in earlier - {folder / p / name for p in self.asked.places for name in names}:
+        kept = {folder / place / name for place in self.asked.places for name in runs}
+        for path in earlier - kept:
             # Replaced like the comparison that they were part of: a report would show them.
             shutil.rmtree(path)
-            if is_remedy(measured_for := path.with_name(f"{path.name}{SUFFIX}")):
+            measured_for = path.with_name(f"{path.name}{SUFFIX}")
+            if run_id is not None and find_run(measured_for) == run_id:
                 measured_for.unlink()
             with suppress(OSError):  # still holds others, as the folder of audits does
                 path.parent.rmdir()
 
     def _fit(self, remedy: Remedy, name: str, before: AuditResult) -> Remedy:
-        # A run that is resumed goes on with what it measured, whose audit may have begun.
+        # A resumed run uses what it measured, whose audit may have begun.
         path, run_id = self.folder / f"{name}{SUFFIX}", before.provenance["run"]
         if self.resume and not remedy.list_measured():
             remedy = find_saved(remedy, path, run_id) or remedy
         fitted = fit_remedy(self.vit, remedy, self.images, self.config)
         if self.is_kept and fitted.measured_on is not None:
-            save_remedy(fitted, path, overwrite=True, run=run_id)
+            save_remedy(fitted, path, overwrite=self.overwrite or self.resume, run=run_id)
         return fitted
 
     def _audit(
@@ -354,12 +292,17 @@ def _leave_trace_out(config: AuditConfig) -> AuditConfig:
     return replace(config, trace=0, maps=maps or None)
 
 
-def _list_results(comparison: Path) -> set[Path]:
-    """Results of an earlier comparison."""
+def _name_folder(number: int, remedy: Remedy) -> str:
+    return f"{number:02d}-{remedy.label.partition(':')[0]}"
+
+
+def _find_earlier(comparison: Path) -> tuple[set[Path], str | None]:
+    """Results of an earlier comparison, and the run of its first audit."""
     try:
-        return RemedyResult.load(comparison).list_results()
+        earlier = RemedyResult.load(comparison)
+        return earlier.list_results(), read_runs(earlier).get(ORIGINAL)
     except ResultError:  # none, or one of another version: its audits stay
-        return set()
+        return set(), None
 
 
 def _time_passes(vit: ViTAdapter, run: ModelRun, pixels: Pixels) -> float:

@@ -22,7 +22,7 @@ from vitscope.results.remedy_scores import (
 from vitscope.results.schema_remedies import JUDGE, ONE_SHOT, PLACES
 from vitscope.runs.judge_loop import judge
 from vitscope.runs.judge_run import check_enough, check_settings
-from vitscope.runs.model_run import OnProgress
+from vitscope.runs.model_run import OnProgress, check_steady
 from vitscope.runs.one_shot_loop import one_shot
 
 
@@ -71,10 +71,13 @@ class Asked:
         labelled: Images | None,
         num_judged: int,
         preprocessed: bool,
+        resume: bool,
     ) -> "Asked":
         """Refuse before anything runs what would fail after the first audit."""
         check_num_judged(num_judged)
         classes = None if labelled is None else find_classes(labelled, preprocessed=preprocessed)
+        if resume and classes is not None:
+            check_steady(classes.list_images(), "resume")
         judged = images.limited(num_judged, config.seed) if num_judged else None
         judge_config = _choose_judge_config(config)
         if judged is not None:

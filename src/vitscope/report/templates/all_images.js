@@ -11,6 +11,7 @@ function openTable(table) {
   const images = gallery < 0 ? [] : data.galleries[gallery].images;
   return {
     ...table,
+    root,
     paths,
     gallery,
     places: new Map(images.map(({ path }, at) => [path.startsWith(root) ? path.slice(root.length) : path, at])),
@@ -109,7 +110,7 @@ function showRows() {
 
 function saveRows() {
   const { table, shown } = rows;
-  const body = shown.map((row) => [table.paths[row], ...table.columns.map((name) => `${table.numberOf(row, name)?.toPrecision(7) ?? ""}`)]);
+  const body = shown.map((row) => [table.root + table.paths[row], ...table.columns.map((name) => `${table.numberOf(row, name)?.toPrecision(7) ?? ""}`)]);
   saveCsv(nameFile("images", table.label), [["path", ...table.columns], ...body]);
 }
 
