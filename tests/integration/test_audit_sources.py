@@ -86,7 +86,7 @@ def test_the_command_line_takes_archives_and_lists_what_is_missing(
     summary = json.loads((tmp_path / "out/dinov2-small/summary.json").read_text())
     assert (summary["data"]["num_images"], summary["data"]["num_failed"]) == (13, 2)
     capsys.readouterr()
-    assert main(["audit", "nosuch://b/x", *command[2:]]) == 2
+    assert main(["audit", "nosuch://b/x", *command[2:-2], "elsewhere", "--no-report"]) == 2
     assert "nosuch:// is not a store that fsspec knows" in capsys.readouterr().err
 
 

@@ -113,7 +113,7 @@ def test_options_reach_the_result(capsys, model_folder, images, tmp_path):
         "batch_size": 4,
         "device": "cpu",
         "dtype": "float64",
-        "layers": [0],
+        "layers": [0, 1],
         "size": [16, 40],
         "num_workers": 1,
         "seed": 3,

@@ -169,7 +169,7 @@ def test_the_command_judges_a_shard_and_merges(folder, tmp_path, monkeypatch, ca
     arguments = ["judge", str(folder), "--model", "dinov2-small", "--maps", "share"]
     for k in (1, 2):
         out = str(tmp_path / str(k))
-        assert main([*arguments, "--size", "16", "--shard", f"{k}/3", "--out", out]) == 0
+        assert main([*arguments, "--size", "56", "--shard", f"{k}/3", "--out", out]) == 0
     parts = [str(tmp_path / str(k) / "dinov2-small") for k in (1, 2)]
     capsys.readouterr()
     assert main(["merge", *parts, "--out", str(tmp_path / "merged")]) == 0
