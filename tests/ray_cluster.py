@@ -1,8 +1,12 @@
 """A Ray cluster of two nodes on this machine, only one at a time across all test processes."""
 
+import os
 from contextlib import contextmanager
 
 from filelock import FileLock
+
+# Ray's workers are nice, and would wait for the tests of other processes to end.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - so it is called
 
 NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80_000_000}
 
