@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -18,16 +17,12 @@ from images import write_images
 from reference_jackknife import busing_interval
 from vitscope import AuditConfig, AuditResult, audit, explain
 from vitscope.errors import ImbalanceError, ResultError, UnsupportedModelError, UsageError
-from vitscope.figures.saved import load_results
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.images.image_set import iter_batches
 from vitscope.metrics.jackknife import Estimate, block_of
-from vitscope.remedies.registry import REMEDIES as REMEDY_NAMES
-from vitscope.remedies.registry import parse_remedy
-from vitscope.remedies.remedy import Origin, Remedy
+from vitscope.remedies.remedy import Remedy
 from vitscope.remedies.remedy_files import load_remedy, save_remedy
 from vitscope.remedies.skip import Skip
-from vitscope.remedies.statistics import Thresholds
 from vitscope.remedies.tokens import ReplaceTokens
 from vitscope.results.remedy_comparison import compare_audits, compare_maps, measure_drift
 from vitscope.results.remedy_result import RemedyResult
@@ -319,7 +314,6 @@ def test_results_of_edited_models_are_those_of_another_model(compared, photos):
 
 
 def original_config():
-    from vitscope import AuditConfig
 
     return AuditConfig(dtype="float64", gallery=0, num_workers=0)
 
@@ -474,73 +468,6 @@ def test_the_schema_of_a_comparison_is_checked(compared, tmp_path):
         RemedyResult.load(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in REMEDY_NAMES if n not in {"skip", "mask", "unread", "zero"}]
-)
-def test_whatever_is_measured_is_saved_and_restored(name, photos, tmp_path):
-    settings = {
-        "attentive-head": ":epochs=1",
-        "test-time-registers": ":threshold=1,depth=1",
-        "sinks": ":concentration=0,small_value=100",
-    }
-    vit, config = tiny_vit().hashed(), original_config()
-    remedy = parse_remedy(name + settings.get(name, ""))
-    if "tokens" in vars(remedy) and remedy.tokens == "high_norm":
-        remedy = replace(
-            remedy, thresholds=Thresholds({1: 2.0}), measured_on=Origin("", remedy.label)
-        )
-    fitted = fit_remedy(vit, remedy, make_image_set(vit, photos, config), config)
-    saved = load_remedy(save_remedy(fitted, tmp_path / "saved.safetensors"))
-    assert saved.describe() == fitted.describe()
-    for key, measured in fitted.list_measured().items():
-        assert measured.tell() == saved.list_measured()[key].tell()
-
-
-def test_overwriting_leaves_no_audit_of_the_earlier_comparison(photos, tmp_path):
-    settings = {"limit": 5, "gallery": 0, "num_workers": 0, "out": tmp_path / "out"}
-    compare_remedies(tiny_vit(), photos, ["zero", "mean"], **settings)
-    (tmp_path / "out" / "01-zero" / "mine.txt").write_text("kept")
-    compare_remedies(tiny_vit(), photos, ["skip"], overwrite=True, **settings)
-    left = {path.name for path in (tmp_path / "out").iterdir()}
-    # What holds something else is no result of ours alone.
-    assert left == {"original", "01-skip", "comparison", "01-zero"}
-
-
-def test_a_remedy_file_of_the_user_is_never_replaced_unasked(photos, tmp_path):
-    settings = {"limit": 5, "gallery": 0, "num_workers": 0}
-    vit, mine = tiny_vit(), tmp_path / "out" / "01-mean.safetensors"
-    config = AuditConfig(**settings)
-    fitted = fit_remedy(vit, parse_remedy("mean"), make_image_set(vit, photos, config), config)
-    mine.parent.mkdir()
-    before = save_remedy(fitted, mine).read_bytes()
-    with pytest.raises(UsageError, match="is already there"):
-        compare_remedies(vit, photos, ["mean"], out=tmp_path / "out", **settings)
-    assert [path.name for path in mine.parent.iterdir()] == [mine.name]  # nothing ran
-    # One that an earlier comparison did not write is not deleted with it either.
-    compare_remedies(vit, photos, ["zero"], out=tmp_path / "out", **settings)
-    save_remedy(fitted, kept := tmp_path / "out" / "01-zero.safetensors")
-    compare_remedies(vit, photos, ["skip"], out=tmp_path / "out", overwrite=True, **settings)
-    assert mine.read_bytes() == before
-    assert kept.is_file()
-
-
-def test_audits_that_replaced_the_compared_ones_are_not_taken_for_them(photos, tmp_path):
-    settings = {"gallery": 0, "num_workers": 0, "out": tmp_path / "out"}
-    compare_remedies(tiny_vit(), photos, ["zero"], limit=5, **settings)
-    with stopped(remedy_loop, "_time_passes"):
-        compare_remedies(tiny_vit(), photos, ["zero"], limit=7, overwrite=True, **settings)
-    left = RemedyResult.load(tmp_path / "out" / "comparison")
-    with pytest.raises(ResultError, match="has replaced the audit"):
-        left.read_audit()
-    assert left.read_audit("zero").summary.data.num_images == 5
-    with pytest.raises(ResultError, match="finish the run"):
-        load_results([tmp_path / "out"])
-    compare_remedies(tiny_vit(), photos, ["zero"], limit=7, overwrite=True, resume=True, **settings)
-    again = RemedyResult.load(tmp_path / "out" / "comparison")
-    assert again.read_audit().summary.data.num_images == 7
-    assert {one.kind for one in load_results([tmp_path / "out"])} == {"audit", "remedies"}
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Spoil(Remedy):
     """Makes high-norm patches where there are none."""
@@ -567,102 +494,6 @@ def test_high_norm_patches_that_an_edit_makes_are_counted_and_told():
     assert one.changes["high_norm_patches"].after.value == pytest.approx(1 / len(patches))
     assert one.changes["high_norm_images"].after.value == 1
     assert "cleaner: high-norm patches 0.0 % → " in one.text
-
-
-@contextmanager
-def stopped(module, name, *, model=""):
-    """Interrupts where a function of a module is called with this model."""
-    own = getattr(module, name)
-
-    def stop(vit, *rest):
-        if vit.info.id.endswith(model):
-            raise KeyboardInterrupt
-        return own(vit, *rest)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, name, stop)
-        with pytest.raises(KeyboardInterrupt) as caught:
-            yield
-    assert "finished audits are kept" in caught.value.__notes__[0]
-
-
-@pytest.fixture
-def measured(monkeypatch):
-    """Labels of the remedies that are measured."""
-    labels, measure = [], ReplaceTokens.measure
-
-    def note(remedy, vit, read):
-        labels.append(remedy.label)
-        return measure(remedy, vit, read)
-
-    monkeypatch.setattr(ReplaceTokens, "measure", note)
-    return labels
-
-
-def test_a_resumed_comparison_measures_nothing_again(photos, tmp_path, measured):
-    settings = {"limit": 4, "gallery": 0, "num_workers": 0, "out": tmp_path}
-    with stopped(remedy_loop, "AuditRun", model="+mean"):
-        compare_remedies(tiny_vit(), photos, ["mean"], **settings)
-    assert load_remedy(tmp_path / "01-mean.safetensors").label == "mean"
-    with stopped(remedy_loop, "_time_passes"):
-        compare_remedies(tiny_vit(), photos, ["mean"], resume=True, **settings)
-    assert measured == ["mean"]
-    given = ReplaceTokens(by="mean").fitted(tiny_vit(), lambda: [torch.randn(2, 3, 32, 32)])
-    with stopped(remedy_loop, "AuditRun", model="+mean"):
-        compare_remedies(tiny_vit(), photos, [given], resume=True, **settings)
-    assert load_remedy(tmp_path / "01-mean.safetensors").describe() == given.describe()
-    measured.clear()
-    # What another run measured, on other images, is not taken.
-    with stopped(remedy_loop, "fit_remedy"):
-        compare_remedies(tiny_vit(), photos, ["mean"], overwrite=True, seed=1, **settings)
-    found = compare_remedies(tiny_vit(), photos, ["mean"], resume=True, seed=1, **settings)
-    assert measured == ["mean"]
-    told = load_remedy(tmp_path / "01-mean.safetensors").describe()
-    assert f"edited: {told}" in found.read_audit("mean").summary.model.notes
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("01-mean", "01-mean.safetensors", "comparison", "original")
-    ]
-
-
-def test_the_trace_is_left_out_for_an_edit_that_it_cannot_go_through(photos):
-    found = compare_remedies(
-        tiny_vit(),
-        photos,
-        ["shuffle", "skip:scale=0.5"],
-        limit=7,
-        trace=2,
-        gallery=2,
-        maps=["traced", "attention"],
-        num_workers=0,
-    )
-    shuffled, scaled = found.summary.remedies
-    audits = [found.read_audit(), *map(found.read_audit, ("shuffle", "skip:scale=0.5"))]
-    assert shuffled.traces == (audits[0].summary.trace, None)
-    assert scaled.traces == (audits[0].summary.trace, audits[2].summary.trace)
-    assert "no trace goes through it" in found._repr_html_()
-    galleries = [audit.gallery for audit in audits]
-    assert [[*one.images[0].maps] for one in galleries] == [
-        *(["traced", "attention"], ["attention"], ["traced", "attention"])
-    ]
-    ids = [[image.image_id for image in one.images] for one in galleries]
-    assert ids[0] == ids[1] == ids[2]
-    # Those that the edited models' own numbers would choose are others.
-    assert {image.why for image in galleries[1].images} == {"original"}
-
-
-def test_a_trace_through_such_an_edit_is_refused_before_anything_runs(photos, measured):
-    vit, config = tiny_vit(), replace(original_config(), trace=2)
-    message = "no trace goes through the edit shuffle.*: leave out trace and traced maps, or this"
-    with (
-        pytest.raises(UnsupportedModelError, match=message),
-        edited(vit, ["skip", "shuffle"], photos, config),
-    ):
-        pass
-    assert measured == []
-    with edited(vit, ["shuffle"], photos, original_config()) as other:
-        for settings in ({"trace": 2}, {"gallery": 2, "maps": ["traced"]}):
-            with pytest.raises(UnsupportedModelError, match=message):
-                audit(other, photos, limit=3, num_workers=0, **settings)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from vitscope.results.result_text import (
     TextTable,
     describe_intervals,
     tell_estimate,
-    tell_number,
+    tell_percent,
 )
 from vitscope.results.schema import AuditSummary
 from vitscope.results.schema_numbers import LayerSummary
@@ -60,15 +60,12 @@ def tabulate_layers(summary: AuditSummary) -> TextTable | None:
 
 def _list_cells(layer: LayerSummary, terms: Iterable[str]) -> Row:
     shares, cka = layer.variance_share["residual"], layer.cka["residual"]["patches"]
-    told = {term: tell_number(100 * share.value, 1) for term, share in shares.items()}
-    patches = shares["patches"]
-    in_percent = None if patches.ci95 is None else [100 * end for end in patches.ci95]
-    told["patches"] = tell_estimate(100 * patches.value, in_percent, 1)
-    # Saved tables hold fractions, as everywhere.
+    # The intervals of the others are in the figure, and in the saved table.
     told = {
-        term: NumberText(text, shares[term].value, *(shares[term].ci95 or ()))
-        for term, text in told.items()
+        term: NumberText(tell_percent(one.value, None), one.value, *(one.ci95 or ()))
+        for term, one in shares.items()
     }
+    told["patches"] = tell_percent(shares["patches"].value, shares["patches"].ci95)
     return (
         str(layer.index),
         *(told.get(term, ABSENT) for term in terms),

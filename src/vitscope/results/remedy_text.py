@@ -13,6 +13,7 @@ from vitscope.results.result_text import (
     describe_left_out,
     tell_estimate,
     tell_half_depth,
+    tell_percent,
 )
 from vitscope.results.schema import RemediesSummary
 from vitscope.results.schema_remedies import Change, ComparedRemedy, Drift
@@ -259,12 +260,8 @@ def _write_change(change: Change, name: str = "") -> tuple[str, str, str]:
 def _tell(estimate: Estimate, name: str = "") -> NumberText:
     if not name.startswith(_IN_PERCENT):
         return tell_estimate(estimate.value, estimate.ci95, 2)
-    ends = estimate.ci95 and [100 * end for end in estimate.ci95]
-    told = tell_estimate(100 * estimate.value, ends, 1)
-    # Saved tables hold fractions, as everywhere.
-    return (
-        told if told == ABSENT else NumberText(f"{told} %", estimate.value, *(estimate.ci95 or ()))
-    )
+    told = tell_percent(estimate.value, estimate.ci95)
+    return told if told == ABSENT else NumberText(f"{told} %", *told.numbers)
 
 
 def _tell_difference(estimate: Estimate, name: str = "") -> NumberText:

@@ -249,6 +249,12 @@ def tell_estimate(value: float, ci95: Sequence[float] | None, digits: int = 3) -
     return NumberText(f"{write_number(value, digits)} ± {half}", value, *ci95)
 
 
+def tell_percent(share: float, ci95: Sequence[float] | None) -> NumberText:
+    """A share in percent, without the sign; its numbers stay fractions, as saved tables have."""
+    ends = None if ci95 is None else [100 * end for end in ci95]
+    return NumberText(tell_estimate(100 * share, ends, 1), share, *(ci95 or ()))
+
+
 def _describe_balance(ledger: LedgerSummary) -> str:
     error, tolerance = ledger.max_balance_error, ledger.tolerance
     return f"ledger balances to {error:.1e} (tolerance {tolerance:.0e})"
