@@ -192,6 +192,18 @@ def test_merging_is_associative(seed, sizes):
     assert_same(estimates(a), estimates(d), 1e-8)
 
 
+def test_sums_that_grow_are_estimated_anew():
+    features = make_features(PLAN, 60, 3, seed=0)
+    blocks, order = [i % NUM_BLOCKS for i in range(60)], list(range(60))
+    grown, merged = (feed(PLAN, features, blocks, order[:40], 40) for _ in range(2))
+    assert estimates(grown) == estimates(merged)
+    grown.update(Batch(take(features, order[40:]), blocks[40:]))
+    merged.merge(feed(PLAN, features, blocks, order[40:], 20))
+    whole = feed(PLAN, features, blocks, order, 60)
+    assert_same(estimates(grown), estimates(whole), 1e-10)
+    assert_same(estimates(merged), estimates(whole), 1e-10)
+
+
 def load(tensors, folder):
     sums = FeatureSums(PLAN)
     sums.load(tensors, folder)
