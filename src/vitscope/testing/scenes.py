@@ -1,0 +1,157 @@
+"""Planted scenes: small images of which it is known where the answer is.
+
+Each image is a grid of cells, one patch each, with a texture behind and glyphs in some of the
+cells. A mask says which cells hold the answer to the task, so that maps can be judged by it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from vitscope.config import check_kind
+from vitscope.errors import UsageError
+
+Task = Literal["needle", "count", "global", "shortcut"]
+"""What is asked of a scene: which glyph is in it (`needle`), how many times (`count`), which
+texture most cells have (`global`); `shortcut` is `needle` with backgrounds that often give the
+glyph away."""
+
+NUM_GLYPHS = 8
+NUM_TEXTURES = 8
+MOST_COPIES = 4
+CELL_PX = 4
+"""Side of a cell in pixels."""
+
+_NOISE = 12.0
+_SPURIOUS = 0.9
+"""Probability that the background of a `shortcut` scene is that of its class."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scenes:
+    """Scenes of one task.
+
+    Attributes:
+        images: RGB pixels.
+        labels: Classes, from 0.
+        masks: Cells that hold the answer.
+        textures: Texture of each cell.
+    """
+
+    images: UInt8[np.ndarray, "scene height width 3"]
+    labels: Int[np.ndarray, " scene"]
+    masks: Bool[np.ndarray, "scene row column"]
+    textures: Int[np.ndarray, "scene row column"]
+
+
+def count_classes(task: Task) -> int:
+    """Number of classes of a task."""
+    return {"count": MOST_COPIES, "global": NUM_TEXTURES}.get(task, NUM_GLYPHS)
+
+
+def make_scenes(
+    task: Task, num_scenes: int, *, seed: int = 0, grid: tuple[int, int] = (8, 8)
+) -> Scenes:
+    """Generate scenes of a task.
+
+    Glyphs are 4 x 4 patterns of bright and dark pixels, and cover a cell; textures are gratings of
+    8 orientations with noise. The answer of `needle`, `count` and `shortcut` is in the cells with
+    glyphs, that of `global` in the cells of the most frequent texture. Classes are equally likely.
+
+    Args:
+        task: The task.
+        num_scenes: Number of scenes.
+        seed: Seed of all that is random; scene i of a seed does not depend on their number.
+        grid: Rows and columns of cells.
+
+    Returns:
+        The scenes.
+
+    Raises:
+        UsageError: If the task is unknown, or a number is out of range.
+    """
+    check_kind("num_scenes", num_scenes, int, "a whole number")
+    if task not in get_args(Task):
+        raise UsageError(f"task was given as {task!r}: expected one of {', '.join(get_args(Task))}")
+    rows, columns = grid
+    if num_scenes < 1 or rows * columns < 2 * MOST_COPIES:
+        raise UsageError(
+            f"{num_scenes} scenes of {rows} x {columns} cells: expected 1 scene or more, and "
+            f"{2 * MOST_COPIES} cells or more"
+        )
+    children = np.random.SeedSequence(seed).spawn(num_scenes)
+    drawn = [_draw(task, np.random.default_rng(child), grid) for child in children]
+    images, labels, masks, textures = zip(*drawn, strict=True)
+    return Scenes(np.stack(images), np.array(labels), np.stack(masks), np.stack(textures))
+
+
+def _draw(
+    task: Task, generator: np.random.Generator, grid: tuple[int, int]
+) -> tuple[UInt8[np.ndarray, "height width 3"], int, Bool[np.ndarray, "row column"], np.ndarray]:
+    label = int(generator.integers(count_classes(task)))
+    glyph = int(generator.integers(NUM_GLYPHS)) if task in {"count", "global"} else label
+    copies = label + 1 if task == "count" else int(generator.integers(1, MOST_COPIES + 1))
+    textures = _choose_textures(task, label, generator, grid)
+    places = generator.choice(textures.size, copies, replace=False)
+    hidden = np.zeros(textures.size, dtype=bool)
+    hidden[places] = True
+    hidden = hidden.reshape(grid)
+    pixels = _paint(textures, hidden, glyph, generator)
+    answer = (textures == label) & ~hidden if task == "global" else hidden
+    return pixels, label, answer, textures
+
+
+def _choose_textures(
+    task: Task, label: int, generator: np.random.Generator, grid: tuple[int, int]
+) -> Int[np.ndarray, "row column"]:
+    if task != "global":
+        own = task == "shortcut" and generator.random() < _SPURIOUS
+        texture = label if own else int(generator.integers(NUM_TEXTURES))
+        return np.full(grid, texture)
+    # Two textures, the first in 55 to 75 % of the cells.
+    other = (label + int(generator.integers(1, NUM_TEXTURES))) % NUM_TEXTURES
+    size = grid[0] * grid[1]
+    most = round(size * generator.uniform(0.55, 0.75))
+    return generator.permutation(np.where(np.arange(size) < most, label, other)).reshape(grid)
+
+
+def _paint(
+    textures: Int[np.ndarray, "row column"],
+    hidden: Bool[np.ndarray, "row column"],
+    glyph: int,
+    generator: np.random.Generator,
+) -> UInt8[np.ndarray, "height width 3"]:
+    textured = _GRATINGS[textures]
+    cells = np.where(hidden[..., np.newaxis, np.newaxis], _GLYPHS[glyph], textured)
+    rows, columns = textures.shape
+    grey = cells.transpose(0, 2, 1, 3).reshape(rows * CELL_PX, columns * CELL_PX)
+    tint = generator.uniform(0.8, 1.2, 3)
+    noisy = grey[..., np.newaxis] * tint + generator.normal(0, _NOISE, (*grey.shape, 3))
+    pixels: UInt8[np.ndarray, "height width 3"] = noisy.clip(0, 255).round().astype(np.uint8)
+    return pixels
+
+
+def _make_gratings() -> Float[np.ndarray, "texture height width"]:
+    angles = np.pi * np.arange(NUM_TEXTURES) / NUM_TEXTURES
+    y, x = np.mgrid[:CELL_PX, :CELL_PX]
+    along = np.cos(angles)[:, None, None] * x + np.sin(angles)[:, None, None] * y
+    looks: Float[np.ndarray, "texture height width"] = 110 + 50 * np.sin(
+        np.pi * along / 2 + np.pi / 4
+    )
+    return looks
+
+
+def _make_glyphs() -> Float[np.ndarray, "glyph height width"]:
+    # Rows of a Hadamard matrix: any two glyphs differ in half of their pixels, and as many are
+    # bright as dark, so that no glyph is told by its mean.
+    row = np.array([[1]])
+    while len(row) < CELL_PX**2:
+        row = np.block([[row, row], [row, -row]])
+    chosen = row[1 : 2 * NUM_GLYPHS : 2][:NUM_GLYPHS].reshape(-1, CELL_PX, CELL_PX)
+    looks: Float[np.ndarray, "glyph height width"] = np.where(chosen > 0, 235.0, 15.0)
+    return looks
+
+
+_GRATINGS, _GLYPHS = _make_gratings(), _make_glyphs()
