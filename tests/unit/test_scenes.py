@@ -11,6 +11,7 @@ from vitscope.testing.scenes import (
     MOST_COPIES,
     NUM_GLYPHS,
     NUM_TEXTURES,
+    NUM_UNSEEN_GLYPHS,
     count_classes,
     make_scenes,
 )
@@ -94,3 +95,17 @@ def test_wrong_settings_are_refused():
     with pytest.raises(UsageError, match="8 cells or more"):
         make_scenes("needle", 3, grid=(2, 2))
     assert make_scenes("needle", 2, grid=(2, 6)).masks.shape == (2, 2, 6)
+
+
+def test_unseen_glyphs_are_others():
+    usual, unseen = (
+        make_scenes("needle", 300, seed=5),
+        make_scenes("needle", 300, seed=5, unseen=True),
+    )
+    assert set(unseen.labels) == set(range(NUM_UNSEEN_GLYPHS))
+    looks = []
+    for scenes, count in ((usual, NUM_GLYPHS), (unseen, NUM_UNSEEN_GLYPHS)):
+        cells = np.stack([cut(image) for image in scenes.images])[scenes.masks]
+        shown = (scenes.labels[:, None, None] + 0 * scenes.masks)[scenes.masks]
+        looks.append(learn(cells, shown, count))
+    assert np.abs(looks[0] @ looks[1].T).max() < 0.2

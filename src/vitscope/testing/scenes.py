@@ -19,6 +19,9 @@ texture most cells have (`global`); `shortcut` is `needle` with backgrounds that
 glyph away."""
 
 NUM_GLYPHS = 8
+NUM_UNSEEN_GLYPHS = 7
+"""Glyphs of other scenes, for classes that a model was not trained on."""
+
 NUM_TEXTURES = 8
 MOST_COPIES = 4
 CELL_PX = 4
@@ -46,13 +49,19 @@ class Scenes:
     textures: Int[np.ndarray, "scene row column"]
 
 
-def count_classes(task: Task) -> int:
+def count_classes(task: Task, *, unseen: bool = False) -> int:
     """Number of classes of a task."""
-    return {"count": MOST_COPIES, "global": NUM_TEXTURES}.get(task, NUM_GLYPHS)
+    num_glyphs = NUM_UNSEEN_GLYPHS if unseen else NUM_GLYPHS
+    return {"count": MOST_COPIES, "global": NUM_TEXTURES}.get(task, num_glyphs)
 
 
 def make_scenes(
-    task: Task, num_scenes: int, *, seed: int = 0, grid: tuple[int, int] = (8, 8)
+    task: Task,
+    num_scenes: int,
+    *,
+    seed: int = 0,
+    grid: tuple[int, int] = (8, 8),
+    unseen: bool = False,
 ) -> Scenes:
     """Generate scenes of a task.
 
@@ -65,6 +74,7 @@ def make_scenes(
         num_scenes: Number of scenes.
         seed: Seed of all that is random; scene i of a seed does not depend on their number.
         grid: Rows and columns of cells.
+        unseen: Whether glyphs are 7 others than the usual 8, for classes that a model has not seen.
 
     Returns:
         The scenes.
@@ -82,23 +92,25 @@ def make_scenes(
             f"{2 * MOST_COPIES} cells or more"
         )
     children = np.random.SeedSequence(seed).spawn(num_scenes)
-    drawn = [_draw(task, np.random.default_rng(child), grid) for child in children]
+    drawn = [_draw(task, np.random.default_rng(child), grid, unseen) for child in children]
     images, labels, masks, textures = zip(*drawn, strict=True)
     return Scenes(np.stack(images), np.array(labels), np.stack(masks), np.stack(textures))
 
 
 def _draw(
-    task: Task, generator: np.random.Generator, grid: tuple[int, int]
+    task: Task, generator: np.random.Generator, grid: tuple[int, int], unseen: bool
 ) -> tuple[UInt8[np.ndarray, "height width 3"], int, Bool[np.ndarray, "row column"], np.ndarray]:
-    label = int(generator.integers(count_classes(task)))
-    glyph = int(generator.integers(NUM_GLYPHS)) if task in {"count", "global"} else label
+    label = int(generator.integers(count_classes(task, unseen=unseen)))
+    glyph = label
+    if task in {"count", "global"}:
+        glyph = int(generator.integers(NUM_UNSEEN_GLYPHS if unseen else NUM_GLYPHS))
     copies = label + 1 if task == "count" else int(generator.integers(1, MOST_COPIES + 1))
     textures = _choose_textures(task, label, generator, grid)
     places = generator.choice(textures.size, copies, replace=False)
     hidden = np.zeros(textures.size, dtype=bool)
     hidden[places] = True
     hidden = hidden.reshape(grid)
-    pixels = _paint(textures, hidden, glyph, generator)
+    pixels = _paint(textures, hidden, glyph + NUM_GLYPHS * unseen, generator)
     answer = (textures == label) & ~hidden if task == "global" else hidden
     return pixels, label, answer, textures
 
@@ -149,7 +161,7 @@ def _make_glyphs() -> Float[np.ndarray, "glyph height width"]:
     row = np.array([[1]])
     while len(row) < CELL_PX**2:
         row = np.block([[row, row], [row, -row]])
-    chosen = row[1 : 2 * NUM_GLYPHS : 2][:NUM_GLYPHS].reshape(-1, CELL_PX, CELL_PX)
+    chosen = np.concatenate([row[1::2], row[2::2]]).reshape(-1, CELL_PX, CELL_PX)
     looks: Float[np.ndarray, "glyph height width"] = np.where(chosen > 0, 235.0, 15.0)
     return looks
 

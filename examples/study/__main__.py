@@ -1,0 +1,195 @@
+"""What does it cost a model to use its patches? Trains, audits and compares models of equal cost.
+
+    python examples/study --preset cpu --out study
+
+Prints the plan with an estimate of its time, trains what is missing in the folder, and writes the
+table, the verdicts on the hypotheses (`findings.md`) and `figures/`. Run the command again to resume.
+See docs/study.md.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from data import make_training_set, write_test_images
+from figures import draw_figures
+from findings import Row, judge_hypotheses, read_judged, read_rows
+from measuring import run_cell
+from plan import PRESETS, Cell, Preset
+from rich.console import Console
+from rich.progress import track
+from training import Classifier
+from variants import VARIANTS, describe_costs, make_variant
+
+# Of an audit, a trace and the like on one core of a CPU, beside the training.
+_SECONDS_OF_MEASURES = 15
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the study."""
+    parser = argparse.ArgumentParser(
+        "study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", choices=PRESETS, default="smoke", help="which grid is trained")
+    parser.add_argument("--out", type=Path, default=Path("study"), help="folder of the study")
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds, instead of the preset's")
+    parser.add_argument("--jobs", type=int, help="models trained at a time; by default one a core")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
+    )
+    options = parser.parse_args(arguments)
+    preset = PRESETS[options.preset]
+    if options.seeds:
+        preset = replace(preset, seeds=tuple(options.seeds))
+    jobs = options.jobs or os.cpu_count() or 1
+    run(preset, options.out, options.device, jobs)
+
+
+def run(preset: Preset, out: Path, device: str, jobs: int) -> None:
+    """Train and measure what is missing, then write what was found."""
+    console = Console()
+    cells = preset.list_cells()
+    missing = [cell for cell in cells if not (out / "cells" / cell.name / "cell.json").exists()]
+    console.print(_describe_plan(preset, cells, missing, device, jobs))
+    write_test_images(out / "scenes", preset.task, preset.audit_images)
+    if missing:
+        _run_cells(missing, preset, out, device, min(jobs, len(missing)), console)
+    rows = read_rows(out)
+    text = write_findings(rows, out)
+    console.print(text, markup=False, soft_wrap=True)
+    for figure in draw_figures(rows, out):
+        console.print(f"wrote {figure}", markup=False)
+
+
+def _run_cells(
+    cells: Sequence[Cell], preset: Preset, out: Path, device: str, jobs: int, console: Console
+) -> None:
+    if jobs == 1:
+        for cell in track(cells, "training", console=console):
+            run_cell(cell, preset, out, device)
+        return
+    # A new interpreter each: CUDA does not survive a fork.
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        running = [pool.submit(run_cell, cell, preset, out, device) for cell in cells]
+        for done in track(as_completed(running), "training", len(running), console=console):
+            done.result()
+
+
+def _describe_plan(
+    preset: Preset, cells: Sequence[Cell], missing: Sequence[Cell], device: str, jobs: int
+) -> str:
+    lines = [f"{len(cells)} models, {len(missing)} of them to train, on {device}:"]
+    for variant in dict.fromkeys(cell.variant for cell in cells):
+        depth = preset.middle[0]
+        model = make_variant(variant, depth=depth, width=preset.width, heads=preset.heads)
+        parameters, flops = describe_costs(model)
+        count = sum(cell.variant == variant for cell in cells)
+        lines.append(
+            f"  {variant:5} {count:3} models, {parameters:,} parameters and {flops / 1e6:,.0f} "
+            f"MFLOP per image at depth {depth}: {VARIANTS[variant]}"
+        )
+    if missing:
+        seconds = _estimate_seconds(preset, missing, device) / min(jobs, len(missing))
+        lines.append(
+            f"About {max(1, round(seconds / 60))} minutes with {jobs} models at a time, if each has "
+            "a core of its own."
+        )
+    return "\n".join(lines)
+
+
+def _estimate_seconds(preset: Preset, cells: Sequence[Cell], device: str) -> float:
+    """Time some training steps of each depth, and multiply."""
+    torch.set_num_threads(1)
+    by_depth = {
+        cell.depth: _time_step(replace(cell, variant="V0"), preset, device) for cell in cells
+    }
+    return sum(_SECONDS_OF_MEASURES + preset.steps * by_depth[cell.depth] for cell in cells)
+
+
+def _time_step(cell: Cell, preset: Preset, device: str) -> float:
+    model = Classifier(cell, preset).to(device)
+    pixels, _ = make_training_set(cell.task, preset.batch_size, 0)
+    pixels = pixels.to(device)
+    for step in range(4):
+        if step == 1:  # the first one warms up
+            start = time.perf_counter()
+        with torch.autocast(device, torch.bfloat16, enabled=preset.precision == "bf16-mixed"):
+            loss = model(pixels).square().mean()
+        loss.backward()
+        loss.item()
+    return (time.perf_counter() - start) / 3
+
+
+def write_findings(rows: Sequence[Row], out: Path) -> str:
+    """Write the table and the verdicts as Markdown."""
+    lines = [
+        "| " + " | ".join(_COLUMNS) + " |",
+        "|---|" + "---:|" * (len(_COLUMNS) - 1),
+        *(_write_row(group) for group in _group_seeds(rows)),
+        "",
+        "Shares, CKA and accuracies in percent, one number for each seed. "
+        "†: training accuracy below 95 %, left out of H1 to H4.",
+        "",
+        *_write_judged(out),
+        *(
+            f"- **{finding.hypothesis}: {finding.verdict}.** {finding.reason}."
+            for finding in judge_hypotheses(rows, out)
+        ),
+    ]
+    text = "\n".join(lines) + "\n"
+    (out / "findings.md").write_text(text)
+    return text
+
+
+_COLUMNS = {
+    "variant": None,
+    "depth": None,
+    "images": None,
+    "patches": "patches",
+    "registers": "registers",
+    "[CLS]": "cls",
+    "skip": "skip",
+    "CKA": "cka",
+    "half depth": "half_depth",
+    "train": "train_accuracy",
+    "accuracy": "accuracy",
+    "without shortcut": "needle_accuracy",
+    "transfer": "transfer",
+}
+
+
+def _group_seeds(rows: Sequence[Row]) -> list[list[Row]]:
+    groups: dict[Cell, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (row.cell.num_images, row.cell.depth, row.cell.variant, row.cell.seed)):
+        groups.setdefault(replace(row.cell, seed=0), []).append(row)
+    return [*groups.values()]
+
+
+def _write_row(group: Sequence[Row]) -> str:
+    cell = group[0].cell
+    mark = "" if all(row.memorised for row in group) else " †"
+    cells = [cell.variant + mark, str(cell.depth), f"{cell.num_images:,}"]
+    for name in filter(None, _COLUMNS.values()):
+        cells.append(", ".join(_percent(getattr(row, name)) for row in group))
+    return "| " + " | ".join(cells) + " |"
+
+
+def _percent(number: float) -> str:
+    return "–" if number != number else f"{100 * number:.0f}"  # noqa: PLR0124: NaN
+
+
+def _write_judged(out: Path) -> list[str]:
+    lines = []
+    for variant, result in read_judged(out).items():
+        lines.append(f"- Maps of {variant}: {result.summary.verdict.text}.")
+    return [*lines, ""] if lines else []
+
+
+if __name__ == "__main__":
+    main()
