@@ -253,6 +253,11 @@ class Editor:
 
     def _take_parts(self, layer: int) -> BlockParts:
         self.require_cls()
+        if layer not in self._blocks:
+            raise UnsupportedModelError(
+                f"in block {layer} of {self.vit.info.id} the [CLS] row is not read: choose from "
+                f"the layers {', '.join(map(str, sorted(self._blocks)))}"
+            )
         return self._blocks[layer]
 
 
