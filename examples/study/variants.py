@@ -102,11 +102,6 @@ def make_variant(
     return VisionTransformer(**settings)
 
 
-def make_preprocessing(image_size: int = 32) -> Preprocessing:
-    """Preprocessing of all variants: pixels from −1 to 1."""
-    return Preprocessing(size=(image_size, image_size), mean=(0.5,) * 3, std=(0.5,) * 3)
-
-
 def describe_costs(model: VisionTransformer) -> Costs:
     """Count parameters and operations, without a head for classes."""
     pixels = torch.zeros(1, 3, *model.patch_embed.img_size).to(next(model.parameters()))
@@ -195,7 +190,9 @@ class VariantViT(VisionTransformer):
                 patch_size=self.patch_embed.patch_size,
                 num_registers=self.num_reg_tokens,
             ),
-            preprocessing=make_preprocessing(self.patch_embed.img_size[0]),
+            preprocessing=Preprocessing(
+                size=self.patch_embed.img_size, mean=(0.5,) * 3, std=(0.5,) * 3
+            ),
             # [CLS] reads nothing in a block of the patches alone.
             blocks={
                 index: _find_parts(block, self.num_reg_tokens)
