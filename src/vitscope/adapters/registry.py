@@ -112,9 +112,10 @@ def wrap_model(
 
     Args:
         module: A model of transformers, timm, open_clip or torchvision, of the torch.hub code of
-            DINOv2 or DINOv3, or of a library that another installed package adapts. It is switched
-            to evaluation mode. It may be wrapped in DataParallel, `torch.compile` or PEFT, or be
-            the `backbone` or `vit` of a module; the adapter's notes say so.
+            DINOv2 or DINOv3, or of a library that another installed package adapts; or one with a
+            method `vitscope_adapter` that returns its adapter. It is switched to evaluation mode.
+            It may be wrapped in DataParallel, `torch.compile` or PEFT, or be the `backbone` or
+            `vit` of a module; the adapter's notes say so.
         preprocessing: A `Preprocessing` or an image processor of transformers; the library's
             default for the model if not given.
         model_id: Id of the model in results; the class name by default.
