@@ -312,6 +312,36 @@ def test_other_modules_are_refused_with_what_works(module):
     assert "\n" not in str(caught.value)
 
 
+class OwnAdapter(nn.Module):
+    """A model of one's own, built around one that is known."""
+
+    def __init__(self, made):
+        super().__init__()
+        self.vit = TINY_TIMM["vit"]()
+        self.made = made
+
+    def vitscope_adapter(self):
+        return wrap_model(self.vit).named("its own id", "here") if self.made else None
+
+
+def test_a_module_may_bring_its_own_adapter():
+    own = OwnAdapter(made=True)
+    assert wrap_model(own).info.id == "its own id"
+    assert wrap_model(own).preprocessing == wrap_model(own.vit).preprocessing
+    # Also inside another module, and with what the caller asks for.
+    outer = nn.Module()
+    outer.backbone = own
+    given = wrap_model(outer, preprocessing=PREPROCESSING, model_id="mine")
+    assert (given.info.id, given.preprocessing) == ("mine", PREPROCESSING)
+    assert given.info.source == "here"
+
+
+def test_a_module_that_brings_something_else_is_refused():
+    message = "vitscope_adapter of OwnAdapter returned a NoneType: expected a ViTAdapter"
+    with pytest.raises(UsageError, match=message):
+        wrap_model(OwnAdapter(made=False))
+
+
 # --- imports -----------------------------------------------------------------------------------
 
 IMPORTS = """

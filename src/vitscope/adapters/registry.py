@@ -37,6 +37,9 @@ from vitscope.weights.folders import find_folder
 _OWN = ("transformers", "timm", "open_clip", "torchvision", "torch", "builtins")
 """Packages whose classes adapters of other packages cannot claim."""
 
+_OWN_METHOD = "vitscope_adapter"
+"""Method of a module that makes its own adapter."""
+
 _PUBLISHED = {
     "DinoVisionTransformer": "torchhub",
     "RegDINOv2Base": "ph-reg",
@@ -109,9 +112,10 @@ def wrap_model(
 
     Args:
         module: A model of transformers, timm, open_clip or torchvision, of the torch.hub code of
-            DINOv2 or DINOv3, or of a library that another installed package adapts. It is switched
-            to evaluation mode. It may be wrapped in DataParallel, `torch.compile` or PEFT, or be
-            the `backbone` or `vit` of a module; the adapter's notes say so.
+            DINOv2 or DINOv3, or of a library that another installed package adapts; or one with a
+            method `vitscope_adapter` that returns its adapter. It is switched to evaluation mode.
+            It may be wrapped in DataParallel, `torch.compile` or PEFT, or be the `backbone` or
+            `vit` of a module; the adapter's notes say so.
         preprocessing: A `Preprocessing` or an image processor of transformers; the library's
             default for the model if not given.
         model_id: Id of the model in results; the class name by default.
@@ -246,6 +250,8 @@ def _find_maker(module: nn.Module) -> Callable[..., ViTAdapter] | None:
     libraries = dict.fromkeys(ancestor.__module__.partition(".")[0] for ancestor in ancestry)
     if "peft" in libraries:  # PEFT models derive from those of transformers
         return None
+    if hasattr(type(module), _OWN_METHOD):
+        return _ask_module
     for library in libraries:  # a subclass goes to the adapter of its own library first
         if library not in _OWN and (point := find_entry_point(library)) is not None:
             return partial(_wrap_by, point)
@@ -262,6 +268,26 @@ def _wrap_by(
     preprocessing: Preprocessing | None,
     model_id: str | None,
 ) -> ViTAdapter:
-    adapter = wrap_by(point, module)
+    return _complete(wrap_by(point, module), preprocessing, model_id)
+
+
+def _ask_module(
+    module: nn.Module,
+    *,
+    preprocessing: Preprocessing | None,
+    model_id: str | None,
+) -> ViTAdapter:
+    adapter = getattr(module, _OWN_METHOD)()
+    if not isinstance(adapter, ViTAdapter):
+        raise UsageError(
+            f"{_OWN_METHOD} of {type(module).__name__} returned a {type(adapter).__name__}: "
+            "expected a ViTAdapter"
+        )
+    return _complete(adapter, preprocessing, model_id)
+
+
+def _complete(
+    adapter: ViTAdapter, preprocessing: Preprocessing | None, model_id: str | None
+) -> ViTAdapter:
     adapter = adapter if preprocessing is None else replace(adapter, preprocessing=preprocessing)
     return adapter.named(model_id, adapter.info.source) if model_id else adapter

@@ -89,6 +89,11 @@ def _check_skips(vit: ViTAdapter) -> None:
             f"where the global feature is [CLS] ({vit.info.id}: {vit.info.global_feature}): use "
             "rollout"
         )
+    if len(vit.blocks) < vit.info.depth or any(parts.skip for parts in vit.blocks.values()):
+        raise UnsupportedModelError(
+            f"rollout_norm weighs the skip connection of every block, and in one of {vit.info.id} "
+            "the [CLS] row has none, or another: use traced"
+        )
 
 
 METHODS = (

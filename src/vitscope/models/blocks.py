@@ -77,9 +77,9 @@ class BlockParts:
     # module whose input is the residual stream after the attention branch; None for a pooling head
     # whose output is that branch
     mlp_norm: nn.Module | None
-    # what the attention branch is added to, made of the row of the block's input; None if it is
-    # that row itself. An edit that sets it changes the model's own row accordingly
-    edit_skip: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]] | None = None
+    # what the attention branch is added to on the row, made of the row of the block's input; None
+    # if it is that row itself. An edit that sets it changes the model's own row accordingly
+    skip: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]] | None = None
     # the block's MLP half, applied to rows of that stream
     finish: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]]
 
@@ -127,7 +127,7 @@ class BlockRecorder:
             parts.attention.register_forward_pre_hook(enter_attention, with_kwargs=True),
             # An edited skip connection is put into the branch's output; t is what it was before.
             parts.branch.register_forward_hook(
-                OwnHook(self._keep_branch), prepend=parts.edit_skip is not None
+                OwnHook(self._keep_branch), prepend=parts.skip is not None
             ),
             parts.block.register_forward_hook(OwnHook(self._leave_block)),
         ]
@@ -157,8 +157,8 @@ class BlockRecorder:
         if self._picker is not None:
             # Clone, because a block may add to its input in place.
             row = _take_row(stream, self._row).clone()
-            edit = self._parts.edit_skip
-            self._rows["skip"] = row if edit is None else edit(row)
+            skip = self._parts.skip
+            self._rows["skip"] = row if skip is None else skip(row)
             self._picker.pick(stream)
 
     def _enter_attention(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

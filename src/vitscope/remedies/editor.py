@@ -161,12 +161,12 @@ class Editor:
                 "cannot be edited through the attention branch"
             )
         assert parts.attention_norm is not None
-        earlier = parts.edit_skip or return_rows
+        earlier = parts.skip or return_rows
         change = partial(_change_branch, kept, earlier, function, parts.branch_scale, self._state)
         # The norm's input is the block's, after all edits of it.
         self._hooks.append((parts.attention_norm, "input", partial(_keep_skip, kept)))
         self._hooks.append((parts.branch, "output", change))
-        self._blocks[layer] = replace(parts, edit_skip=partial(_apply_both, earlier, function))
+        self._blocks[layer] = replace(parts, skip=partial(_apply_both, earlier, function))
 
     def hide_tokens(self, layer: int, find: PlaceFinder, hiding: Hiding) -> None:
         """Hide tokens from the attention of a block."""
@@ -253,6 +253,11 @@ class Editor:
 
     def _take_parts(self, layer: int) -> BlockParts:
         self.require_cls()
+        if layer not in self._blocks:
+            raise UnsupportedModelError(
+                f"in block {layer} of {self.vit.info.id} the [CLS] row is not read: choose from "
+                f"the layers {', '.join(map(str, sorted(self._blocks)))}"
+            )
         return self._blocks[layer]
 
 

@@ -96,6 +96,16 @@ def test_a_rollout_needs_every_attention_and_nothing_else(method):
         METHODS[method].compute(given)
 
 
+def test_a_rollout_by_norm_needs_the_skip_connection_of_every_row():
+    vit = wrap(NAME)
+    last = vit.last_layer
+    constant = replace(vit.blocks[last], skip=torch.zeros_like)
+    for blocks in ({last: vit.blocks[last]}, {**vit.blocks, last: constant}):
+        other = replace(vit, blocks=blocks)
+        with pytest.raises(UnsupportedModelError, match=r"has none, or another: use traced"):
+            map_tokens(other, draw_pixels(vit, 1), ["rollout_norm"])
+
+
 @pytest.mark.parametrize("method", ["rollout", "chefer"])
 def test_a_pooling_head_whose_attention_is_not_seen_is_refused(method):
     given = make_input(wrap("timm/siglip"))

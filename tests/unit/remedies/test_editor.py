@@ -1,5 +1,6 @@
 """The seam of all remedies: hooks that end with a context, and an account that agrees with them."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -148,3 +149,11 @@ def test_each_edit_alone_balances_whether_the_forward_ends_or_stops(name, edit):
         stopped = decompose_layers(edited, pixels, [last], **SETTINGS, verified=False)[last]
     for name, feature in features.items():
         torch.testing.assert_close(stopped.features[name], feature)
+
+
+def test_the_skip_connection_of_a_row_that_is_not_read_cannot_be_edited():
+    vit = wrap("timm/vit")
+    last = vit.last_layer
+    editor = Editor(replace(vit, blocks={last: vit.blocks[last]}), "skip")
+    with pytest.raises(UnsupportedModelError, match=f"in block 0 .* not read: .* layers {last}$"):
+        editor.edit_skip(0, half)
