@@ -57,7 +57,7 @@ def run(preset: Preset, out: Path, device: str, jobs: int) -> None:
     cells = preset.list_cells()
     missing = [cell for cell in cells if not (out / "cells" / cell.name / "cell.json").exists()]
     console.print(_describe_plan(preset, cells, missing, device, jobs))
-    write_test_images(out / "scenes", preset.task, preset.audit_images)
+    write_test_images(out / "scenes", preset.task, preset.audit_images, preset.noise)
     if missing:
         _run_cells(missing, preset, out, device, min(jobs, len(missing)), console)
     rows = read_rows(out)
@@ -114,7 +114,7 @@ def _estimate_seconds(preset: Preset, cells: Sequence[Cell], device: str) -> flo
 
 def _time_step(cell: Cell, preset: Preset, device: str) -> float:
     model = Classifier(cell, preset).to(device)
-    pixels, _ = make_training_set(cell.task, preset.batch_size, 0)
+    pixels, _ = make_training_set(cell.task, preset.batch_size, 0, preset.noise)
     pixels = pixels.to(device)
     for step in range(4):
         if step == 1:  # the first one warms up
@@ -166,7 +166,9 @@ _COLUMNS = {
 
 def _group_seeds(rows: Sequence[Row]) -> list[list[Row]]:
     groups: dict[Cell, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (row.cell.num_images, row.cell.depth, row.cell.variant, row.cell.seed)):
+    for row in sorted(
+        rows, key=lambda row: (row.cell.num_images, row.cell.depth, row.cell.variant, row.cell.seed)
+    ):
         groups.setdefault(replace(row.cell, seed=0), []).append(row)
     return [*groups.values()]
 
@@ -181,7 +183,7 @@ def _write_row(group: Sequence[Row]) -> str:
 
 
 def _percent(number: float) -> str:
-    return "–" if number != number else f"{100 * number:.0f}"  # noqa: PLR0124: NaN
+    return "–" if number != number else f"{100 * number + 0:.0f}".replace("-0", "0")  # noqa: PLR0124: NaN
 
 
 def _write_judged(out: Path) -> list[str]:

@@ -218,9 +218,7 @@ def _permute(rows: Sequence[Row], measure: Callable[[Row], float], axis: str) ->
     return (1 + as_large) / (1 + _NUM_PERMUTATIONS)
 
 
-def _judge_costs(
-    hypothesis: str, rows: Sequence[Row], measure: Callable[[Row], float]
-) -> Finding:
+def _judge_costs(hypothesis: str, rows: Sequence[Row], measure: Callable[[Row], float]) -> Finding:
     """Two one-sided tests: yes if the 90 % interval of the paired difference is within the margin."""
     differences = []
     for group in _group(rows, "variant"):
@@ -286,12 +284,14 @@ def _judge_relation(
     found = float(spearmanr(numbers, [row.patches for row in known]).statistic)
     # Fisher's interval, for ranks with the variance of Bonett and Wright (2000).
     error = ((1 + found**2 / 2) / (len(known) - 3)) ** 0.5
-    low, high = np.tanh(np.arctanh(np.clip(found, -0.999, 0.999)) + np.array([-1, 1]) * 1.96 * error)
+    low, high = np.tanh(
+        np.arctanh(np.clip(found, -0.999, 0.999)) + np.array([-1, 1]) * 1.96 * error
+    )
     reason = (
         f"rank correlation {found:+.2f} (95 % interval {low:+.2f} to {high:+.2f}, {len(known)} "
         f"models); related from {RELATED:.1f}"
     )
     if -RELATED < low and high < RELATED:
         return Finding(hypothesis, "yes", reason)
-    related = low >= 0 and found >= RELATED or high <= 0 and found <= -RELATED
+    related = (low > 0 and found >= RELATED) or (high < 0 and found <= -RELATED)
     return Finding(hypothesis, "no" if related else "cannot tell", reason)

@@ -26,11 +26,15 @@ def run_cell(cell: Cell, preset: Preset, out: Path, device: str) -> None:
     model = train(cell, preset, folder, scenes / "images", torch.device(device))
     numbers = {
         "train_accuracy": measure_accuracy(
-            model, *make_training_set(cell.task, cell.num_images, cell.seed)
+            model, *make_training_set(cell.task, cell.num_images, cell.seed, preset.noise)
         ),
-        "accuracy": measure_accuracy(model, *make_test_set(cell.task, preset.audit_images)),
+        "accuracy": measure_accuracy(
+            model, *make_test_set(cell.task, preset.audit_images, preset.noise)
+        ),
         # The same glyphs on backgrounds that give nothing away.
-        "needle_accuracy": measure_accuracy(model, *make_test_set("needle", preset.audit_images)),
+        "needle_accuracy": measure_accuracy(
+            model, *make_test_set("needle", preset.audit_images, preset.noise)
+        ),
     }
     parameters, flops = describe_costs(model.backbone)
     numbers |= {"parameters": parameters, "flops": flops}

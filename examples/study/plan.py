@@ -35,6 +35,7 @@ class Preset:
     """A grid of cells, and how each is trained and measured.
 
     Attributes:
+        task, noise: Of the scenes.
         depths, sizes: Depths and numbers of training images, which the variants of `MAIN` have all
             of. The others have `middle` = (depth, size) alone.
         batch_size, steps: Of training.
@@ -46,6 +47,7 @@ class Preset:
     """
 
     task: str
+    noise: float
     depths: Sequence[int]
     width: int
     heads: int
@@ -65,7 +67,7 @@ class Preset:
 
     def list_cells(self) -> list[Cell]:
         """All cells, the slowest first, so that the last processes to finish wait little."""
-        cells = sorted(self._walk(), key=lambda cell: -cell.depth)
+        cells = sorted(self._walk(), key=lambda cell: (not self.judges(cell), -cell.depth))
         return list(dict.fromkeys(cells))
 
     def _walk(self) -> Iterator[Cell]:
@@ -85,6 +87,7 @@ _CPU = Preset(
     depths=(4, 8),
     width=96,
     heads=3,
+    noise=60.0,
     sizes=(1_000, 8_000),
     middle=(4, 1_000),
     seeds=(0, 1),
@@ -114,24 +117,22 @@ PRESETS = {
         audit_images=40,
         traced_images=4,
         judged_images=3,
-        main=("V0", "V1", "V2"),
-        others=(),
+        main=("V1", "V4"),
+        others=("V5",),
     ),
     "cpu": _CPU,
     "gpu": replace(
         _CPU,
-        depths=(4, 8, 16),
+        depths=(4, 12),
         width=192,
         sizes=(1_000, 16_000),
-        middle=(8, 16_000),
+        middle=(4, 16_000),
         batch_size=256,
-        steps=2_000,
+        steps=1_000,
         precision="bf16-mixed",
-        audits=8,
         callback_images=512,
         audit_images=2_000,
         traced_images=64,
-        judged_images=50,
     ),
     "day": replace(
         _CPU,

@@ -78,11 +78,13 @@ class Classifier(pl.LightningModule):
         }
 
 
-def train(cell: Cell, preset: Preset, folder: Path, images: Path, device: torch.device) -> Classifier:
+def train(
+    cell: Cell, preset: Preset, folder: Path, images: Path, device: torch.device
+) -> Classifier:
     """Train a cell. Its losses and audits go to `folder`/history/metrics.csv."""
     pl.seed_everything(cell.seed, verbose=False)
     model = Classifier(cell, preset)
-    pixels, labels = make_training_set(cell.task, cell.num_images, cell.seed)
+    pixels, labels = make_training_set(cell.task, cell.num_images, cell.seed, preset.noise)
     batches = Batches(pixels.to(device), labels.to(device), preset.batch_size, cell.seed)
     audit = TrainingAudit(
         images, limit=preset.callback_images, submodule="backbone", preprocessing=PREPROCESSING
@@ -114,7 +116,5 @@ def measure_accuracy(
     labels: Int[Tensor, " image"],
 ) -> float:
     """Fraction of images whose class has the highest score."""
-    chosen = [
-        model(some.to(model.device)).argmax(-1).cpu() for some in pixels.split(512)
-    ]
+    chosen = [model(some.to(model.device)).argmax(-1).cpu() for some in pixels.split(512)]
     return float((torch.cat(chosen) == labels).double().mean())

@@ -158,7 +158,8 @@ class BlockRecorder:
             # Clone, because a block may add to its input in place.
             row = _take_row(stream, self._row).clone()
             skip = self._parts.skip
-            self._rows["skip"] = row if skip is None else skip(row)
+            # Clone, because it may be a view of a parameter, which keeps its gradient.
+            self._rows["skip"] = row if skip is None else skip(row).clone()
             self._picker.pick(stream)
 
     def _enter_attention(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

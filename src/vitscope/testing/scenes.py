@@ -27,7 +27,6 @@ MOST_COPIES = 4
 CELL_PX = 4
 """Side of a cell in pixels."""
 
-_NOISE = 12.0
 _SPURIOUS = 0.9
 """Probability that the background of a `shortcut` scene is that of its class."""
 
@@ -61,6 +60,7 @@ def make_scenes(
     *,
     seed: int = 0,
     grid: tuple[int, int] = (8, 8),
+    noise: float = 12.0,
     unseen: bool = False,
 ) -> Scenes:
     """Generate scenes of a task.
@@ -74,6 +74,7 @@ def make_scenes(
         num_scenes: Number of scenes.
         seed: Seed of all that is random; scene i of a seed does not depend on their number.
         grid: Rows and columns of cells.
+        noise: Standard deviation of the noise of each pixel and channel, in grey levels.
         unseen: Whether glyphs are 7 others than the usual 8, for classes that a model has not seen.
 
     Returns:
@@ -92,13 +93,13 @@ def make_scenes(
             f"{2 * MOST_COPIES} cells or more"
         )
     children = np.random.SeedSequence(seed).spawn(num_scenes)
-    drawn = [_draw(task, np.random.default_rng(child), grid, unseen) for child in children]
+    drawn = [_draw(task, np.random.default_rng(child), grid, noise, unseen) for child in children]
     images, labels, masks, textures = zip(*drawn, strict=True)
     return Scenes(np.stack(images), np.array(labels), np.stack(masks), np.stack(textures))
 
 
 def _draw(
-    task: Task, generator: np.random.Generator, grid: tuple[int, int], unseen: bool
+    task: Task, generator: np.random.Generator, grid: tuple[int, int], noise: float, unseen: bool
 ) -> tuple[UInt8[np.ndarray, "height width 3"], int, Bool[np.ndarray, "row column"], np.ndarray]:
     label = int(generator.integers(count_classes(task, unseen=unseen)))
     glyph = label
@@ -110,7 +111,7 @@ def _draw(
     hidden = np.zeros(textures.size, dtype=bool)
     hidden[places] = True
     hidden = hidden.reshape(grid)
-    pixels = _paint(textures, hidden, glyph + NUM_GLYPHS * unseen, generator)
+    pixels = _paint(textures, hidden, glyph + NUM_GLYPHS * unseen, noise, generator)
     answer = (textures == label) & ~hidden if task == "global" else hidden
     return pixels, label, answer, textures
 
@@ -133,6 +134,7 @@ def _paint(
     textures: Int[np.ndarray, "row column"],
     hidden: Bool[np.ndarray, "row column"],
     glyph: int,
+    noise: float,
     generator: np.random.Generator,
 ) -> UInt8[np.ndarray, "height width 3"]:
     textured = _GRATINGS[textures]
@@ -140,7 +142,7 @@ def _paint(
     rows, columns = textures.shape
     grey = cells.transpose(0, 2, 1, 3).reshape(rows * CELL_PX, columns * CELL_PX)
     tint = generator.uniform(0.8, 1.2, 3)
-    noisy = grey[..., np.newaxis] * tint + generator.normal(0, _NOISE, (*grey.shape, 3))
+    noisy = grey[..., np.newaxis] * tint + generator.normal(0, noise, (*grey.shape, 3))
     pixels: UInt8[np.ndarray, "height width 3"] = noisy.clip(0, 255).round().astype(np.uint8)
     return pixels
 
