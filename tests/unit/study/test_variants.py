@@ -192,11 +192,16 @@ def test_variants_cost_the_same():
     assert costs["V0+4"].flops / costs["V0"].flops == pytest.approx(1.068, abs=1e-3)
 
 
-def test_a_head_is_not_counted():
-    model = make_variant("V5", depth=2, width=24, patch=8)
-    costs = describe_costs(model)
+@pytest.mark.parametrize("name", ["V2", "V5"])
+def test_a_head_is_read_and_not_counted(name):
+    model = make(name)
+    costs, feature = describe_costs(model), model(draw_pixels())
     model.reset_classifier(5)
     assert describe_costs(model) == costs
+    vit = wrap_model(model.double())
+    assert vit.info.num_params == costs.parameters
+    assert_close(vit.run(draw_pixels()), feature)
+    assert_close(vit.classifier.run(draw_pixels()), model.head(feature))
 
 
 # --- training ----------------------------------------------------------------------------------
