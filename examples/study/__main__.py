@@ -2,9 +2,9 @@
 
     python examples/study --preset cpu --out study
 
-Prints the plan with an estimate of its time, trains what is missing in the folder, and writes the
-table, the verdicts on the hypotheses (`findings.md`) and `figures/`. Run the command again to resume.
-See docs/study.md.
+Prints the plan and an estimate of its time, trains what is missing in the folder, and writes the
+table, the verdicts on the hypotheses (`findings.md`) and `figures/`. The same command resumes.
+docs/study.md explains the question, the variants and what was found.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from math import isnan
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -20,12 +21,13 @@ import torch
 from data import make_training_set, write_test_images
 from figures import draw_figures
 from findings import Row, judge_hypotheses, read_judged, read_rows
-from measuring import run_cell
 from plan import PRESETS, Cell, Preset
 from rich.console import Console
 from rich.progress import track
 from training import Classifier
 from variants import VARIANTS, describe_costs, make_variant
+
+from measuring import run_cell
 
 # Of an audit, a trace and the like on one core of a CPU, beside the training.
 _SECONDS_OF_MEASURES = 15
@@ -56,7 +58,9 @@ def run(preset: Preset, out: Path, device: str, jobs: int) -> None:
     console = Console()
     cells = preset.list_cells()
     missing = [cell for cell in cells if not (out / "cells" / cell.name / "cell.json").exists()]
-    console.print(_describe_plan(preset, cells, missing, device, jobs))
+    console.print(
+        _describe_plan(preset, cells, missing, device, jobs), markup=False, soft_wrap=True
+    )
     write_test_images(out / "scenes", preset.task, preset.audit_images, preset.noise)
     if missing:
         _run_cells(missing, preset, out, device, min(jobs, len(missing)), console)
@@ -95,11 +99,8 @@ def _describe_plan(
             f"MFLOP per image at depth {depth}: {VARIANTS[variant]}"
         )
     if missing:
-        seconds = _estimate_seconds(preset, missing, device) / min(jobs, len(missing))
-        lines.append(
-            f"About {max(1, round(seconds / 60))} minutes with {jobs} models at a time, if each has "
-            "a core of its own."
-        )
+        minutes = _estimate_seconds(preset, missing, device) / min(jobs, len(missing)) / 60
+        lines.append(f"About {max(1, round(minutes))} min, {jobs} at a time, with a core each.")
     return "\n".join(lines)
 
 
@@ -177,19 +178,22 @@ def _write_row(group: Sequence[Row]) -> str:
     cell = group[0].cell
     mark = "" if all(row.memorised for row in group) else " †"
     cells = [cell.variant + mark, str(cell.depth), f"{cell.num_images:,}"]
-    for name in filter(None, _COLUMNS.values()):
-        cells.append(", ".join(_percent(getattr(row, name)) for row in group))
+    cells += [
+        ", ".join(_percent(getattr(row, name)) for row in group)
+        for name in filter(None, _COLUMNS.values())
+    ]
     return "| " + " | ".join(cells) + " |"
 
 
 def _percent(number: float) -> str:
-    return "–" if number != number else f"{100 * number + 0:.0f}".replace("-0", "0")  # noqa: PLR0124: NaN
+    return "–" if isnan(number) else f"{100 * number:z.0f}"
 
 
 def _write_judged(out: Path) -> list[str]:
-    lines = []
-    for variant, result in read_judged(out).items():
-        lines.append(f"- Maps of {variant}: {result.summary.verdict.text}.")
+    lines = [
+        f"- Maps of {variant}: {result.summary.verdict.text}."
+        for variant, result in read_judged(out).items()
+    ]
     return [*lines, ""] if lines else []
 
 

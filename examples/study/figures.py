@@ -38,7 +38,7 @@ def _list_variants(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _draw_capacity(rows: Sequence[Row]) -> Figure:
-    """Patches' share, CKA and half depth by depth; one panel a number and a size of training set."""
+    """Patches' share, CKA and half depth by depth; a panel for each and each training set."""
     sizes = sorted({row.cell.num_images for row in rows})
     measures = {
         "patches' variance share": lambda row: row.patches,

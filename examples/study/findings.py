@@ -219,7 +219,7 @@ def _permute(rows: Sequence[Row], measure: Callable[[Row], float], axis: str) ->
 
 
 def _judge_costs(hypothesis: str, rows: Sequence[Row], measure: Callable[[Row], float]) -> Finding:
-    """Two one-sided tests: yes if the 90 % interval of the paired difference is within the margin."""
+    """Two one-sided tests: yes if the 90 % interval of paired differences is within the margin."""
     differences = []
     for group in _group(rows, "variant"):
         forced = [measure(row) for row in group if row.cell.variant in FORCED]
@@ -235,7 +235,7 @@ def _judge_costs(hypothesis: str, rows: Sequence[Row], measure: Callable[[Row], 
         f"forced less free {100 * mean:+.1f} points (90 % interval {100 * low:+.1f} to "
         f"{100 * high:+.1f}, {len(differences)} pairs); equivalent within {100 * MARGIN:.0f}"
     )
-    if -MARGIN < low and high < MARGIN:
+    if low > -MARGIN and high < MARGIN:
         return Finding(hypothesis, "yes", reason)
     outside = high < -MARGIN or low > MARGIN
     return Finding(hypothesis, "no" if outside else "cannot tell", reason)
@@ -291,7 +291,7 @@ def _judge_relation(
         f"rank correlation {found:+.2f} (95 % interval {low:+.2f} to {high:+.2f}, {len(known)} "
         f"models); related from {RELATED:.1f}"
     )
-    if -RELATED < low and high < RELATED:
+    if low > -RELATED and high < RELATED:
         return Finding(hypothesis, "yes", reason)
     related = (low > 0 and found >= RELATED) or (high < 0 and found <= -RELATED)
     return Finding(hypothesis, "no" if related else "cannot tell", reason)

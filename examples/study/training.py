@@ -104,7 +104,9 @@ def train(
         enable_model_summary=False,
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        # Batches are on the device already, and an interrupted cell's history is replaced.
+        for text in ("does not have many workers", "LeafSpec", "logs directory"):
+            warnings.filterwarnings("ignore", f".*{text}")
         trainer.fit(model, DataLoader(batches, batch_size=None))
     return model.eval()
 
