@@ -127,7 +127,7 @@ def cite(result: Path) -> None:
     They have all that the verdict rests on: model and weights, images, settings, version. No model
     is loaded.
 
-    Example:  vitscope cite results/dinov2-small
+    Example:  vitscope cite results-a/dinov2-small
 
     Args:
         result: An audit or a judgement.
